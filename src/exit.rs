@@ -1,0 +1,21 @@
+//! The exit codes of a rank, which tell the launcher what to do (see docs/architecture.md).
+
+/// Why a rank ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// The run finished.
+    Finished = 0,
+    /// The configuration or the data is wrong: starting again cannot help.
+    Config = 64,
+    /// Training diverged: the loss scale reached its floor, or a value became NaN.
+    Diverged = 65,
+    /// The store cannot be reached or written.
+    Store = 69,
+    /// A bug in Admiral.
+    Bug = 70,
+    /// This node is bad: the GPU is lost, memory has errors, the disk fails.
+    Node = 74,
+    /// Stopped by a signal, with a checkpoint written.
+    Preempted = 75,
+}

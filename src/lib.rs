@@ -1,0 +1,16 @@
+//! Admiral trains, samples and evaluates the diffusion models of *Diffusion Models Beat GANs on Image Synthesis*.
+//!
+//! `docs/architecture.md` shows the layers: a module imports only modules below it in this list.
+
+pub mod checkpoint;
+pub mod collective;
+pub mod config;
+pub mod data;
+pub mod diffusion;
+pub mod evaluate;
+pub mod exit;
+pub mod model;
+pub mod ops;
+pub mod random;
+pub mod telemetry;
+pub mod train;

@@ -1,0 +1,115 @@
+//! Parameters apart from networks: a network knows names, shapes and places; the values lie wherever the caller
+//! keeps them (flat training memory, an EMA, a loaded checkpoint), and a network exists without any.
+
+use tch::Tensor;
+
+/// The place of a parameter in its network: the released checkpoints' order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ParamId(pub usize);
+
+/// How a parameter starts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// All zeros.
+    Zeros,
+    /// All ones.
+    Ones,
+    /// Uniform in `-bound..bound`.
+    Uniform {
+        /// Half the width of the interval.
+        bound: f64,
+    },
+    /// Normal with mean 0.
+    Normal {
+        /// Standard deviation.
+        std: f64,
+    },
+}
+
+/// A parameter without its values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParamSpec {
+    /// The name that the released checkpoints give it: `input_blocks.1.0.in_layers.2.weight`.
+    pub name: String,
+    /// Its shape, as libtorch has it.
+    pub shape: Vec<i64>,
+    /// True for the convolutions of the torso, which mixed precision keeps in half.
+    pub torso: bool,
+    /// How it starts.
+    pub init: Init,
+}
+
+impl ParamSpec {
+    /// The number of values.
+    #[must_use]
+    pub fn num_elements(&self) -> usize {
+        self.shape.iter().map(|&n| n as usize).product()
+    }
+}
+
+/// Every parameter of a network, in the released checkpoints' order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ParamSpecs(Vec<ParamSpec>);
+
+impl ParamSpecs {
+    /// Adds a parameter and says its place.
+    pub fn add(&mut self, spec: ParamSpec) -> ParamId {
+        self.0.push(spec);
+        ParamId(self.0.len() - 1)
+    }
+
+    /// The parameters in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, ParamSpec> {
+        self.0.iter()
+    }
+
+    /// The parameters in order.
+    #[must_use]
+    pub fn as_slice(&self) -> &[ParamSpec] {
+        &self.0
+    }
+
+    /// The number of parameter tensors.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The number of values of all parameters.
+    #[must_use]
+    pub fn num_elements(&self) -> usize {
+        self.0.iter().map(ParamSpec::num_elements).sum()
+    }
+}
+
+/// The values of a network's parameters: one tensor for each spec, in order.
+#[derive(Debug)]
+pub struct Params {
+    tensors: Vec<Tensor>,
+}
+
+impl Params {
+    /// Takes the tensors in the order of the network's specs.
+    #[must_use]
+    pub fn new(tensors: Vec<Tensor>) -> Self {
+        Self { tensors }
+    }
+
+    /// The tensor at a place.
+    #[must_use]
+    pub fn get(&self, id: ParamId) -> &Tensor {
+        &self.tensors[id.0]
+    }
+
+    /// All tensors in order.
+    #[must_use]
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+}

@@ -1,0 +1,1 @@
+//! Operations that libtorch lacks or that Admiral fuses: one Rust face each.

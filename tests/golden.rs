@@ -1,0 +1,38 @@
+//! Holds Admiral against the numbers of the published reference implementation.
+//!
+//! Every file of `$ADMIRAL_GOLDEN_DIR` (by default `tests/golden`) is found by reading the folder and checked by
+//! its kind; pictures lie in `images/` beside that folder.
+
+#[path = "golden_kinds/support.rs"]
+mod support;
+
+#[path = "golden_kinds/fill.rs"]
+mod fill;
+
+use support::{Case, Outcome};
+
+/// Every kind of case and what checks it.
+const KINDS: &[(&str, fn(&Case) -> Outcome)] = &[("fill", fill::check)];
+
+fn check_kind(kind: &str) {
+    let check = KINDS.iter().find(|(name, _)| *name == kind).expect("the kind is in the table").1;
+    let cases: Vec<Case> = support::cases().into_iter().filter(|case| case.kind == kind).collect();
+    let failures: Vec<String> =
+        cases.iter().filter_map(|case| check(case).err().map(|message| format!("{}: {message}", case.name))).collect();
+    println!("{kind}: {} of {} cases passed", cases.len() - failures.len(), cases.len());
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn every_file_is_of_a_known_kind() {
+    let cases = support::cases();
+    assert!(!cases.is_empty(), "{} holds no golden case", support::folder().display());
+    for case in cases {
+        assert!(KINDS.iter().any(|(kind, _)| *kind == case.kind), "{} is of unknown kind {:?}", case.name, case.kind);
+    }
+}
+
+#[test]
+fn fill() {
+    check_kind("fill");
+}
