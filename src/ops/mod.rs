@@ -1,1 +1,42 @@
 //! Operations that libtorch lacks or that Admiral fuses: one Rust face each.
+
+mod adam;
+mod attention;
+pub mod bridge;
+mod group_norm;
+mod norms;
+
+pub use adam::{AdamHyper, AdamSegment, adam};
+pub use attention::attention;
+pub use group_norm::group_norm_silu;
+pub use norms::sum_of_squares;
+
+use tch::TchError;
+
+/// Why an operation could not run. All of these are mistakes of the caller or a lack of memory: none is worth a retry.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A tensor is not what the operation takes.
+    #[error("{operation}: `{tensor}` is {found}, but must be {expected}")]
+    Unsuitable {
+        /// The operation that refused.
+        operation: &'static str,
+        /// Which of its tensors.
+        tensor: &'static str,
+        /// Kind, shape, layout or device as found.
+        found: String,
+        /// What would have been right.
+        expected: String,
+    },
+    /// libtorch refused.
+    #[error("libtorch: {0}")]
+    Torch(#[from] TchError),
+    /// The C++ bridge caught an exception.
+    #[error("{operation}: {message}")]
+    Bridge {
+        /// The operation that failed.
+        operation: &'static str,
+        /// What the exception said.
+        message: String,
+    },
+}

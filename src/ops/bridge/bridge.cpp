@@ -1,17 +1,31 @@
-// What tch does not offer, through libtorch's own headers. Every function is extern "C", catches every
-// exception (none may cross into Rust) and takes tensors as the raw pointers that tch holds.
+// What tch does not offer, through libtorch's own headers. Tensors come as the raw pointers that tch holds.
+#include "bridge.h"
+
 #include <ATen/core/Tensor.h>
+
+namespace admiral {
+
+std::string& last_error() noexcept {
+  thread_local std::string message;
+  return message;
+}
+
+}  // namespace admiral
 
 extern "C" {
 
+const char* admiral_last_error() { return admiral::last_error().c_str(); }
+
 // Makes `gradient` the buffer into which backward accumulates for the leaf `parameter`.
-int admiral_set_gradient(at::Tensor* parameter, at::Tensor* gradient) {
-  try {
+int admiral_set_gradient(const at::Tensor* parameter, const at::Tensor* gradient) {
+  return admiral::guarded([&] {
+    TORCH_CHECK(parameter->is_leaf(), "the parameter is not a leaf");
+    TORCH_CHECK(parameter->sizes() == gradient->sizes() && parameter->scalar_type() == gradient->scalar_type() &&
+                    parameter->device() == gradient->device(),
+                "the gradient is ", gradient->toString(), gradient->sizes(), ", the parameter ",
+                parameter->toString(), parameter->sizes());
     parameter->mutable_grad() = *gradient;
-    return 0;
-  } catch (...) {
-    return 1;
-  }
+  });
 }
 
 }  // extern "C"

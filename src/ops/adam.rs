@@ -1,0 +1,226 @@
+//! The optimizer's one pass over flat memory: AdamW, every EMA, the half copy.
+
+use tch::{Kind, Tensor};
+
+use super::Error;
+
+/// The numbers of one AdamW update.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamHyper {
+    /// Step size.
+    pub learning_rate: f64,
+    /// Decay of the mean of gradients.
+    pub beta1: f64,
+    /// Decay of the mean of squared gradients.
+    pub beta2: f64,
+    /// Added to the root of the variance.
+    pub epsilon: f64,
+    /// Decoupled weight decay: masters shrink by `learning_rate * weight_decay` before the step.
+    pub weight_decay: f64,
+    /// The number of this update, from 1: it corrects the bias of both moments.
+    pub step: u64,
+    /// Multiplies every gradient first: the inverse loss scale, and clipping.
+    pub gradient_scale: f64,
+}
+
+/// Flat tensors of one length over which [`adam`] runs. All but `gradient` are updated in place.
+#[derive(Debug)]
+pub struct AdamSegment<'a> {
+    /// Parameters in float32.
+    pub master: &'a Tensor,
+    /// Mean of gradients, float32.
+    pub mean: &'a Tensor,
+    /// Mean of squared gradients, float32.
+    pub variance: &'a Tensor,
+    /// The gradient, float32 or a half kind.
+    pub gradient: &'a Tensor,
+    /// Exponential moving averages of the masters with their rates, float32.
+    pub emas: &'a [(f64, &'a Tensor)],
+    /// The copy of the masters that the network computes with, of a half kind.
+    pub half: Option<&'a Tensor>,
+}
+
+/// One AdamW update of a segment, then of its EMAs (`ema * rate + master * (1 - rate)`) and its half copy.
+///
+/// # Errors
+/// [`Error::Unsuitable`] when a tensor is not flat, contiguous, of the master's length and device, and of a kind that
+/// [`AdamSegment`] names.
+pub fn adam(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
+    check(segment)?;
+    let _no_grad = tch::no_grad_guard();
+    by_tensor_operations(segment, hyper)
+}
+
+fn check(segment: &AdamSegment<'_>) -> Result<(), Error> {
+    const FLOAT: &[Kind] = &[Kind::Float];
+    const HALF: &[Kind] = &[Kind::Half, Kind::BFloat16];
+    const ANY: &[Kind] = &[Kind::Float, Kind::Half, Kind::BFloat16];
+    let mut all = vec![
+        ("master", segment.master, FLOAT),
+        ("mean", segment.mean, FLOAT),
+        ("variance", segment.variance, FLOAT),
+        ("gradient", segment.gradient, ANY),
+    ];
+    all.extend(segment.emas.iter().map(|(_, ema)| ("ema", *ema, FLOAT)));
+    all.extend(segment.half.map(|half| ("half", half, HALF)));
+    let (length, device) = (segment.master.numel(), segment.master.device());
+    for (name, tensor, kinds) in all {
+        let suitable = tensor.size() == [length as i64]
+            && tensor.is_contiguous()
+            && tensor.device() == device
+            && kinds.contains(&tensor.kind());
+        if !suitable {
+            return Err(Error::Unsuitable {
+                operation: "adam",
+                tensor: name,
+                found: format!("{:?} {:?} on {:?}", tensor.kind(), tensor.size(), tensor.device()),
+                expected: format!("contiguous {kinds:?} [{length}] on {device:?}"),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The same update by libtorch's operations on whole segments: the body for devices other than the CPU.
+fn by_tensor_operations(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
+    let AdamHyper { learning_rate, beta1, beta2, epsilon, weight_decay, step, gradient_scale } = *hyper;
+    let correction1 = 1.0 - beta1.powf(step as f64);
+    let correction2 = 1.0 - beta2.powf(step as f64);
+    let gradient = segment.gradient.f_to_kind(Kind::Float)?.f_mul_scalar(gradient_scale)?;
+    // tch wants exclusive handles for in-place operations; shallow clones share the memory.
+    let mut master = segment.master.shallow_clone();
+    let mut mean = segment.mean.shallow_clone();
+    let mut variance = segment.variance.shallow_clone();
+    if weight_decay != 0.0 {
+        let _ = master.f_mul_scalar_(1.0 - learning_rate * weight_decay)?;
+    }
+    let _ = mean.f_lerp_(&gradient, 1.0 - beta1)?;
+    let _ = variance.f_mul_scalar_(beta2)?.f_addcmul_(&(&gradient * (1.0 - beta2)), &gradient)?;
+    let denominator = variance.f_sqrt()?.f_div_scalar(correction2.sqrt())?.f_add_scalar(epsilon)?;
+    let _ = master.f_addcdiv_(&(&mean * (-learning_rate / correction1)), &denominator)?;
+    for (rate, ema) in segment.emas {
+        let mut ema = ema.shallow_clone();
+        let _ = ema.f_mul_scalar_(*rate)?.f_add_(&master.f_mul_scalar(1.0 - rate)?)?;
+    }
+    if let Some(half) = segment.half {
+        half.shallow_clone().f_copy_(&master)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tch::Device;
+
+    use super::*;
+
+    fn random(n: i64) -> Tensor {
+        Tensor::randn([n], (Kind::Float, Device::Cpu))
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f64> {
+        Vec::try_from(tensor.to_kind(Kind::Double)).unwrap()
+    }
+
+    /// Three updates by plain float64 arithmetic beside three by `update`; largest error relative to the largest value.
+    fn errors(
+        update: impl Fn(&AdamSegment<'_>, &AdamHyper) -> Result<(), Error>,
+        n: i64,
+        gradient_kind: Kind,
+        half_kind: Option<Kind>,
+    ) -> Vec<f64> {
+        tch::manual_seed(7);
+        let (master, mean, variance) = (random(n), random(n) * 0.1, random(n).square() * 0.01);
+        let emas = [(0.9, random(n)), (0.9999, random(n))];
+        let half = half_kind.map(|kind| master.to_kind(kind));
+        let mut expected = [values(&master), values(&mean), values(&variance), values(&emas[0].1), values(&emas[1].1)];
+        for step in 1..=3u64 {
+            let gradient = random(n).to_kind(gradient_kind);
+            let hyper = AdamHyper {
+                learning_rate: 1e-2,
+                beta1: 0.9,
+                beta2: 0.999,
+                epsilon: 1e-8,
+                weight_decay: 0.05,
+                step,
+                gradient_scale: 0.25,
+            };
+            let borrowed: Vec<(f64, &Tensor)> = emas.iter().map(|(rate, ema)| (*rate, ema)).collect();
+            let segment = AdamSegment {
+                master: &master,
+                mean: &mean,
+                variance: &variance,
+                gradient: &gradient,
+                emas: &borrowed,
+                half: half.as_ref(),
+            };
+            update(&segment, &hyper).unwrap();
+            let correction1 = 1.0 - 0.9f64.powi(step as i32);
+            let correction2 = 1.0 - 0.999f64.powi(step as i32);
+            for (i, g) in values(&gradient).iter().map(|g| g * 0.25).enumerate() {
+                let [p, m, v, ema0, ema1] = &mut expected;
+                p[i] *= 1.0 - 1e-2 * 0.05;
+                m[i] = 0.9 * m[i] + 0.1 * g;
+                v[i] = 0.999 * v[i] + 0.001 * g * g;
+                p[i] -= 1e-2 / correction1 * m[i] / ((v[i] / correction2).sqrt() + 1e-8);
+                ema0[i] = ema0[i] * 0.9 + p[i] * 0.1;
+                ema1[i] = ema1[i] * 0.9999 + p[i] * (1.0 - 0.9999);
+            }
+        }
+        if let Some(half) = &half {
+            assert_eq!(
+                values(half),
+                values(&master.to_kind(half_kind.unwrap())),
+                "the half copy is the rounded master"
+            );
+        }
+        let found = [values(&master), values(&mean), values(&variance), values(&emas[0].1), values(&emas[1].1)];
+        let largest = |x: &[f64]| x.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+        let relative = |(e, f): (&Vec<f64>, &Vec<f64>)| {
+            let difference: Vec<f64> = e.iter().zip(f).map(|(e, f)| e - f).collect();
+            largest(&difference) / largest(e)
+        };
+        expected.iter().zip(&found).map(relative).collect()
+    }
+
+    #[test]
+    fn follows_the_plain_formula() {
+        for n in [1, 7, 64, 1001, 70_003] {
+            for (gradient, half) in [
+                (Kind::Float, None),
+                (Kind::Half, Some(Kind::Half)),
+                (Kind::BFloat16, Some(Kind::BFloat16)),
+                (Kind::Float, Some(Kind::Half)),
+            ] {
+                for error in errors(adam, n, gradient, half) {
+                    assert!(error < 1e-6, "n {n}, gradient {gradient:?}, half {half:?}: {error}");
+                }
+                for error in errors(by_tensor_operations_without_gradients, n, gradient, half) {
+                    assert!(error < 1e-6, "by tensor operations, n {n}, gradient {gradient:?}: {error}");
+                }
+            }
+        }
+    }
+
+    fn by_tensor_operations_without_gradients(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
+        tch::no_grad(|| by_tensor_operations(segment, hyper))
+    }
+
+    #[test]
+    fn refuses_a_tensor_of_another_length() {
+        let (a, b) = (random(4), random(5));
+        let segment = AdamSegment { master: &a, mean: &a, variance: &a, gradient: &b, emas: &[], half: None };
+        let hyper = AdamHyper {
+            learning_rate: 1e-2,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            step: 1,
+            gradient_scale: 1.0,
+        };
+        let error = adam(&segment, &hyper).unwrap_err().to_string();
+        assert!(error.contains("`gradient`") && error.contains("[4]"), "{error}");
+    }
+}
