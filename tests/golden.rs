@@ -8,11 +8,21 @@ mod support;
 
 #[path = "golden_kinds/fill.rs"]
 mod fill;
+#[path = "golden_kinds/network.rs"]
+mod network;
+#[path = "golden_kinds/timestep_embedding.rs"]
+mod timestep_embedding;
 
 use support::{Case, Outcome};
 
 /// Every kind of case and what checks it.
-const KINDS: &[(&str, fn(&Case) -> Outcome)] = &[("fill", fill::check)];
+const KINDS: &[(&str, fn(&Case) -> Outcome)] = &[
+    ("fill", fill::check),
+    ("unet", network::check),
+    ("super_res", network::check),
+    ("encoder", network::check),
+    ("timestep_embedding", timestep_embedding::check),
+];
 
 fn check_kind(kind: &str) {
     let check = KINDS.iter().find(|(name, _)| *name == kind).expect("the kind is in the table").1;
@@ -35,4 +45,24 @@ fn every_file_is_of_a_known_kind() {
 #[test]
 fn fill() {
     check_kind("fill");
+}
+
+#[test]
+fn unet() {
+    check_kind("unet");
+}
+
+#[test]
+fn super_res() {
+    check_kind("super_res");
+}
+
+#[test]
+fn encoder() {
+    check_kind("encoder");
+}
+
+#[test]
+fn timestep_embedding() {
+    check_kind("timestep_embedding");
 }

@@ -1,5 +1,23 @@
 //! Networks: the UNet, the encoder (classifier), the super-resolution UNet, and the blocks they share.
 
+mod attention;
+mod blocks;
+mod config;
+mod embedding;
+mod encoder;
+pub mod flops;
+mod init;
+mod layers;
+mod network;
 mod params;
+mod unet;
 
-pub use params::{Init, ParamId, ParamSpec, ParamSpecs, Params};
+pub use attention::Order;
+pub use blocks::BlockPlan;
+pub use config::{ModelConfig, Task};
+pub use embedding::timestep_embedding;
+pub use encoder::{Encoder, EncoderPlan, Pool};
+pub use init::initialize;
+pub use network::{Inputs, Network, NetworkPlan};
+pub use params::{Init, ParamError, ParamId, ParamSpec, ParamSpecs, Params};
+pub use unet::{UNet, UNetPlan};

@@ -88,6 +88,41 @@ impl ParamSpecs {
     }
 }
 
+/// Values that do not fit a network.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the values do not fit the network: {}", .0.join("; "))]
+pub struct ParamError(pub Vec<String>);
+
+impl ParamSpecs {
+    /// Compares named shapes with these, and lists the first few that are missing, unexpected or of another shape.
+    ///
+    /// # Errors
+    /// When a name or a shape differs.
+    pub fn check<'a>(&self, given: impl IntoIterator<Item = (&'a str, &'a [i64])>) -> Result<(), ParamError> {
+        const MOST: usize = 5;
+        let given: std::collections::BTreeMap<&str, &[i64]> = given.into_iter().collect();
+        let mut differences = Vec::new();
+        for spec in &self.0 {
+            match given.get(spec.name.as_str()) {
+                None => differences.push(format!("{} is missing", spec.name)),
+                Some(shape) if *shape != spec.shape => {
+                    differences.push(format!("{} has shape {shape:?}, not {:?}", spec.name, spec.shape));
+                }
+                Some(_) => {}
+            }
+        }
+        let known: std::collections::BTreeSet<&str> = self.0.iter().map(|spec| spec.name.as_str()).collect();
+        differences
+            .extend(given.keys().filter(|name| !known.contains(*name)).map(|name| format!("{name} is unexpected")));
+        if differences.len() > MOST {
+            let more = differences.len() - MOST;
+            differences.truncate(MOST);
+            differences.push(format!("and {more} more"));
+        }
+        if differences.is_empty() { Ok(()) } else { Err(ParamError(differences)) }
+    }
+}
+
 /// The values of a network's parameters: one tensor for each spec, in order.
 #[derive(Debug)]
 pub struct Params {
@@ -111,5 +146,25 @@ impl Params {
     #[must_use]
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_listed_by_name() {
+        let mut specs = ParamSpecs::default();
+        for (name, shape) in [("a", vec![2, 3]), ("b", vec![4])] {
+            specs.add(ParamSpec { name: name.into(), shape, torso: false, init: Init::Zeros });
+        }
+        assert_eq!(specs.num_elements(), 10);
+        assert_eq!(specs.check([("a", [2i64, 3].as_slice()), ("b", &[4])]), Ok(()));
+        let error = specs.check([("a", [3i64, 2].as_slice()), ("c", &[4])]).map_err(|error| error.0);
+        assert_eq!(
+            error,
+            Err(vec!["a has shape [3, 2], not [2, 3]".into(), "b is missing".into(), "c is unexpected".into()])
+        );
     }
 }

@@ -1,0 +1,45 @@
+# Everything is built once, in release mode: the demo and the tests share it.
+SHELL := /bin/bash
+CARGO ?= cargo
+# As root, Open MPI wants to be told that this is meant.
+MPIRUN ?= mpirun $(if $(filter 0,$(shell id -u)),--allow-run-as-root) --oversubscribe --bind-to none
+RUN ?= runs/fashion
+admiral := target/release/admiral
+
+.PHONY: help demo test test-golden test-gpu build lint setup clean-demo
+
+help:
+	@echo 'make demo         set up, build, train on Fashion-MNIST on 2 ranks, draw samples'
+	@echo 'make test         set up, build, run every test'
+	@echo 'make test-golden  only the numbers of the reference implementation ($$ADMIRAL_GOLDEN_DIR)'
+	@echo 'make test-gpu     the golden numbers on the first CUDA device'
+	@echo 'make lint         formatting and clippy'
+	@echo 'make clean-demo   remove what the demo made ($(RUN))'
+
+setup:
+	@ci/setup build
+
+build: setup
+	$(CARGO) build --release --locked
+
+demo: build
+	@ci/setup data
+	@ci/demo '$(admiral)' '$(RUN)' $(MPIRUN)
+
+test: setup
+	@ci/setup data
+	@ci/setup test
+	$(CARGO) test --release --locked --workspace
+
+test-golden: setup
+	$(CARGO) test --release --locked --test golden
+
+test-gpu: setup
+	ADMIRAL_TEST_DEVICE=cuda $(CARGO) test --release --locked --test golden
+
+lint: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+
+clean-demo:
+	rm -rf '$(RUN)'

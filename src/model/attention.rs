@@ -1,0 +1,125 @@
+//! Self-attention over the pixels of a feature map, and the attention pool of the classifier.
+
+use tch::Tensor;
+
+use crate::ops;
+
+use super::layers::{Builder, GroupNorm, Linear, Start};
+use super::params::{Init, ParamId, Params};
+
+/// How the channels of the joint projection are divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Heads outside, each with its q, k and v: the older order, that of most released models.
+    HeadsOutside,
+    /// q, k and v outside, each with its heads: the newer order.
+    QkvOutside,
+}
+
+/// `[batch, length, 3 * channels]` to attention's result `[batch, length, channels]`.
+fn attend(qkv: &Tensor, num_heads: i64, order: Order) -> Tensor {
+    let size = qkv.size();
+    let (batch, length, channels) = (size[0], size[1], size[2] / 3);
+    let head = channels / num_heads;
+    // [batch, heads, length, head] each, as views: the last dimension stays dense.
+    let (q, k, v) = match order {
+        Order::HeadsOutside => {
+            let parts = qkv.view([batch, length, num_heads, 3, head]).permute([3, 0, 2, 1, 4]);
+            (parts.get(0), parts.get(1), parts.get(2))
+        }
+        Order::QkvOutside => {
+            let parts = qkv.view([batch, length, 3, num_heads, head]).permute([2, 0, 3, 1, 4]);
+            (parts.get(0), parts.get(1), parts.get(2))
+        }
+    };
+    ops::attention(&q, &k, &v).transpose(1, 2).reshape([batch, length, channels])
+}
+
+/// FLOPs of the two matrix products of attention for one image.
+fn attend_flops(length: i64, channels: i64) -> u64 {
+    4 * (length * length * channels) as u64
+}
+
+/// A residual attention block.
+#[derive(Debug, Clone)]
+pub struct AttentionBlock {
+    norm: GroupNorm,
+    qkv: Linear,
+    projection: Linear,
+    channels: i64,
+    num_heads: i64,
+    order: Order,
+}
+
+impl AttentionBlock {
+    /// Registers `norm`, `qkv` and `proj_out`, which starts at zero.
+    pub fn build(mut builder: Builder<'_>, channels: i64, num_heads: i64, order: Order) -> Self {
+        Self {
+            norm: GroupNorm::build(builder.sub("norm"), channels),
+            qkv: Linear::build_width_one(builder.sub("qkv"), [channels, 3 * channels], Start::Default),
+            projection: Linear::build_width_one(builder.sub("proj_out"), [channels, channels], Start::Zero),
+            channels,
+            num_heads,
+            order,
+        }
+    }
+
+    /// `[batch, channels, height, width]` to the same shape.
+    pub fn forward(&self, params: &Params, x: &Tensor) -> Tensor {
+        let size = x.size();
+        let normed = self.norm.forward(params, x);
+        // Pixels as rows: a view where the map is channels-last, and dense heads for attention.
+        let tokens = normed.permute([0, 2, 3, 1]).reshape([size[0], size[2] * size[3], self.channels]);
+        let attended = attend(&self.qkv.forward(params, &tokens), self.num_heads, self.order);
+        let projected = self.projection.forward(params, &attended);
+        x + projected.view([size[0], size[2], size[3], self.channels]).permute([0, 3, 1, 2])
+    }
+
+    /// FLOPs for one image of `size` pixels square.
+    pub fn flops(&self, size: i64) -> u64 {
+        let length = size * size;
+        self.qkv.flops(length) + self.projection.flops(length) + attend_flops(length, self.channels)
+    }
+}
+
+/// The attention pool of CLIP (Radford et al. 2021): the mean pixel attends to all pixels and itself.
+#[derive(Debug, Clone)]
+pub struct AttentionPool {
+    positions: ParamId,
+    qkv: Linear,
+    projection: Linear,
+    channels: i64,
+    num_heads: i64,
+    size: i64,
+}
+
+impl AttentionPool {
+    /// Registers the table of positions `[channels, size^2 + 1]` and both projections.
+    pub fn build(mut builder: Builder<'_>, size: i64, channels: i64, num_heads: i64, num_outputs: i64) -> Self {
+        let init = Init::Normal { std: (channels as f64).powf(-0.5) };
+        Self {
+            positions: builder.param("positional_embedding", &[channels, size * size + 1], init),
+            qkv: Linear::build_width_one(builder.sub("qkv_proj"), [channels, 3 * channels], Start::Default),
+            projection: Linear::build_width_one(builder.sub("c_proj"), [channels, num_outputs], Start::Default),
+            channels,
+            num_heads,
+            size,
+        }
+    }
+
+    /// `[batch, channels, size, size]` to `[batch, outputs]`.
+    pub fn forward(&self, params: &Params, x: &Tensor) -> Tensor {
+        let batch = x.size()[0];
+        let pixels = x.permute([0, 2, 3, 1]).reshape([batch, self.size * self.size, self.channels]);
+        let mean = pixels.mean_dim([1i64].as_slice(), true, x.kind());
+        let tokens = Tensor::cat(&[mean, pixels], 1) + params.get(self.positions).transpose(0, 1).unsqueeze(0);
+        let attended = attend(&self.qkv.forward(params, &tokens), self.num_heads, Order::QkvOutside);
+        self.projection.forward(params, &attended.select(1, 0))
+    }
+
+    /// FLOPs for one image. The projection is counted for every pixel, as the published count does.
+    pub fn flops(&self) -> u64 {
+        let length = self.size * self.size + 1;
+        self.qkv.flops(length) + self.projection.flops(length) + attend_flops(length, self.channels)
+    }
+}

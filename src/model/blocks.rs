@@ -1,0 +1,288 @@
+//! The residual block, resampling, and the stack of blocks that the UNet's and the encoder's downward paths share.
+
+use tch::Tensor;
+
+use super::attention::{AttentionBlock, Order};
+use super::embedding::embedding_width;
+use super::layers::{Builder, Conv2d, GroupNorm, Linear, Start};
+use super::params::Params;
+
+/// What blocks of one network have in common.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlockPlan {
+    /// Width of the first level before its multiple.
+    pub model_channels: i64,
+    /// Residual blocks a level.
+    pub num_res_blocks: usize,
+    /// Width of each level as a multiple of `model_channels`, from the full resolution downwards.
+    pub channel_mult: Vec<f64>,
+    /// Downsampling factors at which attention follows a residual block.
+    pub attention_factors: Vec<i64>,
+    /// Attention heads, where `num_head_channels` is not given.
+    pub num_heads: i64,
+    /// Channels of one attention head.
+    pub num_head_channels: Option<i64>,
+    /// Order of heads, q, k and v.
+    pub attention_order: Order,
+    /// Probability that dropout zeroes an activation.
+    pub dropout: f64,
+    /// Adaptive group normalisation (the paper's section 3.1) instead of adding the embedding.
+    pub use_scale_shift_norm: bool,
+    /// BigGAN's residual blocks for resampling instead of a convolution.
+    pub resblock_updown: bool,
+}
+
+impl BlockPlan {
+    /// The width of a level.
+    #[must_use]
+    pub fn width(&self, level: usize) -> i64 {
+        (self.channel_mult[level] * self.model_channels as f64) as i64
+    }
+
+    /// The attention heads at a width.
+    #[must_use]
+    pub fn heads(&self, channels: i64) -> i64 {
+        self.num_head_channels.map_or(self.num_heads, |width| channels / width)
+    }
+
+    fn attention(&self, builder: Builder<'_>, channels: i64) -> Layer {
+        Layer::Attention(AttentionBlock::build(builder, channels, self.heads(channels), self.attention_order))
+    }
+}
+
+/// What a block is run with.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The values of the parameters.
+    pub params: &'a Params,
+    /// SiLU of the timestep and class embedding, `[batch, 4 * model_channels]`, float32.
+    pub embedding: &'a Tensor,
+    /// Whether dropout is on.
+    pub train: bool,
+}
+
+/// Change of resolution by a factor of two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resample {
+    /// None.
+    Same,
+    /// Nearest neighbour, twice the size.
+    Up,
+    /// Mean of 2x2 pixels, half the size.
+    Down,
+}
+
+impl Resample {
+    fn forward(self, x: &Tensor) -> Tensor {
+        match self {
+            Self::Same => x.shallow_clone(),
+            Self::Up => {
+                let size = x.size();
+                x.upsample_nearest2d([2 * size[2], 2 * size[3]], None, None)
+            }
+            Self::Down => x.avg_pool2d([2, 2], [2, 2], [0, 0], false, true, None),
+        }
+    }
+
+    /// The size of what comes out.
+    fn apply(self, size: i64) -> i64 {
+        match self {
+            Self::Same => size,
+            Self::Up => 2 * size,
+            Self::Down => size / 2,
+        }
+    }
+}
+
+/// A residual block, which may change width and resolution.
+#[derive(Debug, Clone)]
+pub struct ResBlock {
+    in_norm: GroupNorm,
+    in_conv: Conv2d,
+    embedding: Linear,
+    out_norm: GroupNorm,
+    out_conv: Conv2d,
+    skip: Option<Conv2d>,
+    resample: Resample,
+    use_scale_shift_norm: bool,
+    dropout: f64,
+}
+
+impl ResBlock {
+    /// Registers the block's parameters for `[inputs, outputs]` channels.
+    pub fn build(mut builder: Builder<'_>, plan: &BlockPlan, channels: [i64; 2], resample: Resample) -> Self {
+        let [inputs, outputs] = channels;
+        let embedding_outputs = if plan.use_scale_shift_norm { 2 * outputs } else { outputs };
+        let embedding_channels = [embedding_width(plan.model_channels), embedding_outputs];
+        Self {
+            in_norm: GroupNorm::build(builder.sub("in_layers.0"), inputs),
+            in_conv: Conv2d::build(builder.sub("in_layers.2"), channels, 3, 1, Start::Default),
+            embedding: Linear::build(builder.sub("emb_layers.1"), embedding_channels, Start::Default),
+            out_norm: GroupNorm::build(builder.sub("out_layers.0"), outputs),
+            out_conv: Conv2d::build(builder.sub("out_layers.3"), [outputs, outputs], 3, 1, Start::Zero),
+            skip: (inputs != outputs)
+                .then(|| Conv2d::build(builder.sub("skip_connection"), channels, 1, 1, Start::Default)),
+            resample,
+            use_scale_shift_norm: plan.use_scale_shift_norm,
+            dropout: plan.dropout,
+        }
+    }
+
+    /// `[batch, in, height, width]` to `[batch, out, ...]` at the block's resolution.
+    pub fn forward(&self, context: &Context<'_>, x: &Tensor) -> Tensor {
+        let params = context.params;
+        let hidden = self.resample.forward(&self.in_norm.forward_silu(params, x));
+        let hidden = self.in_conv.forward(params, &hidden);
+        let embedding = self.embedding.forward(params, context.embedding);
+        let hidden = if self.use_scale_shift_norm {
+            let parts = embedding.chunk(2, 1);
+            self.out_norm.forward_adaptive_silu(params, &hidden, &parts[0], &parts[1])
+        } else {
+            let hidden = &hidden + embedding.to_kind(hidden.kind()).unsqueeze(-1).unsqueeze(-1);
+            self.out_norm.forward_silu(params, &hidden)
+        };
+        let hidden = if context.train && self.dropout > 0.0 { hidden.dropout(self.dropout, true) } else { hidden };
+        let hidden = self.out_conv.forward(params, &hidden);
+        let skip = self.resample.forward(x);
+        match &self.skip {
+            Some(conv) => conv.forward(params, &skip) + hidden,
+            None => skip + hidden,
+        }
+    }
+}
+
+/// One layer of a block; a block is a list of them.
+#[derive(Debug, Clone)]
+pub enum Layer {
+    /// A convolution: the first layer, and resampling without `resblock_updown`.
+    Conv(Conv2d, Resample),
+    /// A residual block.
+    Res(Box<ResBlock>),
+    /// Attention.
+    Attention(AttentionBlock),
+}
+
+impl Layer {
+    /// Runs the layer on `[batch, channels, height, width]`.
+    pub fn forward(&self, context: &Context<'_>, x: &Tensor) -> Tensor {
+        match self {
+            // Upsampling comes before its convolution; downsampling is the convolution's stride.
+            Self::Conv(conv, Resample::Up) => conv.forward(context.params, &Resample::Up.forward(x)),
+            Self::Conv(conv, _) => conv.forward(context.params, x),
+            Self::Res(block) => block.forward(context, x),
+            Self::Attention(block) => block.forward(context.params, x),
+        }
+    }
+
+    /// FLOPs for one image of `size` pixels square, and the size of what comes out.
+    pub fn flops(&self, size: i64) -> (u64, i64) {
+        match self {
+            Self::Conv(conv, resample) => {
+                let out = resample.apply(size);
+                (conv.flops(out), out)
+            }
+            Self::Res(block) => {
+                let out = block.resample.apply(size);
+                let skip = block.skip.as_ref().map_or(0, |conv| conv.flops(out));
+                (block.in_conv.flops(out) + block.embedding.flops(1) + block.out_conv.flops(out) + skip, out)
+            }
+            Self::Attention(block) => (block.flops(size), size),
+        }
+    }
+}
+
+/// A block: layers one after another.
+pub type Block = Vec<Layer>;
+
+/// Runs a block.
+pub fn forward(block: &[Layer], context: &Context<'_>, x: &Tensor) -> Tensor {
+    block.iter().fold(x.shallow_clone(), |x, layer| layer.forward(context, &x))
+}
+
+/// FLOPs of a block for one image of `size` pixels square, and the size of what comes out.
+pub fn flops(block: &[Layer], size: i64) -> (u64, i64) {
+    block.iter().fold((0, size), |(sum, size), layer| {
+        let (flops, out) = layer.flops(size);
+        (sum + flops, out)
+    })
+}
+
+/// The downward path, `input_blocks`, and the width of each block's result.
+pub fn build_down(builder: &mut Builder<'_>, plan: &BlockPlan, in_channels: i64) -> (Vec<Block>, Vec<i64>) {
+    let mut torso = builder.torso();
+    let mut channels = plan.width(0);
+    let first = Conv2d::build(torso.sub("input_blocks.0.0"), [in_channels, channels], 3, 1, Start::Default);
+    let mut blocks = vec![vec![Layer::Conv(first, Resample::Same)]];
+    let mut widths = vec![channels];
+    let mut factor = 1;
+    for level in 0..plan.channel_mult.len() {
+        for _ in 0..plan.num_res_blocks {
+            let mut sub = torso.sub("input_blocks");
+            let mut sub = sub.sub(blocks.len());
+            let res = ResBlock::build(sub.sub(0), plan, [channels, plan.width(level)], Resample::Same);
+            channels = plan.width(level);
+            let mut block = vec![Layer::Res(Box::new(res))];
+            if plan.attention_factors.contains(&factor) {
+                block.push(plan.attention(sub.sub(1), channels));
+            }
+            blocks.push(block);
+            widths.push(channels);
+        }
+        if level + 1 < plan.channel_mult.len() {
+            let mut sub = torso.sub("input_blocks");
+            let mut sub = sub.sub(blocks.len());
+            let down = if plan.resblock_updown {
+                Layer::Res(Box::new(ResBlock::build(sub.sub(0), plan, [channels; 2], Resample::Down)))
+            } else {
+                Layer::Conv(Conv2d::build(sub.sub("0.op"), [channels; 2], 3, 2, Start::Default), Resample::Down)
+            };
+            blocks.push(vec![down]);
+            widths.push(channels);
+            factor *= 2;
+        }
+    }
+    (blocks, widths)
+}
+
+/// The middle block: residual, attention, residual.
+pub fn build_middle(builder: &mut Builder<'_>, plan: &BlockPlan, channels: i64) -> Block {
+    let mut torso = builder.torso();
+    let mut middle = torso.sub("middle_block");
+    let first = ResBlock::build(middle.sub(0), plan, [channels; 2], Resample::Same);
+    let attention = plan.attention(middle.sub(1), channels);
+    let second = ResBlock::build(middle.sub(2), plan, [channels; 2], Resample::Same);
+    vec![Layer::Res(Box::new(first)), attention, Layer::Res(Box::new(second))]
+}
+
+/// The upward path, `output_blocks`, each of which is given the result of the downward path that `widths` ends with.
+pub fn build_up(builder: &mut Builder<'_>, plan: &BlockPlan, mut widths: Vec<i64>) -> Vec<Block> {
+    let mut torso = builder.torso();
+    let mut channels = plan.width(plan.channel_mult.len() - 1);
+    let mut factor = 1 << (plan.channel_mult.len() - 1);
+    let mut blocks: Vec<Block> = Vec::new();
+    for level in (0..plan.channel_mult.len()).rev() {
+        for index in 0..=plan.num_res_blocks {
+            let mut sub = torso.sub("output_blocks");
+            let mut sub = sub.sub(blocks.len());
+            let inputs = channels + widths.pop().unwrap_or(0);
+            let res = ResBlock::build(sub.sub(0), plan, [inputs, plan.width(level)], Resample::Same);
+            channels = plan.width(level);
+            let mut block = vec![Layer::Res(Box::new(res))];
+            if plan.attention_factors.contains(&factor) {
+                block.push(plan.attention(sub.sub(1), channels));
+            }
+            if level > 0 && index == plan.num_res_blocks {
+                let mut last = sub.sub(block.len());
+                block.push(if plan.resblock_updown {
+                    Layer::Res(Box::new(ResBlock::build(last, plan, [channels; 2], Resample::Up)))
+                } else {
+                    let conv = Conv2d::build(last.sub("conv"), [channels; 2], 3, 1, Start::Default);
+                    Layer::Conv(conv, Resample::Up)
+                });
+                factor /= 2;
+            }
+            blocks.push(block);
+        }
+    }
+    blocks
+}

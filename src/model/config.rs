@@ -1,0 +1,255 @@
+//! The section `model` of a run's configuration, and the network it stands for.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Invalid;
+
+use super::attention::Order;
+use super::blocks::BlockPlan;
+use super::encoder::{EncoderPlan, Pool};
+use super::layers::NUM_GROUPS;
+use super::network::NetworkPlan;
+use super::unet::UNetPlan;
+
+/// What a run trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// A diffusion model (Table 11).
+    #[default]
+    Diffusion,
+    /// A classifier that guides one (Table 12).
+    Classifier,
+    /// A diffusion model that upsamples (Table 13).
+    SuperResolution,
+}
+
+/// The network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Height and width of the images in pixels; for super-resolution those of the large image.
+    pub image_size: i64,
+    /// Height and width of the small image, for super-resolution only.
+    pub small_size: Option<i64>,
+    /// Channels of the images: 3 for colour, 1 for grey.
+    pub image_channels: i64,
+    /// Classes of the data: a UNet embeds them, a classifier tells them apart; null is unconditional.
+    pub num_classes: Option<i64>,
+    /// Channels of the first level before its multiple.
+    pub num_channels: i64,
+    /// Residual blocks a level ("depth").
+    pub num_res_blocks: usize,
+    /// Channels of each level as multiples of num_channels, from full size downwards; null: by image_size.
+    pub channel_mult: Option<Vec<f64>>,
+    /// Sizes in pixels at which attention follows the residual blocks.
+    pub attention_resolutions: Vec<i64>,
+    /// Attention heads, where num_head_channels is null.
+    pub num_heads: i64,
+    /// Channels of one attention head; wins over num_heads.
+    pub num_head_channels: Option<i64>,
+    /// Attention's channels are ordered (q, k, v) outside, heads inside.
+    pub use_new_attention_order: bool,
+    /// Adaptive group normalisation (section 3.1).
+    pub use_scale_shift_norm: bool,
+    /// BigGAN's residual blocks for up- and downsampling.
+    pub resblock_updown: bool,
+    /// Probability that dropout zeroes an activation of a residual block.
+    pub dropout: f64,
+    /// How a classifier turns feature maps into logits: adaptive, attention, spatial or spatial_v2.
+    pub pool: Pool,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            image_size: 64,
+            small_size: None,
+            image_channels: 3,
+            num_classes: None,
+            num_channels: 128,
+            num_res_blocks: 2,
+            channel_mult: None,
+            attention_resolutions: vec![32, 16, 8],
+            num_heads: 4,
+            num_head_channels: Some(64),
+            use_new_attention_order: false,
+            use_scale_shift_norm: true,
+            resblock_updown: true,
+            dropout: 0.0,
+            pool: Pool::Attention,
+        }
+    }
+}
+
+impl ModelConfig {
+    /// The channel multiples, by image size where none are given (the paper's Tables 11 to 13).
+    #[must_use]
+    pub fn effective_channel_mult(&self, task: Task) -> Option<Vec<f64>> {
+        if self.channel_mult.is_some() {
+            return self.channel_mult.clone();
+        }
+        Some(match (self.image_size, task) {
+            (512, Task::SuperResolution) | (256, _) => vec![1.0, 1.0, 2.0, 2.0, 4.0, 4.0],
+            (512, _) => vec![0.5, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0],
+            (128, _) => vec![1.0, 1.0, 2.0, 3.0, 4.0],
+            (64, _) => vec![1.0, 2.0, 3.0, 4.0],
+            _ => return None,
+        })
+    }
+
+    /// The network that this section and the task stand for. `learn_sigma` doubles a UNet's output channels.
+    ///
+    /// # Errors
+    /// Every mistake that [`ModelConfig::validate`] finds.
+    pub fn plan(&self, task: Task, learn_sigma: bool) -> Result<NetworkPlan, Vec<Invalid>> {
+        let mistakes = self.validate(task);
+        let (true, Some(channel_mult)) = (mistakes.is_empty(), self.effective_channel_mult(task)) else {
+            return Err(mistakes);
+        };
+        let blocks = BlockPlan {
+            model_channels: self.num_channels,
+            num_res_blocks: self.num_res_blocks,
+            channel_mult,
+            attention_factors: self.attention_resolutions.iter().map(|size| self.image_size / size).collect(),
+            num_heads: self.num_heads,
+            num_head_channels: self.num_head_channels,
+            attention_order: if self.use_new_attention_order { Order::QkvOutside } else { Order::HeadsOutside },
+            dropout: self.dropout,
+            use_scale_shift_norm: self.use_scale_shift_norm,
+            resblock_updown: self.resblock_updown,
+        };
+        if task == Task::Classifier {
+            return Ok(NetworkPlan::Encoder(EncoderPlan {
+                image_size: self.image_size,
+                in_channels: self.image_channels,
+                out_channels: self.num_classes.unwrap_or(0),
+                pool: self.pool,
+                blocks,
+            }));
+        }
+        let is_super_resolution = task == Task::SuperResolution;
+        let plan = UNetPlan {
+            image_size: self.image_size,
+            in_channels: if is_super_resolution { 2 * self.image_channels } else { self.image_channels },
+            out_channels: if learn_sigma { 2 * self.image_channels } else { self.image_channels },
+            num_classes: self.num_classes,
+            blocks,
+        };
+        Ok(if is_super_resolution { NetworkPlan::SuperRes(plan) } else { NetworkPlan::UNet(plan) })
+    }
+
+    /// Everything that cannot be built.
+    #[must_use]
+    pub fn validate(&self, task: Task) -> Vec<Invalid> {
+        let mut mistakes = Vec::new();
+        let mut check = |good: bool, field: &str, message: String| {
+            if !good {
+                mistakes.push(Invalid::new(format!("model.{field}"), message));
+            }
+        };
+        check(self.image_size > 0, "image_size", "must be positive".into());
+        check(self.num_channels > 0, "num_channels", "must be positive".into());
+        check(self.num_res_blocks > 0, "num_res_blocks", "must be at least 1".into());
+        check(self.num_heads > 0, "num_heads", "must be at least 1".into());
+        check(
+            matches!(self.image_channels, 1 | 3),
+            "image_channels",
+            format!("is {}; images have 1 (grey) or 3 (colour) channels", self.image_channels),
+        );
+        check((0.0..1.0).contains(&self.dropout), "dropout", format!("is {}; it must lie in [0, 1)", self.dropout));
+        check(self.num_classes.is_none_or(|n| n > 0), "num_classes", "must be positive, or null".into());
+        if task == Task::Classifier {
+            check(self.num_classes.is_some(), "num_classes", "a classifier needs the number of classes".into());
+        }
+        match (task, self.small_size) {
+            (Task::SuperResolution, None) => {
+                check(false, "small_size", "super-resolution needs the size of the small image".into());
+            }
+            (Task::SuperResolution, Some(small)) => check(
+                small > 0 && self.image_size % small == 0,
+                "small_size",
+                format!("is {small}; it must divide model.image_size = {}", self.image_size),
+            ),
+            (_, Some(_)) => check(false, "small_size", "only belongs to task super_resolution".into()),
+            (_, None) => {}
+        }
+        self.check_levels(task, &mut mistakes);
+        mistakes
+    }
+
+    fn check_levels(&self, task: Task, mistakes: &mut Vec<Invalid>) {
+        let mut add = |field: &str, message: String| mistakes.push(Invalid::new(format!("model.{field}"), message));
+        let Some(mult) = self.effective_channel_mult(task).filter(|mult| !mult.is_empty()) else {
+            return add(
+                "channel_mult",
+                format!(
+                    "image_size {} has no default (64, 128, 256 and 512 do): list one number a level",
+                    self.image_size
+                ),
+            );
+        };
+        let widths: Vec<i64> = mult.iter().map(|m| (m * self.num_channels as f64) as i64).collect();
+        if let Some(width) = widths.iter().find(|&&width| width <= 0 || width % NUM_GROUPS != 0) {
+            add(
+                "num_channels",
+                format!(
+                    "{} times channel_mult {mult:?} gives a level of {width} channels; group normalisation needs \
+                     multiples of {NUM_GROUPS}",
+                    self.num_channels
+                ),
+            );
+        }
+        let deepest = 1 << (mult.len() - 1).min(32);
+        if self.image_size % deepest != 0 {
+            add("image_size", format!("is {}; {} levels need a multiple of {deepest}", self.image_size, mult.len()));
+        }
+        let sizes: Vec<i64> = (0..mult.len()).map(|level| self.image_size >> level).collect();
+        if let Some(size) = self.attention_resolutions.iter().find(|size| !sizes.contains(size)) {
+            add("attention_resolutions", format!("{size} never occurs; the levels' sizes are {sizes:?}"));
+        }
+        // The middle block always attends, at the last level's width.
+        let attending = sizes.iter().zip(&widths).filter(|(size, _)| self.attention_resolutions.contains(size));
+        let mut attending: Vec<i64> = attending.map(|(_, &width)| width).chain(widths.last().copied()).collect();
+        attending.dedup();
+        let (field, divisor) = match self.num_head_channels {
+            Some(width) => ("num_head_channels", width),
+            None => ("num_heads", self.num_heads),
+        };
+        if divisor <= 0 {
+            add(field, "must be positive".into());
+        } else if let Some(width) = attending.iter().find(|&&width| width % divisor != 0) {
+            let good: Vec<i64> = (1..=64).filter(|n| attending.iter().all(|width| width % n == 0)).collect();
+            add(field, format!("{divisor} does not divide the {width} channels that attend; these do: {good:?}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(config: &ModelConfig, task: Task) -> Vec<String> {
+        config.validate(task).into_iter().map(|mistake| mistake.field).collect()
+    }
+
+    #[test]
+    fn the_default_can_be_built() {
+        assert!(fields(&ModelConfig::default(), Task::Diffusion).is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_built_is_named() {
+        let good = ModelConfig::default();
+        let heads = ModelConfig { num_heads: 3, num_head_channels: None, ..good.clone() };
+        assert_eq!(fields(&heads, Task::Diffusion), ["model.num_heads"]);
+        let groups = ModelConfig { num_channels: 100, num_head_channels: None, num_heads: 1, ..good.clone() };
+        assert_eq!(fields(&groups, Task::Diffusion), ["model.num_channels"]);
+        let size = ModelConfig { image_size: 36, channel_mult: Some(vec![1.0; 4]), ..good.clone() };
+        assert_eq!(fields(&size, Task::Diffusion), ["model.image_size", "model.attention_resolutions"]);
+        let levels = ModelConfig { image_size: 32, ..good.clone() };
+        assert_eq!(fields(&levels, Task::Diffusion), ["model.channel_mult"]);
+        assert_eq!(fields(&good, Task::Classifier), ["model.num_classes"]);
+        assert_eq!(fields(&good, Task::SuperResolution), ["model.small_size"]);
+    }
+}

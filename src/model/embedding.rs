@@ -1,0 +1,66 @@
+//! What the network is told besides the image: the timestep and the class, as one vector.
+
+use tch::{Kind, Tensor};
+
+use super::layers::{Builder, Linear, Start};
+use super::params::{Init, ParamId, Params};
+
+const MAX_PERIOD: f64 = 10_000.0;
+
+/// Cosines, then sines, of `timesteps` (`[batch]`, fractions allowed) at `dim / 2` frequencies that fall
+/// geometrically from 1 to almost `1 / 10000`: `[batch, dim]`, float32. An odd `dim` ends with a zero.
+#[must_use]
+pub fn timestep_embedding(timesteps: &Tensor, dim: i64) -> Tensor {
+    let half = dim / 2;
+    let options = (Kind::Float, timesteps.device());
+    let frequencies = (Tensor::arange(half, options) * (-MAX_PERIOD.ln()) / half as f64).exp();
+    let angles = timesteps.to_kind(Kind::Float).unsqueeze(1) * frequencies.unsqueeze(0);
+    let mut parts = vec![angles.cos(), angles.sin()];
+    if dim % 2 == 1 {
+        parts.push(Tensor::zeros([timesteps.size()[0], 1], options));
+    }
+    Tensor::cat(&parts, 1)
+}
+
+/// The two-layer network behind the timestep embedding, and the class embedding that is added to it.
+#[derive(Debug, Clone)]
+pub struct Embedding {
+    model_channels: i64,
+    first: Linear,
+    second: Linear,
+    label: Option<ParamId>,
+}
+
+impl Embedding {
+    /// Registers `time_embed.*` and, with classes, `label_emb.weight [classes, 4 * model_channels]`.
+    pub fn build(builder: &mut Builder<'_>, model_channels: i64, num_classes: Option<i64>) -> Self {
+        let width = embedding_width(model_channels);
+        let mut time = builder.sub("time_embed");
+        let first = Linear::build(time.sub(0), [model_channels, width], Start::Default);
+        let second = Linear::build(time.sub(2), [width, width], Start::Default);
+        let label = num_classes
+            .map(|classes| builder.sub("label_emb").param("weight", &[classes, width], Init::Normal { std: 1.0 }));
+        Self { model_channels, first, second, label }
+    }
+
+    /// `SiLU` of the embedding, `[batch, 4 * model_channels]`: every residual block begins with that SiLU, so it is
+    /// taken once. `labels` (`[batch]`, int64) are looked up where the network has classes.
+    pub fn forward(&self, params: &Params, timesteps: &Tensor, labels: Option<&Tensor>) -> Tensor {
+        let hidden = self.first.forward(params, &timestep_embedding(timesteps, self.model_channels)).silu();
+        let mut embedding = self.second.forward(params, &hidden);
+        if let (Some(table), Some(labels)) = (self.label, labels) {
+            embedding += Tensor::embedding(params.get(table), labels, -1, false, false);
+        }
+        embedding.silu()
+    }
+
+    /// FLOPs for one image.
+    pub fn flops(&self) -> u64 {
+        self.first.flops(1) + self.second.flops(1)
+    }
+}
+
+/// The length of the embedding vector.
+pub fn embedding_width(model_channels: i64) -> i64 {
+    4 * model_channels
+}

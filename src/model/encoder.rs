@@ -1,0 +1,154 @@
+//! The classifier: the downward half of the UNet and a pool (the paper's section 4.3).
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::attention::AttentionPool;
+use super::blocks::{self, Block, BlockPlan, Context, build_down, build_middle};
+use super::embedding::Embedding;
+use super::layers::{Builder, Conv2d, GroupNorm, Linear, Start};
+use super::params::{ParamSpecs, Params};
+use super::unet::enter_torso;
+
+/// How the classifier turns feature maps into one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Pool {
+    /// The mean of the last map, then a 1x1 convolution that starts at zero.
+    Adaptive,
+    /// Attention of the mean pixel over all pixels (the paper's choice).
+    #[default]
+    Attention,
+    /// The means of every block's map, then two linear layers with ReLU.
+    Spatial,
+    /// The means of every block's map, then two linear layers with group normalisation and SiLU.
+    SpatialV2,
+}
+
+const SPATIAL_WIDTH: i64 = 2048;
+
+/// An encoder, whole.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncoderPlan {
+    /// Height and width of the images.
+    pub image_size: i64,
+    /// Channels of the images.
+    pub in_channels: i64,
+    /// Length of the output: the number of classes.
+    pub out_channels: i64,
+    /// The pool.
+    pub pool: Pool,
+    /// The blocks.
+    pub blocks: BlockPlan,
+}
+
+#[derive(Debug)]
+enum Head {
+    Adaptive { norm: GroupNorm, conv: Conv2d },
+    Attention { norm: GroupNorm, pool: AttentionPool },
+    Spatial { first: Linear, second: Linear },
+    SpatialV2 { first: Linear, norm: GroupNorm, second: Linear },
+}
+
+/// The structure of an encoder; the values of its parameters lie elsewhere.
+#[derive(Debug)]
+pub struct Encoder {
+    plan: EncoderPlan,
+    embedding: Embedding,
+    input_blocks: Vec<Block>,
+    middle_block: Block,
+    head: Head,
+}
+
+impl Encoder {
+    /// Builds the structure and lists its parameters.
+    #[must_use]
+    pub fn build(plan: &EncoderPlan) -> (Self, ParamSpecs) {
+        let mut specs = ParamSpecs::default();
+        let mut builder = Builder::new(&mut specs);
+        let embedding = Embedding::build(&mut builder, plan.blocks.model_channels, None);
+        let (input_blocks, widths) = build_down(&mut builder, &plan.blocks, plan.in_channels);
+        let deepest = widths.last().copied().unwrap_or(plan.blocks.model_channels);
+        let middle_block = build_middle(&mut builder, &plan.blocks, deepest);
+        let features = widths.iter().sum::<i64>() + deepest;
+        let mut out = builder.sub("out");
+        let head = match plan.pool {
+            Pool::Adaptive => Head::Adaptive {
+                norm: GroupNorm::build(out.sub(0), deepest),
+                conv: Conv2d::build(out.sub(3), [deepest, plan.out_channels], 1, 1, Start::Zero),
+            },
+            Pool::Attention => {
+                let size = plan.image_size >> (plan.blocks.channel_mult.len() - 1);
+                let heads = plan.blocks.heads(deepest);
+                Head::Attention {
+                    norm: GroupNorm::build(out.sub(0), deepest),
+                    pool: AttentionPool::build(out.sub(2), size, deepest, heads, plan.out_channels),
+                }
+            }
+            Pool::Spatial => Head::Spatial {
+                first: Linear::build(out.sub(0), [features, SPATIAL_WIDTH], Start::Default),
+                second: Linear::build(out.sub(2), [SPATIAL_WIDTH, plan.out_channels], Start::Default),
+            },
+            Pool::SpatialV2 => Head::SpatialV2 {
+                first: Linear::build(out.sub(0), [features, SPATIAL_WIDTH], Start::Default),
+                norm: GroupNorm::build(out.sub(1), SPATIAL_WIDTH),
+                second: Linear::build(out.sub(3), [SPATIAL_WIDTH, plan.out_channels], Start::Default),
+            },
+        };
+        (Self { plan: plan.clone(), embedding, input_blocks, middle_block, head }, specs)
+    }
+
+    /// What was built.
+    #[must_use]
+    pub fn plan(&self) -> &EncoderPlan {
+        &self.plan
+    }
+
+    /// `x` `[batch, in, height, width]` and `timesteps` `[batch]` to logits `[batch, out]`, float32.
+    #[must_use]
+    pub fn forward(&self, params: &Params, x: &Tensor, timesteps: &Tensor, train: bool) -> Tensor {
+        let embedding = self.embedding.forward(params, timesteps, None);
+        let context = Context { params, embedding: &embedding, train };
+        let wants_means = matches!(self.head, Head::Spatial { .. } | Head::SpatialV2 { .. });
+        let mut means = Vec::new();
+        let mut hidden = enter_torso(&self.input_blocks, params, x);
+        for block in self.input_blocks.iter().chain([&self.middle_block]) {
+            hidden = blocks::forward(block, &context, &hidden);
+            if wants_means {
+                means.push(hidden.to_kind(Kind::Float).mean_dim([2i64, 3].as_slice(), false, Kind::Float));
+            }
+        }
+        let hidden = hidden.to_kind(Kind::Float);
+        match &self.head {
+            Head::Adaptive { norm, conv } => {
+                let mean = norm.forward_silu(params, &hidden).mean_dim([2i64, 3].as_slice(), true, Kind::Float);
+                conv.forward(params, &mean).flatten(1, -1)
+            }
+            Head::Attention { norm, pool } => pool.forward(params, &norm.forward_silu(params, &hidden)),
+            Head::Spatial { first, second } => {
+                second.forward(params, &first.forward(params, &Tensor::cat(&means, 1)).relu())
+            }
+            Head::SpatialV2 { first, norm, second } => {
+                let features = first.forward(params, &Tensor::cat(&means, 1));
+                second.forward(params, &norm.forward_silu(params, &features))
+            }
+        }
+    }
+
+    /// FLOPs of one image's forward pass: 2 for a multiply-add, convolutions and matrix products.
+    #[must_use]
+    pub fn forward_flops(&self) -> u64 {
+        let mut size = self.plan.image_size;
+        let mut sum = self.embedding.flops();
+        for block in self.input_blocks.iter().chain([&self.middle_block]) {
+            let (flops, out) = blocks::flops(block, size);
+            sum += flops;
+            size = out;
+        }
+        sum + match &self.head {
+            Head::Adaptive { conv, .. } => conv.flops(1),
+            Head::Attention { pool, .. } => pool.flops(),
+            Head::Spatial { first, second } | Head::SpatialV2 { first, second, .. } => first.flops(1) + second.flops(1),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The UNet of ADM (the paper's section 3) and its super-resolution form (appendix I).
+
+use tch::{Kind, Tensor};
+
+use super::blocks::{self, Block, BlockPlan, Context, build_down, build_middle, build_up};
+use super::embedding::Embedding;
+use super::layers::{Builder, Conv2d, GroupNorm, Start};
+use super::params::{ParamSpecs, Params};
+
+/// A UNet, whole.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UNetPlan {
+    /// Height and width of the images.
+    pub image_size: i64,
+    /// Channels of the input: the image's, twice that for super-resolution.
+    pub in_channels: i64,
+    /// Channels of the output: the image's, twice that with learned variance.
+    pub out_channels: i64,
+    /// Rows of the class embedding; none for an unconditional network.
+    pub num_classes: Option<i64>,
+    /// The blocks.
+    pub blocks: BlockPlan,
+}
+
+/// The structure of a UNet; the values of its parameters lie elsewhere.
+#[derive(Debug)]
+pub struct UNet {
+    plan: UNetPlan,
+    embedding: Embedding,
+    input_blocks: Vec<Block>,
+    middle_block: Block,
+    output_blocks: Vec<Block>,
+    out_norm: GroupNorm,
+    out_conv: Conv2d,
+}
+
+impl UNet {
+    /// Builds the structure and lists its parameters.
+    #[must_use]
+    pub fn build(plan: &UNetPlan) -> (Self, ParamSpecs) {
+        let mut specs = ParamSpecs::default();
+        let mut builder = Builder::new(&mut specs);
+        let embedding = Embedding::build(&mut builder, plan.blocks.model_channels, plan.num_classes);
+        let (input_blocks, widths) = build_down(&mut builder, &plan.blocks, plan.in_channels);
+        let deepest = widths.last().copied().unwrap_or(plan.blocks.model_channels);
+        let middle_block = build_middle(&mut builder, &plan.blocks, deepest);
+        let output_blocks = build_up(&mut builder, &plan.blocks, widths);
+        let width = plan.blocks.width(0);
+        let out_norm = GroupNorm::build(builder.sub("out.0"), width);
+        let out_conv = Conv2d::build(builder.sub("out.2"), [width, plan.out_channels], 3, 1, Start::Zero);
+        (Self { plan: plan.clone(), embedding, input_blocks, middle_block, output_blocks, out_norm, out_conv }, specs)
+    }
+
+    /// What was built.
+    #[must_use]
+    pub fn plan(&self) -> &UNetPlan {
+        &self.plan
+    }
+
+    /// `x` `[batch, in, height, width]`, `timesteps` `[batch]` and `labels` `[batch]` to `[batch, out, height, width]`,
+    /// float32. The torso computes in the type of its parameters.
+    #[must_use]
+    pub fn forward(
+        &self,
+        params: &Params,
+        x: &Tensor,
+        timesteps: &Tensor,
+        labels: Option<&Tensor>,
+        train: bool,
+    ) -> Tensor {
+        let embedding = self.embedding.forward(params, timesteps, labels);
+        let context = Context { params, embedding: &embedding, train };
+        let mut hidden = enter_torso(&self.input_blocks, params, x);
+        let mut skips = Vec::with_capacity(self.input_blocks.len());
+        for block in &self.input_blocks {
+            hidden = blocks::forward(block, &context, &hidden);
+            skips.push(hidden.shallow_clone());
+        }
+        hidden = blocks::forward(&self.middle_block, &context, &hidden);
+        for block in &self.output_blocks {
+            if let Some(skip) = skips.pop() {
+                hidden = Tensor::cat(&[hidden, skip], 1);
+            }
+            hidden = blocks::forward(block, &context, &hidden);
+        }
+        self.out_conv.forward(params, &self.out_norm.forward_silu(params, &hidden.to_kind(Kind::Float)))
+    }
+
+    /// FLOPs of one image's forward pass: 2 for a multiply-add, convolutions and matrix products.
+    #[must_use]
+    pub fn forward_flops(&self) -> u64 {
+        let mut size = self.plan.image_size;
+        let mut sum = self.embedding.flops();
+        let path = self.input_blocks.iter().chain([&self.middle_block]).chain(&self.output_blocks);
+        for block in path {
+            let (flops, out) = blocks::flops(block, size);
+            sum += flops;
+            size = out;
+        }
+        sum + self.out_conv.flops(size)
+    }
+}
+
+/// The input in the torso's type and memory layout.
+pub(super) fn enter_torso(input_blocks: &[Block], params: &Params, x: &Tensor) -> Tensor {
+    match input_blocks.first().map(Vec::as_slice) {
+        Some([blocks::Layer::Conv(conv, _), ..]) => x.to_kind(conv.kind(params)),
+        _ => x.shallow_clone(),
+    }
+}

@@ -1,0 +1,107 @@
+//! What can stop a run, and with which exit code.
+
+use crate::checkpoint::CheckpointError;
+use crate::collective::CollectiveError;
+use crate::config::ConfigError;
+use crate::data::DataError;
+use crate::exit::ExitCode;
+use crate::model::ModelError;
+
+/// Why training stopped or could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The configuration file cannot be read or used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The configuration asks for what this run cannot do.
+    #[error("{0}")]
+    Refused(String),
+    /// The data cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The network cannot be built or does not fit what was loaded.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Checkpoints cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Ranks cannot reach each other.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
+    /// Another rank could not go on; it has said why.
+    #[error("rank {rank} could not go on: {message}")]
+    OtherRank {
+        /// The first rank that failed.
+        rank: usize,
+        /// What it said.
+        message: String,
+        /// Its exit code.
+        code: ExitCode,
+    },
+    /// libtorch refused.
+    #[error("libtorch: {0}")]
+    Torch(#[from] tch::TchError),
+    /// The run's folder or a file in it cannot be used.
+    #[error("{path}: {source}; choose another `run.folder` or make this one writable")]
+    Folder {
+        /// What could not be used.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Gradients stopped being finite.
+    #[error("{}", describe_divergence(*step, *lg_loss_scale, parameter.as_deref(), *sample))]
+    Diverged {
+        /// The step, from 0.
+        step: u64,
+        /// The loss scale at which gradients still overflowed.
+        lg_loss_scale: f64,
+        /// The first parameter with a bad gradient.
+        parameter: Option<String>,
+        /// The global index and timestep of a sample whose loss is not finite.
+        sample: Option<(u64, i64)>,
+    },
+}
+
+impl TrainError {
+    /// What the rank exits with.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(_) | Self::Refused(_) | Self::Data(_) | Self::Folder { .. } => ExitCode::Config,
+            Self::Model(_) => ExitCode::Config,
+            Self::Checkpoint(error) => error.exit_code(),
+            Self::OtherRank { code, .. } => *code,
+            Self::Collective(_) | Self::Torch(_) => ExitCode::Bug,
+            Self::Diverged { .. } => ExitCode::Diverged,
+        }
+    }
+}
+
+fn describe_divergence(step: u64, lg: f64, parameter: Option<&str>, sample: Option<(u64, i64)>) -> String {
+    let mut text = format!("training diverged at step {step}: gradients are not finite");
+    if lg != 0.0 {
+        text += &format!(", even at loss scale 2^{lg:.3}");
+    }
+    match parameter {
+        Some(name) => text += &format!("; first bad gradient: {name}"),
+        None => text += "; the gradients of this rank are finite, those of another are not",
+    }
+    if let Some((index, timestep)) = sample {
+        text += &format!("; sample {index} at timestep {timestep} has a loss that is not finite");
+    }
+    text + ". The newest checkpoint is untouched: resume from it with a lower optimizer.learning_rate"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn divergence_names_step_scale_parameter_and_sample() {
+        let text = describe_divergence(7, 3.0, Some("out.2.weight"), Some((91, 17)));
+        for part in ["step 7", "2^3.000", "out.2.weight", "sample 91", "timestep 17"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Flat memory: every parameter, gradient, master, moment and average lies in a few flat buffers.
+//!
+//! The torso's convolutions, which mixed precision keeps in half, form one segment; everything else another. In
+//! float32 there is one segment, and the network's parameters are views of the masters themselves.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::model::{ParamSpec, ParamSpecs, Params};
+use crate::ops::bridge;
+
+use super::TrainError;
+
+/// Places start at multiples of this many elements: 64 bytes in float32, what vector loads and oneDNN like best.
+const ALIGNMENT: usize = 16;
+
+/// Where a parameter lies in its segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The parameter's place in its network.
+    pub param: usize,
+    /// The first element in the segment's flat buffers.
+    pub offset: usize,
+    /// The number of elements.
+    pub length: usize,
+}
+
+/// Which parameters share flat buffers, and where each lies. The elements between two places stay zero.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentLayout {
+    /// The parameters in the released checkpoints' order.
+    pub places: Vec<Place>,
+    /// The elements of a flat buffer, padding included.
+    pub length: usize,
+    /// The type of the network's copy of these parameters and of their gradients.
+    pub kind: Kind,
+}
+
+/// Divides the parameters into segments: one when `torso_kind` is float32, else the torso and the rest.
+#[must_use]
+pub fn layout(specs: &ParamSpecs, torso_kind: Kind) -> Vec<SegmentLayout> {
+    let segment = |kind, belongs: &dyn Fn(&ParamSpec) -> bool| {
+        let mut places = Vec::new();
+        let mut length = 0;
+        for (param, spec) in specs.iter().enumerate().filter(|(_, spec)| belongs(spec)) {
+            let place = Place { param, offset: length, length: spec.num_elements() };
+            length = (length + place.length).next_multiple_of(ALIGNMENT);
+            places.push(place);
+        }
+        SegmentLayout { places, length, kind }
+    };
+    let segments = if torso_kind == Kind::Float {
+        vec![segment(Kind::Float, &|_| true)]
+    } else {
+        vec![segment(torso_kind, &|spec| spec.torso), segment(Kind::Float, &|spec| !spec.torso)]
+    };
+    segments.into_iter().filter(|segment| segment.length > 0).collect()
+}
+
+/// The flat buffers of one segment, each a vector of the layout's length.
+#[derive(Debug)]
+pub struct Segment {
+    /// Where each parameter lies.
+    pub layout: SegmentLayout,
+    /// The float32 parameters that the optimizer changes.
+    pub master: Tensor,
+    /// Adam's running mean of gradients.
+    pub mean: Tensor,
+    /// Adam's running mean of squared gradients.
+    pub variance: Tensor,
+    /// One exponential moving average of the masters for each configured rate.
+    pub emas: Vec<Tensor>,
+    /// What the network computes with: the master itself in float32, else a half-precision copy.
+    pub model: Tensor,
+    /// Gradients, in the type of `model`.
+    pub gradient: Tensor,
+}
+
+impl Segment {
+    /// Whether the network computes with a copy in half precision.
+    #[must_use]
+    pub fn is_half(&self) -> bool {
+        self.layout.kind != Kind::Float
+    }
+
+    fn view(&self, buffer: &Tensor, place: &Place, shape: &[i64]) -> Tensor {
+        buffer.narrow(0, place.offset as i64, place.length as i64).view(shape)
+    }
+}
+
+/// All training state that is as large as the network.
+#[derive(Debug)]
+pub struct FlatMemory {
+    segments: Vec<Segment>,
+    params: Params,
+    specs: ParamSpecs,
+}
+
+impl FlatMemory {
+    /// Allocates the buffers on `device`; every value is zero until [`FlatMemory::set_master`] is called.
+    ///
+    /// # Errors
+    /// When libtorch refuses (memory).
+    pub fn allocate(
+        specs: ParamSpecs,
+        torso_kind: Kind,
+        num_emas: usize,
+        device: Device,
+    ) -> Result<Self, TrainError> {
+        let _no_grad = tch::no_grad_guard();
+        let mut segments = Vec::new();
+        for layout in layout(&specs, torso_kind) {
+            let flat = |kind| Tensor::f_zeros([layout.length as i64], (kind, device));
+            let master = flat(Kind::Float)?;
+            let model = if layout.kind == Kind::Float { master.shallow_clone() } else { flat(layout.kind)? };
+            segments.push(Segment {
+                master,
+                mean: flat(Kind::Float)?,
+                variance: flat(Kind::Float)?,
+                emas: (0..num_emas).map(|_| flat(Kind::Float)).collect::<Result<_, _>>()?,
+                model,
+                gradient: flat(layout.kind)?,
+                layout,
+            });
+        }
+        let params = views(&specs, &segments, |segment| &segment.model);
+        let gradients = views(&specs, &segments, |segment| &segment.gradient);
+        for (parameter, gradient) in params.tensors().iter().zip(gradients.tensors()) {
+            let _ = parameter.set_requires_grad(true);
+            bridge::set_gradient(parameter, gradient)?;
+        }
+        Ok(Self { segments, params, specs })
+    }
+
+    /// The parameters that the network computes with and that gradients accumulate for.
+    #[must_use]
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// Names, shapes and order of the parameters.
+    #[must_use]
+    pub fn specs(&self) -> &ParamSpecs {
+        &self.specs
+    }
+
+    /// The flat buffers.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Views of one average's values: a network that samples with it needs no copy.
+    #[must_use]
+    pub fn ema_params(&self, ema: usize) -> Params {
+        views(&self.specs, &self.segments, |segment| &segment.emas[ema])
+    }
+
+    /// Views of the masters.
+    #[must_use]
+    pub fn master_params(&self) -> Params {
+        views(&self.specs, &self.segments, |segment| &segment.master)
+    }
+
+    /// Views of the gradients.
+    #[must_use]
+    pub fn gradients(&self) -> Params {
+        views(&self.specs, &self.segments, |segment| &segment.gradient)
+    }
+
+    /// Sets the masters, every average and the network's copy to initial values: `fill` is given the parameter's
+    /// place in the network and its values to write.
+    pub fn set_master(&self, fill: impl Fn(usize, &mut [f32])) {
+        let _no_grad = tch::no_grad_guard();
+        for segment in &self.segments {
+            let mut values = vec![0.0f32; segment.layout.length];
+            for place in &segment.layout.places {
+                fill(place.param, &mut values[place.offset..place.offset + place.length]);
+            }
+            let values = Tensor::from_slice(&values);
+            for mut buffer in std::iter::once(&segment.master).chain(&segment.emas).map(Tensor::shallow_clone) {
+                buffer.copy_(&values);
+            }
+        }
+        self.refresh_model();
+    }
+
+    /// Copies the masters to the network's half-precision parameters; nothing to do in float32.
+    pub fn refresh_model(&self) {
+        let _no_grad = tch::no_grad_guard();
+        for segment in self.segments.iter().filter(|segment| segment.is_half()) {
+            segment.model.shallow_clone().copy_(&segment.master);
+        }
+    }
+
+    /// Sets every gradient to zero.
+    pub fn zero_gradients(&self) {
+        let _no_grad = tch::no_grad_guard();
+        for segment in &self.segments {
+            let _ = segment.gradient.shallow_clone().zero_();
+        }
+    }
+
+    /// The first parameter, in the released order, whose gradient holds an infinity or NaN.
+    #[must_use]
+    pub fn first_bad_gradient(&self) -> Option<&str> {
+        let gradients = self.gradients();
+        self.specs
+            .iter()
+            .zip(gradients.tensors())
+            .find(|(_, gradient)| bool::try_from(gradient.isfinite().all().logical_not()).unwrap_or(true))
+            .map(|(spec, _)| spec.name.as_str())
+    }
+}
+
+/// One view a parameter, in the network's order, of the buffer that `choose` takes from its segment.
+fn views(specs: &ParamSpecs, segments: &[Segment], choose: impl Fn(&Segment) -> &Tensor) -> Params {
+    let _no_grad = tch::no_grad_guard();
+    let mut tensors: Vec<Option<Tensor>> = specs.iter().map(|_| None).collect();
+    for segment in segments {
+        for place in &segment.layout.places {
+            let shape = &specs.as_slice()[place.param].shape;
+            tensors[place.param] = Some(segment.view(choose(segment), place, shape));
+        }
+    }
+    Params::new(tensors.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::model::Init;
+
+    fn specs() -> ParamSpecs {
+        let mut specs = ParamSpecs::default();
+        for (name, shape, torso) in [("a", vec![3, 2], false), ("b", vec![5], true), ("c", vec![17], true)] {
+            specs.add(ParamSpec { name: name.into(), shape, torso, init: Init::Zeros });
+        }
+        specs
+    }
+
+    #[test]
+    fn float32_has_one_segment_and_half_two() {
+        let full = layout(&specs(), Kind::Float);
+        assert_eq!(full.len(), 1);
+        let offsets: Vec<_> = full[0].places.iter().map(|place| (place.param, place.offset)).collect();
+        assert_eq!((offsets, full[0].length), (vec![(0, 0), (1, 16), (2, 32)], 64));
+        let half = layout(&specs(), Kind::Half);
+        assert_eq!(half.iter().map(|s| (s.kind, s.length)).collect::<Vec<_>>(), [(Kind::Half, 48), (Kind::Float, 16)]);
+    }
+
+    #[test]
+    fn backward_lands_in_the_flat_buffer_and_accumulates() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let memory = FlatMemory::allocate(specs(), kind, 1, Device::Cpu).unwrap();
+            memory.set_master(|param, values| values.fill(param as f32 + 1.0));
+            let loss = || {
+                memory.params().tensors().iter().map(|p| p.to_kind(Kind::Float).square().sum(Kind::Float)).sum::<Tensor>()
+            };
+            loss().backward();
+            loss().backward();
+            // d/dp of p^2, twice: 4p.
+            let total: f64 = memory.segments().iter().map(|s| s.gradient.sum(Kind::Double).double_value(&[])).sum();
+            assert_eq!(total, 4.0 * (6.0 + 2.0 * 5.0 + 3.0 * 17.0));
+            memory.zero_gradients();
+            assert_eq!(memory.params().tensors()[1].grad().abs().sum(Kind::Double).double_value(&[]), 0.0);
+        }
+    }
+
+    #[test]
+    fn a_bad_gradient_is_named() {
+        let memory = FlatMemory::allocate(specs(), Kind::Float, 0, Device::Cpu).unwrap();
+        assert_eq!(memory.first_bad_gradient(), None);
+        let _ = memory.gradients().tensors()[1].get(2).fill_(f64::NAN);
+        assert_eq!(memory.first_bad_gradient(), Some("b"));
+    }
+}

@@ -1,0 +1,160 @@
+//! What each task minimises: the diffusion loss, the classifier's cross entropy, the upsampler's diffusion loss.
+
+use tch::{Kind, Tensor};
+
+use crate::diffusion::GaussianDiffusion;
+use crate::model::{Inputs, Network, Params};
+
+/// The samples of one pass through the network, on the network's device.
+#[derive(Debug)]
+pub struct Microbatch {
+    /// Images in [-1, 1], `[batch, channels, height, width]`, float32.
+    pub images: Tensor,
+    /// The noise that is added, of the images' shape.
+    pub noise: Tensor,
+    /// Diffusion timesteps, `[batch]`, int64.
+    pub timesteps: Tensor,
+    /// Importance weights of the timesteps, `[batch]`, float32.
+    pub weights: Tensor,
+    /// Classes, `[batch]`, int64, where the task wants them.
+    pub labels: Option<Tensor>,
+}
+
+impl Microbatch {
+    /// The number of samples.
+    #[must_use]
+    pub fn len(&self) -> i64 {
+        self.images.size()[0]
+    }
+
+    /// Whether there is no sample.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The value of an objective for each sample.
+#[derive(Debug)]
+pub struct Terms {
+    /// What is minimised, weighted, `[batch]`, with its graph.
+    pub loss: Tensor,
+    /// What is logged, each `[batch]`, weighted, without a graph; `loss` is among them.
+    pub logged: Vec<(&'static str, Tensor)>,
+}
+
+/// What a run minimises.
+#[derive(Debug)]
+pub enum Objective {
+    /// A diffusion model: the losses of the process (the paper's appendix B).
+    Diffusion(GaussianDiffusion),
+    /// A classifier of noised (or clean) images: cross entropy (the paper's section 4.3).
+    Classifier {
+        /// The process that noises the images.
+        diffusion: GaussianDiffusion,
+        /// Whether images are noised; a clean classifier sees timestep 0.
+        noised: bool,
+    },
+    /// An upsampler: the diffusion losses given the image at a lower resolution (the paper's appendix I).
+    SuperResolution {
+        /// The process of the large image.
+        diffusion: GaussianDiffusion,
+        /// Height and width of the small image, made of the large one by area interpolation.
+        small_size: i64,
+    },
+}
+
+impl Objective {
+    /// The process that noises images.
+    #[must_use]
+    pub fn diffusion(&self) -> &GaussianDiffusion {
+        match self {
+            Self::Diffusion(diffusion)
+            | Self::Classifier { diffusion, .. }
+            | Self::SuperResolution { diffusion, .. } => diffusion,
+        }
+    }
+
+    /// Runs the network forward and computes each sample's loss. `train` turns dropout on.
+    #[must_use]
+    pub fn terms(&self, network: &Network, params: &Params, batch: &Microbatch, train: bool) -> Terms {
+        match self {
+            Self::Diffusion(diffusion) => diffusion_terms(diffusion, network, params, batch, None, train),
+            Self::SuperResolution { diffusion, small_size } => {
+                let low_res = batch.images.adaptive_avg_pool2d([*small_size, *small_size]);
+                diffusion_terms(diffusion, network, params, batch, Some(&low_res), train)
+            }
+            Self::Classifier { diffusion, noised } => classifier_terms(diffusion, *noised, network, params, batch, train),
+        }
+    }
+}
+
+fn diffusion_terms(
+    diffusion: &GaussianDiffusion,
+    network: &Network,
+    params: &Params,
+    batch: &Microbatch,
+    low_res: Option<&Tensor>,
+    train: bool,
+) -> Terms {
+    let model = |x: &Tensor, timesteps: &Tensor| {
+        network.forward(params, &Inputs { x, timesteps, y: batch.labels.as_ref(), low_res }, train)
+    };
+    let losses = diffusion.training_losses(&model, &batch.images, &batch.timesteps, &batch.noise);
+    let weigh = |term: Tensor| &batch.weights * term;
+    let loss = weigh(losses.loss);
+    let mut logged = vec![("loss", loss.detach())];
+    logged.extend(losses.mse.map(|mse| ("mse", weigh(mse.detach()))));
+    logged.extend(losses.vb.map(|vb| ("vb", weigh(vb.detach()))));
+    Terms { loss, logged }
+}
+
+fn classifier_terms(
+    diffusion: &GaussianDiffusion,
+    noised: bool,
+    network: &Network,
+    params: &Params,
+    batch: &Microbatch,
+    train: bool,
+) -> Terms {
+    let (x, timesteps) = if noised {
+        let x = diffusion.q_sample(&batch.images, &batch.timesteps, &batch.noise);
+        (x, diffusion.model_timesteps(&batch.timesteps))
+    } else {
+        (batch.images.shallow_clone(), batch.timesteps.zeros_like().to_kind(Kind::Float))
+    };
+    let labels = batch.labels.as_ref().expect("a classifier's run is refused where the data have no classes");
+    let inputs = Inputs { x: &x, timesteps: &timesteps, y: None, low_res: None };
+    let logits = network.forward(params, &inputs, train);
+    let loss = logits.cross_entropy_loss::<Tensor>(labels, None, tch::Reduction::None, -100, 0.0);
+    let loss = &batch.weights * loss;
+    let logged = vec![
+        ("loss", loss.detach()),
+        ("acc@1", accuracy(&logits, labels, 1)),
+        ("acc@5", accuracy(&logits, labels, 5)),
+    ];
+    Terms { loss, logged }
+}
+
+/// For each row of logits `[batch, classes]`, 1 where the label is among the `k` largest, else 0, as `[batch]`.
+fn accuracy(logits: &Tensor, labels: &Tensor, k: i64) -> Tensor {
+    let logits = logits.detach();
+    let k = k.min(logits.size()[1]);
+    let (_, best) = logits.topk(k, 1, true, true);
+    best.eq_tensor(&labels.unsqueeze(1)).any_dim(1, false).to_kind(Kind::Float)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accuracy_counts_labels_among_the_best() {
+        let logits = Tensor::from_slice(&[0.1, 0.9, 0.5, 0.7, 0.2, 0.1]).reshape([2, 3]);
+        let labels = Tensor::from_slice(&[2i64, 0]);
+        let of = |k| Vec::<f32>::try_from(accuracy(&logits, &labels, k)).expect("a vector");
+        assert_eq!(of(1), [0.0, 1.0]);
+        assert_eq!(of(2), [1.0, 1.0]);
+        assert_eq!(of(5), [1.0, 1.0]);
+    }
+}

@@ -1,0 +1,258 @@
+//! One training step: microbatches forward and backward, gradients summed over ranks, one pass over flat memory.
+
+use std::time::{Duration, Instant};
+
+use tch::{Device, Kind, Tensor};
+
+use crate::collective::{Collective, GradientReducer};
+use crate::model::Network;
+use crate::ops::{self, AdamHyper};
+use crate::random::{Philox, Stream};
+
+use super::TrainError;
+use super::config::OptimizerConfig;
+use super::flat::FlatMemory;
+use super::loss_scale::{LossScale, Verdict};
+use super::objective::{Microbatch, Objective};
+use super::schedule::{ema_rate, learning_rate};
+
+/// How long each part of a step took. On a GPU the parts are only told apart where each waits for the device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StepTimes {
+    /// Waiting for the loader and moving samples to the device.
+    pub data: Duration,
+    /// Networks and losses.
+    pub forward: Duration,
+    /// Gradients.
+    pub backward: Duration,
+    /// Summing gradients over ranks.
+    pub all_reduce: Duration,
+    /// Norms, Adam, averages, the half-precision copy.
+    pub optimizer: Duration,
+}
+
+/// The samples of a step on this rank and what the objective said of each.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SampleTerms {
+    /// Timestep of each sample.
+    pub timesteps: Vec<i64>,
+    /// Each logged term with one value a sample.
+    pub terms: Vec<(&'static str, Vec<f32>)>,
+}
+
+/// What a step did.
+#[derive(Debug, Clone)]
+pub struct StepReport {
+    /// The samples of this rank.
+    pub samples: SampleTerms,
+    /// Whether the parameters moved; false where loss scaling skipped the step.
+    pub took_step: bool,
+    /// l2 norm of the gradient of the mean loss, before clipping; NaN where the step was skipped.
+    pub gradient_norm: f64,
+    /// l2 norm of the masters before the step; NaN where the step was skipped.
+    pub parameter_norm: f64,
+    /// The base-2 logarithm of the loss scale of this step.
+    pub lg_loss_scale: f64,
+    /// The learning rate of this step.
+    pub learning_rate: f64,
+    /// Where the time went.
+    pub times: StepTimes,
+}
+
+/// The state of training apart from flat memory; all of it is saved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progress {
+    /// Steps done, skipped ones included.
+    pub step: u64,
+    /// Steps in which the parameters moved: Adam's bias correction counts these.
+    pub optimizer_step: u64,
+    /// Loss scaling.
+    pub loss_scale: LossScale,
+}
+
+/// Trains one network. It knows neither where samples come from nor when to log or save.
+#[derive(Debug)]
+pub struct Trainer {
+    /// The network's structure.
+    pub network: Network,
+    /// Parameters, gradients and the optimizer's state.
+    pub memory: FlatMemory,
+    /// What is minimised.
+    pub objective: Objective,
+    /// How parameters move.
+    pub optimizer: OptimizerConfig,
+    /// Counters and loss scale.
+    pub progress: Progress,
+    /// Seeds dropout.
+    pub seed: u64,
+    /// Sums gradients over ranks.
+    pub reducer: GradientReducer,
+    /// Whether to wait for the device between the parts of a step, so that [`StepTimes`] tells them apart.
+    pub measure: bool,
+}
+
+impl Trainer {
+    /// Trains on `num_microbatches` batches of this rank, which `next` gives in order.
+    ///
+    /// `num_samples` is the number of samples of the step over all ranks: each sample's loss counts `1 / num_samples`,
+    /// however many ranks and microbatches share them.
+    ///
+    /// # Errors
+    /// Where `next` fails, where ranks cannot be reached, and where the run diverged.
+    pub fn step(
+        &mut self,
+        num_microbatches: usize,
+        num_samples: u64,
+        next: &mut dyn FnMut(usize) -> Result<Microbatch, TrainError>,
+        collective: &dyn Collective,
+    ) -> Result<StepReport, TrainError> {
+        let mut times = StepTimes::default();
+        let mut watch = Watch::new(self.memory.segments()[0].master.device(), self.measure);
+        let mut samples = SampleTerms::default();
+        let learning_rate = learning_rate(&self.optimizer, self.progress.step);
+        let lg_loss_scale = self.progress.loss_scale.lg();
+        let scale = self.progress.loss_scale.factor() / num_samples as f64;
+
+        self.memory.zero_gradients();
+        times.optimizer += watch.lap();
+        for index in 0..num_microbatches {
+            let batch = next(index)?;
+            times.data += watch.lap();
+            self.seed_dropout(collective.rank(), index);
+            let terms = self.objective.terms(&self.network, self.memory.params(), &batch, true);
+            let loss = terms.loss.sum(Kind::Float) * scale;
+            times.forward += watch.lap();
+            loss.f_backward()?;
+            times.backward += watch.lap();
+            samples.append(&batch.timesteps, &terms.logged)?;
+            times.forward += watch.lap();
+        }
+
+        let gradients = self.reducer.reduce(&self.memory, collective)?;
+        times.all_reduce += watch.lap();
+
+        let norm = gradients.iter().map(ops::sum_of_squares).sum::<f64>().sqrt() / self.progress.loss_scale.factor();
+        let mut report = StepReport {
+            samples,
+            took_step: false,
+            gradient_norm: f64::NAN,
+            parameter_norm: f64::NAN,
+            lg_loss_scale,
+            learning_rate,
+            times,
+        };
+        let before = self.progress.loss_scale;
+        match self.progress.loss_scale.judge(norm.is_finite()) {
+            Verdict::Step => {
+                report.took_step = true;
+                report.gradient_norm = norm;
+                report.parameter_norm = self.parameter_norm();
+                self.update(&gradients, before, norm, learning_rate);
+            }
+            Verdict::Skip => {}
+            Verdict::Diverged => return Err(self.diverged(&report.samples, lg_loss_scale)),
+        }
+        self.progress.step += 1;
+        report.times.optimizer += watch.lap();
+        Ok(report)
+    }
+
+    /// The same dropout masks again after a restart: they are a function of seed, step, rank and microbatch.
+    fn seed_dropout(&self, rank: usize, microbatch: usize) {
+        let index = self.progress.step << 24 ^ (rank as u64) << 8 ^ microbatch as u64;
+        tch::manual_seed(Philox::new(self.seed, Stream::Dropout, index).next_u64() as i64);
+    }
+
+    fn parameter_norm(&self) -> f64 {
+        self.memory.segments().iter().map(|segment| ops::sum_of_squares(&segment.master)).sum::<f64>().sqrt()
+    }
+
+    /// Moves the masters, moments, averages and the network's copy. `norm` is the gradient's, unscaled.
+    fn update(&mut self, gradients: &[Tensor], scale: LossScale, norm: f64, learning_rate: f64) {
+        self.progress.optimizer_step += 1;
+        let clip = match self.optimizer.gradient_clip_norm {
+            limit if limit > 0.0 && norm > limit => limit / norm,
+            _ => 1.0,
+        };
+        let hyper = AdamHyper {
+            learning_rate,
+            beta1: self.optimizer.beta1,
+            beta2: self.optimizer.beta2,
+            epsilon: self.optimizer.epsilon,
+            weight_decay: self.optimizer.weight_decay,
+            step: self.progress.optimizer_step,
+            gradient_scale: clip / scale.factor(),
+        };
+        for (segment, gradient) in self.memory.segments().iter().zip(gradients) {
+            let emas: Vec<(f64, &Tensor)> = self
+                .optimizer
+                .ema_rates
+                .iter()
+                .map(|&rate| ema_rate(&self.optimizer, rate, self.progress.optimizer_step))
+                .zip(&segment.emas)
+                .collect();
+            ops::adam(ops::AdamSegment {
+                master: &segment.master,
+                mean: &segment.mean,
+                variance: &segment.variance,
+                gradient,
+                emas: &emas,
+                half_copy: segment.is_half().then_some(&segment.model),
+            }, &hyper);
+        }
+    }
+
+    /// Names what went bad first: the sample, its timestep, the parameter.
+    fn diverged(&self, samples: &SampleTerms, lg_loss_scale: f64) -> TrainError {
+        let bad_sample = samples.terms.iter().find(|(name, _)| *name == "loss").and_then(|(_, losses)| {
+            losses.iter().position(|loss| !loss.is_finite()).map(|place| (place, samples.timesteps[place]))
+        });
+        TrainError::Diverged {
+            step: self.progress.step,
+            lg_loss_scale,
+            parameter: self.memory.first_bad_gradient().map(str::to_owned),
+            sample: bad_sample,
+        }
+    }
+}
+
+impl SampleTerms {
+    fn append(&mut self, timesteps: &Tensor, terms: &[(&'static str, Tensor)]) -> Result<(), TrainError> {
+        self.timesteps.extend(Vec::<i64>::try_from(timesteps)?);
+        for (index, (name, values)) in terms.iter().enumerate() {
+            if self.terms.len() <= index {
+                self.terms.push((name, Vec::new()));
+            }
+            self.terms[index].1.extend(Vec::<f32>::try_from(values.to_kind(Kind::Float))?);
+        }
+        Ok(())
+    }
+
+    /// The mean of a term over this rank's samples, if there is such a term.
+    #[must_use]
+    pub fn mean(&self, name: &str) -> Option<f64> {
+        let (_, values) = self.terms.iter().find(|(term, _)| *term == name)?;
+        Some(values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len() as f64)
+    }
+}
+
+/// Measures laps.
+struct Watch {
+    last: Instant,
+    device: Device,
+    wait: bool,
+}
+
+impl Watch {
+    fn new(device: Device, wait: bool) -> Self {
+        Self { last: Instant::now(), device, wait }
+    }
+
+    fn lap(&mut self) -> Duration {
+        if let (true, Device::Cuda(index)) = (self.wait, self.device) {
+            tch::Cuda::synchronize(index as i64);
+        }
+        let now = Instant::now();
+        now - std::mem::replace(&mut self.last, now)
+    }
+}
