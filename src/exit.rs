@@ -19,3 +19,15 @@ pub enum ExitCode {
     /// Stopped by a signal, with a checkpoint written.
     Preempted = 75,
 }
+
+impl ExitCode {
+    /// Every code.
+    pub const ALL: [Self; 7] =
+        [Self::Finished, Self::Config, Self::Diverged, Self::Store, Self::Bug, Self::Node, Self::Preempted];
+
+    /// The code that a process exited with, if it is one of these.
+    #[must_use]
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|&code| code as u8 == byte)
+    }
+}

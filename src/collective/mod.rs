@@ -4,12 +4,18 @@
 //! [`Collective::abort`] is called by every rank in the same order: a call that one rank leaves out makes
 //! the others wait for ever.
 
+mod agree;
+mod buckets;
 mod error;
+mod gradients;
 mod launch;
 mod mpi;
 mod single;
 
+pub use agree::{Ending, Failure, agree, any};
+pub use buckets::{Bucket, DEFAULT_BUCKET_BYTES, Slot, cut};
 pub use error::CollectiveError;
+pub use gradients::GradientReducer;
 pub use launch::connect;
 pub use mpi::Mpi;
 pub use single::Single;
