@@ -1,0 +1,32 @@
+//! TFRecord framing: length, its checksum, the bytes, their checksum; all little-endian.
+
+/// Appends `payload` as one record.
+pub(super) fn append(out: &mut Vec<u8>, payload: &[u8]) {
+    let length = (payload.len() as u64).to_le_bytes();
+    out.extend(length);
+    out.extend(masked_crc32c(&length).to_le_bytes());
+    out.extend(payload);
+    out.extend(masked_crc32c(payload).to_le_bytes());
+}
+
+/// The checksum, turned and shifted: a checksum of bytes that hold their own checksum would be weak.
+fn masked_crc32c(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_frame_is_that_of_tensorflow() {
+        // crc32c("123456789") is 0xe3069283 (RFC 3720); turned by 15 bits it is 0x2507c60d.
+        assert_eq!(masked_crc32c(b"123456789"), 0x2507_c60d_u32.wrapping_add(0xa282_ead8));
+        let mut out = vec![9];
+        append(&mut out, b"123456789");
+        assert_eq!(out.len(), 1 + 8 + 4 + 9 + 4);
+        assert_eq!(out[1..9], [9, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(&out[13..22], b"123456789");
+        assert_eq!(out[22..], masked_crc32c(b"123456789").to_le_bytes());
+    }
+}
