@@ -79,6 +79,17 @@ fn count(n: usize) -> c_int {
     c_int::try_from(n).expect("chunks are far below 2^31")
 }
 
+/// Where a slice lies, for MPI. Rust gives an empty slice of bytes the address 1, which Open MPI takes for
+/// `MPI_IN_PLACE`.
+fn address<T>(slice: &[T]) -> *const c_void {
+    if slice.is_empty() { std::ptr::null() } else { slice.as_ptr().cast() }
+}
+
+/// [`address`] for receiving.
+fn address_mut<T>(slice: &mut [T]) -> *mut c_void {
+    if slice.is_empty() { std::ptr::null_mut() } else { slice.as_mut_ptr().cast() }
+}
+
 impl Mpi {
     /// Starts MPI and joins `MPI_COMM_WORLD`. Every rank calls it, on the thread that will drop it.
     ///
@@ -188,11 +199,11 @@ impl Mpi {
         // between ranks because the values have the same length on each.
         unsafe {
             let code = ffi::MPI_Alltoallv(
-                values.as_ptr().cast(),
+                address(values),
                 counts.as_ptr(),
                 displacements.as_ptr(),
                 T::datatype(),
-                staging.as_mut_ptr().cast(),
+                address_mut(staging),
                 row_counts.as_ptr(),
                 row_displacements.as_ptr(),
                 T::datatype(),
@@ -204,10 +215,10 @@ impl Mpi {
         // SAFETY: as above.
         unsafe {
             let code = ffi::MPI_Allgatherv(
-                staging.as_ptr().cast(),
+                address(staging),
                 count(mine),
                 T::datatype(),
-                values.as_mut_ptr().cast(),
+                address_mut(values),
                 counts.as_ptr(),
                 displacements.as_ptr(),
                 T::datatype(),
@@ -225,7 +236,7 @@ impl Mpi {
         datatype: ffi::MPI_Datatype,
     ) -> Result<(), CollectiveError> {
         let n = count(sent.len());
-        let (from, to) = (sent.as_ptr().cast::<c_void>(), received.as_mut_ptr().cast::<c_void>());
+        let (from, to) = (address(sent), address_mut(received));
         // SAFETY: the lengths are those of the slices, which do not overlap.
         let code = unsafe { ffi::MPI_Allgather(from, n, datatype, to, n, datatype, world()) };
         self.check("MPI_Allgather", code)
@@ -258,8 +269,8 @@ impl Mpi {
             let total: usize = lengths.iter().map(|&length| part(length).len()).sum();
             staging.resize(if receives { total } else { 0 }, 0_u8);
             let mine = &bytes[part(bytes.len())];
-            let (from, n) = (mine.as_ptr().cast(), count(mine.len()));
-            let (to, counts_at, displaced_at) = (staging.as_mut_ptr().cast(), counts.as_ptr(), displacements.as_ptr());
+            let (from, n) = (address(mine), count(mine.len()));
+            let (to, counts_at, displaced_at) = (address_mut(&mut staging), counts.as_ptr(), displacements.as_ptr());
             let byte = byte_type();
             // SAFETY: the counts are the same on every rank and add up to the length of `staging` where it is used.
             let (operation, code) = unsafe {
@@ -324,7 +335,7 @@ impl Collective for Mpi {
         let _turn = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let mut length = (bytes.len() as u64).to_le_bytes();
         let send = |part: &mut [u8]| {
-            let (at, n) = (part.as_mut_ptr().cast(), count(part.len()));
+            let (at, n) = (address_mut(part), count(part.len()));
             // SAFETY: the count is the slice's length, the same on every rank.
             self.check("MPI_Bcast", unsafe { ffi::MPI_Bcast(at, n, byte_type(), count(root), world()) })
         };
