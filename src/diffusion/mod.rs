@@ -1,1 +1,25 @@
-//! diffusion
+//! The diffusion process: schedules, respacing, losses, samplers, and how training draws timesteps.
+//!
+//! Nothing here draws a random number: noise and uniform numbers come from outside, so that what a run computes is a
+//! function of its inputs.
+
+mod bits_per_dim;
+mod config;
+mod likelihood;
+mod losses;
+mod posterior;
+mod process;
+mod respacing;
+mod sampler;
+mod schedule;
+mod timestep_sampler;
+
+pub use bits_per_dim::BitsPerDimension;
+pub use config::{DiffusionConfig, LossType, NoiseSchedule, Prediction, TimestepSamplerType, Variance};
+pub use losses::TrainingLosses;
+pub use posterior::{Denoising, Gaussian, Reverse};
+pub use process::{GaussianDiffusion, Model};
+pub use respacing::{RespacingError, respaced_betas, retained_timesteps};
+pub use sampler::{Gradient, Method, SampleOptions, Step, Trajectory, classifier_gradient, to_bytes};
+pub use schedule::{Schedule, betas};
+pub use timestep_sampler::{DrawnTimesteps, LossSecondMoment, StateError, TimestepSampler, TimestepSamplerState};

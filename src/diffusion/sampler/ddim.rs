@@ -1,0 +1,72 @@
+//! DDIM (Song et al. 2020): sampling with a share of the noise, none of it by default, and its inversion.
+
+use tch::Tensor;
+
+use super::super::posterior::Denoising;
+use super::super::process::{GaussianDiffusion, Model};
+use super::guidance::Gradient;
+use super::trajectory::Step;
+
+impl GaussianDiffusion {
+    /// Goes from x_t to x_{t-1} (equation 12 of Song et al.), with `eta` times the noise of ancestral sampling.
+    ///
+    /// `noise` is standard normal; it may be left out where `eta` is 0, and samples at t = 0 do without. A gradient
+    /// shifts ε by -√(1 - alpha_bar) times gradient (the paper's algorithm 2).
+    #[must_use]
+    pub fn ddim_sample(
+        &self,
+        model: &Model,
+        x_t: &Tensor,
+        t: &[i64],
+        noise: Option<&Tensor>,
+        eta: f64,
+        denoising: Denoising,
+        guidance: Option<&Gradient>,
+    ) -> Step {
+        let timesteps = self.model_timesteps(t, x_t.device());
+        let mut x_start = self.reverse(&model(x_t, &timesteps), x_t, t, denoising).x_start;
+        // ε follows from the x_0 that may have been clipped.
+        let mut epsilon = self.epsilon_from_x_start(&x_start, x_t, t);
+        let s = self.schedule();
+        if let Some(gradient) = guidance {
+            let [shift] = self.gather(t, x_t.device(), |t| [-s.sqrt_one_minus_alphas_cumprod[t]]);
+            epsilon = epsilon.addcmul(&shift, &gradient(x_t, &timesteps));
+            x_start = self.x_start_from_epsilon(&epsilon, x_t, t);
+        }
+        let [signal, direction, sigma] = self.gather(t, x_t.device(), |t| {
+            let (now, previous) = (s.alphas_cumprod[t], s.alphas_cumprod_prev[t]);
+            let sigma = eta * ((1.0 - previous) / (1.0 - now)).sqrt() * (1.0 - now / previous).sqrt();
+            [previous.sqrt(), (1.0 - previous - sigma * sigma).max(0.0).sqrt(), sigma]
+        });
+        let mut sample = (signal * &x_start).addcmul(&direction, &epsilon);
+        if let Some(noise) = noise {
+            // At t = 0 sigma is 0: alpha_bar before the first step is 1.
+            sample = sample.addcmul(&sigma, noise);
+        }
+        Step { sample, x_start }
+    }
+
+    /// Goes from x_t to x_{t+1} along the deterministic path (`eta` = 0): one step of encoding an image.
+    #[must_use]
+    pub fn ddim_reverse_sample(&self, model: &Model, x_t: &Tensor, t: &[i64], denoising: Denoising) -> Step {
+        let x_start = self.p_mean_variance(model, x_t, t, denoising).x_start;
+        let epsilon = self.epsilon_from_x_start(&x_start, x_t, t);
+        let s = self.schedule();
+        let [signal, direction] = self.gather(t, x_t.device(), |t| {
+            let next = s.alphas_cumprod_next[t];
+            [next.sqrt(), (1.0 - next).sqrt()]
+        });
+        Step { sample: (signal * &x_start).addcmul(&direction, &epsilon), x_start }
+    }
+
+    /// Encodes images `[batch, channels, height, width]` to the noise that deterministic sampling makes them of (the
+    /// paper's appendix F): [`ddim_reverse_sample`](Self::ddim_reverse_sample) over all timesteps. No graph is kept.
+    #[must_use]
+    pub fn ddim_encode(&self, model: &Model, images: &Tensor, denoising: Denoising) -> Tensor {
+        let _no_grad = tch::no_grad_guard();
+        let batch = images.size()[0] as usize;
+        (0..self.num_timesteps() as i64).fold(images.shallow_clone(), |x_t, t| {
+            self.ddim_reverse_sample(model, &x_t, &vec![t; batch], denoising).sample
+        })
+    }
+}
