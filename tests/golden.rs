@@ -8,6 +8,8 @@ mod support;
 
 #[path = "golden_kinds/fill.rs"]
 mod fill;
+#[path = "golden_kinds/image_pipeline.rs"]
+mod image_pipeline;
 #[path = "golden_kinds/network.rs"]
 mod network;
 #[path = "golden_kinds/timestep_embedding.rs"]
@@ -18,6 +20,7 @@ use support::{Case, Outcome};
 /// Every kind of case and what checks it.
 const KINDS: &[(&str, fn(&Case) -> Outcome)] = &[
     ("fill", fill::check),
+    ("image_pipeline", image_pipeline::check),
     ("unet", network::check),
     ("super_res", network::check),
     ("encoder", network::check),
@@ -65,4 +68,9 @@ fn encoder() {
 #[test]
 fn timestep_embedding() {
     check_kind("timestep_embedding");
+}
+
+#[test]
+fn image_pipeline() {
+    check_kind("image_pipeline");
 }
