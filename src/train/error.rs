@@ -5,7 +5,7 @@ use crate::collective::CollectiveError;
 use crate::config::ConfigError;
 use crate::data::DataError;
 use crate::exit::ExitCode;
-use crate::model::ModelError;
+use crate::model::ParamError;
 
 /// Why training stopped or could not start.
 #[derive(Debug, thiserror::Error)]
@@ -21,26 +21,19 @@ pub enum TrainError {
     Data(#[from] DataError),
     /// The network cannot be built or does not fit what was loaded.
     #[error(transparent)]
-    Model(#[from] ModelError),
+    Model(#[from] ParamError),
     /// Checkpoints cannot be read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// Ranks cannot reach each other.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
-    /// Another rank could not go on; it has said why.
-    #[error("rank {rank} could not go on: {message}")]
-    OtherRank {
-        /// The first rank that failed.
-        rank: usize,
-        /// What it said.
-        message: String,
-        /// Its exit code.
-        code: ExitCode,
-    },
     /// libtorch refused.
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),
+    /// One of Admiral's own operations refused.
+    #[error(transparent)]
+    Operation(#[from] crate::ops::Error),
     /// The run's folder or a file in it cannot be used.
     #[error("{path}: {source}; choose another `run.folder` or make this one writable")]
     Folder {
@@ -71,8 +64,7 @@ impl TrainError {
             Self::Config(_) | Self::Refused(_) | Self::Data(_) | Self::Folder { .. } => ExitCode::Config,
             Self::Model(_) => ExitCode::Config,
             Self::Checkpoint(error) => error.exit_code(),
-            Self::OtherRank { code, .. } => *code,
-            Self::Collective(_) | Self::Torch(_) => ExitCode::Bug,
+            Self::Collective(_) | Self::Torch(_) | Self::Operation(_) => ExitCode::Bug,
             Self::Diverged { .. } => ExitCode::Diverged,
         }
     }

@@ -8,30 +8,18 @@ use crate::model::{Inputs, Network, Params};
 /// The samples of one pass through the network, on the network's device.
 #[derive(Debug)]
 pub struct Microbatch {
+    /// The global index of each sample.
+    pub indices: Vec<u64>,
     /// Images in [-1, 1], `[batch, channels, height, width]`, float32.
     pub images: Tensor,
     /// The noise that is added, of the images' shape.
     pub noise: Tensor,
-    /// Diffusion timesteps, `[batch]`, int64.
-    pub timesteps: Tensor,
+    /// Diffusion timesteps.
+    pub timesteps: Vec<i64>,
     /// Importance weights of the timesteps, `[batch]`, float32.
     pub weights: Tensor,
     /// Classes, `[batch]`, int64, where the task wants them.
     pub labels: Option<Tensor>,
-}
-
-impl Microbatch {
-    /// The number of samples.
-    #[must_use]
-    pub fn len(&self) -> i64 {
-        self.images.size()[0]
-    }
-
-    /// Whether there is no sample.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 /// The value of an objective for each sample.
@@ -98,7 +86,7 @@ fn diffusion_terms(
     train: bool,
 ) -> Terms {
     let model = |x: &Tensor, timesteps: &Tensor| {
-        network.forward(params, &Inputs { x, timesteps, y: batch.labels.as_ref(), low_res }, train)
+        network.forward(params, &Inputs { x, timesteps, labels: batch.labels.as_ref(), low_res }, train)
     };
     let losses = diffusion.training_losses(&model, &batch.images, &batch.timesteps, &batch.noise);
     let weigh = |term: Tensor| &batch.weights * term;
@@ -119,12 +107,12 @@ fn classifier_terms(
 ) -> Terms {
     let (x, timesteps) = if noised {
         let x = diffusion.q_sample(&batch.images, &batch.timesteps, &batch.noise);
-        (x, diffusion.model_timesteps(&batch.timesteps))
+        (x, diffusion.model_timesteps(&batch.timesteps, batch.images.device()))
     } else {
-        (batch.images.shallow_clone(), batch.timesteps.zeros_like().to_kind(Kind::Float))
+        (batch.images.shallow_clone(), batch.weights.zeros_like())
     };
     let labels = batch.labels.as_ref().expect("a classifier's run is refused where the data have no classes");
-    let inputs = Inputs { x: &x, timesteps: &timesteps, y: None, low_res: None };
+    let inputs = Inputs { x: &x, timesteps: &timesteps, labels: None, low_res: None };
     let logits = network.forward(params, &inputs, train);
     let loss = logits.cross_entropy_loss::<Tensor>(labels, None, tch::Reduction::None, -100, 0.0);
     let loss = &batch.weights * loss;

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::collective::{Collective, GradientReducer};
+use crate::collective::{Collective, DEFAULT_BUCKET_BYTES, GradientReducer, Slot};
 use crate::model::Network;
-use crate::ops::{self, AdamHyper};
+use crate::ops::{self, AdamHyper, AdamSegment};
 use crate::random::{Philox, Stream};
 
 use super::TrainError;
@@ -34,6 +34,8 @@ pub struct StepTimes {
 /// The samples of a step on this rank and what the objective said of each.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SampleTerms {
+    /// Global index of each sample.
+    pub indices: Vec<u64>,
     /// Timestep of each sample.
     pub timesteps: Vec<i64>,
     /// Each logged term with one value a sample.
@@ -79,19 +81,31 @@ pub struct Trainer {
     pub memory: FlatMemory,
     /// What is minimised.
     pub objective: Objective,
-    /// How parameters move.
-    pub optimizer: OptimizerConfig,
     /// Counters and loss scale.
     pub progress: Progress,
-    /// Seeds dropout.
-    pub seed: u64,
-    /// Sums gradients over ranks.
-    pub reducer: GradientReducer,
+    optimizer: OptimizerConfig,
+    seed: u64,
+    reducer: GradientReducer,
     /// Whether to wait for the device between the parts of a step, so that [`StepTimes`] tells them apart.
     pub measure: bool,
 }
 
 impl Trainer {
+    /// Puts a trainer together; `seed` is that of dropout.
+    #[must_use]
+    pub fn new(
+        network: Network,
+        memory: FlatMemory,
+        objective: Objective,
+        optimizer: OptimizerConfig,
+        loss_scale: LossScale,
+        seed: u64,
+    ) -> Self {
+        let reducer = GradientReducer::new(&gradient_slots(&memory), DEFAULT_BUCKET_BYTES);
+        let progress = Progress { step: 0, optimizer_step: 0, loss_scale };
+        Self { network, memory, objective, progress, optimizer, seed, reducer, measure: false }
+    }
+
     /// Trains on `num_microbatches` batches of this rank, which `next` gives in order.
     ///
     /// `num_samples` is the number of samples of the step over all ranks: each sample's loss counts `1 / num_samples`,
@@ -124,11 +138,12 @@ impl Trainer {
             times.forward += watch.lap();
             loss.f_backward()?;
             times.backward += watch.lap();
-            samples.append(&batch.timesteps, &terms.logged)?;
+            samples.append(batch, &terms.logged)?;
             times.forward += watch.lap();
         }
 
-        let gradients = self.reducer.reduce(&self.memory, collective)?;
+        let local: Vec<&Tensor> = self.memory.segments().iter().map(|segment| &segment.gradient).collect();
+        let gradients = self.reducer.reduce(collective, &local)?;
         times.all_reduce += watch.lap();
 
         let norm = gradients.iter().map(ops::sum_of_squares).sum::<f64>().sqrt() / self.progress.loss_scale.factor();
@@ -147,7 +162,7 @@ impl Trainer {
                 report.took_step = true;
                 report.gradient_norm = norm;
                 report.parameter_norm = self.parameter_norm();
-                self.update(&gradients, before, norm, learning_rate);
+                self.update(&gradients, before, norm, learning_rate)?;
             }
             Verdict::Skip => {}
             Verdict::Diverged => return Err(self.diverged(&report.samples, lg_loss_scale)),
@@ -168,7 +183,7 @@ impl Trainer {
     }
 
     /// Moves the masters, moments, averages and the network's copy. `norm` is the gradient's, unscaled.
-    fn update(&mut self, gradients: &[Tensor], scale: LossScale, norm: f64, learning_rate: f64) {
+    fn update(&mut self, gradients: &[Tensor], scale: LossScale, norm: f64, learning_rate: f64) -> Result<(), TrainError> {
         self.progress.optimizer_step += 1;
         let clip = match self.optimizer.gradient_clip_norm {
             limit if limit > 0.0 && norm > limit => limit / norm,
@@ -191,21 +206,23 @@ impl Trainer {
                 .map(|&rate| ema_rate(&self.optimizer, rate, self.progress.optimizer_step))
                 .zip(&segment.emas)
                 .collect();
-            ops::adam(ops::AdamSegment {
+            let flat = AdamSegment {
                 master: &segment.master,
                 mean: &segment.mean,
                 variance: &segment.variance,
                 gradient,
                 emas: &emas,
-                half_copy: segment.is_half().then_some(&segment.model),
-            }, &hyper);
+                half: segment.is_half().then_some(&segment.model),
+            };
+            ops::adam(&flat, &hyper)?;
         }
+        Ok(())
     }
 
     /// Names what went bad first: the sample, its timestep, the parameter.
     fn diverged(&self, samples: &SampleTerms, lg_loss_scale: f64) -> TrainError {
         let bad_sample = samples.terms.iter().find(|(name, _)| *name == "loss").and_then(|(_, losses)| {
-            losses.iter().position(|loss| !loss.is_finite()).map(|place| (place, samples.timesteps[place]))
+            losses.iter().position(|loss| !loss.is_finite()).map(|place| (samples.indices[place], samples.timesteps[place]))
         });
         TrainError::Diverged {
             step: self.progress.step,
@@ -217,8 +234,9 @@ impl Trainer {
 }
 
 impl SampleTerms {
-    fn append(&mut self, timesteps: &Tensor, terms: &[(&'static str, Tensor)]) -> Result<(), TrainError> {
-        self.timesteps.extend(Vec::<i64>::try_from(timesteps)?);
+    fn append(&mut self, batch: Microbatch, terms: &[(&'static str, Tensor)]) -> Result<(), TrainError> {
+        self.indices.extend(batch.indices);
+        self.timesteps.extend(batch.timesteps);
         for (index, (name, values)) in terms.iter().enumerate() {
             if self.terms.len() <= index {
                 self.terms.push((name, Vec::new()));
@@ -234,6 +252,17 @@ impl SampleTerms {
         let (_, values) = self.terms.iter().find(|(term, _)| *term == name)?;
         Some(values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len() as f64)
     }
+}
+
+/// Where the gradient of each parameter lies, in the network's order.
+fn gradient_slots(memory: &FlatMemory) -> Vec<Slot> {
+    let places = memory.segments().iter().enumerate().flat_map(|(buffer, segment)| {
+        let slot = |offset, length| Slot { buffer, elements: offset..offset + length };
+        segment.layout.places.iter().map(move |place| (place.param, slot(place.offset, place.length)))
+    });
+    let mut places: Vec<(usize, Slot)> = places.collect();
+    places.sort_by_key(|(param, _)| *param);
+    places.into_iter().map(|(_, slot)| slot).collect()
 }
 
 /// Measures laps.

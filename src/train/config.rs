@@ -1,0 +1,311 @@
+//! The sections of a run's configuration that training owns.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Invalid;
+use crate::model::Task;
+
+/// Collects mistakes of one section.
+struct Checks {
+    section: &'static str,
+    mistakes: Vec<Invalid>,
+}
+
+impl Checks {
+    fn new(section: &'static str) -> Self {
+        Self { section, mistakes: Vec::new() }
+    }
+
+    fn check(&mut self, good: bool, field: &str, message: impl Into<String>) {
+        if !good {
+            self.mistakes.push(Invalid::new(format!("{}.{field}", self.section), message));
+        }
+    }
+}
+
+/// Where networks compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceChoice {
+    /// The GPU of this rank's number on its host where there is one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of this rank's number on its host; an error where there is none.
+    Cuda,
+}
+
+/// The run itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunSection {
+    /// Folder of everything that the run writes.
+    pub folder: String,
+    /// Seed of initial values, order of the data, augmentation, timesteps and noise.
+    pub seed: u64,
+    /// Where networks compute: auto, cpu or cuda.
+    pub device: DeviceChoice,
+    /// Threads of one rank's CPU operations; 0 shares the cores among the ranks of a host.
+    pub num_threads: usize,
+}
+
+impl Default for RunSection {
+    fn default() -> Self {
+        Self { folder: "runs/unnamed".into(), seed: 0, device: DeviceChoice::Auto, num_threads: 0 }
+    }
+}
+
+impl RunSection {
+    /// Everything that cannot work.
+    #[must_use]
+    pub fn validate(&self) -> Vec<Invalid> {
+        let mut checks = Checks::new("run");
+        checks.check(!self.folder.trim().is_empty(), "folder", "must name a folder");
+        checks.mistakes
+    }
+}
+
+/// The optimizer: AdamW.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Decay of the running mean of gradients.
+    pub beta1: f64,
+    /// Decay of the running mean of squared gradients.
+    pub beta2: f64,
+    /// Added to the root of the running mean of squared gradients.
+    pub epsilon: f64,
+    /// Steps over which the learning rate falls linearly to zero; 0 keeps it.
+    pub lr_anneal_steps: u64,
+    /// Steps over which the learning rate rises linearly at the start; 0 starts at once.
+    pub warmup_steps: u64,
+    /// Longest gradient, as an l2 norm; a longer one is shortened to it. 0 clips nothing.
+    pub gradient_clip_norm: f64,
+    /// Rates of the exponential moving averages of the parameters.
+    pub ema_rates: Vec<f64>,
+    /// Lets young averages forget faster: at update n the rate is at most (1 + n) / (10 + n).
+    pub ema_warmup: bool,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-4,
+            weight_decay: 0.0,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            lr_anneal_steps: 0,
+            warmup_steps: 0,
+            gradient_clip_norm: 0.0,
+            ema_rates: vec![0.9999],
+            ema_warmup: false,
+        }
+    }
+}
+
+impl OptimizerConfig {
+    /// Everything that cannot work.
+    #[must_use]
+    pub fn validate(&self) -> Vec<Invalid> {
+        let mut checks = Checks::new("optimizer");
+        let unit = |value: f64| (0.0..1.0).contains(&value);
+        checks.check(
+            self.learning_rate > 0.0 && self.learning_rate.is_finite(),
+            "learning_rate",
+            format!("is {}; it must be positive", self.learning_rate),
+        );
+        checks.check(
+            self.weight_decay >= 0.0 && self.weight_decay.is_finite(),
+            "weight_decay",
+            format!("is {}; it must not be negative", self.weight_decay),
+        );
+        checks.check(unit(self.beta1), "beta1", format!("is {}; it must lie in [0, 1)", self.beta1));
+        checks.check(unit(self.beta2), "beta2", format!("is {}; it must lie in [0, 1)", self.beta2));
+        checks.check(self.epsilon > 0.0, "epsilon", format!("is {}; it must be positive", self.epsilon));
+        checks.check(
+            self.gradient_clip_norm >= 0.0,
+            "gradient_clip_norm",
+            format!("is {}; it must not be negative", self.gradient_clip_norm),
+        );
+        checks.check(
+            self.ema_rates.iter().copied().all(unit),
+            "ema_rates",
+            format!("are {:?}; each must lie in [0, 1)", self.ema_rates),
+        );
+        let mut rates: Vec<String> = self.ema_rates.iter().map(f64::to_string).collect();
+        rates.sort_unstable();
+        rates.dedup();
+        checks.check(rates.len() == self.ema_rates.len(), "ema_rates", "names a rate twice");
+        checks.mistakes
+    }
+}
+
+/// The type of the torso's convolutions and activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PrecisionMode {
+    /// float32.
+    Fp32,
+    /// float16 with dynamic loss scaling, the paper's.
+    #[default]
+    Fp16,
+    /// bfloat16, which needs no loss scaling.
+    Bf16,
+}
+
+/// Mixed precision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PrecisionConfig {
+    /// Type of the torso: fp32, fp16 or bf16. Masters, averages, norms and the output are always fp32.
+    pub mode: PrecisionMode,
+    /// Base-2 logarithm of the first loss scale, for fp16; null: 20, and 16 for a classifier.
+    pub initial_lg_loss_scale: Option<f64>,
+    /// Added to the logarithm of the loss scale after a good step; an overflow takes 1 off.
+    pub fp16_scale_growth: f64,
+    /// The run stops as diverged when the logarithm of the loss scale falls below this.
+    pub min_lg_loss_scale: f64,
+}
+
+impl Default for PrecisionConfig {
+    fn default() -> Self {
+        Self {
+            mode: PrecisionMode::Fp16,
+            initial_lg_loss_scale: None,
+            fp16_scale_growth: 1e-3,
+            min_lg_loss_scale: 0.0,
+        }
+    }
+}
+
+impl PrecisionConfig {
+    /// The logarithm of the first loss scale.
+    #[must_use]
+    pub fn effective_initial_lg_loss_scale(&self, task: Task) -> f64 {
+        self.initial_lg_loss_scale.unwrap_or(if task == Task::Classifier { 16.0 } else { 20.0 })
+    }
+
+    /// Everything that cannot work.
+    #[must_use]
+    pub fn validate(&self) -> Vec<Invalid> {
+        let mut checks = Checks::new("precision");
+        checks.check(
+            self.fp16_scale_growth >= 0.0,
+            "fp16_scale_growth",
+            format!("is {}; it must not be negative", self.fp16_scale_growth),
+        );
+        if let Some(lg) = self.initial_lg_loss_scale {
+            checks.check(
+                lg >= self.min_lg_loss_scale && lg <= 100.0,
+                "initial_lg_loss_scale",
+                format!("is {lg}; it must lie between min_lg_loss_scale = {} and 100", self.min_lg_loss_scale),
+            );
+        }
+        checks.mistakes
+    }
+}
+
+/// How long a run is and how it is divided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainingConfig {
+    /// Samples of one step over all ranks; ranks x microbatch x accumulation, whatever the number of ranks.
+    pub global_batch: u64,
+    /// Most samples of one pass through the network on one rank (Table 7's batch size per GPU).
+    pub microbatch: u64,
+    /// Steps of the run.
+    pub steps: u64,
+    /// Steps between two points of the curves.
+    pub log_interval: u64,
+    /// Steps between two checkpoints; the last step always has one.
+    pub save_interval: u64,
+    /// Steps between two sample grids in TensorBoard; 0 draws none.
+    pub sample_interval: u64,
+}
+
+impl Default for TrainingConfig {
+    fn default() -> Self {
+        Self {
+            global_batch: 256,
+            microbatch: 32,
+            steps: 500_000,
+            log_interval: 10,
+            save_interval: 10_000,
+            sample_interval: 10_000,
+        }
+    }
+}
+
+impl TrainingConfig {
+    /// Everything that cannot work.
+    #[must_use]
+    pub fn validate(&self) -> Vec<Invalid> {
+        let mut checks = Checks::new("training");
+        for (field, value) in [
+            ("global_batch", self.global_batch),
+            ("microbatch", self.microbatch),
+            ("steps", self.steps),
+            ("log_interval", self.log_interval),
+            ("save_interval", self.save_interval),
+        ] {
+            checks.check(value > 0, field, "must be at least 1");
+        }
+        checks.mistakes
+    }
+}
+
+/// What only classifiers have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClassifierConfig {
+    /// Trains on noised images, as guidance needs.
+    pub noised: bool,
+    /// Steps between two measurements on the validation data, where there are some.
+    pub validation_interval: u64,
+}
+
+impl Default for ClassifierConfig {
+    fn default() -> Self {
+        Self { noised: true, validation_interval: 5 }
+    }
+}
+
+impl ClassifierConfig {
+    /// Everything that cannot work.
+    #[must_use]
+    pub fn validate(&self) -> Vec<Invalid> {
+        let mut checks = Checks::new("classifier");
+        checks.check(self.validation_interval > 0, "validation_interval", "must be at least 1");
+        checks.mistakes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(RunSection::default().validate(), []);
+        assert_eq!(OptimizerConfig::default().validate(), []);
+        assert_eq!(PrecisionConfig::default().validate(), []);
+        assert_eq!(TrainingConfig::default().validate(), []);
+        assert_eq!(ClassifierConfig::default().validate(), []);
+    }
+
+    #[test]
+    fn mistakes_name_their_field() {
+        let optimizer =
+            OptimizerConfig { learning_rate: -1.0, ema_rates: vec![0.9, 0.9, 2.0], ..OptimizerConfig::default() };
+        let fields: Vec<String> = optimizer.validate().into_iter().map(|mistake| mistake.field).collect();
+        assert_eq!(fields, ["optimizer.learning_rate", "optimizer.ema_rates", "optimizer.ema_rates"]);
+        let training = TrainingConfig { microbatch: 0, ..TrainingConfig::default() };
+        assert_eq!(training.validate()[0].field, "training.microbatch");
+    }
+}
