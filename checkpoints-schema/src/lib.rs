@@ -1,1 +1,13 @@
-//! The manifest of an Admiral checkpoint.
+//! The manifest of an Admiral checkpoint: its types and the rules for reading other versions of it.
+//!
+//! A checkpoint is a folder of safetensors files and a `manifest.json` ([`Manifest`]); beside the folders lies
+//! `latest.json` ([`Latest`]). [`Manifest::from_json`] is the only way in: it refuses what a newer Admiral wrote and
+//! what contradicts itself.
+
+mod manifest;
+mod role;
+mod version;
+
+pub use manifest::{Dtype, FileRecord, Latest, Manifest, Parameter, TensorRecord, TrainingState};
+pub use role::Role;
+pub use version::{ManifestError, SCHEMA_VERSION};

@@ -1,0 +1,199 @@
+//! Reading a manifest: older versions are readable, newer ones and contradictory ones are refused.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Deserialize;
+
+use crate::{Manifest, Role};
+
+/// The version of the form that this Admiral writes, and the newest that it reads.
+///
+/// It grows when a reader of the version before would misunderstand the manifest; a new field that old readers may
+/// pass over does not need it, because unknown fields are passed over. An older version stays readable: what it lacks
+/// is given a default where [`Manifest::from_json`] reads it.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Why a manifest is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// A newer Admiral wrote it.
+    #[error(
+        "the manifest has schema version {found} and this Admiral reads up to {SCHEMA_VERSION}: use the Admiral that \
+         wrote it, or a newer one"
+    )]
+    Newer {
+        /// Its version.
+        found: u64,
+    },
+    /// It is not a manifest.
+    #[error("the manifest cannot be read: {reason}")]
+    Malformed {
+        /// Where and why.
+        reason: String,
+    },
+    /// Its parts contradict each other.
+    #[error("the manifest contradicts itself: {reason}")]
+    Inconsistent {
+        /// Which parts, and how.
+        reason: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct VersionOnly {
+    schema_version: u64,
+}
+
+impl Manifest {
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// [`ManifestError::Newer`] for a version above [`SCHEMA_VERSION`], whatever else it holds; otherwise for what is
+    /// not a manifest, or one whose parts contradict each other.
+    pub fn from_json(json: &[u8]) -> Result<Self, ManifestError> {
+        let malformed = |error: serde_json::Error| ManifestError::Malformed { reason: error.to_string() };
+        let VersionOnly { schema_version } = serde_json::from_slice(json).map_err(malformed)?;
+        if schema_version > u64::from(SCHEMA_VERSION) {
+            return Err(ManifestError::Newer { found: schema_version });
+        }
+        if schema_version == 0 {
+            return Err(ManifestError::Malformed { reason: "schema versions start at 1, not 0".into() });
+        }
+        let manifest: Self = serde_json::from_slice(json).map_err(malformed)?;
+        manifest.check().map_err(|reason| ManifestError::Inconsistent { reason })?;
+        Ok(manifest)
+    }
+
+    /// Whether files, parameters and tensors belong together.
+    fn check(&self) -> Result<(), String> {
+        let mut files = HashSet::new();
+        for file in &self.files {
+            if file.path.split('/').any(|part| matches!(part, "" | "." | "..")) || file.path.contains('\\') {
+                return Err(format!("{:?} is not a path inside the checkpoint", file.path));
+            }
+            if !files.insert(file.path.as_str()) {
+                return Err(format!("the file {} is listed twice", file.path));
+            }
+        }
+        let mut parameters = HashMap::new();
+        for parameter in &self.parameters {
+            if parameters.insert(parameter.name.as_str(), parameter).is_some() {
+                return Err(format!("the parameter {} is listed twice", parameter.name));
+            }
+        }
+        let mut seen: HashMap<String, HashSet<&str>> = HashMap::new();
+        for tensor in &self.tensors {
+            let (role, name) = (tensor.role, tensor.name.as_str());
+            if let Role::Ema { rate } = role
+                && !(0.0..=1.0).contains(&rate)
+            {
+                return Err(format!("{rate} is not the rate of an average"));
+            }
+            if !files.contains(tensor.file.as_str()) {
+                return Err(format!("{role} {name} lies in {}, which is not among the files", tensor.file));
+            }
+            let Some(parameter) = parameters.get(name) else {
+                return Err(format!("{role} {name} is not a parameter"));
+            };
+            if parameter.shape != tensor.shape {
+                return Err(format!(
+                    "{role} {name} has shape {:?}, but the parameter has {:?}",
+                    tensor.shape, parameter.shape
+                ));
+            }
+            if parameter.num_elements().is_none() {
+                return Err(format!("{name} has more values than can be counted"));
+            }
+            if !seen.entry(role.folder()).or_default().insert(name) {
+                return Err(format!("{role} {name} is listed twice"));
+            }
+        }
+        for (role, names) in &seen {
+            if let Some(missing) = self.parameters.iter().find(|p| !names.contains(p.name.as_str())) {
+                return Err(format!("{role} lacks {}", missing.name));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn example() -> Value {
+        json!({
+            "schema_version": 1,
+            "created": "2021-05-11T00:00:00Z",
+            "code_version": "0.1.0",
+            "task": "diffusion",
+            "configuration": {"model": {"num_channels": 32}},
+            "training": {
+                "step": 20, "next_sample_index": 640, "optimizer_steps": 19, "lg_loss_scale": 19.018,
+                "timestep_sampler": null
+            },
+            "world_size": 1,
+            "parameters": [{"name": "out.2.bias", "shape": [2]}],
+            "files": [{"path": "master/model-00001-of-00001.safetensors", "length": 72, "sha256": "00"}],
+            "tensors": [{
+                "role": {"kind": "master"}, "name": "out.2.bias", "shape": [2], "dtype": "F32",
+                "file": "master/model-00001-of-00001.safetensors"
+            }]
+        })
+    }
+
+    fn read(value: &Value) -> Result<Manifest, ManifestError> {
+        Manifest::from_json(&serde_json::to_vec(value).unwrap())
+    }
+
+    #[test]
+    fn a_manifest_survives_the_round_trip() {
+        let manifest = read(&example()).unwrap();
+        assert_eq!(manifest.roles(), [Role::Master]);
+        assert_eq!(manifest.parameters()[0].num_elements(), Some(2));
+        assert_eq!(Manifest::from_json(&serde_json::to_vec(&manifest).unwrap()).unwrap(), manifest);
+    }
+
+    #[test]
+    fn a_newer_version_is_refused_even_when_nothing_else_is_understood() {
+        let error = Manifest::from_json(br#"{"schema_version": 2, "tensors": "elsewhere"}"#).unwrap_err();
+        assert_eq!(error, ManifestError::Newer { found: 2 });
+        assert!(error.to_string().contains("version 2"), "{error}");
+    }
+
+    #[test]
+    fn fields_that_this_version_does_not_know_are_passed_over() {
+        let mut value = example();
+        value["mood"] = json!("good");
+        assert_eq!(read(&value), read(&example()));
+    }
+
+    #[test]
+    fn what_is_no_manifest_is_malformed() {
+        for json in [&b""[..], b"[]", b"{}", b"{\"schema_version\": 0}", b"{\"schema_version\": 1}", b"\xff"] {
+            assert!(matches!(Manifest::from_json(json), Err(ManifestError::Malformed { .. })), "{json:?}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let cases: [(&str, Value, &str); 7] = [
+            ("/files/0/path", json!("../x"), "inside"),
+            ("/files", json!([]), "not among the files"),
+            ("/parameters", json!([]), "not a parameter"),
+            ("/parameters/0/shape", json!([3]), "shape"),
+            ("/tensors/0/role", json!({"kind": "ema", "rate": 2.0}), "rate"),
+            ("/parameters", json!([{"name": "out.2.bias", "shape": [2]}, {"name": "b", "shape": []}]), "lacks b"),
+            ("/parameters", json!([{"name": "a", "shape": [2]}, {"name": "a", "shape": []}]), "listed twice"),
+        ];
+        for (pointer, replacement, expected) in cases {
+            let mut value = example();
+            *value.pointer_mut(pointer).unwrap() = replacement;
+            let error = read(&value).unwrap_err();
+            assert!(matches!(&error, ManifestError::Inconsistent { reason } if reason.contains(expected)), "{error}");
+        }
+    }
+}

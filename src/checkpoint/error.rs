@@ -1,0 +1,104 @@
+//! What goes wrong with checkpoints, split by what the caller does about it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::exit::ExitCode;
+
+/// Why a checkpoint could not be written or read.
+///
+/// It can be sent to other ranks, so that all of them end with the same error.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum Error {
+    /// What the user gave names no place.
+    #[error("{url:?} is not a place for checkpoints: {reason}")]
+    Url {
+        /// The text.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The store refused or did not answer.
+    #[error("cannot {operation} {url}: {cause}")]
+    Store {
+        /// What was tried: `write`, `read`, `list`.
+        operation: String,
+        /// The whole address.
+        url: String,
+        /// What the store said.
+        cause: String,
+    },
+    /// There is no checkpoint where one was looked for.
+    #[error("no checkpoint at {url}: {reason}")]
+    NotFound {
+        /// The place.
+        url: String,
+        /// What was looked for.
+        reason: String,
+    },
+    /// The step is published already, and a published checkpoint is never written again.
+    #[error(
+        "{url} is already published; resume from it, or give this run another run folder or checkpoint.url \
+         (an earlier attempt or another run wrote it)"
+    )]
+    AlreadyPublished {
+        /// The checkpoint's folder.
+        url: String,
+    },
+    /// A file is not what was written.
+    #[error("the checkpoint is damaged: {url}: {difference}; resume from an earlier step")]
+    Damaged {
+        /// The file.
+        url: String,
+        /// What differs.
+        difference: String,
+    },
+    /// The checkpoint is of a form that this version does not know.
+    #[error("{url}: {reason}")]
+    Schema {
+        /// The manifest.
+        url: String,
+        /// What is not understood.
+        reason: String,
+    },
+    /// The tensors asked for or given are not those of the checkpoint.
+    #[error("{url} does not fit: {}", problems.join("; "))]
+    DoesNotFit {
+        /// The checkpoint's folder.
+        url: String,
+        /// The first few differences.
+        problems: Vec<String>,
+    },
+    /// The ranks could not talk to each other.
+    #[error("the ranks could not agree on a checkpoint: {cause}")]
+    Collective {
+        /// What the collective said.
+        cause: String,
+    },
+}
+
+impl Error {
+    /// The exit code of a run that ends with this error.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Store { .. } => ExitCode::Store,
+            Self::Collective { .. } => ExitCode::Bug,
+            _ => ExitCode::Config,
+        }
+    }
+}
+
+/// An error with everything that caused it, on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Many errors repeat their cause in their own text.
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
