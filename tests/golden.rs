@@ -10,6 +10,8 @@ mod support;
 mod fill;
 #[path = "golden_kinds/image_pipeline.rs"]
 mod image_pipeline;
+#[path = "golden_kinds/metrics.rs"]
+mod metrics;
 #[path = "golden_kinds/network.rs"]
 mod network;
 #[path = "golden_kinds/timestep_embedding.rs"]
@@ -25,6 +27,7 @@ const KINDS: &[(&str, fn(&Case) -> Outcome)] = &[
     ("super_res", network::check),
     ("encoder", network::check),
     ("timestep_embedding", timestep_embedding::check),
+    ("metrics", metrics::check),
 ];
 
 fn check_kind(kind: &str) {
@@ -73,4 +76,9 @@ fn timestep_embedding() {
 #[test]
 fn image_pipeline() {
     check_kind("image_pipeline");
+}
+
+#[test]
+fn metrics() {
+    check_kind("metrics");
 }
