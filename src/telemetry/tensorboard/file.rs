@@ -117,3 +117,41 @@ fn host_name() -> String {
         name.trim().chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
     if name.is_empty() { "host".into() } else { name }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn event(step: i64) -> Event {
+        Event { wall_time: 1.0, step, what: None }
+    }
+
+    fn framed(events: &[Event]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        events.iter().for_each(|event| record::append(&mut bytes, &event.encode_to_vec()));
+        bytes
+    }
+
+    #[test]
+    fn what_a_full_disk_refuses_is_kept_for_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut events = EventFile::new(folder.path().into(), 1);
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        events.open = Some(Open { path: "/dev/full".into(), file: full, length: 0 });
+        assert!(events.keep(&event(1)));
+        assert_eq!(events.write(5.0).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert!(events.keep(&event(2)));
+        events.write(5.0).unwrap();
+        let written = std::fs::read(&events.open.as_ref().unwrap().path).unwrap();
+        assert_eq!(written, [beginning(5.0, Some(1)), framed(&[event(1), event(2)])].concat());
+        assert!(events.kept.is_empty());
+    }
+
+    #[test]
+    fn memory_for_a_disk_that_stays_full_is_bounded() {
+        let mut events = EventFile::new("unused".into(), 1);
+        let big = Event { wall_time: 1.0, step: 1, what: Some(What::FileVersion("x".repeat(KEPT / 4))) };
+        assert_eq!([0; 5].map(|_| events.keep(&big)), [true, true, true, false, false]);
+    }
+}
