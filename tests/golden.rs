@@ -19,8 +19,11 @@ mod timestep_embedding;
 
 use support::{Case, Outcome};
 
+/// What holds one case against its numbers.
+type Check = fn(&Case) -> Outcome;
+
 /// Every kind of case and what checks it.
-const KINDS: &[(&str, fn(&Case) -> Outcome)] = &[
+const KINDS: &[(&str, Check)] = &[
     ("fill", fill::check),
     ("image_pipeline", image_pipeline::check),
     ("unet", network::check),
