@@ -16,6 +16,8 @@ mod metrics;
 mod network;
 #[path = "golden_kinds/timestep_embedding.rs"]
 mod timestep_embedding;
+#[path = "golden_kinds/train.rs"]
+mod train;
 
 use support::{Case, Outcome};
 
@@ -26,6 +28,7 @@ type Check = fn(&Case) -> Outcome;
 const KINDS: &[(&str, Check)] = &[
     ("fill", fill::check),
     ("image_pipeline", image_pipeline::check),
+    ("train", train::check),
     ("unet", network::check),
     ("super_res", network::check),
     ("encoder", network::check),
@@ -84,4 +87,9 @@ fn image_pipeline() {
 #[test]
 fn metrics() {
     check_kind("metrics");
+}
+
+#[test]
+fn train() {
+    check_kind("train");
 }

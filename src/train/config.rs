@@ -175,12 +175,7 @@ pub struct PrecisionConfig {
 
 impl Default for PrecisionConfig {
     fn default() -> Self {
-        Self {
-            mode: PrecisionMode::Fp16,
-            initial_lg_loss_scale: None,
-            fp16_scale_growth: 1e-3,
-            min_lg_loss_scale: 0.0,
-        }
+        Self { mode: PrecisionMode::Fp16, initial_lg_loss_scale: None, fp16_scale_growth: 1e-3, min_lg_loss_scale: 0.0 }
     }
 }
 

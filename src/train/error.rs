@@ -1,8 +1,6 @@
 //! What can stop a run, and with which exit code.
 
-use crate::checkpoint::CheckpointError;
 use crate::collective::CollectiveError;
-use crate::config::ConfigError;
 use crate::data::DataError;
 use crate::exit::ExitCode;
 use crate::model::ParamError;
@@ -10,9 +8,6 @@ use crate::model::ParamError;
 /// Why training stopped or could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// The configuration file cannot be read or used.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
     /// The configuration asks for what this run cannot do.
     #[error("{0}")]
     Refused(String),
@@ -22,9 +17,6 @@ pub enum TrainError {
     /// The network cannot be built or does not fit what was loaded.
     #[error(transparent)]
     Model(#[from] ParamError),
-    /// Checkpoints cannot be read or written.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
     /// Ranks cannot reach each other.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
@@ -61,9 +53,8 @@ impl TrainError {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::Refused(_) | Self::Data(_) | Self::Folder { .. } => ExitCode::Config,
+            Self::Refused(_) | Self::Data(_) | Self::Folder { .. } => ExitCode::Config,
             Self::Model(_) => ExitCode::Config,
-            Self::Checkpoint(error) => error.exit_code(),
             Self::Collective(_) | Self::Torch(_) | Self::Operation(_) => ExitCode::Bug,
             Self::Diverged { .. } => ExitCode::Diverged,
         }

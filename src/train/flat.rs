@@ -100,12 +100,7 @@ impl FlatMemory {
     ///
     /// # Errors
     /// When libtorch refuses (memory).
-    pub fn allocate(
-        specs: ParamSpecs,
-        torso_kind: Kind,
-        num_emas: usize,
-        device: Device,
-    ) -> Result<Self, TrainError> {
+    pub fn allocate(specs: ParamSpecs, torso_kind: Kind, num_emas: usize, device: Device) -> Result<Self, TrainError> {
         let _no_grad = tch::no_grad_guard();
         let mut segments = Vec::new();
         for layout in layout(&specs, torso_kind) {
@@ -256,7 +251,12 @@ mod tests {
             let memory = FlatMemory::allocate(specs(), kind, 1, Device::Cpu).unwrap();
             memory.set_master(|param, values| values.fill(param as f32 + 1.0));
             let loss = || {
-                memory.params().tensors().iter().map(|p| p.to_kind(Kind::Float).square().sum(Kind::Float)).sum::<Tensor>()
+                memory
+                    .params()
+                    .tensors()
+                    .iter()
+                    .map(|p| p.to_kind(Kind::Float).square().sum(Kind::Float))
+                    .sum::<Tensor>()
             };
             loss().backward();
             loss().backward();

@@ -72,7 +72,9 @@ impl Objective {
                 let low_res = batch.images.adaptive_avg_pool2d([*small_size, *small_size]);
                 diffusion_terms(diffusion, network, params, batch, Some(&low_res), train)
             }
-            Self::Classifier { diffusion, noised } => classifier_terms(diffusion, *noised, network, params, batch, train),
+            Self::Classifier { diffusion, noised } => {
+                classifier_terms(diffusion, *noised, network, params, batch, train)
+            }
         }
     }
 }
@@ -116,11 +118,8 @@ fn classifier_terms(
     let logits = network.forward(params, &inputs, train);
     let loss = logits.cross_entropy_loss::<Tensor>(labels, None, tch::Reduction::None, -100, 0.0);
     let loss = &batch.weights * loss;
-    let logged = vec![
-        ("loss", loss.detach()),
-        ("acc@1", accuracy(&logits, labels, 1)),
-        ("acc@5", accuracy(&logits, labels, 5)),
-    ];
+    let logged =
+        vec![("loss", loss.detach()), ("acc@1", accuracy(&logits, labels, 1)), ("acc@5", accuracy(&logits, labels, 5))];
     Terms { loss, logged }
 }
 

@@ -38,7 +38,9 @@ pub struct SampleTerms {
     pub indices: Vec<u64>,
     /// Timestep of each sample.
     pub timesteps: Vec<i64>,
-    /// Each logged term with one value a sample.
+    /// Importance weight of each sample.
+    pub weights: Vec<f32>,
+    /// Each logged term with one value a sample, weighted.
     pub terms: Vec<(&'static str, Vec<f32>)>,
 }
 
@@ -183,7 +185,13 @@ impl Trainer {
     }
 
     /// Moves the masters, moments, averages and the network's copy. `norm` is the gradient's, unscaled.
-    fn update(&mut self, gradients: &[Tensor], scale: LossScale, norm: f64, learning_rate: f64) -> Result<(), TrainError> {
+    fn update(
+        &mut self,
+        gradients: &[Tensor],
+        scale: LossScale,
+        norm: f64,
+        learning_rate: f64,
+    ) -> Result<(), TrainError> {
         self.progress.optimizer_step += 1;
         let clip = match self.optimizer.gradient_clip_norm {
             limit if limit > 0.0 && norm > limit => limit / norm,
@@ -222,7 +230,10 @@ impl Trainer {
     /// Names what went bad first: the sample, its timestep, the parameter.
     fn diverged(&self, samples: &SampleTerms, lg_loss_scale: f64) -> TrainError {
         let bad_sample = samples.terms.iter().find(|(name, _)| *name == "loss").and_then(|(_, losses)| {
-            losses.iter().position(|loss| !loss.is_finite()).map(|place| (samples.indices[place], samples.timesteps[place]))
+            losses
+                .iter()
+                .position(|loss| !loss.is_finite())
+                .map(|place| (samples.indices[place], samples.timesteps[place]))
         });
         TrainError::Diverged {
             step: self.progress.step,
@@ -237,6 +248,7 @@ impl SampleTerms {
     fn append(&mut self, batch: Microbatch, terms: &[(&'static str, Tensor)]) -> Result<(), TrainError> {
         self.indices.extend(batch.indices);
         self.timesteps.extend(batch.timesteps);
+        self.weights.extend(Vec::<f32>::try_from(&batch.weights)?);
         for (index, (name, values)) in terms.iter().enumerate() {
             if self.terms.len() <= index {
                 self.terms.push((name, Vec::new()));
@@ -244,6 +256,13 @@ impl SampleTerms {
             self.terms[index].1.extend(Vec::<f32>::try_from(values.to_kind(Kind::Float))?);
         }
         Ok(())
+    }
+
+    /// Timestep and loss of each sample, the loss without its importance weight: what a timestep sampler learns from.
+    pub fn unweighted_losses(&self) -> impl Iterator<Item = (i64, f64)> + '_ {
+        let losses = self.terms.iter().find(|(name, _)| *name == "loss").map_or(&[][..], |(_, losses)| losses);
+        let weighted = self.timesteps.iter().zip(&self.weights).zip(losses);
+        weighted.map(|((&timestep, &weight), &loss)| (timestep, f64::from(loss) / f64::from(weight)))
     }
 
     /// The mean of a term over this rank's samples, if there is such a term.
@@ -257,7 +276,7 @@ impl SampleTerms {
 /// Where the gradient of each parameter lies, in the network's order.
 fn gradient_slots(memory: &FlatMemory) -> Vec<Slot> {
     let places = memory.segments().iter().enumerate().flat_map(|(buffer, segment)| {
-        let slot = |offset, length| Slot { buffer, elements: offset..offset + length };
+        let slot = move |offset, length| Slot { buffer, elements: offset..offset + length };
         segment.layout.places.iter().map(move |place| (place.param, slot(place.offset, place.length)))
     });
     let mut places: Vec<(usize, Slot)> = places.collect();
