@@ -3,18 +3,18 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+#[path = "support/s3.rs"]
+mod s3;
+
+use std::process::Command;
 use std::sync::{Arc, Barrier, Mutex};
-use std::time::{Duration, Instant};
 
 use admiral::checkpoint::{
     Checkpoint, Content, Error, Location, Parameter, Role, Store, TensorTarget, TensorView, TrainingState, probe, save,
 };
 use admiral::collective::{Collective, CollectiveError, Single};
 use admiral::exit::ExitCode;
+use s3::{S3, python};
 
 const ROLES: [Role; 4] = [Role::Master, Role::Ema { rate: 0.9999 }, Role::AdamMean, Role::AdamVariance];
 
@@ -320,13 +320,6 @@ fn a_place_that_cannot_be_written_is_found_out_at_once() {
     assert!(error.to_string().contains("file/checkpoints"), "{error}");
 }
 
-fn python() -> PathBuf {
-    let bin = Path::new(env!("CARGO_MANIFEST_DIR")).join(".deps/venv/bin");
-    let made = Command::new(bin.join("python")).args(["-c", "import safetensors, moto.server, numpy"]).output();
-    assert!(made.is_ok_and(|output| output.status.success()), "run `ci/setup test` first: .deps/venv lacks packages");
-    bin.join("python")
-}
-
 #[test]
 fn python_opens_the_weights_by_name() {
     let (root, store) = folder();
@@ -349,48 +342,6 @@ fn python_opens_the_weights_by_name() {
         .collect();
     expected.sort();
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().collect::<Vec<_>>(), expected);
-}
-
-/// An S3 server of this test's own, which ends with it.
-struct S3 {
-    server: Child,
-    port: u16,
-}
-
-impl S3 {
-    fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let server = Command::new(python())
-            .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let s3 = Self { server, port };
-        let start = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(start.elapsed() < Duration::from_secs(60), "the S3 server does not answer");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        s3.request("PUT /bucket");
-        s3
-    }
-
-    /// A request without a body, which must succeed.
-    fn request(&self, line: &str) {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        write!(stream, "{line} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.split(' ').nth(1) == Some("200"), "{answer}");
-    }
-}
-
-impl Drop for S3 {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
 }
 
 /// Run by [`s3_keeps_checkpoints`] in a process of its own, whose environment names the server.

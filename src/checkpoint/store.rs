@@ -226,6 +226,10 @@ pub(super) mod tests {
 
     use super::*;
 
+    #[allow(unreachable_pub)]
+    #[path = "../../../../tests/support/s3.rs"]
+    mod s3;
+
     /// A store in memory.
     pub(in crate::checkpoint) fn memory() -> Store {
         Store::over(Arc::new(InMemory::new()), Path::from("some/prefix"), "memory://some/prefix").unwrap()
@@ -266,11 +270,18 @@ pub(super) mod tests {
         conforms(&Store::create(&Location::Folder(folder.path().join("not yet/here #1"))).unwrap());
     }
 
-    /// Run by `tests/checkpoint.rs`, which starts the server.
     #[test]
-    #[ignore = "needs an S3 server: ADMIRAL_TEST_S3_URL and AWS_*"]
     fn s3_conforms() {
-        let url = std::env::var("ADMIRAL_TEST_S3_URL").unwrap();
-        conforms(&Store::create(&Location::parse(&url).unwrap()).unwrap());
+        let server = s3::S3::start();
+        let backend = AmazonS3Builder::new()
+            .with_endpoint(format!("http://127.0.0.1:{}", server.port))
+            .with_allow_http(true)
+            .with_region("us-east-1")
+            .with_access_key_id("test")
+            .with_secret_access_key("test")
+            .with_bucket_name("bucket")
+            .build()
+            .unwrap();
+        conforms(&Store::over(Arc::new(backend), Path::from("some/prefix"), "s3://bucket/some/prefix").unwrap());
     }
 }

@@ -1,0 +1,59 @@
+//! A real S3 server for tests.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The Python of the packages that tests hold the project against.
+pub fn python() -> PathBuf {
+    let bin = Path::new(env!("CARGO_MANIFEST_DIR")).join(".deps/venv/bin");
+    let made = Command::new(bin.join("python")).args(["-c", "import safetensors, moto.server, numpy"]).output();
+    assert!(made.is_ok_and(|output| output.status.success()), "run `ci/setup test` first: .deps/venv lacks packages");
+    bin.join("python")
+}
+
+/// An S3 server of this test's own, which ends with it.
+pub struct S3 {
+    server: Child,
+    /// Where it listens.
+    pub port: u16,
+}
+
+impl S3 {
+    /// Starts it, with an empty bucket named `bucket`.
+    pub fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let server = Command::new(python())
+            .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let s3 = Self { server, port };
+        let start = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(60), "the S3 server does not answer");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        s3.request("PUT /bucket");
+        s3
+    }
+
+    /// A request without a body, which must succeed.
+    fn request(&self, line: &str) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        write!(stream, "{line} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.split(' ').nth(1) == Some("200"), "{answer}");
+    }
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
