@@ -220,15 +220,16 @@ fn hexadecimal(hash: Sha256) -> String {
 }
 
 #[cfg(test)]
+#[allow(unreachable_pub, clippy::unwrap_used)]
+#[path = "../../tests/support/s3.rs"]
+mod s3;
+
+#[cfg(test)]
 pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use object_store::memory::InMemory;
 
     use super::*;
-
-    #[allow(unreachable_pub)]
-    #[path = "../../../../tests/support/s3.rs"]
-    mod s3;
 
     /// A store in memory.
     pub(in crate::checkpoint) fn memory() -> Store {
@@ -272,7 +273,7 @@ pub(super) mod tests {
 
     #[test]
     fn s3_conforms() {
-        let server = s3::S3::start();
+        let server = super::s3::S3::start();
         let backend = AmazonS3Builder::new()
             .with_endpoint(format!("http://127.0.0.1:{}", server.port))
             .with_allow_http(true)
