@@ -1,7 +1,7 @@
 //! Compiles the C++ bridge against libtorch's headers and links libtorch so that the binary finds it.
 
-use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 fn main() {
     println!("cargo:rerun-if-changed=src/ops/bridge");
@@ -9,17 +9,8 @@ fn main() {
     // torch-sys says where it found libtorch; a transitive dependency would not be told.
     let lib = PathBuf::from(env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys names libtorch's folder"));
     let include = lib.parent().expect("libtorch/lib has a parent").join("include");
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        .pic(true)
-        .opt_level(3)
-        .warnings(false)
-        .define("_GLIBCXX_USE_CXX11_ABI", "1")
-        .include(&include)
-        .include(include.join("torch/csrc/api/include"))
-        .file("src/ops/bridge/bridge.cpp")
-        .compile("admiral_bridge");
+    bridge(&include);
+    kernels();
     // torch-sys' own rpath does not reach this crate's binaries. Without --no-as-needed the linker
     // drops libtorch, whose static initialisers register the CUDA backend.
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
@@ -30,5 +21,50 @@ fn main() {
     }
     if lib.join("libtorch_cuda.so").exists() {
         println!("cargo:rustc-link-arg=-ltorch_cuda");
+    }
+    // The bridge must run on libtorch's own thread pool, so on the OpenMP runtime that libtorch brings, where it does.
+    match fs::read_dir(&lib).into_iter().flatten().flatten().map(|entry| entry.path()).find(|path| is_openmp(path)) {
+        Some(runtime) => println!("cargo:rustc-link-arg={}", runtime.display()),
+        None => println!("cargo:rustc-link-arg=-lgomp"),
+    }
+}
+
+fn is_openmp(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("libgomp"))
+}
+
+/// What speaks to libtorch.
+fn bridge(include: &Path) {
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .pic(true)
+        .opt_level(2)
+        .warnings(false)
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .flag("-fopenmp")
+        .include(include)
+        .include(include.join("torch/csrc/api/include"))
+        .files(["bridge", "dispatch", "flat", "group_norm"].map(|name| format!("src/ops/bridge/{name}.cpp")))
+        .compile("admiral_bridge");
+}
+
+/// The CPU kernels, once for every instruction set that `dispatch.cpp` chooses between.
+fn kernels() {
+    let mut sets: Vec<(&str, &[&str])> = vec![("baseline", &[])];
+    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
+        sets.push(("avx2", &["-mavx2", "-mfma"]));
+        sets.push((
+            "avx512",
+            &["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"],
+        ));
+    }
+    for (name, flags) in sets {
+        let mut build = cc::Build::new();
+        build.cpp(true).std("c++17").pic(true).opt_level(3).define("ADMIRAL_INSTRUCTION_SET", name);
+        for flag in ["-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"].iter().chain(flags) {
+            build.flag(flag);
+        }
+        build.file("src/ops/bridge/kernels.cpp").compile(&format!("admiral_kernels_{name}"));
     }
 }

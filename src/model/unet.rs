@@ -1,6 +1,6 @@
 //! The UNet of ADM (the paper's section 3) and its super-resolution form (appendix I).
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::blocks::{self, Block, BlockPlan, Context, build_down, build_middle, build_up};
 use super::embedding::Embedding;
@@ -104,7 +104,20 @@ impl UNet {
 /// The input in the torso's type and memory layout.
 pub(super) fn enter_torso(input_blocks: &[Block], params: &Params, x: &Tensor) -> Tensor {
     match input_blocks.first().map(Vec::as_slice) {
-        Some([blocks::Layer::Conv(conv, _), ..]) => x.to_kind(conv.kind(params)),
+        Some([blocks::Layer::Conv(conv, _), ..]) => lay_out(&x.to_kind(conv.kind(params))),
         _ => x.shallow_clone(),
     }
+}
+
+/// Channels-last where that is faster, which every layer after this one keeps: on the CPU in float32 libtorch's
+/// convolutions then need no reordering of their input and output, and `ops::group_norm_silu` takes either.
+fn lay_out(x: &Tensor) -> Tensor {
+    if x.device() != Device::Cpu || x.kind() != Kind::Float {
+        return x.shallow_clone();
+    }
+    let size = x.size();
+    let (channels, height, width) = (size[1], size[2], size[3]);
+    // The strides of a single channel say nothing about the layout, and libtorch would take it for contiguous.
+    let strides = [channels * height * width, 1, channels * width, channels];
+    x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]).as_strided(&size, strides, None)
 }

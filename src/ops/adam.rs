@@ -1,8 +1,8 @@
 //! The optimizer's one pass over flat memory: AdamW, every EMA, the half copy.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use super::Error;
+use super::{Error, bridge};
 
 /// The numbers of one AdamW update.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,7 +48,11 @@ pub struct AdamSegment<'a> {
 pub fn adam(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
     check(segment)?;
     let _no_grad = tch::no_grad_guard();
-    by_tensor_operations(segment, hyper)
+    if segment.master.device() == Device::Cpu {
+        by_kernel(segment, hyper)
+    } else {
+        by_tensor_operations(segment, hyper)
+    }
 }
 
 fn check(segment: &AdamSegment<'_>) -> Result<(), Error> {
@@ -79,6 +83,40 @@ fn check(segment: &AdamSegment<'_>) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// One pass by the CPU kernel: every value is read and written once.
+fn by_kernel(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
+    let correction1 = 1.0 - hyper.beta1.powf(hyper.step as f64);
+    let correction2 = 1.0 - hyper.beta2.powf(hyper.step as f64);
+    let kind = |tensor: &Tensor| bridge::kernel_kind(tensor.kind()).unwrap_or_default();
+    let memory = bridge::AdamMemory {
+        master: segment.master.data_ptr(),
+        mean: segment.mean.data_ptr(),
+        variance: segment.variance.data_ptr(),
+        gradient: segment.gradient.data_ptr(),
+        gradient_kind: kind(segment.gradient),
+        half: segment.half.map_or(std::ptr::null_mut(), Tensor::data_ptr),
+        half_kind: segment.half.map(kind).unwrap_or_default(),
+    };
+    let update = bridge::AdamUpdate {
+        gradient_scale: hyper.gradient_scale as f32,
+        decay: (1.0 - hyper.learning_rate * hyper.weight_decay) as f32,
+        beta1_rest: (1.0 - hyper.beta1) as f32,
+        beta2: hyper.beta2 as f32,
+        beta2_rest: (1.0 - hyper.beta2) as f32,
+        root_correction: (1.0 / correction2.sqrt()) as f32,
+        epsilon: hyper.epsilon as f32,
+        step_size: (hyper.learning_rate / correction1) as f32,
+    };
+    let averages: Vec<bridge::Average> = segment
+        .emas
+        .iter()
+        .map(|(rate, ema)| bridge::Average { ema: ema.data_ptr(), rate: *rate as f32, rest: (1.0 - rate) as f32 })
+        .collect();
+    // SAFETY: `check` made sure of lengths, kinds, layout and device; the tensors outlive the call, and nobody else
+    // touches a segment's memory during its update.
+    unsafe { bridge::adam(&memory, &update, &averages, segment.master.numel()) }
 }
 
 /// The same update by libtorch's operations on whole segments: the body for devices other than the CPU.

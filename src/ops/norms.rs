@@ -2,28 +2,30 @@
 
 use tch::{Device, Kind, Tensor};
 
-/// Values summed together before the partial sums are: below libtorch's threading grain, so the order of summation,
-/// and with it every bit of the result, does not depend on the number of threads.
-const CHUNK: i64 = 16_384;
+use super::bridge;
 
 /// The sum of squares of a flat tensor of any floating kind, accumulated in float64 in an order that does not depend
 /// on the number of threads. A NaN or infinity among the values gives NaN or infinity.
 #[must_use]
 pub fn sum_of_squares(tensor: &Tensor) -> f64 {
     let _no_grad = tch::no_grad_guard();
-    let flat = tensor.reshape([-1]);
-    let sum = |x: &Tensor| x.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]);
-    if flat.device() != Device::Cpu {
-        return sum(&flat);
+    let flat = tensor.reshape([-1]).contiguous();
+    if let (Device::Cpu, Some(kind)) = (flat.device(), bridge::kernel_kind(flat.kind())) {
+        // SAFETY: `flat` is contiguous CPU memory of that kind, alive for the call.
+        if let Ok(sum) = unsafe { bridge::sum_of_squares(flat.data_ptr(), kind, flat.numel()) } {
+            return sum;
+        }
     }
-    let length = flat.size()[0];
-    (0..length).step_by(CHUNK as usize).map(|start| sum(&flat.narrow(0, start, CHUNK.min(length - start)))).sum()
+    flat.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[])
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    /// The bridge's unit of summation, so that the tests span several.
+    const CHUNK: i64 = 65_536;
 
     #[test]
     fn sums_in_double_precision_over_several_chunks() {

@@ -1,6 +1,8 @@
 // What the parts of the bridge share: every function they export returns what `guarded` returns.
 #pragma once
 
+#include <c10/util/Exception.h>
+
 #include <exception>
 #include <string>
 
@@ -15,6 +17,11 @@ int guarded(Body&& body) noexcept {
   try {
     body();
     return 0;
+  } catch (const c10::Error& error) {
+    try {
+      last_error() = error.what_without_backtrace();
+    } catch (...) {
+    }
   } catch (const std::exception& error) {
     try {
       last_error() = error.what();

@@ -1,16 +1,140 @@
 //! The Rust side of the C++ bridge: functions that tch does not offer. No C++ exception leaves the bridge;
 //! what it caught comes back as [`Error::Bridge`].
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
 use super::Error;
 
 unsafe extern "C" {
     fn admiral_last_error() -> *const c_char;
+    fn admiral_instruction_set() -> *const c_char;
     fn admiral_set_gradient(parameter: *const C_tensor, gradient: *const C_tensor) -> c_int;
+    fn admiral_group_norm_silu(
+        x: *const C_tensor,
+        weight: *const C_tensor,
+        bias: *const C_tensor,
+        scale: *const C_tensor,
+        shift: *const C_tensor,
+        num_groups: i64,
+        eps: f64,
+        silu: bool,
+        result: *mut *mut C_tensor,
+    ) -> c_int;
+    fn admiral_adam(
+        memory: *const AdamMemory,
+        update: *const AdamUpdate,
+        averages: *const Average,
+        num_averages: i64,
+        length: i64,
+    ) -> c_int;
+    fn admiral_sum_of_squares(values: *const c_void, kind: i32, length: i64, result: *mut f64) -> c_int;
+}
+
+/// The number by which the kernels know a kind of values, or `None` where they do not take it.
+pub(super) fn kernel_kind(kind: Kind) -> Option<i32> {
+    match kind {
+        Kind::Float => Some(0),
+        Kind::Half => Some(1),
+        Kind::BFloat16 => Some(2),
+        _ => None,
+    }
+}
+
+/// The memory of one update: `admiral::AdamMemory` in kernels.h.
+#[repr(C)]
+pub(super) struct AdamMemory {
+    pub(super) master: *mut c_void,
+    pub(super) mean: *mut c_void,
+    pub(super) variance: *mut c_void,
+    pub(super) gradient: *const c_void,
+    pub(super) gradient_kind: i32,
+    pub(super) half: *mut c_void,
+    pub(super) half_kind: i32,
+}
+
+/// The numbers of one update: `admiral::AdamUpdate` in kernels.h.
+#[repr(C)]
+pub(super) struct AdamUpdate {
+    pub(super) gradient_scale: f32,
+    pub(super) decay: f32,
+    pub(super) beta1_rest: f32,
+    pub(super) beta2: f32,
+    pub(super) beta2_rest: f32,
+    pub(super) root_correction: f32,
+    pub(super) epsilon: f32,
+    pub(super) step_size: f32,
+}
+
+/// One EMA: `AdmiralAverage` in flat.cpp.
+#[repr(C)]
+pub(super) struct Average {
+    pub(super) ema: *mut c_void,
+    pub(super) rate: f32,
+    pub(super) rest: f32,
+}
+
+/// The instruction set whose kernels run on this CPU: `baseline`, `avx2` or `avx512`.
+#[must_use]
+pub fn instruction_set() -> &'static str {
+    // SAFETY: the bridge returns a NUL-terminated ASCII literal.
+    unsafe { CStr::from_ptr(admiral_instruction_set()) }.to_str().unwrap_or("unknown")
+}
+
+/// # Safety
+/// Every pointer of `memory` and `averages` must point to `length` values of its kind that nobody else uses.
+pub(super) unsafe fn adam(
+    memory: &AdamMemory,
+    update: &AdamUpdate,
+    averages: &[Average],
+    length: usize,
+) -> Result<(), Error> {
+    // SAFETY: as the caller promises.
+    let status = unsafe { admiral_adam(memory, update, averages.as_ptr(), averages.len() as i64, length as i64) };
+    check("adam", status)
+}
+
+/// # Safety
+/// `values` must point to `length` values of the kind that `kind` numbers.
+pub(super) unsafe fn sum_of_squares(values: *const c_void, kind: i32, length: usize) -> Result<f64, Error> {
+    let mut result = 0.0;
+    // SAFETY: as the caller promises.
+    check("sum_of_squares", unsafe { admiral_sum_of_squares(values, kind, length as i64, &mut result) })?;
+    Ok(result)
+}
+
+/// The fused node on the CPU: every tensor is float32 and lies there.
+pub(super) fn group_norm_silu(
+    x: &Tensor,
+    num_groups: i64,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+    modulation: Option<(&Tensor, &Tensor)>,
+    silu: bool,
+) -> Result<Tensor, Error> {
+    let (scale, shift) =
+        modulation.map_or((std::ptr::null(), std::ptr::null()), |(scale, shift)| (scale.as_ptr(), shift.as_ptr()));
+    let mut result = std::ptr::null_mut();
+    // SAFETY: all pointers are live tensors of tch, or null where the bridge expects it.
+    let status = unsafe {
+        admiral_group_norm_silu(
+            x.as_ptr(),
+            weight.as_ptr(),
+            bias.as_ptr(),
+            scale,
+            shift,
+            num_groups,
+            eps,
+            silu,
+            &mut result,
+        )
+    };
+    check("group_norm_silu", status)?;
+    // SAFETY: on success the bridge hands over a tensor that nobody else owns.
+    Ok(unsafe { Tensor::from_ptr(result) })
 }
 
 /// Turns a status of the bridge into a result. The message lies in storage of the calling thread.
