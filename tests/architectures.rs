@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use admiral::model::flops::theoretical_images_per_v100_second;
-use admiral::model::{ModelConfig, Network, Task};
-use serde::Deserialize;
+use admiral::model::{Init, ModelConfig, Network, ParamSpec, Task};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 #[derive(Deserialize)]
@@ -13,7 +14,27 @@ struct Architecture {
     flags: BTreeMap<String, Value>,
     parameters: usize,
     forward_flops: u64,
-    tensors: serde_json::Map<String, Value>,
+    #[serde(deserialize_with = "in_order")]
+    tensors: Vec<(String, Vec<i64>)>,
+}
+
+/// The names and shapes in the order of the file, which is the released checkpoints': a map would lose it.
+fn in_order<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, Vec<i64>)>, D::Error> {
+    struct InOrder;
+    impl<'de> Visitor<'de> for InOrder {
+        type Value = Vec<(String, Vec<i64>)>;
+        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            formatter.write_str("a map of names to shapes")
+        }
+        fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+            let mut entries = Vec::new();
+            while let Some(entry) = map.next_entry()? {
+                entries.push(entry);
+            }
+            Ok(entries)
+        }
+    }
+    deserializer.deserialize_map(InOrder)
 }
 
 fn architectures() -> BTreeMap<String, Architecture> {
@@ -54,13 +75,8 @@ fn released_models_have_their_names_shapes_counts_and_flops() {
     assert!(!all.is_empty());
     for (name, architecture) in all {
         let (network, specs) = build(&architecture.flags);
-        let given: Vec<(&String, Vec<i64>)> = specs.iter().map(|spec| (&spec.name, spec.shape.clone())).collect();
-        let shape = |value: &Value| value.as_array().unwrap().iter().map(|n| n.as_i64().unwrap()).collect::<Vec<_>>();
-        let mut expected: Vec<_> = architecture.tensors.iter().map(|(name, value)| (name, shape(value))).collect();
-        let mut sorted = given.clone();
-        sorted.sort();
-        expected.sort();
-        assert_eq!(sorted, expected, "{name}");
+        let given: Vec<_> = specs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
+        assert_eq!(given, architecture.tensors, "{name}");
         assert_eq!(specs.num_elements(), architecture.parameters, "{name}");
         assert_eq!(network.forward_flops(), architecture.forward_flops, "{name}");
     }
@@ -79,5 +95,51 @@ fn table_7_theoretical_throughput() {
         let throughput = theoretical_images_per_v100_second(build(&all[name].flags).0.forward_flops());
         // The paper's count for the first model is 0.03 % above this one: 182.35 is printed there as 182.3.
         assert!((throughput - images).abs() < 0.06, "{name}: {throughput}");
+    }
+}
+
+/// The weight that a bias belongs to; a weight is its own.
+fn weight_of<'a>(specs: &'a [ParamSpec], spec: &ParamSpec) -> &'a ParamSpec {
+    let name = spec.name.strip_suffix("bias").map_or(spec.name.clone(), |layer| format!("{layer}weight"));
+    specs.iter().find(|other| other.name == name).unwrap()
+}
+
+#[test]
+fn convolutions_of_the_torso_alone_may_be_half() {
+    for (name, architecture) in architectures() {
+        let (_, specs) = build(&architecture.flags);
+        for spec in specs.iter() {
+            let blocks = ["input_blocks.", "middle_block.", "output_blocks."];
+            let is_convolution = weight_of(specs.as_slice(), spec).shape.len() >= 3;
+            let expected = is_convolution && blocks.iter().any(|prefix| spec.name.starts_with(prefix));
+            assert_eq!(spec.torso, expected, "{name}: {}", spec.name);
+        }
+    }
+}
+
+#[test]
+fn every_parameter_starts_as_published() {
+    for (name, architecture) in architectures() {
+        let (network, specs) = build(&architecture.flags);
+        let is_unet = !matches!(network, Network::Encoder(_));
+        for spec in specs.iter() {
+            let weight = weight_of(specs.as_slice(), spec);
+            let starts_at_zero =
+                ["out_layers.3.weight", "proj_out.weight"].iter().any(|end| weight.name.ends_with(end))
+                    || (is_unet && weight.name == "out.2.weight");
+            let is_norm = weight.shape.len() == 1;
+            let expected = if spec.name == "label_emb.weight" {
+                Init::Normal { std: 1.0 }
+            } else if spec.name.ends_with("positional_embedding") {
+                Init::Normal { std: (spec.shape[0] as f64).powf(-0.5) }
+            } else if is_norm && spec.name.ends_with("weight") {
+                Init::Ones
+            } else if is_norm || starts_at_zero {
+                Init::Zeros
+            } else {
+                Init::Uniform { bound: 1.0 / (weight.shape[1..].iter().product::<i64>() as f64).sqrt() }
+            };
+            assert_eq!(spec.init, expected, "{name}: {}", spec.name);
+        }
     }
 }

@@ -9,7 +9,6 @@ const MAX_PERIOD: f64 = 10_000.0;
 
 /// Cosines, then sines, of `timesteps` (`[batch]`, fractions allowed) at `dim / 2` frequencies that fall
 /// geometrically from 1 to almost `1 / 10000`: `[batch, dim]`, float32. An odd `dim` ends with a zero.
-#[must_use]
 pub fn timestep_embedding(timesteps: &Tensor, dim: i64) -> Tensor {
     let half = dim / 2;
     let options = (Kind::Float, timesteps.device());
@@ -45,10 +44,15 @@ impl Embedding {
 
     /// `SiLU` of the embedding, `[batch, 4 * model_channels]`: every residual block begins with that SiLU, so it is
     /// taken once. `labels` (`[batch]`, int64) are looked up where the network has classes.
+    ///
+    /// # Panics
+    /// When the network has classes and no labels are given: it would otherwise train or sample a class that
+    /// nobody asked for.
     pub fn forward(&self, params: &Params, timesteps: &Tensor, labels: Option<&Tensor>) -> Tensor {
         let hidden = self.first.forward(params, &timestep_embedding(timesteps, self.model_channels)).silu();
         let mut embedding = self.second.forward(params, &hidden);
-        if let (Some(table), Some(labels)) = (self.label, labels) {
+        if let Some(table) = self.label {
+            let labels = labels.expect("a class-conditional network is given the class of each image");
             embedding += Tensor::embedding(params.get(table), labels, -1, false, false);
         }
         embedding.silu()

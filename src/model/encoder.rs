@@ -105,7 +105,6 @@ impl Encoder {
     }
 
     /// `x` `[batch, in, height, width]` and `timesteps` `[batch]` to logits `[batch, out]`, float32.
-    #[must_use]
     pub fn forward(&self, params: &Params, x: &Tensor, timesteps: &Tensor, train: bool) -> Tensor {
         let embedding = self.embedding.forward(params, timesteps, None);
         let context = Context { params, embedding: &embedding, train };

@@ -13,7 +13,7 @@ pub struct Inputs<'a> {
     pub x: &'a Tensor,
     /// Timesteps as the diffusion process scales them, `[batch]`.
     pub timesteps: &'a Tensor,
-    /// Classes, `[batch]`, int64; for class-conditional UNets.
+    /// Classes, `[batch]`, int64; for class-conditional UNets. Networks without a class embedding ignore them.
     pub labels: Option<&'a Tensor>,
     /// Small images, `[batch, channels, small height, small width]`; for super-resolution.
     pub low_res: Option<&'a Tensor>,
@@ -63,17 +63,21 @@ impl Network {
 
     /// The network's output, float32: `[batch, out_channels, height, width]`, or logits `[batch, classes]`.
     /// `train` turns dropout on, whose masks come from libtorch's generator.
-    #[must_use]
+    ///
+    /// # Panics
+    /// When a class-conditional network is given no classes, a super-resolution network no small image, or any
+    /// network tensors of the wrong shape.
     pub fn forward(&self, params: &Params, inputs: &Inputs<'_>, train: bool) -> Tensor {
         let Inputs { x, timesteps, labels, low_res } = *inputs;
-        match (self, low_res) {
-            (Self::Encoder(encoder), _) => encoder.forward(params, x, timesteps, train),
-            (Self::SuperRes(unet), Some(low_res)) => {
+        match self {
+            Self::UNet(unet) => unet.forward(params, x, timesteps, labels, train),
+            Self::Encoder(encoder) => encoder.forward(params, x, timesteps, train),
+            Self::SuperRes(unet) => {
+                let low_res = low_res.expect("a super-resolution network is given the small image");
                 let size = x.size();
                 let raised = low_res.upsample_bilinear2d([size[2], size[3]], false, None, None);
                 unet.forward(params, &Tensor::cat(&[x, &raised], 1), timesteps, labels, train)
             }
-            (Self::UNet(unet) | Self::SuperRes(unet), _) => unet.forward(params, x, timesteps, labels, train),
         }
     }
 
@@ -84,5 +88,84 @@ impl Network {
             Self::UNet(unet) | Self::SuperRes(unet) => unet.forward_flops(),
             Self::Encoder(encoder) => encoder.forward_flops(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::model::{ModelConfig, Task};
+
+    /// A network of one level on 8x8 images of one channel, with random values everywhere.
+    fn tiny(task: Task, num_classes: Option<i64>) -> (Network, Params) {
+        let config = ModelConfig {
+            image_size: 8,
+            small_size: (task == Task::SuperResolution).then_some(4),
+            image_channels: 1,
+            num_classes,
+            num_channels: 32,
+            num_res_blocks: 1,
+            channel_mult: Some(vec![1.0]),
+            attention_resolutions: vec![8],
+            num_head_channels: Some(16),
+            dropout: 0.5,
+            ..ModelConfig::default()
+        };
+        let plan = config.plan(task, true).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+        let (network, specs) = Network::build(&plan);
+        let options = (Kind::Float, Device::Cpu);
+        (network, Params::new(specs.iter().map(|spec| Tensor::randn(spec.shape.as_slice(), options) * 0.1).collect()))
+    }
+
+    fn zeros(shape: &[i64]) -> Tensor {
+        Tensor::zeros(shape, (Kind::Float, Device::Cpu))
+    }
+
+    fn difference(a: &Tensor, b: &Tensor) -> f64 {
+        (a - b).abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn dropout_acts_in_training_only() {
+        let (network, params) = tiny(Task::Diffusion, None);
+        let (x, timesteps) = (zeros(&[2, 1, 8, 8]) + 0.5, zeros(&[2]));
+        let inputs = Inputs { x: &x, timesteps: &timesteps, labels: None, low_res: None };
+        let run = |train| network.forward(&params, &inputs, train);
+        assert_eq!(run(false).size(), [2, 2, 8, 8]);
+        assert!(difference(&run(false), &run(false)) == 0.0);
+        assert!(difference(&run(true), &run(true)) > 0.0);
+    }
+
+    #[test]
+    fn classes_and_small_images_reach_the_output() {
+        let (network, params) = tiny(Task::SuperResolution, Some(3));
+        let (x, timesteps) = (zeros(&[1, 1, 8, 8]), zeros(&[1]));
+        let run = |class: i64, small: f64| {
+            let (labels, low_res) = (Tensor::from_slice(&[class]), zeros(&[1, 1, 4, 4]) + small);
+            let inputs = Inputs { x: &x, timesteps: &timesteps, labels: Some(&labels), low_res: Some(&low_res) };
+            network.forward(&params, &inputs, false)
+        };
+        assert!(difference(&run(0, 0.0), &run(1, 0.0)) > 0.0);
+        assert!(difference(&run(0, 0.0), &run(0, 1.0)) > 0.0);
+    }
+
+    #[test]
+    #[should_panic(expected = "is given the class of each image")]
+    fn a_class_conditional_network_refuses_to_run_without_classes() {
+        let (network, params) = tiny(Task::Diffusion, Some(3));
+        let (x, timesteps) = (zeros(&[1, 1, 8, 8]), zeros(&[1]));
+        let inputs = Inputs { x: &x, timesteps: &timesteps, labels: None, low_res: None };
+        let _ = network.forward(&params, &inputs, false);
+    }
+
+    #[test]
+    #[should_panic(expected = "is given the small image")]
+    fn a_super_resolution_network_refuses_to_run_without_the_small_image() {
+        let (network, params) = tiny(Task::SuperResolution, None);
+        let (x, timesteps) = (zeros(&[1, 1, 8, 8]), zeros(&[1]));
+        let inputs = Inputs { x: &x, timesteps: &timesteps, labels: None, low_res: None };
+        let _ = network.forward(&params, &inputs, false);
     }
 }

@@ -137,13 +137,11 @@ impl Params {
     }
 
     /// The tensor at a place.
-    #[must_use]
     pub fn get(&self, id: ParamId) -> &Tensor {
         &self.tensors[id.0]
     }
 
     /// All tensors in order.
-    #[must_use]
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
     }

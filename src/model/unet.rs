@@ -59,7 +59,6 @@ impl UNet {
 
     /// `x` `[batch, in, height, width]`, `timesteps` `[batch]` and `labels` `[batch]` to `[batch, out, height, width]`,
     /// float32. The torso computes in the type of its parameters.
-    #[must_use]
     pub fn forward(
         &self,
         params: &Params,
@@ -101,7 +100,10 @@ impl UNet {
     }
 }
 
-/// The input in the torso's type and memory layout.
+/// The input in the torso's type.
+///
+/// Feature maps keep libtorch's default memory layout: with channels last, a training step of a small UNet took
+/// 1.5 times as long on a CPU. The networks themselves assume neither.
 pub(super) fn enter_torso(input_blocks: &[Block], params: &Params, x: &Tensor) -> Tensor {
     match input_blocks.first().map(Vec::as_slice) {
         Some([blocks::Layer::Conv(conv, _), ..]) => lay_out(&x.to_kind(conv.kind(params))),

@@ -11,6 +11,9 @@ use crate::support::{Case, GRADIENT, HALF, HALF_FINGERPRINT, Outcome, PASS, clos
 pub struct NetworkConfig {
     model: String,
     image_size: i64,
+    /// Of the image itself: the reference doubles it inside its super-resolution network.
+    #[serde(default = "three", alias = "in_channels")]
+    image_channels: i64,
     model_channels: i64,
     out_channels: Option<i64>,
     num_res_blocks: usize,
@@ -41,6 +44,10 @@ fn one() -> i64 {
     1
 }
 
+fn three() -> i64 {
+    3
+}
+
 fn adaptive() -> Pool {
     Pool::Adaptive
 }
@@ -51,7 +58,7 @@ impl NetworkConfig {
     }
 
     pub fn plan(&self) -> Result<NetworkPlan, String> {
-        let image_channels = 3;
+        let image_channels = self.image_channels;
         let blocks = BlockPlan {
             model_channels: self.model_channels,
             num_res_blocks: self.num_res_blocks,
