@@ -6,6 +6,8 @@
 #[path = "golden_kinds/support.rs"]
 mod support;
 
+#[path = "golden_kinds/diffusion.rs"]
+mod diffusion;
 #[path = "golden_kinds/fill.rs"]
 mod fill;
 #[path = "golden_kinds/image_pipeline.rs"]
@@ -14,6 +16,8 @@ mod image_pipeline;
 mod metrics;
 #[path = "golden_kinds/network.rs"]
 mod network;
+#[path = "golden_kinds/sample.rs"]
+mod sample;
 #[path = "golden_kinds/timestep_embedding.rs"]
 mod timestep_embedding;
 #[path = "golden_kinds/train.rs"]
@@ -34,6 +38,11 @@ const KINDS: &[(&str, Check)] = &[
     ("encoder", network::check),
     ("timestep_embedding", timestep_embedding::check),
     ("metrics", metrics::check),
+    ("schedule", diffusion::schedule),
+    ("respacing", diffusion::respacing),
+    ("process", diffusion::process),
+    ("loss_second_moment", diffusion::loss_second_moment),
+    ("sample", sample::check),
 ];
 
 fn check_kind(kind: &str) {
@@ -92,4 +101,29 @@ fn metrics() {
 #[test]
 fn train() {
     check_kind("train");
+}
+
+#[test]
+fn schedule() {
+    check_kind("schedule");
+}
+
+#[test]
+fn respacing() {
+    check_kind("respacing");
+}
+
+#[test]
+fn process() {
+    check_kind("process");
+}
+
+#[test]
+fn loss_second_moment() {
+    check_kind("loss_second_moment");
+}
+
+#[test]
+fn sampling() {
+    check_kind("sample");
 }

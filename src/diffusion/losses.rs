@@ -64,7 +64,6 @@ impl GaussianDiffusion {
 
     /// The terms of the variational bound at `t` for a model's distribution of x_{t-1}, in bits per dimension,
     /// `[batch]`: D(q(x_{t-1} | x_t, x_0) || p), and -log p(x_0 | x_1) over 8-bit levels at t = 0.
-    #[must_use]
     pub fn vb_terms(&self, reverse: &Reverse, x_start: &Tensor, x_t: &Tensor, t: &[i64]) -> Tensor {
         let model = &reverse.previous;
         let squared_distance = (self.q_posterior(x_start, x_t, t).mean - &model.mean).square();
@@ -73,7 +72,6 @@ impl GaussianDiffusion {
     }
 
     /// The bound's distance to the prior, D(q(x_T | x_0) || N(0, 1)), in bits per dimension, `[batch]`.
-    #[must_use]
     pub fn prior_bpd(&self, x_start: &Tensor) -> Tensor {
         let s = self.schedule();
         let last = vec![self.num_timesteps() as i64 - 1; x_start.size()[0] as usize];

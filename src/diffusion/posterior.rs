@@ -156,16 +156,17 @@ impl GaussianDiffusion {
     }
 
     /// The x_0 that x_t is made of if `epsilon` is its noise.
-    #[must_use]
+    ///
+    /// Near the last timestep this is the small difference of large numbers: both products are rounded before they
+    /// are subtracted, as in the published implementation, where a fused multiply-add would show in the result.
     pub fn x_start_from_epsilon(&self, epsilon: &Tensor, x_t: &Tensor, t: &[i64]) -> Tensor {
         let s = self.schedule();
         let [of_x_t, of_epsilon] =
-            self.gather(t, x_t.device(), |t| [s.sqrt_recip_alphas_cumprod[t], -s.sqrt_recipm1_alphas_cumprod[t]]);
-        (of_x_t * x_t).addcmul(&of_epsilon, epsilon)
+            self.gather(t, x_t.device(), |t| [s.sqrt_recip_alphas_cumprod[t], s.sqrt_recipm1_alphas_cumprod[t]]);
+        of_x_t * x_t - of_epsilon * epsilon
     }
 
     /// The noise in x_t if it is made of `x_start`.
-    #[must_use]
     pub fn epsilon_from_x_start(&self, x_start: &Tensor, x_t: &Tensor, t: &[i64]) -> Tensor {
         let s = self.schedule();
         let [of_x_t, of_epsilon] =

@@ -69,19 +69,18 @@ impl GaussianDiffusion {
 
     /// What the network, or a noised classifier, is called with at these timesteps: those of the full process, scaled
     /// where the configuration says so. `[batch]`, float32.
-    #[must_use]
     pub fn model_timesteps(&self, t: &[i64], device: Device) -> Tensor {
         let [timesteps] = self.gather(t, device, |t| [self.original_timesteps[t] as f64 * self.timestep_scale]);
         timesteps.view([-1])
     }
 
     /// Draws x_t from q(x_t | x_0) (equation 17 of the paper's appendix B) with the given standard normal noise.
-    #[must_use]
     pub fn q_sample(&self, x_start: &Tensor, t: &[i64], noise: &Tensor) -> Tensor {
         let s = &self.schedule;
         let [signal, sigma] =
             self.gather(t, x_start.device(), |t| [s.sqrt_alphas_cumprod[t], s.sqrt_one_minus_alphas_cumprod[t]]);
-        (signal * x_start).addcmul(&sigma, noise)
+        // Not fused: its rounding is magnified where x_0 is recovered near the last timestep.
+        signal * x_start + sigma * noise
     }
 
     /// For each of N numbers that belong to a timestep, a `[batch, 1, 1, 1]` float32 tensor on the device.

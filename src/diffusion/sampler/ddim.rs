@@ -8,9 +8,10 @@ use super::guidance::Gradient;
 use super::trajectory::Step;
 
 impl GaussianDiffusion {
-    /// Goes from x_t to x_{t-1} (equation 12 of Song et al.), with `eta` times the noise of ancestral sampling.
+    /// Goes from x_t to x_{t-1} (equation 12 of Song et al.).
     ///
-    /// `noise` is standard normal; it may be left out where `eta` is 0, and samples at t = 0 do without. A gradient
+    /// `noise` is η, the share of ancestral sampling's noise, and the standard normal noise itself; without it the
+    /// step is deterministic (η = 0). Samples at t = 0 do without. A gradient
     /// shifts ε by -√(1 - alpha_bar) times gradient (the paper's algorithm 2).
     #[must_use]
     pub fn ddim_sample(
@@ -18,8 +19,7 @@ impl GaussianDiffusion {
         model: &Model,
         x_t: &Tensor,
         t: &[i64],
-        noise: Option<&Tensor>,
-        eta: f64,
+        noise: Option<(f64, &Tensor)>,
         denoising: Denoising,
         guidance: Option<&Gradient>,
     ) -> Step {
@@ -33,13 +33,14 @@ impl GaussianDiffusion {
             epsilon = epsilon.addcmul(&shift, &gradient(x_t, &timesteps));
             x_start = self.x_start_from_epsilon(&epsilon, x_t, t);
         }
+        let eta = noise.map_or(0.0, |(eta, _)| eta);
         let [signal, direction, sigma] = self.gather(t, x_t.device(), |t| {
             let (now, previous) = (s.alphas_cumprod[t], s.alphas_cumprod_prev[t]);
             let sigma = eta * ((1.0 - previous) / (1.0 - now)).sqrt() * (1.0 - now / previous).sqrt();
             [previous.sqrt(), (1.0 - previous - sigma * sigma).max(0.0).sqrt(), sigma]
         });
         let mut sample = (signal * &x_start).addcmul(&direction, &epsilon);
-        if let Some(noise) = noise {
+        if let Some((_, noise)) = noise {
             // At t = 0 sigma is 0: alpha_bar before the first step is 1.
             sample = sample.addcmul(&sigma, noise);
         }
@@ -60,12 +61,12 @@ impl GaussianDiffusion {
     }
 
     /// Encodes images `[batch, channels, height, width]` to the noise that deterministic sampling makes them of (the
-    /// paper's appendix F): [`ddim_reverse_sample`](Self::ddim_reverse_sample) over all timesteps. No graph is kept.
-    #[must_use]
+    /// paper's appendix F), by [`ddim_reverse_sample`](Self::ddim_reverse_sample) at every timestep but the last: its
+    /// noise level is where sampling starts. No graph is kept.
     pub fn ddim_encode(&self, model: &Model, images: &Tensor, denoising: Denoising) -> Tensor {
         let _no_grad = tch::no_grad_guard();
         let batch = images.size()[0] as usize;
-        (0..self.num_timesteps() as i64).fold(images.shallow_clone(), |x_t, t| {
+        (0..self.num_timesteps() as i64 - 1).fold(images.shallow_clone(), |x_t, t| {
             self.ddim_reverse_sample(model, &x_t, &vec![t; batch], denoising).sample
         })
     }

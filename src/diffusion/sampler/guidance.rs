@@ -11,7 +11,6 @@ pub type Gradient<'a> = dyn Fn(&Tensor, &Tensor) -> Tensor + 'a;
 /// `scale` times ∇ log p(label | x_t) of a classifier that maps (x_t, timesteps) to logits `[batch, classes]`.
 ///
 /// `labels` is `[batch]`, int64. Works also where the caller has turned gradients off.
-#[must_use]
 pub fn classifier_gradient(
     classifier: &Model,
     labels: &Tensor,

@@ -77,7 +77,6 @@ impl GaussianDiffusion {
 
 impl Trajectory<'_> {
     /// Makes all steps that are left and gives the images, `[batch, channels, height, width]`, in [-1, 1] or nearly.
-    #[must_use]
     pub fn finish(mut self) -> Tensor {
         while self.next().is_some() {}
         self.x_t
@@ -101,7 +100,9 @@ impl Iterator for Trajectory<'_> {
         let (diffusion, noise) = (self.diffusion, noise.as_ref());
         let step = match method {
             Method::Ddpm => diffusion.p_sample(self.model, &self.x_t, &t, noise, denoising, guidance),
-            Method::Ddim { eta } => diffusion.ddim_sample(self.model, &self.x_t, &t, noise, eta, denoising, guidance),
+            Method::Ddim { eta } => {
+                diffusion.ddim_sample(self.model, &self.x_t, &t, noise.map(|noise| (eta, noise)), denoising, guidance)
+            }
         };
         self.x_t = step.sample.shallow_clone();
         Some(step)
@@ -121,9 +122,9 @@ mod tests {
     use crate::diffusion::{DiffusionConfig, Variance};
     use tch::{Device, Kind};
 
-    fn diffusion() -> GaussianDiffusion {
+    fn diffusion(respacing: &str) -> GaussianDiffusion {
         let config = DiffusionConfig {
-            timestep_respacing: "ddim50".into(),
+            timestep_respacing: respacing.into(),
             variance: Variance::FixedSmall,
             ..Default::default()
         };
@@ -148,7 +149,7 @@ mod tests {
 
     #[test]
     fn every_method_ends_at_the_only_image() {
-        let diffusion = diffusion();
+        let diffusion = diffusion("ddim50");
         let model = oracle(&diffusion, 0.25);
         for method in [Method::Ddpm, Method::Ddim { eta: 0.0 }, Method::Ddim { eta: 1.0 }] {
             let options = SampleOptions { method, ..Default::default() };
@@ -161,7 +162,7 @@ mod tests {
 
     #[test]
     fn noise_is_asked_only_where_it_is_used() {
-        let diffusion = diffusion();
+        let diffusion = diffusion("ddim50");
         let model = |x: &Tensor, _: &Tensor| x.shallow_clone();
         let asked = |method| {
             let mut steps = Vec::new();
@@ -180,20 +181,21 @@ mod tests {
 
     #[test]
     fn deterministic_sampling_undoes_encoding() {
-        let diffusion = diffusion();
+        // Both follow the same path to first order in the length of a step.
+        let diffusion = diffusion("ddim500");
         let model = |x: &Tensor, _: &Tensor| x * 0.1;
         let options =
             SampleOptions { method: Method::Ddim { eta: 0.0 }, denoising: Denoising::NONE, ..Default::default() };
         let code = diffusion.ddim_encode(&model, &images(), Denoising::NONE);
         let decoded = diffusion.sample(&model, &code, &mut |_| images(), options).finish();
         let error = (decoded - images()).abs().max().double_value(&[]);
-        assert!(error < 0.05, "{error}");
+        assert!(error < 0.02, "{error}");
         assert!((code - images()).abs().max().double_value(&[]) > 0.2);
     }
 
     #[test]
     fn temperatures_below_one_calm_a_sample() {
-        let diffusion = diffusion();
+        let diffusion = diffusion("ddim50");
         let (x_t, t) = (images(), [20, 30]);
         let model = |x: &Tensor, _: &Tensor| x * 0.5;
         let cool = Denoising { epsilon_temperature: 0.5, ..Denoising::NONE };
