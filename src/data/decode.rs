@@ -33,7 +33,9 @@ fn decode_other(bytes: &[u8]) -> Result<Pixels, String> {
     let (channels, bytes) = match picture {
         DynamicImage::ImageLuma8(grey) => (1, grey.into_raw()),
         DynamicImage::ImageLumaA8(grey) => (1, grey.pixels().map(|pixel| pixel[0]).collect()),
-        // 16 bits keep their high byte, where rounding would differ from Pillow.
+        // 16 bits keep their high byte, as colour does in Pillow (whose conversion of grey saturates at 255 of 65535).
+        DynamicImage::ImageLuma16(grey) => (1, high(grey.as_raw())),
+        DynamicImage::ImageLumaA16(grey) => (1, grey.pixels().map(|pixel| (pixel[0] >> 8) as u8).collect()),
         DynamicImage::ImageRgb16(colour) => (3, high(colour.as_raw())),
         DynamicImage::ImageRgba16(colour) => {
             (3, colour.pixels().flat_map(|pixel| [pixel[0], pixel[1], pixel[2]].map(|v| (v >> 8) as u8)).collect())
@@ -63,27 +65,24 @@ fn decompress(bytes: &[u8], ran_out: &Cell<bool>) -> std::io::Result<Pixels> {
     let mut started = decoder.to_colorspace(wanted)?;
     let (width, height) = (started.width(), started.height());
     let data: Vec<u8> = started.read_scanlines()?;
+    // Reads on to the end of the picture, so that a file without one is noticed.
+    started.finish()?;
     let (channels, bytes) = match wanted {
         ColorSpace::JCS_GRAYSCALE => (1, data),
-        ColorSpace::JCS_CMYK => (3, cmyk_to_rgb(&data, has_adobe_marker(bytes))),
+        ColorSpace::JCS_CMYK => (3, inverted_cmyk_to_rgb(&data)),
         _ => (3, data),
     };
     Ok(Pixels { width, height, channels, bytes })
 }
 
-/// Adobe's programs store ink inverted, and say that they wrote the file.
-fn has_adobe_marker(bytes: &[u8]) -> bool {
-    bytes.windows(5).take(1 << 16).any(|window| window == b"Adobe")
-}
-
-fn cmyk_to_rgb(data: &[u8], inverted: bool) -> Vec<u8> {
-    let ink = |value: u8| u32::from(if inverted { 255 - value } else { value });
+/// JPEG files hold ink inverted: Adobe's programs began it, and Pillow, too, takes it for granted.
+fn inverted_cmyk_to_rgb(data: &[u8]) -> Vec<u8> {
     data.chunks_exact(4)
         .flat_map(|pixel| {
-            let white = 255 - ink(pixel[3]);
+            let white = u32::from(pixel[3]);
             [0, 1, 2].map(|channel| {
-                // value * white / 255, rounded, in integers.
-                let product = ink(pixel[channel]) * white + 128;
+                // ink * white / 255, rounded, in integers.
+                let product = u32::from(255 - pixel[channel]) * white + 128;
                 white.saturating_sub(((product >> 8) + product) >> 8) as u8
             })
         })
@@ -140,7 +139,7 @@ mod tests {
         for name in ["rocket.jpg", "text.png"] {
             let bytes = std::fs::read(format!("{}/tests/images/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
             assert!(decode(&bytes).is_ok(), "{name}");
-            for part in [bytes.len() / 2, bytes.len() - 1000] {
+            for part in [100, bytes.len() / 2, bytes.len() - 1000, bytes.len() - 14] {
                 assert!(decode(&bytes[..part]).is_err(), "{name} cut at {part}");
             }
         }
@@ -149,9 +148,8 @@ mod tests {
     #[test]
     fn inks_become_colours() {
         assert_eq!(
-            cmyk_to_rgb(&[0, 0, 0, 0, 255, 0, 0, 0, 9, 9, 9, 255], false),
+            inverted_cmyk_to_rgb(&[255, 255, 255, 255, 0, 255, 255, 255, 9, 9, 9, 0]),
             [255, 255, 255, 0, 255, 255, 0, 0, 0]
         );
-        assert_eq!(cmyk_to_rgb(&[255; 4], true), [255; 3]);
     }
 }

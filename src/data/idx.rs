@@ -105,6 +105,10 @@ impl ImageSource for Idx {
         self.labels.get(item as usize).map(|&label| i64::from(label))
     }
 
+    fn is_padded(&self) -> bool {
+        true
+    }
+
     fn load(&self, item: u64) -> Result<Pixels, DataError> {
         let size = self.height * self.width;
         let bytes = self.images[item as usize * size..][..size].to_vec();

@@ -104,7 +104,9 @@ impl SampleReader {
                 Ok(picture) => {
                     let SamplePlan { seed, size, channels, random_crop, random_flip, .. } = self.plan;
                     let draws = Draws::new(seed, index, size, random_crop, random_flip);
-                    let picture = square(&picture.with_channels(channels).pad_to(size), size, &draws);
+                    let picture = picture.with_channels(channels);
+                    let picture = if self.source.is_padded() { picture.pad_to(size) } else { picture };
+                    let picture = square(&picture, size, &draws);
                     for channel in 0..channels {
                         let values = picture.bytes.iter().skip(channel).step_by(channels);
                         images.extend(values.map(|&value| f32::from(value) / 127.5 - 1.0));
@@ -203,6 +205,7 @@ impl Loader {
     ///
     /// # Errors
     /// When the batch could not be read.
+    #[allow(clippy::should_implement_trait, reason = "after an error the next batch can still be asked for")]
     pub fn next(&mut self) -> Result<Option<(Batch, Duration)>, DataError> {
         let start = Instant::now();
         let mut queue = lock(&self.shared.queue);
@@ -217,8 +220,10 @@ impl Loader {
             if queue.end.is_some_and(|end| number >= end) {
                 return Ok(None);
             }
-            if self.threads.iter().all(JoinHandle::is_finished) {
-                return Err(DataError::Ended("its threads have died".into()));
+            // A thread ends before the passes do only by a panic, and takes its batch with it.
+            let mut finished = self.threads.iter().map(JoinHandle::is_finished);
+            if if queue.end.is_none() { finished.any(|is| is) } else { finished.all(|is| is) } {
+                return Err(DataError::Ended("a thread that reads images has died".into()));
             }
             // The limit only matters where a thread died: then nobody notifies.
             let limit = Duration::from_secs(1);
@@ -360,5 +365,73 @@ mod tests {
         let mut loader = Loader::start(reader(&[4], OnBrokenImage::Stop), 2, 4, passes).unwrap();
         let results: Vec<bool> = (0..10).map(|_| loader.next().is_ok()).collect();
         assert_eq!(results.iter().filter(|good| !**good).count(), 1);
+    }
+
+    /// Reading its image ends the thread.
+    #[derive(Debug)]
+    struct Deadly;
+
+    impl ImageSource for Deadly {
+        fn num_images(&self) -> u64 {
+            1
+        }
+        fn num_classes(&self) -> usize {
+            0
+        }
+        fn name(&self, _: u64) -> String {
+            "deadly".into()
+        }
+        fn class(&self, _: u64) -> Option<i64> {
+            None
+        }
+        fn load(&self, _: u64) -> Result<Pixels, DataError> {
+            panic!("meant")
+        }
+    }
+
+    #[test]
+    fn a_dead_thread_is_an_error_and_no_wait_for_ever() {
+        let plan = reader(&[], OnBrokenImage::Stop).plan;
+        // One thread dies; the other waits for room.
+        let passes = std::iter::once(vec![0]).chain(std::iter::repeat(vec![]));
+        let mut loader = Loader::start(SampleReader::new(Arc::new(Deadly), plan), 2, 4, passes).unwrap();
+        assert!(matches!(loader.next(), Err(DataError::Ended(_))));
+    }
+
+    /// A 2x2 picture, padded or not.
+    #[derive(Debug)]
+    struct Small {
+        is_padded: bool,
+    }
+
+    impl ImageSource for Small {
+        fn num_images(&self) -> u64 {
+            1
+        }
+        fn num_classes(&self) -> usize {
+            0
+        }
+        fn name(&self, _: u64) -> String {
+            "small".into()
+        }
+        fn class(&self, _: u64) -> Option<i64> {
+            None
+        }
+        fn is_padded(&self) -> bool {
+            self.is_padded
+        }
+        fn load(&self, _: u64) -> Result<Pixels, DataError> {
+            Ok(Pixels { width: 2, height: 2, channels: 1, bytes: vec![255; 4] })
+        }
+    }
+
+    #[test]
+    fn small_pictures_are_enlarged_and_small_digits_get_a_border() {
+        let plan = SamplePlan { random_crop: false, ..reader(&[], OnBrokenImage::Stop).plan };
+        let sum = |is_padded| {
+            let reader = SampleReader::new(Arc::new(Small { is_padded }), plan.clone());
+            reader.read(vec![0]).unwrap().images.iter().sum::<f32>()
+        };
+        assert_eq!((sum(false), sum(true)), (16.0, 4.0 - 12.0));
     }
 }

@@ -19,6 +19,11 @@ pub trait ImageSource: Debug + Send + Sync {
     /// The class of image `item`, where the images have classes.
     fn class(&self, item: u64) -> Option<i64>;
 
+    /// Whether images smaller than the samples get a black border, as digits do, where photographs are enlarged.
+    fn is_padded(&self) -> bool {
+        false
+    }
+
     /// Reads and decodes image `item`, as it is stored.
     ///
     /// # Errors
@@ -56,6 +61,10 @@ impl ImageSource for Subset {
 
     fn class(&self, item: u64) -> Option<i64> {
         self.source.class(self.items[item as usize])
+    }
+
+    fn is_padded(&self) -> bool {
+        self.source.is_padded()
     }
 
     fn load(&self, item: u64) -> Result<Pixels, DataError> {
