@@ -113,7 +113,7 @@ fn parse(text: &str) -> Result<Node, (u64, u64, String)> {
         strict_booleans: true,
         with_snippet: false,
         // Refused later, by the field that they stand for.
-        reject_non_finite_typeless_float: false,
+        non_finite_float_policy: serde_saphyr::options::NonFiniteFloatPolicy::AsString,
     };
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(Node { origin: Origin::File { line: 1, column: 1 }, content: Content::Scalar(Value::Null) });
