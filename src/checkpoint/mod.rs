@@ -25,7 +25,7 @@ pub use config::CheckpointConfig;
 pub use error::Error;
 pub use location::Location;
 pub use probe::probe;
-pub use read::{Checkpoint, TensorTarget};
+pub use read::{Checkpoint, RoleTensors, TensorTarget};
 pub use share::owners;
 pub use store::Store;
 pub use write::{Content, TensorView, WrittenShare, publish, save, write_share};

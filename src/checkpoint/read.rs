@@ -8,6 +8,9 @@ use super::write::shortened;
 use super::{Error, Location, Manifest, Role, Store, agree, encoding, layout};
 use crate::collective::{Collective, Single};
 
+/// The tensors of a role by name: the shape and the values, row by row.
+pub type RoleTensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
 /// Where a tensor's values go: a stretch of a flat buffer of the caller's.
 #[derive(Debug)]
 pub struct TensorTarget<'a> {
@@ -46,8 +49,8 @@ impl Store {
 
     /// The step of the newest published checkpoint; none where there is none.
     ///
-    /// `latest.json` tells; but a newer one, left by a run that ended between its manifest and `latest.json`, wins,
-    /// and so does the listing where `latest.json` is missing, unreadable or points nowhere.
+    /// The listing decides, because a run may have ended between a manifest and `latest.json`; a `latest.json` that
+    /// points past the newest checkpoint, which has then been lost, is warned of.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -88,15 +91,21 @@ fn newest_under(store: &Store, base: &str) -> Result<Option<u64>, Error> {
         let path = layout::join(&layout::join(base, &layout::step_folder(step)), layout::MANIFEST);
         Ok::<_, Error>(store.length(&path)?.is_some())
     };
+    let mut newest = None;
     for step in steps_under(store, base)?.into_iter().rev() {
         if published(step)? {
-            return Ok(Some(step));
-        }
-        if pointed == Some(step) {
-            tracing::warn!("{} points to step {step}, which has no manifest", store.url(layout::LATEST));
+            newest = Some(step);
+            break;
         }
     }
-    Ok(None)
+    if let Some(step) = pointed
+        && newest < pointed
+    {
+        let found = newest.map_or_else(|| "no checkpoint".to_owned(), |step| format!("step {step}"));
+        let pointer = store.url(&layout::join(base, layout::LATEST));
+        tracing::warn!("{pointer} points to step {step}, which is not there; the newest is {found}");
+    }
+    Ok(newest)
 }
 
 impl Checkpoint {
@@ -189,13 +198,13 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::NotFound`] where the checkpoint has no such role, with the roles that it has; [`Error::Damaged`];
     /// [`Error::Store`].
-    pub fn load_role(&self, role: Role) -> Result<BTreeMap<String, (Vec<usize>, Vec<f32>)>, Error> {
+    pub fn load_role(&self, role: Role) -> Result<RoleTensors, Error> {
         let roles = self.manifest.roles();
         if !roles.contains(&role) {
             let there = roles.iter().map(Role::folder).collect::<Vec<_>>().join(", ");
             return Err(Error::NotFound { url: self.url(), reason: format!("it has no {role}, but {there}") });
         }
-        let mut tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = self
+        let mut tensors: RoleTensors = self
             .manifest
             .parameters
             .iter()
