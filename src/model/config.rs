@@ -24,6 +24,18 @@ pub enum Task {
     SuperResolution,
 }
 
+impl Task {
+    /// Its name, as the configuration has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Diffusion => "diffusion",
+            Self::Classifier => "classifier",
+            Self::SuperResolution => "super_resolution",
+        }
+    }
+}
+
 /// The network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]

@@ -23,9 +23,7 @@ pub enum Stream {
     /// Which images belong to the validation split; the index is the image's place in the source.
     Split = 8,
     /// Which image takes the place of a broken one; the index is the global sample index.
-    Replacement = 10,
-    /// The order, crop and noise of validation batches.
-    Validation = 9,
+    Replacement = 9,
 }
 
 /// A sequence of random numbers for one (seed, stream, index).

@@ -17,6 +17,12 @@ pub enum TrainError {
     /// The network cannot be built or does not fit what was loaded.
     #[error(transparent)]
     Model(#[from] ParamError),
+    /// Checkpoints cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] crate::checkpoint::Error),
+    /// Admiral contradicts itself.
+    #[error("this is a bug in Admiral: {0}")]
+    Bug(String),
     /// Ranks cannot reach each other.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
@@ -55,7 +61,8 @@ impl TrainError {
         match self {
             Self::Refused(_) | Self::Data(_) | Self::Folder { .. } => ExitCode::Config,
             Self::Model(_) => ExitCode::Config,
-            Self::Collective(_) | Self::Torch(_) | Self::Operation(_) => ExitCode::Bug,
+            Self::Checkpoint(error) => error.exit_code(),
+            Self::Collective(_) | Self::Torch(_) | Self::Operation(_) | Self::Bug(_) => ExitCode::Bug,
             Self::Diverged { .. } => ExitCode::Diverged,
         }
     }

@@ -2,12 +2,20 @@
 
 mod batches;
 mod config;
+mod curves;
 mod error;
 mod flat;
+mod grid;
 mod loss_scale;
 mod objective;
+mod run;
+mod run_config;
 mod schedule;
+mod session;
+mod state;
 mod step;
+mod stop;
+mod validation;
 
 pub use batches::{BatchPlan, worlds};
 pub use config::{
@@ -17,4 +25,9 @@ pub use error::TrainError;
 pub use flat::FlatMemory;
 pub use loss_scale::LossScale;
 pub use objective::{Microbatch, Objective};
+pub use run::{Finish, Resume, run};
+pub use run_config::RunConfig;
+pub use session::Session;
+pub use state::{params_from_named, restore, save};
 pub use step::{SampleTerms, StepReport, StepTimes, Trainer};
+pub use stop::Stop;

@@ -1,0 +1,114 @@
+//! The scalars of a run: summed over steps and ranks, written every so often.
+
+use std::time::Instant;
+
+use crate::collective::{Collective, CollectiveError};
+use crate::model::Task;
+use crate::telemetry::{Detail, ScalarId, ScalarSums, TensorBoard};
+
+use super::step::StepReport;
+
+/// Sums of everything that is logged, since the last time.
+#[derive(Debug)]
+pub struct Curves {
+    sums: ScalarSums,
+    terms: Vec<(&'static str, ScalarId)>,
+    gradient_norm: ScalarId,
+    parameter_norm: ScalarId,
+    data_wait: ScalarId,
+    skipped_steps: ScalarId,
+    skipped_images: ScalarId,
+    since: Instant,
+    samples: u64,
+    images_skipped_before: u64,
+}
+
+/// What a log interval says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    /// Names and means over samples, steps and ranks.
+    pub means: Vec<(String, f64)>,
+    /// Images a second over all ranks.
+    pub images_per_second: f64,
+}
+
+impl Summary {
+    /// The mean of a name; NaN where there is none.
+    #[must_use]
+    pub fn mean(&self, name: &str) -> f64 {
+        self.means.iter().find(|(key, _)| key == name).map_or(f64::NAN, |(_, mean)| *mean)
+    }
+}
+
+impl Curves {
+    /// The scalars of a task, over a process of `num_timesteps`.
+    #[must_use]
+    pub fn new(task: Task, num_timesteps: usize, now: Instant) -> Self {
+        let mut sums = ScalarSums::new(num_timesteps);
+        let names: &[&'static str] = match task {
+            Task::Classifier => &["loss", "acc@1", "acc@5"],
+            Task::Diffusion | Task::SuperResolution => &["loss", "mse", "vb"],
+        };
+        let terms = names.iter().map(|&name| (name, sums.define(name, Detail::TimestepQuartiles))).collect();
+        Self {
+            terms,
+            gradient_norm: sums.define("grad_norm", Detail::Mean),
+            parameter_norm: sums.define("param_norm", Detail::Mean),
+            data_wait: sums.define("data_wait_seconds", Detail::Mean),
+            skipped_steps: sums.define("skipped_steps", Detail::Mean),
+            skipped_images: sums.define("skipped_images", Detail::Mean),
+            sums,
+            since: now,
+            samples: 0,
+            images_skipped_before: 0,
+        }
+    }
+
+    /// Counts a step of this rank; `samples` are those of all ranks, `images_skipped` this rank's since the start.
+    pub fn add(&mut self, report: &StepReport, samples: u64, images_skipped: u64) {
+        let timesteps: Vec<usize> = report.samples.timesteps.iter().map(|&t| t as usize).collect();
+        for (name, id) in &self.terms {
+            if let Some((_, values)) = report.samples.terms.iter().find(|(term, _)| term == name) {
+                let values: Vec<f64> = values.iter().map(|&value| f64::from(value)).collect();
+                self.sums.add_samples(*id, &values, &timesteps);
+            }
+        }
+        if report.took_step {
+            self.sums.add(self.gradient_norm, report.gradient_norm);
+            self.sums.add(self.parameter_norm, report.parameter_norm);
+        }
+        self.sums.add(self.data_wait, report.times.data.as_secs_f64());
+        self.sums.add(self.skipped_steps, f64::from(u8::from(!report.took_step)));
+        self.sums.add(self.skipped_images, (images_skipped - self.images_skipped_before) as f64);
+        self.images_skipped_before = images_skipped;
+        self.samples += samples;
+    }
+
+    /// The means over all ranks, then starts afresh. Every rank calls it.
+    ///
+    /// # Errors
+    /// When ranks cannot be reached.
+    pub fn take(&mut self, collective: &dyn Collective, now: Instant) -> Result<Summary, CollectiveError> {
+        collective.all_reduce_sum_f64(self.sums.flat_mut())?;
+        let seconds = (now - self.since).as_secs_f64();
+        self.since = now;
+        let samples = std::mem::take(&mut self.samples);
+        Ok(Summary { means: self.sums.take_means(), images_per_second: samples as f64 / seconds.max(1e-9) })
+    }
+
+    /// Leaves out the time since the last summary: a save or a sample grid is not training.
+    pub fn skip_time(&mut self, duration: std::time::Duration) {
+        self.since += duration;
+    }
+}
+
+/// Writes a summary to TensorBoard.
+pub fn write(board: &TensorBoard, step: u64, samples: u64, last: &StepReport, summary: &Summary) {
+    for (name, mean) in &summary.means {
+        board.scalar(name, step, *mean);
+    }
+    board.scalar("lg_loss_scale", step, last.lg_loss_scale);
+    board.scalar("learning_rate", step, last.learning_rate);
+    board.scalar("samples", step, samples as f64);
+    board.scalar("images_per_second", step, summary.images_per_second);
+}

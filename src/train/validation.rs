@@ -1,0 +1,73 @@
+//! Measuring a classifier on images that it is not trained on.
+
+use crate::collective::Collective;
+use crate::data::{Loader, SampleReader};
+use crate::model::Task;
+use crate::telemetry::{Detail, ScalarSums};
+
+use super::TrainError;
+use super::session::{Session, to_device};
+
+/// Apart from the training stream's seed, so that validation crops and noise are not those of training.
+const SEED_OFFSET: u64 = 0x5eed;
+
+/// Batches of the validation images, one after another, for ever.
+#[derive(Debug)]
+pub struct Validation {
+    loader: Loader,
+}
+
+impl Validation {
+    /// Starts reading this rank's part of the validation images; none for tasks that have no validation, or where
+    /// the configuration names no images for it.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn open(session: &Session, collective: &dyn Collective) -> Result<Option<Self>, TrainError> {
+        let Some(source) = session.sources().validation.clone().filter(|_| session.config.task == Task::Classifier) else {
+            return Ok(None);
+        };
+        let mut plan = session.sample_plan(false);
+        plan.seed = plan.seed.wrapping_add(SEED_OFFSET);
+        let (batch, world) = (session.config.training.microbatch, collective.world_size() as u64);
+        let rank = collective.rank() as u64;
+        // A resumed run measures on the images that an undisturbed one would have.
+        let first = session.trainer.progress.step / session.config.classifier.validation_interval;
+        let passes = (first..).map(move |pass| {
+            let start = (pass * world + rank) * batch;
+            (start..start + batch).collect()
+        });
+        let loader = Loader::start(SampleReader::new(source, plan), 1, 2, passes)?;
+        Ok(Some(Self { loader }))
+    }
+
+    /// The means over the next batch of all ranks, by name, with quartiles of the timestep. Every rank calls it.
+    ///
+    /// # Errors
+    /// When an image cannot be read or ranks cannot be reached.
+    pub fn measure(
+        &mut self,
+        session: &Session,
+        collective: &dyn Collective,
+    ) -> Result<Vec<(String, f64)>, TrainError> {
+        let _no_grad = tch::no_grad_guard();
+        let Some((batch, _)) = self.loader.next()? else { return Ok(Vec::new()) };
+        let trainer = &session.trainer;
+        let num_timesteps = trainer.objective.diffusion().num_timesteps();
+        // Uniform whatever training draws: a measurement is not to be bent.
+        let timesteps = batch.timestep_uniforms.iter().map(|u| (u * num_timesteps as f64) as i64).collect();
+        let weights = vec![1.0; batch.indices.len()];
+        let drawn = crate::diffusion::DrawnTimesteps { timesteps, weights };
+        let batch = to_device(batch, drawn, &session.config.model, true, session.device());
+        let terms = trainer.objective.terms(&trainer.network, trainer.memory.params(), &batch, false);
+        let timesteps: Vec<usize> = batch.timesteps.iter().map(|&t| t as usize).collect();
+        let mut sums = ScalarSums::new(num_timesteps);
+        for (name, values) in &terms.logged {
+            let id = sums.define(name, Detail::TimestepQuartiles);
+            let values: Vec<f32> = Vec::try_from(values)?;
+            sums.add_samples(id, &values.into_iter().map(f64::from).collect::<Vec<_>>(), &timesteps);
+        }
+        collective.all_reduce_sum_f64(sums.flat_mut())?;
+        Ok(sums.take_means())
+    }
+}
