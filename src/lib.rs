@@ -2,16 +2,16 @@
 //!
 //! `docs/architecture.md` shows the layers: a module imports only modules below it in this list.
 
-pub mod train;
-pub mod sample;
-pub mod evaluate;
 pub mod checkpoint;
+pub mod collective;
+pub mod config;
 pub mod data;
-pub mod telemetry;
 pub mod diffusion;
+pub mod evaluate;
+pub mod exit;
 pub mod model;
 pub mod ops;
-pub mod collective;
 pub mod random;
-pub mod config;
-pub mod exit;
+pub mod sample;
+pub mod telemetry;
+pub mod train;

@@ -1,3 +1,155 @@
 //! The command line.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode as ProcessExit;
+
+use admiral::collective::{Collective, Ending, agree, connect};
+use admiral::config;
+use admiral::exit::ExitCode;
+use admiral::telemetry::{Terminal, init_logging};
+use admiral::train::bench::{self, BenchOptions};
+use admiral::train::samples::{self, SampleOptions};
+use admiral::train::{self, Resume, RunConfig, Stop};
+use clap::{Args, Parser, Subcommand};
+
+/// Trains and samples the diffusion models of "Diffusion Models Beat GANs on Image Synthesis".
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train; under mpirun on as many ranks as it starts
+    Train(TrainArguments),
+    /// Draw images from a checkpoint into a grid
+    Sample(SampleOptions),
+    /// Look at configurations
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print what a network costs: parameters, FLOPs, images a V100-second in theory
+    Flops(ConfigArguments),
+    /// Measure speed
+    #[command(subcommand)]
+    Bench(BenchCommand),
+}
+
+#[derive(Args)]
+struct ConfigArguments {
+    /// The configuration, a YAML file
+    config: PathBuf,
+    /// Override a field: --set optimizer.learning_rate=2e-4
+    #[arg(long = "set", value_name = "FIELD=VALUE")]
+    overrides: Vec<String>,
+}
+
+#[derive(Args)]
+struct TrainArguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// Go on from a checkpoint: latest, auto (latest where there is one) or a step
+    #[arg(long)]
+    resume: Option<Resume>,
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Print the whole effective configuration with what follows from it
+    Show(ConfigArguments),
+}
+
+#[derive(Subcommand)]
+enum BenchCommand {
+    /// Time training steps: the median, images a second, and where the time goes
+    Step {
+        /// The configuration, a YAML file
+        #[arg(long)]
+        config: PathBuf,
+        /// Override a field: --set precision.mode=fp32
+        #[arg(long = "set", value_name = "FIELD=VALUE")]
+        overrides: Vec<String>,
+        #[command(flatten)]
+        options: BenchOptions,
+    },
+}
+
+fn main() -> ProcessExit {
+    let code = match Cli::parse().command {
+        Command::Train(arguments) => on_ranks(|collective, terminal| {
+            let config = load(collective, &arguments.config.config, &arguments.config.overrides)?;
+            let stop = Stop::default();
+            agree(collective, stop.on_signals(), |_| ExitCode::Node)?;
+            let resume = arguments.resume.unwrap_or(Resume::Fresh);
+            train::run(config, resume, collective, terminal, &stop).map(train::Finish::exit_code)
+        }),
+        Command::Bench(BenchCommand::Step { config, overrides, options }) => on_ranks(|collective, _| {
+            let config = load(collective, &config, &overrides)?;
+            bench::step(config, &options, collective).map(|()| ExitCode::Finished)
+        }),
+        Command::Sample(options) => alone(samples::run(&options).map_err(|error| (error.exit_code(), error.into()))),
+        Command::Config(ConfigCommand::Show(arguments)) => alone(show(&arguments)),
+        Command::Flops(arguments) => alone(flops(&arguments)),
+    };
+    ProcessExit::from(code as u8)
+}
+
+/// Runs what all ranks do together, and leaves with one message and one code.
+fn on_ranks(work: impl FnOnce(&dyn Collective, &Terminal) -> Result<ExitCode, Ending>) -> ExitCode {
+    let collective = match connect() {
+        Ok(collective) => collective,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::Node;
+        }
+    };
+    let terminal = Terminal::stderr();
+    let logging = init_logging(&terminal, collective.rank(), collective.world_size());
+    let ended = agree(&*collective, logging, |_| ExitCode::Config).and_then(|()| work(&*collective, &terminal));
+    match ended {
+        Ok(code) => code,
+        Err(ending) => ending.leave(collective),
+    }
+}
+
+/// Each rank reads the configuration; a rank that cannot, or reads another, is named.
+fn load(collective: &dyn Collective, path: &std::path::Path, overrides: &[String]) -> Result<RunConfig, Ending> {
+    agree(collective, config::load(path, overrides), |_| ExitCode::Config)
+}
+
+/// Ends a command of a single process.
+fn alone(result: Result<(), (ExitCode, anyhow::Error)>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::Finished,
+        Err((code, error)) => {
+            eprintln!("error: {error:#}");
+            code
+        }
+    }
+}
+
+fn read(arguments: &ConfigArguments) -> Result<RunConfig, (ExitCode, anyhow::Error)> {
+    config::load(&arguments.config, &arguments.overrides).map_err(|error| (ExitCode::Config, error.into()))
+}
+
+fn derived(config: &RunConfig) -> Result<Vec<(String, String)>, (ExitCode, anyhow::Error)> {
+    config.derived().map_err(|mistakes| {
+        let lines: Vec<String> = mistakes.into_iter().map(|m| format!("{}: {}", m.field, m.message)).collect();
+        (ExitCode::Config, anyhow::anyhow!(lines.join("\n")))
+    })
+}
+
+fn show(arguments: &ConfigArguments) -> Result<(), (ExitCode, anyhow::Error)> {
+    let config = read(arguments)?;
+    print!("{}", config::show(&config, &derived(&config)?));
+    Ok(())
+}
+
+fn flops(arguments: &ConfigArguments) -> Result<(), (ExitCode, anyhow::Error)> {
+    let config = read(arguments)?;
+    for (name, value) in derived(&config)?.iter().take(4) {
+        println!("{name:<34} {value:>22}");
+    }
+    Ok(())
+}

@@ -6,7 +6,7 @@ use crate::config::Invalid;
 use crate::diffusion::{DiffusionConfig, Method};
 
 /// Which sampler takes the steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Sampler {
     /// Ancestral sampling (Ho et al. 2020).

@@ -40,6 +40,14 @@ pub enum TrainError {
         /// Why.
         source: std::io::Error,
     },
+    /// A file that the user asked for cannot be written.
+    #[error("{path}: {source}; write it somewhere else")]
+    Output {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Gradients stopped being finite.
     #[error("{}", describe_divergence(*step, *lg_loss_scale, parameter.as_deref(), *sample))]
     Diverged {
@@ -59,7 +67,7 @@ impl TrainError {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Refused(_) | Self::Data(_) | Self::Folder { .. } => ExitCode::Config,
+            Self::Refused(_) | Self::Data(_) | Self::Folder { .. } | Self::Output { .. } => ExitCode::Config,
             Self::Model(_) => ExitCode::Config,
             Self::Checkpoint(error) => error.exit_code(),
             Self::Collective(_) | Self::Torch(_) | Self::Operation(_) | Self::Bug(_) => ExitCode::Bug,

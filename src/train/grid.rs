@@ -7,7 +7,7 @@ use crate::sample::{Request, draw_on_all_ranks, grid_labels};
 use crate::telemetry::Grid;
 
 use super::TrainError;
-use super::session::Session;
+use super::session::{Session, low_res_examples};
 
 const PADDING: usize = 2;
 
@@ -26,7 +26,7 @@ pub fn draw_grid(session: &Session, collective: &dyn Collective) -> Result<Optio
     let (labels, count) = grid_labels(config.model.num_classes, sampling.samples_per_class, sampling.max_classes);
     let (low_res, labels) = match (config.task, config.model.small_size) {
         (Task::SuperResolution, Some(small)) => {
-            let (images, classes) = session.low_res_examples(count, small)?;
+            let (images, classes) = low_res_examples(config, session.sources().train.clone(), count, small)?;
             (Some(images), labels.map(|_| classes))
         }
         _ => (None, labels),

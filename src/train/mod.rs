@@ -1,6 +1,7 @@
 //! Training: the step, precision, the optimizer, and the loop.
 
 mod batches;
+pub mod bench;
 mod config;
 mod curves;
 mod error;
@@ -10,6 +11,7 @@ mod loss_scale;
 mod objective;
 mod run;
 mod run_config;
+pub mod samples;
 mod schedule;
 mod session;
 mod state;

@@ -106,10 +106,9 @@ pub fn run(
     run.announce(first_step, last_step, started);
     match run.train(stop, last_step) {
         Ok(finish) => Ok(finish),
-        Err(TrainError::Checkpoint(error)) => Err(Ending::Together(crate::collective::Failure {
-            code: error.exit_code(),
-            message: error.to_string(),
-        })),
+        Err(TrainError::Checkpoint(error)) => {
+            Err(Ending::Together(crate::collective::Failure { code: error.exit_code(), message: error.to_string() }))
+        }
         // In the middle of a step the others cannot know.
         Err(error) => Err(Ending::alone(error.exit_code(), &error)),
     }

@@ -84,10 +84,7 @@ impl RunConfig {
             ("parameters".to_owned(), group_digits(specs.num_elements() as u64)),
             ("parameters of the torso".to_owned(), group_digits(torso as u64)),
             ("forward FLOPs an image".to_owned(), group_digits(flops)),
-            (
-                "images a V100-second, in theory".to_owned(),
-                format!("{:.2}", theoretical_images_per_v100_second(flops)),
-            ),
+            ("images a V100-second, in theory".to_owned(), format!("{:.2}", theoretical_images_per_v100_second(flops))),
         ];
         match &plan {
             NetworkPlan::UNet(unet) | NetworkPlan::SuperRes(unet) => {
@@ -99,8 +96,8 @@ impl RunConfig {
         let levels: Vec<String> = mult
             .iter()
             .enumerate()
-            .map(|(level, mult)| {
-                let width = (mult * self.model.num_channels as f64) as i64;
+            .map(|(level, multiple)| {
+                let width = (multiple * self.model.num_channels as f64) as i64;
                 let heads = self.model.num_head_channels.map_or(self.model.num_heads, |channels| width / channels);
                 let size = self.model.image_size >> level;
                 let attends = self.model.attention_resolutions.contains(&size) || level + 1 == mult.len();

@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::collective::Collective;
-use crate::data::{Batch, Loader, SamplePlan, SampleReader, Sources};
+use crate::data::{Batch, ImageSource, Loader, SamplePlan, SampleReader, Sources};
 use crate::diffusion::{GaussianDiffusion, TimestepSampler};
 use crate::model::{Network, Task, initialize};
 
@@ -61,8 +61,7 @@ impl Session {
         });
         let diffusion = GaussianDiffusion::new(&config.diffusion)
             .map_err(|error| TrainError::Refused(format!("diffusion.timestep_respacing: {error}")))?;
-        let timestep_sampler =
-            TimestepSampler::new(config.diffusion.timestep_sampler, diffusion.num_timesteps());
+        let timestep_sampler = TimestepSampler::new(config.diffusion.timestep_sampler, diffusion.num_timesteps());
         let objective = match (config.task, config.model.small_size) {
             (Task::Classifier, _) => Objective::Classifier { diffusion, noised: config.classifier.noised },
             (Task::SuperResolution, Some(small_size)) => Objective::SuperResolution { diffusion, small_size },
@@ -76,8 +75,7 @@ impl Session {
             },
             PrecisionMode::Fp32 | PrecisionMode::Bf16 => LossScale::Off,
         };
-        let trainer =
-            Trainer::new(network, memory, objective, config.optimizer.clone(), loss_scale, config.run.seed);
+        let trainer = Trainer::new(network, memory, objective, config.optimizer.clone(), loss_scale, config.run.seed);
         Ok(Self { config, trainer, timestep_sampler, num_skipped_images: 0, sources, batches, loader: None, device })
     }
 
@@ -111,31 +109,10 @@ impl Session {
         &self.sources
     }
 
-    /// The first `count` training samples made small, `[count, channels, small_size, small_size]`, with their classes:
-    /// what an upsampler's grid is drawn from.
-    ///
-    /// # Errors
-    /// When an image cannot be read.
-    pub fn low_res_examples(&self, count: u64, small_size: i64) -> Result<(Tensor, Vec<i64>), TrainError> {
-        let reader = SampleReader::new(self.sources.train.clone(), self.sample_plan(false));
-        let batch = reader.read((0..count).collect())?;
-        let (channels, size) = (self.config.model.image_channels, self.config.model.image_size);
-        let images = Tensor::from_slice(&batch.images).view([count as i64, channels, size, size]);
-        Ok((images.adaptive_avg_pool2d([small_size, small_size]), batch.classes))
-    }
-
     /// What a sample is made with.
     #[must_use]
     pub fn sample_plan(&self, random_crop: bool) -> SamplePlan {
-        let config = &self.config;
-        SamplePlan {
-            seed: config.run.seed,
-            size: config.model.image_size as usize,
-            channels: config.model.image_channels as usize,
-            random_crop,
-            random_flip: config.data.random_flip,
-            on_broken_image: config.data.on_broken_image,
-        }
+        sample_plan(&self.config, random_crop)
     }
 
     /// Takes one step with the next samples.
@@ -157,9 +134,11 @@ impl Session {
         };
         let report = trainer.step(batches.accumulation as usize, batches.global_batch, &mut next, collective)?;
         if timestep_sampler.learns() {
-            let bytes: Vec<u8> = report.samples.unweighted_losses().flat_map(|(timestep, loss)| {
-                timestep.to_le_bytes().into_iter().chain(loss.to_le_bytes())
-            }).collect();
+            let bytes: Vec<u8> = report
+                .samples
+                .unweighted_losses()
+                .flat_map(|(timestep, loss)| timestep.to_le_bytes().into_iter().chain(loss.to_le_bytes()))
+                .collect();
             let pairs = collective.all_gather(&bytes)?;
             timestep_sampler.update(pairs.iter().flat_map(|bytes| bytes.chunks_exact(16)).map(pair));
         }
@@ -172,6 +151,34 @@ fn pair(bytes: &[u8]) -> (i64, f64) {
     timestep.copy_from_slice(&bytes[..8]);
     loss.copy_from_slice(&bytes[8..16]);
     (i64::from_le_bytes(timestep), f64::from_le_bytes(loss))
+}
+
+fn sample_plan(config: &RunConfig, random_crop: bool) -> SamplePlan {
+    SamplePlan {
+        seed: config.run.seed,
+        size: config.model.image_size as usize,
+        channels: config.model.image_channels as usize,
+        random_crop,
+        random_flip: config.data.random_flip,
+        on_broken_image: config.data.on_broken_image,
+    }
+}
+
+/// The first `count` samples of a source made small, `[count, channels, small_size, small_size]`, with their classes:
+/// what an upsampler's grid is drawn from.
+///
+/// # Errors
+/// When an image cannot be read.
+pub(super) fn low_res_examples(
+    config: &RunConfig,
+    source: std::sync::Arc<dyn ImageSource>,
+    count: u64,
+    small_size: i64,
+) -> Result<(Tensor, Vec<i64>), TrainError> {
+    let batch = SampleReader::new(source, sample_plan(config, false)).read((0..count).collect())?;
+    let (channels, size) = (config.model.image_channels, config.model.image_size);
+    let images = Tensor::from_slice(&batch.images).view([count as i64, channels, size, size]);
+    Ok((images.adaptive_avg_pool2d([small_size, small_size]), batch.classes))
 }
 
 fn check_classes(config: &RunConfig, sources: &Sources) -> Result<(), TrainError> {
@@ -211,7 +218,8 @@ pub(super) fn to_device(
     }
 }
 
-fn choose_device(choice: DeviceChoice, local_rank: usize) -> Result<Device, TrainError> {
+/// The device of the rank with this number on its host.
+pub(super) fn choose_device(choice: DeviceChoice, local_rank: usize) -> Result<Device, TrainError> {
     let num_gpus = if tch::Cuda::is_available() { tch::Cuda::device_count() as usize } else { 0 };
     match choice {
         DeviceChoice::Cpu => Ok(Device::Cpu),

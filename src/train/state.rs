@@ -2,7 +2,9 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::checkpoint::{Checkpoint, Content, Manifest, Parameter, Role, Store, TensorTarget, TensorView, TrainingState};
+use crate::checkpoint::{
+    Checkpoint, Content, Manifest, Parameter, Role, Store, TensorTarget, TensorView, TrainingState,
+};
 use crate::collective::Collective;
 use crate::diffusion::TimestepSamplerState;
 use crate::model::ParamSpecs;
@@ -89,11 +91,7 @@ pub fn save(session: &Session, store: &Store, collective: &dyn Collective) -> Re
 /// # Errors
 /// The same on every rank: where the checkpoint is of another network, was trained with another batch, averages or
 /// data order, or cannot be read. The session is unusable after an error in reading.
-pub fn restore(
-    session: &mut Session,
-    checkpoint: &Checkpoint,
-    collective: &dyn Collective,
-) -> Result<(), TrainError> {
+pub fn restore(session: &mut Session, checkpoint: &Checkpoint, collective: &dyn Collective) -> Result<(), TrainError> {
     let manifest = checkpoint.manifest();
     check_same_run(session, manifest, &checkpoint.url())?;
     let memory = &session.trainer.memory;
@@ -192,10 +190,8 @@ pub fn params_from_named(
     named: &std::collections::BTreeMap<String, (Vec<usize>, Vec<f32>)>,
     device: Device,
 ) -> Result<crate::model::Params, TrainError> {
-    let shapes: Vec<(&str, Vec<i64>)> = named
-        .iter()
-        .map(|(name, (shape, _))| (name.as_str(), shape.iter().map(|&n| n as i64).collect()))
-        .collect();
+    let shapes: Vec<(&str, Vec<i64>)> =
+        named.iter().map(|(name, (shape, _))| (name.as_str(), shape.iter().map(|&n| n as i64).collect())).collect();
     specs.check(shapes.iter().map(|(name, shape)| (*name, shape.as_slice())))?;
     let tensors = specs.iter().filter_map(|spec| {
         let (_, values) = named.get(&spec.name)?;

@@ -24,7 +24,8 @@ impl Validation {
     /// # Errors
     /// When the system gives no thread.
     pub fn open(session: &Session, collective: &dyn Collective) -> Result<Option<Self>, TrainError> {
-        let Some(source) = session.sources().validation.clone().filter(|_| session.config.task == Task::Classifier) else {
+        let Some(source) = session.sources().validation.clone().filter(|_| session.config.task == Task::Classifier)
+        else {
             return Ok(None);
         };
         let mut plan = session.sample_plan(false);

@@ -1,0 +1,160 @@
+//! `admiral bench step`: how long a training step takes, and where the time goes.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::collective::{Collective, Ending, agree};
+use crate::data;
+use crate::exit::ExitCode;
+use crate::model::flops::V100_FLOPS;
+
+use super::TrainError;
+use super::run_config::RunConfig;
+use super::session::Session;
+use super::step::StepTimes;
+
+/// How long to measure.
+#[derive(Debug, Clone, Args)]
+pub struct BenchOptions {
+    /// Steps that are measured
+    #[arg(long, default_value_t = 20)]
+    steps: u64,
+    /// Steps before them that are not
+    #[arg(long, default_value_t = 5)]
+    warmup: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Medians over the measured steps, of rank 0.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Measured {
+    ranks: usize,
+    device: String,
+    threads: i32,
+    precision: super::PrecisionMode,
+    global_batch: u64,
+    microbatch: u64,
+    steps: u64,
+    step_seconds: f64,
+    fastest_step_seconds: f64,
+    images_per_second: f64,
+    data_seconds: f64,
+    forward_seconds: f64,
+    backward_seconds: f64,
+    all_reduce_seconds: f64,
+    optimizer_seconds: f64,
+    /// Of the arithmetic that three forward passes take, the part of a V100's peak that was reached.
+    part_of_v100_peak: f64,
+}
+
+/// Takes training steps on the configured data, writes nothing, and prints how long they took. Every rank calls it.
+///
+/// # Errors
+/// How the ranks are to leave.
+pub fn step(mut config: RunConfig, options: &BenchOptions, collective: &dyn Collective) -> Result<(), Ending> {
+    config.training.steps = options.warmup + options.steps.max(1);
+    let sources = agree(collective, data::open(&config.data, config.run.seed), |_| ExitCode::Config)?;
+    let mut session = agree(collective, Session::open(config, sources, collective), TrainError::exit_code)?;
+    let measured = measure(&mut session, options, collective);
+    let measured = measured.map_err(|error| Ending::alone(error.exit_code(), &error))?;
+    if collective.rank() == 0 {
+        if options.json {
+            let text = serde_json::to_string_pretty(&measured).map_err(|error| Ending::alone(ExitCode::Bug, &error))?;
+            println!("{text}");
+        } else {
+            print(&measured);
+        }
+    }
+    Ok(())
+}
+
+fn measure(session: &mut Session, options: &BenchOptions, collective: &dyn Collective) -> Result<Measured, TrainError> {
+    session.start_loader(session.config.training.steps)?;
+    session.trainer.measure = true;
+    for _ in 0..options.warmup {
+        session.step(collective)?;
+    }
+    let mut steps = Vec::new();
+    let mut parts: Vec<StepTimes> = Vec::new();
+    for _ in 0..options.steps.max(1) {
+        let start = Instant::now();
+        let report = session.step(collective)?;
+        steps.push(start.elapsed().as_secs_f64());
+        parts.push(report.times);
+    }
+    let part = |choose: fn(&StepTimes) -> Duration| median(parts.iter().map(|times| choose(times).as_secs_f64()));
+    let step_seconds = median(steps.iter().copied());
+    let training = &session.config.training;
+    let images_per_second = training.global_batch as f64 / step_seconds;
+    let flops = 3.0 * session.trainer.network.forward_flops() as f64 * images_per_second;
+    let world_size = collective.world_size();
+    Ok(Measured {
+        ranks: world_size,
+        device: format!("{:?}", session.device()),
+        threads: tch::get_num_threads(),
+        precision: session.config.precision.mode,
+        global_batch: training.global_batch,
+        microbatch: training.microbatch.min(training.global_batch / world_size as u64),
+        steps: options.steps.max(1),
+        step_seconds,
+        fastest_step_seconds: steps.iter().copied().fold(f64::INFINITY, f64::min),
+        images_per_second,
+        data_seconds: part(|times| times.data),
+        forward_seconds: part(|times| times.forward),
+        backward_seconds: part(|times| times.backward),
+        all_reduce_seconds: part(|times| times.all_reduce),
+        optimizer_seconds: part(|times| times.optimizer),
+        part_of_v100_peak: flops / world_size as f64 / V100_FLOPS,
+    })
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => values[n / 2],
+        n => f64::midpoint(values[n / 2 - 1], values[n / 2]),
+    }
+}
+
+fn print(measured: &Measured) {
+    let row = |name: &str, seconds: f64| {
+        println!("{name:<12} {:>10.2} ms {:>6.1} %", 1e3 * seconds, 100.0 * seconds / measured.step_seconds);
+    };
+    println!(
+        "{} ranks on {} with {} threads each, {:?}, batch {} in passes of {}; medians of {} steps",
+        measured.ranks,
+        measured.device,
+        measured.threads,
+        measured.precision,
+        measured.global_batch,
+        measured.microbatch,
+        measured.steps
+    );
+    row("step", measured.step_seconds);
+    row("  data", measured.data_seconds);
+    row("  forward", measured.forward_seconds);
+    row("  backward", measured.backward_seconds);
+    row("  all-reduce", measured.all_reduce_seconds);
+    row("  optimizer", measured.optimizer_seconds);
+    row("fastest", measured.fastest_step_seconds);
+    println!("images/s     {:>10.2}", measured.images_per_second);
+    println!("of a V100's peak {:>8.3} %", 100.0 * measured.part_of_v100_peak);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), 2.0);
+        assert_eq!(median([4.0, 1.0, 2.0, 3.0].into_iter()), 2.5);
+        assert!(median(std::iter::empty()).is_nan());
+    }
+}

@@ -1,0 +1,193 @@
+//! `admiral sample`: a grid of images from a checkpoint. The checkpoint carries its configuration, so nothing has to
+//! be said twice.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tch::Tensor;
+
+use crate::checkpoint::{Checkpoint, Role};
+use crate::data::{DataConfig, SourceKind};
+use crate::diffusion::GaussianDiffusion;
+use crate::model::{Network, Task};
+use crate::sample::{Request, Sampler, draw, grid_labels};
+use crate::telemetry::{Grid, write_file};
+
+use super::TrainError;
+use super::run_config::RunConfig;
+use super::session::{choose_device, low_res_examples};
+use super::state::params_from_named;
+
+/// What is drawn, where it differs from the checkpoint's own configuration.
+#[derive(Debug, Args)]
+pub struct SampleOptions {
+    /// A checkpoint's folder, a folder of checkpoints or a run's folder (then the newest), or an s3:// URL of one
+    checkpoint: String,
+    /// The picture to write, a PNG file
+    #[arg(long)]
+    out: PathBuf,
+    /// Which weights: ema (the first average), master, or an average by its rate, as in ema-0.9999
+    #[arg(long, default_value = "ema")]
+    weights: String,
+    /// The sampler: ddpm or ddim
+    #[arg(long, value_enum)]
+    sampler: Option<Sampler>,
+    /// Timesteps that are visited: 250, ddim25, sections as 90,60,60,20,20, or "" for all
+    #[arg(long)]
+    respacing: Option<String>,
+    /// Noise of ddim: 0 has none, 1 as much as ddpm
+    #[arg(long)]
+    eta: Option<f64>,
+    /// Classes, one a row of the grid: 3,5,9
+    #[arg(long, value_delimiter = ',')]
+    labels: Option<Vec<i64>>,
+    /// Images of one class, that is the columns; without classes, rows and columns
+    #[arg(long)]
+    per_class: Option<u64>,
+    /// The seed of the noise
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Images that are drawn together
+    #[arg(long)]
+    batch_size: Option<u64>,
+    /// Lets predicted images leave the range of images
+    #[arg(long)]
+    no_clip: bool,
+    /// For an upsampler: a folder with the images to make large, instead of the training images
+    #[arg(long)]
+    low_res: Option<String>,
+}
+
+const PADDING: usize = 2;
+
+/// Draws and writes the grid.
+///
+/// # Errors
+/// When the checkpoint cannot be read or draws nothing, an option does not fit it, or the picture cannot be written.
+pub fn run(options: &SampleOptions) -> Result<(), TrainError> {
+    let refuse = |message: String| Err(TrainError::Refused(message));
+    let checkpoint = Checkpoint::find(&options.checkpoint)?;
+    let url = checkpoint.url();
+    let mut config: RunConfig = serde_json::from_value(checkpoint.manifest().configuration.clone())
+        .map_err(|error| TrainError::Refused(format!("{url}: its configuration cannot be read: {error}")))?;
+    if config.task == Task::Classifier {
+        return refuse(format!("{url} is a classifier: it tells images apart and draws none"));
+    }
+    apply(options, &mut config);
+    if let Some(mistake) = config.sampling.validate(&config.diffusion).into_iter().next() {
+        return refuse(format!("{}: {}", mistake.field, mistake.message));
+    }
+    let device = choose_device(config.run.device, 0)?;
+    let plan = config.network_plan().map_err(|mistakes| TrainError::Refused(format!("{url}: {mistakes:?}")))?;
+    let (network, specs) = Network::build(&plan);
+    let role = choose_role(&checkpoint, &options.weights)?;
+    let params = params_from_named(&specs, &checkpoint.load_role(role)?, device)?;
+    let diffusion = GaussianDiffusion::new(&config.sampling.respaced(&config.diffusion))
+        .map_err(|error| TrainError::Refused(error.to_string()))?;
+
+    let columns = config.sampling.samples_per_class;
+    let (labels, count) = choose_labels(options, &config)?;
+    let (low_res, labels) = match (config.task, config.model.small_size) {
+        (Task::SuperResolution, Some(small_size)) => {
+            let (images, classes) = low_res(options, &config, count, small_size)?;
+            let labels = labels.map(|labels| if options.labels.is_some() { labels } else { classes });
+            (Some(images), labels)
+        }
+        _ => (None, labels),
+    };
+    let request = Request {
+        size: config.model.image_size,
+        channels: config.model.image_channels,
+        seed: options.seed,
+        labels,
+        count,
+        low_res,
+        batch_size: config.sampling.batch_size,
+        method: config.sampling.method(),
+        clip_denoised: config.sampling.clip_denoised,
+    };
+    let pixels = draw(&network, &params, &diffusion, &request, 0, count, device);
+    let size = config.model.image_size as usize;
+    let png = Grid::of(&pixels, [size, size, config.model.image_channels as usize], columns as usize, PADDING)
+        .and_then(|grid| grid.png())
+        .map_err(|error| TrainError::Bug(error.to_string()))?;
+    write_file(&options.out, &png)
+        .map_err(|source| TrainError::Output { path: options.out.display().to_string(), source })?;
+    println!(
+        "{}: {count} samples of step {} by {:?} in {} steps from {role}",
+        options.out.display(),
+        checkpoint.manifest().training.step,
+        config.sampling.sampler,
+        diffusion.num_timesteps(),
+    );
+    Ok(())
+}
+
+/// Options of the command line win over the checkpoint's configuration.
+fn apply(options: &SampleOptions, config: &mut RunConfig) {
+    let sampling = &mut config.sampling;
+    if let Some(sampler) = options.sampler {
+        sampling.sampler = sampler;
+        // ddpm at ddim's strides, or the other way round, is possible but has to be asked for.
+        if options.respacing.is_none() && sampler == Sampler::Ddpm && sampling.timestep_respacing.starts_with("ddim") {
+            sampling.timestep_respacing = "250".into();
+        }
+    }
+    if let Some(respacing) = &options.respacing {
+        sampling.timestep_respacing.clone_from(respacing);
+    }
+    sampling.eta = options.eta.unwrap_or(sampling.eta);
+    sampling.samples_per_class = options.per_class.unwrap_or(sampling.samples_per_class);
+    sampling.batch_size = options.batch_size.unwrap_or(sampling.batch_size);
+    sampling.clip_denoised &= !options.no_clip;
+}
+
+fn choose_role(checkpoint: &Checkpoint, weights: &str) -> Result<Role, TrainError> {
+    let roles = checkpoint.manifest().roles();
+    let networks: Vec<Role> =
+        roles.into_iter().filter(|role| matches!(role, Role::Master | Role::Ema { .. })).collect();
+    let found = match weights {
+        "ema" => networks.iter().find(|role| matches!(role, Role::Ema { .. })),
+        name => networks.iter().find(|role| role.to_string() == name),
+    };
+    found.copied().ok_or_else(|| {
+        let names: Vec<String> = networks.iter().map(Role::to_string).collect();
+        TrainError::Refused(format!("{} has no weights {weights:?}; it has {}", checkpoint.url(), names.join(", ")))
+    })
+}
+
+fn choose_labels(options: &SampleOptions, config: &RunConfig) -> Result<(Option<Vec<i64>>, u64), TrainError> {
+    let per_class = config.sampling.samples_per_class;
+    let Some(classes) = &options.labels else {
+        return Ok(grid_labels(config.model.num_classes, per_class, config.sampling.max_classes));
+    };
+    let Some(num_classes) = config.model.num_classes else {
+        return Err(TrainError::Refused("--labels: this model is unconditional, it has no classes".into()));
+    };
+    if let Some(class) = classes.iter().find(|class| !(0..num_classes).contains(class)) {
+        return Err(TrainError::Refused(format!(
+            "--labels: {class} is no class; this model has 0 to {}",
+            num_classes - 1
+        )));
+    }
+    let labels: Vec<i64> = classes.iter().flat_map(|&class| vec![class; per_class as usize]).collect();
+    let count = labels.len() as u64;
+    Ok((Some(labels), count))
+}
+
+fn low_res(
+    options: &SampleOptions,
+    config: &RunConfig,
+    count: u64,
+    small_size: i64,
+) -> Result<(Tensor, Vec<i64>), TrainError> {
+    let data = match &options.low_res {
+        Some(folder) => DataConfig { source: SourceKind::Folder, path: folder.clone(), ..DataConfig::default() },
+        None => config.data.clone(),
+    };
+    if options.low_res.is_some() && config.model.num_classes.is_some() && options.labels.is_none() {
+        return Err(TrainError::Refused("--low-res: this upsampler has classes; say which with --labels".into()));
+    }
+    let sources = crate::data::open(&data, config.run.seed)?;
+    low_res_examples(config, sources.train, count, small_size)
+}
