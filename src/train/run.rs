@@ -222,9 +222,10 @@ impl<'a> Loop<'a> {
                 self.draw(step)?;
             }
             if step.is_multiple_of(save_interval) || is_last || is_asked {
+                let saving = Instant::now();
                 let manifest = save(&self.session, &self.store, self.collective)?;
                 if self.collective.rank() == 0 {
-                    let seconds = pause.elapsed().as_secs_f64();
+                    let seconds = saving.elapsed().as_secs_f64();
                     tracing::info!("checkpoint of step {} published ({seconds:.2} s)", manifest.training.step);
                 }
             }
