@@ -44,6 +44,7 @@ impl Session {
             TrainError::Refused(lines.join("\n"))
         };
         let device = choose_device(config.run.device, collective.local_rank())?;
+        set_threads(config.run.num_threads, collective)?;
         let (world_size, rank) = (collective.world_size() as u64, collective.rank() as u64);
         let batches = BatchPlan::new(config.training.global_batch, config.training.microbatch, world_size, rank)
             .map_err(|mistake| refuse(vec![mistake]))?;
@@ -216,6 +217,21 @@ pub(super) fn to_device(
         labels: wants_classes.then(|| Tensor::from_slice(&batch.classes).to_device(device)),
         indices: batch.indices,
     }
+}
+
+/// Gives this rank its share of the host's cores, or the number of threads that the configuration wants.
+fn set_threads(wanted: usize, collective: &dyn Collective) -> Result<(), TrainError> {
+    // Every rank takes part, whatever it wants: another may want a share.
+    let hosts = collective.all_gather(host_name().as_bytes())?;
+    let num_local_ranks = hosts.iter().filter(|host| **host == hosts[collective.rank()]).count();
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = if wanted > 0 { wanted } else { (cores / num_local_ranks).max(1) };
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+    Ok(())
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
 /// The device of the rank with this number on its host.
