@@ -155,7 +155,7 @@ mod tests {
     fn a_failure_that_all_share_is_told_as_it_is() {
         let report = failed(ExitCode::Config, "no such folder");
         assert_eq!(verdict(&vec![report.clone(); 3]), report);
-        assert_eq!(verdict(&[report.clone()]), report);
+        assert_eq!(verdict(std::slice::from_ref(&report)), report);
     }
 
     #[test]

@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn samples_do_not_depend_on_threads_or_batches() {
         let flat = |batches: Vec<Batch>| {
-            let mut all: (Vec<u64>, Vec<f32>, Vec<f32>, Vec<f64>, Vec<i64>) = Default::default();
+            let mut all = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
             for batch in batches {
                 all.0.extend(batch.indices);
                 all.1.extend(batch.images);

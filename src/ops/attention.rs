@@ -8,7 +8,6 @@ use tch::Tensor;
 /// libtorch's fused attention keeps no [length, length] matrix for backward, so nothing needs to be computed twice.
 /// It scales the product once, where the published formula scales `q` and `k` each by head_channels^-1/4: the same
 /// number, and in half precision the fused kernels accumulate and take the softmax in float32.
-#[must_use]
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
     Tensor::scaled_dot_product_attention(q, k, v, None::<&Tensor>, 0.0, false, None, false)
 }

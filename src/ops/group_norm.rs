@@ -13,7 +13,6 @@ use super::bridge;
 /// On the CPU in float32 this is one node of the graph that keeps only `x` and the groups' statistics for backward.
 /// It takes channels-last as it comes, which matters: libtorch's own kernel is many times slower there when a group
 /// has few channels.
-#[must_use]
 pub fn group_norm_silu(
     x: &Tensor,
     num_groups: i64,

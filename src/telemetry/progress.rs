@@ -18,8 +18,8 @@ pub struct Reading {
     pub step: u64,
     /// Training samples seen since the run began, over all ranks.
     pub samples: u64,
-    /// Mean loss of late; NaN is shown as it is.
-    pub loss: f64,
+    /// Mean loss of late; none before the first.
+    pub loss: Option<f64>,
     /// log2 of the loss scale, in half-precision runs.
     pub lg_loss_scale: Option<f64>,
 }
@@ -118,7 +118,10 @@ impl Speed {
 }
 
 fn line(reading: &Reading, total: u64, speed: Option<PerSecond>) -> String {
-    let mut line = format!("step {}/{total}  loss {:.4}", reading.step, reading.loss);
+    let mut line = format!("step {}/{total}", reading.step);
+    if let Some(loss) = reading.loss {
+        let _ = write!(line, "  loss {loss:.4}"); // writing to a string cannot fail
+    }
     if let Some(scale) = reading.lg_loss_scale {
         let _ = write!(line, "  lg_loss_scale {scale:.2}"); // writing to a string cannot fail
     }
@@ -156,17 +159,17 @@ mod tests {
     use super::*;
 
     fn reading(step: u64) -> Reading {
-        Reading { step, samples: 16 * step, loss: 0.123_456, lg_loss_scale: None }
+        Reading { step, samples: 16 * step, loss: Some(0.123_456), lg_loss_scale: None }
     }
 
     #[test]
     fn a_line_says_what_is_known() {
         assert_eq!(line(&reading(3), 100, None), "step 3/100  loss 0.1235");
-        let half = Reading { lg_loss_scale: Some(20.003), loss: f64::NAN, ..reading(40) };
+        let half = Reading { lg_loss_scale: Some(20.003), loss: None, ..reading(40) };
         let speed = PerSecond { steps: 0.5, images: 8.0 };
         assert_eq!(
             line(&half, 100, Some(speed)),
-            "step 40/100  loss NaN  lg_loss_scale 20.00  8.00 images/s  2m00s left"
+            "step 40/100  lg_loss_scale 20.00  8.00 images/s  2m00s left"
         );
     }
 

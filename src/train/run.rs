@@ -203,7 +203,7 @@ impl<'a> Loop<'a> {
     }
 
     fn train(&mut self, stop: &Stop, last_step: u64) -> Result<Finish, TrainError> {
-        self.show_progress(f64::NAN);
+        self.show_progress(None);
         loop {
             let report = self.session.step(self.collective)?;
             let step = self.session.trainer.progress.step;
@@ -246,11 +246,11 @@ impl<'a> Loop<'a> {
             curves::write(&self.board, step, self.session.next_sample(), report, &summary);
             tracing::debug!(step, loss = summary.mean("loss"), "logged");
         }
-        self.show_progress(summary.mean("loss"));
+        self.show_progress(Some(summary.mean("loss")));
         Ok(())
     }
 
-    fn show_progress(&mut self, loss: f64) {
+    fn show_progress(&mut self, loss: Option<f64>) {
         let samples = self.session.next_sample();
         let progress = &self.session.trainer.progress;
         let is_scaled = progress.loss_scale != super::LossScale::Off;
