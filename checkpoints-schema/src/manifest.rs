@@ -14,7 +14,7 @@ pub struct Manifest {
     pub created: String,
     /// The version of Admiral that wrote it.
     pub code_version: String,
-    /// What the network is trained for: `diffusion`, `classifier` or `super-resolution`.
+    /// What the network is trained for: `diffusion`, `classifier` or `super_resolution`.
     pub task: String,
     /// The whole effective configuration of the run.
     pub configuration: serde_json::Value,

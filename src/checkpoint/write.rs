@@ -15,7 +15,7 @@ const PROBLEMS_LISTED: usize = 4;
 /// What a checkpoint says besides its tensors. The same on every rank.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Content {
-    /// What the network is trained for: `diffusion`, `classifier` or `super-resolution`.
+    /// What the network is trained for: `diffusion`, `classifier` or `super_resolution`.
     pub task: String,
     /// The whole effective configuration.
     pub configuration: serde_json::Value,
