@@ -167,10 +167,7 @@ mod tests {
         assert_eq!(line(&reading(3), 100, None), "step 3/100  loss 0.1235");
         let half = Reading { lg_loss_scale: Some(20.003), loss: None, ..reading(40) };
         let speed = PerSecond { steps: 0.5, images: 8.0 };
-        assert_eq!(
-            line(&half, 100, Some(speed)),
-            "step 40/100  lg_loss_scale 20.00  8.00 images/s  2m00s left"
-        );
+        assert_eq!(line(&half, 100, Some(speed)), "step 40/100  lg_loss_scale 20.00  8.00 images/s  2m00s left");
     }
 
     #[test]

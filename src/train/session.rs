@@ -6,6 +6,7 @@ use crate::collective::Collective;
 use crate::data::{Batch, ImageSource, Loader, SamplePlan, SampleReader, Sources};
 use crate::diffusion::{GaussianDiffusion, TimestepSampler};
 use crate::model::{Network, Task, initialize};
+use crate::ops::bridge;
 
 use super::TrainError;
 use super::batches::BatchPlan;
@@ -236,6 +237,8 @@ fn host_name() -> String {
 
 /// The device of the rank with this number on its host.
 pub(super) fn choose_device(choice: DeviceChoice, local_rank: usize) -> Result<Device, TrainError> {
+    // float32 means float32: what a run is compared with was not rounded to TF32 either.
+    bridge::allow_tf32(false)?;
     let num_gpus = if tch::Cuda::is_available() { tch::Cuda::device_count() as usize } else { 0 };
     match choice {
         DeviceChoice::Cpu => Ok(Device::Cpu),

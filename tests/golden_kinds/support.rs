@@ -62,7 +62,10 @@ pub fn images() -> PathBuf {
 /// The device of the checks: `ADMIRAL_TEST_DEVICE=cuda` moves them to the GPU.
 pub fn device() -> Device {
     match std::env::var("ADMIRAL_TEST_DEVICE").as_deref() {
-        Ok("cuda") => Device::Cuda(0),
+        Ok("cuda") => {
+            admiral::ops::bridge::allow_tf32(false).expect("libtorch takes the setting");
+            Device::Cuda(0)
+        }
         Ok("cpu") | Err(_) => Device::Cpu,
         Ok(other) => panic!("ADMIRAL_TEST_DEVICE={other}: cpu or cuda"),
     }

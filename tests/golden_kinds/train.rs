@@ -1,12 +1,12 @@
 //! Kind `train`: a run of optimizer steps, through the trainer itself.
 
 use admiral::collective::Single;
-use admiral::diffusion::{DiffusionConfig, GaussianDiffusion, LossType, Variance};
 use admiral::model::Network;
 use admiral::train::{FlatMemory, LossScale, Microbatch, Objective, OptimizerConfig, Trainer};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
+use crate::diffusion::ProcessFlags;
 use crate::network::NetworkConfig;
 use crate::support::{
     Case, GRADIENT, HALF, HALF_FINGERPRINT, Outcome, RUN_FINGERPRINT, close, device, fingerprint, gaussian, ints,
@@ -25,10 +25,6 @@ struct Run {
     initial_lg_loss_scale: f64,
     fp16_scale_growth: f64,
     image_size: i64,
-    diffusion_steps: usize,
-    noise_schedule: String,
-    #[serde(default)]
-    learn_sigma: bool,
 }
 
 const TRACES: [&str; 8] = ["loss", "mse", "vb", "grad_norm", "param_norm", "lg_loss_scale", "lr", "took_step"];
@@ -92,14 +88,7 @@ fn build(case: &Case, run: &Run, network: &NetworkConfig) -> Result<Trainer, Str
     let kind = if half { Kind::Half } else { Kind::Float };
     let memory = FlatMemory::allocate(specs, kind, run.ema_rates.len(), device()).map_err(|e| e.to_string())?;
     memory.set_master(|param, out| out.copy_from_slice(&values[param]));
-    let diffusion = DiffusionConfig {
-        diffusion_steps: run.diffusion_steps,
-        noise_schedule: serde_json::from_value(run.noise_schedule.clone().into()).map_err(|e| e.to_string())?,
-        variance: if run.learn_sigma { Variance::LearnedRange } else { Variance::FixedLarge },
-        loss: LossType::Mse,
-        ..DiffusionConfig::default()
-    };
-    let objective = Objective::Diffusion(GaussianDiffusion::new(&diffusion).map_err(|error| error.to_string())?);
+    let objective = Objective::Diffusion(ProcessFlags::read(&case.config)?.build()?);
     let optimizer = OptimizerConfig {
         learning_rate: run.lr,
         weight_decay: run.weight_decay,

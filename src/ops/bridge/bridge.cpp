@@ -1,6 +1,7 @@
 // What tch does not offer, through libtorch's own headers. Tensors come as the raw pointers that tch holds.
 #include "bridge.h"
 
+#include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
 
 namespace admiral {
@@ -25,6 +26,14 @@ int admiral_set_gradient(const at::Tensor* parameter, const at::Tensor* gradient
                 "the gradient is ", gradient->toString(), gradient->sizes(), ", the parameter ",
                 parameter->toString(), parameter->sizes());
     parameter->mutable_grad() = *gradient;
+  });
+}
+
+// Whether CUDA's float32 convolutions and matrix products may round their inputs to TF32's 10 bits of mantissa.
+int admiral_allow_tf32(bool allow) {
+  return admiral::guarded([&] {
+    at::globalContext().setAllowTF32CuDNN(allow);
+    at::globalContext().setAllowTF32CuBLAS(allow);
   });
 }
 

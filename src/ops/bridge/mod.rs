@@ -11,6 +11,7 @@ use super::Error;
 unsafe extern "C" {
     fn admiral_last_error() -> *const c_char;
     fn admiral_instruction_set() -> *const c_char;
+    fn admiral_allow_tf32(allow: bool) -> c_int;
     fn admiral_set_gradient(parameter: *const C_tensor, gradient: *const C_tensor) -> c_int;
     fn admiral_group_norm_silu(
         x: *const C_tensor,
@@ -156,6 +157,16 @@ fn check(operation: &'static str, status: c_int) -> Result<(), Error> {
 pub fn set_gradient(parameter: &Tensor, gradient: &Tensor) -> Result<(), Error> {
     // SAFETY: both pointers are live tensors of tch for the length of the call.
     check("set_gradient", unsafe { admiral_set_gradient(parameter.as_ptr(), gradient.as_ptr()) })
+}
+
+/// Lets CUDA's float32 convolutions and matrix products round their inputs to TF32's 10 bits of mantissa, or not.
+/// libtorch lets convolutions do so unless told otherwise; the CPU never does.
+///
+/// # Errors
+/// [`Error::Bridge`] when libtorch refuses.
+pub fn allow_tf32(allow: bool) -> Result<(), Error> {
+    // SAFETY: takes no pointer.
+    check("allow_tf32", unsafe { admiral_allow_tf32(allow) })
 }
 
 #[cfg(test)]
