@@ -113,9 +113,20 @@ fn on_ranks(work: impl FnOnce(&dyn Collective, &Terminal) -> Result<ExitCode, En
     }
 }
 
-/// Each rank reads the configuration; a rank that cannot, or reads another, is named.
+/// Each rank reads the configuration; a rank that cannot, or that reads another than rank 0, is named.
 fn load(collective: &dyn Collective, path: &std::path::Path, overrides: &[String]) -> Result<RunConfig, Ending> {
-    agree(collective, config::load(path, overrides), |_| ExitCode::Config)
+    let config: RunConfig = agree(collective, config::load(path, overrides), |_| ExitCode::Config)?;
+    let text = serde_json::to_vec(&config).map_err(|error| Ending::alone(ExitCode::Bug, &error))?;
+    let texts = collective.all_gather(&text).map_err(Ending::from)?;
+    let same = match texts.iter().position(|other| *other != texts[0]) {
+        None => Ok(()),
+        Some(rank) => Err(format!(
+            "rank {rank} reads another configuration from {} than rank 0; give every host the same file",
+            path.display()
+        )),
+    };
+    agree(collective, same, |_| ExitCode::Config)?;
+    Ok(config)
 }
 
 /// Ends a command of a single process.

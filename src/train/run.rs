@@ -80,9 +80,10 @@ pub fn run(
     // What can fail before the first step is agreed upon, so that one rank speaks and all leave with one code.
     let sources = agree(collective, data::open(&config.data, config.run.seed), |_| ExitCode::Config)?;
     let folder = PathBuf::from(&config.run.folder);
-    let store = agree(collective, open_store(&config, &folder), TrainError::exit_code)?;
-    let step = agree(collective, choose_step(&store, resume), TrainError::exit_code)?;
+    // The folder is made last: what cannot run leaves nothing behind.
     let mut session = agree(collective, Session::open(config, sources, collective), TrainError::exit_code)?;
+    let store = agree(collective, open_store(&session.config, &folder), TrainError::exit_code)?;
+    let step = agree(collective, choose_step(&store, resume), TrainError::exit_code)?;
     if let Some(step) = step {
         let restored = store
             .checkpoint(step)
@@ -127,6 +128,11 @@ fn folder_error(path: &Path, source: std::io::Error) -> TrainError {
 fn choose_step(store: &Store, resume: Resume) -> Result<Option<u64>, TrainError> {
     let newest = store.latest()?;
     match (resume, newest) {
+        (Resume::Step(step), Some(newest)) if newest > step => Err(TrainError::Refused(format!(
+            "{} has a later checkpoint, of step {newest}, which a run from step {step} would meet and may not \
+             overwrite; move the later ones away, or copy the one of step {step} to another run.folder",
+            store.url("")
+        ))),
         (Resume::Step(step), _) => Ok(Some(step)),
         (Resume::Latest | Resume::Auto, Some(step)) => Ok(Some(step)),
         (Resume::Auto | Resume::Fresh, None) => Ok(None),
