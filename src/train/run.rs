@@ -15,7 +15,7 @@ use super::curves::{self, Curves};
 use super::grid::draw_grid;
 use super::run_config::RunConfig;
 use super::session::Session;
-use super::state::{restore, save};
+use super::state::{check_same_run, restore, save};
 use super::step::StepReport;
 use super::stop::Stop;
 use super::validation::Validation;
@@ -85,11 +85,10 @@ pub fn run(
     let store = agree(collective, open_store(&session.config, &folder), TrainError::exit_code)?;
     let step = agree(collective, choose_step(&store, resume), TrainError::exit_code)?;
     if let Some(step) = step {
-        let restored = store
-            .checkpoint(step)
-            .map_err(TrainError::from)
-            .and_then(|checkpoint| restore(&mut session, &checkpoint, collective));
-        agree(collective, restored, TrainError::exit_code)?;
+        // Agreed upon one after another: reading is done together, and only when every rank can begin.
+        let checkpoint = agree(collective, store.checkpoint(step), checkpoint::Error::exit_code)?;
+        agree(collective, check_same_run(&session, &checkpoint), TrainError::exit_code)?;
+        agree(collective, restore(&mut session, &checkpoint, collective), TrainError::exit_code)?;
     }
     let last_step = session.config.training.steps;
     let first_step = session.trainer.progress.step;
@@ -107,7 +106,8 @@ pub fn run(
     run.announce(first_step, last_step, started);
     match run.train(stop, last_step) {
         Ok(finish) => Ok(finish),
-        Err(TrainError::Checkpoint(error)) => {
+        // The ranks have agreed on what a store said, not on an agreement that failed.
+        Err(TrainError::Checkpoint(error)) if error.exit_code() != ExitCode::Bug => {
             Err(Ending::Together(crate::collective::Failure { code: error.exit_code(), message: error.to_string() }))
         }
         // In the middle of a step the others cannot know.

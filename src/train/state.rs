@@ -86,14 +86,13 @@ pub fn save(session: &Session, store: &Store, collective: &dyn Collective) -> Re
     Ok(crate::checkpoint::save(store, collective, &content, &views)?)
 }
 
-/// Loads a checkpoint into the session, which then goes on after the checkpoint's step. Every rank calls it.
+/// Loads a checkpoint that [`check_same_run`] accepts into the session, which then goes on after the checkpoint's
+/// step. Every rank calls it.
 ///
 /// # Errors
-/// The same on every rank: where the checkpoint is of another network, was trained with another batch, averages or
-/// data order, or cannot be read. The session is unusable after an error in reading.
+/// The same on every rank, where the checkpoint cannot be read. The session is unusable after an error.
 pub fn restore(session: &mut Session, checkpoint: &Checkpoint, collective: &dyn Collective) -> Result<(), TrainError> {
     let manifest = checkpoint.manifest();
-    check_same_run(session, manifest, &checkpoint.url())?;
     let memory = &session.trainer.memory;
     let parameters = parameters(memory.specs());
     let mut host: Vec<HostBuffer> = Vec::new();
@@ -146,8 +145,13 @@ pub fn restore(session: &mut Session, checkpoint: &Checkpoint, collective: &dyn 
     Ok(())
 }
 
-/// What cannot change in the middle of a run without its samples or state losing their meaning.
-fn check_same_run(session: &Session, manifest: &Manifest, url: &str) -> Result<(), TrainError> {
+/// Whether the session can go on from a checkpoint. What is compared cannot change in the middle of a run without its
+/// samples or its state losing their meaning.
+///
+/// # Errors
+/// Where the checkpoint is of another network, or was trained with another task, batch, averages or seed.
+pub fn check_same_run(session: &Session, checkpoint: &Checkpoint) -> Result<(), TrainError> {
+    let (manifest, url) = (checkpoint.manifest(), checkpoint.url());
     let shapes: Vec<(&str, Vec<i64>)> = manifest
         .parameters()
         .iter()
