@@ -44,8 +44,9 @@ impl Session {
             let lines: Vec<String> = mistakes.iter().map(|m| format!("{}: {}", m.field, m.message)).collect();
             TrainError::Refused(lines.join("\n"))
         };
-        let device = choose_device(config.run.device, collective.local_rank())?;
+        // First, because all ranks take part: what follows may fail on one of them.
         set_threads(config.run.num_threads, collective)?;
+        let device = choose_device(config.run.device, collective.local_rank())?;
         let (world_size, rank) = (collective.world_size() as u64, collective.rank() as u64);
         let batches = BatchPlan::new(config.training.global_batch, config.training.microbatch, world_size, rank)
             .map_err(|mistake| refuse(vec![mistake]))?;
