@@ -12,7 +12,7 @@ help:
 	@echo 'make demo         set up, build, train on Fashion-MNIST on 2 ranks, draw samples'
 	@echo 'make test         set up, build, run every test'
 	@echo 'make test-golden  only the numbers of the reference implementation ($$ADMIRAL_GOLDEN_DIR)'
-	@echo 'make test-gpu     the golden numbers on the first CUDA device'
+	@echo 'make test-gpu     the golden numbers and the time of a step on the first CUDA device'
 	@echo 'make lint         formatting and clippy'
 	@echo 'make clean-demo   remove what the demo made ($(RUN))'
 
@@ -35,7 +35,7 @@ test-golden: setup
 	$(CARGO) test --release --locked --test golden
 
 test-gpu: setup
-	ADMIRAL_TEST_DEVICE=cuda $(CARGO) test --release --locked --test golden
+	ci/gpu
 
 lint: setup
 	$(CARGO) fmt --all --check
