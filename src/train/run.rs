@@ -279,7 +279,7 @@ impl<'a> Loop<'a> {
 
     fn draw(&mut self, step: u64) -> Result<(), TrainError> {
         if let Some(grid) = draw_grid(&self.session, self.collective)? {
-            self.board.image("samples", step, grid);
+            self.board.image("sample_grid", step, grid);
         }
         Ok(())
     }
