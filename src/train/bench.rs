@@ -60,7 +60,7 @@ pub fn step(mut config: RunConfig, options: &BenchOptions, collective: &dyn Coll
     let sources = agree(collective, data::open(&config.data, config.run.seed), |_| ExitCode::Config)?;
     let mut session = agree(collective, Session::open(config, sources, collective), TrainError::exit_code)?;
     let measured = measure(&mut session, options, collective);
-    let measured = measured.map_err(|error| Ending::alone(error.exit_code(), &error))?;
+    let measured = measured.map_err(TrainError::ending)?;
     if collective.rank() == 0 {
         if options.json {
             let text = serde_json::to_string_pretty(&measured).map_err(|error| Ending::alone(ExitCode::Bug, &error))?;

@@ -1,6 +1,7 @@
 //! What can stop a run, and with which exit code.
 
-use crate::collective::CollectiveError;
+use crate::checkpoint;
+use crate::collective::{CollectiveError, Ending, Failure};
 use crate::data::DataError;
 use crate::exit::ExitCode;
 use crate::model::ParamError;
@@ -19,7 +20,7 @@ pub enum TrainError {
     Model(#[from] ParamError),
     /// Checkpoints cannot be read or written.
     #[error(transparent)]
-    Checkpoint(#[from] crate::checkpoint::Error),
+    Checkpoint(#[from] checkpoint::Error),
     /// Admiral contradicts itself.
     #[error("this is a bug in Admiral: {0}")]
     Bug(String),
@@ -72,6 +73,20 @@ impl TrainError {
             Self::Checkpoint(error) => error.exit_code(),
             Self::Collective(_) | Self::Torch(_) | Self::Operation(_) | Self::Bug(_) => ExitCode::Bug,
             Self::Diverged { .. } => ExitCode::Diverged,
+        }
+    }
+}
+
+impl TrainError {
+    /// How the ranks leave when this stops them after the start: together where all know of it.
+    #[must_use]
+    pub fn ending(self) -> Ending {
+        let failure = Failure { code: self.exit_code(), message: self.to_string() };
+        match self {
+            Self::Checkpoint(checkpoint::Error::Collective { .. }) => Ending::Alone(failure),
+            // Stores answer for all ranks, and sums of gradients are the same on all.
+            Self::Checkpoint(_) | Self::Diverged { .. } => Ending::Together(failure),
+            _ => Ending::Alone(failure),
         }
     }
 }

@@ -104,15 +104,7 @@ pub fn run(
     let validation = agree(collective, Validation::open(&session, collective), TrainError::exit_code)?;
     let mut run = Loop::new(session, store, validation, collective, terminal, &folder);
     run.announce(first_step, last_step, started);
-    match run.train(stop, last_step) {
-        Ok(finish) => Ok(finish),
-        // The ranks have agreed on what a store said, not on an agreement that failed.
-        Err(TrainError::Checkpoint(error)) if error.exit_code() != ExitCode::Bug => {
-            Err(Ending::Together(crate::collective::Failure { code: error.exit_code(), message: error.to_string() }))
-        }
-        // In the middle of a step the others cannot know.
-        Err(error) => Err(Ending::alone(error.exit_code(), &error)),
-    }
+    run.train(stop, last_step).map_err(TrainError::ending)
 }
 
 fn open_store(config: &RunConfig, folder: &Path) -> Result<Store, TrainError> {

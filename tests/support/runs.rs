@@ -1,0 +1,123 @@
+//! Tiny runs of the real program: data, configuration, commands, and what they leave.
+#![allow(dead_code, reason = "each test program uses its part")]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::mpirun::{Finished, mpirun, run};
+
+/// More than a tiny run ever takes.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A folder with data and a configuration.
+pub struct Place {
+    pub folder: tempfile::TempDir,
+}
+
+impl Place {
+    /// 64 grey images of 8x8 pixels in 3 classes.
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (count, size) = (64u32, 8u32);
+        let mut images = vec![0, 0, 8, 3];
+        [count, size, size].iter().for_each(|n| images.extend(n.to_be_bytes()));
+        images.extend((0..count * size * size).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8));
+        let mut labels = vec![0, 0, 8, 1];
+        labels.extend(count.to_be_bytes());
+        labels.extend((0..count).map(|i| (i % 3) as u8));
+        std::fs::write(folder.path().join("images"), images).unwrap();
+        std::fs::write(folder.path().join("labels"), labels).unwrap();
+        let place = Self { folder };
+        std::fs::write(place.path("tiny.yaml"), place.yaml()).unwrap();
+        place
+    }
+
+    fn yaml(&self) -> String {
+        format!(
+            "run: {{folder: {0}/run, device: cpu, num_threads: 1, seed: 5}}\n\
+             data: {{source: idx, path: {0}/images, label_path: {0}/labels, num_workers: 1}}\n\
+             model:\n  image_size: 8\n  image_channels: 1\n  num_classes: 3\n  num_channels: 32\n  num_res_blocks: 1\n  \
+             channel_mult: [1, 1]\n  attention_resolutions: [4]\n  num_head_channels: 32\n  dropout: 0.1\n\
+             diffusion: {{noise_schedule: cosine}}\n\
+             training: {{global_batch: 8, microbatch: 8, steps: 20, log_interval: 1, save_interval: 10, sample_interval: 0}}\n\
+             optimizer: {{learning_rate: 0.001, ema_rates: [0.9, 0.99], ema_warmup: true}}\n\
+             precision: {{mode: fp32}}\n\
+             sampling: {{timestep_respacing: ddim5, samples_per_class: 2}}\n",
+            self.folder.path().display()
+        )
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// `admiral train` on that many ranks, into the folder `run_folder`, with more arguments.
+    pub fn train(&self, ranks: usize, run_folder: &str, arguments: &[&str]) -> Command {
+        let program = env!("CARGO_BIN_EXE_admiral");
+        let mut command = if ranks == 1 {
+            Command::new(program)
+        } else {
+            let mut command = mpirun(ranks);
+            command.arg(program);
+            command
+        };
+        command.arg("train").arg(self.path("tiny.yaml"));
+        command.arg("--set").arg(format!("run.folder={}", self.path(run_folder).display()));
+        command.args(arguments);
+        command
+    }
+
+    /// Trains to the end, which must be a good one.
+    pub fn trained(&self, ranks: usize, run_folder: &str, arguments: &[&str]) -> Finished {
+        let finished = run(&mut self.train(ranks, run_folder, arguments), PATIENCE);
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        finished
+    }
+
+    /// Every tensor of a checkpoint, as bytes by role and name, however it is divided into files.
+    pub fn tensors(&self, run_folder: &str, step: u64) -> BTreeMap<String, Vec<u8>> {
+        let checkpoint = self.path(run_folder).join(format!("checkpoints/step-{step:09}"));
+        assert!(checkpoint.join("manifest.json").is_file(), "{} is published", checkpoint.display());
+        let mut tensors = BTreeMap::new();
+        for role in std::fs::read_dir(&checkpoint).unwrap().map(|entry| entry.unwrap().path()).filter(|p| p.is_dir()) {
+            for file in std::fs::read_dir(&role).unwrap().map(|entry| entry.unwrap().path()) {
+                let bytes = std::fs::read(file).unwrap();
+                for (name, view) in safetensors::SafeTensors::deserialize(&bytes).unwrap().iter() {
+                    let role = role.file_name().unwrap().to_string_lossy();
+                    tensors.insert(format!("{role}/{name}"), view.data().to_vec());
+                }
+            }
+        }
+        tensors
+    }
+
+    pub fn is_published(&self, run_folder: &str, step: u64) -> bool {
+        self.path(run_folder).join(format!("checkpoints/step-{step:09}/manifest.json")).is_file()
+    }
+}
+
+/// Fails where two checkpoints differ in a byte.
+pub fn assert_same(left: &BTreeMap<String, Vec<u8>>, right: &BTreeMap<String, Vec<u8>>) {
+    assert!(!left.is_empty());
+    assert_eq!(left.keys().collect::<Vec<_>>(), right.keys().collect::<Vec<_>>());
+    let different: Vec<&String> = left.keys().filter(|name| left[*name] != right[*name]).collect();
+    assert!(different.is_empty(), "{} of {} tensors differ: {different:?}", different.len(), left.len());
+}
+
+/// The lines of a run that say why it failed.
+pub fn errors(finished: &Finished) -> Vec<&str> {
+    finished.stderr.lines().filter(|line| line.starts_with("error:")).collect()
+}
+
+/// Waits until `done`, or fails.
+pub fn wait_until(what: &str, done: impl Fn() -> bool) {
+    for _ in 0..6000 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("waited in vain until {what}");
+}

@@ -1,0 +1,204 @@
+//! Training as a user runs it: the real program, alone and under the real mpirun.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/mpirun.rs"]
+mod mpirun;
+#[path = "support/runs.rs"]
+mod runs;
+
+use std::process::Command;
+use std::time::Duration;
+
+use mpirun::{Running, run, session};
+use runs::{PATIENCE, Place, assert_same, errors, wait_until};
+
+/// 20 steps straight, and 10 + SIGKILL + 10, end with the same bytes.
+fn resumes_exactly(ranks: usize, arguments: &[&str]) {
+    let place = Place::new();
+    place.trained(ranks, "straight", arguments);
+
+    // Killed while it goes on after step 10: what it did since must not matter.
+    let endless = [arguments, &["--set", "training.steps=100000"]].concat();
+    let running = Running::start(&mut place.train(ranks, "killed", &endless));
+    wait_until("step 10 is published", || place.is_published("killed", 10));
+    running.kill();
+    drop(running);
+    for step in 11..10_000 {
+        // It may have been fast enough to publish more.
+        let _ = std::fs::remove_dir_all(place.path(&format!("killed/checkpoints/step-{step:09}")));
+    }
+    place.trained(ranks, "killed", &[arguments, &["--resume", "latest"]].concat());
+    assert_same(&place.tensors("straight", 20), &place.tensors("killed", 20));
+}
+
+#[test]
+fn one_rank_resumes_exactly() {
+    resumes_exactly(1, &[]);
+}
+
+#[test]
+fn two_ranks_resume_exactly() {
+    resumes_exactly(2, &[]);
+}
+
+#[test]
+fn half_precision_and_a_learning_timestep_sampler_resume_exactly() {
+    let arguments = ["--set", "precision.mode=fp16", "--set", "diffusion.timestep_sampler=loss-second-moment"];
+    let few = ["--set", "diffusion.diffusion_steps=4", "--set", "sampling.timestep_respacing=\"2\""];
+    resumes_exactly(2, &[arguments.as_slice(), few.as_slice()].concat());
+}
+
+/// The losses of a run, from its event files, by TensorBoard's own reader.
+fn losses(place: &Place, run_folder: &str) -> Vec<f64> {
+    let script = "import sys; from tensorboard.backend.event_processing.event_accumulator import EventAccumulator as E; \
+                  e = E(sys.argv[1]); e.Reload(); print(*[s.value for s in e.Scalars('loss')])";
+    let python = format!("{}/.deps/venv/bin/python", env!("CARGO_MANIFEST_DIR"));
+    let out = Command::new(python).args(["-c", script]).arg(place.path(run_folder).join("tensorboard")).output();
+    let out = out.expect("`ci/setup test` has installed TensorBoard");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).split_whitespace().map(|value| value.parse().unwrap()).collect()
+}
+
+#[test]
+fn ranks_and_accumulation_do_not_change_the_losses() {
+    let place = Place::new();
+    let plain = ["--set", "model.dropout=0"];
+    place.trained(1, "one", &plain);
+    place.trained(2, "two", &[&plain[..], &["--set", "training.microbatch=4"]].concat());
+    place.trained(1, "accumulated", &[&plain[..], &["--set", "training.microbatch=2"]].concat());
+    let one = losses(&place, "one");
+    assert_eq!(one.len(), 20);
+    for other in ["two", "accumulated"] {
+        for (step, (a, b)) in one.iter().zip(losses(&place, other)).enumerate() {
+            assert!((a - b).abs() < 1e-3 * a, "{other} step {step}: {b}, alone {a}");
+        }
+    }
+}
+
+#[test]
+fn classifiers_and_upsamplers_train_resume_and_serve() {
+    let place = Place::new();
+    let sample = |run_folder: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_admiral"));
+        command.arg("sample").arg(place.path(run_folder)).arg("--out").arg(place.path("grid.png"));
+        run(&mut command, PATIENCE)
+    };
+    let short = ["--set", "training.steps=4", "--set", "training.save_interval=2"];
+    let longer = ["--set", "training.steps=6", "--set", "training.save_interval=2", "--resume", "latest"];
+
+    let classifier = ["--set", "task=classifier", "--set", "data.random_crop=true"];
+    let validation = ["--set", "data.validation_fraction=0.3", "--set", "classifier.validation_interval=2"];
+    let classifier = [classifier, validation].concat();
+    place.trained(2, "classifier", &[&classifier[..], &short].concat());
+    place.trained(1, "classifier", &[&classifier[..], &longer].concat());
+    assert!(place.is_published("classifier", 6));
+    let refused = sample("classifier");
+    assert_eq!((refused.code, errors(&refused).len()), (Some(64), 1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("is a classifier"));
+
+    let upsampler = ["--set", "task=super_resolution", "--set", "model.small_size=4"];
+    let drawing = ["--set", "training.sample_interval=2", "--set", "precision.mode=bf16"];
+    let upsampler = [upsampler, drawing].concat();
+    place.trained(1, "upsampler", &[&upsampler[..], &short].concat());
+    place.trained(2, "upsampler", &[&upsampler[..], &longer].concat());
+    let drawn = sample("upsampler");
+    assert_eq!(drawn.code, Some(0), "{}", drawn.stderr);
+    let png = std::fs::read(place.path("grid.png")).unwrap();
+    let side = |at: usize| u32::from_be_bytes([png[at], png[at + 1], png[at + 2], png[at + 3]]);
+    // 2 columns and 3 rows of 8 pixels, with 2 pixels between and around them.
+    assert_eq!((side(16), side(20)), (2 * 10 + 2, 3 * 10 + 2));
+}
+
+#[test]
+fn bad_input_has_one_message_and_the_right_code() {
+    let place = Place::new();
+    place.trained(1, "trained", &["--set", "training.steps=2"]);
+    let before = place.tensors("trained", 2);
+    std::fs::write(place.path("file"), "not a folder").unwrap();
+    let blocked = format!("run.folder={}", place.path("file/run").display());
+    let cases: [(&str, &[&str], &str); 7] = [
+        ("new", &["--set", "data.path=/no/such/file"], "/no/such/file"),
+        ("new", &["--set", "model.num_head_channels=null", "--set", "model.num_heads=3"], "num_heads"),
+        ("new", &["--set", "training.global_batch=7"], "7 samples"),
+        ("new", &["--set", "model.num_chanels=32"], "num_channels"),
+        ("new", &["--set", &blocked], "file/run"),
+        ("trained", &[], "--resume latest"),
+        ("trained", &["--resume", "latest", "--set", "model.num_channels=64"], "another model"),
+    ];
+    for (folder, arguments, part) in cases {
+        let finished = run(&mut place.train(2, folder, arguments), PATIENCE);
+        assert!(!finished.timed_out, "{arguments:?} hangs");
+        assert_eq!(finished.code, Some(64), "{arguments:?}: {}", finished.stderr);
+        assert_eq!(errors(&finished).len(), 1, "{arguments:?}: {}", finished.stderr);
+        assert!(errors(&finished)[0].contains(part) || finished.stderr.contains(part), "{}", finished.stderr);
+        assert!(!place.path("new").exists(), "{arguments:?} leaves a folder");
+    }
+    assert_same(&before, &place.tensors("trained", 2));
+}
+
+#[test]
+fn a_broken_image_stops_the_run_by_name_or_is_skipped() {
+    let place = Place::new();
+    let pictures = place.path("pictures");
+    std::fs::create_dir(&pictures).unwrap();
+    for (number, class) in ["a", "b", "c", "a", "b", "c"].into_iter().enumerate() {
+        let file = std::fs::File::create(pictures.join(format!("{class}_{number}.png"))).unwrap();
+        let pixels = vec![(40 * number) as u8; 64];
+        let encoder = image::codecs::png::PngEncoder::new(file);
+        image::ImageEncoder::write_image(encoder, &pixels, 8, 8, image::ExtendedColorType::L8).unwrap();
+    }
+    std::fs::write(pictures.join("b_torn.png"), b"\x89PNG\r\n\x1a\n and no more").unwrap();
+    let path = format!("data.path={}", pictures.display());
+    let data = ["--set", "data.source=folder", "--set", "data.classes=file_name", "--set", "data.label_path=null"];
+    let data = [&data[..], &["--set", &path, "--set", "training.steps=3"]].concat();
+    let stopped = run(&mut place.train(2, "stop", &data), PATIENCE);
+    assert!(!stopped.timed_out);
+    assert_eq!(stopped.code, Some(64), "{}", stopped.stderr);
+    assert!(errors(&stopped).iter().all(|line| line.contains("b_torn.png")), "{}", stopped.stderr);
+    let skipped = place.trained(2, "skip", &[&data[..], &["--set", "data.on_broken_image=skip"]].concat());
+    assert!(skipped.stderr.contains("b_torn.png"), "{}", skipped.stderr);
+}
+
+#[test]
+fn a_signal_to_one_rank_publishes_a_checkpoint_and_exits_75() {
+    let place = Place::new();
+    let endless = ["--set", "training.steps=100000", "--set", "training.save_interval=100000"];
+    let running = Running::start(&mut place.train(2, "run", &endless));
+    wait_until("training has begun", || place.path("run/config.yaml").exists());
+    std::thread::sleep(Duration::from_millis(500));
+    let program = env!("CARGO_BIN_EXE_admiral");
+    let ranks: Vec<i32> = session(running.id())
+        .into_iter()
+        .filter(|id| std::fs::read_link(format!("/proc/{id}/exe")).is_ok_and(|exe| exe.as_os_str() == program))
+        .collect();
+    assert_eq!(ranks.len(), 2);
+    // SAFETY: a process of this test's own.
+    unsafe { libc::kill(ranks[1], libc::SIGTERM) };
+    let finished = running.finish(PATIENCE);
+    assert!(!finished.timed_out);
+    assert_eq!(finished.code, Some(75), "{}", finished.stderr);
+    let steps = std::fs::read_dir(place.path("run/checkpoints")).unwrap().count();
+    assert_eq!(steps, 2, "one checkpoint and latest.json");
+    let on = ["--set", "training.steps=100000", "--resume", "latest"];
+    let resumed = Running::start(&mut place.train(1, "run", &on));
+    std::thread::sleep(Duration::from_millis(1500));
+    resumed.signal(libc::SIGINT);
+    assert_eq!(resumed.finish(PATIENCE).code, Some(75));
+}
+
+#[test]
+fn a_killed_rank_takes_the_group_down() {
+    let place = Place::new();
+    let running = Running::start(&mut place.train(2, "run", &["--set", "training.steps=100000"]));
+    wait_until("training has begun", || place.path("run/config.yaml").exists());
+    std::thread::sleep(Duration::from_millis(500));
+    let program = env!("CARGO_BIN_EXE_admiral");
+    let is_rank = |id: &i32| std::fs::read_link(format!("/proc/{id}/exe")).is_ok_and(|exe| exe.as_os_str() == program);
+    let rank = session(running.id()).into_iter().find(is_rank).unwrap();
+    // SAFETY: a process of this test's own.
+    unsafe { libc::kill(rank, libc::SIGKILL) };
+    let leader = running.id();
+    wait_until("the group is gone", || session(leader).into_iter().filter(is_rank).count() == 0);
+    let finished = running.finish(PATIENCE);
+    assert!(!finished.timed_out && finished.code != Some(0));
+}
