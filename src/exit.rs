@@ -1,4 +1,7 @@
-//! The exit codes of a rank, which tell the launcher what to do (see docs/architecture.md).
+//! The end of a rank: its exit codes, which tell the launcher what to do (see docs/architecture.md), and its last words.
+
+use std::fmt::Display;
+use std::io::Write;
 
 /// Why a rank ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,4 +33,10 @@ impl ExitCode {
     pub fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|&code| code as u8 == byte)
     }
+}
+
+/// Says on standard error why a command failed: one line of its own in one write, so that the words of several ranks
+/// do not mix, and without a panic where nobody can read it.
+pub fn say_error(message: &impl Display) {
+    let _ = std::io::stderr().write_all(format!("error: {message}\n").as_bytes());
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode as ProcessExit;
 
 use admiral::collective::{Collective, Ending, agree, connect};
 use admiral::config;
-use admiral::exit::ExitCode;
+use admiral::exit::{ExitCode, say_error};
 use admiral::telemetry::{Terminal, init_logging};
 use admiral::train::bench::{self, BenchOptions};
 use admiral::train::samples::{self, SampleOptions};
@@ -100,7 +100,7 @@ fn on_ranks(work: impl FnOnce(&dyn Collective, &Terminal) -> Result<ExitCode, En
     let collective = match connect() {
         Ok(collective) => collective,
         Err(error) => {
-            eprintln!("error: {error}");
+            say_error(&error);
             return ExitCode::Node;
         }
     };
@@ -134,7 +134,7 @@ fn alone(result: Result<(), (ExitCode, anyhow::Error)>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::Finished,
         Err((code, error)) => {
-            eprintln!("error: {error:#}");
+            say_error(&format!("{error:#}"));
             code
         }
     }

@@ -137,6 +137,20 @@ fn bad_input_has_one_message_and_the_right_code() {
 }
 
 #[test]
+fn a_diverged_run_says_where_once_and_keeps_its_checkpoints() {
+    let place = Place::new();
+    place.trained(2, "run", &["--set", "training.steps=2"]);
+    let before = place.tensors("run", 2);
+    let wild = ["--resume", "latest", "--set", "optimizer.learning_rate=1e30"];
+    let finished = run(&mut place.train(2, "run", &wild), PATIENCE);
+    assert_eq!((finished.code, errors(&finished).len()), (Some(65), 1), "{}", finished.stderr);
+    for part in ["diverged at step", "first bad gradient", "timestep"] {
+        assert!(errors(&finished)[0].contains(part), "{}", finished.stderr);
+    }
+    assert_same(&before, &place.tensors("run", 2));
+}
+
+#[test]
 fn a_broken_image_stops_the_run_by_name_or_is_skipped() {
     let place = Place::new();
     let pictures = place.path("pictures");

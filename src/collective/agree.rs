@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use super::{Collective, CollectiveError};
-use crate::exit::ExitCode;
+use crate::exit::{ExitCode, say_error};
 
 /// Why a run cannot go on, in words for its user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,18 +45,18 @@ impl Ending {
         match self {
             Self::Together(failure) => {
                 if rank == 0 {
-                    eprintln!("error: {}", failure.message);
+                    say_error(&failure.message);
                 }
                 // What waits for the other ranks, which come to the same place.
                 drop(collective);
                 failure.code
             }
             Self::Alone(failure) if world_size == 1 => {
-                eprintln!("error: {}", failure.message);
+                say_error(&failure.message);
                 failure.code
             }
             Self::Alone(failure) => {
-                eprintln!("error: rank {rank} of {world_size}: {}", failure.message);
+                say_error(&format!("rank {rank} of {world_size}: {}", failure.message));
                 collective.abort(failure.code)
             }
         }

@@ -34,14 +34,15 @@ impl Terminal {
     }
 }
 
-/// Writes above the progress line.
+/// Writes above the progress line; what cannot be written is lost.
 #[derive(Debug)]
 pub struct TerminalWriter(Terminal);
 
 impl Write for TerminalWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // All at once: what is half written when the bar is drawn again would be overwritten.
-        self.0.bars.suspend(|| io::stderr().lock().write_all(bytes))?;
+        // All at once: what is half written when the bar is drawn again would be overwritten. Whoever reads may be
+        // gone, or the disk full; tracing would panic at that, and a run must outlive its log.
+        let _ = self.0.bars.suspend(|| io::stderr().lock().write_all(bytes));
         Ok(bytes.len())
     }
 

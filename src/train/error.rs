@@ -56,7 +56,7 @@ pub enum TrainError {
         step: u64,
         /// The loss scale at which gradients still overflowed.
         lg_loss_scale: f64,
-        /// The first parameter with a bad gradient.
+        /// The first parameter with a bad gradient; none where only the sum over ranks is bad.
         parameter: Option<String>,
         /// The global index and timestep of a sample whose loss is not finite.
         sample: Option<(u64, i64)>,
@@ -98,7 +98,7 @@ fn describe_divergence(step: u64, lg: f64, parameter: Option<&str>, sample: Opti
     }
     match parameter {
         Some(name) => text += &format!("; first bad gradient: {name}"),
-        None => text += "; the gradients of this rank are finite, those of another are not",
+        None => text += "; the gradients of every rank are finite, their sum is not",
     }
     if let Some((index, timestep)) = sample {
         text += &format!("; sample {index} at timestep {timestep} has a loss that is not finite");

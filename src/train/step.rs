@@ -167,7 +167,7 @@ impl Trainer {
                 self.update(&gradients, before, norm, learning_rate)?;
             }
             Verdict::Skip => {}
-            Verdict::Diverged => return Err(self.diverged(&report.samples, lg_loss_scale)),
+            Verdict::Diverged => return Err(self.diverged(&report.samples, lg_loss_scale, collective)),
         }
         self.progress.step += 1;
         report.times.optimizer += watch.lap();
@@ -227,22 +227,34 @@ impl Trainer {
         Ok(())
     }
 
-    /// Names what went bad first: the sample, its timestep, the parameter.
-    fn diverged(&self, samples: &SampleTerms, lg_loss_scale: f64) -> TrainError {
+    /// Names what went bad first: the sample, its timestep, the parameter. Every rank calls it, for all judge the same
+    /// sums, and gets the same answer.
+    fn diverged(&self, samples: &SampleTerms, lg_loss_scale: f64, collective: &dyn Collective) -> TrainError {
         let bad_sample = samples.terms.iter().find(|(name, _)| *name == "loss").and_then(|(_, losses)| {
             losses
                 .iter()
                 .position(|loss| !loss.is_finite())
                 .map(|place| (samples.indices[place], samples.timesteps[place]))
         });
+        let own: Finding = (self.memory.first_bad_gradient().map(str::to_owned), bad_sample);
+        let found = serde_json::to_vec(&own).unwrap_or_default();
+        let found = match collective.all_gather(&found) {
+            Ok(found) => found,
+            Err(error) => return error.into(),
+        };
+        let found: Vec<Finding> = found.iter().filter_map(|bytes| serde_json::from_slice(bytes).ok()).collect();
         TrainError::Diverged {
             step: self.progress.step,
             lg_loss_scale,
-            parameter: self.memory.first_bad_gradient().map(str::to_owned),
-            sample: bad_sample,
+            parameter: found.iter().find_map(|(parameter, _)| parameter.clone()),
+            sample: found.iter().find_map(|(_, sample)| *sample),
         }
     }
 }
+
+/// What a rank found bad when a run diverged: the first parameter by its gradient, and a sample by its loss, with its
+/// timestep.
+type Finding = (Option<String>, Option<(u64, i64)>);
 
 impl SampleTerms {
     fn append(&mut self, batch: Microbatch, terms: &[(&'static str, Tensor)]) -> Result<(), TrainError> {
