@@ -195,7 +195,9 @@ fn a_signal_to_one_rank_publishes_a_checkpoint_and_exits_75() {
     assert_eq!(steps, 2, "one checkpoint and latest.json");
     let on = ["--set", "training.steps=100000", "--resume", "latest"];
     let resumed = Running::start(&mut place.train(1, "run", &on));
-    std::thread::sleep(Duration::from_millis(1500));
+    let num_event_files = || std::fs::read_dir(place.path("run/tensorboard")).unwrap().count();
+    wait_until("training has begun again", || num_event_files() == 2);
+    std::thread::sleep(Duration::from_millis(500));
     resumed.signal(libc::SIGINT);
     assert_eq!(resumed.finish(PATIENCE).code, Some(75));
 }
