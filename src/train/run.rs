@@ -84,6 +84,7 @@ pub fn run(
     let mut session = agree(collective, Session::open(config, sources, collective), TrainError::exit_code)?;
     let store = agree(collective, open_store(&session.config, &folder), TrainError::exit_code)?;
     let step = agree(collective, choose_step(&store, resume), TrainError::exit_code)?;
+    agree(collective, same_step(&all_steps(collective, step)?, &store.url("")), TrainError::exit_code)?;
     if let Some(step) = step {
         // Agreed upon one after another: reading is done together, and only when every rank can begin.
         let checkpoint = agree(collective, store.checkpoint(step), checkpoint::Error::exit_code)?;
@@ -136,6 +137,27 @@ fn choose_step(store: &Store, resume: Resume) -> Result<Option<u64>, TrainError>
             "{} has checkpoints already, the newest of step {step}; go on with --resume latest, or choose another \
              run.folder",
             store.url("")
+        ))),
+    }
+}
+
+/// The step that each rank found to begin with.
+fn all_steps(collective: &dyn Collective, step: Option<u64>) -> Result<Vec<Option<u64>>, Ending> {
+    let bytes = step.map_or_else(Vec::new, |step| step.to_le_bytes().to_vec());
+    let all = collective.all_gather(&bytes)?;
+    Ok(all.iter().map(|bytes| bytes.as_slice().try_into().ok().map(u64::from_le_bytes)).collect())
+}
+
+/// Ranks that begin at different steps would wait for each other for ever.
+fn same_step(steps: &[Option<u64>], url: &str) -> Result<(), TrainError> {
+    let name = |step: Option<u64>| step.map_or_else(|| "no checkpoint".to_owned(), |step| format!("step {step}"));
+    match steps.iter().position(|step| *step != steps[0]) {
+        None => Ok(()),
+        Some(rank) => Err(TrainError::Refused(format!(
+            "in {url} rank 0 finds {}, rank {rank} {}; all hosts must see the same folder: share it, or set \
+             checkpoint.url to one that they share",
+            name(steps[0]),
+            name(steps[rank])
         ))),
     }
 }
@@ -274,5 +296,17 @@ impl<'a> Loop<'a> {
             self.board.image("sample_grid", step, grid);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_that_would_begin_apart_are_named() {
+        assert!(same_step(&[Some(3), Some(3)], "x").is_ok() && same_step(&[None], "x").is_ok());
+        let text = same_step(&[Some(3), Some(3), None], "x").err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(text.contains("rank 0 finds step 3, rank 2 no checkpoint"), "{text}");
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use tch::Tensor;
 
 use crate::checkpoint::{Checkpoint, Role};
-use crate::data::{DataConfig, SourceKind};
+use crate::data::{DataConfig, Draws, SourceKind, square};
 use crate::diffusion::GaussianDiffusion;
 use crate::model::{Network, Task};
 use crate::sample::{Request, Sampler, draw, grid_labels};
@@ -53,7 +53,8 @@ pub struct SampleOptions {
     /// Lets predicted images leave the range of images
     #[arg(long)]
     no_clip: bool,
-    /// For an upsampler: a folder with the images to make large, instead of the training images
+    /// For an upsampler: a folder with the images to make large, in the order of their names, instead of the first
+    /// training images
     #[arg(long)]
     low_res: Option<String>,
 }
@@ -175,19 +176,38 @@ fn choose_labels(options: &SampleOptions, config: &RunConfig) -> Result<(Option<
     Ok((Some(labels), count))
 }
 
+/// The small images to enlarge, with the classes of the training images where those are taken.
 fn low_res(
     options: &SampleOptions,
     config: &RunConfig,
     count: u64,
     small_size: i64,
 ) -> Result<(Tensor, Vec<i64>), TrainError> {
-    let data = match &options.low_res {
-        Some(folder) => DataConfig { source: SourceKind::Folder, path: folder.clone(), ..DataConfig::default() },
-        None => config.data.clone(),
+    let Some(folder) = &options.low_res else {
+        if options.labels.is_some() {
+            return Err(TrainError::Refused(
+                "--labels: an upsampler takes them with the images of --low-res; the training images have their own"
+                    .into(),
+            ));
+        }
+        let sources = crate::data::open(&config.data, config.run.seed)?;
+        return low_res_examples(config, sources.train, count, small_size);
     };
-    if options.low_res.is_some() && config.model.num_classes.is_some() && options.labels.is_none() {
+    if config.model.num_classes.is_some() && options.labels.is_none() {
         return Err(TrainError::Refused("--low-res: this upsampler has classes; say which with --labels".into()));
     }
-    let sources = crate::data::open(&data, config.run.seed)?;
-    low_res_examples(config, sources.train, count, small_size)
+    let data = DataConfig { source: SourceKind::Folder, path: folder.clone(), ..DataConfig::default() };
+    let source = crate::data::open(&data, config.run.seed)?.train;
+    let channels = config.model.image_channels as usize;
+    let mut values: Vec<f32> = Vec::new();
+    for number in 0..count {
+        let picture = source.load(number % source.num_images())?.with_channels(channels);
+        let picture = square(&picture, small_size as usize, &Draws { crop: None, flip: false });
+        for channel in 0..channels {
+            let bytes = picture.bytes.iter().skip(channel).step_by(channels);
+            values.extend(bytes.map(|&value| f32::from(value) / 127.5 - 1.0));
+        }
+    }
+    let shape = [count as i64, config.model.image_channels, small_size, small_size];
+    Ok((Tensor::from_slice(&values).view(shape), Vec::new()))
 }

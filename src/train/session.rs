@@ -167,8 +167,8 @@ fn sample_plan(config: &RunConfig, random_crop: bool) -> SamplePlan {
     }
 }
 
-/// The first `count` samples of a source made small, `[count, channels, small_size, small_size]`, with their classes:
-/// what an upsampler's grid is drawn from.
+/// The first `count` training samples made small, `[count, channels, small_size, small_size]`, with their classes: what
+/// an upsampler's grid is drawn from.
 ///
 /// # Errors
 /// When an image cannot be read.
@@ -178,7 +178,8 @@ pub(super) fn low_res_examples(
     count: u64,
     small_size: i64,
 ) -> Result<(Tensor, Vec<i64>), TrainError> {
-    let batch = SampleReader::new(source, sample_plan(config, false)).read((0..count).collect())?;
+    let plan = SamplePlan { random_flip: false, ..sample_plan(config, false) };
+    let batch = SampleReader::new(source, plan).read((0..count).collect())?;
     let (channels, size) = (config.model.image_channels, config.model.image_size);
     let images = Tensor::from_slice(&batch.images).view([count as i64, channels, size, size]);
     Ok((images.adaptive_avg_pool2d([small_size, small_size]), batch.classes))
@@ -196,6 +197,14 @@ fn check_classes(config: &RunConfig, sources: &Sources) -> Result<(), TrainError
     if found as i64 > wanted {
         return Err(TrainError::Refused(format!(
             "model.num_classes is {wanted}, but the data have {found} classes; set it to {found}"
+        )));
+    }
+    // Classes are numbered in each tree by itself: only equal ones mean the same.
+    let validation = sources.validation.as_ref().map_or(found, |validation| validation.num_classes());
+    if config.task == Task::Classifier && validation != found {
+        return Err(TrainError::Refused(format!(
+            "the validation images have {validation} classes, the training images {found}; check data.validation_path \
+             and data.validation_label_path"
         )));
     }
     Ok(())

@@ -176,7 +176,7 @@ impl Trainer {
 
     /// The same dropout masks again after a restart: they are a function of seed, step, rank and microbatch.
     fn seed_dropout(&self, rank: usize, microbatch: usize) {
-        let index = self.progress.step << 24 ^ (rank as u64) << 8 ^ microbatch as u64;
+        let index = self.progress.step << 40 ^ (rank as u64) << 20 ^ microbatch as u64;
         tch::manual_seed(Philox::new(self.seed, Stream::Dropout, index).next_u64() as i64);
     }
 
