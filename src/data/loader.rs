@@ -107,10 +107,7 @@ impl SampleReader {
                     let picture = picture.with_channels(channels);
                     let picture = if self.source.is_padded() { picture.pad_to(size) } else { picture };
                     let picture = square(&picture, size, &draws);
-                    for channel in 0..channels {
-                        let values = picture.bytes.iter().skip(channel).step_by(channels);
-                        images.extend(values.map(|&value| f32::from(value) / 127.5 - 1.0));
-                    }
+                    picture.append_planes(images);
                     return Ok((item, attempt));
                 }
                 Err(error) if self.plan.on_broken_image == OnBrokenImage::Stop => return Err(error),

@@ -20,6 +20,14 @@ impl Pixels {
         self.width.min(self.height)
     }
 
+    /// Appends the values in [-1, 1] as networks take them: `[channels, height, width]`.
+    pub fn append_planes(&self, values: &mut Vec<f32>) {
+        for channel in 0..self.channels {
+            let bytes = self.bytes.iter().skip(channel).step_by(self.channels);
+            values.extend(bytes.map(|&value| f32::from(value) / 127.5 - 1.0));
+        }
+    }
+
     /// The part of `size` x `size` pixels whose upper left corner lies at (`x`, `y`), mirrored where `flip` says so.
     #[must_use]
     pub fn crop(&self, y: usize, x: usize, size: usize, flip: bool) -> Self {

@@ -203,10 +203,7 @@ fn low_res(
     for number in 0..count {
         let picture = source.load(number % source.num_images())?.with_channels(channels);
         let picture = square(&picture, small_size as usize, &Draws { crop: None, flip: false });
-        for channel in 0..channels {
-            let bytes = picture.bytes.iter().skip(channel).step_by(channels);
-            values.extend(bytes.map(|&value| f32::from(value) / 127.5 - 1.0));
-        }
+        picture.append_planes(&mut values);
     }
     let shape = [count as i64, config.model.image_channels, small_size, small_size];
     Ok((Tensor::from_slice(&values).view(shape), Vec::new()))
