@@ -10,7 +10,8 @@ use std::process::Command;
 use std::sync::{Arc, Barrier, Mutex};
 
 use admiral::checkpoint::{
-    Checkpoint, Content, Error, Location, Parameter, Role, Store, TensorTarget, TensorView, TrainingState, probe, save,
+    Checkpoint, Content, Error, Expected, Location, Parameter, Retention, Role, Store, TensorTarget, TensorView,
+    TrainingState, Writer, save, trial,
 };
 use admiral::collective::{Collective, CollectiveError, Single};
 use admiral::exit::ExitCode;
@@ -84,6 +85,12 @@ impl Collective for Threads {
 fn content(step: u64) -> Content {
     let parameter = |name: &str, shape: &[usize]| Parameter { name: name.into(), shape: shape.into() };
     Content {
+        writer: Writer {
+            run_id: "r".into(),
+            attempt_id: "first".into(),
+            host: "node0".into(),
+            started: "2021-05-11T00:00:00Z".into(),
+        },
         task: "diffusion".into(),
         configuration: serde_json::json!({"model": {"num_channels": 32}, "rate": 0.1}),
         training: TrainingState {
@@ -93,13 +100,13 @@ fn content(step: u64) -> Content {
             lg_loss_scale: Some(20.0 + 0.001 * step as f64),
             timestep_sampler: Some(serde_json::json!([0.1, 1.0 / 3.0])),
         },
-        parameters: vec![
+        parameters: Arc::new(vec![
             parameter("time_embed.0.weight", &[64, 32]),
             parameter("time_embed.0.bias", &[64]),
             parameter("input_blocks.0.0.weight", &[32, 3, 3, 3]),
             parameter("scalar", &[]),
             parameter("out.2.bias", &[5]),
-        ],
+        ]),
     }
 }
 
@@ -156,7 +163,7 @@ fn read(checkpoint: &Checkpoint, collective: &dyn Collective, content: &Content)
         assert_eq!(bits(found), bits(&values(content, *role, *index)), "{role} {index}");
     }
     assert_eq!(checkpoint.manifest().training, content.training);
-    assert_eq!(checkpoint.manifest().parameters(), content.parameters);
+    assert_eq!(checkpoint.manifest().parameters(), *content.parameters);
     assert_eq!(checkpoint.manifest().configuration, content.configuration);
     Ok(())
 }
@@ -179,7 +186,15 @@ fn any_number_of_ranks_reads_what_any_number_wrote(store: &Store) {
         }
     }
     assert_eq!(store.list().unwrap(), [10, 20, 30, 40]);
-    for result in ranks(2, |collective| probe(store, collective)) {
+    let retention = Retention::default();
+    let expected = Expected {
+        attempt_id: "first",
+        share_bytes: 1 << 20,
+        checkpoint_bytes: 1 << 21,
+        num_saves: 2,
+        retention: &retention,
+    };
+    for result in ranks(2, |collective| trial(store, expected, collective)) {
         result.unwrap();
     }
 }
@@ -196,7 +211,9 @@ fn a_published_step_is_never_written_again() {
     let file = root.path().join("checkpoints/step-000000020/manifest.json");
     let before = std::fs::read(&file).unwrap();
     let errors: Vec<_> = ranks(2, |collective| write(&store, collective, &content(20)).unwrap_err());
-    assert!(matches!(&errors[0], Error::AlreadyPublished { url } if url.ends_with("step-000000020")));
+    assert!(
+        matches!(&errors[0], Error::AlreadyPublished { url, by } if url.ends_with("step-000000020") && by.contains("node0"))
+    );
     assert_eq!(errors[0], errors[1]);
     assert_eq!(std::fs::read(&file).unwrap(), before);
     read(&store.checkpoint(20).unwrap(), &Single, &content(20)).unwrap();
@@ -273,9 +290,9 @@ fn a_newer_manifest_is_refused() {
     write(&store, &Single, &content(20)).unwrap();
     let path = root.path().join("checkpoints/step-000000020/manifest.json");
     let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, text.replacen("\"schema_version\": 1", "\"schema_version\": 2", 1)).unwrap();
+    std::fs::write(&path, text.replacen("\"schema_version\": 2", "\"schema_version\": 3", 1)).unwrap();
     let error = store.checkpoint(20).unwrap_err();
-    assert!(matches!(&error, Error::Schema { reason, .. } if reason.contains("version 2")), "{error}");
+    assert!(matches!(&error, Error::Schema { reason, .. } if reason.contains("version 3")), "{error}");
 }
 
 #[test]
@@ -283,8 +300,9 @@ fn another_model_does_not_fit() {
     let (_root, store) = folder();
     write(&store, &Single, &content(20)).unwrap();
     let mut other = content(20);
-    other.parameters[1].shape = vec![8, 8];
-    other.parameters[4].name = "out.3.bias".into();
+    let parameters = Arc::make_mut(&mut other.parameters);
+    parameters[1].shape = vec![8, 8];
+    parameters[4].name = "out.3.bias".into();
     let error = read(&store.checkpoint(20).unwrap(), &Single, &other).unwrap_err();
     let Error::DoesNotFit { problems, .. } = &error else { panic!("{error:?}") };
     assert!(problems.iter().any(|p| p.contains("time_embed.0.bias") && p.contains("[8, 8]")), "{error}");

@@ -8,6 +8,8 @@ mod manifest;
 mod role;
 mod version;
 
-pub use manifest::{Dtype, FileRecord, Latest, Manifest, Parameter, TensorRecord, TrainingState};
+pub use manifest::{
+    Dtype, FileRecord, Latest, Manifest, Owner, Parameter, Process, TensorRecord, TrainingState, Writer,
+};
 pub use role::Role;
 pub use version::{ManifestError, SCHEMA_VERSION};

@@ -1,4 +1,6 @@
-//! The types of `manifest.json` and `latest.json`.
+//! The types of `manifest.json`, `latest.json` and `owner.json`.
+
+use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,6 +16,8 @@ pub struct Manifest {
     pub created: String,
     /// The version of Admiral that wrote it.
     pub code_version: String,
+    /// The run, and which of its attempts wrote the checkpoint.
+    pub writer: Writer,
     /// What the network is trained for: `diffusion`, `classifier` or `super_resolution`.
     pub task: String,
     /// The whole effective configuration of the run.
@@ -28,6 +32,19 @@ pub struct Manifest {
     pub files: Vec<FileRecord>,
     /// Every tensor: each role has each parameter once.
     pub tensors: Vec<TensorRecord>,
+}
+
+/// A run and one of its attempts: the processes from one start to their end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Writer {
+    /// Drawn when the run began at step 0, and kept by every attempt that resumes it.
+    pub run_id: String,
+    /// Drawn at each start.
+    pub attempt_id: String,
+    /// The host of the attempt's rank 0.
+    pub host: String,
+    /// When the attempt began, as RFC 3339 in UTC.
+    pub started: String,
 }
 
 /// Where training stands: with the tensors, all that a resumed run needs.
@@ -104,6 +121,40 @@ pub struct Latest {
     pub step: u64,
     /// The checkpoint's folder, from where `latest.json` lies.
     pub folder: String,
+}
+
+/// `owner.json`: who writes to a place, so that two runs do not write to the same by mistake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Owner {
+    /// The version of this form; see [`crate::SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// The run and the attempt.
+    pub writer: Writer,
+    /// The process of the attempt's rank 0.
+    pub process: Process,
+    /// The step that the attempt resumed from, whose checkpoint nobody deletes under it; null where it began anew.
+    pub resumed_from: Option<u64>,
+    /// Grows while the attempt lives.
+    pub beat: u64,
+    /// Whether the attempt has ended in good order, and the place is free.
+    pub is_released: bool,
+}
+
+/// A process, by what another process of the same machine can look up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Process {
+    /// The machine since it was started, and the process namespace there: process numbers mean something in it alone.
+    pub machine: String,
+    /// The process number.
+    pub id: u32,
+    /// When the process began, in the kernel's ticks since the machine was started: numbers are used again.
+    pub start_ticks: u64,
+}
+
+impl fmt::Display for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "run {} (attempt {} on host {}, begun {})", self.run_id, self.attempt_id, self.host, self.started)
+    }
 }
 
 impl Manifest {

@@ -3,15 +3,21 @@
 use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
+use serde_json::Value;
 
-use crate::{Manifest, Role};
+use crate::{Manifest, Role, Writer};
 
 /// The version of the form that this Admiral writes, and the newest that it reads.
 ///
 /// It grows when a reader of the version before would misunderstand the manifest; a new field that old readers may
 /// pass over does not need it, because unknown fields are passed over. An older version stays readable: what it lacks
-/// is given a default where [`Manifest::from_json`] reads it.
-pub const SCHEMA_VERSION: u32 = 1;
+/// is given a value where [`Manifest::from_json`] reads it.
+///
+/// | version | what changed |
+/// |---|---|
+/// | 1 | the first |
+/// | 2 | `writer` |
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Why a manifest is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +45,22 @@ pub enum ManifestError {
     },
 }
 
+/// A manifest of an older version with what it lacks.
+fn upgraded(mut manifest: Value, from: u64) -> Value {
+    if let Some(fields) = manifest.as_object_mut()
+        && from < 2
+    {
+        let unknown = Writer {
+            run_id: "unknown".into(),
+            attempt_id: "unknown".into(),
+            host: "unknown".into(),
+            started: fields.get("created").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        };
+        fields.insert("writer".into(), serde_json::json!(unknown));
+    }
+    manifest
+}
+
 #[derive(Deserialize)]
 struct VersionOnly {
     schema_version: u64,
@@ -59,7 +81,12 @@ impl Manifest {
         if schema_version == 0 {
             return Err(ManifestError::Malformed { reason: "schema versions start at 1, not 0".into() });
         }
-        let manifest: Self = serde_json::from_slice(json).map_err(malformed)?;
+        let manifest: Self = if schema_version == u64::from(SCHEMA_VERSION) {
+            serde_json::from_slice(json).map_err(malformed)?
+        } else {
+            let older = serde_json::from_slice(json).map_err(malformed)?;
+            serde_json::from_value(upgraded(older, schema_version)).map_err(malformed)?
+        };
         manifest.check().map_err(|reason| ManifestError::Inconsistent { reason })?;
         Ok(manifest)
     }
@@ -120,15 +147,18 @@ impl Manifest {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
     fn example() -> Value {
         json!({
-            "schema_version": 1,
+            "schema_version": 2,
             "created": "2021-05-11T00:00:00Z",
             "code_version": "0.1.0",
+            "writer": {
+                "run_id": "7e57", "attempt_id": "a1", "host": "node0", "started": "2021-05-10T00:00:00Z"
+            },
             "task": "diffusion",
             "configuration": {"model": {"num_channels": 32}},
             "training": {
@@ -159,9 +189,21 @@ mod tests {
 
     #[test]
     fn a_newer_version_is_refused_even_when_nothing_else_is_understood() {
-        let error = Manifest::from_json(br#"{"schema_version": 2, "tensors": "elsewhere"}"#).unwrap_err();
-        assert_eq!(error, ManifestError::Newer { found: 2 });
-        assert!(error.to_string().contains("version 2"), "{error}");
+        let error = Manifest::from_json(br#"{"schema_version": 3, "tensors": "elsewhere"}"#).unwrap_err();
+        assert_eq!(error, ManifestError::Newer { found: 3 });
+        assert!(error.to_string().contains("version 3"), "{error}");
+    }
+
+    #[test]
+    fn version_1_is_read_without_its_writer() {
+        let mut value = example();
+        value["schema_version"] = json!(1);
+        value.as_object_mut().unwrap().remove("writer");
+        let manifest = read(&value).unwrap();
+        assert_eq!(manifest.writer.run_id, "unknown");
+        assert_eq!(manifest.writer.started, manifest.created);
+        value["schema_version"] = json!(2);
+        assert!(matches!(read(&value), Err(ManifestError::Malformed { reason }) if reason.contains("writer")));
     }
 
     #[test]

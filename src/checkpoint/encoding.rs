@@ -22,11 +22,6 @@ pub(super) fn header<'a>(role: Role, step: u64, tensors: impl Iterator<Item = (&
     [&(text.len() as u64).to_le_bytes()[..], &text].concat()
 }
 
-/// The little-endian bytes of `values`, in pieces of at most `piece` bytes.
-pub(super) fn pieces(values: &[f32], piece: usize) -> impl Iterator<Item = Vec<u8>> {
-    values.chunks(piece / 4).map(|chunk| chunk.iter().flat_map(|value| value.to_le_bytes()).collect())
-}
-
 /// Puts little-endian `bytes` into `values`, which are as many.
 pub(super) fn decode_into(bytes: &[u8], values: &mut [f32]) {
     for (value, four) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
@@ -75,7 +70,7 @@ mod tests {
         let shapes: [(&str, &[usize]); 2] = [("b", &[2, 2]), ("a", &[])];
         let mut file = header(Role::Master, 20, shapes.into_iter());
         assert_eq!(file.len() % 8, 0);
-        file.extend(pieces(&b, 8).flatten().chain(pieces(&a, 8).flatten()));
+        file.extend(b.iter().chain(&a).flat_map(|value| value.to_le_bytes()));
         let (first, second) = (record("a", &[]), record("b", &[2, 2]));
         let found = values_of(&file, &[&first, &second]).unwrap();
         let mut values = [0.0; 4];

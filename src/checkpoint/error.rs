@@ -37,12 +37,32 @@ pub enum Error {
     },
     /// The step is published already, and a published checkpoint is never written again.
     #[error(
-        "{url} is already published; resume from it, or give this run another run folder or checkpoint.url \
-         (an earlier attempt or another run wrote it)"
+        "{url} is already published by {by}; resume from it, or give this run another run.folder or checkpoint.url"
     )]
     AlreadyPublished {
         /// The checkpoint's folder.
         url: String,
+        /// The run that wrote it.
+        by: String,
+    },
+    /// Another run writes to the same place.
+    #[error(
+        "{by} writes its checkpoints to {url}; two runs cannot share a place: stop that one, or give this run another \
+         run.folder or checkpoint.url"
+    )]
+    Owned {
+        /// The place.
+        url: String,
+        /// The run that has it.
+        by: String,
+    },
+    /// Saves failed again and again.
+    #[error("{count} saves have failed in a row, as many as checkpoint.max_failures allows; the last: {last}")]
+    GivenUp {
+        /// How many.
+        count: u64,
+        /// The last failure.
+        last: String,
     },
     /// A file is not what was written.
     #[error("the checkpoint is damaged: {url}: {difference}; resume from an earlier step")]
@@ -81,7 +101,7 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Store { .. } => ExitCode::Store,
+            Self::Store { .. } | Self::GivenUp { .. } => ExitCode::Store,
             Self::Collective { .. } => ExitCode::Bug,
             _ => ExitCode::Config,
         }

@@ -5,8 +5,14 @@ use admiral_checkpoints_schema::Role;
 /// The file that makes a folder a checkpoint.
 pub(super) const MANIFEST: &str = "manifest.json";
 
+/// What the manifest of a damaged checkpoint is called once it has been set aside.
+pub(super) const DAMAGED_MANIFEST: &str = "manifest.damaged.json";
+
 /// The file that names the newest checkpoint of a place.
 pub(super) const LATEST: &str = "latest.json";
+
+/// The file that names the run which writes to a place.
+pub(super) const OWNER: &str = "owner.json";
 
 /// The folder of a step: `step-000123000`.
 pub(super) fn step_folder(step: u64) -> String {

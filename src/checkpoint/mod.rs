@@ -3,9 +3,9 @@
 //! A place holds `step-000123000/` folders and a `latest.json`. In a folder lie safetensors files, one for each role
 //! and writing rank, and `manifest.json`, which is written last: without it the folder is not a checkpoint.
 //!
-//! Writing has three parts, so that the second can move behind the training step: the caller copies to host memory and
-//! shows it as [`TensorView`]s; [`write_share`] uploads this rank's files without talking to the others; [`publish`]
-//! makes all ranks agree. [`save`] is all of it in a row.
+//! Training saves through a [`Saver`]: the step waits for the copy into its buffers alone, and all ranks go on together
+//! to publishing what they have written. [`save`] is for what may wait. [`trial`] asks before the first step whether all
+//! that will work. `owner.json` keeps a second run away from the place of the first.
 
 mod agree;
 mod config;
@@ -13,19 +13,27 @@ mod encoding;
 mod error;
 mod layout;
 mod location;
-mod probe;
+mod owner;
 mod read;
+mod retention;
+mod saver;
 mod share;
+mod staging;
 mod store;
+mod trial;
+mod upload;
 mod write;
 
-pub use admiral_checkpoints_schema::{Manifest, Parameter, Role, TrainingState};
+pub use admiral_checkpoints_schema::{FileRecord, Manifest, Parameter, Role, TrainingState, Writer};
 
-pub use config::CheckpointConfig;
+pub use config::{CheckpointConfig, WhenBusy};
 pub use error::Error;
 pub use location::Location;
-pub use probe::probe;
-pub use read::{Checkpoint, RoleTensors, TensorTarget};
+pub use owner::identify;
+pub use read::{Checkpoint, Newest, RoleTensors, TensorTarget};
+pub use retention::Retention;
+pub use saver::{Report, SaveEvent, Saver, SaverPlan};
 pub use share::owners;
-pub use store::Store;
-pub use write::{Content, TensorView, WrittenShare, publish, save, write_share};
+pub use store::{Store, StoreOptions};
+pub use trial::{Expected, Trial, trial};
+pub use write::{Content, TensorView, save};

@@ -1,10 +1,12 @@
 //! Finding and reading checkpoints.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
-use admiral_checkpoints_schema::{FileRecord, Latest, TensorRecord};
+use admiral_checkpoints_schema::{FileRecord, Latest, ManifestError, TensorRecord};
+use bytes::Bytes;
 
-use super::write::shortened;
+use super::write::{shortened, tensors_of};
 use super::{Error, Location, Manifest, Role, Store, agree, encoding, layout};
 use crate::collective::{Collective, Single};
 
@@ -38,13 +40,7 @@ impl Store {
     /// # Errors
     /// [`Error::Store`].
     pub fn list(&self) -> Result<Vec<u64>, Error> {
-        let mut published = Vec::new();
-        for step in steps_under(self, "")? {
-            if self.length(&layout::join(&layout::step_folder(step), layout::MANIFEST))?.is_some() {
-                published.push(step);
-            }
-        }
-        Ok(published)
+        self.wait(published_steps(self, ""))
     }
 
     /// The step of the newest published checkpoint; none where there is none.
@@ -55,16 +51,16 @@ impl Store {
     /// # Errors
     /// [`Error::Store`].
     pub fn latest(&self) -> Result<Option<u64>, Error> {
-        newest_under(self, "")
+        self.wait(newest_under(self, ""))
     }
 
     /// Opens the checkpoint of a step.
     ///
     /// # Errors
-    /// [`Error::NotFound`], which says what steps there are; [`Error::Schema`]; [`Error::Store`].
+    /// [`Error::NotFound`], which says what steps there are; [`Error::Damaged`], [`Error::Schema`]; [`Error::Store`].
     pub fn checkpoint(&self, step: u64) -> Result<Checkpoint, Error> {
         let folder = layout::step_folder(step);
-        match Checkpoint::in_folder(self, &folder)? {
+        match self.wait(Checkpoint::in_folder(self, &folder))? {
             Some(checkpoint) => Ok(checkpoint),
             None => {
                 let steps: Vec<String> = self.list()?.iter().map(u64::to_string).collect();
@@ -74,26 +70,90 @@ impl Store {
             }
         }
     }
+
+    /// Opens the checkpoint of a step on all ranks: rank 0 reads the manifest, and sends it. Every rank calls it.
+    ///
+    /// # Errors
+    /// Those of [`checkpoint`](Self::checkpoint), the same on every rank.
+    pub fn checkpoint_on_all_ranks(&self, step: u64, collective: &dyn Collective) -> Result<Checkpoint, Error> {
+        let manifest = (collective.rank() == 0).then(|| self.checkpoint(step).map(|checkpoint| checkpoint.manifest));
+        let manifest = agree::of_root(collective, 0, manifest)?;
+        Ok(Checkpoint { store: self.clone(), folder: layout::step_folder(step), manifest })
+    }
+
+    /// Opens the newest checkpoint whose manifest is whole on all ranks: rank 0 reads, and sends it. Nothing is changed.
+    /// Every rank calls it.
+    ///
+    /// # Errors
+    /// The same on every rank: [`Error::Schema`] where a newer Admiral wrote the newest one, [`Error::Store`].
+    pub fn newest_on_all_ranks(&self, collective: &dyn Collective) -> Result<Newest, Error> {
+        self.newest_before_on_all_ranks(u64::MAX, collective)
+    }
+
+    /// [`newest_on_all_ranks`](Self::newest_on_all_ranks) among the checkpoints of steps before `end`.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn newest_before_on_all_ranks(&self, end: u64, collective: &dyn Collective) -> Result<Newest, Error> {
+        let search = || {
+            let mut damaged = Vec::new();
+            for step in self.list()?.into_iter().rev().filter(|&step| step < end) {
+                match self.checkpoint(step) {
+                    Ok(checkpoint) => return Ok((Some((step, checkpoint.manifest)), damaged)),
+                    Err(error @ Error::Damaged { .. }) => damaged.push((step, error)),
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok((None, damaged))
+        };
+        let (found, damaged) = agree::of_root(collective, 0, (collective.rank() == 0).then(search))?;
+        let open = |(step, manifest)| Checkpoint { store: self.clone(), folder: layout::step_folder(step), manifest };
+        Ok(Newest { checkpoint: found.map(open), damaged })
+    }
 }
 
-fn steps_under(store: &Store, base: &str) -> Result<Vec<u64>, Error> {
-    let mut steps: Vec<u64> = store.folders(base)?.iter().filter_map(|folder| layout::step_of(folder)).collect();
+/// The newest checkpoint whose manifest can be read, and the newer ones whose manifests cannot.
+#[derive(Debug)]
+pub struct Newest {
+    /// The checkpoint; none where there is none.
+    pub checkpoint: Option<Checkpoint>,
+    /// The step of each newer one, with what is wrong with it.
+    pub damaged: Vec<(u64, Error)>,
+}
+
+/// The steps under `base` that have a folder, ascending.
+async fn steps_under(store: &Store, base: &str) -> Result<Vec<u64>, Error> {
+    let folders = store.folders(base).await?;
+    let mut steps: Vec<u64> = folders.iter().filter_map(|folder| layout::step_of(folder)).collect();
     steps.sort_unstable();
     Ok(steps)
 }
 
-fn newest_under(store: &Store, base: &str) -> Result<Option<u64>, Error> {
+async fn is_published(store: &Store, base: &str, step: u64) -> Result<bool, Error> {
+    let path = layout::join(&layout::join(base, &layout::step_folder(step)), layout::MANIFEST);
+    Ok(store.length(&path).await?.is_some())
+}
+
+/// The steps under `base` that are published, ascending.
+pub(super) async fn published_steps(store: &Store, base: &str) -> Result<Vec<u64>, Error> {
+    let mut published = Vec::new();
+    for step in steps_under(store, base).await? {
+        if is_published(store, base, step).await? {
+            published.push(step);
+        }
+    }
+    Ok(published)
+}
+
+async fn newest_under(store: &Store, base: &str) -> Result<Option<u64>, Error> {
     let pointed = store
-        .get(&layout::join(base, layout::LATEST))?
+        .get(&layout::join(base, layout::LATEST))
+        .await?
         .and_then(|(bytes, _)| serde_json::from_slice::<Latest>(&bytes).ok())
         .map(|latest| latest.step);
-    let published = |step: u64| {
-        let path = layout::join(&layout::join(base, &layout::step_folder(step)), layout::MANIFEST);
-        Ok::<_, Error>(store.length(&path)?.is_some())
-    };
     let mut newest = None;
-    for step in steps_under(store, base)?.into_iter().rev() {
-        if published(step)? {
+    for step in steps_under(store, base).await?.into_iter().rev() {
+        if is_published(store, base, step).await? {
             newest = Some(step);
             break;
         }
@@ -108,12 +168,64 @@ fn newest_under(store: &Store, base: &str) -> Result<Option<u64>, Error> {
     Ok(newest)
 }
 
+/// Takes a damaged checkpoint out of the list: its manifest gets another name, and its files stay where they are until
+/// the step is saved again.
+///
+/// # Errors
+/// [`Error::Store`].
+pub(super) fn set_aside(store: &Store, step: u64) -> Result<(), Error> {
+    let folder = layout::step_folder(step);
+    let path = layout::join(&folder, layout::MANIFEST);
+    store.wait(async {
+        if let Some((manifest, _)) = store.get(&path).await? {
+            store.put(&layout::join(&folder, layout::DAMAGED_MANIFEST), manifest.to_vec()).await?;
+        }
+        store.delete(&path).await
+    })
+}
+
+/// Reads a file and holds it to what its manifest says.
+///
+/// What differs is read once more: a connection that loses bytes is not a damaged checkpoint.
+///
+/// # Errors
+/// [`Error::Damaged`], [`Error::Store`].
+pub(super) async fn verified_file(store: &Store, folder: &str, file: &FileRecord) -> Result<Bytes, Error> {
+    let path = layout::join(folder, &file.path);
+    let damaged = |difference: String| Error::Damaged { url: store.url(&path), difference };
+    let mut difference = String::new();
+    for _ in 0..2 {
+        // Asked before reading, so that no more memory is taken than the manifest says.
+        let length = store.length(&path).await?.ok_or_else(|| damaged("it is missing".into()))?;
+        if length != file.length {
+            difference = format!("it has {length} bytes and the manifest says {}", file.length);
+            continue;
+        }
+        let (bytes, sha256) = store.get(&path).await?.ok_or_else(|| damaged("it is missing".into()))?;
+        if sha256 == file.sha256 {
+            return Ok(bytes);
+        }
+        difference = format!("its SHA-256 is {sha256} and the manifest says {}", file.sha256);
+    }
+    Err(damaged(difference))
+}
+
+/// Whether a file is what its manifest says.
+///
+/// # Errors
+/// As [`verified_file`].
+pub(super) async fn verify_file(store: &Store, folder: &str, file: &FileRecord) -> Result<(), Error> {
+    verified_file(store, folder, file).await.map(drop)
+}
+
 impl Checkpoint {
-    fn in_folder(store: &Store, folder: &str) -> Result<Option<Self>, Error> {
+    async fn in_folder(store: &Store, folder: &str) -> Result<Option<Self>, Error> {
         let path = layout::join(folder, layout::MANIFEST);
-        let Some((bytes, _)) = store.get(&path)? else { return Ok(None) };
-        let manifest = Manifest::from_json(&bytes)
-            .map_err(|error| Error::Schema { url: store.url(&path), reason: error.to_string() })?;
+        let Some((bytes, _)) = store.get(&path).await? else { return Ok(None) };
+        let manifest = Manifest::from_json(&bytes).map_err(|error| match error {
+            ManifestError::Newer { .. } => Error::Schema { url: store.url(&path), reason: error.to_string() },
+            error => Error::Damaged { url: store.url(&path), difference: error.to_string() },
+        })?;
         Ok(Some(Self { store: store.clone(), folder: folder.to_owned(), manifest }))
     }
 
@@ -124,15 +236,19 @@ impl Checkpoint {
     /// [`Error::Url`], [`Error::NotFound`], [`Error::Schema`], [`Error::Store`].
     pub fn find(place: &str) -> Result<Self, Error> {
         let store = Store::open(&Location::parse(place)?)?;
-        if let Some(checkpoint) = Self::in_folder(&store, "")? {
-            return Ok(checkpoint);
-        }
-        for base in ["", "checkpoints"] {
-            if let Some(step) = newest_under(&store, base)?
-                && let Some(checkpoint) = Self::in_folder(&store, &layout::join(base, &layout::step_folder(step)))?
-            {
-                return Ok(checkpoint);
+        let found = store.wait(async {
+            if let Some(checkpoint) = Self::in_folder(&store, "").await? {
+                return Ok(Some(checkpoint));
             }
+            for base in ["", "checkpoints"] {
+                if let Some(step) = newest_under(&store, base).await? {
+                    return Self::in_folder(&store, &layout::join(base, &layout::step_folder(step))).await;
+                }
+            }
+            Ok(None)
+        })?;
+        if let Some(checkpoint) = found {
+            return Ok(checkpoint);
         }
         let reason = "looked for manifest.json (a checkpoint's folder), step-*/manifest.json (a folder of checkpoints) \
                       and checkpoints/step-*/manifest.json (a run's folder)";
@@ -179,13 +295,17 @@ impl Checkpoint {
                 let own = if reader == collective.rank() { mine.as_ref() } else { None };
                 agree::of_root(collective, reader, own.map(|read| read.as_ref().map(|_| ()).map_err(Error::clone)))?;
                 for (i, tensor) in tensors.iter().enumerate() {
-                    let mut bytes = match own {
-                        Some(Ok(values)) => values[i].clone(),
-                        _ => Vec::new(),
-                    };
-                    agree::bytes_of_root(collective, reader, &mut bytes)?;
-                    if let Some(values) = places.get_mut(&(tensor.role.folder(), tensor.name.as_str())) {
-                        encoding::decode_into(&bytes, values);
+                    let values = places.get_mut(&(tensor.role.folder(), tensor.name.as_str()));
+                    let own =
+                        own.and_then(|read| read.as_ref().ok()).map(|(file, stretches)| &file[stretches[i].clone()]);
+                    match (own, collective.world_size(), values) {
+                        (Some(bytes), 1, Some(values)) => encoding::decode_into(bytes, values),
+                        (own, _, Some(values)) => {
+                            let mut bytes = own.map_or_else(Vec::new, <[u8]>::to_vec);
+                            agree::bytes_of_root(collective, reader, &mut bytes)?;
+                            encoding::decode_into(&bytes, values);
+                        }
+                        (_, _, None) => {}
                     }
                 }
             }
@@ -236,20 +356,43 @@ impl Checkpoint {
         }
     }
 
-    /// The bytes of each of the file's `tensors`, after the whole file has been verified.
-    fn read_file(&self, file: &FileRecord, tensors: &[&TensorRecord]) -> Result<Vec<Vec<u8>>, Error> {
-        let path = layout::join(&self.folder, &file.path);
-        let damaged = |difference: String| Error::Damaged { url: self.store.url(&path), difference };
-        // Asked before reading, so that no more memory is taken than the manifest says.
-        let length = self.store.length(&path)?.ok_or_else(|| damaged("it is missing".into()))?;
-        if length != file.length {
-            return Err(damaged(format!("it has {length} bytes and the manifest says {}", file.length)));
+    /// The bytes of the file, verified, and where each of `tensors` lies in it.
+    fn read_file(&self, file: &FileRecord, tensors: &[&TensorRecord]) -> Result<(Bytes, Vec<Range<usize>>), Error> {
+        let bytes = self.store.wait(verified_file(&self.store, &self.folder, file))?;
+        let url = self.store.url(&layout::join(&self.folder, &file.path));
+        let values = encoding::values_of(&bytes, tensors).map_err(|difference| Error::Damaged { url, difference })?;
+        let start = bytes.as_ptr() as usize;
+        let stretch = |values: &[u8]| {
+            let from = values.as_ptr() as usize - start;
+            from..from + values.len()
+        };
+        let stretches = values.into_iter().map(stretch).collect();
+        Ok((bytes, stretches))
+    }
+
+    /// Verifies length and SHA-256 of every file, and that each holds the tensors that the manifest says. Gives what
+    /// is wrong, file by file; nothing where all is well.
+    ///
+    /// # Errors
+    /// [`Error::Store`] where the store cannot tell.
+    pub fn verify(&self) -> Result<Vec<Error>, Error> {
+        let mut damage = Vec::new();
+        for file in &self.manifest.files {
+            match self.read_file(file, &tensors_of(&self.manifest, file).collect::<Vec<_>>()) {
+                Ok(_) => {}
+                Err(error @ Error::Damaged { .. }) => damage.push(error),
+                Err(error) => return Err(error),
+            }
         }
-        let (bytes, sha256) = self.store.get(&path)?.ok_or_else(|| damaged("it is missing".into()))?;
-        if sha256 != file.sha256 {
-            return Err(damaged(format!("its SHA-256 is {sha256} and the manifest says {}", file.sha256)));
-        }
-        let values = encoding::values_of(&bytes, tensors).map_err(damaged)?;
-        Ok(values.into_iter().map(<[u8]>::to_vec).collect())
+        Ok(damage)
+    }
+
+    /// Takes a damaged checkpoint out of the list, so that the one before it is the newest. Its manifest becomes
+    /// `manifest.damaged.json`, and its files stay until the step is saved again. Every rank calls it.
+    ///
+    /// # Errors
+    /// The same on every rank: [`Error::Store`].
+    pub fn set_aside(store: &Store, step: u64, collective: &dyn Collective) -> Result<(), Error> {
+        agree::of_root(collective, 0, (collective.rank() == 0).then(|| set_aside(store, step)))
     }
 }

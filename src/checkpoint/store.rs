@@ -1,26 +1,42 @@
 //! A place that holds checkpoints, and the operations on it: those of object stores, which folders have too.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use object_store::aws::AmazonS3Builder;
-use object_store::buffered::BufWriter;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig};
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncWriteExt;
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 use super::error::chain;
 use super::{Error, Location};
 
-/// The size of an upload's parts. S3 allows 10,000 of them, so a file may have 80 GB.
-pub(super) const PART_BYTES: usize = 8 << 20;
+/// Bytes that are read at least in a second before a read has failed: what bounds a read whose length decides how
+/// long it may take.
+const SLOWEST_READ_BYTES_PER_SECOND: u64 = 1 << 20;
 
-/// Parts on their way at the same time, which bounds the memory of an upload.
-const PARTS_IN_FLIGHT: usize = 4;
+/// How a place is talked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// The time that one request may take before it is tried again.
+    pub request_timeout: Duration,
+    /// The time after which nothing is tried again.
+    pub patience: Duration,
+    /// The size of an upload's parts.
+    pub part_bytes: usize,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        super::CheckpointConfig::default().store_options()
+    }
+}
 
 /// A place that holds checkpoints. Paths are relative to it. Cloning shares the connection.
 #[derive(Debug, Clone)]
@@ -28,7 +44,21 @@ pub struct Store {
     backend: Arc<dyn ObjectStore>,
     prefix: Path,
     url: String,
-    runtime: Arc<Runtime>,
+    location: Option<Location>,
+    options: StoreOptions,
+    runtime: Arc<Background>,
+}
+
+/// The threads that talk to the store. Those that hang in the system are left behind at the end.
+#[derive(Debug)]
+struct Background(Option<Runtime>);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Store {
@@ -37,25 +67,37 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] where a folder does not exist, [`Error::Store`] where the place cannot be reached.
     pub fn open(location: &Location) -> Result<Self, Error> {
+        Self::open_with(location, StoreOptions::default())
+    }
+
+    /// [`open`](Self::open) with options.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(location: &Location, options: StoreOptions) -> Result<Self, Error> {
         let url = location.to_string();
         let cannot = |error: object_store::Error| Error::Store {
             operation: "open".into(),
             url: url.clone(),
             cause: chain(&error),
         };
-        match location {
+        let (backend, prefix): (Arc<dyn ObjectStore>, Path) = match location {
             Location::Folder(path) => {
                 if !path.is_dir() {
                     return Err(Error::NotFound { url, reason: "there is no such folder".into() });
                 }
                 let local = LocalFileSystem::new_with_prefix(path).map_err(cannot)?.with_fsync(true);
-                Self::over(Arc::new(local), Path::default(), &url)
+                (Arc::new(local), Path::default())
             }
             Location::S3 { bucket, prefix } => {
-                let s3 = AmazonS3Builder::from_env().with_bucket_name(bucket).build().map_err(cannot)?;
-                Self::over(Arc::new(s3), Path::from(prefix.as_str()), &url)
+                let s3 = s3_builder(bucket, options).build().map_err(cannot)?;
+                (Arc::new(s3), Path::from(prefix.as_str()))
             }
-        }
+        };
+        let mut store = Self::over(backend, prefix, &url)?;
+        store.location = Some(location.clone());
+        store.options = options;
+        Ok(store)
     }
 
     /// Opens a place to write to it: a folder that does not exist is made.
@@ -63,6 +105,14 @@ impl Store {
     /// # Errors
     /// [`Error::Store`] where the folder cannot be made or the place cannot be reached.
     pub fn create(location: &Location) -> Result<Self, Error> {
+        Self::create_with(location, StoreOptions::default())
+    }
+
+    /// [`create`](Self::create) with options.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_with(location: &Location, options: StoreOptions) -> Result<Self, Error> {
         if let Location::Folder(path) = location {
             std::fs::create_dir_all(path).map_err(|error| Error::Store {
                 operation: "make the folder".into(),
@@ -70,7 +120,7 @@ impl Store {
                 cause: error.to_string(),
             })?;
         }
-        Self::open(location)
+        Self::open_with(location, options)
     }
 
     /// A place under `prefix` of any object store, which messages call `url`.
@@ -88,7 +138,21 @@ impl Store {
                 url: url.to_owned(),
                 cause: error.to_string(),
             })?;
-        Ok(Self { backend, prefix, url: url.trim_end_matches('/').to_owned(), runtime: Arc::new(runtime) })
+        Ok(Self {
+            backend,
+            prefix,
+            url: url.trim_end_matches('/').to_owned(),
+            location: None,
+            options: StoreOptions::default(),
+            runtime: Arc::new(Background(Some(runtime))),
+        })
+    }
+
+    /// The same place with every operation of its backend passed through `wrap`: what tests break it with.
+    #[must_use]
+    pub fn wrapped(mut self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
+        self.backend = wrap(self.backend);
+        self
     }
 
     /// The whole address of `path`; of the place itself where that is empty.
@@ -97,85 +161,141 @@ impl Store {
         if path.is_empty() { self.url.clone() } else { format!("{}/{path}", self.url) }
     }
 
-    fn at(&self, path: &str) -> Path {
+    /// The place as the user named it; none for a store that was put together by hand.
+    pub(super) fn location(&self) -> Option<&Location> {
+        self.location.as_ref()
+    }
+
+    pub(super) fn options(&self) -> StoreOptions {
+        self.options
+    }
+
+    pub(super) fn backend(&self) -> &Arc<dyn ObjectStore> {
+        &self.backend
+    }
+
+    /// The path in the backend.
+    pub(super) fn at(&self, path: &str) -> Path {
         self.prefix.parts().chain(Path::from(path).parts()).collect()
     }
 
-    fn failed(&self, operation: &str, path: &str, error: &object_store::Error) -> Error {
+    /// Runs something that waits, on the caller's thread.
+    pub(super) fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.0.as_ref().expect("taken only when the last clone is dropped").block_on(work)
+    }
+
+    /// Starts something beside the caller.
+    pub(super) fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.runtime.0.as_ref().expect("taken only when the last clone is dropped").spawn(work)
+    }
+
+    pub(super) fn failed(&self, operation: &str, path: &str, error: &object_store::Error) -> Error {
         Error::Store { operation: operation.to_owned(), url: self.url(path), cause: chain(error) }
     }
 
+    /// Ends what does not end by itself: a request has its own time and tries, a mount that hangs has none.
+    async fn bounded<T>(
+        &self,
+        operation: &str,
+        path: &str,
+        time: Duration,
+        work: impl Future<Output = Result<T, object_store::Error>>,
+    ) -> Result<Result<T, object_store::Error>, Error> {
+        tokio::time::timeout(time, work).await.map_err(|_| Error::Store {
+            operation: operation.to_owned(),
+            url: self.url(path),
+            cause: format!("no answer within {} s", time.as_secs()),
+        })
+    }
+
+    /// The time that a small operation has, its repetitions included.
+    fn time_of_small(&self) -> Duration {
+        (self.options.request_timeout * 4).min(self.options.patience)
+    }
+
     /// Writes a small file in one stroke, over one that may be there.
-    pub(super) fn put(&self, path: &str, bytes: Vec<u8>) -> Result<(), Error> {
-        let result = self.runtime.block_on(self.backend.put(&self.at(path), bytes.into()));
+    pub(super) async fn put(&self, path: &str, bytes: Vec<u8>) -> Result<(), Error> {
+        let at = self.at(path);
+        let work = self.backend.put(&at, bytes.into());
+        let result = self.bounded("write", path, self.time_of_small(), work).await?;
         result.map(drop).map_err(|error| self.failed("write", path, &error))
     }
 
     /// Writes a small file in one stroke unless one is there, and says whether it did.
-    pub(super) fn put_new(&self, path: &str, bytes: Vec<u8>) -> Result<bool, Error> {
-        let options = PutOptions::from(PutMode::Create);
-        match self.runtime.block_on(self.backend.put_opts(&self.at(path), bytes.into(), options)) {
+    ///
+    /// A request whose answer got lost is sent again, and then finds what it wrote itself: that counts as written.
+    pub(super) async fn put_new(&self, path: &str, bytes: Vec<u8>) -> Result<bool, Error> {
+        let at = self.at(path);
+        let bytes = Bytes::from(bytes);
+        let work = self.backend.put_opts(&at, bytes.clone().into(), PutOptions::from(PutMode::Create));
+        match self.bounded("write", path, self.time_of_small(), work).await? {
             Ok(_) => Ok(true),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                Ok(self.get(path).await?.is_some_and(|(found, _)| found == bytes))
+            }
             Err(error) => Err(self.failed("write", path, &error)),
         }
     }
 
-    /// Writes a file of any size from pieces, in bounded memory; it appears when it is whole. Gives its length and
-    /// its SHA-256.
-    pub(super) fn stream(&self, path: &str, pieces: impl Iterator<Item = Vec<u8>>) -> Result<(u64, String), Error> {
-        let mut writer = BufWriter::with_capacity(Arc::clone(&self.backend), self.at(path), PART_BYTES)
-            .with_max_concurrency(PARTS_IN_FLIGHT);
-        let (mut length, mut hash) = (0, Sha256::new());
-        let written = self.runtime.block_on(async {
-            for piece in pieces {
-                length += piece.len() as u64;
-                hash.update(&piece);
-                if let Err(error) = writer.put(Bytes::from(piece)).await {
-                    // The first error is what the user needs; what is left of the upload is not readable anyway.
-                    let _ = writer.abort().await;
-                    return Err(error);
+    /// The bytes of a file and their SHA-256; none where there is no such file. What breaks off is begun again.
+    pub(super) async fn get(&self, path: &str) -> Result<Option<(Bytes, String)>, Error> {
+        let end = Instant::now() + self.options.patience;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let read = self.get_once(path).await;
+            match read {
+                Err(error) if is_transient(&error) && Instant::now() + pause < end => {
+                    tracing::warn!("{}; trying again", self.failed("read", path, &error));
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
+                read => return self.unless_missing("read", path, read),
             }
-            writer
-                .shutdown()
-                .await
-                .map_err(|error| object_store::Error::Generic { store: "upload", source: Box::new(error) })
-        });
-        written.map_err(|error| self.failed("write", path, &error))?;
-        Ok((length, hexadecimal(hash)))
+        }
     }
 
-    /// The bytes of a file and their SHA-256; none where there is no such file.
-    pub(super) fn get(&self, path: &str) -> Result<Option<(Vec<u8>, String)>, Error> {
-        let read = self.runtime.block_on(async {
-            let mut stream = self.backend.get(&self.at(path)).await?.into_stream();
-            let (mut bytes, mut hash) = (Vec::new(), Sha256::new());
+    async fn get_once(&self, path: &str) -> Result<(Bytes, String), object_store::Error> {
+        let timed_out = || generic(format!("no answer within {} s", self.time_of_small().as_secs()));
+        let at = self.at(path);
+        let opened = tokio::time::timeout(self.time_of_small(), self.backend.get(&at)).await;
+        let found = opened.map_err(|_| timed_out())??;
+        let length = found.range.end - found.range.start;
+        let time = self.time_of_small() + Duration::from_secs(length / SLOWEST_READ_BYTES_PER_SECOND);
+        let read = async {
+            let mut stream = found.into_stream();
+            let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+            let mut hash = Sha256::new();
             while let Some(piece) = stream.next().await.transpose()? {
                 hash.update(&piece);
                 bytes.extend_from_slice(&piece);
             }
-            Ok((bytes, hexadecimal(hash)))
-        });
-        self.unless_missing("read", path, read)
+            if bytes.len() as u64 != length {
+                return Err(generic(format!("{} of {length} bytes came", bytes.len())));
+            }
+            Ok((Bytes::from(bytes), hexadecimal(hash)))
+        };
+        tokio::time::timeout(time, read).await.map_err(|_| generic(format!("not read within {} s", time.as_secs())))?
     }
 
     /// The length of a file; none where there is no such file.
-    pub(super) fn length(&self, path: &str) -> Result<Option<u64>, Error> {
-        let meta = self.runtime.block_on(self.backend.head(&self.at(path)));
+    pub(super) async fn length(&self, path: &str) -> Result<Option<u64>, Error> {
+        let at = self.at(path);
+        let meta = self.bounded("look at", path, self.time_of_small(), self.backend.head(&at)).await?;
         self.unless_missing("look at", path, meta.map(|meta| meta.size))
     }
 
-    /// Deletes a file.
-    pub(super) fn delete(&self, path: &str) -> Result<(), Error> {
-        let result = self.runtime.block_on(self.backend.delete(&self.at(path)));
-        result.map_err(|error| self.failed("delete", path, &error))
+    /// Deletes a file; one that is not there is as good as deleted.
+    pub(super) async fn delete(&self, path: &str) -> Result<(), Error> {
+        let at = self.at(path);
+        let result = self.bounded("delete", path, self.time_of_small(), self.backend.delete(&at)).await?;
+        self.unless_missing("delete", path, result).map(drop)
     }
 
     /// The names of the folders right under `path`, in the order of names.
-    pub(super) fn folders(&self, path: &str) -> Result<Vec<String>, Error> {
+    pub(super) async fn folders(&self, path: &str) -> Result<Vec<String>, Error> {
         let at = self.at(path);
-        let listed = self.runtime.block_on(self.backend.list_with_delimiter(Some(&at)));
+        let work = self.backend.list_with_delimiter(Some(&at));
+        let listed = self.bounded("list", path, self.time_of_small(), work).await?;
         let listed = listed.map_err(|error| self.failed("list", path, &error))?;
         let mut names: Vec<String> =
             listed.common_prefixes.iter().filter_map(|folder| Some(folder.filename()?.to_owned())).collect();
@@ -183,22 +303,34 @@ impl Store {
         Ok(names)
     }
 
-    /// The paths of all files under `path`, from there, in the order of names.
-    pub(super) fn files(&self, path: &str) -> Result<Vec<String>, Error> {
+    /// The paths of all files under `path`, from there, with their lengths, in the order of names.
+    pub(super) async fn files(&self, path: &str) -> Result<Vec<(String, u64)>, Error> {
         let at = self.at(path);
-        let mut names = Vec::new();
-        let listed = self.runtime.block_on(async {
+        let work = async {
+            let mut names = Vec::new();
             let mut stream = self.backend.list(Some(&at));
             while let Some(meta) = stream.next().await.transpose()? {
                 if let Some(parts) = meta.location.prefix_match(&at) {
-                    names.push(parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/"));
+                    let name = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
+                    names.push((name, meta.size));
                 }
             }
-            Ok(())
-        });
-        listed.map_err(|error: object_store::Error| self.failed("list", path, &error))?;
-        names.sort();
-        Ok(names)
+            names.sort();
+            Ok(names)
+        };
+        let listed = self.bounded("list", path, self.time_of_small(), work).await?;
+        listed.map_err(|error: object_store::Error| self.failed("list", path, &error))
+    }
+
+    /// Removes the folders under `path` and itself where they are empty; object stores have none.
+    pub(super) fn remove_empty_folders(&self, path: &str) {
+        let Some(Location::Folder(root)) = &self.location else { return };
+        let folder = root.join(path);
+        for inner in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            // One that is not empty stays, which is what is wanted.
+            let _ = std::fs::remove_dir(inner.path());
+        }
+        let _ = std::fs::remove_dir(folder);
     }
 
     fn unless_missing<T>(
@@ -215,7 +347,62 @@ impl Store {
     }
 }
 
-fn hexadecimal(hash: Sha256) -> String {
+/// The pause before something is tried a second time.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// The longest pause between two tries.
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// Whether trying again may help: not where the store has refused for a reason that stays.
+pub(super) fn is_transient(error: &object_store::Error) -> bool {
+    use object_store::Error as E;
+    match error {
+        E::Generic { source, .. } => !is_full(source.as_ref()),
+        E::JoinError { .. } => true,
+        _ => false,
+    }
+}
+
+/// Whether a disk is full or a folder cannot be written: what no repetition mends within a save.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<std::io::Error>()
+            && let std::io::ErrorKind::StorageFull
+            | std::io::ErrorKind::QuotaExceeded
+            | std::io::ErrorKind::ReadOnlyFilesystem
+            | std::io::ErrorKind::PermissionDenied
+            | std::io::ErrorKind::NotADirectory
+            | std::io::ErrorKind::IsADirectory = error.kind()
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn generic(reason: String) -> object_store::Error {
+    object_store::Error::Generic { store: "checkpoint", source: reason.into() }
+}
+
+/// S3 as the environment says, with this run's patience.
+pub(super) fn s3_builder(bucket: &str, options: StoreOptions) -> AmazonS3Builder {
+    let seconds = |time: Duration| format!("{} seconds", time.as_secs().max(1));
+    let retry = RetryConfig {
+        backoff: BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: LONGEST_PAUSE, base: 2.0 },
+        max_retries: 10,
+        retry_timeout: (options.request_timeout * 3).min(options.patience),
+    };
+    let connect = options.request_timeout.min(Duration::from_secs(10));
+    AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), seconds(options.request_timeout))
+        .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::ConnectTimeout), seconds(connect))
+        .with_retry(retry)
+}
+
+pub(super) fn hexadecimal(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -229,6 +416,7 @@ pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use object_store::memory::InMemory;
 
+    use super::super::upload::upload;
     use super::*;
 
     /// A store in memory.
@@ -237,38 +425,44 @@ pub(super) mod tests {
     }
 
     /// What every store must do.
-    fn conforms(store: &Store) {
-        assert_eq!(store.get("a/b").unwrap(), None);
-        assert_eq!(store.length("a/b").unwrap(), None);
-        assert!(store.folders("").unwrap().is_empty());
-        assert!(store.put_new("a/b", b"one".to_vec()).unwrap());
-        assert!(!store.put_new("a/b", b"two".to_vec()).unwrap());
-        assert_eq!(store.get("a/b").unwrap().unwrap().0, b"one");
-        store.put("a/b", b"three".to_vec()).unwrap();
-        assert_eq!(store.length("a/b").unwrap(), Some(5));
-        // Two parts and a bit: the upload in parts, whose file must equal the pieces in order.
-        let piece = |seed: usize| (0..PART_BYTES / 2 + 1).map(|i| (i * seed) as u8).collect::<Vec<u8>>();
-        let (length, sha256) = store.stream("c/d/e", (1..6).map(piece)).unwrap();
-        let (bytes, read) = store.get("c/d/e").unwrap().unwrap();
-        assert!(bytes == (1..6).flat_map(piece).collect::<Vec<u8>>());
+    async fn conforms(store: &Store) {
+        assert_eq!(store.get("a/b").await.unwrap(), None);
+        assert_eq!(store.length("a/b").await.unwrap(), None);
+        assert!(store.folders("").await.unwrap().is_empty());
+        assert!(store.put_new("a/b", b"one".to_vec()).await.unwrap());
+        assert!(!store.put_new("a/b", b"two".to_vec()).await.unwrap());
+        // As when the answer to the first time got lost.
+        assert!(store.put_new("a/b", b"one".to_vec()).await.unwrap());
+        assert_eq!(&store.get("a/b").await.unwrap().unwrap().0[..], b"one");
+        store.put("a/b", b"three".to_vec()).await.unwrap();
+        assert_eq!(store.length("a/b").await.unwrap(), Some(5));
+        // Two parts and a bit: the file must equal the pieces in order.
+        let piece = |seed: usize| (0..store.options.part_bytes / 2 + 1).map(|i| (i * seed) as u8).collect::<Bytes>();
+        let pieces: Vec<Bytes> = (1..6).map(piece).collect();
+        let (length, sha256) = upload(store, "c/d/e", &pieces, &mut super::super::upload::never()).await.unwrap();
+        let (bytes, read) = store.get("c/d/e").await.unwrap().unwrap();
+        assert!(bytes == pieces.concat());
         assert_eq!((bytes.len() as u64, read), (length, sha256));
-        let (_, empty) = store.stream("c/empty", std::iter::empty()).unwrap();
+        let (_, empty) = upload(store, "c/empty", &[], &mut super::super::upload::never()).await.unwrap();
         assert_eq!(empty, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-        assert_eq!(store.folders("").unwrap(), ["a", "c"]);
-        assert_eq!(store.files("c").unwrap(), ["d/e", "empty"]);
-        store.delete("c/d/e").unwrap();
-        assert_eq!(store.get("c/d/e").unwrap(), None);
+        assert_eq!(store.folders("").await.unwrap(), ["a", "c"]);
+        assert_eq!(store.files("c").await.unwrap(), [("d/e".to_owned(), length), ("empty".to_owned(), 0)]);
+        store.delete("c/d/e").await.unwrap();
+        store.delete("c/d/e").await.unwrap();
+        assert_eq!(store.get("c/d/e").await.unwrap(), None);
     }
 
     #[test]
     fn memory_conforms() {
-        conforms(&memory());
+        let store = memory();
+        store.wait(conforms(&store));
     }
 
     #[test]
     fn a_folder_conforms() {
         let folder = tempfile::tempdir().unwrap();
-        conforms(&Store::create(&Location::Folder(folder.path().join("not yet/here #1"))).unwrap());
+        let store = Store::create(&Location::Folder(folder.path().join("not yet/here #1"))).unwrap();
+        store.wait(conforms(&store));
     }
 
     #[test]
@@ -283,6 +477,17 @@ pub(super) mod tests {
             .with_bucket_name("bucket")
             .build()
             .unwrap();
-        conforms(&Store::over(Arc::new(backend), Path::from("some/prefix"), "s3://bucket/some/prefix").unwrap());
+        let store = Store::over(Arc::new(backend), Path::from("some/prefix"), "s3://bucket/some/prefix").unwrap();
+        store.wait(conforms(&store));
+    }
+
+    #[test]
+    fn a_full_disk_is_not_tried_again_and_a_lost_connection_is() {
+        let error = |kind: std::io::ErrorKind| object_store::Error::Generic {
+            store: "test",
+            source: Box::new(std::io::Error::other(std::io::Error::from(kind))),
+        };
+        assert!(!is_transient(&error(std::io::ErrorKind::StorageFull)));
+        assert!(is_transient(&error(std::io::ErrorKind::ConnectionReset)));
     }
 }

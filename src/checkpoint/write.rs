@@ -1,20 +1,28 @@
 //! Writing a checkpoint: each rank its share of whole tensors, then rank 0 the manifest.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
-use admiral_checkpoints_schema::{Dtype, FileRecord, Latest, SCHEMA_VERSION, TensorRecord};
-use serde::{Deserialize, Serialize};
+use admiral_checkpoints_schema::{FileRecord, Latest, SCHEMA_VERSION, TensorRecord, Writer};
+use futures::StreamExt;
+use serde::Serialize;
 
-use super::store::PART_BYTES;
-use super::{Error, Manifest, Parameter, Role, Store, TrainingState, agree, encoding, layout, owners};
+use super::staging::{OutgoingFile, Staging, tensor_records};
+use super::upload::{Cancelled, never, upload};
+use super::{Error, Manifest, Parameter, Role, Store, TrainingState, agree, layout};
 use crate::collective::Collective;
 
 /// Differences that a message lists before it says "and more".
 const PROBLEMS_LISTED: usize = 4;
 
+/// Files of one rank that are sent at the same time: while one waits for the disk, another is hashed.
+const FILES_IN_FLIGHT: usize = 2;
+
 /// What a checkpoint says besides its tensors. The same on every rank.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Content {
+    /// The run and the attempt that write it.
+    pub writer: Writer,
     /// What the network is trained for: `diffusion`, `classifier` or `super_resolution`.
     pub task: String,
     /// The whole effective configuration.
@@ -22,7 +30,7 @@ pub struct Content {
     /// Where training stands after the step.
     pub training: TrainingState,
     /// Every parameter of the network, in the released checkpoints' order.
-    pub parameters: Vec<Parameter>,
+    pub parameters: Arc<Vec<Parameter>>,
 }
 
 /// A tensor in host memory, where the caller keeps it: a stretch of a flat buffer.
@@ -38,84 +46,87 @@ pub struct TensorView<'a> {
     pub values: &'a [f32],
 }
 
-/// What a rank has written: its part of the manifest.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct WrittenShare {
-    files: Vec<FileRecord>,
-    tensors: Vec<TensorRecord>,
+impl Content {
+    /// The manifest over what the ranks have written.
+    pub(super) fn manifest(&self, roles: &[Role], world_size: usize, files: Vec<FileRecord>) -> Manifest {
+        Manifest {
+            schema_version: SCHEMA_VERSION,
+            created: jiff::Timestamp::now().to_string(),
+            code_version: env!("CARGO_PKG_VERSION").to_owned(),
+            writer: self.writer.clone(),
+            task: self.task.clone(),
+            configuration: self.configuration.clone(),
+            training: self.training.clone(),
+            world_size,
+            parameters: self.parameters.to_vec(),
+            files,
+            tensors: tensor_records(&self.parameters, roles, world_size),
+        }
+    }
 }
 
 /// Writes and publishes a checkpoint; returns when it is there. Every rank calls it with the same `content` and views
-/// of the same roles and names, in any order. Only the values of the parameters that [`owners`] gives this rank are
-/// read.
+/// of the same roles and names, in any order. Training, which does not wait, uses a [`Saver`](super::Saver) instead.
 ///
 /// # Errors
 /// The same on every rank. [`Error::AlreadyPublished`] where the step has a manifest: a resumed run never writes a
-/// step again. [`Error::Store`] where a rank could not write. A failed save leaves no manifest.
+/// step again. [`Error::DoesNotFit`] where the views are not the content's parameters, each once a role.
+/// [`Error::Store`] where a rank could not write. A failed save leaves no manifest.
 pub fn save(
     store: &Store,
     collective: &dyn Collective,
     content: &Content,
     tensors: &[TensorView],
 ) -> Result<Manifest, Error> {
+    let (rank, world_size) = (collective.rank(), collective.world_size());
     let folder = layout::step_folder(content.training.step);
-    let manifest = layout::join(&folder, layout::MANIFEST);
-    // Asked first, so that no file of a published checkpoint is touched.
-    let free = (collective.rank() == 0).then(|| match store.length(&manifest)? {
-        None => Ok(()),
-        Some(_) => Err(Error::AlreadyPublished { url: store.url(&folder) }),
+    let roles = roles_of(&content.parameters, tensors)
+        .map_err(|problems| Error::DoesNotFit { url: store.url(&folder), problems });
+    let roles: Vec<Role> = agree::all(collective, roles)?.swap_remove(0);
+    let views: HashMap<(String, &str), &TensorView> =
+        tensors.iter().map(|view| ((view.role.folder(), view.name), view)).collect();
+    let mut staging = Staging::new(Arc::clone(&content.parameters), &roles, rank, world_size);
+    for (role, parameter, values) in staging.targets().into_iter().flatten() {
+        values.copy_from_slice(views[&(role.folder(), content.parameters[parameter].name.as_str())].values);
+    }
+    let step = content.training.step;
+    let written = store.wait(write_share(store, step, staging.outgoing(step), &mut never()));
+    let files: Vec<FileRecord> = agree::all(collective, written)?.into_iter().flatten().collect();
+    let published = (rank == 0).then(|| {
+        let manifest = content.manifest(&roles, world_size, files);
+        store.wait(publish(store, &manifest)).map(|()| manifest)
     });
-    agree::of_root(collective, 0, free)?;
-    let written = write_share(store, collective.rank(), collective.world_size(), content, tensors);
-    publish(store, collective, content, written)
+    agree::of_root(collective, 0, published)
 }
 
-/// Writes the files of one rank of `world_size`, without talking to the others.
+/// Writes the files of one rank, without talking to the others. No file of a published checkpoint is touched.
 ///
 /// # Errors
-/// [`Error::DoesNotFit`] where the views are not the content's parameters, each once a role; [`Error::Store`].
-pub fn write_share(
+/// [`Error::AlreadyPublished`], [`Error::Store`].
+pub(super) async fn write_share(
     store: &Store,
-    rank: usize,
-    world_size: usize,
-    content: &Content,
-    tensors: &[TensorView],
-) -> Result<WrittenShare, Error> {
-    let (step, parameters) = (content.training.step, &content.parameters);
+    step: u64,
+    files: Vec<OutgoingFile>,
+    signal: &mut Cancelled,
+) -> Result<Vec<FileRecord>, Error> {
     let folder = layout::step_folder(step);
-    let by_role =
-        sorted(parameters, tensors).map_err(|problems| Error::DoesNotFit { url: store.url(&folder), problems })?;
-    let sizes: Vec<u64> = parameters.iter().map(|p| 4 * p.num_elements().unwrap_or(0) as u64).collect();
-    let owners = owners(&sizes, world_size);
-    let num_writers = world_size.min(parameters.len());
-    let mut share = WrittenShare { files: Vec::new(), tensors: Vec::new() };
-    for (role, views) in by_role {
-        let own: Vec<&TensorView> = views.iter().zip(&owners).filter(|(_, o)| **o == rank).map(|(v, _)| *v).collect();
-        if own.is_empty() {
-            continue;
-        }
-        let path = layout::tensor_file(role, rank, num_writers);
-        let header = encoding::header(role, step, own.iter().map(|view| (view.name, view.shape)));
-        let values = own.iter().flat_map(|view| encoding::pieces(view.values, PART_BYTES));
-        let pieces = std::iter::once(header).chain(values);
-        let (length, sha256) = store.stream(&layout::join(&folder, &path), pieces)?;
-        share.tensors.extend(own.iter().map(|view| TensorRecord {
-            role,
-            name: view.name.to_owned(),
-            file: path.clone(),
-            shape: view.shape.to_vec(),
-            dtype: Dtype::F32,
-        }));
-        share.files.push(FileRecord { path, length, sha256 });
+    if let Some((bytes, _)) = store.get(&layout::join(&folder, layout::MANIFEST)).await? {
+        return Err(already_published(store, &folder, &bytes));
     }
-    Ok(share)
+    let uploads = files.into_iter().map(|file| {
+        let (path, mut signal) = (layout::join(&folder, &file.path), signal.clone());
+        async move {
+            let (length, sha256) = upload(store, &path, &file.pieces, &mut signal).await?;
+            Ok(FileRecord { path: file.path, length, sha256 })
+        }
+    });
+    let written: Vec<Result<FileRecord, Error>> =
+        futures::stream::iter(uploads).buffered(FILES_IN_FLIGHT).collect().await;
+    written.into_iter().collect()
 }
 
-/// Each role with its views in the order of `parameters`; what is wrong where they are not each parameter once.
-fn sorted<'a, 'b>(
-    parameters: &[Parameter],
-    tensors: &'b [TensorView<'a>],
-) -> Result<Vec<(Role, Vec<&'b TensorView<'a>>)>, Vec<String>> {
+/// The roles of the views; what is wrong where they are not each parameter once a role.
+fn roles_of(parameters: &[Parameter], tensors: &[TensorView]) -> Result<Vec<Role>, Vec<String>> {
     let mut by_role: Vec<(Role, HashMap<&str, &TensorView>)> = Vec::new();
     let mut problems = Vec::new();
     for view in tensors {
@@ -127,9 +138,8 @@ fn sorted<'a, 'b>(
             problems.push(format!("{} {} is given twice", view.role, view.name));
         }
     }
-    let mut ordered = Vec::new();
+    let roles = by_role.iter().map(|(role, _)| *role).collect();
     for (role, mut views) in by_role {
-        let mut in_order = Vec::with_capacity(parameters.len());
         for parameter in parameters {
             match views.remove(parameter.name.as_str()) {
                 None => problems.push(format!("{role} {} is missing", parameter.name)),
@@ -142,15 +152,14 @@ fn sorted<'a, 'b>(
                         parameter.shape
                     ));
                 }
-                Some(view) => in_order.push(view),
+                Some(_) => {}
             }
         }
         let mut unknown: Vec<&str> = views.into_keys().collect();
         unknown.sort_unstable();
         problems.extend(unknown.iter().map(|name| format!("{role} {name} is not a parameter")));
-        ordered.push((role, in_order));
     }
-    if problems.is_empty() { Ok(ordered) } else { Err(shortened(problems)) }
+    if problems.is_empty() { Ok(roles) } else { Err(shortened(problems)) }
 }
 
 /// The first few of a list of differences.
@@ -163,60 +172,38 @@ pub(super) fn shortened(mut problems: Vec<String>) -> Vec<String> {
     problems
 }
 
-/// Makes all ranks agree on what they wrote, and rank 0 publish it. Every rank calls it with its own outcome.
+/// Publishes what all ranks have written: the manifest in one stroke, unless one is there, then the pointer to it.
 ///
 /// # Errors
-/// As [`save`].
-pub fn publish(
-    store: &Store,
-    collective: &dyn Collective,
-    content: &Content,
-    written: Result<WrittenShare, Error>,
-) -> Result<Manifest, Error> {
-    let shares = agree::all(collective, written)?;
-    let published = (collective.rank() == 0).then(|| {
-        let manifest = Manifest {
-            schema_version: SCHEMA_VERSION,
-            created: jiff::Timestamp::now().to_string(),
-            code_version: env!("CARGO_PKG_VERSION").to_owned(),
-            task: content.task.clone(),
-            configuration: content.configuration.clone(),
-            training: content.training.clone(),
-            world_size: collective.world_size(),
-            parameters: content.parameters.clone(),
-            files: shares.iter().flat_map(|share| share.files.clone()).collect(),
-            tensors: shares.iter().flat_map(|share| share.tensors.clone()).collect(),
-        };
-        publish_manifest(store, &manifest)?;
-        Ok(manifest)
-    });
-    agree::of_root(collective, 0, published)
-}
-
-fn publish_manifest(store: &Store, manifest: &Manifest) -> Result<(), Error> {
+/// [`Error::Store`] where a file is not there at its length; [`Error::AlreadyPublished`].
+pub(super) async fn publish(store: &Store, manifest: &Manifest) -> Result<(), Error> {
     let step = manifest.training.step;
     let folder = layout::step_folder(step);
+    let lengths: HashMap<String, u64> = store.files(&folder).await?.into_iter().collect();
     for file in &manifest.files {
-        let path = layout::join(&folder, &file.path);
-        let found = store.length(&path)?;
+        let found = lengths.get(&file.path).copied();
         if found != Some(file.length) {
             let found = found.map_or_else(|| "no such file".to_owned(), |length| format!("{length} bytes"));
             let cause = format!("a rank wrote {} bytes and rank 0 finds {found}", file.length);
-            return Err(Error::Store { operation: "see".into(), url: store.url(&path), cause });
+            let url = store.url(&layout::join(&folder, &file.path));
+            return Err(Error::Store { operation: "see".into(), url, cause });
         }
     }
     // A save of this step that failed at another number of ranks has left files that the manifest does not name.
-    for path in store.files(&folder)? {
-        if path != layout::MANIFEST && !manifest.files.iter().any(|file| file.path == path) {
-            store.delete(&layout::join(&folder, &path))?;
-        }
+    let named: BTreeSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
+    for path in lengths.keys().filter(|path| *path != layout::MANIFEST && !named.contains(path.as_str())) {
+        store.delete(&layout::join(&folder, path)).await?;
     }
     let path = layout::join(&folder, layout::MANIFEST);
-    if !store.put_new(&path, json(store, &path, manifest)?)? {
-        return Err(Error::AlreadyPublished { url: store.url(&folder) });
+    if !store.put_new(&path, json(store, &path, manifest)?).await? {
+        let there = store.get(&path).await?.map(|(bytes, _)| bytes).unwrap_or_default();
+        return Err(already_published(store, &folder, &there));
     }
     let latest = Latest { schema_version: SCHEMA_VERSION, step, folder };
-    let pointed = json(store, layout::LATEST, &latest).and_then(|bytes| store.put(layout::LATEST, bytes));
+    let pointed = match json(store, layout::LATEST, &latest) {
+        Ok(bytes) => store.put(layout::LATEST, bytes).await,
+        Err(error) => Err(error),
+    };
     if let Err(error) = pointed {
         // The checkpoint is published and found by listing; the pointer is written again at the next save.
         tracing::warn!("{error}");
@@ -224,6 +211,19 @@ fn publish_manifest(store: &Store, manifest: &Manifest) -> Result<(), Error> {
     Ok(())
 }
 
-fn json<T: Serialize>(store: &Store, path: &str, value: &T) -> Result<Vec<u8>, Error> {
+fn already_published(store: &Store, folder: &str, manifest: &[u8]) -> Error {
+    let by = match Manifest::from_json(manifest) {
+        Ok(manifest) => manifest.writer.to_string(),
+        Err(_) => "something that left a manifest which cannot be read".to_owned(),
+    };
+    Error::AlreadyPublished { url: store.url(folder), by }
+}
+
+pub(super) fn json<T: Serialize>(store: &Store, path: &str, value: &T) -> Result<Vec<u8>, Error> {
     serde_json::to_vec_pretty(value).map_err(|error| Error::Schema { url: store.url(path), reason: error.to_string() })
+}
+
+/// The tensors of a file, by the manifest.
+pub(super) fn tensors_of<'a>(manifest: &'a Manifest, file: &'a FileRecord) -> impl Iterator<Item = &'a TensorRecord> {
+    manifest.tensors.iter().filter(|tensor| tensor.file == file.path)
 }

@@ -22,6 +22,12 @@ pub use single::Single;
 
 use crate::exit::ExitCode;
 
+/// The name of this host; empty where the system does not say.
+#[must_use]
+pub fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+}
+
 /// The ranks of one run, as seen from one of them.
 ///
 /// All methods but [`abort`](Self::abort) and the three that name this rank must be called by every rank,

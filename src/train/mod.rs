@@ -1,6 +1,7 @@
 //! Training: the step, precision, the optimizer, and the loop.
 
 mod batches;
+mod begin;
 pub mod bench;
 mod config;
 mod curves;
@@ -12,6 +13,7 @@ mod objective;
 mod run;
 mod run_config;
 pub mod samples;
+mod saving;
 mod schedule;
 mod session;
 mod state;
@@ -20,6 +22,7 @@ mod stop;
 mod validation;
 
 pub use batches::{BatchPlan, worlds};
+pub use begin::Resume;
 pub use config::{
     ClassifierConfig, DeviceChoice, OptimizerConfig, PrecisionConfig, PrecisionMode, RunSection, TrainingConfig,
 };
@@ -27,9 +30,9 @@ pub use error::TrainError;
 pub use flat::FlatMemory;
 pub use loss_scale::LossScale;
 pub use objective::{Microbatch, Objective};
-pub use run::{Finish, Resume, run};
+pub use run::{Finish, run};
 pub use run_config::RunConfig;
 pub use session::Session;
-pub use state::{params_from_named, restore, save};
+pub use state::{params_from_named, restore};
 pub use step::{SampleTerms, StepReport, StepTimes, Trainer};
 pub use stop::Stop;

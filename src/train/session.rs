@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::collective::Collective;
+use crate::collective::{Collective, host_name};
 use crate::data::{Batch, ImageSource, Loader, SamplePlan, SampleReader, Sources};
 use crate::diffusion::{GaussianDiffusion, TimestepSampler};
 use crate::model::{Network, Task, initialize};
@@ -133,6 +133,7 @@ impl Session {
             let (batch, _) = batch.ok_or_else(|| TrainError::Refused("the run has no steps left".into()))?;
             *num_skipped_images += batch.num_skipped;
             let drawn = timestep_sampler.draw(&batch.timestep_uniforms);
+            trace_samples(&batch, &drawn.timesteps);
             Ok(to_device(batch, drawn, &config.model, wants_classes, *device))
         };
         let report = trainer.step(batches.accumulation as usize, batches.global_batch, &mut next, collective)?;
@@ -154,6 +155,23 @@ fn pair(bytes: &[u8]) -> (i64, f64) {
     timestep.copy_from_slice(&bytes[..8]);
     loss.copy_from_slice(&bytes[8..16]);
     (i64::from_le_bytes(timestep), f64::from_le_bytes(loss))
+}
+
+/// Logs, where somebody listens, a fingerprint of everything that this rank sees of each sample: by it runs can be
+/// compared sample by sample.
+fn trace_samples(batch: &Batch, timesteps: &[i64]) {
+    if !tracing::enabled!(target: "admiral::samples", tracing::Level::TRACE) || batch.indices.is_empty() {
+        return;
+    }
+    let length = batch.images.len() / batch.indices.len();
+    for (i, (index, timestep)) in batch.indices.iter().zip(timesteps).enumerate() {
+        let stretch = i * length..(i + 1) * length;
+        let values = batch.images[stretch.clone()].iter().chain(&batch.noise[stretch]);
+        let hash = values.fold(crc32c::crc32c(&timestep.to_le_bytes()), |hash, value| {
+            crc32c::crc32c_append(hash, &value.to_le_bytes())
+        });
+        tracing::trace!(target: "admiral::samples", "sample {index} timestep {timestep} hash {hash:08x}");
+    }
 }
 
 fn sample_plan(config: &RunConfig, random_crop: bool) -> SamplePlan {
@@ -239,10 +257,6 @@ fn set_threads(wanted: usize, collective: &dyn Collective) -> Result<(), TrainEr
     let threads = if wanted > 0 { wanted } else { (cores / num_local_ranks).max(1) };
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     Ok(())
-}
-
-fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
 /// The device of the rank with this number on its host.

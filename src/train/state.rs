@@ -1,16 +1,17 @@
 //! Training state to and from checkpoints: masters, averages, moments, counters, the loss scale, the timestep sampler.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use tch::{Device, Kind, Tensor};
 
-use crate::checkpoint::{
-    Checkpoint, Content, Manifest, Parameter, Role, Store, TensorTarget, TensorView, TrainingState,
-};
+use crate::checkpoint::{Checkpoint, Content, Parameter, Role, Saver, TensorTarget, TrainingState, Writer};
 use crate::collective::Collective;
 use crate::diffusion::TimestepSamplerState;
 use crate::model::ParamSpecs;
 
 use super::TrainError;
-use super::flat::{FlatMemory, Segment};
+use super::flat::{Place, Segment};
 use super::loss_scale::LossScale;
 use super::session::Session;
 
@@ -21,51 +22,60 @@ pub fn parameters(specs: &ParamSpecs) -> Vec<Parameter> {
     specs.iter().map(|spec| Parameter { name: spec.name.clone(), shape: shape(&spec.shape) }).collect()
 }
 
-/// The flat buffers of a segment with their roles.
-fn buffers<'a>(segment: &'a Segment, ema_rates: &'a [f64]) -> impl Iterator<Item = (Role, &'a Tensor)> {
-    let emas = ema_rates.iter().zip(&segment.emas).map(|(&rate, ema)| (Role::Ema { rate }, ema));
-    [(Role::Master, &segment.master), (Role::AdamMean, &segment.mean), (Role::AdamVariance, &segment.variance)]
-        .into_iter()
-        .chain(emas)
+/// What is saved of each parameter.
+#[must_use]
+pub fn roles(ema_rates: &[f64]) -> Vec<Role> {
+    let emas = ema_rates.iter().map(|&rate| Role::Ema { rate });
+    [Role::Master, Role::AdamMean, Role::AdamVariance].into_iter().chain(emas).collect()
 }
 
-/// A role, the segment it belongs to, and its flat values in host memory.
-type HostBuffer = (Role, usize, Vec<f32>);
-
-fn to_host(memory: &FlatMemory, ema_rates: &[f64]) -> Result<Vec<HostBuffer>, TrainError> {
-    let segments = memory.segments().iter().enumerate();
-    segments
-        .flat_map(|(index, segment)| buffers(segment, ema_rates).map(move |(role, tensor)| (role, index, tensor)))
-        .map(|(role, index, tensor)| {
-            let mut values = vec![0.0f32; tensor.numel()];
-            tensor.to_device(Device::Cpu).f_copy_data(&mut values, tensor.numel())?;
-            Ok((role, index, values))
-        })
-        .collect()
+/// The flat buffer of a segment that has this role; none for an average that the run does not keep.
+fn buffer<'a>(segment: &'a Segment, role: Role, ema_rates: &[f64]) -> Option<&'a Tensor> {
+    match role {
+        Role::Master => Some(&segment.master),
+        Role::AdamMean => Some(&segment.mean),
+        Role::AdamVariance => Some(&segment.variance),
+        Role::Ema { rate } => segment.emas.get(ema_rates.iter().position(|own| *own == rate)?),
+    }
 }
 
-/// Publishes a checkpoint of the session as it stands. Every rank calls it.
+/// A vector of libtorch's over `values`, which must outlive it.
+fn tensor_over(values: &mut [f32]) -> Tensor {
+    // SAFETY: the memory is that of `values`, contiguous and of float32; callers keep the tensor no longer.
+    unsafe { Tensor::from_blob(values.as_mut_ptr().cast(), &[values.len() as i64], &[1], Kind::Float, Device::Cpu) }
+}
+
+/// Begins a save of the session as it stands: copies this rank's share to host memory. Every rank calls it, at a time
+/// at which the saver takes one.
 ///
 /// # Errors
-/// The same on every rank: where the store cannot be written, or the step is there already.
-pub fn save(session: &Session, store: &Store, collective: &dyn Collective) -> Result<Manifest, TrainError> {
+/// When libtorch refuses the copy, on this rank alone.
+pub fn begin_save(session: &Session, saver: &mut Saver, now: Instant) -> Result<(), TrainError> {
     let memory = &session.trainer.memory;
-    let parameters = parameters(memory.specs());
-    let host = to_host(memory, &session.config.optimizer.ema_rates)?;
-    let mut views = Vec::new();
-    for (role, segment, values) in &host {
-        for place in &memory.segments()[*segment].layout.places {
-            let parameter = &parameters[place.param];
-            views.push(TensorView {
-                role: *role,
-                name: &parameter.name,
-                shape: &parameter.shape,
-                values: &values[place.offset..place.offset + place.length],
-            });
+    let mut places: Vec<Option<(&Segment, &Place)>> = vec![None; memory.specs().iter().count()];
+    for segment in memory.segments() {
+        for place in &segment.layout.places {
+            places[place.param] = Some((segment, place));
         }
     }
+    let _no_grad = tch::no_grad_guard();
+    let rates = &session.config.optimizer.ema_rates;
+    saver.begin(content(session, saver.writer())?, now, |role, parameter, values| {
+        let found = places[parameter].and_then(|(segment, place)| Some((buffer(segment, role, rates)?, place)));
+        let (buffer, place) =
+            found.ok_or_else(|| TrainError::Bug(format!("there is no {role} of parameter {parameter} to save")))?;
+        if !values.is_empty() {
+            tensor_over(values).f_copy_(&buffer.f_narrow(0, place.offset as i64, place.length as i64)?)?;
+        }
+        Ok(())
+    })
+}
+
+/// What a checkpoint of the session says besides its tensors.
+fn content(session: &Session, writer: &Writer) -> Result<Content, TrainError> {
     let progress = &session.trainer.progress;
-    let content = Content {
+    Ok(Content {
+        writer: writer.clone(),
         task: session.config.task.name().to_owned(),
         configuration: serde_json::to_value(&session.config).map_err(|error| TrainError::Bug(error.to_string()))?,
         training: TrainingState {
@@ -81,47 +91,42 @@ pub fn save(session: &Session, store: &Store, collective: &dyn Collective) -> Re
                     .map_err(|error| TrainError::Bug(error.to_string()))?,
             ),
         },
-        parameters: parameters.clone(),
-    };
-    Ok(crate::checkpoint::save(store, collective, &content, &views)?)
+        parameters: Arc::new(parameters(session.trainer.memory.specs())),
+    })
 }
 
 /// Loads a checkpoint that [`check_same_run`] accepts into the session, which then goes on after the checkpoint's
-/// step. Every rank calls it.
+/// step. Every rank calls it. Host memory is taken for one role at a time.
 ///
 /// # Errors
-/// The same on every rank, where the checkpoint cannot be read. The session is unusable after an error.
+/// The same on every rank, where the checkpoint cannot be read. The session can then only be restored again.
 pub fn restore(session: &mut Session, checkpoint: &Checkpoint, collective: &dyn Collective) -> Result<(), TrainError> {
     let manifest = checkpoint.manifest();
     let memory = &session.trainer.memory;
     let parameters = parameters(memory.specs());
-    let mut host: Vec<HostBuffer> = Vec::new();
-    for (index, segment) in memory.segments().iter().enumerate() {
-        for (role, _) in buffers(segment, &session.config.optimizer.ema_rates) {
-            host.push((role, index, vec![0.0; segment.layout.length]));
+    let rates = &session.config.optimizer.ema_rates;
+    for role in roles(rates) {
+        let mut host: Vec<Vec<f32>> =
+            memory.segments().iter().map(|segment| vec![0.0; segment.layout.length]).collect();
+        let mut targets = Vec::new();
+        for (segment, values) in memory.segments().iter().zip(&mut host) {
+            let mut rest = values.as_mut_slice();
+            let mut passed = 0;
+            for place in &segment.layout.places {
+                let (_, after) = std::mem::take(&mut rest).split_at_mut(place.offset - passed);
+                let (values, after) = after.split_at_mut(place.length);
+                passed = place.offset + place.length;
+                rest = after;
+                let parameter = &parameters[place.param];
+                targets.push(TensorTarget { role, name: &parameter.name, shape: &parameter.shape, values });
+            }
         }
-    }
-    let mut targets = Vec::new();
-    for (role, segment, values) in &mut host {
-        let mut rest = values.as_mut_slice();
-        let mut passed = 0;
-        for place in &memory.segments()[*segment].layout.places {
-            let (_, after) = std::mem::take(&mut rest).split_at_mut(place.offset - passed);
-            let (values, after) = after.split_at_mut(place.length);
-            passed = place.offset + place.length;
-            rest = after;
-            let parameter = &parameters[place.param];
-            targets.push(TensorTarget { role: *role, name: &parameter.name, shape: &parameter.shape, values });
-        }
-    }
-    checkpoint.read(collective, &mut targets)?;
-    drop(targets);
-    let _no_grad = tch::no_grad_guard();
-    let mut loaded = host.iter();
-    for segment in memory.segments() {
-        for (_, buffer) in buffers(segment, &session.config.optimizer.ema_rates) {
-            if let Some((_, _, values)) = loaded.next() {
-                buffer.shallow_clone().copy_(&Tensor::from_slice(values));
+        checkpoint.read(collective, &mut targets)?;
+        drop(targets);
+        let _no_grad = tch::no_grad_guard();
+        for (segment, values) in memory.segments().iter().zip(&mut host) {
+            if let Some(buffer) = buffer(segment, role, rates) {
+                buffer.shallow_clone().copy_(&tensor_over(values));
             }
         }
     }

@@ -44,6 +44,7 @@ impl Place {
              training: {{global_batch: 8, microbatch: 8, steps: 20, log_interval: 1, save_interval: 10, sample_interval: 0}}\n\
              optimizer: {{learning_rate: 0.001, ema_rates: [0.9, 0.99], ema_warmup: true}}\n\
              precision: {{mode: fp32}}\n\
+             checkpoint: {{when_busy: wait}}\n\
              sampling: {{timestep_respacing: ddim5, samples_per_class: 2}}\n",
             self.folder.path().display()
         )

@@ -1,0 +1,306 @@
+//! Who writes to a place: one attempt of one run at a time.
+//!
+//! `owner.json` names it. The attempt renews the file while it lives; before it publishes a checkpoint it looks whether
+//! the file still names it. So the second of two runs that are given the same place is refused at its start, and where
+//! it could not know of the first, the one that lost the place stops at its next save.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use admiral_checkpoints_schema::{Owner, Process, SCHEMA_VERSION, Writer};
+use tokio::task::JoinHandle;
+
+use super::write::json;
+use super::{Error, Store, agree, layout};
+use crate::collective::{Collective, host_name};
+
+/// The time between two renewals.
+const BEAT: Duration = Duration::from_secs(10);
+
+/// An owner on another machine that does not renew the file for so long is taken for dead.
+const SILENCE: Duration = Duration::from_secs(35);
+
+/// The time between two looks at a file that may be renewed.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A process may be this machine's, of which the system tells whether it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Alive,
+    Dead,
+    /// It is of another machine.
+    Unknown,
+}
+
+/// Names this attempt, of the run `run_id` that it resumes or of a new one: rank 0 draws what is drawn. Every rank
+/// calls it and gets the same.
+///
+/// # Errors
+/// The same on every rank: [`Error::Collective`].
+pub fn identify(run_id: Option<String>, collective: &dyn Collective) -> Result<Writer, Error> {
+    let writer = (collective.rank() == 0).then(|| {
+        Ok(Writer {
+            run_id: run_id.map_or_else(draw_id, Ok)?,
+            attempt_id: draw_id()?,
+            host: host_name(),
+            started: jiff::Timestamp::now().to_string(),
+        })
+    });
+    agree::of_root(collective, 0, writer)
+}
+
+/// Sixteen hexadecimal digits that nobody draws twice.
+fn draw_id() -> Result<String, Error> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| Error::Collective { cause: format!("no random number: {error}") })?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The claim of this attempt on a place. It is given back when this is dropped.
+#[derive(Debug)]
+pub(super) struct Claim {
+    store: Store,
+    owner: Owner,
+    renewal: JoinHandle<()>,
+    /// The owner that has taken the place from this attempt.
+    taken_by: Arc<Mutex<Option<Writer>>>,
+}
+
+impl Claim {
+    /// Takes a place for an attempt. Rank 0 calls it.
+    ///
+    /// # Errors
+    /// [`Error::Owned`] where another attempt lives there; [`Error::Store`].
+    pub(super) fn take(store: &Store, writer: Writer, resumed_from: Option<u64>) -> Result<Self, Error> {
+        let owner = Owner {
+            schema_version: SCHEMA_VERSION,
+            writer,
+            process: own_process(),
+            resumed_from,
+            beat: 0,
+            is_released: false,
+        };
+        store.wait(take(store, &owner))?;
+        let taken_by = Arc::default();
+        let renewal = store.spawn(renew(store.clone(), owner.clone(), Arc::clone(&taken_by)));
+        Ok(Self { store: store.clone(), owner, renewal, taken_by })
+    }
+
+    /// The owner that has taken the place from this attempt, as far as is known.
+    pub(super) fn lost(&self) -> Option<Error> {
+        let taken_by = self.taken_by.lock().unwrap_or_else(PoisonError::into_inner);
+        taken_by.as_ref().map(|writer| owned(&self.store, writer))
+    }
+
+    /// Looks whether the place is still this attempt's.
+    ///
+    /// # Errors
+    /// [`Error::Owned`], [`Error::Store`].
+    pub(super) fn check(&self) -> impl Future<Output = Result<(), Error>> + Send + 'static {
+        let (store, writer) = (self.store.clone(), self.owner.writer.clone());
+        async move {
+            match read(&store).await? {
+                Some(other) if other.writer.attempt_id != writer.attempt_id => Err(owned(&store, &other.writer)),
+                _ => Ok(()),
+            }
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.renewal.abort();
+        let released = Owner { is_released: true, ..self.owner.clone() };
+        let release = async {
+            let is_own = read(&self.store).await?.is_some_and(|found| found.writer == self.owner.writer);
+            if is_own { write(&self.store, &released).await } else { Ok(()) }
+        };
+        // What is not given back is taken by the next attempt, which finds this one dead.
+        let _ = self.store.wait(async { tokio::time::timeout(LOOK * 5, release).await });
+    }
+}
+
+/// The step that the attempt which has this place resumed from, as long as that attempt has not ended in good order.
+///
+/// # Errors
+/// [`Error::Store`].
+pub(super) fn step_in_use(store: &Store) -> Result<Option<u64>, Error> {
+    Ok(store.wait(read(store))?.filter(|owner| !owner.is_released).and_then(|owner| owner.resumed_from))
+}
+
+/// The attempt that lives at a place.
+///
+/// # Errors
+/// [`Error::Store`].
+pub(super) fn living(store: &Store) -> Result<Option<Writer>, Error> {
+    let Some(owner) = store.wait(read(store))?.filter(|owner| !owner.is_released) else { return Ok(None) };
+    Ok((life(&owner.process) == Life::Alive).then_some(owner.writer))
+}
+
+fn owned(store: &Store, writer: &Writer) -> Error {
+    Error::Owned { url: store.url(""), by: writer.to_string() }
+}
+
+/// The owner; none where there is none, or a file that says nothing.
+async fn read(store: &Store) -> Result<Option<Owner>, Error> {
+    Ok(store.get(layout::OWNER).await?.and_then(|(bytes, _)| serde_json::from_slice(&bytes).ok()))
+}
+
+async fn write(store: &Store, owner: &Owner) -> Result<(), Error> {
+    store.put(layout::OWNER, json(store, layout::OWNER, owner)?).await
+}
+
+async fn take(store: &Store, own: &Owner) -> Result<(), Error> {
+    if store.put_new(layout::OWNER, json(store, layout::OWNER, own)?).await? {
+        return Ok(());
+    }
+    if let Some(found) = read(store).await?
+        && !found.is_released
+    {
+        let is_alive = match life(&found.process) {
+            Life::Alive => true,
+            Life::Dead => false,
+            Life::Unknown => is_renewed(store, &found).await?,
+        };
+        if is_alive {
+            return Err(owned(store, &found.writer));
+        }
+        tracing::info!("taking {} over from {}, which has ended without giving it back", store.url(""), found.writer);
+    }
+    write(store, own).await?;
+    // Of two that come at the same time the later writer has the place.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    match read(store).await? {
+        Some(found) if found.writer.attempt_id != own.writer.attempt_id => Err(owned(store, &found.writer)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether an owner of another machine still renews the file.
+async fn is_renewed(store: &Store, found: &Owner) -> Result<bool, Error> {
+    let patience = SILENCE.as_secs();
+    tracing::warn!("{} has {}; waiting up to {patience} s for a sign of life", found.writer, store.url(""));
+    let end = tokio::time::Instant::now() + SILENCE;
+    while tokio::time::Instant::now() < end {
+        tokio::time::sleep(LOOK).await;
+        match read(store).await? {
+            Some(now) if now.is_released => return Ok(false),
+            Some(now) if now != *found => return Ok(true),
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
+async fn renew(store: Store, mut owner: Owner, taken_by: Arc<Mutex<Option<Writer>>>) {
+    loop {
+        tokio::time::sleep(BEAT).await;
+        // A store that does not answer now may at the next beat; saves find out by themselves.
+        match read(&store).await {
+            Ok(Some(found)) if found.writer.attempt_id != owner.writer.attempt_id => {
+                *taken_by.lock().unwrap_or_else(PoisonError::into_inner) = Some(found.writer);
+                return;
+            }
+            Ok(_) => {
+                owner.beat += 1;
+                if let Err(error) = write(&store, &owner).await {
+                    tracing::debug!("{error}");
+                }
+            }
+            Err(error) => tracing::debug!("{error}"),
+        }
+    }
+}
+
+fn life(process: &Process) -> Life {
+    if process.machine.is_empty() || process.machine != machine() {
+        return Life::Unknown;
+    }
+    match start_ticks(process.id) {
+        Some(ticks) if ticks == process.start_ticks => Life::Alive,
+        _ => Life::Dead,
+    }
+}
+
+fn own_process() -> Process {
+    let id = std::process::id();
+    Process { machine: machine(), id, start_ticks: start_ticks(id).unwrap_or(0) }
+}
+
+/// Names this machine since it was started, with the namespace in which its process numbers mean something.
+fn machine() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    format!("{} {}", boot.trim(), namespace.display())
+}
+
+/// When a process began; none where it is gone or only waits for its parent to notice that it is.
+fn start_ticks(process: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // "pid (name) state ...", where the name may hold anything. The start is the 20th field after it.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    if matches!(*fields.first()?, "Z" | "X") {
+        return None;
+    }
+    fields.get(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::store::tests::memory;
+    use super::*;
+
+    fn writer(attempt: &str) -> Writer {
+        Writer {
+            run_id: "r".into(),
+            attempt_id: attempt.into(),
+            host: "node0".into(),
+            started: "2021-05-11T00:00:00Z".into(),
+        }
+    }
+
+    #[test]
+    fn the_second_run_is_refused_and_told_of_the_first() {
+        let store = memory();
+        let first = Claim::take(&store, writer("first"), Some(20)).unwrap();
+        assert_eq!(step_in_use(&store).unwrap(), Some(20));
+        assert_eq!(living(&store).unwrap().unwrap().attempt_id, "first");
+        let error = Claim::take(&store, writer("second"), None).unwrap_err();
+        assert!(matches!(&error, Error::Owned { by, .. } if by.contains("first") && by.contains("node0")), "{error}");
+        store.wait(first.check()).unwrap();
+        drop(first);
+        assert_eq!((step_in_use(&store).unwrap(), living(&store).unwrap()), (None, None));
+        Claim::take(&store, writer("second"), None).unwrap();
+    }
+
+    #[test]
+    fn a_dead_owner_is_replaced_and_the_replaced_one_finds_out() {
+        let store = memory();
+        let first = Claim::take(&store, writer("first"), None).unwrap();
+        // As an attempt leaves it that was killed: the process number has been used again since.
+        let mut dead = first.owner.clone();
+        dead.process.start_ticks += 1;
+        store.wait(write(&store, &dead)).unwrap();
+        let second = Claim::take(&store, writer("second"), None).unwrap();
+        let error = store.wait(first.check()).unwrap_err();
+        assert!(matches!(&error, Error::Owned { by, .. } if by.contains("second")), "{error}");
+        drop(first);
+        store.wait(second.check()).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_owner_file_stops_nobody() {
+        let store = memory();
+        store.wait(store.put(layout::OWNER, b"{".to_vec())).unwrap();
+        Claim::take(&store, writer("first"), None).unwrap();
+    }
+
+    #[test]
+    fn processes_are_told_apart() {
+        let own = own_process();
+        assert_eq!(life(&own), Life::Alive);
+        assert_eq!(life(&Process { start_ticks: own.start_ticks + 1, ..own.clone() }), Life::Dead);
+        assert_eq!(life(&Process { machine: "elsewhere".into(), ..own }), Life::Unknown);
+    }
+}

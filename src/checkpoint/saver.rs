@@ -1,0 +1,433 @@
+//! Saves behind the training step.
+//!
+//! A save has four phases: every rank writes its share; rank 0 publishes; where retention would delete something, every
+//! rank reads its share back; rank 0 deletes. In each phase every rank has a job that runs beside training. After each
+//! step the ranks add up how many have finished theirs and how many have failed ([`Report`]), which they do anyway to
+//! agree on stopping, and so all go on to the next phase, or give the save up, after the same step. A slow rank holds
+//! up nobody: it has not finished yet, until its time is over and it has failed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use admiral_checkpoints_schema::{FileRecord, Writer};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::owner::Claim;
+use super::retention::Retention;
+use super::staging::Staging;
+use super::write::{publish, write_share};
+use super::{CheckpointConfig, Content, Error, Role, Store, agree, layout, read};
+use crate::collective::Collective;
+
+/// A job ends itself at its deadline; one that is this much later hangs where it cannot.
+const GRACE_OF_A_JOB: Duration = Duration::from_secs(5);
+
+/// How many ranks are done with something, summed over all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Report {
+    /// Ranks whose job has finished.
+    pub finished: f32,
+    /// Ranks whose job has failed, or that have lost the place to another run.
+    pub failed: f32,
+    /// Ranks whose buffers are still read by something that was given up.
+    pub held: f32,
+}
+
+/// What has become of a save.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SaveEvent {
+    /// A checkpoint is published.
+    Published {
+        /// Its step.
+        step: u64,
+        /// From the copy to the publication.
+        seconds: f64,
+        /// The bytes of all ranks' shares.
+        bytes: u64,
+    },
+    /// Older checkpoints are deleted.
+    Deleted {
+        /// Their steps.
+        steps: Vec<u64>,
+    },
+    /// A save came to nothing; training goes on.
+    Failed {
+        /// Its step.
+        step: u64,
+        /// Why.
+        error: Error,
+    },
+}
+
+/// What a job gives the next phase.
+#[derive(Debug)]
+enum Done {
+    /// What this rank has written.
+    Share(Vec<FileRecord>),
+    /// The steps that retention would delete, on rank 0.
+    Published(Vec<u64>),
+    /// What has been read back is what was written.
+    Verified,
+    /// Older checkpoints are gone.
+    Deleted,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Write,
+    Publish,
+    Verify,
+    Delete,
+}
+
+#[derive(Debug)]
+enum Job {
+    Running(JoinHandle<Result<Done, Error>>),
+    Over(Result<Done, Error>),
+}
+
+/// A save on its way.
+#[derive(Debug)]
+struct Save {
+    content: Content,
+    phase: Phase,
+    job: Job,
+    cancel: watch::Sender<bool>,
+    began: Instant,
+    /// When the current phase has failed.
+    deadline: Instant,
+    /// This rank's files, once they are written.
+    files: Vec<FileRecord>,
+    /// What is deleted at the end.
+    to_delete: Vec<u64>,
+}
+
+/// Takes checkpoints of one run, behind its steps. Every rank has one, and calls its methods in the same order.
+#[derive(Debug)]
+pub struct Saver {
+    store: Store,
+    writer: Writer,
+    roles: Vec<Role>,
+    staging: Staging,
+    retention: Retention,
+    resumed_from: Option<u64>,
+    deadline: Duration,
+    max_failures: u64,
+    rank: usize,
+    world_size: usize,
+    total_bytes: u64,
+    /// Rank 0's claim on the place.
+    claim: Option<Claim>,
+    save: Option<Save>,
+    failures_in_a_row: u64,
+}
+
+/// What a run's saves have in common.
+#[derive(Debug)]
+pub struct SaverPlan {
+    /// The run and the attempt.
+    pub writer: Writer,
+    /// What is saved of each parameter.
+    pub roles: Vec<Role>,
+    /// Every parameter of the network.
+    pub parameters: Arc<Vec<super::Parameter>>,
+    /// The step that the run was resumed from.
+    pub resumed_from: Option<u64>,
+}
+
+impl Saver {
+    /// Takes the place for this attempt and allocates the buffers that saves are sent from. Every rank calls it.
+    ///
+    /// # Errors
+    /// The same on every rank: [`Error::Owned`] where another run lives there, [`Error::Store`].
+    pub fn open(
+        store: &Store,
+        config: &CheckpointConfig,
+        plan: SaverPlan,
+        collective: &dyn Collective,
+    ) -> Result<Self, Error> {
+        let (rank, world_size) = (collective.rank(), collective.world_size());
+        let claim = (rank == 0).then(|| Claim::take(store, plan.writer.clone(), plan.resumed_from));
+        let agreed = claim.as_ref().map(|claim| claim.as_ref().map(|_| ()).map_err(Error::clone));
+        agree::of_root(collective, 0, agreed)?;
+        let elements: u64 = plan.parameters.iter().map(|p| p.num_elements().unwrap_or(0) as u64).sum();
+        Ok(Self {
+            store: store.clone(),
+            writer: plan.writer,
+            staging: Staging::new(plan.parameters, &plan.roles, rank, world_size),
+            total_bytes: 4 * elements * plan.roles.len() as u64,
+            roles: plan.roles,
+            retention: config.retention(),
+            resumed_from: plan.resumed_from,
+            deadline: config.deadline(),
+            max_failures: config.max_failures,
+            rank,
+            world_size,
+            claim: claim.and_then(Result::ok),
+            save: None,
+            failures_in_a_row: 0,
+        })
+    }
+
+    /// The run and the attempt.
+    #[must_use]
+    pub fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    /// The bytes of tensors that this rank writes, which its buffers hold.
+    #[must_use]
+    pub fn share_bytes(&self) -> u64 {
+        self.staging.bytes()
+    }
+
+    /// The bytes of tensors in a checkpoint.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.total_bytes
+    }
+
+    /// Whether a save is on its way. All ranks have the same answer.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.save.is_some()
+    }
+
+    /// Where this rank stands, to be summed over all ranks and given to [`advance`](Self::advance).
+    #[must_use]
+    pub fn report(&mut self, now: Instant) -> Report {
+        let lost = self.claim.as_ref().is_some_and(|claim| claim.lost().is_some());
+        let mut report = Report { failed: flag(lost), held: flag(self.staging.is_held()), ..Report::default() };
+        if let Some(save) = &mut self.save {
+            settle(&self.store, save, now);
+            match &save.job {
+                Job::Over(Ok(_)) => report.finished = 1.0,
+                Job::Over(Err(_)) => report.failed = 1.0,
+                Job::Running(_) => {}
+            }
+        }
+        report
+    }
+
+    /// Begins a save: `fill` copies the values of this rank's tensors to where they are sent from, the only thing that
+    /// training waits for. It is given, for each, the role, the parameter's place in the network, and room for its
+    /// values. Only where nothing [is busy](Self::is_busy) and no rank's buffers are held.
+    ///
+    /// # Errors
+    /// Those of `fill`, on this rank alone.
+    pub fn begin<E>(
+        &mut self,
+        content: Content,
+        now: Instant,
+        mut fill: impl FnMut(Role, usize, &mut [f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for (role, parameter, values) in self.staging.targets().into_iter().flatten() {
+            fill(role, parameter, values)?;
+        }
+        let step = content.training.step;
+        let files = self.staging.outgoing(step);
+        let store = self.store.clone();
+        let (cancel, mut signal) = watch::channel(false);
+        let deadline = now + self.deadline;
+        let job = self
+            .job(deadline, step, async move { write_share(&store, step, files, &mut signal).await.map(Done::Share) });
+        let (files, to_delete) = (Vec::new(), Vec::new());
+        self.save = Some(Save { content, phase: Phase::Write, job, cancel, began: now, deadline, files, to_delete });
+        Ok(())
+    }
+
+    /// Goes on to the next phase where all ranks have finished theirs, or gives the save up where one has failed.
+    /// `summed` is the sum of all ranks' reports.
+    ///
+    /// # Errors
+    /// The same on every rank. What no repetition mends: [`Error::AlreadyPublished`], [`Error::Owned`]; and
+    /// [`Error::GivenUp`] after too many failures in a row.
+    pub fn advance(
+        &mut self,
+        summed: Report,
+        now: Instant,
+        collective: &dyn Collective,
+    ) -> Result<Option<SaveEvent>, Error> {
+        if summed.failed > 0.0 {
+            return self.fail(collective).map(Some);
+        }
+        let Some(mut save) = self.save.take() else { return Ok(None) };
+        if summed.finished < self.world_size as f32 {
+            self.save = Some(save);
+            return Ok(None);
+        }
+        let Job::Over(Ok(done)) = std::mem::replace(&mut save.job, Job::Over(Ok(Done::Verified))) else {
+            return Err(Error::Collective { cause: "a rank goes on before its part of a save has ended".into() });
+        };
+        save.deadline = now + self.deadline;
+        match done {
+            Done::Share(files) => {
+                save.files.clone_from(&files);
+                let all: Vec<FileRecord> = agree::all(collective, Ok(files))?.into_iter().flatten().collect();
+                save.phase = Phase::Publish;
+                save.job = self.publish(&save, all);
+                self.save = Some(save);
+                Ok(None)
+            }
+            Done::Published(to_delete) => {
+                // Of all ranks only rank 0 knows what there is to delete.
+                save.to_delete = agree::of_root(collective, 0, Some(Ok(to_delete)))?;
+                self.failures_in_a_row = 0;
+                let event = SaveEvent::Published {
+                    step: save.content.training.step,
+                    seconds: (now - save.began).as_secs_f64(),
+                    bytes: self.total_bytes,
+                };
+                if !save.to_delete.is_empty() {
+                    save.phase = Phase::Verify;
+                    save.job = self.verify(&save);
+                    self.save = Some(save);
+                }
+                Ok(Some(event))
+            }
+            Done::Verified => {
+                save.phase = Phase::Delete;
+                save.job = self.delete(&save);
+                self.save = Some(save);
+                Ok(None)
+            }
+            Done::Deleted => Ok(Some(SaveEvent::Deleted { steps: save.to_delete })),
+        }
+    }
+
+    fn publish(&self, save: &Save, files: Vec<FileRecord>) -> Job {
+        let Some(claim) = &self.claim else { return Job::Over(Ok(Done::Published(Vec::new()))) };
+        let manifest = save.content.manifest(&self.roles, self.world_size, files);
+        let (store, retention, in_use, check) =
+            (self.store.clone(), self.retention.clone(), self.resumed_from, claim.check());
+        self.job(save.deadline, save.content.training.step, async move {
+            check.await?;
+            publish(&store, &manifest).await?;
+            if retention.keep_last.is_none() {
+                return Ok(Done::Published(Vec::new()));
+            }
+            let published = read::published_steps(&store, "").await;
+            Ok(Done::Published(published.map_or_else(
+                |error| {
+                    // The checkpoint is there. What should go is looked for again at the next save.
+                    tracing::warn!("{error}");
+                    Vec::new()
+                },
+                |published| retention.to_delete(&published.into_iter().collect(), in_use),
+            )))
+        })
+    }
+
+    fn verify(&self, save: &Save) -> Job {
+        let (store, files) = (self.store.clone(), save.files.clone());
+        let folder = layout::step_folder(save.content.training.step);
+        self.job(save.deadline, save.content.training.step, async move {
+            for file in &files {
+                read::verify_file(&store, &folder, file).await?;
+            }
+            Ok(Done::Verified)
+        })
+    }
+
+    fn delete(&self, save: &Save) -> Job {
+        if self.rank != 0 {
+            return Job::Over(Ok(Done::Deleted));
+        }
+        let (store, steps) = (self.store.clone(), save.to_delete.clone());
+        self.job(save.deadline, save.content.training.step, async move {
+            for step in steps {
+                delete_checkpoint(&store, step).await?;
+            }
+            Ok(Done::Deleted)
+        })
+    }
+
+    fn job(
+        &self,
+        deadline: Instant,
+        step: u64,
+        work: impl Future<Output = Result<Done, Error>> + Send + 'static,
+    ) -> Job {
+        let (limit, url) = (self.deadline, self.store.url(&layout::step_folder(step)));
+        Job::Running(self.store.spawn(async move {
+            let timed = tokio::time::timeout_at(deadline.into(), work).await;
+            timed.unwrap_or_else(|_| Err(over_time(url, limit)))
+        }))
+    }
+
+    /// Every rank gives the save up, for the reason that the lowest failing rank has.
+    fn fail(&mut self, collective: &dyn Collective) -> Result<SaveEvent, Error> {
+        let save = self.save.take();
+        let lost = self.claim.as_ref().and_then(Claim::lost);
+        let (own, step, phase) = match save {
+            Some(save) => {
+                // The others' uploads are taken back behind the steps to come.
+                let _ = save.cancel.send(true);
+                let own = match save.job {
+                    Job::Over(Err(error)) => Some(error),
+                    _ => None,
+                };
+                (lost.or(own), save.content.training.step, save.phase)
+            }
+            None => (lost, 0, Phase::Write),
+        };
+        let reasons = agree::all(collective, Ok(own))?;
+        let Some(error) = reasons.into_iter().flatten().next() else {
+            return Err(Error::Collective { cause: "a save failed and no rank says why".into() });
+        };
+        if matches!(error, Error::AlreadyPublished { .. } | Error::Owned { .. }) {
+            return Err(error);
+        }
+        if phase == Phase::Verify && matches!(error, Error::Damaged { .. }) {
+            let aside = (self.rank == 0).then(|| read::set_aside(&self.store, step));
+            agree::of_root(collective, 0, aside)?;
+        }
+        if phase != Phase::Delete {
+            self.failures_in_a_row += 1;
+        }
+        if self.failures_in_a_row >= self.max_failures {
+            return Err(Error::GivenUp { count: self.failures_in_a_row, last: error.to_string() });
+        }
+        Ok(SaveEvent::Failed { step, error })
+    }
+}
+
+fn flag(value: bool) -> f32 {
+    f32::from(u8::from(value))
+}
+
+fn over_time(url: String, limit: Duration) -> Error {
+    let cause = format!("it took longer than checkpoint.deadline_seconds = {}", limit.as_secs());
+    Error::Store { operation: "finish saving".into(), url, cause }
+}
+
+/// Takes the outcome of a job that has ended, and ends one that hangs.
+fn settle(store: &Store, save: &mut Save, now: Instant) {
+    let Job::Running(handle) = &mut save.job else { return };
+    if handle.is_finished() {
+        let outcome = store.wait(handle);
+        save.job = Job::Over(outcome.unwrap_or_else(|error| {
+            let url = store.url(&layout::step_folder(save.content.training.step));
+            Err(Error::Store { operation: "save".into(), url, cause: error.to_string() })
+        }));
+    } else if now > save.deadline + GRACE_OF_A_JOB {
+        handle.abort();
+        let url = store.url(&layout::step_folder(save.content.training.step));
+        save.job = Job::Over(Err(over_time(url, now - save.began)));
+    }
+}
+
+/// Deletes a checkpoint, its manifest first: what is left of it then is no checkpoint.
+///
+/// # Errors
+/// [`Error::Store`].
+pub(super) async fn delete_checkpoint(store: &Store, step: u64) -> Result<(), Error> {
+    let folder = layout::step_folder(step);
+    store.delete(&layout::join(&folder, layout::MANIFEST)).await?;
+    for (path, _) in store.files(&folder).await? {
+        store.delete(&layout::join(&folder, &path)).await?;
+    }
+    store.remove_empty_folders(&folder);
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! Sending a file to a store: in parts, hashed on the way, begun again where it breaks off, taken back where it is
+//! given up.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::store::{FIRST_PAUSE, LONGEST_PAUSE, hexadecimal, is_transient};
+use super::{Error, Store};
+
+/// Parts on their way at the same time.
+const PARTS_IN_FLIGHT: usize = 4;
+
+/// The time that taking back an upload may take; what is left then is taken back when a run next begins here.
+const TIME_TO_ABORT: Duration = Duration::from_secs(10);
+
+/// Whether the work is to be given up.
+pub(super) type Cancelled = watch::Receiver<bool>;
+
+/// For work that nobody gives up.
+pub(super) fn never() -> Cancelled {
+    watch::channel(false).1
+}
+
+/// Returns when the work is to be given up.
+async fn cancelled(signal: &mut Cancelled) {
+    if signal.wait_for(|is_cancelled| *is_cancelled).await.is_err() {
+        // Whoever could give it up is gone.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Writes a file of any size; it appears when it is whole. Gives its length and its SHA-256. Nothing is copied: `pieces`
+/// are sent as they lie. An upload that breaks off is begun again until the store's patience ends.
+///
+/// # Errors
+/// [`Error::Store`].
+pub(super) async fn upload(
+    store: &Store,
+    path: &str,
+    pieces: &[Bytes],
+    signal: &mut Cancelled,
+) -> Result<(u64, String), Error> {
+    let end = Instant::now() + store.options().patience;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match upload_once(store, path, pieces, signal).await {
+            Ok(written) => return Ok(written),
+            Err(error) if is_transient(&error) && !*signal.borrow() && Instant::now() + pause < end => {
+                tracing::warn!("{}; trying again", store.failed("write", path, &error));
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            Err(error) => return Err(store.failed("write", path, &error)),
+        }
+    }
+}
+
+async fn upload_once(
+    store: &Store,
+    path: &str,
+    pieces: &[Bytes],
+    signal: &mut Cancelled,
+) -> Result<(u64, String), object_store::Error> {
+    let mut upload = store.backend().put_multipart(&store.at(path)).await?;
+    let sent = tokio::select! {
+        sent = send_parts(upload.as_mut(), pieces, store.options().part_bytes) => sent,
+        () = cancelled(signal) => Err(object_store::Error::Generic { store: "upload", source: "it was given up".into() }),
+    };
+    if sent.is_err() {
+        // The first error is what the user needs.
+        let _ = tokio::time::timeout(TIME_TO_ABORT, upload.abort()).await;
+    }
+    sent
+}
+
+async fn send_parts(
+    upload: &mut dyn MultipartUpload,
+    pieces: &[Bytes],
+    part_bytes: usize,
+) -> Result<(u64, String), object_store::Error> {
+    let (mut length, mut hash) = (0, Sha256::new());
+    let mut on_their_way = JoinSet::new();
+    for part in parts(pieces, part_bytes) {
+        for piece in &part {
+            length += piece.len() as u64;
+            hash.update(piece);
+        }
+        while on_their_way.len() >= PARTS_IN_FLIGHT
+            && let Some(sent) = on_their_way.join_next().await
+        {
+            sent.map_err(|source| object_store::Error::JoinError { source })??;
+        }
+        on_their_way.spawn(upload.put_part(part.into_iter().collect::<PutPayload>()));
+    }
+    while let Some(sent) = on_their_way.join_next().await {
+        sent.map_err(|source| object_store::Error::JoinError { source })??;
+    }
+    upload.complete().await?;
+    Ok((length, hexadecimal(hash)))
+}
+
+/// The pieces cut into parts of `part_bytes`, of which the last may be smaller; one empty part where there is nothing,
+/// because an upload has at least one.
+fn parts(pieces: &[Bytes], part_bytes: usize) -> impl Iterator<Item = Vec<Bytes>> {
+    let mut rest = pieces.iter().filter(|piece| !piece.is_empty()).cloned();
+    let mut cut: Option<Bytes> = None;
+    let mut is_first = true;
+    std::iter::from_fn(move || {
+        let mut part = Vec::new();
+        let mut room = part_bytes;
+        while room > 0
+            && let Some(mut piece) = cut.take().or_else(|| rest.next())
+        {
+            if piece.len() > room {
+                cut = Some(piece.split_off(room));
+            }
+            room -= piece.len();
+            part.push(piece);
+        }
+        let is_part = is_first || !part.is_empty();
+        is_first = false;
+        is_part.then_some(part)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(pieces: &[&'static [u8]], part_bytes: usize) -> Vec<Vec<u8>> {
+        let pieces: Vec<Bytes> = pieces.iter().copied().map(Bytes::from_static).collect();
+        parts(&pieces, part_bytes).map(|part| part.concat()).collect()
+    }
+
+    #[test]
+    fn parts_are_of_one_size_but_for_the_last() {
+        assert_eq!(cut(&[b"abc", b"", b"defgh", b"i"], 4), [b"abcd".to_vec(), b"efgh".to_vec(), b"i".to_vec()]);
+        assert_eq!(cut(&[b"abcd", b"efgh"], 4), [b"abcd".to_vec(), b"efgh".to_vec()]);
+        assert_eq!(cut(&[b"abcdefghi"], 3).len(), 3);
+    }
+
+    #[test]
+    fn nothing_is_one_empty_part() {
+        assert_eq!(cut(&[], 4), [Vec::<u8>::new()]);
+    }
+}

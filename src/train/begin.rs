@@ -1,0 +1,253 @@
+//! Where a run begins: which checkpoint, whether the place is this run's, whether it can be written, and what to do
+//! where the newest checkpoint is damaged.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::checkpoint::{self, Checkpoint, Expected, Retention, Saver, SaverPlan, Store, identify, trial};
+use crate::collective::{Collective, Ending, agree};
+
+use super::TrainError;
+use super::run_config::RunConfig;
+use super::session::Session;
+use super::state::{check_same_run, parameters, restore, roles};
+
+/// Where a run begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resume {
+    /// At step 0, in a folder without checkpoints.
+    Fresh,
+    /// At the newest checkpoint; an error where there is none.
+    Latest,
+    /// At the newest checkpoint where there is one, else at step 0.
+    Auto,
+    /// At the checkpoint of this step.
+    Step(u64),
+}
+
+impl std::str::FromStr for Resume {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "latest" => Ok(Self::Latest),
+            "auto" => Ok(Self::Auto),
+            number => number.parse().map(Self::Step).map_err(|_| "expected latest, auto or a step".into()),
+        }
+    }
+}
+
+pub(super) fn open_store(config: &RunConfig, folder: &Path) -> Result<Store, TrainError> {
+    std::fs::create_dir_all(folder)
+        .map_err(|source| TrainError::Folder { path: folder.display().to_string(), source })?;
+    Ok(Store::create_with(&config.checkpoint.location(folder)?, config.checkpoint.store_options())?)
+}
+
+/// The checkpoint to begin with, and the newer ones that are damaged.
+#[derive(Debug)]
+pub(super) struct Start {
+    resume: Resume,
+    /// None where the run begins at step 0.
+    pub(super) checkpoint: Option<Checkpoint>,
+    damaged: Vec<(u64, checkpoint::Error)>,
+}
+
+/// Finds the checkpoint to begin with, the same on all ranks. Nothing is changed.
+///
+/// # Errors
+/// [`Ending::Together`] where there is none that `resume` allows.
+pub(super) fn choose(store: &Store, resume: Resume, collective: &dyn Collective) -> Result<Start, Ending> {
+    let step = agree(collective, choose_step(store, resume), TrainError::exit_code)?;
+    agree(collective, same_step(&all_steps(collective, step)?, &store.url("")), TrainError::exit_code)?;
+    let code = checkpoint::Error::exit_code;
+    let (checkpoint, damaged) = match (resume, step) {
+        (_, None) => (None, Vec::new()),
+        (Resume::Step(step), _) => {
+            (Some(agree(collective, store.checkpoint_on_all_ranks(step, collective), code)?), Vec::new())
+        }
+        _ => {
+            let newest = agree(collective, store.newest_on_all_ranks(collective), code)?;
+            (newest.checkpoint, newest.damaged)
+        }
+    };
+    let start = Start { resume, checkpoint, damaged };
+    agree(collective, start.is_sound(store), TrainError::exit_code)?;
+    Ok(start)
+}
+
+impl Start {
+    /// The step that the run goes on from.
+    pub(super) fn step(&self) -> u64 {
+        self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.manifest().training.step)
+    }
+
+    fn is_sound(&self, store: &Store) -> Result<(), TrainError> {
+        match (&self.checkpoint, self.damaged.first()) {
+            (None, Some((_, error))) => Err(nothing_left(store, error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Loads the checkpoint. One that turns out to be damaged is set aside, and the one before it taken, unless the
+    /// user asked for just that one. Every rank calls it, when the place is this run's.
+    ///
+    /// # Errors
+    /// The same on every rank.
+    pub(super) fn restore(
+        mut self,
+        session: &mut Session,
+        store: &Store,
+        collective: &dyn Collective,
+    ) -> Result<(), TrainError> {
+        loop {
+            for (step, error) in std::mem::take(&mut self.damaged) {
+                if collective.rank() == 0 {
+                    tracing::error!(
+                        "THE CHECKPOINT OF STEP {step} IS DAMAGED and is set aside; the run goes on from the one \
+                         before it. {error}"
+                    );
+                }
+                Checkpoint::set_aside(store, step, collective)?;
+            }
+            let Some(checkpoint) = &self.checkpoint else { return Ok(()) };
+            match restore(session, checkpoint, collective) {
+                Err(TrainError::Checkpoint(error @ checkpoint::Error::Damaged { .. }))
+                    if matches!(self.resume, Resume::Latest | Resume::Auto) =>
+                {
+                    let step = self.step();
+                    let earlier = store.newest_before_on_all_ranks(step, collective)?;
+                    let Some(checkpoint) = earlier.checkpoint else { return Err(nothing_left(store, &error)) };
+                    check_same_run(session, &checkpoint)?;
+                    self.damaged = vec![(step, error)];
+                    self.damaged.extend(earlier.damaged);
+                    self.checkpoint = Some(checkpoint);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+}
+
+fn nothing_left(store: &Store, error: &checkpoint::Error) -> TrainError {
+    TrainError::Refused(format!(
+        "{} holds no checkpoint that is whole, of the newest: {error}; bring one back, or begin anew in another run.folder",
+        store.url("")
+    ))
+}
+
+/// Takes the place for this attempt, tries it, and allocates what saves need. Every rank calls it.
+///
+/// # Errors
+/// The same on every rank.
+pub(super) fn open_saver(
+    session: &Session,
+    store: &Store,
+    start: &Start,
+    collective: &dyn Collective,
+) -> Result<Saver, TrainError> {
+    let config = &session.config;
+    let of_checkpoint = start.checkpoint.as_ref().map(|checkpoint| checkpoint.manifest().writer.run_id.clone());
+    // Manifests of the first version name no run.
+    let run_id = of_checkpoint.filter(|run_id| run_id != "unknown");
+    let plan = SaverPlan {
+        writer: identify(run_id, collective)?,
+        roles: roles(&config.optimizer.ema_rates),
+        parameters: Arc::new(parameters(session.trainer.memory.specs())),
+        resumed_from: start.checkpoint.as_ref().map(|_| start.step()),
+    };
+    let saver = Saver::open(store, &config.checkpoint, plan, collective)?;
+    let retention: Retention = config.checkpoint.retention();
+    let steps = config.training.steps.saturating_sub(start.step());
+    let expected = Expected {
+        attempt_id: &saver.writer().attempt_id,
+        share_bytes: saver.share_bytes(),
+        checkpoint_bytes: saver.total_bytes(),
+        num_saves: steps.div_ceil(config.training.save_interval),
+        retention: &retention,
+    };
+    let found = trial(store, expected, collective)?;
+    if collective.rank() == 0 {
+        announce(config, store, &saver, &found);
+    }
+    Ok(saver)
+}
+
+/// Says where checkpoints go and what they will cost.
+fn announce(config: &RunConfig, store: &Store, saver: &Saver, found: &checkpoint::Trial) {
+    let seconds = found.save.as_secs_f64();
+    tracing::info!(
+        "{} can be written, listed and read; a checkpoint has {:.2} GB and takes about {seconds:.1} s",
+        store.url(""),
+        saver.total_bytes() as f64 / 1e9,
+    );
+    if let Some(warning) = &found.warning {
+        tracing::warn!("{}: {warning}", store.url(""));
+    }
+    // A save that is under way when the run is asked to stop is finished first.
+    let needed = 2.0 * seconds;
+    if needed > config.checkpoint.grace_seconds as f64 {
+        tracing::warn!(
+            "a run that is asked to stop needs about {needed:.0} s for its checkpoint, a step more, and \
+             checkpoint.grace_seconds is {}: give your scheduler and mpirun more time before they kill (README, \
+             Stopping), and raise checkpoint.grace_seconds to that",
+            config.checkpoint.grace_seconds
+        );
+    }
+}
+
+/// The step of the checkpoint to begin with; none for step 0.
+fn choose_step(store: &Store, resume: Resume) -> Result<Option<u64>, TrainError> {
+    let newest = store.latest()?;
+    match (resume, newest) {
+        (Resume::Step(step), Some(newest)) if newest > step => Err(TrainError::Refused(format!(
+            "{} has a later checkpoint, of step {newest}, which a run from step {step} would meet and may not \
+             overwrite; move the later ones away, or copy the one of step {step} to another run.folder",
+            store.url("")
+        ))),
+        (Resume::Step(step), _) => Ok(Some(step)),
+        (Resume::Latest | Resume::Auto, Some(step)) => Ok(Some(step)),
+        (Resume::Auto | Resume::Fresh, None) => Ok(None),
+        (Resume::Latest, None) => Err(TrainError::Refused(format!(
+            "there is no checkpoint in {} to resume from; start without --resume, or with --resume auto",
+            store.url("")
+        ))),
+        (Resume::Fresh, Some(step)) => Err(TrainError::Refused(format!(
+            "{} has checkpoints already, the newest of step {step}; go on with --resume latest, or choose another \
+             run.folder",
+            store.url("")
+        ))),
+    }
+}
+
+/// The step that each rank found to begin with.
+fn all_steps(collective: &dyn Collective, step: Option<u64>) -> Result<Vec<Option<u64>>, Ending> {
+    let bytes = step.map_or_else(Vec::new, |step| step.to_le_bytes().to_vec());
+    let all = collective.all_gather(&bytes)?;
+    Ok(all.iter().map(|bytes| bytes.as_slice().try_into().ok().map(u64::from_le_bytes)).collect())
+}
+
+/// Ranks that begin at different steps would wait for each other for ever.
+fn same_step(steps: &[Option<u64>], url: &str) -> Result<(), TrainError> {
+    let name = |step: Option<u64>| step.map_or_else(|| "no checkpoint".to_owned(), |step| format!("step {step}"));
+    match steps.iter().position(|step| *step != steps[0]) {
+        None => Ok(()),
+        Some(rank) => Err(TrainError::Refused(format!(
+            "in {url} rank 0 finds {}, rank {rank} {}; all hosts must see the same folder: share it, or set \
+             checkpoint.url to one that they share",
+            name(steps[0]),
+            name(steps[rank])
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_that_would_begin_apart_are_named() {
+        assert!(same_step(&[Some(3), Some(3)], "x").is_ok() && same_step(&[None], "x").is_ok());
+        let text = same_step(&[Some(3), Some(3), None], "x").err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(text.contains("rank 0 finds step 3, rank 2 no checkpoint"), "{text}");
+    }
+}

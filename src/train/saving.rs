@@ -1,0 +1,173 @@
+//! The saves of a run: when one is due, what is said of it, and what a failed one means.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::checkpoint::{self, CheckpointConfig, Report, SaveEvent, Saver, WhenBusy};
+use crate::collective::Collective;
+use crate::telemetry::TensorBoard;
+
+use super::TrainError;
+use super::session::Session;
+use super::state::begin_save;
+
+/// The time between two looks at a save that somebody waits for.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Takes a run's checkpoints. Every rank has one, and calls its methods in the same order.
+#[derive(Debug)]
+pub(super) struct Saves {
+    saver: Saver,
+    when_busy: WhenBusy,
+    deadline: Duration,
+    board: Arc<TensorBoard>,
+    is_root: bool,
+    num_failed: u64,
+    num_skipped: u64,
+    /// The step of the newest published checkpoint.
+    published: Option<u64>,
+    /// When the buffers of a save that was given up were first seen to be in use still.
+    stuck_looks: u32,
+}
+
+impl Saves {
+    pub(super) fn new(
+        saver: Saver,
+        config: &CheckpointConfig,
+        board: Arc<TensorBoard>,
+        collective: &dyn Collective,
+    ) -> Self {
+        Self {
+            saver,
+            when_busy: config.when_busy,
+            deadline: config.deadline(),
+            board,
+            is_root: collective.rank() == 0,
+            num_failed: 0,
+            num_skipped: 0,
+            published: None,
+            stuck_looks: 0,
+        }
+    }
+
+    /// Carries a save on that is under way, and tells whether any rank `is_asked` to stop: one sum over the ranks for
+    /// both. Every rank calls it after each step.
+    pub(super) fn poll(&mut self, is_asked: bool, collective: &dyn Collective) -> Result<Polled, TrainError> {
+        let own = self.saver.report(Instant::now());
+        let mut sums = [f32::from(u8::from(is_asked)), own.finished, own.failed, own.held];
+        collective.all_reduce_sum_f32(&mut sums)?;
+        let summed = Report { finished: sums[1], failed: sums[2], held: sums[3] };
+        if let Some(event) = self.saver.advance(summed, Instant::now(), collective)? {
+            self.tell(event);
+        }
+        Ok(Polled { is_asked: sums[0] > 0.0, is_free: !self.saver.is_busy() && summed.held == 0.0 })
+    }
+
+    /// Begins a save where none is under way; otherwise does what the configuration says. Gives the time that the
+    /// step waited.
+    pub(super) fn begin(
+        &mut self,
+        session: &Session,
+        polled: Polled,
+        collective: &dyn Collective,
+    ) -> Result<Duration, TrainError> {
+        let start = Instant::now();
+        let step = session.trainer.progress.step;
+        if !polled.is_free {
+            match self.when_busy {
+                WhenBusy::Skip => {
+                    self.num_skipped += 1;
+                    if self.is_root {
+                        tracing::warn!(
+                            "the save before is still being written, so that of step {step} is left out; save less \
+                             often, or set checkpoint.when_busy: wait"
+                        );
+                        self.board.scalar("checkpoint/skipped", step, self.num_skipped as f64);
+                    }
+                    return Ok(start.elapsed());
+                }
+                WhenBusy::Wait => {
+                    if self.is_root {
+                        tracing::warn!("step {step} waits for the save before, which is still being written");
+                    }
+                    self.wait(collective)?;
+                }
+            }
+        }
+        begin_save(session, &mut self.saver, start)?;
+        let stall = start.elapsed();
+        self.board.scalar("checkpoint/stall_seconds", step, stall.as_secs_f64());
+        tracing::debug!(step, seconds = stall.as_secs_f64(), "copied for a save");
+        Ok(stall)
+    }
+
+    /// Saves the session and returns when it is published, after as many tries as may fail.
+    pub(super) fn finish(&mut self, session: &Session, collective: &dyn Collective) -> Result<(), TrainError> {
+        let step = session.trainer.progress.step;
+        self.wait(collective)?;
+        while self.published != Some(step) {
+            begin_save(session, &mut self.saver, Instant::now())?;
+            self.wait(collective)?;
+        }
+        Ok(())
+    }
+
+    /// Returns when no save is under way.
+    fn wait(&mut self, collective: &dyn Collective) -> Result<(), TrainError> {
+        self.stuck_looks = 0;
+        // Looks are counted, and not seconds, because all ranks have the same number of them.
+        let most = u32::try_from(2 * self.deadline.as_millis() / LOOK.as_millis()).unwrap_or(u32::MAX);
+        loop {
+            if self.poll(false, collective)?.is_free {
+                return Ok(());
+            }
+            if !self.saver.is_busy() {
+                self.stuck_looks += 1;
+            }
+            if self.stuck_looks > most {
+                return Err(TrainError::Checkpoint(checkpoint::Error::GivenUp {
+                    count: self.num_failed,
+                    last: "a write that was given up still hangs in the system of one rank".into(),
+                }));
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn tell(&mut self, event: SaveEvent) {
+        match event {
+            SaveEvent::Published { step, seconds, bytes } => {
+                self.published = Some(step);
+                if self.is_root {
+                    tracing::info!("checkpoint of step {step} published ({seconds:.2} s)");
+                }
+                self.board.scalar("checkpoint/seconds", step, seconds);
+                self.board.scalar("checkpoint/bytes", step, bytes as f64);
+                self.board.scalar("checkpoint/failures", step, self.num_failed as f64);
+            }
+            SaveEvent::Deleted { steps } => {
+                if self.is_root {
+                    tracing::info!("deleted the checkpoints of steps {steps:?}, as checkpoint.keep_* say");
+                }
+            }
+            SaveEvent::Failed { step, error } => {
+                self.num_failed += 1;
+                if self.is_root {
+                    tracing::error!(
+                        "the save of step {step} failed: {error}; training goes on, and the next save tries again"
+                    );
+                }
+                self.board.scalar("checkpoint/failures", step, self.num_failed as f64);
+            }
+        }
+    }
+}
+
+/// What all ranks know after a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Polled {
+    /// Whether any rank was asked to stop.
+    pub(super) is_asked: bool,
+    /// Whether a save can begin on all ranks.
+    pub(super) is_free: bool,
+}
