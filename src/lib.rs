@@ -9,6 +9,7 @@ pub mod data;
 pub mod diffusion;
 pub mod evaluate;
 pub mod exit;
+pub mod faults;
 pub mod model;
 pub mod ops;
 pub mod random;

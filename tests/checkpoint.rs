@@ -168,6 +168,10 @@ fn read(checkpoint: &Checkpoint, collective: &dyn Collective, content: &Content)
     Ok(())
 }
 
+fn expected(retention: &Retention) -> Expected<'_> {
+    Expected { attempt_id: "first", share_bytes: 1 << 20, checkpoint_bytes: 1 << 21, num_saves: 2, retention }
+}
+
 fn folder() -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::create(&Location::Folder(folder.path().join("checkpoints"))).unwrap();
@@ -187,14 +191,7 @@ fn any_number_of_ranks_reads_what_any_number_wrote(store: &Store) {
     }
     assert_eq!(store.list().unwrap(), [10, 20, 30, 40]);
     let retention = Retention::default();
-    let expected = Expected {
-        attempt_id: "first",
-        share_bytes: 1 << 20,
-        checkpoint_bytes: 1 << 21,
-        num_saves: 2,
-        retention: &retention,
-    };
-    for result in ranks(2, |collective| trial(store, expected, collective)) {
+    for result in ranks(2, |collective| trial(store, expected(&retention), collective)) {
         result.unwrap();
     }
 }
@@ -372,7 +369,8 @@ fn on_s3() {
     assert_eq!(Checkpoint::find(&format!("{url}/step-000000020")).unwrap().manifest().training.step, 20);
     assert_eq!(Checkpoint::find(&url).unwrap().manifest().training.step, 40);
     let nowhere = Store::create(&Location::parse("s3://no-such-bucket/x").unwrap()).unwrap();
-    let error = probe(&nowhere, &Single).unwrap_err();
+    let retention = Retention::default();
+    let error = trial(&nowhere, expected(&retention), &Single).unwrap_err();
     assert_eq!(error.exit_code(), ExitCode::Store);
     assert!(error.to_string().contains("s3://no-such-bucket/x"), "{error}");
 }

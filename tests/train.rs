@@ -200,7 +200,7 @@ fn a_signal_to_one_rank_publishes_a_checkpoint_and_exits_75() {
     assert!(!finished.timed_out);
     assert_eq!(finished.code, Some(75), "{}", finished.stderr);
     let steps = std::fs::read_dir(place.path("run/checkpoints")).unwrap().count();
-    assert_eq!(steps, 2, "one checkpoint and latest.json");
+    assert_eq!(steps, 3, "one checkpoint, latest.json and owner.json");
     let on = ["--set", "training.steps=100000", "--resume", "latest"];
     let resumed = Running::start(&mut place.train(1, "run", &on));
     let num_event_files = || std::fs::read_dir(place.path("run/tensorboard")).unwrap().count();

@@ -13,6 +13,7 @@ mod encoding;
 mod error;
 mod layout;
 mod location;
+mod mortal;
 mod owner;
 mod read;
 mod retention;

@@ -15,7 +15,9 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use super::error::chain;
+use super::mortal::MortalStore;
 use super::{Error, Location};
+use crate::faults::FaultsConfig;
 
 /// Bytes that are read at least in a second before a read has failed: what bounds a read whose length decides how
 /// long it may take.
@@ -148,10 +150,10 @@ impl Store {
         })
     }
 
-    /// The same place with every operation of its backend passed through `wrap`: what tests break it with.
+    /// The same place with the faults that `rank` is to suffer there.
     #[must_use]
-    pub fn wrapped(mut self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
-        self.backend = wrap(self.backend);
+    pub fn with_faults(mut self, faults: &FaultsConfig, rank: usize) -> Self {
+        self.backend = MortalStore::over(self.backend, faults, rank);
         self
     }
 
@@ -485,7 +487,7 @@ pub(super) mod tests {
     fn a_full_disk_is_not_tried_again_and_a_lost_connection_is() {
         let error = |kind: std::io::ErrorKind| object_store::Error::Generic {
             store: "test",
-            source: Box::new(std::io::Error::other(std::io::Error::from(kind))),
+            source: Box::new(std::io::Error::from(kind)),
         };
         assert!(!is_transient(&error(std::io::ErrorKind::StorageFull)));
         assert!(is_transient(&error(std::io::ErrorKind::ConnectionReset)));

@@ -37,10 +37,14 @@ impl std::str::FromStr for Resume {
     }
 }
 
-pub(super) fn open_store(config: &RunConfig, folder: &Path) -> Result<Store, TrainError> {
+pub(super) fn open_store(config: &RunConfig, folder: &Path, rank: usize) -> Result<Store, TrainError> {
+    if config.faults.enabled {
+        tracing::warn!("FAULTS ARE ON: this run harms itself as its section faults says ({:?})", config.faults);
+    }
     std::fs::create_dir_all(folder)
         .map_err(|source| TrainError::Folder { path: folder.display().to_string(), source })?;
-    Ok(Store::create_with(&config.checkpoint.location(folder)?, config.checkpoint.store_options())?)
+    let store = Store::create_with(&config.checkpoint.location(folder)?, config.checkpoint.store_options())?;
+    Ok(store.with_faults(&config.faults, rank))
 }
 
 /// The checkpoint to begin with, and the newer ones that are damaged.

@@ -60,7 +60,7 @@ pub fn run(
     let folder = PathBuf::from(&config.run.folder);
     // The folder is made last: what cannot run leaves nothing behind.
     let mut session = agree(collective, Session::open(config, sources, collective), TrainError::exit_code)?;
-    let store = agree(collective, open_store(&session.config, &folder), TrainError::exit_code)?;
+    let store = agree(collective, open_store(&session.config, &folder, collective.rank()), TrainError::exit_code)?;
     let start = choose(&store, resume, collective)?;
     if let Some(checkpoint) = &start.checkpoint {
         agree(collective, check_same_run(&session, checkpoint), TrainError::exit_code)?;

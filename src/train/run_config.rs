@@ -6,6 +6,7 @@ use crate::checkpoint::CheckpointConfig;
 use crate::config::{Invalid, Validate};
 use crate::data::DataConfig;
 use crate::diffusion::DiffusionConfig;
+use crate::faults::FaultsConfig;
 use crate::model::flops::theoretical_images_per_v100_second;
 use crate::model::{ModelConfig, Network, NetworkPlan, Task};
 use crate::sample::SamplingConfig;
@@ -42,6 +43,8 @@ pub struct RunConfig {
     pub checkpoint: CheckpointConfig,
     /// What the run shows.
     pub telemetry: TelemetryConfig,
+    /// Faults that the run does to itself, for tests and drills.
+    pub faults: FaultsConfig,
 }
 
 impl Validate for RunConfig {
@@ -57,6 +60,7 @@ impl Validate for RunConfig {
         mistakes.extend(self.sampling.validate(&self.diffusion));
         mistakes.extend(self.checkpoint.validate());
         mistakes.extend(self.telemetry.validate());
+        mistakes.extend(self.faults.validate());
         mistakes
     }
 }
