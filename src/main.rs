@@ -8,6 +8,7 @@ use admiral::config;
 use admiral::exit::{ExitCode, say_error};
 use admiral::telemetry::{Terminal, init_logging};
 use admiral::train::bench::{self, BenchOptions};
+use admiral::train::bench_checkpoint::{self, CheckpointBenchOptions};
 use admiral::train::samples::{self, SampleOptions};
 use admiral::train::{self, Resume, RunConfig, Stop};
 use clap::{Args, Parser, Subcommand};
@@ -73,6 +74,17 @@ enum BenchCommand {
         #[command(flatten)]
         options: BenchOptions,
     },
+    /// Save and read a network's training state: the stall of training, the speed, the memory
+    Checkpoint {
+        /// The configuration, a YAML file
+        #[arg(long)]
+        config: PathBuf,
+        /// Override a field: --set checkpoint.part_mebibytes=64
+        #[arg(long = "set", value_name = "FIELD=VALUE")]
+        overrides: Vec<String>,
+        #[command(flatten)]
+        options: CheckpointBenchOptions,
+    },
 }
 
 fn main() -> ProcessExit {
@@ -87,6 +99,10 @@ fn main() -> ProcessExit {
         Command::Bench(BenchCommand::Step { config, overrides, options }) => on_ranks(|collective, _| {
             let config = load(collective, &config, &overrides)?;
             bench::step(config, &options, collective).map(|()| ExitCode::Finished)
+        }),
+        Command::Bench(BenchCommand::Checkpoint { config, overrides, options }) => on_ranks(|collective, _| {
+            let config = load(collective, &config, &overrides)?;
+            bench_checkpoint::checkpoint(&config, &options, collective).map(|()| ExitCode::Finished)
         }),
         Command::Sample(options) => alone(samples::run(&options).map_err(|error| (error.exit_code(), error.into()))),
         Command::Config(ConfigCommand::Show(arguments)) => alone(show(&arguments)),

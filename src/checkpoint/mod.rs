@@ -33,7 +33,7 @@ pub use location::Location;
 pub use owner::identify;
 pub use read::{Checkpoint, Newest, RoleTensors, TensorTarget};
 pub use retention::Retention;
-pub use saver::{Report, SaveEvent, Saver, SaverPlan};
+pub use saver::{Report, SaveEvent, Saver, SaverPlan, delete, delete_place};
 pub use share::owners;
 pub use store::{Store, StoreOptions};
 pub use trial::{Expected, Trial, trial};

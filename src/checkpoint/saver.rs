@@ -418,6 +418,26 @@ fn settle(store: &Store, save: &mut Save, now: Instant) {
     }
 }
 
+/// Deletes the checkpoint of a step. One process calls it.
+///
+/// # Errors
+/// [`Error::Store`].
+pub fn delete(store: &Store, step: u64) -> Result<(), Error> {
+    store.wait(delete_checkpoint(store, step))
+}
+
+/// Deletes what a place has besides checkpoints: who wrote to it, and which was the newest. One process calls it, when
+/// nobody writes there.
+///
+/// # Errors
+/// [`Error::Store`].
+pub fn delete_place(store: &Store) -> Result<(), Error> {
+    store.wait(async {
+        store.delete(layout::LATEST).await?;
+        store.delete(layout::OWNER).await
+    })
+}
+
 /// Deletes a checkpoint, its manifest first: what is left of it then is no checkpoint.
 ///
 /// # Errors

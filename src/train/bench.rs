@@ -112,7 +112,7 @@ fn measure(session: &mut Session, options: &BenchOptions, collective: &dyn Colle
     })
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     match values.len() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::{self, CheckpointConfig, Report, SaveEvent, Saver, WhenBusy};
-use crate::collective::Collective;
+use crate::collective::{Collective, CollectiveError};
 use crate::telemetry::TensorBoard;
 
 use super::TrainError;
@@ -53,14 +53,11 @@ impl Saves {
     /// Carries a save on that is under way, and tells whether any rank `is_asked` to stop: one sum over the ranks for
     /// both. Every rank calls it after each step.
     pub(super) fn poll(&mut self, is_asked: bool, collective: &dyn Collective) -> Result<Polled, TrainError> {
-        let own = self.saver.report(Instant::now());
-        let mut sums = [f32::from(u8::from(is_asked)), own.finished, own.failed, own.held];
-        collective.all_reduce_sum_f32(&mut sums)?;
-        let summed = Report { finished: sums[1], failed: sums[2], held: sums[3] };
+        let (num_asked, summed) = sum(is_asked, self.saver.report(Instant::now()), collective)?;
         if let Some(event) = self.saver.advance(summed, Instant::now(), collective)? {
             self.tell(event);
         }
-        Ok(Polled { is_asked: sums[0] > 0.0, is_free: !self.saver.is_busy() && summed.held == 0.0 })
+        Ok(Polled { is_asked: num_asked > 0.0, is_free: !self.saver.is_busy() && summed.held == 0.0 })
     }
 
     /// Begins a save where none is under way; otherwise does what the configuration says. Gives the time that the
@@ -161,6 +158,18 @@ impl Saves {
             }
         }
     }
+}
+
+/// The number of ranks that are asked to stop, and the sum of all ranks' reports.
+fn sum(is_asked: bool, own: Report, collective: &dyn Collective) -> Result<(f32, Report), CollectiveError> {
+    let mut sums = [f32::from(u8::from(is_asked)), own.finished, own.failed, own.held];
+    collective.all_reduce_sum_f32(&mut sums)?;
+    Ok((sums[0], Report { finished: sums[1], failed: sums[2], held: sums[3] }))
+}
+
+/// The sum of all ranks' reports, for who takes saves and no steps.
+pub(super) fn sum_reports(own: Report, collective: &dyn Collective) -> Result<Report, CollectiveError> {
+    sum(false, own, collective).map(|(_, summed)| summed)
 }
 
 /// What all ranks know after a step.

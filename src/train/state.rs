@@ -11,7 +11,7 @@ use crate::diffusion::TimestepSamplerState;
 use crate::model::ParamSpecs;
 
 use super::TrainError;
-use super::flat::{Place, Segment};
+use super::flat::{FlatMemory, Place, Segment};
 use super::loss_scale::LossScale;
 use super::session::Session;
 
@@ -50,8 +50,22 @@ fn tensor_over(values: &mut [f32]) -> Tensor {
 ///
 /// # Errors
 /// When libtorch refuses the copy, on this rank alone.
-pub fn begin_save(session: &Session, saver: &mut Saver, now: Instant) -> Result<(), TrainError> {
-    let memory = &session.trainer.memory;
+pub(super) fn begin_save(session: &Session, saver: &mut Saver, now: Instant) -> Result<(), TrainError> {
+    let content = content(session, saver.writer())?;
+    copy_share(&session.trainer.memory, &session.config.optimizer.ema_rates, content, saver, now)
+}
+
+/// [`begin_save`] of memory with this `content`.
+///
+/// # Errors
+/// The same.
+pub(super) fn copy_share(
+    memory: &FlatMemory,
+    ema_rates: &[f64],
+    content: Content,
+    saver: &mut Saver,
+    now: Instant,
+) -> Result<(), TrainError> {
     let mut places: Vec<Option<(&Segment, &Place)>> = vec![None; memory.specs().iter().count()];
     for segment in memory.segments() {
         for place in &segment.layout.places {
@@ -59,9 +73,8 @@ pub fn begin_save(session: &Session, saver: &mut Saver, now: Instant) -> Result<
         }
     }
     let _no_grad = tch::no_grad_guard();
-    let rates = &session.config.optimizer.ema_rates;
-    saver.begin(content(session, saver.writer())?, now, |role, parameter, values| {
-        let found = places[parameter].and_then(|(segment, place)| Some((buffer(segment, role, rates)?, place)));
+    saver.begin(content, now, |role, parameter, values| {
+        let found = places[parameter].and_then(|(segment, place)| Some((buffer(segment, role, ema_rates)?, place)));
         let (buffer, place) =
             found.ok_or_else(|| TrainError::Bug(format!("there is no {role} of parameter {parameter} to save")))?;
         if !values.is_empty() {
@@ -95,17 +108,18 @@ fn content(session: &Session, writer: &Writer) -> Result<Content, TrainError> {
     })
 }
 
-/// Loads a checkpoint that [`check_same_run`] accepts into the session, which then goes on after the checkpoint's
-/// step. Every rank calls it. Host memory is taken for one role at a time.
+/// Reads every role of a checkpoint into the flat buffers, host memory for one role at a time. Every rank calls it.
 ///
 /// # Errors
-/// The same on every rank, where the checkpoint cannot be read. The session can then only be restored again.
-pub fn restore(session: &mut Session, checkpoint: &Checkpoint, collective: &dyn Collective) -> Result<(), TrainError> {
-    let manifest = checkpoint.manifest();
-    let memory = &session.trainer.memory;
+/// The same on every rank, where the checkpoint cannot be read. The buffers' values are then undefined.
+pub(super) fn read_roles(
+    memory: &FlatMemory,
+    ema_rates: &[f64],
+    checkpoint: &Checkpoint,
+    collective: &dyn Collective,
+) -> Result<(), TrainError> {
     let parameters = parameters(memory.specs());
-    let rates = &session.config.optimizer.ema_rates;
-    for role in roles(rates) {
+    for role in roles(ema_rates) {
         let mut host: Vec<Vec<f32>> =
             memory.segments().iter().map(|segment| vec![0.0; segment.layout.length]).collect();
         let mut targets = Vec::new();
@@ -125,11 +139,23 @@ pub fn restore(session: &mut Session, checkpoint: &Checkpoint, collective: &dyn 
         drop(targets);
         let _no_grad = tch::no_grad_guard();
         for (segment, values) in memory.segments().iter().zip(&mut host) {
-            if let Some(buffer) = buffer(segment, role, rates) {
+            if let Some(buffer) = buffer(segment, role, ema_rates) {
                 buffer.shallow_clone().copy_(&tensor_over(values));
             }
         }
     }
+    Ok(())
+}
+
+/// Loads a checkpoint that [`check_same_run`] accepts into the session, which then goes on after the checkpoint's
+/// step. Every rank calls it.
+///
+/// # Errors
+/// The same on every rank, where the checkpoint cannot be read. The session can then only be restored again.
+pub fn restore(session: &mut Session, checkpoint: &Checkpoint, collective: &dyn Collective) -> Result<(), TrainError> {
+    let manifest = checkpoint.manifest();
+    let memory = &session.trainer.memory;
+    read_roles(memory, &session.config.optimizer.ema_rates, checkpoint, collective)?;
     memory.refresh_model();
 
     let state = &manifest.training;
