@@ -411,7 +411,7 @@ pub(super) fn hexadecimal(hash: Sha256) -> String {
 #[cfg(test)]
 #[allow(unreachable_pub, clippy::unwrap_used)]
 #[path = "../../tests/support/s3.rs"]
-mod s3;
+pub(super) mod s3;
 
 #[cfg(test)]
 pub(super) mod tests {
