@@ -7,7 +7,6 @@
 //! to publishing what they have written. [`save`] is for what may wait. [`trial`] asks before the first step whether all
 //! that will work. `owner.json` keeps a second run away from the place of the first.
 
-#[allow(dead_code, unused_imports)]
 mod abandoned;
 mod agree;
 mod config;

@@ -148,7 +148,11 @@ impl Saver {
         collective: &dyn Collective,
     ) -> Result<Self, Error> {
         let (rank, world_size) = (collective.rank(), collective.world_size());
-        let claim = (rank == 0).then(|| Claim::take(store, plan.writer.clone(), plan.resumed_from));
+        let claim = (rank == 0).then(|| {
+            let claim = Claim::take(store, plan.writer.clone(), plan.resumed_from)?;
+            clear(store);
+            Ok(claim)
+        });
         let agreed = claim.as_ref().map(|claim| claim.as_ref().map(|_| ()).map_err(Error::clone));
         agree::of_root(collective, 0, agreed)?;
         let elements: u64 = plan.parameters.iter().map(|p| p.num_elements().unwrap_or(0) as u64).sum();
@@ -390,6 +394,20 @@ impl Saver {
             return Err(Error::GivenUp { count: self.failures_in_a_row, last: error.to_string() });
         }
         Ok(SaveEvent::Failed { step, error })
+    }
+}
+
+/// Removes what earlier runs have left in a place that is now this run's. That it cannot be done stops nobody.
+fn clear(store: &Store) {
+    match store.wait(store.remove_abandoned()) {
+        Ok(removed) if removed.is_empty() => {}
+        Ok(removed) => tracing::info!(
+            "removed what a run left unfinished in {}: {} ({} in all)",
+            store.url(""),
+            removed.iter().take(3).cloned().collect::<Vec<_>>().join(", "),
+            removed.len()
+        ),
+        Err(error) => tracing::warn!("{error}; what earlier runs left unfinished there may cost room"),
     }
 }
 

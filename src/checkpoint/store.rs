@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
+use super::abandoned::{Uploads, remove_staging_files};
 use super::error::chain;
 use super::mortal::MortalStore;
 use super::{Error, Location};
@@ -47,6 +48,8 @@ pub struct Store {
     prefix: Path,
     url: String,
     location: Option<Location>,
+    /// S3's unfinished uploads; none for other places.
+    uploads: Option<Arc<Uploads>>,
     options: StoreOptions,
     runtime: Arc<Background>,
 }
@@ -83,21 +86,22 @@ impl Store {
             url: url.clone(),
             cause: chain(&error),
         };
-        let (backend, prefix): (Arc<dyn ObjectStore>, Path) = match location {
+        let (backend, prefix, uploads): (Arc<dyn ObjectStore>, Path, Option<Uploads>) = match location {
             Location::Folder(path) => {
                 if !path.is_dir() {
                     return Err(Error::NotFound { url, reason: "there is no such folder".into() });
                 }
                 let local = LocalFileSystem::new_with_prefix(path).map_err(cannot)?.with_fsync(true);
-                (Arc::new(local), Path::default())
+                (Arc::new(local), Path::default(), None)
             }
             Location::S3 { bucket, prefix } => {
-                let s3 = s3_builder(bucket, options).build().map_err(cannot)?;
-                (Arc::new(s3), Path::from(prefix.as_str()))
+                let (s3, uploads) = Uploads::connect(s3_builder(bucket, options), retry(options)).map_err(cannot)?;
+                (s3, Path::from(prefix.as_str()), Some(uploads))
             }
         };
         let mut store = Self::over(backend, prefix, &url)?;
         store.location = Some(location.clone());
+        store.uploads = uploads.map(Arc::new);
         store.options = options;
         Ok(store)
     }
@@ -145,6 +149,7 @@ impl Store {
             prefix,
             url: url.trim_end_matches('/').to_owned(),
             location: None,
+            uploads: None,
             options: StoreOptions::default(),
             runtime: Arc::new(Background(Some(runtime))),
         })
@@ -324,6 +329,31 @@ impl Store {
         listed.map_err(|error: object_store::Error| self.failed("list", path, &error))
     }
 
+    /// Removes what writers have left that died while they wrote: unfinished uploads, and a folder's staging files.
+    /// Only whoever owns the place may call it, while nothing of its own is on its way. Gives their names.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(super) async fn remove_abandoned(&self) -> Result<Vec<String>, Error> {
+        let mut removed = Vec::new();
+        if let Some(Location::Folder(folder)) = &self.location {
+            let files = remove_staging_files(folder).map_err(|error| Error::Store {
+                operation: "clear".into(),
+                url: self.url(""),
+                cause: error.to_string(),
+            })?;
+            removed.extend(files.iter().map(|path| path.display().to_string()));
+        }
+        if let Some(uploads) = &self.uploads {
+            let failed = |error: object_store::Error| self.failed("list or abort unfinished uploads of", "", &error);
+            for upload in uploads.list(&self.prefix).await.map_err(failed)? {
+                uploads.abort(&upload).await.map_err(failed)?;
+                removed.push(format!("the upload of {}", upload.path));
+            }
+        }
+        Ok(removed)
+    }
+
     /// Removes the folders under `path` and itself where they are empty; object stores have none.
     pub(super) fn remove_empty_folders(&self, path: &str) {
         let Some(Location::Folder(root)) = &self.location else { return };
@@ -388,20 +418,23 @@ fn generic(reason: String) -> object_store::Error {
     object_store::Error::Generic { store: "checkpoint", source: reason.into() }
 }
 
-/// S3 as the environment says, with this run's patience.
-pub(super) fn s3_builder(bucket: &str, options: StoreOptions) -> AmazonS3Builder {
+/// S3 as the environment says, with the time that a request may take.
+fn s3_builder(bucket: &str, options: StoreOptions) -> AmazonS3Builder {
     let seconds = |time: Duration| format!("{} seconds", time.as_secs().max(1));
-    let retry = RetryConfig {
-        backoff: BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: LONGEST_PAUSE, base: 2.0 },
-        max_retries: 10,
-        retry_timeout: (options.request_timeout * 3).min(options.patience),
-    };
     let connect = options.request_timeout.min(Duration::from_secs(10));
     AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
         .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), seconds(options.request_timeout))
         .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::ConnectTimeout), seconds(connect))
-        .with_retry(retry)
+}
+
+/// How a request is tried again.
+fn retry(options: StoreOptions) -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: LONGEST_PAUSE, base: 2.0 },
+        max_retries: 10,
+        retry_timeout: (options.request_timeout * 3).min(options.patience),
+    }
 }
 
 pub(super) fn hexadecimal(hash: Sha256) -> String {

@@ -9,7 +9,7 @@ mod listing;
 mod uploads;
 
 pub(super) use files::remove_staging_files;
-pub(super) use uploads::{Upload, Uploads};
+pub(super) use uploads::Uploads;
 
 use super::layout::{DAMAGED_MANIFEST, LATEST, MANIFEST, OWNER, step_of};
 
