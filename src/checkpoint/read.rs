@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use admiral_checkpoints_schema::{FileRecord, Latest, ManifestError, TensorRecord};
-use bytes::Bytes;
 
 use super::write::{shortened, tensors_of};
 use super::{Error, Location, Manifest, Role, Store, agree, encoding, layout};
@@ -184,13 +183,18 @@ pub(super) fn set_aside(store: &Store, step: u64) -> Result<(), Error> {
     })
 }
 
-/// Reads a file and holds it to what its manifest says.
+/// Reads a file, `into` a buffer or in little memory, and holds it to what its manifest says.
 ///
 /// What differs is read once more: a connection that loses bytes is not a damaged checkpoint.
 ///
 /// # Errors
 /// [`Error::Damaged`], [`Error::Store`].
-pub(super) async fn verified_file(store: &Store, folder: &str, file: &FileRecord) -> Result<Bytes, Error> {
+pub(super) async fn verify_file(
+    store: &Store,
+    folder: &str,
+    file: &FileRecord,
+    mut into: Option<&mut Vec<u8>>,
+) -> Result<(), Error> {
     let path = layout::join(folder, &file.path);
     let damaged = |difference: String| Error::Damaged { url: store.url(&path), difference };
     let mut difference = String::new();
@@ -201,21 +205,14 @@ pub(super) async fn verified_file(store: &Store, folder: &str, file: &FileRecord
             difference = format!("it has {length} bytes and the manifest says {}", file.length);
             continue;
         }
-        let (bytes, sha256) = store.get(&path).await?.ok_or_else(|| damaged("it is missing".into()))?;
-        if sha256 == file.sha256 {
-            return Ok(bytes);
+        let read = store.read(&path, into.as_deref_mut()).await?;
+        let (length, sha256) = read.ok_or_else(|| damaged("it is missing".into()))?;
+        if (length, &sha256) == (file.length, &file.sha256) {
+            return Ok(());
         }
         difference = format!("its SHA-256 is {sha256} and the manifest says {}", file.sha256);
     }
     Err(damaged(difference))
-}
-
-/// Whether a file is what its manifest says.
-///
-/// # Errors
-/// As [`verified_file`].
-pub(super) async fn verify_file(store: &Store, folder: &str, file: &FileRecord) -> Result<(), Error> {
-    verified_file(store, folder, file).await.map(drop)
 }
 
 impl Checkpoint {
@@ -357,8 +354,9 @@ impl Checkpoint {
     }
 
     /// The bytes of the file, verified, and where each of `tensors` lies in it.
-    fn read_file(&self, file: &FileRecord, tensors: &[&TensorRecord]) -> Result<(Bytes, Vec<Range<usize>>), Error> {
-        let bytes = self.store.wait(verified_file(&self.store, &self.folder, file))?;
+    fn read_file(&self, file: &FileRecord, tensors: &[&TensorRecord]) -> Result<(Vec<u8>, Vec<Range<usize>>), Error> {
+        let mut bytes = Vec::new();
+        self.store.wait(verify_file(&self.store, &self.folder, file, Some(&mut bytes)))?;
         let url = self.store.url(&layout::join(&self.folder, &file.path));
         let values = encoding::values_of(&bytes, tensors).map_err(|difference| Error::Damaged { url, difference })?;
         let start = bytes.as_ptr() as usize;

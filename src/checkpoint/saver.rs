@@ -328,7 +328,7 @@ impl Saver {
         let folder = layout::step_folder(save.content.training.step);
         self.job(save.deadline, save.content.training.step, async move {
             for file in &files {
-                read::verify_file(&store, &folder, file).await?;
+                read::verify_file(&store, &folder, file, None).await?;
             }
             Ok(Done::Verified)
         })

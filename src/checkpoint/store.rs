@@ -168,6 +168,25 @@ impl Store {
         if path.is_empty() { self.url.clone() } else { format!("{}/{path}", self.url) }
     }
 
+    /// Where the place really is: a folder's path from the root, or the bucket with the server that has it where the
+    /// environment names one.
+    #[must_use]
+    pub fn real_url(&self) -> String {
+        match &self.location {
+            Some(Location::Folder(path)) => {
+                std::fs::canonicalize(path).map_or_else(|_| self.url(""), |path| path.display().to_string())
+            }
+            Some(Location::S3 { bucket, .. }) => {
+                let builder = s3_builder(bucket, self.options);
+                match builder.get_config_value(&AmazonS3ConfigKey::Endpoint) {
+                    Some(endpoint) => format!("{} (at {endpoint})", self.url("")),
+                    None => self.url(""),
+                }
+            }
+            None => self.url(""),
+        }
+    }
+
     /// The place as the user named it; none for a store that was put together by hand.
     pub(super) fn location(&self) -> Option<&Location> {
         self.location.as_ref()
@@ -244,12 +263,24 @@ impl Store {
         }
     }
 
-    /// The bytes of a file and their SHA-256; none where there is no such file. What breaks off is begun again.
+    /// The bytes of a file and their SHA-256, as [`read`](Self::read).
     pub(super) async fn get(&self, path: &str) -> Result<Option<(Bytes, String)>, Error> {
+        let mut bytes = Vec::new();
+        let read = self.read(path, Some(&mut bytes)).await?;
+        Ok(read.map(|(_, sha256)| (Bytes::from(bytes), sha256)))
+    }
+
+    /// The length and the SHA-256 of a file, read `into` a buffer, or in little memory; none where there is no such
+    /// file. What breaks off is begun again.
+    pub(super) async fn read(
+        &self,
+        path: &str,
+        mut into: Option<&mut Vec<u8>>,
+    ) -> Result<Option<(u64, String)>, Error> {
         let end = Instant::now() + self.options.patience;
         let mut pause = FIRST_PAUSE;
         loop {
-            let read = self.get_once(path).await;
+            let read = self.read_once(path, into.as_deref_mut()).await;
             match read {
                 Err(error) if is_transient(&error) && Instant::now() + pause < end => {
                     tracing::warn!("{}; trying again", self.failed("read", path, &error));
@@ -261,7 +292,11 @@ impl Store {
         }
     }
 
-    async fn get_once(&self, path: &str) -> Result<(Bytes, String), object_store::Error> {
+    async fn read_once(
+        &self,
+        path: &str,
+        mut into: Option<&mut Vec<u8>>,
+    ) -> Result<(u64, String), object_store::Error> {
         let timed_out = || generic(format!("no answer within {} s", self.time_of_small().as_secs()));
         let at = self.at(path);
         let opened = tokio::time::timeout(self.time_of_small(), self.backend.get(&at)).await;
@@ -270,16 +305,22 @@ impl Store {
         let time = self.time_of_small() + Duration::from_secs(length / SLOWEST_READ_BYTES_PER_SECOND);
         let read = async {
             let mut stream = found.into_stream();
-            let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-            let mut hash = Sha256::new();
+            if let Some(bytes) = into.as_deref_mut() {
+                bytes.clear();
+                bytes.reserve(usize::try_from(length).unwrap_or(0));
+            }
+            let (mut passed, mut hash) = (0, Sha256::new());
             while let Some(piece) = stream.next().await.transpose()? {
+                passed += piece.len() as u64;
                 hash.update(&piece);
-                bytes.extend_from_slice(&piece);
+                if let Some(bytes) = into.as_deref_mut() {
+                    bytes.extend_from_slice(&piece);
+                }
             }
-            if bytes.len() as u64 != length {
-                return Err(generic(format!("{} of {length} bytes came", bytes.len())));
+            if passed != length {
+                return Err(generic(format!("{passed} of {length} bytes came")));
             }
-            Ok((Bytes::from(bytes), hexadecimal(hash)))
+            Ok((length, hexadecimal(hash)))
         };
         tokio::time::timeout(time, read).await.map_err(|_| generic(format!("not read within {} s", time.as_secs())))?
     }

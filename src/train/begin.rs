@@ -181,7 +181,7 @@ fn announce(config: &RunConfig, store: &Store, saver: &Saver, found: &checkpoint
     let seconds = found.save.as_secs_f64();
     tracing::info!(
         "{} can be written, listed and read; a checkpoint has {:.2} GB and takes about {seconds:.1} s",
-        store.url(""),
+        store.real_url(),
         saver.total_bytes() as f64 / 1e9,
     );
     if let Some(warning) = &found.warning {

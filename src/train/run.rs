@@ -1,7 +1,7 @@
 //! The loop: start or resume, step, log, draw, save, stop.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Instant;
 
 use crate::checkpoint::{Saver, Store};
@@ -102,7 +102,7 @@ struct Loop<'a> {
     saves: Saves,
     validation: Option<Validation>,
     collective: &'a dyn Collective,
-    board: Arc<TensorBoard>,
+    board: Rc<TensorBoard>,
     progress: Option<Progress>,
     curves: Curves,
 }
@@ -123,13 +123,13 @@ impl<'a> Loop<'a> {
             Some(folder) => TensorBoard::open(&folder, first_step + 1, config.telemetry.flush_interval()),
             None => TensorBoard::off(),
         };
-        let board = Arc::new(board);
+        let board = Rc::new(board);
         board.text("configuration", first_step, &format!("```yaml\n{}```", crate::config::show(config, &[])));
         let interval = config.telemetry.progress_interval();
         let progress = is_root.then(|| Progress::new(terminal, config.training.steps, interval));
         let num_timesteps = session.trainer.objective.diffusion().num_timesteps();
         let curves = Curves::new(config.task, num_timesteps, Instant::now());
-        let saves = Saves::new(saver, &config.checkpoint, Arc::clone(&board), collective);
+        let saves = Saves::new(saver, &config.checkpoint, Rc::clone(&board), collective);
         Self { session, saves, validation, collective, board, progress, curves }
     }
 

@@ -1,6 +1,6 @@
 //! The saves of a run: when one is due, what is said of it, and what a failed one means.
 
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::{self, CheckpointConfig, Report, SaveEvent, Saver, WhenBusy};
@@ -14,27 +14,30 @@ use super::state::begin_save;
 /// The time between two looks at a save that somebody waits for.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// The time before a save that somebody waits for is tried again.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(2);
+
 /// Takes a run's checkpoints. Every rank has one, and calls its methods in the same order.
 #[derive(Debug)]
 pub(super) struct Saves {
     saver: Saver,
     when_busy: WhenBusy,
     deadline: Duration,
-    board: Arc<TensorBoard>,
+    board: Rc<TensorBoard>,
     is_root: bool,
     num_failed: u64,
     num_skipped: u64,
     /// The step of the newest published checkpoint.
     published: Option<u64>,
-    /// When the buffers of a save that was given up were first seen to be in use still.
-    stuck_looks: u32,
+    /// Whether a save that somebody waits for has failed already.
+    is_retrying: bool,
 }
 
 impl Saves {
     pub(super) fn new(
         saver: Saver,
         config: &CheckpointConfig,
-        board: Arc<TensorBoard>,
+        board: Rc<TensorBoard>,
         collective: &dyn Collective,
     ) -> Self {
         Self {
@@ -46,7 +49,7 @@ impl Saves {
             num_failed: 0,
             num_skipped: 0,
             published: None,
-            stuck_looks: 0,
+            is_retrying: false,
         }
     }
 
@@ -103,15 +106,18 @@ impl Saves {
         let step = session.trainer.progress.step;
         self.wait(collective)?;
         while self.published != Some(step) {
+            // After a failure the store is given a moment, in which nobody trains anyway.
+            std::thread::sleep(PAUSE_AFTER_FAILURE * u32::from(self.is_retrying));
             begin_save(session, &mut self.saver, Instant::now())?;
             self.wait(collective)?;
+            self.is_retrying = true;
         }
         Ok(())
     }
 
     /// Returns when no save is under way.
     fn wait(&mut self, collective: &dyn Collective) -> Result<(), TrainError> {
-        self.stuck_looks = 0;
+        let mut stuck_looks = 0;
         // Looks are counted, and not seconds, because all ranks have the same number of them.
         let most = u32::try_from(2 * self.deadline.as_millis() / LOOK.as_millis()).unwrap_or(u32::MAX);
         loop {
@@ -119,9 +125,9 @@ impl Saves {
                 return Ok(());
             }
             if !self.saver.is_busy() {
-                self.stuck_looks += 1;
+                stuck_looks += 1;
             }
-            if self.stuck_looks > most {
+            if stuck_looks > most {
                 return Err(TrainError::Checkpoint(checkpoint::Error::GivenUp {
                     count: self.num_failed,
                     last: "a write that was given up still hangs in the system of one rank".into(),
