@@ -2,12 +2,14 @@
 //!
 //! A checkpoint is a folder of safetensors files and a `manifest.json` ([`Manifest`]); beside the folders lies
 //! `latest.json` ([`Latest`]). [`Manifest::from_json`] is the only way in: it refuses what a newer Admiral wrote and
-//! what contradicts itself.
+//! what contradicts itself. [`json_schemas`] says the same forms to readers in other languages.
 
+mod json_schema;
 mod manifest;
 mod role;
 mod version;
 
+pub use json_schema::json_schemas;
 pub use manifest::{
     Dtype, FileRecord, Latest, Manifest, Owner, Parameter, Process, TensorRecord, TrainingState, Writer,
 };

@@ -10,7 +10,7 @@ use crate::Role;
 /// `manifest.json`: everything that a checkpoint's tensors do not say themselves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Manifest {
-    /// The version of this form; see [`crate::SCHEMA_VERSION`].
+    /// The version of this form.
     pub schema_version: u32,
     /// When the checkpoint was published, as RFC 3339 in UTC.
     pub created: String,
@@ -87,6 +87,7 @@ pub struct FileRecord {
     /// Its length in bytes.
     pub length: u64,
     /// The SHA-256 of its bytes, in lower-case hexadecimal.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     pub sha256: String,
 }
 
@@ -97,7 +98,7 @@ pub struct TensorRecord {
     pub role: Role,
     /// The parameter's name, which is also the tensor's name in the file.
     pub name: String,
-    /// The path of the file that holds it, as in [`FileRecord::path`].
+    /// The path of the file that holds it, as `files` has it.
     pub file: String,
     /// Its shape.
     pub shape: Vec<usize>,
@@ -112,10 +113,20 @@ pub enum Dtype {
     F32,
 }
 
+impl Dtype {
+    /// The bytes of a value.
+    #[must_use]
+    pub fn size(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+        }
+    }
+}
+
 /// `latest.json`: the newest checkpoint of a place, for readers that do not want to list it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Latest {
-    /// The version of this form; see [`crate::SCHEMA_VERSION`].
+    /// The version of this form.
     pub schema_version: u32,
     /// The step.
     pub step: u64,
@@ -126,7 +137,7 @@ pub struct Latest {
 /// `owner.json`: who writes to a place, so that two runs do not write to the same by mistake.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Owner {
-    /// The version of this form; see [`crate::SCHEMA_VERSION`].
+    /// The version of this form.
     pub schema_version: u32,
     /// The run and the attempt.
     pub writer: Writer,

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{Manifest, Role, Writer};
+use crate::{Manifest, Role, TensorRecord, Writer};
 
 /// The version of the form that this Admiral writes, and the newest that it reads.
 ///
@@ -93,12 +93,13 @@ impl Manifest {
 
     /// Whether files, parameters and tensors belong together.
     fn check(&self) -> Result<(), String> {
-        let mut files = HashSet::new();
+        let mut files = HashMap::new();
         for file in &self.files {
             if file.path.split('/').any(|part| matches!(part, "" | "." | "..")) || file.path.contains('\\') {
                 return Err(format!("{:?} is not a path inside the checkpoint", file.path));
             }
-            if !files.insert(file.path.as_str()) {
+            if files.insert(file.path.as_str(), FileContent { length: file.length, ..FileContent::default() }).is_some()
+            {
                 return Err(format!("the file {} is listed twice", file.path));
             }
         }
@@ -112,12 +113,9 @@ impl Manifest {
         for tensor in &self.tensors {
             let (role, name) = (tensor.role, tensor.name.as_str());
             if let Role::Ema { rate } = role
-                && !(0.0..=1.0).contains(&rate)
+                && (!(0.0..=1.0).contains(&rate) || rate.is_sign_negative())
             {
                 return Err(format!("{rate} is not the rate of an average"));
-            }
-            if !files.contains(tensor.file.as_str()) {
-                return Err(format!("{role} {name} lies in {}, which is not among the files", tensor.file));
             }
             let Some(parameter) = parameters.get(name) else {
                 return Err(format!("{role} {name} is not a parameter"));
@@ -128,9 +126,10 @@ impl Manifest {
                     tensor.shape, parameter.shape
                 ));
             }
-            if parameter.num_elements().is_none() {
-                return Err(format!("{name} has more values than can be counted"));
-            }
+            let Some(file) = files.get_mut(tensor.file.as_str()) else {
+                return Err(format!("{role} {name} lies in {}, which is not among the files", tensor.file));
+            };
+            file.take(tensor)?;
             if !seen.entry(role.folder()).or_default().insert(name) {
                 return Err(format!("{role} {name} is listed twice"));
             }
@@ -139,6 +138,34 @@ impl Manifest {
             if let Some(missing) = self.parameters.iter().find(|p| !names.contains(p.name.as_str())) {
                 return Err(format!("{role} lacks {}", missing.name));
             }
+        }
+        Ok(())
+    }
+}
+
+/// What the tensors say of a file.
+#[derive(Default)]
+struct FileContent<'a> {
+    length: u64,
+    bytes_of_values: u64,
+    roles: HashMap<&'a str, Role>,
+}
+
+impl<'a> FileContent<'a> {
+    /// Adds a tensor that lies in the file; an error where it cannot.
+    fn take(&mut self, tensor: &'a TensorRecord) -> Result<(), String> {
+        let (role, name, file) = (tensor.role, tensor.name.as_str(), &tensor.file);
+        if let Some(other) = self.roles.insert(name, role)
+            && other != role
+        {
+            return Err(format!("{file} holds {name} both as {other} and as {role}"));
+        }
+        let bytes = tensor.shape.iter().try_fold(tensor.dtype.size(), |product, &n| product.checked_mul(n as u64));
+        let sum = bytes.and_then(|bytes| self.bytes_of_values.checked_add(bytes));
+        // Before the values lie eight bytes and a header.
+        match sum.filter(|&sum| sum < self.length) {
+            Some(sum) => self.bytes_of_values = sum,
+            None => return Err(format!("{file} has {} bytes, too few for {role} {name} in it", self.length)),
         }
         Ok(())
     }
@@ -221,8 +248,49 @@ mod tests {
     }
 
     #[test]
+    fn two_averages_of_one_rate_are_one_role_twice() {
+        let mut value = example();
+        let mut file = value["files"][0].clone();
+        file["path"] = json!("other.safetensors");
+        let mut first = value["tensors"][0].clone();
+        first["role"] = json!({"kind": "ema", "rate": 0.9999});
+        let mut second = first.clone();
+        second["file"] = file["path"].clone();
+        value["files"].as_array_mut().unwrap().push(file);
+        value["tensors"] = json!([first, second]);
+        let error = read(&value).unwrap_err();
+        assert!(error.to_string().contains("ema-0.9999 out.2.bias is listed twice"), "{error}");
+    }
+
+    #[test]
+    fn sizes_that_no_machine_has_are_refused() {
+        for shape in [json!([u64::MAX]), json!([1_u64 << 40, 1_u64 << 40]), json!([1_u64 << 62])] {
+            let mut value = example();
+            value["parameters"][0]["shape"] = shape.clone();
+            value["tensors"][0]["shape"] = shape;
+            value["files"][0]["length"] = json!(u64::MAX);
+            let error = read(&value).unwrap_err();
+            assert!(matches!(&error, ManifestError::Inconsistent { reason } if reason.contains("too few")), "{error}");
+        }
+    }
+
+    #[test]
     fn contradictions_are_named() {
-        let cases: [(&str, Value, &str); 7] = [
+        let master = example()["tensors"][0].clone();
+        let twice = |role: Value| {
+            let mut other = master.clone();
+            other["role"] = role;
+            json!([master, other])
+        };
+        let cases: [(&str, Value, &str); 15] = [
+            ("/files/0/path", json!("/etc/passwd"), "inside"),
+            ("/files/0/path", json!("master\\x"), "inside"),
+            ("/files", json!([example()["files"][0], example()["files"][0]]), "file master/model"),
+            ("/files/0/length", json!(8), "too few for master out.2.bias"),
+            ("/tensors", twice(json!({"kind": "master"})), "listed twice"),
+            ("/tensors", twice(json!({"kind": "adam-mean"})), "both as master and as adam-mean"),
+            ("/tensors/0/role", json!({"kind": "ema", "rate": -0.0}), "rate"),
+            ("/tensors/0/role", json!({"kind": "ema", "rate": -0.5}), "rate"),
             ("/files/0/path", json!("../x"), "inside"),
             ("/files", json!([]), "not among the files"),
             ("/parameters", json!([]), "not a parameter"),
