@@ -15,4 +15,5 @@ pub mod ops;
 pub mod random;
 pub mod sample;
 pub mod telemetry;
+pub mod tools;
 pub mod train;

@@ -7,6 +7,7 @@ use admiral::collective::{Collective, Ending, agree, connect};
 use admiral::config;
 use admiral::exit::{ExitCode, say_error};
 use admiral::telemetry::{Terminal, init_logging};
+use admiral::tools::{self, CheckpointCommand, Outcome};
 use admiral::train::bench::{self, BenchOptions};
 use admiral::train::bench_checkpoint::{self, CheckpointBenchOptions};
 use admiral::train::samples::{self, SampleOptions};
@@ -27,6 +28,9 @@ enum Command {
     Train(TrainArguments),
     /// Draw images from a checkpoint into a grid
     Sample(SampleOptions),
+    /// Look at checkpoints, verify, compare and tidy them
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
     /// Look at configurations
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -105,6 +109,12 @@ fn main() -> ProcessExit {
             bench_checkpoint::checkpoint(&config, &options, collective).map(|()| ExitCode::Finished)
         }),
         Command::Sample(options) => alone(samples::run(&options).map_err(|error| (error.exit_code(), error.into()))),
+        Command::Checkpoint(command) => match tools::run(&command) {
+            // As diff(1) has it.
+            Ok(Outcome::Different) => return ProcessExit::from(1),
+            Ok(Outcome::Done) => ExitCode::Finished,
+            Err(error) => alone(Err((error.exit_code(), error.into()))),
+        },
         Command::Config(ConfigCommand::Show(arguments)) => alone(show(&arguments)),
         Command::Flops(arguments) => alone(flops(&arguments)),
     };

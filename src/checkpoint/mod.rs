@@ -10,8 +10,10 @@
 mod abandoned;
 mod agree;
 mod config;
+mod contents;
 mod encoding;
 mod error;
+mod inventory;
 mod layout;
 mod location;
 mod mortal;
@@ -29,11 +31,13 @@ mod write;
 pub use admiral_checkpoints_schema::{FileRecord, Manifest, Parameter, Role, TrainingState, Writer};
 
 pub use config::{CheckpointConfig, WhenBusy};
+pub use contents::TensorFile;
 pub use error::Error;
+pub use inventory::{Entry, Inventory, State};
 pub use location::Location;
-pub use owner::identify;
+pub use owner::{Life, OwnerState, identify};
 pub use read::{Checkpoint, Newest, RoleTensors, TensorTarget};
-pub use retention::Retention;
+pub use retention::{Kept, Retention};
 pub use saver::{Report, SaveEvent, Saver, SaverPlan, delete, delete_place};
 pub use share::owners;
 pub use store::{Store, StoreOptions};

@@ -23,13 +23,43 @@ const SILENCE: Duration = Duration::from_secs(35);
 /// The time between two looks at a file that may be renewed.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A process may be this machine's, of which the system tells whether it lives.
+/// Whether the process that has a place lives, as far as can be told at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Life {
+pub enum Life {
+    /// This machine's system says so.
     Alive,
+    /// This machine's system says that it is gone.
     Dead,
-    /// It is of another machine.
+    /// It is of another machine, or of another part of this one.
     Unknown,
+}
+
+/// The attempt that `owner.json` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnerState {
+    /// The run and the attempt.
+    pub writer: Writer,
+    /// The step that it resumed from; none where it began anew.
+    pub resumed_from: Option<u64>,
+    /// Whether it has ended in good order and given the place back.
+    pub is_released: bool,
+    /// Whether its process lives.
+    pub life: Life,
+}
+
+impl OwnerState {
+    /// The step that it resumed from and may have to go back to, also where it was killed and will be started again;
+    /// none where it has ended in good order.
+    #[must_use]
+    pub fn step_in_use(&self) -> Option<u64> {
+        self.resumed_from.filter(|_| !self.is_released)
+    }
+
+    /// Whether it may be writing a step: one that lives, or may live, writes those after the one that it resumed from.
+    #[must_use]
+    pub fn may_be_writing(&self, step: u64) -> bool {
+        !self.is_released && self.life != Life::Dead && self.resumed_from.is_none_or(|from| step > from)
+    }
 }
 
 /// Names this attempt, of the run `run_id` that it resumes or of a new one: rank 0 draws what is drawn. Every rank
@@ -120,21 +150,17 @@ impl Drop for Claim {
     }
 }
 
-/// The step that the attempt which has this place resumed from, as long as that attempt has not ended in good order.
+/// The attempt that has a place, or had it last.
 ///
 /// # Errors
 /// [`Error::Store`].
-pub(super) fn step_in_use(store: &Store) -> Result<Option<u64>, Error> {
-    Ok(store.wait(read(store))?.filter(|owner| !owner.is_released).and_then(|owner| owner.resumed_from))
-}
-
-/// The attempt that lives at a place.
-///
-/// # Errors
-/// [`Error::Store`].
-pub(super) fn living(store: &Store) -> Result<Option<Writer>, Error> {
-    let Some(owner) = store.wait(read(store))?.filter(|owner| !owner.is_released) else { return Ok(None) };
-    Ok((life(&owner.process) == Life::Alive).then_some(owner.writer))
+pub(super) async fn state(store: &Store) -> Result<Option<OwnerState>, Error> {
+    Ok(read(store).await?.map(|owner| OwnerState {
+        life: life(&owner.process),
+        writer: owner.writer,
+        resumed_from: owner.resumed_from,
+        is_released: owner.is_released,
+    }))
 }
 
 fn owned(store: &Store, writer: &Writer) -> Error {
@@ -264,13 +290,16 @@ mod tests {
     fn the_second_run_is_refused_and_told_of_the_first() {
         let store = memory();
         let first = Claim::take(&store, writer("first"), Some(20)).unwrap();
-        assert_eq!(step_in_use(&store).unwrap(), Some(20));
-        assert_eq!(living(&store).unwrap().unwrap().attempt_id, "first");
+        let owner = store.wait(state(&store)).unwrap().unwrap();
+        assert_eq!((owner.writer.attempt_id.as_str(), owner.life), ("first", Life::Alive));
+        assert_eq!(owner.step_in_use(), Some(20));
+        assert_eq!([20, 21].map(|step| owner.may_be_writing(step)), [false, true]);
         let error = Claim::take(&store, writer("second"), None).unwrap_err();
         assert!(matches!(&error, Error::Owned { by, .. } if by.contains("first") && by.contains("node0")), "{error}");
         store.wait(first.check()).unwrap();
         drop(first);
-        assert_eq!((step_in_use(&store).unwrap(), living(&store).unwrap()), (None, None));
+        let owner = store.wait(state(&store)).unwrap().unwrap();
+        assert!(owner.is_released && owner.step_in_use().is_none() && !owner.may_be_writing(21));
         Claim::take(&store, writer("second"), None).unwrap();
     }
 
@@ -281,7 +310,10 @@ mod tests {
         // As an attempt leaves it that was killed: the process number has been used again since.
         let mut dead = first.owner.clone();
         dead.process.start_ticks += 1;
+        dead.resumed_from = Some(20);
         store.wait(write(&store, &dead)).unwrap();
+        let owner = store.wait(state(&store)).unwrap().unwrap();
+        assert_eq!((owner.life, owner.step_in_use(), owner.may_be_writing(21)), (Life::Dead, Some(20), false));
         let second = Claim::take(&store, writer("second"), None).unwrap();
         let error = store.wait(first.check()).unwrap_err();
         assert!(matches!(&error, Error::Owned { by, .. } if by.contains("second")), "{error}");

@@ -216,7 +216,7 @@ pub(super) async fn verify_file(
 }
 
 impl Checkpoint {
-    async fn in_folder(store: &Store, folder: &str) -> Result<Option<Self>, Error> {
+    pub(super) async fn in_folder(store: &Store, folder: &str) -> Result<Option<Self>, Error> {
         let path = layout::join(folder, layout::MANIFEST);
         let Some((bytes, _)) = store.get(&path).await? else { return Ok(None) };
         let manifest = Manifest::from_json(&bytes).map_err(|error| match error {
@@ -354,7 +354,11 @@ impl Checkpoint {
     }
 
     /// The bytes of the file, verified, and where each of `tensors` lies in it.
-    fn read_file(&self, file: &FileRecord, tensors: &[&TensorRecord]) -> Result<(Vec<u8>, Vec<Range<usize>>), Error> {
+    pub(super) fn read_file(
+        &self,
+        file: &FileRecord,
+        tensors: &[&TensorRecord],
+    ) -> Result<(Vec<u8>, Vec<Range<usize>>), Error> {
         let mut bytes = Vec::new();
         self.store.wait(verify_file(&self.store, &self.folder, file, Some(&mut bytes)))?;
         let url = self.store.url(&layout::join(&self.folder, &file.path));

@@ -1,6 +1,7 @@
 //! Which checkpoints are kept.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 /// Which checkpoints are kept; the others may be deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,19 +14,63 @@ pub struct Retention {
     pub keep_steps: BTreeSet<u64>,
 }
 
+/// Why a checkpoint is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// No number is given, so all are.
+    All,
+    /// It is the newest.
+    Newest,
+    /// It is among the last so many.
+    Last(u64),
+    /// This divides its step.
+    Every(u64),
+    /// Its step is named.
+    Named,
+    /// A run was resumed from it.
+    InUse,
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => write!(f, "all are kept"),
+            Self::Newest => write!(f, "the newest"),
+            Self::Last(count) => write!(f, "among the last {count}"),
+            Self::Every(divisor) => write!(f, "every {divisor} steps"),
+            Self::Named => write!(f, "named"),
+            Self::InUse => write!(f, "a run resumed from it"),
+        }
+    }
+}
+
 impl Retention {
     /// The steps among `published` that may be deleted, ascending. `in_use` is never among them: a run resumed from it
     /// and may have to again. The newest is kept whatever the rules say.
     #[must_use]
     pub fn to_delete(&self, published: &BTreeSet<u64>, in_use: Option<u64>) -> Vec<u64> {
-        let Some(keep_last) = self.keep_last else { return Vec::new() };
-        let num_older = published.len().saturating_sub(usize::try_from(keep_last.max(1)).unwrap_or(usize::MAX));
-        let is_kept = |step: u64| {
-            (self.keep_every > 0 && step.is_multiple_of(self.keep_every))
-                || self.keep_steps.contains(&step)
-                || in_use == Some(step)
-        };
-        published.iter().copied().take(num_older).filter(|&step| !is_kept(step)).collect()
+        published.iter().copied().filter(|&step| self.kept(step, published, in_use).is_none()).collect()
+    }
+
+    /// Why a step among `published` is kept; none where it may be deleted. `in_use` as for
+    /// [`to_delete`](Self::to_delete).
+    #[must_use]
+    pub fn kept(&self, step: u64, published: &BTreeSet<u64>, in_use: Option<u64>) -> Option<Kept> {
+        let Some(keep_last) = self.keep_last else { return Some(Kept::All) };
+        let num_newer = published.range(step..).count().saturating_sub(1) as u64;
+        if num_newer == 0 {
+            Some(Kept::Newest)
+        } else if num_newer < keep_last {
+            Some(Kept::Last(keep_last))
+        } else if in_use == Some(step) {
+            Some(Kept::InUse)
+        } else if self.keep_steps.contains(&step) {
+            Some(Kept::Named)
+        } else if self.keep_every > 0 && step.is_multiple_of(self.keep_every) {
+            Some(Kept::Every(self.keep_every))
+        } else {
+            None
+        }
     }
 }
 
@@ -48,6 +93,10 @@ mod tests {
         let retention = Retention { keep_last: Some(2), keep_every: 100, keep_steps: BTreeSet::from([30]) };
         assert_eq!(deleted(&retention, &[10, 30, 100, 110, 120, 130], None), [10, 110]);
         assert!(deleted(&retention, &[110, 120], None).is_empty());
+        let published = BTreeSet::from([10, 30, 40, 100, 110, 120, 130]);
+        let why = |step| retention.kept(step, &published, Some(40));
+        assert_eq!([130, 120, 100].map(why), [Some(Kept::Newest), Some(Kept::Last(2)), Some(Kept::Every(100))]);
+        assert_eq!([40, 30, 10].map(why), [Some(Kept::InUse), Some(Kept::Named), None]);
         assert!(deleted(&retention, &[], None).is_empty());
     }
 

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 /// The Python of the packages that tests hold the project against.
 pub fn python() -> PathBuf {
     let bin = Path::new(env!("CARGO_MANIFEST_DIR")).join(".deps/venv/bin");
-    let made = Command::new(bin.join("python")).args(["-c", "import safetensors, moto.server, numpy"]).output();
+    let made =
+        Command::new(bin.join("python")).args(["-c", "import jsonschema, safetensors, moto.server, numpy"]).output();
     assert!(made.is_ok_and(|output| output.status.success()), "run `ci/setup test` first: .deps/venv lacks packages");
     bin.join("python")
 }

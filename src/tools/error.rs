@@ -1,0 +1,29 @@
+//! What can go wrong with the tools, and the exit codes.
+
+use crate::checkpoint;
+use crate::exit::ExitCode;
+
+/// Why a tool could not do its job.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    /// A checkpoint or its place.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    /// An option does not fit, or a checkpoint is not what it should be.
+    #[error("{0}")]
+    Refused(String),
+    /// Nobody takes what is printed.
+    #[error("cannot print: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+impl ToolError {
+    /// What the program exits with.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Checkpoint(error) => error.exit_code(),
+            Self::Refused(_) | Self::Output(_) => ExitCode::Config,
+        }
+    }
+}

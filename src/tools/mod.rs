@@ -1,0 +1,57 @@
+//! `admiral checkpoint`: looking at checkpoints and tidying them, at any place.
+
+mod diff;
+mod error;
+mod list;
+mod print;
+mod prune;
+mod show;
+mod table;
+mod verify;
+
+use clap::Subcommand;
+
+pub use diff::DiffOptions;
+pub use error::ToolError;
+pub use list::ListOptions;
+pub use prune::PruneOptions;
+pub use show::ShowOptions;
+pub use verify::VerifyOptions;
+
+/// What is done with checkpoints.
+#[derive(Debug, Subcommand)]
+pub enum CheckpointCommand {
+    /// List what lies at a place: checkpoints, unfinished and damaged ones, and who writes there
+    List(ListOptions),
+    /// Print what a checkpoint says of itself
+    Show(ShowOptions),
+    /// Read checkpoints and hold every file to its length, its checksum and its tensors
+    Verify(VerifyOptions),
+    /// Compare two checkpoints; exits with 1 where they differ
+    Diff(DiffOptions),
+    /// Delete old checkpoints and what unfinished saves have left
+    Prune(PruneOptions),
+}
+
+/// How a job ended that had no error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All is as it should be.
+    Done,
+    /// Two things that were compared differ.
+    Different,
+}
+
+/// Does it.
+///
+/// # Errors
+/// When a checkpoint or a place cannot be read, is damaged, or an option does not fit it.
+pub fn run(command: &CheckpointCommand) -> Result<Outcome, ToolError> {
+    match command {
+        CheckpointCommand::List(options) => list::run(options).map(|()| Outcome::Done),
+        CheckpointCommand::Show(options) => show::run(options).map(|()| Outcome::Done),
+        CheckpointCommand::Verify(options) => verify::run(options).map(|()| Outcome::Done),
+        CheckpointCommand::Diff(options) => diff::run(options),
+        CheckpointCommand::Prune(options) => prune::run(options).map(|()| Outcome::Done),
+    }
+}
