@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::ToolError;
-use super::print::{print, print_json, size, when};
+use super::print::{count, print, print_json, size, when};
 use super::table::{Side, Table};
 use crate::checkpoint::{Checkpoint, Manifest};
 use crate::config;
@@ -76,7 +76,7 @@ fn as_text(url: &str, manifest: &Manifest) -> String {
                 manifest.schema_version
             ),
         ),
-        ("written by", format!("{} on {} ranks", manifest.writer, manifest.world_size)),
+        ("written by", format!("{} on {}", manifest.writer, count(manifest.world_size, "rank"))),
     ];
     for (section, fields) in HIGHLIGHTS {
         let found: Vec<String> = fields

@@ -20,7 +20,7 @@ use tensors::{RoleDifference, compare_role};
 pub struct DiffOptions {
     /// A checkpoint's folder, a place for checkpoints or a run's folder (then the newest): a path or an s3:// URL
     a: String,
-    /// The other
+    /// What to compare it with, named in the same way
     b: String,
     /// Compare these weights alone: ema-0.9999
     #[arg(long, value_name = "ROLE")]

@@ -85,7 +85,7 @@ pub(super) fn compare_role(
         for (other, names) in shared(few, many, role, path) {
             if held.as_ref().is_none_or(|(held, _)| *held != other) {
                 // The one before it goes first.
-                held = None;
+                drop(held.take());
                 held = Some((other.clone(), many.open_file(&other, role)?));
             }
             for name in names {
