@@ -128,7 +128,7 @@ impl Store {
             let pointer = self.get(layout::LATEST).await?;
             Ok(Inventory {
                 entries: entries.into_iter().collect::<Result<_, _>>()?,
-                pointed: pointer.and_then(|(bytes, _)| Some(serde_json::from_slice::<Latest>(&bytes).ok()?.step)),
+                pointed: pointer.and_then(|bytes| Some(serde_json::from_slice::<Latest>(&bytes).ok()?.step)),
                 owner: owner::state(self).await?,
             })
         })

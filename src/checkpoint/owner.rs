@@ -169,7 +169,7 @@ fn owned(store: &Store, writer: &Writer) -> Error {
 
 /// The owner; none where there is none, or a file that says nothing.
 async fn read(store: &Store) -> Result<Option<Owner>, Error> {
-    Ok(store.get(layout::OWNER).await?.and_then(|(bytes, _)| serde_json::from_slice(&bytes).ok()))
+    Ok(store.get(layout::OWNER).await?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
 async fn write(store: &Store, owner: &Owner) -> Result<(), Error> {

@@ -148,7 +148,7 @@ async fn newest_under(store: &Store, base: &str) -> Result<Option<u64>, Error> {
     let pointed = store
         .get(&layout::join(base, layout::LATEST))
         .await?
-        .and_then(|(bytes, _)| serde_json::from_slice::<Latest>(&bytes).ok())
+        .and_then(|bytes| serde_json::from_slice::<Latest>(&bytes).ok())
         .map(|latest| latest.step);
     let mut newest = None;
     for step in steps_under(store, base).await?.into_iter().rev() {
@@ -176,7 +176,7 @@ pub(super) fn set_aside(store: &Store, step: u64) -> Result<(), Error> {
     let folder = layout::step_folder(step);
     let path = layout::join(&folder, layout::MANIFEST);
     store.wait(async {
-        if let Some((manifest, _)) = store.get(&path).await? {
+        if let Some(manifest) = store.get(&path).await? {
             store.put(&layout::join(&folder, layout::DAMAGED_MANIFEST), manifest.to_vec()).await?;
         }
         store.delete(&path).await
@@ -205,9 +205,9 @@ pub(super) async fn verify_file(
             difference = format!("it has {length} bytes and the manifest says {}", file.length);
             continue;
         }
-        let read = store.read(&path, into.as_deref_mut()).await?;
-        let (length, sha256) = read.ok_or_else(|| damaged("it is missing".into()))?;
-        if (length, &sha256) == (file.length, &file.sha256) {
+        let read = store.read(&path, length, into.as_deref_mut()).await?;
+        let sha256 = read.ok_or_else(|| damaged("it is missing".into()))?;
+        if sha256 == file.sha256 {
             return Ok(());
         }
         difference = format!("its SHA-256 is {sha256} and the manifest says {}", file.sha256);
@@ -218,7 +218,7 @@ pub(super) async fn verify_file(
 impl Checkpoint {
     pub(super) async fn in_folder(store: &Store, folder: &str) -> Result<Option<Self>, Error> {
         let path = layout::join(folder, layout::MANIFEST);
-        let Some((bytes, _)) = store.get(&path).await? else { return Ok(None) };
+        let Some(bytes) = store.get(&path).await? else { return Ok(None) };
         let manifest = Manifest::from_json(&bytes).map_err(|error| match error {
             ManifestError::Newer { .. } => Error::Schema { url: store.url(&path), reason: error.to_string() },
             error => Error::Damaged { url: store.url(&path), difference: error.to_string() },

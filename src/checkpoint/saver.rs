@@ -216,7 +216,7 @@ impl Saver {
 
     /// Begins a save: `fill` copies the values of this rank's tensors to where they are sent from, the only thing that
     /// training waits for. It is given, for each, the role, the parameter's place in the network, and room for its
-    /// values. Only where nothing [is busy](Self::is_busy) and no rank's buffers are held.
+    /// values, all at once so that it can copy side by side. Only where nothing [is busy](Self::is_busy) and no rank's buffers are held.
     ///
     /// # Errors
     /// Those of `fill`, on this rank alone.
@@ -224,11 +224,9 @@ impl Saver {
         &mut self,
         content: Content,
         now: Instant,
-        mut fill: impl FnMut(Role, usize, &mut [f32]) -> Result<(), E>,
+        fill: impl FnOnce(Vec<(Role, usize, &mut [f32])>) -> Result<(), E>,
     ) -> Result<(), E> {
-        for (role, parameter, values) in self.staging.targets().into_iter().flatten() {
-            fill(role, parameter, values)?;
-        }
+        fill(self.staging.targets().unwrap_or_default())?;
         let step = content.training.step;
         let files = self.staging.outgoing(step);
         let store = self.store.clone();

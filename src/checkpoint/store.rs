@@ -1,6 +1,7 @@
 //! A place that holds checkpoints, and the operations on it: those of object stores, which folders have too.
 
 use std::future::Future;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,15 @@ use super::mortal::MortalStore;
 use super::{Error, Location};
 use crate::faults::FaultsConfig;
 
-/// Bytes that are read at least in a second before a read has failed: what bounds a read whose length decides how
-/// long it may take.
+/// The bytes that a large file is read in at a time, and the reads on their way at the same time.
+const READ_BYTES: u64 = 16 << 20;
+const READS_IN_FLIGHT: usize = 4;
+
+/// Manifests and the like are far smaller; a larger file is none of them, and would only fill the memory.
+const LARGEST_SMALL_FILE: u64 = 256 << 20;
+
+/// Bytes that come at least in a second before a read has failed: what bounds a read whose length decides how long it
+/// may take.
 const SLOWEST_READ_BYTES_PER_SECOND: u64 = 1 << 20;
 
 /// How a place is talked to.
@@ -257,72 +265,89 @@ impl Store {
         match self.bounded("write", path, self.time_of_small(), work).await? {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                Ok(self.get(path).await?.is_some_and(|(found, _)| found == bytes))
+                Ok(self.get(path).await?.is_some_and(|found| found == bytes))
             }
             Err(error) => Err(self.failed("write", path, &error)),
         }
     }
 
-    /// The bytes of a file and their SHA-256, as [`read`](Self::read).
-    pub(super) async fn get(&self, path: &str) -> Result<Option<(Bytes, String)>, Error> {
-        let mut bytes = Vec::new();
-        let read = self.read(path, Some(&mut bytes)).await?;
-        Ok(read.map(|(_, sha256)| (Bytes::from(bytes), sha256)))
+    /// The bytes of a small file; none where there is no such file. What breaks off is begun again.
+    pub(super) async fn get(&self, path: &str) -> Result<Option<Bytes>, Error> {
+        let at = self.at(path);
+        let read = self.retried(path, self.time_of_small(), || async {
+            let found = self.backend.get(&at).await?;
+            let size = found.meta.size;
+            if size > LARGEST_SMALL_FILE {
+                let source = format!("it has {size} bytes, and no file of its kind has that many").into();
+                return Err(object_store::Error::NotSupported { source });
+            }
+            let bytes = found.bytes().await?;
+            if bytes.len() as u64 == size { Ok(bytes) } else { Err(cut(bytes.len(), size)) }
+        });
+        let read = read.await;
+        self.unless_missing("read", path, read)
     }
 
-    /// The length and the SHA-256 of a file, read `into` a buffer, or in little memory; none where there is no such
-    /// file. What breaks off is begun again.
+    /// The SHA-256 of the first `length` bytes of a file, read `into` a buffer, or in little memory; none where there is
+    /// no such file. Pieces come side by side, and one that breaks off is begun again.
     pub(super) async fn read(
         &self,
         path: &str,
+        length: u64,
         mut into: Option<&mut Vec<u8>>,
-    ) -> Result<Option<(u64, String)>, Error> {
+    ) -> Result<Option<String>, Error> {
+        if let Some(bytes) = into.as_deref_mut() {
+            bytes.clear();
+            bytes.reserve(usize::try_from(length).unwrap_or(0));
+        }
+        let starts = (0..length).step_by(READ_BYTES as usize);
+        let pieces = starts.map(|start| {
+            let (store, path) = (self.clone(), path.to_owned());
+            async move { store.piece(&path, start..(start + READ_BYTES).min(length)).await }
+        });
+        let mut pieces = futures::stream::iter(pieces).buffered(READS_IN_FLIGHT);
+        let mut hash = Sha256::new();
+        while let Some(piece) = pieces.next().await {
+            let Some(piece) = self.unless_missing("read", path, piece)? else { return Ok(None) };
+            hash.update(&piece);
+            if let Some(bytes) = into.as_deref_mut() {
+                bytes.extend_from_slice(&piece);
+            }
+        }
+        Ok(Some(hexadecimal(hash)))
+    }
+
+    async fn piece(&self, path: &str, range: Range<u64>) -> Result<Bytes, object_store::Error> {
+        let at = self.at(path);
+        let length = range.end - range.start;
+        let time = self.time_of_small() + Duration::from_secs(length / SLOWEST_READ_BYTES_PER_SECOND);
+        self.retried(path, time, || async {
+            let bytes = self.backend.get_range(&at, range.clone()).await?;
+            if bytes.len() as u64 == length { Ok(bytes) } else { Err(cut(bytes.len(), length)) }
+        })
+        .await
+    }
+
+    /// Reads until it works, the store refuses for good, or its patience ends. One try has `time`.
+    async fn retried<T, F: Future<Output = Result<T, object_store::Error>>>(
+        &self,
+        path: &str,
+        time: Duration,
+        read: impl Fn() -> F,
+    ) -> Result<T, object_store::Error> {
         let end = Instant::now() + self.options.patience;
         let mut pause = FIRST_PAUSE;
         loop {
-            let read = self.read_once(path, into.as_deref_mut()).await;
-            match read {
+            let timed = tokio::time::timeout(time, read()).await;
+            match timed.unwrap_or_else(|_| Err(generic(format!("no answer within {} s", time.as_secs())))) {
                 Err(error) if is_transient(&error) && Instant::now() + pause < end => {
                     tracing::warn!("{}; trying again", self.failed("read", path, &error));
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
-                read => return self.unless_missing("read", path, read),
+                read => return read,
             }
         }
-    }
-
-    async fn read_once(
-        &self,
-        path: &str,
-        mut into: Option<&mut Vec<u8>>,
-    ) -> Result<(u64, String), object_store::Error> {
-        let timed_out = || generic(format!("no answer within {} s", self.time_of_small().as_secs()));
-        let at = self.at(path);
-        let opened = tokio::time::timeout(self.time_of_small(), self.backend.get(&at)).await;
-        let found = opened.map_err(|_| timed_out())??;
-        let length = found.range.end - found.range.start;
-        let time = self.time_of_small() + Duration::from_secs(length / SLOWEST_READ_BYTES_PER_SECOND);
-        let read = async {
-            let mut stream = found.into_stream();
-            if let Some(bytes) = into.as_deref_mut() {
-                bytes.clear();
-                bytes.reserve(usize::try_from(length).unwrap_or(0));
-            }
-            let (mut passed, mut hash) = (0, Sha256::new());
-            while let Some(piece) = stream.next().await.transpose()? {
-                passed += piece.len() as u64;
-                hash.update(&piece);
-                if let Some(bytes) = into.as_deref_mut() {
-                    bytes.extend_from_slice(&piece);
-                }
-            }
-            if passed != length {
-                return Err(generic(format!("{passed} of {length} bytes came")));
-            }
-            Ok((length, hexadecimal(hash)))
-        };
-        tokio::time::timeout(time, read).await.map_err(|_| generic(format!("not read within {} s", time.as_secs())))?
     }
 
     /// The length of a file; none where there is no such file.
@@ -455,6 +480,10 @@ fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
+fn cut(found: usize, length: u64) -> object_store::Error {
+    generic(format!("{found} of {length} bytes came"))
+}
+
 fn generic(reason: String) -> object_store::Error {
     object_store::Error::Generic { store: "checkpoint", source: reason.into() }
 }
@@ -509,16 +538,19 @@ pub(super) mod tests {
         assert!(!store.put_new("a/b", b"two".to_vec()).await.unwrap());
         // As when the answer to the first time got lost.
         assert!(store.put_new("a/b", b"one".to_vec()).await.unwrap());
-        assert_eq!(&store.get("a/b").await.unwrap().unwrap().0[..], b"one");
+        assert_eq!(&store.get("a/b").await.unwrap().unwrap()[..], b"one");
         store.put("a/b", b"three".to_vec()).await.unwrap();
         assert_eq!(store.length("a/b").await.unwrap(), Some(5));
         // Two parts and a bit: the file must equal the pieces in order.
         let piece = |seed: usize| (0..store.options.part_bytes / 2 + 1).map(|i| (i * seed) as u8).collect::<Bytes>();
         let pieces: Vec<Bytes> = (1..6).map(piece).collect();
         let (length, sha256) = upload(store, "c/d/e", &pieces, &mut super::super::upload::never()).await.unwrap();
-        let (bytes, read) = store.get("c/d/e").await.unwrap().unwrap();
+        let mut bytes = Vec::new();
+        let read = store.read("c/d/e", length, Some(&mut bytes)).await.unwrap().unwrap();
         assert!(bytes == pieces.concat());
-        assert_eq!((bytes.len() as u64, read), (length, sha256));
+        assert_eq!((bytes.len() as u64, &read), (length, &sha256));
+        assert_eq!(store.read("c/d/e", length, None).await.unwrap(), Some(sha256));
+        assert_eq!(store.read("c/nothing", length, None).await.unwrap(), None);
         let (_, empty) = upload(store, "c/empty", &[], &mut super::super::upload::never()).await.unwrap();
         assert_eq!(empty, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert_eq!(store.folders("").await.unwrap(), ["a", "c"]);

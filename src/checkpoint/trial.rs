@@ -77,7 +77,7 @@ async fn write_and_read(store: &Store, file: &str, length: u64) -> Result<(f64, 
     let start = Instant::now();
     let (_, sha256) = upload(store, file, &[Bytes::from(bytes)], &mut never()).await?;
     let seconds = start.elapsed().as_secs_f64();
-    let back = store.get(file).await?.map(|(_, sha256)| sha256);
+    let back = store.read(file, length, None).await?;
     if back.as_deref() == Some(sha256.as_str()) {
         return Ok((seconds, length));
     }

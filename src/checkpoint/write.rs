@@ -110,7 +110,7 @@ pub(super) async fn write_share(
     signal: &mut Cancelled,
 ) -> Result<Vec<FileRecord>, Error> {
     let folder = layout::step_folder(step);
-    if let Some((bytes, _)) = store.get(&layout::join(&folder, layout::MANIFEST)).await? {
+    if let Some(bytes) = store.get(&layout::join(&folder, layout::MANIFEST)).await? {
         return Err(already_published(store, &folder, &bytes));
     }
     let uploads = files.into_iter().map(|file| {
@@ -196,7 +196,7 @@ pub(super) async fn publish(store: &Store, manifest: &Manifest) -> Result<(), Er
     }
     let path = layout::join(&folder, layout::MANIFEST);
     if !store.put_new(&path, json(store, &path, manifest)?).await? {
-        let there = store.get(&path).await?.map(|(bytes, _)| bytes).unwrap_or_default();
+        let there = store.get(&path).await?.unwrap_or_default();
         return Err(already_published(store, &folder, &there));
     }
     let latest = Latest { schema_version: SCHEMA_VERSION, step, folder };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint::{Checkpoint, Content, Parameter, Role, Saver, TensorTarget, TrainingState, Writer};
@@ -72,16 +73,45 @@ pub(super) fn copy_share(
             places[place.param] = Some((segment, place));
         }
     }
+    saver.begin(content, now, |targets| {
+        let found = |(role, parameter, values): (Role, usize, _)| -> Result<(&Tensor, &Place, &mut [f32]), TrainError> {
+            let (segment, place): (&Segment, &Place) =
+                places[parameter].ok_or_else(|| nothing_to_save(role, parameter))?;
+            let buffer = buffer(segment, role, ema_rates).ok_or_else(|| nothing_to_save(role, parameter))?;
+            Ok((buffer, place, values))
+        };
+        copy_out(targets.into_iter().map(found).collect::<Result<_, _>>()?)
+    })
+}
+
+fn nothing_to_save(role: Role, parameter: usize) -> TrainError {
+    TrainError::Bug(format!("there is no {role} of parameter {parameter} to save"))
+}
+
+/// Values that one thread copies at a time.
+const COPIED_AT_ONCE: usize = 1 << 20;
+
+/// Copies stretches of flat buffers to host memory.
+fn copy_out(copies: Vec<(&Tensor, &Place, &mut [f32])>) -> Result<(), TrainError> {
     let _no_grad = tch::no_grad_guard();
-    saver.begin(content, now, |role, parameter, values| {
-        let found = places[parameter].and_then(|(segment, place)| Some((buffer(segment, role, ema_rates)?, place)));
-        let (buffer, place) =
-            found.ok_or_else(|| TrainError::Bug(format!("there is no {role} of parameter {parameter} to save")))?;
-        if !values.is_empty() {
+    let mut of_host: Vec<(&[f32], &mut [f32])> = Vec::new();
+    for (buffer, place, values) in copies {
+        if values.is_empty() {
+            continue;
+        }
+        if buffer.device() == Device::Cpu && buffer.is_contiguous() && buffer.numel() >= place.offset + place.length {
+            // SAFETY: a flat buffer is a contiguous vector of float32, as long as was just seen, which nobody writes to
+            // between two steps.
+            let source =
+                unsafe { std::slice::from_raw_parts(buffer.data_ptr().cast::<f32>().add(place.offset), place.length) };
+            of_host.extend(source.chunks(COPIED_AT_ONCE).zip(values.chunks_mut(COPIED_AT_ONCE)));
+        } else {
             tensor_over(values).f_copy_(&buffer.f_narrow(0, place.offset as i64, place.length as i64)?)?;
         }
-        Ok(())
-    })
+    }
+    // Many small copies: libtorch's threads would wait for each other at each.
+    of_host.into_par_iter().for_each(|(source, target)| target.copy_from_slice(source));
+    Ok(())
 }
 
 /// What a checkpoint of the session says besides its tensors.
