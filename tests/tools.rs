@@ -103,7 +103,7 @@ fn list_says_of_every_folder_what_it_is() {
     let manifest: Value = serde_json::from_slice(&std::fs::read(copy.file(20, "manifest.json")).unwrap()).unwrap();
     let newest = &whole["checkpoints"][3];
     assert_eq!((&newest["writer"], &newest["created"]), (&manifest["writer"], &manifest["created"]));
-    assert_eq!(newest["roles"], json!(["master", "ema-0.9", "ema-0.99", "adam-mean", "adam-variance"]));
+    assert_eq!(newest["roles"], json!(["master", "adam-mean", "adam-variance", "ema-0.9", "ema-0.99"]));
     let bytes: u64 = manifest["files"].as_array().unwrap().iter().map(|file| file["length"].as_u64().unwrap()).sum();
     let of_manifest = std::fs::metadata(copy.file(20, "manifest.json")).unwrap().len();
     assert_eq!(newest["bytes"], bytes + of_manifest);
@@ -283,6 +283,8 @@ fn prune_removes_what_saves_have_left_but_not_what_may_be_one() {
     let copy = Copy::new();
     let run = copy.run();
     std::fs::remove_file(copy.file(5, "manifest.json")).unwrap();
+    // As a killed writer leaves a file that it was staging.
+    std::fs::write(copy.file(5, &format!("master/{FILE}#1")), "half").unwrap();
     std::fs::rename(copy.file(10, "manifest.json"), copy.file(10, "manifest.damaged.json")).unwrap();
     std::fs::remove_file(copy.file(20, "manifest.json")).unwrap();
     text(0, &["prune", &run, "--keep-last", "4"]);
@@ -295,19 +297,30 @@ fn prune_removes_what_saves_have_left_but_not_what_may_be_one() {
 fn prune_keeps_what_a_run_resumed_from_and_what_it_may_be_writing() {
     let copy = Copy::new();
     let run = copy.run();
-    std::fs::remove_file(copy.file(15, "manifest.json")).unwrap();
-    let endless = ["--resume", "10", "--set", "training.steps=100000000", "--set", "training.save_interval=50000000"];
+    let endless = ["--resume", "latest", "--set", "training.steps=100000000", "--set", "training.save_interval=50"];
     let folder = format!("run.folder={run}");
     let training = Running::start(original().train(1, "run", &endless).args(["--set", &folder]));
-    wait_until("the run has the place", || as_json(0, &["list", &run])["owner"]["state"] == "alive");
-    let why = |code: i32| by_step(&as_json(code, &["prune", &run, "--keep-last", "1", "--dry-run"]), "steps", "why");
-    assert_eq!(why(0)[&10], "a run resumed from it");
-    assert!(why(0)[&15].as_str().unwrap().contains("may be writing it"), "{:?}", why(0));
-    // Killed, it will be started again, and goes back to the same step.
+    wait_until("the run has saved", || copy.file(50, "manifest.json").exists());
+    // As a save of the living run looks at first; and one of a run long gone.
+    for step in [17, 25] {
+        std::fs::create_dir(copy.file(step, "")).unwrap();
+        std::fs::write(copy.file(step, "part"), "half").unwrap();
+    }
+    assert_eq!(as_json(0, &["list", &run])["owner"]["state"], "alive");
+    let plan = as_json(0, &["prune", &run, "--keep-last", "1", "--dry-run"]);
+    let (why, deleted) = (by_step(&plan, "steps", "why"), by_step(&plan, "steps", "deleted"));
+    assert_eq!(
+        (&why[&20], &deleted[&15], &deleted[&17]),
+        (&json!("a run resumed from it"), &json!(true), &json!(true))
+    );
+    assert!(why[&25].as_str().unwrap().contains("may be writing it"), "{why:?}");
+    // Killed, it will be started again, and may go back to the same step.
     training.kill();
-    wait_until("the run is dead", || as_json(0, &["list", &run])["owner"]["state"] == "dead");
-    text(0, &["prune", &run, "--keep-last", "1"]);
-    assert_eq!(copy.steps(), [10, 20]);
+    assert_eq!(as_json(0, &["list", &run])["owner"]["state"], "dead");
+    let done = by_step(&as_json(0, &["prune", &run, "--keep-last", "1"]), "steps", "deleted");
+    assert_eq!((&done[&20], &done[&25]), (&json!(false), &json!(true)));
+    assert_eq!(copy.steps(), [20]);
+    text(0, &["verify", &run, "--all"]);
 }
 
 #[test]

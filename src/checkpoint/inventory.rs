@@ -145,26 +145,29 @@ impl Store {
         }
     }
 
-    /// Deletes a step's folder with all that is in it, the manifest first.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub fn delete_step(&self, step: u64) -> Result<(), Error> {
-        self.wait(delete_checkpoint(self, step))
-    }
-
-    /// Deletes a step's folder unless it has a manifest, and says whether it did.
+    /// Deletes a step's folder with all that is in it unless it has a manifest, and says whether it did.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub fn delete_incomplete(&self, step: u64) -> Result<bool, Error> {
-        self.wait(async {
-            let manifest = layout::join(&layout::step_folder(step), layout::MANIFEST);
-            let is_incomplete = self.length(&manifest).await?.is_none();
+        let folder = layout::step_folder(step);
+        let is_incomplete = self.wait(async {
+            let is_incomplete = self.length(&layout::join(&folder, layout::MANIFEST)).await?.is_none();
             if is_incomplete {
                 delete_checkpoint(self, step).await?;
             }
-            Ok(is_incomplete)
-        })
+            Ok::<_, Error>(is_incomplete)
+        })?;
+        if let (true, Some(Location::Folder(root))) = (is_incomplete, self.location()) {
+            // What a killed writer was staging, which listings leave out.
+            match std::fs::remove_dir_all(root.join(&folder)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    let (operation, url, cause) = ("delete".into(), self.url(&folder), error.to_string());
+                    return Err(Error::Store { operation, url, cause });
+                }
+                _ => {}
+            }
+        }
+        Ok(is_incomplete)
     }
 }

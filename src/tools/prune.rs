@@ -10,7 +10,8 @@ use super::list::state_name;
 use super::print::{count, print, print_json, size};
 use super::table::{Side, Table};
 use super::verify::file_and_difference;
-use crate::checkpoint::{Inventory, Retention, State, Store};
+use crate::checkpoint::{self, Entry, Inventory, Retention, State, Store};
+use crate::exit::ExitCode;
 
 /// What is kept, and how it is said.
 #[derive(Debug, Args)]
@@ -69,7 +70,7 @@ pub(super) fn run(options: &PruneOptions) -> Result<(), ToolError> {
     if !options.dry_run {
         for decision in decisions.iter_mut().filter(|decision| decision.deleted) {
             if decision.state != state_name(&State::Incomplete) {
-                store.delete_step(decision.step)?;
+                checkpoint::delete(&store, decision.step)?;
             } else if !store.delete_incomplete(decision.step)? {
                 decision.deleted = false;
                 decision.why = "has been published just now".into();
@@ -96,7 +97,7 @@ fn make_sure_of_newest(store: &Store, inventory: &Inventory) -> Result<(), ToolE
         Err(error) => Some(error),
     };
     let Some(error) = damage else { return Ok(()) };
-    if error.exit_code() == crate::exit::ExitCode::Store {
+    if error.exit_code() == ExitCode::Store {
         return Err(error.into());
     }
     let (file, reason) = file_and_difference(error);
@@ -131,7 +132,7 @@ fn decide(inventory: &Inventory, retention: &Retention, with_damaged: bool) -> V
             (State::Incomplete, None) => (false, "newer than every checkpoint: a save may be under way".into()),
         }
     };
-    let decision = |entry: &crate::checkpoint::Entry| {
+    let decision = |entry: &Entry| {
         let (deleted, why) = decide(entry.step, &entry.state);
         Decision { step: entry.step, bytes: entry.bytes, state: state_name(&entry.state), deleted, why }
     };

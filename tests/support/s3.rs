@@ -1,4 +1,5 @@
 //! A real S3 server for tests.
+#![allow(dead_code, reason = "each test program uses its part")]
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
