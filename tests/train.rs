@@ -48,18 +48,6 @@ fn half_precision_and_a_learning_timestep_sampler_resume_exactly() {
     resumes_exactly(2, &[arguments.as_slice(), few.as_slice()].concat());
 }
 
-/// A curve of a run, from its event files, by TensorBoard's own reader.
-fn curve(place: &Place, run_folder: &str, tag: &str) -> Vec<f64> {
-    let script = "import sys; from tensorboard.backend.event_processing.event_accumulator import EventAccumulator as E; \
-                  e = E(sys.argv[1]); e.Reload(); print(*[s.value for s in e.Scalars(sys.argv[2])])";
-    let python = format!("{}/.deps/venv/bin/python", env!("CARGO_MANIFEST_DIR"));
-    let out =
-        Command::new(python).args(["-c", script]).arg(place.path(run_folder).join("tensorboard")).arg(tag).output();
-    let out = out.expect("`ci/setup test` has installed TensorBoard");
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8_lossy(&out.stdout).split_whitespace().map(|value| value.parse().unwrap()).collect()
-}
-
 #[test]
 fn ranks_and_accumulation_do_not_change_losses_or_gradients() {
     let place = Place::new();
@@ -69,10 +57,10 @@ fn ranks_and_accumulation_do_not_change_losses_or_gradients() {
     place.trained(1, "accumulated", &[&plain[..], &["--set", "training.microbatch=2"]].concat());
     // The norms show what Adam hides: gradients that are a factor too large.
     for tag in ["loss", "grad_norm"] {
-        let one = curve(&place, "one", tag);
+        let one = place.curve("one", tag);
         assert_eq!(one.len(), 20);
         for other in ["two", "accumulated"] {
-            for (step, (a, b)) in one.iter().zip(curve(&place, other, tag)).enumerate() {
+            for (step, (a, b)) in one.iter().zip(place.curve(other, tag)).enumerate() {
                 assert!((a - b).abs() < 5e-3 * a, "{other} {tag} at step {step}: {b}, alone {a}");
             }
         }
@@ -181,48 +169,55 @@ fn a_broken_image_stops_the_run_by_name_or_is_skipped() {
     assert!(skipped.stderr.contains("b_torn.png"), "{}", skipped.stderr);
 }
 
-#[test]
-fn a_signal_to_one_rank_publishes_a_checkpoint_and_exits_75() {
-    let place = Place::new();
-    let endless = ["--set", "training.steps=100000", "--set", "training.save_interval=100000"];
-    let running = Running::start(&mut place.train(2, "run", &endless));
+/// The ranks of a run that has begun to train.
+fn ranks_at_work(place: &Place, running: &Running, num_ranks: usize) -> Vec<i32> {
     wait_until("training has begun", || place.path("run/config.yaml").exists());
     std::thread::sleep(Duration::from_millis(500));
     let program = env!("CARGO_BIN_EXE_admiral");
-    let ranks: Vec<i32> = session(running.id())
-        .into_iter()
-        .filter(|id| std::fs::read_link(format!("/proc/{id}/exe")).is_ok_and(|exe| exe.as_os_str() == program))
-        .collect();
-    assert_eq!(ranks.len(), 2);
-    // SAFETY: a process of this test's own.
-    unsafe { libc::kill(ranks[1], libc::SIGTERM) };
-    let finished = running.finish(PATIENCE);
-    assert!(!finished.timed_out);
-    assert_eq!(finished.code, Some(75), "{}", finished.stderr);
-    let steps = std::fs::read_dir(place.path("run/checkpoints")).unwrap().count();
-    assert_eq!(steps, 3, "one checkpoint, latest.json and owner.json");
-    let on = ["--set", "training.steps=100000", "--resume", "latest"];
-    let resumed = Running::start(&mut place.train(1, "run", &on));
-    let num_event_files = || std::fs::read_dir(place.path("run/tensorboard")).unwrap().count();
-    wait_until("training has begun again", || num_event_files() == 2);
-    std::thread::sleep(Duration::from_millis(500));
-    resumed.signal(libc::SIGINT);
-    assert_eq!(resumed.finish(PATIENCE).code, Some(75));
+    let is_rank = |id: &i32| std::fs::read_link(format!("/proc/{id}/exe")).is_ok_and(|exe| exe.as_os_str() == program);
+    let ranks: Vec<i32> = session(running.id()).into_iter().filter(is_rank).collect();
+    assert_eq!(ranks.len(), num_ranks);
+    ranks
+}
+
+#[test]
+fn a_signal_to_one_rank_publishes_a_checkpoint_and_exits_75() {
+    let endless = ["--set", "training.steps=100000", "--set", "training.save_interval=100000"];
+    for (num_ranks, signal, rank) in
+        [(2, libc::SIGTERM, 1), (2, libc::SIGUSR1, 0), (4, libc::SIGTERM, 2), (4, libc::SIGUSR1, 3)]
+    {
+        let place = Place::new();
+        let running = Running::start(&mut place.train(num_ranks, "run", &endless));
+        let ranks = ranks_at_work(&place, &running, num_ranks);
+        // SAFETY: a process of this test's own.
+        unsafe { libc::kill(ranks[rank], signal) };
+        let finished = running.finish(PATIENCE);
+        assert!(!finished.timed_out);
+        assert_eq!(finished.code, Some(75), "{}", finished.stderr);
+        let steps = std::fs::read_dir(place.path("run/checkpoints")).unwrap().count();
+        assert_eq!(steps, 3, "one checkpoint, latest.json and owner.json");
+        if num_ranks > 2 {
+            continue;
+        }
+        let on = ["--set", "training.steps=100000", "--resume", "latest"];
+        let resumed = Running::start(&mut place.train(1, "run", &on));
+        let num_event_files = || std::fs::read_dir(place.path("run/tensorboard")).unwrap().count();
+        wait_until("training has begun again", || num_event_files() == 2);
+        std::thread::sleep(Duration::from_millis(500));
+        resumed.signal(libc::SIGINT);
+        assert_eq!(resumed.finish(PATIENCE).code, Some(75));
+    }
 }
 
 #[test]
 fn a_killed_rank_takes_the_group_down() {
     let place = Place::new();
     let running = Running::start(&mut place.train(2, "run", &["--set", "training.steps=100000"]));
-    wait_until("training has begun", || place.path("run/config.yaml").exists());
-    std::thread::sleep(Duration::from_millis(500));
-    let program = env!("CARGO_BIN_EXE_admiral");
-    let is_rank = |id: &i32| std::fs::read_link(format!("/proc/{id}/exe")).is_ok_and(|exe| exe.as_os_str() == program);
-    let rank = session(running.id()).into_iter().find(is_rank).unwrap();
+    let ranks = ranks_at_work(&place, &running, 2);
     // SAFETY: a process of this test's own.
-    unsafe { libc::kill(rank, libc::SIGKILL) };
+    unsafe { libc::kill(ranks[1], libc::SIGKILL) };
     let leader = running.id();
-    wait_until("the group is gone", || session(leader).into_iter().filter(is_rank).count() == 0);
+    wait_until("the group is gone", || !session(leader).iter().any(|process| ranks.contains(process)));
     let finished = running.finish(PATIENCE);
     assert!(!finished.timed_out && finished.code != Some(0));
 }

@@ -56,15 +56,20 @@ impl Place {
 
     /// `admiral train` on that many ranks, into the folder `run_folder`, with more arguments.
     pub fn train(&self, ranks: usize, run_folder: &str, arguments: &[&str]) -> Command {
-        let program = env!("CARGO_BIN_EXE_admiral");
+        self.train_through(&[], ranks, run_folder, arguments)
+    }
+
+    /// [`train`](Self::train) where `starter`, if it is not empty, starts every rank: it is given the command.
+    pub fn train_through(&self, starter: &[&str], ranks: usize, run_folder: &str, arguments: &[&str]) -> Command {
+        let words = [starter, &[env!("CARGO_BIN_EXE_admiral"), "train"]].concat();
         let mut command = if ranks == 1 {
-            Command::new(program)
+            Command::new(words[0])
         } else {
             let mut command = mpirun(ranks);
-            command.arg(program);
+            command.arg(words[0]);
             command
         };
-        command.arg("train").arg(self.path("tiny.yaml"));
+        command.args(&words[1..]).arg(self.path("tiny.yaml"));
         command.arg("--set").arg(format!("run.folder={}", self.path(run_folder).display()));
         command.args(arguments);
         command
@@ -96,6 +101,19 @@ impl Place {
 
     pub fn is_published(&self, run_folder: &str, step: u64) -> bool {
         self.path(run_folder).join(format!("checkpoints/step-{step:09}/manifest.json")).is_file()
+    }
+
+    /// A curve of a run, from its event files, by TensorBoard's own reader.
+    pub fn curve(&self, run_folder: &str, tag: &str) -> Vec<f64> {
+        let script = "import sys; \
+                      from tensorboard.backend.event_processing.event_accumulator import EventAccumulator as E; \
+                      e = E(sys.argv[1]); e.Reload(); print(*[s.value for s in e.Scalars(sys.argv[2])])";
+        let python = format!("{}/.deps/venv/bin/python", env!("CARGO_MANIFEST_DIR"));
+        let folder = self.path(run_folder).join("tensorboard");
+        let out = Command::new(python).args(["-c", script]).arg(folder).arg(tag).output();
+        let out = out.expect("`ci/setup test` has installed TensorBoard");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).split_whitespace().map(|value| value.parse().unwrap()).collect()
     }
 }
 

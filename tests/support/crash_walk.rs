@@ -1,0 +1,136 @@
+//! A walk over the operations of a run's saves: at each of them a run dies, and another goes on from what is left.
+
+use std::process::Command;
+
+use admiral::checkpoint::Store;
+
+use crate::mpirun::run;
+use crate::runs::{PATIENCE, Place, assert_same, errors};
+use crate::s3::S3;
+use crate::stores::{Tensors, environment, in_folder, on_s3, tensors, verified_steps};
+
+/// Steps of a run; each is saved, and each save but the first deletes the one before.
+const STEPS: u64 = 3;
+
+/// The save at whose operations a run dies.
+const FATAL_STEP: u64 = 2;
+
+/// Which operations are walked over.
+#[derive(Debug, Clone, Copy)]
+pub struct Walk {
+    /// Ranks of the runs.
+    pub ranks: usize,
+    /// The rank that dies.
+    pub die_rank: usize,
+    /// Whether the checkpoints lie on S3.
+    pub is_on_s3: bool,
+    /// Every so many-th operation, from the first.
+    pub stride: usize,
+    /// Whether the walk goes on over the save after the fatal one and over the run's end.
+    pub to_the_end: bool,
+}
+
+/// What the runs of a walk have in common.
+struct Ground {
+    walk: Walk,
+    place: Place,
+    s3: Option<S3>,
+    undisturbed: Tensors,
+}
+
+impl Walk {
+    /// Dies and goes on, operation by operation. Gives the number of operations that a run died at.
+    pub fn over_all(self) -> usize {
+        let ground = Ground::new(self);
+        let num_operations = ground.count();
+        let mut num_deaths = 0;
+        for operation in (1..=num_operations).step_by(self.stride) {
+            ground.die_and_go_on(operation);
+            num_deaths += 1;
+        }
+        println!("{self:?}: died at {num_deaths} of {num_operations} operations");
+        num_deaths
+    }
+}
+
+impl Ground {
+    fn new(walk: Walk) -> Self {
+        let (place, s3) = (Place::new(), walk.is_on_s3.then(S3::start));
+        let mut ground = Self { walk, place, s3, undisturbed: Tensors::new() };
+        let finished = run(&mut ground.train("undisturbed", &[]), PATIENCE);
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        ground.undisturbed = tensors(&ground.store("undisturbed"), STEPS);
+        ground
+    }
+
+    /// A run of the name `name`, into a place of its own.
+    fn train(&self, name: &str, arguments: &[&str]) -> Command {
+        let mut command = self.place.train(self.walk.ranks, name, arguments);
+        for field in [&format!("training.steps={STEPS}"), "training.save_interval=1", "checkpoint.keep_last=1"] {
+            command.args(["--set", field]);
+        }
+        if let Some(s3) = &self.s3 {
+            command.args(["--set", &format!("checkpoint.url=s3://bucket/{name}")]).envs(environment(s3.port));
+        }
+        command
+    }
+
+    fn store(&self, name: &str) -> Store {
+        match &self.s3 {
+            Some(s3) => on_s3(s3.port, name),
+            None => in_folder(&self.place.path(name).join("checkpoints")),
+        }
+    }
+
+    /// A run that would die at that operation of the fatal save.
+    fn mortal(&self, name: &str, operation: usize) -> Command {
+        let mut command = self.train(name, &[]);
+        for field in [
+            "faults.enabled=true".to_owned(),
+            format!("faults.die_at_store_operation={operation}"),
+            format!("faults.die_from_step={FATAL_STEP}"),
+            format!("faults.die_rank={}", self.walk.die_rank),
+        ] {
+            command.args(["--set", &field]);
+        }
+        command
+    }
+
+    /// The operations to walk over, as a run tells them that has too few to die.
+    fn count(&self) -> usize {
+        let finished = run(&mut self.mortal("counted", usize::MAX >> 1), PATIENCE);
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        let operations: Vec<&str> =
+            finished.stderr.lines().filter(|line| line.contains("faults: operation ")).collect();
+        let next_save = format!("step-{:09}", FATAL_STEP + 1);
+        let end = operations.iter().position(|line| line.contains(&next_save)).unwrap();
+        // All phases are among them: writing, publishing, reading back, deleting.
+        let all_ranks = ["begin upload", "send a part of", "complete", "get"].map(|o| (o, ".safetensors"));
+        let root =
+            [("put", "manifest.json"), ("put", "latest.json"), ("delete", "manifest.json"), ("delete", ".safetensors")];
+        for (operation, file) in all_ranks.into_iter().chain(root.into_iter().filter(|_| self.walk.die_rank == 0)) {
+            let is_there = |line: &&str| line.contains(&format!(": {operation} ")) && line.contains(file);
+            assert!(operations[..end].iter().any(is_there), "no {operation} of {file} among {operations:#?}");
+        }
+        if self.walk.to_the_end { operations.len() } else { end }
+    }
+
+    fn die_and_go_on(&self, operation: usize) {
+        let name = format!("dies-{operation}");
+        let died = run(&mut self.mortal(&name, operation), PATIENCE);
+        assert!(!died.timed_out, "operation {operation} leaves the group hanging: {}", died.stderr);
+        assert!(died.code != Some(0), "operation {operation} did not come: {}", died.stderr);
+        assert!(died.stderr.contains(&format!("dying before operation {operation}")), "{}", died.stderr);
+
+        let store = self.store(&name);
+        let newest = verified_steps(&store).last().copied().unwrap_or(0);
+        assert!(newest >= FATAL_STEP - 1, "operation {operation} has lost the checkpoint before");
+        let resumed = run(&mut self.train(&name, &["--resume", "auto"]), PATIENCE);
+        assert_eq!((resumed.code, errors(&resumed).len()), (Some(0), 0), "operation {operation}: {}", resumed.stderr);
+        let begin = format!("training steps {newest} to {STEPS}");
+        assert!(newest == STEPS || resumed.stderr.contains(&begin), "operation {operation}: {}", resumed.stderr);
+        assert!(!resumed.stderr.contains("DAMAGED"), "operation {operation}: {}", resumed.stderr);
+        verified_steps(&store);
+        assert_same(&self.undisturbed, &tensors(&store, STEPS));
+    }
+}
