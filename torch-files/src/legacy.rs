@@ -1,0 +1,94 @@
+//! The format before PyTorch 1.6: five pickles (a magic number, the version, the machine, the state dict, the keys of
+//! storages), then the storages one after the other, each with its length before it, in values.
+
+use std::collections::HashMap;
+use std::io::{Read, Seek};
+
+use crate::pickle::{self, Pickled, Value};
+use crate::source::Source;
+use crate::zip::Entry;
+use crate::{Dtype, Error};
+
+/// What the first pickle is of, as it writes it.
+const MAGIC_NUMBER: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+
+/// The only version of the format.
+const VERSION: i64 = 1001;
+
+/// The pickles of a file together, in bytes.
+const MOST_PICKLE_BYTES: u64 = 16 << 20;
+
+/// Whether a file that begins with these bytes is one.
+pub(crate) fn is_legacy(start: &[u8]) -> bool {
+    start.first() == Some(&0x80) && start.windows(MAGIC_NUMBER.len()).any(|window| window == MAGIC_NUMBER)
+}
+
+/// The pickle of the state dict, and where each storage lies by its key.
+pub(crate) fn open<R: Read + Seek>(source: &mut Source<R>) -> Result<(Pickled, HashMap<String, Entry>), Error> {
+    let length = source.length().min(MOST_PICKLE_BYTES);
+    let bytes = source.bytes(0, length)?;
+    let mut place = 0;
+    let mut next = |what: &str| -> Result<Pickled, Error> {
+        let made = pickle::run(&bytes[place..]).map_err(|error| match error {
+            // Positions are told from the start of the file.
+            Error::Refused { name, position } => Error::Refused { name, position: position + place },
+            Error::Damaged(reason) => Error::Damaged(format!("in {what}, which begins at byte {place}: {reason}")),
+            error => error,
+        })?;
+        place += made.length;
+        Ok(made)
+    };
+    next("the magic number")?;
+    let version = next("the version")?;
+    match version.get(version.top) {
+        Value::Int(VERSION) => {}
+        Value::Int(other) => return Error::unsupported(format!("it is of version {other}; {VERSION} is read")),
+        _ => return Error::damaged("its version is no number"),
+    }
+    let machine = next("the machine")?;
+    if let Value::Dict(entries) = machine.get(machine.top) {
+        let is_big = |(key, value): &(_, _)| {
+            machine.text(*key) == Some("little_endian") && matches!(machine.get(*value), Value::Bool(false))
+        };
+        if entries.iter().any(is_big) {
+            return Error::unsupported("it was written by a big-endian machine, which is not read");
+        }
+    }
+    let state = next("the state dict")?;
+    let keys = next("the storages")?;
+    let Value::List(listed) = keys.get(keys.top) else {
+        return Error::damaged("the keys of its storages are no list");
+    };
+    let names = listed.iter().map(|key| keys.text(*key).map(str::to_owned)).collect::<Option<Vec<_>>>();
+    let Some(names) = names else { return Error::damaged("the key of a storage is no text") };
+    let storages = storages(source, &state, &names, place as u64)?;
+    Ok((state, storages))
+}
+
+/// Where each storage lies.
+fn storages<R: Read + Seek>(
+    source: &mut Source<R>,
+    state: &Pickled,
+    keys: &[String],
+    mut place: u64,
+) -> Result<HashMap<String, Entry>, Error> {
+    let dtypes: HashMap<&str, Option<Dtype>> =
+        state.storages().map(|storage| (storage.key.as_str(), storage.dtype)).collect();
+    let mut storages = HashMap::new();
+    for key in keys {
+        let Some(dtype) = dtypes.get(key.as_str()) else {
+            return Error::damaged(format!("storage {key} belongs to no tensor, so that its length cannot be known"));
+        };
+        let mut count = [0; 8];
+        source.fill(place, &mut count)?;
+        let length = u64::from_le_bytes(count).checked_mul(dtype.map_or(1, Dtype::size) as u64);
+        let offset = place + 8;
+        let Some(end) = length.and_then(|length| offset.checked_add(length)).filter(|end| *end <= source.length())
+        else {
+            return Error::damaged(format!("storage {key} reaches beyond its end: it was cut off"));
+        };
+        storages.insert(key.clone(), Entry { offset, length: end - offset, crc32: None });
+        place = end;
+    }
+    Ok(storages)
+}

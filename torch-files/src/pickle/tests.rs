@@ -1,0 +1,155 @@
+//! Pickles by hand: what old Pythons wrote, and what nobody should have.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::{Dtype, Error};
+
+fn top(pickle: &[u8]) -> Value {
+    let made = run(pickle).unwrap();
+    assert_eq!(made.length, pickle.len());
+    made.get(made.top).clone()
+}
+
+fn error(pickle: &[u8]) -> Error {
+    run(pickle).map(drop).unwrap_err()
+}
+
+const TENSOR: &[u8] = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n\
+    X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06tQK\x01(K\x02K\x01t(K\x01K\x01t\x89)tR";
+
+#[test]
+fn a_tensor_is_described_and_not_read() {
+    let Value::Tensor(view) = top(&[b"\x80\x02", TENSOR, b"."].concat()) else { panic!() };
+    let storage = Storage { key: "0".into(), dtype: Some(Dtype::F32), length: 6, first: 0 };
+    assert_eq!((view.storage, view.offset, view.shape, view.strides), (storage, 1, vec![2, 1], vec![1, 1]));
+}
+
+#[test]
+fn the_text_operations_of_protocol_0_are_known() {
+    // {'a': (1, 2L, 3.5, True, None), "b": [u'x']} as Python 2 writes it.
+    let made = run(b"(dp0\nS'a'\np1\n(I1\nL2L\nF3.5\nI01\nNtp2\nsS\"b\"\n(lp3\nVx\nasg2\n0.").unwrap();
+    let Value::Dict(entries) = made.get(made.top) else { panic!() };
+    assert_eq!(entries.iter().filter_map(|(key, _)| made.text(*key)).collect::<Vec<_>>(), ["a", "b"]);
+    let Value::Tuple(parts) = made.get(entries[0].1) else { panic!() };
+    let kinds: Vec<&str> = parts.iter().map(|part| made.get(*part).kind()).collect();
+    assert_eq!(kinds, ["a number", "a number", "a number", "a truth value", "nothing"]);
+    let Value::List(list) = made.get(entries[1].1) else { panic!() };
+    assert_eq!(made.text(list[0]), Some("x"));
+}
+
+#[test]
+fn an_ordered_dictionary_of_python_2_has_its_entries_as_pairs() {
+    let (start, second, end) = (b"\x80\x02ccollections\nOrderedDict\n](](U\x01a", b"e](U\x01b", b"ee\x85R.");
+    let made = run(&[start, TENSOR, second, TENSOR, end].concat()).unwrap();
+    let Value::Dict(entries) = made.get(made.top) else { panic!() };
+    assert_eq!(entries.iter().filter_map(|(key, _)| made.text(*key)).collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[test]
+fn old_files_may_have_a_storage_in_a_storage() {
+    let pickle = b"\x80\x02(X\x07\x00\x00\x00storagectorch\nHalfStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06\
+        (X\x01\x00\x00\x001K\x02K\x03ttQ.";
+    let Value::Storage(storage) = top(pickle) else { panic!() };
+    assert_eq!(storage, Storage { key: "0".into(), dtype: Some(Dtype::F16), length: 3, first: 2 });
+}
+
+#[test]
+fn numbers_have_their_sign() {
+    for (pickle, expected) in [
+        (&b"K\xff."[..], 255),
+        (b"M\xff\xff.", 65535),
+        (b"J\xff\xff\xff\xff.", -1),
+        (b"\x8a\x00.", 0),
+        (b"\x8a\x01\xff.", -1),
+        (b"\x8a\x02\xff\x00.", 255),
+        (b"\x8b\x01\x00\x00\x00\x80.", -128),
+        (b"I-7\n.", -7),
+    ] {
+        assert!(matches!(top(pickle), Value::Int(number) if number == expected), "{pickle:?}");
+    }
+}
+
+#[test]
+fn everything_that_makes_objects_is_refused_by_name_and_place() {
+    for (pickle, name, place) in [
+        (&b"\x80\x02cos\nsystem\n(X\x02\x00\x00\x00idtR."[..], "os.system", 2),
+        (b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93.", "builtins.eval", 18),
+        (b"(S'id'\nios\nsystem\n.", "an object of os.system", 7),
+        (b"(ccollections\nOrderedDict\no.", "an object of a class", 26),
+        (b"ccollections\nOrderedDict\n)\x81.", "an object of a class", 26),
+        (b"ccollections\nOrderedDict\n)}\x92.", "an object of a class", 27),
+        (b"Pstorage\n.", "a persistent id as text", 0),
+        (b"\x82\x01.", "an extension's code", 0),
+        (b"ctorch\nFloatStorage\n(K\x02tR.", "a call of Storage(Some(F32))", 24),
+        (b"ctorch\nload\n.", "torch.load", 0),
+        (b"ctorch._utils\n_rebuild_tensor_v2.__globals__\n.", "torch._utils._rebuild_tensor_v2.__globals__", 0),
+        (b"K\x01)R.", "a call of a number", 3),
+        (b"]}b.", "the state of a list", 2),
+        (b"}cos\nsystem\nb.", "os.system", 1),
+    ] {
+        let error = error(pickle);
+        let Error::Refused { name: found, position } = &error else { panic!("{error}") };
+        assert!(found.starts_with(name) && *position == place, "{error} at {position}");
+    }
+}
+
+#[test]
+fn nonsense_is_damage() {
+    for pickle in [
+        &b""[..],
+        b".",
+        b"N",
+        b"\x80",
+        b"(.",
+        b"N(.",
+        b"a",
+        b"Na.",
+        b"]Na",
+        b"}NNNu.",
+        b"}(Nu.",
+        b"(NN",
+        b"\x85.",
+        b"t.",
+        b"h\x00.",
+        b"X\xff\xff\xff\xffa.",
+        b"\x8d\xff\xff\xff\xff\xff\xff\xff\xffa.",
+        b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7fa.",
+        b"\x8b\xff\xff\xff\xff.",
+        b"X\x01\x00\x00\x00\xff.",
+        b"I1",
+        b"Ix\n.",
+        b"S'a\n.",
+        b"S'\\x41'\n.",
+        b"g-1\n.",
+        b"NQ.",
+        b"(X\x06\x00\x00\x00deviceQ.",
+        b"\xfe.",
+    ] {
+        assert!(matches!(run(pickle), Err(Error::Damaged(_))), "{pickle:?}: {:?}", run(pickle).map(|made| made.top));
+    }
+    assert!(matches!(error(b"\x80\x06N."), Error::Unsupported(_)));
+}
+
+#[test]
+fn depth_and_circles_cost_nothing() {
+    let depth = 500_000;
+    let lists = [vec![b']'; depth], vec![b'a'; depth - 1], vec![b'.']].concat();
+    assert!(matches!(top(&lists), Value::List(_)));
+    let tuples = [b")".to_vec(), vec![0x85; depth], vec![b'.']].concat();
+    assert!(matches!(top(&tuples), Value::Tuple(_)));
+    assert!(matches!(top(b"]q\x00h\x00a."), Value::List(_)));
+}
+
+#[test]
+fn a_pickle_without_end_and_one_that_copies_without_end_are_stopped() {
+    let error_of_many = error(&vec![b'N'; 3 << 20]);
+    assert!(matches!(error_of_many, Error::Unsupported(_)), "{error_of_many}");
+    // One long key, and calls that each copy it: 400 GB from 2 MB.
+    let key = vec![b'k'; 1 << 20];
+    let mut pickle = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX".to_vec();
+    pickle.extend((key.len() as u32).to_le_bytes());
+    pickle.extend(key);
+    pickle.extend(b"X\x03\x00\x00\x00cpuK\x06tq\x00");
+    pickle.extend(b"h\x00Q".repeat(400_000));
+    assert!(matches!(error(&pickle), Error::Unsupported(_)));
+}

@@ -1,0 +1,313 @@
+//! Reading state dicts.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{Read, Seek};
+
+use crate::pickle::{self, Pickled, Storage, TensorView};
+use crate::source::Source;
+use crate::zip::{self, Archive, Entry};
+use crate::{Dtype, Error, legacy, state_dict};
+
+/// The largest pickle that is read, in bytes. A state dict takes some two hundred bytes a tensor.
+const MOST_PICKLE_BYTES: u64 = 16 << 20;
+
+/// A tensor of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Its name.
+    pub name: String,
+    /// The type of its values.
+    pub dtype: Dtype,
+    /// Its shape; empty for a scalar.
+    pub shape: Vec<usize>,
+}
+
+impl TensorInfo {
+    /// The number of values.
+    #[must_use]
+    pub fn num_elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// A state dict in a file, whose tensors are read one at a time.
+#[derive(Debug)]
+pub struct StateDict<R> {
+    source: Source<R>,
+    tensors: Vec<TensorInfo>,
+    places: Vec<Place>,
+    /// Where the storages begin that have been held against their checksum.
+    verified: HashSet<u64>,
+}
+
+/// Where a tensor's values lie.
+#[derive(Debug)]
+struct Place {
+    storage: Entry,
+    /// Its first value, in bytes of the file.
+    start: u64,
+    /// For each dimension, the bytes from one to the next.
+    strides: Vec<usize>,
+    /// Bytes from its first value to the end of its last.
+    span: u64,
+}
+
+impl<R: Read + Seek> StateDict<R> {
+    /// Reads the names, types and shapes of a file of either format.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a pickle that asks for more than a state dict needs, [`Error::NotAStateDict`],
+    /// [`Error::Foreign`] for another kind of file, [`Error::Damaged`], [`Error::Unsupported`], [`Error::Io`].
+    pub fn open(file: R) -> Result<Self, Error> {
+        let mut source = Source::new(file)?;
+        let start = source.bytes(0, source.length().min(64))?;
+        let (made, storages) = if start.starts_with(zip::MAGIC) {
+            open_archive(&mut source)?
+        } else if legacy::is_legacy(&start) {
+            legacy::open(&mut source)?
+        } else {
+            return Err(Error::Foreign(what_it_is(&start)));
+        };
+        let (mut tensors, mut places) = (Vec::new(), Vec::new());
+        for (name, view) in state_dict::tensors(&made)? {
+            let (shape, place) = locate(&view, &storages, source.length())
+                .map_err(|reason| Error::Damaged(format!("{name}: {reason}")))?;
+            tensors.push(TensorInfo { name, dtype: view.dtype, shape });
+            places.push(place);
+        }
+        Ok(Self { source, tensors, places, verified: HashSet::new() })
+    }
+
+    /// The tensors, in the file's order.
+    #[must_use]
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// The values of the tensor at place `index` of [`Self::tensors`] as little-endian bytes, row by row. They take no
+    /// more memory than the file has bytes.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where a checksum differs, [`Error::Io`].
+    ///
+    /// # Panics
+    /// When there is no such tensor.
+    pub fn read(&mut self, index: usize) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::with_capacity(self.tensors[index].num_elements() * self.tensors[index].dtype.size());
+        self.pieces(index, |piece| bytes.extend_from_slice(piece))?;
+        Ok(bytes)
+    }
+
+    /// As [`Self::read`], into `values` as float32: exact from smaller types, rounded to nearest from larger ones.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    ///
+    /// # Panics
+    /// When there is no such tensor, or `values` are not as many as it has.
+    pub fn read_f32(&mut self, index: usize, values: &mut [f32]) -> Result<(), Error> {
+        assert_eq!(values.len(), self.tensors[index].num_elements(), "values for {}", self.tensors[index].name);
+        let dtype = self.tensors[index].dtype;
+        let mut targets = values.iter_mut();
+        self.pieces(index, |piece| {
+            dtype.each_f32(piece, |value| {
+                if let Some(target) = targets.next() {
+                    *target = value;
+                }
+            });
+        })
+    }
+
+    /// Shows a tensor's bytes row by row, in pieces of whole values.
+    fn pieces(&mut self, index: usize, mut show: impl FnMut(&[u8])) -> Result<(), Error> {
+        let (tensor, place) = (&self.tensors[index], &self.places[index]);
+        let Place { storage, start, span, .. } = *place;
+        let damaged =
+            || Error::Damaged(format!("{}: the bytes of its storage are not those that were written", tensor.name));
+        let unverified = storage.crc32.filter(|_| !self.verified.contains(&storage.offset));
+        let is_whole = (start, span) == (storage.offset, storage.length) && is_contiguous(tensor, &place.strides);
+        if let Some(expected) = unverified.filter(|_| !is_whole) {
+            let mut hash = crc32fast::Hasher::new();
+            self.source.pieces(storage.offset, storage.length, |piece| hash.update(piece))?;
+            if hash.finalize() != expected {
+                return Err(damaged());
+            }
+        }
+        if is_contiguous(tensor, &place.strides) {
+            let mut hash = crc32fast::Hasher::new();
+            self.source.pieces(start, span, |piece| {
+                if is_whole && unverified.is_some() {
+                    hash.update(piece);
+                }
+                show(piece);
+            })?;
+            if is_whole && unverified.is_some_and(|expected| hash.finalize() != expected) {
+                return Err(damaged());
+            }
+        } else {
+            let bytes = self.source.bytes(start, span)?;
+            gather(&bytes, tensor.dtype.size(), &tensor.shape, &place.strides, show);
+        }
+        self.verified.insert(storage.offset);
+        Ok(())
+    }
+}
+
+/// The pickle of an archive, and where each storage that it names lies.
+fn open_archive<R: Read + Seek>(source: &mut Source<R>) -> Result<(Pickled, HashMap<String, Entry>), Error> {
+    let archive = Archive::open(source)?;
+    let mut roots: Vec<&str> = archive.names().filter_map(|name| name.strip_suffix("/data.pkl")).collect();
+    roots.sort_unstable();
+    let root = match roots.as_slice() {
+        [root] => (*root).to_owned(),
+        [] => return Err(Error::Foreign("the zip archive has no data.pkl".into())),
+        _ => {
+            return Err(Error::Foreign(format!("the zip archive has several data.pkl, in {}", roots.join(" and in "))));
+        }
+    };
+    if archive.names().any(|name| name == format!("{root}/constants.pkl")) {
+        return Err(Error::NotAStateDict(
+            "it is a TorchScript module, code and all: load it in Python and save its state_dict()".into(),
+        ));
+    }
+    if let Some(entry) = archive.entry(source, &format!("{root}/byteorder"))?
+        && entry.length <= 16
+        && source.bytes(entry.offset, entry.length)? == b"big"
+    {
+        return Error::unsupported("it was written by a big-endian machine, which is not read");
+    }
+    let name = format!("{root}/data.pkl");
+    let Some(entry) = archive.entry(source, &name)? else { return Error::damaged(format!("{name} is missing")) };
+    if entry.length > MOST_PICKLE_BYTES {
+        return Error::unsupported(format!(
+            "its pickle has {} bytes; more than {MOST_PICKLE_BYTES} are not read, and no state dict needs as many",
+            entry.length
+        ));
+    }
+    let bytes = source.bytes(entry.offset, entry.length)?;
+    if entry.crc32.is_some_and(|expected| crc32fast::hash(&bytes) != expected) {
+        return Error::damaged("the bytes of its pickle are not those that were written");
+    }
+    let made = pickle::run(&bytes)?;
+    let mut storages = HashMap::new();
+    for Storage { key, .. } in made.storages() {
+        if storages.contains_key(key) {
+            continue;
+        }
+        match archive.entry(source, &format!("{root}/data/{key}"))? {
+            Some(entry) => storages.insert(key.clone(), entry),
+            None => return Error::damaged(format!("storage {key} is missing from the archive")),
+        };
+    }
+    // Entries that share bytes are another way to make much of a small file.
+    let mut ranges: Vec<(u64, u64)> =
+        storages.values().chain([&entry]).map(|entry| (entry.offset, entry.offset + entry.length)).collect();
+    ranges.sort_unstable();
+    if ranges.windows(2).any(|pair| pair[1].0 < pair[0].1) {
+        return Error::damaged("entries of the archive overlap");
+    }
+    Ok((made, storages))
+}
+
+/// A tensor's shape and where it lies; what cannot be where it does not lie in its storage.
+fn locate(
+    view: &TensorView,
+    storages: &HashMap<String, Entry>,
+    file_length: u64,
+) -> Result<(Vec<usize>, Place), String> {
+    let Storage { key, dtype, length, first } = &view.storage;
+    let storage = *storages.get(key).ok_or_else(|| format!("storage {key} is not in the file"))?;
+    let too_large = || "its size cannot be counted".to_owned();
+    let natural = |number: &i64| usize::try_from(*number).map_err(|_| format!("{number} is no size"));
+    let size = view.dtype.size() as u64;
+    let shape = view.shape.iter().map(natural).collect::<Result<Vec<_>, _>>()?;
+    let strides = view.strides.iter().map(natural).collect::<Result<Vec<_>, _>>()?;
+    if shape.len() != strides.len() {
+        return Err(format!("it has {} dimensions and {} strides", shape.len(), strides.len()));
+    }
+    let bytes = shape.iter().try_fold(size, |product, &n| product.checked_mul(n as u64)).ok_or_else(too_large)?;
+    if bytes > file_length {
+        return Err(format!("its shape {shape:?} has more bytes than the file"));
+    }
+    // The storage, in bytes from where its values begin in the file.
+    let unit = dtype.map_or(1, Dtype::size) as u64;
+    let from = first.checked_mul(unit).ok_or_else(too_large)?;
+    let until = length.checked_mul(unit).and_then(|length| from.checked_add(length)).ok_or_else(too_large)?;
+    if until > storage.length {
+        return Err(format!("storage {key} has {} bytes where {until} are said to be", storage.length));
+    }
+    let offset = u64::try_from(view.offset).ok().and_then(|offset| offset.checked_mul(size)).ok_or_else(too_large)?;
+    let start = from.checked_add(offset).ok_or_else(too_large)?;
+    let mut span = 0_u64;
+    if bytes > 0 {
+        span = size;
+        for (&n, &stride) in shape.iter().zip(&strides) {
+            let reach = (stride as u64).checked_mul(n as u64 - 1).and_then(|values| values.checked_mul(size));
+            span = reach.and_then(|reach| span.checked_add(reach)).ok_or_else(too_large)?;
+        }
+    }
+    if start.checked_add(span).is_none_or(|end| end > until) {
+        return Err(format!(
+            "shape {shape:?} with strides {strides:?} from {} reaches beyond storage {key}",
+            view.offset
+        ));
+    }
+    // Of dimensions of one value, and where there are no values, strides say nothing and may be anything.
+    let says_nothing = |n: usize| n <= 1 || bytes == 0;
+    let strides =
+        shape.iter().zip(&strides).map(|(&n, &stride)| if says_nothing(n) { 0 } else { stride * size as usize });
+    Ok((shape.clone(), Place { storage, start: storage.offset + start, strides: strides.collect(), span }))
+}
+
+/// Whether values lie row by row without gaps.
+fn is_contiguous(tensor: &TensorInfo, strides: &[usize]) -> bool {
+    if tensor.num_elements() == 0 {
+        return true;
+    }
+    let mut expected = tensor.dtype.size();
+    for (&n, &stride) in tensor.shape.iter().zip(strides).rev() {
+        if n > 1 && stride != expected {
+            return false;
+        }
+        expected *= n;
+    }
+    true
+}
+
+/// Shows the values of `size` bytes that lie in `bytes` by strides, row by row.
+fn gather(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize], mut show: impl FnMut(&[u8])) {
+    let mut index = vec![0; shape.len()];
+    let mut place = 0;
+    loop {
+        show(&bytes[place..place + size]);
+        // The next index: the last dimension runs fastest.
+        let mut dimension = shape.len();
+        loop {
+            let Some(next) = dimension.checked_sub(1) else { return };
+            dimension = next;
+            index[dimension] += 1;
+            place += strides[dimension];
+            if index[dimension] < shape[dimension] {
+                break;
+            }
+            place -= strides[dimension] * shape[dimension];
+            index[dimension] = 0;
+        }
+    }
+}
+
+/// What a file with this start may be instead.
+fn what_it_is(start: &[u8]) -> String {
+    let is_safetensors = start.len() > 8 && start[8] == b'{' && start[4..8] == [0; 4];
+    if start.is_empty() {
+        "it is empty".into()
+    } else if is_safetensors {
+        "it looks like safetensors, whose files' names end in .safetensors".into()
+    } else if start.starts_with(b"version https://git-lfs") {
+        "it is a pointer of Git LFS; fetch the file itself".into()
+    } else if start.starts_with(b"<") {
+        "it looks like a web page; was the download an error message?".into()
+    } else {
+        "it begins with neither a zip archive nor the magic number of old files".into()
+    }
+}

@@ -1,0 +1,62 @@
+//! From what a pickle made to names with tensors.
+
+use std::collections::HashMap;
+
+use crate::Error;
+use crate::pickle::{Pickled, TensorView, Value, ValueId};
+
+/// The names and tensors of a state dict, in its order. A name that is set twice has its first place and last tensor.
+pub(crate) fn tensors(made: &Pickled) -> Result<Vec<(String, TensorView)>, Error> {
+    let Value::Dict(entries) = made.get(made.top) else {
+        return not(format!("it holds {}", made.get(made.top).kind()));
+    };
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    let mut tensors: Vec<(String, TensorView)> = Vec::new();
+    for (key, value) in entries {
+        let Some(name) = made.text(*key) else {
+            return not(format!("{} is a key, where names are text", made.get(*key).kind()));
+        };
+        let Value::Tensor(view) = made.get(*value) else {
+            return not(instead_of_tensor(made, entries, name, *value));
+        };
+        match places.get(name) {
+            Some(&place) => tensors[place].1 = view.clone(),
+            None => {
+                places.insert(name, tensors.len());
+                tensors.push((name.to_owned(), view.clone()));
+            }
+        }
+    }
+    Ok(tensors)
+}
+
+fn not<T>(reason: String) -> Result<T, Error> {
+    Err(Error::NotAStateDict(reason))
+}
+
+/// What to say of an entry that is no tensor.
+fn instead_of_tensor(made: &Pickled, entries: &[(ValueId, ValueId)], name: &str, value: ValueId) -> String {
+    let nested: Vec<String> = entries
+        .iter()
+        .filter(|(_, value)| is_state_dict(made, *value))
+        .filter_map(|(key, _)| made.text(*key).map(|key| format!("{key:?}")))
+        .collect();
+    match nested.as_slice() {
+        [] => format!("{name:?} is {}, not a tensor", made.get(value).kind()),
+        keys => {
+            format!(
+                "a state dict lies inside it, under {}: save that alone with torch.save and take the new file",
+                keys.join(" and under ")
+            )
+        }
+    }
+}
+
+fn is_state_dict(made: &Pickled, value: ValueId) -> bool {
+    match made.get(value) {
+        Value::Dict(entries) => {
+            !entries.is_empty() && entries.iter().all(|(_, value)| matches!(made.get(*value), Value::Tensor(_)))
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,174 @@
+//! Files that PyTorch itself wrote (tests/files/make.py): every bit of those that can be read, and why the others are
+//! refused.
+#![allow(clippy::unwrap_used)]
+
+use std::fs::File;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+
+use admiral_torch_files::{Dtype, Error, StateDict};
+use safetensors::SafeTensors;
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files").join(name)
+}
+
+fn open(name: &str) -> Result<StateDict<File>, Error> {
+    StateDict::open(File::open(file(name)).unwrap())
+}
+
+/// Every file that has its values beside it.
+fn readable() -> Vec<String> {
+    let entries = std::fs::read_dir(file("")).unwrap().map(|entry| entry.unwrap().path());
+    let with_values = entries.filter(|path| path.extension().is_some_and(|end| end == "safetensors"));
+    let mut names: Vec<String> =
+        with_values.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Holds a file to the values of `expected`.
+fn holds(name: &str, expected: &str) {
+    let mut state = open(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let bytes = std::fs::read(file(&format!("{expected}.safetensors"))).unwrap();
+    let expected_values = SafeTensors::deserialize(&bytes).unwrap();
+    let order = std::fs::read_to_string(file(&format!("{expected}.json"))).unwrap();
+    let names: Vec<String> = state.tensors().iter().map(|tensor| tensor.name.clone()).collect();
+    assert_eq!(serde_names(&order), names, "{name}");
+    for index in 0..names.len() {
+        let tensor = state.tensors()[index].clone();
+        let expected = expected_values.tensor(&tensor.name).unwrap();
+        assert_eq!(
+            format!("{:?}", tensor.dtype),
+            format!("{:?}", expected.dtype()).to_uppercase().replace("BOOL", "Bool")
+        );
+        assert_eq!(tensor.shape, expected.shape(), "{name}: {}", tensor.name);
+        assert_eq!(state.read(index).unwrap(), expected.data(), "{name}: {}", tensor.name);
+        let mut values = vec![0.5; tensor.num_elements()];
+        state.read_f32(index, &mut values).unwrap();
+        if tensor.dtype == Dtype::F32 {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            assert_eq!(bytes, expected.data(), "{name}: {}", tensor.name);
+        }
+    }
+}
+
+/// The names in a JSON list of plain names.
+fn serde_names(json: &str) -> Vec<String> {
+    let inner = json.trim().trim_start_matches('[').trim_end_matches(']');
+    inner.split(", ").map(|name| name.trim_matches('"').to_owned()).collect()
+}
+
+#[test]
+fn what_torch_saves_is_read_bit_by_bit() {
+    let names = readable();
+    assert!(names.len() >= 17, "{names:?}");
+    for name in names {
+        holds(&format!("{name}.pt"), &name);
+    }
+    holds("repacked.pt", "plain-2");
+}
+
+#[test]
+fn half_and_double_become_float32_as_torch_says() {
+    let mut state = open("types.pt").unwrap();
+    let values = |state: &mut StateDict<File>, name: &str| {
+        let index = state.tensors().iter().position(|tensor| tensor.name == name).unwrap();
+        let mut values = vec![0.0; state.tensors()[index].num_elements()];
+        state.read_f32(index, &mut values).unwrap();
+        values
+    };
+    let half = values(&mut state, "torch.float16");
+    assert_eq!(half[..4], [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY]);
+    assert!(half[4].is_nan() && half[1].is_sign_negative());
+    assert_eq!(half[8], 0.333_251_95);
+    assert_eq!(values(&mut state, "torch.bfloat16")[8], 0.333_984_38);
+    assert_eq!(values(&mut state, "torch.float64")[5..8], [1e-45, 1.175_494_2e-38, 3.402_823_5e38]);
+    assert_eq!(values(&mut state, "torch.int64")[3..], [-9_223_372_036_854_775_808.0, 9_223_372_036_854_775_807.0]);
+}
+
+/// The message with which a file is refused.
+fn refusal(name: &str) -> String {
+    open(name).map(drop).expect_err(name).to_string()
+}
+
+#[test]
+fn code_is_refused_by_name_and_never_run() {
+    for name in ["malicious.pt", "old-malicious.pt"] {
+        let error = open(name).map(drop).expect_err(name);
+        assert!(
+            matches!(&error, Error::Refused { name, position } if name == "posix.system" && *position > 0),
+            "{error}"
+        );
+    }
+    assert!(!Path::new("/tmp/admiral-torch-files-was-here").exists());
+    assert!(refusal("whole-module.pt").contains("__main__.Network"));
+    assert!(refusal("sparse.pt").contains("torch._utils._rebuild_sparse_tensor"));
+    assert!(refusal("complex.pt").contains("torch.ComplexFloatStorage"));
+}
+
+#[test]
+fn what_is_no_plain_state_dict_is_told_apart() {
+    for (name, expected) in [
+        ("nested.pt", "\"state_dict\""),
+        ("number.pt", "\"epoch\" is a number"),
+        ("list.pt", "it holds a list"),
+        ("script.pt", "TorchScript"),
+        ("pickle.pt", "no file of torch.save"),
+        ("deflated.pt", "compressed"),
+        ("plain-2.safetensors", "safetensors"),
+    ] {
+        let message = refusal(name);
+        assert!(message.contains(expected), "{name}: {message}");
+    }
+}
+
+/// Names and bytes of everything in a file.
+fn read_all(bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    let mut state = StateDict::open(Cursor::new(bytes))?;
+    let names: Vec<String> = state.tensors().iter().map(|tensor| tensor.name.clone()).collect();
+    names.into_iter().enumerate().map(|(index, name)| Ok((name, state.read(index)?))).collect()
+}
+
+#[test]
+fn a_file_that_is_cut_off_anywhere_is_refused() {
+    for name in ["module.pt", "old-module.pt"] {
+        let bytes = std::fs::read(file(name)).unwrap();
+        read_all(&bytes).unwrap();
+        for length in 0..bytes.len() {
+            assert!(read_all(&bytes[..length]).is_err(), "{name} of {length} bytes");
+        }
+    }
+}
+
+/// Calls `check` with what the file is read as after each flip of a bit.
+fn with_each_bit_flipped(name: &str, mut check: impl FnMut(usize, Result<Vec<(String, Vec<u8>)>, Error>)) {
+    let mut bytes = std::fs::read(file(name)).unwrap();
+    for place in 0..bytes.len() {
+        for bit in 0..8 {
+            bytes[place] ^= 1 << bit;
+            check(place, read_all(&bytes));
+            bytes[place] ^= 1 << bit;
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_never_changes_what_is_read_from_an_archive() {
+    for name in ["views.pt", "plain-5.pt"] {
+        let whole = read_all(&std::fs::read(file(name)).unwrap()).unwrap();
+        let mut refused = 0;
+        with_each_bit_flipped(name, |place, read| match read {
+            Ok(read) => assert!(read == whole, "{name}: a flip in byte {place} is not found"),
+            Err(_) => refused += 1,
+        });
+        assert!(refused > 0);
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_an_old_file_which_has_no_checksums_stops_nothing() {
+    let mut refused = 0;
+    with_each_bit_flipped("old-views.pt", |_, read| refused += usize::from(read.is_err()));
+    assert!(refused > 0);
+}
