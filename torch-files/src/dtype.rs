@@ -68,30 +68,41 @@ impl Dtype {
         })
     }
 
-    /// Calls `put` with each value of little-endian `bytes` as float32, rounded to nearest where float32 has no such
-    /// value. A last value that is not whole is passed over.
-    pub(crate) fn each_f32(self, bytes: &[u8], mut put: impl FnMut(f32)) {
+    /// Puts little-endian `bytes` into as many `values` as float32. Gives how many float32 cannot hold; those are rounded
+    /// to nearest.
+    pub(crate) fn to_f32(self, bytes: &[u8], values: &mut [f32]) -> usize {
+        let mut rounded = 0;
         macro_rules! each {
-            ($bytes:literal, $convert:expr) => {{
-                let convert = $convert;
-                bytes.as_chunks::<$bytes>().0.iter().for_each(|&value| put(convert(value)))
-            }};
+            ($number:ty, $convert:expr) => {
+                for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                    *value = $convert(<$number>::from_le_bytes(*bytes));
+                }
+            };
+            ($number:ty, $convert:expr, $back:expr) => {
+                for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                    let number = <$number>::from_le_bytes(*bytes);
+                    *value = $convert(number);
+                    rounded += usize::from(!$back(*value, number));
+                }
+            };
         }
         match self {
-            Self::F64 => each!(8, |b| f64::from_le_bytes(b) as f32),
-            Self::F32 => each!(4, f32::from_le_bytes),
-            Self::F16 => each!(2, |b| half::f16::from_le_bytes(b).to_f32()),
-            Self::BF16 => each!(2, |b| half::bf16::from_le_bytes(b).to_f32()),
-            Self::I64 => each!(8, |b| i64::from_le_bytes(b) as f32),
-            Self::I32 => each!(4, |b| i32::from_le_bytes(b) as f32),
-            Self::I16 => each!(2, |b| f32::from(i16::from_le_bytes(b))),
-            Self::I8 => each!(1, |b| f32::from(i8::from_le_bytes(b))),
-            Self::U64 => each!(8, |b| u64::from_le_bytes(b) as f32),
-            Self::U32 => each!(4, |b| u32::from_le_bytes(b) as f32),
-            Self::U16 => each!(2, |b| f32::from(u16::from_le_bytes(b))),
-            Self::U8 => each!(1, |[b]: [u8; 1]| f32::from(b)),
-            Self::Bool => each!(1, |[b]: [u8; 1]| if b == 0 { 0.0 } else { 1.0 }),
+            Self::F64 => each!(f64, |x| x as f32, |y, x: f64| f64::from(y) == x || x.is_nan()),
+            Self::F32 => each!(f32, |x| x),
+            Self::F16 => each!(half::f16, half::f16::to_f32),
+            Self::BF16 => each!(half::bf16, half::bf16::to_f32),
+            // In 128 bits, where no comparison rounds.
+            Self::I64 => each!(i64, |x| x as f32, |y, x| y as i128 == i128::from(x)),
+            Self::I32 => each!(i32, |x| x as f32, |y, x| y as i128 == i128::from(x)),
+            Self::U64 => each!(u64, |x| x as f32, |y, x| y as i128 == i128::from(x)),
+            Self::U32 => each!(u32, |x| x as f32, |y, x| y as i128 == i128::from(x)),
+            Self::I16 => each!(i16, f32::from),
+            Self::I8 => each!(i8, f32::from),
+            Self::U16 => each!(u16, f32::from),
+            Self::U8 => each!(u8, f32::from),
+            Self::Bool => each!(u8, |x| if x == 0 { 0.0 } else { 1.0 }),
         }
+        rounded
     }
 }
 
@@ -99,27 +110,31 @@ impl Dtype {
 mod tests {
     use super::*;
 
-    fn as_f32(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
-        let mut values = Vec::new();
-        dtype.each_f32(bytes, |value| values.push(value));
-        values
+    /// The values, and how many are rounded.
+    fn as_f32(dtype: Dtype, bytes: &[u8]) -> (Vec<f32>, usize) {
+        let mut values = vec![0.0; bytes.len() / dtype.size()];
+        let rounded = dtype.to_f32(bytes, &mut values);
+        (values, rounded)
     }
 
     #[test]
     fn every_type_becomes_float32() {
-        assert_eq!(as_f32(Dtype::F16, &0x7bff_u16.to_le_bytes()), [65504.0]);
-        assert_eq!(as_f32(Dtype::F16, &0x0001_u16.to_le_bytes()), [2.0_f32.powi(-24)]);
-        assert_eq!(as_f32(Dtype::BF16, &0xc0a0_u16.to_le_bytes()), [-5.0]);
-        assert_eq!(as_f32(Dtype::F64, &0.1_f64.to_le_bytes()), [0.1]);
-        assert_eq!(as_f32(Dtype::I64, &(-3_i64).to_le_bytes()), [-3.0]);
-        assert_eq!(as_f32(Dtype::I32, &[(-7_i32).to_le_bytes(), 9_i32.to_le_bytes()].concat()), [-7.0, 9.0]);
-        assert_eq!(as_f32(Dtype::I16, &(-300_i16).to_le_bytes()), [-300.0]);
-        assert_eq!(as_f32(Dtype::I8, &[0x80, 5]), [-128.0, 5.0]);
-        assert_eq!(as_f32(Dtype::U64, &u64::MAX.to_le_bytes()), [18_446_744_073_709_551_615.0]);
-        assert_eq!(as_f32(Dtype::U32, &u32::MAX.to_le_bytes()), [4_294_967_295.0]);
-        assert_eq!(as_f32(Dtype::U16, &u16::MAX.to_le_bytes()), [65535.0]);
-        assert_eq!(as_f32(Dtype::U8, &[255]), [255.0]);
-        assert_eq!(as_f32(Dtype::Bool, &[0, 1, 2]), [0.0, 1.0, 1.0]);
-        assert_eq!(as_f32(Dtype::F32, &[0, 0, 0x80, 0xff, 1]), [f32::NEG_INFINITY]);
+        assert_eq!(as_f32(Dtype::F16, &0x7bff_u16.to_le_bytes()), (vec![65504.0], 0));
+        assert_eq!(as_f32(Dtype::F16, &0x0001_u16.to_le_bytes()), (vec![2.0_f32.powi(-24)], 0));
+        assert_eq!(as_f32(Dtype::BF16, &0xc0a0_u16.to_le_bytes()), (vec![-5.0], 0));
+        assert_eq!(as_f32(Dtype::F64, &[0.1_f64.to_le_bytes(), 0.5_f64.to_le_bytes()].concat()), (vec![0.1, 0.5], 1));
+        assert_eq!(as_f32(Dtype::F64, &f64::NEG_INFINITY.to_le_bytes()), (vec![f32::NEG_INFINITY], 0));
+        assert_eq!(as_f32(Dtype::F64, &1e300_f64.to_le_bytes()), (vec![f32::INFINITY], 1));
+        assert_eq!(as_f32(Dtype::I64, &(-3_i64).to_le_bytes()), (vec![-3.0], 0));
+        assert_eq!(as_f32(Dtype::I64, &i64::MAX.to_le_bytes()), (vec![9_223_372_036_854_775_808.0], 1));
+        assert_eq!(as_f32(Dtype::I32, &[(-7_i32).to_le_bytes(), 16_777_217_i32.to_le_bytes()].concat()).1, 1);
+        assert_eq!(as_f32(Dtype::I16, &(-300_i16).to_le_bytes()), (vec![-300.0], 0));
+        assert_eq!(as_f32(Dtype::I8, &[0x80, 5]), (vec![-128.0, 5.0], 0));
+        assert_eq!(as_f32(Dtype::U64, &(1_u64 << 63).to_le_bytes()), (vec![9_223_372_036_854_775_808.0], 0));
+        assert_eq!(as_f32(Dtype::U32, &u32::MAX.to_le_bytes()), (vec![4_294_967_296.0], 1));
+        assert_eq!(as_f32(Dtype::U16, &u16::MAX.to_le_bytes()), (vec![65535.0], 0));
+        assert_eq!(as_f32(Dtype::U8, &[255]), (vec![255.0], 0));
+        assert_eq!(as_f32(Dtype::Bool, &[0, 1, 2]), (vec![0.0, 1.0, 1.0], 0));
+        assert_eq!(as_f32(Dtype::F32, &[0, 0, 0x80, 0xff]), (vec![f32::NEG_INFINITY], 0));
     }
 }

@@ -7,7 +7,7 @@ pub enum Error {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// It is another kind of file.
-    #[error("it is no file of torch.save: {0}")]
+    #[error("it is no file of torch.save and no safetensors: {0}")]
     Foreign(String),
     /// It is shorter than it says, or its parts contradict each other.
     #[error("it is damaged: {0}")]

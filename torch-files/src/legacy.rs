@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io::{Read, Seek};
 
 use crate::pickle::{self, Pickled, Value};
+use crate::read::Storages;
 use crate::source::Source;
 use crate::zip::Entry;
 use crate::{Dtype, Error};
@@ -24,7 +25,7 @@ pub(crate) fn is_legacy(start: &[u8]) -> bool {
 }
 
 /// The pickle of the state dict, and where each storage lies by its key.
-pub(crate) fn open<R: Read + Seek>(source: &mut Source<R>) -> Result<(Pickled, HashMap<String, Entry>), Error> {
+pub(crate) fn open<R: Read + Seek>(source: &mut Source<R>) -> Result<(Pickled, Storages), Error> {
     let length = source.length().min(MOST_PICKLE_BYTES);
     let bytes = source.bytes(0, length)?;
     let mut place = 0;
@@ -71,7 +72,7 @@ fn storages<R: Read + Seek>(
     state: &Pickled,
     keys: &[String],
     mut place: u64,
-) -> Result<HashMap<String, Entry>, Error> {
+) -> Result<Storages, Error> {
     let dtypes: HashMap<&str, Option<Dtype>> =
         state.storages().map(|storage| (storage.key.as_str(), storage.dtype)).collect();
     let mut storages = HashMap::new();

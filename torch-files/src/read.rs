@@ -6,10 +6,13 @@ use std::io::{Read, Seek};
 use crate::pickle::{self, Pickled, Storage, TensorView};
 use crate::source::Source;
 use crate::zip::{self, Archive, Entry};
-use crate::{Dtype, Error, legacy, state_dict};
+use crate::{Dtype, Error, legacy, safetensors, state_dict};
 
 /// The largest pickle that is read, in bytes. A state dict takes some two hundred bytes a tensor.
 const MOST_PICKLE_BYTES: u64 = 16 << 20;
+
+/// Where storages lie, by their keys.
+pub(crate) type Storages = HashMap<String, Entry>;
 
 /// A tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +56,7 @@ struct Place {
 }
 
 impl<R: Read + Seek> StateDict<R> {
-    /// Reads the names, types and shapes of a file of either format.
+    /// Reads the names, types and shapes of a file of any of the three formats.
     ///
     /// # Errors
     /// [`Error::Refused`] for a pickle that asks for more than a state dict needs, [`Error::NotAStateDict`],
@@ -61,15 +64,19 @@ impl<R: Read + Seek> StateDict<R> {
     pub fn open(file: R) -> Result<Self, Error> {
         let mut source = Source::new(file)?;
         let start = source.bytes(0, source.length().min(64))?;
-        let (made, storages) = if start.starts_with(zip::MAGIC) {
-            open_archive(&mut source)?
+        let (views, storages) = if start.starts_with(zip::MAGIC) {
+            let (made, storages) = open_archive(&mut source)?;
+            (state_dict::tensors(&made)?, storages)
         } else if legacy::is_legacy(&start) {
-            legacy::open(&mut source)?
+            let (made, storages) = legacy::open(&mut source)?;
+            (state_dict::tensors(&made)?, storages)
+        } else if safetensors::is_safetensors(&start) {
+            safetensors::open(&mut source)?
         } else {
             return Err(Error::Foreign(what_it_is(&start)));
         };
         let (mut tensors, mut places) = (Vec::new(), Vec::new());
-        for (name, view) in state_dict::tensors(&made)? {
+        for (name, view) in views {
             let (shape, place) = locate(&view, &storages, source.length())
                 .map_err(|reason| Error::Damaged(format!("{name}: {reason}")))?;
             tensors.push(TensorInfo { name, dtype: view.dtype, shape });
@@ -98,24 +105,25 @@ impl<R: Read + Seek> StateDict<R> {
         Ok(bytes)
     }
 
-    /// As [`Self::read`], into `values` as float32: exact from smaller types, rounded to nearest from larger ones.
+    /// As [`Self::read`], into `values` as float32. Gives how many of them float32 cannot hold, which only types of 32
+    /// and 64 bits have: they are rounded to nearest.
     ///
     /// # Errors
     /// As [`Self::read`].
     ///
     /// # Panics
     /// When there is no such tensor, or `values` are not as many as it has.
-    pub fn read_f32(&mut self, index: usize, values: &mut [f32]) -> Result<(), Error> {
+    pub fn read_f32(&mut self, index: usize, values: &mut [f32]) -> Result<usize, Error> {
         assert_eq!(values.len(), self.tensors[index].num_elements(), "values for {}", self.tensors[index].name);
         let dtype = self.tensors[index].dtype;
-        let mut targets = values.iter_mut();
+        let (mut rest, mut rounded) = (values, 0);
         self.pieces(index, |piece| {
-            dtype.each_f32(piece, |value| {
-                if let Some(target) = targets.next() {
-                    *target = value;
-                }
-            });
-        })
+            let count = piece.len() / dtype.size();
+            let (now, later) = std::mem::take(&mut rest).split_at_mut(count);
+            rounded += dtype.to_f32(piece, now);
+            rest = later;
+        })?;
+        Ok(rounded)
     }
 
     /// Shows a tensor's bytes row by row, in pieces of whole values.
@@ -154,7 +162,7 @@ impl<R: Read + Seek> StateDict<R> {
 }
 
 /// The pickle of an archive, and where each storage that it names lies.
-fn open_archive<R: Read + Seek>(source: &mut Source<R>) -> Result<(Pickled, HashMap<String, Entry>), Error> {
+fn open_archive<R: Read + Seek>(source: &mut Source<R>) -> Result<(Pickled, Storages), Error> {
     let archive = Archive::open(source)?;
     let mut roots: Vec<&str> = archive.names().filter_map(|name| name.strip_suffix("/data.pkl")).collect();
     roots.sort_unstable();
@@ -210,11 +218,7 @@ fn open_archive<R: Read + Seek>(source: &mut Source<R>) -> Result<(Pickled, Hash
 }
 
 /// A tensor's shape and where it lies; what cannot be where it does not lie in its storage.
-fn locate(
-    view: &TensorView,
-    storages: &HashMap<String, Entry>,
-    file_length: u64,
-) -> Result<(Vec<usize>, Place), String> {
+fn locate(view: &TensorView, storages: &Storages, file_length: u64) -> Result<(Vec<usize>, Place), String> {
     let Storage { key, dtype, length, first } = &view.storage;
     let storage = *storages.get(key).ok_or_else(|| format!("storage {key} is not in the file"))?;
     let too_large = || "its size cannot be counted".to_owned();
@@ -298,16 +302,13 @@ fn gather(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize], mut sho
 
 /// What a file with this start may be instead.
 fn what_it_is(start: &[u8]) -> String {
-    let is_safetensors = start.len() > 8 && start[8] == b'{' && start[4..8] == [0; 4];
     if start.is_empty() {
         "it is empty".into()
-    } else if is_safetensors {
-        "it looks like safetensors, whose files' names end in .safetensors".into()
     } else if start.starts_with(b"version https://git-lfs") {
         "it is a pointer of Git LFS; fetch the file itself".into()
     } else if start.starts_with(b"<") {
         "it looks like a web page; was the download an error message?".into()
     } else {
-        "it begins with neither a zip archive nor the magic number of old files".into()
+        "it begins as neither a zip archive, nor the files before PyTorch 1.6, nor safetensors".into()
     }
 }

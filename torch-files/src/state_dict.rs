@@ -5,13 +5,16 @@ use std::collections::HashMap;
 use crate::Error;
 use crate::pickle::{Pickled, TensorView, Value, ValueId};
 
+/// Names with tensors, in the file's order.
+pub(crate) type Views = Vec<(String, TensorView)>;
+
 /// The names and tensors of a state dict, in its order. A name that is set twice has its first place and last tensor.
-pub(crate) fn tensors(made: &Pickled) -> Result<Vec<(String, TensorView)>, Error> {
+pub(crate) fn tensors(made: &Pickled) -> Result<Views, Error> {
     let Value::Dict(entries) = made.get(made.top) else {
         return not(format!("it holds {}", made.get(made.top).kind()));
     };
     let mut places: HashMap<&str, usize> = HashMap::new();
-    let mut tensors: Vec<(String, TensorView)> = Vec::new();
+    let mut tensors: Views = Vec::new();
     for (key, value) in entries {
         let Some(name) = made.text(*key) else {
             return not(format!("{} is a key, where names are text", made.get(*key).kind()));

@@ -1,0 +1,84 @@
+//! The format of the `safetensors` package: eight bytes of length, a header in JSON, then the values.
+
+use std::collections::HashMap;
+use std::io::{Read, Seek};
+
+use safetensors::tensor::{Dtype as Named, Metadata};
+
+use crate::pickle::{Storage, TensorView};
+use crate::read::Storages;
+use crate::source::Source;
+use crate::state_dict::Views;
+use crate::zip::Entry;
+use crate::{Dtype, Error};
+
+/// The largest header that is read, in bytes. A tensor takes some hundred bytes.
+const MOST_HEADER_BYTES: u64 = 16 << 20;
+
+/// Bytes before the header.
+const LENGTH_BYTES: u64 = 8;
+
+/// Whether a file that begins with these bytes may be one.
+pub(crate) fn is_safetensors(start: &[u8]) -> bool {
+    start.get(8) == Some(&b'{') && start[4..8] == [0; 4]
+}
+
+/// The tensors in the order of their values, and where each lies by its name.
+pub(crate) fn open<R: Read + Seek>(source: &mut Source<R>) -> Result<(Views, Storages), Error> {
+    let mut length = [0; LENGTH_BYTES as usize];
+    source.fill(0, &mut length)?;
+    let length = u64::from_le_bytes(length);
+    if length > MOST_HEADER_BYTES {
+        return Error::unsupported(format!(
+            "its header has {length} bytes; more than {MOST_HEADER_BYTES} are not read"
+        ));
+    }
+    let header = source.bytes(LENGTH_BYTES, length)?;
+    let metadata: Metadata =
+        serde_json::from_slice(&header).map_err(|error| Error::Damaged(format!("its header: {error}")))?;
+    let start = LENGTH_BYTES + length;
+    if source.length() != start + metadata.data_len() as u64 {
+        return Error::damaged(format!(
+            "it has {} bytes, and its header speaks of {}: it was cut off",
+            source.length(),
+            start + metadata.data_len() as u64
+        ));
+    }
+    let (mut tensors, mut places) = (Vec::new(), HashMap::new());
+    for name in metadata.offset_keys() {
+        let Some(info) = metadata.info(&name) else { continue };
+        let Some(dtype) = of(info.dtype) else {
+            return Error::unsupported(format!("{name} is {:?}, which is not read", info.dtype));
+        };
+        let (from, until) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
+        let place = Entry { offset: start + from, length: until - from, crc32: None };
+        let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
+        let mut strides = vec![1_i64; shape.len()];
+        for dimension in (1..shape.len()).rev() {
+            strides[dimension - 1] = strides[dimension].saturating_mul(shape[dimension]);
+        }
+        let storage = Storage { key: name.clone(), dtype: None, length: place.length, first: 0 };
+        places.insert(name.clone(), place);
+        tensors.push((name, TensorView { storage, dtype, offset: 0, shape, strides }));
+    }
+    Ok((tensors, places))
+}
+
+fn of(dtype: Named) -> Option<Dtype> {
+    Some(match dtype {
+        Named::F64 => Dtype::F64,
+        Named::F32 => Dtype::F32,
+        Named::F16 => Dtype::F16,
+        Named::BF16 => Dtype::BF16,
+        Named::I64 => Dtype::I64,
+        Named::I32 => Dtype::I32,
+        Named::I16 => Dtype::I16,
+        Named::I8 => Dtype::I8,
+        Named::U64 => Dtype::U64,
+        Named::U32 => Dtype::U32,
+        Named::U16 => Dtype::U16,
+        Named::U8 => Dtype::U8,
+        Named::BOOL => Dtype::Bool,
+        _ => return None,
+    })
+}
