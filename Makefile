@@ -4,15 +4,20 @@ CARGO ?= cargo
 # As root, Open MPI wants to be told that this is meant.
 MPIRUN ?= mpirun $(if $(filter 0,$(shell id -u)),--allow-run-as-root) --oversubscribe --bind-to none
 RUN ?= runs/fashion
+FUZZ_SECONDS ?= 60
+# Where `make interchange` puts its large files; empty is the system's temporary folder.
+INTERCHANGE_FOLDER ?=
 admiral := target/release/admiral
 
-.PHONY: help demo test test-golden test-gpu build lint setup clean-demo
+.PHONY: help demo test test-golden test-gpu interchange fuzz build lint setup clean-demo
 
 help:
 	@echo 'make demo         set up, build, train on Fashion-MNIST on 2 ranks, draw samples'
 	@echo 'make test         set up, build, run every test'
 	@echo 'make test-golden  only the numbers of the reference implementation ($$ADMIRAL_GOLDEN_DIR)'
 	@echo 'make test-gpu     the golden numbers and the time of a step on the first CUDA device'
+	@echo 'make interchange  import and export of every released network, held to PyTorch itself (some GB to install)'
+	@echo 'make fuzz         hostile files to every reader, $(FUZZ_SECONDS) seconds each'
 	@echo 'make lint         formatting and clippy'
 	@echo 'make clean-demo   remove what the demo made ($(RUN))'
 
@@ -36,6 +41,14 @@ test-golden: setup
 
 test-gpu: setup
 	ci/gpu
+
+interchange: build
+	@ci/setup torch
+	.deps/torch-venv/bin/python ci/interchange $(if $(INTERCHANGE_FOLDER),--folder '$(INTERCHANGE_FOLDER)') '$(admiral)'
+
+fuzz:
+	@ci/setup fuzz
+	ci/fuzz '$(FUZZ_SECONDS)'
 
 lint: setup
 	$(CARGO) fmt --all --check

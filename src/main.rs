@@ -28,7 +28,7 @@ enum Command {
     Train(TrainArguments),
     /// Draw images from a checkpoint into a grid
     Sample(SampleOptions),
-    /// Look at checkpoints, verify, compare and tidy them
+    /// Look at checkpoints, verify, compare and tidy them; take them from other programs' files, and give them
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
     /// Look at configurations

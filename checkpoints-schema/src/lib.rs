@@ -7,6 +7,7 @@
 mod json_schema;
 mod manifest;
 mod role;
+pub mod safetensors;
 mod version;
 
 pub use json_schema::json_schemas;

@@ -1,84 +1,10 @@
-//! The bytes of a safetensors file: eight of length, a JSON header, then the values.
+//! The values of a checkpoint's files, as bytes.
 
-use admiral_checkpoints_schema::{Role, TensorRecord};
-use safetensors::SafeTensors;
-use serde_json::{Map, Value, json};
-
-/// The bytes before the values, for tensors of these names and shapes one after the other.
-pub(super) fn header<'a>(role: Role, step: u64, tensors: impl Iterator<Item = (&'a str, &'a [usize])>) -> Vec<u8> {
-    let mut entries = Map::new();
-    // "format" is what loaders of the field look for; the rest says to a reader without a manifest what it has.
-    let metadata = json!({"format": "pt", "role": role.folder(), "step": step.to_string()});
-    entries.insert("__metadata__".to_owned(), metadata);
-    let mut offset = 0;
-    for (name, shape) in tensors {
-        let end = offset + 4 * shape.iter().product::<usize>();
-        entries.insert(name.to_owned(), json!({"dtype": "F32", "shape": shape, "data_offsets": [offset, end]}));
-        offset = end;
-    }
-    let mut text = Value::Object(entries).to_string().into_bytes();
-    // Values start at a multiple of eight.
-    text.resize(text.len().next_multiple_of(8), b' ');
-    [&(text.len() as u64).to_le_bytes()[..], &text].concat()
-}
+pub(super) use admiral_checkpoints_schema::safetensors::{header, values_of};
 
 /// Puts little-endian `bytes` into `values`, which are as many.
 pub(super) fn decode_into(bytes: &[u8], values: &mut [f32]) {
     for (value, four) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
         *value = f32::from_le_bytes(*four);
-    }
-}
-
-/// The values of the tensors that the manifest says `file` holds, in its order; what differs where they are not there.
-pub(super) fn values_of<'a>(file: &'a [u8], records: &[&TensorRecord]) -> Result<Vec<&'a [u8]>, String> {
-    let tensors = SafeTensors::deserialize(file).map_err(|error| format!("it is no safetensors file: {error}"))?;
-    records
-        .iter()
-        .map(|record| {
-            let tensor = tensors.tensor(&record.name).map_err(|_| format!("it lacks {}", record.name))?;
-            if tensor.dtype() != safetensors::Dtype::F32 {
-                return Err(format!("{} is {:?} and the manifest says F32", record.name, tensor.dtype()));
-            }
-            if tensor.shape() != record.shape {
-                return Err(format!(
-                    "{} has shape {:?} and the manifest says {:?}",
-                    record.name,
-                    tensor.shape(),
-                    record.shape
-                ));
-            }
-            Ok(tensor.data())
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use admiral_checkpoints_schema::Dtype;
-
-    use super::*;
-
-    fn record(name: &str, shape: &[usize]) -> TensorRecord {
-        let (name, file, shape) = (name.to_owned(), String::new(), shape.to_vec());
-        TensorRecord { role: Role::Master, name, file, shape, dtype: Dtype::F32 }
-    }
-
-    #[test]
-    fn values_come_back_by_name_and_differences_are_named() {
-        let (b, a) = ([1.0_f32, -2.5, 3.0, f32::MIN_POSITIVE], [7.0_f32]);
-        let shapes: [(&str, &[usize]); 2] = [("b", &[2, 2]), ("a", &[])];
-        let mut file = header(Role::Master, 20, shapes.into_iter());
-        assert_eq!(file.len() % 8, 0);
-        file.extend(b.iter().chain(&a).flat_map(|value| value.to_le_bytes()));
-        let (first, second) = (record("a", &[]), record("b", &[2, 2]));
-        let found = values_of(&file, &[&first, &second]).unwrap();
-        let mut values = [0.0; 4];
-        decode_into(found[1], &mut values);
-        assert_eq!(values, b);
-        assert_eq!(found[0], a[0].to_le_bytes());
-        assert!(values_of(&file, &[&record("c", &[])]).unwrap_err().contains("lacks c"));
-        assert!(values_of(&file, &[&record("b", &[4])]).unwrap_err().contains("[4]"));
-        assert!(values_of(&file[..20], &[&first]).is_err());
     }
 }

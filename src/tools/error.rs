@@ -2,6 +2,7 @@
 
 use crate::checkpoint;
 use crate::exit::ExitCode;
+use crate::train::TrainError;
 
 /// Why a tool could not do its job.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +13,17 @@ pub enum ToolError {
     /// An option does not fit, or a checkpoint is not what it should be.
     #[error("{0}")]
     Refused(String),
+    /// A run's own error.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// A file that the user asked for cannot be written.
+    #[error("cannot write {path}: {cause}; write it somewhere else, or make room")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        cause: String,
+    },
     /// Nobody takes what is printed.
     #[error("cannot print: {0}")]
     Output(#[from] std::io::Error),
@@ -23,7 +35,8 @@ impl ToolError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Checkpoint(error) => error.exit_code(),
-            Self::Refused(_) | Self::Output(_) => ExitCode::Config,
+            Self::Train(error) => error.exit_code(),
+            Self::Refused(_) | Self::File { .. } | Self::Output(_) => ExitCode::Config,
         }
     }
 }

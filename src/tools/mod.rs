@@ -1,10 +1,13 @@
-//! `admiral checkpoint`: looking at checkpoints and tidying them, at any place.
+//! `admiral checkpoint`: looking at checkpoints and tidying them, at any place; to and from other programs' files.
 
 mod diff;
 mod error;
+mod export;
+mod import;
 mod list;
 mod print;
 mod prune;
+mod recognise;
 mod show;
 mod table;
 mod verify;
@@ -13,6 +16,8 @@ use clap::Subcommand;
 
 pub use diff::DiffOptions;
 pub use error::ToolError;
+pub use export::ExportOptions;
+pub use import::ImportOptions;
 pub use list::ListOptions;
 pub use prune::PruneOptions;
 pub use show::ShowOptions;
@@ -31,6 +36,10 @@ pub enum CheckpointCommand {
     Diff(DiffOptions),
     /// Delete old checkpoints and what unfinished saves have left
     Prune(PruneOptions),
+    /// Make a checkpoint of a PyTorch file or of safetensors
+    Import(ImportOptions),
+    /// Write a checkpoint's weights to a PyTorch file or to safetensors
+    Export(ExportOptions),
 }
 
 /// How a job ended that had no error.
@@ -53,5 +62,7 @@ pub fn run(command: &CheckpointCommand) -> Result<Outcome, ToolError> {
         CheckpointCommand::Verify(options) => verify::run(options).map(|()| Outcome::Done),
         CheckpointCommand::Diff(options) => diff::run(options),
         CheckpointCommand::Prune(options) => prune::run(options).map(|()| Outcome::Done),
+        CheckpointCommand::Import(options) => import::run(options).map(|()| Outcome::Done),
+        CheckpointCommand::Export(options) => export::run(options).map(|()| Outcome::Done),
     }
 }

@@ -143,7 +143,11 @@ fn apply(options: &SampleOptions, config: &mut RunConfig) {
     sampling.clip_denoised &= !options.no_clip;
 }
 
-fn choose_role(checkpoint: &Checkpoint, weights: &str) -> Result<Role, TrainError> {
+/// The role that a user names: ema (the first average), master, or an average by its rate, as in ema-0.9999.
+///
+/// # Errors
+/// Where the checkpoint does not have it, with those that it has.
+pub fn choose_role(checkpoint: &Checkpoint, weights: &str) -> Result<Role, TrainError> {
     let roles = checkpoint.manifest().roles();
     let networks: Vec<Role> =
         roles.into_iter().filter(|role| matches!(role, Role::Master | Role::Ema { .. })).collect();
