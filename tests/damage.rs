@@ -179,9 +179,12 @@ fn a_lost_or_longer_file_is_noticed() {
     copy.falls_back(file, "longer");
 }
 
+/// What is damaged, and how.
+type Damage<'a, F> = (&'static str, &'a F);
+
 #[test]
 fn a_manifest_that_says_nothing_is_damage() {
-    let damage: [(&str, &dyn Fn(&str) -> String); 6] = [
+    let damage: [Damage<dyn Fn(&str) -> String>; 6] = [
         ("empty", &|_| String::new()),
         ("half-written", &|text| text[..text.len() / 2].to_owned()),
         ("without its last brace", &|text| text.trim_end().trim_end_matches('}').to_owned()),
@@ -277,7 +280,7 @@ fn names_in_any_order_and_strange_ones_mislead_nobody() {
 #[test]
 fn a_header_that_contradicts_the_manifest_is_noticed() {
     let tensor = "\"time_embed.0.weight\"";
-    let damage: [(&str, &dyn Fn(u64, String) -> (u64, String)); 5] = [
+    let damage: [Damage<dyn Fn(u64, String) -> (u64, String)>; 5] = [
         ("too long", &|_, header| (u64::MAX, header)),
         ("not JSON", &|length, header| (length, header.replacen('{', "[", 1))),
         ("of another tensor", &|length, header| (length, header.replacen(tensor, "\"time_embed.0.weighs\"", 1))),

@@ -62,7 +62,7 @@ fn staged(path: &str) -> Option<&str> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use object_store::local::LocalFileSystem;
-    use object_store::{MultipartUpload as _, ObjectStore, ObjectStoreExt};
+    use object_store::{MultipartUpload as _, ObjectStoreExt};
 
     use super::*;
 
