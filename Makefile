@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 60
 INTERCHANGE_FOLDER ?=
 admiral := target/release/admiral
 
-.PHONY: help demo test test-golden test-gpu interchange fuzz build lint setup clean-demo
+.PHONY: help demo test test-golden test-gpu interchange chaos fuzz build lint setup clean-demo
 
 help:
 	@echo 'make demo         set up, build, train on Fashion-MNIST on 2 ranks, draw samples'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test-gpu     the golden numbers and the time of a step on the first CUDA device'
 	@echo 'make interchange  import and export of every released network, held to PyTorch itself (some GB to install)'
 	@echo 'make fuzz         hostile files to every reader, $(FUZZ_SECONDS) seconds each'
+	@echo 'make chaos        kill runs over and over, and at every operation of their saves (minutes)'
 	@echo 'make lint         formatting and clippy'
 	@echo 'make clean-demo   remove what the demo made ($(RUN))'
 
@@ -49,6 +50,10 @@ interchange: build
 fuzz:
 	@ci/setup fuzz
 	ci/fuzz '$(FUZZ_SECONDS)'
+
+chaos: setup
+	@ci/setup test
+	$(CARGO) test --release --locked --test chaos -- --ignored --nocapture --test-threads 1
 
 lint: setup
 	$(CARGO) fmt --all --check

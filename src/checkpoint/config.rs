@@ -121,7 +121,8 @@ impl CheckpointConfig {
     pub fn store_options(&self) -> StoreOptions {
         StoreOptions {
             request_timeout: Duration::from_secs(self.request_timeout_seconds),
-            patience: self.deadline(),
+            // An operation gives up before its save is given up, which could not say why.
+            patience: self.deadline() * 7 / 8,
             part_bytes: usize::try_from(self.part_mebibytes << 20).unwrap_or(usize::MAX),
         }
     }

@@ -120,5 +120,6 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         }
         source = cause.source();
     }
-    text
+    // S3's own words are a document of several lines.
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

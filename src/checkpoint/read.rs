@@ -121,7 +121,7 @@ pub struct Newest {
 }
 
 /// The steps under `base` that have a folder, ascending.
-async fn steps_under(store: &Store, base: &str) -> Result<Vec<u64>, Error> {
+pub(super) async fn steps_under(store: &Store, base: &str) -> Result<Vec<u64>, Error> {
     let folders = store.folders(base).await?;
     let mut steps: Vec<u64> = folders.iter().filter_map(|folder| layout::step_of(folder)).collect();
     steps.sort_unstable();

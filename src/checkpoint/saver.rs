@@ -6,6 +6,7 @@
 //! agree on stopping, and so all go on to the next phase, or give the save up, after the same step. A slow rank holds
 //! up nobody: it has not finished yet, until its time is over and it has failed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -309,15 +310,11 @@ impl Saver {
             if retention.keep_last.is_none() {
                 return Ok(Done::Published(Vec::new()));
             }
-            let published = read::published_steps(&store, "").await;
-            Ok(Done::Published(published.map_or_else(
-                |error| {
-                    // The checkpoint is there. What should go is looked for again at the next save.
-                    tracing::warn!("{error}");
-                    Vec::new()
-                },
-                |published| retention.to_delete(&published.into_iter().collect(), in_use),
-            )))
+            Ok(Done::Published(to_delete(&store, &retention, in_use).await.unwrap_or_else(|error| {
+                // The checkpoint is there. What should go is looked for again at the next save.
+                tracing::warn!("{error}");
+                Vec::new()
+            })))
         })
     }
 
@@ -452,6 +449,22 @@ pub fn delete_place(store: &Store) -> Result<(), Error> {
         store.delete(layout::LATEST).await?;
         store.delete(layout::OWNER).await
     })
+}
+
+/// The steps whose folders may go: of the checkpoints those that retention does not keep, and what saves and deletions
+/// that were cut short have left before the newest one.
+async fn to_delete(store: &Store, retention: &Retention, in_use: Option<u64>) -> Result<Vec<u64>, Error> {
+    let published: BTreeSet<u64> = read::published_steps(store, "").await?.into_iter().collect();
+    let mut steps = retention.to_delete(&published, in_use);
+    for step in read::steps_under(store, "").await? {
+        let is_past = published.last().is_some_and(|newest| step < *newest);
+        let aside = layout::join(&layout::step_folder(step), layout::DAMAGED_MANIFEST);
+        if is_past && !published.contains(&step) && store.length(&aside).await?.is_none() {
+            steps.push(step);
+        }
+    }
+    steps.sort_unstable();
+    Ok(steps)
 }
 
 /// Deletes a checkpoint, its manifest first: what is left of it then is no checkpoint.

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,7 +10,9 @@ use futures::StreamExt;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig};
+use object_store::{
+    BackoffConfig, ClientConfigKey, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig,
+};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -227,18 +229,40 @@ impl Store {
         Error::Store { operation: operation.to_owned(), url: self.url(path), cause: chain(error) }
     }
 
-    /// Ends what does not end by itself: a request has its own time and tries, a mount that hangs has none.
-    async fn bounded<T>(
+    /// Does what may be done again, up to [`TRIES`] times where that may help: a client does not repeat a request
+    /// whose answer got lost, nor one whose answer was cut off. Ends what does not end by itself, as on a mount that
+    /// hangs.
+    async fn tried<T, W: Future<Output = Result<T, object_store::Error>>>(
         &self,
         operation: &str,
         path: &str,
-        time: Duration,
-        work: impl Future<Output = Result<T, object_store::Error>>,
+        work: impl Fn() -> W,
     ) -> Result<Result<T, object_store::Error>, Error> {
-        tokio::time::timeout(time, work).await.map_err(|_| Error::Store {
-            operation: operation.to_owned(),
-            url: self.url(path),
-            cause: format!("no answer within {} s", time.as_secs()),
+        let first = OnceLock::new();
+        let tries = async {
+            let mut pause = FIRST_PAUSE;
+            for _ in 1..TRIES {
+                match work().await {
+                    Err(error) if is_transient(&error) => {
+                        let error = self.failed(operation, path, &error);
+                        tracing::warn!("{error}; trying again");
+                        first.get_or_init(|| error);
+                        tokio::time::sleep(pause).await;
+                        pause *= 2;
+                    }
+                    done => return done,
+                }
+            }
+            work().await
+        };
+        let time = self.time_of_small();
+        tokio::time::timeout(time, tries).await.map_err(|_| {
+            // What was said before there was no more time tells more than that.
+            first.get().cloned().unwrap_or_else(|| Error::Store {
+                operation: operation.to_owned(),
+                url: self.url(path),
+                cause: format!("no answer within {} s", time.as_secs()),
+            })
         })
     }
 
@@ -250,8 +274,8 @@ impl Store {
     /// Writes a small file in one stroke, over one that may be there.
     pub(super) async fn put(&self, path: &str, bytes: Vec<u8>) -> Result<(), Error> {
         let at = self.at(path);
-        let work = self.backend.put(&at, bytes.into());
-        let result = self.bounded("write", path, self.time_of_small(), work).await?;
+        let payload = PutPayload::from(bytes);
+        let result = self.tried("write", path, || self.backend.put(&at, payload.clone())).await?;
         result.map(drop).map_err(|error| self.failed("write", path, &error))
     }
 
@@ -261,8 +285,9 @@ impl Store {
     pub(super) async fn put_new(&self, path: &str, bytes: Vec<u8>) -> Result<bool, Error> {
         let at = self.at(path);
         let bytes = Bytes::from(bytes);
-        let work = self.backend.put_opts(&at, bytes.clone().into(), PutOptions::from(PutMode::Create));
-        match self.bounded("write", path, self.time_of_small(), work).await? {
+        let create = || PutOptions::from(PutMode::Create);
+        let work = || self.backend.put_opts(&at, bytes.clone().into(), create());
+        match self.tried("write", path, work).await? {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
                 Ok(self.get(path).await?.is_some_and(|found| found == bytes))
@@ -353,22 +378,21 @@ impl Store {
     /// The length of a file; none where there is no such file.
     pub(super) async fn length(&self, path: &str) -> Result<Option<u64>, Error> {
         let at = self.at(path);
-        let meta = self.bounded("look at", path, self.time_of_small(), self.backend.head(&at)).await?;
+        let meta = self.tried("look at", path, || self.backend.head(&at)).await?;
         self.unless_missing("look at", path, meta.map(|meta| meta.size))
     }
 
     /// Deletes a file; one that is not there is as good as deleted.
     pub(super) async fn delete(&self, path: &str) -> Result<(), Error> {
         let at = self.at(path);
-        let result = self.bounded("delete", path, self.time_of_small(), self.backend.delete(&at)).await?;
+        let result = self.tried("delete", path, || self.backend.delete(&at)).await?;
         self.unless_missing("delete", path, result).map(drop)
     }
 
     /// The names of the folders right under `path`, in the order of names.
     pub(super) async fn folders(&self, path: &str) -> Result<Vec<String>, Error> {
         let at = self.at(path);
-        let work = self.backend.list_with_delimiter(Some(&at));
-        let listed = self.bounded("list", path, self.time_of_small(), work).await?;
+        let listed = self.tried("list", path, || self.backend.list_with_delimiter(Some(&at))).await?;
         let listed = listed.map_err(|error| self.failed("list", path, &error))?;
         let mut names: Vec<String> =
             listed.common_prefixes.iter().filter_map(|folder| Some(folder.filename()?.to_owned())).collect();
@@ -379,7 +403,7 @@ impl Store {
     /// The paths of all files under `path`, from there, with their lengths, in the order of names.
     pub(super) async fn files(&self, path: &str) -> Result<Vec<(String, u64)>, Error> {
         let at = self.at(path);
-        let work = async {
+        let work = || async {
             let mut names = Vec::new();
             let mut stream = self.backend.list(Some(&at));
             while let Some(meta) = stream.next().await.transpose()? {
@@ -391,7 +415,7 @@ impl Store {
             names.sort();
             Ok(names)
         };
-        let listed = self.bounded("list", path, self.time_of_small(), work).await?;
+        let listed = self.tried("list", path, work).await?;
         listed.map_err(|error: object_store::Error| self.failed("list", path, &error))
     }
 
@@ -444,6 +468,9 @@ impl Store {
         }
     }
 }
+
+/// How often a small operation is tried.
+const TRIES: u32 = 4;
 
 /// The pause before something is tried a second time.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -503,7 +530,8 @@ fn retry(options: StoreOptions) -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: LONGEST_PAUSE, base: 2.0 },
         max_retries: 10,
-        retry_timeout: (options.request_timeout * 3).min(options.patience),
+        // Less than a small operation has, so that it fails with what the server said.
+        retry_timeout: (options.request_timeout * 3).min(options.patience * 3 / 4),
     }
 }
 

@@ -100,8 +100,19 @@ async fn send_parts(
     while let Some(sent) = on_their_way.join_next().await {
         sent.map_err(|source| object_store::Error::JoinError { source })??;
     }
-    upload.complete().await?;
+    upload.complete().await.map_err(begun_again)?;
     Ok((length, hexadecimal(hash)))
+}
+
+/// A completion whose answer got lost is sent again by the client, and then finds no upload: whether the file is there
+/// is not known, so the upload is begun again.
+fn begun_again(error: object_store::Error) -> object_store::Error {
+    match error {
+        gone @ object_store::Error::NotFound { .. } => {
+            object_store::Error::Generic { store: "upload", source: Box::new(gone) }
+        }
+        error => error,
+    }
 }
 
 /// The pieces cut into parts of `part_bytes`, of which the last may be smaller; one empty part where there is nothing,

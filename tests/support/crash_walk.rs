@@ -1,5 +1,6 @@
 //! A walk over the operations of a run's saves: at each of them a run dies, and another goes on from what is left.
 
+use std::path::Path;
 use std::process::Command;
 
 use admiral::checkpoint::Store;
@@ -132,5 +133,48 @@ impl Ground {
         assert!(!resumed.stderr.contains("DAMAGED"), "operation {operation}: {}", resumed.stderr);
         verified_steps(&store);
         assert_same(&self.undisturbed, &tensors(&store, STEPS));
+        let left = self.left_behind(&name);
+        assert!(left.is_empty(), "operation {operation} leaves {left:?}");
     }
+
+    /// What lies in the place of a run that has ended and belongs to no checkpoint.
+    fn left_behind(&self, name: &str) -> Vec<String> {
+        let (paths, uploads) = match &self.s3 {
+            Some(s3) => (
+                elements(&s3.request(&format!("GET /bucket?list-type=2&prefix={name}/")), "Key"),
+                elements(&s3.request(&format!("GET /bucket?uploads&prefix={name}/")), "UploadId"),
+            ),
+            None => (paths(&self.place.path(name).join("checkpoints")), Vec::new()),
+        };
+        let place = format!("{name}/");
+        let paths: Vec<&str> = paths.iter().map(|path| path.strip_prefix(&place).unwrap_or(path)).collect();
+        let is_known = |path: &&str| {
+            let step = path.split('/').next().unwrap_or_default();
+            let is_of_checkpoint = paths.contains(&format!("{step}/manifest.json").as_str()) && !path.contains('#');
+            is_of_checkpoint || ["owner.json", "latest.json"].contains(path)
+        };
+        let unknown = paths.iter().copied().filter(|path| !is_known(path)).map(str::to_owned);
+        unknown.chain(uploads).collect()
+    }
+}
+
+/// The texts of the elements of that name in a document.
+fn elements(document: &str, name: &str) -> Vec<String> {
+    let (begin, end) = (format!("<{name}>"), format!("</{name}>"));
+    let after = document.split(&begin).skip(1);
+    after.filter_map(|rest| Some(rest.split_once(&end)?.0.to_owned())).collect()
+}
+
+/// The paths of all files under a folder, from there.
+fn paths(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(paths(&entry.path()).into_iter().map(|path| format!("{name}/{path}")));
+        } else {
+            found.push(name);
+        }
+    }
+    found
 }

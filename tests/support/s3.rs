@@ -43,13 +43,14 @@ impl S3 {
         s3
     }
 
-    /// A request without a body, which must succeed.
-    fn request(&self, line: &str) {
+    /// The answer to a request without a body, which must succeed.
+    pub fn request(&self, line: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         write!(stream, "{line} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.split(' ').nth(1) == Some("200"), "{answer}");
+        answer
     }
 }
 
