@@ -13,6 +13,9 @@ use crate::config::Invalid;
 /// The smallest part that S3 takes in an upload, but for the last.
 const SMALLEST_S3_PART_MEBIBYTES: u64 = 5;
 
+/// Far beyond what anybody means, and far below what the clock can count.
+const LARGEST_NUMBER: u64 = 10_000_000;
+
 /// What happens to a save that is due while the one before it is still on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -88,6 +91,8 @@ impl CheckpointConfig {
         ] {
             if value == 0 {
                 refuse(field, "must be at least 1".into());
+            } else if value > LARGEST_NUMBER {
+                refuse(field, format!("is {value}; at most {LARGEST_NUMBER}"));
             }
         }
         if self.keep_last == Some(0) {

@@ -56,6 +56,14 @@ pub enum Error {
         /// The run that has it.
         by: String,
     },
+    /// A file is whole for one rank and damaged for another.
+    #[error("rank {rank} finds it whole, so a host's memory, disk or network damages what it reads: {error}")]
+    BadReader {
+        /// The rank that reads it well.
+        rank: usize,
+        /// What another has read.
+        error: String,
+    },
     /// Saves failed again and again.
     #[error("{count} saves have failed in a row, as many as checkpoint.max_failures allows; the last: {last}")]
     GivenUp {
@@ -103,6 +111,7 @@ impl Error {
         match self {
             Self::Store { .. } | Self::GivenUp { .. } => ExitCode::Store,
             Self::Collective { .. } => ExitCode::Bug,
+            Self::BadReader { .. } => ExitCode::Node,
             _ => ExitCode::Config,
         }
     }

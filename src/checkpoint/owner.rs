@@ -90,7 +90,9 @@ fn draw_id() -> Result<String, Error> {
 #[derive(Debug)]
 pub(super) struct Claim {
     store: Store,
-    owner: Owner,
+    /// As it was last written; the renewal counts its beat.
+    owner: Arc<Mutex<Owner>>,
+    attempt_id: String,
     renewal: JoinHandle<()>,
     /// The owner that has taken the place from this attempt.
     taken_by: Arc<Mutex<Option<Writer>>>,
@@ -112,8 +114,23 @@ impl Claim {
         };
         store.wait(take(store, &owner))?;
         let taken_by = Arc::default();
-        let renewal = store.spawn(renew(store.clone(), owner.clone(), Arc::clone(&taken_by)));
-        Ok(Self { store: store.clone(), owner, renewal, taken_by })
+        let attempt_id = owner.writer.attempt_id.clone();
+        let owner = Arc::new(Mutex::new(owner));
+        let renewal = store.spawn(renew(store.clone(), Arc::clone(&owner), Arc::clone(&taken_by)));
+        Ok(Self { store: store.clone(), owner, attempt_id, renewal, taken_by })
+    }
+
+    fn owner(&self) -> Owner {
+        self.owner.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says which step the attempt has really resumed from.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(super) fn resumed_from(&self, step: u64) -> Result<(), Error> {
+        self.owner.lock().unwrap_or_else(PoisonError::into_inner).resumed_from = Some(step);
+        self.store.wait(write(&self.store, &self.owner()))
     }
 
     /// The owner that has taken the place from this attempt, as far as is known.
@@ -127,10 +144,10 @@ impl Claim {
     /// # Errors
     /// [`Error::Owned`], [`Error::Store`].
     pub(super) fn check(&self) -> impl Future<Output = Result<(), Error>> + Send + 'static {
-        let (store, writer) = (self.store.clone(), self.owner.writer.clone());
+        let (store, attempt_id) = (self.store.clone(), self.attempt_id.clone());
         async move {
             match read(&store).await? {
-                Some(other) if other.writer.attempt_id != writer.attempt_id => Err(owned(&store, &other.writer)),
+                Some(other) if other.writer.attempt_id != attempt_id => Err(owned(&store, &other.writer)),
                 _ => Ok(()),
             }
         }
@@ -140,9 +157,9 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.renewal.abort();
-        let released = Owner { is_released: true, ..self.owner.clone() };
+        let released = Owner { is_released: true, ..self.owner() };
         let release = async {
-            let is_own = read(&self.store).await?.is_some_and(|found| found.writer == self.owner.writer);
+            let is_own = read(&self.store).await?.is_some_and(|found| found.writer.attempt_id == self.attempt_id);
             if is_own { write(&self.store, &released).await } else { Ok(()) }
         };
         // What is not given back is taken by the next attempt, which finds this one dead.
@@ -169,7 +186,18 @@ fn owned(store: &Store, writer: &Writer) -> Error {
 
 /// The owner; none where there is none, or a file that says nothing.
 async fn read(store: &Store) -> Result<Option<Owner>, Error> {
-    Ok(store.get(layout::OWNER).await?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    let Some(bytes) = store.get(layout::OWNER).await? else { return Ok(None) };
+    let Ok(value) = serde_json::from_slice::<serde_json::Value>(&bytes) else { return Ok(None) };
+    match value.get("schema_version").and_then(serde_json::Value::as_u64) {
+        Some(version) if version > u64::from(SCHEMA_VERSION) => Err(Error::Schema {
+            url: store.url(layout::OWNER),
+            reason: format!(
+                "a newer Admiral writes here (schema version {version}, and this one knows {SCHEMA_VERSION}): use that \
+                 one, or give this run another run.folder or checkpoint.url"
+            ),
+        }),
+        _ => Ok(serde_json::from_value(value).ok()),
+    }
 }
 
 async fn write(store: &Store, owner: &Owner) -> Result<(), Error> {
@@ -177,9 +205,11 @@ async fn write(store: &Store, owner: &Owner) -> Result<(), Error> {
 }
 
 async fn take(store: &Store, own: &Owner) -> Result<(), Error> {
+    let start = tokio::time::Instant::now();
     if store.put_new(layout::OWNER, json(store, layout::OWNER, own)?).await? {
         return Ok(());
     }
+    let answer = start.elapsed().min(LOOK);
     if let Some(found) = read(store).await?
         && !found.is_released
     {
@@ -194,8 +224,8 @@ async fn take(store: &Store, own: &Owner) -> Result<(), Error> {
         tracing::info!("taking {} over from {}, which has ended without giving it back", store.url(""), found.writer);
     }
     write(store, own).await?;
-    // Of two that come at the same time the later writer has the place.
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    // Of two that come at the same time the later writer has the place: the earlier one looks when it must be there.
+    tokio::time::sleep(Duration::from_millis(50) + 3 * answer).await;
     match read(store).await? {
         Some(found) if found.writer.attempt_id != own.writer.attempt_id => Err(owned(store, &found.writer)),
         _ => Ok(()),
@@ -218,18 +248,22 @@ async fn is_renewed(store: &Store, found: &Owner) -> Result<bool, Error> {
     Ok(false)
 }
 
-async fn renew(store: Store, mut owner: Owner, taken_by: Arc<Mutex<Option<Writer>>>) {
+async fn renew(store: Store, owner: Arc<Mutex<Owner>>, taken_by: Arc<Mutex<Option<Writer>>>) {
     loop {
         tokio::time::sleep(BEAT).await;
         // A store that does not answer now may at the next beat; saves find out by themselves.
+        let now = {
+            let mut owner = owner.lock().unwrap_or_else(PoisonError::into_inner);
+            owner.beat += 1;
+            owner.clone()
+        };
         match read(&store).await {
-            Ok(Some(found)) if found.writer.attempt_id != owner.writer.attempt_id => {
+            Ok(Some(found)) if found.writer.attempt_id != now.writer.attempt_id => {
                 *taken_by.lock().unwrap_or_else(PoisonError::into_inner) = Some(found.writer);
                 return;
             }
             Ok(_) => {
-                owner.beat += 1;
-                if let Err(error) = write(&store, &owner).await {
+                if let Err(error) = write(&store, &now).await {
                     tracing::debug!("{error}");
                 }
             }
@@ -255,9 +289,13 @@ fn own_process() -> Process {
 
 /// Names this machine since it was started, with the namespace in which its process numbers mean something.
 fn machine() -> String {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    format!("{} {}", boot.trim(), namespace.display())
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    let namespace = std::fs::read_link("/proc/self/ns/pid");
+    match (boot, namespace) {
+        (Ok(boot), Ok(namespace)) => format!("{} {}", boot.trim(), namespace.display()),
+        // Half a name would be that of other machines too.
+        _ => String::new(),
+    }
 }
 
 /// When a process began; none where it is gone or only waits for its parent to notice that it is.
@@ -308,7 +346,7 @@ mod tests {
         let store = memory();
         let first = Claim::take(&store, writer("first"), None).unwrap();
         // As an attempt leaves it that was killed: the process number has been used again since.
-        let mut dead = first.owner.clone();
+        let mut dead = first.owner();
         dead.process.start_ticks += 1;
         dead.resumed_from = Some(20);
         store.wait(write(&store, &dead)).unwrap();

@@ -175,12 +175,21 @@ async fn newest_under(store: &Store, base: &str) -> Result<Option<u64>, Error> {
 pub(super) fn set_aside(store: &Store, step: u64) -> Result<(), Error> {
     let folder = layout::step_folder(step);
     let path = layout::join(&folder, layout::MANIFEST);
-    store.wait(async {
-        if let Some(manifest) = store.get(&path).await? {
-            store.put(&layout::join(&folder, layout::DAMAGED_MANIFEST), manifest.to_vec()).await?;
+    store.wait(store.rename(&path, &layout::join(&folder, layout::DAMAGED_MANIFEST)))
+}
+
+/// Whether the manifest in `folder` can be read and is of its step.
+///
+/// # Errors
+/// [`Error::Damaged`], [`Error::Store`].
+pub(super) async fn verify_manifest(store: &Store, folder: &str) -> Result<(), Error> {
+    match Checkpoint::in_folder(store, folder).await? {
+        Some(_) => Ok(()),
+        None => {
+            let url = store.url(&layout::join(folder, layout::MANIFEST));
+            Err(Error::Damaged { url, difference: "it is missing".into() })
         }
-        store.delete(&path).await
-    })
+    }
 }
 
 /// Reads a file, `into` a buffer or in little memory, and holds it to what its manifest says.
@@ -200,13 +209,19 @@ pub(super) async fn verify_file(
     let mut difference = String::new();
     for _ in 0..2 {
         // Asked before reading, so that no more memory is taken than the manifest says.
-        let length = store.length(&path).await?.ok_or_else(|| damaged("it is missing".into()))?;
+        let Some(length) = store.length(&path).await? else {
+            difference = "it is missing".into();
+            continue;
+        };
         if length != file.length {
             difference = format!("it has {length} bytes and the manifest says {}", file.length);
             continue;
         }
         let read = store.read(&path, length, into.as_deref_mut()).await?;
-        let sha256 = read.ok_or_else(|| damaged("it is missing".into()))?;
+        let Some(sha256) = read else {
+            difference = "it is missing".into();
+            continue;
+        };
         if sha256 == file.sha256 {
             return Ok(());
         }
@@ -223,6 +238,11 @@ impl Checkpoint {
             ManifestError::Newer { .. } => Error::Schema { url: store.url(&path), reason: error.to_string() },
             error => Error::Damaged { url: store.url(&path), difference: error.to_string() },
         })?;
+        let step = folder.rsplit('/').next().and_then(layout::step_of);
+        if let Some(step) = step.filter(|step| *step != manifest.training.step) {
+            let difference = format!("it is of step {}, and lies in the folder of step {step}", manifest.training.step);
+            return Err(Error::Damaged { url: store.url(&path), difference });
+        }
         Ok(Some(Self { store: store.clone(), folder: folder.to_owned(), manifest }))
     }
 
@@ -321,6 +341,7 @@ impl Checkpoint {
             let there = roles.iter().map(Role::folder).collect::<Vec<_>>().join(", ");
             return Err(Error::NotFound { url: self.url(), reason: format!("it has no {role}, but {there}") });
         }
+        self.has_files_of(role)?;
         let mut tensors: RoleTensors = self
             .manifest
             .parameters
@@ -331,6 +352,44 @@ impl Checkpoint {
             tensors.iter_mut().map(|(name, (shape, values))| TensorTarget { role, name, shape, values }).collect();
         self.read(&Single, &mut targets)?;
         Ok(tensors)
+    }
+
+    /// Whether every rank finds the file damaged that `error` names: where one finds it whole, not the checkpoint is
+    /// bad but what the others read it through. Every rank calls it.
+    ///
+    /// # Errors
+    /// The same on every rank: [`Error::BadReader`] where a rank finds it whole; [`Error::Store`].
+    pub fn confirm_damage(&self, error: &Error, collective: &dyn Collective) -> Result<(), Error> {
+        let named = |file: &&FileRecord| matches!(error, Error::Damaged { url, .. } if *url == self.store.url(&layout::join(&self.folder, &file.path)));
+        let found = match self.manifest.files.iter().find(named) {
+            Some(file) => match self.store.wait(verify_file(&self.store, &self.folder, file, None)) {
+                // Right bytes that are no such file are wrong for everybody.
+                Ok(()) => Ok(self.read_file(file, &tensors_of(&self.manifest, file).collect::<Vec<_>>()).is_ok()),
+                Err(Error::Damaged { .. }) => Ok(false),
+                Err(error) => Err(error),
+            },
+            None => Ok(false),
+        };
+        match agree::all(collective, found)?.iter().position(|is_whole| *is_whole) {
+            Some(rank) => Err(Error::BadReader { rank, error: error.to_string() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the store has the files of a role at the lengths that the manifest says: what is read into memory then
+    /// is no more than what is there.
+    fn has_files_of(&self, role: Role) -> Result<(), Error> {
+        for path in self.files_of(role) {
+            let at = layout::join(&self.folder, path);
+            let said = self.manifest.files.iter().find(|file| file.path == path).map(|file| file.length);
+            let found = self.store.wait(self.store.length(&at))?;
+            if found != said {
+                let found = found.map_or_else(|| "it is missing".into(), |length| format!("it has {length} bytes"));
+                let difference = format!("{found} and the manifest says {}", said.unwrap_or(0));
+                return Err(Error::Damaged { url: self.store.url(&at), difference });
+            }
+        }
+        Ok(())
     }
 
     fn fits(&self, targets: &[TensorTarget]) -> Result<(), Error> {

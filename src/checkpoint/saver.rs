@@ -52,8 +52,15 @@ pub enum SaveEvent {
         /// Their steps.
         steps: Vec<u64>,
     },
-    /// A save came to nothing; training goes on.
+    /// A save came to nothing, or the checkpoint that it published turned out to be damaged; training goes on.
     Failed {
+        /// Its step.
+        step: u64,
+        /// Why.
+        error: Error,
+    },
+    /// A checkpoint is published, and older ones could not be deleted.
+    NotTidied {
         /// Its step.
         step: u64,
         /// Why.
@@ -100,6 +107,8 @@ struct Save {
     deadline: Instant,
     /// This rank's files, once they are written.
     files: Vec<FileRecord>,
+    /// Whether older checkpoints are looked at when this one is published.
+    tidies: bool,
     /// What is deleted at the end.
     to_delete: Vec<u64>,
 }
@@ -122,6 +131,8 @@ pub struct Saver {
     claim: Option<Claim>,
     save: Option<Save>,
     failures_in_a_row: u64,
+    /// The step of the last save that failed, whose files are still there.
+    leftover: Option<u64>,
 }
 
 /// What a run's saves have in common.
@@ -172,6 +183,7 @@ impl Saver {
             claim: claim.and_then(Result::ok),
             save: None,
             failures_in_a_row: 0,
+            leftover: None,
         })
     }
 
@@ -191,6 +203,51 @@ impl Saver {
     #[must_use]
     pub fn total_bytes(&self) -> u64 {
         self.total_bytes
+    }
+
+    /// The step that the run has really been resumed from, where that is not the one of the plan. Every rank calls it.
+    ///
+    /// # Errors
+    /// The same on every rank: [`Error::Store`].
+    pub fn resumed_from(&mut self, step: u64, collective: &dyn Collective) -> Result<(), Error> {
+        self.resumed_from = Some(step);
+        let told = self.claim.as_ref().map(|claim| claim.resumed_from(step));
+        agree::of_root(collective, 0, told)
+    }
+
+    /// Counts a save that could not begin because something that was given up still hangs in the system of a rank,
+    /// with the buffers in its hands. Every rank calls it.
+    ///
+    /// # Errors
+    /// [`Error::GivenUp`] after too many failures in a row.
+    pub fn cannot_begin(&mut self, step: u64) -> Result<SaveEvent, Error> {
+        let cause = "a write of an earlier save, which was given up, still hangs in the system of a rank".to_owned();
+        let url = self.store.url(&layout::step_folder(step));
+        self.count_failure(Error::Store { operation: "begin saving".into(), url, cause }, step)
+    }
+
+    fn count_failure(&mut self, error: Error, step: u64) -> Result<SaveEvent, Error> {
+        self.failures_in_a_row += 1;
+        if self.failures_in_a_row >= self.max_failures {
+            return Err(Error::GivenUp { count: self.failures_in_a_row, last: error.to_string() });
+        }
+        Ok(SaveEvent::Failed { step, error })
+    }
+
+    /// Leaves older checkpoints alone from now on: the process has little time left. Every rank calls it, after the
+    /// same step.
+    pub fn hurry(&mut self) {
+        self.retention = Retention::default();
+        match &mut self.save {
+            Some(save) if matches!(save.phase, Phase::Verify | Phase::Delete) => {
+                if let Job::Running(handle) = &save.job {
+                    handle.abort();
+                }
+                self.save = None;
+            }
+            Some(save) => save.tidies = false,
+            None => {}
+        }
     }
 
     /// Whether a save is on its way. All ranks have the same answer.
@@ -233,10 +290,28 @@ impl Saver {
         let store = self.store.clone();
         let (cancel, mut signal) = watch::channel(false);
         let deadline = now + self.deadline;
-        let job = self
-            .job(deadline, step, async move { write_share(&store, step, files, &mut signal).await.map(Done::Share) });
-        let (files, to_delete) = (Vec::new(), Vec::new());
-        self.save = Some(Save { content, phase: Phase::Write, job, cancel, began: now, deadline, files, to_delete });
+        let attempt_id = self.writer.attempt_id.clone();
+        // What is left of a failed save is in nobody's hands any more, now that no buffers are.
+        let leftover = self.leftover.take().filter(|&failed| failed != step && self.rank == 0);
+        let job = self.job(deadline, step, async move {
+            if let Some(failed) = leftover
+                && let Err(error) = delete_unpublished(&store, failed).await
+            {
+                tracing::warn!("{error}; what is left of the failed save of step {failed} takes room");
+            }
+            write_share(&store, step, files, &attempt_id, deadline, &mut signal).await.map(Done::Share)
+        });
+        self.save = Some(Save {
+            content,
+            phase: Phase::Write,
+            job,
+            cancel,
+            began: now,
+            deadline,
+            files: Vec::new(),
+            tidies: true,
+            to_delete: Vec::new(),
+        });
         Ok(())
     }
 
@@ -282,7 +357,7 @@ impl Saver {
                     seconds: (now - save.began).as_secs_f64(),
                     bytes: self.total_bytes,
                 };
-                if !save.to_delete.is_empty() {
+                if !save.to_delete.is_empty() && save.tidies {
                     save.phase = Phase::Verify;
                     save.job = self.verify(&save);
                     self.save = Some(save);
@@ -321,7 +396,11 @@ impl Saver {
     fn verify(&self, save: &Save) -> Job {
         let (store, files) = (self.store.clone(), save.files.clone());
         let folder = layout::step_folder(save.content.training.step);
+        let is_root = self.rank == 0;
         self.job(save.deadline, save.content.training.step, async move {
+            if is_root {
+                read::verify_manifest(&store, &folder).await?;
+            }
             for file in &files {
                 read::verify_file(&store, &folder, file, None).await?;
             }
@@ -371,6 +450,9 @@ impl Saver {
             }
             None => (lost, 0, Phase::Write),
         };
+        if phase == Phase::Write || phase == Phase::Publish {
+            self.leftover = Some(step);
+        }
         let reasons = agree::all(collective, Ok(own))?;
         let Some(error) = reasons.into_iter().flatten().next() else {
             return Err(Error::Collective { cause: "a save failed and no rank says why".into() });
@@ -378,17 +460,18 @@ impl Saver {
         if matches!(error, Error::AlreadyPublished { .. } | Error::Owned { .. }) {
             return Err(error);
         }
-        if phase == Phase::Verify && matches!(error, Error::Damaged { .. }) {
-            let aside = (self.rank == 0).then(|| read::set_aside(&self.store, step));
-            agree::of_root(collective, 0, aside)?;
+        match (phase, &error) {
+            (Phase::Verify, Error::Damaged { .. }) => {
+                if self.rank == 0
+                    && let Err(error) = read::set_aside(&self.store, step)
+                {
+                    tracing::error!("{error}; the damaged checkpoint of step {step} is still in the list");
+                }
+                self.count_failure(error, step)
+            }
+            (Phase::Verify | Phase::Delete, _) => Ok(SaveEvent::NotTidied { step, error }),
+            (Phase::Write | Phase::Publish, _) => self.count_failure(error, step),
         }
-        if phase != Phase::Delete {
-            self.failures_in_a_row += 1;
-        }
-        if self.failures_in_a_row >= self.max_failures {
-            return Err(Error::GivenUp { count: self.failures_in_a_row, last: error.to_string() });
-        }
-        Ok(SaveEvent::Failed { step, error })
     }
 }
 
@@ -465,6 +548,12 @@ async fn to_delete(store: &Store, retention: &Retention, in_use: Option<u64>) ->
     }
     steps.sort_unstable();
     Ok(steps)
+}
+
+/// Deletes what a failed save has left, unless it has been published after all.
+async fn delete_unpublished(store: &Store, step: u64) -> Result<(), Error> {
+    let manifest = layout::join(&layout::step_folder(step), layout::MANIFEST);
+    if store.length(&manifest).await?.is_some() { Ok(()) } else { delete_checkpoint(store, step).await }
 }
 
 /// Deletes a checkpoint, its manifest first: what is left of it then is no checkpoint.

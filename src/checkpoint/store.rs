@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use super::abandoned::{Uploads, remove_staging_files};
+use super::abandoned::{Uploads, is_trial, remove_staging_files};
 use super::error::chain;
 use super::mortal::MortalStore;
 use super::{Error, Location};
@@ -290,7 +290,14 @@ impl Store {
         match self.tried("write", path, work).await? {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                Ok(self.get(path).await?.is_some_and(|found| found == bytes))
+                match self.get(path).await? {
+                    Some(found) => Ok(found == bytes),
+                    None => Err(Error::Store {
+                        operation: "write".into(),
+                        url: self.url(path),
+                        cause: "the store says that it is there already, and does not find it".into(),
+                    }),
+                }
             }
             Err(error) => Err(self.failed("write", path, &error)),
         }
@@ -382,6 +389,13 @@ impl Store {
         self.unless_missing("look at", path, meta.map(|meta| meta.size))
     }
 
+    /// Gives a file another name in the same place, over one that may be there.
+    pub(super) async fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
+        let (from_at, to_at) = (self.at(from), self.at(to));
+        let result = self.tried("rename", from, || self.backend.rename(&from_at, &to_at)).await?;
+        self.unless_missing("rename", from, result).map(drop)
+    }
+
     /// Deletes a file; one that is not there is as good as deleted.
     pub(super) async fn delete(&self, path: &str) -> Result<(), Error> {
         let at = self.at(path);
@@ -396,6 +410,17 @@ impl Store {
         let listed = listed.map_err(|error| self.failed("list", path, &error))?;
         let mut names: Vec<String> =
             listed.common_prefixes.iter().filter_map(|folder| Some(folder.filename()?.to_owned())).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The names of the files right under `path`, in the order of names.
+    pub(super) async fn files_right_under(&self, path: &str) -> Result<Vec<String>, Error> {
+        let at = self.at(path);
+        let listed = self.tried("list", path, || self.backend.list_with_delimiter(Some(&at))).await?;
+        let listed = listed.map_err(|error| self.failed("list", path, &error))?;
+        let mut names: Vec<String> =
+            listed.objects.iter().filter_map(|meta| Some(meta.location.filename()?.to_owned())).collect();
         names.sort();
         Ok(names)
     }
@@ -433,6 +458,10 @@ impl Store {
                 cause: error.to_string(),
             })?;
             removed.extend(files.iter().map(|path| path.display().to_string()));
+        }
+        for trial in self.files_right_under("").await?.into_iter().filter(|name| is_trial(name)) {
+            self.delete(&trial).await?;
+            removed.push(trial);
         }
         if let Some(uploads) = &self.uploads {
             let failed = |error: object_store::Error| self.failed("list or abort unfinished uploads of", "", &error);
@@ -531,7 +560,7 @@ fn retry(options: StoreOptions) -> RetryConfig {
         backoff: BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: LONGEST_PAUSE, base: 2.0 },
         max_retries: 10,
         // Less than a small operation has, so that it fails with what the server said.
-        retry_timeout: (options.request_timeout * 3).min(options.patience * 3 / 4),
+        retry_timeout: (options.request_timeout * 3).min(options.patience / 3),
     }
 }
 
@@ -572,14 +601,25 @@ pub(super) mod tests {
         // Two parts and a bit: the file must equal the pieces in order.
         let piece = |seed: usize| (0..store.options.part_bytes / 2 + 1).map(|i| (i * seed) as u8).collect::<Bytes>();
         let pieces: Vec<Bytes> = (1..6).map(piece).collect();
-        let (length, sha256) = upload(store, "c/d/e", &pieces, &mut super::super::upload::never()).await.unwrap();
+        let (length, sha256) = upload(
+            store,
+            "c/d/e",
+            &pieces,
+            Instant::now() + store.options.patience,
+            &mut super::super::upload::never(),
+        )
+        .await
+        .unwrap();
         let mut bytes = Vec::new();
         let read = store.read("c/d/e", length, Some(&mut bytes)).await.unwrap().unwrap();
         assert!(bytes == pieces.concat());
         assert_eq!((bytes.len() as u64, &read), (length, &sha256));
         assert_eq!(store.read("c/d/e", length, None).await.unwrap(), Some(sha256));
         assert_eq!(store.read("c/nothing", length, None).await.unwrap(), None);
-        let (_, empty) = upload(store, "c/empty", &[], &mut super::super::upload::never()).await.unwrap();
+        let (_, empty) =
+            upload(store, "c/empty", &[], Instant::now() + store.options.patience, &mut super::super::upload::never())
+                .await
+                .unwrap();
         assert_eq!(empty, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert_eq!(store.folders("").await.unwrap(), ["a", "c"]);
         assert_eq!(store.files("c").await.unwrap(), [("d/e".to_owned(), length), ("empty".to_owned(), 0)]);

@@ -75,7 +75,8 @@ async fn write_and_read(store: &Store, file: &str, length: u64) -> Result<(f64, 
         })
         .collect();
     let start = Instant::now();
-    let (_, sha256) = upload(store, file, &[Bytes::from(bytes)], &mut never()).await?;
+    let (_, sha256) =
+        upload(store, file, &[Bytes::from(bytes)], start + store.options().patience, &mut never()).await?;
     let seconds = start.elapsed().as_secs_f64();
     let back = store.read(file, length, None).await?;
     if back.as_deref() == Some(sha256.as_str()) {
@@ -86,8 +87,8 @@ async fn write_and_read(store: &Store, file: &str, length: u64) -> Result<(f64, 
 }
 
 async fn sees_all(store: &Store, files: &[String]) -> Result<(), Error> {
-    let listed = store.files("").await?;
-    match files.iter().find(|file| !listed.iter().any(|(name, _)| name == *file)) {
+    let listed = store.files_right_under("").await?;
+    match files.iter().find(|file| !listed.contains(file)) {
         None => Ok(()),
         Some(file) => Err(Error::Store {
             operation: "see".into(),
@@ -126,7 +127,7 @@ fn judge_room(free: u64, expected: &Expected) -> Result<Option<String>, String> 
         ));
     }
     // An older one is deleted only when the newest is there.
-    let kept = expected.retention.keep_last.map_or(all_saves, |keep| all_saves.min(keep + 1));
+    let kept = expected.retention.keep_last.map_or(all_saves, |keep| all_saves.min(keep.saturating_add(1)));
     let needed = one.saturating_mul(kept);
     Ok((free < needed).then(|| {
         format!(

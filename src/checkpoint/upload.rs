@@ -35,7 +35,8 @@ async fn cancelled(signal: &mut Cancelled) {
 }
 
 /// Writes a file of any size; it appears when it is whole. Gives its length and its SHA-256. Nothing is copied: `pieces`
-/// are sent as they lie. An upload that breaks off is begun again until the store's patience ends.
+/// are sent as they lie. An upload that breaks off is begun again until shortly before `deadline`, so that there is time
+/// to take it back and to say why.
 ///
 /// # Errors
 /// [`Error::Store`].
@@ -43,32 +44,47 @@ pub(super) async fn upload(
     store: &Store,
     path: &str,
     pieces: &[Bytes],
+    deadline: Instant,
     signal: &mut Cancelled,
 ) -> Result<(u64, String), Error> {
-    let end = Instant::now() + store.options().patience;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let end = Instant::now() + left.saturating_sub(TIME_TO_ABORT.min(left / 4));
     let mut pause = FIRST_PAUSE;
+    let mut first: Option<Error> = None;
     loop {
-        match upload_once(store, path, pieces, signal).await {
+        match upload_once(store, path, pieces, end, signal).await {
             Ok(written) => return Ok(written),
             Err(error) if is_transient(&error) && !*signal.borrow() && Instant::now() + pause < end => {
-                tracing::warn!("{}; trying again", store.failed("write", path, &error));
+                let error = store.failed("write", path, &error);
+                tracing::warn!("{error}; trying again");
+                first.get_or_insert(error);
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
-            Err(error) => return Err(store.failed("write", path, &error)),
+            // What the store said before tells more than that time is up.
+            Err(error) => return Err(first.unwrap_or_else(|| store.failed("write", path, &error))),
         }
     }
+}
+
+fn out_of_time() -> object_store::Error {
+    let source = "it is not done, and the time that checkpoint.deadline_seconds gives is over".into();
+    object_store::Error::Generic { store: "upload", source }
 }
 
 async fn upload_once(
     store: &Store,
     path: &str,
     pieces: &[Bytes],
+    end: Instant,
     signal: &mut Cancelled,
 ) -> Result<(u64, String), object_store::Error> {
-    let mut upload = store.backend().put_multipart(&store.at(path)).await?;
+    let at = store.at(path);
+    let begun = tokio::time::timeout_at(end.into(), store.backend().put_multipart(&at)).await;
+    let mut upload = begun.unwrap_or_else(|_| Err(out_of_time()))?;
     let sent = tokio::select! {
         sent = send_parts(upload.as_mut(), pieces, store.options().part_bytes) => sent,
+        () = tokio::time::sleep_until(end.into()) => Err(out_of_time()),
         () = cancelled(signal) => Err(object_store::Error::Generic { store: "upload", source: "it was given up".into() }),
     };
     if sent.is_err() {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use admiral_checkpoints_schema::{FileRecord, Latest, SCHEMA_VERSION, TensorRecord, Writer};
 use futures::StreamExt;
@@ -90,7 +91,9 @@ pub fn save(
         values.copy_from_slice(views[&(role.folder(), content.parameters[parameter].name.as_str())].values);
     }
     let step = content.training.step;
-    let written = store.wait(write_share(store, step, staging.outgoing(step), &mut never()));
+    let deadline = Instant::now() + store.options().patience;
+    let attempt_id = &content.writer.attempt_id;
+    let written = store.wait(write_share(store, step, staging.outgoing(step), attempt_id, deadline, &mut never()));
     let files: Vec<FileRecord> = agree::all(collective, written)?.into_iter().flatten().collect();
     let published = (rank == 0).then(|| {
         let manifest = content.manifest(&roles, world_size, files);
@@ -99,7 +102,8 @@ pub fn save(
     agree::of_root(collective, 0, published)
 }
 
-/// Writes the files of one rank, without talking to the others. No file of a published checkpoint is touched.
+/// Writes the files of one rank, without talking to the others. No file of a published checkpoint is touched: where
+/// this attempt has published the step already, in a save whose end it did not see, the files are those that are there.
 ///
 /// # Errors
 /// [`Error::AlreadyPublished`], [`Error::Store`].
@@ -107,16 +111,24 @@ pub(super) async fn write_share(
     store: &Store,
     step: u64,
     files: Vec<OutgoingFile>,
+    attempt_id: &str,
+    deadline: Instant,
     signal: &mut Cancelled,
 ) -> Result<Vec<FileRecord>, Error> {
     let folder = layout::step_folder(step);
     if let Some(bytes) = store.get(&layout::join(&folder, layout::MANIFEST)).await? {
-        return Err(already_published(store, &folder, &bytes));
+        let is_own = |record: &FileRecord| files.iter().any(|file| file.path == record.path);
+        return match Manifest::from_json(&bytes) {
+            Ok(manifest) if manifest.writer.attempt_id == attempt_id => {
+                Ok(manifest.files.into_iter().filter(is_own).collect())
+            }
+            _ => Err(already_published(store, &folder, &bytes)),
+        };
     }
     let uploads = files.into_iter().map(|file| {
         let (path, mut signal) = (layout::join(&folder, &file.path), signal.clone());
         async move {
-            let (length, sha256) = upload(store, &path, &file.pieces, &mut signal).await?;
+            let (length, sha256) = upload(store, &path, &file.pieces, deadline, &mut signal).await?;
             Ok(FileRecord { path: file.path, length, sha256 })
         }
     });
@@ -189,15 +201,21 @@ pub(super) async fn publish(store: &Store, manifest: &Manifest) -> Result<(), Er
             return Err(Error::Store { operation: "see".into(), url, cause });
         }
     }
-    // A save of this step that failed at another number of ranks has left files that the manifest does not name.
-    let named: BTreeSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
-    for path in lengths.keys().filter(|path| *path != layout::MANIFEST && !named.contains(path.as_str())) {
-        store.delete(&layout::join(&folder, path)).await?;
-    }
     let path = layout::join(&folder, layout::MANIFEST);
     if !store.put_new(&path, json(store, &path, manifest)?).await? {
         let there = store.get(&path).await?.unwrap_or_default();
-        return Err(already_published(store, &folder, &there));
+        let is_own = Manifest::from_json(&there)
+            .is_ok_and(|there| there.writer.attempt_id == manifest.writer.attempt_id && there.files == manifest.files);
+        if !is_own {
+            return Err(already_published(store, &folder, &there));
+        }
+    }
+    // A save of this step that failed at another number of ranks has left files that the manifest does not name.
+    let named: BTreeSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
+    for path in lengths.keys().filter(|path| *path != layout::MANIFEST && !named.contains(path.as_str())) {
+        if let Err(error) = store.delete(&layout::join(&folder, path)).await {
+            tracing::warn!("{error}; it belongs to no checkpoint and takes room");
+        }
     }
     let latest = Latest { schema_version: SCHEMA_VERSION, step, folder };
     let pointed = match json(store, layout::LATEST, &latest) {

@@ -119,6 +119,7 @@ impl Start {
                     if matches!(self.resume, Resume::Latest | Resume::Auto) =>
                 {
                     let step = self.step();
+                    checkpoint.confirm_damage(&error, collective)?;
                     let earlier = store.newest_before_on_all_ranks(step, collective)?;
                     let Some(checkpoint) = earlier.checkpoint else { return Err(nothing_left(store, &error)) };
                     check_same_run(session, &checkpoint)?;

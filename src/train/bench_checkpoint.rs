@@ -10,7 +10,7 @@ use serde::Serialize;
 use tch::Kind;
 
 use crate::checkpoint::{self, Content, Location, SaveEvent, Saver, SaverPlan, Store, TrainingState, identify};
-use crate::collective::{Collective, Ending, agree};
+use crate::collective::{Collective, Ending};
 use crate::exit::ExitCode;
 use crate::model::Network;
 
@@ -75,8 +75,8 @@ pub fn checkpoint(
     options: &CheckpointBenchOptions,
     collective: &dyn Collective,
 ) -> Result<(), Ending> {
-    let measured = measure(config, options, collective);
-    let measured = agree(collective, measured, TrainError::exit_code)?;
+    // What fails on one rank here the others do not know of, and would wait for it.
+    let measured = measure(config, options, collective).map_err(|error| Ending::alone(error.exit_code(), &error))?;
     if collective.rank() == 0 {
         if options.json {
             let text = serde_json::to_string_pretty(&measured).map_err(|error| Ending::alone(ExitCode::Bug, &error))?;
@@ -211,7 +211,7 @@ fn wait(saver: &mut Saver, collective: &dyn Collective) -> Result<f64, TrainErro
         match saver.advance(summed, Instant::now(), collective)? {
             Some(SaveEvent::Published { seconds, .. }) => published = Some(seconds),
             Some(SaveEvent::Failed { error, .. }) => return Err(error.into()),
-            Some(SaveEvent::Deleted { .. }) | None => {}
+            Some(SaveEvent::Deleted { .. } | SaveEvent::NotTidied { .. }) | None => {}
         }
         std::thread::sleep(LOOK);
     }

@@ -72,9 +72,14 @@ pub fn run(
         }
         return Ok(Finish::Done);
     }
-    let saver = agree(collective, open_saver(&session, &store, &start, collective), TrainError::exit_code)?;
+    let mut saver = agree(collective, open_saver(&session, &store, &start, collective), TrainError::exit_code)?;
+    let planned_step = start.step();
     agree(collective, start.restore(&mut session, &store, collective), TrainError::exit_code)?;
     let first_step = session.trainer.progress.step;
+    if first_step != planned_step {
+        let told = saver.resumed_from(first_step, collective);
+        agree(collective, told, crate::checkpoint::Error::exit_code)?;
+    }
     agree(collective, write_config(&session.config, &folder, collective.rank()), TrainError::exit_code)?;
     agree(collective, session.start_loader(last_step), TrainError::exit_code)?;
     let validation = agree(collective, Validation::open(&session, collective), TrainError::exit_code)?;
@@ -170,7 +175,7 @@ impl<'a> Loop<'a> {
                 self.draw(step)?;
             }
             if is_last || is_asked {
-                self.saves.finish(&self.session, self.collective)?;
+                self.saves.finish(&self.session, !is_last, self.collective)?;
             } else if step.is_multiple_of(save_interval) {
                 self.saves.begin(&self.session, polled, self.collective)?;
             }

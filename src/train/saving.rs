@@ -73,6 +73,11 @@ impl Saves {
     ) -> Result<Duration, TrainError> {
         let start = Instant::now();
         let step = session.trainer.progress.step;
+        if !polled.is_free && !self.saver.is_busy() {
+            let event = self.saver.cannot_begin(step)?;
+            self.tell(event);
+            return Ok(start.elapsed());
+        }
         if !polled.is_free {
             match self.when_busy {
                 WhenBusy::Skip => {
@@ -101,9 +106,18 @@ impl Saves {
         Ok(stall)
     }
 
-    /// Saves the session and returns when it is published, after as many tries as may fail.
-    pub(super) fn finish(&mut self, session: &Session, collective: &dyn Collective) -> Result<(), TrainError> {
+    /// Saves the session and returns when it is published, after as many tries as may fail. In a `hurry` older
+    /// checkpoints are left alone.
+    pub(super) fn finish(
+        &mut self,
+        session: &Session,
+        hurry: bool,
+        collective: &dyn Collective,
+    ) -> Result<(), TrainError> {
         let step = session.trainer.progress.step;
+        if hurry {
+            self.saver.hurry();
+        }
         self.wait(collective)?;
         while self.published != Some(step) {
             // After a failure the store is given a moment, in which nobody trains anyway.
@@ -153,8 +167,17 @@ impl Saves {
                     tracing::info!("deleted the checkpoints of steps {steps:?}, as checkpoint.keep_* say");
                 }
             }
+            SaveEvent::NotTidied { step, error } => {
+                if self.is_root {
+                    tracing::warn!(
+                        "the checkpoint of step {step} is published; older ones could not be deleted: {error}"
+                    );
+                }
+            }
             SaveEvent::Failed { step, error } => {
                 self.num_failed += 1;
+                // It may have been published, and been found damaged since.
+                self.published = self.published.filter(|&published| published != step);
                 if self.is_root {
                     tracing::error!(
                         "the save of step {step} failed: {error}; training goes on, and the next save tries again"

@@ -240,7 +240,7 @@ pub fn check_same_run(session: &Session, checkpoint: &Checkpoint) -> Result<(), 
             )));
         }
     }
-    if manifest.training.next_sample_index != manifest.training.step * config.training.global_batch {
+    if Some(manifest.training.next_sample_index) != manifest.training.step.checked_mul(config.training.global_batch) {
         return Err(TrainError::Refused(format!("{url}: its place in the data does not fit its step")));
     }
     Ok(())

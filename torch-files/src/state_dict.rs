@@ -5,6 +5,9 @@ use std::collections::HashMap;
 use crate::Error;
 use crate::pickle::{Pickled, TensorView, Value, ValueId};
 
+/// State dicts inside another that a message names.
+const NESTED_LISTED: usize = 4;
+
 /// Names with tensors, in the file's order.
 pub(crate) type Views = Vec<(String, TensorView)>;
 
@@ -43,6 +46,7 @@ fn instead_of_tensor(made: &Pickled, entries: &[(ValueId, ValueId)], name: &str,
         .iter()
         .filter(|(_, value)| is_state_dict(made, *value))
         .filter_map(|(key, _)| made.text(*key).map(|key| format!("{key:?}")))
+        .take(NESTED_LISTED)
         .collect();
     match nested.as_slice() {
         [] => format!("{name:?} is {}, not a tensor", made.get(value).kind()),

@@ -18,9 +18,7 @@ fn is_checkpoint_file(path: &str) -> bool {
     match path.split('/').collect::<Vec<_>>()[..] {
         [LATEST | OWNER] => true,
         // A trial's: `trial-ATTEMPT-00000`.
-        [file] => {
-            file.strip_prefix("trial-").and_then(|rest| rest.rsplit_once('-')).is_some_and(|(_, rank)| is_number(rank))
-        }
+        [file] => is_trial(file),
         [step, MANIFEST | DAMAGED_MANIFEST] => step_of(step).is_some(),
         [step, _role, file] => {
             let writer = file.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors"));
@@ -28,6 +26,11 @@ fn is_checkpoint_file(path: &str) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether a name is a trial's.
+pub(super) fn is_trial(name: &str) -> bool {
+    name.strip_prefix("trial-").and_then(|rest| rest.rsplit_once('-')).is_some_and(|(_, rank)| is_number(rank))
 }
 
 fn is_number(text: &str) -> bool {

@@ -70,6 +70,9 @@ impl Allowed {
     }
 }
 
+/// PyTorch itself has kernels for no more.
+const MOST_DIMENSIONS: usize = 64;
+
 /// The tensor of storage, offset, shape and strides.
 fn tensor(made: &Pickled, arguments: &[ValueId], dtype: Option<Dtype>) -> Option<TensorView> {
     let [storage, offset, shape, strides, ..] = arguments else { return None };
@@ -87,6 +90,10 @@ fn tensor(made: &Pickled, arguments: &[ValueId], dtype: Option<Dtype>) -> Option
     };
     let dtype = dtype.or(storage.dtype)?;
     let (shape, strides) = (numbers(*shape)?, numbers(*strides)?);
+    // A few numbers that a file may name ten thousand times over; no network's tensor has as many dimensions.
+    if shape.len().max(strides.len()) > MOST_DIMENSIONS {
+        return None;
+    }
     Some(TensorView { storage: storage.clone(), dtype, offset: *offset, shape, strides })
 }
 
