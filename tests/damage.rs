@@ -179,12 +179,12 @@ fn a_lost_or_longer_file_is_noticed() {
     copy.falls_back(file, "longer");
 }
 
-/// What is damaged, and how.
-type Damage<'a, F> = (&'static str, &'a F);
+/// Makes another manifest of one.
+type OfManifest = dyn Fn(&str) -> String;
 
 #[test]
 fn a_manifest_that_says_nothing_is_damage() {
-    let damage: [Damage<dyn Fn(&str) -> String>; 6] = [
+    let damage: [(&str, &OfManifest); 6] = [
         ("empty", &|_| String::new()),
         ("half-written", &|text| text[..text.len() / 2].to_owned()),
         ("without its last brace", &|text| text.trim_end().trim_end_matches('}').to_owned()),
@@ -276,14 +276,17 @@ fn names_in_any_order_and_strange_ones_mislead_nobody() {
     copy.goes_on_from(NEWEST, "strange names");
 }
 
+/// Makes another length and another header of those of a file.
+type OfHeader = dyn Fn(u64, String) -> (u64, String);
+
 /// A file whose checksum is right and which cannot be what its manifest says.
 #[test]
 fn a_header_that_contradicts_the_manifest_is_noticed() {
-    let tensor = "\"time_embed.0.weight\"";
-    let damage: [Damage<dyn Fn(u64, String) -> (u64, String)>; 5] = [
+    const TENSOR: &str = "\"time_embed.0.weight\"";
+    let damage: [(&str, &OfHeader); 5] = [
         ("too long", &|_, header| (u64::MAX, header)),
         ("not JSON", &|length, header| (length, header.replacen('{', "[", 1))),
-        ("of another tensor", &|length, header| (length, header.replacen(tensor, "\"time_embed.0.weighs\"", 1))),
+        ("of another tensor", &|length, header| (length, header.replacen(TENSOR, "\"time_embed.0.weighs\"", 1))),
         ("of another type", &|length, header| (length, header.replacen("\"F32\"", "\"I32\"", 1))),
         ("of another place", &|length, header| {
             (length, header.replacen("\"data_offsets\":[0,", "\"data_offsets\":[4,", 1))

@@ -6,7 +6,6 @@
 mod mpirun;
 #[path = "support/runs.rs"]
 mod runs;
-#[allow(dead_code, reason = "only its Python is used here")]
 #[path = "support/s3.rs"]
 mod s3;
 
