@@ -27,8 +27,6 @@ pub struct Walk {
     pub is_on_s3: bool,
     /// Every so many-th operation, from the first.
     pub stride: usize,
-    /// Whether the walk goes on over the save after the fatal one and over the run's end.
-    pub to_the_end: bool,
 }
 
 /// What the runs of a walk have in common.
@@ -113,7 +111,7 @@ impl Ground {
             let is_there = |line: &&str| line.contains(&format!(": {operation} ")) && line.contains(file);
             assert!(operations[..end].iter().any(is_there), "no {operation} of {file} among {operations:#?}");
         }
-        if self.walk.to_the_end { operations.len() } else { end }
+        end
     }
 
     fn die_and_go_on(&self, operation: usize) {
