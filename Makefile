@@ -5,6 +5,7 @@ CARGO ?= cargo
 MPIRUN ?= mpirun $(if $(filter 0,$(shell id -u)),--allow-run-as-root) --oversubscribe --bind-to none
 RUN ?= runs/fashion
 FUZZ_SECONDS ?= 60
+CHAOS_FUZZ_SECONDS ?= 600
 # Where `make interchange` puts its large files; empty is the system's temporary folder.
 INTERCHANGE_FOLDER ?=
 admiral := target/release/admiral
@@ -18,7 +19,7 @@ help:
 	@echo 'make test-gpu     the golden numbers and the time of a step on the first CUDA device'
 	@echo 'make interchange  import and export of every released network, held to PyTorch itself (some GB to install)'
 	@echo 'make fuzz         hostile files to every reader, $(FUZZ_SECONDS) seconds each'
-	@echo 'make chaos        kill runs over and over, and at every operation of their saves (minutes)'
+	@echo 'make chaos        kill runs over and over and at every operation of their saves, and fuzz ($$CHAOS_FUZZ_SECONDS a reader)'
 	@echo 'make lint         formatting and clippy'
 	@echo 'make clean-demo   remove what the demo made ($(RUN))'
 
@@ -53,7 +54,9 @@ fuzz:
 
 chaos: setup
 	@ci/setup test
+	@ci/setup fuzz
 	$(CARGO) test --release --locked --test chaos -- --ignored --nocapture --test-threads 1
+	ci/fuzz $(CHAOS_FUZZ_SECONDS)
 
 lint: setup
 	$(CARGO) fmt --all --check

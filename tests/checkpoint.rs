@@ -293,6 +293,41 @@ fn a_newer_manifest_is_refused() {
 }
 
 #[test]
+fn a_manifest_in_the_folder_of_another_step_is_damage() {
+    let (root, store) = folder();
+    write(&store, &Single, &content(20)).unwrap();
+    let place = root.path().join("checkpoints");
+    std::fs::create_dir(place.join("step-000000030")).unwrap();
+    std::fs::copy(place.join("step-000000020/manifest.json"), place.join("step-000000030/manifest.json")).unwrap();
+    let error = store.checkpoint(30).unwrap_err();
+    assert!(matches!(&error, Error::Damaged { difference, .. } if difference.contains("step 20")), "{error}");
+    let newest = store.newest_on_all_ranks(&Single).unwrap();
+    assert_eq!(newest.checkpoint.unwrap().manifest().training.step, 20);
+    assert_eq!(newest.damaged[0].0, 30);
+}
+
+#[test]
+fn a_manifest_is_not_believed_before_memory_is_taken() {
+    let (root, store) = folder();
+    write(&store, &Single, &content(20)).unwrap();
+    let path = root.path().join("checkpoints/step-000000020/manifest.json");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let elements = 1_u64 << 45;
+    for tensor in manifest["tensors"].as_array_mut().unwrap().iter_mut().filter(|t| t["name"] == "out.2.bias") {
+        tensor["shape"] = serde_json::json!([elements]);
+    }
+    for parameter in manifest["parameters"].as_array_mut().unwrap().iter_mut().filter(|p| p["name"] == "out.2.bias") {
+        parameter["shape"] = serde_json::json!([elements]);
+    }
+    for file in manifest["files"].as_array_mut().unwrap() {
+        file["length"] = serde_json::json!(elements * 8);
+    }
+    std::fs::write(&path, serde_json::to_vec(&manifest).unwrap()).unwrap();
+    let error = store.checkpoint(20).unwrap().load_role(Role::Master).unwrap_err();
+    assert!(matches!(&error, Error::Damaged { difference, .. } if difference.contains("bytes")), "{error}");
+}
+
+#[test]
 fn another_model_does_not_fit() {
     let (_root, store) = folder();
     write(&store, &Single, &content(20)).unwrap();

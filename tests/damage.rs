@@ -385,3 +385,16 @@ fn two_ranks_fall_back_together() {
         place.trained(2, "run", &few);
     }
 }
+
+#[test]
+fn the_checkpoint_that_was_gone_back_to_is_not_deleted() {
+    let copy = Copy::new();
+    flip(&copy.file(NEWEST, &tensor_files()[0]), |length| length / 2);
+    let arguments = ["--resume", "latest", "--set", "training.steps=12", "--set", "training.save_interval=2"];
+    let mut command = original().place.train(1, "unused", &arguments);
+    command.args(["--set", "checkpoint.keep_last=1", "--set", &format!("run.folder={}", copy.run.display())]);
+    let finished = run(&mut command, PATIENCE);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(finished.stderr.contains("training steps 6 to 12"), "{}", finished.stderr);
+    assert_eq!(verified_steps(&in_folder(&copy.checkpoints())), [6, 12]);
+}

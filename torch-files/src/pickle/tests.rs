@@ -25,6 +25,18 @@ fn a_tensor_is_described_and_not_read() {
 }
 
 #[test]
+fn a_tensor_of_more_dimensions_than_there_are_is_refused() {
+    let start = TENSOR.windows(2).position(|two| two == b"Q\x4b").unwrap() + 3;
+    let tensor = |dimensions: usize| {
+        let numbers = [b"(".as_slice(), &b"K\x01".repeat(dimensions), b"t"].concat();
+        [b"\x80\x02", &TENSOR[..start], &numbers, &numbers, b"\x89)tR."].concat()
+    };
+    let Value::Tensor(view) = top(&tensor(64)) else { panic!() };
+    assert_eq!(view.shape.len(), 64);
+    error(&tensor(65));
+}
+
+#[test]
 fn the_text_operations_of_protocol_0_are_known() {
     // {'a': (1, 2L, 3.5, True, None), "b": [u'x']} as Python 2 writes it.
     let made = run(b"(dp0\nS'a'\np1\n(I1\nL2L\nF3.5\nI01\nNtp2\nsS\"b\"\n(lp3\nVx\nasg2\n0.").unwrap();
