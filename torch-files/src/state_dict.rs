@@ -5,6 +5,12 @@ use std::collections::HashMap;
 use crate::Error;
 use crate::pickle::{Pickled, TensorView, Value, ValueId};
 
+/// Tensors of one file, each of which takes memory of its own where the pickle only names it again.
+const MOST_TENSORS: usize = 1 << 16;
+
+/// Entries of a dictionary that a message looks at: a pickle may name the same one in all entries of another.
+const LOOKED_AT: usize = 100;
+
 /// State dicts inside another that a message names.
 const NESTED_LISTED: usize = 4;
 
@@ -27,6 +33,11 @@ pub(crate) fn tensors(made: &Pickled) -> Result<Views, Error> {
         };
         match places.get(name) {
             Some(&place) => tensors[place].1 = view.clone(),
+            None if tensors.len() == MOST_TENSORS => {
+                return Error::unsupported(format!(
+                    "it has more than {MOST_TENSORS} tensors; no network here has as many"
+                ));
+            }
             None => {
                 places.insert(name, tensors.len());
                 tensors.push((name.to_owned(), view.clone()));
@@ -44,6 +55,7 @@ fn not<T>(reason: String) -> Result<T, Error> {
 fn instead_of_tensor(made: &Pickled, entries: &[(ValueId, ValueId)], name: &str, value: ValueId) -> String {
     let nested: Vec<String> = entries
         .iter()
+        .take(LOOKED_AT)
         .filter(|(_, value)| is_state_dict(made, *value))
         .filter_map(|(key, _)| made.text(*key).map(|key| format!("{key:?}")))
         .take(NESTED_LISTED)
@@ -59,10 +71,12 @@ fn instead_of_tensor(made: &Pickled, entries: &[(ValueId, ValueId)], name: &str,
     }
 }
 
+/// Whether it looks like one.
 fn is_state_dict(made: &Pickled, value: ValueId) -> bool {
     match made.get(value) {
         Value::Dict(entries) => {
-            !entries.is_empty() && entries.iter().all(|(_, value)| matches!(made.get(*value), Value::Tensor(_)))
+            !entries.is_empty()
+                && entries.iter().take(LOOKED_AT).all(|(_, value)| matches!(made.get(*value), Value::Tensor(_)))
         }
         _ => false,
     }

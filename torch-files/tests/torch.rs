@@ -187,3 +187,38 @@ fn a_flipped_bit_in_a_file_without_checksums_stops_nothing() {
         assert!(refused > 0, "{name}");
     }
 }
+
+/// A file of the old format, which has no checksums, with this pickle and a storage of one value.
+fn old_file(pickle: &[u8]) -> Vec<u8> {
+    let mut bytes = std::fs::read(file("old-2.pt")).unwrap();
+    // The magic number, the version and the machine come first; each ends with a full stop before the next begins.
+    let starts: Vec<usize> = bytes.windows(2).enumerate().filter(|(_, w)| w == b"\x80\x02").map(|(i, _)| i).collect();
+    bytes.truncate(starts[3]);
+    bytes.extend(pickle);
+    bytes.extend(b"\x80\x02](X\x01\x00\x00\x000e.");
+    bytes.extend([1_u64.to_le_bytes().as_slice(), &1_f32.to_le_bytes()].concat());
+    bytes
+}
+
+const ONE_VALUE: &[u8] = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n\
+    X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQK\x00(K\x01t(K\x01t\x89)tRq\x00";
+
+#[test]
+fn a_tensor_or_a_dictionary_that_is_named_again_and_again_is_stopped_in_time() {
+    let entry = |number: u32, value: &[u8]| [b"X\x04\x00\x00\x00", format!("{number:04x}").as_bytes(), value].concat();
+    let few = [b"\x80\x02}(X\x01\x00\x00\x00a", ONE_VALUE, &entry(1, b"h\x00"), b"u."].concat();
+    let read = read_all(&old_file(&few)).unwrap();
+    assert_eq!(
+        read.iter().map(|(name, bytes)| (name.as_str(), bytes.len())).collect::<Vec<_>>(),
+        [("a", 4), ("0001", 4)]
+    );
+    let many: Vec<u8> = (0..1 << 16).flat_map(|number| entry(number, b"h\x00")).collect();
+    let pickle = [b"\x80\x02}(X\x01\x00\x00\x00a", ONE_VALUE, &many, b"u."].concat();
+    assert!(matches!(read_all(&old_file(&pickle)), Err(Error::Unsupported(_))));
+    // A dictionary that is nearly a state dict, in every entry of another: 60,000 times 60,000 looks.
+    let inner: Vec<u8> = (0..60_000).flat_map(|number| entry(number, b"h\x00")).collect();
+    let inner = [b"}(X\x01\x00\x00\x00a", ONE_VALUE, &inner, b"X\x01\x00\x00\x00zNuq\x01"].concat();
+    let outer: Vec<u8> = (0..60_000).flat_map(|number| entry(number, b"h\x01")).collect();
+    let pickle = [b"\x80\x02}(X\x01\x00\x00\x00b", inner.as_slice(), &outer, b"u."].concat();
+    assert!(matches!(read_all(&old_file(&pickle)), Err(Error::NotAStateDict(_))));
+}

@@ -73,6 +73,9 @@ impl Allowed {
 /// PyTorch itself has kernels for no more.
 const MOST_DIMENSIONS: usize = 64;
 
+/// The longest key of a storage, in bytes: PyTorch counts them, or takes their address.
+const MOST_KEY_BYTES: usize = 255;
+
 /// The tensor of storage, offset, shape and strides.
 fn tensor(made: &Pickled, arguments: &[ValueId], dtype: Option<Dtype>) -> Option<TensorView> {
     let [storage, offset, shape, strides, ..] = arguments else { return None };
@@ -119,7 +122,8 @@ pub(super) fn storage(made: &Pickled, id: ValueId) -> Result<Storage, Error> {
             Value::Int(number) => u64::try_from(*number).ok(),
             _ => None,
         };
-        let whole = Storage { key: made.text(*key)?.to_owned(), dtype: *dtype, length: natural(*length)?, first: 0 };
+        let key = made.text(*key).filter(|key| key.len() <= MOST_KEY_BYTES)?;
+        let whole = Storage { key: key.to_owned(), dtype: *dtype, length: natural(*length)?, first: 0 };
         match parts.get(5).map(|view| made.get(*view)) {
             None | Some(Value::None) => Some(whole),
             Some(Value::Tuple(view)) => {
