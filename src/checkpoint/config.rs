@@ -36,7 +36,7 @@ pub struct CheckpointConfig {
     pub url: Option<String>,
     /// A save that is due while the one before it is still being written: skip or wait.
     pub when_busy: WhenBusy,
-    /// Seconds after which a save that is not yet published has failed.
+    /// Seconds that writing a checkpoint may take, and then publishing it, before the save has failed.
     pub deadline_seconds: u64,
     /// Saves that may fail one after the other; the run ends with exit code 69 at the last of them.
     pub max_failures: u64,
