@@ -560,7 +560,7 @@ fn retry(options: StoreOptions) -> RetryConfig {
         backoff: BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: LONGEST_PAUSE, base: 2.0 },
         max_retries: 10,
         // Less than a small operation has, so that it fails with what the server said.
-        retry_timeout: (options.request_timeout * 3).min(options.patience / 3),
+        retry_timeout: (options.request_timeout * 3).min(options.patience * 3 / 4),
     }
 }
 
