@@ -351,13 +351,14 @@ impl Saver {
             Done::Published(to_delete) => {
                 // Of all ranks only rank 0 knows what there is to delete.
                 save.to_delete = agree::of_root(collective, 0, Some(Ok(to_delete)))?;
-                self.failures_in_a_row = 0;
                 let event = SaveEvent::Published {
                     step: save.content.training.step,
                     seconds: (now - save.began).as_secs_f64(),
                     bytes: self.total_bytes,
                 };
-                if !save.to_delete.is_empty() && save.tidies {
+                if save.to_delete.is_empty() || !save.tidies {
+                    self.failures_in_a_row = 0;
+                } else {
                     save.phase = Phase::Verify;
                     save.job = self.verify(&save);
                     self.save = Some(save);
@@ -365,6 +366,8 @@ impl Saver {
                 Ok(Some(event))
             }
             Done::Verified => {
+                // Not before: a checkpoint that is damaged as soon as it is published is a failure each time.
+                self.failures_in_a_row = 0;
                 save.phase = Phase::Delete;
                 save.job = self.delete(&save);
                 self.save = Some(save);
