@@ -1,0 +1,1 @@
+//! Starts the ranks of a run under `mpirun`, says what is wrong, and brings the run back.

@@ -1,0 +1,482 @@
+//! The progress ledger: where a rank stands, in a page of memory that it shares with the process that watches it.
+//!
+//! The rank writes with plain stores, no system call and no lock, so that a step costs the same with it; the watcher
+//! reads also while the rank is stuck in a driver. A counter that is odd while the rank writes lets the watcher
+//! recognise a torn reading and read again (a seqlock).
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::time::Duration;
+
+use rustix::fs::MemfdFlags;
+use rustix::mm::{MapFlags, ProtFlags};
+use serde::{Deserialize, Serialize};
+
+/// "ADMLEDGR" and, below, the version of the layout.
+const MAGIC: u64 = 0x4144_4d4c_4544_4752;
+const VERSION: u64 = 1;
+const LENGTH: usize = size_of::<Page>();
+/// A reading that meets a writer this often is given up: the rank was stopped in the middle of a write.
+const MAX_TRIES: usize = 1000;
+
+/// What a rank is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u64)]
+pub enum Phase {
+    /// Getting ready: reading the configuration, the data's names, a checkpoint.
+    Start = 0,
+    /// Waiting for the loader.
+    Data = 1,
+    /// The network's forward pass.
+    Forward = 2,
+    /// The backward pass.
+    Backward = 3,
+    /// Summing a bucket of gradients over the ranks; [`Reading::bucket`] says which.
+    Reduce = 4,
+    /// Another exchange with all ranks.
+    Exchange = 5,
+    /// The optimizer's pass.
+    Optimizer = 6,
+    /// The part of a checkpoint that the loop waits for.
+    Checkpoint = 7,
+    /// Drawing samples for the grid.
+    Sample = 8,
+    /// Logging and validation.
+    Log = 9,
+    /// Leaving.
+    End = 10,
+}
+
+impl Phase {
+    const ALL: [Self; 11] = [
+        Self::Start,
+        Self::Data,
+        Self::Forward,
+        Self::Backward,
+        Self::Reduce,
+        Self::Exchange,
+        Self::Optimizer,
+        Self::Checkpoint,
+        Self::Sample,
+        Self::Log,
+        Self::End,
+    ];
+
+    /// What the rank has been doing, for a sentence: "it has been ... for 94 s".
+    #[must_use]
+    pub fn doing(self) -> &'static str {
+        match self {
+            Self::Start => "getting ready",
+            Self::Data => "reading data",
+            Self::Forward => "in the forward pass",
+            Self::Backward => "in the backward pass",
+            Self::Reduce => "summing gradients",
+            Self::Exchange => "exchanging with the other ranks",
+            Self::Optimizer => "in the optimizer",
+            Self::Checkpoint => "saving a checkpoint",
+            Self::Sample => "drawing samples",
+            Self::Log => "logging",
+            Self::End => "leaving",
+        }
+    }
+
+    /// Whether it waits for other ranks there.
+    #[must_use]
+    pub fn is_collective(self) -> bool {
+        matches!(self, Self::Reduce | Self::Exchange)
+    }
+}
+
+/// Where a rank stood when its ledger was read. Times are in seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reading {
+    /// The rank's process; 0 until it has opened the ledger.
+    pub pid: u64,
+    /// The step under way, from 1; 0 before the first.
+    pub step: u64,
+    /// The step of the run's end; 0 until it is known.
+    pub last_step: u64,
+    /// What it does.
+    pub phase: Phase,
+    /// In [`Phase::Reduce`] the bucket, from 0; else the pass of the step.
+    pub bucket: u64,
+    /// For how long it has done that.
+    pub phase_seconds: f64,
+    /// Exchanges with other ranks that it has entered since its start, that of now among them. All ranks enter the same
+    /// ones in the same order: who has entered fewer is waited for.
+    pub collectives: u64,
+    /// Changes of the phase since its start.
+    pub beats: u64,
+    /// What the last whole step took.
+    pub step_seconds: f64,
+    /// Of that, waiting for data.
+    pub data_seconds: f64,
+    /// Of that, in exchanges with other ranks.
+    pub wait_seconds: f64,
+    /// The step of the newest checkpoint that this attempt has published or begun from.
+    pub checkpoint_step: u64,
+    /// The samples of a step, over all ranks; 0 until it is known.
+    pub global_batch: u64,
+}
+
+/// What can go wrong with a ledger.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The file cannot be used.
+    #[error("the ledger {path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no ledger of this version: rank and launcher are of different builds.
+    #[error("the ledger {path} is not of this version of Admiral; use the launcher and the program of one build")]
+    Foreign {
+        /// Which.
+        path: PathBuf,
+    },
+}
+
+/// The layout. A field may be added at the end with a new version.
+#[repr(C, align(64))]
+#[derive(Default)]
+struct Page {
+    magic: AtomicU64,
+    version: AtomicU64,
+    /// Odd while the rank writes.
+    sequence: AtomicU64,
+    pid: AtomicU64,
+    step: AtomicU64,
+    last_step: AtomicU64,
+    phase: AtomicU64,
+    bucket: AtomicU64,
+    /// CLOCK_MONOTONIC in nanoseconds, one clock for the whole host.
+    since: AtomicU64,
+    collectives: AtomicU64,
+    beats: AtomicU64,
+    step_nanoseconds: AtomicU64,
+    data_nanoseconds: AtomicU64,
+    wait_nanoseconds: AtomicU64,
+    checkpoint_step: AtomicU64,
+    global_batch: AtomicU64,
+    /// Of the step under way: when it began, and what it has spent so far. Only the rank reads these.
+    step_since: AtomicU64,
+    data_so_far: AtomicU64,
+    wait_so_far: AtomicU64,
+}
+
+/// A rank's ledger. One thread writes; any number read.
+pub struct Ledger {
+    page: *const Page,
+    /// Kept so that a child can inherit it.
+    file: Option<OwnedFd>,
+}
+
+// SAFETY: the page lives as long as the ledger and is touched through atomics alone.
+unsafe impl Send for Ledger {}
+// SAFETY: as above.
+unsafe impl Sync for Ledger {}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger").field("reading", &self.read()).finish()
+    }
+}
+
+impl Ledger {
+    /// A new ledger in memory that no file system names: a child that inherits [`Ledger::file`] opens it by the path
+    /// `/proc/self/fd/N`, and nothing is left of it when both are gone.
+    ///
+    /// # Errors
+    /// When the system gives no memory.
+    pub fn create() -> Result<Self, LedgerError> {
+        let failed = |source: std::io::Error| LedgerError::File { path: "(anonymous)".into(), source };
+        let file = rustix::fs::memfd_create("admiral-ledger", MemfdFlags::empty()).map_err(|e| failed(e.into()))?;
+        rustix::fs::ftruncate(&file, LENGTH as u64).map_err(|e| failed(e.into()))?;
+        let ledger = Self { page: map(&file).map_err(failed)?, file: Some(file) };
+        ledger.page().version.store(VERSION, Ordering::Relaxed);
+        ledger.page().since.store(now(), Ordering::Relaxed);
+        ledger.page().magic.store(MAGIC, Ordering::Release);
+        Ok(ledger)
+    }
+
+    /// The ledger in a file that [`Ledger::create`] made.
+    ///
+    /// # Errors
+    /// When the file cannot be mapped or holds no ledger of this version.
+    pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        let failed = |source| LedgerError::File { path: path.to_owned(), source };
+        let file = File::options().read(true).write(true).open(path).map_err(failed)?;
+        let foreign = || LedgerError::Foreign { path: path.to_owned() };
+        if file.metadata().map_err(failed)?.len() < LENGTH as u64 {
+            return Err(foreign());
+        }
+        let ledger = Self { page: map(&file).map_err(failed)?, file: None };
+        let page = ledger.page();
+        if page.magic.load(Ordering::Acquire) != MAGIC || page.version.load(Ordering::Relaxed) != VERSION {
+            return Err(foreign());
+        }
+        Ok(ledger)
+    }
+
+    /// A ledger that nobody watches.
+    #[must_use]
+    pub fn private() -> Self {
+        Self { page: Box::into_raw(Box::<Page>::default()), file: None }
+    }
+
+    /// What a child must inherit to share it; None where this one was not created here.
+    #[must_use]
+    pub fn file(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.file.as_ref().map(|file| file.as_fd())
+    }
+
+    fn page(&self) -> &Page {
+        // SAFETY: mapped or allocated for as long as the process lives (see drop), and aligned.
+        unsafe { &*self.page }
+    }
+
+    fn write(&self, change: impl FnOnce(&Page)) {
+        let page = self.page();
+        let sequence = page.sequence.load(Ordering::Relaxed);
+        page.sequence.store(sequence.wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::Release);
+        change(page);
+        page.sequence.store(sequence.wrapping_add(2), Ordering::Release);
+    }
+
+    /// The rank says that it is there.
+    pub fn sign(&self, pid: u32) {
+        self.write(|page| page.pid.store(u64::from(pid), Ordering::Relaxed));
+    }
+
+    /// The rank knows the run: the step it begins from, the last one, and the samples of a step.
+    pub fn begin(&self, step: u64, last_step: u64, global_batch: u64) {
+        self.write(|page| {
+            page.step.store(step, Ordering::Relaxed);
+            page.last_step.store(last_step, Ordering::Relaxed);
+            page.global_batch.store(global_batch, Ordering::Relaxed);
+        });
+    }
+
+    /// A step begins, and with it another one's times.
+    pub fn begin_step(&self, step: u64) {
+        let now = now();
+        self.write(|page| {
+            self.close_phase(page, now);
+            page.step.store(step, Ordering::Relaxed);
+            page.step_since.store(now, Ordering::Relaxed);
+            page.data_so_far.store(0, Ordering::Relaxed);
+            page.wait_so_far.store(0, Ordering::Relaxed);
+        });
+    }
+
+    /// The step's work is done: its times are those of the last whole step from now on.
+    pub fn end_step(&self) {
+        let now = now();
+        self.write(|page| {
+            self.close_phase(page, now);
+            let since = page.step_since.load(Ordering::Relaxed);
+            page.step_nanoseconds.store(now.saturating_sub(since), Ordering::Relaxed);
+            page.data_nanoseconds.store(page.data_so_far.load(Ordering::Relaxed), Ordering::Relaxed);
+            page.wait_nanoseconds.store(page.wait_so_far.load(Ordering::Relaxed), Ordering::Relaxed);
+        });
+    }
+
+    /// The rank begins to do something else.
+    pub fn enter(&self, phase: Phase, bucket: u64) {
+        let now = now();
+        self.write(|page| {
+            self.close_phase(page, now);
+            page.phase.store(phase as u64, Ordering::Relaxed);
+            page.bucket.store(bucket, Ordering::Relaxed);
+            add(&page.beats, 1);
+            if phase.is_collective() {
+                add(&page.collectives, 1);
+            }
+        });
+    }
+
+    /// What the rank does, and in which bucket or pass: to go back to after something else.
+    #[must_use]
+    pub fn phase(&self) -> (Phase, u64) {
+        let page = self.page();
+        (phase_of(page.phase.load(Ordering::Relaxed)), page.bucket.load(Ordering::Relaxed))
+    }
+
+    /// A checkpoint of this step is published, or the run began from it.
+    pub fn checkpoint(&self, step: u64) {
+        self.write(|page| page.checkpoint_step.store(step, Ordering::Relaxed));
+    }
+
+    /// Counts the time of the phase until now where it belongs.
+    fn close_phase(&self, page: &Page, now: u64) {
+        let spent = now.saturating_sub(page.since.load(Ordering::Relaxed));
+        let phase = phase_of(page.phase.load(Ordering::Relaxed));
+        if phase == Phase::Data {
+            add(&page.data_so_far, spent);
+        } else if phase.is_collective() {
+            add(&page.wait_so_far, spent);
+        }
+        page.since.store(now, Ordering::Relaxed);
+    }
+
+    /// What it says now.
+    #[must_use]
+    pub fn read(&self) -> Reading {
+        let page = self.page();
+        for _ in 0..MAX_TRIES {
+            let before = page.sequence.load(Ordering::Acquire);
+            let reading = self.read_once();
+            fence(Ordering::Acquire);
+            if before.is_multiple_of(2) && page.sequence.load(Ordering::Relaxed) == before {
+                return reading;
+            }
+            std::hint::spin_loop();
+        }
+        self.read_once()
+    }
+
+    fn read_once(&self) -> Reading {
+        let page = self.page();
+        let get = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        let seconds = |nanoseconds| Duration::from_nanos(nanoseconds).as_secs_f64();
+        Reading {
+            pid: get(&page.pid),
+            step: get(&page.step),
+            last_step: get(&page.last_step),
+            phase: phase_of(get(&page.phase)),
+            bucket: get(&page.bucket),
+            phase_seconds: seconds(now().saturating_sub(get(&page.since))),
+            collectives: get(&page.collectives),
+            beats: get(&page.beats),
+            step_seconds: seconds(get(&page.step_nanoseconds)),
+            data_seconds: seconds(get(&page.data_nanoseconds)),
+            wait_seconds: seconds(get(&page.wait_nanoseconds)),
+            checkpoint_step: get(&page.checkpoint_step),
+            global_batch: get(&page.global_batch),
+        }
+    }
+}
+
+/// The ledger of this process as a rank: the one that [`crate::environment::LEDGER`] names, or a private one. One that
+/// cannot be opened is no reason not to run; [`own_error`] says why.
+pub fn own() -> &'static Ledger {
+    &own_or_error().0
+}
+
+/// Why nobody can watch this process although it was told where.
+pub fn own_error() -> Option<&'static LedgerError> {
+    own_or_error().1.as_ref()
+}
+
+fn own_or_error() -> &'static (Ledger, Option<LedgerError>) {
+    static OWN: OnceLock<(Ledger, Option<LedgerError>)> = OnceLock::new();
+    OWN.get_or_init(|| {
+        let (ledger, error) = match std::env::var_os(crate::environment::LEDGER).map(|path| Ledger::open(path.as_ref()))
+        {
+            Some(Ok(ledger)) => (ledger, None),
+            Some(Err(error)) => (Ledger::private(), Some(error)),
+            None => (Ledger::private(), None),
+        };
+        ledger.sign(std::process::id());
+        (ledger, error)
+    })
+}
+
+fn add(value: &AtomicU64, more: u64) {
+    value.store(value.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+}
+
+fn phase_of(number: u64) -> Phase {
+    Phase::ALL.into_iter().find(|&phase| phase as u64 == number).unwrap_or(Phase::Start)
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC.
+fn now() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+fn map(file: impl AsFd) -> std::io::Result<*const Page> {
+    // SAFETY: a new shared mapping of a file that is at least as long; it is never unmapped.
+    let page = unsafe {
+        rustix::mm::mmap(std::ptr::null_mut(), LENGTH, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, file, 0)
+    }?;
+    Ok(page.cast_const().cast())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    fn shared() -> (Ledger, Ledger) {
+        let ledger = Ledger::create().expect("memory");
+        let path = format!("/proc/self/fd/{}", ledger.file().expect("it was created here").as_raw_fd());
+        let other = Ledger::open(path.as_ref()).expect("the same memory");
+        (ledger, other)
+    }
+
+    #[test]
+    fn the_watcher_sees_what_the_rank_says() {
+        let (watcher, rank) = shared();
+        assert_eq!((watcher.read().pid, watcher.read().phase), (0, Phase::Start));
+        rank.sign(7);
+        rank.begin(10, 100, 32);
+        rank.begin_step(11);
+        rank.enter(Phase::Data, 0);
+        std::thread::sleep(Duration::from_millis(20));
+        rank.enter(Phase::Reduce, 3);
+        std::thread::sleep(Duration::from_millis(10));
+        let reading = watcher.read();
+        assert_eq!((reading.pid, reading.step, reading.last_step, reading.global_batch), (7, 11, 100, 32));
+        assert_eq!((reading.phase, reading.bucket, reading.collectives, reading.beats), (Phase::Reduce, 3, 1, 2));
+        assert!(reading.phase_seconds >= 0.01 && reading.step_seconds == 0.0, "{reading:?}");
+        rank.end_step();
+        let reading = watcher.read();
+        assert!(reading.data_seconds >= 0.02 && reading.wait_seconds >= 0.01, "{reading:?}");
+        assert!(reading.step_seconds >= reading.data_seconds + reading.wait_seconds, "{reading:?}");
+    }
+
+    #[test]
+    fn a_reading_is_never_torn() {
+        let (watcher, rank) = shared();
+        let writer = std::thread::spawn(move || {
+            for step in 0..200_000 {
+                rank.begin(step, step, step);
+            }
+        });
+        while !writer.is_finished() {
+            let reading = watcher.read();
+            assert!(reading.step == reading.last_step && reading.step == reading.global_batch, "{reading:?}");
+        }
+        writer.join().expect("the writer");
+    }
+
+    #[test]
+    fn what_is_no_ledger_is_refused() {
+        let path = std::env::temp_dir().join(format!("no-ledger-{}", std::process::id()));
+        std::fs::write(&path, vec![0; LENGTH]).expect("a file");
+        assert!(matches!(Ledger::open(&path), Err(LedgerError::Foreign { .. })));
+        std::fs::write(&path, b"short").expect("a file");
+        assert!(matches!(Ledger::open(&path), Err(LedgerError::Foreign { .. })));
+        std::fs::remove_file(&path).expect("it is there");
+        assert!(matches!(Ledger::open(&path), Err(LedgerError::File { .. })));
+    }
+
+    #[test]
+    fn phases_keep_their_numbers_and_names() {
+        for (place, phase) in Phase::ALL.into_iter().enumerate() {
+            assert_eq!(phase as usize, place);
+            assert_eq!(phase_of(place as u64), phase);
+        }
+        assert_eq!(serde_json::to_string(&Phase::Reduce).expect("a name"), "\"reduce\"");
+    }
+}
