@@ -41,7 +41,7 @@ impl LaunchConfig {
     #[must_use]
     pub fn timeouts(&self) -> Timeouts {
         let stall = Duration::from_secs(self.stall_seconds);
-        let silence = (stall / 20).clamp(Duration::from_secs(4), Duration::from_secs(15));
+        let silence = (stall / 20).clamp(Duration::from_secs(3), Duration::from_secs(8));
         Timeouts {
             stall,
             start: (stall * 2).max(Duration::from_secs(60)),

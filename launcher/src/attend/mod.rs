@@ -1,0 +1,340 @@
+//! The attendant: the process that `mpirun` starts for each rank. It starts the rank, watches it, keeps its output, tells
+//! the launcher, and does what the launcher says. Without a launcher it ends its rank: nothing is left behind.
+
+mod output;
+mod process;
+mod stack;
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use admiral_rank_contract::{Ledger, environment};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use crate::protocol::{ADDRESSES, BEAT, FromAttendant, Hello, ORPHAN_SECONDS, Start, TOKEN, ToAttendant, encode};
+use process::{Ended, RankProcess};
+
+/// A rank that is asked to end because its launcher is gone has this long to publish a checkpoint.
+const ORPHAN_GRACE: Duration = Duration::from_secs(4);
+/// An address of the launcher that does not answer for so long leads nowhere.
+const CONNECT: Duration = Duration::from_secs(5);
+/// An attendant that is told to end by its system, not by its launcher, waits this long for the launcher's word.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Why an attendant cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum AttendError {
+    /// It was not started by a launcher.
+    #[error("{0} is not set as a launcher sets it; `attend` is what admiral-launch starts under mpirun, not a command")]
+    Environment(&'static str),
+    /// The launcher cannot be reached from this host.
+    #[error(
+        "{host} cannot reach the launcher at {addresses} ({source}); its ports must not be closed between the hosts, or \
+         give the address that they can reach with --address"
+    )]
+    Unreachable {
+        /// This host.
+        host: String,
+        /// All that were tried.
+        addresses: String,
+        /// The last answer.
+        source: std::io::Error,
+    },
+    /// The system refuses something.
+    #[error("{0}")]
+    System(#[from] std::io::Error),
+}
+
+/// The name of this host.
+#[must_use]
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// What the variables say.
+struct Told {
+    addresses: String,
+    token: String,
+    attempt: u64,
+    rank: usize,
+    world: usize,
+    local_rank: usize,
+    orphan: Duration,
+}
+
+fn told() -> Result<Told, AttendError> {
+    fn get<T: std::str::FromStr>(name: &'static str) -> Result<T, AttendError> {
+        std::env::var(name).ok().and_then(|text| text.parse().ok()).ok_or(AttendError::Environment(name))
+    }
+    Ok(Told {
+        addresses: get(ADDRESSES)?,
+        token: get(TOKEN)?,
+        attempt: get(environment::ATTEMPT)?,
+        rank: get("OMPI_COMM_WORLD_RANK")?,
+        world: get("OMPI_COMM_WORLD_SIZE")?,
+        local_rank: get("OMPI_COMM_WORLD_LOCAL_RANK")?,
+        orphan: Duration::from_secs_f64(get(ORPHAN_SECONDS)?),
+    })
+}
+
+/// Attends a rank until the launcher says that it is over.
+///
+/// # Errors
+/// When this process was not started by a launcher, or cannot reach it.
+pub async fn attend() -> Result<(), AttendError> {
+    let told = told()?;
+    process::adopt_orphans()?;
+    let (reader, writer) = connect(&told).await?.into_split();
+    let (say, said) = mpsc::unbounded_channel();
+    let writing = tokio::spawn(write(writer, said));
+    let _ = say.send(FromAttendant::Hello(Hello {
+        token: told.token.clone(),
+        attempt: told.attempt,
+        rank: told.rank,
+        world: told.world,
+        local_rank: told.local_rank,
+        host: host_name(),
+        machine: machine(),
+        pid: std::process::id(),
+    }));
+    let (hear, heard) = mpsc::unbounded_channel();
+    tokio::spawn(listen(reader, hear));
+    let attendant = Attendant { say, rank: None, ledger: Ledger::create().map_err(std::io::Error::other)?, is_over: false };
+    let is_orphan = attendant.run(heard, told.orphan).await?;
+    let _ = timeout(Duration::from_secs(1), writing).await;
+    if is_orphan && told.local_rank == 0 {
+        process::end_daemon();
+    }
+    Ok(())
+}
+
+/// What tells two machines apart, whatever names they have; in containers the host's name is all there is.
+fn machine() -> String {
+    let id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    format!("{}/{}", id.trim(), host_name())
+}
+
+/// The first of the launcher's addresses that answers: a host in several networks has some that lead nowhere.
+async fn connect(told: &Told) -> Result<TcpStream, AttendError> {
+    let mut tries = JoinSet::new();
+    for address in told.addresses.split(',').filter_map(|text| text.parse::<SocketAddr>().ok()) {
+        tries.spawn(async move {
+            timeout(CONNECT, TcpStream::connect(address)).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+        });
+    }
+    let mut last = std::io::Error::from(ErrorKind::InvalidInput);
+    while let Some(tried) = tries.join_next().await {
+        match tried {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => last = error,
+            Err(error) => last = std::io::Error::other(error),
+        }
+    }
+    Err(AttendError::Unreachable { host: host_name(), addresses: told.addresses.clone(), source: last })
+}
+
+async fn write(mut writer: OwnedWriteHalf, mut said: mpsc::UnboundedReceiver<FromAttendant>) {
+    while let Some(message) = said.recv().await {
+        if writer.write_all(&encode(&message)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Passes on what the launcher says, until it says no more.
+async fn listen(reader: OwnedReadHalf, hear: mpsc::UnboundedSender<ToAttendant>) {
+    let mut lines = BufReader::new(reader).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        // A word of a newer launcher is no reason to leave a rank alone.
+        if let Ok(message) = serde_json::from_str(&line)
+            && hear.send(message).is_err()
+        {
+            return;
+        }
+    }
+}
+
+struct Attendant {
+    say: mpsc::UnboundedSender<FromAttendant>,
+    rank: Option<RankProcess>,
+    ledger: Ledger,
+    /// The rank has ended and that has been said.
+    is_over: bool,
+}
+
+impl Attendant {
+    /// Until it may leave; says whether the launcher was lost.
+    async fn run(
+        mut self,
+        mut heard: mpsc::UnboundedReceiver<ToAttendant>,
+        orphan: Duration,
+    ) -> Result<bool, AttendError> {
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last_word = Instant::now();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
+        // mpirun passes these on to all its children; the launcher is who speaks to ranks.
+        let _user1 = signal(SignalKind::user_defined1())?;
+        let _user2 = signal(SignalKind::user_defined2())?;
+        let mut leave_at: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                message = heard.recv() => {
+                    last_word = Instant::now();
+                    match message {
+                        None => return self.orphaned().await,
+                        Some(ToAttendant::Leave) => {
+                            self.end_by_force().await;
+                            return Ok(false);
+                        }
+                        Some(message) => self.obey(message).await,
+                    }
+                }
+                ended = wait(&mut self.rank), if !self.is_over => self.ended(ended).await,
+                _ = beat.tick() => {
+                    if last_word.elapsed() > orphan {
+                        return self.orphaned().await;
+                    }
+                    if leave_at.is_some_and(|at| Instant::now() > at) {
+                        return Ok(true);
+                    }
+                    self.beat();
+                }
+                // The daemon of mpirun ends its children: it was killed, or the scheduler takes the host.
+                _ = terminate.recv() => {
+                    self.end_by_force().await;
+                    leave_at.get_or_insert(Instant::now() + FAREWELL);
+                }
+                _ = interrupt.recv() => {}
+                _ = hang_up.recv() => {}
+            }
+        }
+    }
+
+    fn say(&self, message: FromAttendant) {
+        // The launcher may be gone; then silence ends this attendant too.
+        let _ = self.say.send(message);
+    }
+
+    fn beat(&self) {
+        match &self.rank {
+            Some(rank) if !self.is_over => {
+                self.say(FromAttendant::Beat { reading: self.ledger.read(), state: process::state(rank.pid) });
+            }
+            _ => self.say(FromAttendant::Alive),
+        }
+    }
+
+    async fn obey(&mut self, message: ToAttendant) {
+        match message {
+            ToAttendant::Start(start) => self.start(&start).await,
+            ToAttendant::Signal { signal } => {
+                if let Some(rank) = self.rank.as_ref().filter(|_| !self.is_over) {
+                    rank.signal(signal);
+                }
+            }
+            ToAttendant::Kill => self.end_by_force().await,
+            ToAttendant::Stack => {
+                if let Some(rank) = self.rank.as_ref().filter(|_| !self.is_over) {
+                    let (pid, say) = (rank.pid, self.say.clone());
+                    tokio::spawn(async move {
+                        let text = stack::of(pid).await;
+                        let _ = say.send(FromAttendant::Stack { text });
+                    });
+                }
+            }
+            ToAttendant::Leave | ToAttendant::Alive => {}
+        }
+    }
+
+    async fn start(&mut self, start: &Start) {
+        let variables: BTreeMap<&str, String> = start
+            .environment
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.clone()))
+            .chain(self.ledger.file().map(|file| {
+                (environment::LEDGER, format!("/proc/self/fd/{}", file.as_raw_fd()))
+            }))
+            .collect();
+        match RankProcess::start(start, &variables, self.say.clone()) {
+            Ok(rank) => {
+                self.say(FromAttendant::Started { pid: rank.pid });
+                self.rank = Some(rank);
+            }
+            Err(error) => {
+                let program = start.argv.first().map_or("", String::as_str);
+                let line = format!("error: {program} cannot be started on {}: {error}", host_name());
+                self.say(FromAttendant::Line { text: line.clone() });
+                self.is_over = true;
+                self.say(FromAttendant::Ended { code: None, signal: None, reading: None, last_lines: vec![line] });
+                self.say(FromAttendant::Gone { left: 0 });
+            }
+        }
+    }
+
+    /// The rank's process has ended by itself or by a signal.
+    async fn ended(&mut self, ended: Ended) {
+        self.is_over = true;
+        let Some(rank) = &mut self.rank else { return };
+        let (pid, last_lines) = (rank.pid, rank.last_lines().await);
+        let reading = Some(self.ledger.read());
+        self.say(FromAttendant::Ended { code: ended.code, signal: ended.signal, reading, last_lines });
+        let left = process::end_descendants(pid).await;
+        self.say(FromAttendant::Gone { left });
+    }
+
+    async fn end_by_force(&mut self) {
+        if self.is_over {
+            return;
+        }
+        match &self.rank {
+            Some(rank) => rank.kill(),
+            None => {
+                // Never started: there is nothing to end.
+                self.is_over = true;
+                self.say(FromAttendant::Gone { left: 0 });
+                return;
+            }
+        }
+        // A process in a driver call may not die; the launcher has its own patience.
+        if let Ok(ended) = timeout(Duration::from_secs(3), wait(&mut self.rank)).await {
+            self.ended(ended).await;
+        }
+    }
+
+    /// No launcher: the rank may publish a checkpoint, and is ended.
+    async fn orphaned(&mut self) -> Result<bool, AttendError> {
+        if !self.is_over
+            && let Some(rank) = &self.rank
+        {
+            rank.signal(rustix::process::Signal::TERM.as_raw());
+            if let Ok(ended) = timeout(ORPHAN_GRACE, wait(&mut self.rank)).await {
+                self.ended(ended).await;
+            }
+        }
+        self.end_by_force().await;
+        Ok(true)
+    }
+}
+
+/// The end of the rank; never, while there is none.
+async fn wait(rank: &mut Option<RankProcess>) -> Ended {
+    match rank {
+        Some(rank) => rank.wait().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,146 @@
+//! What a rank prints: all of it into a file, the last lines for a report, and what is to be shown to the launcher.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::Child;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::protocol::{FromAttendant, MAX_LINE, Start, cut};
+
+/// Lines of a report.
+const NUM_LAST_LINES: usize = 30;
+
+/// The output of a rank.
+pub(super) struct Output {
+    last: Arc<Mutex<VecDeque<String>>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+struct Keeper {
+    file: Option<Mutex<File>>,
+    last: Arc<Mutex<VecDeque<String>>>,
+    say: mpsc::UnboundedSender<FromAttendant>,
+    show: bool,
+}
+
+impl Output {
+    pub(super) fn keep(child: &mut Child, start: &Start, say: mpsc::UnboundedSender<FromAttendant>) -> Self {
+        let last = Arc::new(Mutex::new(VecDeque::new()));
+        let opened = start.log.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
+            File::options().create(true).append(true).open(&start.log)
+        });
+        // A host that cannot keep the output is no reason not to train.
+        let file = match opened {
+            Ok(file) => Some(Mutex::new(file)),
+            Err(error) => {
+                let text = format!("warning: the output is not kept in {}: {error}", start.log.display());
+                let _ = say.send(FromAttendant::Line { text });
+                None
+            }
+        };
+        let keeper = Arc::new(Keeper { file, last: Arc::clone(&last), say, show: start.show });
+        let mut readers = Vec::new();
+        if let Some(stdout) = child.stdout.take() {
+            readers.push(tokio::spawn(read(stdout, Arc::clone(&keeper))));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            readers.push(tokio::spawn(read(stderr, keeper)));
+        }
+        Self { last, readers }
+    }
+
+    /// The last lines, after the end of the process; what a grandchild still prints is not waited for.
+    pub(super) async fn last_lines(&mut self) -> Vec<String> {
+        for reader in self.readers.drain(..) {
+            let _ = timeout(Duration::from_millis(300), reader).await;
+        }
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
+/// Reads lines, whatever their bytes, and takes long ones in pieces.
+async fn read(stream: impl AsyncRead + Unpin, keeper: Arc<Keeper>) {
+    let mut reader = BufReader::new(stream);
+    let mut line = Vec::new();
+    loop {
+        let (taken, ends) = match reader.fill_buf().await {
+            Ok(bytes) if !bytes.is_empty() => {
+                let end = bytes.iter().position(|&byte| byte == b'\n');
+                let stop = end.map_or(bytes.len(), |end| end + 1).min(MAX_LINE);
+                line.extend_from_slice(&bytes[..stop]);
+                (stop, bytes[..stop].ends_with(b"\n") || line.len() >= MAX_LINE)
+            }
+            _ => break,
+        };
+        reader.consume(taken);
+        if ends {
+            keeper.take(&line);
+            line.clear();
+        }
+    }
+    if !line.is_empty() {
+        keeper.take(&line);
+    }
+}
+
+impl Keeper {
+    fn take(&self, line: &[u8]) {
+        if let Some(file) = &self.file {
+            let mut whole = line.to_vec();
+            if !whole.ends_with(b"\n") {
+                whole.push(b'\n');
+            }
+            // A full disk must not stop a rank.
+            let _ = file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&whole);
+        }
+        let text = String::from_utf8_lossy(line).trim_end_matches(['\n', '\r']).to_owned();
+        if self.show || tells_of_an_error(&text) {
+            let _ = self.say.send(FromAttendant::Line { text: cut(&text).to_owned() });
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.len() == NUM_LAST_LINES {
+            last.pop_front();
+        }
+        last.push_back(cut(&text).to_owned());
+    }
+}
+
+/// Whether everybody has to see a line: Admiral's last words, its log lines of that level, a panic, an abort of a
+/// library.
+fn tells_of_an_error(line: &str) -> bool {
+    let plain = line.strip_prefix("[rank ").and_then(|rest| rest.split_once("] ")).map_or(line, |(_, rest)| rest);
+    plain.starts_with("error: ")
+        || plain.split_whitespace().nth(1) == Some("ERROR")
+        || plain.contains("\"level\":\"ERROR\"")
+        || plain.contains(" panicked at ")
+        || plain.starts_with("terminate called")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_known_by_their_form() {
+        for line in [
+            "error: no such file",
+            "[rank 3] error: no such file",
+            "[rank 3] 2026-01-01T00:00:00.000000Z ERROR admiral::train: bad",
+            "2026-01-01T00:00:00.000000Z ERROR admiral::train: bad",
+            "{\"timestamp\":\"x\",\"level\":\"ERROR\"}",
+            "thread 'main' (7) panicked at src/x.rs:1:1:",
+        ] {
+            assert!(tells_of_an_error(line), "{line}");
+        }
+        for line in ["step 20/60  loss 0.9", "[rank 1] 2026-01-01T00:00:00Z  INFO admiral: no ERROR here", ""] {
+            assert!(!tells_of_an_error(line), "{line}");
+        }
+    }
+}

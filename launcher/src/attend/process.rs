@@ -1,0 +1,146 @@
+//! A rank's process and what it has started.
+
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, set_child_subreaper, set_parent_process_death_signal};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::output::Output;
+use crate::protocol::{FromAttendant, Start};
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) code: Option<u8>,
+    pub(super) signal: Option<i32>,
+}
+
+/// Processes whose parents end become children of this one, so that they can be found and ended.
+pub(super) fn adopt_orphans() -> std::io::Result<()> {
+    Ok(set_child_subreaper(Some(rustix::process::getpid()))?)
+}
+
+/// A rank's process.
+pub(super) struct RankProcess {
+    pub(super) pid: u32,
+    child: Child,
+    output: Output,
+}
+
+impl RankProcess {
+    /// Starts it, in a process group of its own, so that a signal from the terminal does not reach it, and so that it
+    /// dies with this process.
+    pub(super) fn start(
+        start: &Start,
+        variables: &BTreeMap<&str, String>,
+        say: mpsc::UnboundedSender<FromAttendant>,
+    ) -> std::io::Result<Self> {
+        let Some((program, arguments)) = start.argv.split_first() else {
+            return Err(std::io::Error::other("no program is named"));
+        };
+        let mut command = Command::new(program);
+        command.args(arguments).envs(variables).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0);
+        let parent = rustix::process::getpid();
+        // SAFETY: only system calls that are allowed between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                set_parent_process_death_signal(Some(Signal::KILL))?;
+                // The parent may have died before that was set.
+                if rustix::process::getppid() != Some(parent) {
+                    return Err(std::io::Error::other("its attendant died"));
+                }
+                Ok(())
+            });
+        }
+        let mut child = command.spawn()?;
+        let output = Output::keep(&mut child, start, say);
+        Ok(Self { pid: child.id().unwrap_or_default(), child, output })
+    }
+
+    pub(super) async fn wait(&mut self) -> Ended {
+        match self.child.wait().await {
+            Ok(status) => Ended { code: status.code().and_then(|code| u8::try_from(code).ok()), signal: status.signal() },
+            // It was reaped as somebody else's child, which cannot be; nothing is known of its end then.
+            Err(_) => Ended { code: None, signal: None },
+        }
+    }
+
+    /// The last lines of its output, when it has ended.
+    pub(super) async fn last_lines(&mut self) -> Vec<String> {
+        self.output.last_lines().await
+    }
+
+    pub(super) fn signal(&self, number: i32) {
+        if let (Some(pid), Some(signal)) = (pid_of(self.pid), Signal::from_named_raw(number)) {
+            // It may have ended already.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    pub(super) fn kill(&self) {
+        if let Some(pid) = pid_of(self.pid) {
+            let _ = kill_process(pid, Signal::KILL);
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+}
+
+fn pid_of(number: u32) -> Option<Pid> {
+    i32::try_from(number).ok().and_then(Pid::from_raw)
+}
+
+/// The letter by which the kernel names what a process does.
+pub(super) fn state(pid: u32) -> Option<char> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it may hold spaces and brackets.
+    text.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Ends what a rank that has ended left behind: its group, and all that this process has adopted. Returns how many
+/// processes could not be ended.
+pub(super) async fn end_descendants(rank: u32) -> usize {
+    for _ in 0..40 {
+        if let Some(pid) = pid_of(rank) {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+        let mut left = 0;
+        for child in children(std::process::id()) {
+            left += 1;
+            if let Some(pid) = pid_of(child) {
+                let _ = kill_process(pid, Signal::KILL);
+                // Adopted ones are no children of the runtime's; it does not reap them.
+                let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
+            }
+        }
+        if left == 0 {
+            return 0;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    children(std::process::id()).len()
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{parent}/task")) else { return Vec::new() };
+    let of_task = |task: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_to_string(task.ok()?.path().join("children")).ok()
+    };
+    let text: String = tasks.filter_map(of_task).collect();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Ends the daemon of `mpirun` on this host, the parent of this process, when there is no launcher and no network to
+/// tell it: it would stay for many minutes.
+pub(super) fn end_daemon() {
+    let Some(parent) = rustix::process::getppid() else { return };
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", parent.as_raw_nonzero())).unwrap_or_default();
+    if name.trim() == "orted" {
+        let _ = kill_process(parent, Signal::KILL);
+    }
+}

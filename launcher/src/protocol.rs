@@ -1,0 +1,174 @@
+//! What the launcher and its attendants say to each other: one JSON object a line, over TCP.
+//!
+//! An attendant is the process that `mpirun` starts for each rank; it starts the rank itself, watches it, and does what
+//! the launcher says. Both sides speak at least every [`BEAT`], so that silence means something.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use admiral_rank_contract::Reading;
+use serde::{Deserialize, Serialize};
+
+/// How often each side says something.
+pub const BEAT: Duration = Duration::from_millis(500);
+
+/// Where an attendant finds its launcher: `address:port`, separated by commas, to be tried in turn.
+pub const ADDRESSES: &str = "ADMIRAL_LAUNCH_ADDRESSES";
+/// What an attendant has to know to be believed.
+pub const TOKEN: &str = "ADMIRAL_LAUNCH_TOKEN";
+/// Seconds without a word from the launcher after which an attendant ends its rank.
+pub const ORPHAN_SECONDS: &str = "ADMIRAL_LAUNCH_ORPHAN_SECONDS";
+
+/// A line longer than this is cut: no rank can fill the launcher's memory.
+pub const MAX_LINE: usize = 16 << 10;
+
+/// From an attendant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub enum FromAttendant {
+    /// The first word.
+    Hello(Hello),
+    /// Its rank's process runs.
+    Started {
+        /// The process.
+        pid: u32,
+    },
+    /// Where the rank stands.
+    Beat {
+        /// Its ledger.
+        reading: Reading,
+        /// The state of its process, as `/proc/PID/stat` calls it: R, S, D, T, Z...
+        state: Option<char>,
+    },
+    /// A line of the rank's output that is to be shown.
+    Line {
+        /// Without the end of line.
+        text: String,
+    },
+    /// The rank's process has ended.
+    Ended {
+        /// What it exited with; None where a signal killed it, or where it could not be started at all.
+        code: Option<u8>,
+        /// The signal that killed it.
+        signal: Option<i32>,
+        /// Its ledger at the end.
+        reading: Option<Reading>,
+        /// Its last lines of output.
+        last_lines: Vec<String>,
+    },
+    /// What the threads of the rank were doing.
+    Stack {
+        /// For people.
+        text: String,
+    },
+    /// The rank and everything that it started is gone.
+    Gone {
+        /// Processes that could not be ended.
+        left: usize,
+    },
+    /// Nothing is new.
+    Alive,
+}
+
+/// Who an attendant is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// What [`TOKEN`] said.
+    pub token: String,
+    /// What [`admiral_rank_contract::environment::ATTEMPT`] said.
+    pub attempt: u64,
+    /// Its rank, of `world`.
+    pub rank: usize,
+    /// All ranks.
+    pub world: usize,
+    /// Its rank among those of its host, as MPI counts: the GPU.
+    pub local_rank: usize,
+    /// The host's own name.
+    pub host: String,
+    /// Which machine this is, whatever names it has.
+    pub machine: String,
+    /// The attendant's process.
+    pub pid: u32,
+}
+
+/// To an attendant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum ToAttendant {
+    /// Start the rank.
+    Start(Start),
+    /// Send the rank a signal.
+    Signal {
+        /// Its number.
+        signal: i32,
+    },
+    /// End the rank, and all that it started, by force.
+    Kill,
+    /// Say what the rank's threads are doing.
+    Stack,
+    /// Leave.
+    Leave,
+    /// Nothing: the launcher is alive.
+    Alive,
+}
+
+/// How a rank is to be started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// Variables, besides those that the attendant has.
+    pub environment: Vec<(String, String)>,
+    /// Where the rank's whole output is kept.
+    pub log: PathBuf,
+    /// Whether every line is to be sent; without it, only those that tell of an error.
+    pub show: bool,
+}
+
+/// The text of a message, with its end of line.
+#[must_use]
+pub fn encode(message: &impl Serialize) -> Vec<u8> {
+    // The messages are plain data with text keys: serialising them cannot fail.
+    let mut line = serde_json::to_vec(message).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// `text`, at most [`MAX_LINE`] bytes of it.
+#[must_use]
+pub fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_LINE)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_survive_the_way() {
+        let hello = FromAttendant::Hello(Hello {
+            token: "t".into(),
+            attempt: 2,
+            rank: 3,
+            world: 4,
+            local_rank: 1,
+            host: "n1".into(),
+            machine: "m".into(),
+            pid: 7,
+        });
+        let line = encode(&hello);
+        assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);
+        assert_eq!(serde_json::from_slice::<FromAttendant>(&line).expect("its own words"), hello);
+        let text = FromAttendant::Line { text: "two\nlines".into() };
+        assert_eq!(encode(&text).iter().filter(|&&byte| byte == b'\n').count(), 1);
+        let start = Start { argv: vec!["a".into()], environment: vec![], log: "l".into(), show: true };
+        let start = ToAttendant::Start(start);
+        assert_eq!(serde_json::from_slice::<ToAttendant>(&encode(&start)).expect("its own words"), start);
+    }
+
+    #[test]
+    fn long_lines_are_cut_between_characters() {
+        assert_eq!(cut("short"), "short");
+        assert!(cut(&"ü".repeat(MAX_LINE)).len() <= MAX_LINE);
+    }
+}

@@ -1,0 +1,200 @@
+//! Where the attendants of an attempt call in.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::protocol::{FromAttendant, Hello, ToAttendant, encode};
+
+/// A caller that does not say who it is for so long is sent away.
+const HELLO: Duration = Duration::from_secs(10);
+
+/// What comes in.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Call {
+    /// An attendant has said something; its first word is [`FromAttendant::Hello`].
+    Said(FromAttendant),
+    /// Its connection has ended.
+    Closed,
+}
+
+/// The launcher's end of all connections.
+#[derive(Debug)]
+pub struct Hub {
+    port: u16,
+    calls: mpsc::UnboundedReceiver<(usize, Call)>,
+    lines: Lines,
+    _tasks: JoinSet<()>,
+}
+
+type Lines = Arc<Mutex<BTreeMap<usize, mpsc::UnboundedSender<ToAttendant>>>>;
+
+impl Hub {
+    /// Opens a port for the attendants of this attempt, which know `token`.
+    ///
+    /// # Errors
+    /// When the system gives no port.
+    pub async fn open(token: String, attempt: u64) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(("0.0.0.0", 0)).await?;
+        let port = listener.local_addr()?.port();
+        let (send, calls) = mpsc::unbounded_channel();
+        let lines = Lines::default();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, token, attempt, send, Arc::clone(&lines)));
+        Ok(Self { port, calls, lines, _tasks: tasks })
+    }
+
+    /// Where attendants on `addresses`' networks find it, as [`crate::protocol::ADDRESSES`] wants it.
+    #[must_use]
+    pub fn addresses(&self, addresses: &[IpAddr]) -> String {
+        let all: Vec<String> = addresses.iter().map(|&ip| SocketAddr::new(ip, self.port).to_string()).collect();
+        all.join(",")
+    }
+
+    /// The next call: which rank, and what.
+    pub async fn next(&mut self) -> Option<(usize, Call)> {
+        self.calls.recv().await
+    }
+
+    /// Says something to a rank's attendant, if it has called in.
+    pub fn say(&self, rank: usize, message: ToAttendant) {
+        if let Some(line) = self.lines.lock().unwrap_or_else(PoisonError::into_inner).get(&rank) {
+            // One that has gone is told to the supervisor by its connection's end.
+            let _ = line.send(message);
+        }
+    }
+
+    /// Says something to all that have called in.
+    pub fn say_all(&self, message: &ToAttendant) {
+        for line in self.lines.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            let _ = line.send(message.clone());
+        }
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    token: String,
+    attempt: u64,
+    calls: mpsc::UnboundedSender<(usize, Call)>,
+    lines: Lines,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                connections.spawn(serve(stream, token.clone(), attempt, calls.clone(), Arc::clone(&lines)));
+                while connections.try_join_next().is_some() {}
+            }
+            // Out of files, for a moment.
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+async fn serve(
+    stream: TcpStream,
+    token: String,
+    attempt: u64,
+    calls: mpsc::UnboundedSender<(usize, Call)>,
+    lines: Lines,
+) {
+    let _ = stream.set_nodelay(true);
+    let (reader, mut writer) = stream.into_split();
+    let mut words = BufReader::new(reader).lines();
+    let Ok(Ok(Some(first))) = timeout(HELLO, words.next_line()).await else { return };
+    let Ok(FromAttendant::Hello(hello)) = serde_json::from_str(&first) else { return };
+    if hello.token != token || hello.attempt != attempt {
+        return;
+    }
+    let rank = hello.rank;
+    let (line, mut outgoing) = mpsc::unbounded_channel();
+    lines.lock().unwrap_or_else(PoisonError::into_inner).insert(rank, line);
+    let hello = Hello { token: String::new(), ..hello };
+    if calls.send((rank, Call::Said(FromAttendant::Hello(hello)))).is_err() {
+        return;
+    }
+    let talk = tokio::spawn(async move {
+        while let Some(message) = outgoing.recv().await {
+            if writer.write_all(&encode(&message)).await.is_err() {
+                return;
+            }
+        }
+    });
+    while let Ok(Some(word)) = words.next_line().await {
+        if let Ok(message) = serde_json::from_str(&word)
+            && calls.send((rank, Call::Said(message))).is_err()
+        {
+            break;
+        }
+    }
+    talk.abort();
+    let _ = calls.send((rank, Call::Closed));
+}
+
+/// The addresses by which other hosts may reach this one; one of its own alone where `is_local`.
+///
+/// # Errors
+/// When the system does not tell them.
+pub fn own_addresses(is_local: bool) -> std::io::Result<Vec<IpAddr>> {
+    if is_local {
+        return Ok(vec![std::net::Ipv4Addr::LOCALHOST.into()]);
+    }
+    let usable = |interface: if_addrs::Interface| Some(interface.ip()).filter(|ip| ip.is_ipv4() && !ip.is_loopback());
+    let mut addresses: Vec<IpAddr> = if_addrs::get_if_addrs()?.into_iter().filter_map(usable).collect();
+    // Ranks on this very host reach it in any case.
+    addresses.push(std::net::Ipv4Addr::LOCALHOST.into());
+    Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(token: &str, attempt: u64) -> Vec<u8> {
+        encode(&FromAttendant::Hello(Hello {
+            token: token.into(),
+            attempt,
+            rank: 1,
+            world: 2,
+            local_rank: 0,
+            host: "h".into(),
+            machine: "m".into(),
+            pid: 1,
+        }))
+    }
+
+    async fn caller(hub: &Hub, first: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(("127.0.0.1", hub.port)).await.expect("it listens");
+        stream.write_all(first).await.expect("it reads");
+        stream
+    }
+
+    #[tokio::test]
+    async fn who_knows_the_token_is_heard_and_told() {
+        let mut hub = Hub::open("secret".into(), 4).await.expect("a port");
+        for (token, attempt) in [("guess", 4), ("secret", 3)] {
+            let mut refused = caller(&hub, &hello(token, attempt)).await;
+            let mut answer = Vec::new();
+            tokio::io::AsyncReadExt::read_to_end(&mut refused, &mut answer).await.expect("it hangs up");
+            assert!(answer.is_empty());
+        }
+        let attendant = caller(&hub, &hello("secret", 4)).await;
+        let Some((1, Call::Said(FromAttendant::Hello(hello)))) = hub.next().await else { panic!("no hello") };
+        assert_eq!(hello.token, "", "the token goes no further");
+        hub.say(1, ToAttendant::Kill);
+        hub.say(0, ToAttendant::Kill);
+        let mut told = BufReader::new(attendant).lines();
+        let line = told.next_line().await.expect("a line").expect("a line");
+        assert_eq!(serde_json::from_str::<ToAttendant>(&line).expect("a word"), ToAttendant::Kill);
+        drop(told);
+        assert_eq!(hub.next().await, Some((1, Call::Closed)));
+    }
+}
