@@ -1,0 +1,120 @@
+//! What the launcher shows: its own words on standard error, the ranks' lines with their rank before them on standard
+//! output; colours on a terminal alone.
+
+use std::collections::BTreeSet;
+use std::io::{IsTerminal, Write};
+use std::str::FromStr;
+
+/// Which ranks' output is shown whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShowRank {
+    /// Every rank's.
+    All,
+    /// Of these.
+    Some(BTreeSet<usize>),
+}
+
+impl ShowRank {
+    /// Whether this rank is among them.
+    #[must_use]
+    pub fn shows(&self, rank: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(ranks) => ranks.contains(&rank),
+        }
+    }
+}
+
+impl FromStr for ShowRank {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => return Ok(Self::All),
+            "none" => return Ok(Self::Some(BTreeSet::new())),
+            _ => {}
+        }
+        let rank = |part: &str| part.trim().parse().map_err(|_| "expected all, none, or ranks as in 0,3".to_owned());
+        Ok(Self::Some(text.split(',').map(rank).collect::<Result<_, _>>()?))
+    }
+}
+
+/// The terminal, or what stands in its place.
+#[derive(Debug, Clone, Copy)]
+pub struct Console {
+    colour_out: bool,
+    colour_err: bool,
+}
+
+/// Colours that can be told apart on light and dark ground.
+const COLOURS: [u8; 6] = [36, 33, 35, 32, 34, 31];
+
+impl Default for Console {
+    fn default() -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self {
+            colour_out: wanted && std::io::stdout().is_terminal(),
+            colour_err: wanted && std::io::stderr().is_terminal(),
+        }
+    }
+}
+
+impl Console {
+    /// A line of a rank.
+    pub fn rank(&self, rank: usize, text: &str) {
+        let line = prefixed(rank, text, self.colour_out);
+        // Nobody may be reading; the run goes on.
+        let _ = std::io::stdout().write_all(line.as_bytes());
+    }
+
+    /// The launcher's own words.
+    pub fn say(&self, text: &str) {
+        self.write(1, text);
+    }
+
+    /// The launcher's words on something that is wrong.
+    pub fn warn(&self, text: &str) {
+        self.write(31, text);
+    }
+
+    fn write(&self, colour: u8, text: &str) {
+        let name = if self.colour_err { format!("\x1b[{colour}madmiral-launch:\x1b[0m") } else { "admiral-launch:".into() };
+        let mut lines = String::new();
+        for line in text.lines() {
+            lines.push_str(&format!("{name} {line}\n"));
+        }
+        let _ = std::io::stderr().write_all(lines.as_bytes());
+    }
+}
+
+/// Log lines name their rank themselves.
+fn prefixed(rank: usize, text: &str, colour: bool) -> String {
+    let own = format!("[rank {rank}] ");
+    let rest = text.strip_prefix(&own).unwrap_or(text);
+    if colour {
+        format!("\x1b[{}m[rank {rank}]\x1b[0m {rest}\n", COLOURS[rank % COLOURS.len()])
+    } else {
+        format!("{own}{rest}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_its_rank_once() {
+        assert_eq!(prefixed(3, "step 1", false), "[rank 3] step 1\n");
+        assert_eq!(prefixed(3, "[rank 3] step 1", false), "[rank 3] step 1\n");
+        assert_eq!(prefixed(0, "x", true), "\x1b[36m[rank 0]\x1b[0m x\n");
+    }
+
+    #[test]
+    fn ranks_to_show_are_read() {
+        assert!("all".parse::<ShowRank>().expect("it is one").shows(7));
+        assert!(!"none".parse::<ShowRank>().expect("it is one").shows(0));
+        let some: ShowRank = "0, 3".parse().expect("they are");
+        assert!(some.shows(3) && !some.shows(1));
+        assert!("0,x".parse::<ShowRank>().is_err());
+    }
+}

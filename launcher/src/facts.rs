@@ -1,0 +1,132 @@
+//! What the launcher needs to know of a run's configuration, as the program `admiral` itself reads it: one reader, one
+//! set of rules, one message for a mistake.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use admiral_rank_contract::LaunchConfig;
+use serde::Deserialize;
+
+/// Of a run's configuration.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Facts {
+    /// The effective configuration.
+    pub config: Config,
+    /// What follows from it.
+    pub derived: Derived,
+}
+
+/// The sections that matter here.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Config {
+    /// How long the run is.
+    pub training: Training,
+    /// Where checkpoints go.
+    pub checkpoint: Checkpoint,
+    /// How the run is watched.
+    pub launch: LaunchConfig,
+}
+
+/// Of the section `training`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Training {
+    /// Samples of a step over all ranks.
+    pub global_batch: u64,
+    /// Samples of a pass on one rank, at most.
+    pub microbatch: u64,
+    /// The last step.
+    pub steps: u64,
+    /// Steps between checkpoints.
+    pub save_interval: u64,
+}
+
+/// Of the section `checkpoint`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Checkpoint {
+    /// Seconds between being asked to stop and being killed.
+    pub grace_seconds: u64,
+    /// Checkpoints that are kept.
+    pub keep_last: Option<u64>,
+}
+
+/// What follows from a configuration.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Derived {
+    /// Of the network.
+    pub parameters: u64,
+    /// The size of a checkpoint.
+    pub checkpoint_bytes: u64,
+    /// Where checkpoints go: a folder or a URL.
+    pub checkpoint_url: String,
+    /// The run's folder, from the root.
+    pub run_folder: PathBuf,
+}
+
+/// Why nothing is known.
+#[derive(Debug, thiserror::Error)]
+pub enum FactsError {
+    /// The program is not there.
+    #[error("{program} cannot be started: {source}; build it, or say where it is with --program")]
+    Program {
+        /// What was tried.
+        program: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The configuration is wrong; the words are the program's.
+    #[error("{0}")]
+    Refused(String),
+    /// The program says something else.
+    #[error("{program} is not of this launcher's build ({detail}); use both of one build")]
+    Foreign {
+        /// Which program.
+        program: PathBuf,
+        /// What it said.
+        detail: String,
+    },
+}
+
+/// Asks `program` for the configuration in `config` with the fields in `overrides` set.
+///
+/// # Errors
+/// When it is wrong, with the program's own message.
+pub fn ask(program: &Path, config: &Path, overrides: &[String]) -> Result<Facts, FactsError> {
+    let mut command = Command::new(program);
+    command.args(["config", "show"]).arg(config).arg("--json").stdin(Stdio::null());
+    for field in overrides {
+        command.arg("--set").arg(field);
+    }
+    let output = command.output().map_err(|source| FactsError::Program { program: program.to_owned(), source })?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        let message = said.trim().strip_prefix("error: ").unwrap_or(said.trim()).to_owned();
+        return Err(match output.status.code() {
+            Some(64) => FactsError::Refused(message),
+            _ => FactsError::Foreign { program: program.to_owned(), detail: message },
+        });
+    }
+    serde_json::from_slice(&output.stdout)
+        .map_err(|error| FactsError::Foreign { program: program.to_owned(), detail: error.to_string() })
+}
+
+/// The program `admiral` that belongs to this one: `wanted`, or the one beside it.
+#[must_use]
+pub fn program(wanted: Option<&Path>) -> PathBuf {
+    if let Some(path) = wanted {
+        return std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    }
+    std::env::current_exe().unwrap_or_default().with_file_name("admiral")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_admiral_is_named() {
+        let error = ask("/nowhere/admiral".as_ref(), "c.yaml".as_ref(), &[]).expect_err("there is none").to_string();
+        assert!(error.starts_with("/nowhere/admiral cannot be started"), "{error}");
+        let error = ask("/bin/true".as_ref(), "c.yaml".as_ref(), &[]).expect_err("it says nothing").to_string();
+        assert!(error.starts_with("/bin/true is not of this launcher's build"), "{error}");
+    }
+}

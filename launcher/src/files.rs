@@ -1,0 +1,178 @@
+//! The files of a launch in the run's folder, written aside and then put in place.
+//!
+//! ```text
+//! RUN/failure.json                        the newest incident
+//! RUN/launch/state.json                   what `status` shows, rewritten every second
+//! RUN/launch/receipt.json                 what the preflight found
+//! RUN/launch/attempt-001/rank-003.log     a rank's whole output; mpirun.log is mpirun's own
+//! RUN/launch/incidents/001/failure.json   one folder an incident
+//! ```
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use serde::Serialize;
+
+/// Why a file of the launch cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// The system refuses.
+    #[error("{path}: {source}; make it writable, or name another run.folder")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another launcher is at work.
+    #[error("another admiral-launch ({who}) runs {run} already; stop it first, or name another run.folder")]
+    Busy {
+        /// The run's folder.
+        run: PathBuf,
+        /// Who.
+        who: String,
+    },
+}
+
+/// The folder of a launch. While it lives no other launcher can take the run.
+#[derive(Debug)]
+pub struct Files {
+    run: PathBuf,
+    /// Held for its lock.
+    _lock: File,
+}
+
+impl Files {
+    /// Takes the run's folder for this launcher.
+    ///
+    /// # Errors
+    /// When it cannot be written, or another launcher has it.
+    pub fn take(run: &Path) -> Result<Self, FilesError> {
+        let folder = run.join("launch");
+        let path = folder.join("lock");
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| FilesError::Io { path, source }
+        };
+        std::fs::create_dir_all(&folder).map_err(failed(&folder))?;
+        let mut lock =
+            File::options().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed(&path))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let who = std::fs::read_to_string(&path).unwrap_or_default();
+                return Err(FilesError::Busy { run: run.to_owned(), who: who.trim().to_owned() });
+            }
+            // A file system without locks: the owner's file of the checkpoints still keeps two runs apart.
+            Err(_) => {}
+        }
+        let who = format!("process {} on {}\n", std::process::id(), crate::attend::host_name());
+        lock.set_len(0).and_then(|()| lock.write_all(who.as_bytes())).map_err(failed(&path))?;
+        Ok(Self { run: run.to_owned(), _lock: lock })
+    }
+
+    /// The run's folder.
+    #[must_use]
+    pub fn run(&self) -> &Path {
+        &self.run
+    }
+
+    /// What `status` reads.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        state_of(&self.run)
+    }
+
+    /// What the preflight found.
+    #[must_use]
+    pub fn receipt(&self) -> PathBuf {
+        self.run.join("launch/receipt.json")
+    }
+
+    /// The folder of an attempt, from 0.
+    #[must_use]
+    pub fn attempt(&self, attempt: u64) -> PathBuf {
+        self.run.join(format!("launch/attempt-{attempt:03}"))
+    }
+
+    /// A rank's output in an attempt.
+    #[must_use]
+    pub fn log(&self, attempt: u64, rank: usize) -> PathBuf {
+        self.attempt(attempt).join(format!("rank-{rank:03}.log"))
+    }
+
+    /// The file of an incident, from 1.
+    #[must_use]
+    pub fn incident(&self, number: u64) -> PathBuf {
+        self.run.join(format!("launch/incidents/{number:03}/failure.json"))
+    }
+
+    /// The newest incident's second place.
+    #[must_use]
+    pub fn failure(&self) -> PathBuf {
+        self.run.join("failure.json")
+    }
+
+    /// Attempts and incidents of earlier launches: numbers go on after them.
+    #[must_use]
+    pub fn used(&self) -> (u64, u64) {
+        let highest = |folder: PathBuf, prefix: &str| {
+            let Ok(entries) = std::fs::read_dir(folder) else { return None };
+            let number = |entry: std::io::Result<std::fs::DirEntry>| {
+                entry.ok()?.file_name().to_str()?.strip_prefix(prefix)?.parse::<u64>().ok()
+            };
+            entries.filter_map(number).max()
+        };
+        let attempts = highest(self.run.join("launch"), "attempt-").map_or(0, |number| number + 1);
+        (attempts, highest(self.run.join("launch/incidents"), "").unwrap_or(0))
+    }
+}
+
+/// Where the state of a run's launch lies.
+#[must_use]
+pub fn state_of(run: &Path) -> PathBuf {
+    run.join("launch/state.json")
+}
+
+/// Writes `content` as JSON to a file that is there whole or not at all, and makes its folder.
+///
+/// # Errors
+/// When the system refuses.
+pub fn write_json(path: &Path, content: &impl Serialize) -> Result<(), FilesError> {
+    let failed = |source| FilesError::Io { path: path.to_owned(), source };
+    let mut text = serde_json::to_vec_pretty(content).map_err(|error| failed(error.into()))?;
+    text.push(b'\n');
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let aside = path.with_extension("json.new");
+    std::fs::write(&aside, text).and_then(|()| std::fs::rename(&aside, path)).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_has_one_launcher() {
+        let run = tempfile::tempdir().expect("a folder");
+        let first = Files::take(run.path()).expect("it is free");
+        let error = Files::take(run.path()).expect_err("it is taken").to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        drop(first);
+        Files::take(run.path()).expect("it is free again");
+    }
+
+    #[test]
+    fn numbers_go_on() {
+        let run = tempfile::tempdir().expect("a folder");
+        let files = Files::take(run.path()).expect("it is free");
+        assert_eq!(files.used(), (0, 0));
+        write_json(&files.incident(3), &1).expect("it can be written");
+        std::fs::create_dir_all(files.attempt(4)).expect("it can be made");
+        assert_eq!(files.used(), (5, 3));
+        assert_eq!(std::fs::read_to_string(files.incident(3)).expect("it is there"), "1\n");
+    }
+}

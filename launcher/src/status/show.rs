@@ -1,0 +1,199 @@
+//! `admiral-launch status`.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::state::{Condition, State};
+use crate::files::state_of;
+
+/// A launcher writes every second; one that has not for so long is gone.
+const STALE_SECONDS: f64 = 10.0;
+
+/// Why there is nothing to show.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// No launcher has been there.
+    #[error("{path}: {source}; no admiral-launch has run there, or give the run's folder (run.folder)")]
+    Absent {
+        /// What was looked for.
+        path: PathBuf,
+        /// Why it cannot be read.
+        source: std::io::Error,
+    },
+    /// The file is not as this version writes it.
+    #[error("{path} cannot be understood: {source}")]
+    Foreign {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// Of a URL only the checkpoints are known, and the program that lists them failed.
+    #[error("{0}")]
+    Listing(String),
+}
+
+/// The state of the run in this folder.
+///
+/// # Errors
+/// When no launcher has been there.
+pub fn read(run: &Path) -> Result<State, StatusError> {
+    let path = state_of(run);
+    let text = std::fs::read(&path).map_err(|source| StatusError::Absent { path: path.clone(), source })?;
+    serde_json::from_slice(&text).map_err(|source| StatusError::Foreign { path, source })
+}
+
+/// Shows where a run stands: from its folder, or from the URL of its checkpoints, of which `program` knows. With `watch`
+/// again and again until the run has ended.
+///
+/// # Errors
+/// When nothing is known of it.
+pub fn status(run: &str, program: &Path, watch: bool, json: bool) -> Result<(), StatusError> {
+    loop {
+        let (text, is_over) = if run.contains("://") { (listing(run, program, json)?, false) } else { local(run, json)? };
+        let clear = if watch && std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+        // Whoever reads may leave.
+        if std::io::stdout().write_all(format!("{clear}{text}").as_bytes()).is_err() || !watch || is_over {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn local(run: &str, json: bool) -> Result<(String, bool), StatusError> {
+    let state = read(Path::new(run))?;
+    let is_over = state.condition == Condition::Ended;
+    let text = if json {
+        serde_json::to_string_pretty(&state).unwrap_or_default() + "\n"
+    } else {
+        table(run, &state, Timestamp::now())
+    };
+    Ok((text, is_over))
+}
+
+/// What `admiral checkpoint list` says: without a launcher's file that is all that can be known.
+fn listing(url: &str, program: &Path, json: bool) -> Result<String, StatusError> {
+    let mut command = Command::new(program);
+    command.args(["checkpoint", "list", url]).args(json.then_some("--json")).stdin(Stdio::null());
+    let output = command
+        .output()
+        .map_err(|error| StatusError::Listing(format!("{} cannot be started: {error}", program.display())))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(StatusError::Listing(said.trim().trim_start_matches("error: ").to_owned()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The table for people, at the time `now`.
+fn table(run: &str, state: &State, now: Timestamp) -> String {
+    let mut text = String::new();
+    let mut row = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<16} {value}");
+    };
+    let age = (now - state.updated).total(jiff::Unit::Second).unwrap_or(0.0);
+    let is_gone = state.condition != Condition::Ended && age > STALE_SECONDS;
+    let condition = if is_gone {
+        format!("its launcher (process {} on {}) is gone: nothing for {}", state.launcher_pid, state.launcher_host, span(age))
+    } else if let Some(code) = state.exit_code {
+        format!("{} with {code}, {} ago", state.condition, span(age))
+    } else {
+        state.condition.to_string()
+    };
+    row("run", run.to_owned());
+    row("state", condition);
+    row("ranks", format!("{} on {}", state.world, state.hosts.join(", ")));
+    let last = if state.last_step > 0 { format!(" of {}", state.last_step) } else { String::new() };
+    row("step", format!("{}{last}", state.step));
+    if let Some(rate) = state.images_per_second {
+        row("images/s", format!("{rate:.1}"));
+    }
+    if let Some(left) = state.seconds_left {
+        row("time left", span(left));
+    }
+    row("checkpoint", format!("step {}", state.checkpoint_step));
+    row("restarts", state.restarts.to_string());
+    for slow in &state.slow {
+        row("slow", slow.clone());
+    }
+    if let Some(incident) = &state.last_incident {
+        row("last incident", incident.clone());
+    }
+    text
+}
+
+/// Seconds for people.
+#[must_use]
+pub fn span(seconds: f64) -> String {
+    let whole = seconds.max(0.0).round() as u64;
+    match whole {
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        3600..172_800 => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+        _ => format!("{} days {} h", whole / 86400, whole % 86400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        let then = Timestamp::from_second(1_000_000).expect("a time");
+        State {
+            launch_id: "l".into(),
+            launcher_host: "n0".into(),
+            launcher_pid: 7,
+            started: then,
+            updated: then,
+            condition: Condition::Training,
+            attempt: 1,
+            restarts: 1,
+            world: 4,
+            hosts: vec!["n0".into(), "n1".into()],
+            step: 20,
+            last_step: 100,
+            images_per_second: Some(64.0),
+            seconds_left: Some(4000.0),
+            checkpoint_step: 10,
+            attempt_id: None,
+            slow: vec!["rank 3".into()],
+            last_incident: Some("rank 1 was killed".into()),
+            exit_code: None,
+            ranks: vec![],
+        }
+    }
+
+    #[test]
+    fn a_table_says_where_it_stands() {
+        let text = table("runs/a", &state(), Timestamp::from_second(1_000_002).expect("a time"));
+        for part in ["training", "4 on n0, n1", "20 of 100", "64.0", "1 h 6 min", "step 10", "rank 3", "rank 1 was killed"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_launcher_that_is_gone_is_told() {
+        let text = table("runs/a", &state(), Timestamp::from_second(1_000_100).expect("a time"));
+        assert!(text.contains("(process 7 on n0) is gone: nothing for 1 min 40 s"), "{text}");
+        let ended = State { condition: Condition::Ended, exit_code: Some(75), ..state() };
+        let text = table("runs/a", &ended, Timestamp::from_second(1_000_100).expect("a time"));
+        assert!(text.contains("ended with 75, 1 min 40 s ago"), "{text}");
+    }
+
+    #[test]
+    fn spans_are_readable() {
+        assert_eq!([3.2, 61.0, 7260.0, 200_000.0].map(span), ["3 s", "1 min 1 s", "2 h 1 min", "2 days 7 h"]);
+    }
+
+    #[test]
+    fn a_run_without_a_launcher_is_named() {
+        let error = read(Path::new("/nowhere")).expect_err("nothing is there").to_string();
+        assert!(error.starts_with("/nowhere/launch/state.json"), "{error}");
+    }
+}
