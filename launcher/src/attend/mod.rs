@@ -22,6 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::protocol::{ADDRESSES, BEAT, FromAttendant, Hello, ORPHAN_SECONDS, Start, TOKEN, ToAttendant, encode};
 use process::{Ended, RankProcess};
+pub use process::{adopt_orphans, end_children};
 
 /// A rank that is asked to end because its launcher is gone has this long to publish a checkpoint.
 const ORPHAN_GRACE: Duration = Duration::from_secs(4);
@@ -92,7 +93,7 @@ fn told() -> Result<Told, AttendError> {
 /// When this process was not started by a launcher, or cannot reach it.
 pub async fn attend() -> Result<(), AttendError> {
     let told = told()?;
-    process::adopt_orphans()?;
+    adopt_orphans()?;
     let (reader, writer) = connect(&told).await?.into_split();
     let (say, said) = mpsc::unbounded_channel();
     let writing = tokio::spawn(write(writer, said));

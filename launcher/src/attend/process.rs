@@ -21,7 +21,7 @@ pub(super) struct Ended {
 }
 
 /// Processes whose parents end become children of this one, so that they can be found and ended.
-pub(super) fn adopt_orphans() -> std::io::Result<()> {
+pub fn adopt_orphans() -> std::io::Result<()> {
     Ok(set_child_subreaper(Some(rustix::process::getpid()))?)
 }
 
@@ -105,10 +105,15 @@ pub(super) fn state(pid: u32) -> Option<char> {
 /// Ends what a rank that has ended left behind: its group, and all that this process has adopted. Returns how many
 /// processes could not be ended.
 pub(super) async fn end_descendants(rank: u32) -> usize {
+    if let Some(pid) = pid_of(rank) {
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+    end_children().await
+}
+
+/// Ends all children of this process, also those that it has adopted. Returns how many could not be ended.
+pub async fn end_children() -> usize {
     for _ in 0..40 {
-        if let Some(pid) = pid_of(rank) {
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
         let mut left = 0;
         for child in children(std::process::id()) {
             left += 1;

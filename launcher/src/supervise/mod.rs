@@ -1,4 +1,10 @@
 //! Watching an attempt: the attendants' calls, the group's state, what it shows and writes down.
 
-pub mod hub;
-pub mod roster;
+mod attempt;
+mod hub;
+mod mpirun;
+mod roster;
+
+pub use attempt::{Attempt, AttemptEnd, AttemptPlan, Ranks, Watcher};
+pub use hub::own_addresses;
+pub use roster::{Entry, Roster};

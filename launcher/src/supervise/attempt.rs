@@ -1,0 +1,298 @@
+//! One attempt: `mpirun`, the attendants that it starts, their ranks, until all of it is gone.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use admiral_rank_contract::{Reading, environment};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::hub::{Call, Hub};
+use super::mpirun::Mpirun;
+use super::roster::Roster;
+use crate::console::{Console, ShowRank};
+use crate::decide::{End, Event, Group, GroupOptions, Outcome, Output, Slow, slow_ranks};
+use crate::layout::{Layout, Misplaced, Reported, check_reported};
+use crate::mpirun::MpirunPlan;
+use crate::protocol::{ADDRESSES, BEAT, FromAttendant, ORPHAN_SECONDS, Start, TOKEN, ToAttendant};
+
+/// How often the group is looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// `mpirun` follows its attendants within this, or is ended.
+const MPIRUN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What an attempt is to be.
+#[derive(Debug, Clone)]
+pub struct AttemptPlan {
+    /// Its number in the run, from 0.
+    pub number: u64,
+    /// Names the launch's processes on every host.
+    pub launch_id: String,
+    /// The line that starts the attendants; its variables are those that ranks get besides.
+    pub mpirun: MpirunPlan,
+    /// Where this launcher can be reached.
+    pub addresses: Vec<IpAddr>,
+    /// Whether a rank has the GPU of its local rank.
+    pub has_gpus: bool,
+}
+
+/// What the ranks of an attempt are to be.
+#[derive(Debug, Clone)]
+pub struct Ranks {
+    /// The program and its arguments, the same for all.
+    pub argv: Vec<String>,
+    /// Variables, besides those that `mpirun` passes on.
+    pub environment: Vec<(String, String)>,
+    /// The folder of the ranks' logs.
+    pub logs: PathBuf,
+    /// Whose output is shown.
+    pub show: ShowRank,
+    /// Timeouts and such.
+    pub options: GroupOptions,
+}
+
+/// Who wants to know how an attempt goes.
+pub trait Watcher {
+    /// Once a second, and when a first step is done.
+    fn see(&mut self, attempt: &Attempt, now: f64);
+    /// The attempt has done its first step, at `now` in seconds since the launch.
+    fn first_step(&mut self, attempt: &Attempt, now: f64);
+}
+
+/// A running attempt.
+#[derive(Debug)]
+pub struct Attempt {
+    /// What it was to be.
+    pub plan: AttemptPlan,
+    /// What is known of each rank.
+    pub roster: Roster,
+    /// Ranks that are slower than the others.
+    pub slow: Vec<Slow>,
+    /// It was asked to stop.
+    pub is_stopping: bool,
+    /// Something failed: it goes down.
+    pub is_ending: bool,
+    hub: Hub,
+    mpirun: Mpirun,
+    launched: Instant,
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub struct AttemptEnd {
+    /// How.
+    pub outcome: Outcome,
+    /// Where the ranks stood.
+    pub roster: Roster,
+    /// Ranks whose processes nobody could confirm to be gone.
+    pub unverified: Vec<usize>,
+    /// The furthest step that was begun.
+    pub reached: u64,
+    /// When the group began to go down, and when it was gone, in seconds since the launch.
+    pub failed_at: f64,
+    /// See above.
+    pub down_at: f64,
+    /// What `mpirun` said.
+    pub mpirun_lines: Vec<String>,
+    /// The ranks were not where they were planned; none was started.
+    pub misplaced: Option<Misplaced>,
+}
+
+impl Attempt {
+    /// Starts `mpirun`. Ranks are started by [`Attempt::supervise`] alone. Times count from `launched`.
+    ///
+    /// # Errors
+    /// When the system gives no port or no process.
+    pub async fn launch(mut plan: AttemptPlan, orphan: Duration, launched: Instant) -> std::io::Result<Self> {
+        let token = token()?;
+        let hub = Hub::open(token.clone(), plan.number).await?;
+        plan.mpirun.variables.extend([
+            (ADDRESSES.to_owned(), hub.addresses(&plan.addresses)),
+            (TOKEN.to_owned(), token),
+            (ORPHAN_SECONDS.to_owned(), orphan.as_secs_f64().to_string()),
+            (environment::ATTEMPT.to_owned(), plan.number.to_string()),
+            (environment::LAUNCH_ID.to_owned(), plan.launch_id.clone()),
+        ]);
+        let mpirun = Mpirun::start(&plan.mpirun)?;
+        let places = plan.mpirun.layout.placements.iter().map(|place| (place.host.clone(), place.local_rank));
+        let roster = Roster::new(places);
+        Ok(Self { plan, roster, slow: Vec::new(), is_stopping: false, is_ending: false, hub, mpirun, launched })
+    }
+
+    /// Takes down what [`Attempt::launch`] has started, before any rank is.
+    pub async fn call_off(mut self) {
+        self.hub.say_all(&ToAttendant::Leave);
+        self.mpirun.end(Duration::from_secs(1)).await;
+    }
+
+    /// Its ranks' places.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.plan.mpirun.layout
+    }
+
+    /// Starts the ranks and sees them through to the end. A word from `stops` asks them to stop.
+    pub async fn supervise(
+        mut self,
+        ranks: &Ranks,
+        console: Console,
+        stops: &mut mpsc::UnboundedReceiver<()>,
+        watcher: &mut impl Watcher,
+    ) -> AttemptEnd {
+        let gpu = |local_rank| self.plan.has_gpus.then_some(local_rank);
+        let seats: Vec<_> =
+            self.layout().placements.iter().map(|place| (place.host.clone(), gpu(place.local_rank))).collect();
+        let mut group = Group::new(ranks.options.clone(), seats, self.launched.elapsed().as_secs_f64());
+        let (mut tick, mut beat, mut second) = (interval(TICK), interval(BEAT), interval(Duration::from_secs(1)));
+        for timer in [&mut tick, &mut beat, &mut second] {
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        let (mut mpirun_ended, mut has_stepped) = (false, false);
+        let (mut failed_at, mut misplaced) = (None, None);
+        let (outcome, down_at) = loop {
+            let event = tokio::select! {
+                call = self.hub.next() => match call {
+                    Some((rank, call)) => self.take(rank, call, console),
+                    None => None,
+                },
+                _ = self.mpirun.wait(), if !mpirun_ended => {
+                    mpirun_ended = true;
+                    Some(Event::MpirunEnded)
+                }
+                Some(()) = stops.recv() => {
+                    console.say(if self.is_stopping {
+                        "asked again: the ranks are ended by force"
+                    } else {
+                        "asked to stop: the ranks publish a checkpoint; ask again to end them at once"
+                    });
+                    let again = std::mem::replace(&mut self.is_stopping, true);
+                    Some(Event::StopAsked { again })
+                }
+                _ = tick.tick() => Some(Event::Tick),
+                _ = beat.tick() => {
+                    self.hub.say_all(&ToAttendant::Alive);
+                    None
+                }
+                _ = second.tick() => {
+                    self.slow = slow_ranks(&group.views());
+                    watcher.see(&self, self.launched.elapsed().as_secs_f64());
+                    None
+                }
+            };
+            let now = self.launched.elapsed().as_secs_f64();
+            if !has_stepped && self.roster.readings().any(|reading| reading.step_seconds > 0.0) {
+                has_stepped = true;
+                watcher.first_step(&self, now);
+            }
+            let Some(event) = event else { continue };
+            let mut outputs = group.handle(now, event);
+            if outputs.contains(&Output::StartAll)
+                && let Err(error) = check_reported(self.layout(), &self.reported())
+            {
+                misplaced = Some(error);
+                outputs = group.handle(now, Event::StopAsked { again: true });
+            }
+            let mut finished = None;
+            for output in outputs {
+                match output {
+                    Output::StartAll => self.start_all(ranks),
+                    Output::SignalAll => {
+                        self.hub.say_all(&ToAttendant::Signal { signal: rustix::process::Signal::TERM.as_raw() });
+                    }
+                    Output::TakeStack(rank) => self.hub.say(rank, ToAttendant::Stack),
+                    Output::KillAll => {
+                        failed_at.get_or_insert(now);
+                        self.is_ending = true;
+                        self.hub.say_all(&ToAttendant::Kill);
+                    }
+                    Output::LeaveAll => self.hub.say_all(&ToAttendant::Leave),
+                    Output::KillMpirun => self.mpirun.kill(),
+                    Output::Finished(outcome) => finished = Some(outcome),
+                }
+            }
+            if let Some(outcome) = finished {
+                break (outcome, now);
+            }
+        };
+        self.mpirun.end(MPIRUN_PATIENCE).await;
+        crate::attend::end_children().await;
+        AttemptEnd {
+            outcome,
+            unverified: group.unverified(),
+            reached: group.reached(),
+            failed_at: failed_at.unwrap_or(down_at),
+            down_at,
+            mpirun_lines: self.mpirun.lines(),
+            misplaced,
+            roster: self.roster,
+        }
+    }
+
+    /// What a call means for the group.
+    fn take(&mut self, rank: usize, call: Call, console: Console) -> Option<Event> {
+        let said = match call {
+            Call::Closed => return Some(Event::Lost { rank }),
+            Call::Said(said) => said,
+        };
+        self.roster.note(rank, &said, Instant::now());
+        Some(match said {
+            FromAttendant::Hello(_) => Event::Hello { rank },
+            FromAttendant::Beat { reading, state } => Event::Beat { rank, reading, state },
+            FromAttendant::Ended { code, signal, reading, .. } => {
+                let end = match (code, signal) {
+                    (Some(code), _) => End::Code(code),
+                    (None, Some(signal)) => End::Signal(signal),
+                    (None, None) => End::NotStarted,
+                };
+                Event::Ended { rank, end, reading }
+            }
+            FromAttendant::Gone { left } => Event::Gone { rank, left },
+            FromAttendant::Stack { .. } => Event::StackTaken { rank },
+            FromAttendant::Line { text } => {
+                console.rank(rank, &text);
+                Event::Alive { rank }
+            }
+            FromAttendant::Started { .. } | FromAttendant::Alive => Event::Alive { rank },
+        })
+    }
+
+    fn start_all(&self, ranks: &Ranks) {
+        for rank in 0..self.layout().world() {
+            self.hub.say(
+                rank,
+                ToAttendant::Start(Start {
+                    argv: ranks.argv.clone(),
+                    environment: ranks.environment.clone(),
+                    log: ranks.logs.join(format!("rank-{rank:03}.log")),
+                    show: ranks.show.shows(rank),
+                }),
+            );
+        }
+    }
+
+    /// Where the attendants are.
+    fn reported(&self) -> Vec<Reported> {
+        let hellos = self.roster.entries.iter().filter_map(|entry| entry.hello.as_ref());
+        let reported = |hello: &crate::protocol::Hello| Reported {
+            rank: hello.rank,
+            host: hello.host.clone(),
+            local_rank: hello.local_rank,
+            gpu: self.plan.has_gpus.then_some(hello.local_rank),
+        };
+        hellos.map(reported).collect()
+    }
+
+    /// A ledger that stands for the group: the one that is furthest.
+    #[must_use]
+    pub fn furthest(&self) -> Option<&Reading> {
+        self.roster.readings().max_by_key(|reading| reading.step)
+    }
+}
+
+/// What only the attendants of one attempt know.
+fn token() -> std::io::Result<String> {
+    let mut bytes = [0_u8; 16];
+    getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,91 @@
+//! The `mpirun` of an attempt: a process of this one, in a session of its own, so that a terminal's Ctrl-C reaches the
+//! launcher alone.
+
+use std::collections::VecDeque;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::mpirun::MpirunPlan;
+use crate::protocol::cut;
+
+/// Lines of its output that are kept.
+const MAX_LINES: usize = 1000;
+
+/// A running `mpirun`.
+#[derive(Debug)]
+pub struct Mpirun {
+    child: Child,
+    lines: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl Mpirun {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn start(plan: &MpirunPlan) -> std::io::Result<Self> {
+        let mut command = Command::from(plan.command());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // SAFETY: setsid is allowed between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                rustix::process::setsid()?;
+                Ok(())
+            });
+        }
+        let mut child = command.spawn()?;
+        let lines = Arc::default();
+        if let Some(stdout) = child.stdout.take() {
+            tokio::spawn(keep(stdout, Arc::clone(&lines)));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(keep(stderr, Arc::clone(&lines)));
+        }
+        Ok(Self { child, lines })
+    }
+
+    /// Its end.
+    pub async fn wait(&mut self) -> std::io::Result<ExitStatus> {
+        self.child.wait().await
+    }
+
+    /// Ends it, and its children that share its session, by force.
+    pub fn kill(&self) {
+        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            // It may have ended already.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+
+    /// Waits for its end, and brings it about where it does not come.
+    pub async fn end(&mut self, patience: Duration) {
+        if timeout(patience, self.child.wait()).await.is_err() {
+            self.kill();
+            let _ = timeout(Duration::from_secs(2), self.child.wait()).await;
+        }
+    }
+
+    /// What it said.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
+async fn keep(stream: impl AsyncRead + Unpin, lines: Arc<Mutex<VecDeque<String>>>) {
+    let mut reader = BufReader::new(stream).split(b'\n');
+    while let Ok(Some(line)) = reader.next_segment().await {
+        let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == MAX_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(cut(String::from_utf8_lossy(&line).trim_end()).to_owned());
+    }
+}
