@@ -2,9 +2,14 @@
 
 pub mod attend;
 pub mod console;
+pub mod decide;
 pub mod facts;
 pub mod files;
+pub mod hosts;
 pub mod incident;
+pub mod layout;
+pub mod mpirun;
 pub mod protocol;
 pub mod status;
 pub mod supervise;
+pub mod world;

@@ -1,0 +1,340 @@
+//! The `mpirun` line, for Open MPI 4 and 5's common options, and what goes with it to the ranks.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::layout::Layout;
+
+/// Beginnings of the names of variables that every rank gets: what the libraries in it listen to.
+const PASSED_BEGINNINGS: [&str; 9] =
+    ["ADMIRAL_", "AWS_", "CUDA_", "NCCL_", "OMP_", "PYTORCH_", "TORCH_", "UCX_", "FI_"];
+/// Whole names.
+const PASSED: [&str; 9] = [
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "LD_LIBRARY_PATH",
+    "NO_PROXY",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "https_proxy",
+    "http_proxy",
+    "no_proxy",
+];
+/// What belongs to this machine alone.
+const NOT_PASSED: [&str; 1] = [admiral_rank_contract::environment::LEDGER];
+/// A variable with one of these in its name is not shown.
+const SECRET: [&str; 7] = ["SECRET", "TOKEN", "PASSWORD", "PASSWD", "CREDENTIAL", "ACCESS_KEY", "PRIVATE"];
+/// Components of Open MPI that take hosts and slots from a scheduler. Here they stand on the command line.
+const ALLOCATORS: &str = "^slurm,tm,lsf,gridengine";
+
+/// Why `mpirun` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MpirunError {
+    /// There is none.
+    #[error(
+        "mpirun is not installed (looked in PATH: {path}); install Open MPI: openmpi-bin on Debian and Ubuntu, openmpi on Fedora, or your cluster's module"
+    )]
+    Missing {
+        /// The folders.
+        path: String,
+    },
+    /// The one that was named cannot be run.
+    #[error("{path} is no program that can be run; --mpirun takes the path of Open MPI's mpirun")]
+    NotAProgram {
+        /// Which.
+        path: PathBuf,
+    },
+    /// `--pass NAME` without such a variable.
+    #[error("--pass {0}: there is no such variable in the environment")]
+    NotSet(String),
+    /// `--pass` with what is no name.
+    #[error("--pass {0:?}: give the name of a variable; its value is taken from the environment")]
+    NoName(String),
+}
+
+/// The `mpirun` to use: the one named, or the first in `PATH`; absolute, so that Open MPI finds its own parts on the
+/// other hosts in the same place.
+///
+/// # Errors
+/// When there is none.
+pub fn find_mpirun(path: Option<&Path>) -> Result<PathBuf, MpirunError> {
+    find(path, &std::env::var("PATH").unwrap_or_default())
+}
+
+fn find(named: Option<&Path>, folders: &str) -> Result<PathBuf, MpirunError> {
+    let is_program = |path: &Path| path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();
+    if let Some(path) = named {
+        let found = std::path::absolute(path).ok().filter(|path| is_program(path));
+        return found.ok_or_else(|| MpirunError::NotAProgram { path: path.to_owned() });
+    }
+    std::env::split_paths(folders)
+        .map(|folder| folder.join("mpirun"))
+        .find(|path| path.is_absolute() && is_program(path))
+        .ok_or_else(|| MpirunError::Missing { path: folders.to_owned() })
+}
+
+/// The variables of an `environment` that ranks get on every host, by name: what Admiral and the libraries in it listen
+/// to, and those that `--pass` adds.
+///
+/// # Errors
+/// Where one that `--pass` names is not set.
+pub fn passed_variables(
+    environment: impl IntoIterator<Item = (String, String)>,
+    pass: &[String],
+) -> Result<Vec<(String, String)>, MpirunError> {
+    let environment: BTreeMap<_, _> = environment.into_iter().collect();
+    for name in pass {
+        if name.is_empty() || name.contains('=') {
+            return Err(MpirunError::NoName(name.clone()));
+        }
+        if !environment.contains_key(name) {
+            return Err(MpirunError::NotSet(name.clone()));
+        }
+    }
+    let is_passed = |name: &str| {
+        let is_known = PASSED.contains(&name) || PASSED_BEGINNINGS.iter().any(|beginning| name.starts_with(beginning));
+        is_known && !NOT_PASSED.contains(&name) || pass.iter().any(|extra| extra == name)
+    };
+    Ok(environment.into_iter().filter(|(name, _)| is_passed(name)).collect())
+}
+
+/// A variable's value as it may be shown: a secret, or the password in an address, is not.
+#[must_use]
+pub fn masked(name: &str, value: &str) -> String {
+    let name = name.to_ascii_uppercase();
+    if SECRET.iter().any(|part| name.contains(part)) {
+        return "(secret, not shown)".to_owned();
+    }
+    // scheme://user:password@host
+    if let Some((scheme, rest)) = value.split_once("://") {
+        let authority = rest.split('/').next().unwrap_or(rest);
+        if let Some((_, host)) = authority.rsplit_once('@') {
+            return format!("{scheme}://(secret, not shown)@{host}{}", &rest[authority.len()..]);
+        }
+    }
+    value.to_owned()
+}
+
+/// An `mpirun` to start: one process a rank.
+#[derive(Debug, Clone)]
+pub struct MpirunPlan {
+    /// The program, from [`find_mpirun`].
+    pub mpirun: PathBuf,
+    /// Who is where.
+    pub layout: Layout,
+    /// What every rank runs.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// What every rank gets besides its host's own environment. It is set for `mpirun` itself, which passes it on by
+    /// name: values stand on no command line.
+    pub variables: Vec<(String, String)>,
+    /// What ranks have between SIGTERM and SIGKILL when `mpirun` itself is told to end, in seconds.
+    pub grace_seconds: u64,
+    /// Whether this process is root, which Open MPI wants to be told is meant.
+    pub is_root: bool,
+    /// Whether there may be more ranks on a host than it has cores: on a laptop.
+    pub oversubscribe: bool,
+    /// Network interfaces (`eth0,ib0`) or networks (`10.0.0.0/16`) to talk over; None leaves it to Open MPI.
+    pub interfaces: Option<String>,
+    /// Options that the user adds; each may be several words.
+    pub options: Vec<String>,
+}
+
+impl MpirunPlan {
+    /// The arguments of `mpirun`.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<String> {
+        let hosts: Vec<_> = self.layout.hosts.iter().map(|(host, ranks)| format!("{host}:{ranks}")).collect();
+        let mut line = vec!["--host".to_owned(), hosts.join(",")];
+        let mut add = |words: &[&str]| line.extend(words.iter().map(|&word| word.to_owned()));
+        add(&["-np", &self.layout.world().to_string(), "--map-by", "slot", "--bind-to", "none"]);
+        if self.oversubscribe {
+            add(&["--oversubscribe"]);
+        }
+        if self.is_root {
+            add(&["--allow-run-as-root"]);
+        }
+        add(&["--mca", "ras", ALLOCATORS]);
+        add(&["--mca", "odls_base_sigkill_timeout", &self.grace_seconds.to_string()]);
+        if self.layout.hosts.iter().any(|(host, _)| has_domain(host)) {
+            add(&["--mca", "orte_keep_fqdn_hostnames", "1"]);
+        }
+        if let Some(interfaces) = &self.interfaces {
+            add(&["--mca", "oob_tcp_if_include", interfaces, "--mca", "btl_tcp_if_include", interfaces]);
+        }
+        for (name, _) in &self.variables {
+            add(&["-x", name]);
+        }
+        for option in &self.options {
+            add(&option.split_whitespace().collect::<Vec<_>>());
+        }
+        add(&[&self.program.to_string_lossy()]);
+        line.extend(self.arguments.iter().cloned());
+        line
+    }
+
+    /// The command, with the variables set. It inherits the rest of the environment.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.mpirun);
+        command.args(self.arguments()).envs(self.environment());
+        command
+    }
+
+    /// What is set for `mpirun` besides the environment of this process.
+    #[must_use]
+    pub fn environment(&self) -> Vec<(String, String)> {
+        self.variables.clone()
+    }
+
+    /// The command as a line that a shell takes. It holds no value of a variable.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let words = std::iter::once(self.mpirun.to_string_lossy().into_owned()).chain(self.arguments());
+        words.map(|word| quoted(&word)).collect::<Vec<_>>().join(" ")
+    }
+
+    /// What `--dry-run` prints: where ranks go, the line, and every variable that it passes on.
+    #[must_use]
+    pub fn dry_run(&self) -> String {
+        let mut text = format!("{}\n{}\n", self.layout.table(), self.shown());
+        if self.is_root {
+            text += "\nThis is root: --allow-run-as-root tells Open MPI that it is meant.\n";
+        }
+        if self.variables.is_empty() {
+            text += "\nNo variable is passed on.\n";
+            return text;
+        }
+        text += "\nVariables that every rank gets:\n";
+        for (name, value) in &self.variables {
+            let _ = writeln!(text, "  {name}={}", quoted(&masked(name, value)));
+        }
+        text
+    }
+}
+
+/// Whether Open MPI would cut a host's name at the first dot.
+fn has_domain(host: &str) -> bool {
+    host.contains('.') && host.parse::<std::net::IpAddr>().is_err()
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=@%+^".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::hosts::Host;
+
+    fn plan(hosts: &[(&str, usize)], variables: &[(&str, &str)]) -> MpirunPlan {
+        let hosts: Vec<_> =
+            hosts.iter().map(|&(name, slots)| Host { name: name.to_owned(), slots, slots_given: true }).collect();
+        let world = hosts.iter().map(|host| host.slots).sum();
+        MpirunPlan {
+            mpirun: "/usr/bin/mpirun".into(),
+            layout: Layout::new(&hosts, world).unwrap(),
+            program: "/opt/admiral-launch".into(),
+            arguments: vec!["attend".to_owned()],
+            variables: variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            grace_seconds: 30,
+            is_root: false,
+            oversubscribe: false,
+            interfaces: None,
+            options: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_whole_line() {
+        let mut plan = plan(&[("n0", 8), ("n1", 8)], &[("AWS_SECRET_ACCESS_KEY", "hush"), ("RUST_LOG", "a b")]);
+        assert_eq!(
+            plan.shown(),
+            "/usr/bin/mpirun --host n0:8,n1:8 -np 16 --map-by slot --bind-to none --mca ras ^slurm,tm,lsf,gridengine \
+             --mca odls_base_sigkill_timeout 30 -x AWS_SECRET_ACCESS_KEY -x RUST_LOG /opt/admiral-launch attend"
+        );
+        plan.is_root = true;
+        plan.oversubscribe = true;
+        plan.interfaces = Some("eth0".to_owned());
+        plan.options = vec!["--mca btl self,tcp".to_owned()];
+        let shown = plan.shown();
+        for part in [
+            " --oversubscribe --allow-run-as-root ",
+            " --mca oob_tcp_if_include eth0 --mca btl_tcp_if_include eth0 ",
+            " --mca btl self,tcp /opt/",
+        ] {
+            assert!(shown.contains(part), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_secret_stands_nowhere() {
+        let plan =
+            plan(&[("n0", 1)], &[("AWS_SECRET_ACCESS_KEY", "hush"), ("HTTPS_PROXY", "http://me:hush@proxy:1/x")]);
+        let text = plan.dry_run();
+        assert!(!text.contains("hush"), "{text}");
+        assert!(text.contains("  AWS_SECRET_ACCESS_KEY='(secret, not shown)'\n"), "{text}");
+        assert!(text.contains("@proxy:1/x"), "{text}");
+        let command = plan.command();
+        assert!(command.get_args().all(|word| !word.to_string_lossy().contains("hush")));
+        assert!(command.get_envs().any(|(name, value)| name == "AWS_SECRET_ACCESS_KEY" && value.unwrap() == "hush"));
+    }
+
+    #[test]
+    fn names_with_domains_are_kept_whole() {
+        let keeps = |host| plan(&[(host, 1)], &[]).shown().contains("orte_keep_fqdn_hostnames 1");
+        assert!(keeps("n0.example.org") && !keeps("n0") && !keeps("10.0.0.1"));
+    }
+
+    #[test]
+    fn variables_are_chosen_by_name() {
+        let environment = || {
+            ["AWS_REGION", "HOME", "NCCL_DEBUG", "OMPI_MCA_x", "LD_LIBRARY_PATH", "MINE", "ADMIRAL_LEDGER", "no_proxy"]
+                .map(|name| (name.to_owned(), "1".to_owned()))
+        };
+        let names = |pass: &[&str]| {
+            let pass: Vec<_> = pass.iter().map(|&name| name.to_owned()).collect();
+            passed_variables(environment(), &pass)
+                .map(|passed| passed.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(names(&[]).unwrap(), "AWS_REGION LD_LIBRARY_PATH NCCL_DEBUG no_proxy");
+        assert_eq!(names(&["MINE"]).unwrap(), "AWS_REGION LD_LIBRARY_PATH MINE NCCL_DEBUG no_proxy");
+        assert!(names(&["YOURS"]).unwrap_err().to_string().contains("--pass YOURS"));
+        assert!(matches!(names(&["MINE=2"]), Err(MpirunError::NoName(_))));
+    }
+
+    #[test]
+    fn mpirun_is_looked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mpirun");
+        let folders = format!("/nowhere:relative:{}", folder.path().display());
+        assert!(find(None, &folders).unwrap_err().to_string().contains("openmpi-bin"));
+        std::fs::write(&path, "").unwrap();
+        assert!(matches!(find(Some(&path), ""), Err(MpirunError::NotAProgram { .. })));
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        assert_eq!(find(None, &folders).unwrap(), path);
+        assert_eq!(find(Some(&path), "").unwrap(), path);
+    }
+
+    proptest! {
+        /// A shell reads every word as it was.
+        #[test]
+        fn quoting_keeps_words(words in prop::collection::vec("[ -~é\n]{0,8}", 1..5)) {
+            let line = words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
+            let output = Command::new("sh").arg("-c").arg(format!("printf '%s\\0' {line}")).output().unwrap();
+            prop_assert_eq!(String::from_utf8(output.stdout).unwrap(), words.join("\0") + "\0");
+        }
+    }
+}
