@@ -7,6 +7,6 @@ pub mod environment;
 mod exit;
 pub mod ledger;
 
-pub use config::LaunchConfig;
+pub use config::{LaunchConfig, Timeouts};
 pub use exit::ExitCode;
 pub use ledger::{Ledger, Phase, Reading};

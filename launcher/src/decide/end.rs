@@ -1,0 +1,104 @@
+//! How a rank ended, and the words for it.
+
+use admiral_rank_contract::{ExitCode, Reading};
+
+use super::heal::Cause;
+
+/// How a rank ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It exited with this code.
+    Code(u8),
+    /// This signal killed it.
+    Signal(i32),
+    /// It could not be started at all.
+    NotStarted,
+}
+
+impl End {
+    /// What it means for the group.
+    #[must_use]
+    pub fn cause(self) -> Cause {
+        match self {
+            Self::Code(code) => Cause::Exit(code),
+            Self::Signal(signal) => Cause::Signal(signal),
+            Self::NotStarted => Cause::Start,
+        }
+    }
+
+    /// Whether it may only be what follows from the death of another rank: a rank that loses its peers cannot tell that
+    /// from a bug.
+    #[must_use]
+    pub fn may_follow(self) -> bool {
+        self == Self::Code(ExitCode::Bug as u8)
+    }
+
+    /// Whether the host it happened on is under suspicion.
+    #[must_use]
+    pub fn blames_host(self) -> bool {
+        match self {
+            Self::Code(code) => ExitCode::from_byte(code).is_none_or(|code| code == ExitCode::Node),
+            Self::Signal(_) | Self::NotStarted => true,
+        }
+    }
+
+    /// "was killed by signal 9 (SIGKILL)"
+    #[must_use]
+    pub fn words(self) -> String {
+        match self {
+            Self::Code(code) => match ExitCode::from_byte(code) {
+                Some(known) => format!("exited with code {code} ({})", meaning(known)),
+                None => format!("exited with code {code}"),
+            },
+            Self::Signal(signal) => match signal_name(signal) {
+                Some(name) => format!("was killed by signal {signal} ({name})"),
+                None => format!("was killed by signal {signal}"),
+            },
+            Self::NotStarted => "could not be started".to_owned(),
+        }
+    }
+}
+
+/// ", in step 812, reading data"
+pub(super) fn whereabouts(reading: Option<&Reading>) -> String {
+    match reading {
+        Some(reading) if reading.pid != 0 && reading.step > 0 => {
+            format!(" in step {}, {}", reading.step, reading.phase.doing())
+        }
+        Some(reading) if reading.pid != 0 => format!(" before its first step, {}", reading.phase.doing()),
+        _ => " before it had begun".to_owned(),
+    }
+}
+
+fn meaning(code: ExitCode) -> &'static str {
+    match code {
+        ExitCode::Finished => "finished",
+        ExitCode::Config => "the configuration or the data is wrong",
+        ExitCode::Diverged => "training diverged",
+        ExitCode::Store => "the store cannot be reached or written",
+        ExitCode::Bug => "a bug in Admiral",
+        ExitCode::Node => "this host is bad",
+        ExitCode::Preempted => "stopped by a signal, with a checkpoint",
+    }
+}
+
+/// Those that kill a rank in practice; their numbers are the same on all of Linux's processors that have GPUs.
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL: by somebody, or for want of memory",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        _ => return None,
+    })
+}

@@ -1,0 +1,394 @@
+#![allow(clippy::unwrap_used)]
+
+use admiral_rank_contract::LaunchConfig;
+use proptest::prelude::*;
+
+use super::*;
+
+/// Four ranks on two hosts.
+const HOSTS: [&str; 4] = ["n0", "n0", "n1", "n1"];
+const GRACE: f64 = 30.0;
+
+fn group() -> Group {
+    let timeouts = LaunchConfig { stall_seconds: 20, ..LaunchConfig::default() }.timeouts();
+    let options = GroupOptions { timeouts, stop_grace_seconds: GRACE, reached_before: 3 };
+    Group::new(options, HOSTS.iter().enumerate().map(|(rank, host)| ((*host).to_owned(), Some(rank % 2))), 0.0)
+}
+
+fn reading(step: u64, phase: Phase) -> Reading {
+    Reading { pid: 7, step, phase, collectives: step, ..unsigned() }
+}
+
+/// A group of which every rank trains, at second 1.
+fn training() -> Group {
+    let mut group = group();
+    let outs: Vec<Output> = (0..4).flat_map(|rank| group.handle(0.5, Event::Hello { rank })).collect();
+    assert_eq!(outs, [Output::StartAll]);
+    beats(&mut group, 1.0, 10, Phase::Forward);
+    group
+}
+
+fn beats(group: &mut Group, now: f64, step: u64, phase: Phase) {
+    for rank in 0..4 {
+        let outs = group.handle(now, Event::Beat { rank, reading: reading(step, phase), state: Some('R') });
+        assert_eq!(outs, []);
+    }
+}
+
+fn ended(rank: usize, end: End) -> Event {
+    Event::Ended { rank, end, reading: None }
+}
+
+/// Everybody answers and leaves; what becomes of the group.
+fn go_down(group: &mut Group, now: f64) -> Outcome {
+    let outs: Vec<Output> = (0..4).flat_map(|rank| group.handle(now, Event::Gone { rank, left: 0 })).collect();
+    assert_eq!(outs, [Output::LeaveAll]);
+    let outs = group.handle(now, Event::MpirunEnded);
+    assert_eq!(group.unverified(), [0; 0]);
+    let [Output::Finished(outcome)] = outs.as_slice() else { panic!("{outs:?}") };
+    assert_eq!(group.handle(now, Event::Tick), []);
+    outcome.clone()
+}
+
+fn incident(outcome: Outcome) -> (Incident, String) {
+    match outcome {
+        Outcome::Incident { incident, sentence } => (incident, sentence),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_good_end_is_one_of_all_ranks() {
+    let mut group = training();
+    for rank in 0..3 {
+        assert_eq!(group.handle(2.0, ended(rank, End::Code(0))), []);
+    }
+    assert_eq!(group.handle(3.0, ended(3, End::Code(0))), [Output::KillAll]);
+    assert_eq!(go_down(&mut group, 3.1), Outcome::AllEnded);
+}
+
+#[test]
+fn a_death_brings_the_group_down_at_once_and_is_named() {
+    let mut group = training();
+    assert_eq!(group.handle(2.0, ended(2, End::Signal(9))), []);
+    assert_eq!(group.handle(2.2, Event::Tick), []);
+    assert_eq!(group.handle(2.31, Event::Tick), [Output::KillAll]);
+    let (incident, sentence) = incident(go_down(&mut group, 2.5));
+    assert_eq!((incident.rank, incident.cause, incident.hosts), (Some(2), Cause::Signal(9), vec!["n1".to_owned()]));
+    assert_eq!(incident.steps_gained, 7);
+    assert!(
+        sentence.starts_with("rank 2 (n1, GPU 0) was killed by signal 9 (SIGKILL")
+            && sentence.ends_with("in step 10, in the forward pass"),
+        "{sentence}"
+    );
+}
+
+#[test]
+fn a_peer_that_lost_its_connection_is_not_the_cause() {
+    for cause in [Event::Lost { rank: 1 }, ended(1, End::Signal(11)), ended(1, End::Code(74)), ended(1, End::Code(1))] {
+        let mut group = training();
+        group.handle(2.0, ended(0, End::Code(70)));
+        group.handle(2.1, ended(3, End::Code(70)));
+        group.handle(2.2, cause.clone());
+        group.handle(2.21, ended(2, End::Signal(6)));
+        group.handle(2.31, Event::Tick);
+        let Some(Ending { outcome, .. }) = &group.ending else { panic!() };
+        assert_eq!(incident(outcome.clone()).0.rank, Some(1), "{cause:?}");
+    }
+    // A bug is one where no other cause is heard of; and no host is to blame for it.
+    let mut group = training();
+    group.handle(2.0, ended(0, End::Code(70)));
+    group.handle(2.1, ended(3, End::Code(70)));
+    assert_eq!(group.handle(2.31, Event::Tick), [Output::KillAll]);
+    let (incident, _) = incident(go_down(&mut group, 3.0));
+    assert_eq!((incident.rank, incident.cause, incident.hosts.len()), (Some(0), Cause::Exit(70), 0));
+}
+
+#[test]
+fn mpirun_is_to_blame_for_its_own_death_only() {
+    let mut group = training();
+    group.handle(2.0, Event::MpirunEnded);
+    (0..4).for_each(|rank| assert_eq!(group.handle(2.1, Event::Lost { rank }), []));
+    let outs = group.handle(2.4, Event::Tick);
+    assert_eq!(outs[..2], [Output::KillAll, Output::LeaveAll]);
+    let Output::Finished(outcome) = outs[2].clone() else { panic!("{outs:?}") };
+    assert_eq!(incident(outcome).0.cause, Cause::MpirunDied);
+    assert_eq!(group.unverified(), [0, 1, 2, 3]);
+
+    let mut group = training();
+    group.handle(2.0, Event::Lost { rank: 1 });
+    group.handle(2.1, Event::MpirunEnded);
+    group.handle(2.4, Event::Tick);
+    let (incident, sentence) = incident(go_down_of(&mut group, &[0, 2, 3]));
+    assert_eq!((incident.rank, incident.cause), (Some(1), Cause::AttendantLost));
+    assert!(sentence.starts_with("the attendant of rank 1 (n0, GPU 1) is gone in step 10"), "{sentence}");
+    assert_eq!(group.unverified(), [1]);
+}
+
+/// These say that they are gone.
+fn go_down_of(group: &mut Group, ranks: &[usize]) -> Outcome {
+    let outs: Vec<Output> = ranks.iter().flat_map(|&rank| group.handle(2.5, Event::Gone { rank, left: 0 })).collect();
+    match outs.last() {
+        Some(Output::Finished(outcome)) => outcome.clone(),
+        _ => panic!("{outs:?}"),
+    }
+}
+
+#[test]
+fn a_start_that_fails_names_the_hosts_that_are_missing() {
+    let mut group = group();
+    group.handle(0.5, Event::Hello { rank: 0 });
+    group.handle(0.5, Event::Hello { rank: 1 });
+    group.handle(1.0, Event::MpirunEnded);
+    group.handle(1.5, Event::Tick);
+    let Some(Ending { outcome, .. }) = group.ending else { panic!() };
+    let (incident, sentence) = incident(outcome);
+    assert_eq!((incident.cause, incident.hosts), (Cause::Start, vec!["n1".to_owned()]));
+    assert_eq!(sentence, "mpirun ended before 2 of 4 ranks had come up");
+}
+
+#[test]
+fn a_stop_is_told_to_all_and_ends_with_a_checkpoint() {
+    let mut group = training();
+    assert_eq!(group.handle(2.0, Event::StopAsked { again: false }), [Output::SignalAll]);
+    for rank in 0..3 {
+        assert_eq!(group.handle(2.5, ended(rank, End::Code(75))), []);
+    }
+    assert_eq!(group.handle(2.5, ended(3, End::Code(75))), [Output::KillAll]);
+    assert!(matches!(go_down(&mut group, 2.6), Outcome::Stopped { code: 75, .. }));
+}
+
+#[test]
+fn a_stop_by_force_has_no_checkpoint() {
+    let mut twice = training();
+    twice.handle(2.0, Event::StopAsked { again: false });
+    assert_eq!(twice.handle(2.1, Event::StopAsked { again: true }), [Output::KillAll]);
+    assert!(matches!(go_down(&mut twice, 2.2), Outcome::Stopped { code: 1, .. }));
+
+    let mut late = training();
+    late.handle(2.0, Event::StopAsked { again: false });
+    (0..56).for_each(|beat| beats(&mut late, 2.0 + f64::from(beat) / 2.0, 11, Phase::Checkpoint));
+    assert_eq!(late.handle(31.9, Event::Tick), []);
+    assert_eq!(late.handle(2.0 + GRACE, Event::Tick), [Output::KillAll]);
+    assert!(matches!(go_down(&mut late, 33.0), Outcome::Stopped { code: 1, .. }));
+
+    let mut early = group();
+    early.handle(0.5, Event::Hello { rank: 0 });
+    assert_eq!(early.handle(0.6, Event::StopAsked { again: false })[0], Output::KillAll);
+    assert_eq!(early.handle(0.7, Event::Hello { rank: 1 }), [Output::KillAll], "who comes late is not left running");
+}
+
+#[test]
+fn a_failure_while_stopping_is_no_checkpoint() {
+    let mut group = training();
+    group.handle(2.0, Event::StopAsked { again: false });
+    group.handle(2.1, ended(1, End::Code(69)));
+    group.handle(2.2, ended(0, End::Code(75)));
+    assert_eq!(group.handle(2.5, Event::Tick), [Output::KillAll]);
+    assert!(matches!(go_down(&mut group, 2.6), Outcome::Stopped { code: 69, .. }));
+}
+
+#[test]
+fn a_preemption_that_nobody_asked_for_waits_for_all() {
+    let mut group = training();
+    assert_eq!(group.handle(2.0, ended(1, End::Code(75))), []);
+    assert_eq!(group.handle(3.0, Event::Tick), [], "the others are still leaving");
+    for rank in [0, 2] {
+        assert_eq!(group.handle(3.0, ended(rank, End::Code(75))), []);
+    }
+    assert_eq!(group.handle(3.1, ended(3, End::Code(75))), [Output::KillAll]);
+    assert_eq!(incident(go_down(&mut group, 3.2)).0.cause, Cause::Exit(75));
+
+    let mut group = training();
+    group.handle(2.0, ended(1, End::Code(75)));
+    group.handle(2.1, ended(0, End::Code(70)));
+    assert_eq!(group.handle(2.5, Event::Tick), [Output::KillAll]);
+    let (incident, _) = incident(go_down(&mut group, 3.2));
+    assert_eq!((incident.rank, incident.cause), (Some(1), Cause::Exit(75)), "the other lost its peer");
+}
+
+#[test]
+fn who_stands_still_is_asked_for_its_stack_first() {
+    let mut group = training();
+    let beat = |rank, seconds| {
+        let (phase, collectives) = if rank == 3 { (Phase::Data, 40) } else { (Phase::Reduce, 41) };
+        let reading = Reading { phase, collectives, bucket: 3, phase_seconds: seconds, ..reading(812, Phase::Data) };
+        Event::Beat { rank, reading, state: Some('S') }
+    };
+    let mut outs = Vec::new();
+    let mut now = 1.0;
+    while outs.is_empty() {
+        now += 0.5;
+        (0..4).for_each(|rank| assert_eq!(group.handle(now, beat(rank, now - 1.0)), []));
+        outs = group.handle(now, Event::Tick);
+    }
+    assert_eq!((outs, now), (vec![Output::TakeStack(3)], 21.0));
+    assert_eq!(group.handle(now + 0.1, Event::Tick), []);
+    assert_eq!(group.handle(now + 0.2, Event::StackTaken { rank: 3 }), [Output::KillAll]);
+    let (incident, sentence) = incident(go_down(&mut group, now + 0.3));
+    assert_eq!((incident.rank, incident.cause, incident.hosts), (Some(3), Cause::Stalled, vec!["n1".to_owned()]));
+    let expected = "rank 3 (n1, GPU 1) never reached bucket 3 of step 812; it has been reading data for 20 s; \
+                    3 ranks wait for it";
+    assert_eq!(sentence, expected);
+}
+
+#[test]
+fn a_lost_host_is_not_waited_for() {
+    let mut group = training();
+    let mut outs = Vec::new();
+    let mut now = 1.0;
+    while outs.is_empty() {
+        now += 0.5;
+        (0..2).for_each(|rank| assert_eq!(group.handle(now, Event::Alive { rank }), []));
+        outs = group.handle(now, Event::Tick);
+    }
+    assert_eq!(outs, [Output::KillAll]);
+    assert_eq!(group.handle(now + 0.1, Event::Gone { rank: 0, left: 0 }), []);
+    assert_eq!(group.handle(now + 0.1, Event::Gone { rank: 1, left: 0 }), [Output::LeaveAll]);
+    assert_eq!(group.handle(now + 1.2, Event::Tick), [Output::KillMpirun]);
+    let outs = group.handle(now + 1.3, Event::MpirunEnded);
+    let [Output::Finished(outcome)] = outs.as_slice() else { panic!("{outs:?}") };
+    let (incident, sentence) = incident(outcome.clone());
+    assert_eq!((incident.cause, incident.hosts), (Cause::HostLost, vec!["n1".to_owned()]));
+    assert!(sentence.starts_with("nothing is heard of host n1 for"), "{sentence}");
+    assert_eq!(group.unverified(), [2, 3]);
+}
+
+#[test]
+fn who_cannot_be_ended_is_left_in_the_end() {
+    let mut group = training();
+    group.handle(2.0, ended(2, End::Signal(9)));
+    let mut all = Vec::new();
+    for tick in 0..40 {
+        let now = 2.5 + f64::from(tick) / 2.0;
+        (0..3).for_each(|rank| all.extend(group.handle(now, Event::Gone { rank, left: 0 })));
+        all.extend(group.handle(now, Event::Alive { rank: 3 }));
+        all.extend(group.handle(now, Event::Gone { rank: 3, left: 1 }));
+        all.extend(group.handle(now, Event::Tick));
+    }
+    assert_eq!(all[..3], [Output::KillAll, Output::LeaveAll, Output::KillMpirun]);
+    assert!(matches!(all[3], Output::Finished(_)) && all.len() == 4, "{all:?}");
+    assert_eq!(group.unverified(), [3]);
+}
+
+#[test]
+fn a_launcher_that_was_not_running_blames_nobody() {
+    let mut group = training();
+    assert_eq!(group.handle(500.0, Event::Tick), []);
+    beats(&mut group, 500.1, 11, Phase::Forward);
+    assert_eq!(group.handle(500.5, Event::Tick), []);
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let rank = 0..5usize;
+    let end = prop_oneof![
+        4 => Just(End::Code(0)),
+        2 => Just(End::Code(75)),
+        1 => prop_oneof![Just(1), Just(64), Just(69), Just(70), Just(74)].prop_map(End::Code),
+        1 => (1..20).prop_map(End::Signal),
+        1 => Just(End::NotStarted),
+    ];
+    let phase = prop_oneof![
+        Just(Phase::Start),
+        Just(Phase::Data),
+        Just(Phase::Reduce),
+        Just(Phase::Exchange),
+        Just(Phase::Checkpoint),
+        Just(Phase::End)
+    ];
+    let beat = (rank.clone(), phase, 0..20u64, 0.0..70.0f64, proptest::option::of(prop_oneof!["[RSDTZ]"]));
+    prop_oneof![
+        4 => rank.clone().prop_map(|rank| Event::Hello { rank }),
+        1 => rank.clone().prop_map(|rank| Event::Alive { rank }),
+        4 => beat.prop_map(|(rank, phase, step, phase_seconds, state)| Event::Beat {
+            rank,
+            reading: Reading { phase_seconds, ..reading(step, phase) },
+            state: state.and_then(|state| state.chars().next()),
+        }),
+        4 => (rank.clone(), end).prop_map(|(rank, end)| ended(rank, end)),
+        1 => rank.clone().prop_map(|rank| Event::StackTaken { rank }),
+        1 => rank.clone().prop_map(|rank| Event::Lost { rank }),
+        2 => (rank, 0..2usize).prop_map(|(rank, left)| Event::Gone { rank, left }),
+        1 => Just(Event::MpirunEnded),
+        1 => any::<bool>().prop_map(|again| Event::StopAsked { again }),
+        4 => Just(Event::Tick),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_group_ends_and_says_so_once(
+        here in any::<bool>(),
+        events in proptest::collection::vec((any_event(), 0.0..1.5f64), 0..60),
+    ) {
+        let mut group = group();
+        let mut now = 0.0;
+        let mut ends = [None; 4];
+        let mut outs = Vec::new();
+        let mut asked = false;
+        if here {
+            outs.extend((0..4).flat_map(|rank| group.handle(0.0, Event::Hello { rank })));
+        }
+        for (event, later) in events {
+            now += later;
+            if let Event::Ended { rank, end, .. } = event && rank < 4 && !group.is_ending() {
+                ends[rank].get_or_insert(end);
+            }
+            asked |= matches!(event, Event::StopAsked { .. });
+            outs.extend(group.handle(now, event));
+        }
+        for _ in 0..400 {
+            now += 0.5;
+            outs.extend(group.handle(now, Event::Tick));
+        }
+        let finished: Vec<&Outcome> =
+            outs.iter().filter_map(|out| if let Output::Finished(outcome) = out { Some(outcome) } else { None }).collect();
+        prop_assert_eq!(finished.len(), 1);
+        prop_assert!(matches!(outs.last(), Some(Output::Finished(_))));
+        for once in [Output::StartAll, Output::LeaveAll, Output::KillMpirun] {
+            prop_assert!(outs.iter().filter(|&out| *out == once).count() <= 1);
+        }
+        let place = |wanted: &Output| outs.iter().position(|out| out == wanted);
+        prop_assert!(place(&Output::KillAll) < place(&Output::LeaveAll) && place(&Output::KillAll).is_some());
+        let all = |code| ends.iter().all(|end| *end == Some(End::Code(code)));
+        match finished[0] {
+            Outcome::AllEnded => prop_assert!(all(0), "{ends:?}"),
+            Outcome::Stopped { code, .. } => {
+                prop_assert!(asked && *code != 0);
+                let good = ends.iter().all(|end| matches!(end, Some(End::Code(0 | 75))));
+                prop_assert!(*code != 75 || good, "{ends:?}");
+            }
+            Outcome::Incident { incident, sentence } => {
+                prop_assert!(!all(0) && !sentence.is_empty());
+                if let (Cause::Exit(_) | Cause::Signal(_), Some(rank)) = (incident.cause, incident.rank) {
+                    prop_assert_eq!(ends[rank].map(End::cause), Some(incident.cause));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn who_failed_alone_is_named(
+        rank in 0..4usize,
+        end in prop_oneof![Just(End::Signal(9)), Just(End::Code(1)), Just(End::Code(74)), Just(End::Code(69))],
+        followers in proptest::collection::vec((0..4usize, 0.0..0.29f64), 0..6),
+        before in any::<bool>(),
+    ) {
+        let mut group = training();
+        if before && let Some((other, _)) = followers.first().filter(|(other, _)| *other != rank) {
+            group.handle(1.9, ended(*other, End::Code(70)));
+        }
+        group.handle(2.0, ended(rank, end));
+        let mut followers: Vec<(usize, f64)> = followers.into_iter().filter(|(other, _)| *other != rank).collect();
+        followers.sort_by(|a, b| a.1.total_cmp(&b.1));
+        for (other, after) in followers {
+            group.handle(2.0 + after, ended(other, End::Code(70)));
+        }
+        group.handle(2.3, Event::Tick);
+        let Some(Ending { outcome, .. }) = &group.ending else { panic!() };
+        let (incident, _) = incident(outcome.clone());
+        prop_assert_eq!((incident.rank, incident.cause), (Some(rank), end.cause()));
+    }
+}

@@ -1,0 +1,312 @@
+//! What to do after an incident: stop and say why, or start again, with which hosts, how many ranks, and when.
+
+use std::collections::BTreeSet;
+
+use admiral_rank_contract::ExitCode;
+use serde::{Deserialize, Serialize};
+
+use super::sentence::{count, few};
+use crate::hosts::Host;
+use crate::world;
+
+/// The launcher's own code for what no other code says.
+const OTHER: u8 = 1;
+/// Incidents of one rank with one cause, none of which let the run get further, after which it is given up.
+const SAME_PLACE: usize = 3;
+/// Delays, in units of [`Situation::base_delay_seconds`].
+const FIRST_DELAY: f64 = 1.0;
+const MAX_DELAY: f64 = 60.0;
+const FIRST_STORE_DELAY: f64 = 30.0;
+const MAX_STORE_DELAY: f64 = 600.0;
+
+/// Why a group ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// A rank exited with this code.
+    Exit(u8),
+    /// A signal killed a rank.
+    Signal(i32),
+    /// The group stood still.
+    Stalled,
+    /// Nothing was heard of a whole host.
+    HostLost,
+    /// A rank's attendant was lost, and with it the rank.
+    AttendantLost,
+    /// `mpirun` ended before the group did.
+    MpirunDied,
+    /// A rank never came up or never got ready.
+    Start,
+}
+
+/// What ended a group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Incident {
+    /// When, in seconds since the launch.
+    pub at_seconds: f64,
+    /// The rank that failed first, where it is one.
+    pub rank: Option<usize>,
+    /// The hosts to blame; empty: nobody.
+    pub hosts: Vec<String>,
+    /// Why.
+    pub cause: Cause,
+    /// By how many steps the group had come further than any group of this launch before it.
+    pub steps_gained: u64,
+}
+
+/// What there is to go on with.
+#[derive(Debug, Clone)]
+pub struct Situation<'a> {
+    /// All hosts that were given, in their order.
+    pub hosts: &'a [Host],
+    /// Those left out so far.
+    pub left_out: &'a [String],
+    /// The ranks that the user wants. Hosts beyond those that they need are spares.
+    pub world_wanted: usize,
+    /// Samples of a step over all ranks.
+    pub global_batch: u64,
+    /// Samples of one pass on one rank, at most.
+    pub microbatch: u64,
+    /// Fewer ranks are not worth going on with.
+    pub min_world: usize,
+    /// The incidents before this one, oldest first.
+    pub history: &'a [Incident],
+    /// Restarts within the window.
+    pub max_restarts: u64,
+    /// The window in which restarts and the failures of a host are counted, in seconds.
+    pub window_seconds: f64,
+    /// The unit of all delays, in seconds; 1 but in tests.
+    pub base_delay_seconds: f64,
+    /// Whether a rank's exit with 75 that nobody asked for is to be answered with a restart.
+    pub restart_on_preemption: bool,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Give up, or be content.
+    Stop {
+        /// The launcher's exit code.
+        code: u8,
+        /// For people.
+        reason: String,
+    },
+    /// Start a new group from the newest verified checkpoint.
+    Restart {
+        /// After this long.
+        delay_seconds: f64,
+        /// On these hosts, in order; all of them are needed.
+        hosts: Vec<Host>,
+        /// With so many ranks.
+        world: usize,
+        /// Hosts that are left out from now on, and why.
+        left_out: Vec<(String, String)>,
+        /// What people should know.
+        note: Option<String>,
+    },
+}
+
+/// What to do after `incident`, the first failure of its group.
+#[must_use]
+pub fn decide(incident: &Incident, situation: &Situation<'_>) -> Action {
+    if let Some(action) = final_code(incident.cause, situation.restart_on_preemption) {
+        return action;
+    }
+    let code = code_of(incident.cause);
+    if let Some(reason) = in_one_place(incident, situation.history) {
+        return Action::Stop { code, reason };
+    }
+    let since = incident.at_seconds - situation.window_seconds;
+    let restarts = situation.history.iter().filter(|earlier| earlier.at_seconds > since).count() as u64;
+    if restarts >= situation.max_restarts {
+        let reason = format!(
+            "{} within {:.0} s is all that max_restarts allows",
+            count(usize::try_from(restarts).unwrap_or(usize::MAX), "restart"),
+            situation.window_seconds
+        );
+        return Action::Stop { code, reason };
+    }
+    place(incident, situation)
+}
+
+/// Exits that settle the matter by themselves.
+fn final_code(cause: Cause, restart_on_preemption: bool) -> Option<Action> {
+    let Cause::Exit(code) = cause else { return None };
+    let reason = match ExitCode::from_byte(code)? {
+        ExitCode::Finished => "the run is finished",
+        ExitCode::Config => "the configuration or the data is wrong: starting again cannot help",
+        ExitCode::Diverged => "training diverged: starting again would only repeat it",
+        ExitCode::Bug => "a bug in Admiral: everything is kept as it is, for a report",
+        ExitCode::Preempted if !restart_on_preemption => "stopped from outside, with a checkpoint written",
+        ExitCode::Store | ExitCode::Node | ExitCode::Preempted => return None,
+    };
+    Some(Action::Stop { code, reason: reason.to_owned() })
+}
+
+/// What the launcher exits with when it gives up after this.
+#[must_use]
+pub fn code_of(cause: Cause) -> u8 {
+    match cause {
+        Cause::HostLost => ExitCode::Node as u8,
+        Cause::Exit(code) => ExitCode::from_byte(code).map_or(OTHER, |code| code as u8),
+        Cause::Signal(_) | Cause::Stalled | Cause::AttendantLost | Cause::MpirunDied | Cause::Start => OTHER,
+    }
+}
+
+/// Why it is no use to try again: the same rank fails in the same way, and the run gets no further. A store that is
+/// away and a bad host are no such case: the one comes back, the other is left out.
+fn in_one_place(incident: &Incident, history: &[Incident]) -> Option<String> {
+    if matches!(incident.cause, Cause::HostLost | Cause::Start)
+        || [ExitCode::Store, ExitCode::Node].iter().any(|&code| incident.cause == Cause::Exit(code as u8))
+    {
+        return None;
+    }
+    let same = |other: &Incident| other.rank == incident.rank && other.cause == incident.cause;
+    let rest = history.get(history.len().checked_sub(SAME_PLACE - 1)?..)?;
+    let stuck = incident.steps_gained == 0
+        && rest.iter().all(same)
+        && rest.iter().skip(1).all(|earlier| earlier.steps_gained == 0);
+    let who = incident.rank.map_or_else(|| "the group".to_owned(), |rank| format!("rank {rank}"));
+    stuck.then(|| format!("{who} failed {SAME_PLACE} times in the same way, and the run got no further in between"))
+}
+
+/// How often in a row the run was started and got no further.
+fn tries_in_vain(incident: &Incident, history: &[Incident]) -> i32 {
+    let newest_first = std::iter::once(incident).chain(history.iter().rev());
+    let tries = newest_first.take(history.len()).take_while(|incident| incident.steps_gained == 0).count();
+    i32::try_from(tries).unwrap_or(i32::MAX)
+}
+
+fn delay(incident: &Incident, situation: &Situation<'_>) -> f64 {
+    let (first, most) = match incident.cause {
+        Cause::Exit(code) if code == ExitCode::Node as u8 => return 0.0,
+        Cause::HostLost => return 0.0,
+        Cause::Exit(code) if code == ExitCode::Store as u8 => (FIRST_STORE_DELAY, MAX_STORE_DELAY),
+        _ => (FIRST_DELAY, MAX_DELAY),
+    };
+    let tries = tries_in_vain(incident, situation.history);
+    (first * 2f64.powi(tries.min(30))).min(most) * situation.base_delay_seconds
+}
+
+/// The hosts that are left out from now on, with the reason: those known to be bad, and those only suspected.
+struct LeftOut {
+    known: Vec<(String, String)>,
+    suspected: Vec<(String, String)>,
+}
+
+fn leave_out(incident: &Incident, situation: &Situation<'_>) -> LeftOut {
+    let mut out = LeftOut { known: Vec::new(), suspected: Vec::new() };
+    let since = incident.at_seconds - situation.window_seconds;
+    let recent = || situation.history.iter().filter(|earlier| earlier.at_seconds > since);
+    for host in incident.hosts.iter().collect::<BTreeSet<_>>() {
+        if !situation.hosts.iter().any(|given| given.name == *host) || situation.left_out.contains(host) {
+            continue;
+        }
+        if incident.cause == Cause::HostLost {
+            out.known.push((host.clone(), "nothing was heard of it any more".to_owned()));
+        } else if incident.cause == Cause::Exit(ExitCode::Node as u8) {
+            out.known.push((host.clone(), "it reported itself bad".to_owned()));
+        } else if recent().any(|earlier| earlier.hosts.contains(host)) {
+            let times = 1 + recent().filter(|earlier| earlier.hosts.contains(host)).count();
+            let why = format!("it failed {times} times within {:.0} s", situation.window_seconds);
+            out.suspected.push((host.clone(), why));
+        }
+    }
+    out
+}
+
+/// Finds room for the next group.
+fn place(incident: &Incident, situation: &Situation<'_>) -> Action {
+    let LeftOut { known, suspected } = leave_out(incident, situation);
+    let left_after = |out: &[&[(String, String)]]| -> Vec<&Host> {
+        let is_out = |name: &String| {
+            situation.left_out.contains(name) || out.iter().any(|out| out.iter().any(|(host, _)| host == name))
+        };
+        situation.hosts.iter().filter(|host| !is_out(&host.name)).collect()
+    };
+    let without = left_after(&[&known, &suspected]);
+    let (hosts, world, left_out, kept) = if let Some(world) = world_on(&without, situation) {
+        (without, world, [known, suspected].concat(), Vec::new())
+    } else {
+        // A suspicion alone ends no run: without another host to go to, it goes on where it was.
+        let with = left_after(&[&known]);
+        match world_on(&with, situation) {
+            Some(world) => (with, world, known, suspected),
+            None => return Action::Stop { code: ExitCode::Node as u8, reason: no_room(&with, &known, situation) },
+        }
+    };
+    let hosts = first_of(&hosts, world);
+    let note = note(situation, &hosts, world, &left_out, &kept);
+    Action::Restart { delay_seconds: delay(incident, situation), hosts, world, left_out, note }
+}
+
+fn slots(hosts: &[&Host]) -> usize {
+    hosts.iter().map(|host| host.slots).sum()
+}
+
+/// The ranks of the next group on these hosts, if it is worth having.
+fn world_on(hosts: &[&Host], situation: &Situation<'_>) -> Option<usize> {
+    let most = slots(hosts).min(situation.world_wanted);
+    let world = world::largest_that_fits(situation.global_batch, situation.microbatch, most)?;
+    (world >= situation.min_world).then_some(world)
+}
+
+/// As many of the hosts as `world` ranks need.
+fn first_of(hosts: &[&Host], world: usize) -> Vec<Host> {
+    let mut room = 0;
+    let needed = hosts.iter().filter(|host| host.slots > 0).take_while(|host| {
+        let needed = room < world;
+        room += host.slots;
+        needed
+    });
+    needed.map(|host| (*host).clone()).collect()
+}
+
+fn no_room(hosts: &[&Host], lost: &[(String, String)], situation: &Situation<'_>) -> String {
+    let room = slots(hosts);
+    let lost: Vec<String> = lost.iter().map(|(host, why)| format!("{host} is left out: {why}")).collect();
+    let mut reason = if lost.is_empty() { String::new() } else { format!("{}; ", few(lost)) };
+    reason += &format!("the hosts left have room for {}", count(room, "rank"));
+    let fit = world::all_that_fit(situation.global_batch, situation.microbatch, situation.world_wanted.max(room));
+    let least = situation.min_world.max(1);
+    let could: Vec<String> = fit.iter().filter(|&&world| world >= least).map(ToString::to_string).collect();
+    reason
+        + &format!(
+            "; with a global batch of {} and at least {} the run could go on with these numbers of ranks: {}",
+            situation.global_batch,
+            count(least, "rank"),
+            if could.is_empty() { "none".to_owned() } else { could.join(", ") }
+        )
+}
+
+/// What is different from before, in words.
+fn note(
+    situation: &Situation<'_>,
+    hosts: &[Host],
+    world: usize,
+    left_out: &[(String, String)],
+    kept: &[(String, String)],
+) -> Option<String> {
+    let mut parts: Vec<String> = left_out.iter().map(|(host, why)| format!("{host} is left out: {why}")).collect();
+    parts.extend(kept.iter().map(|(host, why)| format!("{host} is kept although {why}: there is no other room")));
+    if !left_out.is_empty() {
+        // Those that a group had no need of before.
+        let all: Vec<&Host> = situation.hosts.iter().filter(|host| !situation.left_out.contains(&host.name)).collect();
+        let before = world_on(&all, situation).map(|world| first_of(&all, world)).unwrap_or_default();
+        let spares: Vec<String> =
+            hosts.iter().filter(|host| !before.contains(host)).map(|host| host.name.clone()).collect();
+        match spares.len() {
+            0 => {}
+            1 => parts.push(format!("the spare host {} takes its place", spares[0])),
+            _ => parts.push(format!("the spare hosts {} take their places", few(spares))),
+        }
+    }
+    if world < situation.world_wanted {
+        parts.push(format!(
+            "goes on with {world} of {}, the same global batch of {} and more passes a step",
+            count(situation.world_wanted, "rank"),
+            situation.global_batch
+        ));
+    }
+    (!parts.is_empty()).then(|| parts.join("; "))
+}

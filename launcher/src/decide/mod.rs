@@ -1,0 +1,20 @@
+//! What to think of a group of ranks, and what to do about it. Everything here is pure: the time and the state of the
+//! world are passed in, nothing is read and nothing is done.
+//!
+//! - [`verdict`]: from the ledgers of all ranks, who holds the group up.
+//! - [`slow`]: who does not stand still but takes longer than the others.
+//! - [`group`]: the life of a group, from its start until nothing of it is left.
+//! - [`heal`]: after an incident, whether and where to start again.
+
+mod end;
+pub mod group;
+pub mod heal;
+mod sentence;
+pub mod slow;
+pub mod verdict;
+
+pub use end::End;
+pub use group::{Event, Group, GroupOptions, Outcome, Output};
+pub use heal::{Action, Cause, Incident, Situation, decide};
+pub use slow::{Slow, slow_ranks};
+pub use verdict::{RankView, Verdict, verdict};
