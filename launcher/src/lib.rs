@@ -1,6 +1,7 @@
 //! Starts the ranks of a run under `mpirun`, says what is wrong, and brings the run back.
 
 pub mod attend;
+pub mod cli;
 pub mod console;
 pub mod decide;
 pub mod facts;
@@ -10,6 +11,7 @@ pub mod incident;
 pub mod layout;
 pub mod mpirun;
 pub mod protocol;
+pub mod run;
 pub mod status;
 pub mod supervise;
 pub mod world;

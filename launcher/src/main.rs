@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `admiral-launch`.
+
+fn main() -> std::process::ExitCode {
+    admiral_launch::cli::main()
+}

@@ -19,15 +19,18 @@ use serde::{Deserialize, Serialize};
 const MAGIC: u64 = 0x4144_4d4c_4544_4752;
 const VERSION: u64 = 1;
 const LENGTH: usize = size_of::<Page>();
+/// Room for an attempt's name, in words of eight bytes; a longer one is cut.
+const ID_WORDS: usize = 8;
 /// A reading that meets a writer this often is given up: the rank was stopped in the middle of a write.
 const MAX_TRIES: usize = 1000;
 
 /// What a rank is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u64)]
 pub enum Phase {
     /// Getting ready: reading the configuration, the data's names, a checkpoint.
+    #[default]
     Start = 0,
     /// Waiting for the loader.
     Data = 1,
@@ -92,7 +95,7 @@ impl Phase {
 }
 
 /// Where a rank stood when its ledger was read. Times are in seconds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reading {
     /// The rank's process; 0 until it has opened the ledger.
     pub pid: u64,
@@ -121,6 +124,8 @@ pub struct Reading {
     pub checkpoint_step: u64,
     /// The samples of a step, over all ranks; 0 until it is known.
     pub global_batch: u64,
+    /// The attempt, as `owner.json` beside the checkpoints names it; empty until the rank has taken the place.
+    pub attempt_id: String,
 }
 
 /// What can go wrong with a ledger.
@@ -164,6 +169,8 @@ struct Page {
     wait_nanoseconds: AtomicU64,
     checkpoint_step: AtomicU64,
     global_batch: AtomicU64,
+    /// [`Reading::attempt_id`], ended by zeros.
+    attempt_id: [AtomicU64; ID_WORDS],
     /// Of the step under way: when it began, and what it has spent so far. Only the rank reads these.
     step_since: AtomicU64,
     data_so_far: AtomicU64,
@@ -314,6 +321,17 @@ impl Ledger {
         self.write(|page| page.checkpoint_step.store(step, Ordering::Relaxed));
     }
 
+    /// The attempt has this name.
+    pub fn attempt(&self, id: &str) {
+        let mut bytes = id.bytes();
+        self.write(|page| {
+            for word in &page.attempt_id {
+                let next = std::array::from_fn(|_| bytes.next().unwrap_or(0));
+                word.store(u64::from_le_bytes(next), Ordering::Relaxed);
+            }
+        });
+    }
+
     /// Counts the time of the phase until now where it belongs.
     fn close_phase(&self, page: &Page, now: u64) {
         let spent = now.saturating_sub(page.since.load(Ordering::Relaxed));
@@ -360,6 +378,7 @@ impl Ledger {
             wait_seconds: seconds(get(&page.wait_nanoseconds)),
             checkpoint_step: get(&page.checkpoint_step),
             global_batch: get(&page.global_batch),
+            attempt_id: text(page.attempt_id.iter().flat_map(|word| get(word).to_le_bytes())),
         }
     }
 }
@@ -387,6 +406,11 @@ fn own_or_error() -> &'static (Ledger, Option<LedgerError>) {
         ledger.sign(std::process::id());
         (ledger, error)
     })
+}
+
+/// Text up to the first zero.
+fn text(bytes: impl Iterator<Item = u8>) -> String {
+    String::from_utf8_lossy(&bytes.take_while(|&byte| byte != 0).collect::<Vec<_>>()).into_owned()
 }
 
 fn add(value: &AtomicU64, more: u64) {
@@ -430,6 +454,10 @@ mod tests {
         assert_eq!((watcher.read().pid, watcher.read().phase), (0, Phase::Start));
         rank.sign(7);
         rank.begin(10, 100, 32);
+        for id in ["", "0123456789abcdef", &"x".repeat(ID_WORDS * 8), &"x".repeat(100)] {
+            rank.attempt(id);
+            assert_eq!(watcher.read().attempt_id, id[..id.len().min(ID_WORDS * 8)]);
+        }
         rank.begin_step(11);
         rank.enter(Phase::Data, 0);
         std::thread::sleep(Duration::from_millis(20));

@@ -226,7 +226,7 @@ impl Group {
         seat.heard = now;
         if !seat.here {
             seat.here = true;
-            seat.reading = Some(unsigned());
+            seat.reading = Some(Reading::default());
             seat.unheard_since = Some(now);
             if self.ending.is_some() {
                 out.push(Output::KillAll);
@@ -467,24 +467,5 @@ impl Group {
             self.finished = true;
             out.push(Output::Finished(ending.outcome.clone()));
         }
-    }
-}
-
-/// What a ledger says before its rank has opened it.
-fn unsigned() -> Reading {
-    Reading {
-        pid: 0,
-        step: 0,
-        last_step: 0,
-        phase: Phase::Start,
-        bucket: 0,
-        phase_seconds: 0.0,
-        collectives: 0,
-        beats: 0,
-        step_seconds: 0.0,
-        data_seconds: 0.0,
-        wait_seconds: 0.0,
-        checkpoint_step: 0,
-        global_batch: 0,
     }
 }

@@ -16,7 +16,7 @@ fn group() -> Group {
 }
 
 fn reading(step: u64, phase: Phase) -> Reading {
-    Reading { pid: 7, step, phase, collectives: step, ..unsigned() }
+    Reading { pid: 7, step, phase, collectives: step, ..Reading::default() }
 }
 
 /// A group of which every rank trains, at second 1.

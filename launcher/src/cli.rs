@@ -1,0 +1,111 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode as ProcessExit;
+
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::console::Console;
+use crate::run::{LaunchError, Plan, RunOptions, SWEPT, dry_run, run, sweep_here};
+
+/// Starts runs of Admiral on many hosts under mpirun, says what is wrong, and brings them back
+#[derive(Debug, Parser)]
+#[command(name = "admiral-launch", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a configuration on all ranks until it is finished, and bring it back when it fails
+    Run(RunOptions),
+    /// Where a run stands
+    Status {
+        /// The run's folder, or the URL of its checkpoints
+        run: String,
+        /// Again every second, until the run has ended
+        #[arg(long)]
+        watch: bool,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+        /// The program `admiral`, for URLs
+        #[arg(long)]
+        program: Option<PathBuf>,
+    },
+    /// What mpirun starts for each rank
+    #[command(hide = true)]
+    Attend,
+    /// Ends what is left of a launch on this host
+    #[command(hide = true)]
+    Sweep {
+        /// Which launch.
+        launch_id: String,
+    },
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ProcessExit {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&LaunchError::system(error)),
+    };
+    let code = match cli.command {
+        Command::Run(options) => runtime.block_on(run_command(options)),
+        Command::Status { run, watch, json, program } => {
+            let program = crate::facts::program(program.as_deref());
+            crate::status::status(&run, &program, watch, json).map(|()| 0).map_err(LaunchError::config)
+        }
+        Command::Attend => runtime.block_on(crate::attend::attend()).map(|()| 0).map_err(LaunchError::system),
+        Command::Sweep { launch_id } => {
+            println!("{SWEPT}{}", sweep_here(&launch_id));
+            Ok(0)
+        }
+    };
+    match code {
+        Ok(code) => ProcessExit::from(code),
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &LaunchError) -> ProcessExit {
+    eprintln!("error: {error}");
+    ProcessExit::from(error.code)
+}
+
+async fn run_command(options: RunOptions) -> Result<u8, LaunchError> {
+    let plan = Plan::new(options)?;
+    if plan.options.dry_run {
+        print!("{}", dry_run(&plan)?);
+        return Ok(0);
+    }
+    run(plan, Console::default(), stops()?).await
+}
+
+/// A word for each signal that asks for an end: from the terminal, an operator, or a scheduler that warns.
+fn stops() -> Result<mpsc::UnboundedReceiver<()>, LaunchError> {
+    let (send, receive) = mpsc::unbounded_channel();
+    for kind in [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+        SignalKind::user_defined1(),
+        SignalKind::user_defined2(),
+    ] {
+        let mut signals = signal(kind).map_err(LaunchError::system)?;
+        let send = send.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                if send.send(()).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    Ok(receive)
+}

@@ -1,0 +1,560 @@
+//! `admiral-launch run`: attempts, one after the other, until the run is finished or cannot go on.
+
+mod keeper;
+mod options;
+mod sweep;
+
+use std::time::{Duration, Instant};
+
+use admiral_rank_contract::{ExitCode, environment};
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use crate::console::Console;
+use crate::decide::{Action, GroupOptions, Incident, Outcome, Situation, decide};
+use crate::facts::{self, Facts};
+use crate::files::{Files, write_json};
+use crate::hosts::{Host, HostList, Source, resolve};
+use crate::incident::{Failure, GroupRecord, signal_name};
+use crate::layout::Layout;
+use crate::mpirun::{MpirunPlan, find_mpirun, passed_variables};
+use crate::status::Condition;
+use crate::supervise::{Attempt, AttemptEnd, AttemptPlan, Ranks, own_addresses};
+use crate::world;
+use keeper::Keeper;
+pub use options::{HostOptions, RunOptions};
+pub use sweep::{SWEPT, sweep_here};
+
+/// Why a launch ends without a run; each with what the launcher exits with.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct LaunchError {
+    /// What the launcher exits with.
+    pub code: u8,
+    /// For people.
+    pub message: String,
+}
+
+impl LaunchError {
+    /// Something that starting again cannot mend.
+    pub fn config(message: impl std::fmt::Display) -> Self {
+        Self { code: ExitCode::Config as u8, message: message.to_string() }
+    }
+
+    /// Something about this machine.
+    pub fn system(message: impl std::fmt::Display) -> Self {
+        Self { code: 1, message: message.to_string() }
+    }
+}
+
+/// What is settled before anything is started.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What the user wants.
+    pub options: RunOptions,
+    /// The hosts, spares among them.
+    pub hosts: HostList,
+    /// The ranks wanted.
+    pub world: usize,
+    /// `mpirun`.
+    pub mpirun: std::path::PathBuf,
+    /// The program `admiral`.
+    pub program: std::path::PathBuf,
+    /// The configuration's file, from the root: ranks elsewhere have no other way to find it.
+    pub config: std::path::PathBuf,
+    /// What ranks get of this environment.
+    pub variables: Vec<(String, String)>,
+}
+
+impl Plan {
+    /// Reads the command line and the environment; starts nothing.
+    ///
+    /// # Errors
+    /// What is wrong with either.
+    pub fn new(options: RunOptions) -> Result<Self, LaunchError> {
+        let HostOptions { hostfile, hosts, np, .. } = options.hosts.clone();
+        let request = crate::hosts::HostRequest { hostfile, hosts, np };
+        let hosts = resolve(&request, &|name| std::env::var(name).ok()).map_err(LaunchError::config)?;
+        let slots: usize = hosts.hosts.iter().map(|host| host.slots).sum();
+        let world = np.unwrap_or(slots);
+        // Said now, and not when hosts have been examined.
+        Layout::new(&hosts.hosts, world).map_err(LaunchError::config)?;
+        let mpirun = find_mpirun(options.hosts.mpirun.as_deref()).map_err(LaunchError::system)?;
+        let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let variables = passed_variables(environment, &options.hosts.pass).map_err(LaunchError::config)?;
+        let config = std::path::absolute(&options.config).map_err(LaunchError::system)?;
+        let program = facts::program(options.hosts.program.as_deref());
+        Ok(Self { options, hosts, world, mpirun, program, config, variables })
+    }
+
+    /// Whether all ranks are on this machine.
+    fn is_local(&self) -> bool {
+        self.hosts.source == Source::Local
+    }
+
+    /// The line that starts `arguments` of this program on every place of `layout`.
+    fn mpirun_plan(&self, layout: Layout, arguments: &[&str], grace_seconds: u64) -> MpirunPlan {
+        MpirunPlan {
+            mpirun: self.mpirun.clone(),
+            layout,
+            program: std::env::current_exe().unwrap_or_else(|_| "admiral-launch".into()),
+            arguments: arguments.iter().map(|&word| word.to_owned()).collect(),
+            variables: self.variables.clone(),
+            grace_seconds,
+            is_root: rustix::process::getuid().is_root(),
+            oversubscribe: true,
+            interfaces: self.options.hosts.interfaces.clone(),
+            options: self.options.hosts.mpirun_options.clone(),
+        }
+    }
+
+    /// What an attempt on these hosts with so many ranks starts.
+    fn attempt(
+        &self,
+        number: u64,
+        launch_id: &str,
+        hosts: &[Host],
+        world: usize,
+        grace_seconds: u64,
+    ) -> Result<AttemptPlan, LaunchError> {
+        let layout = Layout::with_first(hosts, world, is_this_machine).map_err(LaunchError::config)?;
+        let addresses = match self.options.hosts.address {
+            Some(address) => vec![address],
+            None => own_addresses(self.is_local()).map_err(LaunchError::system)?,
+        };
+        Ok(AttemptPlan {
+            number,
+            launch_id: launch_id.to_owned(),
+            mpirun: self.mpirun_plan(layout, &["attend"], grace_seconds),
+            addresses,
+            has_gpus: std::path::Path::new("/proc/driver/nvidia/version").exists(),
+        })
+    }
+
+    /// What every rank runs.
+    fn argv(&self, resume: &str) -> Vec<String> {
+        let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
+        let mut argv = vec![text(&self.program), "train".into(), text(&self.config)];
+        for field in &self.options.overrides {
+            argv.extend(["--set".to_owned(), field.clone()]);
+        }
+        argv.extend(["--resume".to_owned(), resume.to_owned()]);
+        argv
+    }
+}
+
+/// Whether a name in the host list is this machine.
+fn is_this_machine(name: &str) -> bool {
+    let own = crate::attend::host_name();
+    name == own || name == "localhost" || own.split('.').next() == Some(name)
+}
+
+/// What `--dry-run` prints.
+///
+/// # Errors
+/// What would keep the run from starting.
+pub fn dry_run(plan: &Plan) -> Result<String, LaunchError> {
+    let facts = facts::ask(&plan.program, &plan.config, &plan.options.overrides).map_err(refused)?;
+    check_world(&facts, plan.world)?;
+    let attempt = plan.attempt(0, "LAUNCH", &plan.hosts.hosts, plan.world, facts.config.checkpoint.grace_seconds)?;
+    let mut mpirun = attempt.mpirun;
+    for name in [
+        crate::protocol::ADDRESSES,
+        crate::protocol::TOKEN,
+        crate::protocol::ORPHAN_SECONDS,
+        environment::ATTEMPT,
+        environment::LAUNCH_ID,
+    ] {
+        mpirun.variables.push((name.to_owned(), "(set at the start)".to_owned()));
+    }
+    let mut text = mpirun.dry_run();
+    text += &format!("\nEvery rank runs, started by its attendant:\n  {}\n", plan.argv(&plan.options.resume).join(" "));
+    text += &format!("\nTimeouts, from launch.stall_seconds: {}\n", timeouts(&facts));
+    Ok(text)
+}
+
+fn refused(error: facts::FactsError) -> LaunchError {
+    LaunchError::config(error)
+}
+
+fn timeouts(facts: &Facts) -> String {
+    let times = facts.config.launch.timeouts();
+    format!(
+        "no progress for {} s is a standstill; hosts have {} s to come up; a host that is silent for {} s is lost; a group \
+         is gone after {} s or ended by force; a checkpoint on request has {} s",
+        times.stall.as_secs(),
+        times.start.as_secs(),
+        times.silence.as_secs(),
+        times.group_down.as_secs(),
+        facts.config.checkpoint.grace_seconds,
+    )
+}
+
+fn check_world(facts: &Facts, world: usize) -> Result<(), LaunchError> {
+    let training = &facts.config.training;
+    if world::fits(training.global_batch, training.microbatch, world) {
+        return Ok(());
+    }
+    Err(LaunchError::config(format!(
+        "training.global_batch {} in passes of {} cannot be divided over {world} ranks; these numbers of ranks can: {:?}; \
+         give one with --np",
+        training.global_batch,
+        training.microbatch,
+        world::all_that_fit(training.global_batch, training.microbatch, world.max(64)),
+    )))
+}
+
+/// Runs until the end; returns what the launcher exits with. A word from `stops` asks the run to stop.
+///
+/// # Errors
+/// What kept the run from starting.
+pub async fn run(plan: Plan, console: Console, mut stops: mpsc::UnboundedReceiver<()>) -> Result<u8, LaunchError> {
+    let launched = Instant::now();
+    let launch_id = launch_id()?;
+    crate::attend::adopt_orphans().map_err(LaunchError::system)?;
+    for note in &plan.hosts.notes {
+        console.say(note);
+    }
+    let asking = {
+        let (program, config, overrides) = (plan.program.clone(), plan.config.clone(), plan.options.overrides.clone());
+        tokio::task::spawn_blocking(move || facts::ask(&program, &config, &overrides))
+    };
+    // mpirun brings its attendants up while the program reads the configuration; no rank starts before that is done.
+    let early = plan.attempt(0, &launch_id, &plan.hosts.hosts, plan.world, default_grace())?;
+    let mut early = Some(start(early, launched).await?);
+    let facts = match asking.await.map_err(LaunchError::system)?.map_err(refused) {
+        Ok(facts) => facts,
+        Err(error) => {
+            if let Some(attempt) = early.take() {
+                attempt.call_off().await;
+            }
+            return Err(error);
+        }
+    };
+    let prepared = check_world(&facts, plan.world)
+        .and_then(|()| Files::take(&facts.derived.run_folder).map_err(LaunchError::config));
+    let files = match prepared {
+        Ok(files) => files,
+        Err(error) => {
+            if let Some(attempt) = early.take() {
+                attempt.call_off().await;
+            }
+            return Err(error);
+        }
+    };
+    let mut launch = Launch::new(plan, facts, files, console, launch_id, launched);
+    launch.clear_earlier().await;
+    let code = launch.attempts(early, &mut stops).await?;
+    launch.keeper.end(code);
+    Ok(code)
+}
+
+/// mpirun's own patience before the configuration is known; the launcher's is what counts.
+fn default_grace() -> u64 {
+    60
+}
+
+async fn start(plan: AttemptPlan, launched: Instant) -> Result<Attempt, LaunchError> {
+    let orphan = Duration::from_secs(9);
+    Attempt::launch(plan, orphan, launched).await.map_err(LaunchError::system)
+}
+
+fn launch_id() -> Result<String, LaunchError> {
+    let mut bytes = [0_u8; 6];
+    getrandom::fill(&mut bytes).map_err(LaunchError::system)?;
+    let tail: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("{}-{tail}", Timestamp::now().strftime("%Y%m%dT%H%M%S")))
+}
+
+/// A launch under way.
+struct Launch {
+    plan: Plan,
+    facts: Facts,
+    files: Files,
+    console: Console,
+    launch_id: String,
+    launched: Instant,
+    keeper: Keeper,
+    left_out: Vec<String>,
+    history: Vec<Incident>,
+    /// Attempts, by the name that ranks give them, of which nothing is left.
+    ended_attempts: Vec<String>,
+    next_attempt: u64,
+    next_incident: u64,
+    reached: u64,
+}
+
+impl Launch {
+    fn new(plan: Plan, facts: Facts, files: Files, console: Console, launch_id: String, launched: Instant) -> Self {
+        let (next_attempt, last_incident) = files.used();
+        let keeper = Keeper::new(files.state(), launch_id.clone(), console);
+        Self {
+            plan,
+            facts,
+            files,
+            console,
+            launch_id,
+            launched,
+            keeper,
+            left_out: Vec::new(),
+            history: Vec::new(),
+            ended_attempts: Vec::new(),
+            next_attempt,
+            next_incident: last_incident + 1,
+            reached: 0,
+        }
+    }
+
+    /// Ends what a launcher that died has left behind, so that its place is free.
+    async fn clear_earlier(&mut self) {
+        let Ok(earlier) = crate::status::read(self.files.run()) else { return };
+        if earlier.condition == Condition::Ended {
+            return;
+        }
+        self.console.say(&format!(
+            "an earlier launch ({}, process {} on {}) ended without a word at step {}; looking for what it left on {}",
+            earlier.launch_id,
+            earlier.launcher_pid,
+            earlier.launcher_host,
+            earlier.step,
+            earlier.hosts.join(", ")
+        ));
+        let (left, silent) = self.sweep(&earlier.launch_id, &earlier.hosts).await;
+        if left == 0 && silent.is_empty() {
+            self.ended_attempts.extend(earlier.attempt_id);
+        } else if !silent.is_empty() {
+            self.console.warn(&format!("{} could not be asked", silent.join(", ")));
+        }
+    }
+
+    /// Attempt after attempt. The first may have been begun already.
+    async fn attempts(
+        &mut self,
+        early: Option<Attempt>,
+        stops: &mut mpsc::UnboundedReceiver<()>,
+    ) -> Result<u8, LaunchError> {
+        let (mut hosts, mut world) = (self.plan.hosts.hosts.clone(), self.plan.world);
+        let mut early = early;
+        let mut resume = self.plan.options.resume.clone();
+        self.announce(world);
+        loop {
+            let number = self.next_attempt;
+            self.next_attempt += 1;
+            let attempt = match early.take() {
+                Some(attempt) => attempt,
+                None => {
+                    let grace = self.facts.config.checkpoint.grace_seconds;
+                    let ordinal = self.history.len() as u64;
+                    start(self.plan.attempt(ordinal, &self.launch_id, &hosts, world, grace)?, self.launched).await?
+                }
+            };
+            let ranks = self.ranks(number, &resume);
+            self.keeper.begin(number, attempt.layout());
+            let end = attempt.supervise(&ranks, self.console, stops, &mut self.keeper).await;
+            self.keep_mpirun_log(number, &end);
+            if let Some(misplaced) = &end.misplaced {
+                return Err(LaunchError::config(misplaced));
+            }
+            match self.after(number, end).await? {
+                Next::Leave(code) => return Ok(code),
+                Next::Again { delay, hosts: next_hosts, world: next_world } => {
+                    (hosts, world) = (next_hosts, next_world);
+                    tokio::select! {
+                        () = tokio::time::sleep(delay) => {}
+                        _ = stops.recv() => {
+                            self.console.say("asked to stop: no rank is running, and no other attempt is made");
+                            return Ok(ExitCode::Preempted as u8);
+                        }
+                    }
+                }
+            }
+            // Whatever the first attempt was told, the next ones go on.
+            "auto".clone_into(&mut resume);
+        }
+    }
+
+    fn announce(&self, world: usize) {
+        let hosts: Vec<String> =
+            self.plan.hosts.hosts.iter().map(|host| format!("{}:{}", host.name, host.slots)).collect();
+        self.console.say(&format!(
+            "{world} ranks on {} (from {}); the run's folder is {}, checkpoints go to {}",
+            hosts.join(", "),
+            self.plan.hosts.source,
+            self.files.run().display(),
+            self.facts.derived.checkpoint_url,
+        ));
+        self.console.say(&format!("timeouts: {}", timeouts(&self.facts)));
+    }
+
+    fn ranks(&self, number: u64, resume: &str) -> Ranks {
+        let ended = (environment::ENDED_ATTEMPTS.to_owned(), self.ended_attempts.join(","));
+        Ranks {
+            argv: self.plan.argv(resume),
+            environment: vec![ended],
+            logs: self.files.attempt(number),
+            show: self.plan.options.show_rank.clone(),
+            options: GroupOptions {
+                timeouts: self.facts.config.launch.timeouts(),
+                stop_grace_seconds: self.facts.config.checkpoint.grace_seconds as f64,
+                reached_before: self.reached,
+            },
+        }
+    }
+
+    fn keep_mpirun_log(&self, number: u64, end: &AttemptEnd) {
+        if end.mpirun_lines.is_empty() {
+            return;
+        }
+        let path = self.files.attempt(number).join("mpirun.log");
+        let written = std::fs::create_dir_all(self.files.attempt(number))
+            .and_then(|()| std::fs::write(&path, end.mpirun_lines.join("\n") + "\n"));
+        if let Err(error) = written {
+            self.console.warn(&format!("{}: {error}", path.display()));
+        }
+    }
+
+    /// What follows from the end of an attempt.
+    async fn after(&mut self, number: u64, end: AttemptEnd) -> Result<Next, LaunchError> {
+        let (incident, sentence) = match &end.outcome {
+            Outcome::AllEnded => {
+                self.console.say("the run is finished");
+                return Ok(Next::Leave(0));
+            }
+            Outcome::Stopped { code, sentence } => {
+                self.console.say(&format!("{sentence}; the newest checkpoint is of step {}", end.roster.checkpoint_step()));
+                return Ok(Next::Leave(*code));
+            }
+            Outcome::Incident { incident, sentence } => (incident.clone(), sentence.clone()),
+        };
+        self.console.warn(&sentence);
+        let group = self.verify_gone(&end).await;
+        if group.processes_left == 0 && group.unverified_hosts.is_empty() {
+            let attempts = end.roster.readings().map(|reading| reading.attempt_id.clone()).filter(|id| !id.is_empty());
+            self.ended_attempts.extend(attempts.take(1));
+        }
+        let situation = Situation {
+            hosts: &self.plan.hosts.hosts,
+            left_out: &self.left_out,
+            world_wanted: self.plan.world,
+            global_batch: self.facts.config.training.global_batch,
+            microbatch: self.facts.config.training.microbatch,
+            min_world: self.plan.options.min_ranks,
+            history: &self.history,
+            max_restarts: self.plan.options.max_restarts.unwrap_or(self.facts.config.launch.max_restarts),
+            window_seconds: self.facts.config.launch.restart_window_seconds as f64,
+            base_delay_seconds: self.plan.options.base_delay_seconds,
+            restart_on_preemption: self.plan.options.restart_on_preemption,
+        };
+        let action = decide(&incident, &situation);
+        let (words, next) = match action {
+            Action::Stop { code, reason } => (format!("gives up ({code}): {reason}"), Next::Leave(code)),
+            Action::Restart { delay_seconds, hosts, world, left_out, note } => {
+                self.left_out.extend(left_out.into_iter().map(|(host, _)| host));
+                let note = note.map(|note| format!("; {note}")).unwrap_or_default();
+                let words = format!(
+                    "starts again in {delay_seconds:.0} s with {world} ranks from the newest checkpoint{note}"
+                );
+                (words, Next::Again { delay: Duration::from_secs_f64(delay_seconds), hosts, world })
+            }
+        };
+        let failure = self.failure(number, &end, &incident, sentence, group, &words);
+        self.show_last_lines(&failure, &end);
+        let path = self.files.incident(self.next_incident);
+        for path in [&path, &self.files.failure()] {
+            if let Err(error) = write_json(path, &failure) {
+                self.console.warn(&error.to_string());
+            }
+        }
+        self.console.warn(&format!("{words} (see {})", path.display()));
+        self.next_incident += 1;
+        self.reached = self.reached.max(end.reached);
+        self.history.push(incident);
+        self.keeper.failed(failure, vec![path, self.files.failure()], end.failed_at);
+        Ok(next)
+    }
+
+    /// What a rank said last, where its output was not shown already.
+    fn show_last_lines(&self, failure: &Failure, end: &AttemptEnd) {
+        let lines = match failure.rank {
+            Some(rank) if !self.plan.options.show_rank.shows(rank) => &failure.last_lines,
+            None if !end.roster.is_complete() => &end.mpirun_lines,
+            _ => return,
+        };
+        for line in lines.iter().rev().take(10).rev().filter(|line| !line.is_empty()) {
+            match failure.rank {
+                Some(rank) => self.console.rank(rank, line),
+                None => self.console.warn(&format!("  {line}")),
+            }
+        }
+    }
+
+    /// Makes sure that nothing of a group is left.
+    async fn verify_gone(&self, end: &AttemptEnd) -> GroupRecord {
+        let mut hosts: Vec<String> =
+            end.unverified.iter().map(|&rank| end.roster.entries[rank].host.clone()).collect();
+        hosts.dedup();
+        let (mut left, silent) = if hosts.is_empty() { (0, Vec::new()) } else { self.sweep(&self.launch_id, &hosts).await };
+        left += end.roster.entries.iter().filter_map(|entry| entry.left).sum::<usize>();
+        if left > 0 {
+            self.console.warn(&format!("{left} processes could not be ended: they hang in the system, or in a driver"));
+        }
+        if !silent.is_empty() {
+            self.console.warn(&format!(
+                "what runs on {} cannot be told; its ranks end themselves when they hear nothing of the launcher",
+                silent.join(", ")
+            ));
+        }
+        GroupRecord {
+            seconds_to_down: self.launched.elapsed().as_secs_f64() - end.failed_at,
+            processes_left: left,
+            unverified_hosts: silent,
+        }
+    }
+
+    async fn sweep(&self, launch_id: &str, hosts: &[String]) -> (usize, Vec<String>) {
+        sweep::sweep(hosts, |host| {
+            let host = Host { name: host.to_owned(), slots: 1, slots_given: true };
+            let layout = Layout::one_per_host(&[host], |_| true);
+            self.plan.mpirun_plan(layout, &["sweep", launch_id], 1)
+        })
+        .await
+    }
+
+    fn failure(
+        &self,
+        number: u64,
+        end: &AttemptEnd,
+        incident: &Incident,
+        verdict: String,
+        group: GroupRecord,
+        action: &str,
+    ) -> Failure {
+        let entry = incident.rank.and_then(|rank| end.roster.entries.get(rank));
+        let (exit_code, signal) = entry.and_then(|entry| entry.end).unwrap_or_default();
+        Failure {
+            launch_id: self.launch_id.clone(),
+            incident: self.next_incident,
+            attempt: number,
+            at: Timestamp::now(),
+            verdict,
+            rank: incident.rank,
+            host: entry.map(|entry| entry.host.clone()).or_else(|| incident.hosts.first().cloned()),
+            gpu: entry.map(|entry| entry.local_rank),
+            exit_code,
+            signal: signal.map(signal_name),
+            last_lines: entry.map(|entry| entry.last_lines.clone()).unwrap_or_default(),
+            stack: entry.and_then(|entry| entry.stack.clone()),
+            ranks: end.roster.records(),
+            step: end.roster.steps_done().unwrap_or(0),
+            group,
+            action: action.to_owned(),
+            steps_lost: None,
+            seconds_lost: None,
+        }
+    }
+}
+
+enum Next {
+    Leave(u8),
+    Again { delay: Duration, hosts: Vec<Host>, world: usize },
+}

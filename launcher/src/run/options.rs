@@ -1,0 +1,78 @@
+//! What the user wants of a launch.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crate::console::ShowRank;
+
+/// Where ranks go and how they are reached: what `run`, `doctor` and `drill` have in common.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct HostOptions {
+    /// Hosts in Open MPI's form: one a line, `node1 slots=8`
+    #[arg(long, value_name = "FILE")]
+    pub hostfile: Option<PathBuf>,
+    /// Hosts on the command line: node1:8,node2:8
+    #[arg(long, value_name = "HOSTS")]
+    pub hosts: Option<String>,
+    /// Ranks; without it, as many as the hosts take. Hosts beyond those that they need are spares
+    #[arg(long, value_name = "RANKS")]
+    pub np: Option<usize>,
+    /// The program `admiral`, at the same path on every host; without it, the one beside this program
+    #[arg(long, value_name = "PATH")]
+    pub program: Option<PathBuf>,
+    /// Open MPI's mpirun; without it, the first in PATH
+    #[arg(long, value_name = "PATH")]
+    pub mpirun: Option<PathBuf>,
+    /// Passes a variable of this environment on to the ranks (besides AWS_*, NCCL_*, OMP_*, CUDA_*, RUST_LOG and the like)
+    #[arg(long = "pass", value_name = "NAME")]
+    pub pass: Vec<String>,
+    /// The network that the hosts share: 10.0.0.0/16, or interfaces eth0,ib0
+    #[arg(long, value_name = "NETWORK")]
+    pub interfaces: Option<String>,
+    /// The address of this machine by which the hosts reach it
+    #[arg(long, value_name = "IP")]
+    pub address: Option<IpAddr>,
+    /// An option that mpirun gets besides: --mpirun-option='--mca btl_tcp_links 2'
+    #[arg(long = "mpirun-option", value_name = "OPTION", allow_hyphen_values = true)]
+    pub mpirun_options: Vec<String>,
+}
+
+/// A run.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RunOptions {
+    /// The configuration, a YAML file at the same path on every host
+    pub config: PathBuf,
+    /// Override a field: --set optimizer.learning_rate=2e-4
+    #[arg(long = "set", value_name = "FIELD=VALUE")]
+    pub overrides: Vec<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "flattened into the help")]
+    pub hosts: HostOptions,
+    /// Where the first attempt begins: auto, latest or a step; all others go on from the newest checkpoint
+    #[arg(long, default_value = "auto", value_name = "WHERE")]
+    pub resume: String,
+    /// Whose output is shown: all, none, or ranks as in 0,3. Errors of every rank are, always
+    #[arg(long, default_value = "0", value_name = "RANKS")]
+    pub show_rank: ShowRank,
+    /// Restarts within launch.restart_window_seconds; without it, launch.max_restarts
+    #[arg(long, value_name = "N")]
+    pub max_restarts: Option<u64>,
+    /// With fewer ranks than these the run stops instead of going on
+    #[arg(long, default_value_t = 1, value_name = "RANKS")]
+    pub min_ranks: usize,
+    /// Starts again also when ranks were stopped by a signal from outside
+    #[arg(long)]
+    pub restart_on_preemption: bool,
+    /// The first delay before a restart, in seconds; it doubles while the run gets no further
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
+    pub base_delay_seconds: f64,
+    /// Starts without examining the hosts first
+    #[arg(long)]
+    pub no_preflight: bool,
+    /// Goes on without hosts that the preflight finds bad, with at least this many
+    #[arg(long, value_name = "HOSTS")]
+    pub allow_fewer_hosts: Option<usize>,
+    /// Prints what would be started, and starts nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}

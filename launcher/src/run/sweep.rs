@@ -1,0 +1,110 @@
+//! Making sure that nothing of a launch is left on hosts whose attendants cannot say so.
+
+use std::collections::BTreeSet;
+use std::process::Stdio;
+use std::time::Duration;
+
+use admiral_rank_contract::environment::LAUNCH_ID;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::Command;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::mpirun::MpirunPlan;
+
+/// What stands before the number in the answer of `sweep`.
+pub const SWEPT: &str = "admiral-launch swept, left: ";
+/// A host that does not answer for so long is not waited for.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// Ends, on each host, what is left of a launch, by `mpirun` of `plan_for`'s line. Returns how many processes could
+/// not be ended, and the hosts that did not answer.
+pub(super) async fn sweep(hosts: &[String], plan_for: impl Fn(&str) -> MpirunPlan) -> (usize, Vec<String>) {
+    let hosts: BTreeSet<&String> = hosts.iter().collect();
+    let mut asked = JoinSet::new();
+    for &host in &hosts {
+        let mut command = Command::from(plan_for(host).command());
+        command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let host = host.clone();
+        asked.spawn(async move {
+            let output = timeout(PATIENCE, command.output()).await.ok().and_then(Result::ok)?;
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            let left = said.lines().find_map(|line| line.split(SWEPT).nth(1)?.trim().parse::<usize>().ok())?;
+            Some((host, left))
+        });
+    }
+    let (mut total, mut answered) = (0, BTreeSet::new());
+    while let Some(answer) = asked.join_next().await {
+        if let Ok(Some((host, left))) = answer {
+            total += left;
+            answered.insert(host);
+        }
+    }
+    let silent = hosts.into_iter().filter(|&host| !answered.contains(host)).cloned().collect();
+    (total, silent)
+}
+
+/// Ends all processes of a launch on this host; returns how many are left.
+#[must_use]
+pub fn sweep_here(launch_id: &str) -> usize {
+    let mark = format!("{LAUNCH_ID}={launch_id}");
+    let mut left = Vec::new();
+    for _ in 0..30 {
+        left = processes(&mark);
+        if left.is_empty() {
+            break;
+        }
+        for &pid in &left {
+            // It may be gone by now.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    left.len()
+}
+
+/// The processes of this network whose environment holds `mark`. Containers and test beds that share a process table do
+/// not share a network: what belongs to another host is left alone.
+fn processes(mark: &str) -> Vec<Pid> {
+    let network = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    let own = network("self");
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let Some(pid) = name.parse().ok().and_then(Pid::from_raw) else { continue };
+        if pid == rustix::process::getpid() || network(name) != own || is_dead(name) {
+            continue;
+        }
+        let environment = std::fs::read(format!("/proc/{name}/environ")).unwrap_or_default();
+        if environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes()) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+/// Whether nothing but its parent's interest is left of a process.
+fn is_dead(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z') || rest.starts_with('X'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_launch_left_is_ended() {
+        let id = format!("test-{}", std::process::id());
+        let mut mine = std::process::Command::new("sleep").arg("60").env(LAUNCH_ID, &id).spawn().expect("sleep");
+        let mut other = std::process::Command::new("sleep").arg("60").env(LAUNCH_ID, "other").spawn().expect("sleep");
+        assert_eq!(processes(&format!("{LAUNCH_ID}={id}")).len(), 1);
+        assert_eq!(sweep_here(&id), 0);
+        assert!(!mine.wait().expect("its end").success());
+        assert!(other.try_wait().expect("its state").is_none(), "another launch's process lives");
+        other.kill().expect("it lives");
+        other.wait().expect("its end");
+    }
+}
