@@ -102,3 +102,26 @@ fn signal_name(signal: i32) -> Option<&'static str> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_in_words() {
+        assert_eq!(End::Code(74).words(), "exited with code 74 (this host is bad)");
+        assert_eq!(End::Code(3).words(), "exited with code 3");
+        assert_eq!(End::Signal(11).words(), "was killed by signal 11 (SIGSEGV)");
+        assert_eq!(End::Signal(40).words(), "was killed by signal 40");
+        assert_eq!(End::NotStarted.words(), "could not be started");
+        assert_eq!(whereabouts(None), " before it had begun");
+    }
+
+    #[test]
+    fn hosts_are_blamed_for_what_may_be_their_fault() {
+        let blamed: Vec<u8> = (0..=255).filter(|&code| End::Code(code).blames_host()).collect();
+        assert!(blamed.contains(&74) && blamed.contains(&1));
+        assert!(![0, 64, 65, 69, 70, 75].iter().any(|code| blamed.contains(code)));
+        assert!(End::Code(70).may_follow() && !End::Code(69).may_follow() && !End::Signal(9).may_follow());
+    }
+}

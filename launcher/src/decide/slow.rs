@@ -36,7 +36,7 @@ pub fn slow_ranks(ranks: &[RankView]) -> Vec<Slow> {
     let median_rest = median(works.iter().map(|work| work.1 - work.2));
     let mut slow: Vec<Slow> = works
         .iter()
-        .filter(|work| work.1 > FACTOR * median_own)
+        .filter(|work| median_own > 0.0 && work.1 > FACTOR * median_own)
         .map(|&(rank, own, data)| {
             let reads = data - median_data > own - data - median_rest;
             let (what, took, usual) =
@@ -58,4 +58,43 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use admiral_rank_contract::Ledger;
+
+    use super::*;
+
+    fn rank(rank: usize, step: f64, data: f64, wait: f64) -> RankView {
+        let empty = Ledger::private().read();
+        let reading =
+            admiral_rank_contract::Reading { step_seconds: step, data_seconds: data, wait_seconds: wait, ..empty };
+        RankView { rank, host: "n0".into(), gpu: Some(rank), reading: Some(reading), state: None, silent_seconds: 0.0 }
+    }
+
+    #[test]
+    fn waiting_for_a_slow_rank_is_not_slow() {
+        // All steps take as long as the slowest rank's; only the waits tell who that is.
+        let ranks = [
+            rank(0, 2.0, 0.1, 1.0),
+            rank(1, 2.0, 1.1, 0.0),
+            rank(2, 2.0, 0.1, 1.0),
+            rank(3, 2.0, 0.1, 0.1),
+            rank(4, 2.0, 0.1, 1.0),
+        ];
+        let slow = slow_ranks(&ranks);
+        assert_eq!(slow.iter().map(|slow| (slow.rank, slow.reads)).collect::<Vec<_>>(), [(1, true), (3, false)]);
+        let sentence = "rank 1 (n0, GPU 1) is slow: its own work of a step takes 2.000 s, the middle rank's 1.000 s; \
+                        it spends 1.100 s reading data instead of 0.100 s";
+        assert_eq!(slow[0].sentence, sentence);
+    }
+
+    #[test]
+    fn one_of_two_can_be_slow_and_nobody_of_none() {
+        assert_eq!(slow_ranks(&[rank(0, 2.0, 0.0, 1.0), rank(1, 2.0, 0.0, 0.0)])[0].rank, 1);
+        assert_eq!(slow_ranks(&[rank(0, 2.0, 0.0, 0.0)]), []);
+        assert_eq!(slow_ranks(&[rank(0, 0.0, 0.0, 0.0), rank(1, 0.0, 0.0, 0.0)]), []);
+        assert_eq!(slow_ranks(&[]), []);
+    }
 }

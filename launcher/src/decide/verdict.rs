@@ -230,3 +230,203 @@ fn all_wait(known: &[Known<'_>], timeouts: &Timeouts) -> Option<Verdict> {
     let all = !known.is_empty() && known.iter().all(|rank| rank.waits() && rank.over(1.0, timeouts));
     all.then(|| Verdict::AllWait { sentence: sentence::all_wait(known) })
 }
+
+#[cfg(test)]
+mod tests {
+    use admiral_rank_contract::LaunchConfig;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Stall 90 s, start 180 s, silence 4.5 s.
+    fn timeouts() -> Timeouts {
+        LaunchConfig { stall_seconds: 90, ..LaunchConfig::default() }.timeouts()
+    }
+
+    fn reading(phase: Phase, collectives: u64, phase_seconds: f64) -> Reading {
+        Reading {
+            pid: 7,
+            step: 812,
+            last_step: 1000,
+            phase,
+            bucket: 3,
+            phase_seconds,
+            collectives,
+            beats: 99,
+            step_seconds: 1.0,
+            data_seconds: 0.1,
+            wait_seconds: 0.2,
+            checkpoint_step: 800,
+            global_batch: 256,
+        }
+    }
+
+    /// `world` ranks, eight a host, in bucket 3 of step 812 for 93.9 s.
+    fn waiting(world: usize) -> Vec<RankView> {
+        let view = |rank| RankView {
+            rank,
+            host: format!("node{}", rank / 8),
+            gpu: Some(rank % 8),
+            reading: Some(reading(Phase::Reduce, 5000, 93.9)),
+            state: Some('S'),
+            silent_seconds: 0.4,
+        };
+        (0..world).map(view).collect()
+    }
+
+    /// With these ranks busy instead.
+    fn with(world: usize, busy: &[(usize, Phase, f64)]) -> Vec<RankView> {
+        let mut ranks = waiting(world);
+        for &(rank, phase, seconds) in busy {
+            ranks[rank].reading = Some(reading(phase, 4999, seconds));
+        }
+        ranks
+    }
+
+    fn late(ranks: &[RankView]) -> (Vec<usize>, String) {
+        match verdict(ranks, &timeouts()) {
+            Verdict::Late { culprits, sentence } => (culprits, sentence),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn who_is_busy_is_named_and_who_waits_is_counted() {
+        let mut ranks = with(16, &[(13, Phase::Data, 94.2)]);
+        let sentence = "rank 13 (node1, GPU 5) never reached bucket 3 of step 812; it has been reading data for 94 s; \
+                        15 ranks wait for it";
+        assert_eq!(late(&ranks), (vec![13], sentence.to_owned()));
+        ranks[13].state = Some('T');
+        let sentence = late(&ranks).1;
+        assert!(sentence.contains("for 94 s; its process is stopped (SIGSTOP or a debugger); 15 ranks"), "{sentence}");
+        ranks[13].state = Some('D');
+        let sentence = late(&ranks).1;
+        assert!(sentence.contains("for 94 s; it hangs in a system call (driver or disk); 15 ranks"), "{sentence}");
+    }
+
+    #[test]
+    fn several_are_named_up_to_three() {
+        let two = with(3, &[(0, Phase::Data, 94.0), (1, Phase::Data, 93.0)]);
+        let sentence = "rank 0 (node0, GPU 0) and rank 1 (node0, GPU 1) never reached bucket 3 of step 812; they have \
+                        been reading data for 94 s; 1 rank waits for them";
+        assert_eq!(late(&two), (vec![0, 1], sentence.to_owned()));
+        let five: Vec<_> = (8..13).map(|rank| (rank, Phase::Forward, 94.0)).collect();
+        let (culprits, sentence) = late(&with(16, &five));
+        assert_eq!(culprits, [8, 9, 10, 11, 12]);
+        let names = "rank 8 (node1, GPU 0), rank 9 (node1, GPU 1), rank 10 (node1, GPU 2) and 2 more (all on node1) \
+                     never reached";
+        assert!(sentence.starts_with(names) && sentence.ends_with("11 ranks wait for them"), "{sentence}");
+        let differ = with(4, &[(0, Phase::Data, 94.0), (3, Phase::Optimizer, 91.0)]);
+        let sentence = late(&differ).1;
+        let what = "rank 0 has been reading data for 94 s and rank 3 has been in the optimizer for 91 s";
+        assert!(sentence.contains(what), "{sentence}");
+    }
+
+    #[test]
+    fn a_rank_is_stuck_although_nobody_waits_yet() {
+        let mut alone = with(1, &[(0, Phase::Forward, 94.0)]);
+        let sentence = "rank 0 (node0, GPU 0) stands still in step 812; it has been in the forward pass for 94 s";
+        assert_eq!(late(&alone).1, sentence);
+        alone[0].gpu = None;
+        assert!(late(&alone).1.starts_with("rank 0 (node0) stands"));
+        let all: Vec<_> = (0..4).map(|rank| (rank, Phase::Data, 94.0)).collect();
+        assert_eq!(late(&with(4, &all)).0, [0, 1, 2, 3]);
+        let (_, sentence) = late(&with(2, &[(0, Phase::Data, 94.0), (1, Phase::Data, 1.0)]));
+        assert!(sentence.ends_with("for 94 s; no rank waits for it yet"), "{sentence}");
+    }
+
+    #[test]
+    fn where_all_wait_no_rank_is_to_blame() {
+        let Verdict::AllWait { sentence } = verdict(&waiting(16), &timeouts()) else { panic!() };
+        let expected = "all 16 ranks stand in bucket 3 of step 812 for 94 s and none is late; the network between \
+                        node0 and node1 or the collective library is to blame";
+        assert_eq!(sentence, expected);
+        let Verdict::AllWait { sentence } = verdict(&waiting(8), &timeouts()) else { panic!() };
+        assert!(sentence.ends_with("what links the GPUs of node0, is to blame"), "{sentence}");
+        // Some are through, the others are not.
+        let mut ranks = waiting(16);
+        ranks[9].reading = Some(Reading { bucket: 2, ..reading(Phase::Reduce, 4999, 95.0) });
+        let Verdict::AllWait { sentence } = verdict(&ranks, &timeouts()) else { panic!() };
+        assert!(sentence.contains("1 rank in bucket 2 of step 812 (rank 9 (node1, GPU 1)) and 15 ranks in bucket 3"));
+    }
+
+    #[test]
+    fn a_process_that_is_stopped_while_it_waits_is_to_blame() {
+        let mut ranks = waiting(16);
+        ranks[13].state = Some('T');
+        let sentence = "rank 13 (node1, GPU 5) does not get on in bucket 3 of step 812; its process is stopped \
+                        (SIGSTOP or a debugger); 15 ranks wait for it";
+        assert_eq!(late(&ranks), (vec![13], sentence.to_owned()));
+        ranks[13].state = Some('D');
+        assert!(late(&ranks).1.contains("it hangs in a system call"));
+        ranks.iter_mut().for_each(|rank| rank.state = Some('D'));
+        assert!(matches!(verdict(&ranks, &timeouts()), Verdict::AllWait { .. }));
+    }
+
+    #[test]
+    fn who_does_not_get_ready_is_named_after_the_longer_time() {
+        let mut ranks = waiting(4);
+        ranks[3].reading = Some(Reading { pid: 0, step: 0, ..reading(Phase::Start, 0, 179.0) });
+        assert_eq!(verdict(&ranks, &timeouts()), Verdict::Starting { ready: 3, of: 4 });
+        ranks[2].reading = Some(Reading { step: 0, ..reading(Phase::Start, 0, 181.0) });
+        ranks[3].reading = Some(Reading { pid: 0, step: 0, ..reading(Phase::Start, 0, 181.0) });
+        let Verdict::NotReady { culprits, sentence } = verdict(&ranks, &timeouts()) else { panic!() };
+        assert_eq!(culprits, [3], "the other may wait for it");
+        assert!(sentence.contains("its program has not begun in 181 s; 2 ranks wait"), "{sentence}");
+        ranks[3].reading = None;
+        ranks[3].silent_seconds = 200.0;
+        let Verdict::NotReady { culprits, sentence } = verdict(&ranks, &timeouts()) else { panic!() };
+        assert_eq!(culprits, [3]);
+        assert_eq!(sentence, "rank 3 (node0, GPU 3) never answered in 200 s; its host did not start it");
+    }
+
+    #[test]
+    fn silence_of_a_host_is_told_apart_from_that_of_an_attendant() {
+        let mut ranks = with(24, &[(13, Phase::Data, 94.2)]);
+        ranks[13].silent_seconds = 6.0;
+        let Verdict::Silent { hosts, ranks: silent, sentence } = verdict(&ranks, &timeouts()) else { panic!() };
+        assert_eq!((hosts.len(), silent), (0, vec![13]));
+        assert!(sentence.starts_with("the attendant of rank 13 (node1, GPU 5) said nothing for 6 s"), "{sentence}");
+        ranks[8..16].iter_mut().for_each(|rank| rank.silent_seconds = 6.0);
+        let Verdict::Silent { hosts, ranks: silent, sentence } = verdict(&ranks, &timeouts()) else { panic!() };
+        assert_eq!((hosts, silent.len()), (vec!["node1".to_owned()], 8));
+        let expected = "nothing is heard of host node1 for 6 s (ranks 8, 9, 10 and 5 more): lost, or cut off";
+        assert_eq!(sentence, expected);
+        ranks.iter_mut().for_each(|rank| rank.silent_seconds = 6.0);
+        let Verdict::Silent { hosts, sentence, .. } = verdict(&ranks, &timeouts()) else { panic!() };
+        assert!(hosts.is_empty() && sentence.contains("any host"), "{sentence}");
+    }
+
+    proptest! {
+        #[test]
+        fn only_who_waits_for_nobody_is_blamed(
+            world in 1..40usize,
+            busy in proptest::collection::vec((any::<proptest::sample::Index>(), 1..9usize, 0.0..200.0f64), 0..5),
+            waits in 0.0..200.0f64,
+        ) {
+            let phases = [Phase::Data, Phase::Forward, Phase::Backward, Phase::Optimizer, Phase::Checkpoint,
+                Phase::Sample, Phase::Log, Phase::Data, Phase::Data];
+            let busy: Vec<_> = busy.into_iter().map(|(at, phase, time)| (at.index(world), phases[phase], time)).collect();
+            let mut ranks = waiting(world);
+            for rank in &mut ranks {
+                rank.reading = Some(reading(Phase::Reduce, 5000, waits));
+            }
+            for &(rank, phase, seconds) in &busy {
+                ranks[rank].reading = Some(reading(phase, 4999, seconds));
+            }
+            let seconds = |rank: usize| ranks[rank].reading.as_ref().map_or(0.0, |reading| reading.phase_seconds);
+            let is_busy = |rank: usize| busy.iter().any(|&(other, ..)| other == rank);
+            let stuck: Vec<usize> = (0..world).filter(|&rank| is_busy(rank) && seconds(rank) >= 90.0).collect();
+            match verdict(&ranks, &timeouts()) {
+                Verdict::Healthy => prop_assert!(stuck.is_empty() && (!busy.is_empty() || waits < 90.0)),
+                Verdict::AllWait { .. } => prop_assert!(busy.is_empty() && waits >= 90.0),
+                Verdict::Late { culprits, sentence } => {
+                    prop_assert!(!stuck.is_empty() && stuck.iter().all(|rank| culprits.contains(rank)));
+                    prop_assert!(culprits.iter().all(|&rank| is_busy(rank) && seconds(rank) >= 72.0));
+                    prop_assert!(sentence.contains(&format!("rank {} (", culprits[0])), "{}", sentence);
+                }
+                other => prop_assert!(false, "{other:?}"),
+            }
+        }
+    }
+}

@@ -12,7 +12,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-use admiral_rank_contract::{ExitCode, Phase, Reading};
+use admiral_rank_contract::{ExitCode, Reading};
 
 pub use event::{Event, GroupOptions, Outcome, Output};
 

@@ -1,5 +1,8 @@
 //! What to do after an incident: stop and say why, or start again, with which hosts, how many ranks, and when.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 
 use admiral_rank_contract::ExitCode;

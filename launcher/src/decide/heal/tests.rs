@@ -1,0 +1,231 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn hosts(count: usize, slots: usize) -> Vec<Host> {
+    (0..count).map(|host| Host { name: format!("n{host}"), slots, slots_given: true }).collect()
+}
+
+/// Two hosts of four are wanted; the others are spares.
+fn situation<'a>(hosts: &'a [Host], left_out: &'a [String], history: &'a [Incident]) -> Situation<'a> {
+    Situation {
+        hosts,
+        left_out,
+        world_wanted: 8,
+        global_batch: 64,
+        microbatch: 4,
+        min_world: 1,
+        history,
+        max_restarts: 10,
+        window_seconds: 3600.0,
+        base_delay_seconds: 1.0,
+        restart_on_preemption: false,
+    }
+}
+
+fn incident(at_seconds: f64, rank: usize, host: &str, cause: Cause, steps_gained: u64) -> Incident {
+    let hosts = if host.is_empty() { Vec::new() } else { vec![host.to_owned()] };
+    Incident { at_seconds, rank: Some(rank), hosts, cause, steps_gained }
+}
+
+struct Restart {
+    delay: f64,
+    hosts: Vec<String>,
+    world: usize,
+    left_out: Vec<String>,
+    note: String,
+}
+
+fn restart(action: Action) -> Restart {
+    match action {
+        Action::Restart { delay_seconds, hosts, world, left_out, note } => Restart {
+            delay: delay_seconds,
+            hosts: hosts.into_iter().map(|host| host.name).collect(),
+            world,
+            left_out: left_out.into_iter().map(|(host, _)| host).collect(),
+            note: note.unwrap_or_default(),
+        },
+        Action::Stop { code, reason } => panic!("{code}: {reason}"),
+    }
+}
+
+fn stop(action: Action) -> (u8, String) {
+    match action {
+        Action::Stop { code, reason } => (code, reason),
+        Action::Restart { .. } => panic!("{action:?}"),
+    }
+}
+
+#[test]
+fn codes_that_settle_it_stop_the_run() {
+    let hosts = hosts(3, 4);
+    for code in [0, 64, 65, 70, 75] {
+        let action = decide(&incident(1.0, 3, "", Cause::Exit(code), 5), &situation(&hosts, &[], &[]));
+        assert_eq!(stop(action).0, code);
+    }
+    let willing = Situation { restart_on_preemption: true, ..situation(&hosts, &[], &[]) };
+    assert_eq!(restart(decide(&incident(1.0, 3, "", Cause::Exit(75), 5), &willing)).world, 8);
+}
+
+#[test]
+fn deaths_are_answered_with_growing_delays_until_steps_are_gained() {
+    let hosts = hosts(2, 4);
+    let mut history = Vec::new();
+    let mut delays = Vec::new();
+    for (place, gained) in [0, 0, 0, 5, 0, 7].into_iter().enumerate() {
+        // Another rank each time: one rank's would be a loop.
+        let now = incident(place as f64, place, "", Cause::Signal(11), gained);
+        delays.push(restart(decide(&now, &situation(&hosts, &[], &history))).delay);
+        history.push(now);
+    }
+    assert_eq!(delays, [1.0, 2.0, 4.0, 1.0, 2.0, 1.0]);
+}
+
+#[test]
+fn a_store_that_is_away_is_waited_for_longer_and_longer() {
+    let hosts = hosts(2, 4);
+    let mut history = Vec::new();
+    let mut delays = Vec::new();
+    for place in 0..7 {
+        let now = incident(f64::from(place) * 100.0, 0, "", Cause::Exit(69), 0);
+        let short = Situation { base_delay_seconds: 0.1, ..situation(&hosts, &[], &history) };
+        delays.push((restart(decide(&now, &short)).delay * 10.0).round());
+        history.push(now);
+    }
+    assert_eq!(delays, [30.0, 60.0, 120.0, 240.0, 480.0, 600.0, 600.0]);
+}
+
+#[test]
+fn a_crash_in_one_place_is_given_up_and_one_that_moves_is_not() {
+    let hosts = hosts(4, 4);
+    let crash = |at, rank, gained| incident(at, rank, "n0", Cause::Signal(11), gained);
+    let history = [crash(0.0, 3, 100), crash(10.0, 3, 0)];
+    let (code, reason) = stop(decide(&crash(20.0, 3, 0), &situation(&hosts, &["n0".into()], &history)));
+    assert_eq!(code, 1);
+    assert!(reason.starts_with("rank 3 failed 3 times in the same way"), "{reason}");
+    restart(decide(&crash(20.0, 3, 1), &situation(&hosts, &[], &history)));
+    restart(decide(&crash(20.0, 4, 0), &situation(&hosts, &[], &history)));
+    restart(decide(&crash(20.0, 3, 0), &situation(&hosts, &[], &history[1..])));
+}
+
+#[test]
+fn restarts_are_counted_in_a_window() {
+    let hosts = hosts(2, 4);
+    let history: Vec<Incident> =
+        (0..3).map(|place| incident(f64::from(place) * 100.0, 0, "", Cause::Stalled, 9)).collect();
+    let few = |now| {
+        let limited = Situation { max_restarts: 3, window_seconds: 1000.0, ..situation(&hosts, &[], &history) };
+        decide(&incident(now, 0, "", Cause::Exit(69), 9), &limited)
+    };
+    let (code, reason) = stop(few(900.0));
+    assert_eq!(code, 69);
+    assert_eq!(reason, "3 restarts within 1000 s is all that max_restarts allows");
+    restart(few(1001.0));
+    let none = Situation { max_restarts: 0, ..situation(&hosts, &[], &[]) };
+    assert_eq!(stop(decide(&incident(1.0, 0, "", Cause::Signal(9), 9), &none)).0, 1);
+}
+
+#[test]
+fn a_bad_host_gives_way_to_a_spare_at_once() {
+    let hosts = hosts(3, 4);
+    for cause in [Cause::Exit(74), Cause::HostLost] {
+        let next = restart(decide(&incident(1.0, 1, "n0", cause, 5), &situation(&hosts, &[], &[])));
+        assert_eq!((next.delay, next.world, next.left_out), (0.0, 8, vec!["n0".to_owned()]));
+        assert_eq!(next.hosts, ["n1", "n2"]);
+        assert!(next.note.contains("n0 is left out: ") && next.note.contains("the spare host n2"), "{}", next.note);
+    }
+}
+
+#[test]
+fn without_spares_fewer_ranks_share_the_same_batch() {
+    let hosts = hosts(2, 4);
+    let lost = incident(1.0, 1, "n1", Cause::HostLost, 5);
+    let next = restart(decide(&lost, &situation(&hosts, &[], &[])));
+    assert_eq!((next.world, next.hosts), (4, vec!["n0".to_owned()]));
+    assert!(next.note.contains("goes on with 4 of 8 ranks, the same global batch of 64"), "{}", next.note);
+    let least = Situation { min_world: 5, ..situation(&hosts, &[], &[]) };
+    let (code, reason) = stop(decide(&lost, &least));
+    assert_eq!(code, 74);
+    let expected = "n1 is left out: nothing was heard of it any more; the hosts left have room for 4 ranks; with a \
+                    global batch of 64 and at least 5 ranks the run could go on with these numbers of ranks: 8";
+    assert_eq!(reason, expected);
+}
+
+#[test]
+fn a_host_that_fails_twice_is_left_out_unless_there_is_no_other() {
+    let history = [incident(1.0, 1, "n1", Cause::Signal(9), 5)];
+    let again = |at| incident(at, 5, "n1", Cause::Stalled, 5);
+    let three = hosts(3, 4);
+    let next = restart(decide(&again(2.0), &situation(&three, &[], &history)));
+    assert_eq!((next.hosts, next.left_out), (vec!["n0".to_owned(), "n2".to_owned()], vec!["n1".to_owned()]));
+    let next = restart(decide(&again(5000.0), &situation(&three, &[], &history)));
+    assert_eq!(next.left_out, [""; 0], "it was too long ago");
+    let left_out = ["n0".to_owned(), "n2".to_owned()];
+    let next = restart(decide(&again(2.0), &situation(&three, &left_out, &history)));
+    assert_eq!((next.hosts, next.world), (vec!["n1".to_owned()], 4));
+    assert!(next.note.contains("n1 is kept although it failed 2 times within 3600 s"), "{}", next.note);
+}
+
+fn any_cause() -> impl Strategy<Value = Cause> {
+    prop_oneof![
+        prop_oneof![Just(1), Just(64), Just(69), Just(74), Just(75), Just(134)].prop_map(Cause::Exit),
+        Just(Cause::Signal(9)),
+        Just(Cause::Stalled),
+        Just(Cause::HostLost),
+        Just(Cause::AttendantLost),
+        Just(Cause::MpirunDied),
+        Just(Cause::Start),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+
+    /// A whole launch, incident by incident: it ends, and no group of it is one that cannot be.
+    #[test]
+    fn every_launch_ends_and_every_group_fits(
+        slots in proptest::collection::vec(0..9usize, 1..9),
+        wanted in 1..40usize,
+        batch in 1..300u64,
+        microbatch in 1..10u64,
+        min_world in 0..10usize,
+        max_restarts in 0..12u64,
+        incidents in proptest::collection::vec((any_cause(), 0..9usize, 0..3u64, 0.0..500.0f64), 60),
+    ) {
+        let given: Vec<Host> = slots.iter().enumerate()
+            .map(|(host, &slots)| Host { name: format!("n{host}"), slots, slots_given: true }).collect();
+        let (mut left_out, mut history): (Vec<String>, Vec<Incident>) = (Vec::new(), Vec::new());
+        let mut now = 0.0;
+        for (cause, blamed, gained, later) in incidents {
+            now += later;
+            let incident = incident(now, blamed, &format!("n{blamed}"), cause, gained);
+            let situation = Situation {
+                world_wanted: wanted, global_batch: batch, microbatch, min_world, max_restarts,
+                ..situation(&given, &left_out, &history)
+            };
+            match decide(&incident, &situation) {
+                Action::Stop { reason, .. } => {
+                    prop_assert!(!reason.is_empty());
+                    break;
+                }
+                Action::Restart { delay_seconds, hosts, world, left_out: new, note } => {
+                    prop_assert!((0.0..=600.0).contains(&delay_seconds));
+                    prop_assert!(world::fits(batch, microbatch, world) && world <= wanted && world >= min_world.max(1));
+                    prop_assert_eq!(note.is_some(), !new.is_empty() || world < wanted || note.as_ref().is_some_and(|note| note.contains("is kept")));
+                    left_out.extend(new.into_iter().map(|(host, _)| host));
+                    prop_assert!(hosts.iter().all(|host| given.contains(host) && !left_out.contains(&host.name)));
+                    let room: usize = hosts.iter().map(|host| host.slots).sum();
+                    let last = hosts.last().map_or(0, |host| host.slots);
+                    prop_assert!(room >= world && room - last < world, "no host too many");
+                    let names: BTreeSet<&String> = left_out.iter().collect();
+                    prop_assert_eq!(names.len(), left_out.len(), "left out once");
+                    now += delay_seconds;
+                }
+            }
+            history.push(incident);
+            let since = now - 3600.0;
+            let recent = history.iter().filter(|incident| incident.at_seconds > since).count() as u64;
+            prop_assert!(recent <= max_restarts);
+        }
+    }
+}
