@@ -12,6 +12,8 @@ pub mod layout;
 pub mod mpirun;
 pub mod protocol;
 pub mod run;
+mod shell;
 pub mod status;
 pub mod supervise;
+pub mod template;
 pub mod world;

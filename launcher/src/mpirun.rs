@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::layout::Layout;
+use crate::shell::quoted;
 
 /// Beginnings of the names of variables that every rank gets: what the libraries in it listen to.
 const PASSED_BEGINNINGS: [&str; 9] =
@@ -221,20 +222,9 @@ fn has_domain(host: &str) -> bool {
     host.contains('.') && host.parse::<std::net::IpAddr>().is_err()
 }
 
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=@%+^".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-
-    use proptest::prelude::*;
 
     use super::*;
     use crate::hosts::Host;
@@ -326,15 +316,5 @@ mod tests {
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         assert_eq!(find(None, &folders).unwrap(), path);
         assert_eq!(find(Some(&path), "").unwrap(), path);
-    }
-
-    proptest! {
-        /// A shell reads every word as it was.
-        #[test]
-        fn quoting_keeps_words(words in prop::collection::vec("[ -~é\n]{0,8}", 1..5)) {
-            let line = words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
-            let output = Command::new("sh").arg("-c").arg(format!("printf '%s\\0' {line}")).output().unwrap();
-            prop_assert_eq!(String::from_utf8(output.stdout).unwrap(), words.join("\0") + "\0");
-        }
     }
 }

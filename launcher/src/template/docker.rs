@@ -1,0 +1,22 @@
+//! The Dockerfile.
+
+use super::{TemplateInput, fill};
+
+/// The libtorch that Admiral is built with; `ci/setup` has the same.
+const TORCH_VERSION: &str = "2.10.0";
+const RUST_VERSION: &str = env!("CARGO_PKG_RUST_VERSION");
+
+pub fn render(input: &TemplateInput) -> String {
+    fill(include_str!("Dockerfile"), &[("image", &input.image), ("torch", TORCH_VERSION), ("rust", RUST_VERSION)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libtorch_is_that_of_the_setup() {
+        let setup = include_str!("../../../ci/setup");
+        assert!(setup.contains(&format!("\ntorch_version={TORCH_VERSION}\n")));
+    }
+}
