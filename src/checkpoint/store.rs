@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::StreamExt;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::client::{HttpError, HttpErrorKind};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
@@ -226,7 +227,8 @@ impl Store {
     }
 
     pub(super) fn failed(&self, operation: &str, path: &str, error: &object_store::Error) -> Error {
-        Error::Store { operation: operation.to_owned(), url: self.url(path), cause: chain(error) }
+        let cause = if is_silence(error) { no_answer(self.options.request_timeout) } else { chain(error) };
+        Error::Store { operation: operation.to_owned(), url: self.url(path), cause }
     }
 
     /// Does what may be done again, up to [`TRIES`] times where that may help: a client does not repeat a request
@@ -261,7 +263,7 @@ impl Store {
             first.get().cloned().unwrap_or_else(|| Error::Store {
                 operation: operation.to_owned(),
                 url: self.url(path),
-                cause: format!("no answer within {} s", time.as_secs()),
+                cause: no_answer(time),
             })
         })
     }
@@ -371,7 +373,7 @@ impl Store {
         let mut pause = FIRST_PAUSE;
         loop {
             let timed = tokio::time::timeout(time, read()).await;
-            match timed.unwrap_or_else(|_| Err(generic(format!("no answer within {} s", time.as_secs())))) {
+            match timed.unwrap_or_else(|_| Err(generic(no_answer(time)))) {
                 Err(error) if is_transient(&error) && Instant::now() + pause < end => {
                     tracing::warn!("{}; trying again", self.failed("read", path, &error));
                     tokio::time::sleep(pause).await;
@@ -536,6 +538,23 @@ fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
+/// Whether the client has waited for an answer in vain. That a connection did not come about in time is no silence: the
+/// client's words name the address then, which is what may be wrong.
+fn is_silence(error: &object_store::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<HttpError>() {
+            return error.kind() == HttpErrorKind::Timeout && !chain(error).contains("(Connect)");
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn no_answer(time: Duration) -> String {
+    format!("no answer within {} s", time.as_secs())
+}
+
 fn cut(found: usize, length: u64) -> object_store::Error {
     generic(format!("{found} of {length} bytes came"))
 }
@@ -644,17 +663,66 @@ pub(super) mod tests {
     #[test]
     fn s3_conforms() {
         let server = super::s3::S3::start();
-        let backend = AmazonS3Builder::new()
-            .with_endpoint(format!("http://127.0.0.1:{}", server.port))
+        let store = on_s3(server.port, StoreOptions::default());
+        store.wait(conforms(&store));
+    }
+
+    /// A place on the S3 server that listens at `port`, with the times that `options` give.
+    fn on_s3(port: u16, options: StoreOptions) -> Store {
+        let backend = s3_builder("bucket", options)
+            .with_endpoint(format!("http://127.0.0.1:{port}"))
             .with_allow_http(true)
             .with_region("us-east-1")
             .with_access_key_id("test")
             .with_secret_access_key("test")
-            .with_bucket_name("bucket")
+            .with_retry(retry(options))
             .build()
             .unwrap();
         let store = Store::over(Arc::new(backend), Path::from("some/prefix"), "s3://bucket/some/prefix").unwrap();
-        store.wait(conforms(&store));
+        Store { options, ..store }
+    }
+
+    #[test]
+    fn silence_is_told_in_the_same_words_whoever_lost_patience() {
+        // Connections come about, and nobody reads from them.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let seconds = Duration::from_secs;
+        let (client, operation) = ((1, 60), (2, 3));
+        for (request_timeout, patience) in [client, operation].map(|(a, b)| (seconds(a), seconds(b))) {
+            let options = StoreOptions { request_timeout, patience, ..StoreOptions::default() };
+            let store = on_s3(silent.local_addr().unwrap().port(), options);
+            let deadline = Instant::now() + seconds(4);
+            let pieces = [Bytes::from_static(b"x")];
+            let mut signal = super::super::upload::never();
+            let told = store.wait(async {
+                let (length, uploaded) =
+                    futures::join!(store.length("a"), upload(&store, "a", &pieces, deadline, &mut signal),);
+                [length.unwrap_err(), uploaded.unwrap_err()]
+            });
+            for error in told {
+                assert!(error.to_string().contains("no answer within"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_where_no_connection_comes_about_is_named() {
+        let full = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = full.local_addr().unwrap();
+        // SAFETY: the descriptor is open as long as `full`.
+        assert_eq!(unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&full), 0) }, 0);
+        // As many as the system lets wait, and more.
+        let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200));
+        let waiting: Vec<_> = std::iter::from_fn(|| connect().ok()).take(16).collect();
+        assert!(waiting.len() < 16, "the system takes any number of connections");
+        let options = StoreOptions {
+            request_timeout: Duration::from_secs(1),
+            patience: Duration::from_secs(60),
+            ..StoreOptions::default()
+        };
+        let store = on_s3(address.port(), options);
+        let error = store.wait(store.length("a")).unwrap_err().to_string();
+        assert!(error.contains(&address.to_string()), "{error}");
     }
 
     #[test]
