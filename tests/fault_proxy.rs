@@ -194,6 +194,33 @@ fn a_cut_body_is_an_error_on_either_side() {
 }
 
 #[test]
+fn one_bit_is_turned_over_on_either_side() {
+    let stage = Stage::new();
+    let flipped = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        bytes
+    };
+    for length in [1, 2, 1_000_001] {
+        let bytes = noise(length);
+        stage.proxy.set_rules(vec![Rule::new(Action::FlipRequest).method("PUT")]);
+        stage.put("bytes", &bytes).unwrap();
+        assert!(stage.there("bytes").unwrap() == flipped(&bytes), "{length}");
+
+        stage.proxy.set_rules(vec![Rule::new(Action::FlipAnswer)]);
+        stage.put("bytes", &bytes).unwrap();
+        assert!(stage.get(&stage.through, "bytes").unwrap() == flipped(&bytes), "{length}");
+        assert!(stage.there("bytes").unwrap() == bytes, "{length}");
+    }
+    // What has no bits stays as it is.
+    stage.put("empty", b"").unwrap();
+    stage.proxy.set_rules(vec![Rule::new(Action::FlipRequest)]);
+    stage.put("empty", b"").unwrap();
+    assert_eq!(stage.there("empty").unwrap(), b"");
+}
+
+#[test]
 fn a_delayed_request_arrives_and_a_stalled_one_does_not() {
     let stage = Stage::new();
     let delay = Duration::from_millis(200);

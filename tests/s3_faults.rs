@@ -321,6 +321,46 @@ fn what_cannot_be_read_now_is_not_damaged() {
 }
 
 #[test]
+fn a_checkpoint_that_is_damaged_on_its_way_ends_the_run_and_another_goes_on() {
+    for ranks in [1, 2] {
+        let stage = Stage::new(ranks);
+        // The one checkpoint that is read back, because one before it may go: the last, which nothing comes after. Of
+        // two ranks the second finds it.
+        let file = format!("step-000000006/master/model-0000{ranks}-of-0000{ranks}.safetensors");
+        stage.proxy.set_rules(vec![Rule::new(Action::FlipRequest).method("PUT").path(&file)]);
+        let keep = ["--set", "checkpoint.keep_last=2"];
+        let finished = stage.ends(&mut stage.train("run", 60, &keep));
+        let url = format!("s3://bucket/run/{file}");
+        stage.assert_gave_up("run", &finished, &["2 saves have failed in a row", "damaged", &url, "its SHA-256 is"]);
+        assert_eq!(finished.stderr.matches("the save of step 6 failed").count(), 1, "{}", finished.stderr);
+        assert_eq!(stage.published("run"), [2, 4], "nothing is deleted before the newest is whole");
+
+        stage.proxy.set_rules(vec![]);
+        let finished = stage.ends(&mut stage.train("run", 60, &["--resume", "auto", keep[0], keep[1]]));
+        stage.assert_ended_well("run", &finished);
+        assert_eq!(stage.published("run"), [4, 6]);
+    }
+}
+
+#[test]
+fn a_bit_that_is_lost_on_the_way_back_is_no_damage() {
+    let stage = Stage::new(1);
+    let once = || vec![Rule::new(Action::FlipAnswer).method("GET").path(".safetensors").when(When::Nth(1))];
+    let keep = ["--set", "checkpoint.keep_last=1"];
+    // When the second checkpoint is read back, so that the first may go; and when it is resumed from.
+    for more in [&["--set", "training.steps=4"][..], &["--resume", "auto"]] {
+        let before = stage.proxy.faults();
+        stage.proxy.set_rules(once());
+        let finished = stage.ends(&mut stage.train("run", 60, &[&keep, more].concat()));
+        assert_eq!((finished.code, stage.proxy.faults()), (Some(0), before + 1), "{}", finished.stderr);
+        assert!(!finished.stderr.contains("damaged"), "{}", finished.stderr);
+    }
+    assert_same(&stage.undisturbed, &tensors(&stage.store("run"), STEPS));
+    // The one that was resumed from stays.
+    assert_eq!(stage.published("run"), [4, 6]);
+}
+
+#[test]
 fn a_save_that_is_due_while_another_is_under_way_is_left_out_and_told() {
     for ranks in [1, 2] {
         let stage = Stage::new(ranks);

@@ -29,6 +29,10 @@ pub enum Action {
     CutRequest,
     /// Half of the server's answer arrives, then the connection ends.
     CutAnswer,
+    /// The server gets the body with a bit of its middle turned over.
+    FlipRequest,
+    /// The server's answer arrives with a bit of its body's middle turned over.
+    FlipAnswer,
     /// The request waits before it goes on.
     Delay(Duration),
     /// There is no answer, for as long as the client waits.
@@ -268,7 +272,11 @@ fn serve(client: &TcpStream, server_port: u16, shared: &Shared) -> Result<()> {
             let _ = reset(&server);
             return reset(client);
         }
-        body.copy(&mut from_client, &mut &server, u64::MAX)?;
+        if action == Some(Action::FlipRequest) {
+            body.copy_flipped(&mut from_client, &mut &server)?;
+        } else {
+            body.copy(&mut from_client, &mut &server, u64::MAX)?;
+        }
 
         let mut from_server = BufReader::new(&server);
         let mut answer = Head::read(&mut from_server)?.ok_or(ErrorKind::UnexpectedEof)?;
@@ -300,7 +308,11 @@ fn serve(client: &TcpStream, server_port: u16, shared: &Shared) -> Result<()> {
             answer.lines.push("Connection: close".into());
         }
         answer.write(client)?;
-        body.copy(&mut from_server, &mut &*client, u64::MAX)?;
+        if action == Some(Action::FlipAnswer) {
+            body.copy_flipped(&mut from_server, &mut &*client)?;
+        } else {
+            body.copy(&mut from_server, &mut &*client, u64::MAX)?;
+        }
         if matches!(body, Body::ToTheEnd) {
             return Ok(());
         }
@@ -410,6 +422,21 @@ impl Body {
                 }
             },
         }
+    }
+
+    /// Passes it on with the lowest bit of its middle byte turned over. An empty one has none.
+    fn copy_flipped(self, from: &mut impl BufRead, to: &mut impl Write) -> Result<()> {
+        let length = match self {
+            Self::Length(0) => return Ok(()),
+            Self::Length(length) => length,
+            // Neither the client nor the server sends these where a bit would matter.
+            Self::Chunks | Self::ToTheEnd => return Err(ErrorKind::Unsupported.into()),
+        };
+        exactly(from, to, length / 2)?;
+        let mut byte = [0];
+        from.read_exact(&mut byte)?;
+        to.write_all(&[byte[0] ^ 1])?;
+        exactly(from, to, length - length / 2 - 1)
     }
 }
 
