@@ -61,13 +61,26 @@ pub fn step(mut config: RunConfig, options: &BenchOptions, collective: &dyn Coll
     let mut session = agree(collective, Session::open(config, sources, collective), TrainError::exit_code)?;
     let measured = measure(&mut session, options, collective);
     let measured = measured.map_err(TrainError::ending)?;
-    if collective.rank() == 0 {
-        if options.json {
-            let text = serde_json::to_string_pretty(&measured).map_err(|error| Ending::alone(ExitCode::Bug, &error))?;
+    tell(&measured, options.json, print, collective)
+}
+
+/// Prints on rank 0 what was measured, as JSON or as the table that `print` makes of it.
+///
+/// # Errors
+/// How the rank is to leave that cannot write it as JSON.
+pub(super) fn tell<T: Serialize>(
+    measured: &T,
+    as_json: bool,
+    print: impl FnOnce(&T),
+    collective: &dyn Collective,
+) -> Result<(), Ending> {
+    match collective.rank() {
+        0 if as_json => {
+            let text = serde_json::to_string_pretty(measured).map_err(|error| Ending::alone(ExitCode::Bug, &error))?;
             println!("{text}");
-        } else {
-            print(&measured);
         }
+        0 => print(measured),
+        _ => {}
     }
     Ok(())
 }

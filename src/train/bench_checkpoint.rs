@@ -11,11 +11,10 @@ use tch::Kind;
 
 use crate::checkpoint::{self, Content, Location, SaveEvent, Saver, SaverPlan, Store, TrainingState, identify};
 use crate::collective::{Collective, Ending};
-use crate::exit::ExitCode;
 use crate::model::Network;
 
 use super::TrainError;
-use super::bench::median;
+use super::bench::{median, tell};
 use super::flat::FlatMemory;
 use super::run_config::RunConfig;
 use super::saving::sum_reports;
@@ -77,15 +76,7 @@ pub fn checkpoint(
 ) -> Result<(), Ending> {
     // What fails on one rank here the others do not know of, and would wait for it.
     let measured = measure(config, options, collective).map_err(|error| Ending::alone(error.exit_code(), &error))?;
-    if collective.rank() == 0 {
-        if options.json {
-            let text = serde_json::to_string_pretty(&measured).map_err(|error| Ending::alone(ExitCode::Bug, &error))?;
-            println!("{text}");
-        } else {
-            print(&measured);
-        }
-    }
-    Ok(())
+    tell(&measured, options.json, print, collective)
 }
 
 fn measure(
