@@ -15,7 +15,7 @@ use admiral::checkpoint::{
 };
 use admiral::collective::{Collective, CollectiveError, Single};
 use admiral::exit::ExitCode;
-use s3::{S3, python};
+use s3::{S3, environment, python};
 
 const ROLES: [Role; 4] = [Role::Master, Role::Ema { rate: 0.9999 }, Role::AdamMean, Role::AdamVariance];
 
@@ -416,11 +416,7 @@ fn s3_keeps_checkpoints() {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "on_s3", "--ignored", "--nocapture"])
         .env("ADMIRAL_TEST_S3_URL", "s3://bucket/some/run")
-        .env("AWS_ENDPOINT", format!("http://127.0.0.1:{}", s3.port))
-        .env("AWS_ALLOW_HTTP", "true")
-        .env("AWS_REGION", "us-east-1")
-        .env("AWS_ACCESS_KEY_ID", "test")
-        .env("AWS_SECRET_ACCESS_KEY", "test")
+        .envs(environment(s3.port))
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);

@@ -7,6 +7,8 @@
 mod mpirun;
 #[path = "support/runs.rs"]
 mod runs;
+#[path = "support/s3.rs"]
+mod s3;
 #[path = "support/stores.rs"]
 mod stores;
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fault_proxy::{Action, FaultProxy, Rule, When};
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::aws::AmazonS3;
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig};
@@ -30,14 +30,8 @@ fn client(port: u16, max_retries: usize) -> AmazonS3 {
         max_backoff: Duration::from_millis(20),
         ..BackoffConfig::default()
     };
-    AmazonS3Builder::new()
-        .with_client_options(ClientOptions::new().with_timeout(Duration::from_secs(5)))
-        .with_endpoint(format!("http://127.0.0.1:{port}"))
-        .with_allow_http(true)
-        .with_region("us-east-1")
-        .with_access_key_id("test")
-        .with_secret_access_key("test")
-        .with_bucket_name("bucket")
+    s3::builder(port)
+        .with_client_options(ClientOptions::new().with_timeout(Duration::from_secs(5)).with_allow_http(true))
         .with_retry(RetryConfig { backoff, max_retries, retry_timeout: Duration::from_secs(60) })
         .build()
         .unwrap()

@@ -22,8 +22,8 @@ use admiral::checkpoint::Store;
 use fault_proxy::{Action, FaultProxy, Rule, When};
 use mpirun::{Finished, Running, run};
 use runs::{PATIENCE, Place, assert_same, errors, wait_until};
-use s3::S3;
-use stores::{Tensors, environment, on_s3, tensors, verified_steps};
+use s3::{S3, environment};
+use stores::{Tensors, on_s3, tensors, verified_steps};
 
 /// Steps of a run; every second is saved.
 const STEPS: u64 = 6;

@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 
 use mpirun::{Finished, Running, run};
 use runs::{PATIENCE, Place, errors, wait_until};
-use s3::S3;
+use s3::{S3, environment};
 use serde_json::{Value, json};
 
 /// A run that has saved steps 5, 10, 15 and 20, which no test changes.
@@ -367,13 +367,7 @@ fn what_names_no_place_is_one_clear_error() {
 #[test]
 fn every_tool_works_on_s3() {
     let server = S3::start();
-    let with_server = |command: &mut Command| {
-        command
-            .env("AWS_ENDPOINT", format!("http://127.0.0.1:{}", server.port))
-            .envs([("AWS_ALLOW_HTTP", "true"), ("AWS_REGION", "us-east-1")])
-            .envs([("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")]);
-        run(command, PATIENCE)
-    };
+    let with_server = |command: &mut Command| run(command.envs(environment(server.port)), PATIENCE);
     let place = Place::new();
     let url = "s3://bucket/some/run/checkpoints";
     let trained = with_server(&mut place.train(1, "run", &["--set", &format!("checkpoint.url={url}")]));

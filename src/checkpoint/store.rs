@@ -565,10 +565,13 @@ fn generic(reason: String) -> object_store::Error {
 
 /// S3 as the environment says, with the time that a request may take.
 fn s3_builder(bucket: &str, options: StoreOptions) -> AmazonS3Builder {
+    timed(AmazonS3Builder::from_env().with_bucket_name(bucket), options)
+}
+
+fn timed(builder: AmazonS3Builder, options: StoreOptions) -> AmazonS3Builder {
     let seconds = |time: Duration| format!("{} seconds", time.as_secs().max(1));
     let connect = options.request_timeout.min(Duration::from_secs(10));
-    AmazonS3Builder::from_env()
-        .with_bucket_name(bucket)
+    builder
         .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), seconds(options.request_timeout))
         .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::ConnectTimeout), seconds(connect))
 }
@@ -669,15 +672,7 @@ pub(super) mod tests {
 
     /// A place on the S3 server that listens at `port`, with the times that `options` give.
     fn on_s3(port: u16, options: StoreOptions) -> Store {
-        let backend = s3_builder("bucket", options)
-            .with_endpoint(format!("http://127.0.0.1:{port}"))
-            .with_allow_http(true)
-            .with_region("us-east-1")
-            .with_access_key_id("test")
-            .with_secret_access_key("test")
-            .with_retry(retry(options))
-            .build()
-            .unwrap();
+        let backend = timed(super::s3::builder(port), options).with_retry(retry(options)).build().unwrap();
         let store = Store::over(Arc::new(backend), Path::from("some/prefix"), "s3://bucket/some/prefix").unwrap();
         Store { options, ..store }
     }

@@ -7,8 +7,8 @@ use admiral::checkpoint::Store;
 
 use crate::mpirun::run;
 use crate::runs::{PATIENCE, Place, assert_same, errors};
-use crate::s3::S3;
-use crate::stores::{Tensors, environment, in_folder, on_s3, tensors, verified_steps};
+use crate::s3::{S3, environment};
+use crate::stores::{Tensors, in_folder, on_s3, tensors, verified_steps};
 
 /// Steps of a run; each is saved, and each save but the first deletes the one before.
 const STEPS: u64 = 3;

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use object_store::aws::AmazonS3Builder;
+
 /// The Python of the packages that tests hold the project against.
 pub fn python() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -15,6 +17,28 @@ pub fn python() -> PathBuf {
     let required = std::fs::read(root.join("ci/requirements.txt")).unwrap();
     assert!(installed == required, "run `ci/setup test` first: .deps/venv lacks packages");
     root.join(".deps/venv/bin/python")
+}
+
+/// A client of the bucket of the server that listens at `port`, to be narrowed and built.
+pub fn builder(port: u16) -> AmazonS3Builder {
+    AmazonS3Builder::new()
+        .with_endpoint(format!("http://127.0.0.1:{port}"))
+        .with_allow_http(true)
+        .with_region("us-east-1")
+        .with_access_key_id("test")
+        .with_secret_access_key("test")
+        .with_bucket_name("bucket")
+}
+
+/// What sends a run to the S3 server that listens at `port`.
+pub fn environment(port: u16) -> [(&'static str, String); 5] {
+    [
+        ("AWS_ENDPOINT", format!("http://127.0.0.1:{port}")),
+        ("AWS_ALLOW_HTTP", "true".into()),
+        ("AWS_REGION", "us-east-1".into()),
+        ("AWS_ACCESS_KEY_ID", "test".into()),
+        ("AWS_SECRET_ACCESS_KEY", "test".into()),
+    ]
 }
 
 /// An S3 server of this test's own, which ends with it.

@@ -6,33 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use admiral::checkpoint::{Location, Store};
-use object_store::aws::AmazonS3Builder;
 
 /// Every tensor, as bytes by role and name.
 pub type Tensors = BTreeMap<String, Vec<u8>>;
 
-/// What sends a run to the S3 server that listens at `port`.
-pub fn environment(port: u16) -> [(&'static str, String); 5] {
-    [
-        ("AWS_ENDPOINT", format!("http://127.0.0.1:{port}")),
-        ("AWS_ALLOW_HTTP", "true".into()),
-        ("AWS_REGION", "us-east-1".into()),
-        ("AWS_ACCESS_KEY_ID", "test".into()),
-        ("AWS_SECRET_ACCESS_KEY", "test".into()),
-    ]
-}
-
 /// The place `s3://bucket/prefix` on the server that listens at `port`.
 pub fn on_s3(port: u16, prefix: &str) -> Store {
-    let backend = AmazonS3Builder::new()
-        .with_endpoint(format!("http://127.0.0.1:{port}"))
-        .with_allow_http(true)
-        .with_region("us-east-1")
-        .with_access_key_id("test")
-        .with_secret_access_key("test")
-        .with_bucket_name("bucket")
-        .build()
-        .unwrap();
+    let backend = crate::s3::builder(port).build().unwrap();
     Store::over(Arc::new(backend), prefix.into(), &format!("s3://bucket/{prefix}")).unwrap()
 }
 

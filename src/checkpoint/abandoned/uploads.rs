@@ -211,18 +211,9 @@ mod tests {
     use tokio::runtime::Runtime;
 
     use super::*;
-    use crate::checkpoint::store::s3::S3;
+    use crate::checkpoint::store::s3::{S3, builder};
 
     const FILE: &str = "step-000000020/master/model-00001-of-00001.safetensors";
-
-    fn builder(port: u16) -> AmazonS3Builder {
-        AmazonS3Builder::new()
-            .with_endpoint(format!("http://127.0.0.1:{port}"))
-            .with_allow_http(true)
-            .with_access_key_id("test")
-            .with_secret_access_key("test")
-            .with_bucket_name("bucket")
-    }
 
     fn patience(max_retries: usize) -> RetryConfig {
         let backoff = BackoffConfig { init_backoff: Duration::from_millis(1), ..BackoffConfig::default() };
