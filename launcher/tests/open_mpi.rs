@@ -16,14 +16,17 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// (host, ranks) in the order of ranks, from a map that `mpirun` prints; None where it prints none.
-fn map(command: &mut Command) -> Option<Vec<(String, usize)>> {
+/// Hosts and how many ranks each has, in their order.
+type Ranks = Vec<(String, usize)>;
+
+/// The hosts in the order of ranks, from a map that `mpirun` prints; None where it prints none.
+fn map(command: &mut Command) -> Option<Ranks> {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("OMPI_") || name.starts_with("PMIX_")) {
         command.env_remove(name);
     }
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    let mut hosts: Vec<(String, usize)> = Vec::new();
+    let mut hosts = Ranks::new();
     let mut rank = 0;
     for line in text.lines() {
         if let Some(rest) = line.trim().strip_prefix("Data for node: ") {
@@ -95,18 +98,18 @@ fn a_schedulers_job_changes_no_place() {
 }
 
 /// The hosts of a file as `mpirun` reads it with as many ranks as this crate finds slots.
-fn both(text: &str) -> (Option<Vec<(String, usize)>>, Option<Vec<(String, usize)>>) {
+fn both(text: &str) -> (Option<Ranks>, Option<Ranks>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hosts");
     std::fs::write(&path, text).unwrap();
     let request = HostRequest { hostfile: Some(path.clone()), ..HostRequest::default() };
     let ours = resolve(&request, &|_| None).ok();
-    let ours = ours.map(|list| list.hosts.into_iter().map(|host| (host.name, host.slots)).collect::<Vec<_>>());
+    let ours = ours.map(|list| list.hosts.into_iter().map(|host| (host.name, host.slots)).collect::<Ranks>());
     let world = ours.as_ref().map_or(1, |hosts| hosts.iter().map(|(_, slots)| slots).sum());
     (ours, theirs(&path, world))
 }
 
-fn theirs(path: &Path, world: usize) -> Option<Vec<(String, usize)>> {
+fn theirs(path: &Path, world: usize) -> Option<Ranks> {
     let mut command = Command::new(find_mpirun(None).unwrap());
     command.arg("--hostfile").arg(path).args(["-np", &world.to_string(), "--map-by", "slot", "--bind-to", "none"]);
     command.args(["--mca", "orte_keep_fqdn_hostnames", "1"]).args(MAP_ONLY.split(' '));
