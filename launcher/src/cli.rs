@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode as ProcessExit;
 
 use clap::{Parser, Subcommand};
@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::console::Console;
 use crate::run::{LaunchError, Plan, RunOptions, SWEPT, dry_run, run, sweep_here};
+use crate::template;
 
 /// Starts runs of Admiral on many hosts under mpirun, says what is wrong, and brings them back
 #[derive(Debug, Parser)]
@@ -33,6 +34,28 @@ enum Command {
         #[arg(long)]
         json: bool,
         /// The program `admiral`, for URLs
+        #[arg(long)]
+        program: Option<PathBuf>,
+    },
+    /// Write a file to run a configuration by on a cluster, to standard output
+    Template {
+        /// For what
+        kind: template::Kind,
+        /// The configuration, a YAML file
+        config: PathBuf,
+        /// Override a field
+        #[arg(long = "set", value_name = "FIELD=VALUE")]
+        overrides: Vec<String>,
+        /// Hosts
+        #[arg(long, default_value_t = 2)]
+        hosts: usize,
+        /// GPUs of each, and ranks on it
+        #[arg(long, default_value_t = 8)]
+        gpus_per_host: usize,
+        /// The container image
+        #[arg(long, default_value = "registry.example.org/admiral:1")]
+        image: String,
+        /// The program `admiral`; without it, the one beside this program
         #[arg(long)]
         program: Option<PathBuf>,
     },
@@ -61,6 +84,15 @@ pub fn main() -> ProcessExit {
             let program = crate::facts::program(program.as_deref());
             crate::status::status(&run, &program, watch, json).map(|()| 0).map_err(LaunchError::config)
         }
+        Command::Template { kind, config, overrides, hosts, gpus_per_host, image, program } => {
+            let program = crate::facts::program(program.as_deref());
+            write_template(kind, &program, config, &overrides, |input| template::TemplateInput {
+                hosts,
+                gpus_per_host,
+                image,
+                ..input
+            })
+        }
         Command::Attend => runtime.block_on(crate::attend::attend()).map(|()| 0).map_err(LaunchError::system),
         Command::Sweep { launch_id } => {
             println!("{SWEPT}{}", sweep_here(&launch_id));
@@ -76,6 +108,29 @@ pub fn main() -> ProcessExit {
 fn failed(error: &LaunchError) -> ProcessExit {
     eprintln!("error: {error}");
     ProcessExit::from(error.code)
+}
+
+fn write_template(
+    kind: template::Kind,
+    program: &Path,
+    config: PathBuf,
+    overrides: &[String],
+    complete: impl FnOnce(template::TemplateInput) -> template::TemplateInput,
+) -> Result<u8, LaunchError> {
+    let facts = crate::facts::ask(program, &config, overrides).map_err(LaunchError::config)?;
+    let input = complete(template::TemplateInput {
+        name: config.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        run_folder: facts.config.run.folder.into(),
+        data_path: facts.config.data.path.filter(|path| !path.is_empty()).map(PathBuf::from),
+        steps: facts.config.training.steps,
+        grace_seconds: facts.config.checkpoint.grace_seconds,
+        hosts: 0,
+        gpus_per_host: 0,
+        image: String::new(),
+        config,
+    });
+    print!("{}", template::render(kind, &input).map_err(LaunchError::config)?);
+    Ok(0)
 }
 
 async fn run_command(options: RunOptions) -> Result<u8, LaunchError> {

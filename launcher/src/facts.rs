@@ -19,12 +19,32 @@ pub struct Facts {
 /// The sections that matter here.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Config {
+    /// The run itself.
+    pub run: Run,
+    /// The images.
+    pub data: Data,
     /// How long the run is.
     pub training: Training,
     /// Where checkpoints go.
     pub checkpoint: Checkpoint,
     /// How the run is watched.
     pub launch: LaunchConfig,
+}
+
+/// Of the section `run`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Run {
+    /// As it was given.
+    pub folder: String,
+    /// auto, cpu or cuda.
+    pub device: String,
+}
+
+/// Of the section `data`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Data {
+    /// Where images lie, as it was given.
+    pub path: Option<String>,
 }
 
 /// Of the section `training`.

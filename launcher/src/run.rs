@@ -111,7 +111,7 @@ impl Plan {
     /// What an attempt on these hosts with so many ranks starts.
     fn attempt(
         &self,
-        number: u64,
+        ordinal: u64,
         launch_id: &str,
         hosts: &[Host],
         world: usize,
@@ -123,7 +123,7 @@ impl Plan {
             None => own_addresses(self.is_local()).map_err(LaunchError::system)?,
         };
         Ok(AttemptPlan {
-            number,
+            ordinal,
             launch_id: launch_id.to_owned(),
             mpirun: self.mpirun_plan(layout, &["attend"], grace_seconds),
             addresses,

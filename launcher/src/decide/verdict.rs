@@ -258,6 +258,7 @@ mod tests {
             wait_seconds: 0.2,
             checkpoint_step: 800,
             global_batch: 256,
+            attempt_id: String::new(),
         }
     }
 

@@ -25,8 +25,8 @@ const MPIRUN_PATIENCE: Duration = Duration::from_secs(3);
 /// What an attempt is to be.
 #[derive(Debug, Clone)]
 pub struct AttemptPlan {
-    /// Its number in the run, from 0.
-    pub number: u64,
+    /// Attempts of this launch before it.
+    pub ordinal: u64,
     /// Names the launch's processes on every host.
     pub launch_id: String,
     /// The line that starts the attendants; its variables are those that ranks get besides.
@@ -106,12 +106,12 @@ impl Attempt {
     /// When the system gives no port or no process.
     pub async fn launch(mut plan: AttemptPlan, orphan: Duration, launched: Instant) -> std::io::Result<Self> {
         let token = token()?;
-        let hub = Hub::open(token.clone(), plan.number).await?;
+        let hub = Hub::open(token.clone(), plan.ordinal).await?;
         plan.mpirun.variables.extend([
             (ADDRESSES.to_owned(), hub.addresses(&plan.addresses)),
             (TOKEN.to_owned(), token),
             (ORPHAN_SECONDS.to_owned(), orphan.as_secs_f64().to_string()),
-            (environment::ATTEMPT.to_owned(), plan.number.to_string()),
+            (environment::ATTEMPT.to_owned(), plan.ordinal.to_string()),
             (environment::LAUNCH_ID.to_owned(), plan.launch_id.clone()),
         ]);
         let mpirun = Mpirun::start(&plan.mpirun)?;

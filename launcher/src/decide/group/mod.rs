@@ -27,8 +27,8 @@ const SETTLE: f64 = 0.3;
 const STACKS: f64 = 2.0;
 /// At most so many ranks are asked for their stacks.
 const MOST_STACKS: usize = 3;
-/// When everybody that answers has left and somebody else does not answer, `mpirun` would wait in vain: it is given so
-/// long, in seconds.
+/// `mpirun` follows the attendants within so long, in seconds, or is ended: after the death of a rank it would wait out
+/// its own grace, with nothing left to wait for.
 const LAST_WAIT: f64 = 1.0;
 /// Nothing at all for so long, not even a tick, means that the launcher itself was not running, in seconds.
 const PAUSE: f64 = 2.0;
@@ -68,8 +68,8 @@ struct Failure {
 struct Ending {
     since: f64,
     outcome: Outcome,
-    /// When all were told to leave, and whether somebody could not hear it.
-    told_to_leave: Option<(f64, bool)>,
+    /// When all were told to leave.
+    told_to_leave: Option<f64>,
     mpirun_killed: bool,
 }
 
@@ -454,11 +454,10 @@ impl Group {
         let all_gone = !self.seats.iter().any(|seat| in_reach(seat) && !seat.gone);
         let overdue = self.now - ending.since >= group_down;
         if ending.told_to_leave.is_none() && (all_gone || overdue) {
-            let out_of_reach = self.seats.iter().any(|seat| !in_reach(seat));
-            ending.told_to_leave = Some((self.now, out_of_reach));
+            ending.told_to_leave = Some(self.now);
             out.push(Output::LeaveAll);
         }
-        let in_vain = matches!(ending.told_to_leave, Some((told, true)) if self.now - told >= LAST_WAIT);
+        let in_vain = ending.told_to_leave.is_some_and(|told| self.now - told >= LAST_WAIT);
         if !self.mpirun_ended && !ending.mpirun_killed && (overdue || in_vain) {
             ending.mpirun_killed = true;
             out.push(Output::KillMpirun);

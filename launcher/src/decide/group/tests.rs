@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use admiral_rank_contract::LaunchConfig;
+use admiral_rank_contract::{LaunchConfig, Phase};
 use proptest::prelude::*;
 
 use super::*;
