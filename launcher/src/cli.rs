@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::console::Console;
+use crate::drill::{DrillOptions, drill};
 use crate::run::{LaunchError, Plan, RunOptions, SWEPT, dry_run, run, sweep_here};
 use crate::template;
 
@@ -23,6 +24,8 @@ struct Cli {
 enum Command {
     /// Run a configuration on all ranks until it is finished, and bring it back when it fails
     Run(RunOptions),
+    /// Harm a short run of a configuration on purpose, and report whether it was noticed, named and mended
+    Drill(DrillOptions),
     /// Where a run stands
     Status {
         /// The run's folder, or the URL of its checkpoints
@@ -80,6 +83,7 @@ pub fn main() -> ProcessExit {
     };
     let code = match cli.command {
         Command::Run(options) => runtime.block_on(run_command(options)),
+        Command::Drill(options) => runtime.block_on(async { drill(options, Console::default(), stops()?).await }),
         Command::Status { run, watch, json, program } => {
             let program = crate::facts::program(program.as_deref());
             crate::status::status(&run, &program, watch, json).map(|()| 0).map_err(LaunchError::config)

@@ -106,7 +106,13 @@ impl Files {
     /// The file of an incident, from 1.
     #[must_use]
     pub fn incident(&self, number: u64) -> PathBuf {
-        self.run.join(format!("launch/incidents/{number:03}/failure.json"))
+        Self::incident_of(&self.run, number)
+    }
+
+    /// The same for a run that is not this one's.
+    #[must_use]
+    pub fn incident_of(run: &Path, number: u64) -> PathBuf {
+        run.join(format!("launch/incidents/{number:03}/failure.json"))
     }
 
     /// The newest incident's second place.

@@ -14,7 +14,7 @@ pub struct Failure {
     /// The attempt that failed, from 0.
     pub attempt: u64,
     /// When it was found.
-    pub at: Timestamp,
+    pub detected: Timestamp,
     /// What happened, in one sentence.
     pub verdict: String,
     /// The rank that failed first; none where a host or mpirun did.

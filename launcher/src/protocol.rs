@@ -108,6 +108,9 @@ pub enum ToAttendant {
     Stack,
     /// Leave.
     Leave,
+    /// For a drill: fall silent with the rank, as a host whose cable is pulled, and end it when the launcher would be
+    /// missed.
+    Vanish,
     /// Nothing: the launcher is alive.
     Alive,
 }

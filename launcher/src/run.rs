@@ -19,6 +19,7 @@ use crate::incident::{Failure, GroupRecord, signal_name};
 use crate::layout::Layout;
 use crate::mpirun::{MpirunPlan, find_mpirun, passed_variables};
 use crate::status::Condition;
+pub use crate::supervise::Vanish;
 use crate::supervise::{Attempt, AttemptEnd, AttemptPlan, Ranks, own_addresses};
 use crate::world;
 use keeper::Keeper;
@@ -64,6 +65,8 @@ pub struct Plan {
     pub config: std::path::PathBuf,
     /// What ranks get of this environment.
     pub variables: Vec<(String, String)>,
+    /// For a drill: a host that is to be lost.
+    pub vanish: Option<Vanish>,
 }
 
 impl Plan {
@@ -84,7 +87,7 @@ impl Plan {
         let variables = passed_variables(environment, &options.hosts.pass).map_err(LaunchError::config)?;
         let config = std::path::absolute(&options.config).map_err(LaunchError::system)?;
         let program = facts::program(options.hosts.program.as_deref());
-        Ok(Self { options, hosts, world, mpirun, program, config, variables })
+        Ok(Self { options, hosts, world, mpirun, program, config, variables, vanish: None })
     }
 
     /// Whether all ranks are on this machine.
@@ -393,6 +396,8 @@ impl Launch {
             environment: vec![ended],
             logs: self.files.attempt(number),
             show: self.plan.options.show_rank.clone(),
+            // Once is enough.
+            vanish: self.plan.vanish.clone().filter(|_| self.history.is_empty()),
             options: GroupOptions {
                 timeouts: self.facts.config.launch.timeouts(),
                 stop_grace_seconds: self.facts.config.checkpoint.grace_seconds as f64,
@@ -535,7 +540,7 @@ impl Launch {
             launch_id: self.launch_id.clone(),
             incident: self.next_incident,
             attempt: number,
-            at: Timestamp::now(),
+            detected: end.detected,
             verdict,
             rank: incident.rank,
             host: entry.map(|entry| entry.host.clone()).or_else(|| incident.hosts.first().cloned()),

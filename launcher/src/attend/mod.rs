@@ -202,6 +202,7 @@ impl Attendant {
                             self.end_by_force().await;
                             return Ok(false);
                         }
+                        Some(ToAttendant::Vanish) => return Ok(self.vanish(orphan).await),
                         Some(message) => self.obey(message).await,
                     }
                 }
@@ -258,7 +259,7 @@ impl Attendant {
                     });
                 }
             }
-            ToAttendant::Leave | ToAttendant::Alive => {}
+            ToAttendant::Leave | ToAttendant::Vanish | ToAttendant::Alive => {}
         }
     }
 
@@ -315,6 +316,16 @@ impl Attendant {
         if let Ok(ended) = timeout(Duration::from_secs(3), wait(&mut self.rank)).await {
             self.ended(ended).await;
         }
+    }
+
+    /// As if no word came in or went out: the rank, cut off from its peers, stands still, until the launcher is missed.
+    async fn vanish(&mut self, orphan: Duration) -> bool {
+        if let Some(rank) = &self.rank {
+            rank.signal(rustix::process::Signal::STOP.as_raw());
+        }
+        tokio::time::sleep(orphan).await;
+        self.end_by_force().await;
+        true
     }
 
     /// No launcher: the rank may publish a checkpoint, and is ended.

@@ -1,5 +1,6 @@
 //! Keeps `state.json` up to date, and completes an incident's file when the run goes on.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,7 @@ pub(super) struct Keeper {
     rate: Rate,
     pending: Option<Pending>,
     told_slow: Option<Instant>,
+    seen_slow: BTreeSet<usize>,
     can_write: bool,
 }
 
@@ -57,11 +59,12 @@ impl Keeper {
             checkpoint_step: 0,
             attempt_id: None,
             slow: Vec::new(),
+            slow_seen: Vec::new(),
             last_incident: None,
             exit_code: None,
             ranks: Vec::new(),
         };
-        Self { path, console, state, rate: Rate::default(), pending: None, told_slow: None, can_write: true }
+        Self { path, console, state, rate: Rate::default(), pending: None, told_slow: None, seen_slow: BTreeSet::new(), can_write: true }
     }
 
     pub(super) fn begin(&mut self, attempt: u64, layout: &Layout) {
@@ -128,6 +131,11 @@ impl Watcher for Keeper {
         state.checkpoint_step = state.checkpoint_step.max(roster.checkpoint_step());
         state.ranks = roster.records();
         state.slow = attempt.slow.iter().map(|slow| slow.sentence.clone()).collect();
+        for slow in &attempt.slow {
+            if self.seen_slow.insert(slow.rank) {
+                state.slow_seen.push(slow.sentence.clone());
+            }
+        }
         if !state.slow.is_empty() && self.told_slow.is_none_or(|told| told.elapsed() > SLOW_AGAIN) {
             self.told_slow = Some(Instant::now());
             for slow in &state.slow {

@@ -163,6 +163,7 @@ mod tests {
             checkpoint_step: 10,
             attempt_id: None,
             slow: vec!["rank 3".into()],
+            slow_seen: vec![],
             last_incident: Some("rank 1 was killed".into()),
             exit_code: None,
             ranks: vec![],

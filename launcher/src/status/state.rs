@@ -75,6 +75,9 @@ pub struct State {
     pub attempt_id: Option<String>,
     /// Ranks that are slower than the others, in words.
     pub slow: Vec<String>,
+    /// Ranks that were slower at some time of this launch, in the first words on each.
+    #[serde(default)]
+    pub slow_seen: Vec<String>,
     /// The newest incident, in words.
     pub last_incident: Option<String>,
     /// What the launcher ended with.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use admiral_rank_contract::{Reading, environment};
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -48,8 +49,19 @@ pub struct Ranks {
     pub logs: PathBuf,
     /// Whose output is shown.
     pub show: ShowRank,
+    /// For a drill: a host that is to be lost.
+    pub vanish: Option<Vanish>,
     /// Timeouts and such.
     pub options: GroupOptions,
+}
+
+/// A host that falls silent, as if its cable were pulled, when the group comes to a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vanish {
+    /// Which, as the host list names it.
+    pub host: String,
+    /// At which step.
+    pub at_step: u64,
 }
 
 /// Who wants to know how an attempt goes.
@@ -89,7 +101,9 @@ pub struct AttemptEnd {
     pub unverified: Vec<usize>,
     /// The furthest step that was begun.
     pub reached: u64,
-    /// When the group began to go down, and when it was gone, in seconds since the launch.
+    /// When the group began to go down.
+    pub detected: Timestamp,
+    /// The same, and when it was gone, in seconds since the launch.
     pub failed_at: f64,
     /// See above.
     pub down_at: f64,
@@ -149,7 +163,8 @@ impl Attempt {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let (mut mpirun_ended, mut has_stepped) = (false, false);
-        let (mut failed_at, mut misplaced) = (None, None);
+        let (mut failed_at, mut detected, mut misplaced) = (None, None, None);
+        let mut vanish = ranks.vanish.clone();
         let (outcome, down_at) = loop {
             let event = tokio::select! {
                 call = self.hub.next() => match call {
@@ -181,6 +196,10 @@ impl Attempt {
                 }
             };
             let now = self.launched.elapsed().as_secs_f64();
+            if let Some(host) = vanish.take_if(|vanish| group.reached() >= vanish.at_step).map(|vanish| vanish.host) {
+                let places = self.layout().placements.iter();
+                places.filter(|place| place.host == host).for_each(|place| self.hub.say(place.rank, ToAttendant::Vanish));
+            }
             if !has_stepped && self.roster.readings().any(|reading| reading.step_seconds > 0.0) {
                 has_stepped = true;
                 watcher.first_step(&self, now);
@@ -203,6 +222,7 @@ impl Attempt {
                     Output::TakeStack(rank) => self.hub.say(rank, ToAttendant::Stack),
                     Output::KillAll => {
                         failed_at.get_or_insert(now);
+                        detected.get_or_insert_with(Timestamp::now);
                         self.is_ending = true;
                         self.hub.say_all(&ToAttendant::Kill);
                     }
@@ -222,6 +242,7 @@ impl Attempt {
             unverified: group.unverified(),
             reached: group.reached(),
             failed_at: failed_at.unwrap_or(down_at),
+            detected: detected.unwrap_or_else(Timestamp::now),
             down_at,
             mpirun_lines: self.mpirun.lines(),
             misplaced,

@@ -5,6 +5,6 @@ mod hub;
 mod mpirun;
 mod roster;
 
-pub use attempt::{Attempt, AttemptEnd, AttemptPlan, Ranks, Watcher};
+pub use attempt::{Attempt, AttemptEnd, AttemptPlan, Ranks, Vanish, Watcher};
 pub use hub::own_addresses;
 pub use roster::{Entry, Roster};

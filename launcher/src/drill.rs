@@ -1,0 +1,247 @@
+//! `admiral-launch drill`: harms a short run on purpose and reports whether it was noticed, named and mended.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use crate::console::Console;
+use crate::files::{Files, state_of};
+use crate::incident::Failure;
+use crate::run::{LaunchError, Plan, RunOptions, Vanish, run};
+use crate::status::State;
+
+/// A drill.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DrillOptions {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "flattened into the help")]
+    pub run: RunOptions,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "flattened into the help")]
+    pub harm: Harm,
+    /// The step at which it happens
+    #[arg(long, default_value_t = 20, value_name = "STEP")]
+    pub at_step: u64,
+    /// Steps of the drill; without it, twice those
+    #[arg(long, value_name = "STEPS")]
+    pub steps: Option<u64>,
+    /// In which part of the step: data, forward, backward, reduce, optimizer or checkpoint
+    #[arg(long, default_value = "forward", value_name = "PHASE")]
+    pub phase: String,
+    /// For programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What is done to the run: one thing.
+#[derive(Debug, Clone, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct Harm {
+    /// The rank is killed by SIGKILL
+    #[arg(long, value_name = "RANK")]
+    pub kill_rank: Option<usize>,
+    /// The rank stands still for ever
+    #[arg(long, value_name = "RANK")]
+    pub hang_rank: Option<usize>,
+    /// The rank takes three times as long for its own work
+    #[arg(long, value_name = "RANK")]
+    pub slow_rank: Option<usize>,
+    /// Nothing is heard of the host any more, and it is not used again
+    #[arg(long, value_name = "HOST")]
+    pub drop_host: Option<String>,
+    /// The place of the checkpoints cannot be reached for so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub cut_storage: Option<f64>,
+}
+
+/// What a drill found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Whether everything went as it should.
+    pub passed: bool,
+    /// What was done.
+    pub harm: String,
+    /// What was wrong with how it went; empty where it passed.
+    pub faults: Vec<String>,
+    /// The verdict on the incident, or the words on the slow rank.
+    pub verdict: Option<String>,
+    /// From the harm until the verdict, by the clocks of the two hosts.
+    pub seconds_to_detect: Option<f64>,
+    /// From the verdict until all processes were gone.
+    pub seconds_to_group_down: Option<f64>,
+    /// From the verdict until the first new step was done.
+    pub seconds_to_first_step: Option<f64>,
+    /// Steps that were done again.
+    pub steps_lost: Option<u64>,
+    /// What the run ended with.
+    pub exit_code: u8,
+    /// Where the drill's files lie.
+    pub folder: PathBuf,
+}
+
+impl Harm {
+    fn words(&self) -> String {
+        match self {
+            Self { kill_rank: Some(rank), .. } => format!("rank {rank} is killed"),
+            Self { hang_rank: Some(rank), .. } => format!("rank {rank} hangs"),
+            Self { slow_rank: Some(rank), .. } => format!("rank {rank} is slow"),
+            Self { drop_host: Some(host), .. } => format!("host {host} is lost"),
+            Self { cut_storage: Some(seconds), .. } => format!("the storage is cut off for {seconds} s"),
+            _ => "nothing".to_owned(),
+        }
+    }
+
+    /// The rank that the verdict has to name.
+    fn rank(&self) -> Option<usize> {
+        self.kill_rank.or(self.hang_rank)
+    }
+}
+
+impl DrillOptions {
+    /// The fields that make a short run of the configuration, in a folder of its own, that harms itself.
+    fn overrides(&self, folder: &std::path::Path) -> Vec<String> {
+        let steps = self.steps.unwrap_or(self.at_step * 2).max(self.at_step + 1);
+        let mut fields = self.run.overrides.clone();
+        fields.push(format!("run.folder={}", folder.display()));
+        fields.push("checkpoint.url=null".to_owned());
+        fields.push(format!("training.steps={steps}"));
+        fields.push(format!("training.save_interval={}", (self.at_step / 4).max(1)));
+        fields.push("training.sample_interval=0".to_owned());
+        let mut faults = Vec::new();
+        match &self.harm {
+            Harm { kill_rank: Some(rank), .. } => faults.push(format!("kill_rank={rank}")),
+            Harm { hang_rank: Some(rank), .. } => faults.push(format!("hang_rank={rank}")),
+            Harm { slow_rank: Some(rank), .. } => faults.extend([format!("slow_rank={rank}"), "slow_factor=3".into()]),
+            Harm { cut_storage: Some(seconds), .. } => faults.push(format!("cut_storage_seconds={seconds}")),
+            _ => return fields,
+        }
+        faults.extend(["enabled=true".to_owned(), format!("at_step={}", self.at_step), format!("phase={}", self.phase)]);
+        fields.extend(faults.into_iter().map(|fault| format!("faults.{fault}")));
+        fields
+    }
+}
+
+/// Runs the drill and says how it went; returns what the launcher exits with: 0 where it passed, else 1.
+///
+/// # Errors
+/// What kept the run from starting.
+pub async fn drill(
+    options: DrillOptions,
+    console: Console,
+    stops: mpsc::UnboundedReceiver<()>,
+) -> Result<u8, LaunchError> {
+    let facts = {
+        let program = crate::facts::program(options.run.hosts.program.as_deref());
+        crate::facts::ask(&program, &options.run.config, &options.run.overrides).map_err(LaunchError::config)?
+    };
+    let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%S").to_string();
+    let folder = facts.derived.run_folder.join(format!("drills/{stamp}"));
+    let mut plan = Plan::new(RunOptions { overrides: options.overrides(&folder), ..options.run.clone() })?;
+    if let Some(rank) = options.harm.rank().or(options.harm.slow_rank).filter(|&rank| rank >= plan.world) {
+        return Err(LaunchError::config(format!("there is no rank {rank}: the run has {} ranks", plan.world)));
+    }
+    if let Some(host) = &options.harm.drop_host {
+        if !plan.hosts.hosts.iter().any(|given| given.name == *host) {
+            return Err(LaunchError::config(format!("--drop-host {host}: no such host among those of the run")));
+        }
+        plan.vanish = Some(Vanish { host: host.clone(), at_step: options.at_step });
+    }
+    console.warn(&format!("A DRILL: {} at step {}, in {}", options.harm.words(), options.at_step, folder.display()));
+    let exit_code = run(plan, console, stops).await?;
+    let report = judge(&options, exit_code, folder);
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default());
+    } else {
+        print!("{}", table(&report));
+    }
+    Ok(u8::from(!report.passed))
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Option<T> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// How it went, from what the launcher has written down.
+fn judge(options: &DrillOptions, exit_code: u8, folder: PathBuf) -> Report {
+    let incidents: Vec<Failure> = (1..)
+        .map_while(|number| read(&Files::incident_of(&folder, number)))
+        .collect();
+    let state: Option<State> = read(&state_of(&folder));
+    let first = incidents.first();
+    let mut faults = Vec::new();
+    if exit_code != 0 {
+        faults.push(format!("the run ended with {exit_code} instead of 0"));
+    }
+    let mut verdict = first.map(|failure| failure.verdict.clone());
+    match &options.harm {
+        Harm { slow_rank: Some(rank), .. } => {
+            let name = format!("rank {rank} ");
+            verdict = state.and_then(|state| state.slow_seen.into_iter().find(|words| words.starts_with(&name)));
+            if verdict.is_none() {
+                faults.push(format!("nobody said that rank {rank} was slow"));
+            }
+        }
+        // A save may fail and the next succeed: that is as good as a restart.
+        Harm { cut_storage: Some(_), .. } => {}
+        Harm { drop_host: Some(host), .. } => {
+            if first.is_none_or(|failure| failure.host.as_ref() != Some(host)) {
+                faults.push(format!("the loss of {host} was not named"));
+            }
+        }
+        harm => {
+            if first.is_none_or(|failure| failure.rank != harm.rank()) {
+                let named = first.map_or("nothing".to_owned(), |failure| failure.verdict.clone());
+                faults.push(format!("{}, and the verdict was: {named}", harm.words()));
+            }
+        }
+    }
+    let expected = usize::from(options.harm.slow_rank.is_none() && options.harm.cut_storage.is_none());
+    if incidents.len() > 1 || incidents.len() < expected {
+        faults.push(format!("{} incidents instead of {expected}", incidents.len()));
+    }
+    for failure in &incidents {
+        let left = failure.group.processes_left;
+        if left > 0 {
+            faults.push(format!("{left} processes were left"));
+        }
+    }
+    Report {
+        passed: faults.is_empty(),
+        harm: format!("{} at step {}, {}", options.harm.words(), options.at_step, options.phase),
+        faults,
+        verdict,
+        seconds_to_detect: first.and_then(seconds_to_detect),
+        seconds_to_group_down: first.map(|failure| failure.group.seconds_to_down),
+        seconds_to_first_step: first.and_then(|failure| failure.seconds_lost),
+        steps_lost: first.and_then(|failure| failure.steps_lost),
+        exit_code,
+        folder,
+    }
+}
+
+/// From the rank's own words on what it does to itself to the verdict.
+fn seconds_to_detect(failure: &Failure) -> Option<f64> {
+    let line = failure.last_lines.iter().find(|line| line.contains("faults: this rank "))?;
+    let struck: Timestamp = line.split_whitespace().find_map(|word| word.parse().ok())?;
+    (failure.detected - struck).total(jiff::Unit::Second).ok()
+}
+
+fn table(report: &Report) -> String {
+    let mut text = String::new();
+    let seconds = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1} s"));
+    let mut row = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<16} {value}");
+    };
+    row("drill", report.harm.clone());
+    row("result", if report.passed { "passed".into() } else { format!("FAILED: {}", report.faults.join("; ")) });
+    row("verdict", report.verdict.clone().unwrap_or_else(|| "-".into()));
+    row("detected", seconds(report.seconds_to_detect));
+    row("group down", seconds(report.seconds_to_group_down));
+    row("first step again", seconds(report.seconds_to_first_step));
+    row("steps lost", report.steps_lost.map_or("-".into(), |steps| steps.to_string()));
+    row("files", report.folder.display().to_string());
+    text
+}
