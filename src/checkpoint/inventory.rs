@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use admiral_checkpoints_schema::{Latest, Manifest};
 use futures::StreamExt;
 
+use super::deletion::delete_checkpoint;
 use super::owner::{self, OwnerState};
-use super::saver::delete_checkpoint;
 use super::{Checkpoint, Error, Location, Store, layout};
 
 /// Manifests that are read at the same time.

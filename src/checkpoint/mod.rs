@@ -8,9 +8,11 @@
 //! that will work. `owner.json` keeps a second run away from the place of the first.
 
 mod abandoned;
+mod again;
 mod agree;
 mod config;
 mod contents;
+mod deletion;
 mod encoding;
 mod error;
 mod inventory;
@@ -32,13 +34,14 @@ pub use admiral_checkpoints_schema::{FileRecord, Manifest, Parameter, Role, Trai
 
 pub use config::{CheckpointConfig, WhenBusy};
 pub use contents::TensorFile;
+pub use deletion::{delete, delete_place};
 pub use error::Error;
 pub use inventory::{Entry, Inventory, State};
 pub use location::Location;
 pub use owner::{Life, OwnerState, identify};
 pub use read::{Checkpoint, Newest, RoleTensors, TensorTarget};
 pub use retention::{Kept, Retention};
-pub use saver::{Report, SaveEvent, Saver, SaverPlan, delete, delete_place};
+pub use saver::{Report, SaveEvent, Saver, SaverPlan};
 pub use share::owners;
 pub use store::{Store, StoreOptions};
 pub use trial::{Expected, Trial, trial};

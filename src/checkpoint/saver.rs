@@ -6,7 +6,6 @@
 //! agree on stopping, and so all go on to the next phase, or give the save up, after the same step. A slow rank holds
 //! up nobody: it has not finished yet, until its time is over and it has failed.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,11 +13,12 @@ use admiral_checkpoints_schema::{FileRecord, Writer};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::deletion::{delete_checkpoint, delete_unpublished, to_delete};
 use super::owner::Claim;
 use super::retention::Retention;
 use super::staging::Staging;
 use super::write::{publish, write_share};
-use super::{CheckpointConfig, Content, Error, Role, Store, agree, layout, read};
+use super::{CheckpointConfig, Content, Error, Role, Store, abandoned, agree, layout, read};
 use crate::collective::Collective;
 
 /// A job ends itself at its deadline; one that is this much later hangs where it cannot.
@@ -162,7 +162,7 @@ impl Saver {
         let (rank, world_size) = (collective.rank(), collective.world_size());
         let claim = (rank == 0).then(|| {
             let claim = Claim::take(store, plan.writer.clone(), plan.resumed_from)?;
-            clear(store);
+            abandoned::clear(store);
             Ok(claim)
         });
         let agreed = claim.as_ref().map(|claim| claim.as_ref().map(|_| ()).map_err(Error::clone));
@@ -288,7 +288,7 @@ impl Saver {
         let step = content.training.step;
         let files = self.staging.outgoing(step);
         let store = self.store.clone();
-        let (cancel, mut signal) = watch::channel(false);
+        let (cancel, signal) = watch::channel(false);
         let deadline = now + self.deadline;
         let attempt_id = self.writer.attempt_id.clone();
         // What is left of a failed save is in nobody's hands any more, now that no buffers are.
@@ -299,7 +299,7 @@ impl Saver {
             {
                 tracing::warn!("{error}; what is left of the failed save of step {failed} takes room");
             }
-            write_share(&store, step, files, &attempt_id, deadline, &mut signal).await.map(Done::Share)
+            write_share(&store, step, files, &attempt_id, deadline, &signal).await.map(Done::Share)
         });
         self.save = Some(Save {
             content,
@@ -478,20 +478,6 @@ impl Saver {
     }
 }
 
-/// Removes what earlier runs have left in a place that is now this run's. That it cannot be done stops nobody.
-fn clear(store: &Store) {
-    match store.wait(store.remove_abandoned()) {
-        Ok(removed) if removed.is_empty() => {}
-        Ok(removed) => tracing::info!(
-            "removed what a run left unfinished in {}: {} ({} in all)",
-            store.url(""),
-            removed.iter().take(3).cloned().collect::<Vec<_>>().join(", "),
-            removed.len()
-        ),
-        Err(error) => tracing::warn!("{error}; what earlier runs left unfinished there may cost room"),
-    }
-}
-
 fn flag(value: bool) -> f32 {
     f32::from(u8::from(value))
 }
@@ -515,60 +501,4 @@ fn settle(store: &Store, save: &mut Save, now: Instant) {
         let url = store.url(&layout::step_folder(save.content.training.step));
         save.job = Job::Over(Err(over_time(url, now - save.began)));
     }
-}
-
-/// Deletes the checkpoint of a step. One process calls it.
-///
-/// # Errors
-/// [`Error::Store`].
-pub fn delete(store: &Store, step: u64) -> Result<(), Error> {
-    store.wait(delete_checkpoint(store, step))
-}
-
-/// Deletes what a place has besides checkpoints: who wrote to it, and which was the newest. One process calls it, when
-/// nobody writes there.
-///
-/// # Errors
-/// [`Error::Store`].
-pub fn delete_place(store: &Store) -> Result<(), Error> {
-    store.wait(async {
-        store.delete(layout::LATEST).await?;
-        store.delete(layout::OWNER).await
-    })
-}
-
-/// The steps whose folders may go: of the checkpoints those that retention does not keep, and what saves and deletions
-/// that were cut short have left before the newest one.
-async fn to_delete(store: &Store, retention: &Retention, in_use: Option<u64>) -> Result<Vec<u64>, Error> {
-    let published: BTreeSet<u64> = read::published_steps(store, "").await?.into_iter().collect();
-    let mut steps = retention.to_delete(&published, in_use);
-    for step in read::steps_under(store, "").await? {
-        let is_past = published.last().is_some_and(|newest| step < *newest);
-        let aside = layout::join(&layout::step_folder(step), layout::DAMAGED_MANIFEST);
-        if is_past && !published.contains(&step) && store.length(&aside).await?.is_none() {
-            steps.push(step);
-        }
-    }
-    steps.sort_unstable();
-    Ok(steps)
-}
-
-/// Deletes what a failed save has left, unless it has been published after all.
-async fn delete_unpublished(store: &Store, step: u64) -> Result<(), Error> {
-    let manifest = layout::join(&layout::step_folder(step), layout::MANIFEST);
-    if store.length(&manifest).await?.is_some() { Ok(()) } else { delete_checkpoint(store, step).await }
-}
-
-/// Deletes a checkpoint, its manifest first: what is left of it then is no checkpoint.
-///
-/// # Errors
-/// [`Error::Store`].
-pub(super) async fn delete_checkpoint(store: &Store, step: u64) -> Result<(), Error> {
-    let folder = layout::step_folder(step);
-    store.delete(&layout::join(&folder, layout::MANIFEST)).await?;
-    for (path, _) in store.files(&folder).await? {
-        store.delete(&layout::join(&folder, &path)).await?;
-    }
-    store.remove_empty_folders(&folder);
-    Ok(())
 }

@@ -2,23 +2,21 @@
 
 use std::future::Future;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::client::{HttpError, HttpErrorKind};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{
-    BackoffConfig, ClientConfigKey, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig,
-};
+use object_store::{ClientConfigKey, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use super::abandoned::{Uploads, is_trial, remove_staging_files};
+use super::abandoned::Uploads;
+use super::again::{generic, is_silence, no_answer, retry};
 use super::error::chain;
 use super::mortal::MortalStore;
 use super::{Error, Location};
@@ -198,6 +196,11 @@ impl Store {
         }
     }
 
+    /// S3's unfinished uploads; none for other places.
+    pub(super) fn uploads(&self) -> Option<&Uploads> {
+        self.uploads.as_deref()
+    }
+
     /// The place as the user named it; none for a store that was put together by hand.
     pub(super) fn location(&self) -> Option<&Location> {
         self.location.as_ref()
@@ -229,48 +232,6 @@ impl Store {
     pub(super) fn failed(&self, operation: &str, path: &str, error: &object_store::Error) -> Error {
         let cause = if is_silence(error) { no_answer(self.options.request_timeout) } else { chain(error) };
         Error::Store { operation: operation.to_owned(), url: self.url(path), cause }
-    }
-
-    /// Does what may be done again, up to [`TRIES`] times where that may help: a client does not repeat a request
-    /// whose answer got lost, nor one whose answer was cut off. Ends what does not end by itself, as on a mount that
-    /// hangs.
-    async fn tried<T, W: Future<Output = Result<T, object_store::Error>>>(
-        &self,
-        operation: &str,
-        path: &str,
-        work: impl Fn() -> W,
-    ) -> Result<Result<T, object_store::Error>, Error> {
-        let first = OnceLock::new();
-        let tries = async {
-            let mut pause = FIRST_PAUSE;
-            for _ in 1..TRIES {
-                match work().await {
-                    Err(error) if is_transient(&error) => {
-                        let error = self.failed(operation, path, &error);
-                        tracing::warn!("{error}; trying again");
-                        first.get_or_init(|| error);
-                        tokio::time::sleep(pause).await;
-                        pause *= 2;
-                    }
-                    done => return done,
-                }
-            }
-            work().await
-        };
-        let time = self.time_of_small();
-        tokio::time::timeout(time, tries).await.map_err(|_| {
-            // What was said before there was no more time tells more than that.
-            first.get().cloned().unwrap_or_else(|| Error::Store {
-                operation: operation.to_owned(),
-                url: self.url(path),
-                cause: no_answer(time),
-            })
-        })
-    }
-
-    /// The time that a small operation has, its repetitions included.
-    fn time_of_small(&self) -> Duration {
-        (self.options.request_timeout * 4).min(self.options.patience)
     }
 
     /// Writes a small file in one stroke, over one that may be there.
@@ -362,28 +323,6 @@ impl Store {
         .await
     }
 
-    /// Reads until it works, the store refuses for good, or its patience ends. One try has `time`.
-    async fn retried<T, F: Future<Output = Result<T, object_store::Error>>>(
-        &self,
-        path: &str,
-        time: Duration,
-        read: impl Fn() -> F,
-    ) -> Result<T, object_store::Error> {
-        let end = Instant::now() + self.options.patience;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let timed = tokio::time::timeout(time, read()).await;
-            match timed.unwrap_or_else(|_| Err(generic(no_answer(time)))) {
-                Err(error) if is_transient(&error) && Instant::now() + pause < end => {
-                    tracing::warn!("{}; trying again", self.failed("read", path, &error));
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-                read => return read,
-            }
-        }
-    }
-
     /// The length of a file; none where there is no such file.
     pub(super) async fn length(&self, path: &str) -> Result<Option<u64>, Error> {
         let at = self.at(path);
@@ -446,46 +385,6 @@ impl Store {
         listed.map_err(|error: object_store::Error| self.failed("list", path, &error))
     }
 
-    /// Removes what writers have left that died while they wrote: unfinished uploads, and a folder's staging files.
-    /// Only whoever owns the place may call it, while nothing of its own is on its way. Gives their names.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub(super) async fn remove_abandoned(&self) -> Result<Vec<String>, Error> {
-        let mut removed = Vec::new();
-        if let Some(Location::Folder(folder)) = &self.location {
-            let files = remove_staging_files(folder).map_err(|error| Error::Store {
-                operation: "clear".into(),
-                url: self.url(""),
-                cause: error.to_string(),
-            })?;
-            removed.extend(files.iter().map(|path| path.display().to_string()));
-        }
-        for trial in self.files_right_under("").await?.into_iter().filter(|name| is_trial(name)) {
-            self.delete(&trial).await?;
-            removed.push(trial);
-        }
-        if let Some(uploads) = &self.uploads {
-            let failed = |error: object_store::Error| self.failed("list or abort unfinished uploads of", "", &error);
-            for upload in uploads.list(&self.prefix).await.map_err(failed)? {
-                uploads.abort(&upload).await.map_err(failed)?;
-                removed.push(format!("the upload of {}", upload.path));
-            }
-        }
-        Ok(removed)
-    }
-
-    /// Removes the folders under `path` and itself where they are empty; object stores have none.
-    pub(super) fn remove_empty_folders(&self, path: &str) {
-        let Some(Location::Folder(root)) = &self.location else { return };
-        let folder = root.join(path);
-        for inner in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            // One that is not empty stays, which is what is wanted.
-            let _ = std::fs::remove_dir(inner.path());
-        }
-        let _ = std::fs::remove_dir(folder);
-    }
-
     fn unless_missing<T>(
         &self,
         operation: &str,
@@ -500,67 +399,8 @@ impl Store {
     }
 }
 
-/// How often a small operation is tried.
-const TRIES: u32 = 4;
-
-/// The pause before something is tried a second time.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(250);
-
-/// The longest pause between two tries.
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-
-/// Whether trying again may help: not where the store has refused for a reason that stays.
-pub(super) fn is_transient(error: &object_store::Error) -> bool {
-    use object_store::Error as E;
-    match error {
-        E::Generic { source, .. } => !is_full(source.as_ref()),
-        E::JoinError { .. } => true,
-        _ => false,
-    }
-}
-
-/// Whether a disk is full or a folder cannot be written: what no repetition mends within a save.
-fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<std::io::Error>()
-            && let std::io::ErrorKind::StorageFull
-            | std::io::ErrorKind::QuotaExceeded
-            | std::io::ErrorKind::ReadOnlyFilesystem
-            | std::io::ErrorKind::PermissionDenied
-            | std::io::ErrorKind::NotADirectory
-            | std::io::ErrorKind::IsADirectory = error.kind()
-        {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
-}
-
-/// Whether the client has waited for an answer in vain. That a connection did not come about in time is no silence: the
-/// client's words name the address then, which is what may be wrong.
-fn is_silence(error: &object_store::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<HttpError>() {
-            return error.kind() == HttpErrorKind::Timeout && !chain(error).contains("(Connect)");
-        }
-        cause = error.source();
-    }
-    false
-}
-
-fn no_answer(time: Duration) -> String {
-    format!("no answer within {} s", time.as_secs())
-}
-
 fn cut(found: usize, length: u64) -> object_store::Error {
     generic(format!("{found} of {length} bytes came"))
-}
-
-fn generic(reason: String) -> object_store::Error {
-    object_store::Error::Generic { store: "checkpoint", source: reason.into() }
 }
 
 /// S3 as the environment says, with the time that a request may take.
@@ -577,16 +417,6 @@ fn timed(builder: AmazonS3Builder, options: StoreOptions) -> AmazonS3Builder {
         .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::ConnectTimeout), seconds(connect))
 }
 
-/// How a request is tried again.
-fn retry(options: StoreOptions) -> RetryConfig {
-    RetryConfig {
-        backoff: BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: LONGEST_PAUSE, base: 2.0 },
-        max_retries: 10,
-        // Less than a small operation has, so that it fails with what the server said.
-        retry_timeout: (options.request_timeout * 3).min(options.patience * 3 / 4),
-    }
-}
-
 pub(super) fn hexadecimal(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -599,9 +429,11 @@ pub(super) mod s3;
 #[cfg(test)]
 pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::time::Instant;
+
     use object_store::memory::InMemory;
 
-    use super::super::upload::upload;
+    use super::super::upload::{never, upload};
     use super::*;
 
     /// A store in memory.
@@ -624,25 +456,15 @@ pub(super) mod tests {
         // Two parts and a bit: the file must equal the pieces in order.
         let piece = |seed: usize| (0..store.options.part_bytes / 2 + 1).map(|i| (i * seed) as u8).collect::<Bytes>();
         let pieces: Vec<Bytes> = (1..6).map(piece).collect();
-        let (length, sha256) = upload(
-            store,
-            "c/d/e",
-            &pieces,
-            Instant::now() + store.options.patience,
-            &mut super::super::upload::never(),
-        )
-        .await
-        .unwrap();
+        let end = Instant::now() + store.options.patience;
+        let (length, sha256) = upload(store, "c/d/e", &pieces, end, &never()).await.unwrap();
         let mut bytes = Vec::new();
         let read = store.read("c/d/e", length, Some(&mut bytes)).await.unwrap().unwrap();
         assert!(bytes == pieces.concat());
         assert_eq!((bytes.len() as u64, &read), (length, &sha256));
         assert_eq!(store.read("c/d/e", length, None).await.unwrap(), Some(sha256));
         assert_eq!(store.read("c/nothing", length, None).await.unwrap(), None);
-        let (_, empty) =
-            upload(store, "c/empty", &[], Instant::now() + store.options.patience, &mut super::super::upload::never())
-                .await
-                .unwrap();
+        let (_, empty) = upload(store, "c/empty", &[], end, &never()).await.unwrap();
         assert_eq!(empty, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert_eq!(store.folders("").await.unwrap(), ["a", "c"]);
         assert_eq!(store.files("c").await.unwrap(), [("d/e".to_owned(), length), ("empty".to_owned(), 0)]);
@@ -664,67 +486,17 @@ pub(super) mod tests {
         store.wait(conforms(&store));
     }
 
-    #[test]
-    fn s3_conforms() {
-        let server = super::s3::S3::start();
-        let store = on_s3(server.port, StoreOptions::default());
-        store.wait(conforms(&store));
-    }
-
     /// A place on the S3 server that listens at `port`, with the times that `options` give.
-    fn on_s3(port: u16, options: StoreOptions) -> Store {
+    pub(in crate::checkpoint) fn on_s3(port: u16, options: StoreOptions) -> Store {
         let backend = timed(super::s3::builder(port), options).with_retry(retry(options)).build().unwrap();
         let store = Store::over(Arc::new(backend), Path::from("some/prefix"), "s3://bucket/some/prefix").unwrap();
         Store { options, ..store }
     }
 
     #[test]
-    fn silence_is_told_in_the_same_words_whoever_lost_patience() {
-        // Connections come about, and nobody reads from them.
-        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let seconds = Duration::from_secs;
-        let (client, operation) = ((1, 60), (2, 3));
-        for (request_timeout, patience) in [client, operation].map(|(a, b)| (seconds(a), seconds(b))) {
-            let options = StoreOptions { request_timeout, patience, ..StoreOptions::default() };
-            let store = on_s3(silent.local_addr().unwrap().port(), options);
-            let told = store.wait(async {
-                // One that the client repeats by itself, and one that it does not.
-                let (length, written) = futures::join!(store.length("a"), store.put_new("a", b"x".to_vec()));
-                [length.unwrap_err(), written.unwrap_err()]
-            });
-            for error in told {
-                assert!(error.to_string().contains("no answer within"), "{error}");
-            }
-        }
-    }
-
-    #[test]
-    fn an_address_where_no_connection_comes_about_is_named() {
-        let full = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = full.local_addr().unwrap();
-        // SAFETY: the descriptor is open as long as `full`.
-        assert_eq!(unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&full), 0) }, 0);
-        // As many as the system lets wait, and more.
-        let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200));
-        let waiting: Vec<_> = std::iter::from_fn(|| connect().ok()).take(16).collect();
-        assert!(waiting.len() < 16, "the system takes any number of connections");
-        let options = StoreOptions {
-            request_timeout: Duration::from_secs(2),
-            patience: Duration::from_secs(4),
-            ..StoreOptions::default()
-        };
-        let store = on_s3(address.port(), options);
-        let error = store.wait(store.length("a")).unwrap_err().to_string();
-        assert!(error.contains(&address.to_string()), "{error}");
-    }
-
-    #[test]
-    fn a_full_disk_is_not_tried_again_and_a_lost_connection_is() {
-        let error = |kind: std::io::ErrorKind| object_store::Error::Generic {
-            store: "test",
-            source: Box::new(std::io::Error::from(kind)),
-        };
-        assert!(!is_transient(&error(std::io::ErrorKind::StorageFull)));
-        assert!(is_transient(&error(std::io::ErrorKind::ConnectionReset)));
+    fn s3_conforms() {
+        let server = super::s3::S3::start();
+        let store = on_s3(server.port, StoreOptions::default());
+        store.wait(conforms(&store));
     }
 }

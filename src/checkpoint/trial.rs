@@ -75,8 +75,7 @@ async fn write_and_read(store: &Store, file: &str, length: u64) -> Result<(f64, 
         })
         .collect();
     let start = Instant::now();
-    let (_, sha256) =
-        upload(store, file, &[Bytes::from(bytes)], start + store.options().patience, &mut never()).await?;
+    let (_, sha256) = upload(store, file, &[Bytes::from(bytes)], start + store.options().patience, &never()).await?;
     let seconds = start.elapsed().as_secs_f64();
     let back = store.read(file, length, None).await?;
     if back.as_deref() == Some(sha256.as_str()) {

@@ -1,6 +1,7 @@
 //! Sending a file to a store: in parts, hashed on the way, begun again where it breaks off, taken back where it is
 //! given up.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::store::{FIRST_PAUSE, LONGEST_PAUSE, hexadecimal, is_transient};
+use super::store::hexadecimal;
 use super::{Error, Store};
 
 /// Parts on their way at the same time.
@@ -27,7 +28,7 @@ pub(super) fn never() -> Cancelled {
 }
 
 /// Returns when the work is to be given up.
-async fn cancelled(signal: &mut Cancelled) {
+async fn cancelled(mut signal: Cancelled) {
     if signal.wait_for(|is_cancelled| *is_cancelled).await.is_err() {
         // Whoever could give it up is gone.
         std::future::pending::<()>().await;
@@ -45,26 +46,16 @@ pub(super) async fn upload(
     path: &str,
     pieces: &[Bytes],
     deadline: Instant,
-    signal: &mut Cancelled,
+    signal: &Cancelled,
 ) -> Result<(u64, String), Error> {
     let left = deadline.saturating_duration_since(Instant::now());
     let end = Instant::now() + left.saturating_sub(TIME_TO_ABORT.min(left / 4));
-    let mut pause = FIRST_PAUSE;
-    let mut first: Option<Error> = None;
-    loop {
-        match upload_once(store, path, pieces, end, signal).await {
-            Ok(written) => return Ok(written),
-            Err(error) if is_transient(&error) && !*signal.borrow() && Instant::now() + pause < end => {
-                let error = store.failed("write", path, &error);
-                tracing::warn!("{error}; trying again");
-                first.get_or_insert(error);
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-            // What the store said before tells more than that time is up.
-            Err(error) => return Err(first.unwrap_or_else(|| store.failed("write", path, &error))),
-        }
-    }
+    let first = OnceLock::new();
+    let goes_on = |pause| !*signal.borrow() && Instant::now() + pause < end;
+    let work = || upload_once(store, path, pieces, end, signal.clone());
+    let written = store.repeated("write", path, &first, goes_on, work).await;
+    // What the store said before tells more than that time is up.
+    written.map_err(|error| first.get().cloned().unwrap_or_else(|| store.failed("write", path, &error)))
 }
 
 fn out_of_time() -> object_store::Error {
@@ -77,7 +68,7 @@ async fn upload_once(
     path: &str,
     pieces: &[Bytes],
     end: Instant,
-    signal: &mut Cancelled,
+    signal: Cancelled,
 ) -> Result<(u64, String), object_store::Error> {
     let at = store.at(path);
     let begun = tokio::time::timeout_at(end.into(), store.backend().put_multipart(&at)).await;

@@ -93,7 +93,7 @@ pub fn save(
     let step = content.training.step;
     let deadline = Instant::now() + store.options().patience;
     let attempt_id = &content.writer.attempt_id;
-    let written = store.wait(write_share(store, step, staging.outgoing(step), attempt_id, deadline, &mut never()));
+    let written = store.wait(write_share(store, step, staging.outgoing(step), attempt_id, deadline, &never()));
     let files: Vec<FileRecord> = agree::all(collective, written)?.into_iter().flatten().collect();
     let published = (rank == 0).then(|| {
         let manifest = content.manifest(&roles, world_size, files);
@@ -113,7 +113,7 @@ pub(super) async fn write_share(
     files: Vec<OutgoingFile>,
     attempt_id: &str,
     deadline: Instant,
-    signal: &mut Cancelled,
+    signal: &Cancelled,
 ) -> Result<Vec<FileRecord>, Error> {
     let folder = layout::step_folder(step);
     if let Some(bytes) = store.get(&layout::join(&folder, layout::MANIFEST)).await? {
@@ -126,9 +126,9 @@ pub(super) async fn write_share(
         };
     }
     let uploads = files.into_iter().map(|file| {
-        let (path, mut signal) = (layout::join(&folder, &file.path), signal.clone());
+        let path = layout::join(&folder, &file.path);
         async move {
-            let (length, sha256) = upload(store, &path, &file.pieces, deadline, &mut signal).await?;
+            let (length, sha256) = upload(store, &path, &file.pieces, deadline, signal).await?;
             Ok(FileRecord { path: file.path, length, sha256 })
         }
     });

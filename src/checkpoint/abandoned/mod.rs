@@ -8,10 +8,55 @@ mod files;
 mod listing;
 mod uploads;
 
-pub(super) use files::remove_staging_files;
 pub(super) use uploads::Uploads;
 
+use files::remove_staging_files;
+
 use super::layout::{DAMAGED_MANIFEST, LATEST, MANIFEST, OWNER, step_of};
+use super::{Error, Location, Store};
+
+/// Removes what earlier runs have left in a place that is now this run's. That it cannot be done stops nobody.
+pub(super) fn clear(store: &Store) {
+    match store.wait(remove(store)) {
+        Ok(removed) if removed.is_empty() => {}
+        Ok(removed) => tracing::info!(
+            "removed what a run left unfinished in {}: {} ({} in all)",
+            store.url(""),
+            removed.iter().take(3).cloned().collect::<Vec<_>>().join(", "),
+            removed.len()
+        ),
+        Err(error) => tracing::warn!("{error}; what earlier runs left unfinished there may cost room"),
+    }
+}
+
+/// Removes what writers have left that died while they wrote: unfinished uploads, and a folder's staging files.
+/// Only whoever owns the place may call it, while nothing of its own is on its way. Gives their names.
+///
+/// # Errors
+/// [`Error::Store`].
+async fn remove(store: &Store) -> Result<Vec<String>, Error> {
+    let mut removed = Vec::new();
+    if let Some(Location::Folder(folder)) = store.location() {
+        let files = remove_staging_files(folder).map_err(|error| Error::Store {
+            operation: "clear".into(),
+            url: store.url(""),
+            cause: error.to_string(),
+        })?;
+        removed.extend(files.iter().map(|path| path.display().to_string()));
+    }
+    for trial in store.files_right_under("").await?.into_iter().filter(|name| is_trial(name)) {
+        store.delete(&trial).await?;
+        removed.push(trial);
+    }
+    if let Some(uploads) = store.uploads() {
+        let failed = |error: object_store::Error| store.failed("list or abort unfinished uploads of", "", &error);
+        for upload in uploads.list(&store.at("")).await.map_err(failed)? {
+            uploads.abort(&upload).await.map_err(failed)?;
+            removed.push(format!("the upload of {}", upload.path));
+        }
+    }
+    Ok(removed)
+}
 
 /// Whether a path, from a place's root, is one that this version or an earlier one writes.
 fn is_checkpoint_file(path: &str) -> bool {
@@ -29,7 +74,7 @@ fn is_checkpoint_file(path: &str) -> bool {
 }
 
 /// Whether a name is a trial's.
-pub(super) fn is_trial(name: &str) -> bool {
+fn is_trial(name: &str) -> bool {
     name.strip_prefix("trial-").and_then(|rest| rest.rsplit_once('-')).is_some_and(|(_, rank)| is_number(rank))
 }
 
