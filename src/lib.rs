@@ -17,3 +17,4 @@ pub mod sample;
 pub mod telemetry;
 pub mod tools;
 pub mod train;
+pub mod version;

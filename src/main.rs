@@ -12,6 +12,7 @@ use admiral::train::bench::{self, BenchOptions};
 use admiral::train::bench_checkpoint::{self, CheckpointBenchOptions};
 use admiral::train::samples::{self, SampleOptions};
 use admiral::train::{self, Resume, RunConfig, Stop};
+use admiral::version::Versions;
 use clap::{Args, Parser, Subcommand};
 
 /// Trains and samples the diffusion models of "Diffusion Models Beat GANs on Image Synthesis".
@@ -36,6 +37,12 @@ enum Command {
     Config(ConfigCommand),
     /// Print what a network costs: parameters, FLOPs, images a V100-second in theory
     Flops(ConfigArguments),
+    /// Print which Admiral this is, and which libtorch and MPI it runs on
+    Version {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Measure speed
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -59,10 +66,19 @@ struct TrainArguments {
     resume: Option<Resume>,
 }
 
+#[derive(Args)]
+struct ShowArguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// Print JSON: the configuration, and under "derived" what follows from it
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Subcommand)]
 enum ConfigCommand {
     /// Print the whole effective configuration with what follows from it
-    Show(ConfigArguments),
+    Show(ShowArguments),
 }
 
 #[derive(Subcommand)]
@@ -117,6 +133,7 @@ fn main() -> ProcessExit {
         },
         Command::Config(ConfigCommand::Show(arguments)) => alone(show(&arguments)),
         Command::Flops(arguments) => alone(flops(&arguments)),
+        Command::Version { json } => alone(version(json)),
     };
     ProcessExit::from(code as u8)
 }
@@ -171,15 +188,36 @@ fn read(arguments: &ConfigArguments) -> Result<RunConfig, (ExitCode, anyhow::Err
 }
 
 fn derived(config: &RunConfig) -> Result<Vec<(String, String)>, (ExitCode, anyhow::Error)> {
-    config.derived().map_err(|mistakes| {
-        let lines: Vec<String> = mistakes.into_iter().map(|m| format!("{}: {}", m.field, m.message)).collect();
-        (ExitCode::Config, anyhow::anyhow!(lines.join("\n")))
-    })
+    config.derived().map_err(refuse)
 }
 
-fn show(arguments: &ConfigArguments) -> Result<(), (ExitCode, anyhow::Error)> {
-    let config = read(arguments)?;
+fn refuse(mistakes: Vec<config::Invalid>) -> (ExitCode, anyhow::Error) {
+    let lines: Vec<String> = mistakes.into_iter().map(|m| format!("{}: {}", m.field, m.message)).collect();
+    (ExitCode::Config, anyhow::anyhow!(lines.join("\n")))
+}
+
+fn show(arguments: &ShowArguments) -> Result<(), (ExitCode, anyhow::Error)> {
+    let config = read(&arguments.config)?;
+    if arguments.json {
+        let derived = config.facts().map_err(refuse)?;
+        return print_json(&serde_json::json!({ "config": config, "derived": derived }));
+    }
     print!("{}", config::show(&config, &derived(&config)?));
+    Ok(())
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<(), (ExitCode, anyhow::Error)> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| (ExitCode::Bug, error.into()))?;
+    println!("{text}");
+    Ok(())
+}
+
+fn version(json: bool) -> Result<(), (ExitCode, anyhow::Error)> {
+    let versions = Versions::of_this_process().map_err(|error| (ExitCode::Bug, error.into()))?;
+    if json {
+        return print_json(&versions);
+    }
+    print!("{versions}");
     Ok(())
 }
 

@@ -117,3 +117,39 @@ fn overrides_reach_every_section() {
     assert_eq!(config.optimizer.learning_rate, 2e-4);
     assert_eq!(config.optimizer.ema_rates, [0.99, 0.9999]);
 }
+
+fn admiral(arguments: &[&str]) -> std::process::Output {
+    std::process::Command::new(env!("CARGO_BIN_EXE_admiral")).args(arguments).current_dir(folder()).output().unwrap()
+}
+
+#[test]
+fn programs_are_told_the_configuration_and_what_follows() {
+    let shown = admiral(&["config", "show", "fashion.yaml", "--json", "--set", "launch.stall_seconds=60"]);
+    assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let config: RunConfig = serde_json::from_value(shown["config"].clone()).unwrap();
+    assert_eq!(config.launch.stall_seconds, 60);
+    assert_eq!(config, load(&folder().join("fashion.yaml"), &["launch.stall_seconds=60".into()]).unwrap());
+    let (_, specs) = Network::build(&config.network_plan().unwrap());
+    let derived = &shown["derived"];
+    assert_eq!(derived["parameters"], specs.num_elements());
+    assert_eq!(derived["run_folder"], folder().join(&config.run.folder).display().to_string());
+    assert_eq!(derived["worlds"], serde_json::json!([1, 2, 4, 8, 16, 32]));
+
+    let refused = admiral(&["config", "show", "fashion.yaml", "--json", "--set", "launch.stall_seconds=1"]);
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(64), 0));
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert!(message.starts_with("error: --set launch.stall_seconds=1: launch.stall_seconds: must be"), "{message}");
+}
+
+#[test]
+fn the_program_says_what_it_runs_on() {
+    let said = admiral(&["version", "--json"]);
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let said: Value = serde_json::from_slice(&said.stdout).unwrap();
+    assert_eq!(said["admiral"], env!("CARGO_PKG_VERSION"));
+    assert!(Path::new(said["libtorch_path"].as_str().unwrap()).exists(), "{said}");
+    let plain = String::from_utf8(admiral(&["version"]).stdout).unwrap();
+    assert!(plain.contains(said["libtorch_loaded"].as_str().unwrap()), "{plain}");
+    assert!(plain.contains(said["mpi"].as_str().unwrap()), "{plain}");
+}

@@ -7,6 +7,7 @@ pub mod bench_checkpoint;
 mod config;
 mod curves;
 mod error;
+mod facts;
 mod flat;
 mod grid;
 mod loss_scale;
@@ -28,6 +29,7 @@ pub use config::{
     ClassifierConfig, DeviceChoice, OptimizerConfig, PrecisionConfig, PrecisionMode, RunSection, TrainingConfig,
 };
 pub use error::TrainError;
+pub use facts::Facts;
 pub use flat::FlatMemory;
 pub use loss_scale::LossScale;
 pub use objective::{Microbatch, Objective};

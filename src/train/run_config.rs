@@ -1,5 +1,6 @@
 //! The whole configuration of a run: the sections of all components, and what follows from them together.
 
+use admiral_rank_contract::LaunchConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::CheckpointConfig;
@@ -43,6 +44,8 @@ pub struct RunConfig {
     pub checkpoint: CheckpointConfig,
     /// What the run shows.
     pub telemetry: TelemetryConfig,
+    /// How admiral-launch watches the run and brings it back.
+    pub launch: LaunchConfig,
     /// Faults that the run does to itself, for tests and drills.
     pub faults: FaultsConfig,
 }
@@ -60,6 +63,8 @@ impl Validate for RunConfig {
         mistakes.extend(self.sampling.validate(&self.diffusion));
         mistakes.extend(self.checkpoint.validate());
         mistakes.extend(self.telemetry.validate());
+        let launch = self.launch.mistakes().into_iter();
+        mistakes.extend(launch.map(|(field, message)| Invalid::new(format!("launch.{field}"), message)));
         mistakes.extend(self.faults.validate());
         mistakes
     }

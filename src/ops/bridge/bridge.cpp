@@ -2,7 +2,9 @@
 #include "bridge.h"
 
 #include <ATen/Context.h>
+#include <ATen/Version.h>
 #include <ATen/core/Tensor.h>
+#include <torch/version.h>
 
 namespace admiral {
 
@@ -16,6 +18,18 @@ std::string& last_error() noexcept {
 extern "C" {
 
 const char* admiral_last_error() { return admiral::last_error().c_str(); }
+
+// The libtorch whose headers this was compiled with.
+const char* admiral_torch_built_with() { return TORCH_VERSION; }
+
+// What the libtorch that is loaded says of itself, in libtorch's own words; in storage of the calling thread.
+int admiral_torch_config(const char** config) {
+  return admiral::guarded([&] {
+    thread_local std::string text;
+    text = at::show_config();
+    *config = text.c_str();
+  });
+}
 
 // Makes `gradient` the buffer into which backward accumulates for the leaf `parameter`.
 int admiral_set_gradient(const at::Tensor* parameter, const at::Tensor* gradient) {

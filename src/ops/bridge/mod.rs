@@ -11,6 +11,8 @@ use super::Error;
 unsafe extern "C" {
     fn admiral_last_error() -> *const c_char;
     fn admiral_instruction_set() -> *const c_char;
+    fn admiral_torch_built_with() -> *const c_char;
+    fn admiral_torch_config(config: *mut *const c_char) -> c_int;
     fn admiral_allow_tf32(allow: bool) -> c_int;
     fn admiral_set_gradient(parameter: *const C_tensor, gradient: *const C_tensor) -> c_int;
     fn admiral_group_norm_silu(
@@ -82,6 +84,27 @@ pub(super) struct Average {
 pub fn instruction_set() -> &'static str {
     // SAFETY: the bridge returns a NUL-terminated ASCII literal.
     unsafe { CStr::from_ptr(admiral_instruction_set()) }.to_str().unwrap_or("unknown")
+}
+
+/// The version of the libtorch that this program was compiled with.
+#[must_use]
+pub fn torch_built_with() -> &'static str {
+    // SAFETY: the bridge returns a NUL-terminated ASCII literal.
+    unsafe { CStr::from_ptr(admiral_torch_built_with()) }.to_str().unwrap_or("unknown")
+}
+
+/// The version of the libtorch that is loaded; none where it does not say.
+///
+/// # Errors
+/// [`Error::Bridge`] when libtorch cannot say what it is.
+pub fn torch_loaded() -> Result<Option<String>, Error> {
+    let mut config = std::ptr::null();
+    // SAFETY: the pointer is to a live one.
+    check("torch_config", unsafe { admiral_torch_config(&mut config) })?;
+    // SAFETY: on success it is a NUL-terminated string that lives until this thread's next call.
+    let config = unsafe { CStr::from_ptr(config) }.to_string_lossy();
+    let version = config.split_once("TORCH_VERSION=").map(|(_, rest)| rest);
+    Ok(version.and_then(|rest| rest.split([',', ' ', '\n']).next()).map(str::to_owned))
 }
 
 /// # Safety
