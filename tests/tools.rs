@@ -343,6 +343,20 @@ fn a_checkpoint_of_schema_version_1_is_verified_and_resumed() {
 }
 
 #[test]
+fn a_probe_says_whether_a_place_can_be_written_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("to/come");
+    let answer = as_json(0, &["probe", place.to_str().unwrap()]);
+    assert!(answer["seconds"].as_f64().unwrap() > 0.0, "{answer}");
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
+    // Below a file there is no folder, for root neither.
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    let refused = tool(&["probe", folder.path().join("file/place").to_str().unwrap()]);
+    assert_eq!(refused.code, Some(69), "{}", refused.stderr);
+    assert!(refused.stderr.contains("file/place"), "{}", refused.stderr);
+}
+
+#[test]
 fn what_names_no_place_is_one_clear_error() {
     let empty = tempfile::tempdir().unwrap();
     let (empty, step) = (empty.path().to_str().unwrap(), original().path("run/checkpoints/step-000000010"));
@@ -384,6 +398,9 @@ fn every_tool_works_on_s3() {
     assert_eq!(by_step(&listed, "checkpoints", "state"), published.into());
     assert!(tool(0, &["show", url]).starts_with(&format!("{url}/step-000000020")));
     tool(0, &["verify", url, "--all"]);
+    let probed: Value = serde_json::from_str(&tool(0, &["probe", url, "--json"])).unwrap();
+    assert_eq!(probed["url"], url);
+    tool(69, &["probe", "s3://no-such-bucket/run"]);
     let (older, newer) = (format!("{url}/step-000000010"), format!("{url}/step-000000020"));
     tool(1, &["diff", &older, &newer]);
     tool(0, &["diff", &newer, url]);

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::console::Console;
 use crate::drill::{DrillOptions, drill};
-use crate::run::{LaunchError, Plan, RunOptions, SWEPT, dry_run, run, sweep_here};
+use crate::run::{LaunchError, Plan, RunOptions, SWEPT, doctor, dry_run, run, sweep_here};
 use crate::template;
 
 /// Starts runs of Admiral on many hosts under mpirun, says what is wrong, and brings them back
@@ -23,9 +23,17 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a configuration on all ranks until it is finished, and bring it back when it fails
-    Run(RunOptions),
+    Run(Box<RunOptions>),
+    /// Examine the hosts of a run as `run` does before it starts anything
+    Doctor {
+        #[command(flatten)]
+        run: Box<RunOptions>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Harm a short run of a configuration on purpose, and report whether it was noticed, named and mended
-    Drill(DrillOptions),
+    Drill(Box<DrillOptions>),
     /// Where a run stands
     Status {
         /// The run's folder, or the URL of its checkpoints
@@ -65,6 +73,9 @@ enum Command {
     /// What mpirun starts for each rank
     #[command(hide = true)]
     Attend,
+    /// What mpirun starts on each host to examine it
+    #[command(hide = true)]
+    Probe,
     /// Ends what is left of a launch on this host
     #[command(hide = true)]
     Sweep {
@@ -82,8 +93,12 @@ pub fn main() -> ProcessExit {
         Err(error) => return failed(&LaunchError::system(error)),
     };
     let code = match cli.command {
-        Command::Run(options) => runtime.block_on(run_command(options)),
-        Command::Drill(options) => runtime.block_on(async { drill(options, Console::default(), stops()?).await }),
+        Command::Run(options) => runtime.block_on(run_command(*options)),
+        Command::Doctor { run, json } => {
+            runtime.block_on(async { doctor(&Plan::new(*run)?, Console::default(), json).await })
+        }
+        Command::Probe => crate::doctor::probe().map(|()| 0).map_err(LaunchError::system),
+        Command::Drill(options) => runtime.block_on(async { drill(*options, Console::default(), stops()?).await }),
         Command::Status { run, watch, json, program } => {
             let program = crate::facts::program(program.as_deref());
             crate::status::status(&run, &program, watch, json).map(|()| 0).map_err(LaunchError::config)

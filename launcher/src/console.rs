@@ -60,6 +60,12 @@ impl Default for Console {
 }
 
 impl Console {
+    /// Whether standard error shows colours.
+    #[must_use]
+    pub fn has_colour(&self) -> bool {
+        self.colour_err
+    }
+
     /// A line of a rank.
     pub fn rank(&self, rank: usize, text: &str) {
         let line = prefixed(rank, text, self.colour_out);
@@ -78,7 +84,8 @@ impl Console {
     }
 
     fn write(&self, colour: u8, text: &str) {
-        let name = if self.colour_err { format!("\x1b[{colour}madmiral-launch:\x1b[0m") } else { "admiral-launch:".into() };
+        let name =
+            if self.colour_err { format!("\x1b[{colour}madmiral-launch:\x1b[0m") } else { "admiral-launch:".into() };
         let mut lines = String::new();
         for line in text.lines() {
             lines.push_str(&format!("{name} {line}\n"));

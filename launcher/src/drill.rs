@@ -118,7 +118,11 @@ impl DrillOptions {
             Harm { cut_storage: Some(seconds), .. } => faults.push(format!("cut_storage_seconds={seconds}")),
             _ => return fields,
         }
-        faults.extend(["enabled=true".to_owned(), format!("at_step={}", self.at_step), format!("phase={}", self.phase)]);
+        faults.extend([
+            "enabled=true".to_owned(),
+            format!("at_step={}", self.at_step),
+            format!("phase={}", self.phase),
+        ]);
         fields.extend(faults.into_iter().map(|fault| format!("faults.{fault}")));
         fields
     }
@@ -166,9 +170,7 @@ fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Option<T> {
 
 /// How it went, from what the launcher has written down.
 fn judge(options: &DrillOptions, exit_code: u8, folder: PathBuf) -> Report {
-    let incidents: Vec<Failure> = (1..)
-        .map_while(|number| read(&Files::incident_of(&folder, number)))
-        .collect();
+    let incidents: Vec<Failure> = (1..).map_while(|number| read(&Files::incident_of(&folder, number))).collect();
     let state: Option<State> = read(&state_of(&folder));
     let first = incidents.first();
     let mut faults = Vec::new();

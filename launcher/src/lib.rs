@@ -4,6 +4,7 @@ pub mod attend;
 pub mod cli;
 pub mod console;
 pub mod decide;
+pub mod doctor;
 pub mod drill;
 pub mod facts;
 pub mod files;

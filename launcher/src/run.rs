@@ -2,6 +2,7 @@
 
 mod keeper;
 mod options;
+mod preflight;
 mod sweep;
 
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use crate::console::Console;
 use crate::decide::{Action, GroupOptions, Incident, Outcome, Situation, decide};
 use crate::facts::{self, Facts};
 use crate::files::{Files, write_json};
-use crate::hosts::{Host, HostList, Source, resolve};
+use crate::hosts::{Host, HostList, Source, is_this_host, resolve};
 use crate::incident::{Failure, GroupRecord, signal_name};
 use crate::layout::Layout;
 use crate::mpirun::{MpirunPlan, find_mpirun, passed_variables};
@@ -83,7 +84,8 @@ impl Plan {
         // Said now, and not when hosts have been examined.
         Layout::new(&hosts.hosts, world).map_err(LaunchError::config)?;
         let mpirun = find_mpirun(options.hosts.mpirun.as_deref()).map_err(LaunchError::system)?;
-        let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let variables = passed_variables(environment, &options.hosts.pass).map_err(LaunchError::config)?;
         let config = std::path::absolute(&options.config).map_err(LaunchError::system)?;
         let program = facts::program(options.hosts.program.as_deref());
@@ -111,6 +113,14 @@ impl Plan {
         }
     }
 
+    /// The addresses by which the hosts may reach this machine.
+    fn addresses(&self) -> Result<Vec<std::net::IpAddr>, LaunchError> {
+        match self.options.hosts.address {
+            Some(address) => Ok(vec![address]),
+            None => own_addresses(self.is_local()).map_err(LaunchError::system),
+        }
+    }
+
     /// What an attempt on these hosts with so many ranks starts.
     fn attempt(
         &self,
@@ -120,11 +130,8 @@ impl Plan {
         world: usize,
         grace_seconds: u64,
     ) -> Result<AttemptPlan, LaunchError> {
-        let layout = Layout::with_first(hosts, world, is_this_machine).map_err(LaunchError::config)?;
-        let addresses = match self.options.hosts.address {
-            Some(address) => vec![address],
-            None => own_addresses(self.is_local()).map_err(LaunchError::system)?,
-        };
+        let layout = Layout::with_first(hosts, world, is_this_host).map_err(LaunchError::config)?;
+        let addresses = self.addresses()?;
         Ok(AttemptPlan {
             ordinal,
             launch_id: launch_id.to_owned(),
@@ -144,12 +151,6 @@ impl Plan {
         argv.extend(["--resume".to_owned(), resume.to_owned()]);
         argv
     }
-}
-
-/// Whether a name in the host list is this machine.
-fn is_this_machine(name: &str) -> bool {
-    let own = crate::attend::host_name();
-    name == own || name == "localhost" || own.split('.').next() == Some(name)
 }
 
 /// What `--dry-run` prints.
@@ -211,7 +212,7 @@ fn check_world(facts: &Facts, world: usize) -> Result<(), LaunchError> {
 ///
 /// # Errors
 /// What kept the run from starting.
-pub async fn run(plan: Plan, console: Console, mut stops: mpsc::UnboundedReceiver<()>) -> Result<u8, LaunchError> {
+pub async fn run(mut plan: Plan, console: Console, mut stops: mpsc::UnboundedReceiver<()>) -> Result<u8, LaunchError> {
     let launched = Instant::now();
     let launch_id = launch_id()?;
     crate::attend::adopt_orphans().map_err(LaunchError::system)?;
@@ -222,40 +223,57 @@ pub async fn run(plan: Plan, console: Console, mut stops: mpsc::UnboundedReceive
         let (program, config, overrides) = (plan.program.clone(), plan.config.clone(), plan.options.overrides.clone());
         tokio::task::spawn_blocking(move || facts::ask(&program, &config, &overrides))
     };
-    // mpirun brings its attendants up while the program reads the configuration; no rank starts before that is done.
-    let early = plan.attempt(0, &launch_id, &plan.hosts.hosts, plan.world, default_grace())?;
-    let mut early = Some(start(early, launched).await?);
-    let facts = match asking.await.map_err(LaunchError::system)?.map_err(refused) {
-        Ok(facts) => facts,
-        Err(error) => {
-            if let Some(attempt) = early.take() {
-                attempt.call_off().await;
+    // Without a preflight, mpirun brings its attendants up while the program reads the configuration; no rank starts
+    // before that is done.
+    let mut early = None;
+    if plan.options.no_preflight {
+        let first = plan.attempt(0, &launch_id, &plan.hosts.hosts, plan.world, DEFAULT_GRACE_SECONDS)?;
+        early = Some(start(first, launched).await?);
+    }
+    let mut launch = None;
+    let outcome = tokio::select! {
+        outcome = async {
+            let facts = asking.await.map_err(LaunchError::system)?.map_err(refused)?;
+            check_world(&facts, plan.world)?;
+            let files = Files::take(&facts.derived.run_folder).map_err(LaunchError::config)?;
+            if !plan.options.no_preflight {
+                preflight::preflight(&mut plan, &facts, &launch_id, &files.receipt(), console).await?;
+                check_world(&facts, plan.world)?;
             }
-            return Err(error);
-        }
+            let launch = launch.insert(Launch::new(plan, facts, files, console, launch_id, launched));
+            launch.clear_earlier().await;
+            Ok(())
+        } => outcome,
+        _ = stops.recv() => Err(LaunchError { code: 1, message: "stopped before it had begun".into() }),
     };
-    let prepared = check_world(&facts, plan.world)
-        .and_then(|()| Files::take(&facts.derived.run_folder).map_err(LaunchError::config));
-    let files = match prepared {
-        Ok(files) => files,
-        Err(error) => {
-            if let Some(attempt) = early.take() {
-                attempt.call_off().await;
-            }
-            return Err(error);
+    let Some(mut launch) = launch.filter(|_| outcome.is_ok()) else {
+        if let Some(attempt) = early.take() {
+            attempt.call_off().await;
         }
+        return Err(outcome.err().unwrap_or_else(|| LaunchError::system("nothing was started")));
     };
-    let mut launch = Launch::new(plan, facts, files, console, launch_id, launched);
-    launch.clear_earlier().await;
-    let code = launch.attempts(early, &mut stops).await?;
-    launch.keeper.end(code);
-    Ok(code)
+    let code = launch.attempts(early, &mut stops).await;
+    launch.keeper.end(code.as_ref().map_or_else(|error| error.code, |&code| code));
+    code
+}
+
+/// Examines the hosts as `run` would, and says what it found; returns 0 where nothing is bad.
+///
+/// # Errors
+/// When that is not possible at all.
+pub async fn doctor(plan: &Plan, console: Console, json: bool) -> Result<u8, LaunchError> {
+    let facts = facts::ask(&plan.program, &plan.config, &plan.options.overrides).map_err(refused)?;
+    let receipt = preflight::receipt(plan, &facts, None).await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&receipt).unwrap_or_default());
+    } else {
+        print!("{}", receipt.text(console.has_colour()));
+    }
+    Ok(if receipt.is_good() { 0 } else { ExitCode::Node as u8 })
 }
 
 /// mpirun's own patience before the configuration is known; the launcher's is what counts.
-fn default_grace() -> u64 {
-    60
-}
+const DEFAULT_GRACE_SECONDS: u64 = 60;
 
 async fn start(plan: AttemptPlan, launched: Instant) -> Result<Attempt, LaunchError> {
     let orphan = Duration::from_secs(9);
@@ -426,7 +444,8 @@ impl Launch {
                 return Ok(Next::Leave(0));
             }
             Outcome::Stopped { code, sentence } => {
-                self.console.say(&format!("{sentence}; the newest checkpoint is of step {}", end.roster.checkpoint_step()));
+                self.console
+                    .say(&format!("{sentence}; the newest checkpoint is of step {}", end.roster.checkpoint_step()));
                 return Ok(Next::Leave(*code));
             }
             Outcome::Incident { incident, sentence } => (incident.clone(), sentence.clone()),
@@ -456,9 +475,8 @@ impl Launch {
             Action::Restart { delay_seconds, hosts, world, left_out, note } => {
                 self.left_out.extend(left_out.into_iter().map(|(host, _)| host));
                 let note = note.map(|note| format!("; {note}")).unwrap_or_default();
-                let words = format!(
-                    "starts again in {delay_seconds:.0} s with {world} ranks from the newest checkpoint{note}"
-                );
+                let words =
+                    format!("starts again in {delay_seconds:.0} s with {world} ranks from the newest checkpoint{note}");
                 (words, Next::Again { delay: Duration::from_secs_f64(delay_seconds), hosts, world })
             }
         };
@@ -495,10 +513,10 @@ impl Launch {
 
     /// Makes sure that nothing of a group is left.
     async fn verify_gone(&self, end: &AttemptEnd) -> GroupRecord {
-        let mut hosts: Vec<String> =
-            end.unverified.iter().map(|&rank| end.roster.entries[rank].host.clone()).collect();
+        let mut hosts: Vec<String> = end.unverified.iter().map(|&rank| end.roster.entries[rank].host.clone()).collect();
         hosts.dedup();
-        let (mut left, silent) = if hosts.is_empty() { (0, Vec::new()) } else { self.sweep(&self.launch_id, &hosts).await };
+        let (mut left, silent) =
+            if hosts.is_empty() { (0, Vec::new()) } else { self.sweep(&self.launch_id, &hosts).await };
         left += end.roster.entries.iter().filter_map(|entry| entry.left).sum::<usize>();
         if left > 0 {
             self.console.warn(&format!("{left} processes could not be ended: they hang in the system, or in a driver"));

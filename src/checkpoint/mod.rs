@@ -44,5 +44,5 @@ pub use retention::{Kept, Retention};
 pub use saver::{Report, SaveEvent, Saver, SaverPlan};
 pub use share::owners;
 pub use store::{Store, StoreOptions};
-pub use trial::{Expected, Trial, trial};
+pub use trial::{Expected, Trial, probe, trial};
 pub use write::{Content, TensorView, save};

@@ -11,6 +11,8 @@ use crate::collective::Collective;
 
 /// The most bytes that a rank writes for a trial: enough to tell a fast store from a slow one.
 const TRIAL_BYTES: u64 = 16 << 20;
+/// What a probe writes.
+const PROBE_BYTES: u64 = 64 << 10;
 
 /// What a trial has found out. The same on every rank.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,6 +64,34 @@ pub fn trial(store: &Store, expected: Expected, collective: &dyn Collective) -> 
     let shares = agree::all(collective, Ok(expected.share_bytes))?;
     let seconds = times.iter().zip(shares).map(|(&(seconds, length), share)| seconds * share as f64 / length as f64);
     Ok(Trial { save: Duration::from_secs_f64(seconds.fold(0.0, f64::max)), warning })
+}
+
+/// One process writes a small file, lists it, reads it back and deletes it: whether checkpoints can be written from
+/// here. `host` goes into the file's name, `number` tells it from those of other processes. Returns what that took.
+///
+/// # Errors
+/// [`Error::Store`] with the address and what was tried.
+pub fn probe(store: &Store, host: &str, number: u32) -> Result<Duration, Error> {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-');
+    let host: String = host.chars().filter(|&letter| is_plain(letter)).collect();
+    // A trial's name: what a probe leaves when it is killed is recognised.
+    let file = format!("trial-probe-{host}-{number:010}");
+    let start = Instant::now();
+    store.wait(async {
+        let tried = async {
+            write_and_read(store, &file, PROBE_BYTES).await?;
+            if store.files_right_under("").await?.contains(&file) {
+                return Ok(());
+            }
+            let cause = "what was just written is not listed".into();
+            Err(Error::Store { operation: "list".into(), url: store.url(&file), cause })
+        };
+        let tried = tried.await;
+        // Also where something failed: what could be written is taken back.
+        let deleted = store.delete(&file).await;
+        tried.and(deleted)
+    })?;
+    Ok(start.elapsed())
 }
 
 /// The seconds that writing took, and the bytes.
@@ -156,6 +186,13 @@ mod tests {
         let retention = Retention::default();
         let trial = trial(&store, expected(&retention), &Single).unwrap();
         assert!(trial.save > Duration::ZERO && trial.warning.is_none());
+        assert!(store.wait(store.files("")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_probe_leaves_nothing_behind() {
+        let store = memory();
+        assert!(probe(&store, "node 1/../x", 7).unwrap() > Duration::ZERO);
         assert!(store.wait(store.files("")).unwrap().is_empty());
     }
 

@@ -6,6 +6,7 @@ mod export;
 mod import;
 mod list;
 mod print;
+mod probe;
 mod prune;
 mod recognise;
 mod show;
@@ -19,6 +20,7 @@ pub use error::ToolError;
 pub use export::ExportOptions;
 pub use import::ImportOptions;
 pub use list::ListOptions;
+pub use probe::ProbeOptions;
 pub use prune::PruneOptions;
 pub use show::ShowOptions;
 pub use verify::VerifyOptions;
@@ -36,6 +38,8 @@ pub enum CheckpointCommand {
     Diff(DiffOptions),
     /// Delete old checkpoints and what unfinished saves have left
     Prune(PruneOptions),
+    /// Try whether checkpoints can be written to a place from here: a small file is written, read back and deleted
+    Probe(ProbeOptions),
     /// Make a checkpoint of a PyTorch file or of safetensors
     Import(ImportOptions),
     /// Write a checkpoint's weights to a PyTorch file or to safetensors
@@ -62,6 +66,7 @@ pub fn run(command: &CheckpointCommand) -> Result<Outcome, ToolError> {
         CheckpointCommand::Verify(options) => verify::run(options).map(|()| Outcome::Done),
         CheckpointCommand::Diff(options) => diff::run(options),
         CheckpointCommand::Prune(options) => prune::run(options).map(|()| Outcome::Done),
+        CheckpointCommand::Probe(options) => probe::run(options).map(|()| Outcome::Done),
         CheckpointCommand::Import(options) => import::run(options).map(|()| Outcome::Done),
         CheckpointCommand::Export(options) => export::run(options).map(|()| Outcome::Done),
     }

@@ -109,7 +109,8 @@ pub async fn attend() -> Result<(), AttendError> {
     }));
     let (hear, heard) = mpsc::unbounded_channel();
     tokio::spawn(listen(reader, hear));
-    let attendant = Attendant { say, rank: None, ledger: Ledger::create().map_err(std::io::Error::other)?, is_over: false };
+    let attendant =
+        Attendant { say, rank: None, ledger: Ledger::create().map_err(std::io::Error::other)?, is_over: false };
     let is_orphan = attendant.run(heard, told.orphan).await?;
     let _ = timeout(Duration::from_secs(1), writing).await;
     if is_orphan && told.local_rank == 0 {
@@ -268,9 +269,7 @@ impl Attendant {
             .environment
             .iter()
             .map(|(name, value)| (name.as_str(), value.clone()))
-            .chain(self.ledger.file().map(|file| {
-                (environment::LEDGER, format!("/proc/self/fd/{}", file.as_raw_fd()))
-            }))
+            .chain(self.ledger.file().map(|file| (environment::LEDGER, format!("/proc/self/fd/{}", file.as_raw_fd()))))
             .collect();
         match RankProcess::start(start, &variables, self.say.clone()) {
             Ok(rank) => {

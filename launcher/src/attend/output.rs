@@ -33,9 +33,11 @@ struct Keeper {
 impl Output {
     pub(super) fn keep(child: &mut Child, start: &Start, say: mpsc::UnboundedSender<FromAttendant>) -> Self {
         let last = Arc::new(Mutex::new(VecDeque::new()));
-        let opened = start.log.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
-            File::options().create(true).append(true).open(&start.log)
-        });
+        let opened = start
+            .log
+            .parent()
+            .map_or(Ok(()), std::fs::create_dir_all)
+            .and_then(|()| File::options().create(true).append(true).open(&start.log));
         // A host that cannot keep the output is no reason not to train.
         let file = match opened {
             Ok(file) => Some(Mutex::new(file)),

@@ -5,7 +5,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group, set_child_subreaper, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, Signal, kill_process, kill_process_group, set_child_subreaper, set_parent_process_death_signal,
+};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -65,7 +67,9 @@ impl RankProcess {
 
     pub(super) async fn wait(&mut self) -> Ended {
         match self.child.wait().await {
-            Ok(status) => Ended { code: status.code().and_then(|code| u8::try_from(code).ok()), signal: status.signal() },
+            Ok(status) => {
+                Ended { code: status.code().and_then(|code| u8::try_from(code).ok()), signal: status.signal() }
+            }
             // It was reaped as somebody else's child, which cannot be; nothing is known of its end then.
             Err(_) => Ended { code: None, signal: None },
         }
@@ -133,9 +137,8 @@ pub async fn end_children() -> usize {
 
 fn children(parent: u32) -> Vec<u32> {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{parent}/task")) else { return Vec::new() };
-    let of_task = |task: std::io::Result<std::fs::DirEntry>| {
-        std::fs::read_to_string(task.ok()?.path().join("children")).ok()
-    };
+    let of_task =
+        |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("children")).ok();
     let text: String = tasks.filter_map(of_task).collect();
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }

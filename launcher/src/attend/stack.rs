@@ -16,7 +16,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) async fn of(pid: u32) -> String {
     let mut text = from_proc(pid);
     for (program, arguments) in [
-        ("gdb", vec!["-p".to_owned(), pid.to_string(), "-batch".into(), "-ex".into(), "thread apply all backtrace 24".into()]),
+        (
+            "gdb",
+            vec![
+                "-p".to_owned(),
+                pid.to_string(),
+                "-batch".into(),
+                "-ex".into(),
+                "thread apply all backtrace 24".into(),
+            ],
+        ),
         ("eu-stack", vec!["-p".to_owned(), pid.to_string(), "-n".into(), "24".into()]),
     ] {
         let mut command = Command::new(program);

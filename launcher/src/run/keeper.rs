@@ -64,7 +64,16 @@ impl Keeper {
             exit_code: None,
             ranks: Vec::new(),
         };
-        Self { path, console, state, rate: Rate::default(), pending: None, told_slow: None, seen_slow: BTreeSet::new(), can_write: true }
+        Self {
+            path,
+            console,
+            state,
+            rate: Rate::default(),
+            pending: None,
+            told_slow: None,
+            seen_slow: BTreeSet::new(),
+            can_write: true,
+        }
     }
 
     pub(super) fn begin(&mut self, attempt: u64, layout: &Layout) {

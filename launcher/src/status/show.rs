@@ -55,7 +55,8 @@ pub fn read(run: &Path) -> Result<State, StatusError> {
 /// When nothing is known of it.
 pub fn status(run: &str, program: &Path, watch: bool, json: bool) -> Result<(), StatusError> {
     loop {
-        let (text, is_over) = if run.contains("://") { (listing(run, program, json)?, false) } else { local(run, json)? };
+        let (text, is_over) =
+            if run.contains("://") { (listing(run, program, json)?, false) } else { local(run, json)? };
         let clear = if watch && std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
         // Whoever reads may leave.
         if std::io::stdout().write_all(format!("{clear}{text}").as_bytes()).is_err() || !watch || is_over {
@@ -99,7 +100,12 @@ fn table(run: &str, state: &State, now: Timestamp) -> String {
     let age = (now - state.updated).total(jiff::Unit::Second).unwrap_or(0.0);
     let is_gone = state.condition != Condition::Ended && age > STALE_SECONDS;
     let condition = if is_gone {
-        format!("its launcher (process {} on {}) is gone: nothing for {}", state.launcher_pid, state.launcher_host, span(age))
+        format!(
+            "its launcher (process {} on {}) is gone: nothing for {}",
+            state.launcher_pid,
+            state.launcher_host,
+            span(age)
+        )
     } else if let Some(code) = state.exit_code {
         format!("{} with {code}, {} ago", state.condition, span(age))
     } else {
@@ -173,7 +179,9 @@ mod tests {
     #[test]
     fn a_table_says_where_it_stands() {
         let text = table("runs/a", &state(), Timestamp::from_second(1_000_002).expect("a time"));
-        for part in ["training", "4 on n0, n1", "20 of 100", "64.0", "1 h 6 min", "step 10", "rank 3", "rank 1 was killed"] {
+        for part in
+            ["training", "4 on n0, n1", "20 of 100", "64.0", "1 h 6 min", "step 10", "rank 3", "rank 1 was killed"]
+        {
             assert!(text.contains(part), "{part}: {text}");
         }
     }

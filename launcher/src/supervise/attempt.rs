@@ -198,7 +198,9 @@ impl Attempt {
             let now = self.launched.elapsed().as_secs_f64();
             if let Some(host) = vanish.take_if(|vanish| group.reached() >= vanish.at_step).map(|vanish| vanish.host) {
                 let places = self.layout().placements.iter();
-                places.filter(|place| place.host == host).for_each(|place| self.hub.say(place.rank, ToAttendant::Vanish));
+                places
+                    .filter(|place| place.host == host)
+                    .for_each(|place| self.hub.say(place.rank, ToAttendant::Vanish));
             }
             if !has_stepped && self.roster.readings().any(|reading| reading.step_seconds > 0.0) {
                 has_stepped = true;

@@ -1,0 +1,92 @@
+//! Variables that differ between hosts, or that `mpirun` did not carry along.
+
+use super::majority::odd;
+use super::{Answer, Finding, Needs, Severity, some_of};
+
+/// What may well differ.
+const OFTEN_DIFFERENT: [&str; 4] = ["PATH", "TMPDIR", "RUST_LOG", "RUST_BACKTRACE"];
+/// What belongs to each host, so that the launcher's own says nothing of it.
+const OF_A_HOST: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "TMPDIR"];
+/// Longer values are cut for people.
+const SHOWN: usize = 60;
+
+pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Finding>) {
+    let mut names: Vec<&str> =
+        answers.iter().flat_map(|answer| answer.probe.environment.keys()).map(|s| s.as_str()).collect();
+    names.extend(needs.environment.keys().map(String::as_str));
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let severity = if OFTEN_DIFFERENT.contains(&name) { Severity::Note } else { Severity::Warning };
+        let values: Vec<(&str, Option<&String>)> =
+            answers.iter().map(|answer| (answer.host.name.as_str(), answer.probe.environment.get(name))).collect();
+        if let Some(odd) = odd(values.iter().map(|(host, value)| (*host, value))) {
+            for (value, hosts) in odd.others {
+                let what = format!("{name} {}; {}: it {}", shown(*value), some_of(&odd.usual_hosts), shown(*odd.usual));
+                let remedy =
+                    format!("set it alike on every host, or where the launcher runs and pass it on: --pass {name}");
+                findings.push(Finding::among(hosts, severity, what, remedy));
+            }
+            continue;
+        }
+        not_carried(needs, name, &values, findings);
+    }
+}
+
+/// The same on all hosts, and not what the launcher has.
+fn not_carried(needs: &Needs, name: &str, values: &[(&str, Option<&String>)], findings: &mut Vec<Finding>) {
+    let own = needs.environment.get(name);
+    // What only the hosts have, their administrator gave them.
+    let (Some(own), Some((_, theirs))) = (own, values.first()) else { return };
+    if OF_A_HOST.contains(&name) || *theirs == Some(own) {
+        return;
+    }
+    let what = format!("{name} {} where the launcher runs, and on the hosts it {}", shown(Some(own)), shown(*theirs));
+    let severity = if theirs.is_none() { Severity::Warning } else { Severity::Note };
+    findings.push(Finding::among(vec![], severity, what, format!("to give the ranks the launcher's: --pass {name}")));
+}
+
+fn shown(value: Option<&String>) -> String {
+    match value {
+        None => "is not set".into(),
+        Some(value) if value.chars().count() <= SHOWN => format!("is {value:?}"),
+        Some(value) => format!("is {:?}...", value.chars().take(SHOWN).collect::<String>()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::tests::{found, good, needs, one};
+    use super::super::{Needs, compare};
+    use super::*;
+
+    fn set(environment: &mut BTreeMap<String, String>, name: &str, value: &str) {
+        environment.insert(name.into(), value.into());
+    }
+
+    #[test]
+    fn a_host_with_another_value_is_named() {
+        let findings = found(3, |answers| set(&mut answers[2].probe.environment, "OMP_NUM_THREADS", "1"));
+        let what = r#"OMP_NUM_THREADS is "1"; n0 and n1: it is "4""#;
+        assert_eq!(one(&findings), ("n2".into(), Severity::Warning, what));
+        let findings = found(3, |answers| set(&mut answers[0].probe.environment, "AWS_REGION", "eu-west-1"));
+        assert_eq!(one(&findings).2, r#"AWS_REGION is "eu-west-1"; n1 and n2: it is not set"#);
+        let findings = found(3, |answers| set(&mut answers[0].probe.environment, "PATH", "/bin"));
+        assert_eq!(one(&findings).1, Severity::Note);
+    }
+
+    #[test]
+    fn what_mpirun_did_not_carry_is_named() {
+        let mut environment = needs().environment;
+        set(&mut environment, "AWS_REGION", "eu-west-1");
+        set(&mut environment, "LD_LIBRARY_PATH", "/opt/lib");
+        let needs = Needs { environment, ..needs() };
+        let findings = compare(&needs, &[good(0), good(1)]);
+        let (hosts, severity, what) = one(&findings);
+        assert_eq!((hosts.as_str(), severity), ("", Severity::Warning));
+        assert_eq!(what, r#"AWS_REGION is "eu-west-1" where the launcher runs, and on the hosts it is not set"#);
+        assert!(findings[0].remedy.ends_with("--pass AWS_REGION"));
+    }
+}

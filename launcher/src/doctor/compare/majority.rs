@@ -1,0 +1,69 @@
+//! Who differs from the others.
+
+/// Hosts that have something other than most.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Odd<'a, T> {
+    /// What most have.
+    pub(super) usual: &'a T,
+    /// How many have it.
+    pub(super) usual_hosts: Vec<String>,
+    /// What the others have, each with its hosts.
+    pub(super) others: Vec<(&'a T, Vec<String>)>,
+}
+
+/// None where all have the same. Where two things are as frequent, the first host's is the usual one.
+pub(super) fn odd<'a, T: PartialEq>(all: impl IntoIterator<Item = (&'a str, &'a T)>) -> Option<Odd<'a, T>> {
+    let mut groups: Vec<(&T, Vec<String>)> = Vec::new();
+    for (host, thing) in all {
+        match groups.iter_mut().find(|(known, _)| *known == thing) {
+            Some((_, hosts)) => hosts.push(host.to_owned()),
+            None => groups.push((thing, vec![host.to_owned()])),
+        }
+    }
+    if groups.len() < 2 {
+        return None;
+    }
+    let most = groups.iter().map(|(_, hosts)| hosts.len()).max()?;
+    let usual = groups.iter().position(|(_, hosts)| hosts.len() == most)?;
+    let (usual, usual_hosts) = groups.remove(usual);
+    Some(Odd { usual, usual_hosts, others: groups })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_odd_ones_are_told_from_the_many() {
+        let all = [("a", &1), ("b", &2), ("c", &2), ("d", &3)];
+        let found = odd(all).unwrap();
+        assert_eq!((found.usual, found.usual_hosts), (&2, vec!["b".to_owned(), "c".into()]));
+        assert_eq!(found.others, [(&1, vec!["a".to_owned()]), (&3, vec!["d".into()])]);
+        assert_eq!(odd([("a", &1), ("b", &2)]).unwrap().usual, &1);
+        assert_eq!(odd([("a", &1), ("b", &1)]), None);
+        assert_eq!(odd::<i32>([]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_host_is_in_one_group_and_none_is_larger_than_the_usual(things in prop::collection::vec(0_u8..4, 0..12)) {
+            let names: Vec<String> = (0..things.len()).map(|number| format!("n{number}")).collect();
+            let all = names.iter().map(String::as_str).zip(&things);
+            match odd(all) {
+                None => prop_assert!(things.windows(2).all(|pair| pair[0] == pair[1])),
+                Some(found) => {
+                    prop_assert!(found.others.iter().all(|(_, hosts)| hosts.len() <= found.usual_hosts.len()));
+                    let mut hosts = found.usual_hosts;
+                    hosts.extend(found.others.into_iter().flat_map(|(_, hosts)| hosts));
+                    hosts.sort();
+                    let mut names = names;
+                    names.sort();
+                    prop_assert_eq!(hosts, names);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Which network the hosts share, and which interfaces could mislead Open MPI and NCCL.
+//!
+//! Both look at all interfaces that are up. An interface on which only the host itself can be reached, such as
+//! Docker's, has the same address on every host; Open MPI takes that for a common network and waits for an answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, Finding, Needs, Severity};
+use crate::doctor::probe::{Interface, Kind};
+
+/// The network that all hosts share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its addresses, as `10.0.0.0/24`: what Open MPI's `if_include` options take.
+    pub cidr: String,
+    /// The names of the hosts' interfaces in it: what `NCCL_SOCKET_IFNAME` takes, joined by commas.
+    pub interfaces: Vec<String>,
+}
+
+/// A range of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Range {
+    start: u32,
+    prefix: u8,
+}
+
+impl Range {
+    fn new(address: Ipv4Addr, prefix: u8) -> Self {
+        Self { start: u32::from(address) & mask(prefix), prefix }
+    }
+
+    fn holds(self, address: Ipv4Addr) -> bool {
+        u32::from(address) & mask(self.prefix) == self.start
+    }
+}
+
+impl std::fmt::Display for Range {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", Ipv4Addr::from(self.start), self.prefix)
+    }
+}
+
+fn mask(prefix: u8) -> u32 {
+    u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0)
+}
+
+/// An IPv4 interface over which another host might be reached.
+#[derive(Debug, Clone, Copy)]
+struct Way<'a> {
+    interface: &'a Interface,
+    address: Ipv4Addr,
+}
+
+fn ways(interfaces: &[Interface]) -> Vec<Way<'_>> {
+    let usable = interfaces.iter().filter(|interface| interface.kind != Kind::Loopback);
+    usable
+        .filter_map(|interface| match interface.address {
+            IpAddr::V4(address) if !address.is_link_local() => Some(Way { interface, address }),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The network that all hosts and the launcher have in common; None for one host, and where there is none.
+///
+/// Of several it is the one over which hosts have reached the launcher, else the one of real cards, else the fastest.
+/// Hosts in several networks with routes between them get the smallest range that holds the addresses that reached
+/// the launcher, if no interface is in it by which none can be reached.
+#[must_use]
+pub fn shared(needs: &Needs, answers: &[Answer]) -> Option<Network> {
+    if answers.len() < 2 && answers.iter().all(|answer| answer.peer.is_none()) {
+        return None;
+    }
+    let members: Vec<Vec<Way>> = answers
+        .iter()
+        .map(|answer| ways(&answer.probe.interfaces))
+        // Where the launcher's own host is a member, these are the same addresses again.
+        .chain(answers.iter().all(|answer| answer.peer.is_some()).then(|| ways(&needs.interfaces)))
+        .collect();
+    let range = common(&members, answers).or_else(|| covering(&members, answers))?;
+    let inside =
+        answers.iter().flat_map(|answer| ways(&answer.probe.interfaces)).filter(|way| range.holds(way.address));
+    let names: BTreeSet<&str> = inside.map(|way| way.interface.name.as_str()).collect();
+    Some(Network { cidr: range.to_string(), interfaces: names.into_iter().map(str::to_owned).collect() })
+}
+
+/// A network in which each member has an address of its own.
+fn common(members: &[Vec<Way>], answers: &[Answer]) -> Option<Range> {
+    let ranges: BTreeSet<Range> =
+        members.iter().flatten().map(|way| Range::new(way.address, way.interface.prefix)).collect();
+    let rated = ranges.into_iter().filter_map(|range| {
+        let inside: Option<Vec<&Way>> =
+            members.iter().map(|ways| ways.iter().find(|way| range.holds(way.address))).collect();
+        let inside = inside?;
+        let addresses: BTreeSet<Ipv4Addr> = inside.iter().map(|way| way.address).collect();
+        // One address on two hosts: a network of each host's own.
+        if addresses.len() < inside.len() {
+            return None;
+        }
+        let used = answers.iter().filter(|answer| holds_ip(range, answer.peer)).count();
+        let kind = inside.iter().map(|way| way.interface.kind).min();
+        let megabits = inside.iter().map(|way| way.interface.megabits.unwrap_or(0)).min();
+        Some(((used, kind, megabits, range.prefix), range))
+    });
+    rated.max_by_key(|&(rate, _)| rate).map(|(_, range)| range)
+}
+
+/// The smallest range around the addresses that reached the launcher.
+fn covering(members: &[Vec<Way>], answers: &[Answer]) -> Option<Range> {
+    let peers: Option<BTreeSet<Ipv4Addr>> = answers
+        .iter()
+        .map(|answer| match answer.peer {
+            Some(IpAddr::V4(address)) => Some(address),
+            _ => None,
+        })
+        .collect();
+    let peers = peers.filter(|peers| peers.len() == answers.len())?;
+    let first = *peers.first()?;
+    // A range of less than 8 bits of prefix is no choice of anything.
+    let range =
+        (8..=32).rev().map(|prefix| Range::new(first, prefix)).find(|range| peers.iter().all(|&ip| range.holds(ip)))?;
+    let strays = members.iter().flatten().filter(|way| matches!(way.interface.kind, Kind::HostOnly | Kind::Bridge));
+    let misleads = strays.filter(|way| !peers.contains(&way.address)).any(|way| range.holds(way.address));
+    (!misleads).then_some(range)
+}
+
+fn holds_ip(range: Range, address: Option<IpAddr>) -> bool {
+    matches!(address, Some(IpAddr::V4(address)) if range.holds(address))
+}
+
+pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Finding>) {
+    if answers.len() < 2 || needs.has_chosen_interfaces {
+        return;
+    }
+    let shared = shared(needs, answers);
+    let Some(network) = &shared else {
+        let hosts = answers.iter().map(|answer| answer.host.name.clone()).collect();
+        let what = "no network is common to all hosts";
+        let remedy = "choose the interfaces for Open MPI by name: --interfaces eth0,ib0";
+        findings.push(Finding::among(hosts, Severity::Warning, what, remedy));
+        return;
+    };
+    let mut misleading: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut others: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for answer in answers {
+        let strays =
+            ways(&answer.probe.interfaces).into_iter().filter(|way| !network.interfaces.contains(&way.interface.name));
+        for way in strays {
+            let range = Range::new(way.address, way.interface.prefix);
+            let is_twice = answers.iter().filter(|other| has(other, way.address)).count() > 1;
+            let misleads = is_twice || matches!(way.interface.kind, Kind::HostOnly | Kind::Bridge);
+            let key = format!("{} ({range})", way.interface.name);
+            let hosts = if misleads { &mut misleading } else { &mut others }.entry(key).or_default();
+            hosts.push(answer.host.name.clone());
+        }
+    }
+    let remedy = remedy(network);
+    for (interface, hosts) in misleading {
+        let what = format!(
+            "the interface {interface} is up, over which no other host can be reached; Open MPI and NCCL may try it"
+        );
+        findings.push(Finding::among(hosts, Severity::Warning, what, remedy.clone()));
+    }
+    for (interface, hosts) in others {
+        let what =
+            format!("the interface {interface} is up as well and not in {}, which all hosts share", network.cidr);
+        findings.push(Finding::among(hosts, Severity::Note, what, remedy.clone()));
+    }
+}
+
+fn has(answer: &Answer, address: Ipv4Addr) -> bool {
+    answer.probe.interfaces.iter().any(|interface| interface.address == IpAddr::V4(address))
+}
+
+fn remedy(network: &Network) -> String {
+    format!(
+        "use the network that all share: --interfaces {0} (to a plain mpirun: --mca btl_tcp_if_include {0} --mca \
+         oob_tcp_if_include {0}) and NCCL_SOCKET_IFNAME={1}",
+        network.cidr,
+        network.interfaces.join(",")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::super::tests::{found, good, interface, needs, one};
+    use super::*;
+
+    #[test]
+    fn dockers_interface_is_named_with_the_option() {
+        let findings = found(3, |answers| {
+            for i in [0, 2] {
+                answers[i].probe.interfaces.push(interface("docker0", "172.17.0.1", 16));
+            }
+        });
+        let (hosts, severity, what) = one(&findings);
+        assert_eq!((hosts.as_str(), severity), ("n0 n2", Severity::Warning));
+        assert!(what.starts_with("the interface docker0 (172.17.0.0/16) is up"), "{what}");
+        for part in
+            ["--mca btl_tcp_if_include 10.78.1.0/24 --mca oob_tcp_if_include 10.78.1.0/24", "NCCL_SOCKET_IFNAME=eth0"]
+        {
+            assert!(findings[0].remedy.contains(part), "{}", findings[0].remedy);
+        }
+    }
+
+    #[test]
+    fn who_has_chosen_is_left_alone() {
+        let mut answers = vec![good(0), good(1)];
+        answers[0].probe.interfaces.push(interface("docker0", "172.17.0.1", 16));
+        let needs = Needs { has_chosen_interfaces: true, ..needs() };
+        assert_eq!(super::super::compare(&needs, &answers), []);
+    }
+
+    #[test]
+    fn the_fastest_of_two_common_networks_is_taken_where_nothing_else_tells() {
+        let mut answers = vec![good(0), good(1)];
+        for (i, answer) in answers.iter_mut().enumerate() {
+            answer.peer = None;
+            let fast = Interface { megabits: Some(100_000), ..interface("eth1", &format!("10.9.0.{}", i + 1), 16) };
+            answer.probe.interfaces.push(fast);
+        }
+        let network = shared(&needs(), &answers).unwrap();
+        assert_eq!(network, Network { cidr: "10.9.0.0/16".into(), interfaces: vec!["eth1".into()] });
+        // It is also the launcher's that has to be in it, where the launcher is elsewhere.
+        for (i, answer) in answers.iter_mut().enumerate() {
+            answer.peer = Some(format!("10.78.1.{}", i + 1).parse().unwrap());
+        }
+        assert_eq!(shared(&needs(), &answers).unwrap().cidr, "10.78.1.0/24");
+    }
+
+    #[test]
+    fn hosts_of_several_networks_with_routes_get_a_range_around_them() {
+        let mut answers = vec![good(0), good(1)];
+        for (answer, address) in answers.iter_mut().zip(["10.128.0.5", "10.128.3.9"]) {
+            answer.probe.interfaces = vec![interface("ens4", address, 32), interface("docker0", "172.17.0.1", 16)];
+            answer.peer = Some(address.parse().unwrap());
+        }
+        let network = shared(&needs(), &answers).unwrap();
+        assert_eq!(network, Network { cidr: "10.128.0.0/22".into(), interfaces: vec!["ens4".into()] });
+    }
+
+    #[test]
+    fn where_nothing_is_common_names_are_asked_for() {
+        let findings = found(2, |answers| {
+            answers[1].probe.interfaces = vec![interface("eth0", "192.168.7.2", 24)];
+            answers[1].peer = None;
+        });
+        assert_eq!(one(&findings).2, "no network is common to all hosts");
+    }
+
+    #[test]
+    fn one_host_has_no_network_to_choose() {
+        let mut answer = good(0);
+        answer.peer = None;
+        assert_eq!(shared(&needs(), &[answer]), None);
+    }
+
+    proptest! {
+        /// Whatever else there is, each host has an address of its own in what was chosen.
+        #[test]
+        fn a_chosen_network_reaches_every_host(extra in prop::collection::vec((0_usize..4, any::<u32>(), 8_u8..=30), 0..6)) {
+            let mut answers: Vec<Answer> = (0..4).map(good).collect();
+            for (host, address, prefix) in extra {
+                let address = Ipv4Addr::from(address).to_string();
+                answers[host].probe.interfaces.push(interface("extra", &address, prefix));
+            }
+            let network = shared(&needs(), &answers).unwrap();
+            let (start, prefix) = network.cidr.split_once('/').unwrap();
+            let range = Range::new(start.parse().unwrap(), prefix.parse().unwrap());
+            prop_assert!(answers.iter().all(|answer| ways(&answer.probe.interfaces).iter().any(|way| range.holds(way.address))));
+            prop_assert_eq!(Range::new(range.start.into(), range.prefix), range);
+        }
+    }
+}

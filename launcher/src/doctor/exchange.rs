@@ -1,0 +1,307 @@
+//! How a host's probe and the launcher talk: one JSON object a line, over TCP.
+//!
+//! Not over the standard output that `mpirun` forwards: it cuts long lines of several processes into one another. And
+//! that a host reaches the launcher by TCP is itself part of what is examined: the ranks' attendants will need it.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
+
+use super::probe::{Probe, Question, find_out, interfaces};
+
+/// Where a probe finds the launcher: `address:port`, separated by commas.
+pub const ADDRESSES: &str = "ADMIRAL_PROBE_ADDRESSES";
+/// What a probe has to know to be believed.
+pub const TOKEN: &str = "ADMIRAL_PROBE_TOKEN";
+
+/// For one address, and for the launcher's next word.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// No report is longer.
+const MAX_LINE: u64 = 4 << 20;
+/// How often the clock is asked; the fastest answer counts.
+const CLOCK_ROUNDS: usize = 4;
+
+/// From a probe.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+enum FromProbe {
+    Hello(Hello),
+    /// Nanoseconds of its clock since 1970.
+    Clock {
+        nanoseconds: u64,
+    },
+    Report(Box<Probe>),
+}
+
+/// To a probe.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+enum ToProbe {
+    /// The launcher's first word. Another program may listen at one of the addresses, on the host itself even, where
+    /// several hosts have the same address in a network of their own.
+    Welcome {
+        proof: String,
+    },
+    SayClock,
+    FindOut(Question),
+}
+
+/// Who a probe is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    token: String,
+    /// The host's own name.
+    pub host_name: String,
+    /// The name by which Open MPI knows the host, where it says.
+    pub mpi_name: Option<String>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A host's clock against the launcher's.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Clock {
+    /// By how many seconds it is ahead.
+    pub ahead_seconds: f64,
+    /// What that may be wrong by: half of the message's way there and back.
+    pub uncertain_seconds: f64,
+}
+
+/// What came of a talk with a probe.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// What it found out.
+    pub probe: Probe,
+    /// Its clock.
+    pub clock: Clock,
+    /// The address that it came from; None where it is of the launcher's own host.
+    pub peer: Option<IpAddr>,
+}
+
+/// The probe's side: finds the launcher, answers it, and returns when it has been told all.
+///
+/// # Errors
+/// With a sentence for people: the launcher cannot be found, or has gone.
+pub fn answer(addresses: &str, token: &str) -> Result<(), String> {
+    let (mut stream, mut lines) = find_launcher(addresses, token)?;
+    let gone = |error: io::Error| format!("the launcher has gone: {error}");
+    let hello = Hello {
+        token: token.to_owned(),
+        host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        mpi_name: std::env::var("PMIX_HOSTNAME").ok(),
+        addresses: interfaces().into_iter().map(|interface| interface.address).collect(),
+    };
+    let mut say = |word: &FromProbe| stream.write_all(&encode(word)).map_err(gone);
+    say(&FromProbe::Hello(hello))?;
+    loop {
+        match read(&mut lines).map_err(gone)? {
+            ToProbe::Welcome { .. } => {}
+            ToProbe::SayClock => say(&FromProbe::Clock { nanoseconds: now() })?,
+            ToProbe::FindOut(question) => return say(&FromProbe::Report(Box::new(find_out(&question)))),
+        }
+    }
+}
+
+type Line = (TcpStream, BufReader<TcpStream>);
+
+/// Tries all addresses at once: one that swallows packets must not hold up the others.
+fn find_launcher(addresses: &str, token: &str) -> Result<Line, String> {
+    let (sender, receiver) = mpsc::channel();
+    for text in addresses.split(',') {
+        let (text, token, sender) = (text.to_owned(), token.to_owned(), sender.clone());
+        thread::spawn(move || {
+            let found = connect(&text, &token).map_err(|error| format!("{text}: {error}"));
+            // Another address was faster.
+            let _ = sender.send(found);
+        });
+    }
+    drop(sender);
+    let mut reasons = Vec::new();
+    for found in receiver {
+        match found {
+            Ok(line) => return Ok(line),
+            Err(reason) => reasons.push(reason),
+        }
+    }
+    Err(format!("the launcher cannot be reached: {}", reasons.join("; ")))
+}
+
+fn connect(address: &str, token: &str) -> io::Result<Line> {
+    let address: SocketAddr = address.parse().map_err(io::Error::other)?;
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut lines = BufReader::new(stream.try_clone()?);
+    match read(&mut lines)? {
+        ToProbe::Welcome { proof } if proof == prove(token) => Ok((stream, lines)),
+        _ => Err(io::Error::other("another program listens there")),
+    }
+}
+
+fn read<T: DeserializeOwned>(lines: &mut impl BufRead) -> io::Result<T> {
+    let mut line = Vec::new();
+    lines.take(MAX_LINE).read_until(b'\n', &mut line)?;
+    if line.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_slice(&line)?)
+}
+
+/// The launcher's side of a talk: greets, and hears who it is.
+///
+/// # Errors
+/// Where the other end is no probe of this launcher, or goes.
+pub async fn greet(stream: tokio::net::TcpStream, token: &str) -> io::Result<(Hello, Talk)> {
+    stream.set_nodelay(true)?;
+    let peer = stream.peer_addr()?.ip().to_canonical();
+    let own = stream.local_addr()?.ip().to_canonical();
+    let mut talk = Talk { stream: BufStream::new(stream), peer: (peer != own).then_some(peer) };
+    talk.say(&ToProbe::Welcome { proof: prove(token) }).await?;
+    match talk.hear().await? {
+        FromProbe::Hello(hello) if hello.token == token => Ok((hello, talk)),
+        _ => Err(io::Error::other("no probe of this launcher")),
+    }
+}
+
+/// A talk with a probe that is known.
+#[derive(Debug)]
+pub struct Talk {
+    stream: BufStream<tokio::net::TcpStream>,
+    peer: Option<IpAddr>,
+}
+
+impl Talk {
+    /// Compares the clocks and asks the question.
+    ///
+    /// # Errors
+    /// Where the probe goes, or does not speak as it should.
+    pub async fn ask(mut self, question: &Question) -> io::Result<Report> {
+        let mut clock: Option<Clock> = None;
+        for _ in 0..CLOCK_ROUNDS {
+            let before = now();
+            self.say(&ToProbe::SayClock).await?;
+            let FromProbe::Clock { nanoseconds } = self.hear().await? else { return Err(out_of_turn()) };
+            let one = compare_clocks(before, nanoseconds, now());
+            if clock.is_none_or(|best| one.uncertain_seconds < best.uncertain_seconds) {
+                clock = Some(one);
+            }
+        }
+        self.say(&ToProbe::FindOut(question.clone())).await?;
+        match (self.hear().await?, clock) {
+            (FromProbe::Report(probe), Some(clock)) => Ok(Report { probe: *probe, clock, peer: self.peer }),
+            _ => Err(out_of_turn()),
+        }
+    }
+
+    async fn say(&mut self, word: &ToProbe) -> io::Result<()> {
+        self.stream.write_all(&encode(word)).await?;
+        self.stream.flush().await
+    }
+
+    async fn hear(&mut self) -> io::Result<FromProbe> {
+        let mut line = Vec::new();
+        (&mut self.stream).take(MAX_LINE).read_until(b'\n', &mut line).await?;
+        if line.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(serde_json::from_slice(&line)?)
+    }
+}
+
+/// The other clock was read some time between `before` and `after`. All in nanoseconds.
+fn compare_clocks(before: u64, other: u64, after: u64) -> Clock {
+    let middle = before as f64 / 2.0 + after as f64 / 2.0;
+    // The difference first: as a number of 64 bits a time of today is known to a quarter of a microsecond.
+    Clock { ahead_seconds: (other as f64 - middle) / 1e9, uncertain_seconds: after.saturating_sub(before) as f64 / 2e9 }
+}
+
+fn out_of_turn() -> io::Error {
+    io::Error::other("it speaks out of turn")
+}
+
+fn now() -> u64 {
+    // 64 bits of nanoseconds last until 2554; a clock before 1970 is far off in any case.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
+}
+
+fn prove(token: &str) -> String {
+    Sha256::new().chain_update("launcher ").chain_update(token).finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn encode(word: &impl Serialize) -> Vec<u8> {
+    // Plain data with text keys: serialising it cannot fail.
+    let mut line = serde_json::to_vec(word).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+#[cfg(test)]
+pub(super) fn hello(host_name: &str, mpi_name: Option<&str>, addresses: &[&str]) -> Hello {
+    let addresses = addresses.iter().filter_map(|address| address.parse().ok()).collect();
+    Hello { token: "token".into(), host_name: host_name.into(), mpi_name: mpi_name.map(str::to_owned), addresses }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn question() -> Question {
+        Question { program: "/bin/false".into(), salt: "s".into(), ..Question::default() }
+    }
+
+    #[tokio::test]
+    async fn a_probe_is_heard() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // The first address is of a program that says something else.
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addresses = format!("{},{}", other.local_addr().unwrap(), listener.local_addr().unwrap());
+        thread::spawn(move || other.accept().unwrap().0.write_all(b"220 mail\n"));
+        let probe = tokio::task::spawn_blocking(move || answer(&addresses, "token"));
+        let (stream, _) = listener.accept().await.unwrap();
+        let (hello, talk) = greet(stream, "token").await.unwrap();
+        let report = talk.ask(&question()).await.unwrap();
+        assert_eq!(hello.host_name, report.probe.system.host_name);
+        assert!(report.clock.ahead_seconds.abs() <= report.clock.uncertain_seconds + 1e-6, "{:?}", report.clock);
+        assert_eq!(report.peer, None);
+        probe.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_turned_away() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let stranger = tokio::task::spawn_blocking(move || {
+            let (mut stream, mut lines) = connect(&address, "token").unwrap();
+            let hello = Hello { token: "guess".into(), ..hello("h", None, &[]) };
+            stream.write_all(&encode(&FromProbe::Hello(hello))).unwrap();
+            read::<ToProbe>(&mut lines).is_err()
+        });
+        let (stream, _) = listener.accept().await.unwrap();
+        assert!(greet(stream, "token").await.is_err());
+        assert!(stranger.await.unwrap());
+    }
+
+    #[test]
+    fn who_cannot_find_the_launcher_says_where_it_looked() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let reason = answer(&closed.to_string(), "token").unwrap_err();
+        assert!(reason.contains(&closed.to_string()) && reason.contains("refused"), "{reason}");
+    }
+
+    #[test]
+    fn clocks_are_compared_to_within_the_round_trip() {
+        let clock = compare_clocks(10_000_000_000, 15_000_000_000, 12_000_000_000);
+        assert_eq!((clock.ahead_seconds, clock.uncertain_seconds), (4.0, 1.0));
+        assert_eq!(compare_clocks(10_000_000_000, 9_000_000_000, 10_000_000_000).ahead_seconds, -1.0);
+    }
+}

@@ -1,0 +1,327 @@
+//! Starting a probe on every host under `mpirun`, and hearing them.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::compare::Answer;
+use super::exchange::{ADDRESSES, Hello, Report, TOKEN, greet};
+use super::probe::Question;
+use super::{DoctorError, ExamineRequest, Finding, Severity, is_local, random_text, seconds};
+use crate::hosts::Host;
+use crate::layout::Layout;
+use crate::mpirun::MpirunPlan;
+
+/// Stands before a probe's own words in what `mpirun` says.
+pub(super) const MARK: &str = "admiral-launch probe: ";
+/// All probes have to have called in, from the start of `mpirun`.
+const HELLO: Duration = Duration::from_secs(20);
+/// A probe has to have found out all, from its call; its own parts are bounded to less.
+const REPORT: Duration = Duration::from_secs(60);
+/// `mpirun` has ended: what is still on its way comes within this.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// `mpirun` ends by itself when all probes have.
+const END: Duration = Duration::from_secs(3);
+/// Bytes that are kept of what `mpirun` says.
+const MAX_SAID: u64 = 64 << 10;
+/// Lines of `mpirun` that go into a finding.
+const LINES_SHOWN: usize = 3;
+
+/// What came in, and who did not answer.
+#[derive(Debug)]
+pub(super) struct Gathered {
+    pub(super) answers: Vec<Answer>,
+    pub(super) findings: Vec<Finding>,
+}
+
+/// Asks all hosts at once. Where some do not answer, `mpirun` does not say which it is for: those are asked again, each
+/// under an `mpirun` of its own.
+pub(super) async fn gather(
+    request: &ExamineRequest,
+    hosts: &[Host],
+    question: &Question,
+) -> Result<Gathered, DoctorError> {
+    let mut gathered = Gathered { answers: Vec::new(), findings: Vec::new() };
+    if hosts.is_empty() {
+        return Ok(gathered);
+    }
+    let together = ask(request, hosts, question).await?;
+    let mut reports = together.reports;
+    let mut silent = Vec::new();
+    let missing: Vec<usize> = (0..hosts.len()).filter(|&place| reports[place].is_none()).collect();
+    if hosts.len() == 1 {
+        silent.extend(missing.iter().map(|&place| (place, together.said.clone())));
+    } else {
+        let mut alone = JoinSet::new();
+        for &place in &missing {
+            let (request, host, question) = (request.clone(), hosts[place].clone(), question.clone());
+            alone.spawn(async move { (place, ask(&request, &[host], &question).await) });
+        }
+        while let Some(Ok((place, asked))) = alone.join_next().await {
+            let mut asked = asked?;
+            reports[place] = asked.reports.remove(0);
+            if reports[place].is_none() {
+                silent.push((place, asked.said));
+            }
+        }
+        silent.sort_by_key(|&(place, _)| place);
+        let joined: Vec<String> =
+            missing.iter().filter(|&&place| reports[place].is_some()).map(|&place| hosts[place].name.clone()).collect();
+        if silent.is_empty() && !joined.is_empty() {
+            gathered.findings.push(only_alone(joined, &together.said));
+        }
+    }
+    gathered.findings.extend(silent.iter().map(|(place, said)| no_answer(&hosts[*place].name, said)));
+    gathered.answers = reports
+        .into_iter()
+        .zip(hosts)
+        .filter_map(|(report, host)| {
+            let Report { probe, clock, peer } = report?;
+            Some(Answer { host: host.clone(), probe, clock, peer })
+        })
+        .collect();
+    Ok(gathered)
+}
+
+/// One `mpirun`'s.
+struct Asked {
+    /// In the hosts' order.
+    reports: Vec<Option<Report>>,
+    /// What `mpirun` and the probes under it said.
+    said: Vec<String>,
+}
+
+async fn ask(request: &ExamineRequest, hosts: &[Host], question: &Question) -> Result<Asked, DoctorError> {
+    let system = |what| move |source| DoctorError::System { what, source };
+    let listener = TcpListener::bind(("0.0.0.0", 0)).await.map_err(system("a port"))?;
+    let port = listener.local_addr().map_err(system("a port"))?.port();
+    let token = random_text()?;
+    let plan = plan(request, hosts, &token, port);
+    let mut mpirun = Mpirun::start(plan.command()).map_err(system("mpirun"))?;
+    let deadline = Instant::now() + HELLO;
+    let mut reports: Vec<Option<Report>> = hosts.iter().map(|_| None).collect();
+    let mut is_taken = vec![false; hosts.len()];
+    let mut greetings = JoinSet::new();
+    let mut talks: JoinSet<(usize, io::Result<Report>)> = JoinSet::new();
+    let mut last_words = None;
+    while !is_taken.iter().all(|&taken| taken) || !talks.is_empty() {
+        // Who has called in has its own time.
+        let wait = last_words.unwrap_or(if talks.is_empty() { deadline } else { deadline + REPORT });
+        tokio::select! {
+            call = listener.accept() => if let Ok((stream, _)) = call {
+                let token = token.clone();
+                greetings.spawn(async move { timeout(HELLO, greet(stream, &token)).await });
+            },
+            Some(greeting) = greetings.join_next() => if let Ok(Ok(Ok((hello, talk)))) = greeting
+                && let Some(place) = which(hosts, &is_taken, &hello, resolve)
+            {
+                is_taken[place] = true;
+                let question = question.clone();
+                talks.spawn(async move {
+                    let late = |_| io::Error::other(format!("no report within {} s", seconds(REPORT)));
+                    (place, timeout(REPORT, talk.ask(&question)).await.map_err(late).flatten())
+                });
+            },
+            Some(Ok((place, report))) = talks.join_next() => reports[place] = report.ok(),
+            _ = mpirun.child.wait(), if last_words.is_none() => last_words = Some(Instant::now() + LAST_WORDS),
+            () = sleep_until(wait) => break,
+        }
+    }
+    let patience = if reports.iter().all(Option::is_some) { END } else { Duration::ZERO };
+    Ok(Asked { reports, said: mpirun.end(patience).await })
+}
+
+/// A running `mpirun`. It is killed where nobody waits for it any more.
+struct Mpirun {
+    child: Child,
+    said: [JoinHandle<Vec<u8>>; 2],
+}
+
+impl Mpirun {
+    fn start(command: std::process::Command) -> io::Result<Self> {
+        let mut command = Command::from(command);
+        // In a process group of its own: a terminal's Ctrl-C is for the launcher.
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+        let mut child = command.spawn()?;
+        let said = [tokio::spawn(read(child.stdout.take())), tokio::spawn(read(child.stderr.take()))];
+        Ok(Self { child, said })
+    }
+
+    /// Waits for its end, or brings it about, and for what it said. Its remote agents lie in process groups of their
+    /// own and outlive it; they are ended too.
+    async fn end(mut self, patience: Duration) -> Vec<String> {
+        if timeout(patience, self.child.wait()).await.is_err() {
+            let agents = self.child.id().map(descendants).unwrap_or_default();
+            // They may be gone by now.
+            let _ = self.child.start_kill();
+            for agent in agents {
+                let _ = kill_process(agent, Signal::KILL);
+            }
+        }
+        let mut lines = Vec::new();
+        for said in self.said {
+            let said = timeout(LAST_WORDS, said).await.ok().and_then(Result::ok).unwrap_or_default();
+            lines.extend(String::from_utf8_lossy(&said).lines().map(str::to_owned));
+        }
+        lines
+    }
+}
+
+/// The beginning of what a process says.
+async fn read(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut said = Vec::new();
+    if let Some(mut pipe) = pipe {
+        // What came before an error is still worth reading; the rest must not keep the process waiting.
+        let _ = (&mut pipe).take(MAX_SAID).read_to_end(&mut said).await;
+        let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
+    }
+    said
+}
+
+fn plan(request: &ExamineRequest, hosts: &[Host], token: &str, port: u16) -> MpirunPlan {
+    let addresses: Vec<String> =
+        request.addresses.iter().map(|&address| SocketAddr::new(address, port).to_string()).collect();
+    let mut plan = request.mpirun.clone();
+    plan.layout = Layout::one_per_host(hosts, |name| hosts.iter().any(|host| host.name == name && is_local(host)));
+    plan.arguments = vec!["probe".into()];
+    plan.variables.retain(|(name, _)| name != ADDRESSES && name != TOKEN);
+    plan.variables.extend([(ADDRESSES.into(), addresses.join(",")), (TOKEN.into(), token.into())]);
+    plan
+}
+
+/// Which host a probe is on, of those that have not called in: by the name that `mpirun` knows it by, by its own, or by
+/// an address. The last that is missing can be no other.
+fn which(hosts: &[Host], is_taken: &[bool], hello: &Hello, resolve: impl Fn(&str) -> Vec<IpAddr>) -> Option<usize> {
+    let short = |name: &str| name.split('.').next().unwrap_or(name).to_ascii_lowercase();
+    let is_address = |name: &str| name.parse::<IpAddr>().is_ok();
+    let same_name = |name: &str| !is_address(name) && short(name) == short(&hello.host_name);
+    let has = |address: &IpAddr| !address.is_loopback() && hello.addresses.contains(address);
+    let left: Vec<usize> = (0..hosts.len()).filter(|&place| !is_taken[place]).collect();
+    let find = |fits: &dyn Fn(&str) -> bool| left.iter().copied().find(|&place| fits(&hosts[place].name));
+    find(&|name| hello.mpi_name.as_deref() == Some(name))
+        .or_else(|| find(&|name| name == hello.host_name))
+        .or_else(|| find(&same_name))
+        .or_else(|| find(&|name| resolve(name).iter().any(has)))
+        .or_else(|| (left.len() == 1).then(|| left[0]))
+}
+
+fn resolve(name: &str) -> Vec<IpAddr> {
+    (name, 0).to_socket_addrs().map(|all| all.map(|address| address.ip()).collect()).unwrap_or_default()
+}
+
+/// All processes below one.
+fn descendants(of: u32) -> Vec<Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let parent = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // "pid (name) state parent ...", where the name may hold anything.
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<u32>().ok()
+    };
+    let parents: Vec<(u32, u32)> = pids.filter_map(|pid| Some((pid, parent(pid)?))).collect();
+    let mut found = vec![of];
+    let mut place = 0;
+    while place < found.len() {
+        let above = found[place];
+        found.extend(parents.iter().filter(|&&(_, parent)| parent == above).map(|&(pid, _)| pid));
+        place += 1;
+    }
+    found[1..].iter().filter_map(|&pid| Pid::from_raw(i32::try_from(pid).ok()?)).collect()
+}
+
+fn no_answer(host: &str, said: &[String]) -> Finding {
+    let own_words = said.iter().find_map(|line| line.split_once(MARK));
+    if let Some((_, words)) = own_words {
+        let remedy = "the hosts have to reach this machine by TCP on any port: open its firewall for them, or say which \
+                      address of it they see: --address IP";
+        return Finding::of(host, Severity::Bad, format!("its probe failed: {words}"), remedy);
+    }
+    let words: Vec<&str> = said
+        .iter()
+        .map(|line| line.trim())
+        .filter(|line| !line.is_empty() && !line.starts_with("----"))
+        .take(LINES_SHOWN)
+        .collect();
+    let words = if words.is_empty() { format!("nothing within {} s", seconds(HELLO)) } else { words.join(" ") };
+    let remedy = format!(
+        "try `mpirun --host {host} hostname`; Open MPI of one version has to be there, and its daemon has to reach this \
+         machine: firewalls, and --interfaces"
+    );
+    Finding::of(host, Severity::Bad, format!("mpirun cannot start a process there; it says: {words}"), remedy)
+}
+
+/// Each for itself could be started, and all together not.
+fn only_alone(hosts: Vec<String>, said: &[String]) -> Finding {
+    let words: Vec<&str> =
+        said.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).take(LINES_SHOWN).collect();
+    let what = format!("answered only when asked alone; together mpirun says: {}", words.join(" "));
+    let remedy = "Open MPI's daemons have to reach each other: open firewalls between the hosts, or choose the network \
+                  with --interfaces";
+    Finding::among(hosts, Severity::Bad, what, remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::exchange::hello;
+    use super::*;
+
+    fn hosts(names: &[&str]) -> Vec<Host> {
+        names.iter().map(|&name| Host { name: name.into(), slots: 1, slots_given: true }).collect()
+    }
+
+    #[test]
+    fn a_probe_is_told_by_name_or_address() {
+        let hosts = hosts(&["n0", "n1.cluster.example", "10.0.0.3", "alias"]);
+        let nobody = |_: &str| vec![];
+        let none = [false; 4];
+        assert_eq!(which(&hosts, &none, &hello("n1.cluster.example", None, &[]), nobody), Some(1));
+        assert_eq!(which(&hosts, &none, &hello("N1", None, &[]), nobody), Some(1));
+        assert_eq!(which(&hosts, &none, &hello("node-a", Some("n0"), &[]), nobody), Some(0));
+        let by_address = |name: &str| match name {
+            "10.0.0.3" => vec!["10.0.0.3".parse().unwrap()],
+            "alias" => vec!["10.0.0.4".parse().unwrap(), "127.0.0.1".parse().unwrap()],
+            _ => vec!["127.0.0.1".parse().unwrap()],
+        };
+        let at = |address: &str| hello("other", None, &["127.0.0.1", address]);
+        assert_eq!(which(&hosts, &none, &at("10.0.0.3"), by_address), Some(2));
+        assert_eq!(which(&hosts, &none, &at("10.0.0.4"), by_address), Some(3));
+        assert_eq!(which(&hosts, &none, &at("10.0.0.5"), by_address), None);
+        assert_eq!(which(&hosts, &[true, true, false, true], &at("10.0.0.5"), by_address), Some(2));
+        assert_eq!(which(&hosts, &[true; 4], &hello("n0", None, &[]), nobody), None);
+    }
+
+    #[test]
+    fn descendants_are_found() {
+        let mut shell = std::process::Command::new("sh").args(["-c", "sleep 600 & wait"]).spawn().unwrap();
+        // The shell needs a moment to fork.
+        while descendants(shell.id()).is_empty() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let own = descendants(std::process::id());
+        let below = descendants(shell.id());
+        assert!(own.contains(&below[0]) && own.len() > below.len());
+        for pid in below {
+            kill_process(pid, Signal::KILL).unwrap();
+        }
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+    }
+
+    #[test]
+    fn a_probes_own_words_come_before_those_of_mpirun() {
+        let said = ["-----".into(), format!("{MARK}n1: the launcher cannot be reached: 10.0.0.1:5: timed out")];
+        assert!(no_answer("n1", &said).what.ends_with("n1: the launcher cannot be reached: 10.0.0.1:5: timed out"));
+        let said = ["-----".into(), "ORTE was unable".into(), "to do it".into()];
+        assert!(no_answer("n1", &said).what.ends_with("it says: ORTE was unable to do it"));
+        assert!(no_answer("n1", &[]).what.ends_with("nothing within 20 s"));
+    }
+}

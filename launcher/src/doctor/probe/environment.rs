@@ -1,0 +1,112 @@
+//! The variables that change what a rank does.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use sha2::{Digest, Sha256};
+
+/// Beginnings of names that matter: threads, NCCL, Open MPI's transport, CUDA, libtorch, S3, the network's own.
+const PREFIXES: [&str; 24] = [
+    "OMP_",
+    "GOMP_",
+    "KMP_",
+    "MKL_",
+    "NCCL_",
+    "CUDA_",
+    "NVIDIA_",
+    "TORCH_",
+    "PYTORCH_",
+    "AWS_",
+    "UCX_",
+    "FI_",
+    "MALLOC_",
+    "SSL_CERT_",
+    "ADMIRAL_",
+    "OMPI_MCA_btl",
+    "OMPI_MCA_oob",
+    "OMPI_MCA_pml",
+    "OMPI_MCA_mtl",
+    "OMPI_MCA_coll",
+    "OMPI_MCA_osc",
+    "OMPI_MCA_opal",
+    "OMPI_MCA_mpi",
+    "OMPI_MCA_hwloc",
+];
+const NAMES: [&str; 13] = [
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "RUST_LOG",
+    "RUST_BACKTRACE",
+    "TMPDIR",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "all_proxy",
+];
+/// Set anew for every process by who started it.
+const NOT: [&str; 1] = ["OMPI_MCA_mpi_oversubscribe"];
+/// The launcher's own word to its processes.
+const OWN: &str = "ADMIRAL_LAUNCH_";
+const OWN_PROBE: &str = "ADMIRAL_PROBE_";
+/// Parts of the names of secrets. A proxy's address may hold a password.
+const SECRET: [&str; 6] = ["SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY", "_PROXY", "_proxy"];
+
+/// The variables that matter to a rank. Secrets are hashed with the salt: two hosts' can be compared, and nothing else.
+pub fn selected(variables: impl IntoIterator<Item = (OsString, OsString)>, salt: &str) -> BTreeMap<String, String> {
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    let chosen = variables.into_iter().map(|(name, value)| (text(name), text(value))).filter(|(name, _)| matters(name));
+    chosen
+        .map(|(name, value)| {
+            let is_secret = SECRET.iter().any(|part| name.contains(part));
+            let value = if is_secret { hashed(&value, salt) } else { value };
+            (name, value)
+        })
+        .collect()
+}
+
+fn matters(name: &str) -> bool {
+    let is_own = name.starts_with(OWN) || name.starts_with(OWN_PROBE);
+    !is_own && !NOT.contains(&name) && (NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+}
+
+fn hashed(value: &str, salt: &str) -> String {
+    let hash = Sha256::new().chain_update(salt).chain_update([0]).chain_update(value).finalize();
+    let hex: String = hash[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("(secret {hex})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(pairs: &[(&str, &str)], salt: &str) -> BTreeMap<String, String> {
+        selected(pairs.iter().map(|&(name, value)| (name.into(), value.into())), salt)
+    }
+
+    #[test]
+    fn what_matters_is_kept_and_secrets_are_not_told() {
+        let variables = [
+            ("OMP_NUM_THREADS", "4"),
+            ("AWS_REGION", "eu-west-1"),
+            ("AWS_SECRET_ACCESS_KEY", "hunter2"),
+            ("https_proxy", "http://me:hunter2@proxy"),
+            ("HOME", "/root"),
+            ("OMPI_MCA_ess_base_vpid", "1"),
+            ("OMPI_MCA_btl_tcp_if_include", "eth0"),
+            ("ADMIRAL_LAUNCH_TOKEN", "hunter2"),
+        ];
+        let kept = of(&variables, "a");
+        let names: Vec<&str> = kept.keys().map(String::as_str).collect();
+        let expected =
+            ["AWS_REGION", "AWS_SECRET_ACCESS_KEY", "OMPI_MCA_btl_tcp_if_include", "OMP_NUM_THREADS", "https_proxy"];
+        assert_eq!(names, expected);
+        assert!(kept.values().all(|value| !value.contains("hunter2")));
+        assert_eq!(kept, of(&variables, "a"));
+        assert_ne!(kept["AWS_SECRET_ACCESS_KEY"], of(&variables, "b")["AWS_SECRET_ACCESS_KEY"]);
+        assert_ne!(kept["AWS_SECRET_ACCESS_KEY"], of(&[("AWS_SECRET_ACCESS_KEY", "x")], "a")["AWS_SECRET_ACCESS_KEY"]);
+    }
+}

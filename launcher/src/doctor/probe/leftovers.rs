@@ -1,0 +1,93 @@
+//! Processes that launches have left.
+
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+use std::time::Duration;
+
+use admiral_rank_contract::environment::LAUNCH_ID;
+use serde::{Deserialize, Serialize};
+
+use super::command::output;
+
+/// A process of another launch. It may belong to a run that is well and shares the host, or be left from one that died.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leftover {
+    /// The process.
+    pub pid: u32,
+    /// Whose it is.
+    pub user: Option<String>,
+    /// What it runs.
+    pub command: String,
+    /// Its launch.
+    pub launch_id: String,
+}
+
+/// Whose a process is.
+pub(super) struct Who {
+    pub(super) user: Option<String>,
+    pub(super) launch_id: Option<String>,
+}
+
+/// What `/proc` says of a process; nothing of one in another container, or of another user's environment.
+pub(super) fn who(pid: u32) -> Who {
+    let uid = std::fs::metadata(format!("/proc/{pid}")).ok().map(|metadata| metadata.uid());
+    Who { user: uid.map(user_name), launch_id: launch_id(pid) }
+}
+
+/// All processes of this network with a launch's name in their environment but those of launch `own`. Containers may
+/// share a table of processes; what belongs to another network is another host's.
+pub(super) fn leftovers(own: Option<&str>) -> Vec<Leftover> {
+    let network = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    let here = network("self");
+    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let left = pids.filter(|pid| network(&pid.to_string()) == here).filter_map(|pid| {
+        let launch_id = launch_id(pid).filter(|id| own != Some(id))?;
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let command = String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " ");
+        let command = command.chars().take(200).collect();
+        Some(Leftover { pid, user: who(pid).user, command, launch_id })
+    });
+    left.collect()
+}
+
+fn launch_id(pid: u32) -> Option<String> {
+    let variables = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let value = variables
+        .split(|&byte| byte == 0)
+        .find_map(|variable| variable.strip_prefix(LAUNCH_ID.as_bytes()).and_then(|rest| rest.strip_prefix(b"=")))?;
+    Some(String::from_utf8_lossy(value).into_owned())
+}
+
+/// The name, where the host's directory of users knows one.
+fn user_name(uid: u32) -> String {
+    // Not from /etc/passwd: clusters keep users elsewhere, and `id` asks there.
+    let said = output(Command::new("id").args(["-nu", &uid.to_string()]), Duration::from_secs(2));
+    let name = said.ok().filter(|said| said.status.success());
+    let name = name.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned());
+    name.unwrap_or_else(|| format!("user {uid}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::process::Stdio;
+
+    use super::*;
+
+    #[test]
+    fn a_process_of_another_launch_is_found_and_named() {
+        let id = format!("test-{}", std::process::id());
+        let mut child = Command::new("sleep").arg("600").env(LAUNCH_ID, &id).stdin(Stdio::null()).spawn().unwrap();
+        let of_child = |own: Option<&str>| leftovers(own).into_iter().find(|left| left.pid == child.id());
+        let found = of_child(Some("another"));
+        let own = of_child(Some(&id));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let found = found.unwrap();
+        assert_eq!((found.command.as_str(), found.launch_id), ("sleep 600", id));
+        let me = output(Command::new("id").arg("-nu"), Duration::from_secs(60)).unwrap();
+        assert_eq!(found.user.unwrap(), String::from_utf8(me.stdout).unwrap().trim());
+        assert!(own.is_none());
+    }
+}

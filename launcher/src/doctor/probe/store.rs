@@ -1,0 +1,30 @@
+//! The store, tried from this host by the program itself: the launcher has no client for object stores.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::command::{NoOutput, last_words, output};
+
+/// The store's own patience is shorter.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// A trial that went well.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StoreTrial {
+    /// What writing, listing, reading back and deleting a small object took.
+    pub seconds: f64,
+}
+
+pub(super) fn trial(program: &Path, url: &str) -> Result<StoreTrial, String> {
+    let said = output(Command::new(program).args(["checkpoint", "probe", url, "--json"]), PATIENCE);
+    match said {
+        Ok(said) if said.status.success() => serde_json::from_slice(&said.stdout)
+            .map_err(|error| format!("`admiral checkpoint probe` gives no answer that can be read: {error}")),
+        Ok(said) => Err(last_words(&said).trim_start_matches("error: ").to_owned()),
+        Err(NoOutput::Absent) => Err(format!("{} is not there", program.display())),
+        Err(NoOutput::Failed(reason)) => Err(reason),
+    }
+}

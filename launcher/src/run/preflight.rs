@@ -1,0 +1,110 @@
+//! The hosts are examined before the run is started, and those that are bad are left out, where that is allowed.
+
+use std::path::Path;
+
+use admiral_rank_contract::ExitCode;
+
+use super::{LaunchError, Plan};
+use crate::console::Console;
+use crate::doctor::{ExamineRequest, Receipt, examine};
+use crate::facts::Facts;
+use crate::files::write_json;
+use crate::hosts::Host;
+use crate::layout::Layout;
+
+/// Examines the hosts of a run.
+///
+/// # Errors
+/// When that is not possible at all.
+pub(super) async fn receipt(plan: &Plan, facts: &Facts, launch_id: Option<&str>) -> Result<Receipt, LaunchError> {
+    let layout = Layout::new(&plan.hosts.hosts, 1).map_err(LaunchError::config)?;
+    let request = ExamineRequest {
+        hosts: plan.hosts.hosts.clone(),
+        source: plan.hosts.source.clone(),
+        mpirun: plan.mpirun_plan(layout, &["probe"], 1),
+        addresses: plan.addresses()?,
+        program: plan.program.clone(),
+        files: vec![plan.config.clone()],
+        places: facts.config.data.path.iter().filter(|path| !path.is_empty()).map(absolute).collect(),
+        facts: Some(facts.clone()),
+        uses_gpus: facts.config.run.device != "cpu",
+        launch_id: launch_id.map(str::to_owned),
+    };
+    examine(&request).await.map_err(LaunchError::system)
+}
+
+fn absolute(path: &String) -> std::path::PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.into())
+}
+
+/// Examines the hosts, writes the receipt to `path`, and settles with which hosts the run begins and on how many ranks.
+///
+/// # Errors
+/// When a host is bad, unless the run may go on without.
+pub(super) async fn preflight(
+    plan: &mut Plan,
+    facts: &Facts,
+    launch_id: &str,
+    path: &Path,
+    console: Console,
+) -> Result<(), LaunchError> {
+    let receipt = receipt(plan, facts, Some(launch_id)).await?;
+    if let Err(error) = write_json(path, &receipt) {
+        console.warn(&error.to_string());
+    }
+    console.say(&receipt.text(console.has_colour()));
+    for host in &mut plan.hosts.hosts {
+        if let Some(ranks) = receipt.ranks(&host.name) {
+            host.slots = ranks;
+        }
+    }
+    let bad = receipt.bad_hosts();
+    if !receipt.is_good() && (bad.is_empty() || receipt.is_bad_everywhere()) {
+        return Err(refused("the run would fail; see above"));
+    }
+    if !bad.is_empty() {
+        let names: Vec<String> = bad.iter().map(|(host, _)| host.clone()).collect();
+        let left: Vec<Host> = plan.hosts.hosts.iter().filter(|host| !names.contains(&host.name)).cloned().collect();
+        match plan.options.allow_fewer_hosts {
+            Some(least) if left.len() >= least.max(1) => {
+                console.warn(&format!("goes on without {}", names.join(", ")));
+                plan.hosts.hosts = left;
+            }
+            Some(least) => {
+                return Err(refused(format!("{} of at least {least} hosts are good", left.len())));
+            }
+            None => {
+                let least = left.len().max(1);
+                return Err(refused(format!(
+                    "{} cannot be used; mend that, leave them out, or go on without them: --allow-fewer-hosts {least}",
+                    names.join(", ")
+                )));
+            }
+        }
+    }
+    settle_world(plan, facts, console)
+}
+
+/// The ranks of the run on the hosts that are left.
+fn settle_world(plan: &mut Plan, facts: &Facts, console: Console) -> Result<(), LaunchError> {
+    let slots: usize = plan.hosts.hosts.iter().map(|host| host.slots).sum();
+    let wanted = plan.options.hosts.np.unwrap_or(slots);
+    plan.world = wanted;
+    if wanted <= slots {
+        return Ok(());
+    }
+    let training = &facts.config.training;
+    let fits = crate::world::largest_that_fits(training.global_batch, training.microbatch, slots);
+    match fits.filter(|&world| world >= plan.options.min_ranks && plan.options.allow_fewer_hosts.is_some()) {
+        Some(world) => {
+            console.warn(&format!("{world} ranks instead of {wanted}, with the same global batch"));
+            plan.world = world;
+            Ok(())
+        }
+        None => Err(refused(format!("{wanted} ranks are wanted, and the hosts that are good take {slots}"))),
+    }
+}
+
+fn refused(message: impl std::fmt::Display) -> LaunchError {
+    LaunchError { code: ExitCode::Node as u8, message: message.to_string() }
+}

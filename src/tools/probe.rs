@@ -1,0 +1,39 @@
+//! `admiral checkpoint probe`: whether checkpoints can be written to a place from this host.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+
+use super::ToolError;
+use super::print::{print, print_json};
+use crate::checkpoint::{self, Location, Store, StoreOptions};
+
+/// Shorter than a run's own: somebody waits for the answer.
+const REQUEST: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is tried.
+#[derive(Debug, Args)]
+pub struct ProbeOptions {
+    /// A place for checkpoints: a path or an s3:// URL. A folder that is not there is made
+    place: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(options: &ProbeOptions) -> Result<(), ToolError> {
+    let location = Location::parse(&options.place)?;
+    let patience = StoreOptions { request_timeout: REQUEST, patience: PATIENCE, ..StoreOptions::default() };
+    let store = Store::create_with(&location, patience)?;
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned();
+    let mut number = [0; 4];
+    getrandom::fill(&mut number).map_err(std::io::Error::from)?;
+    let seconds = checkpoint::probe(&store, &host, u32::from_le_bytes(number))?.as_secs_f64();
+    let url = store.url("");
+    if options.json {
+        return print_json(&json!({"url": url, "host": host, "seconds": seconds}));
+    }
+    print(&format!("{url} can be written from {host}: written, listed, read and deleted in {seconds:.2} s\n"))
+}
