@@ -10,6 +10,7 @@ pub mod diffusion;
 pub mod evaluate;
 pub mod exit;
 pub mod faults;
+pub mod ledger;
 pub mod model;
 pub mod ops;
 pub mod random;

@@ -6,6 +6,7 @@ use std::process::ExitCode as ProcessExit;
 use admiral::collective::{Collective, Ending, agree, connect};
 use admiral::config;
 use admiral::exit::{ExitCode, say_error};
+use admiral::ledger;
 use admiral::telemetry::{Terminal, init_logging};
 use admiral::tools::{self, CheckpointCommand, Outcome};
 use admiral::train::bench::{self, BenchOptions};
@@ -140,6 +141,7 @@ fn main() -> ProcessExit {
 
 /// Runs what all ranks do together, and leaves with one message and one code.
 fn on_ranks(work: impl FnOnce(&dyn Collective, &Terminal) -> Result<ExitCode, Ending>) -> ExitCode {
+    ledger::open();
     let collective = match connect() {
         Ok(collective) => collective,
         Err(error) => {
@@ -149,6 +151,7 @@ fn on_ranks(work: impl FnOnce(&dyn Collective, &Terminal) -> Result<ExitCode, En
     };
     let terminal = Terminal::stderr();
     let logging = init_logging(&terminal, collective.rank(), collective.world_size());
+    ledger::warn();
     let ended = agree(&*collective, logging, |_| ExitCode::Config).and_then(|()| work(&*collective, &terminal));
     match ended {
         Ok(code) => code,

@@ -332,6 +332,12 @@ impl Ledger {
         });
     }
 
+    /// The step under way.
+    #[must_use]
+    pub fn step(&self) -> u64 {
+        self.page().step.load(Ordering::Relaxed)
+    }
+
     /// Counts the time of the phase until now where it belongs.
     fn close_phase(&self, page: &Page, now: u64) {
         let spent = now.saturating_sub(page.since.load(Ordering::Relaxed));

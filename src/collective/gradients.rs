@@ -4,6 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::buckets::{Bucket, Slot, cut};
 use super::{Collective, CollectiveError};
+use crate::ledger;
 
 /// Sums flat gradient buffers over ranks.
 #[derive(Debug)]
@@ -48,17 +49,19 @@ impl GradientReducer {
         self.sums.resize_with(gradients.len(), || None);
         let sums: Vec<Tensor> =
             gradients.iter().zip(&mut self.sums).map(|(gradient, kept)| sum_buffer(gradient, kept)).collect();
-        for Bucket { buffer, elements, .. } in &self.buckets {
+        for (number, Bucket { buffer, elements, .. }) in self.buckets.iter().enumerate() {
             let part = |flat: &Tensor| flat.narrow(0, elements.start as i64, elements.len() as i64);
             let mut sum = part(&sums[*buffer]);
             if gradients[*buffer].kind() != Kind::Float {
                 sum.copy_(&part(gradients[*buffer]));
             }
-            if sum.device() == Device::Cpu {
-                collective.all_reduce_sum_f32(values(&mut sum))?;
-            } else {
-                let mut host = sum.to_device(Device::Cpu);
-                collective.all_reduce_sum_f32(values(&mut host))?;
+            let is_on_host = sum.device() == Device::Cpu;
+            // Here a rank waits for its GPU: until that has done the bucket's part of backward, it has not come to it.
+            let mut host = if is_on_host { sum.shallow_clone() } else { sum.to_device(Device::Cpu) };
+            let exchange = ledger::reduce(number);
+            collective.all_reduce_sum_f32(values(&mut host))?;
+            drop(exchange);
+            if !is_on_host {
                 sum.copy_(&host);
             }
         }

@@ -13,6 +13,7 @@ use mpi::ffi;
 
 use super::{Collective, CollectiveError};
 use crate::exit::ExitCode;
+use crate::ledger::{self, Phase};
 
 /// The most bytes that one MPI call moves. MPI counts in `i32`, so that long messages must be cut in any case; at
 /// this size the staging memory stays small and nothing is slower.
@@ -32,6 +33,9 @@ const SMALL_SUM_BYTES: usize = 64 << 10;
 /// **Sums** are taken in the order of ranks, ((r0 + r1) + r2) + ..., for each value by one rank or by all in the
 /// same way. So all ranks get the same bits, run after run, and neither the length of the message nor the place
 /// in it matters: another bucket size changes no bit. `MPI_Allreduce` promises none of this.
+///
+/// **The ledger** says of each collective that the rank is in it, so that a rank that does not come can be told from
+/// those that wait for it.
 ///
 /// **The end.** Dropping it finalizes MPI, in which each rank waits for all others: a rank that fails alone
 /// must [`abort`](Collective::abort) instead. Dropped by a panic, it aborts by itself.
@@ -168,6 +172,7 @@ impl Mpi {
         if self.world_size == 1 {
             return Ok(());
         }
+        let _exchange = ledger::exchange();
         let _turn = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         if size_of_val(values) * self.world_size <= SMALL_SUM_BYTES {
             return self.sum_small(values);
@@ -253,6 +258,7 @@ impl Mpi {
 
     /// Gathers bytes of any length in rounds of bounded size, to one rank or to all.
     fn gather_in_rounds(&self, bytes: &[u8], root: Option<usize>) -> Result<Option<Vec<Vec<u8>>>, CollectiveError> {
+        let _exchange = ledger::exchange();
         let _turn = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let lengths = self.all_lengths(bytes.len())?;
         let receives = root.is_none_or(|root| root == self.rank);
@@ -332,6 +338,7 @@ impl Collective for Mpi {
 
     fn broadcast(&self, root: usize, bytes: &mut Vec<u8>) -> Result<(), CollectiveError> {
         self.check_root("broadcast", root)?;
+        let _exchange = ledger::exchange();
         let _turn = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let mut length = (bytes.len() as u64).to_le_bytes();
         let send = |part: &mut [u8]| {
@@ -354,6 +361,7 @@ impl Collective for Mpi {
     }
 
     fn barrier(&self) -> Result<(), CollectiveError> {
+        let _exchange = ledger::exchange();
         let _turn = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: MPI is initialized and not yet finalized.
         self.check("MPI_Barrier", unsafe { ffi::MPI_Barrier(world()) })
@@ -372,6 +380,7 @@ impl Collective for Mpi {
 
 impl Drop for Mpi {
     fn drop(&mut self) {
+        ledger::enter(Phase::End, 0);
         // Finalizing waits for all ranks, and they wait for this one.
         if std::thread::panicking() {
             self.abort(ExitCode::Bug);

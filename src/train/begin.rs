@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::checkpoint::{self, Checkpoint, Expected, Retention, Saver, SaverPlan, Store, identify, trial};
 use crate::collective::{Collective, Ending, agree};
+use crate::ledger;
 
 use super::TrainError;
 use super::run_config::RunConfig;
@@ -154,8 +155,11 @@ pub(super) fn open_saver(
     let of_checkpoint = start.checkpoint.as_ref().map(|checkpoint| checkpoint.manifest().writer.run_id.clone());
     // Manifests of the first version name no run.
     let run_id = of_checkpoint.filter(|run_id| run_id != "unknown");
+    let writer = identify(run_id, collective)?;
+    // Before the place is taken: who watches must know the name when this attempt is killed with it.
+    ledger::attempt(&writer.attempt_id);
     let plan = SaverPlan {
-        writer: identify(run_id, collective)?,
+        writer,
         roles: roles(&config.optimizer.ema_rates),
         parameters: Arc::new(parameters(session.trainer.memory.specs())),
         resumed_from: start.checkpoint.as_ref().map(|_| start.step()),

@@ -12,6 +12,7 @@ mod flat;
 mod grid;
 mod loss_scale;
 mod objective;
+mod rank_times;
 mod run;
 mod run_config;
 pub mod samples;

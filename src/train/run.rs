@@ -8,6 +8,8 @@ use crate::checkpoint::{Saver, Store};
 use crate::collective::{Collective, Ending, agree};
 use crate::data;
 use crate::exit::ExitCode;
+use crate::faults;
+use crate::ledger::{self, Phase};
 use crate::model::Task;
 use crate::telemetry::{Progress, Reading, TensorBoard, Terminal, write_file};
 
@@ -15,6 +17,7 @@ use super::TrainError;
 use super::begin::{Resume, choose, open_saver, open_store};
 use super::curves::{self, Curves};
 use super::grid::draw_grid;
+use super::rank_times::RankTimes;
 use super::run_config::RunConfig;
 use super::saving::Saves;
 use super::session::Session;
@@ -55,6 +58,7 @@ pub fn run(
     stop: &Stop,
 ) -> Result<Finish, Ending> {
     let started = Instant::now();
+    faults::arm(&config.faults, collective.rank());
     // What can fail before the first step is agreed upon, so that one rank speaks and all leave with one code.
     let sources = agree(collective, data::open(&config.data, config.run.seed), |_| ExitCode::Config)?;
     let folder = PathBuf::from(&config.run.folder);
@@ -74,18 +78,22 @@ pub fn run(
     }
     let mut saver = agree(collective, open_saver(&session, &store, &start, collective), TrainError::exit_code)?;
     let planned_step = start.step();
+    let is_resumed = start.checkpoint.is_some();
     agree(collective, start.restore(&mut session, &store, collective), TrainError::exit_code)?;
     let first_step = session.trainer.progress.step;
     if first_step != planned_step {
         let told = saver.resumed_from(first_step, collective);
         agree(collective, told, crate::checkpoint::Error::exit_code)?;
     }
+    ledger::begin(first_step, is_resumed, last_step, session.config.training.global_batch);
     agree(collective, write_config(&session.config, &folder, collective.rank()), TrainError::exit_code)?;
     agree(collective, session.start_loader(last_step), TrainError::exit_code)?;
     let validation = agree(collective, Validation::open(&session, collective), TrainError::exit_code)?;
     let mut run = Loop::new(session, saver, validation, collective, terminal, &folder);
     run.announce(&store, first_step, last_step, started);
-    run.train(stop, last_step).map_err(TrainError::ending)
+    let finish = run.train(stop, last_step).map_err(TrainError::ending)?;
+    ledger::enter(Phase::End, 0);
+    Ok(finish)
 }
 
 fn folder_error(path: &Path, source: std::io::Error) -> TrainError {
@@ -110,6 +118,7 @@ struct Loop<'a> {
     board: Rc<TensorBoard>,
     progress: Option<Progress>,
     curves: Curves,
+    ranks: RankTimes,
 }
 
 impl<'a> Loop<'a> {
@@ -135,7 +144,8 @@ impl<'a> Loop<'a> {
         let num_timesteps = session.trainer.objective.diffusion().num_timesteps();
         let curves = Curves::new(config.task, num_timesteps, Instant::now());
         let saves = Saves::new(saver, &config.checkpoint, Rc::clone(&board), collective);
-        Self { session, saves, validation, collective, board, progress, curves }
+        let ranks = RankTimes::default();
+        Self { session, saves, validation, collective, board, progress, curves, ranks }
     }
 
     fn announce(&self, store: &Store, first_step: u64, last_step: u64, started: Instant) {
@@ -162,6 +172,7 @@ impl<'a> Loop<'a> {
             let training = &self.session.config.training;
             let (log, save_interval, sample) =
                 (training.log_interval, training.save_interval, training.sample_interval);
+            self.ranks.add(report.seconds);
             self.curves.add(&report, training.global_batch, self.session.num_skipped_images);
             let is_last = step == last_step;
             if step.is_multiple_of(log) || is_last {
@@ -172,11 +183,14 @@ impl<'a> Loop<'a> {
             let polled = self.saves.poll(stop.is_asked(), self.collective)?;
             let is_asked = polled.is_asked;
             if sample > 0 && (step.is_multiple_of(sample) || is_last) && self.session.config.task != Task::Classifier {
+                ledger::enter(Phase::Sample, 0);
                 self.draw(step)?;
             }
             if is_last || is_asked {
+                ledger::enter(Phase::Checkpoint, 0);
                 self.saves.finish(&self.session, !is_last, self.collective)?;
             } else if step.is_multiple_of(save_interval) {
+                ledger::enter(Phase::Checkpoint, 0);
                 self.saves.begin(&self.session, polled, self.collective)?;
             }
             self.curves.skip_time(pause.elapsed());
@@ -195,6 +209,14 @@ impl<'a> Loop<'a> {
         if self.collective.rank() == 0 {
             curves::write(&self.board, step, self.session.next_sample(), report, &summary);
             tracing::debug!(step, loss = summary.mean("loss"), "logged");
+        }
+        if let Some(ranks) = self.ranks.take(self.collective, Instant::now())? {
+            for (name, value) in ranks.scalars {
+                self.board.scalar(&name, step, value);
+            }
+            if let Some(outlier) = ranks.outlier {
+                tracing::warn!("{outlier}");
+            }
         }
         self.show_progress(Some(summary.mean("loss")));
         Ok(())

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::checkpoint::{self, CheckpointConfig, Report, SaveEvent, Saver, WhenBusy};
 use crate::collective::{Collective, CollectiveError};
+use crate::ledger;
 use crate::telemetry::TensorBoard;
 
 use super::TrainError;
@@ -155,6 +156,7 @@ impl Saves {
         match event {
             SaveEvent::Published { step, seconds, bytes } => {
                 self.published = Some(step);
+                ledger::checkpoint(step);
                 if self.is_root {
                     tracing::info!("checkpoint of step {step} published ({seconds:.2} s)");
                 }

@@ -5,6 +5,7 @@ use tch::{Device, Kind, Tensor};
 use crate::collective::{Collective, host_name};
 use crate::data::{Batch, ImageSource, Loader, SamplePlan, SampleReader, Sources};
 use crate::diffusion::{GaussianDiffusion, TimestepSampler};
+use crate::ledger;
 use crate::model::{Network, Task, initialize};
 use crate::ops::bridge;
 
@@ -136,7 +137,8 @@ impl Session {
             trace_samples(&batch, &drawn.timesteps);
             Ok(to_device(batch, drawn, &config.model, wants_classes, *device))
         };
-        let report = trainer.step(batches.accumulation as usize, batches.global_batch, &mut next, collective)?;
+        ledger::begin_step(trainer.progress.step + 1);
+        let mut report = trainer.step(batches.accumulation as usize, batches.global_batch, &mut next, collective)?;
         if timestep_sampler.learns() {
             let bytes: Vec<u8> = report
                 .samples
@@ -146,6 +148,7 @@ impl Session {
             let pairs = collective.all_gather(&bytes)?;
             timestep_sampler.update(pairs.iter().flat_map(|bytes| bytes.chunks_exact(16)).map(pair));
         }
+        report.seconds = ledger::end_step();
         Ok(report)
     }
 }

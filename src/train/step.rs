@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
 
 use crate::collective::{Collective, DEFAULT_BUCKET_BYTES, GradientReducer, Slot};
+use crate::ledger::{self, Phase, StepSeconds};
 use crate::model::Network;
 use crate::ops::{self, AdamHyper, AdamSegment};
 use crate::random::{Philox, Stream};
@@ -61,6 +62,8 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// Where the time went.
     pub times: StepTimes,
+    /// What the ledger says that the step took on this rank; zero until the step is done with all that belongs to it.
+    pub seconds: StepSeconds,
 }
 
 /// The state of training apart from flat memory; all of it is saved.
@@ -129,14 +132,18 @@ impl Trainer {
         let lg_loss_scale = self.progress.loss_scale.lg();
         let scale = self.progress.loss_scale.factor() / num_samples as f64;
 
+        ledger::enter_zeroing();
         self.memory.zero_gradients();
         times.optimizer += watch.lap();
         for index in 0..num_microbatches {
+            ledger::enter(Phase::Data, index);
             let batch = next(index)?;
+            ledger::enter(Phase::Forward, index);
             times.data += watch.lap();
             self.seed_dropout(collective.rank(), index);
             let terms = self.objective.terms(&self.network, self.memory.params(), &batch, true);
             let loss = terms.loss.sum(Kind::Float) * scale;
+            ledger::enter(Phase::Backward, index);
             times.forward += watch.lap();
             loss.f_backward()?;
             times.backward += watch.lap();
@@ -146,6 +153,7 @@ impl Trainer {
 
         let local: Vec<&Tensor> = self.memory.segments().iter().map(|segment| &segment.gradient).collect();
         let gradients = self.reducer.reduce(collective, &local)?;
+        ledger::enter(Phase::Optimizer, 0);
         times.all_reduce += watch.lap();
 
         let norm = gradients.iter().map(ops::sum_of_squares).sum::<f64>().sqrt() / self.progress.loss_scale.factor();
@@ -157,6 +165,7 @@ impl Trainer {
             lg_loss_scale,
             learning_rate,
             times,
+            seconds: StepSeconds::default(),
         };
         let before = self.progress.loss_scale;
         match self.progress.loss_scale.judge(norm.is_finite()) {
@@ -170,6 +179,7 @@ impl Trainer {
             Verdict::Diverged => return Err(self.diverged(&report.samples, lg_loss_scale, collective)),
         }
         self.progress.step += 1;
+        ledger::enter(Phase::Log, 0);
         report.times.optimizer += watch.lap();
         Ok(report)
     }
