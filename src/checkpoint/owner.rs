@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use admiral_checkpoints_schema::{Owner, Process, SCHEMA_VERSION, Writer};
+use admiral_rank_contract::environment;
 use tokio::task::JoinHandle;
 
 use super::write::json;
@@ -112,7 +113,8 @@ impl Claim {
             beat: 0,
             is_released: false,
         };
-        store.wait(take(store, &owner))?;
+        let ended = std::env::var(environment::ENDED_ATTEMPTS).unwrap_or_default();
+        store.wait(take(store, &owner, &ended))?;
         let taken_by = Arc::default();
         let attempt_id = owner.writer.attempt_id.clone();
         let owner = Arc::new(Mutex::new(owner));
@@ -204,7 +206,9 @@ async fn write(store: &Store, owner: &Owner) -> Result<(), Error> {
     store.put(layout::OWNER, json(store, layout::OWNER, owner)?).await
 }
 
-async fn take(store: &Store, own: &Owner) -> Result<(), Error> {
+/// Takes a place, which another attempt may own. `ended` names those of which the launcher knows that none of their
+/// processes is left, separated by commas.
+async fn take(store: &Store, own: &Owner, ended: &str) -> Result<(), Error> {
     let start = tokio::time::Instant::now();
     if store.put_new(layout::OWNER, json(store, layout::OWNER, own)?).await? {
         return Ok(());
@@ -216,6 +220,7 @@ async fn take(store: &Store, own: &Owner) -> Result<(), Error> {
         let is_alive = match life(&found.process) {
             Life::Alive => true,
             Life::Dead => false,
+            Life::Unknown if has_ended(&found.writer, ended) => false,
             Life::Unknown => is_renewed(store, &found).await?,
         };
         if is_alive {
@@ -230,6 +235,11 @@ async fn take(store: &Store, own: &Owner) -> Result<(), Error> {
         Some(found) if found.writer.attempt_id != own.writer.attempt_id => Err(owned(store, &found.writer)),
         _ => Ok(()),
     }
+}
+
+/// Whether an attempt is one of those that have `ended`.
+fn has_ended(writer: &Writer, ended: &str) -> bool {
+    ended.split(',').any(|id| id.trim() == writer.attempt_id)
 }
 
 /// Whether an owner of another machine still renews the file.
@@ -357,6 +367,29 @@ mod tests {
         assert!(matches!(&error, Error::Owned { by, .. } if by.contains("second")), "{error}");
         drop(first);
         store.wait(second.check()).unwrap();
+    }
+
+    #[test]
+    fn an_owner_elsewhere_that_is_known_to_have_ended_is_replaced_at_once() {
+        let store = memory();
+        let owner = |attempt: &str| Owner {
+            schema_version: SCHEMA_VERSION,
+            writer: writer(attempt),
+            process: Process { machine: "elsewhere".into(), ..own_process() },
+            resumed_from: None,
+            beat: 0,
+            is_released: false,
+        };
+        store.wait(take(&store, &owner("first"), "")).unwrap();
+        // Who does not know it waits for a sign of life, far longer than this test would.
+        let impatient = async { tokio::time::timeout(LOOK, take(&store, &owner("second"), "other")).await };
+        assert!(store.wait(impatient).is_err());
+        store.wait(take(&store, &owner("second"), "other, first")).unwrap();
+        assert_eq!(store.wait(state(&store)).unwrap().unwrap().writer.attempt_id, "second");
+        // What this machine knows to be alive has not ended, whatever is said.
+        let here = Owner { process: own_process(), ..owner("here") };
+        store.wait(write(&store, &here)).unwrap();
+        assert!(store.wait(take(&store, &owner("third"), "here")).is_err());
     }
 
     #[test]
