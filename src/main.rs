@@ -10,6 +10,7 @@ use admiral::ledger;
 use admiral::telemetry::{Terminal, init_logging};
 use admiral::tools::{self, CheckpointCommand, Outcome};
 use admiral::train::bench::{self, BenchOptions};
+use admiral::train::bench_allreduce::{self, AllReduceBenchOptions};
 use admiral::train::bench_checkpoint::{self, CheckpointBenchOptions};
 use admiral::train::samples::{self, SampleOptions};
 use admiral::train::{self, Resume, RunConfig, Stop};
@@ -95,6 +96,8 @@ enum BenchCommand {
         #[command(flatten)]
         options: BenchOptions,
     },
+    /// Time sums over the ranks and the ways between them, and name the slow ones; under mpirun
+    Allreduce(AllReduceBenchOptions),
     /// Save and read a network's training state: the stall of training, the speed, the memory
     Checkpoint {
         /// The configuration, a YAML file
@@ -121,6 +124,9 @@ fn main() -> ProcessExit {
             let config = load(collective, &config, &overrides)?;
             bench::step(config, &options, collective).map(|()| ExitCode::Finished)
         }),
+        Command::Bench(BenchCommand::Allreduce(options)) => {
+            on_ranks(|collective, _| bench_allreduce::all_reduce(&options, collective).map(|()| ExitCode::Finished))
+        }
         Command::Bench(BenchCommand::Checkpoint { config, overrides, options }) => on_ranks(|collective, _| {
             let config = load(collective, &config, &overrides)?;
             bench_checkpoint::checkpoint(&config, &options, collective).map(|()| ExitCode::Finished)

@@ -211,3 +211,19 @@ fn a_slow_rank_is_named_and_its_times_are_drawn() {
         assert!(min.iter().zip(median).zip(max).all(|((min, median), max)| min <= median && median <= max), "{kind}");
     }
 }
+
+#[test]
+fn sums_and_ways_between_ranks_are_measured() {
+    let mut command = mpirun::mpirun(3);
+    command.arg(env!("CARGO_BIN_EXE_admiral")).args(["bench", "allreduce", "--mebibytes", "1", "--json"]);
+    let finished = run(&mut command, PATIENCE);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let measured: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!(measured["ranks"].as_array().unwrap().len(), 3);
+    let links: Vec<&serde_json::Value> = measured["links"].as_array().unwrap().iter().collect();
+    let pairs: Vec<&serde_json::Value> = links.iter().map(|link| &link["ranks"]).collect();
+    assert_eq!(pairs, [&serde_json::json!([0, 1]), &serde_json::json!([1, 2]), &serde_json::json!([2, 0])]);
+    assert!(links.iter().all(|link| link["bytes_per_second"].as_f64().unwrap() > 0.0), "{measured}");
+    let alone = run(Command::new(env!("CARGO_BIN_EXE_admiral")).args(["bench", "allreduce"]), PATIENCE);
+    assert_eq!((alone.code, errors(&alone).len()), (Some(64), 1), "{}", alone.stderr);
+}

@@ -30,8 +30,8 @@ pub fn host_name() -> String {
 
 /// The ranks of one run, as seen from one of them.
 ///
-/// All methods but [`abort`](Self::abort) and the three that name this rank must be called by every rank,
-/// in the same order, with arguments of the same length where the text says so.
+/// All methods but [`abort`](Self::abort), [`swap`](Self::swap) and the three that name this rank must be called by every
+/// rank, in the same order, with arguments of the same length where the text says so.
 pub trait Collective: Send + Sync {
     /// This rank: `0..world_size`.
     fn rank(&self) -> usize;
@@ -82,6 +82,13 @@ pub trait Collective: Send + Sync {
     /// # Errors
     /// When the transport fails.
     fn barrier(&self) -> Result<(), CollectiveError>;
+
+    /// Replaces `bytes` by those of `peer`, which calls it with this rank and as many bytes at the same time. For
+    /// measuring the way between two ranks; of the others none has to take part.
+    ///
+    /// # Errors
+    /// When `peer` is no rank, or the transport fails.
+    fn swap(&self, peer: usize, bytes: &mut [u8]) -> Result<(), CollectiveError>;
 
     /// Ends every rank at once, whatever they do. For a rank that fails alone: the others cannot know, and
     /// would wait for it in the next collective. The launcher ends with `code`.

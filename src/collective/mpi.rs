@@ -367,6 +367,19 @@ impl Collective for Mpi {
         self.check("MPI_Barrier", unsafe { ffi::MPI_Barrier(world()) })
     }
 
+    fn swap(&self, peer: usize, bytes: &mut [u8]) -> Result<(), CollectiveError> {
+        self.check_root("swap", peer)?;
+        let _turn = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        bytes.chunks_mut(CHUNK_BYTES).try_for_each(|chunk| {
+            let (at, n, peer) = (address_mut(chunk), count(chunk.len()), count(peer));
+            // SAFETY: the count is the slice's length, the same on both ranks; no status is asked for.
+            let code = unsafe {
+                ffi::MPI_Sendrecv_replace(at, n, byte_type(), peer, 0, peer, 0, world(), ffi::RSMPI_STATUS_IGNORE)
+            };
+            self.check("MPI_Sendrecv_replace", code)
+        })
+    }
+
     fn abort(&self, code: ExitCode) -> ! {
         // The process ends without unwinding: what was printed so far must be on its way.
         let _ = std::io::stdout().flush();

@@ -51,6 +51,10 @@ impl Collective for Single {
         Ok(())
     }
 
+    fn swap(&self, peer: usize, _bytes: &mut [u8]) -> Result<(), CollectiveError> {
+        Self::check_root("swap", peer)
+    }
+
     fn abort(&self, code: ExitCode) -> ! {
         std::process::exit(i32::from(code as u8))
     }

@@ -3,6 +3,7 @@
 mod batches;
 mod begin;
 pub mod bench;
+pub mod bench_allreduce;
 pub mod bench_checkpoint;
 mod config;
 mod curves;

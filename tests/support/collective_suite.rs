@@ -15,6 +15,7 @@ pub fn run(collective: &dyn Collective) {
     gathers(collective);
     wrong_roots_are_refused(collective);
     flags(collective);
+    swaps(collective);
     gradients_in_float32_are_summed_in_place(collective);
     gradients_in_half_precision_are_summed_in_float32(collective);
     collective.barrier().unwrap();
@@ -117,6 +118,22 @@ fn gathers(collective: &dyn Collective) {
             assert!(gathered == (collective.rank() == root).then(|| expected.clone()), "gather at {scale} to {root}");
         }
     }
+}
+
+fn swaps(collective: &dyn Collective) {
+    let (rank, world) = (collective.rank(), collective.world_size());
+    for len in [0, 5, 5_000_000] {
+        // The first two, while the others go on; a rank may also be its own peer.
+        let peer = match rank {
+            0 if world > 1 => 1,
+            1 => 0,
+            other => other,
+        };
+        let mut bytes = vec![rank as u8; len];
+        collective.swap(peer, &mut bytes).unwrap();
+        assert!(bytes.iter().all(|&byte| byte == peer as u8), "{len} bytes");
+    }
+    assert!(collective.swap(world, &mut []).is_err());
 }
 
 fn wrong_roots_are_refused(collective: &dyn Collective) {
