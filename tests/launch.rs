@@ -1,0 +1,250 @@
+//! Runs under the launcher, on hosts of their own: harmed in every way, each run is brought back and ends with the
+//! bytes of one that nothing disturbed, the verdict names who failed, and nothing is left behind.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/bed.rs"]
+mod bed;
+#[path = "support/mpirun.rs"]
+mod mpirun;
+#[path = "support/runs.rs"]
+mod runs;
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use bed::{Bed, Launch, incidents, launcher, parent_of, pid_of, signal};
+use mpirun::Finished;
+use runs::{Place, assert_same};
+use serde_json::Value;
+
+/// Steps of a run: long enough to be met in the middle.
+const STEPS: u64 = 300;
+
+/// Two hosts, two ranks each, and the run that nothing disturbs.
+struct Stage {
+    bed: Bed,
+    place: Place,
+    undisturbed: BTreeMap<String, Vec<u8>>,
+}
+
+impl Stage {
+    fn new(hosts: usize) -> Option<Self> {
+        let bed = Bed::new(hosts)?;
+        let place = Place::new();
+        let fields = fields();
+        let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+        place.trained(4, "undisturbed", &fields);
+        let undisturbed = place.tensors("undisturbed", STEPS);
+        Some(Self { bed, place, undisturbed })
+    }
+
+    /// `admiral-launch run` on n0.
+    fn command(&self, name: &str, hosts: &str, arguments: &[&str]) -> Command {
+        let mut command = self.bed.launcher("n0");
+        command.arg("run").arg(self.place.path("tiny.yaml")).args(["--hosts", hosts, "--np", "4", "--no-preflight"]);
+        command.arg("--set").arg(format!("run.folder={}", self.place.path(name).display()));
+        command.args(fields()).args(["--set", "launch.stall_seconds=6", "--base-delay-seconds", "0.1"]).args(arguments);
+        command
+    }
+
+    fn launch(&self, name: &str, hosts: &str, arguments: &[&str]) -> Launch {
+        Launch::start(&mut self.command(name, hosts, arguments), self.place.path(name))
+    }
+
+    /// Ended well, with the right bytes and nothing left.
+    fn assert_whole(&self, name: &str, finished: &Finished, hosts: &[&str]) {
+        assert_eq!(finished.code, Some(0), "{name}: {}\n{}", finished.stdout, finished.stderr);
+        assert_same(&self.undisturbed, &self.place.tensors(name, STEPS));
+        self.bed.assert_empty(hosts);
+    }
+
+    /// A run that is harmed once at step 40, and its incident.
+    fn harmed(&self, name: &str, hosts: &str, harm: impl FnOnce(&Launch, &Value)) -> Value {
+        let launch = self.launch(name, hosts, &[]);
+        let state = launch.wait_for(0, 40);
+        harm(&launch, &state);
+        let finished = launch.finish();
+        self.assert_whole(name, &finished, &["n0", "n1"]);
+        let mut incidents = incidents(&self.place.path(name));
+        assert_eq!(incidents.len(), 1, "{name}: {incidents:#?}");
+        let incident = incidents.remove(0);
+        assert_eq!(incident["group"]["processes_left"], 0, "{name}");
+        assert!(incident["steps_lost"].is_u64() && incident["seconds_lost"].is_f64(), "{name}: {incident:#}");
+        incident
+    }
+}
+
+fn fields() -> Vec<String> {
+    let fields = [format!("training.steps={STEPS}"), "training.save_interval=20".into(), "training.log_interval=50".into()];
+    fields.into_iter().flat_map(|field| ["--set".to_owned(), field]).collect()
+}
+
+fn verdict(incident: &Value) -> &str {
+    incident["verdict"].as_str().unwrap()
+}
+
+#[test]
+fn harmed_runs_end_as_if_nothing_had_been() {
+    let Some(stage) = Stage::new(3) else { return };
+    let two = "n0:2,n1:2";
+
+    let finished = stage.launch("alone", two, &[]).finish();
+    stage.assert_whole("alone", &finished, &["n0", "n1"]);
+    assert_eq!(incidents(&stage.place.path("alone")), Vec::<Value>::new());
+
+    let incident = stage.harmed("killed", two, |_, state| signal(pid_of(state, 3), libc::SIGKILL));
+    assert!(verdict(&incident).starts_with("rank 3 (n1) was killed by signal 9"), "{incident:#}");
+    assert_eq!((&incident["rank"], &incident["host"]), (&3.into(), &"n1".into()));
+    assert_eq!(incident["ranks"].as_array().map(Vec::len), Some(4));
+
+    let incident = stage.harmed("crashed", two, |_, state| signal(pid_of(state, 1), libc::SIGSEGV));
+    assert!(verdict(&incident).starts_with("rank 1 (n0) was killed by signal 11 (SIGSEGV)"), "{incident:#}");
+
+    let incident = stage.harmed("stopped", two, |_, state| signal(pid_of(state, 2), libc::SIGSTOP));
+    assert_eq!(incident["rank"], 2, "{incident:#}");
+    assert!(verdict(&incident).contains("its process is stopped"), "{incident:#}");
+    assert!(verdict(&incident).contains("3 ranks wait for it"), "{incident:#}");
+    assert!(incident["stack"].as_str().is_some_and(|stack| stack.contains("thread ")), "{incident:#}");
+
+    let incident = stage.harmed("attendant", two, |_, state| signal(parent_of(pid_of(state, 2)), libc::SIGKILL));
+    assert!(verdict(&incident).starts_with("the attendant of rank 2 (n1) is gone"), "{incident:#}");
+
+    let incident = stage.harmed("mpirun", two, |_, state| {
+        // Local ranks are mpirun's own grandchildren.
+        signal(parent_of(parent_of(pid_of(state, 0))), libc::SIGKILL);
+    });
+    assert!(verdict(&incident).starts_with("mpirun ended before the ranks did"), "{incident:#}");
+
+    let incident = stage.harmed("cut", "n0:2,n1:2,n2:2", |_, _| {
+        stage.bed.control(&["cut", "n1"]);
+    });
+    assert!(verdict(&incident).contains("n1"), "{incident:#}");
+    assert!(incident["action"].as_str().unwrap().contains("the spare host n2 takes its place"), "{incident:#}");
+    stage.bed.control(&["mend", "n1"]);
+    stage.bed.assert_empty(&["n2"]);
+
+    let incident = stage.harmed("gone", "n0:2,n1:2,n2:2", |_, _| {
+        stage.bed.control(&["stop", "n1"]);
+    });
+    assert_eq!(incident["host"], "n1", "{incident:#}");
+    stage.bed.control(&["start", "n1"]);
+}
+
+#[test]
+fn a_launcher_that_dies_takes_its_ranks_along_and_the_next_one_goes_on() {
+    let Some(stage) = Stage::new(2) else { return };
+    let launch = stage.launch("left", "n0:2,n1:2", &[]);
+    launch.wait_for(0, 40);
+    launch.running.signal(libc::SIGKILL);
+    let killed = launch.running.finish(bed::PATIENCE);
+    assert_eq!(killed.signal, Some(libc::SIGKILL));
+    stage.bed.assert_empty(&["n0", "n1"]);
+    let finished = stage.launch("left", "n0:2,n1:2", &[]).finish();
+    assert!(finished.stderr.contains("ended without a word"), "{}", finished.stderr);
+    stage.assert_whole("left", &finished, &["n0", "n1"]);
+}
+
+#[test]
+fn asked_to_stop_a_run_saves_and_goes_on_later() {
+    let Some(stage) = Stage::new(2) else { return };
+    let launch = stage.launch("asked", "n0:2,n1:2", &[]);
+    launch.wait_for(0, 40);
+    launch.running.signal(libc::SIGTERM);
+    let stopped = launch.finish();
+    assert_eq!(stopped.code, Some(75), "{}", stopped.stderr);
+    stage.bed.assert_empty(&["n0", "n1"]);
+    let finished = stage.launch("asked", "n0:2,n1:2", &[]).finish();
+    assert!(!finished.stdout.contains("training steps 0 to"), "{}", finished.stdout);
+    stage.assert_whole("asked", &finished, &["n0", "n1"]);
+}
+
+#[test]
+fn without_spares_a_run_goes_on_with_fewer_ranks() {
+    let Some(stage) = Stage::new(2) else { return };
+    let launch = stage.launch("fewer", "n0:2,n1:2", &[]);
+    launch.wait_for(0, 40);
+    stage.bed.control(&["stop", "n1"]);
+    let finished = launch.finish();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(stage.place.is_published("fewer", STEPS));
+    let incidents = incidents(&stage.place.path("fewer"));
+    assert!(incidents[0]["action"].as_str().unwrap().contains("with 2 of 4 ranks"), "{:#}", incidents[0]);
+
+    let launch = stage.launch("too-few", "n0:2,n1:2", &["--min-ranks", "3"]);
+    assert_eq!(launch.finish().code, Some(1), "n1 does not come up");
+    stage.bed.control(&["start", "n1"]);
+    let launch = stage.launch("too-few", "n0:2,n1:2", &["--min-ranks", "3"]);
+    launch.wait_for(launch.state().map_or(0, |state| state["attempt"].as_u64().unwrap()), 40);
+    stage.bed.control(&["stop", "n1"]);
+    let stopped = launch.finish();
+    assert_eq!(stopped.code, Some(74), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("numbers of ranks: 4"), "{}", stopped.stderr);
+}
+
+#[test]
+fn what_a_rank_says_by_its_exit_code_is_heeded() {
+    let Some(stage) = Stage::new(2) else { return };
+    let leaves = |code: u8, name: &str| {
+        let fault = [
+            "faults.enabled=true".to_owned(),
+            "faults.at_step=50".into(),
+            "faults.exit_rank=1".into(),
+            format!("faults.exit_code={code}"),
+        ];
+        let fault: Vec<&str> = fault.iter().flat_map(|field| ["--set", field]).collect();
+        let finished = stage.launch(name, "n0:2,n1:2", &fault).finish();
+        stage.bed.assert_empty(&["n0", "n1"]);
+        (finished, incidents(&stage.place.path(name)))
+    };
+    for code in [64, 65, 70] {
+        let (finished, incidents) = leaves(code, &format!("exit-{code}"));
+        assert_eq!(finished.code, Some(i32::from(code)), "{}", finished.stderr);
+        assert_eq!((&incidents[0]["exit_code"], &incidents[0]["rank"]), (&code.into(), &1.into()));
+    }
+    for code in [1, 69] {
+        let name = format!("exit-{code}");
+        let (finished, incidents) = leaves(code, &name);
+        stage.assert_whole(&name, &finished, &["n0", "n1"]);
+        assert_eq!(incidents.len(), 1);
+        assert_eq!(incidents[0]["exit_code"], code);
+    }
+    let (finished, incidents) = leaves(74, "exit-74");
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(incidents[0]["action"].as_str().unwrap().contains("n0 is left out"), "{:#}", incidents[0]);
+}
+
+#[test]
+fn what_cannot_start_says_why_and_starts_nothing() {
+    let place = Place::new();
+    let config = place.path("tiny.yaml");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(launcher());
+        command.arg("run").arg(&config).args(arguments);
+        mpirun::run(&mut command, bed::PATIENCE)
+    };
+    let hosts = place.path("hosts");
+    std::fs::write(&hosts, "# two\nn0 slots=2\nn1 slots=two\n").unwrap();
+    let hosts = hosts.to_str().unwrap();
+    let cases: [(&[&str], i32, &[&str]); 7] = [
+        (&["--hostfile", hosts], 64, &["hosts:3", "two"]),
+        (&["--hostfile", "/nowhere/hosts"], 64, &["/nowhere/hosts"]),
+        (&["--np", "3"], 64, &["cannot be divided over 3 ranks", "[1, 2, 4, 8]"]),
+        (&["--np", "2", "--set", "training.stepz=1"], 64, &["training.stepz", "steps"]),
+        (&["--np", "2", "--mpirun", "/nowhere/mpirun"], 1, &["/nowhere/mpirun"]),
+        (&["--np", "2", "--program", "/nowhere/admiral"], 64, &["/nowhere/admiral", "--program"]),
+        (&["--np", "2", "--pass", "NO_SUCH_VARIABLE"], 64, &["NO_SUCH_VARIABLE"]),
+    ];
+    for preflight in [false, true] {
+        for (arguments, code, parts) in cases {
+            let all: Vec<&str> = arguments.iter().copied().chain((!preflight).then_some("--no-preflight")).collect();
+            let finished = run(&all);
+            let errors = runs::errors(&finished);
+            assert_eq!((finished.code, errors.len()), (Some(code), 1), "{all:?}: {}", finished.stderr);
+            for part in parts {
+                assert!(errors[0].contains(part), "{all:?}: no {part:?} in {}", errors[0]);
+            }
+            assert!(!place.path("run").exists(), "{all:?} left something");
+        }
+    }
+}
