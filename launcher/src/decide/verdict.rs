@@ -13,6 +13,8 @@ use super::sentence;
 
 /// Who is stuck as long as this part of a timeout when another rank reaches the timeout is to blame with it.
 const TOGETHER: f64 = 0.8;
+/// As [`TOGETHER`], of silence: what a host says last of each of its ranks is up to some beats apart.
+const SILENT_TOGETHER: f64 = 0.5;
 
 /// What is known of a rank that has not ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -166,11 +168,13 @@ fn numbers(ranks: &[&RankView]) -> Vec<usize> {
 }
 
 fn silent(ranks: &[RankView], timeouts: &Timeouts) -> Option<Verdict> {
-    let is_silent = |rank: &RankView| rank.reading.is_some() && rank.silent_seconds > timeouts.silence.as_secs_f64();
-    let silent: Vec<&RankView> = ranks.iter().filter(|rank| is_silent(rank)).collect();
-    if silent.is_empty() {
+    let limit = timeouts.silence.as_secs_f64();
+    let is_silent_for = |rank: &RankView, limit| rank.reading.is_some() && rank.silent_seconds > limit;
+    if !ranks.iter().any(|rank| is_silent_for(rank, limit)) {
         return None;
     }
+    let is_silent = |rank: &RankView| is_silent_for(rank, SILENT_TOGETHER * limit);
+    let silent: Vec<&RankView> = ranks.iter().filter(|rank| is_silent(rank)).collect();
     // (silent, all) ranks of each host.
     let mut hosts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for rank in ranks {
@@ -384,11 +388,14 @@ mod tests {
     #[test]
     fn silence_of_a_host_is_told_apart_from_that_of_an_attendant() {
         let mut ranks = with(24, &[(13, Phase::Data, 94.2)]);
+        ranks[13].silent_seconds = 4.4;
+        assert!(matches!(verdict(&ranks, &timeouts()), Verdict::Late { .. }));
         ranks[13].silent_seconds = 6.0;
         let Verdict::Silent { hosts, ranks: silent, sentence } = verdict(&ranks, &timeouts()) else { panic!() };
         assert_eq!((hosts.len(), silent), (0, vec![13]));
         assert!(sentence.starts_with("the attendant of rank 13 (node1, GPU 5) said nothing for 6 s"), "{sentence}");
-        ranks[8..16].iter_mut().for_each(|rank| rank.silent_seconds = 6.0);
+        ranks[8..16].iter_mut().for_each(|rank| rank.silent_seconds = 5.8 - rank.rank as f64 / 10.0);
+        ranks[15].silent_seconds = 6.0;
         let Verdict::Silent { hosts, ranks: silent, sentence } = verdict(&ranks, &timeouts()) else { panic!() };
         assert_eq!((hosts, silent.len()), (vec!["node1".to_owned()], 8));
         let expected = "nothing is heard of host node1 for 6 s (ranks 8, 9, 10 and 5 more): lost, or cut off";

@@ -18,7 +18,7 @@ pub use event::{Event, GroupOptions, Outcome, Output};
 
 use super::end::{End, whereabouts};
 use super::heal::{Cause, Incident};
-use super::sentence::name;
+use super::sentence::{count, name};
 use super::verdict::{RankView, Verdict, verdict};
 
 /// After a first failure, an earlier cause may still be on its way from another host for so long, in seconds.
@@ -60,7 +60,8 @@ struct Failure {
     hosts: Vec<String>,
     cause: Cause,
     sentence: String,
-    may_follow: bool,
+    /// How likely it only follows from another: 0 is not.
+    follows: u8,
 }
 
 /// A group that goes down.
@@ -260,7 +261,12 @@ impl Group {
             sentence: format!("{} {}{}", name(&view), end.words(), whereabouts(view.reading.as_ref())),
             hosts: if end.blames_host() { vec![view.host] } else { Vec::new() },
             cause: end.cause(),
-            may_follow: end.may_follow(),
+            // Where a rank loses its peers it is inside an exchange with them.
+            follows: match &view.reading {
+                _ if !end.may_follow() => 0,
+                Some(reading) if !reading.phase.is_collective() => 1,
+                _ => 2,
+            },
         }
     }
 
@@ -281,7 +287,7 @@ impl Group {
             ),
             hosts: vec![view.host],
             cause: Cause::AttendantLost,
-            may_follow: false,
+            follows: 0,
         });
     }
 
@@ -299,7 +305,7 @@ impl Group {
             let all = self.seats.len();
             (Cause::Start, hosts, format!("mpirun ended before {absent} of {all} ranks had come up"))
         };
-        self.fail(Failure { rank: None, hosts, cause, sentence, may_follow: false });
+        self.fail(Failure { rank: None, hosts, cause, sentence, follows: 0 });
     }
 
     /// The hosts, or none where it is all of them: then it is something that they share.
@@ -312,7 +318,7 @@ impl Group {
     /// The first failure counts, unless it may only follow from one that was heard of later.
     fn fail(&mut self, failure: Failure) {
         match &mut self.failure {
-            Some((first, _)) if first.may_follow && !failure.may_follow => *first = failure,
+            Some((first, _)) if failure.follows < first.follows => *first = failure,
             Some(_) => {}
             None => self.failure = Some((failure, self.now + SETTLE)),
         }
@@ -339,7 +345,11 @@ impl Group {
         }
         let views = self.views();
         let verdict = verdict(&views, &self.options.timeouts);
-        let Some(sentence) = verdict.sentence().map(str::to_owned) else { return };
+        let Some(mut sentence) = verdict.sentence().map(str::to_owned) else { return };
+        let left_early = self.seats.len() - views.len();
+        if left_early > 0 && matches!(verdict, Verdict::AllWait { .. }) {
+            sentence += &format!("; or it is that {} finished before them", count(left_early, "rank"));
+        }
         let culprits = verdict.culprits().to_vec();
         let of_culprits = || culprits.iter().map(|&rank| self.seats[rank].host.clone());
         let shared = |hosts: Vec<String>| if hosts.len() == 1 { hosts } else { Vec::new() };
@@ -351,7 +361,7 @@ impl Group {
             _ => (Cause::Stalled, shared(self.hosts_unless_all(of_culprits()))),
         };
         let rank = culprits.first().copied();
-        let outcome = self.outcome(Failure { rank, hosts, cause, sentence, may_follow: false });
+        let outcome = self.outcome(Failure { rank, hosts, cause, sentence, follows: 0 });
         if let Verdict::Silent { ranks, .. } = &verdict {
             for &rank in ranks {
                 self.seats[rank].lost = true;
@@ -421,7 +431,7 @@ impl Group {
             let first = self.seats.iter().position(|seat| seat.ended == Some(preempted));
             return Some(match first {
                 // Who lost a peer that was told to leave.
-                Some(rank) if failure.may_follow => self.outcome(self.failure_of(rank, preempted)),
+                Some(rank) if failure.follows > 0 => self.outcome(self.failure_of(rank, preempted)),
                 _ => self.outcome(failure.clone()),
             });
         }

@@ -233,6 +233,20 @@ fn who_stands_still_is_asked_for_its_stack_first() {
 }
 
 #[test]
+fn who_left_too_early_is_told_of_when_the_others_wait() {
+    let mut group = training();
+    group.handle(1.0, ended(0, End::Code(0)));
+    for rank in 1..4 {
+        let reading = Reading { phase_seconds: 20.0, ..reading(10, Phase::Exchange) };
+        group.handle(1.5, Event::Beat { rank, reading, state: Some('S') });
+    }
+    assert_eq!(group.handle(1.6, Event::Tick), [Output::KillAll]);
+    let (incident, sentence) = incident(go_down(&mut group, 2.0));
+    assert_eq!((incident.cause, incident.rank), (Cause::Stalled, None));
+    assert!(sentence.ends_with("to blame; or it is that 1 rank finished before them"), "{sentence}");
+}
+
+#[test]
 fn a_lost_host_is_not_waited_for() {
     let mut group = training();
     let mut outs = Vec::new();

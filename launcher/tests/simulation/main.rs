@@ -1,0 +1,521 @@
+//! 512 ranks on 64 hosts, simulated: a clock that the test turns, ranks that go through their steps, and faults of every
+//! kind. The code under test is the launcher's own: [`Group`] leads each group, [`decide`] answers each incident.
+
+#![allow(clippy::unwrap_used)]
+
+mod random;
+mod ranks;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use admiral_launch::decide::{
+    Action, Cause, End, Event, Group, GroupOptions, Incident, Outcome, Output, Situation, decide, slow_ranks, verdict,
+};
+use admiral_launch::hosts::Host;
+use admiral_launch::world;
+use admiral_rank_contract::{LaunchConfig, Phase};
+
+use random::Random;
+use ranks::Ranks;
+
+const TICK: f64 = 0.1;
+const BEAT: f64 = 0.5;
+const STALL: u64 = 60;
+const SLOTS: usize = 8;
+const GLOBAL_BATCH: u64 = 2048;
+const MICROBATCH: u64 = 4;
+
+/// What is done to a group.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    None,
+    /// A rank never leaves this phase; the system calls its process so.
+    Hang(Phase, char),
+    /// SIGSTOP, wherever it is.
+    Stopped,
+    /// A rank ends.
+    Ends(End),
+    /// The attendant of a rank dies, and the rank with it.
+    AttendantDies,
+    /// Nothing is heard of a host any more.
+    HostLost,
+    /// No exchange gets through any more.
+    NetworkStalls,
+    MpirunDies,
+    /// A scheduler stops all ranks: each leaves a checkpoint.
+    Preempted,
+}
+
+impl Fault {
+    fn any(random: &mut Random) -> Self {
+        match random.below(14) {
+            0 => Self::Hang(Phase::Data, 'D'),
+            1 => Self::Hang(Phase::Forward, 'R'),
+            2 => Self::Hang(Phase::Optimizer, 'D'),
+            3 => Self::Hang(Phase::Start, 'S'),
+            4 => Self::Stopped,
+            5 => Self::Ends(End::Signal(9)),
+            6 => Self::Ends(End::Signal(11)),
+            7 => Self::Ends(End::Code(1)),
+            8 => Self::Ends(End::Code(69)),
+            9 => Self::Ends(End::Code(74)),
+            10 => Self::AttendantDies,
+            11 => Self::HostLost,
+            12 => Self::NetworkStalls,
+            _ => Self::MpirunDies,
+        }
+    }
+}
+
+/// How a simulated group went.
+#[derive(Debug)]
+struct Went {
+    outcome: Outcome,
+    /// When the fault took hold: what the group was doing then began at this time.
+    since: f64,
+    /// When it took effect.
+    at: f64,
+    /// When the launcher did something about it, and when nothing was left.
+    noticed: f64,
+    over: f64,
+    reached: u64,
+}
+
+/// A group under the launcher's lead.
+struct Run<'a> {
+    group: Group,
+    ranks: Ranks,
+    hosts: Vec<String>,
+    random: &'a mut Random,
+    /// What is on its way to the launcher: when it arrives, in microseconds, and in which order.
+    mail: BTreeMap<(u64, u64), Event>,
+    sent: u64,
+    /// Ranks whose attendants say nothing more.
+    mute: Vec<bool>,
+    ended: Vec<bool>,
+    mpirun_lives: bool,
+}
+
+impl Run<'_> {
+    fn send(&mut self, at: f64, event: Event) {
+        self.sent += 1;
+        self.mail.insert(((at * 1e6) as u64, self.sent), event);
+    }
+
+    /// Sends it `delay` or less after `now`.
+    fn send_within(&mut self, now: f64, delay: f64, event: Event) {
+        let at = now + self.random.between(0.001, delay);
+        self.send(at, event);
+    }
+
+    fn end(&mut self, now: f64, rank: usize, end: End, delay: f64) {
+        if !std::mem::replace(&mut self.ended[rank], true) && !self.mute[rank] {
+            let reading = self.ranks.is_started(rank).then(|| self.ranks.reading(rank, now));
+            self.send_within(now, delay, Event::Ended { rank, end, reading });
+        }
+    }
+
+    /// The others lose their connections to a rank: in the exchange most end as if by a bug, some wait for ever.
+    fn peers_fail(&mut self, now: f64, rank: usize) {
+        for peer in 0..self.hosts.len() {
+            let at = self.ranks.enters(peer).max(now);
+            if peer != rank && at < now + 3.0 && self.random.below(4) != 0 {
+                self.end(at, peer, End::Code(70), 0.25);
+            }
+        }
+    }
+
+    fn answer(&mut self, now: f64, output: &Output) {
+        let world = self.hosts.len();
+        match output {
+            Output::StartAll => {
+                for rank in 0..world {
+                    let until = self.random.between(2.0, 40.0);
+                    self.ranks.start(rank, now, until);
+                }
+                self.ranks.all_started(now);
+            }
+            Output::TakeStack(rank) => {
+                if !self.mute[*rank] {
+                    self.send_within(now, 1.0, Event::StackTaken { rank: *rank });
+                }
+            }
+            Output::KillAll => {
+                for rank in (0..world).filter(|&rank| !self.mute[rank]).collect::<Vec<_>>() {
+                    self.end(now, rank, End::Signal(9), 0.2);
+                    let later = now + 0.2;
+                    self.send_within(later, 0.3, Event::Gone { rank, left: 0 });
+                }
+            }
+            Output::LeaveAll => {
+                for rank in (0..world).filter(|&rank| !self.mute[rank]).collect::<Vec<_>>() {
+                    self.send_within(now, 0.2, Event::Lost { rank });
+                }
+                // With an attendant that nobody reaches it waits.
+                if self.mpirun_lives && !self.mute.contains(&true) {
+                    self.mpirun_lives = false;
+                    self.send(now + 0.4, Event::MpirunEnded);
+                }
+            }
+            Output::KillMpirun => {
+                self.mpirun_lives = false;
+                self.send(now + 0.1, Event::MpirunEnded);
+            }
+            Output::SignalAll => {
+                for rank in 0..world {
+                    self.end(now, rank, End::Code(75), 4.0);
+                }
+            }
+            Output::Finished(_) => {}
+        }
+    }
+
+    /// Does it to `rank` now; the time when what the group does now began.
+    fn hit(&mut self, now: f64, fault: Fault, rank: usize) -> f64 {
+        match fault {
+            Fault::None => {}
+            // Took hold when the rank came to that phase.
+            Fault::Hang(..) => {}
+            Fault::Stopped => return self.ranks.stop(rank, now),
+            Fault::NetworkStalls => return self.ranks.stall(now),
+            Fault::Ends(end) => {
+                self.ranks.stop(rank, now);
+                self.end(now, rank, end, 0.25);
+                self.peers_fail(now, rank);
+            }
+            Fault::AttendantDies => {
+                self.ranks.stop(rank, now);
+                self.mute[rank] = true;
+                self.send_within(now, 0.25, Event::Lost { rank });
+                self.peers_fail(now, rank);
+            }
+            Fault::HostLost => {
+                let host = self.hosts[rank].clone();
+                self.ranks.stop(rank, now);
+                for other in 0..self.hosts.len() {
+                    self.mute[other] |= self.hosts[other] == host;
+                }
+            }
+            Fault::MpirunDies => {
+                self.mpirun_lives = false;
+                self.send(now, Event::MpirunEnded);
+                for rank in 0..self.hosts.len() {
+                    self.mute[rank] = true;
+                    self.send(now + 0.01, Event::Lost { rank });
+                }
+            }
+            Fault::Preempted => {
+                for rank in 0..self.hosts.len() {
+                    self.end(now, rank, End::Code(75), 4.0);
+                }
+            }
+        }
+        now
+    }
+}
+
+fn options(reached_before: u64) -> GroupOptions {
+    let timeouts = LaunchConfig { stall_seconds: STALL, ..LaunchConfig::default() }.timeouts();
+    GroupOptions { timeouts, stop_grace_seconds: 30.0, reached_before }
+}
+
+/// Leads a group from `begin` on. `fault` is done to `rank` `after` seconds later; without one, the group is asked to
+/// stop then.
+fn lead(
+    hosts: &[String],
+    begin: f64,
+    reached_before: u64,
+    (fault, rank, after): (Fault, usize, f64),
+    random: &mut Random,
+) -> Went {
+    let world = hosts.len();
+    let seats = hosts.iter().enumerate().map(|(rank, host)| (host.clone(), Some(rank % SLOTS)));
+    let ranks = Ranks::new(world, reached_before, STALL as f64, random);
+    let mut run = Run {
+        group: Group::new(options(reached_before), seats, begin),
+        ranks,
+        hosts: hosts.to_vec(),
+        mail: BTreeMap::new(),
+        sent: 0,
+        mute: vec![false; world],
+        ended: vec![false; world],
+        mpirun_lives: true,
+        random,
+    };
+    if let Fault::Hang(phase, state) = fault {
+        run.ranks.will_hang(rank, phase, state, begin + after);
+    }
+    let hellos: Vec<f64> = (0..world).map(|_| begin + run.random.between(0.5, 8.0)).collect();
+    for (rank, &hello) in hellos.iter().enumerate() {
+        run.send(hello, Event::Hello { rank });
+    }
+    let mut beats: Vec<f64> = hellos.iter().map(|hello| hello + run.random.between(0.0, BEAT)).collect();
+    let (mut now, mut since, mut at, mut noticed) = (begin, begin, f64::INFINITY, None);
+    let (mut is_hit, mut asked) = (false, false);
+    loop {
+        now += TICK;
+        assert!(now < begin + after + 1000.0, "{fault:?} of rank {rank} was never noticed");
+        run.ranks.advance(now);
+        // A bug and the loss of a peer end a rank in the same way; only outside an exchange it must be the bug.
+        let is_apart = fault != Fault::Ends(End::Code(70)) || now < run.ranks.enters(rank);
+        if !is_hit && now >= begin + after && is_apart {
+            is_hit = true;
+            at = now;
+            since = run.hit(now, fault, rank);
+        }
+        for (rank, beat) in beats.iter_mut().enumerate() {
+            if now >= *beat {
+                *beat += BEAT;
+                if !run.mute[rank] && !run.ended[rank] && run.ranks.is_started(rank) {
+                    let (reading, state) = (run.ranks.reading(rank, now), Some(run.ranks.state(rank)));
+                    run.send_within(now, 0.3, Event::Beat { rank, reading, state });
+                } else if !run.mute[rank] {
+                    run.send_within(now, 0.3, Event::Alive { rank });
+                }
+            }
+        }
+        let mut due = Vec::new();
+        while let Some(entry) = run.mail.first_entry().filter(|entry| entry.key().0 <= (now * 1e6) as u64) {
+            due.push((entry.key().0 as f64 / 1e6, entry.remove()));
+        }
+        if fault == Fault::None && is_hit && !std::mem::replace(&mut asked, true) {
+            due.push((now, Event::StopAsked { again: false }));
+        }
+        due.push((now, Event::Tick));
+        for (when, event) in due {
+            for output in run.group.handle(when, event) {
+                if matches!(output, Output::TakeStack(_) | Output::KillAll) {
+                    noticed.get_or_insert(when);
+                }
+                if let Output::Finished(outcome) = output {
+                    if let Fault::Hang(..) = fault {
+                        since = run.ranks.hung_since(rank);
+                        at = since;
+                    }
+                    let reached = run.group.reached();
+                    return Went { outcome, since, at, noticed: noticed.unwrap(), over: when, reached };
+                }
+                run.answer(when, &output);
+            }
+        }
+        if fault == Fault::None && run.group.is_ending() {
+            assert!(now >= begin + after, "a false alarm: {:?}", run.group);
+        }
+    }
+}
+
+fn names(hosts: &[Host], world: usize) -> Vec<String> {
+    let mut names: Vec<String> =
+        hosts.iter().flat_map(|host| std::iter::repeat_n(host.name.clone(), host.slots)).collect();
+    assert!(names.len() >= world);
+    names.truncate(world);
+    names
+}
+
+fn given(count: usize) -> Vec<Host> {
+    (0..count).map(|host| Host { name: format!("n{host:02}"), slots: SLOTS, slots_given: true }).collect()
+}
+
+/// Whether the launcher said what was done, in time.
+fn check(went: &Went, fault: Fault, rank: usize, hosts: &[String]) -> Incident {
+    let Outcome::Incident { incident, sentence } = &went.outcome else { panic!("{fault:?}: {went:?}") };
+    let timeouts = options(0).timeouts;
+    let (stall, silence) = (timeouts.stall.as_secs_f64(), timeouts.silence.as_secs_f64());
+    let host = vec![hosts[rank].clone()];
+    let (cause, culprit, blamed, limit) = match fault {
+        Fault::Hang(Phase::Start, _) => (Cause::Start, Some(rank), host, timeouts.start.as_secs_f64()),
+        Fault::Hang(..) | Fault::Stopped => (Cause::Stalled, Some(rank), host, stall),
+        Fault::NetworkStalls => (Cause::Stalled, None, Vec::new(), stall),
+        Fault::Ends(end) => (end.cause(), Some(rank), if end.blames_host() { host } else { Vec::new() }, 0.3),
+        Fault::AttendantDies => (Cause::AttendantLost, Some(rank), host, 0.3),
+        Fault::HostLost => (Cause::HostLost, hosts.iter().position(|name| *name == host[0]), host, silence),
+        Fault::MpirunDies => (Cause::MpirunDied, None, Vec::new(), 0.3),
+        Fault::Preempted => (Cause::Exit(75), incident.rank, Vec::new(), 4.0),
+        Fault::None => panic!("{went:?}"),
+    };
+    let said = (incident.cause, incident.rank, incident.hosts.clone());
+    assert_eq!(said, (cause, culprit, blamed), "{fault:?} of rank {rank}: {sentence}");
+    // A rank may be stopped in the middle of something, and the others then go on to the next exchange.
+    let from = went.at.max(went.since);
+    assert!(went.noticed <= from + limit + 2.0 * BEAT, "{fault:?} noticed after {} s", went.noticed - from);
+    assert!(went.over - went.noticed <= 10.0 + 2.0, "{fault:?}: down after {} s", went.over - went.noticed);
+    if let Fault::Hang(phase, _) = fault {
+        assert!(went.noticed >= went.since + limit, "{fault:?}: too early, {sentence}");
+        let waits = format!("{} ranks wait for it", hosts.len() - 1);
+        assert!(sentence.contains(phase.doing()) && sentence.ends_with(&waits), "{sentence}");
+        assert!(sentence.starts_with(&format!("rank {rank} ({}, GPU {})", hosts[rank], rank % SLOTS)), "{sentence}");
+    }
+    if fault == Fault::Stopped {
+        assert!(sentence.contains("SIGSTOP"), "{sentence}");
+    }
+    incident.clone()
+}
+
+#[test]
+fn every_fault_is_told_apart_among_512_ranks() {
+    let mut random = Random::new(1);
+    let hosts = names(&given(64), 512);
+    let faults = [
+        Fault::Hang(Phase::Start, 'S'),
+        Fault::Hang(Phase::Data, 'D'),
+        Fault::Hang(Phase::Forward, 'R'),
+        Fault::Hang(Phase::Optimizer, 'D'),
+        Fault::Stopped,
+        Fault::Ends(End::Signal(9)),
+        Fault::Ends(End::Code(69)),
+        Fault::Ends(End::Code(70)),
+        Fault::AttendantDies,
+        Fault::HostLost,
+        Fault::NetworkStalls,
+        Fault::MpirunDies,
+        Fault::Preempted,
+    ];
+    for fault in faults {
+        for _ in 0..2 {
+            let rank = random.below(512);
+            let after = if fault == Fault::Hang(Phase::Start, 'S') { 0.0 } else { random.between(60.0, 150.0) };
+            let went = lead(&hosts, 0.0, 0, (fault, rank, after), &mut random);
+            check(&went, fault, rank, &hosts);
+        }
+    }
+}
+
+#[test]
+fn an_hour_of_uneven_steps_raises_no_alarm() {
+    let mut random = Random::new(2);
+    let hosts = names(&given(64), 512);
+    let went = lead(&hosts, 0.0, 0, (Fault::None, 0, 3600.0), &mut random);
+    assert!(matches!(went.outcome, Outcome::Stopped { code: 75, .. }), "{went:?}");
+    assert!(went.noticed >= 3600.0 && went.reached > 100, "{went:?}");
+}
+
+/// Whole launches: incident after incident on 66 hosts, of which two are spares.
+#[test]
+fn launches_heal_until_they_end() {
+    let (mut incidents, mut ends) = (0, BTreeMap::new());
+    for seed in 0..8 {
+        let mut random = Random::new(100 + seed);
+        let given = given(66);
+        let (max_restarts, window_seconds) = (8, 7200.0);
+        let (mut history, mut left_out): (Vec<Incident>, Vec<String>) = (Vec::new(), Vec::new());
+        let (mut begin, mut reached) = (0.0, 0);
+        let (mut hosts, mut world_now) = (given.clone(), 512);
+        loop {
+            assert!(world::fits(GLOBAL_BATCH, MICROBATCH, world_now));
+            assert!(hosts.iter().all(|host| !left_out.contains(&host.name)), "{left_out:?}");
+            let names = names(&hosts, world_now);
+            let rank = random.below(world_now);
+            let fault = Fault::any(&mut random);
+            let start = matches!(fault, Fault::Hang(Phase::Start, _));
+            let after = if start { 0.0 } else { random.between(60.0, 120.0) };
+            let went = lead(&names, begin, reached, (fault, rank, after), &mut random);
+            let incident = check(&went, fault, rank, &names);
+            assert_eq!(incident.steps_gained, went.reached.saturating_sub(reached));
+            reached = reached.max(went.reached);
+            incidents += 1;
+            let situation = Situation {
+                hosts: &given,
+                left_out: &left_out,
+                world_wanted: 512,
+                global_batch: GLOBAL_BATCH,
+                microbatch: MICROBATCH,
+                min_world: 256,
+                history: &history,
+                max_restarts,
+                window_seconds,
+                base_delay_seconds: 1.0,
+                restart_on_preemption: false,
+            };
+            match decide(&incident, &situation) {
+                Action::Stop { code, reason } => {
+                    assert!(history.len() as u64 <= max_restarts, "{reason}");
+                    *ends.entry(code).or_insert(0) += 1;
+                    break;
+                }
+                Action::Restart { delay_seconds, hosts: next, world, left_out: new, .. } => {
+                    left_out.extend(new.into_iter().map(|(host, _)| host));
+                    begin = went.over + delay_seconds;
+                    (hosts, world_now) = (next, world);
+                }
+            }
+            history.push(incident);
+        }
+    }
+    println!("{incidents} incidents; launches ended with {ends:?} (code: times)");
+}
+
+/// Not a check: what a verdict, a look at slow ranks and a decision cost. `--ignored --nocapture` shows it.
+#[test]
+#[ignore = "measures"]
+fn time_of_a_verdict_and_of_a_decision() {
+    let mut random = Random::new(7);
+    let given = given(66);
+    let hosts = names(&given, 512);
+    let options = options(0);
+    let mut ranks = Ranks::new(512, 0, STALL as f64, &mut random);
+    let seats = hosts.iter().enumerate().map(|(rank, host)| (host.clone(), Some(rank % SLOTS)));
+    let mut group = Group::new(options.clone(), seats, 0.0);
+    for rank in 0..512 {
+        group.handle(0.0, Event::Hello { rank });
+        ranks.start(rank, 0.0, 5.0);
+    }
+    ranks.all_started(0.0);
+    ranks.advance(600.0);
+    let beat = |ranks: &Ranks, rank, now| Event::Beat { rank, reading: ranks.reading(rank, now), state: Some('R') };
+    let rounds = 2000;
+    let time = |what: &str, mut work: Box<dyn FnMut() + '_>| {
+        let start = Instant::now();
+        (0..rounds).for_each(|_| work());
+        println!("{what}: {:.1} us", start.elapsed().as_secs_f64() * 1e6 / f64::from(rounds));
+    };
+    let events: Vec<Event> = (0..512).map(|rank| beat(&ranks, rank, 600.0)).collect();
+    time(
+        "one beat of each of 512 ranks",
+        Box::new(|| {
+            for event in &events {
+                assert!(group.handle(600.0, event.clone()).is_empty());
+            }
+        }),
+    );
+    time("a tick of the group: ledgers and verdict", Box::new(|| assert!(group.handle(600.0, Event::Tick).is_empty())));
+    let views = group.views();
+    time("a verdict that all is well", Box::new(|| assert!(verdict(&views, &options.timeouts).sentence().is_none())));
+    let mut late = views.clone();
+    for view in &mut late {
+        let reading = view.reading.as_mut().unwrap();
+        reading.phase_seconds = 100.0;
+        reading.phase = if view.rank == 77 { Phase::Data } else { Phase::Reduce };
+        reading.collectives = 900 + u64::from(view.rank != 77);
+    }
+    time("a verdict that names one rank", Box::new(|| assert_eq!(verdict(&late, &options.timeouts).culprits(), [77])));
+    time("a look for slow ranks", Box::new(|| drop(slow_ranks(&views))));
+    let incident = |at: u32| Incident {
+        at_seconds: f64::from(at),
+        rank: Some(77),
+        hosts: vec![format!("n{:02}", at % 64)],
+        cause: Cause::Signal(11),
+        steps_gained: 1,
+    };
+    let history: Vec<Incident> = (0..50).map(incident).collect();
+    let lost = Incident { cause: Cause::HostLost, ..incident(60) };
+    let situation = Situation {
+        hosts: &given,
+        left_out: &["n01".to_owned(), "n02".to_owned()],
+        world_wanted: 512,
+        global_batch: GLOBAL_BATCH,
+        microbatch: MICROBATCH,
+        min_world: 1,
+        history: &history,
+        max_restarts: 100,
+        window_seconds: 3600.0,
+        base_delay_seconds: 1.0,
+        restart_on_preemption: false,
+    };
+    time(
+        "a decision after 50 incidents on 66 hosts",
+        Box::new(|| {
+            assert!(matches!(decide(&lost, &situation), Action::Restart { world: 256, .. }));
+        }),
+    );
+}
