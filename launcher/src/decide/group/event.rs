@@ -95,7 +95,7 @@ pub enum Outcome {
         /// For people.
         sentence: String,
     },
-    /// It was asked to stop.
+    /// It was asked to stop, before or after it had failed: no other group is to be started.
     Stopped {
         /// 75 with a checkpoint; else the code of the rank that failed meanwhile, or 1.
         code: u8,

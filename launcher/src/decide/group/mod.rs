@@ -17,7 +17,7 @@ use admiral_rank_contract::{ExitCode, Reading};
 pub use event::{Event, GroupOptions, Outcome, Output};
 
 use super::end::{End, whereabouts};
-use super::heal::{Cause, Incident};
+use super::heal::{Cause, Incident, code_of};
 use super::sentence::{count, name};
 use super::verdict::{RankView, Verdict, verdict};
 
@@ -326,6 +326,8 @@ impl Group {
 
     fn stop_asked(&mut self, again: bool, out: &mut Vec<Output>) {
         if self.ending.is_some() {
+            // Too late for a checkpoint, but not for keeping another group from being started.
+            self.stop = Some((true, self.now));
             return;
         }
         let asked_before = self.stop.is_some_and(|(asked, _)| asked);
@@ -380,10 +382,6 @@ impl Group {
     /// What a failure makes of the group.
     fn outcome(&self, failure: Failure) -> Outcome {
         let Failure { rank, hosts, cause, sentence, .. } = failure;
-        if self.stop.is_some_and(|(asked, _)| asked) {
-            let code = super::heal::code_of(cause);
-            return Outcome::Stopped { code, sentence: format!("it failed while it was stopping: {sentence}") };
-        }
         let steps_gained = self.reached().saturating_sub(self.options.reached_before);
         Outcome::Incident { incident: Incident { at_seconds: self.now, rank, hosts, cause, steps_gained }, sentence }
     }
@@ -474,7 +472,14 @@ impl Group {
         }
         if (self.mpirun_ended && all_gone) || self.now - ending.since >= 2.0 * group_down {
             self.finished = true;
-            out.push(Output::Finished(ending.outcome.clone()));
+            let is_asked = self.stop.is_some_and(|(asked, _)| asked);
+            out.push(Output::Finished(match ending.outcome.clone() {
+                Outcome::Incident { incident, sentence } if is_asked => Outcome::Stopped {
+                    code: code_of(incident.cause),
+                    sentence: format!("asked to stop, it failed: {sentence}"),
+                },
+                outcome => outcome,
+            }));
         }
     }
 }

@@ -3,6 +3,8 @@
 use admiral_rank_contract::{LaunchConfig, Phase};
 use proptest::prelude::*;
 
+use admiral_rank_contract::Phase;
+
 use super::*;
 
 /// Four ranks on two hosts.
@@ -189,6 +191,21 @@ fn a_failure_while_stopping_is_no_checkpoint() {
 }
 
 #[test]
+fn a_stop_is_heard_while_a_failed_group_goes_down() {
+    for asked_at in [2.1, 2.4] {
+        let mut group = training();
+        group.handle(2.0, ended(1, End::Signal(9)));
+        if asked_at > 2.3 {
+            assert_eq!(group.handle(2.35, Event::Tick), [Output::KillAll]);
+        }
+        group.handle(asked_at, Event::StopAsked { again: false });
+        group.handle(2.5, Event::Tick);
+        let Outcome::Stopped { code: 1, sentence } = go_down(&mut group, 2.6) else { panic!() };
+        assert!(sentence.starts_with("asked to stop, it failed: rank 1 (n0, GPU 1) was killed"), "{sentence}");
+    }
+}
+
+#[test]
 fn a_preemption_that_nobody_asked_for_waits_for_all() {
     let mut group = training();
     assert_eq!(group.handle(2.0, ended(1, End::Code(75))), []);
@@ -350,7 +367,8 @@ proptest! {
             if let Event::Ended { rank, end, .. } = event && rank < 4 && !group.is_ending() {
                 ends[rank].get_or_insert(end);
             }
-            asked |= matches!(event, Event::StopAsked { .. });
+            asked |= matches!(event, Event::StopAsked { .. })
+                && !outs.iter().any(|out| matches!(out, Output::Finished(_)));
             outs.extend(group.handle(now, event));
         }
         for _ in 0..400 {
@@ -371,11 +389,11 @@ proptest! {
             Outcome::AllEnded => prop_assert!(all(0), "{ends:?}"),
             Outcome::Stopped { code, .. } => {
                 prop_assert!(asked && *code != 0);
-                let good = ends.iter().all(|end| matches!(end, Some(End::Code(0 | 75))));
-                prop_assert!(*code != 75 || good, "{ends:?}");
+                // A rank that exits so has written a checkpoint; the others may have lost it as a peer.
+                prop_assert!(*code != 75 || ends.contains(&Some(End::Code(75))), "{ends:?}");
             }
             Outcome::Incident { incident, sentence } => {
-                prop_assert!(!all(0) && !sentence.is_empty());
+                prop_assert!(!asked && !all(0) && !sentence.is_empty());
                 if let (Cause::Exit(_) | Cause::Signal(_), Some(rank)) = (incident.cause, incident.rank) {
                     prop_assert_eq!(ends[rank].map(End::cause), Some(incident.cause));
                 }
