@@ -3,8 +3,6 @@
 use admiral_rank_contract::{LaunchConfig, Phase};
 use proptest::prelude::*;
 
-use admiral_rank_contract::Phase;
-
 use super::*;
 
 /// Four ranks on two hosts.
