@@ -28,6 +28,9 @@ enum Command {
     Doctor {
         #[command(flatten)]
         run: Box<RunOptions>,
+        /// Also start all ranks once, to measure how fast they sum and which way between two of them is slow
+        #[arg(long)]
+        bandwidth: bool,
         /// For programs
         #[arg(long)]
         json: bool,
@@ -94,8 +97,8 @@ pub fn main() -> ProcessExit {
     };
     let code = match cli.command {
         Command::Run(options) => runtime.block_on(run_command(*options)),
-        Command::Doctor { run, json } => {
-            runtime.block_on(async { doctor(&Plan::new(*run)?, Console::default(), json).await })
+        Command::Doctor { run, bandwidth, json } => {
+            runtime.block_on(async { doctor(&Plan::new(*run)?, Console::default(), json, bandwidth).await })
         }
         Command::Probe => crate::doctor::probe().map(|()| 0).map_err(LaunchError::system),
         Command::Drill(options) => runtime.block_on(async { drill(*options, Console::default(), stops()?).await }),

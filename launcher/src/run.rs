@@ -257,13 +257,14 @@ pub async fn run(mut plan: Plan, console: Console, mut stops: mpsc::UnboundedRec
     code
 }
 
-/// Examines the hosts as `run` would, and says what it found; returns 0 where nothing is bad.
+/// Examines the hosts as `run` would, with `bandwidth` also how fast their ranks sum, and says what it found; returns 0
+/// where nothing is bad.
 ///
 /// # Errors
 /// When that is not possible at all.
-pub async fn doctor(plan: &Plan, console: Console, json: bool) -> Result<u8, LaunchError> {
+pub async fn doctor(plan: &Plan, console: Console, json: bool, bandwidth: bool) -> Result<u8, LaunchError> {
     let facts = facts::ask(&plan.program, &plan.config, &plan.options.overrides).map_err(refused)?;
-    let receipt = preflight::receipt(plan, &facts, None).await?;
+    let receipt = preflight::receipt(plan, &facts, None, bandwidth).await?;
     if json {
         println!("{}", serde_json::to_string_pretty(&receipt).unwrap_or_default());
     } else {

@@ -127,7 +127,7 @@ async fn ask(request: &ExamineRequest, hosts: &[Host], question: &Question) -> R
                 let question = question.clone();
                 talks.spawn(async move {
                     let late = |_| io::Error::other(format!("no report within {} s", seconds(REPORT)));
-                    (place, timeout(REPORT, talk.ask(&question)).await.map_err(late).flatten())
+                    (place, timeout(REPORT, talk.ask(&question)).await.map_err(late).and_then(|report| report))
                 });
             },
             Some(Ok((place, report))) = talks.join_next() => reports[place] = report.ok(),

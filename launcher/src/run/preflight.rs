@@ -12,11 +12,16 @@ use crate::files::write_json;
 use crate::hosts::Host;
 use crate::layout::Layout;
 
-/// Examines the hosts of a run.
+/// Examines the hosts of a run; with `bandwidth` also how fast its ranks sum.
 ///
 /// # Errors
 /// When that is not possible at all.
-pub(super) async fn receipt(plan: &Plan, facts: &Facts, launch_id: Option<&str>) -> Result<Receipt, LaunchError> {
+pub(super) async fn receipt(
+    plan: &Plan,
+    facts: &Facts,
+    launch_id: Option<&str>,
+    bandwidth: bool,
+) -> Result<Receipt, LaunchError> {
     let layout = Layout::new(&plan.hosts.hosts, 1).map_err(LaunchError::config)?;
     let request = ExamineRequest {
         hosts: plan.hosts.hosts.clone(),
@@ -29,6 +34,7 @@ pub(super) async fn receipt(plan: &Plan, facts: &Facts, launch_id: Option<&str>)
         facts: Some(facts.clone()),
         uses_gpus: facts.config.run.device != "cpu",
         launch_id: launch_id.map(str::to_owned),
+        bandwidth,
     };
     examine(&request).await.map_err(LaunchError::system)
 }
@@ -48,7 +54,7 @@ pub(super) async fn preflight(
     path: &Path,
     console: Console,
 ) -> Result<(), LaunchError> {
-    let receipt = receipt(plan, facts, Some(launch_id)).await?;
+    let receipt = receipt(plan, facts, Some(launch_id), false).await?;
     if let Err(error) = write_json(path, &receipt) {
         console.warn(&error.to_string());
     }

@@ -44,7 +44,7 @@ fn file<'a>(
             None => {}
         }
     }
-    differences(odd(there), findings, name, remedy, |identity| short(identity));
+    differences(odd(there), findings, name, remedy, short);
 }
 
 fn versions(answers: &[Answer], findings: &mut Vec<Finding>) {
