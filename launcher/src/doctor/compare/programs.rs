@@ -72,9 +72,11 @@ fn versions(answers: &[Answer], findings: &mut Vec<Finding>) {
 fn libraries(answers: &[Answer], findings: &mut Vec<Finding>) {
     let described: Vec<_> = answers.iter().filter(|answer| matches!(answer.probe.version, Ok(Some(_)))).collect();
     let all = described.iter().map(|answer| (answer.host.name.as_str(), &answer.probe.libtorch));
-    let describe = |files: &BTreeMap<String, FileIdentity>| {
-        let files: Vec<String> = files.iter().map(|(name, identity)| format!("{name} {}", short(identity))).collect();
-        if files.is_empty() { "no file of libtorch".to_owned() } else { files.join(", ") }
+    // Only what differs from `other`.
+    let describe = |files: &BTreeMap<String, FileIdentity>, other: &BTreeMap<String, FileIdentity>| {
+        let different = files.iter().filter(|&(name, identity)| other.get(name) != Some(identity));
+        let files: Vec<String> = different.map(|(name, identity)| format!("{name} {}", short(identity))).collect();
+        if files.is_empty() { "without some of its files".to_owned() } else { files.join(", ") }
     };
     let Some(odd) = odd(all) else { return };
     let path = |host: &str| {
@@ -86,10 +88,10 @@ fn libraries(answers: &[Answer], findings: &mut Vec<Finding>) {
             version.libtorch_path.as_ref()?.display()
         ))
     };
-    let usual_host = &odd.usual_hosts[0];
-    let usual = format!("{}{}", describe(odd.usual), path(usual_host).unwrap_or_default());
     for (files, hosts) in odd.others {
-        let own = format!("{}{}", describe(files), path(&hosts[0]).unwrap_or_default());
+        let own = format!("{}{}", describe(files, odd.usual), path(&hosts[0]).unwrap_or_default());
+        let usual = path(&odd.usual_hosts[0]).unwrap_or_default();
+        let usual = format!("{}{usual}", describe(odd.usual, files));
         let what = format!("libtorch is another one: {own}; on {} it is {usual}", some_of(&odd.usual_hosts));
         let remedy = "install one libtorch on every host, to the same place; look for LD_LIBRARY_PATH";
         findings.push(Finding::among(hosts, Severity::Bad, what, remedy));

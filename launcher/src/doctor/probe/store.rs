@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use admiral_rank_contract::ExitCode;
 use serde::{Deserialize, Serialize};
 
 use super::command::{NoOutput, last_words, output};
@@ -23,7 +24,13 @@ pub(super) fn trial(program: &Path, url: &str) -> Result<StoreTrial, String> {
     match said {
         Ok(said) if said.status.success() => serde_json::from_slice(&said.stdout)
             .map_err(|error| format!("`admiral checkpoint probe` gives no answer that can be read: {error}")),
-        Ok(said) => Err(last_words(&said).trim_start_matches("error: ").to_owned()),
+        // One that was refused says why; the code behind its words tells people nothing.
+        Ok(said) if said.status.code() == Some(ExitCode::Store as i32) => {
+            let words = last_words(&said);
+            let words = words.rsplit_once(" (").map_or(words.as_str(), |(words, _)| words);
+            Err(words.trim_start_matches("error: ").to_owned())
+        }
+        Ok(said) => Err(last_words(&said)),
         Err(NoOutput::Absent) => Err(format!("{} is not there", program.display())),
         Err(NoOutput::Failed(reason)) => Err(reason),
     }
