@@ -6,9 +6,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::TrainError;
-use super::bench::median;
+use super::bench::{median, tell};
 use crate::collective::{Collective, Ending, host_name};
-use crate::exit::ExitCode;
 
 /// A way is slow below this part of the median of its kind.
 const SLOW: f64 = 0.5;
@@ -77,13 +76,7 @@ impl Link {
 /// How the ranks are to leave.
 pub fn all_reduce(options: &AllReduceBenchOptions, collective: &dyn Collective) -> Result<(), Ending> {
     let Some(measured) = measure(options, collective).map_err(TrainError::ending)? else { return Ok(()) };
-    if options.json {
-        let text = serde_json::to_string_pretty(&measured).map_err(|error| Ending::alone(ExitCode::Bug, &error))?;
-        println!("{text}");
-    } else {
-        print(&measured);
-    }
-    Ok(())
+    tell(&measured, options.json, print, collective)
 }
 
 /// Rank 0 gets what all have measured.

@@ -82,12 +82,10 @@ fn decode(bytes: &[u8]) -> OfRank {
 }
 
 fn scalars(ranks: &[OfRank]) -> Vec<(String, f64)> {
-    let kinds: [(&str, fn(&StepSeconds) -> f64); 3] =
-        [("step", |seconds| seconds.step), ("data", |seconds| seconds.data), ("wait", |seconds| seconds.wait)];
-    kinds
+    let of_kind = |kind: fn(&StepSeconds) -> f64| ranks.iter().map(|rank| kind(&rank.seconds)).collect::<Vec<f64>>();
+    [("step", of_kind(|of| of.step)), ("data", of_kind(|of| of.data)), ("wait", of_kind(|of| of.wait))]
         .into_iter()
-        .flat_map(|(kind, choose)| {
-            let values: Vec<f64> = ranks.iter().map(|rank| choose(&rank.seconds)).collect();
+        .flat_map(|(kind, values)| {
             let least = values.iter().copied().fold(f64::INFINITY, f64::min);
             let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let values = [("min", least), ("median", median(values.into_iter())), ("max", most)];
