@@ -2,19 +2,16 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpListener;
-use tokio::process::{Child, Command};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::compare::Answer;
 use super::exchange::{ADDRESSES, Hello, Report, TOKEN, greet};
 use super::probe::Question;
+use super::running::{LAST_WORDS, Running};
 use super::{DoctorError, ExamineRequest, Finding, Severity, is_local, random_text, seconds};
 use crate::hosts::Host;
 use crate::layout::Layout;
@@ -26,14 +23,10 @@ pub(super) const MARK: &str = "admiral-launch probe: ";
 const HELLO: Duration = Duration::from_secs(20);
 /// A probe has to have found out all, from its call; its own parts are bounded to less.
 const REPORT: Duration = Duration::from_secs(60);
-/// `mpirun` has ended: what is still on its way comes within this.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 /// `mpirun` ends by itself when all probes have.
 const END: Duration = Duration::from_secs(3);
-/// Bytes that are kept of what `mpirun` says.
-const MAX_SAID: u64 = 64 << 10;
 /// Lines of `mpirun` that go into a finding.
-const LINES_SHOWN: usize = 3;
+const LINES_SHOWN: usize = 6;
 
 /// What came in, and who did not answer.
 #[derive(Debug)]
@@ -105,7 +98,7 @@ async fn ask(request: &ExamineRequest, hosts: &[Host], question: &Question) -> R
     let port = listener.local_addr().map_err(system("a port"))?.port();
     let token = random_text()?;
     let plan = plan(request, hosts, &token, port);
-    let mut mpirun = Mpirun::start(plan.command()).map_err(system("mpirun"))?;
+    let mut mpirun = Running::start(plan.command()).map_err(system("mpirun"))?;
     let deadline = Instant::now() + HELLO;
     let mut reports: Vec<Option<Report>> = hosts.iter().map(|_| None).collect();
     let mut is_taken = vec![false; hosts.len()];
@@ -136,54 +129,7 @@ async fn ask(request: &ExamineRequest, hosts: &[Host], question: &Question) -> R
         }
     }
     let patience = if reports.iter().all(Option::is_some) { END } else { Duration::ZERO };
-    Ok(Asked { reports, said: mpirun.end(patience).await })
-}
-
-/// A running `mpirun`. It is killed where nobody waits for it any more.
-struct Mpirun {
-    child: Child,
-    said: [JoinHandle<Vec<u8>>; 2],
-}
-
-impl Mpirun {
-    fn start(command: std::process::Command) -> io::Result<Self> {
-        let mut command = Command::from(command);
-        // In a process group of its own: a terminal's Ctrl-C is for the launcher.
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
-        let mut child = command.spawn()?;
-        let said = [tokio::spawn(read(child.stdout.take())), tokio::spawn(read(child.stderr.take()))];
-        Ok(Self { child, said })
-    }
-
-    /// Waits for its end, or brings it about, and for what it said. Its remote agents lie in process groups of their
-    /// own and outlive it; they are ended too.
-    async fn end(mut self, patience: Duration) -> Vec<String> {
-        if timeout(patience, self.child.wait()).await.is_err() {
-            let agents = self.child.id().map(descendants).unwrap_or_default();
-            // They may be gone by now.
-            let _ = self.child.start_kill();
-            for agent in agents {
-                let _ = kill_process(agent, Signal::KILL);
-            }
-        }
-        let mut lines = Vec::new();
-        for said in self.said {
-            let said = timeout(LAST_WORDS, said).await.ok().and_then(Result::ok).unwrap_or_default();
-            lines.extend(String::from_utf8_lossy(&said).lines().map(str::to_owned));
-        }
-        lines
-    }
-}
-
-/// The beginning of what a process says.
-async fn read(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let mut said = Vec::new();
-    if let Some(mut pipe) = pipe {
-        // What came before an error is still worth reading; the rest must not keep the process waiting.
-        let _ = (&mut pipe).take(MAX_SAID).read_to_end(&mut said).await;
-        let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
-    }
-    said
+    Ok(Asked { reports, said: mpirun.end(patience).await.lines() })
 }
 
 fn plan(request: &ExamineRequest, hosts: &[Host], token: &str, port: u16) -> MpirunPlan {
@@ -215,26 +161,6 @@ fn which(hosts: &[Host], is_taken: &[bool], hello: &Hello, resolve: impl Fn(&str
 
 fn resolve(name: &str) -> Vec<IpAddr> {
     (name, 0).to_socket_addrs().map(|all| all.map(|address| address.ip()).collect()).unwrap_or_default()
-}
-
-/// All processes below one.
-fn descendants(of: u32) -> Vec<Pid> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let parent = |pid: u32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // "pid (name) state parent ...", where the name may hold anything.
-        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<u32>().ok()
-    };
-    let parents: Vec<(u32, u32)> = pids.filter_map(|pid| Some((pid, parent(pid)?))).collect();
-    let mut found = vec![of];
-    let mut place = 0;
-    while place < found.len() {
-        let above = found[place];
-        found.extend(parents.iter().filter(|&&(_, parent)| parent == above).map(|&(pid, _)| pid));
-        place += 1;
-    }
-    found[1..].iter().filter_map(|&pid| Pid::from_raw(i32::try_from(pid).ok()?)).collect()
 }
 
 fn no_answer(host: &str, said: &[String]) -> Finding {
@@ -297,23 +223,6 @@ mod tests {
         assert_eq!(which(&hosts, &none, &at("10.0.0.5"), by_address), None);
         assert_eq!(which(&hosts, &[true, true, false, true], &at("10.0.0.5"), by_address), Some(2));
         assert_eq!(which(&hosts, &[true; 4], &hello("n0", None, &[]), nobody), None);
-    }
-
-    #[test]
-    fn descendants_are_found() {
-        let mut shell = std::process::Command::new("sh").args(["-c", "sleep 600 & wait"]).spawn().unwrap();
-        // The shell needs a moment to fork.
-        while descendants(shell.id()).is_empty() {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let own = descendants(std::process::id());
-        let below = descendants(shell.id());
-        assert!(own.contains(&below[0]) && own.len() > below.len());
-        for pid in below {
-            kill_process(pid, Signal::KILL).unwrap();
-        }
-        shell.kill().unwrap();
-        shell.wait().unwrap();
     }
 
     #[test]

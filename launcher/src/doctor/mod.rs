@@ -9,12 +9,14 @@
 //! libtorch's files, which are too large for that, the length and the linker's build id, or where there is none a hash
 //! of 33 pieces of 64 KiB.
 
+mod bandwidth;
 pub mod compare;
 mod exchange;
 mod gather;
 pub mod probe;
 mod reach;
 mod receipt;
+mod running;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -22,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+pub use bandwidth::{Bandwidth, Link};
 pub use compare::network::Network;
 pub use compare::{Finding, Severity};
 pub use exchange::Clock;
@@ -57,6 +60,8 @@ pub struct ExamineRequest {
     pub uses_gpus: bool,
     /// Processes of this launch are no leftovers.
     pub launch_id: Option<String>,
+    /// Whether ranks on all hosts are to sum something, to see how fast they do; that starts them all once.
+    pub bandwidth: bool,
 }
 
 /// Why nothing could be examined. A host that is bad is no error but a finding.
@@ -88,8 +93,18 @@ pub async fn examine(request: &ExamineRequest) -> Result<Receipt, DoctorError> {
     findings.extend(silent);
     let needs = needs(request, &salt);
     findings.extend(compare::compare(&needs, &answers));
+    let mut bandwidth = None;
+    if request.bandwidth {
+        let network = compare::network::shared(&needs, &answers);
+        let (measured, slow) = bandwidth::measure(request, &needs, &answers, &findings, network.as_ref()).await?;
+        bandwidth = measured;
+        findings.extend(slow);
+    }
     findings.sort_by_key(|finding| finding.severity);
-    Ok(receipt::receipt(checked_at, started.elapsed(), &request.hosts, &needs, &answers, findings))
+    let mut receipt = receipt::receipt(checked_at, &request.hosts, &needs, &answers, findings);
+    receipt.bandwidth = bandwidth;
+    receipt.seconds = started.elapsed().as_secs_f64();
+    Ok(receipt)
 }
 
 /// What a host's probe runs: `admiral-launch probe`, started by [`examine`].
@@ -194,6 +209,7 @@ mod tests {
             facts: None,
             uses_gpus: true,
             launch_id: None,
+            bandwidth: false,
         }
     }
 

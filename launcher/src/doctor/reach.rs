@@ -28,6 +28,8 @@ const AGENT: &str = "plm_rsh_agent";
 /// A finding for each host on which `mpirun` could not start anything.
 pub(super) async fn unreachable(request: &ExamineRequest) -> Vec<Finding> {
     let Some(agent) = agent(request, std::env::var(format!("OMPI_MCA_{AGENT}")).ok()) else { return Vec::new() };
+    // Without what only this needs.
+    let shown = agent.iter().take_while(|word| *word != "-o").cloned().collect::<Vec<_>>().join(" ");
     let script = script(&request.mpirun.program, &request.mpirun.mpirun);
     let turn = Arc::new(Semaphore::new(AT_ONCE));
     let mut asked = JoinSet::new();
@@ -42,7 +44,7 @@ pub(super) async fn unreachable(request: &ExamineRequest) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     while let Some(Ok((place, name, answer))) = asked.join_next().await {
-        if let Some(finding) = judge(&name, &agent[0], answer, request) {
+        if let Some(finding) = judge(&name, &shown, answer, request) {
             findings.push((place, finding));
         }
     }

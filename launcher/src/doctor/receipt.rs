@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,7 +10,7 @@ use super::compare::hosts::size;
 use super::compare::{Answer, Needs, network};
 use super::exchange::Clock;
 use super::probe::Interface;
-use super::{Finding, Network, Severity};
+use super::{Bandwidth, Finding, Network, Severity};
 use crate::hosts::Host;
 
 /// Raised when a field changes its meaning.
@@ -32,6 +31,8 @@ pub struct Receipt {
     pub hosts: Vec<HostRow>,
     /// The network that they share; None where there is one host, or no such network.
     pub network: Option<Network>,
+    /// How fast ranks sum; None where that was not measured.
+    pub bandwidth: Option<Bandwidth>,
     /// What is not as it should be, the worst first.
     pub findings: Vec<Finding>,
 }
@@ -99,7 +100,6 @@ pub struct GpuRow {
 
 pub(super) fn receipt(
     checked_at: Timestamp,
-    took: Duration,
     hosts: &[Host],
     needs: &Needs,
     answers: &[Answer],
@@ -116,7 +116,8 @@ pub(super) fn receipt(
     Receipt {
         version: VERSION,
         checked_at,
-        seconds: took.as_secs_f64(),
+        seconds: 0.0,
+        bandwidth: None,
         hosts: hosts.iter().map(row).collect(),
         network: network::shared(needs, answers),
         findings,
@@ -168,10 +169,15 @@ impl Receipt {
     }
 
     /// Whether a run would fail whatever hosts are left out: something is bad that no host is named for, or one and the
-    /// same on all of several hosts.
+    /// same on all hosts that answered.
     #[must_use]
     pub fn is_bad_everywhere(&self) -> bool {
-        self.bad().any(|finding| finding.hosts.is_empty() || finding.hosts.len() == self.hosts.len())
+        let answered: Vec<&String> =
+            self.hosts.iter().filter(|host| host.report.is_some()).map(|host| &host.name).collect();
+        self.bad().any(|finding| {
+            finding.hosts.is_empty()
+                || !answered.is_empty() && answered.iter().all(|&host| finding.hosts.contains(host))
+        })
     }
 
     /// Whether nothing is bad.
@@ -198,6 +204,9 @@ impl Receipt {
         text += &table(std::iter::once(HEADER.map(str::to_owned)).chain(rows).collect());
         if let Some(network) = &self.network {
             let _ = writeln!(text, "\nshared network: {} ({})", network.cidr, network.interfaces.join(", "));
+        }
+        if let Some(bandwidth) = &self.bandwidth {
+            let _ = writeln!(text, "\n{bandwidth}");
         }
         for finding in &self.findings {
             let (word, colour) = match finding.severity {
@@ -300,7 +309,7 @@ mod tests {
         change(&mut answers);
         let findings = compare(&needs(), &answers);
         let time = "2026-01-02T03:04:05Z".parse().unwrap();
-        receipt(time, Duration::from_millis(1840), &hosts, &needs(), &answers, findings)
+        Receipt { seconds: 1.84, ..receipt(time, &hosts, &needs(), &answers, findings) }
     }
 
     #[test]
@@ -353,6 +362,12 @@ n0    good   8      8 x NVIDIA H100 80GB HBM3, 79.1 GiB free  550.54.15  10.78.1
             of(|answers| answers.iter_mut().for_each(|answer| answer.probe.store = Some(Err("denied".into()))));
         assert!(receipt.is_bad_everywhere());
         assert_eq!(receipt.bad_hosts().len(), 3);
+        // Nor where one did not answer.
+        let receipt = of(|answers| {
+            answers.pop();
+            answers.iter_mut().for_each(|answer| answer.probe.store = Some(Err("denied".into())));
+        });
+        assert!(receipt.is_bad_everywhere());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::majority::odd;
 use super::{Answer, Finding, Needs, Severity, some_of};
 
 /// What may well differ.
-const OFTEN_DIFFERENT: [&str; 4] = ["PATH", "TMPDIR", "RUST_LOG", "RUST_BACKTRACE"];
+const OFTEN_DIFFERENT: [&str; 6] = ["PATH", "TMPDIR", "RUST_LOG", "RUST_BACKTRACE", "SSL_CERT_FILE", "SSL_CERT_DIR"];
 /// What belongs to each host, so that the launcher's own says nothing of it.
 const OF_A_HOST: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "TMPDIR"];
 /// Longer values are cut for people.
@@ -42,7 +42,8 @@ fn not_carried(needs: &Needs, name: &str, values: &[(&str, Option<&String>)], fi
         return;
     }
     let what = format!("{name} {} where the launcher runs, and on the hosts it {}", shown(Some(own)), shown(*theirs));
-    let severity = if theirs.is_none() { Severity::Warning } else { Severity::Note };
+    let is_grave = theirs.is_none() && !OFTEN_DIFFERENT.contains(&name);
+    let severity = if is_grave { Severity::Warning } else { Severity::Note };
     findings.push(Finding::among(vec![], severity, what, format!("to give the ranks the launcher's: --pass {name}")));
 }
 

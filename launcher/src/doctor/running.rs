@@ -1,0 +1,147 @@
+//! An `mpirun` that runs for a moment.
+
+use std::io;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// It has ended: what is still on its way comes within this.
+pub(super) const LAST_WORDS: Duration = Duration::from_millis(500);
+/// Bytes that are kept of what it says.
+const MAX_SAID: u64 = 1 << 20;
+
+/// A running `mpirun`. It is killed where nobody waits for it any more.
+pub(super) struct Running {
+    pub(super) child: Child,
+    said: [JoinHandle<Vec<u8>>; 2],
+}
+
+impl Running {
+    pub(super) fn start(command: std::process::Command) -> io::Result<Self> {
+        let mut command = Command::from(command);
+        // In a process group of its own: a terminal's Ctrl-C is for the launcher.
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+        let mut child = command.spawn()?;
+        let said = [tokio::spawn(read(child.stdout.take())), tokio::spawn(read(child.stderr.take()))];
+        Ok(Self { child, said })
+    }
+
+    /// Waits for its end, or brings it about, and for what it said. Its remote agents lie in process groups of their
+    /// own and outlive it; they are ended too.
+    pub(super) async fn end(mut self, patience: Duration) -> Said {
+        let status = match timeout(patience, self.child.wait()).await {
+            Ok(status) => status.ok(),
+            Err(_) => {
+                let agents = self.child.id().map(descendants).unwrap_or_default();
+                // They may be gone by now.
+                let _ = self.child.start_kill();
+                for agent in agents {
+                    let _ = kill_process(agent, Signal::KILL);
+                }
+                None
+            }
+        };
+        let mut texts = Vec::new();
+        for said in self.said {
+            let said = timeout(LAST_WORDS, said).await.ok().and_then(Result::ok).unwrap_or_default();
+            texts.push(String::from_utf8_lossy(&said).into_owned());
+        }
+        let stderr = texts.pop().unwrap_or_default();
+        Said { status, stdout: texts.pop().unwrap_or_default(), stderr }
+    }
+}
+
+/// What an `mpirun` said, and how it ended.
+#[derive(Debug)]
+pub(super) struct Said {
+    /// None where it had to be killed.
+    pub(super) status: Option<ExitStatus>,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
+}
+
+impl Said {
+    /// Of both streams.
+    pub(super) fn lines(&self) -> Vec<String> {
+        self.stdout.lines().chain(self.stderr.lines()).map(str::to_owned).collect()
+    }
+}
+
+/// The beginning of what a process says.
+async fn read(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut said = Vec::new();
+    if let Some(mut pipe) = pipe {
+        // What came before an error is still worth reading; the rest must not keep the process waiting.
+        let _ = (&mut pipe).take(MAX_SAID).read_to_end(&mut said).await;
+        let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
+    }
+    said
+}
+
+/// All processes below one.
+fn descendants(of: u32) -> Vec<Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let parent = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // "pid (name) state parent ...", where the name may hold anything.
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<u32>().ok()
+    };
+    let parents: Vec<(u32, u32)> = pids.filter_map(|pid| Some((pid, parent(pid)?))).collect();
+    let mut found = vec![of];
+    let mut place = 0;
+    while place < found.len() {
+        let above = found[place];
+        found.extend(parents.iter().filter(|&&(_, parent)| parent == above).map(|&(pid, _)| pid));
+        place += 1;
+    }
+    found[1..].iter().filter_map(|&pid| Pid::from_raw(i32::try_from(pid).ok()?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn descendants_are_found() {
+        let mut shell = std::process::Command::new("sh").args(["-c", "sleep 600 & wait"]).spawn().unwrap();
+        // The shell needs a moment to fork.
+        while descendants(shell.id()).is_empty() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let own = descendants(std::process::id());
+        let below = descendants(shell.id());
+        assert!(own.contains(&below[0]) && own.len() > below.len());
+        for pid in below {
+            kill_process(pid, Signal::KILL).unwrap();
+        }
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_outlives_it_is_ended() {
+        let mut command = std::process::Command::new("sh");
+        // As mpirun does it: the child is in a process group of its own.
+        command.args(["-c", "echo out; echo err >&2; setsid sleep 600 & echo $!; wait"]);
+        let running = Running::start(command).unwrap();
+        let said = running.end(Duration::from_millis(300)).await;
+        assert!(said.status.is_none());
+        assert_eq!((said.lines()[0].as_str(), said.stderr.as_str()), ("out", "err\n"));
+        let child = format!("/proc/{}/stat", said.lines()[1]);
+        for _ in 0..200 {
+            // Nobody may be there to take note of its end.
+            match std::fs::read_to_string(&child) {
+                Ok(stat) if !stat.contains(") Z ") => tokio::time::sleep(Duration::from_millis(20)).await,
+                _ => return,
+            }
+        }
+        panic!("{child} is still there");
+    }
+}
