@@ -140,7 +140,8 @@ pub fn encode(message: &impl Serialize) -> Vec<u8> {
 /// `text`, at most [`MAX_LINE`] bytes of it.
 #[must_use]
 pub fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(MAX_LINE)]
+    let end = (0..=MAX_LINE.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+    &text[..end.unwrap_or(0)]
 }
 
 #[cfg(test)]

@@ -194,7 +194,9 @@ mod tests {
     #[test]
     fn a_store_that_nobody_can_write_is_one_finding() {
         let error = |host: usize| {
-            format!("cannot write s3://bucket/runs/trial-probe-n{host}-77{host}: no answer in 1.{host} s: access denied")
+            format!(
+                "cannot write s3://bucket/runs/trial-probe-n{host}-77{host}: no answer in 1.{host} s: access denied"
+            )
         };
         let all = found(3, |answers| {
             for (i, answer) in answers.iter_mut().enumerate() {
