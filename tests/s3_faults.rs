@@ -28,6 +28,9 @@ use stores::{Tensors, on_s3, tensors, verified_steps};
 /// Steps of a run; every second is saved.
 const STEPS: u64 = 6;
 
+/// Seconds for a save in runs that are to give up: what works must still be done in them on a machine that is busy.
+const SHORT: u64 = 8;
+
 /// Not the credentials' time, not a server that is busy: what no repetition mends.
 const DENIED: Action = Action::Refuse { status: 403, code: "ExpiredToken" };
 
@@ -199,15 +202,15 @@ fn a_place_that_cannot_be_used_ends_the_run_at_its_start() {
         // Several ranks must end together; of what they say one case tells as much as all.
         for (name, action, cause) in cases.into_iter().take(if ranks == 1 { 4 } else { 1 }) {
             stage.proxy.set_rules(vec![Rule::new(action)]);
-            let finished = stage.ends(&mut stage.train(name, 4, &[]));
+            let finished = stage.ends(&mut stage.train(name, SHORT, &[]));
             stage.assert_gave_up(name, &finished, &["cannot ", cause]);
         }
         stage.proxy.set_rules(vec![]);
         // It can be read and not written: the trial save finds out.
         stage.proxy.set_rules(vec![Rule::new(DENIED).method("POST")]);
-        let finished = stage.ends(&mut stage.train("read-only", 4, &[]));
+        let finished = stage.ends(&mut stage.train("read-only", SHORT, &[]));
         stage.assert_gave_up("read-only", &finished, &["cannot write", "trial-", "ExpiredToken"]);
-        let nobody = stage.train("nobody", 4, &[]).envs(environment(unused_port())).output().unwrap();
+        let nobody = stage.train("nobody", SHORT, &[]).envs(environment(unused_port())).output().unwrap();
         let text = String::from_utf8_lossy(&nobody.stderr);
         assert_eq!(nobody.status.code(), Some(69), "{text}");
         for name in ["denied", "expired", "down", "silent", "read-only"] {
@@ -303,7 +306,7 @@ fn what_cannot_be_read_now_is_not_damaged() {
                 continue;
             }
             stage.proxy.set_rules(vec![read(action)]);
-            let finished = stage.ends(&mut stage.train("run", 4, &["--resume", "auto"]));
+            let finished = stage.ends(&mut stage.train("run", SHORT, &["--resume", "auto"]));
             stage.assert_gave_up("run", &finished, &["cannot read", ".safetensors", cause]);
             assert_eq!(stage.published("run"), [2, 4], "nothing is set aside");
         }
