@@ -13,6 +13,7 @@ admiral := target/release/admiral
 .PHONY: help demo test test-golden test-gpu interchange chaos fuzz build lint setup clean-demo
 
 help:
+	@echo 'make build        set up, build admiral and admiral-launch'
 	@echo 'make demo         set up, build, train on Fashion-MNIST on 2 ranks, draw samples'
 	@echo 'make test         set up, build, run every test'
 	@echo 'make test-golden  only the numbers of the reference implementation ($$ADMIRAL_GOLDEN_DIR)'
@@ -27,7 +28,7 @@ setup:
 	@ci/setup build
 
 build: setup
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --package admiral --package admiral-launch
 
 demo: build
 	@ci/setup data
