@@ -57,9 +57,6 @@ enum Command {
         kind: template::Kind,
         /// The configuration, a YAML file
         config: PathBuf,
-        /// Override a field
-        #[arg(long = "set", value_name = "FIELD=VALUE")]
-        overrides: Vec<String>,
         /// Hosts
         #[arg(long, default_value_t = 2)]
         hosts: usize,
@@ -84,6 +81,8 @@ enum Command {
     Sweep {
         /// Which launch.
         launch_id: String,
+        /// The daemons of mpirun that belong to it.
+        daemons: Vec<i32>,
     },
 }
 
@@ -106,9 +105,9 @@ pub fn main() -> ProcessExit {
             let program = crate::facts::program(program.as_deref());
             crate::status::status(&run, &program, watch, json).map(|()| 0).map_err(LaunchError::config)
         }
-        Command::Template { kind, config, overrides, hosts, gpus_per_host, image, program } => {
+        Command::Template { kind, config, hosts, gpus_per_host, image, program } => {
             let program = crate::facts::program(program.as_deref());
-            write_template(kind, &program, config, &overrides, |input| template::TemplateInput {
+            write_template(kind, &program, config, |input| template::TemplateInput {
                 hosts,
                 gpus_per_host,
                 image,
@@ -116,8 +115,8 @@ pub fn main() -> ProcessExit {
             })
         }
         Command::Attend => runtime.block_on(crate::attend::attend()).map(|()| 0).map_err(LaunchError::system),
-        Command::Sweep { launch_id } => {
-            println!("{SWEPT}{}", sweep_here(&launch_id));
+        Command::Sweep { launch_id, daemons } => {
+            println!("{SWEPT}{}", sweep_here(&launch_id, &daemons));
             Ok(0)
         }
     };
@@ -136,10 +135,9 @@ fn write_template(
     kind: template::Kind,
     program: &Path,
     config: PathBuf,
-    overrides: &[String],
     complete: impl FnOnce(template::TemplateInput) -> template::TemplateInput,
 ) -> Result<u8, LaunchError> {
-    let facts = crate::facts::ask(program, &config, overrides).map_err(LaunchError::config)?;
+    let facts = crate::facts::ask(program, &config, &[]).map_err(LaunchError::config)?;
     let input = complete(template::TemplateInput {
         name: config.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         run_folder: facts.config.run.folder.into(),

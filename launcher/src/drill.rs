@@ -187,7 +187,13 @@ fn judge(options: &DrillOptions, exit_code: u8, folder: PathBuf) -> Report {
             }
         }
         // A save may fail and the next succeed: that is as good as a restart.
-        Harm { cut_storage: Some(_), .. } => {}
+        Harm { cut_storage: Some(_), .. } => {
+            let log = std::fs::read_to_string(folder.join("launch/attempt-000/rank-000.log")).unwrap_or_default();
+            verdict = log.lines().find(|line| line.contains("the storage is cut off")).map(str::to_owned);
+            if verdict.is_none() {
+                faults.push("the storage was never cut off".to_owned());
+            }
+        }
         Harm { drop_host: Some(host), .. } => {
             if first.is_none_or(|failure| failure.host.as_ref() != Some(host)) {
                 faults.push(format!("the loss of {host} was not named"));
@@ -226,6 +232,9 @@ fn judge(options: &DrillOptions, exit_code: u8, folder: PathBuf) -> Report {
 
 /// From the rank's own words on what it does to itself to the verdict.
 fn seconds_to_detect(failure: &Failure) -> Option<f64> {
+    if let Some(harmed) = failure.harmed {
+        return (failure.detected - harmed).total(jiff::Unit::Second).ok();
+    }
     let line = failure.last_lines.iter().find(|line| line.contains("faults: this rank "))?;
     let struck: Timestamp = line.split_whitespace().find_map(|word| word.parse().ok())?;
     (failure.detected - struck).total(jiff::Unit::Second).ok()

@@ -23,9 +23,9 @@ pub struct Failure {
     pub host: Option<String>,
     /// Its GPU: its rank among those of its host.
     pub gpu: Option<usize>,
-    /// What it exited with.
+    /// What it exited with by itself.
     pub exit_code: Option<u8>,
-    /// The signal that killed it.
+    /// The signal that killed it, where that was not the launcher's.
     pub signal: Option<String>,
     /// Its last lines of output.
     pub last_lines: Vec<String>,
@@ -39,9 +39,13 @@ pub struct Failure {
     pub group: GroupRecord,
     /// What the launcher did.
     pub action: String,
+    /// For how long the run had stood still when that was found.
+    pub standstill_seconds: f64,
+    /// When a drill let the host fall silent.
+    pub harmed: Option<Timestamp>,
     /// Steps that are done again; known when the run goes on.
     pub steps_lost: Option<u64>,
-    /// From the failure until the first new step was done.
+    /// From the failure, or the beginning of the standstill, until the first new step was done.
     pub seconds_lost: Option<f64>,
 }
 

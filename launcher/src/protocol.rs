@@ -16,8 +16,6 @@ pub const BEAT: Duration = Duration::from_millis(500);
 pub const ADDRESSES: &str = "ADMIRAL_LAUNCH_ADDRESSES";
 /// What an attendant has to know to be believed.
 pub const TOKEN: &str = "ADMIRAL_LAUNCH_TOKEN";
-/// Seconds without a word from the launcher after which an attendant ends its rank.
-pub const ORPHAN_SECONDS: &str = "ADMIRAL_LAUNCH_ORPHAN_SECONDS";
 
 /// A line longer than this is cut: no rank can fill the launcher's memory.
 pub const MAX_LINE: usize = 16 << 10;
@@ -87,12 +85,14 @@ pub struct Hello {
     pub host: String,
     /// Which machine this is, whatever names it has.
     pub machine: String,
+    /// The daemon of `mpirun` that started it; none on the host of `mpirun` itself.
+    pub daemon: Option<u32>,
     /// The attendant's process.
     pub pid: u32,
 }
 
 /// To an attendant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum ToAttendant {
     /// Start the rank.
@@ -107,7 +107,10 @@ pub enum ToAttendant {
     /// Say what the rank's threads are doing.
     Stack,
     /// Leave.
-    Leave,
+    Leave {
+        /// With the daemon of `mpirun` on this host, which would wait out its own grace after the death of a rank.
+        with_daemon: bool,
+    },
     /// For a drill: fall silent with the rank, as a host whose cable is pulled, and end it when the launcher would be
     /// missed.
     Vanish,
@@ -116,7 +119,7 @@ pub enum ToAttendant {
 }
 
 /// How a rank is to be started.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Start {
     /// The program and its arguments.
     pub argv: Vec<String>,
@@ -126,6 +129,8 @@ pub struct Start {
     pub log: PathBuf,
     /// Whether every line is to be sent; without it, only those that tell of an error.
     pub show: bool,
+    /// Seconds without a word from the launcher after which the attendant ends its rank.
+    pub orphan_seconds: f64,
 }
 
 /// The text of a message, with its end of line.
@@ -158,6 +163,7 @@ mod tests {
             local_rank: 1,
             host: "n1".into(),
             machine: "m".into(),
+            daemon: None,
             pid: 7,
         });
         let line = encode(&hello);
@@ -165,7 +171,7 @@ mod tests {
         assert_eq!(serde_json::from_slice::<FromAttendant>(&line).expect("its own words"), hello);
         let text = FromAttendant::Line { text: "two\nlines".into() };
         assert_eq!(encode(&text).iter().filter(|&&byte| byte == b'\n').count(), 1);
-        let start = Start { argv: vec!["a".into()], environment: vec![], log: "l".into(), show: true };
+        let start = Start { argv: vec!["a".into()], environment: vec![], log: "l".into(), show: true, orphan_seconds: 4.5 };
         let start = ToAttendant::Start(start);
         assert_eq!(serde_json::from_slice::<ToAttendant>(&encode(&start)).expect("its own words"), start);
     }

@@ -5,6 +5,7 @@ mod options;
 mod preflight;
 mod sweep;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use admiral_rank_contract::{ExitCode, environment};
@@ -12,7 +13,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::console::Console;
-use crate::decide::{Action, GroupOptions, Incident, Outcome, Situation, decide};
+use crate::decide::{Action, Cause, GroupOptions, Incident, Outcome, Situation, decide};
 use crate::facts::{self, Facts};
 use crate::files::{Files, write_json};
 use crate::hosts::{Host, HostList, Source, is_this_host, resolve};
@@ -165,7 +166,6 @@ pub fn dry_run(plan: &Plan) -> Result<String, LaunchError> {
     for name in [
         crate::protocol::ADDRESSES,
         crate::protocol::TOKEN,
-        crate::protocol::ORPHAN_SECONDS,
         environment::ATTEMPT,
         environment::LAUNCH_ID,
     ] {
@@ -277,8 +277,7 @@ pub async fn doctor(plan: &Plan, console: Console, json: bool, bandwidth: bool) 
 const DEFAULT_GRACE_SECONDS: u64 = 60;
 
 async fn start(plan: AttemptPlan, launched: Instant) -> Result<Attempt, LaunchError> {
-    let orphan = Duration::from_secs(9);
-    Attempt::launch(plan, orphan, launched).await.map_err(LaunchError::system)
+    Attempt::launch(plan, launched).await.map_err(LaunchError::system)
 }
 
 fn launch_id() -> Result<String, LaunchError> {
@@ -341,7 +340,7 @@ impl Launch {
             earlier.step,
             earlier.hosts.join(", ")
         ));
-        let (left, silent) = self.sweep(&earlier.launch_id, &earlier.hosts).await;
+        let (left, silent) = self.sweep(&earlier.launch_id, &earlier.hosts, |_| Vec::new()).await;
         if left == 0 && silent.is_empty() {
             self.ended_attempts.extend(earlier.attempt_id);
         } else if !silent.is_empty() {
@@ -373,6 +372,7 @@ impl Launch {
             let ranks = self.ranks(number, &resume);
             self.keeper.begin(number, attempt.layout());
             let end = attempt.supervise(&ranks, self.console, stops, &mut self.keeper).await;
+            self.keeper.note(&end.roster);
             self.keep_mpirun_log(number, &end);
             if let Some(misplaced) = &end.misplaced {
                 return Err(LaunchError::config(misplaced));
@@ -396,10 +396,15 @@ impl Launch {
     }
 
     fn announce(&self, world: usize) {
-        let hosts: Vec<String> =
-            self.plan.hosts.hosts.iter().map(|host| format!("{}:{}", host.name, host.slots)).collect();
+        let layout = Layout::with_first(&self.plan.hosts.hosts, world, is_this_host);
+        let used = layout.map(|layout| layout.hosts).unwrap_or_default();
+        let hosts: Vec<String> = used.iter().map(|(host, ranks)| format!("{host}:{ranks}")).collect();
+        let is_spare = |host: &&Host| !used.iter().any(|(name, _)| *name == host.name);
+        let spares: Vec<&str> =
+            self.plan.hosts.hosts.iter().filter(is_spare).map(|host| host.name.as_str()).collect();
+        let spares = if spares.is_empty() { String::new() } else { format!(", spares: {}", spares.join(", ")) };
         self.console.say(&format!(
-            "{world} ranks on {} (from {}); the run's folder is {}, checkpoints go to {}",
+            "{world} ranks on {}{spares} (from {}); the run's folder is {}, checkpoints go to {}",
             hosts.join(", "),
             self.plan.hosts.source,
             self.files.run().display(),
@@ -439,7 +444,7 @@ impl Launch {
 
     /// What follows from the end of an attempt.
     async fn after(&mut self, number: u64, end: AttemptEnd) -> Result<Next, LaunchError> {
-        let (incident, sentence) = match &end.outcome {
+        let (mut incident, mut sentence) = match &end.outcome {
             Outcome::AllEnded => {
                 self.console.say("the run is finished");
                 return Ok(Next::Leave(0));
@@ -452,6 +457,17 @@ impl Launch {
             Outcome::Incident { incident, sentence } => (incident.clone(), sentence.clone()),
         };
         self.console.warn(&sentence);
+        // A host that nothing can be started on brings every later attempt down.
+        for (host, why) in preflight::unreachable(&self.plan, &self.facts, &end.roster.hosts()).await {
+            self.console.warn(&format!("{host}: {why}"));
+            if incident.cause != Cause::HostLost {
+                (incident.cause, incident.hosts) = (Cause::HostLost, Vec::new());
+                sentence = format!("{sentence}; {host} cannot be reached");
+            }
+            if !incident.hosts.contains(&host) {
+                incident.hosts.push(host);
+            }
+        }
         let group = self.verify_gone(&end).await;
         if group.processes_left == 0 && group.unverified_hosts.is_empty() {
             let attempts = end.roster.readings().map(|reading| reading.attempt_id.clone()).filter(|id| !id.is_empty());
@@ -499,16 +515,20 @@ impl Launch {
 
     /// What a rank said last, where its output was not shown already.
     fn show_last_lines(&self, failure: &Failure, end: &AttemptEnd) {
-        let lines = match failure.rank {
+        let lines: &Vec<String> = match failure.rank {
             Some(rank) if !self.plan.options.show_rank.shows(rank) => &failure.last_lines,
             None if !end.roster.is_complete() => &end.mpirun_lines,
             _ => return,
         };
-        for line in lines.iter().rev().take(10).rev().filter(|line| !line.is_empty()) {
-            match failure.rank {
-                Some(rank) => self.console.rank(rank, line),
-                None => self.console.warn(&format!("  {line}")),
-            }
+        let lines = lines.iter().filter(|line| !line.trim().is_empty());
+        // mpirun explains itself at length; its first words say what happened.
+        let (title, lines): (String, Vec<&String>) = match failure.rank {
+            Some(rank) => (format!("the last lines of rank {rank}:"), lines.rev().take(10).collect::<Vec<_>>().into_iter().rev().collect()),
+            None => ("mpirun said:".to_owned(), lines.take(6).collect()),
+        };
+        if !lines.is_empty() {
+            self.console.warn(&title);
+            lines.iter().for_each(|line| self.console.warn(&format!("    {line}")));
         }
     }
 
@@ -516,8 +536,15 @@ impl Launch {
     async fn verify_gone(&self, end: &AttemptEnd) -> GroupRecord {
         let mut hosts: Vec<String> = end.unverified.iter().map(|&rank| end.roster.entries[rank].host.clone()).collect();
         hosts.dedup();
-        let (mut left, silent) =
-            if hosts.is_empty() { (0, Vec::new()) } else { self.sweep(&self.launch_id, &hosts).await };
+        let daemons = |host: &str| -> Vec<String> {
+            let there = end.roster.entries.iter().filter(|entry| entry.host == host);
+            let daemons: BTreeSet<u32> = there.filter_map(|entry| entry.hello.as_ref()?.daemon).collect();
+            daemons.iter().map(ToString::to_string).collect()
+        };
+        let (mut left, silent) = match hosts.as_slice() {
+            [] => (0, Vec::new()),
+            hosts => self.sweep(&self.launch_id, hosts, daemons).await,
+        };
         left += end.roster.entries.iter().filter_map(|entry| entry.left).sum::<usize>();
         if left > 0 {
             self.console.warn(&format!("{left} processes could not be ended: they hang in the system, or in a driver"));
@@ -535,11 +562,19 @@ impl Launch {
         }
     }
 
-    async fn sweep(&self, launch_id: &str, hosts: &[String]) -> (usize, Vec<String>) {
-        sweep::sweep(hosts, |host| {
-            let host = Host { name: host.to_owned(), slots: 1, slots_given: true };
+    /// Ends what is left of a launch on these hosts, where each has the daemons that `daemons` knows.
+    async fn sweep(
+        &self,
+        launch_id: &str,
+        hosts: &[String],
+        daemons: impl Fn(&str) -> Vec<String>,
+    ) -> (usize, Vec<String>) {
+        sweep::sweep(hosts, |name| {
+            let host = Host { name: name.to_owned(), slots: 1, slots_given: true };
             let layout = Layout::one_per_host(&[host], |_| true);
-            self.plan.mpirun_plan(layout, &["sweep", launch_id], 1)
+            let daemons = daemons(name);
+            let words = ["sweep", launch_id].into_iter().chain(daemons.iter().map(String::as_str));
+            self.plan.mpirun_plan(layout, &words.collect::<Vec<_>>(), 1)
         })
         .await
     }
@@ -554,7 +589,10 @@ impl Launch {
         action: &str,
     ) -> Failure {
         let entry = incident.rank.and_then(|rank| end.roster.entries.get(rank));
-        let (exit_code, signal) = entry.and_then(|entry| entry.end).unwrap_or_default();
+        // How it ended by itself: those that the launcher has killed say nothing.
+        let then = incident.rank.and_then(|rank| end.at_failure.entries.get(rank));
+        let (exit_code, signal) = then.and_then(|entry| entry.end).unwrap_or_default();
+        let stood = then.and_then(|entry| entry.reading.as_ref()).filter(|_| incident.cause == Cause::Stalled);
         Failure {
             launch_id: self.launch_id.clone(),
             incident: self.next_incident,
@@ -568,10 +606,12 @@ impl Launch {
             signal: signal.map(signal_name),
             last_lines: entry.map(|entry| entry.last_lines.clone()).unwrap_or_default(),
             stack: entry.and_then(|entry| entry.stack.clone()),
-            ranks: end.roster.records(),
+            ranks: end.at_failure.records(),
             step: end.roster.steps_done().unwrap_or(0),
             group,
             action: action.to_owned(),
+            standstill_seconds: stood.map_or(0.0, |reading| reading.phase_seconds),
+            harmed: end.vanished,
             steps_lost: None,
             seconds_lost: None,
         }

@@ -41,13 +41,13 @@ impl LaunchConfig {
     #[must_use]
     pub fn timeouts(&self) -> Timeouts {
         let stall = Duration::from_secs(self.stall_seconds);
-        let silence = (stall / 20).clamp(Duration::from_secs(3), Duration::from_secs(8));
+        let silence = (stall / 20).clamp(Duration::from_secs(3), Duration::from_secs(6));
         Timeouts {
             stall,
             start: (stall * 2).max(Duration::from_secs(60)),
             silence,
             group_down: Duration::from_secs(5),
-            orphan: silence + Duration::from_secs(1),
+            orphan: silence + Duration::from_millis(500),
         }
     }
 }

@@ -20,16 +20,16 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::protocol::{ADDRESSES, BEAT, FromAttendant, Hello, ORPHAN_SECONDS, Start, TOKEN, ToAttendant, encode};
+use crate::protocol::{ADDRESSES, BEAT, FromAttendant, Hello, Start, TOKEN, ToAttendant, encode};
 use process::{Ended, RankProcess};
-pub use process::{adopt_orphans, end_children};
+pub use process::{adopt_orphans, end_children, is_daemon};
 
 /// A rank that is asked to end because its launcher is gone has this long to publish a checkpoint.
-const ORPHAN_GRACE: Duration = Duration::from_secs(4);
+const ORPHAN_GRACE: Duration = Duration::from_secs(3);
+/// How long an attendant without a rank waits for a word.
+const UNTOLD: Duration = Duration::from_secs(30);
 /// An address of the launcher that does not answer for so long leads nowhere.
 const CONNECT: Duration = Duration::from_secs(5);
-/// An attendant that is told to end by its system, not by its launcher, waits this long for the launcher's word.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Why an attendant cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,6 @@ struct Told {
     rank: usize,
     world: usize,
     local_rank: usize,
-    orphan: Duration,
 }
 
 fn told() -> Result<Told, AttendError> {
@@ -83,7 +82,6 @@ fn told() -> Result<Told, AttendError> {
         rank: get("OMPI_COMM_WORLD_RANK")?,
         world: get("OMPI_COMM_WORLD_SIZE")?,
         local_rank: get("OMPI_COMM_WORLD_LOCAL_RANK")?,
-        orphan: Duration::from_secs_f64(get(ORPHAN_SECONDS)?),
     })
 }
 
@@ -105,15 +103,16 @@ pub async fn attend() -> Result<(), AttendError> {
         local_rank: told.local_rank,
         host: host_name(),
         machine: machine(),
+        daemon: process::daemon().and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()),
         pid: std::process::id(),
     }));
     let (hear, heard) = mpsc::unbounded_channel();
     tokio::spawn(listen(reader, hear));
     let attendant =
-        Attendant { say, rank: None, ledger: Ledger::create().map_err(std::io::Error::other)?, is_over: false };
-    let is_orphan = attendant.run(heard, told.orphan).await?;
+        Attendant { say, rank: None, ledger: Ledger::create().map_err(std::io::Error::other)?, is_over: false, orphan: UNTOLD };
+    let with_daemon = attendant.run(heard).await?;
     let _ = timeout(Duration::from_secs(1), writing).await;
-    if is_orphan && told.local_rank == 0 {
+    if with_daemon && told.local_rank == 0 {
         process::end_daemon();
     }
     Ok(())
@@ -174,14 +173,15 @@ struct Attendant {
     ledger: Ledger,
     /// The rank has ended and that has been said.
     is_over: bool,
+    /// The launcher is lost when nothing is heard of it for so long.
+    orphan: Duration,
 }
 
 impl Attendant {
-    /// Until it may leave; says whether the launcher was lost.
+    /// Until it may leave; says whether `mpirun`'s daemon is to go as well.
     async fn run(
         mut self,
         mut heard: mpsc::UnboundedReceiver<ToAttendant>,
-        orphan: Duration,
     ) -> Result<bool, AttendError> {
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -192,35 +192,33 @@ impl Attendant {
         // mpirun passes these on to all its children; the launcher is who speaks to ranks.
         let _user1 = signal(SignalKind::user_defined1())?;
         let _user2 = signal(SignalKind::user_defined2())?;
-        let mut leave_at: Option<Instant> = None;
         loop {
             tokio::select! {
                 message = heard.recv() => {
                     last_word = Instant::now();
                     match message {
                         None => return self.orphaned().await,
-                        Some(ToAttendant::Leave) => {
+                        Some(ToAttendant::Leave { with_daemon }) => {
                             self.end_by_force().await;
-                            return Ok(false);
+                            return Ok(with_daemon);
                         }
-                        Some(ToAttendant::Vanish) => return Ok(self.vanish(orphan).await),
+                        Some(ToAttendant::Vanish) => return Ok(self.vanish().await),
                         Some(message) => self.obey(message).await,
                     }
                 }
                 ended = wait(&mut self.rank), if !self.is_over => self.ended(ended).await,
                 _ = beat.tick() => {
-                    if last_word.elapsed() > orphan {
+                    if last_word.elapsed() > self.orphan {
                         return self.orphaned().await;
-                    }
-                    if leave_at.is_some_and(|at| Instant::now() > at) {
-                        return Ok(true);
                     }
                     self.beat();
                 }
-                // The daemon of mpirun ends its children: it was killed, or the scheduler takes the host.
+                // mpirun, or the scheduler, ends all it started. The rank may publish a checkpoint; when they lose
+                // patience they kill, and the rank dies with this process.
                 _ = terminate.recv() => {
-                    self.end_by_force().await;
-                    leave_at.get_or_insert(Instant::now() + FAREWELL);
+                    if let Some(rank) = self.rank.as_ref().filter(|_| !self.is_over) {
+                        rank.signal(rustix::process::Signal::TERM.as_raw());
+                    }
                 }
                 _ = interrupt.recv() => {}
                 _ = hang_up.recv() => {}
@@ -260,11 +258,12 @@ impl Attendant {
                     });
                 }
             }
-            ToAttendant::Leave | ToAttendant::Vanish | ToAttendant::Alive => {}
+            ToAttendant::Leave { .. } | ToAttendant::Vanish | ToAttendant::Alive => {}
         }
     }
 
     async fn start(&mut self, start: &Start) {
+        self.orphan = Duration::from_secs_f64(start.orphan_seconds);
         let variables: BTreeMap<&str, String> = start
             .environment
             .iter()
@@ -318,11 +317,11 @@ impl Attendant {
     }
 
     /// As if no word came in or went out: the rank, cut off from its peers, stands still, until the launcher is missed.
-    async fn vanish(&mut self, orphan: Duration) -> bool {
+    async fn vanish(&mut self) -> bool {
         if let Some(rank) = &self.rank {
             rank.signal(rustix::process::Signal::STOP.as_raw());
         }
-        tokio::time::sleep(orphan).await;
+        tokio::time::sleep(self.orphan).await;
         self.end_by_force().await;
         true
     }

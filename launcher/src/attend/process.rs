@@ -143,12 +143,21 @@ fn children(parent: u32) -> Vec<u32> {
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// Ends the daemon of `mpirun` on this host, the parent of this process, when there is no launcher and no network to
-/// tell it: it would stay for many minutes.
+/// The daemon of `mpirun` on this host, the parent of this process; none where `mpirun` itself is.
+pub(super) fn daemon() -> Option<Pid> {
+    rustix::process::getppid().filter(|&parent| is_daemon(parent))
+}
+
+/// Whether a process is a daemon of `mpirun`.
+#[must_use]
+pub fn is_daemon(pid: Pid) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default();
+    name.trim() == "orted"
+}
+
+/// Ends that daemon: when there is nobody to tell it, or nothing left for it to wait for, it would stay for minutes.
 pub(super) fn end_daemon() {
-    let Some(parent) = rustix::process::getppid() else { return };
-    let name = std::fs::read_to_string(format!("/proc/{}/comm", parent.as_raw_nonzero())).unwrap_or_default();
-    if name.trim() == "orted" {
-        let _ = kill_process(parent, Signal::KILL);
+    if let Some(daemon) = daemon() {
+        let _ = kill_process(daemon, Signal::KILL);
     }
 }

@@ -107,6 +107,15 @@ pub async fn examine(request: &ExamineRequest) -> Result<Receipt, DoctorError> {
     Ok(receipt)
 }
 
+/// The hosts on which `mpirun` could not start anything, and why.
+pub async fn unreachable(request: &ExamineRequest) -> Vec<(String, String)> {
+    let of_each = |finding: Finding| {
+        let what = finding.what;
+        finding.hosts.into_iter().map(move |host| (host, what.clone()))
+    };
+    reach::unreachable(request).await.into_iter().flat_map(of_each).collect()
+}
+
 /// What a host's probe runs: `admiral-launch probe`, started by [`examine`].
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! Keeps `state.json` up to date, and completes an incident's file when the run goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -8,14 +8,18 @@ use jiff::Timestamp;
 
 use crate::attend::host_name;
 use crate::console::Console;
+use crate::decide::Slow;
 use crate::files::write_json;
 use crate::incident::Failure;
 use crate::layout::Layout;
 use crate::status::{Condition, Rate, State};
-use crate::supervise::{Attempt, Watcher};
+use crate::supervise::{Attempt, Roster, Watcher};
 
 /// A rank that is slow is named again after this long.
 const SLOW_AGAIN: Duration = Duration::from_secs(60);
+
+/// A rank is called slow when it is at so many looks in a row, one a second.
+const SLOW_LOOKS: u32 = 3;
 
 /// An incident whose costs are not known yet.
 #[derive(Debug)]
@@ -36,6 +40,9 @@ pub(super) struct Keeper {
     told_slow: Option<Instant>,
     seen_slow: BTreeSet<usize>,
     can_write: bool,
+    has_begun: bool,
+    /// Looks in a row at which a rank was slow.
+    slow_looks: BTreeMap<usize, u32>,
 }
 
 impl Keeper {
@@ -72,11 +79,13 @@ impl Keeper {
             pending: None,
             told_slow: None,
             seen_slow: BTreeSet::new(),
-            can_write: true,
+            can_write: true, has_begun: false, slow_looks: BTreeMap::new(),
         }
     }
 
     pub(super) fn begin(&mut self, attempt: u64, layout: &Layout) {
+        self.state.restarts += u64::from(self.has_begun);
+        self.has_begun = true;
         self.state.attempt = attempt;
         self.state.world = layout.world();
         self.state.hosts = layout.hosts.iter().map(|(host, _)| host.clone()).collect();
@@ -85,10 +94,22 @@ impl Keeper {
         self.write();
     }
 
+    /// What the ranks said last.
+    pub(super) fn note(&mut self, roster: &Roster) {
+        let state = &mut self.state;
+        if let Some(step) = roster.steps_done() {
+            state.step = step;
+        }
+        if let Some(last_step) = roster.readings().map(|reading| reading.last_step).max() {
+            state.last_step = state.last_step.max(last_step);
+        }
+        state.checkpoint_step = state.checkpoint_step.max(roster.checkpoint_step());
+        (state.images_per_second, state.seconds_left) = (None, None);
+    }
+
     /// An incident is over and another attempt is made, or none.
     pub(super) fn failed(&mut self, failure: Failure, files: Vec<PathBuf>, failed_at: f64) {
         self.state.condition = Condition::Recovering;
-        self.state.restarts += 1;
         self.state.last_incident = Some(failure.verdict.clone());
         self.pending = Some(Pending { failure, files, failed_at });
         self.write();
@@ -139,8 +160,13 @@ impl Watcher for Keeper {
         }
         state.checkpoint_step = state.checkpoint_step.max(roster.checkpoint_step());
         state.ranks = roster.records();
-        state.slow = attempt.slow.iter().map(|slow| slow.sentence.clone()).collect();
-        for slow in &attempt.slow {
+        self.slow_looks.retain(|rank, _| attempt.slow.iter().any(|slow| slow.rank == *rank));
+        attempt.slow.iter().for_each(|slow| *self.slow_looks.entry(slow.rank).or_default() += 1);
+        // One slow step is nothing to speak of.
+        let lasts = |slow: &&Slow| self.slow_looks.get(&slow.rank).is_some_and(|&looks| looks >= SLOW_LOOKS);
+        let slow: Vec<&Slow> = attempt.slow.iter().filter(lasts).collect();
+        state.slow = slow.iter().map(|slow| slow.sentence.clone()).collect();
+        for slow in slow {
             if self.seen_slow.insert(slow.rank) {
                 state.slow_seen.push(slow.sentence.clone());
             }
@@ -159,7 +185,7 @@ impl Watcher for Keeper {
         let began = attempt.roster.checkpoint_step();
         let lost = failure.step.saturating_sub(began);
         failure.steps_lost = Some(lost);
-        failure.seconds_lost = Some(now - failed_at);
+        failure.seconds_lost = Some(now - failed_at + failure.standstill_seconds);
         self.console.say(&format!(
             "trains again after {:.1} s, from step {began}; {lost} {} done again",
             now - failed_at,

@@ -63,7 +63,7 @@ pub struct RunOptions {
     /// Starts again also when ranks were stopped by a signal from outside
     #[arg(long)]
     pub restart_on_preemption: bool,
-    /// The first delay before a restart, in seconds; it doubles while the run gets no further
+    /// The unit of the delays before restarts: 1, 2, 4... of it while the run gets no further; 30 at first for a store
     #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
     pub base_delay_seconds: f64,
     /// Starts without examining the hosts first

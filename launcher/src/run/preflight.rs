@@ -22,8 +22,25 @@ pub(super) async fn receipt(
     launch_id: Option<&str>,
     bandwidth: bool,
 ) -> Result<Receipt, LaunchError> {
+    examine(&request(plan, facts, launch_id, bandwidth)?).await.map_err(LaunchError::system)
+}
+
+/// Which of these hosts nothing can be started on, and why.
+pub(super) async fn unreachable(plan: &Plan, facts: &Facts, hosts: &[String]) -> Vec<(String, String)> {
+    // What the plan was begun with can be asked for again.
+    let Ok(mut request) = request(plan, facts, None, false) else { return Vec::new() };
+    request.hosts.retain(|host| hosts.contains(&host.name));
+    crate::doctor::unreachable(&request).await
+}
+
+fn request(
+    plan: &Plan,
+    facts: &Facts,
+    launch_id: Option<&str>,
+    bandwidth: bool,
+) -> Result<ExamineRequest, LaunchError> {
     let layout = Layout::new(&plan.hosts.hosts, 1).map_err(LaunchError::config)?;
-    let request = ExamineRequest {
+    Ok(ExamineRequest {
         hosts: plan.hosts.hosts.clone(),
         source: plan.hosts.source.clone(),
         mpirun: plan.mpirun_plan(layout, &["probe"], 1),
@@ -35,8 +52,7 @@ pub(super) async fn receipt(
         uses_gpus: facts.config.run.device != "cpu",
         launch_id: launch_id.map(str::to_owned),
         bandwidth,
-    };
-    examine(&request).await.map_err(LaunchError::system)
+    })
 }
 
 fn absolute(path: &String) -> std::path::PathBuf {

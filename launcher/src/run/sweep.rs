@@ -44,9 +44,13 @@ pub(super) async fn sweep(hosts: &[String], plan_for: impl Fn(&str) -> MpirunPla
     (total, silent)
 }
 
-/// Ends all processes of a launch on this host; returns how many are left.
+/// Ends all processes of a launch on this host, and the daemons of `mpirun` that had these numbers; returns how many
+/// processes of the launch are left.
 #[must_use]
-pub fn sweep_here(launch_id: &str) -> usize {
+pub fn sweep_here(launch_id: &str, daemons: &[i32]) -> usize {
+    for daemon in daemons.iter().filter_map(|&pid| Pid::from_raw(pid)).filter(|&pid| crate::attend::is_daemon(pid)) {
+        let _ = kill_process(daemon, Signal::KILL);
+    }
     let mark = format!("{LAUNCH_ID}={launch_id}");
     let mut left = Vec::new();
     for _ in 0..30 {
@@ -101,7 +105,7 @@ mod tests {
         let mut mine = std::process::Command::new("sleep").arg("60").env(LAUNCH_ID, &id).spawn().expect("sleep");
         let mut other = std::process::Command::new("sleep").arg("60").env(LAUNCH_ID, "other").spawn().expect("sleep");
         assert_eq!(processes(&format!("{LAUNCH_ID}={id}")).len(), 1);
-        assert_eq!(sweep_here(&id), 0);
+        assert_eq!(sweep_here(&id, &[]), 0);
         assert!(!mine.wait().expect("its end").success());
         assert!(other.try_wait().expect("its state").is_none(), "another launch's process lives");
         other.kill().expect("it lives");

@@ -11,12 +11,12 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::hub::{Call, Hub};
 use super::mpirun::Mpirun;
-use super::roster::Roster;
+use super::roster::{Entry, Roster};
 use crate::console::{Console, ShowRank};
 use crate::decide::{End, Event, Group, GroupOptions, Outcome, Output, Slow, slow_ranks};
 use crate::layout::{Layout, Misplaced, Reported, check_reported};
 use crate::mpirun::MpirunPlan;
-use crate::protocol::{ADDRESSES, BEAT, FromAttendant, ORPHAN_SECONDS, Start, TOKEN, ToAttendant};
+use crate::protocol::{ADDRESSES, BEAT, FromAttendant, Start, TOKEN, ToAttendant};
 
 /// How often the group is looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -95,8 +95,12 @@ pub struct Attempt {
 pub struct AttemptEnd {
     /// How.
     pub outcome: Outcome,
-    /// Where the ranks stood.
+    /// Where the ranks stood at the end.
     pub roster: Roster,
+    /// Where they stood when the group began to go down.
+    pub at_failure: Roster,
+    /// When a drill let a host fall silent.
+    pub vanished: Option<Timestamp>,
     /// Ranks whose processes nobody could confirm to be gone.
     pub unverified: Vec<usize>,
     /// The furthest step that was begun.
@@ -118,13 +122,12 @@ impl Attempt {
     ///
     /// # Errors
     /// When the system gives no port or no process.
-    pub async fn launch(mut plan: AttemptPlan, orphan: Duration, launched: Instant) -> std::io::Result<Self> {
+    pub async fn launch(mut plan: AttemptPlan, launched: Instant) -> std::io::Result<Self> {
         let token = token()?;
         let hub = Hub::open(token.clone(), plan.ordinal).await?;
         plan.mpirun.variables.extend([
             (ADDRESSES.to_owned(), hub.addresses(&plan.addresses)),
             (TOKEN.to_owned(), token),
-            (ORPHAN_SECONDS.to_owned(), orphan.as_secs_f64().to_string()),
             (environment::ATTEMPT.to_owned(), plan.ordinal.to_string()),
             (environment::LAUNCH_ID.to_owned(), plan.launch_id.clone()),
         ]);
@@ -136,7 +139,7 @@ impl Attempt {
 
     /// Takes down what [`Attempt::launch`] has started, before any rank is.
     pub async fn call_off(mut self) {
-        self.hub.say_all(&ToAttendant::Leave);
+        self.hub.say_all(&ToAttendant::Leave { with_daemon: false });
         self.mpirun.end(Duration::from_secs(1)).await;
     }
 
@@ -164,7 +167,7 @@ impl Attempt {
         }
         let (mut mpirun_ended, mut has_stepped) = (false, false);
         let (mut failed_at, mut detected, mut misplaced) = (None, None, None);
-        let mut vanish = ranks.vanish.clone();
+        let (mut vanish, mut vanished, mut at_failure) = (ranks.vanish.clone(), None, None);
         let (outcome, down_at) = loop {
             let event = tokio::select! {
                 call = self.hub.next() => match call {
@@ -197,6 +200,7 @@ impl Attempt {
             };
             let now = self.launched.elapsed().as_secs_f64();
             if let Some(host) = vanish.take_if(|vanish| group.reached() >= vanish.at_step).map(|vanish| vanish.host) {
+                vanished = Some(Timestamp::now());
                 let places = self.layout().placements.iter();
                 places
                     .filter(|place| place.host == host)
@@ -225,10 +229,15 @@ impl Attempt {
                     Output::KillAll => {
                         failed_at.get_or_insert(now);
                         detected.get_or_insert_with(Timestamp::now);
+                        at_failure.get_or_insert_with(|| self.roster.clone());
                         self.is_ending = true;
                         self.hub.say_all(&ToAttendant::Kill);
                     }
-                    Output::LeaveAll => self.hub.say_all(&ToAttendant::Leave),
+                    Output::LeaveAll => {
+                        let is_good = |entry: &Entry| matches!(entry.end, Some((Some(_), None)));
+                        let with_daemon = !self.roster.entries.iter().all(is_good);
+                        self.hub.say_all(&ToAttendant::Leave { with_daemon });
+                    }
                     Output::KillMpirun => self.mpirun.kill(),
                     Output::Finished(outcome) => finished = Some(outcome),
                 }
@@ -248,6 +257,8 @@ impl Attempt {
             down_at,
             mpirun_lines: self.mpirun.lines(),
             misplaced,
+            vanished,
+            at_failure: at_failure.unwrap_or_else(|| self.roster.clone()),
             roster: self.roster,
         }
     }
@@ -289,6 +300,7 @@ impl Attempt {
                     environment: ranks.environment.clone(),
                     log: ranks.logs.join(format!("rank-{rank:03}.log")),
                     show: ranks.show.shows(rank),
+                    orphan_seconds: ranks.options.timeouts.orphan.as_secs_f64(),
                 }),
             );
         }

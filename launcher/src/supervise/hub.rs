@@ -167,6 +167,7 @@ mod tests {
             local_rank: 0,
             host: "h".into(),
             machine: "m".into(),
+            daemon: None,
             pid: 1,
         }))
     }

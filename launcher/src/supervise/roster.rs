@@ -94,6 +94,14 @@ impl Roster {
         self.entries.iter().filter_map(|entry| entry.reading.as_ref()).filter(|r| r.last_step > 0).map(done).max()
     }
 
+    /// The hosts, each once.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<String> {
+        let mut hosts: Vec<String> = self.entries.iter().map(|entry| entry.host.clone()).collect();
+        hosts.dedup();
+        hosts
+    }
+
     /// The newest checkpoint that a rank knows of.
     #[must_use]
     pub fn checkpoint_step(&self) -> u64 {
