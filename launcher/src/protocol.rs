@@ -85,7 +85,7 @@ pub struct Hello {
     pub host: String,
     /// Which machine this is, whatever names it has.
     pub machine: String,
-    /// The daemon of `mpirun` that started it; none on the host of `mpirun` itself.
+    /// The daemon of `mpirun` that started it, or `mpirun` itself.
     pub daemon: Option<u32>,
     /// The attendant's process.
     pub pid: u32,

@@ -57,6 +57,8 @@ impl Bed {
     /// A command on a host, with the variables of this process.
     pub fn on(&self, host: &str, program: &str) -> Command {
         let mut command = self.command(&["run", host, program]);
+        // The hosts share the cores of one: a rank that waits must leave them to those that work.
+        command.env("OMPI_MCA_mpi_yield_when_idle", "1");
         command.env("OMPI_MCA_plm_rsh_agent", format!("{} agent", Self::testbed().display()));
         command
     }

@@ -143,16 +143,16 @@ fn children(parent: u32) -> Vec<u32> {
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// The daemon of `mpirun` on this host, the parent of this process; none where `mpirun` itself is.
+/// The daemon of `mpirun` on this host, or `mpirun` itself: the parent of this process.
 pub(super) fn daemon() -> Option<Pid> {
     rustix::process::getppid().filter(|&parent| is_daemon(parent))
 }
 
-/// Whether a process is a daemon of `mpirun`.
+/// Whether a process is `mpirun` or a daemon of it.
 #[must_use]
 pub fn is_daemon(pid: Pid) -> bool {
     let name = std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default();
-    name.trim() == "orted"
+    ["orted", "mpirun", "mpiexec", "orterun"].contains(&name.trim())
 }
 
 /// Ends that daemon: when there is nobody to tell it, or nothing left for it to wait for, it would stay for minutes.
