@@ -82,7 +82,7 @@ mod tests {
         let mut config = RunConfig::default();
         config.optimizer.ema_rates = vec![0.9, 0.99];
         config.training.global_batch = 3 * 8192;
-        config.training.microbatch = 4;
+        config.training.microbatch = 2;
         let facts = config.facts().unwrap();
         assert_eq!(facts.checkpoint_bytes, facts.parameters * 20);
         assert!(facts.worlds.contains(&4096) && facts.worlds.iter().all(|&world| world <= 4096), "{:?}", facts.worlds);
