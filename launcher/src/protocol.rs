@@ -171,7 +171,8 @@ mod tests {
         assert_eq!(serde_json::from_slice::<FromAttendant>(&line).expect("its own words"), hello);
         let text = FromAttendant::Line { text: "two\nlines".into() };
         assert_eq!(encode(&text).iter().filter(|&&byte| byte == b'\n').count(), 1);
-        let start = Start { argv: vec!["a".into()], environment: vec![], log: "l".into(), show: true, orphan_seconds: 4.5 };
+        let start =
+            Start { argv: vec!["a".into()], environment: vec![], log: "l".into(), show: true, orphan_seconds: 4.5 };
         let start = ToAttendant::Start(start);
         assert_eq!(serde_json::from_slice::<ToAttendant>(&encode(&start)).expect("its own words"), start);
     }

@@ -163,12 +163,7 @@ pub fn dry_run(plan: &Plan) -> Result<String, LaunchError> {
     check_world(&facts, plan.world)?;
     let attempt = plan.attempt(0, "LAUNCH", &plan.hosts.hosts, plan.world, facts.config.checkpoint.grace_seconds)?;
     let mut mpirun = attempt.mpirun;
-    for name in [
-        crate::protocol::ADDRESSES,
-        crate::protocol::TOKEN,
-        environment::ATTEMPT,
-        environment::LAUNCH_ID,
-    ] {
+    for name in [crate::protocol::ADDRESSES, crate::protocol::TOKEN, environment::ATTEMPT, environment::LAUNCH_ID] {
         mpirun.variables.push((name.to_owned(), "(set at the start)".to_owned()));
     }
     let mut text = mpirun.dry_run();
@@ -400,8 +395,7 @@ impl Launch {
         let used = layout.map(|layout| layout.hosts).unwrap_or_default();
         let hosts: Vec<String> = used.iter().map(|(host, ranks)| format!("{host}:{ranks}")).collect();
         let is_spare = |host: &&Host| !used.iter().any(|(name, _)| *name == host.name);
-        let spares: Vec<&str> =
-            self.plan.hosts.hosts.iter().filter(is_spare).map(|host| host.name.as_str()).collect();
+        let spares: Vec<&str> = self.plan.hosts.hosts.iter().filter(is_spare).map(|host| host.name.as_str()).collect();
         let spares = if spares.is_empty() { String::new() } else { format!(", spares: {}", spares.join(", ")) };
         self.console.say(&format!(
             "{world} ranks on {}{spares} (from {}); the run's folder is {}, checkpoints go to {}",
@@ -523,7 +517,10 @@ impl Launch {
         let lines = lines.iter().filter(|line| !line.trim().is_empty());
         // mpirun explains itself at length; its first words say what happened.
         let (title, lines): (String, Vec<&String>) = match failure.rank {
-            Some(rank) => (format!("the last lines of rank {rank}:"), lines.rev().take(10).collect::<Vec<_>>().into_iter().rev().collect()),
+            Some(rank) => (
+                format!("the last lines of rank {rank}:"),
+                lines.rev().take(10).collect::<Vec<_>>().into_iter().rev().collect(),
+            ),
             None => ("mpirun said:".to_owned(), lines.take(6).collect()),
         };
         if !lines.is_empty() {

@@ -108,8 +108,13 @@ pub async fn attend() -> Result<(), AttendError> {
     }));
     let (hear, heard) = mpsc::unbounded_channel();
     tokio::spawn(listen(reader, hear));
-    let attendant =
-        Attendant { say, rank: None, ledger: Ledger::create().map_err(std::io::Error::other)?, is_over: false, orphan: UNTOLD };
+    let attendant = Attendant {
+        say,
+        rank: None,
+        ledger: Ledger::create().map_err(std::io::Error::other)?,
+        is_over: false,
+        orphan: UNTOLD,
+    };
     let with_daemon = attendant.run(heard).await?;
     let _ = timeout(Duration::from_secs(1), writing).await;
     if with_daemon && told.local_rank == 0 {
@@ -179,10 +184,7 @@ struct Attendant {
 
 impl Attendant {
     /// Until it may leave; says whether `mpirun`'s daemon is to go as well.
-    async fn run(
-        mut self,
-        mut heard: mpsc::UnboundedReceiver<ToAttendant>,
-    ) -> Result<bool, AttendError> {
+    async fn run(mut self, mut heard: mpsc::UnboundedReceiver<ToAttendant>) -> Result<bool, AttendError> {
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_word = Instant::now();

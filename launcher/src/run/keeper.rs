@@ -79,7 +79,9 @@ impl Keeper {
             pending: None,
             told_slow: None,
             seen_slow: BTreeSet::new(),
-            can_write: true, has_begun: false, slow_looks: BTreeMap::new(),
+            can_write: true,
+            has_begun: false,
+            slow_looks: BTreeMap::new(),
         }
     }
 
