@@ -56,7 +56,8 @@ fuzz:
 chaos: setup
 	@ci/setup test
 	@ci/setup fuzz
-	$(CARGO) test --release --locked --test chaos -- --ignored --nocapture --test-threads 1
+	$(CARGO) build --release --locked --workspace
+	$(CARGO) test --release --locked --test launch --test chaos -- --ignored --nocapture --test-threads 1
 	ci/fuzz $(CHAOS_FUZZ_SECONDS)
 
 lint: setup

@@ -9,6 +9,8 @@ mod bed;
 mod mpirun;
 #[path = "support/runs.rs"]
 mod runs;
+#[path = "support/storm.rs"]
+mod storm;
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -111,10 +113,7 @@ fn harmed_runs_end_as_if_nothing_had_been() {
     let incident = stage.harmed("attendant", two, |_, state| signal(parent_of(pid_of(state, 2)), libc::SIGKILL));
     assert!(verdict(&incident).starts_with("the attendant of rank 2 (n1) is gone"), "{incident:#}");
 
-    let incident = stage.harmed("mpirun", two, |_, state| {
-        // Local ranks are mpirun's own grandchildren.
-        signal(parent_of(parent_of(pid_of(state, 0))), libc::SIGKILL);
-    });
+    let incident = stage.harmed("mpirun", two, |_, _| signal(stage.bed.mpirun(), libc::SIGKILL));
     assert!(verdict(&incident).starts_with("mpirun ended before the ranks did"), "{incident:#}");
 
     let incident = stage.harmed("cut", "n0:2,n1:2,n2:2", |_, _| {
@@ -211,6 +210,13 @@ fn what_a_rank_says_by_its_exit_code_is_heeded() {
     let (finished, incidents) = leaves(74, "exit-74");
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     assert!(incidents[0]["action"].as_str().unwrap().contains("n0 is left out"), "{:#}", incidents[0]);
+}
+
+#[test]
+#[ignore = "minutes: make chaos"]
+fn a_storm_of_incidents_loses_nothing() {
+    let wanted = std::env::var("CHAOS_INCIDENTS").ok().and_then(|text| text.parse().ok());
+    storm::weather(wanted.unwrap_or(100));
 }
 
 #[test]

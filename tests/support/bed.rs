@@ -78,6 +78,14 @@ impl Bed {
         pids.lines().filter(|pid| !pid.is_empty()).map(|pid| format!("{pid}: {}", words(pid))).collect()
     }
 
+    /// The `mpirun` on n0.
+    pub fn mpirun(&self) -> i32 {
+        let pids = self.control(&["pids", "n0"]);
+        let name = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let pid = pids.lines().find(|pid| name(pid).trim() == "mpirun").expect("mpirun runs");
+        pid.parse().expect("a number")
+    }
+
     /// Fails when anything is left on one of these hosts; what is on its way out has a moment.
     pub fn assert_empty(&self, hosts: &[&str]) {
         for host in hosts {

@@ -1,0 +1,368 @@
+//! A launch under way: attempt after attempt, and what follows from the end of each.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use admiral_rank_contract::{ExitCode, environment};
+use tokio::sync::mpsc;
+
+use super::keeper::Keeper;
+use super::plan::{LaunchError, Plan};
+use super::{preflight, start, sweep, timeouts};
+use crate::console::Console;
+use crate::decide::{Action, Cause, GroupOptions, Incident, Outcome, Situation, decide};
+use crate::facts::Facts;
+use crate::files::{Files, write_json};
+use crate::hosts::{Host, is_this_host};
+use crate::incident::{Failure, GroupRecord, signal_name};
+use crate::layout::Layout;
+use crate::status::Condition;
+use crate::supervise::{Attempt, AttemptEnd, Ranks};
+
+/// A launch under way.
+pub(super) struct Launch {
+    plan: Plan,
+    facts: Facts,
+    files: Files,
+    console: Console,
+    launch_id: String,
+    launched: Instant,
+    pub(super) keeper: Keeper,
+    left_out: Vec<String>,
+    history: Vec<Incident>,
+    /// Attempts, by the name that ranks give them, of which nothing is left.
+    ended_attempts: Vec<String>,
+    next_attempt: u64,
+    next_incident: u64,
+    reached: u64,
+}
+
+impl Launch {
+    pub(super) fn new(
+        plan: Plan,
+        facts: Facts,
+        files: Files,
+        console: Console,
+        launch_id: String,
+        launched: Instant,
+    ) -> Self {
+        let (next_attempt, last_incident) = files.used();
+        let keeper = Keeper::new(files.state(), launch_id.clone(), console);
+        Self {
+            plan,
+            facts,
+            files,
+            console,
+            launch_id,
+            launched,
+            keeper,
+            left_out: Vec::new(),
+            history: Vec::new(),
+            ended_attempts: Vec::new(),
+            next_attempt,
+            next_incident: last_incident + 1,
+            reached: 0,
+        }
+    }
+
+    /// Ends what a launcher that died has left behind, so that its place is free.
+    pub(super) async fn clear_earlier(&mut self) {
+        let Ok(earlier) = crate::status::read(self.files.run()) else { return };
+        if earlier.condition == Condition::Ended {
+            return;
+        }
+        self.console.say(&format!(
+            "an earlier launch ({}, process {} on {}) ended without a word at step {}; looking for what it left on {}",
+            earlier.launch_id,
+            earlier.launcher_pid,
+            earlier.launcher_host,
+            earlier.step,
+            earlier.hosts.join(", ")
+        ));
+        let (left, silent) = self.sweep(&earlier.launch_id, &earlier.hosts, |_| Vec::new()).await;
+        if left == 0 && silent.is_empty() {
+            self.ended_attempts.extend(earlier.attempt_id);
+        } else if !silent.is_empty() {
+            self.console.warn(&format!("{} could not be asked", silent.join(", ")));
+        }
+    }
+
+    /// Attempt after attempt. The first may have been begun already.
+    pub(super) async fn attempts(
+        &mut self,
+        early: Option<Attempt>,
+        stops: &mut mpsc::UnboundedReceiver<()>,
+    ) -> Result<u8, LaunchError> {
+        let (mut hosts, mut world) = (self.plan.hosts.hosts.clone(), self.plan.world);
+        let mut early = early;
+        let mut resume = self.plan.options.resume.clone();
+        self.announce(world);
+        loop {
+            let number = self.next_attempt;
+            self.next_attempt += 1;
+            let attempt = match early.take() {
+                Some(attempt) => attempt,
+                None => {
+                    let grace = self.facts.config.checkpoint.grace_seconds;
+                    let ordinal = self.history.len() as u64;
+                    start(self.plan.attempt(ordinal, &self.launch_id, &hosts, world, grace)?, self.launched).await?
+                }
+            };
+            let ranks = self.ranks(number, &resume);
+            self.keeper.begin(number, attempt.layout());
+            let end = attempt.supervise(&ranks, self.console, stops, &mut self.keeper).await;
+            self.keeper.note(&end.roster);
+            self.keep_mpirun_log(number, &end);
+            if let Some(misplaced) = &end.misplaced {
+                return Err(LaunchError::config(misplaced));
+            }
+            match self.after(number, end).await? {
+                Next::Leave(code) => return Ok(code),
+                Next::Again { delay, hosts: next_hosts, world: next_world } => {
+                    (hosts, world) = (next_hosts, next_world);
+                    tokio::select! {
+                        () = tokio::time::sleep(delay) => {}
+                        _ = stops.recv() => {
+                            self.console.say("asked to stop: no rank is running, and no other attempt is made");
+                            return Ok(ExitCode::Preempted as u8);
+                        }
+                    }
+                }
+            }
+            // Whatever the first attempt was told, the next ones go on.
+            "auto".clone_into(&mut resume);
+        }
+    }
+
+    fn announce(&self, world: usize) {
+        let layout = Layout::with_first(&self.plan.hosts.hosts, world, is_this_host);
+        let used = layout.map(|layout| layout.hosts).unwrap_or_default();
+        let hosts: Vec<String> = used.iter().map(|(host, ranks)| format!("{host}:{ranks}")).collect();
+        let is_spare = |host: &&Host| !used.iter().any(|(name, _)| *name == host.name);
+        let spares: Vec<&str> = self.plan.hosts.hosts.iter().filter(is_spare).map(|host| host.name.as_str()).collect();
+        let spares = if spares.is_empty() { String::new() } else { format!(", spares: {}", spares.join(", ")) };
+        self.console.say(&format!(
+            "{world} ranks on {}{spares} (from {}); the run's folder is {}, checkpoints go to {}",
+            hosts.join(", "),
+            self.plan.hosts.source,
+            self.files.run().display(),
+            self.facts.derived.checkpoint_url,
+        ));
+        self.console.say(&format!("timeouts: {}", timeouts(&self.facts)));
+        if rustix::process::getuid().is_root() {
+            self.console.say("this is root: mpirun gets --allow-run-as-root");
+        }
+    }
+
+    fn ranks(&self, number: u64, resume: &str) -> Ranks {
+        let ended = (environment::ENDED_ATTEMPTS.to_owned(), self.ended_attempts.join(","));
+        Ranks {
+            argv: self.plan.argv(resume),
+            environment: vec![ended],
+            logs: self.files.attempt(number),
+            show: self.plan.options.show_rank.clone(),
+            // Once is enough.
+            vanish: self.plan.vanish.clone().filter(|_| self.history.is_empty()),
+            options: GroupOptions {
+                timeouts: self.facts.config.launch.timeouts(),
+                stop_grace_seconds: self.facts.config.checkpoint.grace_seconds as f64,
+                reached_before: self.reached,
+            },
+        }
+    }
+
+    fn keep_mpirun_log(&self, number: u64, end: &AttemptEnd) {
+        if end.mpirun_lines.is_empty() {
+            return;
+        }
+        let path = self.files.attempt(number).join("mpirun.log");
+        let written = std::fs::create_dir_all(self.files.attempt(number))
+            .and_then(|()| std::fs::write(&path, end.mpirun_lines.join("\n") + "\n"));
+        if let Err(error) = written {
+            self.console.warn(&format!("{}: {error}", path.display()));
+        }
+    }
+
+    /// What follows from the end of an attempt.
+    async fn after(&mut self, number: u64, end: AttemptEnd) -> Result<Next, LaunchError> {
+        let (mut incident, mut sentence) = match &end.outcome {
+            Outcome::AllEnded => {
+                self.console.say("the run is finished");
+                return Ok(Next::Leave(0));
+            }
+            Outcome::Stopped { code, sentence } => {
+                self.console
+                    .say(&format!("{sentence}; the newest checkpoint is of step {}", end.roster.checkpoint_step()));
+                return Ok(Next::Leave(*code));
+            }
+            Outcome::Incident { incident, sentence } => (incident.clone(), sentence.clone()),
+        };
+        self.console.warn(&sentence);
+        // A host that nothing can be started on brings every later attempt down.
+        for (host, why) in preflight::unreachable(&self.plan, &self.facts, &end.roster.hosts()).await {
+            self.console.warn(&format!("{host}: {why}"));
+            if incident.cause != Cause::HostLost {
+                (incident.cause, incident.hosts) = (Cause::HostLost, Vec::new());
+                sentence = format!("{sentence}; {host} cannot be reached");
+            }
+            if !incident.hosts.contains(&host) {
+                incident.hosts.push(host);
+            }
+        }
+        let group = self.verify_gone(&end).await;
+        if group.processes_left == 0 && group.unverified_hosts.is_empty() {
+            let attempts = end.roster.readings().map(|reading| reading.attempt_id.clone()).filter(|id| !id.is_empty());
+            self.ended_attempts.extend(attempts.take(1));
+        }
+        let situation = Situation {
+            hosts: &self.plan.hosts.hosts,
+            left_out: &self.left_out,
+            world_wanted: self.plan.world,
+            global_batch: self.facts.config.training.global_batch,
+            microbatch: self.facts.config.training.microbatch,
+            min_world: self.plan.options.min_ranks,
+            history: &self.history,
+            max_restarts: self.plan.options.max_restarts.unwrap_or(self.facts.config.launch.max_restarts),
+            window_seconds: self.facts.config.launch.restart_window_seconds as f64,
+            base_delay_seconds: self.plan.options.base_delay_seconds,
+            restart_on_preemption: self.plan.options.restart_on_preemption,
+        };
+        let action = decide(&incident, &situation);
+        let (words, next) = match action {
+            Action::Stop { code, reason } => (format!("gives up ({code}): {reason}"), Next::Leave(code)),
+            Action::Restart { delay_seconds, hosts, world, left_out, note } => {
+                self.left_out.extend(left_out.into_iter().map(|(host, _)| host));
+                let note = note.map(|note| format!("; {note}")).unwrap_or_default();
+                let words =
+                    format!("starts again in {delay_seconds:.0} s with {world} ranks from the newest checkpoint{note}");
+                (words, Next::Again { delay: Duration::from_secs_f64(delay_seconds), hosts, world })
+            }
+        };
+        let failure = self.failure(number, &end, &incident, sentence, group, &words);
+        self.show_last_lines(&failure, &end);
+        let path = self.files.incident(self.next_incident);
+        for path in [&path, &self.files.failure()] {
+            if let Err(error) = write_json(path, &failure) {
+                self.console.warn(&error.to_string());
+            }
+        }
+        self.console.warn(&format!("{words} (see {})", path.display()));
+        self.next_incident += 1;
+        self.reached = self.reached.max(end.reached);
+        self.history.push(incident);
+        self.keeper.failed(failure, vec![path, self.files.failure()], end.failed_at);
+        Ok(next)
+    }
+
+    /// What a rank said last, where its output was not shown already.
+    fn show_last_lines(&self, failure: &Failure, end: &AttemptEnd) {
+        let lines: &Vec<String> = match failure.rank {
+            Some(rank) if !self.plan.options.show_rank.shows(rank) => &failure.last_lines,
+            None if !end.roster.is_complete() => &end.mpirun_lines,
+            _ => return,
+        };
+        let lines = lines.iter().filter(|line| !line.trim().is_empty());
+        // mpirun explains itself at length; its first words say what happened.
+        let (title, lines): (String, Vec<&String>) = match failure.rank {
+            Some(rank) => (
+                format!("the last lines of rank {rank}:"),
+                lines.rev().take(10).collect::<Vec<_>>().into_iter().rev().collect(),
+            ),
+            None => ("mpirun said:".to_owned(), lines.take(6).collect()),
+        };
+        if !lines.is_empty() {
+            self.console.warn(&title);
+            lines.iter().for_each(|line| self.console.warn(&format!("    {line}")));
+        }
+    }
+
+    /// Makes sure that nothing of a group is left.
+    async fn verify_gone(&self, end: &AttemptEnd) -> GroupRecord {
+        let mut hosts: Vec<String> = end.unverified.iter().map(|&rank| end.roster.entries[rank].host.clone()).collect();
+        hosts.dedup();
+        let daemons = |host: &str| -> Vec<String> {
+            let there = end.roster.entries.iter().filter(|entry| entry.host == host);
+            let daemons: BTreeSet<u32> = there.filter_map(|entry| entry.hello.as_ref()?.daemon).collect();
+            daemons.iter().map(ToString::to_string).collect()
+        };
+        let (mut left, silent) = match hosts.as_slice() {
+            [] => (0, Vec::new()),
+            hosts => self.sweep(&self.launch_id, hosts, daemons).await,
+        };
+        left += end.roster.entries.iter().filter_map(|entry| entry.left).sum::<usize>();
+        if left > 0 {
+            self.console.warn(&format!("{left} processes could not be ended: they hang in the system, or in a driver"));
+        }
+        if !silent.is_empty() {
+            self.console.warn(&format!(
+                "what runs on {} cannot be told; its ranks end themselves when they hear nothing of the launcher",
+                silent.join(", ")
+            ));
+        }
+        GroupRecord {
+            seconds_to_down: self.launched.elapsed().as_secs_f64() - end.failed_at,
+            processes_left: left,
+            unverified_hosts: silent,
+        }
+    }
+
+    /// Ends what is left of a launch on these hosts, where each has the daemons that `daemons` knows.
+    async fn sweep(
+        &self,
+        launch_id: &str,
+        hosts: &[String],
+        daemons: impl Fn(&str) -> Vec<String>,
+    ) -> (usize, Vec<String>) {
+        sweep::sweep(hosts, |name| {
+            let host = Host { name: name.to_owned(), slots: 1, slots_given: true };
+            let layout = Layout::one_per_host(&[host], |_| true);
+            let daemons = daemons(name);
+            let words = ["sweep", launch_id].into_iter().chain(daemons.iter().map(String::as_str));
+            self.plan.mpirun_plan(layout, &words.collect::<Vec<_>>(), 1)
+        })
+        .await
+    }
+
+    fn failure(
+        &self,
+        number: u64,
+        end: &AttemptEnd,
+        incident: &Incident,
+        verdict: String,
+        group: GroupRecord,
+        action: &str,
+    ) -> Failure {
+        let entry = incident.rank.and_then(|rank| end.roster.entries.get(rank));
+        // How it ended by itself: those that the launcher has killed say nothing.
+        let then = incident.rank.and_then(|rank| end.at_failure.entries.get(rank));
+        let (exit_code, signal) = then.and_then(|entry| entry.end).unwrap_or_default();
+        let stood = then.and_then(|entry| entry.reading.as_ref()).filter(|_| incident.cause == Cause::Stalled);
+        Failure {
+            launch_id: self.launch_id.clone(),
+            incident: self.next_incident,
+            attempt: number,
+            detected: end.detected,
+            verdict,
+            rank: incident.rank,
+            host: entry.map(|entry| entry.host.clone()).or_else(|| incident.hosts.first().cloned()),
+            gpu: entry.map(|entry| entry.local_rank),
+            exit_code,
+            signal: signal.map(signal_name),
+            last_lines: entry.map(|entry| entry.last_lines.clone()).unwrap_or_default(),
+            stack: entry.and_then(|entry| entry.stack.clone()),
+            ranks: end.at_failure.records(),
+            step: end.roster.steps_done().unwrap_or(0),
+            group,
+            action: action.to_owned(),
+            standstill_seconds: stood.map_or(0.0, |reading| reading.phase_seconds),
+            harmed: end.vanished,
+            steps_lost: None,
+            seconds_lost: None,
+        }
+    }
+}
+
+enum Next {
+    Leave(u8),
+    Again { delay: Duration, hosts: Vec<Host>, world: usize },
+}

@@ -1,0 +1,136 @@
+//! What is settled before anything is started.
+
+use admiral_rank_contract::ExitCode;
+
+use super::options::{HostOptions, RunOptions};
+use crate::facts;
+use crate::hosts::{Host, HostList, Source, is_this_host, resolve};
+use crate::layout::Layout;
+use crate::mpirun::{MpirunPlan, find_mpirun, passed_variables};
+use crate::supervise::{AttemptPlan, Vanish, own_addresses};
+
+/// Why a launch ends without a run; each with what the launcher exits with.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct LaunchError {
+    /// What the launcher exits with.
+    pub code: u8,
+    /// For people.
+    pub message: String,
+}
+
+impl LaunchError {
+    /// Something that starting again cannot mend.
+    pub fn config(message: impl std::fmt::Display) -> Self {
+        Self { code: ExitCode::Config as u8, message: message.to_string() }
+    }
+
+    /// Something about this machine.
+    pub fn system(message: impl std::fmt::Display) -> Self {
+        Self { code: 1, message: message.to_string() }
+    }
+}
+
+/// What is settled before anything is started.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What the user wants.
+    pub options: RunOptions,
+    /// The hosts, spares among them.
+    pub hosts: HostList,
+    /// The ranks wanted.
+    pub world: usize,
+    /// `mpirun`.
+    pub mpirun: std::path::PathBuf,
+    /// The program `admiral`.
+    pub program: std::path::PathBuf,
+    /// The configuration's file, from the root: ranks elsewhere have no other way to find it.
+    pub config: std::path::PathBuf,
+    /// What ranks get of this environment.
+    pub variables: Vec<(String, String)>,
+    /// For a drill: a host that is to be lost.
+    pub vanish: Option<Vanish>,
+}
+
+impl Plan {
+    /// Reads the command line and the environment; starts nothing.
+    ///
+    /// # Errors
+    /// What is wrong with either.
+    pub fn new(options: RunOptions) -> Result<Self, LaunchError> {
+        let HostOptions { hostfile, hosts, np, .. } = options.hosts.clone();
+        let request = crate::hosts::HostRequest { hostfile, hosts, np };
+        let hosts = resolve(&request, &|name| std::env::var(name).ok()).map_err(LaunchError::config)?;
+        let slots: usize = hosts.hosts.iter().map(|host| host.slots).sum();
+        let world = np.unwrap_or(slots);
+        // Said now, and not when hosts have been examined.
+        Layout::new(&hosts.hosts, world).map_err(LaunchError::config)?;
+        let mpirun = find_mpirun(options.hosts.mpirun.as_deref()).map_err(LaunchError::system)?;
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let variables = passed_variables(environment, &options.hosts.pass).map_err(LaunchError::config)?;
+        let config = std::path::absolute(&options.config).map_err(LaunchError::system)?;
+        let program = facts::program(options.hosts.program.as_deref());
+        Ok(Self { options, hosts, world, mpirun, program, config, variables, vanish: None })
+    }
+
+    /// Whether all ranks are on this machine.
+    pub(super) fn is_local(&self) -> bool {
+        self.hosts.source == Source::Local
+    }
+
+    /// The line that starts `arguments` of this program on every place of `layout`.
+    pub(super) fn mpirun_plan(&self, layout: Layout, arguments: &[&str], grace_seconds: u64) -> MpirunPlan {
+        MpirunPlan {
+            mpirun: self.mpirun.clone(),
+            layout,
+            program: std::env::current_exe().unwrap_or_else(|_| "admiral-launch".into()),
+            arguments: arguments.iter().map(|&word| word.to_owned()).collect(),
+            variables: self.variables.clone(),
+            grace_seconds,
+            is_root: rustix::process::getuid().is_root(),
+            oversubscribe: true,
+            interfaces: self.options.hosts.interfaces.clone(),
+            options: self.options.hosts.mpirun_options.clone(),
+        }
+    }
+
+    /// The addresses by which the hosts may reach this machine.
+    pub(super) fn addresses(&self) -> Result<Vec<std::net::IpAddr>, LaunchError> {
+        match self.options.hosts.address {
+            Some(address) => Ok(vec![address]),
+            None => own_addresses(self.is_local()).map_err(LaunchError::system),
+        }
+    }
+
+    /// What an attempt on these hosts with so many ranks starts.
+    pub(super) fn attempt(
+        &self,
+        ordinal: u64,
+        launch_id: &str,
+        hosts: &[Host],
+        world: usize,
+        grace_seconds: u64,
+    ) -> Result<AttemptPlan, LaunchError> {
+        let layout = Layout::with_first(hosts, world, is_this_host).map_err(LaunchError::config)?;
+        let addresses = self.addresses()?;
+        Ok(AttemptPlan {
+            ordinal,
+            launch_id: launch_id.to_owned(),
+            mpirun: self.mpirun_plan(layout, &["attend"], grace_seconds),
+            addresses,
+            has_gpus: std::path::Path::new("/proc/driver/nvidia/version").exists(),
+        })
+    }
+
+    /// What every rank runs.
+    pub(super) fn argv(&self, resume: &str) -> Vec<String> {
+        let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
+        let mut argv = vec![text(&self.program), "train".into(), text(&self.config)];
+        for field in &self.options.overrides {
+            argv.extend(["--set".to_owned(), field.clone()]);
+        }
+        argv.extend(["--resume".to_owned(), resume.to_owned()]);
+        argv
+    }
+}
