@@ -21,24 +21,25 @@ use runs::{Place, assert_same};
 use serde_json::Value;
 
 /// Steps of a run: long enough to be met in the middle.
-const STEPS: u64 = 120;
+const STEPS: u64 = 80;
 
 /// Two hosts, two ranks each, and the run that nothing disturbs.
 struct Stage {
     bed: Bed,
     place: Place,
+    steps: u64,
     undisturbed: BTreeMap<String, Vec<u8>>,
 }
 
 impl Stage {
-    fn new(hosts: usize) -> Option<Self> {
+    fn new(hosts: usize, steps: u64) -> Option<Self> {
         let bed = Bed::new(hosts)?;
         let place = Place::new();
-        let fields = fields();
+        let fields = fields(steps);
         let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
         place.trained(4, "undisturbed", &fields);
-        let undisturbed = place.tensors("undisturbed", STEPS);
-        Some(Self { bed, place, undisturbed })
+        let undisturbed = place.tensors("undisturbed", steps);
+        Some(Self { bed, place, steps, undisturbed })
     }
 
     /// `admiral-launch run` on n0.
@@ -46,7 +47,10 @@ impl Stage {
         let mut command = self.bed.launcher("n0");
         command.arg("run").arg(self.place.path("tiny.yaml")).args(["--hosts", hosts, "--np", "4", "--no-preflight"]);
         command.arg("--set").arg(format!("run.folder={}", self.place.path(name).display()));
-        command.args(fields()).args(["--set", "launch.stall_seconds=6", "--base-delay-seconds", "0.1"]).args(arguments);
+        command
+            .args(fields(self.steps))
+            .args(["--set", "launch.stall_seconds=6", "--base-delay-seconds", "0.1"])
+            .args(arguments);
         command
     }
 
@@ -57,7 +61,7 @@ impl Stage {
     /// Ended well, with the right bytes and nothing left.
     fn assert_whole(&self, name: &str, finished: &Finished, hosts: &[&str]) {
         assert_eq!(finished.code, Some(0), "{name}: {}\n{}", finished.stdout, finished.stderr);
-        assert_same(&self.undisturbed, &self.place.tensors(name, STEPS));
+        assert_same(&self.undisturbed, &self.place.tensors(name, self.steps));
         self.bed.assert_empty(hosts);
     }
 
@@ -77,9 +81,9 @@ impl Stage {
     }
 }
 
-fn fields() -> Vec<String> {
+fn fields(steps: u64) -> Vec<String> {
     let fields =
-        [format!("training.steps={STEPS}"), "training.save_interval=20".into(), "training.log_interval=50".into()];
+        [format!("training.steps={steps}"), "training.save_interval=20".into(), "training.log_interval=50".into()];
     fields.into_iter().flat_map(|field| ["--set".to_owned(), field]).collect()
 }
 
@@ -89,7 +93,7 @@ fn verdict(incident: &Value) -> &str {
 
 #[test]
 fn harmed_runs_end_as_if_nothing_had_been() {
-    let Some(stage) = Stage::new(3) else { return };
+    let Some(stage) = Stage::new(3, STEPS) else { return };
     let two = "n0:2,n1:2";
 
     let finished = stage.launch("alone", two, &[]).finish();
@@ -133,7 +137,7 @@ fn harmed_runs_end_as_if_nothing_had_been() {
 
 #[test]
 fn a_launcher_that_dies_takes_its_ranks_along_and_the_next_one_goes_on() {
-    let Some(stage) = Stage::new(2) else { return };
+    let Some(stage) = Stage::new(2, STEPS) else { return };
     let launch = stage.launch("left", "n0:2,n1:2", &[]);
     launch.wait_for(0, 20);
     launch.running.signal(libc::SIGKILL);
@@ -147,7 +151,7 @@ fn a_launcher_that_dies_takes_its_ranks_along_and_the_next_one_goes_on() {
 
 #[test]
 fn asked_to_stop_a_run_saves_and_goes_on_later() {
-    let Some(stage) = Stage::new(2) else { return };
+    let Some(stage) = Stage::new(2, STEPS) else { return };
     let launch = stage.launch("asked", "n0:2,n1:2", &[]);
     launch.wait_for(0, 20);
     launch.running.signal(libc::SIGTERM);
@@ -161,7 +165,7 @@ fn asked_to_stop_a_run_saves_and_goes_on_later() {
 
 #[test]
 fn without_spares_a_run_goes_on_with_fewer_ranks() {
-    let Some(stage) = Stage::new(2) else { return };
+    let Some(stage) = Stage::new(2, STEPS) else { return };
     let launch = stage.launch("fewer", "n0:2,n1:2", &[]);
     launch.wait_for(0, 20);
     stage.bed.control(&["stop", "n1"]);
@@ -182,7 +186,7 @@ fn without_spares_a_run_goes_on_with_fewer_ranks() {
 
 #[test]
 fn what_a_rank_says_by_its_exit_code_is_heeded() {
-    let Some(stage) = Stage::new(2) else { return };
+    let Some(stage) = Stage::new(2, STEPS) else { return };
     let leaves = |code: u8, name: &str| {
         let fault = [
             "faults.enabled=true".to_owned(),

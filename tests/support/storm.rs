@@ -6,7 +6,10 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::Value;
 
 use crate::bed::{Launch, PATIENCE, incidents, parent_of, pid_of, signal};
-use crate::{STEPS, Stage, verdict};
+use crate::{Stage, verdict};
+
+/// Steps of a run, a dozen incidents long.
+const STEPS: u64 = 300;
 
 /// What is done to a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +50,7 @@ fn now() -> f64 {
 /// Harms runs on four hosts, two of them spares, until `count` incidents are over; each run ends with the bytes of one
 /// that nothing disturbed, each verdict names what was done, nothing is left.
 pub fn weather(count: usize) {
-    let Some(stage) = Stage::new(4) else { return };
+    let Some(stage) = Stage::new(4, STEPS) else { return };
     let seed = u64::from(std::process::id());
     eprintln!("storm: seed {seed}");
     let mut draw = Draw(seed);
