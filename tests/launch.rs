@@ -14,6 +14,7 @@ mod storm;
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bed::{Bed, Launch, incidents, launcher, parent_of, pid_of, signal};
 use mpirun::Finished;
@@ -29,17 +30,22 @@ struct Stage {
     place: Place,
     steps: u64,
     undisturbed: BTreeMap<String, Vec<u8>>,
+    _turn: MutexGuard<'static, ()>,
 }
+
+/// Side by side, so many ranks would starve each other, and that is what the launcher takes for a lost host.
+static TURN: Mutex<()> = Mutex::new(());
 
 impl Stage {
     fn new(hosts: usize, steps: u64) -> Option<Self> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let bed = Bed::new(hosts)?;
         let place = Place::new();
         let fields = fields(steps);
         let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
         place.trained(4, "undisturbed", &fields);
         let undisturbed = place.tensors("undisturbed", steps);
-        Some(Self { bed, place, steps, undisturbed })
+        Some(Self { bed, place, steps, undisturbed, _turn: turn })
     }
 
     /// `admiral-launch run` on n0.
