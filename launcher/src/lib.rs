@@ -13,6 +13,7 @@ pub mod incident;
 pub mod layout;
 pub mod mpirun;
 pub mod protocol;
+mod random;
 pub mod run;
 mod shell;
 pub mod status;

@@ -147,8 +147,6 @@ async fn start(plan: AttemptPlan, launched: Instant) -> Result<Attempt, LaunchEr
 }
 
 fn launch_id() -> Result<String, LaunchError> {
-    let mut bytes = [0_u8; 6];
-    getrandom::fill(&mut bytes).map_err(LaunchError::system)?;
-    let tail: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let tail = crate::random::text(6).map_err(LaunchError::system)?;
     Ok(format!("{}-{tail}", Timestamp::now().strftime("%Y%m%dT%H%M%S")))
 }

@@ -126,7 +126,7 @@ pub fn probe() -> Result<(), String> {
             .map_err(|_| format!("{name} is not set; `admiral-launch probe` is started by `admiral-launch doctor`"))
     };
     exchange::answer(&variable(exchange::ADDRESSES)?, &variable(exchange::TOKEN)?).map_err(|reason| {
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let host = crate::attend::host_name();
         format!("{}{host}: {reason}", gather::MARK)
     })
 }
@@ -176,9 +176,7 @@ fn is_local(host: &Host) -> bool {
 }
 
 fn random_text() -> Result<String, DoctorError> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| DoctorError::System { what: "random bytes", source: error.into() })?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    crate::random::text(16).map_err(|source| DoctorError::System { what: "random bytes", source })
 }
 
 /// At most this long, in whole seconds for people.

@@ -123,7 +123,8 @@ impl Attempt {
     /// # Errors
     /// When the system gives no port or no process.
     pub async fn launch(mut plan: AttemptPlan, launched: Instant) -> std::io::Result<Self> {
-        let token = token()?;
+        // What only the attendants of this attempt know.
+        let token = crate::random::text(16)?;
         let hub = Hub::open(token.clone(), plan.ordinal).await?;
         plan.mpirun.variables.extend([
             (ADDRESSES.to_owned(), hub.addresses(&plan.addresses)),
@@ -323,11 +324,4 @@ impl Attempt {
     pub fn furthest(&self) -> Option<&Reading> {
         self.roster.readings().max_by_key(|reading| reading.step)
     }
-}
-
-/// What only the attendants of one attempt know.
-fn token() -> std::io::Result<String> {
-    let mut bytes = [0_u8; 16];
-    getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
