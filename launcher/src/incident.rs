@@ -74,28 +74,3 @@ pub struct GroupRecord {
     /// Hosts that could not be asked.
     pub unverified_hosts: Vec<String>,
 }
-
-/// A signal's name, for people.
-#[must_use]
-pub fn signal_name(number: i32) -> String {
-    let known = SIGNALS.iter().find(|(known, _)| *known == number);
-    known.map_or_else(|| format!("signal {number}"), |(_, name)| (*name).to_owned())
-}
-
-/// The signals of x86-64 and AArch64 that end processes.
-const SIGNALS: [(i32, &str); 14] = [
-    (1, "SIGHUP"),
-    (2, "SIGINT"),
-    (3, "SIGQUIT"),
-    (4, "SIGILL"),
-    (5, "SIGTRAP"),
-    (6, "SIGABRT"),
-    (7, "SIGBUS"),
-    (8, "SIGFPE"),
-    (9, "SIGKILL"),
-    (10, "SIGUSR1"),
-    (11, "SIGSEGV"),
-    (12, "SIGUSR2"),
-    (13, "SIGPIPE"),
-    (15, "SIGTERM"),
-];

@@ -12,13 +12,15 @@ use crate::shell::quoted;
 const PASSED_BEGINNINGS: [&str; 9] =
     ["ADMIRAL_", "AWS_", "CUDA_", "NCCL_", "OMP_", "PYTORCH_", "TORCH_", "UCX_", "FI_"];
 /// Whole names.
-const PASSED: [&str; 9] = [
+const PASSED: [&str; 11] = [
     "HTTPS_PROXY",
     "HTTP_PROXY",
     "LD_LIBRARY_PATH",
     "NO_PROXY",
     "RUST_BACKTRACE",
     "RUST_LOG",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
     "https_proxy",
     "http_proxy",
     "no_proxy",

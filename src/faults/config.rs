@@ -144,6 +144,15 @@ impl FaultsConfig {
         fields
     }
 
+    /// The faults that are set, as their fields are written in a configuration.
+    #[must_use]
+    pub fn fields(&self) -> Vec<String> {
+        let defaults = serde_json::to_value(Self::default()).unwrap_or_default();
+        let serde_json::Value::Object(own) = serde_json::to_value(self).unwrap_or_default() else { return Vec::new() };
+        let set = own.into_iter().filter(|(field, value)| field != "enabled" && defaults.get(field) != Some(value));
+        set.map(|(field, value)| format!("faults.{field}={value}")).collect()
+    }
+
     /// Whether this start of the run is the one that is struck.
     #[must_use]
     pub fn strikes_now(&self) -> bool {
@@ -162,6 +171,13 @@ mod tests {
 
     fn fields(faults: &FaultsConfig) -> Vec<String> {
         faults.validate().into_iter().map(|mistake| mistake.field).collect()
+    }
+
+    #[test]
+    fn the_faults_that_are_set_can_be_told() {
+        let faults =
+            FaultsConfig { enabled: true, kill_rank: Some(3), at_step: Some(20), ..FaultsConfig::default() };
+        assert_eq!(faults.fields(), ["faults.at_step=20", "faults.kill_rank=3"]);
     }
 
     #[test]

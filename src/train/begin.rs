@@ -40,7 +40,7 @@ impl std::str::FromStr for Resume {
 
 pub(super) fn open_store(config: &RunConfig, folder: &Path, rank: usize) -> Result<Store, TrainError> {
     if config.faults.enabled {
-        tracing::warn!("FAULTS ARE ON: this run harms itself as its section faults says ({:?})", config.faults);
+        tracing::warn!("FAULTS ARE ON: this run harms itself, by {}", config.faults.fields().join(", "));
     }
     std::fs::create_dir_all(folder)
         .map_err(|source| TrainError::Folder { path: folder.display().to_string(), source })?;

@@ -71,6 +71,9 @@ pub fn run(
     }
     let last_step = session.config.training.steps;
     if start.step() >= last_step {
+        // Whoever watches learns that there is nothing left, not that nothing was done.
+        ledger::begin(start.step(), true, last_step, session.config.training.global_batch);
+        ledger::enter(Phase::End, 0);
         if collective.rank() == 0 {
             tracing::info!("the run has its {last_step} steps already; nothing to do");
         }

@@ -51,6 +51,9 @@ impl End {
                 None => format!("exited with code {code}"),
             },
             Self::Signal(signal) => match signal_name(signal) {
+                Some(name @ "SIGKILL") => {
+                    format!("was killed by signal {signal} ({name}: by somebody, or for want of memory)")
+                }
                 Some(name) => format!("was killed by signal {signal} ({name})"),
                 None => format!("was killed by signal {signal}"),
             },
@@ -82,8 +85,9 @@ fn meaning(code: ExitCode) -> &'static str {
     }
 }
 
-/// Those that kill a rank in practice; their numbers are the same on all of Linux's processors that have GPUs.
-fn signal_name(signal: i32) -> Option<&'static str> {
+/// The name of a signal that ends processes; the numbers are the same on all of Linux's processors that have GPUs.
+#[must_use]
+pub fn signal_name(signal: i32) -> Option<&'static str> {
     Some(match signal {
         1 => "SIGHUP",
         2 => "SIGINT",
@@ -93,8 +97,10 @@ fn signal_name(signal: i32) -> Option<&'static str> {
         6 => "SIGABRT",
         7 => "SIGBUS",
         8 => "SIGFPE",
-        9 => "SIGKILL: by somebody, or for want of memory",
+        9 => "SIGKILL",
+        10 => "SIGUSR1",
         11 => "SIGSEGV",
+        12 => "SIGUSR2",
         13 => "SIGPIPE",
         15 => "SIGTERM",
         24 => "SIGXCPU",

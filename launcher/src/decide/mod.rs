@@ -13,7 +13,7 @@ mod sentence;
 pub mod slow;
 pub mod verdict;
 
-pub use end::End;
+pub use end::{End, signal_name};
 pub use group::{Event, Group, GroupOptions, Outcome, Output};
 pub use heal::{Action, Cause, Incident, Situation, decide};
 pub use slow::{Slow, slow_ranks};

@@ -10,11 +10,11 @@ use super::keeper::Keeper;
 use super::plan::{LaunchError, Plan};
 use super::{preflight, start, sweep, timeouts};
 use crate::console::Console;
-use crate::decide::{Action, Cause, GroupOptions, Incident, Outcome, Situation, decide};
+use crate::decide::{Action, Cause, GroupOptions, Incident, Outcome, Situation, decide, signal_name};
 use crate::facts::Facts;
 use crate::files::{Files, write_json};
 use crate::hosts::{Host, is_this_host};
-use crate::incident::{Failure, GroupRecord, signal_name};
+use crate::incident::{Failure, GroupRecord};
 use crate::layout::Layout;
 use crate::status::Condition;
 use crate::supervise::{Attempt, AttemptEnd, Ranks};
@@ -347,7 +347,7 @@ impl Launch {
             host: entry.map(|entry| entry.host.clone()).or_else(|| incident.hosts.first().cloned()),
             gpu: entry.map(|entry| entry.local_rank),
             exit_code,
-            signal: signal.map(signal_name),
+            signal: signal.map(|signal| signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)),
             last_lines: entry.map(|entry| entry.last_lines.clone()).unwrap_or_default(),
             stack: entry.and_then(|entry| entry.stack.clone()),
             ranks: end.at_failure.records(),

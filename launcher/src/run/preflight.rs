@@ -97,8 +97,9 @@ pub(super) async fn preflight(
             }
             None => {
                 let least = left.len().max(1);
+                let them = if names.len() == 1 { "it" } else { "them" };
                 return Err(refused(format!(
-                    "{} cannot be used; mend that, leave them out, or go on without them: --allow-fewer-hosts {least}",
+                    "{} cannot be used; mend that, leave {them} out, or go on without {them}: --allow-fewer-hosts {least}",
                     names.join(", ")
                 )));
             }

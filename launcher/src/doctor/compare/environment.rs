@@ -18,8 +18,10 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
     names.dedup();
     for name in names {
         let severity = if OFTEN_DIFFERENT.contains(&name) { Severity::Note } else { Severity::Warning };
-        let values: Vec<(&str, Option<&String>)> =
-            answers.iter().map(|answer| (answer.host.name.as_str(), answer.probe.environment.get(name))).collect();
+        let settled: Vec<Option<String>> =
+            answers.iter().map(|answer| answer.probe.environment.get(name).map(|value| settle(name, value))).collect();
+        let hosts = answers.iter().map(|answer| answer.host.name.as_str());
+        let values: Vec<(&str, Option<&String>)> = hosts.zip(settled.iter().map(Option::as_ref)).collect();
         if let Some(odd) = odd(values.iter().map(|(host, value)| (*host, value))) {
             for (value, hosts) in odd.others {
                 let what = format!("{name} {}; {}: it {}", shown(*value), some_of(&odd.usual_hosts), shown(*odd.usual));
@@ -31,6 +33,21 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
         }
         not_carried(needs, name, &values, findings);
     }
+}
+
+/// A list of folders without what means nothing: `mpirun` puts its own folders before those that are there, and not on
+/// every host the same number of times.
+fn settle(name: &str, value: &str) -> String {
+    if !name.ends_with("PATH") {
+        return value.to_owned();
+    }
+    let mut folders: Vec<&str> = Vec::new();
+    for folder in value.split(':').map(|folder| folder.trim_end_matches('/')).filter(|folder| !folder.is_empty()) {
+        if !folders.contains(&folder) {
+            folders.push(folder);
+        }
+    }
+    folders.join(":")
 }
 
 /// The same on all hosts, and not what the launcher has.
@@ -76,6 +93,24 @@ mod tests {
         assert_eq!(one(&findings).2, r#"AWS_REGION is "eu-west-1"; n1 and n2: it is not set"#);
         let findings = found(3, |answers| set(&mut answers[0].probe.environment, "PATH", "/bin"));
         assert_eq!(one(&findings).1, Severity::Note);
+    }
+
+    #[test]
+    fn the_same_folders_again_are_no_difference() {
+        let findings = found(3, |answers| {
+            for answer in &mut *answers {
+                set(&mut answer.probe.environment, "LD_LIBRARY_PATH", "/opt/lib:/usr/lib");
+            }
+            set(&mut answers[1].probe.environment, "LD_LIBRARY_PATH", "/opt/lib/:/usr/lib::/opt/lib");
+        });
+        assert_eq!(findings, []);
+        let findings = found(3, |answers| {
+            for answer in &mut *answers {
+                set(&mut answer.probe.environment, "LD_LIBRARY_PATH", "/opt/lib:/usr/lib");
+            }
+            set(&mut answers[1].probe.environment, "LD_LIBRARY_PATH", "/usr/lib:/opt/lib");
+        });
+        assert_eq!(one(&findings).0, "n1");
     }
 
     #[test]
