@@ -11,7 +11,7 @@ mod mpirun;
 mod runs;
 
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bed::{Bed, Launch, launcher};
 use mpirun::{Finished, Running};
@@ -28,7 +28,12 @@ fn drill(bed: &Bed, place: &Place, hosts: &str, harm: &[&str], steps: u64) -> Va
     let finished = mpirun::run(&mut command, bed::PATIENCE);
     let report: Value = serde_json::from_str(&finished.stdout)
         .unwrap_or_else(|error| panic!("{harm:?}: {error}: {}\n{}", finished.stdout, finished.stderr));
-    assert_eq!((finished.code, &report["passed"]), (Some(0), &true.into()), "{harm:?}: {report:#}\n{}", finished.stderr);
+    assert_eq!(
+        (finished.code, &report["passed"]),
+        (Some(0), &true.into()),
+        "{harm:?}: {report:#}\n{}",
+        finished.stderr
+    );
     bed.assert_empty(&["n0", "n2"]);
     report
 }
@@ -95,7 +100,13 @@ fn status_follows_a_run_and_a_second_ctrl_c_ends_it_at_once() {
     command.args(["--set", "training.steps=100000", "--set", "training.log_interval=1000"]);
     command.env("OMPI_MCA_mpi_yield_when_idle", "1");
     let launch = Launch::start(&mut command, run.clone());
+    let is_rated = |state: &Value| state["images_per_second"].as_f64().is_some_and(|rate| rate > 0.0);
     launch.wait_for(0, 5);
+    let end = Instant::now() + bed::PATIENCE;
+    while !launch.state().as_ref().is_some_and(is_rated) {
+        assert!(Instant::now() < end, "no rate: {:?}", launch.state());
+        std::thread::sleep(Duration::from_millis(200));
+    }
 
     let status = |more: &[&str]| {
         let mut command = Command::new(launcher());
@@ -119,7 +130,7 @@ fn status_follows_a_run_and_a_second_ctrl_c_ends_it_at_once() {
     let stopped = bed::pid_of(&launch.state().unwrap(), 1);
     bed::signal(stopped, libc::SIGSTOP);
     launch.running.signal(libc::SIGINT);
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(1));
     let asked = Instant::now();
     launch.running.signal(libc::SIGINT);
     let finished = launch.finish();

@@ -24,6 +24,17 @@ use serde_json::Value;
 /// Steps of a run: long enough to be met in the middle.
 const STEPS: u64 = 80;
 
+/// The phases of a step that faults can strike in, and what a verdict calls them.
+const PHASES: [(&str, &str); 6] = [
+    ("data", "reading data"),
+    ("forward", "in the forward pass"),
+    ("backward", "in the backward pass"),
+    // Struck before it joins the others.
+    ("reduce", "in the backward pass"),
+    ("optimizer", "in the optimizer"),
+    ("checkpoint", "saving a checkpoint"),
+];
+
 /// Two hosts, two ranks each, and the run that nothing disturbs.
 struct Stage {
     bed: Bed,
@@ -220,6 +231,40 @@ fn what_a_rank_says_by_its_exit_code_is_heeded() {
     let (finished, incidents) = leaves(74, "exit-74");
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     assert!(incidents[0]["action"].as_str().unwrap().contains("n0 is left out"), "{:#}", incidents[0]);
+}
+
+/// A rank harms itself once in a phase of step 30; the verdict has to name it and where it was.
+fn struck_in(stage: &Stage, fault: &str, phase: &str, doing: &str) {
+    let name = format!("{fault}-{phase}");
+    let fields = ["enabled=true", "at_step=30", &format!("{fault}=2"), &format!("phase={phase}")]
+        .map(|field| format!("faults.{field}"));
+    let fields: Vec<&str> = fields.iter().flat_map(|field| ["--set", field]).collect();
+    let finished = stage.launch(&name, "n0:2,n1:2", &fields).finish();
+    stage.assert_whole(&name, &finished, &["n0", "n1"]);
+    let incidents = incidents(&stage.place.path(&name));
+    assert_eq!(incidents.len(), 1, "{name}: {incidents:#?}");
+    assert_eq!(incidents[0]["rank"], 2, "{name}: {:#}", incidents[0]);
+    assert!(verdict(&incidents[0]).contains(doing), "{name}: no {doing:?} in {}", verdict(&incidents[0]));
+    assert_eq!(incidents[0]["group"]["processes_left"], 0, "{name}");
+}
+
+#[test]
+fn a_rank_may_die_in_the_middle_of_an_exchange_or_of_a_save() {
+    let Some(stage) = Stage::new(2, STEPS) else { return };
+    for (phase, doing) in [PHASES[3], PHASES[5]] {
+        struck_in(&stage, "kill_rank", phase, doing);
+    }
+}
+
+#[test]
+#[ignore = "minutes: make chaos"]
+fn a_rank_may_die_or_hang_in_every_phase_of_a_step() {
+    let Some(stage) = Stage::new(2, STEPS) else { return };
+    for (phase, doing) in PHASES {
+        for fault in ["kill_rank", "segv_rank", "stop_rank", "hang_rank"] {
+            struck_in(&stage, fault, phase, doing);
+        }
+    }
 }
 
 #[test]

@@ -83,7 +83,8 @@ fn hosts_that_are_well_are_said_to_be() {
     let hosts = receipt["hosts"].as_array().unwrap();
     assert_eq!(hosts.len(), 3);
     assert!(hosts.iter().all(|host| host["report"]["program"] == hosts[0]["report"]["program"]));
-    assert!(!stage.path("well").exists(), "doctor has left something");
+    let kept: Value = serde_json::from_slice(&fs::read(stage.path("well/launch/receipt.json")).unwrap()).unwrap();
+    assert_eq!(kept, receipt);
 }
 
 #[test]
@@ -123,6 +124,7 @@ fn what_is_wrong_on_one_host_is_named_with_its_remedy() {
     let run = stage.launcher("run", HOSTS, "fewer", &["--allow-fewer-hosts", "2", "--set", "training.steps=3"]);
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert!(run.stderr.contains("goes on without n1"), "{}", run.stderr);
+    assert!(run.stderr.contains("2 ranks instead of 4"), "{}", run.stderr);
     assert!(stage.place.is_published("fewer", 3));
     stage.bed.assert_empty(&["n0", "n2"]);
     let run = stage.launcher("run", HOSTS, "too-few", &["--allow-fewer-hosts", "3"]);

@@ -100,7 +100,10 @@ pub fn main() -> ProcessExit {
             runtime.block_on(async { doctor(&Plan::new(*run)?, Console::default(), json, bandwidth).await })
         }
         Command::Probe => crate::doctor::probe().map(|()| 0).map_err(LaunchError::system),
-        Command::Drill(options) => runtime.block_on(async { drill(*options, Console::default(), stops()?).await }),
+        Command::Drill(options) => {
+            let console = Console::default().keeping_out(options.json);
+            runtime.block_on(async { drill(*options, console, stops()?).await })
+        }
         Command::Status { run, watch, json, program } => {
             let program = crate::facts::program(program.as_deref());
             crate::status::status(&run, &program, watch, json).map(|()| 0).map_err(LaunchError::config)

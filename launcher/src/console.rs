@@ -44,6 +44,8 @@ impl FromStr for ShowRank {
 pub struct Console {
     colour_out: bool,
     colour_err: bool,
+    /// Standard output belongs to something that a program reads.
+    keeps_out: bool,
 }
 
 /// Colours that can be told apart on light and dark ground.
@@ -55,6 +57,7 @@ impl Default for Console {
         Self {
             colour_out: wanted && std::io::stdout().is_terminal(),
             colour_err: wanted && std::io::stderr().is_terminal(),
+            keeps_out: false,
         }
     }
 }
@@ -66,11 +69,20 @@ impl Console {
         self.colour_err
     }
 
+    /// The same with the ranks' lines on standard error too, because standard output is for a program.
+    #[must_use]
+    pub fn keeping_out(self, keeps_out: bool) -> Self {
+        Self { keeps_out, ..self }
+    }
+
     /// A line of a rank.
     pub fn rank(&self, rank: usize, text: &str) {
-        let line = prefixed(rank, text, self.colour_out);
         // Nobody may be reading; the run goes on.
-        let _ = std::io::stdout().write_all(line.as_bytes());
+        let _ = if self.keeps_out {
+            std::io::stderr().write_all(prefixed(rank, text, self.colour_err).as_bytes())
+        } else {
+            std::io::stdout().write_all(prefixed(rank, text, self.colour_out).as_bytes())
+        };
     }
 
     /// The launcher's own words.

@@ -88,7 +88,7 @@ impl Files {
     /// What the preflight found.
     #[must_use]
     pub fn receipt(&self) -> PathBuf {
-        self.run.join("launch/receipt.json")
+        receipt_of(&self.run)
     }
 
     /// The folder of an attempt, from 0.
@@ -134,6 +134,12 @@ impl Files {
         let attempts = highest(self.run.join("launch"), "attempt-").map_or(0, |number| number + 1);
         (attempts, highest(self.run.join("launch/incidents"), "").unwrap_or(0))
     }
+}
+
+/// Where the newest preflight of a run lies.
+#[must_use]
+pub fn receipt_of(run: &Path) -> PathBuf {
+    run.join("launch/receipt.json")
 }
 
 /// Where the state of a run's launch lies.

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::console::Console;
 use crate::facts::{self, Facts};
-use crate::files::Files;
+use crate::files::{Files, receipt_of, write_json};
 use crate::supervise::{Attempt, AttemptPlan};
 use crate::world;
 use launch::Launch;
@@ -131,6 +131,9 @@ pub async fn run(mut plan: Plan, console: Console, mut stops: mpsc::UnboundedRec
 pub async fn doctor(plan: &Plan, console: Console, json: bool, bandwidth: bool) -> Result<u8, LaunchError> {
     let facts = facts::ask(&plan.program, &plan.config, &plan.options.overrides).map_err(refused)?;
     let receipt = preflight::receipt(plan, &facts, None, bandwidth).await?;
+    if let Err(error) = write_json(&receipt_of(&facts.derived.run_folder), &receipt) {
+        console.warn(&error.to_string());
+    }
     if json {
         println!("{}", serde_json::to_string_pretty(&receipt).unwrap_or_default());
     } else {

@@ -175,8 +175,7 @@ mod tests {
 
     #[test]
     fn the_faults_that_are_set_can_be_told() {
-        let faults =
-            FaultsConfig { enabled: true, kill_rank: Some(3), at_step: Some(20), ..FaultsConfig::default() };
+        let faults = FaultsConfig { enabled: true, kill_rank: Some(3), at_step: Some(20), ..FaultsConfig::default() };
         assert_eq!(faults.fields(), ["faults.at_step=20", "faults.kill_rank=3"]);
     }
 

@@ -80,6 +80,7 @@ pub(super) async fn preflight(
             host.slots = ranks;
         }
     }
+    let wanted = plan.options.hosts.np.unwrap_or_else(|| slots_of(plan));
     let bad = receipt.bad_hosts();
     if !receipt.is_good() && (bad.is_empty() || receipt.is_bad_everywhere()) {
         return Err(refused("the run would fail; see above"));
@@ -105,13 +106,16 @@ pub(super) async fn preflight(
             }
         }
     }
-    settle_world(plan, facts, console)
+    settle_world(plan, wanted, facts, console)
 }
 
-/// The ranks of the run on the hosts that are left.
-fn settle_world(plan: &mut Plan, facts: &Facts, console: Console) -> Result<(), LaunchError> {
-    let slots: usize = plan.hosts.hosts.iter().map(|host| host.slots).sum();
-    let wanted = plan.options.hosts.np.unwrap_or(slots);
+fn slots_of(plan: &Plan) -> usize {
+    plan.hosts.hosts.iter().map(|host| host.slots).sum()
+}
+
+/// The ranks of the run on the hosts that are left, when so many were wanted on all of them.
+fn settle_world(plan: &mut Plan, wanted: usize, facts: &Facts, console: Console) -> Result<(), LaunchError> {
+    let slots = slots_of(plan);
     plan.world = wanted;
     if wanted <= slots {
         return Ok(());
