@@ -45,7 +45,10 @@ fn bridge(include: &Path) {
         .flag("-fopenmp")
         .include(include)
         .include(include.join("torch/csrc/api/include"))
-        .files(["bridge", "dispatch", "flat", "group_norm"].map(|name| format!("src/ops/bridge/{name}.cpp")))
+        .files(
+            ["bridge", "dispatch", "flat", "group_norm", "hooks", "profile"]
+                .map(|name| format!("src/ops/bridge/{name}.cpp")),
+        )
         .compile("admiral_bridge");
 }
 

@@ -1,6 +1,8 @@
 //! Where this rank stands, for who watches it: every change of what it does goes through here. It is also where the
 //! faults of a drill strike (`faults`), because a fault is to strike a rank in the middle of something.
 
+use std::cell::Cell;
+
 pub use admiral_rank_contract::Phase;
 use admiral_rank_contract::ledger::{own, own_error};
 
@@ -88,8 +90,41 @@ pub struct Exchange {
     before: Option<(Phase, u64)>,
 }
 
+thread_local! {
+    static IS_IN_BACKGROUND: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What this thread does from now on is done beside the rank's own work: its exchanges are counted and do not say what
+/// the rank does.
+pub fn work_in_background() {
+    IS_IN_BACKGROUND.set(true);
+}
+
+/// A thread in the background enters the sum of a bucket.
+pub fn reduce_in_background() {
+    own().count_exchange();
+}
+
+/// The rank has its first bucket ready to be summed in the background: where the faults of that phase strike.
+pub fn hand_over() {
+    if let Some(strike) = faults::armed() {
+        strike.drag(own().phase().0);
+        strike.at(Phase::Reduce, own().step());
+    }
+}
+
+/// The rank waits for the sum of a bucket that is taken in the background.
+pub fn wait_for_bucket(bucket: usize) -> Exchange {
+    let before = own().phase();
+    own().wait(bucket as u64);
+    Exchange { before: Some(before) }
+}
+
 /// Any exchange. Within another one, as within the sum of a bucket, it is part of that.
 pub fn exchange() -> Exchange {
+    if IS_IN_BACKGROUND.get() {
+        return Exchange { before: None };
+    }
     let (phase, pass) = own().phase();
     if phase.is_collective() {
         return Exchange { before: None };
@@ -101,11 +136,8 @@ pub fn exchange() -> Exchange {
 /// The sum of a bucket of gradients, by its number.
 pub fn reduce(bucket: usize) -> Exchange {
     let before = own().phase();
-    if let Some(strike) = faults::armed() {
-        strike.drag(before.0);
-        // Before the ledger says that the rank has come to the bucket: a rank that is struck has not.
-        strike.at(Phase::Reduce, own().step());
-    }
+    // Before the ledger says that the rank has come to the bucket: a rank that is struck has not.
+    hand_over();
     own().enter(Phase::Reduce, bucket as u64);
     Exchange { before: Some(before) }
 }

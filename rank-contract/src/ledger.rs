@@ -177,7 +177,7 @@ struct Page {
     wait_so_far: AtomicU64,
 }
 
-/// A rank's ledger. One thread writes; any number read.
+/// A rank's ledger. One thread writes, but for [`Ledger::count_exchange`]; any number read.
 pub struct Ledger {
     page: *const Page,
     /// Kept so that a child can inherit it.
@@ -303,10 +303,26 @@ impl Ledger {
             page.phase.store(phase as u64, Ordering::Relaxed);
             page.bucket.store(bucket, Ordering::Relaxed);
             add(&page.beats, 1);
-            if phase.is_collective() {
-                add(&page.collectives, 1);
-            }
         });
+        if phase.is_collective() {
+            self.count_exchange();
+        }
+    }
+
+    /// The rank waits for the sum of a bucket that another of its threads has entered and counted.
+    pub fn wait(&self, bucket: u64) {
+        let now = now();
+        self.write(|page| {
+            self.close_phase(page, now);
+            page.phase.store(Phase::Reduce as u64, Ordering::Relaxed);
+            page.bucket.store(bucket, Ordering::Relaxed);
+            add(&page.beats, 1);
+        });
+    }
+
+    /// The rank enters an exchange, whatever else it does: any thread may say so.
+    pub fn count_exchange(&self) {
+        self.page().collectives.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What the rank does, and in which bucket or pass: to go back to after something else.
@@ -477,6 +493,22 @@ mod tests {
         let reading = watcher.read();
         assert!(reading.data_seconds >= 0.02 && reading.wait_seconds >= 0.01, "{reading:?}");
         assert!(reading.step_seconds >= reading.data_seconds + reading.wait_seconds, "{reading:?}");
+    }
+
+    #[test]
+    fn exchanges_are_counted_once_whoever_enters_them() {
+        let (watcher, rank) = shared();
+        rank.enter(Phase::Backward, 0);
+        std::thread::scope(|threads| {
+            for _ in 0..2 {
+                threads.spawn(|| (0..1000).for_each(|_| rank.count_exchange()));
+            }
+        });
+        rank.wait(1);
+        let reading = watcher.read();
+        assert_eq!((reading.phase, reading.bucket, reading.collectives), (Phase::Reduce, 1, 2000));
+        rank.enter(Phase::Exchange, 0);
+        assert_eq!(watcher.read().collectives, 2001);
     }
 
     #[test]

@@ -3,10 +3,20 @@
 use std::cmp::Reverse;
 use std::ops::Range;
 
-/// The size of a bucket in bytes as it travels, in float32. The published implementation's 128 MB: large enough that
-/// a network at full speed carries it, small enough that ADM's gradients (0.3 to 0.6 billion values) make a dozen
-/// buckets, most of which can travel while backward goes on.
-pub const DEFAULT_BUCKET_BYTES: usize = 128 << 20;
+/// Most bytes of a bucket unless the configuration says otherwise, as it travels, in float32. The published
+/// implementation's 128 MB: large enough that a network at full speed carries it, small enough that ADM's gradients (0.3
+/// to 0.6 billion values) make a dozen buckets, most of which can travel while backward goes on.
+const MOST_BUCKET_BYTES: usize = 128 << 20;
+/// Below this the latency of a sum outweighs what can be hidden.
+const LEAST_BUCKET_BYTES: usize = 256 << 10;
+/// A small network too has buckets enough that all but the last travel while backward goes on.
+const BUCKETS: usize = 12;
+
+/// The size of a bucket in bytes for so many parameters, unless the configuration says otherwise.
+#[must_use]
+pub fn default_bucket_bytes(num_params: usize) -> usize {
+    (num_params * BYTES_PER_VALUE / BUCKETS).clamp(LEAST_BUCKET_BYTES, MOST_BUCKET_BYTES)
+}
 
 /// Sums travel in float32 whatever the gradients' type.
 const BYTES_PER_VALUE: usize = size_of::<f32>();
@@ -79,6 +89,13 @@ mod tests {
 
     fn ranges(buckets: &[Bucket]) -> Vec<(usize, Range<usize>)> {
         buckets.iter().map(|bucket| (bucket.buffer, bucket.elements.clone())).collect()
+    }
+
+    #[test]
+    fn the_released_networks_have_the_published_buckets_and_small_ones_small_buckets() {
+        assert_eq!(default_bucket_bytes(553_838_086), 128 << 20);
+        assert_eq!(default_bucket_bytes(1_371_522), 1_371_522 / 3);
+        assert_eq!(default_bucket_bytes(10), 256 << 10);
     }
 
     #[test]

@@ -1,8 +1,13 @@
-//! Summing gradients over ranks, bucket by bucket.
+//! Summing gradients over ranks, bucket by bucket, after backward or while it goes on.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
 use super::buckets::{Bucket, Slot, cut};
+use super::readiness::Readiness;
 use super::{Collective, CollectiveError};
 use crate::ledger;
 
@@ -10,16 +15,49 @@ use crate::ledger;
 #[derive(Debug)]
 pub struct GradientReducer {
     buckets: Vec<Bucket>,
+    readiness: Arc<Readiness>,
     /// For each buffer that is not in float32 the float32 buffer that takes its sums; made at the first use.
     sums: Vec<Option<Tensor>>,
 }
 
+/// Gradients that are summed.
+#[derive(Debug)]
+pub struct Reduced {
+    /// One for each buffer, on its device: see [`GradientReducer::reduce`].
+    pub sums: Vec<Tensor>,
+    /// What summing took once all ranks had come to a bucket, over all buckets.
+    pub busy: Duration,
+    /// The part of that which lay after backward.
+    pub exposed: Duration,
+    /// How long the rank did nothing but wait for sums: the exposed part, and other ranks that came later.
+    pub waited: Duration,
+}
+
 impl GradientReducer {
     /// Prepares for flat buffers in which each parameter lies where `slots` says, in the network's order, with
-    /// buckets of at most `bucket_bytes` ([`DEFAULT_BUCKET_BYTES`](super::DEFAULT_BUCKET_BYTES)).
+    /// buckets of at most `bucket_bytes` ([`default_bucket_bytes`](super::default_bucket_bytes)).
     #[must_use]
     pub fn new(slots: &[Slot], bucket_bytes: usize) -> Self {
-        Self { buckets: cut(slots, bucket_bytes), sums: Vec::new() }
+        let buckets = cut(slots, bucket_bytes);
+        let holds = |slot: &Slot, bucket: &Bucket| {
+            bucket.buffer == slot.buffer && bucket.elements.contains(&slot.elements.start)
+        };
+        let bucket_of =
+            slots.iter().map(|slot| buckets.iter().position(|bucket| holds(slot, bucket)).unwrap_or(0)).collect();
+        let readiness = Arc::new(Readiness::new(bucket_of, &buckets));
+        Self { buckets, readiness, sums: Vec::new() }
+    }
+
+    /// What hooks on the parameters tell that a gradient is there.
+    #[must_use]
+    pub fn readiness(&self) -> Arc<Readiness> {
+        Arc::clone(&self.readiness)
+    }
+
+    /// The number of buckets.
+    #[must_use]
+    pub fn num_buckets(&self) -> usize {
+        self.buckets.len()
     }
 
     /// Sums the flat buffers `gradients`, each `[elements]`, over the ranks and returns the sums, one for each
@@ -37,35 +75,150 @@ impl GradientReducer {
     ///
     /// # Panics
     /// When a buffer is not a contiguous vector that holds the slots.
-    pub fn reduce(
+    pub fn reduce(&mut self, collective: &dyn Collective, gradients: &[&Tensor]) -> Result<Reduced, CollectiveError> {
+        let begin = Instant::now();
+        let (sums, parts) = self.parts(collective, gradients);
+        for (number, part) in parts.into_iter().enumerate() {
+            part.sum(collective, || Ok(ledger::reduce(number)))?;
+        }
+        // Ranks wait for each other within the sums, and cannot tell that from summing.
+        let spent = begin.elapsed();
+        Ok(Reduced { sums, busy: spent, exposed: spent, waited: spent })
+    }
+
+    /// [`reduce`](Self::reduce) while `backward` goes on: a bucket travels as soon as [`Readiness::filled`] has heard of
+    /// all of its parameters, on a thread of its own, in the order of the buckets. Until `backward` returns, nothing but
+    /// it may touch the gradients, and nobody may call the collective.
+    ///
+    /// # Errors
+    /// That of `backward`, or that of the collective. The contents of the buffers are then undefined, and other ranks
+    /// may wait for this one.
+    ///
+    /// # Panics
+    /// As [`reduce`](Self::reduce).
+    pub fn reduce_during<E: From<CollectiveError>>(
         &mut self,
         collective: &dyn Collective,
         gradients: &[&Tensor],
-    ) -> Result<Vec<Tensor>, CollectiveError> {
+        backward: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Reduced, E> {
+        let (sums, parts) = self.parts(collective, gradients);
+        let readiness = &*self.readiness;
+        let num_buckets = parts.len();
+        readiness.arm();
+        std::thread::scope(|threads| {
+            let communicates = threads.spawn(move || {
+                ledger::work_in_background();
+                let outcome = communicate(collective, parts, readiness);
+                if outcome.is_err() {
+                    readiness.give_up();
+                }
+                outcome
+            });
+            let guard = GiveUp(readiness);
+            backward()?;
+            std::mem::forget(guard);
+            readiness.fill_rest();
+            let begin = Instant::now();
+            for bucket in 0..num_buckets {
+                let exchange = ledger::wait_for_bucket(bucket);
+                let goes_on = readiness.await_summed(bucket + 1);
+                drop(exchange);
+                if !goes_on {
+                    break;
+                }
+            }
+            let waited = begin.elapsed();
+            let spans = communicates.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            let busy = spans.iter().map(|span| span.end - span.start).sum();
+            let exposed = spans.iter().map(|span| span.end.saturating_duration_since(span.start.max(begin))).sum();
+            Ok(Reduced { sums, busy, exposed, waited })
+        })
+    }
+
+    /// The buffers that take the sums, and the parts of buffers that travel, in their order; none where this rank is
+    /// alone.
+    fn parts(&mut self, collective: &dyn Collective, gradients: &[&Tensor]) -> (Vec<Tensor>, Vec<Part>) {
         if collective.world_size() == 1 {
-            return Ok(gradients.iter().map(|gradient| gradient.shallow_clone()).collect());
+            return (gradients.iter().map(|gradient| gradient.shallow_clone()).collect(), Vec::new());
         }
         let _no_grad = tch::no_grad_guard();
         self.sums.resize_with(gradients.len(), || None);
         let sums: Vec<Tensor> =
             gradients.iter().zip(&mut self.sums).map(|(gradient, kept)| sum_buffer(gradient, kept)).collect();
-        for (number, Bucket { buffer, elements, .. }) in self.buckets.iter().enumerate() {
+        let parts = self.buckets.iter().map(|Bucket { buffer, elements, .. }| {
             let part = |flat: &Tensor| flat.narrow(0, elements.start as i64, elements.len() as i64);
-            let mut sum = part(&sums[*buffer]);
-            if gradients[*buffer].kind() != Kind::Float {
-                sum.copy_(&part(gradients[*buffer]));
-            }
-            let is_on_host = sum.device() == Device::Cpu;
-            // Here a rank waits for its GPU: until that has done the bucket's part of backward, it has not come to it.
-            let mut host = if is_on_host { sum.shallow_clone() } else { sum.to_device(Device::Cpu) };
-            let exchange = ledger::reduce(number);
-            collective.all_reduce_sum_f32(values(&mut host))?;
-            drop(exchange);
-            if !is_on_host {
-                sum.copy_(&host);
-            }
+            let is_float = gradients[*buffer].kind() == Kind::Float;
+            Part { sum: part(&sums[*buffer]), gradient: (!is_float).then(|| part(gradients[*buffer])) }
+        });
+        let parts = parts.collect();
+        (sums, parts)
+    }
+}
+
+/// Sums each part when it is filled and all ranks have come to it; returns when it did.
+fn communicate(
+    collective: &dyn Collective,
+    parts: Vec<Part>,
+    readiness: &Readiness,
+) -> Result<Vec<Range<Instant>>, CollectiveError> {
+    let mut spans = Vec::new();
+    for (number, part) in parts.into_iter().enumerate() {
+        if !readiness.await_filled(number) {
+            break;
         }
-        Ok(sums)
+        let mut all_are_there = Instant::now();
+        part.sum(collective, || {
+            ledger::reduce_in_background();
+            collective.rendezvous()?;
+            all_are_there = Instant::now();
+            Ok(())
+        })?;
+        spans.push(all_are_there..Instant::now());
+        readiness.summed();
+    }
+    Ok(spans)
+}
+
+/// Lets the thread that communicates go when backward has failed or panics.
+struct GiveUp<'a>(&'a Readiness);
+
+impl Drop for GiveUp<'_> {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
+}
+
+/// A part of a flat buffer.
+#[derive(Debug)]
+struct Part {
+    /// Where the sums go, float32.
+    sum: Tensor,
+    /// The gradients, where they are not of that type.
+    gradient: Option<Tensor>,
+}
+
+impl Part {
+    /// Sums it over the ranks; `enter` is called when this rank has come to it.
+    fn sum<T>(
+        mut self,
+        collective: &dyn Collective,
+        enter: impl FnOnce() -> Result<T, CollectiveError>,
+    ) -> Result<(), CollectiveError> {
+        let _no_grad = tch::no_grad_guard();
+        if let Some(gradient) = &self.gradient {
+            self.sum.copy_(gradient);
+        }
+        let is_on_host = self.sum.device() == Device::Cpu;
+        // Here a rank waits for its GPU: until that has done the bucket's part of backward, it has not come to it.
+        let mut host = if is_on_host { self.sum.shallow_clone() } else { self.sum.to_device(Device::Cpu) };
+        let entered = enter()?;
+        collective.all_reduce_sum_f32(values(&mut host))?;
+        drop(entered);
+        if !is_on_host {
+            self.sum.copy_(&host);
+        }
+        Ok(())
     }
 }
 

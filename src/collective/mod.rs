@@ -10,14 +10,16 @@ mod error;
 mod gradients;
 mod launch;
 mod mpi;
+mod readiness;
 mod single;
 
 pub use agree::{Ending, Failure, agree, any};
-pub use buckets::{Bucket, DEFAULT_BUCKET_BYTES, Slot, cut};
+pub use buckets::{Bucket, Slot, cut, default_bucket_bytes};
 pub use error::CollectiveError;
-pub use gradients::GradientReducer;
+pub use gradients::{GradientReducer, Reduced};
 pub use launch::connect;
 pub use mpi::Mpi;
+pub use readiness::Readiness;
 pub use single::Single;
 
 use crate::exit::ExitCode;
@@ -82,6 +84,13 @@ pub trait Collective: Send + Sync {
     /// # Errors
     /// When the transport fails.
     fn barrier(&self) -> Result<(), CollectiveError>;
+
+    /// [`barrier`](Self::barrier) for a thread in the background: it leaves the processor to the rank's own work while
+    /// it waits.
+    ///
+    /// # Errors
+    /// When the transport fails.
+    fn rendezvous(&self) -> Result<(), CollectiveError>;
 
     /// Replaces `bytes` by those of `peer`, which calls it with this rank and as many bytes at the same time. For
     /// measuring the way between two ranks; of the others none has to take part.

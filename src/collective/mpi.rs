@@ -6,6 +6,7 @@
 use std::ffi::{c_int, c_void};
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use mpi::Threading;
 use mpi::environment::Universe;
@@ -18,6 +19,10 @@ use crate::ledger::{self, Phase};
 /// The most bytes that one MPI call moves. MPI counts in `i32`, so that long messages must be cut in any case; at
 /// this size the staging memory stays small and nothing is slower.
 const CHUNK_BYTES: usize = 4 << 20;
+
+/// Between two looks at whether the other ranks have come. MPI's own waiting takes a whole core, which a rank in the
+/// middle of backward needs itself.
+const PAUSE: Duration = Duration::from_micros(50);
 
 /// Up to this many bytes over all ranks, a sum is one all-gather, for its latency; above it is a reduce-scatter
 /// and an all-gather, for their bandwidth.
@@ -365,6 +370,25 @@ impl Collective for Mpi {
         let _turn = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: MPI is initialized and not yet finalized.
         self.check("MPI_Barrier", unsafe { ffi::MPI_Barrier(world()) })
+    }
+
+    fn rendezvous(&self) -> Result<(), CollectiveError> {
+        let _exchange = ledger::exchange();
+        let _turn = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut done = 0;
+        // SAFETY: MPI is initialized and not yet finalized; the request is waited for before it is gone, and no status
+        // is asked for.
+        unsafe {
+            let mut request = ffi::RSMPI_REQUEST_NULL;
+            self.check("MPI_Ibarrier", ffi::MPI_Ibarrier(world(), &mut request))?;
+            loop {
+                self.check("MPI_Test", ffi::MPI_Test(&mut request, &mut done, ffi::RSMPI_STATUS_IGNORE))?;
+                if done != 0 {
+                    return Ok(());
+                }
+                std::thread::sleep(PAUSE);
+            }
+        }
     }
 
     fn swap(&self, peer: usize, bytes: &mut [u8]) -> Result<(), CollectiveError> {

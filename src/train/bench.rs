@@ -45,7 +45,12 @@ struct Measured {
     data_seconds: f64,
     forward_seconds: f64,
     backward_seconds: f64,
+    /// Waiting for sums over ranks, and for ranks that come later.
     all_reduce_seconds: f64,
+    /// What the sums took in all, hidden behind backward or not.
+    all_reduce_busy_seconds: f64,
+    /// The part of that which backward does not hide.
+    all_reduce_exposed_seconds: f64,
     optimizer_seconds: f64,
     /// Of the arithmetic that three forward passes take, the part of a V100's peak that was reached.
     part_of_v100_peak: f64,
@@ -120,6 +125,8 @@ fn measure(session: &mut Session, options: &BenchOptions, collective: &dyn Colle
         forward_seconds: part(|times| times.forward),
         backward_seconds: part(|times| times.backward),
         all_reduce_seconds: part(|times| times.all_reduce),
+        all_reduce_busy_seconds: part(|times| times.all_reduce_busy),
+        all_reduce_exposed_seconds: part(|times| times.all_reduce_exposed),
         optimizer_seconds: part(|times| times.optimizer),
         part_of_v100_peak: flops / world_size as f64 / V100_FLOPS,
     })
@@ -156,6 +163,13 @@ fn print(measured: &Measured) {
     row("  all-reduce", measured.all_reduce_seconds);
     row("  optimizer", measured.optimizer_seconds);
     row("fastest", measured.fastest_step_seconds);
+    if measured.ranks > 1 {
+        let exposed = 100.0 * measured.all_reduce_exposed_seconds / measured.all_reduce_busy_seconds;
+        println!(
+            "all-reduce takes {:.2} ms, of which {exposed:.0} % are not hidden behind backward",
+            1e3 * measured.all_reduce_busy_seconds
+        );
+    }
     println!("images/s     {:>10.2}", measured.images_per_second);
     println!("of a V100's peak {:>8.3} %", 100.0 * measured.part_of_v100_peak);
 }

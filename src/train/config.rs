@@ -222,6 +222,11 @@ pub struct TrainingConfig {
     pub save_interval: u64,
     /// Steps between two sample grids in TensorBoard; 0 draws none.
     pub sample_interval: u64,
+    /// Sums gradients over ranks while backward goes on, instead of after it. The numbers are the same.
+    pub overlap_all_reduce: bool,
+    /// Most bytes of gradients, as float32, that are summed at once; null: a twelfth of all, at least 256 KiB and at most
+    /// 128 MiB.
+    pub bucket_bytes: Option<u64>,
 }
 
 impl Default for TrainingConfig {
@@ -233,6 +238,8 @@ impl Default for TrainingConfig {
             log_interval: 10,
             save_interval: 10_000,
             sample_interval: 10_000,
+            overlap_all_reduce: true,
+            bucket_bytes: None,
         }
     }
 }
@@ -251,6 +258,7 @@ impl TrainingConfig {
         ] {
             checks.check(value > 0, field, "must be at least 1");
         }
+        checks.check(self.bucket_bytes != Some(0), "bucket_bytes", "must be at least 1");
         checks.mistakes
     }
 }

@@ -79,7 +79,12 @@ impl Session {
             },
             PrecisionMode::Fp32 | PrecisionMode::Bf16 => LossScale::Off,
         };
-        let trainer = Trainer::new(network, memory, objective, config.optimizer.clone(), loss_scale, config.run.seed);
+        let mut trainer =
+            Trainer::new(network, memory, objective, config.optimizer.clone(), loss_scale, config.run.seed);
+        if config.training.overlap_all_reduce {
+            let bytes = config.training.bucket_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+            trainer.overlap(bytes)?;
+        }
         Ok(Self { config, trainer, timestep_sampler, num_skipped_images: 0, sources, batches, loader: None, device })
     }
 

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::collective::{Collective, DEFAULT_BUCKET_BYTES, GradientReducer, Slot};
+use crate::collective::{Collective, GradientReducer, Reduced, Slot, default_bucket_bytes};
 use crate::ledger::{self, Phase, StepSeconds};
 use crate::model::Network;
-use crate::ops::{self, AdamHyper, AdamSegment};
+use crate::ops::{self, AdamHyper, AdamSegment, bridge};
 use crate::random::{Philox, Stream};
 
 use super::TrainError;
@@ -26,8 +26,12 @@ pub struct StepTimes {
     pub forward: Duration,
     /// Gradients.
     pub backward: Duration,
-    /// Summing gradients over ranks.
+    /// Waiting for gradients to be summed over ranks, and for ranks that came later.
     pub all_reduce: Duration,
+    /// What those sums took in all, once all ranks had come to them.
+    pub all_reduce_busy: Duration,
+    /// The part of that which backward did not hide.
+    pub all_reduce_exposed: Duration,
     /// Norms, Adam, averages, the half-precision copy.
     pub optimizer: Duration,
 }
@@ -91,12 +95,15 @@ pub struct Trainer {
     optimizer: OptimizerConfig,
     seed: u64,
     reducer: GradientReducer,
+    /// Whether sums travel while backward goes on.
+    overlaps: bool,
     /// Whether to wait for the device between the parts of a step, so that [`StepTimes`] tells them apart.
     pub measure: bool,
 }
 
 impl Trainer {
-    /// Puts a trainer together; `seed` is that of dropout.
+    /// Puts a trainer together; `seed` is that of dropout. Gradients are summed in buckets of the default size after
+    /// backward; see [`Trainer::overlap`].
     #[must_use]
     pub fn new(
         network: Network,
@@ -106,9 +113,27 @@ impl Trainer {
         loss_scale: LossScale,
         seed: u64,
     ) -> Self {
-        let reducer = GradientReducer::new(&gradient_slots(&memory), DEFAULT_BUCKET_BYTES);
+        let reducer = reducer(&memory, None);
         let progress = Progress { step: 0, optimizer_step: 0, loss_scale };
-        Self { network, memory, objective, progress, optimizer, seed, reducer, measure: false }
+        Self { network, memory, objective, progress, optimizer, seed, reducer, overlaps: false, measure: false }
+    }
+
+    /// Sums gradients in buckets of at most `bucket_bytes` (None: the default) while backward goes on.
+    ///
+    /// # Errors
+    /// When libtorch refuses to tell of gradients.
+    pub fn overlap(&mut self, bucket_bytes: Option<usize>) -> Result<(), TrainError> {
+        self.reducer = reducer(&self.memory, bucket_bytes);
+        for (param, tensor) in self.memory.params().tensors().iter().enumerate() {
+            let readiness = self.reducer.readiness();
+            bridge::on_gradient(tensor, move || {
+                if readiness.filled(param) {
+                    ledger::hand_over();
+                }
+            })?;
+        }
+        self.overlaps = true;
+        Ok(())
     }
 
     /// Trains on `num_microbatches` batches of this rank, which `next` gives in order.
@@ -135,6 +160,8 @@ impl Trainer {
         ledger::enter_zeroing();
         self.memory.zero_gradients();
         times.optimizer += watch.lap();
+        let local: Vec<&Tensor> = self.memory.segments().iter().map(|segment| &segment.gradient).collect();
+        let mut reduced = None;
         for index in 0..num_microbatches {
             ledger::enter(Phase::Data, index);
             let batch = next(index)?;
@@ -145,16 +172,29 @@ impl Trainer {
             let loss = terms.loss.sum(Kind::Float) * scale;
             ledger::enter(Phase::Backward, index);
             times.forward += watch.lap();
-            loss.f_backward()?;
-            times.backward += watch.lap();
+            let mut backward = || -> Result<(), TrainError> {
+                loss.f_backward()?;
+                times.backward += watch.lap();
+                Ok(())
+            };
+            // Only the last pass has the whole gradients.
+            if self.overlaps && index + 1 == num_microbatches && collective.world_size() > 1 {
+                reduced = Some(self.reducer.reduce_during(collective, &local, backward)?);
+                watch.lap();
+            } else {
+                backward()?;
+            }
             samples.append(batch, &terms.logged)?;
             times.forward += watch.lap();
         }
 
-        let local: Vec<&Tensor> = self.memory.segments().iter().map(|segment| &segment.gradient).collect();
-        let gradients = self.reducer.reduce(collective, &local)?;
+        let Reduced { sums: gradients, busy, exposed, waited } = match reduced {
+            Some(reduced) => reduced,
+            None => self.reducer.reduce(collective, &local)?,
+        };
         ledger::enter(Phase::Optimizer, 0);
-        times.all_reduce += watch.lap();
+        (times.all_reduce, times.all_reduce_busy, times.all_reduce_exposed) = (waited, busy, exposed);
+        watch.lap();
 
         let norm = gradients.iter().map(ops::sum_of_squares).sum::<f64>().sqrt() / self.progress.loss_scale.factor();
         let mut report = StepReport {
@@ -293,6 +333,11 @@ impl SampleTerms {
         let (_, values) = self.terms.iter().find(|(term, _)| *term == name)?;
         Some(values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len() as f64)
     }
+}
+
+fn reducer(memory: &FlatMemory, bucket_bytes: Option<usize>) -> GradientReducer {
+    let default = || default_bucket_bytes(memory.specs().num_elements());
+    GradientReducer::new(&gradient_slots(memory), bucket_bytes.unwrap_or_else(default))
 }
 
 /// Where the gradient of each parameter lies, in the network's order.

@@ -19,6 +19,8 @@ pub fn run(collective: &dyn Collective) {
     gradients_in_float32_are_summed_in_place(collective);
     gradients_in_half_precision_are_summed_in_float32(collective);
     collective.barrier().unwrap();
+    collective.rendezvous().unwrap();
+    gradients_are_summed_while_backward_goes_on(collective);
 }
 
 /// Values that `rank` brings, of magnitudes so different that the order of a sum shows in its bits.
@@ -161,7 +163,7 @@ fn gradients_in_float32_are_summed_in_place(collective: &dyn Collective) {
     for bucket_bytes in [1, 400, 1 << 20] {
         let buffers = [0, 1].map(|buffer| Tensor::from_slice(&uneven(rank * 2 + buffer, 136)));
         let reduced =
-            GradientReducer::new(&slots(), bucket_bytes).reduce(collective, &[&buffers[0], &buffers[1]]).unwrap();
+            GradientReducer::new(&slots(), bucket_bytes).reduce(collective, &[&buffers[0], &buffers[1]]).unwrap().sums;
         for (buffer, sum) in buffers.iter().zip(&reduced) {
             assert_eq!(buffer.data_ptr(), sum.data_ptr());
         }
@@ -184,6 +186,38 @@ fn gradients_in_float32_are_summed_in_place(collective: &dyn Collective) {
     assert!((0..2).all(|buffer| at(0, buffer) == at(1, buffer) && at(0, buffer) == at(2, buffer)));
 }
 
+/// The same bits as after backward, in whatever order the pass fills the buckets; what it does not fill is summed too.
+fn gradients_are_summed_while_backward_goes_on(collective: &dyn Collective) {
+    let rank = collective.rank();
+    let buffers = || [0, 1].map(|buffer| Tensor::from_slice(&uneven(rank * 2 + buffer, 136)));
+    for bucket_bytes in [1, 400, 1 << 20] {
+        let after = buffers();
+        let mut reducer = GradientReducer::new(&slots(), bucket_bytes);
+        let expected = reducer.reduce(collective, &[&after[0], &after[1]]).unwrap().sums;
+        for order in [[5, 4, 3, 2, 1].as_slice(), &[0, 1, 2, 3, 4, 5], &[]] {
+            let during = buffers();
+            let readiness = reducer.readiness();
+            let reduced = reducer.reduce_during(collective, &[&during[0], &during[1]], || {
+                for &param in order {
+                    readiness.filled(param);
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                Ok::<(), CollectiveError>(())
+            });
+            for (expected, sum) in expected.iter().zip(reduced.unwrap().sums) {
+                let values = |sum: &Tensor| Vec::<f32>::try_from(sum).unwrap();
+                assert_eq!(values(expected)[..136], values(&sum)[..136], "{order:?}");
+            }
+        }
+        // A backward that fails everywhere leaves the ranks able to go on.
+        let failed = buffers();
+        let error = CollectiveError::NoSuchRank { operation: "a test", root: 9, world_size: 1 };
+        let outcome = reducer.reduce_during(collective, &[&failed[0], &failed[1]], || Err::<(), _>(error));
+        assert!(outcome.is_err());
+        collective.barrier().unwrap();
+    }
+}
+
 fn gradients_in_half_precision_are_summed_in_float32(collective: &dyn Collective) {
     let world = collective.world_size();
     let mut reducer = GradientReducer::new(&slots(), 400);
@@ -194,7 +228,7 @@ fn gradients_in_half_precision_are_summed_in_float32(collective: &dyn Collective
             let _ = half.get(50).fill_(f64::INFINITY);
         }
         let bfloat = Tensor::full([136], 3.0, (Kind::BFloat16, tch::Device::Cpu));
-        let sums = reducer.reduce(collective, &[&half, &bfloat]).unwrap();
+        let sums = reducer.reduce(collective, &[&half, &bfloat]).unwrap().sums;
         let values = |sum: &Tensor| Vec::<f32>::try_from(sum.to_kind(Kind::Float)).unwrap();
         let (halves, bfloats) = (values(&sums[0]), values(&sums[1]));
         assert_eq!(

@@ -1,6 +1,12 @@
 //! The Rust side of the C++ bridge: functions that tch does not offer. No C++ exception leaves the bridge;
 //! what it caught comes back as [`Error::Bridge`].
 
+mod hooks;
+mod profile;
+
+pub use hooks::on_gradient;
+pub use profile::{Calls, profile};
+
 use std::ffi::{CStr, c_char, c_int, c_void};
 
 use tch::{Kind, Tensor};

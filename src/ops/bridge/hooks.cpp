@@ -1,0 +1,39 @@
+// Calls back when the gradient of a leaf is complete in a backward pass.
+#include "bridge.h"
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <memory>
+
+namespace admiral {
+namespace {
+
+using Callback = void (*)(void*);
+
+// Owns `context` until the leaf is gone. `call` runs on a thread of autograd's and must not unwind.
+class GradientHook : public torch::autograd::PostAccumulateGradHook {
+ public:
+  GradientHook(void* context, Callback call, Callback drop) : context_(context), call_(call), drop_(drop) {}
+  ~GradientHook() override { drop_(context_); }
+  void operator()(const torch::autograd::Variable&) override { call_(context_); }
+
+ private:
+  void* context_;
+  Callback call_;
+  Callback drop_;
+};
+
+}  // namespace
+}  // namespace admiral
+
+// Takes `context` over, also when it fails.
+extern "C" int admiral_on_gradient(const at::Tensor* parameter, void* context, void (*call)(void*),
+                                   void (*drop)(void*)) {
+  return admiral::guarded([&] {
+    auto hook = std::make_unique<admiral::GradientHook>(context, call, drop);
+    TORCH_CHECK(parameter->is_leaf() && parameter->requires_grad(), "not a leaf that wants a gradient");
+    torch::autograd::impl::set_post_acc_grad_hooks(*parameter, std::move(hook));
+  });
+}
