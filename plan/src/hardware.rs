@@ -1,0 +1,169 @@
+//! The GPUs that a plan can be made for, by the numbers of their makers' data sheets.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// GPUs of one host, between which there is NVLink.
+pub const GPUS_PER_NODE: u64 = 8;
+
+/// Of a data sheet's bandwidth, of memory and of links, what a long transfer reaches.
+const REACHED: f64 = 0.8;
+
+const GB: f64 = 1e9;
+const GIB: u64 = 1 << 30;
+
+/// What a run computes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GpuKind {
+    /// NVIDIA V100 SXM2, 32 GB: the paper's.
+    V100,
+    /// NVIDIA A100 SXM4, 80 GB.
+    A100,
+    /// NVIDIA H100 SXM5, 80 GB.
+    H100,
+    /// NVIDIA H200 SXM5, 141 GB.
+    H200,
+    /// A processor without a GPU; nothing is known of it but what is measured.
+    Cpu,
+}
+
+/// All kinds, in the order in which they are named.
+const KINDS: [(GpuKind, &str); 5] = [
+    (GpuKind::V100, "v100"),
+    (GpuKind::A100, "a100"),
+    (GpuKind::H100, "h100"),
+    (GpuKind::H200, "h200"),
+    (GpuKind::Cpu, "cpu"),
+];
+
+/// A name that is none of the kinds'.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no plan for a GPU {0:?}; these are known: v100, a100, h100, h200, cpu")]
+pub struct UnknownGpu(pub String);
+
+impl FromStr for GpuKind {
+    type Err = UnknownGpu;
+
+    fn from_str(text: &str) -> Result<Self, UnknownGpu> {
+        let found = KINDS.iter().find(|(_, name)| name.eq_ignore_ascii_case(text));
+        found.map(|(kind, _)| *kind).ok_or_else(|| UnknownGpu(text.to_owned()))
+    }
+}
+
+impl fmt::Display for GpuKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(KINDS.iter().find(|(kind, _)| kind == self).map_or("", |(_, name)| name))
+    }
+}
+
+impl GpuKind {
+    /// The kind of a device by its driver's name: `Tesla V100-SXM2-32GB`, `NVIDIA H100 80GB HBM3`.
+    #[must_use]
+    pub fn of_device(name: &str) -> Option<Self> {
+        let name = name.to_ascii_lowercase();
+        let words: Vec<&str> = name.split(|letter: char| !letter.is_ascii_alphanumeric()).collect();
+        KINDS.iter().find(|(kind, known)| *kind != Self::Cpu && words.contains(known)).map(|(kind, _)| *kind)
+    }
+
+    /// The numbers of the kind.
+    #[must_use]
+    pub fn hardware(self) -> Hardware {
+        // Memory, half and float32 TFLOPS, part of it that training reaches, then GB/s of memory, NVLink (one
+        // direction of a GPU) and network (one direction of a host).
+        let gpu = |gib: u64, half: f64, float: f64, mfu: f64, memory: f64, nvlink: f64, network: f64| Hardware {
+            kind: self,
+            memory_bytes: Some(gib * GIB),
+            half_flops: half * 1e12,
+            float_flops: float * 1e12,
+            mfu,
+            memory_bandwidth: memory * GB * REACHED,
+            nvlink: Link { bytes_per_second: nvlink * GB * REACHED, latency_seconds: 3e-6 },
+            network: Link { bytes_per_second: network * GB * REACHED, latency_seconds: 10e-6 },
+            overlaps: true,
+        };
+        match self {
+            Self::V100 => gpu(32, 120.0, 15.7, 0.38, 900.0, 150.0, 50.0),
+            Self::A100 => gpu(80, 312.0, 19.5, 0.35, 2039.0, 300.0, 200.0),
+            Self::H100 => gpu(80, 989.0, 67.0, 0.25, 3350.0, 450.0, 400.0),
+            Self::H200 => gpu(141, 989.0, 67.0, 0.25, 4800.0, 450.0, 400.0),
+            Self::Cpu => Hardware {
+                kind: self,
+                memory_bytes: None,
+                half_flops: f64::NAN,
+                float_flops: f64::NAN,
+                mfu: f64::NAN,
+                memory_bandwidth: f64::NAN,
+                nvlink: Link { bytes_per_second: 2.0 * GB, latency_seconds: 5e-6 },
+                network: Link { bytes_per_second: 1.25 * GB * REACHED, latency_seconds: 50e-6 },
+                overlaps: false,
+            },
+        }
+    }
+}
+
+/// A way between GPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Link {
+    /// Bytes that go through in one direction in a second, as a long transfer reaches it.
+    pub bytes_per_second: f64,
+    /// Seconds that a message takes besides.
+    pub latency_seconds: f64,
+}
+
+/// The numbers of a GPU and of the cluster around it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Hardware {
+    /// Which GPU.
+    pub kind: GpuKind,
+    /// Its memory; none where it is not known.
+    pub memory_bytes: Option<u64>,
+    /// Peak FLOP a second of matrix products in half precision.
+    pub half_flops: f64,
+    /// Peak FLOP a second in float32, without TF32, which Admiral turns off.
+    pub float_flops: f64,
+    /// Part of the peak that a step reaches, by the paper's counting: three forward passes.
+    pub mfu: f64,
+    /// Bytes a second that memory gives to one long pass.
+    pub memory_bandwidth: f64,
+    /// From one GPU to another of its host.
+    pub nvlink: Link,
+    /// From one host to another, all its network cards together.
+    pub network: Link,
+    /// Whether sums travel while backward goes on.
+    pub overlaps: bool,
+}
+
+impl Hardware {
+    /// FLOP a second at the type of the torso.
+    #[must_use]
+    pub fn peak_flops(&self, half: bool) -> f64 {
+        if half { self.half_flops } else { self.float_flops }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back_and_others_are_refused() {
+        for (kind, name) in KINDS {
+            assert_eq!(name.parse(), Ok(kind));
+            assert_eq!(kind.to_string(), name);
+        }
+        assert_eq!("H100".parse(), Ok(GpuKind::H100));
+        assert_eq!("k80".parse::<GpuKind>(), Err(UnknownGpu("k80".into())));
+    }
+
+    #[test]
+    fn devices_are_known_by_their_drivers_names() {
+        assert_eq!(GpuKind::of_device("Tesla V100-SXM2-32GB"), Some(GpuKind::V100));
+        assert_eq!(GpuKind::of_device("NVIDIA H100 80GB HBM3"), Some(GpuKind::H100));
+        assert_eq!(GpuKind::of_device("NVIDIA H200"), Some(GpuKind::H200));
+        assert_eq!(GpuKind::of_device("NVIDIA A1000 Laptop GPU"), None);
+        assert_eq!(GpuKind::of_device("cpu"), None);
+    }
+}
