@@ -12,6 +12,7 @@ use admiral::tools::{self, CheckpointCommand, Outcome};
 use admiral::train::bench::{self, BenchOptions};
 use admiral::train::bench_allreduce::{self, AllReduceBenchOptions};
 use admiral::train::bench_checkpoint::{self, CheckpointBenchOptions};
+use admiral::train::plan::{self, PlanOptions};
 use admiral::train::samples::{self, SampleOptions};
 use admiral::train::{self, Resume, RunConfig, Stop};
 use admiral::version::Versions;
@@ -39,6 +40,8 @@ enum Command {
     Config(ConfigCommand),
     /// Print what a network costs: parameters, FLOPs, images a V100-second in theory
     Flops(ConfigArguments),
+    /// Print what a run will cost: memory of a GPU, time of a step, communication, days, checkpoints
+    Plan(PlanOptions),
     /// Print which Admiral this is, and which libtorch and MPI it runs on
     Version {
         /// Print JSON
@@ -140,6 +143,7 @@ fn main() -> ProcessExit {
         },
         Command::Config(ConfigCommand::Show(arguments)) => alone(show(&arguments)),
         Command::Flops(arguments) => alone(flops(&arguments)),
+        Command::Plan(options) => alone(plan::run(&options)),
         Command::Version { json } => alone(version(json)),
     };
     ProcessExit::from(code as u8)

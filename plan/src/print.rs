@@ -21,7 +21,7 @@ fn write(out: &mut String, report: &Report) -> std::fmt::Result {
     let batch = &report.batch;
     writeln!(
         out,
-        "{}: {} steps of {} images on {} {}, each {} x {} images a step",
+        "{}: {} steps of {} images on {} {}, each in {} passes of {}",
         report.name,
         report.steps,
         batch.global_batch,
@@ -74,7 +74,15 @@ fn memory(out: &mut String, report: &Report) -> std::fmt::Result {
         writeln!(out, "  {:<24}{:>12.2}", "there is", limit as f64 / GIB)?;
     }
     writeln!(out, "\n  normalization  checkpointing  activations, MiB an image  total, GiB  fits  largest microbatch")?;
-    report.variants.iter().try_for_each(|row| variant(out, row))
+    report.variants.iter().try_for_each(|row| variant(out, row))?;
+    writeln!(out, "  This program normalizes {} there; the parts above are those of it.", way(report.norms))
+}
+
+fn way(norms: Norms) -> &'static str {
+    match norms {
+        Norms::Fused => "fused",
+        Norms::Composed => "composed",
+    }
 }
 
 fn variant(out: &mut String, row: &Variant) -> std::fmt::Result {
@@ -82,10 +90,7 @@ fn variant(out: &mut String, row: &Variant) -> std::fmt::Result {
     writeln!(
         out,
         "  {:<13}  {:<13}  {:>25.1}  {:>10.2}  {:>4}  {:>18}",
-        match row.norms {
-            Norms::Fused => "fused",
-            Norms::Composed => "composed",
-        },
+        way(row.norms),
         yes(row.checkpointing),
         row.activation_bytes_per_image as f64 / (1 << 20) as f64,
         row.total_bytes as f64 / GIB,

@@ -58,7 +58,7 @@ pub enum Speed {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum PlanError {
     /// The paper has no rate.
-    #[error("{0}")]
+    #[error(transparent)]
     Paper(#[from] PaperError),
     /// The paper's rates are those of a V100.
     #[error("the paper's rates are images a V100-second: ask for --gpu v100 with --rates paper")]
@@ -165,6 +165,8 @@ pub struct Report {
     pub batch: Batch,
     /// Steps of the run.
     pub steps: u64,
+    /// How this program normalizes there.
+    pub norms: Norms,
     /// Memory by part, of the way that this program runs, without checkpointing.
     pub memory: Parts,
     /// Memory in other ways.
@@ -207,6 +209,7 @@ pub fn plan(request: &Request, hardware: &Hardware, speed: Speed) -> Result<Repo
         paper: row.copied(),
         batch: *batch,
         steps: request.steps,
+        norms: request.norms,
         memory: parts(request, hardware),
         variants: variants(request, hardware),
         time: time.map(|(seconds, step)| days(request, seconds, step)),

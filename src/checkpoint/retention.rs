@@ -52,6 +52,21 @@ impl Retention {
         published.iter().copied().filter(|&step| self.kept(step, published, in_use).is_none()).collect()
     }
 
+    /// How many checkpoints of a run that saves at `steps`, ascending, lie there at once, at most: a new one is there
+    /// before older ones are deleted.
+    #[must_use]
+    pub fn most_at_once(&self, steps: &[u64]) -> u64 {
+        let Some(keep_last) = self.keep_last else { return steps.len() as u64 };
+        let keep_last = usize::try_from(keep_last.max(1)).unwrap_or(usize::MAX);
+        let Some((_, before)) = steps.split_last() else { return 0 };
+        // What is kept for good only grows, so that the last save finds the most.
+        let (older, newer) = before.split_at(before.len().saturating_sub(keep_last));
+        let for_good = |step: u64| {
+            self.keep_steps.contains(&step) || (self.keep_every > 0 && step.is_multiple_of(self.keep_every))
+        };
+        (newer.len() + older.iter().filter(|&&step| for_good(step)).count() + 1) as u64
+    }
+
     /// Why a step among `published` is kept; none where it may be deleted. `in_use` as for
     /// [`to_delete`](Self::to_delete).
     #[must_use]
@@ -98,6 +113,27 @@ mod tests {
         assert_eq!([130, 120, 100].map(why), [Some(Kept::Newest), Some(Kept::Last(2)), Some(Kept::Every(100))]);
         assert_eq!([40, 30, 10].map(why), [Some(Kept::InUse), Some(Kept::Named), None]);
         assert!(deleted(&retention, &[], None).is_empty());
+    }
+
+    #[test]
+    fn the_most_at_once_is_what_deleting_step_by_step_leaves() {
+        for keep_last in [None, Some(1), Some(3), Some(100)] {
+            for keep_every in [0, 30, 10] {
+                let retention = Retention { keep_last, keep_every, keep_steps: BTreeSet::from([20, 50]) };
+                for num_saves in 0..20 {
+                    let steps: Vec<u64> = (1..=num_saves).map(|save| 10 * save).collect();
+                    let (mut there, mut most) = (BTreeSet::new(), 0);
+                    for &step in &steps {
+                        there.insert(step);
+                        most = most.max(there.len() as u64);
+                        for old in retention.to_delete(&there, None) {
+                            there.remove(&old);
+                        }
+                    }
+                    assert_eq!(retention.most_at_once(&steps), most, "{retention:?} {num_saves}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub fn default_bucket_bytes(num_params: usize) -> usize {
 }
 
 /// Sums travel in float32 whatever the gradients' type.
-const BYTES_PER_VALUE: usize = size_of::<f32>();
+pub const BYTES_PER_VALUE: usize = size_of::<f32>();
 
 /// Where the gradient of one parameter lies.
 #[derive(Debug, Clone, PartialEq, Eq)]

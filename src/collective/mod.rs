@@ -14,7 +14,7 @@ mod readiness;
 mod single;
 
 pub use agree::{Ending, Failure, agree, any};
-pub use buckets::{Bucket, Slot, cut, default_bucket_bytes};
+pub use buckets::{BYTES_PER_VALUE, Bucket, Slot, cut, default_bucket_bytes};
 pub use error::CollectiveError;
 pub use gradients::{GradientReducer, Reduced};
 pub use launch::connect;

@@ -1,9 +1,11 @@
 //! Self-attention over the pixels of a feature map, and the attention pool of the classifier.
 
+use admiral_plan::LayerMemory;
 use tch::Tensor;
 
 use crate::ops;
 
+use super::activations::Running;
 use super::layers::{Builder, GroupNorm, Linear, Start};
 use super::params::{Init, ParamId, Params};
 
@@ -38,6 +40,12 @@ fn attend(qkv: &Tensor, num_heads: i64, order: Order) -> Tensor {
 /// FLOPs of the two matrix products of attention for one image.
 fn attend_flops(length: i64, channels: i64) -> u64 {
     4 * (length * length * channels) as u64
+}
+
+/// Elements that attention keeps for one image besides its projections' weights: the joint projection's input, q, k and
+/// v, and the result, which the last projection takes as it is.
+fn attend_elements(length: i64, channels: i64) -> i64 {
+    5 * length * channels
 }
 
 /// A residual attention block.
@@ -80,6 +88,22 @@ impl AttentionBlock {
         let length = size * size;
         self.qkv.flops(length) + self.projection.flops(length) + attend_flops(length, self.channels)
     }
+
+    /// What is kept of one image of `size` pixels square.
+    pub fn memory(&self, size: i64, running: Running) -> LayerMemory {
+        let length = size * size;
+        let norm = running.norm(&self.norm, length, running.half, false, false);
+        // The logarithms of the softmax's sums are float32 in any precision.
+        let attention = running.torso(attend_elements(length, self.channels)) + running.float(self.num_heads * length);
+        LayerMemory {
+            name: String::new(),
+            input_bytes: running.torso(self.channels * length),
+            keeps_input: norm.keeps_input,
+            inner_bytes: norm.inner + attention,
+            backward_bytes: running.backward(3 * self.channels * length),
+            can_checkpoint: true,
+        }
+    }
 }
 
 /// The attention pool of CLIP (Radford et al. 2021): the mean pixel attends to all pixels and itself.
@@ -121,5 +145,11 @@ impl AttentionPool {
     pub fn flops(&self) -> u64 {
         let length = self.size * self.size + 1;
         self.qkv.flops(length) + self.projection.flops(length) + attend_flops(length, self.channels)
+    }
+
+    /// Bytes that are kept of one image; the pool is in float32.
+    pub fn kept_bytes(&self, running: Running) -> u64 {
+        let length = self.size * self.size + 1;
+        running.float(attend_elements(length, self.channels) + self.num_heads * length)
     }
 }

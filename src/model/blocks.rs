@@ -1,7 +1,9 @@
 //! The residual block, resampling, and the stack of blocks that the UNet's and the encoder's downward paths share.
 
+use admiral_plan::LayerMemory;
 use tch::Tensor;
 
+use super::activations::Running;
 use super::attention::{AttentionBlock, Order};
 use super::embedding::embedding_width;
 use super::layers::{Builder, Conv2d, GroupNorm, Linear, Start};
@@ -151,6 +153,30 @@ impl ResBlock {
     }
 }
 
+impl ResBlock {
+    /// What is kept of one image of `size` pixels square.
+    fn memory(&self, size: i64, running: Running) -> LayerMemory {
+        let (pixels, out) = (size * size, self.resample.apply(size).pow(2));
+        let (inputs, outputs) = (self.in_conv.inputs(), self.out_conv.inputs());
+        let in_norm = running.norm(&self.in_norm, pixels, running.half, false, true);
+        let out_norm = running.norm(&self.out_norm, out, running.half, self.use_scale_shift_norm, true);
+        let is_down = self.resample == Resample::Down;
+        // Pooling keeps what it pools: the normalized map, and the way around.
+        let pooled = if is_down { running.torso(inputs * pixels) } else { 0 };
+        let between = if out_norm.keeps_input { running.torso(outputs * out) } else { 0 };
+        let mask = if self.dropout > 0.0 { running.mask(outputs * out) } else { 0 };
+        let convolved = running.torso(inputs * out) + running.torso(outputs * out);
+        LayerMemory {
+            name: String::new(),
+            input_bytes: running.torso(inputs * pixels),
+            keeps_input: in_norm.keeps_input || is_down || self.skip.is_some(),
+            inner_bytes: in_norm.inner + pooled + between + out_norm.inner + mask + convolved,
+            backward_bytes: running.backward((inputs * pixels).max(inputs.max(outputs) * out)),
+            can_checkpoint: true,
+        }
+    }
+}
+
 /// One layer of a block; a block is a list of them.
 #[derive(Debug, Clone)]
 pub enum Layer {
@@ -191,6 +217,31 @@ impl Layer {
     }
 }
 
+impl Layer {
+    /// What is kept of one image of `size` pixels square, and the size of what comes out.
+    fn memory(&self, size: i64, running: Running) -> (LayerMemory, i64) {
+        match self {
+            Self::Conv(conv, resample) => {
+                let out = resample.apply(size);
+                let input = running.torso(conv.inputs() * size * size);
+                // Upsampling comes first, and its result is what the convolution keeps.
+                let is_up = *resample == Resample::Up;
+                let memory = LayerMemory {
+                    name: String::new(),
+                    input_bytes: input,
+                    keeps_input: !is_up,
+                    inner_bytes: if is_up { running.torso(conv.inputs() * out * out) } else { 0 },
+                    backward_bytes: running.backward(conv.inputs() * size.max(out).pow(2)),
+                    can_checkpoint: false,
+                };
+                (memory, out)
+            }
+            Self::Res(block) => (block.memory(size, running), block.resample.apply(size)),
+            Self::Attention(block) => (block.memory(size, running), size),
+        }
+    }
+}
+
 /// A block: layers one after another.
 pub type Block = Vec<Layer>;
 
@@ -204,6 +255,16 @@ pub fn flops(block: &[Layer], size: i64) -> (u64, i64) {
     block.iter().fold((0, size), |(sum, size), layer| {
         let (flops, out) = layer.flops(size);
         (sum + flops, out)
+    })
+}
+
+/// What the layers of the blocks `name.0`, `name.1`, ... keep of one image, and the size of what comes out.
+pub fn memory(name: &str, blocks: &[Block], size: i64, running: Running, layers: &mut Vec<LayerMemory>) -> i64 {
+    let all = blocks.iter().enumerate().flat_map(|(i, block)| block.iter().enumerate().map(move |(j, of)| (i, j, of)));
+    all.fold(size, |size, (i, j, layer)| {
+        let (memory, out) = layer.memory(size, running);
+        layers.push(LayerMemory { name: format!("{name}.{i}.{j}"), ..memory });
+        out
     })
 }
 

@@ -58,6 +58,12 @@ impl Embedding {
         embedding.silu()
     }
 
+    /// Elements kept of one image, in float32: what both layers take, and what both `SiLU` do, whose last result every
+    /// residual block takes.
+    pub fn kept_elements(&self) -> i64 {
+        self.model_channels + 4 * embedding_width(self.model_channels)
+    }
+
     /// FLOPs for one image.
     pub fn flops(&self) -> u64 {
         self.first.flops(1) + self.second.flops(1)

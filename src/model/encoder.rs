@@ -1,8 +1,10 @@
 //! The classifier: the downward half of the UNet and a pool (the paper's section 4.3).
 
+use admiral_plan::LayerMemory;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use super::activations::{Running, whole};
 use super::attention::AttentionPool;
 use super::blocks::{self, Block, BlockPlan, Context, build_down, build_middle};
 use super::embedding::Embedding;
@@ -149,5 +151,33 @@ impl Encoder {
             Head::Attention { pool, .. } => pool.flops(),
             Head::Spatial { first, second } | Head::SpatialV2 { first, second, .. } => first.flops(1) + second.flops(1),
         }
+    }
+
+    /// What forward keeps of one image for backward, layer by layer.
+    #[must_use]
+    pub fn memory(&self, running: Running) -> Vec<LayerMemory> {
+        let mut layers = vec![whole("embedding", running.float(self.embedding.kept_elements()))];
+        let size = blocks::memory("input_blocks", &self.input_blocks, self.plan.image_size, running, &mut layers);
+        let middle = std::slice::from_ref(&self.middle_block);
+        let size = blocks::memory("middle_block", middle, size, running, &mut layers);
+        // Float32 from here on: in half precision the input is a copy.
+        let of_norm = |norm: &GroupNorm| {
+            let input = running.float(norm.channels() * size * size);
+            input + running.norm(norm, size * size, false, false, true).inner
+        };
+        let of_linears = |first: &Linear, second: &Linear| {
+            let ([features, width], [_, outputs]) = (first.widths(), second.widths());
+            running.float(features + 2 * width + outputs)
+        };
+        let kept = match &self.head {
+            Head::Adaptive { norm, conv } => of_norm(norm) + running.float(conv.inputs()),
+            Head::Attention { norm, pool } => of_norm(norm) + pool.kept_bytes(running),
+            Head::Spatial { first, second } => of_linears(first, second),
+            Head::SpatialV2 { first, norm, second } => {
+                of_linears(first, second) + running.norm(norm, 1, false, false, true).inner
+            }
+        };
+        layers.push(whole("out", kept));
+        layers
     }
 }

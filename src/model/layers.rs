@@ -70,6 +70,7 @@ pub struct Conv2d {
     bias: ParamId,
     stride: i64,
     padding: i64,
+    inputs: i64,
     macs_per_pixel: u64,
 }
 
@@ -84,6 +85,7 @@ impl Conv2d {
             bias: builder.param_in("bias", &[outputs], init, torso),
             stride,
             padding: kernel / 2,
+            inputs,
             macs_per_pixel: (inputs * outputs * kernel * kernel) as u64,
         }
     }
@@ -97,6 +99,11 @@ impl Conv2d {
     /// The type of the weights: half in a half-precision torso.
     pub fn kind(&self, params: &Params) -> Kind {
         params.get(self.weight).kind()
+    }
+
+    /// Channels of the input.
+    pub fn inputs(&self) -> i64 {
+        self.inputs
     }
 
     /// FLOPs for one image whose output is `size` pixels square.
@@ -139,6 +146,11 @@ impl Linear {
         x.linear(&weight, Some(params.get(self.bias)))
     }
 
+    /// Length of a vector that goes in, and of one that comes out.
+    pub fn widths(&self) -> [i64; 2] {
+        [self.inputs, self.outputs]
+    }
+
     /// FLOPs for `rows` vectors.
     pub fn flops(&self, rows: i64) -> u64 {
         2 * (self.outputs * self.inputs * rows) as u64
@@ -150,13 +162,14 @@ impl Linear {
 pub struct GroupNorm {
     weight: ParamId,
     bias: ParamId,
+    channels: i64,
 }
 
 impl GroupNorm {
     /// Registers `weight [channels]` and `bias [channels]`.
     pub fn build(mut builder: Builder<'_>, channels: i64) -> Self {
         let weight = builder.param("weight", &[channels], Init::Ones);
-        Self { weight, bias: builder.param("bias", &[channels], Init::Zeros) }
+        Self { weight, bias: builder.param("bias", &[channels], Init::Zeros), channels }
     }
 
     /// Normalises `[batch, channels, ...]`.
@@ -172,6 +185,11 @@ impl GroupNorm {
     /// Adaptive group normalisation (the paper's section 3.1), then SiLU; scale and shift are `[batch, channels]`.
     pub fn forward_adaptive_silu(&self, params: &Params, x: &Tensor, scale: &Tensor, shift: &Tensor) -> Tensor {
         self.apply(params, x, Some((scale, shift)), true)
+    }
+
+    /// Channels that it normalises.
+    pub fn channels(&self) -> i64 {
+        self.channels
     }
 
     fn apply(&self, params: &Params, x: &Tensor, modulation: Option<(&Tensor, &Tensor)>, silu: bool) -> Tensor {

@@ -1,5 +1,6 @@
 //! Networks: the UNet, the encoder (classifier), the super-resolution UNet, and the blocks they share.
 
+mod activations;
 mod attention;
 mod blocks;
 mod config;
@@ -12,6 +13,7 @@ mod network;
 mod params;
 mod unet;
 
+pub use activations::Running;
 pub use attention::Order;
 pub use blocks::BlockPlan;
 pub use config::{ModelConfig, Task};

@@ -1,7 +1,9 @@
 //! A network of any kind behind one face.
 
+use admiral_plan::LayerMemory;
 use tch::Tensor;
 
+use super::activations::Running;
 use super::encoder::{Encoder, EncoderPlan};
 use super::params::{ParamSpecs, Params};
 use super::unet::{UNet, UNetPlan};
@@ -87,6 +89,15 @@ impl Network {
         match self {
             Self::UNet(unet) | Self::SuperRes(unet) => unet.forward_flops(),
             Self::Encoder(encoder) => encoder.forward_flops(),
+        }
+    }
+
+    /// What forward keeps of one image for backward, in bytes, layer by layer.
+    #[must_use]
+    pub fn memory(&self, running: Running) -> Vec<LayerMemory> {
+        match self {
+            Self::UNet(unet) | Self::SuperRes(unet) => unet.memory(running),
+            Self::Encoder(encoder) => encoder.memory(running),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! The UNet of ADM (the paper's section 3) and its super-resolution form (appendix I).
 
+use admiral_plan::LayerMemory;
 use tch::{Device, Kind, Tensor};
 
+use super::activations::{Running, whole};
 use super::blocks::{self, Block, BlockPlan, Context, build_down, build_middle, build_up};
 use super::embedding::Embedding;
 use super::layers::{Builder, Conv2d, GroupNorm, Start};
@@ -97,6 +99,27 @@ impl UNet {
             size = out;
         }
         sum + self.out_conv.flops(size)
+    }
+
+    /// What forward keeps of one image for backward, layer by layer.
+    #[must_use]
+    pub fn memory(&self, running: Running) -> Vec<LayerMemory> {
+        let mut layers = vec![whole("embedding", running.float(self.embedding.kept_elements()))];
+        let size = blocks::memory("input_blocks", &self.input_blocks, self.plan.image_size, running, &mut layers);
+        let middle = std::slice::from_ref(&self.middle_block);
+        let size = blocks::memory("middle_block", middle, size, running, &mut layers);
+        let size = blocks::memory("output_blocks", &self.output_blocks, size, running, &mut layers);
+        // Float32 from here on: in half precision the input is a copy.
+        let input_bytes = running.float(self.out_conv.inputs() * size * size);
+        layers.push(LayerMemory {
+            name: "out".into(),
+            input_bytes,
+            keeps_input: true,
+            inner_bytes: running.norm(&self.out_norm, size * size, false, false, true).inner + input_bytes,
+            backward_bytes: 3 * input_bytes,
+            can_checkpoint: false,
+        });
+        layers
     }
 }
 

@@ -22,7 +22,7 @@ pub fn group_norm_silu(
     modulation: Option<(&Tensor, &Tensor)>,
     silu: bool,
 ) -> Tensor {
-    let fused = |tensor: &Tensor| tensor.kind() == Kind::Float && tensor.device() == Device::Cpu;
+    let fused = |tensor: &Tensor| group_norm_is_fused(tensor.kind(), tensor.device());
     let all_fused = [x, weight, bias].into_iter().chain(modulation.into_iter().flat_map(|(a, b)| [a, b])).all(fused);
     if all_fused {
         match bridge::group_norm_silu(x, num_groups, weight, bias, eps, modulation, silu) {
@@ -32,6 +32,13 @@ pub fn group_norm_silu(
         }
     }
     composed(x, num_groups, weight, bias, eps, modulation, silu)
+}
+
+/// Whether [`group_norm_silu`] is one node of the graph for values of this kind on this device. A plan of a run's memory
+/// asks, for it decides what forward keeps for backward.
+#[must_use]
+pub fn group_norm_is_fused(kind: Kind, device: Device) -> bool {
+    kind == Kind::Float && device == Device::Cpu
 }
 
 /// The same by libtorch's operations: for other kinds and devices.

@@ -8,7 +8,7 @@ mod norms;
 
 pub use adam::{AdamHyper, AdamSegment, adam};
 pub use attention::attention;
-pub use group_norm::group_norm_silu;
+pub use group_norm::{group_norm_is_fused, group_norm_silu};
 pub use norms::sum_of_squares;
 
 use tch::TchError;

@@ -48,10 +48,15 @@ impl RunConfig {
         Ok(Facts {
             parameters,
             worlds,
-            checkpoint_bytes: parameters * size_of::<f32>() as u64 * (3 + self.optimizer.ema_rates.len() as u64),
+            checkpoint_bytes: self.checkpoint_bytes(parameters),
             checkpoint_url,
             run_folder,
         })
+    }
+
+    /// What a checkpoint of a network with so many values takes, but for its manifest.
+    pub(super) fn checkpoint_bytes(&self, parameters: u64) -> u64 {
+        parameters * size_of::<f32>() as u64 * (3 + self.optimizer.ema_rates.len() as u64)
     }
 }
 

@@ -13,6 +13,8 @@ mod flat;
 mod grid;
 mod loss_scale;
 mod objective;
+pub mod plan;
+mod plan_check;
 mod rank_times;
 mod run;
 mod run_config;

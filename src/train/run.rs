@@ -17,6 +17,7 @@ use super::TrainError;
 use super::begin::{Resume, choose, open_saver, open_store};
 use super::curves::{self, Curves};
 use super::grid::draw_grid;
+use super::plan_check::PlanCheck;
 use super::rank_times::RankTimes;
 use super::run_config::RunConfig;
 use super::saving::Saves;
@@ -122,6 +123,7 @@ struct Loop<'a> {
     progress: Option<Progress>,
     curves: Curves,
     ranks: RankTimes,
+    plan: Option<PlanCheck>,
 }
 
 impl<'a> Loop<'a> {
@@ -148,7 +150,9 @@ impl<'a> Loop<'a> {
         let curves = Curves::new(config.task, num_timesteps, Instant::now());
         let saves = Saves::new(saver, &config.checkpoint, Rc::clone(&board), collective);
         let ranks = RankTimes::default();
-        Self { session, saves, validation, collective, board, progress, curves, ranks }
+        let on_gpus = is_root && session.device().is_cuda();
+        let plan = if on_gpus { PlanCheck::open(config, collective.world_size()) } else { None };
+        Self { session, saves, validation, collective, board, progress, curves, ranks, plan }
     }
 
     fn announce(&self, store: &Store, first_step: u64, last_step: u64, started: Instant) {
@@ -176,6 +180,9 @@ impl<'a> Loop<'a> {
             let (log, save_interval, sample) =
                 (training.log_interval, training.save_interval, training.sample_interval);
             self.ranks.add(report.seconds);
+            if let Some(line) = self.plan.as_mut().and_then(|plan| plan.add(report.seconds.step)) {
+                tracing::info!("{line}");
+            }
             self.curves.add(&report, training.global_batch, self.session.num_skipped_images);
             let is_last = step == last_step;
             if step.is_multiple_of(log) || is_last {

@@ -1,0 +1,88 @@
+//! After a run's first steps: how far its plan was off.
+
+use admiral_plan::{GpuKind, MEASURED_STEPS, Speed, how_far_off, plan};
+
+use super::plan::request;
+use super::run_config::RunConfig;
+
+/// Where the driver says which GPUs there are, a folder for each.
+const DRIVER: &str = "/proc/driver/nvidia/gpus";
+
+/// A run's plan, and what its first steps took.
+#[derive(Debug)]
+pub(super) struct PlanCheck {
+    planned_seconds: f64,
+    step_seconds: Vec<f64>,
+}
+
+impl PlanCheck {
+    /// Of a run on `world` GPUs; none where there is no plan for the GPUs of this host.
+    pub(super) fn open(config: &RunConfig, world: usize) -> Option<Self> {
+        Self::of_kind(config, world, kind_of_host()?)
+    }
+
+    fn of_kind(config: &RunConfig, world: usize, kind: GpuKind) -> Option<Self> {
+        let hardware = kind.hardware();
+        let request = request("", config, kind, world as u64, 0).ok()?;
+        let time = plan(&request, &hardware, Speed::Mfu(hardware.mfu)).ok()?.time?;
+        Some(Self { planned_seconds: time.step_seconds, step_seconds: Vec::new() })
+    }
+
+    /// Counts a step; once, after the first of a run, says how far the plan was off.
+    pub(super) fn add(&mut self, step_seconds: f64) -> Option<String> {
+        if self.step_seconds.len() >= MEASURED_STEPS {
+            return None;
+        }
+        self.step_seconds.push(step_seconds);
+        if self.step_seconds.len() < MEASURED_STEPS {
+            None
+        } else {
+            how_far_off(self.planned_seconds, &self.step_seconds)
+        }
+    }
+}
+
+/// What the GPUs of this host are, where all are of one kind that there is a plan for.
+fn kind_of_host() -> Option<GpuKind> {
+    let folders = std::fs::read_dir(DRIVER).ok()?;
+    let texts = folders.filter_map(|folder| std::fs::read_to_string(folder.ok()?.path().join("information")).ok());
+    kind_of(texts)
+}
+
+fn kind_of(information: impl Iterator<Item = String>) -> Option<GpuKind> {
+    let mut kinds = information.map(|text| {
+        let model = text.lines().find_map(|line| line.strip_prefix("Model:"))?;
+        GpuKind::of_device(model.trim())
+    });
+    let first = kinds.next()??;
+    kinds.all(|kind| kind == Some(first)).then_some(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn information(model: &str) -> String {
+        format!("Model: \t\t {model}\nIRQ:   \t\t 211\nVideo BIOS: \t 96.00.a5.00.01\n")
+    }
+
+    #[test]
+    fn a_host_of_one_kind_is_known() {
+        let kind = |models: &[&str]| kind_of(models.iter().map(|model| information(model)));
+        assert_eq!(kind(&["NVIDIA H100 80GB HBM3"; 8]), Some(GpuKind::H100));
+        assert_eq!(kind(&["NVIDIA H100 80GB HBM3", "NVIDIA H200"]), None);
+        assert_eq!(kind(&["NVIDIA GeForce RTX 3090"]), None);
+        assert_eq!(kind(&[]), None);
+    }
+
+    #[test]
+    fn speaks_once_after_a_hundred_steps() {
+        let mut check = PlanCheck::of_kind(&RunConfig::default(), 8, GpuKind::V100)
+            .unwrap_or_else(|| panic!("the default can be planned"));
+        let seconds = 2.0 * check.planned_seconds;
+        let said: Vec<Option<String>> = (0..250).map(|_| check.add(seconds)).collect();
+        let places: Vec<usize> = said.iter().enumerate().filter(|(_, line)| line.is_some()).map(|(i, _)| i).collect();
+        assert_eq!(places, [MEASURED_STEPS - 1]);
+        assert!(said[MEASURED_STEPS - 1].as_ref().is_some_and(|line| line.contains("100 % slower")), "{said:?}");
+    }
+}

@@ -1,0 +1,84 @@
+//! The bytes that networks are said to keep for backward, against those that the system's allocator gives out.
+//!
+//! One test, so that nothing else allocates meanwhile.
+#![allow(clippy::unwrap_used)]
+
+use admiral::model::{Inputs, ModelConfig, Network, Params, Pool, Running, Task};
+use admiral_plan::{Memory, Norms, Weights};
+use tch::{Device, Kind, Tensor};
+
+/// Bytes of this process that the allocator has given out: in its arenas and as mappings of their own.
+fn allocated() -> u64 {
+    // SAFETY: it takes nothing and returns numbers.
+    let info = unsafe { libc::mallinfo2() };
+    (info.uordblks + info.hblkhd) as u64
+}
+
+fn models() -> Vec<(&'static str, Task, ModelConfig)> {
+    let base = ModelConfig {
+        image_size: 32,
+        num_channels: 64,
+        num_res_blocks: 1,
+        channel_mult: Some(vec![1.0, 2.0]),
+        attention_resolutions: vec![16],
+        num_head_channels: Some(32),
+        num_classes: Some(5),
+        ..ModelConfig::default()
+    };
+    let classifier = |pool| ModelConfig { pool, ..base.clone() };
+    vec![
+        ("adaptive norms", Task::Diffusion, base.clone()),
+        ("dropout", Task::Diffusion, ModelConfig { dropout: 0.1, ..base.clone() }),
+        ("plain norms", Task::Diffusion, ModelConfig { use_scale_shift_norm: false, ..base.clone() }),
+        ("resampling by convolutions", Task::Diffusion, ModelConfig { resblock_updown: false, ..base.clone() }),
+        ("the newer order", Task::Diffusion, ModelConfig { use_new_attention_order: true, ..base.clone() }),
+        ("upsampler", Task::SuperResolution, ModelConfig { small_size: Some(8), ..base.clone() }),
+        ("classifier, attention", Task::Classifier, classifier(Pool::Attention)),
+        ("classifier, adaptive", Task::Classifier, classifier(Pool::Adaptive)),
+        ("classifier, spatial_v2", Task::Classifier, classifier(Pool::SpatialV2)),
+    ]
+}
+
+/// What the allocator gave out for one forward pass of `batch` images that backward may still follow.
+fn measure(network: &Network, specs: &admiral::model::ParamSpecs, config: &ModelConfig, half: bool, batch: i64) -> u64 {
+    let kind = |torso| if half && torso { Kind::BFloat16 } else { Kind::Float };
+    let options = (Kind::Float, Device::Cpu);
+    let values = specs.iter().map(|spec| {
+        let values = Tensor::randn(spec.shape.as_slice(), options) * 0.05;
+        values.to_kind(kind(spec.torso)).set_requires_grad(true)
+    });
+    let params = Params::new(values.collect());
+    let image = [batch, config.image_channels, config.image_size, config.image_size];
+    let x = Tensor::randn(image, options);
+    let timesteps = Tensor::arange(batch, options);
+    let labels = Tensor::zeros([batch], (Kind::Int64, Device::Cpu));
+    let small = config.small_size.map(|size| Tensor::randn([batch, config.image_channels, size, size], options));
+    let inputs = Inputs { x: &x, timesteps: &timesteps, labels: Some(&labels), low_res: small.as_ref() };
+    // Once before, so that what is made at the first use is there.
+    drop(network.forward(&params, &inputs, true));
+    let before = allocated();
+    let out = network.forward(&params, &inputs, true);
+    let grown = allocated() - before;
+    drop(out);
+    grown
+}
+
+#[test]
+fn what_is_kept_is_what_is_counted() {
+    tch::set_num_threads(1);
+    tch::manual_seed(1);
+    let batch = 8;
+    for (name, task, config) in models() {
+        let plan = config.plan(task, true).unwrap_or_else(|mistakes| panic!("{name}: {mistakes:?}"));
+        let (network, specs) = Network::build(&plan);
+        for (half, norms) in [(false, Norms::Fused), (true, Norms::Composed)] {
+            let layers = network.memory(Running { half, norms, on_gpu: false });
+            let weights = Weights { parameters: 0, torso: 0, half, num_emas: 0, float_sums: false };
+            let counted = Memory::new(weights, &layers, false, false).activation_bytes() * batch as u64;
+            let measured = measure(&network, &specs, &config, half, batch);
+            let ratio = measured as f64 / counted as f64;
+            println!("{name}, {norms:?}: {counted} counted, {measured} measured, {ratio:.4}");
+            assert!((ratio - 1.0).abs() < 0.01, "{name}, {norms:?}: {counted} counted, {measured} measured");
+        }
+    }
+}
