@@ -93,6 +93,7 @@ pub struct Memory {
     weights: Weights,
     is_gpu: bool,
     activation_bytes: u64,
+    /// What backward needs besides, at its worst, in bytes an image.
     backward_bytes: u64,
 }
 
@@ -113,26 +114,29 @@ pub struct Parts {
     pub emas: u64,
     /// What forward keeps for backward.
     pub activations: u64,
-    /// Libraries, gaps in the memory pool, and the gradients of feature maps while backward goes on.
+    /// Libraries, gaps in the memory pool, and what backward needs while it goes on: gradients of feature maps, and a
+    /// checkpointed layer computed again.
     pub workspace: u64,
     /// All of it.
     pub total: u64,
 }
 
 impl Memory {
-    /// Of a network with these layers. With `checkpointing` each layer that can keeps its input alone, and one at a
-    /// time is computed again.
+    /// Of a network with these layers, in the order of forward. With `checkpointing` each layer that can keeps its
+    /// input alone, and one at a time is computed again.
+    ///
+    /// Backward lets go of a layer's memory when it has been there: in the layer at hand lives what is kept up to that
+    /// one, what it needs itself, and nothing of those behind it.
     #[must_use]
     pub fn new(weights: Weights, layers: &[LayerMemory], checkpointing: bool, is_gpu: bool) -> Self {
-        let is_checkpointed = |layer: &LayerMemory| checkpointing && layer.can_checkpoint;
-        let kept = |layer: &LayerMemory| if is_checkpointed(layer) { layer.input_bytes } else { layer.kept() };
-        let again = layers.iter().filter(|layer| is_checkpointed(layer)).map(|layer| layer.inner_bytes).max();
-        Self {
-            weights,
-            is_gpu,
-            activation_bytes: layers.iter().map(kept).sum::<u64>() + again.unwrap_or(0),
-            backward_bytes: layers.iter().map(|layer| layer.backward_bytes).max().unwrap_or(0),
+        let (mut kept, mut most) = (0, 0);
+        for layer in layers {
+            let is_checkpointed = checkpointing && layer.can_checkpoint;
+            kept += if is_checkpointed { layer.input_bytes } else { layer.kept() };
+            let again = if is_checkpointed { layer.inner_bytes } else { 0 };
+            most = most.max(kept + again + layer.backward_bytes);
         }
+        Self { weights, is_gpu, activation_bytes: kept, backward_bytes: most.saturating_sub(kept) }
     }
 
     /// What forward keeps for backward, in bytes an image.
@@ -240,12 +244,31 @@ pub(crate) mod tests {
 
     #[test]
     fn checkpointing_keeps_inputs_and_one_layer() {
-        let all = Memory::new(weights(true), &layers(), false, true).activation_bytes();
-        let few = Memory::new(weights(true), &layers(), true, true).activation_bytes();
+        let all = Memory::new(weights(true), &layers(), false, true);
+        let few = Memory::new(weights(true), &layers(), true, true);
         let inner: u64 = (0..5).map(|index| 3_000_000 + 7 * index).sum();
-        assert_eq!(all, 4 * 1_000_003 + inner);
-        // Five inputs, the last layer's own, and of the other four the largest.
-        assert_eq!(few, 5 * 1_000_003 + 3_000_028 + 3_000_021);
+        assert_eq!(all.activation_bytes(), 4 * 1_000_003 + inner);
+        // Five inputs, and the last layer's own.
+        assert_eq!(few.activation_bytes(), 5 * 1_000_003 + 3_000_028);
+        // The last layer's backward is the worst of either: the others are computed again when it is gone.
+        assert_eq!((all.backward_bytes, few.backward_bytes), (3_999_996, 3_999_996));
+    }
+
+    #[test]
+    fn backward_is_at_its_worst_where_most_is_kept_and_needed() {
+        let layer = |inner_bytes, backward_bytes| LayerMemory {
+            name: String::new(),
+            input_bytes: 10,
+            keeps_input: true,
+            inner_bytes,
+            backward_bytes,
+            can_checkpoint: true,
+        };
+        // 110 + 500 at the first against 220 + 5 at the second; checkpointed 10 + 100 + 500 against 20 + 100 + 5.
+        let layers = [layer(100, 500), layer(100, 5)];
+        let worst = |checkpointing| Memory::new(weights(true), &layers, checkpointing, false);
+        assert_eq!((worst(false).activation_bytes, worst(false).backward_bytes), (220, 610 - 220));
+        assert_eq!((worst(true).activation_bytes, worst(true).backward_bytes), (20, 610 - 20));
     }
 
     #[test]

@@ -21,13 +21,13 @@ fn write(out: &mut String, report: &Report) -> std::fmt::Result {
     let batch = &report.batch;
     writeln!(
         out,
-        "{}: {} steps of {} images on {} {}, each in {} passes of {}",
+        "{}: {} steps of {} images on {} {}, each in {} of {}",
         report.name,
         report.steps,
         batch.global_batch,
         batch.world,
         if report.hardware.memory_bytes.is_some() { report.hardware.kind.to_string() } else { "processes".into() },
-        batch.accumulation,
+        if batch.accumulation == 1 { "one pass".into() } else { format!("{} passes", batch.accumulation) },
         batch.microbatch
     )?;
     writeln!(out, "\nmemory of one {}, GiB", if report.hardware.memory_bytes.is_some() { "GPU" } else { "process" })?;

@@ -77,7 +77,7 @@ pub enum PlanCommandError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A configuration cannot be run so.
-    #[error("{}: {}", .file, .mistakes.iter().map(|m| format!("{}: {}", m.field, m.message)).collect::<Vec<_>>().join("; "))]
+    #[error("{file}: {}", list(.mistakes))]
     Invalid {
         /// The configuration's file.
         file: String,
@@ -98,6 +98,10 @@ pub enum PlanCommandError {
         /// Why.
         reason: PlanError,
     },
+}
+
+fn list(mistakes: &[Invalid]) -> String {
+    mistakes.iter().map(|mistake| format!("{}: {}", mistake.field, mistake.message)).collect::<Vec<_>>().join("; ")
 }
 
 /// The plans of all configurations, for programs.
