@@ -12,7 +12,7 @@ pub const GPUS_PER_NODE: u64 = 8;
 const REACHED: f64 = 0.8;
 
 const GB: f64 = 1e9;
-const GIB: u64 = 1 << 30;
+const GIB: f64 = (1_u64 << 30) as f64;
 
 /// What a run computes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,11 +71,11 @@ impl GpuKind {
     /// The numbers of the kind.
     #[must_use]
     pub fn hardware(self) -> Hardware {
-        // Memory, half and float32 TFLOPS, part of it that training reaches, then GB/s of memory, NVLink (one
-        // direction of a GPU) and network (one direction of a host).
-        let gpu = |gib: u64, half: f64, float: f64, mfu: f64, memory: f64, nvlink: f64, network: f64| Hardware {
+        // GiB of memory as libtorch sees it, half and float32 TFLOPS, the part of them that training reaches, then GB/s
+        // of memory, NVLink (one direction of a GPU) and network (one direction of a host).
+        let gpu = |gib: f64, half: f64, float: f64, mfu: f64, memory: f64, nvlink: f64, network: f64| Hardware {
             kind: self,
-            memory_bytes: Some(gib * GIB),
+            memory_bytes: Some((gib * GIB) as u64),
             half_flops: half * 1e12,
             float_flops: float * 1e12,
             mfu,
@@ -85,10 +85,10 @@ impl GpuKind {
             overlaps: true,
         };
         match self {
-            Self::V100 => gpu(32, 120.0, 15.7, 0.38, 900.0, 150.0, 50.0),
-            Self::A100 => gpu(80, 312.0, 19.5, 0.35, 2039.0, 300.0, 200.0),
-            Self::H100 => gpu(80, 989.0, 67.0, 0.25, 3350.0, 450.0, 400.0),
-            Self::H200 => gpu(141, 989.0, 67.0, 0.25, 4800.0, 450.0, 400.0),
+            Self::V100 => gpu(31.75, 120.0, 15.7, 0.38, 900.0, 150.0, 50.0),
+            Self::A100 => gpu(79.15, 312.0, 19.5, 0.35, 2039.0, 300.0, 200.0),
+            Self::H100 => gpu(79.1, 989.0, 67.0, 0.25, 3350.0, 450.0, 400.0),
+            Self::H200 => gpu(139.7, 989.0, 67.0, 0.25, 4800.0, 450.0, 400.0),
             Self::Cpu => Hardware {
                 kind: self,
                 memory_bytes: None,

@@ -183,7 +183,7 @@ mod tests {
     fn shows_refused_worlds_and_the_fit() {
         let text = shown(GpuKind::V100, Speed::Mfu(0.4));
         assert!(text.contains("8  too few") && text.contains("40 % of 120 TFLOPS"), "{text}");
-        assert!(text.contains("there is                       32.00"), "{text}");
+        assert!(text.contains("there is                       31.75"), "{text}");
     }
 
     #[test]
