@@ -1,5 +1,6 @@
 //! `admiral bench step`: how long a training step takes, and where the time goes.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -9,6 +10,7 @@ use crate::collective::{Collective, Ending, agree};
 use crate::data;
 use crate::exit::ExitCode;
 use crate::model::flops::V100_FLOPS;
+use crate::ops::bridge;
 
 use super::TrainError;
 use super::run_config::RunConfig;
@@ -24,6 +26,9 @@ pub struct BenchOptions {
     /// Steps before them that are not
     #[arg(long, default_value_t = 5)]
     warmup: u64,
+    /// Write a Chrome trace of one more step to this file, rank 0's, and count its layout copies
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -52,16 +57,29 @@ struct Measured {
     /// The part of that which backward does not hide.
     all_reduce_exposed_seconds: f64,
     optimizer_seconds: f64,
+    /// Operations of the traced step that copy a tensor into another layout or type; none where no step was traced.
+    copies: Option<Vec<Copies>>,
     /// Of the arithmetic that three forward passes take, the part of a V100's peak that was reached.
     part_of_v100_peak: f64,
 }
+
+/// Calls of an operation that copies.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Copies {
+    operation: String,
+    calls: u64,
+    seconds: f64,
+}
+
+/// What libtorch calls when a tensor is to lie otherwise, or to be of another type.
+const COPIES: [&str; 3] = ["aten::contiguous", "aten::clone", "aten::_to_copy"];
 
 /// Takes training steps on the configured data, writes nothing, and prints how long they took. Every rank calls it.
 ///
 /// # Errors
 /// How the ranks are to leave.
 pub fn step(mut config: RunConfig, options: &BenchOptions, collective: &dyn Collective) -> Result<(), Ending> {
-    config.training.steps = options.warmup + options.steps.max(1);
+    config.training.steps = options.warmup + options.steps.max(1) + u64::from(options.trace.is_some());
     let sources = agree(collective, data::open(&config.data, config.run.seed), |_| ExitCode::Config)?;
     let mut session = agree(collective, Session::open(config, sources, collective), TrainError::exit_code)?;
     let measured = measure(&mut session, options, collective);
@@ -104,6 +122,7 @@ fn measure(session: &mut Session, options: &BenchOptions, collective: &dyn Colle
         steps.push(start.elapsed().as_secs_f64());
         parts.push(report.times);
     }
+    let copies = options.trace.as_deref().map(|path| trace(session, path, collective)).transpose()?;
     let part = |choose: fn(&StepTimes) -> Duration| median(parts.iter().map(|times| choose(times).as_secs_f64()));
     let step_seconds = median(steps.iter().copied());
     let training = &session.config.training;
@@ -128,8 +147,19 @@ fn measure(session: &mut Session, options: &BenchOptions, collective: &dyn Colle
         all_reduce_busy_seconds: part(|times| times.all_reduce_busy),
         all_reduce_exposed_seconds: part(|times| times.all_reduce_exposed),
         optimizer_seconds: part(|times| times.optimizer),
+        copies,
         part_of_v100_peak: flops / world_size as f64 / V100_FLOPS,
     })
+}
+
+/// One more step under libtorch's profiler; rank 0 writes what it did to `path`.
+fn trace(session: &mut Session, path: &Path, collective: &dyn Collective) -> Result<Vec<Copies>, TrainError> {
+    let is_root = collective.rank() == 0;
+    let cuda = session.device().is_cuda();
+    let (outcome, calls) = bridge::profile(is_root.then_some(path), cuda, || session.step(collective))?;
+    outcome?;
+    let copies = calls.into_iter().filter(|calls| COPIES.contains(&calls.name.as_str()));
+    Ok(copies.map(|of| Copies { operation: of.name, calls: of.count, seconds: of.time.as_secs_f64() }).collect())
 }
 
 pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
@@ -169,6 +199,9 @@ fn print(measured: &Measured) {
             "all-reduce takes {:.2} ms, of which {exposed:.0} % are not hidden behind backward",
             1e3 * measured.all_reduce_busy_seconds
         );
+    }
+    for Copies { operation, calls, seconds } in measured.copies.iter().flatten() {
+        println!("{operation:<18} {calls:>5} calls {:>8.2} ms", 1e3 * seconds);
     }
     println!("images/s     {:>10.2}", measured.images_per_second);
     println!("of a V100's peak {:>8.3} %", 100.0 * measured.part_of_v100_peak);

@@ -16,6 +16,8 @@ pub struct Curves {
     gradient_norm: ScalarId,
     parameter_norm: ScalarId,
     data_wait: ScalarId,
+    all_reduce: ScalarId,
+    all_reduce_exposed: ScalarId,
     skipped_steps: ScalarId,
     skipped_images: ScalarId,
     since: Instant,
@@ -55,6 +57,8 @@ impl Curves {
             gradient_norm: sums.define("grad_norm", Detail::Mean),
             parameter_norm: sums.define("param_norm", Detail::Mean),
             data_wait: sums.define("data_wait_seconds", Detail::Mean),
+            all_reduce: sums.define("all_reduce_seconds", Detail::Mean),
+            all_reduce_exposed: sums.define("all_reduce_exposed_seconds", Detail::Mean),
             skipped_steps: sums.define("skipped_steps", Detail::Mean),
             skipped_images: sums.define("skipped_images", Detail::Mean),
             sums,
@@ -78,6 +82,8 @@ impl Curves {
             self.sums.add(self.parameter_norm, report.parameter_norm);
         }
         self.sums.add(self.data_wait, report.times.data.as_secs_f64());
+        self.sums.add(self.all_reduce, report.times.all_reduce_busy.as_secs_f64());
+        self.sums.add(self.all_reduce_exposed, report.times.all_reduce_exposed.as_secs_f64());
         self.sums.add(self.skipped_steps, f64::from(u8::from(!report.took_step)));
         self.sums.add(self.skipped_images, (images_skipped - self.images_skipped_before) as f64);
         self.images_skipped_before = images_skipped;

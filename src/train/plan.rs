@@ -14,7 +14,7 @@ use tch::{Device, Kind};
 use super::batches::BatchPlan;
 use super::config::PrecisionMode;
 use super::run_config::RunConfig;
-use crate::collective::{BYTES_PER_VALUE, DEFAULT_BUCKET_BYTES};
+use crate::collective::{BYTES_PER_VALUE, default_bucket_bytes};
 use crate::config::{ConfigError, Invalid, load};
 use crate::exit::ExitCode;
 use crate::model::{Network, Running, Task};
@@ -255,7 +255,9 @@ pub(super) fn request(
             forward_flops: network.forward_flops(),
             weights,
             wire_bytes: weights.parameters * BYTES_PER_VALUE as u64,
-            bucket_bytes: DEFAULT_BUCKET_BYTES as u64,
+            bucket_bytes: training.bucket_bytes.unwrap_or_else(|| {
+                default_bucket_bytes(usize::try_from(weights.parameters).unwrap_or(usize::MAX)) as u64
+            }),
         },
         layers: layers.collect(),
         norms: norms(config.precision.mode, kind),
