@@ -3,9 +3,11 @@
 
 mod hooks;
 mod profile;
+mod recompute;
 
 pub use hooks::on_gradient;
 pub use profile::{Calls, profile};
+pub use recompute::recompute;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 

@@ -1,0 +1,77 @@
+// A node of libtorch's graph that keeps its inputs alone and runs its body again in backward.
+#include "bridge.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/ivalue.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/custom_class.h>
+
+namespace admiral {
+namespace {
+
+using at::Tensor;
+using torch::autograd::variable_list;
+
+// Takes its tensors over and returns one that the caller owns, or null with a message in `failure`.
+using Call = Tensor* (*)(void* context, Tensor* x, Tensor* embedding, char* failure, int64_t room);
+using Drop = void (*)(void* context);
+
+constexpr int64_t kRoom = 512;
+
+// The function that runs, whose `context` it owns.
+class Body : public torch::CustomClassHolder {
+ public:
+  Body(void* context, Call call, Drop drop) : context_(context), call_(call), drop_(drop) {}
+  ~Body() override { drop_(context_); }
+
+  Tensor run(const Tensor& x, const Tensor& embedding) const {
+    char failure[kRoom] = "";
+    const std::unique_ptr<Tensor> y(call_(context_, new Tensor(x), new Tensor(embedding), failure, kRoom));
+    TORCH_CHECK(y, failure);
+    return *y;
+  }
+
+ private:
+  void* context_;
+  Call call_;
+  Drop drop_;
+};
+
+class Recompute : public torch::autograd::Function<Recompute> {
+ public:
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& embedding,
+                        c10::intrusive_ptr<Body> body) {
+    context->save_for_backward({x, embedding});
+    context->saved_data["body"] = c10::IValue::make_capsule(body);
+    return body->run(x, embedding);
+  }
+
+  static variable_list backward(torch::autograd::AutogradContext* context, variable_list gradients) {
+    const variable_list saved = context->get_saved_variables();
+    const c10::intrusive_ptr<torch::CustomClassHolder> capsule = context->saved_data["body"].toCapsule();
+    const auto leaf = [](const Tensor& input) { return input.detach().requires_grad_(input.requires_grad()); };
+    const Tensor x = leaf(saved[0]), embedding = leaf(saved[1]);
+    Tensor y;
+    {
+      const at::AutoGradMode with_graph(true);
+      y = static_cast<const Body&>(*capsule).run(x, embedding);
+    }
+    // The parameters' gradients accumulate here, those of the inputs go on through the graph.
+    torch::autograd::backward({y}, {gradients[0]});
+    return {x.grad(), embedding.grad(), Tensor()};
+  }
+};
+
+}  // namespace
+}  // namespace admiral
+
+// Takes `context` over, also when it fails.
+extern "C" int admiral_recompute(const at::Tensor* x, const at::Tensor* embedding, void* context,
+                                 at::Tensor* (*call)(void*, at::Tensor*, at::Tensor*, char*, int64_t),
+                                 void (*drop)(void*), at::Tensor** result) {
+  return admiral::guarded([&] {
+    const auto body = c10::make_intrusive<admiral::Body>(context, call, drop);
+    *result = new at::Tensor(admiral::Recompute::apply(*x, *embedding, body));
+  });
+}
