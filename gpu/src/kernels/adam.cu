@@ -1,0 +1,120 @@
+// AdamW over flat memory in one pass: unscale, clip, moments, masters, averages, the half copy.
+// Compiled with -DGRADIENT_KIND, and -DHALF_KIND, which is -1 where there is no half copy.
+
+#define MAX_AVERAGES 8
+
+struct AdamArguments {
+  float* master;
+  float* mean;
+  float* variance;
+  const void* gradient;
+  void* half;
+  const StepControl* control;  // or null: then the numbers below hold, and the step is made
+  i64 length;
+  float* averages[MAX_AVERAGES];
+  float rates[MAX_AVERAGES];
+  float rests[MAX_AVERAGES];  // 1 - rate, rounded once
+  int num_averages;
+  float gradient_scale;
+  float decay;  // 1 - learning_rate * weight_decay
+  float beta1_rest;
+  float beta2;
+  float beta2_rest;
+  float root_correction;
+  float epsilon;
+  float step_size;
+  u32 reserved;
+};
+
+struct AdamNumbers { float gradient_scale, root_correction, step_size; };
+
+template <int kWidth> __device__ inline void update(const AdamArguments& a, const AdamNumbers& n, i64 index) {
+  Vector<KIND_FLOAT, kWidth> master, mean, variance;
+  Vector<GRADIENT_KIND, kWidth> gradients;
+  gradients.load(a.gradient, index);
+  master.load(a.master, index);
+  mean.load(a.mean, index);
+  variance.load(a.variance, index);
+  float parameters[kWidth];
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) {
+    const float gradient = gradients.get(i) * n.gradient_scale;
+    const float m = mean.get(i) + (gradient - mean.get(i)) * a.beta1_rest;
+    const float v = variance.get(i) * a.beta2 + gradient * gradient * a.beta2_rest;
+    parameters[i] = master.get(i) * a.decay - n.step_size * m / (sqrtf(v) * n.root_correction + a.epsilon);
+    mean.set(i, m);
+    variance.set(i, v);
+    master.set(i, parameters[i]);
+  }
+  master.store(a.master, index);
+  mean.store(a.mean, index);
+  variance.store(a.variance, index);
+#if HALF_KIND >= 0
+  Vector<HALF_KIND, kWidth> half;
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) half.set(i, parameters[i]);
+  half.store(a.half, index);
+#endif
+#pragma unroll
+  for (int k = 0; k < MAX_AVERAGES; ++k) {
+    if (k >= a.num_averages) break;
+    Vector<KIND_FLOAT, kWidth> average;
+    average.load(a.averages[k], index);
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) average.set(i, average.get(i) * a.rates[k] + parameters[i] * a.rests[k]);
+    average.store(a.averages[k], index);
+  }
+}
+
+// grid (blocks), 256 threads, four elements a thread and turn.
+extern "C" __global__ void __launch_bounds__(256) adam(const AdamArguments a) {
+  AdamNumbers n = {a.gradient_scale, a.root_correction, a.step_size};
+  if (a.control) {
+    if (a.control->skip) return;
+    n.gradient_scale *= a.control->clip;
+    n.root_correction = a.control->root_correction;
+    n.step_size = a.control->step_size;
+  }
+  const i64 vectors = a.length / 4;
+  const i64 stride = static_cast<i64>(gridDim.x) * blockDim.x;
+  const i64 thread = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x;
+  for (i64 i = thread; i < vectors; i += stride) update<4>(a, n, i * 4);
+  const i64 last = vectors * 4 + thread;
+  if (last < a.length) update<1>(a, n, last);
+}
+
+struct AverageArguments {
+  const float* master;
+  const StepControl* control;  // or null
+  i64 length;
+  float* averages[MAX_AVERAGES];
+  float rates[MAX_AVERAGES];
+  float rests[MAX_AVERAGES];
+  int num_averages;
+  u32 reserved;
+};
+
+template <int kWidth> __device__ inline void average(const AverageArguments& a, i64 index) {
+  Vector<KIND_FLOAT, kWidth> master;
+  master.load(a.master, index);
+#pragma unroll
+  for (int k = 0; k < MAX_AVERAGES; ++k) {
+    if (k >= a.num_averages) break;
+    Vector<KIND_FLOAT, kWidth> values;
+    values.load(a.averages[k], index);
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) values.set(i, values.get(i) * a.rates[k] + master.get(i) * a.rests[k]);
+    values.store(a.averages[k], index);
+  }
+}
+
+// Averages beyond those that `adam` takes along: after it, on the masters that it wrote.
+extern "C" __global__ void __launch_bounds__(256) more_averages(const AverageArguments a) {
+  if (a.control && a.control->skip) return;
+  const i64 vectors = a.length / 4;
+  const i64 stride = static_cast<i64>(gridDim.x) * blockDim.x;
+  const i64 thread = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x;
+  for (i64 i = thread; i < vectors; i += stride) average<4>(a, i * 4);
+  const i64 last = vectors * 4 + thread;
+  if (last < a.length) average<1>(a, last);
+}

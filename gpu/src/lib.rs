@@ -1,0 +1,14 @@
+//! What Admiral needs of CUDA besides libtorch, found and loaded at run time: no toolkit is needed to build it, and it
+//! runs on machines without a GPU as well.
+//!
+//! Memory belongs to the caller (libtorch): kernels take device pointers and a stream. Every kernel is held to a plain
+//! float64 twin, on a GPU where there is one, and by running its own text on the CPU where there is none.
+
+pub mod cache;
+mod kind;
+pub mod library;
+pub mod nvrtc;
+mod program;
+
+pub use kind::Kind;
+pub use program::Program;

@@ -1,0 +1,369 @@
+//! NVIDIA's libraries, found and loaded at run time: a program that was built without CUDA runs with it.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use libloading::os::unix::Library as UnixLibrary;
+
+/// A library that Admiral may load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Library {
+    /// The driver's own interface; it comes with the driver, never with a toolkit.
+    Driver,
+    /// The run-time compiler.
+    Nvrtc,
+    /// Collectives between GPUs.
+    Nccl,
+}
+
+impl Library {
+    /// All of them, in the order in which they are needed.
+    pub const ALL: [Self; 3] = [Self::Driver, Self::Nvrtc, Self::Nccl];
+
+    /// The variable of the environment that names a file, or a folder that holds it, before all other places.
+    #[must_use]
+    pub fn variable(self) -> &'static str {
+        match self {
+            Self::Driver => "ADMIRAL_CUDA_DRIVER",
+            Self::Nvrtc => "ADMIRAL_NVRTC",
+            Self::Nccl => "ADMIRAL_NCCL",
+        }
+    }
+
+    /// File names, the most wanted first.
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Driver => &["libcuda.so.1"],
+            Self::Nvrtc => &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2", "libnvrtc.so.11.1"],
+            Self::Nccl => &["libnccl.so.2"],
+        }
+    }
+
+    /// Where pip's packages keep it, below a folder of Python packages.
+    fn pip_folders(self) -> &'static [&'static str] {
+        match self {
+            Self::Driver => &[],
+            Self::Nvrtc => &["nvidia/cu13/lib", "nvidia/cuda_nvrtc/lib"],
+            Self::Nccl => &["nvidia/nccl/lib"],
+        }
+    }
+
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Driver => {
+                "it comes with NVIDIA's driver: install that, or give the container the GPU (--gpus all, or \
+                 nvidia.com/gpu in its resources); compute nodes often have it where login nodes do not"
+            }
+            Self::Nvrtc => {
+                "it comes with the CUDA toolkit and with PyTorch's CUDA wheels; alone: \
+                 pip install nvidia-cuda-nvrtc-cu12; then name it with ADMIRAL_NVRTC where it is found in no usual place"
+            }
+            Self::Nccl => {
+                "it comes with PyTorch's CUDA wheels; alone: pip install nvidia-nccl-cu12, or the distribution's \
+                 libnccl2; then name it with ADMIRAL_NCCL where it is found in no usual place"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Library {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Driver => "the CUDA driver library (libcuda.so.1)",
+            Self::Nvrtc => "the run-time compiler NVRTC (libnvrtc.so)",
+            Self::Nccl => "NCCL (libnccl.so.2)",
+        })
+    }
+}
+
+/// Why a library is not at hand.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LibraryError {
+    /// It was in none of the places.
+    #[error("{library} was not found; {}", missing(*.library, .tried))]
+    NotFound {
+        /// What was looked for.
+        library: Library,
+        /// Each place, with what the loader said of it.
+        tried: Vec<String>,
+    },
+    /// It was loaded but has not what is needed: it is too old, or something else under its name.
+    #[error("{library}, loaded from {path}, has no function `{symbol}`: it is too old or not what its name says; {}", .library.remedy())]
+    Symbol {
+        /// What was loaded.
+        library: Library,
+        /// From where.
+        path: String,
+        /// The function that it lacks.
+        symbol: String,
+    },
+}
+
+fn missing(library: Library, tried: &[String]) -> String {
+    let places = tried.iter().map(|place| format!("\n  {place}")).collect::<String>();
+    format!("{}. Looked at:{places}", library.remedy())
+}
+
+/// A library in this process. It stays loaded: CUDA's libraries do not bear being unloaded.
+#[derive(Debug)]
+pub struct Loaded {
+    which: Library,
+    path: String,
+    handle: std::mem::ManuallyDrop<UnixLibrary>,
+}
+
+impl Loaded {
+    /// Which library it is.
+    #[must_use]
+    pub fn which(&self) -> Library {
+        self.which
+    }
+
+    /// The name or path under which it was loaded.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// A function of the library.
+    ///
+    /// # Errors
+    /// [`LibraryError::Symbol`] where it has none of that name.
+    ///
+    /// # Safety
+    /// `F` must be the type of that function in C, a function pointer.
+    pub unsafe fn function<F: Copy>(&self, name: &str) -> Result<F, LibraryError> {
+        let absent = || LibraryError::Symbol { library: self.which, path: self.path.clone(), symbol: name.to_owned() };
+        let symbol = CString::new(name).map_err(|_| absent())?;
+        // SAFETY: the caller vouches for the type. The library is never unloaded, so the pointer stays good.
+        unsafe { self.handle.get::<F>(symbol.as_bytes_with_nul()) }.map(|found| *found).map_err(|_| absent())
+    }
+}
+
+const RTLD_NOW: i32 = libloading::os::unix::RTLD_NOW;
+/// glibc's and musl's value on every platform that CUDA runs on.
+const RTLD_NOLOAD: i32 = 0x4;
+
+fn open(name: &OsStr, flags: i32) -> Result<UnixLibrary, String> {
+    // SAFETY: NVIDIA's libraries have initialisers that may run at any time; nothing else is opened here but what the
+    // user names.
+    unsafe { UnixLibrary::open(Some(name), flags) }.map_err(|error| error.to_string())
+}
+
+/// Where to look beside the loader's own places.
+#[derive(Debug, Clone, Default)]
+pub struct SearchPath {
+    /// Folders of libtorch (`.../torch/lib`), whose wheel has CUDA's packages beside `torch`.
+    pub torch: Vec<PathBuf>,
+    /// Folders of Python packages (`.../site-packages`).
+    pub python: Vec<PathBuf>,
+}
+
+impl SearchPath {
+    /// From the environment: `LIBTORCH`, and the Python packages of an active virtual environment.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let folder = |name| std::env::var_os(name).map(PathBuf::from);
+        let torch = folder("LIBTORCH").map(|libtorch| libtorch.join("lib")).into_iter().collect();
+        let python = folder("VIRTUAL_ENV").map(|environment| python_folders(&environment)).unwrap_or_default();
+        Self { torch, python }
+    }
+}
+
+/// The folders of packages in a virtual environment: `lib/python3*/site-packages`.
+#[must_use]
+pub fn python_folders(environment: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(environment.join("lib")) else { return Vec::new() };
+    let mut folders: Vec<PathBuf> = entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("python3"))
+        .map(|entry| entry.path().join("site-packages"))
+        .collect();
+    folders.sort();
+    folders
+}
+
+/// What to open, in order: the user's own, what is beside libtorch, what the loader knows, toolkits, Python packages.
+fn candidates(library: Library, own: Option<&Path>, search: &SearchPath) -> Vec<PathBuf> {
+    let names = library.names();
+    if let Some(own) = own {
+        // The user's word stands alone: another library in its place would be a surprise.
+        return if own.is_dir() { names.iter().map(|name| own.join(name)).collect() } else { vec![own.to_owned()] };
+    }
+    let mut folders = Vec::new();
+    for torch in &search.torch {
+        // torch/lib -> site-packages. The folder may be a link, so ".." goes by its real place.
+        let real = torch.canonicalize().unwrap_or_else(|_| torch.clone());
+        folders.push(real.clone());
+        if let Some(packages) = real.parent().and_then(Path::parent) {
+            folders.extend(library.pip_folders().iter().map(|folder| packages.join(folder)));
+        }
+    }
+    let mut all: Vec<PathBuf> = in_folders(names, &folders);
+    all.extend(names.iter().map(PathBuf::from));
+    let mut later: Vec<PathBuf> = match library {
+        Library::Driver => vec!["/usr/lib/wsl/lib".into(), "/usr/local/nvidia/lib64".into()],
+        Library::Nvrtc | Library::Nccl => vec!["/usr/local/cuda/lib64".into()],
+    };
+    for packages in &search.python {
+        later.extend(library.pip_folders().iter().map(|folder| packages.join(folder)));
+    }
+    all.extend(in_folders(names, &later));
+    all
+}
+
+fn in_folders(names: &[&str], folders: &[PathBuf]) -> Vec<PathBuf> {
+    folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name))).collect()
+}
+
+/// Loads a library. NCCL is taken from what the process has loaded already, where it has: two NCCLs in one process
+/// would not know of each other.
+///
+/// # Errors
+/// [`LibraryError::NotFound`] with all places and the way to get it.
+pub fn load(library: Library, search: &SearchPath) -> Result<Loaded, LibraryError> {
+    let own = std::env::var_os(library.variable()).map(PathBuf::from);
+    load_with(library, own.as_deref(), search)
+}
+
+/// As [`load`], with what the variable of the environment says passed in.
+///
+/// # Errors
+/// [`LibraryError::NotFound`].
+pub fn load_with(library: Library, own: Option<&Path>, search: &SearchPath) -> Result<Loaded, LibraryError> {
+    let mut tried = Vec::new();
+    if library == Library::Nccl && own.is_none() {
+        for name in library.names() {
+            match open(OsStr::new(name), RTLD_NOW | RTLD_NOLOAD) {
+                Ok(handle) => {
+                    return Ok(Loaded {
+                        which: library,
+                        path: (*name).to_owned(),
+                        handle: std::mem::ManuallyDrop::new(handle),
+                    });
+                }
+                Err(_) => tried.push(format!("{name}: not loaded in this process yet")),
+            }
+        }
+    }
+    for path in candidates(library, own, search) {
+        // A path that is not there is named shortly; what the loader says matters where there is something.
+        if path.is_absolute() && !path.exists() {
+            tried.push(format!("{}: no such file", path.display()));
+            continue;
+        }
+        match open(path.as_os_str(), RTLD_NOW) {
+            Ok(handle) => {
+                return Ok(Loaded {
+                    which: library,
+                    path: path.display().to_string(),
+                    handle: std::mem::ManuallyDrop::new(handle),
+                });
+            }
+            Err(error) => tried.push(format!("{}: {error}", path.display())),
+        }
+    }
+    Err(LibraryError::NotFound { library, tried })
+}
+
+/// The text behind a pointer that a library returned; `fallback` for null.
+///
+/// # Safety
+/// `text` is null or a C string that lives as long as the process.
+pub(crate) unsafe fn text(text: *const std::ffi::c_char, fallback: &str) -> String {
+    if text.is_null() {
+        return fallback.to_owned();
+    }
+    // SAFETY: not null, and the caller vouches for the rest.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_users_own_place_stands_alone() {
+        let search = SearchPath { torch: vec!["/t/torch/lib".into()], python: vec!["/p".into()] };
+        assert_eq!(
+            candidates(Library::Nccl, Some(Path::new("/x/libnccl.so.9")), &search),
+            [Path::new("/x/libnccl.so.9")]
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let found = candidates(Library::Nccl, Some(folder.path()), &search);
+        assert_eq!(found, [folder.path().join("libnccl.so.2")]);
+    }
+
+    #[test]
+    fn looks_beside_libtorch_first_then_at_the_loader_then_in_toolkits_and_python() {
+        let search = SearchPath { torch: vec!["/t/torch/lib".into()], python: vec!["/p".into()] };
+        let found: Vec<String> =
+            candidates(Library::Nccl, None, &search).iter().map(|path| path.display().to_string()).collect();
+        assert_eq!(
+            found,
+            [
+                "/t/torch/lib/libnccl.so.2",
+                "/t/nvidia/nccl/lib/libnccl.so.2",
+                "libnccl.so.2",
+                "/usr/local/cuda/lib64/libnccl.so.2",
+                "/p/nvidia/nccl/lib/libnccl.so.2",
+            ]
+        );
+        let nvrtc = candidates(Library::Nvrtc, None, &search);
+        assert!(nvrtc.contains(&PathBuf::from("/t/nvidia/cu13/lib/libnvrtc.so.13")), "{nvrtc:?}");
+        assert!(nvrtc.contains(&PathBuf::from("/p/nvidia/cuda_nvrtc/lib/libnvrtc.so.12")), "{nvrtc:?}");
+    }
+
+    #[test]
+    fn libtorch_behind_a_link_leads_to_the_packages_of_its_real_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let real = folder.path().canonicalize().unwrap().join("python/torch/lib");
+        std::fs::create_dir_all(&real).unwrap();
+        std::os::unix::fs::symlink(real.parent().unwrap(), folder.path().join("libtorch")).unwrap();
+        let search = SearchPath { torch: vec![folder.path().join("libtorch/lib")], python: Vec::new() };
+        let wanted = real.parent().unwrap().parent().unwrap().join("nvidia/cuda_nvrtc/lib/libnvrtc.so.12");
+        assert!(candidates(Library::Nvrtc, None, &search).contains(&wanted));
+    }
+
+    #[test]
+    fn the_message_names_the_library_the_places_and_the_remedy() {
+        let nowhere = Path::new("/nowhere/libnvrtc.so.12");
+        let error = load_with(Library::Nvrtc, Some(nowhere), &SearchPath::default()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("the run-time compiler NVRTC (libnvrtc.so) was not found"), "{text}");
+        assert!(text.contains("/nowhere/libnvrtc.so.12: no such file"), "{text}");
+        assert!(text.contains("pip install nvidia-cuda-nvrtc-cu12") && text.contains("ADMIRAL_NVRTC"), "{text}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_library_is_named_with_the_loaders_word() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("libcuda.so.1");
+        std::fs::write(&file, "no library").unwrap();
+        let text = load_with(Library::Driver, Some(&file), &SearchPath::default()).unwrap_err().to_string();
+        assert!(text.contains("libcuda.so.1: ") && text.contains("--gpus all"), "{text}");
+        assert!(!text.contains("no such file"), "{text}");
+    }
+
+    #[test]
+    fn a_library_without_the_function_is_called_too_old() {
+        // Any library will do: the C library is always there.
+        let loaded = load_with(Library::Nccl, Some(Path::new("libc.so.6")), &SearchPath::default()).unwrap();
+        // SAFETY: it is not called.
+        let error = unsafe { loaded.function::<unsafe extern "C" fn()>("ncclGetVersion") }.unwrap_err();
+        assert!(error.to_string().contains("libc.so.6, has no function `ncclGetVersion`"), "{error}");
+        // SAFETY: it is not called.
+        assert!(unsafe { loaded.function::<unsafe extern "C" fn()>("abort") }.is_ok());
+    }
+
+    #[test]
+    fn python_folders_are_those_of_the_environment() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("lib/python3.11/site-packages")).unwrap();
+        std::fs::create_dir_all(folder.path().join("lib/other")).unwrap();
+        assert_eq!(python_folders(folder.path()), [folder.path().join("lib/python3.11/site-packages")]);
+        assert!(python_folders(Path::new("/nowhere")).is_empty());
+    }
+}
