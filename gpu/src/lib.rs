@@ -4,11 +4,18 @@
 //! Memory belongs to the caller (libtorch): kernels take device pointers and a stream. Every kernel is held to a plain
 //! float64 twin, on a GPU where there is one, and by running its own text on the CPU where there is none.
 
+pub mod adam;
 pub mod cache;
+pub mod driver;
+pub mod group_norm;
+pub mod kernels;
 mod kind;
+mod launch;
 pub mod library;
+pub mod norms;
 pub mod nvrtc;
 mod program;
 
 pub use kind::Kind;
+pub use launch::{DevicePointer, Error, Launch, Shape};
 pub use program::Program;

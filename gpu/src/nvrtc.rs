@@ -215,7 +215,7 @@ impl Nvrtc {
     pub fn options(program: &Program, architecture: Architecture) -> Vec<String> {
         let mut options =
             vec![format!("--gpu-architecture={architecture}"), "--ptxas-options=-v".into(), "--std=c++17".into()];
-        options.extend(program.options().iter().cloned());
+        options.extend(program.options());
         options
     }
 

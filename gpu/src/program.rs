@@ -2,20 +2,34 @@
 
 use crate::Kind;
 
-/// One compilable text with its options.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Program {
-    topic: Topic,
-    options: Vec<String>,
-}
-
-/// What a program's kernels do.
+/// One compilable text with its options: what the kernels do, and for which kinds of values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Topic {
-    GroupNormChannelsLast,
-    GroupNormContiguous,
-    Adam,
-    Norms,
+pub enum Program {
+    /// Group normalization.
+    GroupNorm {
+        /// Whether channels lie together, not positions.
+        channels_last: bool,
+        /// Of the values.
+        kind: Kind,
+        /// Values that a thread moves at once: 1, or [`Kind::vector_width`].
+        width: usize,
+        /// Whether SiLU follows.
+        silu: bool,
+        /// Whether dropout follows that.
+        dropout: bool,
+    },
+    /// The optimizer.
+    Adam {
+        /// Of the gradient.
+        gradient: Kind,
+        /// Of the copy that the network computes with, where there is one.
+        half: Option<Kind>,
+    },
+    /// Sums of squares, and what follows from them for a step.
+    Norms {
+        /// Of the values.
+        kind: Kind,
+    },
 }
 
 macro_rules! file {
@@ -31,33 +45,6 @@ const GROUP_NORM: (&str, &str) = file!("group_norm.cuh");
 const CONTROL: (&str, &str) = file!("control.cuh");
 
 impl Program {
-    /// Group normalization of values of one kind, moved `width` at once.
-    #[must_use]
-    pub fn group_norm(channels_last: bool, kind: Kind, width: usize, silu: bool, dropout: bool) -> Self {
-        let topic = if channels_last { Topic::GroupNormChannelsLast } else { Topic::GroupNormContiguous };
-        let options = vec![
-            format!("-DKIND={}", kind.number()),
-            format!("-DWIDTH={width}"),
-            format!("-DSILU={}", u8::from(silu)),
-            format!("-DDROPOUT={}", u8::from(dropout)),
-        ];
-        Self { topic, options }
-    }
-
-    /// The optimizer for gradients and a half copy of these kinds.
-    #[must_use]
-    pub fn adam(gradient: Kind, half: Option<Kind>) -> Self {
-        let half = half.map_or(-1, Kind::number);
-        let options = vec![format!("-DGRADIENT_KIND={}", gradient.number()), format!("-DHALF_KIND={half}")];
-        Self { topic: Topic::Adam, options }
-    }
-
-    /// Sums of squares of values of one kind.
-    #[must_use]
-    pub fn norms(kind: Kind) -> Self {
-        Self { topic: Topic::Norms, options: vec![format!("-DKIND={}", kind.number())] }
-    }
-
     /// The name of its main file.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -66,15 +53,27 @@ impl Program {
 
     /// The options that choose the variant, as a compiler takes them.
     #[must_use]
-    pub fn options(&self) -> &[String] {
-        &self.options
+    pub fn options(&self) -> Vec<String> {
+        match *self {
+            Self::GroupNorm { kind, width, silu, dropout, .. } => vec![
+                format!("-DKIND={}", kind.number()),
+                format!("-DWIDTH={width}"),
+                format!("-DSILU={}", u8::from(silu)),
+                format!("-DDROPOUT={}", u8::from(dropout)),
+            ],
+            Self::Adam { gradient, half } => vec![
+                format!("-DGRADIENT_KIND={}", gradient.number()),
+                format!("-DHALF_KIND={}", half.map_or(-1, Kind::number)),
+            ],
+            Self::Norms { kind } => vec![format!("-DKIND={}", kind.number())],
+        }
     }
 
     /// The kernels in it.
     #[must_use]
     pub fn kernels(&self) -> &'static [&'static str] {
-        match self.topic {
-            Topic::GroupNormChannelsLast => &[
+        match self {
+            Self::GroupNorm { channels_last: true, .. } => &[
                 "group_norm_statistics_channels_last",
                 "group_norm_apply_channels_last",
                 "group_norm_sums_channels_last",
@@ -82,7 +81,7 @@ impl Program {
                 "group_norm_dx_channels_last",
                 "group_norm_weights",
             ],
-            Topic::GroupNormContiguous => &[
+            Self::GroupNorm { channels_last: false, .. } => &[
                 "group_norm_statistics_contiguous",
                 "group_norm_apply_contiguous",
                 "group_norm_sums_contiguous",
@@ -90,19 +89,21 @@ impl Program {
                 "group_norm_dx_contiguous",
                 "group_norm_weights",
             ],
-            Topic::Adam => &["adam", "more_averages"],
-            Topic::Norms => &["sum_of_squares", "finish_norms"],
+            Self::Adam { .. } => &["adam", "more_averages"],
+            Self::Norms { .. } => &["sum_of_squares", "finish_norms"],
         }
     }
 
     fn files(&self) -> &'static [(&'static str, &'static str)] {
-        match self.topic {
-            Topic::GroupNormChannelsLast => {
+        match self {
+            Self::GroupNorm { channels_last: true, .. } => {
                 &[ELEMENTS, REDUCE, PHILOX, GROUP_NORM, file!("group_norm_channels_last.cu")]
             }
-            Topic::GroupNormContiguous => &[ELEMENTS, REDUCE, PHILOX, GROUP_NORM, file!("group_norm_contiguous.cu")],
-            Topic::Adam => &[ELEMENTS, CONTROL, file!("adam.cu")],
-            Topic::Norms => &[ELEMENTS, REDUCE, CONTROL, file!("norms.cu")],
+            Self::GroupNorm { channels_last: false, .. } => {
+                &[ELEMENTS, REDUCE, PHILOX, GROUP_NORM, file!("group_norm_contiguous.cu")]
+            }
+            Self::Adam { .. } => &[ELEMENTS, CONTROL, file!("adam.cu")],
+            Self::Norms { .. } => &[ELEMENTS, REDUCE, CONTROL, file!("norms.cu")],
         }
     }
 
@@ -120,14 +121,14 @@ impl Program {
             for channels_last in [true, false] {
                 for width in [1, kind.vector_width()] {
                     for (silu, dropout) in [(false, false), (true, false), (true, true)] {
-                        all.push(Self::group_norm(channels_last, kind, width, silu, dropout));
+                        all.push(Self::GroupNorm { channels_last, kind, width, silu, dropout });
                     }
                 }
             }
             for half in [None, Some(Kind::Half), Some(Kind::BFloat16)] {
-                all.push(Self::adam(kind, half));
+                all.push(Self::Adam { gradient: kind, half });
             }
-            all.push(Self::norms(kind));
+            all.push(Self::Norms { kind });
         }
         all
     }

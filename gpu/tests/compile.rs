@@ -82,7 +82,7 @@ fn an_architecture_that_the_compiler_does_not_know_is_refused() {
     let nvrtc = support::nvrtc();
     let unknown = Architecture { major: 2, minor: 3 };
     assert!(!nvrtc.architectures().contains(&unknown));
-    let error = nvrtc.compile(&Program::norms(admiral_gpu::Kind::Float), unknown).unwrap_err().to_string();
+    let error = nvrtc.compile(&Program::Norms { kind: admiral_gpu::Kind::Float }, unknown).unwrap_err().to_string();
     assert!(error.contains("sm_23"), "{error}");
     for architecture in ARCHITECTURES {
         assert!(nvrtc.architectures().contains(&architecture), "{architecture} of {:?}", nvrtc.architectures());
@@ -94,7 +94,7 @@ fn compiled_kernels_are_kept_and_come_back_whole() {
     let nvrtc = support::nvrtc();
     let folder = tempfile::tempdir().unwrap();
     let cache = KernelCache::in_folder(folder.path());
-    let program = Program::norms(admiral_gpu::Kind::Half);
+    let program = Program::Norms { kind: admiral_gpu::Kind::Half };
     let (compiled, origin) = cache.get(&nvrtc, &program, ARCHITECTURES[1]).unwrap();
     assert_eq!(origin, Origin::Compiled);
     let (kept, origin) = cache.get(&nvrtc, &program, ARCHITECTURES[1]).unwrap();

@@ -2,6 +2,10 @@
 //
 // ADMIRAL_HOST is defined where the same text is compiled as C++ for a CPU, under gpu/tests/host_shim.h.
 
+#ifndef ADMIRAL_HOST
+#define DYNAMIC_SHARED(type, name) extern __shared__ type name[]
+#endif
+
 typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;

@@ -124,7 +124,7 @@ __device__ inline void combine_chunks(const GroupNormArguments& a, int sample, i
 // After the sums of all chunks: those of the sample, its groups' slope and level, dscale and dshift.
 // grid (groups, 1, batch), any whole number of warps, shared 2 * channels / groups floats.
 extern "C" __global__ void __launch_bounds__(256) group_norm_levels(const GroupNormArguments a) {
-  extern __shared__ float shared[];
+  DYNAMIC_SHARED(float, shared);
   const int group = blockIdx.x, sample = blockIdx.z;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
   const int width = a.channels / a.groups;

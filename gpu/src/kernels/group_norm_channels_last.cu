@@ -29,7 +29,7 @@ __device__ inline Place place_of(const GroupNormArguments& a, int sample) {
 // Mean and sum of squared differences of each group over the chunk.
 // Shared: 2 * threads_y * tile_channels floats.
 extern "C" __global__ void __launch_bounds__(256, 3) group_norm_statistics_channels_last(const GroupNormArguments a) {
-  extern __shared__ float shared[];
+  DYNAMIC_SHARED(float, shared);
   const Place p = place_of(a, blockIdx.z);
   float* const means = shared;
   float* const squares_of = shared + a.threads_y * a.tile_channels;
@@ -100,7 +100,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) group_norm_statistics_chann
 // Writes y, mean and rstd. Samples in reverse: those that the statistics read last are still in the L2 cache.
 // Shared: 2 * tile_channels / (channels / groups) floats.
 extern "C" __global__ void __launch_bounds__(256, 2) group_norm_apply_channels_last(const GroupNormArguments a) {
-  extern __shared__ float shared[];
+  DYNAMIC_SHARED(float, shared);
   const Place p = place_of(a, gridDim.z - 1 - blockIdx.z);
   const int width = a.channels / a.groups, tile_groups = a.tile_channels / width;
   for (int group = threadIdx.x / 32; group < tile_groups; group += blockDim.x / 32) {
@@ -152,7 +152,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) group_norm_apply_channels_l
 
 // Per channel the sums of dz and of dz * (x - mean) over the chunk. Shared: 2 * threads_y * tile_channels floats.
 extern "C" __global__ void __launch_bounds__(256, 2) group_norm_sums_channels_last(const GroupNormArguments a) {
-  extern __shared__ float shared[];
+  DYNAMIC_SHARED(float, shared);
   const Place p = place_of(a, blockIdx.z);
   const int width = a.channels / a.groups;
   const int half = a.threads_y * a.tile_channels;

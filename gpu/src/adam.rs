@@ -1,0 +1,189 @@
+//! The optimizer's one pass over flat memory: AdamW, every average, the half copy.
+
+use crate::Kind;
+use crate::launch::{DevicePointer, Error, Launch, flat_shape, launch, require, require_address};
+use crate::program::Program;
+
+/// The numbers of one AdamW update.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamHyper {
+    /// Step size.
+    pub learning_rate: f64,
+    /// Decay of the mean of gradients.
+    pub beta1: f64,
+    /// Decay of the mean of squared gradients.
+    pub beta2: f64,
+    /// Added to the root of the variance.
+    pub epsilon: f64,
+    /// Decoupled weight decay: masters shrink by `learning_rate * weight_decay` before the step.
+    pub weight_decay: f64,
+    /// The number of this update, from 1: it corrects the bias of both moments. Not looked at where a
+    /// [`StepControl`](crate::norms::StepControl) counts updates on the device.
+    pub step: u64,
+    /// Multiplies every gradient first: the inverse loss scale, and clipping where the host decides it.
+    pub gradient_scale: f64,
+}
+
+/// Addresses of flat memory of one length, each a multiple of 16.
+#[derive(Debug, Clone)]
+pub struct AdamMemory {
+    /// Values in each.
+    pub length: usize,
+    /// Parameters, float32.
+    pub master: DevicePointer,
+    /// Mean of gradients, float32.
+    pub mean: DevicePointer,
+    /// Mean of squared gradients, float32.
+    pub variance: DevicePointer,
+    /// The gradient.
+    pub gradient: (Kind, DevicePointer),
+    /// The copy that the network computes with.
+    pub half: Option<(Kind, DevicePointer)>,
+    /// Averages of the masters with their rates, float32.
+    pub averages: Vec<(f64, DevicePointer)>,
+}
+
+const OPERATION: &str = "adam";
+/// Averages that one launch takes along (`adam.cu`).
+const MAX_AVERAGES: usize = 8;
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct Averages {
+    addresses: [DevicePointer; MAX_AVERAGES],
+    rates: [f32; MAX_AVERAGES],
+    rests: [f32; MAX_AVERAGES],
+    count: i32,
+}
+
+/// The kernel's argument; its twin is in `adam.cu`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct Arguments {
+    master: DevicePointer,
+    mean: DevicePointer,
+    variance: DevicePointer,
+    gradient: DevicePointer,
+    half: DevicePointer,
+    control: DevicePointer,
+    length: i64,
+    averages: [DevicePointer; MAX_AVERAGES],
+    rates: [f32; MAX_AVERAGES],
+    rests: [f32; MAX_AVERAGES],
+    num_averages: i32,
+    gradient_scale: f32,
+    decay: f32,
+    beta1_rest: f32,
+    beta2: f32,
+    beta2_rest: f32,
+    root_correction: f32,
+    epsilon: f32,
+    step_size: f32,
+    reserved: u32,
+}
+
+/// The argument of `more_averages`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct AverageArguments {
+    master: DevicePointer,
+    control: DevicePointer,
+    length: i64,
+    averages: [DevicePointer; MAX_AVERAGES],
+    rates: [f32; MAX_AVERAGES],
+    rests: [f32; MAX_AVERAGES],
+    num_averages: i32,
+    reserved: u32,
+}
+
+fn averages(some: &[(f64, DevicePointer)]) -> Averages {
+    let mut all = Averages { count: some.len() as i32, ..Averages::default() };
+    for (i, &(rate, address)) in some.iter().enumerate() {
+        all.addresses[i] = address;
+        all.rates[i] = rate as f32;
+        all.rests[i] = (1.0 - rate) as f32;
+    }
+    all
+}
+
+/// Enqueues one update. With `control`, the address of a [`StepControl`](crate::norms::StepControl), the device decides
+/// whether it is made: where its `skip` is set nothing changes, else its clip factor and bias corrections hold.
+///
+/// # Errors
+/// [`Error::Unsuitable`] for addresses and kinds; else what compiling and launching says.
+///
+/// # Safety
+/// All addresses are good for `length` values, and `control` for its struct, until the kernels have run.
+pub unsafe fn adam(
+    on: &dyn Launch,
+    memory: &AdamMemory,
+    hyper: &AdamHyper,
+    control: Option<DevicePointer>,
+) -> Result<(), Error> {
+    if memory.length == 0 {
+        return Ok(());
+    }
+    let flat = [
+        ("master", memory.master),
+        ("mean", memory.mean),
+        ("variance", memory.variance),
+        ("gradient", memory.gradient.1),
+    ];
+    let half = memory.half.map(|(_, address)| ("half", address));
+    let averaged = memory.averages.iter().map(|&(_, address)| ("averages", address));
+    for (name, address) in flat.into_iter().chain(half).chain(averaged) {
+        require_address(OPERATION, name, address, 16)?;
+    }
+    if let Some(control) = control {
+        require_address(OPERATION, "control", control, 8)?;
+    }
+    if let Some((kind, _)) = memory.half {
+        require(kind != Kind::Float, OPERATION, "half", "float32", "of a half kind")?;
+    }
+    let correction1 = 1.0 - hyper.beta1.powf(hyper.step as f64);
+    let correction2 = 1.0 - hyper.beta2.powf(hyper.step as f64);
+    let (first, later) = memory.averages.split_at(memory.averages.len().min(MAX_AVERAGES));
+    let of_first = averages(first);
+    let arguments = Arguments {
+        master: memory.master,
+        mean: memory.mean,
+        variance: memory.variance,
+        gradient: memory.gradient.1,
+        half: memory.half.map_or(0, |(_, address)| address),
+        control: control.unwrap_or(0),
+        length: memory.length as i64,
+        averages: of_first.addresses,
+        rates: of_first.rates,
+        rests: of_first.rests,
+        num_averages: of_first.count,
+        gradient_scale: hyper.gradient_scale as f32,
+        decay: (1.0 - hyper.learning_rate * hyper.weight_decay) as f32,
+        beta1_rest: (1.0 - hyper.beta1) as f32,
+        beta2: hyper.beta2 as f32,
+        beta2_rest: (1.0 - hyper.beta2) as f32,
+        root_correction: (1.0 / correction2.sqrt()) as f32,
+        epsilon: hyper.epsilon as f32,
+        step_size: (hyper.learning_rate / correction1) as f32,
+        reserved: 0,
+    };
+    let program = Program::Adam { gradient: memory.gradient.0, half: memory.half.map(|(kind, _)| kind) };
+    let shape = flat_shape(memory.length as u64, 4);
+    // SAFETY: `Arguments` is the kernel's argument, and the addresses are good by the caller's word.
+    unsafe { launch(on, &program, "adam", &shape, &arguments)? };
+    for some in later.chunks(MAX_AVERAGES) {
+        let some = averages(some);
+        let arguments = AverageArguments {
+            master: memory.master,
+            control: control.unwrap_or(0),
+            length: memory.length as i64,
+            averages: some.addresses,
+            rates: some.rates,
+            rests: some.rests,
+            num_averages: some.count,
+            reserved: 0,
+        };
+        // SAFETY: as above.
+        unsafe { launch(on, &program, "more_averages", &shape, &arguments)? };
+    }
+    Ok(())
+}
