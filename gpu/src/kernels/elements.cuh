@@ -91,7 +91,7 @@ template <int kKind, int kWidth> struct Vector {
     if (kKind == KIND_FLOAT) return to_float<kKind>(raw.word[i]);
     return to_float<kKind>((raw.word[i / 2] >> (16 * (i % 2))) & 0xffffu);
   }
-  // Elements must be set in order, from 0.
+  // Elements must be set in order, from 0; setting one with an even number loses the next.
   __device__ inline void set(int i, float value) {
     const u32 bits = from_float<kKind>(value);
     if (kKind == KIND_FLOAT) raw.word[i] = bits;

@@ -245,8 +245,10 @@ extern "C" __global__ void __launch_bounds__(256, 2) group_norm_dx_channels_last
       for (int i = 0; i < WIDTH; ++i) {
         const float centered = x[j].get(i) - center[i];
         const float gradient = dz[i] * activation_slope(centered * k[i].factor + k[i].rest);
-        x[j].set(i, gradient * k[i].factor + (centered * slope[i] + level[i]));
+        dz[i] = gradient * k[i].factor + (centered * slope[i] + level[i]);
       }
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) x[j].set(i, dz[i]);
       x[j].store(a.dx, index);
     }
   }

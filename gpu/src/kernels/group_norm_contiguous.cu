@@ -190,8 +190,10 @@ extern "C" __global__ void __launch_bounds__(256, 2) group_norm_dx_contiguous(co
         for (int i = 0; i < WIDTH; ++i) {
           const float centered = x[j].get(i) - mean;
           const float gradient = dz[i] * activation_slope(centered * k.factor + k.rest);
-          x[j].set(i, gradient * k.factor + (centered * slope + level));
+          dz[i] = gradient * k.factor + (centered * slope + level);
         }
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) x[j].set(i, dz[i]);
         x[j].store(a.dx, index);
       }
     }

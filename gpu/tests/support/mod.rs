@@ -1,18 +1,39 @@
 //! What the tests share.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod emulator;
+pub mod machine;
+pub mod numbers;
+pub mod twin;
+
 use std::path::Path;
 
 use admiral_gpu::library::{Library, SearchPath, load, python_folders};
 use admiral_gpu::nvrtc::Nvrtc;
 
-/// The compiler: `ADMIRAL_NVRTC`, or the one that `ci/setup test` installs, or any that is found.
-pub fn nvrtc() -> Nvrtc {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.deps/venv");
+/// Where the tests look for libraries: where a run does, and where `ci/setup test` installs them. A test program that
+/// was carried to another machine finds no such folder there, and takes `ADMIRAL_NVRTC`.
+pub fn search() -> SearchPath {
     let mut search = SearchPath::from_environment();
-    search.python.extend(python_folders(&root));
-    match load(Library::Nvrtc, &search) {
+    search.python.extend(python_folders(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../.deps/venv")));
+    search
+}
+
+/// The compiler.
+pub fn nvrtc() -> Nvrtc {
+    match load(Library::Nvrtc, &search()) {
         Ok(loaded) => Nvrtc::from_library(loaded).unwrap(),
         Err(error) => panic!("run `ci/setup test`, which installs NVRTC for the tests, or set ADMIRAL_NVRTC: {error}"),
     }
+}
+
+/// The largest difference, as a part of the largest wanted value.
+pub fn relative_error(wanted: &[f64], found: &[f64]) -> f64 {
+    assert_eq!(wanted.len(), found.len());
+    let largest = wanted.iter().fold(1e-30f64, |a, b| a.max(b.abs()));
+    // A NaN must not get lost in a maximum.
+    wanted.iter().zip(found).fold(0.0, |worst: f64, (w, f)| {
+        let error = (w - f).abs() / largest;
+        if error.is_nan() || error > worst { error } else { worst }
+    })
 }

@@ -1,0 +1,316 @@
+//! Optimizer and norms against float64: their own text run on the CPU, and on a GPU where there is one.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use admiral_gpu::Kind;
+use admiral_gpu::adam::{AdamHyper, AdamMemory, adam};
+use admiral_gpu::norms::{self, Finish, StepControl};
+use support::machine::{Machine, Memory};
+use support::numbers::{Random, rounded};
+use support::relative_error;
+
+const HYPER: AdamHyper = AdamHyper {
+    learning_rate: 1e-2,
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+    weight_decay: 0.05,
+    step: 1,
+    gradient_scale: 0.25,
+};
+
+/// Master, mean, variance, then averages, in float64.
+#[derive(Clone)]
+struct State {
+    values: Vec<Vec<f64>>,
+    rates: Vec<f64>,
+}
+
+impl State {
+    fn random(length: usize, rates: &[f64], random: &mut Random) -> Self {
+        let mut floats = |square: bool| -> Vec<f64> {
+            let of = |x: f64| if square { x * x } else { x };
+            random.normals(length).iter().map(|&x| rounded(Kind::Float, of(x))).collect()
+        };
+        let mut values = vec![floats(false), floats(false), floats(true)];
+        values.extend(rates.iter().map(|_| floats(false)));
+        Self { values, rates: rates.to_vec() }
+    }
+
+    /// The update by its definition.
+    fn update(&mut self, gradient: &[f64], hyper: &AdamHyper) {
+        let correction1 = 1.0 - hyper.beta1.powf(hyper.step as f64);
+        let correction2 = 1.0 - hyper.beta2.powf(hyper.step as f64);
+        let [p, m, v, averages @ ..] = &mut self.values[..] else { panic!("three values at least") };
+        for (i, g) in gradient.iter().map(|g| g * hyper.gradient_scale).enumerate() {
+            p[i] *= 1.0 - hyper.learning_rate * hyper.weight_decay;
+            m[i] = hyper.beta1 * m[i] + (1.0 - hyper.beta1) * g;
+            v[i] = hyper.beta2 * v[i] + (1.0 - hyper.beta2) * g * g;
+            p[i] -= hyper.learning_rate / correction1 * m[i] / ((v[i] / correction2).sqrt() + hyper.epsilon);
+            for (average, rate) in averages.iter_mut().zip(&self.rates) {
+                average[i] = average[i] * rate + p[i] * (1.0 - rate);
+            }
+        }
+    }
+}
+
+/// A state in the machine's memory.
+struct OnMachine {
+    flat: Vec<Memory>,
+    gradient: Memory,
+    half: Option<Memory>,
+}
+
+impl OnMachine {
+    fn new(machine: &Machine, state: &State, kind: Kind, gradient: &[f64], half: Option<Kind>) -> Self {
+        Self {
+            flat: state.values.iter().map(|values| machine.put(Kind::Float, values)).collect(),
+            gradient: machine.put(kind, gradient),
+            half: half.map(|kind| machine.poisoned(kind, gradient.len())),
+        }
+    }
+
+    fn memory(&self, length: usize, rates: &[f64], gradient: Kind, half: Option<Kind>) -> AdamMemory {
+        AdamMemory {
+            length,
+            master: self.flat[0].address(),
+            mean: self.flat[1].address(),
+            variance: self.flat[2].address(),
+            gradient: (gradient, self.gradient.address()),
+            half: half.zip(self.half.as_ref().map(Memory::address)),
+            averages: rates.iter().copied().zip(self.flat[3..].iter().map(Memory::address)).collect(),
+        }
+    }
+}
+
+fn adam_equals_the_definition(machine: &Machine, lengths: &[usize]) {
+    let launcher = machine.launcher();
+    for &length in lengths {
+        for kind in Kind::ALL {
+            for half in [None, Some(Kind::Half), Some(Kind::BFloat16)] {
+                // None, some, and more averages than one launch takes.
+                for rates in [&[][..], &[0.9, 0.9999], &[0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9999]] {
+                    let mut random = Random::new(length as u64);
+                    let mut state = State::random(length, rates, &mut random);
+                    let gradient: Vec<f64> = random.normals(length).iter().map(|g| rounded(kind, *g)).collect();
+                    let on = OnMachine::new(machine, &state, kind, &gradient, half);
+                    for step in 1..=3 {
+                        let hyper = AdamHyper { step, ..HYPER };
+                        // SAFETY: all memory has that length.
+                        unsafe { adam(&*launcher, &on.memory(length, rates, kind, half), &hyper, None) }.unwrap();
+                        state.update(&gradient, &hyper);
+                    }
+                    for (i, (wanted, found)) in state.values.iter().zip(&on.flat).enumerate() {
+                        let error = relative_error(wanted, &found.values());
+                        assert!(error < 1e-6, "{length} of {kind:?}, half {half:?}, vector {i}: {error}");
+                    }
+                    if let (Some(half), Some(copy)) = (half, &on.half) {
+                        let wanted: Vec<f64> = on.flat[0].values().iter().map(|p| rounded(half, *p)).collect();
+                        assert_eq!(wanted, copy.values(), "the half copy is the rounded master");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Tails of every length, several turns of several blocks.
+const LENGTHS: [usize; 6] = [1, 3, 4, 1023, 2054, 5000];
+
+#[test]
+fn one_pass_of_adam_equals_the_definition() {
+    adam_equals_the_definition(&Machine::host(2), &LENGTHS);
+}
+
+/// Sums of squares of a gradient and of masters, the decision, the update: as a step enqueues them.
+struct Step {
+    gradient: Vec<Memory>,
+    control: Memory,
+}
+
+fn partials(machine: &Machine, kind: Kind, memory: &Memory, length: usize) -> Memory {
+    // Two floats of the machine's memory are one float64.
+    let partials = machine.poisoned(Kind::Float, 2 * norms::num_partials(kind, length));
+    // SAFETY: both have the lengths that they are said to have.
+    unsafe { norms::sum_of_squares(&*machine.launcher(), kind, memory.address(), length, partials.address()) }.unwrap();
+    partials
+}
+
+fn doubles(memory: &Memory) -> Vec<f64> {
+    memory.bytes().chunks_exact(8).map(|bytes| f64::from_le_bytes(bytes.try_into().unwrap())).collect()
+}
+
+fn control_of(machine: &Machine, control: &StepControl) -> Memory {
+    let bytes = control.to_bytes();
+    let floats: Vec<f64> =
+        bytes.chunks_exact(4).map(|word| f64::from(f32::from_le_bytes(word.try_into().unwrap()))).collect();
+    let memory = machine.put(Kind::Float, &floats);
+    assert_eq!(memory.bytes(), bytes, "no bits are lost on the way");
+    memory
+}
+
+fn read_control(memory: &Memory) -> StepControl {
+    StepControl::from_bytes(memory.bytes().try_into().unwrap())
+}
+
+impl Step {
+    fn finish(&self, machine: &Machine, parameters: &Memory, gradient_scale: f64, clip_norm: f64) -> StepControl {
+        let launcher = machine.launcher();
+        for gradient in &self.gradient {
+            let num = gradient.bytes().len() / 8;
+            let what = Finish {
+                gradient_partials: (gradient.address(), num),
+                parameter_partials: (parameters.address(), parameters.bytes().len() / 8),
+                control: self.control.address(),
+                gradient_scale,
+                clip_norm,
+                learning_rate: HYPER.learning_rate,
+                beta1: HYPER.beta1,
+                beta2: HYPER.beta2,
+            };
+            // SAFETY: all memory has the lengths that are named.
+            unsafe { norms::finish(&*launcher, &what) }.unwrap();
+        }
+        read_control(&self.control)
+    }
+}
+
+fn sums_equal_the_definition(machine: &Machine, lengths: &[usize]) {
+    for &length in lengths {
+        for kind in Kind::ALL {
+            let mut random = Random::new(7);
+            let values: Vec<f64> = random.normals(length).iter().map(|x| rounded(kind, x * 1e3)).collect();
+            let memory = machine.put(kind, &values);
+            let found: f64 = doubles(&partials(machine, kind, &memory, length)).iter().sum();
+            let wanted: f64 = values.iter().map(|x| x * x).sum();
+            assert!((found / wanted - 1.0).abs() < 1e-12, "{length} of {kind:?}: {found} for {wanted}");
+            for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+                for place in [0, length / 2, length - 1] {
+                    let mut values = values.clone();
+                    values[place] = bad;
+                    let memory = machine.put(kind, &values);
+                    let found: f64 = doubles(&partials(machine, kind, &memory, length)).iter().sum();
+                    assert!(!found.is_finite(), "{bad} at {place} of {length} is not seen: {found}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_of_squares_equal_the_definition_and_show_what_is_not_finite() {
+    sums_equal_the_definition(&Machine::host(1), &LENGTHS);
+}
+
+#[test]
+fn squares_that_float32_cannot_hold_are_finite() {
+    let machine = Machine::host(0);
+    let memory = machine.put(Kind::Float, &[3e38; 1000]);
+    let found: f64 = doubles(&partials(&machine, Kind::Float, &memory, 1000)).iter().sum();
+    let wanted = 1000.0 * rounded(Kind::Float, 3e38).powi(2);
+    assert!((found / wanted - 1.0).abs() < 1e-12, "{found}");
+}
+
+#[test]
+fn sums_do_not_depend_on_the_order_of_threads_and_blocks() {
+    let values = Random::new(3).normals(9_999);
+    let of = |order| {
+        let machine = Machine::host(order);
+        let memory = machine.put(Kind::Half, &values);
+        partials(&machine, Kind::Half, &memory, values.len()).bytes()
+    };
+    let first = of(0);
+    for order in [1, 2, 5] {
+        assert_eq!(first, of(order));
+    }
+}
+
+fn the_device_decides_about_steps(machine: &Machine) {
+    const LENGTH: usize = 3000;
+    const SCALE: f64 = 0.25;
+    let mut random = Random::new(11);
+    let rates = [0.9, 0.99];
+    let mut state = State::random(LENGTH, &rates, &mut random);
+    let good: Vec<f64> = random.normals(LENGTH).iter().map(|g| rounded(Kind::Half, *g)).collect();
+    let mut bad = good.clone();
+    bad[2999] = f64::INFINITY;
+    let norm = good.iter().map(|g| g * g).sum::<f64>().sqrt() * SCALE;
+    let on = OnMachine::new(machine, &state, Kind::Half, &good, Some(Kind::Half));
+    let control = control_of(machine, &StepControl { updates: 4, ..StepControl::default() });
+    let mut step = Step { gradient: Vec::new(), control };
+    let bad_memory = machine.put(Kind::Half, &bad);
+    let launcher = machine.launcher();
+    let mut updates = 4;
+    // Longest gradient, whether it overflows, the factor that follows.
+    for (clip_norm, overflows, clip) in [
+        (0.0, false, 1.0),
+        (norm * 2.0, false, 1.0),
+        (norm / 4.0, true, 1.0),
+        (norm / 4.0, true, 1.0),
+        (norm / 4.0, false, 0.25),
+    ] {
+        let before: Vec<Vec<u8>> = on.flat.iter().chain(&on.half).map(Memory::bytes).collect();
+        let skipped = read_control(&step.control).skipped;
+        let gradient = if overflows { &bad_memory } else { &on.gradient };
+        step.gradient = vec![partials(machine, Kind::Half, gradient, LENGTH)];
+        let parameters = partials(machine, Kind::Float, &on.flat[0], LENGTH);
+        let wanted_parameter_norm = on.flat[0].values().iter().map(|p| p * p).sum::<f64>().sqrt();
+        let found = step.finish(machine, &parameters, SCALE, clip_norm);
+        assert!((found.parameter_norm / wanted_parameter_norm - 1.0).abs() < 1e-12, "{found:?}");
+        let mut memory = on.memory(LENGTH, &rates, Kind::Half, Some(Kind::Half));
+        memory.gradient.1 = gradient.address();
+        // The host does not know the number of the update; the device does.
+        let hyper = AdamHyper { step: 999, gradient_scale: SCALE, ..HYPER };
+        // SAFETY: all memory has that length.
+        unsafe { adam(&*launcher, &memory, &hyper, Some(step.control.address())) }.unwrap();
+        let after: Vec<Vec<u8>> = on.flat.iter().chain(&on.half).map(Memory::bytes).collect();
+        if overflows {
+            assert_eq!((found.skip, found.updates, found.skipped), (1, updates, skipped + 1), "{found:?}");
+            assert!(!found.gradient_norm.is_finite(), "{found:?}");
+            assert!(before == after, "a skipped step changes nothing");
+            continue;
+        }
+        updates += 1;
+        assert_eq!((found.skip, found.updates, found.skipped), (0, updates, 0), "{found:?}");
+        assert!((found.gradient_norm / norm - 1.0).abs() < 1e-12, "{found:?}");
+        assert!((f64::from(found.clip) / clip - 1.0).abs() < 1e-6, "{found:?}");
+        state.update(&good, &AdamHyper { step: updates, gradient_scale: SCALE * clip, ..HYPER });
+        for (i, (wanted, found)) in state.values.iter().zip(&on.flat).enumerate() {
+            let error = relative_error(wanted, &found.values());
+            assert!(error < 1e-6, "vector {i} after update {updates}: {error}");
+        }
+    }
+}
+
+#[test]
+fn the_device_skips_clips_and_counts_without_the_host() {
+    the_device_decides_about_steps(&Machine::host(0));
+}
+
+#[test]
+fn addresses_that_cannot_be_are_refused() {
+    let machine = Machine::host(0);
+    let state = State::random(8, &[], &mut Random::new(1));
+    let on = OnMachine::new(&machine, &state, Kind::Float, &[0.0; 8], None);
+    let memory = on.memory(8, &[], Kind::Float, None);
+    let text = |memory: AdamMemory| {
+        // SAFETY: it is refused before anything runs.
+        unsafe { adam(&*machine.launcher(), &memory, &HYPER, None) }.unwrap_err().to_string()
+    };
+    assert!(text(AdamMemory { mean: 0, ..memory.clone() }).contains("`mean` is 0x0"));
+    assert!(
+        text(AdamMemory { variance: memory.variance + 4, ..memory.clone() }).contains("an address that 16 divides")
+    );
+    assert!(text(AdamMemory { half: Some((Kind::Float, memory.mean)), ..memory }).contains("of a half kind"));
+}
+
+#[test]
+fn a_gpu_equals_the_definition() {
+    let Some(machine) = Machine::gpu() else { return };
+    adam_equals_the_definition(&machine, &LENGTHS);
+    adam_equals_the_definition(&machine, &[3_000_001]);
+    sums_equal_the_definition(&machine, &LENGTHS);
+    sums_equal_the_definition(&machine, &[9_000_001]);
+    the_device_decides_about_steps(&machine);
+}

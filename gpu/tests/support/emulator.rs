@@ -1,0 +1,105 @@
+//! Kernels on the CPU: their own text, compiled as C++ under `host_shim.h`, behind the seam that a GPU is behind.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, c_char, c_void};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use admiral_gpu::{Error, Launch, Program, Shape};
+use libloading::Library;
+
+const SHIM: &str = include_str!("../host_shim.h");
+
+/// Runs kernels at once, in the caller's thread.
+pub struct Emulator {
+    /// In which order threads and blocks run; results must not depend on it.
+    order: AtomicU32,
+}
+
+impl Emulator {
+    pub fn new(order: u32) -> Self {
+        Self { order: AtomicU32::new(order) }
+    }
+}
+
+#[repr(C)]
+struct HostLaunch {
+    grid: [u32; 3],
+    block: u32,
+    shared_bytes: u32,
+    order: u32,
+}
+
+impl Launch for Emulator {
+    unsafe fn launch(
+        &self,
+        program: &Program,
+        kernel: &'static str,
+        shape: &Shape,
+        arguments: *const c_void,
+        size: usize,
+    ) -> Result<(), Error> {
+        let library = compiled(program);
+        // One launch at a time: a library has one set of threadIdx and shared memory.
+        let library = library.lock().unwrap();
+        let name = |prefix: &str| format!("{prefix}_{kernel}");
+        // SAFETY: the types are those of HOST_KERNEL; the argument is the caller's word.
+        let wrong = unsafe {
+            let size_of = library.get::<extern "C" fn() -> usize>(name("host_size").as_bytes()).unwrap();
+            assert_eq!(size, size_of(), "{kernel}: its argument has another size in Rust than in CUDA");
+            let run = library
+                .get::<unsafe extern "C" fn(*const HostLaunch, *const c_void) -> *const c_char>(
+                    name("host_run").as_bytes(),
+                )
+                .unwrap();
+            let launch = HostLaunch {
+                grid: shape.grid,
+                block: shape.block,
+                shared_bytes: shape.shared_bytes,
+                order: self.order.load(Ordering::Relaxed),
+            };
+            let wrong = run(&launch, arguments);
+            (!wrong.is_null()).then(|| CStr::from_ptr(wrong).to_string_lossy().into_owned())
+        };
+        assert_eq!(wrong, None, "{kernel} with {shape:?}");
+        Ok(())
+    }
+}
+
+type Compiled = Arc<Mutex<Library>>;
+
+fn compiled(program: &Program) -> Compiled {
+    static ALL: OnceLock<Mutex<HashMap<Program, Arc<OnceLock<Compiled>>>>> = OnceLock::new();
+    let cell = Arc::clone(ALL.get_or_init(Mutex::default).lock().unwrap().entry(*program).or_default());
+    // Others that want the same program wait here; those that want another one do not.
+    Arc::clone(cell.get_or_init(|| {
+        let trailer: String = program.kernels().iter().map(|kernel| format!("HOST_KERNEL({kernel})\n")).collect();
+        let text = format!("{SHIM}\n{}\n#line 1 \"trailer\"\n{trailer}", program.source());
+        Arc::new(Mutex::new(compile(program.name(), &text, &program.options())))
+    }))
+}
+
+/// With the compiler of `CXX`, else `c++`. Misaligned and other undefined accesses end the test.
+pub fn compile(name: &str, text: &str, options: &[String]) -> Library {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let folder = tempfile::tempdir().unwrap();
+    let at =
+        |ending: &str| -> PathBuf { folder.path().join(format!("{}.{ending}", NEXT.fetch_add(1, Ordering::Relaxed))) };
+    let (source, library) = (at("cpp"), at("so"));
+    std::fs::write(&source, text).unwrap();
+    let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
+    let output = Command::new(&compiler)
+        .args(["-std=c++17", "-O1", "-g", "-shared", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off"])
+        .args(["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-Wno-unknown-pragmas"])
+        .args(options)
+        .arg(&source)
+        .arg("-o")
+        .arg(&library)
+        .output()
+        .unwrap_or_else(|error| panic!("{compiler:?}: {error}; a C++ compiler runs kernels where there is no GPU"));
+    assert!(output.status.success(), "{name} {options:?}:\n{}", String::from_utf8_lossy(&output.stderr));
+    // SAFETY: it has no initialisers but those of plain variables.
+    unsafe { Library::new(&library) }.unwrap()
+}
