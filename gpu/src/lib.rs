@@ -7,11 +7,13 @@
 pub mod adam;
 pub mod cache;
 pub mod driver;
+pub mod found;
 pub mod group_norm;
 pub mod kernels;
 mod kind;
 mod launch;
 pub mod library;
+pub mod nccl;
 pub mod norms;
 pub mod nvrtc;
 mod program;

@@ -7,6 +7,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <setjmp.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,8 +74,11 @@ namespace host {
 enum State { kReady, kAtBarrier, kAtShuffle, kEnded };
 enum { kMaxThreads = 256, kStack = 64 << 10, kMaxShared = 48 << 10, kGuard = 4096 };
 
+// A fiber's context only starts it; after that setjmp and longjmp switch, which need no system call.
 struct Fiber {
   ucontext_t context;
+  jmp_buf place;
+  bool started;
   State state;
   int line;
   int turn;
@@ -82,7 +86,7 @@ struct Fiber {
 
 static Fiber fibers[kMaxThreads];
 static char* stacks;
-static ucontext_t scheduler;
+static jmp_buf scheduler;
 static unsigned running;
 static void (*body)();
 alignas(16) static unsigned char dynamic_shared[kMaxShared + kGuard];
@@ -92,20 +96,24 @@ static unsigned char lanes[2][kMaxThreads][8];
 static void wait_as(State state, int line) {
   fibers[running].state = state;
   fibers[running].line = line;
-  swapcontext(&fibers[running].context, &scheduler);
+  if (_setjmp(fibers[running].place) == 0) _longjmp(scheduler, 1);
 }
 
 static void fiber_main() {
   body();
   fibers[running].state = kEnded;
-  swapcontext(&fibers[running].context, &scheduler);
+  _longjmp(scheduler, 1);
 }
 
 // Runs a fiber until it waits or ends.
 static void resume(unsigned thread) {
   running = thread;
   threadIdx = {thread, 0, 0};
-  swapcontext(&scheduler, &fibers[thread].context);
+  if (_setjmp(scheduler) != 0) return;
+  Fiber& fiber = fibers[running];
+  if (fiber.started) _longjmp(fiber.place, 1);
+  fiber.started = true;
+  setcontext(&fiber.context);
 }
 
 // Lets fibers go on that all wait at one place. False where some of them wait elsewhere or, at a shuffle, have ended.
@@ -155,6 +163,7 @@ static const char* run_block(unsigned order) {
     fiber.context.uc_link = nullptr;
     fiber.state = kReady;
     fiber.turn = 0;
+    fiber.started = false;
     makecontext(&fiber.context, fiber_main, 0);
   }
   for (;;) {

@@ -1,0 +1,168 @@
+//! What of CUDA is at hand, for `admiral device`.
+
+use std::fmt;
+
+use crate::driver::{Device, Driver};
+use crate::library::{Library, SearchPath};
+use crate::nccl::Nccl;
+use crate::nvrtc::{Architecture, Nvrtc};
+
+/// A library that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundLibrary {
+    /// The name or path under which it was loaded.
+    pub path: String,
+    /// Its release; of the driver the newest CUDA that it supports.
+    pub version: String,
+}
+
+/// A GPU that the driver shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundDevice {
+    /// Its number, as libtorch counts too.
+    pub ordinal: usize,
+    /// Its name, as NVIDIA gives it.
+    pub name: String,
+    /// Its generation.
+    pub architecture: Architecture,
+    /// How many multiprocessors it has.
+    pub multiprocessors: u32,
+    /// All its memory, in bytes.
+    pub total_memory: usize,
+    /// Its free memory, in bytes.
+    pub free_memory: usize,
+    /// Whether the compiler that was found knows its generation; `None` where there is no compiler.
+    pub is_compiled_for: Option<bool>,
+}
+
+/// All that was looked for. Each absence has its reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Each library.
+    pub libraries: Vec<(Library, Result<FoundLibrary, String>)>,
+    /// Each GPU; none where there is no driver.
+    pub devices: Vec<Result<FoundDevice, String>>,
+}
+
+/// Looks for everything. Opening a device makes its context, which takes some hundred MiB of it while that lasts.
+#[must_use]
+pub fn find_all(search: &SearchPath) -> Found {
+    let nvrtc = Nvrtc::load(search);
+    let driver = Driver::load(search);
+    let architectures = nvrtc.as_ref().ok().map(Nvrtc::architectures);
+    let devices = driver.as_ref().map_or_else(
+        |_| Vec::new(),
+        |driver| {
+            let count = driver.device_count().unwrap_or(0);
+            (0..count)
+                .map(|ordinal| {
+                    let device = Device::open(driver, ordinal).map_err(|error| error.to_string())?;
+                    describe(&device, architectures.as_deref()).map_err(|error| error.to_string())
+                })
+                .collect()
+        },
+    );
+    let libraries = vec![
+        (
+            Library::Driver,
+            driver
+                .map(|driver| FoundLibrary { path: driver.path().to_owned(), version: driver.version() })
+                .map_err(|error| error.to_string()),
+        ),
+        (
+            Library::Nvrtc,
+            nvrtc
+                .map(|nvrtc| FoundLibrary { path: nvrtc.path().to_owned(), version: nvrtc.version() })
+                .map_err(|error| error.to_string()),
+        ),
+        (
+            Library::Nccl,
+            Nccl::load(search)
+                .map(|nccl| FoundLibrary { path: nccl.path().to_owned(), version: nccl.version() })
+                .map_err(|error| error.to_string()),
+        ),
+    ];
+    Found { libraries, devices }
+}
+
+fn describe(device: &Device, compiled: Option<&[Architecture]>) -> Result<FoundDevice, crate::driver::DriverError> {
+    let architecture = device.architecture()?;
+    Ok(FoundDevice {
+        ordinal: device.ordinal(),
+        name: device.name()?,
+        architecture,
+        multiprocessors: device.multiprocessors()?,
+        total_memory: device.total_memory()?,
+        free_memory: device.free_memory()?,
+        is_compiled_for: compiled.map(|all| all.contains(&architecture)),
+    })
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (library, found) in &self.libraries {
+            match found {
+                Ok(found) => writeln!(f, "{library}: {} from {}", found.version, found.path)?,
+                Err(reason) => writeln!(f, "{library}: none. {reason}")?,
+            }
+        }
+        for device in &self.devices {
+            match device {
+                Ok(device) => {
+                    let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+                    writeln!(
+                        f,
+                        "GPU {}: {}, {}, {} multiprocessors, {:.1} of {:.1} GiB free{}",
+                        device.ordinal,
+                        device.name,
+                        device.architecture,
+                        device.multiprocessors,
+                        gib(device.free_memory),
+                        gib(device.total_memory),
+                        match device.is_compiled_for {
+                            Some(true) => "",
+                            Some(false) => "; NVRTC does not know it: another release is needed",
+                            None => "; no kernels without NVRTC",
+                        }
+                    )?;
+                }
+                Err(reason) => writeln!(f, "a GPU that cannot be used: {reason}")?,
+            }
+        }
+        if self.devices.is_empty() { writeln!(f, "no GPU") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_says_what_is_there_and_why_something_is_not() {
+        let device = FoundDevice {
+            ordinal: 0,
+            name: "NVIDIA H100 80GB HBM3".into(),
+            architecture: Architecture { major: 9, minor: 0 },
+            multiprocessors: 132,
+            total_memory: 80 << 30,
+            free_memory: 79 << 30,
+            is_compiled_for: Some(true),
+        };
+        let old = FoundDevice { ordinal: 1, is_compiled_for: Some(false), ..device.clone() };
+        let found = Found {
+            libraries: vec![
+                (Library::Driver, Ok(FoundLibrary { path: "libcuda.so.1".into(), version: "12.8".into() })),
+                (Library::Nccl, Err("it is not here".into())),
+            ],
+            devices: vec![Ok(device), Ok(old), Err("it is lost".into())],
+        };
+        let text = found.to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "the CUDA driver library (libcuda.so.1): 12.8 from libcuda.so.1");
+        assert_eq!(lines[1], "NCCL (libnccl.so.2): none. it is not here");
+        assert_eq!(lines[2], "GPU 0: NVIDIA H100 80GB HBM3, sm_90, 132 multiprocessors, 79.0 of 80.0 GiB free");
+        assert!(lines[3].ends_with("another release is needed"), "{text}");
+        assert_eq!(lines[4], "a GPU that cannot be used: it is lost");
+        assert!(Found { libraries: vec![], devices: vec![] }.to_string().contains("no GPU"));
+    }
+}
