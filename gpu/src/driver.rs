@@ -88,6 +88,7 @@ functions! {
     device_memory = "cuDeviceTotalMem_v2"(*mut usize, c_int);
     primary_retain = "cuDevicePrimaryCtxRetain"(*mut Handle, c_int);
     primary_release = "cuDevicePrimaryCtxRelease_v2"(c_int);
+    context_set = "cuCtxSetCurrent"(Handle);
     context_push = "cuCtxPushCurrent_v2"(Handle);
     context_pop = "cuCtxPopCurrent_v2"(*mut Handle);
     memory_info = "cuMemGetInfo_v2"(*mut usize, *mut usize);
@@ -137,7 +138,14 @@ impl Driver {
     /// # Errors
     /// Where there is none, or it sees no device.
     pub fn load(search: &SearchPath) -> Result<Arc<Self>, DriverError> {
-        let loaded = library::load(Library::Driver, search)?;
+        Self::from_library(library::load(Library::Driver, search)?)
+    }
+
+    /// From a library that is loaded already.
+    ///
+    /// # Errors
+    /// As [`Driver::load`].
+    pub fn from_library(loaded: Loaded) -> Result<Arc<Self>, DriverError> {
         let functions = Functions::load(&loaded)?;
         let driver = Self { loaded, functions };
         // SAFETY: 0 is the one value that cuInit takes.
@@ -301,6 +309,15 @@ impl Device {
         // SAFETY: both places are good to write.
         self.check("cuMemGetInfo", unsafe { (self.driver.functions.memory_info)(&mut free, &mut total) })?;
         Ok(free)
+    }
+
+    /// Makes it this thread's device, for libraries that ask the thread (NCCL does when it starts).
+    ///
+    /// # Errors
+    /// Where the driver refuses.
+    pub fn make_current(&self) -> Result<(), DriverError> {
+        // SAFETY: the context is held as long as the device; libtorch holds it too.
+        self.check("cuCtxSetCurrent", unsafe { (self.driver.functions.context_set)(self.context) })
     }
 
     fn current(&self) -> Result<Current<'_>, DriverError> {

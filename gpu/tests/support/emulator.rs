@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use admiral_gpu::{Error, Launch, Program, Shape};
 use libloading::Library;
+use tempfile::TempDir;
 
 const SHIM: &str = include_str!("../host_shim.h");
 
@@ -81,13 +82,20 @@ fn compiled(program: &Program) -> Compiled {
     }))
 }
 
-/// With the compiler of `CXX`, else `c++`. Misaligned and other undefined accesses end the test.
+/// Compiles C++ to a library and loads it. Misaligned and other undefined accesses end the test.
 pub fn compile(name: &str, text: &str, options: &[String]) -> Library {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let (folder, path) = compile_to_file(name, text, options);
+    // SAFETY: it has no initialisers but those of plain variables.
+    let library = unsafe { Library::new(path) }.unwrap();
+    // A loaded library needs its file no more.
+    drop(folder);
+    library
+}
+
+/// With the compiler of `CXX`, else `c++`. The file goes away with the folder.
+pub fn compile_to_file(name: &str, text: &str, options: &[String]) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
-    let at =
-        |ending: &str| -> PathBuf { folder.path().join(format!("{}.{ending}", NEXT.fetch_add(1, Ordering::Relaxed))) };
-    let (source, library) = (at("cpp"), at("so"));
+    let (source, library) = (folder.path().join("text.cpp"), folder.path().join("library.so"));
     std::fs::write(&source, text).unwrap();
     let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
     let output = Command::new(&compiler)
@@ -102,6 +110,5 @@ pub fn compile(name: &str, text: &str, options: &[String]) -> Library {
         .output()
         .unwrap_or_else(|error| panic!("{compiler:?}: {error}; a C++ compiler runs kernels where there is no GPU"));
     assert!(output.status.success(), "{name} {options:?}:\n{}", String::from_utf8_lossy(&output.stderr));
-    // SAFETY: it has no initialisers but those of plain variables.
-    unsafe { Library::new(&library) }.unwrap()
+    (folder, library)
 }

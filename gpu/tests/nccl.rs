@@ -1,0 +1,202 @@
+//! The binding of NCCL, on a stub that keeps a diary, and on the real library where `ADMIRAL_NCCL` names one.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::ffi::{CStr, c_char, c_int};
+use std::sync::Arc;
+use std::time::Duration;
+
+use admiral_gpu::Kind;
+use admiral_gpu::driver::StreamHandle;
+use admiral_gpu::library::{Library, LibraryError, SearchPath, load_with};
+use admiral_gpu::nccl::{Communicator, Nccl, NcclError};
+use support::emulator::compile_to_file;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const STREAM: StreamHandle = StreamHandle(9 as *mut _);
+
+struct Stub {
+    nccl: Arc<Nccl>,
+    library: libloading::Library,
+}
+
+impl Stub {
+    fn new() -> Self {
+        let (folder, path) = compile_to_file("nccl.cpp", include_str!("stubs/nccl.cpp"), &[]);
+        let loaded = load_with(Library::Nccl, Some(&path), &SearchPath::default()).unwrap();
+        // SAFETY: its initialisers are those of plain variables.
+        let library = unsafe { libloading::Library::new(&path) }.unwrap();
+        drop(folder);
+        Self { nccl: Nccl::from_library(loaded).unwrap(), library }
+    }
+
+    /// How often a state is "in progress" (-1: for ever), what it is then, and what collectives return.
+    fn set(&self, polls: c_int, then: c_int, enqueue: c_int) {
+        // SAFETY: the stub's function has this type.
+        unsafe { self.library.get::<extern "C" fn(c_int, c_int, c_int)>(b"stub_set").unwrap()(polls, then, enqueue) }
+    }
+
+    fn diary(&self) -> Vec<String> {
+        // SAFETY: the stub's function has this type, and its text lives until the next entry.
+        let text = unsafe {
+            let diary = self.library.get::<extern "C" fn() -> *const c_char>(b"stub_diary").unwrap();
+            CStr::from_ptr(diary()).to_string_lossy().into_owned()
+        };
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn join(&self, rank: usize, world: usize, patience: Duration) -> Result<Communicator, NcclError> {
+        Communicator::init(&self.nccl, &self.nccl.unique_id().unwrap(), rank, world, patience)
+    }
+}
+
+#[test]
+fn a_rank_joins_enqueues_and_leaves_in_order() {
+    let stub = Stub::new();
+    assert_eq!(stub.nccl.version(), "2.27.5");
+    stub.set(3, 0, 0);
+    let mut ranks = stub.join(1, 4, PATIENCE).unwrap();
+    assert_eq!((ranks.rank(), ranks.world()), (1, 4));
+    // SAFETY: the stub touches no memory.
+    unsafe {
+        ranks.all_reduce_in_place(64, 1000, Kind::Float, STREAM).unwrap();
+        ranks.reduce_scatter(64, 128, 10, Kind::Half, STREAM).unwrap();
+        ranks.all_gather(128, 64, 10, Kind::BFloat16, STREAM).unwrap();
+        ranks
+            .group(|ranks| {
+                ranks.broadcast_in_place(64, 5, Kind::Float, 2, STREAM)?;
+                ranks.broadcast_in_place(64, 6, Kind::Half, 0, STREAM)
+            })
+            .unwrap();
+    }
+    ranks.poll().unwrap();
+    // Ending is under way for a while too.
+    stub.set(2, 0, 0);
+    ranks.finish().unwrap();
+    assert_eq!(
+        stub.diary(),
+        [
+            "init 1 of 4, id 42",
+            "all-reduce in place 1, count 1000, type 7, stream 9",
+            "reduce-scatter 64 to 128, count 10, stream 9",
+            "all-gather 128 to 64, count 10, stream 9",
+            "group",
+            "broadcast in place 1, count 5, type 7, root 2",
+            "broadcast in place 1, count 6, type 6, root 0",
+            "end of group",
+            "finalize",
+            "destroy",
+        ]
+    );
+}
+
+#[test]
+fn a_peer_that_never_comes_is_an_error_at_the_deadline() {
+    let stub = Stub::new();
+    stub.set(-1, 0, 0);
+    let error = stub.join(0, 2, Duration::from_millis(20)).unwrap_err();
+    assert!(matches!(error, NcclError::Deadline { call: "ncclCommInitRankConfig", rank: 0, world: 2, .. }), "{error}");
+    assert_eq!(stub.diary(), ["init 0 of 2, id 42", "abort"]);
+}
+
+#[test]
+fn a_lost_peer_shows_when_polled_and_the_communicator_is_aborted_once() {
+    let stub = Stub::new();
+    let mut ranks = stub.join(0, 2, PATIENCE).unwrap();
+    ranks.poll().unwrap();
+    stub.set(0, 6, 0);
+    let text = ranks.poll().unwrap_err().to_string();
+    assert!(text.contains("rank 0 of 2: remote process exited (6); it said: socket closed; NCCL_DEBUG=INFO"), "{text}");
+    ranks.abort();
+    // SAFETY: it is refused before anything runs.
+    let error = unsafe { ranks.all_reduce_in_place(64, 1, Kind::Float, STREAM) }.unwrap_err();
+    assert_eq!(error, NcclError::Aborted { call: "ncclAllReduce", rank: 0 });
+    assert!(ranks.poll().is_err());
+    drop(ranks);
+    assert_eq!(stub.diary(), ["init 0 of 2, id 42", "abort"], "no end follows an abort");
+}
+
+#[test]
+fn a_failed_call_names_itself_and_a_call_under_way_is_waited_for() {
+    let stub = Stub::new();
+    let mut ranks = stub.join(0, 2, PATIENCE).unwrap();
+    stub.set(0, 0, 1);
+    // SAFETY: the stub touches no memory.
+    let error = unsafe { ranks.all_reduce_in_place(64, 1, Kind::Float, STREAM) }.unwrap_err();
+    assert!(matches!(error, NcclError::Call { call: "ncclAllReduce", code: 1, .. }), "{error}");
+    stub.set(3, 6, 7);
+    // SAFETY: as above.
+    let error = unsafe { ranks.all_reduce_in_place(64, 1, Kind::Float, STREAM) }.unwrap_err();
+    assert!(matches!(error, NcclError::Call { call: "ncclAllReduce", code: 6, .. }), "{error}");
+}
+
+#[test]
+fn a_group_ends_also_where_its_body_fails() {
+    let stub = Stub::new();
+    let mut ranks = stub.join(0, 2, PATIENCE).unwrap();
+    // SAFETY: it is refused before anything runs.
+    let body = |ranks: &mut Communicator| unsafe { ranks.broadcast_in_place(64, 1, Kind::Float, 2, STREAM) };
+    assert_eq!(ranks.group(body).unwrap_err(), NcclError::Rank { rank: 2, world: 2 });
+    assert_eq!(stub.diary()[1..], ["group", "end of group"]);
+}
+
+#[test]
+fn an_end_that_hangs_is_aborted() {
+    let stub = Stub::new();
+    let ranks = stub.join(0, 2, Duration::from_millis(20)).unwrap();
+    stub.set(-1, 0, 0);
+    drop(ranks);
+    assert_eq!(stub.diary(), ["init 0 of 2, id 42", "finalize", "abort"]);
+}
+
+#[test]
+fn ranks_that_cannot_be_are_refused() {
+    let stub = Stub::new();
+    for (rank, world) in [(2, 2), (0, 0), (0, 1 << 40)] {
+        assert_eq!(stub.join(rank, world, PATIENCE).unwrap_err(), NcclError::Rank { rank, world });
+    }
+}
+
+#[test]
+fn another_library_under_the_name_is_refused() {
+    let loaded = load_with(Library::Nccl, Some("libc.so.6".as_ref()), &SearchPath::default()).unwrap();
+    let error = Nccl::from_library(loaded).unwrap_err();
+    assert!(matches!(&error, LibraryError::Symbol { symbol, .. } if symbol == "ncclGetVersion"), "{error}");
+}
+
+#[test]
+fn the_real_library_has_every_function_and_says_why_it_cannot_start() {
+    let Some(path) = std::env::var_os("ADMIRAL_NCCL") else {
+        println!("ADMIRAL_NCCL names no library, so this test is not run on the real one");
+        return;
+    };
+    let nccl =
+        Nccl::from_library(load_with(Library::Nccl, Some(path.as_ref()), &SearchPath::default()).unwrap()).unwrap();
+    assert!(nccl.version().starts_with("2."), "{nccl:?}");
+    let id = nccl.unique_id().unwrap();
+    assert_ne!(id, nccl.unique_id().unwrap());
+    if support::machine::Machine::gpu().is_none() {
+        // Without a GPU a start fails; it must do so with an error, and with nothing left to end.
+        let error = Communicator::init(&nccl, &id, 0, 1, PATIENCE).unwrap_err();
+        assert!(matches!(&error, NcclError::Call { code: 1, .. }), "unhandled CUDA error, not {error:?}");
+        return;
+    }
+    a_sum_over_one_rank_is_itself(&nccl, &id);
+}
+
+fn a_sum_over_one_rank_is_itself(nccl: &Arc<Nccl>, id: &admiral_gpu::nccl::UniqueId) {
+    use admiral_gpu::driver::{Device, DeviceMemory, Driver, Stream};
+    let device = Device::open(&Driver::load(&support::search()).unwrap(), 0).unwrap();
+    device.make_current().unwrap();
+    let mut ranks = Communicator::init(nccl, id, 0, 1, PATIENCE).unwrap();
+    let stream = Stream::new(&device).unwrap();
+    let bytes = support::numbers::to_bytes(Kind::Float, &[1.0, -2.5, 3e7]);
+    let memory = DeviceMemory::holding(&device, &bytes).unwrap();
+    // SAFETY: the memory holds three floats, and the stream lives until it has been waited for.
+    unsafe { ranks.all_reduce_in_place(memory.address(), 3, Kind::Float, stream.handle()) }.unwrap();
+    stream.synchronize().unwrap();
+    ranks.poll().unwrap();
+    assert_eq!(memory.read().unwrap(), bytes);
+    ranks.finish().unwrap();
+}

@@ -1,0 +1,72 @@
+// An NCCL that does nothing but keep a diary, for tests of the binding. The types are those of nccl.h, written out.
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <string>
+
+struct Id { char internal[128]; };
+struct Config { size_t size; unsigned magic, version; int blocking; };
+
+static std::string diary;
+static int polls_in_progress;  // how often a state is "in progress" before it is what it will be
+static int state_then;         // what it will be
+static int enqueue_code;       // what collectives return
+
+static void note(const char* format, long a = 0, long b = 0, long c = 0, long d = 0) {
+  char line[256];
+  snprintf(line, sizeof line, format, a, b, c, d);
+  diary += line;
+  diary += '\n';
+}
+
+extern "C" {
+
+const char* stub_diary() { return diary.c_str(); }
+void stub_set(int polls, int then, int enqueue) {
+  polls_in_progress = polls;
+  state_then = then;
+  enqueue_code = enqueue;
+}
+
+int ncclGetVersion(int* version) { *version = 22705; return 0; }
+const char* ncclGetErrorString(int code) { return code == 6 ? "remote process exited" : "some other error"; }
+const char* ncclGetLastError(void*) { return "socket closed"; }
+int ncclGetUniqueId(Id* id) { memset(id->internal, 42, 128); return 0; }
+
+int ncclCommInitRankConfig(void** comm, int ranks, Id id, int rank, Config* config) {
+  note("init %ld of %ld, id %ld", rank, ranks, id.internal[127]);
+  if (config->size < 24 || config->magic != 0xcafebeef || config->version < 21400 || config->blocking) return 4;
+  *comm = &diary;
+  return 7;
+}
+int ncclCommInitRank(void**, int, Id, int) { return 3; }
+int ncclCommGetAsyncError(void*, int* state) {
+  if (polls_in_progress < 0) *state = 7;
+  else if (polls_in_progress > 0) { --polls_in_progress; *state = 7; }
+  else *state = state_then;
+  return 0;
+}
+int ncclAllReduce(const void* from, void* to, size_t count, int type, int operation, void* comm, void* stream) {
+  note("all-reduce in place %ld, count %ld, type %ld, stream %ld", from == to && comm, count, type, (long)stream);
+  return operation == 0 ? enqueue_code : 4;
+}
+int ncclReduceScatter(const void* from, void* to, size_t count, int type, int operation, void*, void* stream) {
+  note("reduce-scatter %ld to %ld, count %ld, stream %ld", (long)from, (long)to, count, (long)stream);
+  return operation == 0 && type == 6 ? enqueue_code : 4;
+}
+int ncclAllGather(const void* from, void* to, size_t count, int type, void*, void* stream) {
+  note("all-gather %ld to %ld, count %ld, stream %ld", (long)from, (long)to, count, (long)stream);
+  return type == 9 ? enqueue_code : 4;
+}
+int ncclBroadcast(const void* from, void* to, size_t count, int type, int root, void*, void*) {
+  note("broadcast in place %ld, count %ld, type %ld, root %ld", from == to, count, type, root);
+  return enqueue_code;
+}
+int ncclGroupStart() { note("group"); return 0; }
+int ncclGroupEnd() { note("end of group"); return enqueue_code; }
+int ncclCommFinalize(void*) { note("finalize"); return 7; }
+int ncclCommDestroy(void*) { note("destroy"); return 0; }
+int ncclCommAbort(void*) { note("abort"); return 0; }
+
+}
