@@ -13,28 +13,32 @@ pub enum CompileError {
     #[error(transparent)]
     Library(#[from] LibraryError),
     /// The compiler refused.
-    #[error(
-        "{name} does not compile for {architecture} with {options:?} ({call}: {word}); NVRTC {version} from {path} \
-         said:\n{log}"
-    )]
-    Refused {
-        /// The source's name.
-        name: String,
-        /// As `sm_90`.
-        architecture: String,
-        /// All options that it was given.
-        options: Vec<String>,
-        /// The function that failed.
-        call: &'static str,
-        /// What NVRTC calls the failure.
-        word: String,
-        /// Its release.
-        version: String,
-        /// Its file.
-        path: String,
-        /// What it printed.
-        log: String,
-    },
+    #[error(transparent)]
+    Refused(#[from] Box<Refusal>),
+}
+
+/// What the compiler refused, and what it said.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{name} does not compile for {architecture} with {options:?} ({call}: {word}); NVRTC {version} from {path} said:\n{log}"
+)]
+pub struct Refusal {
+    /// The source's name.
+    pub name: String,
+    /// As `sm_90`.
+    pub architecture: String,
+    /// All options that it was given.
+    pub options: Vec<String>,
+    /// The function that failed.
+    pub call: &'static str,
+    /// What NVRTC calls the failure.
+    pub word: String,
+    /// Its release.
+    pub version: String,
+    /// Its file.
+    pub path: String,
+    /// What it printed.
+    pub log: String,
 }
 
 /// A device's generation, as the compiler names it: compute capability 9.0 is `sm_90`.
@@ -239,15 +243,17 @@ impl Nvrtc {
         options: &[String],
         architecture: Architecture,
     ) -> Result<Cubin, CompileError> {
-        let refused = |call, word: String, log: String| CompileError::Refused {
-            name: name.to_owned(),
-            architecture: architecture.to_string(),
-            options: options.to_vec(),
-            call,
-            word,
-            version: self.version(),
-            path: self.loaded.path().to_owned(),
-            log,
+        let refused = |call, word: String, log: String| {
+            CompileError::Refused(Box::new(Refusal {
+                name: name.to_owned(),
+                architecture: architecture.to_string(),
+                options: options.to_vec(),
+                call,
+                word,
+                version: self.version(),
+                path: self.loaded.path().to_owned(),
+                log,
+            }))
         };
         let zero = |_| refused("nvrtcCreateProgram", "a text with a zero byte in it".into(), String::new());
         let source = CString::new(source).map_err(zero)?;

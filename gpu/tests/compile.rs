@@ -4,10 +4,12 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use admiral_gpu::Program;
 use admiral_gpu::cache::{KernelCache, Origin};
-use admiral_gpu::nvrtc::{Architecture, CompileError};
+use admiral_gpu::nvrtc::{Architecture, CompileError, Nvrtc};
 
 /// Volta, Ampere, Hopper.
 const ARCHITECTURES: [Architecture; 3] =
@@ -32,32 +34,50 @@ const BUDGET: [(&str, u32); 14] = [
     ("finish_norms", 48),
 ];
 
+/// The kernels of a program for one architecture, and what is wrong with them.
+fn examine(nvrtc: &Nvrtc, program: &Program, architecture: Architecture) -> (Vec<String>, Vec<String>) {
+    let budget: BTreeMap<&str, u32> = BUDGET.into_iter().collect();
+    let cubin = nvrtc.compile(program, architecture).unwrap();
+    assert_eq!(&cubin.image[..4], b"\x7fELF");
+    let resources = cubin.resources();
+    let mut found: Vec<&str> = resources.iter().map(|of| of.kernel.as_str()).collect();
+    let mut wanted = program.kernels().to_vec();
+    found.sort_unstable();
+    wanted.sort_unstable();
+    assert_eq!(found, wanted, "the log of {program:?} for {architecture} names all kernels:\n{}", cubin.log);
+    let mut wrong = Vec::new();
+    for of in &resources {
+        let allowed = budget[of.kernel.as_str()];
+        // A kernel of no registers was not read: every thread needs some.
+        if of.spill_bytes != 0 || of.stack_bytes != 0 || of.registers == 0 || of.registers > allowed {
+            wrong.push(format!("{of:?} of {allowed} for {architecture}, {:?}", program.options()));
+        }
+    }
+    (resources.into_iter().map(|of| of.kernel).collect(), wrong)
+}
+
 #[test]
 fn every_variant_compiles_for_volta_ampere_and_hopper_within_its_registers() {
     let nvrtc = support::nvrtc();
-    let budget: BTreeMap<&str, u32> = BUDGET.into_iter().collect();
-    let mut seen = BTreeSet::new();
-    let mut wrong = Vec::new();
-    for program in Program::all() {
-        for architecture in ARCHITECTURES {
-            let cubin = nvrtc.compile(&program, architecture).unwrap();
-            assert_eq!(&cubin.image[..4], b"\x7fELF");
-            let resources = cubin.resources();
-            let mut found: Vec<&str> = resources.iter().map(|of| of.kernel.as_str()).collect();
-            let mut wanted = program.kernels().to_vec();
-            found.sort_unstable();
-            wanted.sort_unstable();
-            assert_eq!(found, wanted, "the log of {program:?} for {architecture} names all kernels:\n{}", cubin.log);
-            for of in &resources {
-                seen.insert(of.kernel.clone());
-                let allowed = budget[of.kernel.as_str()];
-                // A kernel of no registers was not read: every thread needs some.
-                if of.spill_bytes != 0 || of.stack_bytes != 0 || of.registers == 0 || of.registers > allowed {
-                    wrong.push(format!("{of:?} of {allowed} for {architecture}, {:?}", program.options()));
+    let jobs: Vec<(Program, Architecture)> = Program::all()
+        .into_iter()
+        .flat_map(|program| ARCHITECTURES.map(|architecture| (program, architecture)))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let all: Mutex<(BTreeSet<String>, Vec<String>)> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some((program, architecture)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (kernels, wrong) = examine(&nvrtc, program, *architecture);
+                    let mut all = all.lock().unwrap();
+                    all.0.extend(kernels);
+                    all.1.extend(wrong);
                 }
-            }
+            });
         }
-    }
+    });
+    let (seen, wrong) = all.into_inner().unwrap();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(seen.len(), BUDGET.len(), "the table names kernels that do not exist: {seen:?}");
 }
@@ -68,8 +88,8 @@ fn a_mistake_is_reported_with_file_line_and_the_compilers_word() {
     let hopper = ARCHITECTURES[2];
     let source = "#line 1 \"mine.cu\"\nextern \"C\" __global__ void f(float* x) {\n  x[0] = nothing;\n}\n";
     let error = nvrtc.compile_text("mine.cu", source, &["--gpu-architecture=sm_90".into()], hopper).unwrap_err();
-    let CompileError::Refused { log, .. } = &error else { panic!("{error}") };
-    assert!(log.contains("mine.cu(2)") && log.contains("nothing"), "{log}");
+    let CompileError::Refused(refusal) = &error else { panic!("{error}") };
+    assert!(refusal.log.contains("mine.cu(2)") && refusal.log.contains("nothing"), "{}", refusal.log);
     let text = error.to_string();
     assert!(
         text.starts_with("mine.cu does not compile for sm_90") && text.contains("NVRTC_ERROR_COMPILATION"),
