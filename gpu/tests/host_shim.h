@@ -1,9 +1,10 @@
 // CUDA's language on a CPU, for tests: a kernel's own text is compiled as C++ with this in front of it.
 //
 // The threads of a block are fibers that run one at a time, in an order that the test chooses. A fiber runs until it
-// waits for others: at __syncthreads for all threads of the block that have not ended, at a shuffle for its warp. So a
-// missing barrier shows as a wrong number in some order, and a barrier that not all reach as a failure. Shared memory
-// is full of NaN when a block starts; writes behind the memory that a launch asks for are noticed.
+// waits for others: at __syncthreads for all threads of the block that have not ended, at a shuffle for its warp. A warp
+// runs until it waits for the block. So a missing barrier shows as a wrong number in some order, and a barrier that not
+// all reach as a failure. Shared memory is full of NaN when a block starts; writes behind the memory that a launch asks
+// for are noticed.
 
 #include <float.h>
 #include <math.h>
@@ -166,17 +167,22 @@ static const char* run_block(unsigned order) {
     fiber.started = false;
     makecontext(&fiber.context, fiber_main, 0);
   }
+  // Each warp runs as far as it can before the next one does: the furthest that it may be ahead of others.
+  const unsigned warps = threads / 32;
   for (;;) {
-    unsigned ended = 0;
-    for (unsigned i = 0; i < threads; ++i) {
-      const unsigned thread = in_order(i, threads, order);
-      if (fibers[thread].state == kReady) resume(thread);
+    for (unsigned i = 0; i < warps; ++i) {
+      const unsigned first = 32 * in_order(i, warps, order);
+      do {
+        for (unsigned lane = 0; lane < 32; ++lane) {
+          const unsigned thread = first + in_order(lane, 32, order);
+          if (fibers[thread].state == kReady) resume(thread);
+        }
+      } while (release(first, first + 32, kAtShuffle));
     }
+    unsigned ended = 0;
     for (unsigned i = 0; i < threads; ++i) ended += fibers[i].state == kEnded;
     if (ended == threads) return nullptr;
-    bool moved = false;
-    for (unsigned warp = 0; warp < threads; warp += 32) moved |= release(warp, warp + 32, kAtShuffle);
-    if (!moved && !release(0, threads, kAtBarrier)) return "threads wait for each other at different places";
+    if (!release(0, threads, kAtBarrier)) return "threads wait for each other at different places";
   }
 }
 

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use admiral_gpu::{Error, Launch, Program, Shape};
@@ -16,12 +15,12 @@ const SHIM: &str = include_str!("../host_shim.h");
 /// Runs kernels at once, in the caller's thread.
 pub struct Emulator {
     /// In which order threads and blocks run; results must not depend on it.
-    order: AtomicU32,
+    order: u32,
 }
 
 impl Emulator {
     pub fn new(order: u32) -> Self {
-        Self { order: AtomicU32::new(order) }
+        Self { order }
     }
 }
 
@@ -45,28 +44,42 @@ impl Launch for Emulator {
         let library = compiled(program);
         // One launch at a time: a library has one set of threadIdx and shared memory.
         let library = library.lock().unwrap();
-        let name = |prefix: &str| format!("{prefix}_{kernel}");
-        // SAFETY: the types are those of HOST_KERNEL; the argument is the caller's word.
-        let wrong = unsafe {
-            let size_of = library.get::<extern "C" fn() -> usize>(name("host_size").as_bytes()).unwrap();
-            assert_eq!(size, size_of(), "{kernel}: its argument has another size in Rust than in CUDA");
-            let run = library
-                .get::<unsafe extern "C" fn(*const HostLaunch, *const c_void) -> *const c_char>(
-                    name("host_run").as_bytes(),
-                )
-                .unwrap();
-            let launch = HostLaunch {
-                grid: shape.grid,
-                block: shape.block,
-                shared_bytes: shape.shared_bytes,
-                order: self.order.load(Ordering::Relaxed),
-            };
-            let wrong = run(&launch, arguments);
-            (!wrong.is_null()).then(|| CStr::from_ptr(wrong).to_string_lossy().into_owned())
-        };
-        assert_eq!(wrong, None, "{kernel} with {shape:?}");
+        // SAFETY: the argument is the caller's word.
+        let done = unsafe { run(&library, kernel, shape, self.order, arguments, size) };
+        assert_eq!(done, Ok(()), "{kernel} with {shape:?}");
         Ok(())
     }
+}
+
+/// Runs a kernel of a library that was compiled under the shim. An error is what the kernel did wrong.
+///
+/// # Safety
+/// The argument is what the kernel takes, with addresses that are good.
+pub unsafe fn run(
+    library: &Library,
+    kernel: &str,
+    shape: &Shape,
+    order: u32,
+    arguments: *const c_void,
+    size: usize,
+) -> Result<(), String> {
+    let name = |prefix: &str| format!("{prefix}_{kernel}");
+    let launch = HostLaunch { grid: shape.grid, block: shape.block, shared_bytes: shape.shared_bytes, order };
+    // SAFETY: the types are those of HOST_KERNEL.
+    let wrong = unsafe {
+        let size_of = library.get::<extern "C" fn() -> usize>(name("host_size").as_bytes()).unwrap();
+        assert_eq!(size, size_of(), "{kernel}: its argument has another size in Rust than in CUDA");
+        type Run = unsafe extern "C" fn(*const HostLaunch, *const c_void) -> *const c_char;
+        let wrong = library.get::<Run>(name("host_run").as_bytes()).unwrap()(&launch, arguments);
+        (!wrong.is_null()).then(|| CStr::from_ptr(wrong).to_string_lossy().into_owned())
+    };
+    wrong.map_or(Ok(()), Err)
+}
+
+/// Text with the shim around it.
+pub fn under_the_shim(text: &str, kernels: &[&str]) -> String {
+    let trailer: String = kernels.iter().map(|kernel| format!("HOST_KERNEL({kernel})\n")).collect();
+    format!("{SHIM}\n{text}\n#line 1 \"trailer\"\n{trailer}")
 }
 
 type Compiled = Arc<Mutex<Library>>;
@@ -76,8 +89,7 @@ fn compiled(program: &Program) -> Compiled {
     let cell = Arc::clone(ALL.get_or_init(Mutex::default).lock().unwrap().entry(*program).or_default());
     // Others that want the same program wait here; those that want another one do not.
     Arc::clone(cell.get_or_init(|| {
-        let trailer: String = program.kernels().iter().map(|kernel| format!("HOST_KERNEL({kernel})\n")).collect();
-        let text = format!("{SHIM}\n{}\n#line 1 \"trailer\"\n{trailer}", program.source());
+        let text = under_the_shim(&program.source(), program.kernels());
         Arc::new(Mutex::new(compile(program.name(), &text, &program.options())))
     }))
 }
