@@ -28,7 +28,7 @@ const BUDGET: [(&str, u32); 14] = [
     ("group_norm_dx_contiguous", 96),
     ("group_norm_levels", 64),
     ("group_norm_weights", 40),
-    ("adam", 64),
+    ("adam", 96),
     ("more_averages", 40),
     ("sum_of_squares", 48),
     ("finish_norms", 48),

@@ -35,6 +35,13 @@ template <int kWidth> __device__ inline void update(const AdamArguments& a, cons
   master.load(a.master, index);
   mean.load(a.mean, index);
   variance.load(a.variance, index);
+  // Loads before all stores: the compiler may not move them there, and each would wait for memory on its own.
+  Vector<KIND_FLOAT, kWidth> averages[MAX_AVERAGES];
+#pragma unroll
+  for (int k = 0; k < MAX_AVERAGES; ++k) {
+    if (k >= a.num_averages) break;
+    averages[k].load(a.averages[k], index);
+  }
   float parameters[kWidth];
 #pragma unroll
   for (int i = 0; i < kWidth; ++i) {
@@ -58,11 +65,10 @@ template <int kWidth> __device__ inline void update(const AdamArguments& a, cons
 #pragma unroll
   for (int k = 0; k < MAX_AVERAGES; ++k) {
     if (k >= a.num_averages) break;
-    Vector<KIND_FLOAT, kWidth> average;
-    average.load(a.averages[k], index);
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) average.set(i, average.get(i) * a.rates[k] + parameters[i] * a.rests[k]);
-    average.store(a.averages[k], index);
+    for (int i = 0; i < kWidth; ++i)
+      averages[k].set(i, averages[k].get(i) * a.rates[k] + parameters[i] * a.rests[k]);
+    averages[k].store(a.averages[k], index);
   }
 }
 
