@@ -1,0 +1,234 @@
+//! The kernels of a group normalization, in their order.
+
+use super::plan::{Plan, THREADS};
+use super::{Activation, Backward, Dropout, Forward, GroupNorm, Layout, OPERATION};
+use crate::launch::{DevicePointer, Error, Launch, Shape, launch, require, require_address};
+use crate::program::Program;
+
+/// The kernels' argument; its twin is in `group_norm.cuh`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct Arguments {
+    x: DevicePointer,
+    y: DevicePointer,
+    dy: DevicePointer,
+    dx: DevicePointer,
+    weight: DevicePointer,
+    bias: DevicePointer,
+    scale: DevicePointer,
+    shift: DevicePointer,
+    mean: DevicePointer,
+    rstd: DevicePointer,
+    partials: DevicePointer,
+    sums: DevicePointer,
+    levels: DevicePointer,
+    dweight: DevicePointer,
+    dbias: DevicePointer,
+    dscale: DevicePointer,
+    dshift: DevicePointer,
+    seed: u64,
+    offset: u64,
+    batch: i32,
+    channels: i32,
+    spatial: i32,
+    groups: i32,
+    chunks: i32,
+    chunk_positions: i32,
+    threads_x: i32,
+    threads_y: i32,
+    tile_channels: i32,
+    drop_below: u32,
+    keep_scale: f32,
+    eps: f32,
+}
+
+impl GroupNorm {
+    fn program(&self, plan: &Plan) -> Program {
+        Program::GroupNorm {
+            channels_last: self.layout == Layout::ChannelsLast,
+            kind: self.kind,
+            width: plan.width,
+            silu: self.activation != Activation::None,
+            dropout: matches!(self.activation, Activation::SiluDropout(_)),
+        }
+    }
+
+    fn arguments(&self, plan: &Plan) -> Arguments {
+        let dropout = match self.activation {
+            Activation::SiluDropout(dropout) => dropout,
+            Activation::None | Activation::Silu => Dropout { probability: 0.0, seed: 0, offset: 0 },
+        };
+        // `check` bounds all numbers.
+        Arguments {
+            seed: dropout.seed,
+            offset: dropout.offset,
+            batch: self.batch as i32,
+            channels: self.channels as i32,
+            spatial: self.spatial as i32,
+            groups: self.groups as i32,
+            chunks: plan.chunks as i32,
+            chunk_positions: plan.chunk_positions as i32,
+            threads_x: plan.threads_x as i32,
+            threads_y: plan.threads_y as i32,
+            tile_channels: plan.tile_channels as i32,
+            drop_below: dropout.drop_below(),
+            keep_scale: dropout.keep_scale(),
+            eps: self.eps,
+            ..Arguments::default()
+        }
+    }
+
+    /// The shape of the kernels that go over all values.
+    fn shape(&self, plan: &Plan, shared_floats: usize) -> Shape {
+        Shape {
+            grid: [plan.tiles as u32, plan.chunks as u32, self.batch as u32],
+            block: plan.threads() as u32,
+            shared_bytes: (shared_floats * size_of::<f32>()) as u32,
+        }
+    }
+
+    /// A kernel's name in this layout, and the floats of shared memory that it wants of its launch: a row of the tile for
+    /// each row of threads, twice, or the numbers of the tile's groups.
+    pub(super) fn kernel(&self, plan: &Plan, pass: Pass) -> (&'static str, usize) {
+        let rows = 2 * plan.threads_y * plan.tile_channels;
+        let groups = 2 * plan.tile_channels / (self.channels / self.groups);
+        match (self.layout, pass) {
+            (Layout::ChannelsLast, Pass::Statistics) => ("group_norm_statistics_channels_last", rows),
+            (Layout::ChannelsLast, Pass::Apply) => ("group_norm_apply_channels_last", groups),
+            (Layout::ChannelsLast, Pass::Sums) => ("group_norm_sums_channels_last", rows),
+            (Layout::ChannelsLast, Pass::Dx) => ("group_norm_dx_channels_last", 0),
+            (Layout::Contiguous, Pass::Statistics) => ("group_norm_statistics_contiguous", 0),
+            (Layout::Contiguous, Pass::Apply) => ("group_norm_apply_contiguous", 0),
+            (Layout::Contiguous, Pass::Sums) => ("group_norm_sums_contiguous", 0),
+            (Layout::Contiguous, Pass::Dx) => ("group_norm_dx_contiguous", 0),
+        }
+    }
+
+    /// Enqueues y, mean and rstd.
+    ///
+    /// # Errors
+    /// [`Error::Unsuitable`] for shapes and addresses; else what compiling and launching says.
+    ///
+    /// # Safety
+    /// All addresses are good for the lengths that [`Forward`] says until the kernels have run.
+    pub unsafe fn forward(&self, on: &dyn Launch, memory: &Forward) -> Result<(), Error> {
+        let plan = self.plan(&[memory.x, memory.y])?;
+        let bytes = self.kind.bytes() as u64;
+        for (name, address, bytes) in [
+            ("x", memory.x, bytes),
+            ("y", memory.y, bytes),
+            ("weight", memory.weight, 4),
+            ("bias", memory.bias, 4),
+            ("mean", memory.mean, 4),
+            ("rstd", memory.rstd, 4),
+            ("workspace", memory.workspace, 4),
+        ] {
+            require_address(OPERATION, name, address, bytes)?;
+        }
+        let mut arguments = self.arguments(&plan);
+        (arguments.scale, arguments.shift) = modulation(memory.modulation, "scale", "shift")?;
+        arguments.x = memory.x;
+        arguments.y = memory.y;
+        arguments.weight = memory.weight;
+        arguments.bias = memory.bias;
+        arguments.mean = memory.mean;
+        arguments.rstd = memory.rstd;
+        arguments.partials = memory.workspace;
+        for pass in [Pass::Statistics, Pass::Apply] {
+            let (kernel, shared) = self.kernel(&plan, pass);
+            // SAFETY: `Arguments` is the kernels' argument, and the addresses are good by the caller's word.
+            unsafe { launch(on, &self.program(&plan), kernel, &self.shape(&plan, shared), &arguments)? };
+        }
+        Ok(())
+    }
+
+    /// Enqueues dx and the gradients of weight, bias, scale and shift.
+    ///
+    /// # Errors
+    /// As [`GroupNorm::forward`].
+    ///
+    /// # Safety
+    /// All addresses are good for the lengths that [`Backward`] says until the kernels have run.
+    pub unsafe fn backward(&self, on: &dyn Launch, memory: &Backward) -> Result<(), Error> {
+        let plan = self.plan(&[memory.x, memory.dy, memory.dx])?;
+        let bytes = self.kind.bytes() as u64;
+        for (name, address, bytes) in [
+            ("x", memory.x, bytes),
+            ("dy", memory.dy, bytes),
+            ("dx", memory.dx, bytes),
+            ("weight", memory.weight, 4),
+            ("bias", memory.bias, 4),
+            ("mean", memory.mean, 4),
+            ("rstd", memory.rstd, 4),
+            ("dweight", memory.dweight, 4),
+            ("dbias", memory.dbias, 4),
+            ("workspace", memory.workspace, 4),
+        ] {
+            require_address(OPERATION, name, address, bytes)?;
+        }
+        require(
+            memory.modulation.is_some() == memory.dmodulation.is_some(),
+            OPERATION,
+            "dmodulation",
+            if memory.dmodulation.is_some() { "given" } else { "not given" },
+            "given just when modulation is",
+        )?;
+        let mut arguments = self.arguments(&plan);
+        (arguments.scale, arguments.shift) = modulation(memory.modulation, "scale", "shift")?;
+        (arguments.dscale, arguments.dshift) = modulation(memory.dmodulation, "dscale", "dshift")?;
+        arguments.x = memory.x;
+        arguments.dy = memory.dy;
+        arguments.dx = memory.dx;
+        arguments.weight = memory.weight;
+        arguments.bias = memory.bias;
+        arguments.mean = memory.mean;
+        arguments.rstd = memory.rstd;
+        arguments.dweight = memory.dweight;
+        arguments.dbias = memory.dbias;
+        let pairs = |count: usize| (self.batch * count * 2 * size_of::<f32>()) as u64;
+        arguments.partials = memory.workspace;
+        arguments.sums = arguments.partials + pairs(plan.chunks * self.channels);
+        arguments.levels = arguments.sums + pairs(self.channels);
+
+        let program = self.program(&plan);
+        let group = self.channels / self.groups;
+        let levels = Shape {
+            grid: [self.groups as u32, 1, self.batch as u32],
+            block: (32 * group.min(THREADS / 32)) as u32,
+            shared_bytes: (2 * group * size_of::<f32>()) as u32,
+        };
+        let weights = Shape { grid: [self.channels.div_ceil(32) as u32, 1, 1], block: 256, shared_bytes: 0 };
+        let (sums_kernel, sums_shared) = self.kernel(&plan, Pass::Sums);
+        let (dx_kernel, dx_shared) = self.kernel(&plan, Pass::Dx);
+        for (kernel, shape) in [
+            (sums_kernel, self.shape(&plan, sums_shared)),
+            ("group_norm_levels", levels),
+            (dx_kernel, self.shape(&plan, dx_shared)),
+            ("group_norm_weights", weights),
+        ] {
+            // SAFETY: as in `forward`.
+            unsafe { launch(on, &program, kernel, &shape, &arguments)? };
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Pass {
+    Statistics,
+    Apply,
+    Sums,
+    Dx,
+}
+
+/// Two addresses, or null for none.
+fn modulation(
+    pair: Option<(DevicePointer, DevicePointer)>,
+    first: &'static str,
+    second: &'static str,
+) -> Result<(DevicePointer, DevicePointer), Error> {
+    let Some((a, b)) = pair else { return Ok((0, 0)) };
+    require_address(OPERATION, first, a, 4)?;
+    require_address(OPERATION, second, b, 4)?;
+    Ok((a, b))
+}
