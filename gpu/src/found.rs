@@ -103,7 +103,9 @@ impl fmt::Display for Found {
         for (library, found) in &self.libraries {
             match found {
                 Ok(found) => writeln!(f, "{library}: {} from {}", found.version, found.path)?,
-                Err(reason) => writeln!(f, "{library}: none. {reason}")?,
+                // Most reasons name what is missing.
+                Err(reason) if reason.starts_with(&library.to_string()) => writeln!(f, "{reason}")?,
+                Err(reason) => writeln!(f, "{library}: {reason}")?,
             }
         }
         for device in &self.devices {
@@ -152,17 +154,19 @@ mod tests {
         let found = Found {
             libraries: vec![
                 (Library::Driver, Ok(FoundLibrary { path: "libcuda.so.1".into(), version: "12.8".into() })),
-                (Library::Nccl, Err("it is not here".into())),
+                (Library::Nvrtc, Err("it is not here".into())),
+                (Library::Nccl, Err("NCCL (libnccl.so.2) was not found".into())),
             ],
             devices: vec![Ok(device), Ok(old), Err("it is lost".into())],
         };
         let text = found.to_string();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "the CUDA driver library (libcuda.so.1): 12.8 from libcuda.so.1");
-        assert_eq!(lines[1], "NCCL (libnccl.so.2): none. it is not here");
-        assert_eq!(lines[2], "GPU 0: NVIDIA H100 80GB HBM3, sm_90, 132 multiprocessors, 79.0 of 80.0 GiB free");
-        assert!(lines[3].ends_with("another release is needed"), "{text}");
-        assert_eq!(lines[4], "a GPU that cannot be used: it is lost");
+        assert_eq!(lines[1], "the run-time compiler NVRTC (libnvrtc.so): it is not here");
+        assert_eq!(lines[2], "NCCL (libnccl.so.2) was not found");
+        assert_eq!(lines[3], "GPU 0: NVIDIA H100 80GB HBM3, sm_90, 132 multiprocessors, 79.0 of 80.0 GiB free");
+        assert!(lines[4].ends_with("another release is needed"), "{text}");
+        assert_eq!(lines[5], "a GPU that cannot be used: it is lost");
         assert!(Found { libraries: vec![], devices: vec![] }.to_string().contains("no GPU"));
     }
 }

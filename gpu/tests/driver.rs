@@ -68,6 +68,8 @@ fn streams_events_and_memory_need_no_context_of_the_callers_and_leave_none() {
     stream.synchronize().unwrap();
     let memory = DeviceMemory::holding(&device, b"device").unwrap();
     assert_eq!(memory.read().unwrap(), b"device");
+    memory.copy_from(&DeviceMemory::holding(&device, b"DEV").unwrap(), &stream).unwrap();
+    assert_eq!(memory.read().unwrap(), b"DEVice");
     assert_eq!(stub.number("stub_held"), 4, "context, stream, two events");
     drop((start, end, stream, memory, device));
     assert_eq!(stub.number("stub_held"), 0, "all is given back");

@@ -103,6 +103,7 @@ functions! {
     memory_free = "cuMemFree_v2"(DevicePointer);
     copy_in = "cuMemcpyHtoD_v2"(DevicePointer, *const c_void, usize);
     copy_out = "cuMemcpyDtoH_v2"(*mut c_void, DevicePointer, usize);
+    copy_across = "cuMemcpyDtoDAsync_v2"(DevicePointer, DevicePointer, usize, Handle);
     module_load = "cuModuleLoadData"(*mut Handle, *const c_void);
     module_unload = "cuModuleUnload"(Handle);
     module_function = "cuModuleGetFunction"(*mut Handle, Handle, *const c_char);

@@ -4,7 +4,7 @@ use std::ffi::{CString, c_void};
 use std::ptr;
 use std::sync::Arc;
 
-use super::{Device, DriverError, Handle, StreamHandle};
+use super::{Device, DriverError, Handle, Stream, StreamHandle};
 use crate::launch::{DevicePointer, Shape};
 
 /// Loaded machine code.
@@ -134,6 +134,19 @@ impl DeviceMemory {
     #[must_use]
     pub fn address(&self) -> DevicePointer {
         self.address
+    }
+
+    /// Enqueues a copy of all of `from`, as much as fits: the measure that kernels are held to.
+    ///
+    /// # Errors
+    /// Where the driver refuses.
+    pub fn copy_from(&self, from: &Self, stream: &Stream) -> Result<(), DriverError> {
+        let _current = self.device.current()?;
+        let length = self.length.min(from.length);
+        // SAFETY: both have that length; memory that is freed while a copy runs is freed after it.
+        self.device.check("cuMemcpyDtoDAsync", unsafe {
+            (self.device.driver.functions.copy_across)(self.address, from.address, length, stream.handle().0)
+        })
     }
 
     /// What it holds, once all that is enqueued in the default stream has run.

@@ -1,7 +1,9 @@
 //! Group normalization with what follows it in a residual block, forward and backward.
 //!
-//!     normalized = (x - mean) * rstd                          over each (sample, group)
-//!     y = dropout(silu((normalized * weight + bias) * (1 + scale) + shift))
+//! ```text
+//! normalized = (x - mean) * rstd                          over each (sample, group)
+//! y = dropout(silu((normalized * weight + bias) * (1 + scale) + shift))
+//! ```
 
 mod passes;
 mod plan;

@@ -1,0 +1,174 @@
+//! How near the kernels come to the speed of memory: `cargo run --release -p admiral-gpu --example bandwidth`.
+//!
+//! Each line says the time of one call, the bytes that it has to move by its design, and their part of what a copy moves
+//! in the same time. Shapes are those of the paper's 64 x 64 network, batch 64, in half precision.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use admiral_gpu::adam::{AdamHyper, AdamMemory, adam};
+use admiral_gpu::cache::KernelCache;
+use admiral_gpu::driver::{Device, DeviceMemory, Driver, DriverError, Event, Stream};
+use admiral_gpu::group_norm::{Activation, Backward, Dropout, Forward, GroupNorm, Layout};
+use admiral_gpu::kernels::Kernels;
+use admiral_gpu::library::SearchPath;
+use admiral_gpu::norms::{num_partials, sum_of_squares};
+use admiral_gpu::{Kind, Launch};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+const CALLS: usize = 50;
+
+struct Bench {
+    device: Arc<Device>,
+    stream: Stream,
+    /// Bytes a second of a copy, both ways together.
+    copy: f64,
+}
+
+impl Bench {
+    /// Seconds of one call, after some that warm up.
+    fn seconds(&self, mut call: impl FnMut() -> Outcome<()>) -> Outcome<f64> {
+        for _ in 0..5 {
+            call()?;
+        }
+        let (start, end) = (Event::new(&self.device, true)?, Event::new(&self.device, true)?);
+        // SAFETY: the stream lives.
+        unsafe { start.record(self.stream.handle())? };
+        for _ in 0..CALLS {
+            call()?;
+        }
+        // SAFETY: as above.
+        unsafe { end.record(self.stream.handle())? };
+        self.stream.synchronize()?;
+        Ok(end.seconds_since(&start)? / CALLS as f64)
+    }
+
+    fn report(&self, what: &str, bytes: usize, call: impl FnMut() -> Outcome<()>) -> Outcome<()> {
+        let seconds = self.seconds(call)?;
+        let part = bytes as f64 / seconds / self.copy * 100.0;
+        println!("{what:64} {:9.1} us {:9.1} MB {part:6.1} % of a copy", seconds * 1e6, bytes as f64 / 1e6);
+        Ok(())
+    }
+
+    /// Zeros: the time does not depend on values, and nothing overflows.
+    fn memory(&self, bytes: usize) -> Result<DeviceMemory, DriverError> {
+        DeviceMemory::holding(&self.device, &vec![0; bytes])
+    }
+
+    fn group_norm(&self, on: &dyn Launch, norm: &GroupNorm) -> Outcome<()> {
+        let values = norm.batch * norm.channels * norm.spatial * norm.kind.bytes();
+        let rows = norm.batch * norm.channels * 4;
+        let [x, y, dy, dx] = [self.memory(values)?, self.memory(values)?, self.memory(values)?, self.memory(values)?];
+        let channels = [(); 4].map(|()| self.memory(norm.channels * 4));
+        let [weight, bias, dweight, dbias] = channels;
+        let (weight, bias, dweight, dbias) = (weight?, bias?, dweight?, dbias?);
+        let of_rows = [(); 4].map(|()| self.memory(rows));
+        let [scale, shift, dscale, dshift] = of_rows;
+        let (scale, shift, dscale, dshift) = (scale?, shift?, dscale?, dshift?);
+        let (mean, rstd) = (self.memory(norm.batch * norm.groups * 4)?, self.memory(norm.batch * norm.groups * 4)?);
+        let workspace = self.memory(norm.forward_workspace()?.max(norm.backward_workspace()?))?;
+        let modulation = Some((scale.address(), shift.address()));
+        let forward = Forward {
+            x: x.address(),
+            y: y.address(),
+            weight: weight.address(),
+            bias: bias.address(),
+            modulation,
+            mean: mean.address(),
+            rstd: rstd.address(),
+            workspace: workspace.address(),
+        };
+        let backward = Backward {
+            x: x.address(),
+            dy: dy.address(),
+            dx: dx.address(),
+            weight: weight.address(),
+            bias: bias.address(),
+            modulation,
+            mean: mean.address(),
+            rstd: rstd.address(),
+            dweight: dweight.address(),
+            dbias: dbias.address(),
+            dmodulation: Some((dscale.address(), dshift.address())),
+            workspace: workspace.address(),
+        };
+        let name = match norm.activation {
+            Activation::SiluDropout(_) => "silu, dropout",
+            Activation::Silu => "silu",
+            Activation::None => "plain",
+        };
+        let what = |pass| format!("group norm {pass} {:?} {} x {}, {name}", norm.layout, norm.channels, norm.spatial);
+        // SAFETY: all memory has the lengths that the structs say, and outlives the measurement, which is waited for.
+        self.report(&what("forward"), 3 * values, || Ok(unsafe { norm.forward(on, &forward) }?))?;
+        // SAFETY: as above.
+        self.report(&what("backward"), 5 * values, || Ok(unsafe { norm.backward(on, &backward) }?))
+    }
+
+    fn optimizer(&self, on: &dyn Launch, length: usize, num_averages: usize) -> Outcome<()> {
+        let floats = (0..3 + num_averages).map(|_| self.memory(length * 4)).collect::<Result<Vec<_>, _>>()?;
+        let (gradient, half) = (self.memory(length * 2)?, self.memory(length * 2)?);
+        let partials = self.memory(num_partials(Kind::Half, length) * 8)?;
+        let memory = AdamMemory {
+            length,
+            master: floats[0].address(),
+            mean: floats[1].address(),
+            variance: floats[2].address(),
+            gradient: (Kind::Half, gradient.address()),
+            half: Some((Kind::Half, half.address())),
+            averages: floats[3..].iter().map(|average| (0.9999, average.address())).collect(),
+        };
+        let hyper = AdamHyper {
+            learning_rate: 1e-4,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            step: 1,
+            gradient_scale: 1.0,
+        };
+        // SAFETY: all memory has that length and outlives the measurement.
+        self.report(&format!("adam, {num_averages} averages"), length * (2 * 4 * floats.len() + 4), || {
+            Ok(unsafe { adam(on, &memory, &hyper, None) }?)
+        })?;
+        // SAFETY: as above.
+        self.report("sum of squares, float16", length * 2, || {
+            Ok(unsafe { sum_of_squares(on, Kind::Half, gradient.address(), length, partials.address()) }?)
+        })
+    }
+}
+
+fn main() -> Outcome<()> {
+    let search = SearchPath::from_environment();
+    println!("{}", admiral_gpu::found::find_all(&search));
+    let device = Device::open(&Driver::load(&search)?, 0)?;
+    let stream = Stream::new(&device)?;
+    let kernels = Kernels::new(&device, search, KernelCache::from_environment())?;
+    let mut bench = Bench { device, stream, copy: 1.0 };
+    let (from, to) = (bench.memory(256 << 20)?, bench.memory(256 << 20)?);
+    bench.copy = (512 << 20) as f64 / bench.seconds(|| Ok(to.copy_from(&from, &bench.stream)?))?;
+    println!("a copy moves {:.0} GB/s", bench.copy / 1e9);
+    // SAFETY: the stream is the device's, and lives to the end.
+    let on = unsafe { kernels.on(bench.stream.handle()) };
+    for layout in [Layout::ChannelsLast, Layout::Contiguous] {
+        for (channels, spatial) in [(192, 64 * 64), (384, 32 * 32), (576, 16 * 16), (768, 8 * 8), (1152, 16 * 16)] {
+            for activation in
+                [Activation::Silu, Activation::SiluDropout(Dropout { probability: 0.1, seed: 1, offset: 0 })]
+            {
+                let norm = GroupNorm {
+                    kind: Kind::Half,
+                    layout,
+                    batch: 64,
+                    channels,
+                    spatial,
+                    groups: 32,
+                    eps: 1e-5,
+                    activation,
+                };
+                bench.group_norm(&on, &norm)?;
+            }
+        }
+    }
+    bench.optimizer(&on, 100_000_000, 1)?;
+    bench.optimizer(&on, 100_000_000, 3)
+}
