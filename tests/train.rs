@@ -68,6 +68,53 @@ fn ranks_and_accumulation_do_not_change_losses_or_gradients() {
 }
 
 #[test]
+fn sums_that_travel_during_backward_change_no_bit() {
+    let place = Place::new();
+    for precision in ["fp32", "fp16"] {
+        let name = |way: &str| format!("{precision}-{way}");
+        let train = |way: &str, fields: [&str; 2]| {
+            let fields = [
+                format!("precision.mode={precision}"),
+                "training.microbatch=2".into(),
+                fields[0].into(),
+                fields[1].into(),
+            ];
+            let arguments: Vec<&str> = fields.iter().flat_map(|field| ["--set", field]).collect();
+            place.trained(2, &name(way), &arguments);
+            place.tensors(&name(way), 20)
+        };
+        let after = train("after", ["training.overlap_all_reduce=false", "training.bucket_bytes=null"]);
+        // Some forty buckets, and one.
+        for bytes in ["20000", "1000000000"] {
+            let fields = ["training.overlap_all_reduce=true", &format!("training.bucket_bytes={bytes}")];
+            assert_same(&after, &train(bytes, fields));
+        }
+    }
+    let exposed = place.curve("fp32-20000", "all_reduce_exposed_seconds");
+    let whole = place.curve("fp32-20000", "all_reduce_seconds");
+    assert_eq!(exposed.len(), 20);
+    assert!(
+        exposed.iter().zip(&whole).all(|(exposed, whole)| exposed <= whole && *whole > 0.0),
+        "{exposed:?} {whole:?}"
+    );
+}
+
+#[test]
+fn a_step_can_be_traced() {
+    let place = Place::new();
+    let trace = place.path("trace.json");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_admiral"));
+    command.args(["bench", "step", "--json", "--steps", "1", "--warmup", "0", "--config"]).arg(place.path("tiny.yaml"));
+    let finished = run(command.arg("--trace").arg(&trace), PATIENCE);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let measured: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert!(measured["copies"].is_array(), "{measured:#}");
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let names: Vec<&str> = trace["traceEvents"].as_array().unwrap().iter().filter_map(|e| e["name"].as_str()).collect();
+    assert!(names.iter().any(|name| name.contains("convolution_backward")), "no backward in {} events", names.len());
+}
+
+#[test]
 fn classifiers_and_upsamplers_train_resume_and_serve() {
     let place = Place::new();
     let sample = |run_folder: &str| {
