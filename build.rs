@@ -56,10 +56,19 @@ fn bridge(include: &Path) {
 fn kernels() {
     let mut sets: Vec<(&str, &[&str])> = vec![("baseline", &[])];
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
-        sets.push(("avx2", &["-mavx2", "-mfma"]));
+        sets.push(("avx2", &["-mavx2", "-mfma", "-mf16c"]));
         sets.push((
             "avx512",
-            &["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"],
+            &[
+                "-mavx2",
+                "-mfma",
+                "-mf16c",
+                "-mavx512f",
+                "-mavx512bw",
+                "-mavx512dq",
+                "-mavx512vl",
+                "-mprefer-vector-width=512",
+            ],
         ));
     }
     for (name, flags) in sets {

@@ -43,9 +43,13 @@ impl Running {
         elements as u64 * FLOAT
     }
 
-    /// Bytes of dropout's mask.
+    /// Bytes of dropout's mask: fused, it is drawn again in backward.
     pub(super) fn mask(self, elements: i64) -> u64 {
-        if self.on_gpu { elements as u64 } else { self.torso(elements) }
+        match self.norms {
+            Norms::Fused => 0,
+            Norms::Composed if self.on_gpu => elements as u64,
+            Norms::Composed => self.torso(elements),
+        }
     }
 
     /// A normalization of maps of `pixels` that come in half precision or not.

@@ -3,6 +3,9 @@
 use admiral_plan::LayerMemory;
 use tch::Tensor;
 
+use crate::ops::Dropout;
+use crate::random::{Philox, Stream};
+
 use super::activations::Running;
 use super::attention::{AttentionBlock, Order};
 use super::embedding::embedding_width;
@@ -59,8 +62,8 @@ pub struct Context<'a> {
     pub params: &'a Params,
     /// SiLU of the timestep and class embedding, `[batch, 4 * model_channels]`, float32.
     pub embedding: &'a Tensor,
-    /// Whether dropout is on.
-    pub train: bool,
+    /// What dropout masks are a function of, together with a block's place; `None` turns dropout off.
+    pub dropout_seed: Option<u64>,
 }
 
 /// Change of resolution by a factor of two.
@@ -136,20 +139,27 @@ impl ResBlock {
         let hidden = self.resample.forward(&self.in_norm.forward_silu(params, x));
         let hidden = self.in_conv.forward(params, &hidden);
         let embedding = self.embedding.forward(params, context.embedding);
+        let dropout = self.dropout(context);
         let hidden = if self.use_scale_shift_norm {
             let parts = embedding.chunk(2, 1);
-            self.out_norm.forward_adaptive_silu(params, &hidden, &parts[0], &parts[1])
+            self.out_norm.forward_in_block(params, &hidden, Some((&parts[0], &parts[1])), dropout)
         } else {
             let hidden = &hidden + embedding.to_kind(hidden.kind()).unsqueeze(-1).unsqueeze(-1);
-            self.out_norm.forward_silu(params, &hidden)
+            self.out_norm.forward_in_block(params, &hidden, None, dropout)
         };
-        let hidden = if context.train && self.dropout > 0.0 { hidden.dropout(self.dropout, true) } else { hidden };
         let hidden = self.out_conv.forward(params, &hidden);
         let skip = self.resample.forward(x);
         match &self.skip {
             Some(conv) => conv.forward(params, &skip) + hidden,
             None => skip + hidden,
         }
+    }
+
+    /// The mask of this block in this pass: the same whenever and however often the block is run on it.
+    fn dropout(&self, context: &Context<'_>) -> Option<Dropout> {
+        let seed = context.dropout_seed.filter(|_| self.dropout > 0.0)?;
+        let place = self.in_norm.place().0 as u64;
+        Some(Dropout { probability: self.dropout, seed: Philox::new(seed, Stream::Dropout, place).next_u64() })
     }
 }
 

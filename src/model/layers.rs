@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::ops;
+use crate::ops::{self, Dropout};
 
 use super::params::{Init, ParamId, ParamSpec, ParamSpecs, Params};
 
@@ -172,19 +172,39 @@ impl GroupNorm {
         Self { weight, bias: builder.param("bias", &[channels], Init::Zeros), channels }
     }
 
+    /// The normalisation of these values, without what may follow.
+    fn plain<'a>(&self, params: &'a Params) -> ops::GroupNorm<'a> {
+        ops::GroupNorm {
+            num_groups: NUM_GROUPS,
+            weight: params.get(self.weight),
+            bias: params.get(self.bias),
+            eps: EPSILON,
+            modulation: None,
+            silu: false,
+            dropout: None,
+        }
+    }
+
     /// Normalises `[batch, channels, ...]`.
     pub fn forward(&self, params: &Params, x: &Tensor) -> Tensor {
-        self.apply(params, x, None, false)
+        ops::group_norm_silu(x, &self.plain(params))
     }
 
     /// Normalises, then SiLU.
     pub fn forward_silu(&self, params: &Params, x: &Tensor) -> Tensor {
-        self.apply(params, x, None, true)
+        ops::group_norm_silu(x, &ops::GroupNorm { silu: true, ..self.plain(params) })
     }
 
-    /// Adaptive group normalisation (the paper's section 3.1), then SiLU; scale and shift are `[batch, channels]`.
-    pub fn forward_adaptive_silu(&self, params: &Params, x: &Tensor, scale: &Tensor, shift: &Tensor) -> Tensor {
-        self.apply(params, x, Some((scale, shift)), true)
+    /// Adaptive group normalisation (the paper's section 3.1) where there are scale and shift `[batch, channels]`, then
+    /// SiLU, then dropout.
+    pub fn forward_in_block(
+        &self,
+        params: &Params,
+        x: &Tensor,
+        modulation: Option<(&Tensor, &Tensor)>,
+        dropout: Option<Dropout>,
+    ) -> Tensor {
+        ops::group_norm_silu(x, &ops::GroupNorm { modulation, silu: true, dropout, ..self.plain(params) })
     }
 
     /// Channels that it normalises.
@@ -192,8 +212,8 @@ impl GroupNorm {
         self.channels
     }
 
-    fn apply(&self, params: &Params, x: &Tensor, modulation: Option<(&Tensor, &Tensor)>, silu: bool) -> Tensor {
-        let (weight, bias) = (params.get(self.weight), params.get(self.bias));
-        ops::group_norm_silu(x, NUM_GROUPS, weight, bias, EPSILON, modulation, silu)
+    /// The place of its first parameter in the network.
+    pub fn place(&self) -> ParamId {
+        self.weight
     }
 }

@@ -64,21 +64,21 @@ impl Network {
     }
 
     /// The network's output, float32: `[batch, out_channels, height, width]`, or logits `[batch, classes]`.
-    /// `train` turns dropout on, whose masks come from libtorch's generator.
+    /// Dropout is on where there is a seed, of which its masks are a function.
     ///
     /// # Panics
     /// When a class-conditional network is given no classes, a super-resolution network no small image, or any
     /// network tensors of the wrong shape.
-    pub fn forward(&self, params: &Params, inputs: &Inputs<'_>, train: bool) -> Tensor {
+    pub fn forward(&self, params: &Params, inputs: &Inputs<'_>, dropout_seed: Option<u64>) -> Tensor {
         let Inputs { x, timesteps, labels, low_res } = *inputs;
         match self {
-            Self::UNet(unet) => unet.forward(params, x, timesteps, labels, train),
-            Self::Encoder(encoder) => encoder.forward(params, x, timesteps, train),
+            Self::UNet(unet) => unet.forward(params, x, timesteps, labels, dropout_seed),
+            Self::Encoder(encoder) => encoder.forward(params, x, timesteps, dropout_seed),
             Self::SuperRes(unet) => {
                 let low_res = low_res.expect("a super-resolution network is given the small image");
                 let size = x.size();
                 let raised = low_res.upsample_bilinear2d([size[2], size[3]], false, None, None);
-                unet.forward(params, &Tensor::cat(&[x, &raised], 1), timesteps, labels, train)
+                unet.forward(params, &Tensor::cat(&[x, &raised], 1), timesteps, labels, dropout_seed)
             }
         }
     }
@@ -139,14 +139,16 @@ mod tests {
     }
 
     #[test]
-    fn dropout_acts_in_training_only() {
+    fn dropout_is_a_function_of_its_seed() {
         let (network, params) = tiny(Task::Diffusion, None);
         let (x, timesteps) = (zeros(&[2, 1, 8, 8]) + 0.5, zeros(&[2]));
         let inputs = Inputs { x: &x, timesteps: &timesteps, labels: None, low_res: None };
-        let run = |train| network.forward(&params, &inputs, train);
-        assert_eq!(run(false).size(), [2, 2, 8, 8]);
-        assert!(difference(&run(false), &run(false)) == 0.0);
-        assert!(difference(&run(true), &run(true)) > 0.0);
+        let run = |dropout_seed| network.forward(&params, &inputs, dropout_seed);
+        assert_eq!(run(None).size(), [2, 2, 8, 8]);
+        assert!(difference(&run(None), &run(None)) == 0.0);
+        assert!(difference(&run(None), &run(Some(1))) > 0.0);
+        assert!(difference(&run(Some(1)), &run(Some(1))) == 0.0);
+        assert!(difference(&run(Some(1)), &run(Some(2))) > 0.0);
     }
 
     #[test]
@@ -156,7 +158,7 @@ mod tests {
         let run = |class: i64, small: f64| {
             let (labels, low_res) = (Tensor::from_slice(&[class]), zeros(&[1, 1, 4, 4]) + small);
             let inputs = Inputs { x: &x, timesteps: &timesteps, labels: Some(&labels), low_res: Some(&low_res) };
-            network.forward(&params, &inputs, false)
+            network.forward(&params, &inputs, None)
         };
         assert!(difference(&run(0, 0.0), &run(1, 0.0)) > 0.0);
         assert!(difference(&run(0, 0.0), &run(0, 1.0)) > 0.0);
@@ -168,7 +170,7 @@ mod tests {
         let (network, params) = tiny(Task::Diffusion, Some(3));
         let (x, timesteps) = (zeros(&[1, 1, 8, 8]), zeros(&[1]));
         let inputs = Inputs { x: &x, timesteps: &timesteps, labels: None, low_res: None };
-        let _ = network.forward(&params, &inputs, false);
+        let _ = network.forward(&params, &inputs, None);
     }
 
     #[test]
@@ -177,6 +179,6 @@ mod tests {
         let (network, params) = tiny(Task::SuperResolution, None);
         let (x, timesteps) = (zeros(&[1, 1, 8, 8]), zeros(&[1]));
         let inputs = Inputs { x: &x, timesteps: &timesteps, labels: None, low_res: None };
-        let _ = network.forward(&params, &inputs, false);
+        let _ = network.forward(&params, &inputs, None);
     }
 }

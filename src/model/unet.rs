@@ -67,10 +67,10 @@ impl UNet {
         x: &Tensor,
         timesteps: &Tensor,
         labels: Option<&Tensor>,
-        train: bool,
+        dropout_seed: Option<u64>,
     ) -> Tensor {
         let embedding = self.embedding.forward(params, timesteps, labels);
-        let context = Context { params, embedding: &embedding, train };
+        let context = Context { params, embedding: &embedding, dropout_seed };
         let mut hidden = enter_torso(&self.input_blocks, params, x);
         let mut skips = Vec::with_capacity(self.input_blocks.len());
         for block in &self.input_blocks {
@@ -137,7 +137,7 @@ pub(super) fn enter_torso(input_blocks: &[Block], params: &Params, x: &Tensor) -
 /// Channels-last where that is faster, which every layer after this one keeps: on the CPU in float32 libtorch's
 /// convolutions then need no reordering of their input and output, and `ops::group_norm_silu` takes either.
 fn lay_out(x: &Tensor) -> Tensor {
-    if x.device() != Device::Cpu || x.kind() != Kind::Float {
+    if x.device() != Device::Cpu {
         return x.shallow_clone();
     }
     let size = x.size();

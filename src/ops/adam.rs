@@ -246,6 +246,17 @@ mod tests {
     }
 
     #[test]
+    fn libtorchs_fused_update_is_the_same() {
+        let by_libtorch = |segment: &AdamSegment<'_>, hyper: &AdamHyper| {
+            let _no_grad = tch::no_grad_guard();
+            let gradient = segment.gradient * hyper.gradient_scale;
+            bridge::torch_fused_adamw(segment.master, &gradient, segment.mean, segment.variance, hyper)
+        };
+        let errors = errors(by_libtorch, 1001, Kind::Float, None);
+        assert!(errors[..3].iter().all(|&error| error < 1e-6), "{errors:?}");
+    }
+
+    #[test]
     fn refuses_a_tensor_of_another_length() {
         let (a, b) = (random(4), random(5));
         let segment = AdamSegment { master: &a, mean: &a, variance: &a, gradient: &b, emas: &[], half: None };

@@ -2,64 +2,71 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::bridge;
+use super::{Dropout, bridge};
 
-/// Group normalization, then optionally x * (1 + scale) + shift (AdaGN, the paper's section 3.1), then optionally SiLU.
+/// A group normalization and what follows it.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupNorm<'a> {
+    /// Groups of channels.
+    pub num_groups: i64,
+    /// [channels].
+    pub weight: &'a Tensor,
+    /// [channels].
+    pub bias: &'a Tensor,
+    /// Added to the variance.
+    pub eps: f64,
+    /// (scale, shift), each [batch, channels] or that with trailing dimensions of size 1: x * (1 + scale) + shift
+    /// (AdaGN, the paper's section 3.1).
+    pub modulation: Option<(&'a Tensor, &'a Tensor)>,
+    /// x * sigmoid(x) after that.
+    pub silu: bool,
+    /// Dropout at the end.
+    pub dropout: Option<Dropout>,
+}
+
+/// Group normalization with modulation, SiLU and dropout.
 ///
-/// `x` is [batch, channels, height, width] or [batch, channels, length] of any floating kind; `weight` and `bias` are
-/// [channels]; `modulation` is (scale, shift), each [batch, channels] or that with trailing dimensions of size 1.
-/// Everything is computed in float32 (float64 for float64), and the result has the kind and layout of `x`.
+/// `x` is [batch, channels, height, width] or [batch, channels, length] of any floating kind; the parameters may be of
+/// another. Everything is computed in float32 (float64 for float64), and the result has the kind and layout of `x`.
 ///
-/// On the CPU in float32 this is one node of the graph that keeps only `x` and the groups' statistics for backward.
-/// It takes channels-last as it comes, which matters: libtorch's own kernel is many times slower there when a group
-/// has few channels.
-pub fn group_norm_silu(
-    x: &Tensor,
-    num_groups: i64,
-    weight: &Tensor,
-    bias: &Tensor,
-    eps: f64,
-    modulation: Option<(&Tensor, &Tensor)>,
-    silu: bool,
-) -> Tensor {
+/// On the CPU in float32 and the half kinds this is one node of the graph that keeps only `x` and the groups'
+/// statistics for backward. It takes channels-last as it comes, which matters: libtorch's own kernel is many times
+/// slower there when a group has few channels.
+pub fn group_norm_silu(x: &Tensor, norm: &GroupNorm<'_>) -> Tensor {
     let fused = |tensor: &Tensor| group_norm_is_fused(tensor.kind(), tensor.device());
-    let all_fused = [x, weight, bias].into_iter().chain(modulation.into_iter().flat_map(|(a, b)| [a, b])).all(fused);
-    if all_fused {
-        match bridge::group_norm_silu(x, num_groups, weight, bias, eps, modulation, silu) {
+    let tensors = [x, norm.weight, norm.bias].into_iter().chain(norm.modulation.into_iter().flat_map(|(a, b)| [a, b]));
+    if tensors.into_iter().all(fused) {
+        match bridge::group_norm_silu(x, norm) {
             Ok(out) => return out,
             // What the bridge refuses libtorch refuses too, in tch's own way of telling.
             Err(error) => tracing::debug!(%error, "the fused group normalization gives way to libtorch's"),
         }
     }
-    composed(x, num_groups, weight, bias, eps, modulation, silu)
+    composed(x, norm)
 }
 
 /// Whether [`group_norm_silu`] is one node of the graph for values of this kind on this device. A plan of a run's memory
 /// asks, for it decides what forward keeps for backward.
 #[must_use]
 pub fn group_norm_is_fused(kind: Kind, device: Device) -> bool {
-    kind == Kind::Float && device == Device::Cpu
+    bridge::kernel_kind(kind).is_some() && device == Device::Cpu
 }
 
 /// The same by libtorch's operations: for other kinds and devices.
-fn composed(
-    x: &Tensor,
-    num_groups: i64,
-    weight: &Tensor,
-    bias: &Tensor,
-    eps: f64,
-    modulation: Option<(&Tensor, &Tensor)>,
-    silu: bool,
-) -> Tensor {
+fn composed(x: &Tensor, norm: &GroupNorm<'_>) -> Tensor {
     let kind = if x.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-    let mut h = x.to_kind(kind).group_norm(num_groups, Some(weight.to_kind(kind)), Some(bias.to_kind(kind)), eps, true);
-    if let Some((scale, shift)) = modulation {
+    let (weight, bias) = (norm.weight.to_kind(kind), norm.bias.to_kind(kind));
+    let mut h = x.to_kind(kind).group_norm(norm.num_groups, Some(weight), Some(bias), norm.eps, true);
+    if let Some((scale, shift)) = norm.modulation {
         let mut shape = vec![1; x.dim()];
         shape[..2].copy_from_slice(&x.size()[..2]);
         h = h * (scale.to_kind(kind).reshape(&shape) + 1) + shift.to_kind(kind).reshape(&shape);
     }
-    if silu {
+    if norm.silu {
         h = h.silu();
+    }
+    if let Some(dropout) = norm.dropout {
+        h = h * dropout.mask(x);
     }
     h.to_kind(x.kind())
 }
@@ -89,59 +96,99 @@ mod tests {
         }
     }
 
-    /// Output and the gradients of x, weight, bias, scale, shift.
+    /// Output and the gradients of x, weight, bias, scale, shift, float64. `inputs` are x and the parameters, of which
+    /// modulation may be missing; the rest of `norm` counts.
     fn run(
-        f: impl Fn(&Tensor, &Tensor, &Tensor, Option<(&Tensor, &Tensor)>) -> Tensor,
+        f: impl Fn(&Tensor, &GroupNorm<'_>) -> Tensor,
+        norm: Shape,
         inputs: &[Tensor],
         gradient: &Tensor,
     ) -> Vec<Tensor> {
         let leaves: Vec<Tensor> = inputs.iter().map(|x| x.detach().set_requires_grad(true)).collect();
-        let modulation = leaves.get(3).map(|scale| (scale, &leaves[4]));
-        let out = f(&leaves[0], &leaves[1], &leaves[2], modulation);
+        let out = f(&leaves[0], &norm.on(&leaves));
         (&out * gradient.to_kind(out.kind())).sum(out.kind()).backward();
         let mut all = vec![out.detach()];
         all.extend(leaves.iter().map(Tensor::grad));
         all.into_iter().map(|x| x.to_kind(Kind::Double)).collect()
     }
 
+    /// A normalization without its tensors.
+    #[derive(Clone, Copy, Debug)]
+    struct Shape {
+        num_groups: i64,
+        silu: bool,
+        dropout: Option<Dropout>,
+    }
+
+    impl Shape {
+        /// x (unused), weight, bias, and modulation where there is one.
+        fn on(self, tensors: &[Tensor]) -> GroupNorm<'_> {
+            let Self { num_groups, silu, dropout } = self;
+            let modulation = tensors.get(3).map(|scale| (scale, &tensors[4]));
+            GroupNorm { num_groups, weight: &tensors[1], bias: &tensors[2], eps: 1e-5, modulation, silu, dropout }
+        }
+    }
+
+    fn fused(x: &Tensor, norm: &GroupNorm<'_>) -> Tensor {
+        bridge::group_norm_silu(x, norm).unwrap()
+    }
+
+    /// The largest difference relative to the largest value.
+    fn error(wanted: &Tensor, found: &Tensor) -> f64 {
+        assert_eq!(wanted.size(), found.size());
+        let scale = wanted.abs().max().double_value(&[]).max(1e-3);
+        (wanted - found).abs().max().double_value(&[]) / scale
+    }
+
+    /// Half of the distance to the next number is lost at most where a result is rounded, which `x`'s gradient and
+    /// the output are.
+    fn tolerance(kind: Kind) -> f64 {
+        match kind {
+            Kind::BFloat16 => 1.0 / 256.0,
+            Kind::Half => 1.0 / 2048.0,
+            _ => 1e-5,
+        }
+    }
+
     #[test]
     fn the_fused_node_equals_libtorch_in_double_precision_with_all_gradients() {
         tch::manual_seed(5);
-        for (shape, groups) in [
+        for (shape, num_groups) in [
             (vec![3, 6, 5, 7], 3),
             (vec![2, 64, 9, 9], 32),
             (vec![1, 96, 33, 31], 32),
             (vec![2, 1056, 3, 2], 32),
             (vec![2, 32, 1, 1], 2),
             (vec![3, 40, 70, 1], 8),
+            // Several pieces a sample where channels lie innermost.
+            (vec![2, 64, 64, 51], 32),
         ] {
-            for modulated in [false, true] {
-                for silu in [false, true] {
-                    for layout in [Layout::Contiguous, Layout::ChannelsLast, Layout::Strided] {
-                        let (batch, channels) = (shape[0], shape[1]);
-                        // A mean far from zero would show cancellation.
-                        let mut inputs = vec![random(&shape) * 2 + 3, random(&[channels]), random(&[channels])];
-                        if modulated {
-                            inputs.push(random(&[batch, channels]));
-                            inputs.push(random(&[batch, channels, 1, 1]));
-                        }
-                        let gradient = random(&shape);
-                        let wanted = run(|x, w, b, m| composed(x, groups, w, b, 1e-5, m, silu), &inputs, &gradient);
-                        let mut single: Vec<Tensor> = inputs.iter().map(|x| x.to_kind(Kind::Float)).collect();
-                        single[0] = lay(&single[0], layout);
-                        let node = |x: &Tensor, w: &Tensor, b: &Tensor, m: Option<(&Tensor, &Tensor)>| {
-                            bridge::group_norm_silu(x, groups, w, b, 1e-5, m, silu).unwrap()
-                        };
-                        let found = run(node, &single, &gradient);
-                        for (i, (wanted, found)) in wanted.iter().zip(&found).enumerate() {
-                            assert_eq!(wanted.size(), found.size());
-                            let scale = wanted.abs().max().double_value(&[]).max(1e-3);
-                            let error = (wanted - found).abs().max().double_value(&[]) / scale;
-                            assert!(
-                                error < 1e-5,
-                                "{shape:?} modulated {modulated} silu {silu} {layout:?}, tensor {i}: {error}"
-                            );
-                        }
+            for (case, dropout) in (0..12).zip([None, Some(Dropout { probability: 0.3, seed: 11 })].iter().cycle()) {
+                let (silu, modulated) = (case / 2 % 2 == 0, case / 4 % 2 == 0);
+                let layout = [Layout::Contiguous, Layout::ChannelsLast, Layout::Strided][case % 3];
+                for kind in [Kind::Float, Kind::Half, Kind::BFloat16] {
+                    let norm = Shape { num_groups, silu, dropout: *dropout };
+                    let (batch, channels) = (shape[0], shape[1]);
+                    // A mean far from zero would show cancellation.
+                    let mut inputs = vec![random(&shape) * 2 + 3, random(&[channels]), random(&[channels])];
+                    if modulated {
+                        inputs.push(random(&[batch, channels]));
+                        inputs.push(random(&[batch, channels, 1, 1]));
+                    }
+                    inputs[0] = inputs[0].to_kind(kind).to_kind(Kind::Double);
+                    let gradient = random(&shape).to_kind(kind).to_kind(Kind::Double);
+                    let wanted = run(composed, norm, &inputs, &gradient);
+                    let mut single: Vec<Tensor> = inputs.iter().map(|x| x.to_kind(Kind::Float)).collect();
+                    single[0] = lay(&single[0].to_kind(kind), layout);
+                    let found = run(fused, norm, &single, &gradient);
+                    for (i, (wanted, found)) in wanted.iter().zip(&found).enumerate() {
+                        let error = error(wanted, found);
+                        // Sums over positions are float32 throughout.
+                        let tolerance = tolerance(if i < 2 { kind } else { Kind::Float });
+                        assert!(
+                            error < tolerance,
+                            "{shape:?} {kind:?} {norm:?} modulated {modulated} {layout:?}, tensor {i}: {error}"
+                        );
                     }
                 }
             }
@@ -149,49 +196,90 @@ mod tests {
     }
 
     #[test]
+    fn parameters_of_a_half_kind_get_gradients_of_it() {
+        tch::manual_seed(8);
+        let norm = Shape { num_groups: 4, silu: true, dropout: None };
+        let half = |shape: &[i64]| random(shape).to_kind(Kind::BFloat16);
+        let inputs = [half(&[2, 8, 5, 5]), half(&[8]), half(&[8]), half(&[2, 8]), half(&[2, 8, 1, 1])];
+        let double: Vec<Tensor> = inputs.iter().map(|x| x.to_kind(Kind::Double)).collect();
+        let gradient = half(&[2, 8, 5, 5]).to_kind(Kind::Double);
+        let wanted = run(composed, norm, &double, &gradient);
+        for (wanted, found) in wanted.iter().zip(run(group_norm_silu, norm, &inputs, &gradient)) {
+            let error = error(wanted, &found);
+            assert!(error < tolerance(Kind::BFloat16), "{error}");
+        }
+    }
+
+    #[test]
+    fn statistics_do_not_cancel_where_the_first_positions_are_not_like_the_rest() {
+        tch::manual_seed(9);
+        let x = random(&[1, 2, 128, 128]) * 1e-3 + 1e3;
+        let _ = x.narrow(2, 0, 40).zero_();
+        let norm = Shape { num_groups: 1, silu: false, dropout: None };
+        let inputs =
+            [x, Tensor::ones([2], (Kind::Double, Device::Cpu)), Tensor::zeros([2], (Kind::Double, Device::Cpu))];
+        let single: Vec<Tensor> = inputs.iter().map(|x| x.to_kind(Kind::Float)).collect();
+        let wanted = composed(&single[0].to_kind(Kind::Double), &norm.on(&inputs));
+        let error = error(&wanted, &fused(&single[0], &norm.on(&single)).to_kind(Kind::Double));
+        assert!(error < 1e-5, "{error}");
+    }
+
+    #[test]
     fn keeps_the_layout_and_takes_three_dimensions() {
         let x = (random(&[2, 8, 6]) + 1).to_kind(Kind::Float).transpose(1, 2).contiguous().transpose(1, 2);
-        let (weight, bias) = (random(&[8]).to_kind(Kind::Float), random(&[8]).to_kind(Kind::Float));
-        let out = group_norm_silu(&x, 4, &weight, &bias, 1e-5, None, true);
-        assert_eq!(out.stride(), x.stride());
-        let error = (out - composed(&x, 4, &weight, &bias, 1e-5, None, true)).abs().max().double_value(&[]);
+        let single = [x, random(&[8]).to_kind(Kind::Float), random(&[8]).to_kind(Kind::Float)];
+        let norm = Shape { num_groups: 4, silu: true, dropout: None }.on(&single);
+        let out = group_norm_silu(&single[0], &norm);
+        assert_eq!(out.stride(), single[0].stride());
+        let error = error(&composed(&single[0], &norm), &out);
         assert!(error < 1e-5, "{error}");
     }
 
     #[test]
     fn does_not_depend_on_the_number_of_threads() {
         tch::manual_seed(6);
-        let inputs: Vec<Tensor> =
-            [&[5, 64, 16, 16][..], &[64], &[64]].iter().map(|shape| random(shape).to_kind(Kind::Float)).collect();
-        let gradient = random(&[5, 64, 16, 16]);
-        let node = |x: &Tensor, w: &Tensor, b: &Tensor, m: Option<(&Tensor, &Tensor)>| {
-            group_norm_silu(x, 32, w, b, 1e-5, m, true)
-        };
+        let norm = Shape { num_groups: 32, silu: true, dropout: Some(Dropout { probability: 0.1, seed: 4 }) };
         let threads = tch::get_num_threads();
-        tch::set_num_threads(1);
-        let one = run(node, &inputs, &gradient);
-        tch::set_num_threads(3);
-        let three = run(node, &inputs, &gradient);
-        tch::set_num_threads(threads);
-        for (one, three) in one.iter().zip(&three) {
-            assert!(one.equal(three));
+        for (shape, layout, kind) in [
+            ([5, 64, 16, 16], Layout::Contiguous, Kind::Float),
+            ([1, 64, 96, 96], Layout::ChannelsLast, Kind::Float),
+            ([1, 64, 96, 96], Layout::ChannelsLast, Kind::BFloat16),
+        ] {
+            let inputs =
+                [lay(&random(&shape).to_kind(kind), layout), random(&[64]).to_kind(kind), random(&[64]).to_kind(kind)];
+            let gradient = random(&shape);
+            tch::set_num_threads(1);
+            let one = run(fused, norm, &inputs, &gradient);
+            tch::set_num_threads(3);
+            let three = run(fused, norm, &inputs, &gradient);
+            tch::set_num_threads(threads);
+            for (one, three) in one.iter().zip(&three) {
+                assert!(one.equal(three), "{shape:?} {layout:?} {kind:?}");
+            }
         }
     }
 
     #[test]
     fn what_is_not_finite_reaches_the_output() {
-        let x = random(&[1, 4, 3, 3]).to_kind(Kind::Float);
-        let _ = x.view([-1]).get(5).fill_(f64::NAN);
-        let ones = Tensor::ones([4], (Kind::Float, Device::Cpu));
-        let out = group_norm_silu(&x, 2, &ones, &ones, 1e-5, None, true);
-        assert_eq!(out.isnan().sum(Kind::Int64).int64_value(&[]), 18);
+        for kind in [Kind::Float, Kind::Half, Kind::BFloat16] {
+            let x = random(&[1, 4, 3, 3]).to_kind(kind);
+            let _ = x.view([-1]).get(5).fill_(f64::NAN);
+            let ones = Tensor::ones([4], (Kind::Float, Device::Cpu));
+            let norm = Shape { num_groups: 2, silu: true, dropout: None };
+            let out = group_norm_silu(&x, &norm.on(&[x.shallow_clone(), ones.shallow_clone(), ones]));
+            assert_eq!(out.isnan().sum(Kind::Int64).int64_value(&[]), 18, "{kind:?}");
+        }
     }
 
     #[test]
-    fn the_bridge_refuses_groups_that_do_not_divide() {
+    fn the_bridge_refuses_groups_that_do_not_divide_and_dropout_of_everything() {
         let x = Tensor::zeros([1, 5, 2, 2], (Kind::Float, Device::Cpu));
         let ones = Tensor::ones([5], (Kind::Float, Device::Cpu));
-        let error = bridge::group_norm_silu(&x, 2, &ones, &ones, 1e-5, None, false).unwrap_err();
-        assert!(error.to_string().contains("2 groups do not divide"), "{error}");
+        let tensors = [x.shallow_clone(), ones.shallow_clone(), ones];
+        let refusal = |norm: Shape| bridge::group_norm_silu(&x, &norm.on(&tensors)).unwrap_err().to_string();
+        let groups = refusal(Shape { num_groups: 2, silu: false, dropout: None });
+        assert!(groups.contains("2 groups do not divide"), "{groups}");
+        let all = refusal(Shape { num_groups: 5, silu: false, dropout: Some(Dropout { probability: 1.0, seed: 0 }) });
+        assert!(all.contains("not below 1"), "{all}");
     }
 }

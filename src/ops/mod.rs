@@ -3,12 +3,14 @@
 mod adam;
 mod attention;
 pub mod bridge;
+mod dropout;
 mod group_norm;
 mod norms;
 
 pub use adam::{AdamHyper, AdamSegment, adam};
 pub use attention::attention;
-pub use group_norm::{group_norm_is_fused, group_norm_silu};
+pub use dropout::Dropout;
+pub use group_norm::{GroupNorm, group_norm_is_fused, group_norm_silu};
 pub use norms::sum_of_squares;
 
 use tch::TchError;

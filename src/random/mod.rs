@@ -5,4 +5,4 @@ mod permutation;
 mod philox;
 
 pub use permutation::Permutation;
-pub use philox::{Philox, Stream};
+pub use philox::{Philox, Stream, mix};

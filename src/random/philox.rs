@@ -16,7 +16,8 @@ pub enum Stream {
     Timestep = 4,
     /// The noise added to an image; the index is the global sample index.
     Noise = 5,
-    /// The seed of dropout masks; the index is step, rank and microbatch mixed.
+    /// The seed of dropout masks; the index is step, rank and microbatch mixed. That seed's own stream has one seed for
+    /// each residual block; the index is the place of the block's first parameter in the network.
     Dropout = 6,
     /// x_T and the noise of sampling steps; the index is the number of the sample.
     Sampling = 7,
@@ -93,7 +94,8 @@ impl Philox {
 }
 
 /// Spreads the bits of a small number over 64 (the finaliser of SplitMix64).
-pub(super) fn mix(value: u64) -> u64 {
+#[must_use]
+pub fn mix(value: u64) -> u64 {
     let z = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -77,7 +77,7 @@ fn draw_batch(
     let labels = request.labels.as_ref().map(|labels| Tensor::from_slice(&labels[part]).to_device(device));
     let low_res = request.low_res.as_ref().map(|images| images.narrow(0, start as i64, count as i64).to_device(device));
     let model = |x: &Tensor, timesteps: &Tensor| {
-        network.forward(params, &Inputs { x, timesteps, labels: labels.as_ref(), low_res: low_res.as_ref() }, false)
+        network.forward(params, &Inputs { x, timesteps, labels: labels.as_ref(), low_res: low_res.as_ref() }, None)
     };
     let options = SampleOptions {
         method: request.method,

@@ -63,17 +63,18 @@ impl Objective {
         }
     }
 
-    /// Runs the network forward and computes each sample's loss. `train` turns dropout on.
+    /// Runs the network forward and computes each sample's loss. Dropout is on
+    /// where there is a seed, of which its masks are a function.
     #[must_use]
-    pub fn terms(&self, network: &Network, params: &Params, batch: &Microbatch, train: bool) -> Terms {
+    pub fn terms(&self, network: &Network, params: &Params, batch: &Microbatch, dropout_seed: Option<u64>) -> Terms {
         match self {
-            Self::Diffusion(diffusion) => diffusion_terms(diffusion, network, params, batch, None, train),
+            Self::Diffusion(diffusion) => diffusion_terms(diffusion, network, params, batch, None, dropout_seed),
             Self::SuperResolution { diffusion, small_size } => {
                 let low_res = batch.images.adaptive_avg_pool2d([*small_size, *small_size]);
-                diffusion_terms(diffusion, network, params, batch, Some(&low_res), train)
+                diffusion_terms(diffusion, network, params, batch, Some(&low_res), dropout_seed)
             }
             Self::Classifier { diffusion, noised } => {
-                classifier_terms(diffusion, *noised, network, params, batch, train)
+                classifier_terms(diffusion, *noised, network, params, batch, dropout_seed)
             }
         }
     }
@@ -85,10 +86,10 @@ fn diffusion_terms(
     params: &Params,
     batch: &Microbatch,
     low_res: Option<&Tensor>,
-    train: bool,
+    dropout_seed: Option<u64>,
 ) -> Terms {
     let model = |x: &Tensor, timesteps: &Tensor| {
-        network.forward(params, &Inputs { x, timesteps, labels: batch.labels.as_ref(), low_res }, train)
+        network.forward(params, &Inputs { x, timesteps, labels: batch.labels.as_ref(), low_res }, dropout_seed)
     };
     let losses = diffusion.training_losses(&model, &batch.images, &batch.timesteps, &batch.noise);
     let weigh = |term: Tensor| &batch.weights * term;
@@ -105,7 +106,7 @@ fn classifier_terms(
     network: &Network,
     params: &Params,
     batch: &Microbatch,
-    train: bool,
+    dropout_seed: Option<u64>,
 ) -> Terms {
     let (x, timesteps) = if noised {
         let x = diffusion.q_sample(&batch.images, &batch.timesteps, &batch.noise);
@@ -115,7 +116,7 @@ fn classifier_terms(
     };
     let labels = batch.labels.as_ref().expect("a classifier's run is refused where the data have no classes");
     let inputs = Inputs { x: &x, timesteps: &timesteps, labels: None, low_res: None };
-    let logits = network.forward(params, &inputs, train);
+    let logits = network.forward(params, &inputs, dropout_seed);
     let loss = logits.cross_entropy_loss::<Tensor>(labels, None, tch::Reduction::None, -100, 0.0);
     let loss = &batch.weights * loss;
     let logged =

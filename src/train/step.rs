@@ -167,8 +167,8 @@ impl Trainer {
             let batch = next(index)?;
             ledger::enter(Phase::Forward, index);
             times.data += watch.lap();
-            self.seed_dropout(collective.rank(), index);
-            let terms = self.objective.terms(&self.network, self.memory.params(), &batch, true);
+            let seed = self.dropout_seed(collective.rank(), index);
+            let terms = self.objective.terms(&self.network, self.memory.params(), &batch, Some(seed));
             let loss = terms.loss.sum(Kind::Float) * scale;
             ledger::enter(Phase::Backward, index);
             times.forward += watch.lap();
@@ -225,9 +225,9 @@ impl Trainer {
     }
 
     /// The same dropout masks again after a restart: they are a function of seed, step, rank and microbatch.
-    fn seed_dropout(&self, rank: usize, microbatch: usize) {
+    fn dropout_seed(&self, rank: usize, microbatch: usize) -> u64 {
         let index = self.progress.step << 40 ^ (rank as u64) << 20 ^ microbatch as u64;
-        tch::manual_seed(Philox::new(self.seed, Stream::Dropout, index).next_u64() as i64);
+        Philox::new(self.seed, Stream::Dropout, index).next_u64()
     }
 
     fn parameter_norm(&self) -> f64 {

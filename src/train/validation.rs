@@ -60,7 +60,7 @@ impl Validation {
         let weights = vec![1.0; batch.indices.len()];
         let drawn = crate::diffusion::DrawnTimesteps { timesteps, weights };
         let batch = to_device(batch, drawn, &session.config.model, true, session.device());
-        let terms = trainer.objective.terms(&trainer.network, trainer.memory.params(), &batch, false);
+        let terms = trainer.objective.terms(&trainer.network, trainer.memory.params(), &batch, None);
         let timesteps: Vec<usize> = batch.timesteps.iter().map(|&t| t as usize).collect();
         let mut sums = ScalarSums::new(num_timesteps);
         for (name, values) in &terms.logged {

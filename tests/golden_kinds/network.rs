@@ -122,7 +122,7 @@ pub fn check(case: &Case) -> Outcome {
     let x = case.tensor("x")?.to_device(device()).set_requires_grad(true);
     let timesteps = case.tensor("t")?.to_device(device());
     let inputs = Inputs { x: &x, timesteps: &timesteps, labels: labels.as_ref(), low_res: low_res.as_ref() };
-    let out = network.forward(&params, &inputs, false);
+    let out = network.forward(&params, &inputs, None);
     let weight = case.tensor("out_weight")?.to_device(device());
     (&out * weight).sum(Kind::Float).backward();
 

@@ -36,13 +36,13 @@ pub fn check(case: &Case) -> Outcome {
     let (labels, low_res) = (input("y"), input("low_res"));
     let model = |x: &Tensor, timesteps: &Tensor| {
         let inputs = Inputs { x, timesteps, labels: labels.as_ref(), low_res: low_res.as_ref() };
-        network.forward(&params, &inputs, false)
+        network.forward(&params, &inputs, None)
     };
 
     let classifier = if case.config["classifier"].is_null() { None } else { Some(build(case, "classifier")?) };
     let logits = |x: &Tensor, timesteps: &Tensor| {
         let (network, params) = classifier.as_ref().expect("only guided cases ask for logits");
-        network.forward(params, &Inputs { x, timesteps, labels: None, low_res: None }, false)
+        network.forward(params, &Inputs { x, timesteps, labels: None, low_res: None }, None)
     };
     let gradient = |x: &Tensor, timesteps: &Tensor| {
         let labels = labels.as_ref().expect("guided cases have labels");

@@ -4,9 +4,21 @@
 #include <ATen/Context.h>
 #include <ATen/Version.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/version.h>
 
 namespace admiral {
+
+struct TorchAdamW {
+  double learning_rate;
+  double beta1;
+  double beta2;
+  double epsilon;
+  double weight_decay;
+  double step;
+};
 
 std::string& last_error() noexcept {
   thread_local std::string message;
@@ -40,6 +52,28 @@ int admiral_set_gradient(const at::Tensor* parameter, const at::Tensor* gradient
                 "the gradient is ", gradient->toString(), gradient->sizes(), ", the parameter ",
                 parameter->toString(), parameter->sizes());
     parameter->mutable_grad() = *gradient;
+  });
+}
+
+// The gradients of `inputs` for the gradient `of_output` of `output`, without accumulating any: each result is a new
+// tensor that the caller owns.
+int admiral_gradients(const at::Tensor* output, const at::Tensor* of_output, const at::Tensor* const* inputs,
+                      int64_t num_inputs, at::Tensor** results) {
+  return admiral::guarded([&] {
+    torch::autograd::variable_list leaves;
+    for (int64_t i = 0; i < num_inputs; ++i) leaves.push_back(*inputs[i]);
+    const torch::autograd::variable_list found = torch::autograd::grad({*output}, leaves, {*of_output});
+    for (int64_t i = 0; i < num_inputs; ++i) results[i] = new at::Tensor(found[static_cast<size_t>(i)]);
+  });
+}
+
+// libtorch's own fused AdamW, for comparison; `step` counts from 1.
+int admiral_torch_fused_adamw(const at::Tensor* parameter, const at::Tensor* gradient, const at::Tensor* mean,
+                              const at::Tensor* variance, const admiral::TorchAdamW* hyper) {
+  return admiral::guarded([&] {
+    at::_fused_adamw_({*parameter}, {*gradient}, {*mean}, {*variance}, {}, {at::scalar_tensor(hyper->step)},
+                      hyper->learning_rate, hyper->beta1, hyper->beta2, hyper->weight_decay, hyper->epsilon,
+                      /*amsgrad=*/false, /*maximize=*/false);
   });
 }
 

@@ -1,5 +1,6 @@
-// Group normalization with scale, shift and SiLU as one node of libtorch's graph, on the CPU in float32.
-// Backward needs only the input and the groups' statistics: no other activation is kept.
+// Group normalization with scale, shift, SiLU and dropout as one node of libtorch's graph, on the CPU, of float32 and
+// half kinds with float32 inside. Backward needs only the input and the groups' statistics: no other activation is
+// kept, and the dropout mask is made again.
 #include "bridge.h"
 #include "kernels.h"
 
@@ -11,9 +12,10 @@
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sum.h>
-#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+#include <cmath>
 #include <optional>
 #include <vector>
 
@@ -22,6 +24,23 @@ namespace {
 
 using at::Tensor;
 using torch::autograd::variable_list;
+
+// What does not change from sample to sample.
+struct Plan {
+  GroupNorm norm;
+  int64_t num_groups;
+  double eps;
+  int64_t batch;
+  uint64_t seed;
+  // Pieces that a sample is cut into, a function of its shape and layout only.
+  int64_t num_pieces;
+  // Whether a piece holds whole groups, so that one thread does all of it while it is in the cache.
+  bool whole_groups;
+  std::optional<double> dropout;
+};
+
+// Values of a piece of a channels-last sample: what two passes find in the second-level cache.
+constexpr int64_t kPieceValues = 65536;
 
 // Whether `x` lies as [batch, positions, channels].
 bool lies_channels_last(const Tensor& x) {
@@ -33,125 +52,380 @@ bool lies_channels_last(const Tensor& x) {
   return (x.size(1) == 1 || x.stride(1) == 1) && (x.size(0) == 1 || x.stride(0) == expected);
 }
 
-// [batch, channels] without gaps between channels, or undefined.
-Tensor coefficients(const std::optional<Tensor>& t, const Tensor& x) {
-  return t ? t->reshape({x.size(0), x.size(1)}).contiguous() : Tensor();
+Kind kind_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case at::kFloat: return Kind::kFloat;
+    case at::kHalf: return Kind::kHalf;
+    case at::kBFloat16: return Kind::kBFloat16;
+    default: TORCH_CHECK(false, "x is of the kind ", x.scalar_type());
+  }
 }
 
-GroupNorm describe(const Tensor& x, bool channels_last, int64_t num_groups, double eps, bool silu,
-                   const Tensor& weight, const Tensor& bias) {
-  GroupNorm norm{};
-  norm.channels = x.size(1);
-  norm.spatial = x.numel() / (x.size(0) * x.size(1));
-  norm.num_groups = num_groups;
-  norm.channels_last = channels_last;
-  norm.silu = silu;
-  norm.eps = static_cast<float>(eps);
-  norm.weight = weight.const_data_ptr<float>();
-  norm.bias = bias.const_data_ptr<float>();
+int64_t bytes_of(Kind kind) { return kind == Kind::kFloat ? 4 : 2; }
+
+// Spreads the bits of a number over 64 (the finaliser of SplitMix64).
+uint64_t mix(uint64_t value) {
+  uint64_t z = value + 0x9E3779B97F4A7C15u;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+  return z ^ (z >> 31);
+}
+
+DropoutMask mask_of(double probability, uint64_t seed, int64_t sample) {
+  const uint64_t keys = mix(seed ^ mix(static_cast<uint64_t>(sample)));
+  const double below = std::round(probability * 4294967296.0);
+  return {static_cast<uint32_t>(std::min(below, 4294967295.0)), static_cast<float>(1 / (1 - probability)),
+          static_cast<uint32_t>(keys), static_cast<uint32_t>(keys >> 32)};
+}
+
+Plan plan_of(const Tensor& x, bool channels_last, int64_t num_groups, double eps, bool silu,
+             std::optional<double> dropout, uint64_t seed) {
+  Plan plan{};
+  plan.norm.channels = x.size(1);
+  plan.batch = x.size(0);
+  plan.norm.spatial = x.numel() / std::max<int64_t>(1, plan.batch * plan.norm.channels);
+  plan.norm.channels_last = channels_last;
+  plan.norm.silu = silu;
+  plan.norm.kind = kind_of(x);
+  plan.num_groups = num_groups;
+  plan.eps = eps;
+  plan.dropout = dropout;
+  plan.seed = seed;
+  const int64_t values = plan.norm.channels * plan.norm.spatial;
+  if (!channels_last)
+    plan.num_pieces = num_groups;
+  else
+    plan.num_pieces = std::clamp<int64_t>(values / kPieceValues, 1, std::max<int64_t>(1, plan.norm.spatial));
+  plan.whole_groups = !channels_last || plan.num_pieces == 1;
+  return plan;
+}
+
+GroupNorm sample_of(const Plan& plan, int64_t sample) {
+  GroupNorm norm = plan.norm;
+  if (plan.dropout) norm.mask = mask_of(*plan.dropout, plan.seed, sample);
   return norm;
 }
 
-// Calls body(norm, sample, scratch) for each sample, on libtorch's threads.
+Piece piece_at(const Plan& plan, int64_t index) {
+  const GroupNorm& norm = plan.norm;
+  if (!norm.channels_last) {
+    const int64_t width = norm.channels / plan.num_groups;
+    return {index * width, width, 0, norm.spatial};
+  }
+  const int64_t begin = index * norm.spatial / plan.num_pieces, end = (index + 1) * norm.spatial / plan.num_pieces;
+  return {0, norm.channels, begin, end - begin};
+}
+
+// Calls body(sample, piece's index, scratch) for each piece, on libtorch's threads.
 template <typename Body>
-void for_samples(const GroupNorm& norm, int64_t batch, const Tensor& scale, const Tensor& shift, Body body) {
+void for_pieces(const Plan& plan, Body body) {
   const Kernels& k = kernels();
-  // libtorch's own grain is 32768 values of an elementwise operation.
-  const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, norm.channels * norm.spatial));
-  at::parallel_for(0, batch, grain, [&](int64_t begin, int64_t end) {
-    std::vector<double> scratch(static_cast<size_t>(k.group_norm_scratch(norm) / 2 + 1));
-    GroupNorm of_sample = norm;
-    for (int64_t n = begin; n < end; ++n) {
-      if (scale.defined()) {
-        of_sample.scale = scale.const_data_ptr<float>() + n * norm.channels;
-        of_sample.shift = shift.const_data_ptr<float>() + n * norm.channels;
-      }
-      body(of_sample, n, reinterpret_cast<float*>(scratch.data()));
-    }
+  const int64_t values = plan.norm.channels * plan.norm.spatial / plan.num_pieces;
+  // A quarter of libtorch's own grain of 32768 values of an elementwise operation: this is more work.
+  const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, values));
+  at::parallel_for(0, plan.batch * plan.num_pieces, grain, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(static_cast<size_t>(k.group_norm_scratch(plan.norm)));
+    for (int64_t i = begin; i < end; ++i) body(i / plan.num_pieces, i % plan.num_pieces, scratch.data());
   });
+}
+
+// Sums of each channel of each piece, in float64.
+struct Sums {
+  int64_t channels;  // of a piece
+  int64_t num_pieces;
+  std::vector<double> first, second;
+
+  explicit Sums(const Plan& plan)
+      : channels(piece_at(plan, 0).num_channels),
+        num_pieces(plan.num_pieces),
+        first(static_cast<size_t>(plan.batch * plan.num_pieces * channels)),
+        second(first.size()) {}
+
+  int64_t place(int64_t sample, int64_t piece) const { return (sample * num_pieces + piece) * channels; }
+};
+
+// The pieces that hold a group, and the group's channels in the first of them.
+struct GroupPlace {
+  int64_t first_piece, num_pieces, channel;
+};
+
+GroupPlace place_of(const Plan& plan, int64_t group) {
+  if (!plan.norm.channels_last) return {group, 1, 0};
+  return {0, plan.num_pieces, group * (plan.norm.channels / plan.num_groups)};
+}
+
+// The groups that a piece holds, where it holds whole ones.
+std::pair<int64_t, int64_t> groups_of(const Plan& plan, int64_t piece) {
+  if (!plan.norm.channels_last) return {piece, piece + 1};
+  return {0, plan.num_groups};
+}
+
+// The coefficients and statistics of a sample's channels, float32.
+struct Sample {
+  const float *weight, *bias, *scale, *shift;  // [channels]; the last two may be null
+  float *mean, *rstd;                          // [num_groups]
+  float *factor, *offset, *center, *gain, *slope, *level;  // [channels]
+
+  Affine affine() const { return {factor, offset, center}; }
+  Slopes slopes() const { return {gain, slope, level}; }
+};
+
+// Small float32 tensors and where each sample's part of them begins.
+struct Coefficients {
+  Tensor weight, bias, scale, shift, mean, rstd;
+  std::vector<float> space;  // [batch, 6, channels]
+  int64_t channels, num_groups;
+
+  Sample of(int64_t sample) {
+    float* const own = space.data() + sample * 6 * channels;
+    Sample s{};
+    s.weight = weight.const_data_ptr<float>();
+    s.bias = bias.const_data_ptr<float>();
+    s.scale = scale.defined() ? scale.const_data_ptr<float>() + sample * channels : nullptr;
+    s.shift = shift.defined() ? shift.const_data_ptr<float>() + sample * channels : nullptr;
+    s.mean = mean.mutable_data_ptr<float>() + sample * num_groups;
+    s.rstd = rstd.mutable_data_ptr<float>() + sample * num_groups;
+    s.factor = own;
+    s.offset = own + channels;
+    s.center = own + 2 * channels;
+    s.gain = own + 3 * channels;
+    s.slope = own + 4 * channels;
+    s.level = own + 5 * channels;
+    return s;
+  }
+};
+
+// Mean and 1 / standard deviation of a group from the moments of its channels (Chan et al., 1983).
+void finish_group(const Plan& plan, const Sums& moments, int64_t sample, int64_t group, const Sample& s) {
+  const int64_t width = plan.norm.channels / plan.num_groups;
+  const GroupPlace place = place_of(plan, group);
+  const double count = static_cast<double>(width * plan.norm.spatial);
+  double sum = 0;
+  for (int64_t p = place.first_piece; p < place.first_piece + place.num_pieces; ++p) {
+    const double* const means = moments.first.data() + moments.place(sample, p) + place.channel;
+    for (int64_t c = 0; c < width; ++c) sum += means[c] * static_cast<double>(piece_at(plan, p).num_positions);
+  }
+  const double mean = sum / count;
+  double squares = 0;
+  for (int64_t p = place.first_piece; p < place.first_piece + place.num_pieces; ++p) {
+    const int64_t at = moments.place(sample, p) + place.channel;
+    for (int64_t c = 0; c < width; ++c) {
+      const double difference = moments.first[static_cast<size_t>(at + c)] - mean;
+      squares += moments.second[static_cast<size_t>(at + c)] +
+                 static_cast<double>(piece_at(plan, p).num_positions) * difference * difference;
+    }
+  }
+  s.mean[group] = static_cast<float>(mean);
+  s.rstd[group] = static_cast<float>(1 / std::sqrt(squares / count + plan.eps));
+}
+
+// The coefficients with which z = x * factor + offset, of one group's channels.
+void set_affine(const Plan& plan, int64_t group, const Sample& s) {
+  const int64_t width = plan.norm.channels / plan.num_groups;
+  for (int64_t c = group * width; c < (group + 1) * width; ++c) {
+    const float gain = s.rstd[group] * s.weight[c];
+    const float rest = s.bias[c] - s.mean[group] * gain;
+    s.factor[c] = s.scale ? gain * (1 + s.scale[c]) : gain;
+    s.offset[c] = s.scale ? rest * (1 + s.scale[c]) + s.shift[c] : rest;
+    s.center[c] = s.mean[group];
+  }
+}
+
+// dx = rstd * (g - mean(g) - normalized * mean(g * normalized)), with g = dz * (1 + scale) * weight, as dz * gain +
+// (x - mean) * slope + level; and the sums over positions of dz and of dz * normalized, for the other gradients.
+void set_slopes(const Plan& plan, const Sums& sums, int64_t sample, int64_t group, const Sample& s, float* dz,
+                float* dz_normalized) {
+  const int64_t width = plan.norm.channels / plan.num_groups;
+  const GroupPlace place = place_of(plan, group);
+  const double count = static_cast<double>(width * plan.norm.spatial);
+  const double r = s.rstd[group];
+  double sum_g = 0, sum_g_normalized = 0;
+  for (int64_t c = 0; c < width; ++c) {
+    double first = 0, second = 0;
+    for (int64_t p = place.first_piece; p < place.first_piece + place.num_pieces; ++p) {
+      const size_t at = static_cast<size_t>(sums.place(sample, p) + place.channel + c);
+      first += sums.first[at];
+      second += sums.second[at];
+    }
+    const int64_t channel = group * width + c;
+    const double multiplier = (s.scale ? 1.0 + s.scale[channel] : 1.0) * s.weight[channel];
+    dz[channel] = static_cast<float>(first);
+    dz_normalized[channel] = static_cast<float>(second * r);
+    sum_g += multiplier * first;
+    sum_g_normalized += multiplier * second * r;
+    s.gain[channel] = static_cast<float>(multiplier * r);
+  }
+  for (int64_t c = group * width; c < (group + 1) * width; ++c) {
+    s.slope[c] = static_cast<float>(-r * r * sum_g_normalized / count);
+    s.level[c] = static_cast<float>(-r * sum_g / count);
+  }
+}
+
+void forward_on(const Plan& plan, Coefficients& coefficients, const char* x, char* y) {
+  const Kernels& k = kernels();
+  const int64_t bytes = plan.norm.channels * plan.norm.spatial * bytes_of(plan.norm.kind);
+  Sums moments(plan);
+  const auto measure = [&](int64_t sample, int64_t piece, float* scratch) {
+    const size_t at = static_cast<size_t>(moments.place(sample, piece));
+    k.group_norm_moments(plan.norm, piece_at(plan, piece), x + sample * bytes, &moments.first[at], &moments.second[at],
+                         scratch);
+  };
+  const auto settle = [&](int64_t sample, int64_t group) {
+    const Sample s = coefficients.of(sample);
+    finish_group(plan, moments, sample, group, s);
+    set_affine(plan, group, s);
+  };
+  const auto write = [&](int64_t sample, int64_t piece, float* scratch) {
+    k.group_norm_forward(sample_of(plan, sample), piece_at(plan, piece), coefficients.of(sample).affine(),
+                         x + sample * bytes, y + sample * bytes, scratch);
+  };
+  if (plan.whole_groups) {
+    for_pieces(plan, [&](int64_t sample, int64_t piece, float* scratch) {
+      measure(sample, piece, scratch);
+      const auto [begin, end] = groups_of(plan, piece);
+      for (int64_t group = begin; group < end; ++group) settle(sample, group);
+      write(sample, piece, scratch);
+    });
+    return;
+  }
+  for_pieces(plan, measure);
+  at::parallel_for(0, plan.batch * plan.num_groups, plan.num_groups, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) settle(i / plan.num_groups, i % plan.num_groups);
+  });
+  for_pieces(plan, write);
+}
+
+// `dz` and `dz_normalized` are [batch, channels].
+void backward_on(const Plan& plan, Coefficients& coefficients, const char* x, const char* dy, char* dx, float* dz,
+                 float* dz_normalized) {
+  const Kernels& k = kernels();
+  const int64_t bytes = plan.norm.channels * plan.norm.spatial * bytes_of(plan.norm.kind);
+  Sums sums(plan);
+  for (int64_t sample = 0; sample < plan.batch; ++sample)
+    for (int64_t group = 0; group < plan.num_groups; ++group) set_affine(plan, group, coefficients.of(sample));
+  const auto add_up = [&](int64_t sample, int64_t piece, float* scratch) {
+    const size_t at = static_cast<size_t>(sums.place(sample, piece));
+    k.group_norm_backward_sums(sample_of(plan, sample), piece_at(plan, piece), coefficients.of(sample).affine(),
+                               x + sample * bytes, dy + sample * bytes, dx + sample * bytes, &sums.first[at],
+                               &sums.second[at], scratch);
+  };
+  const auto settle = [&](int64_t sample, int64_t group) {
+    set_slopes(plan, sums, sample, group, coefficients.of(sample), dz + sample * plan.norm.channels,
+               dz_normalized + sample * plan.norm.channels);
+  };
+  const auto write = [&](int64_t sample, int64_t piece, float* scratch) {
+    const Sample s = coefficients.of(sample);
+    k.group_norm_backward(sample_of(plan, sample), piece_at(plan, piece), s.affine(), s.slopes(), x + sample * bytes,
+                          dy + sample * bytes, dx + sample * bytes, scratch);
+  };
+  if (plan.whole_groups) {
+    for_pieces(plan, [&](int64_t sample, int64_t piece, float* scratch) {
+      add_up(sample, piece, scratch);
+      const auto [begin, end] = groups_of(plan, piece);
+      for (int64_t group = begin; group < end; ++group) settle(sample, group);
+      write(sample, piece, scratch);
+    });
+    return;
+  }
+  for_pieces(plan, add_up);
+  at::parallel_for(0, plan.batch * plan.num_groups, plan.num_groups, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) settle(i / plan.num_groups, i % plan.num_groups);
+  });
+  for_pieces(plan, write);
+}
+
+// [batch, channels] in float32 without gaps, or undefined.
+Tensor small(const std::optional<Tensor>& t, const Tensor& x) {
+  return t ? t->reshape({x.size(0), x.size(1)}).to(at::kFloat).contiguous() : Tensor();
 }
 
 class GroupNormSilu : public torch::autograd::Function<GroupNormSilu> {
  public:
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x_any, const Tensor& weight_any,
-                        const Tensor& bias_any, const std::optional<Tensor>& scale_any, const std::optional<Tensor>& shift_any,
-                        int64_t num_groups, double eps, bool silu) {
+                        const Tensor& bias_any, const std::optional<Tensor>& scale_any,
+                        const std::optional<Tensor>& shift_any, int64_t num_groups, double eps, bool silu,
+                        double dropout, int64_t seed) {
     const bool channels_last = !x_any.is_contiguous() && lies_channels_last(x_any);
     const Tensor x = channels_last ? x_any : x_any.contiguous();
-    const Tensor weight = weight_any.contiguous(), bias = bias_any.contiguous();
-    const Tensor scale = coefficients(scale_any, x), shift = coefficients(shift_any, x);
-    const int64_t batch = x.size(0);
+    const Plan plan = plan_of(x, channels_last, num_groups, eps, silu, given(dropout), static_cast<uint64_t>(seed));
+    Coefficients coefficients = gather(plan, weight_any.to(at::kFloat).contiguous(),
+                                       bias_any.to(at::kFloat).contiguous(), small(scale_any, x), small(shift_any, x));
     Tensor y = at::empty_strided(x.sizes(), x.strides(), x.options());
-    Tensor mean = at::empty({batch, num_groups}, x.options().memory_format(at::MemoryFormat::Contiguous));
-    Tensor rstd = at::empty_like(mean);
-    if (x.numel() != 0) {
-      const GroupNorm norm = describe(x, channels_last, num_groups, eps, silu, weight, bias);
-      const int64_t size = norm.channels * norm.spatial;
-      const float* const from = x.const_data_ptr<float>();
-      float* const to = y.mutable_data_ptr<float>();
-      float* const means = mean.mutable_data_ptr<float>();
-      float* const rstds = rstd.mutable_data_ptr<float>();
-      for_samples(norm, batch, scale, shift, [&](const GroupNorm& of_sample, int64_t n, float* scratch) {
-        kernels().group_norm_forward(of_sample, from + n * size, to + n * size, means + n * num_groups,
-                                     rstds + n * num_groups, scratch);
-      });
-    }
-    context->save_for_backward({x, weight, bias, scale, shift, mean, rstd});
+    coefficients.mean = at::empty({plan.batch, num_groups}, coefficients.weight.options());
+    coefficients.rstd = at::empty_like(coefficients.mean);
+    if (x.numel() != 0)
+      forward_on(plan, coefficients, static_cast<const char*>(x.const_data_ptr()),
+                 static_cast<char*>(y.mutable_data_ptr()));
+    context->save_for_backward({x, weight_any, bias_any, scale_any.value_or(Tensor()), shift_any.value_or(Tensor()),
+                                coefficients.mean, coefficients.rstd});
     context->saved_data["channels_last"] = channels_last;
     context->saved_data["num_groups"] = num_groups;
     context->saved_data["eps"] = eps;
     context->saved_data["silu"] = silu;
-    if (scale.defined()) {
-      context->saved_data["scale_sizes"] = scale_any->sizes();
-      context->saved_data["shift_sizes"] = shift_any->sizes();
-    }
+    context->saved_data["dropout"] = dropout;
+    context->saved_data["seed"] = seed;
     return y;
   }
 
   static variable_list backward(torch::autograd::AutogradContext* context, variable_list gradients) {
     const variable_list saved = context->get_saved_variables();
-    const Tensor &x = saved[0], &weight = saved[1], &bias = saved[2], &scale = saved[3], &shift = saved[4],
-                 &mean = saved[5], &rstd = saved[6];
-    const bool channels_last = context->saved_data["channels_last"].toBool();
-    const int64_t num_groups = context->saved_data["num_groups"].toInt();
-    const bool silu = context->saved_data["silu"].toBool();
-    const int64_t batch = x.size(0), channels = x.size(1);
+    const Tensor &x = saved[0], &weight = saved[1], &bias = saved[2], &scale = saved[3], &shift = saved[4];
+    const Plan plan = plan_of(x, context->saved_data["channels_last"].toBool(),
+                              context->saved_data["num_groups"].toInt(), context->saved_data["eps"].toDouble(),
+                              context->saved_data["silu"].toBool(), given(context->saved_data["dropout"].toDouble()),
+                              static_cast<uint64_t>(context->saved_data["seed"].toInt()));
+    const auto optional = [](const Tensor& t) { return t.defined() ? std::optional<Tensor>(t) : std::nullopt; };
+    Coefficients coefficients = gather(plan, weight.to(at::kFloat).contiguous(), bias.to(at::kFloat).contiguous(),
+                                       small(optional(scale), x), small(optional(shift), x));
+    coefficients.mean = saved[5];
+    coefficients.rstd = saved[6];
 
     Tensor dy = gradients[0];
     if (dy.strides() != x.strides()) dy = at::empty_strided(x.sizes(), x.strides(), x.options()).copy_(dy);
     Tensor dx = at::empty_strided(x.sizes(), x.strides(), x.options());
-    Tensor sum = at::zeros({batch, channels}, mean.options());
-    Tensor sum_normalized = at::zeros({batch, channels}, mean.options());
+    Tensor sum = at::empty({plan.batch, plan.norm.channels}, coefficients.mean.options());
+    Tensor sum_normalized = at::empty_like(sum);
     if (x.numel() != 0) {
-      const GroupNorm norm =
-          describe(x, channels_last, num_groups, context->saved_data["eps"].toDouble(), silu, weight, bias);
-      const int64_t size = norm.channels * norm.spatial;
-      const float* const from = x.const_data_ptr<float>();
-      const float* const dy_data = dy.const_data_ptr<float>();
-      const float* const means = mean.const_data_ptr<float>();
-      const float* const rstds = rstd.const_data_ptr<float>();
-      float* const to = dx.mutable_data_ptr<float>();
-      float* const sums = sum.mutable_data_ptr<float>();
-      float* const sums_normalized = sum_normalized.mutable_data_ptr<float>();
-      for_samples(norm, batch, scale, shift, [&](const GroupNorm& of_sample, int64_t n, float* scratch) {
-        kernels().group_norm_backward(of_sample, from + n * size, dy_data + n * size, means + n * num_groups,
-                                      rstds + n * num_groups, to + n * size,
-                                      {sums + n * channels, sums_normalized + n * channels}, scratch);
-      });
+      backward_on(plan, coefficients, static_cast<const char*>(x.const_data_ptr()),
+                  static_cast<const char*>(dy.const_data_ptr()), static_cast<char*>(dx.mutable_data_ptr()),
+                  sum.mutable_data_ptr<float>(), sum_normalized.mutable_data_ptr<float>());
+    } else {
+      sum.zero_();
+      sum_normalized.zero_();
     }
     // [batch, channels] from here on: small.
     Tensor dscale, dshift, dweight, dbias;
     if (scale.defined()) {
-      dscale = (sum_normalized * weight + sum * bias).reshape(context->saved_data["scale_sizes"].toIntVector());
-      dshift = sum.reshape(context->saved_data["shift_sizes"].toIntVector());
-      const Tensor multiplier = scale + 1;
+      const Tensor of_scale = sum_normalized * coefficients.weight + sum * coefficients.bias;
+      dscale = of_scale.reshape(scale.sizes()).to(scale.scalar_type());
+      dshift = sum.reshape(shift.sizes()).to(shift.scalar_type());
+      const Tensor multiplier = coefficients.scale + 1;
       dweight = (sum_normalized * multiplier).sum(0);
       dbias = (sum * multiplier).sum(0);
     } else {
       dweight = sum_normalized.sum(0);
       dbias = sum.sum(0);
     }
-    return {dx, dweight, dbias, dscale, dshift, Tensor(), Tensor(), Tensor()};
+    dweight = dweight.to(weight.scalar_type());
+    dbias = dbias.to(bias.scalar_type());
+    return {dx, dweight, dbias, dscale, dshift, Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
+  }
+
+ private:
+  static std::optional<double> given(double dropout) {
+    return dropout > 0 ? std::optional<double>(dropout) : std::nullopt;
+  }
+
+  static Coefficients gather(const Plan& plan, Tensor weight, Tensor bias, Tensor scale, Tensor shift) {
+    Coefficients coefficients;
+    coefficients.weight = std::move(weight);
+    coefficients.bias = std::move(bias);
+    coefficients.scale = std::move(scale);
+    coefficients.shift = std::move(shift);
+    coefficients.channels = plan.norm.channels;
+    coefficients.num_groups = plan.num_groups;
+    coefficients.space.resize(static_cast<size_t>(plan.batch * 6 * plan.norm.channels));
+    return coefficients;
   }
 };
 
@@ -160,18 +434,22 @@ class GroupNormSilu : public torch::autograd::Function<GroupNormSilu> {
 
 extern "C" {
 
-// `scale` and `shift` are both null or neither. The result is a new tensor that the caller owns.
+// `scale` and `shift` are both null or neither; `dropout` is a probability below 1, 0 for none. The result is a new
+// tensor that the caller owns.
 int admiral_group_norm_silu(const at::Tensor* x, const at::Tensor* weight, const at::Tensor* bias,
                             const at::Tensor* scale, const at::Tensor* shift, int64_t num_groups, double eps,
-                            bool silu, at::Tensor** result) {
+                            bool silu, double dropout, int64_t seed, at::Tensor** result) {
   return admiral::guarded([&] {
     TORCH_CHECK(x->dim() >= 2 && num_groups > 0 && x->size(1) % num_groups == 0, "x has the shape ", x->sizes(),
                 ", which ", num_groups, " groups do not divide");
     TORCH_CHECK(weight->numel() == x->size(1) && bias->numel() == x->size(1), "weight and bias have ",
                 weight->numel(), " and ", bias->numel(), " values for ", x->size(1), " channels");
+    TORCH_CHECK(dropout >= 0 && dropout < 1, "dropout with the probability ", dropout, ", which is not below 1");
+    TORCH_CHECK(dropout == 0 || x->numel() / std::max<int64_t>(1, x->size(0)) <= int64_t{1} << 32,
+                "dropout numbers the values of a sample with 32 bits, and x has the shape ", x->sizes());
     const auto given = [](const at::Tensor* t) { return t ? std::optional<at::Tensor>(*t) : std::nullopt; };
-    *result = new at::Tensor(
-        admiral::GroupNormSilu::apply(*x, *weight, *bias, given(scale), given(shift), num_groups, eps, silu));
+    *result = new at::Tensor(admiral::GroupNormSilu::apply(*x, *weight, *bias, given(scale), given(shift), num_groups,
+                                                           eps, silu, dropout, seed));
   });
 }
 

@@ -2,6 +2,10 @@
 // Every loop is written so that the compiler turns it into vector instructions; nothing here depends on which.
 #include "kernels.h"
 
+#if defined(__F16C__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 namespace admiral {
 namespace {
 
@@ -70,6 +74,74 @@ inline uint16_t to_half(float value) {
   return static_cast<uint16_t>(result | sign);
 }
 
+// ---- half kinds, a run of values at a time ----
+
+#if defined(__AVX512F__)
+// All lanes: GCC warns of its own unmasked intrinsics.
+constexpr __mmask16 kAll = 0xffff;
+#endif
+
+void widen(const uint16_t* from, Kind kind, float* to, int64_t length) {
+  if (kind == Kind::kBFloat16) {
+#pragma omp simd
+    for (int64_t i = 0; i < length; ++i) to[i] = from_bfloat16(from[i]);
+    return;
+  }
+  int64_t done = 0;
+#if defined(__AVX512F__)
+  for (; done + 16 <= length; done += 16)
+    _mm512_storeu_ps(to + done, _mm512_maskz_cvtph_ps(
+                                    kAll, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + done))));
+#elif defined(__F16C__)
+  for (; done + 8 <= length; done += 8)
+    _mm256_storeu_ps(to + done, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + done))));
+#endif
+#pragma omp simd
+  for (int64_t i = done; i < length; ++i) to[i] = from_half(from[i]);
+}
+
+void narrow(const float* from, Kind kind, uint16_t* to, int64_t length) {
+  if (kind == Kind::kBFloat16) {
+#pragma omp simd
+    for (int64_t i = 0; i < length; ++i) to[i] = to_bfloat16(from[i]);
+    return;
+  }
+  int64_t done = 0;
+#if defined(__AVX512F__)
+  for (; done + 16 <= length; done += 16)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + done),
+                        _mm512_maskz_cvtps_ph(kAll, _mm512_loadu_ps(from + done), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  for (; done + 8 <= length; done += 8)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + done),
+                     _mm256_cvtps_ph(_mm256_loadu_ps(from + done), _MM_FROUND_TO_NEAREST_INT));
+#endif
+#pragma omp simd
+  for (int64_t i = done; i < length; ++i) to[i] = to_half(from[i]);
+}
+
+// How the loops below see a tensor: float32 where it lies, a half kind through a buffer in the first-level cache.
+template <Kind kind>
+struct Access {
+  static const float* read(const void* memory, int64_t start, int64_t length, float* buffer) {
+    widen(static_cast<const uint16_t*>(memory) + start, kind, buffer, length);
+    return buffer;
+  }
+  static float* place(void*, int64_t, float* buffer) { return buffer; }
+  static void write(const float* buffer, void* memory, int64_t start, int64_t length) {
+    narrow(buffer, kind, static_cast<uint16_t*>(memory) + start, length);
+  }
+};
+
+template <>
+struct Access<Kind::kFloat> {
+  static const float* read(const void* memory, int64_t start, int64_t, float*) {
+    return static_cast<const float*>(memory) + start;
+  }
+  static float* place(void* memory, int64_t start, float*) { return static_cast<float*>(memory) + start; }
+  static void write(const float*, void*, int64_t, int64_t) {}
+};
+
 // ---- group normalization ----
 //
 // Memory is walked in periods: a run of `period` values after which the coefficients repeat. Where channels lie
@@ -79,6 +151,8 @@ inline uint16_t to_half(float value) {
 constexpr int64_t kPeriod = 512;
 // Periods summed in float32 before the sums go to float64: the error does not grow with the image.
 constexpr int64_t kBlock = 32;
+// Periods whose mean the deviations are taken from.
+constexpr int64_t kPivot = 8;
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -88,20 +162,24 @@ int64_t period_of(const GroupNorm& norm) {
   return norm.channels * smaller(norm.spatial, larger(1, kPeriod / norm.channels));
 }
 
-// A stretch of memory with one set of coefficients: the whole sample, or one channel of it.
+// A stretch of memory with one set of coefficients: a piece, or one channel of it.
 struct Stretch {
-  int64_t offset;
+  int64_t offset;        // from the sample's first value
   int64_t length;
   int64_t period;
   int64_t channel;       // of the first value
   int64_t num_channels;  // how many a period cycles through
+  int64_t position;      // of the first value
 };
 
-int64_t num_stretches(const GroupNorm& norm) { return norm.channels_last ? 1 : norm.channels; }
+int64_t num_stretches(const GroupNorm& norm, const Piece& piece) { return norm.channels_last ? 1 : piece.num_channels; }
 
-Stretch stretch_at(const GroupNorm& norm, int64_t index) {
-  if (norm.channels_last) return {0, norm.channels * norm.spatial, period_of(norm), 0, norm.channels};
-  return {index * norm.spatial, norm.spatial, period_of(norm), index, 1};
+Stretch stretch_at(const GroupNorm& norm, const Piece& piece, int64_t index) {
+  const int64_t period = period_of(norm);
+  if (norm.channels_last)
+    return {piece.position * norm.channels, piece.num_positions * norm.channels, period, 0, norm.channels,
+            piece.position};
+  return {(piece.channel + index) * norm.spatial, norm.spatial, period, piece.channel + index, 1, 0};
 }
 
 void spread(const Stretch& s, const float* per_channel, float* over_period) {
@@ -113,12 +191,16 @@ void fill(float* values, int64_t length, float value) {
   for (int64_t i = 0; i < length; ++i) values[i] = value;
 }
 
-// Adds the sums of a period to those of its channels, and clears them.
+void clear(double* sums, int64_t length) {
+  for (int64_t i = 0; i < length; ++i) sums[i] = 0;
+}
+
+// Adds the sums of a period to those of its channels, which start at `per_channel`, and clears them.
 void fold(const Stretch& s, float* over_period, double* per_channel) {
   for (int64_t c = 0; c < s.num_channels; ++c) {
     double sum = 0;
     for (int64_t p = c; p < s.period; p += s.num_channels) sum += over_period[p];
-    per_channel[s.channel + c] += sum;
+    per_channel[c] += sum;
   }
   fill(over_period, s.period, 0);
 }
@@ -137,229 +219,290 @@ inline void for_periods(const Stretch& s, Body body, AfterBlock after_block) {
   after_block();
 }
 
-// Scratch memory, cut into arrays. Doubles come first, so that they are aligned where the whole is.
-struct Scratch {
-  double* sums;    // [channels]
-  double* sums2;   // [channels]
-  float* channel[3];
-  float* period[6];
+constexpr int64_t kPeriodArrays = 12;
 
-  Scratch(const GroupNorm& norm, float* memory) {
-    const int64_t c = norm.channels, p = period_of(norm);
-    sums = reinterpret_cast<double*>(memory);
-    sums2 = sums + c;
-    float* next = memory + 4 * c;
-    for (float*& array : channel) {
-      array = next;
-      next += c;
-    }
-    for (float*& array : period) {
-      array = next;
-      next += p;
-    }
-  }
-};
+int64_t group_norm_scratch(const GroupNorm& norm) { return kPeriodArrays * period_of(norm); }
 
-int64_t group_norm_scratch(const GroupNorm& norm) { return 7 * norm.channels + 6 * period_of(norm); }
+template <Kind kind>
+void moments_of(const GroupNorm& norm, const Piece& piece, const void* x_sample, double* mean, double* squares,
+                float* scratch) {
+  const int64_t period = period_of(norm);
+  float* const sum = scratch;
+  float* const sum2 = scratch + period;
+  float* const center = scratch + 2 * period;
+  float* const buffer = scratch + 3 * period;
+  for (int64_t index = 0; index < num_stretches(norm, piece); ++index) {
+    const Stretch s = stretch_at(norm, piece, index);
+    double* const mean_of = mean + (s.channel - piece.channel);
+    double* const squares_of = squares + (s.channel - piece.channel);
+    const auto read = [=](int64_t start, int64_t length) {
+      return Access<kind>::read(x_sample, s.offset + start, length, buffer);
+    };
 
-void clear(double* sums, int64_t length) {
-  for (int64_t i = 0; i < length; ++i) sums[i] = 0;
-}
-
-double group_sum(const GroupNorm& norm, const double* per_channel, int64_t group) {
-  const int64_t width = norm.channels / norm.num_groups;
-  double sum = 0;
-  for (int64_t c = group * width; c < (group + 1) * width; ++c) sum += per_channel[c];
-  return sum;
-}
-
-// The coefficients with which z = x * factor + offset.
-void affine(const GroupNorm& norm, const float* mean, const float* rstd, float* factor, float* offset) {
-  const int64_t width = norm.channels / norm.num_groups;
-  for (int64_t c = 0; c < norm.channels; ++c) {
-    const float gain = rstd[c / width] * norm.weight[c];
-    const float rest = norm.bias[c] - mean[c / width] * gain;
-    factor[c] = norm.scale ? gain * (1 + norm.scale[c]) : gain;
-    offset[c] = norm.scale ? rest * (1 + norm.scale[c]) + norm.shift[c] : rest;
-  }
-}
-
-void group_norm_forward(const GroupNorm& norm, const float* x_sample, float* y_sample, float* mean, float* rstd,
-                        float* memory) {
-  Scratch scratch(norm, memory);
-  const int64_t width = norm.channels / norm.num_groups;
-  const double count = static_cast<double>(width * norm.spatial);
-
-  clear(scratch.sums, norm.channels);
-  for (int64_t index = 0; index < num_stretches(norm); ++index) {
-    const Stretch s = stretch_at(norm, index);
-    const float* const x = x_sample + s.offset;
-    float* const sum = scratch.period[0];
+    // Deviations from the mean of the first values of each channel: their squares hardly cancel, since a channel of
+    // which a share p lies a distance d from its mean has a variance of p d^2 at least.
+    Stretch pivot = s;
+    pivot.length = smaller(s.length, kPivot * s.period);
     fill(sum, s.period, 0);
+    clear(mean_of, s.num_channels);
     for_periods(
-        s,
+        pivot,
         [=](int64_t start, int64_t length) {
+          const float* const x = read(start, length);
 #pragma omp simd
-          for (int64_t i = 0; i < length; ++i) sum[i] += x[start + i];
+          for (int64_t i = 0; i < length; ++i) sum[i] += x[i];
         },
-        [&] { fold(s, sum, scratch.sums); });
-  }
-  for (int64_t group = 0; group < norm.num_groups; ++group)
-    mean[group] = static_cast<float>(group_sum(norm, scratch.sums, group) / count);
+        [&] { fold(s, sum, mean_of); });
+    const double num_pivots = static_cast<double>(pivot.length / s.num_channels);
+    for (int64_t p = 0; p < s.period; p += s.num_channels)
+      for (int64_t c = 0; c < s.num_channels; ++c) center[p + c] = static_cast<float>(mean_of[c] / num_pivots);
 
-  // A second pass over what is in cache by now: squares of differences do not cancel.
-  float* const mean_of_channel = scratch.channel[0];
-  for (int64_t c = 0; c < norm.channels; ++c) mean_of_channel[c] = mean[c / width];
-  clear(scratch.sums, norm.channels);
-  for (int64_t index = 0; index < num_stretches(norm); ++index) {
-    const Stretch s = stretch_at(norm, index);
-    const float* const x = x_sample + s.offset;
-    float* const sum = scratch.period[0];
-    float* const center = scratch.period[1];
-    fill(sum, s.period, 0);
-    spread(s, mean_of_channel, center);
+    fill(sum2, s.period, 0);
+    clear(mean_of, s.num_channels);
+    clear(squares_of, s.num_channels);
     for_periods(
         s,
         [=](int64_t start, int64_t length) {
+          const float* const x = read(start, length);
 #pragma omp simd
           for (int64_t i = 0; i < length; ++i) {
-            const float difference = x[start + i] - center[i];
-            sum[i] += difference * difference;
-          }
-        },
-        [&] { fold(s, sum, scratch.sums); });
-  }
-  for (int64_t group = 0; group < norm.num_groups; ++group)
-    rstd[group] = static_cast<float>(1 / __builtin_sqrt(group_sum(norm, scratch.sums, group) / count + norm.eps));
-
-  affine(norm, mean, rstd, scratch.channel[0], scratch.channel[1]);
-  for (int64_t index = 0; index < num_stretches(norm); ++index) {
-    const Stretch s = stretch_at(norm, index);
-    const float* const x = x_sample + s.offset;
-    float* const y = y_sample + s.offset;
-    float* const factor = scratch.period[0];
-    float* const offset = scratch.period[1];
-    spread(s, scratch.channel[0], factor);
-    spread(s, scratch.channel[1], offset);
-    const bool silu = norm.silu;
-    for_periods(
-        s,
-        [=](int64_t start, int64_t length) {
-          if (silu) {
-#pragma omp simd
-            for (int64_t i = 0; i < length; ++i) {
-              const float z = x[start + i] * factor[i] + offset[i];
-              y[start + i] = z * sigmoid(z);
-            }
-          } else {
-#pragma omp simd
-            for (int64_t i = 0; i < length; ++i) y[start + i] = x[start + i] * factor[i] + offset[i];
-          }
-        },
-        [] {});
-  }
-}
-
-void group_norm_backward(const GroupNorm& norm, const float* x_sample, const float* dy_sample, const float* mean,
-                         const float* rstd, float* dx_sample, const GroupNormSums& sums, float* memory) {
-  Scratch scratch(norm, memory);
-  const int64_t width = norm.channels / norm.num_groups;
-  const double count = static_cast<double>(width * norm.spatial);
-
-  // First pass: dz into dx's memory, and per channel the sums of dz and of dz * (x - mean).
-  affine(norm, mean, rstd, scratch.channel[0], scratch.channel[1]);
-  for (int64_t c = 0; c < norm.channels; ++c) scratch.channel[2][c] = mean[c / width];
-  clear(scratch.sums, norm.channels);
-  clear(scratch.sums2, norm.channels);
-  for (int64_t index = 0; index < num_stretches(norm); ++index) {
-    const Stretch s = stretch_at(norm, index);
-    const float* const x = x_sample + s.offset;
-    const float* const dy = dy_sample + s.offset;
-    float* const dz = dx_sample + s.offset;
-    float* const factor = scratch.period[0];
-    float* const offset = scratch.period[1];
-    float* const center = scratch.period[2];
-    float* const sum = scratch.period[3];
-    float* const sum2 = scratch.period[4];
-    spread(s, scratch.channel[0], factor);
-    spread(s, scratch.channel[1], offset);
-    spread(s, scratch.channel[2], center);
-    fill(sum, s.period, 0);
-    fill(sum2, s.period, 0);
-    const bool silu = norm.silu;
-    for_periods(
-        s,
-        [=](int64_t start, int64_t length) {
-          if (silu) {
-#pragma omp simd
-            for (int64_t i = 0; i < length; ++i) {
-              const float z = x[start + i] * factor[i] + offset[i];
-              const float gate = sigmoid(z);
-              const float gradient = dy[start + i] * (gate * (1 + z * (1 - gate)));
-              dz[start + i] = gradient;
-              sum[i] += gradient;
-              sum2[i] += gradient * (x[start + i] - center[i]);
-            }
-          } else {
-#pragma omp simd
-            for (int64_t i = 0; i < length; ++i) {
-              const float gradient = dy[start + i];
-              dz[start + i] = gradient;
-              sum[i] += gradient;
-              sum2[i] += gradient * (x[start + i] - center[i]);
-            }
+            const float difference = x[i] - center[i];
+            sum[i] += difference;
+            sum2[i] += difference * difference;
           }
         },
         [&] {
-          fold(s, sum, scratch.sums);
-          fold(s, sum2, scratch.sums2);
+          fold(s, sum, mean_of);
+          fold(s, sum2, squares_of);
         });
+    const double count = static_cast<double>(s.length / s.num_channels);
+    for (int64_t c = 0; c < s.num_channels; ++c) {
+      const double difference = mean_of[c] / count;
+      squares_of[c] -= difference * mean_of[c];
+      mean_of[c] = center[c] + difference;
+    }
   }
+}
 
-  // Second pass: dx = rstd * (g - mean(g) - normalized * mean(g * normalized)), with g = dz * (1 + scale) * weight,
-  // as dz * gain + (x - mean) * slope + level.
-  float* const gain = scratch.channel[0];
-  float* const slope = scratch.channel[1];
-  float* const level = scratch.channel[2];
-  for (int64_t group = 0; group < norm.num_groups; ++group) {
-    const float r = rstd[group];
-    double sum_g = 0, sum_g_normalized = 0;
-    for (int64_t c = group * width; c < (group + 1) * width; ++c) {
-      const double multiplier = (norm.scale ? 1.0 + norm.scale[c] : 1.0) * norm.weight[c];
-      const double dz_normalized = scratch.sums2[c] * r;
-      sums.dz[c] = static_cast<float>(scratch.sums[c]);
-      sums.dz_normalized[c] = static_cast<float>(dz_normalized);
-      sum_g += multiplier * scratch.sums[c];
-      sum_g_normalized += multiplier * dz_normalized;
-      gain[c] = static_cast<float>(multiplier * r);
-    }
-    for (int64_t c = group * width; c < (group + 1) * width; ++c) {
-      slope[c] = static_cast<float>(-static_cast<double>(r) * r * sum_g_normalized / count);
-      level[c] = static_cast<float>(-r * sum_g / count);
-    }
-  }
-  for (int64_t index = 0; index < num_stretches(norm); ++index) {
-    const Stretch s = stretch_at(norm, index);
-    const float* const x = x_sample + s.offset;
-    float* const dx = dx_sample + s.offset;
-    float* const gain_p = scratch.period[0];
-    float* const slope_p = scratch.period[1];
-    float* const level_p = scratch.period[3];
-    float* const center = scratch.period[2];
-    spread(s, gain, gain_p);
-    spread(s, slope, slope_p);
-    spread(s, level, level_p);
-    for (int64_t p = 0; p < s.period; p += s.num_channels)
-      for (int64_t c = 0; c < s.num_channels; ++c) center[p + c] = mean[(s.channel + c) / width];
+// Writes the index of each value of a period among the sample's, [channels, spatial] in any layout.
+void number(const GroupNorm& norm, const Stretch& s, uint32_t* index) {
+  for (int64_t p = 0, position = s.position; p < s.period; p += s.num_channels, ++position)
+    for (int64_t c = 0; c < s.num_channels; ++c)
+      index[p + c] = static_cast<uint32_t>((s.channel + c) * norm.spatial + position);
+}
+
+// 0 where the mask drops a value, else 1 / (1 - probability): the integer hash `lowbias32` with keys added.
+inline float kept(const DropoutMask& mask, uint32_t index) {
+  uint32_t x = index ^ mask.key0;
+  x ^= x >> 16;
+  x *= 0x7feb352du;
+  x ^= x >> 15;
+  x += mask.key1;
+  x *= 0x846ca68bu;
+  x ^= x >> 16;
+  return x < mask.drop_below ? 0.0f : mask.keep_scale;
+}
+
+template <Kind kind, bool silu, bool dropout>
+void forward_of(const GroupNorm& norm, const Piece& piece, const Affine& affine, const void* x_sample, void* y_sample,
+                float* scratch) {
+  const int64_t period = period_of(norm);
+  float* const factor = scratch;
+  float* const offset = scratch + period;
+  uint32_t* const index = reinterpret_cast<uint32_t*>(scratch + 2 * period);
+  float* const x_buffer = scratch + 3 * period;
+  float* const y_buffer = scratch + 4 * period;
+  const DropoutMask mask = norm.mask;
+  for (int64_t i = 0; i < num_stretches(norm, piece); ++i) {
+    const Stretch s = stretch_at(norm, piece, i);
+    spread(s, affine.factor, factor);
+    spread(s, affine.offset, offset);
+    if (dropout) number(norm, s, index);
     for_periods(
         s,
         [=](int64_t start, int64_t length) {
+          const float* const x = Access<kind>::read(x_sample, s.offset + start, length, x_buffer);
+          float* const y = Access<kind>::place(y_sample, s.offset + start, y_buffer);
+          const uint32_t first = dropout ? static_cast<uint32_t>(start / s.num_channels) : 0;
 #pragma omp simd
-          for (int64_t i = 0; i < length; ++i)
-            dx[start + i] = dx[start + i] * gain_p[i] + ((x[start + i] - center[i]) * slope_p[i] + level_p[i]);
+          for (int64_t i = 0; i < length; ++i) {
+            const float z = x[i] * factor[i] + offset[i];
+            float out = silu ? z * sigmoid(z) : z;
+            if (dropout) out *= kept(mask, index[i] + first);
+            y[i] = out;
+          }
+          Access<kind>::write(y, y_sample, s.offset + start, length);
         },
         [] {});
   }
+}
+
+// The gradient before dropout and SiLU, of one after them.
+template <bool silu, bool dropout>
+inline float before_activation(float z, float dy, const DropoutMask& mask, uint32_t index) {
+  float gradient = dropout ? dy * kept(mask, index) : dy;
+  if (silu) {
+    const float gate = sigmoid(z);
+    gradient *= gate * (1 + z * (1 - gate));
+  }
+  return gradient;
+}
+
+template <Kind kind, bool silu, bool dropout>
+void backward_sums_of(const GroupNorm& norm, const Piece& piece, const Affine& affine, const void* x_sample,
+                      const void* dy_sample, void* dx_sample, double* sum_dz, double* sum_dz_centered, float* scratch) {
+  const int64_t period = period_of(norm);
+  float* const factor = scratch;
+  float* const offset = scratch + period;
+  float* const center = scratch + 2 * period;
+  float* const sum = scratch + 3 * period;
+  float* const sum2 = scratch + 4 * period;
+  uint32_t* const index = reinterpret_cast<uint32_t*>(scratch + 5 * period);
+  float* const x_buffer = scratch + 6 * period;
+  float* const dy_buffer = scratch + 7 * period;
+  const DropoutMask mask = norm.mask;
+  for (int64_t i = 0; i < num_stretches(norm, piece); ++i) {
+    const Stretch s = stretch_at(norm, piece, i);
+    double* const sum_of = sum_dz + (s.channel - piece.channel);
+    double* const sum2_of = sum_dz_centered + (s.channel - piece.channel);
+    spread(s, affine.factor, factor);
+    spread(s, affine.offset, offset);
+    spread(s, affine.center, center);
+    if (dropout) number(norm, s, index);
+    fill(sum, s.period, 0);
+    fill(sum2, s.period, 0);
+    clear(sum_of, s.num_channels);
+    clear(sum2_of, s.num_channels);
+    for_periods(
+        s,
+        [=](int64_t start, int64_t length) {
+          const float* const x = Access<kind>::read(x_sample, s.offset + start, length, x_buffer);
+          const float* const dy = Access<kind>::read(dy_sample, s.offset + start, length, dy_buffer);
+          const uint32_t first = dropout ? static_cast<uint32_t>(start / s.num_channels) : 0;
+          // Kept for the second pass in float32; a half kind would round it, and computes it again.
+          float* const dz = kind == Kind::kFloat ? static_cast<float*>(dx_sample) + s.offset + start : x_buffer;
+#pragma omp simd
+          for (int64_t i = 0; i < length; ++i) {
+            const float z = x[i] * factor[i] + offset[i];
+            const float gradient =
+                before_activation<silu, dropout>(z, dy[i], mask, dropout ? index[i] + first : 0);
+            sum[i] += gradient;
+            sum2[i] += gradient * (x[i] - center[i]);
+            if (kind == Kind::kFloat) dz[i] = gradient;
+          }
+        },
+        [&] {
+          fold(s, sum, sum_of);
+          fold(s, sum2, sum2_of);
+        });
+  }
+}
+
+template <Kind kind, bool silu, bool dropout>
+void backward_of(const GroupNorm& norm, const Piece& piece, const Affine& affine, const Slopes& slopes,
+                 const void* x_sample, const void* dy_sample, void* dx_sample, float* scratch) {
+  const int64_t period = period_of(norm);
+  float* const factor = scratch;
+  float* const offset = scratch + period;
+  float* const center = scratch + 2 * period;
+  float* const gain = scratch + 3 * period;
+  float* const slope = scratch + 4 * period;
+  float* const level = scratch + 5 * period;
+  uint32_t* const index = reinterpret_cast<uint32_t*>(scratch + 6 * period);
+  float* const x_buffer = scratch + 7 * period;
+  float* const dy_buffer = scratch + 8 * period;
+  float* const dx_buffer = scratch + 9 * period;
+  const DropoutMask mask = norm.mask;
+  for (int64_t i = 0; i < num_stretches(norm, piece); ++i) {
+    const Stretch s = stretch_at(norm, piece, i);
+    spread(s, affine.factor, factor);
+    spread(s, affine.offset, offset);
+    spread(s, affine.center, center);
+    spread(s, slopes.gain, gain);
+    spread(s, slopes.slope, slope);
+    spread(s, slopes.level, level);
+    if (dropout) number(norm, s, index);
+    for_periods(
+        s,
+        [=](int64_t start, int64_t length) {
+          const float* const x = Access<kind>::read(x_sample, s.offset + start, length, x_buffer);
+          float* const dx = Access<kind>::place(dx_sample, s.offset + start, dx_buffer);
+          if (kind == Kind::kFloat) {
+#pragma omp simd
+            for (int64_t i = 0; i < length; ++i)
+              dx[i] = dx[i] * gain[i] + ((x[i] - center[i]) * slope[i] + level[i]);
+          } else {
+            const float* const dy = Access<kind>::read(dy_sample, s.offset + start, length, dy_buffer);
+            const uint32_t first = dropout ? static_cast<uint32_t>(start / s.num_channels) : 0;
+#pragma omp simd
+            for (int64_t i = 0; i < length; ++i) {
+              const float z = x[i] * factor[i] + offset[i];
+              const float dz = before_activation<silu, dropout>(z, dy[i], mask, dropout ? index[i] + first : 0);
+              dx[i] = dz * gain[i] + ((x[i] - center[i]) * slope[i] + level[i]);
+            }
+          }
+          Access<kind>::write(dx, dx_sample, s.offset + start, length);
+        },
+        [] {});
+  }
+}
+
+// Calls body with the kind, SiLU and dropout of a normalization as types.
+template <bool value>
+struct Flag {
+  static constexpr bool kValue = value;
+};
+
+template <Kind kind>
+struct Of {
+  static constexpr Kind kValue = kind;
+};
+
+template <typename Body>
+void with_kind(const GroupNorm& norm, Body body) {
+  if (norm.kind == Kind::kFloat) return body(Of<Kind::kFloat>());
+  if (norm.kind == Kind::kHalf) return body(Of<Kind::kHalf>());
+  body(Of<Kind::kBFloat16>());
+}
+
+template <typename Body>
+void with_activation(const GroupNorm& norm, Body body) {
+  const bool dropout = norm.mask.drop_below != 0;
+  with_kind(norm, [=](auto kind) {
+    if (norm.silu && dropout) return body(kind, Flag<true>(), Flag<true>());
+    if (norm.silu) return body(kind, Flag<true>(), Flag<false>());
+    if (dropout) return body(kind, Flag<false>(), Flag<true>());
+    body(kind, Flag<false>(), Flag<false>());
+  });
+}
+
+void group_norm_moments(const GroupNorm& norm, const Piece& piece, const void* x, double* mean, double* squares,
+                        float* scratch) {
+  with_kind(norm, [&](auto kind) { moments_of<decltype(kind)::kValue>(norm, piece, x, mean, squares, scratch); });
+}
+
+void group_norm_forward(const GroupNorm& norm, const Piece& piece, const Affine& affine, const void* x, void* y,
+                        float* scratch) {
+  with_activation(norm, [&](auto kind, auto silu, auto dropout) {
+    forward_of<decltype(kind)::kValue, decltype(silu)::kValue, decltype(dropout)::kValue>(norm, piece, affine, x, y,
+                                                                                          scratch);
+  });
+}
+
+void group_norm_backward_sums(const GroupNorm& norm, const Piece& piece, const Affine& affine, const void* x,
+                              const void* dy, void* dx, double* dz, double* dz_centered, float* scratch) {
+  with_activation(norm, [&](auto kind, auto silu, auto dropout) {
+    backward_sums_of<decltype(kind)::kValue, decltype(silu)::kValue, decltype(dropout)::kValue>(
+        norm, piece, affine, x, dy, dx, dz, dz_centered, scratch);
+  });
+}
+
+void group_norm_backward(const GroupNorm& norm, const Piece& piece, const Affine& affine, const Slopes& slopes,
+                         const void* x, const void* dy, void* dx, float* scratch) {
+  with_activation(norm, [&](auto kind, auto silu, auto dropout) {
+    backward_of<decltype(kind)::kValue, decltype(silu)::kValue, decltype(dropout)::kValue>(norm, piece, affine, slopes,
+                                                                                           x, dy, dx, scratch);
+  });
 }
 
 // ---- the optimizer ----
@@ -454,8 +597,8 @@ double sum_of_squares(const void* values, Kind kind, int64_t length) {
 
 extern const Kernels ADMIRAL_JOIN(kernels_, ADMIRAL_INSTRUCTION_SET);
 const Kernels ADMIRAL_JOIN(kernels_, ADMIRAL_INSTRUCTION_SET) = {
-    ADMIRAL_TEXT(ADMIRAL_INSTRUCTION_SET), group_norm_scratch, group_norm_forward, group_norm_backward,
-    adam, average, sum_of_squares,
+    ADMIRAL_TEXT(ADMIRAL_INSTRUCTION_SET), group_norm_scratch, group_norm_moments, group_norm_forward,
+    group_norm_backward_sums, group_norm_backward, adam, average, sum_of_squares,
 };
 
 }  // namespace admiral

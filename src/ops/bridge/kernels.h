@@ -1,6 +1,7 @@
 // The CPU kernels: plain loops over raw memory, compiled once for every instruction set that build.rs names and
 // chosen at run time. Neither this header nor kernels.cpp includes anything that defines inline functions: the linker
-// keeps one copy of such a function, and it could be the one for the newest instruction set.
+// keeps one copy of such a function, and it could be the one for the newest instruction set. (The compiler's own
+// vector intrinsics are always inlined and leave no copy.)
 #pragma once
 
 #include <stdint.h>
@@ -9,26 +10,47 @@ namespace admiral {
 
 enum class Kind : int32_t { kFloat = 0, kHalf = 1, kBFloat16 = 2 };
 
-// One sample of a group normalization. `x`, `y` and their gradients are [channels, spatial], or [spatial, channels]
-// where channels_last; `scale` and `shift` are [channels] or both null.
+// Which values of a sample dropout keeps, a function of the keys and of a value's index in [channels, spatial]: of
+// 2^32 equally likely numbers those below `drop_below` drop a value. 0 is no dropout.
+struct DropoutMask {
+  uint32_t drop_below;
+  float keep_scale;  // 1 / (1 - probability)
+  uint32_t key0;
+  uint32_t key1;
+};
+
+// One sample of a group normalization. x, y and their gradients are [channels, spatial], or [spatial, channels] where
+// channels_last, all of one kind.
 struct GroupNorm {
   int64_t channels;
   int64_t spatial;
-  int64_t num_groups;
   bool channels_last;
   bool silu;
-  float eps;
-  const float* weight;
-  const float* bias;
-  const float* scale;
-  const float* shift;
+  Kind kind;
+  DropoutMask mask;
 };
 
-// The sums over positions that the gradients of a sample's coefficients are made of, [channels] each:
-// of dz, and of dz times the normalized x, where dz is the gradient before the SiLU.
-struct GroupNormSums {
-  float* dz;
-  float* dz_normalized;
+// A part of a sample that lies in one run of memory: some positions of all channels where channels_last, else all
+// positions of some channels.
+struct Piece {
+  int64_t channel;
+  int64_t num_channels;
+  int64_t position;
+  int64_t num_positions;
+};
+
+// z = x * factor + offset, and the mean of x's group; [channels] each.
+struct Affine {
+  const float* factor;
+  const float* offset;
+  const float* center;
+};
+
+// dx = dz * gain + (x - center) * slope + level, with dz the gradient before SiLU and dropout; [channels] each.
+struct Slopes {
+  const float* gain;
+  const float* slope;
+  const float* level;
 };
 
 // The numbers of one update, already rounded to what the loop uses.
@@ -55,14 +77,22 @@ struct AdamMemory {
 
 struct Kernels {
   const char* instruction_set;
-  // Floats of scratch memory that the two functions below need.
+  // Floats of scratch memory that the four functions below need. Their x, y, dy, dx and coefficients are the whole
+  // sample's, their sums and moments the piece's: [num_channels].
   int64_t (*group_norm_scratch)(const GroupNorm& norm);
-  // Writes y, and the mean and 1 / standard deviation of each group.
-  void (*group_norm_forward)(const GroupNorm& norm, const float* x, float* y, float* mean, float* rstd,
+  // Writes for each channel of a piece the mean, and the sum of the squared differences from it.
+  void (*group_norm_moments)(const GroupNorm& norm, const Piece& piece, const void* x, double* mean, double* squares,
                              float* scratch);
-  // Writes dx and the sums.
-  void (*group_norm_backward)(const GroupNorm& norm, const float* x, const float* dy, const float* mean,
-                              const float* rstd, float* dx, const GroupNormSums& sums, float* scratch);
+  // Writes a piece of y.
+  void (*group_norm_forward)(const GroupNorm& norm, const Piece& piece, const Affine& affine, const void* x, void* y,
+                             float* scratch);
+  // Writes for each channel of a piece the sums of dz and of dz * (x - center). In float32 it leaves dz in dx, where
+  // the function below expects it.
+  void (*group_norm_backward_sums)(const GroupNorm& norm, const Piece& piece, const Affine& affine, const void* x,
+                                   const void* dy, void* dx, double* dz, double* dz_centered, float* scratch);
+  // Writes a piece of dx.
+  void (*group_norm_backward)(const GroupNorm& norm, const Piece& piece, const Affine& affine, const Slopes& slopes,
+                              const void* x, const void* dy, void* dx, float* scratch);
   // Updates `length` values.
   void (*adam)(const AdamMemory& memory, const AdamUpdate& update, int64_t length);
   // ema = ema * rate + master * rest, for `length` values.

@@ -14,7 +14,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
-use super::Error;
+use super::{AdamHyper, Error, GroupNorm};
 
 unsafe extern "C" {
     fn admiral_last_error() -> *const c_char;
@@ -23,6 +23,20 @@ unsafe extern "C" {
     fn admiral_torch_config(config: *mut *const c_char) -> c_int;
     fn admiral_allow_tf32(allow: bool) -> c_int;
     fn admiral_set_gradient(parameter: *const C_tensor, gradient: *const C_tensor) -> c_int;
+    fn admiral_gradients(
+        output: *const C_tensor,
+        of_output: *const C_tensor,
+        inputs: *const *const C_tensor,
+        num_inputs: i64,
+        results: *mut *mut C_tensor,
+    ) -> c_int;
+    fn admiral_torch_fused_adamw(
+        parameter: *const C_tensor,
+        gradient: *const C_tensor,
+        mean: *const C_tensor,
+        variance: *const C_tensor,
+        hyper: *const TorchAdamW,
+    ) -> c_int;
     fn admiral_group_norm_silu(
         x: *const C_tensor,
         weight: *const C_tensor,
@@ -32,6 +46,8 @@ unsafe extern "C" {
         num_groups: i64,
         eps: f64,
         silu: bool,
+        dropout: f64,
+        seed: i64,
         result: *mut *mut C_tensor,
     ) -> c_int;
     fn admiral_adam(
@@ -77,6 +93,17 @@ pub(super) struct AdamUpdate {
     pub(super) root_correction: f32,
     pub(super) epsilon: f32,
     pub(super) step_size: f32,
+}
+
+/// The numbers of libtorch's AdamW: `admiral::TorchAdamW` in bridge.cpp.
+#[repr(C)]
+struct TorchAdamW {
+    learning_rate: f64,
+    beta1: f64,
+    beta2: f64,
+    epsilon: f64,
+    weight_decay: f64,
+    step: f64,
 }
 
 /// One EMA: `AdmiralAverage` in flat.cpp.
@@ -137,30 +164,25 @@ pub(super) unsafe fn sum_of_squares(values: *const c_void, kind: i32, length: us
     Ok(result)
 }
 
-/// The fused node on the CPU: every tensor is float32 and lies there.
-pub(super) fn group_norm_silu(
-    x: &Tensor,
-    num_groups: i64,
-    weight: &Tensor,
-    bias: &Tensor,
-    eps: f64,
-    modulation: Option<(&Tensor, &Tensor)>,
-    silu: bool,
-) -> Result<Tensor, Error> {
+/// The fused node on the CPU: every tensor lies there, in float32 or a half kind.
+pub(super) fn group_norm_silu(x: &Tensor, norm: &GroupNorm<'_>) -> Result<Tensor, Error> {
     let (scale, shift) =
-        modulation.map_or((std::ptr::null(), std::ptr::null()), |(scale, shift)| (scale.as_ptr(), shift.as_ptr()));
+        norm.modulation.map_or((std::ptr::null(), std::ptr::null()), |(scale, shift)| (scale.as_ptr(), shift.as_ptr()));
+    let (probability, seed) = norm.dropout.map_or((0.0, 0), |dropout| (dropout.probability, dropout.seed));
     let mut result = std::ptr::null_mut();
     // SAFETY: all pointers are live tensors of tch, or null where the bridge expects it.
     let status = unsafe {
         admiral_group_norm_silu(
             x.as_ptr(),
-            weight.as_ptr(),
-            bias.as_ptr(),
+            norm.weight.as_ptr(),
+            norm.bias.as_ptr(),
             scale,
             shift,
-            num_groups,
-            eps,
-            silu,
+            norm.num_groups,
+            norm.eps,
+            norm.silu,
+            probability,
+            seed.cast_signed(),
             &mut result,
         )
     };
@@ -190,6 +212,42 @@ pub fn set_gradient(parameter: &Tensor, gradient: &Tensor) -> Result<(), Error> 
     check("set_gradient", unsafe { admiral_set_gradient(parameter.as_ptr(), gradient.as_ptr()) })
 }
 
+/// The gradients of `inputs`, given the gradient `of_output` of `output`. Nothing is accumulated into any leaf.
+///
+/// # Errors
+/// [`Error::Bridge`] when the graph does not lead from `output` to each of `inputs`, or libtorch fails in it.
+pub fn gradients(output: &Tensor, of_output: &Tensor, inputs: &[&Tensor]) -> Result<Vec<Tensor>, Error> {
+    let leaves: Vec<*const C_tensor> = inputs.iter().map(|input| input.as_ptr()).collect();
+    let mut results = vec![std::ptr::null_mut(); inputs.len()];
+    // SAFETY: all pointers are live tensors of tch, and there is a place for each result.
+    let status = unsafe {
+        let (output, of_output) = (output.as_ptr(), of_output.as_ptr());
+        admiral_gradients(output, of_output, leaves.as_ptr(), leaves.len() as i64, results.as_mut_ptr())
+    };
+    check("gradients", status)?;
+    // SAFETY: on success the bridge hands over tensors that nobody else owns.
+    Ok(results.into_iter().map(|result| unsafe { Tensor::from_ptr(result) }).collect())
+}
+
+/// One update of float32 tensors by libtorch's own fused AdamW, which [`super::adam`] is measured against.
+///
+/// # Errors
+/// [`Error::Bridge`] when libtorch refuses the tensors.
+pub fn torch_fused_adamw(
+    parameter: &Tensor,
+    gradient: &Tensor,
+    mean: &Tensor,
+    variance: &Tensor,
+    hyper: &AdamHyper,
+) -> Result<(), Error> {
+    let AdamHyper { learning_rate, beta1, beta2, epsilon, weight_decay, step, gradient_scale: _ } = *hyper;
+    let hyper = TorchAdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step: step as f64 };
+    // SAFETY: all pointers are live tensors of tch, and `hyper` lives for the call.
+    check("torch_fused_adamw", unsafe {
+        admiral_torch_fused_adamw(parameter.as_ptr(), gradient.as_ptr(), mean.as_ptr(), variance.as_ptr(), &hyper)
+    })
+}
+
 /// Lets CUDA's float32 convolutions and matrix products round their inputs to TF32's 10 bits of mantissa, or not.
 /// libtorch lets convolutions do so unless told otherwise; the CPU never does.
 ///
@@ -217,6 +275,18 @@ mod tests {
             (&parameter * &parameter).sum(Kind::Float).backward();
         }
         assert_eq!(Vec::<f32>::try_from(flat).unwrap(), [0.0, 12.0, -4.0, 0.0]);
+    }
+
+    #[test]
+    fn gradients_come_back_and_accumulate_nowhere() {
+        let x = Tensor::from_slice(&[3.0f32, -1.0]).set_requires_grad(true);
+        let y = Tensor::from_slice(&[2.0f32, 5.0]).set_requires_grad(true);
+        let found = gradients(&(&x * &x * &y), &Tensor::from_slice(&[1.0f32, 10.0]), &[&x, &y]).unwrap();
+        assert_eq!(Vec::<f32>::try_from(&found[0]).unwrap(), [12.0, -100.0]);
+        assert_eq!(Vec::<f32>::try_from(&found[1]).unwrap(), [9.0, 10.0]);
+        assert!(!x.grad().defined());
+        let error = gradients(&(&x * 2.0), &x.detach(), &[&y]).unwrap_err().to_string();
+        assert!(error.starts_with("gradients: "), "{error}");
     }
 
     #[test]
