@@ -55,9 +55,9 @@ fn measure(network: &Network, specs: &admiral::model::ParamSpecs, config: &Model
     let small = config.small_size.map(|size| Tensor::randn([batch, config.image_channels, size, size], options));
     let inputs = Inputs { x: &x, timesteps: &timesteps, labels: Some(&labels), low_res: small.as_ref() };
     // Once before, so that what is made at the first use is there.
-    drop(network.forward(&params, &inputs, true));
+    drop(network.forward(&params, &inputs, Some(1)));
     let before = allocated();
-    let out = network.forward(&params, &inputs, true);
+    let out = network.forward(&params, &inputs, Some(1));
     let grown = allocated() - before;
     drop(out);
     grown
@@ -69,16 +69,20 @@ fn what_is_kept_is_what_is_counted() {
     tch::manual_seed(1);
     let batch = 8;
     for (name, task, config) in models() {
-        let plan = config.plan(task, true).unwrap_or_else(|mistakes| panic!("{name}: {mistakes:?}"));
-        let (network, specs) = Network::build(&plan);
-        for (half, norms) in [(false, Norms::Fused), (true, Norms::Composed)] {
-            let layers = network.memory(Running { half, norms, on_gpu: false });
+        for (half, use_checkpoint) in [(false, false), (true, false), (false, true), (true, true)] {
+            let config = ModelConfig { use_checkpoint, ..config.clone() };
+            let plan = config.plan(task, true).unwrap_or_else(|mistakes| panic!("{name}: {mistakes:?}"));
+            let (network, specs) = Network::build(&plan);
+            let layers = network.memory(Running { half, norms: Norms::Fused, on_gpu: false });
             let weights = Weights { parameters: 0, torso: 0, half, num_emas: 0, float_sums: false };
-            let counted = Memory::new(weights, &layers, false, false).activation_bytes() * batch as u64;
+            let counted = Memory::new(weights, &layers, use_checkpoint, false).activation_bytes() * batch as u64;
             let measured = measure(&network, &specs, &config, half, batch);
             let ratio = measured as f64 / counted as f64;
-            println!("{name}, {norms:?}: {counted} counted, {measured} measured, {ratio:.4}");
-            assert!((ratio - 1.0).abs() < 0.01, "{name}, {norms:?}: {counted} counted, {measured} measured");
+            let way = format!("{name}, half {half}, checkpointing {use_checkpoint}");
+            println!("{way}: {counted} counted, {measured} measured, {ratio:.4}");
+            // Handles and nodes of the graph weigh more where little is kept.
+            let tolerance = if use_checkpoint { 0.02 } else { 0.01 };
+            assert!((ratio - 1.0).abs() < tolerance, "{way}: {counted} counted, {measured} measured");
         }
     }
 }

@@ -167,7 +167,7 @@ pub struct Report {
     pub steps: u64,
     /// How this program normalizes there.
     pub norms: Norms,
-    /// Memory by part, of the way that this program runs, without checkpointing.
+    /// Memory by part, of the way that this run is configured.
     pub memory: Parts,
     /// Memory in other ways.
     pub variants: Vec<Variant>,
@@ -229,7 +229,7 @@ fn memory(request: &Request, hardware: &Hardware, norms: Norms, checkpointing: b
 }
 
 fn parts(request: &Request, hardware: &Hardware) -> Parts {
-    memory(request, hardware, request.norms, false).parts(request.batch.microbatch)
+    memory(request, hardware, request.norms, request.work.recomputes).parts(request.batch.microbatch)
 }
 
 fn variants(request: &Request, hardware: &Hardware) -> Vec<Variant> {
@@ -329,6 +329,19 @@ pub(crate) mod tests {
 
     fn made(speed: Speed) -> Report {
         plan(&request(), &GpuKind::V100.hardware(), speed).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn checkpointing_costs_a_third_of_compute_and_saves_memory() {
+        let mut request = request();
+        let plain = made(Speed::Mfu(0.4));
+        request.work.recomputes = true;
+        let again =
+            plan(&request, &GpuKind::V100.hardware(), Speed::Mfu(0.4)).unwrap_or_else(|error| panic!("{error}"));
+        let step = |report: &Report| report.time.as_ref().and_then(|time| time.step).map(|step| step.compute_seconds);
+        let (Some(once), Some(twice)) = (step(&plain), step(&again)) else { panic!("there is a rate") };
+        assert!((twice / once - 4.0 / 3.0).abs() < 1e-12);
+        assert!(again.memory.activations < plain.memory.activations);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Work {
     pub wire_bytes: u64,
     /// Bytes that travel at once.
     pub bucket_bytes: u64,
+    /// Whether blocks are computed again in backward: a fourth pass.
+    pub recomputes: bool,
 }
 
 /// How the samples of a step are shared.
@@ -73,7 +75,8 @@ pub fn step_time(hardware: &Hardware, work: &Work, batch: &Batch, rate: Rate) ->
     let images = (batch.microbatch * batch.accumulation) as f64;
     let (compute_seconds, optimizer_seconds) = match rate {
         Rate::Mfu(mfu) => (
-            images * PASSES * work.forward_flops as f64 / (mfu * hardware.peak_flops(work.weights.half)),
+            images * (PASSES + f64::from(u8::from(work.recomputes))) * work.forward_flops as f64
+                / (mfu * hardware.peak_flops(work.weights.half)),
             work.weights.optimizer_traffic() as f64 / hardware.memory_bandwidth,
         ),
         Rate::Measured(images_per_second) => (images / images_per_second, 0.0),
@@ -100,6 +103,7 @@ pub(crate) mod tests {
             weights: weights(true),
             wire_bytes: 1_200_000_000,
             bucket_bytes: 128 << 20,
+            recomputes: false,
         }
     }
 

@@ -3,7 +3,7 @@
 use admiral_plan::LayerMemory;
 use tch::Tensor;
 
-use crate::ops::Dropout;
+use crate::ops::{self, Dropout};
 use crate::random::{Philox, Stream};
 
 use super::activations::Running;
@@ -35,6 +35,8 @@ pub struct BlockPlan {
     pub use_scale_shift_norm: bool,
     /// BigGAN's residual blocks for resampling instead of a convolution.
     pub resblock_updown: bool,
+    /// Training runs each residual and attention block again in backward, instead of keeping its activations.
+    pub use_checkpoint: bool,
 }
 
 impl BlockPlan {
@@ -64,6 +66,16 @@ pub struct Context<'a> {
     pub embedding: &'a Tensor,
     /// What dropout masks are a function of, together with a block's place; `None` turns dropout off.
     pub dropout_seed: Option<u64>,
+    /// Whether residual and attention blocks run again in backward.
+    pub recomputes: bool,
+}
+
+impl<'a> Context<'a> {
+    /// For blocks of a plan; what training alone does is done where there is a seed.
+    #[must_use]
+    pub fn new(plan: &BlockPlan, params: &'a Params, embedding: &'a Tensor, dropout_seed: Option<u64>) -> Self {
+        Self { params, embedding, dropout_seed, recomputes: plan.use_checkpoint && dropout_seed.is_some() }
+    }
 }
 
 /// Change of resolution by a factor of two.
@@ -200,7 +212,21 @@ pub enum Layer {
 
 impl Layer {
     /// Runs the layer on `[batch, channels, height, width]`.
+    ///
+    /// # Panics
+    /// Where libtorch refuses, as tch's operations do.
     pub fn forward(&self, context: &Context<'_>, x: &Tensor) -> Tensor {
+        if !context.recomputes || matches!(self, Self::Conv(..)) {
+            return self.run(context, x);
+        }
+        let (layer, params, dropout_seed) = (self.clone(), context.params.clone(), context.dropout_seed);
+        let body = move |x: &Tensor, embedding: &Tensor| {
+            layer.run(&Context { params: &params, embedding, dropout_seed, recomputes: false }, x)
+        };
+        ops::recompute(x, context.embedding, body).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn run(&self, context: &Context<'_>, x: &Tensor) -> Tensor {
         match self {
             // Upsampling comes before its convolution; downsampling is the convolution's stride.
             Self::Conv(conv, Resample::Up) => conv.forward(context.params, &Resample::Up.forward(x)),

@@ -109,7 +109,7 @@ impl Encoder {
     /// `x` `[batch, in, height, width]` and `timesteps` `[batch]` to logits `[batch, out]`, float32.
     pub fn forward(&self, params: &Params, x: &Tensor, timesteps: &Tensor, dropout_seed: Option<u64>) -> Tensor {
         let embedding = self.embedding.forward(params, timesteps, None);
-        let context = Context { params, embedding: &embedding, dropout_seed };
+        let context = Context::new(&self.plan.blocks, params, &embedding, dropout_seed);
         let wants_means = matches!(self.head, Head::Spatial { .. } | Head::SpatialV2 { .. });
         let mut means = Vec::new();
         let mut hidden = enter_torso(&self.input_blocks, params, x);

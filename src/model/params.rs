@@ -1,6 +1,8 @@
 //! Parameters apart from networks: a network knows names, shapes and places; the values lie wherever the caller
 //! keeps them (flat training memory, an EMA, a loaded checkpoint), and a network exists without any.
 
+use std::sync::Arc;
+
 use tch::Tensor;
 
 /// The place of a parameter in its network: the released checkpoints' order.
@@ -123,27 +125,34 @@ impl ParamSpecs {
     }
 }
 
-/// The values of a network's parameters: one tensor for each spec, in order.
-#[derive(Debug)]
+/// The values of a network's parameters: one tensor for each spec, in order. A clone is another handle on the same values.
+#[derive(Debug, Clone)]
 pub struct Params {
-    tensors: Vec<Tensor>,
+    tensors: Arc<Tensors>,
 }
+
+#[derive(Debug)]
+struct Tensors(Vec<Tensor>);
+
+// SAFETY: through a shared reference a tensor is only read and its handle only copied, and libtorch counts handles
+// atomically. What runs in place on a shallow copy is the caller's to keep apart, on one thread as on several.
+unsafe impl Sync for Tensors {}
 
 impl Params {
     /// Takes the tensors in the order of the network's specs.
     #[must_use]
     pub fn new(tensors: Vec<Tensor>) -> Self {
-        Self { tensors }
+        Self { tensors: Arc::new(Tensors(tensors)) }
     }
 
     /// The tensor at a place.
     pub fn get(&self, id: ParamId) -> &Tensor {
-        &self.tensors[id.0]
+        &self.tensors.0[id.0]
     }
 
     /// All tensors in order.
     pub fn tensors(&self) -> &[Tensor] {
-        &self.tensors
+        &self.tensors.0
     }
 }
 

@@ -70,7 +70,7 @@ impl UNet {
         dropout_seed: Option<u64>,
     ) -> Tensor {
         let embedding = self.embedding.forward(params, timesteps, labels);
-        let context = Context { params, embedding: &embedding, dropout_seed };
+        let context = Context::new(&self.plan.blocks, params, &embedding, dropout_seed);
         let mut hidden = enter_torso(&self.input_blocks, params, x);
         let mut skips = Vec::with_capacity(self.input_blocks.len());
         for block in &self.input_blocks {

@@ -9,6 +9,7 @@ mod norms;
 
 pub use adam::{AdamHyper, AdamSegment, adam};
 pub use attention::attention;
+pub use bridge::recompute;
 pub use dropout::Dropout;
 pub use group_norm::{GroupNorm, group_norm_is_fused, group_norm_silu};
 pub use norms::sum_of_squares;

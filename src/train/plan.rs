@@ -246,8 +246,8 @@ pub(super) fn request(
         let refused = |_| format!("cannot share {} images in passes of {}", training.global_batch, training.microbatch);
         (world, divide(config, world).map_err(refused))
     });
-    // A processor has only one way to normalize float32.
-    let ways = if kind == GpuKind::Cpu && !half { &[Norms::Fused][..] } else { &[Norms::Fused, Norms::Composed] };
+    // A processor has only one way to normalize.
+    let ways = if kind == GpuKind::Cpu { &[Norms::Fused][..] } else { &[Norms::Fused, Norms::Composed] };
     let layers = ways.iter().map(|&norms| (norms, layers(config, &network, half, norms, kind)));
     Ok(Request {
         name: name.to_owned(),
@@ -258,6 +258,7 @@ pub(super) fn request(
             bucket_bytes: training.bucket_bytes.unwrap_or_else(|| {
                 default_bucket_bytes(usize::try_from(weights.parameters).unwrap_or(usize::MAX)) as u64
             }),
+            recomputes: config.model.use_checkpoint,
         },
         layers: layers.collect(),
         norms: norms(config.precision.mode, kind),

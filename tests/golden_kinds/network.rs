@@ -70,6 +70,7 @@ impl NetworkConfig {
             dropout: self.dropout,
             use_scale_shift_norm: self.use_scale_shift_norm,
             resblock_updown: self.resblock_updown,
+            use_checkpoint: false,
         };
         let unet = |in_channels| UNetPlan {
             image_size: self.image_size,

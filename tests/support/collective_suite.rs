@@ -1,6 +1,6 @@
 //! What every body of `Collective` must do, written against the trait. Every rank runs it.
 
-use admiral::collective::{Collective, GradientReducer, Slot, any};
+use admiral::collective::{Collective, CollectiveError, GradientReducer, Slot, any};
 use admiral::random::{Philox, Stream};
 use tch::{Kind, Tensor};
 
