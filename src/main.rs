@@ -12,6 +12,7 @@ use admiral::tools::{self, CheckpointCommand, Outcome};
 use admiral::train::bench::{self, BenchOptions};
 use admiral::train::bench_allreduce::{self, AllReduceBenchOptions};
 use admiral::train::bench_checkpoint::{self, CheckpointBenchOptions};
+use admiral::train::bench_loader::{self, LoaderBenchOptions};
 use admiral::train::plan::{self, PlanOptions};
 use admiral::train::samples::{self, SampleOptions};
 use admiral::train::{self, Resume, RunConfig, Stop};
@@ -86,6 +87,17 @@ enum ConfigCommand {
     Show(ShowArguments),
 }
 
+/// A configuration that is named by an option.
+#[derive(Args)]
+struct ConfigOptions {
+    /// The configuration, a YAML file
+    #[arg(long)]
+    config: PathBuf,
+    /// Override a field: --set data.num_workers=2
+    #[arg(long = "set", value_name = "FIELD=VALUE")]
+    overrides: Vec<String>,
+}
+
 #[derive(Subcommand)]
 enum BenchCommand {
     /// Time training steps: the median, images a second, and where the time goes
@@ -101,6 +113,13 @@ enum BenchCommand {
     },
     /// Time sums over the ranks and the ways between them, and name the slow ones; under mpirun
     Allreduce(AllReduceBenchOptions),
+    /// Read, decode and crop the configured images as training would: images a second by threads
+    Loader {
+        #[command(flatten)]
+        config: ConfigOptions,
+        #[command(flatten)]
+        options: LoaderBenchOptions,
+    },
     /// Save and read a network's training state: the stall of training, the speed, the memory
     Checkpoint {
         /// The configuration, a YAML file
@@ -129,6 +148,12 @@ fn main() -> ProcessExit {
         }),
         Command::Bench(BenchCommand::Allreduce(options)) => {
             on_ranks(|collective, _| bench_allreduce::all_reduce(&options, collective).map(|()| ExitCode::Finished))
+        }
+        Command::Bench(BenchCommand::Loader { config: ConfigOptions { config, overrides }, options }) => {
+            let config = config::load(&config, &overrides).map_err(|error| (ExitCode::Config, error.into()));
+            alone(config.and_then(|config| {
+                bench_loader::run(&config, &options).map_err(|error| (error.exit_code(), error.into()))
+            }))
         }
         Command::Bench(BenchCommand::Checkpoint { config, overrides, options }) => on_ranks(|collective, _| {
             let config = load(collective, &config, &overrides)?;

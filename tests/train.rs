@@ -100,6 +100,24 @@ fn sums_that_travel_during_backward_change_no_bit() {
 }
 
 #[test]
+fn the_loader_alone_can_be_timed() {
+    let place = Place::new();
+    let bench = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_admiral"));
+        command.args(["bench", "loader", "--json", "--images", "64", "--rounds", "2", "--config"]);
+        run(command.arg(place.path("tiny.yaml")).args(arguments), PATIENCE)
+    };
+    let finished = bench(&["--workers", "1,2"]);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let measured: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
+    let of = |number: usize, field: &str| measured[number][field].as_f64().unwrap();
+    assert_eq!((of(0, "workers"), of(1, "workers")), (1.0, 2.0));
+    assert!((0..2).all(|number| of(number, "least") > 0.0 && of(number, "least") <= of(number, "most")));
+    assert_eq!(bench(&["--workers", "0"]).code, Some(64));
+    assert_eq!(bench(&["--set", "data.path=/nowhere"]).code, Some(64));
+}
+
+#[test]
 fn a_step_can_be_traced() {
     let place = Place::new();
     let trace = place.path("trace.json");

@@ -5,6 +5,7 @@ mod begin;
 pub mod bench;
 pub mod bench_allreduce;
 pub mod bench_checkpoint;
+pub mod bench_loader;
 mod config;
 mod curves;
 mod error;

@@ -182,7 +182,8 @@ fn trace_samples(batch: &Batch, timesteps: &[i64]) {
     }
 }
 
-fn sample_plan(config: &RunConfig, random_crop: bool) -> SamplePlan {
+/// What a sample of a run is made with.
+pub(super) fn sample_plan(config: &RunConfig, random_crop: bool) -> SamplePlan {
     SamplePlan {
         seed: config.run.seed,
         size: config.model.image_size as usize,
