@@ -13,6 +13,7 @@ use admiral::train::bench::{self, BenchOptions};
 use admiral::train::bench_allreduce::{self, AllReduceBenchOptions};
 use admiral::train::bench_checkpoint::{self, CheckpointBenchOptions};
 use admiral::train::bench_loader::{self, LoaderBenchOptions};
+use admiral::train::bench_ops::{self, OpsBenchOptions};
 use admiral::train::plan::{self, PlanOptions};
 use admiral::train::samples::{self, SampleOptions};
 use admiral::train::{self, Resume, RunConfig, Stop};
@@ -111,6 +112,8 @@ enum BenchCommand {
         #[command(flatten)]
         options: BenchOptions,
     },
+    /// Time the fused operations against libtorch's and against what the machine allows
+    Ops(OpsBenchOptions),
     /// Time sums over the ranks and the ways between them, and name the slow ones; under mpirun
     Allreduce(AllReduceBenchOptions),
     /// Read, decode and crop the configured images as training would: images a second by threads
@@ -146,6 +149,9 @@ fn main() -> ProcessExit {
             let config = load(collective, &config, &overrides)?;
             bench::step(config, &options, collective).map(|()| ExitCode::Finished)
         }),
+        Command::Bench(BenchCommand::Ops(options)) => {
+            alone(bench_ops::run(&options).map_err(|error| (error.exit_code(), error.into())))
+        }
         Command::Bench(BenchCommand::Allreduce(options)) => {
             on_ranks(|collective, _| bench_allreduce::all_reduce(&options, collective).map(|()| ExitCode::Finished))
         }

@@ -123,10 +123,8 @@ impl UNet {
     }
 }
 
-/// The input in the torso's type.
-///
-/// Feature maps keep libtorch's default memory layout: with channels last, a training step of a small UNet took
-/// 1.5 times as long on a CPU. The networks themselves assume neither.
+/// The input in the torso's type, and in the layout that every layer after this one keeps. The networks themselves
+/// assume none.
 pub(super) fn enter_torso(input_blocks: &[Block], params: &Params, x: &Tensor) -> Tensor {
     match input_blocks.first().map(Vec::as_slice) {
         Some([blocks::Layer::Conv(conv, _), ..]) => lay_out(&x.to_kind(conv.kind(params))),
@@ -134,8 +132,8 @@ pub(super) fn enter_torso(input_blocks: &[Block], params: &Params, x: &Tensor) -
     }
 }
 
-/// Channels-last where that is faster, which every layer after this one keeps: on the CPU in float32 libtorch's
-/// convolutions then need no reordering of their input and output, and `ops::group_norm_silu` takes either.
+/// Channels-last where that is faster: on the CPU libtorch's convolutions then need no reordering of their input and
+/// output, and `ops::group_norm_silu` takes either.
 fn lay_out(x: &Tensor) -> Tensor {
     if x.device() != Device::Cpu {
         return x.shallow_clone();

@@ -6,6 +6,7 @@ pub mod bench;
 pub mod bench_allreduce;
 pub mod bench_checkpoint;
 pub mod bench_loader;
+pub mod bench_ops;
 mod config;
 mod curves;
 mod error;

@@ -1,0 +1,191 @@
+//! What is measured: the machine's ceilings, the optimizer's pass, group normalization, attention.
+
+use tch::{Device, Kind, Tensor};
+
+use super::contest::{Rules, Spread, contender, hold, ratio};
+use super::{Ceilings, Measured};
+use crate::ops::{self, AdamHyper, AdamSegment, Error, GroupNorm, bridge};
+
+const GROUPS: i64 = 32;
+
+/// The shapes of group normalization: `[batch, channels, size, size]` of the paper's 64 and 256 models.
+pub(super) const NORM_SHAPES: [[i64; 3]; 7] =
+    [[4, 192, 64], [4, 384, 32], [4, 576, 16], [4, 768, 8], [1, 256, 256], [1, 512, 64], [1, 1024, 16]];
+
+/// The shapes of attention in the 64 model: batch, length, channels, in heads of 64.
+pub(super) const ATTENTION_SHAPES: [[i64; 3]; 3] = [[1, 1024, 384], [4, 256, 576], [4, 64, 768]];
+
+fn zeros(shape: &[i64], kind: Kind) -> Tensor {
+    Tensor::zeros(shape, (kind, Device::Cpu))
+}
+
+fn random(shape: &[i64], kind: Kind) -> Tensor {
+    Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind)
+}
+
+/// The copy bandwidth of memory, and the rates of matrix products in float32 and bfloat16.
+pub(super) fn ceilings(rules: Rules) -> Result<Ceilings, Error> {
+    const VALUES: usize = 64 << 20;
+    const SIZE: i64 = 2048;
+    let (from, mut to) = (vec![1.0f32; VALUES], vec![0.0f32; VALUES]);
+    let tensors = [0.0, 1.0].map(|value| Tensor::full([VALUES as i64], value, (Kind::Float, Device::Cpu)));
+    // The C library's copy does not read what it overwrites, libtorch's does; which one is faster depends on threads.
+    let seconds = hold(
+        &mut [
+            contender(|| tensors[0].shallow_clone().f_copy_(&tensors[1]).map(drop).map_err(Error::from)),
+            contender(|| {
+                let part = VALUES.div_ceil(tch::get_num_threads().max(1) as usize);
+                std::thread::scope(|scope| {
+                    for (to, from) in to.chunks_mut(part).zip(from.chunks(part)) {
+                        scope.spawn(|| to.copy_from_slice(from));
+                    }
+                });
+                Ok(())
+            }),
+        ],
+        rules,
+    )?;
+    let rates = seconds.iter().map(|seconds| Spread::of(seconds.iter().map(|seconds| (8 * VALUES) as f64 / seconds)));
+    let copy_bytes_per_second = rates.max_by(|a, b| a.median.total_cmp(&b.median)).unwrap_or_default();
+    drop((from, to, tensors));
+    let product = |kind: Kind| {
+        let (a, b) = (random(&[SIZE, SIZE], kind), random(&[SIZE, SIZE], kind));
+        let product = || a.f_matmul(&b).map(drop).map_err(Error::from);
+        let seconds = hold(&mut [contender(product)], rules)?;
+        Ok::<_, Error>(Spread::of(seconds[0].iter().map(|seconds| 2.0 * (SIZE as f64).powi(3) / seconds)))
+    };
+    Ok(Ceilings { copy_bytes_per_second, float_flops: product(Kind::Float)?, bfloat16_flops: product(Kind::BFloat16)? })
+}
+
+/// AdamW and one EMA over `length` values, against libtorch's fused AdamW and a pass of `lerp_` over the EMA.
+pub(super) fn adam(length: i64, rules: Rules) -> Result<Measured, Error> {
+    // Both sides work on the same memory.
+    let [master, mean, variance, ema] = [(); 4].map(|()| zeros(&[length], Kind::Float));
+    let gradient = Tensor::full([length], 1e-3, (Kind::Float, Device::Cpu));
+    let rate = 0.9999;
+    let emas = [(rate, &ema)];
+    let segment =
+        AdamSegment { master: &master, mean: &mean, variance: &variance, gradient: &gradient, emas: &emas, half: None };
+    let hyper = AdamHyper {
+        learning_rate: 1e-4,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.01,
+        step: 1000,
+        gradient_scale: 1.0,
+    };
+    let seconds = hold(
+        &mut [
+            contender(|| ops::adam(&segment, &hyper)),
+            contender(|| {
+                let _no_grad = tch::no_grad_guard();
+                bridge::torch_fused_adamw(&master, &gradient, &mean, &variance, &hyper)?;
+                let _ = ema.shallow_clone().f_lerp_(&master, 1.0 - rate)?;
+                Ok(())
+            }),
+        ],
+        rules,
+    )?;
+    // Read and written: master, mean, variance, EMA; read: the gradient.
+    Ok(Measured {
+        operation: "Adam and EMA",
+        case: format!("{length} values"),
+        kind: "float32",
+        seconds: Spread::of(seconds[0].iter().copied()),
+        bytes: Some(36 * length as u64),
+        flops: None,
+        against: Some("libtorch's fused AdamW, then lerp_".into()),
+        ratio: Some(ratio(&seconds[1], &seconds[0])),
+    })
+}
+
+/// Forward and backward of the fused node against libtorch's two operations, each side in its better layout.
+pub(super) fn group_norm(shape: [i64; 3], kind: Kind, rules: Rules) -> Result<Measured, Error> {
+    let [batch, channels, size] = shape;
+    let lay = |x: &Tensor, channels_last: bool| match channels_last {
+        true => x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]),
+        false => x.contiguous(),
+    };
+    let (x, dy) = (random(&[batch, channels, size, size], kind), random(&[batch, channels, size, size], kind));
+    let parameter = |value: f64| Tensor::full([channels], value, (Kind::Float, Device::Cpu)).set_requires_grad(true);
+    let (weight, bias) = (parameter(1.0), parameter(0.0));
+    // libtorch takes float32 parameters beside an input in bfloat16, as the fused node does.
+    let layouts =
+        [true, false].map(|channels_last| (lay(&x, channels_last).set_requires_grad(true), lay(&dy, channels_last)));
+    let norm = GroupNorm {
+        num_groups: GROUPS,
+        weight: &weight,
+        bias: &bias,
+        eps: 1e-5,
+        modulation: None,
+        silu: true,
+        dropout: None,
+    };
+    let differentiate =
+        |out: &Tensor, x: &Tensor, dy: &Tensor| bridge::gradients(out, dy, &[x, &weight, &bias]).map(drop);
+    let fused = |(x, dy): &(Tensor, Tensor)| differentiate(&ops::group_norm_silu(x, &norm), x, dy);
+    let composed = |(x, dy): &(Tensor, Tensor)| {
+        let out = x.f_group_norm(GROUPS, Some(&weight), Some(&bias), 1e-5, true)?.f_silu()?;
+        differentiate(&out, x, dy)
+    };
+    const NAMES: [&str; 2] = ["channels-last", "contiguous"];
+    let seconds = hold(
+        &mut [
+            contender(|| fused(&layouts[0])),
+            contender(|| fused(&layouts[1])),
+            contender(|| composed(&layouts[0])),
+            contender(|| composed(&layouts[1])),
+        ],
+        rules,
+    )?;
+    let spreads: Vec<Spread> = seconds.iter().map(|seconds| Spread::of(seconds.iter().copied())).collect();
+    let faster = |first: usize| first + usize::from(spreads[first + 1].median < spreads[first].median);
+    let (own, others) = (faster(0), faster(2));
+    // Forward reads x and writes y; backward reads x and dy and writes dx.
+    let bytes = 5 * batch * channels * size * size * if kind == Kind::Float { 4 } else { 2 };
+    Ok(Measured {
+        operation: "GroupNorm and SiLU, both ways",
+        case: format!("[{batch}, {channels}, {size}, {size}] {}", NAMES[own]),
+        kind: name_of(kind),
+        seconds: spreads[own],
+        bytes: Some(bytes as u64),
+        flops: None,
+        against: Some(format!("libtorch's two, {}", NAMES[others - 2])),
+        ratio: Some(ratio(&seconds[others], &seconds[own])),
+    })
+}
+
+/// Forward and backward of attention on views of a joint projection, as the model has them.
+pub(super) fn attention(shape: [i64; 3], kind: Kind, rules: Rules) -> Result<Measured, Error> {
+    const HEAD: i64 = 64;
+    let [batch, length, channels] = shape;
+    let qkv = random(&[batch, length, 3 * channels], kind).set_requires_grad(true);
+    let gradient = random(&[batch, length, channels], kind);
+    let work = || {
+        let parts = qkv.f_view([batch, length, channels / HEAD, 3, HEAD])?.f_permute([3, 0, 2, 1, 4])?;
+        let out = ops::attention(&parts.get(0), &parts.get(1), &parts.get(2));
+        let out = out.f_transpose(1, 2)?.f_reshape([batch, length, channels])?;
+        bridge::gradients(&out, &gradient, &[&qkv]).map(drop)
+    };
+    let seconds = hold(&mut [contender(work)], rules)?;
+    Ok(Measured {
+        operation: "Attention, both ways",
+        case: format!("batch {batch}, {length} positions, {channels} channels"),
+        kind: name_of(kind),
+        seconds: Spread::of(seconds[0].iter().copied()),
+        bytes: None,
+        // Two products forward, and twice that backward.
+        flops: Some(3 * 4 * (batch * length * length * channels) as u64),
+        against: None,
+        ratio: None,
+    })
+}
+
+fn name_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::BFloat16 => "bfloat16",
+        Kind::Half => "float16",
+        _ => "float32",
+    }
+}
