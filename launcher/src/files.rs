@@ -12,8 +12,11 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use rustix::fs::FlockOperation;
 use serde::Serialize;
+
+use crate::attend::{host_name, start_ticks};
 
 /// Why a file of the launch cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +45,7 @@ pub struct Files {
     run: PathBuf,
     /// Held for its lock.
     _lock: File,
+    is_locked: bool,
 }
 
 impl Files {
@@ -59,18 +63,32 @@ impl Files {
         std::fs::create_dir_all(&folder).map_err(failed(&folder))?;
         let mut lock =
             File::options().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed(&path))?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
+        let is_locked = match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => true,
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let who = std::fs::read_to_string(&path).unwrap_or_default();
                 return Err(FilesError::Busy { run: run.to_owned(), who: who.trim().to_owned() });
             }
-            // A file system without locks: the owner's file of the checkpoints still keeps two runs apart.
-            Err(_) => {}
+            // A file system without locks.
+            Err(_) => false,
+        };
+        // Locks of a shared file system may be known to one host only, or to none.
+        let here = host_name();
+        if let Ok(state) = crate::status::read(run)
+            && state.is_held(Timestamp::now(), &here, start_ticks)
+        {
+            let who = format!("process {} on {}", state.launcher_pid, state.launcher_host);
+            return Err(FilesError::Busy { run: run.to_owned(), who });
         }
-        let who = format!("process {} on {}\n", std::process::id(), crate::attend::host_name());
+        let who = format!("process {} on {here}\n", std::process::id());
         lock.set_len(0).and_then(|()| lock.write_all(who.as_bytes())).map_err(failed(&path))?;
-        Ok(Self { run: run.to_owned(), _lock: lock })
+        Ok(Self { run: run.to_owned(), _lock: lock, is_locked })
+    }
+
+    /// Whether the file system keeps others away; else what stands in the state's file has to.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        self.is_locked
     }
 
     /// The run's folder.
@@ -166,6 +184,7 @@ pub fn write_json(path: &Path, content: &impl Serialize) -> Result<(), FilesErro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::{Condition, State};
 
     #[test]
     fn a_run_has_one_launcher() {
@@ -175,6 +194,18 @@ mod tests {
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         drop(first);
         Files::take(run.path()).expect("it is free again");
+    }
+
+    #[test]
+    fn a_launcher_that_writes_has_its_run_whatever_locks_say() {
+        let run = tempfile::tempdir().expect("a folder");
+        let mut state = State { launcher_host: "elsewhere".into(), ..State::of_launch("l".into(), Timestamp::now()) };
+        write_json(&state_of(run.path()), &state).expect("it can be written");
+        let error = Files::take(run.path()).expect_err("it is taken").to_string();
+        assert!(error.contains(&format!("process {} on elsewhere", std::process::id())), "{error}");
+        state.condition = Condition::Ended;
+        write_json(&state_of(run.path()), &state).expect("it can be written");
+        assert!(Files::take(run.path()).expect("it has ended").is_locked());
     }
 
     #[test]

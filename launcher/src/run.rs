@@ -102,6 +102,12 @@ pub async fn run(mut plan: Plan, console: Console, mut stops: mpsc::UnboundedRec
             let facts = asking.await.map_err(LaunchError::system)?.map_err(refused)?;
             check_world(&facts, plan.world)?;
             let files = Files::take(&facts.derived.run_folder).map_err(LaunchError::config)?;
+            if !files.is_locked() {
+                console.warn(&format!(
+                    "the file system of {} has no locks: start no second launcher for this run at the same moment",
+                    files.run().display()
+                ));
+            }
             if !plan.options.no_preflight {
                 preflight::preflight(&mut plan, &facts, &launch_id, &files.receipt(), console).await?;
                 check_world(&facts, plan.world)?;

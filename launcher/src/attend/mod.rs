@@ -22,7 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::protocol::{ADDRESSES, BEAT, FromAttendant, Hello, Start, TOKEN, ToAttendant, encode};
 use process::{Ended, RankProcess};
-pub use process::{adopt_orphans, end_children, is_daemon};
+pub use process::{adopt_orphans, end_children, is_daemon, start_ticks};
 
 /// A rank that is asked to end because its launcher is gone has this long to publish a checkpoint.
 const ORPHAN_GRACE: Duration = Duration::from_secs(3);

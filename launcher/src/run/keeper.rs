@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::attend::host_name;
 use crate::console::Console;
 use crate::decide::Slow;
 use crate::files::write_json;
@@ -47,30 +46,7 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) fn new(path: PathBuf, launch_id: String, console: Console) -> Self {
-        let now = Timestamp::now();
-        let state = State {
-            launch_id,
-            launcher_host: host_name(),
-            launcher_pid: std::process::id(),
-            started: now,
-            updated: now,
-            condition: Condition::Starting,
-            attempt: 0,
-            restarts: 0,
-            world: 0,
-            hosts: Vec::new(),
-            step: 0,
-            last_step: 0,
-            images_per_second: None,
-            seconds_left: None,
-            checkpoint_step: 0,
-            attempt_id: None,
-            slow: Vec::new(),
-            slow_seen: Vec::new(),
-            last_incident: None,
-            exit_code: None,
-            ranks: Vec::new(),
-        };
+        let state = State::of_launch(launch_id, Timestamp::now());
         Self {
             path,
             console,

@@ -4,4 +4,4 @@ mod show;
 mod state;
 
 pub use show::{StatusError, read, span, status};
-pub use state::{Condition, Rate, State};
+pub use state::{Condition, Rate, STALE_SECONDS, State};

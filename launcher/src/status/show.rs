@@ -8,11 +8,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::state::{Condition, State};
+use super::state::{Condition, STALE_SECONDS, State};
 use crate::files::state_of;
-
-/// A launcher writes every second; one that has not for so long is gone.
-const STALE_SECONDS: f64 = 10.0;
 
 /// Why there is nothing to show.
 #[derive(Debug, thiserror::Error)]
@@ -152,11 +149,8 @@ mod tests {
     fn state() -> State {
         let then = Timestamp::from_second(1_000_000).expect("a time");
         State {
-            launch_id: "l".into(),
             launcher_host: "n0".into(),
             launcher_pid: 7,
-            started: then,
-            updated: then,
             condition: Condition::Training,
             attempt: 1,
             restarts: 1,
@@ -167,12 +161,9 @@ mod tests {
             images_per_second: Some(64.0),
             seconds_left: Some(4000.0),
             checkpoint_step: 10,
-            attempt_id: None,
             slow: vec!["rank 3".into()],
-            slow_seen: vec![],
             last_incident: Some("rank 1 was killed".into()),
-            exit_code: None,
-            ranks: vec![],
+            ..State::of_launch("l".into(), then)
         }
     }
 

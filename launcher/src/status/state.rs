@@ -47,6 +47,9 @@ pub struct State {
     pub launcher_host: String,
     /// The launcher's process there.
     pub launcher_pid: u32,
+    /// When that process was started, in its kernel's ticks since the boot.
+    #[serde(default)]
+    pub launcher_start: Option<u64>,
     /// When the launch began.
     pub started: Timestamp,
     /// When this was written. A launcher that lives writes it every second.
@@ -84,6 +87,61 @@ pub struct State {
     pub exit_code: Option<u8>,
     /// All ranks.
     pub ranks: Vec<RankRecord>,
+}
+
+/// A launcher writes every second; one that has not for so long, in seconds, is gone.
+pub const STALE_SECONDS: f64 = 10.0;
+
+impl State {
+    /// That of a launch of this process which has just begun, at `now`.
+    #[must_use]
+    pub fn of_launch(launch_id: String, now: Timestamp) -> Self {
+        let pid = std::process::id();
+        Self {
+            launch_id,
+            launcher_host: crate::attend::host_name(),
+            launcher_pid: pid,
+            launcher_start: crate::attend::start_ticks(pid),
+            started: now,
+            updated: now,
+            condition: Condition::Starting,
+            attempt: 0,
+            restarts: 0,
+            world: 0,
+            hosts: Vec::new(),
+            step: 0,
+            last_step: 0,
+            images_per_second: None,
+            seconds_left: None,
+            checkpoint_step: 0,
+            attempt_id: None,
+            slow: Vec::new(),
+            slow_seen: Vec::new(),
+            last_incident: None,
+            exit_code: None,
+            ranks: Vec::new(),
+        }
+    }
+
+    /// Whether the launcher that wrote this still has the run, as far as one can tell from `here`, a host's name. Of a
+    /// process on this very host `start_of` says when it was started, if it lives; of another host the age of what it
+    /// wrote has to do.
+    #[must_use]
+    pub fn is_held(&self, now: Timestamp, here: &str, start_of: impl Fn(u32) -> Option<u64>) -> bool {
+        if self.condition == Condition::Ended {
+            return false;
+        }
+        // Clocks of two hosts may differ in either direction.
+        let is_fresh = (now - self.updated).total(jiff::Unit::Second).is_ok_and(|age| age.abs() < STALE_SECONDS);
+        if self.launcher_host != here {
+            return is_fresh;
+        }
+        match (start_of(self.launcher_pid), self.launcher_start) {
+            (None, _) => false,
+            (Some(now), Some(then)) => now == then,
+            (Some(_), None) => is_fresh,
+        }
+    }
 }
 
 /// Measures the rate of steps over a window.
@@ -127,6 +185,32 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_is_held_while_its_launcher_lives() {
+        let second = |second| Timestamp::from_second(second).expect("a time");
+        let state = State {
+            launcher_host: "n0".into(),
+            launcher_pid: 7,
+            launcher_start: Some(500),
+            condition: Condition::Training,
+            ..State::of_launch("l".into(), second(1000))
+        };
+        let held = |state: &State, now, here, start| state.is_held(second(now), here, |pid| start_of(pid, start));
+        fn start_of(pid: u32, start: Option<u64>) -> Option<u64> {
+            (pid == 7).then_some(start)?
+        }
+        // Here: the process itself says.
+        assert!(held(&state, 1003, "n0", Some(500)) && held(&state, 2000, "n0", Some(500)));
+        assert!(!held(&state, 1003, "n0", None) && !held(&state, 1003, "n0", Some(501)));
+        // Elsewhere: what it wrote last, whoever's clock is ahead.
+        assert!(held(&state, 1009, "n1", None) && held(&state, 995, "n1", None));
+        assert!(!held(&state, 1011, "n1", Some(500)));
+        let old = State { launcher_start: None, ..state.clone() };
+        assert!(held(&old, 1009, "n0", Some(9)) && !held(&old, 1011, "n0", Some(9)) && !held(&old, 1001, "n0", None));
+        let ended = State { condition: Condition::Ended, ..state };
+        assert!(!held(&ended, 1001, "n0", Some(500)) && !held(&ended, 1001, "n1", None));
+    }
 
     #[test]
     fn the_rate_follows_the_steps() {
