@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode as ProcessExit;
 
@@ -7,7 +8,7 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::console::Console;
+use crate::console::{Console, print};
 use crate::drill::{DrillOptions, drill};
 use crate::run::{LaunchError, Plan, RunOptions, SWEPT, doctor, dry_run, run, sweep_here};
 use crate::template;
@@ -73,9 +74,6 @@ enum Command {
     /// What mpirun starts for each rank
     #[command(hide = true)]
     Attend,
-    /// What mpirun starts on each host to examine it
-    #[command(hide = true)]
-    Probe,
     /// Ends what is left of a launch on this host
     #[command(hide = true)]
     Sweep {
@@ -89,6 +87,13 @@ enum Command {
 /// Runs the program.
 #[must_use]
 pub fn main() -> ProcessExit {
+    // What mpirun starts on each host to examine it. clap would propose it to people as a command.
+    if std::env::args_os().nth(1).is_some_and(|word| word == "probe") {
+        return match crate::doctor::probe() {
+            Ok(()) => ProcessExit::SUCCESS,
+            Err(error) => failed(&LaunchError::system(error)),
+        };
+    }
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -99,7 +104,6 @@ pub fn main() -> ProcessExit {
         Command::Doctor { run, bandwidth, json } => {
             runtime.block_on(async { doctor(&Plan::new(*run)?, Console::default(), json, bandwidth).await })
         }
-        Command::Probe => crate::doctor::probe().map(|()| 0).map_err(LaunchError::system),
         Command::Drill(options) => {
             let console = Console::default().keeping_out(options.json);
             runtime.block_on(async { drill(*options, console, stops()?).await })
@@ -119,7 +123,7 @@ pub fn main() -> ProcessExit {
         }
         Command::Attend => runtime.block_on(crate::attend::attend()).map(|()| 0).map_err(LaunchError::system),
         Command::Sweep { launch_id, daemons } => {
-            println!("{SWEPT}{}", sweep_here(&launch_id, &daemons));
+            print(&format!("{SWEPT}{}\n", sweep_here(&launch_id, &daemons)));
             Ok(0)
         }
     };
@@ -130,7 +134,8 @@ pub fn main() -> ProcessExit {
 }
 
 fn failed(error: &LaunchError) -> ProcessExit {
-    eprintln!("error: {error}");
+    // Who reads it may have left.
+    let _ = std::io::stderr().write_all(format!("error: {error}\n").as_bytes());
     ProcessExit::from(error.code)
 }
 
@@ -152,14 +157,14 @@ fn write_template(
         image: String::new(),
         config,
     });
-    print!("{}", template::render(kind, &input).map_err(LaunchError::config)?);
+    print(&template::render(kind, &input).map_err(LaunchError::config)?);
     Ok(0)
 }
 
 async fn run_command(options: RunOptions) -> Result<u8, LaunchError> {
     let plan = Plan::new(options)?;
     if plan.options.dry_run {
-        print!("{}", dry_run(&plan)?);
+        print(&dry_run(&plan)?);
         return Ok(0);
     }
     run(plan, Console::default(), stops()?).await

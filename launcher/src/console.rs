@@ -5,6 +5,12 @@ use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 use std::str::FromStr;
 
+/// Writes to standard output. Who reads it may have left.
+pub fn print(text: &str) {
+    let mut out = std::io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
 /// Which ranks' output is shown whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShowRank {

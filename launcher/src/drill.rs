@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::console::Console;
+use crate::console::{Console, print};
 use crate::files::{Files, state_of};
 use crate::incident::Failure;
-use crate::run::{LaunchError, Plan, RunOptions, Vanish, run};
+use crate::run::{LaunchError, Plan, RunOptions, Vanish, dry_run, run};
 use crate::status::State;
 
 /// A drill.
@@ -103,7 +103,7 @@ impl Harm {
 impl DrillOptions {
     /// The fields that make a short run of the configuration, in a folder of its own, that harms itself.
     fn overrides(&self, folder: &std::path::Path) -> Vec<String> {
-        let steps = self.steps.unwrap_or(self.at_step * 2).max(self.at_step + 1);
+        let steps = self.steps.unwrap_or(self.at_step.saturating_mul(2)).max(self.at_step.saturating_add(1));
         let mut fields = self.run.overrides.clone();
         fields.push(format!("run.folder={}", folder.display()));
         fields.push("checkpoint.url=null".to_owned());
@@ -153,14 +153,19 @@ pub async fn drill(
         }
         plan.vanish = Some(Vanish { host: host.clone(), at_step: options.at_step });
     }
-    console.warn(&format!("A DRILL: {} at step {}, in {}", options.harm.words(), options.at_step, folder.display()));
+    if options.run.dry_run {
+        print(&dry_run(&plan)?);
+        return Ok(0);
+    }
+    plan.drill =
+        Some(format!("A DRILL: {} at step {}, in {}", options.harm.words(), options.at_step, folder.display()));
     let exit_code = run(plan, console, stops).await?;
     let report = judge(&options, exit_code, folder);
-    if options.json {
-        println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default());
+    print(&if options.json {
+        serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"
     } else {
-        print!("{}", table(&report));
-    }
+        table(&report)
+    });
     Ok(u8::from(!report.passed))
 }
 
@@ -255,4 +260,39 @@ fn table(report: &Report) -> String {
     row("steps lost", report.steps_lost.map_or("-".into(), |steps| steps.to_string()));
     row("files", report.folder.display().to_string());
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: DrillOptions,
+    }
+
+    #[test]
+    fn a_drill_is_a_short_run_of_its_own_that_harms_itself() {
+        let words =
+            ["x", "c.yaml", "--set", "training.steps=9", "--kill-rank", "3", "--at-step", "40", "--phase", "data"];
+        let options = Line::parse_from(words).options;
+        let fields = options.overrides("/runs/d".as_ref());
+        // What comes later counts.
+        for (place, field) in
+            ["training.steps=9", "run.folder=/runs/d", "checkpoint.url=null", "training.steps=80"].iter().enumerate()
+        {
+            assert_eq!(fields[place], *field);
+        }
+        for field in ["training.save_interval=10", "faults.kill_rank=3", "faults.at_step=40", "faults.phase=data"] {
+            assert!(fields.iter().any(|set| set == field), "{field}: {fields:?}");
+        }
+        let lost = Line::parse_from(["x", "c.yaml", "--drop-host", "n1"]).options.overrides("/runs/d".as_ref());
+        assert!(!lost.iter().any(|set| set.starts_with("faults.")), "the launcher lets a host vanish: {lost:?}");
+        let most = u64::MAX.to_string();
+        let last = Line::parse_from(["x", "c.yaml", "--kill-rank", "0", "--at-step", &most]).options;
+        assert!(last.overrides("/runs/d".as_ref()).contains(&format!("training.steps={most}")));
+    }
 }

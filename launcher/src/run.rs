@@ -13,7 +13,7 @@ use admiral_rank_contract::{ExitCode, environment};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use crate::console::Console;
+use crate::console::{Console, print};
 use crate::facts::{self, Facts};
 use crate::files::{Files, receipt_of, write_json};
 use crate::supervise::{Attempt, AttemptPlan};
@@ -38,9 +38,13 @@ pub fn dry_run(plan: &Plan) -> Result<String, LaunchError> {
         mpirun.variables.push((name.to_owned(), "(set at the start)".to_owned()));
     }
     let mut text = mpirun.dry_run();
-    text += &format!("\nEvery rank runs, started by its attendant:\n  {}\n", plan.argv(&plan.options.resume).join(" "));
+    text += &format!("\nEvery rank runs, started by its attendant:\n  {}\n", shown(&plan.argv(&plan.options.resume)));
     text += &format!("\nTimeouts, from launch.stall_seconds: {}\n", timeouts(&facts));
     Ok(text)
+}
+
+fn shown(argv: &[String]) -> String {
+    argv.iter().map(|word| crate::shell::quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
 fn refused(error: facts::FactsError) -> LaunchError {
@@ -140,11 +144,11 @@ pub async fn doctor(plan: &Plan, console: Console, json: bool, bandwidth: bool) 
     if let Err(error) = write_json(&receipt_of(&facts.derived.run_folder), &receipt) {
         console.warn(&error.to_string());
     }
-    if json {
-        println!("{}", serde_json::to_string_pretty(&receipt).unwrap_or_default());
+    print(&if json {
+        serde_json::to_string_pretty(&receipt).unwrap_or_default() + "\n"
     } else {
-        print!("{}", receipt.text(console.has_colour()));
-    }
+        receipt.text(console.has_colour())
+    });
     Ok(if receipt.is_good() { 0 } else { ExitCode::Node as u8 })
 }
 

@@ -135,6 +135,9 @@ impl Launch {
     }
 
     fn announce(&self, world: usize) {
+        if let Some(drill) = &self.plan.drill {
+            self.console.warn(drill);
+        }
         let layout = Layout::with_first(&self.plan.hosts.hosts, world, is_this_host);
         let used = layout.map(|layout| layout.hosts).unwrap_or_default();
         let hosts: Vec<String> = used.iter().map(|(host, ranks)| format!("{host}:{ranks}")).collect();

@@ -50,6 +50,8 @@ pub struct Plan {
     pub variables: Vec<(String, String)>,
     /// For a drill: a host that is to be lost.
     pub vanish: Option<Vanish>,
+    /// For a drill: what is said when it begins.
+    pub drill: Option<String>,
 }
 
 impl Plan {
@@ -71,7 +73,7 @@ impl Plan {
         let variables = passed_variables(environment, &options.hosts.pass).map_err(LaunchError::config)?;
         let config = std::path::absolute(&options.config).map_err(LaunchError::system)?;
         let program = facts::program(options.hosts.program.as_deref());
-        Ok(Self { options, hosts, world, mpirun, program, config, variables, vanish: None })
+        Ok(Self { options, hosts, world, mpirun, program, config, variables, vanish: None, drill: None })
     }
 
     /// Whether all ranks are on this machine.
