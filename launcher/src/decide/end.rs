@@ -4,6 +4,9 @@ use admiral_rank_contract::{ExitCode, Reading};
 
 use super::heal::Cause;
 
+/// What clap, which reads a rank's command line, exits with when it does not understand it.
+pub(super) const USAGE: u8 = 2;
+
 /// How a rank ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -37,6 +40,7 @@ impl End {
     #[must_use]
     pub fn blames_host(self) -> bool {
         match self {
+            Self::Code(USAGE) => false,
             Self::Code(code) => ExitCode::from_byte(code).is_none_or(|code| code == ExitCode::Node),
             Self::Signal(_) | Self::NotStarted => true,
         }
@@ -46,6 +50,7 @@ impl End {
     #[must_use]
     pub fn words(self) -> String {
         match self {
+            Self::Code(code @ USAGE) => format!("exited with code {code} (it does not take its command line)"),
             Self::Code(code) => match ExitCode::from_byte(code) {
                 Some(known) => format!("exited with code {code} ({})", meaning(known)),
                 None => format!("exited with code {code}"),
@@ -117,6 +122,7 @@ mod tests {
     fn an_end_is_told_in_words() {
         assert_eq!(End::Code(74).words(), "exited with code 74 (this host is bad)");
         assert_eq!(End::Code(3).words(), "exited with code 3");
+        assert_eq!(End::Code(2).words(), "exited with code 2 (it does not take its command line)");
         assert_eq!(End::Signal(11).words(), "was killed by signal 11 (SIGSEGV)");
         assert_eq!(End::Signal(40).words(), "was killed by signal 40");
         assert_eq!(End::NotStarted.words(), "could not be started");
@@ -127,7 +133,7 @@ mod tests {
     fn hosts_are_blamed_for_what_may_be_their_fault() {
         let blamed: Vec<u8> = (0..=255).filter(|&code| End::Code(code).blames_host()).collect();
         assert!(blamed.contains(&74) && blamed.contains(&1));
-        assert!(![0, 64, 65, 69, 70, 75].iter().any(|code| blamed.contains(code)));
+        assert!(![0, 2, 64, 65, 69, 70, 75].iter().any(|code| blamed.contains(code)));
         assert!(End::Code(70).may_follow() && !End::Code(69).may_follow() && !End::Signal(9).may_follow());
     }
 }

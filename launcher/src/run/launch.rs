@@ -19,6 +19,9 @@ use crate::layout::Layout;
 use crate::status::Condition;
 use crate::supervise::{Attempt, AttemptEnd, Ranks};
 
+/// A delay that no clock takes is this one.
+const LONGEST_DELAY: Duration = Duration::from_secs(86400);
+
 /// A launch under way.
 pub(super) struct Launch {
     plan: Plan,
@@ -116,6 +119,10 @@ impl Launch {
             if let Some(misplaced) = &end.misplaced {
                 return Err(LaunchError::config(misplaced));
             }
+            if end.has_stepped {
+                // Whatever the first attempt was told, what it has done since is not to be done again.
+                "auto".clone_into(&mut resume);
+            }
             match self.after(number, end).await? {
                 Next::Leave(code) => return Ok(code),
                 Next::Again { delay, hosts: next_hosts, world: next_world } => {
@@ -129,8 +136,6 @@ impl Launch {
                     }
                 }
             }
-            // Whatever the first attempt was told, the next ones go on.
-            "auto".clone_into(&mut resume);
         }
     }
 
@@ -238,7 +243,8 @@ impl Launch {
                 let note = note.map(|note| format!("; {note}")).unwrap_or_default();
                 let words =
                     format!("starts again in {delay_seconds:.0} s with {world} ranks from the newest checkpoint{note}");
-                (words, Next::Again { delay: Duration::from_secs_f64(delay_seconds), hosts, world })
+                let delay = Duration::try_from_secs_f64(delay_seconds).unwrap_or(LONGEST_DELAY);
+                (words, Next::Again { delay, hosts, world })
             }
         };
         let failure = self.failure(number, &end, &incident, sentence, group, &words);

@@ -60,6 +60,7 @@ impl Plan {
     /// # Errors
     /// What is wrong with either.
     pub fn new(options: RunOptions) -> Result<Self, LaunchError> {
+        check_resume(&options.resume)?;
         let HostOptions { hostfile, hosts, np, .. } = options.hosts.clone();
         let request = crate::hosts::HostRequest { hostfile, hosts, np };
         let hosts = resolve(&request, &|name| std::env::var(name).ok()).map_err(LaunchError::config)?;
@@ -134,5 +135,29 @@ impl Plan {
         }
         argv.extend(["--resume".to_owned(), resume.to_owned()]);
         argv
+    }
+}
+
+/// What `admiral train --resume` takes.
+fn check_resume(text: &str) -> Result<(), LaunchError> {
+    if matches!(text, "auto" | "latest") || text.parse::<u64>().is_ok() {
+        return Ok(());
+    }
+    Err(LaunchError::config(format!("--resume {text:?}: expected auto, latest or a step")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_to_resume_is_checked_before_anything_is_started() {
+        for text in ["auto", "latest", "0", "1200"] {
+            assert!(check_resume(text).is_ok(), "{text}");
+        }
+        for text in ["blah", "", "-1", "fresh", "1.5"] {
+            let error = check_resume(text).expect_err("no rank would take it");
+            assert_eq!((error.code, error.message.contains(text)), (64, true), "{text}");
+        }
     }
 }

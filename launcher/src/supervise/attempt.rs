@@ -105,12 +105,12 @@ pub struct AttemptEnd {
     pub unverified: Vec<usize>,
     /// The furthest step that was begun.
     pub reached: u64,
+    /// Whether a step was done.
+    pub has_stepped: bool,
     /// When the group began to go down.
     pub detected: Timestamp,
-    /// The same, and when it was gone, in seconds since the launch.
+    /// The same, in seconds since the launch.
     pub failed_at: f64,
-    /// See above.
-    pub down_at: f64,
     /// What `mpirun` said.
     pub mpirun_lines: Vec<String>,
     /// The ranks were not where they were planned; none was started.
@@ -253,9 +253,9 @@ impl Attempt {
             outcome,
             unverified: group.unverified(),
             reached: group.reached(),
+            has_stepped,
             failed_at: failed_at.unwrap_or(down_at),
             detected: detected.unwrap_or_else(Timestamp::now),
-            down_at,
             mpirun_lines: self.mpirun.lines(),
             misplaced,
             vanished,

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use admiral_rank_contract::ExitCode;
 use serde::{Deserialize, Serialize};
 
+use super::end::USAGE;
 use super::sentence::{count, few};
 use crate::hosts::Host;
 use crate::world;
@@ -135,6 +136,11 @@ pub fn decide(incident: &Incident, situation: &Situation<'_>) -> Action {
 /// Exits that settle the matter by themselves.
 fn final_code(cause: Cause, restart_on_preemption: bool) -> Option<Action> {
     let Cause::Exit(code) = cause else { return None };
+    if code == USAGE {
+        let reason = "admiral does not take the command line that it is given: starting again cannot help; are it and \
+                      admiral-launch of one build?";
+        return Some(Action::Stop { code: code_of(cause), reason: reason.to_owned() });
+    }
     let reason = match ExitCode::from_byte(code)? {
         ExitCode::Finished => "the run is finished",
         ExitCode::Config => "the configuration or the data is wrong: starting again cannot help",
@@ -151,6 +157,7 @@ fn final_code(cause: Cause, restart_on_preemption: bool) -> Option<Action> {
 pub fn code_of(cause: Cause) -> u8 {
     match cause {
         Cause::HostLost => ExitCode::Node as u8,
+        Cause::Exit(USAGE) => ExitCode::Config as u8,
         Cause::Exit(code) => ExitCode::from_byte(code).map_or(OTHER, |code| code as u8),
         Cause::Signal(_) | Cause::Stalled | Cause::AttendantLost | Cause::MpirunDied | Cause::Start => OTHER,
     }

@@ -63,6 +63,8 @@ fn codes_that_settle_it_stop_the_run() {
         let action = decide(&incident(1.0, 3, "", Cause::Exit(code), 5), &situation(&hosts, &[], &[]));
         assert_eq!(stop(action).0, code);
     }
+    let usage = decide(&incident(1.0, 3, "", Cause::Exit(2), 0), &situation(&hosts, &[], &[]));
+    assert_eq!(stop(usage).0, 64, "a command line that is wrong stays wrong");
     let willing = Situation { restart_on_preemption: true, ..situation(&hosts, &[], &[]) };
     assert_eq!(restart(decide(&incident(1.0, 3, "", Cause::Exit(75), 5), &willing)).world, 8);
 }
