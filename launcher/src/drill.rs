@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::console::{Console, print};
 use crate::files::{Files, state_of};
 use crate::incident::Failure;
-use crate::run::{LaunchError, Plan, RunOptions, Vanish, dry_run, run};
+use crate::run::{LaunchError, Plan, RunOptions, Vanish, dry_run, run, seconds};
 use crate::status::State;
 
 /// A drill.
@@ -53,7 +53,7 @@ pub struct Harm {
     #[arg(long, value_name = "HOST")]
     pub drop_host: Option<String>,
     /// The place of the checkpoints cannot be reached for so many seconds
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub cut_storage: Option<f64>,
 }
 

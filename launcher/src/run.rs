@@ -19,6 +19,7 @@ use crate::files::{Files, receipt_of, write_json};
 use crate::supervise::{Attempt, AttemptPlan};
 use crate::world;
 use launch::Launch;
+pub(crate) use options::seconds;
 pub use options::{HostOptions, RunOptions};
 pub use plan::{LaunchError, Plan};
 pub use sweep::{SWEPT, sweep_here};

@@ -265,7 +265,7 @@ impl Attendant {
     }
 
     async fn start(&mut self, start: &Start) {
-        self.orphan = Duration::from_secs_f64(start.orphan_seconds);
+        self.orphan = Duration::try_from_secs_f64(start.orphan_seconds).unwrap_or(UNTOLD);
         let variables: BTreeMap<&str, String> = start
             .environment
             .iter()

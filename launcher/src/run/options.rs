@@ -48,7 +48,7 @@ pub struct RunOptions {
     #[command(flatten)]
     #[allow(missing_docs, reason = "flattened into the help")]
     pub hosts: HostOptions,
-    /// Where the first attempt begins: auto, latest or a step; all others go on from the newest checkpoint
+    /// Where the run begins: auto, latest or a step; once a step is done, restarts go on from the newest checkpoint
     #[arg(long, default_value = "auto", value_name = "WHERE")]
     pub resume: String,
     /// Whose output is shown: all, none, or ranks as in 0,3. Errors of every rank are, always
@@ -64,7 +64,7 @@ pub struct RunOptions {
     #[arg(long)]
     pub restart_on_preemption: bool,
     /// The unit of the delays before restarts: 1, 2, 4... of it while the run gets no further; 30 at first for a store
-    #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub base_delay_seconds: f64,
     /// Starts without examining the hosts first
     #[arg(long)]
@@ -75,4 +75,25 @@ pub struct RunOptions {
     /// Prints what would be started, and starts nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Seconds on the command line, up to a day.
+pub(crate) fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..=86400.0).contains(seconds));
+    seconds.ok_or_else(|| "expected seconds, from 0 to 86400".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_that_no_clock_takes_are_refused() {
+        for (text, value) in [("0", 0.0), ("0.1", 0.1), ("86400", 86400.0)] {
+            assert_eq!(seconds(text), Ok(value));
+        }
+        for text in ["-1", "nan", "1e30", "inf", "86401", "x", ""] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+    }
 }
