@@ -121,7 +121,7 @@ pub async fn run(mut plan: Plan, console: Console, mut stops: mpsc::UnboundedRec
             launch.clear_earlier().await;
             Ok(())
         } => outcome,
-        _ = stops.recv() => Err(LaunchError { code: 1, message: "stopped before it had begun".into() }),
+        _ = stops.recv() => Err(LaunchError { code: ExitCode::Preempted as u8, message: "asked to stop before its first step".into() }),
     };
     let Some(mut launch) = launch.filter(|_| outcome.is_ok()) else {
         if let Some(attempt) = early.take() {

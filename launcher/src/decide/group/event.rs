@@ -97,7 +97,7 @@ pub enum Outcome {
     },
     /// It was asked to stop, before or after it had failed: no other group is to be started.
     Stopped {
-        /// 75 with a checkpoint; else the code of the rank that failed meanwhile, or 1.
+        /// 75 with a checkpoint, or before the first step; else the code of the rank that failed meanwhile, or 1.
         code: u8,
         /// For people.
         sentence: String,

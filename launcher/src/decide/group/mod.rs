@@ -34,6 +34,8 @@ const LAST_WAIT: f64 = 1.0;
 const PAUSE: f64 = 2.0;
 /// What a stop by force ends with.
 const FORCED: u8 = 1;
+/// The end of a rank that was asked to stop before it could heed that.
+const STOPPED: End = End::Signal(15);
 
 /// A place in the group.
 #[derive(Debug, Clone)]
@@ -245,6 +247,11 @@ impl Group {
         if ending || end == End::Code(ExitCode::Finished as u8) {
             return;
         }
+        if end == STOPPED && self.is_asked() {
+            // It had not come to heed the signal yet, and its peers are not to wait for it.
+            self.stop = Some((true, self.stop.map_or(now, |(_, until)| until.min(now + SETTLE))));
+            return;
+        }
         if end == End::Code(ExitCode::Preempted as u8) {
             // All ranks agree on such an end: the others are about to leave as well.
             self.stop.get_or_insert((false, now + self.options.stop_grace_seconds));
@@ -331,9 +338,10 @@ impl Group {
             return;
         }
         let asked_before = self.stop.is_some_and(|(asked, _)| asked);
-        if again || asked_before || !self.started {
-            let why = if self.started { "it was ended by force" } else { "it was stopped before it had begun" };
-            self.end(Outcome::Stopped { code: FORCED, sentence: why.to_owned() }, out);
+        if !self.started {
+            self.end(self.stopped_early(), out);
+        } else if again || asked_before {
+            self.end(Outcome::Stopped { code: FORCED, sentence: "it was ended by force".to_owned() }, out);
         } else {
             self.stop = Some((true, self.now + self.options.stop_grace_seconds));
             out.push(Output::SignalAll);
@@ -386,13 +394,39 @@ impl Group {
         Outcome::Incident { incident: Incident { at_seconds: self.now, rank, hosts, cause, steps_gained }, sentence }
     }
 
+    fn is_asked(&self) -> bool {
+        self.stop.is_some_and(|(asked, _)| asked)
+    }
+
+    /// Whether the launcher's own signal ended a rank.
+    fn is_cut_short(&self) -> bool {
+        self.is_asked() && self.seats.iter().any(|seat| seat.ended == Some(STOPPED))
+    }
+
+    fn has_stepped(&self) -> bool {
+        self.seats.iter().filter_map(|seat| seat.reading.as_ref()).any(|reading| reading.step_seconds > 0.0)
+    }
+
+    /// What a stop that some rank did not heed makes of the group: before the first step there is nothing to lose.
+    fn stopped_early(&self) -> Outcome {
+        let readings = || self.seats.iter().filter_map(|seat| seat.reading.as_ref());
+        let (code, sentence) = if !self.has_stepped() {
+            (ExitCode::Preempted as u8, "asked to stop before its first step")
+        } else if readings().any(|reading| reading.checkpoint_step > 0) {
+            (ExitCode::Preempted as u8, "it was stopped, without another checkpoint")
+        } else {
+            (FORCED, "it was stopped, without a checkpoint")
+        };
+        Outcome::Stopped { code, sentence: sentence.to_owned() }
+    }
+
     /// What all ranks' exits with 0 or 75 make of the group.
     fn good_end(&self) -> Outcome {
         let preempted = End::Code(ExitCode::Preempted as u8);
         let Some(rank) = self.seats.iter().position(|seat| seat.ended == Some(preempted)) else {
-            return Outcome::AllEnded;
+            return if self.is_cut_short() { self.stopped_early() } else { Outcome::AllEnded };
         };
-        if self.stop.is_some_and(|(asked, _)| asked) {
+        if self.is_asked() {
             let sentence = "it was stopped, with a checkpoint".to_owned();
             return Outcome::Stopped { code: ExitCode::Preempted as u8, sentence };
         }
@@ -425,6 +459,9 @@ impl Group {
             if self.now < *until && !all_ended {
                 return None;
             }
+            if failure.follows > 0 && self.is_cut_short() {
+                return Some(self.stopped_early());
+            }
             let preempted = End::Code(ExitCode::Preempted as u8);
             let first = self.seats.iter().position(|seat| seat.ended == Some(preempted));
             return Some(match first {
@@ -441,7 +478,9 @@ impl Group {
             return None;
         }
         let grace = self.options.stop_grace_seconds;
-        Some(if asked {
+        Some(if self.is_cut_short() {
+            self.stopped_early()
+        } else if asked {
             let sentence = format!("it did not stop within {grace:.0} s and was ended by force");
             Outcome::Stopped { code: FORCED, sentence }
         } else {
@@ -472,8 +511,9 @@ impl Group {
         }
         if (self.mpirun_ended && all_gone) || self.now - ending.since >= 2.0 * group_down {
             self.finished = true;
-            let is_asked = self.stop.is_some_and(|(asked, _)| asked);
-            out.push(Output::Finished(match ending.outcome.clone() {
+            let outcome = ending.outcome.clone();
+            let is_asked = self.is_asked();
+            out.push(Output::Finished(match outcome {
                 Outcome::Incident { incident, sentence } if is_asked => Outcome::Stopped {
                     code: code_of(incident.cause),
                     sentence: format!("asked to stop, it failed: {sentence}"),
