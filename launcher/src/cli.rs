@@ -114,12 +114,8 @@ pub fn main() -> ProcessExit {
         }
         Command::Template { kind, config, hosts, gpus_per_host, image, program } => {
             let program = crate::facts::program(program.as_deref());
-            write_template(kind, &program, config, |input| template::TemplateInput {
-                hosts,
-                gpus_per_host,
-                image,
-                ..input
-            })
+            let complete = |input| template::TemplateInput { hosts, gpus_per_host, image, ..input };
+            runtime.block_on(write_template(kind, &program, config, complete))
         }
         Command::Attend => runtime.block_on(crate::attend::attend()).map(|()| 0).map_err(LaunchError::system),
         Command::Sweep { launch_id, daemons } => {
@@ -139,13 +135,13 @@ fn failed(error: &LaunchError) -> ProcessExit {
     ProcessExit::from(error.code)
 }
 
-fn write_template(
+async fn write_template(
     kind: template::Kind,
     program: &Path,
     config: PathBuf,
     complete: impl FnOnce(template::TemplateInput) -> template::TemplateInput,
 ) -> Result<u8, LaunchError> {
-    let facts = crate::facts::ask(program, &config, &[]).map_err(LaunchError::config)?;
+    let facts = crate::facts::ask(program, &config, &[]).await.map_err(LaunchError::config)?;
     let input = complete(template::TemplateInput {
         name: config.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         run_folder: facts.config.run.folder.into(),
@@ -164,7 +160,7 @@ fn write_template(
 async fn run_command(options: RunOptions) -> Result<u8, LaunchError> {
     let plan = Plan::new(options)?;
     if plan.options.dry_run {
-        print(&dry_run(&plan)?);
+        print(&dry_run(&plan).await?);
         return Ok(0);
     }
     run(plan, Console::default(), stops()?).await

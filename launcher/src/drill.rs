@@ -135,11 +135,15 @@ impl DrillOptions {
 pub async fn drill(
     options: DrillOptions,
     console: Console,
-    stops: mpsc::UnboundedReceiver<()>,
+    mut stops: mpsc::UnboundedReceiver<()>,
 ) -> Result<u8, LaunchError> {
     let facts = {
         let program = crate::facts::program(options.run.hosts.program.as_deref());
-        crate::facts::ask(&program, &options.run.config, &options.run.overrides).map_err(LaunchError::config)?
+        tokio::select! {
+            facts = crate::facts::ask(&program, &options.run.config, &options.run.overrides) => facts,
+            _ = stops.recv() => return Err(LaunchError::stopped_early()),
+        }
+        .map_err(LaunchError::config)?
     };
     let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%S").to_string();
     let folder = facts.derived.run_folder.join(format!("drills/{stamp}"));
@@ -154,7 +158,7 @@ pub async fn drill(
         plan.vanish = Some(Vanish { host: host.clone(), at_step: options.at_step });
     }
     if options.run.dry_run {
-        print(&dry_run(&plan)?);
+        print(&dry_run(&plan).await?);
         return Ok(0);
     }
     plan.drill =

@@ -2,10 +2,16 @@
 //! set of rules, one message for a mistake.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
+use std::time::Duration;
 
 use admiral_rank_contract::LaunchConfig;
 use serde::Deserialize;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+/// The program loads libtorch, perhaps over a network, and reads a file.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Of a run's configuration.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -93,6 +99,17 @@ pub enum FactsError {
         /// Why.
         source: std::io::Error,
     },
+    /// It does not come to an end.
+    #[error(
+        "{program} config show said nothing within {seconds} s: is the disk that it, its libtorch or the configuration lies \
+         on well? Try it by hand"
+    )]
+    Late {
+        /// What was started.
+        program: PathBuf,
+        /// For how long it was waited for.
+        seconds: u64,
+    },
     /// The configuration is wrong; the words are the program's.
     #[error("{0}")]
     Refused(String),
@@ -106,17 +123,30 @@ pub enum FactsError {
     },
 }
 
-/// Asks `program` for the configuration in `config` with the fields in `overrides` set.
+/// Asks `program` for the configuration in `config` with the fields in `overrides` set. The program ends when nobody waits
+/// for it any more.
 ///
 /// # Errors
 /// When it is wrong, with the program's own message.
-pub fn ask(program: &Path, config: &Path, overrides: &[String]) -> Result<Facts, FactsError> {
+pub async fn ask(program: &Path, config: &Path, overrides: &[String]) -> Result<Facts, FactsError> {
+    ask_within(PATIENCE, program, config, overrides).await
+}
+
+async fn ask_within(
+    patience: Duration,
+    program: &Path,
+    config: &Path,
+    overrides: &[String],
+) -> Result<Facts, FactsError> {
     let mut command = Command::new(program);
-    command.args(["config", "show"]).arg(config).arg("--json").stdin(Stdio::null());
+    command.args(["config", "show"]).arg(config).arg("--json").stdin(Stdio::null()).kill_on_drop(true);
     for field in overrides {
         command.arg("--set").arg(field);
     }
-    let output = command.output().map_err(|source| FactsError::Program { program: program.to_owned(), source })?;
+    let output = timeout(patience, command.output())
+        .await
+        .map_err(|_| FactsError::Late { program: program.to_owned(), seconds: patience.as_secs() })?
+        .map_err(|source| FactsError::Program { program: program.to_owned(), source })?;
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         let message = said.trim().strip_prefix("error: ").unwrap_or(said.trim()).to_owned();
@@ -142,11 +172,25 @@ pub fn program(wanted: Option<&Path>) -> PathBuf {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_no_admiral_is_named() {
-        let error = ask("/nowhere/admiral".as_ref(), "c.yaml".as_ref(), &[]).expect_err("there is none").to_string();
+    #[tokio::test]
+    async fn what_is_no_admiral_is_named() {
+        let ask = async |program: &str| {
+            ask(program.as_ref(), "c.yaml".as_ref(), &[]).await.expect_err("it is none").to_string()
+        };
+        let error = ask("/nowhere/admiral").await;
         assert!(error.starts_with("/nowhere/admiral cannot be started"), "{error}");
-        let error = ask("/bin/true".as_ref(), "c.yaml".as_ref(), &[]).expect_err("it says nothing").to_string();
+        let error = ask("/bin/true").await;
         assert!(error.starts_with("/bin/true is not of this launcher's build"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_hangs_is_not_waited_for() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = folder.path().join("admiral");
+        std::fs::write(&program, "#!/bin/sh\nexec sleep 60\n").expect("it can be written");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+        let asked = ask_within(Duration::from_millis(50), &program, "c.yaml".as_ref(), &[]).await;
+        assert!(matches!(asked, Err(FactsError::Late { .. })), "{asked:?}");
     }
 }

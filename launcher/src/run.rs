@@ -30,10 +30,10 @@ pub use crate::supervise::Vanish;
 ///
 /// # Errors
 /// What would keep the run from starting.
-pub fn dry_run(plan: &Plan) -> Result<String, LaunchError> {
-    let facts = facts::ask(&plan.program, &plan.config, &plan.options.overrides).map_err(refused)?;
+pub async fn dry_run(plan: &Plan) -> Result<String, LaunchError> {
+    let facts = facts::ask(&plan.program, &plan.config, &plan.options.overrides).await.map_err(refused)?;
     check_world(&facts, plan.world)?;
-    let attempt = plan.attempt(0, "LAUNCH", &plan.hosts.hosts, plan.world, facts.config.checkpoint.grace_seconds)?;
+    let attempt = plan.attempt(0, "LAUNCH", &plan.hosts.hosts, plan.world)?;
     let mut mpirun = attempt.mpirun;
     for name in [crate::protocol::ADDRESSES, crate::protocol::TOKEN, environment::ATTEMPT, environment::LAUNCH_ID] {
         mpirun.variables.push((name.to_owned(), "(set at the start)".to_owned()));
@@ -83,29 +83,30 @@ fn check_world(facts: &Facts, world: usize) -> Result<(), LaunchError> {
 ///
 /// # Errors
 /// What kept the run from starting.
-pub async fn run(mut plan: Plan, console: Console, mut stops: mpsc::UnboundedReceiver<()>) -> Result<u8, LaunchError> {
+pub async fn run(plan: Plan, console: Console, mut stops: mpsc::UnboundedReceiver<()>) -> Result<u8, LaunchError> {
     let launched = Instant::now();
     let launch_id = launch_id()?;
     crate::attend::adopt_orphans().map_err(LaunchError::system)?;
     for note in &plan.hosts.notes {
         console.say(note);
     }
-    let asking = {
-        let (program, config, overrides) = (plan.program.clone(), plan.config.clone(), plan.options.overrides.clone());
-        tokio::task::spawn_blocking(move || facts::ask(&program, &config, &overrides))
-    };
+    let (program, config, overrides) = (plan.program.clone(), plan.config.clone(), plan.options.overrides.clone());
+    let asking = facts::ask(&program, &config, &overrides);
     // Without a preflight, mpirun brings its attendants up while the program reads the configuration; no rank starts
     // before that is done.
     let mut early = None;
     if plan.options.no_preflight {
-        let first = plan.attempt(0, &launch_id, &plan.hosts.hosts, plan.world, DEFAULT_GRACE_SECONDS)?;
+        let first = plan.attempt(0, &launch_id, &plan.hosts.hosts, plan.world)?;
         early = Some(start(first, launched).await?);
     }
     let mut launch = None;
     let outcome = tokio::select! {
         outcome = async {
-            let facts = asking.await.map_err(LaunchError::system)?.map_err(refused)?;
-            check_world(&facts, plan.world)?;
+            let facts = asking.await.map_err(refused)?;
+            // Where hosts are to be asked how many ranks they take, the number is not known yet.
+            if plan.options.no_preflight || plan.has_given_slots() {
+                check_world(&facts, plan.world)?;
+            }
             let files = Files::take(&facts.derived.run_folder).map_err(LaunchError::config)?;
             if !files.is_locked() {
                 console.warn(&format!(
@@ -113,25 +114,31 @@ pub async fn run(mut plan: Plan, console: Console, mut stops: mpsc::UnboundedRec
                     files.run().display()
                 ));
             }
-            if !plan.options.no_preflight {
-                preflight::preflight(&mut plan, &facts, &launch_id, &files.receipt(), console).await?;
-                check_world(&facts, plan.world)?;
-            }
             let launch = launch.insert(Launch::new(plan, facts, files, console, launch_id, launched));
             launch.clear_earlier().await;
-            Ok(())
+            launch.preflight().await
         } => outcome,
-        _ = stops.recv() => Err(LaunchError { code: ExitCode::Preempted as u8, message: "asked to stop before its first step".into() }),
+        _ = stops.recv() => Err(LaunchError::stopped_early()),
     };
-    let Some(mut launch) = launch.filter(|_| outcome.is_ok()) else {
-        if let Some(attempt) = early.take() {
-            attempt.call_off().await;
+    let code = match (outcome, &mut launch) {
+        (Ok(()), Some(launch)) => launch.attempts(early, &mut stops).await,
+        (outcome, _) => {
+            if let Some(attempt) = early.take() {
+                attempt.call_off().await;
+            }
+            outcome.and_then(|()| Err(LaunchError::system("nothing was started")))
         }
-        return Err(outcome.err().unwrap_or_else(|| LaunchError::system("nothing was started")));
     };
-    let code = launch.attempts(early, &mut stops).await;
-    launch.keeper.end(code.as_ref().map_or_else(|error| error.code, |&code| code));
-    code
+    if let Some(launch) = &mut launch {
+        launch.keeper.end(code.as_ref().map_or_else(|error| error.code, |&code| code));
+    }
+    match code {
+        Err(error) if error.code == ExitCode::Preempted as u8 => {
+            console.say(&error.message);
+            Ok(error.code)
+        }
+        code => code,
+    }
 }
 
 /// Examines the hosts as `run` would, with `bandwidth` also how fast their ranks sum, and says what it found; returns 0
@@ -140,7 +147,7 @@ pub async fn run(mut plan: Plan, console: Console, mut stops: mpsc::UnboundedRec
 /// # Errors
 /// When that is not possible at all.
 pub async fn doctor(plan: &Plan, console: Console, json: bool, bandwidth: bool) -> Result<u8, LaunchError> {
-    let facts = facts::ask(&plan.program, &plan.config, &plan.options.overrides).map_err(refused)?;
+    let facts = facts::ask(&plan.program, &plan.config, &plan.options.overrides).await.map_err(refused)?;
     let receipt = preflight::receipt(plan, &facts, None, bandwidth).await?;
     if let Err(error) = write_json(&receipt_of(&facts.derived.run_folder), &receipt) {
         console.warn(&error.to_string());
@@ -152,9 +159,6 @@ pub async fn doctor(plan: &Plan, console: Console, json: bool, bandwidth: bool) 
     });
     Ok(if receipt.is_good() { 0 } else { ExitCode::Node as u8 })
 }
-
-/// mpirun's own patience before the configuration is known; the launcher's is what counts.
-const DEFAULT_GRACE_SECONDS: u64 = 60;
 
 async fn start(plan: AttemptPlan, launched: Instant) -> Result<Attempt, LaunchError> {
     Attempt::launch(plan, launched).await.map_err(LaunchError::system)

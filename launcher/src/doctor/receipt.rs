@@ -192,6 +192,12 @@ impl Receipt {
         self.hosts.iter().find(|row| row.name == host).map(|row| row.ranks)
     }
 
+    /// Whether a host has a GPU.
+    #[must_use]
+    pub fn has_gpus(&self) -> bool {
+        self.hosts.iter().filter_map(|host| host.report.as_ref()).any(|report| !report.gpus.is_empty())
+    }
+
     fn bad(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(|finding| finding.severity == Severity::Bad)
     }

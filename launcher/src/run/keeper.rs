@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::console::Console;
 use crate::decide::Slow;
 use crate::files::write_json;
+use crate::hosts::Host;
 use crate::incident::Failure;
 use crate::layout::Layout;
 use crate::status::{Condition, Rate, State};
@@ -35,7 +37,8 @@ pub(super) struct Keeper {
     console: Console,
     state: State,
     rate: Rate,
-    pending: Option<Pending>,
+    /// Several where one more came before a new step was done.
+    pending: Vec<Pending>,
     told_slow: Option<Instant>,
     seen_slow: BTreeSet<usize>,
     can_write: bool,
@@ -52,7 +55,7 @@ impl Keeper {
             console,
             state,
             rate: Rate::default(),
-            pending: None,
+            pending: Vec::new(),
             told_slow: None,
             seen_slow: BTreeSet::new(),
             can_write: true,
@@ -61,9 +64,48 @@ impl Keeper {
         }
     }
 
+    /// Where an earlier launch of this run stood is where the run stands, until ranks say otherwise.
+    pub(super) fn go_on_from(&mut self, earlier: &State) {
+        self.state.step = earlier.step;
+        self.state.last_step = earlier.last_step;
+        self.state.checkpoint_step = earlier.checkpoint_step;
+    }
+
+    /// The hosts are examined; which of them take how many ranks is not settled yet.
+    pub(super) fn examine(&mut self, hosts: &[Host], world: usize) {
+        self.state.condition = Condition::Preflight;
+        self.state.world = world;
+        self.state.hosts = hosts.iter().map(|host| host.name.clone()).collect();
+        self.write();
+    }
+
+    /// The next attempt is started after `delay`.
+    pub(super) fn wait_for_start(&mut self, delay: Duration) {
+        self.state.next_start = Timestamp::now().checked_add(delay).ok();
+        self.write();
+    }
+
+    /// Shows that the launcher lives while it waits for something.
+    pub(super) async fn while_waiting<T>(&mut self, waiting: impl Future<Output = T>) -> T {
+        let mut second = interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tokio::pin!(waiting);
+        loop {
+            tokio::select! {
+                done = &mut waiting => return done,
+                _ = second.tick() => self.write(),
+            }
+        }
+    }
+
     pub(super) fn begin(&mut self, attempt: u64, layout: &Layout) {
         self.state.restarts += u64::from(self.has_begun);
+        if !self.has_begun {
+            // Its checkpoints may have been taken away since.
+            (self.state.step, self.state.last_step, self.state.checkpoint_step) = (0, 0, 0);
+        }
         self.has_begun = true;
+        self.state.next_start = None;
         self.state.attempt = attempt;
         self.state.world = layout.world();
         self.state.hosts = layout.hosts.iter().map(|(host, _)| host.clone()).collect();
@@ -89,12 +131,13 @@ impl Keeper {
     pub(super) fn failed(&mut self, failure: Failure, files: Vec<PathBuf>, failed_at: f64) {
         self.state.condition = Condition::Recovering;
         self.state.last_incident = Some(failure.verdict.clone());
-        self.pending = Some(Pending { failure, files, failed_at });
+        self.pending.push(Pending { failure, files, failed_at });
         self.write();
     }
 
     pub(super) fn end(&mut self, code: u8) {
         self.state.condition = Condition::Ended;
+        self.state.next_start = None;
         self.state.exit_code = Some(code);
         self.write();
     }
@@ -159,20 +202,105 @@ impl Watcher for Keeper {
     }
 
     fn first_step(&mut self, attempt: &Attempt, now: f64) {
-        let Some(Pending { mut failure, files, failed_at }) = self.pending.take() else { return };
         let began = attempt.roster.checkpoint_step();
-        let lost = failure.step.saturating_sub(began);
-        failure.steps_lost = Some(lost);
-        failure.seconds_lost = Some(now - failed_at + failure.standstill_seconds);
-        self.console.say(&format!(
-            "trains again after {:.1} s, from step {began}; {lost} {} done again",
-            now - failed_at,
-            if lost == 1 { "step is" } else { "steps are" },
-        ));
-        for path in files {
-            if let Err(error) = write_json(&path, &failure) {
-                self.console.warn(&error.to_string());
+        if let Some((seconds, steps)) = self.complete(began, now) {
+            let are = if steps == 1 { "step is" } else { "steps are" };
+            self.console
+                .say(&format!("trains again after {seconds:.1} s, from step {began}; {steps} {are} done again"));
+        }
+    }
+}
+
+impl Keeper {
+    /// Writes down what the incidents since the last new step have cost, when the run goes on from step `began`; returns
+    /// the seconds and the steps of the first, which is what all of them cost together.
+    fn complete(&mut self, began: u64, now: f64) -> Option<(f64, u64)> {
+        let pending = std::mem::take(&mut self.pending);
+        let total = pending.first().map(|first| {
+            let furthest = pending.iter().map(|one| one.failure.step).max().unwrap_or(0);
+            (now - first.failed_at, furthest.saturating_sub(began))
+        });
+        let last = pending.len().saturating_sub(1);
+        for (place, Pending { mut failure, files, failed_at }) in pending.into_iter().enumerate() {
+            failure.steps_lost = Some(failure.step.saturating_sub(began));
+            failure.seconds_lost = Some(now - failed_at + failure.standstill_seconds);
+            // The last of the files is the run's own, which is of the newest incident.
+            let own = if place == last { files.len() } else { files.len().min(1) };
+            for path in &files[..own] {
+                if let Err(error) = write_json(path, &failure) {
+                    self.console.warn(&error.to_string());
+                }
             }
         }
+        total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::incident::GroupRecord;
+
+    fn failure(incident: u64, step: u64) -> Failure {
+        Failure {
+            launch_id: "l".into(),
+            incident,
+            attempt: incident,
+            detected: Timestamp::UNIX_EPOCH,
+            verdict: format!("the {incident}th"),
+            rank: None,
+            host: None,
+            gpu: None,
+            exit_code: None,
+            signal: None,
+            last_lines: vec![],
+            stack: None,
+            ranks: vec![],
+            step,
+            group: GroupRecord::default(),
+            action: String::new(),
+            standstill_seconds: 0.0,
+            harmed: None,
+            steps_lost: None,
+            seconds_lost: None,
+        }
+    }
+
+    fn keeper(folder: &std::path::Path) -> Keeper {
+        Keeper::new(folder.join("state.json"), "l".into(), Console::default())
+    }
+
+    fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> T {
+        serde_json::from_slice(&std::fs::read(path).expect("it is written")).expect("it is whole")
+    }
+
+    #[test]
+    fn what_two_incidents_cost_is_written_down_for_both() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut keeper = keeper(folder.path());
+        let (newest, own) =
+            (folder.path().join("failure.json"), |number: u64| folder.path().join(format!("{number}.json")));
+        for (number, step, at) in [(1, 45, 100.0), (2, 40, 103.0)] {
+            keeper.failed(failure(number, step), vec![own(number), newest.clone()], at);
+        }
+        assert_eq!(keeper.complete(40, 110.0), Some((10.0, 5)));
+        let costs = |failure: Failure| (failure.incident, failure.steps_lost, failure.seconds_lost);
+        assert_eq!(costs(read(&own(1))), (1, Some(5), Some(10.0)));
+        assert_eq!(costs(read(&own(2))), (2, Some(0), Some(7.0)));
+        assert_eq!(costs(read(&newest)), (2, Some(0), Some(7.0)));
+        assert_eq!(keeper.complete(40, 111.0), None, "once");
+    }
+
+    #[tokio::test]
+    async fn a_launcher_that_waits_shows_that_it_lives() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut keeper = keeper(folder.path());
+        keeper.wait_for_start(Duration::from_secs(600));
+        let first: State = read(&folder.path().join("state.json"));
+        keeper.while_waiting(tokio::time::sleep(Duration::from_millis(20))).await;
+        let last: State = read(&folder.path().join("state.json"));
+        assert!(last.updated > first.updated && last.next_start == first.next_start && last.next_start.is_some());
+        keeper.end(75);
+        assert_eq!(read::<State>(&folder.path().join("state.json")).next_start, None);
     }
 }

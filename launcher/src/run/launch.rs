@@ -8,15 +8,16 @@ use tokio::sync::mpsc;
 
 use super::keeper::Keeper;
 use super::plan::{LaunchError, Plan};
-use super::{preflight, start, sweep, timeouts};
+use super::{check_world, preflight, start, sweep, timeouts};
+use crate::attend::host_name;
 use crate::console::Console;
 use crate::decide::{Action, Cause, GroupOptions, Incident, Outcome, Situation, decide, signal_name};
 use crate::facts::Facts;
 use crate::files::{Files, write_json};
-use crate::hosts::{Host, is_this_host};
+use crate::hosts::{Host, LOCALHOST, is_this_host};
 use crate::incident::{Failure, GroupRecord};
 use crate::layout::Layout;
-use crate::status::Condition;
+use crate::status::{Condition, State};
 use crate::supervise::{Attempt, AttemptEnd, Ranks};
 
 /// A delay that no clock takes is this one.
@@ -71,23 +72,37 @@ impl Launch {
     /// Ends what a launcher that died has left behind, so that its place is free.
     pub(super) async fn clear_earlier(&mut self) {
         let Ok(earlier) = crate::status::read(self.files.run()) else { return };
-        if earlier.condition == Condition::Ended {
+        self.keeper.go_on_from(&earlier);
+        if earlier.condition == Condition::Ended || earlier.hosts.is_empty() {
             return;
         }
+        let places = places_of(&earlier, &host_name());
         self.console.say(&format!(
             "an earlier launch ({}, process {} on {}) ended without a word at step {}; looking for what it left on {}",
             earlier.launch_id,
             earlier.launcher_pid,
             earlier.launcher_host,
             earlier.step,
-            earlier.hosts.join(", ")
+            places.join(", ")
         ));
-        let (left, silent) = self.sweep(&earlier.launch_id, &earlier.hosts, |_| Vec::new()).await;
+        let (left, silent) = self.sweep(&earlier.launch_id, &places, |_| Vec::new()).await;
         if left == 0 && silent.is_empty() {
             self.ended_attempts.extend(earlier.attempt_id);
         } else if !silent.is_empty() {
             self.console.warn(&format!("{} could not be asked", silent.join(", ")));
         }
+    }
+
+    /// Examines the hosts, unless that is not wanted, and settles with which of them the run begins.
+    pub(super) async fn preflight(&mut self) -> Result<(), LaunchError> {
+        if self.plan.options.no_preflight {
+            return Ok(());
+        }
+        let receipt = self.files.receipt();
+        self.keeper.examine(&self.plan.hosts.hosts, self.plan.world);
+        let examining = preflight::preflight(&mut self.plan, &self.facts, &self.launch_id, &receipt, self.console);
+        self.keeper.while_waiting(examining).await?;
+        check_world(&self.facts, self.plan.world)
     }
 
     /// Attempt after attempt. The first may have been begun already.
@@ -106,9 +121,8 @@ impl Launch {
             let attempt = match early.take() {
                 Some(attempt) => attempt,
                 None => {
-                    let grace = self.facts.config.checkpoint.grace_seconds;
                     let ordinal = self.history.len() as u64;
-                    start(self.plan.attempt(ordinal, &self.launch_id, &hosts, world, grace)?, self.launched).await?
+                    start(self.plan.attempt(ordinal, &self.launch_id, &hosts, world)?, self.launched).await?
                 }
             };
             let ranks = self.ranks(number, &resume);
@@ -127,8 +141,9 @@ impl Launch {
                 Next::Leave(code) => return Ok(code),
                 Next::Again { delay, hosts: next_hosts, world: next_world } => {
                     (hosts, world) = (next_hosts, next_world);
+                    self.keeper.wait_for_start(delay);
                     tokio::select! {
-                        () = tokio::time::sleep(delay) => {}
+                        () = self.keeper.while_waiting(tokio::time::sleep(delay)) => {}
                         _ = stops.recv() => {
                             self.console.say("asked to stop: no rank is running, and no other attempt is made");
                             return Ok(ExitCode::Preempted as u8);
@@ -169,6 +184,7 @@ impl Launch {
             environment: vec![ended],
             logs: self.files.attempt(number),
             show: self.plan.options.show_rank.clone(),
+            has_gpus: self.facts.config.run.device != "cpu" && self.plan.has_gpus.unwrap_or_else(has_driver),
             // Once is enough.
             vanish: self.plan.vanish.clone().filter(|_| self.history.is_empty()),
             options: GroupOptions {
@@ -371,7 +387,37 @@ impl Launch {
     }
 }
 
+/// Where an earlier launch has left something, as this host, which calls itself `here`, knows the places: what was this
+/// machine to a launcher elsewhere is that one's.
+fn places_of(earlier: &State, here: &str) -> Vec<String> {
+    let is_own =
+        |name: &str| name == LOCALHOST || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    let place = |name: &String| {
+        if is_own(name) && earlier.launcher_host != here { earlier.launcher_host.clone() } else { name.clone() }
+    };
+    earlier.hosts.iter().map(place).collect()
+}
+
+/// Whether this machine has the driver; where no host was examined, the others are taken to be like it.
+fn has_driver() -> bool {
+    std::path::Path::new("/proc/driver/nvidia/version").exists()
+}
+
 enum Next {
     Leave(u8),
     Again { delay: Duration, hosts: Vec<Host>, world: usize },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_launch_left_is_looked_for_where_it_ran() {
+        let launch = State::of_launch("l".into(), jiff::Timestamp::UNIX_EPOCH);
+        let hosts = ["localhost", "127.0.0.1", "n1"].map(str::to_owned).to_vec();
+        let earlier = State { launcher_host: "n7".into(), hosts: hosts.clone(), ..launch };
+        assert_eq!(places_of(&earlier, "n7"), hosts);
+        assert_eq!(places_of(&earlier, "n0"), ["n7", "n7", "n1"]);
+    }
 }

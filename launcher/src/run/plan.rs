@@ -9,6 +9,11 @@ use crate::layout::Layout;
 use crate::mpirun::{MpirunPlan, find_mpirun, passed_variables};
 use crate::supervise::{AttemptPlan, Vanish, own_addresses};
 
+/// What `mpirun` gives attendants that it has told to end. Whatever the configuration says, it is longer than that: the
+/// launcher and the attendants see to it that ranks end in time, and `mpirun` may be started before the configuration is
+/// known.
+const MPIRUN_GRACE_SECONDS: u64 = 3600;
+
 /// Why a launch ends without a run; each with what the launcher exits with.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -23,6 +28,11 @@ impl LaunchError {
     /// Something that starting again cannot mend.
     pub fn config(message: impl std::fmt::Display) -> Self {
         Self { code: ExitCode::Config as u8, message: message.to_string() }
+    }
+
+    /// A stop that came before anything was done: there is nothing to lose.
+    pub(crate) fn stopped_early() -> Self {
+        Self { code: ExitCode::Preempted as u8, message: "asked to stop before its first step".to_owned() }
     }
 
     /// Something about this machine.
@@ -50,6 +60,8 @@ pub struct Plan {
     pub variables: Vec<(String, String)>,
     /// For a drill: a host that is to be lost.
     pub vanish: Option<Vanish>,
+    /// Whether ranks have GPUs, where the preflight has looked.
+    pub has_gpus: Option<bool>,
     /// For a drill: what is said when it begins.
     pub drill: Option<String>,
 }
@@ -66,20 +78,37 @@ impl Plan {
         let hosts = resolve(&request, &|name| std::env::var(name).ok()).map_err(LaunchError::config)?;
         let slots: usize = hosts.hosts.iter().map(|host| host.slots).sum();
         let world = np.unwrap_or(slots);
-        // Said now, and not when hosts have been examined.
-        Layout::new(&hosts.hosts, world).map_err(LaunchError::config)?;
+        // Said now, and not when hosts have been examined; but the GPUs of some may have to be counted first.
+        let is_known = options.no_preflight || options.dry_run || hosts.hosts.iter().all(|host| host.slots_given);
+        Layout::new(&hosts.hosts, if is_known { world } else { 1 }).map_err(LaunchError::config)?;
         let mpirun = find_mpirun(options.hosts.mpirun.as_deref()).map_err(LaunchError::system)?;
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let variables = passed_variables(environment, &options.hosts.pass).map_err(LaunchError::config)?;
         let config = std::path::absolute(&options.config).map_err(LaunchError::system)?;
         let program = facts::program(options.hosts.program.as_deref());
-        Ok(Self { options, hosts, world, mpirun, program, config, variables, vanish: None, drill: None })
+        Ok(Self {
+            options,
+            hosts,
+            world,
+            mpirun,
+            program,
+            config,
+            variables,
+            vanish: None,
+            has_gpus: None,
+            drill: None,
+        })
     }
 
     /// Whether all ranks are on this machine.
     pub(super) fn is_local(&self) -> bool {
         self.hosts.source == Source::Local
+    }
+
+    /// Whether every host's number of ranks is known before anybody has looked at its GPUs.
+    pub(super) fn has_given_slots(&self) -> bool {
+        self.options.hosts.np.is_some() || self.hosts.hosts.iter().all(|host| host.slots_given)
     }
 
     /// The line that starts `arguments` of this program on every place of `layout`.
@@ -113,16 +142,14 @@ impl Plan {
         launch_id: &str,
         hosts: &[Host],
         world: usize,
-        grace_seconds: u64,
     ) -> Result<AttemptPlan, LaunchError> {
         let layout = Layout::with_first(hosts, world, is_this_host).map_err(LaunchError::config)?;
         let addresses = self.addresses()?;
         Ok(AttemptPlan {
             ordinal,
             launch_id: launch_id.to_owned(),
-            mpirun: self.mpirun_plan(layout, &["attend"], grace_seconds),
+            mpirun: self.mpirun_plan(layout, &["attend"], MPIRUN_GRACE_SECONDS),
             addresses,
-            has_gpus: std::path::Path::new("/proc/driver/nvidia/version").exists(),
         })
     }
 

@@ -80,6 +80,7 @@ pub(super) async fn preflight(
             host.slots = ranks;
         }
     }
+    plan.has_gpus = Some(receipt.has_gpus());
     let wanted = plan.options.hosts.np.unwrap_or_else(|| slots_of(plan));
     let bad = receipt.bad_hosts();
     if !receipt.is_good() && (bad.is_empty() || receipt.is_bad_everywhere()) {

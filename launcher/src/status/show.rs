@@ -105,6 +105,9 @@ fn table(run: &str, state: &State, now: Timestamp) -> String {
         )
     } else if let Some(code) = state.exit_code {
         format!("{} with {code}, {} ago", state.condition, span(age))
+    } else if let Some(next) = state.next_start {
+        let left = (next - now).total(jiff::Unit::Second).unwrap_or(0.0);
+        format!("{}: starts again in {}", state.condition, span(left))
     } else {
         state.condition.to_string()
     };
@@ -184,6 +187,14 @@ mod tests {
         let ended = State { condition: Condition::Ended, exit_code: Some(75), ..state() };
         let text = table("runs/a", &ended, Timestamp::from_second(1_000_100).expect("a time"));
         assert!(text.contains("ended with 75, 1 min 40 s ago"), "{text}");
+    }
+
+    #[test]
+    fn a_launcher_that_waits_says_for_how_long() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let waits = State { condition: Condition::Recovering, next_start: Some(at(1_000_090)), ..state() };
+        let text = table("runs/a", &waits, at(1_000_002));
+        assert!(text.contains("recovering: starts again in 1 min 28 s"), "{text}");
     }
 
     #[test]

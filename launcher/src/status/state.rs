@@ -56,6 +56,9 @@ pub struct State {
     pub updated: Timestamp,
     /// What it does.
     pub condition: Condition,
+    /// When the next attempt is started, while it is waited for.
+    #[serde(default)]
+    pub next_start: Option<Timestamp>,
     /// The attempt under way, from 0.
     pub attempt: u64,
     /// Restarts of this launch.
@@ -105,6 +108,7 @@ impl State {
             started: now,
             updated: now,
             condition: Condition::Starting,
+            next_start: None,
             attempt: 0,
             restarts: 0,
             world: 0,

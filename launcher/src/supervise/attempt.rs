@@ -34,8 +34,6 @@ pub struct AttemptPlan {
     pub mpirun: MpirunPlan,
     /// Where this launcher can be reached.
     pub addresses: Vec<IpAddr>,
-    /// Whether a rank has the GPU of its local rank.
-    pub has_gpus: bool,
 }
 
 /// What the ranks of an attempt are to be.
@@ -49,6 +47,8 @@ pub struct Ranks {
     pub logs: PathBuf,
     /// Whose output is shown.
     pub show: ShowRank,
+    /// Whether they use GPUs.
+    pub has_gpus: bool,
     /// For a drill: a host that is to be lost.
     pub vanish: Option<Vanish>,
     /// Timeouts and such.
@@ -158,7 +158,7 @@ impl Attempt {
         stops: &mut mpsc::UnboundedReceiver<()>,
         watcher: &mut impl Watcher,
     ) -> AttemptEnd {
-        let gpu = |local_rank| self.plan.has_gpus.then_some(local_rank);
+        let gpu = |local_rank| ranks.has_gpus.then_some(local_rank);
         let seats: Vec<_> =
             self.layout().placements.iter().map(|place| (place.host.clone(), gpu(place.local_rank))).collect();
         let mut group = Group::new(ranks.options.clone(), seats, self.launched.elapsed().as_secs_f64());
@@ -214,7 +214,7 @@ impl Attempt {
             let Some(event) = event else { continue };
             let mut outputs = group.handle(now, event);
             if outputs.contains(&Output::StartAll)
-                && let Err(error) = check_reported(self.layout(), &self.reported())
+                && let Err(error) = check_reported(self.layout(), &self.reported(ranks.has_gpus))
             {
                 misplaced = Some(error);
                 outputs = group.handle(now, Event::StopAsked { again: true });
@@ -308,13 +308,13 @@ impl Attempt {
     }
 
     /// Where the attendants are.
-    fn reported(&self) -> Vec<Reported> {
+    fn reported(&self, has_gpus: bool) -> Vec<Reported> {
         let hellos = self.roster.entries.iter().filter_map(|entry| entry.hello.as_ref());
         let reported = |hello: &crate::protocol::Hello| Reported {
             rank: hello.rank,
             host: hello.host.clone(),
             local_rank: hello.local_rank,
-            gpu: self.plan.has_gpus.then_some(hello.local_rank),
+            gpu: has_gpus.then_some(hello.local_rank),
         };
         hellos.map(reported).collect()
     }
