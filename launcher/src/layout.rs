@@ -56,8 +56,8 @@ pub struct Reported {
     pub host: String,
     /// Its local rank, from MPI.
     pub local_rank: usize,
-    /// The number of the GPU that it uses, among those of the host; None without one.
-    pub gpu: Option<usize>,
+    /// The GPU that it uses, as its host's `CUDA_VISIBLE_DEVICES` names it, or its number there; None without one.
+    pub gpu: Option<String>,
 }
 
 /// What is wrong with where ranks are.
@@ -83,7 +83,7 @@ pub enum Misplaced {
         /// The other one.
         second: usize,
         /// Their GPU.
-        gpu: usize,
+        gpu: String,
         /// Their host.
         host: String,
     },
@@ -182,22 +182,6 @@ impl Layout {
         }
         table
     }
-
-    /// A line for each host: `node1: ranks 8 to 15 on GPUs 0 to 7`.
-    #[must_use]
-    pub fn summary(&self) -> String {
-        let mut summary = String::new();
-        let mut first = 0;
-        for (host, ranks) in &self.hosts {
-            let last = first + ranks - 1;
-            let _ = match ranks {
-                1 => writeln!(summary, "{host}: rank {first} on GPU 0"),
-                _ => writeln!(summary, "{host}: ranks {first} to {last} on GPUs 0 to {}", ranks - 1),
-            };
-            first += ranks;
-        }
-        summary
-    }
 }
 
 /// Holds what the ranks said against the plan. A host's own name may differ from the one in the list, which may be an
@@ -210,10 +194,10 @@ pub fn check_reported(layout: &Layout, reported: &[Reported]) -> Result<(), Misp
     check_hosts(layout, reported)?;
     let mut users = HashMap::new();
     for report in reported {
-        let Some(gpu) = report.gpu else { continue };
+        let Some(gpu) = &report.gpu else { continue };
         if let Some(first) = users.insert((&report.host, gpu), report.rank) {
             let (first, second) = (first.min(report.rank), first.max(report.rank));
-            return Err(Misplaced::SharedGpu { first, second, gpu, host: report.host.clone() });
+            return Err(Misplaced::SharedGpu { first, second, gpu: gpu.clone(), host: report.host.clone() });
         }
     }
     Ok(())
@@ -280,7 +264,7 @@ mod tests {
             rank: place.rank,
             host: own(&place.host),
             local_rank: place.local_rank,
-            gpu: Some(place.local_rank),
+            gpu: Some(place.local_rank.to_string()),
         };
         layout.placements.iter().map(report).collect()
     }
@@ -291,7 +275,6 @@ mod tests {
         assert_eq!(layout.hosts, [("n0".to_owned(), 2), ("n1".to_owned(), 2)]);
         assert_eq!(layout.placements[3], Placement { rank: 3, host: "n1".to_owned(), local_rank: 1 });
         assert_eq!(layout.table().lines().nth(3).unwrap(), "   2  n1                   0");
-        assert_eq!(layout.summary(), "n0: ranks 0 to 1 on GPUs 0 to 1\nn1: ranks 2 to 3 on GPUs 0 to 1\n");
     }
 
     #[test]
@@ -323,7 +306,7 @@ mod tests {
             change(&mut reported);
             check_reported(&layout, &reported).unwrap_err().to_string()
         };
-        let shared = changed(&|ranks| ranks[3].gpu = Some(0));
+        let shared = changed(&|ranks| ranks[3].gpu = Some("0".to_owned()));
         assert!(shared.starts_with("ranks 2 and 3 both use GPU 0 of node-n1"), "{shared}");
         let missing = changed(&|ranks| drop(ranks.pop()));
         assert!(missing.starts_with("rank 3 reported 0 times"), "{missing}");

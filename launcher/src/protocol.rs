@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use admiral_rank_contract::Reading;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// How often each side says something.
 pub const BEAT: Duration = Duration::from_millis(500);
@@ -64,6 +65,8 @@ pub enum FromAttendant {
         /// Processes that could not be ended.
         left: usize,
     },
+    /// The daemon of `mpirun` on this host is gone: the rank loses what MPI wants of it, or has lost it already.
+    DaemonGone,
     /// Nothing is new.
     Alive,
 }
@@ -79,8 +82,11 @@ pub struct Hello {
     pub rank: usize,
     /// All ranks.
     pub world: usize,
-    /// Its rank among those of its host, as MPI counts: the GPU.
+    /// Its rank among those of its host, as MPI counts.
     pub local_rank: usize,
+    /// The GPU that has this number to the rank, as `CUDA_VISIBLE_DEVICES` names it, or the number; none where the list is
+    /// too short.
+    pub gpu: Option<String>,
     /// The host's own name.
     pub host: String,
     /// Which machine this is, whatever names it has.
@@ -95,6 +101,11 @@ pub struct Hello {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum ToAttendant {
+    /// The launcher's first word. Another program may listen at one of its addresses, on the attendant's own host even.
+    Welcome {
+        /// From [`prove`].
+        proof: String,
+    },
     /// Start the rank.
     Start(Start),
     /// Send the rank a signal.
@@ -133,6 +144,12 @@ pub struct Start {
     pub orphan_seconds: f64,
 }
 
+/// Shows that one knows a token without telling it.
+#[must_use]
+pub fn prove(token: &str) -> String {
+    Sha256::new().chain_update("launcher ").chain_update(token).finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
 /// The text of a message, with its end of line.
 #[must_use]
 pub fn encode(message: &impl Serialize) -> Vec<u8> {
@@ -161,6 +178,7 @@ mod tests {
             rank: 3,
             world: 4,
             local_rank: 1,
+            gpu: Some("1".into()),
             host: "n1".into(),
             machine: "m".into(),
             daemon: None,

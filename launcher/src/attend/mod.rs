@@ -7,12 +7,13 @@ mod stack;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use admiral_rank_contract::{Ledger, environment};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use rustix::process::Pid;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::protocol::{ADDRESSES, BEAT, FromAttendant, Hello, Start, TOKEN, ToAttendant, encode};
+use crate::protocol::{ADDRESSES, BEAT, FromAttendant, Hello, Start, TOKEN, ToAttendant, encode, prove};
 use process::{Ended, RankProcess};
 pub use process::{adopt_orphans, end_children, is_daemon, start_ticks};
 
@@ -28,6 +29,10 @@ pub use process::{adopt_orphans, end_children, is_daemon, start_ticks};
 const ORPHAN_GRACE: Duration = Duration::from_secs(3);
 /// How long an attendant without a rank waits for a word.
 const UNTOLD: Duration = Duration::from_secs(30);
+/// The launcher's first word is no longer, in bytes.
+const MAX_WELCOME: u64 = 4 << 10;
+/// How often the daemon is looked for: well within what the launcher waits for the first cause of a failure.
+const DAEMON: Duration = Duration::from_millis(200);
 /// An address of the launcher that does not answer for so long leads nowhere.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -92,7 +97,8 @@ fn told() -> Result<Told, AttendError> {
 pub async fn attend() -> Result<(), AttendError> {
     let told = told()?;
     adopt_orphans()?;
-    let (reader, writer) = connect(&told).await?.into_split();
+    let Line { reader, writer } = connect(&told).await?;
+    let daemon = process::daemon();
     let (say, said) = mpsc::unbounded_channel();
     let writing = tokio::spawn(write(writer, said));
     let _ = say.send(FromAttendant::Hello(Hello {
@@ -101,9 +107,10 @@ pub async fn attend() -> Result<(), AttendError> {
         rank: told.rank,
         world: told.world,
         local_rank: told.local_rank,
+        gpu: gpu_of(std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref(), told.local_rank),
         host: host_name(),
         machine: machine(),
-        daemon: process::daemon().and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()),
+        daemon: daemon.and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()),
         pid: std::process::id(),
     }));
     let (hear, heard) = mpsc::unbounded_channel();
@@ -114,6 +121,7 @@ pub async fn attend() -> Result<(), AttendError> {
         ledger: Ledger::create().map_err(std::io::Error::other)?,
         is_over: false,
         orphan: UNTOLD,
+        daemon: daemon.filter(|&pid| process::is_orted(pid)),
     };
     let with_daemon = attendant.run(heard).await?;
     let _ = timeout(Duration::from_secs(1), writing).await;
@@ -129,26 +137,65 @@ fn machine() -> String {
     format!("{}/{}", id.trim(), host_name())
 }
 
-/// The first of the launcher's addresses that answers: a host in several networks has some that lead nowhere.
-async fn connect(told: &Told) -> Result<TcpStream, AttendError> {
+/// What the rank finds as the GPU of its local rank: the entry of a list of devices, where there is one.
+fn gpu_of(visible: Option<&str>, local_rank: usize) -> Option<String> {
+    match visible {
+        None => Some(local_rank.to_string()),
+        Some(list) => {
+            list.split(',').nth(local_rank).map(|entry| entry.trim().to_owned()).filter(|entry| !entry.is_empty())
+        }
+    }
+}
+
+/// A connection to the launcher.
+struct Line {
+    reader: BufReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+}
+
+/// The first of the launcher's addresses that answers as it should: a host in several networks has some that lead
+/// nowhere, or to another program.
+async fn connect(told: &Told) -> Result<Line, AttendError> {
     let mut tries = JoinSet::new();
-    for address in told.addresses.split(',').filter_map(|text| text.parse::<SocketAddr>().ok()) {
+    let addresses = told.addresses.split(',').filter_map(|text| text.parse().ok()).collect();
+    // Only an address of its own can be bound.
+    let is_own = |address: IpAddr| std::net::UdpSocket::bind((address, 0)).is_ok();
+    for address in worth_trying(addresses, is_own) {
+        let proof = prove(&told.token);
         tries.spawn(async move {
-            timeout(CONNECT, TcpStream::connect(address)).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+            timeout(CONNECT, greet(address, &proof)).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
         });
     }
     let mut last = std::io::Error::from(ErrorKind::InvalidInput);
     while let Some(tried) = tries.join_next().await {
         match tried {
-            Ok(Ok(stream)) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
+            Ok(Ok(line)) => return Ok(line),
             Ok(Err(error)) => last = error,
             Err(error) => last = std::io::Error::other(error),
         }
     }
     Err(AttendError::Unreachable { host: host_name(), addresses: told.addresses.clone(), source: last })
+}
+
+/// Of the launcher's addresses those that may lead to it. One that only its own host has does on that host alone.
+fn worth_trying(addresses: Vec<SocketAddr>, is_own: impl Fn(IpAddr) -> bool) -> Vec<SocketAddr> {
+    let mut others = addresses.iter().filter(|address| !address.ip().is_loopback()).peekable();
+    let is_elsewhere = others.peek().is_some() && !others.any(|address| is_own(address.ip()));
+    addresses.into_iter().filter(|address| !(is_elsewhere && address.ip().is_loopback())).collect()
+}
+
+/// Connects, and makes sure that it is the launcher before anything is said.
+async fn greet(address: SocketAddr, proof: &str) -> std::io::Result<Line> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let (reader, writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    let mut first = Vec::new();
+    (&mut reader).take(MAX_WELCOME).read_until(b'\n', &mut first).await?;
+    match serde_json::from_slice(&first) {
+        Ok(ToAttendant::Welcome { proof: shown }) if shown == proof => Ok(Line { reader, writer }),
+        _ => Err(std::io::Error::other("another program listens there")),
+    }
 }
 
 async fn write(mut writer: OwnedWriteHalf, mut said: mpsc::UnboundedReceiver<FromAttendant>) {
@@ -160,8 +207,8 @@ async fn write(mut writer: OwnedWriteHalf, mut said: mpsc::UnboundedReceiver<Fro
 }
 
 /// Passes on what the launcher says, until it says no more.
-async fn listen(reader: OwnedReadHalf, hear: mpsc::UnboundedSender<ToAttendant>) {
-    let mut lines = BufReader::new(reader).lines();
+async fn listen(reader: BufReader<OwnedReadHalf>, hear: mpsc::UnboundedSender<ToAttendant>) {
+    let mut lines = reader.lines();
     while let Ok(Some(line)) = lines.next_line().await {
         // A word of a newer launcher is no reason to leave a rank alone.
         if let Ok(message) = serde_json::from_str(&line)
@@ -180,6 +227,8 @@ struct Attendant {
     is_over: bool,
     /// The launcher is lost when nothing is heard of it for so long.
     orphan: Duration,
+    /// The daemon of a host other than `mpirun`'s, until it is found gone. `mpirun` itself the launcher has in sight.
+    daemon: Option<Pid>,
 }
 
 impl Attendant {
@@ -187,6 +236,8 @@ impl Attendant {
     async fn run(mut self, mut heard: mpsc::UnboundedReceiver<ToAttendant>) -> Result<bool, AttendError> {
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = interval(DAEMON);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_word = Instant::now();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -209,6 +260,7 @@ impl Attendant {
                     }
                 }
                 ended = wait(&mut self.rank), if !self.is_over => self.ended(ended).await,
+                _ = look.tick(), if self.daemon.is_some() => self.look_for_daemon(),
                 _ = beat.tick() => {
                     if last_word.elapsed() > self.orphan {
                         return self.orphaned().await;
@@ -231,6 +283,13 @@ impl Attendant {
     fn say(&self, message: FromAttendant) {
         // The launcher may be gone; then silence ends this attendant too.
         let _ = self.say.send(message);
+    }
+
+    /// A daemon that dies leaves its children to another parent.
+    fn look_for_daemon(&mut self) {
+        if self.daemon.take_if(|&mut daemon| rustix::process::getppid() != Some(daemon)).is_some() {
+            self.say(FromAttendant::DaemonGone);
+        }
     }
 
     fn beat(&self) {
@@ -260,7 +319,7 @@ impl Attendant {
                     });
                 }
             }
-            ToAttendant::Leave { .. } | ToAttendant::Vanish | ToAttendant::Alive => {}
+            ToAttendant::Welcome { .. } | ToAttendant::Leave { .. } | ToAttendant::Vanish | ToAttendant::Alive => {}
         }
     }
 
@@ -290,6 +349,8 @@ impl Attendant {
 
     /// The rank's process has ended by itself or by a signal.
     async fn ended(&mut self, ended: Ended) {
+        // A rank without its daemon does not live long: the cause comes first.
+        self.look_for_daemon();
         self.is_over = true;
         let Some(rank) = &mut self.rank else { return };
         let (pid, last_lines) = (rank.pid, rank.last_lines().await);
@@ -348,5 +409,56 @@ async fn wait(rank: &mut Option<RankProcess>) -> Ended {
     match rank {
         Some(rank) => rank.wait().await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_rank_sees_the_gpu_of_its_local_rank() {
+        assert_eq!(gpu_of(None, 3).as_deref(), Some("3"));
+        assert_eq!(gpu_of(Some("4, 6"), 1).as_deref(), Some("6"));
+        assert_eq!(gpu_of(Some("0,0"), 1), gpu_of(Some("0,0"), 0));
+        assert_eq!((gpu_of(Some("4"), 1), gpu_of(Some(""), 0)), (None, None));
+    }
+
+    #[test]
+    fn a_loopback_address_is_tried_on_the_launchers_host_alone() {
+        let addresses = |text: &str| -> Vec<SocketAddr> {
+            text.split(' ').map(|address| address.parse().expect("an address")).collect()
+        };
+        let all = addresses("10.0.0.1:5 127.0.0.1:5");
+        assert_eq!(worth_trying(all.clone(), |_| true), all);
+        assert_eq!(worth_trying(all.clone(), |_| false), all[..1]);
+        assert_eq!(worth_trying(all[1..].to_vec(), |_| false), all[1..]);
+    }
+
+    #[tokio::test]
+    async fn who_only_listens_is_not_taken_for_the_launcher() {
+        let launcher = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let other = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = |listener: &TcpListener| listener.local_addr().expect("it has one");
+        let told = Told {
+            addresses: format!("{},{}", address(&other), address(&launcher)),
+            token: "secret".into(),
+            attempt: 0,
+            rank: 0,
+            world: 1,
+            local_rank: 0,
+        };
+        let expected = address(&launcher);
+        let (say_other, say_launcher) = (prove("guess"), prove("secret"));
+        let welcome = async |listener: TcpListener, proof: String| {
+            let (mut stream, _) = listener.accept().await.expect("it is called");
+            stream.write_all(&encode(&ToAttendant::Welcome { proof })).await.expect("it is heard");
+            stream
+        };
+        let (line, ..) = tokio::join!(connect(&told), welcome(other, say_other), welcome(launcher, say_launcher));
+        let line = line.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(line.writer.peer_addr().expect("it is there"), expected);
     }
 }

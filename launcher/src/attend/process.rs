@@ -168,8 +168,17 @@ pub(super) fn daemon() -> Option<Pid> {
 /// Whether a process is `mpirun` or a daemon of it.
 #[must_use]
 pub fn is_daemon(pid: Pid) -> bool {
+    ["orted", "mpirun", "mpiexec", "orterun"].contains(&name_of(pid).as_str())
+}
+
+/// Whether it is a daemon, and not `mpirun` itself.
+pub(super) fn is_orted(pid: Pid) -> bool {
+    name_of(pid) == "orted"
+}
+
+fn name_of(pid: Pid) -> String {
     let name = std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default();
-    ["orted", "mpirun", "mpiexec", "orterun"].contains(&name.trim())
+    name.trim().to_owned()
 }
 
 /// Ends that daemon: when there is nobody to tell it, or nothing left for it to wait for, it would stay for minutes.

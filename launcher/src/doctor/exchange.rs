@@ -11,10 +11,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
 
 use super::probe::{Probe, Question, find_out, interfaces};
+use crate::protocol::prove;
 
 /// Where a probe finds the launcher: `address:port`, separated by commas.
 pub const ADDRESSES: &str = "ADMIRAL_PROBE_ADDRESSES";
@@ -229,10 +229,6 @@ fn out_of_turn() -> io::Error {
 fn now() -> u64 {
     // 64 bits of nanoseconds last until 2554; a clock before 1970 is far off in any case.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
-}
-
-fn prove(token: &str) -> String {
-    Sha256::new().chain_update("launcher ").chain_update(token).finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn encode(word: &impl Serialize) -> Vec<u8> {

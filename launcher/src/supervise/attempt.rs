@@ -282,6 +282,7 @@ impl Attempt {
                 };
                 Event::Ended { rank, end, reading }
             }
+            FromAttendant::DaemonGone => Event::DaemonGone { rank },
             FromAttendant::Gone { left } => Event::Gone { rank, left },
             FromAttendant::Stack { .. } => Event::StackTaken { rank },
             FromAttendant::Line { text } => {
@@ -314,7 +315,7 @@ impl Attempt {
             rank: hello.rank,
             host: hello.host.clone(),
             local_rank: hello.local_rank,
-            gpu: has_gpus.then_some(hello.local_rank),
+            gpu: hello.gpu.clone().filter(|_| has_gpus),
         };
         hellos.map(reported).collect()
     }

@@ -5,16 +5,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::protocol::{FromAttendant, Hello, ToAttendant, encode};
+use crate::protocol::{FromAttendant, Hello, ToAttendant, encode, prove};
 
 /// A caller that does not say who it is for so long is sent away.
 const HELLO: Duration = Duration::from_secs(10);
+
+/// No first word is longer, in bytes: who is not known yet cannot fill the launcher's memory.
+const MAX_HELLO: u64 = 16 << 10;
 
 /// What comes in.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,9 +111,15 @@ async fn serve(
 ) {
     let _ = stream.set_nodelay(true);
     let (reader, mut writer) = stream.into_split();
-    let mut words = BufReader::new(reader).lines();
-    let Ok(Ok(Some(first))) = timeout(HELLO, words.next_line()).await else { return };
-    let Ok(FromAttendant::Hello(hello)) = serde_json::from_str(&first) else { return };
+    let mut reader = BufReader::new(reader);
+    let greeting = async {
+        writer.write_all(&encode(&ToAttendant::Welcome { proof: prove(&token) })).await?;
+        let mut first = Vec::new();
+        (&mut reader).take(MAX_HELLO).read_until(b'\n', &mut first).await?;
+        std::io::Result::Ok(first)
+    };
+    let Ok(Ok(first)) = timeout(HELLO, greeting).await else { return };
+    let Ok(FromAttendant::Hello(hello)) = serde_json::from_slice(&first) else { return };
     if hello.token != token || hello.attempt != attempt {
         return;
     }
@@ -121,6 +130,7 @@ async fn serve(
     if calls.send((rank, Call::Said(FromAttendant::Hello(hello)))).is_err() {
         return;
     }
+    let mut words = reader.lines();
     let talk = tokio::spawn(async move {
         while let Some(message) = outgoing.recv().await {
             if writer.write_all(&encode(&message)).await.is_err() {
@@ -165,11 +175,21 @@ mod tests {
             rank: 1,
             world: 2,
             local_rank: 0,
+            gpu: None,
             host: "h".into(),
             machine: "m".into(),
             daemon: None,
             pid: 1,
         }))
+    }
+
+    #[tokio::test]
+    async fn a_stranger_that_talks_without_end_is_sent_away() {
+        let hub = Hub::open("secret".into(), 0).await.expect("a port");
+        let mut stream = TcpStream::connect(("127.0.0.1", hub.port)).await.expect("it listens");
+        // Until the other end hangs up.
+        let endless = async { while stream.write_all(&[b'x'; 4096]).await.is_ok() {} };
+        timeout(Duration::from_secs(5), endless).await.expect("before its time is over");
     }
 
     async fn caller(hub: &Hub, first: &[u8]) -> TcpStream {
@@ -183,9 +203,10 @@ mod tests {
         let mut hub = Hub::open("secret".into(), 4).await.expect("a port");
         for (token, attempt) in [("guess", 4), ("secret", 3)] {
             let mut refused = caller(&hub, &hello(token, attempt)).await;
-            let mut answer = Vec::new();
-            tokio::io::AsyncReadExt::read_to_end(&mut refused, &mut answer).await.expect("it hangs up");
-            assert!(answer.is_empty());
+            let mut answer = String::new();
+            refused.read_to_string(&mut answer).await.expect("it hangs up");
+            assert!(answer.contains(&prove("secret")) && answer.lines().count() == 1, "{answer}");
+            assert!(!answer.contains("\"secret\""), "the proof does not tell the token: {answer}");
         }
         let attendant = caller(&hub, &hello("secret", 4)).await;
         let Some((1, Call::Said(FromAttendant::Hello(hello)))) = hub.next().await else { panic!("no hello") };
@@ -193,6 +214,7 @@ mod tests {
         hub.say(1, ToAttendant::Kill);
         hub.say(0, ToAttendant::Kill);
         let mut told = BufReader::new(attendant).lines();
+        assert!(told.next_line().await.expect("a line").expect("a line").contains("welcome"));
         let line = told.next_line().await.expect("a line").expect("a line");
         assert_eq!(serde_json::from_str::<ToAttendant>(&line).expect("a word"), ToAttendant::Kill);
         drop(told);

@@ -77,7 +77,10 @@ impl Roster {
             }
             FromAttendant::Stack { text } => entry.stack = Some(text.clone()),
             FromAttendant::Gone { left } => entry.left = Some(*left),
-            FromAttendant::Started { .. } | FromAttendant::Line { .. } | FromAttendant::Alive => {}
+            FromAttendant::Started { .. }
+            | FromAttendant::Line { .. }
+            | FromAttendant::DaemonGone
+            | FromAttendant::Alive => {}
         }
     }
 

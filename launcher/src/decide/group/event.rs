@@ -53,6 +53,11 @@ pub enum Event {
         /// Processes that are still there.
         left: usize,
     },
+    /// The daemon of `mpirun` on the host of this rank is gone.
+    DaemonGone {
+        /// Whose attendant says so.
+        rank: usize,
+    },
     /// `mpirun` has ended.
     MpirunEnded,
     /// The user or the scheduler wants the run to stop.

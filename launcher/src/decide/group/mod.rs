@@ -204,6 +204,10 @@ impl Group {
                     seat.gone |= left == 0 && (seat.ended.is_some() || self.ending.is_some());
                 }
             }
+            Event::DaemonGone { rank } => {
+                self.hear(rank, &mut out);
+                self.daemon_died(rank);
+            }
             Event::MpirunEnded => self.mpirun_died(),
             Event::StopAsked { again } => self.stop_asked(again, &mut out),
             Event::Tick => self.judge(&mut out),
@@ -296,6 +300,16 @@ impl Group {
             cause: Cause::AttendantLost,
             follows: 0,
         });
+    }
+
+    fn daemon_died(&mut self, rank: usize) {
+        let Some(host) = self.seats.get(rank).map(|seat| seat.host.clone()) else { return };
+        if self.ending.is_some() {
+            return;
+        }
+        let sentence =
+            format!("mpirun's daemon on {host} is gone: it was killed, and the ranks there are lost with it");
+        self.fail(Failure { rank: None, hosts: vec![host], cause: Cause::MpirunDied, sentence, follows: 0 });
     }
 
     fn mpirun_died(&mut self) {

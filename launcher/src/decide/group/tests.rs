@@ -125,6 +125,19 @@ fn mpirun_is_to_blame_for_its_own_death_only() {
     assert_eq!(group.unverified(), [1]);
 }
 
+#[test]
+fn a_daemons_death_is_no_ranks_fault() {
+    let mut group = training();
+    group.handle(1.9, ended(0, End::Code(70)));
+    group.handle(2.0, Event::DaemonGone { rank: 3 });
+    group.handle(2.0, ended(3, End::Code(1)));
+    group.handle(2.1, ended(2, End::Signal(15)));
+    assert_eq!(group.handle(2.4, Event::Tick), [Output::KillAll]);
+    let (incident, sentence) = incident(go_down(&mut group, 2.5));
+    assert_eq!((incident.rank, incident.cause, incident.hosts), (None, Cause::MpirunDied, vec!["n1".to_owned()]));
+    assert!(sentence.starts_with("mpirun's daemon on n1 is gone"), "{sentence}");
+}
+
 /// These say that they are gone.
 fn go_down_of(group: &mut Group, ranks: &[usize]) -> Outcome {
     let outs: Vec<Output> = ranks.iter().flat_map(|&rank| group.handle(2.5, Event::Gone { rank, left: 0 })).collect();
@@ -375,6 +388,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     let beat = (rank.clone(), phase, 0..20u64, 0.0..70.0f64, proptest::option::of(prop_oneof!["[RSDTZ]"]));
     prop_oneof![
         4 => rank.clone().prop_map(|rank| Event::Hello { rank }),
+        1 => rank.clone().prop_map(|rank| Event::DaemonGone { rank }),
         1 => rank.clone().prop_map(|rank| Event::Alive { rank }),
         4 => beat.prop_map(|(rank, phase, step, phase_seconds, state)| Event::Beat {
             rank,
