@@ -15,6 +15,7 @@ pub mod mpirun;
 pub mod protocol;
 mod random;
 pub mod run;
+mod secret;
 mod shell;
 pub mod status;
 pub mod supervise;

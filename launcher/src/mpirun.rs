@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::layout::Layout;
+use crate::secret::masked;
 use crate::shell::quoted;
 
 /// Beginnings of the names of variables that every rank gets: what the libraries in it listen to.
@@ -27,8 +28,6 @@ const PASSED: [&str; 11] = [
 ];
 /// What belongs to this machine alone.
 const NOT_PASSED: [&str; 1] = [admiral_rank_contract::environment::LEDGER];
-/// A variable with one of these in its name is not shown.
-const SECRET: [&str; 7] = ["SECRET", "TOKEN", "PASSWORD", "PASSWD", "CREDENTIAL", "ACCESS_KEY", "PRIVATE"];
 /// Components of Open MPI that take hosts and slots from a scheduler. Here they stand on the command line.
 const ALLOCATORS: &str = "^slurm,tm,lsf,gridengine";
 
@@ -37,7 +36,8 @@ const ALLOCATORS: &str = "^slurm,tm,lsf,gridengine";
 pub enum MpirunError {
     /// There is none.
     #[error(
-        "mpirun is not installed (looked in PATH: {path}); install Open MPI: openmpi-bin on Debian and Ubuntu, openmpi on Fedora, or your cluster's module"
+        "mpirun is not installed (looked in PATH: {path}); install Open MPI: openmpi-bin on Debian and Ubuntu, openmpi on \
+         Fedora, or your cluster's module"
     )]
     Missing {
         /// The folders.
@@ -101,23 +101,6 @@ pub fn passed_variables(
         is_known && !NOT_PASSED.contains(&name) || pass.iter().any(|extra| extra == name)
     };
     Ok(environment.into_iter().filter(|(name, _)| is_passed(name)).collect())
-}
-
-/// A variable's value as it may be shown: a secret, or the password in an address, is not.
-#[must_use]
-pub fn masked(name: &str, value: &str) -> String {
-    let name = name.to_ascii_uppercase();
-    if SECRET.iter().any(|part| name.contains(part)) {
-        return "(secret, not shown)".to_owned();
-    }
-    // scheme://user:password@host
-    if let Some((scheme, rest)) = value.split_once("://") {
-        let authority = rest.split('/').next().unwrap_or(rest);
-        if let Some((_, host)) = authority.rsplit_once('@') {
-            return format!("{scheme}://(secret, not shown)@{host}{}", &rest[authority.len()..]);
-        }
-    }
-    value.to_owned()
 }
 
 /// An `mpirun` to start: one process a rank.

@@ -5,6 +5,8 @@ use std::ffi::OsString;
 
 use sha2::{Digest, Sha256};
 
+use crate::secret::{has_user, is_secret};
+
 /// Beginnings of names that matter: threads, NCCL, Open MPI's transport, CUDA, libtorch, S3, the network's own.
 const PREFIXES: [&str; 24] = [
     "OMP_",
@@ -52,17 +54,14 @@ const NOT: [&str; 1] = ["OMPI_MCA_mpi_oversubscribe"];
 /// The launcher's own word to its processes.
 const OWN: &str = "ADMIRAL_LAUNCH_";
 const OWN_PROBE: &str = "ADMIRAL_PROBE_";
-/// Parts of the names of secrets. A proxy's address may hold a password.
-const SECRET: [&str; 6] = ["SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY", "_PROXY", "_proxy"];
-
 /// The variables that matter to a rank. Secrets are hashed with the salt: two hosts' can be compared, and nothing else.
 pub fn selected(variables: impl IntoIterator<Item = (OsString, OsString)>, salt: &str) -> BTreeMap<String, String> {
     let text = |text: OsString| text.to_string_lossy().into_owned();
     let chosen = variables.into_iter().map(|(name, value)| (text(name), text(value))).filter(|(name, _)| matters(name));
     chosen
         .map(|(name, value)| {
-            let is_secret = SECRET.iter().any(|part| name.contains(part));
-            let value = if is_secret { hashed(&value, salt) } else { value };
+            // A proxy's address may hold a password.
+            let value = if is_secret(&name) || has_user(&value) { hashed(&value, salt) } else { value };
             (name, value)
         })
         .collect()
