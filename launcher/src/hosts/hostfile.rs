@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use super::{Host, HostError, check_name};
+use super::{Host, HostError, MOST_SLOTS, check_name};
 
 const SLOTS: [&str; 4] = ["slots", "count", "cpu", "cpus"];
 const MAX_SLOTS: [&str; 8] =
@@ -26,11 +26,14 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Host>, HostError> {
             None => entries.push(found),
             Some(entry) => entry.again(&found).map_err(wrong)?,
         }
+        if let Some(entry) = entries.iter().find(|entry| entry.ranks().is_some_and(|ranks| ranks > MOST_SLOTS)) {
+            return Err(wrong(format!("{} is given more than {MOST_SLOTS} ranks, which no host takes", entry.name)));
+        }
         if let Some(entry) = entries.iter().find(|entry| entry.is_over()) {
             return Err(wrong(format!("{} has more slots than its max_slots", entry.name)));
         }
     }
-    Ok(entries.into_iter().map(|entry| Host::new(&entry.name, entry.slots.or(entry.max_slots))).collect())
+    Ok(entries.into_iter().map(|entry| Host::new(&entry.name, entry.ranks())).collect())
 }
 
 struct Entry {
@@ -50,6 +53,10 @@ impl Entry {
         self.slots = Some(self.slots.unwrap_or(1).saturating_add(1));
         self.max_slots = line.max_slots.or(self.max_slots);
         Ok(())
+    }
+
+    fn ranks(&self) -> Option<usize> {
+        self.slots.or(self.max_slots)
     }
 
     fn is_over(&self) -> bool {

@@ -16,6 +16,8 @@ pub use nodelist::expand;
 
 /// The ranks of a host of which nothing says how many it takes.
 pub const DEFAULT_SLOTS: usize = 8;
+/// No host takes more: a number beyond is a slip.
+pub const MOST_SLOTS: usize = 4096;
 /// The one host of a run on this machine alone.
 pub const LOCALHOST: &str = "localhost";
 
@@ -131,6 +133,16 @@ pub enum HostError {
     /// No ranks were asked for.
     #[error("--np 0: a run has at least one rank")]
     NoRanks,
+    /// A host is to take more than any can.
+    #[error("{host} is to take {slots} ranks, by {source_of}: a host takes {MOST_SLOTS} at most")]
+    TooMany {
+        /// Which.
+        host: String,
+        /// So many.
+        slots: usize,
+        /// Who says so.
+        source_of: Source,
+    },
     /// Nothing is named.
     #[error("{0} names no host that takes a rank")]
     Empty(Source),
@@ -161,6 +173,9 @@ pub fn resolve(request: &HostRequest, environment: &dyn Fn(&str) -> Option<Strin
         list.hosts[0].slots_given = request.np.is_some();
     }
     list.hosts.retain(|host| host.slots > 0);
+    if let Some(host) = list.hosts.iter().find(|host| host.slots > MOST_SLOTS) {
+        return Err(HostError::TooMany { host: host.name.clone(), slots: host.slots, source_of: list.source });
+    }
     if list.hosts.is_empty() {
         return Err(HostError::Empty(list.source));
     }
@@ -234,6 +249,17 @@ mod tests {
             |text: &str| resolve(&HostRequest { hosts: Some(text.to_owned()), ..HostRequest::default() }, &nothing);
         assert_eq!(list("a:0,b:1").unwrap().hosts, [Host::new("b", Some(1))]);
         assert_eq!(list("a:0").unwrap_err().to_string(), "--hosts names no host that takes a rank");
+    }
+
+    #[test]
+    fn more_ranks_than_any_host_takes_are_refused() {
+        let refused = |request: HostRequest| resolve(&request, &nothing).unwrap_err().to_string();
+        let here = refused(HostRequest { np: Some(MOST_SLOTS + 1), ..HostRequest::default() });
+        assert_eq!(here, "localhost is to take 4097 ranks, by this machine: a host takes 4096 at most");
+        let most = HostRequest { hosts: Some("a:4096".to_owned()), ..HostRequest::default() };
+        assert_eq!(resolve(&most, &nothing).unwrap().hosts[0].slots, 4096);
+        let named = refused(HostRequest { hosts: Some("a:4096,b,a".to_owned()), ..HostRequest::default() });
+        assert!(named.contains("a is to take 4097 ranks, by --hosts"), "{named}");
     }
 
     #[test]
