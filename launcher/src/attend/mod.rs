@@ -131,10 +131,13 @@ pub async fn attend() -> Result<(), AttendError> {
     Ok(())
 }
 
-/// What tells two machines apart, whatever names they have; in containers the host's name is all there is.
-fn machine() -> String {
-    let id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    format!("{}/{}", id.trim(), host_name())
+/// What tells two machines apart, whatever names they have. Containers of one machine, and machines made of one image,
+/// have the name alone to be told by.
+#[must_use]
+pub fn machine() -> String {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let (id, boot) = (read("/etc/machine-id"), read("/proc/sys/kernel/random/boot_id"));
+    format!("{}/{}/{}", id.trim(), boot.trim(), host_name())
 }
 
 /// What the rank finds as the GPU of its local rank: the entry of a list of devices, where there is one.

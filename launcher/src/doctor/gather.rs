@@ -33,6 +33,8 @@ const LINES_SHOWN: usize = 6;
 pub(super) struct Gathered {
     pub(super) answers: Vec<Answer>,
     pub(super) findings: Vec<Finding>,
+    /// Hosts that answered only when each was asked alone: what that says of the network.
+    pub(super) only_alone: Option<Finding>,
 }
 
 /// Asks all hosts at once. Where some do not answer, `mpirun` does not say which it is for: those are asked again, each
@@ -42,7 +44,7 @@ pub(super) async fn gather(
     hosts: &[Host],
     question: &Question,
 ) -> Result<Gathered, DoctorError> {
-    let mut gathered = Gathered { answers: Vec::new(), findings: Vec::new() };
+    let mut gathered = Gathered { answers: Vec::new(), findings: Vec::new(), only_alone: None };
     if hosts.is_empty() {
         return Ok(gathered);
     }
@@ -69,7 +71,7 @@ pub(super) async fn gather(
         let joined: Vec<String> =
             missing.iter().filter(|&&place| reports[place].is_some()).map(|&place| hosts[place].name.clone()).collect();
         if silent.is_empty() && !joined.is_empty() {
-            gathered.findings.push(only_alone(joined, &together.said));
+            gathered.only_alone = Some(only_alone(joined, &together.said));
         }
     }
     gathered.findings.extend(silent.iter().map(|(place, said)| no_answer(&hosts[*place].name, said)));
@@ -166,8 +168,8 @@ fn resolve(name: &str) -> Vec<IpAddr> {
 fn no_answer(host: &str, said: &[String]) -> Finding {
     let own_words = said.iter().find_map(|line| line.split_once(MARK));
     if let Some((_, words)) = own_words {
-        let remedy = "the hosts have to reach this machine by TCP on any port: open its firewall for them, or say which \
-                      address of it they see: --address IP";
+        let remedy = "the hosts have to reach this machine by TCP on any port: open its firewall for them, or say \
+                      which address of it they see: --address IP";
         return Finding::of(host, Severity::Bad, format!("its probe failed: {words}"), remedy);
     }
     let words: Vec<&str> = said
@@ -178,8 +180,8 @@ fn no_answer(host: &str, said: &[String]) -> Finding {
         .collect();
     let words = if words.is_empty() { format!("nothing within {} s", seconds(HELLO)) } else { words.join(" ") };
     let remedy = format!(
-        "try `mpirun --host {host} hostname`; Open MPI of one version has to be there, and its daemon has to reach this \
-         machine: firewalls, and --interfaces"
+        "try `mpirun --host {host} hostname`; Open MPI of one version has to be there, and its daemon has to reach \
+         this machine: firewalls, and --interfaces"
     );
     Finding::of(host, Severity::Bad, format!("mpirun cannot start a process there; it says: {words}"), remedy)
 }

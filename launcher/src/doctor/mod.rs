@@ -89,8 +89,10 @@ pub async fn examine(request: &ExamineRequest) -> Result<Receipt, DoctorError> {
     let is_reached = |host: &&Host| !findings.iter().any(|finding| finding.hosts.contains(&host.name));
     let reached: Vec<Host> = request.hosts.iter().filter(is_reached).cloned().collect();
     let question = question(request, &salt);
-    let Gathered { answers, findings: silent } = gather::gather(request, &reached, &question).await?;
+    let Gathered { answers, findings: silent, only_alone } = gather::gather(request, &reached, &question).await?;
     findings.extend(silent);
+    // Of one machine under two names mpirun starts one process instead of two: that says nothing of the network.
+    findings.extend(only_alone.filter(|_| compare::hosts::are_distinct(&answers)));
     let needs = needs(request, &salt);
     findings.extend(compare::compare(&needs, &answers));
     let mut bandwidth = None;
@@ -148,6 +150,7 @@ fn needs(request: &ExamineRequest, salt: &str) -> Needs {
     let facts = request.facts.as_ref();
     Needs {
         uses_gpus: request.uses_gpus,
+        requires_gpus: facts.is_some_and(|facts| facts.config.run.device == "cuda"),
         checkpoint_bytes: facts.map(|facts| facts.derived.checkpoint_bytes),
         kept_checkpoints: facts.map_or(0, kept_checkpoints),
         environment: probe::selected(std::env::vars_os(), salt),

@@ -27,6 +27,13 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
     let has_any =
         |answer: &Answer| answer.probe.gpus.as_ref().is_some_and(|gpus| gpus.as_ref() != Ok(&GpuState::default()));
     if !needs.uses_gpus || !answers.iter().any(has_any) {
+        if needs.requires_gpus && !answers.is_empty() {
+            let hosts = answers.iter().map(|answer| answer.host.name.clone()).collect();
+            let remedy = "install the NVIDIA driver (nvidia-smi must be in PATH), name hosts that have it, or train on \
+                          processors: --set run.device=cpu";
+            let what = "run.device is cuda, and no host has a GPU";
+            findings.push(Finding::among(hosts, Severity::Bad, what, remedy));
+        }
         return;
     }
     for answer in answers {
@@ -136,6 +143,17 @@ mod tests {
 
     fn state(answer: &mut Answer) -> &mut GpuState {
         answer.probe.gpus.as_mut().unwrap().as_mut().unwrap()
+    }
+
+    #[test]
+    fn a_run_that_wants_gpus_is_told_that_there_are_none() {
+        for gpus in [None, Some(Ok(GpuState::default()))] {
+            let mut answers = [0, 1].map(super::super::tests::good);
+            answers.iter_mut().for_each(|answer| answer.probe.gpus = gpus.clone());
+            assert_eq!(compare(&needs(), &answers), [], "it may do without");
+            let findings = compare(&Needs { requires_gpus: true, ..needs() }, &answers);
+            assert_eq!(one(&findings), ("n0 n1".into(), Severity::Bad, "run.device is cuda, and no host has a GPU"));
+        }
     }
 
     #[test]

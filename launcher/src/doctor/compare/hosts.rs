@@ -1,5 +1,7 @@
 //! Clocks, limits, memory, disks, the store, and what earlier launches have left.
 
+use std::collections::BTreeSet;
+
 use super::{Answer, Finding, Needs, Severity};
 use crate::doctor::probe::{Disk, Leftover};
 
@@ -19,6 +21,25 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
         leftovers(answer, findings);
     }
     store(answers, findings);
+    one_machine(answers, findings);
+}
+
+/// Whether every host is a machine of its own.
+pub(crate) fn are_distinct(answers: &[Answer]) -> bool {
+    let machines: BTreeSet<&String> = answers.iter().map(|answer| &answer.probe.system.machine).collect();
+    machines.len() == answers.len()
+}
+
+/// Hosts that are another one of the list once more: twice as many ranks would share its GPUs.
+fn one_machine(answers: &[Answer], findings: &mut Vec<Finding>) {
+    for (place, answer) in answers.iter().enumerate() {
+        let machine = &answer.probe.system.machine;
+        let Some(first) = answers[..place].iter().find(|other| other.probe.system.machine == *machine) else {
+            continue;
+        };
+        let what = format!("it is {} once more, which calls itself {}", first.host.name, first.probe.system.host_name);
+        findings.push(Finding::of(&answer.host.name, Severity::Bad, what, "name a machine once, with all its ranks"));
+    }
 }
 
 fn clock(answer: &Answer, findings: &mut Vec<Finding>) {
@@ -40,7 +61,8 @@ fn limits(needs: &Needs, answer: &Answer, findings: &mut Vec<Finding>) {
     let (host, system) = (answer.host.name.as_str(), &answer.probe.system);
     if let Some(limit) = system.max_open_files.filter(|&limit| limit < MIN_OPEN_FILES) {
         let what = format!("a process may open {limit} files");
-        let remedy = "raise it to 65536: nofile in /etc/security/limits.conf, LimitNOFILE= of the service that starts processes there";
+        let remedy = "raise it to 65536: nofile in /etc/security/limits.conf, LimitNOFILE= of the service that starts \
+                      processes there";
         findings.push(Finding::of(host, Severity::Warning, what, remedy));
     }
     let ranks = answer.ranks(needs);
@@ -49,7 +71,8 @@ fn limits(needs: &Needs, answer: &Answer, findings: &mut Vec<Finding>) {
     let wanted = each * ranks as u64;
     if let Some(free) = system.shm_free_bytes.filter(|&free| free < wanted) {
         let what = format!("/dev/shm has {} free; {ranks} ranks want {}", size(free), size(wanted));
-        let remedy = "in a container give it more (docker run --shm-size=8g; in Kubernetes an emptyDir of medium Memory at /dev/shm)";
+        let remedy = "in a container give it more (docker run --shm-size=8g; in Kubernetes an emptyDir of medium \
+                      Memory at /dev/shm)";
         findings.push(Finding::of(host, Severity::Warning, what, remedy));
     }
     if let Some(limit) = system.max_locked_bytes.filter(|_| system.has_infiniband) {
@@ -143,7 +166,7 @@ pub(crate) fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::tests::{found, one};
+    use super::super::tests::{found, good, one};
     use super::*;
 
     #[test]
@@ -211,6 +234,18 @@ mod tests {
             answers[1].probe.store = Some(Err("no route to host".into()));
         });
         assert_eq!(different.len(), 2);
+    }
+
+    #[test]
+    fn a_machine_of_two_names_is_found() {
+        let findings = found(3, |answers| {
+            answers[2].probe.system = answers[0].probe.system.clone();
+        });
+        assert_eq!(one(&findings), ("n2".into(), Severity::Bad, "it is n0 once more, which calls itself n0"));
+        let mut answers = [0, 1].map(good);
+        assert!(are_distinct(&answers));
+        answers[1].probe.system = answers[0].probe.system.clone();
+        assert!(!are_distinct(&answers));
     }
 
     #[test]

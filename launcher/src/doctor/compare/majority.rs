@@ -49,7 +49,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_host_is_in_one_group_and_none_is_larger_than_the_usual(things in prop::collection::vec(0_u8..4, 0..12)) {
+        fn every_host_is_in_one_group_and_none_is_larger_than_the_usual(
+            things in prop::collection::vec(0_u8..4, 0..12)
+        ) {
             let names: Vec<String> = (0..things.len()).map(|number| format!("n{number}")).collect();
             let all = names.iter().map(String::as_str).zip(&things);
             match odd(all) {

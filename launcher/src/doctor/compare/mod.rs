@@ -59,6 +59,8 @@ impl Finding {
 pub struct Needs {
     /// Whether it uses GPUs where there are any.
     pub uses_gpus: bool,
+    /// Whether it cannot do without.
+    pub requires_gpus: bool,
     /// The size of a checkpoint.
     pub checkpoint_bytes: Option<u64>,
     /// Checkpoints that will lie there at the same time, at most.
@@ -164,6 +166,7 @@ pub(crate) mod tests {
         let probe = Probe {
             system: System {
                 host_name: name.clone(),
+                machine: format!("m/b/{name}"),
                 kernel: "6.1.0".into(),
                 glibc: Some("glibc 2.36".into()),
                 num_cpus: 64,
@@ -202,6 +205,7 @@ pub(crate) mod tests {
     pub(crate) fn needs() -> Needs {
         Needs {
             uses_gpus: true,
+            requires_gpus: false,
             checkpoint_bytes: Some(10 << 30),
             kept_checkpoints: 4,
             environment: BTreeMap::from([("OMP_NUM_THREADS".into(), "4".into())]),

@@ -264,7 +264,9 @@ mod tests {
     proptest! {
         /// Whatever else there is, each host has an address of its own in what was chosen.
         #[test]
-        fn a_chosen_network_reaches_every_host(extra in prop::collection::vec((0_usize..4, any::<u32>(), 8_u8..=30), 0..6)) {
+        fn a_chosen_network_reaches_every_host(
+            extra in prop::collection::vec((0_usize..4, any::<u32>(), 8_u8..=30), 0..6)
+        ) {
             let mut answers: Vec<Answer> = (0..4).map(good).collect();
             for (host, address, prefix) in extra {
                 let address = Ipv4Addr::from(address).to_string();
@@ -273,7 +275,9 @@ mod tests {
             let network = shared(&needs(), &answers).unwrap();
             let (start, prefix) = network.cidr.split_once('/').unwrap();
             let range = Range::new(start.parse().unwrap(), prefix.parse().unwrap());
-            prop_assert!(answers.iter().all(|answer| ways(&answer.probe.interfaces).iter().any(|way| range.holds(way.address))));
+            let reaches =
+                    |answer: &Answer| ways(&answer.probe.interfaces).iter().any(|way| range.holds(way.address));
+                prop_assert!(answers.iter().all(reaches));
             prop_assert_eq!(Range::new(range.start.into(), range.prefix), range);
         }
     }

@@ -144,7 +144,8 @@ mod tests {
     #[test]
     fn holders_are_read() {
         let gpus = read_gpus(TWO).unwrap();
-        let text = "GPU-bb, 4711, 31000, python, with a comma\nGPU-aa, 5, [N/A], [Insufficient Permissions]\nGPU-cc, 1, 1, x\n";
+        let text = "GPU-bb, 4711, 31000, python, with a comma\nGPU-aa, 5, [N/A], [Insufficient Permissions]\n\
+                    GPU-cc, 1, 1, x\n";
         let who = |pid| Who { user: (pid == 4711).then(|| "ada".into()), launch_id: None };
         let holders = read_holders(text, &gpus, who);
         let expected = Holder {

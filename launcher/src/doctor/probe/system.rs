@@ -14,6 +14,8 @@ use super::command::output;
 pub struct System {
     /// The host's own name.
     pub host_name: String,
+    /// Which machine it is, whatever names it is reached by.
+    pub machine: String,
     /// The kernel's release.
     pub kernel: String,
     /// The C library, where it says.
@@ -53,6 +55,7 @@ pub(super) fn system() -> System {
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     System {
         host_name: names.nodename().to_string_lossy().into_owned(),
+        machine: crate::attend::machine(),
         kernel: names.release().to_string_lossy().into_owned(),
         glibc: glibc(),
         num_cpus: std::thread::available_parallelism().map_or(1, usize::from),
