@@ -31,6 +31,17 @@ impl ShowRank {
     }
 }
 
+impl ShowRank {
+    /// The highest rank that is named.
+    #[must_use]
+    pub fn highest(&self) -> Option<usize> {
+        match self {
+            Self::All => None,
+            Self::Some(ranks) => ranks.last().copied(),
+        }
+    }
+}
+
 impl FromStr for ShowRank {
     type Err = String;
 

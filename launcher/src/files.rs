@@ -115,12 +115,6 @@ impl Files {
         self.run.join(format!("launch/attempt-{attempt:03}"))
     }
 
-    /// A rank's output in an attempt.
-    #[must_use]
-    pub fn log(&self, attempt: u64, rank: usize) -> PathBuf {
-        self.attempt(attempt).join(format!("rank-{rank:03}.log"))
-    }
-
     /// The file of an incident, from 1.
     #[must_use]
     pub fn incident(&self, number: u64) -> PathBuf {

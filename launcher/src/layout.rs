@@ -99,7 +99,9 @@ pub enum Misplaced {
     },
     /// A rank is elsewhere.
     #[error(
-        "rank {rank} is on {host} as its number {local_rank}, and was planned for {planned_host} as number {planned_local_rank}: mpirun places ranks in another way than the launcher asked for; look for rmaps settings in OMPI_MCA_* variables and in openmpi-mca-params.conf"
+        "rank {rank} is on {host} as its number {local_rank}, and was planned for {planned_host} as number \
+         {planned_local_rank}: mpirun places ranks in another way than the launcher asked for; look for rmaps settings in \
+         OMPI_MCA_* variables and in openmpi-mca-params.conf"
     )]
     Elsewhere {
         /// Which.

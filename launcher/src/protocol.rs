@@ -78,23 +78,17 @@ pub struct Hello {
     pub token: String,
     /// What [`admiral_rank_contract::environment::ATTEMPT`] said.
     pub attempt: u64,
-    /// Its rank, of `world`.
+    /// Its rank.
     pub rank: usize,
-    /// All ranks.
-    pub world: usize,
     /// Its rank among those of its host, as MPI counts.
     pub local_rank: usize,
-    /// The GPU that has this number to the rank, as `CUDA_VISIBLE_DEVICES` names it, or the number; none where the list is
-    /// too short.
+    /// The GPU that has this number to the rank, as `CUDA_VISIBLE_DEVICES` names it, or the number; none where the list
+    /// is too short.
     pub gpu: Option<String>,
     /// The host's own name.
     pub host: String,
-    /// Which machine this is, whatever names it has.
-    pub machine: String,
     /// The daemon of `mpirun` that started it, or `mpirun` itself.
     pub daemon: Option<u32>,
-    /// The attendant's process.
-    pub pid: u32,
 }
 
 /// To an attendant.
@@ -176,13 +170,10 @@ mod tests {
             token: "t".into(),
             attempt: 2,
             rank: 3,
-            world: 4,
             local_rank: 1,
             gpu: Some("1".into()),
             host: "n1".into(),
-            machine: "m".into(),
             daemon: None,
-            pid: 7,
         });
         let line = encode(&hello);
         assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);

@@ -1,5 +1,5 @@
-//! The attendant: the process that `mpirun` starts for each rank. It starts the rank, watches it, keeps its output, tells
-//! the launcher, and does what the launcher says. Without a launcher it ends its rank: nothing is left behind.
+//! The attendant: the process that `mpirun` starts for each rank. It starts the rank, watches it, keeps its output,
+//! tells the launcher, and does what the launcher says. Without a launcher it ends its rank: nothing is left behind.
 
 mod output;
 mod process;
@@ -44,8 +44,8 @@ pub enum AttendError {
     Environment(&'static str),
     /// The launcher cannot be reached from this host.
     #[error(
-        "{host} cannot reach the launcher at {addresses} ({source}); its ports must not be closed between the hosts, or \
-         give the address that they can reach with --address"
+        "{host} cannot reach the launcher at {addresses} ({source}); its ports must not be closed between the hosts, \
+         or give the address that they can reach with --address"
     )]
     Unreachable {
         /// This host.
@@ -72,7 +72,6 @@ struct Told {
     token: String,
     attempt: u64,
     rank: usize,
-    world: usize,
     local_rank: usize,
 }
 
@@ -85,7 +84,6 @@ fn told() -> Result<Told, AttendError> {
         token: get(TOKEN)?,
         attempt: get(environment::ATTEMPT)?,
         rank: get("OMPI_COMM_WORLD_RANK")?,
-        world: get("OMPI_COMM_WORLD_SIZE")?,
         local_rank: get("OMPI_COMM_WORLD_LOCAL_RANK")?,
     })
 }
@@ -105,13 +103,10 @@ pub async fn attend() -> Result<(), AttendError> {
         token: told.token.clone(),
         attempt: told.attempt,
         rank: told.rank,
-        world: told.world,
         local_rank: told.local_rank,
         gpu: gpu_of(std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref(), told.local_rank),
         host: host_name(),
-        machine: machine(),
         daemon: daemon.and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()),
-        pid: std::process::id(),
     }));
     let (hear, heard) = mpsc::unbounded_channel();
     tokio::spawn(listen(reader, hear));
@@ -450,7 +445,6 @@ mod tests {
             token: "secret".into(),
             attempt: 0,
             rank: 0,
-            world: 1,
             local_rank: 0,
         };
         let expected = address(&launcher);

@@ -81,6 +81,7 @@ impl Plan {
         // Said now, and not when hosts have been examined; but the GPUs of some may have to be counted first.
         let is_known = options.no_preflight || options.dry_run || hosts.hosts.iter().all(|host| host.slots_given);
         Layout::new(&hosts.hosts, if is_known { world } else { 1 }).map_err(LaunchError::config)?;
+        check_ranges(&options, is_known.then_some(world), hosts.hosts.len())?;
         let mpirun = find_mpirun(options.hosts.mpirun.as_deref()).map_err(LaunchError::system)?;
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
@@ -165,6 +166,26 @@ impl Plan {
     }
 }
 
+/// Options that name ranks and hosts which the run does not have; `world` where it is known by now.
+fn check_ranges(options: &RunOptions, world: Option<usize>, hosts: usize) -> Result<(), LaunchError> {
+    if let Some(world) = world {
+        if let Some(rank) = options.show_rank.highest().filter(|&rank| rank >= world) {
+            let message = format!("--show-rank {rank}: the run has {world} ranks, from 0 to {}", world - 1);
+            return Err(LaunchError::config(message));
+        }
+        if options.min_ranks > world {
+            let message = format!("--min-ranks {}: the run has {world} ranks to begin with", options.min_ranks);
+            return Err(LaunchError::config(message));
+        }
+    }
+    match options.allow_fewer_hosts {
+        Some(least) if least > hosts => {
+            Err(LaunchError::config(format!("--allow-fewer-hosts {least}: the run has {hosts} hosts to begin with")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What `admiral train --resume` takes.
 fn check_resume(text: &str) -> Result<(), LaunchError> {
     if matches!(text, "auto" | "latest") || text.parse::<u64>().is_ok() {
@@ -176,6 +197,28 @@ fn check_resume(text: &str) -> Result<(), LaunchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: RunOptions,
+    }
+
+    #[test]
+    fn ranks_and_hosts_that_the_run_does_not_have_are_refused() {
+        let check = |words: &[&str], world| {
+            let words = ["x", "c.yaml"].iter().chain(words);
+            let options = <Line as clap::Parser>::parse_from(words).options;
+            check_ranges(&options, world, 2).map_err(|error| error.message)
+        };
+        for words in [&[][..], &["--show-rank", "all"], &["--show-rank", "0,3"], &["--min-ranks", "4"]] {
+            assert_eq!(check(words, Some(4)), Ok(()), "{words:?}");
+        }
+        for words in [["--show-rank", "0,4"], ["--min-ranks", "5"], ["--allow-fewer-hosts", "3"]] {
+            assert!(check(&words, Some(4)).is_err_and(|message| message.starts_with(words[0])), "{words:?}");
+        }
+        assert_eq!(check(&["--show-rank", "9"], None), Ok(()), "GPUs are still to be counted");
+    }
 
     #[test]
     fn where_to_resume_is_checked_before_anything_is_started() {

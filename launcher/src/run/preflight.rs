@@ -97,17 +97,20 @@ pub(super) async fn preflight(
             Some(least) => {
                 return Err(refused(format!("{} of at least {least} hosts are good", left.len())));
             }
-            None => {
-                let least = left.len().max(1);
-                let them = if names.len() == 1 { "it" } else { "them" };
-                return Err(refused(format!(
-                    "{} cannot be used; mend that, leave {them} out, or go on without {them}: --allow-fewer-hosts {least}",
-                    names.join(", ")
-                )));
-            }
+            None => return Err(refused(cannot_be_used(&names, left.len()))),
         }
     }
     settle_world(plan, wanted, facts, console)
+}
+
+/// What to do about bad hosts, where so many others are left.
+fn cannot_be_used(names: &[String], left: usize) -> String {
+    let them = if names.len() == 1 { "it" } else { "them" };
+    let without = match left {
+        0 => String::new(),
+        least => format!(", leave {them} out, or go on without {them}: --allow-fewer-hosts {least}"),
+    };
+    format!("{} cannot be used; mend that{without}", names.join(", "))
 }
 
 fn slots_of(plan: &Plan) -> usize {
@@ -135,4 +138,19 @@ fn settle_world(plan: &mut Plan, wanted: usize, facts: &Facts, console: Console)
 
 fn refused(message: impl std::fmt::Display) -> LaunchError {
     LaunchError { code: ExitCode::Node as u8, message: message.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_do_about_bad_hosts_is_possible() {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        assert_eq!(
+            cannot_be_used(&names(&["n7"]), 2),
+            "n7 cannot be used; mend that, leave it out, or go on without it: --allow-fewer-hosts 2"
+        );
+        assert_eq!(cannot_be_used(&names(&["n7", "n8"]), 0), "n7, n8 cannot be used; mend that");
+    }
 }

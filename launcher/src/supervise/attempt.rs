@@ -270,7 +270,7 @@ impl Attempt {
             Call::Closed => return Some(Event::Lost { rank }),
             Call::Said(said) => said,
         };
-        self.roster.note(rank, &said, Instant::now());
+        self.roster.note(rank, &said);
         Some(match said {
             FromAttendant::Hello(_) => Event::Hello { rank },
             FromAttendant::Beat { reading, state } => Event::Beat { rank, reading, state },

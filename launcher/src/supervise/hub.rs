@@ -173,13 +173,10 @@ mod tests {
             token: token.into(),
             attempt,
             rank: 1,
-            world: 2,
             local_rank: 0,
             gpu: None,
             host: "h".into(),
-            machine: "m".into(),
             daemon: None,
-            pid: 1,
         }))
     }
 

@@ -1,7 +1,5 @@
 //! What is known of each rank of an attempt.
 
-use std::time::Instant;
-
 use admiral_rank_contract::Reading;
 
 use crate::incident::RankRecord;
@@ -20,8 +18,6 @@ pub struct Entry {
     pub reading: Option<Reading>,
     /// The state of its process.
     pub state: Option<char>,
-    /// When its attendant was last heard.
-    pub heard: Option<Instant>,
     /// Its last lines, when it has ended.
     pub last_lines: Vec<String>,
     /// What its threads were doing, when that was asked for.
@@ -48,7 +44,6 @@ impl Roster {
             hello: None,
             reading: None,
             state: None,
-            heard: None,
             last_lines: Vec::new(),
             stack: None,
             left: None,
@@ -58,9 +53,8 @@ impl Roster {
     }
 
     /// Notes what a rank's attendant says.
-    pub fn note(&mut self, rank: usize, said: &FromAttendant, now: Instant) {
+    pub fn note(&mut self, rank: usize, said: &FromAttendant) {
         let Some(entry) = self.entries.get_mut(rank) else { return };
-        entry.heard = Some(now);
         match said {
             FromAttendant::Hello(hello) => entry.hello = Some(hello.clone()),
             FromAttendant::Beat { reading, state } => {
