@@ -15,6 +15,7 @@ mod storm;
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bed::{Bed, Launch, incidents, launcher, parent_of, pid_of, signal};
 use mpirun::Finished;
@@ -137,6 +138,12 @@ fn harmed_runs_end_as_if_nothing_had_been() {
     let incident = stage.harmed("mpirun", two, |_, _| signal(stage.bed.mpirun(), libc::SIGKILL));
     assert!(verdict(&incident).starts_with("mpirun ended before the ranks did"), "{incident:#}");
 
+    let incident = stage.harmed("daemon", two, |_, _| {
+        signal(stage.bed.process("n1", "orted").expect("a daemon on n1"), libc::SIGKILL);
+    });
+    assert!(verdict(&incident).starts_with("mpirun's daemon on n1 is gone"), "{incident:#}");
+    assert_eq!((incident["rank"].is_null(), &incident["host"]), (true, &"n1".into()), "{incident:#}");
+
     let incident = stage.harmed("cut", "n0:2,n1:2,n2:2", |_, _| {
         stage.bed.control(&["cut", "n1"]);
     });
@@ -164,6 +171,25 @@ fn a_launcher_that_dies_takes_its_ranks_along_and_the_next_one_goes_on() {
     let finished = stage.launch("left", "n0:2,n1:2", &[]).finish();
     assert!(finished.stderr.contains("ended without a word"), "{}", finished.stderr);
     stage.assert_whole("left", &finished, &["n0", "n1"]);
+}
+
+#[test]
+fn asked_to_stop_before_its_first_step_a_run_has_lost_nothing() {
+    let Some(stage) = Stage::new(2, STEPS) else { return };
+    let launch = stage.launch("early", "n0:2,n1:2", &[]);
+    let end = Instant::now() + bed::PATIENCE;
+    // Its attendants come up, or its ranks get ready.
+    while launch.state().is_none_or(|state| state["ranks"].as_array().is_none_or(Vec::is_empty)) {
+        assert!(Instant::now() < end, "never started: {:?}", launch.state());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    launch.running.signal(libc::SIGTERM);
+    let stopped = launch.finish();
+    assert_eq!(stopped.code, Some(75), "{}", stopped.stderr);
+    assert_eq!(incidents(&stage.place.path("early")), Vec::<Value>::new(), "nobody is to blame");
+    stage.bed.assert_empty(&["n0", "n1"]);
+    let finished = stage.launch("early", "n0:2,n1:2", &[]).finish();
+    stage.assert_whole("early", &finished, &["n0", "n1"]);
 }
 
 #[test]
@@ -286,7 +312,7 @@ fn what_cannot_start_says_why_and_starts_nothing() {
     let hosts = place.path("hosts");
     std::fs::write(&hosts, "# two\nn0 slots=2\nn1 slots=two\n").unwrap();
     let hosts = hosts.to_str().unwrap();
-    let cases: [(&[&str], i32, &[&str]); 7] = [
+    let cases: [(&[&str], i32, &[&str]); 9] = [
         (&["--hostfile", hosts], 64, &["hosts:3", "two"]),
         (&["--hostfile", "/nowhere/hosts"], 64, &["/nowhere/hosts"]),
         (&["--np", "3"], 64, &["cannot be divided over 3 ranks", "[1, 2, 4, 8]"]),
@@ -294,6 +320,8 @@ fn what_cannot_start_says_why_and_starts_nothing() {
         (&["--np", "2", "--mpirun", "/nowhere/mpirun"], 1, &["/nowhere/mpirun"]),
         (&["--np", "2", "--program", "/nowhere/admiral"], 64, &["/nowhere/admiral", "--program"]),
         (&["--np", "2", "--pass", "NO_SUCH_VARIABLE"], 64, &["NO_SUCH_VARIABLE"]),
+        (&["--np", "2", "--resume", "yesterday"], 64, &["yesterday", "latest"]),
+        (&["--np", "2", "--show-rank", "2"], 64, &["--show-rank 2", "0 to 1"]),
     ];
     for preflight in [false, true] {
         for (arguments, code, parts) in cases {

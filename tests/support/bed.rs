@@ -80,10 +80,15 @@ impl Bed {
 
     /// The `mpirun` on n0.
     pub fn mpirun(&self) -> i32 {
-        let pids = self.control(&["pids", "n0"]);
-        let name = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        let pid = pids.lines().find(|pid| name(pid).trim() == "mpirun").expect("mpirun runs");
-        pid.parse().expect("a number")
+        self.process("n0", "mpirun").expect("mpirun runs")
+    }
+
+    /// A process on a host by its name; none where it does not run.
+    pub fn process(&self, host: &str, name: &str) -> Option<i32> {
+        let pids = self.control(&["pids", host]);
+        let name_of = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let pid = pids.lines().find(|pid| name_of(pid).trim() == name)?;
+        Some(pid.parse().expect("a number"))
     }
 
     /// Fails when anything is left on one of these hosts; what is on its way out has a moment.

@@ -19,9 +19,26 @@ enum Harm {
     Stop,
     Attendant,
     Mpirun,
+    /// mpirun's daemon on n1.
+    Orted,
     Launcher,
     Cut,
+    /// The host is gone for good.
+    Gone,
 }
+
+/// All of them.
+const HARMS: [Harm; 9] = [
+    Harm::Kill,
+    Harm::Abort,
+    Harm::Stop,
+    Harm::Attendant,
+    Harm::Mpirun,
+    Harm::Orted,
+    Harm::Launcher,
+    Harm::Cut,
+    Harm::Gone,
+];
 
 /// A harm that a launcher has written down: when it was done, and the file's content.
 struct Told {
@@ -51,8 +68,9 @@ fn now() -> f64 {
 /// that nothing disturbed, each verdict names what was done, nothing is left.
 pub fn weather(count: usize) {
     let Some(stage) = Stage::new(4, STEPS) else { return };
-    let seed = u64::from(std::process::id());
-    eprintln!("storm: seed {seed}");
+    let wanted = std::env::var("ADMIRAL_CHAOS_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = wanted.unwrap_or_else(|| u64::from(std::process::id()));
+    eprintln!("storm: ADMIRAL_CHAOS_SEED={seed}");
     let mut draw = Draw(seed);
     let (mut told, mut total, mut number) = (Vec::new(), 0, 0);
     while total < count {
@@ -71,14 +89,20 @@ fn one_run(stage: &Stage, name: &str, draw: &mut Draw, told: &mut Vec<Told>) -> 
     let run = stage.place.path(name);
     let mut launch = stage.launch(name, hosts, &arguments);
     let before = told.len();
-    let (mut count, mut next, mut was_cut) = (0, 5 + draw.below(15), None);
+    let (mut count, mut next) = (0, 5 + draw.below(15));
+    // A host that is lost, and what brings it back. One a run: the spares have to last.
+    let mut lost: Option<(String, &str)> = None;
     while let Some(state) = at_step(&launch, next) {
         let seen = incidents(&run).len();
         let rank = usize::try_from(draw.below(4)).expect("small");
-        let mut harm = [Harm::Kill, Harm::Abort, Harm::Stop, Harm::Attendant, Harm::Mpirun, Harm::Launcher, Harm::Cut]
-            [usize::try_from(draw.below(7)).expect("small")];
+        let mut harm = HARMS[usize::try_from(draw.below(HARMS.len() as u64)).expect("small")];
         let host = state["ranks"][rank]["host"].as_str().expect("a host").to_owned();
-        if harm == Harm::Cut && (was_cut.is_some() || host == "n0") {
+        if matches!(harm, Harm::Cut | Harm::Gone) && (lost.is_some() || host == "n0") {
+            harm = Harm::Kill;
+        }
+        let daemon = if harm == Harm::Orted { stage.bed.process("n1", "orted") } else { None };
+        if harm == Harm::Orted && daemon.is_none() {
+            // n1 is left out by now.
             harm = Harm::Kill;
         }
         let pid = pid_of(&state, rank);
@@ -92,10 +116,15 @@ fn one_run(stage: &Stage, name: &str, draw: &mut Draw, told: &mut Vec<Told>) -> 
             Harm::Stop => signal(pid, libc::SIGSTOP),
             Harm::Attendant => signal(parent_of(pid), libc::SIGKILL),
             Harm::Mpirun => signal(stage.bed.mpirun(), libc::SIGKILL),
+            Harm::Orted => signal(daemon.expect("it was looked for"), libc::SIGKILL),
             Harm::Launcher => launch.running.signal(libc::SIGKILL),
             Harm::Cut => {
                 stage.bed.control(&["cut", &host]);
-                was_cut = Some(host.clone());
+                lost = Some((host.clone(), "mend"));
+            }
+            Harm::Gone => {
+                stage.bed.control(&["stop", &host]);
+                lost = Some((host.clone(), "start"));
             }
         }
         count += 1;
@@ -107,7 +136,8 @@ fn one_run(stage: &Stage, name: &str, draw: &mut Draw, told: &mut Vec<Told>) -> 
             let says = verdict(&failure);
             let names = match harm {
                 Harm::Mpirun => says.contains("mpirun ended"),
-                Harm::Cut => says.contains(&host),
+                Harm::Orted => says.contains("daemon on n1"),
+                Harm::Cut | Harm::Gone => says.contains(&host),
                 _ => failure["rank"] == rank,
             };
             assert!(names, "{name}: {harm:?} to rank {rank} on {host}: {says}");
@@ -117,8 +147,8 @@ fn one_run(stage: &Stage, name: &str, draw: &mut Draw, told: &mut Vec<Told>) -> 
         next = launch.step().max(next) + 10 + draw.below(20);
     }
     let finished = launch.finish();
-    if let Some(host) = was_cut {
-        stage.bed.control(&["mend", &host]);
+    if let Some((host, back)) = lost {
+        stage.bed.control(&[back, &host]);
     }
     stage.assert_whole(name, &finished, &["n0", "n1", "n2", "n3"]);
     // Those of one run are complete now: it went on after each.
@@ -168,7 +198,7 @@ fn table(told: &[Told], total: usize, runs: usize) {
     println!("{total} incidents in {runs} runs; {} of them written down by the launcher that lived", told.len());
     println!("| what | incidents | seconds to detect | to stop | to the next step | steps lost |");
     println!("|---|---|---|---|---|---|");
-    for harm in [Harm::Kill, Harm::Abort, Harm::Attendant, Harm::Mpirun, Harm::Stop, Harm::Cut] {
+    for harm in HARMS.into_iter().filter(|&harm| harm != Harm::Launcher) {
         let of: Vec<&Told> = told.iter().filter(|told| told.harm == harm).collect();
         let spread = |value: &dyn Fn(&Told) -> Option<f64>| {
             let mut values: Vec<f64> = of.iter().filter_map(|told| value(told)).collect();
