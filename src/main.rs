@@ -221,7 +221,7 @@ fn alone(result: Result<(), (ExitCode, anyhow::Error)>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::Finished,
         Err((code, error)) => {
-            say_error(&format!("{error:#}"));
+            say_error(&error);
             code
         }
     }
