@@ -101,8 +101,8 @@ pub enum FactsError {
     },
     /// It does not come to an end.
     #[error(
-        "{program} config show said nothing within {seconds} s: is the disk that it, its libtorch or the configuration lies \
-         on well? Try it by hand"
+        "{program} config show said nothing within {seconds} s: is the disk that it, its libtorch or the configuration \
+         lies on well? Try it by hand"
     )]
     Late {
         /// What was started.
@@ -123,8 +123,8 @@ pub enum FactsError {
     },
 }
 
-/// Asks `program` for the configuration in `config` with the fields in `overrides` set. The program ends when nobody waits
-/// for it any more.
+/// Asks `program` for the configuration in `config` with the fields in `overrides` set. The program ends when nobody
+/// waits for it any more.
 ///
 /// # Errors
 /// When it is wrong, with the program's own message.

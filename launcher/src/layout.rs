@@ -35,7 +35,8 @@ pub enum LayoutError {
     Empty,
     /// The hosts take fewer.
     #[error(
-        "{world} ranks need {world} slots, and there are {available}: {hosts}; ask for fewer with --np, or name more hosts"
+        "{world} ranks need {world} slots, and there are {available}: {hosts}; ask for fewer with --np, or name more \
+         hosts"
     )]
     TooFew {
         /// Ranks.
@@ -75,7 +76,8 @@ pub enum Misplaced {
     },
     /// Two ranks on one GPU.
     #[error(
-        "ranks {first} and {second} both use GPU {gpu} of {host}: CUDA_VISIBLE_DEVICES or the ranks of this host are wrong"
+        "ranks {first} and {second} both use GPU {gpu} of {host}: CUDA_VISIBLE_DEVICES or the ranks of this host are \
+         wrong"
     )]
     SharedGpu {
         /// A rank.
@@ -100,8 +102,8 @@ pub enum Misplaced {
     /// A rank is elsewhere.
     #[error(
         "rank {rank} is on {host} as its number {local_rank}, and was planned for {planned_host} as number \
-         {planned_local_rank}: mpirun places ranks in another way than the launcher asked for; look for rmaps settings in \
-         OMPI_MCA_* variables and in openmpi-mca-params.conf"
+         {planned_local_rank}: mpirun places ranks in another way than the launcher asked for; look for rmaps settings \
+         in OMPI_MCA_* variables and in openmpi-mca-params.conf"
     )]
     Elsewhere {
         /// Which.
@@ -126,8 +128,8 @@ impl Layout {
         Self::with_first(hosts, world, |_| false)
     }
 
-    /// As [`Layout::new`], where of the hosts that are taken those that `is_first` holds for come first. `mpirun` places
-    /// the first ranks on the machine that it runs on, whatever the order of its host list.
+    /// As [`Layout::new`], where of the hosts that are taken those that `is_first` holds for come first. `mpirun`
+    /// places the first ranks on the machine that it runs on, whatever the order of its host list.
     ///
     /// # Errors
     /// As there.
@@ -326,7 +328,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_rank_has_a_place_of_its_own(slots in prop::collection::vec(0_usize..9, 1..12), part in 0.0..1.0, here in 0_usize..12) {
+        fn every_rank_has_a_place_of_its_own(
+            slots in prop::collection::vec(0_usize..9, 1..12),
+            part in 0.0..1.0,
+            here in 0_usize..12,
+        ) {
             let hosts = hosts(&slots);
             let available: usize = slots.iter().sum();
             let world = (available as f64 * part) as usize + 1;
@@ -340,7 +346,8 @@ mod tests {
             prop_assert_eq!(layout.hosts.iter().map(|(_, ranks)| ranks).sum::<usize>(), world);
             let mut places: Vec<_> = layout.placements.iter().map(|place| (&place.host, place.local_rank)).collect();
             // Ranks of a host follow each other.
-            prop_assert!(places.windows(2).all(|pair| pair[0].0 != pair[1].0 && pair[1].1 == 0 || pair[0].1 + 1 == pair[1].1));
+            let follows = |a: &(&String, usize), b: &(&String, usize)| a.0 != b.0 && b.1 == 0 || a.1 + 1 == b.1;
+            prop_assert!(places.windows(2).all(|pair| follows(&pair[0], &pair[1])));
             places.sort();
             places.dedup();
             prop_assert_eq!(places.len(), world);
@@ -349,8 +356,10 @@ mod tests {
                 prop_assert!(0 < *ranks && *ranks <= host.slots);
             }
             // A host is taken only when those before it in the list are full.
-            let full = hosts.iter().take_while(|host| layout.hosts.contains(&(host.name.clone(), host.slots)) || host.slots == 0).count();
-            prop_assert!(hosts.iter().skip(full + 1).all(|host| layout.hosts.iter().all(|(name, _)| *name != host.name)));
+            let is_full = |host: &&Host| host.slots == 0 || layout.hosts.contains(&(host.name.clone(), host.slots));
+            let full = hosts.iter().take_while(is_full).count();
+            let is_taken = |host: &Host| layout.hosts.iter().any(|(name, _)| *name == host.name);
+            prop_assert!(!hosts.iter().skip(full + 1).any(is_taken));
             check_reported(&layout, &reports(&layout, str::to_owned)).unwrap();
         }
     }

@@ -36,8 +36,8 @@ const ALLOCATORS: &str = "^slurm,tm,lsf,gridengine";
 pub enum MpirunError {
     /// There is none.
     #[error(
-        "mpirun is not installed (looked in PATH: {path}); install Open MPI: openmpi-bin on Debian and Ubuntu, openmpi on \
-         Fedora, or your cluster's module"
+        "mpirun is not installed (looked in PATH: {path}); install Open MPI: openmpi-bin on Debian and Ubuntu, openmpi \
+         on Fedora, or your cluster's module"
     )]
     Missing {
         /// The folders.

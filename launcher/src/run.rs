@@ -55,8 +55,8 @@ fn refused(error: facts::FactsError) -> LaunchError {
 fn timeouts(facts: &Facts) -> String {
     let times = facts.config.launch.timeouts();
     format!(
-        "no progress for {} s is a standstill; hosts have {} s to come up; a host that is silent for {} s is lost; a group \
-         is gone after {} s or ended by force; a checkpoint on request has {} s",
+        "no progress for {} s is a standstill; hosts have {} s to come up; a host that is silent for {} s is lost; a \
+         group is gone after {} s or ended by force; a checkpoint on request has {} s",
         times.stall.as_secs(),
         times.start.as_secs(),
         times.silence.as_secs(),
@@ -71,8 +71,8 @@ fn check_world(facts: &Facts, world: usize) -> Result<(), LaunchError> {
         return Ok(());
     }
     Err(LaunchError::config(format!(
-        "training.global_batch {} in passes of {} cannot be divided over {world} ranks; these numbers of ranks can: {:?}; \
-         give one with --np",
+        "training.global_batch {} in passes of {} cannot be divided over {world} ranks; these numbers of ranks can: \
+         {:?}; give one with --np",
         training.global_batch,
         training.microbatch,
         world::all_that_fit(training.global_batch, training.microbatch, world.max(64)),

@@ -106,8 +106,8 @@ pub(super) fn state(pid: u32) -> Option<char> {
     text.rsplit_once(") ")?.1.chars().next()
 }
 
-/// When a process was started, in the kernel's ticks since it booted: with this a number is one process, not any that has
-/// had it. None where there is no such process, or where it is dead and waits for its parent's interest.
+/// When a process was started, in the kernel's ticks since it booted: with this a number is one process, not any that
+/// has had it. None where there is no such process, or where it is dead and waits for its parent's interest.
 #[must_use]
 pub fn start_ticks(pid: u32) -> Option<u64> {
     start_ticks_of(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)

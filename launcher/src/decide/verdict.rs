@@ -414,7 +414,8 @@ mod tests {
         ) {
             let phases = [Phase::Data, Phase::Forward, Phase::Backward, Phase::Optimizer, Phase::Checkpoint,
                 Phase::Sample, Phase::Log, Phase::Data, Phase::Data];
-            let busy: Vec<_> = busy.into_iter().map(|(at, phase, time)| (at.index(world), phases[phase], time)).collect();
+            let one = |(at, phase, time): (proptest::sample::Index, usize, f64)| (at.index(world), phases[phase], time);
+            let busy: Vec<_> = busy.into_iter().map(one).collect();
             let mut ranks = waiting(world);
             for rank in &mut ranks {
                 rank.reading = Some(reading(Phase::Reduce, 5000, waits));

@@ -189,10 +189,10 @@ mod tests {
                         numbers.extend((first..=last).map(|number| format!("{number:0width$}", width = shown.len())));
                     }
                     text += &format!("{prefix}[{}]", brackets.join(","));
-                    expected = expected
-                        .iter()
-                        .flat_map(|name| numbers.iter().map(|number| format!("{name}{prefix}{number}")).collect::<Vec<_>>())
-                        .collect();
+                    let each = |name: &String| -> Vec<String> {
+                        numbers.iter().map(|number| format!("{name}{prefix}{number}")).collect()
+                    };
+                    expected = expected.iter().flat_map(each).collect();
                 }
                 written.push(text + &suffix);
                 names.extend(expected.into_iter().map(|name| name + &suffix));

@@ -212,8 +212,8 @@ impl Watcher for Keeper {
 }
 
 impl Keeper {
-    /// Writes down what the incidents since the last new step have cost, when the run goes on from step `began`; returns
-    /// the seconds and the steps of the first, which is what all of them cost together.
+    /// Writes down what the incidents since the last new step have cost, when the run goes on from step `began`;
+    /// returns the seconds and the steps of the first, which is what all of them cost together.
     fn complete(&mut self, began: u64, now: f64) -> Option<(f64, u64)> {
         let pending = std::mem::take(&mut self.pending);
         let total = pending.first().map(|first| {

@@ -10,8 +10,8 @@ use crate::mpirun::{MpirunPlan, find_mpirun, passed_variables};
 use crate::supervise::{AttemptPlan, Vanish, own_addresses};
 
 /// What `mpirun` gives attendants that it has told to end. Whatever the configuration says, it is longer than that: the
-/// launcher and the attendants see to it that ranks end in time, and `mpirun` may be started before the configuration is
-/// known.
+/// launcher and the attendants see to it that ranks end in time, and `mpirun` may be started before the configuration
+/// is known.
 const MPIRUN_GRACE_SECONDS: u64 = 3600;
 
 /// Why a launch ends without a run; each with what the launcher exits with.

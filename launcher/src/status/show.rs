@@ -45,8 +45,8 @@ pub fn read(run: &Path) -> Result<State, StatusError> {
     serde_json::from_slice(&text).map_err(|source| StatusError::Foreign { path, source })
 }
 
-/// Shows where a run stands: from its folder, or from the URL of its checkpoints, of which `program` knows. With `watch`
-/// again and again until the run has ended.
+/// Shows where a run stands: from its folder, or from the URL of its checkpoints, of which `program` knows. With
+/// `watch` again and again until the run has ended.
 ///
 /// # Errors
 /// When nothing is known of it.

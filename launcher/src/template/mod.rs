@@ -1,5 +1,5 @@
-//! Files to run Admiral by on a cluster: `admiral-launch template slurm|kubernetes|docker CONFIG`. They are a start: what
-//! only the cluster's owner knows stands in them to be changed.
+//! Files to run Admiral by on a cluster: `admiral-launch template slurm|kubernetes|docker CONFIG`. They are a start:
+//! what only the cluster's owner knows stands in them to be changed.
 
 mod docker;
 mod kubernetes;
@@ -183,7 +183,8 @@ mod tests {
         /// Nothing is left to fill, whatever the run is called.
         #[test]
         fn every_template_is_filled(name in ".{0,20}", config in "[ -~]{1,20}") {
-            let input = TemplateInput { name: name.replace(['{', '}'], ""), config: config.replace(['{', '}'], "x").into(), ..input() };
+            let (name, config) = (name.replace(['{', '}'], ""), config.replace(['{', '}'], "x").into());
+            let input = TemplateInput { name, config, ..input() };
             for kind in [Kind::Slurm, Kind::Kubernetes, Kind::Docker] {
                 let text = render(kind, &input).unwrap();
                 prop_assert!(!text.contains("{{") && !text.contains("}}"), "{text}");

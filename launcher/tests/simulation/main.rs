@@ -1,5 +1,5 @@
-//! 512 ranks on 64 hosts, simulated: a clock that the test turns, ranks that go through their steps, and faults of every
-//! kind. The code under test is the launcher's own: [`Group`] leads each group, [`decide`] answers each incident.
+//! 512 ranks on 64 hosts, simulated: a clock that the test turns, ranks that go through their steps, and faults of
+//! every kind. The code under test is the launcher's own: [`Group`] leads each group, [`decide`] answers each incident.
 
 #![allow(clippy::unwrap_used)]
 

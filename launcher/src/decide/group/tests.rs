@@ -368,6 +368,13 @@ fn a_launcher_that_was_not_running_blames_nobody() {
     assert_eq!(group.handle(500.5, Event::Tick), []);
 }
 
+fn finished(out: &Output) -> Option<&Outcome> {
+    match out {
+        Output::Finished(outcome) => Some(outcome),
+        _ => None,
+    }
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let rank = 0..5usize;
     let end = prop_oneof![
@@ -434,8 +441,7 @@ proptest! {
             now += 0.5;
             outs.extend(group.handle(now, Event::Tick));
         }
-        let finished: Vec<&Outcome> =
-            outs.iter().filter_map(|out| if let Output::Finished(outcome) = out { Some(outcome) } else { None }).collect();
+        let finished: Vec<&Outcome> = outs.iter().filter_map(finished).collect();
         prop_assert_eq!(finished.len(), 1);
         prop_assert!(matches!(outs.last(), Some(Output::Finished(_))));
         for once in [Output::StartAll, Output::LeaveAll, Output::KillMpirun] {
