@@ -1,27 +1,25 @@
 //! The attendant: the process that `mpirun` starts for each rank. It starts the rank, watches it, keeps its output,
 //! tells the launcher, and does what the launcher says. Without a launcher it ends its rank: nothing is left behind.
 
+mod connect;
 mod output;
 mod process;
 mod stack;
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use admiral_rank_contract::{Ledger, environment};
 use rustix::process::Pid;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::protocol::{ADDRESSES, BEAT, FromAttendant, Hello, Start, TOKEN, ToAttendant, encode, prove};
+use crate::protocol::{ADDRESSES, BEAT, FromAttendant, Hello, Start, TOKEN, ToAttendant, encode};
+use connect::{Line, connect};
 use process::{Ended, RankProcess};
 pub use process::{adopt_orphans, end_children, is_daemon, start_ticks};
 
@@ -29,12 +27,8 @@ pub use process::{adopt_orphans, end_children, is_daemon, start_ticks};
 const ORPHAN_GRACE: Duration = Duration::from_secs(3);
 /// How long an attendant without a rank waits for a word.
 const UNTOLD: Duration = Duration::from_secs(30);
-/// The launcher's first word is no longer, in bytes.
-const MAX_WELCOME: u64 = 4 << 10;
 /// How often the daemon is looked for: well within what the launcher waits for the first cause of a failure.
 const DAEMON: Duration = Duration::from_millis(200);
-/// An address of the launcher that does not answer for so long leads nowhere.
-const CONNECT: Duration = Duration::from_secs(5);
 
 /// Why an attendant cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +89,7 @@ fn told() -> Result<Told, AttendError> {
 pub async fn attend() -> Result<(), AttendError> {
     let told = told()?;
     adopt_orphans()?;
-    let Line { reader, writer } = connect(&told).await?;
+    let Line { reader, writer } = connect(&told.addresses, &told.token).await?;
     let daemon = process::daemon();
     let (say, said) = mpsc::unbounded_channel();
     let writing = tokio::spawn(write(writer, said));
@@ -142,57 +136,6 @@ fn gpu_of(visible: Option<&str>, local_rank: usize) -> Option<String> {
         Some(list) => {
             list.split(',').nth(local_rank).map(|entry| entry.trim().to_owned()).filter(|entry| !entry.is_empty())
         }
-    }
-}
-
-/// A connection to the launcher.
-struct Line {
-    reader: BufReader<OwnedReadHalf>,
-    writer: OwnedWriteHalf,
-}
-
-/// The first of the launcher's addresses that answers as it should: a host in several networks has some that lead
-/// nowhere, or to another program.
-async fn connect(told: &Told) -> Result<Line, AttendError> {
-    let mut tries = JoinSet::new();
-    let addresses = told.addresses.split(',').filter_map(|text| text.parse().ok()).collect();
-    // Only an address of its own can be bound.
-    let is_own = |address: IpAddr| std::net::UdpSocket::bind((address, 0)).is_ok();
-    for address in worth_trying(addresses, is_own) {
-        let proof = prove(&told.token);
-        tries.spawn(async move {
-            timeout(CONNECT, greet(address, &proof)).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
-        });
-    }
-    let mut last = std::io::Error::from(ErrorKind::InvalidInput);
-    while let Some(tried) = tries.join_next().await {
-        match tried {
-            Ok(Ok(line)) => return Ok(line),
-            Ok(Err(error)) => last = error,
-            Err(error) => last = std::io::Error::other(error),
-        }
-    }
-    Err(AttendError::Unreachable { host: host_name(), addresses: told.addresses.clone(), source: last })
-}
-
-/// Of the launcher's addresses those that may lead to it. One that only its own host has does on that host alone.
-fn worth_trying(addresses: Vec<SocketAddr>, is_own: impl Fn(IpAddr) -> bool) -> Vec<SocketAddr> {
-    let mut others = addresses.iter().filter(|address| !address.ip().is_loopback()).peekable();
-    let is_elsewhere = others.peek().is_some() && !others.any(|address| is_own(address.ip()));
-    addresses.into_iter().filter(|address| !(is_elsewhere && address.ip().is_loopback())).collect()
-}
-
-/// Connects, and makes sure that it is the launcher before anything is said.
-async fn greet(address: SocketAddr, proof: &str) -> std::io::Result<Line> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    let (reader, writer) = stream.into_split();
-    let mut reader = BufReader::new(reader);
-    let mut first = Vec::new();
-    (&mut reader).take(MAX_WELCOME).read_until(b'\n', &mut first).await?;
-    match serde_json::from_slice(&first) {
-        Ok(ToAttendant::Welcome { proof: shown }) if shown == proof => Ok(Line { reader, writer }),
-        _ => Err(std::io::Error::other("another program listens there")),
     }
 }
 
@@ -412,8 +355,6 @@ async fn wait(rank: &mut Option<RankProcess>) -> Ended {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
-
     use super::*;
 
     #[test]
@@ -422,40 +363,5 @@ mod tests {
         assert_eq!(gpu_of(Some("4, 6"), 1).as_deref(), Some("6"));
         assert_eq!(gpu_of(Some("0,0"), 1), gpu_of(Some("0,0"), 0));
         assert_eq!((gpu_of(Some("4"), 1), gpu_of(Some(""), 0)), (None, None));
-    }
-
-    #[test]
-    fn a_loopback_address_is_tried_on_the_launchers_host_alone() {
-        let addresses = |text: &str| -> Vec<SocketAddr> {
-            text.split(' ').map(|address| address.parse().expect("an address")).collect()
-        };
-        let all = addresses("10.0.0.1:5 127.0.0.1:5");
-        assert_eq!(worth_trying(all.clone(), |_| true), all);
-        assert_eq!(worth_trying(all.clone(), |_| false), all[..1]);
-        assert_eq!(worth_trying(all[1..].to_vec(), |_| false), all[1..]);
-    }
-
-    #[tokio::test]
-    async fn who_only_listens_is_not_taken_for_the_launcher() {
-        let launcher = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let other = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = |listener: &TcpListener| listener.local_addr().expect("it has one");
-        let told = Told {
-            addresses: format!("{},{}", address(&other), address(&launcher)),
-            token: "secret".into(),
-            attempt: 0,
-            rank: 0,
-            local_rank: 0,
-        };
-        let expected = address(&launcher);
-        let (say_other, say_launcher) = (prove("guess"), prove("secret"));
-        let welcome = async |listener: TcpListener, proof: String| {
-            let (mut stream, _) = listener.accept().await.expect("it is called");
-            stream.write_all(&encode(&ToAttendant::Welcome { proof })).await.expect("it is heard");
-            stream
-        };
-        let (line, ..) = tokio::join!(connect(&told), welcome(other, say_other), welcome(launcher, say_launcher));
-        let line = line.unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(line.writer.peer_addr().expect("it is there"), expected);
     }
 }

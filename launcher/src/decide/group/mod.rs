@@ -7,6 +7,7 @@
 //! ends.
 
 mod event;
+mod stop;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use super::end::{End, whereabouts};
 use super::heal::{Cause, Incident, code_of};
 use super::sentence::{count, name};
 use super::verdict::{RankView, Verdict, verdict};
+use stop::STOPPED;
 
 /// After a first failure, an earlier cause may still be on its way from another host for so long, in seconds.
 const SETTLE: f64 = 0.3;
@@ -34,8 +36,6 @@ const LAST_WAIT: f64 = 1.0;
 const PAUSE: f64 = 2.0;
 /// What a stop by force ends with.
 const FORCED: u8 = 1;
-/// The end of a rank that was asked to stop before it could heed that.
-const STOPPED: End = End::Signal(15);
 
 /// A place in the group.
 #[derive(Debug, Clone)]
@@ -406,45 +406,6 @@ impl Group {
         let Failure { rank, hosts, cause, sentence, .. } = failure;
         let steps_gained = self.reached().saturating_sub(self.options.reached_before);
         Outcome::Incident { incident: Incident { at_seconds: self.now, rank, hosts, cause, steps_gained }, sentence }
-    }
-
-    fn is_asked(&self) -> bool {
-        self.stop.is_some_and(|(asked, _)| asked)
-    }
-
-    /// Whether the launcher's own signal ended a rank.
-    fn is_cut_short(&self) -> bool {
-        self.is_asked() && self.seats.iter().any(|seat| seat.ended == Some(STOPPED))
-    }
-
-    fn has_stepped(&self) -> bool {
-        self.seats.iter().filter_map(|seat| seat.reading.as_ref()).any(|reading| reading.step_seconds > 0.0)
-    }
-
-    /// What a stop that some rank did not heed makes of the group: before the first step there is nothing to lose.
-    fn stopped_early(&self) -> Outcome {
-        let readings = || self.seats.iter().filter_map(|seat| seat.reading.as_ref());
-        let (code, sentence) = if !self.has_stepped() {
-            (ExitCode::Preempted as u8, "asked to stop before its first step")
-        } else if readings().any(|reading| reading.checkpoint_step > 0) {
-            (ExitCode::Preempted as u8, "it was stopped, without another checkpoint")
-        } else {
-            (FORCED, "it was stopped, without a checkpoint")
-        };
-        Outcome::Stopped { code, sentence: sentence.to_owned() }
-    }
-
-    /// What all ranks' exits with 0 or 75 make of the group.
-    fn good_end(&self) -> Outcome {
-        let preempted = End::Code(ExitCode::Preempted as u8);
-        let Some(rank) = self.seats.iter().position(|seat| seat.ended == Some(preempted)) else {
-            return if self.is_cut_short() { self.stopped_early() } else { Outcome::AllEnded };
-        };
-        if self.is_asked() {
-            let sentence = "it was stopped, with a checkpoint".to_owned();
-            return Outcome::Stopped { code: ExitCode::Preempted as u8, sentence };
-        }
-        self.outcome(self.failure_of(rank, preempted))
     }
 
     /// What is due by now.
