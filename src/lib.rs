@@ -5,6 +5,7 @@
 pub mod checkpoint;
 pub mod collective;
 pub mod config;
+pub mod cuda;
 pub mod data;
 pub mod diffusion;
 pub mod evaluate;

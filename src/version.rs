@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::collective::Mpi;
+use crate::cuda;
 use crate::ops::{self, bridge};
 
 /// The parts of a process that can differ between hosts.
@@ -33,7 +34,7 @@ impl Versions {
             admiral: env!("CARGO_PKG_VERSION").to_owned(),
             libtorch_built: bridge::torch_built_with().to_owned(),
             libtorch_loaded: bridge::torch_loaded()?,
-            libtorch_path: mapped_file(&std::fs::read_to_string("/proc/self/maps").unwrap_or_default(), "libtorch_cpu"),
+            libtorch_path: cuda::loaded_file("libtorch_cpu"),
             mpi: Mpi::library(),
         })
     }
@@ -49,25 +50,9 @@ impl fmt::Display for Versions {
     }
 }
 
-/// The first file of a process's memory map whose name begins with `name`.
-fn mapped_file(maps: &str, name: &str) -> Option<PathBuf> {
-    // "address permissions offset device inode   path", where the path may hold blanks.
-    maps.lines().filter_map(|line| line.find('/').map(|start| PathBuf::from(&line[start..]))).find(|path| {
-        path.file_name().and_then(|file| file.to_str()).is_some_and(|file| file.starts_with(&format!("{name}.so")))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_library_is_found_in_a_map() {
-        let maps = "7f00-7f10 r-xp 00000000 08:01 12    /usr/lib/libc.so.6\n7f20-7f30 rw-p 00000000 00:00 0 [heap]\n\
-                    7f40-7f50 r--p 00000000 08:01 13    /opt/my torch/lib/libtorch_cpu.so\n";
-        assert_eq!(mapped_file(maps, "libtorch_cpu"), Some("/opt/my torch/lib/libtorch_cpu.so".into()));
-        assert_eq!(mapped_file(maps, "libtorch"), None);
-    }
 
     #[test]
     fn the_loaded_library_is_the_one_of_the_headers() {

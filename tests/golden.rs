@@ -127,3 +127,23 @@ fn loss_second_moment() {
 fn sampling() {
     check_kind("sample");
 }
+
+/// What runs by Admiral's own kernels in the tests above, by libtorch's operations: this program again.
+#[test]
+fn the_networks_without_fused_operations() {
+    if std::env::var_os("ADMIRAL_TEST_FUSED").is_some() {
+        return;
+    }
+    let kinds = ["unet", "encoder", "train"];
+    let output = std::process::Command::new(std::env::current_exe().expect("this program has a path"))
+        .args(["--exact", "--nocapture", "--test-threads", "1"])
+        .args(kinds)
+        .env("ADMIRAL_TEST_FUSED", "off")
+        .output()
+        .expect("this program runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    for kind in kinds {
+        assert!(said.contains(&format!("{kind}: ")), "{kind} was not checked: {said}");
+    }
+}

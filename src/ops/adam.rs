@@ -2,7 +2,8 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Error, bridge};
+use super::machine::{Machine, address, gpu_kind};
+use super::{Error, bridge, is_fused};
 
 /// The numbers of one AdamW update.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,10 +49,12 @@ pub struct AdamSegment<'a> {
 pub fn adam(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
     check(segment)?;
     let _no_grad = tch::no_grad_guard();
-    if segment.master.device() == Device::Cpu {
-        by_kernel(segment, hyper)
-    } else {
-        by_tensor_operations(segment, hyper)
+    match segment.master.device() {
+        Device::Cpu if is_fused() => by_cpu_kernel(segment, hyper),
+        device => match Machine::of(device) {
+            Ok(machine) => by_gpu_kernel(machine, segment, hyper),
+            Err(_) => by_tensor_operations(segment, hyper),
+        },
     }
 }
 
@@ -86,7 +89,7 @@ fn check(segment: &AdamSegment<'_>) -> Result<(), Error> {
 }
 
 /// One pass by the CPU kernel: every value is read and written once.
-fn by_kernel(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
+fn by_cpu_kernel(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
     let correction1 = 1.0 - hyper.beta1.powf(hyper.step as f64);
     let correction2 = 1.0 - hyper.beta2.powf(hyper.step as f64);
     let kind = |tensor: &Tensor| bridge::kernel_kind(tensor.kind()).unwrap_or_default();
@@ -119,7 +122,34 @@ fn by_kernel(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> 
     unsafe { bridge::adam(&memory, &update, &averages, segment.master.numel()) }
 }
 
-/// The same update by libtorch's operations on whole segments: the body for devices other than the CPU.
+/// One pass by the kernel of a GPU.
+fn by_gpu_kernel(machine: &Machine, segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
+    let kinded = |tensor: &Tensor| Some((gpu_kind(tensor.kind())?, address(tensor)));
+    let gradient = kinded(segment.gradient).ok_or_else(|| Error::Unsuitable {
+        operation: "adam",
+        tensor: "gradient",
+        found: format!("{:?}", segment.gradient.kind()),
+        expected: "float32 or a half kind".into(),
+    })?;
+    let memory = admiral_gpu::adam::AdamMemory {
+        length: segment.master.numel(),
+        master: address(segment.master),
+        mean: address(segment.mean),
+        variance: address(segment.variance),
+        gradient,
+        half: segment.half.and_then(kinded),
+        averages: segment.emas.iter().map(|(rate, ema)| (*rate, address(ema))).collect(),
+    };
+    let AdamHyper { learning_rate, beta1, beta2, epsilon, weight_decay, step, gradient_scale } = *hyper;
+    let hyper =
+        admiral_gpu::adam::AdamHyper { learning_rate, beta1, beta2, epsilon, weight_decay, step, gradient_scale };
+    // SAFETY: `check` made sure of lengths, kinds, layout and device. What libtorch frees or writes later on this stream
+    // comes after the kernel.
+    unsafe { admiral_gpu::adam::adam(machine.launch(), &memory, &hyper, None)? };
+    Ok(())
+}
+
+/// The same update by libtorch's operations on whole segments: where there is no kernel.
 fn by_tensor_operations(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
     let AdamHyper { learning_rate, beta1, beta2, epsilon, weight_decay, step, gradient_scale } = *hyper;
     let correction1 = 1.0 - beta1.powf(step as f64);
@@ -149,8 +179,7 @@ fn by_tensor_operations(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use tch::Device;
-
+    use super::super::emulator::Emulator;
     use super::*;
 
     fn random(n: i64) -> Tensor {
@@ -236,6 +265,22 @@ mod tests {
                 }
                 for error in errors(by_tensor_operations_without_gradients, n, gradient, half) {
                     assert!(error < 1e-6, "by tensor operations, n {n}, gradient {gradient:?}: {error}");
+                }
+            }
+        }
+    }
+
+    /// The GPU's kernel, its text run on the CPU.
+    #[test]
+    fn the_gpus_kernel_follows_the_plain_formula() {
+        let machine = Machine::new(Emulator::new(1));
+        for n in [7, 1001] {
+            for (gradient, half) in
+                [(Kind::Float, None), (Kind::Half, Some(Kind::Half)), (Kind::BFloat16, Some(Kind::BFloat16))]
+            {
+                let update = |segment: &AdamSegment<'_>, hyper: &AdamHyper| by_gpu_kernel(&machine, segment, hyper);
+                for error in errors(update, n, gradient, half) {
+                    assert!(error < 1e-6, "n {n}, gradient {gradient:?}, half {half:?}: {error}");
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Dropout, bridge};
+use super::{Dropout, bridge, is_fused};
 
 /// A group normalization and what follows it.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +33,7 @@ pub struct GroupNorm<'a> {
 /// statistics for backward. It takes channels-last as it comes, which matters: libtorch's own kernel is many times
 /// slower there when a group has few channels.
 pub fn group_norm_silu(x: &Tensor, norm: &GroupNorm<'_>) -> Tensor {
-    let fused = |tensor: &Tensor| group_norm_is_fused(tensor.kind(), tensor.device());
+    let fused = |tensor: &Tensor| is_fused() && group_norm_is_fused(tensor.kind(), tensor.device());
     let tensors = [x, norm.weight, norm.bias].into_iter().chain(norm.modulation.into_iter().flat_map(|(a, b)| [a, b]));
     if tensors.into_iter().all(fused) {
         match bridge::group_norm_silu(x, norm) {

@@ -5,14 +5,21 @@ mod attention;
 pub mod bridge;
 mod dropout;
 mod group_norm;
+mod machine;
 mod norms;
+// The kernels' text runs on the CPU in the tests of `gpu`, and here too.
+#[cfg(test)]
+#[path = "../../gpu/tests/support/emulator.rs"]
+#[allow(dead_code, missing_docs, clippy::unwrap_used, reason = "written for the tests of another package")]
+mod emulator;
 
 pub use adam::{AdamHyper, AdamSegment, adam};
 pub use attention::attention;
 pub use bridge::recompute;
 pub use dropout::Dropout;
 pub use group_norm::{GroupNorm, group_norm_is_fused, group_norm_silu};
-pub use norms::sum_of_squares;
+pub use machine::{KernelChoice, is_fused, kernel_choice, set_fused};
+pub use norms::{norms, sum_of_squares};
 
 use tch::TchError;
 
@@ -34,6 +41,9 @@ pub enum Error {
     /// libtorch refused.
     #[error("libtorch: {0}")]
     Torch(#[from] TchError),
+    /// A kernel was not launched on a GPU, or the GPU failed.
+    #[error(transparent)]
+    Gpu(Box<admiral_gpu::Error>),
     /// The C++ bridge caught an exception.
     #[error("{operation}: {message}")]
     Bridge {

@@ -36,6 +36,17 @@ pub enum DeviceChoice {
     Cuda,
 }
 
+/// Which kernels run fused operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FusedKernels {
+    /// Admiral's own wherever there are any; on a GPU where they can be compiled for it.
+    #[default]
+    Auto,
+    /// libtorch's operations everywhere: slower, for comparison.
+    Off,
+}
+
 /// The run itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -46,13 +57,21 @@ pub struct RunSection {
     pub seed: u64,
     /// Where networks compute: auto, cpu or cuda.
     pub device: DeviceChoice,
+    /// Which kernels run fused operations: auto (Admiral's own where there are any) or off (libtorch's operations).
+    pub fused_kernels: FusedKernels,
     /// Threads of one rank's CPU operations; 0 shares the cores among the ranks of a host.
     pub num_threads: usize,
 }
 
 impl Default for RunSection {
     fn default() -> Self {
-        Self { folder: "runs/unnamed".into(), seed: 0, device: DeviceChoice::Auto, num_threads: 0 }
+        Self {
+            folder: "runs/unnamed".into(),
+            seed: 0,
+            device: DeviceChoice::Auto,
+            fused_kernels: FusedKernels::Auto,
+            num_threads: 0,
+        }
     }
 }
 

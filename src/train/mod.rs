@@ -32,7 +32,8 @@ mod validation;
 pub use batches::{BatchPlan, worlds};
 pub use begin::Resume;
 pub use config::{
-    ClassifierConfig, DeviceChoice, OptimizerConfig, PrecisionConfig, PrecisionMode, RunSection, TrainingConfig,
+    ClassifierConfig, DeviceChoice, FusedKernels, OptimizerConfig, PrecisionConfig, PrecisionMode, RunSection,
+    TrainingConfig,
 };
 pub use error::TrainError;
 pub use facts::Facts;

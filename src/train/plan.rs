@@ -12,7 +12,7 @@ use serde::Serialize;
 use tch::{Device, Kind};
 
 use super::batches::BatchPlan;
-use super::config::PrecisionMode;
+use super::config::{FusedKernels, PrecisionMode};
 use super::run_config::RunConfig;
 use crate::collective::{BYTES_PER_VALUE, default_bucket_bytes};
 use crate::config::{ConfigError, Invalid, load};
@@ -246,8 +246,9 @@ pub(super) fn request(
         let refused = |_| format!("cannot share {} images in passes of {}", training.global_batch, training.microbatch);
         (world, divide(config, world).map_err(refused))
     });
-    // A processor has only one way to normalize.
-    let ways = if kind == GpuKind::Cpu { &[Norms::Fused][..] } else { &[Norms::Fused, Norms::Composed] };
+    // A processor has only one way to normalize, unless that is switched off.
+    let one_way = kind == GpuKind::Cpu && config.run.fused_kernels == FusedKernels::Auto;
+    let ways = if one_way { &[Norms::Fused][..] } else { &[Norms::Fused, Norms::Composed] };
     let layers = ways.iter().map(|&norms| (norms, layers(config, &network, half, norms, kind)));
     Ok(Request {
         name: name.to_owned(),
@@ -261,7 +262,7 @@ pub(super) fn request(
             recomputes: config.model.use_checkpoint,
         },
         layers: layers.collect(),
-        norms: norms(config.precision.mode, kind),
+        norms: norms(config, kind),
         batch,
         worlds: worlds.into(),
         steps: training.steps,
@@ -273,14 +274,18 @@ pub(super) fn request(
 }
 
 /// How this program normalizes in the torso there.
-fn norms(mode: PrecisionMode, kind: GpuKind) -> Norms {
+fn norms(config: &RunConfig, kind: GpuKind) -> Norms {
     let device = if kind == GpuKind::Cpu { Device::Cpu } else { Device::Cuda(0) };
-    let torso = match mode {
+    let torso = match config.precision.mode {
         PrecisionMode::Fp32 => Kind::Float,
         PrecisionMode::Fp16 => Kind::Half,
         PrecisionMode::Bf16 => Kind::BFloat16,
     };
-    if ops::group_norm_is_fused(torso, device) { Norms::Fused } else { Norms::Composed }
+    if config.run.fused_kernels == FusedKernels::Auto && ops::group_norm_is_fused(torso, device) {
+        Norms::Fused
+    } else {
+        Norms::Composed
+    }
 }
 
 fn divide(config: &RunConfig, world: u64) -> Result<Batch, Invalid> {

@@ -7,11 +7,11 @@ use crate::data::{Batch, ImageSource, Loader, SamplePlan, SampleReader, Sources}
 use crate::diffusion::{GaussianDiffusion, TimestepSampler};
 use crate::ledger;
 use crate::model::{Network, Task, initialize};
-use crate::ops::bridge;
+use crate::ops::{self, bridge};
 
 use super::TrainError;
 use super::batches::BatchPlan;
-use super::config::{DeviceChoice, PrecisionMode};
+use super::config::{DeviceChoice, FusedKernels, PrecisionMode};
 use super::flat::FlatMemory;
 use super::loss_scale::LossScale;
 use super::objective::{Microbatch, Objective};
@@ -48,6 +48,10 @@ impl Session {
         // First, because all ranks take part: what follows may fail on one of them.
         set_threads(config.run.num_threads, collective)?;
         let device = choose_device(config.run.device, collective.local_rank())?;
+        ops::set_fused(config.run.fused_kernels == FusedKernels::Auto);
+        if collective.rank() == 0 {
+            tracing::info!("fused operations on {device:?}: {}", ops::kernel_choice(device));
+        }
         let (world_size, rank) = (collective.world_size() as u64, collective.rank() as u64);
         let batches = BatchPlan::new(config.training.global_batch, config.training.microbatch, world_size, rank)
             .map_err(|mistake| refuse(vec![mistake]))?;

@@ -71,8 +71,18 @@ pub fn device() -> Device {
     }
 }
 
+/// `ADMIRAL_TEST_FUSED=off` checks libtorch's operations in place of the fused ones.
+pub fn choose_kernels() {
+    match std::env::var("ADMIRAL_TEST_FUSED").as_deref() {
+        Ok("off") => admiral::ops::set_fused(false),
+        Ok("auto") | Err(_) => {}
+        Ok(other) => panic!("ADMIRAL_TEST_FUSED={other}: auto or off"),
+    }
+}
+
 /// Every case of the folder, by name.
 pub fn cases() -> Vec<Case> {
+    choose_kernels();
     let folder = folder();
     let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))

@@ -4,6 +4,7 @@
 #include <ATen/Context.h>
 #include <ATen/Version.h>
 #include <ATen/core/Tensor.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -82,6 +83,18 @@ int admiral_allow_tf32(bool allow) {
   return admiral::guarded([&] {
     at::globalContext().setAllowTF32CuDNN(allow);
     at::globalContext().setAllowTF32CuBLAS(allow);
+  });
+}
+
+// The number of the stream that libtorch computes on now, on this thread. Its handle is not to be had without CUDA's
+// headers, but that of number 0 is known: null.
+int admiral_current_stream(int64_t device, int64_t* id) {
+  return admiral::guarded([&] {
+    TORCH_CHECK(c10::impl::hasDeviceGuardImpl(c10::DeviceType::CUDA), "this libtorch has no CUDA");
+    const c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
+    TORCH_CHECK(device >= 0 && device < guard.deviceCount(), "libtorch sees ", static_cast<int64_t>(guard.deviceCount()),
+                " GPUs, so there is none of number ", device);
+    *id = guard.getStream({c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(device)}).id();
   });
 }
 

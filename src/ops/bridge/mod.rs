@@ -22,6 +22,7 @@ unsafe extern "C" {
     fn admiral_torch_built_with() -> *const c_char;
     fn admiral_torch_config(config: *mut *const c_char) -> c_int;
     fn admiral_allow_tf32(allow: bool) -> c_int;
+    fn admiral_current_stream(device: i64, id: *mut i64) -> c_int;
     fn admiral_set_gradient(parameter: *const C_tensor, gradient: *const C_tensor) -> c_int;
     fn admiral_gradients(
         output: *const C_tensor,
@@ -256,6 +257,18 @@ pub fn torch_fused_adamw(
 pub fn allow_tf32(allow: bool) -> Result<(), Error> {
     // SAFETY: takes no pointer.
     check("allow_tf32", unsafe { admiral_allow_tf32(allow) })
+}
+
+/// libtorch's number of the stream that it computes on now, on this thread, on a GPU: 0 is the default one, CUDA's null
+/// stream.
+///
+/// # Errors
+/// [`Error::Bridge`] when libtorch has no CUDA.
+pub fn current_stream(ordinal: usize) -> Result<i64, Error> {
+    let mut id = 0;
+    // SAFETY: the place is good to write.
+    check("current_stream", unsafe { admiral_current_stream(ordinal as i64, &mut id) })?;
+    Ok(id)
 }
 
 #[cfg(test)]
