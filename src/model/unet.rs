@@ -1,13 +1,14 @@
 //! The UNet of ADM (the paper's section 3) and its super-resolution form (appendix I).
 
 use admiral_plan::LayerMemory;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::activations::{Running, whole};
 use super::blocks::{self, Block, BlockPlan, Context, build_down, build_middle, build_up};
 use super::embedding::Embedding;
 use super::layers::{Builder, Conv2d, GroupNorm, Start};
 use super::params::{ParamSpecs, Params};
+use crate::ops;
 
 /// A UNet, whole.
 #[derive(Debug, Clone, PartialEq)]
@@ -135,7 +136,7 @@ pub(super) fn enter_torso(input_blocks: &[Block], params: &Params, x: &Tensor) -
 /// Channels-last where that is faster: on the CPU libtorch's convolutions then need no reordering of their input and
 /// output, and `ops::group_norm_silu` takes either.
 fn lay_out(x: &Tensor) -> Tensor {
-    if x.device() != Device::Cpu {
+    if !ops::likes_channels_last(x.kind(), x.device()) {
         return x.shallow_clone();
     }
     let size = x.size();

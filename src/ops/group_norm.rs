@@ -2,7 +2,8 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Dropout, bridge, is_fused};
+use super::machine::Machine;
+use super::{Dropout, Error, bridge, is_fused};
 
 /// A group normalization and what follows it.
 #[derive(Debug, Clone, Copy)]
@@ -29,30 +30,46 @@ pub struct GroupNorm<'a> {
 /// `x` is [batch, channels, height, width] or [batch, channels, length] of any floating kind; the parameters may be of
 /// another. Everything is computed in float32 (float64 for float64), and the result has the kind and layout of `x`.
 ///
-/// On the CPU in float32 and the half kinds this is one node of the graph that keeps only `x` and the groups'
-/// statistics for backward. It takes channels-last as it comes, which matters: libtorch's own kernel is many times
-/// slower there when a group has few channels.
+/// In float32 and the half kinds this is one node of the graph that keeps only `x` and the groups' statistics for
+/// backward: on the CPU, and on GPUs for which our kernels can be compiled. It takes channels-last as it comes, which
+/// matters: on the CPU libtorch's own kernel is many times slower there when a group has few channels. Dropout's mask is
+/// another on a GPU than on the CPU.
 pub fn group_norm_silu(x: &Tensor, norm: &GroupNorm<'_>) -> Tensor {
-    let fused = |tensor: &Tensor| is_fused() && group_norm_is_fused(tensor.kind(), tensor.device());
-    let tensors = [x, norm.weight, norm.bias].into_iter().chain(norm.modulation.into_iter().flat_map(|(a, b)| [a, b]));
-    if tensors.into_iter().all(fused) {
-        match bridge::group_norm_silu(x, norm) {
-            Ok(out) => return out,
+    let device = x.device();
+    let fits = |tensor: &Tensor| group_norm_is_fused(tensor.kind(), tensor.device()) && tensor.device() == device;
+    let mut tensors =
+        [x, norm.weight, norm.bias].into_iter().chain(norm.modulation.into_iter().flat_map(|(a, b)| [a, b]));
+    if is_fused() && tensors.all(fits) {
+        let fused = match Machine::of(device) {
+            Ok(machine) => by_gpu_kernels(machine, x, norm),
+            Err(_) if device == Device::Cpu => Some(bridge::group_norm_silu(x, norm)),
+            Err(_) => None,
+        };
+        match fused {
+            Some(Ok(out)) => return out,
             // What the bridge refuses libtorch refuses too, in tch's own way of telling.
-            Err(error) => tracing::debug!(%error, "the fused group normalization gives way to libtorch's"),
+            Some(Err(error)) => tracing::debug!(%error, "the fused group normalization gives way to libtorch's"),
+            None => {}
         }
     }
     composed(x, norm)
 }
 
-/// Whether [`group_norm_silu`] is one node of the graph for values of this kind on this device. A plan of a run's memory
-/// asks, for it decides what forward keeps for backward.
-#[must_use]
-pub fn group_norm_is_fused(kind: Kind, device: Device) -> bool {
-    bridge::kernel_kind(kind).is_some() && device == Device::Cpu
+/// None where a GPU's kernels do not do that.
+fn by_gpu_kernels(machine: &'static Machine, x: &Tensor, norm: &GroupNorm<'_>) -> Option<Result<Tensor, Error>> {
+    let fits = x.numel() > 0 && (norm.silu || norm.dropout.is_none());
+    fits.then(|| bridge::group_norm_gpu(machine, x, norm))
 }
 
-/// The same by libtorch's operations: for other kinds and devices.
+/// Whether [`group_norm_silu`] is one node of the graph for values of this kind on this device, where nobody has switched
+/// that off and a GPU's kernels can be compiled. A plan of a run's memory asks, for it decides what forward keeps for
+/// backward.
+#[must_use]
+pub fn group_norm_is_fused(kind: Kind, device: Device) -> bool {
+    bridge::kernel_kind(kind).is_some() && matches!(device, Device::Cpu | Device::Cuda(_))
+}
+
+/// The same by libtorch's operations: for other kinds and devices, and for comparison.
 fn composed(x: &Tensor, norm: &GroupNorm<'_>) -> Tensor {
     let kind = if x.kind() == Kind::Double { Kind::Double } else { Kind::Float };
     let (weight, bias) = (norm.weight.to_kind(kind), norm.bias.to_kind(kind));
@@ -74,6 +91,7 @@ fn composed(x: &Tensor, norm: &GroupNorm<'_>) -> Tensor {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::emulator::Emulator;
     use super::*;
 
     #[derive(Clone, Copy, Debug)]
@@ -281,5 +299,92 @@ mod tests {
         assert!(groups.contains("2 groups do not divide"), "{groups}");
         let all = refusal(Shape { num_groups: 5, silu: false, dropout: Some(Dropout { probability: 1.0, seed: 0 }) });
         assert!(all.contains("not below 1"), "{all}");
+    }
+
+    /// The GPU's kernels, their text run on the CPU, behind the node that a GPU has.
+    fn on_gpu(x: &Tensor, norm: &GroupNorm<'_>) -> Tensor {
+        static MACHINE: std::sync::OnceLock<Machine> = std::sync::OnceLock::new();
+        let machine = MACHINE.get_or_init(|| Machine::new(Emulator::new(1)));
+        by_gpu_kernels(machine, x, norm).unwrap().unwrap()
+    }
+
+    #[test]
+    fn the_gpus_node_equals_libtorch_in_double_precision_with_all_gradients() {
+        tch::manual_seed(12);
+        for (shape, num_groups, layout, kind) in [
+            (vec![2, 64, 9, 9], 32, Layout::ChannelsLast, Kind::Half),
+            (vec![2, 64, 8, 4], 32, Layout::Contiguous, Kind::Float),
+            (vec![2, 6, 5, 7], 3, Layout::Strided, Kind::Float),
+            (vec![2, 8, 6], 4, Layout::Contiguous, Kind::BFloat16),
+        ] {
+            for (silu, modulated) in [(true, true), (true, false), (false, true)] {
+                let norm = Shape { num_groups, silu, dropout: None };
+                let (batch, channels) = (shape[0], shape[1]);
+                let mut inputs = vec![random(&shape) * 2 + 3, random(&[channels]), random(&[channels])];
+                if modulated {
+                    inputs.push(random(&[batch, channels]));
+                    inputs.push(random(&[batch, channels, 1, 1]));
+                }
+                inputs[0] = inputs[0].to_kind(kind).to_kind(Kind::Double);
+                let gradient = random(&shape).to_kind(kind).to_kind(Kind::Double);
+                let wanted = run(composed, norm, &inputs, &gradient);
+                let mut single: Vec<Tensor> = inputs.iter().map(|x| x.to_kind(Kind::Float)).collect();
+                single[0] = lay(&single[0].to_kind(kind), layout);
+                let found = run(on_gpu, norm, &single, &gradient);
+                for (i, (wanted, found)) in wanted.iter().zip(&found).enumerate() {
+                    let (error, tolerance) = (error(wanted, found), tolerance(if i < 2 { kind } else { Kind::Float }));
+                    assert!(error < tolerance, "{shape:?} {kind:?} {norm:?} {modulated} {layout:?}, {i}: {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_gpus_dropout_has_one_mask_forward_and_backward() {
+        tch::manual_seed(13);
+        let (shape, num_groups, probability) = ([2, 32, 16, 16], 8, 0.25);
+        let dropout = |seed| Shape { num_groups, silu: true, dropout: Some(Dropout { probability, seed }) };
+        let plain = Shape { num_groups, silu: true, dropout: None };
+        let single = [random(&shape), random(&[32]), random(&[32])].map(|x| x.to_kind(Kind::Float));
+        let masked = on_gpu(&single[0], &dropout(3).on(&single));
+        assert!(masked.equal(&on_gpu(&single[0], &dropout(3).on(&single))));
+        assert!(!masked.equal(&on_gpu(&single[0], &dropout(4).on(&single))));
+        let mask = (&masked / composed(&single[0], &plain.on(&single))).detach();
+        let dropped = mask.eq(0.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+        assert!((dropped - probability).abs() < 0.02, "{dropped}");
+        let kept = mask.masked_select(&mask.ne(0.0));
+        assert!((kept * (1.0 - probability) - 1.0).abs().max().double_value(&[]) < 1e-3);
+        let gradient = random(&shape);
+        let with_mask = |x: &Tensor, norm: &GroupNorm<'_>| composed(x, norm) * &mask;
+        let wanted = run(with_mask, plain, &single, &gradient);
+        for (wanted, found) in wanted.iter().zip(run(on_gpu, dropout(3), &single, &gradient)) {
+            let error = error(wanted, &found);
+            assert!(error < 1e-4, "{error}");
+        }
+    }
+
+    #[test]
+    fn what_a_gpu_refuses_is_an_error_with_its_reason() {
+        let machine: &'static Machine = Box::leak(Box::new(Machine::new(Refuses)));
+        let single = [random(&[1, 4, 3, 3]), random(&[4]), random(&[4])].map(|x| x.to_kind(Kind::Float));
+        let norm = Shape { num_groups: 2, silu: true, dropout: None };
+        let error = by_gpu_kernels(machine, &single[0], &norm.on(&single)).unwrap().unwrap_err().to_string();
+        assert!(error.contains("`grid` is lost"), "{error}");
+    }
+
+    struct Refuses;
+
+    impl admiral_gpu::Launch for Refuses {
+        unsafe fn launch(
+            &self,
+            _: &admiral_gpu::Program,
+            _: &'static str,
+            _: &admiral_gpu::Shape,
+            _: *const std::ffi::c_void,
+            _: usize,
+        ) -> Result<(), admiral_gpu::Error> {
+            let (found, expected) = ("lost".to_owned(), "there".to_owned());
+            Err(admiral_gpu::Error::Unsuitable { operation: "a test", argument: "grid", found, expected })
+        }
     }
 }

@@ -72,6 +72,18 @@ pub fn kernel_choice(device: Device) -> KernelChoice {
     }
 }
 
+/// Whether a network of this kind is faster where feature maps lie channels-last: on the CPU; on a GPU where tensor cores
+/// want it, and all operations take it as it comes.
+#[must_use]
+pub fn likes_channels_last(kind: Kind, device: Device) -> bool {
+    match device {
+        Device::Cpu => true,
+        // libtorch's own group normalization would lay every map out anew.
+        Device::Cuda(_) => matches!(kind, Kind::Half | Kind::BFloat16) && Machine::of(device).is_ok(),
+        _ => false,
+    }
+}
+
 /// What launches kernels on a device's default stream, which is the one that training computes on.
 pub(super) struct Machine {
     launch: Box<dyn Launch + Send + Sync>,

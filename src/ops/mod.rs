@@ -18,7 +18,7 @@ pub use attention::attention;
 pub use bridge::recompute;
 pub use dropout::Dropout;
 pub use group_norm::{GroupNorm, group_norm_is_fused, group_norm_silu};
-pub use machine::{KernelChoice, is_fused, kernel_choice, set_fused};
+pub use machine::{KernelChoice, is_fused, kernel_choice, likes_channels_last, set_fused};
 pub use norms::{norms, sum_of_squares};
 
 use tch::TchError;

@@ -3,6 +3,7 @@
 // kept, and the dropout mask is made again.
 #include "bridge.h"
 #include "kernels.h"
+#include "layout.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
@@ -41,16 +42,6 @@ struct Plan {
 
 // Values of a piece of a channels-last sample: what two passes find in the second-level cache.
 constexpr int64_t kPieceValues = 65536;
-
-// Whether `x` lies as [batch, positions, channels].
-bool lies_channels_last(const Tensor& x) {
-  int64_t expected = x.size(1);
-  for (int64_t d = x.dim() - 1; d >= 2; --d) {
-    if (x.size(d) != 1 && x.stride(d) != expected) return false;
-    expected *= x.size(d);
-  }
-  return (x.size(1) == 1 || x.stride(1) == 1) && (x.size(0) == 1 || x.stride(0) == expected);
-}
 
 Kind kind_of(const Tensor& x) {
   switch (x.scalar_type()) {

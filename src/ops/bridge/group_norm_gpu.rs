@@ -1,0 +1,163 @@
+//! Group normalization by a GPU's kernels as a node of libtorch's graph: C++ holds the tensors, and asks for launches here.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use admiral_gpu::DevicePointer;
+use admiral_gpu::group_norm::{Activation, Backward, Dropout, Forward, GroupNorm as Kernels, Layout};
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+use super::check;
+use crate::ops::machine::Machine;
+use crate::ops::{Error, GroupNorm};
+
+/// Shape and addresses: `Arguments` in group_norm_gpu.cpp.
+#[repr(C)]
+struct Arguments {
+    batch: i64,
+    channels: i64,
+    spatial: i64,
+    groups: i64,
+    eps: f64,
+    dropout: f64,
+    seed: u64,
+    kind: i32,
+    channels_last: bool,
+    silu: bool,
+    x: DevicePointer,
+    weight: DevicePointer,
+    bias: DevicePointer,
+    scale: DevicePointer,
+    shift: DevicePointer,
+    dy: DevicePointer,
+    y: DevicePointer,
+    mean: DevicePointer,
+    rstd: DevicePointer,
+    dx: DevicePointer,
+    dweight: DevicePointer,
+    dbias: DevicePointer,
+    dscale: DevicePointer,
+    dshift: DevicePointer,
+    workspace: DevicePointer,
+}
+
+type Call = unsafe extern "C" fn(*const c_void, i32, *const Arguments, *mut c_char, i64) -> i64;
+
+unsafe extern "C" {
+    fn admiral_group_norm_gpu(
+        x: *const C_tensor,
+        weight: *const C_tensor,
+        bias: *const C_tensor,
+        scale: *const C_tensor,
+        shift: *const C_tensor,
+        groups: i64,
+        eps: f64,
+        silu: bool,
+        dropout: f64,
+        seed: i64,
+        machine: *const c_void,
+        call: Call,
+        result: *mut *mut C_tensor,
+    ) -> c_int;
+}
+
+/// The fused node by the kernels of `machine`; every tensor lies on its device.
+pub(in crate::ops) fn group_norm_gpu(
+    machine: &'static Machine,
+    x: &Tensor,
+    norm: &GroupNorm<'_>,
+) -> Result<Tensor, Error> {
+    let (scale, shift) =
+        norm.modulation.map_or((std::ptr::null(), std::ptr::null()), |(scale, shift)| (scale.as_ptr(), shift.as_ptr()));
+    let (probability, seed) = norm.dropout.map_or((0.0, 0), |dropout| (dropout.probability, dropout.seed));
+    let mut result = std::ptr::null_mut();
+    // SAFETY: all pointers are live tensors of tch, or null where the bridge expects it; the machine is static.
+    let status = unsafe {
+        admiral_group_norm_gpu(
+            x.as_ptr(),
+            norm.weight.as_ptr(),
+            norm.bias.as_ptr(),
+            scale,
+            shift,
+            norm.num_groups,
+            norm.eps,
+            norm.silu,
+            probability,
+            seed.cast_signed(),
+            std::ptr::from_ref(machine).cast(),
+            run,
+            &mut result,
+        )
+    };
+    check("group_norm_silu", status)?;
+    // SAFETY: on success the bridge hands over a tensor that nobody else owns.
+    Ok(unsafe { Tensor::from_ptr(result) })
+}
+
+unsafe extern "C" fn run(
+    machine: *const c_void,
+    pass: i32,
+    arguments: *const Arguments,
+    failure: *mut c_char,
+    room: i64,
+) -> i64 {
+    // SAFETY: what `group_norm_gpu` gave, and what the bridge has filled in for this call.
+    let (machine, arguments) = unsafe { (&*machine.cast::<Machine>(), &*arguments) };
+    // No panic may run into C++.
+    // SAFETY: libtorch's memory of the sizes that the shape says, freed on the stream that kernels run on.
+    let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { try_run(machine, pass, arguments) }));
+    let said = match outcome {
+        Ok(Ok(bytes)) => return bytes as i64,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "a launch panicked".to_owned(),
+    };
+    let length = said.len().min(usize::try_from(room).unwrap_or(0).saturating_sub(1));
+    // SAFETY: `failure` has room for `room` bytes, all zero.
+    unsafe { std::ptr::copy_nonoverlapping(said.as_ptr(), failure.cast(), length) };
+    -1
+}
+
+/// Bytes of workspace, or 0 when the pass is enqueued.
+///
+/// # Safety
+/// The addresses are good for what the shape says until the kernels have run.
+unsafe fn try_run(machine: &Machine, pass: i32, a: &Arguments) -> Result<usize, admiral_gpu::Error> {
+    let size = |value: i64| usize::try_from(value).unwrap_or_default();
+    let norm = Kernels {
+        kind: admiral_gpu::Kind::ALL[size(a.kind.into())],
+        layout: if a.channels_last { Layout::ChannelsLast } else { Layout::Contiguous },
+        batch: size(a.batch),
+        channels: size(a.channels),
+        spatial: size(a.spatial),
+        groups: size(a.groups),
+        eps: a.eps as f32,
+        activation: match a.silu {
+            true if a.dropout > 0.0 => {
+                Activation::SiluDropout(Dropout { probability: a.dropout, seed: a.seed, offset: 0 })
+            }
+            true => Activation::Silu,
+            false => Activation::None,
+        },
+    };
+    let Arguments { x, weight, bias, mean, rstd, workspace, .. } = *a;
+    let modulation = (a.scale != 0).then_some((a.scale, a.shift));
+    match pass {
+        0 => return norm.forward_workspace(),
+        2 => return norm.backward_workspace(),
+        1 => {
+            let memory = Forward { x, y: a.y, weight, bias, modulation, mean, rstd, workspace };
+            // SAFETY: as the caller promises.
+            unsafe { norm.forward(machine.launch(), &memory)? };
+        }
+        _ => {
+            let Arguments { dy, dx, dweight, dbias, .. } = *a;
+            let dmodulation = modulation.map(|_| (a.dscale, a.dshift));
+            let memory =
+                Backward { x, dy, dx, weight, bias, modulation, mean, rstd, dweight, dbias, dmodulation, workspace };
+            // SAFETY: as above.
+            unsafe { norm.backward(machine.launch(), &memory)? };
+        }
+    }
+    Ok(0)
+}
