@@ -7,6 +7,7 @@ pub mod collective;
 pub mod config;
 pub mod cuda;
 pub mod data;
+pub mod device;
 pub mod diffusion;
 pub mod evaluate;
 pub mod exit;

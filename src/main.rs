@@ -5,6 +5,7 @@ use std::process::ExitCode as ProcessExit;
 
 use admiral::collective::{Collective, Ending, agree, connect};
 use admiral::config;
+use admiral::device::Report;
 use admiral::exit::{ExitCode, say_error};
 use admiral::ledger;
 use admiral::telemetry::{Terminal, init_logging};
@@ -46,6 +47,12 @@ enum Command {
     Plan(PlanOptions),
     /// Print which Admiral this is, and which libtorch and MPI it runs on
     Version {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what this machine computes with: GPUs, libraries, which kernels and which attention, and what is missing
+    Device {
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -176,6 +183,7 @@ fn main() -> ProcessExit {
         Command::Flops(arguments) => alone(flops(&arguments)),
         Command::Plan(options) => alone(plan::run(&options)),
         Command::Version { json } => alone(version(json)),
+        Command::Device { json } => alone(device(json)),
     };
     ProcessExit::from(code as u8)
 }
@@ -262,6 +270,15 @@ fn version(json: bool) -> Result<(), (ExitCode, anyhow::Error)> {
         return print_json(&versions);
     }
     print!("{versions}");
+    Ok(())
+}
+
+fn device(json: bool) -> Result<(), (ExitCode, anyhow::Error)> {
+    let report = Report::of_this_machine().map_err(|error| (ExitCode::Bug, error.into()))?;
+    if json {
+        return print_json(&report);
+    }
+    print!("{report}");
     Ok(())
 }
 
