@@ -105,7 +105,7 @@ impl GaussianDiffusion {
 }
 
 /// Copies a host tensor to the device without waiting for the work queued there.
-pub(super) fn upload(host: &Tensor, device: Device) -> Tensor {
+pub fn upload(host: &Tensor, device: Device) -> Tensor {
     if device == Device::Cpu {
         return host.shallow_clone();
     }

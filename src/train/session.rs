@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::collective::{Collective, host_name};
 use crate::data::{Batch, ImageSource, Loader, SamplePlan, SampleReader, Sources};
-use crate::diffusion::{GaussianDiffusion, TimestepSampler};
+use crate::diffusion::{GaussianDiffusion, TimestepSampler, upload};
 use crate::ledger;
 use crate::model::{Network, Task, initialize};
 use crate::ops::{self, bridge};
@@ -250,13 +250,13 @@ pub(super) fn to_device(
     device: Device,
 ) -> Microbatch {
     let shape = [batch.indices.len() as i64, model.image_channels, model.image_size, model.image_size];
-    let tensor = |values: &[f32]| Tensor::from_slice(values).view(shape).to_device(device);
+    let tensor = |values: &[f32]| upload(&Tensor::from_slice(values).view(shape), device);
     Microbatch {
         images: tensor(&batch.images),
         noise: tensor(&batch.noise),
         timesteps: drawn.timesteps,
-        weights: Tensor::from_slice(&drawn.weights).to_device(device),
-        labels: wants_classes.then(|| Tensor::from_slice(&batch.classes).to_device(device)),
+        weights: upload(&Tensor::from_slice(&drawn.weights), device),
+        labels: wants_classes.then(|| upload(&Tensor::from_slice(&batch.classes), device)),
         indices: batch.indices,
     }
 }

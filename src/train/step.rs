@@ -152,7 +152,7 @@ impl Trainer {
     ) -> Result<StepReport, TrainError> {
         let mut times = StepTimes::default();
         let mut watch = Watch::new(self.memory.segments()[0].master.device(), self.measure);
-        let mut samples = SampleTerms::default();
+        let mut told = Told::default();
         let learning_rate = learning_rate(&self.optimizer, self.progress.step);
         let lg_loss_scale = self.progress.loss_scale.lg();
         let scale = self.progress.loss_scale.factor() / num_samples as f64;
@@ -184,7 +184,7 @@ impl Trainer {
             } else {
                 backward()?;
             }
-            samples.append(batch, &terms.logged)?;
+            told.append(batch, terms.logged);
             times.forward += watch.lap();
         }
 
@@ -196,7 +196,9 @@ impl Trainer {
         (times.all_reduce, times.all_reduce_busy, times.all_reduce_exposed) = (waited, busy, exposed);
         watch.lap();
 
-        let norm = gradients.iter().map(ops::sum_of_squares).sum::<f64>().sqrt() / self.progress.loss_scale.factor();
+        let masters: Vec<&Tensor> = self.memory.segments().iter().map(|segment| &segment.master).collect();
+        let (norms, samples) = told.read(&ops::norms(&gradients, &masters)?)?;
+        let norm = norms[0] / self.progress.loss_scale.factor();
         let mut report = StepReport {
             samples,
             took_step: false,
@@ -212,7 +214,7 @@ impl Trainer {
             Verdict::Step => {
                 report.took_step = true;
                 report.gradient_norm = norm;
-                report.parameter_norm = self.parameter_norm();
+                report.parameter_norm = norms[1];
                 self.update(&gradients, before, norm, learning_rate)?;
             }
             Verdict::Skip => {}
@@ -228,10 +230,6 @@ impl Trainer {
     fn dropout_seed(&self, rank: usize, microbatch: usize) -> u64 {
         let index = self.progress.step << 40 ^ (rank as u64) << 20 ^ microbatch as u64;
         Philox::new(self.seed, Stream::Dropout, index).next_u64()
-    }
-
-    fn parameter_norm(&self) -> f64 {
-        self.memory.segments().iter().map(|segment| ops::sum_of_squares(&segment.master)).sum::<f64>().sqrt()
     }
 
     /// Moves the masters, moments, averages and the network's copy. `norm` is the gradient's, unscaled.
@@ -306,20 +304,45 @@ impl Trainer {
 /// timestep.
 type Finding = (Option<String>, Option<(u64, i64)>);
 
-impl SampleTerms {
-    fn append(&mut self, batch: Microbatch, terms: &[(&'static str, Tensor)]) -> Result<(), TrainError> {
+/// What the passes of a step say of their samples, on the device until the host reads all of it, with the norms, in one
+/// copy: a GPU is waited for once a step.
+#[derive(Debug, Default)]
+struct Told {
+    indices: Vec<u64>,
+    timesteps: Vec<i64>,
+    weights: Vec<Tensor>,
+    terms: Vec<(&'static str, Vec<Tensor>)>,
+}
+
+impl Told {
+    fn append(&mut self, batch: Microbatch, terms: Vec<(&'static str, Tensor)>) {
         self.indices.extend(batch.indices);
         self.timesteps.extend(batch.timesteps);
-        self.weights.extend(Vec::<f32>::try_from(&batch.weights)?);
-        for (index, (name, values)) in terms.iter().enumerate() {
-            if self.terms.len() <= index {
-                self.terms.push((name, Vec::new()));
-            }
-            self.terms[index].1.extend(Vec::<f32>::try_from(values.to_kind(Kind::Float))?);
+        self.weights.push(batch.weights);
+        self.terms.resize_with(terms.len(), Default::default);
+        for (all, (name, values)) in self.terms.iter_mut().zip(terms) {
+            all.0 = name;
+            all.1.push(values);
         }
-        Ok(())
     }
 
+    /// Both norms, and the samples.
+    fn read(self, norms: &Tensor) -> Result<([f64; 2], SampleTerms), TrainError> {
+        let _no_grad = tch::no_grad_guard();
+        let rows = self.weights.iter().chain(self.terms.iter().flat_map(|(_, values)| values));
+        // float64 holds every float32 as it is.
+        let all: Vec<Tensor> = std::iter::once(norms).chain(rows).map(|row| row.to_kind(Kind::Double)).collect();
+        let values = Vec::<f64>::try_from(Tensor::f_cat(&all, 0)?.f_to_device(Device::Cpu)?)?;
+        let (norms, rest) = values.split_at(2);
+        let mut rows = rest.chunks(self.indices.len().max(1)).map(|row| row.iter().map(|&x| x as f32).collect());
+        let weights = rows.next().unwrap_or_default();
+        let terms = self.terms.iter().map(|(name, _)| *name).zip(rows).collect();
+        let samples = SampleTerms { indices: self.indices, timesteps: self.timesteps, weights, terms };
+        Ok(([norms[0], norms[1]], samples))
+    }
+}
+
+impl SampleTerms {
     /// Timestep and loss of each sample, the loss without its importance weight: what a timestep sampler learns from.
     pub fn unweighted_losses(&self) -> impl Iterator<Item = (i64, f64)> + '_ {
         let losses = self.terms.iter().find(|(name, _)| *name == "loss").map_or(&[][..], |(_, losses)| losses);
