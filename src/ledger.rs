@@ -53,6 +53,16 @@ pub fn end_step() -> StepSeconds {
     StepSeconds { step: reading.step_seconds, data: reading.data_seconds, wait: reading.wait_seconds }
 }
 
+/// Where this rank stands, in words for an error message.
+#[must_use]
+pub fn standing() -> String {
+    let reading = own().read();
+    format!(
+        "the ledger says: step {}, {:?} for {:.0} s, {} exchanges entered",
+        reading.step, reading.phase, reading.phase_seconds, reading.collectives
+    )
+}
+
 /// The seconds of a step on one rank.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct StepSeconds {

@@ -7,7 +7,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use admiral::collective::{Collective, CollectiveError, Ending, Single, agree, any, connect};
+use admiral::collective::{Collective, CollectiveError, Ending, GpuSums, Single, agree, any, connect};
 use admiral::exit::ExitCode;
 
 #[path = "support/collective_suite.rs"]
@@ -40,6 +40,19 @@ fn mpi_conforms() {
         assert_eq!(finished.code, Some(0), "{world} ranks: {finished:?}");
         assert_eq!(marks(&finished, "conforms").len(), world, "{finished:?}");
     }
+}
+
+/// Real GPUs sum as the host does. NCCL wants a GPU for each rank.
+#[test]
+fn nccl_conforms() {
+    let num_gpus = if tch::Cuda::is_available() { tch::Cuda::device_count() } else { 0 };
+    if num_gpus < 2 {
+        println!("libtorch sees {num_gpus} GPUs on this machine, and NCCL needs 2: it is not tried here");
+        return;
+    }
+    let finished = under_mpirun(2, "nccl");
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert_eq!(marks(&finished, "conforms").len(), 2, "{finished:?}");
 }
 
 #[test]
@@ -129,6 +142,11 @@ fn rank() {
             if let Ok(local_rank) = std::env::var("OMPI_COMM_WORLD_LOCAL_RANK") {
                 assert_eq!(collective.local_rank().to_string(), local_rank);
             }
+            mark("conforms", "");
+        }
+        "nccl" => {
+            let open = || GpuSums::open(&*collective, collective.local_rank(), TIMEOUT).unwrap().unwrap();
+            collective_suite::run_on_gpu(&*collective, collective.local_rank(), &open);
             mark("conforms", "");
         }
         "sums" => {

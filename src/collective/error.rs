@@ -41,6 +41,23 @@ pub enum CollectiveError {
         /// The number of ranks.
         world_size: usize,
     },
+    /// A GPU, or NCCL between GPUs, failed or stood still while gradients were summed.
+    #[error(
+        "bucket {bucket} of the gradients was not summed on rank {rank} of {world_size}: {message}; {standing}. Of ranks \
+         that stand still the one with the fewest exchanges is the one that the others wait for"
+    )]
+    Gpu {
+        /// The rank that saw it.
+        rank: usize,
+        /// The number of ranks.
+        world_size: usize,
+        /// The bucket.
+        bucket: usize,
+        /// The words of the driver or of NCCL.
+        message: String,
+        /// What the rank's ledger says.
+        standing: String,
+    },
     /// MPI returned an error.
     #[error("{operation} failed on rank {rank} of {world_size}: {message}")]
     Transport {

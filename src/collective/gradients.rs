@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
 
 use super::buckets::{Bucket, Slot, cut};
+use super::nccl::GpuSums;
 use super::readiness::Readiness;
 use super::{Collective, CollectiveError};
 use crate::ledger;
@@ -18,6 +19,8 @@ pub struct GradientReducer {
     readiness: Arc<Readiness>,
     /// For each buffer that is not in float32 the float32 buffer that takes its sums; made at the first use.
     sums: Vec<Option<Tensor>>,
+    /// What sums on GPUs; without it gradients pass through the host.
+    gpu: Option<GpuSums>,
 }
 
 /// Gradients that are summed.
@@ -25,11 +28,13 @@ pub struct GradientReducer {
 pub struct Reduced {
     /// One for each buffer, on its device: see [`GradientReducer::reduce`].
     pub sums: Vec<Tensor>,
-    /// What summing took once all ranks had come to a bucket, over all buckets.
+    /// What summing took once all ranks had come to a bucket, over all buckets. On GPUs, which do not wait for each other
+    /// before, what ranks that came later took is part of it.
     pub busy: Duration,
     /// The part of that which lay after backward.
     pub exposed: Duration,
-    /// How long the rank did nothing but wait for sums: the exposed part, and other ranks that came later.
+    /// How long the rank did nothing but wait for sums: the exposed part, and other ranks that came later. On a GPU how
+    /// long that did nothing, so the exposed part.
     pub waited: Duration,
 }
 
@@ -45,7 +50,20 @@ impl GradientReducer {
         let bucket_of =
             slots.iter().map(|slot| buckets.iter().position(|bucket| holds(slot, bucket)).unwrap_or(0)).collect();
         let readiness = Arc::new(Readiness::new(bucket_of, &buckets));
-        Self { buckets, readiness, sums: Vec::new() }
+        Self { buckets, readiness, sums: Vec::new(), gpu: None }
+    }
+
+    /// From now on gradients are on this GPU, and summed there.
+    pub fn sum_on_gpus(&mut self, gpu: GpuSums) {
+        self.gpu = Some(gpu);
+    }
+
+    /// Ends in order what was opened for GPUs; every rank calls it.
+    ///
+    /// # Errors
+    /// When a rank does not come.
+    pub fn finish(&mut self) -> Result<(), CollectiveError> {
+        self.gpu.take().map_or(Ok(()), GpuSums::finish)
     }
 
     /// What hooks on the parameters tell that a gradient is there.
@@ -66,7 +84,7 @@ impl GradientReducer {
     /// A float32 buffer is summed in place and returned. The sums of a half-precision buffer come in float32, in
     /// memory that the next call uses again: a sum of finite gradients does not overflow, and one rank's infinity
     /// or NaN is there on all ranks, so that all skip the step alike. One rank alone gets its buffers back as
-    /// they are. CUDA buffers pass through host memory.
+    /// they are. CUDA buffers pass through host memory, unless [`GradientReducer::sum_on_gpus`] was called.
     ///
     /// Every rank calls it with buffers of the same lengths and types.
     ///
@@ -78,6 +96,14 @@ impl GradientReducer {
     pub fn reduce(&mut self, collective: &dyn Collective, gradients: &[&Tensor]) -> Result<Reduced, CollectiveError> {
         let begin = Instant::now();
         let (sums, parts) = self.parts(collective, gradients);
+        if let Some(gpu) = self.gpu.as_mut().filter(|_| !parts.is_empty()) {
+            let num_buckets = parts.len();
+            gpu.backward_ends()?;
+            for (number, mut part) in parts.into_iter().enumerate() {
+                gpu.enqueue(number, part.in_float32())?;
+            }
+            return sums_of_gpu(gpu, sums, num_buckets, ledger::reduce);
+        }
         for (number, part) in parts.into_iter().enumerate() {
             part.sum(collective, || Ok(ledger::reduce(number)))?;
         }
@@ -106,6 +132,13 @@ impl GradientReducer {
         let readiness = &*self.readiness;
         let num_buckets = parts.len();
         readiness.arm();
+        if let Some(gpu) = self.gpu.as_mut().filter(|_| num_buckets > 0) {
+            enqueue_during(gpu, parts, readiness, backward)?;
+            return Ok(sums_of_gpu(gpu, sums, num_buckets, |number| {
+                ledger::reduce_in_background();
+                ledger::wait_for_bucket(number)
+            })?);
+        }
         std::thread::scope(|threads| {
             let communicates = threads.spawn(move || {
                 ledger::work_in_background();
@@ -156,6 +189,52 @@ impl GradientReducer {
     }
 }
 
+/// Enqueues the sum of each part when it is filled, while `backward` goes on. On a GPU both only enqueue: that is done long
+/// before the work is.
+fn enqueue_during<E: From<CollectiveError>>(
+    gpu: &mut GpuSums,
+    parts: Vec<Part>,
+    readiness: &Readiness,
+    backward: impl FnOnce() -> Result<(), E>,
+) -> Result<(), E> {
+    std::thread::scope(|threads| {
+        let communicates = threads.spawn(move || {
+            let num_buckets = parts.len();
+            for (number, mut part) in parts.into_iter().enumerate() {
+                if !readiness.await_filled(number) {
+                    break;
+                }
+                if number + 1 == num_buckets {
+                    // The last bucket is filled by the last of backward.
+                    gpu.backward_ends()?;
+                }
+                gpu.enqueue(number, part.in_float32())?;
+            }
+            Ok::<_, CollectiveError>(())
+        });
+        let guard = GiveUp(readiness);
+        backward()?;
+        std::mem::forget(guard);
+        readiness.fill_rest();
+        communicates.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok(())
+    })
+}
+
+/// Waits for all sums that were enqueued on a GPU; `enter` says to the ledger that this rank has come to a bucket.
+fn sums_of_gpu<T>(
+    gpu: &mut GpuSums,
+    sums: Vec<Tensor>,
+    num_buckets: usize,
+    enter: impl Fn(usize) -> T,
+) -> Result<Reduced, CollectiveError> {
+    for number in 0..num_buckets {
+        gpu.wait(number, || enter(number))?;
+    }
+    let (busy, exposed) = gpu.spent(num_buckets)?;
+    Ok(Reduced { sums, busy, exposed, waited: exposed })
+}
+
 /// Sums each part when it is filled and all ranks have come to it; returns when it did.
 fn communicate(
     collective: &dyn Collective,
@@ -199,6 +278,15 @@ struct Part {
 }
 
 impl Part {
+    /// This rank's gradients where the sums go.
+    fn in_float32(&mut self) -> &Tensor {
+        let _no_grad = tch::no_grad_guard();
+        if let Some(gradient) = &self.gradient {
+            self.sum.copy_(gradient);
+        }
+        &self.sum
+    }
+
     /// Sums it over the ranks; `enter` is called when this rank has come to it.
     fn sum<T>(
         mut self,
@@ -206,9 +294,7 @@ impl Part {
         enter: impl FnOnce() -> Result<T, CollectiveError>,
     ) -> Result<(), CollectiveError> {
         let _no_grad = tch::no_grad_guard();
-        if let Some(gradient) = &self.gradient {
-            self.sum.copy_(gradient);
-        }
+        self.in_float32();
         let is_on_host = self.sum.device() == Device::Cpu;
         // Here a rank waits for its GPU: until that has done the bucket's part of backward, it has not come to it.
         let mut host = if is_on_host { self.sum.shallow_clone() } else { self.sum.to_device(Device::Cpu) };

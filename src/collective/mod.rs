@@ -10,6 +10,7 @@ mod error;
 mod gradients;
 mod launch;
 mod mpi;
+mod nccl;
 mod readiness;
 mod single;
 
@@ -19,6 +20,7 @@ pub use error::CollectiveError;
 pub use gradients::{GradientReducer, Reduced};
 pub use launch::connect;
 pub use mpi::Mpi;
+pub use nccl::GpuSums;
 pub use readiness::Readiness;
 pub use single::Single;
 

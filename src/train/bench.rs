@@ -82,8 +82,10 @@ pub fn step(mut config: RunConfig, options: &BenchOptions, collective: &dyn Coll
     config.training.steps = options.warmup + options.steps.max(1) + u64::from(options.trace.is_some());
     let sources = agree(collective, data::open(&config.data, config.run.seed), |_| ExitCode::Config)?;
     let mut session = agree(collective, Session::open(config, sources, collective), TrainError::exit_code)?;
+    session.join_gpus(collective)?;
     let measured = measure(&mut session, options, collective);
     let measured = measured.map_err(TrainError::ending)?;
+    session.trainer.finish()?;
     tell(&measured, options.json, print, collective)
 }
 

@@ -65,6 +65,7 @@ pub fn run(
     let folder = PathBuf::from(&config.run.folder);
     // The folder is made last: what cannot run leaves nothing behind.
     let mut session = agree(collective, Session::open(config, sources, collective), TrainError::exit_code)?;
+    session.join_gpus(collective)?;
     let store = agree(collective, open_store(&session.config, &folder, collective.rank()), TrainError::exit_code)?;
     let start = choose(&store, resume, collective)?;
     if let Some(checkpoint) = &start.checkpoint {
@@ -96,6 +97,7 @@ pub fn run(
     let mut run = Loop::new(session, saver, validation, collective, terminal, &folder);
     run.announce(&store, first_step, last_step, started);
     let finish = run.train(stop, last_step).map_err(TrainError::ending)?;
+    run.session.trainer.finish()?;
     ledger::enter(Phase::End, 0);
     Ok(finish)
 }

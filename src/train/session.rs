@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::collective::{Collective, host_name};
+use crate::collective::{Collective, CollectiveError, GpuSums, host_name};
 use crate::data::{Batch, ImageSource, Loader, SamplePlan, SampleReader, Sources};
 use crate::diffusion::{GaussianDiffusion, TimestepSampler, upload};
 use crate::ledger;
@@ -90,6 +90,27 @@ impl Session {
             trainer.overlap(bytes)?;
         }
         Ok(Self { config, trainer, timestep_sampler, num_skipped_images: 0, sources, batches, loader: None, device })
+    }
+
+    /// Lets NCCL sum the gradients where the network computes on GPUs, or says once why they go through the host. Every
+    /// rank calls it, when all have opened their sessions.
+    ///
+    /// # Errors
+    /// When the ranks cannot reach each other.
+    pub fn join_gpus(&mut self, collective: &dyn Collective) -> Result<(), CollectiveError> {
+        let (Device::Cuda(ordinal), true) = (self.device, collective.world_size() > 1) else { return Ok(()) };
+        let times = self.config.launch.timeouts();
+        // A little longer than the launcher's: where there is one, it decides who is to blame.
+        match GpuSums::open(collective, ordinal, times.stall + times.silence)? {
+            Ok(gpu) => self.trainer.sum_on_gpus(gpu),
+            Err(reason) if collective.rank() == 0 => {
+                tracing::warn!(
+                    "gradients are summed through the host, over MPI, because NCCL cannot be used: {reason}"
+                );
+            }
+            Err(_) => {}
+        }
+        Ok(())
     }
 
     /// Where the network computes.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::collective::{Collective, GradientReducer, Reduced, Slot, default_bucket_bytes};
+use crate::collective::{Collective, CollectiveError, GpuSums, GradientReducer, Reduced, Slot, default_bucket_bytes};
 use crate::ledger::{self, Phase, StepSeconds};
 use crate::model::Network;
 use crate::ops::{self, AdamHyper, AdamSegment, bridge};
@@ -134,6 +134,19 @@ impl Trainer {
         }
         self.overlaps = true;
         Ok(())
+    }
+
+    /// From now on sums gradients where they are, on the ranks' GPUs. To be called after [`Trainer::overlap`].
+    pub fn sum_on_gpus(&mut self, gpu: GpuSums) {
+        self.reducer.sum_on_gpus(gpu);
+    }
+
+    /// Leaves the ranks' GPUs in order, when there will be no more steps; every rank calls it.
+    ///
+    /// # Errors
+    /// When a rank does not come.
+    pub fn finish(&mut self) -> Result<(), CollectiveError> {
+        self.reducer.finish()
     }
 
     /// Trains on `num_microbatches` batches of this rank, which `next` gives in order.

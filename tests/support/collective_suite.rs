@@ -1,8 +1,8 @@
-//! What every body of `Collective` must do, written against the trait. Every rank runs it.
+//! What every body of `Collective` must do, written against the trait, and what sums gradients. Every rank runs it.
 
-use admiral::collective::{Collective, CollectiveError, GradientReducer, Slot, any};
+use admiral::collective::{Collective, CollectiveError, GpuSums, GradientReducer, Slot, any};
 use admiral::random::{Philox, Stream};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Runs every check; a failed one panics.
 pub fn run(collective: &dyn Collective) {
@@ -16,11 +16,41 @@ pub fn run(collective: &dyn Collective) {
     wrong_roots_are_refused(collective);
     flags(collective);
     swaps(collective);
-    gradients_in_float32_are_summed_in_place(collective);
-    gradients_in_half_precision_are_summed_in_float32(collective);
     collective.barrier().unwrap();
     collective.rendezvous().unwrap();
-    gradients_are_summed_while_backward_goes_on(collective);
+    gradients(collective, &Place { device: Device::Cpu, open: None });
+}
+
+/// What sums gradients on GPUs, this rank's being `ordinal`; `open` lets all ranks' GPUs join.
+pub fn run_on_gpu(collective: &dyn Collective, ordinal: usize, open: &dyn Fn() -> GpuSums) {
+    gradients(collective, &Place { device: Device::Cuda(ordinal), open: Some(open) });
+}
+
+/// Where gradients lie and are summed.
+struct Place<'a> {
+    device: Device,
+    open: Option<&'a dyn Fn() -> GpuSums>,
+}
+
+impl Place<'_> {
+    fn reducer(&self, bucket_bytes: usize) -> GradientReducer {
+        let mut reducer = GradientReducer::new(&slots(), bucket_bytes);
+        if let Some(open) = self.open {
+            reducer.sum_on_gpus(open());
+        }
+        reducer
+    }
+
+    /// Two buffers that differ on each rank.
+    fn buffers(&self, rank: usize) -> [Tensor; 2] {
+        [0, 1].map(|buffer| Tensor::from_slice(&uneven(rank * 2 + buffer, 136)).to_device(self.device))
+    }
+}
+
+fn gradients(collective: &dyn Collective, place: &Place<'_>) {
+    gradients_in_float32_are_summed_in_place(collective, place);
+    gradients_in_half_precision_are_summed_in_float32(collective, place);
+    gradients_are_summed_while_backward_goes_on(collective, place);
 }
 
 /// Values that `rank` brings, of magnitudes so different that the order of a sum shows in its bits.
@@ -157,13 +187,14 @@ fn slots() -> Vec<Slot> {
     vec![slot(0, 0), slot(1, 0), slot(0, 48), slot(1, 48), slot(0, 96), slot(1, 96)]
 }
 
-fn gradients_in_float32_are_summed_in_place(collective: &dyn Collective) {
+fn gradients_in_float32_are_summed_in_place(collective: &dyn Collective, place: &Place<'_>) {
     let (rank, world) = (collective.rank(), collective.world_size());
     let mut sums = Vec::new();
     for bucket_bytes in [1, 400, 1 << 20] {
-        let buffers = [0, 1].map(|buffer| Tensor::from_slice(&uneven(rank * 2 + buffer, 136)));
-        let reduced =
-            GradientReducer::new(&slots(), bucket_bytes).reduce(collective, &[&buffers[0], &buffers[1]]).unwrap().sums;
+        let buffers = place.buffers(rank);
+        let mut reducer = place.reducer(bucket_bytes);
+        let reduced = reducer.reduce(collective, &[&buffers[0], &buffers[1]]).unwrap().sums;
+        reducer.finish().unwrap();
         for (buffer, sum) in buffers.iter().zip(&reduced) {
             assert_eq!(buffer.data_ptr(), sum.data_ptr());
         }
@@ -187,12 +218,12 @@ fn gradients_in_float32_are_summed_in_place(collective: &dyn Collective) {
 }
 
 /// The same bits as after backward, in whatever order the pass fills the buckets; what it does not fill is summed too.
-fn gradients_are_summed_while_backward_goes_on(collective: &dyn Collective) {
+fn gradients_are_summed_while_backward_goes_on(collective: &dyn Collective, place: &Place<'_>) {
     let rank = collective.rank();
-    let buffers = || [0, 1].map(|buffer| Tensor::from_slice(&uneven(rank * 2 + buffer, 136)));
+    let buffers = || place.buffers(rank);
     for bucket_bytes in [1, 400, 1 << 20] {
         let after = buffers();
-        let mut reducer = GradientReducer::new(&slots(), bucket_bytes);
+        let mut reducer = place.reducer(bucket_bytes);
         let expected = reducer.reduce(collective, &[&after[0], &after[1]]).unwrap().sums;
         for order in [[5, 4, 3, 2, 1].as_slice(), &[0, 1, 2, 3, 4, 5], &[]] {
             let during = buffers();
@@ -214,20 +245,21 @@ fn gradients_are_summed_while_backward_goes_on(collective: &dyn Collective) {
         let error = CollectiveError::NoSuchRank { operation: "a test", root: 9, world_size: 1 };
         let outcome = reducer.reduce_during(collective, &[&failed[0], &failed[1]], || Err::<(), _>(error));
         assert!(outcome.is_err());
+        reducer.finish().unwrap();
         collective.barrier().unwrap();
     }
 }
 
-fn gradients_in_half_precision_are_summed_in_float32(collective: &dyn Collective) {
+fn gradients_in_half_precision_are_summed_in_float32(collective: &dyn Collective, place: &Place<'_>) {
     let world = collective.world_size();
-    let mut reducer = GradientReducer::new(&slots(), 400);
+    let mut reducer = place.reducer(400);
     for _ in 0..2 {
         // Near the largest half, so that a sum in half precision would overflow; and one infinity of one rank.
-        let half = Tensor::full([136], 60_000.0, (Kind::Half, tch::Device::Cpu));
+        let half = Tensor::full([136], 60_000.0, (Kind::Half, place.device));
         if collective.rank() == 0 {
             let _ = half.get(50).fill_(f64::INFINITY);
         }
-        let bfloat = Tensor::full([136], 3.0, (Kind::BFloat16, tch::Device::Cpu));
+        let bfloat = Tensor::full([136], 3.0, (Kind::BFloat16, place.device));
         let sums = reducer.reduce(collective, &[&half, &bfloat]).unwrap().sums;
         let values = |sum: &Tensor| Vec::<f32>::try_from(sum.to_kind(Kind::Float)).unwrap();
         let (halves, bfloats) = (values(&sums[0]), values(&sums[1]));
@@ -239,4 +271,5 @@ fn gradients_in_half_precision_are_summed_in_float32(collective: &dyn Collective
         // The gradients themselves are as they were.
         assert_eq!(half.double_value(&[49]), 60_000.0);
     }
+    reducer.finish().unwrap();
 }
