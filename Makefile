@@ -17,7 +17,7 @@ help:
 	@echo 'make demo         set up, build, train on Fashion-MNIST on 2 ranks, draw samples'
 	@echo 'make test         set up, build, run every test'
 	@echo 'make test-golden  only the numbers of the reference implementation ($$ADMIRAL_GOLDEN_DIR)'
-	@echo 'make test-gpu     the golden numbers and the time of a step on the first CUDA device'
+	@echo 'make test-gpu     kernels, golden numbers, a resumed run and speed on the first CUDA device, as one table'
 	@echo 'make interchange  import and export of every released network, held to PyTorch itself (some GB to install)'
 	@echo 'make fuzz         hostile files to every reader, $(FUZZ_SECONDS) seconds each'
 	@echo 'make chaos        kill runs over and over and at every operation of their saves, and fuzz ($$CHAOS_FUZZ_SECONDS a reader)'
@@ -43,7 +43,7 @@ test-golden: setup
 	$(CARGO) test --release --locked --test golden
 
 test-gpu: setup
-	ci/gpu
+	ci/gpu-check
 
 interchange: build
 	@ci/setup torch

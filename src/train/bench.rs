@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
+use tch::{Device, Kind, Tensor};
 
 use crate::collective::{Collective, Ending, agree};
 use crate::data;
@@ -13,6 +14,7 @@ use crate::model::flops::V100_FLOPS;
 use crate::ops::bridge;
 
 use super::TrainError;
+use super::config::PrecisionMode;
 use super::run_config::RunConfig;
 use super::session::Session;
 use super::step::StepTimes;
@@ -40,7 +42,7 @@ struct Measured {
     ranks: usize,
     device: String,
     threads: i32,
-    precision: super::PrecisionMode,
+    precision: PrecisionMode,
     global_batch: u64,
     microbatch: u64,
     steps: u64,
@@ -61,6 +63,10 @@ struct Measured {
     copies: Option<Vec<Copies>>,
     /// Of the arithmetic that three forward passes take, the part of a V100's peak that was reached.
     part_of_v100_peak: f64,
+    /// What a product of large square matrices reaches here in the run's precision, after the steps.
+    matrix_flops_per_second: f64,
+    /// Of that, what was reached, by the same arithmetic, of each rank.
+    part_of_matrix_rate: f64,
 }
 
 /// Calls of an operation that copies.
@@ -131,6 +137,7 @@ fn measure(session: &mut Session, options: &BenchOptions, collective: &dyn Colle
     let images_per_second = training.global_batch as f64 / step_seconds;
     let flops = 3.0 * session.trainer.network.forward_flops() as f64 * images_per_second;
     let world_size = collective.world_size();
+    let matrix_flops_per_second = matrix_rate(session.config.precision.mode, session.device())?;
     Ok(Measured {
         ranks: world_size,
         device: format!("{:?}", session.device()),
@@ -151,7 +158,36 @@ fn measure(session: &mut Session, options: &BenchOptions, collective: &dyn Colle
         optimizer_seconds: part(|times| times.optimizer),
         copies,
         part_of_v100_peak: flops / world_size as f64 / V100_FLOPS,
+        matrix_flops_per_second,
+        part_of_matrix_rate: flops / world_size as f64 / matrix_flops_per_second,
     })
+}
+
+/// FLOPs a second of a product of square matrices, large enough that more would not be faster.
+fn matrix_rate(mode: PrecisionMode, device: Device) -> Result<f64, TrainError> {
+    let _no_grad = tch::no_grad_guard();
+    let kind = match mode {
+        PrecisionMode::Fp32 => Kind::Float,
+        PrecisionMode::Fp16 => Kind::Half,
+        PrecisionMode::Bf16 => Kind::BFloat16,
+    };
+    let size: i64 = if device.is_cuda() { 8192 } else { 1024 };
+    let matrix = Tensor::f_randn([size, size], (Kind::Float, device))?.f_to_kind(kind)?;
+    let wait = || {
+        if let Device::Cuda(ordinal) = device {
+            tch::Cuda::synchronize(ordinal as i64);
+        }
+    };
+    let mut seconds = Vec::new();
+    for _ in 0..8 {
+        wait();
+        let start = Instant::now();
+        let _ = matrix.f_matmul(&matrix)?;
+        wait();
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    // The first ones choose a kernel and warm up.
+    Ok(2.0 * (size as f64).powi(3) / median(seconds.into_iter().skip(3)))
 }
 
 /// One more step under libtorch's profiler; rank 0 writes what it did to `path`.
@@ -207,6 +243,11 @@ fn print(measured: &Measured) {
     }
     println!("images/s     {:>10.2}", measured.images_per_second);
     println!("of a V100's peak {:>8.3} %", 100.0 * measured.part_of_v100_peak);
+    println!(
+        "of what a product of matrices reaches here, {:.2} TFLOP/s a rank, {:.1} %",
+        measured.matrix_flops_per_second / 1e12,
+        100.0 * measured.part_of_matrix_rate
+    );
 }
 
 #[cfg(test)]
