@@ -8,6 +8,7 @@ use admiral::config;
 use admiral::device::Report;
 use admiral::exit::{ExitCode, say_error};
 use admiral::ledger;
+use admiral::ops::host_memory;
 use admiral::telemetry::{Terminal, init_logging};
 use admiral::tools::{self, CheckpointCommand, Outcome};
 use admiral::train::bench::{self, BenchOptions};
@@ -144,6 +145,8 @@ enum BenchCommand {
 }
 
 fn main() -> ProcessExit {
+    // SAFETY: nothing has run yet, so there is no other thread and no tensor.
+    unsafe { host_memory::keep() };
     let code = match Cli::parse().command {
         Command::Train(arguments) => on_ranks(|collective, terminal| {
             let config = load(collective, &arguments.config.config, &arguments.config.overrides)?;

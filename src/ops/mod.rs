@@ -5,6 +5,7 @@ mod attention;
 pub mod bridge;
 mod dropout;
 mod group_norm;
+pub mod host_memory;
 mod machine;
 mod norms;
 // The kernels' text runs on the CPU in the tests of `gpu`, and here too.
