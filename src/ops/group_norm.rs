@@ -83,7 +83,7 @@ fn composed(x: &Tensor, norm: &GroupNorm<'_>) -> Tensor {
         h = h.silu();
     }
     if let Some(dropout) = norm.dropout {
-        h = h * dropout.mask(x);
+        h = h.multiply(&dropout.mask(x));
     }
     h.to_kind(x.kind())
 }
