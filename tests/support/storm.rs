@@ -101,6 +101,10 @@ fn one_run(stage: &Stage, name: &str, draw: &mut Draw, told: &mut Vec<Told>) -> 
         if matches!(harm, Harm::Cut | Harm::Gone) && (lost.is_some() || host == "n0") {
             harm = Harm::Kill;
         }
+        if harm == Harm::Launcher && lost.is_some() {
+            // The next launcher would not know of the lost host, and find it out by an incident of its own.
+            harm = Harm::Kill;
+        }
         let daemon = if harm == Harm::Orted { stage.bed.process("n1", "orted") } else { None };
         if harm == Harm::Orted && daemon.is_none() {
             // n1 is left out by now.
