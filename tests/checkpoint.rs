@@ -77,6 +77,9 @@ impl Collective for Threads {
         self.barrier.wait();
         Ok(())
     }
+    fn rendezvous(&self) -> Result<(), CollectiveError> {
+        self.barrier()
+    }
     fn swap(&self, _: usize, _: &mut [u8]) -> Result<(), CollectiveError> {
         panic!("checkpoints swap nothing")
     }
