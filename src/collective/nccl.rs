@@ -254,11 +254,6 @@ fn all_or_none<T>(collective: &dyn Collective, own: Result<T, String>) -> Result
 }
 
 #[cfg(test)]
-#[path = "../../gpu/tests/support/emulator.rs"]
-#[allow(dead_code, missing_docs, clippy::unwrap_used, reason = "written for the tests of another package")]
-mod emulator;
-
-#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::ffi::{CStr, c_char, c_int};
@@ -269,6 +264,7 @@ mod tests {
 
     use super::*;
     use crate::collective::{GradientReducer, Slot};
+    use crate::emulator;
     use crate::exit::ExitCode;
 
     /// Two ranks, of which the other one is like this one but for what it gathers.

@@ -179,8 +179,8 @@ fn by_tensor_operations(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::emulator::Emulator;
     use super::*;
+    use crate::emulator::Emulator;
 
     fn random(n: i64) -> Tensor {
         Tensor::randn([n], (Kind::Float, Device::Cpu))

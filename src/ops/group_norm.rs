@@ -91,8 +91,8 @@ fn composed(x: &Tensor, norm: &GroupNorm<'_>) -> Tensor {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::emulator::Emulator;
     use super::*;
+    use crate::emulator::Emulator;
 
     #[derive(Clone, Copy, Debug)]
     enum Layout {

@@ -8,11 +8,6 @@ mod group_norm;
 pub mod host_memory;
 mod machine;
 mod norms;
-// The kernels' text runs on the CPU in the tests of `gpu`, and here too.
-#[cfg(test)]
-#[path = "../../gpu/tests/support/emulator.rs"]
-#[allow(dead_code, missing_docs, clippy::unwrap_used, reason = "written for the tests of another package")]
-mod emulator;
 
 pub use adam::{AdamHyper, AdamSegment, adam};
 pub use attention::attention;

@@ -105,8 +105,8 @@ fn unsuitable(flat: &Tensor) -> Error {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::emulator::Emulator;
     use super::*;
+    use crate::emulator::Emulator;
 
     /// The bridge's unit of summation, so that the tests span several.
     const CHUNK: i64 = 65_536;
