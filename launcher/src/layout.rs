@@ -176,6 +176,23 @@ impl Layout {
         self.placements.len()
     }
 
+    /// A line for each host: its ranks, and the GPUs that they take, which have the numbers of their local ranks.
+    #[must_use]
+    pub fn by_host(&self) -> String {
+        let range = |numbers: &[usize]| match numbers {
+            [] => String::new(),
+            [one] => one.to_string(),
+            [first, .., last] => format!("{first} to {last}"),
+        };
+        let line = |(host, _): &(String, usize)| {
+            let of = self.placements.iter().filter(|placement| placement.host == *host);
+            let (ranks, gpus): (Vec<_>, Vec<_>) = of.map(|placement| (placement.rank, placement.local_rank)).unzip();
+            let plural = if ranks.len() == 1 { "" } else { "s" };
+            format!("{host}: rank{plural} {}, local rank{plural} = GPU{plural} {}", range(&ranks), range(&gpus))
+        };
+        self.hosts.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
     /// A line for each rank: rank, host, local rank and GPU.
     #[must_use]
     pub fn table(&self) -> String {
@@ -279,6 +296,8 @@ mod tests {
         assert_eq!(layout.hosts, [("n0".to_owned(), 2), ("n1".to_owned(), 2)]);
         assert_eq!(layout.placements[3], Placement { rank: 3, host: "n1".to_owned(), local_rank: 1 });
         assert_eq!(layout.table().lines().nth(3).unwrap(), "   2  n1                   0");
+        let map = "n0: ranks 0 to 1, local ranks = GPUs 0 to 1\nn1: rank 2, local rank = GPU 0";
+        assert_eq!(Layout::new(&hosts(&[2, 3, 1]), 3).unwrap().by_host(), map);
     }
 
     #[test]

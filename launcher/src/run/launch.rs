@@ -159,6 +159,7 @@ impl Launch {
             self.console.warn(drill);
         }
         let layout = Layout::with_first(&self.plan.hosts.hosts, world, is_this_host);
+        let map = layout.as_ref().map(Layout::by_host).unwrap_or_default();
         let used = layout.map(|layout| layout.hosts).unwrap_or_default();
         let hosts: Vec<String> = used.iter().map(|(host, ranks)| format!("{host}:{ranks}")).collect();
         let is_spare = |host: &&Host| !used.iter().any(|(name, _)| *name == host.name);
@@ -171,6 +172,7 @@ impl Launch {
             self.files.run().display(),
             self.facts.derived.checkpoint_url,
         ));
+        self.console.say(&map);
         self.console.say(&format!("timeouts: {}", timeouts(&self.facts)));
         if rustix::process::getuid().is_root() {
             self.console.say("this is root: mpirun gets --allow-run-as-root");
