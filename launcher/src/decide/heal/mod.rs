@@ -235,19 +235,44 @@ fn place(incident: &Incident, situation: &Situation<'_>) -> Action {
         situation.hosts.iter().filter(|host| !is_out(&host.name)).collect()
     };
     let without = left_after(&[&known, &suspected]);
-    let (hosts, world, left_out, kept) = if let Some(world) = world_on(&without, situation) {
+    let (hosts, world, left_out, mut kept) = if let Some(world) = world_on(&without, situation) {
         (without, world, [known, suspected].concat(), Vec::new())
     } else {
         // A suspicion alone ends no run: without another host to go to, it goes on where it was.
         let with = left_after(&[&known]);
-        match world_on(&with, situation) {
-            Some(world) => (with, world, known, suspected),
-            None => return Action::Stop { code: ExitCode::Node as u8, reason: no_room(&with, &known, situation) },
+        if let Some(world) = world_on(&with, situation) {
+            (with, world, known, suspected)
+        } else {
+            // Those that were left out on a suspicion while there were others come back after all the rest.
+            let (again, why): (Vec<&Host>, Vec<_>) = recalled(incident, situation, &known).into_iter().unzip();
+            let with = [with, again].concat();
+            match world_on(&with, situation) {
+                Some(world) => (with, world, known, [suspected, why].concat()),
+                None => return Action::Stop { code: ExitCode::Node as u8, reason: no_room(&with, &known, situation) },
+            }
         }
     };
     let hosts = first_of(&hosts, world);
+    kept.retain(|(kept, _)| hosts.iter().any(|host| host.name == *kept));
     let note = note(situation, &hosts, world, &left_out, &kept);
     Action::Restart { delay_seconds: delay(incident, situation), hosts, world, left_out, note }
+}
+
+/// Hosts that were left out because they had failed again and again, and of which nothing worse is known.
+fn recalled<'a>(
+    incident: &Incident,
+    situation: &Situation<'a>,
+    known: &[(String, String)],
+) -> Vec<(&'a Host, (String, String))> {
+    let is_bad = |name: &String| {
+        let tells = |of: &Incident| {
+            let is_grave = matches!(of.cause, Cause::HostLost) || of.cause == Cause::Exit(ExitCode::Node as u8);
+            is_grave && of.hosts.contains(name)
+        };
+        known.iter().any(|(host, _)| host == name) || tells(incident) || situation.history.iter().any(tells)
+    };
+    let left = situation.hosts.iter().filter(|host| situation.left_out.contains(&host.name) && !is_bad(&host.name));
+    left.map(|host| (host, (host.name.clone(), "it was left out".to_owned()))).collect()
 }
 
 fn slots(hosts: &[&Host]) -> usize {

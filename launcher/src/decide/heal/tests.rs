@@ -168,6 +168,25 @@ fn a_host_that_fails_twice_is_left_out_unless_there_is_no_other() {
     assert!(next.note.contains("n1 is kept although it failed 2 times within 3600 s"), "{}", next.note);
 }
 
+#[test]
+fn hosts_left_out_on_a_suspicion_come_back_before_the_run_is_given_up() {
+    let hosts = hosts(4, 4);
+    let crash = |at, rank, host| incident(at, rank, host, Cause::Signal(9), 5);
+    let history = [crash(1.0, 0, "n0"), crash(2.0, 0, "n0"), crash(3.0, 5, "n1"), crash(4.0, 5, "n1")];
+    let left_out = ["n0".to_owned(), "n1".to_owned()];
+    let all = Situation { min_world: 8, ..situation(&hosts, &left_out, &history) };
+    let after = restart(decide(&incident(9.0, 7, "n3", Cause::HostLost, 5), &all));
+    assert_eq!((after.hosts, after.world), (vec!["n2".to_owned(), "n0".to_owned()], 8));
+    assert!(after.note.contains("n0 is kept although it was left out"), "{}", after.note);
+    // Where fewer ranks will do, it goes on with those.
+    let fewer = Situation { min_world: 1, ..all.clone() };
+    assert_eq!(restart(decide(&incident(9.0, 7, "n3", Cause::HostLost, 5), &fewer)).hosts, ["n2"]);
+    // A host that was lost does not come back.
+    let lost = [crash(1.0, 0, "n0"), crash(2.0, 0, "n0"), incident(3.0, 5, "n1", Cause::HostLost, 5)];
+    let two = Situation { min_world: 16, world_wanted: 16, history: &lost, ..all };
+    assert_eq!(stop(decide(&incident(9.0, 7, "n3", Cause::HostLost, 5), &two)).0, 74);
+}
+
 fn any_cause() -> impl Strategy<Value = Cause> {
     prop_oneof![
         prop_oneof![Just(1), Just(64), Just(69), Just(74), Just(75), Just(134)].prop_map(Cause::Exit),
@@ -216,7 +235,14 @@ proptest! {
                     let keeps = note.as_ref().is_some_and(|note| note.contains("is kept"));
                     prop_assert_eq!(note.is_some(), !new.is_empty() || world < wanted || keeps);
                     left_out.extend(new.into_iter().map(|(host, _)| host));
-                    prop_assert!(hosts.iter().all(|host| given.contains(host) && !left_out.contains(&host.name)));
+                    let is_bad = |name: &String| {
+                        history.iter().chain([&incident]).any(|incident| {
+                            let is_grave = matches!(incident.cause, Cause::HostLost | Cause::Exit(74));
+                            is_grave && incident.hosts.contains(name)
+                        })
+                    };
+                    let may_come = |name: &String| !left_out.contains(name) || keeps && !is_bad(name);
+                    prop_assert!(hosts.iter().all(|host| given.contains(host) && may_come(&host.name)));
                     let room: usize = hosts.iter().map(|host| host.slots).sum();
                     let last = hosts.last().map_or(0, |host| host.slots);
                     prop_assert!(room >= world && room - last < world, "no host too many");
