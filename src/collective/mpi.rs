@@ -20,9 +20,11 @@ use crate::ledger::{self, Phase};
 /// this size the staging memory stays small and nothing is slower.
 const CHUNK_BYTES: usize = 4 << 20;
 
-/// Between two looks at whether the other ranks have come. MPI's own waiting takes a whole core, which a rank in the
-/// middle of backward needs itself.
-const PAUSE: Duration = Duration::from_micros(50);
+/// Between the first two looks at whether the other ranks have come, and at most. MPI's own waiting takes a whole core,
+/// which a rank in the middle of backward needs itself, and every look takes the core from it for a moment: so each pause
+/// is twice the one before it.
+const FIRST_PAUSE: Duration = Duration::from_micros(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(1);
 
 /// Up to this many bytes over all ranks, a sum is one all-gather, for its latency; above it is a reduce-scatter
 /// and an all-gather, for their bandwidth.
@@ -375,7 +377,7 @@ impl Collective for Mpi {
     fn rendezvous(&self) -> Result<(), CollectiveError> {
         let _exchange = ledger::exchange();
         let _turn = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut done = 0;
+        let (mut done, mut pause) = (0, FIRST_PAUSE);
         // SAFETY: MPI is initialized and not yet finalized; the request is waited for before it is gone, and no status
         // is asked for.
         unsafe {
@@ -386,7 +388,8 @@ impl Collective for Mpi {
                 if done != 0 {
                     return Ok(());
                 }
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(pause);
+                pause = (2 * pause).min(LONGEST_PAUSE);
             }
         }
     }
