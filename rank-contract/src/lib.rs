@@ -6,7 +6,9 @@ mod config;
 pub mod environment;
 mod exit;
 pub mod ledger;
+mod reading;
 
 pub use config::{LaunchConfig, Timeouts};
 pub use exit::ExitCode;
-pub use ledger::{Ledger, Phase, Reading};
+pub use ledger::Ledger;
+pub use reading::{Phase, Reading};
