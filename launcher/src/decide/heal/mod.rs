@@ -43,6 +43,13 @@ pub enum Cause {
     Start,
 }
 
+impl Cause {
+    /// Whether the hosts to blame are known to be bad, and not only suspected.
+    fn condemns_hosts(self) -> bool {
+        self == Self::HostLost || self == Self::Exit(ExitCode::Node as u8)
+    }
+}
+
 /// What ended a group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Incident {
@@ -166,8 +173,9 @@ pub fn code_of(cause: Cause) -> u8 {
 /// Why it is no use to try again: the same rank fails in the same way, and the run gets no further. A store that is
 /// away and a bad host are no such case: the one comes back, the other is left out.
 fn in_one_place(incident: &Incident, history: &[Incident]) -> Option<String> {
-    if matches!(incident.cause, Cause::HostLost | Cause::Start)
-        || [ExitCode::Store, ExitCode::Node].iter().any(|&code| incident.cause == Cause::Exit(code as u8))
+    if incident.cause.condemns_hosts()
+        || matches!(incident.cause, Cause::Start)
+        || incident.cause == Cause::Exit(ExitCode::Store as u8)
     {
         return None;
     }
@@ -189,8 +197,7 @@ fn tries_in_vain(incident: &Incident, history: &[Incident]) -> i32 {
 
 fn delay(incident: &Incident, situation: &Situation<'_>) -> f64 {
     let (first, most) = match incident.cause {
-        Cause::Exit(code) if code == ExitCode::Node as u8 => return 0.0,
-        Cause::HostLost => return 0.0,
+        cause if cause.condemns_hosts() => return 0.0,
         Cause::Exit(code) if code == ExitCode::Store as u8 => (FIRST_STORE_DELAY, MAX_STORE_DELAY),
         _ => (FIRST_DELAY, MAX_DELAY),
     };
@@ -244,10 +251,12 @@ fn place(incident: &Incident, situation: &Situation<'_>) -> Action {
             (with, world, known, suspected)
         } else {
             // Those that were left out on a suspicion while there were others come back after all the rest.
-            let (again, why): (Vec<&Host>, Vec<_>) = recalled(incident, situation, &known).into_iter().unzip();
+            let again = recalled(incident, situation);
+            let why = again.iter().map(|host| (host.name.clone(), "it was left out".to_owned()));
+            let kept = suspected.into_iter().chain(why).collect();
             let with = [with, again].concat();
             match world_on(&with, situation) {
-                Some(world) => (with, world, known, [suspected, why].concat()),
+                Some(world) => (with, world, known, kept),
                 None => return Action::Stop { code: ExitCode::Node as u8, reason: no_room(&with, &known, situation) },
             }
         }
@@ -259,20 +268,10 @@ fn place(incident: &Incident, situation: &Situation<'_>) -> Action {
 }
 
 /// Hosts that were left out because they had failed again and again, and of which nothing worse is known.
-fn recalled<'a>(
-    incident: &Incident,
-    situation: &Situation<'a>,
-    known: &[(String, String)],
-) -> Vec<(&'a Host, (String, String))> {
-    let is_bad = |name: &String| {
-        let tells = |of: &Incident| {
-            let is_grave = matches!(of.cause, Cause::HostLost) || of.cause == Cause::Exit(ExitCode::Node as u8);
-            is_grave && of.hosts.contains(name)
-        };
-        known.iter().any(|(host, _)| host == name) || tells(incident) || situation.history.iter().any(tells)
-    };
-    let left = situation.hosts.iter().filter(|host| situation.left_out.contains(&host.name) && !is_bad(&host.name));
-    left.map(|host| (host, (host.name.clone(), "it was left out".to_owned()))).collect()
+fn recalled<'a>(incident: &Incident, situation: &Situation<'a>) -> Vec<&'a Host> {
+    let all = || situation.history.iter().chain([incident]);
+    let is_bad = |name: &String| all().any(|of| of.cause.condemns_hosts() && of.hosts.contains(name));
+    situation.hosts.iter().filter(|host| situation.left_out.contains(&host.name) && !is_bad(&host.name)).collect()
 }
 
 fn slots(hosts: &[&Host]) -> usize {
