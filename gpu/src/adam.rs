@@ -47,6 +47,38 @@ const OPERATION: &str = "adam";
 /// Averages that one launch takes along (`adam.cu`).
 const MAX_AVERAGES: usize = 8;
 
+/// The numbers of an update as kernels take them, rounded once; its twins are in `adam.cu` and in the CPU's kernels.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct AdamUpdate {
+    gradient_scale: f32,
+    decay: f32,
+    beta1_rest: f32,
+    beta2: f32,
+    beta2_rest: f32,
+    root_correction: f32,
+    epsilon: f32,
+    step_size: f32,
+}
+
+impl From<&AdamHyper> for AdamUpdate {
+    fn from(hyper: &AdamHyper) -> Self {
+        let correction1 = 1.0 - hyper.beta1.powf(hyper.step as f64);
+        let correction2 = 1.0 - hyper.beta2.powf(hyper.step as f64);
+        Self {
+            gradient_scale: hyper.gradient_scale as f32,
+            decay: (1.0 - hyper.learning_rate * hyper.weight_decay) as f32,
+            beta1_rest: (1.0 - hyper.beta1) as f32,
+            beta2: hyper.beta2 as f32,
+            beta2_rest: (1.0 - hyper.beta2) as f32,
+            root_correction: (1.0 / correction2.sqrt()) as f32,
+            epsilon: hyper.epsilon as f32,
+            step_size: (hyper.learning_rate / correction1) as f32,
+        }
+    }
+}
+
+/// Its twin is in `adam.cu`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 struct Averages {
@@ -54,6 +86,7 @@ struct Averages {
     rates: [f32; MAX_AVERAGES],
     rests: [f32; MAX_AVERAGES],
     count: i32,
+    reserved: u32,
 }
 
 /// The kernel's argument; its twin is in `adam.cu`.
@@ -67,19 +100,8 @@ struct Arguments {
     half: DevicePointer,
     control: DevicePointer,
     length: i64,
-    averages: [DevicePointer; MAX_AVERAGES],
-    rates: [f32; MAX_AVERAGES],
-    rests: [f32; MAX_AVERAGES],
-    num_averages: i32,
-    gradient_scale: f32,
-    decay: f32,
-    beta1_rest: f32,
-    beta2: f32,
-    beta2_rest: f32,
-    root_correction: f32,
-    epsilon: f32,
-    step_size: f32,
-    reserved: u32,
+    averages: Averages,
+    update: AdamUpdate,
 }
 
 /// The argument of `more_averages`.
@@ -89,11 +111,7 @@ struct AverageArguments {
     master: DevicePointer,
     control: DevicePointer,
     length: i64,
-    averages: [DevicePointer; MAX_AVERAGES],
-    rates: [f32; MAX_AVERAGES],
-    rests: [f32; MAX_AVERAGES],
-    num_averages: i32,
-    reserved: u32,
+    averages: Averages,
 }
 
 fn averages(some: &[(f64, DevicePointer)]) -> Averages {
@@ -140,10 +158,7 @@ pub unsafe fn adam(
     if let Some((kind, _)) = memory.half {
         require(kind != Kind::Float, OPERATION, "half", "float32", "of a half kind")?;
     }
-    let correction1 = 1.0 - hyper.beta1.powf(hyper.step as f64);
-    let correction2 = 1.0 - hyper.beta2.powf(hyper.step as f64);
     let (first, later) = memory.averages.split_at(memory.averages.len().min(MAX_AVERAGES));
-    let of_first = averages(first);
     let arguments = Arguments {
         master: memory.master,
         mean: memory.mean,
@@ -152,35 +167,19 @@ pub unsafe fn adam(
         half: memory.half.map_or(0, |(_, address)| address),
         control: control.unwrap_or(0),
         length: memory.length as i64,
-        averages: of_first.addresses,
-        rates: of_first.rates,
-        rests: of_first.rests,
-        num_averages: of_first.count,
-        gradient_scale: hyper.gradient_scale as f32,
-        decay: (1.0 - hyper.learning_rate * hyper.weight_decay) as f32,
-        beta1_rest: (1.0 - hyper.beta1) as f32,
-        beta2: hyper.beta2 as f32,
-        beta2_rest: (1.0 - hyper.beta2) as f32,
-        root_correction: (1.0 / correction2.sqrt()) as f32,
-        epsilon: hyper.epsilon as f32,
-        step_size: (hyper.learning_rate / correction1) as f32,
-        reserved: 0,
+        averages: averages(first),
+        update: hyper.into(),
     };
     let program = Program::Adam { gradient: memory.gradient.0, half: memory.half.map(|(kind, _)| kind) };
     let shape = flat_shape(memory.length as u64, 4);
     // SAFETY: `Arguments` is the kernel's argument, and the addresses are good by the caller's word.
     unsafe { launch(on, &program, "adam", &shape, &arguments)? };
     for some in later.chunks(MAX_AVERAGES) {
-        let some = averages(some);
         let arguments = AverageArguments {
             master: memory.master,
             control: control.unwrap_or(0),
             length: memory.length as i64,
-            averages: some.addresses,
-            rates: some.rates,
-            rests: some.rests,
-            num_averages: some.count,
-            reserved: 0,
+            averages: averages(some),
         };
         // SAFETY: as above.
         unsafe { launch(on, &program, "more_averages", &shape, &arguments)? };

@@ -5,24 +5,7 @@ use tch::{Device, Kind, Tensor};
 use super::machine::{Machine, address, gpu_kind};
 use super::{Error, bridge, is_fused};
 
-/// The numbers of one AdamW update.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AdamHyper {
-    /// Step size.
-    pub learning_rate: f64,
-    /// Decay of the mean of gradients.
-    pub beta1: f64,
-    /// Decay of the mean of squared gradients.
-    pub beta2: f64,
-    /// Added to the root of the variance.
-    pub epsilon: f64,
-    /// Decoupled weight decay: masters shrink by `learning_rate * weight_decay` before the step.
-    pub weight_decay: f64,
-    /// The number of this update, from 1: it corrects the bias of both moments.
-    pub step: u64,
-    /// Multiplies every gradient first: the inverse loss scale, and clipping.
-    pub gradient_scale: f64,
-}
+pub use admiral_gpu::adam::AdamHyper;
 
 /// Flat tensors of one length over which [`adam`] runs. All but `gradient` are updated in place.
 #[derive(Debug)]
@@ -90,8 +73,6 @@ fn check(segment: &AdamSegment<'_>) -> Result<(), Error> {
 
 /// One pass by the CPU kernel: every value is read and written once.
 fn by_cpu_kernel(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
-    let correction1 = 1.0 - hyper.beta1.powf(hyper.step as f64);
-    let correction2 = 1.0 - hyper.beta2.powf(hyper.step as f64);
     let kind = |tensor: &Tensor| bridge::kernel_kind(tensor.kind()).unwrap_or_default();
     let memory = bridge::AdamMemory {
         master: segment.master.data_ptr(),
@@ -102,16 +83,6 @@ fn by_cpu_kernel(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Err
         half: segment.half.map_or(std::ptr::null_mut(), Tensor::data_ptr),
         half_kind: segment.half.map(kind).unwrap_or_default(),
     };
-    let update = bridge::AdamUpdate {
-        gradient_scale: hyper.gradient_scale as f32,
-        decay: (1.0 - hyper.learning_rate * hyper.weight_decay) as f32,
-        beta1_rest: (1.0 - hyper.beta1) as f32,
-        beta2: hyper.beta2 as f32,
-        beta2_rest: (1.0 - hyper.beta2) as f32,
-        root_correction: (1.0 / correction2.sqrt()) as f32,
-        epsilon: hyper.epsilon as f32,
-        step_size: (hyper.learning_rate / correction1) as f32,
-    };
     let averages: Vec<bridge::Average> = segment
         .emas
         .iter()
@@ -119,7 +90,7 @@ fn by_cpu_kernel(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Err
         .collect();
     // SAFETY: `check` made sure of lengths, kinds, layout and device; the tensors outlive the call, and nobody else
     // touches a segment's memory during its update.
-    unsafe { bridge::adam(&memory, &update, &averages, segment.master.numel()) }
+    unsafe { bridge::adam(&memory, &hyper.into(), &averages, segment.master.numel()) }
 }
 
 /// One pass by the kernel of a GPU.
@@ -140,12 +111,9 @@ fn by_gpu_kernel(machine: &Machine, segment: &AdamSegment<'_>, hyper: &AdamHyper
         half: segment.half.and_then(kinded),
         averages: segment.emas.iter().map(|(rate, ema)| (*rate, address(ema))).collect(),
     };
-    let AdamHyper { learning_rate, beta1, beta2, epsilon, weight_decay, step, gradient_scale } = *hyper;
-    let hyper =
-        admiral_gpu::adam::AdamHyper { learning_rate, beta1, beta2, epsilon, weight_decay, step, gradient_scale };
     // SAFETY: `check` made sure of lengths, kinds, layout and device. What libtorch frees or writes later on this stream
     // comes after the kernel.
-    unsafe { admiral_gpu::adam::adam(machine.launch(), &memory, &hyper, None)? };
+    unsafe { admiral_gpu::adam::adam(machine.launch(), &memory, hyper, None)? };
     Ok(())
 }
 

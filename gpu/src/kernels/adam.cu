@@ -3,18 +3,16 @@
 
 #define MAX_AVERAGES 8
 
-struct AdamArguments {
-  float* master;
-  float* mean;
-  float* variance;
-  const void* gradient;
-  void* half;
-  const StepControl* control;  // or null: then the numbers below hold, and the step is made
-  i64 length;
-  float* averages[MAX_AVERAGES];
+struct Averages {
+  float* addresses[MAX_AVERAGES];
   float rates[MAX_AVERAGES];
   float rests[MAX_AVERAGES];  // 1 - rate, rounded once
-  int num_averages;
+  int count;
+  u32 reserved;
+};
+
+// The numbers of an update, rounded once.
+struct AdamUpdate {
   float gradient_scale;
   float decay;  // 1 - learning_rate * weight_decay
   float beta1_rest;
@@ -23,7 +21,18 @@ struct AdamArguments {
   float root_correction;
   float epsilon;
   float step_size;
-  u32 reserved;
+};
+
+struct AdamArguments {
+  float* master;
+  float* mean;
+  float* variance;
+  const void* gradient;
+  void* half;
+  const StepControl* control;  // or null: then the numbers below hold, and the step is made
+  i64 length;
+  Averages averages;
+  AdamUpdate update;
 };
 
 struct AdamNumbers { float gradient_scale, root_correction, step_size; };
@@ -39,16 +48,16 @@ template <int kWidth> __device__ inline void update(const AdamArguments& a, cons
   Vector<KIND_FLOAT, kWidth> averages[MAX_AVERAGES];
 #pragma unroll
   for (int k = 0; k < MAX_AVERAGES; ++k) {
-    if (k >= a.num_averages) break;
-    averages[k].load(a.averages[k], index);
+    if (k >= a.averages.count) break;
+    averages[k].load(a.averages.addresses[k], index);
   }
   float parameters[kWidth];
 #pragma unroll
   for (int i = 0; i < kWidth; ++i) {
     const float gradient = gradients.get(i) * n.gradient_scale;
-    const float m = mean.get(i) + (gradient - mean.get(i)) * a.beta1_rest;
-    const float v = variance.get(i) * a.beta2 + gradient * gradient * a.beta2_rest;
-    parameters[i] = master.get(i) * a.decay - n.step_size * m / (sqrtf(v) * n.root_correction + a.epsilon);
+    const float m = mean.get(i) + (gradient - mean.get(i)) * a.update.beta1_rest;
+    const float v = variance.get(i) * a.update.beta2 + gradient * gradient * a.update.beta2_rest;
+    parameters[i] = master.get(i) * a.update.decay - n.step_size * m / (sqrtf(v) * n.root_correction + a.update.epsilon);
     mean.set(i, m);
     variance.set(i, v);
     master.set(i, parameters[i]);
@@ -64,17 +73,17 @@ template <int kWidth> __device__ inline void update(const AdamArguments& a, cons
 #endif
 #pragma unroll
   for (int k = 0; k < MAX_AVERAGES; ++k) {
-    if (k >= a.num_averages) break;
+    if (k >= a.averages.count) break;
 #pragma unroll
     for (int i = 0; i < kWidth; ++i)
-      averages[k].set(i, averages[k].get(i) * a.rates[k] + parameters[i] * a.rests[k]);
-    averages[k].store(a.averages[k], index);
+      averages[k].set(i, averages[k].get(i) * a.averages.rates[k] + parameters[i] * a.averages.rests[k]);
+    averages[k].store(a.averages.addresses[k], index);
   }
 }
 
 // grid (blocks), 256 threads, four elements a thread and turn.
 extern "C" __global__ void __launch_bounds__(256) adam(const AdamArguments a) {
-  AdamNumbers n = {a.gradient_scale, a.root_correction, a.step_size};
+  AdamNumbers n = {a.update.gradient_scale, a.update.root_correction, a.update.step_size};
   if (a.control) {
     if (a.control->skip) return;
     n.gradient_scale *= a.control->clip;
@@ -93,11 +102,7 @@ struct AverageArguments {
   const float* master;
   const StepControl* control;  // or null
   i64 length;
-  float* averages[MAX_AVERAGES];
-  float rates[MAX_AVERAGES];
-  float rests[MAX_AVERAGES];
-  int num_averages;
-  u32 reserved;
+  Averages averages;
 };
 
 template <int kWidth> __device__ inline void average(const AverageArguments& a, i64 index) {
@@ -105,12 +110,12 @@ template <int kWidth> __device__ inline void average(const AverageArguments& a, 
   master.load(a.master, index);
 #pragma unroll
   for (int k = 0; k < MAX_AVERAGES; ++k) {
-    if (k >= a.num_averages) break;
+    if (k >= a.averages.count) break;
     Vector<KIND_FLOAT, kWidth> values;
-    values.load(a.averages[k], index);
+    values.load(a.averages.addresses[k], index);
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) values.set(i, values.get(i) * a.rates[k] + master.get(i) * a.rests[k]);
-    values.store(a.averages[k], index);
+    for (int i = 0; i < kWidth; ++i) values.set(i, values.get(i) * a.averages.rates[k] + master.get(i) * a.averages.rests[k]);
+    values.store(a.averages.addresses[k], index);
   }
 }
 

@@ -13,6 +13,7 @@ pub use recompute::recompute;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
+use admiral_gpu::adam::AdamUpdate;
 use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
@@ -83,19 +84,6 @@ pub(super) struct AdamMemory {
     pub(super) gradient_kind: i32,
     pub(super) half: *mut c_void,
     pub(super) half_kind: i32,
-}
-
-/// The numbers of one update: `admiral::AdamUpdate` in kernels.h.
-#[repr(C)]
-pub(super) struct AdamUpdate {
-    pub(super) gradient_scale: f32,
-    pub(super) decay: f32,
-    pub(super) beta1_rest: f32,
-    pub(super) beta2: f32,
-    pub(super) beta2_rest: f32,
-    pub(super) root_correction: f32,
-    pub(super) epsilon: f32,
-    pub(super) step_size: f32,
 }
 
 /// The numbers of libtorch's AdamW: `admiral::TorchAdamW` in bridge.cpp.
