@@ -4,7 +4,7 @@ use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Comm, Config, IN_PROGRESS, Nccl, NcclError, SUCCESS, UniqueId};
+use super::{Comm, Config, Functions, IN_PROGRESS, Nccl, NcclError, SUCCESS, UniqueId};
 use crate::Kind;
 use crate::driver::StreamHandle;
 use crate::launch::DevicePointer;
@@ -103,14 +103,11 @@ impl Communicator {
         kind: Kind,
         stream: StreamHandle,
     ) -> Result<(), NcclError> {
-        const CALL: &str = "ncclAllReduce";
-        self.alive(CALL)?;
         let memory = address as *mut c_void;
         // SAFETY: the communicator is alive; memory and stream are good by the caller's word.
-        let code = unsafe {
-            (self.nccl.functions.all_reduce)(memory, memory, count, data_type(kind), SUM, self.comm, stream.0)
-        };
-        self.enqueued(CALL, code)
+        self.enqueue("ncclAllReduce", |nccl, comm| unsafe {
+            (nccl.all_reduce)(memory, memory, count, data_type(kind), SUM, comm, stream.0)
+        })
     }
 
     /// Enqueues a sum of which each rank gets its part: rank r the values from `r * count_of_part` on, of
@@ -129,14 +126,11 @@ impl Communicator {
         kind: Kind,
         stream: StreamHandle,
     ) -> Result<(), NcclError> {
-        const CALL: &str = "ncclReduceScatter";
-        self.alive(CALL)?;
         let (from, to) = (from as *const c_void, to as *mut c_void);
         // SAFETY: as above.
-        let code = unsafe {
-            (self.nccl.functions.reduce_scatter)(from, to, count_of_part, data_type(kind), SUM, self.comm, stream.0)
-        };
-        self.enqueued(CALL, code)
+        self.enqueue("ncclReduceScatter", |nccl, comm| unsafe {
+            (nccl.reduce_scatter)(from, to, count_of_part, data_type(kind), SUM, comm, stream.0)
+        })
     }
 
     /// Enqueues the parts of all ranks, `count_of_part` values at `from` each, in the order of ranks to `to`.
@@ -154,13 +148,11 @@ impl Communicator {
         kind: Kind,
         stream: StreamHandle,
     ) -> Result<(), NcclError> {
-        const CALL: &str = "ncclAllGather";
-        self.alive(CALL)?;
         let (from, to) = (from as *const c_void, to as *mut c_void);
         // SAFETY: as above.
-        let code =
-            unsafe { (self.nccl.functions.all_gather)(from, to, count_of_part, data_type(kind), self.comm, stream.0) };
-        self.enqueued(CALL, code)
+        self.enqueue("ncclAllGather", |nccl, comm| unsafe {
+            (nccl.all_gather)(from, to, count_of_part, data_type(kind), comm, stream.0)
+        })
     }
 
     /// Enqueues a copy of `count` values from rank `root` to all, in place.
@@ -178,17 +170,14 @@ impl Communicator {
         root: usize,
         stream: StreamHandle,
     ) -> Result<(), NcclError> {
-        const CALL: &str = "ncclBroadcast";
-        self.alive(CALL)?;
         if root >= self.world {
             return Err(NcclError::Rank { rank: root, world: self.world });
         }
         let memory = address as *mut c_void;
         // SAFETY: as above.
-        let code = unsafe {
-            (self.nccl.functions.broadcast)(memory, memory, count, data_type(kind), root as c_int, self.comm, stream.0)
-        };
-        self.enqueued(CALL, code)
+        self.enqueue("ncclBroadcast", |nccl, comm| unsafe {
+            (nccl.broadcast)(memory, memory, count, data_type(kind), root as c_int, comm, stream.0)
+        })
     }
 
     /// Enqueues what `body` enqueues as one operation: fewer launches for many small tensors.
@@ -250,6 +239,13 @@ impl Communicator {
         // SAFETY: the communicator is alive and not used again.
         let code = unsafe { (self.nccl.functions.destroy)(comm) };
         self.check("ncclCommDestroy", code)
+    }
+
+    /// Makes a call on a communicator that is alive, and waits until it is enqueued.
+    fn enqueue(&mut self, call: &'static str, make: impl FnOnce(&Functions, Comm) -> c_int) -> Result<(), NcclError> {
+        self.alive(call)?;
+        let code = make(&self.nccl.functions, self.comm);
+        self.enqueued(call, code)
     }
 
     /// A communicator that does not block may still be at work on a call; the next one has to wait for that.
