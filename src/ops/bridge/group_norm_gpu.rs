@@ -8,7 +8,7 @@ use admiral_gpu::group_norm::{Activation, Backward, Dropout, Forward, GroupNorm 
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-use super::check;
+use super::group_norm_node;
 use crate::ops::machine::Machine;
 use crate::ops::{Error, GroupNorm};
 
@@ -68,31 +68,26 @@ pub(in crate::ops) fn group_norm_gpu(
     x: &Tensor,
     norm: &GroupNorm<'_>,
 ) -> Result<Tensor, Error> {
-    let (scale, shift) =
-        norm.modulation.map_or((std::ptr::null(), std::ptr::null()), |(scale, shift)| (scale.as_ptr(), shift.as_ptr()));
-    let (probability, seed) = norm.dropout.map_or((0.0, 0), |dropout| (dropout.probability, dropout.seed));
-    let mut result = std::ptr::null_mut();
-    // SAFETY: all pointers are live tensors of tch, or null where the bridge expects it; the machine is static.
-    let status = unsafe {
-        admiral_group_norm_gpu(
-            x.as_ptr(),
-            norm.weight.as_ptr(),
-            norm.bias.as_ptr(),
-            scale,
-            shift,
-            norm.num_groups,
-            norm.eps,
-            norm.silu,
-            probability,
-            seed.cast_signed(),
-            std::ptr::from_ref(machine).cast(),
-            run,
-            &mut result,
-        )
-    };
-    check("group_norm_silu", status)?;
-    // SAFETY: on success the bridge hands over a tensor that nobody else owns.
-    Ok(unsafe { Tensor::from_ptr(result) })
+    group_norm_node(norm, |optional, result| {
+        // SAFETY: all pointers are live tensors of tch, or null where the bridge expects it; the machine is static.
+        unsafe {
+            admiral_group_norm_gpu(
+                x.as_ptr(),
+                norm.weight.as_ptr(),
+                norm.bias.as_ptr(),
+                optional.scale,
+                optional.shift,
+                norm.num_groups,
+                norm.eps,
+                norm.silu,
+                optional.probability,
+                optional.seed,
+                std::ptr::from_ref(machine).cast(),
+                run,
+                result,
+            )
+        }
+    })
 }
 
 unsafe extern "C" fn run(

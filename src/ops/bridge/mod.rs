@@ -157,27 +157,47 @@ pub(super) unsafe fn sum_of_squares(values: *const c_void, kind: i32, length: us
 
 /// The fused node on the CPU: every tensor lies there, in float32 or a half kind.
 pub(super) fn group_norm_silu(x: &Tensor, norm: &GroupNorm<'_>) -> Result<Tensor, Error> {
+    group_norm_node(norm, |optional, result| {
+        // SAFETY: all pointers are live tensors of tch, or null where the bridge expects it.
+        unsafe {
+            admiral_group_norm_silu(
+                x.as_ptr(),
+                norm.weight.as_ptr(),
+                norm.bias.as_ptr(),
+                optional.scale,
+                optional.shift,
+                norm.num_groups,
+                norm.eps,
+                norm.silu,
+                optional.probability,
+                optional.seed,
+                result,
+            )
+        }
+    })
+}
+
+/// What is optional of a group normalization, as the bridge takes it.
+struct Optional {
+    /// Null where there is no modulation, as `shift`.
+    scale: *const C_tensor,
+    shift: *const C_tensor,
+    /// 0 where there is no dropout.
+    probability: f64,
+    seed: i64,
+}
+
+/// The node that `make` writes to its second argument, with the bridge's status as its answer.
+fn group_norm_node(
+    norm: &GroupNorm<'_>,
+    make: impl FnOnce(&Optional, &mut *mut C_tensor) -> c_int,
+) -> Result<Tensor, Error> {
     let (scale, shift) =
         norm.modulation.map_or((std::ptr::null(), std::ptr::null()), |(scale, shift)| (scale.as_ptr(), shift.as_ptr()));
     let (probability, seed) = norm.dropout.map_or((0.0, 0), |dropout| (dropout.probability, dropout.seed));
+    let optional = Optional { scale, shift, probability, seed: seed.cast_signed() };
     let mut result = std::ptr::null_mut();
-    // SAFETY: all pointers are live tensors of tch, or null where the bridge expects it.
-    let status = unsafe {
-        admiral_group_norm_silu(
-            x.as_ptr(),
-            norm.weight.as_ptr(),
-            norm.bias.as_ptr(),
-            scale,
-            shift,
-            norm.num_groups,
-            norm.eps,
-            norm.silu,
-            probability,
-            seed.cast_signed(),
-            &mut result,
-        )
-    };
-    check("group_norm_silu", status)?;
+    check("group_norm_silu", make(&optional, &mut result))?;
     // SAFETY: on success the bridge hands over a tensor that nobody else owns.
     Ok(unsafe { Tensor::from_ptr(result) })
 }
