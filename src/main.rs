@@ -102,7 +102,7 @@ struct ConfigOptions {
     /// The configuration, a YAML file
     #[arg(long)]
     config: PathBuf,
-    /// Override a field: --set data.num_workers=2
+    /// Override a field: --set precision.mode=fp32
     #[arg(long = "set", value_name = "FIELD=VALUE")]
     overrides: Vec<String>,
 }
@@ -111,12 +111,8 @@ struct ConfigOptions {
 enum BenchCommand {
     /// Time training steps: the median, images a second, and where the time goes
     Step {
-        /// The configuration, a YAML file
-        #[arg(long)]
-        config: PathBuf,
-        /// Override a field: --set precision.mode=fp32
-        #[arg(long = "set", value_name = "FIELD=VALUE")]
-        overrides: Vec<String>,
+        #[command(flatten)]
+        config: ConfigOptions,
         #[command(flatten)]
         options: BenchOptions,
     },
@@ -133,12 +129,8 @@ enum BenchCommand {
     },
     /// Save and read a network's training state: the stall of training, the speed, the memory
     Checkpoint {
-        /// The configuration, a YAML file
-        #[arg(long)]
-        config: PathBuf,
-        /// Override a field: --set checkpoint.part_mebibytes=64
-        #[arg(long = "set", value_name = "FIELD=VALUE")]
-        overrides: Vec<String>,
+        #[command(flatten)]
+        config: ConfigOptions,
         #[command(flatten)]
         options: CheckpointBenchOptions,
     },
@@ -155,10 +147,12 @@ fn main() -> ProcessExit {
             let resume = arguments.resume.unwrap_or(Resume::Fresh);
             train::run(config, resume, collective, terminal, &stop).map(train::Finish::exit_code)
         }),
-        Command::Bench(BenchCommand::Step { config, overrides, options }) => on_ranks(|collective, _| {
-            let config = load(collective, &config, &overrides)?;
-            bench::step(config, &options, collective).map(|()| ExitCode::Finished)
-        }),
+        Command::Bench(BenchCommand::Step { config: ConfigOptions { config, overrides }, options }) => {
+            on_ranks(|collective, _| {
+                let config = load(collective, &config, &overrides)?;
+                bench::step(config, &options, collective).map(|()| ExitCode::Finished)
+            })
+        }
         Command::Bench(BenchCommand::Ops(options)) => {
             alone(bench_ops::run(&options).map_err(|error| (error.exit_code(), error.into())))
         }
@@ -171,10 +165,12 @@ fn main() -> ProcessExit {
                 bench_loader::run(&config, &options).map_err(|error| (error.exit_code(), error.into()))
             }))
         }
-        Command::Bench(BenchCommand::Checkpoint { config, overrides, options }) => on_ranks(|collective, _| {
-            let config = load(collective, &config, &overrides)?;
-            bench_checkpoint::checkpoint(&config, &options, collective).map(|()| ExitCode::Finished)
-        }),
+        Command::Bench(BenchCommand::Checkpoint { config: ConfigOptions { config, overrides }, options }) => {
+            on_ranks(|collective, _| {
+                let config = load(collective, &config, &overrides)?;
+                bench_checkpoint::checkpoint(&config, &options, collective).map(|()| ExitCode::Finished)
+            })
+        }
         Command::Sample(options) => alone(samples::run(&options).map_err(|error| (error.exit_code(), error.into()))),
         Command::Checkpoint(command) => match tools::run(&command) {
             // As diff(1) has it.

@@ -105,13 +105,21 @@ pub(super) fn tell<T: Serialize>(
     print: impl FnOnce(&T),
     collective: &dyn Collective,
 ) -> Result<(), Ending> {
-    match collective.rank() {
-        0 if as_json => {
-            let text = serde_json::to_string_pretty(measured).map_err(|error| Ending::alone(ExitCode::Bug, &error))?;
-            println!("{text}");
-        }
-        0 => print(measured),
-        _ => {}
+    if collective.rank() == 0 {
+        show(measured, as_json, print).map_err(|error| Ending::alone(error.exit_code(), &error))?;
+    }
+    Ok(())
+}
+
+/// Prints what was measured, as JSON or as the table that `print` makes of it.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub(super) fn show<T: Serialize>(measured: &T, as_json: bool, print: impl FnOnce(&T)) -> Result<(), TrainError> {
+    if as_json {
+        println!("{}", serde_json::to_string_pretty(measured).map_err(|error| TrainError::Bug(error.to_string()))?);
+    } else {
+        print(measured);
     }
     Ok(())
 }
@@ -166,13 +174,8 @@ fn measure(session: &mut Session, options: &BenchOptions, collective: &dyn Colle
 /// FLOPs a second of a product of square matrices, large enough that more would not be faster.
 fn matrix_rate(mode: PrecisionMode, device: Device) -> Result<f64, TrainError> {
     let _no_grad = tch::no_grad_guard();
-    let kind = match mode {
-        PrecisionMode::Fp32 => Kind::Float,
-        PrecisionMode::Fp16 => Kind::Half,
-        PrecisionMode::Bf16 => Kind::BFloat16,
-    };
     let size: i64 = if device.is_cuda() { 8192 } else { 1024 };
-    let matrix = Tensor::f_randn([size, size], (Kind::Float, device))?.f_to_kind(kind)?;
+    let matrix = Tensor::f_randn([size, size], (Kind::Float, device))?.f_to_kind(mode.kind())?;
     let wait = || {
         if let Device::Cuda(ordinal) = device {
             tch::Cuda::synchronize(ordinal as i64);

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::data::{self, Loader, SampleReader};
 
 use super::TrainError;
-use super::bench::median;
+use super::bench::{median, show};
 use super::run_config::RunConfig;
 use super::session::sample_plan;
 
@@ -54,13 +54,7 @@ pub fn run(config: &RunConfig, options: &LoaderBenchOptions) -> Result<(), Train
         let reader = SampleReader::new(source.clone(), sample_plan(config, config.data.random_crop));
         all.push(measure(reader, workers, config, options)?);
     }
-    if options.json {
-        let text = serde_json::to_string_pretty(&all).map_err(|error| TrainError::Bug(error.to_string()))?;
-        println!("{text}");
-    } else {
-        print(&all, options);
-    }
-    Ok(())
+    show(&all, options.json, |all| print(all, options))
 }
 
 fn measure(

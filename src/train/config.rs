@@ -1,6 +1,7 @@
 //! The sections of a run's configuration that training owns.
 
 use serde::{Deserialize, Serialize};
+use tch::Kind;
 
 use crate::config::Invalid;
 use crate::model::Task;
@@ -176,6 +177,18 @@ pub enum PrecisionMode {
     Fp16,
     /// bfloat16, which needs no loss scaling.
     Bf16,
+}
+
+impl PrecisionMode {
+    /// The type as libtorch knows it.
+    #[must_use]
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Fp32 => Kind::Float,
+            Self::Fp16 => Kind::Half,
+            Self::Bf16 => Kind::BFloat16,
+        }
+    }
 }
 
 /// Mixed precision.

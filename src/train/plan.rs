@@ -9,7 +9,7 @@ use admiral_plan::{
 };
 use clap::Args;
 use serde::Serialize;
-use tch::{Device, Kind};
+use tch::Device;
 
 use super::batches::BatchPlan;
 use super::config::{FusedKernels, PrecisionMode};
@@ -276,11 +276,7 @@ pub(super) fn request(
 /// How this program normalizes in the torso there.
 fn norms(config: &RunConfig, kind: GpuKind) -> Norms {
     let device = if kind == GpuKind::Cpu { Device::Cpu } else { Device::Cuda(0) };
-    let torso = match config.precision.mode {
-        PrecisionMode::Fp32 => Kind::Float,
-        PrecisionMode::Fp16 => Kind::Half,
-        PrecisionMode::Bf16 => Kind::BFloat16,
-    };
+    let torso = config.precision.mode.kind();
     if config.run.fused_kernels == FusedKernels::Auto && ops::group_norm_is_fused(torso, device) {
         Norms::Fused
     } else {

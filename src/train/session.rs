@@ -1,6 +1,6 @@
 //! A run put together: data, network, memory and trainer, ready for steps. The loop and the benchmark share it.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use crate::collective::{Collective, CollectiveError, GpuSums, host_name};
 use crate::data::{Batch, ImageSource, Loader, SamplePlan, SampleReader, Sources};
@@ -58,12 +58,8 @@ impl Session {
         check_classes(&config, &sources)?;
 
         let (network, specs) = Network::build(&config.network_plan().map_err(refuse)?);
-        let torso_kind = match config.precision.mode {
-            PrecisionMode::Fp32 => Kind::Float,
-            PrecisionMode::Fp16 => Kind::Half,
-            PrecisionMode::Bf16 => Kind::BFloat16,
-        };
-        let memory = FlatMemory::allocate(specs, torso_kind, config.optimizer.ema_rates.len(), device)?;
+        let memory =
+            FlatMemory::allocate(specs, config.precision.mode.kind(), config.optimizer.ema_rates.len(), device)?;
         memory.set_master(|place, values| {
             initialize(&memory.specs().as_slice()[place], place, config.run.seed, values);
         });
@@ -85,7 +81,8 @@ impl Session {
         };
         let mut trainer =
             Trainer::new(network, memory, objective, config.optimizer.clone(), loss_scale, config.run.seed);
-        if config.training.overlap_all_reduce {
+        // A rank that is alone has nothing to sum, and its parameters nobody to tell.
+        if config.training.overlap_all_reduce && world_size > 1 {
             let bytes = config.training.bucket_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
             trainer.overlap(bytes)?;
         }

@@ -191,7 +191,7 @@ impl Trainer {
                 Ok(())
             };
             // Only the last pass has the whole gradients.
-            if self.overlaps && index + 1 == num_microbatches && collective.world_size() > 1 {
+            if self.overlaps && index + 1 == num_microbatches {
                 reduced = Some(self.reducer.reduce_during(collective, &local, backward)?);
                 watch.lap();
             } else {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use tch::Kind;
 
 use super::TrainError;
+use super::bench::show;
 use crate::ops::bridge;
 
 pub use contest::Spread;
@@ -103,13 +104,7 @@ pub fn run(options: &OpsBenchOptions) -> Result<(), TrainError> {
         warmup: options.warmup,
         runs,
     };
-    if options.json {
-        let text = serde_json::to_string_pretty(&report).map_err(|error| TrainError::Bug(error.to_string()))?;
-        println!("{text}");
-    } else {
-        print(&report);
-    }
-    Ok(())
+    show(&report, options.json, print)
 }
 
 fn measure(options: &OpsBenchOptions, rules: Rules) -> Result<Vec<Measured>, crate::ops::Error> {
