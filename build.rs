@@ -40,6 +40,9 @@ fn bridge(include: &Path) {
         .std("c++17")
         .pic(true)
         .opt_level(2)
+        // The full information is as large as everything else in a binary.
+        .debug(false)
+        .flag("-g1")
         .warnings(false)
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .flag("-fopenmp")
@@ -73,7 +76,14 @@ fn kernels() {
     }
     for (name, flags) in sets {
         let mut build = cc::Build::new();
-        build.cpp(true).std("c++17").pic(true).opt_level(3).define("ADMIRAL_INSTRUCTION_SET", name);
+        build
+            .cpp(true)
+            .std("c++17")
+            .pic(true)
+            .opt_level(3)
+            .debug(false)
+            .flag("-g1")
+            .define("ADMIRAL_INSTRUCTION_SET", name);
         for flag in ["-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"].iter().chain(flags) {
             build.flag(flag);
         }

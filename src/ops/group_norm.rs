@@ -151,6 +151,28 @@ mod tests {
         bridge::group_norm_silu(x, norm).unwrap()
     }
 
+    /// What libtorch's operations give in float64 and what `f` gives, with all gradients, for one case of random values.
+    fn both(
+        f: impl Fn(&Tensor, &GroupNorm<'_>) -> Tensor,
+        norm: Shape,
+        shape: &[i64],
+        modulated: bool,
+        (layout, kind): (Layout, Kind),
+    ) -> (Vec<Tensor>, Vec<Tensor>) {
+        let (batch, channels) = (shape[0], shape[1]);
+        // A mean far from zero would show cancellation.
+        let mut inputs = vec![random(shape) * 2 + 3, random(&[channels]), random(&[channels])];
+        if modulated {
+            inputs.push(random(&[batch, channels]));
+            inputs.push(random(&[batch, channels, 1, 1]));
+        }
+        inputs[0] = inputs[0].to_kind(kind).to_kind(Kind::Double);
+        let gradient = random(shape).to_kind(kind).to_kind(Kind::Double);
+        let mut single: Vec<Tensor> = inputs.iter().map(|x| x.to_kind(Kind::Float)).collect();
+        single[0] = lay(&single[0].to_kind(kind), layout);
+        (run(composed, norm, &inputs, &gradient), run(f, norm, &single, &gradient))
+    }
+
     /// The largest difference relative to the largest value.
     fn error(wanted: &Tensor, found: &Tensor) -> f64 {
         assert_eq!(wanted.size(), found.size());
@@ -186,19 +208,7 @@ mod tests {
                 let layout = [Layout::Contiguous, Layout::ChannelsLast, Layout::Strided][case % 3];
                 for kind in [Kind::Float, Kind::Half, Kind::BFloat16] {
                     let norm = Shape { num_groups, silu, dropout: *dropout };
-                    let (batch, channels) = (shape[0], shape[1]);
-                    // A mean far from zero would show cancellation.
-                    let mut inputs = vec![random(&shape) * 2 + 3, random(&[channels]), random(&[channels])];
-                    if modulated {
-                        inputs.push(random(&[batch, channels]));
-                        inputs.push(random(&[batch, channels, 1, 1]));
-                    }
-                    inputs[0] = inputs[0].to_kind(kind).to_kind(Kind::Double);
-                    let gradient = random(&shape).to_kind(kind).to_kind(Kind::Double);
-                    let wanted = run(composed, norm, &inputs, &gradient);
-                    let mut single: Vec<Tensor> = inputs.iter().map(|x| x.to_kind(Kind::Float)).collect();
-                    single[0] = lay(&single[0].to_kind(kind), layout);
-                    let found = run(fused, norm, &single, &gradient);
+                    let (wanted, found) = both(fused, norm, &shape, modulated, (layout, kind));
                     for (i, (wanted, found)) in wanted.iter().zip(&found).enumerate() {
                         let error = error(wanted, found);
                         // Sums over positions are float32 throughout.
@@ -319,18 +329,7 @@ mod tests {
         ] {
             for (silu, modulated) in [(true, true), (true, false), (false, true)] {
                 let norm = Shape { num_groups, silu, dropout: None };
-                let (batch, channels) = (shape[0], shape[1]);
-                let mut inputs = vec![random(&shape) * 2 + 3, random(&[channels]), random(&[channels])];
-                if modulated {
-                    inputs.push(random(&[batch, channels]));
-                    inputs.push(random(&[batch, channels, 1, 1]));
-                }
-                inputs[0] = inputs[0].to_kind(kind).to_kind(Kind::Double);
-                let gradient = random(&shape).to_kind(kind).to_kind(Kind::Double);
-                let wanted = run(composed, norm, &inputs, &gradient);
-                let mut single: Vec<Tensor> = inputs.iter().map(|x| x.to_kind(Kind::Float)).collect();
-                single[0] = lay(&single[0].to_kind(kind), layout);
-                let found = run(on_gpu, norm, &single, &gradient);
+                let (wanted, found) = both(on_gpu, norm, &shape, modulated, (layout, kind));
                 for (i, (wanted, found)) in wanted.iter().zip(&found).enumerate() {
                     let (error, tolerance) = (error(wanted, found), tolerance(if i < 2 { kind } else { Kind::Float }));
                     assert!(error < tolerance, "{shape:?} {kind:?} {norm:?} {modulated} {layout:?}, {i}: {error}");

@@ -65,7 +65,6 @@ pub fn run(
     let folder = PathBuf::from(&config.run.folder);
     // The folder is made last: what cannot run leaves nothing behind.
     let mut session = agree(collective, Session::open(config, sources, collective), TrainError::exit_code)?;
-    session.join_gpus(collective)?;
     let store = agree(collective, open_store(&session.config, &folder, collective.rank()), TrainError::exit_code)?;
     let start = choose(&store, resume, collective)?;
     if let Some(checkpoint) = &start.checkpoint {
@@ -92,6 +91,8 @@ pub fn run(
     }
     ledger::begin(first_step, is_resumed, last_step, session.config.training.global_batch);
     agree(collective, write_config(&session.config, &folder, collective.rank()), TrainError::exit_code)?;
+    // Late, because a run that has nothing to do, or cannot be restored, has no sums.
+    session.join_gpus(collective)?;
     agree(collective, session.start_loader(last_step), TrainError::exit_code)?;
     let validation = agree(collective, Validation::open(&session, collective), TrainError::exit_code)?;
     let mut run = Loop::new(session, saver, validation, collective, terminal, &folder);

@@ -1,7 +1,7 @@
 // The CPU kernels: plain loops over raw memory, compiled once for every instruction set that build.rs names and
-// chosen at run time. Neither this header nor kernels.cpp includes anything that defines inline functions: the linker
-// keeps one copy of such a function, and it could be the one for the newest instruction set. (The compiler's own
-// vector intrinsics are always inlined and leave no copy.)
+// chosen at run time. Neither this header nor kernels.cpp includes anything that defines inline functions, but for its
+// parts (*.inl), whose functions lie in unnamed namespaces: the linker keeps one copy of such a function, and it could be
+// the one for the newest instruction set. (The compiler's own vector intrinsics are always inlined and leave no copy.)
 #pragma once
 
 #include <stdint.h>

@@ -1,0 +1,93 @@
+// Flat memory on the CPU: the optimizer and norms. A part of kernels.cpp: see there.
+#pragma once
+
+#include "kernels_numbers.inl"
+
+namespace admiral {
+namespace {
+
+// ---- the optimizer ----
+
+template <typename Read, typename Write>
+inline void adam_loop(const AdamMemory& memory, const AdamUpdate& u, int64_t length, Read read, Write write) {
+  float* const master = memory.master;
+  float* const mean = memory.mean;
+  float* const variance = memory.variance;
+#pragma omp simd
+  for (int64_t i = 0; i < length; ++i) {
+    const float gradient = read(i) * u.gradient_scale;
+    const float m = mean[i] + (gradient - mean[i]) * u.beta1_rest;
+    const float v = variance[i] * u.beta2 + gradient * gradient * u.beta2_rest;
+    const float p = master[i] * u.decay - u.step_size * m / (__builtin_sqrtf(v) * u.root_correction + u.epsilon);
+    mean[i] = m;
+    variance[i] = v;
+    master[i] = p;
+    write(i, p);
+  }
+}
+
+template <typename Read>
+inline void adam_write(const AdamMemory& memory, const AdamUpdate& update, int64_t length, Read read) {
+  uint16_t* const half = static_cast<uint16_t*>(memory.half);
+  if (!half) {
+    adam_loop(memory, update, length, read, [](int64_t, float) {});
+  } else if (memory.half_kind == Kind::kHalf) {
+    adam_loop(memory, update, length, read, [=](int64_t i, float p) { half[i] = to_half(p); });
+  } else {
+    adam_loop(memory, update, length, read, [=](int64_t i, float p) { half[i] = to_bfloat16(p); });
+  }
+}
+
+void adam(const AdamMemory& memory, const AdamUpdate& update, int64_t length) {
+  if (memory.gradient_kind == Kind::kFloat) {
+    const float* const g = static_cast<const float*>(memory.gradient);
+    adam_write(memory, update, length, [=](int64_t i) { return g[i]; });
+  } else if (memory.gradient_kind == Kind::kHalf) {
+    const uint16_t* const g = static_cast<const uint16_t*>(memory.gradient);
+    adam_write(memory, update, length, [=](int64_t i) { return from_half(g[i]); });
+  } else {
+    const uint16_t* const g = static_cast<const uint16_t*>(memory.gradient);
+    adam_write(memory, update, length, [=](int64_t i) { return from_bfloat16(g[i]); });
+  }
+}
+
+void average(float* ema, const float* master, float rate, float rest, int64_t length) {
+#pragma omp simd
+  for (int64_t i = 0; i < length; ++i) ema[i] = ema[i] * rate + master[i] * rest;
+}
+
+// ---- norms ----
+
+template <typename Read>
+inline double squares(int64_t length, Read read) {
+  constexpr int64_t kLanes = 32;
+  double lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= length; i += kLanes) {
+#pragma omp simd
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const double value = read(i + lane);
+      lanes[lane] += value * value;
+    }
+  }
+  for (; i < length; ++i) {
+    const double value = read(i);
+    lanes[i % kLanes] += value * value;
+  }
+  double sum = 0;
+  for (double lane : lanes) sum += lane;
+  return sum;
+}
+
+double sum_of_squares(const void* values, Kind kind, int64_t length) {
+  if (kind == Kind::kFloat) {
+    const float* const v = static_cast<const float*>(values);
+    return squares(length, [=](int64_t i) { return v[i]; });
+  }
+  const uint16_t* const v = static_cast<const uint16_t*>(values);
+  if (kind == Kind::kHalf) return squares(length, [=](int64_t i) { return from_half(v[i]); });
+  return squares(length, [=](int64_t i) { return from_bfloat16(v[i]); });
+}
+
+}  // namespace
+}  // namespace admiral

@@ -1,0 +1,383 @@
+// Group normalization on the CPU. A part of kernels.cpp: see there.
+#pragma once
+
+#include "kernels_numbers.inl"
+
+namespace admiral {
+namespace {
+
+// Memory is walked in periods: a run of `period` values after which the coefficients repeat. Where channels lie
+// innermost a period is a few positions with all their channels, else a stretch of one channel. Coefficients are
+// spread over a period once, so that the inner loops are long and know nothing of the layout.
+
+constexpr int64_t kPeriod = 512;
+// Periods summed in float32 before the sums go to float64: the error does not grow with the image.
+constexpr int64_t kBlock = 32;
+// Periods whose mean the deviations are taken from.
+constexpr int64_t kPivot = 8;
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+int64_t period_of(const GroupNorm& norm) {
+  if (!norm.channels_last) return smaller(norm.spatial, kPeriod);
+  return norm.channels * smaller(norm.spatial, larger(1, kPeriod / norm.channels));
+}
+
+// A stretch of memory with one set of coefficients: a piece, or one channel of it.
+struct Stretch {
+  int64_t offset;        // from the sample's first value
+  int64_t length;
+  int64_t period;
+  int64_t channel;       // of the first value
+  int64_t num_channels;  // how many a period cycles through
+  int64_t position;      // of the first value
+};
+
+int64_t num_stretches(const GroupNorm& norm, const Piece& piece) { return norm.channels_last ? 1 : piece.num_channels; }
+
+Stretch stretch_at(const GroupNorm& norm, const Piece& piece, int64_t index) {
+  const int64_t period = period_of(norm);
+  if (norm.channels_last)
+    return {piece.position * norm.channels, piece.num_positions * norm.channels, period, 0, norm.channels,
+            piece.position};
+  return {(piece.channel + index) * norm.spatial, norm.spatial, period, piece.channel + index, 1, 0};
+}
+
+void fill(float* values, int64_t length, float value) {
+  for (int64_t i = 0; i < length; ++i) values[i] = value;
+}
+
+void spread(const Stretch& s, const float* per_channel, float* over_period) {
+  if (s.num_channels == 1) return fill(over_period, s.period, per_channel[s.channel]);
+  for (int64_t p = 0; p < s.period; p += s.num_channels)
+    for (int64_t c = 0; c < s.num_channels; ++c) over_period[p + c] = per_channel[s.channel + c];
+}
+
+void clear(double* sums, int64_t length) {
+  for (int64_t i = 0; i < length; ++i) sums[i] = 0;
+}
+
+// Adds the sums of a period to those of its channels, which start at `per_channel`, and clears them.
+void fold(const Stretch& s, float* over_period, double* per_channel) {
+  if (s.num_channels == 1) {
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t p = 0; p < s.period; ++p) sum += static_cast<double>(over_period[p]);
+    per_channel[0] += sum;
+    return fill(over_period, s.period, 0);
+  }
+  for (int64_t c = 0; c < s.num_channels; ++c) {
+    double sum = 0;
+    for (int64_t p = c; p < s.period; p += s.num_channels) sum += over_period[p];
+    per_channel[c] += sum;
+  }
+  fill(over_period, s.period, 0);
+}
+
+// Calls body(start, length) for each period of a stretch, and after_block() after every few.
+template <typename Body, typename AfterBlock>
+inline void for_periods(const Stretch& s, Body body, AfterBlock after_block) {
+  int64_t in_block = 0;
+  for (int64_t start = 0; start < s.length; start += s.period) {
+    body(start, smaller(s.period, s.length - start));
+    if (++in_block == kBlock) {
+      after_block();
+      in_block = 0;
+    }
+  }
+  after_block();
+}
+
+constexpr int64_t kPeriodArrays = 12;
+
+int64_t group_norm_scratch(const GroupNorm& norm) { return kPeriodArrays * period_of(norm); }
+
+template <Kind kind>
+void moments_of(const GroupNorm& norm, const Piece& piece, const void* x_sample, double* mean, double* squares,
+                float* scratch) {
+  const int64_t period = period_of(norm);
+  float* const sum = scratch;
+  float* const sum2 = scratch + period;
+  float* const center = scratch + 2 * period;
+  float* const buffer = scratch + 3 * period;
+  for (int64_t index = 0; index < num_stretches(norm, piece); ++index) {
+    const Stretch s = stretch_at(norm, piece, index);
+    double* const mean_of = mean + (s.channel - piece.channel);
+    double* const squares_of = squares + (s.channel - piece.channel);
+    const auto read = [=](int64_t start, int64_t length) {
+      return Access<kind>::read(x_sample, s.offset + start, length, buffer);
+    };
+
+    // Deviations from the mean of the first values of each channel: their squares hardly cancel, since a channel of
+    // which a share p lies a distance d from its mean has a variance of p d^2 at least.
+    Stretch pivot = s;
+    pivot.length = smaller(s.length, kPivot * s.period);
+    fill(sum, s.period, 0);
+    clear(mean_of, s.num_channels);
+    for_periods(
+        pivot,
+        [=](int64_t start, int64_t length) {
+          const float* const x = read(start, length);
+#pragma omp simd
+          for (int64_t i = 0; i < length; ++i) sum[i] += x[i];
+        },
+        [&] { fold(s, sum, mean_of); });
+    const double num_pivots = static_cast<double>(pivot.length / s.num_channels);
+    if (s.num_channels == 1) {
+      fill(center, s.period, static_cast<float>(mean_of[0] / num_pivots));
+    } else {
+      for (int64_t p = 0; p < s.period; p += s.num_channels)
+        for (int64_t c = 0; c < s.num_channels; ++c) center[p + c] = static_cast<float>(mean_of[c] / num_pivots);
+    }
+
+    fill(sum2, s.period, 0);
+    clear(mean_of, s.num_channels);
+    clear(squares_of, s.num_channels);
+    for_periods(
+        s,
+        [=](int64_t start, int64_t length) {
+          const float* const x = read(start, length);
+#pragma omp simd
+          for (int64_t i = 0; i < length; ++i) {
+            const float difference = x[i] - center[i];
+            sum[i] += difference;
+            sum2[i] += difference * difference;
+          }
+        },
+        [&] {
+          fold(s, sum, mean_of);
+          fold(s, sum2, squares_of);
+        });
+    const double count = static_cast<double>(s.length / s.num_channels);
+    for (int64_t c = 0; c < s.num_channels; ++c) {
+      const double difference = mean_of[c] / count;
+      squares_of[c] -= difference * mean_of[c];
+      mean_of[c] = center[c] + difference;
+    }
+  }
+}
+
+// Writes the index of each value of a period among the sample's, [channels, spatial] in any layout.
+void number(const GroupNorm& norm, const Stretch& s, uint32_t* index) {
+  for (int64_t p = 0, position = s.position; p < s.period; p += s.num_channels, ++position)
+    for (int64_t c = 0; c < s.num_channels; ++c)
+      index[p + c] = static_cast<uint32_t>((s.channel + c) * norm.spatial + position);
+}
+
+// 0 where the mask drops a value, else 1 / (1 - probability): the integer hash `lowbias32` with keys added.
+inline float kept(const DropoutMask& mask, uint32_t index) {
+  uint32_t x = index ^ mask.key0;
+  x ^= x >> 16;
+  x *= 0x7feb352du;
+  x ^= x >> 15;
+  x += mask.key1;
+  x *= 0x846ca68bu;
+  x ^= x >> 16;
+  return x < mask.drop_below ? 0.0f : mask.keep_scale;
+}
+
+template <Kind kind, bool silu, bool dropout>
+void forward_of(const GroupNorm& norm, const Piece& piece, const Affine& affine, const void* x_sample, void* y_sample,
+                float* scratch) {
+  const int64_t period = period_of(norm);
+  float* const factor = scratch;
+  float* const offset = scratch + period;
+  uint32_t* const index = reinterpret_cast<uint32_t*>(scratch + 2 * period);
+  float* const x_buffer = scratch + 3 * period;
+  float* const y_buffer = scratch + 4 * period;
+  const DropoutMask mask = norm.mask;
+  for (int64_t i = 0; i < num_stretches(norm, piece); ++i) {
+    const Stretch s = stretch_at(norm, piece, i);
+    spread(s, affine.factor, factor);
+    spread(s, affine.offset, offset);
+    if (dropout) number(norm, s, index);
+    for_periods(
+        s,
+        [=](int64_t start, int64_t length) {
+          const float* const x = Access<kind>::read(x_sample, s.offset + start, length, x_buffer);
+          float* const y = Access<kind>::place(y_sample, s.offset + start, y_buffer);
+          const uint32_t first = dropout ? static_cast<uint32_t>(start / s.num_channels) : 0;
+#pragma omp simd
+          for (int64_t i = 0; i < length; ++i) {
+            const float z = x[i] * factor[i] + offset[i];
+            float out = silu ? z * sigmoid(z) : z;
+            if (dropout) out *= kept(mask, index[i] + first);
+            y[i] = out;
+          }
+          Access<kind>::write(y, y_sample, s.offset + start, length);
+        },
+        [] {});
+  }
+}
+
+// The gradient before dropout and SiLU, of one after them.
+template <bool silu, bool dropout>
+inline float before_activation(float z, float dy, const DropoutMask& mask, uint32_t index) {
+  float gradient = dropout ? dy * kept(mask, index) : dy;
+  if (silu) {
+    const float gate = sigmoid(z);
+    gradient *= gate * (1 + z * (1 - gate));
+  }
+  return gradient;
+}
+
+template <Kind kind, bool silu, bool dropout>
+void backward_sums_of(const GroupNorm& norm, const Piece& piece, const Affine& affine, const void* x_sample,
+                      const void* dy_sample, void* dx_sample, double* sum_dz, double* sum_dz_centered, float* scratch) {
+  const int64_t period = period_of(norm);
+  float* const factor = scratch;
+  float* const offset = scratch + period;
+  float* const center = scratch + 2 * period;
+  float* const sum = scratch + 3 * period;
+  float* const sum2 = scratch + 4 * period;
+  uint32_t* const index = reinterpret_cast<uint32_t*>(scratch + 5 * period);
+  float* const x_buffer = scratch + 6 * period;
+  float* const dy_buffer = scratch + 7 * period;
+  const DropoutMask mask = norm.mask;
+  for (int64_t i = 0; i < num_stretches(norm, piece); ++i) {
+    const Stretch s = stretch_at(norm, piece, i);
+    double* const sum_of = sum_dz + (s.channel - piece.channel);
+    double* const sum2_of = sum_dz_centered + (s.channel - piece.channel);
+    spread(s, affine.factor, factor);
+    spread(s, affine.offset, offset);
+    spread(s, affine.center, center);
+    if (dropout) number(norm, s, index);
+    fill(sum, s.period, 0);
+    fill(sum2, s.period, 0);
+    clear(sum_of, s.num_channels);
+    clear(sum2_of, s.num_channels);
+    for_periods(
+        s,
+        [=](int64_t start, int64_t length) {
+          const float* const x = Access<kind>::read(x_sample, s.offset + start, length, x_buffer);
+          const float* const dy = Access<kind>::read(dy_sample, s.offset + start, length, dy_buffer);
+          const uint32_t first = dropout ? static_cast<uint32_t>(start / s.num_channels) : 0;
+          // Kept for the second pass in float32; a half kind would round it, and computes it again.
+          float* const dz = kind == Kind::kFloat ? static_cast<float*>(dx_sample) + s.offset + start : x_buffer;
+#pragma omp simd
+          for (int64_t i = 0; i < length; ++i) {
+            const float z = x[i] * factor[i] + offset[i];
+            const float gradient =
+                before_activation<silu, dropout>(z, dy[i], mask, dropout ? index[i] + first : 0);
+            sum[i] += gradient;
+            sum2[i] += gradient * (x[i] - center[i]);
+            if (kind == Kind::kFloat) dz[i] = gradient;
+          }
+        },
+        [&] {
+          fold(s, sum, sum_of);
+          fold(s, sum2, sum2_of);
+        });
+  }
+}
+
+template <Kind kind, bool silu, bool dropout>
+void backward_of(const GroupNorm& norm, const Piece& piece, const Affine& affine, const Slopes& slopes,
+                 const void* x_sample, const void* dy_sample, void* dx_sample, float* scratch) {
+  const int64_t period = period_of(norm);
+  float* const factor = scratch;
+  float* const offset = scratch + period;
+  float* const center = scratch + 2 * period;
+  float* const gain = scratch + 3 * period;
+  float* const slope = scratch + 4 * period;
+  float* const level = scratch + 5 * period;
+  uint32_t* const index = reinterpret_cast<uint32_t*>(scratch + 6 * period);
+  float* const x_buffer = scratch + 7 * period;
+  float* const dy_buffer = scratch + 8 * period;
+  float* const dx_buffer = scratch + 9 * period;
+  const DropoutMask mask = norm.mask;
+  for (int64_t i = 0; i < num_stretches(norm, piece); ++i) {
+    const Stretch s = stretch_at(norm, piece, i);
+    spread(s, affine.factor, factor);
+    spread(s, affine.offset, offset);
+    spread(s, affine.center, center);
+    spread(s, slopes.gain, gain);
+    spread(s, slopes.slope, slope);
+    spread(s, slopes.level, level);
+    if (dropout) number(norm, s, index);
+    for_periods(
+        s,
+        [=](int64_t start, int64_t length) {
+          const float* const x = Access<kind>::read(x_sample, s.offset + start, length, x_buffer);
+          float* const dx = Access<kind>::place(dx_sample, s.offset + start, dx_buffer);
+          if (kind == Kind::kFloat) {
+#pragma omp simd
+            for (int64_t i = 0; i < length; ++i)
+              dx[i] = dx[i] * gain[i] + ((x[i] - center[i]) * slope[i] + level[i]);
+          } else {
+            const float* const dy = Access<kind>::read(dy_sample, s.offset + start, length, dy_buffer);
+            const uint32_t first = dropout ? static_cast<uint32_t>(start / s.num_channels) : 0;
+#pragma omp simd
+            for (int64_t i = 0; i < length; ++i) {
+              const float z = x[i] * factor[i] + offset[i];
+              const float dz = before_activation<silu, dropout>(z, dy[i], mask, dropout ? index[i] + first : 0);
+              dx[i] = dz * gain[i] + ((x[i] - center[i]) * slope[i] + level[i]);
+            }
+          }
+          Access<kind>::write(dx, dx_sample, s.offset + start, length);
+        },
+        [] {});
+  }
+}
+
+// Calls body with the kind, SiLU and dropout of a normalization as types.
+template <bool value>
+struct Flag {
+  static constexpr bool kValue = value;
+};
+
+template <Kind kind>
+struct Of {
+  static constexpr Kind kValue = kind;
+};
+
+template <typename Body>
+void with_kind(const GroupNorm& norm, Body body) {
+  if (norm.kind == Kind::kFloat) return body(Of<Kind::kFloat>());
+  if (norm.kind == Kind::kHalf) return body(Of<Kind::kHalf>());
+  body(Of<Kind::kBFloat16>());
+}
+
+template <typename Body>
+void with_activation(const GroupNorm& norm, Body body) {
+  const bool dropout = norm.mask.drop_below != 0;
+  with_kind(norm, [=](auto kind) {
+    if (norm.silu && dropout) return body(kind, Flag<true>(), Flag<true>());
+    if (norm.silu) return body(kind, Flag<true>(), Flag<false>());
+    if (dropout) return body(kind, Flag<false>(), Flag<true>());
+    body(kind, Flag<false>(), Flag<false>());
+  });
+}
+
+void group_norm_moments(const GroupNorm& norm, const Piece& piece, const void* x, double* mean, double* squares,
+                        float* scratch) {
+  with_kind(norm, [&](auto kind) { moments_of<decltype(kind)::kValue>(norm, piece, x, mean, squares, scratch); });
+}
+
+void group_norm_forward(const GroupNorm& norm, const Piece& piece, const Affine& affine, const void* x, void* y,
+                        float* scratch) {
+  with_activation(norm, [&](auto kind, auto silu, auto dropout) {
+    forward_of<decltype(kind)::kValue, decltype(silu)::kValue, decltype(dropout)::kValue>(norm, piece, affine, x, y,
+                                                                                          scratch);
+  });
+}
+
+void group_norm_backward_sums(const GroupNorm& norm, const Piece& piece, const Affine& affine, const void* x,
+                              const void* dy, void* dx, double* dz, double* dz_centered, float* scratch) {
+  with_activation(norm, [&](auto kind, auto silu, auto dropout) {
+    backward_sums_of<decltype(kind)::kValue, decltype(silu)::kValue, decltype(dropout)::kValue>(
+        norm, piece, affine, x, dy, dx, dz, dz_centered, scratch);
+  });
+}
+
+void group_norm_backward(const GroupNorm& norm, const Piece& piece, const Affine& affine, const Slopes& slopes,
+                         const void* x, const void* dy, void* dx, float* scratch) {
+  with_activation(norm, [&](auto kind, auto silu, auto dropout) {
+    backward_of<decltype(kind)::kValue, decltype(silu)::kValue, decltype(dropout)::kValue>(norm, piece, affine, slopes,
+                                                                                           x, dy, dx, scratch);
+  });
+}
+
+}  // namespace
+}  // namespace admiral
