@@ -81,6 +81,9 @@ enum Command {
         launch_id: String,
         /// The daemons of mpirun that belong to it.
         daemons: Vec<i32>,
+        /// Their folders.
+        #[arg(long = "session")]
+        sessions: Vec<PathBuf>,
     },
 }
 
@@ -118,8 +121,8 @@ pub fn main() -> ProcessExit {
             runtime.block_on(write_template(kind, &program, config, complete))
         }
         Command::Attend => runtime.block_on(crate::attend::attend()).map(|()| 0).map_err(LaunchError::system),
-        Command::Sweep { launch_id, daemons } => {
-            print(&format!("{SWEPT}{}\n", sweep_here(&launch_id, &daemons)));
+        Command::Sweep { launch_id, daemons, sessions } => {
+            print(&format!("{SWEPT}{}\n", sweep_here(&launch_id, &daemons, &sessions)));
             Ok(0)
         }
     };

@@ -16,6 +16,7 @@ pub mod protocol;
 mod random;
 pub mod run;
 mod secret;
+mod session;
 mod shell;
 pub mod status;
 pub mod supervise;

@@ -59,6 +59,8 @@ pub enum FromAttendant {
     Stack {
         /// For people.
         text: String,
+        /// Whether more comes: a debugger takes its time, and the launcher may not wait for it.
+        more: bool,
     },
     /// The rank and everything that it started is gone.
     Gone {
@@ -89,6 +91,8 @@ pub struct Hello {
     pub host: String,
     /// The daemon of `mpirun` that started it, or `mpirun` itself.
     pub daemon: Option<u32>,
+    /// Where that daemon keeps what the processes of the host share.
+    pub session: Option<PathBuf>,
 }
 
 /// To an attendant.
@@ -174,6 +178,7 @@ mod tests {
             gpu: Some("1".into()),
             host: "n1".into(),
             daemon: None,
+            session: None,
         });
         let line = encode(&hello);
         assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);

@@ -59,6 +59,8 @@ impl Bed {
         let mut command = self.command(&["run", host, program]);
         // The hosts share the cores of one: a rank that waits must leave them to those that work.
         command.env("OMPI_MCA_mpi_yield_when_idle", "1");
+        // What Open MPI leaves is told from what it leaves elsewhere.
+        command.env("TMPDIR", self.folder());
         command.env("OMPI_MCA_plm_rsh_agent", format!("{} agent", Self::testbed().display()));
         command
     }
@@ -91,12 +93,30 @@ impl Bed {
         Some(pid.parse().expect("a number"))
     }
 
-    /// Fails when anything is left on one of these hosts; what is on its way out has a moment.
+    /// Of the testbed; it goes with it.
+    fn folder(&self) -> PathBuf {
+        PathBuf::from(format!("/tmp/testbed-{}", self.name))
+    }
+
+    /// The folders that Open MPI has on a host.
+    fn sessions_on(&self, host: &str) -> Vec<PathBuf> {
+        // SAFETY: no precondition.
+        let user = unsafe { libc::geteuid() };
+        let entries = std::fs::read_dir(self.folder().join(format!("ompi.{host}.{user}")));
+        entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    }
+
+    /// Fails when anything is left on one of these hosts, processes or Open MPI's files; what is on its way out has a
+    /// moment.
     pub fn assert_empty(&self, hosts: &[&str]) {
         for host in hosts {
             let end = Instant::now() + Duration::from_secs(20);
-            while !self.left_on(host).is_empty() {
-                assert!(Instant::now() < end, "left on {host}: {:#?}", self.left_on(host));
+            loop {
+                let (processes, folders) = (self.left_on(host), self.sessions_on(host));
+                if processes.is_empty() && folders.is_empty() {
+                    break;
+                }
+                assert!(Instant::now() < end, "left on {host}: {processes:#?} {folders:#?}");
                 std::thread::sleep(Duration::from_millis(100));
             }
         }

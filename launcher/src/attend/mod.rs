@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::protocol::{ADDRESSES, BEAT, FromAttendant, Hello, Start, TOKEN, ToAttendant, encode};
+use crate::session;
 use connect::{Line, connect};
 use process::{Ended, RankProcess};
 pub use process::{adopt_orphans, end_children, is_daemon, start_ticks};
@@ -101,6 +102,7 @@ pub async fn attend() -> Result<(), AttendError> {
         gpu: gpu_of(std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref(), told.local_rank),
         host: host_name(),
         daemon: daemon.and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()),
+        session: session::own(),
     }));
     let (hear, heard) = mpsc::unbounded_channel();
     tokio::spawn(listen(reader, hear));
@@ -116,6 +118,7 @@ pub async fn attend() -> Result<(), AttendError> {
     let _ = timeout(Duration::from_secs(1), writing).await;
     if with_daemon && told.local_rank == 0 {
         process::end_daemon();
+        session::own().iter().for_each(|folder| session::remove(folder));
     }
     Ok(())
 }
@@ -255,8 +258,10 @@ impl Attendant {
                 if let Some(rank) = self.rank.as_ref().filter(|_| !self.is_over) {
                     let (pid, say) = (rank.pid, self.say.clone());
                     tokio::spawn(async move {
-                        let text = stack::of(pid).await;
-                        let _ = say.send(FromAttendant::Stack { text });
+                        let text = stack::in_kernel(pid);
+                        let _ = say.send(FromAttendant::Stack { text: text.clone(), more: true });
+                        let text = text + &stack::in_program(pid).await;
+                        let _ = say.send(FromAttendant::Stack { text, more: false });
                     });
                 }
             }

@@ -11,10 +11,8 @@ use tokio::time::timeout;
 /// A debugger that takes longer does not help.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// For each thread its name, its state, and the kernel's word for what it waits for; its stack in the kernel where root
-/// asks, and the stack of the program where a debugger is installed (`gdb` or `eu-stack`).
-pub(super) async fn of(pid: u32) -> String {
-    let mut text = from_proc(pid);
+/// The stacks of a program's threads, where a debugger is installed (`gdb` or `eu-stack`); nothing without one.
+pub(super) async fn in_program(pid: u32) -> String {
     for (program, arguments) in [
         (
             "gdb",
@@ -33,14 +31,15 @@ pub(super) async fn of(pid: u32) -> String {
         if let Ok(Ok(output)) = timeout(PATIENCE, command.output()).await
             && output.status.success()
         {
-            let _ = write!(text, "\n{program}:\n{}", String::from_utf8_lossy(&output.stdout));
-            break;
+            return format!("\n{program}:\n{}", String::from_utf8_lossy(&output.stdout));
         }
     }
-    text
+    String::new()
 }
 
-fn from_proc(pid: u32) -> String {
+/// For each thread its name, its state, and the kernel's word for what it waits for; its stack in the kernel where root
+/// asks.
+pub(super) fn in_kernel(pid: u32) -> String {
     let mut text = String::new();
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
         return "its process is gone".into();

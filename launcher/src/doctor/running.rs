@@ -10,6 +10,8 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::session;
+
 /// It has ended: what is still on its way comes within this.
 pub(super) const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Bytes that are kept of what it says.
@@ -37,12 +39,15 @@ impl Running {
         let status = match timeout(patience, self.child.wait()).await {
             Ok(status) => status.ok(),
             Err(_) => {
-                let agents = self.child.id().map(descendants).unwrap_or_default();
+                let pid = self.child.id();
+                let agents = pid.map(descendants).unwrap_or_default();
                 // They may be gone by now.
                 let _ = self.child.start_kill();
                 for agent in agents {
                     let _ = kill_process(agent, Signal::KILL);
                 }
+                let _ = timeout(LAST_WORDS, self.child.wait()).await;
+                pid.into_iter().for_each(|pid| session::remove(&session::of_mpirun(pid)));
                 None
             }
         };

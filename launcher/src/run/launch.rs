@@ -17,6 +17,7 @@ use crate::files::{Files, write_json};
 use crate::hosts::{Host, LOCALHOST, is_this_host};
 use crate::incident::{Failure, GroupRecord};
 use crate::layout::Layout;
+use crate::protocol::Hello;
 use crate::status::{Condition, State};
 use crate::supervise::{Attempt, AttemptEnd, Ranks};
 
@@ -309,8 +310,12 @@ impl Launch {
         hosts.dedup();
         let daemons = |host: &str| -> Vec<String> {
             let there = end.roster.entries.iter().filter(|entry| entry.host == host);
-            let daemons: BTreeSet<u32> = there.filter_map(|entry| entry.hello.as_ref()?.daemon).collect();
-            daemons.iter().map(ToString::to_string).collect()
+            let hellos = there.filter_map(|entry| entry.hello.as_ref());
+            let word = |hello: &Hello| {
+                let session = hello.session.iter().map(|folder| format!("--session={}", folder.display()));
+                hello.daemon.iter().map(ToString::to_string).chain(session).collect::<Vec<_>>()
+            };
+            hellos.flat_map(word).collect::<BTreeSet<_>>().into_iter().collect()
         };
         let (mut left, silent) = match hosts.as_slice() {
             [] => (0, Vec::new()),
@@ -333,7 +338,8 @@ impl Launch {
         }
     }
 
-    /// Ends what is left of a launch on these hosts, where each has the daemons that `daemons` knows.
+    /// Ends what is left of a launch on these hosts, where each has the daemons, and their folders, that `daemons`
+    /// knows.
     async fn sweep(
         &self,
         launch_id: &str,

@@ -1,6 +1,7 @@
 //! Making sure that nothing of a launch is left on hosts whose attendants cannot say so.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::mpirun::MpirunPlan;
+use crate::session;
 
 /// What stands before the number in the answer of `sweep`.
 pub const SWEPT: &str = "admiral-launch swept, left: ";
@@ -24,10 +26,18 @@ pub(super) async fn sweep(hosts: &[String], plan_for: impl Fn(&str) -> MpirunPla
     let mut asked = JoinSet::new();
     for &host in &hosts {
         let mut command = Command::from(plan_for(host).command());
-        command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
         let host = host.clone();
         asked.spawn(async move {
-            let output = timeout(PATIENCE, command.output()).await.ok().and_then(Result::ok)?;
+            let child = command.spawn().ok()?;
+            let pid = child.id();
+            let output = timeout(PATIENCE, child.wait_with_output()).await.ok().and_then(Result::ok);
+            if output.is_none()
+                && let Some(pid) = pid
+            {
+                session::remove(&session::of_mpirun(pid));
+            }
+            let output = output?;
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             let left = said.lines().find_map(|line| line.split(SWEPT).nth(1)?.trim().parse::<usize>().ok())?;
             Some((host, left))
@@ -44,10 +54,10 @@ pub(super) async fn sweep(hosts: &[String], plan_for: impl Fn(&str) -> MpirunPla
     (total, silent)
 }
 
-/// Ends all processes of a launch on this host, and the daemons of `mpirun` that had these numbers; returns how many
-/// processes of the launch are left.
+/// Ends all processes of a launch on this host, and the daemons of `mpirun` that had these numbers, and removes the
+/// folders of those; returns how many processes of the launch are left.
 #[must_use]
-pub fn sweep_here(launch_id: &str, daemons: &[i32]) -> usize {
+pub fn sweep_here(launch_id: &str, daemons: &[i32], sessions: &[PathBuf]) -> usize {
     for daemon in daemons.iter().filter_map(|&pid| Pid::from_raw(pid)).filter(|&pid| crate::attend::is_daemon(pid)) {
         let _ = kill_process(daemon, Signal::KILL);
     }
@@ -64,6 +74,7 @@ pub fn sweep_here(launch_id: &str, daemons: &[i32]) -> usize {
         }
         std::thread::sleep(Duration::from_millis(100));
     }
+    sessions.iter().for_each(|folder| session::remove(folder));
     left.len()
 }
 
@@ -105,7 +116,7 @@ mod tests {
         let mut mine = std::process::Command::new("sleep").arg("60").env(LAUNCH_ID, &id).spawn().expect("sleep");
         let mut other = std::process::Command::new("sleep").arg("60").env(LAUNCH_ID, "other").spawn().expect("sleep");
         assert_eq!(processes(&format!("{LAUNCH_ID}={id}")).len(), 1);
-        assert_eq!(sweep_here(&id, &[]), 0);
+        assert_eq!(sweep_here(&id, &[], &[]), 0);
         assert!(!mine.wait().expect("its end").success());
         assert!(other.try_wait().expect("its state").is_none(), "another launch's process lives");
         other.kill().expect("it lives");

@@ -284,12 +284,14 @@ impl Attempt {
             }
             FromAttendant::DaemonGone => Event::DaemonGone { rank },
             FromAttendant::Gone { left } => Event::Gone { rank, left },
-            FromAttendant::Stack { .. } => Event::StackTaken { rank },
+            FromAttendant::Stack { more: false, .. } => Event::StackTaken { rank },
             FromAttendant::Line { text } => {
                 console.rank(rank, &text);
                 Event::Alive { rank }
             }
-            FromAttendant::Started { .. } | FromAttendant::Alive => Event::Alive { rank },
+            FromAttendant::Started { .. } | FromAttendant::Alive | FromAttendant::Stack { more: true, .. } => {
+                Event::Alive { rank }
+            }
         })
     }
 

@@ -177,6 +177,7 @@ mod tests {
             gpu: None,
             host: "h".into(),
             daemon: None,
+            session: None,
         }))
     }
 

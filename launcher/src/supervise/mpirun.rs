@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use crate::mpirun::MpirunPlan;
 use crate::protocol::cut;
+use crate::session;
 
 /// Lines of its output that are kept.
 const MAX_LINES: usize = 1000;
@@ -21,6 +22,8 @@ const MAX_LINES: usize = 1000;
 #[derive(Debug)]
 pub struct Mpirun {
     child: Child,
+    /// A child that has ended has none any more.
+    pid: Option<u32>,
     lines: Arc<Mutex<VecDeque<String>>>,
 }
 
@@ -47,7 +50,7 @@ impl Mpirun {
         if let Some(stderr) = child.stderr.take() {
             tokio::spawn(keep(stderr, Arc::clone(&lines)));
         }
-        Ok(Self { child, lines })
+        Ok(Self { pid: child.id(), child, lines })
     }
 
     /// Its end.
@@ -69,6 +72,9 @@ impl Mpirun {
         if timeout(patience, self.child.wait()).await.is_err() {
             self.kill();
             let _ = timeout(Duration::from_secs(2), self.child.wait()).await;
+        }
+        if let Some(pid) = self.pid {
+            session::remove(&session::of_mpirun(pid));
         }
     }
 

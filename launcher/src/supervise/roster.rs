@@ -69,7 +69,7 @@ impl Roster {
                 }
                 entry.last_lines.clone_from(last_lines);
             }
-            FromAttendant::Stack { text } => entry.stack = Some(text.clone()),
+            FromAttendant::Stack { text, .. } => entry.stack = Some(text.clone()),
             FromAttendant::Gone { left } => entry.left = Some(*left),
             FromAttendant::Started { .. }
             | FromAttendant::Line { .. }

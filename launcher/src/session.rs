@@ -1,0 +1,100 @@
+//! The folders in which Open MPI 4 keeps what the processes of a host share: `ompi.HOST.UID/pid.PID` beside `mpirun`,
+//! `ompi.HOST.UID/jf.NUMBER` on the others, both where `TMPDIR` says. Some 7 MB stay there whenever `mpirun` or its
+//! daemon is ended by force, and a run that heals does that often: without a hand they fill the disk, or, on a tmpfs,
+//! the memory.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Where PMIx tells a process of that folder.
+const FOLDER: &str = "PMIX_SERVER_TMPDIR";
+
+/// The folder of the daemon that started this process; none where nothing says so, or where it looks like none.
+#[must_use]
+pub fn own() -> Option<PathBuf> {
+    std::env::var_os(FOLDER).map(PathBuf::from).filter(|path| is_session(path))
+}
+
+/// The folder of an `mpirun` that runs, or ran, on this host with the variables of this process.
+#[must_use]
+pub fn of_mpirun(pid: u32) -> PathBuf {
+    // Open MPI cuts a host's domain off.
+    let host = crate::attend::host_name();
+    let host = host.split('.').next().unwrap_or_default();
+    let user = rustix::process::geteuid().as_raw();
+    std::env::temp_dir().join(format!("ompi.{host}.{user}")).join(format!("pid.{pid}"))
+}
+
+/// Removes such a folder whose daemon is gone. One that is gone already is none to speak of, and what cannot be removed
+/// harms no run.
+pub fn remove(folder: &Path) {
+    if is_session(folder) && is_own(folder) {
+        let _ = std::fs::remove_dir_all(folder);
+    }
+}
+
+/// Whether a path is named as Open MPI names such a folder of this user's: nothing else is ever removed.
+fn is_session(path: &Path) -> bool {
+    let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+    let number = |name: &str, beginning| {
+        name.strip_prefix(beginning)
+            .is_some_and(|rest: &str| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let (folder, top) = (name(path), path.parent().map(name).unwrap_or_default());
+    let user = format!(".{}", rustix::process::geteuid().as_raw());
+    path.is_absolute()
+        && (number(&folder, "pid.") || number(&folder, "jf."))
+        && top.starts_with("ompi.")
+        && top.ends_with(&user)
+}
+
+/// A link would lead elsewhere, and others may write where temporary files are.
+fn is_own(path: &Path) -> bool {
+    let is_mine = |path: &Path| {
+        path.symlink_metadata().is_ok_and(|meta| meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw())
+    };
+    is_mine(path) && path.parent().is_some_and(is_mine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_session_of_this_user_is_removed() {
+        let place = tempfile::tempdir().expect("a folder");
+        let user = rustix::process::geteuid().as_raw();
+        let make = |path: String| {
+            let path = place.path().join(path);
+            std::fs::create_dir_all(path.join("0/0")).expect("a folder");
+            path
+        };
+        for name in [format!("ompi.n0.{user}/pid.12"), format!("ompi.n0.{user}/jf.12")] {
+            let folder = make(name);
+            remove(&folder);
+            assert!(!folder.exists(), "{folder:?}");
+            assert!(folder.parent().is_some_and(Path::exists), "another mpirun may be about to use it");
+            remove(&folder);
+        }
+        for name in [
+            format!("ompi.n0.{user}/pid."),
+            format!("ompi.n0.{user}/pid.12x"),
+            format!("ompi.n0.{user}/other.12"),
+            format!("ompi.n0.{user}7/pid.12"),
+            format!("own.n0.{user}/pid.12"),
+        ] {
+            let folder = make(name);
+            remove(&folder);
+            assert!(folder.exists(), "{folder:?}");
+        }
+        let (link, target) = (place.path().join(format!("ompi.n0.{user}/jf.3")), make("target".into()));
+        std::os::unix::fs::symlink(&target, &link).expect("a link");
+        remove(&link);
+        assert!(target.join("0/0").exists(), "links are not followed");
+    }
+
+    #[test]
+    fn the_folder_of_an_mpirun_is_one() {
+        assert!(is_session(&of_mpirun(7)), "{:?}", of_mpirun(7));
+    }
+}
