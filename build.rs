@@ -60,19 +60,19 @@ fn kernels() {
     let mut sets: Vec<(&str, &[&str])> = vec![("baseline", &[])];
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
         sets.push(("avx2", &["-mavx2", "-mfma", "-mf16c"]));
-        sets.push((
-            "avx512",
-            &[
-                "-mavx2",
-                "-mfma",
-                "-mf16c",
-                "-mavx512f",
-                "-mavx512bw",
-                "-mavx512dq",
-                "-mavx512vl",
-                "-mprefer-vector-width=512",
-            ],
-        ));
+        const AVX512: [&str; 9] = [
+            "-mavx2",
+            "-mfma",
+            "-mf16c",
+            "-mavx512f",
+            "-mavx512bw",
+            "-mavx512dq",
+            "-mavx512vl",
+            "-mprefer-vector-width=512",
+            "-mavx512bf16",
+        ];
+        sets.push(("avx512", &AVX512[..8]));
+        sets.push(("avx512_bf16", &AVX512));
     }
     for (name, flags) in sets {
         let mut build = cc::Build::new();
@@ -84,7 +84,7 @@ fn kernels() {
             .debug(false)
             .flag("-g1")
             .define("ADMIRAL_INSTRUCTION_SET", name);
-        for flag in ["-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"].iter().chain(flags) {
+        for flag in ["-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"].iter().chain(flags) {
             build.flag(flag);
         }
         build.file("src/ops/bridge/kernels.cpp").compile(&format!("admiral_kernels_{name}"));

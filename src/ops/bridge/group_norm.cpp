@@ -17,6 +17,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -107,16 +108,29 @@ Piece piece_at(const Plan& plan, int64_t index) {
   return {0, norm.channels, begin, end - begin};
 }
 
+// Memory of one thread for one piece after another.
+struct Scratch {
+  float* arrays;
+  float* dz;  // [values of the piece], or null
+};
+
+// Where backward keeps dz between its two passes over a piece. float32 has dx's memory for it. A half kind would round
+// it there, and keeps what stays in the second-level cache in a buffer; of more it computes dz again, which takes no
+// longer than memory does.
+bool buffers_dz(const Plan& plan) { return plan.norm.kind != Kind::kFloat && plan.whole_groups; }
+
 // Calls body(sample, piece's index, scratch) for each piece, on libtorch's threads.
 template <typename Body>
-void for_pieces(const Plan& plan, Body body) {
+void for_pieces(const Plan& plan, bool with_dz, Body body) {
   const Kernels& k = kernels();
   const int64_t values = plan.norm.channels * plan.norm.spatial / plan.num_pieces;
   // A quarter of libtorch's own grain of 32768 values of an elementwise operation: this is more work.
   const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, values));
   at::parallel_for(0, plan.batch * plan.num_pieces, grain, [&](int64_t begin, int64_t end) {
-    std::vector<float> scratch(static_cast<size_t>(k.group_norm_scratch(plan.norm)));
-    for (int64_t i = begin; i < end; ++i) body(i / plan.num_pieces, i % plan.num_pieces, scratch.data());
+    const int64_t arrays = k.group_norm_scratch(plan.norm);
+    const std::unique_ptr<float[]> memory(new float[static_cast<size_t>(arrays + (with_dz ? values : 0))]);
+    const Scratch scratch{memory.get(), with_dz ? memory.get() + arrays : nullptr};
+    for (int64_t i = begin; i < end; ++i) body(i / plan.num_pieces, i % plan.num_pieces, scratch);
   });
 }
 
@@ -256,22 +270,22 @@ void forward_on(const Plan& plan, Coefficients& coefficients, const char* x, cha
   const Kernels& k = kernels();
   const int64_t bytes = plan.norm.channels * plan.norm.spatial * bytes_of(plan.norm.kind);
   Sums moments(plan);
-  const auto measure = [&](int64_t sample, int64_t piece, float* scratch) {
+  const auto measure = [&](int64_t sample, int64_t piece, const Scratch& scratch) {
     const size_t at = static_cast<size_t>(moments.place(sample, piece));
     k.group_norm_moments(plan.norm, piece_at(plan, piece), x + sample * bytes, &moments.first[at], &moments.second[at],
-                         scratch);
+                         scratch.arrays);
   };
   const auto settle = [&](int64_t sample, int64_t group) {
     const Sample s = coefficients.of(sample);
     finish_group(plan, moments, sample, group, s);
     set_affine(plan, group, s);
   };
-  const auto write = [&](int64_t sample, int64_t piece, float* scratch) {
+  const auto write = [&](int64_t sample, int64_t piece, const Scratch& scratch) {
     k.group_norm_forward(sample_of(plan, sample), piece_at(plan, piece), coefficients.of(sample).affine(),
-                         x + sample * bytes, y + sample * bytes, scratch);
+                         x + sample * bytes, y + sample * bytes, scratch.arrays);
   };
   if (plan.whole_groups) {
-    for_pieces(plan, [&](int64_t sample, int64_t piece, float* scratch) {
+    for_pieces(plan, false, [&](int64_t sample, int64_t piece, const Scratch& scratch) {
       measure(sample, piece, scratch);
       const auto [begin, end] = groups_of(plan, piece);
       for (int64_t group = begin; group < end; ++group) settle(sample, group);
@@ -279,11 +293,11 @@ void forward_on(const Plan& plan, Coefficients& coefficients, const char* x, cha
     });
     return;
   }
-  for_pieces(plan, measure);
+  for_pieces(plan, false, measure);
   at::parallel_for(0, plan.batch * plan.num_groups, plan.num_groups, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) settle(i / plan.num_groups, i % plan.num_groups);
   });
-  for_pieces(plan, write);
+  for_pieces(plan, false, write);
 }
 
 // `dz` and `dz_normalized` are [batch, channels].
@@ -294,23 +308,30 @@ void backward_on(const Plan& plan, Coefficients& coefficients, const char* x, co
   Sums sums(plan);
   for (int64_t sample = 0; sample < plan.batch; ++sample)
     for (int64_t group = 0; group < plan.num_groups; ++group) set_affine(plan, group, coefficients.of(sample));
-  const auto add_up = [&](int64_t sample, int64_t piece, float* scratch) {
+  const auto dz_at = [&](int64_t sample, int64_t piece, const Scratch& scratch) -> float* {
+    if (plan.norm.kind != Kind::kFloat) return scratch.dz;
+    const Piece part = piece_at(plan, piece);
+    const int64_t start =
+        plan.norm.channels_last ? part.position * plan.norm.channels : part.channel * plan.norm.spatial;
+    return reinterpret_cast<float*>(dx + sample * bytes) + start;
+  };
+  const auto add_up = [&](int64_t sample, int64_t piece, const Scratch& scratch) {
     const size_t at = static_cast<size_t>(sums.place(sample, piece));
     k.group_norm_backward_sums(sample_of(plan, sample), piece_at(plan, piece), coefficients.of(sample).affine(),
-                               x + sample * bytes, dy + sample * bytes, dx + sample * bytes, &sums.first[at],
-                               &sums.second[at], scratch);
+                               x + sample * bytes, dy + sample * bytes, dz_at(sample, piece, scratch), &sums.first[at],
+                               &sums.second[at], scratch.arrays);
   };
   const auto settle = [&](int64_t sample, int64_t group) {
     set_slopes(plan, sums, sample, group, coefficients.of(sample), dz + sample * plan.norm.channels,
                dz_normalized + sample * plan.norm.channels);
   };
-  const auto write = [&](int64_t sample, int64_t piece, float* scratch) {
+  const auto write = [&](int64_t sample, int64_t piece, const Scratch& scratch) {
     const Sample s = coefficients.of(sample);
     k.group_norm_backward(sample_of(plan, sample), piece_at(plan, piece), s.affine(), s.slopes(), x + sample * bytes,
-                          dy + sample * bytes, dx + sample * bytes, scratch);
+                          dy + sample * bytes, dz_at(sample, piece, scratch), dx + sample * bytes, scratch.arrays);
   };
   if (plan.whole_groups) {
-    for_pieces(plan, [&](int64_t sample, int64_t piece, float* scratch) {
+    for_pieces(plan, buffers_dz(plan), [&](int64_t sample, int64_t piece, const Scratch& scratch) {
       add_up(sample, piece, scratch);
       const auto [begin, end] = groups_of(plan, piece);
       for (int64_t group = begin; group < end; ++group) settle(sample, group);
@@ -318,11 +339,11 @@ void backward_on(const Plan& plan, Coefficients& coefficients, const char* x, co
     });
     return;
   }
-  for_pieces(plan, add_up);
+  for_pieces(plan, false, add_up);
   at::parallel_for(0, plan.batch * plan.num_groups, plan.num_groups, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) settle(i / plan.num_groups, i % plan.num_groups);
   });
-  for_pieces(plan, write);
+  for_pieces(plan, false, write);
 }
 
 // [batch, channels] in float32 without gaps, or undefined.

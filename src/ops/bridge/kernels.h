@@ -86,13 +86,15 @@ struct Kernels {
   // Writes a piece of y.
   void (*group_norm_forward)(const GroupNorm& norm, const Piece& piece, const Affine& affine, const void* x, void* y,
                              float* scratch);
-  // Writes for each channel of a piece the sums of dz and of dz * (x - center). In float32 it leaves dz in dx, where
-  // the function below expects it.
+  // Writes for each channel of a piece the sums of dz and of dz * (x - center). It leaves dz in `dz`, which has a place
+  // for each value of the piece in the order of x, and the function below finds it there. Where `dz` is null it leaves
+  // nothing, and the function below computes dz once more. In float32 dx's memory may be dz's.
   void (*group_norm_backward_sums)(const GroupNorm& norm, const Piece& piece, const Affine& affine, const void* x,
-                                   const void* dy, void* dx, double* dz, double* dz_centered, float* scratch);
+                                   const void* dy, float* dz, double* sum_dz, double* sum_dz_centered,
+                                   float* scratch);
   // Writes a piece of dx.
   void (*group_norm_backward)(const GroupNorm& norm, const Piece& piece, const Affine& affine, const Slopes& slopes,
-                              const void* x, const void* dy, void* dx, float* scratch);
+                              const void* x, const void* dy, float* dz, void* dx, float* scratch);
   // Updates `length` values.
   void (*adam)(const AdamMemory& memory, const AdamUpdate& update, int64_t length);
   // ema = ema * rate + master * rest, for `length` values.

@@ -32,9 +32,9 @@ inline void adam_write(const AdamMemory& memory, const AdamUpdate& update, int64
   if (!half) {
     adam_loop(memory, update, length, read, [](int64_t, float) {});
   } else if (memory.half_kind == Kind::kHalf) {
-    adam_loop(memory, update, length, read, [=](int64_t i, float p) { half[i] = to_half(p); });
+    adam_loop(memory, update, length, read, [=](int64_t i, float p) { half[i] = static_cast<uint16_t>(to_half(p)); });
   } else {
-    adam_loop(memory, update, length, read, [=](int64_t i, float p) { half[i] = to_bfloat16(p); });
+    adam_loop(memory, update, length, read, [=](int64_t i, float p) { half[i] = static_cast<uint16_t>(to_bfloat16(p)); });
   }
 }
 
@@ -44,10 +44,10 @@ void adam(const AdamMemory& memory, const AdamUpdate& update, int64_t length) {
     adam_write(memory, update, length, [=](int64_t i) { return g[i]; });
   } else if (memory.gradient_kind == Kind::kHalf) {
     const uint16_t* const g = static_cast<const uint16_t*>(memory.gradient);
-    adam_write(memory, update, length, [=](int64_t i) { return from_half(g[i]); });
+    adam_write(memory, update, length, [=](int64_t i) { return from_half(uint32_t{g[i]}); });
   } else {
     const uint16_t* const g = static_cast<const uint16_t*>(memory.gradient);
-    adam_write(memory, update, length, [=](int64_t i) { return from_bfloat16(g[i]); });
+    adam_write(memory, update, length, [=](int64_t i) { return from_bfloat16(uint32_t{g[i]}); });
   }
 }
 
@@ -60,22 +60,22 @@ void average(float* ema, const float* master, float rate, float rest, int64_t le
 
 template <typename Read>
 inline double squares(int64_t length, Read read) {
-  constexpr int64_t kLanes = 32;
-  double lanes[kLanes] = {};
+  constexpr int64_t kSums = 32;
+  double sums[kSums] = {};
   int64_t i = 0;
-  for (; i + kLanes <= length; i += kLanes) {
+  for (; i + kSums <= length; i += kSums) {
 #pragma omp simd
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
+    for (int64_t lane = 0; lane < kSums; ++lane) {
       const double value = read(i + lane);
-      lanes[lane] += value * value;
+      sums[lane] += value * value;
     }
   }
   for (; i < length; ++i) {
     const double value = read(i);
-    lanes[i % kLanes] += value * value;
+    sums[i % kSums] += value * value;
   }
   double sum = 0;
-  for (double lane : lanes) sum += lane;
+  for (double part : sums) sum += part;
   return sum;
 }
 
@@ -85,8 +85,8 @@ double sum_of_squares(const void* values, Kind kind, int64_t length) {
     return squares(length, [=](int64_t i) { return v[i]; });
   }
   const uint16_t* const v = static_cast<const uint16_t*>(values);
-  if (kind == Kind::kHalf) return squares(length, [=](int64_t i) { return from_half(v[i]); });
-  return squares(length, [=](int64_t i) { return from_bfloat16(v[i]); });
+  if (kind == Kind::kHalf) return squares(length, [=](int64_t i) { return from_half(uint32_t{v[i]}); });
+  return squares(length, [=](int64_t i) { return from_bfloat16(uint32_t{v[i]}); });
 }
 
 }  // namespace

@@ -89,7 +89,7 @@ inline void for_periods(const Stretch& s, Body body, AfterBlock after_block) {
   after_block();
 }
 
-constexpr int64_t kPeriodArrays = 12;
+constexpr int64_t kPeriodArrays = 7;
 
 int64_t group_norm_scratch(const GroupNorm& norm) { return kPeriodArrays * period_of(norm); }
 
@@ -100,15 +100,10 @@ void moments_of(const GroupNorm& norm, const Piece& piece, const void* x_sample,
   float* const sum = scratch;
   float* const sum2 = scratch + period;
   float* const center = scratch + 2 * period;
-  float* const buffer = scratch + 3 * period;
   for (int64_t index = 0; index < num_stretches(norm, piece); ++index) {
     const Stretch s = stretch_at(norm, piece, index);
     double* const mean_of = mean + (s.channel - piece.channel);
     double* const squares_of = squares + (s.channel - piece.channel);
-    const auto read = [=](int64_t start, int64_t length) {
-      return Access<kind>::read(x_sample, s.offset + start, length, buffer);
-    };
-
     // Deviations from the mean of the first values of each channel: their squares hardly cancel, since a channel of
     // which a share p lies a distance d from its mean has a variance of p d^2 at least.
     Stretch pivot = s;
@@ -118,9 +113,9 @@ void moments_of(const GroupNorm& norm, const Piece& piece, const void* x_sample,
     for_periods(
         pivot,
         [=](int64_t start, int64_t length) {
-          const float* const x = read(start, length);
-#pragma omp simd
-          for (int64_t i = 0; i < length; ++i) sum[i] += x[i];
+          for_lanes(length, [=](auto lanes, int64_t i) {
+            store(lanes, sum + i, load(lanes, sum + i) + load_as<kind>(lanes, x_sample, s.offset + start + i));
+          });
         },
         [&] { fold(s, sum, mean_of); });
     const double num_pivots = static_cast<double>(pivot.length / s.num_channels);
@@ -137,13 +132,12 @@ void moments_of(const GroupNorm& norm, const Piece& piece, const void* x_sample,
     for_periods(
         s,
         [=](int64_t start, int64_t length) {
-          const float* const x = read(start, length);
-#pragma omp simd
-          for (int64_t i = 0; i < length; ++i) {
-            const float difference = x[i] - center[i];
-            sum[i] += difference;
-            sum2[i] += difference * difference;
-          }
+          for_lanes(length, [=](auto lanes, int64_t i) {
+            const Floats x = load_as<kind>(lanes, x_sample, s.offset + start + i);
+            const Floats difference = x - load(lanes, center + i);
+            store(lanes, sum + i, load(lanes, sum + i) + difference);
+            store(lanes, sum2 + i, load(lanes, sum2 + i) + difference * difference);
+          });
         },
         [&] {
           fold(s, sum, mean_of);
@@ -166,15 +160,15 @@ void number(const GroupNorm& norm, const Stretch& s, uint32_t* index) {
 }
 
 // 0 where the mask drops a value, else 1 / (1 - probability): the integer hash `lowbias32` with keys added.
-inline float kept(const DropoutMask& mask, uint32_t index) {
-  uint32_t x = index ^ mask.key0;
+inline Floats kept(const DropoutMask& mask, Words index) {
+  Words x = index ^ mask.key0;
   x ^= x >> 16;
   x *= 0x7feb352du;
   x ^= x >> 15;
   x += mask.key1;
   x *= 0x846ca68bu;
   x ^= x >> 16;
-  return x < mask.drop_below ? 0.0f : mask.keep_scale;
+  return x < mask.drop_below ? Floats{} : mask.keep_scale + Floats{};
 }
 
 template <Kind kind, bool silu, bool dropout>
@@ -184,8 +178,6 @@ void forward_of(const GroupNorm& norm, const Piece& piece, const Affine& affine,
   float* const factor = scratch;
   float* const offset = scratch + period;
   uint32_t* const index = reinterpret_cast<uint32_t*>(scratch + 2 * period);
-  float* const x_buffer = scratch + 3 * period;
-  float* const y_buffer = scratch + 4 * period;
   const DropoutMask mask = norm.mask;
   for (int64_t i = 0; i < num_stretches(norm, piece); ++i) {
     const Stretch s = stretch_at(norm, piece, i);
@@ -195,17 +187,15 @@ void forward_of(const GroupNorm& norm, const Piece& piece, const Affine& affine,
     for_periods(
         s,
         [=](int64_t start, int64_t length) {
-          const float* const x = Access<kind>::read(x_sample, s.offset + start, length, x_buffer);
-          float* const y = Access<kind>::place(y_sample, s.offset + start, y_buffer);
           const uint32_t first = dropout ? static_cast<uint32_t>(start / s.num_channels) : 0;
-#pragma omp simd
-          for (int64_t i = 0; i < length; ++i) {
-            const float z = x[i] * factor[i] + offset[i];
-            float out = silu ? z * sigmoid(z) : z;
-            if (dropout) out *= kept(mask, index[i] + first);
-            y[i] = out;
-          }
-          Access<kind>::write(y, y_sample, s.offset + start, length);
+          for_lanes(length, [=](auto lanes, int64_t i) {
+            const int64_t at = s.offset + start + i;
+            const Floats x = load_as<kind>(lanes, x_sample, at);
+            const Floats z = x * load(lanes, factor + i) + load(lanes, offset + i);
+            Floats y = silu ? z * sigmoid(z) : z;
+            if (dropout) y *= kept(mask, load(lanes, index + i) + first);
+            store_as<kind>(lanes, y_sample, at, y);
+          });
         },
         [] {});
   }
@@ -213,18 +203,22 @@ void forward_of(const GroupNorm& norm, const Piece& piece, const Affine& affine,
 
 // The gradient before dropout and SiLU, of one after them.
 template <bool silu, bool dropout>
-inline float before_activation(float z, float dy, const DropoutMask& mask, uint32_t index) {
-  float gradient = dropout ? dy * kept(mask, index) : dy;
-  if (silu) {
-    const float gate = sigmoid(z);
-    gradient *= gate * (1 + z * (1 - gate));
-  }
-  return gradient;
+inline Floats before_activation(Floats z, Floats dy, const DropoutMask& mask, Words index) {
+  const Floats gradient = dropout ? dy * kept(mask, index) : dy;
+  if (!silu) return gradient;
+  const Floats gate = sigmoid(z);
+  return gradient * (gate * (1.0f + z * (1.0f - gate)));
+}
+
+// Where a stretch's part of an array lies that holds a value for each of the piece's.
+float* of_piece(float* values, const GroupNorm& norm, const Piece& piece, const Stretch& s) {
+  return values + (s.offset - stretch_at(norm, piece, 0).offset);
 }
 
 template <Kind kind, bool silu, bool dropout>
 void backward_sums_of(const GroupNorm& norm, const Piece& piece, const Affine& affine, const void* x_sample,
-                      const void* dy_sample, void* dx_sample, double* sum_dz, double* sum_dz_centered, float* scratch) {
+                      const void* dy_sample, float* dz_piece, double* sum_dz, double* sum_dz_centered,
+                      float* scratch) {
   const int64_t period = period_of(norm);
   float* const factor = scratch;
   float* const offset = scratch + period;
@@ -232,8 +226,6 @@ void backward_sums_of(const GroupNorm& norm, const Piece& piece, const Affine& a
   float* const sum = scratch + 3 * period;
   float* const sum2 = scratch + 4 * period;
   uint32_t* const index = reinterpret_cast<uint32_t*>(scratch + 5 * period);
-  float* const x_buffer = scratch + 6 * period;
-  float* const dy_buffer = scratch + 7 * period;
   const DropoutMask mask = norm.mask;
   for (int64_t i = 0; i < num_stretches(norm, piece); ++i) {
     const Stretch s = stretch_at(norm, piece, i);
@@ -247,23 +239,21 @@ void backward_sums_of(const GroupNorm& norm, const Piece& piece, const Affine& a
     fill(sum2, s.period, 0);
     clear(sum_of, s.num_channels);
     clear(sum2_of, s.num_channels);
+    float* const dz = dz_piece ? of_piece(dz_piece, norm, piece, s) : nullptr;
     for_periods(
         s,
         [=](int64_t start, int64_t length) {
-          const float* const x = Access<kind>::read(x_sample, s.offset + start, length, x_buffer);
-          const float* const dy = Access<kind>::read(dy_sample, s.offset + start, length, dy_buffer);
           const uint32_t first = dropout ? static_cast<uint32_t>(start / s.num_channels) : 0;
-          // Kept for the second pass in float32; a half kind would round it, and computes it again.
-          float* const dz = kind == Kind::kFloat ? static_cast<float*>(dx_sample) + s.offset + start : x_buffer;
-#pragma omp simd
-          for (int64_t i = 0; i < length; ++i) {
-            const float z = x[i] * factor[i] + offset[i];
-            const float gradient =
-                before_activation<silu, dropout>(z, dy[i], mask, dropout ? index[i] + first : 0);
-            sum[i] += gradient;
-            sum2[i] += gradient * (x[i] - center[i]);
-            if (kind == Kind::kFloat) dz[i] = gradient;
-          }
+          for_lanes(length, [=](auto lanes, int64_t i) {
+            const int64_t at = s.offset + start + i;
+            const Floats x = load_as<kind>(lanes, x_sample, at), dy = load_as<kind>(lanes, dy_sample, at);
+            const Floats z = x * load(lanes, factor + i) + load(lanes, offset + i);
+            const Words number = dropout ? load(lanes, index + i) + first : Words{};
+            const Floats gradient = before_activation<silu, dropout>(z, dy, mask, number);
+            store(lanes, sum + i, load(lanes, sum + i) + gradient);
+            store(lanes, sum2 + i, load(lanes, sum2 + i) + gradient * (x - load(lanes, center + i)));
+            if (dz) store(lanes, dz + start + i, gradient);
+          });
         },
         [&] {
           fold(s, sum, sum_of);
@@ -274,7 +264,7 @@ void backward_sums_of(const GroupNorm& norm, const Piece& piece, const Affine& a
 
 template <Kind kind, bool silu, bool dropout>
 void backward_of(const GroupNorm& norm, const Piece& piece, const Affine& affine, const Slopes& slopes,
-                 const void* x_sample, const void* dy_sample, void* dx_sample, float* scratch) {
+                 const void* x_sample, const void* dy_sample, float* dz_piece, void* dx_sample, float* scratch) {
   const int64_t period = period_of(norm);
   float* const factor = scratch;
   float* const offset = scratch + period;
@@ -283,9 +273,6 @@ void backward_of(const GroupNorm& norm, const Piece& piece, const Affine& affine
   float* const slope = scratch + 4 * period;
   float* const level = scratch + 5 * period;
   uint32_t* const index = reinterpret_cast<uint32_t*>(scratch + 6 * period);
-  float* const x_buffer = scratch + 7 * period;
-  float* const dy_buffer = scratch + 8 * period;
-  float* const dx_buffer = scratch + 9 * period;
   const DropoutMask mask = norm.mask;
   for (int64_t i = 0; i < num_stretches(norm, piece); ++i) {
     const Stretch s = stretch_at(norm, piece, i);
@@ -295,27 +282,33 @@ void backward_of(const GroupNorm& norm, const Piece& piece, const Affine& affine
     spread(s, slopes.gain, gain);
     spread(s, slopes.slope, slope);
     spread(s, slopes.level, level);
+    const auto write = [=](auto lanes, int64_t i, int64_t at, Floats x, Floats dz) {
+      const Floats rest = (x - load(lanes, center + i)) * load(lanes, slope + i) + load(lanes, level + i);
+      store_as<kind>(lanes, dx_sample, at, dz * load(lanes, gain + i) + rest);
+    };
+    if (dz_piece) {
+      const float* const dz = of_piece(dz_piece, norm, piece, s);
+      const auto body = [=](int64_t start, int64_t length) {
+        for_lanes(length, [=](auto lanes, int64_t i) {
+          const int64_t at = s.offset + start + i;
+          write(lanes, i, at, load_as<kind>(lanes, x_sample, at), load(lanes, dz + start + i));
+        });
+      };
+      for_periods(s, body, [] {});
+      continue;
+    }
     if (dropout) number(norm, s, index);
     for_periods(
         s,
         [=](int64_t start, int64_t length) {
-          const float* const x = Access<kind>::read(x_sample, s.offset + start, length, x_buffer);
-          float* const dx = Access<kind>::place(dx_sample, s.offset + start, dx_buffer);
-          if (kind == Kind::kFloat) {
-#pragma omp simd
-            for (int64_t i = 0; i < length; ++i)
-              dx[i] = dx[i] * gain[i] + ((x[i] - center[i]) * slope[i] + level[i]);
-          } else {
-            const float* const dy = Access<kind>::read(dy_sample, s.offset + start, length, dy_buffer);
-            const uint32_t first = dropout ? static_cast<uint32_t>(start / s.num_channels) : 0;
-#pragma omp simd
-            for (int64_t i = 0; i < length; ++i) {
-              const float z = x[i] * factor[i] + offset[i];
-              const float dz = before_activation<silu, dropout>(z, dy[i], mask, dropout ? index[i] + first : 0);
-              dx[i] = dz * gain[i] + ((x[i] - center[i]) * slope[i] + level[i]);
-            }
-          }
-          Access<kind>::write(dx, dx_sample, s.offset + start, length);
+          const uint32_t first = dropout ? static_cast<uint32_t>(start / s.num_channels) : 0;
+          for_lanes(length, [=](auto lanes, int64_t i) {
+            const int64_t at = s.offset + start + i;
+            const Floats x = load_as<kind>(lanes, x_sample, at), dy = load_as<kind>(lanes, dy_sample, at);
+            const Floats z = x * load(lanes, factor + i) + load(lanes, offset + i);
+            const Words number = dropout ? load(lanes, index + i) + first : Words{};
+            write(lanes, i, at, x, before_activation<silu, dropout>(z, dy, mask, number));
+          });
         },
         [] {});
   }
@@ -364,18 +357,18 @@ void group_norm_forward(const GroupNorm& norm, const Piece& piece, const Affine&
 }
 
 void group_norm_backward_sums(const GroupNorm& norm, const Piece& piece, const Affine& affine, const void* x,
-                              const void* dy, void* dx, double* dz, double* dz_centered, float* scratch) {
+                              const void* dy, float* dz, double* sum_dz, double* sum_dz_centered, float* scratch) {
   with_activation(norm, [&](auto kind, auto silu, auto dropout) {
     backward_sums_of<decltype(kind)::kValue, decltype(silu)::kValue, decltype(dropout)::kValue>(
-        norm, piece, affine, x, dy, dx, dz, dz_centered, scratch);
+        norm, piece, affine, x, dy, dz, sum_dz, sum_dz_centered, scratch);
   });
 }
 
 void group_norm_backward(const GroupNorm& norm, const Piece& piece, const Affine& affine, const Slopes& slopes,
-                         const void* x, const void* dy, void* dx, float* scratch) {
+                         const void* x, const void* dy, float* dz, void* dx, float* scratch) {
   with_activation(norm, [&](auto kind, auto silu, auto dropout) {
-    backward_of<decltype(kind)::kValue, decltype(silu)::kValue, decltype(dropout)::kValue>(norm, piece, affine, slopes,
-                                                                                           x, dy, dx, scratch);
+    backward_of<decltype(kind)::kValue, decltype(silu)::kValue, decltype(dropout)::kValue>(
+        norm, piece, affine, slopes, x, dy, dz, dx, scratch);
   });
 }
 

@@ -1,4 +1,4 @@
-// Numbers as the CPU kernels compute with them: the sigmoid, half kinds, and tensors of any kind as float32.
+// Numbers as the CPU kernels compute with them: half kinds, the sigmoid, and tensors of any kind as float32 vectors.
 // A part of kernels.cpp: see there.
 #pragma once
 
@@ -10,6 +10,18 @@
 
 namespace admiral {
 namespace {
+
+// As many values as the instruction set computes at once.
+#if defined(__AVX512F__)
+constexpr int64_t kLanes = 16;
+#elif defined(__AVX__)
+constexpr int64_t kLanes = 8;
+#else
+constexpr int64_t kLanes = 4;
+#endif
+typedef float Floats __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
 
 inline uint32_t bits_of(float value) {
   uint32_t bits;
@@ -23,123 +35,191 @@ inline float float_of(uint32_t bits) {
   return value;
 }
 
-// e^x within 3 units in the last place, between e^-87 and e^88 beyond those; NaN stays NaN.
-inline float exponential(float x) {
-  x = x > 88.0f ? 88.0f : x;
-  x = x < -87.0f ? -87.0f : x;
-  // x = n ln 2 + r. Adding 1.5 * 2^23 rounds to an integer, which then lies in the low bits.
-  const float shifted = x * 1.44269504f + 12582912.0f;
-  const float n = shifted - 12582912.0f;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  // 1 + r + r^2 (...), the bracket fitted for the least relative error over |r| < ln 2 / 2: 1.1e-7.
-  float sum = 8.3125010e-3f;
-  sum = sum * r + 4.1890331e-2f;
-  sum = sum * r + 1.6667116e-1f;
-  sum = sum * r + 4.9999231e-1f;
-  sum = sum * r + 1.0f;
-  sum = sum * r + 1.0f;
-  return sum * float_of((bits_of(shifted) + 127u) << 23);
+inline Words bits_of(Floats values) { return reinterpret_cast<Words>(values); }
+inline Floats float_of(Words bits) { return reinterpret_cast<Floats>(bits); }
+
+// ---- half kinds, a value or kLanes of them at a time; their bits lie in the low half of a word ----
+
+template <typename Word>
+inline auto from_bfloat16(Word bits) {
+  return float_of(bits << 16);
 }
 
-inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
-
-inline float from_bfloat16(uint16_t bits) { return float_of(static_cast<uint32_t>(bits) << 16); }
-
-inline uint16_t to_bfloat16(float value) {
-  const uint32_t bits = bits_of(value);
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  return static_cast<uint16_t>(value != value ? 0x7fc0u : rounded);
+template <typename Float>
+inline auto to_bfloat16(Float value) {
+  const auto bits = bits_of(value);
+  const auto rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return value != value ? rounded * 0u + 0x7fc0u : rounded;
 }
 
-inline float from_half(uint16_t bits) {
-  const uint32_t magnitude = static_cast<uint32_t>(bits & 0x7fffu) << 13;
+template <typename Word>
+inline auto from_half(Word bits) {
+  const Word magnitude = (bits & 0x7fffu) << 13;
   // The product with 2^112 moves the exponent to its place, and makes subnormals right.
-  const uint32_t finite = bits_of(float_of(magnitude) * 0x1p112f);
-  const uint32_t infinite = magnitude | 0x7f800000u;
-  const uint32_t result = magnitude >= 0x0f800000u ? infinite : finite;
-  return float_of(result | static_cast<uint32_t>(bits & 0x8000u) << 16);
+  const Word finite = bits_of(float_of(magnitude) * 0x1p112f);
+  const Word infinite = magnitude | 0x7f800000u;
+  const Word result = magnitude >= 0x0f800000u ? infinite : finite;
+  return float_of(result | (bits & 0x8000u) << 16);
 }
 
-inline uint16_t to_half(float value) {
-  const uint32_t bits = bits_of(value);
-  const uint32_t sign = (bits >> 16) & 0x8000u;
-  const uint32_t magnitude = bits & 0x7fffffffu;
+template <typename Float>
+inline auto to_half(Float value) {
+  const auto bits = bits_of(value);
+  const auto sign = (bits >> 16) & 0x8000u;
+  const auto magnitude = bits & 0x7fffffffu;
   // Adding 0.5 leaves a value below 2^-14 in the low bits, rounded to a multiple of 2^-24 by the addition itself.
-  const uint32_t small = bits_of(float_of(magnitude) + 0.5f) - 0x3f000000u;
-  const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
-  uint32_t result = magnitude < 0x38800000u ? small : normal;
-  result = magnitude >= 0x477ff000u ? 0x7c00u : result;
-  result = magnitude > 0x7f800000u ? 0x7e00u : result;
-  return static_cast<uint16_t>(result | sign);
+  const auto small = bits_of(float_of(magnitude) + 0.5f) - 0x3f000000u;
+  const auto normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  auto result = magnitude < 0x38800000u ? small : normal;
+  result = magnitude >= 0x477ff000u ? result * 0u + 0x7c00u : result;
+  result = magnitude > 0x7f800000u ? result * 0u + 0x7e00u : result;
+  return result | sign;
 }
 
-// ---- half kinds, a run of values at a time ----
+// ---- the sigmoid ----
 
 #if defined(__AVX512F__)
 // All lanes: GCC warns of its own unmasked intrinsics.
 constexpr __mmask16 kAll = 0xffff;
 #endif
 
-void widen(const uint16_t* from, Kind kind, float* to, int64_t length) {
-  if (kind == Kind::kBFloat16) {
-#pragma omp simd
-    for (int64_t i = 0; i < length; ++i) to[i] = from_bfloat16(from[i]);
-    return;
-  }
-  int64_t done = 0;
+// x between -limit and limit; NaN stays NaN.
+inline Floats within(Floats x, float limit) {
 #if defined(__AVX512F__)
-  for (; done + 16 <= length; done += 16)
-    _mm512_storeu_ps(to + done, _mm512_maskz_cvtph_ps(
-                                    kAll, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + done))));
-#elif defined(__F16C__)
-  for (; done + 8 <= length; done += 8)
-    _mm256_storeu_ps(to + done, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + done))));
+  const Floats high = limit + Floats{}, low = -limit + Floats{};
+  return _mm512_maskz_min_ps(kAll, high, _mm512_maskz_max_ps(kAll, low, x));
+#else
+  x = x > limit ? limit + Floats{} : x;
+  return x < -limit ? -limit + Floats{} : x;
 #endif
-#pragma omp simd
-  for (int64_t i = done; i < length; ++i) to[i] = from_half(from[i]);
 }
 
-void narrow(const float* from, Kind kind, uint16_t* to, int64_t length) {
-  if (kind == Kind::kBFloat16) {
-#pragma omp simd
-    for (int64_t i = 0; i < length; ++i) to[i] = to_bfloat16(from[i]);
-    return;
-  }
-  int64_t done = 0;
+// e^x within 3 units in the last place, for -87 <= x <= 87.
+inline Floats exponential(Floats x) {
+  // x = n ln 2 + r. Adding 1.5 * 2^23 rounds to an integer, which then lies in the low bits.
+  const Floats shifted = x * 1.44269504f + 12582912.0f;
+  const Floats n = shifted - 12582912.0f;
+  const Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  // 1 + r + r^2 (...), the bracket fitted for the least relative error over |r| < ln 2 / 2: 1.1e-7.
+  Floats sum = 8.3125010e-3f * r + 4.1890331e-2f;
+  sum = sum * r + 1.6667116e-1f;
+  sum = sum * r + 4.9999231e-1f;
+  sum = sum * r + 1.0f;
+  sum = sum * r + 1.0f;
 #if defined(__AVX512F__)
-  for (; done + 16 <= length; done += 16)
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + done),
-                        _mm512_maskz_cvtps_ph(kAll, _mm512_loadu_ps(from + done), _MM_FROUND_TO_NEAREST_INT));
-#elif defined(__F16C__)
-  for (; done + 8 <= length; done += 8)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + done),
-                     _mm256_cvtps_ph(_mm256_loadu_ps(from + done), _MM_FROUND_TO_NEAREST_INT));
+  return _mm512_maskz_scalef_ps(kAll, sum, n);
+#else
+  return sum * float_of((bits_of(shifted) + 127u) << 23);
 #endif
-#pragma omp simd
-  for (int64_t i = done; i < length; ++i) to[i] = to_half(from[i]);
 }
 
-// How the loops below see a tensor: float32 where it lies, a half kind through a buffer in the first-level cache.
-template <Kind kind>
-struct Access {
-  static const float* read(const void* memory, int64_t start, int64_t length, float* buffer) {
-    widen(static_cast<const uint16_t*>(memory) + start, kind, buffer, length);
-    return buffer;
-  }
-  static float* place(void*, int64_t, float* buffer) { return buffer; }
-  static void write(const float* buffer, void* memory, int64_t start, int64_t length) {
-    narrow(buffer, kind, static_cast<uint16_t*>(memory) + start, length);
-  }
+inline Floats sigmoid(Floats x) {
+  const Floats denominator = 1.0f + exponential(within(-x, 87.0f));
+#if defined(__AVX512F__)
+  // A division takes as long as ten multiplications. One step of Newton's makes 14 bits 23.
+  const Floats guess = _mm512_maskz_rcp14_ps(kAll, denominator);
+  return guess + guess * (1.0f - denominator * guess);
+#else
+  return 1.0f / denominator;
+#endif
+}
+
+// ---- memory ----
+
+// Which lanes memory holds: all of them, or the first few at the end of a run. Others are 0.
+struct AllLanes {};
+struct FirstLanes {
+  int64_t count;
 };
 
-template <>
-struct Access<Kind::kFloat> {
-  static const float* read(const void* memory, int64_t start, int64_t, float*) {
-    return static_cast<const float*>(memory) + start;
+template <typename Vector, typename Value>
+inline Vector load_bits(AllLanes, const Value* from) {
+  Vector values;
+  __builtin_memcpy(&values, from, sizeof values);
+  return values;
+}
+
+template <typename Vector, typename Value>
+inline Vector load_bits(FirstLanes lanes, const Value* from) {
+  Vector values{};
+  for (int64_t i = 0; i < lanes.count; ++i) values[i] = from[i];
+  return values;
+}
+
+template <typename Vector, typename Value>
+inline void store_bits(AllLanes, Value* to, Vector values) {
+  __builtin_memcpy(to, &values, sizeof values);
+}
+
+template <typename Vector, typename Value>
+inline void store_bits(FirstLanes lanes, Value* to, Vector values) {
+  for (int64_t i = 0; i < lanes.count; ++i) to[i] = values[i];
+}
+
+template <typename Lanes>
+inline Floats load(Lanes lanes, const float* from) {
+  return load_bits<Floats>(lanes, from);
+}
+
+template <typename Lanes>
+inline Words load(Lanes lanes, const uint32_t* from) {
+  return load_bits<Words>(lanes, from);
+}
+
+template <typename Lanes>
+inline void store(Lanes lanes, float* to, Floats values) {
+  store_bits(lanes, to, values);
+}
+
+// From the value `at` of a tensor of any kind.
+template <Kind kind, typename Lanes>
+inline Floats load_as(Lanes lanes, const void* memory, int64_t at) {
+  if constexpr (kind == Kind::kFloat) {
+    return load(lanes, static_cast<const float*>(memory) + at);
+  } else {
+    const Halves bits = load_bits<Halves>(lanes, static_cast<const uint16_t*>(memory) + at);
+#if defined(__AVX512F__)
+    if constexpr (kind == Kind::kHalf) return _mm512_maskz_cvtph_ps(kAll, reinterpret_cast<__m256i>(bits));
+#elif defined(__F16C__)
+    if constexpr (kind == Kind::kHalf) return _mm256_cvtph_ps(reinterpret_cast<__m128i>(bits));
+#endif
+    const Words words = __builtin_convertvector(bits, Words);
+    return kind == Kind::kHalf ? from_half(words) : from_bfloat16(words);
   }
-  static float* place(void* memory, int64_t start, float*) { return static_cast<float*>(memory) + start; }
-  static void write(const float*, void*, int64_t, int64_t) {}
-};
+}
+
+// To the value `at` of a tensor of any kind.
+template <Kind kind, typename Lanes>
+inline void store_as(Lanes lanes, void* memory, int64_t at, Floats values) {
+  if constexpr (kind == Kind::kFloat) {
+    store(lanes, static_cast<float*>(memory) + at, values);
+  } else {
+    uint16_t* const to = static_cast<uint16_t*>(memory) + at;
+#if defined(__AVX512F__)
+    if constexpr (kind == Kind::kHalf)
+      return store_bits(lanes, to, reinterpret_cast<Halves>(
+                                       _mm512_maskz_cvtps_ph(kAll, values, _MM_FROUND_TO_NEAREST_INT)));
+#if defined(__AVX512BF16__)
+    // Rounds as to_bfloat16, but for magnitudes below 2^-126, which become 0.
+    if constexpr (kind == Kind::kBFloat16)
+      return store_bits(lanes, to, reinterpret_cast<Halves>(_mm512_maskz_cvtneps_pbh(kAll, values)));
+#endif
+#elif defined(__F16C__)
+    if constexpr (kind == Kind::kHalf)
+      return store_bits(lanes, to, reinterpret_cast<Halves>(_mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT)));
+#endif
+    const Words words = kind == Kind::kHalf ? to_half(values) : to_bfloat16(values);
+    store_bits(lanes, to, __builtin_convertvector(words, Halves));
+  }
+}
+
+// Calls body(lanes, i) for all of 0 <= i < length, kLanes at a time.
+template <typename Body>
+inline void for_lanes(int64_t length, Body body) {
+  int64_t i = 0;
+  for (; i + kLanes <= length; i += kLanes) body(AllLanes{}, i);
+  if (i < length) body(FirstLanes{length - i}, i);
+}
 
 }  // namespace
 }  // namespace admiral

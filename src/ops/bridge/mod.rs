@@ -105,7 +105,7 @@ pub(super) struct Average {
     pub(super) rest: f32,
 }
 
-/// The instruction set whose kernels run on this CPU: `baseline`, `avx2` or `avx512`.
+/// The instruction set whose kernels run on this CPU: `baseline`, `avx2`, `avx512` or `avx512_bf16`.
 #[must_use]
 pub fn instruction_set() -> &'static str {
     // SAFETY: the bridge returns a NUL-terminated ASCII literal.
