@@ -54,14 +54,53 @@ fn imagenet_64_on_64_v100s() {
     assert!((number("/time/days") / days - 1.0).abs() < 1e-9);
     assert!((plans["gpu_days"].as_f64().unwrap() / (64.0 * days) - 1.0).abs() < 1e-9);
 
-    let refused: Vec<u64> = plan["scaling"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|row| !row["refused"].is_null())
-        .map(|row| row["gpus"].as_u64().unwrap())
+    // Passes of 96 do not come out even on 8 and 16.
+    let rows = plan["scaling"].as_array().unwrap();
+    assert!(rows.iter().all(|row| row["refused"].is_null() && row["days"].as_f64().unwrap() > 0.0), "{plan}");
+    let needy = rows.iter().filter(|row| !row["needs"].is_null());
+    let needy: Vec<(u64, &str, u64)> = needy
+        .map(|row| (row["gpus"].as_u64().unwrap(), row["needs"].as_str().unwrap(), row["microbatch"].as_u64().unwrap()))
         .collect();
-    assert_eq!(refused, [8, 16], "in passes of 96");
+    assert_eq!(needy, [8, 16].map(|gpus| (gpus, "--set training.microbatch=64", 64)));
+    assert!(plan["shortage"].is_null() && rows.iter().all(|row| row["fits"] == true), "{plan}");
+}
+
+#[test]
+fn what_a_refusal_and_a_shortage_name_is_enough() {
+    let refused = plan(&["imagenet64"], &["--gpu", "v100"]);
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(64), "{message}");
+    assert!(message.contains("for 8 give --set training.microbatch=64"), "{message}");
+    json(&["imagenet64"], &["--gpu", "v100", "--set", "training.microbatch=64"]);
+
+    let tight = ["--gpus", "32", "--gpu", "v100", "--gpu-memory-gib", "24"];
+    let output = plan(&["imagenet512"], &tight);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.matches("This does not fit: ").count() == 1, "{text}");
+    let lack = json(&["imagenet512"], &tight)["plans"][0]["shortage"].clone();
+    let options = lack["options"].as_array().unwrap();
+    assert!(!options.is_empty() && lack["missing_bytes"].as_u64().unwrap() > 0, "{lack}");
+    for option in options {
+        let option = option.as_str().unwrap();
+        assert!(text.contains(option), "{option} in {text}");
+        let with: Vec<&str> = tight.iter().copied().chain(option.split(' ')).collect();
+        let plans = json(&["imagenet512"], &with);
+        assert!(plans["plans"][0]["shortage"].is_null(), "{option}: {plans}");
+    }
+
+    let nothing = json(&["imagenet64"], &["--gpus", "64", "--gpu", "v100", "--gpu-memory-gib", "2"]);
+    let lack = &nothing["plans"][0]["shortage"];
+    assert!(
+        lack["options"].as_array().unwrap().is_empty() && lack["least_bytes"].as_u64().unwrap() > 2 << 30,
+        "{lack}"
+    );
+}
+
+#[test]
+fn any_number_of_steps_is_planned() {
+    let plans = json(&["imagenet64"], &["--gpus", "64", "--gpu", "v100", "--steps", "1000000000000000"]);
+    let saves = plans["plans"][0]["storage"]["num_saves"].as_u64().unwrap();
+    assert_eq!(saves, 1_000_000_000_000_000_u64.div_ceil(config("imagenet64").training.save_interval));
 }
 
 /// The batch of a GPU in Table 7 is one that the paper's authors ran on V100s with fused normalization, without
@@ -118,6 +157,9 @@ fn a_processor_is_planned_by_what_was_measured() {
     let output = plan(&["fashion"], &["--gpus", "2", "--gpu", "cpu"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && text.contains("admiral bench step --config configs/fashion.yaml"), "{text}");
+    let output = plan(&["fashion", "fashion"], &["--gpus", "2", "--gpu", "cpu", "--images-per-second", "100"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("process-days of all") && !text.contains("GPU"), "{text}");
     let plans = json(&["fashion"], &["--gpus", "2", "--gpu", "cpu", "--images-per-second", "100"]);
     let seconds = plans["plans"][0]["time"]["step"]["compute_seconds"].as_f64().unwrap();
     assert!((seconds - 0.16).abs() < 1e-9, "16 images each: {seconds}");
@@ -133,11 +175,22 @@ fn what_cannot_be_planned_is_said_once_with_code_64() {
         ("imagenet64", &["--gpus", "64", "--gpu", "h100", "--rates", "paper"], "ask for --gpu v100"),
         ("imagenet64", &["--gpus", "64", "--gpu", "v100", "--steps", "1,2"], "2 numbers for 1 configurations"),
         ("none", &["--gpu", "v100"], "none.yaml"),
+        ("imagenet64", &["--gpu", "v100", "--mfu", "-0.4"], "--mfu is -0.4; it must be positive"),
+        ("imagenet64", &["--gpu", "v100", "--image-kb", "-5"], "--image-kb is -5; it must be positive"),
+        ("imagenet64", &["--gpu", "v100", "--images-per-second", "-1"], "--images-per-second is -1; it must"),
+        ("imagenet64", &["--gpu", "v100", "--nvlink-gbs", "-1"], "--nvlink-gbs is -1; it must be positive"),
+        ("imagenet64", &["--gpu", "v100", "--network-gbs", "-1"], "--network-gbs is -1; it must be positive"),
+        ("imagenet64", &["--gpu", "v100", "--gpu-memory-gib", "-1"], "--gpu-memory-gib is -1; it must be positive"),
     ] {
         let output = plan(&[name], options);
         let message = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(64), "{message}");
         assert_eq!(message.matches(says).count(), 1, "{message}");
         assert!(output.stdout.is_empty());
+    }
+    for (option, value) in [("--gpus", "-3"), ("--steps", "-3"), ("--steps", "-3,2")] {
+        let output = plan(&["imagenet64"], &["--gpu", "v100", option, value]);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && message.contains("invalid value '-3' for"), "{message}");
     }
 }

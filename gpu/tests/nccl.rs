@@ -1,4 +1,4 @@
-//! The binding of NCCL, on a stub that keeps a diary, and on the real library where `ADMIRAL_NCCL` names one.
+//! The binding of NCCL, on a stub that keeps a diary, and on the real library where it is found.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -35,6 +35,19 @@ impl Stub {
     fn set(&self, polls: c_int, then: c_int, enqueue: c_int) {
         // SAFETY: the stub's function has this type.
         unsafe { self.library.get::<extern "C" fn(c_int, c_int, c_int)>(b"stub_set").unwrap()(polls, then, enqueue) }
+    }
+
+    /// From here on collectives return "in progress", and the first state after each is that too, as NCCL's are that
+    /// launches on a thread of its own.
+    fn launch_later(&self) {
+        // SAFETY: the stub's function has this type.
+        unsafe { self.library.get::<extern "C" fn(c_int)>(b"stub_launch_later").unwrap()(1) }
+    }
+
+    /// How often a state was asked for.
+    fn polls(&self) -> c_int {
+        // SAFETY: the stub's function has this type.
+        unsafe { self.library.get::<extern "C" fn() -> c_int>(b"stub_polls").unwrap()() }
     }
 
     fn diary(&self) -> Vec<String> {
@@ -132,6 +145,29 @@ fn a_failed_call_names_itself_and_a_call_under_way_is_waited_for() {
 }
 
 #[test]
+fn a_call_that_nccl_launches_later_is_waited_for() {
+    let stub = Stub::new();
+    let mut ranks = stub.join(0, 2, PATIENCE).unwrap();
+    stub.launch_later();
+    let joined = stub.polls();
+    // SAFETY: the stub touches no memory.
+    unsafe { ranks.all_reduce_in_place(64, 1, Kind::Float, STREAM) }.unwrap();
+    assert_eq!(stub.polls() - joined, 2, "once in progress, once done");
+    ranks
+        // SAFETY: as above.
+        .group(|ranks| unsafe {
+            ranks.broadcast_in_place(64, 5, Kind::Float, 0, STREAM)?;
+            ranks.broadcast_in_place(64, 6, Kind::Half, 0, STREAM)
+        })
+        .unwrap();
+    assert_eq!(stub.polls() - joined, 4, "a group is waited for once, at its end");
+    // SAFETY: as above.
+    unsafe { ranks.all_gather(128, 64, 10, Kind::BFloat16, STREAM) }.unwrap();
+    assert_eq!(stub.polls() - joined, 6);
+    ranks.finish().unwrap();
+}
+
+#[test]
 fn a_group_ends_also_where_its_body_fails() {
     let stub = Stub::new();
     let mut ranks = stub.join(0, 2, PATIENCE).unwrap();
@@ -167,12 +203,18 @@ fn another_library_under_the_name_is_refused() {
 
 #[test]
 fn the_real_library_has_every_function_and_says_why_it_cannot_start() {
-    let Some(path) = std::env::var_os("ADMIRAL_NCCL") else {
-        println!("ADMIRAL_NCCL names no library, so this test is not run on the real one");
-        return;
+    // One that the user named has to be there.
+    let is_required = ["ADMIRAL_NCCL", "ADMIRAL_REQUIRE_GPU"].into_iter().find(|name| std::env::var_os(name).is_some());
+    let nccl = match (Nccl::load(&support::search()), is_required) {
+        (Ok(nccl), _) => nccl,
+        (Err(error @ LibraryError::NotFound { .. }), None) => {
+            println!("no NCCL, so this test is not run on the real one: {error}");
+            return;
+        }
+        (Err(error), Some(name)) => panic!("{name} is set, but {error}"),
+        (Err(error), None) => panic!("{error}"),
     };
-    let nccl =
-        Nccl::from_library(load_with(Library::Nccl, Some(path.as_ref()), &SearchPath::default()).unwrap()).unwrap();
+    println!("on {nccl:?}");
     assert!(nccl.version().starts_with("2."), "{nccl:?}");
     let id = nccl.unique_id().unwrap();
     assert_ne!(id, nccl.unique_id().unwrap());

@@ -68,6 +68,12 @@ impl GpuKind {
         KINDS.iter().find(|(kind, known)| *kind != Self::Cpu && words.contains(known)).map(|(kind, _)| *kind)
     }
 
+    /// What a rank has to itself: one, and several.
+    #[must_use]
+    pub fn units(self) -> (&'static str, &'static str) {
+        if self == Self::Cpu { ("process", "processes") } else { ("GPU", "GPUs") }
+    }
+
     /// The numbers of the kind.
     #[must_use]
     pub fn hardware(self) -> Hardware {
@@ -82,7 +88,6 @@ impl GpuKind {
             memory_bandwidth: memory * GB * REACHED,
             nvlink: Link { bytes_per_second: nvlink * GB * REACHED, latency_seconds: 3e-6 },
             network: Link { bytes_per_second: network * GB * REACHED, latency_seconds: 10e-6 },
-            overlaps: true,
         };
         match self {
             Self::V100 => gpu(31.75, 120.0, 15.7, 0.38, 900.0, 150.0, 50.0),
@@ -98,7 +103,6 @@ impl GpuKind {
                 memory_bandwidth: f64::NAN,
                 nvlink: Link { bytes_per_second: 2.0 * GB, latency_seconds: 5e-6 },
                 network: Link { bytes_per_second: 1.25 * GB * REACHED, latency_seconds: 50e-6 },
-                overlaps: false,
             },
         }
     }
@@ -132,8 +136,6 @@ pub struct Hardware {
     pub nvlink: Link,
     /// From one host to another, all its network cards together.
     pub network: Link,
-    /// Whether sums travel while backward goes on.
-    pub overlaps: bool,
 }
 
 impl Hardware {

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::hardware::GPUS_PER_NODE;
+use super::hardware::{GPUS_PER_NODE, GpuKind};
 use super::memory::Norms;
-use super::report::{Days, Report, Scaling, Speed, Variant};
+use super::report::{Days, Report, Scaling, Shortage, Speed, Variant};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -19,6 +19,8 @@ pub fn text(report: &Report) -> String {
 
 fn write(out: &mut String, report: &Report) -> std::fmt::Result {
     let batch = &report.batch;
+    let kind = report.hardware.kind;
+    let (unit, units) = kind.units();
     writeln!(
         out,
         "{}: {} steps of {} images on {} {}, each in {} of {}",
@@ -26,11 +28,15 @@ fn write(out: &mut String, report: &Report) -> std::fmt::Result {
         report.steps,
         batch.global_batch,
         batch.world,
-        if report.hardware.memory_bytes.is_some() { report.hardware.kind.to_string() } else { "processes".into() },
+        match kind {
+            GpuKind::Cpu if batch.world == 1 => unit.to_owned(),
+            GpuKind::Cpu => units.to_owned(),
+            kind => kind.to_string(),
+        },
         if batch.accumulation == 1 { "one pass".into() } else { format!("{} passes", batch.accumulation) },
         batch.microbatch
     )?;
-    writeln!(out, "\nmemory of one {}, GiB", if report.hardware.memory_bytes.is_some() { "GPU" } else { "process" })?;
+    writeln!(out, "\nmemory of one {unit}, GiB")?;
     memory(out, report)?;
     match &report.time {
         Some(time) => days(out, report, time)?,
@@ -46,11 +52,12 @@ fn write(out: &mut String, report: &Report) -> std::fmt::Result {
     let gb = |bytes: u64| bytes as f64 / 1e9;
     writeln!(out, "  one                     {:>12.2} GB", gb(storage.checkpoint_bytes))?;
     writeln!(out, "  written in all          {:>12}", storage.num_saves)?;
-    writeln!(out, "  at once, at most        {:>12}    {:.1} GB", storage.most_checkpoints, gb(storage.most_bytes))?;
+    let most = gb(storage.checkpoint_bytes) * storage.most_checkpoints as f64;
+    writeln!(out, "  at once, at most        {:>12}    {:.1} GB", storage.most_checkpoints, most)?;
     if !report.scaling.is_empty() {
-        writeln!(out, "\n{} images a step on other numbers of GPUs", batch.global_batch)?;
-        writeln!(out, "  GPUs  pass x passes    step, s  exposed, s   images/s       days  efficiency")?;
-        report.scaling.iter().try_for_each(|row| scaling(out, row))?;
+        writeln!(out, "\n{} images a step on other numbers of {units}", batch.global_batch)?;
+        writeln!(out, "  {units}  pass x passes    step, s  exposed, s   images/s       days  efficiency")?;
+        report.scaling.iter().try_for_each(|row| scaling(out, row, units.len()))?;
     }
     Ok(())
 }
@@ -75,7 +82,22 @@ fn memory(out: &mut String, report: &Report) -> std::fmt::Result {
     }
     writeln!(out, "\n  normalization  checkpointing  activations, MiB an image  total, GiB  fits  largest microbatch")?;
     report.variants.iter().try_for_each(|row| variant(out, row))?;
-    writeln!(out, "  This program normalizes {} there; the parts above are those of it.", way(report.norms))
+    writeln!(out, "  This program normalizes {} there; the parts above are those of it.", way(report.norms))?;
+    report.shortage.as_ref().map_or(Ok(()), |lack| shortage(out, report, lack))
+}
+
+fn shortage(out: &mut String, report: &Report, lack: &Shortage) -> std::fmt::Result {
+    let gib = |bytes: u64| bytes as f64 / GIB;
+    let (unit, _) = report.hardware.kind.units();
+    // Rounded up: what is missing is never nothing.
+    let missing = (100.0 * gib(lack.missing_bytes)).ceil() / 100.0;
+    write!(out, "\nThis does not fit: {missing:.2} GiB are missing. ")?;
+    let helps = if lack.options.is_empty() {
+        format!("No option helps: one image a pass with checkpointing takes {:.2} GiB.", gib(lack.least_bytes))
+    } else {
+        format!("It would with {}.", lack.options.join(", or with "))
+    };
+    writeln!(out, "{helps} What follows holds for a {unit} that has enough.")
 }
 
 fn way(norms: Norms) -> &'static str {
@@ -146,20 +168,26 @@ fn days(out: &mut String, report: &Report, time: &Days) -> std::fmt::Result {
         ),
     )?;
     row("days", format!("{:>12.2}", time.days))?;
-    row("GPU-days", format!("{:>12.2}", time.gpu_days))
+    let (unit, _) = report.hardware.kind.units();
+    row(&format!("{unit}-days"), format!("{:>12.2}", time.gpu_days))
 }
 
-fn scaling(out: &mut String, row: &Scaling) -> std::fmt::Result {
+/// A row, the first column of which is `width` wide.
+fn scaling(out: &mut String, row: &Scaling, width: usize) -> std::fmt::Result {
     if let Some(reason) = &row.refused {
-        return writeln!(out, "  {:>4}  {reason}", row.gpus);
+        return writeln!(out, "  {:>width$}  {reason}", row.gpus);
     }
     let number = |value: Option<f64>, width: usize, places: usize| {
         value.map_or(String::new(), |value| format!("{value:>width$.places$}"))
     };
     let passes = format!("{} x {}", row.microbatch.unwrap_or(0), row.accumulation.unwrap_or(0));
+    let mut notes = row.needs.as_ref().map_or(String::new(), |option| format!("  with {option}"));
+    if row.fits == Some(false) {
+        notes += "  does not fit";
+    }
     writeln!(
         out,
-        "  {:>4}  {passes:>13}  {}  {}  {}  {}  {}",
+        "  {:>width$}  {passes:>13}  {}  {}  {}  {}  {}{notes}",
         row.gpus,
         number(row.step_seconds, 9, 4),
         number(row.exposed_seconds, 10, 4),
@@ -173,7 +201,7 @@ fn scaling(out: &mut String, row: &Scaling) -> std::fmt::Result {
 mod tests {
     use super::*;
     use crate::report::tests::request;
-    use crate::{GpuKind, plan};
+    use crate::{GpuKind, Hardware, plan};
 
     fn shown(kind: GpuKind, speed: Speed) -> String {
         text(&plan(&request(), &kind.hardware(), speed).unwrap_or_else(|error| panic!("{error}")))
@@ -184,11 +212,37 @@ mod tests {
         let text = shown(GpuKind::V100, Speed::Mfu(0.4));
         assert!(text.contains("8  too few") && text.contains("40 % of 120 TFLOPS"), "{text}");
         assert!(text.contains("there is                       31.75"), "{text}");
+        assert!(text.contains("100.0 %  with --set training.microbatch=32\n"), "{text}");
+        assert!(!text.contains("not fit"), "{text}");
+    }
+
+    #[test]
+    fn says_once_that_it_does_not_fit_and_what_would() {
+        let shown = |bytes| {
+            let hardware = Hardware { memory_bytes: Some(bytes), ..GpuKind::V100.hardware() };
+            let report = plan(&request(), &hardware, Speed::Mfu(0.4)).unwrap_or_else(|error| panic!("{error}"));
+            (text(&report), report.memory.total)
+        };
+        let (_, total) = shown(1 << 40);
+        let (less, _) = shown(total - (1 << 20));
+        assert_eq!(less.matches("This does not fit: 0.01 GiB are missing. It would with --set").count(), 1, "{less}");
+        assert!(less.contains("microbatch=32  does not fit\n"), "{less}");
+        let (least, _) = shown(1 << 30);
+        assert!(least.contains("No option helps: one image a pass with checkpointing takes "), "{least}");
+    }
+
+    #[test]
+    fn a_processor_has_processes_and_no_gpus() {
+        let hardware = Hardware { memory_bytes: Some(1 << 40), ..GpuKind::Cpu.hardware() };
+        let report = plan(&request(), &hardware, Speed::Measured(2.0)).unwrap_or_else(|error| panic!("{error}"));
+        let text = text(&report);
+        assert!(text.contains("on 64 processes") && text.contains("process-days"), "{text}");
+        assert!(!text.contains("GPU"), "{text}");
     }
 
     #[test]
     fn says_what_to_run_where_no_speed_is_known() {
         let text = shown(GpuKind::Cpu, Speed::Unknown);
-        assert!(text.contains("admiral bench step --config test") && !text.contains("GPU-days"), "{text}");
+        assert!(text.contains("admiral bench step --config test") && !text.contains("-days"), "{text}");
     }
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::hardware::Hardware;
-use super::memory::{LayerMemory, Memory, Norms, Parts};
+use super::memory::{LayerMemory, Memory, Norms, Parts, Weights};
 use super::paper::{PaperError, Row, row_for};
 use super::step::{Batch, Rate, StepTime, Work, step_time};
 
@@ -12,6 +12,9 @@ const V100_FLOPS: f64 = 120e12;
 const PASSES: f64 = 3.0;
 
 const SECONDS_A_DAY: f64 = 86400.0;
+
+/// The option with which layers keep their inputs alone.
+const CHECKPOINTING: &str = "--set model.use_checkpoint=true";
 
 /// What is known of a run before it starts.
 #[derive(Debug, Clone)]
@@ -26,8 +29,8 @@ pub struct Request {
     pub norms: Norms,
     /// How a step's samples are shared by the GPUs asked for.
     pub batch: Batch,
-    /// The same for other numbers of GPUs: those that cannot share it come with the reason.
-    pub worlds: Vec<(u64, Result<Batch, String>)>,
+    /// The same for other numbers of GPUs.
+    pub worlds: Vec<World>,
     /// Steps of the run.
     pub steps: u64,
     /// Bytes of an image file, on average.
@@ -38,6 +41,17 @@ pub struct Request {
     pub num_saves: u64,
     /// Checkpoints that lie there at once, at most.
     pub most_checkpoints: u64,
+}
+
+/// Another number of GPUs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct World {
+    /// GPUs.
+    pub gpus: u64,
+    /// How they share a step's samples, or why they cannot.
+    pub batch: Result<Batch, String>,
+    /// Whether that takes another microbatch than the configuration's, which would not come out even.
+    pub other_microbatch: bool,
 }
 
 /// Where the speed of a GPU comes from.
@@ -123,8 +137,19 @@ pub struct Storage {
     pub num_saves: u64,
     /// How many lie there at once, at most.
     pub most_checkpoints: u64,
-    /// Bytes of those.
+    /// Bytes of those, or the largest number of 64 bits where they are more.
     pub most_bytes: u64,
+}
+
+/// What a run lacks whose memory does not fit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Shortage {
+    /// Bytes that are missing.
+    pub missing_bytes: u64,
+    /// What to give so that it fits, the best first, each enough by itself; empty where nothing helps.
+    pub options: Vec<String>,
+    /// The least that this network takes: one image a pass, with checkpointing.
+    pub least_bytes: u64,
 }
 
 /// The run on another number of GPUs.
@@ -134,6 +159,10 @@ pub struct Scaling {
     pub gpus: u64,
     /// Why these cannot share the batch; none where they can.
     pub refused: Option<String>,
+    /// The option that such a run needs, where the configured microbatch does not come out even.
+    pub needs: Option<String>,
+    /// Whether the memory of one GPU suffices; none where it is not known.
+    pub fits: Option<bool>,
     /// Samples of a pass.
     pub microbatch: Option<u64>,
     /// Passes of a step.
@@ -169,6 +198,8 @@ pub struct Report {
     pub norms: Norms,
     /// Memory by part, of the way that this run is configured.
     pub memory: Parts,
+    /// What the memory lacks; none where the run fits, and where the memory of the hardware is not known.
+    pub shortage: Option<Shortage>,
     /// Memory in other ways.
     pub variants: Vec<Variant>,
     /// Time; none where no speed is known.
@@ -211,25 +242,50 @@ pub fn plan(request: &Request, hardware: &Hardware, speed: Speed) -> Result<Repo
         steps: request.steps,
         norms: request.norms,
         memory: parts(request, hardware),
+        shortage: shortage(request, hardware),
         variants: variants(request, hardware),
         time: time.map(|(seconds, step)| days(request, seconds, step)),
         storage: Storage {
             checkpoint_bytes: request.checkpoint_bytes,
             num_saves: request.num_saves,
             most_checkpoints: request.most_checkpoints,
-            most_bytes: request.checkpoint_bytes * request.most_checkpoints,
+            most_bytes: request.checkpoint_bytes.saturating_mul(request.most_checkpoints),
         },
         scaling: rate.map_or_else(Vec::new, |rate| scaling(request, hardware, rate)),
     })
 }
 
 fn memory(request: &Request, hardware: &Hardware, norms: Norms, checkpointing: bool) -> Memory {
+    memory_of(request, hardware, request.work.weights, norms, checkpointing)
+}
+
+fn memory_of(request: &Request, hardware: &Hardware, weights: Weights, norms: Norms, checkpointing: bool) -> Memory {
     let layers = request.layers.iter().find(|(of, _)| *of == norms).map_or(&[][..], |(_, layers)| layers);
-    Memory::new(request.work.weights, layers, checkpointing, hardware.kind != super::GpuKind::Cpu)
+    Memory::new(weights, layers, checkpointing, hardware.kind != super::GpuKind::Cpu)
 }
 
 fn parts(request: &Request, hardware: &Hardware) -> Parts {
     memory(request, hardware, request.norms, request.work.recomputes).parts(request.batch.microbatch)
+}
+
+/// A smaller microbatch comes first, for it costs no compute; checkpointing costs a third more.
+fn shortage(request: &Request, hardware: &Hardware) -> Option<Shortage> {
+    let limit = hardware.memory_bytes?;
+    let missing_bytes = parts(request, hardware).total.checked_sub(limit).filter(|missing| *missing > 0)?;
+    let Request { work, batch, norms, .. } = request;
+    let even = |most: u64| Batch::of_at_most(most, batch.global_batch, batch.world);
+    let most = |checkpointing| memory(request, hardware, *norms, checkpointing).largest_microbatch(limit);
+    let mut options: Vec<String> = even(most(work.recomputes)).iter().map(Batch::option).collect();
+    if !work.recomputes {
+        let most = most(true);
+        if most >= batch.microbatch {
+            options.push(CHECKPOINTING.to_owned());
+        } else if options.is_empty() {
+            options.extend(even(most).map(|batch| format!("{CHECKPOINTING} {}", batch.option())));
+        }
+    }
+    let least_bytes = memory(request, hardware, *norms, true).parts(1).total;
+    Some(Shortage { missing_bytes, options, least_bytes })
 }
 
 fn variants(request: &Request, hardware: &Hardware) -> Vec<Variant> {
@@ -271,10 +327,12 @@ fn days(request: &Request, step_seconds: f64, step: Option<StepTime>) -> Days {
 
 fn scaling(request: &Request, hardware: &Hardware, rate: Rate) -> Vec<Scaling> {
     let mut first: Option<f64> = None;
-    let rows = request.worlds.iter().map(|(gpus, batch)| match batch {
+    let rows = request.worlds.iter().map(|World { gpus, batch, other_microbatch }| match batch {
         Err(reason) => Scaling {
             gpus: *gpus,
             refused: Some(reason.clone()),
+            needs: None,
+            fits: None,
             microbatch: None,
             accumulation: None,
             step_seconds: None,
@@ -287,9 +345,13 @@ fn scaling(request: &Request, hardware: &Hardware, rate: Rate) -> Vec<Scaling> {
             let time = step_time(hardware, &request.work, batch, rate);
             let images_per_second = batch.global_batch as f64 / time.seconds;
             let of_one = images_per_second / *gpus as f64;
+            let weights = Weights { float_sums: *gpus > 1, ..request.work.weights };
+            let memory = memory_of(request, hardware, weights, request.norms, request.work.recomputes);
             Scaling {
                 gpus: *gpus,
                 refused: None,
+                needs: other_microbatch.then(|| batch.option()),
+                fits: hardware.memory_bytes.map(|limit| memory.parts(batch.microbatch).total <= limit),
                 microbatch: Some(batch.microbatch),
                 accumulation: Some(batch.accumulation),
                 step_seconds: Some(time.seconds),
@@ -318,7 +380,11 @@ pub(crate) mod tests {
             layers: vec![(Norms::Fused, layers()), (Norms::Composed, layers())],
             norms: Norms::Fused,
             batch: batch(64),
-            worlds: vec![(8, Err("too few".into())), (64, Ok(batch(64))), (512, Ok(batch(512)))],
+            worlds: vec![
+                World { gpus: 8, batch: Err("too few".into()), other_microbatch: false },
+                World { gpus: 64, batch: Ok(batch(64)), other_microbatch: true },
+                World { gpus: 512, batch: Ok(batch(512)), other_microbatch: false },
+            ],
             steps: 540_000,
             mean_image_bytes: 110_000,
             checkpoint_bytes: 4_000_000_000,
@@ -360,6 +426,42 @@ pub(crate) mod tests {
         assert_eq!(scaling[0].refused.as_deref(), Some("too few"));
         assert_eq!(scaling[1].efficiency, Some(1.0));
         assert!(scaling[2].efficiency.is_some_and(|part| part > 0.0 && part < 1.0), "{:?}", scaling[2]);
+        assert_eq!(scaling[1].needs.as_deref(), Some("--set training.microbatch=32"));
+        assert_eq!((scaling[0].fits, scaling[2].fits, &scaling[2].needs), (None, Some(true), &None));
+    }
+
+    /// With as much memory as a number of images takes, 32 a pass being asked for.
+    #[test]
+    fn what_does_not_fit_is_told_what_would() {
+        let mut request = request();
+        let mut hardware = GpuKind::V100.hardware();
+        let mut lack = |recomputes, checkpointing, images| {
+            request.work.recomputes = recomputes;
+            hardware.memory_bytes = Some(memory(&request, &hardware, request.norms, checkpointing).parts(images).total);
+            shortage(&request, &hardware)
+        };
+        assert_eq!(lack(false, false, 32), None);
+        let told = |lack: Option<Shortage>| lack.map(|lack| lack.options).unwrap_or_default();
+        // 31 come out even as 16; with checkpointing all 32 fit into that, and into the memory that those take.
+        assert_eq!(told(lack(false, false, 31)), ["--set training.microbatch=16", "--set model.use_checkpoint=true"]);
+        assert_eq!(told(lack(true, true, 31)), ["--set training.microbatch=16"]);
+        let none = lack(false, true, 0);
+        assert!(none.as_ref().is_some_and(|none| none.options.is_empty() && none.missing_bytes > 0), "{none:?}");
+    }
+
+    #[test]
+    fn where_one_image_needs_checkpointing_both_options_are_told() {
+        let mut request = request();
+        // One layer that keeps much and is needed no more in backward.
+        let layer = LayerMemory { inner_bytes: 1 << 33, ..layers()[0].clone() };
+        let needs_all = LayerMemory { inner_bytes: 0, can_checkpoint: false, backward_bytes: 0, ..layer.clone() };
+        request.layers = vec![(Norms::Fused, vec![layer.clone(), layer, needs_all])];
+        let mut hardware = GpuKind::V100.hardware();
+        hardware.memory_bytes = Some(memory(&request, &hardware, request.norms, true).parts(1).total);
+        let lack = shortage(&request, &hardware);
+        let options = lack.as_ref().map(|lack| lack.options.clone()).unwrap_or_default();
+        assert_eq!(options, ["--set model.use_checkpoint=true --set training.microbatch=1"]);
+        assert_eq!(lack.map(|lack| lack.least_bytes), hardware.memory_bytes);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct Work {
     pub bucket_bytes: u64,
     /// Whether blocks are computed again in backward: a fourth pass.
     pub recomputes: bool,
+    /// Whether sums travel while backward goes on.
+    pub overlaps: bool,
 }
 
 /// How the samples of a step are shared.
@@ -37,6 +39,29 @@ pub struct Batch {
     pub microbatch: u64,
     /// Passes of a step.
     pub accumulation: u64,
+}
+
+impl Batch {
+    /// Shares `global_batch` in passes of the largest microbatch of at most `most` with which it comes out even; none
+    /// where the GPUs do not divide the batch, and where `most` is 0.
+    #[must_use]
+    pub fn of_at_most(most: u64, global_batch: u64, world: u64) -> Option<Self> {
+        if global_batch == 0 || world == 0 || !global_batch.is_multiple_of(world) {
+            return None;
+        }
+        let share = global_batch / world;
+        // Divisors come in pairs about the root, so that a batch of any size takes little time.
+        let pairs = (1..).take_while(|small| *small <= share / small).filter(|small| share.is_multiple_of(*small));
+        let divisors = pairs.flat_map(|small| [small, share / small]);
+        let microbatch = divisors.filter(|divisor| *divisor <= most).max()?;
+        Some(Self { world, global_batch, microbatch, accumulation: share / microbatch })
+    }
+
+    /// The option with which a run takes this microbatch.
+    #[must_use]
+    pub fn option(&self) -> String {
+        format!("--set training.microbatch={}", self.microbatch)
+    }
 }
 
 /// How fast one GPU computes.
@@ -84,7 +109,7 @@ pub fn step_time(hardware: &Hardware, work: &Work, batch: &Batch, rate: Rate) ->
     let num_buckets = work.wire_bytes.div_ceil(work.bucket_bytes).max(1);
     let all_reduce = AllReduce::new(hardware, batch.world, work.wire_bytes, num_buckets);
     let sum = all_reduce.seconds();
-    let window = if hardware.overlaps { BACKWARD * compute_seconds / batch.accumulation as f64 } else { 0.0 };
+    let window = if work.overlaps { BACKWARD * compute_seconds / batch.accumulation as f64 } else { 0.0 };
     let hidden_seconds = window.min(sum - sum / num_buckets as f64);
     let exposed_seconds = sum - hidden_seconds;
     let seconds = compute_seconds + optimizer_seconds + exposed_seconds;
@@ -104,6 +129,7 @@ pub(crate) mod tests {
             wire_bytes: 1_200_000_000,
             bucket_bytes: 128 << 20,
             recomputes: false,
+            overlaps: true,
         }
     }
 
@@ -157,9 +183,31 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_processor_hides_nothing() {
-        let time = step_time(&GpuKind::Cpu.hardware(), &work(), &batch(16), Rate::Measured(2.0));
-        assert_eq!(time.hidden_seconds, 0.0);
-        assert_eq!(time.exposed_seconds, time.all_reduce.seconds());
+    fn sums_after_backward_hide_nothing_and_a_processors_hide_as_a_gpus_do() {
+        let step = |overlaps| {
+            let work = Work { overlaps, ..work() };
+            step_time(&GpuKind::Cpu.hardware(), &work, &batch(16), Rate::Measured(2.0))
+        };
+        assert!(step(true).hidden_seconds > 0.0);
+        assert_eq!(step(false).hidden_seconds, 0.0);
+        assert_eq!(step(false).exposed_seconds, step(false).all_reduce.seconds());
+    }
+
+    #[test]
+    fn the_largest_microbatch_that_comes_out_even_is_found() {
+        for world in 1..30_u64 {
+            for global_batch in 0..60_u64 {
+                for most in 0..30 {
+                    let even = |microbatch: &u64| global_batch.is_multiple_of(world * microbatch);
+                    let expected = (1..=most.min(global_batch)).rev().find(even);
+                    let found = Batch::of_at_most(most, global_batch, world);
+                    assert_eq!(found.map(|batch| batch.microbatch), expected, "{most} {global_batch} {world}");
+                    let samples = found.map(|batch| batch.world * batch.microbatch * batch.accumulation);
+                    assert!(samples.is_none_or(|samples| samples == global_batch));
+                }
+            }
+        }
+        let large = Batch::of_at_most(96, 1 << 40, 8);
+        assert_eq!(large.map(|batch| batch.option()).as_deref(), Some("--set training.microbatch=64"));
     }
 }

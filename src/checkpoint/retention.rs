@@ -52,19 +52,22 @@ impl Retention {
         published.iter().copied().filter(|&step| self.kept(step, published, in_use).is_none()).collect()
     }
 
-    /// How many checkpoints of a run that saves at `steps`, ascending, lie there at once, at most: a new one is there
-    /// before older ones are deleted.
+    /// How many checkpoints of a run of `steps` that saves every `save_interval` of them, and the last, lie there at once,
+    /// at most: a new one is there before older ones are deleted.
     #[must_use]
-    pub fn most_at_once(&self, steps: &[u64]) -> u64 {
-        let Some(keep_last) = self.keep_last else { return steps.len() as u64 };
-        let keep_last = usize::try_from(keep_last.max(1)).unwrap_or(usize::MAX);
-        let Some((_, before)) = steps.split_last() else { return 0 };
-        // What is kept for good only grows, so that the last save finds the most.
-        let (older, newer) = before.split_at(before.len().saturating_sub(keep_last));
-        let for_good = |step: u64| {
-            self.keep_steps.contains(&step) || (self.keep_every > 0 && step.is_multiple_of(self.keep_every))
-        };
-        (newer.len() + older.iter().filter(|&&step| for_good(step)).count() + 1) as u64
+    pub fn most_at_once(&self, steps: u64, save_interval: u64) -> u64 {
+        let num_saves = steps.div_ceil(save_interval);
+        let (Some(keep_last), 1..) = (self.keep_last, num_saves) else { return num_saves };
+        // What is kept for good only grows, so that the last save finds the most; the n-th of the others is at n
+        // intervals.
+        let newer = keep_last.max(1).min(num_saves - 1);
+        let older = num_saves - 1 - newer;
+        let every = |step: u64| self.keep_every > 0 && step.is_multiple_of(self.keep_every);
+        let num_every = older.checked_div(self.keep_every / gcd(self.keep_every, save_interval)).unwrap_or(0);
+        let named = self.keep_steps.iter().filter(|&&step| {
+            step.is_multiple_of(save_interval) && (1..=older).contains(&(step / save_interval)) && !every(step)
+        });
+        newer + num_every + named.count() as u64 + 1
     }
 
     /// Why a step among `published` is kept; none where it may be deleted. `in_use` as for
@@ -87,6 +90,11 @@ impl Retention {
             None
         }
     }
+}
+
+/// Of numbers of which `b` is not 0.
+fn gcd(a: u64, b: u64) -> u64 {
+    if a == 0 { b } else { gcd(b % a, a) }
 }
 
 #[cfg(test)]
@@ -118,22 +126,25 @@ mod tests {
     #[test]
     fn the_most_at_once_is_what_deleting_step_by_step_leaves() {
         for keep_last in [None, Some(1), Some(3), Some(100)] {
-            for keep_every in [0, 30, 10] {
-                let retention = Retention { keep_last, keep_every, keep_steps: BTreeSet::from([20, 50]) };
-                for num_saves in 0..20 {
-                    let steps: Vec<u64> = (1..=num_saves).map(|save| 10 * save).collect();
+            for keep_every in [0, 1, 10, 15, 30, 40] {
+                let retention = Retention { keep_last, keep_every, keep_steps: [0, 20, 25, 50, 60, 1000].into() };
+                for (steps, interval) in (0..100_u64).flat_map(|steps| [(steps, 10), (steps, 7), (steps, 1)]) {
+                    let saves = (1..=steps.div_ceil(interval)).map(|save| (save * interval).min(steps));
                     let (mut there, mut most) = (BTreeSet::new(), 0);
-                    for &step in &steps {
+                    for step in saves {
                         there.insert(step);
                         most = most.max(there.len() as u64);
                         for old in retention.to_delete(&there, None) {
                             there.remove(&old);
                         }
                     }
-                    assert_eq!(retention.most_at_once(&steps), most, "{retention:?} {num_saves}");
+                    assert_eq!(retention.most_at_once(steps, interval), most, "{retention:?} {steps} {interval}");
                 }
             }
         }
+        let most =
+            |keep_last| Retention { keep_last, keep_every: 1 << 50, ..Retention::default() }.most_at_once(u64::MAX, 1);
+        assert_eq!((most(None), most(Some(2))), (u64::MAX, (1 << 14) - 1 + 3));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use admiral_checkpoints_schema::{Dtype, TensorRecord};
 use bytes::Bytes;
 
 use super::{Parameter, Role, encoding, layout, owners};
+use crate::ops::host_memory;
 
 /// One file of this rank's share.
 #[derive(Debug)]
@@ -66,6 +67,7 @@ impl Staging {
         });
         let files: Vec<StagedFile> = files.collect();
         let mut values = vec![0.0_f32; length * files.len()];
+        host_memory::prefer_huge_pages(&mut values);
         // The system gives memory when it is first written to: now, and not while a save holds training up.
         for page in values.chunks_mut(1024) {
             page[0] = f32::MIN_POSITIVE;

@@ -141,12 +141,12 @@ impl GradientReducer {
         }
         std::thread::scope(|threads| {
             let communicates = threads.spawn(move || {
+                // Whether it fails or panics: the other thread must not wait for sums that do not come.
+                let guard = GiveUp(readiness);
                 ledger::work_in_background();
-                let outcome = communicate(collective, parts, readiness);
-                if outcome.is_err() {
-                    readiness.give_up();
-                }
-                outcome
+                let spans = communicate(collective, parts, readiness)?;
+                std::mem::forget(guard);
+                Ok::<_, CollectiveError>(spans)
             });
             let guard = GiveUp(readiness);
             backward()?;
@@ -324,4 +324,76 @@ fn values(flat: &mut Tensor) -> &mut [f32] {
     );
     // SAFETY: a contiguous vector of `numel` floats in host memory, which lives as long as the borrow of its tensor.
     unsafe { std::slice::from_raw_parts_mut(flat.data_ptr().cast(), flat.numel()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::exit::ExitCode;
+
+    /// Two ranks, of which this one cannot sum.
+    struct Breaks;
+
+    impl Collective for Breaks {
+        fn rank(&self) -> usize {
+            0
+        }
+        fn world_size(&self) -> usize {
+            2
+        }
+        fn local_rank(&self) -> usize {
+            0
+        }
+        fn all_reduce_sum_f32(&self, _: &mut [f32]) -> Result<(), CollectiveError> {
+            panic!("out of memory")
+        }
+        fn all_reduce_sum_f64(&self, _: &mut [f64]) -> Result<(), CollectiveError> {
+            Ok(())
+        }
+        fn broadcast(&self, _: usize, _: &mut Vec<u8>) -> Result<(), CollectiveError> {
+            Ok(())
+        }
+        fn gather(&self, _: usize, _: &[u8]) -> Result<Option<Vec<Vec<u8>>>, CollectiveError> {
+            Ok(None)
+        }
+        fn all_gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError> {
+            Ok(vec![bytes.to_vec(); 2])
+        }
+        fn barrier(&self) -> Result<(), CollectiveError> {
+            Ok(())
+        }
+        fn rendezvous(&self) -> Result<(), CollectiveError> {
+            Ok(())
+        }
+        fn swap(&self, _: usize, _: &mut [u8]) -> Result<(), CollectiveError> {
+            Ok(())
+        }
+        fn abort(&self, _: ExitCode) -> ! {
+            panic!("nobody aborts")
+        }
+    }
+
+    #[test]
+    fn a_thread_that_panics_keeps_nobody_waiting() {
+        let slot = |start| Slot { buffer: 0, elements: start..start + 4 };
+        let mut reducer = GradientReducer::new(&[slot(0), slot(4)], 1);
+        let gradient = Tensor::ones([8], (Kind::Float, Device::Cpu));
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            reducer.reduce_during(&Breaks, &[&gradient], || Ok::<_, CollectiveError>(())).map(drop)
+        }));
+        let panic = outcome.expect_err("it panics here as it did there");
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"out of memory"));
+    }
+
+    #[test]
+    fn a_parameter_that_comes_twice_stands_for_itself() {
+        let slot = |start| Slot { buffer: 0, elements: start..start + 4 };
+        let reducer = GradientReducer::new(&[slot(0), slot(4)], 1 << 20);
+        let readiness = reducer.readiness();
+        readiness.arm();
+        assert!(!readiness.filled(1) && !readiness.filled(1), "the other one is not there");
+        assert!(readiness.filled(0));
+    }
 }

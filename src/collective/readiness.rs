@@ -25,6 +25,8 @@ pub struct Readiness {
 struct State {
     /// Parameters of each bucket that have no gradient yet.
     outstanding: Vec<usize>,
+    /// Whether a parameter has one.
+    is_filled: Vec<bool>,
     /// Buckets that are summed.
     summed: usize,
     /// No bucket will be filled or summed any more.
@@ -46,7 +48,12 @@ impl Readiness {
 
     /// The next pass is the one.
     pub(super) fn arm(&self) {
-        *self.lock() = State { outstanding: self.sizes.clone(), summed: 0, is_over: false };
+        *self.lock() = State {
+            outstanding: self.sizes.clone(),
+            is_filled: vec![false; self.bucket_of.len()],
+            summed: 0,
+            is_over: false,
+        };
         self.is_armed.store(true, Ordering::Release);
     }
 
@@ -57,7 +64,10 @@ impl Readiness {
         }
         let bucket = self.bucket_of[param];
         let mut state = self.lock();
-        // A parameter that comes twice is not counted twice into another's place: its bucket is full already.
+        // One that comes twice does not count for another, and after the pass is over none counts.
+        if std::mem::replace(&mut state.is_filled[param], true) {
+            return false;
+        }
         let Some(left) = state.outstanding[bucket].checked_sub(1) else { return false };
         state.outstanding[bucket] = left;
         if left == 0 {

@@ -24,17 +24,13 @@ fn attend(qkv: &Tensor, num_heads: i64, order: Order) -> Tensor {
     let (batch, length, channels) = (size[0], size[1], size[2] / 3);
     let head = channels / num_heads;
     // [batch, heads, length, head] each, as views: the last dimension stays dense.
-    let (q, k, v) = match order {
-        Order::HeadsOutside => {
-            let parts = qkv.view([batch, length, num_heads, 3, head]).permute([3, 0, 2, 1, 4]);
-            (parts.get(0), parts.get(1), parts.get(2))
-        }
-        Order::QkvOutside => {
-            let parts = qkv.view([batch, length, 3, num_heads, head]).permute([2, 0, 3, 1, 4]);
-            (parts.get(0), parts.get(1), parts.get(2))
-        }
+    let parts = match order {
+        Order::HeadsOutside => qkv.view([batch, length, num_heads, 3, head]).permute([3, 0, 2, 1, 4]),
+        Order::QkvOutside => qkv.view([batch, length, 3, num_heads, head]).permute([2, 0, 3, 1, 4]),
     };
-    ops::attention(&q, &k, &v).transpose(1, 2).reshape([batch, length, channels])
+    // Taken one by one, each would come back from backward as a gradient of all three, to be added up.
+    let parts = parts.unbind(0);
+    ops::attention(&parts[0], &parts[1], &parts[2]).transpose(1, 2).reshape([batch, length, channels])
 }
 
 /// FLOPs of the two matrix products of attention for one image.

@@ -1,5 +1,7 @@
 //! Group normalization with what follows it in a residual block.
 
+use std::sync::Once;
+
 use tch::{Device, Kind, Tensor};
 
 use super::machine::Machine;
@@ -47,8 +49,13 @@ pub fn group_norm_silu(x: &Tensor, norm: &GroupNorm<'_>) -> Tensor {
         };
         match fused {
             Some(Ok(out)) => return out,
-            // What the bridge refuses libtorch refuses too, in tch's own way of telling.
-            Some(Err(error)) => tracing::debug!(%error, "the fused group normalization gives way to libtorch's"),
+            // What the bridge refuses on a CPU libtorch refuses too, in tch's own way of telling. A GPU's kernel that
+            // cannot be compiled or started is slower from here on, and that has to be known.
+            Some(Err(error)) => {
+                static SAID: Once = Once::new();
+                let say = || tracing::warn!(%error, "libtorch's group normalization runs in place of our own kernel");
+                if device.is_cuda() { SAID.call_once(say) } else { tracing::debug!(%error) }
+            }
             None => {}
         }
     }

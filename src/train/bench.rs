@@ -23,10 +23,10 @@ use super::step::StepTimes;
 #[derive(Debug, Clone, Args)]
 pub struct BenchOptions {
     /// Steps that are measured
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     steps: u64,
     /// Steps before them that are not
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
     warmup: u64,
     /// Write a Chrome trace of one more step to this file, rank 0's, and count its layout copies
     #[arg(long, value_name = "FILE")]
@@ -59,7 +59,7 @@ struct Measured {
     /// The part of that which backward does not hide.
     all_reduce_exposed_seconds: f64,
     optimizer_seconds: f64,
-    /// Operations of the traced step that copy a tensor into another layout or type; none where no step was traced.
+    /// Copies of tensors into another layout, type or place in the traced step; none where no step was traced.
     copies: Option<Vec<Copies>>,
     /// Of the arithmetic that three forward passes take, the part of a V100's peak that was reached.
     part_of_v100_peak: f64,
@@ -69,30 +69,44 @@ struct Measured {
     part_of_matrix_rate: f64,
 }
 
-/// Calls of an operation that copies.
+/// Copies that one operation asked for.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Copies {
-    operation: String,
+    /// Empty where the program itself did.
+    within: String,
     calls: u64,
+    elements: u64,
     seconds: f64,
 }
 
-/// What libtorch calls when a tensor is to lie otherwise, or to be of another type.
-const COPIES: [&str; 3] = ["aten::contiguous", "aten::clone", "aten::_to_copy"];
+/// What libtorch calls in the end whenever a tensor is to lie otherwise or elsewhere, or to be of another type.
+const COPY: &str = "aten::copy_";
 
 /// Takes training steps on the configured data, writes nothing, and prints how long they took. Every rank calls it.
 ///
 /// # Errors
 /// How the ranks are to leave.
 pub fn step(mut config: RunConfig, options: &BenchOptions, collective: &dyn Collective) -> Result<(), Ending> {
-    config.training.steps = options.warmup + options.steps.max(1) + u64::from(options.trace.is_some());
+    config.training.steps = options.warmup + options.steps + u64::from(options.trace.is_some());
     let sources = agree(collective, data::open(&config.data, config.run.seed), |_| ExitCode::Config)?;
+    let place = options.trace.as_deref().filter(|_| collective.rank() == 0).map_or(Ok(()), can_be_written);
+    agree(collective, place, |_| ExitCode::Config)?;
     let mut session = agree(collective, Session::open(config, sources, collective), TrainError::exit_code)?;
     session.join_gpus(collective)?;
     let measured = measure(&mut session, options, collective);
     let measured = measured.map_err(TrainError::ending)?;
     session.trainer.finish()?;
     tell(&measured, options.json, print, collective)
+}
+
+/// Before any step: libtorch's profiler writes its file at the very end.
+fn can_be_written(path: &Path) -> Result<(), TrainError> {
+    std::fs::File::create(path).map(drop).map_err(|error| {
+        TrainError::Refused(format!(
+            "--trace {} cannot be written: {error}; name a file in a folder that exists",
+            path.display()
+        ))
+    })
 }
 
 /// Prints on rank 0 what was measured, as JSON or as the table that `print` makes of it.
@@ -132,7 +146,7 @@ fn measure(session: &mut Session, options: &BenchOptions, collective: &dyn Colle
     }
     let mut steps = Vec::new();
     let mut parts: Vec<StepTimes> = Vec::new();
-    for _ in 0..options.steps.max(1) {
+    for _ in 0..options.steps {
         let start = Instant::now();
         let report = session.step(collective)?;
         steps.push(start.elapsed().as_secs_f64());
@@ -153,7 +167,7 @@ fn measure(session: &mut Session, options: &BenchOptions, collective: &dyn Colle
         precision: session.config.precision.mode,
         global_batch: training.global_batch,
         microbatch: training.microbatch.min(training.global_batch / world_size as u64),
-        steps: options.steps.max(1),
+        steps: options.steps,
         step_seconds,
         fastest_step_seconds: steps.iter().copied().fold(f64::INFINITY, f64::min),
         images_per_second,
@@ -199,8 +213,15 @@ fn trace(session: &mut Session, path: &Path, collective: &dyn Collective) -> Res
     let cuda = session.device().is_cuda();
     let (outcome, calls) = bridge::profile(is_root.then_some(path), cuda, || session.step(collective))?;
     outcome?;
-    let copies = calls.into_iter().filter(|calls| COPIES.contains(&calls.name.as_str()));
-    Ok(copies.map(|of| Copies { operation: of.name, calls: of.count, seconds: of.time.as_secs_f64() }).collect())
+    let copies = calls.into_iter().filter(|calls| calls.name == COPY).map(|of| Copies {
+        within: of.within,
+        calls: of.count,
+        elements: of.elements,
+        seconds: of.time.as_secs_f64(),
+    });
+    let mut copies: Vec<Copies> = copies.collect();
+    copies.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    Ok(copies)
 }
 
 pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
@@ -218,7 +239,7 @@ fn print(measured: &Measured) {
         println!("{name:<12} {:>10.2} ms {:>6.1} %", 1e3 * seconds, 100.0 * seconds / measured.step_seconds);
     };
     println!(
-        "{} ranks on {} with {} threads each, {:?}, batch {} in passes of {}; medians of {} steps",
+        "ranks: {}, on {}; threads of each: {}; {:?}, batch {} in passes of {}; medians of {} steps",
         measured.ranks,
         measured.device,
         measured.threads,
@@ -241,8 +262,9 @@ fn print(measured: &Measured) {
             1e3 * measured.all_reduce_busy_seconds
         );
     }
-    for Copies { operation, calls, seconds } in measured.copies.iter().flatten() {
-        println!("{operation:<18} {calls:>5} calls {:>8.2} ms", 1e3 * seconds);
+    for Copies { within, calls, elements, seconds } in measured.copies.iter().flatten() {
+        let within = if within.is_empty() { "the program" } else { within };
+        println!("{:>8.2} ms in {calls} copies of {elements} values for {within}", 1e3 * seconds);
     }
     println!("images/s     {:>10.2}", measured.images_per_second);
     println!("of a V100's peak {:>8.3} %", 100.0 * measured.part_of_v100_peak);

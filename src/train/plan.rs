@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use admiral_plan::{
-    Batch, GpuKind, Hardware, LayerMemory, Norms, PlanError, Report, Request, Speed, UnknownGpu, Weights, Work, plan,
-    text,
+    Batch, GpuKind, Hardware, LayerMemory, Norms, PlanError, Report, Request, Speed, UnknownGpu, Weights, Work, World,
+    plan, text,
 };
 use clap::Args;
 use serde::Serialize;
@@ -35,8 +35,8 @@ pub struct PlanOptions {
     /// Override a field of all of them: --set training.microbatch=64
     #[arg(long = "set", value_name = "FIELD=VALUE")]
     overrides: Vec<String>,
-    /// GPUs, one rank each; hosts have 8
-    #[arg(long, default_value_t = 8)]
+    /// GPUs, or processes with --gpu cpu, one rank each; hosts have 8
+    #[arg(long, default_value_t = 8, allow_negative_numbers = true)]
     gpus: u64,
     /// v100 (32 GB), a100 (80 GB), h100, h200, or cpu
     #[arg(long)]
@@ -45,25 +45,26 @@ pub struct PlanOptions {
     #[arg(long, default_value = "model")]
     rates: String,
     /// Steps instead of the configuration's; of several configurations one for each: 540000,500000
-    #[arg(long, value_delimiter = ',')]
+    // Not negative numbers alone: clap takes -1,2 for none.
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
     steps: Vec<u64>,
     /// Part of the GPU's peak that training reaches, by three forward passes an image: 0.4
-    #[arg(long, conflicts_with = "images_per_second")]
+    #[arg(long, conflicts_with = "images_per_second", allow_negative_numbers = true)]
     mfu: Option<f64>,
     /// Images a second of one GPU, or process, by itself, as `admiral bench step` measures them
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     images_per_second: Option<f64>,
     /// GB/s from one GPU to another of its host, in one direction, as reached
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     nvlink_gbs: Option<f64>,
     /// GB/s from one host to another, in one direction, all network cards together, as reached
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     network_gbs: Option<f64>,
     /// GiB of memory of a GPU, where it is another than the kind's
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     gpu_memory_gib: Option<f64>,
     /// kB of an image file, on average; ImageNet's have 110
-    #[arg(long, default_value_t = 110.0)]
+    #[arg(long, default_value_t = 110.0, allow_negative_numbers = true)]
     image_kb: f64,
     /// Print JSON
     #[arg(long)]
@@ -126,7 +127,8 @@ pub fn run(options: &PlanOptions) -> Result<(), (ExitCode, anyhow::Error)> {
     let tables: Vec<String> = plans.plans.iter().map(text).collect();
     print!("{}", tables.join("\n\n"));
     if let (Some(days), true) = (plans.gpu_days, plans.plans.len() > 1) {
-        println!("\nGPU-days of all         {days:>12.2}");
+        let unit = plans.plans.first().map_or("GPU", |plan| plan.hardware.kind.units().0);
+        println!("\n{:<24}{days:>12.2}", format!("{unit}-days of all"));
     }
     Ok(())
 }
@@ -227,7 +229,12 @@ pub(super) fn request(
     world: u64,
     mean_image_bytes: u64,
 ) -> Result<Request, Vec<Invalid>> {
-    let batch = divide(config, world).map_err(|mistake| vec![mistake])?;
+    let batch = divide(config, world).map_err(|mut mistake| {
+        if let Some(batch) = smaller_passes(config, world) {
+            mistake.message += &format!("; for {world} give {}", batch.option());
+        }
+        vec![mistake]
+    })?;
     let (network, specs) = Network::build(&config.network_plan()?);
     let half = config.precision.mode != PrecisionMode::Fp32;
     let torso: usize = specs.iter().filter(|spec| spec.torso).map(crate::model::ParamSpec::num_elements).sum();
@@ -239,13 +246,7 @@ pub(super) fn request(
         float_sums: world > 1,
     };
     let training = &config.training;
-    let saves: Vec<u64> = (1..=training.steps.div_ceil(training.save_interval))
-        .map(|save| (save * training.save_interval).min(training.steps))
-        .collect();
-    let worlds = WORLDS.map(|world| {
-        let refused = |_| format!("cannot share {} images in passes of {}", training.global_batch, training.microbatch);
-        (world, divide(config, world).map_err(refused))
-    });
+    let retention = config.checkpoint.retention();
     // A processor has only one way to normalize, unless that is switched off.
     let one_way = kind == GpuKind::Cpu && config.run.fused_kernels == FusedKernels::Auto;
     let ways = if one_way { &[Norms::Fused][..] } else { &[Norms::Fused, Norms::Composed] };
@@ -260,16 +261,17 @@ pub(super) fn request(
                 default_bucket_bytes(usize::try_from(weights.parameters).unwrap_or(usize::MAX)) as u64
             }),
             recomputes: config.model.use_checkpoint,
+            overlaps: training.overlap_all_reduce,
         },
         layers: layers.collect(),
         norms: norms(config, kind),
         batch,
-        worlds: worlds.into(),
+        worlds: WORLDS.map(|gpus| in_world(config, gpus)).into(),
         steps: training.steps,
         mean_image_bytes,
         checkpoint_bytes: config.checkpoint_bytes(weights.parameters),
-        num_saves: saves.len() as u64,
-        most_checkpoints: config.checkpoint.retention().most_at_once(&saves),
+        num_saves: training.steps.div_ceil(training.save_interval),
+        most_checkpoints: retention.most_at_once(training.steps, training.save_interval),
     })
 }
 
@@ -288,6 +290,20 @@ fn divide(config: &RunConfig, world: u64) -> Result<Batch, Invalid> {
     let plan = BatchPlan::new(config.training.global_batch, config.training.microbatch, world, 0)?;
     let BatchPlan { global_batch, microbatch, accumulation, .. } = plan;
     Ok(Batch { world, global_batch, microbatch, accumulation })
+}
+
+/// The batch in the largest passes up to the configured microbatch with which it comes out even.
+fn smaller_passes(config: &RunConfig, world: u64) -> Option<Batch> {
+    Batch::of_at_most(config.training.microbatch, config.training.global_batch, world)
+}
+
+fn in_world(config: &RunConfig, gpus: u64) -> World {
+    if let Ok(batch) = divide(config, gpus) {
+        return World { gpus, batch: Ok(batch), other_microbatch: false };
+    }
+    let smaller = smaller_passes(config, gpus);
+    let refused = || format!("cannot share {} images", config.training.global_batch);
+    World { gpus, batch: smaller.ok_or_else(refused), other_microbatch: smaller.is_some() }
 }
 
 /// What is kept of an image: the network's layers, and the loss.
@@ -352,6 +368,8 @@ mod tests {
             (PlanOptions { mfu: Some(40.0), ..options("v100") }, "at most 1"),
             (PlanOptions { mfu: Some(0.4), ..options("cpu") }, "--images-per-second"),
             (PlanOptions { image_kb: f64::NAN, ..options("v100") }, "--image-kb"),
+            (PlanOptions { image_kb: -5.0, ..options("v100") }, "--image-kb is -5; it must be positive"),
+            (PlanOptions { mfu: Some(-0.4), ..options("v100") }, "--mfu is -0.4; it must be positive"),
             (PlanOptions { rates: "papers".into(), ..options("v100") }, "model or paper"),
             (PlanOptions { rates: "paper".into(), mfu: Some(0.4), ..options("v100") }, "leave --mfu"),
         ] {
@@ -371,7 +389,23 @@ mod tests {
         assert_eq!(request.checkpoint_bytes, config.facts().unwrap().checkpoint_bytes);
         assert_eq!(request.batch, Batch { world: 16, global_batch: 256, microbatch: 16, accumulation: 1 });
         let refused: Vec<u64> =
-            request.worlds.iter().filter(|(_, batch)| batch.is_err()).map(|(gpus, _)| *gpus).collect();
+            request.worlds.iter().filter(|world| world.batch.is_err()).map(|world| world.gpus).collect();
         assert_eq!(refused, [512]);
+        assert!(request.worlds.iter().all(|world| !world.other_microbatch));
+    }
+
+    #[test]
+    fn where_the_microbatch_does_not_come_out_even_the_largest_that_does_is_named() {
+        let mut config = RunConfig::default();
+        (config.training.global_batch, config.training.microbatch) = (2048, 96);
+        let message = request("own", &config, GpuKind::V100, 8, 1000).unwrap_err().remove(0).message;
+        assert!(message.ends_with("for 8 give --set training.microbatch=64"), "{message}");
+        let message = request("own", &config, GpuKind::V100, 24, 1000).unwrap_err().remove(0).message;
+        assert!(!message.contains("--set"), "{message}");
+        let request = request("own", &config, GpuKind::V100, 64, 1000).unwrap();
+        let others = request.worlds.iter().filter(|world| world.other_microbatch);
+        let others: Vec<Option<Batch>> = others.map(|world| world.batch.clone().ok()).collect();
+        let batch = |world, accumulation| Batch { world, global_batch: 2048, microbatch: 64, accumulation };
+        assert_eq!(others, [Some(batch(8, 4)), Some(batch(16, 2))]);
     }
 }

@@ -185,17 +185,19 @@ impl Trainer {
             let loss = terms.loss.sum(Kind::Float) * scale;
             ledger::enter(Phase::Backward, index);
             times.forward += watch.lap();
-            let mut backward = || -> Result<(), TrainError> {
-                loss.f_backward()?;
-                times.backward += watch.lap();
-                Ok(())
-            };
             // Only the last pass has the whole gradients.
             if self.overlaps && index + 1 == num_microbatches {
-                reduced = Some(self.reducer.reduce_during(collective, &local, backward)?);
-                watch.lap();
+                let during = self.reducer.reduce_during(collective, &local, || {
+                    loss.f_backward()?;
+                    Ok::<_, TrainError>(())
+                })?;
+                // A GPU is waited for when its sums are done: to wait for backward alone would be to wait for them too,
+                // without looking after them.
+                times.backward += watch.lap().saturating_sub(during.waited);
+                reduced = Some(during);
             } else {
-                backward()?;
+                loss.f_backward()?;
+                times.backward += watch.lap();
             }
             told.append(batch, terms.logged);
             times.forward += watch.lap();

@@ -10,8 +10,39 @@ use crate::driver::StreamHandle;
 use crate::launch::DevicePointer;
 
 const SUM: c_int = 0;
-/// Between two looks at a start or an end that is under way.
-const PAUSE: Duration = Duration::from_millis(5);
+
+/// How to pass the time until a call that is under way has come to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// A start or an end: peers have to come to it, which takes them a while.
+    Patient,
+    /// What is enqueued: NCCL hands every call to a thread of its own, which is done with it after some microseconds,
+    /// and a step has many.
+    Eager,
+}
+
+impl Pace {
+    const PAUSE: Duration = Duration::from_millis(5);
+    const SHORT_PAUSE: Duration = Duration::from_micros(50);
+    /// For so long an eager wait does not sleep: that alone takes longer than most calls.
+    const YIELDS: Duration = Duration::from_millis(2);
+
+    /// The pause before the next look, after so long a wait; `None` only lets other threads run.
+    fn pause(self, waited: Duration) -> Option<Duration> {
+        match self {
+            Self::Patient => Some(Self::PAUSE),
+            Self::Eager if waited < Self::YIELDS => None,
+            Self::Eager => Some(Self::SHORT_PAUSE),
+        }
+    }
+}
+
+fn pass_time(pause: Option<Duration>) {
+    match pause {
+        Some(pause) => std::thread::sleep(pause),
+        None => std::thread::yield_now(),
+    }
+}
 
 fn data_type(kind: Kind) -> c_int {
     match kind {
@@ -70,7 +101,7 @@ impl Communicator {
                 "ncclCommInitRank"
             }
         };
-        if let Err(error) = this.wait(call) {
+        if let Err(error) = this.wait(call, Pace::Patient) {
             this.abort();
             return Err(error);
         }
@@ -229,7 +260,8 @@ impl Communicator {
         if let Some(finalize) = self.nccl.functions.finalize {
             // SAFETY: the communicator is alive.
             let code = unsafe { finalize(self.comm) };
-            let ended = self.check("ncclCommFinalize", code).and_then(|()| self.wait("ncclCommFinalize"));
+            let ended =
+                self.check("ncclCommFinalize", code).and_then(|()| self.wait("ncclCommFinalize", Pace::Patient));
             if let Err(error) = ended {
                 self.abort();
                 return Err(error);
@@ -251,17 +283,15 @@ impl Communicator {
     /// A communicator that does not block may still be at work on a call; the next one has to wait for that.
     fn enqueued(&self, call: &'static str, code: c_int) -> Result<(), NcclError> {
         self.check(call, code)?;
-        if code == IN_PROGRESS { self.wait(call) } else { Ok(()) }
+        if code == IN_PROGRESS { self.wait(call, Pace::Eager) } else { Ok(()) }
     }
 
-    fn wait(&self, call: &'static str) -> Result<(), NcclError> {
+    fn wait(&self, call: &'static str, pace: Pace) -> Result<(), NcclError> {
         let (rank, world) = (self.rank, self.world);
-        wait_until(Instant::now, std::thread::sleep, self.patience, || self.state(call)).map_err(
-            |failed| match failed {
-                Failed::Deadline => NcclError::Deadline { call, rank, world, seconds: self.patience.as_secs() },
-                Failed::Error(error) => error,
-            },
-        )
+        wait_until(Instant::now, pass_time, pace, self.patience, || self.state(call)).map_err(|failed| match failed {
+            Failed::Deadline => NcclError::Deadline { call, rank, world, seconds: self.patience.as_secs() },
+            Failed::Error(error) => error,
+        })
     }
 
     /// Whether a call that is under way has come to its end.
@@ -300,7 +330,8 @@ enum Failed<E> {
 /// Asks again and again until the answer is yes, an error, or too late.
 fn wait_until<E>(
     now: impl Fn() -> Instant,
-    pause: impl Fn(Duration),
+    pass_time: impl Fn(Option<Duration>),
+    pace: Pace,
     patience: Duration,
     mut ask: impl FnMut() -> Result<bool, E>,
 ) -> Result<(), Failed<E>> {
@@ -309,10 +340,11 @@ fn wait_until<E>(
         if ask().map_err(Failed::Error)? {
             return Ok(());
         }
-        if now().duration_since(start) >= patience {
+        let waited = now().duration_since(start);
+        if waited >= patience {
             return Err(Failed::Deadline);
         }
-        pause(PAUSE);
+        pass_time(pace.pause(waited));
     }
 }
 
@@ -321,31 +353,48 @@ mod tests {
     use super::*;
     use std::cell::Cell;
 
-    /// A clock that goes on by what is paused.
+    /// What another thread takes when this one yields.
+    const YIELD: Duration = Duration::from_micros(10);
+
+    /// With a clock that goes on by what is paused; how long that was, too.
     fn with_clock(
+        pace: Pace,
         patience: Duration,
         ask: impl FnMut() -> Result<bool, &'static str>,
-    ) -> Result<(), Failed<&'static str>> {
-        let time = Cell::new(Instant::now());
-        wait_until(|| time.get(), |pause| time.set(time.get() + pause), patience, ask)
+    ) -> (Result<(), Failed<&'static str>>, Duration) {
+        let start = Instant::now();
+        let time = Cell::new(start);
+        let pass_time = |pause: Option<Duration>| time.set(time.get() + pause.unwrap_or(YIELD));
+        let outcome = wait_until(|| time.get(), pass_time, pace, patience, ask);
+        (outcome, time.get() - start)
+    }
+
+    fn nth(n: usize) -> impl FnMut() -> Result<bool, &'static str> {
+        let mut asked = 0;
+        move || {
+            asked += 1;
+            Ok(asked == n)
+        }
     }
 
     #[test]
     fn waiting_ends_with_yes_with_an_error_or_at_the_deadline() {
-        let mut asked = 0;
-        let third = || {
-            asked += 1;
-            Ok(asked == 3)
-        };
-        assert_eq!(with_clock(Duration::from_secs(1), third), Ok(()));
-        assert_eq!(asked, 3);
-        assert_eq!(with_clock(Duration::from_secs(1), || Err("lost")), Err(Failed::Error("lost")));
-        let mut asked = 0;
-        let never = || {
-            asked += 1;
-            Ok(false)
-        };
-        assert_eq!(with_clock(10 * PAUSE, never), Err(Failed::Deadline));
-        assert_eq!(asked, 11);
+        let second = Duration::from_secs(1);
+        for pace in [Pace::Patient, Pace::Eager] {
+            assert_eq!(with_clock(pace, second, nth(1)), (Ok(()), Duration::ZERO));
+            assert_eq!(with_clock(pace, second, || Err("lost")).0, Err(Failed::Error("lost")));
+            let (outcome, waited) = with_clock(pace, second, || Ok(false));
+            assert_eq!(outcome, Err(Failed::Deadline));
+            assert!(waited >= second && waited <= second + Pace::PAUSE, "{waited:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_enqueued_is_looked_at_without_sleep_and_then_often() {
+        let second = Duration::from_secs(1);
+        assert_eq!(with_clock(Pace::Patient, second, nth(3)), (Ok(()), 2 * Pace::PAUSE));
+        assert_eq!(with_clock(Pace::Eager, second, nth(3)), (Ok(()), 2 * YIELD));
+        // 200 yields are 2 ms.
+        assert_eq!(with_clock(Pace::Eager, second, nth(204)), (Ok(()), Pace::YIELDS + 3 * Pace::SHORT_PAUSE));
     }
 }

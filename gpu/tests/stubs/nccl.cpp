@@ -12,6 +12,9 @@ static std::string diary;
 static int polls_in_progress;  // how often a state is "in progress" before it is what it will be
 static int state_then;         // what it will be
 static int enqueue_code;       // what collectives return
+static int launches_later;     // whether they are under way instead, until a state was asked for once
+static int in_group;           // what a group holds is launched by its end
+static int polls;              // how often a state was asked for
 
 static void note(const char* format, long a = 0, long b = 0, long c = 0, long d = 0) {
   char line[256];
@@ -20,14 +23,23 @@ static void note(const char* format, long a = 0, long b = 0, long c = 0, long d 
   diary += '\n';
 }
 
+// What a collective of good arguments returns.
+static int enqueue() {
+  if (!launches_later) return enqueue_code;
+  polls_in_progress = 1;
+  return 7;
+}
+
 extern "C" {
 
 const char* stub_diary() { return diary.c_str(); }
-void stub_set(int polls, int then, int enqueue) {
-  polls_in_progress = polls;
+void stub_set(int in_progress, int then, int enqueue) {
+  polls_in_progress = in_progress;
   state_then = then;
   enqueue_code = enqueue;
 }
+void stub_launch_later(int yes) { launches_later = yes; }
+int stub_polls() { return polls; }
 
 int ncclGetVersion(int* version) { *version = 22705; return 0; }
 const char* ncclGetErrorString(int code) { return code == 6 ? "remote process exited" : "some other error"; }
@@ -42,6 +54,7 @@ int ncclCommInitRankConfig(void** comm, int ranks, Id id, int rank, Config* conf
 }
 int ncclCommInitRank(void**, int, Id, int) { return 3; }
 int ncclCommGetAsyncError(void*, int* state) {
+  ++polls;
   if (polls_in_progress < 0) *state = 7;
   else if (polls_in_progress > 0) { --polls_in_progress; *state = 7; }
   else *state = state_then;
@@ -49,22 +62,22 @@ int ncclCommGetAsyncError(void*, int* state) {
 }
 int ncclAllReduce(const void* from, void* to, size_t count, int type, int operation, void* comm, void* stream) {
   note("all-reduce in place %ld, count %ld, type %ld, stream %ld", from == to && comm, count, type, (long)stream);
-  return operation == 0 ? enqueue_code : 4;
+  return operation == 0 ? enqueue() : 4;
 }
 int ncclReduceScatter(const void* from, void* to, size_t count, int type, int operation, void*, void* stream) {
   note("reduce-scatter %ld to %ld, count %ld, stream %ld", (long)from, (long)to, count, (long)stream);
-  return operation == 0 && type == 6 ? enqueue_code : 4;
+  return operation == 0 && type == 6 ? enqueue() : 4;
 }
 int ncclAllGather(const void* from, void* to, size_t count, int type, void*, void* stream) {
   note("all-gather %ld to %ld, count %ld, stream %ld", (long)from, (long)to, count, (long)stream);
-  return type == 9 ? enqueue_code : 4;
+  return type == 9 ? enqueue() : 4;
 }
 int ncclBroadcast(const void* from, void* to, size_t count, int type, int root, void*, void*) {
   note("broadcast in place %ld, count %ld, type %ld, root %ld", from == to, count, type, root);
-  return enqueue_code;
+  return in_group ? 0 : enqueue();
 }
-int ncclGroupStart() { note("group"); return 0; }
-int ncclGroupEnd() { note("end of group"); return enqueue_code; }
+int ncclGroupStart() { note("group"); in_group = 1; return 0; }
+int ncclGroupEnd() { note("end of group"); in_group = 0; return enqueue(); }
 int ncclCommFinalize(void*) { note("finalize"); return 7; }
 int ncclCommDestroy(void*) { note("destroy"); return 0; }
 int ncclCommAbort(void*) { note("abort"); return 0; }

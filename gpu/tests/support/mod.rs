@@ -27,10 +27,11 @@ pub fn nvrtc() -> Nvrtc {
     }
 }
 
-/// The largest difference, as a part of the largest wanted value.
-pub fn relative_error(wanted: &[f64], found: &[f64]) -> f64 {
+/// The largest difference, as a part of the largest of the wanted values and of `terms` that they are sums of: few values
+/// may cancel, and what rounding costs is a part of the terms.
+pub fn relative_error(wanted: &[f64], found: &[f64], terms: &[&[f64]]) -> f64 {
     assert_eq!(wanted.len(), found.len());
-    let largest = wanted.iter().fold(1e-30f64, |a, b| a.max(b.abs()));
+    let largest = terms.iter().copied().flatten().chain(wanted).fold(1e-30f64, |a, b| a.max(b.abs()));
     // A NaN must not get lost in a maximum.
     wanted.iter().zip(found).fold(0.0, |worst: f64, (w, f)| {
         let error = (w - f).abs() / largest;

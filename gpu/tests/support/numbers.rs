@@ -1,11 +1,44 @@
 //! Random numbers, and values of every kind as bytes.
 
+use std::hash::{BuildHasher, RandomState};
+use std::io::Write;
+use std::sync::OnceLock;
+
 use admiral_gpu::Kind;
 
-/// A small generator (xorshift64*): tests want the same numbers every time.
+const SEED: &str = "ADMIRAL_TEST_SEED";
+
+/// Another one in every process, so that what kernels get is not what they were fitted to; `ADMIRAL_TEST_SEED` repeats
+/// one.
+fn process_seed() -> u64 {
+    static DRAWN: OnceLock<u64> = OnceLock::new();
+    *DRAWN.get_or_init(|| {
+        let seed = match std::env::var(SEED) {
+            Ok(text) => text.parse().unwrap_or_else(|_| panic!("{SEED}={text} is not a number from 0 to 2^64 - 1")),
+            Err(_) => RandomState::new().hash_one(0),
+        };
+        // Not by a macro: the failure of one test must not hide what another has printed.
+        let line = format!("random inputs: {SEED}={seed} repeats them\n");
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        seed
+    })
+}
+
+/// A small generator (xorshift64*).
 pub struct Random(u64);
 
 impl Random {
+    /// Other numbers in every process, and for every `purpose` in it.
+    pub fn fresh(purpose: u64) -> Self {
+        let mut random = Self::new(process_seed() ^ purpose.wrapping_mul(0xD6E8_FEB8_6659_FD93));
+        // Seeds that differ in few bits begin alike.
+        for _ in 0..8 {
+            random.bits();
+        }
+        random
+    }
+
+    /// The same numbers every time.
     pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }

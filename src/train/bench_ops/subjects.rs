@@ -163,8 +163,8 @@ pub(super) fn attention(shape: [i64; 3], kind: Kind, rules: Rules) -> Result<Mea
     let qkv = random(&[batch, length, 3 * channels], kind).set_requires_grad(true);
     let gradient = random(&[batch, length, channels], kind);
     let work = || {
-        let parts = qkv.f_view([batch, length, channels / HEAD, 3, HEAD])?.f_permute([3, 0, 2, 1, 4])?;
-        let out = ops::attention(&parts.get(0), &parts.get(1), &parts.get(2));
+        let parts = qkv.f_view([batch, length, channels / HEAD, 3, HEAD])?.f_permute([3, 0, 2, 1, 4])?.f_unbind(0)?;
+        let out = ops::attention(&parts[0], &parts[1], &parts[2]);
         let out = out.f_transpose(1, 2)?.f_reshape([batch, length, channels])?;
         bridge::gradients(&out, &gradient, &[&qkv]).map(drop)
     };
