@@ -43,6 +43,8 @@ pub struct OpsBenchOptions {
 struct Ceilings {
     /// Bytes read and bytes written while memory is copied.
     copy_bytes_per_second: Spread,
+    /// The same while values change where they lie, which moves more: nothing new is fetched to be overwritten.
+    in_place_bytes_per_second: Spread,
     /// A product of two square matrices of 2048, float32.
     float_flops: Spread,
     /// The same in bfloat16.
@@ -58,6 +60,8 @@ struct Measured {
     seconds: Spread,
     /// The bytes that it cannot do without reading and writing.
     bytes: Option<u64>,
+    /// Whether most of them change where they lie.
+    in_place: bool,
     flops: Option<u64>,
     /// What took `ratio` times as long.
     against: Option<String>,
@@ -126,7 +130,8 @@ fn measure(options: &OpsBenchOptions, rules: Rules) -> Result<Vec<Measured>, cra
 impl Measured {
     /// What part of the machine's ceiling was reached.
     fn share(&self, ceilings: &Ceilings) -> Option<f64> {
-        let bytes = self.bytes.map(|bytes| bytes as f64 / self.seconds.median / ceilings.copy_bytes_per_second.median);
+        let memory = if self.in_place { &ceilings.in_place_bytes_per_second } else { &ceilings.copy_bytes_per_second };
+        let bytes = self.bytes.map(|bytes| bytes as f64 / self.seconds.median / memory.median);
         let rate = if self.kind == "float32" { &ceilings.float_flops } else { &ceilings.bfloat16_flops };
         bytes.or(self.flops.map(|flops| flops as f64 / self.seconds.median / rate.median))
     }
@@ -143,12 +148,13 @@ fn print(report: &Report) {
     );
     for run in &report.runs {
         println!();
-        println!("{} threads", run.threads);
+        println!("threads: {}", run.threads);
         let rate = |name: &str, spread: &Spread, unit: &str| {
             let Spread { median, least, most } = spread;
             println!("{name:<24} {:>8.1} {unit} ({:.1} to {:.1})", median / 1e9, least / 1e9, most / 1e9);
         };
         rate("copy", &run.ceilings.copy_bytes_per_second, "GB/s");
+        rate("change in place", &run.ceilings.in_place_bytes_per_second, "GB/s");
         rate("product, float32", &run.ceilings.float_flops, "GFLOP/s");
         rate("product, bfloat16", &run.ceilings.bfloat16_flops, "GFLOP/s");
         for measured in &run.operations {
@@ -158,12 +164,13 @@ fn print(report: &Report) {
 }
 
 fn print_one(measured: &Measured, ceilings: &Ceilings) {
-    let Measured { operation, case, kind, seconds, bytes, flops, against, ratio } = measured;
+    let Measured { operation, case, kind, seconds, bytes, in_place, flops, against, ratio } = measured;
     println!("{operation}, {case}, {kind}");
     print!("    {:.3} ms ({:.3} to {:.3})", 1e3 * seconds.median, 1e3 * seconds.least, 1e3 * seconds.most);
     let share = 100.0 * measured.share(ceilings).unwrap_or(f64::NAN);
     if let Some(bytes) = bytes {
-        print!(", {:.1} GB/s, {share:.0} % of copying", *bytes as f64 / seconds.median / 1e9);
+        let what = if *in_place { "changing in place" } else { "copying" };
+        print!(", {:.1} GB/s, {share:.0} % of {what}", *bytes as f64 / seconds.median / 1e9);
     }
     if let Some(flops) = flops {
         print!(", {:.1} GFLOP/s, {share:.0} % of the product", *flops as f64 / seconds.median / 1e9);
@@ -181,19 +188,25 @@ mod tests {
     #[test]
     fn shares_are_of_the_ceiling_that_an_operation_meets() {
         let flat = |median: f64| Spread { median, least: median, most: median };
-        let ceilings =
-            Ceilings { copy_bytes_per_second: flat(1e9), float_flops: flat(1e10), bfloat16_flops: flat(4e10) };
+        let ceilings = Ceilings {
+            copy_bytes_per_second: flat(1e9),
+            in_place_bytes_per_second: flat(2e9),
+            float_flops: flat(1e10),
+            bfloat16_flops: flat(4e10),
+        };
         let of_bytes = Measured {
             operation: "",
             case: String::new(),
             kind: "float32",
             seconds: flat(2.0),
             bytes: Some(1_000_000_000),
+            in_place: false,
             flops: None,
             against: None,
             ratio: None,
         };
         assert_eq!(of_bytes.share(&ceilings), Some(0.5));
+        assert_eq!(Measured { in_place: true, ..of_bytes.clone() }.share(&ceilings), Some(0.25));
         let of_flops = Measured { kind: "bfloat16", bytes: None, flops: Some(8_000_000_000), ..of_bytes };
         assert_eq!(of_flops.share(&ceilings), Some(0.1));
     }

@@ -23,7 +23,7 @@ fn random(shape: &[i64], kind: Kind) -> Tensor {
     Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind)
 }
 
-/// The copy bandwidth of memory, and the rates of matrix products in float32 and bfloat16.
+/// The bandwidths of memory that is copied and that changes in place, and the rates of matrix products in float32 and bfloat16.
 pub(super) fn ceilings(rules: Rules) -> Result<Ceilings, Error> {
     const VALUES: usize = 64 << 20;
     const SIZE: i64 = 2048;
@@ -42,11 +42,15 @@ pub(super) fn ceilings(rules: Rules) -> Result<Ceilings, Error> {
                 });
                 Ok(())
             }),
+            contender(|| tensors[0].shallow_clone().f_add_scalar_(1.0).map(drop).map_err(Error::from)),
         ],
         rules,
     )?;
     let rates = seconds.iter().map(|seconds| Spread::of(seconds.iter().map(|seconds| (8 * VALUES) as f64 / seconds)));
-    let copy_bytes_per_second = rates.max_by(|a, b| a.median.total_cmp(&b.median)).unwrap_or_default();
+    let rates: Vec<Spread> = rates.collect();
+    let copy_bytes_per_second =
+        rates[..2].iter().copied().max_by(|a, b| a.median.total_cmp(&b.median)).unwrap_or_default();
+    let in_place_bytes_per_second = rates[2];
     drop((from, to, tensors));
     let product = |kind: Kind| {
         let (a, b) = (random(&[SIZE, SIZE], kind), random(&[SIZE, SIZE], kind));
@@ -54,7 +58,12 @@ pub(super) fn ceilings(rules: Rules) -> Result<Ceilings, Error> {
         let seconds = hold(&mut [contender(product)], rules)?;
         Ok::<_, Error>(Spread::of(seconds[0].iter().map(|seconds| 2.0 * (SIZE as f64).powi(3) / seconds)))
     };
-    Ok(Ceilings { copy_bytes_per_second, float_flops: product(Kind::Float)?, bfloat16_flops: product(Kind::BFloat16)? })
+    Ok(Ceilings {
+        copy_bytes_per_second,
+        in_place_bytes_per_second,
+        float_flops: product(Kind::Float)?,
+        bfloat16_flops: product(Kind::BFloat16)?,
+    })
 }
 
 /// AdamW and one EMA over `length` values, against libtorch's fused AdamW and a pass of `lerp_` over the EMA.
@@ -94,6 +103,7 @@ pub(super) fn adam(length: i64, rules: Rules) -> Result<Measured, Error> {
         kind: "float32",
         seconds: Spread::of(seconds[0].iter().copied()),
         bytes: Some(36 * length as u64),
+        in_place: true,
         flops: None,
         against: Some("libtorch's fused AdamW, then lerp_".into()),
         ratio: Some(ratio(&seconds[1], &seconds[0])),
@@ -150,6 +160,7 @@ pub(super) fn group_norm(shape: [i64; 3], kind: Kind, rules: Rules) -> Result<Me
         kind: name_of(kind),
         seconds: spreads[own],
         bytes: Some(bytes as u64),
+        in_place: false,
         flops: None,
         against: Some(format!("libtorch's two, {}", NAMES[others - 2])),
         ratio: Some(ratio(&seconds[others], &seconds[own])),
@@ -175,6 +186,7 @@ pub(super) fn attention(shape: [i64; 3], kind: Kind, rules: Rules) -> Result<Mea
         kind: name_of(kind),
         seconds: Spread::of(seconds[0].iter().copied()),
         bytes: None,
+        in_place: false,
         // Two products forward, and twice that backward.
         flops: Some(3 * 4 * (batch * length * length * channels) as u64),
         against: None,
