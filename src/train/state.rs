@@ -88,8 +88,8 @@ fn nothing_to_save(role: Role, parameter: usize) -> TrainError {
     TrainError::Bug(format!("there is no {role} of parameter {parameter} to save"))
 }
 
-/// Values that one thread copies at a time.
-const COPIED_AT_ONCE: usize = 1 << 20;
+/// Values that one thread copies at a time: so many that the C library writes past the caches.
+const COPIED_AT_ONCE: usize = 1 << 24;
 
 /// Copies stretches of flat buffers to host memory.
 fn copy_out(copies: Vec<(&Tensor, &Place, &mut [f32])>) -> Result<(), TrainError> {

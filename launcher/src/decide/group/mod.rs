@@ -425,6 +425,11 @@ impl Group {
     /// The outcome, where it is time for one.
     fn due(&mut self) -> Option<Outcome> {
         let all_ended = self.seats.iter().all(|seat| seat.ended.is_some());
+        // Whatever else has happened meanwhile, to a daemon of a host that was done or to a rank that stood for a while:
+        // there is nothing left to heal.
+        if self.seats.iter().all(|seat| seat.ended == Some(End::Code(0))) {
+            return Some(self.good_end());
+        }
         if let Some((awaited, until, outcome)) = &self.stacks {
             // What happens to the ranks by now comes too late to be the cause.
             let enough = awaited.is_empty() || self.failure.is_some() || self.now >= *until;

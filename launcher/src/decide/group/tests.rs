@@ -148,6 +148,17 @@ fn go_down_of(group: &mut Group, ranks: &[usize]) -> Outcome {
 }
 
 #[test]
+fn a_daemon_that_goes_once_its_ranks_are_done_is_no_incident() {
+    let mut group = training();
+    for rank in 0..3 {
+        group.handle(2.0, ended(rank, End::Code(0)));
+    }
+    group.handle(2.0, Event::DaemonGone { rank: 0 });
+    group.handle(2.1, ended(3, End::Code(0)));
+    assert_eq!(go_down(&mut group, 2.2), Outcome::AllEnded);
+}
+
+#[test]
 fn a_start_that_fails_names_the_hosts_that_are_missing() {
     let mut group = group();
     group.handle(0.5, Event::Hello { rank: 0 });
