@@ -15,9 +15,13 @@ pub fn own() -> Option<PathBuf> {
     std::env::var_os(FOLDER).map(PathBuf::from).filter(|path| is_session(path))
 }
 
+/// Removes the folder of an `mpirun` that this process has started and ended; none where it never had a process.
+pub fn remove_of_mpirun(pid: Option<u32>) {
+    pid.into_iter().for_each(|pid| remove(&of_mpirun(pid)));
+}
+
 /// The folder of an `mpirun` that runs, or ran, on this host with the variables of this process.
-#[must_use]
-pub fn of_mpirun(pid: u32) -> PathBuf {
+fn of_mpirun(pid: u32) -> PathBuf {
     // Open MPI cuts a host's domain off.
     let host = crate::attend::host_name();
     let host = host.split('.').next().unwrap_or_default();

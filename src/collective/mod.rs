@@ -13,6 +13,8 @@ mod mpi;
 mod nccl;
 mod readiness;
 mod single;
+#[cfg(test)]
+mod twins;
 
 pub use agree::{Ending, Failure, agree, any};
 pub use buckets::{BYTES_PER_VALUE, Bucket, Slot, cut, default_bucket_bytes};

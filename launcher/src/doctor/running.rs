@@ -47,7 +47,7 @@ impl Running {
                     let _ = kill_process(agent, Signal::KILL);
                 }
                 let _ = timeout(LAST_WORDS, self.child.wait()).await;
-                pid.into_iter().for_each(|pid| session::remove(&session::of_mpirun(pid)));
+                session::remove_of_mpirun(pid);
                 None
             }
         };

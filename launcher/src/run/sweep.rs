@@ -32,10 +32,8 @@ pub(super) async fn sweep(hosts: &[String], plan_for: impl Fn(&str) -> MpirunPla
             let child = command.spawn().ok()?;
             let pid = child.id();
             let output = timeout(PATIENCE, child.wait_with_output()).await.ok().and_then(Result::ok);
-            if output.is_none()
-                && let Some(pid) = pid
-            {
-                session::remove(&session::of_mpirun(pid));
+            if output.is_none() {
+                session::remove_of_mpirun(pid);
             }
             let output = output?;
             let said = String::from_utf8_lossy(&output.stdout).into_owned();

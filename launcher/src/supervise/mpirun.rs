@@ -73,9 +73,7 @@ impl Mpirun {
             self.kill();
             let _ = timeout(Duration::from_secs(2), self.child.wait()).await;
         }
-        if let Some(pid) = self.pid {
-            session::remove(&session::of_mpirun(pid));
-        }
+        session::remove_of_mpirun(self.pid);
     }
 
     /// What it said.
