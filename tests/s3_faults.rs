@@ -255,6 +255,25 @@ fn a_save_that_fails_is_told_and_counted_and_the_run_goes_on() {
 }
 
 #[test]
+fn a_save_that_is_due_while_a_failed_one_is_taken_back_waits_and_is_no_failure() {
+    let stage = Stage::new(2);
+    // Rank 0 fails at once, while rank 1 still sends; what it has sent is taken back slowly.
+    let (first, second) = ("step-000000004/adam-mean/model-00001", "step-000000004/adam-mean/model-00002");
+    stage.proxy.set_rules(vec![
+        Rule::new(DENIED).path(first),
+        Rule::new(Action::Stall).path(second).method("PUT"),
+        Rule::new(Action::Stall).path(second).method("DELETE"),
+    ]);
+    let intervals = ["--set", "training.steps=14", "--set", "training.save_interval=4"];
+    let finished = stage.ends(&mut stage.train("slow", 60, &intervals));
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let told: Vec<&str> = finished.stderr.lines().filter(|line| line.contains(" failed: ")).collect();
+    assert!(told.len() == 1 && told[0].contains("save of step 4"), "{}", finished.stderr);
+    assert!(told[0].contains("ExpiredToken"), "{}", finished.stderr);
+    assert_eq!(stage.published("slow"), [8, 12, 14], "{}", finished.stderr);
+}
+
+#[test]
 fn a_place_that_is_lost_ends_the_run_and_another_goes_on() {
     let endless = ["--set", "training.steps=100000"];
     for (ranks, name, action, cause) in [

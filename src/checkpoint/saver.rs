@@ -17,6 +17,7 @@ use super::deletion::{delete_checkpoint, delete_unpublished, to_delete};
 use super::owner::Claim;
 use super::retention::Retention;
 use super::staging::Staging;
+use super::upload::TIME_TO_ABORT;
 use super::write::{publish, write_share};
 use super::{CheckpointConfig, Content, Error, Role, Store, abandoned, agree, layout, read};
 use crate::collective::Collective;
@@ -33,6 +34,8 @@ pub struct Report {
     pub failed: f32,
     /// Ranks whose buffers are still read by something that was given up.
     pub held: f32,
+    /// Those of them that have been so for longer than taking it back may take.
+    pub stuck: f32,
 }
 
 /// What has become of a save.
@@ -131,6 +134,8 @@ pub struct Saver {
     claim: Option<Claim>,
     save: Option<Save>,
     failures_in_a_row: u64,
+    /// Why the last save that failed did, and when. The reason is the same on every rank.
+    last_failure: Option<(String, Instant)>,
     /// The step of the last save that failed, whose files are still there.
     leftover: Option<u64>,
 }
@@ -183,6 +188,7 @@ impl Saver {
             claim: claim.and_then(Result::ok),
             save: None,
             failures_in_a_row: 0,
+            last_failure: None,
             leftover: None,
         })
     }
@@ -221,12 +227,26 @@ impl Saver {
     /// # Errors
     /// [`Error::GivenUp`] after too many failures in a row.
     pub fn cannot_begin(&mut self, step: u64) -> Result<SaveEvent, Error> {
-        let cause = "a write of an earlier save, which was given up, still hangs in the system of a rank".to_owned();
         let url = self.store.url(&layout::step_folder(step));
-        self.count_failure(Error::Store { operation: "begin saving".into(), url, cause }, step)
+        let error = Error::Store { operation: "begin saving".into(), url, cause: self.why_held() };
+        self.count(error, step)
+    }
+
+    /// What holds the buffers, and why it was given up. The same on every rank.
+    #[must_use]
+    pub fn why_held(&self) -> String {
+        let held = "a write of an earlier save, which was given up, still hangs in the system of a rank";
+        self.last_failure
+            .as_ref()
+            .map_or_else(|| held.to_owned(), |(reason, _)| format!("{held}; that save failed: {reason}"))
     }
 
     fn count_failure(&mut self, error: Error, step: u64) -> Result<SaveEvent, Error> {
+        self.last_failure = Some((error.to_string(), Instant::now()));
+        self.count(error, step)
+    }
+
+    fn count(&mut self, error: Error, step: u64) -> Result<SaveEvent, Error> {
         self.failures_in_a_row += 1;
         if self.failures_in_a_row >= self.max_failures {
             return Err(Error::GivenUp { count: self.failures_in_a_row, last: error.to_string() });
@@ -260,7 +280,12 @@ impl Saver {
     #[must_use]
     pub fn report(&mut self, now: Instant) -> Report {
         let lost = self.claim.as_ref().is_some_and(|claim| claim.lost().is_some());
-        let mut report = Report { failed: flag(lost), held: flag(self.staging.is_held()), ..Report::default() };
+        let is_held = self.staging.is_held();
+        let patience = TIME_TO_ABORT + GRACE_OF_A_JOB;
+        let is_late = self.save.is_none()
+            && self.last_failure.as_ref().is_none_or(|(_, since)| now.saturating_duration_since(*since) > patience);
+        let (held, stuck) = (flag(is_held), flag(is_held && is_late));
+        let mut report = Report { failed: flag(lost), held, stuck, ..Report::default() };
         if let Some(save) = &mut self.save {
             settle(&self.store, save, now);
             match &save.job {

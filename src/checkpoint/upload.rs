@@ -17,7 +17,7 @@ use super::{Error, Store};
 const PARTS_IN_FLIGHT: usize = 4;
 
 /// The time that taking back an upload may take; what is left then is taken back when a run next begins here.
-const TIME_TO_ABORT: Duration = Duration::from_secs(10);
+pub(super) const TIME_TO_ABORT: Duration = Duration::from_secs(10);
 
 /// Whether the work is to be given up.
 pub(super) type Cancelled = watch::Receiver<bool>;

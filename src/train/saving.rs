@@ -61,7 +61,12 @@ impl Saves {
         if let Some(event) = self.saver.advance(summed, Instant::now(), collective)? {
             self.tell(event);
         }
-        Ok(Polled { is_asked: num_asked > 0.0, is_free: !self.saver.is_busy() && summed.held == 0.0 })
+        let is_busy = self.saver.is_busy();
+        Ok(Polled {
+            is_asked: num_asked > 0.0,
+            is_free: !is_busy && summed.held == 0.0,
+            is_stuck: !is_busy && summed.stuck > 0.0,
+        })
     }
 
     /// Begins a save where none is under way; otherwise does what the configuration says. Gives the time that the
@@ -74,7 +79,7 @@ impl Saves {
     ) -> Result<Duration, TrainError> {
         let start = Instant::now();
         let step = session.trainer.progress.step;
-        if !polled.is_free && !self.saver.is_busy() {
+        if polled.is_stuck {
             let event = self.saver.cannot_begin(step)?;
             self.tell(event);
             return Ok(start.elapsed());
@@ -85,8 +90,9 @@ impl Saves {
                     self.num_skipped += 1;
                     if self.is_root {
                         tracing::warn!(
-                            "the save before is still being written, so that of step {step} is left out; save less \
-                             often, or set checkpoint.when_busy: wait"
+                            "the save before is still being {}, so that of step {step} is left out; save less \
+                             often, or set checkpoint.when_busy: wait",
+                            self.what_lasts()
                         );
                         self.board.scalar("checkpoint/skipped", step, self.num_skipped as f64);
                     }
@@ -94,7 +100,10 @@ impl Saves {
                 }
                 WhenBusy::Wait => {
                     if self.is_root {
-                        tracing::warn!("step {step} waits for the save before, which is still being written");
+                        tracing::warn!(
+                            "step {step} waits for the save before, which is still being {}",
+                            self.what_lasts()
+                        );
                     }
                     self.wait(collective)?;
                 }
@@ -105,6 +114,11 @@ impl Saves {
         self.board.scalar("checkpoint/stall_seconds", step, stall.as_secs_f64());
         tracing::debug!(step, seconds = stall.as_secs_f64(), "copied for a save");
         Ok(stall)
+    }
+
+    /// What is still being done with a save: without one under way, the last one was given up.
+    fn what_lasts(&self) -> &'static str {
+        if self.saver.is_busy() { "written" } else { "taken back" }
     }
 
     /// Saves the session and returns when it is published, after as many tries as may fail. In a `hurry` older
@@ -145,7 +159,7 @@ impl Saves {
             if stuck_looks > most {
                 return Err(TrainError::Checkpoint(checkpoint::Error::GivenUp {
                     count: self.num_failed,
-                    last: "a write that was given up still hangs in the system of one rank".into(),
+                    last: self.saver.why_held(),
                 }));
             }
             std::thread::sleep(LOOK);
@@ -193,9 +207,9 @@ impl Saves {
 
 /// The number of ranks that are asked to stop, and the sum of all ranks' reports.
 fn sum(is_asked: bool, own: Report, collective: &dyn Collective) -> Result<(f32, Report), CollectiveError> {
-    let mut sums = [f32::from(u8::from(is_asked)), own.finished, own.failed, own.held];
+    let mut sums = [f32::from(u8::from(is_asked)), own.finished, own.failed, own.held, own.stuck];
     collective.all_reduce_sum_f32(&mut sums)?;
-    Ok((sums[0], Report { finished: sums[1], failed: sums[2], held: sums[3] }))
+    Ok((sums[0], Report { finished: sums[1], failed: sums[2], held: sums[3], stuck: sums[4] }))
 }
 
 /// The sum of all ranks' reports, for who takes saves and no steps.
@@ -210,4 +224,6 @@ pub(super) struct Polled {
     pub(super) is_asked: bool,
     /// Whether a save can begin on all ranks.
     pub(super) is_free: bool,
+    /// Whether none can, and none is under way, because a rank's system does not let go of one that was given up.
+    pub(super) is_stuck: bool,
 }
