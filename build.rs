@@ -49,8 +49,19 @@ fn bridge(include: &Path) {
         .include(include)
         .include(include.join("torch/csrc/api/include"))
         .files(
-            ["bridge", "dispatch", "flat", "group_norm", "group_norm_gpu", "hooks", "profile", "recompute"]
-                .map(|name| format!("src/ops/bridge/{name}.cpp")),
+            [
+                "bridge",
+                "concatenate",
+                "convolve",
+                "dispatch",
+                "flat",
+                "group_norm",
+                "group_norm_gpu",
+                "hooks",
+                "profile",
+                "recompute",
+            ]
+            .map(|name| format!("src/ops/bridge/{name}.cpp")),
         )
         .compile("admiral_bridge");
 }

@@ -145,8 +145,8 @@ impl ResBlock {
         }
     }
 
-    /// `[batch, in, height, width]` to `[batch, out, ...]` at the block's resolution.
-    pub fn forward(&self, context: &Context<'_>, x: &Tensor) -> Tensor {
+    /// `[batch, in, height, width]` to `[batch, out, ...]` at the block's resolution. `x` is given once for each branch.
+    pub fn forward(&self, context: &Context<'_>, [x, of_skip]: [&Tensor; 2]) -> Tensor {
         let params = context.params;
         let hidden = self.resample.forward(&self.in_norm.forward_silu(params, x));
         let hidden = self.in_conv.forward(params, &hidden);
@@ -159,11 +159,12 @@ impl ResBlock {
             let hidden = &hidden + embedding.to_kind(hidden.kind()).unsqueeze(-1).unsqueeze(-1);
             self.out_norm.forward_in_block(params, &hidden, None, dropout)
         };
-        let hidden = self.out_conv.forward(params, &hidden);
-        let skip = self.resample.forward(x);
+        let mut hidden = self.out_conv.forward(params, &hidden);
+        let skip = self.resample.forward(of_skip);
+        // In place: nobody else reads what the convolution gave, and its backward does not either.
         match &self.skip {
-            Some(conv) => conv.forward(params, &skip) + hidden,
-            None => skip + hidden,
+            Some(conv) => hidden.g_add_(&conv.forward(params, &skip)),
+            None => hidden.g_add_(&skip),
         }
     }
 
@@ -216,22 +217,28 @@ impl Layer {
     /// # Panics
     /// Where libtorch refuses, as tch's operations do.
     pub fn forward(&self, context: &Context<'_>, x: &Tensor) -> Tensor {
+        self.forward_branches(context, [x, x])
+    }
+
+    /// The same, where the layer has two branches with `x` given once for each of them: the first alone counts where it
+    /// has not.
+    fn forward_branches(&self, context: &Context<'_>, [x, of_skip]: [&Tensor; 2]) -> Tensor {
         if !context.recomputes || matches!(self, Self::Conv(..)) {
-            return self.run(context, x);
+            return self.run(context, [x, of_skip]);
         }
         let (layer, params, dropout_seed) = (self.clone(), context.params.clone(), context.dropout_seed);
         let body = move |x: &Tensor, embedding: &Tensor| {
-            layer.run(&Context { params: &params, embedding, dropout_seed, recomputes: false }, x)
+            layer.run(&Context { params: &params, embedding, dropout_seed, recomputes: false }, [x, x])
         };
         ops::recompute(x, context.embedding, body).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    fn run(&self, context: &Context<'_>, x: &Tensor) -> Tensor {
+    fn run(&self, context: &Context<'_>, [x, of_skip]: [&Tensor; 2]) -> Tensor {
         match self {
             // Upsampling comes before its convolution; downsampling is the convolution's stride.
             Self::Conv(conv, Resample::Up) => conv.forward(context.params, &Resample::Up.forward(x)),
             Self::Conv(conv, _) => conv.forward(context.params, x),
-            Self::Res(block) => block.forward(context, x),
+            Self::Res(block) => block.forward(context, [x, of_skip]),
             Self::Attention(block) => block.forward(context.params, x),
         }
     }
@@ -284,6 +291,18 @@ pub type Block = Vec<Layer>;
 /// Runs a block.
 pub fn forward(block: &[Layer], context: &Context<'_>, x: &Tensor) -> Tensor {
     block.iter().fold(x.shallow_clone(), |x, layer| layer.forward(context, &x))
+}
+
+/// Runs a block of the upward path on what came before it and a result of the downward path.
+///
+/// # Panics
+/// Where libtorch refuses, as tch's operations do.
+pub fn forward_joined(block: &[Layer], context: &Context<'_>, x: &Tensor, from_down: &Tensor) -> Tensor {
+    let [joined, of_skip] = ops::concatenate_twice(x, from_down).unwrap_or_else(|error| panic!("{error}"));
+    match block {
+        [first, rest @ ..] => forward(rest, context, &first.forward_branches(context, [&joined, &of_skip])),
+        [] => joined,
+    }
 }
 
 /// FLOPs of a block for one image of `size` pixels square, and the size of what comes out.

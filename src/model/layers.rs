@@ -92,8 +92,7 @@ impl Conv2d {
 
     /// `[batch, in, height, width]` to `[batch, out, height / stride, width / stride]`.
     pub fn forward(&self, params: &Params, x: &Tensor) -> Tensor {
-        let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
-        x.conv2d(params.get(self.weight), Some(params.get(self.bias)), stride, padding, [1, 1], 1)
+        ops::conv2d(x, params.get(self.weight), params.get(self.bias), self.stride, self.padding)
     }
 
     /// The type of the weights: half in a half-precision torso.

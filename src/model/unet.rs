@@ -80,10 +80,10 @@ impl UNet {
         }
         hidden = blocks::forward(&self.middle_block, &context, &hidden);
         for block in &self.output_blocks {
-            if let Some(skip) = skips.pop() {
-                hidden = Tensor::cat(&[hidden, skip], 1);
-            }
-            hidden = blocks::forward(block, &context, &hidden);
+            hidden = match skips.pop() {
+                Some(skip) => blocks::forward_joined(block, &context, &hidden, &skip),
+                None => blocks::forward(block, &context, &hidden),
+            };
         }
         self.out_conv.forward(params, &self.out_norm.forward_silu(params, &hidden.to_kind(Kind::Float)))
     }

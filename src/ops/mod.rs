@@ -3,6 +3,7 @@
 mod adam;
 mod attention;
 pub mod bridge;
+mod convolution;
 mod dropout;
 mod group_norm;
 pub mod host_memory;
@@ -11,7 +12,8 @@ mod norms;
 
 pub use adam::{AdamHyper, AdamSegment, adam};
 pub use attention::attention;
-pub use bridge::recompute;
+pub use bridge::{concatenate_twice, recompute};
+pub use convolution::conv2d;
 pub use dropout::Dropout;
 pub use group_norm::{GroupNorm, group_norm_is_fused, group_norm_silu};
 pub use machine::{KernelChoice, is_fused, kernel_choice, likes_channels_last, set_fused};

@@ -1,11 +1,15 @@
 //! The Rust side of the C++ bridge: functions that tch does not offer. No C++ exception leaves the bridge;
 //! what it caught comes back as [`Error::Bridge`].
 
+mod concatenate;
+mod convolve;
 mod group_norm_gpu;
 mod hooks;
 mod profile;
 mod recompute;
 
+pub use concatenate::concatenate_twice;
+pub(super) use convolve::{convolve, convolve_suits};
 pub(super) use group_norm_gpu::group_norm_gpu;
 pub use hooks::on_gradient;
 pub use profile::{Calls, profile};

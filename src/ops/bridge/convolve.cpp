@@ -1,0 +1,117 @@
+// Convolution of channels-last maps with weights that lie contiguous in flat memory, as one node of libtorch's graph on
+// the CPU. libtorch lays such weights out anew for each convolution, forward and backward, and their gradient back, value
+// by value; a transposition that reads in order takes a tenth of that. The sums are libtorch's.
+#include "bridge.h"
+#include "layout.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/convolution.h>
+#include <ATen/ops/convolution_backward.h>
+#include <ATen/ops/empty.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <array>
+
+namespace admiral {
+namespace {
+
+using at::Tensor;
+using torch::autograd::variable_list;
+
+// Values that a thread is worth starting for.
+constexpr int64_t kGrain = 1 << 16;
+
+// [rows, a, b] to [rows, b, a], where one of the two is `small`: the other then runs along memory on both sides.
+template <typename Value, int64_t fixed>
+void transpose_rows(const Value* from, Value* to, int64_t begin, int64_t end, int64_t large, int64_t any,
+                    bool small_last) {
+  const int64_t small = fixed > 0 ? fixed : any;
+  for (int64_t row = begin; row < end; ++row) {
+    const Value* const source = from + row * large * small;
+    Value* const target = to + row * large * small;
+    if (small_last)
+      for (int64_t i = 0; i < large; ++i)
+        for (int64_t k = 0; k < small; ++k) target[k * large + i] = source[i * small + k];
+    else
+      for (int64_t i = 0; i < large; ++i)
+        for (int64_t k = 0; k < small; ++k) target[i * small + k] = source[k * large + i];
+  }
+}
+
+template <typename Value>
+void transpose(const Tensor& from, const Tensor& to, bool small_last) {
+  const int64_t rows = to.size(0), large = to.size(1), small = to.size(2) * to.size(3);
+  const auto* const source = static_cast<const Value*>(from.const_data_ptr());
+  auto* const target = static_cast<Value*>(to.mutable_data_ptr());
+  at::parallel_for(0, rows, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, large * small)),
+                   [&](int64_t begin, int64_t end) {
+                     const auto run = small == 9 ? transpose_rows<Value, 9> : transpose_rows<Value, 0>;
+                     run(source, target, begin, end, large, small, small_last);
+                   });
+}
+
+// A copy of `weight`, [outputs, inputs, height, width], in the layout asked for, which it does not have yet.
+Tensor laid_out(const Tensor& weight, at::MemoryFormat layout) {
+  Tensor copy = at::empty(weight.sizes(), weight.options(), layout);
+  const bool small_last = layout == at::MemoryFormat::ChannelsLast;
+  if (weight.element_size() == 4)
+    transpose<uint32_t>(weight, copy, small_last);
+  else
+    transpose<uint16_t>(weight, copy, small_last);
+  return copy;
+}
+
+class Convolve : public torch::autograd::Function<Convolve> {
+ public:
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight,
+                        const Tensor& bias, int64_t stride, int64_t padding) {
+    context->save_for_backward({x, weight});
+    context->saved_data["stride"] = stride;
+    context->saved_data["padding"] = padding;
+    return at::convolution(x, laid_out(weight, at::MemoryFormat::ChannelsLast), bias, {stride, stride},
+                           {padding, padding}, {1, 1}, false, {0, 0}, 1);
+  }
+
+  static variable_list backward(torch::autograd::AutogradContext* context, variable_list gradients) {
+    const variable_list saved = context->get_saved_variables();
+    const Tensor &x = saved[0], &weight = saved[1];
+    const int64_t stride = context->saved_data["stride"].toInt(), padding = context->saved_data["padding"].toInt();
+    const std::array<bool, 3> wanted{context->needs_input_grad(0), context->needs_input_grad(1),
+                                     context->needs_input_grad(2)};
+    const std::array<int64_t, 1> outputs{weight.size(0)};
+    auto [dx, dweight, dbias] = at::convolution_backward(
+        gradients[0], x, laid_out(weight, at::MemoryFormat::ChannelsLast), at::OptionalIntArrayRef(outputs),
+        {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0}, 1, wanted);
+    // As the flat memory that it is added to.
+    if (wanted[1])
+      dweight = dweight.is_contiguous(at::MemoryFormat::ChannelsLast)
+                    ? laid_out(dweight, at::MemoryFormat::Contiguous)
+                    : dweight.contiguous();
+    return {dx, dweight, dbias, Tensor(), Tensor()};
+  }
+};
+
+}  // namespace
+}  // namespace admiral
+
+extern "C" {
+
+// Whether `admiral_convolve` is worth its while: channels-last maps, and weights of more than one position that are
+// contiguous, in float32 or a half kind.
+bool admiral_convolve_suits(const at::Tensor* x, const at::Tensor* weight) {
+  return x->is_cpu() && weight->is_cpu() && x->dim() == 4 && weight->dim() == 4 &&
+         x->scalar_type() == weight->scalar_type() &&
+         (x->scalar_type() == at::kFloat || x->scalar_type() == at::kBFloat16 || x->scalar_type() == at::kHalf) &&
+         weight->size(2) * weight->size(3) > 1 && weight->size(1) > 1 && weight->is_contiguous() &&
+         !x->is_contiguous() && admiral::lies_channels_last(*x);
+}
+
+// The result is a new tensor that the caller owns.
+int admiral_convolve(const at::Tensor* x, const at::Tensor* weight, const at::Tensor* bias, int64_t stride,
+                     int64_t padding, at::Tensor** result) {
+  return admiral::guarded(
+      [&] { *result = new at::Tensor(admiral::Convolve::apply(*x, *weight, *bias, stride, padding)); });
+}
+
+}  // extern "C"

@@ -1,0 +1,96 @@
+//! Convolution.
+
+use tch::Tensor;
+
+use super::{bridge, is_fused};
+
+/// `x` `[batch, in, height, width]` and `weight` `[out, in, kernel, kernel]` to `[batch, out, height / stride, width /
+/// stride]`, plus `bias` `[out]`. libtorch's own; where maps lie channels-last on the CPU and the weights do not, with a
+/// faster way between the two layouts.
+///
+/// # Panics
+/// Where libtorch refuses, as tch's operations do.
+#[must_use]
+pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor, stride: i64, padding: i64) -> Tensor {
+    if is_fused()
+        && bridge::convolve_suits(x, weight)
+        // What the bridge refuses libtorch refuses too, in tch's own way of telling.
+        && let Ok(out) = bridge::convolve(x, weight, bias, stride, padding)
+    {
+        return out;
+    }
+    x.conv2d(weight, Some(bias), [stride; 2], [padding; 2], [1, 1], 1)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::ops::bridge::gradients;
+
+    fn channels_last(x: &Tensor) -> Tensor {
+        x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+    }
+
+    /// Batch, inputs, outputs, size, kernel, stride.
+    const CASES: [[i64; 6]; 5] =
+        [[2, 5, 7, 9, 3, 1], [3, 32, 64, 8, 3, 1], [2, 6, 3, 8, 3, 2], [1, 4, 2, 7, 5, 1], [2, 300, 260, 4, 3, 1]];
+
+    #[test]
+    fn values_and_gradients_are_those_of_libtorch() {
+        for [batch, inputs, outputs, size, kernel, stride] in CASES {
+            for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
+                let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind);
+                let x = channels_last(&random(&[batch, inputs, size, size])).set_requires_grad(true);
+                let weight = random(&[outputs, inputs, kernel, kernel]).set_requires_grad(true);
+                let bias = random(&[outputs]).set_requires_grad(true);
+                assert!(bridge::convolve_suits(&x, &weight));
+                let found = conv2d(&x, &weight, &bias, stride, kernel / 2);
+                let expected = x.conv2d(&weight, Some(&bias), [stride; 2], [kernel / 2; 2], [1, 1], 1);
+                let close = |a: &Tensor, b: &Tensor| {
+                    let (a, b) = (a.to_kind(Kind::Double), b.to_kind(Kind::Double));
+                    let scale = b.abs().max().double_value(&[]);
+                    assert_eq!(a.size(), b.size());
+                    assert!((a - b).abs().max().double_value(&[]) <= tolerance * scale, "{kind:?} of {batch} {inputs}");
+                };
+                close(&found, &expected);
+                let dy = Tensor::randn_like(&expected);
+                let inputs = [&x, &weight, &bias];
+                let of_expected = gradients(&expected, &dy, &inputs).unwrap();
+                let of_found = gradients(&found, &dy, &inputs).unwrap();
+                for (found, expected) in of_found.iter().zip(&of_expected) {
+                    close(found, expected);
+                }
+                assert!(of_found[1].is_contiguous(), "the gradient lies as the weights do");
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_wants_gradients_gets_them() {
+        let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+        let (x, bias) = (channels_last(&random(&[2, 4, 6, 6])), random(&[3]));
+        let weight = random(&[3, 4, 3, 3]).set_requires_grad(true);
+        let y = conv2d(&x, &weight, &bias, 1, 1);
+        y.sum(Kind::Float).backward();
+        assert!(weight.grad().defined() && !x.grad().defined() && !bias.grad().defined());
+    }
+
+    #[test]
+    fn what_lies_otherwise_is_left_to_libtorch() {
+        let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+        let (map, weight) = (random(&[2, 4, 6, 6]), random(&[3, 4, 3, 3]));
+        assert!(!bridge::convolve_suits(&map, &weight));
+        let map = channels_last(&map);
+        assert!(bridge::convolve_suits(&map, &weight));
+        for (x, weight) in [
+            (&map, &channels_last(&weight)),
+            (&map, &random(&[3, 4, 1, 1])),
+            (&map.to_kind(Kind::Double), &weight.to_kind(Kind::Double)),
+        ] {
+            assert!(!bridge::convolve_suits(x, weight));
+        }
+    }
+}
