@@ -224,6 +224,7 @@ fn sums_and_ways_between_ranks_are_measured() {
     let pairs: Vec<&serde_json::Value> = links.iter().map(|link| &link["ranks"]).collect();
     assert_eq!(pairs, [&serde_json::json!([0, 1]), &serde_json::json!([1, 2]), &serde_json::json!([2, 0])]);
     assert!(links.iter().all(|link| link["bytes_per_second"].as_f64().unwrap() > 0.0), "{measured}");
+    assert_eq!(measured["over"], "MPI");
     let alone = run(Command::new(env!("CARGO_BIN_EXE_admiral")).args(["bench", "allreduce"]), PATIENCE);
     assert_eq!((alone.code, errors(&alone).len()), (Some(64), 1), "{}", alone.stderr);
 }

@@ -118,6 +118,28 @@ fn the_loader_alone_can_be_timed() {
 }
 
 #[test]
+fn operations_can_be_timed_where_they_are_to_run() {
+    let bench = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_admiral"));
+        let few = ["bench", "ops", "--json", "--parameters", "1", "--threads", "1", "--rounds", "1", "--warmup", "0"];
+        run(command.args(few).args(arguments), PATIENCE)
+    };
+    let finished = bench(&["--device", "cpu"]);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let measured: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!(measured["device"], "Cpu");
+    let operations = measured["runs"][0]["operations"].as_array().unwrap();
+    for name in ["Adam", "GroupNorm", "Attention"] {
+        assert!(operations.iter().any(|of| of["operation"].as_str().unwrap().starts_with(name)), "{name}");
+    }
+    assert!(operations.iter().all(|of| of["seconds"]["median"].as_f64().unwrap() > 0.0));
+    if !tch::Cuda::is_available() {
+        let refused = bench(&["--device", "cuda"]);
+        assert_eq!((refused.code, errors(&refused).len()), (Some(64), 1), "{}", refused.stderr);
+    }
+}
+
+#[test]
 fn a_step_can_be_traced() {
     let place = Place::new();
     let trace = place.path("trace.json");
@@ -126,7 +148,19 @@ fn a_step_can_be_traced() {
     let finished = run(command.arg("--trace").arg(&trace), PATIENCE);
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     let measured: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
-    assert!(measured["copies"].is_array(), "{measured:#}");
+    // Weights' gradients are copied on their way to flat memory; feature maps are not, for whatever comes next.
+    let copies = measured["copies"].as_array().unwrap();
+    let within = |name: &str| copies.iter().any(|copies| copies["within"] == name);
+    assert!(!within("aten::_convolution") && !within("aten::upsample_nearest2d_backward"), "{measured:#}");
+    let of = |field: &str| measured[field].as_f64().unwrap();
+    assert!(of("fastest_step_seconds") <= of("step_seconds") && of("step_seconds") <= of("slowest_step_seconds"));
+    for ceiling in ["copy_bytes_per_second", "matrix_flops_per_second"] {
+        let [least, median, most] = ["least", "median", "most"].map(|end| measured[ceiling][end].as_f64().unwrap());
+        assert!(0.0 < least && least <= median && median <= most, "{measured:#}");
+    }
+    // Gradient and master for the norms; the gradient, and master, mean, variance and two averages both ways.
+    let bytes = measured["optimizer_bytes"].as_u64().unwrap();
+    assert!(bytes > 0 && bytes.is_multiple_of(4 * (2 + 1 + 2 * 5)), "{bytes}");
     let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
     let names: Vec<&str> = trace["traceEvents"].as_array().unwrap().iter().filter_map(|e| e["name"].as_str()).collect();
     assert!(names.iter().any(|name| name.contains("convolution_backward")), "no backward in {} events", names.len());

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
-use tch::{Device, Kind, Tensor};
 
 use crate::collective::{Collective, Ending, agree};
 use crate::data;
@@ -14,7 +13,10 @@ use crate::model::flops::V100_FLOPS;
 use crate::ops::bridge;
 
 use super::TrainError;
+use super::bench_ops::ceilings;
+use super::bench_ops::contest::{Clock, Rules, Spread};
 use super::config::PrecisionMode;
+use super::flat::{FlatMemory, Segment};
 use super::run_config::RunConfig;
 use super::session::Session;
 use super::step::StepTimes;
@@ -48,6 +50,7 @@ struct Measured {
     steps: u64,
     step_seconds: f64,
     fastest_step_seconds: f64,
+    slowest_step_seconds: f64,
     images_per_second: f64,
     data_seconds: f64,
     forward_seconds: f64,
@@ -59,12 +62,16 @@ struct Measured {
     /// The part of that which backward does not hide.
     all_reduce_exposed_seconds: f64,
     optimizer_seconds: f64,
+    /// What the optimizer cannot do without reading and writing: see [`optimizer_bytes`].
+    optimizer_bytes: u64,
+    /// Bytes read and written while memory is copied here, after the steps.
+    copy_bytes_per_second: Spread,
     /// Copies of tensors into another layout, type or place in the traced step; none where no step was traced.
     copies: Option<Vec<Copies>>,
     /// Of the arithmetic that three forward passes take, the part of a V100's peak that was reached.
     part_of_v100_peak: f64,
     /// What a product of large square matrices reaches here in the run's precision, after the steps.
-    matrix_flops_per_second: f64,
+    matrix_flops_per_second: Spread,
     /// Of that, what was reached, by the same arithmetic, of each rank.
     part_of_matrix_rate: f64,
 }
@@ -154,12 +161,15 @@ fn measure(session: &mut Session, options: &BenchOptions, collective: &dyn Colle
     }
     let copies = options.trace.as_deref().map(|path| trace(session, path, collective)).transpose()?;
     let part = |choose: fn(&StepTimes) -> Duration| median(parts.iter().map(|times| choose(times).as_secs_f64()));
-    let step_seconds = median(steps.iter().copied());
+    let spread = Spread::of(steps.iter().copied());
+    let step_seconds = spread.median;
     let training = &session.config.training;
     let images_per_second = training.global_batch as f64 / step_seconds;
     let flops = 3.0 * session.trainer.network.forward_flops() as f64 * images_per_second;
     let world_size = collective.world_size();
-    let matrix_flops_per_second = matrix_rate(session.config.precision.mode, session.device())?;
+    let rules = Rules { warmup: 3, rounds: 5, clock: Clock::Wall, device: session.device() };
+    let [copy_bytes_per_second, _] = ceilings::memory(rules)?;
+    let matrix_flops_per_second = ceilings::product(session.config.precision.mode.kind(), rules)?;
     Ok(Measured {
         ranks: world_size,
         device: format!("{:?}", session.device()),
@@ -169,7 +179,8 @@ fn measure(session: &mut Session, options: &BenchOptions, collective: &dyn Colle
         microbatch: training.microbatch.min(training.global_batch / world_size as u64),
         steps: options.steps,
         step_seconds,
-        fastest_step_seconds: steps.iter().copied().fold(f64::INFINITY, f64::min),
+        fastest_step_seconds: spread.least,
+        slowest_step_seconds: spread.most,
         images_per_second,
         data_seconds: part(|times| times.data),
         forward_seconds: part(|times| times.forward),
@@ -178,33 +189,24 @@ fn measure(session: &mut Session, options: &BenchOptions, collective: &dyn Colle
         all_reduce_busy_seconds: part(|times| times.all_reduce_busy),
         all_reduce_exposed_seconds: part(|times| times.all_reduce_exposed),
         optimizer_seconds: part(|times| times.optimizer),
+        optimizer_bytes: optimizer_bytes(&session.trainer.memory),
+        copy_bytes_per_second,
         copies,
         part_of_v100_peak: flops / world_size as f64 / V100_FLOPS,
         matrix_flops_per_second,
-        part_of_matrix_rate: flops / world_size as f64 / matrix_flops_per_second,
+        part_of_matrix_rate: flops / world_size as f64 / matrix_flops_per_second.median,
     })
 }
 
-/// FLOPs a second of a product of square matrices, large enough that more would not be faster.
-fn matrix_rate(mode: PrecisionMode, device: Device) -> Result<f64, TrainError> {
-    let _no_grad = tch::no_grad_guard();
-    let size: i64 = if device.is_cuda() { 8192 } else { 1024 };
-    let matrix = Tensor::f_randn([size, size], (Kind::Float, device))?.f_to_kind(mode.kind())?;
-    let wait = || {
-        if let Device::Cuda(ordinal) = device {
-            tch::Cuda::synchronize(ordinal as i64);
-        }
+/// The bytes that an update of every parameter reads and writes: gradient and master for the norms; the gradient, the
+/// half-precision copy, and master, mean, variance and EMAs both ways for the pass.
+fn optimizer_bytes(memory: &FlatMemory) -> u64 {
+    let of_segment = |segment: &Segment| {
+        let values = segment.master.numel() as u64;
+        let half = if segment.is_half() { 2 } else { 0 };
+        values * (4 * (2 + 1 + 2 * (3 + segment.emas.len() as u64)) + half)
     };
-    let mut seconds = Vec::new();
-    for _ in 0..8 {
-        wait();
-        let start = Instant::now();
-        let _ = matrix.f_matmul(&matrix)?;
-        wait();
-        seconds.push(start.elapsed().as_secs_f64());
-    }
-    // The first ones choose a kernel and warm up.
-    Ok(2.0 * (size as f64).powi(3) / median(seconds.into_iter().skip(3)))
+    memory.segments().iter().map(of_segment).sum()
 }
 
 /// One more step under libtorch's profiler; rank 0 writes what it did to `path`.
@@ -255,6 +257,17 @@ fn print(measured: &Measured) {
     row("  all-reduce", measured.all_reduce_seconds);
     row("  optimizer", measured.optimizer_seconds);
     row("fastest", measured.fastest_step_seconds);
+    row("slowest", measured.slowest_step_seconds);
+    let optimizer_rate = measured.optimizer_bytes as f64 / measured.optimizer_seconds;
+    println!(
+        "the optimizer moves {:.1} MB, {:.1} GB/s, {:.0} % of copying memory, {:.1} GB/s ({:.1} to {:.1})",
+        measured.optimizer_bytes as f64 / 1e6,
+        optimizer_rate / 1e9,
+        100.0 * optimizer_rate / measured.copy_bytes_per_second.median,
+        measured.copy_bytes_per_second.median / 1e9,
+        measured.copy_bytes_per_second.least / 1e9,
+        measured.copy_bytes_per_second.most / 1e9
+    );
     if measured.ranks > 1 {
         let exposed = 100.0 * measured.all_reduce_exposed_seconds / measured.all_reduce_busy_seconds;
         println!(
@@ -269,8 +282,10 @@ fn print(measured: &Measured) {
     println!("images/s     {:>10.2}", measured.images_per_second);
     println!("of a V100's peak {:>8.3} %", 100.0 * measured.part_of_v100_peak);
     println!(
-        "of what a product of matrices reaches here, {:.2} TFLOP/s a rank, {:.1} %",
-        measured.matrix_flops_per_second / 1e12,
+        "of what a product of matrices reaches here, {:.2} TFLOP/s a rank ({:.2} to {:.2}), {:.1} %",
+        measured.matrix_flops_per_second.median / 1e12,
+        measured.matrix_flops_per_second.least / 1e12,
+        measured.matrix_flops_per_second.most / 1e12,
         100.0 * measured.part_of_matrix_rate
     );
 }

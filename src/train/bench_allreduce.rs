@@ -1,13 +1,17 @@
 //! `admiral bench allreduce`: how fast ranks sum, and which way between two of them is slow.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
+use tch::{Device, Kind, Tensor};
 
 use super::TrainError;
 use super::bench::{median, tell};
-use crate::collective::{Collective, Ending, host_name};
+use super::bench_ops::contest::wait_for;
+use super::config::DeviceChoice;
+use super::session::choose_device;
+use crate::collective::{Collective, Ending, GpuSums, GradientReducer, Slot, agree, host_name};
 
 /// A way is slow below this part of the median of its kind.
 const SLOW: f64 = 0.5;
@@ -21,6 +25,10 @@ pub struct AllReduceBenchOptions {
     /// Size of the sum, and of what two ranks exchange, in MiB
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=1024))]
     mebibytes: u64,
+    /// Where the sum is: cpu, over MPI; cuda, over NCCL between the ranks' GPUs; auto, which is cuda where there is one.
+    /// What two ranks exchange always goes over MPI
+    #[arg(long, value_enum, default_value_t = DeviceChoice::Cpu)]
+    device: DeviceChoice,
     /// Times each is measured, after one that is not; the median counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
     repeats: u64,
@@ -33,6 +41,8 @@ pub struct AllReduceBenchOptions {
 struct Measured {
     mebibytes: u64,
     repeats: u64,
+    /// What sums: MPI or NCCL.
+    over: &'static str,
     /// The slowest rank's median.
     all_reduce_seconds: f64,
     /// The bytes of the sum over that.
@@ -70,31 +80,44 @@ impl Link {
     }
 }
 
+/// How long a rank's GPU is waited for.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Measures and prints. Every rank calls it.
 ///
 /// # Errors
 /// How the ranks are to leave.
 pub fn all_reduce(options: &AllReduceBenchOptions, collective: &dyn Collective) -> Result<(), Ending> {
-    let Some(measured) = measure(options, collective).map_err(TrainError::ending)? else { return Ok(()) };
+    let device = choose_device(options.device, collective.local_rank());
+    let device = agree(collective, device, TrainError::exit_code)?;
+    let Some(measured) = measure(options, device, collective).map_err(TrainError::ending)? else { return Ok(()) };
     tell(&measured, options.json, print, collective)
 }
 
 /// Rank 0 gets what all have measured.
-fn measure(options: &AllReduceBenchOptions, collective: &dyn Collective) -> Result<Option<Measured>, TrainError> {
+fn measure(
+    options: &AllReduceBenchOptions,
+    device: Device,
+    collective: &dyn Collective,
+) -> Result<Option<Measured>, TrainError> {
     let (rank, world) = (collective.rank(), collective.world_size());
     if world == 1 {
         return Err(TrainError::Refused("one rank has nothing to sum: start several with mpirun -n".into()));
     }
     let length = (options.mebibytes << 20) as usize;
-    let mut values = vec![0.0_f32; length / size_of::<f32>()];
     let repeats = options.repeats as usize;
-    let all_reduce = timed(repeats, || {
-        collective.barrier()?;
-        let start = Instant::now();
-        collective.all_reduce_sum_f32(&mut values)?;
-        Ok(start.elapsed().as_secs_f64())
-    })?;
-    drop(values);
+    let all_reduce = match device {
+        Device::Cuda(_) => between_gpus(length / size_of::<f32>(), device, repeats, collective)?,
+        _ => {
+            let mut values = vec![0.0_f32; length / size_of::<f32>()];
+            timed(repeats, || {
+                collective.barrier()?;
+                let start = Instant::now();
+                collective.all_reduce_sum_f32(&mut values)?;
+                Ok(start.elapsed().as_secs_f64())
+            })?
+        }
+    };
     let mut bytes = vec![0; length];
     let mut link = f64::NAN;
     for round in rounds(world) {
@@ -135,12 +158,32 @@ fn measure(options: &AllReduceBenchOptions, collective: &dyn Collective) -> Resu
     Ok(Some(Measured {
         mebibytes: options.mebibytes,
         repeats: options.repeats,
+        over: if device.is_cuda() { "NCCL" } else { "MPI" },
         all_reduce_seconds: slowest,
         all_reduce_bytes_per_second: length as f64 / slowest,
         ranks,
         links,
         outliers,
     }))
+}
+
+/// The seconds of a sum of `length` float32 values over NCCL, as gradients are summed.
+fn between_gpus(length: usize, device: Device, repeats: usize, collective: &dyn Collective) -> Result<f64, TrainError> {
+    let Device::Cuda(ordinal) = device else { return Ok(f64::NAN) };
+    let gpus = GpuSums::open(collective, ordinal, PATIENCE)?
+        .map_err(|reason| TrainError::Refused(format!("NCCL cannot be used: {reason}")))?;
+    let mut reducer = GradientReducer::new(&[Slot { buffer: 0, elements: 0..length }], usize::MAX);
+    reducer.sum_on_gpus(gpus);
+    let values = Tensor::f_zeros([length as i64], (Kind::Float, device))?;
+    let seconds = timed(repeats, || {
+        collective.barrier()?;
+        let start = Instant::now();
+        reducer.reduce(collective, &[&values])?;
+        wait_for(device);
+        Ok(start.elapsed().as_secs_f64())
+    })?;
+    reducer.finish()?;
+    Ok(seconds)
 }
 
 /// The median of what is measured `repeats` times, after one time that does not count.
@@ -214,9 +257,10 @@ fn speed(bytes_per_second: f64) -> String {
 
 fn print(measured: &Measured) {
     println!(
-        "{} ranks sum {} MiB in {:.2} ms, {}; medians of {}",
+        "{} ranks sum {} MiB over {} in {:.2} ms, {}; medians of {}",
         measured.ranks.len(),
         measured.mebibytes,
+        measured.over,
         1e3 * measured.all_reduce_seconds,
         speed(measured.all_reduce_bytes_per_second),
         measured.repeats

@@ -299,7 +299,7 @@ pub(super) fn choose_device(choice: DeviceChoice, local_rank: usize) -> Result<D
         DeviceChoice::Cpu => Ok(Device::Cpu),
         DeviceChoice::Auto if num_gpus == 0 => Ok(Device::Cpu),
         DeviceChoice::Cuda if num_gpus == 0 => Err(TrainError::Refused(
-            "run.device is cuda, but this libtorch sees no GPU; check the driver, or set run.device: cpu".into(),
+            "run.device (or --device) is cuda, but this libtorch sees no GPU; check the driver, or choose cpu".into(),
         )),
         DeviceChoice::Auto | DeviceChoice::Cuda if local_rank < num_gpus => Ok(Device::Cuda(local_rank)),
         DeviceChoice::Auto | DeviceChoice::Cuda => Err(TrainError::Refused(format!(

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tch::Device;
 
 use crate::ops::Error;
 
@@ -40,11 +41,11 @@ impl Spread {
 /// What seconds are counted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Clock {
+pub(in crate::train) enum Clock {
     /// The time that passes.
     Wall,
     /// The time that this process spends on processors, over its number of threads: what the machine does besides
-    /// counts less, and a thread that waits by turning round counts too.
+    /// counts less, and a thread that waits by turning round counts too. Not for work of a GPU's.
     Processor,
 }
 
@@ -63,12 +64,21 @@ impl Clock {
     }
 }
 
-/// How often each contender runs, and what counts its seconds.
+/// How often each contender runs, where, and what counts its seconds.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rules {
-    pub(super) warmup: usize,
-    pub(super) rounds: usize,
-    pub(super) clock: Clock,
+pub(in crate::train) struct Rules {
+    pub(in crate::train) warmup: usize,
+    pub(in crate::train) rounds: usize,
+    pub(in crate::train) clock: Clock,
+    /// Where the work is done, whose end counts.
+    pub(in crate::train) device: Device,
+}
+
+/// Returns when the device has done what it was given.
+pub(in crate::train) fn wait_for(device: Device) {
+    if let Device::Cuda(ordinal) = device {
+        tch::Cuda::synchronize(ordinal as i64);
+    }
 }
 
 /// The seconds of each round of each contender, after rounds of warm-up that do not count. Within a round all take
@@ -77,8 +87,10 @@ pub(super) fn hold(contenders: &mut [Contender<'_>], rules: Rules) -> Result<Vec
     let mut seconds = vec![Vec::with_capacity(rules.rounds); contenders.len()];
     for round in 0..rules.warmup + rules.rounds {
         for (contender, seconds) in contenders.iter_mut().zip(&mut seconds) {
+            wait_for(rules.device);
             let start = rules.clock.now();
             contender()?;
+            wait_for(rules.device);
             if round >= rules.warmup {
                 seconds.push((rules.clock.now() - start).as_secs_f64());
             }
@@ -113,7 +125,7 @@ mod tests {
                     Ok(())
                 }),
             ],
-            Rules { warmup: 1, rounds: 2, clock: Clock::Processor },
+            Rules { warmup: 1, rounds: 2, clock: Clock::Processor, device: Device::Cpu },
         )
         .unwrap();
         assert_eq!(*order.borrow(), "ababab");

@@ -1,27 +1,34 @@
 //! `admiral bench ops`: how fast the fused operations are, against libtorch's own and against what memory and the
 //! arithmetic units of this machine allow, all measured in one run.
 
-mod contest;
+pub(super) mod ceilings;
+pub(super) mod contest;
 mod subjects;
 
 use clap::Args;
 use serde::Serialize;
-use tch::Kind;
+use tch::{Device, Kind};
 
 use super::TrainError;
 use super::bench::show;
-use crate::ops::bridge;
+use super::config::DeviceChoice;
+use super::session::choose_device;
+use crate::ops;
 
+use ceilings::Ceilings;
 pub use contest::Spread;
 use contest::{Clock, Rules};
 
 /// What to measure.
 #[derive(Debug, Clone, Args)]
 pub struct OpsBenchOptions {
+    /// Where: auto, which is the first GPU where there is one, cpu or cuda
+    #[arg(long, value_enum, default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
     /// Parameters of the optimizer's pass, in millions
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=4000))]
     parameters: u64,
-    /// Numbers of threads, each of which is measured
+    /// Numbers of threads, each of which is measured; on a GPU only the first
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2], value_parser = clap::value_parser!(i32).range(1..=1024))]
     threads: Vec<i32>,
     /// Rounds that count, of which the median is printed
@@ -38,18 +45,8 @@ pub struct OpsBenchOptions {
     json: bool,
 }
 
-/// What the machine can do at most, as far as libtorch reaches it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct Ceilings {
-    /// Bytes read and bytes written while memory is copied.
-    copy_bytes_per_second: Spread,
-    /// The same while values change where they lie, which moves more: nothing new is fetched to be overwritten.
-    in_place_bytes_per_second: Spread,
-    /// A product of two square matrices of 2048, float32.
-    float_flops: Spread,
-    /// The same in bfloat16.
-    bfloat16_flops: Spread,
-}
+/// The name of the kind that is not a half kind.
+const FLOAT: &str = "float32";
 
 /// An operation in one case.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -78,7 +75,9 @@ struct WithThreads {
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Report {
-    instruction_set: &'static str,
+    device: String,
+    /// Whose kernels run the fused operations.
+    kernels: String,
     clock: Clock,
     rounds: u64,
     warmup: u64,
@@ -91,18 +90,27 @@ struct Report {
 /// When libtorch refuses, for want of memory above all.
 pub fn run(options: &OpsBenchOptions) -> Result<(), TrainError> {
     let clock = if options.processor_time { Clock::Processor } else { Clock::Wall };
-    let rules = Rules { warmup: options.warmup as usize, rounds: options.rounds as usize, clock };
+    let device = choose_device(options.device, 0)?;
+    if device.is_cuda() && options.processor_time {
+        return Err(TrainError::Refused(
+            "--processor-time counts what processors do, and a GPU does the work: leave it out, or say --device cpu"
+                .into(),
+        ));
+    }
+    let rules = Rules { warmup: options.warmup as usize, rounds: options.rounds as usize, clock, device };
+    // What networks train in: V100s know no bfloat16, and processors with instructions for it none for float16.
+    let half = if device.is_cuda() { Kind::Half } else { Kind::BFloat16 };
+    let num_runs = if device.is_cuda() { 1 } else { options.threads.len() };
     let mut runs = Vec::new();
-    for &threads in &options.threads {
+    for &threads in &options.threads[..num_runs] {
         tch::set_num_threads(threads);
-        runs.push(WithThreads { threads, ceilings: subjects::ceilings(rules)?, operations: Vec::new() });
-        let operations = measure(options, rules)?;
-        if let Some(run) = runs.last_mut() {
-            run.operations = operations;
-        }
+        let ceilings = Ceilings::of(half, rules)?;
+        let operations = measure(options.parameters, half, rules)?;
+        runs.push(WithThreads { threads, ceilings, operations });
     }
     let report = Report {
-        instruction_set: bridge::instruction_set(),
+        device: format!("{device:?}"),
+        kernels: ops::kernel_choice(device).to_string(),
         clock,
         rounds: options.rounds,
         warmup: options.warmup,
@@ -111,15 +119,15 @@ pub fn run(options: &OpsBenchOptions) -> Result<(), TrainError> {
     show(&report, options.json, print)
 }
 
-fn measure(options: &OpsBenchOptions, rules: Rules) -> Result<Vec<Measured>, crate::ops::Error> {
-    const KINDS: [Kind; 2] = [Kind::Float, Kind::BFloat16];
-    let mut all = vec![subjects::adam(options.parameters as i64 * 1_000_000, rules)?];
-    for kind in KINDS {
+fn measure(millions: u64, half: Kind, rules: Rules) -> Result<Vec<Measured>, ops::Error> {
+    let kinds = [Kind::Float, half];
+    let mut all = vec![subjects::adam(millions as i64 * 1_000_000, rules)?];
+    for kind in kinds {
         for shape in subjects::NORM_SHAPES {
             all.push(subjects::group_norm(shape, kind, rules)?);
         }
     }
-    for kind in KINDS {
+    for kind in kinds {
         for shape in subjects::ATTENTION_SHAPES {
             all.push(subjects::attention(shape, kind, rules)?);
         }
@@ -132,7 +140,7 @@ impl Measured {
     fn share(&self, ceilings: &Ceilings) -> Option<f64> {
         let memory = if self.in_place { &ceilings.in_place_bytes_per_second } else { &ceilings.copy_bytes_per_second };
         let bytes = self.bytes.map(|bytes| bytes as f64 / self.seconds.median / memory.median);
-        let rate = if self.kind == "float32" { &ceilings.float_flops } else { &ceilings.bfloat16_flops };
+        let rate = if self.kind == FLOAT { &ceilings.float_flops } else { &ceilings.half_flops };
         bytes.or(self.flops.map(|flops| flops as f64 / self.seconds.median / rate.median))
     }
 }
@@ -143,12 +151,13 @@ fn print(report: &Report) {
         Clock::Processor => " of processor time",
     };
     println!(
-        "kernels for {}; medians{clock} of {} rounds after {} of warm-up, least and most in brackets",
-        report.instruction_set, report.rounds, report.warmup
+        "on {}: {}; medians{clock} of {} rounds after {} of warm-up, least and most in brackets",
+        report.device, report.kernels, report.rounds, report.warmup
     );
     for run in &report.runs {
         println!();
         println!("threads: {}", run.threads);
+        let half = run.operations.iter().map(|of| of.kind).find(|kind| *kind != FLOAT).unwrap_or_default();
         let rate = |name: &str, spread: &Spread, unit: &str| {
             let Spread { median, least, most } = spread;
             println!("{name:<24} {:>8.1} {unit} ({:.1} to {:.1})", median / 1e9, least / 1e9, most / 1e9);
@@ -156,7 +165,7 @@ fn print(report: &Report) {
         rate("copy", &run.ceilings.copy_bytes_per_second, "GB/s");
         rate("change in place", &run.ceilings.in_place_bytes_per_second, "GB/s");
         rate("product, float32", &run.ceilings.float_flops, "GFLOP/s");
-        rate("product, bfloat16", &run.ceilings.bfloat16_flops, "GFLOP/s");
+        rate(&format!("product, {half}"), &run.ceilings.half_flops, "GFLOP/s");
         for measured in &run.operations {
             print_one(measured, &run.ceilings);
         }
@@ -192,12 +201,12 @@ mod tests {
             copy_bytes_per_second: flat(1e9),
             in_place_bytes_per_second: flat(2e9),
             float_flops: flat(1e10),
-            bfloat16_flops: flat(4e10),
+            half_flops: flat(4e10),
         };
         let of_bytes = Measured {
             operation: "",
             case: String::new(),
-            kind: "float32",
+            kind: FLOAT,
             seconds: flat(2.0),
             bytes: Some(1_000_000_000),
             in_place: false,

@@ -1,9 +1,9 @@
-//! What is measured: the machine's ceilings, the optimizer's pass, group normalization, attention.
+//! What is measured: the optimizer's pass, group normalization, attention.
 
 use tch::{Device, Kind, Tensor};
 
 use super::contest::{Rules, Spread, contender, hold, ratio};
-use super::{Ceilings, Measured};
+use super::{FLOAT, Measured};
 use crate::ops::{self, AdamHyper, AdamSegment, Error, GroupNorm, bridge};
 
 const GROUPS: i64 = 32;
@@ -15,62 +15,16 @@ pub(super) const NORM_SHAPES: [[i64; 3]; 7] =
 /// The shapes of attention in the 64 model: batch, length, channels, in heads of 64.
 pub(super) const ATTENTION_SHAPES: [[i64; 3]; 3] = [[1, 1024, 384], [4, 256, 576], [4, 64, 768]];
 
-fn zeros(shape: &[i64], kind: Kind) -> Tensor {
-    Tensor::zeros(shape, (kind, Device::Cpu))
-}
-
-fn random(shape: &[i64], kind: Kind) -> Tensor {
-    Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind)
-}
-
-/// The bandwidths of memory that is copied and that changes in place, and the rates of matrix products in float32 and bfloat16.
-pub(super) fn ceilings(rules: Rules) -> Result<Ceilings, Error> {
-    const VALUES: usize = 64 << 20;
-    const SIZE: i64 = 2048;
-    let (from, mut to) = (vec![1.0f32; VALUES], vec![0.0f32; VALUES]);
-    let tensors = [0.0, 1.0].map(|value| Tensor::full([VALUES as i64], value, (Kind::Float, Device::Cpu)));
-    // The C library's copy does not read what it overwrites, libtorch's does; which one is faster depends on threads.
-    let seconds = hold(
-        &mut [
-            contender(|| tensors[0].shallow_clone().f_copy_(&tensors[1]).map(drop).map_err(Error::from)),
-            contender(|| {
-                let part = VALUES.div_ceil(tch::get_num_threads().max(1) as usize);
-                std::thread::scope(|scope| {
-                    for (to, from) in to.chunks_mut(part).zip(from.chunks(part)) {
-                        scope.spawn(|| to.copy_from_slice(from));
-                    }
-                });
-                Ok(())
-            }),
-            contender(|| tensors[0].shallow_clone().f_add_scalar_(1.0).map(drop).map_err(Error::from)),
-        ],
-        rules,
-    )?;
-    let rates = seconds.iter().map(|seconds| Spread::of(seconds.iter().map(|seconds| (8 * VALUES) as f64 / seconds)));
-    let rates: Vec<Spread> = rates.collect();
-    let copy_bytes_per_second =
-        rates[..2].iter().copied().max_by(|a, b| a.median.total_cmp(&b.median)).unwrap_or_default();
-    let in_place_bytes_per_second = rates[2];
-    drop((from, to, tensors));
-    let product = |kind: Kind| {
-        let (a, b) = (random(&[SIZE, SIZE], kind), random(&[SIZE, SIZE], kind));
-        let product = || a.f_matmul(&b).map(drop).map_err(Error::from);
-        let seconds = hold(&mut [contender(product)], rules)?;
-        Ok::<_, Error>(Spread::of(seconds[0].iter().map(|seconds| 2.0 * (SIZE as f64).powi(3) / seconds)))
-    };
-    Ok(Ceilings {
-        copy_bytes_per_second,
-        in_place_bytes_per_second,
-        float_flops: product(Kind::Float)?,
-        bfloat16_flops: product(Kind::BFloat16)?,
-    })
+fn random(shape: &[i64], kind: Kind, device: Device) -> Tensor {
+    Tensor::randn(shape, (Kind::Float, device)).to_kind(kind)
 }
 
 /// AdamW and one EMA over `length` values, against libtorch's fused AdamW and a pass of `lerp_` over the EMA.
 pub(super) fn adam(length: i64, rules: Rules) -> Result<Measured, Error> {
     // Both sides work on the same memory.
-    let [master, mean, variance, ema] = [(); 4].map(|()| zeros(&[length], Kind::Float));
-    let gradient = Tensor::full([length], 1e-3, (Kind::Float, Device::Cpu));
+    let options = (Kind::Float, rules.device);
+    let [master, mean, variance, ema] = [(); 4].map(|()| Tensor::zeros([length], options));
+    let gradient = Tensor::full([length], 1e-3, options);
     let rate = 0.9999;
     let emas = [(rate, &ema)];
     let segment =
@@ -100,7 +54,7 @@ pub(super) fn adam(length: i64, rules: Rules) -> Result<Measured, Error> {
     Ok(Measured {
         operation: "Adam and EMA",
         case: format!("{length} values"),
-        kind: "float32",
+        kind: FLOAT,
         seconds: Spread::of(seconds[0].iter().copied()),
         bytes: Some(36 * length as u64),
         in_place: true,
@@ -117,8 +71,8 @@ pub(super) fn group_norm(shape: [i64; 3], kind: Kind, rules: Rules) -> Result<Me
         true => x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]),
         false => x.contiguous(),
     };
-    let (x, dy) = (random(&[batch, channels, size, size], kind), random(&[batch, channels, size, size], kind));
-    let parameter = |value: f64| Tensor::full([channels], value, (Kind::Float, Device::Cpu)).set_requires_grad(true);
+    let [x, dy] = [(); 2].map(|()| random(&[batch, channels, size, size], kind, rules.device));
+    let parameter = |value: f64| Tensor::full([channels], value, (Kind::Float, rules.device)).set_requires_grad(true);
     let (weight, bias) = (parameter(1.0), parameter(0.0));
     // libtorch takes float32 parameters beside an input in bfloat16, as the fused node does.
     let layouts =
@@ -171,8 +125,8 @@ pub(super) fn group_norm(shape: [i64; 3], kind: Kind, rules: Rules) -> Result<Me
 pub(super) fn attention(shape: [i64; 3], kind: Kind, rules: Rules) -> Result<Measured, Error> {
     const HEAD: i64 = 64;
     let [batch, length, channels] = shape;
-    let qkv = random(&[batch, length, 3 * channels], kind).set_requires_grad(true);
-    let gradient = random(&[batch, length, channels], kind);
+    let qkv = random(&[batch, length, 3 * channels], kind, rules.device).set_requires_grad(true);
+    let gradient = random(&[batch, length, channels], kind, rules.device);
     let work = || {
         let parts = qkv.f_view([batch, length, channels / HEAD, 3, HEAD])?.f_permute([3, 0, 2, 1, 4])?.f_unbind(0)?;
         let out = ops::attention(&parts[0], &parts[1], &parts[2]);
@@ -198,6 +152,6 @@ fn name_of(kind: Kind) -> &'static str {
     match kind {
         Kind::BFloat16 => "bfloat16",
         Kind::Half => "float16",
-        _ => "float32",
+        _ => FLOAT,
     }
 }

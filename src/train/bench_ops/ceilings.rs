@@ -1,0 +1,74 @@
+//! What a machine can do at most, as far as libtorch reaches it.
+
+use serde::Serialize;
+use tch::{Device, Kind, Tensor};
+
+use super::contest::{Rules, Spread, contender, hold};
+use crate::ops::Error;
+
+/// What operations are held to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Ceilings {
+    /// Bytes read and bytes written while memory is copied.
+    pub(super) copy_bytes_per_second: Spread,
+    /// The same while values change where they lie, which moves more: nothing new is fetched to be overwritten.
+    pub(super) in_place_bytes_per_second: Spread,
+    /// A product of two square matrices, float32.
+    pub(super) float_flops: Spread,
+    /// The same in the half kind that is measured.
+    pub(super) half_flops: Spread,
+}
+
+impl Ceilings {
+    pub(super) fn of(half: Kind, rules: Rules) -> Result<Self, Error> {
+        let [copy_bytes_per_second, in_place_bytes_per_second] = memory(rules)?;
+        Ok(Self {
+            copy_bytes_per_second,
+            in_place_bytes_per_second,
+            float_flops: product(Kind::Float, rules)?,
+            half_flops: product(half, rules)?,
+        })
+    }
+}
+
+/// Bytes read and written a second while memory is copied, and while it changes in place: of 256 MiB on a processor, of
+/// 1 GiB on a GPU, whose caches hold more than a thread's.
+pub(in crate::train) fn memory(rules: Rules) -> Result<[Spread; 2], Error> {
+    let device = rules.device;
+    let values: usize = if device.is_cuda() { 256 << 20 } else { 64 << 20 };
+    let tensors = [0.0, 1.0].map(|value| Tensor::full([values as i64], value, (Kind::Float, device)));
+    let mut contenders = vec![
+        contender(|| tensors[0].shallow_clone().f_add_scalar_(1.0).map(drop).map_err(Error::from)),
+        contender(|| tensors[0].shallow_clone().f_copy_(&tensors[1]).map(drop).map_err(Error::from)),
+    ];
+    let of_host = if device.is_cuda() { 0 } else { values };
+    let (from, mut to) = (vec![1.0f32; of_host], vec![0.0f32; of_host]);
+    if of_host > 0 {
+        // The C library's copy does not read what it overwrites, libtorch's does; which one is faster depends on threads.
+        contenders.push(contender(|| {
+            let part = values.div_ceil(tch::get_num_threads().max(1) as usize);
+            std::thread::scope(|scope| {
+                for (to, from) in to.chunks_mut(part).zip(from.chunks(part)) {
+                    scope.spawn(|| to.copy_from_slice(from));
+                }
+            });
+            Ok(())
+        }));
+    }
+    let seconds = hold(&mut contenders, rules)?;
+    let rates = seconds.iter().map(|seconds| Spread::of(seconds.iter().map(|seconds| (8 * values) as f64 / seconds)));
+    let rates: Vec<Spread> = rates.collect();
+    let copy = rates[1..].iter().copied().max_by(|a, b| a.median.total_cmp(&b.median)).unwrap_or_default();
+    Ok([copy, rates[0]])
+}
+
+/// FLOPs a second of a product of square matrices, large enough that more would not be faster.
+pub(in crate::train) fn product(kind: Kind, rules: Rules) -> Result<Spread, Error> {
+    let size: i64 = if rules.device.is_cuda() { 8192 } else { 2048 };
+    let [a, b] =
+        [(); 2].map(|()| Tensor::f_randn([size, size], (Kind::Float, rules.device)).and_then(|of| of.f_to_kind(kind)));
+    let (a, b) = (a?, b?);
+    let _no_grad = tch::no_grad_guard();
+    let seconds = hold(&mut [contender(|| a.f_matmul(&b).map(drop).map_err(Error::from))], rules)?;
+    Ok(Spread::of(seconds[0].iter().map(|seconds| 2.0 * (size as f64).powi(3) / seconds)))
+}
