@@ -17,7 +17,7 @@ use super::deletion::{delete_checkpoint, delete_unpublished, to_delete};
 use super::owner::Claim;
 use super::retention::Retention;
 use super::staging::Staging;
-use super::upload::TIME_TO_ABORT;
+use super::upload::should_be_taken_back;
 use super::write::{publish, write_share};
 use super::{CheckpointConfig, Content, Error, Role, Store, abandoned, agree, layout, read};
 use crate::collective::Collective;
@@ -241,8 +241,8 @@ impl Saver {
             .map_or_else(|| held.to_owned(), |(reason, _)| format!("{held}; that save failed: {reason}"))
     }
 
-    fn count_failure(&mut self, error: Error, step: u64) -> Result<SaveEvent, Error> {
-        self.last_failure = Some((error.to_string(), Instant::now()));
+    fn count_failure(&mut self, error: Error, step: u64, now: Instant) -> Result<SaveEvent, Error> {
+        self.last_failure = Some((error.to_string(), now));
         self.count(error, step)
     }
 
@@ -281,10 +281,9 @@ impl Saver {
     pub fn report(&mut self, now: Instant) -> Report {
         let lost = self.claim.as_ref().is_some_and(|claim| claim.lost().is_some());
         let is_held = self.staging.is_held();
-        let patience = TIME_TO_ABORT + GRACE_OF_A_JOB;
-        let is_late = self.save.is_none()
-            && self.last_failure.as_ref().is_none_or(|(_, since)| now.saturating_duration_since(*since) > patience);
-        let (held, stuck) = (flag(is_held), flag(is_held && is_late));
+        let since_failure = self.last_failure.as_ref().map(|(_, since)| now.saturating_duration_since(*since));
+        let is_stuck = is_held && self.save.is_none() && should_be_taken_back(since_failure);
+        let (held, stuck) = (flag(is_held), flag(is_stuck));
         let mut report = Report { failed: flag(lost), held, stuck, ..Report::default() };
         if let Some(save) = &mut self.save {
             settle(&self.store, save, now);
@@ -353,7 +352,7 @@ impl Saver {
         collective: &dyn Collective,
     ) -> Result<Option<SaveEvent>, Error> {
         if summed.failed > 0.0 {
-            return self.fail(collective).map(Some);
+            return self.fail(now, collective).map(Some);
         }
         let Some(mut save) = self.save.take() else { return Ok(None) };
         if summed.finished < self.world_size as f32 {
@@ -463,7 +462,7 @@ impl Saver {
     }
 
     /// Every rank gives the save up, for the reason that the lowest failing rank has.
-    fn fail(&mut self, collective: &dyn Collective) -> Result<SaveEvent, Error> {
+    fn fail(&mut self, now: Instant, collective: &dyn Collective) -> Result<SaveEvent, Error> {
         let save = self.save.take();
         let lost = self.claim.as_ref().and_then(Claim::lost);
         let (own, step, phase) = match save {
@@ -495,10 +494,10 @@ impl Saver {
                 {
                     tracing::error!("{error}; the damaged checkpoint of step {step} is still in the list");
                 }
-                self.count_failure(error, step)
+                self.count_failure(error, step, now)
             }
             (Phase::Verify | Phase::Delete, _) => Ok(SaveEvent::NotTidied { step, error }),
-            (Phase::Write | Phase::Publish, _) => self.count_failure(error, step),
+            (Phase::Write | Phase::Publish, _) => self.count_failure(error, step, now),
         }
     }
 }

@@ -17,7 +17,16 @@ use super::{Error, Store};
 const PARTS_IN_FLIGHT: usize = 4;
 
 /// The time that taking back an upload may take; what is left then is taken back when a run next begins here.
-pub(super) const TIME_TO_ABORT: Duration = Duration::from_secs(10);
+const TIME_TO_ABORT: Duration = Duration::from_secs(10);
+
+/// Something that was given up and is this much later than that hangs where it cannot be ended.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Whether what was given up so long ago should be taken back by now. Where nothing was given up there is nothing to wait
+/// for.
+pub(super) fn should_be_taken_back(since_failure: Option<Duration>) -> bool {
+    since_failure.is_none_or(|since| since > TIME_TO_ABORT + GRACE)
+}
 
 /// Whether the work is to be given up.
 pub(super) type Cancelled = watch::Receiver<bool>;
@@ -160,6 +169,13 @@ mod tests {
         assert_eq!(cut(&[b"abc", b"", b"defgh", b"i"], 4), [b"abcd".to_vec(), b"efgh".to_vec(), b"i".to_vec()]);
         assert_eq!(cut(&[b"abcd", b"efgh"], 4), [b"abcd".to_vec(), b"efgh".to_vec()]);
         assert_eq!(cut(&[b"abcdefghi"], 3).len(), 3);
+    }
+
+    #[test]
+    fn what_is_given_up_has_its_time_to_be_taken_back() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert!(!should_be_taken_back(seconds(0)) && !should_be_taken_back(seconds(15)));
+        assert!(should_be_taken_back(seconds(16)) && should_be_taken_back(None));
     }
 
     #[test]

@@ -69,16 +69,6 @@ mod tests {
     }
 
     #[test]
-    fn only_what_wants_gradients_gets_them() {
-        let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
-        let (x, bias) = (channels_last(&random(&[2, 4, 6, 6])), random(&[3]));
-        let weight = random(&[3, 4, 3, 3]).set_requires_grad(true);
-        let y = conv2d(&x, &weight, &bias, 1, 1);
-        y.sum(Kind::Float).backward();
-        assert!(weight.grad().defined() && !x.grad().defined() && !bias.grad().defined());
-    }
-
-    #[test]
     fn what_lies_otherwise_is_left_to_libtorch() {
         let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
         let (map, weight) = (random(&[2, 4, 6, 6]), random(&[3, 4, 3, 3]));

@@ -189,7 +189,7 @@ fn measure(session: &mut Session, options: &BenchOptions, collective: &dyn Colle
         all_reduce_busy_seconds: part(|times| times.all_reduce_busy),
         all_reduce_exposed_seconds: part(|times| times.all_reduce_exposed),
         optimizer_seconds: part(|times| times.optimizer),
-        optimizer_bytes: optimizer_bytes(&session.trainer.memory),
+        optimizer_bytes: optimizer_bytes(&session.trainer.memory, world_size),
         copy_bytes_per_second,
         copies,
         part_of_v100_peak: flops / world_size as f64 / V100_FLOPS,
@@ -199,12 +199,13 @@ fn measure(session: &mut Session, options: &BenchOptions, collective: &dyn Colle
 }
 
 /// The bytes that an update of every parameter reads and writes: gradient and master for the norms; the gradient, the
-/// half-precision copy, and master, mean, variance and EMAs both ways for the pass.
-fn optimizer_bytes(memory: &FlatMemory) -> u64 {
+/// half-precision copy, and master, mean, variance and EMAs both ways for the pass. Sums over ranks come in float32.
+fn optimizer_bytes(memory: &FlatMemory, world_size: usize) -> u64 {
     let of_segment = |segment: &Segment| {
-        let values = segment.master.numel() as u64;
         let half = if segment.is_half() { 2 } else { 0 };
-        values * (4 * (2 + 1 + 2 * (3 + segment.emas.len() as u64)) + half)
+        let gradient = if segment.is_half() && world_size == 1 { 2 } else { 4 };
+        let both_ways = 3 + segment.emas.len() as u64;
+        segment.master.numel() as u64 * (2 * gradient + 4 + half + 2 * 4 * both_ways)
     };
     memory.segments().iter().map(of_segment).sum()
 }

@@ -80,6 +80,8 @@ impl Link {
     }
 }
 
+const MIXED: &str = "some ranks have a GPU and some have none, so NCCL cannot sum them: say --device cpu";
+
 /// How long a rank's GPU is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -90,13 +92,34 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub fn all_reduce(options: &AllReduceBenchOptions, collective: &dyn Collective) -> Result<(), Ending> {
     let device = choose_device(options.device, collective.local_rank());
     let device = agree(collective, device, TrainError::exit_code)?;
-    let Some(measured) = measure(options, device, collective).map_err(TrainError::ending)? else { return Ok(()) };
+    let gpus = match device {
+        Device::Cuda(ordinal) => Some(ordinal),
+        _ => None,
+    };
+    let mut num_on_gpus = [f32::from(u8::from(gpus.is_some()))];
+    collective.all_reduce_sum_f32(&mut num_on_gpus).map_err(|error| TrainError::from(error).ending())?;
+    let is_mixed = num_on_gpus[0] != 0.0 && num_on_gpus[0] < collective.world_size() as f32;
+    let alike = if is_mixed { Err(TrainError::Refused(MIXED.into())) } else { Ok(()) };
+    agree(collective, alike, TrainError::exit_code)?;
+    let sums = match gpus.filter(|_| collective.world_size() > 1) {
+        Some(ordinal) => {
+            let opened = GpuSums::open(collective, ordinal, PATIENCE);
+            let opened = opened.map_err(|error| TrainError::from(error).ending())?;
+            let refuse = |reason| TrainError::Refused(format!("NCCL cannot be used: {reason}"));
+            Some(agree(collective, opened.map_err(refuse), TrainError::exit_code)?)
+        }
+        None => None,
+    };
+    let Some(measured) = measure(options, sums, device, collective).map_err(TrainError::ending)? else {
+        return Ok(());
+    };
     tell(&measured, options.json, print, collective)
 }
 
 /// Rank 0 gets what all have measured.
 fn measure(
     options: &AllReduceBenchOptions,
+    gpus: Option<GpuSums>,
     device: Device,
     collective: &dyn Collective,
 ) -> Result<Option<Measured>, TrainError> {
@@ -106,9 +129,10 @@ fn measure(
     }
     let length = (options.mebibytes << 20) as usize;
     let repeats = options.repeats as usize;
-    let all_reduce = match device {
-        Device::Cuda(_) => between_gpus(length / size_of::<f32>(), device, repeats, collective)?,
-        _ => {
+    let over = if gpus.is_some() { "NCCL" } else { "MPI" };
+    let all_reduce = match gpus {
+        Some(gpus) => between_gpus(gpus, length / size_of::<f32>(), device, repeats, collective)?,
+        None => {
             let mut values = vec![0.0_f32; length / size_of::<f32>()];
             timed(repeats, || {
                 collective.barrier()?;
@@ -158,7 +182,7 @@ fn measure(
     Ok(Some(Measured {
         mebibytes: options.mebibytes,
         repeats: options.repeats,
-        over: if device.is_cuda() { "NCCL" } else { "MPI" },
+        over,
         all_reduce_seconds: slowest,
         all_reduce_bytes_per_second: length as f64 / slowest,
         ranks,
@@ -168,10 +192,13 @@ fn measure(
 }
 
 /// The seconds of a sum of `length` float32 values over NCCL, as gradients are summed.
-fn between_gpus(length: usize, device: Device, repeats: usize, collective: &dyn Collective) -> Result<f64, TrainError> {
-    let Device::Cuda(ordinal) = device else { return Ok(f64::NAN) };
-    let gpus = GpuSums::open(collective, ordinal, PATIENCE)?
-        .map_err(|reason| TrainError::Refused(format!("NCCL cannot be used: {reason}")))?;
+fn between_gpus(
+    gpus: GpuSums,
+    length: usize,
+    device: Device,
+    repeats: usize,
+    collective: &dyn Collective,
+) -> Result<f64, TrainError> {
     let mut reducer = GradientReducer::new(&[Slot { buffer: 0, elements: 0..length }], usize::MAX);
     reducer.sum_on_gpus(gpus);
     let values = Tensor::f_zeros([length as i64], (Kind::Float, device))?;

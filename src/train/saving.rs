@@ -80,9 +80,7 @@ impl Saves {
         let start = Instant::now();
         let step = session.trainer.progress.step;
         if polled.is_stuck {
-            let event = self.saver.cannot_begin(step)?;
-            self.tell(event);
-            return Ok(start.elapsed());
+            return self.give_up(step).map(|()| start.elapsed());
         }
         if !polled.is_free {
             match self.when_busy {
@@ -105,7 +103,9 @@ impl Saves {
                             self.what_lasts()
                         );
                     }
-                    self.wait(collective)?;
+                    if self.wait_or_stick(collective)? == Waited::Stuck {
+                        return self.give_up(step).map(|()| start.elapsed());
+                    }
                 }
             }
         }
@@ -144,7 +144,25 @@ impl Saves {
         Ok(())
     }
 
-    /// Returns when no save is under way.
+    /// Counts the save of `step`, which cannot begin.
+    fn give_up(&mut self, step: u64) -> Result<(), TrainError> {
+        let event = self.saver.cannot_begin(step)?;
+        self.tell(event);
+        Ok(())
+    }
+
+    /// Returns when no save is under way, or when one that was given up does not go.
+    fn wait_or_stick(&mut self, collective: &dyn Collective) -> Result<Waited, TrainError> {
+        loop {
+            let polled = self.poll(false, collective)?;
+            if polled.is_free || polled.is_stuck {
+                return Ok(if polled.is_free { Waited::Free } else { Waited::Stuck });
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Returns when no save is under way, however long one hangs: a run's last save has no later one.
     fn wait(&mut self, collective: &dyn Collective) -> Result<(), TrainError> {
         let mut stuck_looks = 0;
         // Looks are counted, and not seconds, because all ranks have the same number of them.
@@ -215,6 +233,15 @@ fn sum(is_asked: bool, own: Report, collective: &dyn Collective) -> Result<(f32,
 /// The sum of all ranks' reports, for who takes saves and no steps.
 pub(super) fn sum_reports(own: Report, collective: &dyn Collective) -> Result<Report, CollectiveError> {
     sum(false, own, collective).map(|(_, summed)| summed)
+}
+
+/// How waiting for a save has ended, on all ranks alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    /// Another can begin.
+    Free,
+    /// None can.
+    Stuck,
 }
 
 /// What all ranks know after a step.

@@ -169,7 +169,11 @@ impl Launch {
             };
             match state {
                 Some(state) if is_there(&state) => return state,
-                state => assert!(Instant::now() < end, "never at step {step} of attempt {attempt}: {state:?}"),
+                state => assert!(
+                    Instant::now() < end,
+                    "never at step {step} of attempt {attempt}: {state:?}; {:#?}",
+                    incidents(&self.run)
+                ),
             }
             std::thread::sleep(Duration::from_millis(20));
         }

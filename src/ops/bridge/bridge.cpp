@@ -72,7 +72,7 @@ int admiral_gradients(const at::Tensor* output, const at::Tensor* of_output, con
 int admiral_torch_fused_adamw(const at::Tensor* parameter, const at::Tensor* gradient, const at::Tensor* mean,
                               const at::Tensor* variance, const admiral::TorchAdamW* hyper) {
   return admiral::guarded([&] {
-    at::_fused_adamw_({*parameter}, {*gradient}, {*mean}, {*variance}, {}, {at::scalar_tensor(hyper->step)},
+    at::_fused_adamw_({*parameter}, {*gradient}, {*mean}, {*variance}, {}, {at::scalar_tensor(hyper->step, parameter->options())},
                       hyper->learning_rate, hyper->beta1, hyper->beta2, hyper->weight_decay, hyper->epsilon,
                       /*amsgrad=*/false, /*maximize=*/false);
   });

@@ -76,6 +76,19 @@ mod tests {
     }
 
     #[test]
+    fn a_branch_that_nobody_took_costs_nothing_backward() {
+        let parts = parts(true);
+        let [one, _] = concatenate_twice(&parts[0], &parts[1]).unwrap();
+        let value = one.sin().sum(Kind::Double);
+        let folder = tempfile::tempdir().unwrap();
+        let (_, calls) =
+            super::super::profile(Some(&folder.path().join("trace.json")), false, || gradients_of(&value, &parts))
+                .unwrap();
+        assert!(calls.iter().any(|calls| calls.name == "aten::narrow"), "{calls:?}");
+        assert!(!calls.iter().any(|calls| ["aten::zeros", "aten::add"].contains(&calls.name.as_str())), "{calls:?}");
+    }
+
+    #[test]
     fn shapes_that_do_not_fit_are_refused() {
         let of = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
         for (first, second) in [(of(&[1, 2, 3, 3]), of(&[1, 2, 3, 4])), (of(&[1, 2]), of(&[1, 2]))] {

@@ -1,7 +1,7 @@
 //! What a machine can do at most, as far as libtorch reaches it.
 
 use serde::Serialize;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::contest::{Rules, Spread, contender, hold};
 use crate::ops::Error;
@@ -31,22 +31,22 @@ impl Ceilings {
     }
 }
 
-/// Bytes read and written a second while memory is copied, and while it changes in place: of 256 MiB on a processor, of
-/// 1 GiB on a GPU, whose caches hold more than a thread's.
+/// Bytes read and written a second while 256 MiB of memory are copied, and while they change in place.
 pub(in crate::train) fn memory(rules: Rules) -> Result<[Spread; 2], Error> {
+    const VALUES: usize = 64 << 20;
     let device = rules.device;
-    let values: usize = if device.is_cuda() { 256 << 20 } else { 64 << 20 };
-    let tensors = [0.0, 1.0].map(|value| Tensor::full([values as i64], value, (Kind::Float, device)));
-    let mut contenders = vec![
-        contender(|| tensors[0].shallow_clone().f_add_scalar_(1.0).map(drop).map_err(Error::from)),
-        contender(|| tensors[0].shallow_clone().f_copy_(&tensors[1]).map(drop).map_err(Error::from)),
-    ];
-    let of_host = if device.is_cuda() { 0 } else { values };
+    let tensor = || Tensor::f_zeros([VALUES as i64], (Kind::Float, device));
+    let (one, other) = (tensor()?, tensor()?);
+    let of_host = if device.is_cuda() { 0 } else { VALUES };
     let (from, mut to) = (vec![1.0f32; of_host], vec![0.0f32; of_host]);
+    let mut contenders = vec![
+        contender(|| one.shallow_clone().f_add_scalar_(1.0).map(drop).map_err(Error::from)),
+        contender(|| one.shallow_clone().f_copy_(&other).map(drop).map_err(Error::from)),
+    ];
     if of_host > 0 {
         // The C library's copy does not read what it overwrites, libtorch's does; which one is faster depends on threads.
         contenders.push(contender(|| {
-            let part = values.div_ceil(tch::get_num_threads().max(1) as usize);
+            let part = VALUES.div_ceil(tch::get_num_threads().max(1) as usize);
             std::thread::scope(|scope| {
                 for (to, from) in to.chunks_mut(part).zip(from.chunks(part)) {
                     scope.spawn(|| to.copy_from_slice(from));
@@ -56,7 +56,7 @@ pub(in crate::train) fn memory(rules: Rules) -> Result<[Spread; 2], Error> {
         }));
     }
     let seconds = hold(&mut contenders, rules)?;
-    let rates = seconds.iter().map(|seconds| Spread::of(seconds.iter().map(|seconds| (8 * values) as f64 / seconds)));
+    let rates = seconds.iter().map(|seconds| Spread::of(seconds.iter().map(|seconds| (8 * VALUES) as f64 / seconds)));
     let rates: Vec<Spread> = rates.collect();
     let copy = rates[1..].iter().copied().max_by(|a, b| a.median.total_cmp(&b.median)).unwrap_or_default();
     Ok([copy, rates[0]])

@@ -29,7 +29,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    pub(super) fn of(values: impl Iterator<Item = f64> + Clone) -> Self {
+    pub(in crate::train) fn of(values: impl Iterator<Item = f64> + Clone) -> Self {
         Self {
             median: median(values.clone()),
             least: values.clone().fold(f64::INFINITY, f64::min),

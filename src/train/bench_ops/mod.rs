@@ -7,7 +7,7 @@ mod subjects;
 
 use clap::Args;
 use serde::Serialize;
-use tch::{Device, Kind};
+use tch::Kind;
 
 use super::TrainError;
 use super::bench::show;
