@@ -10,7 +10,6 @@ use super::{bridge, is_fused};
 ///
 /// # Panics
 /// Where libtorch refuses, as tch's operations do.
-#[must_use]
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor, stride: i64, padding: i64) -> Tensor {
     if is_fused()
         && bridge::convolve_suits(x, weight)
