@@ -225,6 +225,9 @@ fn sums_and_ways_between_ranks_are_measured() {
     assert_eq!(pairs, [&serde_json::json!([0, 1]), &serde_json::json!([1, 2]), &serde_json::json!([2, 0])]);
     assert!(links.iter().all(|link| link["bytes_per_second"].as_f64().unwrap() > 0.0), "{measured}");
     assert_eq!(measured["over"], "MPI");
+    let [least, median, most] = ["least", "median", "most"].map(|end| measured["all_reduce_spread"][end].as_f64());
+    assert!(Some(0.0) < least && least <= median && median <= most, "{measured}");
+    assert_eq!(median, measured["all_reduce_seconds"].as_f64());
     let alone = run(Command::new(env!("CARGO_BIN_EXE_admiral")).args(["bench", "allreduce"]), PATIENCE);
     assert_eq!((alone.code, errors(&alone).len()), (Some(64), 1), "{}", alone.stderr);
 }

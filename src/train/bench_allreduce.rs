@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::TrainError;
 use super::bench::{median, tell};
-use super::bench_ops::contest::wait_for;
+use super::bench_ops::contest::{Spread, wait_for};
 use super::config::DeviceChoice;
 use super::session::choose_device;
 use crate::collective::{Collective, Ending, GpuSums, GradientReducer, Slot, agree, host_name};
@@ -45,7 +45,9 @@ struct Measured {
     over: &'static str,
     /// The slowest rank's median.
     all_reduce_seconds: f64,
-    /// The bytes of the sum over that.
+    /// That with the least and the most of the same rank.
+    all_reduce_spread: Spread,
+    /// The bytes of the sum over the median.
     all_reduce_bytes_per_second: f64,
     ranks: Vec<OfRank>,
     links: Vec<Link>,
@@ -58,6 +60,7 @@ struct OfRank {
     rank: usize,
     host: String,
     all_reduce_seconds: f64,
+    all_reduce_spread: Spread,
 }
 
 /// The way between a rank and the next one of the ring.
@@ -154,37 +157,44 @@ fn measure(
             Ok(start.elapsed().as_secs_f64())
         })?;
         if rank == first {
-            link = length as f64 / seconds;
+            link = length as f64 / seconds.median;
         }
     }
-    let mut own: Vec<u8> = [all_reduce, link].iter().flat_map(|number| number.to_le_bytes()).collect();
+    let numbers = [all_reduce.median, all_reduce.least, all_reduce.most, link];
+    let mut own: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
     own.extend(host_name().as_bytes());
     let Some(all) = collective.gather(0, &own)? else { return Ok(None) };
     let number = |bytes: &[u8], place: usize| {
         let bytes = bytes.get(8 * place..8 * place + 8).and_then(|bytes| bytes.try_into().ok());
         f64::from_le_bytes(bytes.unwrap_or_default())
     };
-    let host = |bytes: &[u8]| String::from_utf8_lossy(bytes.get(16..).unwrap_or_default()).into_owned();
+    let host = |bytes: &[u8]| String::from_utf8_lossy(bytes.get(8 * numbers.len()..).unwrap_or_default()).into_owned();
     let ranks: Vec<OfRank> = (0..world)
-        .map(|rank| OfRank { rank, host: host(&all[rank]), all_reduce_seconds: number(&all[rank], 0) })
+        .map(|rank| {
+            let [median, least, most] = [0, 1, 2].map(|place| number(&all[rank], place));
+            let all_reduce_spread = Spread { median, least, most };
+            OfRank { rank, host: host(&all[rank]), all_reduce_seconds: median, all_reduce_spread }
+        })
         .collect();
     let mut pairs: Vec<[usize; 2]> = rounds(world).into_iter().flatten().collect();
     pairs.sort_unstable();
     let links = pairs.into_iter().map(|pair| Link {
         ranks: pair,
         hosts: pair.map(|rank| ranks[rank].host.clone()),
-        bytes_per_second: number(&all[pair[0]], 1),
+        bytes_per_second: number(&all[pair[0]], 3),
         is_slow: false,
     });
     let mut links: Vec<Link> = links.collect();
     let outliers = judge(&mut links);
-    let slowest = ranks.iter().map(|rank| rank.all_reduce_seconds).fold(0.0, f64::max);
+    let of_ranks = ranks.iter().map(|rank| rank.all_reduce_spread);
+    let slowest = of_ranks.max_by(|a, b| a.median.total_cmp(&b.median)).unwrap_or_default();
     Ok(Some(Measured {
         mebibytes: options.mebibytes,
         repeats: options.repeats,
         over,
-        all_reduce_seconds: slowest,
-        all_reduce_bytes_per_second: length as f64 / slowest,
+        all_reduce_seconds: slowest.median,
+        all_reduce_spread: slowest,
+        all_reduce_bytes_per_second: length as f64 / slowest.median,
         ranks,
         links,
         outliers,
@@ -198,7 +208,7 @@ fn between_gpus(
     device: Device,
     repeats: usize,
     collective: &dyn Collective,
-) -> Result<f64, TrainError> {
+) -> Result<Spread, TrainError> {
     let mut reducer = GradientReducer::new(&[Slot { buffer: 0, elements: 0..length }], usize::MAX);
     reducer.sum_on_gpus(gpus);
     let values = Tensor::f_zeros([length as i64], (Kind::Float, device))?;
@@ -213,11 +223,11 @@ fn between_gpus(
     Ok(seconds)
 }
 
-/// The median of what is measured `repeats` times, after one time that does not count.
-fn timed(repeats: usize, mut once: impl FnMut() -> Result<f64, TrainError>) -> Result<f64, TrainError> {
+/// What is measured `repeats` times, after one time that does not count.
+fn timed(repeats: usize, mut once: impl FnMut() -> Result<f64, TrainError>) -> Result<Spread, TrainError> {
     once()?;
     let seconds = (0..repeats).map(|_| once()).collect::<Result<Vec<_>, _>>()?;
-    Ok(median(seconds.into_iter()))
+    Ok(Spread::of(seconds.iter().copied()))
 }
 
 /// The pairs of a ring, in rounds in which no rank is asked twice: every way is measured while its two ranks have
@@ -284,11 +294,13 @@ fn speed(bytes_per_second: f64) -> String {
 
 fn print(measured: &Measured) {
     println!(
-        "{} ranks sum {} MiB over {} in {:.2} ms, {}; medians of {}",
+        "{} ranks sum {} MiB over {} in {:.2} ms ({:.2} to {:.2}), {}; medians of {}",
         measured.ranks.len(),
         measured.mebibytes,
         measured.over,
         1e3 * measured.all_reduce_seconds,
+        1e3 * measured.all_reduce_spread.least,
+        1e3 * measured.all_reduce_spread.most,
         speed(measured.all_reduce_bytes_per_second),
         measured.repeats
     );
