@@ -18,13 +18,10 @@ use super::events::{Report, SaveEvent};
 use super::owner::Claim;
 use super::retention::Retention;
 use super::staging::Staging;
-use super::upload::should_be_taken_back;
+use super::upload::{GRACE, should_be_taken_back};
 use super::write::{publish, write_share};
 use super::{CheckpointConfig, Content, Error, Role, Store, abandoned, agree, layout, read};
 use crate::collective::Collective;
-
-/// A job ends itself at its deadline; one that is this much later hangs where it cannot.
-const GRACE_OF_A_JOB: Duration = Duration::from_secs(5);
 
 /// What a job gives the next phase.
 #[derive(Debug)]
@@ -475,7 +472,7 @@ fn settle(store: &Store, save: &mut Save, now: Instant) {
             let url = store.url(&layout::step_folder(save.content.training.step));
             Err(Error::Store { operation: "save".into(), url, cause: error.to_string() })
         }));
-    } else if now > save.deadline + GRACE_OF_A_JOB {
+    } else if now > save.deadline + GRACE {
         handle.abort();
         let url = store.url(&layout::step_folder(save.content.training.step));
         save.job = Job::Over(Err(over_time(url, now - save.began)));

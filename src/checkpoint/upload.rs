@@ -19,8 +19,8 @@ const PARTS_IN_FLIGHT: usize = 4;
 /// The time that taking back an upload may take; what is left then is taken back when a run next begins here.
 const TIME_TO_ABORT: Duration = Duration::from_secs(10);
 
-/// Something that was given up and is this much later than that hangs where it cannot be ended.
-const GRACE: Duration = Duration::from_secs(5);
+/// What ends itself when its time is over, and is this much later than that, hangs where it cannot.
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// Whether what was given up so long ago should be taken back by now. Where nothing was given up there is nothing to wait
 /// for.

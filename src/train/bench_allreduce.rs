@@ -11,7 +11,7 @@ use super::bench::{median, tell};
 use super::bench_ops::contest::{Spread, wait_for};
 use super::config::DeviceChoice;
 use super::session::choose_device;
-use crate::collective::{Collective, Ending, GpuSums, GradientReducer, Slot, agree, host_name};
+use crate::collective::{Collective, Ending, GpuSums, GradientReducer, Slot, agree, any, host_name};
 
 /// A way is slow below this part of the median of its kind.
 const SLOW: f64 = 0.5;
@@ -99,9 +99,8 @@ pub fn all_reduce(options: &AllReduceBenchOptions, collective: &dyn Collective) 
         Device::Cuda(ordinal) => Some(ordinal),
         _ => None,
     };
-    let mut num_on_gpus = [f32::from(u8::from(gpus.is_some()))];
-    collective.all_reduce_sum_f32(&mut num_on_gpus).map_err(|error| TrainError::from(error).ending())?;
-    let is_mixed = num_on_gpus[0] != 0.0 && num_on_gpus[0] < collective.world_size() as f32;
+    let is_any = |flag| any(collective, flag).map_err(|error| TrainError::from(error).ending());
+    let is_mixed = is_any(gpus.is_some())? && is_any(gpus.is_none())?;
     let alike = if is_mixed { Err(TrainError::Refused(MIXED.into())) } else { Ok(()) };
     agree(collective, alike, TrainError::exit_code)?;
     let sums = match gpus.filter(|_| collective.world_size() > 1) {

@@ -103,7 +103,7 @@ impl Saves {
                             self.what_lasts()
                         );
                     }
-                    if self.wait_or_stick(collective)? == Waited::Stuck {
+                    if self.wait_or_stick(collective)?.is_stuck {
                         return self.give_up(step).map(|()| start.elapsed());
                     }
                 }
@@ -152,11 +152,11 @@ impl Saves {
     }
 
     /// Returns when no save is under way, or when one that was given up does not go.
-    fn wait_or_stick(&mut self, collective: &dyn Collective) -> Result<Waited, TrainError> {
+    fn wait_or_stick(&mut self, collective: &dyn Collective) -> Result<Polled, TrainError> {
         loop {
             let polled = self.poll(false, collective)?;
             if polled.is_free || polled.is_stuck {
-                return Ok(if polled.is_free { Waited::Free } else { Waited::Stuck });
+                return Ok(polled);
             }
             std::thread::sleep(LOOK);
         }
@@ -233,15 +233,6 @@ fn sum(is_asked: bool, own: Report, collective: &dyn Collective) -> Result<(f32,
 /// The sum of all ranks' reports, for who takes saves and no steps.
 pub(super) fn sum_reports(own: Report, collective: &dyn Collective) -> Result<Report, CollectiveError> {
     sum(false, own, collective).map(|(_, summed)| summed)
-}
-
-/// How waiting for a save has ended, on all ranks alike.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Waited {
-    /// Another can begin.
-    Free,
-    /// None can.
-    Stuck,
 }
 
 /// What all ranks know after a step.
