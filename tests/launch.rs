@@ -336,3 +336,22 @@ fn what_cannot_start_says_why_and_starts_nothing() {
         }
     }
 }
+
+#[test]
+fn an_mpirun_that_fails_is_quoted() {
+    let place = Place::new();
+    let mpirun = place.path("mpirun");
+    std::fs::write(&mpirun, "#!/bin/sh\necho 'no luck with n7' >&2\nexit 1\n").unwrap();
+    std::fs::set_permissions(&mpirun, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new(launcher());
+    command.arg("run").arg(place.path("tiny.yaml")).arg("--mpirun").arg(&mpirun);
+    command.args(["--np", "2", "--no-preflight", "--max-restarts", "0"]);
+    command.arg("--set").arg(format!("run.folder={}", place.path("run").display()));
+    let finished = mpirun::run(&mut command, bed::PATIENCE);
+    let incidents = incidents(&place.path("run"));
+    assert_eq!((finished.code, incidents.len()), (Some(1), 1), "{}", finished.stderr);
+    assert_eq!(verdict(&incidents[0]), "mpirun ended before 2 of 2 ranks had come up");
+    assert_eq!(incidents[0]["last_lines"], serde_json::json!(["no luck with n7"]));
+    assert!(finished.stderr.contains("mpirun said:"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("no luck with n7"), "{}", finished.stderr);
+}

@@ -27,7 +27,7 @@ pub struct Failure {
     pub exit_code: Option<u8>,
     /// The signal that killed it, where that was not the launcher's.
     pub signal: Option<String>,
-    /// Its last lines of output.
+    /// Its last lines of output; where `mpirun` did not bring all ranks up, the first that it said.
     pub last_lines: Vec<String>,
     /// What its threads were doing, where it stood still.
     pub stack: Option<String>,

@@ -23,6 +23,8 @@ use crate::supervise::{Attempt, AttemptEnd, Ranks};
 
 /// A delay that no clock takes is this one.
 const LONGEST_DELAY: Duration = Duration::from_secs(86400);
+/// Lines of an `mpirun` that could not bring all ranks up, in an incident's file; all are in `mpirun.log`.
+const MPIRUN_LINES: usize = 30;
 
 /// A launch under way.
 pub(super) struct Launch {
@@ -267,7 +269,7 @@ impl Launch {
             }
         };
         let failure = self.failure(number, &end, &incident, sentence, group, &words);
-        self.show_last_lines(&failure, &end);
+        self.show_last_lines(&failure);
         let path = self.files.incident(self.next_incident);
         for path in [&path, &self.files.failure()] {
             if let Err(error) = write_json(path, &failure) {
@@ -282,16 +284,11 @@ impl Launch {
         Ok(next)
     }
 
-    /// What a rank said last, where its output was not shown already.
-    fn show_last_lines(&self, failure: &Failure, end: &AttemptEnd) {
-        let lines: &Vec<String> = match failure.rank {
-            Some(rank) if !self.plan.options.show_rank.shows(rank) => &failure.last_lines,
-            None if !end.roster.is_complete() => &end.mpirun_lines,
-            _ => return,
-        };
-        let lines = lines.iter().filter(|line| !line.trim().is_empty());
-        // mpirun explains itself at length; its first words say what happened.
+    /// What was said by who failed, where it was not shown already.
+    fn show_last_lines(&self, failure: &Failure) {
+        let lines = failure.last_lines.iter().filter(|line| !line.trim().is_empty());
         let (title, lines): (String, Vec<&String>) = match failure.rank {
+            Some(rank) if self.plan.options.show_rank.shows(rank) => return,
             Some(rank) => (
                 format!("the last lines of rank {rank}:"),
                 lines.rev().take(10).collect::<Vec<_>>().into_iter().rev().collect(),
@@ -381,7 +378,12 @@ impl Launch {
             gpu: entry.map(|entry| entry.local_rank),
             exit_code,
             signal: signal.map(|signal| signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)),
-            last_lines: entry.map(|entry| entry.last_lines.clone()).unwrap_or_default(),
+            last_lines: match entry {
+                Some(entry) => entry.last_lines.clone(),
+                // mpirun explains itself at length; its first words say what happened.
+                None if !end.roster.is_complete() => end.mpirun_lines.iter().take(MPIRUN_LINES).cloned().collect(),
+                None => Vec::new(),
+            },
             stack: entry.and_then(|entry| entry.stack.clone()),
             ranks: end.at_failure.records(),
             step: end.roster.steps_done().unwrap_or(0),
