@@ -60,6 +60,7 @@ fn bridge(include: &Path) {
                 "hooks",
                 "profile",
                 "recompute",
+                "winograd",
             ]
             .map(|name| format!("src/ops/bridge/{name}.cpp")),
         )

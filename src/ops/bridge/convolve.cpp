@@ -1,8 +1,10 @@
 // Convolution of channels-last maps with weights that lie contiguous in flat memory, as one node of libtorch's graph on
 // the CPU. libtorch lays such weights out anew for each convolution, forward and backward, and their gradient back, value
-// by value; a transposition that reads in order takes a tenth of that. The sums are libtorch's.
+// by value; a transposition that reads in order takes a tenth of that. The sums are libtorch's, or Winograd's where those
+// have something to gain.
 #include "bridge.h"
 #include "layout.h"
+#include "winograd.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -69,6 +71,7 @@ class Convolve : public torch::autograd::Function<Convolve> {
     context->save_for_backward({x, weight});
     context->saved_data["stride"] = stride;
     context->saved_data["padding"] = padding;
+    if (winograd_suits(x, weight, stride, padding)) return winograd_convolve(x, weight, bias);
     return at::convolution(x, laid_out(weight, at::MemoryFormat::ChannelsLast), bias, {stride, stride},
                            {padding, padding}, {1, 1}, false, {0, 0}, 1);
   }
@@ -79,6 +82,13 @@ class Convolve : public torch::autograd::Function<Convolve> {
     const int64_t stride = context->saved_data["stride"].toInt(), padding = context->saved_data["padding"].toInt();
     const std::array<bool, 3> wanted{context->needs_input_grad(0), context->needs_input_grad(1),
                                      context->needs_input_grad(2)};
+    if (winograd_suits(x, weight, stride, padding)) {
+      const Tensor dy = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
+      const Tensor dx = wanted[0] ? winograd_input_gradient(dy, weight) : Tensor();
+      if (!wanted[1] && !wanted[2]) return {dx, Tensor(), Tensor(), Tensor(), Tensor()};
+      auto [dweight, dbias] = winograd_weight_gradients(dy, x);
+      return {dx, dweight, dbias, Tensor(), Tensor()};
+    }
     const std::array<int64_t, 1> outputs{weight.size(0)};
     auto [dx, dweight, dbias] = at::convolution_backward(
         gradients[0], x, laid_out(weight, at::MemoryFormat::ChannelsLast), at::OptionalIntArrayRef(outputs),

@@ -75,6 +75,29 @@ struct AdamMemory {
   Kind half_kind;
 };
 
+// Channels-last float32 maps [batch, height, width, channels] of a 3x3 convolution with stride 1 and padding 1; both
+// numbers of channels are multiples of kPanel. Its tiles are the squares of 2x2 outputs, or what there is of them at the
+// edges, row by row, image by image.
+struct Winograd {
+  int64_t batch;
+  int64_t height;
+  int64_t width;
+  int64_t inputs;
+  int64_t outputs;
+};
+
+constexpr int64_t kPanel = 32;
+
+// How 3x3 weights lie that make matrices [rows, columns]: tap by tap at row * row_step + column * column_step, from
+// the last to the first where mirrored.
+struct WinogradWeights {
+  int64_t rows;
+  int64_t columns;
+  int64_t row_step;
+  int64_t column_step;
+  bool mirrored;
+};
+
 struct Kernels {
   const char* instruction_set;
   // Floats of scratch memory that the four functions below need. Their x, y, dy, dx and coefficients are the whole
@@ -101,6 +124,23 @@ struct Kernels {
   void (*average)(float* ema, const float* master, float rate, float rest, int64_t length);
   // The sum of squares of `length` values, in an order that depends on nothing but `length`.
   double (*sum_of_squares)(const void* values, Kind kind, int64_t length);
+  // Floats of scratch memory for so many tiles of the two functions below.
+  int64_t (*winograd_scratch)(const Winograd& maps, int64_t tiles);
+  // Writes tiles `begin` to `end` of y, with the weights as `winograd_weights` gives them for rows of inputs. `bias` may
+  // be null.
+  void (*winograd_forward)(const Winograd& maps, const float* x, const float* weights, const float* bias, int64_t begin,
+                           int64_t end, float* scratch, float* y);
+  // Adds what these tiles give to the gradients of the transformed weights, and of the bias.
+  void (*winograd_backward)(const Winograd& maps, const float* x, const float* dy, int64_t begin, int64_t end,
+                            float* scratch, float* dweights, float* dbias);
+  // Floats of scratch memory for the two functions below.
+  int64_t (*winograd_weights_scratch)(const WinogradWeights& lie);
+  // Transforms these rows to 16 matrices [columns / kPanel, rows, kPanel].
+  void (*winograd_weights)(const WinogradWeights& lie, const float* weights, int64_t begin, int64_t end, float* scratch,
+                           float* to);
+  // From the gradients of those matrices to the weights'.
+  void (*winograd_weight_gradients)(const WinogradWeights& lie, const float* from, int64_t begin, int64_t end,
+                                    float* scratch, float* dweights);
 };
 
 // The kernels for the machine at hand.

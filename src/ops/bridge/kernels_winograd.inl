@@ -1,0 +1,295 @@
+// 3x3 convolutions by Winograd's F(2x2, 3x3) (Lavin and Gray, 2016, section 4.1): 16 products where the definition takes 36. A part of
+// kernels.cpp: see there.
+//
+// For a tile of 2x2 outputs, with d the 4x4 inputs that it depends on and g the weights, all along channels:
+//   output = A' [sum over inputs of (G g G') * (B' d B)] A
+// and the gradient of g is the adjoint of the same: G' [sum over tiles of (B' d B) * (A dy A')] G. Both sums are
+// products of matrices, one for each of the 16 places. A sum's order depends on no other tile, so neither does a value.
+//
+// A matrix lies in panels of kPanel columns: [columns / kPanel, rows, kPanel].
+#pragma once
+
+#include "kernels_numbers.inl"
+
+namespace admiral {
+namespace {
+
+constexpr int64_t kPlaces = 16;
+// Of the weights' matrix that are laid out at once: a few lines of memory of each column.
+constexpr int64_t kWeightRows = 16;
+// Between rows of memory that are written side by side, or a power of two of columns would put them all into the same
+// few places of the first cache.
+constexpr int64_t kStagger = 16;
+// Of a product that are summed at once: as many as there are registers for.
+#if defined(__AVX512F__)
+constexpr int64_t kRows = 8, kColumns = 2;
+#else
+constexpr int64_t kRows = 4, kColumns = 2;
+#endif
+static_assert(kPanel % (kColumns * kLanes) == 0 && kPanel % kRows == 0, "panels are made of whole blocks");
+
+inline Floats load(const float* from) { return load(AllLanes{}, from); }
+inline void store(float* to, Floats values) { store(AllLanes{}, to, values); }
+
+// What `length` terms add to kRows rows of a panel: sums[row] += a[row * row_step + l * step] * b[l], where b has rows
+// of kPanel columns.
+struct Sums {
+  Floats values[kRows][kColumns];
+
+  inline __attribute__((always_inline)) void add(const float* a, int64_t row_step, int64_t step, const float* b,
+                                                 int64_t length) {
+    for (int64_t l = 0; l < length; ++l) {
+      Floats columns[kColumns];
+      for (int64_t j = 0; j < kColumns; ++j) columns[j] = load(b + l * kPanel + j * kLanes);
+      for (int64_t i = 0; i < kRows; ++i) {
+        // The compiler knows that x - 0 is x, and loads it into all lanes at once; x + 0 it would compute.
+        const Floats one = a[i * row_step + l * step] - Floats{};
+        for (int64_t j = 0; j < kColumns; ++j) values[i][j] += one * columns[j];
+      }
+    }
+  }
+};
+
+// out [rows, outputs] = a [rows, inputs] * b [inputs, outputs]; rows in multiples of kRows.
+inline void multiply(const float* a, const float* b, float* out, int64_t rows, int64_t inputs, int64_t outputs) {
+  for (int64_t panel = 0; panel < outputs / kPanel; ++panel)
+    for (int64_t column = 0; column < kPanel; column += kColumns * kLanes)
+      for (int64_t row = 0; row < rows; row += kRows) {
+        Sums sums{};
+        for (int64_t c = 0; c < inputs / kPanel; ++c)
+          sums.add(a + (c * rows + row) * kPanel, kPanel, 1, b + (panel * inputs + c * kPanel) * kPanel + column,
+                   kPanel);
+        float* const to = out + (panel * rows + row) * kPanel + column;
+        for (int64_t i = 0; i < kRows; ++i)
+          for (int64_t j = 0; j < kColumns; ++j) store(to + i * kPanel + j * kLanes, sums.values[i][j]);
+      }
+}
+
+// out [inputs, outputs] += a' [inputs, rows] * b [rows, outputs], with a stored as [rows, inputs].
+inline void add_product(const float* a, const float* b, float* out, int64_t rows, int64_t inputs, int64_t outputs) {
+  for (int64_t panel = 0; panel < outputs / kPanel; ++panel)
+    for (int64_t column = 0; column < kPanel; column += kColumns * kLanes)
+      for (int64_t input = 0; input < inputs; input += kRows) {
+        float* const to = out + (panel * inputs + input) * kPanel + column;
+        Sums sums;
+        for (int64_t i = 0; i < kRows; ++i)
+          for (int64_t j = 0; j < kColumns; ++j) sums.values[i][j] = load(to + i * kPanel + j * kLanes);
+        sums.add(a + input / kPanel * rows * kPanel + input % kPanel, 1, kPanel, b + panel * rows * kPanel + column,
+                 rows);
+        for (int64_t i = 0; i < kRows; ++i)
+          for (int64_t j = 0; j < kColumns; ++j) store(to + i * kPanel + j * kLanes, sums.values[i][j]);
+      }
+}
+
+// B' along one side.
+inline void inputs_along(const Floats d0, const Floats d1, const Floats d2, const Floats d3, Floats* to, int64_t step) {
+  to[0] = d0 - d2;
+  to[step] = d1 + d2;
+  to[2 * step] = d2 - d1;
+  to[3 * step] = d1 - d3;
+}
+
+// A tile's place in a map.
+struct Tile {
+  int64_t image, y, x;
+};
+
+inline Tile tile_of(const Winograd& maps, int64_t number) {
+  const int64_t wide = (maps.width + 1) / 2, high = (maps.height + 1) / 2;
+  return {number / (wide * high), number / wide % high * 2, number % wide * 2};
+}
+
+// B' d B of tiles `begin` to `end` of `x`, [batch, height, width, channels], as 16 matrices [rows, channels]. `zeros` has
+// `channels` of them.
+inline void transform_inputs(const Winograd& maps, const float* x, int64_t channels, int64_t begin, int64_t end,
+                             int64_t rows, const float* zeros, float* to) {
+  for (int64_t number = begin; number < end; ++number) {
+    const Tile tile = tile_of(maps, number);
+    const float* from[4][4];
+    for (int64_t i = 0; i < 4; ++i)
+      for (int64_t j = 0; j < 4; ++j) {
+        const int64_t row = tile.y + i - 1, column = tile.x + j - 1;
+        const bool inside = row >= 0 && row < maps.height && column >= 0 && column < maps.width;
+        from[i][j] = inside ? x + ((tile.image * maps.height + row) * maps.width + column) * channels : zeros;
+      }
+    for (int64_t c = 0; c < channels; c += kLanes) {
+      Floats half[4][4];
+      for (int64_t j = 0; j < 4; ++j)
+        inputs_along(load(from[0][j] + c), load(from[1][j] + c), load(from[2][j] + c), load(from[3][j] + c),
+                     &half[0][j], 4);
+      float* const at = to + (c / kPanel * rows + number - begin) * kPanel + c % kPanel;
+      for (int64_t i = 0; i < 4; ++i) {
+        Floats whole[4];
+        inputs_along(half[i][0], half[i][1], half[i][2], half[i][3], whole, 1);
+        for (int64_t j = 0; j < 4; ++j) store(at + (i * 4 + j) * rows * channels, whole[j]);
+      }
+    }
+  }
+}
+
+// A' m A + bias of 16 matrices [rows, channels], to tiles `begin` to `end` of `y`, [batch, height, width, channels].
+inline void transform_outputs(const Winograd& maps, const float* from, const float* bias, int64_t channels,
+                              int64_t begin, int64_t end, int64_t rows, float* y) {
+  for (int64_t number = begin; number < end; ++number) {
+    const Tile tile = tile_of(maps, number);
+    float* const to = y + ((tile.image * maps.height + tile.y) * maps.width + tile.x) * channels;
+    const bool has_right = tile.x + 1 < maps.width, has_below = tile.y + 1 < maps.height;
+    for (int64_t c = 0; c < channels; c += kLanes) {
+      const float* const at = from + (c / kPanel * rows + number - begin) * kPanel + c % kPanel;
+      Floats half[2][4];
+      for (int64_t j = 0; j < 4; ++j) {
+        const auto m = [&](int64_t i) { return load(at + (i * 4 + j) * rows * channels); };
+        const Floats sum = m(1) + m(2), difference = m(1) - m(2);
+        half[0][j] = m(0) + sum;
+        half[1][j] = difference - m(3);
+      }
+      const Floats offset = bias ? load(bias + c) : Floats{};
+      for (int64_t i = 0; i < (has_below ? 2 : 1); ++i) {
+        float* const out = to + i * maps.width * channels + c;
+        store(out, half[i][0] + half[i][1] + half[i][2] + offset);
+        if (has_right) store(out + channels, half[i][1] - half[i][2] - half[i][3] + offset);
+      }
+    }
+  }
+}
+
+// A dy A' of tiles `begin` to `end` of `dy`, [batch, height, width, channels], as 16 matrices [rows, channels]; adds dy's
+// sums over positions to `sums`, [channels].
+inline void transform_gradients(const Winograd& maps, const float* dy, int64_t channels, int64_t begin, int64_t end,
+                                int64_t rows, const float* zeros, float* to, float* sums) {
+  for (int64_t number = begin; number < end; ++number) {
+    const Tile tile = tile_of(maps, number);
+    const float* from[2][2];
+    for (int64_t i = 0; i < 2; ++i)
+      for (int64_t j = 0; j < 2; ++j) {
+        const int64_t row = tile.y + i, column = tile.x + j;
+        const bool inside = row < maps.height && column < maps.width;
+        from[i][j] = inside ? dy + ((tile.image * maps.height + row) * maps.width + column) * channels : zeros;
+      }
+    for (int64_t c = 0; c < channels; c += kLanes) {
+      Floats half[4][2];
+      for (int64_t j = 0; j < 2; ++j) {
+        const Floats upper = load(from[0][j] + c), lower = load(from[1][j] + c);
+        half[0][j] = upper;
+        half[1][j] = upper + lower;
+        half[2][j] = upper - lower;
+        half[3][j] = -lower;
+      }
+      store(sums + c, load(sums + c) + (half[1][0] + half[1][1]));
+      float* const at = to + (c / kPanel * rows + number - begin) * kPanel + c % kPanel;
+      for (int64_t i = 0; i < 4; ++i) {
+        const Floats left = half[i][0], right = half[i][1];
+        const Floats whole[4] = {left, left + right, left - right, -right};
+        for (int64_t j = 0; j < 4; ++j) store(at + (i * 4 + j) * rows * channels, whole[j]);
+      }
+    }
+  }
+}
+
+inline int64_t padded(int64_t tiles) { return (tiles + kRows - 1) / kRows * kRows; }
+
+void winograd_forward(const Winograd& maps, const float* x, const float* weights, const float* bias, int64_t begin,
+                      int64_t end, float* scratch, float* y) {
+  const int64_t rows = padded(end - begin), inputs = maps.inputs, outputs = maps.outputs;
+  float *const zeros = scratch, *const from = zeros + inputs, *const to = from + kPlaces * rows * inputs;
+  for (int64_t c = 0; c < inputs; ++c) zeros[c] = 0;
+  transform_inputs(maps, x, inputs, begin, end, rows, zeros, from);
+  for (int64_t place = 0; place < kPlaces; ++place)
+    multiply(from + place * rows * inputs, weights + place * inputs * outputs, to + place * rows * outputs, rows,
+             inputs, outputs);
+  transform_outputs(maps, to, bias, outputs, begin, end, rows, y);
+}
+
+void winograd_backward(const Winograd& maps, const float* x, const float* dy, int64_t begin, int64_t end,
+                       float* scratch, float* dweights, float* dbias) {
+  const int64_t rows = end - begin, inputs = maps.inputs, outputs = maps.outputs;
+  const int64_t most = inputs > outputs ? inputs : outputs;
+  float *const zeros = scratch, *const from = zeros + most, *const to = from + kPlaces * rows * inputs;
+  for (int64_t c = 0; c < most; ++c) zeros[c] = 0;
+  transform_inputs(maps, x, inputs, begin, end, rows, zeros, from);
+  transform_gradients(maps, dy, outputs, begin, end, rows, zeros, to, dbias);
+  for (int64_t place = 0; place < kPlaces; ++place)
+    add_product(from + place * rows * inputs, to + place * rows * outputs, dweights + place * inputs * outputs, rows,
+                inputs, outputs);
+}
+
+int64_t winograd_scratch(const Winograd& maps, int64_t tiles) {
+  const int64_t most = maps.inputs > maps.outputs ? maps.inputs : maps.outputs;
+  return most + kPlaces * padded(tiles) * (maps.inputs + maps.outputs);
+}
+
+// Calls body(row, column) for kLanes columns of each row, in the order in which rows of a panel lie.
+template <typename Body>
+inline void for_weight_vectors(int64_t rows, int64_t columns, Body body) {
+  for (int64_t panel = 0; panel < columns; panel += kPanel)
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t column = panel; column < panel + kPanel; column += kLanes) body(row, column);
+}
+
+// G g G' of rows `begin` to `end`.
+void winograd_weights(const WinogradWeights& lie, const float* weights, int64_t begin, int64_t end, float* scratch,
+                      float* to) {
+  const int64_t rows = lie.rows, columns = lie.columns, step = columns + kStagger;
+  for (int64_t first = begin; first < end; first += kWeightRows) {
+    const int64_t count = end - first < kWeightRows ? end - first : kWeightRows;
+    for (int64_t column = 0; column < columns; ++column)
+      for (int64_t row = 0; row < count; ++row)
+        for (int64_t tap = 0; tap < 9; ++tap)
+          scratch[(row * 9 + tap) * step + column] =
+              weights[(first + row) * lie.row_step + column * lie.column_step + (lie.mirrored ? 8 - tap : tap)];
+    for_weight_vectors(count, columns, [&](int64_t row, int64_t column) {
+        Floats half[4][3];
+        for (int64_t j = 0; j < 3; ++j) {
+          const auto g = [&](int64_t i) { return load(scratch + (row * 9 + i * 3 + j) * step + column); };
+          const Floats ends = 0.5f * (g(0) + g(2)), middle = 0.5f * g(1);
+          half[0][j] = g(0);
+          half[1][j] = ends + middle;
+          half[2][j] = ends - middle;
+          half[3][j] = g(2);
+        }
+        float* const at = to + (column / kPanel * rows + first + row) * kPanel + column % kPanel;
+        for (int64_t i = 0; i < 4; ++i) {
+          const Floats ends = 0.5f * (half[i][0] + half[i][2]), middle = 0.5f * half[i][1];
+          const Floats whole[4] = {half[i][0], ends + middle, ends - middle, half[i][2]};
+          for (int64_t j = 0; j < 4; ++j) store(at + (i * 4 + j) * rows * columns, whole[j]);
+        }
+    });
+  }
+}
+
+// G' dU G of rows `begin` to `end`.
+void winograd_weight_gradients(const WinogradWeights& lie, const float* from, int64_t begin, int64_t end,
+                               float* scratch, float* dweights) {
+  const int64_t rows = lie.rows, columns = lie.columns, step = columns + kStagger;
+  for (int64_t first = begin; first < end; first += kWeightRows) {
+    const int64_t count = end - first < kWeightRows ? end - first : kWeightRows;
+    for_weight_vectors(count, columns, [&](int64_t row, int64_t column) {
+        const float* const at = from + (column / kPanel * rows + first + row) * kPanel + column % kPanel;
+        Floats half[3][4];
+        for (int64_t j = 0; j < 4; ++j) {
+          const auto u = [&](int64_t i) { return load(at + (i * 4 + j) * rows * columns); };
+          const Floats sum = 0.5f * (u(1) + u(2));
+          half[0][j] = u(0) + sum;
+          half[1][j] = 0.5f * (u(1) - u(2));
+          half[2][j] = u(3) + sum;
+        }
+        for (int64_t i = 0; i < 3; ++i) {
+          const Floats sum = 0.5f * (half[i][1] + half[i][2]);
+          float* const out = scratch + (row * 9 + i * 3) * step + column;
+          store(out, half[i][0] + sum);
+          store(out + step, 0.5f * (half[i][1] - half[i][2]));
+          store(out + 2 * step, half[i][3] + sum);
+        }
+    });
+    for (int64_t column = 0; column < columns; ++column)
+      for (int64_t row = 0; row < count; ++row)
+        for (int64_t tap = 0; tap < 9; ++tap)
+          dweights[(first + row) * lie.row_step + column * lie.column_step + (lie.mirrored ? 8 - tap : tap)] =
+              scratch[(row * 9 + tap) * step + column];
+  }
+}
+
+int64_t winograd_weights_scratch(const WinogradWeights& lie) { return kWeightRows * 9 * (lie.columns + kStagger); }
+
+}  // namespace
+}  // namespace admiral
