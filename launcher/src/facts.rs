@@ -185,11 +185,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_hangs_is_not_waited_for() {
-        use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().expect("a folder");
         let program = folder.path().join("admiral");
-        std::fs::write(&program, "#!/bin/sh\nexec sleep 60\n").expect("it can be written");
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+        let text = folder.path().join("text");
+        std::fs::write(&text, "#!/bin/sh\nexec sleep 60\n").expect("it can be written");
+        // By a process that is gone then: a child of another test may still hold what this one has open for writing.
+        let installed = Command::new("install").args(["-m", "755"]).args([&text, &program]).status().await;
+        assert!(installed.expect("install").success());
         let asked = ask_within(Duration::from_millis(50), &program, "c.yaml".as_ref(), &[]).await;
         assert!(matches!(asked, Err(FactsError::Late { .. })), "{asked:?}");
     }

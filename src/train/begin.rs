@@ -62,8 +62,16 @@ pub(super) struct Start {
 /// # Errors
 /// [`Ending::Together`] where there is none that `resume` allows.
 pub(super) fn choose(store: &Store, resume: Resume, collective: &dyn Collective) -> Result<Start, Ending> {
-    let step = agree(collective, choose_step(store, resume), TrainError::exit_code)?;
-    agree(collective, same_step(&all_steps(collective, step)?, &store.url("")), TrainError::exit_code)?;
+    let look = || -> Result<_, Ending> {
+        let step = agree(collective, choose_step(store, resume), TrainError::exit_code)?;
+        Ok((step, all_steps(collective, step)?))
+    };
+    let (mut step, mut steps) = look()?;
+    if are_apart(&steps).is_some() {
+        // Another run may have published a checkpoint between two looks.
+        (step, steps) = look()?;
+    }
+    agree(collective, same_step(&steps, &store.url("")), TrainError::exit_code)?;
     let code = checkpoint::Error::exit_code;
     let (checkpoint, damaged) = match (resume, step) {
         (_, None) => (None, Vec::new()),
@@ -235,10 +243,15 @@ fn all_steps(collective: &dyn Collective, step: Option<u64>) -> Result<Vec<Optio
     Ok(all.iter().map(|bytes| bytes.as_slice().try_into().ok().map(u64::from_le_bytes)).collect())
 }
 
+/// A rank that found another step than rank 0.
+fn are_apart(steps: &[Option<u64>]) -> Option<usize> {
+    steps.iter().position(|step| *step != steps[0])
+}
+
 /// Ranks that begin at different steps would wait for each other for ever.
 fn same_step(steps: &[Option<u64>], url: &str) -> Result<(), TrainError> {
     let name = |step: Option<u64>| step.map_or_else(|| "no checkpoint".to_owned(), |step| format!("step {step}"));
-    match steps.iter().position(|step| *step != steps[0]) {
+    match are_apart(steps) {
         None => Ok(()),
         Some(rank) => Err(TrainError::Refused(format!(
             "in {url} rank 0 finds {}, rank {rank} {}; all hosts must see the same folder: share it, or set \

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -51,19 +51,26 @@ pub struct S3 {
 impl S3 {
     /// Starts it, with an empty bucket named `bucket`.
     pub fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let server = Command::new(python())
-            .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()])
+        // It takes a port that is free, and says which: between looking for one and taking it somebody else could.
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let mut server = Command::new(python())
+            .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", "0"])
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(log.reopen().unwrap())
             .spawn()
             .unwrap();
-        let s3 = Self { server, port };
         let start = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(start.elapsed() < Duration::from_secs(60), "the S3 server does not answer");
+        let port = loop {
+            let said = std::fs::read_to_string(log.path()).unwrap();
+            let port = said.split("http://127.0.0.1:").nth(1).and_then(|rest| rest.split_once('\n'));
+            if let Some((port, _)) = port {
+                break port.trim().parse().unwrap_or_else(|_| panic!("{said}"));
+            }
+            assert!(server.try_wait().unwrap().is_none(), "the S3 server has ended: {said}");
+            assert!(start.elapsed() < Duration::from_secs(60), "the S3 server does not answer: {said}");
             std::thread::sleep(Duration::from_millis(50));
-        }
+        };
+        let s3 = Self { server, port };
         s3.request("PUT /bucket");
         s3
     }

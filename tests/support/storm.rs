@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::Value;
 
 use crate::bed::{Launch, PATIENCE, incidents, parent_of, pid_of, signal};
-use crate::{Stage, verdict};
+use crate::{STANDSTILL, Stage, verdict};
 
 /// Steps of a run, a dozen incidents long.
 const STEPS: u64 = 300;
@@ -86,7 +86,7 @@ pub fn weather(count: usize) {
 fn one_run(stage: &Stage, name: &str, draw: &mut Draw, told: &mut Vec<Told>) -> usize {
     let hosts = "n0:2,n1:2,n2:2,n3:2";
     // Hosts that fail again and again are left out while there are others; with fewer ranks the bytes would be others.
-    let arguments = ["--max-restarts", "1000", "--min-ranks", "4"];
+    let arguments = [&["--max-restarts", "1000", "--min-ranks", "4"], &STANDSTILL[..]].concat();
     let run = stage.place.path(name);
     let mut launch = stage.launch(name, hosts, &arguments);
     let before = told.len();

@@ -30,6 +30,8 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(3);
 const UNTOLD: Duration = Duration::from_secs(30);
 /// How often the daemon is looked for: well within what the launcher waits for the first cause of a failure.
 const DAEMON: Duration = Duration::from_millis(200);
+/// No beat for so long means that this process itself was not running.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// Why an attendant cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -182,7 +184,7 @@ impl Attendant {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look = interval(DAEMON);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last_word = Instant::now();
+        let (mut last_word, mut last_beat) = (Instant::now(), Instant::now());
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hang_up = signal(SignalKind::hangup())?;
@@ -206,6 +208,12 @@ impl Attendant {
                 ended = wait(&mut self.rank), if !self.is_over => self.ended(ended).await,
                 _ = look.tick(), if self.daemon.is_some() => self.look_for_daemon(),
                 _ = beat.tick() => {
+                    let gap = last_beat.elapsed();
+                    last_beat = Instant::now();
+                    if gap > PAUSE {
+                        // What was said meanwhile is still to be read.
+                        last_word = (last_word + gap).min(last_beat);
+                    }
                     if last_word.elapsed() > self.orphan {
                         return self.orphaned().await;
                     }

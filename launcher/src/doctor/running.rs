@@ -134,9 +134,14 @@ mod tests {
     async fn what_outlives_it_is_ended() {
         let mut command = std::process::Command::new("sh");
         // As mpirun does it: the child is in a process group of its own.
-        command.args(["-c", "echo out; echo err >&2; setsid sleep 600 & echo $!; wait"]);
+        let folder = tempfile::tempdir().unwrap();
+        let said_all = folder.path().join("said-all");
+        command.args(["-c", "echo out; echo err >&2; setsid sleep 600 & echo $!; touch \"$0\"; wait"]).arg(&said_all);
         let running = Running::start(command).unwrap();
-        let said = running.end(Duration::from_millis(300)).await;
+        while !said_all.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let said = running.end(Duration::ZERO).await;
         assert!(said.status.is_none());
         assert_eq!((said.lines()[0].as_str(), said.stderr.as_str()), ("out", "err\n"));
         let child = format!("/proc/{}/stat", said.lines()[1]);

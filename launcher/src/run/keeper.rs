@@ -297,7 +297,7 @@ mod tests {
         let mut keeper = keeper(folder.path());
         keeper.wait_for_start(Duration::from_secs(600));
         let first: State = read(&folder.path().join("state.json"));
-        keeper.while_waiting(tokio::time::sleep(Duration::from_millis(20))).await;
+        keeper.while_waiting(tokio::time::sleep(Duration::from_millis(500))).await;
         let last: State = read(&folder.path().join("state.json"));
         assert!(last.updated > first.updated && last.next_start == first.next_start && last.next_start.is_some());
         keeper.end(75);

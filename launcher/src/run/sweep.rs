@@ -110,10 +110,16 @@ mod tests {
 
     #[test]
     fn what_a_launch_left_is_ended() {
-        let id = format!("test-{}", std::process::id());
+        let id = format!("sweep-{}", std::process::id());
+        let others = format!("others-{}", std::process::id());
         let mut mine = std::process::Command::new("sleep").arg("60").env(LAUNCH_ID, &id).spawn().expect("sleep");
-        let mut other = std::process::Command::new("sleep").arg("60").env(LAUNCH_ID, "other").spawn().expect("sleep");
-        assert_eq!(processes(&format!("{LAUNCH_ID}={id}")).len(), 1);
+        let mut other = std::process::Command::new("sleep").arg("60").env(LAUNCH_ID, &others).spawn().expect("sleep");
+        // They have their variables once they are other programs.
+        let count = |id: &str| processes(&format!("{LAUNCH_ID}={id}")).len();
+        while count(&id) == 0 || count(&others) == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(count(&id), 1);
         assert_eq!(sweep_here(&id, &[], &[]), 0);
         assert!(!mine.wait().expect("its end").success());
         assert!(other.try_wait().expect("its state").is_none(), "another launch's process lives");

@@ -77,9 +77,15 @@ mod tests {
 
     #[test]
     fn a_process_of_another_launch_is_found_and_named() {
-        let id = format!("test-{}", std::process::id());
+        let id = format!("leftovers-{}", std::process::id());
         let mut child = Command::new("sleep").arg("600").env(LAUNCH_ID, &id).stdin(Stdio::null()).spawn().unwrap();
         let of_child = |own: Option<&str>| leftovers(own).into_iter().find(|left| left.pid == child.id());
+        // It has its variables, and its name, once it is another program.
+        let is_sleep =
+            || std::fs::read_to_string(format!("/proc/{}/comm", child.id())).is_ok_and(|name| name == "sleep\n");
+        while !is_sleep() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let found = of_child(Some("another"));
         let own = of_child(Some(&id));
         child.kill().unwrap();
