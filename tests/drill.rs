@@ -25,7 +25,7 @@ fn drill(bed: &Bed, place: &Place, hosts: &str, harm: &[&str], steps: u64) -> Va
     command.arg("drill").arg(place.path("tiny.yaml")).args(["--hosts", hosts, "--np", "4", "--no-preflight", "--json"]);
     command.args(["--at-step", "10", "--steps", &steps, "--base-delay-seconds", "0.1", "--show-rank", "none"]);
     // The silence that is a lost host follows from it: no shorter than it has to be.
-    let stall = if harm.contains(&"--hang-rank") { 6 } else { 60 };
+    let stall = if harm.contains(&"--hang-rank") { 6 } else { 120 };
     command.arg("--set").arg(format!("launch.stall_seconds={stall}")).args(harm);
     let finished = mpirun::run(&mut command, bed::PATIENCE);
     let report: Value = serde_json::from_str(&finished.stdout)

@@ -65,7 +65,7 @@ impl Stage {
         command.arg("--set").arg(format!("run.folder={}", self.place.path(name).display()));
         command
             .args(fields(self.steps))
-            .args(["--set", "launch.stall_seconds=60", "--base-delay-seconds", "0.1"])
+            .args(["--set", "launch.stall_seconds=120", "--base-delay-seconds", "0.1"])
             .args(arguments);
         command
     }
@@ -342,12 +342,12 @@ fn what_cannot_start_says_why_and_starts_nothing() {
 }
 
 #[test]
-fn an_mpirun_that_starts_nothing_is_quoted() {
+fn an_mpirun_that_fails_is_quoted() {
     let _turn = bed::turn();
     let place = Place::new();
     let mut command = Command::new(launcher());
-    // What it says is what it was to do.
-    command.arg("run").arg(place.path("tiny.yaml")).args(["--mpirun", "/bin/echo"]);
+    // Which has no such option, and says so.
+    command.arg("run").arg(place.path("tiny.yaml")).args(["--mpirun", "/bin/ls"]);
     command.args(["--np", "2", "--no-preflight", "--max-restarts", "0"]);
     command.arg("--set").arg(format!("run.folder={}", place.path("run").display()));
     let finished = mpirun::run(&mut command, bed::PATIENCE);
@@ -355,7 +355,7 @@ fn an_mpirun_that_starts_nothing_is_quoted() {
     assert_eq!((finished.code, incidents.len()), (Some(1), 1), "{}", finished.stderr);
     assert_eq!(verdict(&incidents[0]), "mpirun ended before 2 of 2 ranks had come up");
     let said = incidents[0]["last_lines"][0].as_str().unwrap();
-    assert!(said.starts_with("--host localhost:2 -np 2 "), "{said}");
+    assert!(said.contains("--host"), "{said}");
     assert!(finished.stderr.contains("mpirun said:\n"), "{}", finished.stderr);
     assert!(finished.stderr.contains(said), "{}", finished.stderr);
 }

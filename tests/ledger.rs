@@ -211,6 +211,7 @@ fn a_slow_rank_is_named_and_its_times_are_drawn() {
         let [min, median, max] = &curves;
         assert_eq!(curves.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 2], "{kind}");
         assert!(min.iter().zip(median).zip(max).all(|((min, median), max)| min <= median && median <= max), "{kind}");
+        assert!(kind != "wait" || max[1] > min[1], "who waits, and who is waited for: {curves:?}");
     }
 }
 

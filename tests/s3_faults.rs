@@ -116,10 +116,12 @@ impl Stage {
     }
 }
 
-/// Some three requests of ten are struck; the same request, sent again, hardly ever by as many rules as it is sent times.
+/// About one request of five is struck; the same request, sent again, hardly ever by as many rules as it is sent times.
 fn storm(turn: usize) -> Vec<Rule> {
     const PRIMES: [u64; 9] = [19, 23, 29, 31, 37, 41, 43, 47, 53];
     let some = |action, i: usize| Rule::new(action).when(When::Every(PRIMES[(i + 4 * turn) % PRIMES.len()]));
+    // Of completions there are few.
+    let completion = Rule::new(Action::ERROR_WITHIN_200).method("POST").query("uploadId=").when(When::Every(7));
     vec![
         some(Action::INTERNAL_ERROR, 0),
         some(Action::INTERNAL_ERROR, 1).method("PUT").done(),
@@ -128,7 +130,7 @@ fn storm(turn: usize) -> Vec<Rule> {
         some(Action::Reset, 4).method("PUT").done(),
         some(Action::CutAnswer, 5).method("GET"),
         some(Action::CutRequest, 6).method("PUT"),
-        some(Action::ERROR_WITHIN_200, 7).method("POST").query("uploadId="),
+        completion,
         some(Action::Delay(Duration::from_millis(300)), 8),
     ]
 }

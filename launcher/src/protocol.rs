@@ -12,6 +12,8 @@ use sha2::{Digest, Sha256};
 
 /// How often each side says something.
 pub const BEAT: Duration = Duration::from_millis(500);
+/// Who has not taken a turn for so long was not running: what it did not hear meanwhile was not left unsaid.
+pub const PAUSE: Duration = Duration::from_secs(2);
 
 /// Where an attendant finds its launcher: `address:port`, separated by commas, to be tried in turn.
 pub const ADDRESSES: &str = "ADMIRAL_LAUNCH_ADDRESSES";

@@ -5,10 +5,10 @@ use tch::Tensor;
 use super::{bridge, is_fused};
 
 /// `x` `[batch, in, height, width]` and `weight` `[out, in, kernel, kernel]` to `[batch, out, height / stride, width /
-/// stride]`, plus `bias` `[out]`. Where maps lie channels-last on the CPU and the weights do not, in float32, large
-/// enough and with channels in multiples of 32, 3x3 convolutions are Winograd's F(2x2, 3x3) (Lavin and Gray, 2016), which
-/// multiplies 16 times where the definition does 36 times; all others are libtorch's, with a faster way between the two
-/// layouts.
+/// stride]`, plus `bias` `[out]`. Where maps lie channels-last on the CPU and the weights do not, 3x3 convolutions with
+/// stride 1 and padding 1 in float32, large enough and with channels in multiples of 32, are Winograd's F(2x2, 3x3)
+/// (Lavin and Gray, 2016), which multiplies 16 times where the definition does 36 times; all others are libtorch's, with a
+/// faster way between the two layouts.
 ///
 /// # Panics
 /// Where libtorch refuses, as tch's operations do.
@@ -35,22 +35,28 @@ mod tests {
         x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
     }
 
-    /// Batch, inputs, outputs, height, width, kernel, stride. The last four are Winograd's: tiles at the edges that are
-    /// cut in both directions, in either, and rows that fill no block.
+    /// Batch, inputs, outputs, height and width of what is Winograd's: tiles at the edges that are cut in both directions,
+    /// in either, and rows that fill no block.
+    const WINOGRAD: [[i64; 5]; 4] =
+        [[5, 32, 64, 12, 12], [4, 96, 64, 15, 11], [7, 64, 32, 7, 10], [1, 128, 160, 1, 300]];
+
+    /// Batch, inputs, outputs, height, width, kernel, stride.
     const CASES: [[i64; 7]; 9] = [
         [2, 5, 7, 9, 9, 3, 1],
         [3, 32, 64, 8, 8, 3, 1],
         [2, 6, 3, 8, 8, 3, 2],
         [1, 4, 2, 7, 7, 5, 1],
         [2, 300, 260, 4, 4, 3, 1],
-        [3, 32, 64, 12, 12, 3, 1],
-        [2, 96, 64, 15, 11, 3, 1],
-        [5, 64, 32, 7, 10, 3, 1],
+        [5, 32, 64, 12, 12, 3, 1],
+        [4, 96, 64, 15, 11, 3, 1],
+        [7, 64, 32, 7, 10, 3, 1],
         [1, 128, 160, 1, 300, 3, 1],
     ];
 
     #[test]
     fn values_and_gradients_are_those_of_libtorch() {
+        // What is worth it depends on the number.
+        tch::set_num_threads(2);
         for [batch, inputs, outputs, height, width, kernel, stride] in CASES {
             for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
                 let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind);
@@ -58,6 +64,8 @@ mod tests {
                 let weight = random(&[outputs, inputs, kernel, kernel]).set_requires_grad(true);
                 let bias = random(&[outputs]).set_requires_grad(true);
                 assert!(bridge::convolve_suits(&x, &weight));
+                let is_winograd = kind == Kind::Float && WINOGRAD.contains(&[batch, inputs, outputs, height, width]);
+                assert_eq!(bridge::is_winograd(&x, &weight, stride, kernel / 2), is_winograd, "{batch} {inputs}");
                 let found = conv2d(&x, &weight, &bias, stride, kernel / 2);
                 let expected = x.conv2d(&weight, Some(&bias), [stride; 2], [kernel / 2; 2], [1, 1], 1);
                 let close = |a: &Tensor, b: &Tensor| {
@@ -75,18 +83,27 @@ mod tests {
                     close(found, expected);
                 }
                 assert!(of_found[1].is_contiguous(), "the gradient lies as the weights do");
+                // Each by itself, of a gradient that lies otherwise.
+                let dy = dy.contiguous();
+                for (input, expected) in inputs.iter().zip(&of_expected) {
+                    let again = conv2d(&x, &weight, &bias, stride, kernel / 2);
+                    close(&gradients(&again, &dy, &[input]).unwrap()[0], expected);
+                }
             }
         }
     }
 
     #[test]
     fn a_value_is_its_own_image_s_alone() {
+        tch::set_num_threads(2);
         let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
         // Blocks of tiles begin and end within images.
-        let (x, weight, bias) = (channels_last(&random(&[7, 64, 18, 18])), random(&[32, 64, 3, 3]), random(&[32]));
+        let (x, weight, bias) = (channels_last(&random(&[7, 64, 42, 42])), random(&[32, 64, 3, 3]), random(&[32]));
         let together = conv2d(&x, &weight, &bias, 1, 1);
         for image in 0..7 {
-            let alone = conv2d(&x.narrow(0, image, 1), &weight, &bias, 1, 1);
+            let image_alone = x.narrow(0, image, 1);
+            assert!(bridge::is_winograd(&image_alone, &weight, 1, 1));
+            let alone = conv2d(&image_alone, &weight, &bias, 1, 1);
             assert_eq!(alone, together.narrow(0, image, 1), "image {image}");
         }
     }

@@ -53,24 +53,25 @@ impl S3 {
     pub fn start() -> Self {
         // It takes a port that is free, and says which: between looking for one and taking it somebody else could.
         let log = tempfile::NamedTempFile::new().unwrap();
-        let mut server = Command::new(python())
+        let server = Command::new(python())
             .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", "0"])
             .stdout(Stdio::null())
             .stderr(log.reopen().unwrap())
             .spawn()
             .unwrap();
+        // Whatever happens now, it ends with this.
+        let mut s3 = Self { server, port: 0 };
         let start = Instant::now();
-        let port = loop {
+        s3.port = loop {
             let said = std::fs::read_to_string(log.path()).unwrap();
             let port = said.split("http://127.0.0.1:").nth(1).and_then(|rest| rest.split_once('\n'));
             if let Some((port, _)) = port {
                 break port.trim().parse().unwrap_or_else(|_| panic!("{said}"));
             }
-            assert!(server.try_wait().unwrap().is_none(), "the S3 server has ended: {said}");
+            assert!(s3.server.try_wait().unwrap().is_none(), "the S3 server has ended: {said}");
             assert!(start.elapsed() < Duration::from_secs(60), "the S3 server does not answer: {said}");
             std::thread::sleep(Duration::from_millis(50));
         };
-        let s3 = Self { server, port };
         s3.request("PUT /bucket");
         s3
     }

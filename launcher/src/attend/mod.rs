@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::protocol::{ADDRESSES, BEAT, FromAttendant, Hello, Start, TOKEN, ToAttendant, encode};
+use crate::protocol::{ADDRESSES, BEAT, FromAttendant, Hello, PAUSE, Start, TOKEN, ToAttendant, encode};
 use crate::session;
 use connect::{Line, connect};
 use process::{Ended, RankProcess};
@@ -30,8 +30,6 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(3);
 const UNTOLD: Duration = Duration::from_secs(30);
 /// How often the daemon is looked for: well within what the launcher waits for the first cause of a failure.
 const DAEMON: Duration = Duration::from_millis(200);
-/// No beat for so long means that this process itself was not running.
-const PAUSE: Duration = Duration::from_secs(2);
 
 /// Why an attendant cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -184,7 +182,7 @@ impl Attendant {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look = interval(DAEMON);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut last_word, mut last_beat) = (Instant::now(), Instant::now());
+        let (mut last_word, mut last_beat, mut has_paused) = (Instant::now(), Instant::now(), false);
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hang_up = signal(SignalKind::hangup())?;
@@ -194,7 +192,7 @@ impl Attendant {
         loop {
             tokio::select! {
                 message = heard.recv() => {
-                    last_word = Instant::now();
+                    (last_word, has_paused) = (Instant::now(), false);
                     match message {
                         None => return self.orphaned().await,
                         Some(ToAttendant::Leave { with_daemon }) => {
@@ -210,8 +208,10 @@ impl Attendant {
                 _ = beat.tick() => {
                     let gap = last_beat.elapsed();
                     last_beat = Instant::now();
-                    if gap > PAUSE {
-                        // What was said meanwhile is still to be read.
+                    // What was said meanwhile is still to be read. Once: a launcher that is gone says nothing after
+                    // any number of pauses.
+                    if gap > PAUSE && !has_paused {
+                        has_paused = true;
                         last_word = (last_word + gap).min(last_beat);
                     }
                     if last_word.elapsed() > self.orphan {

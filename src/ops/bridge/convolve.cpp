@@ -117,6 +117,11 @@ bool admiral_convolve_suits(const at::Tensor* x, const at::Tensor* weight) {
          !x->is_contiguous() && admiral::lies_channels_last(*x);
 }
 
+// Whether that is Winograd's algorithm.
+bool admiral_convolve_is_winograd(const at::Tensor* x, const at::Tensor* weight, int64_t stride, int64_t padding) {
+  return admiral_convolve_suits(x, weight) && admiral::winograd_suits(*x, *weight, stride, padding);
+}
+
 // The result is a new tensor that the caller owns.
 int admiral_convolve(const at::Tensor* x, const at::Tensor* weight, const at::Tensor* bias, int64_t stride,
                      int64_t padding, at::Tensor** result) {

@@ -10,6 +10,8 @@ use crate::ops::Error;
 
 unsafe extern "C" {
     fn admiral_convolve_suits(x: *const C_tensor, weight: *const C_tensor) -> bool;
+    #[cfg(test)]
+    fn admiral_convolve_is_winograd(x: *const C_tensor, weight: *const C_tensor, stride: i64, padding: i64) -> bool;
     fn admiral_convolve(
         x: *const C_tensor,
         weight: *const C_tensor,
@@ -24,6 +26,13 @@ unsafe extern "C" {
 pub(in crate::ops) fn convolve_suits(x: &Tensor, weight: &Tensor) -> bool {
     // SAFETY: both are live tensors of tch.
     unsafe { admiral_convolve_suits(x.as_ptr(), weight.as_ptr()) }
+}
+
+/// Whether [`convolve`] takes Winograd's way.
+#[cfg(test)]
+pub(in crate::ops) fn is_winograd(x: &Tensor, weight: &Tensor, stride: i64, padding: i64) -> bool {
+    // SAFETY: both are live tensors of tch.
+    unsafe { admiral_convolve_is_winograd(x.as_ptr(), weight.as_ptr(), stride, padding) }
 }
 
 /// The node on the CPU, for what [`convolve_suits`].

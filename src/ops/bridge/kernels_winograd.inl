@@ -1,5 +1,5 @@
-// 3x3 convolutions by Winograd's F(2x2, 3x3) (Lavin and Gray, 2016, section 4.1): 16 products where the definition takes 36. A part of
-// kernels.cpp: see there.
+// 3x3 convolutions by Winograd's F(2x2, 3x3) (Lavin and Gray, 2016, section 4.1): 16 products where the definition takes
+// 36. A part of kernels.cpp: see there.
 //
 // For a tile of 2x2 outputs, with d the 4x4 inputs that it depends on and g the weights, all along channels:
 //   output = A' [sum over inputs of (G g G') * (B' d B)] A

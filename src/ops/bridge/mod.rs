@@ -9,6 +9,8 @@ mod profile;
 mod recompute;
 
 pub use concatenate::concatenate_twice;
+#[cfg(test)]
+pub(super) use convolve::is_winograd;
 pub(super) use convolve::{convolve, convolve_suits};
 pub(super) use group_norm_gpu::group_norm_gpu;
 pub use hooks::on_gradient;

@@ -18,11 +18,10 @@ using at::Tensor;
 constexpr int64_t kBlockBytes = 768 << 10;
 // Tiles of a block, so that what is read of the weights is used often enough, and so that the rest is worth it.
 constexpr int64_t kLeastTiles = 128, kMostTiles = 256;
-// Gradients of weights that threads sum apart may take so much memory in all.
-constexpr int64_t kMostSumBytes = 256 << 20;
-
-// From so many tiles on the transform of the weights pays, and so many more for so many weights, which come from
-// memory.
+// The gradients of the weights that threads sum apart may take so much memory in all.
+constexpr int64_t kMostSumBytes = 1 << 30;
+// From so many tiles of a thread on the transform of the weights pays, and so many more for so many weights, which come
+// from memory.
 constexpr int64_t kWorthTiles = 64, kWorthWeights = 4096;
 
 int64_t tiles_of(const Winograd& maps) { return maps.batch * ((maps.height + 1) / 2) * ((maps.width + 1) / 2); }
@@ -77,15 +76,18 @@ Tensor convolve(const Tensor& x, const Tensor& weight, const float* bias, bool m
 }  // namespace
 
 bool winograd_suits(const Tensor& x, const Tensor& weight, int64_t stride, int64_t padding) {
-  const int64_t outputs = weight.size(0), inputs = weight.size(1);
+  const int64_t outputs = weight.size(0), inputs = weight.size(1), threads = at::get_num_threads();
   return stride == 1 && padding == 1 && x.is_cpu() && x.scalar_type() == at::kFloat && weight.size(2) == 3 &&
          weight.size(3) == 3 && outputs % kPanel == 0 && inputs % kPanel == 0 && inputs == x.size(1) &&
-         weight.is_contiguous() && lies_channels_last(x) &&
-         tiles_of({x.size(0), x.size(2), x.size(3), inputs, outputs}) >= kWorthTiles + inputs * outputs / kWorthWeights;
+         weight.is_contiguous() && lies_channels_last(x) && 64 * inputs * outputs * threads <= kMostSumBytes &&
+         tiles_of({x.size(0), x.size(2), x.size(3), inputs, outputs}) >=
+             kWorthTiles * threads + inputs * outputs / kWorthWeights;
 }
 
 Tensor winograd_convolve(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  return convolve(x, weight, bias.const_data_ptr<float>(), false);
+  TORCH_CHECK(bias.is_cpu() && bias.dim() == 1 && bias.size(0) == weight.size(0), "bias: one value for each output");
+  const Tensor dense = bias.contiguous();
+  return convolve(x, weight, dense.const_data_ptr<float>(), false);
 }
 
 // A convolution with the weights turned around.
@@ -96,8 +98,7 @@ std::tuple<Tensor, Tensor> winograd_weight_gradients(const Tensor& dy, const Ten
   const int64_t tiles = tiles_of(maps), block = block_of(maps), blocks = (tiles + block - 1) / block;
   const int64_t weights = 16 * maps.inputs * maps.outputs;
   // Each thread sums its blocks; the order is the same in each run with so many threads.
-  const int64_t parts = std::clamp<int64_t>(std::min<int64_t>(at::get_num_threads(), blocks), 1,
-                                            std::max<int64_t>(1, kMostSumBytes / (4 * weights)));
+  const int64_t parts = std::min<int64_t>(at::get_num_threads(), blocks);
   const Tensor sums = at::zeros({parts, weights + maps.outputs}, x.options());
   at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
     const Tensor memory = scratch(kernels().winograd_scratch(maps, block));
@@ -116,7 +117,8 @@ std::tuple<Tensor, Tensor> winograd_weight_gradients(const Tensor& dy, const Ten
     kernels().winograd_weight_gradients(lie, sums.const_data_ptr<float>(), begin, end, at,
                                         dweight.mutable_data_ptr<float>());
   });
-  return {dweight, sums[0].narrow(0, weights, maps.outputs)};
+  // A view would keep all sums alive.
+  return {dweight, sums[0].narrow(0, weights, maps.outputs).clone()};
 }
 
 }  // namespace admiral

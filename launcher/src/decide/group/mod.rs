@@ -21,6 +21,7 @@ use super::end::{End, whereabouts};
 use super::heal::{Cause, Incident, code_of};
 use super::sentence::{count, name};
 use super::verdict::{RankView, Verdict, verdict};
+use crate::protocol::PAUSE;
 use stop::STOPPED;
 
 /// After a first failure, an earlier cause may still be on its way from another host for so long, in seconds.
@@ -32,8 +33,6 @@ const MOST_STACKS: usize = 3;
 /// `mpirun` follows the attendants within so long, in seconds, or is ended: after the death of a rank it would wait out
 /// its own grace, with nothing left to wait for.
 const LAST_WAIT: f64 = 1.0;
-/// Nothing at all for so long, not even a tick, means that the launcher itself was not running, in seconds.
-const PAUSE: f64 = 2.0;
 /// What a stop by force ends with.
 const FORCED: u8 = 1;
 
@@ -218,7 +217,7 @@ impl Group {
 
     fn pass_time(&mut self, now: f64) {
         let gap = now - self.now;
-        if gap > PAUSE {
+        if gap > PAUSE.as_secs_f64() {
             // What was sent meanwhile is still to be read: that it was not heard is no fault of who sent it.
             for seat in &mut self.seats {
                 seat.heard += gap;
