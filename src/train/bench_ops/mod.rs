@@ -7,7 +7,7 @@ mod subjects;
 
 use clap::Args;
 use serde::Serialize;
-use tch::Kind;
+use tch::{Device, Kind};
 
 use super::TrainError;
 use super::bench::show;
@@ -125,6 +125,11 @@ fn measure(millions: u64, half: Kind, rules: Rules) -> Result<Vec<Measured>, ops
     for kind in kinds {
         for shape in subjects::NORM_SHAPES {
             all.push(subjects::group_norm(shape, kind, rules)?);
+        }
+    }
+    if rules.device == Device::Cpu {
+        for shape in subjects::CONVOLUTION_SHAPES {
+            all.push(subjects::convolution(shape, rules)?);
         }
     }
     for kind in kinds {

@@ -1,4 +1,4 @@
-//! What is measured: the optimizer's pass, group normalization, attention.
+//! What is measured: the optimizer's pass, group normalization, convolution, attention.
 
 use tch::{Device, Kind, Tensor};
 
@@ -12,11 +12,20 @@ const GROUPS: i64 = 32;
 pub(super) const NORM_SHAPES: [[i64; 3]; 7] =
     [[4, 192, 64], [4, 384, 32], [4, 576, 16], [4, 768, 8], [1, 256, 256], [1, 512, 64], [1, 1024, 16]];
 
+/// The shapes of 3x3 convolutions on a CPU, `[batch, channels, size, size]` of the demo's network, one of 64 channels, and
+/// the 64 and 256 models.
+pub(super) const CONVOLUTION_SHAPES: [[i64; 3]; 7] =
+    [[32, 32, 32], [16, 64, 32], [16, 128, 16], [4, 192, 64], [4, 384, 32], [4, 576, 16], [1, 256, 128]];
+
 /// The shapes of attention in the 64 model: batch, length, channels, in heads of 64.
 pub(super) const ATTENTION_SHAPES: [[i64; 3]; 3] = [[1, 1024, 384], [4, 256, 576], [4, 64, 768]];
 
 fn random(shape: &[i64], kind: Kind, device: Device) -> Tensor {
     Tensor::randn(shape, (Kind::Float, device)).to_kind(kind)
+}
+
+fn channels_last(x: &Tensor) -> Tensor {
+    x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }
 
 /// AdamW and one EMA over `length` values, against libtorch's fused AdamW and a pass of `lerp_` over the EMA.
@@ -67,10 +76,7 @@ pub(super) fn adam(length: i64, rules: Rules) -> Result<Measured, Error> {
 /// Forward and backward of the fused node against libtorch's two operations, each side in its better layout.
 pub(super) fn group_norm(shape: [i64; 3], kind: Kind, rules: Rules) -> Result<Measured, Error> {
     let [batch, channels, size] = shape;
-    let lay = |x: &Tensor, channels_last: bool| match channels_last {
-        true => x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]),
-        false => x.contiguous(),
-    };
+    let lay = |x: &Tensor, last: bool| if last { channels_last(x) } else { x.contiguous() };
     let [x, dy] = [(); 2].map(|()| random(&[batch, channels, size, size], kind, rules.device));
     let parameter = |value: f64| Tensor::full([channels], value, (Kind::Float, rules.device)).set_requires_grad(true);
     let (weight, bias) = (parameter(1.0), parameter(0.0));
@@ -125,6 +131,42 @@ pub(super) fn group_norm(shape: [i64; 3], kind: Kind, rules: Rules) -> Result<Me
             NAMES[others - 2]
         )),
         ratio: Some(ratio(&seconds[others], &seconds[own])),
+    })
+}
+
+/// Forward and backward of a 3x3 convolution of channels-last maps in float32, against libtorch's with its weights laid
+/// channels-last beforehand.
+pub(super) fn convolution(shape: [i64; 3], rules: Rules) -> Result<Measured, Error> {
+    let [batch, channels, size] = shape;
+    let [x, dy] = [(); 2].map(|()| channels_last(&random(&[batch, channels, size, size], Kind::Float, rules.device)));
+    let x = x.set_requires_grad(true);
+    let weight = random(&[channels, channels, 3, 3], Kind::Float, rules.device);
+    let laid_out = channels_last(&weight).set_requires_grad(true);
+    let weight = weight.set_requires_grad(true);
+    let bias = Tensor::zeros([channels], (Kind::Float, rules.device)).set_requires_grad(true);
+    let seconds = hold(
+        &mut [
+            contender(|| {
+                bridge::gradients(&ops::conv2d(&x, &weight, &bias, 1, 1), &dy, &[&x, &weight, &bias]).map(drop)
+            }),
+            contender(|| {
+                let out = x.f_conv2d(&laid_out, Some(&bias), [1, 1], [1, 1], [1, 1], 1)?;
+                bridge::gradients(&out, &dy, &[&x, &laid_out, &bias]).map(drop)
+            }),
+        ],
+        rules,
+    )?;
+    Ok(Measured {
+        operation: "3x3 convolution, both ways",
+        case: format!("[{batch}, {channels}, {size}, {size}]"),
+        kind: FLOAT,
+        seconds: Spread::of(seconds[0].iter().copied()),
+        bytes: None,
+        in_place: false,
+        // By the definition, of which Winograd's algorithm does 16 parts of 36.
+        flops: Some(3 * 2 * 9 * (batch * size * size * channels * channels) as u64),
+        against: Some("libtorch's".into()),
+        ratio: Some(ratio(&seconds[1], &seconds[0])),
     })
 }
 
