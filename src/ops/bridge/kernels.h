@@ -138,7 +138,7 @@ struct Kernels {
   // Transforms these rows to 16 matrices [columns / kPanel, rows, kPanel].
   void (*winograd_weights)(const WinogradWeights& lie, const float* weights, int64_t begin, int64_t end, float* scratch,
                            float* to);
-  // From the gradients of those matrices to the weights'.
+  // From the gradients of those matrices to the weights', which are not mirrored.
   void (*winograd_weight_gradients)(const WinogradWeights& lie, const float* from, int64_t begin, int64_t end,
                                     float* scratch, float* dweights);
 };

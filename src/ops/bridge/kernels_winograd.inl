@@ -28,13 +28,28 @@ constexpr int64_t kRows = 4, kColumns = 2;
 #endif
 static_assert(kPanel % (kColumns * kLanes) == 0 && kPanel % kRows == 0, "panels are made of whole blocks");
 
+// Where the value of a row and a column lies in a matrix of so many rows.
+inline int64_t in_panels(int64_t rows, int64_t row, int64_t column) {
+  return (column / kPanel * rows + row) * kPanel + column % kPanel;
+}
+
 inline Floats load(const float* from) { return load(AllLanes{}, from); }
 inline void store(float* to, Floats values) { store(AllLanes{}, to, values); }
 
 // What `length` terms add to kRows rows of a panel: sums[row] += a[row * row_step + l * step] * b[l], where b has rows
 // of kPanel columns.
 struct Sums {
-  Floats values[kRows][kColumns];
+  Floats values[kRows][kColumns] = {};
+
+  void read(const float* from) {
+    for (int64_t i = 0; i < kRows; ++i)
+      for (int64_t j = 0; j < kColumns; ++j) values[i][j] = load(from + i * kPanel + j * kLanes);
+  }
+
+  void write(float* to) const {
+    for (int64_t i = 0; i < kRows; ++i)
+      for (int64_t j = 0; j < kColumns; ++j) store(to + i * kPanel + j * kLanes, values[i][j]);
+  }
 
   inline __attribute__((always_inline)) void add(const float* a, int64_t row_step, int64_t step, const float* b,
                                                  int64_t length) {
@@ -55,13 +70,11 @@ inline void multiply(const float* a, const float* b, float* out, int64_t rows, i
   for (int64_t panel = 0; panel < outputs / kPanel; ++panel)
     for (int64_t column = 0; column < kPanel; column += kColumns * kLanes)
       for (int64_t row = 0; row < rows; row += kRows) {
-        Sums sums{};
+        Sums sums;
         for (int64_t c = 0; c < inputs / kPanel; ++c)
           sums.add(a + (c * rows + row) * kPanel, kPanel, 1, b + (panel * inputs + c * kPanel) * kPanel + column,
                    kPanel);
-        float* const to = out + (panel * rows + row) * kPanel + column;
-        for (int64_t i = 0; i < kRows; ++i)
-          for (int64_t j = 0; j < kColumns; ++j) store(to + i * kPanel + j * kLanes, sums.values[i][j]);
+        sums.write(out + (panel * rows + row) * kPanel + column);
       }
 }
 
@@ -72,12 +85,9 @@ inline void add_product(const float* a, const float* b, float* out, int64_t rows
       for (int64_t input = 0; input < inputs; input += kRows) {
         float* const to = out + (panel * inputs + input) * kPanel + column;
         Sums sums;
-        for (int64_t i = 0; i < kRows; ++i)
-          for (int64_t j = 0; j < kColumns; ++j) sums.values[i][j] = load(to + i * kPanel + j * kLanes);
-        sums.add(a + input / kPanel * rows * kPanel + input % kPanel, 1, kPanel, b + panel * rows * kPanel + column,
-                 rows);
-        for (int64_t i = 0; i < kRows; ++i)
-          for (int64_t j = 0; j < kColumns; ++j) store(to + i * kPanel + j * kLanes, sums.values[i][j]);
+        sums.read(to);
+        sums.add(a + in_panels(rows, 0, input), 1, kPanel, b + panel * rows * kPanel + column, rows);
+        sums.write(to);
       }
 }
 
@@ -99,6 +109,18 @@ inline Tile tile_of(const Winograd& maps, int64_t number) {
   return {number / (wide * high), number / wide % high * 2, number % wide * 2};
 }
 
+// Where the values of a square from (y, x) lie in an image of `map`; `zeros` stands for what is outside.
+template <int64_t side>
+inline void point(const Winograd& maps, const float* map, int64_t channels, Tile square, const float* zeros,
+                  const float* (&from)[side][side]) {
+  for (int64_t i = 0; i < side; ++i)
+    for (int64_t j = 0; j < side; ++j) {
+      const int64_t row = square.y + i, column = square.x + j;
+      const bool inside = row >= 0 && row < maps.height && column >= 0 && column < maps.width;
+      from[i][j] = inside ? map + ((square.image * maps.height + row) * maps.width + column) * channels : zeros;
+    }
+}
+
 // B' d B of tiles `begin` to `end` of `x`, [batch, height, width, channels], as 16 matrices [rows, channels]. `zeros` has
 // `channels` of them.
 inline void transform_inputs(const Winograd& maps, const float* x, int64_t channels, int64_t begin, int64_t end,
@@ -106,18 +128,13 @@ inline void transform_inputs(const Winograd& maps, const float* x, int64_t chann
   for (int64_t number = begin; number < end; ++number) {
     const Tile tile = tile_of(maps, number);
     const float* from[4][4];
-    for (int64_t i = 0; i < 4; ++i)
-      for (int64_t j = 0; j < 4; ++j) {
-        const int64_t row = tile.y + i - 1, column = tile.x + j - 1;
-        const bool inside = row >= 0 && row < maps.height && column >= 0 && column < maps.width;
-        from[i][j] = inside ? x + ((tile.image * maps.height + row) * maps.width + column) * channels : zeros;
-      }
+    point(maps, x, channels, {tile.image, tile.y - 1, tile.x - 1}, zeros, from);
     for (int64_t c = 0; c < channels; c += kLanes) {
       Floats half[4][4];
       for (int64_t j = 0; j < 4; ++j)
         inputs_along(load(from[0][j] + c), load(from[1][j] + c), load(from[2][j] + c), load(from[3][j] + c),
                      &half[0][j], 4);
-      float* const at = to + (c / kPanel * rows + number - begin) * kPanel + c % kPanel;
+      float* const at = to + in_panels(rows, number - begin, c);
       for (int64_t i = 0; i < 4; ++i) {
         Floats whole[4];
         inputs_along(half[i][0], half[i][1], half[i][2], half[i][3], whole, 1);
@@ -135,7 +152,7 @@ inline void transform_outputs(const Winograd& maps, const float* from, const flo
     float* const to = y + ((tile.image * maps.height + tile.y) * maps.width + tile.x) * channels;
     const bool has_right = tile.x + 1 < maps.width, has_below = tile.y + 1 < maps.height;
     for (int64_t c = 0; c < channels; c += kLanes) {
-      const float* const at = from + (c / kPanel * rows + number - begin) * kPanel + c % kPanel;
+      const float* const at = from + in_panels(rows, number - begin, c);
       Floats half[2][4];
       for (int64_t j = 0; j < 4; ++j) {
         const auto m = [&](int64_t i) { return load(at + (i * 4 + j) * rows * channels); };
@@ -158,14 +175,8 @@ inline void transform_outputs(const Winograd& maps, const float* from, const flo
 inline void transform_gradients(const Winograd& maps, const float* dy, int64_t channels, int64_t begin, int64_t end,
                                 int64_t rows, const float* zeros, float* to, float* sums) {
   for (int64_t number = begin; number < end; ++number) {
-    const Tile tile = tile_of(maps, number);
     const float* from[2][2];
-    for (int64_t i = 0; i < 2; ++i)
-      for (int64_t j = 0; j < 2; ++j) {
-        const int64_t row = tile.y + i, column = tile.x + j;
-        const bool inside = row < maps.height && column < maps.width;
-        from[i][j] = inside ? dy + ((tile.image * maps.height + row) * maps.width + column) * channels : zeros;
-      }
+    point(maps, dy, channels, tile_of(maps, number), zeros, from);
     for (int64_t c = 0; c < channels; c += kLanes) {
       Floats half[4][2];
       for (int64_t j = 0; j < 2; ++j) {
@@ -176,7 +187,7 @@ inline void transform_gradients(const Winograd& maps, const float* dy, int64_t c
         half[3][j] = -lower;
       }
       store(sums + c, load(sums + c) + (half[1][0] + half[1][1]));
-      float* const at = to + (c / kPanel * rows + number - begin) * kPanel + c % kPanel;
+      float* const at = to + in_panels(rows, number - begin, c);
       for (int64_t i = 0; i < 4; ++i) {
         const Floats left = half[i][0], right = half[i][1];
         const Floats whole[4] = {left, left + right, left - right, -right};
@@ -238,53 +249,53 @@ void winograd_weights(const WinogradWeights& lie, const float* weights, int64_t 
           scratch[(row * 9 + tap) * step + column] =
               weights[(first + row) * lie.row_step + column * lie.column_step + (lie.mirrored ? 8 - tap : tap)];
     for_weight_vectors(count, columns, [&](int64_t row, int64_t column) {
-        Floats half[4][3];
-        for (int64_t j = 0; j < 3; ++j) {
-          const auto g = [&](int64_t i) { return load(scratch + (row * 9 + i * 3 + j) * step + column); };
-          const Floats ends = 0.5f * (g(0) + g(2)), middle = 0.5f * g(1);
-          half[0][j] = g(0);
-          half[1][j] = ends + middle;
-          half[2][j] = ends - middle;
-          half[3][j] = g(2);
-        }
-        float* const at = to + (column / kPanel * rows + first + row) * kPanel + column % kPanel;
-        for (int64_t i = 0; i < 4; ++i) {
-          const Floats ends = 0.5f * (half[i][0] + half[i][2]), middle = 0.5f * half[i][1];
-          const Floats whole[4] = {half[i][0], ends + middle, ends - middle, half[i][2]};
-          for (int64_t j = 0; j < 4; ++j) store(at + (i * 4 + j) * rows * columns, whole[j]);
-        }
+      Floats half[4][3];
+      for (int64_t j = 0; j < 3; ++j) {
+        const auto g = [&](int64_t i) { return load(scratch + (row * 9 + i * 3 + j) * step + column); };
+        const Floats ends = 0.5f * (g(0) + g(2)), middle = 0.5f * g(1);
+        half[0][j] = g(0);
+        half[1][j] = ends + middle;
+        half[2][j] = ends - middle;
+        half[3][j] = g(2);
+      }
+      float* const at = to + in_panels(rows, first + row, column);
+      for (int64_t i = 0; i < 4; ++i) {
+        const Floats ends = 0.5f * (half[i][0] + half[i][2]), middle = 0.5f * half[i][1];
+        const Floats whole[4] = {half[i][0], ends + middle, ends - middle, half[i][2]};
+        for (int64_t j = 0; j < 4; ++j) store(at + (i * 4 + j) * rows * columns, whole[j]);
+      }
     });
   }
 }
 
-// G' dU G of rows `begin` to `end`.
+// G' dU G of rows `begin` to `end`, of weights that are not mirrored.
 void winograd_weight_gradients(const WinogradWeights& lie, const float* from, int64_t begin, int64_t end,
                                float* scratch, float* dweights) {
   const int64_t rows = lie.rows, columns = lie.columns, step = columns + kStagger;
   for (int64_t first = begin; first < end; first += kWeightRows) {
     const int64_t count = end - first < kWeightRows ? end - first : kWeightRows;
     for_weight_vectors(count, columns, [&](int64_t row, int64_t column) {
-        const float* const at = from + (column / kPanel * rows + first + row) * kPanel + column % kPanel;
-        Floats half[3][4];
-        for (int64_t j = 0; j < 4; ++j) {
-          const auto u = [&](int64_t i) { return load(at + (i * 4 + j) * rows * columns); };
-          const Floats sum = 0.5f * (u(1) + u(2));
-          half[0][j] = u(0) + sum;
-          half[1][j] = 0.5f * (u(1) - u(2));
-          half[2][j] = u(3) + sum;
-        }
-        for (int64_t i = 0; i < 3; ++i) {
-          const Floats sum = 0.5f * (half[i][1] + half[i][2]);
-          float* const out = scratch + (row * 9 + i * 3) * step + column;
-          store(out, half[i][0] + sum);
-          store(out + step, 0.5f * (half[i][1] - half[i][2]));
-          store(out + 2 * step, half[i][3] + sum);
-        }
+      const float* const at = from + in_panels(rows, first + row, column);
+      Floats half[3][4];
+      for (int64_t j = 0; j < 4; ++j) {
+        const auto u = [&](int64_t i) { return load(at + (i * 4 + j) * rows * columns); };
+        const Floats sum = 0.5f * (u(1) + u(2));
+        half[0][j] = u(0) + sum;
+        half[1][j] = 0.5f * (u(1) - u(2));
+        half[2][j] = u(3) + sum;
+      }
+      for (int64_t i = 0; i < 3; ++i) {
+        const Floats sum = 0.5f * (half[i][1] + half[i][2]);
+        float* const out = scratch + (row * 9 + i * 3) * step + column;
+        store(out, half[i][0] + sum);
+        store(out + step, 0.5f * (half[i][1] - half[i][2]));
+        store(out + 2 * step, half[i][3] + sum);
+      }
     });
     for (int64_t column = 0; column < columns; ++column)
       for (int64_t row = 0; row < count; ++row)
         for (int64_t tap = 0; tap < 9; ++tap)
-          dweights[(first + row) * lie.row_step + column * lie.column_step + (lie.mirrored ? 8 - tap : tap)] =
+          dweights[(first + row) * lie.row_step + column * lie.column_step + tap] =
               scratch[(row * 9 + tap) * step + column];
   }
 }
