@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::Write;
 
-pub use admiral_rank_contract::ExitCode;
+pub use admiral_contract::ExitCode;
 
 /// Says on standard error why a command failed: one line of its own in one write, so that the words of several ranks
 /// do not mix, and without a panic where nobody can read it.

@@ -3,8 +3,8 @@
 
 use std::cell::Cell;
 
-pub use admiral_rank_contract::Phase;
-use admiral_rank_contract::ledger::{own, own_error};
+pub use admiral_contract::Phase;
+use admiral_contract::ledger::{own, own_error};
 
 use crate::faults;
 

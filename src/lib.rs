@@ -24,6 +24,6 @@ pub mod version;
 
 // The text of a GPU's kernels runs on the CPU in the tests of `gpu`, and in those of this package too.
 #[cfg(test)]
-#[path = "../gpu/tests/support/emulator.rs"]
+#[path = "../crates/gpu/tests/support/emulator.rs"]
 #[allow(dead_code, missing_docs, clippy::unwrap_used, reason = "written for the tests of another package")]
 mod emulator;

@@ -22,7 +22,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn torch_file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("torch-files/tests/files").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/torch-files/tests/files").join(name)
 }
 
 fn checkpoint<const N: usize>(arguments: [&dyn AsRef<std::ffi::OsStr>; N]) -> Finished {

@@ -9,7 +9,7 @@ mod runs;
 use std::os::fd::AsRawFd;
 use std::process::Command;
 
-use admiral_rank_contract::{ExitCode, Ledger, Phase, Reading, environment};
+use admiral_contract::{ExitCode, Ledger, Phase, Reading, environment};
 use mpirun::{Finished, Running, run};
 use runs::{PATIENCE, Place, assert_same, errors, wait_until};
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use admiral_rank_contract::LaunchConfig;
+use admiral_contract::LaunchConfig;
 use serde::Deserialize;
 use tokio::process::Command;
 use tokio::time::timeout;

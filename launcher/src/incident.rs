@@ -1,6 +1,6 @@
 //! `failure.json`: what went wrong, where, what was done about it and what it cost.
 
-use admiral_rank_contract::Reading;
+use admiral_contract::Reading;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 

@@ -27,7 +27,7 @@ const PASSED: [&str; 11] = [
     "no_proxy",
 ];
 /// What belongs to this machine alone.
-const NOT_PASSED: [&str; 1] = [admiral_rank_contract::environment::LEDGER];
+const NOT_PASSED: [&str; 1] = [admiral_contract::environment::LEDGER];
 /// Components of Open MPI that take hosts and slots from a scheduler. Here they stand on the command line.
 const ALLOCATORS: &str = "^slurm,tm,lsf,gridengine";
 

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use admiral_rank_contract::Reading;
+use admiral_contract::Reading;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -80,7 +80,7 @@ pub enum FromAttendant {
 pub struct Hello {
     /// What [`TOKEN`] said.
     pub token: String,
-    /// What [`admiral_rank_contract::environment::ATTEMPT`] said.
+    /// What [`admiral_contract::environment::ATTEMPT`] said.
     pub attempt: u64,
     /// Its rank.
     pub rank: usize,

@@ -9,7 +9,7 @@ mod sweep;
 
 use std::time::Instant;
 
-use admiral_rank_contract::{ExitCode, environment};
+use admiral_contract::{ExitCode, environment};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use admiral_checkpoints_schema::{Owner, Process, SCHEMA_VERSION, Writer};
-use admiral_rank_contract::environment;
+use admiral_contract::environment;
 use tokio::task::JoinHandle;
 
 use super::write::json;

@@ -1,6 +1,6 @@
 //! The `faults` section of a run's configuration.
 
-use admiral_rank_contract::{Phase, environment};
+use admiral_contract::{Phase, environment};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Invalid;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use admiral_rank_contract::Phase;
+use admiral_contract::Phase;
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::FaultsConfig;

@@ -1,6 +1,6 @@
 //! The whole configuration of a run: the sections of all components, and what follows from them together.
 
-use admiral_rank_contract::LaunchConfig;
+use admiral_contract::LaunchConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::CheckpointConfig;

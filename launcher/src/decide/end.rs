@@ -1,6 +1,6 @@
 //! How a rank ended, and the words for it.
 
-use admiral_rank_contract::{ExitCode, Reading};
+use admiral_contract::{ExitCode, Reading};
 
 use super::heal::Cause;
 

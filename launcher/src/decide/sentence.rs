@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use admiral_rank_contract::{Phase, Reading};
+use admiral_contract::{Phase, Reading};
 
 use super::verdict::{Known, RankView};
 

@@ -62,14 +62,14 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use admiral_rank_contract::Ledger;
+    use admiral_contract::Ledger;
 
     use super::*;
 
     fn rank(rank: usize, step: f64, data: f64, wait: f64) -> RankView {
         let empty = Ledger::private().read();
         let reading =
-            admiral_rank_contract::Reading { step_seconds: step, data_seconds: data, wait_seconds: wait, ..empty };
+            admiral_contract::Reading { step_seconds: step, data_seconds: data, wait_seconds: wait, ..empty };
         RankView { rank, host: "n0".into(), gpu: Some(rank), reading: Some(reading), state: None, silent_seconds: 0.0 }
     }
 

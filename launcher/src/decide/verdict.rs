@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use admiral_rank_contract::{Phase, Reading, Timeouts};
+use admiral_contract::{Phase, Reading, Timeouts};
 
 use super::sentence;
 
@@ -237,7 +237,7 @@ fn all_wait(known: &[Known<'_>], timeouts: &Timeouts) -> Option<Verdict> {
 
 #[cfg(test)]
 mod tests {
-    use admiral_rank_contract::LaunchConfig;
+    use admiral_contract::LaunchConfig;
     use proptest::prelude::*;
 
     use super::*;

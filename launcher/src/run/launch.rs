@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use admiral_rank_contract::{ExitCode, environment};
+use admiral_contract::{ExitCode, environment};
 use tokio::sync::mpsc;
 
 use super::keeper::Keeper;

@@ -1,6 +1,6 @@
 //! What is settled before anything is started.
 
-use admiral_rank_contract::ExitCode;
+use admiral_contract::ExitCode;
 
 use super::options::{HostOptions, RunOptions};
 use crate::facts;

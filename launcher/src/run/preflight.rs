@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use admiral_rank_contract::ExitCode;
+use admiral_contract::ExitCode;
 
 use super::{LaunchError, Plan};
 use crate::console::Console;

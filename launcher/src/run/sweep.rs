@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use admiral_rank_contract::environment::LAUNCH_ID;
+use admiral_contract::environment::LAUNCH_ID;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::task::JoinSet;

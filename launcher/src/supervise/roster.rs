@@ -1,6 +1,6 @@
 //! What is known of each rank of an attempt.
 
-use admiral_rank_contract::Reading;
+use admiral_contract::Reading;
 
 use crate::incident::RankRecord;
 use crate::protocol::{FromAttendant, Hello};
@@ -126,6 +126,6 @@ impl Roster {
 
 /// Whether a rank is in the middle of the step that its ledger names.
 fn is_within_step(reading: &Reading) -> bool {
-    use admiral_rank_contract::Phase;
+    use admiral_contract::Phase;
     matches!(reading.phase, Phase::Data | Phase::Forward | Phase::Backward | Phase::Reduce | Phase::Optimizer)
 }

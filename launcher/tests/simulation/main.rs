@@ -14,7 +14,7 @@ use admiral_launch::decide::{
 };
 use admiral_launch::hosts::Host;
 use admiral_launch::world;
-use admiral_rank_contract::{LaunchConfig, Phase};
+use admiral_contract::{LaunchConfig, Phase};
 
 use random::Random;
 use ranks::Ranks;

@@ -1,6 +1,6 @@
 //! Ranks that go through their steps: each stretch of own work ends in an exchange, and that ends when all are in it.
 
-use admiral_rank_contract::{Ledger, Phase, Reading};
+use admiral_contract::{Ledger, Phase, Reading};
 
 use crate::random::Random;
 

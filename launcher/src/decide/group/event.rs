@@ -1,6 +1,6 @@
 //! What goes into a group's life and what comes out of it.
 
-use admiral_rank_contract::{Reading, Timeouts};
+use admiral_contract::{Reading, Timeouts};
 
 use crate::decide::end::End;
 use crate::decide::heal::Incident;

@@ -13,7 +13,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-use admiral_rank_contract::{ExitCode, Reading};
+use admiral_contract::{ExitCode, Reading};
 
 pub use event::{Event, GroupOptions, Outcome, Output};
 

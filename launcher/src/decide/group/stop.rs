@@ -1,6 +1,6 @@
 //! What a group comes to that ended without a failure: by itself, or because it was asked to.
 
-use admiral_rank_contract::ExitCode;
+use admiral_contract::ExitCode;
 
 use super::{End, FORCED, Group, Outcome};
 

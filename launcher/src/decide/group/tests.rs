@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use admiral_rank_contract::{LaunchConfig, Phase};
+use admiral_contract::{LaunchConfig, Phase};
 use proptest::prelude::*;
 
 use super::*;

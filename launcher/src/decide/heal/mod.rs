@@ -5,7 +5,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-use admiral_rank_contract::ExitCode;
+use admiral_contract::ExitCode;
 use serde::{Deserialize, Serialize};
 
 use super::end::USAGE;

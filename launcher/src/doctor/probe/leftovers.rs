@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::time::Duration;
 
-use admiral_rank_contract::environment::LAUNCH_ID;
+use admiral_contract::environment::LAUNCH_ID;
 use serde::{Deserialize, Serialize};
 
 use super::command::output;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use admiral_rank_contract::ExitCode;
+use admiral_contract::ExitCode;
 use serde::{Deserialize, Serialize};
 
 use super::command::{NoOutput, last_words, output};

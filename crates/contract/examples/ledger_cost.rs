@@ -1,9 +1,9 @@
-//! What a change of phase costs a rank, in nanoseconds: `cargo run --release -p admiral-rank-contract --example ledger_cost`.
+//! What a change of phase costs a rank, in nanoseconds: `cargo run --release -p admiral-contract --example ledger_cost`.
 
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use admiral_rank_contract::{Ledger, Phase};
+use admiral_contract::{Ledger, Phase};
 
 const CHANGES: u32 = 2_000_000;
 

@@ -15,7 +15,7 @@ use admiral_gpu::nvrtc::Nvrtc;
 /// was carried to another machine finds no such folder there, and takes `ADMIRAL_NVRTC`.
 pub fn search() -> SearchPath {
     let mut search = SearchPath::from_environment();
-    search.python.extend(python_folders(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../.deps/venv")));
+    search.python.extend(python_folders(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.deps/venv")));
     search
 }
 
