@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use admiral_plan::{
-    Batch, GpuKind, Hardware, LayerMemory, Norms, PlanError, Report, Request, Speed, UnknownGpu, Weights, Work, World,
+    BatchDivision, GpuKind, Hardware, LayerMemory, Norms, PlanError, Report, Request, Speed, UnknownGpu, Weights, Work, World,
     plan, text,
 };
 use clap::Args;
@@ -286,15 +286,15 @@ fn norms(config: &RunConfig, kind: GpuKind) -> Norms {
     }
 }
 
-fn divide(config: &RunConfig, world: u64) -> Result<Batch, Invalid> {
+fn divide(config: &RunConfig, world: u64) -> Result<BatchDivision, Invalid> {
     let plan = BatchPlan::new(config.training.global_batch, config.training.microbatch, world, 0)?;
     let BatchPlan { global_batch, microbatch, accumulation, .. } = plan;
-    Ok(Batch { world, global_batch, microbatch, accumulation })
+    Ok(BatchDivision { world_size: world, global_batch, microbatch, accumulation })
 }
 
 /// The batch in the largest passes up to the configured microbatch with which it comes out even.
-fn smaller_passes(config: &RunConfig, world: u64) -> Option<Batch> {
-    Batch::of_at_most(config.training.microbatch, config.training.global_batch, world)
+fn smaller_passes(config: &RunConfig, world: u64) -> Option<BatchDivision> {
+    BatchDivision::with_largest_microbatch(config.training.microbatch, config.training.global_batch, world)
 }
 
 fn in_world(config: &RunConfig, gpus: u64) -> World {
@@ -387,7 +387,7 @@ mod tests {
         let request = request("own", &config, GpuKind::V100, 16, 1000).unwrap();
         assert_eq!((request.num_saves, request.most_checkpoints), (3, 2));
         assert_eq!(request.checkpoint_bytes, config.facts().unwrap().checkpoint_bytes);
-        assert_eq!(request.batch, Batch { world: 16, global_batch: 256, microbatch: 16, accumulation: 1 });
+        assert_eq!(request.batch, BatchDivision { world_size: 16, global_batch: 256, microbatch: 16, accumulation: 1 });
         let refused: Vec<u64> =
             request.worlds.iter().filter(|world| world.batch.is_err()).map(|world| world.gpus).collect();
         assert_eq!(refused, [512]);
@@ -404,8 +404,8 @@ mod tests {
         assert!(!message.contains("--set"), "{message}");
         let request = request("own", &config, GpuKind::V100, 64, 1000).unwrap();
         let others = request.worlds.iter().filter(|world| world.other_microbatch);
-        let others: Vec<Option<Batch>> = others.map(|world| world.batch.clone().ok()).collect();
-        let batch = |world, accumulation| Batch { world, global_batch: 2048, microbatch: 64, accumulation };
+        let others: Vec<Option<BatchDivision>> = others.map(|world| world.batch.clone().ok()).collect();
+        let batch = |world, accumulation| BatchDivision { world_size: world, global_batch: 2048, microbatch: 64, accumulation };
         assert_eq!(others, [Some(batch(8, 4)), Some(batch(16, 2))]);
     }
 }

@@ -1,13 +1,16 @@
-//! What a rank of Admiral and the launcher agree on, free of libtorch: how a rank ends ([`ExitCode`]), where it stands
-//! ([`ledger`]), what it finds in its environment ([`environment`]), and the configuration's section `launch`
-//! ([`LaunchConfig`]).
+//! What a rank of Admiral and its launcher agree on: exit codes ([`ExitCode`]), the progress ledger ([`ledger`]),
+//! environment variables ([`environment`]), the identity of hosts and processes ([`host`]), how ranks share a batch
+//! ([`BatchDivision`]), and the configuration's section `launch` ([`LaunchConfig`]).
 
+mod batch;
 mod config;
 pub mod environment;
 mod exit;
+pub mod host;
 pub mod ledger;
 mod reading;
 
+pub use batch::{BatchDivision, Indivisible, largest_world_size, world_sizes};
 pub use config::{LaunchConfig, Timeouts};
 pub use exit::ExitCode;
 pub use ledger::Ledger;

@@ -18,4 +18,5 @@ pub use off::{MEASURED_STEPS, how_far_off};
 pub use paper::{PaperError, Row, TABLE_7, row_for};
 pub use print::text;
 pub use report::{Days, Duties, PlanError, Report, Request, Scaling, Shortage, Speed, Storage, Variant, World, plan};
-pub use step::{Batch, Rate, StepTime, Work, step_time};
+pub use admiral_contract::BatchDivision;
+pub use step::{Rate, StepTime, Work, step_time};

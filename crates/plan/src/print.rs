@@ -27,9 +27,9 @@ fn write(out: &mut String, report: &Report) -> std::fmt::Result {
         report.name,
         report.steps,
         batch.global_batch,
-        batch.world,
+        batch.world_size,
         match kind {
-            GpuKind::Cpu if batch.world == 1 => unit.to_owned(),
+            GpuKind::Cpu if batch.world_size == 1 => unit.to_owned(),
             GpuKind::Cpu => units.to_owned(),
             kind => kind.to_string(),
         },
@@ -138,7 +138,7 @@ fn days(out: &mut String, report: &Report, time: &Days) -> std::fmt::Result {
     writeln!(out, "\ntime ({from})")?;
     let mut row = |name: &str, text: String| writeln!(out, "  {name:<24}{text}");
     if let Some(step) = &time.step {
-        let hosts = report.batch.world.div_ceil(GPUS_PER_NODE);
+        let hosts = report.batch.world_size.div_ceil(GPUS_PER_NODE);
         row("compute", format!("{:>12.4} s", step.compute_seconds))?;
         row("optimizer", format!("{:>12.4} s", step.optimizer_seconds))?;
         let sum = &step.all_reduce;

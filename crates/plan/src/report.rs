@@ -1,11 +1,12 @@
 //! The plan of a run: everything put together.
 
+use admiral_contract::BatchDivision;
 use serde::Serialize;
 
 use super::hardware::Hardware;
 use super::memory::{LayerMemory, Memory, Norms, Parts, Weights};
 use super::paper::{PaperError, Row, row_for};
-use super::step::{Batch, Rate, StepTime, Work, step_time};
+use super::step::{Rate, StepTime, Work, microbatch_option, step_time};
 
 /// 120 TFLOPS and three forward passes: the "theoretical" column of Table 7.
 const V100_FLOPS: f64 = 120e12;
@@ -28,7 +29,7 @@ pub struct Request {
     /// The way that this program takes on this hardware.
     pub norms: Norms,
     /// How a step's samples are shared by the GPUs asked for.
-    pub batch: Batch,
+    pub batch: BatchDivision,
     /// The same for other numbers of GPUs.
     pub worlds: Vec<World>,
     /// Steps of the run.
@@ -49,7 +50,7 @@ pub struct World {
     /// GPUs.
     pub gpus: u64,
     /// How they share a step's samples, or why they cannot.
-    pub batch: Result<Batch, String>,
+    pub batch: Result<BatchDivision, String>,
     /// Whether that takes another microbatch than the configuration's, which would not come out even.
     pub other_microbatch: bool,
 }
@@ -191,7 +192,7 @@ pub struct Report {
     /// The row of Table 7, by the paper's rates.
     pub paper: Option<Row>,
     /// How a step's samples are shared.
-    pub batch: Batch,
+    pub batch: BatchDivision,
     /// Steps of the run.
     pub steps: u64,
     /// How this program normalizes there.
@@ -229,7 +230,7 @@ pub fn plan(request: &Request, hardware: &Hardware, speed: Speed) -> Result<Repo
     let time = match (rate, row) {
         (Some(rate), _) => Some(step_time(hardware, work, batch, rate)).map(|step| (step.seconds, Some(step))),
         (None, Some(row)) => {
-            Some((batch.global_batch as f64 / (row.images_per_v100_second * batch.world as f64), None))
+            Some((batch.global_batch as f64 / (row.images_per_v100_second * batch.world_size as f64), None))
         }
         (None, None) => None,
     };
@@ -273,15 +274,15 @@ fn shortage(request: &Request, hardware: &Hardware) -> Option<Shortage> {
     let limit = hardware.memory_bytes?;
     let missing_bytes = parts(request, hardware).total.checked_sub(limit).filter(|missing| *missing > 0)?;
     let Request { work, batch, norms, .. } = request;
-    let even = |most: u64| Batch::of_at_most(most, batch.global_batch, batch.world);
+    let even = |most: u64| BatchDivision::with_largest_microbatch(most, batch.global_batch, batch.world_size);
     let most = |checkpointing| memory(request, hardware, *norms, checkpointing).largest_microbatch(limit);
-    let mut options: Vec<String> = even(most(work.recomputes)).iter().map(Batch::option).collect();
+    let mut options: Vec<String> = even(most(work.recomputes)).iter().map(microbatch_option).collect();
     if !work.recomputes {
         let most = most(true);
         if most >= batch.microbatch {
             options.push(CHECKPOINTING.to_owned());
         } else if options.is_empty() {
-            options.extend(even(most).map(|batch| format!("{CHECKPOINTING} {}", batch.option())));
+            options.extend(even(most).map(|batch| format!("{CHECKPOINTING} {}", microbatch_option(&batch))));
         }
     }
     let least_bytes = memory(request, hardware, *norms, true).parts(1).total;
@@ -306,7 +307,7 @@ fn variants(request: &Request, hardware: &Hardware) -> Vec<Variant> {
 }
 
 fn days(request: &Request, step_seconds: f64, step: Option<StepTime>) -> Days {
-    let Batch { world, global_batch, .. } = request.batch;
+    let BatchDivision { world_size: world, global_batch, .. } = request.batch;
     let images_per_second = global_batch as f64 / step_seconds;
     let days = request.steps as f64 * step_seconds / SECONDS_A_DAY;
     Days {
@@ -350,7 +351,7 @@ fn scaling(request: &Request, hardware: &Hardware, rate: Rate) -> Vec<Scaling> {
             Scaling {
                 gpus: *gpus,
                 refused: None,
-                needs: other_microbatch.then(|| batch.option()),
+                needs: other_microbatch.then(|| microbatch_option(&batch)),
                 fits: hardware.memory_bytes.map(|limit| memory.parts(batch.microbatch).total <= limit),
                 microbatch: Some(batch.microbatch),
                 accumulation: Some(batch.accumulation),
@@ -373,7 +374,7 @@ pub(crate) mod tests {
     use crate::step::tests::work;
 
     pub(crate) fn request() -> Request {
-        let batch = |world: u64| Batch { world, global_batch: 2048, microbatch: 2048 / world, accumulation: 1 };
+        let batch = |world: u64| BatchDivision { world_size: world, global_batch: 2048, microbatch: 2048 / world, accumulation: 1 };
         Request {
             name: "test".into(),
             work: work(),

@@ -1,5 +1,6 @@
 //! The time of one training step.
 
+use admiral_contract::BatchDivision;
 use serde::Serialize;
 
 use super::all_reduce::AllReduce;
@@ -28,40 +29,10 @@ pub struct Work {
     pub overlaps: bool,
 }
 
-/// How the samples of a step are shared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Batch {
-    /// GPUs.
-    pub world: u64,
-    /// Samples of a step over all GPUs.
-    pub global_batch: u64,
-    /// Samples of one pass on one GPU.
-    pub microbatch: u64,
-    /// Passes of a step.
-    pub accumulation: u64,
-}
-
-impl Batch {
-    /// Shares `global_batch` in passes of the largest microbatch of at most `most` with which it comes out even; none
-    /// where the GPUs do not divide the batch, and where `most` is 0.
-    #[must_use]
-    pub fn of_at_most(most: u64, global_batch: u64, world: u64) -> Option<Self> {
-        if global_batch == 0 || world == 0 || !global_batch.is_multiple_of(world) {
-            return None;
-        }
-        let share = global_batch / world;
-        // Divisors come in pairs about the root, so that a batch of any size takes little time.
-        let pairs = (1..).take_while(|small| *small <= share / small).filter(|small| share.is_multiple_of(*small));
-        let divisors = pairs.flat_map(|small| [small, share / small]);
-        let microbatch = divisors.filter(|divisor| *divisor <= most).max()?;
-        Some(Self { world, global_batch, microbatch, accumulation: share / microbatch })
-    }
-
-    /// The option with which a run takes this microbatch.
-    #[must_use]
-    pub fn option(&self) -> String {
-        format!("--set training.microbatch={}", self.microbatch)
-    }
+/// The option with which a run takes the microbatch of a division.
+#[must_use]
+pub fn microbatch_option(batch: &BatchDivision) -> String {
+    format!("--set training.microbatch={}", batch.microbatch)
 }
 
 /// How fast one GPU computes.
@@ -96,7 +67,7 @@ pub struct StepTime {
 /// Buckets travel while the backward pass of the last microbatch goes on; the last bucket is full only when backward
 /// is done, so that its share of the sum is always waited for.
 #[must_use]
-pub fn step_time(hardware: &Hardware, work: &Work, batch: &Batch, rate: Rate) -> StepTime {
+pub fn step_time(hardware: &Hardware, work: &Work, batch: &BatchDivision, rate: Rate) -> StepTime {
     let images = (batch.microbatch * batch.accumulation) as f64;
     let (compute_seconds, optimizer_seconds) = match rate {
         Rate::Mfu(mfu) => (
@@ -107,7 +78,7 @@ pub fn step_time(hardware: &Hardware, work: &Work, batch: &Batch, rate: Rate) ->
         Rate::Measured(images_per_second) => (images / images_per_second, 0.0),
     };
     let num_buckets = work.wire_bytes.div_ceil(work.bucket_bytes).max(1);
-    let all_reduce = AllReduce::new(hardware, batch.world, work.wire_bytes, num_buckets);
+    let all_reduce = AllReduce::new(hardware, batch.world_size, work.wire_bytes, num_buckets);
     let sum = all_reduce.seconds();
     let window = if work.overlaps { BACKWARD * compute_seconds / batch.accumulation as f64 } else { 0.0 };
     let hidden_seconds = window.min(sum - sum / num_buckets as f64);
@@ -134,10 +105,10 @@ pub(crate) mod tests {
     }
 
     /// 2048 samples, 96 at most on a GPU, as the trainer divides them.
-    fn batch(world: u64) -> Batch {
+    fn batch(world: u64) -> BatchDivision {
         let share = 2048 / world;
         let microbatch = share.min(64);
-        Batch { world, global_batch: 2048, microbatch, accumulation: share / microbatch }
+        BatchDivision { world_size: world, global_batch: 2048, microbatch, accumulation: share / microbatch }
     }
 
     #[test]
@@ -161,9 +132,9 @@ pub(crate) mod tests {
     fn accumulation_leaves_less_to_hide_behind() {
         let mut hardware = GpuKind::V100.hardware();
         hardware.network.bytes_per_second = 1e9;
-        let one = Batch { world: 16, global_batch: 1024, microbatch: 64, accumulation: 1 };
-        let four = Batch { microbatch: 16, accumulation: 4, ..one };
-        let exposed = |batch: &Batch| step_time(&hardware, &work(), batch, Rate::Mfu(0.38)).exposed_seconds;
+        let one = BatchDivision { world_size: 16, global_batch: 1024, microbatch: 64, accumulation: 1 };
+        let four = BatchDivision { microbatch: 16, accumulation: 4, ..one };
+        let exposed = |batch: &BatchDivision| step_time(&hardware, &work(), batch, Rate::Mfu(0.38)).exposed_seconds;
         assert!(exposed(&four) > exposed(&one));
     }
 
@@ -191,23 +162,5 @@ pub(crate) mod tests {
         assert!(step(true).hidden_seconds > 0.0);
         assert_eq!(step(false).hidden_seconds, 0.0);
         assert_eq!(step(false).exposed_seconds, step(false).all_reduce.seconds());
-    }
-
-    #[test]
-    fn the_largest_microbatch_that_comes_out_even_is_found() {
-        for world in 1..30_u64 {
-            for global_batch in 0..60_u64 {
-                for most in 0..30 {
-                    let even = |microbatch: &u64| global_batch.is_multiple_of(world * microbatch);
-                    let expected = (1..=most.min(global_batch)).rev().find(even);
-                    let found = Batch::of_at_most(most, global_batch, world);
-                    assert_eq!(found.map(|batch| batch.microbatch), expected, "{most} {global_batch} {world}");
-                    let samples = found.map(|batch| batch.world * batch.microbatch * batch.accumulation);
-                    assert!(samples.is_none_or(|samples| samples == global_batch));
-                }
-            }
-        }
-        let large = Batch::of_at_most(96, 1 << 40, 8);
-        assert_eq!(large.map(|batch| batch.option()).as_deref(), Some("--set training.microbatch=64"));
     }
 }
