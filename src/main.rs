@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode as ProcessExit;
 
-use admiral::collective::{Collective, Ending, agree, connect};
-use admiral::config;
+use admiral_comm::{Collective, Ending, agree, connect};
+use admiral_config;
 use admiral::device::Report;
-use admiral::exit::{ExitCode, say_error};
-use admiral::ledger;
+use admiral_comm::exit::{ExitCode, say_error};
+use admiral_comm::ledger;
 use admiral::ops::host_memory;
-use admiral::telemetry::{Terminal, init_logging};
+use admiral_telemetry::{Terminal, init_logging};
 use admiral::tools::{self, CheckpointCommand, Outcome};
 use admiral::train::bench::{self, BenchOptions};
 use admiral::train::bench_allreduce::{self, AllReduceBenchOptions};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::collective::Mpi;
+use admiral_comm::Mpi;
 use crate::cuda;
 use crate::ops::{self, bridge};
 

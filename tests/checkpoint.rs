@@ -9,12 +9,12 @@ mod s3;
 use std::process::Command;
 use std::sync::{Arc, Barrier, Mutex};
 
-use admiral::checkpoint::{
+use admiral_checkpoint::{
     Checkpoint, Content, Error, Expected, Location, Parameter, Retention, Role, Store, TensorTarget, TensorView,
     TrainingState, Writer, save, trial,
 };
-use admiral::collective::{Collective, CollectiveError, Single};
-use admiral::exit::ExitCode;
+use admiral_comm::{Collective, CollectiveError, Single};
+use admiral_comm::exit::ExitCode;
 use s3::{S3, environment, python};
 
 const ROLES: [Role; 4] = [Role::Master, Role::Ema { rate: 0.9999 }, Role::AdamMean, Role::AdamVariance];

@@ -7,8 +7,8 @@
 use std::process::Command;
 use std::time::Duration;
 
-use admiral::collective::{Collective, CollectiveError, Ending, GpuSums, Single, agree, any, connect};
-use admiral::exit::ExitCode;
+use admiral_comm::{Collective, CollectiveError, Ending, GpuSums, Single, agree, any, connect};
+use admiral_comm::exit::ExitCode;
 
 #[path = "support/collective_suite.rs"]
 mod collective_suite;

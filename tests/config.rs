@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use admiral::config::{load, parse, show};
+use admiral_config::{load, parse, show};
 use admiral::model::{Network, Task};
 use admiral::train::RunConfig;
 use serde_json::Value;

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use admiral::data::{Draws, Filter, Pixels, decode, resize, square};
+use admiral_data::{Draws, Filter, Pixels, decode, resize, square};
 use serde::Deserialize;
 
 #[derive(Deserialize)]

@@ -26,7 +26,7 @@ fn json(names: &[&str], options: &[&str]) -> Value {
 }
 
 fn config(name: &str) -> RunConfig {
-    admiral::config::load(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file(name)), &[]).unwrap()
+    admiral_config::load(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file(name)), &[]).unwrap()
 }
 
 #[test]

@@ -14,8 +14,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use admiral::checkpoint::{Content, Location, Parameter, Role, Store, TensorView, TrainingState, Writer, save};
-use admiral::collective::Single;
+use admiral_checkpoint::{Content, Location, Parameter, Role, Store, TensorView, TrainingState, Writer, save};
+use admiral_comm::Single;
 use admiral::model::{ModelConfig, Network, Task};
 use runs::Place;
 use s3::python;

@@ -18,7 +18,7 @@ mod stores;
 use std::process::Command;
 use std::time::Duration;
 
-use admiral::checkpoint::Store;
+use admiral_checkpoint::Store;
 use fault_proxy::{Action, FaultProxy, Rule, When};
 use mpirun::{Finished, Running, run};
 use runs::{PATIENCE, Place, assert_same, errors, wait_until};

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use admiral::telemetry::{Grid, TensorBoard};
+use admiral_telemetry::{Grid, TensorBoard};
 
 const LONG: Duration = Duration::from_secs(3600);
 const LIMIT: Duration = Duration::from_secs(30);

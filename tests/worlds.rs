@@ -13,7 +13,7 @@ mod stores;
 
 use std::collections::BTreeMap;
 
-use admiral::checkpoint::TrainingState;
+use admiral_checkpoint::TrainingState;
 use admiral_checkpoints_schema::Owner;
 use mpirun::{Running, run};
 use runs::{PATIENCE, Place, errors, wait_until};

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::respacing::{RespacingError, retained_timesteps};
-use crate::config::Invalid;
+use admiral_config::Invalid;
 
 /// The least number of steps at which the linear schedule's last beta, 20 / steps, stays below 1.
 const MIN_LINEAR_STEPS: usize = 21;

@@ -4,7 +4,7 @@ use admiral_plan::LayerMemory;
 use tch::Tensor;
 
 use crate::ops::{self, Dropout};
-use crate::random::{Philox, Stream};
+use admiral_random::{Philox, Stream};
 
 use super::activations::Running;
 use super::attention::{AttentionBlock, Order};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Invalid;
+use admiral_config::Invalid;
 
 use super::attention::Order;
 use super::blocks::BlockPlan;

@@ -1,6 +1,6 @@
 //! Initial values: a function of the seed and the parameter's place, so every rank computes the same ones.
 
-use crate::random::{Philox, Stream};
+use admiral_random::{Philox, Stream};
 
 use super::params::{Init, ParamSpec};
 

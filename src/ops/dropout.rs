@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::random::mix;
+use admiral_random::mix;
 
 /// Zeroes values with a probability and multiplies the others by `1 / (1 - probability)`.
 ///

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Invalid;
+use admiral_config::Invalid;
 use crate::diffusion::{DiffusionConfig, Method};
 
 /// Which sampler takes the steps.

@@ -3,10 +3,10 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::collective::{Collective, CollectiveError};
+use admiral_comm::{Collective, CollectiveError};
 use crate::diffusion::{Denoising, GaussianDiffusion, Method, SampleOptions, to_bytes};
 use crate::model::{Inputs, Network, Params};
-use crate::random::{Philox, Stream};
+use admiral_random::{Philox, Stream};
 
 /// What is drawn.
 #[derive(Debug)]

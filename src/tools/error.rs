@@ -1,7 +1,7 @@
 //! What can go wrong with the tools, and the exit codes.
 
-use crate::checkpoint;
-use crate::exit::ExitCode;
+use admiral_checkpoint;
+use admiral_comm::exit::ExitCode;
 use crate::train::TrainError;
 
 /// Why a tool could not do its job.

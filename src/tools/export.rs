@@ -9,7 +9,7 @@ use admiral_torch_files::{Dtype, Error, TensorSpec, Writer};
 use clap::Args;
 use serde_json::json;
 
-use crate::checkpoint::{Checkpoint, Parameter, Role, RoleTensors};
+use admiral_checkpoint::{Checkpoint, Parameter, Role, RoleTensors};
 use crate::train::samples::choose_role;
 
 use super::ToolError;

@@ -8,8 +8,8 @@ use admiral_torch_files::StateDict;
 use clap::Args;
 use serde_json::json;
 
-use crate::checkpoint::{Content, Location, Parameter, Role, Store, TensorView, TrainingState, identify, save};
-use crate::collective::Single;
+use admiral_checkpoint::{Content, Location, Parameter, Role, Store, TensorView, TrainingState, identify, save};
+use admiral_comm::Single;
 use crate::train::{PrecisionMode, RunConfig, group_digits, parameters, roles};
 
 use super::ToolError;
@@ -64,7 +64,7 @@ pub(super) fn run(options: &ImportOptions) -> Result<(), ToolError> {
         .collect();
     let content = content(&model, parameters.clone())?;
     let manifest = save(&store, &Single, &content, &views)?;
-    let checkpoint = crate::checkpoint::Checkpoint::find(&options.place)?.url();
+    let checkpoint = admiral_checkpoint::Checkpoint::find(&options.place)?.url();
     let num_values: usize = values.iter().map(Vec::len).sum();
     let roles: Vec<String> = manifest.roles().iter().map(Role::to_string).collect();
     if options.json {

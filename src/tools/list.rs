@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::ToolError;
 use super::print::{count, print, print_json, size, when};
 use super::table::{Side, Table};
-use crate::checkpoint::{Entry, Inventory, Life, OwnerState, Role, State, Store};
+use admiral_checkpoint::{Entry, Inventory, Life, OwnerState, Role, State, Store};
 
 /// What is listed, and how.
 #[derive(Debug, Args)]

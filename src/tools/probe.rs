@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::ToolError;
 use super::print::{print, print_json};
-use crate::checkpoint::{self, Location, Store, StoreOptions};
+use admiral_checkpoint::{self, Location, Store, StoreOptions};
 
 /// Shorter than a run's own: somebody waits for the answer.
 const REQUEST: Duration = Duration::from_secs(10);

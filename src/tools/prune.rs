@@ -10,8 +10,8 @@ use super::list::state_name;
 use super::print::{count, print, print_json, size};
 use super::table::{Side, Table};
 use super::verify::file_and_difference;
-use crate::checkpoint::{self, Entry, Inventory, Retention, State, Store};
-use crate::exit::ExitCode;
+use admiral_checkpoint::{self, Entry, Inventory, Retention, State, Store};
+use admiral_comm::exit::ExitCode;
 
 /// What is kept, and how it is said.
 #[derive(Debug, Args)]

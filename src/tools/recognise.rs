@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
-use crate::config;
+use admiral_config;
 use crate::model::{Network, ParamSpecs};
 use crate::train::RunConfig;
 

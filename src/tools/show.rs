@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::ToolError;
 use super::print::{count, print, print_json, size, when};
 use super::table::{Side, Table};
-use crate::checkpoint::{Checkpoint, Manifest};
-use crate::config;
+use admiral_checkpoint::{Checkpoint, Manifest};
+use admiral_config;
 use crate::train::RunConfig;
 
 /// What is shown, and how.

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::ToolError;
 use super::print::{count, print, print_json, size, steps};
 use super::table::{Side, Table};
-use crate::checkpoint::{Checkpoint, Error, State, Store};
+use admiral_checkpoint::{Checkpoint, Error, State, Store};
 
 /// What is verified, and how it is said.
 #[derive(Debug, Args)]

@@ -1,7 +1,7 @@
 //! How the samples of a step are shared by ranks and microbatches. The global batch is the contract: it stays the
 //! same when the world changes.
 
-use crate::config::Invalid;
+use admiral_config::Invalid;
 
 /// Which samples this rank takes of each step.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::checkpoint::{self, Checkpoint, Expected, Retention, Saver, SaverPlan, Store, identify, trial};
-use crate::collective::{Collective, Ending, agree};
-use crate::ledger;
+use admiral_checkpoint::{self, Checkpoint, Expected, Retention, Saver, SaverPlan, Store, identify, trial};
+use admiral_comm::{Collective, Ending, agree};
+use admiral_comm::ledger;
 
 use super::TrainError;
 use super::run_config::RunConfig;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
-use crate::collective::{Collective, Ending, agree};
-use crate::data;
-use crate::exit::ExitCode;
+use admiral_comm::{Collective, Ending, agree};
+use admiral_data;
+use admiral_comm::exit::ExitCode;
 use crate::model::flops::V100_FLOPS;
 use crate::ops::bridge;
 

@@ -11,7 +11,7 @@ use super::bench::{median, tell};
 use super::bench_ops::contest::{Spread, wait_for};
 use super::config::DeviceChoice;
 use super::session::choose_device;
-use crate::collective::{Collective, Ending, GpuSums, GradientReducer, Slot, agree, any, host_name};
+use admiral_comm::{Collective, Ending, GpuSums, GradientReducer, Slot, agree, any, host_name};
 
 /// A way is slow below this part of the median of its kind.
 const SLOW: f64 = 0.5;

@@ -9,8 +9,8 @@ use clap::Args;
 use serde::Serialize;
 use tch::Kind;
 
-use crate::checkpoint::{self, Content, Location, SaveEvent, Saver, SaverPlan, Store, TrainingState, identify};
-use crate::collective::{Collective, Ending};
+use admiral_checkpoint::{self, Content, Location, SaveEvent, Saver, SaverPlan, Store, TrainingState, identify};
+use admiral_comm::{Collective, Ending};
 use crate::model::Network;
 
 use super::TrainError;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 
-use crate::data::{self, Loader, SampleReader};
+use admiral_data::{self, Loader, SampleReader};
 
 use super::TrainError;
 use super::bench::{median, show};

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
-use crate::config::Invalid;
+use admiral_config::Invalid;
 use crate::model::Task;
 
 /// Collects mistakes of one section.

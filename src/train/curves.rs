@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use crate::collective::{Collective, CollectiveError};
+use admiral_comm::{Collective, CollectiveError};
 use crate::model::Task;
-use crate::telemetry::{Detail, ScalarId, ScalarSums, TensorBoard};
+use admiral_telemetry::{Detail, ScalarId, ScalarSums, TensorBoard};
 
 use super::step::StepReport;
 

@@ -1,9 +1,9 @@
 //! What can stop a run, and with which exit code.
 
-use crate::checkpoint;
-use crate::collective::{CollectiveError, Ending, Failure};
-use crate::data::DataError;
-use crate::exit::ExitCode;
+use admiral_checkpoint;
+use admiral_comm::{CollectiveError, Ending, Failure};
+use admiral_data::DataError;
+use admiral_comm::exit::ExitCode;
 use crate::model::ParamError;
 
 /// Why training stopped or could not start.

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::batches::worlds;
 use super::run_config::RunConfig;
-use crate::checkpoint::Location;
-use crate::config::Invalid;
+use admiral_checkpoint::Location;
+use admiral_config::Invalid;
 use crate::model::Network;
 
 /// Numbers of ranks beyond this are not listed.

@@ -1,10 +1,10 @@
 //! The sample grid of a run: what the first average draws now.
 
-use crate::collective::Collective;
+use admiral_comm::Collective;
 use crate::diffusion::GaussianDiffusion;
 use crate::model::Task;
 use crate::sample::{Request, draw_on_all_ranks, grid_labels};
-use crate::telemetry::Grid;
+use admiral_telemetry::Grid;
 
 use super::TrainError;
 use super::session::{Session, low_res_examples};

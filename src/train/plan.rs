@@ -14,9 +14,9 @@ use tch::Device;
 use super::batches::BatchPlan;
 use super::config::{FusedKernels, PrecisionMode};
 use super::run_config::RunConfig;
-use crate::collective::{BYTES_PER_VALUE, default_bucket_bytes};
-use crate::config::{ConfigError, Invalid, load};
-use crate::exit::ExitCode;
+use admiral_comm::{BYTES_PER_VALUE, default_bucket_bytes};
+use admiral_config::{ConfigError, Invalid, load};
+use admiral_comm::exit::ExitCode;
 use crate::model::{Network, Running, Task};
 use crate::ops;
 

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::bench::median;
-use crate::collective::{Collective, CollectiveError, host_name};
-use crate::ledger::StepSeconds;
+use admiral_comm::{Collective, CollectiveError, host_name};
+use admiral_comm::ledger::StepSeconds;
 
 /// A rank's own work is out of the ordinary from so many times the others' median on.
 const OUTLIER: f64 = 1.5;

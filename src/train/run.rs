@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::checkpoint::{Saver, Store};
-use crate::collective::{Collective, Ending, agree};
-use crate::data;
-use crate::exit::ExitCode;
-use crate::faults;
-use crate::ledger::{self, Phase};
+use admiral_checkpoint::{Saver, Store};
+use admiral_comm::{Collective, Ending, agree};
+use admiral_data;
+use admiral_comm::exit::ExitCode;
+use admiral_comm::faults;
+use admiral_comm::ledger::{self, Phase};
 use crate::model::Task;
-use crate::telemetry::{Progress, Reading, TensorBoard, Terminal, write_file};
+use admiral_telemetry::{Progress, Reading, TensorBoard, Terminal, write_file};
 
 use super::TrainError;
 use super::begin::{Resume, choose, open_saver, open_store};
@@ -87,7 +87,7 @@ pub fn run(
     let first_step = session.trainer.progress.step;
     if first_step != planned_step {
         let told = saver.resumed_from(first_step, collective);
-        agree(collective, told, crate::checkpoint::Error::exit_code)?;
+        agree(collective, told, admiral_checkpoint::Error::exit_code)?;
     }
     ledger::begin(first_step, is_resumed, last_step, session.config.training.global_batch);
     agree(collective, write_config(&session.config, &folder, collective.rank()), TrainError::exit_code)?;
@@ -113,7 +113,7 @@ fn write_config(config: &RunConfig, folder: &Path, rank: usize) -> Result<(), Tr
         return Ok(());
     }
     let path = folder.join("config.yaml");
-    let text = crate::config::show(config, &config.derived().unwrap_or_default());
+    let text = admiral_config::show(config, &config.derived().unwrap_or_default());
     write_file(&path, text.as_bytes()).map_err(|source| folder_error(&path, source))
 }
 
@@ -146,7 +146,7 @@ impl<'a> Loop<'a> {
             None => TensorBoard::off(),
         };
         let board = Rc::new(board);
-        board.text("configuration", first_step, &format!("```yaml\n{}```", crate::config::show(config, &[])));
+        board.text("configuration", first_step, &format!("```yaml\n{}```", admiral_config::show(config, &[])));
         let interval = config.telemetry.progress_interval();
         let progress = is_root.then(|| Progress::new(terminal, config.training.steps, interval));
         let num_timesteps = session.trainer.objective.diffusion().num_timesteps();

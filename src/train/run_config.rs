@@ -3,15 +3,15 @@
 use admiral_contract::LaunchConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::CheckpointConfig;
-use crate::config::{Invalid, Validate};
-use crate::data::DataConfig;
+use admiral_checkpoint::CheckpointConfig;
+use admiral_config::{Invalid, Validate};
+use admiral_data::DataConfig;
 use crate::diffusion::DiffusionConfig;
-use crate::faults::FaultsConfig;
+use admiral_comm::faults::FaultsConfig;
 use crate::model::flops::theoretical_images_per_v100_second;
 use crate::model::{ModelConfig, Network, NetworkPlan, Task};
 use crate::sample::SamplingConfig;
-use crate::telemetry::TelemetryConfig;
+use admiral_telemetry::TelemetryConfig;
 
 use super::batches::worlds;
 use super::config::{ClassifierConfig, OptimizerConfig, PrecisionConfig, RunSection, TrainingConfig};

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use clap::Args;
 use tch::Tensor;
 
-use crate::checkpoint::{Checkpoint, Role};
-use crate::data::{DataConfig, Draws, SourceKind, square};
+use admiral_checkpoint::{Checkpoint, Role};
+use admiral_data::{DataConfig, Draws, SourceKind, square};
 use crate::diffusion::GaussianDiffusion;
 use crate::model::{Network, Task};
 use crate::sample::{Request, Sampler, draw, grid_labels};
-use crate::telemetry::{Grid, write_file};
+use admiral_telemetry::{Grid, write_file};
 
 use super::TrainError;
 use super::run_config::RunConfig;
@@ -194,14 +194,14 @@ fn low_res(
                     .into(),
             ));
         }
-        let sources = crate::data::open(&config.data, config.run.seed)?;
+        let sources = admiral_data::open(&config.data, config.run.seed)?;
         return low_res_examples(config, sources.train, count, small_size);
     };
     if config.model.num_classes.is_some() && options.labels.is_none() {
         return Err(TrainError::Refused("--low-res: this upsampler has classes; say which with --labels".into()));
     }
     let data = DataConfig { source: SourceKind::Folder, path: folder.clone(), ..DataConfig::default() };
-    let source = crate::data::open(&data, config.run.seed)?.train;
+    let source = admiral_data::open(&data, config.run.seed)?.train;
     let channels = config.model.image_channels as usize;
     let mut values: Vec<f32> = Vec::new();
     for number in 0..count {

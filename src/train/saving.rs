@@ -3,10 +3,10 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::checkpoint::{self, CheckpointConfig, Report, SaveEvent, Saver, WhenBusy};
-use crate::collective::{Collective, CollectiveError};
-use crate::ledger;
-use crate::telemetry::TensorBoard;
+use admiral_checkpoint::{self, CheckpointConfig, Report, SaveEvent, Saver, WhenBusy};
+use admiral_comm::{Collective, CollectiveError};
+use admiral_comm::ledger;
+use admiral_telemetry::TensorBoard;
 
 use super::TrainError;
 use super::session::Session;

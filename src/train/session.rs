@@ -2,10 +2,10 @@
 
 use tch::{Device, Tensor};
 
-use crate::collective::{Collective, CollectiveError, GpuSums, host_name};
-use crate::data::{Batch, ImageSource, Loader, SamplePlan, SampleReader, Sources};
+use admiral_comm::{Collective, CollectiveError, GpuSums, host_name};
+use admiral_data::{Batch, ImageSource, Loader, SamplePlan, SampleReader, Sources};
 use crate::diffusion::{GaussianDiffusion, TimestepSampler, upload};
-use crate::ledger;
+use admiral_comm::ledger;
 use crate::model::{Network, Task, initialize};
 use crate::ops::{self, bridge};
 
@@ -41,7 +41,7 @@ impl Session {
     /// # Errors
     /// Where the configuration cannot work here: the device, the number of ranks, the classes of the data.
     pub fn open(config: RunConfig, sources: Sources, collective: &dyn Collective) -> Result<Self, TrainError> {
-        let refuse = |mistakes: Vec<crate::config::Invalid>| {
+        let refuse = |mistakes: Vec<admiral_config::Invalid>| {
             let lines: Vec<String> = mistakes.iter().map(|m| format!("{}: {}", m.field, m.message)).collect();
             TrainError::Refused(lines.join("\n"))
         };

@@ -6,8 +6,8 @@ use std::time::Instant;
 use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
-use crate::checkpoint::{Checkpoint, Content, Parameter, Role, Saver, TensorTarget, TrainingState, Writer};
-use crate::collective::Collective;
+use admiral_checkpoint::{Checkpoint, Content, Parameter, Role, Saver, TensorTarget, TrainingState, Writer};
+use admiral_comm::Collective;
 use crate::diffusion::TimestepSamplerState;
 use crate::model::ParamSpecs;
 

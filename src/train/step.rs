@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::collective::{Collective, CollectiveError, GpuSums, GradientReducer, Reduced, Slot, default_bucket_bytes};
-use crate::ledger::{self, Phase, StepSeconds};
+use admiral_comm::{Collective, CollectiveError, GpuSums, GradientReducer, Reduced, Slot, default_bucket_bytes};
+use admiral_comm::ledger::{self, Phase, StepSeconds};
 use crate::model::Network;
 use crate::ops::{self, AdamHyper, AdamSegment, bridge};
-use crate::random::{Philox, Stream};
+use admiral_random::{Philox, Stream};
 
 use super::TrainError;
 use super::config::OptimizerConfig;

@@ -1,9 +1,9 @@
 //! Measuring a classifier on images that it is not trained on.
 
-use crate::collective::Collective;
-use crate::data::{Loader, SampleReader};
+use admiral_comm::Collective;
+use admiral_data::{Loader, SampleReader};
 use crate::model::Task;
-use crate::telemetry::{Detail, ScalarSums};
+use admiral_telemetry::{Detail, ScalarSums};
 
 use super::TrainError;
 use super::session::{Session, to_device};

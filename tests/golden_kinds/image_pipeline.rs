@@ -1,6 +1,6 @@
 //! Kind `image_pipeline`: decoding, centre crop and random crop of real pictures.
 
-use admiral::data::{Pixels, decode, scale_short_side};
+use admiral_data::{Pixels, decode, scale_short_side};
 use serde::Deserialize;
 use tch::Kind;
 

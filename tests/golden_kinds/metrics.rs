@@ -1,6 +1,6 @@
 //! Kind `metrics`: the evaluator's numbers on given features and probabilities.
 
-use admiral::evaluate::{
+use admiral_metrics::{
     Features, Statistics, frechet_distance, inception_score, kernel_inception_distance, nearest, precision_recall,
 };
 use tch::Tensor;

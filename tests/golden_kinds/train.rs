@@ -1,6 +1,6 @@
 //! Kind `train`: a run of optimizer steps, through the trainer itself.
 
-use admiral::collective::Single;
+use admiral_comm::Single;
 use admiral::model::Network;
 use admiral::train::{FlatMemory, LossScale, Microbatch, Objective, OptimizerConfig, Trainer};
 use serde::Deserialize;

@@ -1,7 +1,7 @@
 //! What every body of `Collective` must do, written against the trait, and what sums gradients. Every rank runs it.
 
-use admiral::collective::{Collective, CollectiveError, GpuSums, GradientReducer, Slot, any};
-use admiral::random::{Philox, Stream};
+use admiral_comm::{Collective, CollectiveError, GpuSums, GradientReducer, Slot, any};
+use admiral_random::{Philox, Stream};
 use tch::{Device, Kind, Tensor};
 
 /// Runs every check; a failed one panics.

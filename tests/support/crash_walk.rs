@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use admiral::checkpoint::Store;
+use admiral_checkpoint::Store;
 
 use crate::mpirun::run;
 use crate::runs::{PATIENCE, Place, assert_same, errors};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use admiral::random::{Philox, Stream};
+use admiral_random::{Philox, Stream};
 
 use crate::mpirun::{Running, session};
 use crate::runs::{PATIENCE, Place, assert_same, wait_until};

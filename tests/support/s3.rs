@@ -9,9 +9,15 @@ use std::time::{Duration, Instant};
 
 use object_store::aws::AmazonS3Builder;
 
+/// The root of the workspace, from any of its packages.
+fn workspace() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.ancestors().find(|folder| folder.join("ci/requirements.txt").exists()).unwrap()
+}
+
 /// The Python of the packages that tests hold the project against.
 pub fn python() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = workspace();
     // Importing the packages to see whether they are there takes longer than many a test.
     let installed = std::fs::read(root.join(".deps/venv/requirements.installed")).unwrap_or_default();
     let required = std::fs::read(root.join("ci/requirements.txt")).unwrap();

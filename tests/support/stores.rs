@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use admiral::checkpoint::{Location, Store};
+use admiral_checkpoint::{Location, Store};
 
 /// Every tensor, as bytes by role and name.
 pub type Tensors = BTreeMap<String, Vec<u8>>;

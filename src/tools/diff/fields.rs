@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::checkpoint::Manifest;
+use admiral_checkpoint::Manifest;
 
 /// Letters of a value that a table shows.
 const SHOWN: usize = 60;

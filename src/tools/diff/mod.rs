@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::print::{count, print, print_json};
 use super::table::{Side, Table};
 use super::{Outcome, ToolError};
-use crate::checkpoint::{Checkpoint, Manifest, Role};
+use admiral_checkpoint::{Checkpoint, Manifest, Role};
 use fields::{FieldDifference, ShapeDifference, compare_fields, compare_shapes};
 use tensors::{RoleDifference, compare_role};
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::Serialize;
 
 use super::super::ToolError;
-use crate::checkpoint::{Checkpoint, Role, TensorFile};
+use admiral_checkpoint::{Checkpoint, Role, TensorFile};
 
 /// In what the values of a role differ.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -1,0 +1,197 @@
+//! Host memory that a save is sent from, so that training goes on while it is.
+
+use std::sync::Arc;
+
+use admiral_checkpoints_schema::{Dtype, Parameter, Role, TensorRecord};
+use bytes::Bytes;
+
+use crate::huge_pages::prefer_huge_pages;
+use crate::share::owners;
+use crate::{encoding, layout};
+
+/// One file of this rank's share.
+#[derive(Debug)]
+struct StagedFile {
+    role: Role,
+    path: String,
+    /// Places of the parameters in the network's list, in the file's order.
+    parameters: Vec<usize>,
+    /// The file's stretch of the values.
+    start: usize,
+    end: usize,
+}
+
+#[derive(Debug)]
+struct Values(Vec<f32>);
+
+/// The values with a share in them, as the bytes of files: little-endian, as this machine has them.
+struct SharedValues(Arc<Values>);
+
+#[cfg(target_endian = "big")]
+compile_error!("checkpoints are sent as they lie in memory, which has to be little-endian");
+
+impl AsRef<[u8]> for SharedValues {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0.0)
+    }
+}
+
+/// A file ready to be sent.
+#[derive(Debug)]
+pub(super) struct OutgoingFile {
+    /// Its path in the step's folder.
+    pub path: String,
+    /// Its bytes: the header, then a stretch of the staged values.
+    pub pieces: Vec<Bytes>,
+}
+
+/// This rank's share of every role, in buffers that are allocated once for the whole run: as large as the share.
+#[derive(Debug)]
+pub(super) struct Staging {
+    all: Arc<Vec<Parameter>>,
+    files: Vec<StagedFile>,
+    values: Arc<Values>,
+}
+
+impl Staging {
+    /// Buffers for what `rank` of `world_size` writes of the parameters in each role.
+    pub(super) fn new(all: Arc<Vec<Parameter>>, roles: &[Role], rank: usize, world_size: usize) -> Self {
+        let elements: Vec<usize> = all.iter().map(|p| p.num_elements().unwrap_or(0)).collect();
+        let (own, num_writers) = own_parameters(&elements, rank, world_size);
+        let length: usize = own.iter().map(|&i| elements[i]).sum();
+        let files = roles.iter().enumerate().filter(|_| !own.is_empty()).map(|(place, &role)| StagedFile {
+            role,
+            path: layout::tensor_file(role, rank, num_writers),
+            parameters: own.clone(),
+            start: place * length,
+            end: (place + 1) * length,
+        });
+        let files: Vec<StagedFile> = files.collect();
+        let mut values = vec![0.0_f32; length * files.len()];
+        prefer_huge_pages(&mut values);
+        // The system gives memory when it is first written to: now, and not while a save holds training up.
+        for page in values.chunks_mut(1024) {
+            page[0] = f32::MIN_POSITIVE;
+        }
+        Self { all, files, values: Arc::new(Values(values)) }
+    }
+
+    /// The bytes of the share.
+    pub(super) fn bytes(&self) -> u64 {
+        size_of_val(self.values.0.as_slice()) as u64
+    }
+
+    /// Whether something that was given up still reads the values.
+    pub(super) fn is_held(&self) -> bool {
+        Arc::strong_count(&self.values) > 1
+    }
+
+    /// Where the values of each of this rank's tensors go: the role, the parameter's place in the network, and room for
+    /// its values. None while the values are held.
+    pub(super) fn targets(&mut self) -> Option<Vec<(Role, usize, &mut [f32])>> {
+        let mut rest = Arc::get_mut(&mut self.values)?.0.as_mut_slice();
+        let mut targets = Vec::new();
+        for file in &self.files {
+            for &parameter in &file.parameters {
+                let (own, after) = rest.split_at_mut(self.all[parameter].num_elements().unwrap_or(0));
+                targets.push((file.role, parameter, own));
+                rest = after;
+            }
+        }
+        Some(targets)
+    }
+
+    /// The files as they are sent for `step`.
+    pub(super) fn outgoing(&self, step: u64) -> Vec<OutgoingFile> {
+        let values = Bytes::from_owner(SharedValues(Arc::clone(&self.values)));
+        let files = self.files.iter().map(|file| {
+            let tensors = file.parameters.iter().map(|&i| (self.all[i].name.as_str(), self.all[i].shape.as_slice()));
+            let header = encoding::header(file.role, step, tensors);
+            OutgoingFile {
+                path: file.path.clone(),
+                pieces: vec![header.into(), values.slice(4 * file.start..4 * file.end)],
+            }
+        });
+        files.collect()
+    }
+}
+
+/// The parameters that `rank` writes, and the number of ranks that write any.
+fn own_parameters(elements: &[usize], rank: usize, world_size: usize) -> (Vec<usize>, usize) {
+    let sizes: Vec<u64> = elements.iter().map(|&n| 4 * n as u64).collect();
+    let owners = owners(&sizes, world_size);
+    let own = (0..elements.len()).filter(|&i| owners[i] == rank).collect();
+    (own, world_size.min(elements.len()))
+}
+
+/// What a manifest says of the tensors of all ranks, which every rank knows without asking.
+pub(super) fn tensor_records(all: &[Parameter], roles: &[Role], world_size: usize) -> Vec<TensorRecord> {
+    let elements: Vec<usize> = all.iter().map(|p| p.num_elements().unwrap_or(0)).collect();
+    let mut records = Vec::with_capacity(all.len() * roles.len());
+    for rank in 0..world_size {
+        let (own, num_writers) = own_parameters(&elements, rank, world_size);
+        for &role in roles {
+            let file = layout::tensor_file(role, rank, num_writers);
+            records.extend(own.iter().map(|&i| TensorRecord {
+                role,
+                name: all[i].name.clone(),
+                file: file.clone(),
+                shape: all[i].shape.clone(),
+                dtype: Dtype::F32,
+            }));
+        }
+    }
+    records
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn parameters() -> Arc<Vec<Parameter>> {
+        let parameter = |name: &str, shape: &[usize]| Parameter { name: name.into(), shape: shape.into() };
+        Arc::new(vec![parameter("a", &[3, 2]), parameter("b", &[5]), parameter("scalar", &[])])
+    }
+
+    #[test]
+    fn shares_hold_every_tensor_once_and_no_more_memory() {
+        let roles = [Role::Master, Role::Ema { rate: 0.5 }];
+        for world_size in [1, 2, 5] {
+            let mut seen = Vec::new();
+            let mut bytes = 0;
+            for rank in 0..world_size {
+                let mut staging = Staging::new(parameters(), &roles, rank, world_size);
+                bytes += staging.bytes();
+                for (role, parameter, values) in staging.targets().unwrap() {
+                    assert_eq!(values.len(), parameters()[parameter].num_elements().unwrap());
+                    seen.push((role.folder(), parameter));
+                }
+            }
+            assert_eq!(bytes, 2 * 4 * 12);
+            seen.sort();
+            let all: Vec<(String, usize)> =
+                ["ema-0.5", "master"].iter().flat_map(|role| (0..3).map(|i| ((*role).to_owned(), i))).collect();
+            assert_eq!(seen, all, "{world_size} ranks");
+        }
+    }
+
+    #[test]
+    fn files_are_what_was_put_in_and_hold_the_buffer_until_they_are_gone() {
+        let mut staging = Staging::new(parameters(), &[Role::Master], 0, 1);
+        for (_, parameter, values) in staging.targets().unwrap() {
+            values.fill(parameter as f32 + 0.5);
+        }
+        let files = staging.outgoing(7);
+        assert!(staging.is_held() && staging.targets().is_none());
+        let file = files[0].pieces.concat();
+        let records = tensor_records(&parameters(), &[Role::Master], 1);
+        assert!(records.iter().all(|record| record.file == files[0].path));
+        let found = encoding::values_of(&file, &records.iter().collect::<Vec<_>>()).unwrap();
+        for (parameter, bytes) in found.into_iter().enumerate() {
+            assert!(bytes.chunks(4).all(|value| value == (parameter as f32 + 0.5).to_le_bytes()));
+        }
+        drop(files);
+        assert!(!staging.is_held() && staging.targets().is_some());
+    }
+}

@@ -1,0 +1,12 @@
+//! A store in memory for tests.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use admiral_storage::Store;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+
+pub(crate) fn memory() -> Store {
+    Store::over(Arc::new(InMemory::new()), Path::from("some/prefix"), "memory://some/prefix").unwrap()
+}

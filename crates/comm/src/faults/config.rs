@@ -1,0 +1,196 @@
+//! The `faults` section of a run's configuration.
+
+use admiral_config::Invalid;
+use admiral_contract::Phase;
+use serde::{Deserialize, Serialize};
+
+/// What a rank does when a fault strikes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StrikePhase {
+    /// It is about to wait for the loader.
+    Data,
+    /// It is in the first forward pass.
+    #[default]
+    Forward,
+    /// It is in the first backward pass.
+    Backward,
+    /// It is about to join the first sum of gradients; a rank that is alone never is.
+    Reduce,
+    /// It is in the optimizer.
+    Optimizer,
+    /// It is in the part of a save that training waits for.
+    Checkpoint,
+}
+
+impl StrikePhase {
+    /// What the ledger says then.
+    #[must_use]
+    pub fn phase(self) -> Phase {
+        match self {
+            Self::Data => Phase::Data,
+            Self::Forward => Phase::Forward,
+            Self::Backward => Phase::Backward,
+            Self::Reduce => Phase::Reduce,
+            Self::Optimizer => Phase::Optimizer,
+            Self::Checkpoint => Phase::Checkpoint,
+        }
+    }
+}
+
+/// Faults that the run does to itself, to prove that it survives them. For tests and drills alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct FaultsConfig {
+    /// Must be true for any fault to strike.
+    pub enabled: bool,
+    /// The start of the run that is struck, as the launcher counts them from 0 in ADMIRAL_ATTEMPT; without that
+    /// variable every start is the first.
+    pub attempt: u64,
+    /// A rank dies, as by a power cut, at this operation (from 1) of its saves on their place; null: at none.
+    pub die_at_store_operation: Option<u64>,
+    /// Operations are counted from the first that belongs to a checkpoint of this step or a later one.
+    pub die_from_step: u64,
+    /// The rank that dies.
+    pub die_rank: usize,
+    /// The step (from 1) of the faults below: they strike the first time that their rank comes to `phase` in this step
+    /// or a later one; null: never.
+    pub at_step: Option<u64>,
+    /// Where in the step: data, forward, backward, reduce, optimizer or checkpoint.
+    pub phase: StrikePhase,
+    /// This rank kills itself with SIGKILL.
+    pub kill_rank: Option<usize>,
+    /// This rank touches memory that is not there, and dies of SIGSEGV.
+    pub segv_rank: Option<usize>,
+    /// This rank stops itself with SIGSTOP.
+    pub stop_rank: Option<usize>,
+    /// This rank sleeps for ever.
+    pub hang_rank: Option<usize>,
+    /// This rank leaves with `exit_code`, and tells no other.
+    pub exit_rank: Option<usize>,
+    /// What it leaves with.
+    pub exit_code: u8,
+    /// This rank is slow from `at_step` on, in every phase but exchanges with others.
+    pub slow_rank: Option<usize>,
+    /// How many times as long its own work takes.
+    pub slow_factor: f64,
+    /// From `at_step` on every operation on the place of the checkpoints fails for so many seconds, on all ranks.
+    pub cut_storage_seconds: Option<f64>,
+}
+
+impl Default for FaultsConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            attempt: 0,
+            die_at_store_operation: None,
+            die_from_step: 0,
+            die_rank: 0,
+            at_step: None,
+            phase: StrikePhase::Forward,
+            kill_rank: None,
+            segv_rank: None,
+            stop_rank: None,
+            hang_rank: None,
+            exit_rank: None,
+            exit_code: 1,
+            slow_rank: None,
+            slow_factor: 2.0,
+            cut_storage_seconds: None,
+        }
+    }
+}
+
+impl FaultsConfig {
+    /// What cannot work, with field paths from the top of the file.
+    #[must_use]
+    pub fn validate(&self) -> Vec<Invalid> {
+        let mut mistakes = Vec::new();
+        let mut refuse = |field: &str, message: &str| mistakes.push(Invalid::new(format!("faults.{field}"), message));
+        let at_a_step = self.at_a_step();
+        if !self.enabled && (self.die_at_store_operation.is_some() || !at_a_step.is_empty()) {
+            refuse(
+                "enabled",
+                "a fault is configured and faults.enabled is false; set it to true, or take the fault out",
+            );
+        }
+        match (self.at_step, at_a_step.first()) {
+            (None, Some(field)) => refuse(field, "strikes at a step; say which with faults.at_step"),
+            (Some(0), _) => refuse("at_step", "must be at least 1: steps are counted from 1"),
+            _ => {}
+        }
+        if !(self.slow_factor.is_finite() && self.slow_factor >= 1.0) {
+            refuse("slow_factor", "must be at least 1");
+        }
+        if self.cut_storage_seconds.is_some_and(|seconds| !(0.0..=1e6).contains(&seconds)) {
+            refuse("cut_storage_seconds", "must be between 0 and 1000000");
+        }
+        mistakes
+    }
+
+    /// The fields of the faults that strike at a step.
+    fn at_a_step(&self) -> Vec<&'static str> {
+        let ranks = [
+            ("kill_rank", self.kill_rank),
+            ("segv_rank", self.segv_rank),
+            ("stop_rank", self.stop_rank),
+            ("hang_rank", self.hang_rank),
+            ("exit_rank", self.exit_rank),
+            ("slow_rank", self.slow_rank),
+        ];
+        let mut fields: Vec<&str> = ranks.iter().filter(|(_, rank)| rank.is_some()).map(|(field, _)| *field).collect();
+        fields.extend(self.cut_storage_seconds.map(|_| "cut_storage_seconds"));
+        fields
+    }
+
+    /// The faults that are set, as their fields are written in a configuration.
+    #[must_use]
+    pub fn fields(&self) -> Vec<String> {
+        let defaults = serde_json::to_value(Self::default()).unwrap_or_default();
+        let serde_json::Value::Object(own) = serde_json::to_value(self).unwrap_or_default() else { return Vec::new() };
+        let set = own.into_iter().filter(|(field, value)| field != "enabled" && defaults.get(field) != Some(value));
+        set.map(|(field, value)| format!("faults.{field}={value}")).collect()
+    }
+
+    /// Whether faults strike in this start of the run. `attempt` is its number, as the launcher counts starts from 0.
+    #[must_use]
+    pub fn is_active(&self, attempt: u64) -> bool {
+        self.enabled && self.attempt == attempt
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(faults: &FaultsConfig) -> Vec<String> {
+        faults.validate().into_iter().map(|mistake| mistake.field).collect()
+    }
+
+    #[test]
+    fn the_faults_that_are_set_can_be_told() {
+        let faults = FaultsConfig { enabled: true, kill_rank: Some(3), at_step: Some(20), ..FaultsConfig::default() };
+        assert_eq!(faults.fields(), ["faults.at_step=20", "faults.kill_rank=3"]);
+    }
+
+    #[test]
+    fn a_fault_has_to_be_switched_on() {
+        assert_eq!(FaultsConfig::default().validate(), []);
+        let off = FaultsConfig { die_at_store_operation: Some(1), ..FaultsConfig::default() };
+        assert_eq!(fields(&off), ["faults.enabled"]);
+        assert_eq!(FaultsConfig { enabled: true, ..off }.validate(), []);
+        let off = FaultsConfig { kill_rank: Some(0), at_step: Some(1), ..FaultsConfig::default() };
+        assert_eq!(fields(&off), ["faults.enabled"]);
+        assert_eq!(FaultsConfig { enabled: true, ..off }.validate(), []);
+    }
+
+    #[test]
+    fn what_strikes_at_a_step_needs_one() {
+        let faults = FaultsConfig { enabled: true, ..FaultsConfig::default() };
+        assert_eq!(fields(&FaultsConfig { hang_rank: Some(1), ..faults.clone() }), ["faults.hang_rank"]);
+        let cut = FaultsConfig { cut_storage_seconds: Some(1.0), ..faults.clone() };
+        assert_eq!(fields(&cut), ["faults.cut_storage_seconds"]);
+        assert_eq!(fields(&FaultsConfig { at_step: Some(0), ..cut }), ["faults.at_step"]);
+        assert_eq!(fields(&FaultsConfig { slow_factor: f64::NAN, ..faults }), ["faults.slow_factor"]);
+    }
+}

@@ -1,0 +1,174 @@
+//! Injects the faults of a step into one rank.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use admiral_contract::{Ledger, Phase};
+use rustix::process::{Signal, getpid, kill_process};
+
+use super::FaultsConfig;
+
+/// Injects faults into this rank. It is told of every step and phase, and strikes there and then.
+#[derive(Debug)]
+pub struct FaultInjector {
+    faults: FaultsConfig,
+    rank: usize,
+    at_step: u64,
+    has_struck: AtomicBool,
+    is_slow: AtomicBool,
+    /// When the storage works again.
+    cut_until: OnceLock<Instant>,
+}
+
+impl FaultInjector {
+    /// The injector for `rank` in the start of the run with number `attempt`; `None` if no fault of a step is configured
+    /// for this start.
+    #[must_use]
+    pub fn new(faults: &FaultsConfig, rank: usize, attempt: u64) -> Option<Self> {
+        let at_step = faults.at_step.filter(|_| faults.is_active(attempt))?;
+        Some(Self {
+            faults: faults.clone(),
+            rank,
+            at_step,
+            has_struck: AtomicBool::new(false),
+            is_slow: AtomicBool::new(false),
+            cut_until: OnceLock::new(),
+        })
+    }
+
+    /// A step starts.
+    pub fn begin_step(&self, step: u64) {
+        if step < self.at_step {
+            return;
+        }
+        if let Some(seconds) = self.faults.cut_storage_seconds {
+            self.cut_until.get_or_init(|| {
+                tracing::error!("faults: the storage is cut off for {seconds} s from step {step} on");
+                Instant::now() + Duration::from_secs_f64(seconds)
+            });
+        }
+        if self.faults.slow_rank == Some(self.rank) && !self.is_slow.swap(true, Ordering::Relaxed) {
+            tracing::error!("faults: this rank is slow from step {step} on, {} times", self.faults.slow_factor);
+        }
+    }
+
+    /// The rank enters a phase of a step.
+    pub fn enter_phase(&self, phase: Phase, step: u64) {
+        if step < self.at_step || phase != self.faults.phase.phase() || self.has_struck.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let is_this_rank = |rank: Option<usize>| rank == Some(self.rank);
+        let log = |what: &str| tracing::error!("faults: this rank {what} at step {step}, {}", phase.doing());
+        if is_this_rank(self.faults.kill_rank) {
+            log("kills itself");
+            signal(Signal::KILL);
+        }
+        if is_this_rank(self.faults.segv_rank) {
+            log("touches memory that is not there");
+            let nothing = std::ptr::without_provenance_mut::<u8>(std::hint::black_box(8));
+            // SAFETY: none. The process is meant to die here, and nothing is mapped at this address.
+            unsafe { nothing.write_volatile(0) };
+        }
+        if is_this_rank(self.faults.exit_rank) {
+            log("leaves");
+            std::process::exit(i32::from(self.faults.exit_code));
+        }
+        if is_this_rank(self.faults.stop_rank) {
+            log("stops itself");
+            signal(Signal::STOP);
+        }
+        if is_this_rank(self.faults.hang_rank) {
+            log("hangs");
+            loop {
+                std::thread::sleep(Duration::from_secs(3600));
+            }
+        }
+    }
+
+    /// The rank is about to leave the phase that `ledger` shows: a slow rank stays in it for longer.
+    pub fn leave_phase(&self, ledger: &Ledger) {
+        if self.is_slow.load(Ordering::Relaxed) {
+            let spent = Duration::from_secs_f64(ledger.read().phase_seconds);
+            std::thread::sleep(self.delay(ledger.phase().0, spent));
+        }
+    }
+
+    /// What a slow rank adds to the time that it has spent in a phase. Only its own work is slow, not exchanges.
+    fn delay(&self, phase: Phase, spent: Duration) -> Duration {
+        match phase {
+            Phase::Data | Phase::Forward | Phase::Backward | Phase::Optimizer => {
+                spent.mul_f64(self.faults.slow_factor - 1.0)
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Whether the storage is cut off now.
+    #[must_use]
+    pub fn is_storage_cut(&self) -> bool {
+        self.cut_until.get().is_some_and(|until| Instant::now() < *until)
+    }
+}
+
+fn signal(signal: Signal) {
+    if let Err(error) = kill_process(getpid(), signal) {
+        tracing::error!("faults: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::faults::StrikePhase;
+
+    fn injector(faults: FaultsConfig) -> Option<FaultInjector> {
+        FaultInjector::new(&FaultsConfig { at_step: Some(3), ..faults }, 1, 0)
+    }
+
+    #[test]
+    fn nothing_strikes_unless_it_is_switched_on_and_this_is_the_start() {
+        let on = FaultsConfig { enabled: true, ..FaultsConfig::default() };
+        assert!(injector(FaultsConfig::default()).is_none());
+        assert!(injector(FaultsConfig { attempt: 7, ..on.clone() }).is_none());
+        assert!(injector(on.clone()).is_some());
+        assert!(FaultInjector::new(&on, 1, 0).is_none());
+    }
+
+    #[test]
+    fn the_storage_is_cut_from_the_step_on_for_a_time() {
+        let faults = FaultsConfig { enabled: true, cut_storage_seconds: Some(0.05), ..FaultsConfig::default() };
+        let injector = injector(faults).expect("it is on");
+        injector.begin_step(2);
+        assert!(!injector.is_storage_cut());
+        injector.begin_step(3);
+        assert!(injector.is_storage_cut());
+        std::thread::sleep(Duration::from_millis(60));
+        injector.begin_step(4);
+        assert!(!injector.is_storage_cut());
+    }
+
+    #[test]
+    fn a_strike_comes_once_in_its_phase_at_its_step_or_later() {
+        let faults = FaultsConfig { enabled: true, phase: StrikePhase::Checkpoint, ..FaultsConfig::default() };
+        let injector = injector(faults).expect("it is on");
+        injector.enter_phase(Phase::Checkpoint, 2);
+        injector.enter_phase(Phase::Forward, 3);
+        assert!(!injector.has_struck.load(Ordering::Relaxed));
+        injector.enter_phase(Phase::Checkpoint, 5);
+        assert!(injector.has_struck.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn a_slow_rank_takes_its_factor_in_its_own_work_alone() {
+        let faults = FaultsConfig { enabled: true, slow_rank: Some(1), slow_factor: 3.0, ..FaultsConfig::default() };
+        let injector = injector(faults).expect("it is on");
+        let spent = Duration::from_millis(10);
+        assert_eq!(injector.delay(Phase::Forward, spent), 2 * spent);
+        assert_eq!(injector.delay(Phase::Reduce, spent), Duration::ZERO);
+        injector.begin_step(2);
+        assert!(!injector.is_slow.load(Ordering::Relaxed));
+        injector.begin_step(3);
+        assert!(injector.is_slow.load(Ordering::Relaxed));
+    }
+}

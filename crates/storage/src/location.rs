@@ -1,0 +1,83 @@
+//! The location of a store, as the user writes it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::error::Error;
+
+/// A folder of this machine or a prefix in an S3 bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// A folder.
+    Folder(PathBuf),
+    /// `s3://bucket/prefix`.
+    S3 {
+        /// The bucket.
+        bucket: String,
+        /// The part of every object's key before the checkpoint's own, without slashes at its ends; may be empty.
+        prefix: String,
+    },
+}
+
+impl Location {
+    /// Reads what the user wrote: anything without `scheme://` is a path.
+    ///
+    /// # Errors
+    /// [`Error::Location`] for another scheme than `s3`, for a URL without a bucket, and for nothing at all.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let refuse = |reason: &str| Err(Error::Location { url: text.to_owned(), reason: reason.to_owned() });
+        match text.split_once("://") {
+            None if text.trim().is_empty() => refuse("it is empty; give a folder or s3://bucket/prefix"),
+            None => Ok(Self::Folder(PathBuf::from(text))),
+            Some(("s3", rest)) => {
+                let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+                let prefix = prefix.trim_matches('/');
+                if bucket.is_empty() {
+                    return refuse("it names no bucket; the form is s3://bucket/prefix");
+                }
+                if !prefix.is_empty() && prefix.split('/').any(|part| matches!(part, "" | "." | "..")) {
+                    return refuse("its prefix has an empty part, \".\" or \"..\"");
+                }
+                Ok(Self::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
+            }
+            Some(("file", _)) => refuse("write the folder's path without file://"),
+            Some((scheme, _)) => refuse(&format!("{scheme}:// is not supported; give a folder or s3://bucket/prefix")),
+        }
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(path) => write!(f, "{}", path.display()),
+            Self::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn paths_and_s3_urls_are_told_apart() {
+        assert_eq!(Location::parse("runs/a").unwrap(), Location::Folder("runs/a".into()));
+        for (text, bucket, prefix) in
+            [("s3://b", "b", ""), ("s3://b/", "b", ""), ("s3://b/x", "b", "x"), ("s3://b/x/y/", "b", "x/y")]
+        {
+            let location = Location::parse(text).unwrap();
+            assert_eq!(location, Location::S3 { bucket: bucket.into(), prefix: prefix.into() });
+            assert_eq!(location.to_string(), text.trim_end_matches('/'));
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_the_text_and_the_way_out() {
+        for text in ["", " ", "s3://", "s3:///x", "s3://b/x/../y", "s3://b/x//y", "gs://b/x", "file:///x"] {
+            let error = Location::parse(text).unwrap_err();
+            assert!(matches!(&error, Error::Location { url, .. } if url == text), "{text}: {error:?}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The section `telemetry` of a run's configuration.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use admiral_config::Invalid;
+
+/// What a run writes for its user while it trains.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetryConfig {
+    /// Whether to write event files for TensorBoard.
+    pub tensorboard: bool,
+    /// Folder of the event files; without one, `tensorboard` in the run's folder.
+    pub tensorboard_folder: Option<PathBuf>,
+    /// Seconds between writes of the event file: what TensorBoard shows is at most this old.
+    pub flush_seconds: f64,
+    /// Seconds between progress lines where the output is not a terminal.
+    pub progress_seconds: f64,
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self { tensorboard: true, tensorboard_folder: None, flush_seconds: 10.0, progress_seconds: 10.0 }
+    }
+}
+
+impl TelemetryConfig {
+    /// Every value that cannot work.
+    pub fn validate(&self) -> Vec<Invalid> {
+        [("flush_seconds", self.flush_seconds), ("progress_seconds", self.progress_seconds)]
+            .into_iter()
+            .filter(|(_, seconds)| !(0.1..=86_400.0).contains(seconds))
+            .map(|(field, seconds)| {
+                Invalid::new(format!("telemetry.{field}"), format!("is {seconds}: between 0.1 and 86400 seconds"))
+            })
+            .collect()
+    }
+
+    /// The folder of the event files of the run in `run_folder`; none when they are switched off.
+    pub fn event_folder(&self, run_folder: &Path) -> Option<PathBuf> {
+        self.tensorboard.then(|| self.tensorboard_folder.clone().unwrap_or_else(|| run_folder.join("tensorboard")))
+    }
+
+    /// Time between writes of the event file. Meaningful for values that pass [`Self::validate`].
+    pub fn flush_interval(&self) -> Duration {
+        Duration::try_from_secs_f64(self.flush_seconds).unwrap_or(Duration::from_secs(10))
+    }
+
+    /// Time between plain progress lines. Meaningful for values that pass [`Self::validate`].
+    pub fn progress_interval(&self) -> Duration {
+        Duration::try_from_secs_f64(self.progress_seconds).unwrap_or(Duration::from_secs(10))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_lie_in_the_run() {
+        let config = TelemetryConfig::default();
+        assert_eq!(config.validate(), []);
+        assert_eq!(config.event_folder(Path::new("runs/a")).unwrap(), Path::new("runs/a/tensorboard"));
+    }
+
+    #[test]
+    fn a_folder_of_ones_own_wins_and_off_is_off() {
+        let config = TelemetryConfig { tensorboard_folder: Some("logs".into()), ..Default::default() };
+        assert_eq!(config.event_folder(Path::new("runs/a")).unwrap(), Path::new("logs"));
+        assert_eq!(TelemetryConfig { tensorboard: false, ..config }.event_folder(Path::new("runs/a")), None);
+    }
+
+    #[test]
+    fn impossible_intervals_are_named() {
+        for seconds in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let config = TelemetryConfig { flush_seconds: seconds, ..Default::default() };
+            assert_eq!(config.validate()[0].field, "telemetry.flush_seconds");
+        }
+    }
+}
