@@ -1,28 +1,28 @@
-# Everything is built once, in release mode: the demo and the tests share it.
+# Builds in release mode only, so that the demo and the tests share one build.
 SHELL := /bin/bash
 CARGO ?= cargo
-# As root, Open MPI wants to be told that this is meant.
+# Open MPI refuses to run as root without --allow-run-as-root.
 MPIRUN ?= mpirun $(if $(filter 0,$(shell id -u)),--allow-run-as-root) --oversubscribe --bind-to none
 RUN ?= runs/fashion
 FUZZ_SECONDS ?= 60
 CHAOS_FUZZ_SECONDS ?= 600
-# Where `make interchange` puts its large files; empty is the system's temporary folder.
+# The folder for the large files of `make interchange`; if empty, the system's temporary folder.
 INTERCHANGE_FOLDER ?=
 admiral := target/release/admiral
 
 .PHONY: help demo test test-golden test-gpu interchange chaos fuzz build lint setup clean-demo
 
 help:
-	@echo 'make build        set up, build admiral and admiral-launch'
-	@echo 'make demo         set up, build, train on Fashion-MNIST on 2 ranks, draw samples'
-	@echo 'make test         set up, build, run every test'
-	@echo 'make test-golden  only the numbers of the reference implementation ($$ADMIRAL_GOLDEN_DIR)'
-	@echo 'make test-gpu     kernels, golden numbers, a resumed run and speed on the first CUDA device, as one table'
-	@echo 'make interchange  import and export of every released network, held to PyTorch itself (some GB to install)'
-	@echo 'make fuzz         hostile files to every reader, $(FUZZ_SECONDS) seconds each'
-	@echo 'make chaos        kill runs over and over and at every operation of their saves, and fuzz ($$CHAOS_FUZZ_SECONDS a reader)'
-	@echo 'make lint         formatting and clippy'
-	@echo 'make clean-demo   remove what the demo made ($(RUN))'
+	@echo 'make build        install requirements, build admiral and admiral-launch'
+	@echo 'make demo         build, train on Fashion-MNIST on 2 ranks, draw samples'
+	@echo 'make test         install requirements, build, run all tests'
+	@echo 'make test-golden  run only the comparison with golden numbers ($$ADMIRAL_GOLDEN_DIR)'
+	@echo 'make test-gpu     check kernels, golden numbers, resume and speed on the first CUDA device'
+	@echo 'make interchange  compare import and export of all released networks with PyTorch (installs several GB)'
+	@echo 'make fuzz         fuzz each reader of files for $(FUZZ_SECONDS) seconds'
+	@echo 'make chaos        kill runs at random and at each operation of a save; fuzz each reader for $(CHAOS_FUZZ_SECONDS) s'
+	@echo 'make lint         check formatting, run clippy'
+	@echo 'make clean-demo   remove the run of the demo ($(RUN))'
 
 setup:
 	@ci/setup build

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""The UNet of ADM and its training step in eager PyTorch, operation by operation as the published implementation runs
-them: what `ci/bench-eager` holds `admiral bench step` against.
+"""The UNet of ADM and its training step in eager PyTorch, with the operations of the published implementation.
 
-    ci/eager_unet.py check FILE...                  outputs and gradients against golden numbers (kind `unet`)
-    ci/eager_unet.py step --config JSON ...         seconds of training steps, as JSON
+`ci/bench-eager` compares `admiral bench step` with it.
 
-As published: group normalization and SiLU are two operations, normalization in float32; attention is two products and
-a softmax, and is always computed again in backward; float16 holds the torso's convolutions, float32 masters lie in two
-flat tensors; norms and every EMA are loops over the parameters. The loss is a plain squared error of all outputs, which
-is less work than the published one.
+    ci/eager_unet.py check FILE...                  compares outputs and gradients with golden numbers (kind `unet`)
+    ci/eager_unet.py step --config JSON ...         measures training steps and prints their seconds as JSON
+
+As in the published implementation, group normalization (in float32) and SiLU are two operations. Attention is two
+matrix products and a softmax, and backward always recomputes it. With float16, the torso's convolutions are float16, and
+the float32 masters are two flat tensors. Norms and EMAs are loops over the parameters. The loss is the mean squared
+output, which is cheaper than the published loss.
 """
 
 import argparse
@@ -27,6 +28,8 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Norm(nn.GroupNorm):
+    """Group normalization with 32 groups, computed in float32."""
+
     def __init__(self, channels):
         super().__init__(32, channels)
 
@@ -35,7 +38,7 @@ class Norm(nn.GroupNorm):
 
 
 class Resample(nn.Module):
-    """Half or twice the size, without parameters."""
+    """Doubles the image size (nearest neighbour) or halves it (average), without parameters."""
 
     def __init__(self, up):
         super().__init__()
@@ -46,7 +49,7 @@ class Resample(nn.Module):
 
 
 class Residual(nn.Module):
-    """`resample` is None, or whether it goes up."""
+    """A residual block. `resample` is True to double the image size, False to halve it, None to keep it."""
 
     def __init__(self, channels, out, config, resample=None):
         super().__init__()
@@ -76,6 +79,8 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
+    """Self-attention over all positions of an image, with a residual connection."""
+
     def __init__(self, channels, config):
         super().__init__()
         per_head = config.get("num_head_channels") or -1
@@ -97,7 +102,7 @@ class Attention(nn.Module):
             q, k, v = (part.reshape(batch * self.heads, width, length) for part in qkv.chunk(3, dim=1))
         else:
             q, k, v = qkv.reshape(batch * self.heads, 3 * width, length).split(width, dim=1)
-        # Both are scaled before the product: in float16 it stays in range.
+        # q and k are scaled before the product, so that it does not overflow in float16.
         scale = width**-0.25
         weights = torch.softmax(torch.einsum("bct,bcs->bts", q * scale, k * scale).float(), dim=-1).to(v.dtype)
         hidden = torch.einsum("bts,bcs->bct", weights, v).reshape(batch, channels, length)
@@ -105,7 +110,7 @@ class Attention(nn.Module):
 
 
 class Convolution(nn.Module):
-    """A size changed by a convolution: `op` on the way down, `conv` on the way up."""
+    """Doubles or halves the image size with a convolution, whose parameter is named `conv` or `op`."""
 
     def __init__(self, channels, up):
         super().__init__()
@@ -118,11 +123,15 @@ class Convolution(nn.Module):
 
 
 class Plain(nn.Conv2d):
+    """A convolution that takes the embedding of the other layers and ignores it."""
+
     def forward(self, x, _embedding):
         return super().forward(x)
 
 
 class UNet(nn.Module):
+    """The network. `config` has the field names of the golden files."""
+
     def __init__(self, config):
         super().__init__()
         width = config["model_channels"]
@@ -174,7 +183,7 @@ class UNet(nn.Module):
         self.kind = torch.float32
 
     def half(self):
-        """The torso's convolutions in float16."""
+        """Converts the torso's convolutions to float16."""
         for layer in [*self.input_blocks.modules(), *self.middle_block.modules(), *self.output_blocks.modules()]:
             if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
                 layer.to(torch.float16)
@@ -208,24 +217,26 @@ class UNet(nn.Module):
 
 
 class Float32Step:
-    """Parameters are their own masters."""
+    """Training in float32, in which the parameters are the masters."""
 
     def __init__(self, model):
         self.parameters = list(model.parameters())
         self.masters = self.parameters
 
     def backward(self, loss):
+        """Computes the gradients of the loss."""
         loss.backward()
 
     def masters_from_model(self):
+        """Returns True, because the masters have the gradients already."""
         return True
 
     def model_from_masters(self):
-        pass
+        """Does nothing, because the parameters are the masters."""
 
 
 class Float16Step:
-    """Masters in two flat float32 tensors, of vectors and of everything else; the loss is scaled."""
+    """Training in float16 with a scaled loss. One flat float32 master holds all vectors, another all the rest."""
 
     def __init__(self, model):
         everything = list(model.parameters())
@@ -236,12 +247,15 @@ class Float16Step:
 
     @staticmethod
     def flat(tensors):
+        """Returns the values of all tensors in one float32 vector."""
         return torch.cat([tensor.detach().float().reshape(-1) for tensor in tensors])
 
     def backward(self, loss):
+        """Computes the gradients of the scaled loss."""
         (loss * 2**self.scale_log2).backward()
 
     def masters_from_model(self):
+        """Copies the gradients to the masters. Returns False if they overflow and the step must be skipped."""
         for master, group in zip(self.masters, self.groups):
             master.grad = self.flat([p.grad for p in group])
         if not all(math.isfinite(master.grad.norm().item()) for master in self.masters):
@@ -253,12 +267,14 @@ class Float16Step:
         return True
 
     def model_from_masters(self):
+        """Copies the masters to the parameters."""
         for master, group in zip(self.masters, self.groups):
             for parameter, values in zip(group, master.detach().split([p.numel() for p in group])):
                 parameter.detach().copy_(values.view_as(parameter))
 
 
 def step_times(options):
+    """Measures training steps on random images and prints their times as JSON."""
     config = json.loads(options.config)
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
@@ -298,20 +314,20 @@ def step_times(options):
             torch.cuda.synchronize()
         seconds.append(time.monotonic() - began)
     counted = seconds[options.warmup :]
-    said = {"seconds": counted, "median": statistics.median(counted), "torch": torch.__version__}
+    result = {"seconds": counted, "median": statistics.median(counted), "torch": torch.__version__}
     if device.type == "cuda":
-        said["peak_bytes"] = torch.cuda.max_memory_allocated()
-        # As nvidia-smi sees it: the allocator's cache at its largest, and what is in use beside it, as the context.
+        result["peak_bytes"] = torch.cuda.max_memory_allocated()
+        # What nvidia-smi shows: the peak of the allocator's cache, and memory outside it such as the CUDA context.
         free, total = torch.cuda.mem_get_info()
-        said["peak_used_bytes"] = torch.cuda.max_memory_reserved() + total - free - torch.cuda.memory_reserved()
-    print(json.dumps(said))
+        result["peak_used_bytes"] = torch.cuda.max_memory_reserved() + total - free - torch.cuda.memory_reserved()
+    print(json.dumps(result))
 
 
 # ---- golden numbers ----
 
 
 def golden_values(salt, key, shape):
-    """The file format's `uniform`, spread over -1 to 1."""
+    """Returns the numbers that the file format calls `uniform`, scaled to the range from -1 to 1."""
 
     def signed(value):
         return value - 2**64 if value >= 2**63 else value
@@ -322,7 +338,7 @@ def golden_values(salt, key, shape):
     seed = 0xCBF29CE484222325
     for byte in f"{salt}/{key}".encode():
         seed = (seed ^ byte) * 0x100000001B3 % 2**64
-    # int64 wraps as the format's uint64 does.
+    # int64 overflows to the same bits as the format's uint64.
     z = signed(seed) + torch.arange(1, math.prod(shape) + 1) * signed(0x9E3779B97F4A7C15)
     z = (z ^ shifted(z, 30)) * signed(0xBF58476D1CE4E5B9)
     z = (z ^ shifted(z, 27)) * signed(0x94D049BB133111EB)
@@ -331,7 +347,7 @@ def golden_values(salt, key, shape):
 
 
 def golden_file(path):
-    """The metadata and tensors of a safetensors file."""
+    """Returns the metadata and the tensors of a safetensors file."""
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
@@ -346,6 +362,7 @@ def golden_file(path):
 
 
 def golden_parameter(salt, name, shape):
+    """Returns the value of a parameter in the golden files."""
     values = golden_values(salt, name, shape)
     if name.endswith("label_emb.weight"):
         scale, offset = 1, 0
@@ -359,7 +376,8 @@ def golden_parameter(salt, name, shape):
 
 
 def check(options):
-    said = {}
+    """Compares outputs and gradients with golden files, and exits with an error if one is off."""
+    errors = {}
     for path in options.files:
         metadata, tensors = golden_file(path)
         config = json.loads(metadata["config"])
@@ -377,28 +395,29 @@ def check(options):
             expected = tensors[name]
             off = ((found - expected).abs().max() / expected.abs().max()).item()
             allowed = 1e-2 if is_half else tolerance
-            said[f"{path.stem} {name}"] = off
+            errors[f"{path.stem} {name}"] = off
             if not off <= allowed:
                 sys.exit(f"eager_unet: {path}: {name} is off by {off:.1e}, {allowed:.0e} is allowed")
-    print(json.dumps(said, indent=2))
+    print(json.dumps(errors, indent=2))
 
 
 def main():
+    """Runs the command of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True)
-    of_check = verbs.add_parser("check")
-    of_check.add_argument("files", nargs="+", type=pathlib.Path)
-    of_check.set_defaults(run=check)
-    of_step = verbs.add_parser("step")
-    of_step.add_argument("--config", required=True, help="the network, as JSON in the words of the golden files")
-    of_step.add_argument("--batch", type=int, required=True)
-    of_step.add_argument("--microbatch", type=int, required=True)
-    of_step.add_argument("--threads", type=int, default=1)
-    of_step.add_argument("--steps", type=int, default=7)
-    of_step.add_argument("--warmup", type=int, default=2)
-    of_step.add_argument("--device", default="cpu")
-    of_step.add_argument("--fp16", action="store_true")
-    of_step.set_defaults(run=step_times)
+    check_options = verbs.add_parser("check")
+    check_options.add_argument("files", nargs="+", type=pathlib.Path)
+    check_options.set_defaults(run=check)
+    step_options = verbs.add_parser("step")
+    step_options.add_argument("--config", required=True, help="the network as JSON, with the fields of the golden files")
+    step_options.add_argument("--batch", type=int, required=True)
+    step_options.add_argument("--microbatch", type=int, required=True)
+    step_options.add_argument("--threads", type=int, default=1)
+    step_options.add_argument("--steps", type=int, default=7)
+    step_options.add_argument("--warmup", type=int, default=2)
+    step_options.add_argument("--device", default="cpu")
+    step_options.add_argument("--fp16", action="store_true")
+    step_options.set_defaults(run=step_times)
     options = parser.parse_args()
     options.run(options)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Times torch.save of float32 state, for ci/bench-checkpoint: torch_save.py FOLDER PARAMETERS COPIES
+"""Measures torch.save of float32 state, for ci/bench-checkpoint: torch_save.py FOLDER PARAMETERS COPIES
 
-Prints as JSON the seconds that torch.save takes, and those until the file is on the disk as well.
+Prints as JSON the bytes of the file, the seconds of torch.save, and the seconds of torch.save with fsync.
 """
 
 import json
@@ -12,7 +12,7 @@ import time
 import torch
 
 folder, parameters, copies = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-# As a trainer has it: a few hundred tensors in each of a few state dicts.
+# The layout of a trainer's state: a few state dicts of a few hundred tensors each.
 pieces = 400
 sizes = [parameters // pieces + (i < parameters % pieces) for i in range(pieces)]
 state = [{f"parameter.{i}": torch.empty(size).uniform_(-1, 1) for i, size in enumerate(sizes)} for _ in range(copies)]
