@@ -74,18 +74,13 @@ impl BatchDivision {
 
     /// The global sample indices of every pass of `rank`, for the steps from `first_step` to before `last_step`, in
     /// order. Each item is one pass.
-    pub fn passes(
-        self,
-        rank: u64,
-        first_step: u64,
-        last_step: u64,
-    ) -> impl Iterator<Item = Vec<u64>> + Send + 'static {
-        (first_step..last_step)
-            .flat_map(move |step| (0..self.accumulation).map(move |pass| (step, pass)))
-            .map(move |(step, pass)| {
+    pub fn passes(self, rank: u64, first_step: u64, last_step: u64) -> impl Iterator<Item = Vec<u64>> + Send + 'static {
+        (first_step..last_step).flat_map(move |step| (0..self.accumulation).map(move |pass| (step, pass))).map(
+            move |(step, pass)| {
                 let first = step * self.global_batch + rank * self.share() + pass * self.microbatch;
                 (first..first + self.microbatch).collect()
-            })
+            },
+        )
     }
 }
 

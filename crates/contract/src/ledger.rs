@@ -131,6 +131,22 @@ impl Ledger {
         Ok(ledger)
     }
 
+    /// Opens the ledger at `path` for this process and writes its process number there, so that the launcher sees that
+    /// the rank has started. A rank calls this once, at its start, and hands the ledger down.
+    ///
+    /// Without a path the ledger is private. It is private too if the file cannot be opened: the rank runs without a
+    /// watcher, and the caller warns with the error that is returned.
+    #[must_use]
+    pub fn open_or_private(path: Option<&Path>) -> (Self, Option<LedgerError>) {
+        let (ledger, error) = match path.map(Self::open) {
+            Some(Ok(ledger)) => (ledger, None),
+            Some(Err(error)) => (Self::private(), Some(error)),
+            None => (Self::private(), None),
+        };
+        ledger.sign(std::process::id());
+        (ledger, error)
+    }
+
     /// A ledger that nobody watches.
     #[must_use]
     pub fn private() -> Self {
@@ -309,28 +325,24 @@ impl Ledger {
     }
 }
 
-/// The ledger of this process as a rank: the one that [`crate::environment::LEDGER`] names, or a private one. One that
-/// cannot be opened is no reason not to run; [`own_error`] says why.
+// Goes when src/ hands this down.
+/// The ledger of this process as a rank, named by [`crate::environment::LEDGER`].
 pub fn own() -> &'static Ledger {
     &own_or_error().0
 }
 
-/// Why nobody can watch this process although it was told where.
+// Goes when src/ hands this down.
+/// Why the ledger of this process is private although a file was named.
 pub fn own_error() -> Option<&'static LedgerError> {
     own_or_error().1.as_ref()
 }
 
+// Goes when src/ hands this down.
 fn own_or_error() -> &'static (Ledger, Option<LedgerError>) {
     static OWN: OnceLock<(Ledger, Option<LedgerError>)> = OnceLock::new();
     OWN.get_or_init(|| {
-        let (ledger, error) = match std::env::var_os(crate::environment::LEDGER).map(|path| Ledger::open(path.as_ref()))
-        {
-            Some(Ok(ledger)) => (ledger, None),
-            Some(Err(error)) => (Ledger::private(), Some(error)),
-            None => (Ledger::private(), None),
-        };
-        ledger.sign(std::process::id());
-        (ledger, error)
+        let path = std::env::var_os(crate::environment::LEDGER);
+        Ledger::open_or_private(path.as_deref().map(Path::new))
     })
 }
 
@@ -443,6 +455,19 @@ mod tests {
         assert!(matches!(Ledger::open(&path), Err(LedgerError::Foreign { .. })));
         std::fs::remove_file(&path).expect("it is there");
         assert!(matches!(Ledger::open(&path), Err(LedgerError::File { .. })));
+    }
+
+    #[test]
+    fn a_rank_whose_ledger_cannot_be_opened_has_a_private_one_and_the_reason() {
+        let pid = u64::from(std::process::id());
+        let watcher = Ledger::create().expect("memory");
+        let path = format!("/proc/self/fd/{}", watcher.file().expect("it was created here").as_raw_fd());
+        let (_rank, error) = Ledger::open_or_private(Some(path.as_ref()));
+        assert!(error.is_none() && watcher.read().pid == pid);
+        let (rank, error) = Ledger::open_or_private(None);
+        assert!(error.is_none() && rank.read().pid == pid);
+        let (rank, error) = Ledger::open_or_private(Some("/nowhere/ledger".as_ref()));
+        assert!(matches!(error, Some(LedgerError::File { .. })) && rank.read().pid == pid);
     }
 
     #[test]

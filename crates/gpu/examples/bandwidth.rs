@@ -14,7 +14,7 @@ use admiral_gpu::group_norm::{Activation, Backward, Dropout, Forward, GroupNorm,
 use admiral_gpu::kernels::Kernels;
 use admiral_gpu::library::SearchPath;
 use admiral_gpu::norms::{num_partials, sum_of_squares};
-use admiral_gpu::{Kind, Launch};
+use admiral_gpu::{GpuEnvironment, Kind, Launch};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -164,11 +164,12 @@ impl Bench {
 }
 
 fn main() -> Outcome<()> {
-    let search = SearchPath::from_environment();
+    let environment = GpuEnvironment::from_vars(|name| std::env::var_os(name));
+    let search = SearchPath::new(&environment);
     println!("{}", admiral_gpu::found::find_all(&search));
     let device = Device::open(&Driver::load(&search)?, 0)?;
     let stream = Stream::new(&device)?;
-    let kernels = Kernels::new(&device, search, KernelCache::from_environment())?;
+    let kernels = Kernels::new(&device, search, KernelCache::new(environment.kernel_cache_folder()))?;
     let mut bench = Bench { device, stream, copy: 1.0 };
     let (from, to) = (bench.memory(256 << 20)?, bench.memory(256 << 20)?);
     bench.copy = (512 << 20) as f64 / bench.seconds(|| Ok(to.copy_from(&from, &bench.stream)?))?;

@@ -7,10 +7,10 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 
+use crate::environment::GpuEnvironment;
 use crate::nvrtc::{Architecture, CompileError, Cubin, Nvrtc};
 use crate::program::Program;
 
@@ -36,17 +36,18 @@ pub struct KernelCache {
 }
 
 impl KernelCache {
-    /// In the folder that the environment gives: `ADMIRAL_KERNEL_CACHE`, else `XDG_CACHE_HOME/admiral`, else
-    /// `~/.cache/admiral`. Where there is none of them nothing is kept.
+    /// Keeps compiled kernels in `folder`, which is made when the first is written. Without a folder nothing is kept, and
+    /// every start compiles. [`GpuEnvironment::kernel_cache_folder`] is the folder that the environment names.
     #[must_use]
-    pub fn from_environment() -> Self {
-        Self { folder: folder(|name| std::env::var_os(name).map(PathBuf::from)) }
+    pub fn new(folder: Option<PathBuf>) -> Self {
+        Self { folder }
     }
 
-    /// In this folder.
+    // Goes when src/ hands this down.
+    /// Reads the environment of this process.
     #[must_use]
-    pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: Some(folder.into()) }
+    pub fn from_environment() -> Self {
+        Self::new(GpuEnvironment::from_vars(|name| std::env::var_os(name)).kernel_cache_folder())
     }
 
     /// Where entries lie.
@@ -92,13 +93,6 @@ impl KernelCache {
     }
 }
 
-fn folder(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
-    let set = |name| variable(name).filter(|path| !path.as_os_str().is_empty());
-    set(VARIABLE)
-        .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("admiral")))
-        .or_else(|| set("HOME").map(|home| home.join(".cache/admiral")))
-}
-
 /// The options name the architecture.
 fn key(source: &str, options: &[String], version: &str) -> String {
     let mut hash = Sha256::new();
@@ -133,18 +127,30 @@ fn decode(bytes: &[u8]) -> Option<Cubin> {
     Some(Cubin { image: image.to_vec(), log: String::from_utf8(log.to_vec()).ok()? })
 }
 
-/// Written aside and renamed: ranks that start together on one machine see whole entries or none.
+/// Writes to another name and renames: processes that start together on one machine see whole entries or none.
 fn write(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
     fs::create_dir_all(folder)?;
-    let aside = folder.join(format!("{}-{}.partial", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-    let written =
-        fs::File::create_new(&aside).and_then(|mut file| file.write_all(bytes)).and_then(|()| fs::rename(&aside, path));
+    let (partial, mut file) = create_partial(folder)?;
+    let written = file.write_all(bytes).and_then(|()| fs::rename(&partial, path));
     if written.is_err() {
-        // It may never have been made.
-        let _ = fs::remove_file(&aside);
+        // The error that matters is the first.
+        let _ = fs::remove_file(&partial);
     }
     written
+}
+
+/// Creates a file that no other process or thread writes. Another thread of this process, or an earlier process of the
+/// same number that was killed, may have the first name.
+fn create_partial(folder: &Path) -> io::Result<(PathBuf, fs::File)> {
+    let mut number = 0;
+    loop {
+        let path = folder.join(format!("{}-{number}.partial", std::process::id()));
+        match fs::File::create_new(&path) {
+            Ok(file) => return Ok((path, file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -171,7 +177,7 @@ mod tests {
     #[test]
     fn the_second_time_comes_from_the_file() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = KernelCache::in_folder(folder.path().join("deep/er"));
+        let cache = KernelCache::new(Some(folder.path().join("deep/er")));
         let first = cache.get_with("source", &options(), "12.8", || Ok(cubin("code"))).unwrap();
         assert_eq!(first, (cubin("code"), Origin::Compiled));
         assert_eq!(cache.get_with("source", &options(), "12.8", never).unwrap(), (cubin("code"), Origin::Cache));
@@ -181,7 +187,7 @@ mod tests {
     #[test]
     fn another_source_option_architecture_or_compiler_is_another_entry() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = KernelCache::in_folder(folder.path());
+        let cache = KernelCache::new(Some(folder.path().to_owned()));
         cache.get_with("source", &options(), "12.8", || Ok(cubin("code"))).unwrap();
         let other_architecture = vec!["--gpu-architecture=sm_80".to_owned(), "-DKIND=1".to_owned()];
         let run_together = vec!["--gpu-architecture=sm_90-DKIND=1".to_owned()];
@@ -200,7 +206,7 @@ mod tests {
     #[test]
     fn a_damaged_entry_is_compiled_again_and_mended() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = KernelCache::in_folder(folder.path());
+        let cache = KernelCache::new(Some(folder.path().to_owned()));
         cache.get_with("source", &options(), "12.8", || Ok(cubin("code"))).unwrap();
         let path = entries(folder.path()).pop().unwrap();
         let good = fs::read(&path).unwrap();
@@ -220,7 +226,7 @@ mod tests {
         // A file where a folder should be: nobody can write there, root neither.
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        let cache = KernelCache::in_folder(file.join("below"));
+        let cache = KernelCache::new(Some(file.join("below")));
         for _ in 0..2 {
             let (found, origin) = cache.get_with("source", &options(), "12.8", || Ok(cubin("code"))).unwrap();
             assert_eq!(found, cubin("code"));
@@ -232,22 +238,9 @@ mod tests {
     #[test]
     fn a_failed_compilation_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = KernelCache::in_folder(folder.path());
+        let cache = KernelCache::new(Some(folder.path().to_owned()));
         let error = crate::library::LibraryError::NotFound { library: crate::library::Library::Nvrtc, tried: vec![] };
         assert!(cache.get_with("source", &options(), "12.8", || Err(error.into())).is_err());
         assert!(entries(folder.path()).is_empty());
-    }
-
-    #[test]
-    fn the_folder_is_the_users_then_xdgs_then_below_home() {
-        let with = |names: &[(&str, &str)]| {
-            let names: Vec<(String, PathBuf)> = names.iter().map(|(a, b)| ((*a).into(), b.into())).collect();
-            folder(|name| names.iter().find(|(set, _)| set == name).map(|(_, value)| value.clone()))
-        };
-        let (own, xdg, home) = ((VARIABLE, "/own"), ("XDG_CACHE_HOME", "/xdg"), ("HOME", "/home/me"));
-        assert_eq!(with(&[own, xdg, home]), Some("/own".into()));
-        assert_eq!(with(&[(VARIABLE, ""), xdg, home]), Some("/xdg/admiral".into()));
-        assert_eq!(with(&[home]), Some("/home/me/.cache/admiral".into()));
-        assert_eq!(with(&[]), None);
     }
 }

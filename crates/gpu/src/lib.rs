@@ -7,6 +7,7 @@
 pub mod adam;
 pub mod cache;
 pub mod driver;
+mod environment;
 pub mod found;
 pub mod group_norm;
 pub mod kernels;
@@ -18,6 +19,7 @@ pub mod norms;
 pub mod nvrtc;
 mod program;
 
+pub use environment::GpuEnvironment;
 pub use kind::Kind;
 pub use launch::{DevicePointer, Error, Launch, Shape};
 pub use program::Program;

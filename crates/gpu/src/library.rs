@@ -1,10 +1,13 @@
 //! NVIDIA's libraries, found and loaded at run time: a program that was built without CUDA runs with it.
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use libloading::os::unix::Library as UnixLibrary;
+
+use crate::environment::GpuEnvironment;
 
 /// A library that Admiral may load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -151,9 +154,11 @@ fn open(name: &OsStr, flags: i32) -> Result<UnixLibrary, String> {
     unsafe { UnixLibrary::open(Some(name), flags) }.map_err(|error| error.to_string())
 }
 
-/// Where to look beside the loader's own places.
+/// Where to look for libraries, beside the loader's own places.
 #[derive(Debug, Clone, Default)]
 pub struct SearchPath {
+    /// The file that the user named for a library, or the folder that holds it. No other place is tried for it.
+    pub files: HashMap<Library, PathBuf>,
     /// Folders of libtorch (`.../torch/lib`), whose wheel has CUDA's packages beside `torch`.
     pub torch: Vec<PathBuf>,
     /// Folders of Python packages (`.../site-packages`).
@@ -161,13 +166,33 @@ pub struct SearchPath {
 }
 
 impl SearchPath {
-    /// From the environment: `LIBTORCH`, and the Python packages of an active virtual environment.
+    /// Returns the places that the environment variables name.
+    #[must_use]
+    pub fn new(environment: &GpuEnvironment) -> Self {
+        let named = [
+            (Library::Driver, &environment.driver),
+            (Library::Nvrtc, &environment.nvrtc),
+            (Library::Nccl, &environment.nccl),
+        ];
+        Self {
+            files: named.into_iter().filter_map(|(library, path)| Some((library, path.clone()?))).collect(),
+            torch: environment.libtorch.iter().map(|libtorch| libtorch.join("lib")).collect(),
+            python: environment.virtual_env.iter().flat_map(|folder| python_folders(folder)).collect(),
+        }
+    }
+
+    /// Returns a search path on which `library` is only the given file, or in the given folder.
+    #[must_use]
+    pub fn with_file(mut self, library: Library, path: impl Into<PathBuf>) -> Self {
+        self.files.insert(library, path.into());
+        self
+    }
+
+    // Goes when src/ hands this down.
+    /// Reads the environment of this process.
     #[must_use]
     pub fn from_environment() -> Self {
-        let folder = |name| std::env::var_os(name).map(PathBuf::from);
-        let torch = folder("LIBTORCH").map(|libtorch| libtorch.join("lib")).into_iter().collect();
-        let python = folder("VIRTUAL_ENV").map(|environment| python_folders(&environment)).unwrap_or_default();
-        Self { torch, python }
+        Self::new(&GpuEnvironment::from_vars(|name| std::env::var_os(name)))
     }
 }
 
@@ -185,11 +210,11 @@ pub fn python_folders(environment: &Path) -> Vec<PathBuf> {
 }
 
 /// What to open, in order: the user's own, what is beside libtorch, what the loader knows, toolkits, Python packages.
-fn candidates(library: Library, own: Option<&Path>, search: &SearchPath) -> Vec<PathBuf> {
+fn candidates(library: Library, search: &SearchPath) -> Vec<PathBuf> {
     let names = library.names();
-    if let Some(own) = own {
+    if let Some(own) = search.files.get(&library) {
         // The user's word stands alone: another library in its place would be a surprise.
-        return if own.is_dir() { names.iter().map(|name| own.join(name)).collect() } else { vec![own.to_owned()] };
+        return if own.is_dir() { names.iter().map(|name| own.join(name)).collect() } else { vec![own.clone()] };
     }
     let mut folders = Vec::new();
     for torch in &search.torch {
@@ -223,17 +248,8 @@ fn in_folders(names: &[&str], folders: &[PathBuf]) -> Vec<PathBuf> {
 /// # Errors
 /// [`LibraryError::NotFound`] with all places and the way to get it.
 pub fn load(library: Library, search: &SearchPath) -> Result<Loaded, LibraryError> {
-    let own = std::env::var_os(library.variable()).map(PathBuf::from);
-    load_with(library, own.as_deref(), search)
-}
-
-/// As [`load`], with what the variable of the environment says passed in.
-///
-/// # Errors
-/// [`LibraryError::NotFound`].
-pub fn load_with(library: Library, own: Option<&Path>, search: &SearchPath) -> Result<Loaded, LibraryError> {
     let mut tried = Vec::new();
-    if library == Library::Nccl && own.is_none() {
+    if library == Library::Nccl && !search.files.contains_key(&library) {
         for name in library.names() {
             match open(OsStr::new(name), RTLD_NOW | RTLD_NOLOAD) {
                 Ok(handle) => {
@@ -247,7 +263,7 @@ pub fn load_with(library: Library, own: Option<&Path>, search: &SearchPath) -> R
             }
         }
     }
-    for path in candidates(library, own, search) {
+    for path in candidates(library, search) {
         // A path that is not there is named shortly; what the loader says matters where there is something.
         if path.is_absolute() && !path.exists() {
             tried.push(format!("{}: no such file", path.display()));
@@ -265,6 +281,16 @@ pub fn load_with(library: Library, own: Option<&Path>, search: &SearchPath) -> R
         }
     }
     Err(LibraryError::NotFound { library, tried })
+}
+
+// Goes when src/ hands this down.
+/// Loads a library as [`load`] does, from `own` if that is given.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(library: Library, own: Option<&Path>, search: &SearchPath) -> Result<Loaded, LibraryError> {
+    let search = SearchPath { files: HashMap::new(), ..search.clone() };
+    load(library, &if let Some(own) = own { search.with_file(library, own) } else { search })
 }
 
 /// The text behind a pointer that a library returned; `fallback` for null.
@@ -286,21 +312,23 @@ mod tests {
 
     #[test]
     fn the_users_own_place_stands_alone() {
-        let search = SearchPath { torch: vec!["/t/torch/lib".into()], python: vec!["/p".into()] };
+        let search =
+            SearchPath { files: HashMap::new(), torch: vec!["/t/torch/lib".into()], python: vec!["/p".into()] };
         assert_eq!(
-            candidates(Library::Nccl, Some(Path::new("/x/libnccl.so.9")), &search),
+            candidates(Library::Nccl, &search.clone().with_file(Library::Nccl, "/x/libnccl.so.9")),
             [Path::new("/x/libnccl.so.9")]
         );
         let folder = tempfile::tempdir().unwrap();
-        let found = candidates(Library::Nccl, Some(folder.path()), &search);
+        let found = candidates(Library::Nccl, &search.with_file(Library::Nccl, folder.path()));
         assert_eq!(found, [folder.path().join("libnccl.so.2")]);
     }
 
     #[test]
     fn looks_beside_libtorch_first_then_at_the_loader_then_in_toolkits_and_python() {
-        let search = SearchPath { torch: vec!["/t/torch/lib".into()], python: vec!["/p".into()] };
+        let search =
+            SearchPath { files: HashMap::new(), torch: vec!["/t/torch/lib".into()], python: vec!["/p".into()] };
         let found: Vec<String> =
-            candidates(Library::Nccl, None, &search).iter().map(|path| path.display().to_string()).collect();
+            candidates(Library::Nccl, &search).iter().map(|path| path.display().to_string()).collect();
         assert_eq!(
             found,
             [
@@ -311,7 +339,7 @@ mod tests {
                 "/p/nvidia/nccl/lib/libnccl.so.2",
             ]
         );
-        let nvrtc = candidates(Library::Nvrtc, None, &search);
+        let nvrtc = candidates(Library::Nvrtc, &search);
         assert!(nvrtc.contains(&PathBuf::from("/t/nvidia/cu13/lib/libnvrtc.so.13")), "{nvrtc:?}");
         assert!(nvrtc.contains(&PathBuf::from("/p/nvidia/cuda_nvrtc/lib/libnvrtc.so.12")), "{nvrtc:?}");
     }
@@ -322,15 +350,16 @@ mod tests {
         let real = folder.path().canonicalize().unwrap().join("python/torch/lib");
         std::fs::create_dir_all(&real).unwrap();
         std::os::unix::fs::symlink(real.parent().unwrap(), folder.path().join("libtorch")).unwrap();
-        let search = SearchPath { torch: vec![folder.path().join("libtorch/lib")], python: Vec::new() };
+        let search =
+            SearchPath { files: HashMap::new(), torch: vec![folder.path().join("libtorch/lib")], python: Vec::new() };
         let wanted = real.parent().unwrap().parent().unwrap().join("nvidia/cuda_nvrtc/lib/libnvrtc.so.12");
-        assert!(candidates(Library::Nvrtc, None, &search).contains(&wanted));
+        assert!(candidates(Library::Nvrtc, &search).contains(&wanted));
     }
 
     #[test]
     fn the_message_names_the_library_the_places_and_the_remedy() {
         let nowhere = Path::new("/nowhere/libnvrtc.so.12");
-        let error = load_with(Library::Nvrtc, Some(nowhere), &SearchPath::default()).unwrap_err();
+        let error = load(Library::Nvrtc, &SearchPath::default().with_file(Library::Nvrtc, nowhere)).unwrap_err();
         let text = error.to_string();
         assert!(text.starts_with("the run-time compiler NVRTC (libnvrtc.so) was not found"), "{text}");
         assert!(text.contains("/nowhere/libnvrtc.so.12: no such file"), "{text}");
@@ -342,7 +371,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("libcuda.so.1");
         std::fs::write(&file, "no library").unwrap();
-        let text = load_with(Library::Driver, Some(&file), &SearchPath::default()).unwrap_err().to_string();
+        let text =
+            load(Library::Driver, &SearchPath::default().with_file(Library::Driver, &file)).unwrap_err().to_string();
         assert!(text.contains("libcuda.so.1: ") && text.contains("--gpus all"), "{text}");
         assert!(!text.contains("no such file"), "{text}");
     }
@@ -350,7 +380,7 @@ mod tests {
     #[test]
     fn a_library_without_the_function_is_called_too_old() {
         // Any library will do: the C library is always there.
-        let loaded = load_with(Library::Nccl, Some(Path::new("libc.so.6")), &SearchPath::default()).unwrap();
+        let loaded = load(Library::Nccl, &SearchPath::default().with_file(Library::Nccl, "libc.so.6")).unwrap();
         // SAFETY: it is not called.
         let error = unsafe { loaded.function::<unsafe extern "C" fn()>("ncclGetVersion") }.unwrap_err();
         assert!(error.to_string().contains("libc.so.6, has no function `ncclGetVersion`"), "{error}");

@@ -113,7 +113,7 @@ fn an_architecture_that_the_compiler_does_not_know_is_refused() {
 fn compiled_kernels_are_kept_and_come_back_whole() {
     let nvrtc = support::nvrtc();
     let folder = tempfile::tempdir().unwrap();
-    let cache = KernelCache::in_folder(folder.path());
+    let cache = KernelCache::new(Some(folder.path().to_owned()));
     let program = Program::Norms { kind: admiral_gpu::Kind::Half };
     let (compiled, origin) = cache.get(&nvrtc, &program, ARCHITECTURES[1]).unwrap();
     assert_eq!(origin, Origin::Compiled);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use admiral_gpu::Shape;
 use admiral_gpu::driver::{Device, DeviceMemory, Driver, DriverError, Event, Module, Stream};
-use admiral_gpu::library::{Library, SearchPath, load_with};
+use admiral_gpu::library::{Library, SearchPath, load};
 use admiral_gpu::nvrtc::Architecture;
 use support::emulator::compile_to_file;
 
@@ -20,7 +20,7 @@ struct Stub {
 impl Stub {
     fn new() -> Self {
         let (folder, path) = compile_to_file("driver.cpp", include_str!("stubs/driver.cpp"), &[]);
-        let loaded = load_with(Library::Driver, Some(&path), &SearchPath::default()).unwrap();
+        let loaded = load(Library::Driver, &SearchPath::default().with_file(Library::Driver, &path)).unwrap();
         // SAFETY: it has no initialisers.
         let library = unsafe { libloading::Library::new(&path) }.unwrap();
         drop(folder);

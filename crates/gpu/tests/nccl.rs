@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use admiral_gpu::Kind;
 use admiral_gpu::driver::StreamHandle;
-use admiral_gpu::library::{Library, LibraryError, SearchPath, load_with};
+use admiral_gpu::library::{Library, LibraryError, SearchPath, load};
 use admiral_gpu::nccl::{Communicator, Nccl, NcclError};
 use support::emulator::compile_to_file;
 
@@ -24,7 +24,7 @@ struct Stub {
 impl Stub {
     fn new() -> Self {
         let (folder, path) = compile_to_file("nccl.cpp", include_str!("stubs/nccl.cpp"), &[]);
-        let loaded = load_with(Library::Nccl, Some(&path), &SearchPath::default()).unwrap();
+        let loaded = load(Library::Nccl, &SearchPath::default().with_file(Library::Nccl, &path)).unwrap();
         // SAFETY: its initialisers are those of plain variables.
         let library = unsafe { libloading::Library::new(&path) }.unwrap();
         drop(folder);
@@ -196,7 +196,7 @@ fn ranks_that_cannot_be_are_refused() {
 
 #[test]
 fn another_library_under_the_name_is_refused() {
-    let loaded = load_with(Library::Nccl, Some("libc.so.6".as_ref()), &SearchPath::default()).unwrap();
+    let loaded = load(Library::Nccl, &SearchPath::default().with_file(Library::Nccl, "libc.so.6")).unwrap();
     let error = Nccl::from_library(loaded).unwrap_err();
     assert!(matches!(&error, LibraryError::Symbol { symbol, .. } if symbol == "ncclGetVersion"), "{error}");
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use admiral_gpu::cache::KernelCache;
 use admiral_gpu::driver::{Device, DeviceMemory, Driver, StreamHandle};
 use admiral_gpu::kernels::Kernels;
-use admiral_gpu::library::SearchPath;
 use admiral_gpu::{DevicePointer, Kind, Launch};
 
 use super::emulator::Emulator;
@@ -41,7 +40,7 @@ impl Machine {
 
     /// The first GPU, where there is one. `ADMIRAL_REQUIRE_GPU` makes it a failure that there is none.
     pub fn gpu() -> Option<Self> {
-        let found = Driver::load(&SearchPath::from_environment()).and_then(|driver| Device::open(&driver, 0));
+        let found = Driver::load(&super::search()).and_then(|driver| Device::open(&driver, 0));
         let device: Arc<Device> = match found {
             Ok(device) => device,
             Err(error) => {
@@ -52,7 +51,7 @@ impl Machine {
         };
         println!("on {} ({})", device.name().unwrap(), device.architecture().unwrap());
         let folder = tempfile::tempdir().unwrap();
-        let cache = KernelCache::in_folder(folder.path());
+        let cache = KernelCache::new(Some(folder.path().to_owned()));
         Some(Self::Gpu(Box::new(Kernels::new(&device, super::search(), cache).unwrap()), folder))
     }
 

@@ -8,13 +8,14 @@ pub mod twin;
 
 use std::path::Path;
 
+use admiral_gpu::GpuEnvironment;
 use admiral_gpu::library::{Library, SearchPath, load, python_folders};
 use admiral_gpu::nvrtc::Nvrtc;
 
 /// Where the tests look for libraries: where a run does, and where `ci/setup test` installs them. A test program that
 /// was carried to another machine finds no such folder there, and takes `ADMIRAL_NVRTC`.
 pub fn search() -> SearchPath {
-    let mut search = SearchPath::from_environment();
+    let mut search = SearchPath::new(&GpuEnvironment::from_vars(|name| std::env::var_os(name)));
     search.python.extend(python_folders(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.deps/venv")));
     search
 }

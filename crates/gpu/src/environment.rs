@@ -1,0 +1,114 @@
+//! The environment variables that decide where libraries and compiled kernels are.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// The values of the environment variables that this package takes.
+///
+/// A program reads them once, at its start, and hands them down: nothing else in this package reads the environment.
+/// `None` is a variable that is not set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GpuEnvironment {
+    /// `ADMIRAL_CUDA_DRIVER`: the CUDA driver library, or the folder that holds it. No other place is tried.
+    pub driver: Option<PathBuf>,
+    /// `ADMIRAL_NVRTC`: the runtime compiler, or the folder that holds it. No other place is tried.
+    pub nvrtc: Option<PathBuf>,
+    /// `ADMIRAL_NCCL`: NCCL, or the folder that holds it. No other place is tried.
+    pub nccl: Option<PathBuf>,
+    /// `ADMIRAL_KERNEL_CACHE`: the folder of compiled kernels.
+    pub kernel_cache: Option<PathBuf>,
+    /// `XDG_CACHE_HOME`: the user's cache folder. Compiled kernels are kept in `admiral` below it.
+    pub xdg_cache_home: Option<PathBuf>,
+    /// `HOME`: the user's home. Compiled kernels are kept in `.cache/admiral` below it.
+    pub home: Option<PathBuf>,
+    /// `LIBTORCH`: the folder of libtorch. CUDA's libraries are looked for in `lib` below it and in the Python packages
+    /// beside it.
+    pub libtorch: Option<PathBuf>,
+    /// `VIRTUAL_ENV`: the active Python environment. CUDA's libraries are looked for in its packages.
+    pub virtual_env: Option<PathBuf>,
+}
+
+impl GpuEnvironment {
+    /// Reads the variables through `get`, which returns the value of a variable by its name. Programs pass
+    /// `|name| std::env::var_os(name)`.
+    #[must_use]
+    pub fn from_vars(get: impl Fn(&str) -> Option<OsString>) -> Self {
+        let path = |name| get(name).map(PathBuf::from);
+        Self {
+            driver: path("ADMIRAL_CUDA_DRIVER"),
+            nvrtc: path("ADMIRAL_NVRTC"),
+            nccl: path("ADMIRAL_NCCL"),
+            kernel_cache: path("ADMIRAL_KERNEL_CACHE"),
+            xdg_cache_home: path("XDG_CACHE_HOME"),
+            home: path("HOME"),
+            libtorch: path("LIBTORCH"),
+            virtual_env: path("VIRTUAL_ENV"),
+        }
+    }
+
+    /// Returns the folder of compiled kernels: `ADMIRAL_KERNEL_CACHE`, else `XDG_CACHE_HOME/admiral`, else
+    /// `HOME/.cache/admiral`. Empty variables are skipped. `None` if none of them is set.
+    #[must_use]
+    pub fn kernel_cache_folder(&self) -> Option<PathBuf> {
+        let set = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+        set(&self.kernel_cache)
+            .or_else(|| set(&self.xdg_cache_home).map(|cache| cache.join("admiral")))
+            .or_else(|| set(&self.home).map(|home| home.join(".cache/admiral")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::library::{Library, SearchPath};
+
+    fn environment(variables: &[(&str, &str)]) -> GpuEnvironment {
+        GpuEnvironment::from_vars(|name| {
+            variables.iter().find(|(set, _)| *set == name).map(|(_, value)| OsString::from(value))
+        })
+    }
+
+    #[test]
+    fn the_cache_folder_is_the_users_then_xdgs_then_below_home() {
+        let (own, xdg, home) = (("ADMIRAL_KERNEL_CACHE", "/own"), ("XDG_CACHE_HOME", "/xdg"), ("HOME", "/home/me"));
+        assert_eq!(environment(&[own, xdg, home]).kernel_cache_folder(), Some("/own".into()));
+        let empty = ("ADMIRAL_KERNEL_CACHE", "");
+        assert_eq!(environment(&[empty, xdg, home]).kernel_cache_folder(), Some("/xdg/admiral".into()));
+        assert_eq!(environment(&[home]).kernel_cache_folder(), Some("/home/me/.cache/admiral".into()));
+        assert_eq!(environment(&[]).kernel_cache_folder(), None);
+    }
+
+    #[test]
+    fn every_variable_is_read_under_its_own_name() {
+        let read = GpuEnvironment::from_vars(|name| Some(name.into()));
+        let all = [
+            (&read.driver, "ADMIRAL_CUDA_DRIVER"),
+            (&read.nvrtc, "ADMIRAL_NVRTC"),
+            (&read.nccl, "ADMIRAL_NCCL"),
+            (&read.kernel_cache, "ADMIRAL_KERNEL_CACHE"),
+            (&read.xdg_cache_home, "XDG_CACHE_HOME"),
+            (&read.home, "HOME"),
+            (&read.libtorch, "LIBTORCH"),
+            (&read.virtual_env, "VIRTUAL_ENV"),
+        ];
+        for (value, name) in all {
+            assert_eq!(value.as_deref(), Some(name.as_ref()));
+        }
+        for library in Library::ALL {
+            let search = SearchPath::new(&read);
+            assert_eq!(search.files.get(&library).map(PathBuf::as_path), Some(library.variable().as_ref()));
+        }
+    }
+
+    #[test]
+    fn libtorch_and_the_virtual_environment_become_folders_to_search() {
+        let folder = std::env::temp_dir().join("admiral-no-such-environment");
+        let search = SearchPath::new(&GpuEnvironment {
+            libtorch: Some("/opt/libtorch".into()),
+            virtual_env: Some(folder),
+            ..GpuEnvironment::default()
+        });
+        assert_eq!(search.torch, [PathBuf::from("/opt/libtorch/lib")]);
+        assert!(search.python.is_empty() && search.files.is_empty());
+    }
+}
