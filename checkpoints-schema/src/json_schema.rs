@@ -3,7 +3,8 @@
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value};
 
-use crate::{Latest, Manifest, Owner, SCHEMA_VERSION};
+use crate::manifest::{Latest, Manifest, Owner};
+use crate::version::SCHEMA_VERSION;
 
 /// The name of each schema's file in `schema/`, with its text.
 #[must_use]

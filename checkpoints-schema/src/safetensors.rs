@@ -3,7 +3,8 @@
 use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
 
-use crate::{Role, TensorRecord};
+use crate::manifest::TensorRecord;
+use crate::role::Role;
 
 /// The bytes before the values, for float32 tensors of these names and shapes one after the other.
 #[must_use]
@@ -54,7 +55,7 @@ pub fn values_of<'a>(file: &'a [u8], records: &[&TensorRecord]) -> Result<Vec<&'
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::Dtype;
+    use crate::manifest::Dtype;
 
     fn record(name: &str, shape: &[usize]) -> TensorRecord {
         let (name, file, shape) = (name.to_owned(), String::new(), shape.to_vec());

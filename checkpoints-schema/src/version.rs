@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{Manifest, Role, TensorRecord, Writer};
+use crate::manifest::{Manifest, TensorRecord, Writer};
+use crate::role::Role;
 
 /// The version of the form that this Admiral writes, and the newest that it reads.
 ///

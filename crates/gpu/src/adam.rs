@@ -1,8 +1,9 @@
 //! The optimizer's one pass over flat memory: AdamW, every average, the half copy.
 
-use crate::Kind;
-use crate::launch::{DevicePointer, Error, Launch, flat_shape, launch, require, require_address};
+use crate::kind::Kind;
+use crate::launch::{Error, Launch, launch, require, require_address};
 use crate::program::Program;
+use crate::shape::{DevicePointer, flat_shape};
 
 /// The numbers of one AdamW update.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -60,7 +60,6 @@ impl GpuEnvironment {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::library::{Library, SearchPath};
 
     fn environment(variables: &[(&str, &str)]) -> GpuEnvironment {
         GpuEnvironment::from_vars(|name| {
@@ -94,21 +93,5 @@ mod tests {
         for (value, name) in all {
             assert_eq!(value.as_deref(), Some(name.as_ref()));
         }
-        for library in Library::ALL {
-            let search = SearchPath::new(&read);
-            assert_eq!(search.files.get(&library).map(PathBuf::as_path), Some(library.variable().as_ref()));
-        }
-    }
-
-    #[test]
-    fn libtorch_and_the_virtual_environment_become_folders_to_search() {
-        let folder = std::env::temp_dir().join("admiral-no-such-environment");
-        let search = SearchPath::new(&GpuEnvironment {
-            libtorch: Some("/opt/libtorch".into()),
-            virtual_env: Some(folder),
-            ..GpuEnvironment::default()
-        });
-        assert_eq!(search.torch, [PathBuf::from("/opt/libtorch/lib")]);
-        assert!(search.python.is_empty() && search.files.is_empty());
     }
 }

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::cache::{KernelCache, Origin};
 use crate::driver::{Device, Function, Module, StreamHandle};
-use crate::launch::{Error, Launch, Shape};
+use crate::launch::{Error, Launch};
 use crate::library::SearchPath;
 use crate::nvrtc::{Architecture, CompileError, Nvrtc};
 use crate::program::Program;
+use crate::shape::Shape;
 
 /// Compiled and loaded programs of a device.
 #[derive(Debug)]

@@ -18,8 +18,10 @@ pub mod nccl;
 pub mod norms;
 pub mod nvrtc;
 mod program;
+mod shape;
 
 pub use environment::GpuEnvironment;
 pub use kind::Kind;
-pub use launch::{DevicePointer, Error, Launch, Shape};
+pub use launch::{Error, Launch};
 pub use program::Program;
+pub use shape::{DevicePointer, Shape};

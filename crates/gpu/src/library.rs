@@ -396,4 +396,24 @@ mod tests {
         assert_eq!(python_folders(folder.path()), [folder.path().join("lib/python3.11/site-packages")]);
         assert!(python_folders(Path::new("/nowhere")).is_empty());
     }
+
+    #[test]
+    fn every_library_is_taken_from_its_own_variable() {
+        let search = SearchPath::new(&GpuEnvironment::from_vars(|name| Some(name.into())));
+        for library in Library::ALL {
+            assert_eq!(search.files.get(&library).map(PathBuf::as_path), Some(Path::new(library.variable())));
+        }
+    }
+
+    #[test]
+    fn libtorch_and_the_virtual_environment_become_folders_to_search() {
+        let folder = std::env::temp_dir().join("admiral-no-such-environment");
+        let search = SearchPath::new(&GpuEnvironment {
+            libtorch: Some("/opt/libtorch".into()),
+            virtual_env: Some(folder),
+            ..GpuEnvironment::default()
+        });
+        assert_eq!(search.torch, [PathBuf::from("/opt/libtorch/lib")]);
+        assert!(search.python.is_empty() && search.files.is_empty());
+    }
 }

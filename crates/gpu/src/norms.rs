@@ -1,8 +1,9 @@
 //! Norms over flat memory, and what a step makes of them, without asking the host.
 
-use crate::Kind;
-use crate::launch::{DevicePointer, Error, FLAT_THREADS, Launch, Shape, flat_shape, launch, require, require_address};
+use crate::kind::Kind;
+use crate::launch::{Error, Launch, launch, require, require_address};
 use crate::program::Program;
+use crate::shape::{DevicePointer, FLAT_THREADS, Shape, flat_shape};
 
 /// What the device decides about a step. Lives in device memory, zeroed before the first step; written by [`finish`],
 /// read by [`adam`](crate::adam::adam). The host may copy it whenever it likes.

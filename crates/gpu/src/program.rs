@@ -1,6 +1,6 @@
 //! Kernel sources: which files make up a program, and the variants in which it is compiled.
 
-use crate::Kind;
+use crate::kind::Kind;
 
 /// One compilable text with its options: what the kernels do, and for which kinds of values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

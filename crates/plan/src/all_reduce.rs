@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::hardware::{GPUS_PER_NODE, Hardware};
+use crate::hardware::{GPUS_PER_NODE, Hardware};
 
 /// How the sum travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -67,7 +67,7 @@ impl AllReduce {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::GpuKind;
+    use crate::hardware::GpuKind;
 
     #[test]
     fn alone_there_is_nothing_to_add() {

@@ -11,6 +11,7 @@ mod print;
 mod report;
 mod step;
 
+pub use admiral_contract::BatchDivision;
 pub use all_reduce::{Algorithm, AllReduce};
 pub use hardware::{GPUS_PER_NODE, GpuKind, Hardware, Link, UnknownGpu};
 pub use memory::{LayerMemory, Memory, Norms, Parts, Weights};
@@ -18,5 +19,4 @@ pub use off::{MEASURED_STEPS, how_far_off};
 pub use paper::{PaperError, Row, TABLE_7, row_for};
 pub use print::text;
 pub use report::{Days, Duties, PlanError, Report, Request, Scaling, Shortage, Speed, Storage, Variant, World, plan};
-pub use admiral_contract::BatchDivision;
 pub use step::{Rate, StepTime, Work, step_time};

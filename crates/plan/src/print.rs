@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::hardware::{GPUS_PER_NODE, GpuKind};
-use super::memory::Norms;
-use super::report::{Days, Report, Scaling, Shortage, Speed, Variant};
+use crate::hardware::{GPUS_PER_NODE, GpuKind};
+use crate::memory::Norms;
+use crate::report::{Days, Report, Scaling, Shortage, Speed, Variant};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -200,8 +200,9 @@ fn scaling(out: &mut String, row: &Scaling, width: usize) -> std::fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hardware::Hardware;
+    use crate::report::plan;
     use crate::report::tests::request;
-    use crate::{GpuKind, Hardware, plan};
 
     fn shown(kind: GpuKind, speed: Speed) -> String {
         text(&plan(&request(), &kind.hardware(), speed).unwrap_or_else(|error| panic!("{error}")))

@@ -3,10 +3,10 @@
 use admiral_contract::BatchDivision;
 use serde::Serialize;
 
-use super::hardware::Hardware;
-use super::memory::{LayerMemory, Memory, Norms, Parts, Weights};
-use super::paper::{PaperError, Row, row_for};
-use super::step::{Rate, StepTime, Work, microbatch_option, step_time};
+use crate::hardware::{GPUS_PER_NODE, GpuKind, Hardware};
+use crate::memory::{LayerMemory, Memory, Norms, Parts, Weights};
+use crate::paper::{PaperError, Row, row_for};
+use crate::step::{Rate, StepTime, Work, microbatch_option, step_time};
 
 /// 120 TFLOPS and three forward passes: the "theoretical" column of Table 7.
 const V100_FLOPS: f64 = 120e12;
@@ -218,7 +218,7 @@ pub struct Report {
 pub fn plan(request: &Request, hardware: &Hardware, speed: Speed) -> Result<Report, PlanError> {
     let Request { work, batch, .. } = request;
     let row = match speed {
-        Speed::Paper if hardware.kind != super::GpuKind::V100 => return Err(PlanError::NotV100),
+        Speed::Paper if hardware.kind != GpuKind::V100 => return Err(PlanError::NotV100),
         Speed::Paper => Some(row_for(V100_FLOPS / (PASSES * work.forward_flops as f64))?),
         _ => None,
     };
@@ -262,7 +262,7 @@ fn memory(request: &Request, hardware: &Hardware, norms: Norms, checkpointing: b
 
 fn memory_of(request: &Request, hardware: &Hardware, weights: Weights, norms: Norms, checkpointing: bool) -> Memory {
     let layers = request.layers.iter().find(|(of, _)| *of == norms).map_or(&[][..], |(_, layers)| layers);
-    Memory::new(weights, layers, checkpointing, hardware.kind != super::GpuKind::Cpu)
+    Memory::new(weights, layers, checkpointing, hardware.kind != GpuKind::Cpu)
 }
 
 fn parts(request: &Request, hardware: &Hardware) -> Parts {
@@ -320,7 +320,7 @@ fn days(request: &Request, step_seconds: f64, step: Option<StepTime>) -> Days {
         data: Duties {
             images_per_second,
             megabytes_per_second: images_per_second * request.mean_image_bytes as f64 / 1e6,
-            images_per_second_per_host: images_per_second / world.div_ceil(super::GPUS_PER_NODE) as f64,
+            images_per_second_per_host: images_per_second / world.div_ceil(GPUS_PER_NODE) as f64,
             mean_image_bytes: request.mean_image_bytes,
         },
     }
@@ -351,7 +351,7 @@ fn scaling(request: &Request, hardware: &Hardware, rate: Rate) -> Vec<Scaling> {
             Scaling {
                 gpus: *gpus,
                 refused: None,
-                needs: other_microbatch.then(|| microbatch_option(&batch)),
+                needs: other_microbatch.then(|| microbatch_option(batch)),
                 fits: hardware.memory_bytes.map(|limit| memory.parts(batch.microbatch).total <= limit),
                 microbatch: Some(batch.microbatch),
                 accumulation: Some(batch.accumulation),
@@ -369,12 +369,16 @@ fn scaling(request: &Request, hardware: &Hardware, rate: Rate) -> Vec<Scaling> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::GpuKind;
     use crate::memory::tests::layers;
     use crate::step::tests::work;
 
     pub(crate) fn request() -> Request {
-        let batch = |world: u64| BatchDivision { world_size: world, global_batch: 2048, microbatch: 2048 / world, accumulation: 1 };
+        let batch = |world: u64| BatchDivision {
+            world_size: world,
+            global_batch: 2048,
+            microbatch: 2048 / world,
+            accumulation: 1,
+        };
         Request {
             name: "test".into(),
             work: work(),

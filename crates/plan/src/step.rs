@@ -3,9 +3,9 @@
 use admiral_contract::BatchDivision;
 use serde::Serialize;
 
-use super::all_reduce::AllReduce;
-use super::hardware::Hardware;
-use super::memory::Weights;
+use crate::all_reduce::AllReduce;
+use crate::hardware::Hardware;
+use crate::memory::Weights;
 
 /// Forward and backward together, in forward passes: backward is twice forward (the paper's appendix A.1).
 const PASSES: f64 = 3.0;
@@ -90,7 +90,7 @@ pub fn step_time(hardware: &Hardware, work: &Work, batch: &BatchDivision, rate: 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::GpuKind;
+    use crate::hardware::GpuKind;
     use crate::memory::tests::weights;
 
     pub(crate) fn work() -> Work {

@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 use std::io::{Read, Seek};
 
+use crate::dtype::Dtype;
+use crate::error::Error;
 use crate::pickle::{self, Pickled, Value};
-use crate::read::Storages;
 use crate::source::Source;
-use crate::zip::Entry;
-use crate::{Dtype, Error};
+use crate::storages::{Extent, Storages};
 
 /// What the first pickle is of, as it writes it.
 const MAGIC_NUMBER: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
@@ -88,7 +88,7 @@ fn storages<R: Read + Seek>(
         else {
             return Error::damaged(format!("storage {key} reaches beyond its end: it was cut off"));
         };
-        storages.insert(key.clone(), Entry { offset, length: end - offset, crc32: None });
+        storages.insert(key.clone(), Extent { offset, length: end - offset, crc32: None });
         place = end;
     }
     Ok(storages)

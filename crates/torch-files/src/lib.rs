@@ -17,6 +17,7 @@ mod read;
 mod safetensors;
 mod source;
 mod state_dict;
+mod storages;
 mod write;
 mod zip;
 

@@ -3,16 +3,16 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Seek};
 
+use crate::dtype::Dtype;
+use crate::error::Error;
 use crate::pickle::{self, Pickled, Storage, TensorView};
 use crate::source::Source;
-use crate::zip::{self, Archive, Entry};
-use crate::{Dtype, Error, legacy, safetensors, state_dict};
+use crate::storages::{Extent, Storages};
+use crate::zip::{self, Archive};
+use crate::{legacy, safetensors, state_dict};
 
 /// The largest pickle that is read, in bytes. A state dict takes some two hundred bytes a tensor.
 const MOST_PICKLE_BYTES: u64 = 16 << 20;
-
-/// Where storages lie, by their keys.
-pub(crate) type Storages = HashMap<String, Entry>;
 
 /// A tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub struct StateDict<R> {
 /// Where a tensor's values lie.
 #[derive(Debug)]
 struct Place {
-    storage: Entry,
+    storage: Extent,
     /// Its first value, in bytes of the file.
     start: u64,
     /// For each dimension, the bytes from one to the next.

@@ -5,12 +5,12 @@ use std::io::{Read, Seek};
 
 use safetensors::tensor::{Dtype as Named, Metadata};
 
+use crate::dtype::Dtype;
+use crate::error::Error;
 use crate::pickle::{Storage, TensorView};
-use crate::read::Storages;
 use crate::source::Source;
 use crate::state_dict::Views;
-use crate::zip::Entry;
-use crate::{Dtype, Error};
+use crate::storages::{Extent, Storages};
 
 /// The largest header that is read, in bytes. A tensor takes some hundred bytes.
 const MOST_HEADER_BYTES: u64 = 16 << 20;
@@ -51,7 +51,7 @@ pub(crate) fn open<R: Read + Seek>(source: &mut Source<R>) -> Result<(Views, Sto
             return Error::unsupported(format!("{name} is {:?}, which is not read", info.dtype));
         };
         let (from, until) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
-        let place = Entry { offset: start + from, length: until - from, crc32: None };
+        let place = Extent { offset: start + from, length: until - from, crc32: None };
         let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
         let mut strides = vec![1_i64; shape.len()];
         for dimension in (1..shape.len()).rev() {

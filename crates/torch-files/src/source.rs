@@ -2,7 +2,7 @@
 
 use std::io::{Read, Seek, SeekFrom};
 
-use crate::Error;
+use crate::error::Error;
 
 /// Bytes that are read at once where something is only passed through.
 pub(crate) const PIECE: usize = 1 << 20;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::Error;
+use crate::error::Error;
 use crate::pickle::{Pickled, TensorView, Value, ValueId};
 
 /// Tensors of one file, each of which takes memory of its own where the pickle only names it again.

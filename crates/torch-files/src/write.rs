@@ -2,8 +2,9 @@
 
 use std::io::{Seek, Write};
 
+use crate::dtype::Dtype;
+use crate::error::Error;
 use crate::zip::ArchiveWriter;
-use crate::{Dtype, Error};
 
 /// The folder inside the archive, as PyTorch calls it where a file has no name of its own.
 const ROOT: &str = "archive";

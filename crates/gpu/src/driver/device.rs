@@ -4,7 +4,8 @@ use std::ffi::c_int;
 use std::ptr;
 use std::sync::Arc;
 
-use super::{Driver, DriverError, Handle};
+use super::api::{Driver, Handle};
+use super::error::DriverError;
 use crate::nvrtc::Architecture;
 
 const ATTRIBUTE_MULTIPROCESSORS: c_int = 16;

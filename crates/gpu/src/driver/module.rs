@@ -4,8 +4,11 @@ use std::ffi::{CString, c_void};
 use std::ptr;
 use std::sync::Arc;
 
-use super::{Device, DriverError, Handle, Stream, StreamHandle};
-use crate::launch::{DevicePointer, Shape};
+use super::api::Handle;
+use super::device::Device;
+use super::error::DriverError;
+use super::stream::{Stream, StreamHandle};
+use crate::shape::{DevicePointer, Shape};
 
 /// Loaded machine code.
 #[derive(Debug)]

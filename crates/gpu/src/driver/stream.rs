@@ -4,7 +4,9 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::ptr;
 use std::sync::Arc;
 
-use super::{Device, DriverError, Handle};
+use super::api::Handle;
+use super::device::Device;
+use super::error::DriverError;
 
 const NOT_READY: c_int = 600;
 const STREAM_NON_BLOCKING: c_uint = 1;

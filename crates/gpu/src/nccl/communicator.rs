@@ -4,10 +4,11 @@ use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Comm, Config, Functions, IN_PROGRESS, Nccl, NcclError, SUCCESS, UniqueId};
-use crate::Kind;
+use super::api::{Comm, Config, Functions, IN_PROGRESS, Nccl, SUCCESS, UniqueId};
+use super::error::NcclError;
 use crate::driver::StreamHandle;
-use crate::launch::DevicePointer;
+use crate::kind::Kind;
+use crate::shape::DevicePointer;
 
 const SUM: c_int = 0;
 

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::allowed::{self, Allowed};
+use super::allowed::Allowed;
+use super::call;
 use super::operands::Operands;
 use super::value::{Pickled, Value, ValueId};
-use crate::Error;
+use crate::error::Error;
 
 /// Operations of one pickle. A state dict takes some forty a tensor.
 const MOST_OPERATIONS: usize = 1 << 20;
@@ -183,7 +184,7 @@ impl Machine<'_> {
             b'b' => self.build(start)?,
             b'Q' => {
                 let id = self.pop()?;
-                let storage = allowed::storage(&self.made, id)?;
+                let storage = call::storage(&self.made, id)?;
                 self.copy(storage.key.len())?;
                 self.push(Value::Storage(storage));
             }

@@ -1,7 +1,7 @@
 //! The bytes of a pickle: operations and what follows them.
 
-use super::Value;
-use crate::Error;
+use super::value::Value;
+use crate::error::Error;
 
 /// Bytes that are taken from the front.
 pub(super) struct Operands<'a> {

@@ -1,8 +1,10 @@
 //! Pickles by hand: what old Pythons wrote, and what nobody should have.
 #![allow(clippy::unwrap_used)]
 
-use super::*;
-use crate::{Dtype, Error};
+use super::machine::run;
+use super::value::{Storage, Value};
+use crate::dtype::Dtype;
+use crate::error::Error;
 
 fn top(pickle: &[u8]) -> Value {
     let made = run(pickle).unwrap();

@@ -1,7 +1,7 @@
 //! What a pickle makes.
 
-use super::Allowed;
-use crate::Dtype;
+use super::allowed::Allowed;
+use crate::dtype::Dtype;
 
 /// A value's place among all that a pickle made.
 ///

@@ -3,26 +3,16 @@
 use std::collections::HashMap;
 use std::io::{Read, Seek};
 
-use super::{
+use super::format::{
     CENTRAL_HEADER, CENTRAL_HEADER_BYTES, END, END_64, END_64_BYTES, END_64_LOCATOR, END_64_LOCATOR_BYTES, END_BYTES,
     EXTRA_64, IN_64, LOCAL_HEADER, LOCAL_HEADER_BYTES,
 };
-use crate::Error;
+use crate::error::Error;
 use crate::source::Source;
+use crate::storages::Extent;
 
 /// The largest directory that is read. Torch writes some hundred bytes an entry.
 const MOST_DIRECTORY_BYTES: u64 = 16 << 20;
-
-/// An entry whose bytes lie in the file as they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Entry {
-    /// Where its bytes begin in the file.
-    pub(crate) offset: u64,
-    /// How many there are.
-    pub(crate) length: u64,
-    /// Their CRC-32; none where the archive has 0, which PyTorch writes when it is told to leave them out.
-    pub(crate) crc32: Option<u32>,
-}
 
 /// An entry as the directory has it.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +58,7 @@ impl Archive {
     }
 
     /// Where an entry's bytes lie; none where there is no such entry.
-    pub(crate) fn entry<R: Read + Seek>(&self, source: &mut Source<R>, name: &str) -> Result<Option<Entry>, Error> {
+    pub(crate) fn entry<R: Read + Seek>(&self, source: &mut Source<R>, name: &str) -> Result<Option<Extent>, Error> {
         let Some(listed) = self.entries.get(name) else { return Ok(None) };
         if listed.flags & 1 != 0 {
             return Error::unsupported(format!("{name} is encrypted in the archive"));
@@ -93,7 +83,7 @@ impl Archive {
         let offset = listed.header + LOCAL_HEADER_BYTES as u64 + name_length + extra_length;
         match offset.checked_add(listed.length) {
             Some(end) if end <= self.directory => {
-                Ok(Some(Entry { offset, length: listed.length, crc32: (listed.crc32 != 0).then_some(listed.crc32) }))
+                Ok(Some(Extent { offset, length: listed.length, crc32: (listed.crc32 != 0).then_some(listed.crc32) }))
             }
             _ => Error::damaged(format!("{name} reaches into the archive's directory")),
         }

@@ -2,10 +2,10 @@
 
 use std::io::{Seek, SeekFrom, Write};
 
-use super::{
+use super::format::{
     CENTRAL_HEADER, END, END_64, END_64_BYTES, END_64_LOCATOR, EXTRA_64, IN_64, LOCAL_HEADER, LOCAL_HEADER_BYTES,
 };
-use crate::Error;
+use crate::error::Error;
 
 /// What the data of entries is aligned to, as PyTorch does for reading by memory maps.
 const ALIGNMENT: u64 = 64;

@@ -1,11 +1,12 @@
 //! How the work of a group normalization is cut into blocks.
 
-use super::{GRID, GroupNorm, Layout, OPERATION};
+use super::spec::{GRID, GroupNorm, Layout, OPERATION};
 use crate::launch::{Error, require};
+use crate::shape::DevicePointer;
 
 /// How the work is cut into blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(super) struct Tiling {
     /// Values that a thread moves at once.
     pub(super) width: usize,
     pub(super) threads_x: usize,
@@ -26,7 +27,7 @@ const TILE_VECTORS: usize = 64;
 /// What a thread should at least do after its preparations.
 const VECTORS_PER_THREAD: usize = 8;
 
-impl Plan {
+impl Tiling {
     pub(super) fn threads(&self) -> usize {
         (self.threads_x * self.threads_y).next_multiple_of(32)
     }
@@ -90,13 +91,48 @@ fn least_common_multiple(a: usize, b: usize) -> usize {
     a / x * b
 }
 
+impl GroupNorm {
+    /// The widest that shape and addresses allow.
+    pub(super) fn tiling(&self, addresses: &[DevicePointer]) -> Result<Tiling, Error> {
+        self.check()?;
+        let width = self.kind.vector_width();
+        let neighbours = match self.layout {
+            Layout::ChannelsLast => self.channels,
+            Layout::Contiguous => self.spatial,
+        };
+        let is_wide = neighbours.is_multiple_of(width) && addresses.iter().all(|address| address.is_multiple_of(16));
+        Tiling::new(self, if is_wide { width } else { 1 })
+    }
+
+    /// Both plans that a shape may get, depending on addresses.
+    pub(super) fn most_chunks(&self) -> Result<usize, Error> {
+        Ok(self.tiling(&[])?.chunks.max(self.tiling(&[1])?.chunks))
+    }
+
+    /// Bytes of workspace that forward wants.
+    ///
+    /// # Errors
+    /// [`Error::Unsuitable`] where the shape is nothing to normalize.
+    pub fn forward_workspace(&self) -> Result<usize, Error> {
+        Ok(self.batch * self.most_chunks()? * self.groups * 2 * size_of::<f32>())
+    }
+
+    /// Bytes of workspace that backward wants.
+    ///
+    /// # Errors
+    /// [`Error::Unsuitable`] where the shape is nothing to normalize.
+    pub fn backward_workspace(&self) -> Result<usize, Error> {
+        let rows = (self.most_chunks()? + 1) * self.channels + self.groups;
+        Ok(self.batch * rows * 2 * size_of::<f32>())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::passes::Pass;
     use super::*;
-    use crate::Kind;
-    use crate::group_norm::Activation;
+    use crate::group_norm::spec::{Activation, Dropout};
+    use crate::kind::Kind;
 
     fn norm(layout: Layout, kind: Kind, batch: usize, channels: usize, spatial: usize, groups: usize) -> GroupNorm {
         GroupNorm { kind, layout, batch, channels, spatial, groups, eps: 1e-5, activation: Activation::Silu }
@@ -111,7 +147,7 @@ mod tests {
                         for batch in [1, 3, 64, 256] {
                             let norm = norm(layout, kind, batch, channels, spatial, 32);
                             for addresses in [&[16, 32][..], &[16, 18]] {
-                                check_plan(&norm, &norm.plan(addresses).unwrap());
+                                check_tiling(&norm, &norm.tiling(addresses).unwrap());
                             }
                         }
                     }
@@ -120,24 +156,24 @@ mod tests {
         }
     }
 
-    fn check_plan(norm: &GroupNorm, plan: &Plan) {
+    fn check_tiling(norm: &GroupNorm, tiling: &Tiling) {
         let group = norm.channels / norm.groups;
-        assert_eq!(plan.tiles * plan.tile_channels, norm.channels, "{norm:?} {plan:?}");
-        assert!(plan.tile_channels.is_multiple_of(group), "{norm:?} {plan:?}");
-        assert!(plan.threads() <= THREADS && plan.threads_x * plan.threads_y > 0, "{norm:?} {plan:?}");
-        assert!((plan.chunks - 1) * plan.chunk_positions < norm.spatial, "no chunk is empty: {norm:?} {plan:?}");
-        assert!(plan.chunks * plan.chunk_positions >= norm.spatial, "{norm:?} {plan:?}");
-        assert!(plan.chunks <= norm.most_chunks().unwrap(), "the workspace is long enough: {norm:?} {plan:?}");
-        for pass in [Pass::Statistics, Pass::Apply, Pass::Sums, Pass::Dx] {
-            assert!(norm.kernel(plan, pass).1 * 4 <= 48 << 10, "shared memory: {norm:?} {plan:?}");
-        }
+        assert_eq!(tiling.tiles * tiling.tile_channels, norm.channels, "{norm:?} {tiling:?}");
+        assert!(tiling.tile_channels.is_multiple_of(group), "{norm:?} {tiling:?}");
+        assert!(tiling.threads() <= THREADS && tiling.threads_x * tiling.threads_y > 0, "{norm:?} {tiling:?}");
+        assert!((tiling.chunks - 1) * tiling.chunk_positions < norm.spatial, "no chunk is empty: {norm:?} {tiling:?}");
+        assert!(tiling.chunks * tiling.chunk_positions >= norm.spatial, "{norm:?} {tiling:?}");
+        assert!(tiling.chunks <= norm.most_chunks().unwrap(), "the workspace is long enough: {norm:?} {tiling:?}");
         match norm.layout {
-            Layout::ChannelsLast => assert_eq!(plan.threads_x * plan.width, plan.tile_channels),
+            Layout::ChannelsLast => assert_eq!(tiling.threads_x * tiling.width, tiling.tile_channels),
             Layout::Contiguous => {
-                assert!(plan.threads_x.is_power_of_two() && plan.threads_y.is_power_of_two(), "{norm:?} {plan:?}");
-                assert!((plan.threads_x * plan.threads_y).is_multiple_of(32), "{norm:?} {plan:?}");
-                assert!(plan.chunk_positions.is_multiple_of(plan.width), "{norm:?} {plan:?}");
-                assert!(norm.spatial.is_multiple_of(plan.width), "{norm:?} {plan:?}");
+                assert!(
+                    tiling.threads_x.is_power_of_two() && tiling.threads_y.is_power_of_two(),
+                    "{norm:?} {tiling:?}"
+                );
+                assert!((tiling.threads_x * tiling.threads_y).is_multiple_of(32), "{norm:?} {tiling:?}");
+                assert!(tiling.chunk_positions.is_multiple_of(tiling.width), "{norm:?} {tiling:?}");
+                assert!(norm.spatial.is_multiple_of(tiling.width), "{norm:?} {tiling:?}");
             }
         }
     }
@@ -146,21 +182,43 @@ mod tests {
     fn large_tensors_get_enough_blocks_and_wide_rows() {
         for (channels, spatial) in [(192, 4096), (384, 1024), (576, 256), (768, 64)] {
             let norm = norm(Layout::ChannelsLast, Kind::Half, 64, channels, spatial, 32);
-            let plan = norm.plan(&[0, 256]).unwrap();
-            assert_eq!(plan.width, 8);
-            assert!(plan.threads_x * plan.threads_y >= 224, "few threads idle: {plan:?}");
-            assert!(plan.tile_channels * 2 >= 256, "rows of 256 bytes: {plan:?}");
-            assert!(plan.tiles * plan.chunks * 64 >= 128, "{plan:?}");
+            let tiling = norm.tiling(&[0, 256]).unwrap();
+            assert_eq!(tiling.width, 8);
+            assert!(tiling.threads_x * tiling.threads_y >= 224, "few threads idle: {tiling:?}");
+            assert!(tiling.tile_channels * 2 >= 256, "rows of 256 bytes: {tiling:?}");
+            assert!(tiling.tiles * tiling.chunks * 64 >= 128, "{tiling:?}");
         }
     }
 
     #[test]
     fn what_cannot_be_moved_in_vectors_is_moved_one_by_one() {
         let shape = |channels, spatial, layout| norm(layout, Kind::Half, 2, channels, spatial, 2);
-        assert_eq!(shape(16, 7, Layout::ChannelsLast).plan(&[16]).unwrap().width, 8);
-        assert_eq!(shape(16, 7, Layout::ChannelsLast).plan(&[8]).unwrap().width, 1);
-        assert_eq!(shape(12, 7, Layout::ChannelsLast).plan(&[16]).unwrap().width, 1);
-        assert_eq!(shape(12, 8, Layout::Contiguous).plan(&[16]).unwrap().width, 8);
-        assert_eq!(shape(12, 7, Layout::Contiguous).plan(&[16]).unwrap().width, 1);
+        assert_eq!(shape(16, 7, Layout::ChannelsLast).tiling(&[16]).unwrap().width, 8);
+        assert_eq!(shape(16, 7, Layout::ChannelsLast).tiling(&[8]).unwrap().width, 1);
+        assert_eq!(shape(12, 7, Layout::ChannelsLast).tiling(&[16]).unwrap().width, 1);
+        assert_eq!(shape(12, 8, Layout::Contiguous).tiling(&[16]).unwrap().width, 8);
+        assert_eq!(shape(12, 7, Layout::Contiguous).tiling(&[16]).unwrap().width, 1);
+    }
+
+    #[test]
+    fn shapes_that_cannot_be_are_refused_with_the_reason() {
+        let good = GroupNorm {
+            kind: Kind::Float,
+            layout: Layout::ChannelsLast,
+            batch: 2,
+            channels: 64,
+            spatial: 9,
+            groups: 32,
+            eps: 1e-5,
+            activation: Activation::Silu,
+        };
+        let text = |norm: GroupNorm| norm.forward_workspace().unwrap_err().to_string();
+        assert!(good.forward_workspace().is_ok());
+        assert!(text(GroupNorm { groups: 5, ..good }).contains("`groups` is 5, but must be a divisor of the 64"));
+        assert!(text(GroupNorm { spatial: 0, ..good }).contains("`spatial` is 0"));
+        assert!(text(GroupNorm { batch: 70_000, ..good }).contains("at most 65535"));
+        assert!(text(GroupNorm { spatial: 1 << 40, ..good }).contains("less than 2^30"));
+        let all = Dropout { probability: 1.0, seed: 0, offset: 0 };
+        assert!(text(GroupNorm { activation: Activation::SiluDropout(all), ..good }).contains("below 1"));
     }
 }
