@@ -36,7 +36,7 @@ fn read(path: &str) -> String {
 pub struct ProcessStat {
     /// The state of the process as a letter: R, S, D, T, Z, ...
     pub state: char,
-    /// Its parent.
+    /// The process ID of the parent.
     pub parent: u32,
     /// The time at which the process started, in clock ticks since boot.
     pub start_ticks: u64,
