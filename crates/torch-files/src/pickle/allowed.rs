@@ -2,25 +2,26 @@
 
 use crate::dtype::Dtype;
 
-/// A name that a state dict needs.
+/// A name that the pickle of a state dict may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Allowed {
     /// `collections.OrderedDict`.
     OrderedDict,
-    /// `torch._utils._rebuild_tensor` and its second version: storage, offset, shape, strides, and what training needs.
+    /// `torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`: storage, offset, shape, strides, and arguments that are
+    /// ignored.
     RebuildTensor,
-    /// Its third version, whose storage is bytes and whose seventh argument is the type.
+    /// `torch._utils._rebuild_tensor_v3`, whose storage is untyped and whose seventh argument is the data type.
     RebuildTypedTensor,
-    /// `torch._utils._rebuild_parameter`: a tensor, and what training needs.
+    /// `torch._utils._rebuild_parameter`: a tensor, and arguments that are ignored.
     RebuildParameter,
-    /// The class of a storage; none for bytes without a type.
+    /// The class of a storage; `None` for untyped bytes.
     Storage(Option<Dtype>),
-    /// A type of values: `torch.float32`.
+    /// A data type: `torch.float32`.
     Dtype(Dtype),
 }
 
 impl Allowed {
-    /// What `module.name` is; none for everything that is not allowed.
+    /// Returns the meaning of `module.name`, or `None` if the name is not allowed.
     pub(super) fn find(module: &str, name: &str) -> Option<Self> {
         match (module, name) {
             ("collections", "OrderedDict") => Some(Self::OrderedDict),

@@ -6,15 +6,16 @@ use crate::dtype::Dtype;
 use crate::error::Error;
 
 impl Allowed {
-    /// The value of a call, which is data in every case; none where the arguments are not those of `torch.save`.
-    pub(super) fn call(self, made: &Pickled, arguments: &[ValueId]) -> Option<Value> {
+    /// Returns the result of a call, which is always plain data. `None` if the arguments differ from those that
+    /// `torch.save` writes.
+    pub(super) fn call(self, pickled: &Pickled, arguments: &[ValueId]) -> Option<Value> {
         match self {
             Self::OrderedDict => match arguments {
                 [] => Some(Value::Dict(Vec::new())),
-                // Python 2 gives the entries as a list of pairs.
+                // Python 2 passes the entries as a list of pairs.
                 [entries] => {
-                    let Value::List(entries) = made.get(*entries) else { return None };
-                    let pair = |id: &ValueId| match made.get(*id) {
+                    let Value::List(entries) = pickled.get(*entries) else { return None };
+                    let pair = |id: &ValueId| match pickled.get(*id) {
                         Value::List(pair) | Value::Tuple(pair) => Some((*pair.first()?, *pair.get(1)?)),
                         _ => None,
                     };
@@ -23,14 +24,14 @@ impl Allowed {
                 _ => None,
             },
             Self::RebuildTensor => {
-                let view = tensor(made, arguments, None)?;
+                let view = tensor(pickled, arguments, None)?;
                 Some(Value::Tensor(view))
             }
             Self::RebuildTypedTensor => {
-                let Value::Allowed(Self::Dtype(dtype)) = made.get(*arguments.get(6)?) else { return None };
-                Some(Value::Tensor(tensor(made, arguments, Some(*dtype))?))
+                let Value::Allowed(Self::Dtype(dtype)) = pickled.get(*arguments.get(6)?) else { return None };
+                Some(Value::Tensor(tensor(pickled, arguments, Some(*dtype))?))
             }
-            Self::RebuildParameter => match made.get(*arguments.first()?) {
+            Self::RebuildParameter => match pickled.get(*arguments.first()?) {
                 tensor @ Value::Tensor(_) => Some(tensor.clone()),
                 _ => None,
             },
@@ -39,21 +40,21 @@ impl Allowed {
     }
 }
 
-/// PyTorch itself has kernels for no more.
-const MOST_DIMENSIONS: usize = 64;
+/// The largest number of dimensions that PyTorch's kernels support.
+const MAX_DIMENSIONS: usize = 64;
 
-/// The longest key of a storage, in bytes: PyTorch counts them, or takes their address.
-const MOST_KEY_BYTES: usize = 255;
+/// The longest key of a storage, in bytes. PyTorch's keys are short: a counter or an address.
+const MAX_KEY_BYTES: usize = 255;
 
-/// The tensor of storage, offset, shape and strides.
-fn tensor(made: &Pickled, arguments: &[ValueId], dtype: Option<Dtype>) -> Option<TensorView> {
+/// Returns the tensor that the arguments describe: storage, offset, shape and strides.
+fn tensor(pickled: &Pickled, arguments: &[ValueId], dtype: Option<Dtype>) -> Option<TensorView> {
     let [storage, offset, shape, strides, ..] = arguments else { return None };
-    let Value::Storage(storage) = made.get(*storage) else { return None };
-    let Value::Int(offset) = made.get(*offset) else { return None };
-    let numbers = |id: ValueId| match made.get(id) {
+    let Value::Storage(storage) = pickled.get(*storage) else { return None };
+    let Value::Int(offset) = pickled.get(*offset) else { return None };
+    let numbers = |id: ValueId| match pickled.get(id) {
         Value::Tuple(ids) | Value::List(ids) => ids
             .iter()
-            .map(|id| match made.get(*id) {
+            .map(|id| match pickled.get(*id) {
                 Value::Int(number) => Some(*number),
                 _ => None,
             })
@@ -62,20 +63,20 @@ fn tensor(made: &Pickled, arguments: &[ValueId], dtype: Option<Dtype>) -> Option
     };
     let dtype = dtype.or(storage.dtype)?;
     let (shape, strides) = (numbers(*shape)?, numbers(*strides)?);
-    // A few numbers that a file may name ten thousand times over; no network's tensor has as many dimensions.
-    if shape.len().max(strides.len()) > MOST_DIMENSIONS {
+    // A limit, because a hostile file may copy the numbers thousands of times.
+    if shape.len().max(strides.len()) > MAX_DIMENSIONS {
         return None;
     }
     Some(TensorView { storage: storage.clone(), dtype, offset: *offset, shape, strides })
 }
 
-/// The storage of a persistent id: `("storage", class, key, device, number of values)`, in old files with a view as
-/// `(key, first value, number of values)` or nothing at the end.
-pub(super) fn storage(made: &Pickled, id: ValueId) -> Result<Storage, Error> {
-    let Value::Tuple(parts) = made.get(id) else {
+/// Returns the storage of a persistent ID: `("storage", class, key, device, number of values)`. In old files a sixth
+/// element is `None` or a view `(key, first value, number of values)`.
+pub(super) fn storage(pickled: &Pickled, id: ValueId) -> Result<Storage, Error> {
+    let Value::Tuple(parts) = pickled.get(id) else {
         return Error::damaged("a storage is named by something else than a tuple");
     };
-    match parts.first().and_then(|kind| made.text(*kind)) {
+    match parts.first().and_then(|kind| pickled.text(*kind)) {
         Some("storage") => {}
         Some("module") => {
             return Err(Error::NotAStateDict(
@@ -86,14 +87,14 @@ pub(super) fn storage(made: &Pickled, id: ValueId) -> Result<Storage, Error> {
     }
     let found = (|| {
         let [_, class, key, _, length, ..] = parts.as_slice() else { return None };
-        let Value::Allowed(Allowed::Storage(dtype)) = made.get(*class) else { return None };
-        let natural = |id: ValueId| match made.get(id) {
+        let Value::Allowed(Allowed::Storage(dtype)) = pickled.get(*class) else { return None };
+        let natural = |id: ValueId| match pickled.get(id) {
             Value::Int(number) => u64::try_from(*number).ok(),
             _ => None,
         };
-        let key = made.text(*key).filter(|key| key.len() <= MOST_KEY_BYTES)?;
+        let key = pickled.text(*key).filter(|key| key.len() <= MAX_KEY_BYTES)?;
         let whole = Storage { key: key.to_owned(), dtype: *dtype, length: natural(*length)?, first: 0 };
-        match parts.get(5).map(|view| made.get(*view)) {
+        match parts.get(5).map(|view| pickled.get(*view)) {
             None | Some(Value::None) => Some(whole),
             Some(Value::Tuple(view)) => {
                 let [_, first, length] = view.as_slice() else { return None };

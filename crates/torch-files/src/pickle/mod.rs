@@ -1,4 +1,4 @@
-//! A machine for the pickles of state dicts: it knows the operations and the few names that they need.
+//! Interprets the pickles of state dicts. Only the operations and names that state dicts need are supported.
 
 mod allowed;
 mod call;

@@ -1,4 +1,4 @@
-//! The part of the zip format that PyTorch uses: stored entries, 64-bit lengths, aligned data.
+//! The part of the zip format that PyTorch uses: uncompressed entries, 64-bit lengths, aligned data.
 
 mod format;
 mod read;
