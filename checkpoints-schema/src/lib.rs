@@ -2,8 +2,8 @@
 //!
 //! A checkpoint is a folder with safetensors files and a `manifest.json` ([`Manifest`]). The folder that holds the
 //! checkpoints of a run also has a `latest.json` ([`Latest`]) and an `owner.json` ([`Owner`]). Manifests are read with
-//! [`Manifest::from_json`], which refuses manifests of a newer Admiral and inconsistent ones. [`json_schemas`] describes
-//! the files for readers in other languages.
+//! [`Manifest::from_json`], which refuses manifests of a newer Admiral and inconsistent ones. [`json_schemas`]
+//! describes the files for readers in other languages.
 
 mod json_schema;
 mod manifest;

@@ -159,7 +159,7 @@ mod tests {
     proptest! {
         /// The passes of all ranks add up to the batch, and no pass is larger than the microbatch.
         #[test]
-        fn the_passes_of_a_division_add_up_to_the_batch(batch in 1_u64..3000, microbatch in 1_u64..100, world_size in 1_u64..100) {
+        fn passes_add_up_to_the_batch(batch in 1_u64..3000, microbatch in 1_u64..100, world_size in 1_u64..100) {
             let in_whole_passes = batch % (world_size * microbatch) == 0;
             // A single pass may be smaller.
             let in_one_pass = batch % world_size == 0 && batch / world_size <= microbatch;
@@ -172,7 +172,7 @@ mod tests {
         }
 
         #[test]
-        fn the_largest_world_size_is_the_last_one_listed(batch in 0_u64..3000, microbatch in 0_u64..100, limit in 0_u64..200) {
+        fn the_largest_world_size_is_listed_last(batch in 0_u64..3000, microbatch in 0_u64..100, limit in 0_u64..200) {
             let all = world_sizes(batch, microbatch, limit);
             prop_assert_eq!(largest_world_size(batch, microbatch, limit), all.last().copied());
             prop_assert!(all.is_sorted() && all.iter().all(|&world_size| world_size <= limit));

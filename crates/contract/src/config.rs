@@ -11,7 +11,8 @@ pub struct LaunchConfig {
     /// The run counts as stalled, and is restarted, after this many seconds without progress of any rank. All other
     /// timeouts of the launcher are derived from this one; the launcher prints them.
     pub stall_seconds: u64,
-    /// The largest number of restarts within `restart_window_seconds`. The launcher gives up instead of making one more.
+    /// The largest number of restarts within `restart_window_seconds`. The launcher gives up instead of making one
+    /// more.
     pub max_restarts: u64,
     /// The length of the window in which restarts are counted, in seconds.
     pub restart_window_seconds: u64,

@@ -1,35 +1,34 @@
-//! The environment variables that decide where libraries and compiled kernels are.
+//! The environment variables that name the places of libraries and compiled kernels.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// The values of the environment variables that this package takes.
+/// The values of the environment variables that this package uses. `None` is a variable that is not set.
 ///
-/// A program reads them once, at its start, and hands them down: nothing else in this package reads the environment.
-/// `None` is a variable that is not set.
+/// A program reads them once, at its start, and passes them on. Nothing else in this package reads the environment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GpuEnvironment {
-    /// `ADMIRAL_CUDA_DRIVER`: the CUDA driver library, or the folder that holds it. No other place is tried.
+    /// `ADMIRAL_CUDA_DRIVER`: the CUDA driver library, or its folder. No other place is searched.
     pub driver: Option<PathBuf>,
-    /// `ADMIRAL_NVRTC`: the runtime compiler, or the folder that holds it. No other place is tried.
+    /// `ADMIRAL_NVRTC`: the run-time compiler, or its folder. No other place is searched.
     pub nvrtc: Option<PathBuf>,
-    /// `ADMIRAL_NCCL`: NCCL, or the folder that holds it. No other place is tried.
+    /// `ADMIRAL_NCCL`: the NCCL library, or its folder. No other place is searched.
     pub nccl: Option<PathBuf>,
-    /// `ADMIRAL_KERNEL_CACHE`: the folder of compiled kernels.
+    /// `ADMIRAL_KERNEL_CACHE`: the folder for compiled kernels.
     pub kernel_cache: Option<PathBuf>,
-    /// `XDG_CACHE_HOME`: the user's cache folder. Compiled kernels are kept in `admiral` below it.
+    /// `XDG_CACHE_HOME`: the user's cache folder. Compiled kernels are stored in its subfolder `admiral`.
     pub xdg_cache_home: Option<PathBuf>,
-    /// `HOME`: the user's home. Compiled kernels are kept in `.cache/admiral` below it.
+    /// `HOME`: the user's home folder. Compiled kernels are stored in its subfolder `.cache/admiral`.
     pub home: Option<PathBuf>,
-    /// `LIBTORCH`: the folder of libtorch. CUDA's libraries are looked for in `lib` below it and in the Python packages
-    /// beside it.
+    /// `LIBTORCH`: the folder of libtorch. CUDA libraries are searched in its subfolder `lib` and in the Python
+    /// packages next to it.
     pub libtorch: Option<PathBuf>,
-    /// `VIRTUAL_ENV`: the active Python environment. CUDA's libraries are looked for in its packages.
+    /// `VIRTUAL_ENV`: the active Python environment. CUDA libraries are searched in its packages.
     pub virtual_env: Option<PathBuf>,
 }
 
 impl GpuEnvironment {
-    /// Reads the variables through `get`, which returns the value of a variable by its name. Programs pass
+    /// Reads the variables with `get`, which returns the value of a variable. Programs pass
     /// `|name| std::env::var_os(name)`.
     #[must_use]
     pub fn from_vars(get: impl Fn(&str) -> Option<OsString>) -> Self {
@@ -46,8 +45,8 @@ impl GpuEnvironment {
         }
     }
 
-    /// Returns the folder of compiled kernels: `ADMIRAL_KERNEL_CACHE`, else `XDG_CACHE_HOME/admiral`, else
-    /// `HOME/.cache/admiral`. Empty variables are skipped. `None` if none of them is set.
+    /// Returns the folder for compiled kernels: `ADMIRAL_KERNEL_CACHE`, else `XDG_CACHE_HOME/admiral`, else
+    /// `HOME/.cache/admiral`. Empty variables count as not set. Returns `None` if none of them is set.
     #[must_use]
     pub fn kernel_cache_folder(&self) -> Option<PathBuf> {
         let set = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
@@ -68,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_folder_is_the_users_then_xdgs_then_below_home() {
+    fn the_cache_folder_is_the_users_then_xdgs_then_in_home() {
         let (own, xdg, home) = (("ADMIRAL_KERNEL_CACHE", "/own"), ("XDG_CACHE_HOME", "/xdg"), ("HOME", "/home/me"));
         assert_eq!(environment(&[own, xdg, home]).kernel_cache_folder(), Some("/own".into()));
         let empty = ("ADMIRAL_KERNEL_CACHE", "");

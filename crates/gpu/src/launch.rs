@@ -1,4 +1,4 @@
-//! Launching a kernel: the shape of its grid, and the seam between the faces of kernels and what runs them.
+//! The interface for launching kernels, and the checks of their arguments.
 
 use std::ffi::c_void;
 
@@ -7,39 +7,39 @@ use crate::nvrtc::CompileError;
 use crate::program::Program;
 use crate::shape::{DevicePointer, Shape};
 
-/// Why a kernel was not launched, or an operation refused its arguments.
+/// The reason why an operation refused its arguments, or a kernel was not launched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// An argument is not what the operation takes.
+    /// The operation does not support an argument.
     #[error("{operation}: `{argument}` is {found}, but must be {expected}")]
     Unsuitable {
-        /// The operation that refused.
+        /// The operation.
         operation: &'static str,
-        /// Which of its arguments.
+        /// The argument.
         argument: &'static str,
-        /// As found.
+        /// The argument's value.
         found: String,
-        /// What would have been right.
+        /// The values that the operation supports.
         expected: String,
     },
-    /// The kernel could not be compiled.
+    /// The kernel does not compile.
     #[error(transparent)]
     Compile(#[from] CompileError),
-    /// The driver refused.
+    /// A call of the driver failed.
     #[error(transparent)]
     Driver(#[from] DriverError),
 }
 
-/// What runs kernels: a stream of a device. Tests have one more body, which runs their text on the CPU.
+/// Runs kernels. The implementation is a stream of a device; tests have another one that runs kernels on the CPU.
 pub trait Launch {
-    /// Enqueues a kernel and returns; it runs after all that was enqueued before.
+    /// Enqueues a kernel without waiting for it. It runs after everything that was enqueued before.
     ///
     /// # Errors
-    /// Where the program does not compile or the driver refuses.
+    /// If the program does not compile, or the driver refuses the launch.
     ///
     /// # Safety
-    /// `arguments` points to `size` bytes: the kernel's one argument, a struct of the layout that its source says. All
-    /// addresses in it are good for what the kernel does with them until it has run.
+    /// `arguments` must point to the kernel's only argument: a struct of `size` bytes with the layout in the kernel's
+    /// source. All addresses in it must be valid for the kernel's accesses until it has run.
     unsafe fn launch(
         &self,
         program: &Program,
@@ -53,7 +53,7 @@ pub trait Launch {
 /// Launches with a typed argument.
 ///
 /// # Safety
-/// As [`Launch::launch`]: `T` has the layout of the kernel's argument.
+/// As for [`Launch::launch`]; `T` must have the layout of the kernel's argument.
 pub(crate) unsafe fn launch<T>(
     on: &dyn Launch,
     program: &Program,
@@ -61,25 +61,25 @@ pub(crate) unsafe fn launch<T>(
     shape: &Shape,
     arguments: &T,
 ) -> Result<(), Error> {
-    // SAFETY: the caller vouches for type and addresses; the argument is read before `launch` returns.
+    // SAFETY: the caller guarantees the type and the addresses. The argument is read before `launch` returns.
     unsafe { on.launch(program, kernel, shape, std::ptr::from_ref(arguments).cast(), size_of::<T>()) }
 }
 
-/// [`Error::Unsuitable`] unless `suits`.
+/// Returns [`Error::Unsuitable`] unless `is_suitable`.
 pub(crate) fn require(
-    suits: bool,
+    is_suitable: bool,
     operation: &'static str,
     argument: &'static str,
     found: impl std::fmt::Display,
     expected: impl std::fmt::Display,
 ) -> Result<(), Error> {
-    if suits {
+    if is_suitable {
         return Ok(());
     }
     Err(Error::Unsuitable { operation, argument, found: found.to_string(), expected: expected.to_string() })
 }
 
-/// Refuses null, and addresses that cannot be read `bytes` at once.
+/// Refuses null, and addresses that are not multiples of `bytes`.
 pub(crate) fn require_address(
     operation: &'static str,
     argument: &'static str,
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_must_be_there_and_aligned() {
+    fn null_and_unaligned_addresses_are_refused() {
         assert!(require_address("adam", "mean", 64, 16).is_ok());
         assert!(require_address("adam", "mean", 0, 16).is_err());
         let text = require_address("adam", "mean", 0x28, 16).map_err(|error| error.to_string());

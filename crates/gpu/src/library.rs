@@ -1,4 +1,4 @@
-//! NVIDIA's libraries, found and loaded at run time: a program that was built without CUDA runs with it.
+//! Finds and loads NVIDIA's libraries at run time, so that a program that was built without CUDA can use it.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr};
@@ -9,22 +9,22 @@ use libloading::os::unix::Library as UnixLibrary;
 
 use crate::environment::GpuEnvironment;
 
-/// A library that Admiral may load.
+/// A library that Admiral loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Library {
-    /// The driver's own interface; it comes with the driver, never with a toolkit.
+    /// The driver API. It comes with the driver, never with a toolkit.
     Driver,
-    /// The run-time compiler.
+    /// NVRTC, the run-time compiler.
     Nvrtc,
-    /// Collectives between GPUs.
+    /// NCCL, the collectives between GPUs.
     Nccl,
 }
 
 impl Library {
-    /// All of them, in the order in which they are needed.
+    /// All libraries, in the order in which they are needed.
     pub const ALL: [Self; 3] = [Self::Driver, Self::Nvrtc, Self::Nccl];
 
-    /// The variable of the environment that names a file, or a folder that holds it, before all other places.
+    /// Returns the environment variable that names the library's file, or its folder.
     #[must_use]
     pub fn variable(self) -> &'static str {
         match self {
@@ -34,7 +34,7 @@ impl Library {
         }
     }
 
-    /// File names, the most wanted first.
+    /// Returns the file names, in order of preference.
     fn names(self) -> &'static [&'static str] {
         match self {
             Self::Driver => &["libcuda.so.1"],
@@ -43,7 +43,7 @@ impl Library {
         }
     }
 
-    /// Where pip's packages keep it, below a folder of Python packages.
+    /// Returns its folders in pip packages, relative to a folder of Python packages.
     fn pip_folders(self) -> &'static [&'static str] {
         match self {
             Self::Driver => &[],
@@ -59,12 +59,12 @@ impl Library {
                  nvidia.com/gpu in its resources); compute nodes often have it where login nodes do not"
             }
             Self::Nvrtc => {
-                "it comes with the CUDA toolkit and with PyTorch's CUDA wheels; alone: \
-                 pip install nvidia-cuda-nvrtc-cu12; then name it with ADMIRAL_NVRTC where it is found in no usual place"
+                "it comes with the CUDA toolkit and with PyTorch's CUDA wheels; to install it alone: \
+                 pip install nvidia-cuda-nvrtc-cu12; if it is in an unusual place, set ADMIRAL_NVRTC to its path"
             }
             Self::Nccl => {
-                "it comes with PyTorch's CUDA wheels; alone: pip install nvidia-nccl-cu12, or the distribution's \
-                 libnccl2; then name it with ADMIRAL_NCCL where it is found in no usual place"
+                "it comes with PyTorch's CUDA wheels; to install it alone: pip install nvidia-nccl-cu12, or the \
+                 distribution's libnccl2; if it is in an unusual place, set ADMIRAL_NCCL to its path"
             }
         }
     }
@@ -80,25 +80,25 @@ impl fmt::Display for Library {
     }
 }
 
-/// Why a library is not at hand.
+/// The reason why a library cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LibraryError {
-    /// It was in none of the places.
+    /// The library was not found.
     #[error("{library} was not found; {}", missing(*.library, .tried))]
     NotFound {
-        /// What was looked for.
+        /// The library.
         library: Library,
-        /// Each place, with what the loader said of it.
+        /// Each place that was searched, with the reason why it did not work.
         tried: Vec<String>,
     },
-    /// It was loaded but has not what is needed: it is too old, or something else under its name.
+    /// The library was loaded but lacks a function: it is too old, or a different library under the same name.
     #[error("{library}, loaded from {path}, has no function `{symbol}`: it is too old or not what its name says; {}", .library.remedy())]
     Symbol {
-        /// What was loaded.
+        /// The library.
         library: Library,
-        /// From where.
+        /// The name or path under which it was loaded.
         path: String,
-        /// The function that it lacks.
+        /// The missing function.
         symbol: String,
     },
 }
@@ -108,7 +108,7 @@ fn missing(library: Library, tried: &[String]) -> String {
     format!("{}. Looked at:{places}", library.remedy())
 }
 
-/// A library in this process. It stays loaded: CUDA's libraries do not bear being unloaded.
+/// A loaded library. It is never unloaded, because CUDA's libraries do not support that.
 #[derive(Debug)]
 pub struct Loaded {
     which: Library,
@@ -117,49 +117,49 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Which library it is.
+    /// Returns which library it is.
     #[must_use]
     pub fn which(&self) -> Library {
         self.which
     }
 
-    /// The name or path under which it was loaded.
+    /// Returns the name or path under which it was loaded.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// A function of the library.
+    /// Returns a function of the library.
     ///
     /// # Errors
-    /// [`LibraryError::Symbol`] where it has none of that name.
+    /// If the library has no function of this name ([`LibraryError::Symbol`]).
     ///
     /// # Safety
-    /// `F` must be the type of that function in C, a function pointer.
+    /// `F` must be a function pointer of the function's type in C.
     pub unsafe fn function<F: Copy>(&self, name: &str) -> Result<F, LibraryError> {
         let absent = || LibraryError::Symbol { library: self.which, path: self.path.clone(), symbol: name.to_owned() };
         let symbol = CString::new(name).map_err(|_| absent())?;
-        // SAFETY: the caller vouches for the type. The library is never unloaded, so the pointer stays good.
+        // SAFETY: the caller guarantees the type. The library is never unloaded, so the pointer stays valid.
         unsafe { self.handle.get::<F>(symbol.as_bytes_with_nul()) }.map(|found| *found).map_err(|_| absent())
     }
 }
 
 const RTLD_NOW: i32 = libloading::os::unix::RTLD_NOW;
-/// glibc's and musl's value on every platform that CUDA runs on.
+/// The value in glibc and musl on every platform that CUDA supports.
 const RTLD_NOLOAD: i32 = 0x4;
 
 fn open(name: &OsStr, flags: i32) -> Result<UnixLibrary, String> {
-    // SAFETY: NVIDIA's libraries have initialisers that may run at any time; nothing else is opened here but what the
-    // user names.
+    // SAFETY: the initializers of NVIDIA's libraries may run at any time. Other libraries are opened only if the user
+    // names them.
     unsafe { UnixLibrary::open(Some(name), flags) }.map_err(|error| error.to_string())
 }
 
-/// Where to look for libraries, beside the loader's own places.
+/// The places to search for libraries, in addition to those of the dynamic loader.
 #[derive(Debug, Clone, Default)]
 pub struct SearchPath {
-    /// The file that the user named for a library, or the folder that holds it. No other place is tried for it.
+    /// The file or folder that the user named for a library. No other place is searched for it.
     pub files: HashMap<Library, PathBuf>,
-    /// Folders of libtorch (`.../torch/lib`), whose wheel has CUDA's packages beside `torch`.
+    /// Folders of libtorch (`.../torch/lib`). The wheels of PyTorch have CUDA's packages next to `torch`.
     pub torch: Vec<PathBuf>,
     /// Folders of Python packages (`.../site-packages`).
     pub python: Vec<PathBuf>,
@@ -181,7 +181,7 @@ impl SearchPath {
         }
     }
 
-    /// Returns a search path on which `library` is only the given file, or in the given folder.
+    /// Sets the file or folder of a library. No other place is searched for it.
     #[must_use]
     pub fn with_file(mut self, library: Library, path: impl Into<PathBuf>) -> Self {
         self.files.insert(library, path.into());
@@ -196,7 +196,7 @@ impl SearchPath {
     }
 }
 
-/// The folders of packages in a virtual environment: `lib/python3*/site-packages`.
+/// Returns the package folders of a virtual environment: `lib/python3*/site-packages`.
 #[must_use]
 pub fn python_folders(environment: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(environment.join("lib")) else { return Vec::new() };
@@ -209,16 +209,17 @@ pub fn python_folders(environment: &Path) -> Vec<PathBuf> {
     folders
 }
 
-/// What to open, in order: the user's own, what is beside libtorch, what the loader knows, toolkits, Python packages.
+/// Returns the paths to try, in order: the user's choice only, if there is one; else next to libtorch, the loader's
+/// places, CUDA toolkits, Python packages.
 fn candidates(library: Library, search: &SearchPath) -> Vec<PathBuf> {
     let names = library.names();
     if let Some(own) = search.files.get(&library) {
-        // The user's word stands alone: another library in its place would be a surprise.
+        // No fallback, because another library than the one that the user named would be a surprise.
         return if own.is_dir() { names.iter().map(|name| own.join(name)).collect() } else { vec![own.clone()] };
     }
     let mut folders = Vec::new();
     for torch in &search.torch {
-        // torch/lib -> site-packages. The folder may be a link, so ".." goes by its real place.
+        // torch/lib -> site-packages. The folder may be a link, so the parents are those of its real path.
         let real = torch.canonicalize().unwrap_or_else(|_| torch.clone());
         folders.push(real.clone());
         if let Some(packages) = real.parent().and_then(Path::parent) {
@@ -242,11 +243,14 @@ fn in_folders(names: &[&str], folders: &[PathBuf]) -> Vec<PathBuf> {
     folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name))).collect()
 }
 
-/// Loads a library. NCCL is taken from what the process has loaded already, where it has: two NCCLs in one process
-/// would not know of each other.
+/// Loads a library.
+///
+/// If the process has already loaded NCCL (as a part of libtorch), that one is used, because two copies of NCCL in one
+/// process do not share their state.
 ///
 /// # Errors
-/// [`LibraryError::NotFound`] with all places and the way to get it.
+/// If the library is not found ([`LibraryError::NotFound`]). The message lists the searched places and how to install
+/// the library.
 pub fn load(library: Library, search: &SearchPath) -> Result<Loaded, LibraryError> {
     let mut tried = Vec::new();
     if library == Library::Nccl && !search.files.contains_key(&library) {
@@ -264,7 +268,7 @@ pub fn load(library: Library, search: &SearchPath) -> Result<Loaded, LibraryErro
         }
     }
     for path in candidates(library, search) {
-        // A path that is not there is named shortly; what the loader says matters where there is something.
+        // The loader's message is useful only for files that exist.
         if path.is_absolute() && !path.exists() {
             tried.push(format!("{}: no such file", path.display()));
             continue;
@@ -293,15 +297,15 @@ pub fn load_with(library: Library, own: Option<&Path>, search: &SearchPath) -> R
     load(library, &if let Some(own) = own { search.with_file(library, own) } else { search })
 }
 
-/// The text behind a pointer that a library returned; `fallback` for null.
+/// Copies a C string that a library returned. Returns `fallback` for null.
 ///
 /// # Safety
-/// `text` is null or a C string that lives as long as the process.
+/// `text` must be null or a C string that stays valid during the call.
 pub(crate) unsafe fn text(text: *const std::ffi::c_char, fallback: &str) -> String {
     if text.is_null() {
         return fallback.to_owned();
     }
-    // SAFETY: not null, and the caller vouches for the rest.
+    // SAFETY: it is not null, and the caller guarantees the rest.
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
@@ -311,7 +315,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_users_own_place_stands_alone() {
+    fn no_other_place_is_searched_than_the_users() {
         let search =
             SearchPath { files: HashMap::new(), torch: vec!["/t/torch/lib".into()], python: vec!["/p".into()] };
         assert_eq!(
@@ -324,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn looks_beside_libtorch_first_then_at_the_loader_then_in_toolkits_and_python() {
+    fn libtorch_is_searched_first_then_the_loaders_places_toolkits_and_python() {
         let search =
             SearchPath { files: HashMap::new(), torch: vec!["/t/torch/lib".into()], python: vec!["/p".into()] };
         let found: Vec<String> =
@@ -345,19 +349,19 @@ mod tests {
     }
 
     #[test]
-    fn libtorch_behind_a_link_leads_to_the_packages_of_its_real_place() {
+    fn packages_are_found_next_to_the_real_path_of_libtorch() {
         let folder = tempfile::tempdir().unwrap();
         let real = folder.path().canonicalize().unwrap().join("python/torch/lib");
         std::fs::create_dir_all(&real).unwrap();
         std::os::unix::fs::symlink(real.parent().unwrap(), folder.path().join("libtorch")).unwrap();
         let search =
             SearchPath { files: HashMap::new(), torch: vec![folder.path().join("libtorch/lib")], python: Vec::new() };
-        let wanted = real.parent().unwrap().parent().unwrap().join("nvidia/cuda_nvrtc/lib/libnvrtc.so.12");
-        assert!(candidates(Library::Nvrtc, &search).contains(&wanted));
+        let expected = real.parent().unwrap().parent().unwrap().join("nvidia/cuda_nvrtc/lib/libnvrtc.so.12");
+        assert!(candidates(Library::Nvrtc, &search).contains(&expected));
     }
 
     #[test]
-    fn the_message_names_the_library_the_places_and_the_remedy() {
+    fn the_message_names_the_library_the_places_and_a_remedy() {
         let nowhere = Path::new("/nowhere/libnvrtc.so.12");
         let error = load(Library::Nvrtc, &SearchPath::default().with_file(Library::Nvrtc, nowhere)).unwrap_err();
         let text = error.to_string();
@@ -367,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_library_is_named_with_the_loaders_word() {
+    fn a_file_that_is_not_a_library_is_reported_with_the_loaders_message() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("libcuda.so.1");
         std::fs::write(&file, "no library").unwrap();
@@ -378,8 +382,8 @@ mod tests {
     }
 
     #[test]
-    fn a_library_without_the_function_is_called_too_old() {
-        // Any library will do: the C library is always there.
+    fn a_library_that_lacks_a_function_is_reported_as_too_old() {
+        // Any library works for this test; the C library is always available.
         let loaded = load(Library::Nccl, &SearchPath::default().with_file(Library::Nccl, "libc.so.6")).unwrap();
         // SAFETY: it is not called.
         let error = unsafe { loaded.function::<unsafe extern "C" fn()>("ncclGetVersion") }.unwrap_err();
@@ -389,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn python_folders_are_those_of_the_environment() {
+    fn python_folders_are_found_in_a_virtual_environment() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(folder.path().join("lib/python3.11/site-packages")).unwrap();
         std::fs::create_dir_all(folder.path().join("lib/other")).unwrap();

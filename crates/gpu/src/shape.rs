@@ -1,26 +1,26 @@
-//! Addresses, and the shape of a kernel's grid.
+//! Device addresses, and the shape of a kernel's grid.
 
-/// An address in device memory. Memory belongs to the caller; nothing here allocates or frees it.
+/// An address in device memory, which the caller owns.
 pub type DevicePointer = u64;
 
-/// How many threads run a kernel.
+/// The number of threads of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// Blocks in x, y and z.
+    /// The number of blocks in x, y and z.
     pub grid: [u32; 3],
-    /// Threads of a block, all in x; a whole number of warps.
+    /// The number of threads in a block, all in x; a multiple of the warp size.
     pub block: u32,
-    /// Bytes of shared memory that a block is given beside what the kernel declares.
+    /// The dynamic shared memory of a block in bytes.
     pub shared_bytes: u32,
 }
 
-/// Threads of a block in kernels that go over flat memory, and the most blocks they are given: enough to fill any
-/// device, few enough that a block has several turns where memory is long. It is no property of the device, so that
-/// sums have the same bits everywhere.
+/// The number of threads in a block of kernels that process flat memory.
 pub(crate) const FLAT_THREADS: u32 = 256;
+/// The largest number of blocks of such kernels: enough to fill any device, and few enough that each block processes
+/// several vectors of long memory. It does not depend on the device, so that sums have the same bits everywhere.
 const FLAT_BLOCKS: u64 = 2048;
 
-/// The shape for `length` values of flat memory, `width` a thread and turn.
+/// Returns the shape for `length` values of flat memory, of which a thread processes `width` at once.
 pub(crate) fn flat_shape(length: u64, width: u64) -> Shape {
     let blocks = length.div_ceil(width * u64::from(FLAT_THREADS)).clamp(1, FLAT_BLOCKS);
     Shape { grid: [blocks as u32, 1, 1], block: FLAT_THREADS, shared_bytes: 0 }
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flat_memory_gets_a_block_for_each_thousand_values_up_to_a_bound() {
+    fn the_number_of_blocks_grows_with_the_length_up_to_a_limit() {
         for (length, width, blocks) in [(1, 4, 1), (1024, 4, 1), (1025, 4, 2), (1 << 40, 8, 2048), (2049, 8, 2)] {
             assert_eq!(flat_shape(length, width).grid, [blocks, 1, 1], "{length} by {width}");
         }

@@ -60,7 +60,8 @@ impl fmt::Display for GpuKind {
 }
 
 impl GpuKind {
-    /// Returns the kind of a device by the name that its driver reports: `Tesla V100-SXM2-32GB`, `NVIDIA H100 80GB HBM3`.
+    /// Returns the kind of a device by the name that its driver reports, such as `Tesla V100-SXM2-32GB` or
+    /// `NVIDIA H100 80GB HBM3`.
     #[must_use]
     pub fn of_device(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();

@@ -24,8 +24,8 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Returns the bytes of one copy of the parameters in the network's types: half precision in a half-precision torso,
-    /// else float32.
+    /// Returns the bytes of one copy of the parameters in the network's types: half precision in a half-precision
+    /// torso, else float32.
     #[must_use]
     pub fn network_bytes(&self) -> u64 {
         4 * self.parameters - if self.half { 2 * self.torso } else { 0 }
@@ -42,8 +42,8 @@ impl Weights {
         if self.half && self.float_sums { 4 * self.torso } else { 0 }
     }
 
-    /// Returns the bytes that the end of a step reads and writes: the gradients are set to zero, both norms are computed,
-    /// and one pass updates masters, moments, averages and the half-precision copy from the gradients.
+    /// Returns the bytes that the end of a step reads and writes: the gradients are set to zero, both norms are
+    /// computed, and one pass updates masters, moments, averages and the half-precision copy from the gradients.
     #[must_use]
     pub fn optimizer_traffic(&self) -> u64 {
         let (float, gradient) = (self.float_bytes(), self.network_bytes());
@@ -127,8 +127,8 @@ impl Memory {
     /// Computes the memory of a network with these layers, in the order of the forward pass. With `checkpointing`, each
     /// layer that supports it keeps only its input, and one layer at a time is recomputed.
     ///
-    /// Backward frees the memory of a layer when it is done with it. While it is in a layer, the live memory is what all
-    /// layers up to this one keep and what this layer needs in addition; later layers hold nothing.
+    /// Backward frees the memory of a layer when it is done with it. While it is in a layer, the live memory is what
+    /// all layers up to this one keep and what this layer needs in addition; later layers hold nothing.
     #[must_use]
     pub fn new(weights: Weights, layers: &[LayerMemory], checkpointing: bool, is_gpu: bool) -> Self {
         let (mut kept, mut peak) = (0, 0);
@@ -275,10 +275,11 @@ pub(crate) mod tests {
 
     #[test]
     fn optimizer_traffic_counts_every_read_and_write() {
-        // Float32: the gradient is zeroed and read twice (4 bytes each), the norm of the masters reads 4, and the master,
-        // two moments and one average are read and written (8 each).
+        // Float32: the gradient is zeroed and read twice (4 bytes each), the norm of the masters reads 4, and the
+        // master, two moments and one average are read and written (8 each).
         assert_eq!(weights(false).optimizer_traffic(), 300_000_000 * (3 * 4 + 4 + 4 * 8));
-        // Half precision saves 2 bytes in each of three passes over the torso's gradients, and writes a copy of 2 bytes.
+        // Half precision saves 2 bytes in each of three passes over the torso's gradients, and writes a copy of 2
+        // bytes.
         assert_eq!(weights(true).optimizer_traffic(), 300_000_000 * (3 * 4 + 4 + 4 * 8) - 290_000_000 * (3 * 2 - 2));
     }
 }

@@ -107,8 +107,8 @@ impl<R: Read + Seek> StateDict<R> {
         Ok(bytes)
     }
 
-    /// Reads the tensor at `index` into `values`, converted to float32. Returns the number of values that float32 cannot
-    /// represent exactly; those are rounded to nearest. It can be positive only for types of 32 and 64 bits.
+    /// Reads the tensor at `index` into `values`, converted to float32. Returns the number of values that float32
+    /// cannot represent exactly; those are rounded to nearest. It can be positive only for types of 32 and 64 bits.
     ///
     /// # Errors
     /// As for [`Self::read`].

@@ -40,7 +40,8 @@ impl<R: Read + Seek> Source<R> {
         Ok(bytes)
     }
 
-    /// Calls `visit` with `length` bytes at `offset`, in chunks. Every chunk except the last is a multiple of eight bytes.
+    /// Calls `visit` with `length` bytes at `offset`, in chunks. Every chunk except the last is a multiple of eight
+    /// bytes.
     pub(crate) fn pieces(&mut self, offset: u64, length: u64, mut visit: impl FnMut(&[u8])) -> Result<(), Error> {
         self.check(offset, length)?;
         self.inner.seek(SeekFrom::Start(offset))?;

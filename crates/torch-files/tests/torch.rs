@@ -1,5 +1,5 @@
-//! Tests with files that PyTorch wrote (tests/files/make.py). Readable files are compared bit by bit; the others must be
-//! refused with the right reason.
+//! Tests with files that PyTorch wrote (tests/files/make.py). Readable files are compared bit by bit; the others must
+//! be refused with the right reason.
 #![allow(clippy::unwrap_used)]
 
 use std::fs::File;

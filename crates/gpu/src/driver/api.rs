@@ -1,4 +1,4 @@
-//! The driver's functions, and the driver itself.
+//! The loaded driver and its functions.
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::ptr;
@@ -16,12 +16,12 @@ macro_rules! functions {
 
         impl Functions {
             fn load(loaded: &Loaded) -> Result<Self, LibraryError> {
-                // SAFETY: the types are those of cuda.h; names with _v2 are what it maps the plain ones to.
+                // SAFETY: the types are those of cuda.h, which maps the plain names to those with _v2.
                 unsafe { Ok(Self { $($field: loaded.function($name)?,)* }) }
             }
         }
 
-        /// The names of all functions that are needed of the driver.
+        /// The names of all driver functions that are used.
         pub const FUNCTIONS: &[&str] = &[$($name),*];
     };
 }
@@ -66,7 +66,7 @@ functions! {
     event_destroy = "cuEventDestroy_v2"(Handle);
 }
 
-/// The driver, loaded and initialised.
+/// The loaded and initialized driver.
 pub struct Driver {
     loaded: Loaded,
     pub(super) functions: Functions,
@@ -79,48 +79,48 @@ impl std::fmt::Debug for Driver {
 }
 
 impl Driver {
-    /// Loads and initialises it.
+    /// Loads and initializes the driver.
     ///
     /// # Errors
-    /// Where there is none, or it sees no device.
+    /// If the driver is not found, or it sees no device.
     pub fn load(search: &SearchPath) -> Result<Arc<Self>, DriverError> {
         Self::from_library(library::load(Library::Driver, search)?)
     }
 
-    /// From a library that is loaded already.
+    /// Uses a library that is already loaded.
     ///
     /// # Errors
-    /// As [`Driver::load`].
+    /// As for [`Driver::load`].
     pub fn from_library(loaded: Loaded) -> Result<Arc<Self>, DriverError> {
         let functions = Functions::load(&loaded)?;
         let driver = Self { loaded, functions };
-        // SAFETY: 0 is the one value that cuInit takes.
+        // SAFETY: cuInit accepts only 0.
         driver.check("cuInit", None, unsafe { (driver.functions.init)(0) })?;
         Ok(Arc::new(driver))
     }
 
-    /// Where it was found.
+    /// Returns the name or path under which it was loaded.
     #[must_use]
     pub fn path(&self) -> &str {
         self.loaded.path()
     }
 
-    /// The newest CUDA that it supports, as `12.8`.
+    /// Returns the newest CUDA version that it supports: `12.8`.
     #[must_use]
     pub fn version(&self) -> String {
         let mut version: c_int = 0;
-        // SAFETY: the place is good to write; where the call fails it stays 0.
+        // SAFETY: the pointer is valid. The version stays 0 if the call fails.
         unsafe { (self.functions.version)(&mut version) };
         format!("{}.{}", version / 1000, version % 1000 / 10)
     }
 
-    /// How many devices it lets this process see.
+    /// Returns the number of devices that this process can see.
     ///
     /// # Errors
-    /// Where it cannot say.
+    /// If the driver reports an error.
     pub fn device_count(&self) -> Result<usize, DriverError> {
         let mut count: c_int = 0;
-        // SAFETY: the place is good to write.
+        // SAFETY: the pointer is valid.
         self.check("cuDeviceGetCount", None, unsafe { (self.functions.device_count)(&mut count) })?;
         Ok(usize::try_from(count).unwrap_or(0))
     }
@@ -129,13 +129,13 @@ impl Driver {
         if code == 0 {
             return Ok(());
         }
-        let (mut name, mut word) = (ptr::null(), ptr::null());
-        // SAFETY: both places are good to write; the strings are constants of the driver, or null.
-        let (name, word) = unsafe {
+        let (mut name, mut description) = (ptr::null(), ptr::null());
+        // SAFETY: both pointers are valid. The strings are constants of the driver, or null.
+        let (name, description) = unsafe {
             (self.functions.error_name)(code, &mut name);
-            (self.functions.error_string)(code, &mut word);
-            (library::text(name, "unknown"), library::text(word, "the driver has no word for it"))
+            (self.functions.error_string)(code, &mut description);
+            (library::text(name, "unknown"), library::text(description, "the driver has no description of it"))
         };
-        Err(DriverError::Call { call, device, code, name, word })
+        Err(DriverError::Call { call, device, code, name, description })
     }
 }

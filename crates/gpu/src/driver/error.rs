@@ -2,32 +2,32 @@
 
 use crate::library::LibraryError;
 
-/// What the driver refused.
+/// An error of the driver.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DriverError {
-    /// The driver is not at hand.
+    /// The driver is not available.
     #[error(transparent)]
     Library(#[from] LibraryError),
     /// A call failed.
-    #[error("{call} failed{}: {name} ({code}), {word}{}", on(*.device), advice(*.code))]
+    #[error("{call} failed{}: {name} ({code}), {description}{}", on(*.device), advice(*.code))]
     Call {
-        /// The function.
+        /// The driver's function.
         call: &'static str,
-        /// The device's number, where the call was about one.
+        /// The index of the device, if the call used one.
         device: Option<usize>,
-        /// CUDA's number of the failure.
+        /// CUDA's error code.
         code: i32,
-        /// Its name.
+        /// The name of the error code.
         name: String,
-        /// CUDA's sentence about it.
-        word: String,
+        /// CUDA's description of the error.
+        description: String,
     },
-    /// There is no device of this number.
+    /// There is no device with this index.
     #[error("there is no GPU {ordinal}: the driver sees {count} (CUDA_VISIBLE_DEVICES says which it may see)")]
     NoDevice {
-        /// The number asked for.
+        /// The requested index.
         ordinal: usize,
-        /// How many there are.
+        /// The number of devices.
         count: usize,
     },
 }
@@ -36,12 +36,12 @@ fn on(device: Option<usize>) -> String {
     device.map(|ordinal| format!(" on GPU {ordinal}")).unwrap_or_default()
 }
 
-/// What to do about failures that users meet.
+/// Returns advice for common errors.
 fn advice(code: i32) -> &'static str {
     match code {
         2 => "; another process may hold the memory: nvidia-smi lists them",
         100 => "; no GPU can be seen: look at nvidia-smi, at CUDA_VISIBLE_DEVICES, and at the container's --gpus",
-        // ECC errors, hardware stack errors, illegal addresses and the like: the context is lost.
+        // The context is lost after ECC errors, hardware stack errors, illegal addresses and similar errors.
         214 | 700 | 702 | 714 | 715 | 716 | 717 | 718 | 719 => {
             "; this process cannot use the GPU any more: start again, and look at `dmesg | grep Xid` where it repeats"
         }
@@ -54,13 +54,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_say_the_call_the_device_cudas_word_and_what_to_do() {
+    fn messages_contain_the_call_the_device_the_description_and_advice() {
         let error = DriverError::Call {
             call: "cuLaunchKernel",
             device: Some(3),
             code: 700,
             name: "CUDA_ERROR_ILLEGAL_ADDRESS".into(),
-            word: "an illegal memory access was encountered".into(),
+            description: "an illegal memory access was encountered".into(),
         };
         let text = error.to_string();
         assert!(

@@ -1,5 +1,7 @@
-//! The part of the CUDA driver's interface that Admiral needs. Devices are used through their primary context, the one
-//! that libtorch uses too, so that streams, events and addresses are common to both.
+//! The part of the CUDA driver API that Admiral uses.
+//!
+//! Devices are used through their primary context. libtorch uses the same context, so streams, events and addresses can
+//! be exchanged with it.
 
 mod api;
 mod device;

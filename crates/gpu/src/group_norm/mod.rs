@@ -1,7 +1,7 @@
-//! Group normalization with what follows it in a residual block, forward and backward.
+//! Group normalization with the modulation, activation and dropout after it in a residual block, forward and backward.
 //!
 //! ```text
-//! normalized = (x - mean) * rstd                          over each (sample, group)
+//! normalized = (x - mean) * rstd                          for each (sample, group)
 //! y = dropout(silu((normalized * weight + bias) * (1 + scale) + shift))
 //! ```
 

@@ -1,4 +1,4 @@
-//! The kernels of a group normalization, in their order.
+//! Launches the kernels of a group normalization.
 
 use super::spec::{Activation, Dropout, GroupNorm, Layout, OPERATION};
 use super::tiling::{THREADS, Tiling};
@@ -6,57 +6,58 @@ use crate::launch::{Error, Launch, launch, require, require_address};
 use crate::program::Program;
 use crate::shape::{DevicePointer, Shape};
 
-/// Addresses of forward.
+/// The addresses of the forward pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Forward {
-    /// Input.
+    /// The input.
     pub x: DevicePointer,
-    /// Output; may be `x`.
+    /// The output; may be `x`.
     pub y: DevicePointer,
-    /// `[channels]`
+    /// The weight, `[channels]`.
     pub weight: DevicePointer,
-    /// `[channels]`
+    /// The bias, `[channels]`.
     pub bias: DevicePointer,
-    /// Scale and shift, [batch, channels] each.
+    /// The scale and the shift, `[batch, channels]` each.
     pub modulation: Option<(DevicePointer, DevicePointer)>,
-    /// Written, [batch, groups].
+    /// Output: the mean of each group, `[batch, groups]`.
     pub mean: DevicePointer,
-    /// Written, [batch, groups].
+    /// Output: the reciprocal of each group's standard deviation, `[batch, groups]`.
     pub rstd: DevicePointer,
-    /// [`GroupNorm::forward_workspace`] bytes, of any content.
+    /// [`GroupNorm::forward_workspace`] bytes with any content.
     pub workspace: DevicePointer,
 }
 
-/// Addresses of backward.
+/// The addresses of the backward pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Backward {
-    /// Forward's input.
+    /// The input of forward.
     pub x: DevicePointer,
-    /// Gradient of its output.
+    /// The gradient of the output.
     pub dy: DevicePointer,
-    /// Written: the gradient of the input; may be `dy`.
+    /// Output: the gradient of the input; may be `dy`.
     pub dx: DevicePointer,
-    /// As in forward.
+    /// As in [`Forward`].
     pub weight: DevicePointer,
-    /// As in forward.
+    /// As in [`Forward`].
     pub bias: DevicePointer,
-    /// As in forward.
+    /// As in [`Forward`].
     pub modulation: Option<(DevicePointer, DevicePointer)>,
-    /// What forward wrote.
+    /// As written by forward.
     pub mean: DevicePointer,
-    /// What forward wrote.
+    /// As written by forward.
     pub rstd: DevicePointer,
-    /// Written, `[channels]`.
+    /// Output: the gradient of the weight, `[channels]`.
     pub dweight: DevicePointer,
-    /// Written, `[channels]`.
+    /// Output: the gradient of the bias, `[channels]`.
     pub dbias: DevicePointer,
-    /// Written, [batch, channels] each: gradients of scale and shift; there just when modulation is.
+    /// Output: the gradients of the scale and the shift, `[batch, channels]` each. Must be given if and only if
+    /// `modulation` is.
     pub dmodulation: Option<(DevicePointer, DevicePointer)>,
-    /// [`GroupNorm::backward_workspace`] bytes, of any content.
+    /// [`GroupNorm::backward_workspace`] bytes with any content.
     pub workspace: DevicePointer,
 }
 
-/// The kernels' argument; its twin is in `group_norm.cuh`.
+/// The argument of the kernels. Must have the layout of `GroupNormArguments` in `group_norm.cuh`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 struct Arguments {
@@ -72,7 +73,7 @@ struct Arguments {
     rstd: DevicePointer,
     partials: DevicePointer,
     sums: DevicePointer,
-    levels: DevicePointer,
+    dx_terms: DevicePointer,
     dweight: DevicePointer,
     dbias: DevicePointer,
     dscale: DevicePointer,
@@ -109,7 +110,7 @@ impl GroupNorm {
             Activation::SiluDropout(dropout) => dropout,
             Activation::None | Activation::Silu => Dropout { probability: 0.0, seed: 0, offset: 0 },
         };
-        // `check` bounds all numbers.
+        // `check` has verified that all numbers fit.
         Arguments {
             seed: dropout.seed,
             offset: dropout.offset,
@@ -129,7 +130,7 @@ impl GroupNorm {
         }
     }
 
-    /// The shape of the kernels that go over all values.
+    /// Returns the shape of the kernels that process all values.
     fn shape(&self, tiling: &Tiling, shared_floats: usize) -> Shape {
         Shape {
             grid: [tiling.tiles as u32, tiling.chunks as u32, self.batch as u32],
@@ -138,8 +139,8 @@ impl GroupNorm {
         }
     }
 
-    /// A kernel's name in this layout, and the floats of shared memory that it wants of its launch: a row of the tile for
-    /// each row of threads, twice, or the numbers of the tile's groups.
+    /// Returns the name of a kernel in this layout, and the dynamic shared memory that it needs, in floats: either two
+    /// rows of the tile for each row of threads, or two numbers for each group of the tile.
     pub(super) fn kernel(&self, tiling: &Tiling, pass: Pass) -> (&'static str, usize) {
         let rows = 2 * tiling.threads_y * tiling.tile_channels;
         let groups = 2 * tiling.tile_channels / (self.channels / self.groups);
@@ -155,13 +156,13 @@ impl GroupNorm {
         }
     }
 
-    /// Enqueues y, mean and rstd.
+    /// Enqueues the forward pass, which computes y, mean and rstd.
     ///
     /// # Errors
-    /// [`Error::Unsuitable`] for shapes and addresses; else what compiling and launching says.
+    /// If a shape or an address is not supported ([`Error::Unsuitable`]), or a kernel cannot be compiled or launched.
     ///
     /// # Safety
-    /// All addresses are good for the lengths that [`Forward`] says until the kernels have run.
+    /// All addresses must be valid for the sizes in [`Forward`] until the kernels have run.
     pub unsafe fn forward(&self, on: &dyn Launch, memory: &Forward) -> Result<(), Error> {
         let tiling = self.tiling(&[memory.x, memory.y])?;
         let bytes = self.kind.bytes() as u64;
@@ -187,19 +188,19 @@ impl GroupNorm {
         arguments.partials = memory.workspace;
         for pass in [Pass::Statistics, Pass::Apply] {
             let (kernel, shared) = self.kernel(&tiling, pass);
-            // SAFETY: `Arguments` is the kernels' argument, and the addresses are good by the caller's word.
+            // SAFETY: `Arguments` is the argument of the kernels, and the caller guarantees the addresses.
             unsafe { launch(on, &self.program(&tiling), kernel, &self.shape(&tiling, shared), &arguments)? };
         }
         Ok(())
     }
 
-    /// Enqueues dx and the gradients of weight, bias, scale and shift.
+    /// Enqueues the backward pass, which computes dx and the gradients of weight, bias, scale and shift.
     ///
     /// # Errors
-    /// As [`GroupNorm::forward`].
+    /// As for [`GroupNorm::forward`].
     ///
     /// # Safety
-    /// All addresses are good for the lengths that [`Backward`] says until the kernels have run.
+    /// All addresses must be valid for the sizes in [`Backward`] until the kernels have run.
     pub unsafe fn backward(&self, on: &dyn Launch, memory: &Backward) -> Result<(), Error> {
         let tiling = self.tiling(&[memory.x, memory.dy, memory.dx])?;
         let bytes = self.kind.bytes() as u64;
@@ -239,11 +240,11 @@ impl GroupNorm {
         let pairs = |count: usize| (self.batch * count * 2 * size_of::<f32>()) as u64;
         arguments.partials = memory.workspace;
         arguments.sums = arguments.partials + pairs(tiling.chunks * self.channels);
-        arguments.levels = arguments.sums + pairs(self.channels);
+        arguments.dx_terms = arguments.sums + pairs(self.channels);
 
         let program = self.program(&tiling);
         let group = self.channels / self.groups;
-        let levels = Shape {
+        let dx_terms = Shape {
             grid: [self.groups as u32, 1, self.batch as u32],
             block: (32 * group.min(THREADS / 32)) as u32,
             shared_bytes: (2 * group * size_of::<f32>()) as u32,
@@ -253,7 +254,7 @@ impl GroupNorm {
         let (dx_kernel, dx_shared) = self.kernel(&tiling, Pass::Dx);
         for (kernel, shape) in [
             (sums_kernel, self.shape(&tiling, sums_shared)),
-            ("group_norm_levels", levels),
+            ("group_norm_dx_terms", dx_terms),
             (dx_kernel, self.shape(&tiling, dx_shared)),
             ("group_norm_weights", weights),
         ] {
@@ -264,6 +265,7 @@ impl GroupNorm {
     }
 }
 
+/// A pass over all values. `Statistics` and `Apply` are forward, `Sums` and `Dx` are backward.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Pass {
     Statistics,
@@ -272,7 +274,7 @@ pub(super) enum Pass {
     Dx,
 }
 
-/// Two addresses, or null for none.
+/// Returns the checked addresses of a pair, or null for `None`.
 fn modulation(
     pair: Option<(DevicePointer, DevicePointer)>,
     first: &'static str,
@@ -291,7 +293,7 @@ mod tests {
     use crate::kind::Kind;
 
     #[test]
-    fn every_pass_fits_into_48_kib_of_shared_memory() {
+    fn every_pass_needs_at_most_48_kib_of_shared_memory() {
         for layout in [Layout::ChannelsLast, Layout::Contiguous] {
             for kind in Kind::ALL {
                 for channels in [32, 96, 192, 384, 576, 768, 1024, 1056, 1152, 1536, 2304] {

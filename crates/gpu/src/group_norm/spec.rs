@@ -4,73 +4,74 @@ use crate::kind::Kind;
 use crate::launch::{Error, require};
 
 pub(super) const OPERATION: &str = "group normalization";
-/// The grid's bound in y and z.
+/// The largest size of a grid in y and z.
 pub(super) const GRID: usize = 65_535;
 
-/// How a tensor lies in memory, without gaps.
+/// The memory layout of a tensor without gaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Layout {
-    /// [batch, spatial, channels]
+    /// `[batch, spatial, channels]`
     ChannelsLast,
-    /// [batch, channels, spatial]
+    /// `[batch, channels, spatial]`
     Contiguous,
 }
 
-/// What follows the normalization.
+/// The activation after the normalization.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Activation {
-    /// Nothing.
+    /// No activation.
     None,
-    /// z * sigmoid(z).
+    /// SiLU: `z * sigmoid(z)`.
     Silu,
     /// SiLU, then dropout.
     SiluDropout(Dropout),
 }
 
-/// A dropout mask: a function of seed, offset, and an element's place in memory. It is never stored; backward draws it
-/// again. `probability` is rounded to a multiple of 2^-16, and what stays is scaled by what that makes right.
+/// A dropout mask, which is a function of seed, offset, and the index of an element in memory. It is not stored;
+/// backward computes it again. `probability` is rounded to a multiple of 2^-16, and the kept values are scaled
+/// accordingly.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
-    /// Of a value becoming 0, in [0, 1).
+    /// The probability that a value is set to 0, in [0, 1).
     pub probability: f64,
-    /// Key of the generator.
+    /// The key of the random number generator.
     pub seed: u64,
-    /// Names this use of the seed: another step, layer or microbatch takes another.
+    /// Distinguishes uses of the same seed. It must differ between steps, layers and microbatches.
     pub offset: u64,
 }
 
 impl Dropout {
-    /// Of 65536 equally likely numbers, those below this drop a value.
+    /// Returns the threshold: a value is dropped if its random number out of 65536 is below it.
     #[must_use]
     pub fn drop_below(&self) -> u32 {
         (self.probability * 65536.0).round() as u32
     }
 
-    /// What the values that stay are multiplied by.
+    /// Returns the factor for the kept values.
     #[must_use]
     pub fn keep_scale(&self) -> f32 {
         65536.0 / (65536 - self.drop_below().min(65535)) as f32
     }
 }
 
-/// Shape and kind of a group normalization.
+/// The shape, type and activation of a group normalization.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GroupNorm {
-    /// Of x, y, dy and dx. All else is float32.
+    /// The type of x, y, dy and dx. Everything else is float32.
     pub kind: Kind,
-    /// Of x, y, dy and dx.
+    /// The layout of x, y, dy and dx.
     pub layout: Layout,
-    /// Samples.
+    /// The number of samples.
     pub batch: usize,
-    /// Channels; `groups` must divide them.
+    /// The number of channels, a multiple of `groups`.
     pub channels: usize,
-    /// Positions: height times width.
+    /// The number of positions: height times width.
     pub spatial: usize,
-    /// Groups of neighbouring channels.
+    /// The number of groups of consecutive channels.
     pub groups: usize,
-    /// Added to the variance.
+    /// The constant that is added to the variance.
     pub eps: f32,
-    /// What follows.
+    /// The activation after the normalization.
     pub activation: Activation,
 }
 
@@ -117,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rounded_dropout_probability_and_the_scale_belong_together() {
+    fn the_scale_of_dropout_matches_the_rounded_probability() {
         for probability in [0.0, 0.1, 0.3, 0.5, 0.999] {
             let dropout = Dropout { probability, seed: 1, offset: 2 };
             let dropped = f64::from(dropout.drop_below()) / 65536.0;

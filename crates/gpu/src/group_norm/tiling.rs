@@ -1,30 +1,34 @@
-//! How the work of a group normalization is cut into blocks.
+//! The division of a group normalization into blocks.
 
 use super::spec::{GRID, GroupNorm, Layout, OPERATION};
 use crate::launch::{Error, require};
 use crate::shape::DevicePointer;
 
-/// How the work is cut into blocks.
+/// The division of a group normalization into blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tiling {
-    /// Values that a thread moves at once.
+    /// The number of values that a thread loads or stores at once.
     pub(super) width: usize,
     pub(super) threads_x: usize,
     pub(super) threads_y: usize,
-    /// Channels of a block: whole groups where channels lie together, else one group.
+    /// The channels of a block: whole groups in the channels-last layout, else one group.
     pub(super) tile_channels: usize,
     pub(super) tiles: usize,
-    /// Parts that a sample's positions are cut into, and how many positions each has; the last may have fewer.
+    /// The number of chunks that the positions of a sample are divided into.
     pub(super) chunks: usize,
+    /// The number of positions in a chunk; the last chunk may have fewer.
     pub(super) chunk_positions: usize,
 }
 
+/// The largest number of threads in a block.
 pub(super) const THREADS: usize = 256;
-/// Blocks wanted: several for each multiprocessor of any device. A constant, so that sums have the same bits everywhere.
+/// The desired number of blocks: several per multiprocessor on any device. It does not depend on the device, so that
+/// sums have the same bits everywhere.
 const BLOCKS: usize = 2048;
-/// Vectors of channels in a block: 1 KiB in a row is as fast as memory goes, and more would leave a block few positions.
+/// The desired number of channel vectors in a block: 1 KiB of consecutive memory reaches the full bandwidth, and more
+/// would leave a block few positions.
 const TILE_VECTORS: usize = 64;
-/// What a thread should at least do after its preparations.
+/// The least number of vectors per thread that makes its preparations worthwhile.
 const VECTORS_PER_THREAD: usize = 8;
 
 impl Tiling {
@@ -34,11 +38,11 @@ impl Tiling {
 
     fn channels_last(norm: &GroupNorm, width: usize) -> Result<Self, Error> {
         let group = norm.channels / norm.groups;
-        // Whole groups and whole vectors.
+        // The smallest tile has whole groups and whole vectors.
         let unit = least_common_multiple(group, width);
         let units = norm.channels / unit;
-        let most = (TILE_VECTORS * width / unit).max(1);
-        let in_tile = (1..=most.min(units)).rev().find(|count| units.is_multiple_of(*count)).unwrap_or(1);
+        let max_units = (TILE_VECTORS * width / unit).max(1);
+        let in_tile = (1..=max_units.min(units)).rev().find(|count| units.is_multiple_of(*count)).unwrap_or(1);
         let tile_channels = unit * in_tile;
         let threads_x = tile_channels / width;
         require(
@@ -50,18 +54,18 @@ impl Tiling {
         )?;
         let threads_y = THREADS / threads_x;
         let tiles = norm.channels / tile_channels;
-        let most_chunks = norm.spatial.div_ceil(threads_y * VECTORS_PER_THREAD);
-        let (chunks, chunk_positions) = chunks(norm, tiles, most_chunks, 1);
+        let max_chunks = norm.spatial.div_ceil(threads_y * VECTORS_PER_THREAD);
+        let (chunks, chunk_positions) = chunks(norm, tiles, max_chunks, 1);
         Ok(Self { width, threads_x, threads_y, tile_channels, tiles, chunks, chunk_positions })
     }
 
     fn contiguous(norm: &GroupNorm, width: usize) -> Self {
         let group = norm.channels / norm.groups;
         let threads_x = (norm.spatial / width).next_power_of_two().min(THREADS);
-        // No more rows than channels, but whole warps.
+        // At most as many rows as channels, but whole warps.
         let threads_y = (THREADS / threads_x).min(group.next_power_of_two().max(32_usize.div_ceil(threads_x)));
-        let most_chunks = (group * norm.spatial).div_ceil(THREADS * width * VECTORS_PER_THREAD);
-        let (chunks, chunk_positions) = chunks(norm, norm.groups, most_chunks, width);
+        let max_chunks = (group * norm.spatial).div_ceil(THREADS * width * VECTORS_PER_THREAD);
+        let (chunks, chunk_positions) = chunks(norm, norm.groups, max_chunks, width);
         Self { width, threads_x, threads_y, tile_channels: group, tiles: norm.groups, chunks, chunk_positions }
     }
 
@@ -73,12 +77,13 @@ impl Tiling {
     }
 }
 
-/// Number of chunks and positions in each: enough for all multiprocessors, but no more than `most`, and so few that
-/// adding up what chunks found (which each block of forward does again) stays small against a block's own work.
-fn chunks(norm: &GroupNorm, tiles: usize, most: usize, multiple: usize) -> (usize, usize) {
-    let wanted = BLOCKS.div_ceil(norm.batch * tiles);
+/// Returns the number of chunks and the positions in each. There are enough chunks for all multiprocessors, but at most
+/// `max_chunks`, and few enough that combining the results of the chunks, which each block of forward repeats, is cheap
+/// compared with the rest of its work. The positions are a multiple of `multiple`.
+fn chunks(norm: &GroupNorm, tiles: usize, max_chunks: usize, multiple: usize) -> (usize, usize) {
+    let desired = BLOCKS.div_ceil(norm.batch * tiles);
     let cheap = (norm.spatial * (norm.channels / norm.groups) / 64).isqrt().max(1);
-    let chunks = wanted.min(most).min(cheap).clamp(1, GRID);
+    let chunks = desired.min(max_chunks).min(cheap).clamp(1, GRID);
     let positions = norm.spatial.div_ceil(chunks).next_multiple_of(multiple);
     (norm.spatial.div_ceil(positions), positions)
 }
@@ -92,37 +97,38 @@ fn least_common_multiple(a: usize, b: usize) -> usize {
 }
 
 impl GroupNorm {
-    /// The widest that shape and addresses allow.
+    /// Returns the tiling with the widest vectors that the shape and the addresses allow.
     pub(super) fn tiling(&self, addresses: &[DevicePointer]) -> Result<Tiling, Error> {
         self.check()?;
         let width = self.kind.vector_width();
-        let neighbours = match self.layout {
+        let consecutive = match self.layout {
             Layout::ChannelsLast => self.channels,
             Layout::Contiguous => self.spatial,
         };
-        let is_wide = neighbours.is_multiple_of(width) && addresses.iter().all(|address| address.is_multiple_of(16));
+        let is_wide = consecutive.is_multiple_of(width) && addresses.iter().all(|address| address.is_multiple_of(16));
         Tiling::new(self, if is_wide { width } else { 1 })
     }
 
-    /// Both plans that a shape may get, depending on addresses.
-    pub(super) fn most_chunks(&self) -> Result<usize, Error> {
+    /// Returns the largest number of chunks of the two tilings that are possible for this shape, depending on the
+    /// addresses.
+    pub(super) fn max_chunks(&self) -> Result<usize, Error> {
         Ok(self.tiling(&[])?.chunks.max(self.tiling(&[1])?.chunks))
     }
 
-    /// Bytes of workspace that forward wants.
+    /// Returns the workspace size of forward in bytes.
     ///
     /// # Errors
-    /// [`Error::Unsuitable`] where the shape is nothing to normalize.
+    /// If the shape is not supported ([`Error::Unsuitable`]).
     pub fn forward_workspace(&self) -> Result<usize, Error> {
-        Ok(self.batch * self.most_chunks()? * self.groups * 2 * size_of::<f32>())
+        Ok(self.batch * self.max_chunks()? * self.groups * 2 * size_of::<f32>())
     }
 
-    /// Bytes of workspace that backward wants.
+    /// Returns the workspace size of backward in bytes.
     ///
     /// # Errors
-    /// [`Error::Unsuitable`] where the shape is nothing to normalize.
+    /// If the shape is not supported ([`Error::Unsuitable`]).
     pub fn backward_workspace(&self) -> Result<usize, Error> {
-        let rows = (self.most_chunks()? + 1) * self.channels + self.groups;
+        let rows = (self.max_chunks()? + 1) * self.channels + self.groups;
         Ok(self.batch * rows * 2 * size_of::<f32>())
     }
 }
@@ -139,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_hold_whole_groups_and_cover_everything_once() {
+    fn blocks_have_whole_groups_and_cover_everything_once() {
         for layout in [Layout::ChannelsLast, Layout::Contiguous] {
             for kind in Kind::ALL {
                 for channels in [32, 96, 192, 384, 576, 768, 1024, 1056, 1152, 1536, 2304] {
@@ -163,7 +169,7 @@ mod tests {
         assert!(tiling.threads() <= THREADS && tiling.threads_x * tiling.threads_y > 0, "{norm:?} {tiling:?}");
         assert!((tiling.chunks - 1) * tiling.chunk_positions < norm.spatial, "no chunk is empty: {norm:?} {tiling:?}");
         assert!(tiling.chunks * tiling.chunk_positions >= norm.spatial, "{norm:?} {tiling:?}");
-        assert!(tiling.chunks <= norm.most_chunks().unwrap(), "the workspace is long enough: {norm:?} {tiling:?}");
+        assert!(tiling.chunks <= norm.max_chunks().unwrap(), "the workspace is long enough: {norm:?} {tiling:?}");
         match norm.layout {
             Layout::ChannelsLast => assert_eq!(tiling.threads_x * tiling.width, tiling.tile_channels),
             Layout::Contiguous => {
@@ -179,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn large_tensors_get_enough_blocks_and_wide_rows() {
+    fn large_tensors_have_enough_blocks_and_wide_rows() {
         for (channels, spatial) in [(192, 4096), (384, 1024), (576, 256), (768, 64)] {
             let norm = norm(Layout::ChannelsLast, Kind::Half, 64, channels, spatial, 32);
             let tiling = norm.tiling(&[0, 256]).unwrap();
@@ -191,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_moved_in_vectors_is_moved_one_by_one() {
+    fn values_that_do_not_form_vectors_are_accessed_one_by_one() {
         let shape = |channels, spatial, layout| norm(layout, Kind::Half, 2, channels, spatial, 2);
         assert_eq!(shape(16, 7, Layout::ChannelsLast).tiling(&[16]).unwrap().width, 8);
         assert_eq!(shape(16, 7, Layout::ChannelsLast).tiling(&[8]).unwrap().width, 1);
@@ -201,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_that_cannot_be_are_refused_with_the_reason() {
+    fn unsupported_shapes_are_refused_with_the_reason() {
         let good = GroupNorm {
             kind: Kind::Float,
             layout: Layout::ChannelsLast,

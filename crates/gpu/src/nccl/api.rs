@@ -1,4 +1,4 @@
-//! NCCL's functions, and NCCL itself.
+//! The loaded NCCL and its functions.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
@@ -10,22 +10,22 @@ pub(super) const SUCCESS: c_int = 0;
 pub(super) const IN_PROGRESS: c_int = 7;
 const ID_BYTES: usize = 128;
 
-/// What rank 0 makes and all ranks must have to find each other.
+/// The unique ID of a communicator. One rank makes it, and all ranks need it to find each other.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct UniqueId([u8; ID_BYTES]);
 
 impl UniqueId {
-    /// Bytes of it, to send them.
+    /// Its size in bytes.
     pub const BYTES: usize = ID_BYTES;
 
-    /// As bytes, to send them to the other ranks.
+    /// Returns its bytes, to send them to the other ranks.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; ID_BYTES] {
         &self.0
     }
 
-    /// From rank 0's bytes.
+    /// Makes the ID from the bytes of the rank that created it.
     #[must_use]
     pub fn from_bytes(bytes: [u8; ID_BYTES]) -> Self {
         Self(bytes)
@@ -34,14 +34,14 @@ impl UniqueId {
 
 impl std::fmt::Debug for UniqueId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // It holds an address and a secret of the job.
+        // It contains an address and a secret of the job.
         f.write_str("UniqueId(..)")
     }
 }
 
 pub(super) type Comm = *mut c_void;
 
-/// `ncclConfig_t` as of NCCL 2.14, the first that has it. Later ones read no further than `size` says.
+/// `ncclConfig_t` of NCCL 2.14, the first version that has it. Later versions read only `size` bytes.
 #[repr(C)]
 pub(super) struct Config {
     size: usize,
@@ -74,14 +74,14 @@ pub(super) struct Functions {
     pub(super) group_end: unsafe extern "C" fn() -> c_int,
     pub(super) destroy: OfComm,
     pub(super) abort: OfComm,
-    // Since 2.14; without them a start blocks.
+    // Since NCCL 2.14; without them, creating a communicator blocks.
     pub(super) init_rank_config: Option<unsafe extern "C" fn(*mut Comm, c_int, UniqueId, c_int, *mut Config) -> c_int>,
     pub(super) finalize: Option<OfComm>,
-    // Since 2.13.
+    // Since NCCL 2.13.
     pub(super) last_error: Option<unsafe extern "C" fn(Comm) -> *const c_char>,
 }
 
-/// NCCL, loaded.
+/// The loaded NCCL.
 pub struct Nccl {
     loaded: Loaded,
     pub(super) functions: Functions,
@@ -94,20 +94,21 @@ impl std::fmt::Debug for Nccl {
 }
 
 impl Nccl {
-    /// What this process has loaded already (libtorch's), else what is found.
+    /// Loads NCCL. If the process has already loaded it (as a part of libtorch), that one is used.
     ///
     /// # Errors
-    /// [`LibraryError`] where there is none.
+    /// If NCCL is not found, or lacks a function.
     pub fn load(search: &SearchPath) -> Result<Arc<Self>, LibraryError> {
         Self::from_library(library::load(Library::Nccl, search)?)
     }
 
-    /// From a library that is loaded already.
+    /// Uses a library that is already loaded.
     ///
     /// # Errors
-    /// [`LibraryError::Symbol`] where it lacks a function that every NCCL 2 has.
+    /// If the library lacks a function that every NCCL 2 has ([`LibraryError::Symbol`]).
     pub fn from_library(loaded: Loaded) -> Result<Arc<Self>, LibraryError> {
-        // SAFETY: the types are those of nccl.h. ncclBroadcast's `root` stands where others have their operation.
+        // SAFETY: the types are those of nccl.h. The `root` of ncclBroadcast has the position of the reduction
+        // operation.
         let functions = unsafe {
             Functions {
                 version: loaded.function("ncclGetVersion")?,
@@ -131,28 +132,28 @@ impl Nccl {
         Ok(Arc::new(Self { loaded, functions }))
     }
 
-    /// Where it was found.
+    /// Returns the name or path under which it was loaded.
     #[must_use]
     pub fn path(&self) -> &str {
         self.loaded.path()
     }
 
-    /// Its release, as `2.27.5`.
+    /// Returns its version: `2.27.5`.
     #[must_use]
     pub fn version(&self) -> String {
         let mut version: c_int = 0;
-        // SAFETY: the place is good to write; where the call fails it stays 0.
+        // SAFETY: the pointer is valid. The version stays 0 if the call fails.
         unsafe { (self.functions.version)(&mut version) };
         release(version)
     }
 
-    /// A name for a new communicator; one rank makes it and sends it to all.
+    /// Makes the ID of a new communicator. One rank calls this and sends the ID to all ranks.
     ///
     /// # Errors
-    /// Where NCCL finds no network to listen on.
+    /// If NCCL finds no network interface to listen on.
     pub fn unique_id(&self) -> Result<UniqueId, NcclError> {
         let mut id = UniqueId([0; ID_BYTES]);
-        // SAFETY: the place is good to write.
+        // SAFETY: the pointer is valid.
         let code = unsafe { (self.functions.unique_id)(&mut id) };
         self.check("ncclGetUniqueId", (0, 1), std::ptr::null_mut(), code)?;
         Ok(id)
@@ -168,16 +169,16 @@ impl Nccl {
         if code == SUCCESS || code == IN_PROGRESS {
             return Ok(());
         }
-        // SAFETY: NCCL returns constant strings, or ones that live as long as the process.
-        let (word, last) = unsafe {
+        // SAFETY: NCCL returns constant strings, or strings that live as long as the process.
+        let (description, last_error) = unsafe {
             let last = self.functions.last_error.map_or(std::ptr::null(), |last| last(comm));
             (library::text((self.functions.error_string)(code), "an unknown error"), library::text(last, ""))
         };
-        Err(NcclError::Call { call, rank, world, code, word, last })
+        Err(NcclError::Call { call, rank, world, code, description, last_error })
     }
 }
 
-/// NCCL's numbers: 2708 is 2.7.8, since 2.9 22705 is 2.27.5.
+/// Formats NCCL's version number: 2708 is 2.7.8; since 2.9, 22705 is 2.27.5.
 fn release(version: c_int) -> String {
     let (major, rest) =
         if version < 10_000 { (version / 1000, version % 1000) } else { (version / 10_000, version % 10_000) };
@@ -189,14 +190,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn releases_are_read_in_both_of_nccls_ways() {
+    fn versions_are_parsed_in_both_of_nccls_formats() {
         assert_eq!(release(2708), "2.7.8");
         assert_eq!(release(22_705), "2.27.5");
         assert_eq!(release(21_403), "2.14.3");
     }
 
     #[test]
-    fn an_id_survives_the_way_to_another_rank_and_is_not_printed() {
+    fn an_id_is_unchanged_as_bytes_and_not_printed() {
         let id = UniqueId::from_bytes([7; ID_BYTES]);
         assert_eq!(UniqueId::from_bytes(*id.as_bytes()), id);
         assert_eq!(format!("{id:?}"), "UniqueId(..)");

@@ -1,7 +1,7 @@
-//! NCCL, loaded at run time: collectives between GPUs on the caller's memory and streams.
+//! NCCL: collectives between GPUs, on the memory and streams of the caller.
 //!
-//! A communicator starts without blocking and is polled, so that a peer that never comes is an error with a name and
-//! not a process that hangs. What is enqueued runs on the GPU; [`Communicator::poll`] says whether a peer was lost.
+//! A communicator is created without blocking and polled, so that a peer that never joins causes an error instead of a
+//! hang. Collectives run asynchronously on the GPU; [`Communicator::poll`] reports the loss of a peer.
 
 mod api;
 mod communicator;
