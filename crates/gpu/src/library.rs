@@ -92,7 +92,7 @@ pub enum LibraryError {
         tried: Vec<String>,
     },
     /// The library was loaded but lacks a function: it is too old, or a different library under the same name.
-    #[error("{library}, loaded from {path}, has no function `{symbol}`: it is too old or not what its name says; {}", .library.remedy())]
+    #[error("{library}, loaded from {path}, has no function `{symbol}`: it is too old, or another library with this name; {}", .library.remedy())]
     Symbol {
         /// The library.
         library: Library,
@@ -291,7 +291,7 @@ pub fn load(library: Library, search: &SearchPath) -> Result<Loaded, LibraryErro
 /// Loads a library as [`load`] does, from `own` if that is given.
 ///
 /// # Errors
-/// As [`load`].
+/// As for [`load`].
 pub fn load_with(library: Library, own: Option<&Path>, search: &SearchPath) -> Result<Loaded, LibraryError> {
     let search = SearchPath { files: HashMap::new(), ..search.clone() };
     load(library, &if let Some(own) = own { search.with_file(library, own) } else { search })

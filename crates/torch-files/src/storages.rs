@@ -1,4 +1,4 @@
-//! Where the bytes of storages lie in a file.
+//! The locations of storages in a file.
 
 use std::collections::HashMap;
 
