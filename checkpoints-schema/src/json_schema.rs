@@ -1,11 +1,12 @@
-//! The JSON Schemas of the files, made from their types.
+//! The JSON Schemas of the files, generated from their types.
 
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value};
 
-use crate::{Latest, Manifest, Owner, SCHEMA_VERSION};
+use crate::manifest::{Latest, Manifest, Owner};
+use crate::version::SCHEMA_VERSION;
 
-/// The name of each schema's file in `schema/`, with its text.
+/// Returns the file name in `schema/` and the text of each schema.
 #[must_use]
 pub fn json_schemas() -> [(&'static str, String); 3] {
     [
@@ -17,10 +18,10 @@ pub fn json_schemas() -> [(&'static str, String); 3] {
 
 fn schema_of<T: JsonSchema>(title: &str) -> String {
     let schema = SchemaGenerator::default().into_root_schema_for::<T>().to_value();
-    let what = schema["description"].as_str().unwrap_or_default();
+    let summary = schema["description"].as_str().unwrap_or_default();
     let description =
-        format!("{what} This is schema version {SCHEMA_VERSION}; fields that it does not name are passed over.");
-    // What a reader wants to know first comes first.
+        format!("{summary} This is schema version {SCHEMA_VERSION}. Readers ignore fields that it does not name.");
+    // The title and description come first, for human readers.
     let mut ordered = Map::new();
     ordered.insert("$schema".into(), schema["$schema"].clone());
     ordered.insert("title".into(), title.into());
@@ -29,7 +30,7 @@ fn schema_of<T: JsonSchema>(title: &str) -> String {
         ordered.entry(key).or_insert_with(|| value.clone());
     }
     let mut schema = Value::Object(ordered);
-    // An older version has another form, which the reader makes into this one.
+    // Older versions have another structure, which the reader converts to this one.
     if let Some(Value::Object(version)) = schema.pointer_mut("/properties/schema_version") {
         version.insert("const".into(), SCHEMA_VERSION.into());
     }

@@ -1,8 +1,9 @@
-//! The manifest of an Admiral checkpoint: its types and the rules for reading other versions of it.
+//! The types of the JSON files that describe Admiral checkpoints, and the rules for reading older versions.
 //!
-//! A checkpoint is a folder of safetensors files and a `manifest.json` ([`Manifest`]); beside the folders lies
-//! `latest.json` ([`Latest`]). [`Manifest::from_json`] is the only way in: it refuses what a newer Admiral wrote and
-//! what contradicts itself. [`json_schemas`] says the same forms to readers in other languages.
+//! A checkpoint is a folder with safetensors files and a `manifest.json` ([`Manifest`]). The folder that holds the
+//! checkpoints of a run also has a `latest.json` ([`Latest`]) and an `owner.json` ([`Owner`]). Manifests are read with
+//! [`Manifest::from_json`], which refuses manifests of a newer Admiral and inconsistent ones. [`json_schemas`]
+//! describes the files for readers in other languages.
 
 mod json_schema;
 mod manifest;

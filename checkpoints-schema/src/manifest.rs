@@ -5,74 +5,75 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Role;
+use crate::role::Role;
 
-/// `manifest.json`: everything that a checkpoint's tensors do not say themselves.
+/// `manifest.json`: the description of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Manifest {
-    /// The version of this form.
+    /// The schema version of this file.
     pub schema_version: u32,
-    /// When the checkpoint was published, as RFC 3339 in UTC.
+    /// The time at which the checkpoint was published, as RFC 3339 in UTC.
     pub created: String,
     /// The version of Admiral that wrote it.
     pub code_version: String,
-    /// The run, and which of its attempts wrote the checkpoint.
+    /// The run and the attempt that wrote the checkpoint.
     pub writer: Writer,
-    /// What the network is trained for: `diffusion`, `classifier` or `super_resolution`.
+    /// The training task: `diffusion`, `classifier` or `super_resolution`.
     pub task: String,
-    /// The whole effective configuration of the run.
+    /// The complete configuration of the run, with defaults filled in.
     pub configuration: serde_json::Value,
-    /// Where training stands.
+    /// The state of training.
     pub training: TrainingState,
-    /// The number of ranks that wrote the checkpoint. It can be read by any number.
+    /// The number of ranks that wrote the checkpoint. Any number of ranks can read it.
     pub world_size: usize,
-    /// Every parameter of the network, in the released checkpoints' order.
+    /// The parameters of the network, in the order of the released checkpoints.
     pub parameters: Vec<Parameter>,
-    /// Every file of the checkpoint but the manifest.
+    /// The files of the checkpoint, without the manifest.
     pub files: Vec<FileRecord>,
-    /// Every tensor: each role has each parameter once.
+    /// The tensors: each role has each parameter exactly once.
     pub tensors: Vec<TensorRecord>,
 }
 
-/// A run and one of its attempts: the processes from one start to their end.
+/// A run and one of its attempts. An attempt is one start of the run's processes, until they exit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Writer {
-    /// Drawn when the run began at step 0, and kept by every attempt that resumes it.
+    /// The run's random ID. It is drawn when training starts at step 0 and kept by every attempt that resumes the run.
     pub run_id: String,
-    /// Drawn at each start.
+    /// The attempt's random ID, drawn at each start.
     pub attempt_id: String,
     /// The host of the attempt's rank 0.
     pub host: String,
-    /// When the attempt began, as RFC 3339 in UTC.
+    /// The time at which the attempt started, as RFC 3339 in UTC.
     pub started: String,
 }
 
-/// Where training stands: with the tensors, all that a resumed run needs.
+/// The state of training. Together with the tensors it is all that a resumed run needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TrainingState {
-    /// Steps taken; the resumed run's first step has this number.
+    /// The number of steps taken. The first step of a resumed run has this number, counted from 0.
     pub step: u64,
-    /// The global index of the first sample that no step has seen.
+    /// The global index of the first sample that no step has used.
     pub next_sample_index: u64,
-    /// Steps in which the optimizer moved: those that the loss scale did not skip. Adam's bias correction counts them.
+    /// The number of optimizer updates, for Adam's bias correction. Steps that were skipped because the gradients
+    /// overflowed do not count.
     pub optimizer_steps: u64,
-    /// The base-2 logarithm of the loss scale; null where training needs none.
+    /// The base-2 logarithm of the loss scale; null if training uses none.
     pub lg_loss_scale: Option<f64>,
-    /// What the timestep sampler has learned (the loss history of the loss-aware one); null where it learns nothing.
+    /// The state of the timestep sampler (the loss history of the loss-aware sampler); null if it has none.
     pub timestep_sampler: Option<serde_json::Value>,
 }
 
 /// A parameter of the network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Parameter {
-    /// The name that the released checkpoints give it: `input_blocks.1.0.in_layers.2.weight`.
+    /// Its name in the released checkpoints: `input_blocks.1.0.in_layers.2.weight`.
     pub name: String,
     /// Its shape; empty for a scalar.
     pub shape: Vec<usize>,
 }
 
 impl Parameter {
-    /// The number of values; none where it is more than this machine can count.
+    /// Returns the number of values, or `None` if it overflows `usize`.
     #[must_use]
     pub fn num_elements(&self) -> Option<usize> {
         self.shape.iter().try_fold(1_usize, |product, &n| product.checked_mul(n))
@@ -82,7 +83,7 @@ impl Parameter {
 /// A file of the checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FileRecord {
-    /// Its path from the manifest's folder, with `/` between parts: `master/model-00001-of-00002.safetensors`.
+    /// Its path relative to the manifest's folder, separated by `/`: `master/model-00001-of-00002.safetensors`.
     pub path: String,
     /// Its length in bytes.
     pub length: u64,
@@ -94,19 +95,19 @@ pub struct FileRecord {
 /// A tensor of the checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TensorRecord {
-    /// What it is to the run.
+    /// The set of tensors that it belongs to.
     pub role: Role,
-    /// The parameter's name, which is also the tensor's name in the file.
+    /// The name of the parameter, which is also the name of the tensor in the file.
     pub name: String,
-    /// The path of the file that holds it, as `files` has it.
+    /// The path of the file that holds it, as in `files`.
     pub file: String,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// The type of its values.
+    /// Its data type.
     pub dtype: Dtype,
 }
 
-/// The type of a tensor's values, by safetensors' name.
+/// The data type of a tensor, by its name in safetensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Dtype {
     /// IEEE single precision, little-endian.
@@ -114,7 +115,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// The bytes of a value.
+    /// Returns the size of a value in bytes.
     #[must_use]
     pub fn size(self) -> u64 {
         match self {
@@ -123,42 +124,44 @@ impl Dtype {
     }
 }
 
-/// `latest.json`: the newest checkpoint of a place, for readers that do not want to list it.
+/// `latest.json`: the newest checkpoint, for readers that do not want to list the folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Latest {
-    /// The version of this form.
+    /// The schema version of this file.
     pub schema_version: u32,
-    /// The step.
+    /// The step of the checkpoint.
     pub step: u64,
-    /// The checkpoint's folder, from where `latest.json` lies.
+    /// The folder of the checkpoint, relative to the folder of `latest.json`.
     pub folder: String,
 }
 
-/// `owner.json`: who writes to a place, so that two runs do not write to the same by mistake.
+/// `owner.json`: the lease of the attempt that writes checkpoints to a folder. It prevents two runs from writing to the
+/// same folder by mistake.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Owner {
-    /// The version of this form.
+    /// The schema version of this file.
     pub schema_version: u32,
-    /// The run and the attempt.
+    /// The run and the attempt that hold the lease.
     pub writer: Writer,
     /// The process of the attempt's rank 0.
     pub process: Process,
-    /// The step that the attempt resumed from, whose checkpoint nobody deletes under it; null where it began anew.
+    /// The step that the attempt resumed from, whose checkpoint must not be deleted; null if it started at step 0.
     pub resumed_from: Option<u64>,
-    /// Grows while the attempt lives.
+    /// A counter that grows while the attempt runs.
     pub beat: u64,
-    /// Whether the attempt has ended in good order, and the place is free.
+    /// Whether the attempt has released the lease at its end.
     pub is_released: bool,
 }
 
-/// A process, by what another process of the same machine can look up.
+/// A process, identified by values that other processes of the same machine can look up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Process {
-    /// The machine since it was started, and the process namespace there: process numbers mean something in it alone.
+    /// The boot ID of the machine and the process ID namespace. Process IDs are unique only within both.
     pub machine: String,
-    /// The process number.
+    /// The process ID.
     pub id: u32,
-    /// When the process began, in the kernel's ticks since the machine was started: numbers are used again.
+    /// The time at which the process started, in the kernel's clock ticks since boot. It distinguishes processes that
+    /// reuse a process ID.
     pub start_ticks: u64,
 }
 
@@ -169,13 +172,13 @@ impl fmt::Display for Writer {
 }
 
 impl Manifest {
-    /// Every parameter of the network, in the released checkpoints' order.
+    /// Returns the parameters of the network, in the order of the released checkpoints.
     #[must_use]
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }
 
-    /// The roles, in the order in which they first appear.
+    /// Returns the roles, in the order in which they first appear.
     #[must_use]
     pub fn roles(&self) -> Vec<Role> {
         let mut roles: Vec<Role> = Vec::new();

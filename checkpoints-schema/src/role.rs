@@ -1,19 +1,19 @@
-//! What a set of tensors is to the training run.
+//! The sets of tensors in a checkpoint.
 
 use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a set of tensors is to the training run. Every role has every parameter, under the same names.
+/// A set of tensors in a checkpoint. Every role has a tensor for each parameter, under the same names.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Role {
-    /// The parameters as the optimizer keeps them, in single precision.
+    /// The optimizer's single-precision parameters.
     Master,
-    /// An exponential moving average of the parameters: what one samples from.
+    /// An exponential moving average of the parameters, used for sampling.
     Ema {
-        /// The weight of the old average in each step: 0.9999.
+        /// The weight of the previous average in each update: 0.9999.
         rate: f64,
     },
     /// Adam's running mean of the gradients.
@@ -23,7 +23,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// The folder that holds the role's files: `ema-0.9999`.
+    /// Returns the name of the folder that holds the role's files: `ema-0.9999`.
     #[must_use]
     pub fn folder(&self) -> String {
         self.to_string()
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_role_says_its_rate_in_folder_and_json() {
+    fn folder_name_and_json_of_a_role_contain_its_rate() {
         for (role, folder, json) in [
             (Role::Master, "master", r#"{"kind":"master"}"#),
             (Role::Ema { rate: 0.9999 }, "ema-0.9999", r#"{"kind":"ema","rate":0.9999}"#),

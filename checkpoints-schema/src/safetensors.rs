@@ -1,15 +1,17 @@
-//! The bytes of a checkpoint's safetensors files: eight of length, a JSON header, then the values.
+//! The bytes of a checkpoint's safetensors files: the length of the header in eight bytes, the JSON header, the values.
 
 use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
 
-use crate::{Role, TensorRecord};
+use crate::manifest::TensorRecord;
+use crate::role::Role;
 
-/// The bytes before the values, for float32 tensors of these names and shapes one after the other.
+/// Returns the bytes before the values of a file that holds float32 tensors of these names and shapes, one after the
+/// other.
 #[must_use]
 pub fn header<'a>(role: Role, step: u64, tensors: impl Iterator<Item = (&'a str, &'a [usize])>) -> Vec<u8> {
     let mut entries = Map::new();
-    // "format" is what loaders of the field look for; the rest says to a reader without a manifest what it has.
+    // Common loaders look for "format". The other entries identify the file without its manifest.
     let metadata = json!({"format": "pt", "role": role.folder(), "step": step.to_string()});
     entries.insert("__metadata__".to_owned(), metadata);
     let mut offset = 0;
@@ -19,15 +21,15 @@ pub fn header<'a>(role: Role, step: u64, tensors: impl Iterator<Item = (&'a str,
         offset = end;
     }
     let mut text = Value::Object(entries).to_string().into_bytes();
-    // Values start at a multiple of eight.
+    // The values start at a multiple of eight bytes.
     text.resize(text.len().next_multiple_of(8), b' ');
     [&(text.len() as u64).to_le_bytes()[..], &text].concat()
 }
 
-/// The values of the tensors that the manifest says `file` holds, in its order.
+/// Returns the values of the tensors in `records`, in that order, from the bytes of `file`.
 ///
 /// # Errors
-/// What differs, where they are not there with the types and shapes of `records`.
+/// If the file lacks a tensor, or holds it with another type or shape. The text names the difference.
 pub fn values_of<'a>(file: &'a [u8], records: &[&TensorRecord]) -> Result<Vec<&'a [u8]>, String> {
     let tensors = SafeTensors::deserialize(file).map_err(|error| format!("it is no safetensors file: {error}"))?;
     records
@@ -54,7 +56,7 @@ pub fn values_of<'a>(file: &'a [u8], records: &[&TensorRecord]) -> Result<Vec<&'
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::Dtype;
+    use crate::manifest::Dtype;
 
     fn record(name: &str, shape: &[usize]) -> TensorRecord {
         let (name, file, shape) = (name.to_owned(), String::new(), shape.to_vec());
@@ -62,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn values_come_back_by_name_and_differences_are_named() {
+    fn values_are_found_by_name_and_differences_are_reported() {
         let (b, a) = ([1.0_f32, -2.5, 3.0, f32::MIN_POSITIVE], [7.0_f32]);
         let shapes: [(&str, &[usize]); 2] = [("b", &[2, 2]), ("a", &[])];
         let mut file = header(Role::Master, 20, shapes.into_iter());

@@ -1,25 +1,26 @@
-//! Reading a manifest: older versions are readable, newer ones and contradictory ones are refused.
+//! Reading a manifest. Older versions are accepted; newer and inconsistent ones are refused.
 
 use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{Manifest, Role, TensorRecord, Writer};
+use crate::manifest::{Manifest, TensorRecord, Writer};
+use crate::role::Role;
 
-/// The version of the form that this Admiral writes, and the newest that it reads.
+/// The schema version that this Admiral writes, and the newest that it reads.
 ///
-/// It grows when a reader of the version before would misunderstand the manifest; a new field that old readers may
-/// pass over does not need it, because unknown fields are passed over. An older version stays readable: what it lacks
-/// is given a value where [`Manifest::from_json`] reads it.
+/// Increase it when a reader of the previous version would misunderstand the manifest. A new field that old readers can
+/// ignore does not need a new version, because unknown fields are ignored. Older versions stay readable:
+/// [`Manifest::from_json`] fills in the fields that they lack.
 ///
-/// | version | what changed |
+/// | version | change |
 /// |---|---|
-/// | 1 | the first |
-/// | 2 | `writer` |
+/// | 1 | the first version |
+/// | 2 | adds `writer` |
 pub const SCHEMA_VERSION: u32 = 2;
 
-/// Why a manifest is refused.
+/// The reason why a manifest is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
     /// A newer Admiral wrote it.
@@ -28,24 +29,24 @@ pub enum ManifestError {
          wrote it, or a newer one"
     )]
     Newer {
-        /// Its version.
+        /// The manifest's version.
         found: u64,
     },
-    /// It is not a manifest.
+    /// The bytes are not a manifest.
     #[error("the manifest cannot be read: {reason}")]
     Malformed {
-        /// Where and why.
+        /// The location and the cause.
         reason: String,
     },
-    /// Its parts contradict each other.
+    /// Parts of the manifest contradict each other.
     #[error("the manifest contradicts itself: {reason}")]
     Inconsistent {
-        /// Which parts, and how.
+        /// The contradiction.
         reason: String,
     },
 }
 
-/// A manifest of an older version with what it lacks.
+/// Returns a manifest of version `from` with the fields that it lacks.
 fn upgraded(mut manifest: Value, from: u64) -> Value {
     if let Some(fields) = manifest.as_object_mut()
         && from < 2
@@ -70,8 +71,9 @@ impl Manifest {
     /// Reads a manifest.
     ///
     /// # Errors
-    /// [`ManifestError::Newer`] for a version above [`SCHEMA_VERSION`], whatever else it holds; otherwise for what is
-    /// not a manifest, or one whose parts contradict each other.
+    /// - [`ManifestError::Newer`] if the version is above [`SCHEMA_VERSION`]. Nothing else is checked then.
+    /// - [`ManifestError::Malformed`] if the bytes are not a manifest.
+    /// - [`ManifestError::Inconsistent`] if parts of it contradict each other.
     pub fn from_json(json: &[u8]) -> Result<Self, ManifestError> {
         let malformed = |error: serde_json::Error| ManifestError::Malformed { reason: error.to_string() };
         let VersionOnly { schema_version } = serde_json::from_slice(json).map_err(malformed)?;
@@ -91,7 +93,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Whether files, parameters and tensors belong together.
+    /// Checks that files, parameters and tensors are consistent.
     fn check(&self) -> Result<(), String> {
         let mut files = HashMap::new();
         for file in &self.files {
@@ -143,7 +145,7 @@ impl Manifest {
     }
 }
 
-/// What the tensors say of a file.
+/// The content of a file according to the tensor records.
 #[derive(Default)]
 struct FileContent<'a> {
     length: u64,
@@ -152,7 +154,7 @@ struct FileContent<'a> {
 }
 
 impl<'a> FileContent<'a> {
-    /// Adds a tensor that lies in the file; an error where it cannot.
+    /// Adds a tensor to the file. Returns an error if it does not fit into the file.
     fn take(&mut self, tensor: &'a TensorRecord) -> Result<(), String> {
         let (role, name, file) = (tensor.role, tensor.name.as_str(), &tensor.file);
         if let Some(other) = self.roles.insert(name, role)
@@ -162,7 +164,7 @@ impl<'a> FileContent<'a> {
         }
         let bytes = tensor.shape.iter().try_fold(tensor.dtype.size(), |product, &n| product.checked_mul(n as u64));
         let sum = bytes.and_then(|bytes| self.bytes_of_values.checked_add(bytes));
-        // Before the values lie eight bytes and a header.
+        // A file also has a header, so that the values are always shorter.
         match sum.filter(|&sum| sum < self.length) {
             Some(sum) => self.bytes_of_values = sum,
             None => return Err(format!("{file} has {} bytes, too few for {role} {name} in it", self.length)),
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_survives_the_round_trip() {
+    fn a_manifest_is_unchanged_by_a_round_trip() {
         let manifest = read(&example()).unwrap();
         assert_eq!(manifest.roles(), [Role::Master]);
         assert_eq!(manifest.parameters()[0].num_elements(), Some(2));
@@ -215,14 +217,14 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_version_is_refused_even_when_nothing_else_is_understood() {
+    fn a_newer_version_is_refused_before_other_fields_are_read() {
         let error = Manifest::from_json(br#"{"schema_version": 3, "tensors": "elsewhere"}"#).unwrap_err();
         assert_eq!(error, ManifestError::Newer { found: 3 });
         assert!(error.to_string().contains("version 3"), "{error}");
     }
 
     #[test]
-    fn version_1_is_read_without_its_writer() {
+    fn version_1_is_read_without_a_writer() {
         let mut value = example();
         value["schema_version"] = json!(1);
         value.as_object_mut().unwrap().remove("writer");
@@ -234,21 +236,21 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_this_version_does_not_know_are_passed_over() {
+    fn unknown_fields_are_ignored() {
         let mut value = example();
         value["mood"] = json!("good");
         assert_eq!(read(&value), read(&example()));
     }
 
     #[test]
-    fn what_is_no_manifest_is_malformed() {
+    fn bytes_that_are_not_a_manifest_are_malformed() {
         for json in [&b""[..], b"[]", b"{}", b"{\"schema_version\": 0}", b"{\"schema_version\": 1}", b"\xff"] {
             assert!(matches!(Manifest::from_json(json), Err(ManifestError::Malformed { .. })), "{json:?}");
         }
     }
 
     #[test]
-    fn two_averages_of_one_rate_are_one_role_twice() {
+    fn two_averages_with_the_same_rate_are_refused() {
         let mut value = example();
         let mut file = value["files"][0].clone();
         file["path"] = json!("other.safetensors");
@@ -263,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_no_machine_has_are_refused() {
+    fn sizes_that_overflow_are_refused() {
         for shape in [json!([u64::MAX]), json!([1_u64 << 40, 1_u64 << 40]), json!([1_u64 << 62])] {
             let mut value = example();
             value["parameters"][0]["shape"] = shape.clone();
@@ -275,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictions_are_named() {
+    fn contradictions_are_reported() {
         let master = example()["tensors"][0].clone();
         let twice = |role: Value| {
             let mut other = master.clone();

@@ -1,4 +1,4 @@
-//! What is committed beside the types: their JSON Schemas, and a manifest of each older version.
+//! Tests of the committed JSON Schemas, and of a committed manifest of each older version.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -10,16 +10,16 @@ fn package() -> &'static Path {
 }
 
 #[test]
-fn the_committed_schemas_are_those_of_the_types() {
+fn the_committed_schemas_match_the_types() {
     let mut expected: Vec<PathBuf> = Vec::new();
     for (name, text) in json_schemas() {
         let path = package().join("schema").join(name);
         let committed = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(
             committed == text,
-            "{} is not the schema of the types any more; if the change is meant, write it anew with\n    cargo run -p \
-             admiral-checkpoints-schema --example write_schemas\nand see in src/version.rs whether SCHEMA_VERSION has \
-             to grow",
+            "{} does not match the types; if the change is intended, generate it again with\n    cargo run -p \
+             admiral-checkpoints-schema --example write_schemas\nand see in src/version.rs whether SCHEMA_VERSION must \
+             increase",
             path.display()
         );
         expected.push(path);
@@ -28,14 +28,14 @@ fn the_committed_schemas_are_those_of_the_types() {
         std::fs::read_dir(package().join("schema")).unwrap().map(|entry| entry.unwrap().path()).collect();
     there.sort();
     expected.sort();
-    assert_eq!(there, expected, "schema/ holds the schemas and nothing else");
+    assert_eq!(there, expected, "schema/ holds only the schemas");
 }
 
 #[test]
 fn a_manifest_of_version_1_is_still_read() {
     let json = std::fs::read(package().join("tests/manifest-version-1.json")).unwrap();
     let manifest = Manifest::from_json(&json).unwrap();
-    assert_eq!(manifest.schema_version, 1, "it says what it was");
+    assert_eq!(manifest.schema_version, 1, "the version of the file is kept");
     assert_eq!((manifest.training.step, manifest.training.next_sample_index), (20, 160));
     assert_eq!(manifest.world_size, 2);
     assert_eq!(manifest.roles(), [Role::Master, Role::Ema { rate: 0.999 }, Role::AdamMean, Role::AdamVariance]);
@@ -46,7 +46,7 @@ fn a_manifest_of_version_1_is_still_read() {
 }
 
 #[test]
-fn a_manifest_that_ends_anywhere_is_refused() {
+fn a_truncated_manifest_is_refused_at_every_length() {
     let json = std::fs::read(package().join("tests/manifest-version-1.json")).unwrap();
     let end = json.trim_ascii_end().len();
     for length in 0..end {

@@ -1,4 +1,5 @@
-//! Any bytes as a file of safetensors: by the reader of checkpoints and by that of imports, which must agree.
+//! Reads arbitrary bytes as a safetensors file, with the reader of checkpoints and the reader of imports. Both must
+//! agree.
 #![no_main]
 
 use std::io::Cursor;
@@ -19,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(found) = &found {
         assert_eq!(found[0].len(), 48);
     }
-    // An archive or an old file, which the other target has.
+    // Archives and old files are covered by the target `state_dict`.
     if bytes.get(8) != Some(&b'{') {
         return;
     }

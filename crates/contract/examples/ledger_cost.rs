@@ -1,4 +1,5 @@
-//! What a change of phase costs a rank, in nanoseconds: `cargo run --release -p admiral-contract --example ledger_cost`.
+//! Measures the nanoseconds that a change of phase takes:
+//! `cargo run --release -p admiral-contract --example ledger_cost`.
 
 use std::os::fd::AsRawFd;
 use std::time::Instant;

@@ -1,43 +1,45 @@
-//! How ranks share the samples of a step. This is the only place with that rule: the trainer, the launcher and the plan
-//! of a run all ask it.
+//! The division of a global batch over ranks and passes.
+//!
+//! The trainer, the launcher and the plan of a run all take the rule from here.
 
 use serde::Serialize;
 
-/// A global batch, divided over ranks and passes.
+/// A global batch divided over ranks and passes.
 ///
 /// The global batch is fixed by the configuration. When the number of ranks changes, the number of passes changes, and
 /// every step still sees the same samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct BatchDivision {
-    /// Ranks.
+    /// The number of ranks.
     #[serde(rename = "world")]
     pub world_size: u64,
-    /// Samples of a step over all ranks.
+    /// The number of samples in a step, over all ranks.
     pub global_batch: u64,
-    /// Samples of one pass through the network on one rank.
+    /// The number of samples in one pass through the network on one rank.
     pub microbatch: u64,
-    /// Passes of a step on one rank.
+    /// The number of passes in a step on one rank (gradient accumulation).
     pub accumulation: u64,
 }
 
-/// A global batch that the ranks cannot share.
+/// The error for a global batch that cannot be divided over the ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{global_batch} samples in passes of {microbatch} cannot be divided over {world_size} ranks")]
 pub struct Indivisible {
-    /// Samples of a step over all ranks.
+    /// The number of samples in a step, over all ranks.
     pub global_batch: u64,
-    /// Samples of one pass, at most.
+    /// The largest number of samples in one pass.
     pub microbatch: u64,
-    /// Ranks.
+    /// The number of ranks.
     pub world_size: u64,
 }
 
 impl BatchDivision {
-    /// Divides `global_batch` over `world_size` ranks in passes of at most `microbatch` samples: exactly `microbatch`
-    /// where a rank's share is larger, the whole share where it is not.
+    /// Divides `global_batch` over `world_size` ranks in passes of `microbatch` samples. If a rank's share is smaller
+    /// than `microbatch`, the rank processes its share in one pass.
     ///
     /// # Errors
-    /// Where the ranks cannot share the batch evenly in whole passes. [`world_sizes`] lists those that can.
+    /// If the batch does not divide into equal shares of whole passes. [`world_sizes`] lists the numbers of ranks that
+    /// work.
     pub fn new(global_batch: u64, microbatch: u64, world_size: u64) -> Result<Self, Indivisible> {
         let indivisible = Indivisible { global_batch, microbatch, world_size };
         if global_batch == 0 || microbatch == 0 || world_size == 0 || !global_batch.is_multiple_of(world_size) {
@@ -51,8 +53,8 @@ impl BatchDivision {
         Ok(Self { world_size, global_batch, microbatch, accumulation: share / microbatch })
     }
 
-    /// Divides `global_batch` with the largest microbatch of at most `limit` that divides a rank's share. `None` where
-    /// the ranks do not divide the batch, or `limit` is 0.
+    /// Divides `global_batch` with the largest microbatch up to `limit` that divides a rank's share. Returns `None` if
+    /// the number of ranks does not divide the batch, or if `limit` is 0.
     #[must_use]
     pub fn with_largest_microbatch(limit: u64, global_batch: u64, world_size: u64) -> Option<Self> {
         if global_batch == 0 || world_size == 0 || !global_batch.is_multiple_of(world_size) {
@@ -66,30 +68,25 @@ impl BatchDivision {
         Some(Self { world_size, global_batch, microbatch, accumulation: share / microbatch })
     }
 
-    /// Samples of a step on one rank.
+    /// Returns the number of samples in a step on one rank.
     #[must_use]
     pub fn share(&self) -> u64 {
         self.microbatch * self.accumulation
     }
 
-    /// The global sample indices of every pass of `rank`, for the steps from `first_step` to before `last_step`, in
-    /// order. Each item is one pass.
-    pub fn passes(
-        self,
-        rank: u64,
-        first_step: u64,
-        last_step: u64,
-    ) -> impl Iterator<Item = Vec<u64>> + Send + 'static {
-        (first_step..last_step)
-            .flat_map(move |step| (0..self.accumulation).map(move |pass| (step, pass)))
-            .map(move |(step, pass)| {
+    /// Returns the global sample indices of every pass of `rank`, one item for each pass, for the steps
+    /// `first_step..last_step`.
+    pub fn passes(self, rank: u64, first_step: u64, last_step: u64) -> impl Iterator<Item = Vec<u64>> + Send + 'static {
+        (first_step..last_step).flat_map(move |step| (0..self.accumulation).map(move |pass| (step, pass))).map(
+            move |(step, pass)| {
                 let first = step * self.global_batch + rank * self.share() + pass * self.microbatch;
                 (first..first + self.microbatch).collect()
-            })
+            },
+        )
     }
 }
 
-/// The numbers of ranks up to `limit` that can share a global batch, ascending.
+/// Returns the numbers of ranks up to `limit` over which the batch divides, in ascending order.
 #[must_use]
 pub fn world_sizes(global_batch: u64, microbatch: u64, limit: u64) -> Vec<u64> {
     candidates(global_batch, limit)
@@ -97,7 +94,7 @@ pub fn world_sizes(global_batch: u64, microbatch: u64, limit: u64) -> Vec<u64> {
         .collect()
 }
 
-/// The largest number of ranks up to `limit` that can share a global batch.
+/// Returns the largest number of ranks up to `limit` over which the batch divides.
 #[must_use]
 pub fn largest_world_size(global_batch: u64, microbatch: u64, limit: u64) -> Option<u64> {
     candidates(global_batch, limit)
@@ -105,7 +102,7 @@ pub fn largest_world_size(global_batch: u64, microbatch: u64, limit: u64) -> Opt
         .find(|&world_size| BatchDivision::new(global_batch, microbatch, world_size).is_ok())
 }
 
-/// Every rank has at least one sample.
+/// The numbers of ranks that leave each rank at least one sample.
 fn candidates(global_batch: u64, limit: u64) -> std::ops::RangeInclusive<u64> {
     1..=global_batch.min(limit)
 }
@@ -127,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_of_ranks_of_known_batches() {
+    fn known_batches_have_known_world_sizes() {
         assert_eq!(world_sizes(12, 4, 100), [1, 3, 4, 6, 12]);
         assert_eq!(world_sizes(12, 4, 5), [1, 3, 4]);
         let error = BatchDivision::new(12, 4, 5).expect_err("5 does not divide 12");
@@ -143,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_microbatch_that_divides_is_found() {
+    fn the_largest_microbatch_divides_the_share() {
         for world_size in 1..30_u64 {
             for global_batch in 0..60_u64 {
                 for limit in 0..30 {
@@ -160,9 +157,9 @@ mod tests {
     }
 
     proptest! {
-        /// Passes of one size over all ranks add up to the batch, and no pass is too large.
+        /// The passes of all ranks add up to the batch, and no pass is larger than the microbatch.
         #[test]
-        fn a_division_adds_up(batch in 1_u64..3000, microbatch in 1_u64..100, world_size in 1_u64..100) {
+        fn passes_add_up_to_the_batch(batch in 1_u64..3000, microbatch in 1_u64..100, world_size in 1_u64..100) {
             let in_whole_passes = batch % (world_size * microbatch) == 0;
             // A single pass may be smaller.
             let in_one_pass = batch % world_size == 0 && batch / world_size <= microbatch;
@@ -175,7 +172,7 @@ mod tests {
         }
 
         #[test]
-        fn the_largest_is_the_last_of_all(batch in 0_u64..3000, microbatch in 0_u64..100, limit in 0_u64..200) {
+        fn the_largest_world_size_is_listed_last(batch in 0_u64..3000, microbatch in 0_u64..100, limit in 0_u64..200) {
             let all = world_sizes(batch, microbatch, limit);
             prop_assert_eq!(largest_world_size(batch, microbatch, limit), all.last().copied());
             prop_assert!(all.is_sorted() && all.iter().all(|&world_size| world_size <= limit));

@@ -1,19 +1,20 @@
-//! The section `launch` of a run's configuration.
+//! The section `launch` of a run's configuration, and the timeouts that follow from it.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How `admiral-launch` watches a run and brings it back.
+/// How `admiral-launch` detects that a run has stalled, and how often it restarts the run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LaunchConfig {
-    /// Seconds without progress of any rank after which the run is said to stand still and is started again. All other
-    /// timeouts of the launcher follow from it; it prints them.
+    /// The run counts as stalled, and is restarted, after this many seconds without progress of any rank. All other
+    /// timeouts of the launcher are derived from this one; the launcher prints them.
     pub stall_seconds: u64,
-    /// Restarts within `restart_window_seconds`; one more and the launcher gives up.
+    /// The largest number of restarts within `restart_window_seconds`. The launcher gives up instead of making one
+    /// more.
     pub max_restarts: u64,
-    /// The window in which restarts are counted, in seconds.
+    /// The length of the window in which restarts are counted, in seconds.
     pub restart_window_seconds: u64,
 }
 
@@ -24,7 +25,7 @@ impl Default for LaunchConfig {
 }
 
 impl LaunchConfig {
-    /// What cannot work: the field's name in this section, and why.
+    /// Returns the invalid fields: the field's name in this section, and the reason.
     #[must_use]
     pub fn mistakes(&self) -> Vec<(&'static str, &'static str)> {
         let mut mistakes = Vec::new();
@@ -37,7 +38,7 @@ impl LaunchConfig {
         mistakes
     }
 
-    /// What follows from the one timeout.
+    /// Derives all timeouts from `stall_seconds`.
     #[must_use]
     pub fn timeouts(&self) -> Timeouts {
         let stall = Duration::from_secs(self.stall_seconds);
@@ -55,15 +56,15 @@ impl LaunchConfig {
 /// The launcher's timeouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// No rank makes progress: the run stands still.
+    /// The run counts as stalled when no rank has made progress for this long.
     pub stall: Duration,
-    /// All hosts have to have answered, from the start of `mpirun`.
+    /// All hosts must have answered this long after the start of `mpirun`.
     pub start: Duration,
-    /// Nothing is heard of a host's processes: the host is lost.
+    /// A host counts as lost when its agent has sent nothing for this long.
     pub silence: Duration,
-    /// A group that was told to end is killed by force.
+    /// A process group that was told to exit is killed after this long.
     pub group_down: Duration,
-    /// A host hears nothing of the launcher: it ends its ranks.
+    /// An agent ends its ranks when the launcher has sent nothing for this long.
     pub orphan: Duration,
 }
 
@@ -72,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timeouts_follow_from_one() {
+    fn timeouts_are_ordered_for_every_stall_timeout() {
         for stall_seconds in [5, 30, 300, 7200] {
             let times = LaunchConfig { stall_seconds, ..LaunchConfig::default() }.timeouts();
             assert!(times.silence <= times.stall && times.silence < times.orphan && times.stall <= times.start);

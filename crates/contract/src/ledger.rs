@@ -1,8 +1,8 @@
-//! The progress ledger: where a rank stands, in a page of memory that it shares with the process that watches it.
+//! The progress ledger: a page of memory in which a rank publishes its progress to the process that watches it.
 //!
-//! The rank writes with plain stores, no system call and no lock, so that a step costs the same with it; the watcher
-//! reads also while the rank is stuck in a driver. A counter that is odd while the rank writes lets the watcher
-//! recognise a torn reading and read again (a seqlock).
+//! The rank writes with plain stores, without system calls or locks, so that a step takes no longer with a watcher. The
+//! watcher can read while the rank hangs in a driver. The page is a seqlock: a counter is odd while the rank writes, so
+//! that the watcher detects an inconsistent read and retries.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,38 +16,41 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::reading::{Phase, Reading};
 
-/// "ADMLEDGR" and, below, the version of the layout.
+/// "ADMLEDGR".
 const MAGIC: u64 = 0x4144_4d4c_4544_4752;
+/// The version of the layout.
 const VERSION: u64 = 1;
 const LENGTH: usize = size_of::<Page>();
-/// Room for an attempt's name, in words of eight bytes; a longer one is cut.
+/// The space for an attempt ID, in words of eight bytes. A longer ID is cut.
 const ID_WORDS: usize = 8;
-/// A reading that meets a writer this often is given up: the rank was stopped in the middle of a write.
+/// The number of reads after which the reader gives up on a consistent one: the rank was stopped in the middle of a
+/// write.
 const MAX_TRIES: usize = 1200;
-/// Tries without a pause, and the pause between those after them.
+/// The number of reads without a pause between them.
 const SPINS: usize = 1000;
+/// The pause between later reads.
 const PAUSE: Duration = Duration::from_micros(50);
 
-/// What can go wrong with a ledger.
+/// Errors of making or opening a ledger.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// The file cannot be used.
+    /// The file cannot be made, opened or mapped.
     #[error("the ledger {path}: {source}")]
     File {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The file is no ledger of this version: rank and launcher are of different builds.
+    /// The file is not a ledger of this version: rank and launcher come from different builds.
     #[error("the ledger {path} is not of this version of Admiral; use the launcher and the program of one build")]
     Foreign {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
     },
 }
 
-/// The layout. A field may be added at the end with a new version.
+/// The layout of the page. A new version may add fields at the end.
 #[repr(C, align(64))]
 #[derive(Default)]
 struct Page {
@@ -60,7 +63,7 @@ struct Page {
     last_step: AtomicU64,
     phase: AtomicU64,
     bucket: AtomicU64,
-    /// CLOCK_MONOTONIC in nanoseconds, one clock for the whole host.
+    /// When the phase began, in nanoseconds of CLOCK_MONOTONIC, which is the same clock for all processes of a host.
     since: AtomicU64,
     collectives: AtomicU64,
     beats: AtomicU64,
@@ -69,22 +72,25 @@ struct Page {
     wait_nanoseconds: AtomicU64,
     checkpoint_step: AtomicU64,
     global_batch: AtomicU64,
-    /// [`Reading::attempt_id`], ended by zeros.
+    /// [`Reading::attempt_id`], padded with zeros.
     attempt_id: [AtomicU64; ID_WORDS],
-    /// Of the step under way: when it began, and what it has spent so far. Only the rank reads these.
+    /// When the current step began. Only the rank reads this field and the following ones.
     step_since: AtomicU64,
+    /// The nanoseconds of the current step that were spent waiting for data.
     data_so_far: AtomicU64,
+    /// The nanoseconds of the current step that were spent in collective operations.
     wait_so_far: AtomicU64,
 }
 
-/// A rank's ledger. One thread writes, but for [`Ledger::count_exchange`]; any number read.
+/// A rank's ledger. One thread writes and any number of threads and processes read; [`Ledger::count_exchange`] may be
+/// called from any thread.
 pub struct Ledger {
     page: *const Page,
-    /// Kept so that a child can inherit it.
+    /// Kept open so that a child process can inherit it.
     file: Option<OwnedFd>,
 }
 
-// SAFETY: the page lives as long as the ledger and is touched through atomics alone.
+// SAFETY: the page lives as long as the process and is accessed only through atomics.
 unsafe impl Send for Ledger {}
 // SAFETY: as above.
 unsafe impl Sync for Ledger {}
@@ -96,11 +102,11 @@ impl std::fmt::Debug for Ledger {
 }
 
 impl Ledger {
-    /// A new ledger in memory that no file system names: a child that inherits [`Ledger::file`] opens it by the path
-    /// `/proc/self/fd/N`, and nothing is left of it when both are gone.
+    /// Makes a ledger in anonymous memory. A child process that inherits [`Ledger::file`] opens it by the path
+    /// `/proc/self/fd/N`. The memory is freed when both processes have exited.
     ///
     /// # Errors
-    /// When the system gives no memory.
+    /// If the system provides no memory.
     pub fn create() -> Result<Self, LedgerError> {
         let failed = |source: std::io::Error| LedgerError::File { path: "(anonymous)".into(), source };
         let file = rustix::fs::memfd_create("admiral-ledger", MemfdFlags::empty()).map_err(|e| failed(e.into()))?;
@@ -112,10 +118,10 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// The ledger in a file that [`Ledger::create`] made.
+    /// Opens the ledger in a file that [`Ledger::create`] made.
     ///
     /// # Errors
-    /// When the file cannot be mapped or holds no ledger of this version.
+    /// If the file cannot be mapped, or is not a ledger of this version.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let failed = |source| LedgerError::File { path: path.to_owned(), source };
         let file = File::options().read(true).write(true).open(path).map_err(failed)?;
@@ -131,20 +137,37 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// A ledger that nobody watches.
+    /// Opens the ledger at `path` for this process and writes its process number there, so that the launcher sees that
+    /// the rank has started. A rank calls this once, at its start, and hands the ledger down.
+    ///
+    /// Without a path the ledger is private. It is private too if the file cannot be opened: the rank runs without a
+    /// watcher, and the caller warns with the error that is returned.
+    #[must_use]
+    pub fn open_or_private(path: Option<&Path>) -> (Self, Option<LedgerError>) {
+        let (ledger, error) = match path.map(Self::open) {
+            Some(Ok(ledger)) => (ledger, None),
+            Some(Err(error)) => (Self::private(), Some(error)),
+            None => (Self::private(), None),
+        };
+        ledger.sign(std::process::id());
+        (ledger, error)
+    }
+
+    /// Makes a ledger in the memory of this process, which no other process can read.
     #[must_use]
     pub fn private() -> Self {
         Self { page: Box::into_raw(Box::<Page>::default()), file: None }
     }
 
-    /// What a child must inherit to share it; None where this one was not created here.
+    /// Returns the file that a child process must inherit to share the ledger. `None` if the ledger was not made by
+    /// [`Ledger::create`].
     #[must_use]
     pub fn file(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         self.file.as_ref().map(|file| file.as_fd())
     }
 
     fn page(&self) -> &Page {
-        // SAFETY: mapped or allocated for as long as the process lives (see drop), and aligned.
+        // SAFETY: the page is mapped or allocated, is never freed, and is aligned.
         unsafe { &*self.page }
     }
 
@@ -157,12 +180,12 @@ impl Ledger {
         page.sequence.store(sequence.wrapping_add(2), Ordering::Release);
     }
 
-    /// The rank says that it is there.
+    /// Publishes the process ID of the rank.
     pub fn sign(&self, pid: u32) {
         self.write(|page| page.pid.store(u64::from(pid), Ordering::Relaxed));
     }
 
-    /// The rank knows the run: the step it begins from, the last one, and the samples of a step.
+    /// Publishes the extent of the run: the step that training starts from, the last step, and the samples in a step.
     pub fn begin(&self, step: u64, last_step: u64, global_batch: u64) {
         self.write(|page| {
             page.step.store(step, Ordering::Relaxed);
@@ -171,7 +194,7 @@ impl Ledger {
         });
     }
 
-    /// A step begins, and with it another one's times.
+    /// Starts a step, and the measurement of its times.
     pub fn begin_step(&self, step: u64) {
         let now = now();
         self.write(|page| {
@@ -183,7 +206,7 @@ impl Ledger {
         });
     }
 
-    /// The step's work is done: its times are those of the last whole step from now on.
+    /// Ends a step, and publishes its times as those of the last complete step.
     pub fn end_step(&self) {
         let now = now();
         self.write(|page| {
@@ -195,7 +218,7 @@ impl Ledger {
         });
     }
 
-    /// The rank begins to do something else.
+    /// Starts a phase. A collective phase is also counted as an exchange.
     pub fn enter(&self, phase: Phase, bucket: u64) {
         self.change(phase, bucket);
         if phase.is_collective() {
@@ -203,7 +226,7 @@ impl Ledger {
         }
     }
 
-    /// The rank waits for the sum of a bucket that another of its threads has entered and counted.
+    /// Starts waiting for the all-reduce of a bucket that another thread of the rank has entered and counted.
     pub fn wait(&self, bucket: u64) {
         self.change(Phase::Reduce, bucket);
     }
@@ -218,24 +241,24 @@ impl Ledger {
         });
     }
 
-    /// The rank enters an exchange, whatever else it does: any thread may say so.
+    /// Counts an exchange without a change of the phase. May be called from any thread.
     pub fn count_exchange(&self) {
         self.page().collectives.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What the rank does, and in which bucket or pass: to go back to after something else.
+    /// Returns the current phase and its bucket or pass, so that a caller can return to it later.
     #[must_use]
     pub fn phase(&self) -> (Phase, u64) {
         let page = self.page();
         (phase_of(page.phase.load(Ordering::Relaxed)), page.bucket.load(Ordering::Relaxed))
     }
 
-    /// A checkpoint of this step is published, or the run began from it.
+    /// Publishes the step of the newest checkpoint, which was written or resumed from.
     pub fn checkpoint(&self, step: u64) {
         self.write(|page| page.checkpoint_step.store(step, Ordering::Relaxed));
     }
 
-    /// The attempt has this name.
+    /// Publishes the attempt ID.
     pub fn attempt(&self, id: &str) {
         let mut bytes = id.bytes();
         self.write(|page| {
@@ -246,13 +269,13 @@ impl Ledger {
         });
     }
 
-    /// The step under way.
+    /// Returns the number of the current step.
     #[must_use]
     pub fn step(&self) -> u64 {
         self.page().step.load(Ordering::Relaxed)
     }
 
-    /// Counts the time of the phase until now where it belongs.
+    /// Adds the time since the phase began to the step's data or wait time.
     fn close_phase(&self, page: &Page, now: u64) {
         let spent = now.saturating_sub(page.since.load(Ordering::Relaxed));
         let phase = phase_of(page.phase.load(Ordering::Relaxed));
@@ -264,29 +287,29 @@ impl Ledger {
         page.since.store(now, Ordering::Relaxed);
     }
 
-    /// What it says now.
+    /// Returns a snapshot. It may be inconsistent if the rank was stopped in the middle of a write.
     #[must_use]
     pub fn read(&self) -> Reading {
         for attempt in 0..MAX_TRIES {
-            if let Some(reading) = self.read_whole() {
+            if let Some(reading) = self.read_consistent() {
                 return reading;
             }
-            // A writer that the system has put aside in the middle needs the processor to come to its end.
+            // A writer that was preempted in the middle needs CPU time to finish.
             if attempt < SPINS { std::hint::spin_loop() } else { std::thread::sleep(PAUSE) }
         }
-        self.read_once()
+        self.read_fields()
     }
 
-    /// None where the writer was at it.
-    fn read_whole(&self) -> Option<Reading> {
+    /// Returns `None` if the rank wrote during the read.
+    fn read_consistent(&self) -> Option<Reading> {
         let page = self.page();
         let before = page.sequence.load(Ordering::Acquire);
-        let reading = self.read_once();
+        let reading = self.read_fields();
         fence(Ordering::Acquire);
         (before.is_multiple_of(2) && page.sequence.load(Ordering::Relaxed) == before).then_some(reading)
     }
 
-    fn read_once(&self) -> Reading {
+    fn read_fields(&self) -> Reading {
         let page = self.page();
         let get = |value: &AtomicU64| value.load(Ordering::Relaxed);
         let seconds = |nanoseconds| Duration::from_nanos(nanoseconds).as_secs_f64();
@@ -309,32 +332,28 @@ impl Ledger {
     }
 }
 
-/// The ledger of this process as a rank: the one that [`crate::environment::LEDGER`] names, or a private one. One that
-/// cannot be opened is no reason not to run; [`own_error`] says why.
+// Goes when src/ hands this down.
+/// The ledger of this process as a rank, named by [`crate::environment::LEDGER`].
 pub fn own() -> &'static Ledger {
     &own_or_error().0
 }
 
-/// Why nobody can watch this process although it was told where.
+// Goes when src/ hands this down.
+/// Why the ledger of this process is private although a file was named.
 pub fn own_error() -> Option<&'static LedgerError> {
     own_or_error().1.as_ref()
 }
 
+// Goes when src/ hands this down.
 fn own_or_error() -> &'static (Ledger, Option<LedgerError>) {
     static OWN: OnceLock<(Ledger, Option<LedgerError>)> = OnceLock::new();
     OWN.get_or_init(|| {
-        let (ledger, error) = match std::env::var_os(crate::environment::LEDGER).map(|path| Ledger::open(path.as_ref()))
-        {
-            Some(Ok(ledger)) => (ledger, None),
-            Some(Err(error)) => (Ledger::private(), Some(error)),
-            None => (Ledger::private(), None),
-        };
-        ledger.sign(std::process::id());
-        (ledger, error)
+        let path = std::env::var_os(crate::environment::LEDGER);
+        Ledger::open_or_private(path.as_deref().map(Path::new))
     })
 }
 
-/// Text up to the first zero.
+/// Returns the text up to the first zero byte.
 fn text(bytes: impl Iterator<Item = u8>) -> String {
     String::from_utf8_lossy(&bytes.take_while(|&byte| byte != 0).collect::<Vec<_>>()).into_owned()
 }
@@ -347,14 +366,14 @@ fn phase_of(number: u64) -> Phase {
     Phase::ALL.into_iter().find(|&phase| phase as u64 == number).unwrap_or(Phase::Start)
 }
 
-/// Nanoseconds of CLOCK_MONOTONIC.
+/// Returns CLOCK_MONOTONIC in nanoseconds.
 fn now() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 fn map(file: impl AsFd) -> std::io::Result<*const Page> {
-    // SAFETY: a new shared mapping of a file that is at least as long; it is never unmapped.
+    // SAFETY: this is a new shared mapping of a file that is at least as long. It is never unmapped.
     let page = unsafe {
         rustix::mm::mmap(std::ptr::null_mut(), LENGTH, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, file, 0)
     }?;
@@ -375,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn the_watcher_sees_what_the_rank_says() {
+    fn the_watcher_reads_what_the_rank_publishes() {
         let (watcher, rank) = shared();
         assert_eq!((watcher.read().pid, watcher.read().phase), (0, Phase::Start));
         rank.sign(7);
@@ -400,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn exchanges_are_counted_once_whoever_enters_them() {
+    fn exchanges_of_all_threads_are_counted_once() {
         let (watcher, rank) = shared();
         rank.enter(Phase::Backward, 0);
         std::thread::scope(|threads| {
@@ -416,26 +435,26 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_is_never_torn() {
+    fn a_consistent_read_never_mixes_two_writes() {
         let (watcher, rank) = shared();
         let writer = std::thread::spawn(move || {
             for step in 0..50_000 {
                 rank.begin(step, step, step);
-                // A rank does something between two words; without any pause no reading would fit in.
+                // A rank works between two writes. Without a pause no read would succeed.
                 (0..50).for_each(|_| std::hint::spin_loop());
             }
         });
-        // `read` takes what there is when a writer is put aside in the middle for too long.
+        // `read` would return an inconsistent snapshot if the writer were preempted for too long.
         while !writer.is_finished() {
-            let Some(reading) = watcher.read_whole() else { continue };
+            let Some(reading) = watcher.read_consistent() else { continue };
             assert!(reading.step == reading.last_step && reading.step == reading.global_batch, "{reading:?}");
         }
-        assert_eq!(watcher.read_whole().map(|reading| reading.step), Some(49_999));
+        assert_eq!(watcher.read_consistent().map(|reading| reading.step), Some(49_999));
         writer.join().expect("the writer");
     }
 
     #[test]
-    fn what_is_no_ledger_is_refused() {
+    fn a_file_that_is_not_a_ledger_is_refused() {
         let path = std::env::temp_dir().join(format!("no-ledger-{}", std::process::id()));
         std::fs::write(&path, vec![0; LENGTH]).expect("a file");
         assert!(matches!(Ledger::open(&path), Err(LedgerError::Foreign { .. })));
@@ -446,10 +465,23 @@ mod tests {
     }
 
     #[test]
+    fn a_rank_whose_ledger_cannot_be_opened_has_a_private_one_and_the_reason() {
+        let pid = u64::from(std::process::id());
+        let watcher = Ledger::create().expect("memory");
+        let path = format!("/proc/self/fd/{}", watcher.file().expect("it was created here").as_raw_fd());
+        let (_rank, error) = Ledger::open_or_private(Some(path.as_ref()));
+        assert!(error.is_none() && watcher.read().pid == pid);
+        let (rank, error) = Ledger::open_or_private(None);
+        assert!(error.is_none() && rank.read().pid == pid);
+        let (rank, error) = Ledger::open_or_private(Some("/nowhere/ledger".as_ref()));
+        assert!(matches!(error, Some(LedgerError::File { .. })) && rank.read().pid == pid);
+    }
+
+    #[test]
     fn phases_keep_their_numbers_and_names() {
-        for (place, phase) in Phase::ALL.into_iter().enumerate() {
-            assert_eq!(phase as usize, place);
-            assert_eq!(phase_of(place as u64), phase);
+        for (number, phase) in Phase::ALL.into_iter().enumerate() {
+            assert_eq!(phase as usize, number);
+            assert_eq!(phase_of(number as u64), phase);
         }
         assert_eq!(serde_json::to_string(&Phase::Reduce).expect("a name"), "\"reduce\"");
     }

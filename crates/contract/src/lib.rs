@@ -1,6 +1,6 @@
-//! What a rank of Admiral and its launcher agree on: exit codes ([`ExitCode`]), the progress ledger ([`ledger`]),
-//! environment variables ([`environment`]), the identity of hosts and processes ([`host`]), how ranks share a batch
-//! ([`BatchDivision`]), and the configuration's section `launch` ([`LaunchConfig`]).
+//! The contract between a rank of Admiral and its launcher: exit codes ([`ExitCode`]), the progress ledger
+//! ([`ledger`]), environment variables ([`environment`]), the identity of hosts and processes ([`host`]), the division
+//! of a batch over ranks ([`BatchDivision`]), and the section `launch` of the configuration ([`LaunchConfig`]).
 
 mod batch;
 mod config;

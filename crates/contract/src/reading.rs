@@ -1,34 +1,34 @@
-//! What a ledger says of a rank.
+//! A snapshot of a rank's progress.
 
 use serde::{Deserialize, Serialize};
 
-/// What a rank is doing.
+/// The work that a rank is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u64)]
 pub enum Phase {
-    /// Getting ready: reading the configuration, the data's names, a checkpoint.
+    /// Starting: reading the configuration, the file names of the data set, a checkpoint.
     #[default]
     Start = 0,
-    /// Waiting for the loader.
+    /// Waiting for the data loader.
     Data = 1,
-    /// The network's forward pass.
+    /// The forward pass.
     Forward = 2,
     /// The backward pass.
     Backward = 3,
-    /// Summing a bucket of gradients over the ranks; [`Reading::bucket`] says which.
+    /// The all-reduce of a bucket of gradients; [`Reading::bucket`] is its number.
     Reduce = 4,
-    /// Another exchange with all ranks.
+    /// Another collective operation.
     Exchange = 5,
-    /// The optimizer's pass.
+    /// The optimizer.
     Optimizer = 6,
-    /// The part of a checkpoint that the loop waits for.
+    /// The part of a save that the training loop waits for.
     Checkpoint = 7,
-    /// Drawing samples for the grid.
+    /// Drawing the sample grid.
     Sample = 8,
     /// Logging and validation.
     Log = 9,
-    /// Leaving.
+    /// Exiting.
     End = 10,
 }
 
@@ -47,7 +47,7 @@ impl Phase {
         Self::End,
     ];
 
-    /// What the rank has been doing, for a sentence: "it has been ... for 94 s".
+    /// Returns the phase as a phrase for messages: "it has been ... for 94 s".
     #[must_use]
     pub fn doing(self) -> &'static str {
         match self {
@@ -65,43 +65,43 @@ impl Phase {
         }
     }
 
-    /// Whether it waits for other ranks there.
+    /// Returns whether the rank waits for other ranks in this phase.
     #[must_use]
     pub fn is_collective(self) -> bool {
         matches!(self, Self::Reduce | Self::Exchange)
     }
 }
 
-/// Where a rank stood when its ledger was read. Times are in seconds.
+/// A snapshot of a rank's ledger. Times are in seconds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reading {
-    /// The rank's process; 0 until it has opened the ledger.
+    /// The process ID of the rank; 0 until it has opened the ledger.
     pub pid: u64,
-    /// The step under way, from 1; 0 before the first.
+    /// The number of the current step, from 1; 0 before the first step.
     pub step: u64,
-    /// The step of the run's end; 0 until it is known.
+    /// The number of the last step of the run; 0 until it is known.
     pub last_step: u64,
-    /// What it does.
+    /// The current phase.
     pub phase: Phase,
-    /// In [`Phase::Reduce`] the bucket, from 0; else the pass of the step.
+    /// The number of the bucket in [`Phase::Reduce`], else of the pass within the step, from 0.
     pub bucket: u64,
-    /// For how long it has done that.
+    /// The time since the current phase began.
     pub phase_seconds: f64,
-    /// Exchanges with other ranks that it has entered since its start, that of now among them. All ranks enter the same
-    /// ones in the same order: who has entered fewer is waited for.
+    /// The number of collective operations that the rank has entered since its start, including the current one. All
+    /// ranks enter the same operations in the same order, so the others wait for the rank with the smallest count.
     pub collectives: u64,
-    /// Changes of the phase since its start.
+    /// The number of phase changes since the rank's start.
     pub beats: u64,
-    /// What the last whole step took.
+    /// The duration of the last complete step.
     pub step_seconds: f64,
-    /// Of that, waiting for data.
+    /// The part of `step_seconds` spent waiting for data.
     pub data_seconds: f64,
-    /// Of that, in exchanges with other ranks.
+    /// The part of `step_seconds` spent in collective operations.
     pub wait_seconds: f64,
-    /// The step of the newest checkpoint that this attempt has published or begun from.
+    /// The step of the newest checkpoint that this attempt has published or resumed from.
     pub checkpoint_step: u64,
-    /// The samples of a step, over all ranks; 0 until it is known.
+    /// The number of samples in a step, over all ranks; 0 until it is known.
     pub global_batch: u64,
-    /// The attempt, as `owner.json` beside the checkpoints names it; empty until the rank has taken the place.
+    /// The attempt's ID in `owner.json`; empty until the rank has taken the lease on the checkpoint folder.
     pub attempt_id: String,
 }

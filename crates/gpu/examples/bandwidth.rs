@@ -1,8 +1,8 @@
-//! How near the kernels come to the speed of memory: `cargo run --release -p admiral-gpu --example bandwidth`.
+//! Measures the memory bandwidth of the kernels: `cargo run --release -p admiral-gpu --example bandwidth`.
 //!
-//! Each line says the time of one call, the bytes that have to move (every input once, every output once), and their part
-//! of what a copy moves in the same time. Where the design reads an input twice, the end of the line counts that too.
-//! Shapes are those of the paper's 64 x 64 network, batch 64, in half precision.
+//! Each line has the time of one call, the bytes that must be moved (every input and every output once), and the ratio
+//! to the bytes that a copy moves in the same time. If a kernel reads an input twice, the end of the line has the ratio
+//! with that counted too. The shapes are those of the paper's 64 x 64 network, batch 64, in half precision.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use admiral_gpu::group_norm::{Activation, Backward, Dropout, Forward, GroupNorm,
 use admiral_gpu::kernels::Kernels;
 use admiral_gpu::library::SearchPath;
 use admiral_gpu::norms::{num_partials, sum_of_squares};
-use admiral_gpu::{Kind, Launch};
+use admiral_gpu::{GpuEnvironment, Kind, Launch};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const CALLS: usize = 50;
 
-/// Bytes of one call.
+/// The bytes of one call.
 struct Bytes {
-    /// What has to move: every input once, every output once.
+    /// The bytes that must be moved: every input and every output once.
     needed: usize,
-    /// What the kernel's design moves where that is more; caches may serve some of it.
+    /// The bytes that the kernel accesses, if they are more. Caches may serve some of them.
     accessed: Option<usize>,
 }
 
@@ -37,12 +37,12 @@ impl Bytes {
 struct Bench {
     device: Arc<Device>,
     stream: Stream,
-    /// Bytes a second of a copy, both ways together.
+    /// The bytes per second of a copy, reads and writes together.
     copy: f64,
 }
 
 impl Bench {
-    /// Seconds of one call, after some that warm up.
+    /// Returns the seconds of one call, after a warm-up.
     fn seconds(&self, mut call: impl FnMut() -> Outcome<()>) -> Outcome<f64> {
         for _ in 0..5 {
             call()?;
@@ -71,9 +71,9 @@ impl Bench {
         Ok(())
     }
 
-    /// Zeros: the time does not depend on values, and nothing overflows.
+    /// Allocates zeros: the time does not depend on the values, and nothing overflows.
     fn memory(&self, bytes: usize) -> Result<DeviceMemory, DriverError> {
-        DeviceMemory::holding(&self.device, &vec![0; bytes])
+        DeviceMemory::from_bytes(&self.device, &vec![0; bytes])
     }
 
     fn group_norm(&self, on: &dyn Launch, norm: &GroupNorm) -> Outcome<()> {
@@ -83,8 +83,8 @@ impl Bench {
         let channels = [(); 4].map(|()| self.memory(norm.channels * 4));
         let [weight, bias, dweight, dbias] = channels;
         let (weight, bias, dweight, dbias) = (weight?, bias?, dweight?, dbias?);
-        let of_rows = [(); 4].map(|()| self.memory(rows));
-        let [scale, shift, dscale, dshift] = of_rows;
+        let modulations = [(); 4].map(|()| self.memory(rows));
+        let [scale, shift, dscale, dshift] = modulations;
         let (scale, shift, dscale, dshift) = (scale?, shift?, dscale?, dshift?);
         let (mean, rstd) = (self.memory(norm.batch * norm.groups * 4)?, self.memory(norm.batch * norm.groups * 4)?);
         let workspace = self.memory(norm.forward_workspace()?.max(norm.backward_workspace()?))?;
@@ -119,11 +119,11 @@ impl Bench {
             Activation::None => "plain",
         };
         let what = |pass| format!("group norm {pass} {:?} {} x {}, {name}", norm.layout, norm.channels, norm.spatial);
-        // x and y; statistics are a pass of their own over x.
+        // x and y. The statistics are a separate pass over x.
         let bytes = Bytes { needed: 2 * values, accessed: Some(3 * values) };
-        // SAFETY: all memory has the lengths that the structs say, and outlives the measurement, which is waited for.
+        // SAFETY: all memory has the sizes in the structs, and outlives the measurement.
         self.report(&what("forward"), bytes, || Ok(unsafe { norm.forward(on, &forward) }?))?;
-        // x, dy and dx; the sums are a pass of their own over x and dy.
+        // x, dy and dx. The sums are a separate pass over x and dy.
         let bytes = Bytes { needed: 3 * values, accessed: Some(5 * values) };
         // SAFETY: as above.
         self.report(&what("backward"), bytes, || Ok(unsafe { norm.backward(on, &backward) }?))
@@ -151,7 +151,7 @@ impl Bench {
             step: 1,
             gradient_scale: 1.0,
         };
-        // SAFETY: all memory has that length and outlives the measurement.
+        // SAFETY: all memory has this length and outlives the measurement.
         let bytes = Bytes::once(length * (2 * 4 * floats.len() + 4));
         self.report(&format!("adam, {num_averages} averages"), bytes, || {
             Ok(unsafe { adam(on, &memory, &hyper, None) }?)
@@ -164,16 +164,17 @@ impl Bench {
 }
 
 fn main() -> Outcome<()> {
-    let search = SearchPath::from_environment();
+    let environment = GpuEnvironment::from_vars(|name| std::env::var_os(name));
+    let search = SearchPath::new(&environment);
     println!("{}", admiral_gpu::found::find_all(&search));
     let device = Device::open(&Driver::load(&search)?, 0)?;
     let stream = Stream::new(&device)?;
-    let kernels = Kernels::new(&device, search, KernelCache::from_environment())?;
+    let kernels = Kernels::new(&device, search, KernelCache::new(environment.kernel_cache_folder()))?;
     let mut bench = Bench { device, stream, copy: 1.0 };
     let (from, to) = (bench.memory(256 << 20)?, bench.memory(256 << 20)?);
     bench.copy = (512 << 20) as f64 / bench.seconds(|| Ok(to.copy_from(&from, &bench.stream)?))?;
     println!("a copy moves {:.0} GB/s", bench.copy / 1e9);
-    // SAFETY: the stream is the device's, and lives to the end.
+    // SAFETY: the stream belongs to the device and lives until the end.
     let on = unsafe { kernels.on(bench.stream.handle()) };
     for layout in [Layout::ChannelsLast, Layout::Contiguous] {
         for (channels, spatial) in [(192, 64 * 64), (384, 32 * 32), (576, 16 * 16), (768, 8 * 8), (1152, 16 * 16)] {

@@ -1,53 +1,54 @@
-//! The optimizer's one pass over flat memory: AdamW, every average, the half copy.
+//! One pass of the optimizer over flat memory: AdamW, moving averages, and the half-precision copy.
 
-use crate::Kind;
-use crate::launch::{DevicePointer, Error, Launch, flat_shape, launch, require, require_address};
+use crate::kind::Kind;
+use crate::launch::{Error, Launch, launch, require, require_address};
 use crate::program::Program;
+use crate::shape::{DevicePointer, flat_shape};
 
 /// The numbers of one AdamW update.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamHyper {
-    /// Step size.
+    /// The learning rate.
     pub learning_rate: f64,
-    /// Decay of the mean of gradients.
+    /// The decay rate of the mean of gradients.
     pub beta1: f64,
-    /// Decay of the mean of squared gradients.
+    /// The decay rate of the mean of squared gradients.
     pub beta2: f64,
-    /// Added to the root of the variance.
+    /// The constant that is added to the root of the variance.
     pub epsilon: f64,
-    /// Decoupled weight decay: masters shrink by `learning_rate * weight_decay` before the step.
+    /// The decoupled weight decay: masters are multiplied by `1 - learning_rate * weight_decay` before the step.
     pub weight_decay: f64,
-    /// The number of this update, from 1: it corrects the bias of both moments. Not looked at where a
+    /// The number of this update, from 1, for the bias correction of both moments. Ignored if a
     /// [`StepControl`](crate::norms::StepControl) counts updates on the device.
     pub step: u64,
-    /// Multiplies every gradient first: the inverse loss scale, and clipping where the host decides it.
+    /// The factor of the gradient: the inverse loss scale, and the clip factor if the host computes it.
     pub gradient_scale: f64,
 }
 
-/// Addresses of flat memory of one length, each a multiple of 16.
+/// The addresses of flat memory of the same length, each a multiple of 16.
 #[derive(Debug, Clone)]
 pub struct AdamMemory {
-    /// Values in each.
+    /// The number of values.
     pub length: usize,
-    /// Parameters, float32.
+    /// The parameters, float32.
     pub master: DevicePointer,
-    /// Mean of gradients, float32.
+    /// The mean of gradients, float32.
     pub mean: DevicePointer,
-    /// Mean of squared gradients, float32.
+    /// The mean of squared gradients, float32.
     pub variance: DevicePointer,
     /// The gradient.
     pub gradient: (Kind, DevicePointer),
-    /// The copy that the network computes with.
+    /// The half-precision copy of the parameters, which the network computes with.
     pub half: Option<(Kind, DevicePointer)>,
-    /// Averages of the masters with their rates, float32.
+    /// The moving averages of the masters with their rates, float32.
     pub averages: Vec<(f64, DevicePointer)>,
 }
 
 const OPERATION: &str = "adam";
-/// Averages that one launch takes along (`adam.cu`).
+/// The largest number of averages in one launch (`adam.cu`).
 const MAX_AVERAGES: usize = 8;
 
-/// The numbers of an update as kernels take them, rounded once; its twins are in `adam.cu` and in the CPU's kernels.
+/// The numbers of an update, rounded once. Must have the layout of `AdamUpdate` in `adam.cu` and in the CPU's kernels.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct AdamUpdate {
@@ -78,18 +79,19 @@ impl From<&AdamHyper> for AdamUpdate {
     }
 }
 
-/// Its twin is in `adam.cu`.
+/// Must have the layout of `Averages` in `adam.cu`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 struct Averages {
     addresses: [DevicePointer; MAX_AVERAGES],
     rates: [f32; MAX_AVERAGES],
+    /// 1 - rate.
     rests: [f32; MAX_AVERAGES],
     count: i32,
     reserved: u32,
 }
 
-/// The kernel's argument; its twin is in `adam.cu`.
+/// The argument of `adam`. Must have the layout of `AdamArguments` in `adam.cu`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 struct Arguments {
@@ -104,7 +106,7 @@ struct Arguments {
     update: AdamUpdate,
 }
 
-/// The argument of `more_averages`.
+/// The argument of `more_averages`. Must have the layout of `AverageArguments` in `adam.cu`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 struct AverageArguments {
@@ -114,9 +116,9 @@ struct AverageArguments {
     averages: Averages,
 }
 
-fn averages(some: &[(f64, DevicePointer)]) -> Averages {
-    let mut all = Averages { count: some.len() as i32, ..Averages::default() };
-    for (i, &(rate, address)) in some.iter().enumerate() {
+fn averages(list: &[(f64, DevicePointer)]) -> Averages {
+    let mut all = Averages { count: list.len() as i32, ..Averages::default() };
+    for (i, &(rate, address)) in list.iter().enumerate() {
         all.addresses[i] = address;
         all.rates[i] = rate as f32;
         all.rests[i] = (1.0 - rate) as f32;
@@ -124,14 +126,25 @@ fn averages(some: &[(f64, DevicePointer)]) -> Averages {
     all
 }
 
-/// Enqueues one update. With `control`, the address of a [`StepControl`](crate::norms::StepControl), the device decides
-/// whether it is made: where its `skip` is set nothing changes, else its clip factor and bias corrections hold.
+/// Enqueues one update of AdamW:
+///
+/// ```text
+/// g = gradient * gradient_scale
+/// mean = beta1 * mean + (1 - beta1) * g
+/// variance = beta2 * variance + (1 - beta2) * g^2
+/// master = master * (1 - learning_rate * weight_decay)
+///     - learning_rate * mean / (1 - beta1^step) / (sqrt(variance / (1 - beta2^step)) + epsilon)
+/// average = rate * average + (1 - rate) * master
+/// ```
+///
+/// With `control`, the address of a [`StepControl`](crate::norms::StepControl), the device decides: if `skip` is set,
+/// nothing changes; else its clip factor and bias corrections are used.
 ///
 /// # Errors
-/// [`Error::Unsuitable`] for addresses and kinds; else what compiling and launching says.
+/// If an address or a type is not supported ([`Error::Unsuitable`]), or a kernel cannot be compiled or launched.
 ///
 /// # Safety
-/// All addresses are good for `length` values, and `control` for its struct, until the kernels have run.
+/// All addresses must be valid for `length` values, and `control` for its struct, until the kernels have run.
 pub unsafe fn adam(
     on: &dyn Launch,
     memory: &AdamMemory,
@@ -172,14 +185,14 @@ pub unsafe fn adam(
     };
     let program = Program::Adam { gradient: memory.gradient.0, half: memory.half.map(|(kind, _)| kind) };
     let shape = flat_shape(memory.length as u64, 4);
-    // SAFETY: `Arguments` is the kernel's argument, and the addresses are good by the caller's word.
+    // SAFETY: `Arguments` is the argument of the kernel, and the caller guarantees the addresses.
     unsafe { launch(on, &program, "adam", &shape, &arguments)? };
-    for some in later.chunks(MAX_AVERAGES) {
+    for chunk in later.chunks(MAX_AVERAGES) {
         let arguments = AverageArguments {
             master: memory.master,
             control: control.unwrap_or(0),
             length: memory.length as i64,
-            averages: averages(some),
+            averages: averages(chunk),
         };
         // SAFETY: as above.
         unsafe { launch(on, &program, "more_averages", &shape, &arguments)? };

@@ -1,64 +1,66 @@
-//! Compiled kernels on disk, so that only the first start on a machine compiles them.
+//! A cache of compiled kernels on disk, so that only the first start on a machine compiles them.
 //!
-//! An entry is one file, named by the SHA-256 of all that decides its content: source, options, architecture, and the
-//! compiler's release. It begins with the SHA-256 of what follows, so that a damaged one is seen and made anew.
+//! An entry is a file named by the SHA-256 of everything that determines its content: the source, the options (which
+//! include the architecture), and the version of the compiler. The file begins with the SHA-256 of the rest, so that a
+//! damaged entry is detected and compiled again.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 
+use crate::environment::GpuEnvironment;
 use crate::nvrtc::{Architecture, CompileError, Cubin, Nvrtc};
 use crate::program::Program;
 
-/// Names the folder of the cache, before all others.
+/// The environment variable that names the folder of the cache.
 pub const VARIABLE: &str = "ADMIRAL_KERNEL_CACHE";
 const DIGEST: usize = 32;
 
-/// Where an answer of the cache came from.
+/// The origin of a compiled program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Read from the file.
+    /// It was read from the cache.
     Cache,
-    /// Compiled, and written for the next time.
+    /// It was compiled and written to the cache.
     Compiled,
-    /// Compiled, but it could not be written; the reason. The next start compiles again.
-    NotKept(String),
+    /// It was compiled but not written to the cache, for the given reason. The next start compiles it again.
+    NotCached(String),
 }
 
-/// A folder of compiled kernels. Processes may share it.
+/// A cache of compiled kernels in a folder. Several processes may share the folder.
 #[derive(Debug, Clone)]
 pub struct KernelCache {
     folder: Option<PathBuf>,
 }
 
 impl KernelCache {
-    /// In the folder that the environment gives: `ADMIRAL_KERNEL_CACHE`, else `XDG_CACHE_HOME/admiral`, else
-    /// `~/.cache/admiral`. Where there is none of them nothing is kept.
+    /// Makes a cache in `folder`, which is created when the first entry is written. Without a folder nothing is stored
+    /// and every start compiles. [`GpuEnvironment::kernel_cache_folder`] returns the folder that the environment names.
+    #[must_use]
+    pub fn new(folder: Option<PathBuf>) -> Self {
+        Self { folder }
+    }
+
+    // Goes when src/ hands this down.
+    /// Reads the environment of this process.
     #[must_use]
     pub fn from_environment() -> Self {
-        Self { folder: folder(|name| std::env::var_os(name).map(PathBuf::from)) }
+        Self::new(GpuEnvironment::from_vars(|name| std::env::var_os(name)).kernel_cache_folder())
     }
 
-    /// In this folder.
-    #[must_use]
-    pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: Some(folder.into()) }
-    }
-
-    /// Where entries lie.
+    /// Returns the folder of the cache.
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         self.folder.as_deref()
     }
 
-    /// The program's machine code: from the cache, else compiled and kept.
+    /// Returns the machine code of a program. It is read from the cache, or compiled and written to the cache.
     ///
     /// # Errors
-    /// [`CompileError`] where it had to be compiled and could not be. Trouble with the folder is no error.
+    /// If the program is not in the cache and does not compile. A failure to write the entry is not an error.
     pub fn get(
         &self,
         nvrtc: &Nvrtc,
@@ -77,7 +79,7 @@ impl KernelCache {
         compile: impl FnOnce() -> Result<Cubin, CompileError>,
     ) -> Result<(Cubin, Origin), CompileError> {
         let Some(folder) = &self.folder else {
-            return Ok((compile()?, Origin::NotKept("there is no folder for it: HOME is not set".into())));
+            return Ok((compile()?, Origin::NotCached("there is no folder for it: HOME is not set".into())));
         };
         let path = folder.join(format!("{}.cubin", key(source, options, version)));
         if let Some(cubin) = fs::read(&path).ok().and_then(|bytes| decode(&bytes)) {
@@ -86,23 +88,16 @@ impl KernelCache {
         let cubin = compile()?;
         let origin = match write(folder, &path, &encode(&cubin)) {
             Ok(()) => Origin::Compiled,
-            Err(error) => Origin::NotKept(format!("{}: {error}; {VARIABLE} names another folder", folder.display())),
+            Err(error) => Origin::NotCached(format!("{}: {error}; {VARIABLE} names another folder", folder.display())),
         };
         Ok((cubin, origin))
     }
 }
 
-fn folder(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
-    let set = |name| variable(name).filter(|path| !path.as_os_str().is_empty());
-    set(VARIABLE)
-        .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("admiral")))
-        .or_else(|| set("HOME").map(|home| home.join(".cache/admiral")))
-}
-
-/// The options name the architecture.
+/// Returns the name of an entry. The options include the architecture.
 fn key(source: &str, options: &[String], version: &str) -> String {
     let mut hash = Sha256::new();
-    // Lengths first: no two lists of parts run together to the same bytes.
+    // Each part is preceded by its length, so that different lists of parts never give the same bytes.
     for part in [source, version].into_iter().chain(options.iter().map(String::as_str)) {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
@@ -113,7 +108,7 @@ fn key(source: &str, options: &[String], version: &str) -> String {
     })
 }
 
-/// Digest of the rest, length of the log, log, image.
+/// Encodes an entry: the digest of the rest, the length of the log, the log, the image.
 fn encode(cubin: &Cubin) -> Vec<u8> {
     let mut rest = (cubin.log.len() as u64).to_le_bytes().to_vec();
     rest.extend_from_slice(cubin.log.as_bytes());
@@ -123,6 +118,7 @@ fn encode(cubin: &Cubin) -> Vec<u8> {
     bytes
 }
 
+/// Decodes an entry. Returns `None` if it is damaged.
 fn decode(bytes: &[u8]) -> Option<Cubin> {
     let (digest, rest) = bytes.split_at_checked(DIGEST)?;
     if Sha256::digest(rest).as_slice() != digest {
@@ -133,18 +129,31 @@ fn decode(bytes: &[u8]) -> Option<Cubin> {
     Some(Cubin { image: image.to_vec(), log: String::from_utf8(log.to_vec()).ok()? })
 }
 
-/// Written aside and renamed: ranks that start together on one machine see whole entries or none.
+/// Writes an entry. It is written under a temporary name and renamed, so that processes that start together on one
+/// machine never see incomplete entries.
 fn write(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
     fs::create_dir_all(folder)?;
-    let aside = folder.join(format!("{}-{}.partial", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-    let written =
-        fs::File::create_new(&aside).and_then(|mut file| file.write_all(bytes)).and_then(|()| fs::rename(&aside, path));
+    let (partial, mut file) = create_partial(folder)?;
+    let written = file.write_all(bytes).and_then(|()| fs::rename(&partial, path));
     if written.is_err() {
-        // It may never have been made.
-        let _ = fs::remove_file(&aside);
+        // The first error is the one to report.
+        let _ = fs::remove_file(&partial);
     }
     written
+}
+
+/// Creates a temporary file that no other process or thread writes. A name may be taken by another thread of this
+/// process, or by an earlier process with the same ID that was killed.
+fn create_partial(folder: &Path) -> io::Result<(PathBuf, fs::File)> {
+    let mut number = 0;
+    loop {
+        let path = folder.join(format!("{}-{number}.partial", std::process::id()));
+        match fs::File::create_new(&path) {
+            Ok(file) => return Ok((path, file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -157,7 +166,7 @@ mod tests {
     }
 
     fn never() -> Result<Cubin, CompileError> {
-        panic!("it was to come from the cache")
+        panic!("the entry must come from the cache")
     }
 
     fn options() -> Vec<String> {
@@ -169,26 +178,26 @@ mod tests {
     }
 
     #[test]
-    fn the_second_time_comes_from_the_file() {
+    fn the_second_request_is_read_from_the_cache() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = KernelCache::in_folder(folder.path().join("deep/er"));
+        let cache = KernelCache::new(Some(folder.path().join("deep/er")));
         let first = cache.get_with("source", &options(), "12.8", || Ok(cubin("code"))).unwrap();
         assert_eq!(first, (cubin("code"), Origin::Compiled));
         assert_eq!(cache.get_with("source", &options(), "12.8", never).unwrap(), (cubin("code"), Origin::Cache));
-        assert_eq!(entries(&folder.path().join("deep/er")).len(), 1, "nothing is left aside");
+        assert_eq!(entries(&folder.path().join("deep/er")).len(), 1, "no temporary file is left");
     }
 
     #[test]
-    fn another_source_option_architecture_or_compiler_is_another_entry() {
+    fn source_options_architecture_and_compiler_distinguish_entries() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = KernelCache::in_folder(folder.path());
+        let cache = KernelCache::new(Some(folder.path().to_owned()));
         cache.get_with("source", &options(), "12.8", || Ok(cubin("code"))).unwrap();
         let other_architecture = vec!["--gpu-architecture=sm_80".to_owned(), "-DKIND=1".to_owned()];
-        let run_together = vec!["--gpu-architecture=sm_90-DKIND=1".to_owned()];
+        let concatenated = vec!["--gpu-architecture=sm_90-DKIND=1".to_owned()];
         for (source, options, version) in [
             ("source ", options(), "12.8"),
             ("source", other_architecture, "12.8"),
-            ("source", run_together, "12.8"),
+            ("source", concatenated, "12.8"),
             ("source", options(), "12.9"),
         ] {
             let found = cache.get_with(source, &options, version, || Ok(cubin("other"))).unwrap();
@@ -198,9 +207,9 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_entry_is_compiled_again_and_mended() {
+    fn a_damaged_entry_is_compiled_again_and_replaced() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = KernelCache::in_folder(folder.path());
+        let cache = KernelCache::new(Some(folder.path().to_owned()));
         cache.get_with("source", &options(), "12.8", || Ok(cubin("code"))).unwrap();
         let path = entries(folder.path()).pop().unwrap();
         let good = fs::read(&path).unwrap();
@@ -215,39 +224,26 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_written_costs_a_compilation_and_says_so() {
+    fn an_unwritable_folder_is_reported_and_does_not_fail() {
         let folder = tempfile::tempdir().unwrap();
-        // A file where a folder should be: nobody can write there, root neither.
+        // A file instead of a folder: not even root can write to it.
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        let cache = KernelCache::in_folder(file.join("below"));
+        let cache = KernelCache::new(Some(file.join("below")));
         for _ in 0..2 {
             let (found, origin) = cache.get_with("source", &options(), "12.8", || Ok(cubin("code"))).unwrap();
             assert_eq!(found, cubin("code"));
-            let Origin::NotKept(reason) = origin else { panic!("{origin:?}") };
+            let Origin::NotCached(reason) = origin else { panic!("{origin:?}") };
             assert!(reason.contains("file/below") && reason.contains(VARIABLE), "{reason}");
         }
     }
 
     #[test]
-    fn a_failed_compilation_leaves_nothing() {
+    fn a_failed_compilation_writes_no_entry() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = KernelCache::in_folder(folder.path());
+        let cache = KernelCache::new(Some(folder.path().to_owned()));
         let error = crate::library::LibraryError::NotFound { library: crate::library::Library::Nvrtc, tried: vec![] };
         assert!(cache.get_with("source", &options(), "12.8", || Err(error.into())).is_err());
         assert!(entries(folder.path()).is_empty());
-    }
-
-    #[test]
-    fn the_folder_is_the_users_then_xdgs_then_below_home() {
-        let with = |names: &[(&str, &str)]| {
-            let names: Vec<(String, PathBuf)> = names.iter().map(|(a, b)| ((*a).into(), b.into())).collect();
-            folder(|name| names.iter().find(|(set, _)| set == name).map(|(_, value)| value.clone()))
-        };
-        let (own, xdg, home) = ((VARIABLE, "/own"), ("XDG_CACHE_HOME", "/xdg"), ("HOME", "/home/me"));
-        assert_eq!(with(&[own, xdg, home]), Some("/own".into()));
-        assert_eq!(with(&[(VARIABLE, ""), xdg, home]), Some("/xdg/admiral".into()));
-        assert_eq!(with(&[home]), Some("/home/me/.cache/admiral".into()));
-        assert_eq!(with(&[]), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What of CUDA is at hand, for `admiral device`.
+//! A report of the CUDA libraries and GPUs that were found, for `admiral device`.
 
 use std::fmt;
 
@@ -12,39 +12,40 @@ use crate::nvrtc::{Architecture, Nvrtc};
 pub struct FoundLibrary {
     /// The name or path under which it was loaded.
     pub path: String,
-    /// Its release; of the driver the newest CUDA that it supports.
+    /// Its version; for the driver, the newest CUDA version that it supports.
     pub version: String,
 }
 
-/// A GPU that the driver shows.
+/// A GPU that the driver reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundDevice {
-    /// Its number, as libtorch counts too.
+    /// Its index, the same as in libtorch.
     pub ordinal: usize,
-    /// Its name, as NVIDIA gives it.
+    /// The name that NVIDIA gives it.
     pub name: String,
-    /// Its generation.
+    /// Its architecture.
     pub architecture: Architecture,
-    /// How many multiprocessors it has.
+    /// The number of multiprocessors.
     pub multiprocessors: u32,
-    /// All its memory, in bytes.
+    /// The total memory in bytes.
     pub total_memory: usize,
-    /// Its free memory, in bytes.
+    /// The free memory in bytes.
     pub free_memory: usize,
-    /// Whether the compiler that was found knows its generation; `None` where there is no compiler.
+    /// Whether the compiler that was found supports its architecture; `None` if no compiler was found.
     pub is_compiled_for: Option<bool>,
 }
 
-/// All that was looked for. Each absence has its reason.
+/// The result of the search. Everything that is missing has a reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Each library.
+    /// Each library, or the reason why it cannot be used.
     pub libraries: Vec<(Library, Result<FoundLibrary, String>)>,
-    /// Each GPU; none where there is no driver.
+    /// Each GPU, or the reason why it cannot be used. Empty if there is no driver.
     pub devices: Vec<Result<FoundDevice, String>>,
 }
 
-/// Looks for everything. Opening a device makes its context, which takes some hundred MiB of it while that lasts.
+/// Searches for all libraries and GPUs. Each GPU is opened, which temporarily takes some hundred MiB of its memory for
+/// the context.
 #[must_use]
 pub fn find_all(search: &SearchPath) -> Found {
     let nvrtc = Nvrtc::load(search);
@@ -103,7 +104,7 @@ impl fmt::Display for Found {
         for (library, found) in &self.libraries {
             match found {
                 Ok(found) => writeln!(f, "{library}: {} from {}", found.version, found.path)?,
-                // Most reasons name what is missing.
+                // Most reasons already name the library.
                 Err(reason) if reason.starts_with(&library.to_string()) => writeln!(f, "{reason}")?,
                 Err(reason) => writeln!(f, "{library}: {reason}")?,
             }
@@ -140,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_report_says_what_is_there_and_why_something_is_not() {
+    fn the_report_lists_what_was_found_and_reasons_for_the_rest() {
         let device = FoundDevice {
             ordinal: 0,
             name: "NVIDIA H100 80GB HBM3".into(),

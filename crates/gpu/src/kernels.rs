@@ -1,4 +1,4 @@
-//! The kernels of one device: compiled when first asked for, kept while the process lives.
+//! The kernels of one device. A kernel is compiled at its first launch and stays loaded.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::cache::{KernelCache, Origin};
 use crate::driver::{Device, Function, Module, StreamHandle};
-use crate::launch::{Error, Launch, Shape};
+use crate::launch::{Error, Launch};
 use crate::library::SearchPath;
 use crate::nvrtc::{Architecture, CompileError, Nvrtc};
 use crate::program::Program;
+use crate::shape::Shape;
 
-/// Compiled and loaded programs of a device.
+/// The compiled and loaded programs of a device.
 #[derive(Debug)]
 pub struct Kernels {
     device: Arc<Device>,
@@ -30,10 +31,10 @@ struct LoadedProgram {
 }
 
 impl Kernels {
-    /// Of this device. Nothing is compiled yet.
+    /// Makes the kernels of a device. Nothing is compiled yet.
     ///
     /// # Errors
-    /// Where the driver cannot say the device's architecture.
+    /// If the driver cannot report the device's architecture.
     pub fn new(device: &Arc<Device>, search: SearchPath, cache: KernelCache) -> Result<Self, Error> {
         Ok(Self {
             device: Arc::clone(device),
@@ -45,24 +46,24 @@ impl Kernels {
         })
     }
 
-    /// The device.
+    /// Returns the device.
     #[must_use]
     pub fn device(&self) -> &Arc<Device> {
         &self.device
     }
 
-    /// Compiles and loads a program ahead of its first launch; says where its machine code came from.
+    /// Compiles and loads a program before its first launch. Returns the origin of its machine code.
     ///
     /// # Errors
-    /// Where it does not compile or cannot be loaded.
+    /// If the program does not compile, or cannot be loaded.
     pub fn prepare(&self, program: &Program) -> Result<Origin, Error> {
         self.program(program).map(|loaded| loaded.origin.clone())
     }
 
-    /// What launches on a stream.
+    /// Returns a launcher for a stream.
     ///
     /// # Safety
-    /// The stream is one of this device, and lives as long as the result.
+    /// The stream must belong to this device and live as long as the result.
     #[must_use]
     pub unsafe fn on(&self, stream: StreamHandle) -> OnStream<'_> {
         OnStream { kernels: self, stream }
@@ -101,7 +102,7 @@ impl LoadedProgram {
     }
 }
 
-/// Kernels on a stream.
+/// Launches kernels on a stream.
 #[derive(Debug, Clone, Copy)]
 pub struct OnStream<'a> {
     kernels: &'a Kernels,
@@ -119,8 +120,8 @@ impl Launch for OnStream<'_> {
     ) -> Result<(), Error> {
         let loaded = self.kernels.program(program)?;
         let function = loaded.function(kernel)?;
-        // SAFETY: the function is of this module; the stream is good by the word of who called `on`, the argument by
-        // that of who called this.
+        // SAFETY: the function belongs to this module. The caller of `on` guarantees the stream, and the caller of this
+        // method guarantees the argument.
         unsafe { loaded.module.launch(function, shape, self.stream, arguments) }.map_err(Error::from)
     }
 }

@@ -1,21 +1,21 @@
-//! Kinds of elements.
+//! The element types of device memory.
 
-/// The kind of a value in device memory.
+/// The type of a value in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// 32 bits.
+    /// IEEE single precision, 32 bits.
     Float,
-    /// IEEE half precision.
+    /// IEEE half precision, 16 bits.
     Half,
-    /// The upper half of a float.
+    /// bfloat16: the upper 16 bits of a single-precision value.
     BFloat16,
 }
 
 impl Kind {
-    /// All of them.
+    /// All types.
     pub const ALL: [Self; 3] = [Self::Float, Self::Half, Self::BFloat16];
 
-    /// Bytes of one value.
+    /// Returns the size of a value in bytes.
     #[must_use]
     pub fn bytes(self) -> usize {
         match self {
@@ -24,13 +24,13 @@ impl Kind {
         }
     }
 
-    /// Values in the 16 bytes that a thread moves at once.
+    /// Returns the number of values in 16 bytes, the most that a thread loads or stores at once.
     #[must_use]
     pub fn vector_width(self) -> usize {
         16 / self.bytes()
     }
 
-    /// Its number in the kernels (`elements.cuh`).
+    /// Returns its number in the kernels (`elements.cuh`).
     pub(crate) fn number(self) -> i32 {
         match self {
             Self::Float => 0,

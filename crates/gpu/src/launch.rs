@@ -1,58 +1,45 @@
-//! Launching a kernel: the shape of its grid, and the seam between the faces of kernels and what runs them.
+//! The interface for launching kernels, and the checks of their arguments.
 
 use std::ffi::c_void;
 
 use crate::driver::DriverError;
 use crate::nvrtc::CompileError;
 use crate::program::Program;
+use crate::shape::{DevicePointer, Shape};
 
-/// An address in device memory. Memory belongs to the caller; nothing here allocates or frees it.
-pub type DevicePointer = u64;
-
-/// How many threads run a kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
-    /// Blocks in x, y and z.
-    pub grid: [u32; 3],
-    /// Threads of a block, all in x; a whole number of warps.
-    pub block: u32,
-    /// Bytes of shared memory that a block is given beside what the kernel declares.
-    pub shared_bytes: u32,
-}
-
-/// Why a kernel was not launched, or an operation refused its arguments.
+/// The reason why an operation refused its arguments, or a kernel was not launched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// An argument is not what the operation takes.
+    /// The operation does not support an argument.
     #[error("{operation}: `{argument}` is {found}, but must be {expected}")]
     Unsuitable {
-        /// The operation that refused.
+        /// The operation.
         operation: &'static str,
-        /// Which of its arguments.
+        /// The argument.
         argument: &'static str,
-        /// As found.
+        /// The argument's value.
         found: String,
-        /// What would have been right.
+        /// The values that the operation supports.
         expected: String,
     },
-    /// The kernel could not be compiled.
+    /// The kernel does not compile.
     #[error(transparent)]
     Compile(#[from] CompileError),
-    /// The driver refused.
+    /// A call of the driver failed.
     #[error(transparent)]
     Driver(#[from] DriverError),
 }
 
-/// What runs kernels: a stream of a device. Tests have one more body, which runs their text on the CPU.
+/// Runs kernels. The implementation is a stream of a device; tests have another one that runs kernels on the CPU.
 pub trait Launch {
-    /// Enqueues a kernel and returns; it runs after all that was enqueued before.
+    /// Enqueues a kernel without waiting for it. It runs after everything that was enqueued before.
     ///
     /// # Errors
-    /// Where the program does not compile or the driver refuses.
+    /// If the program does not compile, or the driver refuses the launch.
     ///
     /// # Safety
-    /// `arguments` points to `size` bytes: the kernel's one argument, a struct of the layout that its source says. All
-    /// addresses in it are good for what the kernel does with them until it has run.
+    /// `arguments` must point to the kernel's only argument: a struct of `size` bytes with the layout in the kernel's
+    /// source. All addresses in it must be valid for the kernel's accesses until it has run.
     unsafe fn launch(
         &self,
         program: &Program,
@@ -66,7 +53,7 @@ pub trait Launch {
 /// Launches with a typed argument.
 ///
 /// # Safety
-/// As [`Launch::launch`]: `T` has the layout of the kernel's argument.
+/// As for [`Launch::launch`]; `T` must have the layout of the kernel's argument.
 pub(crate) unsafe fn launch<T>(
     on: &dyn Launch,
     program: &Program,
@@ -74,25 +61,25 @@ pub(crate) unsafe fn launch<T>(
     shape: &Shape,
     arguments: &T,
 ) -> Result<(), Error> {
-    // SAFETY: the caller vouches for type and addresses; the argument is read before `launch` returns.
+    // SAFETY: the caller guarantees the type and the addresses. The argument is read before `launch` returns.
     unsafe { on.launch(program, kernel, shape, std::ptr::from_ref(arguments).cast(), size_of::<T>()) }
 }
 
-/// [`Error::Unsuitable`] unless `suits`.
+/// Returns [`Error::Unsuitable`] unless `is_suitable`.
 pub(crate) fn require(
-    suits: bool,
+    is_suitable: bool,
     operation: &'static str,
     argument: &'static str,
     found: impl std::fmt::Display,
     expected: impl std::fmt::Display,
 ) -> Result<(), Error> {
-    if suits {
+    if is_suitable {
         return Ok(());
     }
     Err(Error::Unsuitable { operation, argument, found: found.to_string(), expected: expected.to_string() })
 }
 
-/// Refuses null, and addresses that cannot be read `bytes` at once.
+/// Refuses null, and addresses that are not multiples of `bytes`.
 pub(crate) fn require_address(
     operation: &'static str,
     argument: &'static str,
@@ -109,31 +96,12 @@ pub(crate) fn require_address(
     )
 }
 
-/// Threads of a block in kernels that go over flat memory, and the most blocks they are given: enough to fill any
-/// device, few enough that a block has several turns where memory is long. It is no property of the device, so that
-/// sums have the same bits everywhere.
-pub(crate) const FLAT_THREADS: u32 = 256;
-const FLAT_BLOCKS: u64 = 2048;
-
-/// The shape for `length` values of flat memory, `width` a thread and turn.
-pub(crate) fn flat_shape(length: u64, width: u64) -> Shape {
-    let blocks = length.div_ceil(width * u64::from(FLAT_THREADS)).clamp(1, FLAT_BLOCKS);
-    Shape { grid: [blocks as u32, 1, 1], block: FLAT_THREADS, shared_bytes: 0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn flat_memory_gets_a_block_for_each_thousand_values_up_to_a_bound() {
-        for (length, width, blocks) in [(1, 4, 1), (1024, 4, 1), (1025, 4, 2), (1 << 40, 8, 2048), (2049, 8, 2)] {
-            assert_eq!(flat_shape(length, width).grid, [blocks, 1, 1], "{length} by {width}");
-        }
-    }
-
-    #[test]
-    fn addresses_must_be_there_and_aligned() {
+    fn null_and_unaligned_addresses_are_refused() {
         assert!(require_address("adam", "mean", 64, 16).is_ok());
         assert!(require_address("adam", "mean", 0, 16).is_err());
         let text = require_address("adam", "mean", 0x28, 16).map_err(|error| error.to_string());

@@ -1,12 +1,14 @@
-//! What Admiral needs of CUDA besides libtorch, found and loaded at run time: no toolkit is needed to build it, and it
-//! runs on machines without a GPU as well.
+//! The parts of CUDA that Admiral uses besides libtorch. The libraries are found and loaded at run time, so that
+//! Admiral builds without a CUDA toolkit and runs on machines without a GPU.
 //!
-//! Memory belongs to the caller (libtorch): kernels take device pointers and a stream. Every kernel is held to a plain
-//! float64 twin, on a GPU where there is one, and by running its own text on the CPU where there is none.
+//! Kernels take device pointers and a stream; the caller (libtorch) owns the memory. Tests compare every kernel with a
+//! float64 reference implementation. They run the kernels on a GPU if there is one, and always on the CPU, where the
+//! same source is compiled as C++.
 
 pub mod adam;
 pub mod cache;
 pub mod driver;
+mod environment;
 pub mod found;
 pub mod group_norm;
 pub mod kernels;
@@ -17,7 +19,10 @@ pub mod nccl;
 pub mod norms;
 pub mod nvrtc;
 mod program;
+mod shape;
 
+pub use environment::GpuEnvironment;
 pub use kind::Kind;
-pub use launch::{DevicePointer, Error, Launch, Shape};
+pub use launch::{Error, Launch};
 pub use program::Program;
+pub use shape::{DevicePointer, Shape};

@@ -1,27 +1,30 @@
-//! NVIDIA's libraries, found and loaded at run time: a program that was built without CUDA runs with it.
+//! Finds and loads NVIDIA's libraries at run time, so that a program that was built without CUDA can use it.
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use libloading::os::unix::Library as UnixLibrary;
 
-/// A library that Admiral may load.
+use crate::environment::GpuEnvironment;
+
+/// A library that Admiral loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Library {
-    /// The driver's own interface; it comes with the driver, never with a toolkit.
+    /// The driver API. It comes with the driver, never with a toolkit.
     Driver,
-    /// The run-time compiler.
+    /// NVRTC, the run-time compiler.
     Nvrtc,
-    /// Collectives between GPUs.
+    /// NCCL, the collectives between GPUs.
     Nccl,
 }
 
 impl Library {
-    /// All of them, in the order in which they are needed.
+    /// All libraries, in the order in which they are needed.
     pub const ALL: [Self; 3] = [Self::Driver, Self::Nvrtc, Self::Nccl];
 
-    /// The variable of the environment that names a file, or a folder that holds it, before all other places.
+    /// Returns the environment variable that names the library's file, or its folder.
     #[must_use]
     pub fn variable(self) -> &'static str {
         match self {
@@ -31,7 +34,7 @@ impl Library {
         }
     }
 
-    /// File names, the most wanted first.
+    /// Returns the file names, in order of preference.
     fn names(self) -> &'static [&'static str] {
         match self {
             Self::Driver => &["libcuda.so.1"],
@@ -40,7 +43,7 @@ impl Library {
         }
     }
 
-    /// Where pip's packages keep it, below a folder of Python packages.
+    /// Returns its folders in pip packages, relative to a folder of Python packages.
     fn pip_folders(self) -> &'static [&'static str] {
         match self {
             Self::Driver => &[],
@@ -56,12 +59,12 @@ impl Library {
                  nvidia.com/gpu in its resources); compute nodes often have it where login nodes do not"
             }
             Self::Nvrtc => {
-                "it comes with the CUDA toolkit and with PyTorch's CUDA wheels; alone: \
-                 pip install nvidia-cuda-nvrtc-cu12; then name it with ADMIRAL_NVRTC where it is found in no usual place"
+                "it comes with the CUDA toolkit and with PyTorch's CUDA wheels; to install it alone: \
+                 pip install nvidia-cuda-nvrtc-cu12; if it is in an unusual place, set ADMIRAL_NVRTC to its path"
             }
             Self::Nccl => {
-                "it comes with PyTorch's CUDA wheels; alone: pip install nvidia-nccl-cu12, or the distribution's \
-                 libnccl2; then name it with ADMIRAL_NCCL where it is found in no usual place"
+                "it comes with PyTorch's CUDA wheels; to install it alone: pip install nvidia-nccl-cu12, or the \
+                 distribution's libnccl2; if it is in an unusual place, set ADMIRAL_NCCL to its path"
             }
         }
     }
@@ -77,25 +80,25 @@ impl fmt::Display for Library {
     }
 }
 
-/// Why a library is not at hand.
+/// The reason why a library cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LibraryError {
-    /// It was in none of the places.
+    /// The library was not found.
     #[error("{library} was not found; {}", missing(*.library, .tried))]
     NotFound {
-        /// What was looked for.
+        /// The library.
         library: Library,
-        /// Each place, with what the loader said of it.
+        /// Each place that was searched, with the reason why it did not work.
         tried: Vec<String>,
     },
-    /// It was loaded but has not what is needed: it is too old, or something else under its name.
-    #[error("{library}, loaded from {path}, has no function `{symbol}`: it is too old or not what its name says; {}", .library.remedy())]
+    /// The library was loaded but lacks a function: it is too old, or a different library under the same name.
+    #[error("{library}, loaded from {path}, has no function `{symbol}`: it is too old, or another library with this name; {}", .library.remedy())]
     Symbol {
-        /// What was loaded.
+        /// The library.
         library: Library,
-        /// From where.
+        /// The name or path under which it was loaded.
         path: String,
-        /// The function that it lacks.
+        /// The missing function.
         symbol: String,
     },
 }
@@ -105,7 +108,7 @@ fn missing(library: Library, tried: &[String]) -> String {
     format!("{}. Looked at:{places}", library.remedy())
 }
 
-/// A library in this process. It stays loaded: CUDA's libraries do not bear being unloaded.
+/// A loaded library. It is never unloaded, because CUDA's libraries do not support that.
 #[derive(Debug)]
 pub struct Loaded {
     which: Library,
@@ -114,64 +117,86 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Which library it is.
+    /// Returns which library it is.
     #[must_use]
     pub fn which(&self) -> Library {
         self.which
     }
 
-    /// The name or path under which it was loaded.
+    /// Returns the name or path under which it was loaded.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// A function of the library.
+    /// Returns a function of the library.
     ///
     /// # Errors
-    /// [`LibraryError::Symbol`] where it has none of that name.
+    /// If the library has no function of this name ([`LibraryError::Symbol`]).
     ///
     /// # Safety
-    /// `F` must be the type of that function in C, a function pointer.
+    /// `F` must be a function pointer of the function's type in C.
     pub unsafe fn function<F: Copy>(&self, name: &str) -> Result<F, LibraryError> {
         let absent = || LibraryError::Symbol { library: self.which, path: self.path.clone(), symbol: name.to_owned() };
         let symbol = CString::new(name).map_err(|_| absent())?;
-        // SAFETY: the caller vouches for the type. The library is never unloaded, so the pointer stays good.
+        // SAFETY: the caller guarantees the type. The library is never unloaded, so the pointer stays valid.
         unsafe { self.handle.get::<F>(symbol.as_bytes_with_nul()) }.map(|found| *found).map_err(|_| absent())
     }
 }
 
 const RTLD_NOW: i32 = libloading::os::unix::RTLD_NOW;
-/// glibc's and musl's value on every platform that CUDA runs on.
+/// The value in glibc and musl on every platform that CUDA supports.
 const RTLD_NOLOAD: i32 = 0x4;
 
 fn open(name: &OsStr, flags: i32) -> Result<UnixLibrary, String> {
-    // SAFETY: NVIDIA's libraries have initialisers that may run at any time; nothing else is opened here but what the
-    // user names.
+    // SAFETY: the initializers of NVIDIA's libraries may run at any time. Other libraries are opened only if the user
+    // names them.
     unsafe { UnixLibrary::open(Some(name), flags) }.map_err(|error| error.to_string())
 }
 
-/// Where to look beside the loader's own places.
+/// The places to search for libraries, in addition to those of the dynamic loader.
 #[derive(Debug, Clone, Default)]
 pub struct SearchPath {
-    /// Folders of libtorch (`.../torch/lib`), whose wheel has CUDA's packages beside `torch`.
+    /// The file or folder that the user named for a library. No other place is searched for it.
+    pub files: HashMap<Library, PathBuf>,
+    /// Folders of libtorch (`.../torch/lib`). The wheels of PyTorch have CUDA's packages next to `torch`.
     pub torch: Vec<PathBuf>,
     /// Folders of Python packages (`.../site-packages`).
     pub python: Vec<PathBuf>,
 }
 
 impl SearchPath {
-    /// From the environment: `LIBTORCH`, and the Python packages of an active virtual environment.
+    /// Returns the places that the environment variables name.
+    #[must_use]
+    pub fn new(environment: &GpuEnvironment) -> Self {
+        let named = [
+            (Library::Driver, &environment.driver),
+            (Library::Nvrtc, &environment.nvrtc),
+            (Library::Nccl, &environment.nccl),
+        ];
+        Self {
+            files: named.into_iter().filter_map(|(library, path)| Some((library, path.clone()?))).collect(),
+            torch: environment.libtorch.iter().map(|libtorch| libtorch.join("lib")).collect(),
+            python: environment.virtual_env.iter().flat_map(|folder| python_folders(folder)).collect(),
+        }
+    }
+
+    /// Sets the file or folder of a library. No other place is searched for it.
+    #[must_use]
+    pub fn with_file(mut self, library: Library, path: impl Into<PathBuf>) -> Self {
+        self.files.insert(library, path.into());
+        self
+    }
+
+    // Goes when src/ hands this down.
+    /// Reads the environment of this process.
     #[must_use]
     pub fn from_environment() -> Self {
-        let folder = |name| std::env::var_os(name).map(PathBuf::from);
-        let torch = folder("LIBTORCH").map(|libtorch| libtorch.join("lib")).into_iter().collect();
-        let python = folder("VIRTUAL_ENV").map(|environment| python_folders(&environment)).unwrap_or_default();
-        Self { torch, python }
+        Self::new(&GpuEnvironment::from_vars(|name| std::env::var_os(name)))
     }
 }
 
-/// The folders of packages in a virtual environment: `lib/python3*/site-packages`.
+/// Returns the package folders of a virtual environment: `lib/python3*/site-packages`.
 #[must_use]
 pub fn python_folders(environment: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(environment.join("lib")) else { return Vec::new() };
@@ -184,16 +209,17 @@ pub fn python_folders(environment: &Path) -> Vec<PathBuf> {
     folders
 }
 
-/// What to open, in order: the user's own, what is beside libtorch, what the loader knows, toolkits, Python packages.
-fn candidates(library: Library, own: Option<&Path>, search: &SearchPath) -> Vec<PathBuf> {
+/// Returns the paths to try, in order: the user's choice only, if there is one; else next to libtorch, the loader's
+/// places, CUDA toolkits, Python packages.
+fn candidates(library: Library, search: &SearchPath) -> Vec<PathBuf> {
     let names = library.names();
-    if let Some(own) = own {
-        // The user's word stands alone: another library in its place would be a surprise.
-        return if own.is_dir() { names.iter().map(|name| own.join(name)).collect() } else { vec![own.to_owned()] };
+    if let Some(own) = search.files.get(&library) {
+        // No fallback, because another library than the one that the user named would be a surprise.
+        return if own.is_dir() { names.iter().map(|name| own.join(name)).collect() } else { vec![own.clone()] };
     }
     let mut folders = Vec::new();
     for torch in &search.torch {
-        // torch/lib -> site-packages. The folder may be a link, so ".." goes by its real place.
+        // torch/lib -> site-packages. The folder may be a link, so the parents are those of its real path.
         let real = torch.canonicalize().unwrap_or_else(|_| torch.clone());
         folders.push(real.clone());
         if let Some(packages) = real.parent().and_then(Path::parent) {
@@ -217,23 +243,17 @@ fn in_folders(names: &[&str], folders: &[PathBuf]) -> Vec<PathBuf> {
     folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name))).collect()
 }
 
-/// Loads a library. NCCL is taken from what the process has loaded already, where it has: two NCCLs in one process
-/// would not know of each other.
+/// Loads a library.
+///
+/// If the process has already loaded NCCL (as a part of libtorch), that one is used, because two copies of NCCL in one
+/// process do not share their state.
 ///
 /// # Errors
-/// [`LibraryError::NotFound`] with all places and the way to get it.
+/// If the library is not found ([`LibraryError::NotFound`]). The message lists the searched places and how to install
+/// the library.
 pub fn load(library: Library, search: &SearchPath) -> Result<Loaded, LibraryError> {
-    let own = std::env::var_os(library.variable()).map(PathBuf::from);
-    load_with(library, own.as_deref(), search)
-}
-
-/// As [`load`], with what the variable of the environment says passed in.
-///
-/// # Errors
-/// [`LibraryError::NotFound`].
-pub fn load_with(library: Library, own: Option<&Path>, search: &SearchPath) -> Result<Loaded, LibraryError> {
     let mut tried = Vec::new();
-    if library == Library::Nccl && own.is_none() {
+    if library == Library::Nccl && !search.files.contains_key(&library) {
         for name in library.names() {
             match open(OsStr::new(name), RTLD_NOW | RTLD_NOLOAD) {
                 Ok(handle) => {
@@ -247,8 +267,8 @@ pub fn load_with(library: Library, own: Option<&Path>, search: &SearchPath) -> R
             }
         }
     }
-    for path in candidates(library, own, search) {
-        // A path that is not there is named shortly; what the loader says matters where there is something.
+    for path in candidates(library, search) {
+        // The loader's message is useful only for files that exist.
         if path.is_absolute() && !path.exists() {
             tried.push(format!("{}: no such file", path.display()));
             continue;
@@ -267,15 +287,25 @@ pub fn load_with(library: Library, own: Option<&Path>, search: &SearchPath) -> R
     Err(LibraryError::NotFound { library, tried })
 }
 
-/// The text behind a pointer that a library returned; `fallback` for null.
+// Goes when src/ hands this down.
+/// Loads a library as [`load`] does, from `own` if that is given.
+///
+/// # Errors
+/// As for [`load`].
+pub fn load_with(library: Library, own: Option<&Path>, search: &SearchPath) -> Result<Loaded, LibraryError> {
+    let search = SearchPath { files: HashMap::new(), ..search.clone() };
+    load(library, &if let Some(own) = own { search.with_file(library, own) } else { search })
+}
+
+/// Copies a C string that a library returned. Returns `fallback` for null.
 ///
 /// # Safety
-/// `text` is null or a C string that lives as long as the process.
+/// `text` must be null or a C string that stays valid during the call.
 pub(crate) unsafe fn text(text: *const std::ffi::c_char, fallback: &str) -> String {
     if text.is_null() {
         return fallback.to_owned();
     }
-    // SAFETY: not null, and the caller vouches for the rest.
+    // SAFETY: it is not null, and the caller guarantees the rest.
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
@@ -285,22 +315,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_users_own_place_stands_alone() {
-        let search = SearchPath { torch: vec!["/t/torch/lib".into()], python: vec!["/p".into()] };
+    fn no_other_place_is_searched_than_the_users() {
+        let search =
+            SearchPath { files: HashMap::new(), torch: vec!["/t/torch/lib".into()], python: vec!["/p".into()] };
         assert_eq!(
-            candidates(Library::Nccl, Some(Path::new("/x/libnccl.so.9")), &search),
+            candidates(Library::Nccl, &search.clone().with_file(Library::Nccl, "/x/libnccl.so.9")),
             [Path::new("/x/libnccl.so.9")]
         );
         let folder = tempfile::tempdir().unwrap();
-        let found = candidates(Library::Nccl, Some(folder.path()), &search);
+        let found = candidates(Library::Nccl, &search.with_file(Library::Nccl, folder.path()));
         assert_eq!(found, [folder.path().join("libnccl.so.2")]);
     }
 
     #[test]
-    fn looks_beside_libtorch_first_then_at_the_loader_then_in_toolkits_and_python() {
-        let search = SearchPath { torch: vec!["/t/torch/lib".into()], python: vec!["/p".into()] };
+    fn libtorch_is_searched_first_then_the_loaders_places_toolkits_and_python() {
+        let search =
+            SearchPath { files: HashMap::new(), torch: vec!["/t/torch/lib".into()], python: vec!["/p".into()] };
         let found: Vec<String> =
-            candidates(Library::Nccl, None, &search).iter().map(|path| path.display().to_string()).collect();
+            candidates(Library::Nccl, &search).iter().map(|path| path.display().to_string()).collect();
         assert_eq!(
             found,
             [
@@ -311,26 +343,27 @@ mod tests {
                 "/p/nvidia/nccl/lib/libnccl.so.2",
             ]
         );
-        let nvrtc = candidates(Library::Nvrtc, None, &search);
+        let nvrtc = candidates(Library::Nvrtc, &search);
         assert!(nvrtc.contains(&PathBuf::from("/t/nvidia/cu13/lib/libnvrtc.so.13")), "{nvrtc:?}");
         assert!(nvrtc.contains(&PathBuf::from("/p/nvidia/cuda_nvrtc/lib/libnvrtc.so.12")), "{nvrtc:?}");
     }
 
     #[test]
-    fn libtorch_behind_a_link_leads_to_the_packages_of_its_real_place() {
+    fn packages_are_found_next_to_the_real_path_of_libtorch() {
         let folder = tempfile::tempdir().unwrap();
         let real = folder.path().canonicalize().unwrap().join("python/torch/lib");
         std::fs::create_dir_all(&real).unwrap();
         std::os::unix::fs::symlink(real.parent().unwrap(), folder.path().join("libtorch")).unwrap();
-        let search = SearchPath { torch: vec![folder.path().join("libtorch/lib")], python: Vec::new() };
-        let wanted = real.parent().unwrap().parent().unwrap().join("nvidia/cuda_nvrtc/lib/libnvrtc.so.12");
-        assert!(candidates(Library::Nvrtc, None, &search).contains(&wanted));
+        let search =
+            SearchPath { files: HashMap::new(), torch: vec![folder.path().join("libtorch/lib")], python: Vec::new() };
+        let expected = real.parent().unwrap().parent().unwrap().join("nvidia/cuda_nvrtc/lib/libnvrtc.so.12");
+        assert!(candidates(Library::Nvrtc, &search).contains(&expected));
     }
 
     #[test]
-    fn the_message_names_the_library_the_places_and_the_remedy() {
+    fn the_message_names_the_library_the_places_and_a_remedy() {
         let nowhere = Path::new("/nowhere/libnvrtc.so.12");
-        let error = load_with(Library::Nvrtc, Some(nowhere), &SearchPath::default()).unwrap_err();
+        let error = load(Library::Nvrtc, &SearchPath::default().with_file(Library::Nvrtc, nowhere)).unwrap_err();
         let text = error.to_string();
         assert!(text.starts_with("the run-time compiler NVRTC (libnvrtc.so) was not found"), "{text}");
         assert!(text.contains("/nowhere/libnvrtc.so.12: no such file"), "{text}");
@@ -338,19 +371,20 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_library_is_named_with_the_loaders_word() {
+    fn a_file_that_is_not_a_library_is_reported_with_the_loaders_message() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("libcuda.so.1");
         std::fs::write(&file, "no library").unwrap();
-        let text = load_with(Library::Driver, Some(&file), &SearchPath::default()).unwrap_err().to_string();
+        let text =
+            load(Library::Driver, &SearchPath::default().with_file(Library::Driver, &file)).unwrap_err().to_string();
         assert!(text.contains("libcuda.so.1: ") && text.contains("--gpus all"), "{text}");
         assert!(!text.contains("no such file"), "{text}");
     }
 
     #[test]
-    fn a_library_without_the_function_is_called_too_old() {
-        // Any library will do: the C library is always there.
-        let loaded = load_with(Library::Nccl, Some(Path::new("libc.so.6")), &SearchPath::default()).unwrap();
+    fn a_library_that_lacks_a_function_is_reported_as_too_old() {
+        // Any library works for this test; the C library is always available.
+        let loaded = load(Library::Nccl, &SearchPath::default().with_file(Library::Nccl, "libc.so.6")).unwrap();
         // SAFETY: it is not called.
         let error = unsafe { loaded.function::<unsafe extern "C" fn()>("ncclGetVersion") }.unwrap_err();
         assert!(error.to_string().contains("libc.so.6, has no function `ncclGetVersion`"), "{error}");
@@ -359,11 +393,31 @@ mod tests {
     }
 
     #[test]
-    fn python_folders_are_those_of_the_environment() {
+    fn python_folders_are_found_in_a_virtual_environment() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(folder.path().join("lib/python3.11/site-packages")).unwrap();
         std::fs::create_dir_all(folder.path().join("lib/other")).unwrap();
         assert_eq!(python_folders(folder.path()), [folder.path().join("lib/python3.11/site-packages")]);
         assert!(python_folders(Path::new("/nowhere")).is_empty());
+    }
+
+    #[test]
+    fn every_library_is_taken_from_its_own_variable() {
+        let search = SearchPath::new(&GpuEnvironment::from_vars(|name| Some(name.into())));
+        for library in Library::ALL {
+            assert_eq!(search.files.get(&library).map(PathBuf::as_path), Some(Path::new(library.variable())));
+        }
+    }
+
+    #[test]
+    fn libtorch_and_the_virtual_environment_become_folders_to_search() {
+        let folder = std::env::temp_dir().join("admiral-no-such-environment");
+        let search = SearchPath::new(&GpuEnvironment {
+            libtorch: Some("/opt/libtorch".into()),
+            virtual_env: Some(folder),
+            ..GpuEnvironment::default()
+        });
+        assert_eq!(search.torch, [PathBuf::from("/opt/libtorch/lib")]);
+        assert!(search.python.is_empty() && search.files.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! The run-time compiler: kernel text to machine code for one architecture.
+//! NVRTC, the run-time compiler. It compiles kernel sources to machine code for one architecture.
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr;
@@ -6,47 +6,47 @@ use std::ptr;
 use crate::library::{self, Library, LibraryError, Loaded, SearchPath};
 use crate::program::Program;
 
-/// Why a kernel could not be compiled.
+/// The reason why a kernel was not compiled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
-    /// The compiler itself is not at hand.
+    /// The compiler is not available.
     #[error(transparent)]
     Library(#[from] LibraryError),
-    /// The compiler refused.
+    /// The compiler reported an error.
     #[error(transparent)]
     Refused(#[from] Box<Refusal>),
 }
 
-/// What the compiler refused, and what it said.
+/// A failed compilation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{name} does not compile for {architecture} with {options:?} ({call}: {word}); NVRTC {version} from {path} said:\n{log}"
+    "{name} does not compile for {architecture} with {options:?} ({call}: {error}); NVRTC {version} from {path} said:\n{log}"
 )]
 pub struct Refusal {
-    /// The source's name.
+    /// The name of the source.
     pub name: String,
-    /// As `sm_90`.
+    /// The architecture: `sm_90`.
     pub architecture: String,
-    /// All options that it was given.
+    /// The options of the compiler.
     pub options: Vec<String>,
-    /// The function that failed.
+    /// The NVRTC function that failed.
     pub call: &'static str,
-    /// What NVRTC calls the failure.
-    pub word: String,
-    /// Its release.
+    /// NVRTC's name of the error.
+    pub error: String,
+    /// The version of NVRTC.
     pub version: String,
-    /// Its file.
+    /// The path of NVRTC.
     pub path: String,
-    /// What it printed.
+    /// The compiler's log.
     pub log: String,
 }
 
-/// A device's generation, as the compiler names it: compute capability 9.0 is `sm_90`.
+/// The architecture of a device: compute capability 9.0 is `sm_90`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Architecture {
-    /// The number before the point.
+    /// The major number of the compute capability.
     pub major: u32,
-    /// The number behind it.
+    /// The minor number of the compute capability.
     pub minor: u32,
 }
 
@@ -56,41 +56,42 @@ impl std::fmt::Display for Architecture {
     }
 }
 
-/// What a kernel takes of a multiprocessor, as the assembler reports it.
+/// The resources that a kernel needs, as the assembler reports them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resources {
     /// The kernel's name.
     pub kernel: String,
-    /// Registers of a thread.
+    /// The registers of a thread.
     pub registers: u32,
-    /// Bytes of a thread's registers that are kept in memory instead, stores and loads together.
+    /// The spilled bytes of a thread, stores and loads together.
     pub spill_bytes: u32,
-    /// Bytes of local memory of a thread.
+    /// The stack of a thread in bytes.
     pub stack_bytes: u32,
 }
 
-/// Machine code of a program.
+/// The machine code of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cubin {
     /// The ELF image that the driver loads.
     pub image: Vec<u8>,
-    /// What compiler and assembler printed.
+    /// The log of the compiler and the assembler.
     pub log: String,
 }
 
 impl Cubin {
-    /// What each kernel takes, in the order of the log.
+    /// Returns the resources of each kernel, in the order of the log.
     #[must_use]
     pub fn resources(&self) -> Vec<Resources> {
         resources_in(&self.log)
     }
 }
 
-/// Reads the assembler's report (`--ptxas-options=-v`): for each entry its stack and spills, then its registers.
+/// Parses the assembler's report (`--ptxas-options=-v`). It has the stack and spills of each kernel, then the
+/// registers.
 fn resources_in(log: &str) -> Vec<Resources> {
     let mut all: Vec<Resources> = Vec::new();
-    let number_before = |line: &str, what: &str| -> Option<u32> {
-        line[..line.find(what)?].split_whitespace().next_back()?.parse().ok()
+    let number_before = |line: &str, unit: &str| -> Option<u32> {
+        line[..line.find(unit)?].split_whitespace().next_back()?.parse().ok()
     };
     for line in log.lines() {
         if let Some(rest) = line.split("Compiling entry function '").nth(1) {
@@ -133,7 +134,7 @@ struct Functions {
     architectures: unsafe extern "C" fn(*mut c_int) -> c_int,
 }
 
-/// The compiler, loaded.
+/// The loaded compiler.
 pub struct Nvrtc {
     loaded: Loaded,
     functions: Functions,
@@ -147,18 +148,18 @@ impl std::fmt::Debug for Nvrtc {
 }
 
 impl Nvrtc {
-    /// Finds and loads it.
+    /// Finds and loads the compiler.
     ///
     /// # Errors
-    /// [`LibraryError`] where there is none, or one too old.
+    /// If it is not found, or is too old.
     pub fn load(search: &SearchPath) -> Result<Self, LibraryError> {
         Self::from_library(library::load(Library::Nvrtc, search)?)
     }
 
-    /// From a library that is loaded already.
+    /// Uses a library that is already loaded.
     ///
     /// # Errors
-    /// [`LibraryError::Symbol`] where it is not NVRTC 11.3 or later.
+    /// If the library is not NVRTC 11.3 or later ([`LibraryError::Symbol`]).
     pub fn from_library(loaded: Loaded) -> Result<Self, LibraryError> {
         // SAFETY: the types are those of nvrtc.h.
         let functions = unsafe {
@@ -177,33 +178,33 @@ impl Nvrtc {
             }
         };
         let (mut major, mut minor) = (0, 0);
-        // SAFETY: both places are good to write. It cannot fail for such.
+        // SAFETY: both pointers are valid. The call cannot fail otherwise.
         unsafe { (functions.version)(&mut major, &mut minor) };
         Ok(Self { loaded, functions, version: (major, minor) })
     }
 
-    /// Its release, as `12.8`.
+    /// Returns its version: `12.8`.
     #[must_use]
     pub fn version(&self) -> String {
         format!("{}.{}", self.version.0, self.version.1)
     }
 
-    /// Where it was found.
+    /// Returns the name or path under which it was loaded.
     #[must_use]
     pub fn path(&self) -> &str {
         self.loaded.path()
     }
 
-    /// The architectures that it compiles for.
+    /// Returns the architectures that it supports.
     #[must_use]
     pub fn architectures(&self) -> Vec<Architecture> {
         let mut count: c_int = 0;
-        // SAFETY: the place is good to write.
+        // SAFETY: the pointer is valid.
         if unsafe { (self.functions.num_architectures)(&mut count) } != 0 {
             return Vec::new();
         }
         let mut numbers = vec![0 as c_int; usize::try_from(count).unwrap_or(0)];
-        // SAFETY: the list is as long as NVRTC said.
+        // SAFETY: the list has the length that NVRTC reported.
         if unsafe { (self.functions.architectures)(numbers.as_mut_ptr()) } != 0 {
             return Vec::new();
         }
@@ -214,7 +215,7 @@ impl Nvrtc {
             .collect()
     }
 
-    /// The options of a compilation. With the assembler's report, so that the log says what kernels take.
+    /// Returns the options of a compilation. They request the assembler's report, which [`Cubin::resources`] parses.
     #[must_use]
     pub fn options(program: &Program, architecture: Architecture) -> Vec<String> {
         let mut options =
@@ -226,16 +227,16 @@ impl Nvrtc {
     /// Compiles a program to machine code.
     ///
     /// # Errors
-    /// [`CompileError::Refused`] with the compiler's log.
+    /// If the compiler reports an error ([`CompileError::Refused`]). It contains the log.
     pub fn compile(&self, program: &Program, architecture: Architecture) -> Result<Cubin, CompileError> {
         let options = Self::options(program, architecture);
         self.compile_text(program.name(), &program.source(), &options, architecture)
     }
 
-    /// Compiles any text. `options` must name the architecture as `sm_XX`.
+    /// Compiles a source text. `options` must name the architecture as `sm_XX`.
     ///
     /// # Errors
-    /// [`CompileError::Refused`] with the compiler's log.
+    /// If the compiler reports an error ([`CompileError::Refused`]). It contains the log.
     pub fn compile_text(
         &self,
         name: &str,
@@ -243,19 +244,19 @@ impl Nvrtc {
         options: &[String],
         architecture: Architecture,
     ) -> Result<Cubin, CompileError> {
-        let refused = |call, word: String, log: String| {
+        let refused = |call, error: String, log: String| {
             CompileError::Refused(Box::new(Refusal {
                 name: name.to_owned(),
                 architecture: architecture.to_string(),
                 options: options.to_vec(),
                 call,
-                word,
+                error,
                 version: self.version(),
                 path: self.loaded.path().to_owned(),
                 log,
             }))
         };
-        let zero = |_| refused("nvrtcCreateProgram", "a text with a zero byte in it".into(), String::new());
+        let zero = |_| refused("nvrtcCreateProgram", "the text contains a zero byte".into(), String::new());
         let source = CString::new(source).map_err(zero)?;
         let file = CString::new(name).map_err(zero)?;
         let texts = options.iter().map(|option| CString::new(option.as_str())).collect::<Result<Vec<_>, _>>();
@@ -263,28 +264,28 @@ impl Nvrtc {
         let pointers: Vec<*const c_char> = texts.iter().map(|text| text.as_ptr()).collect();
 
         let mut build = Build { functions: &self.functions, handle: ptr::null_mut() };
-        // SAFETY: all strings end in zero and outlive the call; there are no headers.
+        // SAFETY: all strings are zero-terminated and outlive the call. There are no headers.
         let code = unsafe {
             (self.functions.create)(&mut build.handle, source.as_ptr(), file.as_ptr(), 0, ptr::null(), ptr::null())
         };
         if code != 0 {
-            return Err(refused("nvrtcCreateProgram", self.word(code), String::new()));
+            return Err(refused("nvrtcCreateProgram", self.error_string(code), String::new()));
         }
-        // SAFETY: the handle is good, and the list has that many strings.
+        // SAFETY: the handle is valid, and the list has that many strings.
         let code = unsafe { (self.functions.compile)(build.handle, pointers.len() as c_int, pointers.as_ptr()) };
         let log = build.log();
         if code != 0 {
-            return Err(refused("nvrtcCompileProgram", self.word(code), log));
+            return Err(refused("nvrtcCompileProgram", self.error_string(code), log));
         }
         match build.fetch(self.functions.cubin_size, self.functions.cubin) {
             Ok(image) if !image.is_empty() => Ok(Cubin { image, log }),
             Ok(_) => Err(refused("nvrtcGetCUBIN", "there is no machine code".into(), log)),
-            Err(code) => Err(refused("nvrtcGetCUBIN", self.word(code), log)),
+            Err(code) => Err(refused("nvrtcGetCUBIN", self.error_string(code), log)),
         }
     }
 
-    fn word(&self, code: c_int) -> String {
-        // SAFETY: NVRTC returns a constant string for any number.
+    fn error_string(&self, code: c_int) -> String {
+        // SAFETY: NVRTC returns a constant string for every number.
         unsafe { library::text((self.functions.error_string)(code), "an unknown error") }
     }
 }
@@ -301,13 +302,13 @@ impl Build<'_> {
         get: unsafe extern "C" fn(Handle, *mut c_char) -> c_int,
     ) -> Result<Vec<u8>, c_int> {
         let mut length = 0;
-        // SAFETY: the handle is good.
+        // SAFETY: the handle is valid.
         match unsafe { size(self.handle, &mut length) } {
             0 => {}
             code => return Err(code),
         }
         let mut bytes = vec![0u8; length];
-        // SAFETY: the buffer is as long as was asked for.
+        // SAFETY: the buffer has the length that NVRTC reported.
         match unsafe { get(self.handle, bytes.as_mut_ptr().cast()) } {
             0 => Ok(bytes),
             code => Err(code),
@@ -323,7 +324,7 @@ impl Build<'_> {
 impl Drop for Build<'_> {
     fn drop(&mut self) {
         if !self.handle.is_null() {
-            // SAFETY: the handle is good and not used again.
+            // SAFETY: the handle is valid and not used again.
             unsafe { (self.functions.destroy)(&mut self.handle) };
         }
     }
@@ -334,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_assemblers_report() {
+    fn the_assemblers_report_is_parsed() {
         let log = "ptxas info    : 0 bytes gmem\n\
                    ptxas info    : Compiling entry function 'adam' for 'sm_90'\n\
                    ptxas info    : Function properties for adam\n    \
@@ -344,13 +345,13 @@ mod tests {
                    ptxas info    : Function properties for norm\n    \
                    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n\
                    ptxas info    : Used 7 registers\n";
-        let of = |kernel: &str, registers, spill_bytes, stack_bytes| Resources {
+        let resources = |kernel: &str, registers, spill_bytes, stack_bytes| Resources {
             kernel: kernel.into(),
             registers,
             spill_bytes,
             stack_bytes,
         };
-        assert_eq!(resources_in(log), [of("adam", 43, 32, 16), of("norm", 7, 0, 0)]);
+        assert_eq!(resources_in(log), [resources("adam", 43, 32, 16), resources("norm", 7, 0, 0)]);
         assert!(resources_in("").is_empty());
     }
 }

@@ -1,33 +1,33 @@
-//! Kernel sources: which files make up a program, and the variants in which it is compiled.
+//! The sources of the kernels, and the variants in which they are compiled.
 
-use crate::Kind;
+use crate::kind::Kind;
 
-/// One compilable text with its options: what the kernels do, and for which kinds of values.
+/// A variant of a kernel source: the kernels of one operation, for given types of values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Program {
     /// Group normalization.
     GroupNorm {
-        /// Whether channels lie together, not positions.
+        /// Whether the layout is channels-last.
         channels_last: bool,
-        /// Of the values.
+        /// The type of the values.
         kind: Kind,
-        /// Values that a thread moves at once: 1, or [`Kind::vector_width`].
+        /// The number of values that a thread loads or stores at once: 1, or [`Kind::vector_width`].
         width: usize,
-        /// Whether SiLU follows.
+        /// Whether SiLU follows the normalization.
         silu: bool,
-        /// Whether dropout follows that.
+        /// Whether dropout follows SiLU.
         dropout: bool,
     },
     /// The optimizer.
     Adam {
-        /// Of the gradient.
+        /// The type of the gradient.
         gradient: Kind,
-        /// Of the copy that the network computes with, where there is one.
+        /// The type of the half-precision copy of the parameters, if there is one.
         half: Option<Kind>,
     },
-    /// Sums of squares, and what follows from them for a step.
+    /// Sums of squares, and the decision about a step that follows from them.
     Norms {
-        /// Of the values.
+        /// The type of the values.
         kind: Kind,
     },
 }
@@ -45,13 +45,13 @@ const GROUP_NORM: (&str, &str) = file!("group_norm.cuh");
 const CONTROL: (&str, &str) = file!("control.cuh");
 
 impl Program {
-    /// The name of its main file.
+    /// Returns the name of its main file.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.files().last().map_or("", |(name, _)| name)
     }
 
-    /// The options that choose the variant, as a compiler takes them.
+    /// Returns the compiler options that select the variant.
     #[must_use]
     pub fn options(&self) -> Vec<String> {
         match *self {
@@ -69,7 +69,7 @@ impl Program {
         }
     }
 
-    /// The kernels in it.
+    /// Returns the names of its kernels.
     #[must_use]
     pub fn kernels(&self) -> &'static [&'static str] {
         match self {
@@ -77,7 +77,7 @@ impl Program {
                 "group_norm_statistics_channels_last",
                 "group_norm_apply_channels_last",
                 "group_norm_sums_channels_last",
-                "group_norm_levels",
+                "group_norm_dx_terms",
                 "group_norm_dx_channels_last",
                 "group_norm_weights",
             ],
@@ -85,7 +85,7 @@ impl Program {
                 "group_norm_statistics_contiguous",
                 "group_norm_apply_contiguous",
                 "group_norm_sums_contiguous",
-                "group_norm_levels",
+                "group_norm_dx_terms",
                 "group_norm_dx_contiguous",
                 "group_norm_weights",
             ],
@@ -107,13 +107,14 @@ impl Program {
         }
     }
 
-    /// The whole text. Each file starts with a line directive, so that messages name the file that they are about.
+    /// Returns the complete source. Each file starts with a line directive, so that the compiler's messages name the
+    /// file.
     #[must_use]
     pub fn source(&self) -> String {
         self.files().iter().map(|(name, text)| format!("#line 1 \"{name}\"\n{text}\n")).collect()
     }
 
-    /// Every variant that Admiral may ask for.
+    /// Returns every variant that Admiral uses.
     #[must_use]
     pub fn all() -> Vec<Self> {
         let mut all = Vec::new();

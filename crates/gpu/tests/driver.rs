@@ -1,4 +1,4 @@
-//! The driver's binding on a stub that holds it to CUDA's rules. The kernels' own tests run on the real one.
+//! Tests of the driver binding with a stub that checks CUDA's rules. The tests of the kernels use the real driver.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use admiral_gpu::Shape;
 use admiral_gpu::driver::{Device, DeviceMemory, Driver, DriverError, Event, Module, Stream};
-use admiral_gpu::library::{Library, SearchPath, load_with};
+use admiral_gpu::library::{Library, SearchPath, load};
 use admiral_gpu::nvrtc::Architecture;
 use support::emulator::compile_to_file;
 
@@ -20,21 +20,21 @@ struct Stub {
 impl Stub {
     fn new() -> Self {
         let (folder, path) = compile_to_file("driver.cpp", include_str!("stubs/driver.cpp"), &[]);
-        let loaded = load_with(Library::Driver, Some(&path), &SearchPath::default()).unwrap();
-        // SAFETY: it has no initialisers.
+        let loaded = load(Library::Driver, &SearchPath::default().with_file(Library::Driver, &path)).unwrap();
+        // SAFETY: it has no initializers.
         let library = unsafe { libloading::Library::new(&path) }.unwrap();
         drop(folder);
         Self { driver: Driver::from_library(loaded).unwrap(), library }
     }
 
     fn number(&self, name: &str) -> c_int {
-        // SAFETY: the stub's functions of these names have this type.
+        // SAFETY: the stub's functions with these names have this type.
         unsafe { self.library.get::<extern "C" fn() -> c_int>(name.as_bytes()).unwrap()() }
     }
 }
 
 #[test]
-fn a_device_says_what_it_is() {
+fn properties_of_a_device_are_read() {
     let stub = Stub::new();
     assert_eq!(stub.driver.version(), "12.8");
     assert_eq!(stub.driver.device_count().unwrap(), 2);
@@ -51,7 +51,7 @@ fn a_device_says_what_it_is() {
 }
 
 #[test]
-fn streams_events_and_memory_need_no_context_of_the_callers_and_leave_none() {
+fn streams_events_and_memory_leave_the_callers_context_unchanged() {
     let stub = Stub::new();
     let device = Device::open(&stub.driver, 0).unwrap();
     let stream = Stream::new(&device).unwrap();
@@ -60,24 +60,24 @@ fn streams_events_and_memory_need_no_context_of_the_callers_and_leave_none() {
     unsafe {
         start.record(stream.handle()).unwrap();
         assert!(!start.is_passed().unwrap());
-        start.hold_back(stream.handle()).unwrap();
+        start.make_wait(stream.handle()).unwrap();
         end.record(stream.handle()).unwrap();
     }
     assert!(end.is_passed().unwrap());
     assert!((end.seconds_since(&start).unwrap() - 1.5).abs() < 1e-6);
     stream.synchronize().unwrap();
-    let memory = DeviceMemory::holding(&device, b"device").unwrap();
+    let memory = DeviceMemory::from_bytes(&device, b"device").unwrap();
     assert_eq!(memory.read().unwrap(), b"device");
-    memory.copy_from(&DeviceMemory::holding(&device, b"DEV").unwrap(), &stream).unwrap();
+    memory.copy_from(&DeviceMemory::from_bytes(&device, b"DEV").unwrap(), &stream).unwrap();
     assert_eq!(memory.read().unwrap(), b"DEVice");
     assert_eq!(stub.number("stub_held"), 4, "context, stream, two events");
     drop((start, end, stream, memory, device));
-    assert_eq!(stub.number("stub_held"), 0, "all is given back");
-    assert_eq!(stub.number("stub_depth"), 0, "each context that was pushed is popped");
+    assert_eq!(stub.number("stub_held"), 0, "everything is released");
+    assert_eq!(stub.number("stub_depth"), 0, "every pushed context is popped");
 }
 
 #[test]
-fn a_launch_passes_shape_stream_and_argument_and_tells_of_failures() {
+fn a_launch_passes_shape_stream_and_argument_and_reports_failures() {
     let stub = Stub::new();
     let device = Device::open(&stub.driver, 0).unwrap();
     let not_code = Module::load(&device, b"text").unwrap_err().to_string();
@@ -111,12 +111,13 @@ fn a_launch_passes_shape_stream_and_argument_and_tells_of_failures() {
 }
 
 #[test]
-fn what_is_at_hand_is_named_and_what_is_not_has_its_reason() {
+fn the_report_has_every_library_or_a_reason() {
     let found = admiral_gpu::found::find_all(&support::search());
-    let of = |wanted| found.libraries.iter().find(|(library, _)| *library == wanted).map(|(_, found)| found).unwrap();
-    let nvrtc = of(Library::Nvrtc).as_ref().expect("`ci/setup test` installs NVRTC");
+    let library =
+        |expected| found.libraries.iter().find(|(other, _)| *other == expected).map(|(_, found)| found).unwrap();
+    let nvrtc = library(Library::Nvrtc).as_ref().expect("`ci/setup test` installs NVRTC");
     assert!(nvrtc.path.contains("nvrtc") && nvrtc.version.contains('.'), "{nvrtc:?}");
-    match of(Library::Driver) {
+    match library(Library::Driver) {
         Ok(driver) => assert!(driver.version.contains('.'), "{driver:?}"),
         Err(reason) => {
             assert!(reason.contains("CUDA driver") || reason.contains("cuInit"), "{reason}");

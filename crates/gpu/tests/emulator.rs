@@ -1,12 +1,12 @@
-//! That running kernels on the CPU finds the mistakes that it is there for.
+//! Tests of the emulator: it must detect mistakes in kernels.
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
 use admiral_gpu::Shape;
-use support::emulator::{compile, run, under_the_shim};
+use support::emulator::{compile, run, with_shim};
 
-/// Runs `body` in 64 threads with `out` of 64 floats, in an order of threads; its values, or what it did wrong.
+/// Runs `body` in 64 threads, with an array `out` of 64 floats. Returns the values, or the violated rule.
 fn run_body(body: &str, order: u32, shared_bytes: u32) -> Result<Vec<f32>, String> {
     let text = format!(
         "struct Arguments {{ float* out; }};\n\
@@ -15,7 +15,7 @@ fn run_body(body: &str, order: u32, shared_bytes: u32) -> Result<Vec<f32>, Strin
          {body}\n\
          }}\n"
     );
-    let library = compile("kernel", &under_the_shim(&text, &["kernel"]), &[]);
+    let library = compile("kernel", &with_shim(&text, &["kernel"]), &[]);
     let mut out = vec![-1.0f32; 64];
     let argument = out.as_mut_ptr();
     let shape = Shape { grid: [1, 1, 1], block: 64, shared_bytes };
@@ -24,11 +24,11 @@ fn run_body(body: &str, order: u32, shared_bytes: u32) -> Result<Vec<f32>, Strin
     Ok(out)
 }
 
-/// Whether the numbers are right in three orders.
-fn is_right_in_all_orders(body: &str, wanted: impl Fn(usize) -> f32) -> bool {
+/// Returns whether the values are right in three orders of the threads.
+fn is_right_in_all_orders(body: &str, expected: impl Fn(usize) -> f32) -> bool {
     (0..3).all(|order| {
         let found = run_body(body, order, 0).unwrap();
-        found.iter().enumerate().all(|(i, value)| *value == wanted(i))
+        found.iter().enumerate().all(|(i, value)| *value == expected(i))
     })
 }
 
@@ -41,7 +41,7 @@ fn a_missing_barrier_gives_wrong_numbers() {
 }
 
 #[test]
-fn a_missing_barrier_before_memory_is_used_again_gives_wrong_numbers() {
+fn a_missing_barrier_before_reuse_of_memory_gives_wrong_numbers() {
     let with = "__shared__ float one[1]; float sum = 0; for (int turn = 0; turn < 3; ++turn) { __syncthreads(); \
                 if (i == 0) one[0] = turn; __syncthreads(); sum += one[0]; } a.out[i] = sum;";
     assert!(is_right_in_all_orders(with, |_| 3.0));
@@ -49,7 +49,7 @@ fn a_missing_barrier_before_memory_is_used_again_gives_wrong_numbers() {
 }
 
 #[test]
-fn shared_memory_that_nobody_wrote_is_not_a_number() {
+fn uninitialized_shared_memory_is_nan() {
     let found =
         run_body("__shared__ float all[64]; DYNAMIC_SHARED(float, more); a.out[i] = i % 2 ? all[i] : more[i];", 0, 256);
     assert!(found.unwrap().iter().all(|value| value.is_nan()));
@@ -62,7 +62,7 @@ fn shuffles_exchange_within_a_warp() {
 }
 
 #[test]
-fn barriers_and_shuffles_that_not_all_reach_are_failures() {
+fn divergent_barriers_and_shuffles_are_errors() {
     for body in [
         "if (i < 40) __syncthreads();\nelse\n__syncthreads();",
         "if (i % 2) __syncthreads(); else __shfl_xor_sync(~0u, 1.0f, 1);",
@@ -74,8 +74,8 @@ fn barriers_and_shuffles_that_not_all_reach_are_failures() {
 }
 
 #[test]
-fn writing_behind_shared_memory_is_a_failure() {
+fn writing_past_shared_memory_is_an_error() {
     let body = "DYNAMIC_SHARED(float, all); all[i] = i; a.out[i] = all[i];";
     assert!(run_body(body, 0, 256).is_ok());
-    assert!(run_body(body, 0, 252).unwrap_err().contains("behind its shared memory"));
+    assert!(run_body(body, 0, 252).unwrap_err().contains("past its shared memory"));
 }

@@ -1,4 +1,4 @@
-//! Optimizer and norms against float64: their own text run on the CPU, and on a GPU where there is one.
+//! Compares the optimizer and the norms with float64, on the CPU and, if there is one, on a GPU.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -20,7 +20,7 @@ const HYPER: AdamHyper = AdamHyper {
     gradient_scale: 0.25,
 };
 
-/// Master, mean, variance, then averages, in float64.
+/// The reference state in float64: master, mean, variance, then the averages.
 #[derive(Clone)]
 struct State {
     values: Vec<Vec<f64>>,
@@ -30,21 +30,21 @@ struct State {
 impl State {
     fn random(length: usize, rates: &[f64], random: &mut Random) -> Self {
         let mut floats = |square: bool| -> Vec<f64> {
-            let of = |x: f64| if square { x * x } else { x };
-            random.normals(length).iter().map(|&x| rounded(Kind::Float, of(x))).collect()
+            let value = |x: f64| if square { x * x } else { x };
+            random.normals(length).iter().map(|&x| rounded(Kind::Float, value(x))).collect()
         };
         let mut values = vec![floats(false), floats(false), floats(true)];
         values.extend(rates.iter().map(|_| floats(false)));
         Self { values, rates: rates.to_vec() }
     }
 
-    /// What vector `i` is a sum of, besides the gradient: what it was, and of an average the masters.
+    /// Returns the terms of vector `i` besides the gradient: its initial values, and the masters for an average.
     fn terms<'a>(&'a self, i: usize, start: &'a Self) -> [&'a [f64]; 2] {
         let masters: &[f64] = if i < 3 { &[] } else { &self.values[0] };
         [&start.values[i], masters]
     }
 
-    /// The update by its definition.
+    /// Updates the state by the definition of AdamW.
     fn update(&mut self, gradient: &[f64], hyper: &AdamHyper) {
         let correction1 = 1.0 - hyper.beta1.powf(hyper.step as f64);
         let correction2 = 1.0 - hyper.beta2.powf(hyper.step as f64);
@@ -61,7 +61,7 @@ impl State {
     }
 }
 
-/// A state in the machine's memory.
+/// The state in the memory of a machine.
 struct OnMachine {
     flat: Vec<Memory>,
     gradient: Memory,
@@ -90,12 +90,12 @@ impl OnMachine {
     }
 }
 
-fn adam_equals_the_definition(machine: &Machine, lengths: &[usize]) {
+fn check_adam(machine: &Machine, lengths: &[usize]) {
     let launcher = machine.launcher();
     for &length in lengths {
         for kind in Kind::ALL {
             for half in [None, Some(Kind::Half), Some(Kind::BFloat16)] {
-                // None, some, and more averages than one launch takes.
+                // No averages, some, and more than one launch takes.
                 for rates in [&[][..], &[0.9, 0.9999], &[0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9999]] {
                     let mut random = Random::fresh(length as u64);
                     let mut state = State::random(length, rates, &mut random);
@@ -108,13 +108,13 @@ fn adam_equals_the_definition(machine: &Machine, lengths: &[usize]) {
                         unsafe { adam(&*launcher, &on.memory(length, rates, kind, half), &hyper, None) }.unwrap();
                         state.update(&gradient, &hyper);
                     }
-                    for (i, (wanted, found)) in state.values.iter().zip(&on.flat).enumerate() {
-                        let error = relative_error(wanted, &found.values(), &state.terms(i, &start));
+                    for (i, (expected, found)) in state.values.iter().zip(&on.flat).enumerate() {
+                        let error = relative_error(expected, &found.values(), &state.terms(i, &start));
                         assert!(error < 1e-6, "{length} of {kind:?}, half {half:?}, vector {i}: {error}");
                     }
                     if let (Some(half), Some(copy)) = (half, &on.half) {
-                        let wanted: Vec<f64> = on.flat[0].values().iter().map(|p| rounded(half, *p)).collect();
-                        assert_eq!(wanted, copy.values(), "the half copy is the rounded master");
+                        let expected: Vec<f64> = on.flat[0].values().iter().map(|p| rounded(half, *p)).collect();
+                        assert_eq!(expected, copy.values(), "the half copy is the rounded master");
                     }
                 }
             }
@@ -122,24 +122,24 @@ fn adam_equals_the_definition(machine: &Machine, lengths: &[usize]) {
     }
 }
 
-/// Tails of every length, several turns of several blocks.
+/// Lengths with every kind of tail, and several turns of several blocks.
 const LENGTHS: [usize; 6] = [1, 3, 4, 1023, 2054, 5000];
 
 #[test]
-fn one_pass_of_adam_equals_the_definition() {
-    adam_equals_the_definition(&Machine::host(2), &LENGTHS);
+fn adam_matches_the_definition() {
+    check_adam(&Machine::host(2), &LENGTHS);
 }
 
-/// Sums of squares of a gradient and of masters, the decision, the update: as a step enqueues them.
+/// The memory of a step: the partial sums of its gradient, and the decision.
 struct Step {
     gradient: Vec<Memory>,
     control: Memory,
 }
 
 fn partials(machine: &Machine, kind: Kind, memory: &Memory, length: usize) -> Memory {
-    // Two floats of the machine's memory are one float64.
+    // A float64 takes two floats of the machine's memory.
     let partials = machine.poisoned(Kind::Float, 2 * norms::num_partials(kind, length));
-    // SAFETY: both have the lengths that they are said to have.
+    // SAFETY: both ranges have these lengths.
     unsafe { norms::sum_of_squares(&*machine.launcher(), kind, memory.address(), length, partials.address()) }.unwrap();
     partials
 }
@@ -153,7 +153,7 @@ fn control_of(machine: &Machine, control: &StepControl) -> Memory {
     let floats: Vec<f64> =
         bytes.chunks_exact(4).map(|word| f64::from(f32::from_le_bytes(word.try_into().unwrap()))).collect();
     let memory = machine.put(Kind::Float, &floats);
-    assert_eq!(memory.bytes(), bytes, "no bits are lost on the way");
+    assert_eq!(memory.bytes(), bytes, "the bits are unchanged");
     memory
 }
 
@@ -166,7 +166,7 @@ impl Step {
         let launcher = machine.launcher();
         for gradient in &self.gradient {
             let num = gradient.bytes().len() / 8;
-            let what = Finish {
+            let input = Finish {
                 gradient_partials: (gradient.address(), num),
                 parameter_partials: (parameters.address(), parameters.bytes().len() / 8),
                 control: self.control.address(),
@@ -176,29 +176,29 @@ impl Step {
                 beta1: HYPER.beta1,
                 beta2: HYPER.beta2,
             };
-            // SAFETY: all memory has the lengths that are named.
-            unsafe { norms::finish(&*launcher, &what) }.unwrap();
+            // SAFETY: all memory has these lengths.
+            unsafe { norms::finish(&*launcher, &input) }.unwrap();
         }
         read_control(&self.control)
     }
 }
 
-fn sums_equal_the_definition(machine: &Machine, lengths: &[usize]) {
+fn check_sums(machine: &Machine, lengths: &[usize]) {
     for &length in lengths {
         for kind in Kind::ALL {
             let mut random = Random::fresh(7);
             let values: Vec<f64> = random.normals(length).iter().map(|x| rounded(kind, x * 1e3)).collect();
             let memory = machine.put(kind, &values);
             let found: f64 = doubles(&partials(machine, kind, &memory, length)).iter().sum();
-            let wanted: f64 = values.iter().map(|x| x * x).sum();
-            assert!((found / wanted - 1.0).abs() < 1e-12, "{length} of {kind:?}: {found} for {wanted}");
+            let expected: f64 = values.iter().map(|x| x * x).sum();
+            assert!((found / expected - 1.0).abs() < 1e-12, "{length} of {kind:?}: {found} for {expected}");
             for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-                for place in [0, length / 2, length - 1] {
+                for index in [0, length / 2, length - 1] {
                     let mut values = values.clone();
-                    values[place] = bad;
+                    values[index] = bad;
                     let memory = machine.put(kind, &values);
                     let found: f64 = doubles(&partials(machine, kind, &memory, length)).iter().sum();
-                    assert!(!found.is_finite(), "{bad} at {place} of {length} is not seen: {found}");
+                    assert!(!found.is_finite(), "{bad} at {index} of {length} is not detected: {found}");
                 }
             }
         }
@@ -206,34 +206,34 @@ fn sums_equal_the_definition(machine: &Machine, lengths: &[usize]) {
 }
 
 #[test]
-fn sums_of_squares_equal_the_definition_and_show_what_is_not_finite() {
-    sums_equal_the_definition(&Machine::host(1), &LENGTHS);
+fn sums_of_squares_match_the_definition_and_detect_non_finite_values() {
+    check_sums(&Machine::host(1), &LENGTHS);
 }
 
 #[test]
-fn squares_that_float32_cannot_hold_are_finite() {
+fn squares_beyond_float32_are_finite() {
     let machine = Machine::host(0);
     let memory = machine.put(Kind::Float, &[3e38; 1000]);
     let found: f64 = doubles(&partials(&machine, Kind::Float, &memory, 1000)).iter().sum();
-    let wanted = 1000.0 * rounded(Kind::Float, 3e38).powi(2);
-    assert!((found / wanted - 1.0).abs() < 1e-12, "{found}");
+    let expected = 1000.0 * rounded(Kind::Float, 3e38).powi(2);
+    assert!((found / expected - 1.0).abs() < 1e-12, "{found}");
 }
 
 #[test]
 fn sums_do_not_depend_on_the_order_of_threads_and_blocks() {
     let values = Random::new(3).normals(9_999);
-    let of = |order| {
+    let sums = |order| {
         let machine = Machine::host(order);
         let memory = machine.put(Kind::Half, &values);
         partials(&machine, Kind::Half, &memory, values.len()).bytes()
     };
-    let first = of(0);
+    let first = sums(0);
     for order in [1, 2, 5] {
-        assert_eq!(first, of(order));
+        assert_eq!(first, sums(order));
     }
 }
 
-fn the_device_decides_about_steps(machine: &Machine) {
+fn check_decisions(machine: &Machine) {
     const LENGTH: usize = 3000;
     const SCALE: f64 = 0.25;
     let mut random = Random::fresh(11);
@@ -247,10 +247,10 @@ fn the_device_decides_about_steps(machine: &Machine) {
     let on = OnMachine::new(machine, &state, Kind::Half, &good, Some(Kind::Half));
     let control = control_of(machine, &StepControl { updates: 4, ..StepControl::default() });
     let mut step = Step { gradient: Vec::new(), control };
-    let bad_memory = machine.put(Kind::Half, &bad);
+    let overflowing = machine.put(Kind::Half, &bad);
     let launcher = machine.launcher();
     let mut updates = 4;
-    // Longest gradient, whether it overflows, the factor that follows.
+    // The largest norm, whether the gradient overflows, and the expected clip factor.
     for (clip_norm, overflows, clip) in [
         (0.0, false, 1.0),
         (norm * 2.0, false, 1.0),
@@ -260,15 +260,15 @@ fn the_device_decides_about_steps(machine: &Machine) {
     ] {
         let before: Vec<Vec<u8>> = on.flat.iter().chain(&on.half).map(Memory::bytes).collect();
         let skipped = read_control(&step.control).skipped;
-        let gradient = if overflows { &bad_memory } else { &on.gradient };
+        let gradient = if overflows { &overflowing } else { &on.gradient };
         step.gradient = vec![partials(machine, Kind::Half, gradient, LENGTH)];
         let parameters = partials(machine, Kind::Float, &on.flat[0], LENGTH);
-        let wanted_parameter_norm = on.flat[0].values().iter().map(|p| p * p).sum::<f64>().sqrt();
+        let expected_parameter_norm = on.flat[0].values().iter().map(|p| p * p).sum::<f64>().sqrt();
         let found = step.finish(machine, &parameters, SCALE, clip_norm);
-        assert!((found.parameter_norm / wanted_parameter_norm - 1.0).abs() < 1e-12, "{found:?}");
+        assert!((found.parameter_norm / expected_parameter_norm - 1.0).abs() < 1e-12, "{found:?}");
         let mut memory = on.memory(LENGTH, &rates, Kind::Half, Some(Kind::Half));
         memory.gradient.1 = gradient.address();
-        // The host does not know the number of the update; the device does.
+        // The device counts updates, so the host's number is ignored.
         let hyper = AdamHyper { step: 999, gradient_scale: SCALE, ..HYPER };
         // SAFETY: all memory has that length.
         unsafe { adam(&*launcher, &memory, &hyper, Some(step.control.address())) }.unwrap();
@@ -284,26 +284,26 @@ fn the_device_decides_about_steps(machine: &Machine) {
         assert!((found.gradient_norm / norm - 1.0).abs() < 1e-12, "{found:?}");
         assert!((f64::from(found.clip) / clip - 1.0).abs() < 1e-6, "{found:?}");
         state.update(&good, &AdamHyper { step: updates, gradient_scale: SCALE * clip, ..HYPER });
-        for (i, (wanted, found)) in state.values.iter().zip(&on.flat).enumerate() {
-            let error = relative_error(wanted, &found.values(), &state.terms(i, &start));
+        for (i, (expected, found)) in state.values.iter().zip(&on.flat).enumerate() {
+            let error = relative_error(expected, &found.values(), &state.terms(i, &start));
             assert!(error < 1e-6, "vector {i} after update {updates}: {error}");
         }
     }
 }
 
 #[test]
-fn the_device_skips_clips_and_counts_without_the_host() {
-    the_device_decides_about_steps(&Machine::host(0));
+fn the_device_skips_clips_and_counts_steps() {
+    check_decisions(&Machine::host(0));
 }
 
 #[test]
-fn addresses_that_cannot_be_are_refused() {
+fn invalid_addresses_are_refused() {
     let machine = Machine::host(0);
     let state = State::random(8, &[], &mut Random::new(1));
     let on = OnMachine::new(&machine, &state, Kind::Float, &[0.0; 8], None);
     let memory = on.memory(8, &[], Kind::Float, None);
     let text = |memory: AdamMemory| {
-        // SAFETY: it is refused before anything runs.
+        // SAFETY: the call is refused before anything runs.
         unsafe { adam(&*machine.launcher(), &memory, &HYPER, None) }.unwrap_err().to_string()
     };
     assert!(text(AdamMemory { mean: 0, ..memory.clone() }).contains("`mean` is 0x0"));
@@ -314,11 +314,11 @@ fn addresses_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn a_gpu_equals_the_definition() {
+fn a_gpu_matches_the_definition() {
     let Some(machine) = Machine::gpu() else { return };
-    adam_equals_the_definition(&machine, &LENGTHS);
-    adam_equals_the_definition(&machine, &[3_000_001]);
-    sums_equal_the_definition(&machine, &LENGTHS);
-    sums_equal_the_definition(&machine, &[9_000_001]);
-    the_device_decides_about_steps(&machine);
+    check_adam(&machine, &LENGTHS);
+    check_adam(&machine, &[3_000_001]);
+    check_sums(&machine, &LENGTHS);
+    check_sums(&machine, &[9_000_001]);
+    check_decisions(&machine);
 }

@@ -1,4 +1,4 @@
-//! The group normalization's kernels against float64: their own text run on the CPU, and on a GPU where there is one.
+//! Compares the group normalization kernels with float64, on the CPU and, if there is one, on a GPU.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -6,16 +6,16 @@ mod support;
 use admiral_gpu::Kind;
 use admiral_gpu::group_norm::{Activation, Backward, Dropout, Forward, GroupNorm, Layout};
 use support::machine::{Machine, Memory};
-use support::numbers::{Random, half_a_step, rounded};
-use support::twin::{self, Inputs, Outputs};
+use support::numbers::{Random, half_ulp, rounded};
+use support::reference::{self, Inputs, Outputs};
 
 const DROPOUT: Dropout = Dropout { probability: 0.3, seed: 0x1234_5678_9abc_def0, offset: 0x0fed_cba9_8765_4321 };
 
-/// All values are such as the kind can hold: errors are the kernel's alone.
+/// Returns random inputs. All values are representable in the type, so that all errors come from the kernel.
 fn inputs(norm: &GroupNorm, modulated: bool) -> Inputs {
     let mut random = Random::fresh((norm.channels * norm.spatial + norm.batch) as u64);
     let values = norm.batch * norm.channels * norm.spatial;
-    // A mean far from zero shows cancellation.
+    // A mean far from zero would reveal cancellation.
     let x = random.normals(values).iter().map(|x| rounded(norm.kind, x * 2.0 + 3.0)).collect();
     let dy = random.normals(values).iter().map(|x| rounded(norm.kind, *x)).collect();
     let mut floats = |length| -> Vec<f64> { random.normals(length).iter().map(|x| rounded(Kind::Float, *x)).collect() };
@@ -24,7 +24,7 @@ fn inputs(norm: &GroupNorm, modulated: bool) -> Inputs {
     Inputs { x, dy, weight, bias, modulation }
 }
 
-/// Forward, then backward, into poisoned memory. `moved` moves x by some elements, so that it is not aligned.
+/// Runs forward and backward into poisoned memory. `moved` is an offset of x in elements, which makes it unaligned.
 fn run(machine: &Machine, norm: &GroupNorm, inputs: &Inputs, moved: usize) -> Outputs {
     let launcher = machine.launcher();
     let float = |values: &[f64]| machine.put(Kind::Float, values);
@@ -49,7 +49,7 @@ fn run(machine: &Machine, norm: &GroupNorm, inputs: &Inputs, moved: usize) -> Ou
         rstd: rstd.address(),
         workspace: workspace.address(),
     };
-    // SAFETY: all memory has the lengths that `Forward` says.
+    // SAFETY: all memory has the sizes in `Forward`.
     unsafe { norm.forward(&*launcher, &forward) }.unwrap();
     workspace.bytes();
     let workspace = empty(norm.backward_workspace().unwrap() / 4);
@@ -83,47 +83,48 @@ fn run(machine: &Machine, norm: &GroupNorm, inputs: &Inputs, moved: usize) -> Ou
     }
 }
 
-/// Each value within what float32 inside costs, plus half a step of its own kind.
-fn check_values(what: &str, kind: Kind, wanted: &[f64], found: &[f64], tolerance: f64, context: &str) {
-    check_terms(what, kind, wanted, found, tolerance, 1e-3, context);
+/// Checks that each error is at most a tolerance for float32 arithmetic, plus half a unit in the last place of the
+/// type.
+fn check_values(name: &str, kind: Kind, expected: &[f64], found: &[f64], tolerance: f64, context: &str) {
+    check_terms(name, kind, expected, found, tolerance, 1e-3, context);
 }
 
 fn largest(values: &[f64]) -> f64 {
     values.iter().fold(0.0f64, |a, b| a.max(b.abs()))
 }
 
-/// As `check_values`, where values of the size of `terms` are added up to what may be nothing.
-fn check_terms(what: &str, kind: Kind, wanted: &[f64], found: &[f64], tolerance: f64, terms: f64, context: &str) {
-    assert_eq!(wanted.len(), found.len(), "{what}: {context}");
-    let largest = largest(wanted);
-    for (i, (w, f)) in wanted.iter().zip(found).enumerate() {
+/// Like `check_values`, for values that are sums of terms of the size `terms` and may cancel.
+fn check_terms(name: &str, kind: Kind, expected: &[f64], found: &[f64], tolerance: f64, terms: f64, context: &str) {
+    assert_eq!(expected.len(), found.len(), "{name}: {context}");
+    let largest = largest(expected);
+    for (i, (w, f)) in expected.iter().zip(found).enumerate() {
         let allowed = tolerance * largest.max(terms)
-            + if kind == Kind::Float { 0.0 } else { half_a_step(kind, w.abs().max(f.abs())) };
+            + if kind == Kind::Float { 0.0 } else { half_ulp(kind, w.abs().max(f.abs())) };
         let error = (w - f).abs();
-        assert!(error <= allowed, "{what}[{i}] is {f}, not {w}: {error:e} of {allowed:e}; {context}");
+        assert!(error <= allowed, "{name}[{i}] is {f}, not {w}: {error:e} of {allowed:e}; {context}");
     }
 }
 
-fn check(norm: &GroupNorm, inputs: &Inputs, wanted: &Outputs, found: &Outputs, context: &str) {
-    // A group of one value has no gradient: terms of this size cancel.
-    let terms = largest(&wanted.rstd) * largest(&inputs.dy) * largest(&inputs.weight) / 8.0;
+fn check(norm: &GroupNorm, inputs: &Inputs, expected: &Outputs, found: &Outputs, context: &str) {
+    // The gradient of a group with one value is 0: terms of this size cancel.
+    let terms = largest(&expected.rstd) * largest(&inputs.dy) * largest(&inputs.weight) / 8.0;
     let context = format!("{norm:?} {context}");
-    check_values("mean", Kind::Float, &wanted.mean, &found.mean, 1e-6, &context);
-    check_values("rstd", Kind::Float, &wanted.rstd, &found.rstd, 4e-6, &context);
-    check_values("y", norm.kind, &wanted.y, &found.y, 4e-6, &context);
-    check_terms("dx", norm.kind, &wanted.dx, &found.dx, 1e-5, terms, &context);
-    check_values("dweight", Kind::Float, &wanted.dweight, &found.dweight, 1e-5, &context);
-    check_values("dbias", Kind::Float, &wanted.dbias, &found.dbias, 1e-5, &context);
+    check_values("mean", Kind::Float, &expected.mean, &found.mean, 1e-6, &context);
+    check_values("rstd", Kind::Float, &expected.rstd, &found.rstd, 4e-6, &context);
+    check_values("y", norm.kind, &expected.y, &found.y, 4e-6, &context);
+    check_terms("dx", norm.kind, &expected.dx, &found.dx, 1e-5, terms, &context);
+    check_values("dweight", Kind::Float, &expected.dweight, &found.dweight, 1e-5, &context);
+    check_values("dbias", Kind::Float, &expected.dbias, &found.dbias, 1e-5, &context);
     if !found.dscale.is_empty() {
-        check_values("dscale", Kind::Float, &wanted.dscale, &found.dscale, 1e-5, &context);
-        check_values("dshift", Kind::Float, &wanted.dshift, &found.dshift, 1e-5, &context);
+        check_values("dscale", Kind::Float, &expected.dscale, &found.dscale, 1e-5, &context);
+        check_values("dshift", Kind::Float, &expected.dshift, &found.dshift, 1e-5, &context);
     }
 }
 
-/// batch, channels, spatial, groups.
+/// Batch, channels, spatial, groups.
 type Size = (usize, usize, usize, usize);
 
-fn all_variants(machine: &Machine, kind: Kind, sizes: &[Size], moved: usize) {
+fn check_all_variants(machine: &Machine, kind: Kind, sizes: &[Size], moved: usize) {
     let mut random = Random::fresh(0);
     let dropout = Dropout { seed: random.bits(), offset: random.bits(), ..DROPOUT };
     for layout in [Layout::ChannelsLast, Layout::Contiguous] {
@@ -137,14 +138,20 @@ fn all_variants(machine: &Machine, kind: Kind, sizes: &[Size], moved: usize) {
                 let norm = GroupNorm { kind, layout, batch, channels, spatial, groups, eps: 1e-5, activation };
                 let inputs = inputs(&norm, modulated);
                 let found = run(machine, &norm, &inputs, moved);
-                check(&norm, &inputs, &twin::group_norm(&norm, &inputs), &found, &format!("modulated {modulated}"));
+                check(
+                    &norm,
+                    &inputs,
+                    &reference::group_norm(&norm, &inputs),
+                    &found,
+                    &format!("modulated {modulated}"),
+                );
             }
         }
     }
 }
 
-/// Groups narrower and wider than a vector, tiles of one and of many, one chunk and several, one position, positions in
-/// no and in whole vectors, few threads idle and many.
+/// Groups narrower and wider than a vector, tiles of one group and of many, one chunk and several, one position,
+/// positions that do and do not form whole vectors, few and many idle threads.
 const SIZES: [Size; 7] = [
     (1, 32, 1, 32),
     (2, 192, 35, 32),
@@ -154,29 +161,29 @@ const SIZES: [Size; 7] = [
     (2, 576, 16, 32),
     (1, 48, 600, 3),
 ];
-/// What can only be moved one by one.
+/// Shapes whose values do not form vectors.
 const NARROW: [Size; 3] = [(2, 6, 35, 3), (1, 33, 50, 11), (1, 96, 5, 32)];
 
 #[test]
-fn float_equals_the_definition() {
-    all_variants(&Machine::host(0), Kind::Float, &SIZES, 0);
+fn float_matches_the_definition() {
+    check_all_variants(&Machine::host(0), Kind::Float, &SIZES, 0);
 }
 
 #[test]
-fn half_equals_the_definition() {
-    all_variants(&Machine::host(1), Kind::Half, &SIZES, 0);
+fn half_matches_the_definition() {
+    check_all_variants(&Machine::host(1), Kind::Half, &SIZES, 0);
 }
 
 #[test]
-fn bfloat16_equals_the_definition() {
-    all_variants(&Machine::host(2), Kind::BFloat16, &SIZES, 0);
+fn bfloat16_matches_the_definition() {
+    check_all_variants(&Machine::host(2), Kind::BFloat16, &SIZES, 0);
 }
 
 #[test]
-fn what_is_not_aligned_or_of_odd_width_equals_the_definition() {
+fn unaligned_and_narrow_shapes_match_the_definition() {
     for (order, kind) in Kind::ALL.into_iter().enumerate() {
-        all_variants(&Machine::host(order as u32), kind, &NARROW, 0);
-        all_variants(&Machine::host(order as u32), kind, &[(2, 64, 10, 32)], 1);
+        check_all_variants(&Machine::host(order as u32), kind, &NARROW, 0);
+        check_all_variants(&Machine::host(order as u32), kind, &[(2, 64, 10, 32)], 1);
     }
 }
 
@@ -201,7 +208,7 @@ fn results_do_not_depend_on_the_order_of_threads_and_blocks() {
 }
 
 #[test]
-fn what_is_not_finite_reaches_its_whole_group_and_no_other() {
+fn non_finite_values_affect_their_whole_group_and_no_other() {
     let machine = Machine::host(0);
     for layout in [Layout::ChannelsLast, Layout::Contiguous] {
         let norm = GroupNorm {
@@ -216,12 +223,12 @@ fn what_is_not_finite_reaches_its_whole_group_and_no_other() {
         };
         for bad in [f64::NAN, f64::INFINITY] {
             let mut inputs = inputs(&norm, true);
-            inputs.x[twin::place(&norm, 1, 5, 3)] = bad;
+            inputs.x[reference::index(&norm, 1, 5, 3)] = bad;
             let found = run(&machine, &norm, &inputs, 0);
             for sample in 0..2 {
                 for channel in 0..64 {
                     for position in 0..12 {
-                        let is_nan = found.y[twin::place(&norm, sample, channel, position)].is_nan();
+                        let is_nan = found.y[reference::index(&norm, sample, channel, position)].is_nan();
                         assert_eq!(is_nan, sample == 1 && channel / 2 == 2, "{sample} {channel} {position}");
                     }
                 }
@@ -231,27 +238,28 @@ fn what_is_not_finite_reaches_its_whole_group_and_no_other() {
 }
 
 #[test]
-fn dropout_drops_the_part_that_it_says_and_another_offset_drops_others() {
-    let dropped = |dropout: &Dropout| -> Vec<bool> { (0..40_000).map(|i| twin::mask(dropout, i) == 0.0).collect() };
+fn dropout_has_its_probability_and_masks_are_independent() {
+    let dropped =
+        |dropout: &Dropout| -> Vec<bool> { (0..40_000).map(|i| reference::mask(dropout, i) == 0.0).collect() };
     let first = dropped(&DROPOUT);
-    let part = first.iter().filter(|dropped| **dropped).count() as f64 / first.len() as f64;
-    // Four standard deviations of the part are 0.0092.
-    assert!((part - 0.3).abs() < 0.0092, "{part}");
+    let fraction = first.iter().filter(|dropped| **dropped).count() as f64 / first.len() as f64;
+    // Four standard deviations of the fraction are 0.0092.
+    assert!((fraction - 0.3).abs() < 0.0092, "{fraction}");
     for other in [Dropout { offset: DROPOUT.offset + 1, ..DROPOUT }, Dropout { seed: DROPOUT.seed + 1, ..DROPOUT }] {
         let both = first.iter().zip(dropped(&other)).filter(|(a, b)| **a && *b).count() as f64 / first.len() as f64;
-        assert!((both - 0.09).abs() < 0.006, "independent masks meet in 9 % of places, not {both}");
+        assert!((both - 0.09).abs() < 0.006, "independent masks overlap in 9 % of the elements, not {both}");
     }
-    // The first vector that the authors of Philox give to check an implementation by.
-    assert_eq!(twin::philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+    // The first test vector that the authors of Philox publish.
+    assert_eq!(reference::philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
 }
 
 #[test]
-fn a_gpu_equals_the_definition() {
+fn a_gpu_matches_the_definition() {
     let Some(machine) = Machine::gpu() else { return };
     for kind in Kind::ALL {
-        all_variants(&machine, kind, &SIZES, 0);
-        all_variants(&machine, kind, &NARROW, 0);
-        all_variants(&machine, kind, &[(2, 64, 10, 32)], 1);
-        all_variants(&machine, kind, &[(3, 192, 1024, 32), (2, 384, 35 * 35, 32), (8, 768, 64, 32)], 0);
+        check_all_variants(&machine, kind, &SIZES, 0);
+        check_all_variants(&machine, kind, &NARROW, 0);
+        check_all_variants(&machine, kind, &[(2, 64, 10, 32)], 1);
+        check_all_variants(&machine, kind, &[(3, 192, 1024, 32), (2, 384, 35 * 35, 32), (8, 768, 64, 32)], 0);
     }
 }

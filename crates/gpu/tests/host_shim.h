@@ -1,10 +1,10 @@
-// CUDA's language on a CPU, for tests: a kernel's own text is compiled as C++ with this in front of it.
+// An emulation of CUDA on a CPU, for tests. The source of a kernel is compiled as C++ with this file in front of it.
 //
 // The threads of a block are fibers that run one at a time, in an order that the test chooses. A fiber runs until it
-// waits for others: at __syncthreads for all threads of the block that have not ended, at a shuffle for its warp. A warp
-// runs until it waits for the block. So a missing barrier shows as a wrong number in some order, and a barrier that not
-// all reach as a failure. Shared memory is full of NaN when a block starts; writes behind the memory that a launch asks
-// for are noticed.
+// waits for others: at __syncthreads for all threads of the block that have not ended, at a shuffle for its warp. A
+// warp runs until it waits for the block. A missing barrier therefore causes wrong numbers in some order, and a barrier
+// that not all threads reach is an error. Shared memory is full of NaN when a block starts. Writes past the shared
+// memory of a launch are detected.
 
 #include <float.h>
 #include <math.h>
@@ -37,11 +37,11 @@ static inline unsigned __float_as_uint(float value) {
   memcpy(&bits, &value, 4);
   return bits;
 }
-// A macro: the C library has a function of that name.
+// A macro, because the C library has a function of this name.
 #define __expf expf
 static inline float __fdividef(float x, float y) { return x / y; }
 
-// IEEE half precision by its definition: sign, 5 bits of exponent, 10 of mantissa.
+// IEEE half precision: a sign bit, 5 bits of exponent, 10 bits of mantissa.
 static inline float host_half_to_float(unsigned short bits) {
   const int exponent = (bits >> 10) & 31, mantissa = bits & 1023;
   float magnitude;
@@ -58,7 +58,7 @@ static inline unsigned host_float_to_half(float value) {
   if (magnitude == 0) return sign;
   int exponent;
   frexpf(magnitude, &exponent);
-  // The distance of neighbours is 2^(exponent - 11), but never less than 2^-24.
+  // The distance of consecutive values is 2^(exponent - 11), but at least 2^-24.
   const int unit = exponent - 11 < -24 ? -24 : exponent - 11;
   const unsigned steps = static_cast<unsigned>(nearbyintf(ldexpf(magnitude, -unit)));
   return sign | (unit == -24 ? steps : steps + (static_cast<unsigned>(unit + 24) << 10));
@@ -75,7 +75,7 @@ namespace host {
 enum State { kReady, kAtBarrier, kAtShuffle, kEnded };
 enum { kMaxThreads = 256, kStack = 64 << 10, kMaxShared = 48 << 10, kGuard = 4096 };
 
-// A fiber's context only starts it; after that setjmp and longjmp switch, which need no system call.
+// The context only starts a fiber. Later switches use setjmp and longjmp, which need no system call.
 struct Fiber {
   ucontext_t context;
   jmp_buf place;
@@ -91,7 +91,7 @@ static jmp_buf scheduler;
 static unsigned running;
 static void (*body)();
 alignas(16) static unsigned char dynamic_shared[kMaxShared + kGuard];
-// Two sets: a lane that goes on to the next shuffle must not overwrite what others have not read.
+// Two buffers, because a lane that continues to the next shuffle must not overwrite values that others have not read.
 static unsigned char lanes[2][kMaxThreads][8];
 
 static void wait_as(State state, int line) {
@@ -117,7 +117,8 @@ static void resume(unsigned thread) {
   setcontext(&fiber.context);
 }
 
-// Lets fibers go on that all wait at one place. False where some of them wait elsewhere or, at a shuffle, have ended.
+// Continues fibers that all wait at the same place. Returns false if some of them wait elsewhere or, at a shuffle, have
+// ended.
 static bool release(unsigned first, unsigned last, State where) {
   int line = 0;
   unsigned waiting = 0, ended = 0;
@@ -136,11 +137,11 @@ static bool release(unsigned first, unsigned last, State where) {
   return true;
 }
 
-// The i-th of n in one of several orders.
+// Returns the i-th of n numbers in one of several orders.
 static unsigned in_order(unsigned i, unsigned n, unsigned order) {
   if (order % 3 == 0) return i;
   if (order % 3 == 1) return n - 1 - i;
-  // Stepping by a number without a common divisor visits all.
+  // Steps of a size that is coprime to n visit all numbers.
   unsigned step = n / 2 + 1 + order % 7;
   for (;; ++step) {
     unsigned a = n, b = step;
@@ -167,7 +168,7 @@ static const char* run_block(unsigned order) {
     fiber.started = false;
     makecontext(&fiber.context, fiber_main, 0);
   }
-  // Each warp runs as far as it can before the next one does: the furthest that it may be ahead of others.
+  // Each warp runs as far as possible before the next one, so that it is as far ahead of the others as it can be.
   const unsigned warps = threads / 32;
   for (;;) {
     for (unsigned i = 0; i < warps; ++i) {
@@ -193,11 +194,11 @@ struct Launch {
   unsigned order;
 };
 
-// Null, or what went wrong.
+// Returns null, or a description of the error.
 static const char* run(void (*kernel)(), const Launch& launch) {
   if (!stacks) stacks = static_cast<char*>(malloc(static_cast<size_t>(kMaxThreads) * kStack));
-  if (launch.block > kMaxThreads || launch.block % 32) return "a block must be whole warps, at most 256 threads";
-  if (launch.shared_bytes > kMaxShared) return "more shared memory than every device has";
+  if (launch.block > kMaxThreads || launch.block % 32) return "a block must have whole warps, and at most 256 threads";
+  if (launch.shared_bytes > kMaxShared) return "more shared memory than the smallest device has";
   body = kernel;
   gridDim = {launch.grid[0], launch.grid[1], launch.grid[2]};
   blockDim = {launch.block, 1, 1};
@@ -208,16 +209,16 @@ static const char* run(void (*kernel)(), const Launch& launch) {
     // All bits set is a NaN in any width.
     memset(dynamic_shared, 0xff, sizeof dynamic_shared);
     if (__start_admiral_shared) memset(__start_admiral_shared, 0xff, __stop_admiral_shared - __start_admiral_shared);
-    if (const char* wrong = run_block(launch.order)) return wrong;
+    if (const char* error = run_block(launch.order)) return error;
     for (unsigned byte = launch.shared_bytes; byte < sizeof dynamic_shared; ++byte)
-      if (dynamic_shared[byte] != 0xff) return "the kernel wrote behind its shared memory";
+      if (dynamic_shared[byte] != 0xff) return "the kernel wrote past its shared memory";
   }
   return nullptr;
 }
 
 template <typename A> size_t size_of_argument(void (*)(A)) { return sizeof(A); }
 
-// Without a name, so that each library has its own: others of its kind are loaded in the same process.
+// An unnamed namespace, so that each library has its own variables: several are loaded in the same process.
 namespace {
 
 template <auto kernel> struct Call;

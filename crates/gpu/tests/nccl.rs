@@ -1,4 +1,4 @@
-//! The binding of NCCL, on a stub that keeps a diary, and on the real library where it is found.
+//! Tests of the NCCL binding with a stub that logs its calls, and with the real library if it is found.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use admiral_gpu::Kind;
 use admiral_gpu::driver::StreamHandle;
-use admiral_gpu::library::{Library, LibraryError, SearchPath, load_with};
+use admiral_gpu::library::{Library, LibraryError, SearchPath, load};
 use admiral_gpu::nccl::{Communicator, Nccl, NcclError};
 use support::emulator::compile_to_file;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const STREAM: StreamHandle = StreamHandle(9 as *mut _);
 
 struct Stub {
@@ -24,43 +24,44 @@ struct Stub {
 impl Stub {
     fn new() -> Self {
         let (folder, path) = compile_to_file("nccl.cpp", include_str!("stubs/nccl.cpp"), &[]);
-        let loaded = load_with(Library::Nccl, Some(&path), &SearchPath::default()).unwrap();
-        // SAFETY: its initialisers are those of plain variables.
+        let loaded = load(Library::Nccl, &SearchPath::default().with_file(Library::Nccl, &path)).unwrap();
+        // SAFETY: its initializers only set plain variables.
         let library = unsafe { libloading::Library::new(&path) }.unwrap();
         drop(folder);
         Self { nccl: Nccl::from_library(loaded).unwrap(), library }
     }
 
-    /// How often a state is "in progress" (-1: for ever), what it is then, and what collectives return.
+    /// Sets the number of polls that return "in progress" (-1: all), the state after them, and the code that
+    /// collectives return.
     fn set(&self, polls: c_int, then: c_int, enqueue: c_int) {
         // SAFETY: the stub's function has this type.
         unsafe { self.library.get::<extern "C" fn(c_int, c_int, c_int)>(b"stub_set").unwrap()(polls, then, enqueue) }
     }
 
-    /// From here on collectives return "in progress", and the first state after each is that too, as NCCL's are that
-    /// launches on a thread of its own.
+    /// Makes collectives return "in progress", as well as the first poll after each. NCCL behaves like this if it
+    /// launches on another thread.
     fn launch_later(&self) {
         // SAFETY: the stub's function has this type.
         unsafe { self.library.get::<extern "C" fn(c_int)>(b"stub_launch_later").unwrap()(1) }
     }
 
-    /// How often a state was asked for.
+    /// Returns the number of polls.
     fn polls(&self) -> c_int {
         // SAFETY: the stub's function has this type.
         unsafe { self.library.get::<extern "C" fn() -> c_int>(b"stub_polls").unwrap()() }
     }
 
-    fn diary(&self) -> Vec<String> {
-        // SAFETY: the stub's function has this type, and its text lives until the next entry.
+    fn call_log(&self) -> Vec<String> {
+        // SAFETY: the stub's function has this type, and its text lives until the next call.
         let text = unsafe {
-            let diary = self.library.get::<extern "C" fn() -> *const c_char>(b"stub_diary").unwrap();
-            CStr::from_ptr(diary()).to_string_lossy().into_owned()
+            let call_log = self.library.get::<extern "C" fn() -> *const c_char>(b"stub_call_log").unwrap();
+            CStr::from_ptr(call_log()).to_string_lossy().into_owned()
         };
         text.lines().map(str::to_owned).collect()
     }
 
-    fn join(&self, rank: usize, world: usize, patience: Duration) -> Result<Communicator, NcclError> {
-        Communicator::init(&self.nccl, &self.nccl.unique_id().unwrap(), rank, world, patience)
+    fn join(&self, rank: usize, world: usize, timeout: Duration) -> Result<Communicator, NcclError> {
+        Communicator::init(&self.nccl, &self.nccl.unique_id().unwrap(), rank, world, timeout)
     }
 }
 
@@ -69,7 +70,7 @@ fn a_rank_joins_enqueues_and_leaves_in_order() {
     let stub = Stub::new();
     assert_eq!(stub.nccl.version(), "2.27.5");
     stub.set(3, 0, 0);
-    let mut ranks = stub.join(1, 4, PATIENCE).unwrap();
+    let mut ranks = stub.join(1, 4, TIMEOUT).unwrap();
     assert_eq!((ranks.rank(), ranks.world()), (1, 4));
     // SAFETY: the stub touches no memory.
     unsafe {
@@ -84,11 +85,11 @@ fn a_rank_joins_enqueues_and_leaves_in_order() {
             .unwrap();
     }
     ranks.poll().unwrap();
-    // Ending is under way for a while too.
+    // The finalization takes a few polls too.
     stub.set(2, 0, 0);
     ranks.finish().unwrap();
     assert_eq!(
-        stub.diary(),
+        stub.call_log(),
         [
             "init 1 of 4, id 42",
             "all-reduce in place 1, count 1000, type 7, stream 9",
@@ -105,18 +106,18 @@ fn a_rank_joins_enqueues_and_leaves_in_order() {
 }
 
 #[test]
-fn a_peer_that_never_comes_is_an_error_at_the_deadline() {
+fn a_peer_that_never_joins_causes_a_timeout() {
     let stub = Stub::new();
     stub.set(-1, 0, 0);
     let error = stub.join(0, 2, Duration::from_millis(20)).unwrap_err();
-    assert!(matches!(error, NcclError::Deadline { call: "ncclCommInitRankConfig", rank: 0, world: 2, .. }), "{error}");
-    assert_eq!(stub.diary(), ["init 0 of 2, id 42", "abort"]);
+    assert!(matches!(error, NcclError::Timeout { call: "ncclCommInitRankConfig", rank: 0, world: 2, .. }), "{error}");
+    assert_eq!(stub.call_log(), ["init 0 of 2, id 42", "abort"]);
 }
 
 #[test]
-fn a_lost_peer_shows_when_polled_and_the_communicator_is_aborted_once() {
+fn polling_reports_a_lost_peer_and_the_communicator_is_aborted_once() {
     let stub = Stub::new();
-    let mut ranks = stub.join(0, 2, PATIENCE).unwrap();
+    let mut ranks = stub.join(0, 2, TIMEOUT).unwrap();
     ranks.poll().unwrap();
     stub.set(0, 6, 0);
     let text = ranks.poll().unwrap_err().to_string();
@@ -127,13 +128,13 @@ fn a_lost_peer_shows_when_polled_and_the_communicator_is_aborted_once() {
     assert_eq!(error, NcclError::Aborted { call: "ncclAllReduce", rank: 0 });
     assert!(ranks.poll().is_err());
     drop(ranks);
-    assert_eq!(stub.diary(), ["init 0 of 2, id 42", "abort"], "no end follows an abort");
+    assert_eq!(stub.call_log(), ["init 0 of 2, id 42", "abort"], "an aborted communicator is not finalized");
 }
 
 #[test]
-fn a_failed_call_names_itself_and_a_call_under_way_is_waited_for() {
+fn a_failed_call_is_named_and_a_call_in_progress_is_awaited() {
     let stub = Stub::new();
-    let mut ranks = stub.join(0, 2, PATIENCE).unwrap();
+    let mut ranks = stub.join(0, 2, TIMEOUT).unwrap();
     stub.set(0, 0, 1);
     // SAFETY: the stub touches no memory.
     let error = unsafe { ranks.all_reduce_in_place(64, 1, Kind::Float, STREAM) }.unwrap_err();
@@ -145,9 +146,9 @@ fn a_failed_call_names_itself_and_a_call_under_way_is_waited_for() {
 }
 
 #[test]
-fn a_call_that_nccl_launches_later_is_waited_for() {
+fn a_call_that_nccl_launches_later_is_awaited() {
     let stub = Stub::new();
-    let mut ranks = stub.join(0, 2, PATIENCE).unwrap();
+    let mut ranks = stub.join(0, 2, TIMEOUT).unwrap();
     stub.launch_later();
     let joined = stub.polls();
     // SAFETY: the stub touches no memory.
@@ -168,42 +169,42 @@ fn a_call_that_nccl_launches_later_is_waited_for() {
 }
 
 #[test]
-fn a_group_ends_also_where_its_body_fails() {
+fn a_group_is_ended_even_if_its_body_fails() {
     let stub = Stub::new();
-    let mut ranks = stub.join(0, 2, PATIENCE).unwrap();
+    let mut ranks = stub.join(0, 2, TIMEOUT).unwrap();
     // SAFETY: it is refused before anything runs.
     let body = |ranks: &mut Communicator| unsafe { ranks.broadcast_in_place(64, 1, Kind::Float, 2, STREAM) };
     assert_eq!(ranks.group(body).unwrap_err(), NcclError::Rank { rank: 2, world: 2 });
-    assert_eq!(stub.diary()[1..], ["group", "end of group"]);
+    assert_eq!(stub.call_log()[1..], ["group", "end of group"]);
 }
 
 #[test]
-fn an_end_that_hangs_is_aborted() {
+fn a_finalization_that_hangs_is_aborted() {
     let stub = Stub::new();
     let ranks = stub.join(0, 2, Duration::from_millis(20)).unwrap();
     stub.set(-1, 0, 0);
     drop(ranks);
-    assert_eq!(stub.diary(), ["init 0 of 2, id 42", "finalize", "abort"]);
+    assert_eq!(stub.call_log(), ["init 0 of 2, id 42", "finalize", "abort"]);
 }
 
 #[test]
-fn ranks_that_cannot_be_are_refused() {
+fn invalid_ranks_are_refused() {
     let stub = Stub::new();
     for (rank, world) in [(2, 2), (0, 0), (0, 1 << 40)] {
-        assert_eq!(stub.join(rank, world, PATIENCE).unwrap_err(), NcclError::Rank { rank, world });
+        assert_eq!(stub.join(rank, world, TIMEOUT).unwrap_err(), NcclError::Rank { rank, world });
     }
 }
 
 #[test]
-fn another_library_under_the_name_is_refused() {
-    let loaded = load_with(Library::Nccl, Some("libc.so.6".as_ref()), &SearchPath::default()).unwrap();
+fn another_library_is_refused() {
+    let loaded = load(Library::Nccl, &SearchPath::default().with_file(Library::Nccl, "libc.so.6")).unwrap();
     let error = Nccl::from_library(loaded).unwrap_err();
     assert!(matches!(&error, LibraryError::Symbol { symbol, .. } if symbol == "ncclGetVersion"), "{error}");
 }
 
 #[test]
-fn the_real_library_has_every_function_and_says_why_it_cannot_start() {
-    // One that the user named has to be there.
+fn the_real_library_has_every_function_and_reports_why_it_cannot_start() {
+    // A library that the user named must be found.
     let is_required = ["ADMIRAL_NCCL", "ADMIRAL_REQUIRE_GPU"].into_iter().find(|name| std::env::var_os(name).is_some());
     let nccl = match (Nccl::load(&support::search()), is_required) {
         (Ok(nccl), _) => nccl,
@@ -219,23 +220,23 @@ fn the_real_library_has_every_function_and_says_why_it_cannot_start() {
     let id = nccl.unique_id().unwrap();
     assert_ne!(id, nccl.unique_id().unwrap());
     if support::machine::Machine::gpu().is_none() {
-        // Without a GPU a start fails; it must do so with an error, and with nothing left to end.
-        let error = Communicator::init(&nccl, &id, 0, 1, PATIENCE).unwrap_err();
+        // Without a GPU the communicator cannot be created. That must be an error, with nothing left to finalize.
+        let error = Communicator::init(&nccl, &id, 0, 1, TIMEOUT).unwrap_err();
         assert!(matches!(&error, NcclError::Call { code: 1, .. }), "unhandled CUDA error, not {error:?}");
         return;
     }
-    a_sum_over_one_rank_is_itself(&nccl, &id);
+    check_sum_over_one_rank(&nccl, &id);
 }
 
-fn a_sum_over_one_rank_is_itself(nccl: &Arc<Nccl>, id: &admiral_gpu::nccl::UniqueId) {
+fn check_sum_over_one_rank(nccl: &Arc<Nccl>, id: &admiral_gpu::nccl::UniqueId) {
     use admiral_gpu::driver::{Device, DeviceMemory, Driver, Stream};
     let device = Device::open(&Driver::load(&support::search()).unwrap(), 0).unwrap();
     device.make_current().unwrap();
-    let mut ranks = Communicator::init(nccl, id, 0, 1, PATIENCE).unwrap();
+    let mut ranks = Communicator::init(nccl, id, 0, 1, TIMEOUT).unwrap();
     let stream = Stream::new(&device).unwrap();
     let bytes = support::numbers::to_bytes(Kind::Float, &[1.0, -2.5, 3e7]);
-    let memory = DeviceMemory::holding(&device, &bytes).unwrap();
-    // SAFETY: the memory holds three floats, and the stream lives until it has been waited for.
+    let memory = DeviceMemory::from_bytes(&device, &bytes).unwrap();
+    // SAFETY: the memory has three floats, and the stream lives until it has been synchronized.
     unsafe { ranks.all_reduce_in_place(memory.address(), 3, Kind::Float, stream.handle()) }.unwrap();
     stream.synchronize().unwrap();
     ranks.poll().unwrap();

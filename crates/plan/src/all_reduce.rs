@@ -1,35 +1,39 @@
-//! How long GPUs take to add up a vector that each of them has.
+//! The time of an all-reduce over GPUs.
 
 use serde::Serialize;
 
-use super::hardware::{GPUS_PER_NODE, Hardware};
+use crate::hardware::{GPUS_PER_NODE, Hardware};
 
-/// How the sum travels.
+/// An algorithm for all-reduce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Algorithm {
-    /// Once around all GPUs to add, once more to spread.
+    /// A ring over all GPUs: one round to reduce, one round to distribute the sum.
     Ring,
-    /// Two trees over the hosts, a chain in each host.
+    /// Two trees over the hosts, and a chain within each host.
     Tree,
 }
 
-/// The time of a sum over all GPUs.
+/// The time of an all-reduce over all GPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct AllReduce {
-    /// Seconds by the ring.
+    /// The seconds with a ring.
     pub ring_seconds: f64,
-    /// Seconds by the tree.
+    /// The seconds with a tree.
     pub tree_seconds: f64,
-    /// The faster, which is taken.
+    /// The faster algorithm, which is used.
     pub algorithm: Algorithm,
 }
 
 impl AllReduce {
-    /// Of `bytes` in `num_messages` buckets over `world` GPUs, [`GPUS_PER_NODE`] a host.
+    /// Estimates the all-reduce of `bytes` in `num_messages` buckets over `world` GPUs, [`GPUS_PER_NODE`] on each host.
     ///
-    /// With N GPUs on n hosts of g, S bytes, k buckets, bandwidth B and latency a of the slowest link on the way:
-    /// ring: 2 (N-1)/N S/B + 2 k (N-1) a; tree: 2 S/B + 2 k ((g-1) a_NVLink + ceil(log2 n) a_network).
+    /// With N GPUs on n hosts of g GPUs, S bytes, k buckets, and the bandwidth B and latency a of the slowest link:
+    ///
+    /// ```text
+    /// ring: 2 (N-1)/N S/B + 2 k (N-1) a
+    /// tree: 2 S/B + 2 k ((g-1) a_NVLink + ceil(log2 n) a_network)
+    /// ```
     #[must_use]
     pub fn new(hardware: &Hardware, world: u64, bytes: u64, num_messages: u64) -> Self {
         let nodes = world.div_ceil(GPUS_PER_NODE);
@@ -57,7 +61,7 @@ impl AllReduce {
         Self { ring_seconds, tree_seconds, algorithm }
     }
 
-    /// Seconds of the faster one.
+    /// Returns the seconds of the faster algorithm.
     #[must_use]
     pub fn seconds(&self) -> f64 {
         self.ring_seconds.min(self.tree_seconds)
@@ -67,10 +71,10 @@ impl AllReduce {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::GpuKind;
+    use crate::hardware::GpuKind;
 
     #[test]
-    fn alone_there_is_nothing_to_add() {
+    fn one_gpu_needs_no_time() {
         assert_eq!(AllReduce::new(&GpuKind::V100.hardware(), 1, 1 << 30, 8).seconds(), 0.0);
     }
 
@@ -84,14 +88,14 @@ mod tests {
     }
 
     #[test]
-    fn many_hosts_and_few_bytes_want_the_tree_and_much_to_send_on_few_wants_the_ring() {
+    fn the_tree_is_faster_for_many_hosts_and_the_ring_for_many_bytes() {
         let hardware = GpuKind::H100.hardware();
         assert_eq!(AllReduce::new(&hardware, 512, 1 << 20, 1).algorithm, Algorithm::Tree);
         assert_eq!(AllReduce::new(&hardware, 16, 1 << 32, 1).algorithm, Algorithm::Ring);
     }
 
     #[test]
-    fn beyond_a_host_the_network_decides() {
+    fn the_network_is_the_bottleneck_between_hosts() {
         let hardware = GpuKind::V100.hardware();
         let mut faster = hardware;
         faster.network.bytes_per_second *= 2.0;

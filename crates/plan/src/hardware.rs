@@ -1,24 +1,24 @@
-//! The GPUs that a plan can be made for, by the numbers of their makers' data sheets.
+//! The GPUs that can be planned for, with the numbers of their data sheets.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// GPUs of one host, between which there is NVLink.
+/// The number of GPUs in one host, which NVLink connects.
 pub const GPUS_PER_NODE: u64 = 8;
 
-/// Of a data sheet's bandwidth, of memory and of links, what a long transfer reaches.
-const REACHED: f64 = 0.8;
+/// The fraction of a data sheet's bandwidth (of memory and links) that a long transfer reaches.
+const BANDWIDTH_EFFICIENCY: f64 = 0.8;
 
 const GB: f64 = 1e9;
 const GIB: f64 = (1_u64 << 30) as f64;
 
-/// What a run computes on.
+/// The device that a run computes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GpuKind {
-    /// NVIDIA V100 SXM2, 32 GB: the paper's.
+    /// NVIDIA V100 SXM2, 32 GB, as in the paper.
     V100,
     /// NVIDIA A100 SXM4, 80 GB.
     A100,
@@ -26,11 +26,11 @@ pub enum GpuKind {
     H100,
     /// NVIDIA H200 SXM5, 141 GB.
     H200,
-    /// A processor without a GPU; nothing is known of it but what is measured.
+    /// A CPU. Its speed is known only if it is measured.
     Cpu,
 }
 
-/// All kinds, in the order in which they are named.
+/// All kinds with their names.
 const KINDS: [(GpuKind, &str); 5] = [
     (GpuKind::V100, "v100"),
     (GpuKind::A100, "a100"),
@@ -39,7 +39,7 @@ const KINDS: [(GpuKind, &str); 5] = [
     (GpuKind::Cpu, "cpu"),
 ];
 
-/// A name that is none of the kinds'.
+/// The error for an unknown name of a GPU.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("there is no plan for a GPU {0:?}; these are known: v100, a100, h100, h200, cpu")]
 pub struct UnknownGpu(pub String);
@@ -60,7 +60,8 @@ impl fmt::Display for GpuKind {
 }
 
 impl GpuKind {
-    /// The kind of a device by its driver's name: `Tesla V100-SXM2-32GB`, `NVIDIA H100 80GB HBM3`.
+    /// Returns the kind of a device by the name that its driver reports, such as `Tesla V100-SXM2-32GB` or
+    /// `NVIDIA H100 80GB HBM3`.
     #[must_use]
     pub fn of_device(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
@@ -68,26 +69,26 @@ impl GpuKind {
         KINDS.iter().find(|(kind, known)| *kind != Self::Cpu && words.contains(known)).map(|(kind, _)| *kind)
     }
 
-    /// What a rank has to itself: one, and several.
+    /// Returns the device of one rank as a word, in the singular and the plural.
     #[must_use]
     pub fn units(self) -> (&'static str, &'static str) {
         if self == Self::Cpu { ("process", "processes") } else { ("GPU", "GPUs") }
     }
 
-    /// The numbers of the kind.
+    /// Returns the numbers of this kind.
     #[must_use]
     pub fn hardware(self) -> Hardware {
-        // GiB of memory as libtorch sees it, half and float32 TFLOPS, the part of them that training reaches, then GB/s
-        // of memory, NVLink (one direction of a GPU) and network (one direction of a host).
+        // Memory in GiB as libtorch sees it, half and float32 TFLOPS, the fraction of them that training reaches, and
+        // the bandwidth in GB/s of memory, NVLink (one direction of a GPU) and network (one direction of a host).
         let gpu = |gib: f64, half: f64, float: f64, mfu: f64, memory: f64, nvlink: f64, network: f64| Hardware {
             kind: self,
             memory_bytes: Some((gib * GIB) as u64),
             half_flops: half * 1e12,
             float_flops: float * 1e12,
             mfu,
-            memory_bandwidth: memory * GB * REACHED,
-            nvlink: Link { bytes_per_second: nvlink * GB * REACHED, latency_seconds: 3e-6 },
-            network: Link { bytes_per_second: network * GB * REACHED, latency_seconds: 10e-6 },
+            memory_bandwidth: memory * GB * BANDWIDTH_EFFICIENCY,
+            nvlink: Link { bytes_per_second: nvlink * GB * BANDWIDTH_EFFICIENCY, latency_seconds: 3e-6 },
+            network: Link { bytes_per_second: network * GB * BANDWIDTH_EFFICIENCY, latency_seconds: 10e-6 },
         };
         match self {
             Self::V100 => gpu(31.75, 120.0, 15.7, 0.38, 900.0, 150.0, 50.0),
@@ -102,44 +103,45 @@ impl GpuKind {
                 mfu: f64::NAN,
                 memory_bandwidth: f64::NAN,
                 nvlink: Link { bytes_per_second: 2.0 * GB, latency_seconds: 5e-6 },
-                network: Link { bytes_per_second: 1.25 * GB * REACHED, latency_seconds: 50e-6 },
+                network: Link { bytes_per_second: 1.25 * GB * BANDWIDTH_EFFICIENCY, latency_seconds: 50e-6 },
             },
         }
     }
 }
 
-/// A way between GPUs.
+/// A link between GPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Link {
-    /// Bytes that go through in one direction in a second, as a long transfer reaches it.
+    /// The bandwidth in one direction that a long transfer reaches, in bytes per second.
     pub bytes_per_second: f64,
-    /// Seconds that a message takes besides.
+    /// The latency of a message in seconds.
     pub latency_seconds: f64,
 }
 
-/// The numbers of a GPU and of the cluster around it.
+/// The numbers of a GPU and of its cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Hardware {
-    /// Which GPU.
+    /// The kind of GPU.
     pub kind: GpuKind,
-    /// Its memory; none where it is not known.
+    /// Its memory in bytes; `None` if it is unknown.
     pub memory_bytes: Option<u64>,
-    /// Peak FLOP a second of matrix products in half precision.
+    /// The peak FLOP per second of matrix products in half precision.
     pub half_flops: f64,
-    /// Peak FLOP a second in float32, without TF32, which Admiral turns off.
+    /// The peak FLOP per second in float32, without TF32, which Admiral turns off.
     pub float_flops: f64,
-    /// Part of the peak that a step reaches, by the paper's counting: three forward passes.
+    /// The fraction of the peak that a step reaches (model FLOP utilization). A step counts as three forward passes, as
+    /// in the paper.
     pub mfu: f64,
-    /// Bytes a second that memory gives to one long pass.
+    /// The memory bandwidth that one long pass reaches, in bytes per second.
     pub memory_bandwidth: f64,
-    /// From one GPU to another of its host.
+    /// The link between two GPUs of a host.
     pub nvlink: Link,
-    /// From one host to another, all its network cards together.
+    /// The link between two hosts, with all network cards of a host together.
     pub network: Link,
 }
 
 impl Hardware {
-    /// FLOP a second at the type of the torso.
+    /// Returns the peak FLOP per second in half precision or float32.
     #[must_use]
     pub fn peak_flops(&self, half: bool) -> f64 {
         if half { self.half_flops } else { self.float_flops }
@@ -151,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_read_back_and_others_are_refused() {
+    fn names_are_parsed_and_unknown_names_are_refused() {
         for (kind, name) in KINDS {
             assert_eq!(name.parse(), Ok(kind));
             assert_eq!(kind.to_string(), name);
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_are_known_by_their_drivers_names() {
+    fn devices_are_recognized_by_their_driver_names() {
         assert_eq!(GpuKind::of_device("Tesla V100-SXM2-32GB"), Some(GpuKind::V100));
         assert_eq!(GpuKind::of_device("NVIDIA H100 80GB HBM3"), Some(GpuKind::H100));
         assert_eq!(GpuKind::of_device("NVIDIA H200"), Some(GpuKind::H200));

@@ -2,47 +2,48 @@
 
 use serde::Serialize;
 
-/// CUDA's context, libtorch's kernels, and what cuDNN and cuBLAS keep for themselves.
+/// The CUDA context, libtorch's kernels, and the workspaces of cuDNN and cuBLAS.
 const GPU_LIBRARIES_BYTES: u64 = 1 << 30;
 
-/// Of the activations, what rounding and gaps in libtorch's memory pool add.
+/// The fraction of the activations that rounding and fragmentation in libtorch's memory pool add.
 const POOL_OVERHEAD: f64 = 0.05;
 
-/// The parameters of a network and what a run keeps for each.
+/// The parameters of a network, and the copies of them that a run keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Weights {
-    /// All values.
+    /// The number of parameters.
     pub parameters: u64,
-    /// Those of the torso, which mixed precision keeps in half.
+    /// The number of parameters in the torso, which mixed precision keeps in half precision.
     pub torso: u64,
     /// Whether the torso is in half precision.
     pub half: bool,
-    /// Moving averages of the parameters.
+    /// The number of moving averages of the parameters.
     pub num_emas: u64,
-    /// Whether sums of the torso's half-precision gradients over GPUs come in float32 memory of their own.
+    /// Whether the all-reduce sums the half-precision gradients of the torso into a separate float32 buffer.
     pub float_sums: bool,
 }
 
 impl Weights {
-    /// Bytes of one value of each parameter in the types of the network: half in a half-precision torso.
+    /// Returns the bytes of one copy of the parameters in the network's types: half precision in a half-precision
+    /// torso, else float32.
     #[must_use]
     pub fn network_bytes(&self) -> u64 {
         4 * self.parameters - if self.half { 2 * self.torso } else { 0 }
     }
 
-    /// Bytes of one float32 value of each parameter.
+    /// Returns the bytes of one float32 copy of the parameters.
     #[must_use]
     pub fn float_bytes(&self) -> u64 {
         4 * self.parameters
     }
 
-    /// Bytes of the float32 sums of half-precision gradients.
+    /// Returns the bytes of the float32 buffer for the sums of half-precision gradients.
     fn sum_bytes(&self) -> u64 {
         if self.half && self.float_sums { 4 * self.torso } else { 0 }
     }
 
-    /// Bytes that the end of a step reads and writes: gradients set to zero, both norms, and one pass over masters,
-    /// moments, gradients, averages and the half-precision copy.
+    /// Returns the bytes that the end of a step reads and writes: the gradients are set to zero, both norms are
+    /// computed, and one pass updates masters, moments, averages and the half-precision copy from the gradients.
     #[must_use]
     pub fn optimizer_traffic(&self) -> u64 {
         let (float, gradient) = (self.float_bytes(), self.network_bytes());
@@ -54,30 +55,30 @@ impl Weights {
     }
 }
 
-/// How group normalization and the SiLU after it are computed, which decides what they keep for backward.
+/// The implementation of group normalization and the SiLU after it. It determines what is kept for backward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Norms {
-    /// One operation, which keeps its input and the groups' statistics.
+    /// One operation, which keeps its input and the statistics of the groups.
     Fused,
-    /// libtorch's operations one after the other, each of which keeps its own input in float32.
+    /// Separate operations of libtorch, each of which keeps its input in float32.
     Composed,
 }
 
-/// What one layer of a network keeps for backward, in bytes an image.
+/// The memory that one layer of a network needs, in bytes per image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LayerMemory {
     /// The layer's name in the network.
     pub name: String,
-    /// Its input.
+    /// The bytes of its input.
     pub input_bytes: u64,
-    /// Whether backward needs the input.
+    /// Whether the input is kept for backward.
     pub keeps_input: bool,
-    /// All else that is kept for backward.
+    /// The bytes of everything else that is kept for backward.
     pub inner_bytes: u64,
-    /// Gradients of feature maps that live at once while backward goes through the layer.
+    /// The largest number of bytes of feature-map gradients that are live at once in the layer's backward pass.
     pub backward_bytes: u64,
-    /// Whether checkpointing would keep the input alone, and compute the rest again.
+    /// Whether activation checkpointing applies to the layer: it keeps only the input and recomputes the rest.
     pub can_checkpoint: bool,
 }
 
@@ -92,62 +93,63 @@ impl LayerMemory {
 pub struct Memory {
     weights: Weights,
     is_gpu: bool,
+    /// The activations that forward keeps for backward, in bytes per image.
     activation_bytes: u64,
-    /// What backward needs besides, at its worst, in bytes an image.
+    /// The peak of what backward needs in addition, in bytes per image.
     backward_bytes: u64,
 }
 
-/// Bytes of one GPU, by part.
+/// The memory of one GPU by part, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Parts {
-    /// What the network computes with: the half-precision torso and the float32 rest.
+pub struct MemoryParts {
+    /// The parameters that the network computes with: the half-precision torso and the float32 rest.
     pub parameters: u64,
-    /// Gradients, in the types of the parameters.
+    /// The gradients, in the types of the parameters.
     pub gradients: u64,
-    /// Float32 sums of half-precision gradients over GPUs.
+    /// The float32 buffer of the all-reduce for half-precision gradients.
     pub sums: u64,
-    /// The float32 parameters that the optimizer changes; none where the network computes with them.
+    /// The float32 parameters of the optimizer; 0 if the network computes with them directly.
     pub masters: u64,
     /// Adam's two moments.
     pub moments: u64,
-    /// Moving averages of the parameters.
+    /// The moving averages of the parameters.
     pub emas: u64,
-    /// What forward keeps for backward.
+    /// The activations that forward keeps for backward.
     pub activations: u64,
-    /// Libraries, gaps in the memory pool, and what backward needs while it goes on: gradients of feature maps, and a
-    /// checkpointed layer computed again.
+    /// Libraries, fragmentation of the memory pool, and the working memory of backward: gradients of feature maps, and
+    /// the recomputed activations of a checkpointed layer.
     pub workspace: u64,
-    /// All of it.
+    /// The sum of all parts.
     pub total: u64,
 }
 
 impl Memory {
-    /// Of a network with these layers, in the order of forward. With `checkpointing` each layer that can keeps its
-    /// input alone, and one at a time is computed again.
+    /// Computes the memory of a network with these layers, in the order of the forward pass. With `checkpointing`, each
+    /// layer that supports it keeps only its input, and one layer at a time is recomputed.
     ///
-    /// Backward lets go of a layer's memory when it has been there: in the layer at hand lives what is kept up to that
-    /// one, what it needs itself, and nothing of those behind it.
+    /// Backward frees the memory of a layer when it is done with it. While it is in a layer, the live memory is what
+    /// all layers up to this one keep and what this layer needs in addition; later layers hold nothing.
     #[must_use]
     pub fn new(weights: Weights, layers: &[LayerMemory], checkpointing: bool, is_gpu: bool) -> Self {
-        let (mut kept, mut most) = (0, 0);
+        let (mut kept, mut peak) = (0, 0);
         for layer in layers {
             let is_checkpointed = checkpointing && layer.can_checkpoint;
             kept += if is_checkpointed { layer.input_bytes } else { layer.kept() };
-            let again = if is_checkpointed { layer.inner_bytes } else { 0 };
-            most = most.max(kept + again + layer.backward_bytes);
+            let recomputed = if is_checkpointed { layer.inner_bytes } else { 0 };
+            peak = peak.max(kept + recomputed + layer.backward_bytes);
         }
-        Self { weights, is_gpu, activation_bytes: kept, backward_bytes: most.saturating_sub(kept) }
+        Self { weights, is_gpu, activation_bytes: kept, backward_bytes: peak.saturating_sub(kept) }
     }
 
-    /// What forward keeps for backward, in bytes an image.
+    /// Returns the activations that forward keeps for backward, in bytes per image.
     #[must_use]
     pub fn activation_bytes(&self) -> u64 {
         self.activation_bytes
     }
 
-    /// What each part takes at a microbatch.
+    /// Returns the memory by part at a microbatch.
     #[must_use]
-    pub fn parts(&self, microbatch: u64) -> Parts {
+    pub fn parts(&self, microbatch: u64) -> MemoryParts {
         let weights = &self.weights;
         let parameters = weights.network_bytes();
         let masters = if weights.half { weights.float_bytes() } else { 0 };
@@ -158,10 +160,10 @@ impl Memory {
         let (libraries, overhead) = if self.is_gpu { (GPU_LIBRARIES_BYTES, POOL_OVERHEAD) } else { (0, 0.0) };
         let workspace = libraries + (overhead * activations as f64) as u64 + microbatch * self.backward_bytes;
         let total = 2 * parameters + sums + masters + moments + emas + activations + workspace;
-        Parts { parameters, gradients: parameters, sums, masters, moments, emas, activations, workspace, total }
+        MemoryParts { parameters, gradients: parameters, sums, masters, moments, emas, activations, workspace, total }
     }
 
-    /// The largest microbatch that fits; 0 where not even one image does.
+    /// Returns the largest microbatch that fits; 0 if not even one image fits.
     #[must_use]
     pub fn largest_microbatch(&self, memory_bytes: u64) -> u64 {
         let fits = |microbatch: u64| self.parts(microbatch).total <= memory_bytes;
@@ -169,9 +171,9 @@ impl Memory {
         if !fits(0) || one == 0 {
             return 0;
         }
-        // The overhead is rounded, so that the quotient may miss by one.
-        let about = (memory_bytes - self.parts(0).total) / one;
-        (about.saturating_sub(1)..=about + 1).rev().find(|&microbatch| fits(microbatch)).unwrap_or(0)
+        // The overhead is rounded, so the quotient may be off by one.
+        let estimate = (memory_bytes - self.parts(0).total) / one;
+        (estimate.saturating_sub(1)..=estimate + 1).rev().find(|&microbatch| fits(microbatch)).unwrap_or(0)
     }
 }
 
@@ -183,7 +185,7 @@ pub(crate) mod tests {
         Weights { parameters: 300_000_000, torso: 290_000_000, half, num_emas: 1, float_sums: false }
     }
 
-    /// A few layers of one size, of which the last cannot be computed again.
+    /// A few layers of the same size. The last one does not support checkpointing.
     pub(crate) fn layers() -> Vec<LayerMemory> {
         (0..5)
             .map(|index| LayerMemory {
@@ -217,7 +219,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn mixed_precision_holds_masters_and_half_parameters() {
+    fn mixed_precision_keeps_masters_and_half_parameters() {
         let parts = Memory::new(weights(true), &[], false, true).parts(1);
         assert_eq!(parts.parameters, 2 * 290_000_000 + 4 * 10_000_000);
         assert_eq!((parts.masters, parts.moments, parts.emas), (1_200_000_000, 2_400_000_000, 1_200_000_000));
@@ -243,19 +245,19 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn checkpointing_keeps_inputs_and_one_layer() {
-        let all = Memory::new(weights(true), &layers(), false, true);
-        let few = Memory::new(weights(true), &layers(), true, true);
+    fn checkpointing_keeps_inputs_and_one_recomputed_layer() {
+        let plain = Memory::new(weights(true), &layers(), false, true);
+        let checkpointed = Memory::new(weights(true), &layers(), true, true);
         let inner: u64 = (0..5).map(|index| 3_000_000 + 7 * index).sum();
-        assert_eq!(all.activation_bytes(), 4 * 1_000_003 + inner);
-        // Five inputs, and the last layer's own.
-        assert_eq!(few.activation_bytes(), 5 * 1_000_003 + 3_000_028);
-        // The last layer's backward is the worst of either: the others are computed again when it is gone.
-        assert_eq!((all.backward_bytes, few.backward_bytes), (3_999_996, 3_999_996));
+        assert_eq!(plain.activation_bytes(), 4 * 1_000_003 + inner);
+        // Five inputs, and the inner bytes of the last layer.
+        assert_eq!(checkpointed.activation_bytes(), 5 * 1_000_003 + 3_000_028);
+        // The last layer has the peak in both cases: the others are recomputed after its memory is freed.
+        assert_eq!((plain.backward_bytes, checkpointed.backward_bytes), (3_999_996, 3_999_996));
     }
 
     #[test]
-    fn backward_is_at_its_worst_where_most_is_kept_and_needed() {
+    fn the_peak_of_backward_is_where_kept_and_needed_memory_is_largest() {
         let layer = |inner_bytes, backward_bytes| LayerMemory {
             name: String::new(),
             input_bytes: 10,
@@ -264,18 +266,20 @@ pub(crate) mod tests {
             backward_bytes,
             can_checkpoint: true,
         };
-        // 110 + 500 at the first against 220 + 5 at the second; checkpointed 10 + 100 + 500 against 20 + 100 + 5.
+        // 110 + 500 in the first layer, 220 + 5 in the second; checkpointed 10 + 100 + 500 and 20 + 100 + 5.
         let layers = [layer(100, 500), layer(100, 5)];
-        let worst = |checkpointing| Memory::new(weights(true), &layers, checkpointing, false);
-        assert_eq!((worst(false).activation_bytes, worst(false).backward_bytes), (220, 610 - 220));
-        assert_eq!((worst(true).activation_bytes, worst(true).backward_bytes), (20, 610 - 20));
+        let memory = |checkpointing| Memory::new(weights(true), &layers, checkpointing, false);
+        assert_eq!((memory(false).activation_bytes, memory(false).backward_bytes), (220, 610 - 220));
+        assert_eq!((memory(true).activation_bytes, memory(true).backward_bytes), (20, 610 - 20));
     }
 
     #[test]
-    fn the_optimizer_moves_every_value_as_often_as_it_says() {
-        // Float32: zeroed and read twice (4 each), masters' norm 4, then master, two moments and one average 8 each.
+    fn optimizer_traffic_counts_every_read_and_write() {
+        // Float32: the gradient is zeroed and read twice (4 bytes each), the norm of the masters reads 4, and the
+        // master, two moments and one average are read and written (8 each).
         assert_eq!(weights(false).optimizer_traffic(), 300_000_000 * (3 * 4 + 4 + 4 * 8));
-        // Half precision saves 2 bytes of each of three passes over the torso's gradients, and writes a copy of 2.
+        // Half precision saves 2 bytes in each of three passes over the torso's gradients, and writes a copy of 2
+        // bytes.
         assert_eq!(weights(true).optimizer_traffic(), 300_000_000 * (3 * 4 + 4 + 4 * 8) - 290_000_000 * (3 * 2 - 2));
     }
 }

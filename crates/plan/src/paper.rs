@@ -1,34 +1,34 @@
-//! The paper's measured rates.
+//! The rates that the paper measured.
 
 use serde::Serialize;
 
-/// A network of the paper's Table 7.
+/// A row of the paper's Table 7: one network.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Row {
-    /// Its name there.
+pub struct PaperRow {
+    /// The name of the network in the table.
     pub name: &'static str,
-    /// Images a V100-second in theory: 120 TFLOPS, three forward passes an image.
+    /// The theoretical images per V100-second: 120 TFLOPS, three forward passes per image.
     pub theoretical: f64,
-    /// Batch of one GPU as measured, of the optimized implementation.
+    /// The batch of one GPU in the measurement of the optimized implementation.
     pub batch: u64,
-    /// Images a V100-second as measured, of the optimized implementation, with communication where the batch needs
-    /// more than one machine of 8.
+    /// The measured images per V100-second of the optimized implementation. They include communication if the batch
+    /// needs more than one machine of 8 GPUs.
     pub images_per_v100_second: f64,
 }
 
-/// Table 7: throughput of the paper's ImageNet models. Table 10's days follow from its optimized rates.
-pub const TABLE_7: [Row; 5] = [
-    Row { name: "64x64", theoretical: 182.3, batch: 96, images_per_v100_second: 74.1 },
-    Row { name: "128x128", theoretical: 65.2, batch: 32, images_per_v100_second: 24.8 },
-    Row { name: "256x256", theoretical: 17.9, batch: 8, images_per_v100_second: 6.4 },
-    Row { name: "64->256", theoretical: 31.7, batch: 12, images_per_v100_second: 9.5 },
-    Row { name: "128->512", theoretical: 8.0, batch: 2, images_per_v100_second: 2.3 },
+/// Table 7: the throughput of the paper's ImageNet models. The days in Table 10 follow from its optimized rates.
+pub const TABLE_7: [PaperRow; 5] = [
+    PaperRow { name: "64x64", theoretical: 182.3, batch: 96, images_per_v100_second: 74.1 },
+    PaperRow { name: "128x128", theoretical: 65.2, batch: 32, images_per_v100_second: 24.8 },
+    PaperRow { name: "256x256", theoretical: 17.9, batch: 8, images_per_v100_second: 6.4 },
+    PaperRow { name: "64->256", theoretical: 31.7, batch: 12, images_per_v100_second: 9.5 },
+    PaperRow { name: "128->512", theoretical: 8.0, batch: 2, images_per_v100_second: 2.3 },
 ];
 
-/// Beyond this ratio to a row's theoretical rate, a network is not the row's.
+/// The largest ratio between the theoretical rates of a network and a row at which both are the same network.
 const SAME_NETWORK: f64 = 1.01;
 
-/// A network of which the paper has no rate.
+/// The error for a network that the paper has no rate of.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error(
     "the paper's Table 7 has no rate of this network, of {theoretical:.1} images a V100-second in theory; it has those \
@@ -36,18 +36,19 @@ const SAME_NETWORK: f64 = 1.01;
     TABLE_7.map(|row| format!("{} ({})", row.name, row.theoretical)).join(", ")
 )]
 pub struct PaperError {
-    /// Images a V100-second in theory.
+    /// The theoretical images per V100-second.
     pub theoretical: f64,
 }
 
-/// The row of a network, which is known by its FLOPs: `theoretical` is its images a V100-second in theory. The paper
-/// measured no LSUN model; Table 10 takes the rate of ImageNet 256x256 for them, whose network they share but for the
-/// classes.
+/// Returns the row of a network, which is identified by `theoretical`, its theoretical images per V100-second.
+///
+/// The paper measured no LSUN models. Table 10 uses the rate of ImageNet 256x256 for them, because they have the same
+/// network except for the classes.
 ///
 /// # Errors
-/// Where no row is near.
-pub fn row_for(theoretical: f64) -> Result<&'static Row, PaperError> {
-    let ratio = |row: &&Row| (row.theoretical / theoretical).max(theoretical / row.theoretical);
+/// If no row has this theoretical rate.
+pub fn row_for(theoretical: f64) -> Result<&'static PaperRow, PaperError> {
+    let ratio = |row: &&PaperRow| (row.theoretical / theoretical).max(theoretical / row.theoretical);
     TABLE_7.iter().find(|row| ratio(row) < SAME_NETWORK).ok_or(PaperError { theoretical })
 }
 
@@ -60,9 +61,9 @@ mod tests {
         (thousand_steps * 1000 * global_batch) as f64 / row.images_per_v100_second / 86400.0
     }
 
-    /// Batches and iterations of Tables 10, 11 and 13, against the generator column of Table 10.
+    /// The batches and iterations of Tables 10, 11 and 13 give the generator column of Table 10.
     #[test]
-    fn gives_the_generator_column_of_table_10() {
+    fn rates_give_the_generator_column_of_table_10() {
         let (base64, base128, base256) = (182.3, 65.2, 17.9);
         let (to256, to512) = (31.7, 8.0);
         for (expected, models) in [
@@ -79,12 +80,12 @@ mod tests {
             (189.0, &[(base128, 256, 500), (to512, 256, 100)]),
         ] {
             let days: f64 = models.iter().map(|&(rate, batch, steps)| v100_days(rate, batch, steps)).sum();
-            assert!((days / expected - 1.0).abs() < 0.01, "{days} against {expected} of {models:?}");
+            assert!((days / expected - 1.0).abs() < 0.01, "{days}, but the table has {expected} for {models:?}");
         }
     }
 
     #[test]
-    fn another_network_is_refused_with_those_that_there_are() {
+    fn an_unknown_network_is_refused_with_a_list_of_known_ones() {
         let message = row_for(100.0).map_err(|error| error.to_string()).err().unwrap_or_default();
         assert!(message.contains("100.0") && message.contains("64->256 (31.7)"), "{message}");
     }

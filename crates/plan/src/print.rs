@@ -1,14 +1,14 @@
-//! The plan as a table for people.
+//! The plan as text for the terminal.
 
 use std::fmt::Write as _;
 
-use super::hardware::{GPUS_PER_NODE, GpuKind};
-use super::memory::Norms;
-use super::report::{Days, Report, Scaling, Shortage, Speed, Variant};
+use crate::hardware::{GPUS_PER_NODE, GpuKind};
+use crate::memory::Norms;
+use crate::report::{MemoryVariant, Report, RunTime, Scaling, Shortage, Speed};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
-/// The plan as text.
+/// Formats the plan as text.
 #[must_use]
 pub fn text(report: &Report) -> String {
     let mut out = String::new();
@@ -82,14 +82,14 @@ fn memory(out: &mut String, report: &Report) -> std::fmt::Result {
     }
     writeln!(out, "\n  normalization  checkpointing  activations, MiB an image  total, GiB  fits  largest microbatch")?;
     report.variants.iter().try_for_each(|row| variant(out, row))?;
-    writeln!(out, "  This program normalizes {} there; the parts above are those of it.", way(report.norms))?;
+    writeln!(out, "  This program normalizes {} there; the parts above are those of it.", norms_name(report.norms))?;
     report.shortage.as_ref().map_or(Ok(()), |lack| shortage(out, report, lack))
 }
 
 fn shortage(out: &mut String, report: &Report, lack: &Shortage) -> std::fmt::Result {
     let gib = |bytes: u64| bytes as f64 / GIB;
     let (unit, _) = report.hardware.kind.units();
-    // Rounded up: what is missing is never nothing.
+    // Rounded up, so that it is never shown as 0.
     let missing = (100.0 * gib(lack.missing_bytes)).ceil() / 100.0;
     write!(out, "\nThis does not fit: {missing:.2} GiB are missing. ")?;
     let helps = if lack.options.is_empty() {
@@ -100,19 +100,19 @@ fn shortage(out: &mut String, report: &Report, lack: &Shortage) -> std::fmt::Res
     writeln!(out, "{helps} What follows holds for a {unit} that has enough.")
 }
 
-fn way(norms: Norms) -> &'static str {
+fn norms_name(norms: Norms) -> &'static str {
     match norms {
         Norms::Fused => "fused",
         Norms::Composed => "composed",
     }
 }
 
-fn variant(out: &mut String, row: &Variant) -> std::fmt::Result {
+fn variant(out: &mut String, row: &MemoryVariant) -> std::fmt::Result {
     let yes = |is: bool| if is { "yes" } else { "no" };
     writeln!(
         out,
         "  {:<13}  {:<13}  {:>25.1}  {:>10.2}  {:>4}  {:>18}",
-        way(row.norms),
+        norms_name(row.norms),
         yes(row.checkpointing),
         row.activation_bytes_per_image as f64 / (1 << 20) as f64,
         row.total_bytes as f64 / GIB,
@@ -121,7 +121,7 @@ fn variant(out: &mut String, row: &Variant) -> std::fmt::Result {
     )
 }
 
-fn days(out: &mut String, report: &Report, time: &Days) -> std::fmt::Result {
+fn days(out: &mut String, report: &Report, time: &RunTime) -> std::fmt::Result {
     let from = match report.speed {
         Speed::Mfu(mfu) => format!(
             "{:.0} % of {:.0} TFLOPS",
@@ -172,7 +172,7 @@ fn days(out: &mut String, report: &Report, time: &Days) -> std::fmt::Result {
     row(&format!("{unit}-days"), format!("{:>12.2}", time.gpu_days))
 }
 
-/// A row, the first column of which is `width` wide.
+/// Writes a row whose first column has `width` characters.
 fn scaling(out: &mut String, row: &Scaling, width: usize) -> std::fmt::Result {
     if let Some(reason) = &row.refused {
         return writeln!(out, "  {:>width$}  {reason}", row.gpus);
@@ -200,16 +200,17 @@ fn scaling(out: &mut String, row: &Scaling, width: usize) -> std::fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hardware::Hardware;
+    use crate::report::plan;
     use crate::report::tests::request;
-    use crate::{GpuKind, Hardware, plan};
 
-    fn shown(kind: GpuKind, speed: Speed) -> String {
+    fn format(kind: GpuKind, speed: Speed) -> String {
         text(&plan(&request(), &kind.hardware(), speed).unwrap_or_else(|error| panic!("{error}")))
     }
 
     #[test]
-    fn shows_refused_worlds_and_the_fit() {
-        let text = shown(GpuKind::V100, Speed::Mfu(0.4));
+    fn the_table_shows_refused_numbers_of_gpus_and_the_memory_limit() {
+        let text = format(GpuKind::V100, Speed::Mfu(0.4));
         assert!(text.contains("8  too few") && text.contains("40 % of 120 TFLOPS"), "{text}");
         assert!(text.contains("there is                       31.75"), "{text}");
         assert!(text.contains("100.0 %  with --set training.microbatch=32\n"), "{text}");
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn says_once_that_it_does_not_fit_and_what_would() {
+    fn a_run_that_does_not_fit_is_reported_once_with_options() {
         let shown = |bytes| {
             let hardware = Hardware { memory_bytes: Some(bytes), ..GpuKind::V100.hardware() };
             let report = plan(&request(), &hardware, Speed::Mfu(0.4)).unwrap_or_else(|error| panic!("{error}"));
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_processor_has_processes_and_no_gpus() {
+    fn a_cpu_plan_speaks_of_processes() {
         let hardware = Hardware { memory_bytes: Some(1 << 40), ..GpuKind::Cpu.hardware() };
         let report = plan(&request(), &hardware, Speed::Measured(2.0)).unwrap_or_else(|error| panic!("{error}"));
         let text = text(&report);
@@ -241,8 +242,8 @@ mod tests {
     }
 
     #[test]
-    fn says_what_to_run_where_no_speed_is_known() {
-        let text = shown(GpuKind::Cpu, Speed::Unknown);
+    fn without_a_speed_the_benchmark_command_is_shown() {
+        let text = format(GpuKind::Cpu, Speed::Unknown);
         assert!(text.contains("admiral bench step --config test") && !text.contains("-days"), "{text}");
     }
 }

@@ -3,69 +3,69 @@
 use admiral_contract::BatchDivision;
 use serde::Serialize;
 
-use super::all_reduce::AllReduce;
-use super::hardware::Hardware;
-use super::memory::Weights;
+use crate::all_reduce::AllReduce;
+use crate::hardware::Hardware;
+use crate::memory::Weights;
 
-/// Forward and backward together, in forward passes: backward is twice forward (the paper's appendix A.1).
+/// The cost of forward and backward in forward passes: backward costs two (the paper's appendix A.1).
 const PASSES: f64 = 3.0;
-/// The part of them that is backward.
+/// The fraction of the compute that is backward.
 const BACKWARD: f64 = 2.0 / 3.0;
 
-/// What a step has to do.
+/// The work of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Work {
-    /// FLOPs of the forward pass of an image.
+    /// The FLOPs of the forward pass for one image.
     pub forward_flops: u64,
     /// The parameters.
     pub weights: Weights,
-    /// Bytes of gradients as they travel between GPUs.
+    /// The bytes of the gradients as they are sent between GPUs.
     pub wire_bytes: u64,
-    /// Bytes that travel at once.
+    /// The bytes of a bucket, which is sent as a whole.
     pub bucket_bytes: u64,
-    /// Whether blocks are computed again in backward: a fourth pass.
+    /// Whether backward recomputes activations, which costs a fourth forward pass.
     pub recomputes: bool,
-    /// Whether sums travel while backward goes on.
+    /// Whether the all-reduce overlaps with backward.
     pub overlaps: bool,
 }
 
-/// The option with which a run takes the microbatch of a division.
+/// Returns the command line option that sets the microbatch of a division.
 #[must_use]
 pub fn microbatch_option(batch: &BatchDivision) -> String {
     format!("--set training.microbatch={}", batch.microbatch)
 }
 
-/// How fast one GPU computes.
+/// The compute rate of one GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rate {
-    /// A part of the peak.
+    /// A fraction of the peak FLOP per second (model FLOP utilization).
     Mfu(f64),
-    /// Images a second of one GPU by itself, with the optimizer: what `admiral bench step` says.
+    /// The images per second of a single GPU including the optimizer, as `admiral bench step` prints them.
     Measured(f64),
 }
 
-/// Where the seconds of a step go.
+/// The time of a step by part.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct StepTime {
-    /// Forward and backward of all passes.
+    /// The forward and backward passes of all microbatches.
     pub compute_seconds: f64,
-    /// Norms, Adam, averages and the half-precision copy; 0 where a measured rate holds them already.
+    /// The norms, Adam, the averages and the half-precision copy; 0 if a measured rate includes them.
     pub optimizer_seconds: f64,
-    /// The sum of gradients.
+    /// The all-reduce of the gradients.
     pub all_reduce: AllReduce,
-    /// Of the sum, what hides behind the backward pass of the last microbatch.
+    /// The part of the all-reduce that overlaps with the backward pass of the last microbatch.
     pub hidden_seconds: f64,
-    /// Of the sum, what is waited for.
+    /// The part of the all-reduce that the step waits for.
     pub exposed_seconds: f64,
-    /// The step.
+    /// The whole step.
     pub seconds: f64,
 }
 
-/// The time of a step.
+/// Estimates the time of a step.
 ///
-/// Buckets travel while the backward pass of the last microbatch goes on; the last bucket is full only when backward
-/// is done, so that its share of the sum is always waited for.
+/// Buckets are reduced during the backward pass of the last microbatch. The last bucket is complete only when backward
+/// has finished, so its share of the all-reduce never overlaps.
 #[must_use]
 pub fn step_time(hardware: &Hardware, work: &Work, batch: &BatchDivision, rate: Rate) -> StepTime {
     let images = (batch.microbatch * batch.accumulation) as f64;
@@ -79,10 +79,10 @@ pub fn step_time(hardware: &Hardware, work: &Work, batch: &BatchDivision, rate: 
     };
     let num_buckets = work.wire_bytes.div_ceil(work.bucket_bytes).max(1);
     let all_reduce = AllReduce::new(hardware, batch.world_size, work.wire_bytes, num_buckets);
-    let sum = all_reduce.seconds();
+    let reduce_seconds = all_reduce.seconds();
     let window = if work.overlaps { BACKWARD * compute_seconds / batch.accumulation as f64 } else { 0.0 };
-    let hidden_seconds = window.min(sum - sum / num_buckets as f64);
-    let exposed_seconds = sum - hidden_seconds;
+    let hidden_seconds = window.min(reduce_seconds - reduce_seconds / num_buckets as f64);
+    let exposed_seconds = reduce_seconds - hidden_seconds;
     let seconds = compute_seconds + optimizer_seconds + exposed_seconds;
     StepTime { compute_seconds, optimizer_seconds, all_reduce, hidden_seconds, exposed_seconds, seconds }
 }
@@ -90,7 +90,7 @@ pub fn step_time(hardware: &Hardware, work: &Work, batch: &BatchDivision, rate: 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::GpuKind;
+    use crate::hardware::GpuKind;
     use crate::memory::tests::weights;
 
     pub(crate) fn work() -> Work {
@@ -104,7 +104,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// 2048 samples, 96 at most on a GPU, as the trainer divides them.
+    /// 2048 samples in microbatches of at most 64, divided as in training.
     fn batch(world: u64) -> BatchDivision {
         let share = 2048 / world;
         let microbatch = share.min(64);
@@ -112,7 +112,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn compute_is_three_forward_passes_at_the_rate() {
+    fn compute_time_is_three_forward_passes_at_the_given_rate() {
         let hardware = GpuKind::V100.hardware();
         let time = step_time(&hardware, &work(), &batch(32), Rate::Mfu(0.5));
         assert!((time.compute_seconds - 64.0 * 3.0 * 220e9 / (0.5 * 120e12)).abs() < 1e-9);
@@ -121,7 +121,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_last_bucket_is_always_waited_for_and_nothing_else_where_backward_is_long() {
+    fn only_the_last_bucket_is_exposed_when_backward_is_long() {
         let time = step_time(&GpuKind::V100.hardware(), &work(), &batch(32), Rate::Mfu(0.38));
         let buckets = 1_200_000_000_u64.div_ceil(128 << 20) as f64;
         assert!((time.exposed_seconds * buckets / time.all_reduce.seconds() - 1.0).abs() < 1e-9);
@@ -129,7 +129,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn accumulation_leaves_less_to_hide_behind() {
+    fn accumulation_leaves_less_time_to_overlap() {
         let mut hardware = GpuKind::V100.hardware();
         hardware.network.bytes_per_second = 1e9;
         let one = BatchDivision { world_size: 16, global_batch: 1024, microbatch: 64, accumulation: 1 };
@@ -154,7 +154,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn sums_after_backward_hide_nothing_and_a_processors_hide_as_a_gpus_do() {
+    fn all_reduce_is_hidden_only_with_overlap_also_on_cpus() {
         let step = |overlaps| {
             let work = Work { overlaps, ..work() };
             step_time(&GpuKind::Cpu.hardware(), &work, &batch(16), Rate::Measured(2.0))

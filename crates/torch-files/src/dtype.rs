@@ -1,8 +1,8 @@
-//! The types of values.
+//! Data types.
 
-/// The type of a tensor's values, by safetensors' names.
+/// The data type of a tensor, by its name in safetensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "the names say it")]
+#[allow(missing_docs, reason = "the names are self-explanatory")]
 pub enum Dtype {
     F64,
     F32,
@@ -20,7 +20,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// Bytes of one value.
+    /// Returns the size of a value in bytes.
     #[must_use]
     pub fn size(self) -> usize {
         match self {
@@ -31,7 +31,7 @@ impl Dtype {
         }
     }
 
-    /// The type of a storage of PyTorch's by the name of its class in `torch`: `FloatStorage`.
+    /// Returns the type of a PyTorch storage by the name of its class in `torch`: `FloatStorage`.
     pub(crate) fn of_storage(class: &str) -> Option<Self> {
         Some(match class {
             "DoubleStorage" => Self::F64,
@@ -48,7 +48,7 @@ impl Dtype {
         })
     }
 
-    /// The type by its name in `torch`: `float32`.
+    /// Returns the type by its name in `torch`: `float32`.
     pub(crate) fn of_torch(name: &str) -> Option<Self> {
         Some(match name {
             "float64" | "double" => Self::F64,
@@ -68,8 +68,8 @@ impl Dtype {
         })
     }
 
-    /// Puts little-endian `bytes` into as many `values` as float32. Gives how many float32 cannot hold; those are rounded
-    /// to nearest.
+    /// Converts little-endian `bytes` to float32 `values`. Returns the number of values that float32 cannot represent
+    /// exactly; those are rounded to nearest.
     pub(crate) fn to_f32(self, bytes: &[u8], values: &mut [f32]) -> usize {
         let mut rounded = 0;
         macro_rules! each {
@@ -91,7 +91,7 @@ impl Dtype {
             Self::F32 => each!(f32, |x| x),
             Self::F16 => each!(half::f16, half::f16::to_f32),
             Self::BF16 => each!(half::bf16, half::bf16::to_f32),
-            // In 128 bits, where no comparison rounds.
+            // Compared as 128-bit integers, because a comparison as float32 would round.
             Self::I64 => each!(i64, |x| x as f32, |y, x| y as i128 == i128::from(x)),
             Self::I32 => each!(i32, |x| x as f32, |y, x| y as i128 == i128::from(x)),
             Self::U64 => each!(u64, |x| x as f32, |y, x| y as i128 == i128::from(x)),
@@ -110,7 +110,7 @@ impl Dtype {
 mod tests {
     use super::*;
 
-    /// The values, and how many are rounded.
+    /// Returns the converted values and the number of rounded ones.
     fn as_f32(dtype: Dtype, bytes: &[u8]) -> (Vec<f32>, usize) {
         let mut values = vec![0.0; bytes.len() / dtype.size()];
         let rounded = dtype.to_f32(bytes, &mut values);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn every_type_becomes_float32() {
+    fn every_type_is_converted_to_float32() {
         assert_eq!(as_f32(Dtype::F16, &0x7bff_u16.to_le_bytes()), (vec![65504.0], 0));
         assert_eq!(as_f32(Dtype::F16, &0x0001_u16.to_le_bytes()), (vec![2.0_f32.powi(-24)], 0));
         assert_eq!(as_f32(Dtype::BF16, &0xc0a0_u16.to_le_bytes()), (vec![-5.0], 0));

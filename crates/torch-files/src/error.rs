@@ -1,35 +1,35 @@
-//! What can be wrong with a file.
+//! Errors of reading and writing files.
 
-/// Why a file cannot be read or written.
+/// The reason why a file cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file system refused.
+    /// An operation of the file system failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// It is another kind of file.
+    /// The file has another format.
     #[error("it is no file of torch.save and no safetensors: {0}")]
     Foreign(String),
-    /// It is shorter than it says, or its parts contradict each other.
+    /// The file is truncated, a checksum differs, or its parts contradict each other.
     #[error("it is damaged: {0}")]
     Damaged(String),
-    /// Its pickle asks for something that a state dict does not need. Nothing of it has been run.
+    /// The pickle uses a name or an operation that a state dict does not need. Nothing of it was executed.
     #[error(
         "its pickle asks for {name} at byte {position}, which no state dict needs: refused, and nothing of the file \
          has been run"
     )]
     Refused {
-        /// The module and the name: `posix.system`.
+        /// The name with its module: `posix.system`.
         name: String,
-        /// Where in the pickle, in bytes.
+        /// The offset in the pickle, in bytes.
         position: usize,
     },
-    /// Its pickle holds something else than names with tensors.
+    /// The pickle holds something else than names with tensors.
     #[error("it is no plain state dict: {0}")]
     NotAStateDict(String),
-    /// PyTorch could have written it, but it is of a kind that is not read.
+    /// PyTorch can write such a file, but this package does not read it.
     #[error("{0}")]
     Unsupported(String),
-    /// The tensors handed to the writer are not those that it was told of.
+    /// The tensors passed to the writer differ from those that were announced.
     #[error("{0}")]
     Write(String),
 }

@@ -1,43 +1,43 @@
-//! The format before PyTorch 1.6: five pickles (a magic number, the version, the machine, the state dict, the keys of
-//! storages), then the storages one after the other, each with its length before it, in values.
+//! The format before PyTorch 1.6: five pickles (magic number, version, machine, state dict, keys of the storages),
+//! followed by the storages. Each storage is preceded by its number of values.
 
 use std::collections::HashMap;
 use std::io::{Read, Seek};
 
+use crate::dtype::Dtype;
+use crate::error::Error;
 use crate::pickle::{self, Pickled, Value};
-use crate::read::Storages;
 use crate::source::Source;
-use crate::zip::Entry;
-use crate::{Dtype, Error};
+use crate::storages::{Extent, Storages};
 
-/// What the first pickle is of, as it writes it.
+/// The magic number in the first pickle, as its bytes in the file.
 const MAGIC_NUMBER: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
 /// The only version of the format.
 const VERSION: i64 = 1001;
 
-/// The pickles of a file together, in bytes.
-const MOST_PICKLE_BYTES: u64 = 16 << 20;
+/// The largest size of all pickles of a file together, in bytes.
+const MAX_PICKLE_BYTES: u64 = 16 << 20;
 
-/// Whether a file that begins with these bytes is one.
+/// Returns whether a file that begins with these bytes has the old format.
 pub(crate) fn is_legacy(start: &[u8]) -> bool {
     start.first() == Some(&0x80) && start.windows(MAGIC_NUMBER.len()).any(|window| window == MAGIC_NUMBER)
 }
 
-/// The pickle of the state dict, and where each storage lies by its key.
+/// Reads the pickle of the state dict, and finds the storages.
 pub(crate) fn open<R: Read + Seek>(source: &mut Source<R>) -> Result<(Pickled, Storages), Error> {
-    let length = source.length().min(MOST_PICKLE_BYTES);
+    let length = source.length().min(MAX_PICKLE_BYTES);
     let bytes = source.bytes(0, length)?;
-    let mut place = 0;
-    let mut next = |what: &str| -> Result<Pickled, Error> {
-        let made = pickle::run(&bytes[place..]).map_err(|error| match error {
-            // Positions are told from the start of the file.
-            Error::Refused { name, position } => Error::Refused { name, position: position + place },
-            Error::Damaged(reason) => Error::Damaged(format!("in {what}, which begins at byte {place}: {reason}")),
+    let mut start = 0;
+    let mut next = |part: &str| -> Result<Pickled, Error> {
+        let pickled = pickle::run(&bytes[start..]).map_err(|error| match error {
+            // Errors give positions from the start of the file.
+            Error::Refused { name, position } => Error::Refused { name, position: position + start },
+            Error::Damaged(reason) => Error::Damaged(format!("in {part}, which begins at byte {start}: {reason}")),
             error => error,
         })?;
-        place += made.length;
-        Ok(made)
+        start += pickled.length;
+        Ok(pickled)
     };
     next("the magic number")?;
     let version = next("the version")?;
@@ -62,16 +62,16 @@ pub(crate) fn open<R: Read + Seek>(source: &mut Source<R>) -> Result<(Pickled, S
     };
     let names = listed.iter().map(|key| keys.text(*key).map(str::to_owned)).collect::<Option<Vec<_>>>();
     let Some(names) = names else { return Error::damaged("the key of a storage is no text") };
-    let storages = storages(source, &state, &names, place as u64)?;
+    let storages = storages(source, &state, &names, start as u64)?;
     Ok((state, storages))
 }
 
-/// Where each storage lies.
+/// Finds the storages with these keys, which begin at `offset`.
 fn storages<R: Read + Seek>(
     source: &mut Source<R>,
     state: &Pickled,
     keys: &[String],
-    mut place: u64,
+    mut offset: u64,
 ) -> Result<Storages, Error> {
     let dtypes: HashMap<&str, Option<Dtype>> =
         state.storages().map(|storage| (storage.key.as_str(), storage.dtype)).collect();
@@ -81,15 +81,15 @@ fn storages<R: Read + Seek>(
             return Error::damaged(format!("storage {key} belongs to no tensor, so that its length cannot be known"));
         };
         let mut count = [0; 8];
-        source.fill(place, &mut count)?;
+        source.fill(offset, &mut count)?;
         let length = u64::from_le_bytes(count).checked_mul(dtype.map_or(1, Dtype::size) as u64);
-        let offset = place + 8;
+        offset += 8;
         let Some(end) = length.and_then(|length| offset.checked_add(length)).filter(|end| *end <= source.length())
         else {
             return Error::damaged(format!("storage {key} reaches beyond its end: it was cut off"));
         };
-        storages.insert(key.clone(), Entry { offset, length: end - offset, crc32: None });
-        place = end;
+        storages.insert(key.clone(), Extent { offset, length: end - offset, crc32: None });
+        offset = end;
     }
     Ok(storages)
 }

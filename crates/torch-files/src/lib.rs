@@ -1,13 +1,13 @@
-//! State dicts in files: PyTorch's, read and written without executing them, and safetensors'.
+//! Reads and writes state dicts in PyTorch files, and reads them from safetensors files.
 //!
-//! A file of PyTorch's is a small pickle, which names tensors and says how they lie in storages, and the bytes of the
-//! storages: in a zip archive since PyTorch 1.6, one after the other before. [`StateDict::open`] runs the pickle on a
-//! machine of its own that knows what a state dict needs and nothing else, so no file can make it call anything; it
-//! reads no storage. Tensors are then read one at a time, from a file of safetensors too. [`Writer`] writes an archive
-//! that `torch.load` reads with `weights_only=True`, again one tensor at a time.
+//! A PyTorch file consists of a small pickle, which describes the tensors as views of storages, and the bytes of the
+//! storages. Since PyTorch 1.6 both are in a zip archive; before, they follow each other. [`StateDict::open`]
+//! interprets the pickle with a machine that supports only the operations and names of a state dict, so no file can
+//! execute code. It does not read the storages. The tensors are then read one at a time. [`Writer`] writes an archive
+//! that `torch.load` reads with `weights_only=True`, also one tensor at a time.
 //!
-//! Files may be hostile. Lengths are checked against the file's before memory is taken; the pickle's size, the number
-//! of its operations and the archive's directory have limits; nothing is decompressed.
+//! Files may be hostile. Lengths are checked against the length of the file before memory is allocated. The size of the
+//! pickle, the number of its operations and the size of the archive's directory are limited. Nothing is decompressed.
 
 mod dtype;
 mod error;
@@ -17,6 +17,7 @@ mod read;
 mod safetensors;
 mod source;
 mod state_dict;
+mod storages;
 mod write;
 mod zip;
 

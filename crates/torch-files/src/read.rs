@@ -3,30 +3,30 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Seek};
 
+use crate::dtype::Dtype;
+use crate::error::Error;
 use crate::pickle::{self, Pickled, Storage, TensorView};
 use crate::source::Source;
-use crate::zip::{self, Archive, Entry};
-use crate::{Dtype, Error, legacy, safetensors, state_dict};
+use crate::storages::{Extent, Storages};
+use crate::zip::{self, Archive};
+use crate::{legacy, safetensors, state_dict};
 
-/// The largest pickle that is read, in bytes. A state dict takes some two hundred bytes a tensor.
-const MOST_PICKLE_BYTES: u64 = 16 << 20;
+/// The largest pickle that is read, in bytes. A state dict needs about 200 bytes per tensor.
+const MAX_PICKLE_BYTES: u64 = 16 << 20;
 
-/// Where storages lie, by their keys.
-pub(crate) type Storages = HashMap<String, Entry>;
-
-/// A tensor of a file.
+/// The description of a tensor in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
     /// Its name.
     pub name: String,
-    /// The type of its values.
+    /// Its data type.
     pub dtype: Dtype,
     /// Its shape; empty for a scalar.
     pub shape: Vec<usize>,
 }
 
 impl TensorInfo {
-    /// The number of values.
+    /// Returns the number of values.
     #[must_use]
     pub fn num_elements(&self) -> usize {
         self.shape.iter().product()
@@ -38,102 +38,104 @@ impl TensorInfo {
 pub struct StateDict<R> {
     source: Source<R>,
     tensors: Vec<TensorInfo>,
-    places: Vec<Place>,
-    /// Where the storages begin that have been held against their checksum.
+    views: Vec<StridedView>,
+    /// The offsets of the storages whose checksums have been verified.
     verified: HashSet<u64>,
 }
 
-/// Where a tensor's values lie.
+/// The location of a tensor's values in the file.
 #[derive(Debug)]
-struct Place {
-    storage: Entry,
-    /// Its first value, in bytes of the file.
+struct StridedView {
+    storage: Extent,
+    /// The offset of its first value in the file, in bytes.
     start: u64,
-    /// For each dimension, the bytes from one to the next.
+    /// For each dimension, the distance between consecutive values in bytes.
     strides: Vec<usize>,
-    /// Bytes from its first value to the end of its last.
+    /// The bytes from its first value to the end of its last value.
     span: u64,
 }
 
 impl<R: Read + Seek> StateDict<R> {
-    /// Reads the names, types and shapes of a file of any of the three formats.
+    /// Reads the names, types and shapes of the tensors in a file of any of the three formats.
     ///
     /// # Errors
-    /// [`Error::Refused`] for a pickle that asks for more than a state dict needs, [`Error::NotAStateDict`],
-    /// [`Error::Foreign`] for another kind of file, [`Error::Damaged`], [`Error::Unsupported`], [`Error::Io`].
+    /// - [`Error::Refused`] if the pickle uses names or operations that a state dict does not need.
+    /// - [`Error::NotAStateDict`] if it holds something else than names with tensors.
+    /// - [`Error::Foreign`] if the file has another format.
+    /// - [`Error::Damaged`], [`Error::Unsupported`] or [`Error::Io`] if it cannot be read.
     pub fn open(file: R) -> Result<Self, Error> {
         let mut source = Source::new(file)?;
         let start = source.bytes(0, source.length().min(64))?;
         let (views, storages) = if start.starts_with(zip::MAGIC) {
-            let (made, storages) = open_archive(&mut source)?;
-            (state_dict::tensors(&made)?, storages)
+            let (pickled, storages) = open_archive(&mut source)?;
+            (state_dict::tensors(&pickled)?, storages)
         } else if legacy::is_legacy(&start) {
-            let (made, storages) = legacy::open(&mut source)?;
-            (state_dict::tensors(&made)?, storages)
+            let (pickled, storages) = legacy::open(&mut source)?;
+            (state_dict::tensors(&pickled)?, storages)
         } else if safetensors::is_safetensors(&start) {
             safetensors::open(&mut source)?
         } else {
-            return Err(Error::Foreign(what_it_is(&start)));
+            return Err(Error::Foreign(describe(&start)));
         };
-        let (mut tensors, mut places) = (Vec::new(), Vec::new());
+        let (mut tensors, mut strided) = (Vec::new(), Vec::new());
         for (name, view) in views {
-            let (shape, place) = locate(&view, &storages, source.length())
+            let (shape, location) = locate(&view, &storages, source.length())
                 .map_err(|reason| Error::Damaged(format!("{name}: {reason}")))?;
             tensors.push(TensorInfo { name, dtype: view.dtype, shape });
-            places.push(place);
+            strided.push(location);
         }
-        Ok(Self { source, tensors, places, verified: HashSet::new() })
+        Ok(Self { source, tensors, views: strided, verified: HashSet::new() })
     }
 
-    /// The tensors, in the file's order.
+    /// Returns the tensors, in the order of the file.
     #[must_use]
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors
     }
 
-    /// The values of the tensor at place `index` of [`Self::tensors`] as little-endian bytes, row by row. They take no
-    /// more memory than the file has bytes.
+    /// Returns the values of the tensor at `index` in [`Self::tensors`] as little-endian bytes in row-major order. They
+    /// never take more memory than the file has bytes.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where a checksum differs, [`Error::Io`].
+    /// If a checksum differs ([`Error::Damaged`]), or the file cannot be read ([`Error::Io`]).
     ///
     /// # Panics
-    /// When there is no such tensor.
+    /// If there is no tensor at `index`.
     pub fn read(&mut self, index: usize) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::with_capacity(self.tensors[index].num_elements() * self.tensors[index].dtype.size());
         self.pieces(index, |piece| bytes.extend_from_slice(piece))?;
         Ok(bytes)
     }
 
-    /// As [`Self::read`], into `values` as float32. Gives how many of them float32 cannot hold, which only types of 32
-    /// and 64 bits have: they are rounded to nearest.
+    /// Reads the tensor at `index` into `values`, converted to float32. Returns the number of values that float32
+    /// cannot represent exactly; those are rounded to nearest. It can be positive only for types of 32 and 64 bits.
     ///
     /// # Errors
-    /// As [`Self::read`].
+    /// As for [`Self::read`].
     ///
     /// # Panics
-    /// When there is no such tensor, or `values` are not as many as it has.
+    /// If there is no tensor at `index`, or `values` does not have its number of values.
     pub fn read_f32(&mut self, index: usize, values: &mut [f32]) -> Result<usize, Error> {
         assert_eq!(values.len(), self.tensors[index].num_elements(), "values for {}", self.tensors[index].name);
         let dtype = self.tensors[index].dtype;
-        let (mut rest, mut rounded) = (values, 0);
+        let (mut remaining, mut rounded) = (values, 0);
         self.pieces(index, |piece| {
             let count = piece.len() / dtype.size();
-            let (now, later) = std::mem::take(&mut rest).split_at_mut(count);
-            rounded += dtype.to_f32(piece, now);
-            rest = later;
+            let (these, later) = std::mem::take(&mut remaining).split_at_mut(count);
+            rounded += dtype.to_f32(piece, these);
+            remaining = later;
         })?;
         Ok(rounded)
     }
 
-    /// Shows a tensor's bytes row by row, in pieces of whole values.
-    fn pieces(&mut self, index: usize, mut show: impl FnMut(&[u8])) -> Result<(), Error> {
-        let (tensor, place) = (&self.tensors[index], &self.places[index]);
-        let Place { storage, start, span, .. } = *place;
+    /// Calls `visit` with a tensor's bytes in row-major order, in chunks of whole values.
+    fn pieces(&mut self, index: usize, mut visit: impl FnMut(&[u8])) -> Result<(), Error> {
+        let (tensor, view) = (&self.tensors[index], &self.views[index]);
+        let StridedView { storage, start, span, .. } = *view;
         let damaged =
             || Error::Damaged(format!("{}: the bytes of its storage are not those that were written", tensor.name));
         let unverified = storage.crc32.filter(|_| !self.verified.contains(&storage.offset));
-        let is_whole = (start, span) == (storage.offset, storage.length) && is_contiguous(tensor, &place.strides);
+        let is_whole = (start, span) == (storage.offset, storage.length) && is_contiguous(tensor, &view.strides);
         if let Some(expected) = unverified.filter(|_| !is_whole) {
             let mut hash = crc32fast::Hasher::new();
             self.source.pieces(storage.offset, storage.length, |piece| hash.update(piece))?;
@@ -141,27 +143,27 @@ impl<R: Read + Seek> StateDict<R> {
                 return Err(damaged());
             }
         }
-        if is_contiguous(tensor, &place.strides) {
+        if is_contiguous(tensor, &view.strides) {
             let mut hash = crc32fast::Hasher::new();
             self.source.pieces(start, span, |piece| {
                 if is_whole && unverified.is_some() {
                     hash.update(piece);
                 }
-                show(piece);
+                visit(piece);
             })?;
             if is_whole && unverified.is_some_and(|expected| hash.finalize() != expected) {
                 return Err(damaged());
             }
         } else {
             let bytes = self.source.bytes(start, span)?;
-            gather(&bytes, tensor.dtype.size(), &tensor.shape, &place.strides, show);
+            gather(&bytes, tensor.dtype.size(), &tensor.shape, &view.strides, visit);
         }
         self.verified.insert(storage.offset);
         Ok(())
     }
 }
 
-/// The pickle of an archive, and where each storage that it names lies.
+/// Reads the pickle of an archive, and finds the storages that it names.
 fn open_archive<R: Read + Seek>(source: &mut Source<R>) -> Result<(Pickled, Storages), Error> {
     let archive = Archive::open(source)?;
     let mut roots: Vec<&str> = archive.names().filter_map(|name| name.strip_suffix("/data.pkl")).collect();
@@ -186,9 +188,9 @@ fn open_archive<R: Read + Seek>(source: &mut Source<R>) -> Result<(Pickled, Stor
     }
     let name = format!("{root}/data.pkl");
     let Some(entry) = archive.entry(source, &name)? else { return Error::damaged(format!("{name} is missing")) };
-    if entry.length > MOST_PICKLE_BYTES {
+    if entry.length > MAX_PICKLE_BYTES {
         return Error::unsupported(format!(
-            "its pickle has {} bytes; more than {MOST_PICKLE_BYTES} are not read, and no state dict needs as many",
+            "its pickle has {} bytes; more than {MAX_PICKLE_BYTES} are not read, and no state dict needs as many",
             entry.length
         ));
     }
@@ -196,9 +198,9 @@ fn open_archive<R: Read + Seek>(source: &mut Source<R>) -> Result<(Pickled, Stor
     if entry.crc32.is_some_and(|expected| crc32fast::hash(&bytes) != expected) {
         return Error::damaged("the bytes of its pickle are not those that were written");
     }
-    let made = pickle::run(&bytes)?;
+    let pickled = pickle::run(&bytes)?;
     let mut storages = HashMap::new();
-    for Storage { key, .. } in made.storages() {
+    for Storage { key, .. } in pickled.storages() {
         if storages.contains_key(key) {
             continue;
         }
@@ -207,18 +209,21 @@ fn open_archive<R: Read + Seek>(source: &mut Source<R>) -> Result<(Pickled, Stor
             None => return Error::damaged(format!("storage {key} is missing from the archive")),
         };
     }
-    // Entries that share bytes are another way to make much of a small file.
+    // Overlapping entries would let a small file expand to a large one.
     let mut ranges: Vec<(u64, u64)> =
         storages.values().chain([&entry]).map(|entry| (entry.offset, entry.offset + entry.length)).collect();
     ranges.sort_unstable();
     if ranges.windows(2).any(|pair| pair[1].0 < pair[0].1) {
         return Error::damaged("entries of the archive overlap");
     }
-    Ok((made, storages))
+    Ok((pickled, storages))
 }
 
-/// A tensor's shape and where it lies; what cannot be where it does not lie in its storage.
-fn locate(view: &TensorView, storages: &Storages, file_length: u64) -> Result<(Vec<usize>, Place), String> {
+/// Returns the shape and the location of a tensor.
+///
+/// # Errors
+/// If the tensor does not lie within its storage. The text names the contradiction.
+fn locate(view: &TensorView, storages: &Storages, file_length: u64) -> Result<(Vec<usize>, StridedView), String> {
     let Storage { key, dtype, length, first } = &view.storage;
     let storage = *storages.get(key).ok_or_else(|| format!("storage {key} is not in the file"))?;
     let too_large = || "its size cannot be counted".to_owned();
@@ -233,7 +238,7 @@ fn locate(view: &TensorView, storages: &Storages, file_length: u64) -> Result<(V
     if bytes > file_length {
         return Err(format!("its shape {shape:?} has more bytes than the file"));
     }
-    // The storage, in bytes from where its values begin in the file.
+    // The range of the storage, in bytes from the start of its extent.
     let unit = dtype.map_or(1, Dtype::size) as u64;
     let from = first.checked_mul(unit).ok_or_else(too_large)?;
     let until = length.checked_mul(unit).and_then(|length| from.checked_add(length)).ok_or_else(too_large)?;
@@ -256,14 +261,13 @@ fn locate(view: &TensorView, storages: &Storages, file_length: u64) -> Result<(V
             view.offset
         ));
     }
-    // Of dimensions of one value, and where there are no values, strides say nothing and may be anything.
-    let says_nothing = |n: usize| n <= 1 || bytes == 0;
-    let strides =
-        shape.iter().zip(&strides).map(|(&n, &stride)| if says_nothing(n) { 0 } else { stride * size as usize });
-    Ok((shape.clone(), Place { storage, start: storage.offset + start, strides: strides.collect(), span }))
+    // The stride of a dimension with one value is not used and may be anything, as are all strides of an empty tensor.
+    let is_unused = |n: usize| n <= 1 || bytes == 0;
+    let strides = shape.iter().zip(&strides).map(|(&n, &stride)| if is_unused(n) { 0 } else { stride * size as usize });
+    Ok((shape.clone(), StridedView { storage, start: storage.offset + start, strides: strides.collect(), span }))
 }
 
-/// Whether values lie row by row without gaps.
+/// Returns whether the values lie in row-major order without gaps.
 fn is_contiguous(tensor: &TensorInfo, strides: &[usize]) -> bool {
     if tensor.num_elements() == 0 {
         return true;
@@ -278,30 +282,30 @@ fn is_contiguous(tensor: &TensorInfo, strides: &[usize]) -> bool {
     true
 }
 
-/// Shows the values of `size` bytes that lie in `bytes` by strides, row by row.
-fn gather(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize], mut show: impl FnMut(&[u8])) {
+/// Calls `visit` with each value of `size` bytes in row-major order. `bytes` begins at the first value.
+fn gather(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize], mut visit: impl FnMut(&[u8])) {
     let mut index = vec![0; shape.len()];
-    let mut place = 0;
+    let mut offset = 0;
     loop {
-        show(&bytes[place..place + size]);
-        // The next index: the last dimension runs fastest.
+        visit(&bytes[offset..offset + size]);
+        // Advance the index; the last dimension varies fastest.
         let mut dimension = shape.len();
         loop {
             let Some(next) = dimension.checked_sub(1) else { return };
             dimension = next;
             index[dimension] += 1;
-            place += strides[dimension];
+            offset += strides[dimension];
             if index[dimension] < shape[dimension] {
                 break;
             }
-            place -= strides[dimension] * shape[dimension];
+            offset -= strides[dimension] * shape[dimension];
             index[dimension] = 0;
         }
     }
 }
 
-/// What a file with this start may be instead.
-fn what_it_is(start: &[u8]) -> String {
+/// Describes a file of another format by its first bytes.
+fn describe(start: &[u8]) -> String {
     if start.is_empty() {
         "it is empty".into()
     } else if start.starts_with(b"version https://git-lfs") {

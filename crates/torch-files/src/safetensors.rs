@@ -1,37 +1,35 @@
-//! The format of the `safetensors` package: eight bytes of length, a header in JSON, then the values.
+//! The safetensors format: the length of the header in eight bytes, the JSON header, the values.
 
 use std::collections::HashMap;
 use std::io::{Read, Seek};
 
 use safetensors::tensor::{Dtype as Named, Metadata};
 
+use crate::dtype::Dtype;
+use crate::error::Error;
 use crate::pickle::{Storage, TensorView};
-use crate::read::Storages;
 use crate::source::Source;
 use crate::state_dict::Views;
-use crate::zip::Entry;
-use crate::{Dtype, Error};
+use crate::storages::{Extent, Storages};
 
-/// The largest header that is read, in bytes. A tensor takes some hundred bytes.
-const MOST_HEADER_BYTES: u64 = 16 << 20;
+/// The largest header that is read, in bytes. A tensor needs about 100 bytes.
+const MAX_HEADER_BYTES: u64 = 16 << 20;
 
-/// Bytes before the header.
+/// The bytes before the header, which hold its length.
 const LENGTH_BYTES: u64 = 8;
 
-/// Whether a file that begins with these bytes may be one.
+/// Returns whether a file that begins with these bytes may be a safetensors file.
 pub(crate) fn is_safetensors(start: &[u8]) -> bool {
     start.get(8) == Some(&b'{') && start[4..8] == [0; 4]
 }
 
-/// The tensors in the order of their values, and where each lies by its name.
+/// Reads the tensors in the order of their values, and finds the values.
 pub(crate) fn open<R: Read + Seek>(source: &mut Source<R>) -> Result<(Views, Storages), Error> {
     let mut length = [0; LENGTH_BYTES as usize];
     source.fill(0, &mut length)?;
     let length = u64::from_le_bytes(length);
-    if length > MOST_HEADER_BYTES {
-        return Error::unsupported(format!(
-            "its header has {length} bytes; more than {MOST_HEADER_BYTES} are not read"
-        ));
+    if length > MAX_HEADER_BYTES {
+        return Error::unsupported(format!("its header has {length} bytes; more than {MAX_HEADER_BYTES} are not read"));
     }
     let header = source.bytes(LENGTH_BYTES, length)?;
     let metadata: Metadata =
@@ -44,27 +42,27 @@ pub(crate) fn open<R: Read + Seek>(source: &mut Source<R>) -> Result<(Views, Sto
             start + metadata.data_len() as u64
         ));
     }
-    let (mut tensors, mut places) = (Vec::new(), HashMap::new());
+    let (mut tensors, mut storages) = (Vec::new(), HashMap::new());
     for name in metadata.offset_keys() {
         let Some(info) = metadata.info(&name) else { continue };
-        let Some(dtype) = of(info.dtype) else {
+        let Some(dtype) = dtype_of(info.dtype) else {
             return Error::unsupported(format!("{name} is {:?}, which is not read", info.dtype));
         };
         let (from, until) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
-        let place = Entry { offset: start + from, length: until - from, crc32: None };
+        let extent = Extent { offset: start + from, length: until - from, crc32: None };
         let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
         let mut strides = vec![1_i64; shape.len()];
         for dimension in (1..shape.len()).rev() {
             strides[dimension - 1] = strides[dimension].saturating_mul(shape[dimension]);
         }
-        let storage = Storage { key: name.clone(), dtype: None, length: place.length, first: 0 };
-        places.insert(name.clone(), place);
+        let storage = Storage { key: name.clone(), dtype: None, length: extent.length, first: 0 };
+        storages.insert(name.clone(), extent);
         tensors.push((name, TensorView { storage, dtype, offset: 0, shape, strides }));
     }
-    Ok((tensors, places))
+    Ok((tensors, storages))
 }
 
-fn of(dtype: Named) -> Option<Dtype> {
+fn dtype_of(dtype: Named) -> Option<Dtype> {
     Some(match dtype {
         Named::F64 => Dtype::F64,
         Named::F32 => Dtype::F32,

@@ -1,13 +1,13 @@
-//! A file of known length, read at places.
+//! Reads at offsets of a file.
 
 use std::io::{Read, Seek, SeekFrom};
 
-use crate::Error;
+use crate::error::Error;
 
-/// Bytes that are read at once where something is only passed through.
-pub(crate) const PIECE: usize = 1 << 20;
+/// The largest chunk that [`Source::pieces`] reads at once, in bytes.
+const CHUNK: usize = 1 << 20;
 
-/// A file of known length.
+/// A file with a known length.
 #[derive(Debug)]
 pub(crate) struct Source<R> {
     inner: R,
@@ -24,14 +24,14 @@ impl<R: Read + Seek> Source<R> {
         self.length
     }
 
-    /// Fills `bytes` from `offset` on.
+    /// Fills `bytes` from the file, starting at `offset`.
     pub(crate) fn fill(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
         self.check(offset, bytes.len() as u64)?;
         self.inner.seek(SeekFrom::Start(offset))?;
         Ok(self.inner.read_exact(bytes)?)
     }
 
-    /// `length` bytes from `offset` on. They are known to be there before memory is taken.
+    /// Reads `length` bytes at `offset`. The range is checked before memory is allocated.
     pub(crate) fn bytes(&mut self, offset: u64, length: u64) -> Result<Vec<u8>, Error> {
         self.check(offset, length)?;
         let length = usize::try_from(length).map_err(|_| Error::Damaged("a part does not fit into memory".into()))?;
@@ -40,17 +40,18 @@ impl<R: Read + Seek> Source<R> {
         Ok(bytes)
     }
 
-    /// Shows `length` bytes from `offset` on, in pieces: each a multiple of eight bytes but the last.
-    pub(crate) fn pieces(&mut self, offset: u64, length: u64, mut show: impl FnMut(&[u8])) -> Result<(), Error> {
+    /// Calls `visit` with `length` bytes at `offset`, in chunks. Every chunk except the last is a multiple of eight
+    /// bytes.
+    pub(crate) fn pieces(&mut self, offset: u64, length: u64, mut visit: impl FnMut(&[u8])) -> Result<(), Error> {
         self.check(offset, length)?;
         self.inner.seek(SeekFrom::Start(offset))?;
-        let mut buffer = vec![0; PIECE.min(length as usize)];
-        let mut left = length;
-        while left > 0 {
-            let piece = &mut buffer[..(left.min(PIECE as u64)) as usize];
+        let mut buffer = vec![0; CHUNK.min(length as usize)];
+        let mut remaining = length;
+        while remaining > 0 {
+            let piece = &mut buffer[..(remaining.min(CHUNK as u64)) as usize];
             self.inner.read_exact(piece)?;
-            show(piece);
-            left -= piece.len() as u64;
+            visit(piece);
+            remaining -= piece.len() as u64;
         }
         Ok(())
     }

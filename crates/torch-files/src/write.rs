@@ -2,18 +2,19 @@
 
 use std::io::{Seek, Write};
 
+use crate::dtype::Dtype;
+use crate::error::Error;
 use crate::zip::ArchiveWriter;
-use crate::{Dtype, Error};
 
-/// The folder inside the archive, as PyTorch calls it where a file has no name of its own.
+/// The folder inside the archive. PyTorch uses this name if the archive is not written to a named file.
 const ROOT: &str = "archive";
 
-/// A tensor that will be written.
+/// The announcement of a tensor to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
     /// Its name.
     pub name: String,
-    /// The type of its values: [`Dtype::F32`] or [`Dtype::F16`].
+    /// Its data type: [`Dtype::F32`] or [`Dtype::F16`].
     pub dtype: Dtype,
     /// Its shape; empty for a scalar.
     pub shape: Vec<usize>,
@@ -21,19 +22,19 @@ pub struct TensorSpec {
 
 /// Writes a file that `torch.load` reads as an `OrderedDict` of contiguous tensors, one tensor at a time.
 ///
-/// The file is whole when [`Writer::finish`] has returned; write it aside and rename it then.
+/// The file is complete only after [`Writer::finish`] has returned. Write to a temporary name and rename it then.
 pub struct Writer<W> {
     archive: ArchiveWriter<W>,
-    /// Name and bytes of each tensor.
+    /// The name and the size in bytes of each tensor.
     tensors: Vec<(String, u64)>,
     written: usize,
 }
 
 impl<W: Write + Seek> Writer<W> {
-    /// Begins a file with `tensors`, in their order.
+    /// Starts a file with `tensors`, in this order.
     ///
     /// # Errors
-    /// [`Error::Write`] for types that are not written, [`Error::Io`].
+    /// If a tensor has an unsupported type ([`Error::Write`]), or writing fails ([`Error::Io`]).
     pub fn new(out: W, tensors: &[TensorSpec]) -> Result<Self, Error> {
         let mut pickle = vec![0x80, 2];
         pickle.extend(b"ccollections\nOrderedDict\n)R(");
@@ -48,11 +49,11 @@ impl<W: Write + Seek> Writer<W> {
         Ok(Self { archive, tensors: sizes, written: 0 })
     }
 
-    /// Writes the next tensor: its little-endian bytes row by row, in pieces.
+    /// Writes the next tensor: its little-endian bytes in row-major order, in chunks of any size.
     ///
     /// # Errors
-    /// [`Error::Write`] where they are not as many as its shape says or all tensors have been written; [`Error::Io`].
-    /// The file is unusable then.
+    /// If the number of bytes differs from the announced shape, or all tensors have been written ([`Error::Write`]), or
+    /// writing fails ([`Error::Io`]). The file is unusable afterwards.
     pub fn tensor<P: AsRef<[u8]>>(&mut self, pieces: impl Iterator<Item = P>) -> Result<(), Error> {
         let Some((name, length)) = self.tensors.get(self.written) else {
             return Err(Error::Write(format!("there are only {} tensors", self.tensors.len())));
@@ -66,10 +67,10 @@ impl<W: Write + Seek> Writer<W> {
         Ok(())
     }
 
-    /// Ends the file, and gives back what it was written to.
+    /// Completes the file and returns the underlying writer.
     ///
     /// # Errors
-    /// [`Error::Write`] where tensors are missing, [`Error::Io`].
+    /// If tensors are missing ([`Error::Write`]), or writing fails ([`Error::Io`]).
     pub fn finish(mut self) -> Result<W, Error> {
         if let Some((name, _)) = self.tensors.get(self.written) {
             return Err(Error::Write(format!("{name} has not been written")));
@@ -79,7 +80,7 @@ impl<W: Write + Seek> Writer<W> {
     }
 }
 
-/// A name and its tensor; gives the tensor's bytes.
+/// Appends a name and its tensor to the pickle. Returns the size of the tensor in bytes.
 fn put_tensor(pickle: &mut Vec<u8>, index: usize, tensor: &TensorSpec) -> Result<u64, Error> {
     let class = match tensor.dtype {
         Dtype::F32 => "FloatStorage",
@@ -89,7 +90,7 @@ fn put_tensor(pickle: &mut Vec<u8>, index: usize, tensor: &TensorSpec) -> Result
     let too_large = || Error::Write(format!("{}: shape {:?} is too large", tensor.name, tensor.shape));
     let sizes: Vec<i64> =
         tensor.shape.iter().map(|&n| i64::try_from(n)).collect::<Result<_, _>>().map_err(|_| too_large())?;
-    // Strides from the last dimension on; where a dimension is empty, PyTorch counts it as one.
+    // Row-major strides. PyTorch counts an empty dimension as 1.
     let mut strides = vec![1_i64; sizes.len()];
     for dimension in (1..sizes.len()).rev() {
         strides[dimension - 1] = strides[dimension].checked_mul(sizes[dimension].max(1)).ok_or_else(too_large)?;
@@ -103,14 +104,14 @@ fn put_tensor(pickle: &mut Vec<u8>, index: usize, tensor: &TensorSpec) -> Result
     put_text(pickle, &index.to_string())?;
     put_text(pickle, "cpu")?;
     put_number(pickle, count);
-    // The persistent id ends here; the storage begins at its first value.
+    // The end of the persistent id, and the offset 0 in the storage.
     pickle.extend(b"tQK\x00");
     for numbers in [&sizes, &strides] {
         pickle.push(b'(');
         numbers.iter().for_each(|&number| put_number(pickle, number));
         pickle.push(b't');
     }
-    // No gradient, no hooks.
+    // requires_grad is False, and there are no hooks.
     pickle.extend(b"\x89ccollections\nOrderedDict\n)RtR");
     Ok(length as u64)
 }

@@ -1,5 +1,5 @@
-//! Files that PyTorch itself wrote (tests/files/make.py): every bit of those that can be read, and why the others are
-//! refused.
+//! Tests with files that PyTorch wrote (tests/files/make.py). Readable files are compared bit by bit; the others must
+//! be refused with the right reason.
 #![allow(clippy::unwrap_used)]
 
 use std::fs::File;
@@ -17,7 +17,7 @@ fn open(name: &str) -> Result<StateDict<File>, Error> {
     StateDict::open(File::open(file(name)).unwrap())
 }
 
-/// Every file that has its values beside it.
+/// The names of the files that have a safetensors file with their values.
 fn readable() -> Vec<String> {
     let entries = std::fs::read_dir(file("")).unwrap().map(|entry| entry.unwrap().path());
     let with_values = entries.filter(|path| path.extension().is_some_and(|end| end == "safetensors"));
@@ -27,14 +27,14 @@ fn readable() -> Vec<String> {
     names
 }
 
-/// Holds a file to the values of `expected`.
-fn holds(name: &str, expected: &str) {
+/// Checks that a file has the tensors of `expected`.
+fn check_values(name: &str, expected: &str) {
     let mut state = open(name).unwrap_or_else(|error| panic!("{name}: {error}"));
     let bytes = std::fs::read(file(&format!("{expected}.safetensors"))).unwrap();
     let expected_values = SafeTensors::deserialize(&bytes).unwrap();
     let order = std::fs::read_to_string(file(&format!("{expected}.json"))).unwrap();
     let names: Vec<String> = state.tensors().iter().map(|tensor| tensor.name.clone()).collect();
-    assert_eq!(serde_names(&order), names, "{name}");
+    assert_eq!(parse_names(&order), names, "{name}");
     for index in 0..names.len() {
         let tensor = state.tensors()[index].clone();
         let expected = expected_values.tensor(&tensor.name).unwrap();
@@ -53,20 +53,20 @@ fn holds(name: &str, expected: &str) {
     }
 }
 
-/// The names in a JSON list of plain names.
-fn serde_names(json: &str) -> Vec<String> {
+/// Parses a JSON list of names without escapes.
+fn parse_names(json: &str) -> Vec<String> {
     let inner = json.trim().trim_start_matches('[').trim_end_matches(']');
     inner.split(", ").map(|name| name.trim_matches('"').to_owned()).collect()
 }
 
 #[test]
-fn what_torch_saves_is_read_bit_by_bit() {
+fn pytorch_files_are_read_bit_by_bit() {
     let names = readable();
     assert!(names.len() >= 17, "{names:?}");
     for name in names {
-        holds(&format!("{name}.pt"), &name);
+        check_values(&format!("{name}.pt"), &name);
     }
-    holds("repacked.pt", "plain-2");
+    check_values("repacked.pt", "plain-2");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn safetensors_are_read_bit_by_bit() {
 }
 
 #[test]
-fn half_and_double_become_float32_as_torch_says() {
+fn half_and_double_are_converted_to_float32_as_in_torch() {
     let mut state = open("types.pt").unwrap();
     let values = |state: &mut StateDict<File>, name: &str| {
         let index = state.tensors().iter().position(|tensor| tensor.name == name).unwrap();
@@ -100,13 +100,13 @@ fn half_and_double_become_float32_as_torch_says() {
     assert_eq!(values(&mut state, "torch.int64")[3..], [-9_223_372_036_854_775_808.0, 9_223_372_036_854_775_807.0]);
 }
 
-/// The message with which a file is refused.
+/// Returns the message with which a file is refused.
 fn refusal(name: &str) -> String {
     open(name).map(drop).expect_err(name).to_string()
 }
 
 #[test]
-fn code_is_refused_by_name_and_never_run() {
+fn code_is_refused_by_name_and_never_executed() {
     for name in ["malicious.pt", "old-malicious.pt"] {
         let error = open(name).map(drop).expect_err(name);
         assert!(
@@ -121,7 +121,7 @@ fn code_is_refused_by_name_and_never_run() {
 }
 
 #[test]
-fn what_is_no_plain_state_dict_is_told_apart() {
+fn files_that_are_not_state_dicts_have_distinct_messages() {
     for (name, expected) in [
         ("nested.pt", "\"state_dict\""),
         ("number.pt", "\"epoch\" is a number"),
@@ -136,7 +136,7 @@ fn what_is_no_plain_state_dict_is_told_apart() {
     }
 }
 
-/// Names and bytes of everything in a file.
+/// Reads the names and bytes of all tensors in a file.
 fn read_all(bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let mut state = StateDict::open(Cursor::new(bytes))?;
     let names: Vec<String> = state.tensors().iter().map(|tensor| tensor.name.clone()).collect();
@@ -144,7 +144,7 @@ fn read_all(bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, Error> {
 }
 
 #[test]
-fn a_file_that_is_cut_off_anywhere_is_refused() {
+fn a_truncated_file_is_refused_at_every_length() {
     for name in ["module.pt", "old-module.pt", "module.safetensors"] {
         let bytes = std::fs::read(file(name)).unwrap();
         read_all(&bytes).unwrap();
@@ -154,25 +154,25 @@ fn a_file_that_is_cut_off_anywhere_is_refused() {
     }
 }
 
-/// Calls `check` with what the file is read as after each flip of a bit.
+/// Flips each bit of a file, and calls `check` with the byte's position and the result of reading the file.
 fn with_each_bit_flipped(name: &str, mut check: impl FnMut(usize, Result<Vec<(String, Vec<u8>)>, Error>)) {
     let mut bytes = std::fs::read(file(name)).unwrap();
-    for place in 0..bytes.len() {
+    for position in 0..bytes.len() {
         for bit in 0..8 {
-            bytes[place] ^= 1 << bit;
-            check(place, read_all(&bytes));
-            bytes[place] ^= 1 << bit;
+            bytes[position] ^= 1 << bit;
+            check(position, read_all(&bytes));
+            bytes[position] ^= 1 << bit;
         }
     }
 }
 
 #[test]
-fn a_flipped_bit_never_changes_what_is_read_from_an_archive() {
+fn a_flipped_bit_never_changes_the_tensors_of_an_archive() {
     for name in ["views.pt", "plain-5.pt"] {
         let whole = read_all(&std::fs::read(file(name)).unwrap()).unwrap();
         let mut refused = 0;
-        with_each_bit_flipped(name, |place, read| match read {
-            Ok(read) => assert!(read == whole, "{name}: a flip in byte {place} is not found"),
+        with_each_bit_flipped(name, |position, read| match read {
+            Ok(read) => assert!(read == whole, "{name}: a flip in byte {position} is not detected"),
             Err(_) => refused += 1,
         });
         assert!(refused > 0);
@@ -180,7 +180,7 @@ fn a_flipped_bit_never_changes_what_is_read_from_an_archive() {
 }
 
 #[test]
-fn a_flipped_bit_in_a_file_without_checksums_stops_nothing() {
+fn flipped_bits_in_files_without_checksums_do_not_panic() {
     for name in ["old-views.pt", "views.safetensors"] {
         let mut refused = 0;
         with_each_bit_flipped(name, |_, read| refused += usize::from(read.is_err()));
@@ -188,10 +188,10 @@ fn a_flipped_bit_in_a_file_without_checksums_stops_nothing() {
     }
 }
 
-/// A file of the old format, which has no checksums, with this pickle and a storage of one value.
+/// Returns a file of the old format, which has no checksums, with this pickle and a storage of one value.
 fn old_file(pickle: &[u8]) -> Vec<u8> {
     let mut bytes = std::fs::read(file("old-2.pt")).unwrap();
-    // The magic number, the version and the machine come first; each ends with a full stop before the next begins.
+    // The pickles of the magic number, the version and the machine come first.
     let starts: Vec<usize> = bytes.windows(2).enumerate().filter(|(_, w)| w == b"\x80\x02").map(|(i, _)| i).collect();
     bytes.truncate(starts[3]);
     bytes.extend(pickle);
@@ -204,7 +204,7 @@ const ONE_VALUE: &[u8] = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x0
     X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQK\x00(K\x01t(K\x01t\x89)tRq\x00";
 
 #[test]
-fn a_tensor_or_a_dictionary_that_is_named_again_and_again_is_stopped_in_time() {
+fn many_references_to_a_tensor_or_a_dictionary_are_refused_quickly() {
     let entry = |number: u32, value: &[u8]| [b"X\x04\x00\x00\x00", format!("{number:04x}").as_bytes(), value].concat();
     let few = [b"\x80\x02}(X\x01\x00\x00\x00a", ONE_VALUE, &entry(1, b"h\x00"), b"u."].concat();
     let read = read_all(&old_file(&few)).unwrap();
@@ -215,7 +215,8 @@ fn a_tensor_or_a_dictionary_that_is_named_again_and_again_is_stopped_in_time() {
     let many: Vec<u8> = (0..1 << 16).flat_map(|number| entry(number, b"h\x00")).collect();
     let pickle = [b"\x80\x02}(X\x01\x00\x00\x00a", ONE_VALUE, &many, b"u."].concat();
     assert!(matches!(read_all(&old_file(&pickle)), Err(Error::Unsupported(_))));
-    // A dictionary that is nearly a state dict, in every entry of another: 60,000 times 60,000 looks.
+    // A large dictionary that is almost a state dict, in every entry of another: 60,000 x 60,000 inspections without a
+    // limit.
     let inner: Vec<u8> = (0..60_000).flat_map(|number| entry(number, b"h\x00")).collect();
     let inner = [b"}(X\x01\x00\x00\x00a", ONE_VALUE, &inner, b"X\x01\x00\x00\x00zNuq\x01"].concat();
     let outer: Vec<u8> = (0..60_000).flat_map(|number| entry(number, b"h\x01")).collect();

@@ -1,4 +1,4 @@
-//! Files of our own, read back. That PyTorch reads them is shown by `make interchange`.
+//! Files that the writer writes are read back. `make interchange` tests that PyTorch reads them.
 #![allow(clippy::unwrap_used)]
 
 use std::fs::File;
@@ -11,7 +11,7 @@ fn spec(name: &str, dtype: Dtype, shape: &[usize]) -> TensorSpec {
 }
 
 #[test]
-fn what_is_written_is_read_and_aligned() {
+fn written_tensors_are_read_back_and_aligned() {
     let specs = [
         spec("weight", Dtype::F32, &[3, 1, 2]),
         spec("half", Dtype::F16, &[5]),
@@ -46,7 +46,7 @@ fn what_is_written_is_read_and_aligned() {
 }
 
 #[test]
-fn what_was_not_announced_is_refused() {
+fn tensors_that_differ_from_the_announcement_are_refused() {
     let specs = [spec("weight", Dtype::F32, &[2])];
     let writer = || Writer::new(Cursor::new(Vec::new()), &specs).unwrap();
     let message = |error: Error| error.to_string();
@@ -59,7 +59,7 @@ fn what_was_not_announced_is_refused() {
     assert!(message(long.map(drop).unwrap_err()).contains("I64"));
 }
 
-/// A file in which zeros take no room on the disk.
+/// A file that skips over zeros, so that they take no space on disk.
 struct Sparse(File);
 
 impl Write for Sparse {
@@ -76,13 +76,13 @@ impl Write for Sparse {
 }
 
 impl Seek for Sparse {
-    fn seek(&mut self, place: SeekFrom) -> io::Result<u64> {
-        self.0.seek(place)
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.0.seek(position)
     }
 }
 
 #[test]
-fn lengths_and_places_beyond_4_gib_fit() {
+fn lengths_and_offsets_beyond_4_gib_are_supported() {
     let file = tempfile::tempfile().unwrap();
     let specs = [spec("large", Dtype::F32, &[1025, 1 << 20]), spec("after", Dtype::F32, &[2])];
     let mut writer = Writer::new(Sparse(file), &specs).unwrap();

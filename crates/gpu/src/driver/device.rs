@@ -1,17 +1,18 @@
-//! A device, through the context that libtorch has too.
+//! Devices and their primary contexts.
 
 use std::ffi::c_int;
 use std::ptr;
 use std::sync::Arc;
 
-use super::{Driver, DriverError, Handle};
+use super::api::{Driver, Handle};
+use super::error::DriverError;
 use crate::nvrtc::Architecture;
 
 const ATTRIBUTE_MULTIPROCESSORS: c_int = 16;
 const ATTRIBUTE_MAJOR: c_int = 75;
 const ATTRIBUTE_MINOR: c_int = 76;
 
-/// A device, with its primary context held.
+/// A device with a reference to its primary context.
 #[derive(Debug)]
 pub struct Device {
     pub(super) driver: Arc<Driver>,
@@ -22,10 +23,10 @@ pub struct Device {
 
 // SAFETY: the driver's handles may be used from any thread.
 unsafe impl Send for Device {}
-// SAFETY: as above; the driver locks where it must.
+// SAFETY: as above; the driver synchronizes its calls.
 unsafe impl Sync for Device {}
 
-/// The context is current on this thread while this lives.
+/// Keeps the context current on this thread while it lives.
 pub(super) struct Current<'a> {
     driver: &'a Driver,
 }
@@ -33,23 +34,24 @@ pub(super) struct Current<'a> {
 impl Drop for Current<'_> {
     fn drop(&mut self) {
         let mut popped = ptr::null_mut();
-        // SAFETY: the context was pushed on this thread when the guard was made, and guards end in reverse order.
+        // SAFETY: the guard pushed the context on this thread when it was made, and guards are dropped in reverse
+        // order.
         unsafe { (self.driver.functions.context_pop)(&mut popped) };
     }
 }
 
 impl Device {
-    /// The device of this number among those that the process sees; libtorch counts the same way.
+    /// Opens the device with this index among those that the process can see. The index is the same as in libtorch.
     ///
     /// # Errors
-    /// Where there is none, or its context cannot be made.
+    /// If there is no such device, or its context cannot be created.
     pub fn open(driver: &Arc<Driver>, ordinal: usize) -> Result<Arc<Self>, DriverError> {
         let count = driver.device_count()?;
         if ordinal >= count {
             return Err(DriverError::NoDevice { ordinal, count });
         }
         let (mut handle, mut context) = (0, ptr::null_mut());
-        // SAFETY: the places are good to write.
+        // SAFETY: the pointers are valid.
         driver.check("cuDeviceGet", Some(ordinal), unsafe {
             (driver.functions.device_get)(&mut handle, ordinal as c_int)
         })?;
@@ -60,16 +62,16 @@ impl Device {
         Ok(Arc::new(Self { driver: Arc::clone(driver), ordinal, handle, context }))
     }
 
-    /// Its number.
+    /// Returns its index.
     #[must_use]
     pub fn ordinal(&self) -> usize {
         self.ordinal
     }
 
-    /// Its name, as NVIDIA gives it.
+    /// Returns the name that NVIDIA gives it.
     ///
     /// # Errors
-    /// Where the driver cannot say.
+    /// If the driver reports an error.
     pub fn name(&self) -> Result<String, DriverError> {
         let mut bytes = [0u8; 256];
         // SAFETY: the buffer has that length.
@@ -80,65 +82,66 @@ impl Device {
         Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
     }
 
-    /// Its generation.
+    /// Returns its architecture.
     ///
     /// # Errors
-    /// Where the driver cannot say.
+    /// If the driver reports an error.
     pub fn architecture(&self) -> Result<Architecture, DriverError> {
         Ok(Architecture { major: self.attribute(ATTRIBUTE_MAJOR)?, minor: self.attribute(ATTRIBUTE_MINOR)? })
     }
 
-    /// How many multiprocessors it has.
+    /// Returns the number of multiprocessors.
     ///
     /// # Errors
-    /// Where the driver cannot say.
+    /// If the driver reports an error.
     pub fn multiprocessors(&self) -> Result<u32, DriverError> {
         self.attribute(ATTRIBUTE_MULTIPROCESSORS)
     }
 
     fn attribute(&self, which: c_int) -> Result<u32, DriverError> {
         let mut value: c_int = 0;
-        // SAFETY: the place is good to write.
+        // SAFETY: the pointer is valid.
         self.check("cuDeviceGetAttribute", unsafe {
             (self.driver.functions.device_attribute)(&mut value, which, self.handle)
         })?;
         Ok(u32::try_from(value).unwrap_or(0))
     }
 
-    /// All its memory, in bytes.
+    /// Returns the total memory in bytes.
     ///
     /// # Errors
-    /// Where the driver cannot say.
+    /// If the driver reports an error.
     pub fn total_memory(&self) -> Result<usize, DriverError> {
         let mut bytes = 0;
-        // SAFETY: the place is good to write.
+        // SAFETY: the pointer is valid.
         self.check("cuDeviceTotalMem", unsafe { (self.driver.functions.device_memory)(&mut bytes, self.handle) })?;
         Ok(bytes)
     }
 
-    /// Its free memory, in bytes; what libtorch holds in its cache counts as taken.
+    /// Returns the free memory in bytes. The memory in libtorch's cache is not free.
     ///
     /// # Errors
-    /// Where the driver cannot say.
+    /// If the driver reports an error.
     pub fn free_memory(&self) -> Result<usize, DriverError> {
         let _current = self.current()?;
         let (mut free, mut total) = (0, 0);
-        // SAFETY: both places are good to write.
+        // SAFETY: both pointers are valid.
         self.check("cuMemGetInfo", unsafe { (self.driver.functions.memory_info)(&mut free, &mut total) })?;
         Ok(free)
     }
 
-    /// Makes it this thread's device, for libraries that ask the thread (NCCL does when it starts).
+    /// Makes it the current device of this thread, for libraries that use the current device, such as NCCL at its
+    /// start.
     ///
     /// # Errors
-    /// Where the driver refuses.
+    /// If the driver reports an error.
     pub fn make_current(&self) -> Result<(), DriverError> {
-        // SAFETY: the context is held as long as the device; libtorch holds it too.
+        // SAFETY: the device keeps the context alive, and so does libtorch.
         self.check("cuCtxSetCurrent", unsafe { (self.driver.functions.context_set)(self.context) })
     }
 
     pub(super) fn current(&self) -> Result<Current<'_>, DriverError> {
-        // SAFETY: the context is held as long as the device.
+        // SAFETY: the device keeps the context alive.
         self.check("cuCtxPushCurrent", unsafe { (self.driver.functions.context_push)(self.context) })?;
         Ok(Current { driver: &self.driver })
     }
@@ -150,7 +153,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // SAFETY: it was retained once.
+        // SAFETY: the context was retained once.
         unsafe { (self.driver.functions.primary_release)(self.handle) };
     }
 }

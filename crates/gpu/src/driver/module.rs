@@ -1,13 +1,16 @@
-//! Loaded code, and memory to try it on.
+//! Loaded machine code, and device memory for tests.
 
 use std::ffi::{CString, c_void};
 use std::ptr;
 use std::sync::Arc;
 
-use super::{Device, DriverError, Handle, Stream, StreamHandle};
-use crate::launch::{DevicePointer, Shape};
+use super::api::Handle;
+use super::device::Device;
+use super::error::DriverError;
+use super::stream::{Stream, StreamHandle};
+use crate::shape::{DevicePointer, Shape};
 
-/// Loaded machine code.
+/// A loaded module of machine code.
 #[derive(Debug)]
 pub struct Module {
     device: Arc<Device>,
@@ -19,7 +22,7 @@ unsafe impl Send for Module {}
 // SAFETY: as above.
 unsafe impl Sync for Module {}
 
-/// A kernel of a module that lives.
+/// A kernel of a module. It is valid as long as the module lives.
 #[derive(Debug, Clone, Copy)]
 pub struct Function(Handle);
 
@@ -30,26 +33,26 @@ impl Module {
     /// Loads an image that was compiled for this device.
     ///
     /// # Errors
-    /// Where it is of another architecture, or damaged.
+    /// If the image is for another architecture, or is damaged.
     pub fn load(device: &Arc<Device>, image: &[u8]) -> Result<Self, DriverError> {
         let _current = device.current()?;
         let mut handle = ptr::null_mut();
-        // SAFETY: an ELF image says its own length; the driver copies it.
+        // SAFETY: an ELF image contains its length, and the driver copies it.
         device.check("cuModuleLoadData", unsafe {
             (device.driver.functions.module_load)(&mut handle, image.as_ptr().cast())
         })?;
         Ok(Self { device: Arc::clone(device), handle })
     }
 
-    /// A kernel by its name.
+    /// Returns a kernel by its name.
     ///
     /// # Errors
-    /// Where there is none.
+    /// If the module has no such kernel.
     pub fn function(&self, name: &'static str) -> Result<Function, DriverError> {
         let _current = self.device.current()?;
         let text = CString::new(name).unwrap_or_default();
         let mut handle = ptr::null_mut();
-        // SAFETY: the place and the text are good.
+        // SAFETY: the pointer and the text are valid.
         self.device.check("cuModuleGetFunction", unsafe {
             (self.device.driver.functions.module_function)(&mut handle, self.handle, text.as_ptr())
         })?;
@@ -59,11 +62,11 @@ impl Module {
     /// Enqueues a kernel of this module with one argument.
     ///
     /// # Errors
-    /// Where the driver refuses.
+    /// If the driver reports an error.
     ///
     /// # Safety
-    /// The function is of this module; the argument is what it takes, with addresses that are good until it has run; the
-    /// stream lives.
+    /// The function must belong to this module. The argument must have the type that the kernel takes, with addresses
+    /// that are valid until the kernel has run. The stream must be alive.
     pub unsafe fn launch(
         &self,
         function: Function,
@@ -74,7 +77,7 @@ impl Module {
         let _current = self.device.current()?;
         let [x, y, z] = shape.grid;
         let mut arguments = [argument.cast_mut()];
-        // SAFETY: the driver reads the argument before it returns; the rest is the caller's word.
+        // SAFETY: the driver reads the argument before it returns. The caller guarantees the rest.
         self.device.check("cuLaunchKernel", unsafe {
             (self.device.driver.functions.launch)(
                 function.0,
@@ -96,13 +99,13 @@ impl Module {
 impl Drop for Module {
     fn drop(&mut self) {
         if let Ok(_current) = self.device.current() {
-            // SAFETY: the handle is good and not used again.
+            // SAFETY: the handle is valid and not used again.
             unsafe { (self.device.driver.functions.module_unload)(self.handle) };
         }
     }
 }
 
-/// Device memory of our own, for checks of a device; training's memory is libtorch's.
+/// Device memory for tests and measurements. The memory of training belongs to libtorch.
 #[derive(Debug)]
 pub struct DeviceMemory {
     device: Arc<Device>,
@@ -111,52 +114,52 @@ pub struct DeviceMemory {
 }
 
 impl DeviceMemory {
-    /// Allocates as much as `bytes`, and copies them there.
+    /// Allocates memory of the length of `bytes`, and copies them there.
     ///
     /// # Errors
-    /// Where there is not enough.
-    pub fn holding(device: &Arc<Device>, bytes: &[u8]) -> Result<Self, DriverError> {
+    /// If there is not enough memory.
+    pub fn from_bytes(device: &Arc<Device>, bytes: &[u8]) -> Result<Self, DriverError> {
         let _current = device.current()?;
         let mut address = 0;
-        // SAFETY: the place is good to write.
+        // SAFETY: the pointer is valid.
         device.check("cuMemAlloc", unsafe {
             (device.driver.functions.memory_allocate)(&mut address, bytes.len().max(1))
         })?;
         let memory = Self { device: Arc::clone(device), address, length: bytes.len() };
-        // SAFETY: both sides have that length.
+        // SAFETY: both ranges have this length.
         device.check("cuMemcpyHtoD", unsafe {
             (device.driver.functions.copy_in)(address, bytes.as_ptr().cast(), bytes.len())
         })?;
         Ok(memory)
     }
 
-    /// Where it lies; 256 divides it.
+    /// Returns its address, a multiple of 256.
     #[must_use]
     pub fn address(&self) -> DevicePointer {
         self.address
     }
 
-    /// Enqueues a copy of all of `from`, as much as fits: the measure that kernels are held to.
+    /// Enqueues a copy of the bytes of `from` that fit. Its speed is the reference for the bandwidth of kernels.
     ///
     /// # Errors
-    /// Where the driver refuses.
+    /// If the driver reports an error.
     pub fn copy_from(&self, from: &Self, stream: &Stream) -> Result<(), DriverError> {
         let _current = self.device.current()?;
         let length = self.length.min(from.length);
-        // SAFETY: both have that length; memory that is freed while a copy runs is freed after it.
+        // SAFETY: both ranges have this length. The driver frees memory only after copies that use it.
         self.device.check("cuMemcpyDtoDAsync", unsafe {
             (self.device.driver.functions.copy_across)(self.address, from.address, length, stream.handle().0)
         })
     }
 
-    /// What it holds, once all that is enqueued in the default stream has run.
+    /// Returns its bytes, after everything in the default stream has run.
     ///
     /// # Errors
-    /// Also what an earlier kernel did wrong.
+    /// If the driver reports an error, also of an earlier kernel.
     pub fn read(&self) -> Result<Vec<u8>, DriverError> {
         let _current = self.device.current()?;
         let mut bytes = vec![0; self.length];
-        // SAFETY: both sides have that length.
+        // SAFETY: both ranges have this length.
         self.device.check("cuMemcpyDtoH", unsafe {
             (self.device.driver.functions.copy_out)(bytes.as_mut_ptr().cast(), self.address, self.length)
         })?;
@@ -167,7 +170,7 @@ impl DeviceMemory {
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
         if let Ok(_current) = self.device.current() {
-            // SAFETY: it was allocated once and is not used again; the driver waits for kernels.
+            // SAFETY: it was allocated once and is not used again. The driver waits for kernels that use it.
             unsafe { (self.device.driver.functions.memory_free)(self.address) };
         }
     }

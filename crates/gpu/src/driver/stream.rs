@@ -1,25 +1,27 @@
-//! Streams, and marks in them.
+//! Streams and events.
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::ptr;
 use std::sync::Arc;
 
-use super::{Device, DriverError, Handle};
+use super::api::Handle;
+use super::device::Device;
+use super::error::DriverError;
 
 const NOT_READY: c_int = 600;
 const STREAM_NON_BLOCKING: c_uint = 1;
 const EVENT_DISABLE_TIMING: c_uint = 2;
 
-/// A stream's handle, which libtorch or [`Stream`] owns. Null is the device's default stream.
+/// The handle of a stream that libtorch or [`Stream`] owns. Null is the default stream of the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamHandle(pub *mut c_void);
 
 impl StreamHandle {
-    /// The device's default stream.
+    /// The default stream of the device.
     pub const DEFAULT: Self = Self(ptr::null_mut());
 }
 
-/// A stream of our own, that does not wait for the default one.
+/// A stream that does not synchronize with the default stream.
 #[derive(Debug)]
 pub struct Stream {
     device: Arc<Device>,
@@ -30,33 +32,33 @@ pub struct Stream {
 unsafe impl Send for Stream {}
 
 impl Stream {
-    /// Makes one.
+    /// Creates a stream.
     ///
     /// # Errors
-    /// Where the driver refuses.
+    /// If the driver reports an error.
     pub fn new(device: &Arc<Device>) -> Result<Self, DriverError> {
         let _current = device.current()?;
         let mut handle = ptr::null_mut();
-        // SAFETY: the place is good to write, and the context is current.
+        // SAFETY: the pointer is valid, and the context is current.
         device.check("cuStreamCreate", unsafe {
             (device.driver.functions.stream_create)(&mut handle, STREAM_NON_BLOCKING)
         })?;
         Ok(Self { device: Arc::clone(device), handle })
     }
 
-    /// For launches and for NCCL, as long as the stream lives.
+    /// Returns the handle for launches and for NCCL. It is valid as long as the stream lives.
     #[must_use]
     pub fn handle(&self) -> StreamHandle {
         StreamHandle(self.handle)
     }
 
-    /// Waits on the host for all that was enqueued.
+    /// Blocks until everything in the stream has run.
     ///
     /// # Errors
-    /// Also what an earlier kernel did wrong.
+    /// If the driver reports an error, also of an earlier kernel.
     pub fn synchronize(&self) -> Result<(), DriverError> {
         let _current = self.device.current()?;
-        // SAFETY: the handle is good.
+        // SAFETY: the handle is valid.
         self.device
             .check("cuStreamSynchronize", unsafe { (self.device.driver.functions.stream_synchronize)(self.handle) })
     }
@@ -65,13 +67,13 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         if let Ok(_current) = self.device.current() {
-            // SAFETY: the handle is good and not used again; the driver lets enqueued work finish.
+            // SAFETY: the handle is valid and not used again. The driver finishes the enqueued work.
             unsafe { (self.device.driver.functions.stream_destroy)(self.handle) };
         }
     }
 }
 
-/// A mark in a stream.
+/// An event, which marks a point in a stream.
 #[derive(Debug)]
 pub struct Event {
     device: Arc<Device>,
@@ -82,69 +84,82 @@ pub struct Event {
 unsafe impl Send for Event {}
 
 impl Event {
-    /// Makes one; `timed` ones can measure, the others are cheaper.
+    /// Creates an event. Only `timed` events can measure time; the others are cheaper.
     ///
     /// # Errors
-    /// Where the driver refuses.
+    /// If the driver reports an error.
     pub fn new(device: &Arc<Device>, timed: bool) -> Result<Self, DriverError> {
         let _current = device.current()?;
         let mut handle = ptr::null_mut();
         let flags = if timed { 0 } else { EVENT_DISABLE_TIMING };
-        // SAFETY: the place is good to write, and the context is current.
+        // SAFETY: the pointer is valid, and the context is current.
         device.check("cuEventCreate", unsafe { (device.driver.functions.event_create)(&mut handle, flags) })?;
         Ok(Self { device: Arc::clone(device), handle })
     }
 
-    /// Sets the mark behind all that is enqueued in the stream now.
+    /// Records the event in a stream, after everything that is enqueued there now.
     ///
     /// # Errors
-    /// Where the driver refuses.
+    /// If the driver reports an error.
     ///
     /// # Safety
-    /// The stream lives, and is one of this event's device.
+    /// The stream must be alive and belong to the event's device.
     pub unsafe fn record(&self, stream: StreamHandle) -> Result<(), DriverError> {
         let _current = self.device.current()?;
-        // SAFETY: the handles are good.
+        // SAFETY: the handles are valid.
         self.device
             .check("cuEventRecord", unsafe { (self.device.driver.functions.event_record)(self.handle, stream.0) })
     }
 
-    /// Lets what is enqueued in `stream` from now on wait for the mark. The host does not wait.
+    /// Makes everything that is enqueued in `stream` from now on wait for the event. The host does not wait.
     ///
     /// # Errors
-    /// Where the driver refuses.
+    /// If the driver reports an error.
     ///
     /// # Safety
-    /// The stream lives.
-    pub unsafe fn hold_back(&self, stream: StreamHandle) -> Result<(), DriverError> {
+    /// The stream must be alive.
+    pub unsafe fn make_wait(&self, stream: StreamHandle) -> Result<(), DriverError> {
         let _current = self.device.current()?;
-        // SAFETY: the handles are good.
+        // SAFETY: the handles are valid.
         self.device.check("cuStreamWaitEvent", unsafe {
             (self.device.driver.functions.stream_wait_event)(stream.0, self.handle, 0)
         })
     }
 
-    /// Whether the mark has been passed.
+    // Goes when src/ calls `make_wait`.
+    /// The old name of [`Event::make_wait`].
     ///
     /// # Errors
-    /// Also what an earlier kernel did wrong.
+    /// As for [`Event::make_wait`].
+    ///
+    /// # Safety
+    /// As for [`Event::make_wait`].
+    pub unsafe fn hold_back(&self, stream: StreamHandle) -> Result<(), DriverError> {
+        // SAFETY: the caller guarantees the stream.
+        unsafe { self.make_wait(stream) }
+    }
+
+    /// Returns whether everything before the event has run.
+    ///
+    /// # Errors
+    /// If the driver reports an error, also of an earlier kernel.
     pub fn is_passed(&self) -> Result<bool, DriverError> {
         let _current = self.device.current()?;
-        // SAFETY: the handle is good.
+        // SAFETY: the handle is valid.
         match unsafe { (self.device.driver.functions.event_query)(self.handle) } {
             NOT_READY => Ok(false),
             code => self.device.check("cuEventQuery", code).map(|()| true),
         }
     }
 
-    /// Seconds from `earlier`'s mark to this one; both must be timed and passed.
+    /// Returns the seconds from `earlier` to this event. Both must be timed, and their streams must have passed them.
     ///
     /// # Errors
-    /// Where they are not.
+    /// If one of the events is not timed or not passed.
     pub fn seconds_since(&self, earlier: &Self) -> Result<f64, DriverError> {
         let _current = self.device.current()?;
         let mut milliseconds = 0.0;
-        // SAFETY: the handles are good, the place too.
+        // SAFETY: the handles and the pointer are valid.
         self.device.check("cuEventElapsedTime", unsafe {
             (self.device.driver.functions.event_elapsed)(&mut milliseconds, earlier.handle, self.handle)
         })?;
@@ -155,7 +170,7 @@ impl Event {
 impl Drop for Event {
     fn drop(&mut self) {
         if let Ok(_current) = self.device.current() {
-            // SAFETY: the handle is good and not used again.
+            // SAFETY: the handle is valid and not used again.
             unsafe { (self.device.driver.functions.event_destroy)(self.handle) };
         }
     }

@@ -1,5 +1,5 @@
-// AdamW over flat memory in one pass: unscale, clip, moments, masters, averages, the half copy.
-// Compiled with -DGRADIENT_KIND, and -DHALF_KIND, which is -1 where there is no half copy.
+// AdamW over flat memory in one pass: unscaling, clipping, moments, masters, averages, and the half-precision copy.
+// Compiled with -DGRADIENT_KIND, and with -DHALF_KIND, which is -1 if there is no half-precision copy.
 
 #define MAX_AVERAGES 8
 
@@ -29,7 +29,7 @@ struct AdamArguments {
   float* variance;
   const void* gradient;
   void* half;
-  const StepControl* control;  // or null: then the numbers below hold, and the step is made
+  const StepControl* control;  // or null: then the numbers in `update` are used and no step is skipped
   i64 length;
   Averages averages;
   AdamUpdate update;
@@ -44,7 +44,8 @@ template <int kWidth> __device__ inline void update(const AdamArguments& a, cons
   master.load(a.master, index);
   mean.load(a.mean, index);
   variance.load(a.variance, index);
-  // Loads before all stores: the compiler may not move them there, and each would wait for memory on its own.
+  // All loads come before the stores, so that they overlap. The compiler may not reorder them, because addresses could
+  // alias.
   Vector<KIND_FLOAT, kWidth> averages[MAX_AVERAGES];
 #pragma unroll
   for (int k = 0; k < MAX_AVERAGES; ++k) {
@@ -81,7 +82,7 @@ template <int kWidth> __device__ inline void update(const AdamArguments& a, cons
   }
 }
 
-// grid (blocks), 256 threads, four elements a thread and turn.
+// Grid (blocks), 256 threads. A thread processes four elements at once.
 extern "C" __global__ void __launch_bounds__(256) adam(const AdamArguments a) {
   AdamNumbers n = {a.update.gradient_scale, a.update.root_correction, a.update.step_size};
   if (a.control) {
@@ -119,7 +120,7 @@ template <int kWidth> __device__ inline void average(const AverageArguments& a, 
   }
 }
 
-// Averages beyond those that `adam` takes along: after it, on the masters that it wrote.
+// Updates the averages that did not fit into the launch of `adam`, from the masters that it wrote.
 extern "C" __global__ void __launch_bounds__(256) more_averages(const AverageArguments a) {
   if (a.control && a.control->skip) return;
   const i64 vectors = a.length / 4;

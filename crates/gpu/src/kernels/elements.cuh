@@ -1,6 +1,6 @@
-// Element kinds, and their way between memory and float. No header of CUDA is needed: NVRTC has none to find.
+// Element types, and their conversion from and to float. No CUDA headers are included, because NVRTC may not find them.
 //
-// ADMIRAL_HOST is defined where the same text is compiled as C++ for a CPU, under gpu/tests/host_shim.h.
+// ADMIRAL_HOST is defined if this source is compiled as C++ for a CPU, with tests/host_shim.h.
 
 #ifndef ADMIRAL_HOST
 #define DYNAMIC_SHARED(type, name) extern __shared__ type name[]
@@ -31,7 +31,7 @@ template <> __device__ inline float to_float<KIND_HALF>(u32 bits) {
 #endif
 }
 
-// Rounds to nearest, ties to even. A NaN stays one.
+// Rounds to nearest, ties to even. A NaN stays a NaN.
 template <int kKind> __device__ inline u32 from_float(float value);
 template <> __device__ inline u32 from_float<KIND_FLOAT>(float value) { return __float_as_uint(value); }
 template <> __device__ inline u32 from_float<KIND_BFLOAT16>(float value) {
@@ -48,7 +48,7 @@ template <> __device__ inline u32 from_float<KIND_HALF>(float value) {
 #endif
 }
 
-// Bytes as they lie in memory, moved in one instruction; the address must be a multiple of kSize.
+// kSize bytes of memory, loaded or stored in one instruction. The address must be a multiple of kSize.
 template <int kSize> struct Raw { u32 word[kSize / 4]; };
 template <> struct Raw<2> { u32 word[1]; };
 
@@ -76,7 +76,7 @@ __device__ inline void store_raw(const Raw<16>& raw, void* to) {
   *static_cast<uint4*>(to) = make_uint4(raw.word[0], raw.word[1], raw.word[2], raw.word[3]);
 }
 
-// kWidth neighbouring elements.
+// kWidth consecutive elements.
 template <int kKind, int kWidth> struct Vector {
   enum { kBytes = kWidth * SizeOf<kKind>::value };
   Raw<kBytes> raw;
@@ -91,7 +91,7 @@ template <int kKind, int kWidth> struct Vector {
     if (kKind == KIND_FLOAT) return to_float<kKind>(raw.word[i]);
     return to_float<kKind>((raw.word[i / 2] >> (16 * (i % 2))) & 0xffffu);
   }
-  // Elements must be set in order, from 0; setting one with an even number loses the next.
+  // Elements must be set in order, from 0, because setting an element with an even index clears the next one.
   __device__ inline void set(int i, float value) {
     const u32 bits = from_float<kKind>(value);
     if (kKind == KIND_FLOAT) raw.word[i] = bits;

@@ -1,12 +1,13 @@
-// What the kernels of group normalization share.
+// Common code of the group normalization kernels.
 //
-//   normalized = (x - mean) * rstd                     over each (sample, group)
+//   normalized = (x - mean) * rstd                     for each (sample, group)
 //   z = (normalized * weight + bias) * (1 + scale) + shift
-//   y = dropout(silu(z))                               silu and dropout where compiled in
+//   y = dropout(silu(z))                               silu and dropout are compile-time options
 //
-// Compiled with -DKIND (of x and y), -DWIDTH (elements moved at once), -DSILU, -DDROPOUT.
-// A sample's positions are cut into chunks, so that there are blocks enough whatever the batch; what chunks find goes
-// into `partials` and is added up in the order of chunks. Nothing depends on the order in which blocks run.
+// Compiled with -DKIND (type of x and y), -DWIDTH (elements loaded at once), -DSILU, -DDROPOUT.
+// The positions of a sample are divided into chunks, so that there are enough blocks for any batch. The results of the
+// chunks are written to `partials` and combined in the order of the chunks, so no result depends on the order in which
+// blocks run.
 
 typedef Vector<KIND, WIDTH> Values;
 
@@ -22,8 +23,8 @@ struct GroupNormArguments {
   float* mean;      // [batch, groups]
   float* rstd;      // [batch, groups]
   float* partials;  // forward [batch, chunks, groups, 2]; backward [batch, chunks, channels, 2]
-  float* sums;      // backward [batch, channels, 2]: of dz, of dz * normalized
-  float* levels;    // backward [batch, groups, 2]: slope and level of dx
+  float* sums;      // backward [batch, channels, 2]: sums of dz and of dz * normalized
+  float* dx_terms;    // backward [batch, groups, 2]: dx is linear in x - mean; its slope and its constant term
   float* dweight;   // [channels]
   float* dbias;     // [channels]
   float* dscale;    // [batch, channels], or null as dshift is
@@ -39,15 +40,15 @@ struct GroupNormArguments {
   int threads_x;
   int threads_y;
   int tile_channels;
-  u32 drop_below;    // of 65536
+  u32 drop_below;    // threshold out of 65536
   float keep_scale;  // 65536 / (65536 - drop_below)
   float eps;
 };
 
 __device__ inline float sigmoid(float z) { return __fdividef(1.0f, 1.0f + __expf(-z)); }
 
-// Multiplies by the dropout mask: 16 random bits an element, eight elements a call of the generator. The mask is a
-// function of (seed, offset, place in memory), so backward draws it again.
+// Multiplies by the dropout mask. An element takes 16 random bits, and a call of the generator gives bits for eight
+// elements. The mask is a function of (seed, offset, index), so backward computes it again.
 __device__ inline void dropout(const GroupNormArguments& a, i64 index, float (&values)[WIDTH]) {
 #if DROPOUT
   const Random random = philox_4x32_10(static_cast<u64>(index) >> 3, a.offset, a.seed);
@@ -62,7 +63,7 @@ __device__ inline void dropout(const GroupNormArguments& a, i64 index, float (&v
 #endif
 }
 
-// z = (x - center) * factor + rest. Subtracting first keeps what a mean far from zero would cost.
+// z = (x - center) * factor + rest. Subtracting the mean first avoids cancellation if the mean is far from zero.
 struct Coefficients { float factor, rest; };
 
 __device__ inline Coefficients coefficients(const GroupNormArguments& a, int sample, int channel, float rstd) {
@@ -99,14 +100,15 @@ __device__ inline int positions_in_chunk(const GroupNormArguments& a, int chunk)
   return rest < a.chunk_positions ? rest : a.chunk_positions;
 }
 
-// Mean and rstd of a group from its chunks' means and sums of squared differences. Called by whole warps.
+// Computes mean and rstd of a group from the means and sums of squared differences of its chunks. All lanes of a warp
+// must call this.
 __device__ inline void combine_chunks(const GroupNormArguments& a, int sample, int group, float* mean, float* rstd) {
   const int lane = threadIdx.x % 32;
   const float* const partials = a.partials + 2 * (static_cast<i64>(sample) * a.chunks * a.groups + group);
   const i64 stride = 2 * static_cast<i64>(a.groups);
   const float width = static_cast<float>(a.channels / a.groups);
   const float count = width * static_cast<float>(a.spatial);
-  // Relative to the first chunk's mean: the sum then keeps what differs.
+  // Relative to the mean of the first chunk, to avoid cancellation.
   const float first = partials[0];
   float sum = 0;
   for (int chunk = lane; chunk < a.chunks; chunk += 32)
@@ -121,9 +123,9 @@ __device__ inline void combine_chunks(const GroupNormArguments& a, int sample, i
   *rstd = 1.0f / sqrtf(warp_sum(squares) / count + a.eps);
 }
 
-// After the sums of all chunks: those of the sample, its groups' slope and level, dscale and dshift.
-// grid (groups, 1, batch), any whole number of warps, shared 2 * channels / groups floats.
-extern "C" __global__ void __launch_bounds__(256) group_norm_levels(const GroupNormArguments a) {
+// Combines the sums of the chunks to those of the sample, and computes slope and constant term of dx, dscale and
+// dshift. Grid (groups, 1, batch), any number of whole warps, dynamic shared memory of 2 * channels / groups floats.
+extern "C" __global__ void __launch_bounds__(256) group_norm_dx_terms(const GroupNormArguments a) {
   DYNAMIC_SHARED(float, shared);
   const int group = blockIdx.x, sample = blockIdx.z;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
@@ -163,14 +165,15 @@ extern "C" __global__ void __launch_bounds__(256) group_norm_levels(const GroupN
     sum_normalized = warp_sum(sum_normalized);
     if (lane == 0) {
       const float count = static_cast<float>(width) * static_cast<float>(a.spatial);
-      float* const levels = a.levels + 2 * (static_cast<i64>(sample) * a.groups + group);
-      levels[0] = -rstd * rstd * sum_normalized / count;
-      levels[1] = -rstd * sum / count;
+      float* const dx_terms = a.dx_terms + 2 * (static_cast<i64>(sample) * a.groups + group);
+      dx_terms[0] = -rstd * rstd * sum_normalized / count;
+      dx_terms[1] = -rstd * sum / count;
     }
   }
 }
 
-// dweight and dbias: sums over the batch. grid (channels / 32 rounded up), 256 threads: 8 rows of 32 channels.
+// Computes dweight and dbias as sums over the batch. Grid (channels / 32, rounded up), 256 threads: 8 rows of 32
+// channels.
 extern "C" __global__ void __launch_bounds__(256) group_norm_weights(const GroupNormArguments a) {
   __shared__ float rows[2][8][32];
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32, channel = blockIdx.x * 32 + lane;

@@ -1,15 +1,15 @@
-// Group normalization where channels lie together: x[sample, position, channel].
+// Group normalization in the channels-last layout: x[sample, position, channel].
 //
-// A block takes a tile of whole groups, a chunk of positions, and a sample: grid (tiles, chunks, batch). Its threads are
-// threads_x vectors of channels times threads_y positions, rounded up to whole warps. The coefficients of a thread's
-// channels stay in registers while it goes down the positions.
+// A block processes a tile of whole groups, a chunk of positions, and a sample: grid (tiles, chunks, batch). Its
+// threads are threads_x vectors of channels times threads_y positions, rounded up to whole warps. The coefficients of a
+// thread's channels stay in registers while it loops over the positions.
 
 struct Place {
   int sample, chunk, tx, ty;
-  int channel;     // of the thread's first element
+  int channel;     // channel of the thread's first element
   int first, end;  // positions of the chunk
   bool active;
-  i64 base;  // of the sample's first element of this channel
+  i64 base;  // index of the sample's first element of this channel
 };
 
 __device__ inline Place place_of(const GroupNormArguments& a, int sample) {
@@ -26,8 +26,8 @@ __device__ inline Place place_of(const GroupNormArguments& a, int sample) {
   return p;
 }
 
-// Mean and sum of squared differences of each group over the chunk.
-// Shared: 2 * threads_y * tile_channels floats.
+// Computes mean and sum of squared differences of each group over the chunk.
+// Dynamic shared memory: 2 * threads_y * tile_channels floats.
 extern "C" __global__ void __launch_bounds__(256, 3) group_norm_statistics_channels_last(const GroupNormArguments a) {
   DYNAMIC_SHARED(float, shared);
   const Place p = place_of(a, blockIdx.z);
@@ -35,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) group_norm_statistics_chann
   float* const squares_of = shared + a.threads_y * a.tile_channels;
   const int positions = p.end - p.first;
   if (p.active && p.first + p.ty < p.end) {
-    // Each thread sums differences to its own first values, which are near the mean of what it sees.
+    // Each thread sums differences from its first values, which are near the mean of its values.
     float origin[WIDTH], sum[WIDTH], squares[WIDTH];
     Values values;
     values.load(a.x, p.base + static_cast<i64>(p.first + p.ty) * a.channels);
@@ -97,8 +97,8 @@ extern "C" __global__ void __launch_bounds__(256, 3) group_norm_statistics_chann
   }
 }
 
-// Writes y, mean and rstd. Samples in reverse: those that the statistics read last are still in the L2 cache.
-// Shared: 2 * tile_channels / (channels / groups) floats.
+// Writes y, mean and rstd. The samples are processed in reverse order, because the last ones that the statistics read
+// are still in the L2 cache. Dynamic shared memory: 2 * tile_channels / (channels / groups) floats.
 extern "C" __global__ void __launch_bounds__(256, 2) group_norm_apply_channels_last(const GroupNormArguments a) {
   DYNAMIC_SHARED(float, shared);
   const Place p = place_of(a, gridDim.z - 1 - blockIdx.z);
@@ -127,7 +127,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) group_norm_apply_channels_l
     center[i] = shared[group];
     k[i] = coefficients(a, p.sample, p.channel + i, shared[tile_groups + group]);
   }
-  // All loads of a batch are under way before the first is needed.
+  // All loads of a batch are issued before the first value is needed.
   const int kBatch = 4;
   for (int position = p.first + p.ty; position < p.end; position += kBatch * a.threads_y) {
     Values values[kBatch];
@@ -150,7 +150,8 @@ extern "C" __global__ void __launch_bounds__(256, 2) group_norm_apply_channels_l
   }
 }
 
-// Per channel the sums of dz and of dz * (x - mean) over the chunk. Shared: 2 * threads_y * tile_channels floats.
+// Computes the sums of dz and of dz * (x - mean) of each channel over the chunk.
+// Dynamic shared memory: 2 * threads_y * tile_channels floats.
 extern "C" __global__ void __launch_bounds__(256, 2) group_norm_sums_channels_last(const GroupNormArguments a) {
   DYNAMIC_SHARED(float, shared);
   const Place p = place_of(a, blockIdx.z);
@@ -207,20 +208,20 @@ extern "C" __global__ void __launch_bounds__(256, 2) group_norm_sums_channels_la
 }
 
 // dx = rstd * (g - mean(g) - normalized * mean(g * normalized)) with g = dz * (1 + scale) * weight,
-// as dz * factor + (x - mean) * slope + level. Samples in reverse, as above.
+// computed as dz * factor + (x - mean) * slope + constant. The samples are processed in reverse order, as above.
 extern "C" __global__ void __launch_bounds__(256, 2) group_norm_dx_channels_last(const GroupNormArguments a) {
   const Place p = place_of(a, gridDim.z - 1 - blockIdx.z);
   if (!p.active) return;
   const int width = a.channels / a.groups;
-  float center[WIDTH], slope[WIDTH], level[WIDTH];
+  float center[WIDTH], slope[WIDTH], constant[WIDTH];
   Coefficients k[WIDTH];
 #pragma unroll
   for (int i = 0; i < WIDTH; ++i) {
     const i64 group = static_cast<i64>(p.sample) * a.groups + (p.channel + i) / width;
     center[i] = a.mean[group];
     k[i] = coefficients(a, p.sample, p.channel + i, a.rstd[group]);
-    slope[i] = a.levels[2 * group];
-    level[i] = a.levels[2 * group + 1];
+    slope[i] = a.dx_terms[2 * group];
+    constant[i] = a.dx_terms[2 * group + 1];
   }
   const int kBatch = 2;
   for (int position = p.first + p.ty; position < p.end; position += kBatch * a.threads_y) {
@@ -245,7 +246,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) group_norm_dx_channels_last
       for (int i = 0; i < WIDTH; ++i) {
         const float centered = x[j].get(i) - center[i];
         const float gradient = dz[i] * activation_slope(centered * k[i].factor + k[i].rest);
-        dz[i] = gradient * k[i].factor + (centered * slope[i] + level[i]);
+        dz[i] = gradient * k[i].factor + (centered * slope[i] + constant[i]);
       }
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) x[j].set(i, dz[i]);

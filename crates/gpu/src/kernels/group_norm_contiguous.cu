@@ -1,12 +1,13 @@
-// Group normalization where positions lie together: x[sample, channel, position].
+// Group normalization in the contiguous layout: x[sample, channel, position].
 //
-// A block takes a group, a chunk of positions, and a sample: grid (groups, chunks, batch). Its threads are threads_x
-// (a power of two) vectors of positions times threads_y channels: threads_x * threads_y is a whole number of warps.
+// A block processes a group, a chunk of positions, and a sample: grid (groups, chunks, batch). Its threads are
+// threads_x (a power of two) vectors of positions times threads_y channels: threads_x * threads_y is a whole number of
+// warps.
 
 struct Place {
   int sample, chunk, group, width, tx, ty;
   int first, end;  // positions of the chunk
-  i64 base;        // of the group's first element
+  i64 base;        // index of the group's first element
 };
 
 __device__ inline Place place_of(const GroupNormArguments& a, int sample) {
@@ -23,7 +24,7 @@ __device__ inline Place place_of(const GroupNormArguments& a, int sample) {
   return p;
 }
 
-// Mean and sum of squared differences of the group over the chunk.
+// Computes mean and sum of squared differences of the group over the chunk.
 extern "C" __global__ void __launch_bounds__(256, 3) group_norm_statistics_contiguous(const GroupNormArguments a) {
   __shared__ float scratch[32];
   const Place p = place_of(a, blockIdx.z);
@@ -35,7 +36,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) group_norm_statistics_conti
     for (int position = p.first + p.tx * WIDTH; position < p.end; position += a.threads_x * WIDTH) {
       Values values;
       values.load(a.x, row + position);
-      // Each thread sums differences to its own first value, which is near the mean of what it sees.
+      // Each thread sums differences from its first value, which is near the mean of its values.
       if (seen == 0) origin = values.get(0);
       seen += WIDTH;
 #pragma unroll
@@ -49,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) group_norm_statistics_conti
   const float mine = static_cast<float>(seen);
   const float offset = seen ? sum / mine : 0.0f;
   const float count = static_cast<float>(p.width) * static_cast<float>(p.end - p.first);
-  // Relative to the first value of the chunk, so that the sum keeps what differs.
+  // Relative to the first value of the chunk, to avoid cancellation.
   Values values;
   values.load(a.x, p.base + p.first);
   const float start = values.get(0);
@@ -63,7 +64,8 @@ extern "C" __global__ void __launch_bounds__(256, 3) group_norm_statistics_conti
   }
 }
 
-// Writes y, mean and rstd. Samples in reverse: those that the statistics read last are still in the L2 cache.
+// Writes y, mean and rstd. The samples are processed in reverse order, because the last ones that the statistics read
+// are still in the L2 cache.
 extern "C" __global__ void __launch_bounds__(256, 3) group_norm_apply_contiguous(const GroupNormArguments a) {
   const Place p = place_of(a, gridDim.z - 1 - blockIdx.z);
   float mean, rstd;
@@ -72,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) group_norm_apply_contiguous
     a.mean[static_cast<i64>(p.sample) * a.groups + p.group] = mean;
     a.rstd[static_cast<i64>(p.sample) * a.groups + p.group] = rstd;
   }
-  // All loads of a batch are under way before the first is needed.
+  // All loads of a batch are issued before the first value is needed.
   const int kBatch = 4;
   const int step = a.threads_x * WIDTH;
   for (int c = p.ty; c < p.width; c += a.threads_y) {
@@ -99,14 +101,14 @@ extern "C" __global__ void __launch_bounds__(256, 3) group_norm_apply_contiguous
   }
 }
 
-// Per channel the sums of dz and of dz * (x - mean) over the chunk.
+// Computes the sums of dz and of dz * (x - mean) of each channel over the chunk.
 extern "C" __global__ void __launch_bounds__(256, 2) group_norm_sums_contiguous(const GroupNormArguments a) {
   __shared__ float scratch[2][8];
   const Place p = place_of(a, blockIdx.z);
   const i64 statistics = static_cast<i64>(p.sample) * a.groups + p.group;
   const float mean = a.mean[statistics], rstd = a.rstd[statistics];
   const int segment = a.threads_x < 32 ? a.threads_x : 32, segments = a.threads_x / segment;
-  // The same number of turns for all threads: they meet in the sums.
+  // All threads make the same number of turns, because all must take part in the sums.
   for (int turn = 0; turn < p.width; turn += a.threads_y) {
     const int c = turn + p.ty;
     float sum = 0, sum_centered = 0;
@@ -158,12 +160,12 @@ extern "C" __global__ void __launch_bounds__(256, 2) group_norm_sums_contiguous(
 }
 
 // dx = rstd * (g - mean(g) - normalized * mean(g * normalized)) with g = dz * (1 + scale) * weight,
-// as dz * factor + (x - mean) * slope + level. Samples in reverse, as above.
+// computed as dz * factor + (x - mean) * slope + constant. The samples are processed in reverse order, as above.
 extern "C" __global__ void __launch_bounds__(256, 2) group_norm_dx_contiguous(const GroupNormArguments a) {
   const Place p = place_of(a, gridDim.z - 1 - blockIdx.z);
   const i64 statistics = static_cast<i64>(p.sample) * a.groups + p.group;
   const float mean = a.mean[statistics], rstd = a.rstd[statistics];
-  const float slope = a.levels[2 * statistics], level = a.levels[2 * statistics + 1];
+  const float slope = a.dx_terms[2 * statistics], constant = a.dx_terms[2 * statistics + 1];
   const int kBatch = 2;
   const int step = a.threads_x * WIDTH;
   for (int c = p.ty; c < p.width; c += a.threads_y) {
@@ -190,7 +192,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) group_norm_dx_contiguous(co
         for (int i = 0; i < WIDTH; ++i) {
           const float centered = x[j].get(i) - mean;
           const float gradient = dz[i] * activation_slope(centered * k.factor + k.rest);
-          dz[i] = gradient * k.factor + (centered * slope + level);
+          dz[i] = gradient * k.factor + (centered * slope + constant);
         }
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) x[j].set(i, dz[i]);

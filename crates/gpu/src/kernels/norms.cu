@@ -1,4 +1,4 @@
-// Norms over flat memory, and what follows from them. Compiled with -DKIND.
+// Norms over flat memory, and the decision about a step that follows from them. Compiled with -DKIND.
 
 struct SumOfSquaresArguments {
   const void* values;
@@ -6,8 +6,8 @@ struct SumOfSquaresArguments {
   i64 length;
 };
 
-// One sum a block, in float64: no square of a float32 overflows there, so a sum is finite just when all values are.
-// grid (blocks), 256 threads.
+// Writes one sum per block, in float64. The square of a float32 does not overflow there, so a sum is finite if and only
+// if all values are. Grid (blocks), 256 threads.
 extern "C" __global__ void __launch_bounds__(256) sum_of_squares(const SumOfSquaresArguments a) {
   __shared__ double scratch[32];
   const int kWidth = 16 / SizeOf<KIND>::value;
@@ -15,7 +15,7 @@ extern "C" __global__ void __launch_bounds__(256) sum_of_squares(const SumOfSqua
   const i64 vectors = a.length / kWidth;
   const i64 stride = static_cast<i64>(gridDim.x) * blockDim.x;
   const i64 thread = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x;
-  // Two chains of additions, so that they overlap.
+  // Two independent chains of additions, which overlap.
   double sums[2] = {0, 0};
 #pragma unroll 4
   for (i64 i = thread; i < vectors; i += stride) {
@@ -45,7 +45,7 @@ struct FinishArguments {
   i64 num_gradient_partials;
   i64 num_parameter_partials;
   double gradient_scale;  // the inverse loss scale
-  double clip_norm;       // 0: no clipping
+  double clip_norm;       // 0 turns clipping off
   double learning_rate;
   double beta1;
   double beta2;
@@ -57,7 +57,7 @@ __device__ inline double sum_partials(const double* partials, i64 length, double
   return block_sum(sum, scratch);
 }
 
-// Whether the step is made, and with which numbers. One block of 256 threads.
+// Decides whether the step is skipped, and computes its numbers. One block of 256 threads.
 extern "C" __global__ void __launch_bounds__(256) finish_norms(const FinishArguments a) {
   __shared__ double scratch[32];
   const double gradient = sum_partials(a.gradient_partials, a.num_gradient_partials, scratch);

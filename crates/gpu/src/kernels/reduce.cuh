@@ -1,6 +1,6 @@
-// Sums over the threads of a warp and of a block, in an order that depends on the block's size alone.
+// Sums over the threads of a warp and of a block, in an order that depends only on the size of the block.
 
-// Every lane gets the sum over `segment` neighbouring lanes; all 32 lanes must take part.
+// Returns the sum over `segment` consecutive lanes to each of them. All 32 lanes must take part.
 template <typename T> __device__ inline T segment_sum(T value, int segment) {
   for (int distance = 1; distance < segment; distance *= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
   return value;
@@ -12,11 +12,11 @@ template <typename T> __device__ inline T warp_sum(T value) {
   return value;
 }
 
-// Every thread gets the sum over the block. `scratch` holds 32 values; the block is a whole number of warps.
+// Returns the sum over the block to every thread. `scratch` has 32 values. The block must have whole warps.
 template <typename T> __device__ inline T block_sum(T value, T* scratch) {
   const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   value = warp_sum(value);
-  // Also keeps this sum's writes behind the reads of one before it.
+  // This barrier also keeps the writes of this sum after the reads of a previous one.
   __syncthreads();
   if (lane == 0) scratch[warp] = value;
   __syncthreads();

@@ -1,43 +1,45 @@
-//! A rank's part of a group of ranks.
+//! The communicator of a rank.
 
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Comm, Config, Functions, IN_PROGRESS, Nccl, NcclError, SUCCESS, UniqueId};
-use crate::Kind;
+use super::api::{Comm, Config, Functions, IN_PROGRESS, Nccl, SUCCESS, UniqueId};
+use super::error::NcclError;
 use crate::driver::StreamHandle;
-use crate::launch::DevicePointer;
+use crate::kind::Kind;
+use crate::shape::DevicePointer;
 
 const SUM: c_int = 0;
 
-/// How to pass the time until a call that is under way has come to its end.
+/// The strategy for polling a call that is in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pace {
-    /// A start or an end: peers have to come to it, which takes them a while.
-    Patient,
-    /// What is enqueued: NCCL hands every call to a thread of its own, which is done with it after some microseconds,
-    /// and a step has many.
-    Eager,
+enum Poll {
+    /// For creating and finalizing a communicator, which wait for all peers.
+    Slow,
+    /// For enqueued operations: NCCL passes every call to another thread, which finishes it within microseconds, and a
+    /// step has many calls.
+    Fast,
 }
 
-impl Pace {
+impl Poll {
     const PAUSE: Duration = Duration::from_millis(5);
     const SHORT_PAUSE: Duration = Duration::from_micros(50);
-    /// For so long an eager wait does not sleep: that alone takes longer than most calls.
-    const YIELDS: Duration = Duration::from_millis(2);
+    /// A fast wait does not sleep during this time, because a sleep takes longer than most calls.
+    const YIELD_TIME: Duration = Duration::from_millis(2);
 
-    /// The pause before the next look, after so long a wait; `None` only lets other threads run.
+    /// Returns the pause before the next poll, after having waited for `waited`. `None` means to yield to other
+    /// threads.
     fn pause(self, waited: Duration) -> Option<Duration> {
         match self {
-            Self::Patient => Some(Self::PAUSE),
-            Self::Eager if waited < Self::YIELDS => None,
-            Self::Eager => Some(Self::SHORT_PAUSE),
+            Self::Slow => Some(Self::PAUSE),
+            Self::Fast if waited < Self::YIELD_TIME => None,
+            Self::Fast => Some(Self::SHORT_PAUSE),
         }
     }
 }
 
-fn pass_time(pause: Option<Duration>) {
+fn pause_for(pause: Option<Duration>) {
     match pause {
         Some(pause) => std::thread::sleep(pause),
         None => std::thread::yield_now(),
@@ -52,32 +54,32 @@ fn data_type(kind: Kind) -> c_int {
     }
 }
 
-/// This rank's part of a group of ranks that sum together. Every rank enters the same collectives in the same order.
+/// The communicator of this rank in a group of ranks. All ranks must call the same collectives in the same order.
 #[derive(Debug)]
 pub struct Communicator {
     nccl: Arc<Nccl>,
     comm: Comm,
     rank: usize,
     world: usize,
-    /// How long an orderly end may take.
-    patience: Duration,
+    /// The timeout of finalizing the communicator.
+    timeout: Duration,
 }
 
-// SAFETY: a communicator may be used from any thread, one at a time; `&mut self` sees to that.
+// SAFETY: a communicator may be used from any thread, but only by one at a time, which `&mut self` ensures.
 unsafe impl Send for Communicator {}
 
 impl Communicator {
-    /// Joins the other ranks. The CUDA device of this rank must be current on this thread (libtorch's is). Waits at most
-    /// `patience`, here and for an orderly end when dropped.
+    /// Creates the communicator together with the other ranks. The CUDA device of this rank must be current on this
+    /// thread, as libtorch's device is. `timeout` also limits the finalization.
     ///
     /// # Errors
-    /// [`NcclError::Deadline`] where a rank does not come; [`NcclError::Call`] for what NCCL says.
+    /// If a rank does not join in time ([`NcclError::Timeout`]), or NCCL reports an error ([`NcclError::Call`]).
     pub fn init(
         nccl: &Arc<Nccl>,
         id: &UniqueId,
         rank: usize,
         world: usize,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Self, NcclError> {
         let (Ok(number), Ok(count)) = (c_int::try_from(rank), c_int::try_from(world)) else {
             return Err(NcclError::Rank { rank, world });
@@ -85,48 +87,49 @@ impl Communicator {
         if rank >= world {
             return Err(NcclError::Rank { rank, world });
         }
-        let mut this = Self { nccl: Arc::clone(nccl), comm: std::ptr::null_mut(), rank, world, patience };
+        let mut this = Self { nccl: Arc::clone(nccl), comm: std::ptr::null_mut(), rank, world, timeout };
         let call = match nccl.functions.init_rank_config {
             Some(init) => {
                 let mut config = Config::non_blocking();
-                // SAFETY: the places are good; NCCL reads of the configuration what its size says.
+                // SAFETY: the pointers are valid. NCCL reads only `size` bytes of the configuration.
                 let code = unsafe { init(&mut this.comm, count, *id, number, &mut config) };
                 this.check("ncclCommInitRankConfig", code)?;
                 "ncclCommInitRankConfig"
             }
             None => {
-                // SAFETY: the place is good to write.
+                // SAFETY: the pointer is valid.
                 let code = unsafe { (nccl.functions.init_rank)(&mut this.comm, count, *id, number) };
                 this.check("ncclCommInitRank", code)?;
                 "ncclCommInitRank"
             }
         };
-        if let Err(error) = this.wait(call, Pace::Patient) {
+        if let Err(error) = this.wait(call, Poll::Slow) {
             this.abort();
             return Err(error);
         }
         Ok(this)
     }
 
-    /// This rank.
+    /// Returns the index of this rank.
     #[must_use]
     pub fn rank(&self) -> usize {
         self.rank
     }
 
-    /// How many ranks there are.
+    /// Returns the number of ranks.
     #[must_use]
     pub fn world(&self) -> usize {
         self.world
     }
 
-    /// Enqueues the sum over all ranks of `count` values at `address`, in place.
+    /// Enqueues an in-place all-reduce (sum) of `count` values at `address`.
     ///
     /// # Errors
-    /// What NCCL says; failures of peers come with [`Communicator::poll`].
+    /// If NCCL reports an error. The failure of a peer is reported by [`Communicator::poll`].
     ///
     /// # Safety
-    /// The address is good for `count` values of device memory, and the stream lives, until the sum is there.
+    /// Until the operation has completed, the address must be valid for `count` values of device memory, and the stream
+    /// must be alive.
     pub unsafe fn all_reduce_in_place(
         &mut self,
         address: DevicePointer,
@@ -135,64 +138,64 @@ impl Communicator {
         stream: StreamHandle,
     ) -> Result<(), NcclError> {
         let memory = address as *mut c_void;
-        // SAFETY: the communicator is alive; memory and stream are good by the caller's word.
+        // SAFETY: the communicator is alive. The caller guarantees the memory and the stream.
         self.enqueue("ncclAllReduce", |nccl, comm| unsafe {
             (nccl.all_reduce)(memory, memory, count, data_type(kind), SUM, comm, stream.0)
         })
     }
 
-    /// Enqueues a sum of which each rank gets its part: rank r the values from `r * count_of_part` on, of
-    /// `world * count_of_part` at `from`, to `to`.
+    /// Enqueues a reduce-scatter (sum) of `world * count_per_rank` values at `from`. Rank r gets the `count_per_rank`
+    /// values from index `r * count_per_rank` at `to`.
     ///
     /// # Errors
-    /// As [`Communicator::all_reduce_in_place`].
+    /// As for [`Communicator::all_reduce_in_place`].
     ///
     /// # Safety
-    /// As [`Communicator::all_reduce_in_place`]. `to` may be this rank's part of `from`.
+    /// As for [`Communicator::all_reduce_in_place`]. `to` may be this rank's part of `from`.
     pub unsafe fn reduce_scatter(
         &mut self,
         from: DevicePointer,
         to: DevicePointer,
-        count_of_part: usize,
+        count_per_rank: usize,
         kind: Kind,
         stream: StreamHandle,
     ) -> Result<(), NcclError> {
         let (from, to) = (from as *const c_void, to as *mut c_void);
         // SAFETY: as above.
         self.enqueue("ncclReduceScatter", |nccl, comm| unsafe {
-            (nccl.reduce_scatter)(from, to, count_of_part, data_type(kind), SUM, comm, stream.0)
+            (nccl.reduce_scatter)(from, to, count_per_rank, data_type(kind), SUM, comm, stream.0)
         })
     }
 
-    /// Enqueues the parts of all ranks, `count_of_part` values at `from` each, in the order of ranks to `to`.
+    /// Enqueues an all-gather of `count_per_rank` values at `from` of each rank, in the order of the ranks, to `to`.
     ///
     /// # Errors
-    /// As [`Communicator::all_reduce_in_place`].
+    /// As for [`Communicator::all_reduce_in_place`].
     ///
     /// # Safety
-    /// As [`Communicator::all_reduce_in_place`]. `from` may be this rank's part of `to`.
+    /// As for [`Communicator::all_reduce_in_place`]. `from` may be this rank's part of `to`.
     pub unsafe fn all_gather(
         &mut self,
         from: DevicePointer,
         to: DevicePointer,
-        count_of_part: usize,
+        count_per_rank: usize,
         kind: Kind,
         stream: StreamHandle,
     ) -> Result<(), NcclError> {
         let (from, to) = (from as *const c_void, to as *mut c_void);
         // SAFETY: as above.
         self.enqueue("ncclAllGather", |nccl, comm| unsafe {
-            (nccl.all_gather)(from, to, count_of_part, data_type(kind), comm, stream.0)
+            (nccl.all_gather)(from, to, count_per_rank, data_type(kind), comm, stream.0)
         })
     }
 
-    /// Enqueues a copy of `count` values from rank `root` to all, in place.
+    /// Enqueues an in-place broadcast of `count` values from rank `root`.
     ///
     /// # Errors
-    /// As [`Communicator::all_reduce_in_place`]; [`NcclError::Rank`] for a root that does not exist.
+    /// As for [`Communicator::all_reduce_in_place`]; also if there is no rank `root` ([`NcclError::Rank`]).
     ///
     /// # Safety
-    /// As [`Communicator::all_reduce_in_place`].
+    /// As for [`Communicator::all_reduce_in_place`].
     pub unsafe fn broadcast_in_place(
         &mut self,
         address: DevicePointer,
@@ -211,44 +214,44 @@ impl Communicator {
         })
     }
 
-    /// Enqueues what `body` enqueues as one operation: fewer launches for many small tensors.
+    /// Enqueues the operations of `body` as one group, which needs fewer launches for many small tensors.
     ///
     /// # Errors
-    /// What `body` says, else what NCCL says.
+    /// If `body` returns an error, or NCCL reports one.
     pub fn group(&mut self, body: impl FnOnce(&mut Self) -> Result<(), NcclError>) -> Result<(), NcclError> {
-        self.alive("ncclGroupStart")?;
-        // SAFETY: start and end enclose what one thread enqueues.
+        self.check_alive("ncclGroupStart")?;
+        // SAFETY: start and end enclose the calls of one thread.
         let code = unsafe { (self.nccl.functions.group_start)() };
         self.check("ncclGroupStart", code)?;
         let done = body(self);
-        // SAFETY: as above. A group must end also where its body failed.
+        // SAFETY: as above. A group must also be ended if its body fails.
         let code = unsafe { (self.nccl.functions.group_end)() };
         done.and_then(|()| self.enqueued("ncclGroupEnd", code))
     }
 
-    /// Whether all is well: an error is one of a collective that was enqueued before, as when a peer is lost. Cheap; call
-    /// it while waiting for a stream.
+    /// Checks the collectives that were enqueued before. This is cheap; call it while waiting for a stream.
     ///
     /// # Errors
-    /// [`NcclError::Call`]. The communicator is of no use any more then: [`Communicator::abort`] lets its kernels end.
+    /// If a collective failed, for example because a peer was lost ([`NcclError::Call`]). The communicator is unusable
+    /// then; [`Communicator::abort`] ends its kernels.
     pub fn poll(&self) -> Result<(), NcclError> {
         self.state("ncclCommGetAsyncError").map(|_| ())
     }
 
-    /// Ends everything at once: kernels that wait for peers end too, with wrong sums. For when a peer is lost.
+    /// Aborts the communicator after the loss of a peer. Kernels that wait for peers end with wrong results.
     pub fn abort(&mut self) {
         if !self.comm.is_null() {
             let comm = std::mem::replace(&mut self.comm, std::ptr::null_mut());
-            // SAFETY: the communicator is alive and not used again. What the call says is of no use: there is nothing
-            // left to try.
+            // SAFETY: the communicator is alive and not used again. The result is ignored, because nothing else can be
+            // tried.
             unsafe { (self.nccl.functions.abort)(comm) };
         }
     }
 
-    /// Ends in order: waits until everything that was enqueued has run on all ranks. Every rank must call it.
+    /// Finalizes the communicator: waits until all collectives have completed on all ranks. All ranks must call it.
     ///
     /// # Errors
-    /// As [`Communicator::init`]; the communicator is aborted then.
+    /// As for [`Communicator::init`]. The communicator is aborted then.
     pub fn finish(mut self) -> Result<(), NcclError> {
         self.end()
     }
@@ -260,8 +263,7 @@ impl Communicator {
         if let Some(finalize) = self.nccl.functions.finalize {
             // SAFETY: the communicator is alive.
             let code = unsafe { finalize(self.comm) };
-            let ended =
-                self.check("ncclCommFinalize", code).and_then(|()| self.wait("ncclCommFinalize", Pace::Patient));
+            let ended = self.check("ncclCommFinalize", code).and_then(|()| self.wait("ncclCommFinalize", Poll::Slow));
             if let Err(error) = ended {
                 self.abort();
                 return Err(error);
@@ -273,39 +275,40 @@ impl Communicator {
         self.check("ncclCommDestroy", code)
     }
 
-    /// Makes a call on a communicator that is alive, and waits until it is enqueued.
+    /// Calls NCCL if the communicator is alive, and waits until the operation is enqueued.
     fn enqueue(&mut self, call: &'static str, make: impl FnOnce(&Functions, Comm) -> c_int) -> Result<(), NcclError> {
-        self.alive(call)?;
+        self.check_alive(call)?;
         let code = make(&self.nccl.functions, self.comm);
         self.enqueued(call, code)
     }
 
-    /// A communicator that does not block may still be at work on a call; the next one has to wait for that.
+    /// Waits until a call is enqueued. A non-blocking communicator may still process it, and accepts no other call
+    /// then.
     fn enqueued(&self, call: &'static str, code: c_int) -> Result<(), NcclError> {
         self.check(call, code)?;
-        if code == IN_PROGRESS { self.wait(call, Pace::Eager) } else { Ok(()) }
+        if code == IN_PROGRESS { self.wait(call, Poll::Fast) } else { Ok(()) }
     }
 
-    fn wait(&self, call: &'static str, pace: Pace) -> Result<(), NcclError> {
+    fn wait(&self, call: &'static str, polling: Poll) -> Result<(), NcclError> {
         let (rank, world) = (self.rank, self.world);
-        wait_until(Instant::now, pass_time, pace, self.patience, || self.state(call)).map_err(|failed| match failed {
-            Failed::Deadline => NcclError::Deadline { call, rank, world, seconds: self.patience.as_secs() },
+        wait_until(Instant::now, pause_for, polling, self.timeout, || self.state(call)).map_err(|failed| match failed {
+            Failed::TimedOut => NcclError::Timeout { call, rank, world, seconds: self.timeout.as_secs() },
             Failed::Error(error) => error,
         })
     }
 
-    /// Whether a call that is under way has come to its end.
+    /// Returns whether the call in progress has completed.
     fn state(&self, call: &'static str) -> Result<bool, NcclError> {
-        self.alive(call)?;
+        self.check_alive(call)?;
         let mut state: c_int = SUCCESS;
-        // SAFETY: the communicator is alive, and the place is good to write.
+        // SAFETY: the communicator is alive, and the pointer is valid.
         let code = unsafe { (self.nccl.functions.async_error)(self.comm, &mut state) };
         self.check("ncclCommGetAsyncError", code)?;
         self.check(call, state)?;
         Ok(state != IN_PROGRESS)
     }
 
-    fn alive(&self, call: &'static str) -> Result<(), NcclError> {
+    fn check_alive(&self, call: &'static str) -> Result<(), NcclError> {
         if self.comm.is_null() { Err(NcclError::Aborted { call, rank: self.rank }) } else { Ok(()) }
     }
 
@@ -316,23 +319,23 @@ impl Communicator {
 
 impl Drop for Communicator {
     fn drop(&mut self) {
-        // Who wants to know calls `finish`; a failed end is an aborted one.
+        // `finish` reports errors. On an error the communicator is aborted.
         let _ = self.end();
     }
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Failed<E> {
-    Deadline,
+    TimedOut,
     Error(E),
 }
 
-/// Asks again and again until the answer is yes, an error, or too late.
+/// Polls `ask` until it returns true or an error, or `timeout` has passed.
 fn wait_until<E>(
     now: impl Fn() -> Instant,
-    pass_time: impl Fn(Option<Duration>),
-    pace: Pace,
-    patience: Duration,
+    pause_for: impl Fn(Option<Duration>),
+    polling: Poll,
+    timeout: Duration,
     mut ask: impl FnMut() -> Result<bool, E>,
 ) -> Result<(), Failed<E>> {
     let start = now();
@@ -341,10 +344,10 @@ fn wait_until<E>(
             return Ok(());
         }
         let waited = now().duration_since(start);
-        if waited >= patience {
-            return Err(Failed::Deadline);
+        if waited >= timeout {
+            return Err(Failed::TimedOut);
         }
-        pass_time(pace.pause(waited));
+        pause_for(polling.pause(waited));
     }
 }
 
@@ -353,19 +356,19 @@ mod tests {
     use super::*;
     use std::cell::Cell;
 
-    /// What another thread takes when this one yields.
+    /// The simulated duration of a yield.
     const YIELD: Duration = Duration::from_micros(10);
 
-    /// With a clock that goes on by what is paused; how long that was, too.
+    /// Runs `wait_until` with a simulated clock that only pauses advance. Returns the result and the time that passed.
     fn with_clock(
-        pace: Pace,
-        patience: Duration,
+        polling: Poll,
+        timeout: Duration,
         ask: impl FnMut() -> Result<bool, &'static str>,
     ) -> (Result<(), Failed<&'static str>>, Duration) {
         let start = Instant::now();
         let time = Cell::new(start);
-        let pass_time = |pause: Option<Duration>| time.set(time.get() + pause.unwrap_or(YIELD));
-        let outcome = wait_until(|| time.get(), pass_time, pace, patience, ask);
+        let pause_for = |pause: Option<Duration>| time.set(time.get() + pause.unwrap_or(YIELD));
+        let outcome = wait_until(|| time.get(), pause_for, polling, timeout, ask);
         (outcome, time.get() - start)
     }
 
@@ -378,23 +381,23 @@ mod tests {
     }
 
     #[test]
-    fn waiting_ends_with_yes_with_an_error_or_at_the_deadline() {
+    fn waiting_ends_with_success_an_error_or_the_timeout() {
         let second = Duration::from_secs(1);
-        for pace in [Pace::Patient, Pace::Eager] {
-            assert_eq!(with_clock(pace, second, nth(1)), (Ok(()), Duration::ZERO));
-            assert_eq!(with_clock(pace, second, || Err("lost")).0, Err(Failed::Error("lost")));
-            let (outcome, waited) = with_clock(pace, second, || Ok(false));
-            assert_eq!(outcome, Err(Failed::Deadline));
-            assert!(waited >= second && waited <= second + Pace::PAUSE, "{waited:?}");
+        for polling in [Poll::Slow, Poll::Fast] {
+            assert_eq!(with_clock(polling, second, nth(1)), (Ok(()), Duration::ZERO));
+            assert_eq!(with_clock(polling, second, || Err("lost")).0, Err(Failed::Error("lost")));
+            let (outcome, waited) = with_clock(polling, second, || Ok(false));
+            assert_eq!(outcome, Err(Failed::TimedOut));
+            assert!(waited >= second && waited <= second + Poll::PAUSE, "{waited:?}");
         }
     }
 
     #[test]
-    fn what_is_enqueued_is_looked_at_without_sleep_and_then_often() {
+    fn fast_polling_yields_first_and_then_sleeps_shortly() {
         let second = Duration::from_secs(1);
-        assert_eq!(with_clock(Pace::Patient, second, nth(3)), (Ok(()), 2 * Pace::PAUSE));
-        assert_eq!(with_clock(Pace::Eager, second, nth(3)), (Ok(()), 2 * YIELD));
+        assert_eq!(with_clock(Poll::Slow, second, nth(3)), (Ok(()), 2 * Poll::PAUSE));
+        assert_eq!(with_clock(Poll::Fast, second, nth(3)), (Ok(()), 2 * YIELD));
         // 200 yields are 2 ms.
-        assert_eq!(with_clock(Pace::Eager, second, nth(204)), (Ok(()), Pace::YIELDS + 3 * Pace::SHORT_PAUSE));
+        assert_eq!(with_clock(Poll::Fast, second, nth(204)), (Ok(()), Poll::YIELD_TIME + 3 * Poll::SHORT_PAUSE));
     }
 }

@@ -1,5 +1,5 @@
-// A driver of two GPUs that are memory of the host, for tests of the binding. It holds its callers to what CUDA wants:
-// calls about a context need one that is current. The types are those of cuda.h, written out.
+// A stub of the driver with two GPUs whose memory is that of the host, for tests of the binding. Like CUDA, it refuses
+// calls that need a current context if there is none. The types are those of cuda.h, without including it.
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,4 +1,5 @@
-// An NCCL that does nothing but keep a diary, for tests of the binding. The types are those of nccl.h, written out.
+// A stub of NCCL that only logs its calls, for tests of the binding. The types are those of nccl.h, without including
+// it.
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,22 +9,22 @@
 struct Id { char internal[128]; };
 struct Config { size_t size; unsigned magic, version; int blocking; };
 
-static std::string diary;
-static int polls_in_progress;  // how often a state is "in progress" before it is what it will be
-static int state_then;         // what it will be
-static int enqueue_code;       // what collectives return
-static int launches_later;     // whether they are under way instead, until a state was asked for once
-static int in_group;           // what a group holds is launched by its end
-static int polls;              // how often a state was asked for
+static std::string call_log;
+static int polls_in_progress;  // number of polls that return "in progress"; -1: all
+static int final_state;        // the state that later polls return
+static int enqueue_code;       // the code that collectives return
+static int launches_later;     // whether collectives return "in progress" instead, until a poll
+static int in_group;           // the calls of a group are launched at its end
+static int polls;              // number of polls
 
 static void note(const char* format, long a = 0, long b = 0, long c = 0, long d = 0) {
   char line[256];
   snprintf(line, sizeof line, format, a, b, c, d);
-  diary += line;
-  diary += '\n';
+  call_log += line;
+  call_log += '\n';
 }
 
-// What a collective of good arguments returns.
+// Returns the code of a collective with valid arguments.
 static int enqueue() {
   if (!launches_later) return enqueue_code;
   polls_in_progress = 1;
@@ -32,10 +33,10 @@ static int enqueue() {
 
 extern "C" {
 
-const char* stub_diary() { return diary.c_str(); }
+const char* stub_call_log() { return call_log.c_str(); }
 void stub_set(int in_progress, int then, int enqueue) {
   polls_in_progress = in_progress;
-  state_then = then;
+  final_state = then;
   enqueue_code = enqueue;
 }
 void stub_launch_later(int yes) { launches_later = yes; }
@@ -49,7 +50,7 @@ int ncclGetUniqueId(Id* id) { memset(id->internal, 42, 128); return 0; }
 int ncclCommInitRankConfig(void** comm, int ranks, Id id, int rank, Config* config) {
   note("init %ld of %ld, id %ld", rank, ranks, id.internal[127]);
   if (config->size < 24 || config->magic != 0xcafebeef || config->version < 21400 || config->blocking) return 4;
-  *comm = &diary;
+  *comm = &call_log;
   return 7;
 }
 int ncclCommInitRank(void**, int, Id, int) { return 3; }
@@ -57,7 +58,7 @@ int ncclCommGetAsyncError(void*, int* state) {
   ++polls;
   if (polls_in_progress < 0) *state = 7;
   else if (polls_in_progress > 0) { --polls_in_progress; *state = 7; }
-  else *state = state_then;
+  else *state = final_state;
   return 0;
 }
 int ncclAllReduce(const void* from, void* to, size_t count, int type, int operation, void* comm, void* stream) {

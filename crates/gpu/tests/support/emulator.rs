@@ -1,4 +1,4 @@
-//! Kernels on the CPU: their own text, compiled as C++ under `host_shim.h`, behind the seam that a GPU is behind.
+//! Runs kernels on the CPU: their source is compiled as C++ with `host_shim.h`.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
@@ -12,9 +12,9 @@ use tempfile::TempDir;
 
 const SHIM: &str = include_str!("../host_shim.h");
 
-/// Runs kernels at once, in the caller's thread.
+/// Runs kernels synchronously in the caller's thread.
 pub struct Emulator {
-    /// In which order threads and blocks run; results must not depend on it.
+    /// Selects the order in which threads and blocks run. Results must not depend on it.
     order: u32,
 }
 
@@ -42,19 +42,19 @@ impl Launch for Emulator {
         size: usize,
     ) -> Result<(), Error> {
         let library = compiled(program);
-        // One launch at a time: a library has one set of threadIdx and shared memory.
+        // One launch at a time, because a library has only one threadIdx and one shared memory.
         let library = library.lock().unwrap();
-        // SAFETY: the argument is the caller's word.
+        // SAFETY: the caller guarantees the argument.
         let done = unsafe { run(&library, kernel, shape, self.order, arguments, size) };
         assert_eq!(done, Ok(()), "{kernel} with {shape:?}");
         Ok(())
     }
 }
 
-/// Runs a kernel of a library that was compiled under the shim. An error is what the kernel did wrong.
+/// Runs a kernel of a library that was compiled with the shim. Returns an error if the kernel violates a rule.
 ///
 /// # Safety
-/// The argument is what the kernel takes, with addresses that are good.
+/// The argument must have the type that the kernel takes, with valid addresses.
 pub unsafe fn run(
     library: &Library,
     kernel: &str,
@@ -66,45 +66,46 @@ pub unsafe fn run(
     let name = |prefix: &str| format!("{prefix}_{kernel}");
     let launch = HostLaunch { grid: shape.grid, block: shape.block, shared_bytes: shape.shared_bytes, order };
     // SAFETY: the types are those of HOST_KERNEL.
-    let wrong = unsafe {
+    let error = unsafe {
         let size_of = library.get::<extern "C" fn() -> usize>(name("host_size").as_bytes()).unwrap();
-        assert_eq!(size, size_of(), "{kernel}: its argument has another size in Rust than in CUDA");
+        assert_eq!(size, size_of(), "{kernel}: the size of the argument differs between Rust and CUDA");
         type Run = unsafe extern "C" fn(*const HostLaunch, *const c_void) -> *const c_char;
-        let wrong = library.get::<Run>(name("host_run").as_bytes()).unwrap()(&launch, arguments);
-        (!wrong.is_null()).then(|| CStr::from_ptr(wrong).to_string_lossy().into_owned())
+        let error = library.get::<Run>(name("host_run").as_bytes()).unwrap()(&launch, arguments);
+        (!error.is_null()).then(|| CStr::from_ptr(error).to_string_lossy().into_owned())
     };
-    wrong.map_or(Ok(()), Err)
+    error.map_or(Ok(()), Err)
 }
 
-/// Text with the shim around it.
-pub fn under_the_shim(text: &str, kernels: &[&str]) -> String {
+/// Returns a kernel source with the shim around it.
+pub fn with_shim(text: &str, kernels: &[&str]) -> String {
     let trailer: String = kernels.iter().map(|kernel| format!("HOST_KERNEL({kernel})\n")).collect();
     format!("{SHIM}\n{text}\n#line 1 \"trailer\"\n{trailer}")
 }
 
 type Compiled = Arc<Mutex<Library>>;
 
+/// Returns the library of a program. Each program is compiled once per process.
 fn compiled(program: &Program) -> Compiled {
     static ALL: OnceLock<Mutex<HashMap<Program, Arc<OnceLock<Compiled>>>>> = OnceLock::new();
     let cell = Arc::clone(ALL.get_or_init(Mutex::default).lock().unwrap().entry(*program).or_default());
-    // Others that want the same program wait here; those that want another one do not.
+    // Threads that need the same program wait here; other threads do not.
     Arc::clone(cell.get_or_init(|| {
-        let text = under_the_shim(&program.source(), program.kernels());
+        let text = with_shim(&program.source(), program.kernels());
         Arc::new(Mutex::new(compile(program.name(), &text, &program.options())))
     }))
 }
 
-/// Compiles C++ to a library and loads it. Misaligned and other undefined accesses end the test.
+/// Compiles C++ to a library and loads it. Misaligned accesses and other undefined behavior abort the test.
 pub fn compile(name: &str, text: &str, options: &[String]) -> Library {
     let (folder, path) = compile_to_file(name, text, options);
-    // SAFETY: it has no initialisers but those of plain variables.
+    // SAFETY: its initializers only set plain variables.
     let library = unsafe { Library::new(path) }.unwrap();
-    // A loaded library needs its file no more.
+    // A loaded library no longer needs its file.
     drop(folder);
     library
 }
 
-/// With the compiler of `CXX`, else `c++`. The file goes away with the folder.
+/// Compiles C++ to a library with the compiler in `CXX`, else `c++`. The file is deleted with the folder.
 pub fn compile_to_file(name: &str, text: &str, options: &[String]) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let (source, library) = (folder.path().join("text.cpp"), folder.path().join("library.so"));
@@ -113,7 +114,7 @@ pub fn compile_to_file(name: &str, text: &str, options: &[String]) -> (TempDir, 
     let output = Command::new(&compiler)
         .args(["-std=c++17", "-O1", "-g", "-shared", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off"])
         .args(["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-Wno-unknown-pragmas"])
-        // Fortified, longjmp takes a switch of fibers for a mistake.
+        // A fortified longjmp would reject a switch of fibers.
         .arg("-U_FORTIFY_SOURCE")
         .args(options)
         .arg(&source)

@@ -1,4 +1,4 @@
-//! Random numbers, and values of every kind as bytes.
+//! Random numbers, and the bytes of values of every type.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
@@ -8,8 +8,8 @@ use admiral_gpu::Kind;
 
 const SEED: &str = "ADMIRAL_TEST_SEED";
 
-/// Another one in every process, so that what kernels get is not what they were fitted to; `ADMIRAL_TEST_SEED` repeats
-/// one.
+/// Returns the random seed of this process. It differs between processes, so that kernels are tested with new inputs
+/// each time; `ADMIRAL_TEST_SEED` sets it.
 fn process_seed() -> u64 {
     static DRAWN: OnceLock<u64> = OnceLock::new();
     *DRAWN.get_or_init(|| {
@@ -17,32 +17,33 @@ fn process_seed() -> u64 {
             Ok(text) => text.parse().unwrap_or_else(|_| panic!("{SEED}={text} is not a number from 0 to 2^64 - 1")),
             Err(_) => RandomState::new().hash_one(0),
         };
-        // Not by a macro: the failure of one test must not hide what another has printed.
+        // Not with a macro, because the test harness captures the output of macros.
         let line = format!("random inputs: {SEED}={seed} repeats them\n");
         std::io::stderr().write_all(line.as_bytes()).unwrap();
         seed
     })
 }
 
-/// A small generator (xorshift64*).
+/// A small random number generator (xorshift64*).
 pub struct Random(u64);
 
 impl Random {
-    /// Other numbers in every process, and for every `purpose` in it.
+    /// Returns a generator whose numbers differ between processes, and between values of `purpose`.
     pub fn fresh(purpose: u64) -> Self {
         let mut random = Self::new(process_seed() ^ purpose.wrapping_mul(0xD6E8_FEB8_6659_FD93));
-        // Seeds that differ in few bits begin alike.
+        // The first numbers of similar seeds are similar.
         for _ in 0..8 {
             random.bits();
         }
         random
     }
 
-    /// The same numbers every time.
+    /// Returns a generator with a fixed seed.
     pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
+    /// Returns 64 random bits.
     pub fn bits(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -50,22 +51,23 @@ impl Random {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    /// In [0, 1).
+    /// Returns a uniform number in [0, 1).
     pub fn uniform(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Nearly normal: the sum of twelve uniform numbers.
+    /// Returns an approximately normal number: the sum of twelve uniform numbers.
     pub fn normal(&mut self) -> f64 {
         (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
     }
 
+    /// Returns `length` approximately normal numbers.
     pub fn normals(&mut self, length: usize) -> Vec<f64> {
         (0..length).map(|_| self.normal()).collect()
     }
 }
 
-/// Bits of mantissa that are kept, and the smallest exponent of a neighbour's distance.
+/// Returns the number of significant bits, and the exponent of the smallest positive value.
 fn precision(kind: Kind) -> (i32, i32) {
     match kind {
         Kind::Float => (24, -149),
@@ -74,7 +76,7 @@ fn precision(kind: Kind) -> (i32, i32) {
     }
 }
 
-/// The nearest value of a kind, ties to even; beyond the largest, infinity.
+/// Rounds to the nearest value of a type, ties to even. Values beyond the largest become infinity.
 pub fn rounded(kind: Kind, value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return value;
@@ -97,8 +99,8 @@ pub fn rounded(kind: Kind, value: f64) -> f64 {
     if nearest.abs() > largest { nearest.signum() * f64::INFINITY } else { nearest }
 }
 
-/// Half of the distance of neighbours near a value of that size.
-pub fn half_a_step(kind: Kind, value: f64) -> f64 {
+/// Returns half the distance between consecutive values of a type near `value`.
+pub fn half_ulp(kind: Kind, value: f64) -> f64 {
     let (bits, smallest) = precision(kind);
     let exponent = if value == 0.0 { -200 } else { value.abs().log2().floor() as i32 + 1 };
     2f64.powi((exponent - bits).max(smallest) - 1)
@@ -113,7 +115,7 @@ fn half_bits(value: f64) -> u16 {
     if magnitude.is_infinite() {
         return sign | 0x7c00;
     }
-    // Bits of halves are in the order of their values: look for the one.
+    // The bits of positive half-precision values have the order of the values, so a binary search finds them.
     let (mut low, mut high) = (0u16, 0x7bff);
     while low < high {
         let middle = low + (high - low).div_ceil(2);
@@ -137,7 +139,7 @@ fn half_value(bits: u16) -> f64 {
     if bits & 0x8000 != 0 { -magnitude } else { magnitude }
 }
 
-/// Values as they lie in memory, each rounded to the kind.
+/// Returns the bytes of values in memory, each rounded to the type.
 pub fn to_bytes(kind: Kind, values: &[f64]) -> Vec<u8> {
     values
         .iter()
@@ -149,6 +151,7 @@ pub fn to_bytes(kind: Kind, values: &[f64]) -> Vec<u8> {
         .collect()
 }
 
+/// Returns the values of bytes in memory.
 pub fn from_bytes(kind: Kind, bytes: &[u8]) -> Vec<f64> {
     match kind {
         Kind::Float => bytes

@@ -1,24 +1,25 @@
-//! The operations of a pickle, protocols 0 to 5.
+//! A stack machine for the operations of a pickle, protocols 0 to 5.
 
 use std::collections::HashMap;
 
-use super::allowed::{self, Allowed};
+use super::allowed::Allowed;
+use super::call;
 use super::operands::Operands;
 use super::value::{Pickled, Value, ValueId};
-use crate::Error;
+use crate::error::Error;
 
-/// Operations of one pickle. A state dict takes some forty a tensor.
-const MOST_OPERATIONS: usize = 1 << 20;
+/// The largest number of operations in a pickle. A state dict needs about 40 per tensor.
+const MAX_OPERATIONS: usize = 1 << 20;
 
-/// Text that calls may copy, in bytes: all else takes at most as much as the pickle has.
-const MOST_COPIED: usize = 1 << 26;
+/// The largest number of bytes that calls may copy. Everything else takes memory proportional to the pickle.
+const MAX_COPIED: usize = 1 << 26;
 
-/// Runs the pickle at the start of `bytes`.
+/// Interprets the pickle at the start of `bytes`. More bytes may follow it.
 pub(crate) fn run(bytes: &[u8]) -> Result<Pickled, Error> {
-    let made = Pickled { values: Vec::new(), top: ValueId(0), length: 0 };
+    let pickled = Pickled { values: Vec::new(), top: ValueId(0), length: 0 };
     let machine = Machine {
         input: Operands::new(bytes),
-        made,
+        pickled,
         stack: Vec::new(),
         marks: Vec::new(),
         memo: HashMap::new(),
@@ -29,30 +30,29 @@ pub(crate) fn run(bytes: &[u8]) -> Result<Pickled, Error> {
 
 struct Machine<'a> {
     input: Operands<'a>,
-    made: Pickled,
+    pickled: Pickled,
     stack: Vec<ValueId>,
-    /// Where in the stack marks lie.
+    /// The positions of the marks in the stack.
     marks: Vec<usize>,
     memo: HashMap<u64, ValueId>,
+    /// The bytes that calls have copied.
     copied: usize,
 }
 
 impl Machine<'_> {
     fn run(mut self) -> Result<Pickled, Error> {
-        for _ in 0..MOST_OPERATIONS {
-            let start = self.input.place();
+        for _ in 0..MAX_OPERATIONS {
+            let start = self.input.position();
             if self.operation(start)? {
-                self.made.top = self.pop()?;
-                self.made.length = self.input.place();
-                return Ok(self.made);
+                self.pickled.top = self.pop()?;
+                self.pickled.length = self.input.position();
+                return Ok(self.pickled);
             }
         }
-        Error::unsupported(format!(
-            "its pickle has more than {MOST_OPERATIONS} operations; no state dict needs as many"
-        ))
+        Error::unsupported(format!("its pickle has more than {MAX_OPERATIONS} operations; no state dict needs as many"))
     }
 
-    /// One operation, at `start`; whether it was the last.
+    /// Interprets the operation at `start`. Returns whether it was the last one.
     fn operation(&mut self, start: usize) -> Result<bool, Error> {
         match self.input.byte()? {
             b'.' => return Ok(true),
@@ -173,7 +173,7 @@ impl Machine<'_> {
             }
             0x93 => {
                 let parts = self.pop_many(2)?;
-                let text = |id| self.made.text(id).map(str::to_owned);
+                let text = |id| self.pickled.text(id).map(str::to_owned);
                 let (Some(module), Some(name)) = (text(parts[0]), text(parts[1])) else {
                     return Error::damaged(format!("the name at byte {start} of its pickle is no text"));
                 };
@@ -183,7 +183,7 @@ impl Machine<'_> {
             b'b' => self.build(start)?,
             b'Q' => {
                 let id = self.pop()?;
-                let storage = allowed::storage(&self.made, id)?;
+                let storage = call::storage(&self.pickled, id)?;
                 self.copy(storage.key.len())?;
                 self.push(Value::Storage(storage));
             }
@@ -223,12 +223,12 @@ impl Machine<'_> {
         Ok(())
     }
 
-    // What lies on the stack.
+    // The stack.
 
     fn push(&mut self, value: Value) {
-        // Operations are counted, so that places fit into 32 bits.
-        self.stack.push(ValueId(self.made.values.len() as u32));
-        self.made.values.push(value);
+        // The number of operations is limited, so the index fits into 32 bits.
+        self.stack.push(ValueId(self.pickled.values.len() as u32));
+        self.pickled.values.push(value);
     }
 
     fn floor(&self) -> usize {
@@ -238,7 +238,7 @@ impl Machine<'_> {
     fn top(&self) -> Result<ValueId, Error> {
         match self.stack.last() {
             Some(&top) if self.stack.len() > self.floor() => Ok(top),
-            _ => self.too_little(),
+            _ => self.stack_underflow(),
         }
     }
 
@@ -251,19 +251,19 @@ impl Machine<'_> {
     fn pop_many(&mut self, count: usize) -> Result<Vec<ValueId>, Error> {
         match self.stack.len().checked_sub(count) {
             Some(start) if start >= self.floor() => Ok(self.stack.split_off(start)),
-            _ => self.too_little(),
+            _ => self.stack_underflow(),
         }
     }
 
     fn above_mark(&mut self) -> Result<Vec<ValueId>, Error> {
         match self.marks.pop() {
             Some(mark) => Ok(self.stack.split_off(mark)),
-            None => self.too_little(),
+            None => self.stack_underflow(),
         }
     }
 
-    fn too_little<T>(&self) -> Result<T, Error> {
-        Error::damaged(format!("its pickle has nothing to work on before byte {}", self.input.place()))
+    fn stack_underflow<T>(&self) -> Result<T, Error> {
+        Error::damaged(format!("its pickle has nothing to work on before byte {}", self.input.position()))
     }
 
     fn tuple(&mut self, count: usize) -> Result<(), Error> {
@@ -274,19 +274,21 @@ impl Machine<'_> {
 
     fn append(&mut self, parts: &[ValueId]) -> Result<(), Error> {
         let top = self.top()?;
-        match &mut self.made.values[top.0 as usize] {
+        match &mut self.pickled.values[top.0 as usize] {
             Value::List(list) => {
                 list.extend_from_slice(parts);
                 Ok(())
             }
-            other => Error::damaged(format!("its pickle adds to {} before byte {}", other.kind(), self.input.place())),
+            other => {
+                Error::damaged(format!("its pickle adds to {} before byte {}", other.kind(), self.input.position()))
+            }
         }
     }
 
     fn set(&mut self, parts: &[ValueId]) -> Result<(), Error> {
         let top = self.top()?;
         let (pairs, rest) = parts.as_chunks::<2>();
-        match &mut self.made.values[top.0 as usize] {
+        match &mut self.pickled.values[top.0 as usize] {
             Value::Dict(entries) if rest.is_empty() => {
                 entries.extend(pairs.iter().map(|&[key, value]| (key, value)));
                 Ok(())
@@ -294,7 +296,7 @@ impl Machine<'_> {
             other => Error::damaged(format!(
                 "its pickle sets entries of {} before byte {}",
                 other.kind(),
-                self.input.place()
+                self.input.position()
             )),
         }
     }
@@ -313,12 +315,12 @@ impl Machine<'_> {
             }
             None => Error::damaged(format!(
                 "its pickle asks for value {key} before it is there, at byte {}",
-                self.input.place()
+                self.input.position()
             )),
         }
     }
 
-    // What would be code in Python.
+    // Operations that would execute code in Python.
 
     fn name(&mut self, module: &str, name: &str, start: usize) -> Result<(), Error> {
         match Allowed::find(module, name) {
@@ -332,11 +334,12 @@ impl Machine<'_> {
 
     fn call(&mut self, start: usize) -> Result<(), Error> {
         let parts = self.pop_many(2)?;
-        let (Value::Allowed(allowed), Value::Tuple(arguments)) = (self.made.get(parts[0]), self.made.get(parts[1]))
+        let (Value::Allowed(allowed), Value::Tuple(arguments)) =
+            (self.pickled.get(parts[0]), self.pickled.get(parts[1]))
         else {
-            return refuse(format!("a call of {}", self.made.get(parts[0]).kind()), start);
+            return refuse(format!("a call of {}", self.pickled.get(parts[0]).kind()), start);
         };
-        let Some(value) = allowed.call(&self.made, arguments) else {
+        let Some(value) = allowed.call(&self.pickled, arguments) else {
             return refuse(format!("a call of {allowed:?} with other arguments than torch.save gives it"), start);
         };
         match &value {
@@ -348,20 +351,20 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// The attributes of an ordered dictionary: PyTorch's `_metadata`, the versions of modules, which nothing here needs.
+    /// Ignores the attributes of an ordered dictionary: PyTorch's `_metadata`, the versions of modules.
     fn build(&mut self, start: usize) -> Result<(), Error> {
         let state = self.pop()?;
         let object = self.top()?;
-        match (self.made.get(object), self.made.get(state)) {
+        match (self.pickled.get(object), self.pickled.get(state)) {
             (Value::Dict(_), Value::Dict(_)) => Ok(()),
             (object, _) => refuse(format!("the state of {} to be set", object.kind()), start),
         }
     }
 
-    /// Counts what a call copies: a short pickle could otherwise have a long text copied again and again.
+    /// Counts the bytes that a call copies, because a short pickle could copy a long text many times.
     fn copy(&mut self, bytes: usize) -> Result<(), Error> {
         self.copied += bytes;
-        if self.copied > MOST_COPIED {
+        if self.copied > MAX_COPIED {
             return Error::unsupported("its pickle copies the same text again and again, which no state dict needs");
         }
         Ok(())

@@ -1,6 +1,7 @@
-//! A machine for the pickles of state dicts: it knows the operations and the few names that they need.
+//! Interprets the pickles of state dicts. Only the operations and names that state dicts need are supported.
 
 mod allowed;
+mod call;
 mod machine;
 mod operands;
 mod value;
@@ -8,6 +9,5 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use allowed::Allowed;
 pub(crate) use machine::run;
 pub(crate) use value::{Pickled, Storage, TensorView, Value, ValueId};

@@ -1,35 +1,35 @@
-//! The bytes of a pickle: operations and what follows them.
+//! Reads the operations of a pickle and their operands.
 
-use super::Value;
-use crate::Error;
+use super::value::Value;
+use crate::error::Error;
 
-/// Bytes that are taken from the front.
+/// The bytes of a pickle, read from the front.
 pub(super) struct Operands<'a> {
     bytes: &'a [u8],
-    place: usize,
+    position: usize,
 }
 
 impl<'a> Operands<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, place: 0 }
+        Self { bytes, position: 0 }
     }
 
-    /// How many have been taken.
-    pub(super) fn place(&self) -> usize {
-        self.place
+    /// Returns the number of bytes that have been read.
+    pub(super) fn position(&self) -> usize {
+        self.position
     }
 
     pub(super) fn take(&mut self, count: u64) -> Result<&'a [u8], Error> {
-        let left = &self.bytes[self.place..];
-        match usize::try_from(count).ok().and_then(|count| left.get(..count)) {
+        let rest = &self.bytes[self.position..];
+        match usize::try_from(count).ok().and_then(|count| rest.get(..count)) {
             Some(taken) => {
-                self.place += taken.len();
+                self.position += taken.len();
                 Ok(taken)
             }
             None => Error::damaged(format!(
                 "its pickle ends after {} bytes, in the middle of an operation at byte {}",
                 self.bytes.len(),
-                self.place
+                self.position
             )),
         }
     }
@@ -44,21 +44,21 @@ impl<'a> Operands<'a> {
         self.array().map(|[byte]| byte)
     }
 
-    /// A little-endian number of `bytes` bytes, at most eight.
+    /// Reads a little-endian number of `bytes` bytes, at most eight.
     pub(super) fn length(&mut self, bytes: u64) -> Result<u64, Error> {
         let taken = self.take(bytes)?;
         Ok(taken.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
     }
 
-    /// The text up to the next line feed, without it.
+    /// Reads the text up to the next line feed, without the line feed.
     pub(super) fn line(&mut self) -> Result<&'a str, Error> {
-        let left = &self.bytes[self.place..];
-        let start = self.place;
-        let Some(length) = left.iter().position(|&byte| byte == b'\n') else {
+        let rest = &self.bytes[self.position..];
+        let start = self.position;
+        let Some(length) = rest.iter().position(|&byte| byte == b'\n') else {
             return Error::damaged(format!("the line at byte {start} of its pickle does not end"));
         };
-        self.place += length + 1;
-        std::str::from_utf8(&left[..length])
+        self.position += length + 1;
+        std::str::from_utf8(&rest[..length])
             .map_err(|_| Error::Damaged(format!("the line at byte {start} of its pickle is no UTF-8")))
     }
 
@@ -69,7 +69,7 @@ impl<'a> Operands<'a> {
         }
     }
 
-    /// A whole number in two's complement, whose length takes `bytes` bytes.
+    /// Reads an integer in two's complement. It is preceded by its length, a number of `bytes` bytes.
     pub(super) fn long(&mut self, bytes: u64) -> Result<Value, Error> {
         let length = self.length(bytes)?;
         let bytes = self.take(length)?;
@@ -82,9 +82,9 @@ impl<'a> Operands<'a> {
         Ok(Value::Int(i64::from_le_bytes(eight)))
     }
 
-    /// A whole number or a truth value of protocol 0.
+    /// Reads an integer or a boolean of protocol 0.
     pub(super) fn decimal(&mut self) -> Result<Value, Error> {
-        let start = self.place;
+        let start = self.position;
         let value = match self.line()? {
             "01" => Some(Value::Bool(true)),
             "00" => Some(Value::Bool(false)),
@@ -93,18 +93,18 @@ impl<'a> Operands<'a> {
         value.ok_or_else(|| Error::Damaged(format!("the line at byte {start} of its pickle is no number of 64 bits")))
     }
 
-    /// Text whose length takes `bytes` bytes.
+    /// Reads text. It is preceded by its length, a number of `bytes` bytes.
     pub(super) fn text(&mut self, bytes: u64) -> Result<String, Error> {
         let length = self.length(bytes)?;
-        let start = self.place;
+        let start = self.position;
         std::str::from_utf8(self.take(length)?)
             .map(str::to_owned)
             .map_err(|_| Error::Damaged(format!("the text at byte {start} of its pickle is no UTF-8")))
     }
 
-    /// Python 2's text of protocol 0. Escapes do not occur in the names of a state dict.
+    /// Reads a Python 2 string of protocol 0. Escapes are refused, because names in a state dict have none.
     pub(super) fn quoted(&mut self) -> Result<String, Error> {
-        let start = self.place;
+        let start = self.position;
         let line = self.line()?;
         let inner = ['\'', '"'].iter().find_map(|&quote| line.strip_prefix(quote)?.strip_suffix(quote));
         match inner {
@@ -114,9 +114,9 @@ impl<'a> Operands<'a> {
     }
 
     pub(super) fn memo_key(&mut self) -> Result<u64, Error> {
-        let start = self.place;
+        let start = self.position;
         self.line()?
             .parse()
-            .map_err(|_| Error::Damaged(format!("the line at byte {start} of its pickle is no place to remember")))
+            .map_err(|_| Error::Damaged(format!("the line at byte {start} of its pickle is no position to remember")))
     }
 }

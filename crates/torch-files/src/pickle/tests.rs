@@ -1,13 +1,15 @@
-//! Pickles by hand: what old Pythons wrote, and what nobody should have.
+//! Tests with pickles written by hand: operations of old Python versions, and hostile pickles.
 #![allow(clippy::unwrap_used)]
 
-use super::*;
-use crate::{Dtype, Error};
+use super::machine::run;
+use super::value::{Storage, Value};
+use crate::dtype::Dtype;
+use crate::error::Error;
 
 fn top(pickle: &[u8]) -> Value {
-    let made = run(pickle).unwrap();
-    assert_eq!(made.length, pickle.len());
-    made.get(made.top).clone()
+    let pickled = run(pickle).unwrap();
+    assert_eq!(pickled.length, pickle.len());
+    pickled.get(pickled.top).clone()
 }
 
 fn error(pickle: &[u8]) -> Error {
@@ -18,14 +20,14 @@ const TENSOR: &[u8] = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00st
     X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06tQK\x01(K\x02K\x01t(K\x01K\x01t\x89)tR";
 
 #[test]
-fn a_tensor_is_described_and_not_read() {
+fn a_tensor_is_described_without_reading_it() {
     let Value::Tensor(view) = top(&[b"\x80\x02", TENSOR, b"."].concat()) else { panic!() };
     let storage = Storage { key: "0".into(), dtype: Some(Dtype::F32), length: 6, first: 0 };
     assert_eq!((view.storage, view.offset, view.shape, view.strides), (storage, 1, vec![2, 1], vec![1, 1]));
 }
 
 #[test]
-fn a_tensor_of_more_dimensions_than_there_are_is_refused() {
+fn a_tensor_of_too_many_dimensions_is_refused() {
     let start = TENSOR.windows(2).position(|two| two == b"Q\x4b").unwrap() + 3;
     let tensor = |dimensions: usize| {
         let numbers = [b"(".as_slice(), &b"K\x01".repeat(dimensions), b"t"].concat();
@@ -37,28 +39,28 @@ fn a_tensor_of_more_dimensions_than_there_are_is_refused() {
 }
 
 #[test]
-fn the_text_operations_of_protocol_0_are_known() {
+fn the_text_operations_of_protocol_0_are_supported() {
     // {'a': (1, 2L, 3.5, True, None), "b": [u'x']} as Python 2 writes it.
-    let made = run(b"(dp0\nS'a'\np1\n(I1\nL2L\nF3.5\nI01\nNtp2\nsS\"b\"\n(lp3\nVx\nasg2\n0.").unwrap();
-    let Value::Dict(entries) = made.get(made.top) else { panic!() };
-    assert_eq!(entries.iter().filter_map(|(key, _)| made.text(*key)).collect::<Vec<_>>(), ["a", "b"]);
-    let Value::Tuple(parts) = made.get(entries[0].1) else { panic!() };
-    let kinds: Vec<&str> = parts.iter().map(|part| made.get(*part).kind()).collect();
+    let pickled = run(b"(dp0\nS'a'\np1\n(I1\nL2L\nF3.5\nI01\nNtp2\nsS\"b\"\n(lp3\nVx\nasg2\n0.").unwrap();
+    let Value::Dict(entries) = pickled.get(pickled.top) else { panic!() };
+    assert_eq!(entries.iter().filter_map(|(key, _)| pickled.text(*key)).collect::<Vec<_>>(), ["a", "b"]);
+    let Value::Tuple(parts) = pickled.get(entries[0].1) else { panic!() };
+    let kinds: Vec<&str> = parts.iter().map(|part| pickled.get(*part).kind()).collect();
     assert_eq!(kinds, ["a number", "a number", "a number", "a truth value", "nothing"]);
-    let Value::List(list) = made.get(entries[1].1) else { panic!() };
-    assert_eq!(made.text(list[0]), Some("x"));
+    let Value::List(list) = pickled.get(entries[1].1) else { panic!() };
+    assert_eq!(pickled.text(list[0]), Some("x"));
 }
 
 #[test]
-fn an_ordered_dictionary_of_python_2_has_its_entries_as_pairs() {
+fn an_ordered_dict_of_python_2_has_its_entries_as_pairs() {
     let (start, second, end) = (b"\x80\x02ccollections\nOrderedDict\n](](U\x01a", b"e](U\x01b", b"ee\x85R.");
-    let made = run(&[start, TENSOR, second, TENSOR, end].concat()).unwrap();
-    let Value::Dict(entries) = made.get(made.top) else { panic!() };
-    assert_eq!(entries.iter().filter_map(|(key, _)| made.text(*key)).collect::<Vec<_>>(), ["a", "b"]);
+    let pickled = run(&[start, TENSOR, second, TENSOR, end].concat()).unwrap();
+    let Value::Dict(entries) = pickled.get(pickled.top) else { panic!() };
+    assert_eq!(entries.iter().filter_map(|(key, _)| pickled.text(*key)).collect::<Vec<_>>(), ["a", "b"]);
 }
 
 #[test]
-fn old_files_may_have_a_storage_in_a_storage() {
+fn a_storage_may_be_a_part_of_another_one() {
     let pickle = b"\x80\x02(X\x07\x00\x00\x00storagectorch\nHalfStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06\
         (X\x01\x00\x00\x001K\x02K\x03ttQ.";
     let Value::Storage(storage) = top(pickle) else { panic!() };
@@ -66,7 +68,7 @@ fn old_files_may_have_a_storage_in_a_storage() {
 }
 
 #[test]
-fn numbers_have_their_sign() {
+fn integers_are_read_with_their_sign() {
     for (pickle, expected) in [
         (&b"K\xff."[..], 255),
         (b"M\xff\xff.", 65535),
@@ -82,8 +84,8 @@ fn numbers_have_their_sign() {
 }
 
 #[test]
-fn everything_that_makes_objects_is_refused_by_name_and_place() {
-    for (pickle, name, place) in [
+fn operations_that_create_objects_are_refused_with_name_and_position() {
+    for (pickle, name, expected) in [
         (&b"\x80\x02cos\nsystem\n(X\x02\x00\x00\x00idtR."[..], "os.system", 2),
         (b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93.", "builtins.eval", 18),
         (b"(S'id'\nios\nsystem\n.", "an object of os.system", 7),
@@ -101,12 +103,12 @@ fn everything_that_makes_objects_is_refused_by_name_and_place() {
     ] {
         let error = error(pickle);
         let Error::Refused { name: found, position } = &error else { panic!("{error}") };
-        assert!(found.starts_with(name) && *position == place, "{error} at {position}");
+        assert!(found.starts_with(name) && *position == expected, "{error} at {position}");
     }
 }
 
 #[test]
-fn nonsense_is_damage() {
+fn invalid_pickles_are_damaged() {
     for pickle in [
         &b""[..],
         b".",
@@ -137,13 +139,17 @@ fn nonsense_is_damage() {
         b"(X\x06\x00\x00\x00deviceQ.",
         b"\xfe.",
     ] {
-        assert!(matches!(run(pickle), Err(Error::Damaged(_))), "{pickle:?}: {:?}", run(pickle).map(|made| made.top));
+        assert!(
+            matches!(run(pickle), Err(Error::Damaged(_))),
+            "{pickle:?}: {:?}",
+            run(pickle).map(|pickled| pickled.top)
+        );
     }
     assert!(matches!(error(b"\x80\x06N."), Error::Unsupported(_)));
 }
 
 #[test]
-fn depth_and_circles_cost_nothing() {
+fn deep_nesting_and_cycles_are_harmless() {
     let depth = 500_000;
     let lists = [vec![b']'; depth], vec![b'a'; depth - 1], vec![b'.']].concat();
     assert!(matches!(top(&lists), Value::List(_)));
@@ -153,10 +159,10 @@ fn depth_and_circles_cost_nothing() {
 }
 
 #[test]
-fn a_pickle_without_end_and_one_that_copies_without_end_are_stopped() {
+fn operations_and_copies_are_limited() {
     let error_of_many = error(&vec![b'N'; 3 << 20]);
     assert!(matches!(error_of_many, Error::Unsupported(_)), "{error_of_many}");
-    // Tensors of sixty dimensions, each made of one that is there: 190 MB from 1 MB.
+    // Many tensors of sixty dimensions from the same arguments: 190 MB from 1 MB.
     let numbers = [&b"("[..], &b"K\x01".repeat(60), b"t"].concat();
     let mut pickle = Vec::new();
     pickle.extend(b"ctorch._utils\n_rebuild_tensor_v2\nq\x010((X\x07\x00\x00\x00storagectorch\nFloatStorage\n");
@@ -165,7 +171,7 @@ fn a_pickle_without_end_and_one_that_copies_without_end_are_stopped() {
     pickle.extend(b"tq\x020");
     pickle.extend(b"h\x01h\x02R0".repeat(200_000));
     assert!(matches!(error(&pickle), Error::Unsupported(_)));
-    // The key of a storage is copied with each tensor, and is short.
+    // The key of a storage is copied with each tensor, so its length is limited.
     let key = vec![b'k'; 1 << 20];
     let mut pickle = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX".to_vec();
     pickle.extend((key.len() as u32).to_le_bytes());

@@ -1,22 +1,22 @@
-//! What a pickle makes.
+//! The values that a pickle creates.
 
-use super::Allowed;
-use crate::Dtype;
+use super::allowed::Allowed;
+use crate::dtype::Dtype;
 
-/// A value's place among all that a pickle made.
+/// The index of a value among all values that a pickle created.
 ///
-/// Values name each other by place and own none, so neither nesting nor circles cost stack or leak.
+/// Values refer to each other by index, so that deep nesting needs no stack and cycles do not leak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ValueId(pub(super) u32);
 
-/// A value.
+/// A value that a pickle created.
 #[derive(Debug, Clone)]
 pub(crate) enum Value {
     None,
     Bool(bool),
     Int(i64),
     Float,
-    /// A whole number beyond 64 bits: the magic number of old files.
+    /// An integer of more than 64 bits, such as the magic number of old files.
     BigInt,
     Text(String),
     Bytes,
@@ -29,7 +29,7 @@ pub(crate) enum Value {
 }
 
 impl Value {
-    /// What it is, for messages.
+    /// Returns the kind of the value, for messages.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::None => "nothing",
@@ -47,20 +47,20 @@ impl Value {
     }
 }
 
-/// A storage as a pickle names it.
+/// A storage as a pickle describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Storage {
-    /// Its name in the file.
+    /// Its key in the file.
     pub(crate) key: String,
-    /// The type of its values; none for bytes that the tensor gives a type.
+    /// Its data type; `None` for untyped bytes, whose type the tensor gives.
     pub(crate) dtype: Option<Dtype>,
-    /// How many values it has, or bytes where it has no type.
+    /// Its number of values, or of bytes if it has no type.
     pub(crate) length: u64,
-    /// Where in the stored bytes it begins, in values: old files have storages that are parts of others.
+    /// The index of its first value in the stored bytes: in old files a storage may be a part of another one.
     pub(crate) first: u64,
 }
 
-/// A tensor as a pickle describes it. Nothing has been held against anything.
+/// A tensor as a pickle describes it. Nothing has been checked yet.
 #[derive(Debug, Clone)]
 pub(crate) struct TensorView {
     pub(crate) storage: Storage,
@@ -70,13 +70,13 @@ pub(crate) struct TensorView {
     pub(crate) strides: Vec<i64>,
 }
 
-/// The outcome of a pickle.
+/// The result of a pickle.
 #[derive(Debug)]
 pub(crate) struct Pickled {
     pub(super) values: Vec<Value>,
-    /// What the pickle is of.
+    /// The pickled value.
     pub(crate) top: ValueId,
-    /// The bytes that it took.
+    /// The length of the pickle in bytes.
     pub(crate) length: usize,
 }
 
@@ -85,7 +85,7 @@ impl Pickled {
         &self.values[id.0 as usize]
     }
 
-    /// Every storage that the pickle names.
+    /// Returns every storage that the pickle names.
     pub(crate) fn storages(&self) -> impl Iterator<Item = &Storage> {
         self.values.iter().filter_map(|value| match value {
             Value::Storage(storage) => Some(storage),

@@ -1,30 +1,20 @@
-//! Finding stored entries in a zip archive.
+//! Finds uncompressed entries in a zip archive.
 
 use std::collections::HashMap;
 use std::io::{Read, Seek};
 
-use super::{
+use super::format::{
     CENTRAL_HEADER, CENTRAL_HEADER_BYTES, END, END_64, END_64_BYTES, END_64_LOCATOR, END_64_LOCATOR_BYTES, END_BYTES,
     EXTRA_64, IN_64, LOCAL_HEADER, LOCAL_HEADER_BYTES,
 };
-use crate::Error;
+use crate::error::Error;
 use crate::source::Source;
+use crate::storages::Extent;
 
-/// The largest directory that is read. Torch writes some hundred bytes an entry.
-const MOST_DIRECTORY_BYTES: u64 = 16 << 20;
+/// The largest directory that is read, in bytes. PyTorch writes about 100 bytes per entry.
+const MAX_DIRECTORY_BYTES: u64 = 16 << 20;
 
-/// An entry whose bytes lie in the file as they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Entry {
-    /// Where its bytes begin in the file.
-    pub(crate) offset: u64,
-    /// How many there are.
-    pub(crate) length: u64,
-    /// Their CRC-32; none where the archive has 0, which PyTorch writes when it is told to leave them out.
-    pub(crate) crc32: Option<u32>,
-}
-
-/// An entry as the directory has it.
+/// An entry of the archive's directory.
 #[derive(Debug, Clone, Copy)]
 struct Listed {
     flags: u16,
@@ -32,6 +22,7 @@ struct Listed {
     crc32: u32,
     length: u64,
     stored_length: u64,
+    /// The offset of the entry's local header.
     header: u64,
 }
 
@@ -39,15 +30,16 @@ struct Listed {
 #[derive(Debug)]
 pub(crate) struct Archive {
     entries: HashMap<String, Listed>,
+    /// The offset of the directory, before which all entries end.
     directory: u64,
 }
 
 impl Archive {
     pub(crate) fn open<R: Read + Seek>(source: &mut Source<R>) -> Result<Self, Error> {
         let (count, start, length) = find_directory(source)?;
-        if length > MOST_DIRECTORY_BYTES {
+        if length > MAX_DIRECTORY_BYTES {
             return Error::unsupported(format!(
-                "the archive's directory has {length} bytes; more than {MOST_DIRECTORY_BYTES} are not read"
+                "the archive's directory has {length} bytes; more than {MAX_DIRECTORY_BYTES} are not read"
             ));
         }
         let bytes = source.bytes(start, length)?;
@@ -62,13 +54,13 @@ impl Archive {
         Ok(Self { entries, directory: start })
     }
 
-    /// The names of all entries, in no order.
+    /// Returns the names of all entries, in no particular order.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
 
-    /// Where an entry's bytes lie; none where there is no such entry.
-    pub(crate) fn entry<R: Read + Seek>(&self, source: &mut Source<R>, name: &str) -> Result<Option<Entry>, Error> {
+    /// Returns the extent of an entry's bytes, or `None` if there is no such entry.
+    pub(crate) fn entry<R: Read + Seek>(&self, source: &mut Source<R>, name: &str) -> Result<Option<Extent>, Error> {
         let Some(listed) = self.entries.get(name) else { return Ok(None) };
         if listed.flags & 1 != 0 {
             return Error::unsupported(format!("{name} is encrypted in the archive"));
@@ -93,16 +85,16 @@ impl Archive {
         let offset = listed.header + LOCAL_HEADER_BYTES as u64 + name_length + extra_length;
         match offset.checked_add(listed.length) {
             Some(end) if end <= self.directory => {
-                Ok(Some(Entry { offset, length: listed.length, crc32: (listed.crc32 != 0).then_some(listed.crc32) }))
+                Ok(Some(Extent { offset, length: listed.length, crc32: (listed.crc32 != 0).then_some(listed.crc32) }))
             }
             _ => Error::damaged(format!("{name} reaches into the archive's directory")),
         }
     }
 }
 
-/// The number of entries, and where their directory begins and how many bytes it has.
+/// Returns the number of entries, and the offset and the length of the directory.
 fn find_directory<R: Read + Seek>(source: &mut Source<R>) -> Result<(u64, u64, u64), Error> {
-    // The end may be followed by a comment of up to 64 KiB.
+    // A comment of up to 64 KiB may follow the end record.
     let tail_length = source.length().min((END_BYTES + usize::from(u16::MAX)) as u64);
     let tail_start = source.length() - tail_length;
     let tail = source.bytes(tail_start, tail_length)?;
@@ -141,7 +133,7 @@ fn find_directory<R: Read + Seek>(source: &mut Source<R>) -> Result<(u64, u64, u
     Ok((count, start, length))
 }
 
-/// Little-endian fields, one after the other.
+/// Reads consecutive little-endian fields.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -196,7 +188,7 @@ impl<'a> Fields<'a> {
             let (kind, size) = (extras.u16()?, extras.u16()?);
             let mut extra = Self(extras.take(size.into())?);
             if kind == EXTRA_64 {
-                // In this order, and only those that did not fit.
+                // In this order, and only the numbers that do not fit into 32 bits.
                 for (short, field) in
                     [(length, &mut listed.length), (stored, &mut listed.stored_length), (header, &mut listed.header)]
                 {

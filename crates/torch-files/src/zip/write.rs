@@ -1,25 +1,25 @@
-//! Writing stored entries one after the other.
+//! Writes an archive of uncompressed entries.
 
 use std::io::{Seek, SeekFrom, Write};
 
-use super::{
+use super::format::{
     CENTRAL_HEADER, END, END_64, END_64_BYTES, END_64_LOCATOR, EXTRA_64, IN_64, LOCAL_HEADER, LOCAL_HEADER_BYTES,
 };
-use crate::Error;
+use crate::error::Error;
 
-/// What the data of entries is aligned to, as PyTorch does for reading by memory maps.
+/// The alignment of the entries' data. PyTorch aligns it for memory mapping.
 const ALIGNMENT: u64 = 64;
 
-/// The extra field that PyTorch fills with nothing to align data: "FB".
+/// The ID of the extra field that PyTorch pads for alignment: "FB".
 const EXTRA_PADDING: u16 = 0x4246;
 
-/// The version of the format that has 64-bit lengths.
+/// The version of the zip format that introduced 64-bit lengths.
 const VERSION: u16 = 45;
 
-/// Names are UTF-8.
+/// The flag for names in UTF-8.
 const FLAGS: u16 = 1 << 11;
 
-/// The first of January 1980, which zip archives begin with: a file does not depend on when it was written.
+/// 1 January 1980, the earliest date of the format. A constant date makes files independent of the time of writing.
 const DATE: u16 = 0x21;
 
 struct Written {
@@ -29,7 +29,7 @@ struct Written {
     crc32: u32,
 }
 
-/// Writes an archive.
+/// Writes a zip archive.
 pub(crate) struct ArchiveWriter<W> {
     out: W,
     place: u64,
@@ -42,6 +42,9 @@ impl<W: Write + Seek> ArchiveWriter<W> {
     }
 
     /// Writes an entry of `length` bytes.
+    ///
+    /// # Errors
+    /// If the pieces have another length in total, or writing fails.
     pub(crate) fn entry<P: AsRef<[u8]>>(
         &mut self,
         name: String,
@@ -60,7 +63,7 @@ impl<W: Write + Seek> ArchiveWriter<W> {
         if given != length {
             return Err(Error::Write(format!("{name}: {given} bytes were given and it has {length}")));
         }
-        // Known only now.
+        // The checksum is known only after the data.
         let crc32 = hash.finalize();
         self.out.seek(SeekFrom::Start(crc_place))?;
         self.out.write_all(&crc32.to_le_bytes())?;
@@ -77,7 +80,7 @@ impl<W: Write + Seek> ArchiveWriter<W> {
 
     fn local_header(&mut self, name: &str, length: u64) -> Result<(), Error> {
         let (name_length, short) = (name_length(name)?, short(length));
-        // Here the format wants both lengths or none.
+        // A local header has both 64-bit lengths or none.
         let extra_64 = if short == IN_64 { fields_64(&[length, length]) } else { Vec::new() };
         let unpadded = self.place + (LOCAL_HEADER_BYTES + name.len() + extra_64.len() + 4) as u64;
         let padding = (unpadded.next_multiple_of(ALIGNMENT) - unpadded) as u16;
@@ -93,7 +96,7 @@ impl<W: Write + Seek> ArchiveWriter<W> {
         self.put(&bytes)
     }
 
-    /// Writes the directory.
+    /// Writes the directory and returns the underlying writer.
     pub(crate) fn finish(mut self) -> Result<W, Error> {
         let start = self.place;
         for entry in std::mem::take(&mut self.written) {
@@ -136,7 +139,7 @@ impl<W: Write + Seek> ArchiveWriter<W> {
     }
 }
 
-/// A length or offset in 32 bits; [`IN_64`] where it does not fit.
+/// Returns a number for a 32-bit field; [`IN_64`] if it does not fit.
 fn short(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(IN_64)
 }

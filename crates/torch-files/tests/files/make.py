@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes the files of this folder with PyTorch itself: python make.py
+"""Writes the files in this folder with PyTorch: python make.py
 
-Each NAME.pt that can be read has its values beside it in NAME.safetensors, as contiguous tensors in the order of the
-file's own names, and NAME.json with that order. Written with torch 2.10.0.
+Each readable NAME.pt comes with NAME.safetensors, which has its values as contiguous tensors, and NAME.json, which has
+the order of its names. The files were written with torch 2.10.0.
 """
 
 import json
@@ -20,7 +20,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 warnings.filterwarnings("ignore")
 torch.manual_seed(0)
 
-# What float32 can hold and what is easily lost on the way.
+# Float32 values that a conversion may easily change.
 AWKWARD = torch.tensor([0.0, -0.0, float("inf"), float("-inf"), float("nan"), 1e-45, 1.1754942e-38, 3.4028235e38, 1 / 3])
 
 
@@ -35,7 +35,7 @@ def write(name, state, **options):
 
 
 class Network(torch.nn.Module):
-    """With normalisation, whose buffers are a long scalar among others."""
+    """A network with normalization, whose buffers include a long scalar."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ def plain():
 
 
 def views():
-    """Tensors that share storages, in every way a state dict may have them."""
+    """Tensors that share storages, in all ways that occur in a state dict."""
     base = torch.arange(24, dtype=torch.float32) / 7
     weight = torch.randn(5, 6)
     return OrderedDict(
@@ -77,7 +77,7 @@ def types():
 
 
 def newer_types():
-    """Types without a storage class of their own, which torch saves as bytes."""
+    """Types without a storage class, which torch saves as bytes."""
     return {
         "torch.uint16": torch.tensor([0, 1, 65535], dtype=torch.uint16),
         "torch.uint32": torch.tensor([0, 1, 2**32 - 1], dtype=torch.uint32),
@@ -91,14 +91,14 @@ def parameters():
 
 
 class Command:
-    """Runs a program when unpickled by Python."""
+    """Executes a program when Python unpickles it."""
 
     def __reduce__(self):
         return os.system, ("touch /tmp/admiral-torch-files-was-here",)
 
 
 def without_data_descriptor(source, target, compression):
-    """The same archive, packed anew by Python."""
+    """Repacks an archive with Python."""
     with zipfile.ZipFile(HERE / source) as old, zipfile.ZipFile(HERE / target, "w", compression) as new:
         for name in old.namelist():
             new.writestr(name, old.read(name))
@@ -119,7 +119,7 @@ def main():
         write(f"old-{name}", state, **old)
     write("newer-types", newer_types())
 
-    # Without checksums, which torch can be told to leave out.
+    # Without checksums; torch has an option for that.
     torch.serialization.set_crc32_options(False)
     write("no-checksums", plain())
     torch.serialization.set_crc32_options(True)
@@ -127,7 +127,7 @@ def main():
     without_data_descriptor("plain-2.pt", "deflated.pt", zipfile.ZIP_DEFLATED)
     without_data_descriptor("plain-2.pt", "repacked.pt", zipfile.ZIP_STORED)
 
-    # What must be refused.
+    # Files that must be refused.
     torch.save({"weight": torch.ones(2), "command": Command()}, HERE / "malicious.pt")
     torch.save({"weight": torch.ones(2), "command": Command()}, HERE / "old-malicious.pt", **old)
     torch.save({"state_dict": plain(), "epoch": 3}, HERE / "nested.pt")

@@ -1,9 +1,10 @@
-//! How far a plan was off.
+//! The deviation of measured step times from the plan.
 
-/// Steps of which the median is held against the plan.
+/// The number of steps whose median time is compared with the plan.
 pub const MEASURED_STEPS: usize = 100;
 
-/// One line on what a step took against what was planned; none where either is no time.
+/// Returns a line that compares the median of `step_seconds` with the planned time. `None` if either is not a positive,
+/// finite time.
 #[must_use]
 pub fn how_far_off(planned_seconds: f64, step_seconds: &[f64]) -> Option<String> {
     let mut sorted = step_seconds.to_vec();
@@ -29,19 +30,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_slower_faster_and_as_planned() {
-        let says = |planned, steps: &[f64], what: &str| {
+    fn the_line_says_slower_faster_or_as_planned() {
+        let expect = |planned, steps: &[f64], words: &str| {
             let text = how_far_off(planned, steps).unwrap_or_default();
-            assert!(text.contains(what), "{text}");
+            assert!(text.contains(words), "{text}");
         };
-        says(1.0, &[1.25, 9.0, 1.25], "25 % slower than planned");
-        says(1.0, &[0.5, 0.5, 0.5, 7.0], "50 % faster than planned");
-        says(1.0, &[1.0, 1.0, 1.0], "as planned");
-        says(1.0, &[2.0; 3], "the median of 3");
+        expect(1.0, &[1.25, 9.0, 1.25], "25 % slower than planned");
+        expect(1.0, &[0.5, 0.5, 0.5, 7.0], "50 % faster than planned");
+        expect(1.0, &[1.0, 1.0, 1.0], "as planned");
+        expect(1.0, &[2.0; 3], "the median of 3");
     }
 
     #[test]
-    fn says_nothing_without_a_plan_or_steps() {
+    fn there_is_no_line_without_a_plan_or_steps() {
         assert_eq!(how_far_off(f64::NAN, &[1.0]), None);
         assert_eq!(how_far_off(0.0, &[1.0]), None);
         assert_eq!(how_far_off(1.0, &[]), None);

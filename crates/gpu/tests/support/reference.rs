@@ -1,8 +1,8 @@
-//! The operations in plain float64, from their definitions.
+//! Reference implementations of the operations in float64, from their definitions.
 
 use admiral_gpu::group_norm::{Activation, Dropout, GroupNorm, Layout};
 
-/// Inputs of a group normalization. `x` and `dy` lie as the layout says.
+/// The inputs of a group normalization. `x` and `dy` have the layout of the `GroupNorm`.
 pub struct Inputs {
     pub x: Vec<f64>,
     pub dy: Vec<f64>,
@@ -11,6 +11,7 @@ pub struct Inputs {
     pub modulation: Option<(Vec<f64>, Vec<f64>)>,
 }
 
+/// The outputs of a group normalization. `y` and `dx` have the layout of the `GroupNorm`.
 pub struct Outputs {
     pub y: Vec<f64>,
     pub mean: Vec<f64>,
@@ -22,21 +23,22 @@ pub struct Outputs {
     pub dshift: Vec<f64>,
 }
 
-pub fn place(norm: &GroupNorm, sample: usize, channel: usize, position: usize) -> usize {
+/// Returns the index of an element in memory.
+pub fn index(norm: &GroupNorm, sample: usize, channel: usize, position: usize) -> usize {
     match norm.layout {
         Layout::ChannelsLast => (sample * norm.spatial + position) * norm.channels + channel,
         Layout::Contiguous => (sample * norm.channels + channel) * norm.spatial + position,
     }
 }
 
-/// What an element is multiplied by: Philox with the counter (place / 8, offset) gives eight numbers of 16 bits.
-pub fn mask(dropout: &Dropout, place: usize) -> f64 {
-    let counter = (place / 8) as u64;
+/// Returns the factor of an element. Philox with the counter (index / 8, offset) gives eight numbers of 16 bits.
+pub fn mask(dropout: &Dropout, index: usize) -> f64 {
+    let counter = (index / 8) as u64;
     let words = philox(
         [counter as u32, (counter >> 32) as u32, dropout.offset as u32, (dropout.offset >> 32) as u32],
         [dropout.seed as u32, (dropout.seed >> 32) as u32],
     );
-    let bits = words[place % 8 / 2] >> (16 * (place % 2)) & 0xffff;
+    let bits = words[index % 8 / 2] >> (16 * (index % 2)) & 0xffff;
     if bits < dropout.drop_below() { 0.0 } else { 65536.0 / f64::from(65536 - dropout.drop_below()) }
 }
 
@@ -51,6 +53,7 @@ pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
+/// Computes forward and backward.
 pub fn group_norm(norm: &GroupNorm, inputs: &Inputs) -> Outputs {
     let GroupNorm { batch, channels, spatial, groups, .. } = *norm;
     let width = channels / groups;
@@ -71,17 +74,17 @@ pub fn group_norm(norm: &GroupNorm, inputs: &Inputs) -> Outputs {
                 (group * width..(group + 1) * width)
                     .flat_map(|channel| (0..spatial).map(move |position| (channel, position)))
             };
-            let at = |(channel, position)| place(norm, sample, channel, position);
+            let at = |(channel, position)| index(norm, sample, channel, position);
             let mean = all().map(|i| inputs.x[at(i)]).sum::<f64>() / count;
             let variance = all().map(|i| (inputs.x[at(i)] - mean).powi(2)).sum::<f64>() / count;
             let rstd = 1.0 / (variance + f64::from(norm.eps)).sqrt();
             out.mean[sample * groups + group] = mean;
             out.rstd[sample * groups + group] = rstd;
 
-            // The gradient of the normalized x, and its two means over the group.
-            let mut of_normalized = Vec::new();
+            // The gradients of the normalized x.
+            let mut gradients = Vec::new();
             for (channel, position) in all() {
-                let i = place(norm, sample, channel, position);
+                let i = index(norm, sample, channel, position);
                 let normalized = (inputs.x[i] - mean) * rstd;
                 let affine = normalized * inputs.weight[channel] + inputs.bias[channel];
                 let row = sample * channels + channel;
@@ -103,12 +106,12 @@ pub fn group_norm(norm: &GroupNorm, inputs: &Inputs) -> Outputs {
                 out.dscale[row] += dz * affine;
                 out.dweight[channel] += dz * (1.0 + scale) * normalized;
                 out.dbias[channel] += dz * (1.0 + scale);
-                of_normalized.push((i, normalized, dz * (1.0 + scale) * inputs.weight[channel]));
+                gradients.push((i, normalized, dz * (1.0 + scale) * inputs.weight[channel]));
             }
-            let mean_of = of_normalized.iter().map(|(_, _, g)| g).sum::<f64>() / count;
-            let mean_of_product = of_normalized.iter().map(|(_, n, g)| n * g).sum::<f64>() / count;
-            for (i, normalized, g) in of_normalized {
-                out.dx[i] = rstd * (g - mean_of - normalized * mean_of_product);
+            let mean_gradient = gradients.iter().map(|(_, _, g)| g).sum::<f64>() / count;
+            let mean_product = gradients.iter().map(|(_, n, g)| n * g).sum::<f64>() / count;
+            for (i, normalized, g) in gradients {
+                out.dx[i] = rstd * (g - mean_gradient - normalized * mean_product);
             }
         }
     }
