@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 fn main() {
-    println!("cargo:rerun-if-changed=src/ops/bridge");
+    println!("cargo:rerun-if-changed=src/ops/cpp");
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     // torch-sys says where it found libtorch; a transitive dependency would not be told.
     let lib = PathBuf::from(env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys names libtorch's folder"));
@@ -62,7 +62,7 @@ fn bridge(include: &Path) {
                 "recompute",
                 "winograd",
             ]
-            .map(|name| format!("src/ops/bridge/{name}.cpp")),
+            .map(|name| format!("src/ops/cpp/{name}.cpp")),
         )
         .compile("admiral_bridge");
 }
@@ -99,6 +99,6 @@ fn kernels() {
         for flag in ["-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"].iter().chain(flags) {
             build.flag(flag);
         }
-        build.file("src/ops/bridge/kernels.cpp").compile(&format!("admiral_kernels_{name}"));
+        build.file("src/ops/cpp/kernels.cpp").compile(&format!("admiral_kernels_{name}"));
     }
 }

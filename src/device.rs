@@ -7,8 +7,8 @@ use admiral_gpu::found::{FoundLibrary, find_all};
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use crate::cuda;
-use crate::ops::{self, KernelChoice};
+use crate::gpus::{Gpus, loaded_file};
+use crate::ops::{self, KernelChoice, Kernels};
 use crate::version::Versions;
 
 /// All that was found.
@@ -109,9 +109,9 @@ impl Report {
     ///
     /// # Errors
     /// When libtorch cannot say what it is.
-    pub fn of_this_machine() -> Result<Self, ops::Error> {
+    pub fn of_this_machine(gpu_libraries: &Gpus) -> Result<Self, ops::Error> {
         let torch_sees = if tch::Cuda::is_available() { tch::Cuda::device_count() as usize } else { 0 };
-        let found = find_all(&cuda::search());
+        let found = find_all(gpu_libraries.search());
         let libraries: Vec<FoundFile> =
             found.libraries.into_iter().map(|(library, found)| describe(&library.to_string(), found)).collect();
         let mut gpus = Vec::new();
@@ -125,14 +125,14 @@ impl Report {
                     multiprocessors: device.multiprocessors,
                     total_memory: device.total_memory,
                     free_memory: device.free_memory,
-                    kernels: ops::kernel_choice(Device::Cuda(device.ordinal)),
+                    kernels: Kernels::open(Device::Cuda(device.ordinal), gpu_libraries).choice(),
                     attention: (device.ordinal < torch_sees).then(|| attention(Device::Cuda(device.ordinal))),
                 }),
                 Err(reason) => lost.push(format!("a GPU cannot be used: {reason}")),
             }
         }
         let libtorch_cuda = tch::utils::has_cuda().then(|| TorchCuda {
-            path: cuda::loaded_file("libtorch_cuda").map(|path| path.display().to_string()),
+            path: loaded_file("libtorch_cuda").map(|path| path.display().to_string()),
             num_gpus: torch_sees,
             cudart: thousands(tch::utils::version_cudart(), 10),
             cudnn: if tch::Cuda::cudnn_is_available() { cudnn(tch::utils::version_cudnn()) } else { "none".into() },
@@ -159,7 +159,7 @@ fn describe(library: &str, found: Result<FoundLibrary, String>) -> FoundFile {
             // A name alone is one that the loader found.
             let is_name = !Path::new(&found.path).is_absolute();
             let stem = found.path.split(".so").next().unwrap_or_default();
-            let file = if is_name { cuda::loaded_file(stem) } else { None };
+            let file = if is_name { loaded_file(stem) } else { None };
             let path = file.map_or(found.path, |file| file.display().to_string());
             FoundFile { library: library.into(), path: Some(path), version: Some(found.version), missing: None }
         }
@@ -192,7 +192,7 @@ fn processor() -> Processor {
         name: name.to_owned(),
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         bf16_instructions: bf16_instructions(&text),
-        kernels: ops::kernel_choice(Device::Cpu),
+        kernels: Kernels::cpu().choice(),
         attention: attention(Device::Cpu),
     }
 }

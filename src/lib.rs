@@ -1,28 +1,26 @@
 //! Admiral trains, samples and evaluates the diffusion models of *Diffusion Models Beat GANs on Image Synthesis*.
 //!
-//! `docs/architecture.md` shows the layers: a module imports only modules below it in this list.
+//! This package links libtorch. What needs no tensors is in the packages under `crates/`. `docs/architecture.md` shows the
+//! layers: a module imports only modules below it.
 
-pub mod checkpoint;
-pub mod collective;
-pub mod config;
-pub mod cuda;
-pub mod data;
+pub mod bench;
+pub mod commands;
+pub mod context;
 pub mod device;
 pub mod diffusion;
-pub mod evaluate;
-pub mod exit;
-pub mod faults;
-pub mod ledger;
+pub mod environment;
+pub mod gpus;
+pub mod host_memory;
 pub mod model;
 pub mod ops;
-pub mod random;
+pub mod reduce;
+pub mod run_config;
 pub mod sample;
-pub mod telemetry;
-pub mod tools;
+mod statistics;
 pub mod train;
 pub mod version;
 
-// The text of a GPU's kernels runs on the CPU in the tests of `gpu`, and in those of this package too.
+// The source of the GPU kernels runs on the CPU in the tests of `crates/gpu`, and in those of this package too.
 #[cfg(test)]
 #[path = "../crates/gpu/tests/support/emulator.rs"]
 #[allow(dead_code, missing_docs, clippy::unwrap_used, reason = "written for the tests of another package")]

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use admiral_comm::Mpi;
-use crate::cuda;
+
+use crate::gpus::loaded_file;
 use crate::ops::{self, bridge};
 
 /// The parts of a process that can differ between hosts.
@@ -34,7 +35,7 @@ impl Versions {
             admiral: env!("CARGO_PKG_VERSION").to_owned(),
             libtorch_built: bridge::torch_built_with().to_owned(),
             libtorch_loaded: bridge::torch_loaded()?,
-            libtorch_path: cuda::loaded_file("libtorch_cpu"),
+            libtorch_path: loaded_file("libtorch_cpu"),
             mpi: Mpi::library(),
         })
     }

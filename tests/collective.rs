@@ -7,7 +7,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use admiral_comm::{Collective, CollectiveError, Ending, GpuSums, Single, agree, any, connect};
+use admiral_comm::{Collective, CollectiveError, Ending, NcclReducer, Single, agree, any, connect};
 use admiral_comm::exit::ExitCode;
 
 #[path = "support/collective_suite.rs"]
@@ -145,7 +145,7 @@ fn rank() {
             mark("conforms", "");
         }
         "nccl" => {
-            let open = || GpuSums::open(&*collective, collective.local_rank(), TIMEOUT).unwrap().unwrap();
+            let open = || NcclReducer::open(&*collective, collective.local_rank(), TIMEOUT).unwrap().unwrap();
             collective_suite::run_on_gpu(&*collective, collective.local_rank(), &open);
             mark("conforms", "");
         }

@@ -61,7 +61,7 @@ fn every_file_builds_its_released_model() {
     let all: Value = serde_json::from_str(&text).unwrap();
     for (file, architecture) in ARCHITECTURES {
         let expected = &all[architecture];
-        let (_, specs) = Network::build(&read(file).network_plan().unwrap());
+        let (_, specs) = Network::build(&read(file).network_spec().unwrap());
         let tensors = expected["tensors"].as_object().unwrap();
         assert_eq!(specs.len(), tensors.len(), "{file}");
         for spec in specs.iter() {
@@ -84,7 +84,7 @@ fn every_file_builds_its_released_model() {
 
 #[test]
 fn the_demo_is_small() {
-    let (_, specs) = Network::build(&read("fashion").network_plan().unwrap());
+    let (_, specs) = Network::build(&read("fashion").network_spec().unwrap());
     assert!((1_000_000..=4_000_000).contains(&specs.num_elements()), "{}", specs.num_elements());
 }
 
@@ -130,7 +130,7 @@ fn programs_are_told_the_configuration_and_what_follows() {
     let config: RunConfig = serde_json::from_value(shown["config"].clone()).unwrap();
     assert_eq!(config.launch.stall_seconds, 60);
     assert_eq!(config, load(&folder().join("fashion.yaml"), &["launch.stall_seconds=60".into()]).unwrap());
-    let (_, specs) = Network::build(&config.network_plan().unwrap());
+    let (_, specs) = Network::build(&config.network_spec().unwrap());
     let derived = &shown["derived"];
     assert_eq!(derived["parameters"], specs.num_elements());
     assert_eq!(derived["run_folder"], folder().join(&config.run.folder).display().to_string());

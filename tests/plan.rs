@@ -39,7 +39,7 @@ fn imagenet_64_on_64_v100s() {
     assert_eq!(sum, parts["total"].as_u64().unwrap());
 
     let config = config("imagenet64");
-    let (network, specs) = Network::build(&config.network_plan().unwrap());
+    let (network, specs) = Network::build(&config.network_spec().unwrap());
     let values = specs.num_elements() as f64;
     assert_eq!((number("/memory/masters"), number("/memory/moments")), (4.0 * values, 8.0 * values));
     assert_eq!(number("/storage/checkpoint_bytes"), 16.0 * values);

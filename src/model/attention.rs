@@ -3,7 +3,7 @@
 use admiral_plan::LayerMemory;
 use tch::Tensor;
 
-use crate::ops;
+use crate::ops::{self, Kernels};
 
 use super::activations::Running;
 use super::layers::{Builder, GroupNorm, Linear, Start};
@@ -69,9 +69,9 @@ impl AttentionBlock {
     }
 
     /// `[batch, channels, height, width]` to the same shape.
-    pub fn forward(&self, params: &Params, x: &Tensor) -> Tensor {
+    pub fn forward(&self, kernels: &Kernels, params: &Params, x: &Tensor) -> Tensor {
         let size = x.size();
-        let normed = self.norm.forward(params, x);
+        let normed = self.norm.forward(kernels, params, x);
         // Pixels as rows: a view where the map is channels-last, and dense heads for attention.
         let tokens = normed.permute([0, 2, 3, 1]).reshape([size[0], size[2] * size[3], self.channels]);
         let attended = attend(&self.qkv.forward(params, &tokens), self.num_heads, self.order);

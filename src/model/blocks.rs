@@ -3,7 +3,7 @@
 use admiral_plan::LayerMemory;
 use tch::Tensor;
 
-use crate::ops::{self, Dropout};
+use crate::ops::{self, Dropout, Kernels};
 use admiral_random::{Philox, Stream};
 
 use super::activations::Running;
@@ -14,7 +14,7 @@ use super::params::Params;
 
 /// What blocks of one network have in common.
 #[derive(Debug, Clone, PartialEq)]
-pub struct BlockPlan {
+pub struct BlockSpec {
     /// Width of the first level before its multiple.
     pub model_channels: i64,
     /// Residual blocks a level.
@@ -39,7 +39,7 @@ pub struct BlockPlan {
     pub use_checkpoint: bool,
 }
 
-impl BlockPlan {
+impl BlockSpec {
     /// The width of a level.
     #[must_use]
     pub fn width(&self, level: usize) -> i64 {
@@ -60,6 +60,8 @@ impl BlockPlan {
 /// What a block is run with.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
+    /// The kernels of the device.
+    pub kernels: &'a Kernels,
     /// The values of the parameters.
     pub params: &'a Params,
     /// SiLU of the timestep and class embedding, `[batch, 4 * model_channels]`, float32.
@@ -71,10 +73,16 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    /// For blocks of a plan; what training alone does is done where there is a seed.
+    /// For blocks of a spec; what training alone does is done where there is a seed.
     #[must_use]
-    pub fn new(plan: &BlockPlan, params: &'a Params, embedding: &'a Tensor, dropout_seed: Option<u64>) -> Self {
-        Self { params, embedding, dropout_seed, recomputes: plan.use_checkpoint && dropout_seed.is_some() }
+    pub fn new(
+        spec: &BlockSpec,
+        kernels: &'a Kernels,
+        params: &'a Params,
+        embedding: &'a Tensor,
+        dropout_seed: Option<u64>,
+    ) -> Self {
+        Self { kernels, params, embedding, dropout_seed, recomputes: spec.use_checkpoint && dropout_seed.is_some() }
     }
 }
 
@@ -127,10 +135,10 @@ pub struct ResBlock {
 
 impl ResBlock {
     /// Registers the block's parameters for `[inputs, outputs]` channels.
-    pub fn build(mut builder: Builder<'_>, plan: &BlockPlan, channels: [i64; 2], resample: Resample) -> Self {
+    pub fn build(mut builder: Builder<'_>, spec: &BlockSpec, channels: [i64; 2], resample: Resample) -> Self {
         let [inputs, outputs] = channels;
-        let embedding_outputs = if plan.use_scale_shift_norm { 2 * outputs } else { outputs };
-        let embedding_channels = [embedding_width(plan.model_channels), embedding_outputs];
+        let embedding_outputs = if spec.use_scale_shift_norm { 2 * outputs } else { outputs };
+        let embedding_channels = [embedding_width(spec.model_channels), embedding_outputs];
         Self {
             in_norm: GroupNorm::build(builder.sub("in_layers.0"), inputs),
             in_conv: Conv2d::build(builder.sub("in_layers.2"), channels, 3, 1, Start::Default),
@@ -140,30 +148,30 @@ impl ResBlock {
             skip: (inputs != outputs)
                 .then(|| Conv2d::build(builder.sub("skip_connection"), channels, 1, 1, Start::Default)),
             resample,
-            use_scale_shift_norm: plan.use_scale_shift_norm,
-            dropout: plan.dropout,
+            use_scale_shift_norm: spec.use_scale_shift_norm,
+            dropout: spec.dropout,
         }
     }
 
     /// `[batch, in, height, width]` to `[batch, out, ...]` at the block's resolution. `x` is given once for each branch.
     pub fn forward(&self, context: &Context<'_>, [x, of_skip]: [&Tensor; 2]) -> Tensor {
-        let params = context.params;
-        let hidden = self.resample.forward(&self.in_norm.forward_silu(params, x));
-        let hidden = self.in_conv.forward(params, &hidden);
+        let Context { kernels, params, .. } = *context;
+        let hidden = self.resample.forward(&self.in_norm.forward_silu(kernels, params, x));
+        let hidden = self.in_conv.forward(kernels, params, &hidden);
         let embedding = self.embedding.forward(params, context.embedding);
         let dropout = self.dropout(context);
         let hidden = if self.use_scale_shift_norm {
             let parts = embedding.chunk(2, 1);
-            self.out_norm.forward_in_block(params, &hidden, Some((&parts[0], &parts[1])), dropout)
+            self.out_norm.forward_in_block(kernels, params, &hidden, Some((&parts[0], &parts[1])), dropout)
         } else {
             let hidden = &hidden + embedding.to_kind(hidden.kind()).unsqueeze(-1).unsqueeze(-1);
-            self.out_norm.forward_in_block(params, &hidden, None, dropout)
+            self.out_norm.forward_in_block(kernels, params, &hidden, None, dropout)
         };
-        let mut hidden = self.out_conv.forward(params, &hidden);
+        let mut hidden = self.out_conv.forward(kernels, params, &hidden);
         let skip = self.resample.forward(of_skip);
         // In place: nobody else reads what the convolution gave, and its backward does not either.
         match &self.skip {
-            Some(conv) => hidden.g_add_(&conv.forward(params, &skip)),
+            Some(conv) => hidden.g_add_(&conv.forward(kernels, params, &skip)),
             None => hidden.g_add_(&skip),
         }
     }
@@ -226,9 +234,10 @@ impl Layer {
         if !context.recomputes || matches!(self, Self::Conv(..)) {
             return self.run(context, [x, of_skip]);
         }
-        let (layer, params, dropout_seed) = (self.clone(), context.params.clone(), context.dropout_seed);
+        let (layer, kernels, params) = (self.clone(), context.kernels.clone(), context.params.clone());
+        let dropout_seed = context.dropout_seed;
         let body = move |x: &Tensor, embedding: &Tensor| {
-            layer.run(&Context { params: &params, embedding, dropout_seed, recomputes: false }, [x, x])
+            layer.run(&Context { kernels: &kernels, params: &params, embedding, dropout_seed, recomputes: false }, [x, x])
         };
         ops::recompute(x, context.embedding, body).unwrap_or_else(|error| panic!("{error}"))
     }
@@ -236,10 +245,10 @@ impl Layer {
     fn run(&self, context: &Context<'_>, [x, of_skip]: [&Tensor; 2]) -> Tensor {
         match self {
             // Upsampling comes before its convolution; downsampling is the convolution's stride.
-            Self::Conv(conv, Resample::Up) => conv.forward(context.params, &Resample::Up.forward(x)),
-            Self::Conv(conv, _) => conv.forward(context.params, x),
+            Self::Conv(conv, Resample::Up) => conv.forward(context.kernels, context.params, &Resample::Up.forward(x)),
+            Self::Conv(conv, _) => conv.forward(context.kernels, context.params, x),
             Self::Res(block) => block.forward(context, [x, of_skip]),
-            Self::Attention(block) => block.forward(context.params, x),
+            Self::Attention(block) => block.forward(context.kernels, context.params, x),
         }
     }
 
@@ -324,31 +333,31 @@ pub fn memory(name: &str, blocks: &[Block], size: i64, running: Running, layers:
 }
 
 /// The downward path, `input_blocks`, and the width of each block's result.
-pub fn build_down(builder: &mut Builder<'_>, plan: &BlockPlan, in_channels: i64) -> (Vec<Block>, Vec<i64>) {
+pub fn build_down(builder: &mut Builder<'_>, spec: &BlockSpec, in_channels: i64) -> (Vec<Block>, Vec<i64>) {
     let mut torso = builder.torso();
-    let mut channels = plan.width(0);
+    let mut channels = spec.width(0);
     let first = Conv2d::build(torso.sub("input_blocks.0.0"), [in_channels, channels], 3, 1, Start::Default);
     let mut blocks = vec![vec![Layer::Conv(first, Resample::Same)]];
     let mut widths = vec![channels];
     let mut factor = 1;
-    for level in 0..plan.channel_mult.len() {
-        for _ in 0..plan.num_res_blocks {
+    for level in 0..spec.channel_mult.len() {
+        for _ in 0..spec.num_res_blocks {
             let mut sub = torso.sub("input_blocks");
             let mut sub = sub.sub(blocks.len());
-            let res = ResBlock::build(sub.sub(0), plan, [channels, plan.width(level)], Resample::Same);
-            channels = plan.width(level);
+            let res = ResBlock::build(sub.sub(0), spec, [channels, spec.width(level)], Resample::Same);
+            channels = spec.width(level);
             let mut block = vec![Layer::Res(Box::new(res))];
-            if plan.attention_factors.contains(&factor) {
-                block.push(plan.attention(sub.sub(1), channels));
+            if spec.attention_factors.contains(&factor) {
+                block.push(spec.attention(sub.sub(1), channels));
             }
             blocks.push(block);
             widths.push(channels);
         }
-        if level + 1 < plan.channel_mult.len() {
+        if level + 1 < spec.channel_mult.len() {
             let mut sub = torso.sub("input_blocks");
             let mut sub = sub.sub(blocks.len());
-            let down = if plan.resblock_updown {
-                Layer::Res(Box::new(ResBlock::build(sub.sub(0), plan, [channels; 2], Resample::Down)))
+            let down = if spec.resblock_updown {
+                Layer::Res(Box::new(ResBlock::build(sub.sub(0), spec, [channels; 2], Resample::Down)))
             } else {
                 Layer::Conv(Conv2d::build(sub.sub("0.op"), [channels; 2], 3, 2, Start::Default), Resample::Down)
             };
@@ -361,36 +370,36 @@ pub fn build_down(builder: &mut Builder<'_>, plan: &BlockPlan, in_channels: i64)
 }
 
 /// The middle block: residual, attention, residual.
-pub fn build_middle(builder: &mut Builder<'_>, plan: &BlockPlan, channels: i64) -> Block {
+pub fn build_middle(builder: &mut Builder<'_>, spec: &BlockSpec, channels: i64) -> Block {
     let mut torso = builder.torso();
     let mut middle = torso.sub("middle_block");
-    let first = ResBlock::build(middle.sub(0), plan, [channels; 2], Resample::Same);
-    let attention = plan.attention(middle.sub(1), channels);
-    let second = ResBlock::build(middle.sub(2), plan, [channels; 2], Resample::Same);
+    let first = ResBlock::build(middle.sub(0), spec, [channels; 2], Resample::Same);
+    let attention = spec.attention(middle.sub(1), channels);
+    let second = ResBlock::build(middle.sub(2), spec, [channels; 2], Resample::Same);
     vec![Layer::Res(Box::new(first)), attention, Layer::Res(Box::new(second))]
 }
 
 /// The upward path, `output_blocks`, each of which is given the result of the downward path that `widths` ends with.
-pub fn build_up(builder: &mut Builder<'_>, plan: &BlockPlan, mut widths: Vec<i64>) -> Vec<Block> {
+pub fn build_up(builder: &mut Builder<'_>, spec: &BlockSpec, mut widths: Vec<i64>) -> Vec<Block> {
     let mut torso = builder.torso();
-    let mut channels = plan.width(plan.channel_mult.len() - 1);
-    let mut factor = 1 << (plan.channel_mult.len() - 1);
+    let mut channels = spec.width(spec.channel_mult.len() - 1);
+    let mut factor = 1 << (spec.channel_mult.len() - 1);
     let mut blocks: Vec<Block> = Vec::new();
-    for level in (0..plan.channel_mult.len()).rev() {
-        for index in 0..=plan.num_res_blocks {
+    for level in (0..spec.channel_mult.len()).rev() {
+        for index in 0..=spec.num_res_blocks {
             let mut sub = torso.sub("output_blocks");
             let mut sub = sub.sub(blocks.len());
             let inputs = channels + widths.pop().unwrap_or(0);
-            let res = ResBlock::build(sub.sub(0), plan, [inputs, plan.width(level)], Resample::Same);
-            channels = plan.width(level);
+            let res = ResBlock::build(sub.sub(0), spec, [inputs, spec.width(level)], Resample::Same);
+            channels = spec.width(level);
             let mut block = vec![Layer::Res(Box::new(res))];
-            if plan.attention_factors.contains(&factor) {
-                block.push(plan.attention(sub.sub(1), channels));
+            if spec.attention_factors.contains(&factor) {
+                block.push(spec.attention(sub.sub(1), channels));
             }
-            if level > 0 && index == plan.num_res_blocks {
+            if level > 0 && index == spec.num_res_blocks {
                 let mut last = sub.sub(block.len());
-                block.push(if plan.resblock_updown {
-                    Layer::Res(Box::new(ResBlock::build(last, plan, [channels; 2], Resample::Up)))
+                block.push(if spec.resblock_updown {
+                    Layer::Res(Box::new(ResBlock::build(last, spec, [channels; 2], Resample::Up)))
                 } else {
                     let conv = Conv2d::build(last.sub("conv"), [channels; 2], 3, 1, Start::Default);
                     Layer::Conv(conv, Resample::Up)

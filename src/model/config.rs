@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 use admiral_config::Invalid;
 
 use super::attention::Order;
-use super::blocks::BlockPlan;
-use super::encoder::{EncoderPlan, Pool};
+use super::blocks::BlockSpec;
+use super::encoder::{EncoderSpec, Pool};
 use super::layers::NUM_GROUPS;
-use super::network::NetworkPlan;
-use super::unet::UNetPlan;
+use super::network::NetworkSpec;
+use super::unet::UNetSpec;
 
 /// What a run trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
@@ -118,12 +118,12 @@ impl ModelConfig {
     ///
     /// # Errors
     /// Every mistake that [`ModelConfig::validate`] finds.
-    pub fn plan(&self, task: Task, learn_sigma: bool) -> Result<NetworkPlan, Vec<Invalid>> {
+    pub fn spec(&self, task: Task, learn_sigma: bool) -> Result<NetworkSpec, Vec<Invalid>> {
         let mistakes = self.validate(task);
         let (true, Some(channel_mult)) = (mistakes.is_empty(), self.effective_channel_mult(task)) else {
             return Err(mistakes);
         };
-        let blocks = BlockPlan {
+        let blocks = BlockSpec {
             model_channels: self.num_channels,
             num_res_blocks: self.num_res_blocks,
             channel_mult,
@@ -137,7 +137,7 @@ impl ModelConfig {
             use_checkpoint: self.use_checkpoint,
         };
         if task == Task::Classifier {
-            return Ok(NetworkPlan::Encoder(EncoderPlan {
+            return Ok(NetworkSpec::Encoder(EncoderSpec {
                 image_size: self.image_size,
                 in_channels: self.image_channels,
                 out_channels: self.num_classes.unwrap_or(0),
@@ -146,14 +146,14 @@ impl ModelConfig {
             }));
         }
         let is_super_resolution = task == Task::SuperResolution;
-        let plan = UNetPlan {
+        let spec = UNetSpec {
             image_size: self.image_size,
             in_channels: if is_super_resolution { 2 * self.image_channels } else { self.image_channels },
             out_channels: if learn_sigma { 2 * self.image_channels } else { self.image_channels },
             num_classes: self.num_classes,
             blocks,
         };
-        Ok(if is_super_resolution { NetworkPlan::SuperRes(plan) } else { NetworkPlan::UNet(plan) })
+        Ok(if is_super_resolution { NetworkSpec::SuperRes(spec) } else { NetworkSpec::UNet(spec) })
     }
 
     /// Everything that cannot be built.

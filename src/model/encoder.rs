@@ -6,11 +6,12 @@ use tch::{Kind, Tensor};
 
 use super::activations::{Running, whole};
 use super::attention::AttentionPool;
-use super::blocks::{self, Block, BlockPlan, Context, build_down, build_middle};
+use super::blocks::{self, Block, BlockSpec, Context, build_down, build_middle};
 use super::embedding::Embedding;
 use super::layers::{Builder, Conv2d, GroupNorm, Linear, Start};
 use super::params::{ParamSpecs, Params};
 use super::unet::enter_torso;
+use crate::ops::Kernels;
 
 /// How the classifier turns feature maps into one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
@@ -31,7 +32,7 @@ const SPATIAL_WIDTH: i64 = 2048;
 
 /// An encoder, whole.
 #[derive(Debug, Clone, PartialEq)]
-pub struct EncoderPlan {
+pub struct EncoderSpec {
     /// Height and width of the images.
     pub image_size: i64,
     /// Channels of the images.
@@ -41,7 +42,7 @@ pub struct EncoderPlan {
     /// The pool.
     pub pool: Pool,
     /// The blocks.
-    pub blocks: BlockPlan,
+    pub blocks: BlockSpec,
 }
 
 #[derive(Debug)]
@@ -55,7 +56,7 @@ enum Head {
 /// The structure of an encoder; the values of its parameters lie elsewhere.
 #[derive(Debug)]
 pub struct Encoder {
-    plan: EncoderPlan,
+    spec: EncoderSpec,
     embedding: Embedding,
     input_blocks: Vec<Block>,
     middle_block: Block,
@@ -65,54 +66,61 @@ pub struct Encoder {
 impl Encoder {
     /// Builds the structure and lists its parameters.
     #[must_use]
-    pub fn build(plan: &EncoderPlan) -> (Self, ParamSpecs) {
+    pub fn build(spec: &EncoderSpec) -> (Self, ParamSpecs) {
         let mut specs = ParamSpecs::default();
         let mut builder = Builder::new(&mut specs);
-        let embedding = Embedding::build(&mut builder, plan.blocks.model_channels, None);
-        let (input_blocks, widths) = build_down(&mut builder, &plan.blocks, plan.in_channels);
-        let deepest = widths.last().copied().unwrap_or(plan.blocks.model_channels);
-        let middle_block = build_middle(&mut builder, &plan.blocks, deepest);
+        let embedding = Embedding::build(&mut builder, spec.blocks.model_channels, None);
+        let (input_blocks, widths) = build_down(&mut builder, &spec.blocks, spec.in_channels);
+        let deepest = widths.last().copied().unwrap_or(spec.blocks.model_channels);
+        let middle_block = build_middle(&mut builder, &spec.blocks, deepest);
         let features = widths.iter().sum::<i64>() + deepest;
         let mut out = builder.sub("out");
-        let head = match plan.pool {
+        let head = match spec.pool {
             Pool::Adaptive => Head::Adaptive {
                 norm: GroupNorm::build(out.sub(0), deepest),
-                conv: Conv2d::build(out.sub(3), [deepest, plan.out_channels], 1, 1, Start::Zero),
+                conv: Conv2d::build(out.sub(3), [deepest, spec.out_channels], 1, 1, Start::Zero),
             },
             Pool::Attention => {
-                let size = plan.image_size >> (plan.blocks.channel_mult.len() - 1);
-                let heads = plan.blocks.heads(deepest);
+                let size = spec.image_size >> (spec.blocks.channel_mult.len() - 1);
+                let heads = spec.blocks.heads(deepest);
                 Head::Attention {
                     norm: GroupNorm::build(out.sub(0), deepest),
-                    pool: AttentionPool::build(out.sub(2), size, deepest, heads, plan.out_channels),
+                    pool: AttentionPool::build(out.sub(2), size, deepest, heads, spec.out_channels),
                 }
             }
             Pool::Spatial => Head::Spatial {
                 first: Linear::build(out.sub(0), [features, SPATIAL_WIDTH], Start::Default),
-                second: Linear::build(out.sub(2), [SPATIAL_WIDTH, plan.out_channels], Start::Default),
+                second: Linear::build(out.sub(2), [SPATIAL_WIDTH, spec.out_channels], Start::Default),
             },
             Pool::SpatialV2 => Head::SpatialV2 {
                 first: Linear::build(out.sub(0), [features, SPATIAL_WIDTH], Start::Default),
                 norm: GroupNorm::build(out.sub(1), SPATIAL_WIDTH),
-                second: Linear::build(out.sub(3), [SPATIAL_WIDTH, plan.out_channels], Start::Default),
+                second: Linear::build(out.sub(3), [SPATIAL_WIDTH, spec.out_channels], Start::Default),
             },
         };
-        (Self { plan: plan.clone(), embedding, input_blocks, middle_block, head }, specs)
+        (Self { spec: spec.clone(), embedding, input_blocks, middle_block, head }, specs)
     }
 
     /// What was built.
     #[must_use]
-    pub fn plan(&self) -> &EncoderPlan {
-        &self.plan
+    pub fn spec(&self) -> &EncoderSpec {
+        &self.spec
     }
 
     /// `x` `[batch, in, height, width]` and `timesteps` `[batch]` to logits `[batch, out]`, float32.
-    pub fn forward(&self, params: &Params, x: &Tensor, timesteps: &Tensor, dropout_seed: Option<u64>) -> Tensor {
+    pub fn forward(
+        &self,
+        kernels: &Kernels,
+        params: &Params,
+        x: &Tensor,
+        timesteps: &Tensor,
+        dropout_seed: Option<u64>,
+    ) -> Tensor {
         let embedding = self.embedding.forward(params, timesteps, None);
-        let context = Context::new(&self.plan.blocks, params, &embedding, dropout_seed);
+        let context = Context::new(&self.spec.blocks, kernels, params, &embedding, dropout_seed);
         let wants_means = matches!(self.head, Head::Spatial { .. } | Head::SpatialV2 { .. });
         let mut means = Vec::new();
-        let mut hidden = enter_torso(&self.input_blocks, params, x);
+        let mut hidden = enter_torso(&self.input_blocks, kernels, params, x);
         for block in self.input_blocks.iter().chain([&self.middle_block]) {
             hidden = blocks::forward(block, &context, &hidden);
             if wants_means {
@@ -122,16 +130,16 @@ impl Encoder {
         let hidden = hidden.to_kind(Kind::Float);
         match &self.head {
             Head::Adaptive { norm, conv } => {
-                let mean = norm.forward_silu(params, &hidden).mean_dim([2i64, 3].as_slice(), true, Kind::Float);
-                conv.forward(params, &mean).flatten(1, -1)
+                let mean = norm.forward_silu(kernels, params, &hidden).mean_dim([2i64, 3].as_slice(), true, Kind::Float);
+                conv.forward(kernels, params, &mean).flatten(1, -1)
             }
-            Head::Attention { norm, pool } => pool.forward(params, &norm.forward_silu(params, &hidden)),
+            Head::Attention { norm, pool } => pool.forward(params, &norm.forward_silu(kernels, params, &hidden)),
             Head::Spatial { first, second } => {
                 second.forward(params, &first.forward(params, &Tensor::cat(&means, 1)).relu())
             }
             Head::SpatialV2 { first, norm, second } => {
                 let features = first.forward(params, &Tensor::cat(&means, 1));
-                second.forward(params, &norm.forward_silu(params, &features))
+                second.forward(params, &norm.forward_silu(kernels, params, &features))
             }
         }
     }
@@ -139,7 +147,7 @@ impl Encoder {
     /// FLOPs of one image's forward pass: 2 for a multiply-add, convolutions and matrix products.
     #[must_use]
     pub fn forward_flops(&self) -> u64 {
-        let mut size = self.plan.image_size;
+        let mut size = self.spec.image_size;
         let mut sum = self.embedding.flops();
         for block in self.input_blocks.iter().chain([&self.middle_block]) {
             let (flops, out) = blocks::flops(block, size);
@@ -157,7 +165,7 @@ impl Encoder {
     #[must_use]
     pub fn memory(&self, running: Running) -> Vec<LayerMemory> {
         let mut layers = vec![whole("embedding", running.float(self.embedding.kept_elements()))];
-        let size = blocks::memory("input_blocks", &self.input_blocks, self.plan.image_size, running, &mut layers);
+        let size = blocks::memory("input_blocks", &self.input_blocks, self.spec.image_size, running, &mut layers);
         let middle = std::slice::from_ref(&self.middle_block);
         let size = blocks::memory("middle_block", middle, size, running, &mut layers);
         // Float32 from here on: in half precision the input is a copy.

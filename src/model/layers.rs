@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::ops::{self, Dropout};
+use crate::ops::{self, Dropout, Kernels};
 
 use super::params::{Init, ParamId, ParamSpec, ParamSpecs, Params};
 
@@ -91,8 +91,8 @@ impl Conv2d {
     }
 
     /// `[batch, in, height, width]` to `[batch, out, height / stride, width / stride]`.
-    pub fn forward(&self, params: &Params, x: &Tensor) -> Tensor {
-        ops::conv2d(x, params.get(self.weight), params.get(self.bias), self.stride, self.padding)
+    pub fn forward(&self, kernels: &Kernels, params: &Params, x: &Tensor) -> Tensor {
+        ops::conv2d(kernels, x, params.get(self.weight), params.get(self.bias), self.stride, self.padding)
     }
 
     /// The type of the weights: half in a half-precision torso.
@@ -185,25 +185,26 @@ impl GroupNorm {
     }
 
     /// Normalises `[batch, channels, ...]`.
-    pub fn forward(&self, params: &Params, x: &Tensor) -> Tensor {
-        ops::group_norm_silu(x, &self.plain(params))
+    pub fn forward(&self, kernels: &Kernels, params: &Params, x: &Tensor) -> Tensor {
+        ops::group_norm_silu(kernels, x, &self.plain(params))
     }
 
     /// Normalises, then SiLU.
-    pub fn forward_silu(&self, params: &Params, x: &Tensor) -> Tensor {
-        ops::group_norm_silu(x, &ops::GroupNorm { silu: true, ..self.plain(params) })
+    pub fn forward_silu(&self, kernels: &Kernels, params: &Params, x: &Tensor) -> Tensor {
+        ops::group_norm_silu(kernels, x, &ops::GroupNorm { silu: true, ..self.plain(params) })
     }
 
     /// Adaptive group normalisation (the paper's section 3.1) where there are scale and shift `[batch, channels]`, then
     /// SiLU, then dropout.
     pub fn forward_in_block(
         &self,
+        kernels: &Kernels,
         params: &Params,
         x: &Tensor,
         modulation: Option<(&Tensor, &Tensor)>,
         dropout: Option<Dropout>,
     ) -> Tensor {
-        ops::group_norm_silu(x, &ops::GroupNorm { modulation, silu: true, dropout, ..self.plain(params) })
+        ops::group_norm_silu(kernels, x, &ops::GroupNorm { modulation, silu: true, dropout, ..self.plain(params) })
     }
 
     /// Channels that it normalises.

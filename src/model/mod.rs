@@ -15,11 +15,11 @@ mod unet;
 
 pub use activations::Running;
 pub use attention::Order;
-pub use blocks::BlockPlan;
+pub use blocks::BlockSpec;
 pub use config::{ModelConfig, Task};
 pub use embedding::timestep_embedding;
-pub use encoder::{Encoder, EncoderPlan, Pool};
+pub use encoder::{Encoder, EncoderSpec, Pool};
 pub use init::initialize;
-pub use network::{Inputs, Network, NetworkPlan};
+pub use network::{Inputs, Network, NetworkSpec};
 pub use params::{Init, ParamError, ParamId, ParamSpec, ParamSpecs, Params};
-pub use unet::{UNet, UNetPlan};
+pub use unet::{UNet, UNetSpec};

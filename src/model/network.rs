@@ -4,9 +4,10 @@ use admiral_plan::LayerMemory;
 use tch::Tensor;
 
 use super::activations::Running;
-use super::encoder::{Encoder, EncoderPlan};
+use super::encoder::{Encoder, EncoderSpec};
 use super::params::{ParamSpecs, Params};
-use super::unet::{UNet, UNetPlan};
+use super::unet::{UNet, UNetSpec};
+use crate::ops::Kernels;
 
 /// What a network is given.
 #[derive(Debug, Clone, Copy)]
@@ -23,13 +24,13 @@ pub struct Inputs<'a> {
 
 /// A network, whole.
 #[derive(Debug, Clone, PartialEq)]
-pub enum NetworkPlan {
+pub enum NetworkSpec {
     /// A UNet.
-    UNet(UNetPlan),
+    UNet(UNetSpec),
     /// A UNet that is also given a smaller image, raised to the large size and concatenated to its input.
-    SuperRes(UNetPlan),
+    SuperRes(UNetSpec),
     /// A classifier.
-    Encoder(EncoderPlan),
+    Encoder(EncoderSpec),
 }
 
 /// The structure of a network; the values of its parameters lie elsewhere.
@@ -46,18 +47,18 @@ pub enum Network {
 impl Network {
     /// Builds the structure and lists its parameters. No memory is allocated for values.
     #[must_use]
-    pub fn build(plan: &NetworkPlan) -> (Self, ParamSpecs) {
-        match plan {
-            NetworkPlan::UNet(plan) => {
-                let (unet, specs) = UNet::build(plan);
+    pub fn build(spec: &NetworkSpec) -> (Self, ParamSpecs) {
+        match spec {
+            NetworkSpec::UNet(spec) => {
+                let (unet, specs) = UNet::build(spec);
                 (Self::UNet(unet), specs)
             }
-            NetworkPlan::SuperRes(plan) => {
-                let (unet, specs) = UNet::build(plan);
+            NetworkSpec::SuperRes(spec) => {
+                let (unet, specs) = UNet::build(spec);
                 (Self::SuperRes(unet), specs)
             }
-            NetworkPlan::Encoder(plan) => {
-                let (encoder, specs) = Encoder::build(plan);
+            NetworkSpec::Encoder(spec) => {
+                let (encoder, specs) = Encoder::build(spec);
                 (Self::Encoder(encoder), specs)
             }
         }
@@ -69,16 +70,22 @@ impl Network {
     /// # Panics
     /// When a class-conditional network is given no classes, a super-resolution network no small image, or any
     /// network tensors of the wrong shape.
-    pub fn forward(&self, params: &Params, inputs: &Inputs<'_>, dropout_seed: Option<u64>) -> Tensor {
+    pub fn forward(
+        &self,
+        kernels: &Kernels,
+        params: &Params,
+        inputs: &Inputs<'_>,
+        dropout_seed: Option<u64>,
+    ) -> Tensor {
         let Inputs { x, timesteps, labels, low_res } = *inputs;
         match self {
-            Self::UNet(unet) => unet.forward(params, x, timesteps, labels, dropout_seed),
-            Self::Encoder(encoder) => encoder.forward(params, x, timesteps, dropout_seed),
+            Self::UNet(unet) => unet.forward(kernels, params, x, timesteps, labels, dropout_seed),
+            Self::Encoder(encoder) => encoder.forward(kernels, params, x, timesteps, dropout_seed),
             Self::SuperRes(unet) => {
                 let low_res = low_res.expect("a super-resolution network is given the small image");
                 let size = x.size();
                 let raised = low_res.upsample_bilinear2d([size[2], size[3]], false, None, None);
-                unet.forward(params, &Tensor::cat(&[x, &raised], 1), timesteps, labels, dropout_seed)
+                unet.forward(kernels, params, &Tensor::cat(&[x, &raised], 1), timesteps, labels, dropout_seed)
             }
         }
     }
@@ -129,8 +136,8 @@ mod tests {
             use_checkpoint,
             ..ModelConfig::default()
         };
-        let plan = config.plan(task, true).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
-        let (network, specs) = Network::build(&plan);
+        let spec = config.spec(task, true).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+        let (network, specs) = Network::build(&spec);
         let options = (Kind::Float, Device::Cpu);
         (network, Params::new(specs.iter().map(|spec| Tensor::randn(spec.shape.as_slice(), options) * 0.1).collect()))
     }

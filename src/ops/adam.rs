@@ -2,8 +2,8 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::machine::{Machine, address, gpu_kind};
-use super::{Error, bridge, is_fused};
+use super::launcher::{GpuLauncher, address, gpu_kind};
+use super::{Error, Kernels, bridge};
 
 pub use admiral_gpu::adam::AdamHyper;
 
@@ -29,14 +29,14 @@ pub struct AdamSegment<'a> {
 /// # Errors
 /// [`Error::Unsuitable`] when a tensor is not flat, contiguous, of the master's length and device, and of a kind that
 /// [`AdamSegment`] names.
-pub fn adam(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
+pub fn adam(kernels: &Kernels, segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
     check(segment)?;
     let _no_grad = tch::no_grad_guard();
     match segment.master.device() {
-        Device::Cpu if is_fused() => by_cpu_kernel(segment, hyper),
-        device => match Machine::of(device) {
-            Ok(machine) => by_gpu_kernel(machine, segment, hyper),
-            Err(_) => by_tensor_operations(segment, hyper),
+        device if kernels.is_cpu(device) => by_cpu_kernel(segment, hyper),
+        device => match kernels.gpu(device) {
+            Some(launcher) => by_gpu_kernel(launcher, segment, hyper),
+            None => by_tensor_operations(segment, hyper),
         },
     }
 }
@@ -94,7 +94,7 @@ fn by_cpu_kernel(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Err
 }
 
 /// One pass by the kernel of a GPU.
-fn by_gpu_kernel(machine: &Machine, segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
+fn by_gpu_kernel(launcher: &GpuLauncher, segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
     let kinded = |tensor: &Tensor| Some((gpu_kind(tensor.kind())?, address(tensor)));
     let gradient = kinded(segment.gradient).ok_or_else(|| Error::Unsuitable {
         operation: "adam",
@@ -113,7 +113,7 @@ fn by_gpu_kernel(machine: &Machine, segment: &AdamSegment<'_>, hyper: &AdamHyper
     };
     // SAFETY: `check` made sure of lengths, kinds, layout and device. What libtorch frees or writes later on this stream
     // comes after the kernel.
-    unsafe { admiral_gpu::adam::adam(machine.launch(), &memory, hyper, None)? };
+    unsafe { admiral_gpu::adam::adam(launcher.launch(), &memory, hyper, None)? };
     Ok(())
 }
 
@@ -241,12 +241,12 @@ mod tests {
     /// The GPU's kernel, its text run on the CPU.
     #[test]
     fn the_gpus_kernel_follows_the_plain_formula() {
-        let machine = Machine::new(Emulator::new(1));
+        let launcher = GpuLauncher::new(Emulator::new(1));
         for n in [7, 1001] {
             for (gradient, half) in
                 [(Kind::Float, None), (Kind::Half, Some(Kind::Half)), (Kind::BFloat16, Some(Kind::BFloat16))]
             {
-                let update = |segment: &AdamSegment<'_>, hyper: &AdamHyper| by_gpu_kernel(&machine, segment, hyper);
+                let update = |segment: &AdamSegment<'_>, hyper: &AdamHyper| by_gpu_kernel(&launcher, segment, hyper);
                 for error in errors(update, n, gradient, half) {
                     assert!(error < 1e-6, "n {n}, gradient {gradient:?}, half {half:?}: {error}");
                 }
@@ -282,7 +282,7 @@ mod tests {
             step: 1,
             gradient_scale: 1.0,
         };
-        let error = adam(&segment, &hyper).unwrap_err().to_string();
+        let error = adam(&Kernels::cpu(), &segment, &hyper).unwrap_err().to_string();
         assert!(error.contains("`gradient`") && error.contains("[4]"), "{error}");
     }
 }

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{bridge, is_fused};
+use super::{Kernels, bridge};
 
 /// `x` `[batch, in, height, width]` and `weight` `[out, in, kernel, kernel]` to `[batch, out, height / stride, width /
 /// stride]`, plus `bias` `[out]`. Where maps lie channels-last on the CPU and the weights do not, 3x3 convolutions with
@@ -12,8 +12,8 @@ use super::{bridge, is_fused};
 ///
 /// # Panics
 /// Where libtorch refuses, as tch's operations do.
-pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor, stride: i64, padding: i64) -> Tensor {
-    if is_fused()
+pub fn conv2d(kernels: &Kernels, x: &Tensor, weight: &Tensor, bias: &Tensor, stride: i64, padding: i64) -> Tensor {
+    if kernels.is_cpu(x.device())
         && bridge::convolve_suits(x, weight)
         // What the bridge refuses libtorch refuses too, in tch's own way of telling.
         && let Ok(out) = bridge::convolve(x, weight, bias, stride, padding)
@@ -66,7 +66,7 @@ mod tests {
                 assert!(bridge::convolve_suits(&x, &weight));
                 let is_winograd = kind == Kind::Float && WINOGRAD.contains(&[batch, inputs, outputs, height, width]);
                 assert_eq!(bridge::is_winograd(&x, &weight, stride, kernel / 2), is_winograd, "{batch} {inputs}");
-                let found = conv2d(&x, &weight, &bias, stride, kernel / 2);
+                let found = conv2d(&Kernels::cpu(), &x, &weight, &bias, stride, kernel / 2);
                 let expected = x.conv2d(&weight, Some(&bias), [stride; 2], [kernel / 2; 2], [1, 1], 1);
                 let close = |a: &Tensor, b: &Tensor| {
                     let (a, b) = (a.to_kind(Kind::Double), b.to_kind(Kind::Double));
@@ -86,7 +86,7 @@ mod tests {
                 // Each by itself, of a gradient that lies otherwise.
                 let dy = dy.contiguous();
                 for (input, expected) in inputs.iter().zip(&of_expected) {
-                    let again = conv2d(&x, &weight, &bias, stride, kernel / 2);
+                    let again = conv2d(&Kernels::cpu(), &x, &weight, &bias, stride, kernel / 2);
                     close(&gradients(&again, &dy, &[input]).unwrap()[0], expected);
                 }
             }
@@ -99,11 +99,11 @@ mod tests {
         let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
         // Blocks of tiles begin and end within images.
         let (x, weight, bias) = (channels_last(&random(&[7, 64, 42, 42])), random(&[32, 64, 3, 3]), random(&[32]));
-        let together = conv2d(&x, &weight, &bias, 1, 1);
+        let together = conv2d(&Kernels::cpu(), &x, &weight, &bias, 1, 1);
         for image in 0..7 {
             let image_alone = x.narrow(0, image, 1);
             assert!(bridge::is_winograd(&image_alone, &weight, 1, 1));
-            let alone = conv2d(&image_alone, &weight, &bias, 1, 1);
+            let alone = conv2d(&Kernels::cpu(), &image_alone, &weight, &bias, 1, 1);
             assert_eq!(alone, together.narrow(0, image, 1), "image {image}");
         }
     }

@@ -1,31 +1,11 @@
 //! Group normalization with what follows it in a residual block.
 
-use std::sync::Once;
+use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-use super::machine::Machine;
-use super::{Dropout, Error, bridge, is_fused};
-
-/// A group normalization and what follows it.
-#[derive(Debug, Clone, Copy)]
-pub struct GroupNorm<'a> {
-    /// Groups of channels.
-    pub num_groups: i64,
-    /// [channels].
-    pub weight: &'a Tensor,
-    /// [channels].
-    pub bias: &'a Tensor,
-    /// Added to the variance.
-    pub eps: f64,
-    /// (scale, shift), each [batch, channels] or that with trailing dimensions of size 1: x * (1 + scale) + shift
-    /// (AdaGN, the paper's section 3.1).
-    pub modulation: Option<(&'a Tensor, &'a Tensor)>,
-    /// x * sigmoid(x) after that.
-    pub silu: bool,
-    /// Dropout at the end.
-    pub dropout: Option<Dropout>,
-}
+use super::launcher::GpuLauncher;
+use super::{Error, GroupNorm, Kernels, bridge};
 
 /// Group normalization with modulation, SiLU and dropout.
 ///
@@ -36,25 +16,26 @@ pub struct GroupNorm<'a> {
 /// backward: on the CPU, and on GPUs for which our kernels can be compiled. It takes channels-last as it comes, which
 /// matters: on the CPU libtorch's own kernel is many times slower there when a group has few channels. Dropout's mask is
 /// another on a GPU than on the CPU.
-pub fn group_norm_silu(x: &Tensor, norm: &GroupNorm<'_>) -> Tensor {
+pub fn group_norm_silu(kernels: &Kernels, x: &Tensor, norm: &GroupNorm<'_>) -> Tensor {
     let device = x.device();
     let fits = |tensor: &Tensor| group_norm_is_fused(tensor.kind(), tensor.device()) && tensor.device() == device;
     let mut tensors =
         [x, norm.weight, norm.bias].into_iter().chain(norm.modulation.into_iter().flat_map(|(a, b)| [a, b]));
-    if is_fused() && tensors.all(fits) {
-        let fused = match Machine::of(device) {
-            Ok(machine) => by_gpu_kernels(machine, x, norm),
-            Err(_) if device == Device::Cpu => Some(bridge::group_norm_silu(x, norm)),
-            Err(_) => None,
+    if tensors.all(fits) {
+        let fused = match kernels.gpu(device) {
+            Some(launcher) => by_gpu_kernels(launcher, x, norm),
+            None => kernels.is_cpu(device).then(|| bridge::group_norm_silu(x, norm)),
         };
         match fused {
             Some(Ok(out)) => return out,
             // What the bridge refuses on a CPU libtorch refuses too, in tch's own way of telling. A GPU's kernel that
             // cannot be compiled or started is slower from here on, and that has to be known.
             Some(Err(error)) => {
-                static SAID: Once = Once::new();
-                let say = || tracing::warn!(%error, "libtorch's group normalization runs in place of our own kernel");
-                if device.is_cuda() { SAID.call_once(say) } else { tracing::debug!(%error) }
+                if device.is_cuda() && kernels.is_first_warning() {
+                    tracing::warn!(%error, "libtorch's group normalization runs in place of our own kernel");
+                } else {
+                    tracing::debug!(%error);
+                }
             }
             None => {}
         }
@@ -63,9 +44,9 @@ pub fn group_norm_silu(x: &Tensor, norm: &GroupNorm<'_>) -> Tensor {
 }
 
 /// None where a GPU's kernels do not do that.
-fn by_gpu_kernels(machine: &'static Machine, x: &Tensor, norm: &GroupNorm<'_>) -> Option<Result<Tensor, Error>> {
+fn by_gpu_kernels(launcher: &Arc<GpuLauncher>, x: &Tensor, norm: &GroupNorm<'_>) -> Option<Result<Tensor, Error>> {
     let fits = x.numel() > 0 && (norm.silu || norm.dropout.is_none());
-    fits.then(|| bridge::group_norm_gpu(machine, x, norm))
+    fits.then(|| bridge::group_norm_gpu(launcher, x, norm))
 }
 
 /// Whether [`group_norm_silu`] is one node of the graph for values of this kind on this device, where nobody has switched
@@ -264,7 +245,7 @@ mod tests {
         let x = (random(&[2, 8, 6]) + 1).to_kind(Kind::Float).transpose(1, 2).contiguous().transpose(1, 2);
         let single = [x, random(&[8]).to_kind(Kind::Float), random(&[8]).to_kind(Kind::Float)];
         let norm = Shape { num_groups: 4, silu: true, dropout: None }.on(&single);
-        let out = group_norm_silu(&single[0], &norm);
+        let out = group_norm_silu(&Kernels::cpu(), &single[0], &norm);
         assert_eq!(out.stride(), single[0].stride());
         let error = error(&composed(&single[0], &norm), &out);
         assert!(error < 1e-5, "{error}");
@@ -301,7 +282,7 @@ mod tests {
             let _ = x.view([-1]).get(5).fill_(f64::NAN);
             let ones = Tensor::ones([4], (Kind::Float, Device::Cpu));
             let norm = Shape { num_groups: 2, silu: true, dropout: None };
-            let out = group_norm_silu(&x, &norm.on(&[x.shallow_clone(), ones.shallow_clone(), ones]));
+            let out = group_norm_silu(&Kernels::cpu(), &x, &norm.on(&[x.shallow_clone(), ones.shallow_clone(), ones]));
             assert_eq!(out.isnan().sum(Kind::Int64).int64_value(&[]), 18, "{kind:?}");
         }
     }
@@ -320,9 +301,8 @@ mod tests {
 
     /// The GPU's kernels, their text run on the CPU, behind the node that a GPU has.
     fn on_gpu(x: &Tensor, norm: &GroupNorm<'_>) -> Tensor {
-        static MACHINE: std::sync::OnceLock<Machine> = std::sync::OnceLock::new();
-        let machine = MACHINE.get_or_init(|| Machine::new(Emulator::new(1)));
-        by_gpu_kernels(machine, x, norm).unwrap().unwrap()
+        let launcher = Arc::new(GpuLauncher::new(Emulator::new(1)));
+        by_gpu_kernels(&launcher, x, norm).unwrap().unwrap()
     }
 
     #[test]
@@ -371,10 +351,10 @@ mod tests {
 
     #[test]
     fn what_a_gpu_refuses_is_an_error_with_its_reason() {
-        let machine: &'static Machine = Box::leak(Box::new(Machine::new(Refuses)));
+        let launcher = Arc::new(GpuLauncher::new(Refuses));
         let single = [random(&[1, 4, 3, 3]), random(&[4]), random(&[4])].map(|x| x.to_kind(Kind::Float));
         let norm = Shape { num_groups: 2, silu: true, dropout: None };
-        let error = by_gpu_kernels(machine, &single[0], &norm.on(&single)).unwrap().unwrap_err().to_string();
+        let error = by_gpu_kernels(&launcher, &single[0], &norm.on(&single)).unwrap().unwrap_err().to_string();
         assert!(error.contains("`grid` is lost"), "{error}");
     }
 

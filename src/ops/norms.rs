@@ -3,16 +3,16 @@
 use admiral_gpu::norms::{Finish, StepControl, finish, num_partials};
 use tch::{Device, Kind, Tensor};
 
-use super::machine::{Machine, address, gpu_kind};
-use super::{Error, bridge, is_fused};
+use super::launcher::{GpuLauncher, address, gpu_kind};
+use super::{Error, Kernels, bridge};
 
 /// The sum of squares of a flat tensor of any floating kind, accumulated in float64 in an order that does not depend
 /// on the number of threads. A NaN or infinity among the values gives NaN or infinity.
 #[must_use]
-pub fn sum_of_squares(tensor: &Tensor) -> f64 {
+pub fn sum_of_squares(kernels: &Kernels, tensor: &Tensor) -> f64 {
     let _no_grad = tch::no_grad_guard();
     let flat = tensor.reshape([-1]).contiguous();
-    if let (Device::Cpu, Some(kind), true) = (flat.device(), bridge::kernel_kind(flat.kind()), is_fused()) {
+    if let (true, Some(kind)) = (kernels.is_cpu(flat.device()), bridge::kernel_kind(flat.kind())) {
         // SAFETY: `flat` is contiguous CPU memory of that kind, alive for the call.
         if let Ok(sum) = unsafe { bridge::sum_of_squares(flat.data_ptr(), kind, flat.numel()) } {
             return sum;
@@ -26,17 +26,17 @@ pub fn sum_of_squares(tensor: &Tensor) -> f64 {
 ///
 /// # Errors
 /// What the GPU says.
-pub fn norms(gradients: &[Tensor], parameters: &[&Tensor]) -> Result<Tensor, Error> {
+pub fn norms(kernels: &Kernels, gradients: &[Tensor], parameters: &[&Tensor]) -> Result<Tensor, Error> {
     let _no_grad = tch::no_grad_guard();
     let gradients: Vec<&Tensor> = gradients.iter().collect();
     match gradients.first().map_or(Device::Cpu, |first| first.device()) {
         Device::Cpu => {
-            let norm = |of: &[&Tensor]| of.iter().map(|flat| sum_of_squares(flat)).sum::<f64>().sqrt();
+            let norm = |of: &[&Tensor]| of.iter().map(|flat| sum_of_squares(kernels, flat)).sum::<f64>().sqrt();
             Ok(Tensor::from_slice(&[norm(&gradients), norm(parameters)]))
         }
-        device => match Machine::of(device) {
-            Ok(machine) => by_gpu_kernels(machine, &gradients, parameters),
-            Err(_) => {
+        device => match kernels.gpu(device) {
+            Some(launcher) => by_gpu_kernels(launcher, &gradients, parameters),
+            None => {
                 let norm = |of: &[&Tensor]| {
                     let sums: Vec<Tensor> = of.iter().map(|flat| summed(flat)).collect();
                     Ok::<_, Error>(Tensor::f_stack(&sums, 0)?.f_sum(Kind::Double)?.f_sqrt()?)
@@ -52,7 +52,7 @@ fn summed(flat: &Tensor) -> Tensor {
 }
 
 /// Partial sums of each tensor, in one row of the gradients' and one of the parameters', and one kernel that adds them.
-fn by_gpu_kernels(machine: &Machine, gradients: &[&Tensor], parameters: &[&Tensor]) -> Result<Tensor, Error> {
+fn by_gpu_kernels(launcher: &GpuLauncher, gradients: &[&Tensor], parameters: &[&Tensor]) -> Result<Tensor, Error> {
     let options = (Kind::Double, gradients[0].device());
     let row = |of: &[&Tensor]| -> Result<(Tensor, usize), Error> {
         let kinds = of.iter().map(|flat| gpu_kind(flat.kind()).ok_or_else(|| unsuitable(flat)));
@@ -68,7 +68,7 @@ fn by_gpu_kernels(machine: &Machine, gradients: &[&Tensor], parameters: &[&Tenso
             // SAFETY: contiguous memory of that kind and length, and a row that has room for each one's sums; libtorch
             // frees them on the same stream.
             unsafe {
-                admiral_gpu::norms::sum_of_squares(machine.launch(), *kind, address(flat), flat.numel(), place)?;
+                admiral_gpu::norms::sum_of_squares(launcher.launch(), *kind, address(flat), flat.numel(), place)?;
             }
             place += (length * size_of::<f64>()) as u64;
         }
@@ -88,7 +88,7 @@ fn by_gpu_kernels(machine: &Machine, gradients: &[&Tensor], parameters: &[&Tenso
         beta2: 0.0,
     };
     // SAFETY: the addresses hold what is said, and libtorch frees them on the same stream.
-    unsafe { finish(machine.launch(), &what)? };
+    unsafe { finish(launcher.launch(), &what)? };
     // Both norms come first in a `StepControl`.
     Ok(control.f_narrow(0, 0, 2)?)
 }
@@ -116,11 +116,11 @@ mod tests {
         let n = 3 * CHUNK + 7;
         let x = Tensor::full([n], 0.1f32 as f64, (Kind::Float, Device::Cpu));
         let wanted = n as f64 * (0.1f32 as f64).powi(2);
-        assert!((sum_of_squares(&x) / wanted - 1.0).abs() < 1e-12);
+        assert!((sum_of_squares(&Kernels::cpu(), &x) / wanted - 1.0).abs() < 1e-12);
         let half = x.to_kind(Kind::Half);
         let wanted = n as f64 * half.double_value(&[0]).powi(2);
-        assert!((sum_of_squares(&half) / wanted - 1.0).abs() < 1e-12);
-        assert_eq!(sum_of_squares(&Tensor::zeros([0], (Kind::Float, Device::Cpu))), 0.0);
+        assert!((sum_of_squares(&Kernels::cpu(), &half) / wanted - 1.0).abs() < 1e-12);
+        assert_eq!(sum_of_squares(&Kernels::cpu(), &Tensor::zeros([0], (Kind::Float, Device::Cpu))), 0.0);
     }
 
     #[test]
@@ -129,9 +129,9 @@ mod tests {
         let x = Tensor::randn([5 * CHUNK + 3], (Kind::Float, Device::Cpu));
         let threads = tch::get_num_threads();
         tch::set_num_threads(1);
-        let one = sum_of_squares(&x);
+        let one = sum_of_squares(&Kernels::cpu(), &x);
         tch::set_num_threads(3);
-        let three = sum_of_squares(&x);
+        let three = sum_of_squares(&Kernels::cpu(), &x);
         tch::set_num_threads(threads);
         assert_eq!(one.to_bits(), three.to_bits());
     }
@@ -140,9 +140,9 @@ mod tests {
     fn what_is_not_finite_stays_visible() {
         let mut values = vec![1.0f32; 20_000];
         values[17_000] = f32::INFINITY;
-        assert_eq!(sum_of_squares(&Tensor::from_slice(&values)), f64::INFINITY);
+        assert_eq!(sum_of_squares(&Kernels::cpu(), &Tensor::from_slice(&values)), f64::INFINITY);
         values[3] = f32::NAN;
-        assert!(sum_of_squares(&Tensor::from_slice(&values)).is_nan());
+        assert!(sum_of_squares(&Kernels::cpu(), &Tensor::from_slice(&values)).is_nan());
     }
 
     fn random(n: i64, kind: Kind) -> Tensor {
@@ -158,9 +158,9 @@ mod tests {
         let plain = |of: &[&Tensor]| of.iter().map(|flat| summed(flat).double_value(&[])).sum::<f64>().sqrt();
         let wanted = [plain(&gradients.iter().collect::<Vec<_>>()), plain(&parameters)];
         // The GPU's kernels, their text run on the CPU.
-        let machine = Machine::new(Emulator::new(2));
-        let by_gpu = by_gpu_kernels(&machine, &gradients.iter().collect::<Vec<_>>(), &parameters).unwrap();
-        for found in [norms(&gradients, &parameters).unwrap(), by_gpu] {
+        let launcher = GpuLauncher::new(Emulator::new(2));
+        let by_gpu = by_gpu_kernels(&launcher, &gradients.iter().collect::<Vec<_>>(), &parameters).unwrap();
+        for found in [norms(&Kernels::cpu(), &gradients, &parameters).unwrap(), by_gpu] {
             for (wanted, found) in wanted.iter().zip(Vec::<f64>::try_from(&found).unwrap()) {
                 assert!((found / wanted - 1.0).abs() < 1e-12, "{found}, not {wanted}");
             }
@@ -169,11 +169,11 @@ mod tests {
 
     #[test]
     fn the_gpus_norm_of_what_is_not_finite_is_not_finite() {
-        let machine = Machine::new(Emulator::new(2));
+        let launcher = GpuLauncher::new(Emulator::new(2));
         for bad in [f64::INFINITY, f64::NAN] {
             let gradient = random(9000, Kind::Half);
             let _ = gradient.get(8999).fill_(bad);
-            let found = by_gpu_kernels(&machine, &[&gradient], &[]).unwrap();
+            let found = by_gpu_kernels(&launcher, &[&gradient], &[]).unwrap();
             assert!(!found.double_value(&[0]).is_finite());
             assert_eq!(found.double_value(&[1]), 0.0);
         }

@@ -6,21 +6,21 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
-use super::buckets::{Bucket, Slot, cut};
-use super::nccl::GpuSums;
-use super::readiness::Readiness;
-use super::{Collective, CollectiveError};
-use admiral_comm::ledger;
+use admiral_comm::buckets::{Bucket, Slot, cut};
+use admiral_comm::{BucketTracker, Collective, CollectiveError, PhaseTracker};
+
+use super::nccl::NcclReducer;
 
 /// Sums flat gradient buffers over ranks.
 #[derive(Debug)]
 pub struct GradientReducer {
     buckets: Vec<Bucket>,
-    readiness: Arc<Readiness>,
+    tracker: Arc<BucketTracker>,
     /// For each buffer that is not in float32 the float32 buffer that takes its sums; made at the first use.
     sums: Vec<Option<Tensor>>,
-    /// What sums on GPUs; without it gradients pass through the host.
-    gpu: Option<GpuSums>,
+    /// Sums between GPUs. Without it gradients pass through the host.
+    nccl: Option<NcclReducer>,
+    phases: PhaseTracker,
 }
 
 /// Gradients that are summed.
@@ -42,20 +42,20 @@ impl GradientReducer {
     /// Prepares for flat buffers in which each parameter lies where `slots` says, in the network's order, with
     /// buckets of at most `bucket_bytes` ([`default_bucket_bytes`](super::default_bucket_bytes)).
     #[must_use]
-    pub fn new(slots: &[Slot], bucket_bytes: usize) -> Self {
+    pub fn new(slots: &[Slot], bucket_bytes: usize, phases: PhaseTracker) -> Self {
         let buckets = cut(slots, bucket_bytes);
         let holds = |slot: &Slot, bucket: &Bucket| {
             bucket.buffer == slot.buffer && bucket.elements.contains(&slot.elements.start)
         };
         let bucket_of =
             slots.iter().map(|slot| buckets.iter().position(|bucket| holds(slot, bucket)).unwrap_or(0)).collect();
-        let readiness = Arc::new(Readiness::new(bucket_of, &buckets));
-        Self { buckets, readiness, sums: Vec::new(), gpu: None }
+        let tracker = Arc::new(BucketTracker::new(bucket_of, &buckets));
+        Self { buckets, tracker, sums: Vec::new(), nccl: None, phases }
     }
 
-    /// From now on gradients are on this GPU, and summed there.
-    pub fn sum_on_gpus(&mut self, gpu: GpuSums) {
-        self.gpu = Some(gpu);
+    /// Sums by NCCL between the ranks' GPUs, which hold the gradients.
+    pub fn use_nccl(&mut self, nccl: NcclReducer) {
+        self.nccl = Some(nccl);
     }
 
     /// Ends in order what was opened for GPUs; every rank calls it.
@@ -63,13 +63,13 @@ impl GradientReducer {
     /// # Errors
     /// When a rank does not come.
     pub fn finish(&mut self) -> Result<(), CollectiveError> {
-        self.gpu.take().map_or(Ok(()), GpuSums::finish)
+        self.nccl.take().map_or(Ok(()), NcclReducer::finish)
     }
 
     /// What hooks on the parameters tell that a gradient is there.
     #[must_use]
-    pub fn readiness(&self) -> Arc<Readiness> {
-        Arc::clone(&self.readiness)
+    pub fn tracker(&self) -> Arc<BucketTracker> {
+        Arc::clone(&self.tracker)
     }
 
     /// The number of buckets.
@@ -84,7 +84,7 @@ impl GradientReducer {
     /// A float32 buffer is summed in place and returned. The sums of a half-precision buffer come in float32, in
     /// memory that the next call uses again: a sum of finite gradients does not overflow, and one rank's infinity
     /// or NaN is there on all ranks, so that all skip the step alike. One rank alone gets its buffers back as
-    /// they are. CUDA buffers pass through host memory, unless [`GradientReducer::sum_on_gpus`] was called.
+    /// they are. CUDA buffers pass through host memory, unless [`GradientReducer::use_nccl`] was called.
     ///
     /// Every rank calls it with buffers of the same lengths and types.
     ///
@@ -96,23 +96,24 @@ impl GradientReducer {
     pub fn reduce(&mut self, collective: &dyn Collective, gradients: &[&Tensor]) -> Result<Reduced, CollectiveError> {
         let begin = Instant::now();
         let (sums, parts) = self.parts(collective, gradients);
-        if let Some(gpu) = self.gpu.as_mut().filter(|_| !parts.is_empty()) {
+        if let Some(gpu) = self.nccl.as_mut().filter(|_| !parts.is_empty()) {
             let num_buckets = parts.len();
             gpu.backward_ends()?;
             for (number, mut part) in parts.into_iter().enumerate() {
                 gpu.enqueue(number, part.in_float32())?;
             }
-            return sums_of_gpu(gpu, sums, num_buckets, ledger::reduce);
+            let phases = &self.phases;
+            return sums_of_gpu(gpu, sums, num_buckets, |bucket| phases.reduce(bucket));
         }
         for (number, part) in parts.into_iter().enumerate() {
-            part.sum(collective, || Ok(ledger::reduce(number)))?;
+            part.sum(collective, || Ok(self.phases.reduce(number)))?;
         }
         // Ranks wait for each other within the sums, and cannot tell that from summing.
         let spent = begin.elapsed();
         Ok(Reduced { sums, busy: spent, exposed: spent, waited: spent })
     }
 
-    /// [`reduce`](Self::reduce) while `backward` goes on: a bucket travels as soon as [`Readiness::filled`] has heard of
+    /// [`reduce`](Self::reduce) while `backward` goes on: a bucket travels as soon as [`BucketTracker::filled`] has heard of
     /// all of its parameters, on a thread of its own, in the order of the buckets. Until `backward` returns, nothing but
     /// it may touch the gradients, and nobody may call the collective.
     ///
@@ -129,33 +130,32 @@ impl GradientReducer {
         backward: impl FnOnce() -> Result<(), E>,
     ) -> Result<Reduced, E> {
         let (sums, parts) = self.parts(collective, gradients);
-        let readiness = &*self.readiness;
+        let (tracker, phases) = (&*self.tracker, &self.phases);
         let num_buckets = parts.len();
-        readiness.arm();
-        if let Some(gpu) = self.gpu.as_mut().filter(|_| num_buckets > 0) {
-            enqueue_during(gpu, parts, readiness, backward)?;
+        tracker.arm();
+        if let Some(gpu) = self.nccl.as_mut().filter(|_| num_buckets > 0) {
+            enqueue_during(gpu, parts, tracker, backward)?;
             return Ok(sums_of_gpu(gpu, sums, num_buckets, |number| {
-                ledger::reduce_in_background();
-                ledger::wait_for_bucket(number)
+                phases.count_exchange();
+                phases.wait_for_bucket(number)
             })?);
         }
         std::thread::scope(|threads| {
             let communicates = threads.spawn(move || {
                 // Whether it fails or panics: the other thread must not wait for sums that do not come.
-                let guard = GiveUp(readiness);
-                ledger::work_in_background();
-                let spans = communicate(collective, parts, readiness)?;
+                let guard = GiveUp(tracker);
+                let spans = communicate(collective, phases, parts, tracker)?;
                 std::mem::forget(guard);
                 Ok::<_, CollectiveError>(spans)
             });
-            let guard = GiveUp(readiness);
+            let guard = GiveUp(tracker);
             backward()?;
             std::mem::forget(guard);
-            readiness.fill_rest();
+            tracker.fill_rest();
             let begin = Instant::now();
             for bucket in 0..num_buckets {
-                let exchange = ledger::wait_for_bucket(bucket);
-                let goes_on = readiness.await_summed(bucket + 1);
+                let exchange = phases.wait_for_bucket(bucket);
+                let goes_on = tracker.await_summed(bucket + 1);
                 drop(exchange);
                 if !goes_on {
                     break;
@@ -192,16 +192,16 @@ impl GradientReducer {
 /// Enqueues the sum of each part when it is filled, while `backward` goes on. On a GPU both only enqueue: that is done long
 /// before the work is.
 fn enqueue_during<E: From<CollectiveError>>(
-    gpu: &mut GpuSums,
+    gpu: &mut NcclReducer,
     parts: Vec<Part>,
-    readiness: &Readiness,
+    tracker: &BucketTracker,
     backward: impl FnOnce() -> Result<(), E>,
 ) -> Result<(), E> {
     std::thread::scope(|threads| {
         let communicates = threads.spawn(move || {
             let num_buckets = parts.len();
             for (number, mut part) in parts.into_iter().enumerate() {
-                if !readiness.await_filled(number) {
+                if !tracker.await_filled(number) {
                     break;
                 }
                 if number + 1 == num_buckets {
@@ -212,10 +212,10 @@ fn enqueue_during<E: From<CollectiveError>>(
             }
             Ok::<_, CollectiveError>(())
         });
-        let guard = GiveUp(readiness);
+        let guard = GiveUp(tracker);
         backward()?;
         std::mem::forget(guard);
-        readiness.fill_rest();
+        tracker.fill_rest();
         communicates.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok(())
     })
@@ -223,7 +223,7 @@ fn enqueue_during<E: From<CollectiveError>>(
 
 /// Waits for all sums that were enqueued on a GPU; `enter` says to the ledger that this rank has come to a bucket.
 fn sums_of_gpu<T>(
-    gpu: &mut GpuSums,
+    gpu: &mut NcclReducer,
     sums: Vec<Tensor>,
     num_buckets: usize,
     enter: impl Fn(usize) -> T,
@@ -238,29 +238,30 @@ fn sums_of_gpu<T>(
 /// Sums each part when it is filled and all ranks have come to it; returns when it did.
 fn communicate(
     collective: &dyn Collective,
+    phases: &PhaseTracker,
     parts: Vec<Part>,
-    readiness: &Readiness,
+    tracker: &BucketTracker,
 ) -> Result<Vec<Range<Instant>>, CollectiveError> {
     let mut spans = Vec::new();
     for (number, part) in parts.into_iter().enumerate() {
-        if !readiness.await_filled(number) {
+        if !tracker.await_filled(number) {
             break;
         }
         let mut all_are_there = Instant::now();
-        part.sum(collective, || {
-            ledger::reduce_in_background();
-            collective.rendezvous()?;
+        part.sum_in_background(collective, || {
+            phases.count_exchange();
+            collective.background_barrier()?;
             all_are_there = Instant::now();
             Ok(())
         })?;
         spans.push(all_are_there..Instant::now());
-        readiness.summed();
+        tracker.summed();
     }
     Ok(spans)
 }
 
 /// Lets the thread that communicates go when backward has failed or panics.
-struct GiveUp<'a>(&'a Readiness);
+struct GiveUp<'a>(&'a BucketTracker);
 
 impl Drop for GiveUp<'_> {
     fn drop(&mut self) {
@@ -287,19 +288,36 @@ impl Part {
         &self.sum
     }
 
-    /// Sums it over the ranks; `enter` is called when this rank has come to it.
+    /// Sums it over the ranks. Calls `enter` when this rank has come to it.
     fn sum<T>(
-        mut self,
+        self,
         collective: &dyn Collective,
         enter: impl FnOnce() -> Result<T, CollectiveError>,
+    ) -> Result<(), CollectiveError> {
+        self.sum_by(enter, |values| collective.all_reduce_sum_f32(values))
+    }
+
+    /// [`sum`](Self::sum) on a background thread.
+    fn sum_in_background<T>(
+        self,
+        collective: &dyn Collective,
+        enter: impl FnOnce() -> Result<T, CollectiveError>,
+    ) -> Result<(), CollectiveError> {
+        self.sum_by(enter, |values| collective.background_all_reduce_sum_f32(values))
+    }
+
+    fn sum_by<T>(
+        mut self,
+        enter: impl FnOnce() -> Result<T, CollectiveError>,
+        all_reduce: impl FnOnce(&mut [f32]) -> Result<(), CollectiveError>,
     ) -> Result<(), CollectiveError> {
         let _no_grad = tch::no_grad_guard();
         self.in_float32();
         let is_on_host = self.sum.device() == Device::Cpu;
-        // Here a rank waits for its GPU: until that has done the bucket's part of backward, it has not come to it.
+        // The copy waits for the GPU. Until it has computed the bucket's part of backward, this rank has not come to it.
         let mut host = if is_on_host { self.sum.shallow_clone() } else { self.sum.to_device(Device::Cpu) };
         let entered = enter()?;
-        collective.all_reduce_sum_f32(values(&mut host))?;
+        all_reduce(values(&mut host))?;
         drop(entered);
         if !is_on_host {
             self.sum.copy_(&host);
@@ -330,16 +348,16 @@ fn values(flat: &mut Tensor) -> &mut [f32] {
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
-    use super::super::twins::Twins;
+    use super::super::mock::MockPeer;
     use super::*;
 
     #[test]
     fn a_thread_that_panics_keeps_nobody_waiting() {
         let slot = |start| Slot { buffer: 0, elements: start..start + 4 };
-        let mut reducer = GradientReducer::new(&[slot(0), slot(4)], 1);
+        let mut reducer = GradientReducer::new(&[slot(0), slot(4)], 1, PhaseTracker::private());
         let gradient = Tensor::ones([8], (Kind::Float, Device::Cpu));
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            reducer.reduce_during(&Twins(Vec::new()), &[&gradient], || Ok::<_, CollectiveError>(())).map(drop)
+            reducer.reduce_during(&MockPeer(Vec::new()), &[&gradient], || Ok::<_, CollectiveError>(())).map(drop)
         }));
         let panic = outcome.expect_err("it panics here as it did there");
         assert_eq!(panic.downcast_ref::<&str>(), Some(&"GPUs wait for each other"));
@@ -348,10 +366,10 @@ mod tests {
     #[test]
     fn a_parameter_that_comes_twice_stands_for_itself() {
         let slot = |start| Slot { buffer: 0, elements: start..start + 4 };
-        let reducer = GradientReducer::new(&[slot(0), slot(4)], 1 << 20);
-        let readiness = reducer.readiness();
-        readiness.arm();
-        assert!(!readiness.filled(1) && !readiness.filled(1), "the other one is not there");
-        assert!(readiness.filled(0));
+        let reducer = GradientReducer::new(&[slot(0), slot(4)], 1 << 20, PhaseTracker::private());
+        let tracker = reducer.tracker();
+        tracker.arm();
+        assert!(!tracker.filled(1) && !tracker.filled(1), "the other one is not there");
+        assert!(tracker.filled(0));
     }
 }

@@ -9,8 +9,9 @@ use admiral_gpu::driver::{Device, DriverError, Event, Stream, StreamHandle};
 use admiral_gpu::nccl::{Communicator, Nccl, NcclError, UniqueId};
 use tch::Tensor;
 
-use super::{Collective, CollectiveError};
-use crate::{cuda, ledger};
+use admiral_comm::{Collective, CollectiveError, PhaseTracker};
+
+use crate::gpus::Gpus;
 
 /// For so long the host looks at the GPU without a pause: a step's last sum is not to be seen late.
 const EAGER: Duration = Duration::from_millis(2);
@@ -18,8 +19,8 @@ const EAGER: Duration = Duration::from_millis(2);
 const PAUSE: Duration = Duration::from_micros(50);
 
 /// This rank's part of a group of ranks whose GPUs sum together. Dropped, it ends at once, and lets peers that wait for it
-/// go on waiting; [`GpuSums::finish`] is the end in order.
-pub struct GpuSums {
+/// go on waiting; [`NcclReducer::finish`] is the end in order.
+pub struct NcclReducer {
     device: Arc<Device>,
     /// None once they were aborted.
     ranks: Option<Communicator>,
@@ -29,6 +30,7 @@ pub struct GpuSums {
     marks: Vec<Marks>,
     after_backward: Event,
     patience: Duration,
+    phases: PhaseTracker,
 }
 
 /// Where the sum of a bucket is, in the streams.
@@ -43,7 +45,7 @@ struct Marks {
 
 /// What went wrong on the GPU or between GPUs.
 #[derive(Debug, thiserror::Error)]
-enum Wrong {
+enum NcclFailure {
     #[error(transparent)]
     Driver(#[from] DriverError),
     #[error(transparent)]
@@ -54,13 +56,13 @@ enum Wrong {
     Aborted,
 }
 
-impl std::fmt::Debug for GpuSums {
+impl std::fmt::Debug for NcclReducer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GpuSums").field("device", &self.device.ordinal()).field("ranks", &self.ranks).finish()
+        f.debug_struct("NcclReducer").field("device", &self.device.ordinal()).field("ranks", &self.ranks).finish()
     }
 }
 
-impl GpuSums {
+impl NcclReducer {
     /// Joins the ranks' GPUs, this rank's being `ordinal`; all ranks call it, and all get the same answer: the inner error
     /// says what is missing on which rank. `patience` is how long a rank, or a sum, may be waited for.
     ///
@@ -68,13 +70,15 @@ impl GpuSums {
     /// When the ranks cannot reach each other.
     pub fn open(
         collective: &dyn Collective,
+        gpus: &Gpus,
         ordinal: usize,
         patience: Duration,
+        phases: PhaseTracker,
     ) -> Result<Result<Self, String>, CollectiveError> {
-        let nccl = Nccl::load(&cuda::search()).map_err(|error| error.to_string());
-        let found = nccl.and_then(|nccl| Ok((nccl, cuda::device(ordinal)?)));
+        let nccl = Nccl::load(gpus.search()).map_err(|error| error.to_string());
+        let found = nccl.and_then(|nccl| Ok((nccl, gpus.device(ordinal)?)));
         match all_or_none(collective, found)? {
-            Ok((nccl, device)) => Self::join(collective, &nccl, &device, patience),
+            Ok((nccl, device)) => Self::join(collective, &nccl, &device, patience, phases),
             Err(reason) => Ok(Err(reason)),
         }
     }
@@ -84,6 +88,7 @@ impl GpuSums {
         nccl: &Arc<Nccl>,
         device: &Arc<Device>,
         patience: Duration,
+        phases: PhaseTracker,
     ) -> Result<Result<Self, String>, CollectiveError> {
         let id = match collective.rank() {
             0 => nccl.unique_id().map(|id| id.as_bytes().to_vec()),
@@ -97,7 +102,7 @@ impl GpuSums {
         let start = || -> Result<Self, String> {
             let bytes = <[u8; UniqueId::BYTES]>::try_from(id.as_slice()).map_err(|error| error.to_string())?;
             let (rank, world) = (collective.rank(), collective.world_size());
-            Self::start(device, nccl, &UniqueId::from_bytes(bytes), (rank, world), patience)
+            Self::start(device, nccl, &UniqueId::from_bytes(bytes), (rank, world), patience, phases)
                 .map_err(|wrong| wrong.to_string())
         };
         all_or_none(collective, start())
@@ -109,17 +114,18 @@ impl GpuSums {
         id: &UniqueId,
         (rank, world): (usize, usize),
         patience: Duration,
-    ) -> Result<Self, Wrong> {
+        phases: PhaseTracker,
+    ) -> Result<Self, NcclFailure> {
         device.make_current()?;
         let (stream, after_backward) = (Stream::new(device)?, Event::new(device, true)?);
         let ranks = Communicator::init(nccl, id, rank, world, patience)?;
         let device = Arc::clone(device);
         let ranks = Some(ranks);
-        Ok(Self { device, ranks, rank, world_size: world, stream, marks: Vec::new(), after_backward, patience })
+        Ok(Self { device, ranks, rank, world_size: world, stream, marks: Vec::new(), after_backward, patience, phases })
     }
 
     /// Enqueues the sum of a bucket, contiguous float32, in place, behind what libtorch's stream holds by now. Buckets come
-    /// in the order of their numbers, from 0; the memory stays until [`GpuSums::wait`] has seen the sum.
+    /// in the order of their numbers, from 0; the memory stays until [`NcclReducer::wait`] has seen the sum.
     ///
     /// # Errors
     /// What the driver or NCCL says; everything is aborted then.
@@ -128,7 +134,7 @@ impl GpuSums {
         self.or_abort(number, outcome)
     }
 
-    fn try_enqueue(&mut self, number: usize, values: &Tensor) -> Result<(), Wrong> {
+    fn try_enqueue(&mut self, number: usize, values: &Tensor) -> Result<(), NcclFailure> {
         // The thread may be another one each time.
         self.device.make_current()?;
         while self.marks.len() <= number {
@@ -136,12 +142,12 @@ impl GpuSums {
             self.marks.push(Marks { ready: event(false)?, begun: event(true)?, summed: event(true)? });
         }
         let (marks, stream) = (&self.marks[number], self.stream.handle());
-        let ranks = self.ranks.as_mut().ok_or(Wrong::Aborted)?;
+        let ranks = self.ranks.as_mut().ok_or(NcclFailure::Aborted)?;
         // SAFETY: both streams live: the default one always, ours as long as `self`. The values are flat memory of
         // training, which outlives a step.
         unsafe {
             marks.ready.record(StreamHandle::DEFAULT)?;
-            marks.ready.hold_back(stream)?;
+            marks.ready.make_wait(stream)?;
             marks.begun.record(stream)?;
             ranks.all_reduce_in_place(values.data_ptr() as u64, values.numel(), Kind::Float, stream)?;
             marks.summed.record(stream)?;
@@ -152,11 +158,11 @@ impl GpuSums {
     /// All of backward is enqueued: from here on sums are not hidden behind it.
     ///
     /// # Errors
-    /// As [`GpuSums::enqueue`].
+    /// As [`NcclReducer::enqueue`].
     pub(super) fn backward_ends(&mut self) -> Result<(), CollectiveError> {
         // SAFETY: the default stream is always there.
         let outcome = unsafe { self.after_backward.record(StreamHandle::DEFAULT) };
-        self.or_abort(0, outcome.map_err(Wrong::from))
+        self.or_abort(0, outcome.map_err(NcclFailure::from))
     }
 
     /// Waits until this rank's GPU has come to a bucket, calls `enter`, and waits until the bucket is summed; what `enter`
@@ -170,21 +176,21 @@ impl GpuSums {
         let entered = enter();
         let outcome = self.until(&self.marks[number].summed, "the sum over the ranks");
         // SAFETY: the default stream is always there.
-        let held = || unsafe { self.marks[number].summed.hold_back(StreamHandle::DEFAULT) }.map_err(Wrong::from);
+        let held = || unsafe { self.marks[number].summed.make_wait(StreamHandle::DEFAULT) }.map_err(NcclFailure::from);
         let outcome = outcome.and_then(|()| held());
         self.or_abort(number, outcome)?;
         drop(entered);
         Ok(())
     }
 
-    fn until(&self, event: &Event, what: &'static str) -> Result<(), Wrong> {
+    fn until(&self, event: &Event, what: &'static str) -> Result<(), NcclFailure> {
         let start = Instant::now();
-        let ranks = self.ranks.as_ref().ok_or(Wrong::Aborted)?;
+        let ranks = self.ranks.as_ref().ok_or(NcclFailure::Aborted)?;
         while !event.is_passed()? {
             ranks.poll()?;
             let waited = start.elapsed();
             if waited >= self.patience {
-                return Err(Wrong::Deadline { what, patience: self.patience });
+                return Err(NcclFailure::Deadline { what, patience: self.patience });
             }
             if waited < EAGER { std::thread::yield_now() } else { std::thread::sleep(PAUSE) }
         }
@@ -195,14 +201,14 @@ impl GpuSums {
     /// that lay behind backward. All of them must have been waited for.
     ///
     /// # Errors
-    /// As [`GpuSums::enqueue`].
+    /// As [`NcclReducer::enqueue`].
     pub(super) fn spent(&mut self, count: usize) -> Result<(Duration, Duration), CollectiveError> {
         let spans = self.marks[..count].iter().map(|marks| {
             let since = |event: &Event| event.seconds_since(&self.after_backward);
             Ok((since(&marks.begun)?, since(&marks.summed)?))
         });
         let outcome = spans.collect::<Result<Vec<(f64, f64)>, DriverError>>().map(|spans| busy_and_exposed(&spans));
-        self.or_abort(count, outcome.map_err(Wrong::from))
+        self.or_abort(count, outcome.map_err(NcclFailure::from))
     }
 
     /// Ends in order: waits until all ranks have come here.
@@ -211,7 +217,7 @@ impl GpuSums {
     /// When one does not come.
     pub fn finish(mut self) -> Result<(), CollectiveError> {
         let ended = self.ranks.take().map_or(Ok(()), Communicator::finish);
-        self.or_abort(0, ended.map_err(Wrong::from))
+        self.or_abort(0, ended.map_err(NcclFailure::from))
     }
 
     fn abort(&mut self) {
@@ -220,23 +226,23 @@ impl GpuSums {
         }
     }
 
-    fn or_abort<T>(&mut self, bucket: usize, outcome: Result<T, Wrong>) -> Result<T, CollectiveError> {
+    fn or_abort<T>(&mut self, bucket: usize, outcome: Result<T, NcclFailure>) -> Result<T, CollectiveError> {
         outcome.map_err(|wrong| {
             self.abort();
-            let (message, standing) = (wrong.to_string(), ledger::standing());
+            let (message, standing) = (wrong.to_string(), self.phases.describe());
             CollectiveError::Gpu { rank: self.rank, world_size: self.world_size, bucket, message, standing }
         })
     }
 }
 
-impl Drop for GpuSums {
+impl Drop for NcclReducer {
     fn drop(&mut self) {
         // A rank that fails alone must not wait for peers here: they learn of it otherwise.
         self.abort();
     }
 }
 
-/// Of spans in seconds from the end of backward, in turn: all of them, and what of them lies after it.
+/// Returns (total, the part after backward) of spans given in seconds from the end of backward.
 fn busy_and_exposed(spans: &[(f64, f64)]) -> (Duration, Duration) {
     let sum = |length: fn(&(f64, f64)) -> f64| Duration::from_secs_f64(spans.iter().map(length).sum::<f64>().max(0.0));
     (sum(|(begin, end)| end - begin), sum(|(begin, end)| end.max(0.0) - begin.max(0.0)))
@@ -259,12 +265,14 @@ mod tests {
     use std::ffi::{CStr, c_char, c_int};
 
     use admiral_gpu::driver::Driver;
-    use admiral_gpu::library::{Library, SearchPath, load_with};
+    use admiral_gpu::library::{self, Library, SearchPath};
     use tch::Device as TorchDevice;
 
+    use admiral_comm::buckets::Slot;
+
+    use super::super::gradients::GradientReducer;
+    use super::super::mock::MockPeer;
     use super::*;
-    use admiral_comm::twins::Twins;
-    use admiral_comm::{GradientReducer, Slot};
     use crate::emulator;
 
     struct Stub {
@@ -277,7 +285,7 @@ mod tests {
         fn new() -> Self {
             let text = include_str!("../../tests/support/gpu_stub.cpp");
             let (folder, path) = emulator::compile_to_file("gpu_stub.cpp", text, &[]);
-            let load = |which| load_with(which, Some(&path), &SearchPath::default()).unwrap();
+            let load = |which| library::load(which, &SearchPath::default().with_file(which, &path)).unwrap();
             let driver = Driver::from_library(load(Library::Driver)).unwrap();
             let nccl = Nccl::from_library(load(Library::Nccl)).unwrap();
             // SAFETY: its initialisers are those of plain variables.
@@ -286,14 +294,14 @@ mod tests {
             Self { library, device: Device::open(&driver, 0).unwrap(), nccl }
         }
 
-        fn sums(&self, patience: Duration) -> GpuSums {
-            GpuSums::join(&Twins(Vec::new()), &self.nccl, &self.device, patience).unwrap().unwrap()
+        fn sums(&self, patience: Duration) -> NcclReducer {
+            NcclReducer::join(&MockPeer(Vec::new()), &self.nccl, &self.device, patience, PhaseTracker::private()).unwrap().unwrap()
         }
 
         fn reducer(&self, patience: Duration) -> GradientReducer {
             let slot = |buffer, start| Slot { buffer, elements: start..start + 8 };
-            let mut reducer = GradientReducer::new(&[slot(0, 0), slot(1, 0), slot(0, 16)], 1);
-            reducer.sum_on_gpus(self.sums(patience));
+            let mut reducer = GradientReducer::new(&[slot(0, 0), slot(1, 0), slot(0, 16)], 1, PhaseTracker::private());
+            reducer.use_nccl(self.sums(patience));
             reducer
         }
 
@@ -336,7 +344,7 @@ mod tests {
         let mut reducer = stub.reducer(LONG);
         stub.set(3, 0);
         let buffers = gradients();
-        let reduced = reducer.reduce(&Twins(Vec::new()), &[&buffers[0], &buffers[1]]).unwrap();
+        let reduced = reducer.reduce(&MockPeer(Vec::new()), &[&buffers[0], &buffers[1]]).unwrap();
         check(&buffers, &reduced.sums);
         let bucket = |first: i32, values: i32| {
             vec![
@@ -363,11 +371,11 @@ mod tests {
         let stub = Stub::new();
         let mut reducer = stub.reducer(LONG);
         let buffers = gradients();
-        let readiness = reducer.readiness();
+        let tracker = reducer.tracker();
         let seen = std::cell::Cell::new(0);
-        let reduced = reducer.reduce_during(&Twins(Vec::new()), &[&buffers[0], &buffers[1]], || {
+        let reduced = reducer.reduce_during(&MockPeer(Vec::new()), &[&buffers[0], &buffers[1]], || {
             // Buckets come from the end of the network.
-            readiness.filled(2);
+            tracker.filled(2);
             let start = Instant::now();
             while seen.get() == 0 && start.elapsed() < LONG {
                 seen.set(stub.diary().iter().filter(|line| line.starts_with("sum")).count());
@@ -393,7 +401,7 @@ mod tests {
             stub.set(-1, peer_state);
             let buffers = gradients();
             let mut reduce =
-                || reducer.reduce(&Twins(Vec::new()), &[&buffers[0], &buffers[1]]).unwrap_err().to_string();
+                || reducer.reduce(&MockPeer(Vec::new()), &[&buffers[0], &buffers[1]]).unwrap_err().to_string();
             let text = reduce();
             let start = "bucket 0 of the gradients was not summed on rank 0 of 2: ";
             assert!(text.starts_with(start) && text.contains(reason), "{text}");
@@ -413,8 +421,8 @@ mod tests {
     #[test]
     fn one_rank_without_nccl_is_named_and_all_sum_through_the_host() {
         let stub = Stub::new();
-        let twins = Twins(b"rank 1: NCCL was not found".to_vec());
-        let reason = GpuSums::join(&twins, &stub.nccl, &stub.device, LONG).unwrap().unwrap_err();
+        let twins = MockPeer(b"rank 1: NCCL was not found".to_vec());
+        let reason = NcclReducer::join(&twins, &stub.nccl, &stub.device, LONG, PhaseTracker::private()).unwrap().unwrap_err();
         assert_eq!(reason, "rank 1: NCCL was not found");
         assert!(stub.diary().is_empty());
         let own = all_or_none(&twins, Err::<(), _>("no GPU".to_owned())).unwrap();

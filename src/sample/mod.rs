@@ -1,7 +1,7 @@
 //! Sampling: images from a network and a process, on any number of ranks.
 
-mod config;
-mod draw;
+mod image_batches;
+mod request;
 
-pub use config::{Sampler, SamplingConfig};
-pub use draw::{Request, draw, draw_on_all_ranks, grid_labels};
+pub use image_batches::{ImageBatch, ImageBatches, SamplingModel};
+pub use request::{SampleRequest, grid_labels};

@@ -4,13 +4,19 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use admiral_checkpoint::{self, Checkpoint, Expected, Retention, Saver, SaverPlan, Store, identify, trial};
+use admiral_checkpoint::{
+    Catalog, Checkpoint, Error as CheckpointError, Expected, Retention, Saver, SaverPlan, WriteProbe, identify,
+    store_faults, write_probe,
+};
 use admiral_comm::{Collective, Ending, agree};
-use admiral_comm::ledger;
+use admiral_storage::Store;
 
-use super::TrainError;
-use super::run_config::RunConfig;
-use super::session::Session;
+use crate::context::RunContext;
+use crate::run_config::RunConfig;
+
+use super::error::TrainError;
+use super::run_state::RunState;
+use super::session::OpenedSession;
 use super::state::{check_same_run, parameters, restore, roles};
 
 /// Where a run begins.
@@ -38,14 +44,21 @@ impl std::str::FromStr for Resume {
     }
 }
 
-pub(super) fn open_store(config: &RunConfig, folder: &Path, rank: usize) -> Result<Store, TrainError> {
+pub(super) fn open_store(
+    config: &RunConfig,
+    folder: &Path,
+    context: &RunContext<'_>,
+) -> Result<Store, TrainError> {
     if config.faults.enabled {
         tracing::warn!("FAULTS ARE ON: this run harms itself, by {}", config.faults.fields().join(", "));
     }
     std::fs::create_dir_all(folder)
         .map_err(|source| TrainError::Folder { path: folder.display().to_string(), source })?;
-    let store = Store::create_with(&config.checkpoint.location(folder)?, config.checkpoint.store_options())?;
-    Ok(store.with_faults(&config.faults, rank))
+    let environment = context.environment;
+    let options = config.checkpoint.store_options(&environment.s3);
+    let store = Store::create(&config.checkpoint.location(folder)?, &options)?;
+    let rank = context.collective.rank();
+    Ok(store.with_faults(store_faults(&config.faults, rank, environment.attempt, context.faults.as_ref())))
 }
 
 /// The checkpoint to begin with, and the newer ones that are damaged.
@@ -54,7 +67,7 @@ pub(super) struct Start {
     resume: Resume,
     /// None where the run begins at step 0.
     pub(super) checkpoint: Option<Checkpoint>,
-    damaged: Vec<(u64, checkpoint::Error)>,
+    damaged: Vec<(u64, CheckpointError)>,
 }
 
 /// Finds the checkpoint to begin with, the same on all ranks. Nothing is changed.
@@ -72,14 +85,14 @@ pub(super) fn choose(store: &Store, resume: Resume, collective: &dyn Collective)
         (step, steps) = look()?;
     }
     agree(collective, same_step(&steps, &store.url("")), TrainError::exit_code)?;
-    let code = checkpoint::Error::exit_code;
+    let code = CheckpointError::exit_code;
     let (checkpoint, damaged) = match (resume, step) {
         (_, None) => (None, Vec::new()),
         (Resume::Step(step), _) => {
-            (Some(agree(collective, store.checkpoint_on_all_ranks(step, collective), code)?), Vec::new())
+            (Some(agree(collective, Catalog::new(store).checkpoint_on_all_ranks(step, collective), code)?), Vec::new())
         }
         _ => {
-            let newest = agree(collective, store.newest_on_all_ranks(collective), code)?;
+            let newest = agree(collective, Catalog::new(store).newest_on_all_ranks(collective), code)?;
             (newest.checkpoint, newest.damaged)
         }
     };
@@ -108,7 +121,7 @@ impl Start {
     /// The same on every rank.
     pub(super) fn restore(
         mut self,
-        session: &mut Session,
+        state: &mut RunState,
         store: &Store,
         collective: &dyn Collective,
     ) -> Result<(), TrainError> {
@@ -120,18 +133,18 @@ impl Start {
                          before it. {error}"
                     );
                 }
-                Checkpoint::set_aside(store, step, collective)?;
+                Catalog::new(store).set_aside(step, collective)?;
             }
             let Some(checkpoint) = &self.checkpoint else { return Ok(()) };
-            match restore(session, checkpoint, collective) {
-                Err(TrainError::Checkpoint(error @ checkpoint::Error::Damaged { .. }))
+            match restore(state, checkpoint, collective) {
+                Err(TrainError::Checkpoint(error @ CheckpointError::Damaged { .. }))
                     if matches!(self.resume, Resume::Latest | Resume::Auto) =>
                 {
                     let step = self.step();
                     checkpoint.confirm_damage(&error, collective)?;
-                    let earlier = store.newest_before_on_all_ranks(step, collective)?;
+                    let earlier = Catalog::new(store).newest_before_on_all_ranks(step, collective)?;
                     let Some(checkpoint) = earlier.checkpoint else { return Err(nothing_left(store, &error)) };
-                    check_same_run(session, &checkpoint)?;
+                    check_same_run(state, &checkpoint)?;
                     self.damaged = vec![(step, error)];
                     self.damaged.extend(earlier.damaged);
                     self.checkpoint = Some(checkpoint);
@@ -142,7 +155,7 @@ impl Start {
     }
 }
 
-fn nothing_left(store: &Store, error: &checkpoint::Error) -> TrainError {
+fn nothing_left(store: &Store, error: &CheckpointError) -> TrainError {
     TrainError::Refused(format!(
         "{} holds no checkpoint that is whole, of the newest: {error}; bring one back, or begin anew in another run.folder",
         store.url("")
@@ -154,23 +167,24 @@ fn nothing_left(store: &Store, error: &checkpoint::Error) -> TrainError {
 /// # Errors
 /// The same on every rank.
 pub(super) fn open_saver(
-    session: &Session,
+    session: &OpenedSession,
     store: &Store,
     start: &Start,
-    collective: &dyn Collective,
+    context: &RunContext<'_>,
 ) -> Result<Saver, TrainError> {
-    let config = &session.config;
+    let (config, collective) = (&session.state.config, context.collective);
     let of_checkpoint = start.checkpoint.as_ref().map(|checkpoint| checkpoint.manifest().writer.run_id.clone());
     // Manifests of the first version name no run.
     let run_id = of_checkpoint.filter(|run_id| run_id != "unknown");
     let writer = identify(run_id, collective)?;
     // Before the place is taken: who watches must know the name when this attempt is killed with it.
-    ledger::attempt(&writer.attempt_id);
+    context.phases.attempt(&writer.attempt_id);
     let plan = SaverPlan {
         writer,
         roles: roles(&config.optimizer.ema_rates),
-        parameters: Arc::new(parameters(session.trainer.memory.specs())),
+        parameters: Arc::new(parameters(session.state.trainer.memory.specs())),
         resumed_from: start.checkpoint.as_ref().map(|_| start.step()),
+        ended_attempts: context.environment.ended_attempts.clone(),
     };
     let saver = Saver::open(store, &config.checkpoint, plan, collective)?;
     let retention: Retention = config.checkpoint.retention();
@@ -182,7 +196,7 @@ pub(super) fn open_saver(
         num_saves: steps.div_ceil(config.training.save_interval),
         retention: &retention,
     };
-    let found = trial(store, expected, collective)?;
+    let found = write_probe(store, expected, collective)?;
     if collective.rank() == 0 {
         announce(config, store, &saver, &found);
     }
@@ -190,7 +204,7 @@ pub(super) fn open_saver(
 }
 
 /// Says where checkpoints go and what they will cost.
-fn announce(config: &RunConfig, store: &Store, saver: &Saver, found: &checkpoint::Trial) {
+fn announce(config: &RunConfig, store: &Store, saver: &Saver, found: &WriteProbe) {
     let seconds = found.save.as_secs_f64();
     tracing::info!(
         "{} can be written, listed and read; a checkpoint has {:.2} GB and takes about {seconds:.1} s",
@@ -214,7 +228,7 @@ fn announce(config: &RunConfig, store: &Store, saver: &Saver, found: &checkpoint
 
 /// The step of the checkpoint to begin with; none for step 0.
 fn choose_step(store: &Store, resume: Resume) -> Result<Option<u64>, TrainError> {
-    let newest = store.latest()?;
+    let newest = Catalog::new(store).latest()?;
     match (resume, newest) {
         (Resume::Step(step), Some(newest)) if newest > step => Err(TrainError::Refused(format!(
             "{} has a later checkpoint, of step {newest}, which a run from step {step} would meet and may not \

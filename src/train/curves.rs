@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use admiral_comm::{Collective, CollectiveError};
+use admiral_telemetry::{Detail, Metric, MetricKind, MetricSinks, ScalarId, ScalarSums};
+
 use crate::model::Task;
-use admiral_telemetry::{Detail, ScalarId, ScalarSums, TensorBoard};
 
 use super::step::StepReport;
 
@@ -108,13 +109,14 @@ impl Curves {
     }
 }
 
-/// Writes a summary to TensorBoard.
-pub fn write(board: &TensorBoard, step: u64, samples: u64, last: &StepReport, summary: &Summary) {
+/// Records a summary.
+pub fn record(metrics: &MetricSinks, step: u64, samples: u64, last: &StepReport, summary: &Summary) {
+    let gauge = |name: &str, value| metrics.record(Metric { name, step, value, kind: MetricKind::Gauge });
     for (name, mean) in &summary.means {
-        board.scalar(name, step, *mean);
+        gauge(name, *mean);
     }
-    board.scalar("lg_loss_scale", step, last.lg_loss_scale);
-    board.scalar("learning_rate", step, last.learning_rate);
-    board.scalar("samples", step, samples as f64);
-    board.scalar("images_per_second", step, summary.images_per_second);
+    gauge("lg_loss_scale", last.lg_loss_scale);
+    gauge("learning_rate", last.learning_rate);
+    metrics.record(Metric { name: "samples", step, value: samples as f64, kind: MetricKind::Counter });
+    gauge("images_per_second", summary.images_per_second);
 }

@@ -1,10 +1,12 @@
 //! What can stop a run, and with which exit code.
 
-use admiral_checkpoint;
-use admiral_comm::{CollectiveError, Ending, Failure};
+use admiral_checkpoint::Error as CheckpointError;
+use admiral_comm::{CollectiveError, Ending, ExitCode, Failure};
 use admiral_data::DataError;
-use admiral_comm::exit::ExitCode;
+
+use crate::context::ContextError;
 use crate::model::ParamError;
+use crate::ops;
 
 /// Why training stopped or could not start.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +22,7 @@ pub enum TrainError {
     Model(#[from] ParamError),
     /// Checkpoints cannot be read or written.
     #[error(transparent)]
-    Checkpoint(#[from] checkpoint::Error),
+    Checkpoint(#[from] CheckpointError),
     /// Admiral contradicts itself.
     #[error("this is a bug in Admiral: {0}")]
     Bug(String),
@@ -32,7 +34,7 @@ pub enum TrainError {
     Torch(#[from] tch::TchError),
     /// One of Admiral's own operations refused.
     #[error(transparent)]
-    Operation(#[from] crate::ops::Error),
+    Operation(#[from] ops::Error),
     /// The run's folder or a file in it cannot be used.
     #[error("{path}: {source}; choose another `run.folder` or make this one writable")]
     Folder {
@@ -63,6 +65,22 @@ pub enum TrainError {
     },
 }
 
+impl From<ContextError> for TrainError {
+    fn from(error: ContextError) -> Self {
+        match error {
+            ContextError::Device(message) => Self::Refused(message),
+            ContextError::Operation(error) => Self::Operation(error),
+            ContextError::Collective(error) => Self::Collective(error),
+        }
+    }
+}
+
+impl From<admiral_storage::Error> for TrainError {
+    fn from(error: admiral_storage::Error) -> Self {
+        Self::Checkpoint(error.into())
+    }
+}
+
 impl TrainError {
     /// What the rank exits with.
     #[must_use]
@@ -83,7 +101,7 @@ impl TrainError {
     pub fn ending(self) -> Ending {
         let failure = Failure { code: self.exit_code(), message: self.to_string() };
         match self {
-            Self::Checkpoint(checkpoint::Error::Collective { .. }) => Ending::Alone(failure),
+            Self::Checkpoint(CheckpointError::Collective { .. }) => Ending::Alone(failure),
             // Stores answer for all ranks, and sums of gradients are the same on all.
             Self::Checkpoint(_) | Self::Diverged { .. } => Ending::Together(failure),
             _ => Ending::Alone(failure),

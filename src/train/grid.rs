@@ -1,24 +1,25 @@
 //! The sample grid of a run: what the first average draws now.
 
-use admiral_comm::Collective;
-use crate::diffusion::GaussianDiffusion;
-use crate::model::Task;
-use crate::sample::{Request, draw_on_all_ranks, grid_labels};
 use admiral_telemetry::Grid;
 
-use super::TrainError;
+use crate::context::RunContext;
+use crate::diffusion::GaussianDiffusion;
+use crate::model::Task;
+use crate::sample::{ImageBatches, SampleRequest, SamplingModel, grid_labels};
+
+use super::error::TrainError;
 use super::session::{Session, low_res_examples};
 
 const PADDING: usize = 2;
 
-/// Draws the grid that the configuration describes, from the first average (the masters where there is none); rank 0
-/// gets it. Every rank calls it. Always the same noise, so that grids of one run can be compared.
+/// Draws the grid that the configuration describes, from the first average, or from the masters if the run keeps none;
+/// rank 0 gets it. Every rank calls it. The noise is always the same, so that grids of one run can be compared.
 ///
 /// # Errors
-/// When ranks cannot be reached or the pictures make no grid.
-pub fn draw_grid(session: &Session, collective: &dyn Collective) -> Result<Option<Grid>, TrainError> {
-    let config = &session.config;
-    let memory = &session.trainer.memory;
+/// When ranks cannot be reached or the images make no grid.
+pub fn draw_grid(session: &Session, context: &RunContext<'_>) -> Result<Option<Grid>, TrainError> {
+    let config = &session.state.config;
+    let memory = &session.state.trainer.memory;
     let params = if config.optimizer.ema_rates.is_empty() { memory.master_params() } else { memory.ema_params(0) };
     let sampling = &config.sampling;
     let diffusion = GaussianDiffusion::new(&sampling.respaced(&config.diffusion))
@@ -31,23 +32,23 @@ pub fn draw_grid(session: &Session, collective: &dyn Collective) -> Result<Optio
         }
         _ => (None, labels),
     };
-    let request = Request {
-        size: config.model.image_size,
-        channels: config.model.image_channels,
-        seed: config.run.seed,
-        labels,
-        count,
-        low_res,
-        batch_size: sampling.batch_size,
-        method: sampling.method(),
-        clip_denoised: sampling.clip_denoised,
+    let request = SampleRequest::new(config, config.run.seed, labels, count, low_res);
+    let model = SamplingModel {
+        network: &session.state.trainer.network,
+        params: &params,
+        kernels: &context.kernels,
+        diffusion: &diffusion,
     };
-    let network = &session.trainer.network;
-    let pixels = draw_on_all_ranks(network, &params, &diffusion, &request, session.device(), collective)?;
-    let size = config.model.image_size as usize;
-    let shape = [size, size, config.model.image_channels as usize];
-    pixels
-        .map(|pixels| Grid::of(&pixels, shape, sampling.samples_per_class as usize, PADDING))
-        .transpose()
-        .map_err(|error| TrainError::Bug(error.to_string()))
+    let is_root = context.collective.rank() == 0;
+    let image_bytes: usize = request.image_shape().iter().product();
+    let mut pixels = vec![0; if is_root { image_bytes * count as usize } else { 0 }];
+    ImageBatches::gather(model, &request, context.collective, |batch| {
+        let start = image_bytes * batch.first as usize;
+        pixels[start..start + batch.pixels.len()].copy_from_slice(&batch.pixels);
+    })?;
+    if !is_root {
+        return Ok(None);
+    }
+    let grid = Grid::of(&pixels, request.image_shape(), sampling.samples_per_class as usize, PADDING);
+    grid.map(Some).map_err(|error| TrainError::Bug(error.to_string()))
 }

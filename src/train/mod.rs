@@ -1,26 +1,16 @@
-//! Training: the step, precision, the optimizer, and the loop.
+//! Training: the step, precision, the optimizer's schedule, saving and resuming, and the loop.
 
-mod batches;
 mod begin;
-pub mod bench;
-pub mod bench_allreduce;
-pub mod bench_checkpoint;
-pub mod bench_loader;
-pub mod bench_ops;
-mod config;
 mod curves;
 mod error;
-mod facts;
 mod flat;
 mod grid;
 mod loss_scale;
 mod objective;
-pub mod plan;
 mod plan_check;
 mod rank_times;
 mod run;
-mod run_config;
-pub mod samples;
+mod run_state;
 mod saving;
 mod schedule;
 mod session;
@@ -29,20 +19,15 @@ mod step;
 mod stop;
 mod validation;
 
-pub use batches::{BatchPlan, worlds};
 pub use begin::Resume;
-pub use config::{
-    ClassifierConfig, DeviceChoice, FusedKernels, OptimizerConfig, PrecisionConfig, PrecisionMode, RunSection,
-    TrainingConfig,
-};
 pub use error::TrainError;
-pub use facts::Facts;
-pub use flat::FlatMemory;
+pub use flat::{FlatMemory, Segment};
 pub use loss_scale::LossScale;
 pub use objective::{Microbatch, Objective};
 pub use run::{Finish, run};
-pub use run_config::{RunConfig, group_digits};
-pub use session::Session;
-pub use state::{parameters, params_from_named, restore, roles};
-pub use step::{SampleTerms, StepReport, StepTimes, Trainer};
+pub use run_state::RunState;
+pub use saving::sum_reports;
+pub use session::{OpenedSession, Session, low_res_examples, sample_spec};
+pub use state::{copy_share, parameters, params_from_named, read_roles, restore, roles};
+pub use step::{Counters, GradientSums, SampleTerms, StepReport, StepTimes, Trainer};
 pub use stop::Stop;

@@ -4,6 +4,7 @@ use tch::{Kind, Tensor};
 
 use crate::diffusion::GaussianDiffusion;
 use crate::model::{Inputs, Network, Params};
+use crate::ops::Kernels;
 
 /// The samples of one pass through the network, on the network's device.
 #[derive(Debug)]
@@ -66,15 +67,22 @@ impl Objective {
     /// Runs the network forward and computes each sample's loss. Dropout is on
     /// where there is a seed, of which its masks are a function.
     #[must_use]
-    pub fn terms(&self, network: &Network, params: &Params, batch: &Microbatch, dropout_seed: Option<u64>) -> Terms {
+    pub fn terms(
+        &self,
+        kernels: &Kernels,
+        network: &Network,
+        params: &Params,
+        batch: &Microbatch,
+        dropout_seed: Option<u64>,
+    ) -> Terms {
         match self {
-            Self::Diffusion(diffusion) => diffusion_terms(diffusion, network, params, batch, None, dropout_seed),
+            Self::Diffusion(diffusion) => diffusion_terms(diffusion, kernels, network, params, batch, None, dropout_seed),
             Self::SuperResolution { diffusion, small_size } => {
                 let low_res = batch.images.adaptive_avg_pool2d([*small_size, *small_size]);
-                diffusion_terms(diffusion, network, params, batch, Some(&low_res), dropout_seed)
+                diffusion_terms(diffusion, kernels, network, params, batch, Some(&low_res), dropout_seed)
             }
             Self::Classifier { diffusion, noised } => {
-                classifier_terms(diffusion, *noised, network, params, batch, dropout_seed)
+                classifier_terms(diffusion, *noised, kernels, network, params, batch, dropout_seed)
             }
         }
     }
@@ -82,6 +90,7 @@ impl Objective {
 
 fn diffusion_terms(
     diffusion: &GaussianDiffusion,
+    kernels: &Kernels,
     network: &Network,
     params: &Params,
     batch: &Microbatch,
@@ -89,7 +98,7 @@ fn diffusion_terms(
     dropout_seed: Option<u64>,
 ) -> Terms {
     let model = |x: &Tensor, timesteps: &Tensor| {
-        network.forward(params, &Inputs { x, timesteps, labels: batch.labels.as_ref(), low_res }, dropout_seed)
+        network.forward(kernels, params, &Inputs { x, timesteps, labels: batch.labels.as_ref(), low_res }, dropout_seed)
     };
     let losses = diffusion.training_losses(&model, &batch.images, &batch.timesteps, &batch.noise);
     let weigh = |term: Tensor| &batch.weights * term;
@@ -103,6 +112,7 @@ fn diffusion_terms(
 fn classifier_terms(
     diffusion: &GaussianDiffusion,
     noised: bool,
+    kernels: &Kernels,
     network: &Network,
     params: &Params,
     batch: &Microbatch,
@@ -116,7 +126,7 @@ fn classifier_terms(
     };
     let labels = batch.labels.as_ref().expect("a classifier's run is refused where the data have no classes");
     let inputs = Inputs { x: &x, timesteps: &timesteps, labels: None, low_res: None };
-    let logits = network.forward(params, &inputs, dropout_seed);
+    let logits = network.forward(kernels, params, &inputs, dropout_seed);
     let loss = logits.cross_entropy_loss::<Tensor>(labels, None, tch::Reduction::None, -100, 0.0);
     let loss = &batch.weights * loss;
     let logged =

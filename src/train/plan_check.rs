@@ -2,8 +2,7 @@
 
 use admiral_plan::{GpuKind, MEASURED_STEPS, Speed, how_far_off, plan};
 
-use super::plan::request;
-use super::run_config::RunConfig;
+use crate::run_config::{RunConfig, plan_request};
 
 /// Where the driver says which GPUs there are, a folder for each.
 const DRIVER: &str = "/proc/driver/nvidia/gpus";
@@ -23,7 +22,7 @@ impl PlanCheck {
 
     fn of_kind(config: &RunConfig, world: usize, kind: GpuKind) -> Option<Self> {
         let hardware = kind.hardware();
-        let request = request("", config, kind, world as u64, 0).ok()?;
+        let request = plan_request("", config, kind, world as u64, 0).ok()?;
         let time = plan(&request, &hardware, Speed::Mfu(hardware.mfu)).ok()?.time?;
         Some(Self { planned_seconds: time.step_seconds, step_seconds: Vec::new() })
     }

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::bench::median;
-use admiral_comm::{Collective, CollectiveError, host_name};
-use admiral_comm::ledger::StepSeconds;
+use admiral_comm::{Collective, CollectiveError, StepSeconds};
+use admiral_contract::host::host_name;
+
+use crate::statistics::median;
 
 /// A rank's own work is out of the ordinary from so many times the others' median on.
 const OUTLIER: f64 = 1.5;
@@ -22,7 +23,7 @@ pub(super) struct RankTimes {
 
 /// What the times of all ranks say.
 #[derive(Debug, PartialEq)]
-pub(super) struct Spread {
+pub(super) struct RankStatistics {
     /// Names and values for TensorBoard.
     pub(super) scalars: Vec<(String, f64)>,
     /// The rank that the others wait for, in a sentence.
@@ -53,7 +54,7 @@ impl RankTimes {
         &mut self,
         collective: &dyn Collective,
         now: Instant,
-    ) -> Result<Option<Spread>, CollectiveError> {
+    ) -> Result<Option<RankStatistics>, CollectiveError> {
         let (sums, count) = (std::mem::take(&mut self.sums), std::mem::take(&mut self.num_steps));
         if collective.world_size() == 1 || count == 0 {
             return Ok(None);
@@ -68,7 +69,7 @@ impl RankTimes {
         if outlier.is_some() {
             self.said = Some(now);
         }
-        Ok(Some(Spread { scalars: scalars(&ranks), outlier }))
+        Ok(Some(RankStatistics { scalars: scalars(&ranks), outlier }))
     }
 }
 

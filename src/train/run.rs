@@ -4,24 +4,26 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-use admiral_checkpoint::{Saver, Store};
-use admiral_comm::{Collective, Ending, agree};
-use admiral_data;
-use admiral_comm::exit::ExitCode;
-use admiral_comm::faults;
-use admiral_comm::ledger::{self, Phase};
-use crate::model::Task;
-use admiral_telemetry::{Progress, Reading, TensorBoard, Terminal, write_file};
+use admiral_checkpoint::{Error as CheckpointError, Saver};
+use admiral_comm::{Ending, ExitCode, Phase, agree};
+use admiral_storage::Store;
+use admiral_telemetry::{
+    Metric, MetricKind, MetricSink, MetricSinks, ProgressLine, TensorBoard, write_file,
+};
 
-use super::TrainError;
+use crate::context::{RankContext, RunContext};
+use crate::model::Task;
+use crate::run_config::RunConfig;
+
 use super::begin::{Resume, choose, open_saver, open_store};
 use super::curves::{self, Curves};
+use super::error::TrainError;
 use super::grid::draw_grid;
+use super::loss_scale::LossScale;
 use super::plan_check::PlanCheck;
 use super::rank_times::RankTimes;
-use super::run_config::RunConfig;
 use super::saving::Saves;
-use super::session::Session;
+use super::session::{OpenedSession, Session};
 use super::state::check_same_run;
 use super::step::StepReport;
 use super::stop::Stop;
@@ -51,55 +53,54 @@ impl Finish {
 ///
 /// # Errors
 /// How the ranks are to leave, with one message.
-pub fn run(
-    config: RunConfig,
-    resume: Resume,
-    collective: &dyn Collective,
-    terminal: &Terminal,
-    stop: &Stop,
-) -> Result<Finish, Ending> {
+pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop) -> Result<Finish, Ending> {
     let started = Instant::now();
-    faults::arm(&config.faults, collective.rank());
-    // What can fail before the first step is agreed upon, so that one rank speaks and all leave with one code.
-    let sources = agree(collective, data::open(&config.data, config.run.seed), |_| ExitCode::Config)?;
+    let collective = rank.collective;
+    // Everything that can fail before the first step is agreed upon, so that one rank prints one message and all leave
+    // with one code.
+    let sources = agree(collective, admiral_data::open(&config.data, config.run.seed), |_| ExitCode::Config)?;
+    let context = RunContext::open(rank, &config).map_err(TrainError::from);
+    let context = agree(collective, context, TrainError::exit_code)?;
     let folder = PathBuf::from(&config.run.folder);
-    // The folder is made last: what cannot run leaves nothing behind.
-    let mut session = agree(collective, Session::open(config, sources, collective), TrainError::exit_code)?;
-    let store = agree(collective, open_store(&session.config, &folder, collective.rank()), TrainError::exit_code)?;
+    let session = OpenedSession::open(config, sources, &context);
+    let mut session = agree(collective, session, TrainError::exit_code)?;
+    // The folder is created last: a run that cannot start leaves nothing behind.
+    let store = agree(collective, open_store(&session.state.config, &folder, &context), TrainError::exit_code)?;
     let start = choose(&store, resume, collective)?;
     if let Some(checkpoint) = &start.checkpoint {
-        agree(collective, check_same_run(&session, checkpoint), TrainError::exit_code)?;
+        agree(collective, check_same_run(&session.state, checkpoint), TrainError::exit_code)?;
     }
-    let last_step = session.config.training.steps;
+    let last_step = session.state.config.training.steps;
+    let global_batch = session.state.config.training.global_batch;
     if start.step() >= last_step {
-        // Whoever watches learns that there is nothing left, not that nothing was done.
-        ledger::begin(start.step(), true, last_step, session.config.training.global_batch);
-        ledger::enter(Phase::End, 0);
+        // The ledger says that there is nothing left to do, not that nothing was done.
+        context.phases.begin(start.step(), true, last_step, global_batch);
+        context.phases.enter(Phase::End, 0);
         if collective.rank() == 0 {
             tracing::info!("the run has its {last_step} steps already; nothing to do");
         }
         return Ok(Finish::Done);
     }
-    let mut saver = agree(collective, open_saver(&session, &store, &start, collective), TrainError::exit_code)?;
+    let saver = open_saver(&session, &store, &start, &context);
+    let mut saver = agree(collective, saver, TrainError::exit_code)?;
     let planned_step = start.step();
     let is_resumed = start.checkpoint.is_some();
-    agree(collective, start.restore(&mut session, &store, collective), TrainError::exit_code)?;
-    let first_step = session.trainer.progress.step;
+    agree(collective, start.restore(&mut session.state, &store, collective), TrainError::exit_code)?;
+    let first_step = session.state.trainer.counters.step;
     if first_step != planned_step {
-        let told = saver.resumed_from(first_step, collective);
-        agree(collective, told, admiral_checkpoint::Error::exit_code)?;
+        let recorded = saver.resumed_from(first_step, collective);
+        agree(collective, recorded, CheckpointError::exit_code)?;
     }
-    ledger::begin(first_step, is_resumed, last_step, session.config.training.global_batch);
-    agree(collective, write_config(&session.config, &folder, collective.rank()), TrainError::exit_code)?;
-    // Late, because a run that has nothing to do, or cannot be restored, has no sums.
-    session.join_gpus(collective)?;
-    agree(collective, session.start_loader(last_step), TrainError::exit_code)?;
-    let validation = agree(collective, Validation::open(&session, collective), TrainError::exit_code)?;
-    let mut run = Loop::new(session, saver, validation, collective, terminal, &folder);
+    context.phases.begin(first_step, is_resumed, last_step, global_batch);
+    agree(collective, write_config(&session.state.config, &folder, collective.rank()), TrainError::exit_code)?;
+    // Late, because a run that has nothing to do, or cannot be restored, needs neither NCCL nor data.
+    let session = agree(collective, session.start(&context, last_step), TrainError::exit_code)?;
+    let validation = agree(collective, Validation::open(&session, &context), TrainError::exit_code)?;
+    let mut run = Loop::new(session, saver, validation, &context, &folder);
     run.announce(&store, first_step, last_step, started);
     let finish = run.train(stop, last_step).map_err(TrainError::ending)?;
-    run.session.trainer.finish()?;
-    ledger::enter(Phase::End, 0);
+    run.session.state.trainer.finish()?;
+    context.phases.enter(Phase::End, 0);
     Ok(finish)
 }
 
@@ -121,9 +122,10 @@ struct Loop<'a> {
     session: Session,
     saves: Saves,
     validation: Option<Validation>,
-    collective: &'a dyn Collective,
+    context: &'a RunContext<'a>,
     board: Rc<TensorBoard>,
-    progress: Option<Progress>,
+    line: Option<Rc<ProgressLine>>,
+    metrics: MetricSinks,
     curves: Curves,
     ranks: RankTimes,
     plan: Option<PlanCheck>,
@@ -134,40 +136,46 @@ impl<'a> Loop<'a> {
         session: Session,
         saver: Saver,
         validation: Option<Validation>,
-        collective: &'a dyn Collective,
-        terminal: &Terminal,
+        context: &'a RunContext<'a>,
         folder: &Path,
     ) -> Self {
-        let config = &session.config;
-        let first_step = session.trainer.progress.step;
+        let config = &session.state.config;
+        let counters = &session.state.trainer.counters;
+        let collective = context.collective;
         let is_root = collective.rank() == 0;
         let board = match config.telemetry.event_folder(folder).filter(|_| is_root) {
-            Some(folder) => TensorBoard::open(&folder, first_step + 1, config.telemetry.flush_interval()),
+            Some(folder) => TensorBoard::open(&folder, counters.step + 1, config.telemetry.flush_interval()),
             None => TensorBoard::off(),
         };
         let board = Rc::new(board);
-        board.text("configuration", first_step, &format!("```yaml\n{}```", admiral_config::show(config, &[])));
-        let interval = config.telemetry.progress_interval();
-        let progress = is_root.then(|| Progress::new(terminal, config.training.steps, interval));
-        let num_timesteps = session.trainer.objective.diffusion().num_timesteps();
+        board.text("configuration", counters.step, &format!("```yaml\n{}```", admiral_config::show(config, &[])));
+        let mut sinks: Vec<Rc<dyn MetricSink>> = vec![Rc::clone(&board) as Rc<dyn MetricSink>];
+        let line = is_root.then(|| {
+            let interval = config.telemetry.progress_interval();
+            let shows_loss_scale = counters.loss_scale != LossScale::Off;
+            Rc::new(ProgressLine::new(context.progress, config.training.steps, interval, shows_loss_scale))
+        });
+        sinks.extend(line.iter().map(|line| Rc::clone(line) as Rc<dyn MetricSink>));
+        let metrics = MetricSinks::new(sinks);
+        let num_timesteps = session.state.trainer.objective.diffusion().num_timesteps();
         let curves = Curves::new(config.task, num_timesteps, Instant::now());
-        let saves = Saves::new(saver, &config.checkpoint, Rc::clone(&board), collective);
-        let ranks = RankTimes::default();
-        let on_gpus = is_root && session.device().is_cuda();
+        let saves = Saves::new(saver, &config.checkpoint, metrics.clone(), context.phases.clone(), collective);
+        let on_gpus = is_root && context.device.is_cuda();
         let plan = if on_gpus { PlanCheck::open(config, collective.world_size()) } else { None };
-        Self { session, saves, validation, collective, board, progress, curves, ranks, plan }
+        Self { session, saves, validation, context, board, line, metrics, curves, ranks: RankTimes::default(), plan }
     }
 
     fn announce(&self, store: &Store, first_step: u64, last_step: u64, started: Instant) {
-        if self.collective.rank() != 0 {
+        let collective = self.context.collective;
+        if collective.rank() != 0 {
             return;
         }
-        let config = &self.session.config;
+        let state = &self.session.state;
         tracing::info!(
-            parameters = self.session.trainer.memory.specs().num_elements(),
-            ranks = self.collective.world_size(),
-            device = ?self.session.device(),
-            global_batch = config.training.global_batch,
+            parameters = state.trainer.memory.specs().num_elements(),
+            ranks = collective.world_size(),
+            device = ?self.context.device,
+            global_batch = state.config.training.global_batch,
             "training steps {first_step} to {last_step}; checkpoints go to {}; ready after {:.1} s",
             store.url(""),
             started.elapsed().as_secs_f64()
@@ -175,13 +183,27 @@ impl<'a> Loop<'a> {
     }
 
     fn train(&mut self, stop: &Stop, last_step: u64) -> Result<Finish, TrainError> {
-        self.show_progress(None);
+        let (collective, phases) = (self.context.collective, &self.context.phases);
+        let state = &self.session.state;
+        let (first_step, samples) = (state.trainer.counters.step, state.next_sample());
+        if let Some(line) = &self.line {
+            // The first line shows where the run starts.
+            line.record(Metric {
+                name: "samples",
+                step: first_step,
+                value: samples as f64,
+                kind: MetricKind::Counter,
+            });
+            line.commit(first_step, Instant::now());
+        }
         loop {
-            let report = self.session.step(self.collective)?;
-            let step = self.session.trainer.progress.step;
-            let training = &self.session.config.training;
+            let report = self.session.step(self.context)?;
+            let state = &self.session.state;
+            let step = state.trainer.counters.step;
+            let training = &state.config.training;
             let (log, save_interval, sample) =
                 (training.log_interval, training.save_interval, training.sample_interval);
+            let draws = state.config.task != Task::Classifier;
             self.ranks.add(report.seconds);
             if let Some(line) = self.plan.as_mut().and_then(|plan| plan.add(report.seconds.step)) {
                 tracing::info!("{line}");
@@ -193,18 +215,18 @@ impl<'a> Loop<'a> {
             }
             self.validate(step)?;
             let pause = Instant::now();
-            let polled = self.saves.poll(stop.is_asked(), self.collective)?;
+            let polled = self.saves.poll(stop.is_asked(), collective)?;
             let is_asked = polled.is_asked;
-            if sample > 0 && (step.is_multiple_of(sample) || is_last) && self.session.config.task != Task::Classifier {
-                ledger::enter(Phase::Sample, 0);
+            if sample > 0 && (step.is_multiple_of(sample) || is_last) && draws {
+                phases.enter(Phase::Sample, 0);
                 self.draw(step)?;
             }
             if is_last || is_asked {
-                ledger::enter(Phase::Checkpoint, 0);
-                self.saves.finish(&self.session, !is_last, self.collective)?;
+                phases.enter(Phase::Checkpoint, 0);
+                self.saves.finish(&self.session.state, !is_last, collective)?;
             } else if step.is_multiple_of(save_interval) {
-                ledger::enter(Phase::Checkpoint, 0);
-                self.saves.begin(&self.session, polled, self.collective)?;
+                phases.enter(Phase::Checkpoint, 0);
+                self.saves.begin(&self.session.state, polled, collective)?;
             }
             self.curves.skip_time(pause.elapsed());
             if is_last {
@@ -217,47 +239,42 @@ impl<'a> Loop<'a> {
     }
 
     fn log(&mut self, report: &StepReport) -> Result<(), TrainError> {
-        let summary = self.curves.take(self.collective, Instant::now())?;
-        let step = self.session.trainer.progress.step;
-        if self.collective.rank() == 0 {
-            curves::write(&self.board, step, self.session.next_sample(), report, &summary);
+        let collective = self.context.collective;
+        let summary = self.curves.take(collective, Instant::now())?;
+        let step = self.session.state.trainer.counters.step;
+        if collective.rank() == 0 {
+            curves::record(&self.metrics, step, self.session.state.next_sample(), report, &summary);
             tracing::debug!(step, loss = summary.mean("loss"), "logged");
         }
-        if let Some(ranks) = self.ranks.take(self.collective, Instant::now())? {
+        if let Some(ranks) = self.ranks.take(collective, Instant::now())? {
             for (name, value) in ranks.scalars {
-                self.board.scalar(&name, step, value);
+                self.record(MetricKind::Seconds, &name, step, value);
             }
             if let Some(outlier) = ranks.outlier {
                 tracing::warn!("{outlier}");
             }
         }
-        self.show_progress(Some(summary.mean("loss")));
+        self.metrics.commit(step, Instant::now());
         Ok(())
     }
 
-    fn show_progress(&mut self, loss: Option<f64>) {
-        let samples = self.session.next_sample();
-        let progress = &self.session.trainer.progress;
-        let is_scaled = progress.loss_scale != super::LossScale::Off;
-        let lg_loss_scale = is_scaled.then(|| progress.loss_scale.lg());
-        if let Some(line) = &mut self.progress {
-            line.update(Instant::now(), Reading { step: progress.step, samples, loss, lg_loss_scale });
-        }
+    fn record(&self, kind: MetricKind, name: &str, step: u64, value: f64) {
+        self.metrics.record(Metric { name, step, value, kind });
     }
 
     fn validate(&mut self, step: u64) -> Result<(), TrainError> {
         let Some(validation) = &mut self.validation else { return Ok(()) };
-        if !step.is_multiple_of(self.session.config.classifier.validation_interval) {
+        if !step.is_multiple_of(self.session.state.config.classifier.validation_interval) {
             return Ok(());
         }
-        for (name, mean) in validation.measure(&self.session, self.collective)? {
-            self.board.scalar(&format!("val_{name}"), step, mean);
+        for (name, mean) in validation.measure(&self.session, self.context)? {
+            self.record(MetricKind::Gauge, &format!("val_{name}"), step, mean);
         }
         Ok(())
     }
 
     fn draw(&mut self, step: u64) -> Result<(), TrainError> {
-        if let Some(grid) = draw_grid(&self.session, self.collective)? {
+        if let Some(grid) = draw_grid(&self.session, self.context)? {
             self.board.image("sample_grid", step, grid);
         }
         Ok(())

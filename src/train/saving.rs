@@ -1,15 +1,13 @@
 //! The saves of a run: when one is due, what is said of it, and what a failed one means.
 
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use admiral_checkpoint::{self, CheckpointConfig, Report, SaveEvent, Saver, WhenBusy};
-use admiral_comm::{Collective, CollectiveError};
-use admiral_comm::ledger;
-use admiral_telemetry::TensorBoard;
+use admiral_checkpoint::{CheckpointConfig, Error as CheckpointError, Report, SaveEvent, Saver, WhenBusy};
+use admiral_comm::{Collective, CollectiveError, PhaseTracker};
+use admiral_telemetry::{Metric, MetricKind, MetricSinks};
 
-use super::TrainError;
-use super::session::Session;
+use super::error::TrainError;
+use super::run_state::RunState;
 use super::state::begin_save;
 
 /// The time between two looks at a save that somebody waits for.
@@ -24,7 +22,8 @@ pub(super) struct Saves {
     saver: Saver,
     when_busy: WhenBusy,
     deadline: Duration,
-    board: Rc<TensorBoard>,
+    metrics: MetricSinks,
+    phases: PhaseTracker,
     is_root: bool,
     num_failed: u64,
     num_skipped: u64,
@@ -38,14 +37,16 @@ impl Saves {
     pub(super) fn new(
         saver: Saver,
         config: &CheckpointConfig,
-        board: Rc<TensorBoard>,
+        metrics: MetricSinks,
+        phases: PhaseTracker,
         collective: &dyn Collective,
     ) -> Self {
         Self {
             saver,
             when_busy: config.when_busy,
             deadline: config.deadline(),
-            board,
+            metrics,
+            phases,
             is_root: collective.rank() == 0,
             num_failed: 0,
             num_skipped: 0,
@@ -73,12 +74,12 @@ impl Saves {
     /// step waited.
     pub(super) fn begin(
         &mut self,
-        session: &Session,
+        run: &RunState,
         polled: Polled,
         collective: &dyn Collective,
     ) -> Result<Duration, TrainError> {
         let start = Instant::now();
-        let step = session.trainer.progress.step;
+        let step = run.trainer.counters.step;
         if polled.is_stuck {
             return self.give_up(step).map(|()| start.elapsed());
         }
@@ -92,7 +93,7 @@ impl Saves {
                              often, or set checkpoint.when_busy: wait",
                             self.what_lasts()
                         );
-                        self.board.scalar("checkpoint/skipped", step, self.num_skipped as f64);
+                        self.record(MetricKind::Counter, "checkpoint/skipped", step, self.num_skipped as f64);
                     }
                     return Ok(start.elapsed());
                 }
@@ -109,9 +110,9 @@ impl Saves {
                 }
             }
         }
-        begin_save(session, &mut self.saver, start)?;
+        begin_save(run, &mut self.saver, start)?;
         let stall = start.elapsed();
-        self.board.scalar("checkpoint/stall_seconds", step, stall.as_secs_f64());
+        self.record(MetricKind::Seconds, "checkpoint/stall_seconds", step, stall.as_secs_f64());
         tracing::debug!(step, seconds = stall.as_secs_f64(), "copied for a save");
         Ok(stall)
     }
@@ -125,11 +126,11 @@ impl Saves {
     /// checkpoints are left alone.
     pub(super) fn finish(
         &mut self,
-        session: &Session,
+        run: &RunState,
         hurry: bool,
         collective: &dyn Collective,
     ) -> Result<(), TrainError> {
-        let step = session.trainer.progress.step;
+        let step = run.trainer.counters.step;
         if hurry {
             self.saver.hurry();
         }
@@ -137,11 +138,15 @@ impl Saves {
         while self.published != Some(step) {
             // After a failure the store is given a moment, in which nobody trains anyway.
             std::thread::sleep(PAUSE_AFTER_FAILURE * u32::from(self.is_retrying));
-            begin_save(session, &mut self.saver, Instant::now())?;
+            begin_save(run, &mut self.saver, Instant::now())?;
             self.wait(collective)?;
             self.is_retrying = true;
         }
         Ok(())
+    }
+
+    fn record(&self, kind: MetricKind, name: &str, step: u64, value: f64) {
+        self.metrics.record(Metric { name, step, value, kind });
     }
 
     /// Counts the save of `step`, which cannot begin.
@@ -175,7 +180,7 @@ impl Saves {
                 stuck_looks += 1;
             }
             if stuck_looks > most {
-                return Err(TrainError::Checkpoint(checkpoint::Error::GivenUp {
+                return Err(TrainError::Checkpoint(CheckpointError::GivenUp {
                     count: self.num_failed,
                     last: self.saver.why_held(),
                 }));
@@ -188,13 +193,13 @@ impl Saves {
         match event {
             SaveEvent::Published { step, seconds, bytes } => {
                 self.published = Some(step);
-                ledger::checkpoint(step);
+                self.phases.checkpoint(step);
                 if self.is_root {
                     tracing::info!("checkpoint of step {step} published ({seconds:.2} s)");
                 }
-                self.board.scalar("checkpoint/seconds", step, seconds);
-                self.board.scalar("checkpoint/bytes", step, bytes as f64);
-                self.board.scalar("checkpoint/failures", step, self.num_failed as f64);
+                self.record(MetricKind::Seconds, "checkpoint/seconds", step, seconds);
+                self.record(MetricKind::Gauge, "checkpoint/bytes", step, bytes as f64);
+                self.record(MetricKind::Counter, "checkpoint/failures", step, self.num_failed as f64);
             }
             SaveEvent::Deleted { steps } => {
                 if self.is_root {
@@ -217,7 +222,7 @@ impl Saves {
                         "the save of step {step} failed: {error}; training goes on, and the next save tries again"
                     );
                 }
-                self.board.scalar("checkpoint/failures", step, self.num_failed as f64);
+                self.record(MetricKind::Counter, "checkpoint/failures", step, self.num_failed as f64);
             }
         }
     }
@@ -231,7 +236,7 @@ fn sum(is_asked: bool, own: Report, collective: &dyn Collective) -> Result<(f32,
 }
 
 /// The sum of all ranks' reports, for who takes saves and no steps.
-pub(super) fn sum_reports(own: Report, collective: &dyn Collective) -> Result<Report, CollectiveError> {
+pub fn sum_reports(own: Report, collective: &dyn Collective) -> Result<Report, CollectiveError> {
     sum(false, own, collective).map(|(_, summed)| summed)
 }
 

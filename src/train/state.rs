@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use admiral_checkpoint::{Checkpoint, Content, Parameter, Role, Saver, TensorTarget, TrainingState, Writer};
+use admiral_comm::Collective;
 use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
-use admiral_checkpoint::{Checkpoint, Content, Parameter, Role, Saver, TensorTarget, TrainingState, Writer};
-use admiral_comm::Collective;
 use crate::diffusion::TimestepSamplerState;
 use crate::model::ParamSpecs;
 
-use super::TrainError;
+use super::error::TrainError;
 use super::flat::{FlatMemory, Place, Segment};
 use super::loss_scale::LossScale;
-use super::session::Session;
+use super::run_state::RunState;
 
 /// A network's parameters as a manifest lists them.
 #[must_use]
@@ -51,16 +51,16 @@ fn tensor_over(values: &mut [f32]) -> Tensor {
 ///
 /// # Errors
 /// When libtorch refuses the copy, on this rank alone.
-pub(super) fn begin_save(session: &Session, saver: &mut Saver, now: Instant) -> Result<(), TrainError> {
-    let content = content(session, saver.writer())?;
-    copy_share(&session.trainer.memory, &session.config.optimizer.ema_rates, content, saver, now)
+pub(super) fn begin_save(run: &RunState, saver: &mut Saver, now: Instant) -> Result<(), TrainError> {
+    let content = content(run, saver.writer())?;
+    copy_share(&run.trainer.memory, &run.config.optimizer.ema_rates, content, saver, now)
 }
 
 /// [`begin_save`] of memory with this `content`.
 ///
 /// # Errors
 /// The same.
-pub(super) fn copy_share(
+pub fn copy_share(
     memory: &FlatMemory,
     ema_rates: &[f64],
     content: Content,
@@ -115,26 +115,26 @@ fn copy_out(copies: Vec<(&Tensor, &Place, &mut [f32])>) -> Result<(), TrainError
 }
 
 /// What a checkpoint of the session says besides its tensors.
-fn content(session: &Session, writer: &Writer) -> Result<Content, TrainError> {
-    let progress = &session.trainer.progress;
+fn content(run: &RunState, writer: &Writer) -> Result<Content, TrainError> {
+    let counters = &run.trainer.counters;
     Ok(Content {
         writer: writer.clone(),
-        task: session.config.task.name().to_owned(),
-        configuration: serde_json::to_value(&session.config).map_err(|error| TrainError::Bug(error.to_string()))?,
+        task: run.config.task.name().to_owned(),
+        configuration: serde_json::to_value(&run.config).map_err(|error| TrainError::Bug(error.to_string()))?,
         training: TrainingState {
-            step: progress.step,
-            next_sample_index: session.next_sample(),
-            optimizer_steps: progress.optimizer_step,
-            lg_loss_scale: match progress.loss_scale {
+            step: counters.step,
+            next_sample_index: run.next_sample(),
+            optimizer_steps: counters.optimizer_step,
+            lg_loss_scale: match counters.loss_scale {
                 LossScale::Off => None,
                 LossScale::Dynamic { lg, .. } => Some(lg),
             },
             timestep_sampler: Some(
-                serde_json::to_value(session.timestep_sampler.state())
+                serde_json::to_value(run.timestep_sampler.state())
                     .map_err(|error| TrainError::Bug(error.to_string()))?,
             ),
         },
-        parameters: Arc::new(parameters(session.trainer.memory.specs())),
+        parameters: Arc::new(parameters(run.trainer.memory.specs())),
     })
 }
 
@@ -142,7 +142,7 @@ fn content(session: &Session, writer: &Writer) -> Result<Content, TrainError> {
 ///
 /// # Errors
 /// The same on every rank, where the checkpoint cannot be read. The buffers' values are then undefined.
-pub(super) fn read_roles(
+pub fn read_roles(
     memory: &FlatMemory,
     ema_rates: &[f64],
     checkpoint: &Checkpoint,
@@ -182,10 +182,10 @@ pub(super) fn read_roles(
 ///
 /// # Errors
 /// The same on every rank, where the checkpoint cannot be read. The session can then only be restored again.
-pub fn restore(session: &mut Session, checkpoint: &Checkpoint, collective: &dyn Collective) -> Result<(), TrainError> {
+pub fn restore(run: &mut RunState, checkpoint: &Checkpoint, collective: &dyn Collective) -> Result<(), TrainError> {
     let manifest = checkpoint.manifest();
-    let memory = &session.trainer.memory;
-    read_roles(memory, &session.config.optimizer.ema_rates, checkpoint, collective)?;
+    let memory = &run.trainer.memory;
+    read_roles(memory, &run.config.optimizer.ema_rates, checkpoint, collective)?;
     memory.refresh_model();
 
     let state = &manifest.training;
@@ -195,12 +195,12 @@ pub fn restore(session: &mut Session, checkpoint: &Checkpoint, collective: &dyn 
         };
         let sampler: TimestepSamplerState =
             serde_json::from_value(sampler.clone()).map_err(|error| refuse(error.to_string()))?;
-        session.timestep_sampler.restore(sampler).map_err(|error| refuse(error.to_string()))?;
+        run.timestep_sampler.restore(sampler).map_err(|error| refuse(error.to_string()))?;
     }
-    let progress = &mut session.trainer.progress;
-    progress.step = state.step;
-    progress.optimizer_step = state.optimizer_steps;
-    if let (LossScale::Dynamic { lg, .. }, Some(saved)) = (&mut progress.loss_scale, state.lg_loss_scale) {
+    let counters = &mut run.trainer.counters;
+    counters.step = state.step;
+    counters.optimizer_step = state.optimizer_steps;
+    if let (LossScale::Dynamic { lg, .. }, Some(saved)) = (&mut counters.loss_scale, state.lg_loss_scale) {
         *lg = saved;
     }
     Ok(())
@@ -211,7 +211,7 @@ pub fn restore(session: &mut Session, checkpoint: &Checkpoint, collective: &dyn 
 ///
 /// # Errors
 /// Where the checkpoint is of another network, or was trained with another task, batch, averages or seed.
-pub fn check_same_run(session: &Session, checkpoint: &Checkpoint) -> Result<(), TrainError> {
+pub fn check_same_run(run: &RunState, checkpoint: &Checkpoint) -> Result<(), TrainError> {
     let (manifest, url) = (checkpoint.manifest(), checkpoint.url());
     let shapes: Vec<(&str, Vec<i64>)> = manifest
         .parameters()
@@ -219,11 +219,11 @@ pub fn check_same_run(session: &Session, checkpoint: &Checkpoint) -> Result<(), 
         .map(|parameter| (parameter.name.as_str(), parameter.shape.iter().map(|&n| n as i64).collect()))
         .collect();
     let named = shapes.iter().map(|(name, shape)| (*name, shape.as_slice()));
-    session.trainer.memory.specs().check(named).map_err(|error| {
+    run.trainer.memory.specs().check(named).map_err(|error| {
         TrainError::Refused(format!("{url} is a checkpoint of another model than this configuration's: {error}"))
     })?;
     let saved = |path: &str| manifest.configuration.pointer(path).cloned().unwrap_or_default();
-    let config = &session.config;
+    let config = &run.config;
     let now = serde_json::json!({
         "/task": config.task,
         "/training/global_batch": config.training.global_batch,

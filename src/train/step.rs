@@ -4,14 +4,16 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
-use admiral_comm::{Collective, CollectiveError, GpuSums, GradientReducer, Reduced, Slot, default_bucket_bytes};
-use admiral_comm::ledger::{self, Phase, StepSeconds};
-use crate::model::Network;
-use crate::ops::{self, AdamHyper, AdamSegment, bridge};
+use admiral_comm::buckets::{Slot, default_bucket_bytes};
+use admiral_comm::{Collective, CollectiveError, Phase, PhaseTracker, StepSeconds};
 use admiral_random::{Philox, Stream};
 
-use super::TrainError;
-use super::config::OptimizerConfig;
+use crate::model::Network;
+use crate::ops::{self, AdamHyper, AdamSegment, Kernels, bridge};
+use crate::reduce::{GradientReducer, NcclReducer, Reduced};
+use crate::run_config::OptimizerConfig;
+
+use super::error::TrainError;
 use super::flat::FlatMemory;
 use super::loss_scale::{LossScale, Verdict};
 use super::objective::{Microbatch, Objective};
@@ -72,13 +74,25 @@ pub struct StepReport {
 
 /// The state of training apart from flat memory; all of it is saved.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Progress {
+pub struct Counters {
     /// Steps done, skipped ones included.
     pub step: u64,
     /// Steps in which the parameters moved: Adam's bias correction counts these.
     pub optimizer_step: u64,
     /// Loss scaling.
     pub loss_scale: LossScale,
+}
+
+/// When gradients are summed over the ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GradientSums {
+    /// After backward.
+    AfterBackward,
+    /// While backward runs, in buckets of at most `bucket_bytes`; `None` is the default size.
+    DuringBackward {
+        /// Bytes of a bucket.
+        bucket_bytes: Option<usize>,
+    },
 }
 
 /// Trains one network. It knows neither where samples come from nor when to log or save.
@@ -91,7 +105,9 @@ pub struct Trainer {
     /// What is minimised.
     pub objective: Objective,
     /// Counters and loss scale.
-    pub progress: Progress,
+    pub counters: Counters,
+    kernels: Kernels,
+    phases: PhaseTracker,
     optimizer: OptimizerConfig,
     seed: u64,
     reducer: GradientReducer,
@@ -102,9 +118,11 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Puts a trainer together; `seed` is that of dropout. Gradients are summed in buckets of the default size after
-    /// backward; see [`Trainer::overlap`].
-    #[must_use]
+    /// Puts a trainer together. `seed` is the seed of dropout.
+    ///
+    /// # Errors
+    /// When libtorch refuses hooks on the gradients.
+    #[allow(clippy::too_many_arguments, reason = "each part is of another kind")]
     pub fn new(
         network: Network,
         memory: FlatMemory,
@@ -112,33 +130,45 @@ impl Trainer {
         optimizer: OptimizerConfig,
         loss_scale: LossScale,
         seed: u64,
-    ) -> Self {
-        let reducer = reducer(&memory, None);
-        let progress = Progress { step: 0, optimizer_step: 0, loss_scale };
-        Self { network, memory, objective, progress, optimizer, seed, reducer, overlaps: false, measure: false }
-    }
-
-    /// Sums gradients in buckets of at most `bucket_bytes` (None: the default) while backward goes on.
-    ///
-    /// # Errors
-    /// When libtorch refuses to tell of gradients.
-    pub fn overlap(&mut self, bucket_bytes: Option<usize>) -> Result<(), TrainError> {
-        self.reducer = reducer(&self.memory, bucket_bytes);
-        for (param, tensor) in self.memory.params().tensors().iter().enumerate() {
-            let readiness = self.reducer.readiness();
-            bridge::on_gradient(tensor, move || {
-                if readiness.filled(param) {
-                    ledger::hand_over();
-                }
-            })?;
+        gradient_sums: GradientSums,
+        kernels: Kernels,
+        phases: PhaseTracker,
+    ) -> Result<Self, TrainError> {
+        let (bucket_bytes, overlaps) = match gradient_sums {
+            GradientSums::AfterBackward => (None, false),
+            GradientSums::DuringBackward { bucket_bytes } => (bucket_bytes, true),
+        };
+        let bucket_bytes = bucket_bytes.unwrap_or_else(|| default_bucket_bytes(memory.specs().num_elements()));
+        let reducer = GradientReducer::new(&gradient_slots(&memory), bucket_bytes, phases.clone());
+        if overlaps {
+            for (param, tensor) in memory.params().tensors().iter().enumerate() {
+                let (tracker, phases) = (reducer.tracker(), phases.clone());
+                bridge::on_gradient(tensor, move || {
+                    if tracker.filled(param) {
+                        phases.first_bucket_ready();
+                    }
+                })?;
+            }
         }
-        self.overlaps = true;
-        Ok(())
+        let counters = Counters { step: 0, optimizer_step: 0, loss_scale };
+        Ok(Self {
+            network,
+            memory,
+            objective,
+            counters,
+            kernels,
+            phases,
+            optimizer,
+            seed,
+            reducer,
+            overlaps,
+            measure: false,
+        })
     }
 
-    /// From now on sums gradients where they are, on the ranks' GPUs. To be called after [`Trainer::overlap`].
-    pub fn sum_on_gpus(&mut self, gpu: GpuSums) {
-        self.reducer.sum_on_gpus(gpu);
+    /// Sums gradients between the ranks' GPUs from now on.
+    pub fn use_nccl(&mut self, nccl: NcclReducer) {
+        self.reducer.use_nccl(nccl);
     }
 
     /// Leaves the ranks' GPUs in order, when there will be no more steps; every rank calls it.
@@ -165,25 +195,25 @@ impl Trainer {
     ) -> Result<StepReport, TrainError> {
         let mut times = StepTimes::default();
         let mut watch = Watch::new(self.memory.segments()[0].master.device(), self.measure);
-        let mut told = Told::default();
-        let learning_rate = learning_rate(&self.optimizer, self.progress.step);
-        let lg_loss_scale = self.progress.loss_scale.lg();
-        let scale = self.progress.loss_scale.factor() / num_samples as f64;
+        let mut deferred = DeferredStatistics::default();
+        let learning_rate = learning_rate(&self.optimizer, self.counters.step);
+        let lg_loss_scale = self.counters.loss_scale.lg();
+        let scale = self.counters.loss_scale.factor() / num_samples as f64;
 
-        ledger::enter_zeroing();
+        self.phases.enter_zeroing();
         self.memory.zero_gradients();
         times.optimizer += watch.lap();
         let local: Vec<&Tensor> = self.memory.segments().iter().map(|segment| &segment.gradient).collect();
         let mut reduced = None;
         for index in 0..num_microbatches {
-            ledger::enter(Phase::Data, index);
+            self.phases.enter(Phase::Data, index);
             let batch = next(index)?;
-            ledger::enter(Phase::Forward, index);
+            self.phases.enter(Phase::Forward, index);
             times.data += watch.lap();
             let seed = self.dropout_seed(collective.rank(), index);
-            let terms = self.objective.terms(&self.network, self.memory.params(), &batch, Some(seed));
+            let terms = self.objective.terms(&self.kernels, &self.network, self.memory.params(), &batch, Some(seed));
             let loss = terms.loss.sum(Kind::Float) * scale;
-            ledger::enter(Phase::Backward, index);
+            self.phases.enter(Phase::Backward, index);
             times.forward += watch.lap();
             // Only the last pass has the whole gradients.
             if self.overlaps && index + 1 == num_microbatches {
@@ -199,7 +229,7 @@ impl Trainer {
                 loss.f_backward()?;
                 times.backward += watch.lap();
             }
-            told.append(batch, terms.logged);
+            deferred.append(batch, terms.logged);
             times.forward += watch.lap();
         }
 
@@ -207,13 +237,13 @@ impl Trainer {
             Some(reduced) => reduced,
             None => self.reducer.reduce(collective, &local)?,
         };
-        ledger::enter(Phase::Optimizer, 0);
+        self.phases.enter(Phase::Optimizer, 0);
         (times.all_reduce, times.all_reduce_busy, times.all_reduce_exposed) = (waited, busy, exposed);
         watch.lap();
 
         let masters: Vec<&Tensor> = self.memory.segments().iter().map(|segment| &segment.master).collect();
-        let (norms, samples) = told.read(&ops::norms(&gradients, &masters)?)?;
-        let norm = norms[0] / self.progress.loss_scale.factor();
+        let (norms, samples) = deferred.read(&ops::norms(&self.kernels, &gradients, &masters)?)?;
+        let norm = norms[0] / self.counters.loss_scale.factor();
         let mut report = StepReport {
             samples,
             took_step: false,
@@ -224,8 +254,8 @@ impl Trainer {
             times,
             seconds: StepSeconds::default(),
         };
-        let before = self.progress.loss_scale;
-        match self.progress.loss_scale.judge(norm.is_finite()) {
+        let before = self.counters.loss_scale;
+        match self.counters.loss_scale.judge(norm.is_finite()) {
             Verdict::Step => {
                 report.took_step = true;
                 report.gradient_norm = norm;
@@ -235,15 +265,15 @@ impl Trainer {
             Verdict::Skip => {}
             Verdict::Diverged => return Err(self.diverged(&report.samples, lg_loss_scale, collective)),
         }
-        self.progress.step += 1;
-        ledger::enter(Phase::Log, 0);
+        self.counters.step += 1;
+        self.phases.enter(Phase::Log, 0);
         report.times.optimizer += watch.lap();
         Ok(report)
     }
 
     /// The same dropout masks again after a restart: they are a function of seed, step, rank and microbatch.
     fn dropout_seed(&self, rank: usize, microbatch: usize) -> u64 {
-        let index = self.progress.step << 40 ^ (rank as u64) << 20 ^ microbatch as u64;
+        let index = self.counters.step << 40 ^ (rank as u64) << 20 ^ microbatch as u64;
         Philox::new(self.seed, Stream::Dropout, index).next_u64()
     }
 
@@ -255,7 +285,7 @@ impl Trainer {
         norm: f64,
         learning_rate: f64,
     ) -> Result<(), TrainError> {
-        self.progress.optimizer_step += 1;
+        self.counters.optimizer_step += 1;
         let clip = match self.optimizer.gradient_clip_norm {
             limit if limit > 0.0 && norm > limit => limit / norm,
             _ => 1.0,
@@ -266,7 +296,7 @@ impl Trainer {
             beta2: self.optimizer.beta2,
             epsilon: self.optimizer.epsilon,
             weight_decay: self.optimizer.weight_decay,
-            step: self.progress.optimizer_step,
+            step: self.counters.optimizer_step,
             gradient_scale: clip / scale.factor(),
         };
         for (segment, gradient) in self.memory.segments().iter().zip(gradients) {
@@ -274,7 +304,7 @@ impl Trainer {
                 .optimizer
                 .ema_rates
                 .iter()
-                .map(|&rate| ema_rate(&self.optimizer, rate, self.progress.optimizer_step))
+                .map(|&rate| ema_rate(&self.optimizer, rate, self.counters.optimizer_step))
                 .zip(&segment.emas)
                 .collect();
             let flat = AdamSegment {
@@ -285,7 +315,7 @@ impl Trainer {
                 emas: &emas,
                 half: segment.is_half().then_some(&segment.model),
             };
-            ops::adam(&flat, &hyper)?;
+            ops::adam(&self.kernels, &flat, &hyper)?;
         }
         Ok(())
     }
@@ -307,7 +337,7 @@ impl Trainer {
         };
         let found: Vec<Finding> = found.iter().filter_map(|bytes| serde_json::from_slice(bytes).ok()).collect();
         TrainError::Diverged {
-            step: self.progress.step,
+            step: self.counters.step,
             lg_loss_scale,
             parameter: found.iter().find_map(|(parameter, _)| parameter.clone()),
             sample: found.iter().find_map(|(_, sample)| *sample),
@@ -322,14 +352,14 @@ type Finding = (Option<String>, Option<(u64, i64)>);
 /// What the passes of a step say of their samples, on the device until the host reads all of it, with the norms, in one
 /// copy: a GPU is waited for once a step.
 #[derive(Debug, Default)]
-struct Told {
+struct DeferredStatistics {
     indices: Vec<u64>,
     timesteps: Vec<i64>,
     weights: Vec<Tensor>,
     terms: Vec<(&'static str, Vec<Tensor>)>,
 }
 
-impl Told {
+impl DeferredStatistics {
     fn append(&mut self, batch: Microbatch, terms: Vec<(&'static str, Tensor)>) {
         self.indices.extend(batch.indices);
         self.timesteps.extend(batch.timesteps);
@@ -371,11 +401,6 @@ impl SampleTerms {
         let (_, values) = self.terms.iter().find(|(term, _)| *term == name)?;
         Some(values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len() as f64)
     }
-}
-
-fn reducer(memory: &FlatMemory, bucket_bytes: Option<usize>) -> GradientReducer {
-    let default = || default_bucket_bytes(memory.specs().num_elements());
-    GradientReducer::new(&gradient_slots(memory), bucket_bytes.unwrap_or_else(default))
 }
 
 /// Where the gradient of each parameter lies, in the network's order.

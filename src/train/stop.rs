@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use admiral_comm::exit::ExitCode;
+use admiral_comm::ExitCode;
 
 /// Whether the run was asked to stop. Clones share the answer; a test can ask as a signal does.
 #[derive(Debug, Clone, Default)]

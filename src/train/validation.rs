@@ -1,12 +1,14 @@
 //! Measuring a classifier on images that it is not trained on.
 
-use admiral_comm::Collective;
 use admiral_data::{Loader, SampleReader};
-use crate::model::Task;
 use admiral_telemetry::{Detail, ScalarSums};
 
-use super::TrainError;
-use super::session::{Session, to_device};
+use crate::context::RunContext;
+use crate::diffusion::DrawnTimesteps;
+use crate::model::Task;
+
+use super::error::TrainError;
+use super::session::{Session, sample_spec, to_device};
 
 /// Apart from the training stream's seed, so that validation crops and noise are not those of training.
 const SEED_OFFSET: u64 = 0x5eed;
@@ -23,22 +25,22 @@ impl Validation {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn open(session: &Session, collective: &dyn Collective) -> Result<Option<Self>, TrainError> {
-        let Some(source) = session.sources().validation.clone().filter(|_| session.config.task == Task::Classifier)
+    pub fn open(session: &Session, context: &RunContext<'_>) -> Result<Option<Self>, TrainError> {
+        let Some(source) = session.sources().validation.clone().filter(|_| session.state.config.task == Task::Classifier)
         else {
             return Ok(None);
         };
-        let mut plan = session.sample_plan(false);
-        plan.seed = plan.seed.wrapping_add(SEED_OFFSET);
-        let (batch, world) = (session.config.training.microbatch, collective.world_size() as u64);
-        let rank = collective.rank() as u64;
+        let mut spec = sample_spec(&session.state.config, false);
+        spec.seed = spec.seed.wrapping_add(SEED_OFFSET);
+        let (batch, world) = (session.state.config.training.microbatch, context.collective.world_size() as u64);
+        let rank = context.collective.rank() as u64;
         // A resumed run measures on the images that an undisturbed one would have.
-        let first = session.trainer.progress.step / session.config.classifier.validation_interval;
+        let first = session.state.trainer.counters.step / session.state.config.classifier.validation_interval;
         let passes = (first..).map(move |pass| {
             let start = (pass * world + rank) * batch;
             (start..start + batch).collect()
         });
-        let loader = Loader::start(SampleReader::new(source, plan), 1, 2, passes)?;
+        let loader = Loader::start(SampleReader::new(source, spec), 1, 2, passes)?;
         Ok(Some(Self { loader }))
     }
 
@@ -49,18 +51,18 @@ impl Validation {
     pub fn measure(
         &mut self,
         session: &Session,
-        collective: &dyn Collective,
+        context: &RunContext<'_>,
     ) -> Result<Vec<(String, f64)>, TrainError> {
         let _no_grad = tch::no_grad_guard();
         let Some((batch, _)) = self.loader.next()? else { return Ok(Vec::new()) };
-        let trainer = &session.trainer;
+        let trainer = &session.state.trainer;
         let num_timesteps = trainer.objective.diffusion().num_timesteps();
         // Uniform whatever training draws: a measurement is not to be bent.
         let timesteps = batch.timestep_uniforms.iter().map(|u| (u * num_timesteps as f64) as i64).collect();
         let weights = vec![1.0; batch.indices.len()];
-        let drawn = crate::diffusion::DrawnTimesteps { timesteps, weights };
-        let batch = to_device(batch, drawn, &session.config.model, true, session.device());
-        let terms = trainer.objective.terms(&trainer.network, trainer.memory.params(), &batch, None);
+        let drawn = DrawnTimesteps { timesteps, weights };
+        let batch = to_device(batch, drawn, &session.state.config.model, true, context.device);
+        let terms = trainer.objective.terms(&context.kernels, &trainer.network, trainer.memory.params(), &batch, None);
         let timesteps: Vec<usize> = batch.timesteps.iter().map(|&t| t as usize).collect();
         let mut sums = ScalarSums::new(num_timesteps);
         for (name, values) in &terms.logged {
@@ -68,7 +70,7 @@ impl Validation {
             let values: Vec<f32> = Vec::try_from(values)?;
             sums.add_samples(id, &values.into_iter().map(f64::from).collect::<Vec<_>>(), &timesteps);
         }
-        collective.all_reduce_sum_f64(sums.flat_mut())?;
+        context.collective.all_reduce_sum_f64(sums.flat_mut())?;
         Ok(sums.take_means())
     }
 }

@@ -1,6 +1,6 @@
 //! Kinds `unet`, `super_res` and `encoder`: one pass of a network and its gradients.
 
-use admiral::model::{BlockPlan, EncoderPlan, Inputs, Network, NetworkPlan, Order, ParamSpecs, Params, Pool, UNetPlan};
+use admiral::model::{BlockSpec, EncoderSpec, Inputs, Network, NetworkSpec, Order, ParamSpecs, Params, Pool, UNetSpec};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
@@ -57,9 +57,9 @@ impl NetworkConfig {
         serde_json::from_value(config.clone()).map_err(|error| format!("config: {error}"))
     }
 
-    pub fn plan(&self) -> Result<NetworkPlan, String> {
+    pub fn plan(&self) -> Result<NetworkSpec, String> {
         let image_channels = self.image_channels;
-        let blocks = BlockPlan {
+        let blocks = BlockSpec {
             model_channels: self.model_channels,
             num_res_blocks: self.num_res_blocks,
             channel_mult: self.channel_mult.clone(),
@@ -72,7 +72,7 @@ impl NetworkConfig {
             resblock_updown: self.resblock_updown,
             use_checkpoint: false,
         };
-        let unet = |in_channels| UNetPlan {
+        let unet = |in_channels| UNetSpec {
             image_size: self.image_size,
             in_channels,
             out_channels: self.out_channels.unwrap_or(if self.learn_sigma {
@@ -84,9 +84,9 @@ impl NetworkConfig {
             blocks: blocks.clone(),
         };
         match self.model.as_str() {
-            "unet" => Ok(NetworkPlan::UNet(unet(image_channels))),
-            "super_res" => Ok(NetworkPlan::SuperRes(unet(2 * image_channels))),
-            "encoder" => Ok(NetworkPlan::Encoder(EncoderPlan {
+            "unet" => Ok(NetworkSpec::UNet(unet(image_channels))),
+            "super_res" => Ok(NetworkSpec::SuperRes(unet(2 * image_channels))),
+            "encoder" => Ok(NetworkSpec::Encoder(EncoderSpec {
                 image_size: self.image_size,
                 in_channels: image_channels,
                 out_channels: self.out_channels.ok_or("an encoder has out_channels")?,

@@ -1,6 +1,6 @@
 //! What every body of `Collective` must do, written against the trait, and what sums gradients. Every rank runs it.
 
-use admiral_comm::{Collective, CollectiveError, GpuSums, GradientReducer, Slot, any};
+use admiral_comm::{Collective, CollectiveError, NcclReducer, GradientReducer, Slot, any};
 use admiral_random::{Philox, Stream};
 use tch::{Device, Kind, Tensor};
 
@@ -22,14 +22,14 @@ pub fn run(collective: &dyn Collective) {
 }
 
 /// What sums gradients on GPUs, this rank's being `ordinal`; `open` lets all ranks' GPUs join.
-pub fn run_on_gpu(collective: &dyn Collective, ordinal: usize, open: &dyn Fn() -> GpuSums) {
+pub fn run_on_gpu(collective: &dyn Collective, ordinal: usize, open: &dyn Fn() -> NcclReducer) {
     gradients(collective, &Place { device: Device::Cuda(ordinal), open: Some(open) });
 }
 
 /// Where gradients lie and are summed.
 struct Place<'a> {
     device: Device,
-    open: Option<&'a dyn Fn() -> GpuSums>,
+    open: Option<&'a dyn Fn() -> NcclReducer>,
 }
 
 impl Place<'_> {

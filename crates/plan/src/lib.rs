@@ -24,4 +24,4 @@ pub use report::{
     CheckpointStorage, DataRate, MemoryVariant, PlanError, Report, Request, RunTime, Scaling, Shortage, Speed, World,
     plan,
 };
-pub use step::{Rate, StepTime, Work, step_time};
+pub use step::{Rate, StepTime, Work, microbatch_option, step_time};

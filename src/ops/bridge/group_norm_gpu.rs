@@ -1,15 +1,17 @@
-//! Group normalization by a GPU's kernels as a node of libtorch's graph: C++ holds the tensors, and asks for launches here.
+//! Group normalization by Admiral's GPU kernels, as a node of libtorch's graph. C++ holds the tensors and calls back here
+//! to launch kernels.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use admiral_gpu::DevicePointer;
-use admiral_gpu::group_norm::{Activation, Backward, Dropout, Forward, GroupNorm as Kernels, Layout};
+use admiral_gpu::group_norm::{Activation, Backward, Dropout, Forward, GroupNorm as GpuGroupNorm, Layout};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
 use super::group_norm_node;
-use crate::ops::machine::Machine;
+use crate::ops::launcher::GpuLauncher;
 use crate::ops::{Error, GroupNorm};
 
 /// Shape and addresses: `Arguments` in group_norm_gpu.cpp.
@@ -43,6 +45,7 @@ struct Arguments {
 }
 
 type Call = unsafe extern "C" fn(*const c_void, i32, *const Arguments, *mut c_char, i64) -> i64;
+type Drop = unsafe extern "C" fn(*const c_void);
 
 unsafe extern "C" {
     fn admiral_group_norm_gpu(
@@ -56,20 +59,22 @@ unsafe extern "C" {
         silu: bool,
         dropout: f64,
         seed: i64,
-        machine: *const c_void,
+        launcher: *const c_void,
         call: Call,
+        drop: Drop,
         result: *mut *mut C_tensor,
     ) -> c_int;
 }
 
-/// The fused node by the kernels of `machine`; every tensor lies on its device.
+/// The fused node by the kernels of `launcher`; every tensor lies on its device.
 pub(in crate::ops) fn group_norm_gpu(
-    machine: &'static Machine,
+    launcher: &Arc<GpuLauncher>,
     x: &Tensor,
     norm: &GroupNorm<'_>,
 ) -> Result<Tensor, Error> {
     group_norm_node(norm, |optional, result| {
-        // SAFETY: all pointers are live tensors of tch, or null where the bridge expects it; the machine is static.
+        // SAFETY: all pointers are live tensors of tch, or null where the bridge expects it. The bridge owns
+        // the launcher's reference from now on, and returns it to `drop_launcher`.
         unsafe {
             admiral_group_norm_gpu(
                 x.as_ptr(),
@@ -82,26 +87,32 @@ pub(in crate::ops) fn group_norm_gpu(
                 norm.silu,
                 optional.probability,
                 optional.seed,
-                std::ptr::from_ref(machine).cast(),
+                Arc::into_raw(Arc::clone(launcher)).cast(),
                 run,
+                drop_launcher,
                 result,
             )
         }
     })
 }
 
+unsafe extern "C" fn drop_launcher(launcher: *const c_void) {
+    // SAFETY: a reference that `group_norm_gpu` handed over, returned once.
+    drop(unsafe { Arc::from_raw(launcher.cast::<GpuLauncher>()) });
+}
+
 unsafe extern "C" fn run(
-    machine: *const c_void,
+    launcher: *const c_void,
     pass: i32,
     arguments: *const Arguments,
     failure: *mut c_char,
     room: i64,
 ) -> i64 {
     // SAFETY: what `group_norm_gpu` gave, and what the bridge has filled in for this call.
-    let (machine, arguments) = unsafe { (&*machine.cast::<Machine>(), &*arguments) };
+    let (launcher, arguments) = unsafe { (&*launcher.cast::<GpuLauncher>(), &*arguments) };
     // No panic may run into C++.
     // SAFETY: libtorch's memory of the sizes that the shape says, freed on the stream that kernels run on.
-    let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { try_run(machine, pass, arguments) }));
+    let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { try_run(launcher, pass, arguments) }));
     let said = match outcome {
         Ok(Ok(bytes)) => return bytes as i64,
         Ok(Err(error)) => error.to_string(),
@@ -117,9 +128,9 @@ unsafe extern "C" fn run(
 ///
 /// # Safety
 /// The addresses are good for what the shape says until the kernels have run.
-unsafe fn try_run(machine: &Machine, pass: i32, a: &Arguments) -> Result<usize, admiral_gpu::Error> {
+unsafe fn try_run(launcher: &GpuLauncher, pass: i32, a: &Arguments) -> Result<usize, admiral_gpu::Error> {
     let size = |value: i64| usize::try_from(value).unwrap_or_default();
-    let norm = Kernels {
+    let norm = GpuGroupNorm {
         kind: admiral_gpu::Kind::ALL[size(a.kind.into())],
         layout: if a.channels_last { Layout::ChannelsLast } else { Layout::Contiguous },
         batch: size(a.batch),
@@ -143,7 +154,7 @@ unsafe fn try_run(machine: &Machine, pass: i32, a: &Arguments) -> Result<usize, 
         1 => {
             let memory = Forward { x, y: a.y, weight, bias, modulation, mean, rstd, workspace };
             // SAFETY: as the caller promises.
-            unsafe { norm.forward(machine.launch(), &memory)? };
+            unsafe { norm.forward(launcher.launch(), &memory)? };
         }
         _ => {
             let Arguments { dy, dx, dweight, dbias, .. } = *a;
@@ -151,7 +162,7 @@ unsafe fn try_run(machine: &Machine, pass: i32, a: &Arguments) -> Result<usize, 
             let memory =
                 Backward { x, dy, dx, weight, bias, modulation, mean, rstd, dweight, dbias, dmodulation, workspace };
             // SAFETY: as above.
-            unsafe { norm.backward(machine.launch(), &memory)? };
+            unsafe { norm.backward(launcher.launch(), &memory)? };
         }
     }
     Ok(0)

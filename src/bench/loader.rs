@@ -1,0 +1,89 @@
+//! `admiral bench loader`: how many images a second a machine reads, decodes, crops and noises for training.
+
+use std::time::Instant;
+
+use admiral_data::{Loader, SampleReader};
+use clap::Args;
+use serde::Serialize;
+
+use super::output::print_as;
+use crate::run_config::RunConfig;
+use crate::statistics::Spread;
+use crate::train::{TrainError, sample_spec};
+
+/// What to measure.
+#[derive(Debug, Clone, Args)]
+pub struct LoaderBenchOptions {
+    /// Numbers of threads, each of which is measured; without it, `data.num_workers`
+    #[arg(long, value_delimiter = ',', value_name = "NUMBERS")]
+    workers: Vec<usize>,
+    /// Images of a round
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..))]
+    images: u64,
+    /// Rounds that count; one more comes before them, with other images
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    rounds: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Images a second with so many threads.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Measured {
+    workers: usize,
+    median: f64,
+    least: f64,
+    most: f64,
+}
+
+/// Reads images as training would, uses them for nothing, and prints how fast that was.
+///
+/// # Errors
+/// When the data cannot be read.
+pub fn run(config: &RunConfig, options: &LoaderBenchOptions) -> Result<(), TrainError> {
+    let source = admiral_data::open(&config.data, config.run.seed)?.train;
+    let own = [config.data.num_workers];
+    let numbers = if options.workers.is_empty() { &own[..] } else { &options.workers };
+    let mut all = Vec::new();
+    for &workers in numbers {
+        if workers == 0 {
+            return Err(TrainError::Refused("--workers 0: somebody has to read; give 1 or more".into()));
+        }
+        let reader = SampleReader::new(source.clone(), sample_spec(config, config.data.random_crop));
+        all.push(measure(reader, workers, config, options)?);
+    }
+    print_as(&all, options.json, |all| print(all, options))
+}
+
+fn measure(
+    reader: SampleReader,
+    workers: usize,
+    config: &RunConfig,
+    options: &LoaderBenchOptions,
+) -> Result<Measured, TrainError> {
+    let batch = config.training.microbatch.clamp(1, options.images);
+    let passes = options.images.div_ceil(batch);
+    let indices = (0..passes * (options.rounds + 1)).map(move |pass| (pass * batch..(pass + 1) * batch).collect());
+    let mut loader = Loader::start(reader, workers, config.data.prefetch, indices)?;
+    let mut rates = Vec::new();
+    for _ in 0..=options.rounds {
+        let start = Instant::now();
+        for _ in 0..passes {
+            loader.next()?;
+        }
+        rates.push((passes * batch) as f64 / start.elapsed().as_secs_f64());
+    }
+    // The first round opens files that the system has not at hand.
+    rates.remove(0);
+    let Spread { median, least, most } = Spread::of(rates.iter().copied());
+    Ok(Measured { workers, median, least, most })
+}
+
+fn print(all: &[Measured], options: &LoaderBenchOptions) {
+    println!("images a second, of {} rounds of {} images", options.rounds, options.images);
+    println!("{:>8} {:>10} {:>10} {:>10} {:>12}", "threads", "median", "least", "most", "a thread");
+    for Measured { workers, median, least, most } in all {
+        println!("{workers:>8} {median:>10.0} {least:>10.0} {most:>10.0} {:>12.0}", median / *workers as f64);
+    }
+}

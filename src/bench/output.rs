@@ -1,0 +1,35 @@
+//! Printing what was measured.
+
+use admiral_comm::{Collective, Ending};
+use serde::Serialize;
+
+use crate::train::TrainError;
+
+/// Prints on rank 0 what was measured, as JSON or as the table that `print` makes of it.
+///
+/// # Errors
+/// How the rank is to leave that cannot write it as JSON.
+pub(super) fn print_on_root<T: Serialize>(
+    measured: &T,
+    as_json: bool,
+    print: impl FnOnce(&T),
+    collective: &dyn Collective,
+) -> Result<(), Ending> {
+    if collective.rank() == 0 {
+        print_as(measured, as_json, print).map_err(|error| Ending::alone(error.exit_code(), &error))?;
+    }
+    Ok(())
+}
+
+/// Prints what was measured, as JSON or as the table that `print` makes of it.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub(super) fn print_as<T: Serialize>(measured: &T, as_json: bool, print: impl FnOnce(&T)) -> Result<(), TrainError> {
+    if as_json {
+        println!("{}", serde_json::to_string_pretty(measured).map_err(|error| TrainError::Bug(error.to_string()))?);
+    } else {
+        print(measured);
+    }
+    Ok(())
+}

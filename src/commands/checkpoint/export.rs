@@ -1,0 +1,130 @@
+//! `admiral checkpoint export`: a checkpoint's weights as a PyTorch file or as safetensors.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use admiral_checkpoints_schema::safetensors::header;
+use admiral_torch_files::{Dtype, Error, TensorSpec, Writer};
+use clap::Args;
+use serde_json::json;
+
+use super::options::options_of;
+use crate::commands::weights::choose_role;
+use admiral_checkpoint::{Parameter, Role, RoleTensors, find_checkpoint};
+use admiral_storage::S3Settings;
+
+use super::error::ToolError;
+use super::print::{print, print_json};
+
+/// Values that become bytes at once.
+const PIECE: usize = 1 << 18;
+
+/// What is written, and where.
+#[derive(Debug, Args)]
+pub struct ExportOptions {
+    /// A checkpoint's folder, a place for checkpoints or a run's folder (then the newest): a path or an s3:// URL
+    checkpoint: String,
+    /// The file to write: NAME.pt, which torch.load reads, or NAME.safetensors
+    out: PathBuf,
+    /// Which weights: ema (the first average), master, or an average by its rate, as in ema-0.9999
+    #[arg(long, default_value = "ema")]
+    weights: String,
+    /// Write over a file that is there
+    #[arg(long)]
+    overwrite: bool,
+    /// Print what was written as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Format {
+    Torch,
+    Safetensors,
+}
+
+pub(super) fn run(options: &ExportOptions, s3: &S3Settings) -> Result<(), ToolError> {
+    let out = options.out.display().to_string();
+    let refuse = |reason: &str| Err(ToolError::Refused(format!("{out}: {reason}")));
+    let format = match options.out.extension().and_then(|end| end.to_str()) {
+        Some("pt") => Format::Torch,
+        Some("safetensors") => Format::Safetensors,
+        _ => return refuse("the file's name must end in .pt or .safetensors, which says what is written"),
+    };
+    if options.out.exists() && !options.overwrite {
+        return refuse("it is there already; give --overwrite to write over it");
+    }
+    let checkpoint = find_checkpoint(&options.checkpoint, &options_of(s3))?;
+    let role = choose_role(&checkpoint, &options.weights)?;
+    let tensors = checkpoint.load_role(role)?;
+    let manifest = checkpoint.manifest();
+    let step = manifest.training.step;
+    write_aside(&options.out, |file| match format {
+        Format::Torch => write_torch(file, manifest.parameters(), &tensors),
+        Format::Safetensors => write_safetensors(file, role, step, manifest.parameters(), &tensors),
+    })
+    .map_err(|error| ToolError::File { path: out.clone(), cause: error.to_string() })?;
+    let (count, num_values) = (tensors.len(), tensors.values().map(|(_, values)| values.len()).sum::<usize>());
+    if options.json {
+        return print_json(&json!({
+            "file": out,
+            "checkpoint": checkpoint.url(),
+            "step": step,
+            "weights": role.to_string(),
+            "tensors": count,
+            "values": num_values,
+        }));
+    }
+    print(&format!("{out}: {role} of {}, {count} tensors, {num_values} values\n", checkpoint.url()))
+}
+
+/// Writes a whole file or leaves what was there: under `<path>.partial` first, which then takes the name.
+fn write_aside(path: &Path, write: impl FnOnce(File) -> Result<File, Error>) -> Result<(), Error> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".partial");
+    let file = File::create(&aside)?;
+    let written = write(file)
+        .and_then(|file| file.sync_all().map_err(Error::from))
+        .and_then(|()| std::fs::rename(&aside, path).map_err(Error::from));
+    if written.is_err() {
+        // The first error is the one to report.
+        let _ = std::fs::remove_file(&aside);
+    }
+    written
+}
+
+/// A parameter's values in little-endian bytes.
+fn pieces<'a>(tensors: &'a RoleTensors, parameter: &Parameter) -> impl Iterator<Item = Vec<u8>> + use<'a> {
+    let values = tensors.get(&parameter.name).map_or(&[][..], |(_, values)| values);
+    values.chunks(PIECE).map(|piece| piece.iter().flat_map(|value| value.to_le_bytes()).collect())
+}
+
+fn write_torch(file: File, parameters: &[Parameter], tensors: &RoleTensors) -> Result<File, Error> {
+    let specs: Vec<TensorSpec> = parameters
+        .iter()
+        .map(|Parameter { name, shape }| TensorSpec { name: name.clone(), dtype: Dtype::F32, shape: shape.clone() })
+        .collect();
+    let mut writer = Writer::new(file, &specs)?;
+    for parameter in parameters {
+        writer.tensor(pieces(tensors, parameter))?;
+    }
+    writer.finish()
+}
+
+fn write_safetensors(
+    file: File,
+    role: Role,
+    step: u64,
+    parameters: &[Parameter],
+    tensors: &RoleTensors,
+) -> Result<File, Error> {
+    let mut out = BufWriter::new(file);
+    out.write_all(&header(role, step, parameters.iter().map(|p| (p.name.as_str(), p.shape.as_slice()))))?;
+    for parameter in parameters {
+        for piece in pieces(tensors, parameter) {
+            out.write_all(&piece)?;
+        }
+    }
+    Ok(out.into_inner().map_err(std::io::IntoInnerError::into_error)?)
+}

@@ -1,0 +1,146 @@
+//! `admiral checkpoint import`: a checkpoint from a PyTorch file or from safetensors.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use admiral_torch_files::StateDict;
+use clap::Args;
+use serde_json::json;
+
+use super::options::options_of;
+use crate::run_config::{PrecisionMode, RunConfig, group_digits};
+use crate::train::{parameters, roles};
+use admiral_checkpoint::{
+    Catalog, Content, Parameter, Role, TensorView, TrainingState, find_checkpoint, identify, save,
+};
+use admiral_comm::Single;
+use admiral_storage::{Location, S3Settings, Store};
+
+use super::error::ToolError;
+use super::print::{print, print_json};
+use super::recognise::{Model, Shapes, recognise};
+
+/// What becomes a checkpoint, and where.
+#[derive(Debug, Args)]
+pub struct ImportOptions {
+    /// The weights: a plain state dict of torch.save, old or new, or safetensors
+    file: PathBuf,
+    /// The place for checkpoints to make, which has none yet: a folder or s3://bucket/prefix
+    place: String,
+    /// The network's configuration, where several or none of the known ones fit: a name such as lsun-cat, or a YAML file
+    #[arg(long, value_name = "NAME|YAML")]
+    config: Option<String>,
+    /// Write the weights alone, to sample from: not the state that training needs
+    #[arg(long)]
+    weights_only: bool,
+    /// Print what was made as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(options: &ImportOptions, s3: &S3Settings) -> Result<(), ToolError> {
+    let name = options.file.display().to_string();
+    let refuse = |error: &dyn std::fmt::Display| ToolError::Refused(format!("{name}: {error}"));
+    let location = Location::parse(&options.place)?;
+    let file = File::open(&options.file).map_err(|error| refuse(&error))?;
+    let mut state = StateDict::open(file).map_err(|error| refuse(&error))?;
+    let shapes: Shapes = state.tensors().iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
+    let model = recognise(&name, &shapes, options.config.as_deref())?;
+    let parameters = parameters(&model.specs);
+    let values = read(&mut state, &parameters).map_err(|error| refuse(&error))?;
+
+    let store = Store::create(&location, &options_of(s3))?;
+    if let Some(step) = Catalog::new(&store).steps()?.first() {
+        return Err(ToolError::Refused(format!(
+            "{} has checkpoints already (the first of step {step}); import into a place of its own",
+            store.url("")
+        )));
+    }
+    let roles = roles_to_write(&model.config, options.weights_only);
+    let zeros = vec![0.0; values.iter().map(Vec::len).max().unwrap_or(0)];
+    let views: Vec<TensorView> = roles
+        .iter()
+        .flat_map(|&role| parameters.iter().zip(&values).map(move |(parameter, values)| (role, parameter, values)))
+        .map(|(role, Parameter { name, shape }, values)| {
+            let is_moment = matches!(role, Role::AdamMean | Role::AdamVariance);
+            TensorView { role, name, shape, values: if is_moment { &zeros[..values.len()] } else { values } }
+        })
+        .collect();
+    let content = content(&model, parameters.clone())?;
+    let manifest = save(&store, &Single, &content, &views)?;
+    let checkpoint = find_checkpoint(&options.place, &options_of(s3))?.url();
+    let num_values: usize = values.iter().map(Vec::len).sum();
+    let roles: Vec<String> = manifest.roles().iter().map(Role::to_string).collect();
+    if options.json {
+        return print_json(&json!({
+            "file": name,
+            "model": model.name,
+            "task": model.config.task,
+            "tensors": parameters.len(),
+            "values": num_values,
+            "checkpoint": checkpoint,
+            "roles": roles,
+        }));
+    }
+    print(&format!(
+        "{name} is {} ({}): {} tensors, {} values\n{checkpoint}: {}\n",
+        model.name,
+        model.config.task.name(),
+        parameters.len(),
+        group_digits(num_values as u64),
+        roles.join(", ")
+    ))
+}
+
+/// The values of every parameter, in order.
+fn read(state: &mut StateDict<File>, parameters: &[Parameter]) -> Result<Vec<Vec<f32>>, String> {
+    let places: std::collections::HashMap<String, usize> =
+        state.tensors().iter().enumerate().map(|(place, tensor)| (tensor.name.clone(), place)).collect();
+    let mut all = Vec::with_capacity(parameters.len());
+    for parameter in parameters {
+        let place = *places.get(&parameter.name).ok_or_else(|| format!("it lacks {}", parameter.name))?;
+        let tensor = &state.tensors()[place];
+        let dtype = tensor.dtype;
+        let mut values = vec![0.0; tensor.num_elements()];
+        let rounded = state.read_f32(place, &mut values).map_err(|error| error.to_string())?;
+        if rounded > 0 {
+            return Err(format!(
+                "{} is {dtype:?}, and {rounded} of its {} values are none of float32; round them in Python with .float()",
+                parameter.name,
+                values.len()
+            ));
+        }
+        all.push(values);
+    }
+    Ok(all)
+}
+
+/// All that training needs, or the first average alone, which is what one samples from.
+fn roles_to_write(config: &RunConfig, weights_only: bool) -> Vec<Role> {
+    let rates = &config.optimizer.ema_rates;
+    match (weights_only, rates.first()) {
+        (false, _) => roles(rates),
+        (true, Some(&rate)) => vec![Role::Ema { rate }],
+        (true, None) => vec![Role::Master],
+    }
+}
+
+/// A run before its first step.
+fn content(model: &Model, parameters: Vec<Parameter>) -> Result<Content, ToolError> {
+    let config = &model.config;
+    let is_scaled = config.precision.mode == PrecisionMode::Fp16;
+    Ok(Content {
+        writer: identify(None, &Single)?,
+        task: config.task.name().to_owned(),
+        configuration: serde_json::to_value(config).map_err(|error| ToolError::Refused(error.to_string()))?,
+        training: TrainingState {
+            step: 0,
+            next_sample_index: 0,
+            optimizer_steps: 0,
+            lg_loss_scale: is_scaled.then(|| config.precision.effective_initial_lg_loss_scale(config.task)),
+            timestep_sampler: None,
+        },
+        parameters: Arc::new(parameters),
+    })
+}

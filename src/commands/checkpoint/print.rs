@@ -1,0 +1,71 @@
+//! What the tools print: for people, or as JSON.
+
+use std::io::{ErrorKind, Write};
+
+use serde::Serialize;
+
+use super::error::ToolError;
+
+/// Prints a text. A reader that has seen enough, as `head` has, is no error.
+pub(super) fn print(text: &str) -> Result<(), ToolError> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a value as JSON.
+pub(super) fn print_json(value: &impl Serialize) -> Result<(), ToolError> {
+    let text = serde_json::to_string_pretty(value).map_err(std::io::Error::from)?;
+    print(&format!("{text}\n"))
+}
+
+/// `1.4 GB`: bytes in the unit in which disks are sold.
+pub(super) fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "kB", "MB", "GB", "TB"] {
+        if value < 999.95 {
+            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1e3;
+    }
+    format!("{value:.1} PB")
+}
+
+/// A manifest's time to the second, in UTC; as it stands where it is no time.
+pub(super) fn when(created: &str) -> String {
+    match created.parse::<jiff::Timestamp>() {
+        Ok(time) => time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => created.to_owned(),
+    }
+}
+
+/// `1 checkpoint`, `2 checkpoints`.
+pub(super) fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+/// `step 20`, `steps 10, 20`.
+pub(super) fn steps(steps: &[u64]) -> String {
+    let list = steps.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    if steps.len() == 1 { format!("step {list}") } else { format!("steps {list}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_a_unit_and_never_four_digits() {
+        let bytes = [0, 999, 1000, 999_949, 999_950, 4_700_000_000, u64::MAX];
+        assert_eq!(bytes.map(size), ["0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "4.7 GB", "18446.7 PB"]);
+    }
+
+    #[test]
+    fn times_are_cut_to_the_second() {
+        assert_eq!(when("2021-05-11T01:02:03.999Z"), "2021-05-11 01:02:03");
+        assert_eq!(when("2021-05-11T01:02:03+02:00"), "2021-05-10 23:02:03");
+        assert_eq!(when("yesterday"), "yesterday");
+    }
+}

@@ -1,0 +1,73 @@
+//! `admiral config`: reading configurations, and printing the effective one.
+
+use std::path::{Path, PathBuf};
+
+use admiral_comm::ExitCode;
+use admiral_config::{Invalid, format_mistakes, load, show};
+use clap::{Args, Subcommand};
+
+use super::ranks::{CommandError, print_json};
+use crate::run_config::RunConfig;
+
+/// A configuration that is a positional argument.
+#[derive(Args)]
+pub(super) struct ConfigArguments {
+    /// The configuration, a YAML file
+    pub(super) config: PathBuf,
+    /// Override a field: --set optimizer.learning_rate=2e-4
+    #[arg(long = "set", value_name = "FIELD=VALUE")]
+    pub(super) overrides: Vec<String>,
+}
+
+/// A configuration that is named by an option.
+#[derive(Args)]
+pub(super) struct ConfigOptions {
+    /// The configuration, a YAML file
+    #[arg(long)]
+    pub(super) config: PathBuf,
+    /// Override a field: --set precision.mode=fp32
+    #[arg(long = "set", value_name = "FIELD=VALUE")]
+    pub(super) overrides: Vec<String>,
+}
+
+/// Which configuration is printed, and how.
+#[derive(Args)]
+pub(super) struct ShowArguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// Print JSON: the configuration, and under "derived" what follows from it
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is done with configurations.
+#[derive(Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Print the whole effective configuration with what follows from it
+    Show(ShowArguments),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// With the exit code.
+pub(super) fn run(command: &ConfigCommand) -> Result<(), CommandError> {
+    let ConfigCommand::Show(arguments) = command;
+    let config = read(&arguments.config.config, &arguments.config.overrides)?;
+    if arguments.json {
+        let derived = config.facts().map_err(refuse)?;
+        return print_json(&serde_json::json!({ "config": config, "derived": derived }));
+    }
+    print!("{}", show(&config, &config.derived().map_err(refuse)?));
+    Ok(())
+}
+
+/// Reads a configuration for a command of a single process.
+pub(super) fn read(config: &Path, overrides: &[String]) -> Result<RunConfig, CommandError> {
+    load(config, overrides).map_err(|error| (ExitCode::Config, error.into()))
+}
+
+/// The error of a configuration that makes no network.
+pub(super) fn refuse(mistakes: Vec<Invalid>) -> CommandError {
+    (ExitCode::Config, anyhow::anyhow!(format_mistakes(&mistakes)))
+}

@@ -1,0 +1,20 @@
+//! `admiral device`: what this machine computes with.
+
+use admiral_comm::ExitCode;
+
+use super::ranks::{CommandError, print_json};
+use crate::device::Report;
+use crate::gpus::Gpus;
+
+/// Prints the report.
+///
+/// # Errors
+/// With the exit code.
+pub(super) fn run(json: bool, gpus: &Gpus) -> Result<(), CommandError> {
+    let report = Report::of_this_machine(gpus).map_err(|error| (ExitCode::Bug, error.into()))?;
+    if json {
+        return print_json(&report);
+    }
+    print!("{report}");
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! The command line: one file for each command.
+
+mod bench;
+mod checkpoint;
+mod cli;
+mod config;
+mod device;
+mod flops;
+mod plan;
+mod ranks;
+mod sample;
+mod train;
+mod version;
+mod weights;
+
+pub use cli::Cli;

@@ -1,0 +1,93 @@
+//! Running a command on all ranks or in a single process, and ending it with one message and one exit code.
+
+use std::path::Path;
+
+use admiral_comm::{Collective, Ending, ExitCode, agree, connect, open_ledger, print_error};
+use admiral_telemetry::{Terminal, init_logging};
+
+use crate::context::RankContext;
+use crate::environment::Environment;
+use crate::gpus::Gpus;
+use crate::run_config::RunConfig;
+
+/// The error of a command of a single process, with its exit code.
+pub(super) type CommandError = (ExitCode, anyhow::Error);
+
+/// Runs `work` on every rank of the run that this process belongs to.
+pub(super) fn on_ranks(
+    environment: &Environment,
+    work: impl FnOnce(RankContext<'_>) -> Result<ExitCode, Ending>,
+) -> ExitCode {
+    // First, because it tells the launcher that the process is there, and what comes next may take long.
+    let (ledger, ledger_error) = open_ledger(environment.ledger.as_deref());
+    let collective = match connect(environment.mpi, ledger.clone()) {
+        Ok(collective) => collective,
+        Err(error) => {
+            print_error(&error);
+            return ExitCode::Node;
+        }
+    };
+    let terminal = Terminal::stderr();
+    let logging = init_logging(&terminal, &environment.log, collective.rank(), collective.world_size());
+    if let Some(error) = ledger_error {
+        tracing::warn!("{error}; whoever watches this rank cannot see where it stands");
+    }
+    let gpus = Gpus::new(&environment.gpu);
+    let ended = agree(&*collective, logging, |_| ExitCode::Config).and_then(|()| {
+        work(RankContext {
+            collective: &*collective,
+            environment,
+            ledger: &ledger,
+            gpus: &gpus,
+            terminal: &terminal,
+        })
+    });
+    match ended {
+        Ok(code) => code,
+        Err(ending) => ending.leave(collective),
+    }
+}
+
+/// Ends a command of a single process.
+pub(super) fn alone(result: Result<(), CommandError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::Finished,
+        Err((code, error)) => {
+            print_error(&error);
+            code
+        }
+    }
+}
+
+/// Reads the configuration on every rank. A rank that cannot read it, or that reads another one than rank 0, is named.
+///
+/// # Errors
+/// The same on every rank.
+pub(super) fn load_on_ranks(
+    collective: &dyn Collective,
+    path: &Path,
+    overrides: &[String],
+) -> Result<RunConfig, Ending> {
+    let config: RunConfig = agree(collective, admiral_config::load(path, overrides), |_| ExitCode::Config)?;
+    let text = serde_json::to_vec(&config).map_err(|error| Ending::alone(ExitCode::Bug, &error))?;
+    let texts = collective.all_gather(&text).map_err(Ending::from)?;
+    let same = match texts.iter().position(|other| *other != texts[0]) {
+        None => Ok(()),
+        Some(rank) => Err(format!(
+            "rank {rank} reads another configuration from {} than rank 0; give every host the same file",
+            path.display()
+        )),
+    };
+    agree(collective, same, |_| ExitCode::Config)?;
+    Ok(config)
+}
+
+/// Prints a value as JSON.
+///
+/// # Errors
+/// If it is no JSON, with the exit code.
+pub(super) fn print_json(value: &impl serde::Serialize) -> Result<(), CommandError> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| (ExitCode::Bug, error.into()))?;
+    println!("{text}");
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! The environment variables that the program reads. They are read in one place, at the top, and handed down from there.
+
+use std::path::PathBuf;
+
+use admiral_comm::MpiLauncher;
+use admiral_contract::environment as names;
+use admiral_gpu::GpuEnvironment;
+use admiral_storage::S3Settings;
+use admiral_telemetry::LogSettings;
+
+/// What the environment says. Every field is one variable, or a group of variables of one component.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// `ADMIRAL_LEDGER`: the file in which this rank records its progress, created by the launcher.
+    pub ledger: Option<PathBuf>,
+    /// `ADMIRAL_ATTEMPT`: how often the launcher has started this run before; 0 without a launcher.
+    pub attempt: u64,
+    /// `ADMIRAL_ENDED_ATTEMPTS`: the ids of attempts whose processes the launcher knows to be gone, separated by commas.
+    pub ended_attempts: Vec<String>,
+    /// `OMPI_COMM_WORLD_SIZE` and its like: the MPI launcher that started this process.
+    pub mpi: Option<MpiLauncher>,
+    /// `ADMIRAL_LOG_FORMAT` and `RUST_LOG`: how log lines are written, and which.
+    pub log: LogSettings,
+    /// `ADMIRAL_NVRTC`, `ADMIRAL_NCCL`, `ADMIRAL_CUDA_DRIVER`, `ADMIRAL_KERNEL_CACHE` and others: where CUDA is.
+    pub gpu: GpuEnvironment,
+    /// `AWS_REGION`, `AWS_ACCESS_KEY_ID` and others: region, credentials and endpoint of S3.
+    pub s3: S3Settings,
+}
+
+impl Environment {
+    /// Reads the environment of this process.
+    #[must_use]
+    pub fn read() -> Self {
+        let text = |name: &str| std::env::var(name).ok();
+        let vars = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Self {
+            ledger: std::env::var_os(names::LEDGER).map(PathBuf::from),
+            attempt: attempt(text(names::ATTEMPT).as_deref()),
+            ended_attempts: ended_attempts(&text(names::ENDED_ATTEMPTS).unwrap_or_default()),
+            mpi: MpiLauncher::detect(text),
+            log: LogSettings::from_vars(text),
+            gpu: GpuEnvironment::from_vars(|name| std::env::var_os(name)),
+            s3: S3Settings::from_vars(vars),
+        }
+    }
+}
+
+/// The number of this start; the first if the launcher does not say.
+fn attempt(variable: Option<&str>) -> u64 {
+    variable.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+fn ended_attempts(variable: &str) -> Vec<String> {
+    variable.split(',').map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_without_a_number_is_the_first() {
+        assert_eq!([None, Some("0"), Some(" 2 "), Some("x")].map(attempt), [0, 0, 2, 0]);
+    }
+
+    #[test]
+    fn ended_attempts_are_separated_by_commas() {
+        assert_eq!(ended_attempts("other, first"), ["other", "first"]);
+        assert!(ended_attempts(" ").is_empty());
+    }
+}

@@ -1,0 +1,173 @@
+//! The whole configuration of a run: the sections of all components, and what follows from them together.
+
+use admiral_checkpoint::CheckpointConfig;
+use admiral_comm::FaultsConfig;
+use admiral_config::{Invalid, Validate};
+use admiral_contract::{BatchDivision, LaunchConfig, world_sizes};
+use admiral_data::DataConfig;
+use admiral_telemetry::TelemetryConfig;
+use serde::{Deserialize, Serialize};
+
+use super::sampling::SamplingConfig;
+use super::sections::{ClassifierConfig, OptimizerConfig, PrecisionConfig, RunSection, TrainingConfig};
+use crate::diffusion::DiffusionConfig;
+use crate::model::flops::theoretical_images_per_v100_second;
+use crate::model::{ModelConfig, Network, NetworkSpec, Task};
+
+/// A run.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunConfig {
+    /// What is trained: diffusion, classifier or super_resolution.
+    pub task: Task,
+    /// The run itself.
+    pub run: RunSection,
+    /// The network.
+    pub model: ModelConfig,
+    /// The diffusion process.
+    pub diffusion: DiffusionConfig,
+    /// The images.
+    pub data: DataConfig,
+    /// How long the run is and how it is divided.
+    pub training: TrainingConfig,
+    /// The optimizer: AdamW.
+    pub optimizer: OptimizerConfig,
+    /// Mixed precision.
+    pub precision: PrecisionConfig,
+    /// What only classifiers have.
+    pub classifier: ClassifierConfig,
+    /// How samples are drawn.
+    pub sampling: SamplingConfig,
+    /// Where checkpoints lie.
+    pub checkpoint: CheckpointConfig,
+    /// What the run shows.
+    pub telemetry: TelemetryConfig,
+    /// How admiral-launch watches the run and brings it back.
+    pub launch: LaunchConfig,
+    /// Faults that the run does to itself, for tests and drills.
+    pub faults: FaultsConfig,
+}
+
+impl Validate for RunConfig {
+    fn validate(&self) -> Vec<Invalid> {
+        let mut mistakes = self.run.validate();
+        mistakes.extend(self.model.validate(self.task));
+        mistakes.extend(self.diffusion.validate());
+        mistakes.extend(self.data.validate());
+        mistakes.extend(self.training.validate());
+        mistakes.extend(self.optimizer.validate());
+        mistakes.extend(self.precision.validate());
+        mistakes.extend(self.classifier.validate());
+        mistakes.extend(self.sampling.validate(&self.diffusion));
+        mistakes.extend(self.checkpoint.validate());
+        mistakes.extend(self.telemetry.validate());
+        let launch = self.launch.mistakes().into_iter();
+        mistakes.extend(launch.map(|(field, message)| Invalid::new(format!("launch.{field}"), message)));
+        mistakes.extend(self.faults.validate());
+        mistakes
+    }
+}
+
+impl RunConfig {
+    /// How `world_size` ranks share the samples of a step.
+    ///
+    /// # Errors
+    /// If they cannot share them evenly, with the numbers of ranks that can.
+    pub fn divide_batch(&self, world_size: u64) -> Result<BatchDivision, Invalid> {
+        let TrainingConfig { global_batch, microbatch, .. } = self.training;
+        BatchDivision::new(global_batch, microbatch, world_size).map_err(|error| {
+            let possible = world_sizes(global_batch, microbatch, u64::MAX);
+            Invalid::new("training.global_batch", format!("{error}; these numbers of ranks can: {possible:?}"))
+        })
+    }
+
+    /// The network.
+    ///
+    /// # Errors
+    /// What makes it impossible.
+    pub fn network_spec(&self) -> Result<NetworkSpec, Vec<Invalid>> {
+        self.model.spec(self.task, self.diffusion.learns_variance())
+    }
+
+    /// What the network costs, as names and values for people: its parameters and FLOPs.
+    ///
+    /// # Errors
+    /// What makes the network impossible.
+    pub fn network_cost(&self) -> Result<Vec<(String, String)>, Vec<Invalid>> {
+        let (network, specs) = Network::build(&self.network_spec()?);
+        let torso: usize = specs.iter().filter(|spec| spec.torso).map(|spec| spec.num_elements()).sum();
+        let flops = network.forward_flops();
+        Ok(vec![
+            ("parameters".to_owned(), group_digits(specs.num_elements() as u64)),
+            ("parameters of the torso".to_owned(), group_digits(torso as u64)),
+            ("forward FLOPs an image".to_owned(), group_digits(flops)),
+            ("images a V100-second, in theory".to_owned(), format!("{:.2}", theoretical_images_per_v100_second(flops))),
+        ])
+    }
+
+    /// What follows from a valid configuration, as names and values for people.
+    ///
+    /// # Errors
+    /// What makes the network impossible.
+    pub fn derived(&self) -> Result<Vec<(String, String)>, Vec<Invalid>> {
+        let spec = self.network_spec()?;
+        let mut rows = self.network_cost()?;
+        let TrainingConfig { global_batch, microbatch, steps, .. } = self.training;
+        match &spec {
+            NetworkSpec::UNet(unet) | NetworkSpec::SuperRes(unet) => {
+                rows.push(("channels in and out".to_owned(), format!("{} -> {}", unet.in_channels, unet.out_channels)));
+            }
+            NetworkSpec::Encoder(encoder) => rows.push(("classes".to_owned(), encoder.out_channels.to_string())),
+        }
+        let mult = self.model.effective_channel_mult(self.task).unwrap_or_default();
+        let levels: Vec<String> = mult
+            .iter()
+            .enumerate()
+            .map(|(level, multiple)| {
+                let width = (multiple * self.model.num_channels as f64) as i64;
+                let heads = self.model.num_head_channels.map_or(self.model.num_heads, |channels| width / channels);
+                let size = self.model.image_size >> level;
+                let attends = self.model.attention_resolutions.contains(&size) || level + 1 == mult.len();
+                let attention = if attends { format!(" x {heads} heads") } else { String::new() };
+                format!("{size} px: {width}{attention}")
+            })
+            .collect();
+        rows.push(("channels by level".to_owned(), levels.join(", ")));
+        rows.push(("samples of the run".to_owned(), group_digits(global_batch * steps)));
+        rows.push(("numbers of ranks that divide".to_owned(), format!("{:?}", world_sizes(global_batch, microbatch, u64::MAX))));
+        rows.push((
+            "first loss scale".to_owned(),
+            format!("2^{}", self.precision.effective_initial_lg_loss_scale(self.task)),
+        ));
+        Ok(rows)
+    }
+}
+
+/// `1234567` as `1,234,567`.
+#[must_use]
+pub fn group_digits(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_grouped() {
+        assert_eq!([0, 999, 1000, 1234567].map(group_digits), ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn the_default_is_valid_but_for_the_data() {
+        assert_eq!(RunConfig::default().validate(), []);
+    }
+}

@@ -1,0 +1,95 @@
+//! What follows from a configuration, for programs.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::config::RunConfig;
+use crate::model::Network;
+use admiral_config::Invalid;
+use admiral_contract::world_sizes;
+use admiral_storage::Location;
+
+/// Numbers of ranks beyond this are not listed.
+const MOST_RANKS: u64 = 4096;
+
+/// What who starts a run has to know of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Facts {
+    /// Values that are trained.
+    pub parameters: u64,
+    /// The numbers of ranks that can share the global batch, ascending, up to 4096.
+    pub worlds: Vec<u64>,
+    /// What a checkpoint takes at its place, but for its manifest: masters, two moments and every average in float32.
+    pub checkpoint_bytes: u64,
+    /// Where checkpoints go: a folder's path from the root, or an `s3://` URL.
+    pub checkpoint_url: String,
+    /// The run's own folder, from the root.
+    pub run_folder: PathBuf,
+}
+
+impl RunConfig {
+    /// What follows from a valid configuration, as [`Facts`]. Relative paths start where this process stands.
+    ///
+    /// # Errors
+    /// What makes the network impossible, or its place.
+    pub fn facts(&self) -> Result<Facts, Vec<Invalid>> {
+        let (_, specs) = Network::build(&self.network_spec()?);
+        let parameters = specs.num_elements() as u64;
+        let run_folder = absolute(Path::new(&self.run.folder), "run.folder")?;
+        let place = self.checkpoint.location(&run_folder);
+        let place = place.map_err(|error| vec![Invalid::new("checkpoint.url", error.to_string())])?;
+        let checkpoint_url = match place {
+            Location::Folder(path) => absolute(&path, "checkpoint.url")?.display().to_string(),
+            s3 @ Location::S3 { .. } => s3.to_string(),
+        };
+        let worlds = world_sizes(self.training.global_batch, self.training.microbatch, MOST_RANKS);
+        Ok(Facts {
+            parameters,
+            worlds,
+            checkpoint_bytes: self.checkpoint_bytes(parameters),
+            checkpoint_url,
+            run_folder,
+        })
+    }
+
+    /// What a checkpoint of a network with so many values takes, but for its manifest.
+    pub fn checkpoint_bytes(&self, parameters: u64) -> u64 {
+        parameters * size_of::<f32>() as u64 * (3 + self.optimizer.ema_rates.len() as u64)
+    }
+}
+
+fn absolute(path: &Path, field: &str) -> Result<PathBuf, Vec<Invalid>> {
+    std::path::absolute(path).map_err(|error| vec![Invalid::new(field, format!("{}: {error}", path.display()))])
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn places_are_given_from_the_root() {
+        let mut config = RunConfig::default();
+        config.run.folder = "runs/own".into();
+        let here = std::env::current_dir().unwrap();
+        let facts = config.facts().unwrap();
+        assert_eq!(facts.run_folder, here.join("runs/own"));
+        assert_eq!(facts.checkpoint_url, here.join("runs/own/checkpoints").display().to_string());
+        config.checkpoint.url = Some("s3://bucket/own/".into());
+        assert_eq!(config.facts().unwrap().checkpoint_url, "s3://bucket/own");
+    }
+
+    #[test]
+    fn a_checkpoint_holds_masters_moments_and_averages() {
+        let mut config = RunConfig::default();
+        config.optimizer.ema_rates = vec![0.9, 0.99];
+        config.training.global_batch = 3 * 8192;
+        config.training.microbatch = 2;
+        let facts = config.facts().unwrap();
+        assert_eq!(facts.checkpoint_bytes, facts.parameters * 20);
+        assert!(facts.worlds.contains(&4096) && facts.worlds.iter().all(|&world| world <= 4096), "{:?}", facts.worlds);
+        assert_eq!(facts.worlds[..3], [1, 2, 3]);
+    }
+}

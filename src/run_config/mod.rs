@@ -1,0 +1,16 @@
+//! The whole configuration of a run: the sections of all components, and what follows from them together.
+
+mod config;
+mod facts;
+mod plan_request;
+mod sampling;
+mod sections;
+
+pub use config::{RunConfig, group_digits};
+pub use facts::Facts;
+pub use plan_request::plan_request;
+pub use sampling::{Sampler, SamplingConfig};
+pub use sections::{
+    ClassifierConfig, DeviceChoice, FusedKernels, OptimizerConfig, PrecisionConfig, PrecisionMode, RunSection,
+    TrainingConfig,
+};
