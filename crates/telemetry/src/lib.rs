@@ -5,6 +5,7 @@
 mod config;
 mod grid;
 mod logging;
+mod metrics;
 mod progress;
 mod scalars;
 mod tensorboard;
@@ -13,7 +14,8 @@ mod terminal;
 pub use config::TelemetryConfig;
 pub use grid::{Grid, GridError, write_file};
 pub use logging::{LogFormat, LoggingError, init_logging};
-pub use progress::{Progress, Reading};
+pub use metrics::{Metric, MetricKind, MetricSink, MetricSinks};
+pub use progress::ProgressLine;
 pub use scalars::{Detail, ScalarId, ScalarSums};
 pub use tensorboard::TensorBoard;
 pub use terminal::Terminal;

@@ -14,6 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Grid;
+use super::metrics::{Metric, MetricSink};
 use file::EventFile;
 use proto::{Content, DATA_CLASS_TENSOR, DT_STRING, Event, Image, Metadata, PluginData, Scalar, StringTensor};
 use proto::{Summary, Value, What};
@@ -132,6 +133,15 @@ impl TensorBoard {
     }
 }
 
+impl MetricSink for TensorBoard {
+    fn record(&self, metric: Metric<'_>) {
+        self.scalar(metric.name, metric.step, metric.value);
+    }
+
+    /// Does nothing: the writer's thread decides when it writes.
+    fn commit(&self, _step: u64, _now: Instant) {}
+}
+
 impl Drop for TensorBoard {
     /// Writes what is left, for at most five seconds.
     fn drop(&mut self) {
@@ -248,5 +258,21 @@ mod tests {
         drop(messages);
         full.scalar("loss", 5, 0.5);
         assert_eq!(full.dropped(), 4, "a thread that is gone loses entries, too");
+    }
+
+    #[test]
+    fn a_recorded_metric_becomes_a_scalar() {
+        let (queue, messages) = sync_channel(2);
+        let board = TensorBoard { queue: Some(queue), finished: None, counts: Arc::default() };
+        let sink: &dyn MetricSink = &board;
+        sink.record(Metric::seconds("data_wait_seconds", 7, 0.25));
+        sink.commit(7, Instant::now());
+        match messages.try_recv() {
+            Ok(Message::Entry { step, tag, content: Entry::Scalar(value), .. }) => {
+                assert_eq!((tag.as_str(), step, value), ("data_wait_seconds", 7, 0.25));
+            }
+            _ => panic!("no scalar"),
+        }
+        assert!(messages.try_recv().is_err(), "a commit sends nothing");
     }
 }
