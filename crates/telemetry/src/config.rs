@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use admiral_config::Invalid;
 
-/// What a run writes for its user while it trains.
+/// The event files and the progress line of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetryConfig {
     /// Whether to write event files for TensorBoard.
     pub tensorboard: bool,
-    /// Folder of the event files; without one, `tensorboard` in the run's folder.
+    /// Folder of the event files; null means `tensorboard` in the run's folder.
     pub tensorboard_folder: Option<PathBuf>,
     /// Seconds between writes of the event file: what TensorBoard shows is at most this old.
     pub flush_seconds: f64,
-    /// Seconds between progress lines where the output is not a terminal.
+    /// Seconds between progress lines when the output is not a terminal.
     pub progress_seconds: f64,
 }
 
@@ -28,7 +28,7 @@ impl Default for TelemetryConfig {
 }
 
 impl TelemetryConfig {
-    /// Every value that cannot work.
+    /// Returns every invalid value. An empty list means that the section is valid.
     pub fn validate(&self) -> Vec<Invalid> {
         [("flush_seconds", self.flush_seconds), ("progress_seconds", self.progress_seconds)]
             .into_iter()
@@ -39,17 +39,17 @@ impl TelemetryConfig {
             .collect()
     }
 
-    /// The folder of the event files of the run in `run_folder`; none when they are switched off.
+    /// Returns the folder of the event files of the run in `run_folder`, or `None` if event files are off.
     pub fn event_folder(&self, run_folder: &Path) -> Option<PathBuf> {
         self.tensorboard.then(|| self.tensorboard_folder.clone().unwrap_or_else(|| run_folder.join("tensorboard")))
     }
 
-    /// Time between writes of the event file. Meaningful for values that pass [`Self::validate`].
+    /// Returns the time between writes of the event file. The value must pass [`Self::validate`].
     pub fn flush_interval(&self) -> Duration {
         Duration::try_from_secs_f64(self.flush_seconds).unwrap_or(Duration::from_secs(10))
     }
 
-    /// Time between plain progress lines. Meaningful for values that pass [`Self::validate`].
+    /// Returns the time between plain progress lines. The value must pass [`Self::validate`].
     pub fn progress_interval(&self) -> Duration {
         Duration::try_from_secs_f64(self.progress_seconds).unwrap_or(Duration::from_secs(10))
     }
@@ -61,21 +61,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_are_valid_and_lie_in_the_run() {
+    fn the_defaults_are_valid_and_write_into_the_run_folder() {
         let config = TelemetryConfig::default();
         assert_eq!(config.validate(), []);
         assert_eq!(config.event_folder(Path::new("runs/a")).unwrap(), Path::new("runs/a/tensorboard"));
     }
 
     #[test]
-    fn a_folder_of_ones_own_wins_and_off_is_off() {
+    fn event_files_go_to_the_given_folder_or_are_off() {
         let config = TelemetryConfig { tensorboard_folder: Some("logs".into()), ..Default::default() };
         assert_eq!(config.event_folder(Path::new("runs/a")).unwrap(), Path::new("logs"));
         assert_eq!(TelemetryConfig { tensorboard: false, ..config }.event_folder(Path::new("runs/a")), None);
     }
 
     #[test]
-    fn impossible_intervals_are_named() {
+    fn invalid_intervals_are_reported() {
         for seconds in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             let config = TelemetryConfig { flush_seconds: seconds, ..Default::default() };
             assert_eq!(config.validate()[0].field, "telemetry.flush_seconds");

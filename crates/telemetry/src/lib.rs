@@ -1,19 +1,23 @@
-//! What a run tells its user while it goes on: event files for TensorBoard, a progress line, log lines.
+//! The output of a run for its user: event files for TensorBoard, the progress line, and log lines.
 //!
-//! Nothing here may stop or slow training: failures are logged once, counted, and otherwise ignored.
+//! Nothing here stops or slows training. The first failure is logged, and all failures are counted.
 
 mod config;
 mod grid;
 mod logging;
+mod metrics;
 mod progress;
 mod scalars;
 mod tensorboard;
 mod terminal;
+mod write_file;
 
 pub use config::TelemetryConfig;
-pub use grid::{Grid, GridError, write_file};
-pub use logging::{LogFormat, LoggingError, init_logging};
-pub use progress::{Progress, Reading};
+pub use grid::{Grid, GridError};
+pub use logging::{LogFormat, LogSettings, LoggingError, init_logging};
+pub use metrics::{Metric, MetricKind, MetricSink, MetricSinks};
+pub use progress::ProgressLine;
 pub use scalars::{Detail, ScalarId, ScalarSums};
 pub use tensorboard::TensorBoard;
 pub use terminal::Terminal;
+pub use write_file::write_file;

@@ -1,4 +1,4 @@
-//! Log lines: filtered by `RUST_LOG`, to standard error, with the rank where there are several.
+//! Log lines on standard error: their filter, their format, and the rank that writes them.
 
 use std::fmt;
 
@@ -11,23 +11,26 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::Terminal;
 
-/// What is shown when `RUST_LOG` says nothing.
+/// The filter if `RUST_LOG` is not set: info lines of this project, warnings of all others.
+///
+/// A filter applies to every target that starts with its text. The target of a line is the path of its module, so
+/// `admiral` covers all packages of the project: `admiral`, `admiral_data`, `admiral_checkpoint` and so on.
 const DEFAULT_FILTER: &str = "warn,admiral=info";
 
-/// How a log line is written.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON object a line, for log collectors.
+    /// One JSON object per line, for log collectors.
     Json,
 }
 
 impl LogFormat {
-    /// Reads the value of `ADMIRAL_LOG_FORMAT`; without one, text.
+    /// Parses the value of `ADMIRAL_LOG_FORMAT`. The default is text.
     ///
     /// # Errors
-    /// [`LoggingError::Format`] for anything but `text` and `json`.
+    /// [`LoggingError::Format`] if the value is neither `text` nor `json`.
     pub fn parse(value: Option<&str>) -> Result<Self, LoggingError> {
         match value {
             None | Some("text") => Ok(Self::Text),
@@ -37,33 +40,54 @@ impl LogFormat {
     }
 }
 
-/// Why logging cannot be set up.
+/// The settings of log lines, as text that [`init_logging`] parses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogSettings {
+    /// The format, `text` or `json`, from `ADMIRAL_LOG_FORMAT`. `None` means `text`.
+    pub format: Option<String>,
+    /// The filter, from `RUST_LOG`, for example `warn,admiral=debug`. `None` and an empty text mean
+    /// `warn,admiral=info`.
+    pub filter: Option<String>,
+}
+
+impl LogSettings {
+    /// Reads the settings from environment variables, which `get` looks up by name.
+    pub fn from_vars(get: impl Fn(&str) -> Option<String>) -> Self {
+        Self { format: get("ADMIRAL_LOG_FORMAT"), filter: get("RUST_LOG") }
+    }
+}
+
+/// An error of setting up logging.
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
-    /// `ADMIRAL_LOG_FORMAT` is wrong.
+    /// `ADMIRAL_LOG_FORMAT` is neither `text` nor `json`.
     #[error("ADMIRAL_LOG_FORMAT={0}: text or json")]
     Format(String),
-    /// `RUST_LOG` is wrong.
+    /// `RUST_LOG` is not a valid filter.
     #[error("RUST_LOG={value}: {reason}; an example that works is {DEFAULT_FILTER}")]
     Filter {
-        /// What it says.
+        /// The value of the variable.
         value: String,
-        /// What is wrong with it.
+        /// The reason why it is invalid.
         reason: String,
     },
-    /// The process has a subscriber already.
+    /// Logging is already set up in this process.
     #[error("logging was set up twice in this process")]
     Twice,
 }
 
-/// Sends the process's log lines to `terminal`. `rank` of `world_size` is named in each line where there is
-/// more than one; `RUST_LOG` filters, `ADMIRAL_LOG_FORMAT=json` writes JSON.
+/// Sends the log lines of this process to `terminal`. If `world_size` is greater than 1, each line names `rank`.
 ///
 /// # Errors
-/// A variable with a value that means nothing, or a second call.
-pub fn init_logging(terminal: &Terminal, rank: usize, world_size: usize) -> Result<(), LoggingError> {
-    let format = LogFormat::parse(std::env::var("ADMIRAL_LOG_FORMAT").ok().as_deref())?;
-    let filter = filter(std::env::var("RUST_LOG").ok().as_deref())?;
+/// If a setting is invalid, or logging is already set up.
+pub fn init_logging(
+    terminal: &Terminal,
+    rank: usize,
+    world_size: usize,
+    settings: &LogSettings,
+) -> Result<(), LoggingError> {
+    let format = LogFormat::parse(settings.format.as_deref())?;
+    let filter = parse_filter(settings.filter.as_deref())?;
     let rank = (world_size > 1).then_some(rank);
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -79,7 +103,7 @@ pub fn init_logging(terminal: &Terminal, rank: usize, world_size: usize) -> Resu
     .map_err(|_| LoggingError::Twice)
 }
 
-fn filter(value: Option<&str>) -> Result<EnvFilter, LoggingError> {
+fn parse_filter(value: Option<&str>) -> Result<EnvFilter, LoggingError> {
     let value = value.filter(|value| !value.trim().is_empty()).unwrap_or(DEFAULT_FILTER);
     EnvFilter::try_new(value)
         .map_err(|error| LoggingError::Filter { value: value.to_owned(), reason: error.to_string() })
@@ -117,7 +141,7 @@ where
         let Some(rank) = self.rank else { return self.inner.format_event(context, writer, event) };
         let mut line = String::new();
         self.inner.format_event(context, Writer::new(&mut line), event)?;
-        // The object is never empty: it holds at least its time.
+        // The comma is valid because the object is never empty: every line has a timestamp.
         writer.write_str(&line.replacen('{', &format!("{{\"rank\":{rank},"), 1))
     }
 }
@@ -131,9 +155,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Sink {
+    impl Write for Buffer {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().unwrap().write(bytes)
         }
@@ -142,52 +166,87 @@ mod tests {
         }
     }
 
-    impl Sink {
+    impl Buffer {
         fn text(&self) -> String {
             String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
         }
     }
 
     fn text(rank: Option<usize>) -> String {
-        let sink = Sink::default();
-        let writer = sink.clone();
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_writer(move || writer.clone())
             .with_ansi(false)
             .event_format(TextLine { rank, inner: Format::default() })
             .finish();
         tracing::subscriber::with_default(subscriber, || tracing::info!(step = 3, "saved"));
-        sink.text()
+        buffer.text()
     }
 
     #[test]
-    fn a_line_names_its_rank_where_there_are_several() {
+    fn a_text_line_names_its_rank() {
         assert!(text(Some(5)).starts_with("[rank 5] "));
         assert!(!text(None).contains("rank"));
         assert!(text(Some(5)).ends_with("saved step=3\n"));
     }
 
     #[test]
-    fn a_json_line_is_one_object_with_its_rank() {
-        let sink = Sink::default();
-        let writer = sink.clone();
+    fn a_json_line_is_one_object_and_names_its_rank() {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_writer(move || writer.clone())
             .fmt_fields(JsonFields::new())
             .event_format(JsonLine { rank: Some(5), inner: Format::default().json().flatten_event(true) })
             .finish();
         tracing::subscriber::with_default(subscriber, || tracing::warn!(step = 3, "a {{brace}}"));
-        let line: serde_json::Value = serde_json::from_str(&sink.text()).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&buffer.text()).unwrap();
         assert_eq!((&line["rank"], &line["step"]), (&5.into(), &3.into()));
         assert_eq!(line["message"], "a {brace}");
     }
 
     #[test]
-    fn wrong_variables_are_named() {
+    fn invalid_settings_are_reported_by_variable() {
         assert_eq!(LogFormat::parse(None).unwrap(), LogFormat::Text);
         assert_eq!(LogFormat::parse(Some("json")).unwrap(), LogFormat::Json);
         assert!(LogFormat::parse(Some("xml")).unwrap_err().to_string().contains("ADMIRAL_LOG_FORMAT=xml"));
-        assert!(filter(Some("admiral=loud")).unwrap_err().to_string().contains("RUST_LOG=admiral=loud"));
-        filter(Some("")).unwrap();
+        assert!(parse_filter(Some("admiral=loud")).unwrap_err().to_string().contains("RUST_LOG=admiral=loud"));
+        parse_filter(Some("")).unwrap();
+    }
+
+    #[test]
+    fn settings_come_from_the_environment_variables() {
+        let get = |name: &str| match name {
+            "ADMIRAL_LOG_FORMAT" => Some("json".to_owned()),
+            "RUST_LOG" => Some("debug".to_owned()),
+            _ => None,
+        };
+        let expected = LogSettings { format: Some("json".into()), filter: Some("debug".into()) };
+        assert_eq!(LogSettings::from_vars(get), expected);
+        assert_eq!(LogSettings::from_vars(|_| None), LogSettings::default());
+    }
+
+    #[test]
+    fn the_default_filter_shows_info_lines_of_every_package_of_the_project_only() {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(parse_filter(None).unwrap())
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(target: "admiral", "one");
+            tracing::info!(target: "admiral::train::run", "two");
+            tracing::info!(target: "admiral_data::loader", "three");
+            tracing::info!(target: "admiral_launch::run", "four");
+            tracing::debug!(target: "admiral_data::loader", "five");
+            tracing::info!(target: "hyper::client", "six");
+            tracing::warn!(target: "hyper::client", "seven");
+        });
+        let text = buffer.text();
+        let shown: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().last()).collect();
+        assert_eq!(shown, ["one", "two", "three", "four", "seven"]);
     }
 }

@@ -1,15 +1,15 @@
-//! Sums of a run's scalars between two log steps, laid out so that ranks can add them up in one all-reduce.
+//! Sums of a run's scalars between two log steps, in one flat list so that one all-reduce sums them over the ranks.
 
-/// How finely a scalar is kept.
+/// The means that are kept of a scalar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
-    /// One mean.
+    /// One mean over all samples.
     Mean,
-    /// The mean, and that of each quarter of the timesteps: `loss`, `loss_q0` to `loss_q3`.
+    /// The mean over all samples, and the mean over each quarter of the timesteps: `loss`, `loss_q0` to `loss_q3`.
     TimestepQuartiles,
 }
 
-/// A scalar of a [`ScalarSums`], as [`ScalarSums::define`] gave it out.
+/// The identifier of a scalar, returned by [`ScalarSums::define`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScalarId {
     slot: usize,
@@ -18,22 +18,22 @@ pub struct ScalarId {
 
 /// Sums and counts of scalars since the last log step.
 ///
-/// Every rank must define the same scalars in the same order: the flat layout is that order.
+/// All ranks must define the same scalars in the same order, because the order determines the flat layout.
 #[derive(Debug, Clone)]
 pub struct ScalarSums {
     num_timesteps: usize,
     names: Vec<String>,
-    /// A sum and a count for each name: `[names, 2]`.
+    /// The sum and the count of each name, `[names, 2]`.
     flat: Vec<f64>,
 }
 
 impl ScalarSums {
-    /// No scalars yet; `num_timesteps` is the length of the diffusion process before respacing.
+    /// Returns an empty set. `num_timesteps` is the length of the diffusion process before respacing.
     pub fn new(num_timesteps: usize) -> Self {
         Self { num_timesteps: num_timesteps.max(1), names: Vec::new(), flat: Vec::new() }
     }
 
-    /// Adds a scalar to the set.
+    /// Adds a scalar to the set and returns its identifier.
     pub fn define(&mut self, name: &str, detail: Detail) -> ScalarId {
         let slot = self.names.len();
         self.names.push(name.to_owned());
@@ -44,12 +44,13 @@ impl ScalarSums {
         ScalarId { slot, detail }
     }
 
-    /// Counts one value. A scalar with quartiles gets it in its overall mean alone.
+    /// Adds one value. For a scalar with quartiles, the value counts in the overall mean only.
     pub fn add(&mut self, id: ScalarId, value: f64) {
         self.add_to(id.slot, value);
     }
 
-    /// Counts one value for each sample, drawn at that sample's timestep (`0..num_timesteps`).
+    /// Adds one value per sample. `timesteps` are the samples' timesteps, each in `0..num_timesteps`. Both lists have the
+    /// same length.
     pub fn add_samples(&mut self, id: ScalarId, values: &[f64], timesteps: &[usize]) {
         debug_assert_eq!(values.len(), timesteps.len());
         for (&value, &timestep) in values.iter().zip(timesteps) {
@@ -65,12 +66,12 @@ impl ScalarSums {
         self.flat[2 * slot + 1] += 1.0;
     }
 
-    /// All sums and counts, to be summed over the ranks in place.
+    /// Returns all sums and counts, `[names, 2]`, which the caller sums over the ranks in place.
     pub fn flat_mut(&mut self) -> &mut [f64] {
         &mut self.flat
     }
 
-    /// Name and mean of every scalar that got a value, in the order of definition; then starts afresh.
+    /// Returns the name and mean of every scalar that has a value, in the order of definition, and clears all sums.
     pub fn take_means(&mut self) -> Vec<(String, f64)> {
         let means = self
             .names
@@ -84,7 +85,7 @@ impl ScalarSums {
     }
 }
 
-/// Which quarter of the diffusion process a timestep lies in, 0 to 3.
+/// Returns the quarter of the diffusion process that contains a timestep, 0 to 3.
 fn quartile(timestep: usize, num_timesteps: usize) -> usize {
     (4 * timestep / num_timesteps).min(3)
 }
@@ -94,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quartiles_split_the_process_in_four() {
+    fn quartiles_divide_the_timesteps_in_four() {
         assert_eq!([0, 249, 250, 499, 500, 750, 999].map(|t| quartile(t, 1000)), [0, 0, 1, 1, 2, 3, 3]);
         assert_eq!([0, 1, 2, 3, 4, 5].map(|t| quartile(t, 6)), [0, 0, 1, 2, 2, 3]);
     }
@@ -110,15 +111,15 @@ mod tests {
     }
 
     #[test]
-    fn means_are_over_samples_and_name_only_what_was_seen() {
+    fn means_are_over_samples_and_omit_scalars_without_values() {
         let mut sums = filled(&[1.0, 2.0, 6.0], &[0, 999, 800]);
         let expected = [("loss", 3.0), ("loss_q0", 1.0), ("loss_q3", 4.0), ("grad_norm", 7.0)];
         assert_eq!(sums.take_means(), expected.map(|(name, mean)| (name.to_owned(), mean)));
-        assert_eq!(sums.take_means(), [], "taking the means starts afresh");
+        assert_eq!(sums.take_means(), [], "taking the means clears the sums");
     }
 
     #[test]
-    fn ranks_add_up_to_the_mean_over_all_samples() {
+    fn sums_of_all_ranks_give_the_mean_over_all_samples() {
         let (mut here, mut there) = (filled(&[1.0], &[0]), filled(&[2.0, 6.0], &[999, 800]));
         for (sum, other) in here.flat_mut().iter_mut().zip(there.flat_mut()) {
             *sum += *other;

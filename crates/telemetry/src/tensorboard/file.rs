@@ -1,62 +1,65 @@
-//! One event file after the other in a folder, and what waits to be written.
+//! The event file of a process, and the records that wait to be written to it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use admiral_contract::host::host_name;
 use prost::Message;
 
-use super::proto::{Event, SessionLog, SessionStatus, What};
+use super::proto::{Event, EventContent, SessionLog, SessionStatus};
 use super::record;
 
-/// Bytes kept while the file cannot be written.
-const KEPT: usize = 32 << 20;
+/// The most bytes that wait in memory while the file cannot be written.
+const MAX_PENDING: usize = 32 << 20;
 
-/// Records for an event file, and the file, made when there is something to write.
+/// An event file and its pending records. The first write creates the file. If the file is removed, or an incomplete
+/// record cannot be removed from it, a later write starts another file.
 pub(super) struct EventFile {
     folder: PathBuf,
     first_step: i64,
-    open: Option<Open>,
-    /// Files made so far, part of the next one's name.
+    open: Option<OpenFile>,
+    /// The number of files created so far, which is part of the next file's name.
     num_files: u32,
-    /// Whether a file with the purge marker exists.
-    marked: bool,
-    kept: Vec<u8>,
+    /// Whether this process has written the purge marker.
+    has_purge_marker: bool,
+    /// Encoded records that are not written yet.
+    pending: Vec<u8>,
 }
 
-struct Open {
+struct OpenFile {
     path: PathBuf,
     file: File,
-    /// Bytes of whole records.
+    /// The number of bytes of complete records.
     length: u64,
 }
 
 impl EventFile {
-    /// No file yet; `first_step` goes into the purge marker.
+    /// Returns an event file that is not created yet. `first_step` is the step of the purge marker.
     pub(super) fn new(folder: PathBuf, first_step: i64) -> Self {
-        Self { folder, first_step, open: None, num_files: 0, marked: false, kept: Vec::new() }
+        Self { folder, first_step, open: None, num_files: 0, has_purge_marker: false, pending: Vec::new() }
     }
 
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Keeps an event for the next write; false when there is no room.
-    pub(super) fn keep(&mut self, event: &Event) -> bool {
-        let room = self.kept.len() + event.encoded_len() <= KEPT;
+    /// Adds an event to the pending records. Returns false and drops the event if there is no room.
+    pub(super) fn add(&mut self, event: &Event) -> bool {
+        let room = self.pending.len() + event.encoded_len() <= MAX_PENDING;
         if room {
-            record::append(&mut self.kept, &event.encode_to_vec());
+            record::append(&mut self.pending, &event.encode_to_vec());
         }
         room
     }
 
-    /// Writes what is kept. After an error everything is still kept, the file ends after a whole record, and
-    /// the next call tries again.
+    /// Writes the pending records. `now` is in seconds since 1970. After an error, all records are still pending, the file
+    /// ends after a complete record, and the next call retries.
     pub(super) fn write(&mut self, now: f64) -> io::Result<()> {
         if self.open.as_ref().is_some_and(|open| !open.path.exists()) {
-            // Somebody removed it: what is written into it now would be lost without a word.
+            // Writing to a removed file would lose the records without an error.
             self.open = None;
-            self.marked = false;
+            self.has_purge_marker = false;
             let gone = io::Error::new(io::ErrorKind::NotFound, "the event file was removed; a new one is begun");
             return Err(gone);
         }
@@ -64,58 +67,60 @@ impl EventFile {
             Some(open) => open,
             None => {
                 let open = create(&self.folder, now, &mut self.num_files)?;
-                self.kept.splice(0..0, beginning(now, (!self.marked).then_some(self.first_step)));
-                self.marked = true;
+                self.pending.splice(0..0, header(now, (!self.has_purge_marker).then_some(self.first_step)));
+                self.has_purge_marker = true;
                 self.open.insert(open)
             }
         };
-        if let Err(error) = open.file.write_all(&self.kept) {
-            // A torn record would end the file for its readers.
-            let whole = open.length;
-            if open.file.set_len(whole).and_then(|()| open.file.seek(io::SeekFrom::Start(whole))).is_err() {
+        if let Err(error) = open.file.write_all(&self.pending) {
+            // Remove an incomplete record, because readers would stop at it.
+            let complete = open.length;
+            if open.file.set_len(complete).and_then(|()| open.file.seek(io::SeekFrom::Start(complete))).is_err() {
                 self.open = None;
             }
             return Err(error);
         }
-        open.length += self.kept.len() as u64;
-        self.kept.clear();
+        open.length += self.pending.len() as u64;
+        self.pending.clear();
         Ok(())
     }
 }
 
-/// The first records of a file: its version, and where the curves of this process begin.
-fn beginning(now: f64, first_step: Option<i64>) -> Vec<u8> {
+/// Returns the first records of a file: the version, and the purge marker if `first_step` is given.
+fn header(now: f64, first_step: Option<i64>) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let version = What::FileVersion("brain.Event:2".into());
-    record::append(&mut bytes, &Event { wall_time: now, step: 0, what: Some(version) }.encode_to_vec());
+    let version = EventContent::FileVersion("brain.Event:2".into());
+    record::append(&mut bytes, &Event { wall_time: now, step: 0, content: Some(version) }.encode_to_vec());
     if let Some(step) = first_step {
-        let start = What::SessionLog(SessionLog { status: SessionStatus::Start.into() });
-        record::append(&mut bytes, &Event { wall_time: now, step, what: Some(start) }.encode_to_vec());
+        let start = EventContent::SessionLog(SessionLog { status: SessionStatus::Start.into() });
+        record::append(&mut bytes, &Event { wall_time: now, step, content: Some(start) }.encode_to_vec());
     }
     bytes
 }
 
-/// Makes a new file whose name sorts after older ones: TensorBoard reads them in that order.
-fn create(folder: &Path, now: f64, number: &mut u32) -> io::Result<Open> {
+/// Creates a file whose name sorts after those of older files, because TensorBoard reads files in this order.
+fn create(folder: &Path, now: f64, number: &mut u32) -> io::Result<OpenFile> {
     std::fs::create_dir_all(folder)?;
-    let start = format!("events.out.tfevents.{:010}.{}.{}", now as u64, host_name(), std::process::id());
+    let host = file_name_part(&host_name());
+    let start = format!("events.out.tfevents.{:010}.{host}.{}", now as u64, std::process::id());
     loop {
         let path = folder.join(format!("{start}.{number:04}"));
         *number += 1;
         match OpenOptions::new().write(true).create_new(true).open(&path) {
-            Ok(file) => return Ok(Open { path, file, length: 0 }),
-            // Another writer of this process, in the same second.
+            Ok(file) => return Ok(OpenFile { path, file, length: 0 }),
+            // Another writer of this process created it in the same second.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
     }
 }
 
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name: String =
-        name.trim().chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
-    if name.is_empty() { "host".into() } else { name }
+/// Replaces all characters of a host name except letters, digits and `-` by `_`. Returns `host` for an empty name.
+fn file_name_part(host_name: &str) -> String {
+    if host_name.is_empty() {
+        return "host".into();
+    }
+    host_name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }
 
 #[cfg(test)]
@@ -124,7 +129,7 @@ mod tests {
     use super::*;
 
     fn event(step: i64) -> Event {
-        Event { wall_time: 1.0, step, what: None }
+        Event { wall_time: 1.0, step, content: None }
     }
 
     fn framed(events: &[Event]) -> Vec<u8> {
@@ -134,24 +139,31 @@ mod tests {
     }
 
     #[test]
-    fn what_a_full_disk_refuses_is_kept_for_later() {
+    fn records_stay_pending_while_the_disk_is_full() {
         let folder = tempfile::tempdir().unwrap();
         let mut events = EventFile::new(folder.path().into(), 1);
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        events.open = Some(Open { path: "/dev/full".into(), file: full, length: 0 });
-        assert!(events.keep(&event(1)));
+        events.open = Some(OpenFile { path: "/dev/full".into(), file: full, length: 0 });
+        assert!(events.add(&event(1)));
         assert_eq!(events.write(5.0).unwrap_err().kind(), io::ErrorKind::StorageFull);
-        assert!(events.keep(&event(2)));
+        assert!(events.add(&event(2)));
         events.write(5.0).unwrap();
         let written = std::fs::read(&events.open.as_ref().unwrap().path).unwrap();
-        assert_eq!(written, [beginning(5.0, Some(1)), framed(&[event(1), event(2)])].concat());
-        assert!(events.kept.is_empty());
+        assert_eq!(written, [header(5.0, Some(1)), framed(&[event(1), event(2)])].concat());
+        assert!(events.pending.is_empty());
     }
 
     #[test]
-    fn memory_for_a_disk_that_stays_full_is_bounded() {
+    fn pending_records_are_bounded() {
         let mut events = EventFile::new("unused".into(), 1);
-        let big = Event { wall_time: 1.0, step: 1, what: Some(What::FileVersion("x".repeat(KEPT / 4))) };
-        assert_eq!([0; 5].map(|_| events.keep(&big)), [true, true, true, false, false]);
+        let big =
+            Event { wall_time: 1.0, step: 1, content: Some(EventContent::FileVersion("x".repeat(MAX_PENDING / 4))) };
+        assert_eq!([0; 5].map(|_| events.add(&big)), [true, true, true, false, false]);
+    }
+
+    #[test]
+    fn host_names_are_valid_in_file_names() {
+        assert_eq!(file_name_part("gpu-07.example"), "gpu-07_example");
+        assert_eq!(file_name_part(""), "host");
     }
 }

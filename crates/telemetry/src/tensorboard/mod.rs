@@ -1,7 +1,7 @@
-//! Event files that TensorBoard reads, written by a thread of their own.
+//! Event files for TensorBoard, written by a background thread.
 //!
-//! The caller is never slowed and never fails: what does not fit into the queue is dropped and counted, and what
-//! cannot be written is logged once, counted, and tried again at the next flush.
+//! The caller never waits and never fails. Entries that do not fit into the queue are dropped and counted. If the file
+//! cannot be written, the first error is logged, all errors are counted, and the next flush retries.
 
 mod file;
 mod proto;
@@ -14,16 +14,17 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Grid;
+use super::metrics::{Metric, MetricSink};
 use file::EventFile;
-use proto::{Content, DATA_CLASS_TENSOR, DT_STRING, Event, Image, Metadata, PluginData, Scalar, StringTensor};
-use proto::{Summary, Value, What};
+use proto::{DATA_CLASS_TENSOR, DT_STRING, Event, EventContent, Image, Metadata, PluginData, Scalar, StringTensor};
+use proto::{Summary, Value, ValueContent};
 
-/// Entries that may wait for the writer: many log steps of scalars.
-const QUEUE: usize = 4096;
-/// The longest a closing writer is waited for.
-const CLOSING: Duration = Duration::from_secs(5);
+/// The number of entries that can wait for the writer: many log steps of scalars.
+const QUEUE_LENGTH: usize = 4096;
+/// The longest time that dropping a [`TensorBoard`] waits for its last entries.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A writer of event files. Rank 0 has one; the others have [`TensorBoard::off`].
+/// A writer of event files. Only rank 0 writes; the other ranks use [`TensorBoard::off`].
 #[derive(Debug)]
 pub struct TensorBoard {
     queue: Option<SyncSender<Message>>,
@@ -31,7 +32,7 @@ pub struct TensorBoard {
     counts: Arc<Counts>,
 }
 
-/// What went wrong, shared with the thread.
+/// The numbers of lost entries and errors, shared with the thread.
 #[derive(Debug, Default)]
 struct Counts {
     dropped: AtomicU64,
@@ -39,7 +40,7 @@ struct Counts {
 }
 
 impl Counts {
-    /// Counts an error, and logs the first.
+    /// Counts an error and logs it if it is the first.
     fn error(&self, what: &str, error: &dyn std::fmt::Display) {
         if self.errors.fetch_add(1, Ordering::Relaxed) == 0 {
             tracing::warn!("TensorBoard: {what}: {error}; training goes on, further errors are only counted");
@@ -59,18 +60,19 @@ enum Entry {
 }
 
 impl TensorBoard {
-    /// Starts to write into `folder`, which is made where it is missing, at least every `flush_interval`.
+    /// Starts a thread that writes an event file into `folder` at least every `flush_interval`. The thread creates the
+    /// folder if it is missing.
     ///
-    /// `first_step` is the first step that this process can write: TensorBoard forgets what earlier processes
-    /// wrote for it and later ones, so that the curves of a resumed run do not overlap.
+    /// `first_step` is the first step that this process can write. TensorBoard discards entries of earlier files from
+    /// this step on, so that the curves of a resumed run do not overlap.
     pub fn open(folder: &Path, first_step: u64, flush_interval: Duration) -> Self {
         let counts = Arc::new(Counts::default());
-        let (queue, messages) = sync_channel(QUEUE);
+        let (queue, messages) = sync_channel(QUEUE_LENGTH);
         let (finish, finished) = sync_channel(1);
         let (folder, shared) = (PathBuf::from(folder), Arc::clone(&counts));
         let started = std::thread::Builder::new().name("tensorboard".into()).spawn(move || {
             Writer { file: EventFile::new(folder, to_i64(first_step)), counts: shared, flush_interval }.run(&messages);
-            let _ = finish.send(()); // nobody may be waiting any more
+            let _ = finish.send(()); // fails if nobody waits any more
         });
         match started {
             Ok(_) => Self { queue: Some(queue), finished: Some(finished), counts },
@@ -81,40 +83,41 @@ impl TensorBoard {
         }
     }
 
-    /// A writer that writes nothing.
+    /// Returns a writer that discards everything.
     pub fn off() -> Self {
         Self { queue: None, finished: None, counts: Arc::default() }
     }
 
-    /// A point of the curve `tag`. Kept as float32, as the format has it.
+    /// Adds a point to the curve `tag`. The file stores the value as float32.
     pub fn scalar(&self, tag: &str, step: u64, value: f64) {
         self.send(tag, step, || Entry::Scalar(value));
     }
 
-    /// A picture, shown as PNG. A picture that PNG cannot hold counts as an error.
-    pub fn image(&self, tag: &str, step: u64, picture: Grid) {
-        self.send(tag, step, || Entry::Image(picture));
+    /// Adds an image, stored as PNG. An image that cannot be encoded counts as an error.
+    pub fn image(&self, tag: &str, step: u64, image: Grid) {
+        self.send(tag, step, || Entry::Image(image));
     }
 
-    /// A text in Markdown.
+    /// Adds a text in Markdown.
     pub fn text(&self, tag: &str, step: u64, markdown: &str) {
         self.send(tag, step, || Entry::Text(markdown.to_owned()));
     }
 
-    /// Waits until what was given so far is written (or has failed to be), at most `limit`; false when it was not
-    /// finished in time.
+    /// Waits at most `limit` until the thread has tried to write all entries so far. Returns false if it has not
+    /// finished by then.
     pub fn flush(&self, limit: Duration) -> bool {
         let Some(queue) = &self.queue else { return true };
         let (answer, answered) = sync_channel(1);
         queue.try_send(Message::Flush(answer)).is_ok() && answered.recv_timeout(limit).is_ok()
     }
 
-    /// Entries that were lost because the queue, or the memory kept for a file that cannot be written, was full.
+    /// Returns the number of entries that were lost because the queue was full, or because the file could not be written
+    /// and the memory for its pending entries was full.
     pub fn dropped(&self) -> u64 {
         self.counts.dropped.load(Ordering::Relaxed)
     }
 
-    /// Failed attempts to write or to encode.
+    /// Returns the number of failed attempts to write or to encode.
     pub fn errors(&self) -> u64 {
         self.counts.errors.load(Ordering::Relaxed)
     }
@@ -132,14 +135,23 @@ impl TensorBoard {
     }
 }
 
+impl MetricSink for TensorBoard {
+    fn record(&self, metric: Metric<'_>) {
+        self.scalar(metric.name, metric.step, metric.value);
+    }
+
+    /// Does nothing: the writer's thread decides when it writes.
+    fn commit(&self, _step: u64, _now: Instant) {}
+}
+
 impl Drop for TensorBoard {
-    /// Writes what is left, for at most five seconds.
+    /// Writes the remaining entries. Waits for this at most 5 seconds.
     fn drop(&mut self) {
-        self.queue = None; // the thread ends when no sender is left
+        self.queue = None; // the thread ends when the sender is dropped
         if let Some(finished) = self.finished.take()
-            && matches!(finished.recv_timeout(CLOSING), Err(RecvTimeoutError::Timeout))
+            && matches!(finished.recv_timeout(CLOSE_TIMEOUT), Err(RecvTimeoutError::Timeout))
         {
-            tracing::warn!("TensorBoard: the last entries could not be written within {} s", CLOSING.as_secs());
+            tracing::warn!("TensorBoard: the last entries could not be written within {} s", CLOSE_TIMEOUT.as_secs());
         }
     }
 }
@@ -152,11 +164,11 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, messages: &Receiver<Message>) {
-        let mut next_flush = Instant::now(); // a folder that cannot be written is found out at once
+        let mut next_flush = Instant::now(); // the first write reports an unusable folder early
         loop {
             let wait = next_flush.saturating_duration_since(Instant::now());
             match messages.recv_timeout(wait) {
-                Ok(Message::Entry { wall_time, step, tag, content }) => self.keep(wall_time, step, tag, content),
+                Ok(Message::Entry { wall_time, step, tag, content }) => self.add(wall_time, step, tag, content),
                 Ok(Message::Flush(answer)) => {
                     self.write();
                     let _ = answer.send(()); // the caller may have stopped waiting
@@ -172,11 +184,11 @@ impl Writer {
         self.write();
     }
 
-    fn keep(&mut self, wall_time: f64, step: u64, tag: String, content: Entry) {
-        match value(tag, content) {
+    fn add(&mut self, wall_time: f64, step: u64, tag: String, content: Entry) {
+        match to_value(tag, content) {
             Ok(value) => {
-                let what = Some(What::Summary(Summary { value: vec![value] }));
-                if !self.file.keep(&Event { wall_time, step: to_i64(step), what }) {
+                let content = Some(EventContent::Summary(Summary { value: vec![value] }));
+                if !self.file.add(&Event { wall_time, step: to_i64(step), content }) {
                     self.counts.dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -191,26 +203,26 @@ impl Writer {
     }
 }
 
-fn value(tag: String, content: Entry) -> Result<Value, super::GridError> {
+fn to_value(tag: String, content: Entry) -> Result<Value, super::GridError> {
     let (content, metadata) = match content {
-        Entry::Scalar(value) => (Content::SimpleValue(value as f32), None),
-        Entry::Image(picture) => {
-            let encoded_image_string = picture.png()?;
-            // The encoder has refused what does not fit into 32 bits.
+        Entry::Scalar(value) => (ValueContent::SimpleValue(value as f32), None),
+        Entry::Image(grid) => {
+            let encoded_image_string = grid.png()?;
+            // The encoder returns an error for sizes that do not fit into 32 bits.
             let side = |pixels: usize| i32::try_from(pixels).unwrap_or(i32::MAX);
             let image = Image {
-                height: side(picture.height),
-                width: side(picture.width),
-                colorspace: side(picture.channels),
+                height: side(grid.height),
+                width: side(grid.width),
+                colorspace: side(grid.channels),
                 encoded_image_string,
             };
-            (Content::Image(image), None)
+            (ValueContent::Image(image), None)
         }
         Entry::Text(markdown) => {
             let tensor =
                 StringTensor { dtype: DT_STRING, shape: Some(Scalar {}), string_val: vec![markdown.into_bytes()] };
             let plugin_data = Some(PluginData { plugin_name: "text".into() });
-            (Content::Tensor(tensor), Some(Metadata { plugin_data, data_class: DATA_CLASS_TENSOR }))
+            (ValueContent::Tensor(tensor), Some(Metadata { plugin_data, data_class: DATA_CLASS_TENSOR }))
         }
     };
     Ok(Value { tag, metadata, content: Some(content) })
@@ -220,7 +232,7 @@ fn to_i64(step: u64) -> i64 {
     i64::try_from(step).unwrap_or(i64::MAX)
 }
 
-/// A clock before 1970 counts as 1970.
+/// Returns 0 if the clock is before 1970.
 fn seconds_since_1970(now: SystemTime) -> f64 {
     now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
@@ -230,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_writer_that_is_off_does_nothing() {
+    fn a_writer_that_is_off_discards_everything() {
         let off = TensorBoard::off();
         off.scalar("loss", 1, 0.5);
         assert!(off.flush(Duration::from_secs(1)));
@@ -238,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_drops_and_counts() {
+    fn entries_beyond_a_full_queue_are_dropped_and_counted() {
         let (queue, messages) = sync_channel(2);
         let full = TensorBoard { queue: Some(queue), finished: None, counts: Arc::default() };
         for step in 0..5 {
@@ -247,6 +259,22 @@ mod tests {
         assert_eq!(full.dropped(), 3);
         drop(messages);
         full.scalar("loss", 5, 0.5);
-        assert_eq!(full.dropped(), 4, "a thread that is gone loses entries, too");
+        assert_eq!(full.dropped(), 4, "entries are also lost when the thread is gone");
+    }
+
+    #[test]
+    fn a_recorded_metric_becomes_a_scalar() {
+        let (queue, messages) = sync_channel(2);
+        let board = TensorBoard { queue: Some(queue), finished: None, counts: Arc::default() };
+        let sink: &dyn MetricSink = &board;
+        sink.record(Metric::seconds("data_wait_seconds", 7, 0.25));
+        sink.commit(7, Instant::now());
+        match messages.try_recv() {
+            Ok(Message::Entry { step, tag, content: Entry::Scalar(value), .. }) => {
+                assert_eq!((tag.as_str(), step, value), ("data_wait_seconds", 7, 0.25));
+            }
+            _ => panic!("no scalar"),
+        }
+        assert!(messages.try_recv().is_err(), "a commit sends nothing");
     }
 }

@@ -1,8 +1,8 @@
 //! The messages of an event file that Admiral writes, with TensorFlow's field numbers
 //! (`tensorflow/core/util/event.proto`, `framework/summary.proto`, `framework/tensor.proto`).
 //!
-//! A `simple_value` and an `image` need no metadata: TensorBoard's loaders turn them into the scalar and image
-//! dashboards' tensors by their kind. A text has no kind of its own, so its metadata names the dashboard.
+//! Scalars and images need no metadata, because TensorBoard chooses their dashboards by the type of the value. A text is
+//! stored as a tensor, so its metadata must name the dashboard.
 
 /// One record of an event file.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -12,13 +12,13 @@ pub(super) struct Event {
     pub wall_time: f64,
     #[prost(int64, tag = "2")]
     pub step: i64,
-    #[prost(oneof = "What", tags = "3, 5, 7")]
-    pub what: Option<What>,
+    #[prost(oneof = "EventContent", tags = "3, 5, 7")]
+    pub content: Option<EventContent>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
-pub(super) enum What {
-    /// The first record of a file: `brain.Event:2`.
+pub(super) enum EventContent {
+    /// The version of the format, `brain.Event:2`. It is the first record of a file.
     #[prost(string, tag = "3")]
     FileVersion(String),
     #[prost(message, tag = "5")]
@@ -37,7 +37,7 @@ pub(super) struct SessionLog {
 #[repr(i32)]
 pub(super) enum SessionStatus {
     Unspecified = 0,
-    /// Readers forget what earlier files say of this event's step and later ones.
+    /// Readers discard entries of earlier files from the step of this event on.
     Start = 1,
 }
 
@@ -53,12 +53,12 @@ pub(super) struct Value {
     pub tag: String,
     #[prost(message, optional, tag = "9")]
     pub metadata: Option<Metadata>,
-    #[prost(oneof = "Content", tags = "2, 4, 8")]
-    pub content: Option<Content>,
+    #[prost(oneof = "ValueContent", tags = "2, 4, 8")]
+    pub content: Option<ValueContent>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
-pub(super) enum Content {
+pub(super) enum ValueContent {
     #[prost(float, tag = "2")]
     SimpleValue(f32),
     #[prost(message, tag = "4")]
@@ -81,7 +81,7 @@ pub(super) struct Image {
     pub encoded_image_string: Vec<u8>,
 }
 
-/// A TensorProto without dimensions, holding one string.
+/// A TensorProto with one string and no dimensions.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct StringTensor {
     /// [`DT_STRING`].
@@ -97,10 +97,10 @@ pub(super) struct StringTensor {
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub(super) struct Scalar {}
 
-/// TensorFlow's number of the type of strings.
+/// TensorFlow's number of the data type string.
 pub(super) const DT_STRING: i32 = 7;
 
-/// SummaryMetadata: which dashboard shows a tag.
+/// SummaryMetadata, which names the dashboard that shows a tag.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Metadata {
     #[prost(message, optional, tag = "1")]
@@ -116,5 +116,5 @@ pub(super) struct PluginData {
     pub plugin_name: String,
 }
 
-/// The number of the data class of texts.
+/// TensorBoard's number of the data class of tensors, which texts use.
 pub(super) const DATA_CLASS_TENSOR: i32 = 2;

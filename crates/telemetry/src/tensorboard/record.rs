@@ -1,4 +1,5 @@
-//! TFRecord framing: length, its checksum, the bytes, their checksum; all little-endian.
+//! TFRecord framing: the length, the checksum of the length, the bytes, the checksum of the bytes. Numbers are
+//! little-endian.
 
 /// Appends `payload` as one record.
 pub(super) fn append(out: &mut Vec<u8>, payload: &[u8]) {
@@ -9,7 +10,8 @@ pub(super) fn append(out: &mut Vec<u8>, payload: &[u8]) {
     out.extend(masked_crc32c(payload).to_le_bytes());
 }
 
-/// The checksum, turned and shifted: a checksum of bytes that hold their own checksum would be weak.
+/// Returns TFRecord's masked CRC32C: the checksum, rotated by 15 bits, plus a constant. The mask avoids checksums of data
+/// that contains its own checksum, which would be weak.
 fn masked_crc32c(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -19,8 +21,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_frame_is_that_of_tensorflow() {
-        // crc32c("123456789") is 0xe3069283 (RFC 3720); turned by 15 bits it is 0x2507c60d.
+    fn a_record_has_the_layout_of_tensorflow() {
+        // crc32c("123456789") is 0xe3069283 (RFC 3720); rotated by 15 bits it is 0x2507c60d.
         assert_eq!(masked_crc32c(b"123456789"), 0x2507_c60d_u32.wrapping_add(0xa282_ead8));
         let mut out = vec![9];
         append(&mut out, b"123456789");

@@ -1,0 +1,43 @@
+//! Writes a file atomically.
+
+use std::io::Write;
+use std::path::Path;
+
+/// Writes `bytes` to the file `path`. Creates the folder if it is missing. After an error, an older file is unchanged.
+///
+/// The bytes are written to `<path>.partial`, synced, and renamed to `path`.
+///
+/// # Errors
+/// If the folder or the file cannot be created, written or renamed.
+pub fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let mut file = std::fs::File::create(&partial)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&partial, path));
+    if written.is_err() {
+        // Report the first error. If the removal fails, the next call overwrites the file.
+        let _ = std::fs::remove_file(&partial);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_failed_write_keeps_the_older_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/picture.png");
+        write_file(&path, b"old").unwrap();
+        write_file(&path, b"new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        std::fs::create_dir(folder.path().join("new/picture.png.partial")).unwrap();
+        write_file(&path, b"lost").unwrap_err();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    }
+}
