@@ -12,11 +12,10 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use admiral_contract::host::{host_name, start_ticks};
 use jiff::Timestamp;
 use rustix::fs::FlockOperation;
 use serde::Serialize;
-
-use crate::attend::{host_name, start_ticks};
 
 /// Why a file of the launch cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -21,4 +21,3 @@ mod shell;
 pub mod status;
 pub mod supervise;
 pub mod template;
-pub mod world;

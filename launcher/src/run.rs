@@ -9,7 +9,7 @@ mod sweep;
 
 use std::time::Instant;
 
-use admiral_contract::{ExitCode, environment};
+use admiral_contract::{BatchDivision, ExitCode, environment, world_sizes};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
@@ -17,7 +17,6 @@ use crate::console::{Console, print};
 use crate::facts::{self, Facts};
 use crate::files::{Files, receipt_of, write_json};
 use crate::supervise::{Attempt, AttemptPlan};
-use crate::world;
 use launch::Launch;
 pub(crate) use options::seconds;
 pub use options::{HostOptions, RunOptions};
@@ -67,7 +66,7 @@ fn timeouts(facts: &Facts) -> String {
 
 fn check_world(facts: &Facts, world: usize) -> Result<(), LaunchError> {
     let training = &facts.config.training;
-    if world::fits(training.global_batch, training.microbatch, world) {
+    if BatchDivision::new(training.global_batch, training.microbatch, world as u64).is_ok() {
         return Ok(());
     }
     Err(LaunchError::config(format!(
@@ -75,7 +74,7 @@ fn check_world(facts: &Facts, world: usize) -> Result<(), LaunchError> {
          {:?}; give one with --np",
         training.global_batch,
         training.microbatch,
-        world::all_that_fit(training.global_batch, training.microbatch, world.max(64)),
+        world_sizes(training.global_batch, training.microbatch, world.max(64) as u64),
     )))
 }
 

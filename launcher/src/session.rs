@@ -23,7 +23,7 @@ pub fn remove_of_mpirun(pid: Option<u32>) {
 /// The folder of an `mpirun` that runs, or ran, on this host with the variables of this process.
 fn of_mpirun(pid: u32) -> PathBuf {
     // Open MPI cuts a host's domain off.
-    let host = crate::attend::host_name();
+    let host = admiral_contract::host::host_name();
     let host = host.split('.').next().unwrap_or_default();
     let user = rustix::process::geteuid().as_raw();
     std::env::temp_dir().join(format!("ompi.{host}.{user}")).join(format!("pid.{pid}"))

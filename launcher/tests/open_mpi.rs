@@ -61,7 +61,7 @@ fn hosts(list: &[(&str, usize)]) -> Vec<Host> {
 
 #[test]
 fn mpirun_places_ranks_as_planned() {
-    let own = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let own = admiral_contract::host::host_name();
     for (list, world) in [
         (vec![("n9", 3), ("n1", 3), ("n5", 3)], 7),
         (vec![("n0", 8), ("n1", 8), ("n2", 8)], 16),

@@ -4,13 +4,14 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use admiral_contract::host::host_name;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{AttendError, host_name};
+use super::AttendError;
 use crate::protocol::{ToAttendant, prove};
 
 /// An address of the launcher that does not answer for so long leads nowhere.

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use admiral_contract::host::{ProcessStat, host_name};
 use admiral_contract::{Ledger, environment};
 use rustix::process::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -22,7 +23,7 @@ use crate::protocol::{ADDRESSES, BEAT, FromAttendant, Hello, PAUSE, Start, TOKEN
 use crate::session;
 use connect::{Line, connect};
 use process::{Ended, RankProcess};
-pub use process::{adopt_orphans, end_children, is_daemon, start_ticks};
+pub use process::{adopt_orphans, end_children, is_daemon};
 
 /// A rank that is asked to end because its launcher is gone has this long to publish a checkpoint.
 const ORPHAN_GRACE: Duration = Duration::from_secs(3);
@@ -53,12 +54,6 @@ pub enum AttendError {
     /// The system refuses something.
     #[error("{0}")]
     System(#[from] std::io::Error),
-}
-
-/// The name of this host.
-#[must_use]
-pub fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// What the variables say.
@@ -121,15 +116,6 @@ pub async fn attend() -> Result<(), AttendError> {
         session::own().iter().for_each(|folder| session::remove(folder));
     }
     Ok(())
-}
-
-/// What tells two machines apart, whatever names they have. Containers of one machine, and machines made of one image,
-/// have the name alone to be told by.
-#[must_use]
-pub fn machine() -> String {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let (id, boot) = (read("/etc/machine-id"), read("/proc/sys/kernel/random/boot_id"));
-    format!("{}/{}/{}", id.trim(), boot.trim(), host_name())
 }
 
 /// What the rank finds as the GPU of its local rank: the entry of a list of devices, where there is one.
@@ -247,7 +233,7 @@ impl Attendant {
     fn beat(&self) {
         match &self.rank {
             Some(rank) if !self.is_over => {
-                self.say(FromAttendant::Beat { reading: self.ledger.read(), state: process::state(rank.pid) });
+                self.say(FromAttendant::Beat { reading: self.ledger.read(), state: ProcessStat::of(rank.pid).map(|stat| stat.state) });
             }
             _ => self.say(FromAttendant::Alive),
         }

@@ -99,30 +99,6 @@ fn pid_of(number: u32) -> Option<Pid> {
     i32::try_from(number).ok().and_then(Pid::from_raw)
 }
 
-/// The letter by which the kernel names what a process does.
-pub(super) fn state(pid: u32) -> Option<char> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it may hold spaces and brackets.
-    text.rsplit_once(") ")?.1.chars().next()
-}
-
-/// When a process was started, in the kernel's ticks since it booted: with this a number is one process, not any that
-/// has had it. None where there is no such process, or where it is dead and waits for its parent's interest.
-#[must_use]
-pub fn start_ticks(pid: u32) -> Option<u64> {
-    start_ticks_of(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-/// From the text of `/proc/PID/stat`, proc(5).
-fn start_ticks_of(stat: &str) -> Option<u64> {
-    // The name may hold spaces and brackets; behind it comes the third field, and the 22nd is wanted.
-    let (_, fields) = stat.rsplit_once(") ")?;
-    if fields.starts_with(['Z', 'X']) {
-        return None;
-    }
-    fields.split_whitespace().nth(19)?.parse().ok()
-}
-
 /// Ends what a rank that has ended left behind: its group, and all that this process has adopted. Returns how many
 /// processes could not be ended.
 pub(super) async fn end_descendants(rank: u32) -> usize {
@@ -185,22 +161,5 @@ fn name_of(pid: Pid) -> String {
 pub(super) fn end_daemon() {
     if let Some(daemon) = daemon() {
         let _ = kill_process(daemon, Signal::KILL);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_is_told_by_when_it_was_started() {
-        let stat = |state| {
-            format!(
-                "7 (a) b) {state} 1 7 7 0 -1 4194560 100 0 0 0 1 2 3 4 20 0 1 0 98765 1000 200 18446744073709551615"
-            )
-        };
-        assert_eq!(start_ticks_of(&stat('S')), Some(98_765));
-        assert_eq!((start_ticks_of(&stat('Z')), start_ticks_of("")), (None, None));
-        assert!(start_ticks(std::process::id()).is_some());
     }
 }

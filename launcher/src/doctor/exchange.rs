@@ -94,7 +94,7 @@ pub fn answer(addresses: &str, token: &str) -> Result<(), String> {
     let gone = |error: io::Error| format!("the launcher has gone: {error}");
     let hello = Hello {
         token: token.to_owned(),
-        host_name: crate::attend::host_name(),
+        host_name: admiral_contract::host::host_name(),
         mpi_name: std::env::var("PMIX_HOSTNAME").ok(),
         addresses: interfaces().into_iter().map(|interface| interface.address).collect(),
     };

@@ -128,7 +128,7 @@ pub fn probe() -> Result<(), String> {
             .map_err(|_| format!("{name} is not set; `admiral-launch probe` is started by `admiral-launch doctor`"))
     };
     exchange::answer(&variable(exchange::ADDRESSES)?, &variable(exchange::TOKEN)?).map_err(|reason| {
-        let host = crate::attend::host_name();
+        let host = admiral_contract::host::host_name();
         format!("{}{host}: {reason}", gather::MARK)
     })
 }

@@ -2,14 +2,15 @@
 
 use std::net::{ToSocketAddrs, UdpSocket};
 
+use admiral_contract::host::host_name;
+
 use super::LOCALHOST;
 
 /// Whether `name` is this machine: by its own name, with or without a domain, or by an address of one of its network
 /// interfaces. A name that nobody knows is another machine's.
 #[must_use]
 pub fn is_this_host(name: &str) -> bool {
-    let own = rustix::system::uname();
-    let own = own.nodename().to_string_lossy();
+    let own = host_name();
     if name == LOCALHOST || name.eq_ignore_ascii_case(&own) || short(name).eq_ignore_ascii_case(short(&own)) {
         return true;
     }
@@ -28,7 +29,7 @@ mod tests {
 
     #[test]
     fn this_machine_is_known_by_its_names() {
-        let own = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let own = host_name();
         for name in ["localhost", "127.0.0.1", "127.0.0.9", &own, &format!("{}.example.invalid", short(&own))] {
             assert!(is_this_host(name), "{name}");
         }

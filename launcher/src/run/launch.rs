@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use admiral_contract::host::host_name;
 use admiral_contract::{ExitCode, environment};
 use tokio::sync::mpsc;
 
 use super::keeper::Keeper;
 use super::plan::{LaunchError, Plan};
 use super::{check_world, preflight, start, sweep, timeouts};
-use crate::attend::host_name;
 use crate::console::Console;
 use crate::decide::{Action, Cause, GroupOptions, Incident, Outcome, Situation, decide, signal_name};
 use crate::facts::Facts;

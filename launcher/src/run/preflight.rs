@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use admiral_contract::ExitCode;
+use admiral_contract::{ExitCode, largest_world_size};
 
 use super::{LaunchError, Plan};
 use crate::console::Console;
@@ -125,7 +125,8 @@ fn settle_world(plan: &mut Plan, wanted: usize, facts: &Facts, console: Console)
         return Ok(());
     }
     let training = &facts.config.training;
-    let fits = crate::world::largest_that_fits(training.global_batch, training.microbatch, slots);
+    let fits = largest_world_size(training.global_batch, training.microbatch, slots as u64);
+    let fits = fits.and_then(|world| usize::try_from(world).ok());
     match fits.filter(|&world| world >= plan.options.min_ranks && plan.options.allow_fewer_hosts.is_some()) {
         Some(world) => {
             console.warn(&format!("{world} ranks instead of {wanted}, with the same global batch"));

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use admiral_contract::environment::LAUNCH_ID;
+use admiral_contract::host::ProcessStat;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::task::JoinSet;
@@ -86,8 +87,10 @@ fn processes(mark: &str) -> Vec<Pid> {
     for entry in entries.flatten() {
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
-        let Some(pid) = name.parse().ok().and_then(Pid::from_raw) else { continue };
-        if pid == rustix::process::getpid() || network(name) != own || is_dead(name) {
+        let Some(number) = name.parse::<u32>().ok() else { continue };
+        let Some(pid) = i32::try_from(number).ok().and_then(Pid::from_raw) else { continue };
+        let is_dead = || ProcessStat::of(number).is_none_or(|stat| stat.is_dead());
+        if pid == rustix::process::getpid() || network(name) != own || is_dead() {
             continue;
         }
         let environment = std::fs::read(format!("/proc/{name}/environ")).unwrap_or_default();
@@ -96,12 +99,6 @@ fn processes(mark: &str) -> Vec<Pid> {
         }
     }
     found
-}
-
-/// Whether nothing but its parent's interest is left of a process.
-fn is_dead(pid: &str) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z') || rest.starts_with('X'))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use admiral_contract::host;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -102,9 +103,9 @@ impl State {
         let pid = std::process::id();
         Self {
             launch_id,
-            launcher_host: crate::attend::host_name(),
+            launcher_host: host::host_name(),
             launcher_pid: pid,
-            launcher_start: crate::attend::start_ticks(pid),
+            launcher_start: host::start_ticks(pid),
             started: now,
             updated: now,
             condition: Condition::Starting,

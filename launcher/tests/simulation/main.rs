@@ -9,12 +9,11 @@ mod ranks;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use admiral_contract::{BatchDivision, LaunchConfig, Phase};
 use admiral_launch::decide::{
     Action, Cause, End, Event, Group, GroupOptions, Incident, Outcome, Output, Situation, decide, slow_ranks, verdict,
 };
 use admiral_launch::hosts::Host;
-use admiral_launch::world;
-use admiral_contract::{LaunchConfig, Phase};
 
 use random::Random;
 use ranks::Ranks;
@@ -402,7 +401,7 @@ fn launches_heal_until_they_end() {
         let (mut begin, mut reached) = (0.0, 0);
         let (mut hosts, mut world_now) = (given.clone(), 512);
         loop {
-            assert!(world::fits(GLOBAL_BATCH, MICROBATCH, world_now));
+            assert!(BatchDivision::new(GLOBAL_BATCH, MICROBATCH, world_now as u64).is_ok());
             assert!(hosts.iter().all(|host| !left_out.contains(&host.name)), "{left_out:?}");
             let names = names(&hosts, world_now);
             let rank = random.below(world_now);

@@ -5,13 +5,12 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-use admiral_contract::ExitCode;
+use admiral_contract::{ExitCode, largest_world_size, world_sizes};
 use serde::{Deserialize, Serialize};
 
 use super::end::USAGE;
 use super::sentence::{count, few};
 use crate::hosts::Host;
-use crate::world;
 
 /// The launcher's own code for what no other code says.
 const OTHER: u8 = 1;
@@ -280,8 +279,9 @@ fn slots(hosts: &[&Host]) -> usize {
 
 /// The ranks of the next group on these hosts, if it is worth having.
 fn world_on(hosts: &[&Host], situation: &Situation<'_>) -> Option<usize> {
-    let most = slots(hosts).min(situation.world_wanted);
-    let world = world::largest_that_fits(situation.global_batch, situation.microbatch, most)?;
+    let most = slots(hosts).min(situation.world_wanted) as u64;
+    let world = largest_world_size(situation.global_batch, situation.microbatch, most)?;
+    let world = usize::try_from(world).ok()?;
     (world >= situation.min_world).then_some(world)
 }
 
@@ -301,9 +301,9 @@ fn no_room(hosts: &[&Host], lost: &[(String, String)], situation: &Situation<'_>
     let lost: Vec<String> = lost.iter().map(|(host, why)| format!("{host} is left out: {why}")).collect();
     let mut reason = if lost.is_empty() { String::new() } else { format!("{}; ", few(lost)) };
     reason += &format!("the hosts left have room for {}", count(room, "rank"));
-    let fit = world::all_that_fit(situation.global_batch, situation.microbatch, situation.world_wanted.max(room));
+    let fit = world_sizes(situation.global_batch, situation.microbatch, situation.world_wanted.max(room) as u64);
     let least = situation.min_world.max(1);
-    let could: Vec<String> = fit.iter().filter(|&&world| world >= least).map(ToString::to_string).collect();
+    let could: Vec<String> = fit.iter().filter(|&&world| world >= least as u64).map(ToString::to_string).collect();
     reason
         + &format!(
             "; with a global batch of {} and at least {} the run could go on with these numbers of ranks: {}",

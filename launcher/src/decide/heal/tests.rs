@@ -1,3 +1,4 @@
+use admiral_contract::BatchDivision;
 use proptest::prelude::*;
 
 use super::*;
@@ -231,7 +232,7 @@ proptest! {
                 }
                 Action::Restart { delay_seconds, hosts, world, left_out: new, note } => {
                     prop_assert!((0.0..=600.0).contains(&delay_seconds));
-                    prop_assert!(world::fits(batch, microbatch, world) && world <= wanted && world >= min_world.max(1));
+                    prop_assert!(BatchDivision::new(batch, microbatch, world as u64).is_ok() && world <= wanted && world >= min_world.max(1));
                     let keeps = note.as_ref().is_some_and(|note| note.contains("is kept"));
                     prop_assert_eq!(note.is_some(), !new.is_empty() || world < wanted || keeps);
                     left_out.extend(new.into_iter().map(|(host, _)| host));

@@ -55,7 +55,7 @@ pub(super) fn system() -> System {
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     System {
         host_name: names.nodename().to_string_lossy().into_owned(),
-        machine: crate::attend::machine(),
+        machine: admiral_contract::host::machine_identity(),
         kernel: names.release().to_string_lossy().into_owned(),
         glibc: glibc(),
         num_cpus: std::thread::available_parallelism().map_or(1, usize::from),
