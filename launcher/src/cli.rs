@@ -55,7 +55,7 @@ enum Command {
     /// Write a file to run a configuration by on a cluster, to standard output
     Template {
         /// For what
-        kind: template::Kind,
+        kind: template::TemplateKind,
         /// The configuration, a YAML file
         config: PathBuf,
         /// Hosts
@@ -120,7 +120,7 @@ pub fn main() -> ProcessExit {
             let complete = |input| template::TemplateInput { hosts, gpus_per_host, image, ..input };
             runtime.block_on(write_template(kind, &program, config, complete))
         }
-        Command::Attend => runtime.block_on(crate::attend::attend()).map(|()| 0).map_err(LaunchError::system),
+        Command::Attend => runtime.block_on(crate::agent::attend()).map(|()| 0).map_err(LaunchError::system),
         Command::Sweep { launch_id, daemons, sessions } => {
             print(&format!("{SWEPT}{}\n", sweep_here(&launch_id, &daemons, &sessions)));
             Ok(0)
@@ -139,7 +139,7 @@ fn failed(error: &LaunchError) -> ProcessExit {
 }
 
 async fn write_template(
-    kind: template::Kind,
+    kind: template::TemplateKind,
     program: &Path,
     config: PathBuf,
     complete: impl FnOnce(template::TemplateInput) -> template::TemplateInput,

@@ -8,10 +8,11 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::console::{Console, print};
-use crate::files::{Files, state_of};
 use crate::incident::Failure;
-use crate::run::{LaunchError, Plan, RunOptions, Vanish, dry_run, run, seconds};
+use crate::paths::{incident_of, state_of};
+use crate::run::{LaunchError, Plan, RunOptions, dry_run, run, seconds};
 use crate::status::State;
+use crate::supervise::Vanish;
 
 /// A drill.
 #[derive(Debug, Clone, clap::Args)]
@@ -179,7 +180,7 @@ fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Option<T> {
 
 /// How it went, from what the launcher has written down.
 fn judge(options: &DrillOptions, exit_code: u8, folder: PathBuf) -> Report {
-    let incidents: Vec<Failure> = (1..).map_while(|number| read(&Files::incident_of(&folder, number))).collect();
+    let incidents: Vec<Failure> = (1..).map_while(|number| read(&incident_of(&folder, number))).collect();
     let state: Option<State> = read(&state_of(&folder));
     let first = incidents.first();
     let mut faults = Vec::new();

@@ -17,6 +17,8 @@ use jiff::Timestamp;
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
+use crate::paths::{incident_of, receipt_of, state_of};
+
 /// Why a file of the launch cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
@@ -117,13 +119,7 @@ impl Files {
     /// The file of an incident, from 1.
     #[must_use]
     pub fn incident(&self, number: u64) -> PathBuf {
-        Self::incident_of(&self.run, number)
-    }
-
-    /// The same for a run that is not this one's.
-    #[must_use]
-    pub fn incident_of(run: &Path, number: u64) -> PathBuf {
-        run.join(format!("launch/incidents/{number:03}/failure.json"))
+        incident_of(&self.run, number)
     }
 
     /// The newest incident's second place.
@@ -145,18 +141,6 @@ impl Files {
         let attempts = highest(self.run.join("launch"), "attempt-").map_or(0, |number| number + 1);
         (attempts, highest(self.run.join("launch/incidents"), "").unwrap_or(0))
     }
-}
-
-/// Where the newest preflight of a run lies.
-#[must_use]
-pub fn receipt_of(run: &Path) -> PathBuf {
-    run.join("launch/receipt.json")
-}
-
-/// Where the state of a run's launch lies.
-#[must_use]
-pub fn state_of(run: &Path) -> PathBuf {
-    run.join("launch/state.json")
 }
 
 /// Writes `content` as JSON to a file that is there whole or not at all, and makes its folder.

@@ -1,6 +1,6 @@
 //! Starts the ranks of a run under `mpirun`, says what is wrong, and brings the run back.
 
-pub mod attend;
+pub mod agent;
 pub mod cli;
 pub mod console;
 pub mod decide;
@@ -12,6 +12,7 @@ pub mod hosts;
 pub mod incident;
 pub mod layout;
 pub mod mpirun;
+pub mod paths;
 pub mod protocol;
 mod random;
 pub mod run;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use admiral_launch::template::{Kind, TemplateInput, render};
+use admiral_launch::template::{TemplateKind, TemplateInput, render};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -65,7 +65,7 @@ fn inputs() -> [TemplateInput; 3] {
 #[test]
 fn bash_and_shellcheck_find_nothing_in_the_script() {
     for input in inputs() {
-        let script = render(Kind::Slurm, &input).unwrap();
+        let script = render(TemplateKind::Slurm, &input).unwrap();
         let bash = feed(Command::new("bash").arg("-n"), &script);
         assert!(bash.status.success(), "{}", said(&bash));
         // Every check but the one that wants braces around each variable.
@@ -95,7 +95,7 @@ impl Job {
         program("admiral-launch", &format!("echo \"launch $#: $*\" >> $log; {launcher}"));
         program("scontrol", "echo \"scontrol $*\" >> $log");
         let script = folder.path().join("job");
-        std::fs::write(&script, render(Kind::Slurm, &input()).unwrap()).unwrap();
+        std::fs::write(&script, render(TemplateKind::Slurm, &input()).unwrap()).unwrap();
         let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
         let process = Command::new("bash")
             .arg(&script)
@@ -187,7 +187,7 @@ fn the_mpijob_follows_its_schemas() {
                     ADMIRAL_MPIJOB_CRD names no kubeflow.org_mpijobs.yaml\n";
         std::io::stderr().write_all(note.as_bytes()).unwrap();
     }
-    let jobs = inputs().map(|input| render(Kind::Kubernetes, &input).unwrap());
+    let jobs = inputs().map(|input| render(TemplateKind::Kubernetes, &input).unwrap());
     assert_eq!(check_mpijobs(&jobs), ["valid"; 3]);
     let changes = [
         ("slotsPerWorker: 8", "slotsPerWorker: eight"),
@@ -213,7 +213,7 @@ fn the_mpijob_follows_its_schemas() {
 
 #[test]
 fn hadolint_finds_nothing_in_the_dockerfile() {
-    let text = render(Kind::Docker, &input()).unwrap();
+    let text = render(TemplateKind::Docker, &input()).unwrap();
     let hadolint = |text: &str| feed(Command::new(tool("hadolint")).args(["--no-color", "-"]), text);
     let output = hadolint(&text);
     assert!(output.status.success(), "{}", said(&output));

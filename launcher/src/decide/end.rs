@@ -2,10 +2,7 @@
 
 use admiral_contract::{ExitCode, Reading};
 
-use super::heal::Cause;
-
-/// What clap, which reads a rank's command line, exits with when it does not understand it.
-pub(super) const USAGE: u8 = 2;
+use super::cause::{Cause, USAGE};
 
 /// How a rank ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

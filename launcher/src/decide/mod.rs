@@ -6,15 +6,19 @@
 //! - [`group`]: the life of a group, from its start until nothing of it is left.
 //! - [`heal`]: after an incident, whether and where to start again.
 
+mod cause;
 mod end;
 pub mod group;
 pub mod heal;
 mod sentence;
 pub mod slow;
 pub mod verdict;
+mod view;
 
+pub use cause::{Cause, Incident, code_of};
 pub use end::{End, signal_name};
 pub use group::{Event, Group, GroupOptions, Outcome, Output};
-pub use heal::{Action, Cause, Incident, Situation, decide};
+pub use heal::{Action, Situation, decide};
 pub use slow::{Slow, slow_ranks};
-pub use verdict::{RankView, Verdict, verdict};
+pub use verdict::{Verdict, verdict};
+pub use view::RankView;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use admiral_contract::{Phase, Reading};
 
-use super::verdict::{Known, RankView};
+use super::view::{Known, RankView};
 
 /// Who is named; the rest is counted.
 const NAMED: usize = 3;

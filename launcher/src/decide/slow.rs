@@ -1,6 +1,6 @@
 //! Ranks that get on, but take longer than the others: everybody waits for them at every step.
 
-use super::verdict::RankView;
+use super::view::RankView;
 
 /// A rank that takes long.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,8 +68,7 @@ mod tests {
 
     fn rank(rank: usize, step: f64, data: f64, wait: f64) -> RankView {
         let empty = Ledger::private().read();
-        let reading =
-            admiral_contract::Reading { step_seconds: step, data_seconds: data, wait_seconds: wait, ..empty };
+        let reading = admiral_contract::Reading { step_seconds: step, data_seconds: data, wait_seconds: wait, ..empty };
         RankView { rank, host: "n0".into(), gpu: Some(rank), reading: Some(reading), state: None, silent_seconds: 0.0 }
     }
 

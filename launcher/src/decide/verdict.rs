@@ -5,33 +5,16 @@
 //! stands still, those busy with their own work are to blame; and where all are inside exchanges, no rank is.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use admiral_contract::{Phase, Reading, Timeouts};
+use admiral_contract::{Phase, Timeouts};
 
 use super::sentence;
+use super::view::{Known, RankView};
 
 /// Who is stuck as long as this part of a timeout when another rank reaches the timeout is to blame with it.
 const TOGETHER: f64 = 0.8;
 /// As [`TOGETHER`], of silence: what a host says last of each of its ranks is up to some beats apart.
 const SILENT_TOGETHER: f64 = 0.5;
-
-/// What is known of a rank that has not ended.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RankView {
-    /// Its number.
-    pub rank: usize,
-    /// Where it runs.
-    pub host: String,
-    /// Its GPU there.
-    pub gpu: Option<usize>,
-    /// What its attendant said last; None before its attendant has said hello.
-    pub reading: Option<Reading>,
-    /// The state of its process, as `/proc/PID/stat` calls it: R, S, D, T, Z...
-    pub state: Option<char>,
-    /// For how long nothing was heard of its attendant; since the start of the group where nothing ever was.
-    pub silent_seconds: f64,
-}
 
 /// What the ledgers say of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,46 +106,6 @@ pub fn verdict(ranks: &[RankView], timeouts: &Timeouts) -> Verdict {
     }
 }
 
-/// A rank with a ledger.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Known<'a> {
-    pub(super) view: &'a RankView,
-    pub(super) reading: &'a Reading,
-}
-
-impl<'a> Known<'a> {
-    fn new(view: &'a RankView) -> Option<Self> {
-        Some(Self { view, reading: view.reading.as_ref()? })
-    }
-
-    /// Whether it waits for others. The run's end is an exchange as well: MPI lets none go before all are there.
-    pub(super) fn waits(&self) -> bool {
-        self.reading.phase.is_collective() || self.reading.phase == Phase::End
-    }
-
-    /// How far it has come, in exchanges.
-    pub(super) fn entered(&self) -> u64 {
-        if self.reading.phase == Phase::End { u64::MAX } else { self.reading.collectives }
-    }
-
-    /// Whether the system keeps its process from running.
-    fn halted(&self) -> bool {
-        matches!(self.view.state, Some('T' | 't' | 'Z' | 'X'))
-    }
-
-    /// How long it may be busy with one thing.
-    fn limit(&self, timeouts: &Timeouts) -> f64 {
-        let gets_ready = self.reading.phase == Phase::Start && !self.halted();
-        let limit: Duration = if gets_ready { timeouts.start } else { timeouts.stall };
-        limit.as_secs_f64()
-    }
-
-    /// Whether it is busy with one thing for `part` of what it may.
-    fn over(&self, part: f64, timeouts: &Timeouts) -> bool {
-        self.reading.phase_seconds >= part * self.limit(timeouts)
-    }
-}
-
 fn numbers(ranks: &[&RankView]) -> Vec<usize> {
     ranks.iter().map(|rank| rank.rank).collect()
 }
@@ -237,7 +180,7 @@ fn all_wait(known: &[Known<'_>], timeouts: &Timeouts) -> Option<Verdict> {
 
 #[cfg(test)]
 mod tests {
-    use admiral_contract::LaunchConfig;
+    use admiral_contract::{LaunchConfig, Reading};
     use proptest::prelude::*;
 
     use super::*;

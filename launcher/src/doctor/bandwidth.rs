@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::compare::{Answer, Needs};
+use super::compare::{Answer, Finding, Needs, Network, Severity};
+use super::request::{DoctorError, ExamineRequest, is_local, seconds};
 use super::running::{Running, Said};
-use super::{DoctorError, ExamineRequest, Finding, Network, Severity, is_local, seconds};
 use crate::hosts::Host;
 use crate::layout::Layout;
 

@@ -8,11 +8,11 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::compare::Answer;
+use super::compare::{Answer, Finding, Severity};
 use super::exchange::{ADDRESSES, Hello, Report, TOKEN, greet};
 use super::probe::Question;
+use super::request::{DoctorError, ExamineRequest, is_local, random_text, seconds};
 use super::running::{LAST_WORDS, Running};
-use super::{DoctorError, ExamineRequest, Finding, Severity, is_local, random_text, seconds};
 use crate::hosts::Host;
 use crate::layout::Layout;
 use crate::mpirun::MpirunPlan;

@@ -10,7 +10,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{ExamineRequest, Finding, Severity, is_local, seconds};
+use super::compare::{Finding, Severity};
+use super::request::{ExamineRequest, is_local, seconds};
 use crate::hosts::Source;
 
 /// For one host. ssh itself gives up after [`CONNECT_SECONDS`].
@@ -150,7 +151,7 @@ fn remedy(host: &str, agent: &str, cause: &str) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::tests::request;
+    use super::super::request::example as request;
     use super::*;
 
     #[test]

@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::bandwidth::Bandwidth;
 use super::compare::hosts::size;
-use super::compare::{Answer, Needs, network};
+use super::compare::{Answer, Finding, Needs, Network, Severity, network};
 use super::exchange::Clock;
 use super::probe::Interface;
-use super::{Bandwidth, Finding, Network, Severity};
 use crate::hosts::Host;
 
 /// Raised when a field changes its meaning.
@@ -306,7 +306,7 @@ fn listed(hosts: &[String]) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::compare::compare;
-    use super::super::compare::tests::{good, needs};
+    use super::super::compare::fixtures::{good, needs};
     use super::*;
 
     fn of(change: impl FnOnce(&mut Vec<Answer>)) -> Receipt {

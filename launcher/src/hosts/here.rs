@@ -4,7 +4,7 @@ use std::net::{ToSocketAddrs, UdpSocket};
 
 use admiral_contract::host::host_name;
 
-use super::LOCALHOST;
+use super::host::LOCALHOST;
 
 /// Whether `name` is this machine: by its own name, with or without a domain, or by an address of one of its network
 /// interfaces. A name that nobody knows is another machine's.

@@ -6,7 +6,8 @@
 
 use std::path::Path;
 
-use super::{Host, HostError, MOST_SLOTS, check_name};
+use super::error::HostError;
+use super::host::{Host, MOST_SLOTS, check_name};
 
 const SLOTS: [&str; 4] = ["slots", "count", "cpu", "cpus"];
 const MAX_SLOTS: [&str; 8] =

@@ -1,6 +1,6 @@
 //! `--hosts n0:8,n1`: Open MPI's `--host`.
 
-use super::{Host, check_name};
+use super::host::{Host, check_name};
 
 /// The hosts of a list. As in Open MPI a host that stands there again takes the sum.
 pub fn parse(text: &str) -> Result<Vec<Host>, String> {

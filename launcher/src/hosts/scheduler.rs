@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use super::{Host, HostError, HostList, Source, check_name, nodelist, read};
+use super::error::{HostError, read};
+use super::host::{Host, check_name};
+use super::list::{HostList, Source};
+use super::nodelist;
 
 /// The hosts of Slurm's, PBS's or LSF's job; None outside one.
 ///

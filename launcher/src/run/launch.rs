@@ -7,9 +7,11 @@ use admiral_contract::host::host_name;
 use admiral_contract::{ExitCode, environment};
 use tokio::sync::mpsc;
 
+use super::error::LaunchError;
 use super::keeper::Keeper;
-use super::plan::{LaunchError, Plan};
-use super::{check_world, preflight, start, sweep, timeouts};
+use super::plan::Plan;
+use super::settings::{check_world, timeouts};
+use super::{preflight, sweep};
 use crate::console::Console;
 use crate::decide::{Action, Cause, GroupOptions, Incident, Outcome, Situation, decide, signal_name};
 use crate::facts::Facts;
@@ -19,7 +21,7 @@ use crate::incident::{Failure, GroupRecord};
 use crate::layout::Layout;
 use crate::protocol::Hello;
 use crate::status::{Condition, State};
-use crate::supervise::{Attempt, AttemptEnd, Ranks};
+use crate::supervise::{Attempt, AttemptEnd, AttemptPlan, Ranks};
 
 /// A delay that no clock takes is this one.
 const LONGEST_DELAY: Duration = Duration::from_secs(86400);
@@ -395,6 +397,14 @@ impl Launch {
             seconds_lost: None,
         }
     }
+}
+
+/// Starts an attempt's `mpirun`.
+///
+/// # Errors
+/// If the system refuses.
+pub(super) async fn start(plan: AttemptPlan, launched: Instant) -> Result<Attempt, LaunchError> {
+    Attempt::launch(plan, launched).await.map_err(LaunchError::system)
 }
 
 /// Where an earlier launch has left something, as this host, which calls itself `here`, knows the places: what was this

@@ -1,7 +1,6 @@
 //! What is settled before anything is started.
 
-use admiral_contract::ExitCode;
-
+use super::error::LaunchError;
 use super::options::{HostOptions, RunOptions};
 use crate::facts;
 use crate::hosts::{Host, HostList, Source, is_this_host, resolve};
@@ -13,33 +12,6 @@ use crate::supervise::{AttemptPlan, Vanish, own_addresses};
 /// launcher and the attendants see to it that ranks end in time, and `mpirun` may be started before the configuration
 /// is known.
 const MPIRUN_GRACE_SECONDS: u64 = 3600;
-
-/// Why a launch ends without a run; each with what the launcher exits with.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct LaunchError {
-    /// What the launcher exits with.
-    pub code: u8,
-    /// For people.
-    pub message: String,
-}
-
-impl LaunchError {
-    /// Something that starting again cannot mend.
-    pub fn config(message: impl std::fmt::Display) -> Self {
-        Self { code: ExitCode::Config as u8, message: message.to_string() }
-    }
-
-    /// A stop that came before anything was done: there is nothing to lose.
-    pub(crate) fn stopped_early() -> Self {
-        Self { code: ExitCode::Preempted as u8, message: "asked to stop before its first step".to_owned() }
-    }
-
-    /// Something about this machine.
-    pub fn system(message: impl std::fmt::Display) -> Self {
-        Self { code: 1, message: message.to_string() }
-    }
-}
 
 /// What is settled before anything is started.
 #[derive(Debug, Clone)]

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use admiral_contract::{ExitCode, largest_world_size};
 
-use super::{LaunchError, Plan};
+use super::error::LaunchError;
+use super::plan::Plan;
 use crate::console::Console;
 use crate::doctor::{ExamineRequest, Receipt, examine};
 use crate::facts::Facts;

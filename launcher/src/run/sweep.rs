@@ -57,7 +57,7 @@ pub(super) async fn sweep(hosts: &[String], plan_for: impl Fn(&str) -> MpirunPla
 /// folders of those; returns how many processes of the launch are left.
 #[must_use]
 pub fn sweep_here(launch_id: &str, daemons: &[i32], sessions: &[PathBuf]) -> usize {
-    for daemon in daemons.iter().filter_map(|&pid| Pid::from_raw(pid)).filter(|&pid| crate::attend::is_daemon(pid)) {
+    for daemon in daemons.iter().filter_map(|&pid| Pid::from_raw(pid)).filter(|&pid| crate::agent::is_daemon(pid)) {
         let _ = kill_process(daemon, Signal::KILL);
     }
     let mark = format!("{LAUNCH_ID}={launch_id}");

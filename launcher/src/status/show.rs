@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::state::{Condition, STALE_SECONDS, State};
-use crate::files::state_of;
+use crate::paths::state_of;
 
 /// Why there is nothing to show.
 #[derive(Debug, thiserror::Error)]

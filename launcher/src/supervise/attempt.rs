@@ -248,7 +248,7 @@ impl Attempt {
             }
         };
         self.mpirun.end(MPIRUN_PATIENCE).await;
-        crate::attend::end_children().await;
+        crate::agent::end_children().await;
         AttemptEnd {
             outcome,
             unverified: group.unverified(),

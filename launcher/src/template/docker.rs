@@ -1,6 +1,7 @@
 //! The Dockerfile.
 
-use super::{TemplateInput, fill};
+use super::input::TemplateInput;
+use super::text::fill;
 
 /// The libtorch that Admiral is built with; `ci/setup` has the same.
 const TORCH_VERSION: &str = "2.10.0";

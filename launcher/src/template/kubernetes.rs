@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::{TemplateInput, fill, label, title};
+use super::input::TemplateInput;
+use super::text::{fill, label, title};
 use crate::shell::quoted;
 
 /// A pod's host name is NAME-worker-N, and a label has at most 63 letters.
@@ -69,15 +70,15 @@ fn string(text: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::super::tests::input;
+    use super::super::input::example;
     use super::*;
 
     #[test]
     fn images_are_mounted_where_they_are_in_a_folder() {
-        let text = render(&input());
+        let text = render(&example());
         assert_eq!(text.matches("mountPath: \"/data/images\"").count(), 2);
         assert_eq!(text.matches("claimName: imagenet-256-data").count(), 2);
-        assert!(!render(&TemplateInput { data_path: None, ..input() }).contains("name: data"));
+        assert!(!render(&TemplateInput { data_path: None, ..example() }).contains("name: data"));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use admiral_contract::{Reading, Timeouts};
 
+use crate::decide::cause::Incident;
 use crate::decide::end::End;
-use crate::decide::heal::Incident;
 
 /// What happens to a group.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,19 +1,13 @@
 //! What to do after an incident: stop and say why, or start again, with which hosts, how many ranks, and when.
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::BTreeSet;
 
 use admiral_contract::{ExitCode, largest_world_size, world_sizes};
-use serde::{Deserialize, Serialize};
 
-use super::end::USAGE;
+use super::cause::{Cause, Incident, USAGE, code_of};
 use super::sentence::{count, few};
 use crate::hosts::Host;
 
-/// The launcher's own code for what no other code says.
-const OTHER: u8 = 1;
 /// Incidents of one rank with one cause, none of which let the run get further, after which it is given up.
 const SAME_PLACE: usize = 3;
 /// Delays, in units of [`Situation::base_delay_seconds`].
@@ -21,48 +15,6 @@ const FIRST_DELAY: f64 = 1.0;
 const MAX_DELAY: f64 = 60.0;
 const FIRST_STORE_DELAY: f64 = 30.0;
 const MAX_STORE_DELAY: f64 = 600.0;
-
-/// Why a group ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cause {
-    /// A rank exited with this code.
-    Exit(u8),
-    /// A signal killed a rank.
-    Signal(i32),
-    /// The group stood still.
-    Stalled,
-    /// Nothing was heard of a whole host.
-    HostLost,
-    /// A rank's attendant was lost, and with it the rank.
-    AttendantLost,
-    /// `mpirun` ended before the group did.
-    MpirunDied,
-    /// A rank never came up or never got ready.
-    Start,
-}
-
-impl Cause {
-    /// Whether the hosts to blame are known to be bad, and not only suspected.
-    fn condemns_hosts(self) -> bool {
-        self == Self::HostLost || self == Self::Exit(ExitCode::Node as u8)
-    }
-}
-
-/// What ended a group.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Incident {
-    /// When, in seconds since the launch.
-    pub at_seconds: f64,
-    /// The rank that failed first, where it is one.
-    pub rank: Option<usize>,
-    /// The hosts to blame; empty: nobody.
-    pub hosts: Vec<String>,
-    /// Why.
-    pub cause: Cause,
-    /// By how many steps the group had come further than any group of this launch before it.
-    pub steps_gained: u64,
-}
 
 /// What there is to go on with.
 #[derive(Debug, Clone)]
@@ -156,17 +108,6 @@ fn final_code(cause: Cause, restart_on_preemption: bool) -> Option<Action> {
         ExitCode::Store | ExitCode::Node | ExitCode::Preempted => return None,
     };
     Some(Action::Stop { code, reason: reason.to_owned() })
-}
-
-/// What the launcher exits with when it gives up after this.
-#[must_use]
-pub fn code_of(cause: Cause) -> u8 {
-    match cause {
-        Cause::HostLost => ExitCode::Node as u8,
-        Cause::Exit(USAGE) => ExitCode::Config as u8,
-        Cause::Exit(code) => ExitCode::from_byte(code).map_or(OTHER, |code| code as u8),
-        Cause::Signal(_) | Cause::Stalled | Cause::AttendantLost | Cause::MpirunDied | Cause::Start => OTHER,
-    }
 }
 
 /// Why it is no use to try again: the same rank fails in the same way, and the run gets no further. A store that is
@@ -344,3 +285,6 @@ fn note(
     }
     (!parts.is_empty()).then(|| parts.join("; "))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! Variables that differ between hosts, or that `mpirun` did not carry along.
 
+use super::answer::{Answer, Needs};
+use super::finding::{Finding, Severity, some_of};
 use super::majority::odd;
-use super::{Answer, Finding, Needs, Severity, some_of};
 
 /// What may well differ.
 const OFTEN_DIFFERENT: [&str; 6] = ["PATH", "TMPDIR", "RUST_LOG", "RUST_BACKTRACE", "SSL_CERT_FILE", "SSL_CERT_DIR"];
@@ -76,8 +77,8 @@ fn shown(value: Option<&String>) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::tests::{found, good, needs, one};
-    use super::super::{Needs, compare};
+    use super::super::checks::compare;
+    use super::super::fixtures::{found, good, needs, one};
     use super::*;
 
     fn set(environment: &mut BTreeMap<String, String>, name: &str, value: &str) {

@@ -1,27 +1,12 @@
 //! GPUs: enough of them, of one kind, well, and free.
 
+use super::answer::{Answer, Needs, usable_gpus};
+use super::finding::{Finding, Severity, some_of};
 use super::majority::odd;
-use super::{Answer, Finding, Needs, Severity, some_of};
-use crate::doctor::probe::{Gpu, GpuState, Probe};
+use crate::doctor::probe::{Gpu, GpuState};
 
 /// Memory that the driver itself takes, in MiB; less than that is nobody's.
 const DRIVERS_OWN_MIB: u64 = 1024;
-
-/// How many GPUs a process there sees; None where that is not known.
-pub(super) fn usable(probe: &Probe) -> Option<usize> {
-    let there = match &probe.gpus {
-        None => 0,
-        Some(Ok(state)) => state.gpus.len(),
-        Some(Err(_)) => return None,
-    };
-    Some(probe.environment.get("CUDA_VISIBLE_DEVICES").map_or(there, |list| there.min(visible(list))))
-}
-
-/// CUDA stops at the first entry that means nothing, such as -1.
-fn visible(list: &str) -> usize {
-    let means_something = |entry: &&str| !entry.trim().is_empty() && !entry.trim().starts_with('-');
-    list.split(',').take_while(means_something).count()
-}
 
 pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Finding>) {
     let has_any =
@@ -72,7 +57,7 @@ fn number(needs: &Needs, answer: &Answer, findings: &mut Vec<Finding>) {
         findings.push(Finding::of(host, Severity::Bad, reason, remedy));
         return;
     }
-    let (slots, gpus) = (answer.ranks(needs), usable(&answer.probe).unwrap_or(0));
+    let (slots, gpus) = (answer.ranks(needs), usable_gpus(&answer.probe).unwrap_or(0));
     if gpus >= slots {
         return;
     }
@@ -136,8 +121,8 @@ fn memory(answer: &Answer, state: &GpuState, ranks: usize, findings: &mut Vec<Fi
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::compare;
-    use super::super::tests::{found, gpu, needs, one};
+    use super::super::checks::compare;
+    use super::super::fixtures::{found, gpu, needs, one};
     use super::*;
     use crate::doctor::probe::Holder;
 
@@ -148,7 +133,7 @@ mod tests {
     #[test]
     fn a_run_that_wants_gpus_is_told_that_there_are_none() {
         for gpus in [None, Some(Ok(GpuState::default()))] {
-            let mut answers = [0, 1].map(super::super::tests::good);
+            let mut answers = [0, 1].map(super::super::fixtures::good);
             answers.iter_mut().for_each(|answer| answer.probe.gpus = gpus.clone());
             assert_eq!(compare(&needs(), &answers), [], "it may do without");
             let findings = compare(&Needs { requires_gpus: true, ..needs() }, &answers);
@@ -239,13 +224,13 @@ mod tests {
 
     #[test]
     fn a_run_on_cpus_does_not_care() {
-        let mut answers: Vec<Answer> = (0..2).map(super::super::tests::good).collect();
+        let mut answers: Vec<Answer> = (0..2).map(super::super::fixtures::good).collect();
         answers[1].probe.gpus = None;
         let needs = Needs { uses_gpus: false, ..needs() };
         assert_eq!(compare(&needs, &answers), []);
         for answer in &mut answers {
             answer.probe.gpus = None;
         }
-        assert_eq!(compare(&super::super::tests::needs(), &answers), []);
+        assert_eq!(compare(&super::super::fixtures::needs(), &answers), []);
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Answer, Finding, Needs, Severity};
+use super::answer::{Answer, Needs};
+use super::finding::{Finding, Severity};
 use crate::doctor::probe::{Disk, Leftover};
 
 const CLOCK_WARNING_SECONDS: f64 = 1.0;
@@ -66,7 +67,7 @@ fn limits(needs: &Needs, answer: &Answer, findings: &mut Vec<Finding>) {
         findings.push(Finding::of(host, Severity::Warning, what, remedy));
     }
     let ranks = answer.ranks(needs);
-    let has_gpus = needs.uses_gpus && super::gpus::usable(&answer.probe).unwrap_or(0) > 0;
+    let has_gpus = needs.uses_gpus && super::answer::usable_gpus(&answer.probe).unwrap_or(0) > 0;
     let each = if has_gpus { SHM_BYTES_WITH_GPU } else { SHM_BYTES_WITHOUT_GPU };
     let wanted = each * ranks as u64;
     if let Some(free) = system.shm_free_bytes.filter(|&free| free < wanted) {
@@ -166,7 +167,7 @@ pub(crate) fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::tests::{found, good, one};
+    use super::super::fixtures::{found, good, one};
     use super::*;
 
     #[test]

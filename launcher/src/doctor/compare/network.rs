@@ -8,7 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Finding, Needs, Severity};
+use super::answer::{Answer, Needs};
+use super::finding::{Finding, Severity};
 use crate::doctor::probe::{Interface, Kind};
 
 /// The network that all hosts share.
@@ -189,7 +190,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use proptest::prelude::*;
 
-    use super::super::tests::{found, good, interface, needs, one};
+    use super::super::fixtures::{found, good, interface, needs, one};
     use super::*;
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::answer::{Answer, Needs};
+use super::finding::{Finding, Severity, some_of};
 use super::majority::{Odd, odd};
-use super::{Answer, Finding, Needs, Severity, some_of};
 use crate::doctor::probe::{FileIdentity, Probe, ProgramVersion};
 
 pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Finding>) {
@@ -123,7 +124,7 @@ fn short(identity: &FileIdentity) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::tests::{found, one};
+    use super::super::fixtures::{found, one};
     use super::*;
 
     fn other() -> FileIdentity {

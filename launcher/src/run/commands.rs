@@ -1,29 +1,20 @@
-//! `admiral-launch run`: attempts, one after the other, until the run is finished or cannot go on.
-
-mod keeper;
-mod launch;
-mod options;
-mod plan;
-mod preflight;
-mod sweep;
+//! What the commands `run`, `doctor` and `--dry-run` do.
 
 use std::time::Instant;
 
-use admiral_contract::{BatchDivision, ExitCode, environment, world_sizes};
+use admiral_contract::{ExitCode, environment};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
+use super::error::LaunchError;
+use super::launch::{Launch, start};
+use super::plan::Plan;
+use super::preflight;
+use super::settings::{check_world, timeouts};
 use crate::console::{Console, print};
-use crate::facts::{self, Facts};
-use crate::files::{Files, receipt_of, write_json};
-use crate::supervise::{Attempt, AttemptPlan};
-use launch::Launch;
-pub(crate) use options::seconds;
-pub use options::{HostOptions, RunOptions};
-pub use plan::{LaunchError, Plan};
-pub use sweep::{SWEPT, sweep_here};
-
-pub use crate::supervise::Vanish;
+use crate::facts;
+use crate::files::{Files, write_json};
+use crate::paths::receipt_of;
 
 /// What `--dry-run` prints.
 ///
@@ -51,33 +42,6 @@ fn refused(error: facts::FactsError) -> LaunchError {
     LaunchError::config(error)
 }
 
-fn timeouts(facts: &Facts) -> String {
-    let times = facts.config.launch.timeouts();
-    format!(
-        "no progress for {} s is a standstill; hosts have {} s to come up; a host that is silent for {} s is lost; a \
-         group is gone after {} s or ended by force; a checkpoint on request has {} s",
-        times.stall.as_secs(),
-        times.start.as_secs(),
-        times.silence.as_secs(),
-        times.group_down.as_secs(),
-        facts.config.checkpoint.grace_seconds,
-    )
-}
-
-fn check_world(facts: &Facts, world: usize) -> Result<(), LaunchError> {
-    let training = &facts.config.training;
-    if BatchDivision::new(training.global_batch, training.microbatch, world as u64).is_ok() {
-        return Ok(());
-    }
-    Err(LaunchError::config(format!(
-        "training.global_batch {} in passes of {} cannot be divided over {world} ranks; these numbers of ranks can: \
-         {:?}; give one with --np",
-        training.global_batch,
-        training.microbatch,
-        world_sizes(training.global_batch, training.microbatch, world.max(64) as u64),
-    )))
-}
-
 /// Runs until the end; returns what the launcher exits with. A word from `stops` asks the run to stop.
 ///
 /// # Errors
@@ -85,7 +49,7 @@ fn check_world(facts: &Facts, world: usize) -> Result<(), LaunchError> {
 pub async fn run(plan: Plan, console: Console, mut stops: mpsc::UnboundedReceiver<()>) -> Result<u8, LaunchError> {
     let launched = Instant::now();
     let launch_id = launch_id()?;
-    crate::attend::adopt_orphans().map_err(LaunchError::system)?;
+    crate::agent::adopt_orphans().map_err(LaunchError::system)?;
     for note in &plan.hosts.notes {
         console.say(note);
     }
@@ -157,10 +121,6 @@ pub async fn doctor(plan: &Plan, console: Console, json: bool, bandwidth: bool) 
         receipt.text(console.has_colour())
     });
     Ok(if receipt.is_good() { 0 } else { ExitCode::Node as u8 })
-}
-
-async fn start(plan: AttemptPlan, launched: Instant) -> Result<Attempt, LaunchError> {
-    Attempt::launch(plan, launched).await.map_err(LaunchError::system)
 }
 
 fn launch_id() -> Result<String, LaunchError> {

@@ -11,7 +11,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::AttendError;
+use super::error::AttendError;
 use crate::protocol::{ToAttendant, prove};
 
 /// An address of the launcher that does not answer for so long leads nowhere.

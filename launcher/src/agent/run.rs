@@ -1,11 +1,6 @@
 //! The attendant: the process that `mpirun` starts for each rank. It starts the rank, watches it, keeps its output,
 //! tells the launcher, and does what the launcher says. Without a launcher it ends its rank: nothing is left behind.
 
-mod connect;
-mod output;
-mod process;
-mod stack;
-
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -19,11 +14,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::connect::{Line, connect};
+use super::error::AttendError;
+use super::process::{Ended, RankProcess, adopt_orphans};
+use super::{process, stack};
 use crate::protocol::{ADDRESSES, BEAT, FromAttendant, Hello, PAUSE, Start, TOKEN, ToAttendant, encode};
 use crate::session;
-use connect::{Line, connect};
-use process::{Ended, RankProcess};
-pub use process::{adopt_orphans, end_children, is_daemon};
 
 /// A rank that is asked to end because its launcher is gone has this long to publish a checkpoint.
 const ORPHAN_GRACE: Duration = Duration::from_secs(3);
@@ -31,30 +27,6 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(3);
 const UNTOLD: Duration = Duration::from_secs(30);
 /// How often the daemon is looked for: well within what the launcher waits for the first cause of a failure.
 const DAEMON: Duration = Duration::from_millis(200);
-
-/// Why an attendant cannot work.
-#[derive(Debug, thiserror::Error)]
-pub enum AttendError {
-    /// It was not started by a launcher.
-    #[error("{0} is not set as a launcher sets it; `attend` is what admiral-launch starts under mpirun, not a command")]
-    Environment(&'static str),
-    /// The launcher cannot be reached from this host.
-    #[error(
-        "{host} cannot reach the launcher at {addresses} ({source}); its ports must not be closed between the hosts, \
-         or give the address that they can reach with --address"
-    )]
-    Unreachable {
-        /// This host.
-        host: String,
-        /// All that were tried.
-        addresses: String,
-        /// The last answer.
-        source: std::io::Error,
-    },
-    /// The system refuses something.
-    #[error("{0}")]
-    System(#[from] std::io::Error),
-}
 
 /// What the variables say.
 struct Told {
@@ -233,7 +205,10 @@ impl Attendant {
     fn beat(&self) {
         match &self.rank {
             Some(rank) if !self.is_over => {
-                self.say(FromAttendant::Beat { reading: self.ledger.read(), state: ProcessStat::of(rank.pid).map(|stat| stat.state) });
+                self.say(FromAttendant::Beat {
+                    reading: self.ledger.read(),
+                    state: ProcessStat::of(rank.pid).map(|stat| stat.state),
+                });
             }
             _ => self.say(FromAttendant::Alive),
         }

@@ -1,0 +1,25 @@
+//! Why an attendant cannot work.
+
+/// Why an attendant cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum AttendError {
+    /// It was not started by a launcher.
+    #[error("{0} is not set as a launcher sets it; `attend` is what admiral-launch starts under mpirun, not a command")]
+    Environment(&'static str),
+    /// The launcher cannot be reached from this host.
+    #[error(
+        "{host} cannot reach the launcher at {addresses} ({source}); its ports must not be closed between the hosts, \
+         or give the address that they can reach with --address"
+    )]
+    Unreachable {
+        /// This host.
+        host: String,
+        /// All that were tried.
+        addresses: String,
+        /// The last answer.
+        source: std::io::Error,
+    },
+    /// The system refuses something.
+    #[error("{0}")]
+    System(#[from] std::io::Error),
+}

@@ -1,0 +1,101 @@
+//! All comparisons, one after the other.
+
+use super::answer::{Answer, Needs};
+use super::finding::Finding;
+use super::{environment, gpus, hosts, network, programs};
+
+/// All findings, the worst first.
+#[must_use]
+pub fn compare(needs: &Needs, answers: &[Answer]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    programs::compare(needs, answers, &mut findings);
+    gpus::compare(needs, answers, &mut findings);
+    hosts::compare(needs, answers, &mut findings);
+    network::compare(needs, answers, &mut findings);
+    environment::compare(needs, answers, &mut findings);
+    // Stable: within a severity as they were found.
+    findings.sort_by_key(|finding| finding.severity);
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::super::finding::Severity;
+    use super::super::fixtures::found;
+    use super::*;
+    use crate::doctor::probe::Disk;
+
+    #[test]
+    fn nothing_is_found_where_all_is_well() {
+        for count in [1, 2, 4] {
+            assert_eq!(found(count, |_| {}), []);
+        }
+    }
+
+    #[test]
+    fn the_worst_comes_first() {
+        let findings = found(3, |answers| {
+            answers[1].probe.environment.insert("RUST_LOG".into(), "debug".into());
+            answers[2].probe.store = Some(Err("denied".into()));
+            answers[0].clock.ahead_seconds = 5.0;
+        });
+        let severities: Vec<Severity> = findings.iter().map(|finding| finding.severity).collect();
+        assert_eq!(severities, [Severity::Bad, Severity::Warning, Severity::Note], "{findings:#?}");
+    }
+
+    /// Changes of a host, each of which has to be found.
+    fn spoil(answer: &mut Answer, how: usize) {
+        let probe = &mut answer.probe;
+        match how {
+            0 => probe.program = Err("/opt/admiral: No such file".into()),
+            1 => probe.libtorch.clear(),
+            2 => probe.store = Some(Err("denied".into())),
+            3 => answer.clock.ahead_seconds = -100.0,
+            4 => probe.gpus = None,
+            5 => probe.missing = vec!["/data".into()],
+            6 => probe.gpus = Some(Err("nvidia-smi did not end within 15 s".into())),
+            _ => probe.checkpoint_disk = Some(Disk { folder: "/runs".into(), free_bytes: 5, bytes: 10 }),
+        }
+    }
+
+    proptest! {
+        /// Of five hosts up to two are spoiled: they and no others are named in what is bad.
+        #[test]
+        fn spoiled_hosts_are_named_and_no_others(
+            spoiled in prop::collection::btree_map(0_usize..5, 0_usize..8, 0..3)
+        ) {
+            let findings = found(5, |answers| {
+                for (&host, &how) in &spoiled {
+                    spoil(&mut answers[host], how);
+                }
+            });
+            let bad = findings.iter().filter(|finding| finding.severity == Severity::Bad);
+            let named: std::collections::BTreeSet<String> = bad.flat_map(|finding| finding.hosts.clone()).collect();
+            let expected: std::collections::BTreeSet<String> =
+                spoiled.keys().map(|host| format!("n{host}")).collect();
+            prop_assert_eq!(named, expected, "{:#?}", findings);
+        }
+
+        /// The order in which hosts answer does not matter to what is found, but for the order of names.
+        #[test]
+        fn order_does_not_matter(spoiled in 0_usize..5, how in 0_usize..8, turn in 0_usize..5) {
+            let run = |turn: usize| {
+                let mut findings = found(5, |answers| {
+                    spoil(&mut answers[spoiled], how);
+                    answers.rotate_left(turn);
+                });
+                for finding in &mut findings {
+                    finding.hosts.sort();
+                }
+                findings
+            };
+            let without_names = |findings: Vec<Finding>| -> Vec<(Vec<String>, Severity)> {
+                findings.into_iter().map(|finding| (finding.hosts, finding.severity)).collect()
+            };
+            prop_assert_eq!(without_names(run(0)), without_names(run(turn)));
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Examining the hosts of a run.
+
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use super::compare::{self, Finding, Needs};
+use super::gather::Gathered;
+use super::probe::{Question, interfaces, selected};
+use super::receipt::Receipt;
+use super::request::{DoctorError, ExamineRequest, random_text};
+use super::{bandwidth, exchange, gather, reach, receipt};
+use crate::facts::Facts;
+use crate::hosts::Host;
+use crate::mpirun::MpirunPlan;
+
+/// Examines hosts. Hosts that do not answer take at most about half a minute, however many they are.
+///
+/// # Errors
+/// When this machine does not let it.
+pub async fn examine(request: &ExamineRequest) -> Result<Receipt, DoctorError> {
+    let started = Instant::now();
+    let checked_at = Timestamp::now();
+    let salt = random_text()?;
+    let mut findings = reach::unreachable(request).await;
+    let is_reached = |host: &&Host| !findings.iter().any(|finding| finding.hosts.contains(&host.name));
+    let reached: Vec<Host> = request.hosts.iter().filter(is_reached).cloned().collect();
+    let question = question(request, &salt);
+    let Gathered { answers, findings: silent, only_alone } = gather::gather(request, &reached, &question).await?;
+    findings.extend(silent);
+    // Of one machine under two names mpirun starts one process instead of two: that says nothing of the network.
+    findings.extend(only_alone.filter(|_| compare::hosts::are_distinct(&answers)));
+    let needs = needs(request, &salt);
+    findings.extend(compare::compare(&needs, &answers));
+    let mut bandwidth = None;
+    if request.bandwidth {
+        let network = compare::network::shared(&needs, &answers);
+        let (measured, slow) = bandwidth::measure(request, &needs, &answers, &findings, network.as_ref()).await?;
+        bandwidth = measured;
+        findings.extend(slow);
+    }
+    findings.sort_by_key(|finding| finding.severity);
+    let mut receipt = receipt::receipt(checked_at, &request.hosts, &needs, &answers, findings);
+    receipt.bandwidth = bandwidth;
+    receipt.seconds = started.elapsed().as_secs_f64();
+    Ok(receipt)
+}
+
+/// The hosts on which `mpirun` could not start anything, and why.
+pub async fn unreachable(request: &ExamineRequest) -> Vec<(String, String)> {
+    let of_each = |finding: Finding| {
+        let what = finding.what;
+        finding.hosts.into_iter().map(move |host| (host, what.clone()))
+    };
+    reach::unreachable(request).await.into_iter().flat_map(of_each).collect()
+}
+
+/// What a host's probe runs: `admiral-launch probe`, started by [`examine`].
+///
+/// # Errors
+/// With a sentence that names the host.
+pub fn probe() -> Result<(), String> {
+    let variable = |name: &str| {
+        std::env::var(name)
+            .map_err(|_| format!("{name} is not set; `admiral-launch probe` is started by `admiral-launch doctor`"))
+    };
+    exchange::answer(&variable(exchange::ADDRESSES)?, &variable(exchange::TOKEN)?).map_err(|reason| {
+        let host = admiral_contract::host::host_name();
+        format!("{}{host}: {reason}", gather::MARK)
+    })
+}
+
+fn question(request: &ExamineRequest, salt: &str) -> Question {
+    let derived = request.facts.as_ref().map(|facts| &facts.derived);
+    Question {
+        program: request.program.clone(),
+        files: request.files.clone(),
+        places: request.places.clone(),
+        run_folder: derived.map(|derived| derived.run_folder.clone()),
+        checkpoint_url: derived.map(|derived| derived.checkpoint_url.clone()),
+        launch_id: request.launch_id.clone(),
+        salt: salt.to_owned(),
+    }
+}
+
+fn needs(request: &ExamineRequest, salt: &str) -> Needs {
+    let facts = request.facts.as_ref();
+    Needs {
+        uses_gpus: request.uses_gpus,
+        requires_gpus: facts.is_some_and(|facts| facts.config.run.device == "cuda"),
+        checkpoint_bytes: facts.map(|facts| facts.derived.checkpoint_bytes),
+        kept_checkpoints: facts.map_or(0, kept_checkpoints),
+        environment: selected(std::env::vars_os(), salt),
+        interfaces: interfaces(),
+        has_chosen_interfaces: has_chosen_interfaces(&request.mpirun),
+        files: request.files.iter().map(|file| file.display().to_string()).collect(),
+    }
+}
+
+/// An older checkpoint is deleted only when the newest is there.
+fn kept_checkpoints(facts: &Facts) -> u64 {
+    let all = facts.config.training.steps.div_ceil(facts.config.training.save_interval.max(1));
+    facts.config.checkpoint.keep_last.map_or(all, |keep| all.min(keep.saturating_add(1)))
+}
+
+fn has_chosen_interfaces(plan: &MpirunPlan) -> bool {
+    let named = |text: &str| text.contains("btl_tcp_if_");
+    plan.interfaces.is_some()
+        || plan.options.iter().any(|option| named(option))
+        || std::env::vars_os().any(|(name, _)| named(&name.to_string_lossy()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::request::example;
+    use super::*;
+
+    #[test]
+    fn interfaces_may_be_chosen_in_several_ways() {
+        let mut plan = example(&["n0"]).mpirun;
+        assert!(!has_chosen_interfaces(&plan));
+        plan.options = vec!["--mca btl_tcp_if_exclude docker0".into()];
+        assert!(has_chosen_interfaces(&plan));
+        plan.options.clear();
+        plan.interfaces = Some("eth0".into());
+        assert!(has_chosen_interfaces(&plan));
+    }
+}

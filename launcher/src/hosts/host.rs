@@ -1,0 +1,65 @@
+//! A host, its name, and how many ranks it takes.
+
+use serde::{Deserialize, Serialize};
+
+/// The ranks of a host of which nothing says how many it takes.
+pub const DEFAULT_SLOTS: usize = 8;
+/// No host takes more: a number beyond is a slip.
+pub const MOST_SLOTS: usize = 4096;
+/// The one host of a run on this machine alone.
+pub const LOCALHOST: &str = "localhost";
+
+/// A host and how many ranks it takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// As it was given: what `mpirun` and ssh reach it by.
+    pub name: String,
+    /// Ranks, one a GPU.
+    pub slots: usize,
+    /// Whether somebody said so: `slots=`, `:8`, or the scheduler. Else it is [`DEFAULT_SLOTS`], and the number of GPUs
+    /// that are found on the host takes its place.
+    pub slots_given: bool,
+}
+
+impl Host {
+    pub(super) fn new(name: &str, slots: Option<usize>) -> Self {
+        Self { name: name.to_owned(), slots: slots.unwrap_or(DEFAULT_SLOTS), slots_given: slots.is_some() }
+    }
+}
+
+/// Refuses what is no host name or IPv4 address. Such a name can stand on a command line without being taken for an
+/// option or for two hosts.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    if let Some((user, host)) = name.split_once('@') {
+        return Err(format!(
+            "{name:?}: a user cannot be given here; write \"{host}\" and put \"User {user}\" for it into ~/.ssh/config"
+        ));
+    }
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(is_plain) {
+        return Ok(());
+    }
+    if name.is_empty() {
+        return Err("a host has no name".to_owned());
+    }
+    Err(format!("{name:?} is no host name: ASCII letters, digits, \".\", \"-\" and \"_\" can stand in one"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn names_that_are_none_are_refused() {
+        for name in ["n0", "10.0.0.1", "gpu-a1.example.org", "7", "a_b"] {
+            check_name(name).unwrap();
+        }
+        for name in ["", "-x", "a,b", "a b", "fe80::1", "a;b", ".a", "é"] {
+            check_name(name).unwrap_err();
+        }
+        let message = check_name("me@n0").unwrap_err();
+        assert!(message.contains("User me") && message.contains("\"n0\""), "{message}");
+    }
+}

@@ -1,0 +1,18 @@
+//! `admiral-launch run`: attempts, one after the other, until the run is finished or cannot go on.
+
+mod commands;
+mod error;
+mod keeper;
+mod launch;
+mod options;
+mod plan;
+mod preflight;
+mod settings;
+mod sweep;
+
+pub use commands::{doctor, dry_run, run};
+pub use error::LaunchError;
+pub(crate) use options::seconds;
+pub use options::{HostOptions, RunOptions};
+pub use plan::Plan;
+pub use sweep::{SWEPT, sweep_here};
