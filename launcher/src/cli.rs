@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::console::{Console, print};
 use crate::drill::{DrillOptions, drill};
+use crate::environment::Environment;
 use crate::run::{LaunchError, Plan, RunOptions, SWEPT, doctor, dry_run, run, sweep_here};
 use crate::template;
 
@@ -90,9 +91,10 @@ enum Command {
 /// Runs the program.
 #[must_use]
 pub fn main() -> ProcessExit {
+    let environment = Environment::of_process();
     // What mpirun starts on each host to examine it. clap would propose it to people as a command.
     if std::env::args_os().nth(1).is_some_and(|word| word == "probe") {
-        return match crate::doctor::probe() {
+        return match crate::doctor::probe(&environment) {
             Ok(()) => ProcessExit::SUCCESS,
             Err(error) => failed(&LaunchError::system(error)),
         };
@@ -103,13 +105,13 @@ pub fn main() -> ProcessExit {
         Err(error) => return failed(&LaunchError::system(error)),
     };
     let code = match cli.command {
-        Command::Run(options) => runtime.block_on(run_command(*options)),
-        Command::Doctor { run, bandwidth, json } => {
-            runtime.block_on(async { doctor(&Plan::new(*run)?, Console::default(), json, bandwidth).await })
-        }
+        Command::Run(options) => runtime.block_on(run_command(*options, &environment)),
+        Command::Doctor { run, bandwidth, json } => runtime.block_on(async {
+            doctor(&Plan::new(*run, &environment)?, Console::new(&environment), json, bandwidth).await
+        }),
         Command::Drill(options) => {
-            let console = Console::default().keeping_out(options.json);
-            runtime.block_on(async { drill(*options, console, stops()?).await })
+            let console = Console::new(&environment).keeping_out(options.json);
+            runtime.block_on(async { drill(*options, &environment, console, stops()?).await })
         }
         Command::Status { run, watch, json, program } => {
             let program = crate::facts::program(program.as_deref());
@@ -120,7 +122,9 @@ pub fn main() -> ProcessExit {
             let complete = |input| template::TemplateInput { hosts, gpus_per_host, image, ..input };
             runtime.block_on(write_template(kind, &program, config, complete))
         }
-        Command::Attend => runtime.block_on(crate::agent::attend()).map(|()| 0).map_err(LaunchError::system),
+        Command::Attend => {
+            runtime.block_on(crate::agent::attend(&environment)).map(|()| 0).map_err(LaunchError::system)
+        }
         Command::Sweep { launch_id, daemons, sessions } => {
             print(&format!("{SWEPT}{}\n", sweep_here(&launch_id, &daemons, &sessions)));
             Ok(0)
@@ -160,13 +164,13 @@ async fn write_template(
     Ok(0)
 }
 
-async fn run_command(options: RunOptions) -> Result<u8, LaunchError> {
-    let plan = Plan::new(options)?;
+async fn run_command(options: RunOptions, environment: &Environment) -> Result<u8, LaunchError> {
+    let plan = Plan::new(options, environment)?;
     if plan.options.dry_run {
         print(&dry_run(&plan).await?);
         return Ok(0);
     }
-    run(plan, Console::default(), stops()?).await
+    run(plan, Console::new(environment), stops()?).await
 }
 
 /// A word for each signal that asks for an end: from the terminal, an operator, or a scheduler that warns.

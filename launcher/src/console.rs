@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 use std::str::FromStr;
 
+use crate::environment::Environment;
+
 /// Writes to standard output. Who reads it may have left.
 pub fn print(text: &str) {
     let mut out = std::io::stdout();
@@ -68,18 +70,18 @@ pub struct Console {
 /// Colours that can be told apart on light and dark ground.
 const COLOURS: [u8; 6] = [36, 33, 35, 32, 34, 31];
 
-impl Default for Console {
-    fn default() -> Self {
-        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+impl Console {
+    /// The console of this process. There are colours where a terminal is, unless the environment says `NO_COLOR`.
+    #[must_use]
+    pub fn new(environment: &Environment) -> Self {
+        let wanted = !environment.no_color;
         Self {
             colour_out: wanted && std::io::stdout().is_terminal(),
             colour_err: wanted && std::io::stderr().is_terminal(),
             keeps_out: false,
         }
     }
-}
 
-impl Console {
     /// Whether standard error shows colours.
     #[must_use]
     pub fn has_colour(&self) -> bool {

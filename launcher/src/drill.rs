@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::console::{Console, print};
+use crate::environment::Environment;
 use crate::incident::Failure;
 use crate::paths::{incident_of, state_of};
 use crate::run::{LaunchError, Plan, RunOptions, dry_run, run, seconds};
@@ -135,6 +136,7 @@ impl DrillOptions {
 /// What kept the run from starting.
 pub async fn drill(
     options: DrillOptions,
+    environment: &Environment,
     console: Console,
     mut stops: mpsc::UnboundedReceiver<()>,
 ) -> Result<u8, LaunchError> {
@@ -148,7 +150,7 @@ pub async fn drill(
     };
     let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%S").to_string();
     let folder = facts.derived.run_folder.join(format!("drills/{stamp}"));
-    let mut plan = Plan::new(RunOptions { overrides: options.overrides(&folder), ..options.run.clone() })?;
+    let mut plan = Plan::new(RunOptions { overrides: options.overrides(&folder), ..options.run.clone() }, environment)?;
     if let Some(rank) = options.harm.rank().or(options.harm.slow_rank).filter(|&rank| rank >= plan.world) {
         return Err(LaunchError::config(format!("there is no rank {rank}: the run has {} ranks", plan.world)));
     }

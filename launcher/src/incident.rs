@@ -74,3 +74,11 @@ pub struct GroupRecord {
     /// Hosts that could not be asked.
     pub unverified_hosts: Vec<String>,
 }
+
+impl GroupRecord {
+    /// Whether all processes of the group are known to be gone.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.processes_left == 0 && self.unverified_hosts.is_empty()
+    }
+}

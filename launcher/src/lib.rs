@@ -6,6 +6,7 @@ pub mod console;
 pub mod decide;
 pub mod doctor;
 pub mod drill;
+pub mod environment;
 pub mod facts;
 pub mod files;
 pub mod hosts;

@@ -57,16 +57,12 @@ pub enum MpirunError {
     NoName(String),
 }
 
-/// The `mpirun` to use: the one named, or the first in `PATH`; absolute, so that Open MPI finds its own parts on the
-/// other hosts in the same place.
+/// Returns the path of the `mpirun` to use: the one that is named, or the first in `folders`, which has the form of
+/// `PATH`. The path is absolute, so that Open MPI finds its own parts at the same place on the other hosts.
 ///
 /// # Errors
-/// When there is none.
-pub fn find_mpirun(path: Option<&Path>) -> Result<PathBuf, MpirunError> {
-    find(path, &std::env::var("PATH").unwrap_or_default())
-}
-
-fn find(named: Option<&Path>, folders: &str) -> Result<PathBuf, MpirunError> {
+/// If there is no such program.
+pub fn find_mpirun(named: Option<&Path>, folders: &str) -> Result<PathBuf, MpirunError> {
     let is_program = |path: &Path| path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();
     if let Some(path) = named {
         let found = std::path::absolute(path).ok().filter(|path| is_program(path));
@@ -127,6 +123,8 @@ pub struct MpirunPlan {
     pub interfaces: Option<String>,
     /// Options that the user adds; each may be several words.
     pub options: Vec<String>,
+    /// The folder in which Open MPI creates its session folders.
+    pub temporary_folder: PathBuf,
 }
 
 impl MpirunPlan {
@@ -228,6 +226,7 @@ mod tests {
             is_root: false,
             oversubscribe: false,
             interfaces: None,
+            temporary_folder: "/tmp".into(),
             options: Vec::new(),
         }
     }
@@ -295,11 +294,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mpirun");
         let folders = format!("/nowhere:relative:{}", folder.path().display());
-        assert!(find(None, &folders).unwrap_err().to_string().contains("openmpi-bin"));
+        assert!(find_mpirun(None, &folders).unwrap_err().to_string().contains("openmpi-bin"));
         std::fs::write(&path, "").unwrap();
-        assert!(matches!(find(Some(&path), ""), Err(MpirunError::NotAProgram { .. })));
+        assert!(matches!(find_mpirun(Some(&path), ""), Err(MpirunError::NotAProgram { .. })));
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        assert_eq!(find(None, &folders).unwrap(), path);
-        assert_eq!(find(Some(&path), "").unwrap(), path);
+        assert_eq!(find_mpirun(None, &folders).unwrap(), path);
+        assert_eq!(find_mpirun(Some(&path), "").unwrap(), path);
     }
 }

@@ -15,11 +15,6 @@ pub const BEAT: Duration = Duration::from_millis(500);
 /// Who has not taken a turn for so long was not running: what it did not hear meanwhile was not left unsaid.
 pub const PAUSE: Duration = Duration::from_secs(2);
 
-/// Where an attendant finds its launcher: `address:port`, separated by commas, to be tried in turn.
-pub const ADDRESSES: &str = "ADMIRAL_LAUNCH_ADDRESSES";
-/// What an attendant has to know to be believed.
-pub const TOKEN: &str = "ADMIRAL_LAUNCH_TOKEN";
-
 /// A line longer than this is cut: no rank can fill the launcher's memory.
 pub const MAX_LINE: usize = 16 << 10;
 
@@ -78,7 +73,7 @@ pub enum FromAttendant {
 /// Who an attendant is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// What [`TOKEN`] said.
+    /// What [`LAUNCH_TOKEN`](crate::environment::LAUNCH_TOKEN) said.
     pub token: String,
     /// What [`admiral_contract::environment::ATTEMPT`] said.
     pub attempt: u64,

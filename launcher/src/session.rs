@@ -6,27 +6,18 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Where PMIx tells a process of that folder.
-const FOLDER: &str = "PMIX_SERVER_TMPDIR";
-
-/// The folder of the daemon that started this process; none where nothing says so, or where it looks like none.
-#[must_use]
-pub fn own() -> Option<PathBuf> {
-    std::env::var_os(FOLDER).map(PathBuf::from).filter(|path| is_session(path))
-}
-
 /// Removes the folder of an `mpirun` that this process has started and ended; none where it never had a process.
-pub fn remove_of_mpirun(pid: Option<u32>) {
-    pid.into_iter().for_each(|pid| remove(&of_mpirun(pid)));
+pub fn remove_of_mpirun(temporary_folder: &Path, pid: Option<u32>) {
+    pid.into_iter().for_each(|pid| remove(&of_mpirun(temporary_folder, pid)));
 }
 
 /// The folder of an `mpirun` that runs, or ran, on this host with the variables of this process.
-fn of_mpirun(pid: u32) -> PathBuf {
+fn of_mpirun(temporary_folder: &Path, pid: u32) -> PathBuf {
     // Open MPI cuts a host's domain off.
     let host = admiral_contract::host::host_name();
     let host = host.split('.').next().unwrap_or_default();
     let user = rustix::process::geteuid().as_raw();
-    std::env::temp_dir().join(format!("ompi.{host}.{user}")).join(format!("pid.{pid}"))
+    temporary_folder.join(format!("ompi.{host}.{user}")).join(format!("pid.{pid}"))
 }
 
 /// Removes such a folder whose daemon is gone. One that is gone already is none to speak of, and what cannot be removed
@@ -38,7 +29,8 @@ pub fn remove(folder: &Path) {
 }
 
 /// Whether a path is named as Open MPI names such a folder of this user's: nothing else is ever removed.
-fn is_session(path: &Path) -> bool {
+#[must_use]
+pub fn is_session(path: &Path) -> bool {
     let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
     let number = |name: &str, beginning| {
         name.strip_prefix(beginning)
@@ -99,6 +91,7 @@ mod tests {
 
     #[test]
     fn the_folder_of_an_mpirun_is_one() {
-        assert!(is_session(&of_mpirun(7)), "{:?}", of_mpirun(7));
+        let folder = of_mpirun("/tmp".as_ref(), 7);
+        assert!(is_session(&folder), "{folder:?}");
     }
 }

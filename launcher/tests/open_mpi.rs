@@ -42,7 +42,7 @@ fn map(command: &mut Command) -> Option<Ranks> {
 
 fn plan(layout: &Layout) -> MpirunPlan {
     MpirunPlan {
-        mpirun: find_mpirun(None).unwrap(),
+        mpirun: find_mpirun(None, &std::env::var("PATH").unwrap()).unwrap(),
         layout: layout.clone(),
         program: "/bin/true".into(),
         arguments: Vec::new(),
@@ -52,6 +52,7 @@ fn plan(layout: &Layout) -> MpirunPlan {
         oversubscribe: false,
         interfaces: None,
         options: vec![MAP_ONLY.to_owned()],
+        temporary_folder: std::env::temp_dir(),
     }
 }
 
@@ -110,7 +111,7 @@ fn both(text: &str) -> (Option<Ranks>, Option<Ranks>) {
 }
 
 fn theirs(path: &Path, world: usize) -> Option<Ranks> {
-    let mut command = Command::new(find_mpirun(None).unwrap());
+    let mut command = Command::new(find_mpirun(None, &std::env::var("PATH").unwrap()).unwrap());
     command.arg("--hostfile").arg(path).args(["-np", &world.to_string(), "--map-by", "slot", "--bind-to", "none"]);
     command.args(["--mca", "orte_keep_fqdn_hostnames", "1"]).args(MAP_ONLY.split(' '));
     if is_root() {

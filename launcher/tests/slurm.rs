@@ -10,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use admiral_launch::hosts::expand;
-use admiral_launch::template::{TemplateKind, TemplateInput, render};
+use admiral_launch::template::{TemplateInput, TemplateKind, render};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -144,10 +144,12 @@ fn slurm_takes_the_script() {
     let said = slurm.test_only(&script).unwrap();
     assert!(said.contains("using 512 processors on nodes gpu[1-4]"), "{said}");
     // It would say so if it were not so.
-    let said = slurm.test_only(&render(TemplateKind::Slurm, &TemplateInput { hosts: 5, ..input() }).unwrap()).unwrap_err();
-    assert!(said.contains("not available"), "{said}");
     let said =
-        slurm.test_only(&render(TemplateKind::Slurm, &TemplateInput { gpus_per_host: 9, ..input() }).unwrap()).unwrap_err();
+        slurm.test_only(&render(TemplateKind::Slurm, &TemplateInput { hosts: 5, ..input() }).unwrap()).unwrap_err();
+    assert!(said.contains("not available"), "{said}");
+    let said = slurm
+        .test_only(&render(TemplateKind::Slurm, &TemplateInput { gpus_per_host: 9, ..input() }).unwrap())
+        .unwrap_err();
     assert!(said.contains("not available"), "{said}");
     for (option, wrong) in [
         ("--signal=B:USR1@", "--signal=B:NONE@"),

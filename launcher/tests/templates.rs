@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use admiral_launch::template::{TemplateKind, TemplateInput, render};
+use admiral_launch::template::{TemplateInput, TemplateKind, render};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -18,7 +18,8 @@ use super::connect::{Line, connect};
 use super::error::AttendError;
 use super::process::{Ended, RankProcess, adopt_orphans};
 use super::{process, stack};
-use crate::protocol::{ADDRESSES, BEAT, FromAttendant, Hello, PAUSE, Start, TOKEN, ToAttendant, encode};
+use crate::environment::{AgentVariables, Environment, LAUNCH_ADDRESSES, LAUNCH_TOKEN, MPI_LOCAL_RANK, MPI_RANK};
+use crate::protocol::{BEAT, FromAttendant, Hello, PAUSE, Start, ToAttendant, encode};
 use crate::session;
 
 /// A rank that is asked to end because its launcher is gone has this long to publish a checkpoint.
@@ -28,8 +29,8 @@ const UNTOLD: Duration = Duration::from_secs(30);
 /// How often the daemon is looked for: well within what the launcher waits for the first cause of a failure.
 const DAEMON: Duration = Duration::from_millis(200);
 
-/// What the variables say.
-struct Told {
+/// The rank that this agent serves, and how it finds its launcher.
+struct Assignment {
     addresses: String,
     token: String,
     attempt: u64,
@@ -37,39 +38,42 @@ struct Told {
     local_rank: usize,
 }
 
-fn told() -> Result<Told, AttendError> {
-    fn get<T: std::str::FromStr>(name: &'static str) -> Result<T, AttendError> {
-        std::env::var(name).ok().and_then(|text| text.parse().ok()).ok_or(AttendError::Environment(name))
+impl Assignment {
+    fn new(variables: &AgentVariables) -> Result<Self, AttendError> {
+        fn required<T>(name: &'static str, value: Option<T>) -> Result<T, AttendError> {
+            value.ok_or(AttendError::Environment(name))
+        }
+        Ok(Self {
+            addresses: required(LAUNCH_ADDRESSES, variables.addresses.clone())?,
+            token: required(LAUNCH_TOKEN, variables.token.clone())?,
+            attempt: required(environment::ATTEMPT, variables.attempt)?,
+            rank: required(MPI_RANK, variables.rank)?,
+            local_rank: required(MPI_LOCAL_RANK, variables.local_rank)?,
+        })
     }
-    Ok(Told {
-        addresses: get(ADDRESSES)?,
-        token: get(TOKEN)?,
-        attempt: get(environment::ATTEMPT)?,
-        rank: get("OMPI_COMM_WORLD_RANK")?,
-        local_rank: get("OMPI_COMM_WORLD_LOCAL_RANK")?,
-    })
 }
 
 /// Attends a rank until the launcher says that it is over.
 ///
 /// # Errors
 /// When this process was not started by a launcher, or cannot reach it.
-pub async fn attend() -> Result<(), AttendError> {
-    let told = told()?;
+pub async fn attend(environment: &Environment) -> Result<(), AttendError> {
+    let assignment = Assignment::new(&environment.agent)?;
+    let session = environment.agent.session_folder.clone().filter(|folder| session::is_session(folder));
     adopt_orphans()?;
-    let Line { reader, writer } = connect(&told.addresses, &told.token).await?;
+    let Line { reader, writer } = connect(&assignment.addresses, &assignment.token).await?;
     let daemon = process::daemon();
     let (say, said) = mpsc::unbounded_channel();
     let writing = tokio::spawn(write(writer, said));
     let _ = say.send(FromAttendant::Hello(Hello {
-        token: told.token.clone(),
-        attempt: told.attempt,
-        rank: told.rank,
-        local_rank: told.local_rank,
-        gpu: gpu_of(std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref(), told.local_rank),
+        token: assignment.token.clone(),
+        attempt: assignment.attempt,
+        rank: assignment.rank,
+        local_rank: assignment.local_rank,
+        gpu: gpu_of(environment.agent.visible_gpus.as_deref(), assignment.local_rank),
         host: host_name(),
         daemon: daemon.and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()),
-        session: session::own(),
+        session: session.clone(),
     }));
     let (hear, heard) = mpsc::unbounded_channel();
     tokio::spawn(listen(reader, hear));
@@ -83,9 +87,9 @@ pub async fn attend() -> Result<(), AttendError> {
     };
     let with_daemon = attendant.run(heard).await?;
     let _ = timeout(Duration::from_secs(1), writing).await;
-    if with_daemon && told.local_rank == 0 {
+    if with_daemon && assignment.local_rank == 0 {
         process::end_daemon();
-        session::own().iter().for_each(|folder| session::remove(folder));
+        session.iter().for_each(|folder| session::remove(folder));
     }
     Ok(())
 }

@@ -6,19 +6,23 @@
 //! - [`group`]: the life of a group, from its start until nothing of it is left.
 //! - [`heal`]: after an incident, whether and where to start again.
 
+mod admit;
 mod cause;
 mod end;
 pub mod group;
 pub mod heal;
 mod sentence;
 pub mod slow;
+mod unreachable;
 pub mod verdict;
 mod view;
 
+pub use admit::{Admitted, Demand, Examined, admit};
 pub use cause::{Cause, Incident, code_of};
 pub use end::{End, signal_name};
 pub use group::{Event, Group, GroupOptions, Outcome, Output};
-pub use heal::{Action, Situation, decide};
-pub use slow::{Slow, slow_ranks};
+pub use heal::{Action, Situation, decide, next_resume};
+pub use slow::{Slow, SlowStreaks, slow_ranks};
+pub use unreachable::blame_unreachable;
 pub use verdict::{Verdict, verdict};
 pub use view::RankView;

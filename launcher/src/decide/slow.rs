@@ -1,5 +1,7 @@
 //! Ranks that get on, but take longer than the others: everybody waits for them at every step.
 
+use std::collections::BTreeMap;
+
 use super::view::RankView;
 
 /// A rank that takes long.
@@ -53,6 +55,27 @@ pub fn slow_ranks(ranks: &[RankView]) -> Vec<Slow> {
     slow
 }
 
+/// A rank is reported as slow once it was slow at this many looks in a row. One slow step is not worth a report.
+const REPORTED_AFTER: u32 = 3;
+
+/// Counts for how many looks in a row each rank has been slow.
+#[derive(Debug, Default)]
+pub struct SlowStreaks {
+    looks: BTreeMap<usize, u32>,
+}
+
+impl SlowStreaks {
+    /// Takes the slow ranks of another look, and returns those that have been slow for long enough to be reported.
+    pub fn look<'a>(&mut self, slow: &'a [Slow]) -> Vec<&'a Slow> {
+        self.looks.retain(|rank, _| slow.iter().any(|slow| slow.rank == *rank));
+        for slow in slow {
+            *self.looks.entry(slow.rank).or_default() += 1;
+        }
+        let lasts = |slow: &&Slow| self.looks.get(&slow.rank).is_some_and(|&looks| looks >= REPORTED_AFTER);
+        slow.iter().filter(lasts).collect()
+    }
+}
+
 /// The lower one of two in the middle, so that of two ranks one can be slow.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
@@ -87,6 +110,14 @@ mod tests {
         let sentence = "rank 1 (n0, GPU 1) is slow: its own work of a step takes 2.000 s, the middle rank's 1.000 s; \
                         it spends 1.100 s reading data instead of 0.100 s";
         assert_eq!(slow[0].sentence, sentence);
+    }
+
+    #[test]
+    fn a_rank_is_reported_after_three_slow_looks_in_a_row() {
+        let slow = slow_ranks(&[rank(0, 2.0, 0.0, 1.0), rank(1, 2.0, 0.0, 0.0)]);
+        let mut streaks = SlowStreaks::default();
+        assert_eq!((streaks.look(&slow).len(), streaks.look(&slow).len(), streaks.look(&slow).len()), (0, 0, 1));
+        assert_eq!((streaks.look(&[]).len(), streaks.look(&slow).len()), (0, 0));
     }
 
     #[test]

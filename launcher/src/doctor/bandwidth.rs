@@ -79,7 +79,8 @@ pub(super) async fn measure(
     plan.program.clone_from(&request.program);
     plan.arguments =
         ["bench", "allreduce", "--json", "--mebibytes", MEBIBYTES, "--repeats", REPEATS].map(str::to_owned).to_vec();
-    let running = Running::start(plan.command()).map_err(|source| DoctorError::System { what: "mpirun", source })?;
+    let running = Running::start(plan.command(), &plan.temporary_folder)
+        .map_err(|source| DoctorError::System { what: "mpirun", source })?;
     let said = running.end(PATIENCE).await;
     Ok(match read(&said) {
         Ok(bandwidth) => {

@@ -10,6 +10,7 @@ use super::probe::{Question, interfaces, selected};
 use super::receipt::Receipt;
 use super::request::{DoctorError, ExamineRequest, random_text};
 use super::{bandwidth, exchange, gather, reach, receipt};
+use crate::environment::{Environment, PROBE_ADDRESSES, PROBE_TOKEN};
 use crate::facts::Facts;
 use crate::hosts::Host;
 use crate::mpirun::MpirunPlan;
@@ -59,12 +60,15 @@ pub async fn unreachable(request: &ExamineRequest) -> Vec<(String, String)> {
 ///
 /// # Errors
 /// With a sentence that names the host.
-pub fn probe() -> Result<(), String> {
-    let variable = |name: &str| {
-        std::env::var(name)
-            .map_err(|_| format!("{name} is not set; `admiral-launch probe` is started by `admiral-launch doctor`"))
+pub fn probe(environment: &Environment) -> Result<(), String> {
+    let required = |name: &str, value: &Option<String>| {
+        value
+            .clone()
+            .ok_or_else(|| format!("{name} is not set; `admiral-launch probe` is started by `admiral-launch doctor`"))
     };
-    exchange::answer(&variable(exchange::ADDRESSES)?, &variable(exchange::TOKEN)?).map_err(|reason| {
+    let addresses = required(PROBE_ADDRESSES, &environment.probe.addresses)?;
+    let token = required(PROBE_TOKEN, &environment.probe.token)?;
+    exchange::answer(&addresses, &token, environment).map_err(|reason| {
         let host = admiral_contract::host::host_name();
         format!("{}{host}: {reason}", gather::MARK)
     })
@@ -90,9 +94,9 @@ fn needs(request: &ExamineRequest, salt: &str) -> Needs {
         requires_gpus: facts.is_some_and(|facts| facts.config.run.device == "cuda"),
         checkpoint_bytes: facts.map(|facts| facts.derived.checkpoint_bytes),
         kept_checkpoints: facts.map_or(0, kept_checkpoints),
-        environment: selected(std::env::vars_os(), salt),
+        environment: selected(&request.environment, salt),
         interfaces: interfaces(),
-        has_chosen_interfaces: has_chosen_interfaces(&request.mpirun),
+        has_chosen_interfaces: has_chosen_interfaces(&request.mpirun, &request.environment),
         files: request.files.iter().map(|file| file.display().to_string()).collect(),
     }
 }
@@ -103,11 +107,11 @@ fn kept_checkpoints(facts: &Facts) -> u64 {
     facts.config.checkpoint.keep_last.map_or(all, |keep| all.min(keep.saturating_add(1)))
 }
 
-fn has_chosen_interfaces(plan: &MpirunPlan) -> bool {
+fn has_chosen_interfaces(plan: &MpirunPlan, environment: &Environment) -> bool {
     let named = |text: &str| text.contains("btl_tcp_if_");
     plan.interfaces.is_some()
         || plan.options.iter().any(|option| named(option))
-        || std::env::vars_os().any(|(name, _)| named(&name.to_string_lossy()))
+        || environment.variables.keys().any(|name| named(&name.to_string_lossy()))
 }
 
 #[cfg(test)]
@@ -118,12 +122,13 @@ mod tests {
 
     #[test]
     fn interfaces_may_be_chosen_in_several_ways() {
+        let none = Environment::new([]);
         let mut plan = example(&["n0"]).mpirun;
-        assert!(!has_chosen_interfaces(&plan));
+        assert!(!has_chosen_interfaces(&plan, &none));
         plan.options = vec!["--mca btl_tcp_if_exclude docker0".into()];
-        assert!(has_chosen_interfaces(&plan));
+        assert!(has_chosen_interfaces(&plan, &none));
         plan.options.clear();
         plan.interfaces = Some("eth0".into());
-        assert!(has_chosen_interfaces(&plan));
+        assert!(has_chosen_interfaces(&plan, &none));
     }
 }

@@ -14,12 +14,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
 
 use super::probe::{Probe, Question, find_out, interfaces};
+use crate::environment::Environment;
 use crate::protocol::prove;
-
-/// Where a probe finds the launcher: `address:port`, separated by commas.
-pub const ADDRESSES: &str = "ADMIRAL_PROBE_ADDRESSES";
-/// What a probe has to know to be believed.
-pub const TOKEN: &str = "ADMIRAL_PROBE_TOKEN";
 
 /// For one address, and for the launcher's next word.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -89,13 +85,13 @@ pub struct Report {
 ///
 /// # Errors
 /// With a sentence for people: the launcher cannot be found, or has gone.
-pub fn answer(addresses: &str, token: &str) -> Result<(), String> {
+pub fn answer(addresses: &str, token: &str, environment: &Environment) -> Result<(), String> {
     let (mut stream, mut lines) = find_launcher(addresses, token)?;
     let gone = |error: io::Error| format!("the launcher has gone: {error}");
     let hello = Hello {
         token: token.to_owned(),
         host_name: admiral_contract::host::host_name(),
-        mpi_name: std::env::var("PMIX_HOSTNAME").ok(),
+        mpi_name: environment.probe.mpi_name.clone(),
         addresses: interfaces().into_iter().map(|interface| interface.address).collect(),
     };
     let mut say = |word: &FromProbe| stream.write_all(&encode(word)).map_err(gone);
@@ -104,7 +100,7 @@ pub fn answer(addresses: &str, token: &str) -> Result<(), String> {
         match read(&mut lines).map_err(gone)? {
             ToProbe::Welcome { .. } => {}
             ToProbe::SayClock => say(&FromProbe::Clock { nanoseconds: now() })?,
-            ToProbe::FindOut(question) => return say(&FromProbe::Report(Box::new(find_out(&question)))),
+            ToProbe::FindOut(question) => return say(&FromProbe::Report(Box::new(find_out(&question, environment)))),
         }
     }
 }
@@ -262,7 +258,7 @@ mod tests {
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addresses = format!("{},{}", other.local_addr().unwrap(), listener.local_addr().unwrap());
         thread::spawn(move || other.accept().unwrap().0.write_all(b"220 mail\n"));
-        let probe = tokio::task::spawn_blocking(move || answer(&addresses, "token"));
+        let probe = tokio::task::spawn_blocking(move || answer(&addresses, "token", &Environment::new([])));
         let (stream, _) = listener.accept().await.unwrap();
         let (hello, talk) = greet(stream, "token").await.unwrap();
         let report = talk.ask(&question()).await.unwrap();
@@ -290,7 +286,7 @@ mod tests {
     #[test]
     fn who_cannot_find_the_launcher_says_where_it_looked() {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let reason = answer(&closed.to_string(), "token").unwrap_err();
+        let reason = answer(&closed.to_string(), "token", &Environment::new([])).unwrap_err();
         assert!(reason.contains(&closed.to_string()) && reason.contains("refused"), "{reason}");
     }
 

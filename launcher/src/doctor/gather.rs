@@ -9,10 +9,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::compare::{Answer, Finding, Severity};
-use super::exchange::{ADDRESSES, Hello, Report, TOKEN, greet};
+use super::exchange::{Hello, Report, greet};
 use super::probe::Question;
 use super::request::{DoctorError, ExamineRequest, is_local, random_text, seconds};
 use super::running::{LAST_WORDS, Running};
+use crate::environment::{PROBE_ADDRESSES, PROBE_TOKEN};
 use crate::hosts::Host;
 use crate::layout::Layout;
 use crate::mpirun::MpirunPlan;
@@ -100,7 +101,7 @@ async fn ask(request: &ExamineRequest, hosts: &[Host], question: &Question) -> R
     let port = listener.local_addr().map_err(system("a port"))?.port();
     let token = random_text()?;
     let plan = plan(request, hosts, &token, port);
-    let mut mpirun = Running::start(plan.command()).map_err(system("mpirun"))?;
+    let mut mpirun = Running::start(plan.command(), &plan.temporary_folder).map_err(system("mpirun"))?;
     let deadline = Instant::now() + HELLO;
     let mut reports: Vec<Option<Report>> = hosts.iter().map(|_| None).collect();
     let mut is_taken = vec![false; hosts.len()];
@@ -140,8 +141,8 @@ fn plan(request: &ExamineRequest, hosts: &[Host], token: &str, port: u16) -> Mpi
     let mut plan = request.mpirun.clone();
     plan.layout = Layout::one_per_host(hosts, |name| hosts.iter().any(|host| host.name == name && is_local(host)));
     plan.arguments = vec!["probe".into()];
-    plan.variables.retain(|(name, _)| name != ADDRESSES && name != TOKEN);
-    plan.variables.extend([(ADDRESSES.into(), addresses.join(",")), (TOKEN.into(), token.into())]);
+    plan.variables.retain(|(name, _)| name != PROBE_ADDRESSES && name != PROBE_TOKEN);
+    plan.variables.extend([(PROBE_ADDRESSES.into(), addresses.join(",")), (PROBE_TOKEN.into(), token.into())]);
     plan
 }
 

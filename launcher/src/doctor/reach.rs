@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::compare::{Finding, Severity};
 use super::request::{ExamineRequest, is_local, seconds};
+use crate::environment::REMOTE_AGENT_PARAMETER;
 use crate::hosts::Source;
 
 /// For one host. ssh itself gives up after [`CONNECT_SECONDS`].
@@ -23,12 +24,10 @@ const AT_ONCE: usize = 64;
 const REACHED: &str = "admiral-reached";
 const NO_LAUNCHER: &str = "admiral-no-launcher";
 const NO_DAEMON: &str = "admiral-no-orted";
-/// The remote agent that Open MPI is told to use.
-const AGENT: &str = "plm_rsh_agent";
 
 /// A finding for each host on which `mpirun` could not start anything.
 pub(super) async fn unreachable(request: &ExamineRequest) -> Vec<Finding> {
-    let Some(agent) = agent(request, std::env::var(format!("OMPI_MCA_{AGENT}")).ok()) else { return Vec::new() };
+    let Some(agent) = agent(request, request.environment.remote_agent.clone()) else { return Vec::new() };
     // Without what only this needs.
     let shown = agent.iter().take_while(|word| *word != "-o").cloned().collect::<Vec<_>>().join(" ");
     let script = script(&request.mpirun.program, &request.mpirun.mpirun);
@@ -56,7 +55,11 @@ pub(super) async fn unreachable(request: &ExamineRequest) -> Vec<Finding> {
 /// The agent's words; None where a scheduler starts processes instead.
 fn agent(request: &ExamineRequest, from_environment: Option<String>) -> Option<Vec<String>> {
     let options: Vec<&str> = request.mpirun.options.iter().flat_map(|option| option.split_whitespace()).collect();
-    let named = options.windows(2).find(|pair| pair[0] == AGENT).map(|pair| pair[1].to_owned()).or(from_environment);
+    let named = options
+        .windows(2)
+        .find(|pair| pair[0] == REMOTE_AGENT_PARAMETER)
+        .map(|pair| pair[1].to_owned())
+        .or(from_environment);
     if named.is_none() && matches!(request.source, Source::Slurm | Source::Pbs | Source::Lsf) {
         return None;
     }
@@ -142,7 +145,9 @@ fn remedy(host: &str, agent: &str, cause: &str) -> String {
     } else if says(&["resolve hostname", "Name or service not known", "Temporary failure in name"]) {
         format!("nobody knows the name {host}: correct the hostfile, or add it to DNS or /etc/hosts")
     } else if says(&["os error 2", "No such file or directory (os"]) {
-        format!("{agent} itself is not there: install it (openssh-client), or name another with OMPI_MCA_{AGENT}")
+        format!(
+            "{agent} itself is not there: install it (openssh-client), or name another with OMPI_MCA_{REMOTE_AGENT_PARAMETER}"
+        )
     } else {
         format!("is it on, and does `{agent} {host} true` work? Else leave it out of the hosts")
     }

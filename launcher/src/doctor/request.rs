@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::environment::Environment;
 use crate::facts::Facts;
 use crate::hosts::{Host, Source, is_this_host};
 use crate::mpirun::MpirunPlan;
@@ -33,6 +34,8 @@ pub struct ExamineRequest {
     pub launch_id: Option<String>,
     /// Whether ranks on all hosts are to sum something, to see how fast they do; that starts them all once.
     pub bandwidth: bool,
+    /// The launcher's environment.
+    pub environment: Environment,
 }
 
 /// Why nothing could be examined. A host that is bad is no error but a finding.
@@ -78,6 +81,7 @@ pub(super) fn example(names: &[&str]) -> ExamineRequest {
         oversubscribe: true,
         interfaces: None,
         options: vec![],
+        temporary_folder: "/tmp".into(),
     };
     ExamineRequest {
         hosts,
@@ -91,5 +95,6 @@ pub(super) fn example(names: &[&str]) -> ExamineRequest {
         uses_gpus: true,
         launch_id: None,
         bandwidth: false,
+        environment: Environment::new([]),
     }
 }

@@ -1,6 +1,7 @@
 //! An `mpirun` that runs for a moment.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -22,16 +23,18 @@ const MAX_SAID: u64 = 1 << 20;
 pub(super) struct Running {
     pub(super) child: Child,
     said: [JoinHandle<Vec<u8>>; 2],
+    temporary_folder: PathBuf,
 }
 
 impl Running {
-    pub(super) fn start(command: std::process::Command) -> io::Result<Self> {
+    /// Starts it. Open MPI creates its session folder in `temporary_folder`.
+    pub(super) fn start(command: std::process::Command, temporary_folder: &Path) -> io::Result<Self> {
         let mut command = Command::from(command);
         // In a process group of its own: a terminal's Ctrl-C is for the launcher.
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut child = command.spawn()?;
         let said = [tokio::spawn(read(child.stdout.take())), tokio::spawn(read(child.stderr.take()))];
-        Ok(Self { child, said })
+        Ok(Self { child, said, temporary_folder: temporary_folder.to_owned() })
     }
 
     /// Waits for its end, or brings it about, and for what it said. Its remote agents lie in process groups of their
@@ -48,7 +51,7 @@ impl Running {
                     let _ = kill_process(agent, Signal::KILL);
                 }
                 let _ = timeout(LAST_WORDS, self.child.wait()).await;
-                session::remove_of_mpirun(pid);
+                session::remove_of_mpirun(&self.temporary_folder, pid);
                 None
             }
         };
@@ -134,7 +137,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let said_all = folder.path().join("said-all");
         command.args(["-c", "echo out; echo err >&2; setsid sleep 600 & echo $!; touch \"$0\"; wait"]).arg(&said_all);
-        let running = Running::start(command).unwrap();
+        let running = Running::start(command, folder.path()).unwrap();
         while !said_all.exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -12,6 +12,7 @@ use super::plan::Plan;
 use super::preflight;
 use super::settings::{check_world, timeouts};
 use crate::console::{Console, print};
+use crate::environment::{LAUNCH_ADDRESSES, LAUNCH_TOKEN};
 use crate::facts;
 use crate::files::{Files, write_json};
 use crate::paths::receipt_of;
@@ -25,7 +26,7 @@ pub async fn dry_run(plan: &Plan) -> Result<String, LaunchError> {
     check_world(&facts, plan.world)?;
     let attempt = plan.attempt(0, "LAUNCH", &plan.hosts.hosts, plan.world)?;
     let mut mpirun = attempt.mpirun;
-    for name in [crate::protocol::ADDRESSES, crate::protocol::TOKEN, environment::ATTEMPT, environment::LAUNCH_ID] {
+    for name in [LAUNCH_ADDRESSES, LAUNCH_TOKEN, environment::ATTEMPT, environment::LAUNCH_ID] {
         mpirun.variables.push((name.to_owned(), "(set at the start)".to_owned()));
     }
     let mut text = mpirun.dry_run();

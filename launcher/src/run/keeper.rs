@@ -1,6 +1,6 @@
 //! Keeps `state.json` up to date, and completes an incident's file when the run goes on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::console::Console;
-use crate::decide::Slow;
+use crate::decide::SlowStreaks;
 use crate::files::write_json;
 use crate::hosts::Host;
 use crate::incident::Failure;
@@ -18,9 +18,6 @@ use crate::supervise::{Attempt, Roster, Watcher};
 
 /// A rank that is slow is named again after this long.
 const SLOW_AGAIN: Duration = Duration::from_secs(60);
-
-/// A rank is called slow when it is at so many looks in a row, one a second.
-const SLOW_LOOKS: u32 = 3;
 
 /// An incident whose costs are not known yet.
 #[derive(Debug)]
@@ -43,8 +40,7 @@ pub(super) struct Keeper {
     seen_slow: BTreeSet<usize>,
     can_write: bool,
     has_begun: bool,
-    /// Looks in a row at which a rank was slow.
-    slow_looks: BTreeMap<usize, u32>,
+    slow_streaks: SlowStreaks,
 }
 
 impl Keeper {
@@ -60,7 +56,7 @@ impl Keeper {
             seen_slow: BTreeSet::new(),
             can_write: true,
             has_begun: false,
-            slow_looks: BTreeMap::new(),
+            slow_streaks: SlowStreaks::default(),
         }
     }
 
@@ -181,11 +177,7 @@ impl Watcher for Keeper {
         }
         state.checkpoint_step = state.checkpoint_step.max(roster.checkpoint_step());
         state.ranks = roster.records();
-        self.slow_looks.retain(|rank, _| attempt.slow.iter().any(|slow| slow.rank == *rank));
-        attempt.slow.iter().for_each(|slow| *self.slow_looks.entry(slow.rank).or_default() += 1);
-        // One slow step is nothing to speak of.
-        let lasts = |slow: &&Slow| self.slow_looks.get(&slow.rank).is_some_and(|&looks| looks >= SLOW_LOOKS);
-        let slow: Vec<&Slow> = attempt.slow.iter().filter(lasts).collect();
+        let slow = self.slow_streaks.look(&attempt.slow);
         state.slow = slow.iter().map(|slow| slow.sentence.clone()).collect();
         for slow in slow {
             if self.seen_slow.insert(slow.rank) {
@@ -239,6 +231,7 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::environment::Environment;
     use crate::incident::GroupRecord;
 
     fn failure(incident: u64, step: u64) -> Failure {
@@ -267,7 +260,7 @@ mod tests {
     }
 
     fn keeper(folder: &std::path::Path) -> Keeper {
-        Keeper::new(folder.join("state.json"), "l".into(), Console::default())
+        Keeper::new(folder.join("state.json"), "l".into(), Console::new(&Environment::new([])))
     }
 
     fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> T {

@@ -13,7 +13,9 @@ use super::plan::Plan;
 use super::settings::{check_world, timeouts};
 use super::{preflight, sweep};
 use crate::console::Console;
-use crate::decide::{Action, Cause, GroupOptions, Incident, Outcome, Situation, decide, signal_name};
+use crate::decide::{
+    Action, Cause, GroupOptions, Incident, Outcome, Situation, blame_unreachable, decide, next_resume, signal_name,
+};
 use crate::facts::Facts;
 use crate::files::{Files, write_json};
 use crate::hosts::{Host, LOCALHOST, is_this_host};
@@ -138,10 +140,7 @@ impl Launch {
             if let Some(misplaced) = &end.misplaced {
                 return Err(LaunchError::config(misplaced));
             }
-            if end.has_stepped {
-                // Whatever the first attempt was told, what it has done since is not to be done again.
-                "auto".clone_into(&mut resume);
-            }
+            resume = next_resume(resume, end.has_stepped);
             match self.after(number, end).await? {
                 Next::Leave(code) => return Ok(code),
                 Next::Again { delay, hosts: next_hosts, world: next_world } => {
@@ -216,7 +215,7 @@ impl Launch {
 
     /// What follows from the end of an attempt.
     async fn after(&mut self, number: u64, end: AttemptEnd) -> Result<Next, LaunchError> {
-        let (mut incident, mut sentence) = match &end.outcome {
+        let (incident, sentence) = match &end.outcome {
             Outcome::AllEnded => {
                 self.console.say("the run is finished");
                 return Ok(Next::Leave(0));
@@ -229,19 +228,14 @@ impl Launch {
             Outcome::Incident { incident, sentence } => (incident.clone(), sentence.clone()),
         };
         self.console.warn(&sentence);
-        // A host that nothing can be started on brings every later attempt down.
-        for (host, why) in preflight::unreachable(&self.plan, &self.facts, &end.roster.hosts()).await {
+        let unreachable = preflight::unreachable(&self.plan, &self.facts, &end.roster.hosts()).await;
+        for (host, why) in &unreachable {
             self.console.warn(&format!("{host}: {why}"));
-            if incident.cause != Cause::HostLost {
-                (incident.cause, incident.hosts) = (Cause::HostLost, Vec::new());
-                sentence = format!("{sentence}; {host} cannot be reached");
-            }
-            if !incident.hosts.contains(&host) {
-                incident.hosts.push(host);
-            }
         }
+        let unreachable: Vec<String> = unreachable.into_iter().map(|(host, _)| host).collect();
+        let (incident, sentence) = blame_unreachable(incident, sentence, &unreachable);
         let group = self.verify_gone(&end).await;
-        if group.processes_left == 0 && group.unverified_hosts.is_empty() {
+        if group.is_gone() {
             let attempts = end.roster.readings().map(|reading| reading.attempt_id.clone()).filter(|id| !id.is_empty());
             self.ended_attempts.extend(attempts.take(1));
         }

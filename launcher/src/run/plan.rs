@@ -2,6 +2,7 @@
 
 use super::error::LaunchError;
 use super::options::{HostOptions, RunOptions};
+use crate::environment::Environment;
 use crate::facts;
 use crate::hosts::{Host, HostList, Source, is_this_host, resolve};
 use crate::layout::Layout;
@@ -36,6 +37,8 @@ pub struct Plan {
     pub has_gpus: Option<bool>,
     /// For a drill: what is said when it begins.
     pub drill: Option<String>,
+    /// The launcher's environment.
+    pub environment: Environment,
 }
 
 impl Plan {
@@ -43,21 +46,19 @@ impl Plan {
     ///
     /// # Errors
     /// What is wrong with either.
-    pub fn new(options: RunOptions) -> Result<Self, LaunchError> {
+    pub fn new(options: RunOptions, environment: &Environment) -> Result<Self, LaunchError> {
         check_resume(&options.resume)?;
         let HostOptions { hostfile, hosts, np, .. } = options.hosts.clone();
         let request = crate::hosts::HostRequest { hostfile, hosts, np };
-        let hosts = resolve(&request, &|name| std::env::var(name).ok()).map_err(LaunchError::config)?;
+        let hosts = resolve(&request, &|name| environment.get(name)).map_err(LaunchError::config)?;
         let slots: usize = hosts.hosts.iter().map(|host| host.slots).sum();
         let world = np.unwrap_or(slots);
         // Said now, and not when hosts have been examined; but the GPUs of some may have to be counted first.
         let is_known = options.no_preflight || options.dry_run || hosts.hosts.iter().all(|host| host.slots_given);
         Layout::new(&hosts.hosts, if is_known { world } else { 1 }).map_err(LaunchError::config)?;
         check_ranges(&options, is_known.then_some(world), hosts.hosts.len())?;
-        let mpirun = find_mpirun(options.hosts.mpirun.as_deref()).map_err(LaunchError::system)?;
-        let environment =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        let variables = passed_variables(environment, &options.hosts.pass).map_err(LaunchError::config)?;
+        let mpirun = find_mpirun(options.hosts.mpirun.as_deref(), &environment.path).map_err(LaunchError::system)?;
+        let variables = passed_variables(environment.texts(), &options.hosts.pass).map_err(LaunchError::config)?;
         let config = std::path::absolute(&options.config).map_err(LaunchError::system)?;
         let program = facts::program(options.hosts.program.as_deref());
         Ok(Self {
@@ -71,6 +72,7 @@ impl Plan {
             vanish: None,
             has_gpus: None,
             drill: None,
+            environment: environment.clone(),
         })
     }
 
@@ -97,6 +99,7 @@ impl Plan {
             oversubscribe: true,
             interfaces: self.options.hosts.interfaces.clone(),
             options: self.options.hosts.mpirun_options.clone(),
+            temporary_folder: self.environment.temporary_folder.clone(),
         }
     }
 

@@ -26,7 +26,8 @@ pub(super) async fn sweep(hosts: &[String], plan_for: impl Fn(&str) -> MpirunPla
     let hosts: BTreeSet<&String> = hosts.iter().collect();
     let mut asked = JoinSet::new();
     for &host in &hosts {
-        let mut command = Command::from(plan_for(host).command());
+        let plan = plan_for(host);
+        let mut command = Command::from(plan.command());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
         let host = host.clone();
         asked.spawn(async move {
@@ -34,7 +35,7 @@ pub(super) async fn sweep(hosts: &[String], plan_for: impl Fn(&str) -> MpirunPla
             let pid = child.id();
             let output = timeout(PATIENCE, child.wait_with_output()).await.ok().and_then(Result::ok);
             if output.is_none() {
-                session::remove_of_mpirun(pid);
+                session::remove_of_mpirun(&plan.temporary_folder, pid);
             }
             let output = output?;
             let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -14,9 +14,10 @@ use super::mpirun::Mpirun;
 use super::roster::{Entry, Roster};
 use crate::console::{Console, ShowRank};
 use crate::decide::{End, Event, Group, GroupOptions, Outcome, Output, Slow, slow_ranks};
+use crate::environment::{LAUNCH_ADDRESSES, LAUNCH_TOKEN};
 use crate::layout::{Layout, Misplaced, Reported, check_reported};
 use crate::mpirun::MpirunPlan;
-use crate::protocol::{ADDRESSES, BEAT, FromAttendant, Start, TOKEN, ToAttendant};
+use crate::protocol::{BEAT, FromAttendant, Start, ToAttendant};
 
 /// How often the group is looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -127,8 +128,8 @@ impl Attempt {
         let token = crate::random::text(16)?;
         let hub = Hub::open(token.clone(), plan.ordinal).await?;
         plan.mpirun.variables.extend([
-            (ADDRESSES.to_owned(), hub.addresses(&plan.addresses)),
-            (TOKEN.to_owned(), token),
+            (LAUNCH_ADDRESSES.to_owned(), hub.addresses(&plan.addresses)),
+            (LAUNCH_TOKEN.to_owned(), token),
             (environment::ATTEMPT.to_owned(), plan.ordinal.to_string()),
             (environment::LAUNCH_ID.to_owned(), plan.launch_id.clone()),
         ]);

@@ -54,7 +54,7 @@ impl Hub {
         Ok(Self { port, calls, lines, _tasks: tasks })
     }
 
-    /// Where attendants on `addresses`' networks find it, as [`crate::protocol::ADDRESSES`] wants it.
+    /// Where attendants on `addresses`' networks find it, as [`crate::environment::LAUNCH_ADDRESSES`] wants it.
     #[must_use]
     pub fn addresses(&self, addresses: &[IpAddr]) -> String {
         let all: Vec<String> = addresses.iter().map(|&ip| SocketAddr::new(ip, self.port).to_string()).collect();

@@ -2,6 +2,7 @@
 //! launcher alone.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,7 @@ pub struct Mpirun {
     child: Child,
     /// A child that has ended has none any more.
     pid: Option<u32>,
+    temporary_folder: PathBuf,
     lines: Arc<Mutex<VecDeque<String>>>,
 }
 
@@ -50,7 +52,7 @@ impl Mpirun {
         if let Some(stderr) = child.stderr.take() {
             tokio::spawn(keep(stderr, Arc::clone(&lines)));
         }
-        Ok(Self { pid: child.id(), child, lines })
+        Ok(Self { pid: child.id(), child, lines, temporary_folder: plan.temporary_folder.clone() })
     }
 
     /// Its end.
@@ -73,7 +75,7 @@ impl Mpirun {
             self.kill();
             let _ = timeout(Duration::from_secs(2), self.child.wait()).await;
         }
-        session::remove_of_mpirun(self.pid);
+        session::remove_of_mpirun(&self.temporary_folder, self.pid);
     }
 
     /// What it said.

@@ -91,6 +91,13 @@ pub fn decide(incident: &Incident, situation: &Situation<'_>) -> Action {
     place(incident, situation)
 }
 
+/// Where the next attempt resumes. Once an attempt has done a step, every later one continues from the newest
+/// checkpoint, wherever the first one was told to begin.
+#[must_use]
+pub fn next_resume(resume: String, has_stepped: bool) -> String {
+    if has_stepped { "auto".to_owned() } else { resume }
+}
+
 /// Exits that settle the matter by themselves.
 fn final_code(cause: Cause, restart_on_preemption: bool) -> Option<Action> {
     let Cause::Exit(code) = cause else { return None };

@@ -259,3 +259,9 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_run_that_did_a_step_resumes_from_its_newest_checkpoint() {
+    assert_eq!(next_resume("1200".to_owned(), false), "1200");
+    assert_eq!(next_resume("1200".to_owned(), true), "auto");
+}

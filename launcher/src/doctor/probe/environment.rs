@@ -5,6 +5,7 @@ use std::ffi::OsString;
 
 use sha2::{Digest, Sha256};
 
+use crate::environment::Environment;
 use crate::secret::{has_user, is_secret};
 
 /// Beginnings of names that matter: threads, NCCL, Open MPI's transport, CUDA, libtorch, S3, the network's own.
@@ -55,9 +56,10 @@ const NOT: [&str; 1] = ["OMPI_MCA_mpi_oversubscribe"];
 const OWN: &str = "ADMIRAL_LAUNCH_";
 const OWN_PROBE: &str = "ADMIRAL_PROBE_";
 /// The variables that matter to a rank. Secrets are hashed with the salt: two hosts' can be compared, and nothing else.
-pub fn selected(variables: impl IntoIterator<Item = (OsString, OsString)>, salt: &str) -> BTreeMap<String, String> {
-    let text = |text: OsString| text.to_string_lossy().into_owned();
-    let chosen = variables.into_iter().map(|(name, value)| (text(name), text(value))).filter(|(name, _)| matters(name));
+pub fn selected(environment: &Environment, salt: &str) -> BTreeMap<String, String> {
+    let text = |text: &OsString| text.to_string_lossy().into_owned();
+    let variables = environment.variables.iter();
+    let chosen = variables.map(|(name, value)| (text(name), text(value))).filter(|(name, _)| matters(name));
     chosen
         .map(|(name, value)| {
             // A proxy's address may hold a password.
@@ -83,7 +85,8 @@ mod tests {
     use super::*;
 
     fn of(pairs: &[(&str, &str)], salt: &str) -> BTreeMap<String, String> {
-        selected(pairs.iter().map(|&(name, value)| (name.into(), value.into())), salt)
+        let environment = Environment::new(pairs.iter().map(|&(name, value)| (name.into(), value.into())));
+        selected(&environment, salt)
     }
 
     #[test]

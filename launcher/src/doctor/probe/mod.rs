@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::environment::Environment;
 pub use environment::selected;
 pub use gpu::{Gpu, GpuState, Holder};
 pub use interfaces::{Interface, Kind, interfaces};
@@ -80,7 +81,7 @@ pub struct Probe {
 
 /// Finds out. Takes as long as its slowest part; each is bounded.
 #[must_use]
-pub fn find_out(question: &Question) -> Probe {
+pub fn find_out(question: &Question, environment: &Environment) -> Probe {
     let start = Instant::now();
     // The program is started twice, and both times it is the loading of libtorch that takes the time: side by side.
     thread::scope(|scope| {
@@ -105,7 +106,7 @@ pub fn find_out(question: &Question) -> Probe {
             libtorch,
             files: question.files.iter().map(|file| program::identity(file)).collect(),
             missing: question.places.iter().filter(|place| !place.exists()).cloned().collect(),
-            environment: selected(std::env::vars_os(), &question.salt),
+            environment: selected(environment, &question.salt),
             gpus: gpus.join().unwrap_or_else(|_| Some(Err(broken()))),
             run_disk: question.run_folder.as_deref().and_then(system::disk),
             checkpoint_disk: checkpoint_folder.and_then(|folder| system::disk(folder.as_ref())),
