@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::console::{Console, print};
 use crate::drill::{DrillOptions, drill};
 use crate::environment::Environment;
-use crate::run::{LaunchError, Plan, RunOptions, SWEPT, doctor, dry_run, run, sweep_here};
+use crate::run::{LaunchError, LaunchPlan, RunOptions, SWEPT, doctor, dry_run, run, sweep_here};
 use crate::template;
 
 /// Starts runs of Admiral on many hosts under mpirun, says what is wrong, and brings them back
@@ -73,8 +73,8 @@ enum Command {
         program: Option<PathBuf>,
     },
     /// What mpirun starts for each rank
-    #[command(hide = true)]
-    Attend,
+    #[command(hide = true, alias = "attend")]
+    Agent,
     /// Ends what is left of a launch on this host
     #[command(hide = true)]
     Sweep {
@@ -107,7 +107,7 @@ pub fn main() -> ProcessExit {
     let code = match cli.command {
         Command::Run(options) => runtime.block_on(run_command(*options, &environment)),
         Command::Doctor { run, bandwidth, json } => runtime.block_on(async {
-            doctor(&Plan::new(*run, &environment)?, Console::new(&environment), json, bandwidth).await
+            doctor(&LaunchPlan::new(*run, &environment)?, Console::new(&environment), json, bandwidth).await
         }),
         Command::Drill(options) => {
             let console = Console::new(&environment).keeping_out(options.json);
@@ -122,9 +122,7 @@ pub fn main() -> ProcessExit {
             let complete = |input| template::TemplateInput { hosts, gpus_per_host, image, ..input };
             runtime.block_on(write_template(kind, &program, config, complete))
         }
-        Command::Attend => {
-            runtime.block_on(crate::agent::attend(&environment)).map(|()| 0).map_err(LaunchError::system)
-        }
+        Command::Agent => runtime.block_on(crate::agent::run(&environment)).map(|()| 0).map_err(LaunchError::system),
         Command::Sweep { launch_id, daemons, sessions } => {
             print(&format!("{SWEPT}{}\n", sweep_here(&launch_id, &daemons, &sessions)));
             Ok(0)
@@ -165,7 +163,7 @@ async fn write_template(
 }
 
 async fn run_command(options: RunOptions, environment: &Environment) -> Result<u8, LaunchError> {
-    let plan = Plan::new(options, environment)?;
+    let plan = LaunchPlan::new(options, environment)?;
     if plan.options.dry_run {
         print(&dry_run(&plan).await?);
         return Ok(0);

@@ -11,7 +11,7 @@ use crate::console::{Console, print};
 use crate::environment::Environment;
 use crate::incident::Failure;
 use crate::paths::{incident_of, state_of};
-use crate::run::{LaunchError, Plan, RunOptions, dry_run, run, seconds};
+use crate::run::{LaunchError, LaunchPlan, RunOptions, dry_run, run, seconds};
 use crate::status::State;
 use crate::supervise::Vanish;
 
@@ -61,7 +61,7 @@ pub struct Harm {
 
 /// What a drill found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+pub struct DrillReport {
     /// Whether everything went as it should.
     pub passed: bool,
     /// What was done.
@@ -150,7 +150,8 @@ pub async fn drill(
     };
     let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%S").to_string();
     let folder = facts.derived.run_folder.join(format!("drills/{stamp}"));
-    let mut plan = Plan::new(RunOptions { overrides: options.overrides(&folder), ..options.run.clone() }, environment)?;
+    let mut plan =
+        LaunchPlan::new(RunOptions { overrides: options.overrides(&folder), ..options.run.clone() }, environment)?;
     if let Some(rank) = options.harm.rank().or(options.harm.slow_rank).filter(|&rank| rank >= plan.world) {
         return Err(LaunchError::config(format!("there is no rank {rank}: the run has {} ranks", plan.world)));
     }
@@ -181,7 +182,7 @@ fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Option<T> {
 }
 
 /// How it went, from what the launcher has written down.
-fn judge(options: &DrillOptions, exit_code: u8, folder: PathBuf) -> Report {
+fn judge(options: &DrillOptions, exit_code: u8, folder: PathBuf) -> DrillReport {
     let incidents: Vec<Failure> = (1..).map_while(|number| read(&incident_of(&folder, number))).collect();
     let state: Option<State> = read(&state_of(&folder));
     let first = incidents.first();
@@ -228,7 +229,7 @@ fn judge(options: &DrillOptions, exit_code: u8, folder: PathBuf) -> Report {
             faults.push(format!("{left} processes were left"));
         }
     }
-    Report {
+    DrillReport {
         passed: faults.is_empty(),
         harm: format!("{} at step {}, {}", options.harm.words(), options.at_step, options.phase),
         faults,
@@ -252,7 +253,7 @@ fn seconds_to_detect(failure: &Failure) -> Option<f64> {
     (failure.detected - struck).total(jiff::Unit::Second).ok()
 }
 
-fn table(report: &Report) -> String {
+fn table(report: &DrillReport) -> String {
     let mut text = String::new();
     let seconds = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1} s"));
     let mut row = |name: &str, value: String| {
@@ -276,7 +277,7 @@ mod tests {
     use super::*;
 
     #[derive(Parser)]
-    struct Line {
+    struct DrillArguments {
         #[command(flatten)]
         options: DrillOptions,
     }
@@ -285,7 +286,7 @@ mod tests {
     fn a_drill_is_a_short_run_of_its_own_that_harms_itself() {
         let words =
             ["x", "c.yaml", "--set", "training.steps=9", "--kill-rank", "3", "--at-step", "40", "--phase", "data"];
-        let options = Line::parse_from(words).options;
+        let options = DrillArguments::parse_from(words).options;
         let fields = options.overrides("/runs/d".as_ref());
         // What comes later counts.
         for (place, field) in
@@ -296,10 +297,11 @@ mod tests {
         for field in ["training.save_interval=10", "faults.kill_rank=3", "faults.at_step=40", "faults.phase=data"] {
             assert!(fields.iter().any(|set| set == field), "{field}: {fields:?}");
         }
-        let lost = Line::parse_from(["x", "c.yaml", "--drop-host", "n1"]).options.overrides("/runs/d".as_ref());
+        let lost =
+            DrillArguments::parse_from(["x", "c.yaml", "--drop-host", "n1"]).options.overrides("/runs/d".as_ref());
         assert!(!lost.iter().any(|set| set.starts_with("faults.")), "the launcher lets a host vanish: {lost:?}");
         let most = u64::MAX.to_string();
-        let last = Line::parse_from(["x", "c.yaml", "--kill-rank", "0", "--at-step", &most]).options;
+        let last = DrillArguments::parse_from(["x", "c.yaml", "--kill-rank", "0", "--at-step", &most]).options;
         assert!(last.overrides("/runs/d".as_ref()).contains(&format!("training.steps={most}")));
     }
 }

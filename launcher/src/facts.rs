@@ -26,20 +26,20 @@ pub struct Facts {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Config {
     /// The run itself.
-    pub run: Run,
+    pub run: RunSection,
     /// The images.
-    pub data: Data,
+    pub data: DataSection,
     /// How long the run is.
-    pub training: Training,
+    pub training: TrainingSection,
     /// Where checkpoints go.
-    pub checkpoint: Checkpoint,
+    pub checkpoint: CheckpointSection,
     /// How the run is watched.
     pub launch: LaunchConfig,
 }
 
 /// Of the section `run`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Run {
+pub struct RunSection {
     /// As it was given.
     pub folder: String,
     /// auto, cpu or cuda.
@@ -48,14 +48,14 @@ pub struct Run {
 
 /// Of the section `data`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Data {
+pub struct DataSection {
     /// Where images lie, as it was given.
     pub path: Option<String>,
 }
 
 /// Of the section `training`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Training {
+pub struct TrainingSection {
     /// Samples of a step over all ranks.
     pub global_batch: u64,
     /// Samples of a pass on one rank, at most.
@@ -68,7 +68,7 @@ pub struct Training {
 
 /// Of the section `checkpoint`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Checkpoint {
+pub struct CheckpointSection {
     /// Seconds between being asked to stop and being killed.
     pub grace_seconds: u64,
     /// Checkpoints that are kept.

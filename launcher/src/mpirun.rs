@@ -101,7 +101,7 @@ pub fn passed_variables(
 
 /// An `mpirun` to start: one process a rank.
 #[derive(Debug, Clone)]
-pub struct MpirunPlan {
+pub struct MpirunCommand {
     /// The program, from [`find_mpirun`].
     pub mpirun: PathBuf,
     /// Who is where.
@@ -127,7 +127,7 @@ pub struct MpirunPlan {
     pub temporary_folder: PathBuf,
 }
 
-impl MpirunPlan {
+impl MpirunCommand {
     /// The arguments of `mpirun`.
     #[must_use]
     pub fn arguments(&self) -> Vec<String> {
@@ -212,15 +212,15 @@ mod tests {
     use super::*;
     use crate::hosts::Host;
 
-    fn plan(hosts: &[(&str, usize)], variables: &[(&str, &str)]) -> MpirunPlan {
+    fn plan(hosts: &[(&str, usize)], variables: &[(&str, &str)]) -> MpirunCommand {
         let hosts: Vec<_> =
             hosts.iter().map(|&(name, slots)| Host { name: name.to_owned(), slots, slots_given: true }).collect();
         let world = hosts.iter().map(|host| host.slots).sum();
-        MpirunPlan {
+        MpirunCommand {
             mpirun: "/usr/bin/mpirun".into(),
             layout: Layout::new(&hosts, world).unwrap(),
             program: "/opt/admiral-launch".into(),
-            arguments: vec!["attend".to_owned()],
+            arguments: vec!["agent".to_owned()],
             variables: variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
             grace_seconds: 30,
             is_root: false,
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(
             plan.shown(),
             "/usr/bin/mpirun --host n0:8,n1:8 -np 16 --map-by slot --bind-to none --mca ras ^slurm,tm,lsf,gridengine \
-             --mca odls_base_sigkill_timeout 30 -x AWS_SECRET_ACCESS_KEY -x RUST_LOG /opt/admiral-launch attend"
+             --mca odls_base_sigkill_timeout 30 -x AWS_SECRET_ACCESS_KEY -x RUST_LOG /opt/admiral-launch agent"
         );
         plan.is_root = true;
         plan.oversubscribe = true;

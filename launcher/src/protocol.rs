@@ -1,7 +1,7 @@
-//! What the launcher and its attendants say to each other: one JSON object a line, over TCP.
+//! What the launcher and its agents say to each other: one JSON object a line, over TCP.
 //!
-//! An attendant is the process that `mpirun` starts for each rank; it starts the rank itself, watches it, and does what
-//! the launcher says. Both sides speak at least every [`BEAT`], so that silence means something.
+//! An agent is the process that `mpirun` starts for each rank; it starts the rank itself, watches it, and does what
+//! the launcher says. Both sides speak at least every [`HEARTBEAT_INTERVAL`], so that silence means something.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// How often each side says something.
-pub const BEAT: Duration = Duration::from_millis(500);
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 /// Who has not taken a turn for so long was not running: what it did not hear meanwhile was not left unsaid.
-pub const PAUSE: Duration = Duration::from_secs(2);
+pub const SCHEDULING_GAP: Duration = Duration::from_secs(2);
 
 /// A line longer than this is cut: no rank can fill the launcher's memory.
 pub const MAX_LINE: usize = 16 << 10;
 
-/// From an attendant.
+/// From an agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
-pub enum FromAttendant {
+pub enum FromAgent {
     /// The first word.
     Hello(Hello),
     /// Its rank's process runs.
@@ -70,7 +70,7 @@ pub enum FromAttendant {
     Alive,
 }
 
-/// Who an attendant is.
+/// Who an agent is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// What [`LAUNCH_TOKEN`](crate::environment::LAUNCH_TOKEN) said.
@@ -92,11 +92,11 @@ pub struct Hello {
     pub session: Option<PathBuf>,
 }
 
-/// To an attendant.
+/// To an agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
-pub enum ToAttendant {
-    /// The launcher's first word. Another program may listen at one of its addresses, on the attendant's own host even.
+pub enum ToAgent {
+    /// The launcher's first word. Another program may listen at one of its addresses, on the agent's own host even.
     Welcome {
         /// From [`prove`].
         proof: String,
@@ -129,13 +129,13 @@ pub enum ToAttendant {
 pub struct Start {
     /// The program and its arguments.
     pub argv: Vec<String>,
-    /// Variables, besides those that the attendant has.
+    /// Variables, besides those that the agent has.
     pub environment: Vec<(String, String)>,
     /// Where the rank's whole output is kept.
     pub log: PathBuf,
     /// Whether every line is to be sent; without it, only those that tell of an error.
     pub show: bool,
-    /// Seconds without a word from the launcher after which the attendant ends its rank.
+    /// Seconds without a word from the launcher after which the agent ends its rank.
     pub orphan_seconds: f64,
 }
 
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn messages_survive_the_way() {
-        let hello = FromAttendant::Hello(Hello {
+        let hello = FromAgent::Hello(Hello {
             token: "t".into(),
             attempt: 2,
             rank: 3,
@@ -179,13 +179,13 @@ mod tests {
         });
         let line = encode(&hello);
         assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);
-        assert_eq!(serde_json::from_slice::<FromAttendant>(&line).expect("its own words"), hello);
-        let text = FromAttendant::Line { text: "two\nlines".into() };
+        assert_eq!(serde_json::from_slice::<FromAgent>(&line).expect("its own words"), hello);
+        let text = FromAgent::Line { text: "two\nlines".into() };
         assert_eq!(encode(&text).iter().filter(|&&byte| byte == b'\n').count(), 1);
         let start =
             Start { argv: vec!["a".into()], environment: vec![], log: "l".into(), show: true, orphan_seconds: 4.5 };
-        let start = ToAttendant::Start(start);
-        assert_eq!(serde_json::from_slice::<ToAttendant>(&encode(&start)).expect("its own words"), start);
+        let start = ToAgent::Start(start);
+        assert_eq!(serde_json::from_slice::<ToAgent>(&encode(&start)).expect("its own words"), start);
     }
 
     #[test]

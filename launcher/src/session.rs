@@ -7,12 +7,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Removes the folder of an `mpirun` that this process has started and ended; none where it never had a process.
-pub fn remove_of_mpirun(temporary_folder: &Path, pid: Option<u32>) {
-    pid.into_iter().for_each(|pid| remove(&of_mpirun(temporary_folder, pid)));
+pub fn remove_for_mpirun(temporary_folder: &Path, pid: Option<u32>) {
+    pid.into_iter().for_each(|pid| remove(&folder_of_mpirun(temporary_folder, pid)));
 }
 
 /// The folder of an `mpirun` that runs, or ran, on this host with the variables of this process.
-fn of_mpirun(temporary_folder: &Path, pid: u32) -> PathBuf {
+fn folder_of_mpirun(temporary_folder: &Path, pid: u32) -> PathBuf {
     // Open MPI cuts a host's domain off.
     let host = admiral_contract::host::host_name();
     let host = host.split('.').next().unwrap_or_default();
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn the_folder_of_an_mpirun_is_one() {
-        let folder = of_mpirun("/tmp".as_ref(), 7);
+        let folder = folder_of_mpirun("/tmp".as_ref(), 7);
         assert!(is_session(&folder), "{folder:?}");
     }
 }

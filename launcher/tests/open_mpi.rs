@@ -7,7 +7,7 @@ use std::process::Command;
 
 use admiral_launch::hosts::{Host, HostRequest, is_this_host, resolve};
 use admiral_launch::layout::Layout;
-use admiral_launch::mpirun::{MpirunPlan, find_mpirun};
+use admiral_launch::mpirun::{MpirunCommand, find_mpirun};
 
 /// What `mpirun` says about where ranks would go: it starts nothing.
 const MAP_ONLY: &str = "--do-not-launch --display-map --mca plm_rsh_agent true";
@@ -40,8 +40,8 @@ fn map(command: &mut Command) -> Option<Ranks> {
     (!hosts.is_empty()).then_some(hosts)
 }
 
-fn plan(layout: &Layout) -> MpirunPlan {
-    MpirunPlan {
+fn plan(layout: &Layout) -> MpirunCommand {
+    MpirunCommand {
         mpirun: find_mpirun(None, &std::env::var("PATH").unwrap()).unwrap(),
         layout: layout.clone(),
         program: "/bin/true".into(),

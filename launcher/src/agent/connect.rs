@@ -11,8 +11,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::error::AttendError;
-use crate::protocol::{ToAttendant, prove};
+use super::error::AgentError;
+use crate::protocol::{ToAgent, prove};
 
 /// An address of the launcher that does not answer for so long leads nowhere.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -20,14 +20,14 @@ const CONNECT: Duration = Duration::from_secs(5);
 const MAX_WELCOME: u64 = 4 << 10;
 
 /// A connection to the launcher.
-pub(super) struct Line {
+pub(super) struct LauncherConnection {
     pub(super) reader: BufReader<OwnedReadHalf>,
     pub(super) writer: OwnedWriteHalf,
 }
 
 /// The first of the launcher's addresses that answers as it should: a host in several networks has some that lead
 /// nowhere, or to another program.
-pub(super) async fn connect(addresses: &str, token: &str) -> Result<Line, AttendError> {
+pub(super) async fn connect(addresses: &str, token: &str) -> Result<LauncherConnection, AgentError> {
     let mut tries = JoinSet::new();
     let all = addresses.split(',').filter_map(|text| text.parse().ok()).collect();
     // Only an address of its own can be bound.
@@ -46,7 +46,7 @@ pub(super) async fn connect(addresses: &str, token: &str) -> Result<Line, Attend
             Err(error) => last = std::io::Error::other(error),
         }
     }
-    Err(AttendError::Unreachable { host: host_name(), addresses: addresses.to_owned(), source: last })
+    Err(AgentError::Unreachable { host: host_name(), addresses: addresses.to_owned(), source: last })
 }
 
 /// Of the launcher's addresses those that may lead to it. One that only its own host has does on that host alone.
@@ -57,7 +57,7 @@ fn worth_trying(addresses: Vec<SocketAddr>, is_own: impl Fn(IpAddr) -> bool) -> 
 }
 
 /// Connects, and makes sure that it is the launcher before anything is said.
-async fn greet(address: SocketAddr, proof: &str) -> std::io::Result<Line> {
+async fn greet(address: SocketAddr, proof: &str) -> std::io::Result<LauncherConnection> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let (reader, writer) = stream.into_split();
@@ -65,7 +65,7 @@ async fn greet(address: SocketAddr, proof: &str) -> std::io::Result<Line> {
     let mut first = Vec::new();
     (&mut reader).take(MAX_WELCOME).read_until(b'\n', &mut first).await?;
     match serde_json::from_slice(&first) {
-        Ok(ToAttendant::Welcome { proof: shown }) if shown == proof => Ok(Line { reader, writer }),
+        Ok(ToAgent::Welcome { proof: shown }) if shown == proof => Ok(LauncherConnection { reader, writer }),
         _ => Err(std::io::Error::other("another program listens there")),
     }
 }
@@ -99,7 +99,7 @@ mod tests {
         let (say_other, say_launcher) = (prove("guess"), prove("secret"));
         let welcome = async |listener: TcpListener, proof: String| {
             let (mut stream, _) = listener.accept().await.expect("it is called");
-            stream.write_all(&encode(&ToAttendant::Welcome { proof })).await.expect("it is heard");
+            stream.write_all(&encode(&ToAgent::Welcome { proof })).await.expect("it is heard");
             stream
         };
         let (line, ..) =

@@ -1,10 +1,10 @@
-//! Why an attendant cannot work.
+//! Why an agent cannot work.
 
-/// Why an attendant cannot work.
+/// Why an agent cannot work.
 #[derive(Debug, thiserror::Error)]
-pub enum AttendError {
+pub enum AgentError {
     /// It was not started by a launcher.
-    #[error("{0} is not set as a launcher sets it; `attend` is what admiral-launch starts under mpirun, not a command")]
+    #[error("{0} is not set as a launcher sets it; `agent` is what admiral-launch starts under mpirun, not a command")]
     Environment(&'static str),
     /// The launcher cannot be reached from this host.
     #[error(

@@ -7,6 +7,6 @@ mod process;
 mod run;
 mod stack;
 
-pub use error::AttendError;
+pub use error::AgentError;
 pub use process::{adopt_orphans, end_children, is_daemon};
-pub use run::attend;
+pub use run::run;

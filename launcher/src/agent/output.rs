@@ -12,26 +12,26 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::protocol::{FromAttendant, MAX_LINE, Start, cut};
+use crate::protocol::{FromAgent, MAX_LINE, Start, cut};
 
 /// Lines of a report.
 const NUM_LAST_LINES: usize = 30;
 
 /// The output of a rank.
-pub(super) struct Output {
+pub(super) struct RankOutput {
     last: Arc<Mutex<VecDeque<String>>>,
     readers: Vec<JoinHandle<()>>,
 }
 
-struct Keeper {
+struct LineSink {
     file: Option<Mutex<File>>,
     last: Arc<Mutex<VecDeque<String>>>,
-    say: mpsc::UnboundedSender<FromAttendant>,
+    say: mpsc::UnboundedSender<FromAgent>,
     show: bool,
 }
 
-impl Output {
-    pub(super) fn keep(child: &mut Child, start: &Start, say: mpsc::UnboundedSender<FromAttendant>) -> Self {
+impl RankOutput {
+    pub(super) fn capture(child: &mut Child, start: &Start, say: mpsc::UnboundedSender<FromAgent>) -> Self {
         let last = Arc::new(Mutex::new(VecDeque::new()));
         let opened = start
             .log
@@ -43,17 +43,17 @@ impl Output {
             Ok(file) => Some(Mutex::new(file)),
             Err(error) => {
                 let text = format!("warning: the output is not kept in {}: {error}", start.log.display());
-                let _ = say.send(FromAttendant::Line { text });
+                let _ = say.send(FromAgent::Line { text });
                 None
             }
         };
-        let keeper = Arc::new(Keeper { file, last: Arc::clone(&last), say, show: start.show });
+        let sink = Arc::new(LineSink { file, last: Arc::clone(&last), say, show: start.show });
         let mut readers = Vec::new();
         if let Some(stdout) = child.stdout.take() {
-            readers.push(tokio::spawn(read(stdout, Arc::clone(&keeper))));
+            readers.push(tokio::spawn(read(stdout, Arc::clone(&sink))));
         }
         if let Some(stderr) = child.stderr.take() {
-            readers.push(tokio::spawn(read(stderr, keeper)));
+            readers.push(tokio::spawn(read(stderr, sink)));
         }
         Self { last, readers }
     }
@@ -68,7 +68,7 @@ impl Output {
 }
 
 /// Reads lines, whatever their bytes, and takes long ones in pieces.
-async fn read(stream: impl AsyncRead + Unpin, keeper: Arc<Keeper>) {
+async fn read(stream: impl AsyncRead + Unpin, sink: Arc<LineSink>) {
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
     loop {
@@ -83,16 +83,16 @@ async fn read(stream: impl AsyncRead + Unpin, keeper: Arc<Keeper>) {
         };
         reader.consume(taken);
         if ends {
-            keeper.take(&line);
+            sink.take(&line);
             line.clear();
         }
     }
     if !line.is_empty() {
-        keeper.take(&line);
+        sink.take(&line);
     }
 }
 
-impl Keeper {
+impl LineSink {
     fn take(&self, line: &[u8]) {
         if let Some(file) = &self.file {
             let mut whole = line.to_vec();
@@ -104,7 +104,7 @@ impl Keeper {
         }
         let text = String::from_utf8_lossy(line).trim_end_matches(['\n', '\r']).to_owned();
         if self.show || tells_of_an_error(&text) {
-            let _ = self.say.send(FromAttendant::Line { text: cut(&text).to_owned() });
+            let _ = self.say.send(FromAgent::Line { text: cut(&text).to_owned() });
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.len() == NUM_LAST_LINES {

@@ -12,8 +12,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::output::Output;
-use crate::protocol::{FromAttendant, Start};
+use super::output::RankOutput;
+use crate::protocol::{FromAgent, Start};
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub fn adopt_orphans() -> std::io::Result<()> {
 pub(super) struct RankProcess {
     pub(super) pid: u32,
     child: Child,
-    output: Output,
+    output: RankOutput,
 }
 
 impl RankProcess {
@@ -40,7 +40,7 @@ impl RankProcess {
     pub(super) fn start(
         start: &Start,
         variables: &BTreeMap<&str, String>,
-        say: mpsc::UnboundedSender<FromAttendant>,
+        say: mpsc::UnboundedSender<FromAgent>,
     ) -> std::io::Result<Self> {
         let Some((program, arguments)) = start.argv.split_first() else {
             return Err(std::io::Error::other("no program is named"));
@@ -55,13 +55,13 @@ impl RankProcess {
                 set_parent_process_death_signal(Some(Signal::KILL))?;
                 // The parent may have died before that was set.
                 if rustix::process::getppid() != Some(parent) {
-                    return Err(std::io::Error::other("its attendant died"));
+                    return Err(std::io::Error::other("its agent died"));
                 }
                 Ok(())
             });
         }
         let mut child = command.spawn()?;
-        let output = Output::keep(&mut child, start, say);
+        let output = RankOutput::capture(&mut child, start, say);
         Ok(Self { pid: child.id().unwrap_or_default(), child, output })
     }
 

@@ -1,4 +1,4 @@
-//! The attendant: the process that `mpirun` starts for each rank. It starts the rank, watches it, keeps its output,
+//! The agent: the process that `mpirun` starts for each rank. It starts the rank, watches it, keeps its output,
 //! tells the launcher, and does what the launcher says. Without a launcher it ends its rank: nothing is left behind.
 
 use std::collections::BTreeMap;
@@ -14,17 +14,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::connect::{Line, connect};
-use super::error::AttendError;
+use super::connect::{LauncherConnection, connect};
+use super::error::AgentError;
 use super::process::{Ended, RankProcess, adopt_orphans};
 use super::{process, stack};
 use crate::environment::{AgentVariables, Environment, LAUNCH_ADDRESSES, LAUNCH_TOKEN, MPI_LOCAL_RANK, MPI_RANK};
-use crate::protocol::{BEAT, FromAttendant, Hello, PAUSE, Start, ToAttendant, encode};
+use crate::protocol::{FromAgent, HEARTBEAT_INTERVAL, Hello, SCHEDULING_GAP, Start, ToAgent, encode};
 use crate::session;
 
 /// A rank that is asked to end because its launcher is gone has this long to publish a checkpoint.
 const ORPHAN_GRACE: Duration = Duration::from_secs(3);
-/// How long an attendant without a rank waits for a word.
+/// How long an agent without a rank waits for a word.
 const UNTOLD: Duration = Duration::from_secs(30);
 /// How often the daemon is looked for: well within what the launcher waits for the first cause of a failure.
 const DAEMON: Duration = Duration::from_millis(200);
@@ -39,9 +39,9 @@ struct Assignment {
 }
 
 impl Assignment {
-    fn new(variables: &AgentVariables) -> Result<Self, AttendError> {
-        fn required<T>(name: &'static str, value: Option<T>) -> Result<T, AttendError> {
-            value.ok_or(AttendError::Environment(name))
+    fn new(variables: &AgentVariables) -> Result<Self, AgentError> {
+        fn required<T>(name: &'static str, value: Option<T>) -> Result<T, AgentError> {
+            value.ok_or(AgentError::Environment(name))
         }
         Ok(Self {
             addresses: required(LAUNCH_ADDRESSES, variables.addresses.clone())?,
@@ -57,15 +57,15 @@ impl Assignment {
 ///
 /// # Errors
 /// When this process was not started by a launcher, or cannot reach it.
-pub async fn attend(environment: &Environment) -> Result<(), AttendError> {
+pub async fn run(environment: &Environment) -> Result<(), AgentError> {
     let assignment = Assignment::new(&environment.agent)?;
     let session = environment.agent.session_folder.clone().filter(|folder| session::is_session(folder));
     adopt_orphans()?;
-    let Line { reader, writer } = connect(&assignment.addresses, &assignment.token).await?;
+    let LauncherConnection { reader, writer } = connect(&assignment.addresses, &assignment.token).await?;
     let daemon = process::daemon();
     let (say, said) = mpsc::unbounded_channel();
     let writing = tokio::spawn(write(writer, said));
-    let _ = say.send(FromAttendant::Hello(Hello {
+    let _ = say.send(FromAgent::Hello(Hello {
         token: assignment.token.clone(),
         attempt: assignment.attempt,
         rank: assignment.rank,
@@ -77,7 +77,7 @@ pub async fn attend(environment: &Environment) -> Result<(), AttendError> {
     }));
     let (hear, heard) = mpsc::unbounded_channel();
     tokio::spawn(listen(reader, hear));
-    let attendant = Attendant {
+    let agent = Agent {
         say,
         rank: None,
         ledger: Ledger::create().map_err(std::io::Error::other)?,
@@ -85,7 +85,7 @@ pub async fn attend(environment: &Environment) -> Result<(), AttendError> {
         orphan: UNTOLD,
         daemon: daemon.filter(|&pid| process::is_orted(pid)),
     };
-    let with_daemon = attendant.run(heard).await?;
+    let with_daemon = agent.run(heard).await?;
     let _ = timeout(Duration::from_secs(1), writing).await;
     if with_daemon && assignment.local_rank == 0 {
         process::end_daemon();
@@ -104,7 +104,7 @@ fn gpu_of(visible: Option<&str>, local_rank: usize) -> Option<String> {
     }
 }
 
-async fn write(mut writer: OwnedWriteHalf, mut said: mpsc::UnboundedReceiver<FromAttendant>) {
+async fn write(mut writer: OwnedWriteHalf, mut said: mpsc::UnboundedReceiver<FromAgent>) {
     while let Some(message) = said.recv().await {
         if writer.write_all(&encode(&message)).await.is_err() {
             return;
@@ -113,7 +113,7 @@ async fn write(mut writer: OwnedWriteHalf, mut said: mpsc::UnboundedReceiver<Fro
 }
 
 /// Passes on what the launcher says, until it says no more.
-async fn listen(reader: BufReader<OwnedReadHalf>, hear: mpsc::UnboundedSender<ToAttendant>) {
+async fn listen(reader: BufReader<OwnedReadHalf>, hear: mpsc::UnboundedSender<ToAgent>) {
     let mut lines = reader.lines();
     while let Ok(Some(line)) = lines.next_line().await {
         // A word of a newer launcher is no reason to leave a rank alone.
@@ -125,8 +125,8 @@ async fn listen(reader: BufReader<OwnedReadHalf>, hear: mpsc::UnboundedSender<To
     }
 }
 
-struct Attendant {
-    say: mpsc::UnboundedSender<FromAttendant>,
+struct Agent {
+    say: mpsc::UnboundedSender<FromAgent>,
     rank: Option<RankProcess>,
     ledger: Ledger,
     /// The rank has ended and that has been said.
@@ -137,10 +137,10 @@ struct Attendant {
     daemon: Option<Pid>,
 }
 
-impl Attendant {
+impl Agent {
     /// Until it may leave; says whether `mpirun`'s daemon is to go as well.
-    async fn run(mut self, mut heard: mpsc::UnboundedReceiver<ToAttendant>) -> Result<bool, AttendError> {
-        let mut beat = interval(BEAT);
+    async fn run(mut self, mut heard: mpsc::UnboundedReceiver<ToAgent>) -> Result<bool, AgentError> {
+        let mut beat = interval(HEARTBEAT_INTERVAL);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look = interval(DAEMON);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -157,11 +157,11 @@ impl Attendant {
                     (last_word, has_paused) = (Instant::now(), false);
                     match message {
                         None => return self.orphaned().await,
-                        Some(ToAttendant::Leave { with_daemon }) => {
+                        Some(ToAgent::Leave { with_daemon }) => {
                             self.end_by_force().await;
                             return Ok(with_daemon);
                         }
-                        Some(ToAttendant::Vanish) => return Ok(self.vanish().await),
+                        Some(ToAgent::Vanish) => return Ok(self.vanish().await),
                         Some(message) => self.obey(message).await,
                     }
                 }
@@ -172,7 +172,7 @@ impl Attendant {
                     last_beat = Instant::now();
                     // What was said meanwhile is still to be read. Once: a launcher that is gone says nothing after
                     // any number of pauses.
-                    if gap > PAUSE && !has_paused {
+                    if gap > SCHEDULING_GAP && !has_paused {
                         has_paused = true;
                         last_word = (last_word + gap).min(last_beat);
                     }
@@ -194,51 +194,51 @@ impl Attendant {
         }
     }
 
-    fn say(&self, message: FromAttendant) {
-        // The launcher may be gone; then silence ends this attendant too.
+    fn say(&self, message: FromAgent) {
+        // The launcher may be gone; then silence ends this agent too.
         let _ = self.say.send(message);
     }
 
     /// A daemon that dies leaves its children to another parent.
     fn look_for_daemon(&mut self) {
         if self.daemon.take_if(|&mut daemon| rustix::process::getppid() != Some(daemon)).is_some() {
-            self.say(FromAttendant::DaemonGone);
+            self.say(FromAgent::DaemonGone);
         }
     }
 
     fn beat(&self) {
         match &self.rank {
             Some(rank) if !self.is_over => {
-                self.say(FromAttendant::Beat {
+                self.say(FromAgent::Beat {
                     reading: self.ledger.read(),
                     state: ProcessStat::of(rank.pid).map(|stat| stat.state),
                 });
             }
-            _ => self.say(FromAttendant::Alive),
+            _ => self.say(FromAgent::Alive),
         }
     }
 
-    async fn obey(&mut self, message: ToAttendant) {
+    async fn obey(&mut self, message: ToAgent) {
         match message {
-            ToAttendant::Start(start) => self.start(&start).await,
-            ToAttendant::Signal { signal } => {
+            ToAgent::Start(start) => self.start(&start).await,
+            ToAgent::Signal { signal } => {
                 if let Some(rank) = self.rank.as_ref().filter(|_| !self.is_over) {
                     rank.signal(signal);
                 }
             }
-            ToAttendant::Kill => self.end_by_force().await,
-            ToAttendant::Stack => {
+            ToAgent::Kill => self.end_by_force().await,
+            ToAgent::Stack => {
                 if let Some(rank) = self.rank.as_ref().filter(|_| !self.is_over) {
                     let (pid, say) = (rank.pid, self.say.clone());
                     tokio::spawn(async move {
                         let text = stack::in_kernel(pid);
-                        let _ = say.send(FromAttendant::Stack { text: text.clone(), more: true });
+                        let _ = say.send(FromAgent::Stack { text: text.clone(), more: true });
                         let text = text + &stack::in_program(pid).await;
-                        let _ = say.send(FromAttendant::Stack { text, more: false });
+                        let _ = say.send(FromAgent::Stack { text, more: false });
                     });
                 }
             }
-            ToAttendant::Welcome { .. } | ToAttendant::Leave { .. } | ToAttendant::Vanish | ToAttendant::Alive => {}
+            ToAgent::Welcome { .. } | ToAgent::Leave { .. } | ToAgent::Vanish | ToAgent::Alive => {}
         }
     }
 
@@ -252,16 +252,16 @@ impl Attendant {
             .collect();
         match RankProcess::start(start, &variables, self.say.clone()) {
             Ok(rank) => {
-                self.say(FromAttendant::Started { pid: rank.pid });
+                self.say(FromAgent::Started { pid: rank.pid });
                 self.rank = Some(rank);
             }
             Err(error) => {
                 let program = start.argv.first().map_or("", String::as_str);
                 let line = format!("error: {program} cannot be started on {}: {error}", host_name());
-                self.say(FromAttendant::Line { text: line.clone() });
+                self.say(FromAgent::Line { text: line.clone() });
                 self.is_over = true;
-                self.say(FromAttendant::Ended { code: None, signal: None, reading: None, last_lines: vec![line] });
-                self.say(FromAttendant::Gone { left: 0 });
+                self.say(FromAgent::Ended { code: None, signal: None, reading: None, last_lines: vec![line] });
+                self.say(FromAgent::Gone { left: 0 });
             }
         }
     }
@@ -274,9 +274,9 @@ impl Attendant {
         let Some(rank) = &mut self.rank else { return };
         let (pid, last_lines) = (rank.pid, rank.last_lines().await);
         let reading = Some(self.ledger.read());
-        self.say(FromAttendant::Ended { code: ended.code, signal: ended.signal, reading, last_lines });
+        self.say(FromAgent::Ended { code: ended.code, signal: ended.signal, reading, last_lines });
         let left = process::end_descendants(pid).await;
-        self.say(FromAttendant::Gone { left });
+        self.say(FromAgent::Gone { left });
     }
 
     async fn end_by_force(&mut self) {
@@ -288,7 +288,7 @@ impl Attendant {
             None => {
                 // Never started: there is nothing to end.
                 self.is_over = true;
-                self.say(FromAttendant::Gone { left: 0 });
+                self.say(FromAgent::Gone { left: 0 });
                 return;
             }
         }
@@ -309,7 +309,7 @@ impl Attendant {
     }
 
     /// No launcher: the rank may publish a checkpoint, and is ended.
-    async fn orphaned(&mut self) -> Result<bool, AttendError> {
+    async fn orphaned(&mut self) -> Result<bool, AgentError> {
         if !self.is_over
             && let Some(rank) = &self.rank
         {

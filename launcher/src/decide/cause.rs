@@ -21,8 +21,9 @@ pub enum Cause {
     Stalled,
     /// Nothing was heard of a whole host.
     HostLost,
-    /// A rank's attendant was lost, and with it the rank.
-    AttendantLost,
+    /// A rank's agent was lost, and with it the rank.
+    #[serde(rename = "attendant_lost")]
+    AgentLost,
     /// `mpirun` ended before the group did.
     MpirunDied,
     /// A rank never came up or never got ready.
@@ -58,6 +59,6 @@ pub fn code_of(cause: Cause) -> u8 {
         Cause::HostLost => ExitCode::Node as u8,
         Cause::Exit(USAGE) => ExitCode::Config as u8,
         Cause::Exit(code) => ExitCode::from_byte(code).map_or(OTHER, |code| code as u8),
-        Cause::Signal(_) | Cause::Stalled | Cause::AttendantLost | Cause::MpirunDied | Cause::Start => OTHER,
+        Cause::Signal(_) | Cause::Stalled | Cause::AgentLost | Cause::MpirunDied | Cause::Start => OTHER,
     }
 }

@@ -22,7 +22,7 @@ pub use cause::{Cause, Incident, code_of};
 pub use end::{End, signal_name};
 pub use group::{Event, Group, GroupOptions, Outcome, Output};
 pub use heal::{Action, Situation, decide, next_resume};
-pub use slow::{Slow, SlowStreaks, slow_ranks};
+pub use slow::{SlowRank, SlowStreaks, slow_ranks};
 pub use unreachable::blame_unreachable;
 pub use verdict::{Verdict, verdict};
 pub use view::RankView;

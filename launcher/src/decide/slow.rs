@@ -6,7 +6,7 @@ use super::view::RankView;
 
 /// A rank that takes long.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Slow {
+pub struct SlowRank {
     /// Which.
     pub rank: usize,
     /// Seconds of its last step without its waits for the others.
@@ -24,7 +24,7 @@ pub const FACTOR: f64 = 1.5;
 
 /// The ranks whose own work takes more than [`FACTOR`] of the median of all, the slowest first.
 #[must_use]
-pub fn slow_ranks(ranks: &[RankView]) -> Vec<Slow> {
+pub fn slow_ranks(ranks: &[RankView]) -> Vec<SlowRank> {
     let works: Vec<(&RankView, f64, f64)> = ranks
         .iter()
         .filter_map(|rank| {
@@ -36,7 +36,7 @@ pub fn slow_ranks(ranks: &[RankView]) -> Vec<Slow> {
     let median_own = median(works.iter().map(|work| work.1));
     let median_data = median(works.iter().map(|work| work.2));
     let median_rest = median(works.iter().map(|work| work.1 - work.2));
-    let mut slow: Vec<Slow> = works
+    let mut slow: Vec<SlowRank> = works
         .iter()
         .filter(|work| median_own > 0.0 && work.1 > FACTOR * median_own)
         .map(|&(rank, own, data)| {
@@ -48,7 +48,7 @@ pub fn slow_ranks(ranks: &[RankView]) -> Vec<Slow> {
              {took:.3} s {what} instead of {usual:.3} s",
                 super::sentence::name(rank)
             );
-            Slow { rank: rank.rank, own_seconds: own, median_seconds: median_own, reads, sentence }
+            SlowRank { rank: rank.rank, own_seconds: own, median_seconds: median_own, reads, sentence }
         })
         .collect();
     slow.sort_by(|a, b| b.own_seconds.total_cmp(&a.own_seconds));
@@ -66,12 +66,12 @@ pub struct SlowStreaks {
 
 impl SlowStreaks {
     /// Takes the slow ranks of another look, and returns those that have been slow for long enough to be reported.
-    pub fn look<'a>(&mut self, slow: &'a [Slow]) -> Vec<&'a Slow> {
+    pub fn look<'a>(&mut self, slow: &'a [SlowRank]) -> Vec<&'a SlowRank> {
         self.looks.retain(|rank, _| slow.iter().any(|slow| slow.rank == *rank));
         for slow in slow {
             *self.looks.entry(slow.rank).or_default() += 1;
         }
-        let lasts = |slow: &&Slow| self.looks.get(&slow.rank).is_some_and(|&looks| looks >= REPORTED_AFTER);
+        let lasts = |slow: &&SlowRank| self.looks.get(&slow.rank).is_some_and(|&looks| looks >= REPORTED_AFTER);
         slow.iter().filter(lasts).collect()
     }
 }

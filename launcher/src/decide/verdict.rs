@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use admiral_contract::{Phase, Timeouts};
 
 use super::sentence;
-use super::view::{Known, RankView};
+use super::view::{KnownRank, RankView};
 
 /// Who is stuck as long as this part of a timeout when another rank reaches the timeout is to blame with it.
 const TOGETHER: f64 = 0.8;
@@ -49,7 +49,7 @@ pub enum Verdict {
     },
     /// Nothing is heard of some.
     Silent {
-        /// The hosts of which nothing is heard at all. Empty: only attendants are lost.
+        /// The hosts of which nothing is heard at all. Empty: only agents are lost.
         hosts: Vec<String>,
         /// The silent ranks, ascending.
         ranks: Vec<usize>,
@@ -92,7 +92,7 @@ pub fn verdict(ranks: &[RankView], timeouts: &Timeouts) -> Verdict {
     if missing.iter().any(|rank| rank.silent_seconds >= timeouts.start.as_secs_f64()) {
         return Verdict::NotReady { culprits: numbers(&missing), sentence: sentence::missing(&missing, ranks.len()) };
     }
-    let known: Vec<Known<'_>> = ranks.iter().filter_map(Known::new).collect();
+    let known: Vec<KnownRank<'_>> = ranks.iter().filter_map(KnownRank::new).collect();
     if let Some(stuck) = stuck(&known, timeouts) {
         return stuck;
     }
@@ -134,10 +134,10 @@ fn silent(ranks: &[RankView], timeouts: &Timeouts) -> Option<Verdict> {
 }
 
 /// Ranks that are busy with one thing of their own for too long, or that the system stopped inside an exchange.
-fn stuck(known: &[Known<'_>], timeouts: &Timeouts) -> Option<Verdict> {
+fn stuck(known: &[KnownRank<'_>], timeouts: &Timeouts) -> Option<Verdict> {
     let busy = || known.iter().filter(|rank| !rank.waits());
-    let furthest = known.iter().map(Known::entered).max()?;
-    let mut culprits: Vec<Known<'_>> = if busy().any(|rank| rank.over(1.0, timeouts)) {
+    let furthest = known.iter().map(KnownRank::entered).max()?;
+    let mut culprits: Vec<KnownRank<'_>> = if busy().any(|rank| rank.over(1.0, timeouts)) {
         busy().filter(|rank| rank.over(TOGETHER, timeouts)).copied().collect()
     } else if known.iter().all(|rank| rank.waits() && rank.over(1.0, timeouts)) {
         held(known)
@@ -146,9 +146,9 @@ fn stuck(known: &[Known<'_>], timeouts: &Timeouts) -> Option<Verdict> {
     };
     // Those that others wait for come before those that nobody has missed yet; among those that get ready, those whose
     // program has not even begun.
-    for is_worse in
-        [&(|rank: &Known<'_>| rank.entered() < furthest) as &dyn Fn(&Known<'_>) -> bool, &|rank| rank.reading.pid == 0]
-    {
+    for is_worse in [&(|rank: &KnownRank<'_>| rank.entered() < furthest) as &dyn Fn(&KnownRank<'_>) -> bool, &|rank| {
+        rank.reading.pid == 0
+    }] {
         if culprits.iter().any(is_worse) && !culprits.iter().all(|rank| rank.waits()) {
             culprits.retain(is_worse);
         }
@@ -164,16 +164,16 @@ fn stuck(known: &[Known<'_>], timeouts: &Timeouts) -> Option<Verdict> {
 
 /// Of ranks that all wait, those whose process the system holds. One that hangs in a system call stands out only where
 /// most do not.
-fn held<'a>(known: &[Known<'a>]) -> Vec<Known<'a>> {
-    let halted: Vec<Known<'a>> = known.iter().filter(|rank| rank.halted()).copied().collect();
+fn held<'a>(known: &[KnownRank<'a>]) -> Vec<KnownRank<'a>> {
+    let halted: Vec<KnownRank<'a>> = known.iter().filter(|rank| rank.halted()).copied().collect();
     if !halted.is_empty() {
         return halted;
     }
-    let hanging: Vec<Known<'a>> = known.iter().filter(|rank| rank.view.state == Some('D')).copied().collect();
+    let hanging: Vec<KnownRank<'a>> = known.iter().filter(|rank| rank.view.state == Some('D')).copied().collect();
     if hanging.len() * 2 < known.len() { hanging } else { Vec::new() }
 }
 
-fn all_wait(known: &[Known<'_>], timeouts: &Timeouts) -> Option<Verdict> {
+fn all_wait(known: &[KnownRank<'_>], timeouts: &Timeouts) -> Option<Verdict> {
     let all = !known.is_empty() && known.iter().all(|rank| rank.waits() && rank.over(1.0, timeouts));
     all.then(|| Verdict::AllWait { sentence: sentence::all_wait(known) })
 }
@@ -329,14 +329,14 @@ mod tests {
     }
 
     #[test]
-    fn silence_of_a_host_is_told_apart_from_that_of_an_attendant() {
+    fn silence_of_a_host_is_told_apart_from_that_of_an_agent() {
         let mut ranks = with(24, &[(13, Phase::Data, 94.2)]);
         ranks[13].silent_seconds = 4.4;
         assert!(matches!(verdict(&ranks, &timeouts()), Verdict::Late { .. }));
         ranks[13].silent_seconds = 6.0;
         let Verdict::Silent { hosts, ranks: silent, sentence } = verdict(&ranks, &timeouts()) else { panic!() };
         assert_eq!((hosts.len(), silent), (0, vec![13]));
-        assert!(sentence.starts_with("the attendant of rank 13 (node1, GPU 5) said nothing for 6 s"), "{sentence}");
+        assert!(sentence.starts_with("the agent of rank 13 (node1, GPU 5) said nothing for 6 s"), "{sentence}");
         ranks[8..16].iter_mut().for_each(|rank| rank.silent_seconds = 5.8 - rank.rank as f64 / 10.0);
         ranks[15].silent_seconds = 6.0;
         let Verdict::Silent { hosts, ranks: silent, sentence } = verdict(&ranks, &timeouts()) else { panic!() };

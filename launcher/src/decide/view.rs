@@ -13,22 +13,22 @@ pub struct RankView {
     pub host: String,
     /// Its GPU there.
     pub gpu: Option<usize>,
-    /// What its attendant said last; None before its attendant has said hello.
+    /// What its agent said last; None before its agent has said hello.
     pub reading: Option<Reading>,
     /// The state of its process, as `/proc/PID/stat` calls it: R, S, D, T, Z...
     pub state: Option<char>,
-    /// For how long nothing was heard of its attendant; since the start of the group where nothing ever was.
+    /// For how long nothing was heard of its agent; since the start of the group where nothing ever was.
     pub silent_seconds: f64,
 }
 
 /// A rank with a ledger.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Known<'a> {
+pub(super) struct KnownRank<'a> {
     pub(super) view: &'a RankView,
     pub(super) reading: &'a Reading,
 }
 
-impl<'a> Known<'a> {
+impl<'a> KnownRank<'a> {
     pub(super) fn new(view: &'a RankView) -> Option<Self> {
         Some(Self { view, reading: view.reading.as_ref()? })
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::compare::{Answer, Finding, Needs, Network, Severity};
 use super::request::{DoctorError, ExamineRequest, is_local, seconds};
-use super::running::{Running, Said};
+use super::short_mpirun::{MpirunOutput, ShortMpirun};
 use crate::hosts::Host;
 use crate::layout::Layout;
 
@@ -79,7 +79,7 @@ pub(super) async fn measure(
     plan.program.clone_from(&request.program);
     plan.arguments =
         ["bench", "allreduce", "--json", "--mebibytes", MEBIBYTES, "--repeats", REPEATS].map(str::to_owned).to_vec();
-    let running = Running::start(plan.command(), &plan.temporary_folder)
+    let running = ShortMpirun::start(plan.command(), &plan.temporary_folder)
         .map_err(|source| DoctorError::System { what: "mpirun", source })?;
     let said = running.end(PATIENCE).await;
     Ok(match read(&said) {
@@ -95,7 +95,7 @@ pub(super) async fn measure(
 }
 
 /// What the benchmark says, or how it failed.
-fn read(said: &Said) -> Result<Bandwidth, String> {
+fn read(said: &MpirunOutput) -> Result<Bandwidth, String> {
     let last = || said.stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing").to_owned();
     match said.status {
         None => Err(format!("no end within {} s", seconds(PATIENCE))),
@@ -136,10 +136,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn said(script: &str) -> Said {
+    fn said(script: &str) -> MpirunOutput {
         let output = std::process::Command::new("sh").arg("-c").arg(script).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Said { status: Some(output.status), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        MpirunOutput { status: Some(output.status), stdout: text(&output.stdout), stderr: text(&output.stderr) }
     }
 
     const MEASURED: &str = r#"{"mebibytes": 16, "repeats": 3, "all_reduce_seconds": 0.01,
@@ -166,7 +166,7 @@ mod tests {
             read(&said("echo 'error: rank 3 is lost' >&2; exit 70")).unwrap_err().starts_with("error: rank 3 is lost")
         );
         assert!(read(&said("echo nothing")).unwrap_err().starts_with("no result"));
-        let late = Said { status: None, ..said("true") };
+        let late = MpirunOutput { status: None, ..said("true") };
         assert_eq!(read(&late).unwrap_err(), "no end within 60 s");
     }
 }

@@ -13,7 +13,7 @@ use super::{bandwidth, exchange, gather, reach, receipt};
 use crate::environment::{Environment, PROBE_ADDRESSES, PROBE_TOKEN};
 use crate::facts::Facts;
 use crate::hosts::Host;
-use crate::mpirun::MpirunPlan;
+use crate::mpirun::MpirunCommand;
 
 /// Examines hosts. Hosts that do not answer take at most about half a minute, however many they are.
 ///
@@ -107,7 +107,7 @@ fn kept_checkpoints(facts: &Facts) -> u64 {
     facts.config.checkpoint.keep_last.map_or(all, |keep| all.min(keep.saturating_add(1)))
 }
 
-fn has_chosen_interfaces(plan: &MpirunPlan, environment: &Environment) -> bool {
+fn has_chosen_interfaces(plan: &MpirunCommand, environment: &Environment) -> bool {
     let named = |text: &str| text.contains("btl_tcp_if_");
     plan.interfaces.is_some()
         || plan.options.iter().any(|option| named(option))

@@ -1,7 +1,7 @@
 //! How a host's probe and the launcher talk: one JSON object a line, over TCP.
 //!
 //! Not over the standard output that `mpirun` forwards: it cuts long lines of several processes into one another. And
-//! that a host reaches the launcher by TCP is itself part of what is examined: the ranks' attendants will need it.
+//! that a host reaches the launcher by TCP is itself part of what is examined: the ranks' agents will need it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -28,7 +28,7 @@ const CLOCK_ROUNDS: usize = 4;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
 enum FromProbe {
-    Hello(Hello),
+    Hello(ProbeHello),
     /// Nanoseconds of its clock since 1970.
     Clock {
         nanoseconds: u64,
@@ -51,7 +51,7 @@ enum ToProbe {
 
 /// Who a probe is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hello {
+pub struct ProbeHello {
     token: String,
     /// The host's own name.
     pub host_name: String,
@@ -72,7 +72,7 @@ pub struct Clock {
 
 /// What came of a talk with a probe.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Report {
+pub struct ProbeReport {
     /// What it found out.
     pub probe: Probe,
     /// Its clock.
@@ -88,7 +88,7 @@ pub struct Report {
 pub fn answer(addresses: &str, token: &str, environment: &Environment) -> Result<(), String> {
     let (mut stream, mut lines) = find_launcher(addresses, token)?;
     let gone = |error: io::Error| format!("the launcher has gone: {error}");
-    let hello = Hello {
+    let hello = ProbeHello {
         token: token.to_owned(),
         host_name: admiral_contract::host::host_name(),
         mpi_name: environment.probe.mpi_name.clone(),
@@ -105,10 +105,10 @@ pub fn answer(addresses: &str, token: &str, environment: &Environment) -> Result
     }
 }
 
-type Line = (TcpStream, BufReader<TcpStream>);
+type LauncherStream = (TcpStream, BufReader<TcpStream>);
 
 /// Tries all addresses at once: one that swallows packets must not hold up the others.
-fn find_launcher(addresses: &str, token: &str) -> Result<Line, String> {
+fn find_launcher(addresses: &str, token: &str) -> Result<LauncherStream, String> {
     let (sender, receiver) = mpsc::channel();
     for text in addresses.split(',') {
         let (text, token, sender) = (text.to_owned(), token.to_owned(), sender.clone());
@@ -129,7 +129,7 @@ fn find_launcher(addresses: &str, token: &str) -> Result<Line, String> {
     Err(format!("the launcher cannot be reached: {}", reasons.join("; ")))
 }
 
-fn connect(address: &str, token: &str) -> io::Result<Line> {
+fn connect(address: &str, token: &str) -> io::Result<LauncherStream> {
     let address: SocketAddr = address.parse().map_err(io::Error::other)?;
     let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_nodelay(true)?;
@@ -154,7 +154,7 @@ fn read<T: DeserializeOwned>(lines: &mut impl BufRead) -> io::Result<T> {
 ///
 /// # Errors
 /// Where the other end is no probe of this launcher, or goes.
-pub async fn greet(stream: tokio::net::TcpStream, token: &str) -> io::Result<(Hello, Talk)> {
+pub async fn greet(stream: tokio::net::TcpStream, token: &str) -> io::Result<(ProbeHello, Talk)> {
     stream.set_nodelay(true)?;
     let peer = stream.peer_addr()?.ip().to_canonical();
     let own = stream.local_addr()?.ip().to_canonical();
@@ -178,7 +178,7 @@ impl Talk {
     ///
     /// # Errors
     /// Where the probe goes, or does not speak as it should.
-    pub async fn ask(mut self, question: &Question) -> io::Result<Report> {
+    pub async fn ask(mut self, question: &Question) -> io::Result<ProbeReport> {
         let mut clock: Option<Clock> = None;
         for _ in 0..CLOCK_ROUNDS {
             let before = now();
@@ -191,7 +191,7 @@ impl Talk {
         }
         self.say(&ToProbe::FindOut(question.clone())).await?;
         match (self.hear().await?, clock) {
-            (FromProbe::Report(probe), Some(clock)) => Ok(Report { probe: *probe, clock, peer: self.peer }),
+            (FromProbe::Report(probe), Some(clock)) => Ok(ProbeReport { probe: *probe, clock, peer: self.peer }),
             _ => Err(out_of_turn()),
         }
     }
@@ -235,9 +235,9 @@ fn encode(word: &impl Serialize) -> Vec<u8> {
 }
 
 #[cfg(test)]
-pub(super) fn hello(host_name: &str, mpi_name: Option<&str>, addresses: &[&str]) -> Hello {
+pub(super) fn hello(host_name: &str, mpi_name: Option<&str>, addresses: &[&str]) -> ProbeHello {
     let addresses = addresses.iter().filter_map(|address| address.parse().ok()).collect();
-    Hello { token: "token".into(), host_name: host_name.into(), mpi_name: mpi_name.map(str::to_owned), addresses }
+    ProbeHello { token: "token".into(), host_name: host_name.into(), mpi_name: mpi_name.map(str::to_owned), addresses }
 }
 
 #[cfg(test)]
@@ -274,7 +274,7 @@ mod tests {
         let address = listener.local_addr().unwrap().to_string();
         let stranger = tokio::task::spawn_blocking(move || {
             let (mut stream, mut lines) = connect(&address, "token").unwrap();
-            let hello = Hello { token: "guess".into(), ..hello("h", None, &[]) };
+            let hello = ProbeHello { token: "guess".into(), ..hello("h", None, &[]) };
             stream.write_all(&encode(&FromProbe::Hello(hello))).unwrap();
             read::<ToProbe>(&mut lines).is_err()
         });

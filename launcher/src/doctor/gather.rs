@@ -9,14 +9,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::compare::{Answer, Finding, Severity};
-use super::exchange::{Hello, Report, greet};
+use super::exchange::{ProbeHello, ProbeReport, greet};
 use super::probe::Question;
 use super::request::{DoctorError, ExamineRequest, is_local, random_text, seconds};
-use super::running::{LAST_WORDS, Running};
+use super::short_mpirun::{LAST_WORDS, ShortMpirun};
 use crate::environment::{PROBE_ADDRESSES, PROBE_TOKEN};
 use crate::hosts::Host;
 use crate::layout::Layout;
-use crate::mpirun::MpirunPlan;
+use crate::mpirun::MpirunCommand;
 
 /// Stands before a probe's own words in what `mpirun` says.
 pub(super) const MARK: &str = "admiral-launch probe: ";
@@ -80,7 +80,7 @@ pub(super) async fn gather(
         .into_iter()
         .zip(hosts)
         .filter_map(|(report, host)| {
-            let Report { probe, clock, peer } = report?;
+            let ProbeReport { probe, clock, peer } = report?;
             Some(Answer { host: host.clone(), probe, clock, peer })
         })
         .collect();
@@ -90,7 +90,7 @@ pub(super) async fn gather(
 /// One `mpirun`'s.
 struct Asked {
     /// In the hosts' order.
-    reports: Vec<Option<Report>>,
+    reports: Vec<Option<ProbeReport>>,
     /// What `mpirun` and the probes under it said.
     said: Vec<String>,
 }
@@ -101,12 +101,12 @@ async fn ask(request: &ExamineRequest, hosts: &[Host], question: &Question) -> R
     let port = listener.local_addr().map_err(system("a port"))?.port();
     let token = random_text()?;
     let plan = plan(request, hosts, &token, port);
-    let mut mpirun = Running::start(plan.command(), &plan.temporary_folder).map_err(system("mpirun"))?;
+    let mut mpirun = ShortMpirun::start(plan.command(), &plan.temporary_folder).map_err(system("mpirun"))?;
     let deadline = Instant::now() + HELLO;
-    let mut reports: Vec<Option<Report>> = hosts.iter().map(|_| None).collect();
+    let mut reports: Vec<Option<ProbeReport>> = hosts.iter().map(|_| None).collect();
     let mut is_taken = vec![false; hosts.len()];
     let mut greetings = JoinSet::new();
-    let mut talks: JoinSet<(usize, io::Result<Report>)> = JoinSet::new();
+    let mut talks: JoinSet<(usize, io::Result<ProbeReport>)> = JoinSet::new();
     let mut last_words = None;
     while !is_taken.iter().all(|&taken| taken) || !talks.is_empty() {
         // Who has called in has its own time.
@@ -135,7 +135,7 @@ async fn ask(request: &ExamineRequest, hosts: &[Host], question: &Question) -> R
     Ok(Asked { reports, said: mpirun.end(patience).await.lines() })
 }
 
-fn plan(request: &ExamineRequest, hosts: &[Host], token: &str, port: u16) -> MpirunPlan {
+fn plan(request: &ExamineRequest, hosts: &[Host], token: &str, port: u16) -> MpirunCommand {
     let addresses: Vec<String> =
         request.addresses.iter().map(|&address| SocketAddr::new(address, port).to_string()).collect();
     let mut plan = request.mpirun.clone();
@@ -148,7 +148,12 @@ fn plan(request: &ExamineRequest, hosts: &[Host], token: &str, port: u16) -> Mpi
 
 /// Which host a probe is on, of those that have not called in: by the name that `mpirun` knows it by, by its own, or by
 /// an address. The last that is missing can be no other.
-fn which(hosts: &[Host], is_taken: &[bool], hello: &Hello, resolve: impl Fn(&str) -> Vec<IpAddr>) -> Option<usize> {
+fn which(
+    hosts: &[Host],
+    is_taken: &[bool],
+    hello: &ProbeHello,
+    resolve: impl Fn(&str) -> Vec<IpAddr>,
+) -> Option<usize> {
     let short = |name: &str| name.split('.').next().unwrap_or(name).to_ascii_lowercase();
     let is_address = |name: &str| name.parse::<IpAddr>().is_ok();
     let same_name = |name: &str| !is_address(name) && short(name) == short(&hello.host_name);

@@ -18,7 +18,7 @@ pub mod probe;
 mod reach;
 mod receipt;
 mod request;
-mod running;
+mod short_mpirun;
 
 pub use bandwidth::{Bandwidth, Link};
 pub use compare::{Finding, Network, Severity};

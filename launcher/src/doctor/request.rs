@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::environment::Environment;
 use crate::facts::Facts;
 use crate::hosts::{Host, Source, is_this_host};
-use crate::mpirun::MpirunPlan;
+use crate::mpirun::MpirunCommand;
 
 /// What is to be examined.
 #[derive(Debug, Clone)]
@@ -17,7 +17,7 @@ pub struct ExamineRequest {
     /// Who named them: a scheduler starts processes in its own way.
     pub source: Source,
     /// The `mpirun` of the run's own processes; its places and arguments are replaced.
-    pub mpirun: MpirunPlan,
+    pub mpirun: MpirunCommand,
     /// The addresses of this machine by which the hosts may reach it.
     pub addresses: Vec<IpAddr>,
     /// The program `admiral`.
@@ -70,11 +70,11 @@ pub(super) fn seconds(duration: Duration) -> u64 {
 #[allow(clippy::unwrap_used)]
 pub(super) fn example(names: &[&str]) -> ExamineRequest {
     let hosts: Vec<Host> = names.iter().map(|&name| Host { name: name.into(), slots: 2, slots_given: true }).collect();
-    let mpirun = MpirunPlan {
+    let mpirun = MpirunCommand {
         mpirun: "/usr/bin/mpirun".into(),
         layout: crate::layout::Layout::new(&hosts, 1).unwrap(),
         program: "/opt/admiral-launch".into(),
-        arguments: vec!["attend".into()],
+        arguments: vec!["agent".into()],
         variables: vec![],
         grace_seconds: 30,
         is_root: false,

@@ -19,13 +19,13 @@ const USER: [&str; 3] = ["username", "user_name", "user-name"];
 /// # Errors
 /// The first wrong line.
 pub fn parse(text: &str, path: &Path) -> Result<Vec<Host>, HostError> {
-    let mut entries: Vec<Entry> = Vec::new();
+    let mut entries: Vec<HostLine> = Vec::new();
     for (i, line) in without_comments(text).lines().enumerate() {
         let wrong = |problem| HostError::Line { path: path.to_owned(), line: i + 1, problem };
         let Some(found) = parse_line(line).map_err(wrong)? else { continue };
         match entries.iter_mut().find(|entry| entry.name == found.name) {
             None => entries.push(found),
-            Some(entry) => entry.again(&found).map_err(wrong)?,
+            Some(entry) => entry.repeat(&found).map_err(wrong)?,
         }
         if let Some(entry) = entries.iter().find(|entry| entry.ranks().is_some_and(|ranks| ranks > MOST_SLOTS)) {
             return Err(wrong(format!("{} is given more than {MOST_SLOTS} ranks, which no host takes", entry.name)));
@@ -37,14 +37,14 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Host>, HostError> {
     Ok(entries.into_iter().map(|entry| Host::new(&entry.name, entry.ranks())).collect())
 }
 
-struct Entry {
+struct HostLine {
     name: String,
     slots: Option<usize>,
     max_slots: Option<usize>,
 }
 
-impl Entry {
-    fn again(&mut self, line: &Self) -> Result<(), String> {
+impl HostLine {
+    fn repeat(&mut self, line: &Self) -> Result<(), String> {
         if line.slots.is_some() {
             return Err(format!(
                 "{} was named before: give its slots on its first line, or name it once a slot without \"slots=\"",
@@ -65,7 +65,7 @@ impl Entry {
     }
 }
 
-fn parse_line(line: &str) -> Result<Option<Entry>, String> {
+fn parse_line(line: &str) -> Result<Option<HostLine>, String> {
     // Spaces around "=" are allowed.
     let spaced = line.replace('=', " = ");
     let mut words = spaced.split_whitespace();
@@ -80,7 +80,7 @@ fn parse_line(line: &str) -> Result<Option<Entry>, String> {
         return Err(format!("{name:?}: names relative to an allocation are not understood; give the host's own"));
     }
     check_name(name)?;
-    let mut entry = Entry { name: name.to_owned(), slots: None, max_slots: None };
+    let mut entry = HostLine { name: name.to_owned(), slots: None, max_slots: None };
     while let Some(field) = words.next() {
         let (Some("="), Some(value)) = (words.next(), words.next()) else {
             return Err(format!("after the host {name} come pairs such as \"slots=8\", not {field:?}"));

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::error::LaunchError;
 use super::launch::{Launch, start};
-use super::plan::Plan;
+use super::plan::LaunchPlan;
 use super::preflight;
 use super::settings::{check_world, timeouts};
 use crate::console::{Console, print};
@@ -21,7 +21,7 @@ use crate::paths::receipt_of;
 ///
 /// # Errors
 /// What would keep the run from starting.
-pub async fn dry_run(plan: &Plan) -> Result<String, LaunchError> {
+pub async fn dry_run(plan: &LaunchPlan) -> Result<String, LaunchError> {
     let facts = facts::ask(&plan.program, &plan.config, &plan.options.overrides).await.map_err(refused)?;
     check_world(&facts, plan.world)?;
     let attempt = plan.attempt(0, "LAUNCH", &plan.hosts.hosts, plan.world)?;
@@ -30,7 +30,7 @@ pub async fn dry_run(plan: &Plan) -> Result<String, LaunchError> {
         mpirun.variables.push((name.to_owned(), "(set at the start)".to_owned()));
     }
     let mut text = mpirun.dry_run();
-    text += &format!("\nEvery rank runs, started by its attendant:\n  {}\n", shown(&plan.argv(&plan.options.resume)));
+    text += &format!("\nEvery rank runs, started by its agent:\n  {}\n", shown(&plan.argv(&plan.options.resume)));
     text += &format!("\nTimeouts, from launch.stall_seconds: {}\n", timeouts(&facts));
     Ok(text)
 }
@@ -47,7 +47,11 @@ fn refused(error: facts::FactsError) -> LaunchError {
 ///
 /// # Errors
 /// What kept the run from starting.
-pub async fn run(plan: Plan, console: Console, mut stops: mpsc::UnboundedReceiver<()>) -> Result<u8, LaunchError> {
+pub async fn run(
+    plan: LaunchPlan,
+    console: Console,
+    mut stops: mpsc::UnboundedReceiver<()>,
+) -> Result<u8, LaunchError> {
     let launched = Instant::now();
     let launch_id = launch_id()?;
     crate::agent::adopt_orphans().map_err(LaunchError::system)?;
@@ -56,7 +60,7 @@ pub async fn run(plan: Plan, console: Console, mut stops: mpsc::UnboundedReceive
     }
     let (program, config, overrides) = (plan.program.clone(), plan.config.clone(), plan.options.overrides.clone());
     let asking = facts::ask(&program, &config, &overrides);
-    // Without a preflight, mpirun brings its attendants up while the program reads the configuration; no rank starts
+    // Without a preflight, mpirun brings its agents up while the program reads the configuration; no rank starts
     // before that is done.
     let mut early = None;
     if plan.options.no_preflight {
@@ -94,7 +98,7 @@ pub async fn run(plan: Plan, console: Console, mut stops: mpsc::UnboundedReceive
         }
     };
     if let Some(launch) = &mut launch {
-        launch.keeper.end(code.as_ref().map_or_else(|error| error.code, |&code| code));
+        launch.recorder.end(code.as_ref().map_or_else(|error| error.code, |&code| code));
     }
     match code {
         Err(error) if error.code == ExitCode::Preempted as u8 => {
@@ -110,7 +114,7 @@ pub async fn run(plan: Plan, console: Console, mut stops: mpsc::UnboundedReceive
 ///
 /// # Errors
 /// When that is not possible at all.
-pub async fn doctor(plan: &Plan, console: Console, json: bool, bandwidth: bool) -> Result<u8, LaunchError> {
+pub async fn doctor(plan: &LaunchPlan, console: Console, json: bool, bandwidth: bool) -> Result<u8, LaunchError> {
     let facts = facts::ask(&plan.program, &plan.config, &plan.options.overrides).await.map_err(refused)?;
     let receipt = preflight::receipt(plan, &facts, None, bandwidth).await?;
     if let Err(error) = write_json(&receipt_of(&facts.derived.run_folder), &receipt) {

@@ -8,8 +8,8 @@ use admiral_contract::{ExitCode, environment};
 use tokio::sync::mpsc;
 
 use super::error::LaunchError;
-use super::keeper::Keeper;
-use super::plan::Plan;
+use super::plan::LaunchPlan;
+use super::recorder::Recorder;
 use super::settings::{check_world, timeouts};
 use super::{preflight, sweep};
 use crate::console::Console;
@@ -23,7 +23,7 @@ use crate::incident::{Failure, GroupRecord};
 use crate::layout::Layout;
 use crate::protocol::Hello;
 use crate::status::{Condition, State};
-use crate::supervise::{Attempt, AttemptEnd, AttemptPlan, Ranks};
+use crate::supervise::{Attempt, AttemptEnd, AttemptSpec, RankSettings};
 
 /// A delay that no clock takes is this one.
 const LONGEST_DELAY: Duration = Duration::from_secs(86400);
@@ -32,13 +32,13 @@ const MPIRUN_LINES: usize = 30;
 
 /// A launch under way.
 pub(super) struct Launch {
-    plan: Plan,
+    plan: LaunchPlan,
     facts: Facts,
     files: Files,
     console: Console,
     launch_id: String,
     launched: Instant,
-    pub(super) keeper: Keeper,
+    pub(super) recorder: Recorder,
     left_out: Vec<String>,
     history: Vec<Incident>,
     /// Attempts, by the name that ranks give them, of which nothing is left.
@@ -50,7 +50,7 @@ pub(super) struct Launch {
 
 impl Launch {
     pub(super) fn new(
-        plan: Plan,
+        plan: LaunchPlan,
         facts: Facts,
         files: Files,
         console: Console,
@@ -58,7 +58,7 @@ impl Launch {
         launched: Instant,
     ) -> Self {
         let (next_attempt, last_incident) = files.used();
-        let keeper = Keeper::new(files.state(), launch_id.clone(), console);
+        let recorder = Recorder::new(files.state(), launch_id.clone(), console);
         Self {
             plan,
             facts,
@@ -66,7 +66,7 @@ impl Launch {
             console,
             launch_id,
             launched,
-            keeper,
+            recorder,
             left_out: Vec::new(),
             history: Vec::new(),
             ended_attempts: Vec::new(),
@@ -79,7 +79,7 @@ impl Launch {
     /// Ends what a launcher that died has left behind, so that its place is free.
     pub(super) async fn clear_earlier(&mut self) {
         let Ok(earlier) = crate::status::read(self.files.run()) else { return };
-        self.keeper.go_on_from(&earlier);
+        self.recorder.go_on_from(&earlier);
         if earlier.condition == Condition::Ended || earlier.hosts.is_empty() {
             return;
         }
@@ -106,9 +106,9 @@ impl Launch {
             return Ok(());
         }
         let receipt = self.files.receipt();
-        self.keeper.examine(&self.plan.hosts.hosts, self.plan.world);
+        self.recorder.examine(&self.plan.hosts.hosts, self.plan.world);
         let examining = preflight::preflight(&mut self.plan, &self.facts, &self.launch_id, &receipt, self.console);
-        self.keeper.while_waiting(examining).await?;
+        self.recorder.while_waiting(examining).await?;
         check_world(&self.facts, self.plan.world)
     }
 
@@ -133,21 +133,21 @@ impl Launch {
                 }
             };
             let ranks = self.ranks(number, &resume);
-            self.keeper.begin(number, attempt.layout());
-            let end = attempt.supervise(&ranks, self.console, stops, &mut self.keeper).await;
-            self.keeper.note(&end.roster);
+            self.recorder.begin(number, attempt.layout());
+            let end = attempt.supervise(&ranks, self.console, stops, &mut self.recorder).await;
+            self.recorder.note(&end.roster);
             self.keep_mpirun_log(number, &end);
             if let Some(misplaced) = &end.misplaced {
                 return Err(LaunchError::config(misplaced));
             }
             resume = next_resume(resume, end.has_stepped);
             match self.after(number, end).await? {
-                Next::Leave(code) => return Ok(code),
-                Next::Again { delay, hosts: next_hosts, world: next_world } => {
+                Next::Exit(code) => return Ok(code),
+                Next::Retry { delay, hosts: next_hosts, world: next_world } => {
                     (hosts, world) = (next_hosts, next_world);
-                    self.keeper.wait_for_start(delay);
+                    self.recorder.wait_for_start(delay);
                     tokio::select! {
-                        () = self.keeper.while_waiting(tokio::time::sleep(delay)) => {}
+                        () = self.recorder.while_waiting(tokio::time::sleep(delay)) => {}
                         _ = stops.recv() => {
                             self.console.say("asked to stop: no rank is running, and no other attempt is made");
                             return Ok(ExitCode::Preempted as u8);
@@ -183,9 +183,9 @@ impl Launch {
         }
     }
 
-    fn ranks(&self, number: u64, resume: &str) -> Ranks {
+    fn ranks(&self, number: u64, resume: &str) -> RankSettings {
         let ended = (environment::ENDED_ATTEMPTS.to_owned(), self.ended_attempts.join(","));
-        Ranks {
+        RankSettings {
             argv: self.plan.argv(resume),
             environment: vec![ended],
             logs: self.files.attempt(number),
@@ -218,12 +218,12 @@ impl Launch {
         let (incident, sentence) = match &end.outcome {
             Outcome::AllEnded => {
                 self.console.say("the run is finished");
-                return Ok(Next::Leave(0));
+                return Ok(Next::Exit(0));
             }
             Outcome::Stopped { code, sentence } => {
                 self.console
                     .say(&format!("{sentence}; the newest checkpoint is of step {}", end.roster.checkpoint_step()));
-                return Ok(Next::Leave(*code));
+                return Ok(Next::Exit(*code));
             }
             Outcome::Incident { incident, sentence } => (incident.clone(), sentence.clone()),
         };
@@ -254,14 +254,14 @@ impl Launch {
         };
         let action = decide(&incident, &situation);
         let (words, next) = match action {
-            Action::Stop { code, reason } => (format!("gives up ({code}): {reason}"), Next::Leave(code)),
+            Action::Stop { code, reason } => (format!("gives up ({code}): {reason}"), Next::Exit(code)),
             Action::Restart { delay_seconds, hosts, world, left_out, note } => {
                 self.left_out.extend(left_out.into_iter().map(|(host, _)| host));
                 let note = note.map(|note| format!("; {note}")).unwrap_or_default();
                 let words =
                     format!("starts again in {delay_seconds:.0} s with {world} ranks from the newest checkpoint{note}");
                 let delay = Duration::try_from_secs_f64(delay_seconds).unwrap_or(LONGEST_DELAY);
-                (words, Next::Again { delay, hosts, world })
+                (words, Next::Retry { delay, hosts, world })
             }
         };
         let failure = self.failure(number, &end, &incident, sentence, group, &words);
@@ -276,7 +276,7 @@ impl Launch {
         self.next_incident += 1;
         self.reached = self.reached.max(end.reached);
         self.history.push(incident);
-        self.keeper.failed(failure, vec![path, self.files.failure()], end.failed_at);
+        self.recorder.failed(failure, vec![path, self.files.failure()], end.failed_at);
         Ok(next)
     }
 
@@ -344,7 +344,7 @@ impl Launch {
             let layout = Layout::one_per_host(&[host], |_| true);
             let daemons = daemons(name);
             let words = ["sweep", launch_id].into_iter().chain(daemons.iter().map(String::as_str));
-            self.plan.mpirun_plan(layout, &words.collect::<Vec<_>>(), 1)
+            self.plan.mpirun_command(layout, &words.collect::<Vec<_>>(), 1)
         })
         .await
     }
@@ -397,7 +397,7 @@ impl Launch {
 ///
 /// # Errors
 /// If the system refuses.
-pub(super) async fn start(plan: AttemptPlan, launched: Instant) -> Result<Attempt, LaunchError> {
+pub(super) async fn start(plan: AttemptSpec, launched: Instant) -> Result<Attempt, LaunchError> {
     Attempt::launch(plan, launched).await.map_err(LaunchError::system)
 }
 
@@ -418,8 +418,8 @@ fn has_driver() -> bool {
 }
 
 enum Next {
-    Leave(u8),
-    Again { delay: Duration, hosts: Vec<Host>, world: usize },
+    Exit(u8),
+    Retry { delay: Duration, hosts: Vec<Host>, world: usize },
 }
 
 #[cfg(test)]

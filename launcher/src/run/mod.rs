@@ -2,11 +2,11 @@
 
 mod commands;
 mod error;
-mod keeper;
 mod launch;
 mod options;
 mod plan;
 mod preflight;
+mod recorder;
 mod settings;
 mod sweep;
 
@@ -14,5 +14,5 @@ pub use commands::{doctor, dry_run, run};
 pub use error::LaunchError;
 pub(crate) use options::seconds;
 pub use options::{HostOptions, RunOptions};
-pub use plan::Plan;
+pub use plan::LaunchPlan;
 pub use sweep::{SWEPT, sweep_here};

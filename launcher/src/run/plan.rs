@@ -6,17 +6,17 @@ use crate::environment::Environment;
 use crate::facts;
 use crate::hosts::{Host, HostList, Source, is_this_host, resolve};
 use crate::layout::Layout;
-use crate::mpirun::{MpirunPlan, find_mpirun, passed_variables};
-use crate::supervise::{AttemptPlan, Vanish, own_addresses};
+use crate::mpirun::{MpirunCommand, find_mpirun, passed_variables};
+use crate::supervise::{AttemptSpec, Vanish, own_addresses};
 
-/// What `mpirun` gives attendants that it has told to end. Whatever the configuration says, it is longer than that: the
-/// launcher and the attendants see to it that ranks end in time, and `mpirun` may be started before the configuration
+/// What `mpirun` gives agents that it has told to end. Whatever the configuration says, it is longer than that: the
+/// launcher and the agents see to it that ranks end in time, and `mpirun` may be started before the configuration
 /// is known.
 const MPIRUN_GRACE_SECONDS: u64 = 3600;
 
 /// What is settled before anything is started.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct LaunchPlan {
     /// What the user wants.
     pub options: RunOptions,
     /// The hosts, spares among them.
@@ -41,7 +41,7 @@ pub struct Plan {
     pub environment: Environment,
 }
 
-impl Plan {
+impl LaunchPlan {
     /// Reads the command line and the environment; starts nothing.
     ///
     /// # Errors
@@ -87,8 +87,8 @@ impl Plan {
     }
 
     /// The line that starts `arguments` of this program on every place of `layout`.
-    pub(super) fn mpirun_plan(&self, layout: Layout, arguments: &[&str], grace_seconds: u64) -> MpirunPlan {
-        MpirunPlan {
+    pub(super) fn mpirun_command(&self, layout: Layout, arguments: &[&str], grace_seconds: u64) -> MpirunCommand {
+        MpirunCommand {
             mpirun: self.mpirun.clone(),
             layout,
             program: std::env::current_exe().unwrap_or_else(|_| "admiral-launch".into()),
@@ -118,13 +118,13 @@ impl Plan {
         launch_id: &str,
         hosts: &[Host],
         world: usize,
-    ) -> Result<AttemptPlan, LaunchError> {
+    ) -> Result<AttemptSpec, LaunchError> {
         let layout = Layout::with_first(hosts, world, is_this_host).map_err(LaunchError::config)?;
         let addresses = self.addresses()?;
-        Ok(AttemptPlan {
+        Ok(AttemptSpec {
             ordinal,
             launch_id: launch_id.to_owned(),
-            mpirun: self.mpirun_plan(layout, &["attend"], MPIRUN_GRACE_SECONDS),
+            mpirun: self.mpirun_command(layout, &["agent"], MPIRUN_GRACE_SECONDS),
             addresses,
         })
     }
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[derive(clap::Parser)]
-    struct Line {
+    struct RunArguments {
         #[command(flatten)]
         options: RunOptions,
     }
@@ -183,7 +183,7 @@ mod tests {
     fn ranks_and_hosts_that_the_run_does_not_have_are_refused() {
         let check = |words: &[&str], world| {
             let words = ["x", "c.yaml"].iter().chain(words);
-            let options = <Line as clap::Parser>::parse_from(words).options;
+            let options = <RunArguments as clap::Parser>::parse_from(words).options;
             check_ranges(&options, world, 2).map_err(|error| error.message)
         };
         for words in [&[][..], &["--show-rank", "all"], &["--show-rank", "0,3"], &["--min-ranks", "4"]] {

@@ -5,7 +5,7 @@ use std::path::Path;
 use admiral_contract::ExitCode;
 
 use super::error::LaunchError;
-use super::plan::Plan;
+use super::plan::LaunchPlan;
 use crate::console::Console;
 use crate::decide::{Demand, Examined, admit};
 use crate::doctor::{ExamineRequest, Receipt, examine};
@@ -18,7 +18,7 @@ use crate::layout::Layout;
 /// # Errors
 /// When that is not possible at all.
 pub(super) async fn receipt(
-    plan: &Plan,
+    plan: &LaunchPlan,
     facts: &Facts,
     launch_id: Option<&str>,
     bandwidth: bool,
@@ -27,7 +27,7 @@ pub(super) async fn receipt(
 }
 
 /// Which of these hosts nothing can be started on, and why.
-pub(super) async fn unreachable(plan: &Plan, facts: &Facts, hosts: &[String]) -> Vec<(String, String)> {
+pub(super) async fn unreachable(plan: &LaunchPlan, facts: &Facts, hosts: &[String]) -> Vec<(String, String)> {
     // What the plan was begun with can be asked for again.
     let Ok(mut request) = request(plan, facts, None, false) else { return Vec::new() };
     request.hosts.retain(|host| hosts.contains(&host.name));
@@ -35,7 +35,7 @@ pub(super) async fn unreachable(plan: &Plan, facts: &Facts, hosts: &[String]) ->
 }
 
 fn request(
-    plan: &Plan,
+    plan: &LaunchPlan,
     facts: &Facts,
     launch_id: Option<&str>,
     bandwidth: bool,
@@ -44,7 +44,7 @@ fn request(
     Ok(ExamineRequest {
         hosts: plan.hosts.hosts.clone(),
         source: plan.hosts.source.clone(),
-        mpirun: plan.mpirun_plan(layout, &["probe"], 1),
+        mpirun: plan.mpirun_command(layout, &["probe"], 1),
         addresses: plan.addresses()?,
         program: plan.program.clone(),
         files: vec![plan.config.clone()],
@@ -66,7 +66,7 @@ fn absolute(path: &String) -> std::path::PathBuf {
 /// # Errors
 /// When a host is bad, unless the run may go on without.
 pub(super) async fn preflight(
-    plan: &mut Plan,
+    plan: &mut LaunchPlan,
     facts: &Facts,
     launch_id: &str,
     path: &Path,

@@ -1,4 +1,4 @@
-//! Making sure that nothing of a launch is left on hosts whose attendants cannot say so.
+//! Making sure that nothing of a launch is left on hosts whose agents cannot say so.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::mpirun::MpirunPlan;
+use crate::mpirun::MpirunCommand;
 use crate::session;
 
 /// What stands before the number in the answer of `sweep`.
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(6);
 
 /// Ends, on each host, what is left of a launch, by `mpirun` of `plan_for`'s line. Returns how many processes could
 /// not be ended, and the hosts that did not answer.
-pub(super) async fn sweep(hosts: &[String], plan_for: impl Fn(&str) -> MpirunPlan) -> (usize, Vec<String>) {
+pub(super) async fn sweep(hosts: &[String], plan_for: impl Fn(&str) -> MpirunCommand) -> (usize, Vec<String>) {
     let hosts: BTreeSet<&String> = hosts.iter().collect();
     let mut asked = JoinSet::new();
     for &host in &hosts {
@@ -35,7 +35,7 @@ pub(super) async fn sweep(hosts: &[String], plan_for: impl Fn(&str) -> MpirunPla
             let pid = child.id();
             let output = timeout(PATIENCE, child.wait_with_output()).await.ok().and_then(Result::ok);
             if output.is_none() {
-                session::remove_of_mpirun(&plan.temporary_folder, pid);
+                session::remove_for_mpirun(&plan.temporary_folder, pid);
             }
             let output = output?;
             let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,4 +1,4 @@
-//! One attempt: `mpirun`, the attendants that it starts, their ranks, until all of it is gone.
+//! One attempt: `mpirun`, the agents that it starts, their ranks, until all of it is gone.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,33 +13,33 @@ use super::hub::{Call, Hub};
 use super::mpirun::Mpirun;
 use super::roster::{Entry, Roster};
 use crate::console::{Console, ShowRank};
-use crate::decide::{End, Event, Group, GroupOptions, Outcome, Output, Slow, slow_ranks};
+use crate::decide::{End, Event, Group, GroupOptions, Outcome, Output, SlowRank, slow_ranks};
 use crate::environment::{LAUNCH_ADDRESSES, LAUNCH_TOKEN};
 use crate::layout::{Layout, Misplaced, Reported, check_reported};
-use crate::mpirun::MpirunPlan;
-use crate::protocol::{BEAT, FromAttendant, Start, ToAttendant};
+use crate::mpirun::MpirunCommand;
+use crate::protocol::{FromAgent, HEARTBEAT_INTERVAL, Start, ToAgent};
 
 /// How often the group is looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// `mpirun` follows its attendants within this, or is ended.
+/// `mpirun` follows its agents within this, or is ended.
 const MPIRUN_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What an attempt is to be.
 #[derive(Debug, Clone)]
-pub struct AttemptPlan {
+pub struct AttemptSpec {
     /// Attempts of this launch before it.
     pub ordinal: u64,
     /// Names the launch's processes on every host.
     pub launch_id: String,
-    /// The line that starts the attendants; its variables are those that ranks get besides.
-    pub mpirun: MpirunPlan,
+    /// The line that starts the agents; its variables are those that ranks get besides.
+    pub mpirun: MpirunCommand,
     /// Where this launcher can be reached.
     pub addresses: Vec<IpAddr>,
 }
 
 /// What the ranks of an attempt are to be.
 #[derive(Debug, Clone)]
-pub struct Ranks {
+pub struct RankSettings {
     /// The program and its arguments, the same for all.
     pub argv: Vec<String>,
     /// Variables, besides those that `mpirun` passes on.
@@ -77,11 +77,11 @@ pub trait Watcher {
 #[derive(Debug)]
 pub struct Attempt {
     /// What it was to be.
-    pub plan: AttemptPlan,
+    pub plan: AttemptSpec,
     /// What is known of each rank.
     pub roster: Roster,
-    /// Ranks that are slower than the others.
-    pub slow: Vec<Slow>,
+    /// RankSettings that are slower than the others.
+    pub slow: Vec<SlowRank>,
     /// It was asked to stop.
     pub is_stopping: bool,
     /// Something failed: it goes down.
@@ -102,7 +102,7 @@ pub struct AttemptEnd {
     pub at_failure: Roster,
     /// When a drill let a host fall silent.
     pub vanished: Option<Timestamp>,
-    /// Ranks whose processes nobody could confirm to be gone.
+    /// RankSettings whose processes nobody could confirm to be gone.
     pub unverified: Vec<usize>,
     /// The furthest step that was begun.
     pub reached: u64,
@@ -119,12 +119,12 @@ pub struct AttemptEnd {
 }
 
 impl Attempt {
-    /// Starts `mpirun`. Ranks are started by [`Attempt::supervise`] alone. Times count from `launched`.
+    /// Starts `mpirun`. RankSettings are started by [`Attempt::supervise`] alone. Times count from `launched`.
     ///
     /// # Errors
     /// When the system gives no port or no process.
-    pub async fn launch(mut plan: AttemptPlan, launched: Instant) -> std::io::Result<Self> {
-        // What only the attendants of this attempt know.
+    pub async fn launch(mut plan: AttemptSpec, launched: Instant) -> std::io::Result<Self> {
+        // What only the agents of this attempt know.
         let token = crate::random::text(16)?;
         let hub = Hub::open(token.clone(), plan.ordinal).await?;
         plan.mpirun.variables.extend([
@@ -141,7 +141,7 @@ impl Attempt {
 
     /// Takes down what [`Attempt::launch`] has started, before any rank is.
     pub async fn call_off(mut self) {
-        self.hub.say_all(&ToAttendant::Leave { with_daemon: false });
+        self.hub.say_all(&ToAgent::Leave { with_daemon: false });
         self.mpirun.end(Duration::from_secs(1)).await;
     }
 
@@ -154,7 +154,7 @@ impl Attempt {
     /// Starts the ranks and sees them through to the end. A word from `stops` asks them to stop.
     pub async fn supervise(
         mut self,
-        ranks: &Ranks,
+        ranks: &RankSettings,
         console: Console,
         stops: &mut mpsc::UnboundedReceiver<()>,
         watcher: &mut impl Watcher,
@@ -163,7 +163,8 @@ impl Attempt {
         let seats: Vec<_> =
             self.layout().placements.iter().map(|place| (place.host.clone(), gpu(place.local_rank))).collect();
         let mut group = Group::new(ranks.options.clone(), seats, self.launched.elapsed().as_secs_f64());
-        let (mut tick, mut beat, mut second) = (interval(TICK), interval(BEAT), interval(Duration::from_secs(1)));
+        let (mut tick, mut beat, mut second) =
+            (interval(TICK), interval(HEARTBEAT_INTERVAL), interval(Duration::from_secs(1)));
         for timer in [&mut tick, &mut beat, &mut second] {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
@@ -186,12 +187,12 @@ impl Attempt {
                     } else {
                         "asked to stop: the ranks publish a checkpoint; ask again to end them at once"
                     });
-                    let again = std::mem::replace(&mut self.is_stopping, true);
-                    Some(Event::StopAsked { again })
+                    let repeated = std::mem::replace(&mut self.is_stopping, true);
+                    Some(Event::StopRequested { repeated })
                 }
                 _ = tick.tick() => Some(Event::Tick),
                 _ = beat.tick() => {
-                    self.hub.say_all(&ToAttendant::Alive);
+                    self.hub.say_all(&ToAgent::Alive);
                     None
                 }
                 _ = second.tick() => {
@@ -204,9 +205,7 @@ impl Attempt {
             if let Some(host) = vanish.take_if(|vanish| group.reached() >= vanish.at_step).map(|vanish| vanish.host) {
                 vanished = Some(Timestamp::now());
                 let places = self.layout().placements.iter();
-                places
-                    .filter(|place| place.host == host)
-                    .for_each(|place| self.hub.say(place.rank, ToAttendant::Vanish));
+                places.filter(|place| place.host == host).for_each(|place| self.hub.say(place.rank, ToAgent::Vanish));
             }
             if !has_stepped && self.roster.readings().any(|reading| reading.step_seconds > 0.0) {
                 has_stepped = true;
@@ -218,27 +217,27 @@ impl Attempt {
                 && let Err(error) = check_reported(self.layout(), &self.reported(ranks.has_gpus))
             {
                 misplaced = Some(error);
-                outputs = group.handle(now, Event::StopAsked { again: true });
+                outputs = group.handle(now, Event::StopRequested { repeated: true });
             }
             let mut finished = None;
             for output in outputs {
                 match output {
                     Output::StartAll => self.start_all(ranks),
                     Output::SignalAll => {
-                        self.hub.say_all(&ToAttendant::Signal { signal: rustix::process::Signal::TERM.as_raw() });
+                        self.hub.say_all(&ToAgent::Signal { signal: rustix::process::Signal::TERM.as_raw() });
                     }
-                    Output::TakeStack(rank) => self.hub.say(rank, ToAttendant::Stack),
+                    Output::TakeStack(rank) => self.hub.say(rank, ToAgent::Stack),
                     Output::KillAll => {
                         failed_at.get_or_insert(now);
                         detected.get_or_insert_with(Timestamp::now);
                         at_failure.get_or_insert_with(|| self.roster.clone());
                         self.is_ending = true;
-                        self.hub.say_all(&ToAttendant::Kill);
+                        self.hub.say_all(&ToAgent::Kill);
                     }
                     Output::LeaveAll => {
                         let is_good = |entry: &Entry| matches!(entry.end, Some((Some(_), None)));
                         let with_daemon = !self.roster.entries.iter().all(is_good);
-                        self.hub.say_all(&ToAttendant::Leave { with_daemon });
+                        self.hub.say_all(&ToAgent::Leave { with_daemon });
                     }
                     Output::KillMpirun => self.mpirun.kill(),
                     Output::Finished(outcome) => finished = Some(outcome),
@@ -268,14 +267,14 @@ impl Attempt {
     /// What a call means for the group.
     fn take(&mut self, rank: usize, call: Call, console: Console) -> Option<Event> {
         let said = match call {
-            Call::Closed => return Some(Event::Lost { rank }),
-            Call::Said(said) => said,
+            Call::Closed => return Some(Event::Disconnected { rank }),
+            Call::Message(said) => said,
         };
         self.roster.note(rank, &said);
         Some(match said {
-            FromAttendant::Hello(_) => Event::Hello { rank },
-            FromAttendant::Beat { reading, state } => Event::Beat { rank, reading, state },
-            FromAttendant::Ended { code, signal, reading, .. } => {
+            FromAgent::Hello(_) => Event::Hello { rank },
+            FromAgent::Beat { reading, state } => Event::Beat { rank, reading, state },
+            FromAgent::Ended { code, signal, reading, .. } => {
                 let end = match (code, signal) {
                     (Some(code), _) => End::Code(code),
                     (None, Some(signal)) => End::Signal(signal),
@@ -283,24 +282,22 @@ impl Attempt {
                 };
                 Event::Ended { rank, end, reading }
             }
-            FromAttendant::DaemonGone => Event::DaemonGone { rank },
-            FromAttendant::Gone { left } => Event::Gone { rank, left },
-            FromAttendant::Stack { more: false, .. } => Event::StackTaken { rank },
-            FromAttendant::Line { text } => {
+            FromAgent::DaemonGone => Event::DaemonGone { rank },
+            FromAgent::Gone { left } => Event::Gone { rank, left },
+            FromAgent::Stack { more: false, .. } => Event::StackTaken { rank },
+            FromAgent::Line { text } => {
                 console.rank(rank, &text);
                 Event::Alive { rank }
             }
-            FromAttendant::Started { .. } | FromAttendant::Alive | FromAttendant::Stack { more: true, .. } => {
-                Event::Alive { rank }
-            }
+            FromAgent::Started { .. } | FromAgent::Alive | FromAgent::Stack { more: true, .. } => Event::Alive { rank },
         })
     }
 
-    fn start_all(&self, ranks: &Ranks) {
+    fn start_all(&self, ranks: &RankSettings) {
         for rank in 0..self.layout().world() {
             self.hub.say(
                 rank,
-                ToAttendant::Start(Start {
+                ToAgent::Start(Start {
                     argv: ranks.argv.clone(),
                     environment: ranks.environment.clone(),
                     log: ranks.logs.join(format!("rank-{rank:03}.log")),
@@ -311,7 +308,7 @@ impl Attempt {
         }
     }
 
-    /// Where the attendants are.
+    /// Where the agents are.
     fn reported(&self, has_gpus: bool) -> Vec<Reported> {
         let hellos = self.roster.entries.iter().filter_map(|entry| entry.hello.as_ref());
         let reported = |hello: &crate::protocol::Hello| Reported {

@@ -1,4 +1,4 @@
-//! Where the attendants of an attempt call in.
+//! Where the agents of an attempt call in.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::protocol::{FromAttendant, Hello, ToAttendant, encode, prove};
+use crate::protocol::{FromAgent, Hello, ToAgent, encode, prove};
 
 /// A caller that does not say who it is for so long is sent away.
 const HELLO: Duration = Duration::from_secs(10);
@@ -22,8 +22,8 @@ const MAX_HELLO: u64 = 16 << 10;
 /// What comes in.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Call {
-    /// An attendant has said something; its first word is [`FromAttendant::Hello`].
-    Said(FromAttendant),
+    /// An agent has said something; its first word is [`FromAgent::Hello`].
+    Message(FromAgent),
     /// Its connection has ended.
     Closed,
 }
@@ -37,10 +37,10 @@ pub struct Hub {
     _tasks: JoinSet<()>,
 }
 
-type Lines = Arc<Mutex<BTreeMap<usize, mpsc::UnboundedSender<ToAttendant>>>>;
+type Lines = Arc<Mutex<BTreeMap<usize, mpsc::UnboundedSender<ToAgent>>>>;
 
 impl Hub {
-    /// Opens a port for the attendants of this attempt, which know `token`.
+    /// Opens a port for the agents of this attempt, which know `token`.
     ///
     /// # Errors
     /// When the system gives no port.
@@ -54,7 +54,7 @@ impl Hub {
         Ok(Self { port, calls, lines, _tasks: tasks })
     }
 
-    /// Where attendants on `addresses`' networks find it, as [`crate::environment::LAUNCH_ADDRESSES`] wants it.
+    /// Where agents on `addresses`' networks find it, as [`crate::environment::LAUNCH_ADDRESSES`] wants it.
     #[must_use]
     pub fn addresses(&self, addresses: &[IpAddr]) -> String {
         let all: Vec<String> = addresses.iter().map(|&ip| SocketAddr::new(ip, self.port).to_string()).collect();
@@ -66,8 +66,8 @@ impl Hub {
         self.calls.recv().await
     }
 
-    /// Says something to a rank's attendant, if it has called in.
-    pub fn say(&self, rank: usize, message: ToAttendant) {
+    /// Says something to a rank's agent, if it has called in.
+    pub fn say(&self, rank: usize, message: ToAgent) {
         if let Some(line) = self.lines.lock().unwrap_or_else(PoisonError::into_inner).get(&rank) {
             // One that has gone is told to the supervisor by its connection's end.
             let _ = line.send(message);
@@ -75,7 +75,7 @@ impl Hub {
     }
 
     /// Says something to all that have called in.
-    pub fn say_all(&self, message: &ToAttendant) {
+    pub fn say_all(&self, message: &ToAgent) {
         for line in self.lines.lock().unwrap_or_else(PoisonError::into_inner).values() {
             let _ = line.send(message.clone());
         }
@@ -113,13 +113,13 @@ async fn serve(
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let greeting = async {
-        writer.write_all(&encode(&ToAttendant::Welcome { proof: prove(&token) })).await?;
+        writer.write_all(&encode(&ToAgent::Welcome { proof: prove(&token) })).await?;
         let mut first = Vec::new();
         (&mut reader).take(MAX_HELLO).read_until(b'\n', &mut first).await?;
         std::io::Result::Ok(first)
     };
     let Ok(Ok(first)) = timeout(HELLO, greeting).await else { return };
-    let Ok(FromAttendant::Hello(hello)) = serde_json::from_slice(&first) else { return };
+    let Ok(FromAgent::Hello(hello)) = serde_json::from_slice(&first) else { return };
     if hello.token != token || hello.attempt != attempt {
         return;
     }
@@ -127,7 +127,7 @@ async fn serve(
     let (line, mut outgoing) = mpsc::unbounded_channel();
     lines.lock().unwrap_or_else(PoisonError::into_inner).insert(rank, line);
     let hello = Hello { token: String::new(), ..hello };
-    if calls.send((rank, Call::Said(FromAttendant::Hello(hello)))).is_err() {
+    if calls.send((rank, Call::Message(FromAgent::Hello(hello)))).is_err() {
         return;
     }
     let mut words = reader.lines();
@@ -140,7 +140,7 @@ async fn serve(
     });
     while let Ok(Some(word)) = words.next_line().await {
         if let Ok(message) = serde_json::from_str(&word)
-            && calls.send((rank, Call::Said(message))).is_err()
+            && calls.send((rank, Call::Message(message))).is_err()
         {
             break;
         }
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     fn hello(token: &str, attempt: u64) -> Vec<u8> {
-        encode(&FromAttendant::Hello(Hello {
+        encode(&FromAgent::Hello(Hello {
             token: token.into(),
             attempt,
             rank: 1,
@@ -206,15 +206,15 @@ mod tests {
             assert!(answer.contains(&prove("secret")) && answer.lines().count() == 1, "{answer}");
             assert!(!answer.contains("\"secret\""), "the proof does not tell the token: {answer}");
         }
-        let attendant = caller(&hub, &hello("secret", 4)).await;
-        let Some((1, Call::Said(FromAttendant::Hello(hello)))) = hub.next().await else { panic!("no hello") };
+        let agent = caller(&hub, &hello("secret", 4)).await;
+        let Some((1, Call::Message(FromAgent::Hello(hello)))) = hub.next().await else { panic!("no hello") };
         assert_eq!(hello.token, "", "the token goes no further");
-        hub.say(1, ToAttendant::Kill);
-        hub.say(0, ToAttendant::Kill);
-        let mut told = BufReader::new(attendant).lines();
+        hub.say(1, ToAgent::Kill);
+        hub.say(0, ToAgent::Kill);
+        let mut told = BufReader::new(agent).lines();
         assert!(told.next_line().await.expect("a line").expect("a line").contains("welcome"));
         let line = told.next_line().await.expect("a line").expect("a line");
-        assert_eq!(serde_json::from_str::<ToAttendant>(&line).expect("a word"), ToAttendant::Kill);
+        assert_eq!(serde_json::from_str::<ToAgent>(&line).expect("a word"), ToAgent::Kill);
         drop(told);
         assert_eq!(hub.next().await, Some((1, Call::Closed)));
     }

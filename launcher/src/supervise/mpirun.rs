@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::mpirun::MpirunPlan;
+use crate::mpirun::MpirunCommand;
 use crate::protocol::cut;
 use crate::session;
 
@@ -34,7 +34,7 @@ impl Mpirun {
     ///
     /// # Errors
     /// When the system refuses.
-    pub fn start(plan: &MpirunPlan) -> std::io::Result<Self> {
+    pub fn start(plan: &MpirunCommand) -> std::io::Result<Self> {
         let mut command = Command::from(plan.command());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // SAFETY: setsid is allowed between fork and exec.
@@ -75,7 +75,7 @@ impl Mpirun {
             self.kill();
             let _ = timeout(Duration::from_secs(2), self.child.wait()).await;
         }
-        session::remove_of_mpirun(&self.temporary_folder, self.pid);
+        session::remove_for_mpirun(&self.temporary_folder, self.pid);
     }
 
     /// What it said.

@@ -3,7 +3,7 @@
 use admiral_contract::Reading;
 
 use crate::incident::RankRecord;
-use crate::protocol::{FromAttendant, Hello};
+use crate::protocol::{FromAgent, Hello};
 
 /// A rank.
 #[derive(Debug, Clone)]
@@ -12,7 +12,7 @@ pub struct Entry {
     pub host: String,
     /// Its number among the ranks of its host.
     pub local_rank: usize,
-    /// What its attendant said first.
+    /// What its agent said first.
     pub hello: Option<Hello>,
     /// The newest ledger.
     pub reading: Option<Reading>,
@@ -52,16 +52,16 @@ impl Roster {
         Self { entries: places.into_iter().map(entry).collect() }
     }
 
-    /// Notes what a rank's attendant says.
-    pub fn note(&mut self, rank: usize, said: &FromAttendant) {
+    /// Notes what a rank's agent says.
+    pub fn note(&mut self, rank: usize, said: &FromAgent) {
         let Some(entry) = self.entries.get_mut(rank) else { return };
         match said {
-            FromAttendant::Hello(hello) => entry.hello = Some(hello.clone()),
-            FromAttendant::Beat { reading, state } => {
+            FromAgent::Hello(hello) => entry.hello = Some(hello.clone()),
+            FromAgent::Beat { reading, state } => {
                 entry.reading = Some(reading.clone());
                 entry.state = *state;
             }
-            FromAttendant::Ended { code, signal, reading, last_lines } => {
+            FromAgent::Ended { code, signal, reading, last_lines } => {
                 entry.end = Some((*code, *signal));
                 entry.state = None;
                 if reading.is_some() {
@@ -69,16 +69,13 @@ impl Roster {
                 }
                 entry.last_lines.clone_from(last_lines);
             }
-            FromAttendant::Stack { text, .. } => entry.stack = Some(text.clone()),
-            FromAttendant::Gone { left } => entry.left = Some(*left),
-            FromAttendant::Started { .. }
-            | FromAttendant::Line { .. }
-            | FromAttendant::DaemonGone
-            | FromAttendant::Alive => {}
+            FromAgent::Stack { text, .. } => entry.stack = Some(text.clone()),
+            FromAgent::Gone { left } => entry.left = Some(*left),
+            FromAgent::Started { .. } | FromAgent::Line { .. } | FromAgent::DaemonGone | FromAgent::Alive => {}
         }
     }
 
-    /// Whether every attendant has called in.
+    /// Whether every agent has called in.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.entries.iter().all(|entry| entry.hello.is_some())

@@ -35,8 +35,8 @@ enum Fault {
     Stopped,
     /// A rank ends.
     Ends(End),
-    /// The attendant of a rank dies, and the rank with it.
-    AttendantDies,
+    /// The agent of a rank dies, and the rank with it.
+    AgentDies,
     /// Nothing is heard of a host any more.
     HostLost,
     /// No exchange gets through any more.
@@ -59,7 +59,7 @@ impl Fault {
             7 => Self::Ends(End::Code(1)),
             8 => Self::Ends(End::Code(69)),
             9 => Self::Ends(End::Code(74)),
-            10 => Self::AttendantDies,
+            10 => Self::AgentDies,
             11 => Self::HostLost,
             12 => Self::NetworkStalls,
             _ => Self::MpirunDies,
@@ -90,7 +90,7 @@ struct Run<'a> {
     /// What is on its way to the launcher: when it arrives, in microseconds, and in which order.
     mail: BTreeMap<(u64, u64), Event>,
     sent: u64,
-    /// Ranks whose attendants say nothing more.
+    /// Ranks whose agents say nothing more.
     mute: Vec<bool>,
     ended: Vec<bool>,
     mpirun_lives: bool,
@@ -149,9 +149,9 @@ impl Run<'_> {
             }
             Output::LeaveAll => {
                 for rank in (0..world).filter(|&rank| !self.mute[rank]).collect::<Vec<_>>() {
-                    self.send_within(now, 0.2, Event::Lost { rank });
+                    self.send_within(now, 0.2, Event::Disconnected { rank });
                 }
-                // With an attendant that nobody reaches it waits.
+                // With an agent that nobody reaches it waits.
                 if self.mpirun_lives && !self.mute.contains(&true) {
                     self.mpirun_lives = false;
                     self.send(now + 0.4, Event::MpirunEnded);
@@ -183,10 +183,10 @@ impl Run<'_> {
                 self.end(now, rank, end, 0.25);
                 self.peers_fail(now, rank);
             }
-            Fault::AttendantDies => {
+            Fault::AgentDies => {
                 self.ranks.stop(rank, now);
                 self.mute[rank] = true;
-                self.send_within(now, 0.25, Event::Lost { rank });
+                self.send_within(now, 0.25, Event::Disconnected { rank });
                 self.peers_fail(now, rank);
             }
             Fault::HostLost => {
@@ -201,7 +201,7 @@ impl Run<'_> {
                 self.send(now, Event::MpirunEnded);
                 for rank in 0..self.hosts.len() {
                     self.mute[rank] = true;
-                    self.send(now + 0.01, Event::Lost { rank });
+                    self.send(now + 0.01, Event::Disconnected { rank });
                 }
             }
             Fault::Preempted => {
@@ -279,7 +279,7 @@ fn lead(
             due.push((entry.key().0 as f64 / 1e6, entry.remove()));
         }
         if fault == Fault::None && is_hit && !std::mem::replace(&mut asked, true) {
-            due.push((now, Event::StopAsked { again: false }));
+            due.push((now, Event::StopRequested { repeated: false }));
         }
         due.push((now, Event::Tick));
         for (when, event) in due {
@@ -327,7 +327,7 @@ fn check(went: &Went, fault: Fault, rank: usize, hosts: &[String]) -> Incident {
         Fault::Hang(..) | Fault::Stopped => (Cause::Stalled, Some(rank), host, stall),
         Fault::NetworkStalls => (Cause::Stalled, None, Vec::new(), stall),
         Fault::Ends(end) => (end.cause(), Some(rank), if end.blames_host() { host } else { Vec::new() }, 0.3),
-        Fault::AttendantDies => (Cause::AttendantLost, Some(rank), host, 0.3),
+        Fault::AgentDies => (Cause::AgentLost, Some(rank), host, 0.3),
         Fault::HostLost => (Cause::HostLost, hosts.iter().position(|name| *name == host[0]), host, silence),
         Fault::MpirunDies => (Cause::MpirunDied, None, Vec::new(), 0.3),
         Fault::Preempted => (Cause::Exit(75), incident.rank, Vec::new(), 4.0),
@@ -364,7 +364,7 @@ fn every_fault_is_told_apart_among_512_ranks() {
         Fault::Ends(End::Signal(9)),
         Fault::Ends(End::Code(69)),
         Fault::Ends(End::Code(70)),
-        Fault::AttendantDies,
+        Fault::AgentDies,
         Fault::HostLost,
         Fault::NetworkStalls,
         Fault::MpirunDies,

@@ -8,7 +8,7 @@ use crate::decide::end::End;
 /// What happens to a group.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// The attendant of this rank is there.
+    /// The agent of this rank is there.
     Hello {
         /// Which.
         rank: usize,
@@ -27,7 +27,7 @@ pub enum Event {
         /// The state of the process, as in [`RankView::state`].
         state: Option<char>,
     },
-    /// A rank has ended; its attendant stays.
+    /// A rank has ended; its agent stays.
     Ended {
         /// Which.
         rank: usize,
@@ -41,8 +41,8 @@ pub enum Event {
         /// Of which rank.
         rank: usize,
     },
-    /// The connection to an attendant is closed.
-    Lost {
+    /// The connection to an agent is closed.
+    Disconnected {
         /// Which.
         rank: usize,
     },
@@ -55,15 +55,15 @@ pub enum Event {
     },
     /// The daemon of `mpirun` on the host of this rank is gone.
     DaemonGone {
-        /// Whose attendant says so.
+        /// Whose agent says so.
         rank: usize,
     },
     /// `mpirun` has ended.
     MpirunEnded,
     /// The user or the scheduler wants the run to stop.
-    StopAsked {
+    StopRequested {
         /// And not for the first time: without a checkpoint, at once.
-        again: bool,
+        repeated: bool,
     },
     /// Time goes by; at least twice a second.
     Tick,
@@ -72,15 +72,15 @@ pub enum Event {
 /// What is to be done for a group.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output {
-    /// All attendants are there: each may start its rank. Comes once.
+    /// All agents are there: each may start its rank. Comes once.
     StartAll,
     /// Tell every rank to publish a checkpoint and leave.
     SignalAll,
     /// Ask what the threads of this rank do.
     TakeStack(usize),
-    /// End every rank by force, now and whenever another attendant says hello. May come again.
+    /// End every rank by force, now and whenever another agent says hello. May come again.
     KillAll,
-    /// Tell every attendant to leave.
+    /// Tell every agent to leave.
     LeaveAll,
     /// End `mpirun` by force.
     KillMpirun,

@@ -2,7 +2,7 @@
 //! time, what is to be done comes out.
 //!
 //! A failure, a verdict, a stop or the good end of all ranks each lead to the same way out: everything is killed (also
-//! after a good end: what a rank has started may still be there), every attendant says that nothing is left, all are
+//! after a good end: what a rank has started may still be there), every agent says that nothing is left, all are
 //! told to leave, `mpirun` ends. Who does not answer is not waited for longer than the timeouts say, so a group always
 //! ends.
 
@@ -11,14 +11,14 @@ use std::collections::BTreeSet;
 use admiral_contract::{ExitCode, Reading};
 
 use super::event::{Event, GroupOptions, Outcome, Output};
-use super::seat::Seat;
+use super::member::Member;
 use super::stop::{FORCED, STOPPED, stopped_early};
 use crate::decide::cause::{Cause, Incident, code_of};
 use crate::decide::end::{End, whereabouts};
 use crate::decide::sentence::{count, name};
 use crate::decide::verdict::{Verdict, verdict};
 use crate::decide::view::RankView;
-use crate::protocol::PAUSE;
+use crate::protocol::SCHEDULING_GAP;
 
 /// After a first failure, an earlier cause may still be on its way from another host for so long, in seconds.
 const SETTLE: f64 = 0.3;
@@ -26,12 +26,12 @@ const SETTLE: f64 = 0.3;
 const STACKS: f64 = 2.0;
 /// At most so many ranks are asked for their stacks.
 const MOST_STACKS: usize = 3;
-/// `mpirun` follows the attendants within so long, in seconds, or is ended: after the death of a rank it would wait out
+/// `mpirun` follows the agents within so long, in seconds, or is ended: after the death of a rank it would wait out
 /// its own grace, with nothing left to wait for.
 const LAST_WAIT: f64 = 1.0;
 /// Why a group has to go down.
 #[derive(Debug, Clone)]
-struct Failure {
+struct FailureCandidate {
     rank: Option<usize>,
     hosts: Vec<String>,
     cause: Cause,
@@ -54,14 +54,14 @@ struct Ending {
 #[derive(Debug, Clone)]
 pub struct Group {
     options: GroupOptions,
-    seats: Vec<Seat>,
+    members: Vec<Member>,
     now: f64,
     started: bool,
     mpirun_ended: bool,
     /// Whether the stop was asked for, and until when it may take. A rank that exits with 75 begins one as well.
     stop: Option<(bool, f64)>,
     /// The first failure, and until when a better one may come.
-    failure: Option<(Failure, f64)>,
+    failure: Option<(FailureCandidate, f64)>,
     /// Ranks whose stacks are awaited, until when, and what happens then.
     stacks: Option<(BTreeSet<usize>, f64, Outcome)>,
     ending: Option<Ending>,
@@ -69,25 +69,25 @@ pub struct Group {
 }
 
 impl Group {
-    /// A group whose `mpirun` starts at `now`; `seats` has the host and the GPU of each rank. All times are in seconds
+    /// A group whose `mpirun` starts at `now`; `members` has the host and the GPU of each rank. All times are in seconds
     /// since the launch.
     #[must_use]
-    pub fn new(options: GroupOptions, seats: impl IntoIterator<Item = (String, Option<usize>)>, now: f64) -> Self {
-        let seat = |(host, gpu)| Seat {
+    pub fn new(options: GroupOptions, members: impl IntoIterator<Item = (String, Option<usize>)>, now: f64) -> Self {
+        let member = |(host, gpu)| Member {
             host,
             gpu,
-            here: false,
-            lost: false,
+            connected: false,
+            disconnected: false,
             ended: None,
-            gone: false,
-            heard: now,
+            confirmed_gone: false,
+            last_heard: now,
             reading: None,
-            unheard_since: None,
+            no_ledger_since: None,
             state: None,
         };
         Self {
             options,
-            seats: seats.into_iter().map(seat).collect(),
+            members: members.into_iter().map(member).collect(),
             now,
             started: false,
             mpirun_ended: false,
@@ -102,7 +102,7 @@ impl Group {
     /// What is known of the ranks that have not ended.
     #[must_use]
     pub fn views(&self) -> Vec<RankView> {
-        let running = self.seats.iter().enumerate().filter(|(_, seat)| seat.ended.is_none());
+        let running = self.members.iter().enumerate().filter(|(_, member)| member.ended.is_none());
         running.map(|(rank, _)| self.view(rank)).collect()
     }
 
@@ -112,25 +112,25 @@ impl Group {
     /// Where there is no such rank.
     #[must_use]
     pub fn view(&self, rank: usize) -> RankView {
-        let seat = &self.seats[rank];
-        let mut reading = seat.reading.clone();
-        if let (Some(reading), Some(since)) = (&mut reading, seat.unheard_since) {
+        let member = &self.members[rank];
+        let mut reading = member.reading.clone();
+        if let (Some(reading), Some(since)) = (&mut reading, member.no_ledger_since) {
             reading.phase_seconds = self.now - since;
         }
         RankView {
             rank,
-            host: seat.host.clone(),
-            gpu: seat.gpu,
+            host: member.host.clone(),
+            gpu: member.gpu,
             reading,
-            state: seat.state,
-            silent_seconds: self.now - seat.heard,
+            state: member.state,
+            silent_seconds: self.now - member.last_heard,
         }
     }
 
     /// The furthest step that any rank has begun.
     #[must_use]
     pub fn reached(&self) -> u64 {
-        self.seats.iter().filter_map(|seat| seat.reading.as_ref()).map(|reading| reading.step).max().unwrap_or(0)
+        self.members.iter().filter_map(|member| member.reading.as_ref()).map(|reading| reading.step).max().unwrap_or(0)
     }
 
     /// Whether the group goes down, or is gone.
@@ -142,8 +142,8 @@ impl Group {
     /// The ranks of which nobody has said that nothing is left of them, though they may have been started.
     #[must_use]
     pub fn unverified(&self) -> Vec<usize> {
-        let seats = self.seats.iter().enumerate();
-        seats.filter(|(_, seat)| seat.here && !seat.gone).map(|(rank, _)| rank).collect()
+        let members = self.members.iter().enumerate();
+        members.filter(|(_, member)| member.connected && !member.confirmed_gone).map(|(rank, _)| rank).collect()
     }
 
     /// Something happens at `now`, in seconds since the launch.
@@ -157,8 +157,8 @@ impl Group {
             Event::Hello { rank } | Event::Alive { rank } => self.hear(rank, &mut out),
             Event::Beat { rank, reading, state } => {
                 self.hear(rank, &mut out);
-                if let Some(seat) = self.seats.get_mut(rank).filter(|seat| seat.ended.is_none()) {
-                    (seat.reading, seat.state, seat.unheard_since) = (Some(reading), state, None);
+                if let Some(member) = self.members.get_mut(rank).filter(|member| member.ended.is_none()) {
+                    (member.reading, member.state, member.no_ledger_since) = (Some(reading), state, None);
                 }
             }
             Event::Ended { rank, end, reading } => {
@@ -171,11 +171,11 @@ impl Group {
                     awaited.remove(&rank);
                 }
             }
-            Event::Lost { rank } => self.attendant_lost(rank),
+            Event::Disconnected { rank } => self.agent_lost(rank),
             Event::Gone { rank, left } => {
-                // Not of the attendant itself: one may look after what another has left on its host.
-                if let Some(seat) = self.seats.get_mut(rank) {
-                    seat.gone |= left == 0 && (seat.ended.is_some() || self.ending.is_some());
+                // Not of the agent itself: one may look after what another has left on its host.
+                if let Some(member) = self.members.get_mut(rank) {
+                    member.confirmed_gone |= left == 0 && (member.ended.is_some() || self.ending.is_some());
                 }
             }
             Event::DaemonGone { rank } => {
@@ -183,7 +183,7 @@ impl Group {
                 self.daemon_died(rank);
             }
             Event::MpirunEnded => self.mpirun_died(),
-            Event::StopAsked { again } => self.stop_asked(again, &mut out),
+            Event::StopRequested { repeated } => self.stop_requested(repeated, &mut out),
             Event::Tick => self.judge(&mut out),
         }
         self.advance(&mut out);
@@ -192,10 +192,10 @@ impl Group {
 
     fn pass_time(&mut self, now: f64) {
         let gap = now - self.now;
-        if gap > PAUSE.as_secs_f64() {
+        if gap > SCHEDULING_GAP.as_secs_f64() {
             // What was sent meanwhile is still to be read: that it was not heard is no fault of who sent it.
-            for seat in &mut self.seats {
-                seat.heard += gap;
+            for member in &mut self.members {
+                member.last_heard += gap;
             }
         }
         self.now = self.now.max(now);
@@ -203,12 +203,12 @@ impl Group {
 
     fn hear(&mut self, rank: usize, out: &mut Vec<Output>) {
         let now = self.now;
-        let Some(seat) = self.seats.get_mut(rank) else { return };
-        seat.heard = now;
-        if !seat.here {
-            seat.here = true;
-            seat.reading = Some(Reading::default());
-            seat.unheard_since = Some(now);
+        let Some(member) = self.members.get_mut(rank) else { return };
+        member.last_heard = now;
+        if !member.connected {
+            member.connected = true;
+            member.reading = Some(Reading::default());
+            member.no_ledger_since = Some(now);
             if self.ending.is_some() {
                 out.push(Output::KillAll);
             }
@@ -217,10 +217,10 @@ impl Group {
 
     fn rank_ended(&mut self, rank: usize, end: End, reading: Option<Reading>) {
         let (now, ending) = (self.now, self.ending.is_some());
-        let Some(seat) = self.seats.get_mut(rank).filter(|seat| seat.ended.is_none()) else { return };
-        seat.ended = Some(end);
+        let Some(member) = self.members.get_mut(rank).filter(|member| member.ended.is_none()) else { return };
+        member.ended = Some(end);
         if let Some(reading) = reading {
-            (seat.reading, seat.unheard_since) = (Some(reading), None);
+            (member.reading, member.no_ledger_since) = (Some(reading), None);
         }
         if ending || end == End::Code(ExitCode::Finished as u8) {
             return;
@@ -239,9 +239,9 @@ impl Group {
         self.fail(failure);
     }
 
-    fn failure_of(&self, rank: usize, end: End) -> Failure {
+    fn failure_of(&self, rank: usize, end: End) -> FailureCandidate {
         let view = self.view(rank);
-        Failure {
+        FailureCandidate {
             rank: Some(rank),
             sentence: format!("{} {}{}", name(&view), end.words(), whereabouts(view.reading.as_ref())),
             hosts: if end.blames_host() { vec![view.host] } else { Vec::new() },
@@ -255,63 +255,65 @@ impl Group {
         }
     }
 
-    fn attendant_lost(&mut self, rank: usize) {
+    fn agent_lost(&mut self, rank: usize) {
         let ending = self.ending.is_some();
-        let Some(seat) = self.seats.get_mut(rank).filter(|seat| seat.here && !seat.lost) else { return };
-        seat.lost = true;
-        if ending || seat.ended.is_some() {
+        let Some(member) = self.members.get_mut(rank).filter(|member| member.connected && !member.disconnected) else {
+            return;
+        };
+        member.disconnected = true;
+        if ending || member.ended.is_some() {
             return;
         }
         let view = self.view(rank);
-        self.fail(Failure {
+        self.fail(FailureCandidate {
             rank: Some(rank),
             sentence: format!(
-                "the attendant of {} is gone{}: it was killed, or its connection was cut",
+                "the agent of {} is gone{}: it was killed, or its connection was cut",
                 name(&view),
                 whereabouts(view.reading.as_ref())
             ),
             hosts: vec![view.host],
-            cause: Cause::AttendantLost,
+            cause: Cause::AgentLost,
             follows: 0,
         });
     }
 
     fn daemon_died(&mut self, rank: usize) {
-        let Some(host) = self.seats.get(rank).map(|seat| seat.host.clone()) else { return };
+        let Some(host) = self.members.get(rank).map(|member| member.host.clone()) else { return };
         if self.ending.is_some() {
             return;
         }
         let sentence =
             format!("mpirun's daemon on {host} is gone: it was killed, and the ranks there are lost with it");
-        self.fail(Failure { rank: None, hosts: vec![host], cause: Cause::MpirunDied, sentence, follows: 0 });
+        self.fail(FailureCandidate { rank: None, hosts: vec![host], cause: Cause::MpirunDied, sentence, follows: 0 });
     }
 
     fn mpirun_died(&mut self) {
         self.mpirun_ended = true;
-        if self.ending.is_some() || self.seats.iter().all(|seat| seat.ended.is_some()) {
+        if self.ending.is_some() || self.members.iter().all(|member| member.ended.is_some()) {
             return;
         }
         let (cause, hosts, sentence) = if self.started {
             (Cause::MpirunDied, Vec::new(), "mpirun ended before the ranks did".to_owned())
         } else {
-            let missing = |seat: &&Seat| !seat.here;
-            let absent = self.seats.iter().filter(missing).count();
-            let hosts = self.hosts_unless_all(self.seats.iter().filter(missing).map(|seat| seat.host.clone()));
-            let all = self.seats.len();
+            let missing = |member: &&Member| !member.connected;
+            let absent = self.members.iter().filter(missing).count();
+            let hosts = self.hosts_unless_all(self.members.iter().filter(missing).map(|member| member.host.clone()));
+            let all = self.members.len();
             (Cause::Start, hosts, format!("mpirun ended before {absent} of {all} ranks had come up"))
         };
-        self.fail(Failure { rank: None, hosts, cause, sentence, follows: 0 });
+        self.fail(FailureCandidate { rank: None, hosts, cause, sentence, follows: 0 });
     }
 
     /// The hosts, or none where it is all of them: then it is something that they share.
     fn hosts_unless_all(&self, hosts: impl Iterator<Item = String>) -> Vec<String> {
         let hosts: BTreeSet<String> = hosts.collect();
-        let all: BTreeSet<&String> = self.seats.iter().map(|seat| &seat.host).collect();
+        let all: BTreeSet<&String> = self.members.iter().map(|member| &member.host).collect();
         if hosts.len() == all.len() { Vec::new() } else { hosts.into_iter().collect() }
     }
 
     /// The first failure counts, unless it may only follow from one that was heard of later.
-    fn fail(&mut self, failure: Failure) {
+    fn fail(&mut self, failure: FailureCandidate) {
         match &mut self.failure {
             Some((first, _)) if failure.follows < first.follows => *first = failure,
             Some(_) => {}
@@ -319,7 +321,7 @@ impl Group {
         }
     }
 
-    fn stop_asked(&mut self, again: bool, out: &mut Vec<Output>) {
+    fn stop_requested(&mut self, repeated: bool, out: &mut Vec<Output>) {
         if self.ending.is_some() {
             // Too late for a checkpoint, but not for keeping another group from being started.
             self.stop = Some((true, self.now));
@@ -327,8 +329,8 @@ impl Group {
         }
         let asked_before = self.stop.is_some_and(|(asked, _)| asked);
         if !self.started {
-            self.end(stopped_early(&self.seats), out);
-        } else if again || asked_before {
+            self.end(stopped_early(&self.members), out);
+        } else if repeated || asked_before {
             self.end(Outcome::Stopped { code: FORCED, sentence: "it was ended by force".to_owned() }, out);
         } else {
             self.stop = Some((true, self.now + self.options.stop_grace_seconds));
@@ -344,31 +346,31 @@ impl Group {
         let views = self.views();
         let verdict = verdict(&views, &self.options.timeouts);
         let Some(mut sentence) = verdict.sentence().map(str::to_owned) else { return };
-        let left_early = self.seats.len() - views.len();
+        let left_early = self.members.len() - views.len();
         if left_early > 0 && matches!(verdict, Verdict::AllWait { .. }) {
             sentence += &format!("; or it is that {} finished before them", count(left_early, "rank"));
         }
         let culprits = verdict.culprits().to_vec();
-        let of_culprits = || culprits.iter().map(|&rank| self.seats[rank].host.clone());
+        let of_culprits = || culprits.iter().map(|&rank| self.members[rank].host.clone());
         let shared = |hosts: Vec<String>| if hosts.len() == 1 { hosts } else { Vec::new() };
         let (cause, hosts) = match &verdict {
             Verdict::Silent { hosts, .. } if !hosts.is_empty() => (Cause::HostLost, hosts.clone()),
-            Verdict::Silent { .. } => (Cause::AttendantLost, self.hosts_unless_all(of_culprits())),
+            Verdict::Silent { .. } => (Cause::AgentLost, self.hosts_unless_all(of_culprits())),
             Verdict::NotReady { .. } => (Cause::Start, self.hosts_unless_all(of_culprits())),
             // Several hosts do not break at once: it is something that they share.
             _ => (Cause::Stalled, shared(self.hosts_unless_all(of_culprits()))),
         };
         let rank = culprits.first().copied();
-        let outcome = self.outcome(Failure { rank, hosts, cause, sentence, follows: 0 });
+        let outcome = self.outcome(FailureCandidate { rank, hosts, cause, sentence, follows: 0 });
         if let Verdict::Silent { ranks, .. } = &verdict {
             for &rank in ranks {
-                self.seats[rank].lost = true;
+                self.members[rank].disconnected = true;
             }
         }
         let asked: BTreeSet<usize> =
             if matches!(verdict, Verdict::Late { .. } | Verdict::NotReady { .. }) { culprits } else { Vec::new() }
                 .into_iter()
-                .filter(|&rank| self.seats[rank].here && !self.seats[rank].lost)
+                .filter(|&rank| self.members[rank].connected && !self.members[rank].disconnected)
                 .take(MOST_STACKS)
                 .collect();
         out.extend(asked.iter().map(|&rank| Output::TakeStack(rank)));
@@ -376,8 +378,8 @@ impl Group {
     }
 
     /// What a failure makes of the group.
-    fn outcome(&self, failure: Failure) -> Outcome {
-        let Failure { rank, hosts, cause, sentence, .. } = failure;
+    fn outcome(&self, failure: FailureCandidate) -> Outcome {
+        let FailureCandidate { rank, hosts, cause, sentence, .. } = failure;
         let steps_gained = self.reached().saturating_sub(self.options.reached_before);
         Outcome::Incident { incident: Incident { at_seconds: self.now, rank, hosts, cause, steps_gained }, sentence }
     }
@@ -385,7 +387,7 @@ impl Group {
     /// What is due by now.
     fn advance(&mut self, out: &mut Vec<Output>) {
         if self.ending.is_none() {
-            if !self.started && self.failure.is_none() && self.seats.iter().all(|seat| seat.here) {
+            if !self.started && self.failure.is_none() && self.members.iter().all(|member| member.connected) {
                 self.started = true;
                 out.push(Output::StartAll);
             }
@@ -398,10 +400,10 @@ impl Group {
 
     /// The outcome, where it is time for one.
     fn due(&mut self) -> Option<Outcome> {
-        let all_ended = self.seats.iter().all(|seat| seat.ended.is_some());
+        let all_ended = self.members.iter().all(|member| member.ended.is_some());
         // Whatever else has happened meanwhile, to a daemon of a host that was done or to a rank that stood for a while:
         // there is nothing left to heal.
-        if self.seats.iter().all(|seat| seat.ended == Some(End::Code(0))) {
+        if self.members.iter().all(|member| member.ended == Some(End::Code(0))) {
             return Some(self.good_end());
         }
         if let Some((awaited, until, outcome)) = &self.stacks {
@@ -414,10 +416,10 @@ impl Group {
                 return None;
             }
             if failure.follows > 0 && self.is_cut_short() {
-                return Some(stopped_early(&self.seats));
+                return Some(stopped_early(&self.members));
             }
             let preempted = End::Code(ExitCode::Preempted as u8);
-            let first = self.seats.iter().position(|seat| seat.ended == Some(preempted));
+            let first = self.members.iter().position(|member| member.ended == Some(preempted));
             return Some(match first {
                 // Who lost a peer that was told to leave.
                 Some(rank) if failure.follows > 0 => self.outcome(self.failure_of(rank, preempted)),
@@ -433,7 +435,7 @@ impl Group {
         }
         let grace = self.options.stop_grace_seconds;
         Some(if self.is_cut_short() {
-            stopped_early(&self.seats)
+            stopped_early(&self.members)
         } else if asked {
             let sentence = format!("it did not stop within {grace:.0} s and was ended by force");
             Outcome::Stopped { code: FORCED, sentence }
@@ -451,8 +453,9 @@ impl Group {
         let silence = self.options.timeouts.silence.as_secs_f64();
         let group_down = self.options.timeouts.group_down.as_secs_f64();
         let Some(ending) = &mut self.ending else { return };
-        let in_reach = |seat: &Seat| seat.here && !seat.lost && self.now - seat.heard <= silence;
-        let all_gone = !self.seats.iter().any(|seat| in_reach(seat) && !seat.gone);
+        let in_reach =
+            |member: &Member| member.connected && !member.disconnected && self.now - member.last_heard <= silence;
+        let all_gone = !self.members.iter().any(|member| in_reach(member) && !member.confirmed_gone);
         let overdue = self.now - ending.since >= group_down;
         if ending.told_to_leave.is_none() && (all_gone || overdue) {
             ending.told_to_leave = Some(self.now);
@@ -483,14 +486,14 @@ impl Group {
 
     /// Whether the launcher's own signal ended a rank.
     fn is_cut_short(&self) -> bool {
-        self.is_asked() && self.seats.iter().any(|seat| seat.ended == Some(STOPPED))
+        self.is_asked() && self.members.iter().any(|member| member.ended == Some(STOPPED))
     }
 
     /// What all ranks' exits with 0 or 75 make of the group.
     fn good_end(&self) -> Outcome {
         let preempted = End::Code(ExitCode::Preempted as u8);
-        let Some(rank) = self.seats.iter().position(|seat| seat.ended == Some(preempted)) else {
-            return if self.is_cut_short() { stopped_early(&self.seats) } else { Outcome::AllEnded };
+        let Some(rank) = self.members.iter().position(|member| member.ended == Some(preempted)) else {
+            return if self.is_cut_short() { stopped_early(&self.members) } else { Outcome::AllEnded };
         };
         if self.is_asked() {
             let sentence = "it was stopped, with a checkpoint".to_owned();

@@ -2,7 +2,7 @@
 
 mod event;
 mod lifecycle;
-mod seat;
+mod member;
 mod stop;
 
 pub use event::{Event, GroupOptions, Outcome, Output};

@@ -3,7 +3,7 @@
 use admiral_contract::ExitCode;
 
 use super::event::Outcome;
-use super::seat::Seat;
+use super::member::Member;
 use crate::decide::end::End;
 
 /// What a stop by force ends with.
@@ -13,8 +13,8 @@ pub(super) const FORCED: u8 = 1;
 pub(super) const STOPPED: End = End::Signal(15);
 
 /// What a stop that some rank did not heed makes of the group: before the first step there is nothing to lose.
-pub(super) fn stopped_early(seats: &[Seat]) -> Outcome {
-    let readings = || seats.iter().filter_map(|seat| seat.reading.as_ref());
+pub(super) fn stopped_early(members: &[Member]) -> Outcome {
+    let readings = || members.iter().filter_map(|member| member.reading.as_ref());
     let has_stepped = readings().any(|reading| reading.step_seconds > 0.0);
     let (code, sentence) = if !has_stepped {
         (ExitCode::Preempted as u8, "asked to stop before its first step")

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use admiral_contract::{ExitCode, largest_world_size, world_sizes};
 
 use super::cause::{Cause, Incident, USAGE, code_of};
-use super::sentence::{count, few};
+use super::sentence::{count, first_few};
 use crate::hosts::Host;
 
 /// Incidents of one rank with one cause, none of which let the run get further, after which it is given up.
-const SAME_PLACE: usize = 3;
+const MAX_SAME_FAILURES: usize = 3;
 /// Delays, in units of [`Situation::base_delay_seconds`].
 const FIRST_DELAY: f64 = 1.0;
 const MAX_DELAY: f64 = 60.0;
@@ -75,7 +75,7 @@ pub fn decide(incident: &Incident, situation: &Situation<'_>) -> Action {
         return action;
     }
     let code = code_of(incident.cause);
-    if let Some(reason) = in_one_place(incident, situation.history) {
+    if let Some(reason) = stuck_reason(incident, situation.history) {
         return Action::Stop { code, reason };
     }
     let since = incident.at_seconds - situation.window_seconds;
@@ -88,7 +88,7 @@ pub fn decide(incident: &Incident, situation: &Situation<'_>) -> Action {
         );
         return Action::Stop { code, reason };
     }
-    place(incident, situation)
+    place_group(incident, situation)
 }
 
 /// Where the next attempt resumes. Once an attempt has done a step, every later one continues from the newest
@@ -119,7 +119,7 @@ fn final_code(cause: Cause, restart_on_preemption: bool) -> Option<Action> {
 
 /// Why it is no use to try again: the same rank fails in the same way, and the run gets no further. A store that is
 /// away and a bad host are no such case: the one comes back, the other is left out.
-fn in_one_place(incident: &Incident, history: &[Incident]) -> Option<String> {
+fn stuck_reason(incident: &Incident, history: &[Incident]) -> Option<String> {
     if incident.cause.condemns_hosts()
         || matches!(incident.cause, Cause::Start)
         || incident.cause == Cause::Exit(ExitCode::Store as u8)
@@ -127,16 +127,18 @@ fn in_one_place(incident: &Incident, history: &[Incident]) -> Option<String> {
         return None;
     }
     let same = |other: &Incident| other.rank == incident.rank && other.cause == incident.cause;
-    let rest = history.get(history.len().checked_sub(SAME_PLACE - 1)?..)?;
+    let rest = history.get(history.len().checked_sub(MAX_SAME_FAILURES - 1)?..)?;
     let stuck = incident.steps_gained == 0
         && rest.iter().all(same)
         && rest.iter().skip(1).all(|earlier| earlier.steps_gained == 0);
     let who = incident.rank.map_or_else(|| "the group".to_owned(), |rank| format!("rank {rank}"));
-    stuck.then(|| format!("{who} failed {SAME_PLACE} times in the same way, and the run got no further in between"))
+    stuck.then(|| {
+        format!("{who} failed {MAX_SAME_FAILURES} times in the same way, and the run got no further in between")
+    })
 }
 
 /// How often in a row the run was started and got no further.
-fn tries_in_vain(incident: &Incident, history: &[Incident]) -> i32 {
+fn attempts_without_progress(incident: &Incident, history: &[Incident]) -> i32 {
     let newest_first = std::iter::once(incident).chain(history.iter().rev());
     let tries = newest_first.take(history.len()).take_while(|incident| incident.steps_gained == 0).count();
     i32::try_from(tries).unwrap_or(i32::MAX)
@@ -148,7 +150,7 @@ fn delay(incident: &Incident, situation: &Situation<'_>) -> f64 {
         Cause::Exit(code) if code == ExitCode::Store as u8 => (FIRST_STORE_DELAY, MAX_STORE_DELAY),
         _ => (FIRST_DELAY, MAX_DELAY),
     };
-    let tries = tries_in_vain(incident, situation.history);
+    let tries = attempts_without_progress(incident, situation.history);
     (first * 2f64.powi(tries.min(30))).min(most) * situation.base_delay_seconds
 }
 
@@ -180,7 +182,7 @@ fn leave_out(incident: &Incident, situation: &Situation<'_>) -> LeftOut {
 }
 
 /// Finds room for the next group.
-fn place(incident: &Incident, situation: &Situation<'_>) -> Action {
+fn place_group(incident: &Incident, situation: &Situation<'_>) -> Action {
     let LeftOut { known, suspected } = leave_out(incident, situation);
     let left_after = |out: &[&[(String, String)]]| -> Vec<&Host> {
         let is_out = |name: &String| {
@@ -247,7 +249,7 @@ fn first_of(hosts: &[&Host], world: usize) -> Vec<Host> {
 fn no_room(hosts: &[&Host], lost: &[(String, String)], situation: &Situation<'_>) -> String {
     let room = slots(hosts);
     let lost: Vec<String> = lost.iter().map(|(host, why)| format!("{host} is left out: {why}")).collect();
-    let mut reason = if lost.is_empty() { String::new() } else { format!("{}; ", few(lost)) };
+    let mut reason = if lost.is_empty() { String::new() } else { format!("{}; ", first_few(lost)) };
     reason += &format!("the hosts left have room for {}", count(room, "rank"));
     let fit = world_sizes(situation.global_batch, situation.microbatch, situation.world_wanted.max(room) as u64);
     let least = situation.min_world.max(1);
@@ -280,7 +282,7 @@ fn note(
         match spares.len() {
             0 => {}
             1 => parts.push(format!("the spare host {} takes its place", spares[0])),
-            _ => parts.push(format!("the spare hosts {} take their places", few(spares))),
+            _ => parts.push(format!("the spare hosts {} take their places", first_few(spares))),
         }
     }
     if world < situation.world_wanted {

@@ -194,7 +194,7 @@ fn any_cause() -> impl Strategy<Value = Cause> {
         Just(Cause::Signal(9)),
         Just(Cause::Stalled),
         Just(Cause::HostLost),
-        Just(Cause::AttendantLost),
+        Just(Cause::AgentLost),
         Just(Cause::MpirunDied),
         Just(Cause::Start),
     ]

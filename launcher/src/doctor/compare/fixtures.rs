@@ -12,9 +12,9 @@ use crate::hosts::Host;
 
 pub(crate) fn interface(name: &str, address: &str, prefix: u8) -> Interface {
     let kind = match name {
-        "lo" => Kind::Loopback,
-        _ if name.starts_with("docker") => Kind::HostOnly,
-        _ => Kind::Card,
+        "lo" => InterfaceKind::Loopback,
+        _ if name.starts_with("docker") => InterfaceKind::HostOnly,
+        _ => InterfaceKind::Card,
     };
     Interface { name: name.into(), kind, address: address.parse().unwrap(), prefix, megabits: None }
 }
@@ -68,7 +68,7 @@ pub(crate) fn good(number: u8) -> Answer {
         gpus: Some(Ok(GpuState { gpus: (0..8).map(gpu).collect(), holders: vec![] })),
         run_disk: Some(disk.clone()),
         checkpoint_disk: Some(disk),
-        store: Some(Ok(StoreTrial { seconds: 0.1 })),
+        store: Some(Ok(StoreAccess { seconds: 0.1 })),
         leftovers: vec![],
         seconds: 0.2,
     };

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::answer::{Answer, Needs};
 use super::finding::{Finding, Severity};
-use crate::doctor::probe::{Interface, Kind};
+use crate::doctor::probe::{Interface, InterfaceKind};
 
 /// The network that all hosts share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,12 +23,12 @@ pub struct Network {
 
 /// A range of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Range {
+struct AddressRange {
     start: u32,
     prefix: u8,
 }
 
-impl Range {
+impl AddressRange {
     fn new(address: Ipv4Addr, prefix: u8) -> Self {
         Self { start: u32::from(address) & mask(prefix), prefix }
     }
@@ -38,7 +38,7 @@ impl Range {
     }
 }
 
-impl std::fmt::Display for Range {
+impl std::fmt::Display for AddressRange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", Ipv4Addr::from(self.start), self.prefix)
     }
@@ -56,7 +56,7 @@ struct Way<'a> {
 }
 
 fn ways(interfaces: &[Interface]) -> Vec<Way<'_>> {
-    let usable = interfaces.iter().filter(|interface| interface.kind != Kind::Loopback);
+    let usable = interfaces.iter().filter(|interface| interface.kind != InterfaceKind::Loopback);
     usable
         .filter_map(|interface| match interface.address {
             IpAddr::V4(address) if !address.is_link_local() => Some(Way { interface, address }),
@@ -89,9 +89,9 @@ pub fn shared(needs: &Needs, answers: &[Answer]) -> Option<Network> {
 }
 
 /// A network in which each member has an address of its own.
-fn common(members: &[Vec<Way>], answers: &[Answer]) -> Option<Range> {
-    let ranges: BTreeSet<Range> =
-        members.iter().flatten().map(|way| Range::new(way.address, way.interface.prefix)).collect();
+fn common(members: &[Vec<Way>], answers: &[Answer]) -> Option<AddressRange> {
+    let ranges: BTreeSet<AddressRange> =
+        members.iter().flatten().map(|way| AddressRange::new(way.address, way.interface.prefix)).collect();
     let rated = ranges.into_iter().filter_map(|range| {
         let inside: Option<Vec<&Way>> =
             members.iter().map(|ways| ways.iter().find(|way| range.holds(way.address))).collect();
@@ -110,7 +110,7 @@ fn common(members: &[Vec<Way>], answers: &[Answer]) -> Option<Range> {
 }
 
 /// The smallest range around the addresses that reached the launcher.
-fn covering(members: &[Vec<Way>], answers: &[Answer]) -> Option<Range> {
+fn covering(members: &[Vec<Way>], answers: &[Answer]) -> Option<AddressRange> {
     let peers: Option<BTreeSet<Ipv4Addr>> = answers
         .iter()
         .map(|answer| match answer.peer {
@@ -121,14 +121,19 @@ fn covering(members: &[Vec<Way>], answers: &[Answer]) -> Option<Range> {
     let peers = peers.filter(|peers| peers.len() == answers.len())?;
     let first = *peers.first()?;
     // A range of less than 8 bits of prefix is no choice of anything.
-    let range =
-        (8..=32).rev().map(|prefix| Range::new(first, prefix)).find(|range| peers.iter().all(|&ip| range.holds(ip)))?;
-    let strays = members.iter().flatten().filter(|way| matches!(way.interface.kind, Kind::HostOnly | Kind::Bridge));
+    let range = (8..=32)
+        .rev()
+        .map(|prefix| AddressRange::new(first, prefix))
+        .find(|range| peers.iter().all(|&ip| range.holds(ip)))?;
+    let strays = members
+        .iter()
+        .flatten()
+        .filter(|way| matches!(way.interface.kind, InterfaceKind::HostOnly | InterfaceKind::Bridge));
     let misleads = strays.filter(|way| !peers.contains(&way.address)).any(|way| range.holds(way.address));
     (!misleads).then_some(range)
 }
 
-fn holds_ip(range: Range, address: Option<IpAddr>) -> bool {
+fn holds_ip(range: AddressRange, address: Option<IpAddr>) -> bool {
     matches!(address, Some(IpAddr::V4(address)) if range.holds(address))
 }
 
@@ -150,9 +155,9 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
         let strays =
             ways(&answer.probe.interfaces).into_iter().filter(|way| !network.interfaces.contains(&way.interface.name));
         for way in strays {
-            let range = Range::new(way.address, way.interface.prefix);
+            let range = AddressRange::new(way.address, way.interface.prefix);
             let is_twice = answers.iter().filter(|other| has(other, way.address)).count() > 1;
-            let misleads = is_twice || matches!(way.interface.kind, Kind::HostOnly | Kind::Bridge);
+            let misleads = is_twice || matches!(way.interface.kind, InterfaceKind::HostOnly | InterfaceKind::Bridge);
             let key = format!("{} ({range})", way.interface.name);
             let hosts = if misleads { &mut misleading } else { &mut others }.entry(key).or_default();
             hosts.push(answer.host.name.clone());
@@ -275,11 +280,11 @@ mod tests {
             }
             let network = shared(&needs(), &answers).unwrap();
             let (start, prefix) = network.cidr.split_once('/').unwrap();
-            let range = Range::new(start.parse().unwrap(), prefix.parse().unwrap());
+            let range = AddressRange::new(start.parse().unwrap(), prefix.parse().unwrap());
             let reaches =
                     |answer: &Answer| ways(&answer.probe.interfaces).iter().any(|way| range.holds(way.address));
                 prop_assert!(answers.iter().all(reaches));
-            prop_assert_eq!(Range::new(range.start.into(), range.prefix), range);
+            prop_assert_eq!(AddressRange::new(range.start.into(), range.prefix), range);
         }
     }
 }

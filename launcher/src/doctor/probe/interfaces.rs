@@ -16,7 +16,7 @@ pub struct Interface {
     /// Its name.
     pub name: String,
     /// What it is.
-    pub kind: Kind,
+    pub kind: InterfaceKind,
     /// Its address.
     pub address: IpAddr,
     /// The length of its network's prefix in bits.
@@ -28,7 +28,7 @@ pub struct Interface {
 /// What an interface is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum InterfaceKind {
     /// This host to itself.
     Loopback,
     /// A network of containers or virtual machines, by its name: nobody else can be reached there.
@@ -68,14 +68,14 @@ pub fn interfaces() -> Vec<Interface> {
 }
 
 /// `arp_type` is the kernel's ARPHRD number.
-fn kind(name: &str, is_loopback: bool, is_bridge: bool, arp_type: Option<u64>) -> Kind {
+fn kind(name: &str, is_loopback: bool, is_bridge: bool, arp_type: Option<u64>) -> InterfaceKind {
     match arp_type {
-        _ if is_loopback => Kind::Loopback,
-        _ if HOST_ONLY_NAMES.iter().any(|prefix| name.starts_with(prefix)) => Kind::HostOnly,
-        _ if is_bridge => Kind::Bridge,
-        Some(32) => Kind::Infiniband,
-        Some(768 | 769 | 776 | 778 | 65534) => Kind::Tunnel,
-        _ => Kind::Card,
+        _ if is_loopback => InterfaceKind::Loopback,
+        _ if HOST_ONLY_NAMES.iter().any(|prefix| name.starts_with(prefix)) => InterfaceKind::HostOnly,
+        _ if is_bridge => InterfaceKind::Bridge,
+        Some(32) => InterfaceKind::Infiniband,
+        Some(768 | 769 | 776 | 778 | 65534) => InterfaceKind::Tunnel,
+        _ => InterfaceKind::Card,
     }
 }
 
@@ -88,17 +88,17 @@ mod tests {
     fn the_loopback_is_among_them() {
         let all = interfaces();
         let lo = all.iter().find(|interface| interface.address.to_string() == "127.0.0.1").unwrap();
-        assert_eq!((lo.kind, lo.prefix), (Kind::Loopback, 8));
+        assert_eq!((lo.kind, lo.prefix), (InterfaceKind::Loopback, 8));
     }
 
     #[test]
     fn kinds_are_told_apart() {
-        assert_eq!(kind("lo", true, false, Some(772)), Kind::Loopback);
-        assert_eq!(kind("docker0", false, true, Some(1)), Kind::HostOnly);
-        assert_eq!(kind("br-0a1b2c", false, true, Some(1)), Kind::HostOnly);
-        assert_eq!(kind("br0", false, true, Some(1)), Kind::Bridge);
-        assert_eq!(kind("ib0", false, false, Some(32)), Kind::Infiniband);
-        assert_eq!(kind("tun0", false, false, Some(65534)), Kind::Tunnel);
-        assert_eq!(kind("eth0", false, false, Some(1)), Kind::Card);
+        assert_eq!(kind("lo", true, false, Some(772)), InterfaceKind::Loopback);
+        assert_eq!(kind("docker0", false, true, Some(1)), InterfaceKind::HostOnly);
+        assert_eq!(kind("br-0a1b2c", false, true, Some(1)), InterfaceKind::HostOnly);
+        assert_eq!(kind("br0", false, true, Some(1)), InterfaceKind::Bridge);
+        assert_eq!(kind("ib0", false, false, Some(32)), InterfaceKind::Infiniband);
+        assert_eq!(kind("tun0", false, false, Some(65534)), InterfaceKind::Tunnel);
+        assert_eq!(kind("eth0", false, false, Some(1)), InterfaceKind::Card);
     }
 }

@@ -19,10 +19,10 @@ use serde::{Deserialize, Serialize};
 use crate::environment::Environment;
 pub use environment::selected;
 pub use gpu::{Gpu, GpuState, Holder};
-pub use interfaces::{Interface, Kind, interfaces};
+pub use interfaces::{Interface, InterfaceKind, interfaces};
 pub use leftovers::Leftover;
 pub use program::{FileIdentity, ProgramVersion};
-pub use store::StoreTrial;
+pub use store::StoreAccess;
 pub use system::{Disk, System};
 
 /// What a host is asked.
@@ -72,7 +72,7 @@ pub struct Probe {
     /// The disk of the checkpoints, where they go to a folder.
     pub checkpoint_disk: Option<Disk>,
     /// The trial of the store; None where none was asked for.
-    pub store: Option<Result<StoreTrial, String>>,
+    pub store: Option<Result<StoreAccess, String>>,
     /// Processes of other launches.
     pub leftovers: Vec<Leftover>,
     /// What finding out took.
@@ -86,7 +86,8 @@ pub fn find_out(question: &Question, environment: &Environment) -> Probe {
     // The program is started twice, and both times it is the loading of libtorch that takes the time: side by side.
     thread::scope(|scope| {
         let version = scope.spawn(|| program::version(&question.program));
-        let store = scope.spawn(|| question.checkpoint_url.as_deref().map(|url| store::trial(&question.program, url)));
+        let store =
+            scope.spawn(|| question.checkpoint_url.as_deref().map(|url| store::write_probe(&question.program, url)));
         let gpus = scope.spawn(gpu::state);
         let launcher = scope.spawn(|| program::identity("/proc/self/exe".as_ref()));
         let program = program::identity(&question.program);

@@ -14,12 +14,12 @@ const PATIENCE: Duration = Duration::from_secs(45);
 
 /// A trial that went well.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct StoreTrial {
+pub struct StoreAccess {
     /// What writing, listing, reading back and deleting a small object took.
     pub seconds: f64,
 }
 
-pub(super) fn trial(program: &Path, url: &str) -> Result<StoreTrial, String> {
+pub(super) fn write_probe(program: &Path, url: &str) -> Result<StoreAccess, String> {
     let said = output(Command::new(program).args(["checkpoint", "probe", url, "--json"]), PATIENCE);
     match said {
         Ok(said) if said.status.success() => serde_json::from_slice(&said.stdout)

@@ -85,7 +85,9 @@ fn a_death_brings_the_group_down_at_once_and_is_named() {
 
 #[test]
 fn a_peer_that_lost_its_connection_is_not_the_cause() {
-    for cause in [Event::Lost { rank: 1 }, ended(1, End::Signal(11)), ended(1, End::Code(74)), ended(1, End::Code(1))] {
+    for cause in
+        [Event::Disconnected { rank: 1 }, ended(1, End::Signal(11)), ended(1, End::Code(74)), ended(1, End::Code(1))]
+    {
         let mut group = training();
         group.handle(2.0, ended(0, End::Code(70)));
         group.handle(2.1, ended(3, End::Code(70)));
@@ -108,7 +110,7 @@ fn a_peer_that_lost_its_connection_is_not_the_cause() {
 fn mpirun_is_to_blame_for_its_own_death_only() {
     let mut group = training();
     group.handle(2.0, Event::MpirunEnded);
-    (0..4).for_each(|rank| assert_eq!(group.handle(2.1, Event::Lost { rank }), []));
+    (0..4).for_each(|rank| assert_eq!(group.handle(2.1, Event::Disconnected { rank }), []));
     let outs = group.handle(2.4, Event::Tick);
     assert_eq!(outs[..2], [Output::KillAll, Output::LeaveAll]);
     let Output::Finished(outcome) = outs[2].clone() else { panic!("{outs:?}") };
@@ -116,12 +118,12 @@ fn mpirun_is_to_blame_for_its_own_death_only() {
     assert_eq!(group.unverified(), [0, 1, 2, 3]);
 
     let mut group = training();
-    group.handle(2.0, Event::Lost { rank: 1 });
+    group.handle(2.0, Event::Disconnected { rank: 1 });
     group.handle(2.1, Event::MpirunEnded);
     group.handle(2.4, Event::Tick);
     let (incident, sentence) = incident(go_down_of(&mut group, &[0, 2, 3]));
-    assert_eq!((incident.rank, incident.cause), (Some(1), Cause::AttendantLost));
-    assert!(sentence.starts_with("the attendant of rank 1 (n0, GPU 1) is gone in step 10"), "{sentence}");
+    assert_eq!((incident.rank, incident.cause), (Some(1), Cause::AgentLost));
+    assert!(sentence.starts_with("the agent of rank 1 (n0, GPU 1) is gone in step 10"), "{sentence}");
     assert_eq!(group.unverified(), [1]);
 }
 
@@ -174,7 +176,7 @@ fn a_start_that_fails_names_the_hosts_that_are_missing() {
 #[test]
 fn a_stop_is_told_to_all_and_ends_with_a_checkpoint() {
     let mut group = training();
-    assert_eq!(group.handle(2.0, Event::StopAsked { again: false }), [Output::SignalAll]);
+    assert_eq!(group.handle(2.0, Event::StopRequested { repeated: false }), [Output::SignalAll]);
     for rank in 0..3 {
         assert_eq!(group.handle(2.5, ended(rank, End::Code(75))), []);
     }
@@ -185,12 +187,12 @@ fn a_stop_is_told_to_all_and_ends_with_a_checkpoint() {
 #[test]
 fn a_stop_by_force_has_no_checkpoint() {
     let mut twice = training();
-    twice.handle(2.0, Event::StopAsked { again: false });
-    assert_eq!(twice.handle(2.1, Event::StopAsked { again: true }), [Output::KillAll]);
+    twice.handle(2.0, Event::StopRequested { repeated: false });
+    assert_eq!(twice.handle(2.1, Event::StopRequested { repeated: true }), [Output::KillAll]);
     assert!(matches!(go_down(&mut twice, 2.2), Outcome::Stopped { code: 1, .. }));
 
     let mut late = training();
-    late.handle(2.0, Event::StopAsked { again: false });
+    late.handle(2.0, Event::StopRequested { repeated: false });
     (0..56).for_each(|beat| beats(&mut late, 2.0 + f64::from(beat) / 2.0, 11, Phase::Checkpoint));
     assert_eq!(late.handle(31.9, Event::Tick), []);
     assert_eq!(late.handle(2.0 + GRACE, Event::Tick), [Output::KillAll]);
@@ -198,7 +200,7 @@ fn a_stop_by_force_has_no_checkpoint() {
 
     let mut early = group();
     early.handle(0.5, Event::Hello { rank: 0 });
-    assert_eq!(early.handle(0.6, Event::StopAsked { again: false })[0], Output::KillAll);
+    assert_eq!(early.handle(0.6, Event::StopRequested { repeated: false })[0], Output::KillAll);
     assert_eq!(early.handle(0.7, Event::Hello { rank: 1 }), [Output::KillAll], "who comes late is not left running");
 }
 
@@ -216,7 +218,7 @@ fn a_stop_before_the_first_step_loses_nothing() {
     // Ranks that get ready: the signal kills some, others lose their peers or hang.
     for others in [Some(STOPPED), Some(End::Code(70)), None] {
         let mut group = training();
-        assert_eq!(group.handle(2.0, Event::StopAsked { again: false }), [Output::SignalAll]);
+        assert_eq!(group.handle(2.0, Event::StopRequested { repeated: false }), [Output::SignalAll]);
         let mut outs = group.handle(2.1, ended(2, STOPPED));
         for rank in [0, 1, 3] {
             outs.extend(others.into_iter().flat_map(|end| group.handle(2.2, ended(rank, end))));
@@ -227,7 +229,7 @@ fn a_stop_before_the_first_step_loses_nothing() {
     }
     // What is wrong with the run is told all the same.
     let mut group = training();
-    group.handle(2.0, Event::StopAsked { again: false });
+    group.handle(2.0, Event::StopRequested { repeated: false });
     group.handle(2.1, ended(2, End::Code(64)));
     group.handle(2.1, ended(1, STOPPED));
     assert_eq!(group.handle(2.5, Event::Tick), [Output::KillAll]);
@@ -237,7 +239,7 @@ fn a_stop_before_the_first_step_loses_nothing() {
         let mut group = training();
         let reading = Reading { step_seconds: 0.5, checkpoint_step, ..reading(10, Phase::Forward) };
         group.handle(1.5, Event::Beat { rank: 0, reading, state: Some('R') });
-        group.handle(2.0, Event::StopAsked { again: false });
+        group.handle(2.0, Event::StopRequested { repeated: false });
         group.handle(2.1, ended(2, STOPPED));
         assert_eq!(group.handle(2.5, Event::Tick), [Output::KillAll]);
         assert_eq!(outcome(&mut group, 2.6).0, code);
@@ -252,7 +254,7 @@ fn a_stop_before_the_first_step_loses_nothing() {
 #[test]
 fn a_failure_while_stopping_is_no_checkpoint() {
     let mut group = training();
-    group.handle(2.0, Event::StopAsked { again: false });
+    group.handle(2.0, Event::StopRequested { repeated: false });
     group.handle(2.1, ended(1, End::Code(69)));
     group.handle(2.2, ended(0, End::Code(75)));
     assert_eq!(group.handle(2.5, Event::Tick), [Output::KillAll]);
@@ -267,7 +269,7 @@ fn a_stop_is_heard_while_a_failed_group_goes_down() {
         if asked_at > 2.3 {
             assert_eq!(group.handle(2.35, Event::Tick), [Output::KillAll]);
         }
-        group.handle(asked_at, Event::StopAsked { again: false });
+        group.handle(asked_at, Event::StopRequested { repeated: false });
         group.handle(2.5, Event::Tick);
         let Outcome::Stopped { code: 1, sentence } = go_down(&mut group, 2.6) else { panic!() };
         assert!(sentence.starts_with("asked to stop, it failed: rank 1 (n0, GPU 1) was killed"), "{sentence}");
@@ -415,10 +417,10 @@ fn any_event() -> impl Strategy<Value = Event> {
         }),
         4 => (rank.clone(), end).prop_map(|(rank, end)| ended(rank, end)),
         1 => rank.clone().prop_map(|rank| Event::StackTaken { rank }),
-        1 => rank.clone().prop_map(|rank| Event::Lost { rank }),
+        1 => rank.clone().prop_map(|rank| Event::Disconnected { rank }),
         2 => (rank, 0..2usize).prop_map(|(rank, left)| Event::Gone { rank, left }),
         1 => Just(Event::MpirunEnded),
-        1 => any::<bool>().prop_map(|again| Event::StopAsked { again }),
+        1 => any::<bool>().prop_map(|repeated| Event::StopRequested { repeated }),
         4 => Just(Event::Tick),
     ]
 }
@@ -444,7 +446,7 @@ proptest! {
             if let Event::Ended { rank, end, .. } = event && rank < 4 && !group.is_ending() {
                 ends[rank].get_or_insert(end);
             }
-            asked |= matches!(event, Event::StopAsked { .. })
+            asked |= matches!(event, Event::StopRequested { .. })
                 && !outs.iter().any(|out| matches!(out, Output::Finished(_)));
             outs.extend(group.handle(now, event));
         }

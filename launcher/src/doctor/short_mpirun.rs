@@ -20,13 +20,13 @@ pub(super) const LAST_WORDS: Duration = Duration::from_millis(500);
 const MAX_SAID: u64 = 1 << 20;
 
 /// A running `mpirun`. It is killed where nobody waits for it any more.
-pub(super) struct Running {
+pub(super) struct ShortMpirun {
     pub(super) child: Child,
     said: [JoinHandle<Vec<u8>>; 2],
     temporary_folder: PathBuf,
 }
 
-impl Running {
+impl ShortMpirun {
     /// Starts it. Open MPI creates its session folder in `temporary_folder`.
     pub(super) fn start(command: std::process::Command, temporary_folder: &Path) -> io::Result<Self> {
         let mut command = Command::from(command);
@@ -39,7 +39,7 @@ impl Running {
 
     /// Waits for its end, or brings it about, and for what it said. Its remote agents lie in process groups of their
     /// own and outlive it; they are ended too.
-    pub(super) async fn end(mut self, patience: Duration) -> Said {
+    pub(super) async fn end(mut self, patience: Duration) -> MpirunOutput {
         let status = match timeout(patience, self.child.wait()).await {
             Ok(status) => status.ok(),
             Err(_) => {
@@ -51,7 +51,7 @@ impl Running {
                     let _ = kill_process(agent, Signal::KILL);
                 }
                 let _ = timeout(LAST_WORDS, self.child.wait()).await;
-                session::remove_of_mpirun(&self.temporary_folder, pid);
+                session::remove_for_mpirun(&self.temporary_folder, pid);
                 None
             }
         };
@@ -61,20 +61,20 @@ impl Running {
             texts.push(String::from_utf8_lossy(&said).into_owned());
         }
         let stderr = texts.pop().unwrap_or_default();
-        Said { status, stdout: texts.pop().unwrap_or_default(), stderr }
+        MpirunOutput { status, stdout: texts.pop().unwrap_or_default(), stderr }
     }
 }
 
 /// What an `mpirun` said, and how it ended.
 #[derive(Debug)]
-pub(super) struct Said {
+pub(super) struct MpirunOutput {
     /// None where it had to be killed.
     pub(super) status: Option<ExitStatus>,
     pub(super) stdout: String,
     pub(super) stderr: String,
 }
 
-impl Said {
+impl MpirunOutput {
     /// Of both streams.
     pub(super) fn lines(&self) -> Vec<String> {
         self.stdout.lines().chain(self.stderr.lines()).map(str::to_owned).collect()
@@ -137,7 +137,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let said_all = folder.path().join("said-all");
         command.args(["-c", "echo out; echo err >&2; setsid sleep 600 & echo $!; touch \"$0\"; wait"]).arg(&said_all);
-        let running = Running::start(command, folder.path()).unwrap();
+        let running = ShortMpirun::start(command, folder.path()).unwrap();
         while !said_all.exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -29,21 +29,21 @@ struct Pending {
 
 /// What is written down while a run goes on.
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(super) struct Recorder {
     path: PathBuf,
     console: Console,
     state: State,
     rate: Rate,
     /// Several where one more came before a new step was done.
     pending: Vec<Pending>,
-    told_slow: Option<Instant>,
-    seen_slow: BTreeSet<usize>,
+    slow_reported_at: Option<Instant>,
+    ranks_seen_slow: BTreeSet<usize>,
     can_write: bool,
     has_begun: bool,
     slow_streaks: SlowStreaks,
 }
 
-impl Keeper {
+impl Recorder {
     pub(super) fn new(path: PathBuf, launch_id: String, console: Console) -> Self {
         let state = State::of_launch(launch_id, Timestamp::now());
         Self {
@@ -52,8 +52,8 @@ impl Keeper {
             state,
             rate: Rate::default(),
             pending: Vec::new(),
-            told_slow: None,
-            seen_slow: BTreeSet::new(),
+            slow_reported_at: None,
+            ranks_seen_slow: BTreeSet::new(),
             can_write: true,
             has_begun: false,
             slow_streaks: SlowStreaks::default(),
@@ -151,7 +151,7 @@ impl Keeper {
     }
 }
 
-impl Watcher for Keeper {
+impl Watcher for Recorder {
     fn see(&mut self, attempt: &Attempt, now: f64) {
         let roster = &attempt.roster;
         let state = &mut self.state;
@@ -180,12 +180,12 @@ impl Watcher for Keeper {
         let slow = self.slow_streaks.look(&attempt.slow);
         state.slow = slow.iter().map(|slow| slow.sentence.clone()).collect();
         for slow in slow {
-            if self.seen_slow.insert(slow.rank) {
+            if self.ranks_seen_slow.insert(slow.rank) {
                 state.slow_seen.push(slow.sentence.clone());
             }
         }
-        if !state.slow.is_empty() && self.told_slow.is_none_or(|told| told.elapsed() > SLOW_AGAIN) {
-            self.told_slow = Some(Instant::now());
+        if !state.slow.is_empty() && self.slow_reported_at.is_none_or(|told| told.elapsed() > SLOW_AGAIN) {
+            self.slow_reported_at = Some(Instant::now());
             for slow in &state.slow {
                 self.console.say(slow);
             }
@@ -203,7 +203,7 @@ impl Watcher for Keeper {
     }
 }
 
-impl Keeper {
+impl Recorder {
     /// Writes down what the incidents since the last new step have cost, when the run goes on from step `began`;
     /// returns the seconds and the steps of the first, which is what all of them cost together.
     fn complete(&mut self, began: u64, now: f64) -> Option<(f64, u64)> {
@@ -259,8 +259,8 @@ mod tests {
         }
     }
 
-    fn keeper(folder: &std::path::Path) -> Keeper {
-        Keeper::new(folder.join("state.json"), "l".into(), Console::new(&Environment::new([])))
+    fn recorder(folder: &std::path::Path) -> Recorder {
+        Recorder::new(folder.join("state.json"), "l".into(), Console::new(&Environment::new([])))
     }
 
     fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> T {
@@ -270,30 +270,30 @@ mod tests {
     #[test]
     fn what_two_incidents_cost_is_written_down_for_both() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut keeper = keeper(folder.path());
+        let mut recorder = recorder(folder.path());
         let (newest, own) =
             (folder.path().join("failure.json"), |number: u64| folder.path().join(format!("{number}.json")));
         for (number, step, at) in [(1, 45, 100.0), (2, 40, 103.0)] {
-            keeper.failed(failure(number, step), vec![own(number), newest.clone()], at);
+            recorder.failed(failure(number, step), vec![own(number), newest.clone()], at);
         }
-        assert_eq!(keeper.complete(40, 110.0), Some((10.0, 5)));
+        assert_eq!(recorder.complete(40, 110.0), Some((10.0, 5)));
         let costs = |failure: Failure| (failure.incident, failure.steps_lost, failure.seconds_lost);
         assert_eq!(costs(read(&own(1))), (1, Some(5), Some(10.0)));
         assert_eq!(costs(read(&own(2))), (2, Some(0), Some(7.0)));
         assert_eq!(costs(read(&newest)), (2, Some(0), Some(7.0)));
-        assert_eq!(keeper.complete(40, 111.0), None, "once");
+        assert_eq!(recorder.complete(40, 111.0), None, "once");
     }
 
     #[tokio::test]
     async fn a_launcher_that_waits_shows_that_it_lives() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut keeper = keeper(folder.path());
-        keeper.wait_for_start(Duration::from_secs(600));
+        let mut recorder = recorder(folder.path());
+        recorder.wait_for_start(Duration::from_secs(600));
         let first: State = read(&folder.path().join("state.json"));
-        keeper.while_waiting(tokio::time::sleep(Duration::from_millis(500))).await;
+        recorder.while_waiting(tokio::time::sleep(Duration::from_millis(500))).await;
         let last: State = read(&folder.path().join("state.json"));
         assert!(last.updated > first.updated && last.next_start == first.next_start && last.next_start.is_some());
-        keeper.end(75);
+        recorder.end(75);
         assert_eq!(read::<State>(&folder.path().join("state.json")).next_start, None);
     }
 }
