@@ -30,10 +30,10 @@ enum Command {
     Doctor {
         #[command(flatten)]
         run: Box<RunOptions>,
-        /// Also start all ranks once, to measure how fast they sum and which way between two of them is slow
+        /// Also start all ranks once, to measure the speed of their all-reduce and to find slow links between them
         #[arg(long)]
         bandwidth: bool,
-        /// For programs
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
@@ -43,26 +43,26 @@ enum Command {
     Status {
         /// The run's folder, or the URL of its checkpoints
         run: String,
-        /// Again every second, until the run has ended
+        /// Repeat every second until the run has ended
         #[arg(long)]
         watch: bool,
-        /// For programs
+        /// Print JSON
         #[arg(long)]
         json: bool,
-        /// The program `admiral`, for URLs
+        /// The program `admiral`; needed for URLs
         #[arg(long)]
         program: Option<PathBuf>,
     },
-    /// Write a file to run a configuration by on a cluster, to standard output
+    /// Write a file that runs a configuration on a cluster to standard output
     Template {
-        /// For what
+        /// The kind of cluster
         kind: template::TemplateKind,
         /// The configuration, a YAML file
         config: PathBuf,
-        /// Hosts
+        /// The number of hosts
         #[arg(long, default_value_t = 2)]
         hosts: usize,
-        /// GPUs of each, and ranks on it
+        /// The number of GPUs, and ranks, of each host
         #[arg(long, default_value_t = 8)]
         gpus_per_host: usize,
         /// The container image
@@ -72,17 +72,17 @@ enum Command {
         #[arg(long)]
         program: Option<PathBuf>,
     },
-    /// What mpirun starts for each rank
+    /// The process that mpirun starts for each rank
     #[command(hide = true, alias = "attend")]
     Agent,
     /// Ends what is left of a launch on this host
     #[command(hide = true)]
     Sweep {
-        /// Which launch.
+        /// The launch.
         launch_id: String,
-        /// The daemons of mpirun that belong to it.
+        /// The process numbers of its mpirun daemons.
         daemons: Vec<i32>,
-        /// Their folders.
+        /// Their session folders.
         #[arg(long = "session")]
         sessions: Vec<PathBuf>,
     },
@@ -92,7 +92,7 @@ enum Command {
 #[must_use]
 pub fn main() -> ProcessExit {
     let environment = Environment::of_process();
-    // What mpirun starts on each host to examine it. clap would propose it to people as a command.
+    // mpirun starts a probe on each host. It is no subcommand, because clap would suggest it to users.
     if std::env::args_os().nth(1).is_some_and(|word| word == "probe") {
         return match crate::doctor::probe(&environment) {
             Ok(()) => ProcessExit::SUCCESS,
@@ -135,7 +135,7 @@ pub fn main() -> ProcessExit {
 }
 
 fn failed(error: &LaunchError) -> ProcessExit {
-    // Who reads it may have left.
+    // The reader may be gone.
     let _ = std::io::stderr().write_all(format!("error: {error}\n").as_bytes());
     ProcessExit::from(error.code)
 }
@@ -171,7 +171,8 @@ async fn run_command(options: RunOptions, environment: &Environment) -> Result<u
     run(plan, Console::new(environment), stops()?).await
 }
 
-/// A word for each signal that asks for an end: from the terminal, an operator, or a scheduler that warns.
+/// Returns a channel with a message for each signal that asks the run to stop: from the terminal, an operator, or a
+/// scheduler that warns.
 fn stops() -> Result<mpsc::UnboundedReceiver<()>, LaunchError> {
     let (send, receive) = mpsc::unbounded_channel();
     for kind in [

@@ -1,5 +1,5 @@
-//! What the launcher shows: its own words on standard error, the ranks' lines with their rank before them on standard
-//! output; colours on a terminal alone.
+//! The launcher's output: its own messages on standard error, and the ranks' lines, prefixed with the rank, on standard
+//! output. Only terminals get colours.
 
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
@@ -7,23 +7,23 @@ use std::str::FromStr;
 
 use crate::environment::Environment;
 
-/// Writes to standard output. Who reads it may have left.
+/// Writes to standard output. Errors are ignored, because the reader may be gone.
 pub fn print(text: &str) {
     let mut out = std::io::stdout();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Which ranks' output is shown whole.
+/// The ranks whose whole output is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShowRank {
-    /// Every rank's.
+    /// Every rank.
     All,
-    /// Of these.
+    /// These ranks.
     Some(BTreeSet<usize>),
 }
 
 impl ShowRank {
-    /// Whether this rank is among them.
+    /// Returns whether the output of `rank` is shown.
     #[must_use]
     pub fn shows(&self, rank: usize) -> bool {
         match self {
@@ -34,7 +34,7 @@ impl ShowRank {
 }
 
 impl ShowRank {
-    /// The highest rank that is named.
+    /// Returns the highest rank that is named.
     #[must_use]
     pub fn highest(&self) -> Option<usize> {
         match self {
@@ -58,20 +58,20 @@ impl FromStr for ShowRank {
     }
 }
 
-/// The terminal, or what stands in its place.
+/// Where messages and ranks' lines are written.
 #[derive(Debug, Clone, Copy)]
 pub struct Console {
     colour_out: bool,
     colour_err: bool,
-    /// Standard output belongs to something that a program reads.
+    /// Standard output is read by a program, so the ranks' lines go to standard error.
     keeps_out: bool,
 }
 
-/// Colours that can be told apart on light and dark ground.
+/// Colours that are readable on light and dark backgrounds.
 const COLOURS: [u8; 6] = [36, 33, 35, 32, 34, 31];
 
 impl Console {
-    /// The console of this process. There are colours where a terminal is, unless the environment says `NO_COLOR`.
+    /// Returns the console of this process. Terminals get colours, unless the environment has `NO_COLOR`.
     #[must_use]
     pub fn new(environment: &Environment) -> Self {
         let wanted = !environment.no_color;
@@ -82,21 +82,21 @@ impl Console {
         }
     }
 
-    /// Whether standard error shows colours.
+    /// Returns whether standard error shows colours.
     #[must_use]
     pub fn has_colour(&self) -> bool {
         self.colour_err
     }
 
-    /// The same with the ranks' lines on standard error too, because standard output is for a program.
+    /// With `keeps_out`, the ranks' lines go to standard error, because a program reads standard output.
     #[must_use]
     pub fn keeping_out(self, keeps_out: bool) -> Self {
         Self { keeps_out, ..self }
     }
 
-    /// A line of a rank.
+    /// Writes a line of a rank.
     pub fn rank(&self, rank: usize, text: &str) {
-        // Nobody may be reading; the run goes on.
+        // The run continues if nobody reads.
         let _ = if self.keeps_out {
             std::io::stderr().write_all(prefixed(rank, text, self.colour_err).as_bytes())
         } else {
@@ -104,12 +104,12 @@ impl Console {
         };
     }
 
-    /// The launcher's own words.
+    /// Writes a message of the launcher.
     pub fn say(&self, text: &str) {
         self.write(1, text);
     }
 
-    /// The launcher's words on something that is wrong.
+    /// Writes a message of the launcher about a problem.
     pub fn warn(&self, text: &str) {
         self.write(31, text);
     }
@@ -125,7 +125,7 @@ impl Console {
     }
 }
 
-/// Log lines name their rank themselves.
+/// Log lines already name their rank.
 fn prefixed(rank: usize, text: &str, colour: bool) -> String {
     let own = format!("[rank {rank}] ");
     let rest = text.strip_prefix(&own).unwrap_or(text);

@@ -1,4 +1,5 @@
-//! `admiral-launch drill`: harms a short run on purpose and reports whether it was noticed, named and mended.
+//! `admiral-launch drill`: injects a fault into a short run and reports whether the launcher noticed it, named it and
+//! recovered.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use crate::run::{LaunchError, LaunchPlan, RunOptions, dry_run, run, seconds};
 use crate::status::State;
 use crate::supervise::Vanish;
 
-/// A drill.
+/// The options of a drill.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DrillOptions {
     #[command(flatten)]
@@ -27,60 +28,60 @@ pub struct DrillOptions {
     /// The step at which it happens
     #[arg(long, default_value_t = 20, value_name = "STEP")]
     pub at_step: u64,
-    /// Steps of the drill; without it, twice those
+    /// The number of steps of the drill; without it, twice --at-step
     #[arg(long, value_name = "STEPS")]
     pub steps: Option<u64>,
-    /// In which part of the step: data, forward, backward, reduce, optimizer or checkpoint
+    /// The part of the step: data, forward, backward, reduce, optimizer or checkpoint
     #[arg(long, default_value = "forward", value_name = "PHASE")]
     pub phase: String,
-    /// For programs
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
-/// What is done to the run: one thing.
+/// The fault to inject; exactly one.
 #[derive(Debug, Clone, clap::Args)]
 #[group(required = true, multiple = false)]
 pub struct Harm {
-    /// The rank is killed by SIGKILL
+    /// SIGKILL the rank
     #[arg(long, value_name = "RANK")]
     pub kill_rank: Option<usize>,
-    /// The rank stands still for ever
+    /// Make the rank hang for ever
     #[arg(long, value_name = "RANK")]
     pub hang_rank: Option<usize>,
-    /// The rank takes three times as long for its own work
+    /// Make the rank's own work take three times as long
     #[arg(long, value_name = "RANK")]
     pub slow_rank: Option<usize>,
-    /// Nothing is heard of the host any more, and it is not used again
+    /// Cut the host off for the rest of the run
     #[arg(long, value_name = "HOST")]
     pub drop_host: Option<String>,
-    /// The place of the checkpoints cannot be reached for so many seconds
+    /// Make the checkpoints' storage unreachable for this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub cut_storage: Option<f64>,
 }
 
-/// What a drill found.
+/// The result of a drill.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DrillReport {
-    /// Whether everything went as it should.
+    /// Whether everything went as expected.
     pub passed: bool,
-    /// What was done.
+    /// The injected fault.
     pub harm: String,
-    /// What was wrong with how it went; empty where it passed.
+    /// What went wrong; empty if the drill passed.
     pub faults: Vec<String>,
-    /// The verdict on the incident, or the words on the slow rank.
+    /// The verdict on the incident, or the message about the slow rank.
     pub verdict: Option<String>,
-    /// From the harm until the verdict, by the clocks of the two hosts.
+    /// From the fault to the verdict, by the clocks of the two hosts.
     pub seconds_to_detect: Option<f64>,
     /// From the verdict until all processes were gone.
     pub seconds_to_group_down: Option<f64>,
     /// From the verdict until the first new step was done.
     pub seconds_to_first_step: Option<f64>,
-    /// Steps that were done again.
+    /// Steps that were repeated.
     pub steps_lost: Option<u64>,
-    /// What the run ended with.
+    /// The exit code of the run.
     pub exit_code: u8,
-    /// Where the drill's files lie.
+    /// The folder of the drill's files.
     pub folder: PathBuf,
 }
 
@@ -103,7 +104,7 @@ impl Harm {
 }
 
 impl DrillOptions {
-    /// The fields that make a short run of the configuration, in a folder of its own, that harms itself.
+    /// Returns the overrides that make the configuration a short run in its own folder, with the fault.
     fn overrides(&self, folder: &std::path::Path) -> Vec<String> {
         let steps = self.steps.unwrap_or(self.at_step.saturating_mul(2)).max(self.at_step.saturating_add(1));
         let mut fields = self.run.overrides.clone();
@@ -130,10 +131,10 @@ impl DrillOptions {
     }
 }
 
-/// Runs the drill and says how it went; returns what the launcher exits with: 0 where it passed, else 1.
+/// Runs the drill and prints a report. Returns the launcher's exit code: 0 if the drill passed, else 1.
 ///
 /// # Errors
-/// What kept the run from starting.
+/// If the run could not be started.
 pub async fn drill(
     options: DrillOptions,
     environment: &Environment,
@@ -181,7 +182,7 @@ fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Option<T> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
-/// How it went, from what the launcher has written down.
+/// Judges the drill by the files that the launcher wrote.
 fn judge(options: &DrillOptions, exit_code: u8, folder: PathBuf) -> DrillReport {
     let incidents: Vec<Failure> = (1..).map_while(|number| read(&incident_of(&folder, number))).collect();
     let state: Option<State> = read(&state_of(&folder));
@@ -199,7 +200,7 @@ fn judge(options: &DrillOptions, exit_code: u8, folder: PathBuf) -> DrillReport 
                 faults.push(format!("nobody said that rank {rank} was slow"));
             }
         }
-        // A save may fail and the next succeed: that is as good as a restart.
+        // A save that fails and is repeated successfully is as good as a restart.
         Harm { cut_storage: Some(_), .. } => {
             let log = std::fs::read_to_string(folder.join("launch/attempt-000/rank-000.log")).unwrap_or_default();
             verdict = log.lines().find(|line| line.contains("the storage is cut off")).map(str::to_owned);
@@ -243,7 +244,7 @@ fn judge(options: &DrillOptions, exit_code: u8, folder: PathBuf) -> DrillReport 
     }
 }
 
-/// From the rank's own words on what it does to itself to the verdict.
+/// Returns the time from the rank's log line about its fault to the verdict, in seconds.
 fn seconds_to_detect(failure: &Failure) -> Option<f64> {
     if let Some(harmed) = failure.harmed {
         return (failure.detected - harmed).total(jiff::Unit::Second).ok();
@@ -288,7 +289,7 @@ mod tests {
             ["x", "c.yaml", "--set", "training.steps=9", "--kill-rank", "3", "--at-step", "40", "--phase", "data"];
         let options = DrillArguments::parse_from(words).options;
         let fields = options.overrides("/runs/d".as_ref());
-        // What comes later counts.
+        // Later overrides win.
         for (place, field) in
             ["training.steps=9", "run.folder=/runs/d", "checkpoint.url=null", "training.steps=80"].iter().enumerate()
         {

@@ -1,4 +1,4 @@
-//! The environment of this process: read once in [`crate::cli::main`] and handed down.
+//! The environment of this process. It is read once in [`crate::cli::main`] and handed down.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -39,9 +39,9 @@ pub struct Environment {
     pub temporary_folder: PathBuf,
     /// `OMPI_MCA_plm_rsh_agent`: the remote agent that Open MPI uses instead of ssh.
     pub remote_agent: Option<String>,
-    /// What the launcher and Open MPI tell an agent.
+    /// The variables that the launcher and Open MPI set for an agent.
     pub agent: AgentVariables,
-    /// What the launcher and Open MPI tell a probe.
+    /// The variables that the launcher and Open MPI set for a probe.
     pub probe: ProbeVariables,
 }
 
@@ -82,7 +82,7 @@ impl Environment {
         Self::new(std::env::vars_os())
     }
 
-    /// The environment with these variables.
+    /// Returns the environment with these variables.
     #[must_use]
     pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let variables: BTreeMap<OsString, OsString> = variables.into_iter().collect();
@@ -111,13 +111,13 @@ impl Environment {
         }
     }
 
-    /// The value of any variable, such as one of a scheduler.
+    /// Returns the value of any variable, such as one of a scheduler.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<String> {
         text(&self.variables, name)
     }
 
-    /// All variables whose names and values are UTF-8.
+    /// Returns all variables whose names and values are UTF-8.
     pub fn texts(&self) -> impl Iterator<Item = (String, String)> + '_ {
         self.variables.iter().filter_map(|(name, value)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned())))
     }

@@ -1,11 +1,11 @@
-//! The files of a launch in the run's folder, written aside and then put in place.
+//! The files of a launch in the run's folder. Each is written to a temporary file and renamed.
 //!
 //! ```text
 //! RUN/failure.json                        the newest incident
-//! RUN/launch/state.json                   what `status` shows, rewritten every second
-//! RUN/launch/receipt.json                 what the preflight found
-//! RUN/launch/attempt-001/rank-003.log     a rank's whole output; mpirun.log is mpirun's own
-//! RUN/launch/incidents/001/failure.json   one folder an incident
+//! RUN/launch/state.json                   the state that `status` shows, rewritten every second
+//! RUN/launch/receipt.json                 the result of the preflight
+//! RUN/launch/attempt-001/rank-003.log     a rank's whole output; mpirun.log has that of mpirun
+//! RUN/launch/incidents/001/failure.json   one folder for each incident
 //! ```
 
 use std::fs::File;
@@ -19,32 +19,32 @@ use serde::Serialize;
 
 use crate::paths::{incident_of, receipt_of, state_of};
 
-/// Why a file of the launch cannot be used.
+/// A file of the launch cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
-    /// The system refuses.
+    /// A system call failed.
     #[error("{path}: {source}; make it writable, or name another run.folder")]
     Io {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// Another launcher is at work.
+    /// Another launcher has the run.
     #[error("another admiral-launch ({who}) runs {run} already; stop it first, or name another run.folder")]
     Busy {
         /// The run's folder.
         run: PathBuf,
-        /// Who.
+        /// The process and host of the other launcher.
         who: String,
     },
 }
 
-/// The folder of a launch. While it lives no other launcher can take the run.
+/// The folder of a launch. While this value lives, no other launcher can take the run.
 #[derive(Debug)]
 pub struct Files {
     run: PathBuf,
-    /// Held for its lock.
+    /// Holds the lock.
     _lock: File,
     is_locked: bool,
 }
@@ -53,7 +53,7 @@ impl Files {
     /// Takes the run's folder for this launcher.
     ///
     /// # Errors
-    /// When it cannot be written, or another launcher has it.
+    /// If it cannot be written, or another launcher has it.
     pub fn take(run: &Path) -> Result<Self, FilesError> {
         let folder = run.join("launch");
         let path = folder.join("lock");
@@ -70,10 +70,10 @@ impl Files {
                 let who = std::fs::read_to_string(&path).unwrap_or_default();
                 return Err(FilesError::Busy { run: run.to_owned(), who: who.trim().to_owned() });
             }
-            // A file system without locks.
+            // The file system has no locks.
             Err(_) => false,
         };
-        // Locks of a shared file system may be known to one host only, or to none.
+        // On a shared file system, locks may be visible to one host only, or to none.
         let here = host_name();
         if let Ok(state) = crate::status::read(run)
             && state.is_held(Timestamp::now(), &here, start_ticks)
@@ -86,49 +86,50 @@ impl Files {
         Ok(Self { run: run.to_owned(), _lock: lock, is_locked })
     }
 
-    /// Whether the file system keeps others away; else what stands in the state's file has to.
+    /// Returns whether the file system's lock keeps other launchers away. If not, only the state file does.
     #[must_use]
     pub fn is_locked(&self) -> bool {
         self.is_locked
     }
 
-    /// The run's folder.
+    /// Returns the run's folder.
     #[must_use]
     pub fn run(&self) -> &Path {
         &self.run
     }
 
-    /// What `status` reads.
+    /// Returns the path of the state file.
     #[must_use]
     pub fn state(&self) -> PathBuf {
         state_of(&self.run)
     }
 
-    /// What the preflight found.
+    /// Returns the path of the preflight's result.
     #[must_use]
     pub fn receipt(&self) -> PathBuf {
         receipt_of(&self.run)
     }
 
-    /// The folder of an attempt, from 0.
+    /// Returns the folder of an attempt. Attempts count from 0.
     #[must_use]
     pub fn attempt(&self, attempt: u64) -> PathBuf {
         self.run.join(format!("launch/attempt-{attempt:03}"))
     }
 
-    /// The file of an incident, from 1.
+    /// Returns the path of an incident. Incidents count from 1.
     #[must_use]
     pub fn incident(&self, number: u64) -> PathBuf {
         incident_of(&self.run, number)
     }
 
-    /// The newest incident's second place.
+    /// Returns the path of the newest incident's copy.
     #[must_use]
     pub fn failure(&self) -> PathBuf {
         self.run.join("failure.json")
     }
 
-    /// Attempts and incidents of earlier launches: numbers go on after them.
+    /// Returns the first unused number of an attempt and the last used number of an incident, so that numbers continue
+    /// those of earlier launches.
     #[must_use]
     pub fn used(&self) -> (u64, u64) {
         let highest = |folder: PathBuf, prefix: &str| {
@@ -143,10 +144,10 @@ impl Files {
     }
 }
 
-/// Writes `content` as JSON to a file that is there whole or not at all, and makes its folder.
+/// Writes `content` as JSON atomically, and creates the folder.
 ///
 /// # Errors
-/// When the system refuses.
+/// If a system call fails.
 pub fn write_json(path: &Path, content: &impl Serialize) -> Result<(), FilesError> {
     let failed = |source| FilesError::Io { path: path.to_owned(), source };
     let mut text = serde_json::to_vec_pretty(content).map_err(|error| failed(error.into()))?;

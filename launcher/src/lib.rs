@@ -1,4 +1,4 @@
-//! Starts the ranks of a run under `mpirun`, says what is wrong, and brings the run back.
+//! Starts the ranks of a run under `mpirun`, diagnoses failures, and restarts the run.
 
 pub mod agent;
 pub mod cli;

@@ -1,4 +1,4 @@
-//! The `mpirun` line, for Open MPI 4 and 5's common options, and what goes with it to the ranks.
+//! The command line of `mpirun`, with options common to Open MPI 4 and 5, and the variables that ranks get.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,10 +9,10 @@ use crate::layout::Layout;
 use crate::secret::masked;
 use crate::shell::quoted;
 
-/// Beginnings of the names of variables that every rank gets: what the libraries in it listen to.
+/// Variables whose names begin like this are passed to every rank: the libraries in it read them.
 const PASSED_BEGINNINGS: [&str; 9] =
     ["ADMIRAL_", "AWS_", "CUDA_", "NCCL_", "OMP_", "PYTORCH_", "TORCH_", "UCX_", "FI_"];
-/// Whole names.
+/// More variables that are passed.
 const PASSED: [&str; 11] = [
     "HTTPS_PROXY",
     "HTTP_PROXY",
@@ -26,33 +26,34 @@ const PASSED: [&str; 11] = [
     "http_proxy",
     "no_proxy",
 ];
-/// What belongs to this machine alone.
+/// Variables that are valid on this machine only.
 const NOT_PASSED: [&str; 1] = [admiral_contract::environment::LEDGER];
-/// Components of Open MPI that take hosts and slots from a scheduler. Here they stand on the command line.
+/// Open MPI components that take hosts and slots from a scheduler. They are off, because the command line names the
+/// hosts.
 const ALLOCATORS: &str = "^slurm,tm,lsf,gridengine";
 
-/// Why `mpirun` cannot be used.
+/// `mpirun` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum MpirunError {
-    /// There is none.
+    /// `mpirun` was not found.
     #[error(
         "mpirun is not installed (looked in PATH: {path}); install Open MPI: openmpi-bin on Debian and Ubuntu, openmpi \
          on Fedora, or your cluster's module"
     )]
     Missing {
-        /// The folders.
+        /// The folders that were searched.
         path: String,
     },
-    /// The one that was named cannot be run.
+    /// The named program cannot be run.
     #[error("{path} is no program that can be run; --mpirun takes the path of Open MPI's mpirun")]
     NotAProgram {
-        /// Which.
+        /// Its path.
         path: PathBuf,
     },
     /// `--pass NAME` without such a variable.
     #[error("--pass {0}: there is no such variable in the environment")]
     NotSet(String),
-    /// `--pass` with what is no name.
+    /// `--pass` with something that is not a name.
     #[error("--pass {0:?}: give the name of a variable; its value is taken from the environment")]
     NoName(String),
 }
@@ -74,11 +75,11 @@ pub fn find_mpirun(named: Option<&Path>, folders: &str) -> Result<PathBuf, Mpiru
         .ok_or_else(|| MpirunError::Missing { path: folders.to_owned() })
 }
 
-/// The variables of an `environment` that ranks get on every host, by name: what Admiral and the libraries in it listen
-/// to, and those that `--pass` adds.
+/// Returns the variables of an `environment` that ranks get on every host, by name: those that Admiral and its
+/// libraries read, and those that `--pass` adds.
 ///
 /// # Errors
-/// Where one that `--pass` names is not set.
+/// If a variable of `--pass` is not set.
 pub fn passed_variables(
     environment: impl IntoIterator<Item = (String, String)>,
     pass: &[String],
@@ -99,36 +100,36 @@ pub fn passed_variables(
     Ok(environment.into_iter().filter(|(name, _)| is_passed(name)).collect())
 }
 
-/// An `mpirun` to start: one process a rank.
+/// An `mpirun` to start, with one process for each rank.
 #[derive(Debug, Clone)]
 pub struct MpirunCommand {
-    /// The program, from [`find_mpirun`].
+    /// The path of the program, from [`find_mpirun`].
     pub mpirun: PathBuf,
-    /// Who is where.
+    /// The places of the ranks.
     pub layout: Layout,
-    /// What every rank runs.
+    /// The program that every rank runs.
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<String>,
-    /// What every rank gets besides its host's own environment. It is set for `mpirun` itself, which passes it on by
-    /// name: values stand on no command line.
+    /// Variables that every rank gets besides its host's own environment. They are set for `mpirun` itself, which
+    /// passes them on by name, so that no value appears on a command line.
     pub variables: Vec<(String, String)>,
-    /// What ranks have between SIGTERM and SIGKILL when `mpirun` itself is told to end, in seconds.
+    /// Seconds from SIGTERM to SIGKILL for ranks when `mpirun` itself is told to end.
     pub grace_seconds: u64,
-    /// Whether this process is root, which Open MPI wants to be told is meant.
+    /// Whether this process is root. Open MPI requires an option then.
     pub is_root: bool,
-    /// Whether there may be more ranks on a host than it has cores: on a laptop.
+    /// Whether a host may have more ranks than cores, as on a laptop.
     pub oversubscribe: bool,
-    /// Network interfaces (`eth0,ib0`) or networks (`10.0.0.0/16`) to talk over; None leaves it to Open MPI.
+    /// Network interfaces (`eth0,ib0`) or networks (`10.0.0.0/16`) to use; `None` leaves the choice to Open MPI.
     pub interfaces: Option<String>,
-    /// Options that the user adds; each may be several words.
+    /// More options from the user; each may be several words.
     pub options: Vec<String>,
     /// The folder in which Open MPI creates its session folders.
     pub temporary_folder: PathBuf,
 }
 
 impl MpirunCommand {
-    /// The arguments of `mpirun`.
+    /// Returns the arguments of `mpirun`.
     #[must_use]
     pub fn arguments(&self) -> Vec<String> {
         let hosts: Vec<_> = self.layout.hosts.iter().map(|(host, ranks)| format!("{host}:{ranks}")).collect();
@@ -160,7 +161,7 @@ impl MpirunCommand {
         line
     }
 
-    /// The command, with the variables set. It inherits the rest of the environment.
+    /// Returns the command with the variables set. It inherits the rest of the environment.
     #[must_use]
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.mpirun);
@@ -168,20 +169,20 @@ impl MpirunCommand {
         command
     }
 
-    /// What is set for `mpirun` besides the environment of this process.
+    /// Returns the variables that are set for `mpirun` besides the environment of this process.
     #[must_use]
     pub fn environment(&self) -> Vec<(String, String)> {
         self.variables.clone()
     }
 
-    /// The command as a line that a shell takes. It holds no value of a variable.
+    /// Returns the command as a line for a shell. It contains no value of a variable.
     #[must_use]
     pub fn shown(&self) -> String {
         let words = std::iter::once(self.mpirun.to_string_lossy().into_owned()).chain(self.arguments());
         words.map(|word| quoted(&word)).collect::<Vec<_>>().join(" ")
     }
 
-    /// What `--dry-run` prints: where ranks go, the line, and every variable that it passes on.
+    /// Returns the text of `--dry-run`: the places of the ranks, the line, and every variable that is passed.
     #[must_use]
     pub fn dry_run(&self) -> String {
         let mut text = format!("{}\n{}\n", self.layout.table(), self.shown());
@@ -200,7 +201,7 @@ impl MpirunCommand {
     }
 }
 
-/// Whether Open MPI would cut a host's name at the first dot.
+/// Returns whether Open MPI would cut a host's name at the first dot.
 fn has_domain(host: &str) -> bool {
     host.contains('.') && host.parse::<std::net::IpAddr>().is_err()
 }

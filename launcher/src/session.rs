@@ -1,34 +1,36 @@
-//! The folders in which Open MPI 4 keeps what the processes of a host share: `ompi.HOST.UID/pid.PID` beside `mpirun`,
-//! `ompi.HOST.UID/jf.NUMBER` on the others, both where `TMPDIR` says. Some 7 MB stay there whenever `mpirun` or its
-//! daemon is ended by force, and a run that heals does that often: without a hand they fill the disk, or, on a tmpfs,
-//! the memory.
+//! Open MPI 4's session folders, in which the processes of a host share files: `ompi.HOST.UID/pid.PID` for `mpirun` and
+//! `ompi.HOST.UID/jf.NUMBER` for its daemons, both in `TMPDIR`.
+//!
+//! A killed `mpirun` or daemon leaves about 7 MB there. A run with many restarts would fill the disk, or the memory if
+//! `TMPDIR` is a tmpfs, so the launcher removes them.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Removes the folder of an `mpirun` that this process has started and ended; none where it never had a process.
+/// Removes the session folder of an `mpirun` that this process started and that has ended. `pid` is its process number,
+/// if it had one.
 pub fn remove_for_mpirun(temporary_folder: &Path, pid: Option<u32>) {
     pid.into_iter().for_each(|pid| remove(&folder_of_mpirun(temporary_folder, pid)));
 }
 
-/// The folder of an `mpirun` that runs, or ran, on this host with the variables of this process.
+/// Returns the session folder of an `mpirun` on this host.
 fn folder_of_mpirun(temporary_folder: &Path, pid: u32) -> PathBuf {
-    // Open MPI cuts a host's domain off.
+    // Open MPI removes the domain of the host's name.
     let host = admiral_contract::host::host_name();
     let host = host.split('.').next().unwrap_or_default();
     let user = rustix::process::geteuid().as_raw();
     temporary_folder.join(format!("ompi.{host}.{user}")).join(format!("pid.{pid}"))
 }
 
-/// Removes such a folder whose daemon is gone. One that is gone already is none to speak of, and what cannot be removed
-/// harms no run.
+/// Removes a session folder whose daemon is gone. Errors are ignored: it may be gone already, and a leftover harms no
+/// run.
 pub fn remove(folder: &Path) {
     if is_session(folder) && is_own(folder) {
         let _ = std::fs::remove_dir_all(folder);
     }
 }
 
-/// Whether a path is named as Open MPI names such a folder of this user's: nothing else is ever removed.
+/// Returns whether a path has the form of a session folder of this user. Nothing else is ever removed.
 #[must_use]
 pub fn is_session(path: &Path) -> bool {
     let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
@@ -44,7 +46,8 @@ pub fn is_session(path: &Path) -> bool {
         && top.ends_with(&user)
 }
 
-/// A link would lead elsewhere, and others may write where temporary files are.
+/// Returns whether a session folder belongs to this user and is no link. A link would lead elsewhere, and others may
+/// write to the temporary folder.
 fn is_own(path: &Path) -> bool {
     let is_mine = |path: &Path| {
         path.symlink_metadata().is_ok_and(|meta| meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw())

@@ -1,4 +1,4 @@
-//! Finding the launcher.
+//! Finds and verifies the launcher.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
@@ -14,23 +14,23 @@ use tokio::time::timeout;
 use super::error::AgentError;
 use crate::protocol::{ToAgent, prove};
 
-/// An address of the launcher that does not answer for so long leads nowhere.
+/// How long one of the launcher's addresses has to answer.
 const CONNECT: Duration = Duration::from_secs(5);
-/// The launcher's first word is no longer, in bytes.
+/// The longest first message of the launcher, in bytes.
 const MAX_WELCOME: u64 = 4 << 10;
 
-/// A connection to the launcher.
+/// A verified connection to the launcher.
 pub(super) struct LauncherConnection {
     pub(super) reader: BufReader<OwnedReadHalf>,
     pub(super) writer: OwnedWriteHalf,
 }
 
-/// The first of the launcher's addresses that answers as it should: a host in several networks has some that lead
-/// nowhere, or to another program.
+/// Connects to the first of the launcher's addresses that proves to be the launcher. A host in several networks has
+/// addresses that lead nowhere, or to another program.
 pub(super) async fn connect(addresses: &str, token: &str) -> Result<LauncherConnection, AgentError> {
     let mut tries = JoinSet::new();
     let all = addresses.split(',').filter_map(|text| text.parse().ok()).collect();
-    // Only an address of its own can be bound.
+    // Binding succeeds only for an address of this host.
     let is_own = |address: IpAddr| std::net::UdpSocket::bind((address, 0)).is_ok();
     for address in worth_trying(all, is_own) {
         let proof = prove(token);
@@ -49,14 +49,14 @@ pub(super) async fn connect(addresses: &str, token: &str) -> Result<LauncherConn
     Err(AgentError::Unreachable { host: host_name(), addresses: addresses.to_owned(), source: last })
 }
 
-/// Of the launcher's addresses those that may lead to it. One that only its own host has does on that host alone.
+/// Returns the addresses that may lead to the launcher. A loopback address does so only on the launcher's own host.
 fn worth_trying(addresses: Vec<SocketAddr>, is_own: impl Fn(IpAddr) -> bool) -> Vec<SocketAddr> {
     let mut others = addresses.iter().filter(|address| !address.ip().is_loopback()).peekable();
     let is_elsewhere = others.peek().is_some() && !others.any(|address| is_own(address.ip()));
     addresses.into_iter().filter(|address| !(is_elsewhere && address.ip().is_loopback())).collect()
 }
 
-/// Connects, and makes sure that it is the launcher before anything is said.
+/// Connects, and verifies that the other side is the launcher before anything is sent.
 async fn greet(address: SocketAddr, proof: &str) -> std::io::Result<LauncherConnection> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;

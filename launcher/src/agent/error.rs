@@ -1,9 +1,9 @@
-//! Why an agent cannot work.
+//! The errors of an agent.
 
-/// Why an agent cannot work.
+/// An agent cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// It was not started by a launcher.
+    /// This process was not started by a launcher.
     #[error("{0} is not set as a launcher sets it; `agent` is what admiral-launch starts under mpirun, not a command")]
     Environment(&'static str),
     /// The launcher cannot be reached from this host.
@@ -14,12 +14,12 @@ pub enum AgentError {
     Unreachable {
         /// This host.
         host: String,
-        /// All that were tried.
+        /// All addresses that were tried.
         addresses: String,
-        /// The last answer.
+        /// The error of the last one.
         source: std::io::Error,
     },
-    /// The system refuses something.
+    /// A system call failed.
     #[error("{0}")]
     System(#[from] std::io::Error),
 }

@@ -1,4 +1,7 @@
-//! The process that `mpirun` starts for each rank.
+//! The agent: the process that `mpirun` starts for each rank.
+//!
+//! The agent starts the rank, watches it, stores its output, reports to the launcher and follows the launcher's orders.
+//! If the launcher is gone, the agent ends its rank, so that nothing is left behind.
 
 mod connect;
 mod error;

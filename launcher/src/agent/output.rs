@@ -1,4 +1,4 @@
-//! What a rank prints: all of it into a file, the last lines for a report, and what is to be shown to the launcher.
+//! A rank's output: all of it goes to a file, the last lines into a report, and selected lines to the launcher.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::protocol::{FromAgent, MAX_LINE, Start, cut};
 
-/// Lines of a report.
+/// The number of last lines in a report.
 const NUM_LAST_LINES: usize = 30;
 
 /// The output of a rank.
@@ -38,7 +38,7 @@ impl RankOutput {
             .parent()
             .map_or(Ok(()), std::fs::create_dir_all)
             .and_then(|()| File::options().create(true).append(true).open(&start.log));
-        // A host that cannot keep the output is no reason not to train.
+        // A rank trains even if its host cannot store the output.
         let file = match opened {
             Ok(file) => Some(Mutex::new(file)),
             Err(error) => {
@@ -58,7 +58,7 @@ impl RankOutput {
         Self { last, readers }
     }
 
-    /// The last lines, after the end of the process; what a grandchild still prints is not waited for.
+    /// Returns the last lines, after the process has ended. Does not wait for grandchildren that still print.
     pub(super) async fn last_lines(&mut self) -> Vec<String> {
         for reader in self.readers.drain(..) {
             let _ = timeout(Duration::from_millis(300), reader).await;
@@ -67,7 +67,7 @@ impl RankOutput {
     }
 }
 
-/// Reads lines, whatever their bytes, and takes long ones in pieces.
+/// Reads lines of arbitrary bytes. Long lines are split.
 async fn read(stream: impl AsyncRead + Unpin, sink: Arc<LineSink>) {
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
@@ -114,8 +114,8 @@ impl LineSink {
     }
 }
 
-/// Whether everybody has to see a line: Admiral's last words, its log lines of that level, a panic, an abort of a
-/// library.
+/// Returns whether a line is shown from every rank: Admiral's error message, its log lines of level ERROR, a panic, or
+/// an abort of a library.
 fn tells_of_an_error(line: &str) -> bool {
     let plain = line.strip_prefix("[rank ").and_then(|rest| rest.split_once("] ")).map_or(line, |(_, rest)| rest);
     plain.starts_with("error: ")

@@ -1,4 +1,4 @@
-//! A rank's process and what it has started.
+//! A rank's process and its descendants.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -22,7 +22,7 @@ pub(super) struct Ended {
     pub(super) signal: Option<i32>,
 }
 
-/// Processes whose parents end become children of this one, so that they can be found and ended.
+/// Makes orphaned descendants children of this process, so that they can be found and ended.
 pub fn adopt_orphans() -> std::io::Result<()> {
     Ok(set_child_subreaper(Some(rustix::process::getpid()))?)
 }
@@ -35,8 +35,8 @@ pub(super) struct RankProcess {
 }
 
 impl RankProcess {
-    /// Starts it, in a process group of its own, so that a signal from the terminal does not reach it, and so that it
-    /// dies with this process.
+    /// Starts the process in a process group of its own, so that a signal from the terminal does not reach it. It dies
+    /// with this process.
     pub(super) fn start(
         start: &Start,
         variables: &BTreeMap<&str, String>,
@@ -53,7 +53,7 @@ impl RankProcess {
         unsafe {
             command.pre_exec(move || {
                 set_parent_process_death_signal(Some(Signal::KILL))?;
-                // The parent may have died before that was set.
+                // The parent may have died before the signal was set.
                 if rustix::process::getppid() != Some(parent) {
                     return Err(std::io::Error::other("its agent died"));
                 }
@@ -70,19 +70,19 @@ impl RankProcess {
             Ok(status) => {
                 Ended { code: status.code().and_then(|code| u8::try_from(code).ok()), signal: status.signal() }
             }
-            // It was reaped as somebody else's child, which cannot be; nothing is known of its end then.
+            // Another wait has reaped it, which does not happen; nothing is known about its end then.
             Err(_) => Ended { code: None, signal: None },
         }
     }
 
-    /// The last lines of its output, when it has ended.
+    /// Returns the last lines of the output, after the process has ended.
     pub(super) async fn last_lines(&mut self) -> Vec<String> {
         self.output.last_lines().await
     }
 
     pub(super) fn signal(&self, number: i32) {
         if let (Some(pid), Some(signal)) = (pid_of(self.pid), Signal::from_named_raw(number)) {
-            // It may have ended already.
+            // The process may have ended already.
             let _ = kill_process(pid, signal);
         }
     }
@@ -99,8 +99,8 @@ fn pid_of(number: u32) -> Option<Pid> {
     i32::try_from(number).ok().and_then(Pid::from_raw)
 }
 
-/// Ends what a rank that has ended left behind: its group, and all that this process has adopted. Returns how many
-/// processes could not be ended.
+/// Ends everything that an ended rank left behind: its process group, and all processes that this one adopted. Returns
+/// the number of processes that could not be ended.
 pub(super) async fn end_descendants(rank: u32) -> usize {
     if let Some(pid) = pid_of(rank) {
         let _ = kill_process_group(pid, Signal::KILL);
@@ -108,7 +108,7 @@ pub(super) async fn end_descendants(rank: u32) -> usize {
     end_children().await
 }
 
-/// Ends all children of this process, also those that it has adopted. Returns how many could not be ended.
+/// Ends all children of this process, including adopted ones. Returns the number of children that could not be ended.
 pub async fn end_children() -> usize {
     for _ in 0..40 {
         let mut left = 0;
@@ -116,7 +116,7 @@ pub async fn end_children() -> usize {
             left += 1;
             if let Some(pid) = pid_of(child) {
                 let _ = kill_process(pid, Signal::KILL);
-                // Adopted ones are no children of the runtime's; it does not reap them.
+                // The runtime does not reap adopted children.
                 let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
             }
         }
@@ -136,18 +136,18 @@ fn children(parent: u32) -> Vec<u32> {
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// The daemon of `mpirun` on this host, or `mpirun` itself: the parent of this process.
+/// Returns the parent of this process if it is the daemon of `mpirun` on this host, or `mpirun` itself.
 pub(super) fn daemon() -> Option<Pid> {
     rustix::process::getppid().filter(|&parent| is_daemon(parent))
 }
 
-/// Whether a process is `mpirun` or a daemon of it.
+/// Returns whether a process is `mpirun` or one of its daemons.
 #[must_use]
 pub fn is_daemon(pid: Pid) -> bool {
     ["orted", "mpirun", "mpiexec", "orterun"].contains(&name_of(pid).as_str())
 }
 
-/// Whether it is a daemon, and not `mpirun` itself.
+/// Returns whether a process is a daemon of `mpirun`, and not `mpirun` itself.
 pub(super) fn is_orted(pid: Pid) -> bool {
     name_of(pid) == "orted"
 }
@@ -157,7 +157,7 @@ fn name_of(pid: Pid) -> String {
     name.trim().to_owned()
 }
 
-/// Ends that daemon: when there is nobody to tell it, or nothing left for it to wait for, it would stay for minutes.
+/// Ends the daemon of `mpirun`. Without an order, or with nothing left to wait for, it would stay for minutes.
 pub(super) fn end_daemon() {
     if let Some(daemon) = daemon() {
         let _ = kill_process(daemon, Signal::KILL);

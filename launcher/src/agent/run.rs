@@ -1,5 +1,4 @@
-//! The agent: the process that `mpirun` starts for each rank. It starts the rank, watches it, keeps its output,
-//! tells the launcher, and does what the launcher says. Without a launcher it ends its rank: nothing is left behind.
+//! The agent's main loop.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
@@ -22,14 +21,15 @@ use crate::environment::{AgentVariables, Environment, LAUNCH_ADDRESSES, LAUNCH_T
 use crate::protocol::{FromAgent, HEARTBEAT_INTERVAL, Hello, SCHEDULING_GAP, Start, ToAgent, encode};
 use crate::session;
 
-/// A rank that is asked to end because its launcher is gone has this long to publish a checkpoint.
+/// A rank has this long to publish a checkpoint after its launcher is gone.
 const ORPHAN_GRACE: Duration = Duration::from_secs(3);
-/// How long an agent without a rank waits for a word.
+/// An agent without a rank waits this long for a message.
 const UNTOLD: Duration = Duration::from_secs(30);
-/// How often the daemon is looked for: well within what the launcher waits for the first cause of a failure.
+/// The interval of checks that the daemon is alive. It is shorter than the launcher's wait for the first cause of a
+/// failure.
 const DAEMON: Duration = Duration::from_millis(200);
 
-/// The rank that this agent serves, and how it finds its launcher.
+/// The rank of this agent, and the way to its launcher.
 struct Assignment {
     addresses: String,
     token: String,
@@ -53,10 +53,10 @@ impl Assignment {
     }
 }
 
-/// Attends a rank until the launcher says that it is over.
+/// Serves a rank until the launcher dismisses this agent.
 ///
 /// # Errors
-/// When this process was not started by a launcher, or cannot reach it.
+/// If this process was not started by a launcher, or cannot reach it.
 pub async fn run(environment: &Environment) -> Result<(), AgentError> {
     let assignment = Assignment::new(&environment.agent)?;
     let session = environment.agent.session_folder.clone().filter(|folder| session::is_session(folder));
@@ -94,7 +94,8 @@ pub async fn run(environment: &Environment) -> Result<(), AgentError> {
     Ok(())
 }
 
-/// What the rank finds as the GPU of its local rank: the entry of a list of devices, where there is one.
+/// Returns the GPU of a local rank: the entry in the list of visible devices, or the local rank itself if there is no
+/// list.
 fn gpu_of(visible: Option<&str>, local_rank: usize) -> Option<String> {
     match visible {
         None => Some(local_rank.to_string()),
@@ -112,11 +113,11 @@ async fn write(mut writer: OwnedWriteHalf, mut said: mpsc::UnboundedReceiver<Fro
     }
 }
 
-/// Passes on what the launcher says, until it says no more.
+/// Forwards the launcher's messages until the connection ends.
 async fn listen(reader: BufReader<OwnedReadHalf>, hear: mpsc::UnboundedSender<ToAgent>) {
     let mut lines = reader.lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        // A word of a newer launcher is no reason to leave a rank alone.
+        // Unknown messages of a newer launcher are ignored.
         if let Ok(message) = serde_json::from_str(&line)
             && hear.send(message).is_err()
         {
@@ -129,16 +130,16 @@ struct Agent {
     say: mpsc::UnboundedSender<FromAgent>,
     rank: Option<RankProcess>,
     ledger: Ledger,
-    /// The rank has ended and that has been said.
+    /// The rank has ended, and the launcher was told.
     is_over: bool,
-    /// The launcher is lost when nothing is heard of it for so long.
+    /// After this long without a message, the launcher counts as lost.
     orphan: Duration,
-    /// The daemon of a host other than `mpirun`'s, until it is found gone. `mpirun` itself the launcher has in sight.
+    /// The daemon of a host other than `mpirun`'s, until it is found gone. The launcher watches `mpirun` itself.
     daemon: Option<Pid>,
 }
 
 impl Agent {
-    /// Until it may leave; says whether `mpirun`'s daemon is to go as well.
+    /// Runs until the agent may leave. Returns whether `mpirun`'s daemon is to be ended too.
     async fn run(mut self, mut heard: mpsc::UnboundedReceiver<ToAgent>) -> Result<bool, AgentError> {
         let mut beat = interval(HEARTBEAT_INTERVAL);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -148,7 +149,7 @@ impl Agent {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hang_up = signal(SignalKind::hangup())?;
-        // mpirun passes these on to all its children; the launcher is who speaks to ranks.
+        // mpirun forwards these signals to all its children; only the launcher signals ranks.
         let _user1 = signal(SignalKind::user_defined1())?;
         let _user2 = signal(SignalKind::user_defined2())?;
         loop {
@@ -170,8 +171,8 @@ impl Agent {
                 _ = beat.tick() => {
                     let gap = last_beat.elapsed();
                     last_beat = Instant::now();
-                    // What was said meanwhile is still to be read. Once: a launcher that is gone says nothing after
-                    // any number of pauses.
+                    // After a scheduling gap, read the pending messages before judging silence. Only once: a launcher
+                    // that is gone stays silent after every gap.
                     if gap > SCHEDULING_GAP && !has_paused {
                         has_paused = true;
                         last_word = (last_word + gap).min(last_beat);
@@ -181,8 +182,8 @@ impl Agent {
                     }
                     self.beat();
                 }
-                // mpirun, or the scheduler, ends all it started. The rank may publish a checkpoint; when they lose
-                // patience they kill, and the rank dies with this process.
+                // mpirun or the scheduler ends all its processes. The rank may publish a checkpoint; if they kill this
+                // process meanwhile, the rank dies with it.
                 _ = terminate.recv() => {
                     if let Some(rank) = self.rank.as_ref().filter(|_| !self.is_over) {
                         rank.signal(rustix::process::Signal::TERM.as_raw());
@@ -195,11 +196,11 @@ impl Agent {
     }
 
     fn say(&self, message: FromAgent) {
-        // The launcher may be gone; then silence ends this agent too.
+        // If the launcher is gone, its silence ends this agent too.
         let _ = self.say.send(message);
     }
 
-    /// A daemon that dies leaves its children to another parent.
+    /// When a daemon dies, its children get another parent.
     fn look_for_daemon(&mut self) {
         if self.daemon.take_if(|&mut daemon| rustix::process::getppid() != Some(daemon)).is_some() {
             self.say(FromAgent::DaemonGone);
@@ -266,9 +267,9 @@ impl Agent {
         }
     }
 
-    /// The rank's process has ended by itself or by a signal.
+    /// Reports the end of the rank's process and ends what it left behind.
     async fn ended(&mut self, ended: Ended) {
-        // A rank without its daemon does not live long: the cause comes first.
+        // A rank dies soon after its daemon, so the daemon's death is reported first.
         self.look_for_daemon();
         self.is_over = true;
         let Some(rank) = &mut self.rank else { return };
@@ -286,19 +287,19 @@ impl Agent {
         match &self.rank {
             Some(rank) => rank.kill(),
             None => {
-                // Never started: there is nothing to end.
+                // The rank was never started.
                 self.is_over = true;
                 self.say(FromAgent::Gone { left: 0 });
                 return;
             }
         }
-        // A process in a driver call may not die; the launcher has its own patience.
+        // A process inside a driver call may not die; the launcher has its own timeout.
         if let Ok(ended) = timeout(Duration::from_secs(3), wait(&mut self.rank)).await {
             self.ended(ended).await;
         }
     }
 
-    /// As if no word came in or went out: the rank, cut off from its peers, stands still, until the launcher is missed.
+    /// Simulates a lost host: stops the rank and sends nothing until the launcher counts as lost.
     async fn vanish(&mut self) -> bool {
         if let Some(rank) = &self.rank {
             rank.signal(rustix::process::Signal::STOP.as_raw());
@@ -308,7 +309,7 @@ impl Agent {
         true
     }
 
-    /// No launcher: the rank may publish a checkpoint, and is ended.
+    /// The launcher is gone: lets the rank publish a checkpoint, and ends it.
     async fn orphaned(&mut self) -> Result<bool, AgentError> {
         if !self.is_over
             && let Some(rank) = &self.rank
@@ -323,7 +324,7 @@ impl Agent {
     }
 }
 
-/// The end of the rank; never, while there is none.
+/// Waits for the end of the rank; for ever if there is none.
 async fn wait(rank: &mut Option<RankProcess>) -> Ended {
     match rank {
         Some(rank) => rank.wait().await,
