@@ -49,7 +49,7 @@ pub struct RunSection {
 /// The section `data`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct DataSection {
-    /// The folder or archive of the images, as given.
+    /// The place of the images, as given.
     pub path: Option<String>,
 }
 

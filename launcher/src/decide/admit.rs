@@ -78,7 +78,7 @@ pub fn admit(examined: Examined<'_>, demand: Demand, notes: &mut Vec<String>) ->
     }
 }
 
-/// What to do about bad hosts when `left` others remain.
+/// Returns the advice on bad hosts when `left` others remain.
 fn cannot_be_used(names: &[String], left: usize) -> String {
     let them = if names.len() == 1 { "it" } else { "them" };
     let without = match left {
@@ -99,7 +99,7 @@ mod tests {
         names.iter().map(|&name| name.to_owned()).collect()
     }
 
-    /// Admission to three hosts of four ranks each: n0, n1, n2.
+    /// Admits to three hosts of four ranks each: n0, n1, n2.
     fn admitted(bad: &[&str], demand: Demand) -> Result<(Vec<String>, usize, Vec<String>), String> {
         let host = |place: usize| Host { name: format!("n{place}"), slots: 4, slots_given: true };
         let (hosts, bad) = ((0..3).map(host).collect::<Vec<_>>(), names(bad));

@@ -1,15 +1,15 @@
-//! Why a group ended.
+//! The cause of a group's end.
 
 use admiral_contract::ExitCode;
 use serde::{Deserialize, Serialize};
 
-/// What clap, which reads a rank's command line, exits with when it does not understand it.
+/// The exit code of a rank whose command line was not understood. The argument parser sets it.
 pub(super) const USAGE: u8 = 2;
 
-/// The launcher's own code for what no other code says.
+/// The launcher's exit code if no other code fits.
 const OTHER: u8 = 1;
 
-/// Why a group ended.
+/// The cause of a group's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
@@ -19,40 +19,40 @@ pub enum Cause {
     Signal(i32),
     /// The group stood still.
     Stalled,
-    /// Nothing was heard of a whole host.
+    /// A whole host went silent.
     HostLost,
-    /// A rank's agent was lost, and with it the rank.
+    /// A rank's agent was lost, and the rank with it.
     #[serde(rename = "attendant_lost")]
     AgentLost,
     /// `mpirun` ended before the group did.
     MpirunDied,
-    /// A rank never came up or never got ready.
+    /// A rank was not started, or did not get ready.
     Start,
 }
 
 impl Cause {
-    /// Whether the hosts to blame are known to be bad, and not only suspected.
+    /// Returns whether the hosts to blame are known to be bad, and not only suspected.
     pub(super) fn condemns_hosts(self) -> bool {
         self == Self::HostLost || self == Self::Exit(ExitCode::Node as u8)
     }
 }
 
-/// What ended a group.
+/// The failure that ended a group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Incident {
-    /// When, in seconds since the launch.
+    /// The time of the failure, in seconds since the launch.
     pub at_seconds: f64,
-    /// The rank that failed first, where it is one.
+    /// The rank that failed first, if a rank did.
     pub rank: Option<usize>,
-    /// The hosts to blame; empty: nobody.
+    /// The hosts to blame; empty if there are none.
     pub hosts: Vec<String>,
-    /// Why.
+    /// The cause.
     pub cause: Cause,
-    /// By how many steps the group had come further than any group of this launch before it.
+    /// The number of steps by which the group got further than all earlier groups of this launch.
     pub steps_gained: u64,
 }
 
-/// What the launcher exits with when it gives up after this.
+/// Returns the launcher's exit code if it gives up because of this cause.
 #[must_use]
 pub fn code_of(cause: Cause) -> u8 {
     match cause {

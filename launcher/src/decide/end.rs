@@ -1,22 +1,22 @@
-//! How a rank ended, and the words for it.
+//! The end of a rank, and its description.
 
 use admiral_contract::{ExitCode, Reading};
 
 use super::cause::{Cause, USAGE};
 
-/// How a rank ended.
+/// The end of a rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It exited with this code.
+    /// The rank exited with this code.
     Code(u8),
-    /// This signal killed it.
+    /// This signal killed the rank.
     Signal(i32),
-    /// It could not be started at all.
+    /// The rank could not be started.
     NotStarted,
 }
 
 impl End {
-    /// What it means for the group.
+    /// Returns the cause of the group's end, if this rank ended it.
     #[must_use]
     pub fn cause(self) -> Cause {
         match self {
@@ -26,14 +26,14 @@ impl End {
         }
     }
 
-    /// Whether it may only be what follows from the death of another rank: a rank that loses its peers cannot tell that
-    /// from a bug.
+    /// Returns whether this end may be a consequence of another rank's death. A rank that loses its peers cannot
+    /// distinguish that from a bug.
     #[must_use]
     pub fn may_follow(self) -> bool {
         self == Self::Code(ExitCode::Bug as u8)
     }
 
-    /// Whether the host it happened on is under suspicion.
+    /// Returns whether the rank's host is suspected.
     #[must_use]
     pub fn blames_host(self) -> bool {
         match self {
@@ -43,7 +43,7 @@ impl End {
         }
     }
 
-    /// "was killed by signal 9 (SIGKILL)"
+    /// Describes the end: "was killed by signal 9 (SIGKILL)".
     #[must_use]
     pub fn words(self) -> String {
         match self {
@@ -64,7 +64,7 @@ impl End {
     }
 }
 
-/// ", in step 812, reading data"
+/// Describes where the rank was: " in step 812, reading data".
 pub(super) fn whereabouts(reading: Option<&Reading>) -> String {
     match reading {
         Some(reading) if reading.pid != 0 && reading.step > 0 => {
@@ -87,7 +87,7 @@ fn meaning(code: ExitCode) -> &'static str {
     }
 }
 
-/// The name of a signal that ends processes; the numbers are the same on all of Linux's processors that have GPUs.
+/// Returns the name of a signal that ends processes. The numbers are the same on all Linux platforms that have GPUs.
 #[must_use]
 pub fn signal_name(signal: i32) -> Option<&'static str> {
     Some(match signal {

@@ -1,4 +1,4 @@
-//! The words of a verdict: one sentence that says who, what, for how long, and who waits.
+//! The sentence of a verdict: which rank, what, for how long, and who waits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,10 +6,10 @@ use admiral_contract::{Phase, Reading};
 
 use super::view::{KnownRank, RankView};
 
-/// Who is named; the rest is counted.
+/// The largest number of ranks that are named; others are counted.
 const NAMED: usize = 3;
 
-/// "rank 5 (node1, GPU 5)"
+/// Returns "rank 5 (node1, GPU 5)".
 pub(super) fn name(rank: &RankView) -> String {
     match rank.gpu {
         Some(gpu) => format!("rank {} ({}, GPU {gpu})", rank.rank, rank.host),
@@ -17,7 +17,7 @@ pub(super) fn name(rank: &RankView) -> String {
     }
 }
 
-/// Where a rank that waits stands.
+/// Returns the collective operation that a waiting rank is in.
 pub(super) fn place(reading: &Reading) -> String {
     match reading.phase {
         Phase::Reduce => format!("bucket {} of step {}", reading.bucket, reading.step),
@@ -27,7 +27,7 @@ pub(super) fn place(reading: &Reading) -> String {
     }
 }
 
-/// "it has been reading data for 94 s; its process is stopped", of one rank.
+/// Returns "reading data for 94 s".
 pub(super) fn doing(reading: &Reading) -> String {
     format!("{} for {}", reading.phase.doing(), seconds(reading.phase_seconds))
 }
@@ -36,7 +36,7 @@ pub(super) fn seconds(seconds: f64) -> String {
     format!("{seconds:.0} s")
 }
 
-/// "a", "a and b", "a, b and c"
+/// Returns "a", "a and b", or "a, b and c".
 pub(super) fn list(items: &[String]) -> String {
     match items {
         [] => String::new(),
@@ -45,7 +45,7 @@ pub(super) fn list(items: &[String]) -> String {
     }
 }
 
-/// The first few, and how many more.
+/// Returns the first items, and the number of the others.
 pub(super) fn first_few(items: Vec<String>) -> String {
     let more = items.len().saturating_sub(NAMED);
     let mut shown: Vec<String> = items.into_iter().take(NAMED).collect();
@@ -146,7 +146,7 @@ pub(super) fn late(culprits: &[KnownRank<'_>], known: &[KnownRank<'_>]) -> Strin
     parts.join("; ")
 }
 
-/// What the culprits do, in one clause where it is the same.
+/// Describes what the culprits do, in one clause if they all do the same.
 fn doings(culprits: &[KnownRank<'_>]) -> String {
     let Some(longest) = culprits.iter().max_by(|a, b| a.reading.phase_seconds.total_cmp(&b.reading.phase_seconds))
     else {
@@ -164,7 +164,7 @@ fn doings(culprits: &[KnownRank<'_>]) -> String {
     first_few(each.collect())
 }
 
-/// What the system says of the culprits' processes, where that explains something.
+/// Describes the states of the culprits' processes that explain something.
 fn states(culprits: &[KnownRank<'_>]) -> Vec<String> {
     let said = |state: Option<char>| match state {
         Some('T' | 't') => Some(" stopped (SIGSTOP or a debugger)"),
@@ -218,7 +218,7 @@ pub(super) fn all_wait(known: &[KnownRank<'_>]) -> String {
         let place = place(rank.reading);
         return format!("{} in {place} for {shortest} and none is late; {blame}", stand(known.len()));
     }
-    // Some have left an exchange that others are still in: that one is where it broke.
+    // Some ranks have left a collective operation that others are still in. It broke there.
     let each = places.into_values().map(|ranks| {
         let place = place(ranks[0].reading);
         let on = if ranks.len() * 2 <= known.len() {

@@ -1,28 +1,28 @@
-//! Ranks that get on, but take longer than the others: everybody waits for them at every step.
+//! Ranks that make progress but take longer than the others. All ranks wait for them in every step.
 
 use std::collections::BTreeMap;
 
 use super::view::RankView;
 
-/// A rank that takes long.
+/// A slow rank.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SlowRank {
-    /// Which.
+    /// The rank.
     pub rank: usize,
-    /// Seconds of its last step without its waits for the others.
+    /// The time of its last step without its waits for other ranks, in seconds.
     pub own_seconds: f64,
-    /// Of the middle rank.
+    /// The same of the median rank.
     pub median_seconds: f64,
-    /// Whether it is reading data that takes it longer; else computing.
+    /// Whether it loses the time reading data; else it loses it computing.
     pub reads: bool,
-    /// For people.
+    /// The description, for people.
     pub sentence: String,
 }
 
-/// A rank's own work of a step takes this much longer than the middle rank's: it is slow.
+/// A rank is slow if its own work of a step takes this many times as long as that of the median rank.
 pub const FACTOR: f64 = 1.5;
 
-/// The ranks whose own work takes more than [`FACTOR`] of the median of all, the slowest first.
+/// Returns the ranks whose own work takes more than [`FACTOR`] times the median, the slowest first.
 #[must_use]
 pub fn slow_ranks(ranks: &[RankView]) -> Vec<SlowRank> {
     let works: Vec<(&RankView, f64, f64)> = ranks
@@ -76,7 +76,7 @@ impl SlowStreaks {
     }
 }
 
-/// The lower one of two in the middle, so that of two ranks one can be slow.
+/// Returns the lower of two middle values, so that one of two ranks can be slow.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn waiting_for_a_slow_rank_is_not_slow() {
-        // All steps take as long as the slowest rank's; only the waits tell who that is.
+        // All steps take as long as that of the slowest rank; only the waits show which rank that is.
         let ranks = [
             rank(0, 2.0, 0.1, 1.0),
             rank(1, 2.0, 1.1, 0.0),

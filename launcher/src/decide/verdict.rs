@@ -1,8 +1,8 @@
-//! Who holds a group of ranks up.
+//! Which rank holds a group up.
 //!
-//! All ranks enter the same exchanges in the same order, and each ledger counts them. A rank inside an exchange waits
-//! for those that have entered fewer; a rank that is busy with work of its own waits for nobody. So of a group that
-//! stands still, those busy with their own work are to blame; and where all are inside exchanges, no rank is.
+//! All ranks enter the same collective operations in the same order, and each ledger counts them. A rank inside a
+//! collective waits for the ranks that have entered fewer; a rank that is busy with its own work waits for nobody. So
+//! if a group stands still, the ranks that are busy are to blame; and if all ranks are inside collectives, no rank is.
 
 use std::collections::BTreeMap;
 
@@ -11,55 +11,55 @@ use admiral_contract::{Phase, Timeouts};
 use super::sentence;
 use super::view::{KnownRank, RankView};
 
-/// Who is stuck as long as this part of a timeout when another rank reaches the timeout is to blame with it.
+/// If one rank reaches a timeout, the ranks that have reached this fraction of it are to blame too.
 const TOGETHER: f64 = 0.8;
-/// As [`TOGETHER`], of silence: what a host says last of each of its ranks is up to some beats apart.
+/// The same for silence. The last messages of a host's agents are several heartbeats apart.
 const SILENT_TOGETHER: f64 = 0.5;
 
-/// What the ledgers say of a group.
+/// The judgement of a group, by its ledgers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It gets on, or has not stood still for long enough to say.
+    /// The group makes progress, or has not stood still for long enough.
     Healthy,
-    /// It is getting ready.
+    /// The group is getting ready.
     Starting {
-        /// Ranks that have begun to train.
+        /// The number of ranks that have begun to train.
         ready: usize,
-        /// All of them.
+        /// The number of all ranks.
         of: usize,
     },
-    /// Some never got ready.
+    /// Some ranks did not get ready.
     NotReady {
-        /// Who, ascending.
+        /// The ranks to blame, ascending.
         culprits: Vec<usize>,
-        /// For people.
+        /// The description, for people.
         sentence: String,
     },
-    /// Some stand still, and the others wait for them or soon will.
+    /// Some ranks stand still, and the others wait for them or will soon.
     Late {
-        /// Who, ascending.
+        /// The ranks to blame, ascending.
         culprits: Vec<usize>,
-        /// For people.
+        /// The description, for people.
         sentence: String,
     },
-    /// All are inside exchanges and none gets on: no rank is to blame.
+    /// All ranks are inside collectives without progress. No rank is to blame.
     AllWait {
-        /// For people.
+        /// The description, for people.
         sentence: String,
     },
-    /// Nothing is heard of some.
+    /// Some agents are silent.
     Silent {
-        /// The hosts of which nothing is heard at all. Empty: only agents are lost.
+        /// The hosts whose agents are all silent. If empty, only single agents are lost.
         hosts: Vec<String>,
         /// The silent ranks, ascending.
         ranks: Vec<usize>,
-        /// For people.
+        /// The description, for people.
         sentence: String,
     },
 }
 
 impl Verdict {
-    /// What is wrong; None where nothing is.
+    /// Returns what is wrong, if anything is.
     #[must_use]
     pub fn sentence(&self) -> Option<&str> {
         match self {
@@ -71,7 +71,7 @@ impl Verdict {
         }
     }
 
-    /// The ranks to blame.
+    /// Returns the ranks to blame.
     #[must_use]
     pub fn culprits(&self) -> &[usize] {
         match self {
@@ -82,7 +82,7 @@ impl Verdict {
     }
 }
 
-/// What to think of a group. `ranks` are those that have not ended.
+/// Judges a group. `ranks` are those that have not ended.
 #[must_use]
 pub fn verdict(ranks: &[RankView], timeouts: &Timeouts) -> Verdict {
     if let Some(silent) = silent(ranks, timeouts) {
@@ -118,7 +118,7 @@ fn silent(ranks: &[RankView], timeouts: &Timeouts) -> Option<Verdict> {
     }
     let is_silent = |rank: &RankView| is_silent_for(rank, SILENT_TOGETHER * limit);
     let silent: Vec<&RankView> = ranks.iter().filter(|rank| is_silent(rank)).collect();
-    // (silent, all) ranks of each host.
+    // The numbers of silent ranks and of all ranks of each host.
     let mut hosts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for rank in ranks {
         let host = hosts.entry(&rank.host).or_default();
@@ -129,11 +129,12 @@ fn silent(ranks: &[RankView], timeouts: &Timeouts) -> Option<Verdict> {
     let lost: Vec<String> =
         hosts.iter().filter(|(_, (silent, all))| silent == all).map(|(host, _)| (*host).to_owned()).collect();
     let sentence = sentence::silent(&silent, &lost, all_lost);
-    // Where nothing is heard of anybody, the one that listens is as likely to be cut off: no host is to blame.
+    // If all hosts are silent, the launcher's own host is as likely to be cut off, so no host is to blame.
     Some(Verdict::Silent { hosts: if all_lost { Vec::new() } else { lost }, ranks: numbers(&silent), sentence })
 }
 
-/// Ranks that are busy with one thing of their own for too long, or that the system stopped inside an exchange.
+/// Returns a verdict on ranks that are busy with their own work for too long, or whose process the system stopped
+/// inside a collective.
 fn stuck(known: &[KnownRank<'_>], timeouts: &Timeouts) -> Option<Verdict> {
     let busy = || known.iter().filter(|rank| !rank.waits());
     let furthest = known.iter().map(KnownRank::entered).max()?;
@@ -144,8 +145,8 @@ fn stuck(known: &[KnownRank<'_>], timeouts: &Timeouts) -> Option<Verdict> {
     } else {
         return None;
     };
-    // Those that others wait for come before those that nobody has missed yet; among those that get ready, those whose
-    // program has not even begun.
+    // If other ranks wait for some culprits, only those are named; among ranks that get ready, only those whose program
+    // has not begun.
     for is_worse in [&(|rank: &KnownRank<'_>| rank.entered() < furthest) as &dyn Fn(&KnownRank<'_>) -> bool, &|rank| {
         rank.reading.pid == 0
     }] {
@@ -162,8 +163,8 @@ fn stuck(known: &[KnownRank<'_>], timeouts: &Timeouts) -> Option<Verdict> {
     Some(if not_ready { Verdict::NotReady { culprits, sentence } } else { Verdict::Late { culprits, sentence } })
 }
 
-/// Of ranks that all wait, those whose process the system holds. One that hangs in a system call stands out only where
-/// most do not.
+/// Of ranks that all wait, returns those whose process the system holds. A process in a system call counts only if most
+/// others are not in one.
 fn held<'a>(known: &[KnownRank<'a>]) -> Vec<KnownRank<'a>> {
     let halted: Vec<KnownRank<'a>> = known.iter().filter(|rank| rank.halted()).copied().collect();
     if !halted.is_empty() {
@@ -209,7 +210,7 @@ mod tests {
         }
     }
 
-    /// `world` ranks, eight a host, in bucket 3 of step 812 for 93.9 s.
+    /// `world` ranks, eight per host, in bucket 3 of step 812 for 93.9 s.
     fn waiting(world: usize) -> Vec<RankView> {
         let view = |rank| RankView {
             rank,
@@ -222,7 +223,7 @@ mod tests {
         (0..world).map(view).collect()
     }
 
-    /// With these ranks busy instead.
+    /// The same, with these ranks busy instead.
     fn with(world: usize, busy: &[(usize, Phase, f64)]) -> Vec<RankView> {
         let mut ranks = waiting(world);
         for &(rank, phase, seconds) in busy {
@@ -291,7 +292,7 @@ mod tests {
         assert_eq!(sentence, expected);
         let Verdict::AllWait { sentence } = verdict(&waiting(8), &timeouts()) else { panic!() };
         assert!(sentence.ends_with("what links the GPUs of node0, is to blame"), "{sentence}");
-        // Some are through, the others are not.
+        // Some ranks have left the collective, the others have not.
         let mut ranks = waiting(16);
         ranks[9].reading = Some(Reading { bucket: 2, ..reading(Phase::Reduce, 4999, 95.0) });
         let Verdict::AllWait { sentence } = verdict(&ranks, &timeouts()) else { panic!() };

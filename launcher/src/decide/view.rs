@@ -1,23 +1,23 @@
-//! What is known of a rank.
+//! The known state of a rank.
 
 use std::time::Duration;
 
 use admiral_contract::{Phase, Reading, Timeouts};
 
-/// What is known of a rank that has not ended.
+/// The known state of a rank that has not ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RankView {
-    /// Its number.
+    /// The rank.
     pub rank: usize,
-    /// Where it runs.
+    /// Its host.
     pub host: String,
-    /// Its GPU there.
+    /// Its GPU on the host.
     pub gpu: Option<usize>,
-    /// What its agent said last; None before its agent has said hello.
+    /// Its last ledger; `None` until its agent has connected.
     pub reading: Option<Reading>,
-    /// The state of its process, as `/proc/PID/stat` calls it: R, S, D, T, Z...
+    /// The state of its process as in `/proc/PID/stat`: R, S, D, T, Z...
     pub state: Option<char>,
-    /// For how long nothing was heard of its agent; since the start of the group where nothing ever was.
+    /// How long its agent has been silent, in seconds; since the start of the group if it never connected.
     pub silent_seconds: f64,
 }
 
@@ -33,29 +33,30 @@ impl<'a> KnownRank<'a> {
         Some(Self { view, reading: view.reading.as_ref()? })
     }
 
-    /// Whether it waits for others. The run's end is an exchange as well: MPI lets none go before all are there.
+    /// Returns whether the rank waits for others. The end of the run counts as a collective, because MPI releases no
+    /// rank before all are there.
     pub(super) fn waits(&self) -> bool {
         self.reading.phase.is_collective() || self.reading.phase == Phase::End
     }
 
-    /// How far it has come, in exchanges.
+    /// Returns the number of collectives that the rank has entered.
     pub(super) fn entered(&self) -> u64 {
         if self.reading.phase == Phase::End { u64::MAX } else { self.reading.collectives }
     }
 
-    /// Whether the system keeps its process from running.
+    /// Returns whether the system keeps its process from running.
     pub(super) fn halted(&self) -> bool {
         matches!(self.view.state, Some('T' | 't' | 'Z' | 'X'))
     }
 
-    /// How long it may be busy with one thing.
+    /// Returns how long the rank may be busy with one thing, in seconds.
     pub(super) fn limit(&self, timeouts: &Timeouts) -> f64 {
         let gets_ready = self.reading.phase == Phase::Start && !self.halted();
         let limit: Duration = if gets_ready { timeouts.start } else { timeouts.stall };
         limit.as_secs_f64()
     }
 
-    /// Whether it is busy with one thing for `part` of what it may.
+    /// Returns whether the rank is busy with one thing for at least `part` of its limit.
     pub(super) fn over(&self, part: f64, timeouts: &Timeouts) -> bool {
         self.reading.phase_seconds >= part * self.limit(timeouts)
     }

@@ -1,29 +1,29 @@
-//! Why the hosts cannot be told.
+//! The errors of reading hosts.
 
 use std::path::{Path, PathBuf};
 
 use super::host::MOST_SLOTS;
 use super::list::Source;
 
-/// Why the hosts cannot be told.
+/// The hosts of the run cannot be determined.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// A file that names hosts cannot be read.
     #[error("{what} {path} cannot be read: {source}")]
     Read {
-        /// What it is to the user.
+        /// What the file is, for people.
         what: &'static str,
-        /// Which.
+        /// Its path.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// A line of such a file is wrong.
     #[error("{path}:{line}: {problem}")]
     Line {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// From 1.
+        /// The number of the line, from 1.
         line: usize,
         /// What is wrong, and what to write.
         problem: String,
@@ -31,38 +31,38 @@ pub enum HostError {
     /// `--hosts` is wrong.
     #[error("--hosts: {0}")]
     Option(String),
-    /// A variable that the scheduler set is not understood.
+    /// A variable of the scheduler is not understood.
     #[error("{name}={value}: {problem}; name the hosts with --hosts or --hostfile")]
     Variable {
         /// Its name.
         name: &'static str,
-        /// What it holds.
+        /// Its value.
         value: String,
         /// What is wrong.
         problem: String,
     },
-    /// Two ways of naming hosts at once.
+    /// Hosts are named in two ways.
     #[error("--hostfile and --hosts both name the hosts: give one of them")]
     Both,
-    /// No ranks were asked for.
+    /// No ranks were requested.
     #[error("--np 0: a run has at least one rank")]
     NoRanks,
-    /// A host is to take more than any can.
+    /// A host has more slots than is allowed.
     #[error("{host} is to take {slots} ranks, by {source_of}: a host takes {MOST_SLOTS} at most")]
     TooMany {
-        /// Which.
+        /// The host.
         host: String,
-        /// So many.
+        /// Its slots.
         slots: usize,
-        /// Who says so.
+        /// Where the number comes from.
         source_of: Source,
     },
-    /// Nothing is named.
+    /// No host is named.
     #[error("{0} names no host that takes a rank")]
     Empty(Source),
 }
 
-/// Reads a file that names hosts.
+/// Reads a file that names hosts. `what` says what the file is, for people.
 pub(super) fn read(what: &'static str, path: &Path) -> Result<String, HostError> {
     std::fs::read_to_string(path).map_err(|source| HostError::Read { what, path: path.to_owned(), source })
 }

@@ -1,23 +1,23 @@
-//! A host, its name, and how many ranks it takes.
+//! A host, its name, and its number of slots.
 
 use serde::{Deserialize, Serialize};
 
-/// The ranks of a host of which nothing says how many it takes.
+/// The slots of a host for which no number is given.
 pub const DEFAULT_SLOTS: usize = 8;
-/// No host takes more: a number beyond is a slip.
+/// The largest number of slots of a host. Larger numbers are taken for mistakes.
 pub const MOST_SLOTS: usize = 4096;
-/// The one host of a run on this machine alone.
+/// The host of a run on this machine alone.
 pub const LOCALHOST: &str = "localhost";
 
-/// A host and how many ranks it takes.
+/// A host and its slots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
-    /// As it was given: what `mpirun` and ssh reach it by.
+    /// The name as given, by which `mpirun` and ssh reach the host.
     pub name: String,
-    /// Ranks, one a GPU.
+    /// The number of ranks that the host takes, one per GPU.
     pub slots: usize,
-    /// Whether somebody said so: `slots=`, `:8`, or the scheduler. Else it is [`DEFAULT_SLOTS`], and the number of GPUs
-    /// that are found on the host takes its place.
+    /// Whether the number was given: by `slots=`, `:8`, or the scheduler. If not, it is [`DEFAULT_SLOTS`] until the
+    /// preflight replaces it by the number of GPUs.
     pub slots_given: bool,
 }
 
@@ -27,8 +27,8 @@ impl Host {
     }
 }
 
-/// Refuses what is no host name or IPv4 address. Such a name can stand on a command line without being taken for an
-/// option or for two hosts.
+/// Refuses anything but a host name or an IPv4 address, so that a name on a command line cannot be taken for an option
+/// or for two hosts.
 pub(super) fn check_name(name: &str) -> Result<(), String> {
     if let Some((user, host)) = name.split_once('@') {
         return Err(format!(

@@ -1,8 +1,8 @@
-//! Hostfiles as Open MPI 4.1 reads them.
+//! Hostfiles in the form of Open MPI 4.1.
 //!
-//! A line is a host and its `name=value` pairs. `slots` (also `count` or `cpu`) is the number of ranks, `max_slots` its
-//! bound. `#` and `//` begin a comment, `/* */` is one. A host on a line of its own again takes one rank more; `slots=`
-//! on a line after its first is refused.
+//! A line holds a host and `name=value` pairs. `slots` (also `count` or `cpu`) is the number of ranks, and `max_slots`
+//! its limit. `#` and `//` begin a comment, and `/* */` encloses one. Each further line of a host adds one rank;
+//! `slots=` on such a line is refused.
 
 use std::path::Path;
 
@@ -14,10 +14,10 @@ const MAX_SLOTS: [&str; 8] =
     ["max_slots", "max-slots", "slots_max", "slots-max", "max_cpus", "max-cpus", "cpus_max", "cpus-max"];
 const USER: [&str; 3] = ["username", "user_name", "user-name"];
 
-/// The hosts of a file's `text`, in its order; `path` is for messages.
+/// Returns the hosts of a file's `text`, in order. `path` is for messages.
 ///
 /// # Errors
-/// The first wrong line.
+/// If a line is wrong: the first one.
 pub fn parse(text: &str, path: &Path) -> Result<Vec<Host>, HostError> {
     let mut entries: Vec<HostLine> = Vec::new();
     for (i, line) in without_comments(text).lines().enumerate() {
@@ -104,7 +104,7 @@ fn parse_line(line: &str) -> Result<Option<HostLine>, String> {
     Ok(Some(entry))
 }
 
-/// The text without its comments, line for line.
+/// Returns the text without its comments, with the same lines.
 fn without_comments(text: &str) -> String {
     let mut rest = text;
     let mut kept = String::with_capacity(text.len());

@@ -1,34 +1,34 @@
-//! The hosts of a run, and who named them.
+//! The hosts of a run, and their source.
 
 use std::path::PathBuf;
 
 use super::host::Host;
 
-/// The hosts of a run, in the order in which ranks fill them. Those that a run has no need of are its spares.
+/// The hosts of a run, in the order in which ranks fill them. Hosts that are not needed are spares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostList {
-    /// At least one, no name twice.
+    /// At least one host; all names differ.
     pub hosts: Vec<Host>,
-    /// Who named them.
+    /// Where the hosts come from.
     pub source: Source,
-    /// What a user should know about how they were read.
+    /// Notes for the user on how they were read.
     pub notes: Vec<String>,
 }
 
-/// Who named the hosts.
+/// Where the hosts of a run come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// A file.
+    /// A hostfile.
     HostFile(PathBuf),
-    /// `--hosts`.
+    /// The option `--hosts`.
     Option,
-    /// Slurm, of whose job this process is part.
+    /// The Slurm job of this process.
     Slurm,
-    /// PBS or Torque.
+    /// The PBS or Torque job of this process.
     Pbs,
-    /// LSF.
+    /// The LSF job of this process.
     Lsf,
-    /// Nobody: this machine alone.
+    /// No source: the run uses this machine alone.
     Local,
 }
 

@@ -1,5 +1,5 @@
-//! Which hosts a run may use, and how many ranks each takes: from a hostfile, from `--hosts`, from the cluster's
-//! scheduler, or this machine alone.
+//! The hosts of a run and their slots, from a hostfile, from `--hosts`, or from the cluster's scheduler. Without any of
+//! these the run uses this machine alone.
 
 mod error;
 mod here;

@@ -1,4 +1,4 @@
-//! Which of the sources names the hosts of a run.
+//! Choosing the source of a run's hosts.
 
 use std::path::PathBuf;
 
@@ -7,22 +7,22 @@ use super::host::{Host, LOCALHOST, MOST_SLOTS};
 use super::list::{HostList, Source};
 use super::{hostfile, option, scheduler};
 
-/// What the command line says about hosts.
+/// The options that concern hosts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostRequest {
     /// `--hostfile`.
     pub hostfile: Option<PathBuf>,
-    /// `--hosts`, as `n0:8,n1`.
+    /// `--hosts`, such as `n0:8,n1`.
     pub hosts: Option<String>,
-    /// `--np`: ranks. Here it matters only where nobody names hosts.
+    /// `--np`, the number of ranks. It is used here only if no source names hosts.
     pub np: Option<usize>,
 }
 
-/// The hosts of a run. The command line goes before the scheduler's `environment`; where neither names any it is this
-/// machine with `np` ranks, or one.
+/// Returns the hosts of the run. The options take precedence over the scheduler's `environment`. If neither names
+/// hosts, the run uses this machine with `np` ranks, or one.
 ///
 /// # Errors
-/// What names hosts is not understood: the place and the reason.
+/// If the source of the hosts is not understood: the place and the reason.
 pub fn resolve(request: &HostRequest, environment: &dyn Fn(&str) -> Option<String>) -> Result<HostList, HostError> {
     if request.np == Some(0) {
         return Err(HostError::NoRanks);

@@ -1,4 +1,4 @@
-//! What the commands `run`, `doctor` and `--dry-run` do.
+//! The commands `run`, `run --dry-run` and `doctor`.
 
 use std::time::Instant;
 
@@ -17,10 +17,10 @@ use crate::facts;
 use crate::files::{Files, write_json};
 use crate::paths::receipt_of;
 
-/// What `--dry-run` prints.
+/// Returns the text of `--dry-run`.
 ///
 /// # Errors
-/// What would keep the run from starting.
+/// If the run could not be started.
 pub async fn dry_run(plan: &LaunchPlan) -> Result<String, LaunchError> {
     let facts = facts::ask(&plan.program, &plan.config, &plan.options.overrides).await.map_err(refused)?;
     check_world(&facts, plan.world)?;
@@ -43,10 +43,10 @@ fn refused(error: facts::FactsError) -> LaunchError {
     LaunchError::config(error)
 }
 
-/// Runs until the end; returns what the launcher exits with. A word from `stops` asks the run to stop.
+/// Runs until the end, and returns the launcher's exit code. A message on `stops` asks the run to stop.
 ///
 /// # Errors
-/// What kept the run from starting.
+/// If the run could not be started.
 pub async fn run(
     plan: LaunchPlan,
     console: Console,
@@ -60,8 +60,8 @@ pub async fn run(
     }
     let (program, config, overrides) = (plan.program.clone(), plan.config.clone(), plan.options.overrides.clone());
     let asking = facts::ask(&program, &config, &overrides);
-    // Without a preflight, mpirun brings its agents up while the program reads the configuration; no rank starts
-    // before that is done.
+    // Without a preflight, mpirun starts the agents while the program reads the configuration. No rank starts before
+    // that is done.
     let mut early = None;
     if plan.options.no_preflight {
         let first = plan.attempt(0, &launch_id, &plan.hosts.hosts, plan.world)?;
@@ -71,7 +71,7 @@ pub async fn run(
     let outcome = tokio::select! {
         outcome = async {
             let facts = asking.await.map_err(refused)?;
-            // Where hosts are to be asked how many ranks they take, the number is not known yet.
+            // If the preflight counts the GPUs, the number of ranks is not known yet.
             if plan.options.no_preflight || plan.has_given_slots() {
                 check_world(&facts, plan.world)?;
             }
@@ -109,11 +109,11 @@ pub async fn run(
     }
 }
 
-/// Examines the hosts as `run` would, with `bandwidth` also how fast their ranks sum, and says what it found; returns 0
-/// where nothing is bad.
+/// Examines the hosts as `run` would, with `bandwidth` also the speed of their all-reduce, and prints the result.
+/// Returns 0 if nothing is bad.
 ///
 /// # Errors
-/// When that is not possible at all.
+/// If the hosts cannot be examined.
 pub async fn doctor(plan: &LaunchPlan, console: Console, json: bool, bandwidth: bool) -> Result<u8, LaunchError> {
     let facts = facts::ask(&plan.program, &plan.config, &plan.options.overrides).await.map_err(refused)?;
     let receipt = preflight::receipt(plan, &facts, None, bandwidth).await?;

@@ -1,29 +1,29 @@
-//! Why a launch ends without a run.
+//! The errors of a launch.
 
 use admiral_contract::ExitCode;
 
-/// Why a launch ends without a run; each with what the launcher exits with.
+/// The launch ends without a run.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct LaunchError {
-    /// What the launcher exits with.
+    /// The launcher's exit code.
     pub code: u8,
-    /// For people.
+    /// The reason, for people.
     pub message: String,
 }
 
 impl LaunchError {
-    /// Something that starting again cannot mend.
+    /// A mistake that a restart cannot fix.
     pub fn config(message: impl std::fmt::Display) -> Self {
         Self { code: ExitCode::Config as u8, message: message.to_string() }
     }
 
-    /// A stop that came before anything was done: there is nothing to lose.
+    /// The run was asked to stop before anything was done.
     pub(crate) fn stopped_early() -> Self {
         Self { code: ExitCode::Preempted as u8, message: "asked to stop before its first step".to_owned() }
     }
 
-    /// Something about this machine.
+    /// A problem of this machine.
     pub fn system(message: impl std::fmt::Display) -> Self {
         Self { code: 1, message: message.to_string() }
     }

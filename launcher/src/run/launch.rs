@@ -1,4 +1,4 @@
-//! A launch under way: attempt after attempt, and what follows from the end of each.
+//! A launch: its attempts, and the reaction to the end of each.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -25,12 +25,12 @@ use crate::protocol::Hello;
 use crate::status::{Condition, State};
 use crate::supervise::{Attempt, AttemptEnd, AttemptSpec, RankSettings};
 
-/// A delay that no clock takes is this one.
+/// Longer delays are cut to this.
 const LONGEST_DELAY: Duration = Duration::from_secs(86400);
-/// Lines of an `mpirun` that could not bring all ranks up, in an incident's file; all are in `mpirun.log`.
+/// The number of `mpirun`'s lines in an incident's file if not all ranks were started. `mpirun.log` has all lines.
 const MPIRUN_LINES: usize = 30;
 
-/// A launch under way.
+/// A launch.
 pub(super) struct Launch {
     plan: LaunchPlan,
     facts: Facts,
@@ -41,7 +41,7 @@ pub(super) struct Launch {
     pub(super) recorder: Recorder,
     left_out: Vec<String>,
     history: Vec<Incident>,
-    /// Attempts, by the name that ranks give them, of which nothing is left.
+    /// The attempt IDs of which all processes are known to be gone.
     ended_attempts: Vec<String>,
     next_attempt: u64,
     next_incident: u64,
@@ -76,7 +76,7 @@ impl Launch {
         }
     }
 
-    /// Ends what a launcher that died has left behind, so that its place is free.
+    /// Ends what a dead launcher has left behind, so that its place is free.
     pub(super) async fn clear_earlier(&mut self) {
         let Ok(earlier) = crate::status::read(self.files.run()) else { return };
         self.recorder.go_on_from(&earlier);
@@ -100,7 +100,7 @@ impl Launch {
         }
     }
 
-    /// Examines the hosts, unless that is not wanted, and settles with which of them the run begins.
+    /// Examines the hosts, unless that is switched off, and sets the hosts and ranks of the first attempt.
     pub(super) async fn preflight(&mut self) -> Result<(), LaunchError> {
         if self.plan.options.no_preflight {
             return Ok(());
@@ -112,7 +112,7 @@ impl Launch {
         check_world(&self.facts, self.plan.world)
     }
 
-    /// Attempt after attempt. The first may have been begun already.
+    /// Makes attempts until the end. The first one may have been started already.
     pub(super) async fn attempts(
         &mut self,
         early: Option<Attempt>,
@@ -191,7 +191,7 @@ impl Launch {
             logs: self.files.attempt(number),
             show: self.plan.options.show_rank.clone(),
             has_gpus: self.facts.config.run.device != "cpu" && self.plan.has_gpus.unwrap_or_else(has_driver),
-            // Once is enough.
+            // A drill cuts a host off only once.
             vanish: self.plan.vanish.clone().filter(|_| self.history.is_empty()),
             options: GroupOptions {
                 timeouts: self.facts.config.launch.timeouts(),
@@ -213,7 +213,7 @@ impl Launch {
         }
     }
 
-    /// What follows from the end of an attempt.
+    /// Reacts to the end of an attempt.
     async fn after(&mut self, number: u64, end: AttemptEnd) -> Result<Next, LaunchError> {
         let (incident, sentence) = match &end.outcome {
             Outcome::AllEnded => {
@@ -280,7 +280,7 @@ impl Launch {
         Ok(next)
     }
 
-    /// What was said by who failed, where it was not shown already.
+    /// Shows the last lines of the rank that failed, unless its output was shown already.
     fn show_last_lines(&self, failure: &Failure) {
         let lines = failure.last_lines.iter().filter(|line| !line.trim().is_empty());
         let (title, lines): (String, Vec<&String>) = match failure.rank {
@@ -297,7 +297,7 @@ impl Launch {
         }
     }
 
-    /// Makes sure that nothing of a group is left.
+    /// Ends what is left of a group, and returns what is known of its processes.
     async fn verify_gone(&self, end: &AttemptEnd) -> GroupRecord {
         let mut hosts: Vec<String> = end.unverified.iter().map(|&rank| end.roster.entries[rank].host.clone()).collect();
         hosts.dedup();
@@ -331,8 +331,8 @@ impl Launch {
         }
     }
 
-    /// Ends what is left of a launch on these hosts, where each has the daemons, and their folders, that `daemons`
-    /// knows.
+    /// Ends what is left of a launch on these hosts. `daemons` returns the daemons of a host and their session folders,
+    /// as arguments of `sweep`.
     async fn sweep(
         &self,
         launch_id: &str,
@@ -359,7 +359,7 @@ impl Launch {
         action: &str,
     ) -> Failure {
         let entry = incident.rank.and_then(|rank| end.roster.entries.get(rank));
-        // How it ended by itself: those that the launcher has killed say nothing.
+        // The state before the launcher killed the ranks.
         let then = incident.rank.and_then(|rank| end.at_failure.entries.get(rank));
         let (exit_code, signal) = then.and_then(|entry| entry.end).unwrap_or_default();
         let stood = then.and_then(|entry| entry.reading.as_ref()).filter(|_| incident.cause == Cause::Stalled);
@@ -376,7 +376,7 @@ impl Launch {
             signal: signal.map(|signal| signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)),
             last_lines: match entry {
                 Some(entry) => entry.last_lines.clone(),
-                // mpirun explains itself at length; its first words say what happened.
+                // mpirun explains itself at length; its first lines say what happened.
                 None if !end.roster.is_complete() => end.mpirun_lines.iter().take(MPIRUN_LINES).cloned().collect(),
                 None => Vec::new(),
             },
@@ -401,8 +401,8 @@ pub(super) async fn start(plan: AttemptSpec, launched: Instant) -> Result<Attemp
     Attempt::launch(plan, launched).await.map_err(LaunchError::system)
 }
 
-/// Where an earlier launch has left something, as this host, which calls itself `here`, knows the places: what was this
-/// machine to a launcher elsewhere is that one's.
+/// Returns the hosts on which an earlier launch may have left processes. `here` is the name of this host. A name such
+/// as `localhost` means the host of the earlier launcher.
 fn places_of(earlier: &State, here: &str) -> Vec<String> {
     let is_own =
         |name: &str| name == LOCALHOST || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
@@ -412,7 +412,7 @@ fn places_of(earlier: &State, here: &str) -> Vec<String> {
     earlier.hosts.iter().map(place).collect()
 }
 
-/// Whether this machine has the driver; where no host was examined, the others are taken to be like it.
+/// Returns whether this machine has the NVIDIA driver. Without a preflight, the other hosts are assumed to be like it.
 fn has_driver() -> bool {
     std::path::Path::new("/proc/driver/nvidia/version").exists()
 }

@@ -1,4 +1,4 @@
-//! `admiral-launch run`: attempts, one after the other, until the run is finished or cannot go on.
+//! `admiral-launch run`: makes attempts until the run is finished or cannot continue.
 
 mod commands;
 mod error;

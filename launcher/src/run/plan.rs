@@ -1,4 +1,4 @@
-//! What is settled before anything is started.
+//! The settings of a launch that are fixed before anything is started.
 
 use super::error::LaunchError;
 use super::options::{HostOptions, RunOptions};
@@ -9,43 +9,42 @@ use crate::layout::Layout;
 use crate::mpirun::{MpirunCommand, find_mpirun, passed_variables};
 use crate::supervise::{AttemptSpec, Vanish, own_addresses};
 
-/// What `mpirun` gives agents that it has told to end. Whatever the configuration says, it is longer than that: the
-/// launcher and the agents see to it that ranks end in time, and `mpirun` may be started before the configuration
-/// is known.
+/// `mpirun`'s grace period for agents that it has told to end. It is longer than any in a configuration, because the
+/// launcher and the agents end ranks in time, and `mpirun` may be started before the configuration is known.
 const MPIRUN_GRACE_SECONDS: u64 = 3600;
 
-/// What is settled before anything is started.
+/// The settings of a launch that are fixed before anything is started.
 #[derive(Debug, Clone)]
 pub struct LaunchPlan {
-    /// What the user wants.
+    /// The options of the user.
     pub options: RunOptions,
-    /// The hosts, spares among them.
+    /// The hosts, including spares.
     pub hosts: HostList,
-    /// The ranks wanted.
+    /// The number of ranks.
     pub world: usize,
-    /// `mpirun`.
+    /// The path of `mpirun`.
     pub mpirun: std::path::PathBuf,
-    /// The program `admiral`.
+    /// The path of `admiral`.
     pub program: std::path::PathBuf,
-    /// The configuration's file, from the root: ranks elsewhere have no other way to find it.
+    /// The absolute path of the configuration, by which ranks on other hosts find it.
     pub config: std::path::PathBuf,
-    /// What ranks get of this environment.
+    /// The variables of this environment that ranks get.
     pub variables: Vec<(String, String)>,
-    /// For a drill: a host that is to be lost.
+    /// For a drill: the host to cut off.
     pub vanish: Option<Vanish>,
-    /// Whether ranks have GPUs, where the preflight has looked.
+    /// Whether the ranks have GPUs; known after the preflight.
     pub has_gpus: Option<bool>,
-    /// For a drill: what is said when it begins.
+    /// For a drill: the message at its start.
     pub drill: Option<String>,
     /// The launcher's environment.
     pub environment: Environment,
 }
 
 impl LaunchPlan {
-    /// Reads the command line and the environment; starts nothing.
+    /// Reads the options and the environment. Starts nothing.
     ///
     /// # Errors
-    /// What is wrong with either.
+    /// If one of them is wrong.
     pub fn new(options: RunOptions, environment: &Environment) -> Result<Self, LaunchError> {
         check_resume(&options.resume)?;
         let HostOptions { hostfile, hosts, np, .. } = options.hosts.clone();
@@ -53,7 +52,8 @@ impl LaunchPlan {
         let hosts = resolve(&request, &|name| environment.get(name)).map_err(LaunchError::config)?;
         let slots: usize = hosts.hosts.iter().map(|host| host.slots).sum();
         let world = np.unwrap_or(slots);
-        // Said now, and not when hosts have been examined; but the GPUs of some may have to be counted first.
+        // Report mistakes now, and not after the hosts were examined. But the GPUs of some hosts may have to be counted
+        // first.
         let is_known = options.no_preflight || options.dry_run || hosts.hosts.iter().all(|host| host.slots_given);
         Layout::new(&hosts.hosts, if is_known { world } else { 1 }).map_err(LaunchError::config)?;
         check_ranges(&options, is_known.then_some(world), hosts.hosts.len())?;
@@ -76,17 +76,17 @@ impl LaunchPlan {
         })
     }
 
-    /// Whether all ranks are on this machine.
+    /// Returns whether all ranks are on this machine.
     pub(super) fn is_local(&self) -> bool {
         self.hosts.source == Source::Local
     }
 
-    /// Whether every host's number of ranks is known before anybody has looked at its GPUs.
+    /// Returns whether the number of ranks is known before the GPUs are counted.
     pub(super) fn has_given_slots(&self) -> bool {
         self.options.hosts.np.is_some() || self.hosts.hosts.iter().all(|host| host.slots_given)
     }
 
-    /// The line that starts `arguments` of this program on every place of `layout`.
+    /// Returns the command that starts this program with `arguments` on every place of `layout`.
     pub(super) fn mpirun_command(&self, layout: Layout, arguments: &[&str], grace_seconds: u64) -> MpirunCommand {
         MpirunCommand {
             mpirun: self.mpirun.clone(),
@@ -103,7 +103,7 @@ impl LaunchPlan {
         }
     }
 
-    /// The addresses by which the hosts may reach this machine.
+    /// Returns the addresses by which the hosts may reach this machine.
     pub(super) fn addresses(&self) -> Result<Vec<std::net::IpAddr>, LaunchError> {
         match self.options.hosts.address {
             Some(address) => Ok(vec![address]),
@@ -111,7 +111,7 @@ impl LaunchPlan {
         }
     }
 
-    /// What an attempt on these hosts with so many ranks starts.
+    /// Returns the command of an attempt with `world` ranks on these hosts.
     pub(super) fn attempt(
         &self,
         ordinal: u64,
@@ -129,7 +129,7 @@ impl LaunchPlan {
         })
     }
 
-    /// What every rank runs.
+    /// Returns the command line of every rank.
     pub(super) fn argv(&self, resume: &str) -> Vec<String> {
         let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
         let mut argv = vec![text(&self.program), "train".into(), text(&self.config)];
@@ -141,7 +141,7 @@ impl LaunchPlan {
     }
 }
 
-/// Options that name ranks and hosts which the run does not have; `world` where it is known by now.
+/// Refuses options that name ranks and hosts which the run does not have. `world` is given if it is known already.
 fn check_ranges(options: &RunOptions, world: Option<usize>, hosts: usize) -> Result<(), LaunchError> {
     if let Some(world) = world {
         if let Some(rank) = options.show_rank.highest().filter(|&rank| rank >= world) {
@@ -161,7 +161,7 @@ fn check_ranges(options: &RunOptions, world: Option<usize>, hosts: usize) -> Res
     }
 }
 
-/// What `admiral train --resume` takes.
+/// Refuses anything that `admiral train --resume` does not accept.
 fn check_resume(text: &str) -> Result<(), LaunchError> {
     if matches!(text, "auto" | "latest") || text.parse::<u64>().is_ok() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The hosts are examined before the run is started, and those that are bad are left out, where that is allowed.
+//! The preflight of a run: examines the hosts, and leaves bad ones out if that is allowed.
 
 use std::path::Path;
 
@@ -13,10 +13,10 @@ use crate::facts::Facts;
 use crate::files::write_json;
 use crate::layout::Layout;
 
-/// Examines the hosts of a run; with `bandwidth` also how fast its ranks sum.
+/// Examines the hosts of a run; with `bandwidth` also the speed of their all-reduce.
 ///
 /// # Errors
-/// When that is not possible at all.
+/// If the hosts cannot be examined.
 pub(super) async fn receipt(
     plan: &LaunchPlan,
     facts: &Facts,
@@ -26,9 +26,9 @@ pub(super) async fn receipt(
     examine(&request(plan, facts, launch_id, bandwidth)?).await.map_err(LaunchError::system)
 }
 
-/// Which of these hosts nothing can be started on, and why.
+/// Returns those of `hosts` on which nothing can be started, with the reason.
 pub(super) async fn unreachable(plan: &LaunchPlan, facts: &Facts, hosts: &[String]) -> Vec<(String, String)> {
-    // What the plan was begun with can be asked for again.
+    // A request that was valid for the preflight is still valid.
     let Ok(mut request) = request(plan, facts, None, false) else { return Vec::new() };
     request.hosts.retain(|host| hosts.contains(&host.name));
     crate::doctor::unreachable(&request).await
@@ -61,10 +61,10 @@ fn absolute(path: &String) -> std::path::PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.into())
 }
 
-/// Examines the hosts, writes the receipt to `path`, and settles with which hosts the run begins and on how many ranks.
+/// Examines the hosts, writes the receipt to `path`, and sets the hosts and ranks of the first attempt.
 ///
 /// # Errors
-/// When a host is bad, unless the run may go on without.
+/// If a host is bad, unless the run may start without it.
 pub(super) async fn preflight(
     plan: &mut LaunchPlan,
     facts: &Facts,

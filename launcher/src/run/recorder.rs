@@ -1,4 +1,4 @@
-//! Keeps `state.json` up to date, and completes an incident's file when the run goes on.
+//! Keeps `state.json` up to date, and adds the costs to an incident's file when the run continues.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use crate::layout::Layout;
 use crate::status::{Condition, Rate, State};
 use crate::supervise::{Attempt, Roster, Watcher};
 
-/// A rank that is slow is named again after this long.
+/// A rank that stays slow is reported again after this long.
 const SLOW_AGAIN: Duration = Duration::from_secs(60);
 
 /// An incident whose costs are not known yet.
@@ -27,14 +27,14 @@ struct Pending {
     failed_at: f64,
 }
 
-/// What is written down while a run goes on.
+/// Writes the state of a launch to its files.
 #[derive(Debug)]
 pub(super) struct Recorder {
     path: PathBuf,
     console: Console,
     state: State,
     rate: Rate,
-    /// Several where one more came before a new step was done.
+    /// Several, if another incident came before a new step was done.
     pending: Vec<Pending>,
     slow_reported_at: Option<Instant>,
     ranks_seen_slow: BTreeSet<usize>,
@@ -60,14 +60,14 @@ impl Recorder {
         }
     }
 
-    /// Where an earlier launch of this run stood is where the run stands, until ranks say otherwise.
+    /// Takes over the progress of an earlier launch until ranks report theirs.
     pub(super) fn go_on_from(&mut self, earlier: &State) {
         self.state.step = earlier.step;
         self.state.last_step = earlier.last_step;
         self.state.checkpoint_step = earlier.checkpoint_step;
     }
 
-    /// The hosts are examined; which of them take how many ranks is not settled yet.
+    /// Records that the hosts are being examined. The places of the ranks are not known yet.
     pub(super) fn examine(&mut self, hosts: &[Host], world: usize) {
         self.state.condition = Condition::Preflight;
         self.state.world = world;
@@ -75,13 +75,13 @@ impl Recorder {
         self.write();
     }
 
-    /// The next attempt is started after `delay`.
+    /// Records that the next attempt starts after `delay`.
     pub(super) fn wait_for_start(&mut self, delay: Duration) {
         self.state.next_start = Timestamp::now().checked_add(delay).ok();
         self.write();
     }
 
-    /// Shows that the launcher lives while it waits for something.
+    /// Updates the file while the launcher waits for something, so that it does not look dead.
     pub(super) async fn while_waiting<T>(&mut self, waiting: impl Future<Output = T>) -> T {
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -97,7 +97,7 @@ impl Recorder {
     pub(super) fn begin(&mut self, attempt: u64, layout: &Layout) {
         self.state.restarts += u64::from(self.has_begun);
         if !self.has_begun {
-            // Its checkpoints may have been taken away since.
+            // The run's checkpoints may have been deleted since.
             (self.state.step, self.state.last_step, self.state.checkpoint_step) = (0, 0, 0);
         }
         self.has_begun = true;
@@ -110,7 +110,7 @@ impl Recorder {
         self.write();
     }
 
-    /// What the ranks said last.
+    /// Records the ranks' last reports.
     pub(super) fn note(&mut self, roster: &Roster) {
         let state = &mut self.state;
         if let Some(step) = roster.steps_done() {
@@ -123,7 +123,7 @@ impl Recorder {
         (state.images_per_second, state.seconds_left) = (None, None);
     }
 
-    /// An incident is over and another attempt is made, or none.
+    /// Records an incident.
     pub(super) fn failed(&mut self, failure: Failure, files: Vec<PathBuf>, failed_at: f64) {
         self.state.condition = Condition::Recovering;
         self.state.last_incident = Some(failure.verdict.clone());
@@ -138,7 +138,7 @@ impl Recorder {
         self.write();
     }
 
-    /// A launch that cannot say where it stands goes on all the same.
+    /// Writes the state. A launch continues if it cannot.
     fn write(&mut self) {
         self.state.updated = Timestamp::now();
         let written = write_json(&self.path, &self.state);
@@ -204,8 +204,8 @@ impl Watcher for Recorder {
 }
 
 impl Recorder {
-    /// Writes down what the incidents since the last new step have cost, when the run goes on from step `began`;
-    /// returns the seconds and the steps of the first, which is what all of them cost together.
+    /// Writes the costs of the incidents since the last new step, when the run continues from step `began`. Returns the
+    /// seconds and steps of the first incident, which are the costs of all of them together.
     fn complete(&mut self, began: u64, now: f64) -> Option<(f64, u64)> {
         let pending = std::mem::take(&mut self.pending);
         let total = pending.first().map(|first| {
@@ -216,7 +216,7 @@ impl Recorder {
         for (place, Pending { mut failure, files, failed_at }) in pending.into_iter().enumerate() {
             failure.steps_lost = Some(failure.step.saturating_sub(began));
             failure.seconds_lost = Some(now - failed_at + failure.standstill_seconds);
-            // The last of the files is the run's own, which is of the newest incident.
+            // The last file is the run's own `failure.json`, which belongs to the newest incident.
             let own = if place == last { files.len() } else { files.len().min(1) };
             for path in &files[..own] {
                 if let Err(error) = write_json(path, &failure) {

@@ -1,11 +1,11 @@
-//! What follows from a configuration before anything is started.
+//! Checks and texts that follow from a configuration.
 
 use admiral_contract::{BatchDivision, world_sizes};
 
 use super::error::LaunchError;
 use crate::facts::Facts;
 
-/// The timeouts of a run, in words.
+/// Returns the timeouts of a run, for people.
 pub(super) fn timeouts(facts: &Facts) -> String {
     let times = facts.config.launch.timeouts();
     format!(

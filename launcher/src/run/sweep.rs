@@ -1,4 +1,4 @@
-//! Making sure that nothing of a launch is left on hosts whose agents cannot say so.
+//! Ending what is left of a launch on hosts whose agents cannot report it.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -15,13 +15,13 @@ use tokio::time::timeout;
 use crate::mpirun::MpirunCommand;
 use crate::session;
 
-/// What stands before the number in the answer of `sweep`.
+/// The text before the number in the output of `sweep`.
 pub const SWEPT: &str = "admiral-launch swept, left: ";
-/// A host that does not answer for so long is not waited for.
+/// The timeout for a host's answer.
 const PATIENCE: Duration = Duration::from_secs(6);
 
-/// Ends, on each host, what is left of a launch, by `mpirun` of `plan_for`'s line. Returns how many processes could
-/// not be ended, and the hosts that did not answer.
+/// Ends what is left of a launch on each host, with the `mpirun` command of `plan_for`. Returns the number of processes
+/// that could not be ended, and the hosts that did not answer.
 pub(super) async fn sweep(hosts: &[String], plan_for: impl Fn(&str) -> MpirunCommand) -> (usize, Vec<String>) {
     let hosts: BTreeSet<&String> = hosts.iter().collect();
     let mut asked = JoinSet::new();
@@ -54,8 +54,8 @@ pub(super) async fn sweep(hosts: &[String], plan_for: impl Fn(&str) -> MpirunCom
     (total, silent)
 }
 
-/// Ends all processes of a launch on this host, and the daemons of `mpirun` that had these numbers, and removes the
-/// folders of those; returns how many processes of the launch are left.
+/// Ends all processes of a launch on this host and the `mpirun` daemons with these process numbers, and removes the
+/// daemons' session folders. Returns the number of the launch's processes that are left.
 #[must_use]
 pub fn sweep_here(launch_id: &str, daemons: &[i32], sessions: &[PathBuf]) -> usize {
     for daemon in daemons.iter().filter_map(|&pid| Pid::from_raw(pid)).filter(|&pid| crate::agent::is_daemon(pid)) {
@@ -69,7 +69,7 @@ pub fn sweep_here(launch_id: &str, daemons: &[i32], sessions: &[PathBuf]) -> usi
             break;
         }
         for &pid in &left {
-            // It may be gone by now.
+            // It may be gone already.
             let _ = kill_process(pid, Signal::KILL);
         }
         std::thread::sleep(Duration::from_millis(100));
@@ -78,8 +78,8 @@ pub fn sweep_here(launch_id: &str, daemons: &[i32], sessions: &[PathBuf]) -> usi
     left.len()
 }
 
-/// The processes of this network whose environment holds `mark`. Containers and test beds that share a process table do
-/// not share a network: what belongs to another host is left alone.
+/// Returns the processes of this network namespace whose environment holds `mark`. Containers and test beds may share a
+/// process table but not a network, so processes of other hosts are left alone.
 fn processes(mark: &str) -> Vec<Pid> {
     let network = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
     let own = network("self");
@@ -112,7 +112,7 @@ mod tests {
         let others = format!("others-{}", std::process::id());
         let mut mine = std::process::Command::new("sleep").arg("60").env(LAUNCH_ID, &id).spawn().expect("sleep");
         let mut other = std::process::Command::new("sleep").arg("60").env(LAUNCH_ID, &others).spawn().expect("sleep");
-        // They have their variables once they are other programs.
+        // They have their variables only after exec.
         let count = |id: &str| processes(&format!("{LAUNCH_ID}={id}")).len();
         while count(&id) == 0 || count(&others) == 0 {
             std::thread::sleep(Duration::from_millis(5));

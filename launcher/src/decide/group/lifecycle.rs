@@ -1,10 +1,9 @@
-//! The life of one group of ranks, from `mpirun`'s start until nothing of it is left: what happens goes in with the
-//! time, what is to be done comes out.
+//! The life of one group of ranks, from the start of `mpirun` until nothing of the group is left. Events go in with
+//! their time, and actions come out.
 //!
-//! A failure, a verdict, a stop or the good end of all ranks each lead to the same way out: everything is killed (also
-//! after a good end: what a rank has started may still be there), every agent says that nothing is left, all are
-//! told to leave, `mpirun` ends. Who does not answer is not waited for longer than the timeouts say, so a group always
-//! ends.
+//! A failure, a verdict, a stop and the regular end of all ranks lead to the same shutdown: all ranks are killed (even
+//! after a regular end, because processes that a rank started may still run), every agent reports that nothing is left,
+//! all agents are dismissed, and `mpirun` ends. Each wait has a timeout, so a group always ends.
 
 use std::collections::BTreeSet;
 
@@ -20,32 +19,32 @@ use crate::decide::verdict::{Verdict, verdict};
 use crate::decide::view::RankView;
 use crate::protocol::SCHEDULING_GAP;
 
-/// After a first failure, an earlier cause may still be on its way from another host for so long, in seconds.
+/// After a failure, an earlier cause may arrive from another host within this time, in seconds.
 const SETTLE: f64 = 0.3;
-/// How long the stacks of the culprits are waited for, in seconds.
+/// The timeout for the stacks of the culprits, in seconds.
 const STACKS: f64 = 2.0;
-/// At most so many ranks are asked for their stacks.
+/// The largest number of ranks that are asked for their stacks.
 const MOST_STACKS: usize = 3;
-/// `mpirun` follows the agents within so long, in seconds, or is ended: after the death of a rank it would wait out
-/// its own grace, with nothing left to wait for.
+/// `mpirun` has this long to end after its agents, in seconds, and is killed then. After the death of a rank it would
+/// wait for its own grace period without a reason.
 const LAST_WAIT: f64 = 1.0;
-/// Why a group has to go down.
+/// A failure that may be the cause of the group's end.
 #[derive(Debug, Clone)]
 struct FailureCandidate {
     rank: Option<usize>,
     hosts: Vec<String>,
     cause: Cause,
     sentence: String,
-    /// How likely it only follows from another: 0 is not.
+    /// How likely the failure is a consequence of another one; 0 if it is not.
     follows: u8,
 }
 
-/// A group that goes down.
+/// The shutdown of a group.
 #[derive(Debug, Clone)]
 struct Ending {
     since: f64,
     outcome: Outcome,
-    /// When all were told to leave.
+    /// When all agents were dismissed.
     told_to_leave: Option<f64>,
     mpirun_killed: bool,
 }
@@ -58,19 +57,19 @@ pub struct Group {
     now: f64,
     started: bool,
     mpirun_ended: bool,
-    /// Whether the stop was asked for, and until when it may take. A rank that exits with 75 begins one as well.
+    /// Whether the stop was requested, and its deadline. A rank that exits with 75 starts a stop too.
     stop: Option<(bool, f64)>,
-    /// The first failure, and until when a better one may come.
+    /// The first failure, and the time until which a more likely cause may replace it.
     failure: Option<(FailureCandidate, f64)>,
-    /// Ranks whose stacks are awaited, until when, and what happens then.
+    /// Ranks whose stacks are awaited, the deadline, and the outcome after that.
     stacks: Option<(BTreeSet<usize>, f64, Outcome)>,
     ending: Option<Ending>,
     finished: bool,
 }
 
 impl Group {
-    /// A group whose `mpirun` starts at `now`; `members` has the host and the GPU of each rank. All times are in seconds
-    /// since the launch.
+    /// Creates a group whose `mpirun` starts at `now`. `members` holds the host and the GPU of each rank. All times are
+    /// in seconds since the launch.
     #[must_use]
     pub fn new(options: GroupOptions, members: impl IntoIterator<Item = (String, Option<usize>)>, now: f64) -> Self {
         let member = |(host, gpu)| Member {
@@ -99,17 +98,17 @@ impl Group {
         }
     }
 
-    /// What is known of the ranks that have not ended.
+    /// Returns what is known of the ranks that have not ended.
     #[must_use]
     pub fn views(&self) -> Vec<RankView> {
         let running = self.members.iter().enumerate().filter(|(_, member)| member.ended.is_none());
         running.map(|(rank, _)| self.view(rank)).collect()
     }
 
-    /// What is known of a rank.
+    /// Returns what is known of a rank.
     ///
     /// # Panics
-    /// Where there is no such rank.
+    /// If there is no such rank.
     #[must_use]
     pub fn view(&self, rank: usize) -> RankView {
         let member = &self.members[rank];
@@ -127,26 +126,26 @@ impl Group {
         }
     }
 
-    /// The furthest step that any rank has begun.
+    /// Returns the furthest step that any rank has begun.
     #[must_use]
     pub fn reached(&self) -> u64 {
         self.members.iter().filter_map(|member| member.reading.as_ref()).map(|reading| reading.step).max().unwrap_or(0)
     }
 
-    /// Whether the group goes down, or is gone.
+    /// Returns whether the group is shutting down or gone.
     #[must_use]
     pub fn is_ending(&self) -> bool {
         self.ending.is_some() || self.finished
     }
 
-    /// The ranks of which nobody has said that nothing is left of them, though they may have been started.
+    /// Returns the ranks that may have been started and whose end nobody has confirmed.
     #[must_use]
     pub fn unverified(&self) -> Vec<usize> {
         let members = self.members.iter().enumerate();
         members.filter(|(_, member)| member.connected && !member.confirmed_gone).map(|(rank, _)| rank).collect()
     }
 
-    /// Something happens at `now`, in seconds since the launch.
+    /// Handles an event at `now`, in seconds since the launch.
     pub fn handle(&mut self, now: f64, event: Event) -> Vec<Output> {
         let mut out = Vec::new();
         if self.finished {
@@ -173,7 +172,7 @@ impl Group {
             }
             Event::Disconnected { rank } => self.agent_lost(rank),
             Event::Gone { rank, left } => {
-                // Not of the agent itself: one may look after what another has left on its host.
+                // This is not about the agent itself, because an agent may clean up after another rank of its host.
                 if let Some(member) = self.members.get_mut(rank) {
                     member.confirmed_gone |= left == 0 && (member.ended.is_some() || self.ending.is_some());
                 }
@@ -193,7 +192,7 @@ impl Group {
     fn pass_time(&mut self, now: f64) {
         let gap = now - self.now;
         if gap > SCHEDULING_GAP.as_secs_f64() {
-            // What was sent meanwhile is still to be read: that it was not heard is no fault of who sent it.
+            // After a scheduling gap, messages may still be unread, so the gap does not count as silence.
             for member in &mut self.members {
                 member.last_heard += gap;
             }
@@ -226,12 +225,12 @@ impl Group {
             return;
         }
         if end == STOPPED && self.is_asked() {
-            // It had not come to heed the signal yet, and its peers are not to wait for it.
+            // The rank died of the signal before it could handle it, so its peers need not wait for it.
             self.stop = Some((true, self.stop.map_or(now, |(_, until)| until.min(now + SETTLE))));
             return;
         }
         if end == End::Code(ExitCode::Preempted as u8) {
-            // All ranks agree on such an end: the others are about to leave as well.
+            // All ranks agree on such an end, so the others are about to exit as well.
             self.stop.get_or_insert((false, now + self.options.stop_grace_seconds));
             return;
         }
@@ -246,7 +245,7 @@ impl Group {
             sentence: format!("{} {}{}", name(&view), end.words(), whereabouts(view.reading.as_ref())),
             hosts: if end.blames_host() { vec![view.host] } else { Vec::new() },
             cause: end.cause(),
-            // Where a rank loses its peers it is inside an exchange with them.
+            // A rank that loses its peers is inside a collective operation.
             follows: match &view.reading {
                 _ if !end.may_follow() => 0,
                 Some(reading) if !reading.phase.is_collective() => 1,
@@ -305,14 +304,14 @@ impl Group {
         self.fail(FailureCandidate { rank: None, hosts, cause, sentence, follows: 0 });
     }
 
-    /// The hosts, or none where it is all of them: then it is something that they share.
+    /// Returns the hosts, or none if they are all hosts of the group, because they share the cause then.
     fn hosts_unless_all(&self, hosts: impl Iterator<Item = String>) -> Vec<String> {
         let hosts: BTreeSet<String> = hosts.collect();
         let all: BTreeSet<&String> = self.members.iter().map(|member| &member.host).collect();
         if hosts.len() == all.len() { Vec::new() } else { hosts.into_iter().collect() }
     }
 
-    /// The first failure counts, unless it may only follow from one that was heard of later.
+    /// Records a failure. The first one counts, unless it may be a consequence of a later one.
     fn fail(&mut self, failure: FailureCandidate) {
         match &mut self.failure {
             Some((first, _)) if failure.follows < first.follows => *first = failure,
@@ -323,7 +322,7 @@ impl Group {
 
     fn stop_requested(&mut self, repeated: bool, out: &mut Vec<Output>) {
         if self.ending.is_some() {
-            // Too late for a checkpoint, but not for keeping another group from being started.
+            // It is too late for a checkpoint, but no other group will be started.
             self.stop = Some((true, self.now));
             return;
         }
@@ -338,7 +337,7 @@ impl Group {
         }
     }
 
-    /// Looks whether the group stands still.
+    /// Checks whether the group stands still.
     fn judge(&mut self, out: &mut Vec<Output>) {
         if self.ending.is_some() || self.failure.is_some() || self.stacks.is_some() {
             return;
@@ -357,7 +356,7 @@ impl Group {
             Verdict::Silent { hosts, .. } if !hosts.is_empty() => (Cause::HostLost, hosts.clone()),
             Verdict::Silent { .. } => (Cause::AgentLost, self.hosts_unless_all(of_culprits())),
             Verdict::NotReady { .. } => (Cause::Start, self.hosts_unless_all(of_culprits())),
-            // Several hosts do not break at once: it is something that they share.
+            // Several hosts rarely break at once, so they share the cause.
             _ => (Cause::Stalled, shared(self.hosts_unless_all(of_culprits()))),
         };
         let rank = culprits.first().copied();
@@ -377,14 +376,14 @@ impl Group {
         self.stacks = Some((asked, self.now + STACKS, outcome));
     }
 
-    /// What a failure makes of the group.
+    /// Turns a failure into an outcome.
     fn outcome(&self, failure: FailureCandidate) -> Outcome {
         let FailureCandidate { rank, hosts, cause, sentence, .. } = failure;
         let steps_gained = self.reached().saturating_sub(self.options.reached_before);
         Outcome::Incident { incident: Incident { at_seconds: self.now, rank, hosts, cause, steps_gained }, sentence }
     }
 
-    /// What is due by now.
+    /// Does everything that is due.
     fn advance(&mut self, out: &mut Vec<Output>) {
         if self.ending.is_none() {
             if !self.started && self.failure.is_none() && self.members.iter().all(|member| member.connected) {
@@ -398,16 +397,16 @@ impl Group {
         self.go_down(out);
     }
 
-    /// The outcome, where it is time for one.
+    /// Returns the outcome, if it is time for one.
     fn due(&mut self) -> Option<Outcome> {
         let all_ended = self.members.iter().all(|member| member.ended.is_some());
-        // Whatever else has happened meanwhile, to a daemon of a host that was done or to a rank that stood for a while:
-        // there is nothing left to heal.
+        // If all ranks finished, there is nothing to heal, whatever else happened: a lost daemon on a finished host, or
+        // a rank that stood still for a while.
         if self.members.iter().all(|member| member.ended == Some(End::Code(0))) {
             return Some(self.good_end());
         }
         if let Some((awaited, until, outcome)) = &self.stacks {
-            // What happens to the ranks by now comes too late to be the cause.
+            // A failure that comes now is not the cause.
             let enough = awaited.is_empty() || self.failure.is_some() || self.now >= *until;
             return enough.then(|| outcome.clone());
         }
@@ -421,7 +420,7 @@ impl Group {
             let preempted = End::Code(ExitCode::Preempted as u8);
             let first = self.members.iter().position(|member| member.ended == Some(preempted));
             return Some(match first {
-                // Who lost a peer that was told to leave.
+                // This rank lost a peer that was asked to stop.
                 Some(rank) if failure.follows > 0 => self.outcome(self.failure_of(rank, preempted)),
                 _ => self.outcome(failure.clone()),
             });
@@ -484,12 +483,12 @@ impl Group {
         self.stop.is_some_and(|(asked, _)| asked)
     }
 
-    /// Whether the launcher's own signal ended a rank.
+    /// Returns whether the launcher's own signal killed a rank.
     fn is_cut_short(&self) -> bool {
         self.is_asked() && self.members.iter().any(|member| member.ended == Some(STOPPED))
     }
 
-    /// What all ranks' exits with 0 or 75 make of the group.
+    /// Returns the outcome after all ranks exited with 0 or 75.
     fn good_end(&self) -> Outcome {
         let preempted = End::Code(ExitCode::Preempted as u8);
         let Some(rank) = self.members.iter().position(|member| member.ended == Some(preempted)) else {

@@ -1,23 +1,23 @@
-//! A place in a group.
+//! A rank as a member of its group.
 
 use admiral_contract::Reading;
 
 use crate::decide::end::End;
 
-/// A place in the group.
+/// A rank as a member of its group.
 #[derive(Debug, Clone)]
 pub(super) struct Member {
     pub(super) host: String,
     pub(super) gpu: Option<usize>,
-    /// Its agent said hello.
+    /// Its agent has connected.
     pub(super) connected: bool,
-    /// And is out of reach by now.
+    /// The connection to its agent was lost.
     pub(super) disconnected: bool,
     pub(super) ended: Option<End>,
     pub(super) confirmed_gone: bool,
     pub(super) last_heard: f64,
     pub(super) reading: Option<Reading>,
-    /// The reading is of the agent's making: the rank has not been heard.
+    /// When its agent connected, as long as the rank has sent no ledger: `reading` is a default then.
     pub(super) no_ledger_since: Option<f64>,
     pub(super) state: Option<char>,
 }

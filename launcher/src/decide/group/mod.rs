@@ -1,4 +1,4 @@
-//! One group of ranks: what happens to it goes in, what is to be done comes out.
+//! One group of ranks, as a state machine: events go in, actions come out.
 
 mod event;
 mod lifecycle;

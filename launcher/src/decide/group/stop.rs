@@ -1,4 +1,4 @@
-//! What a group comes to that was asked to stop.
+//! The outcome of a stop.
 
 use admiral_contract::ExitCode;
 
@@ -6,13 +6,13 @@ use super::event::Outcome;
 use super::member::Member;
 use crate::decide::end::End;
 
-/// What a stop by force ends with.
+/// The launcher's exit code if the ranks had to be killed.
 pub(super) const FORCED: u8 = 1;
 
-/// The end of a rank that was asked to stop before it could heed that.
+/// The end of a rank that was asked to stop before it could handle the signal.
 pub(super) const STOPPED: End = End::Signal(15);
 
-/// What a stop that some rank did not heed makes of the group: before the first step there is nothing to lose.
+/// Returns the outcome of a stop that some rank could not handle. Before the first step there is nothing to lose.
 pub(super) fn stopped_early(members: &[Member]) -> Outcome {
     let readings = || members.iter().filter_map(|member| member.reading.as_ref());
     let has_stepped = readings().any(|reading| reading.step_seconds > 0.0);

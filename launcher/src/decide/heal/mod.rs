@@ -1,4 +1,4 @@
-//! What to do after an incident: stop and say why, or start again, with which hosts, how many ranks, and when.
+//! The reaction to an incident: stop with a reason, or restart, with which hosts, how many ranks, and when.
 
 use std::collections::BTreeSet;
 
@@ -8,67 +8,67 @@ use super::cause::{Cause, Incident, USAGE, code_of};
 use super::sentence::{count, first_few};
 use crate::hosts::Host;
 
-/// Incidents of one rank with one cause, none of which let the run get further, after which it is given up.
+/// After this many incidents of one rank with one cause and without progress, the launcher gives up.
 const MAX_SAME_FAILURES: usize = 3;
-/// Delays, in units of [`Situation::base_delay_seconds`].
+/// Delays before a restart, in units of [`Situation::base_delay_seconds`].
 const FIRST_DELAY: f64 = 1.0;
 const MAX_DELAY: f64 = 60.0;
 const FIRST_STORE_DELAY: f64 = 30.0;
 const MAX_STORE_DELAY: f64 = 600.0;
 
-/// What there is to go on with.
+/// The facts on which the decision depends.
 #[derive(Debug, Clone)]
 pub struct Situation<'a> {
-    /// All hosts that were given, in their order.
+    /// All given hosts, in their order.
     pub hosts: &'a [Host],
-    /// Those left out so far.
+    /// Hosts that were left out so far.
     pub left_out: &'a [String],
-    /// The ranks that the user wants. Hosts beyond those that they need are spares.
+    /// The number of ranks that the user wants. Hosts that are not needed for them are spares.
     pub world_wanted: usize,
-    /// Samples of a step over all ranks.
+    /// The number of samples of a step over all ranks.
     pub global_batch: u64,
-    /// Samples of one pass on one rank, at most.
+    /// The largest number of samples of one pass on one rank.
     pub microbatch: u64,
-    /// Fewer ranks are not worth going on with.
+    /// The run stops rather than continue with fewer ranks.
     pub min_world: usize,
     /// The incidents before this one, oldest first.
     pub history: &'a [Incident],
-    /// Restarts within the window.
+    /// The largest number of restarts within the window.
     pub max_restarts: u64,
-    /// The window in which restarts and the failures of a host are counted, in seconds.
+    /// The window in which restarts and failures of a host are counted, in seconds.
     pub window_seconds: f64,
-    /// The unit of all delays, in seconds; 1 but in tests.
+    /// The unit of all delays, in seconds; 1 except in tests.
     pub base_delay_seconds: f64,
-    /// Whether a rank's exit with 75 that nobody asked for is to be answered with a restart.
+    /// Whether the launcher restarts after a rank exited with 75 without a request.
     pub restart_on_preemption: bool,
 }
 
-/// What is to be done.
+/// The decision.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    /// Give up, or be content.
+    /// Give up, or accept the end.
     Stop {
         /// The launcher's exit code.
         code: u8,
-        /// For people.
+        /// The reason, for people.
         reason: String,
     },
     /// Start a new group from the newest verified checkpoint.
     Restart {
-        /// After this long.
+        /// The delay before the start.
         delay_seconds: f64,
-        /// On these hosts, in order; all of them are needed.
+        /// The hosts, in order; all of them are needed.
         hosts: Vec<Host>,
-        /// With so many ranks.
+        /// The number of ranks.
         world: usize,
-        /// Hosts that are left out from now on, and why.
+        /// Hosts that are left out from now on, with the reason.
         left_out: Vec<(String, String)>,
-        /// What people should know.
+        /// What differs from before, for people.
         note: Option<String>,
     },
 }
 
-/// What to do after `incident`, the first failure of its group.
+/// Decides what to do after `incident`, the first failure of its group.
 #[must_use]
 pub fn decide(incident: &Incident, situation: &Situation<'_>) -> Action {
     if let Some(action) = final_code(incident.cause, situation.restart_on_preemption) {
@@ -91,14 +91,14 @@ pub fn decide(incident: &Incident, situation: &Situation<'_>) -> Action {
     place_group(incident, situation)
 }
 
-/// Where the next attempt resumes. Once an attempt has done a step, every later one continues from the newest
+/// Returns where the next attempt resumes. Once an attempt has done a step, every later one continues from the newest
 /// checkpoint, wherever the first one was told to begin.
 #[must_use]
 pub fn next_resume(resume: String, has_stepped: bool) -> String {
     if has_stepped { "auto".to_owned() } else { resume }
 }
 
-/// Exits that settle the matter by themselves.
+/// Returns the action for exit codes after which no restart can help.
 fn final_code(cause: Cause, restart_on_preemption: bool) -> Option<Action> {
     let Cause::Exit(code) = cause else { return None };
     if code == USAGE {
@@ -117,8 +117,8 @@ fn final_code(cause: Cause, restart_on_preemption: bool) -> Option<Action> {
     Some(Action::Stop { code, reason: reason.to_owned() })
 }
 
-/// Why it is no use to try again: the same rank fails in the same way, and the run gets no further. A store that is
-/// away and a bad host are no such case: the one comes back, the other is left out.
+/// Returns why another attempt is useless: the same rank fails in the same way, and the run makes no progress. Store
+/// errors and bad hosts are exceptions, because the store comes back and the host is left out.
 fn stuck_reason(incident: &Incident, history: &[Incident]) -> Option<String> {
     if incident.cause.condemns_hosts()
         || matches!(incident.cause, Cause::Start)
@@ -137,7 +137,7 @@ fn stuck_reason(incident: &Incident, history: &[Incident]) -> Option<String> {
     })
 }
 
-/// How often in a row the run was started and got no further.
+/// Returns the number of consecutive attempts without progress.
 fn attempts_without_progress(incident: &Incident, history: &[Incident]) -> i32 {
     let newest_first = std::iter::once(incident).chain(history.iter().rev());
     let tries = newest_first.take(history.len()).take_while(|incident| incident.steps_gained == 0).count();
@@ -154,7 +154,7 @@ fn delay(incident: &Incident, situation: &Situation<'_>) -> f64 {
     (first * 2f64.powi(tries.min(30))).min(most) * situation.base_delay_seconds
 }
 
-/// The hosts that are left out from now on, with the reason: those known to be bad, and those only suspected.
+/// The hosts that are left out from now on, with reasons: hosts that are known to be bad, and suspected ones.
 struct LeftOut {
     known: Vec<(String, String)>,
     suspected: Vec<(String, String)>,
@@ -181,7 +181,7 @@ fn leave_out(incident: &Incident, situation: &Situation<'_>) -> LeftOut {
     out
 }
 
-/// Finds room for the next group.
+/// Chooses the hosts and ranks of the next group.
 fn place_group(incident: &Incident, situation: &Situation<'_>) -> Action {
     let LeftOut { known, suspected } = leave_out(incident, situation);
     let left_after = |out: &[&[(String, String)]]| -> Vec<&Host> {
@@ -194,12 +194,12 @@ fn place_group(incident: &Incident, situation: &Situation<'_>) -> Action {
     let (hosts, world, left_out, mut kept) = if let Some(world) = world_on(&without, situation) {
         (without, world, [known, suspected].concat(), Vec::new())
     } else {
-        // A suspicion alone ends no run: without another host to go to, it goes on where it was.
+        // A suspicion alone ends no run. Without other hosts, the suspected ones stay.
         let with = left_after(&[&known]);
         if let Some(world) = world_on(&with, situation) {
             (with, world, known, suspected)
         } else {
-            // Those that were left out on a suspicion while there were others come back after all the rest.
+            // Hosts that were left out on suspicion come back last.
             let again = recalled(incident, situation);
             let why = again.iter().map(|host| (host.name.clone(), "it was left out".to_owned()));
             let kept = suspected.into_iter().chain(why).collect();
@@ -216,7 +216,7 @@ fn place_group(incident: &Incident, situation: &Situation<'_>) -> Action {
     Action::Restart { delay_seconds: delay(incident, situation), hosts, world, left_out, note }
 }
 
-/// Hosts that were left out because they had failed again and again, and of which nothing worse is known.
+/// Returns the hosts that were left out because of repeated failures, and that are not known to be bad.
 fn recalled<'a>(incident: &Incident, situation: &Situation<'a>) -> Vec<&'a Host> {
     let all = || situation.history.iter().chain([incident]);
     let is_bad = |name: &String| all().any(|of| of.cause.condemns_hosts() && of.hosts.contains(name));
@@ -227,7 +227,7 @@ fn slots(hosts: &[&Host]) -> usize {
     hosts.iter().map(|host| host.slots).sum()
 }
 
-/// The ranks of the next group on these hosts, if it is worth having.
+/// Returns the number of ranks of the next group on these hosts, if it is at least the minimum.
 fn world_on(hosts: &[&Host], situation: &Situation<'_>) -> Option<usize> {
     let most = slots(hosts).min(situation.world_wanted) as u64;
     let world = largest_world_size(situation.global_batch, situation.microbatch, most)?;
@@ -235,7 +235,7 @@ fn world_on(hosts: &[&Host], situation: &Situation<'_>) -> Option<usize> {
     (world >= situation.min_world).then_some(world)
 }
 
-/// As many of the hosts as `world` ranks need.
+/// Returns as many of the hosts as `world` ranks need.
 fn first_of(hosts: &[&Host], world: usize) -> Vec<Host> {
     let mut room = 0;
     let needed = hosts.iter().filter(|host| host.slots > 0).take_while(|host| {
@@ -263,7 +263,7 @@ fn no_room(hosts: &[&Host], lost: &[(String, String)], situation: &Situation<'_>
         )
 }
 
-/// What is different from before, in words.
+/// Describes what differs from before.
 fn note(
     situation: &Situation<'_>,
     hosts: &[Host],
@@ -274,7 +274,7 @@ fn note(
     let mut parts: Vec<String> = left_out.iter().map(|(host, why)| format!("{host} is left out: {why}")).collect();
     parts.extend(kept.iter().map(|(host, why)| format!("{host} is kept although {why}: there is no other room")));
     if !left_out.is_empty() {
-        // Those that a group had no need of before.
+        // Hosts that the previous group did not need.
         let all: Vec<&Host> = situation.hosts.iter().filter(|host| !situation.left_out.contains(&host.name)).collect();
         let before = world_on(&all, situation).map(|world| first_of(&all, world)).unwrap_or_default();
         let spares: Vec<String> =

@@ -7,7 +7,7 @@ fn hosts(count: usize, slots: usize) -> Vec<Host> {
     (0..count).map(|host| Host { name: format!("n{host}"), slots, slots_given: true }).collect()
 }
 
-/// Two hosts of four are wanted; the others are spares.
+/// Two of four hosts are needed; the others are spares.
 fn situation<'a>(hosts: &'a [Host], left_out: &'a [String], history: &'a [Incident]) -> Situation<'a> {
     Situation {
         hosts,
@@ -76,7 +76,7 @@ fn deaths_are_answered_with_growing_delays_until_steps_are_gained() {
     let mut history = Vec::new();
     let mut delays = Vec::new();
     for (place, gained) in [0, 0, 0, 5, 0, 7].into_iter().enumerate() {
-        // Another rank each time: one rank's would be a loop.
+        // Each incident has another rank, because repeated failures of one rank end the launch.
         let now = incident(place as f64, place, "", Cause::Signal(11), gained);
         delays.push(restart(decide(&now, &situation(&hosts, &[], &history))).delay);
         history.push(now);
@@ -179,10 +179,10 @@ fn hosts_left_out_on_a_suspicion_come_back_before_the_run_is_given_up() {
     let after = restart(decide(&incident(9.0, 7, "n3", Cause::HostLost, 5), &all));
     assert_eq!((after.hosts, after.world), (vec!["n2".to_owned(), "n0".to_owned()], 8));
     assert!(after.note.contains("n0 is kept although it was left out"), "{}", after.note);
-    // Where fewer ranks will do, it goes on with those.
+    // If fewer ranks are allowed, the run continues with those.
     let fewer = Situation { min_world: 1, ..all.clone() };
     assert_eq!(restart(decide(&incident(9.0, 7, "n3", Cause::HostLost, 5), &fewer)).hosts, ["n2"]);
-    // A host that was lost does not come back.
+    // A lost host does not come back.
     let lost = [crash(1.0, 0, "n0"), crash(2.0, 0, "n0"), incident(3.0, 5, "n1", Cause::HostLost, 5)];
     let two = Situation { min_world: 16, world_wanted: 16, history: &lost, ..all };
     assert_eq!(stop(decide(&incident(9.0, 7, "n3", Cause::HostLost, 5), &two)).0, 74);
@@ -203,7 +203,7 @@ fn any_cause() -> impl Strategy<Value = Cause> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
-    /// A whole launch, incident by incident: it ends, and no group of it is one that cannot be.
+    /// Simulates a launch, incident by incident: it ends, and all its groups are valid.
     #[test]
     fn every_launch_ends_and_every_group_fits(
         slots in proptest::collection::vec(0..9usize, 1..9),

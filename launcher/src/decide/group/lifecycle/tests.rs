@@ -19,7 +19,7 @@ fn reading(step: u64, phase: Phase) -> Reading {
     Reading { pid: 7, step, phase, collectives: step, ..Reading::default() }
 }
 
-/// A group of which every rank trains, at second 1.
+/// Returns a group in which every rank trains, at second 1.
 fn training() -> Group {
     let mut group = group();
     let outs: Vec<Output> = (0..4).flat_map(|rank| group.handle(0.5, Event::Hello { rank })).collect();
@@ -39,7 +39,7 @@ fn ended(rank: usize, end: End) -> Event {
     Event::Ended { rank, end, reading: None }
 }
 
-/// Everybody answers and leaves; what becomes of the group.
+/// Lets every agent confirm the end, and returns the group's outcome.
 fn go_down(group: &mut Group, now: f64) -> Outcome {
     let outs: Vec<Output> = (0..4).flat_map(|rank| group.handle(now, Event::Gone { rank, left: 0 })).collect();
     assert_eq!(outs, [Output::LeaveAll]);
@@ -97,7 +97,7 @@ fn a_peer_that_lost_its_connection_is_not_the_cause() {
         let Some(Ending { outcome, .. }) = &group.ending else { panic!() };
         assert_eq!(incident(outcome.clone()).0.rank, Some(1), "{cause:?}");
     }
-    // A bug is one where no other cause is heard of; and no host is to blame for it.
+    // Without another cause it is a bug, and no host is to blame.
     let mut group = training();
     group.handle(2.0, ended(0, End::Code(70)));
     group.handle(2.1, ended(3, End::Code(70)));
@@ -140,7 +140,7 @@ fn a_daemons_death_is_no_ranks_fault() {
     assert!(sentence.starts_with("mpirun's daemon on n1 is gone"), "{sentence}");
 }
 
-/// These say that they are gone.
+/// Lets the agents of these ranks confirm the end.
 fn go_down_of(group: &mut Group, ranks: &[usize]) -> Outcome {
     let outs: Vec<Output> = ranks.iter().flat_map(|&rank| group.handle(2.5, Event::Gone { rank, left: 0 })).collect();
     match outs.last() {
@@ -215,7 +215,7 @@ fn a_stop_before_the_first_step_loses_nothing() {
             outs => panic!("{outs:?}"),
         }
     };
-    // Ranks that get ready: the signal kills some, others lose their peers or hang.
+    // Ranks before their first step: the signal kills some, others lose their peers or hang.
     for others in [Some(STOPPED), Some(End::Code(70)), None] {
         let mut group = training();
         assert_eq!(group.handle(2.0, Event::StopRequested { repeated: false }), [Output::SignalAll]);
@@ -227,14 +227,14 @@ fn a_stop_before_the_first_step_loses_nothing() {
         assert_eq!(outs, [Output::KillAll], "{others:?}");
         assert_eq!(outcome(&mut group, 2.6), (75, early.to_owned()), "{others:?}");
     }
-    // What is wrong with the run is told all the same.
+    // A wrong configuration is reported even after a stop.
     let mut group = training();
     group.handle(2.0, Event::StopRequested { repeated: false });
     group.handle(2.1, ended(2, End::Code(64)));
     group.handle(2.1, ended(1, STOPPED));
     assert_eq!(group.handle(2.5, Event::Tick), [Output::KillAll]);
     assert_eq!(outcome(&mut group, 2.6).0, 64);
-    // Once a step is done, a checkpoint has to be there.
+    // After the first step, there has to be a checkpoint.
     for (checkpoint_step, code) in [(0, 1), (5, 75)] {
         let mut group = training();
         let reading = Reading { step_seconds: 0.5, checkpoint_step, ..reading(10, Phase::Forward) };
@@ -244,7 +244,7 @@ fn a_stop_before_the_first_step_loses_nothing() {
         assert_eq!(group.handle(2.5, Event::Tick), [Output::KillAll]);
         assert_eq!(outcome(&mut group, 2.6).0, code);
     }
-    // Nobody asked: somebody else's signal is a failure.
+    // A signal from somebody else is a failure.
     let mut group = training();
     group.handle(2.0, ended(2, STOPPED));
     group.handle(2.5, Event::Tick);
@@ -467,8 +467,8 @@ proptest! {
             Outcome::AllEnded => prop_assert!(all(0), "{ends:?}"),
             Outcome::Stopped { code, sentence } => {
                 prop_assert!(asked && *code != 0);
-                // A rank that exits so has written a checkpoint; the others may have lost it as a peer. Here no step is
-                // ever done.
+                // A rank that exits with 75 has written a checkpoint, but the others may have lost it as a peer. No
+                // step is done here.
                 let is_early = sentence == "asked to stop before its first step";
                 prop_assert!(*code != 75 || is_early || ends.contains(&Some(End::Code(75))), "{ends:?}");
             }
