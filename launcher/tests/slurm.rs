@@ -1,5 +1,5 @@
-//! The sbatch script and node lists held against Slurm itself: a controller of this test's own, without nodes that run
-//! anything. Without Slurm's programs (`ci/setup slurm` installs them) the tests say so and check nothing.
+//! Checks the sbatch script and node lists with Slurm itself: a controller for this test, with nodes that run nothing.
+//! Without Slurm's programs (`ci/setup slurm` installs them) the tests print that and check nothing.
 
 #![allow(clippy::unwrap_used)]
 
@@ -43,7 +43,7 @@ impl Slurm {
         let names = ["munged", "slurmctld", "sbatch", "scontrol"];
         let programs = names.map(program);
         if let Some(missing) = programs.iter().position(Option::is_none) {
-            // Past the test runner, which keeps what a passing test prints.
+            // Written around the test runner, which hides the output of passing tests.
             let note = format!("SKIPPED: nothing is held against Slurm, there is no {}\n", names[missing]);
             std::io::stderr().write_all(note.as_bytes()).unwrap();
             return None;
@@ -113,7 +113,7 @@ impl Slurm {
         }
     }
 
-    /// What `sbatch --test-only` says to a script.
+    /// Returns the answer of `sbatch --test-only` to a script.
     fn test_only(&self, script: &str) -> Result<String, String> {
         let path = self.folder.path().join("job");
         std::fs::write(&path, script).unwrap();
@@ -143,7 +143,7 @@ fn slurm_takes_the_script() {
     let script = render(TemplateKind::Slurm, &input()).unwrap();
     let said = slurm.test_only(&script).unwrap();
     assert!(said.contains("using 512 processors on nodes gpu[1-4]"), "{said}");
-    // It would say so if it were not so.
+    // The check itself works: Slurm refuses what is impossible.
     let said =
         slurm.test_only(&render(TemplateKind::Slurm, &TemplateInput { hosts: 5, ..input() }).unwrap()).unwrap_err();
     assert!(said.contains("not available"), "{said}");
@@ -162,7 +162,7 @@ fn slurm_takes_the_script() {
     }
 }
 
-/// `scontrol show hostnames` is Slurm's own reading of its lists.
+/// `scontrol show hostnames` expands lists as Slurm does.
 #[test]
 fn lists_of_nodes_mean_what_slurm_means() {
     let Some(slurm) = Slurm::start() else { return };

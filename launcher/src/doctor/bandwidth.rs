@@ -1,4 +1,5 @@
-//! How fast the ranks sum, and which way between two of them is slow: all ranks together, by `admiral bench allreduce`.
+//! The speed of the ranks' all-reduce, and slow links between two ranks. All ranks run `admiral bench allreduce`
+//! together.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,33 +12,33 @@ use super::short_mpirun::{MpirunOutput, ShortMpirun};
 use crate::hosts::Host;
 use crate::layout::Layout;
 
-/// The size of the sum: some buckets of gradients.
+/// The size of the all-reduce: a few buckets of gradients.
 const MEBIBYTES: &str = "16";
 const REPEATS: &str = "3";
-/// Every rank loads libtorch, and the slowest of ways gets its time.
+/// Every rank loads libtorch, and slow links take time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What was measured.
+/// The result of the measurement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Bandwidth {
-    /// Of the sum, over the time of the slowest rank.
+    /// The bytes of the all-reduce over the time of the slowest rank.
     pub all_reduce_bytes_per_second: f64,
-    /// That time.
+    /// The time of the slowest rank, in seconds.
     pub all_reduce_seconds: f64,
-    /// Each rank's way to the next.
+    /// The link from each rank to the next.
     pub links: Vec<Link>,
-    /// What is slow, in sentences.
+    /// Sentences about slow links.
     pub outliers: Vec<String>,
 }
 
-/// The way between two ranks.
+/// The link between two ranks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Link {
-    /// Which.
+    /// The two ranks.
     pub ranks: [usize; 2],
-    /// In each direction.
+    /// The bytes per second in each direction.
     pub bytes_per_second: f64,
-    /// Whether it is much slower than the others.
+    /// Whether the link is much slower than the others.
     pub is_slow: bool,
 }
 
@@ -54,7 +55,8 @@ impl fmt::Display for Bandwidth {
     }
 }
 
-/// Measures on the hosts on which nothing is bad; None where there are less than two ranks on them, or where it failed.
+/// Measures on the hosts without bad findings. Returns `None` if they have fewer than two ranks, or if the measurement
+/// failed.
 pub(super) async fn measure(
     request: &ExamineRequest,
     needs: &Needs,
@@ -94,13 +96,13 @@ pub(super) async fn measure(
     })
 }
 
-/// What the benchmark says, or how it failed.
+/// Returns the result of the benchmark, or how it failed.
 fn read(said: &MpirunOutput) -> Result<Bandwidth, String> {
     let last = || said.stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing").to_owned();
     match said.status {
         None => Err(format!("no end within {} s", seconds(PATIENCE))),
         Some(status) if !status.success() => Err(format!("{} ({status})", last())),
-        // Open MPI may put words of its own around it.
+        // Open MPI may print its own messages around the result.
         Some(_) => {
             let text = said.stdout.find('{').zip(said.stdout.rfind('}')).map(|(start, end)| &said.stdout[start..=end]);
             serde_json::from_str(text.unwrap_or_default())

@@ -15,10 +15,10 @@ use crate::facts::Facts;
 use crate::hosts::Host;
 use crate::mpirun::MpirunCommand;
 
-/// Examines hosts. Hosts that do not answer take at most about half a minute, however many they are.
+/// Examines hosts. Hosts that do not answer take at most about half a minute together.
 ///
 /// # Errors
-/// When this machine does not let it.
+/// If this machine cannot examine hosts.
 pub async fn examine(request: &ExamineRequest) -> Result<Receipt, DoctorError> {
     let started = Instant::now();
     let checked_at = Timestamp::now();
@@ -29,7 +29,7 @@ pub async fn examine(request: &ExamineRequest) -> Result<Receipt, DoctorError> {
     let question = question(request, &salt);
     let Gathered { answers, findings: silent, only_alone } = gather::gather(request, &reached, &question).await?;
     findings.extend(silent);
-    // Of one machine under two names mpirun starts one process instead of two: that says nothing of the network.
+    // For one machine under two names mpirun starts one process instead of two. That says nothing about the network.
     findings.extend(only_alone.filter(|_| compare::hosts::are_distinct(&answers)));
     let needs = needs(request, &salt);
     findings.extend(compare::compare(&needs, &answers));
@@ -47,7 +47,7 @@ pub async fn examine(request: &ExamineRequest) -> Result<Receipt, DoctorError> {
     Ok(receipt)
 }
 
-/// The hosts on which `mpirun` could not start anything, and why.
+/// Returns the hosts on which `mpirun` could not start anything, with the reasons.
 pub async fn unreachable(request: &ExamineRequest) -> Vec<(String, String)> {
     let of_each = |finding: Finding| {
         let what = finding.what;
@@ -56,10 +56,10 @@ pub async fn unreachable(request: &ExamineRequest) -> Vec<(String, String)> {
     reach::unreachable(request).await.into_iter().flat_map(of_each).collect()
 }
 
-/// What a host's probe runs: `admiral-launch probe`, started by [`examine`].
+/// Runs a host's probe: `admiral-launch probe`, which [`examine`] starts.
 ///
 /// # Errors
-/// With a sentence that names the host.
+/// If the probe fails: a sentence that names the host.
 pub fn probe(environment: &Environment) -> Result<(), String> {
     let required = |name: &str, value: &Option<String>| {
         value
@@ -101,7 +101,7 @@ fn needs(request: &ExamineRequest, salt: &str) -> Needs {
     }
 }
 
-/// An older checkpoint is deleted only when the newest is there.
+/// An old checkpoint is deleted only after the newest was written.
 fn kept_checkpoints(facts: &Facts) -> u64 {
     let all = facts.config.training.steps.div_ceil(facts.config.training.save_interval.max(1));
     facts.config.checkpoint.keep_last.map_or(all, |keep| all.min(keep.saturating_add(1)))

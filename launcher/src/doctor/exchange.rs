@@ -1,7 +1,7 @@
-//! How a host's probe and the launcher talk: one JSON object a line, over TCP.
+//! The messages between a host's probe and the launcher: one JSON object per line, over TCP.
 //!
-//! Not over the standard output that `mpirun` forwards: it cuts long lines of several processes into one another. And
-//! that a host reaches the launcher by TCP is itself part of what is examined: the ranks' agents will need it.
+//! They do not use the standard output, because `mpirun` may interleave long lines of several processes. Besides, the
+//! ranks' agents will need TCP to the launcher too, so that the probe tests it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -17,14 +17,14 @@ use super::probe::{Probe, Question, find_out, interfaces};
 use crate::environment::Environment;
 use crate::protocol::prove;
 
-/// For one address, and for the launcher's next word.
+/// The timeout for one address, and for the launcher's next message.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// No report is longer.
+/// The longest report, in bytes.
 const MAX_LINE: u64 = 4 << 20;
-/// How often the clock is asked; the fastest answer counts.
+/// The number of clock comparisons. The fastest answer counts.
 const CLOCK_ROUNDS: usize = 4;
 
-/// From a probe.
+/// A message from a probe.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
 enum FromProbe {
@@ -36,12 +36,12 @@ enum FromProbe {
     Report(Box<Probe>),
 }
 
-/// To a probe.
+/// A message to a probe.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 enum ToProbe {
-    /// The launcher's first word. Another program may listen at one of the addresses, on the host itself even, where
-    /// several hosts have the same address in a network of their own.
+    /// The launcher's first message. It proves the launcher's identity, because another program may listen at one of
+    /// the addresses, even on the host itself, if several hosts have the same address in their own networks.
     Welcome {
         proof: String,
     },
@@ -49,42 +49,42 @@ enum ToProbe {
     FindOut(Question),
 }
 
-/// Who a probe is.
+/// The identity of a probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeHello {
     token: String,
-    /// The host's own name.
+    /// The name that the host gives itself.
     pub host_name: String,
-    /// The name by which Open MPI knows the host, where it says.
+    /// The name by which Open MPI knows the host, if it says so.
     pub mpi_name: Option<String>,
-    /// Its addresses.
+    /// The host's addresses.
     pub addresses: Vec<IpAddr>,
 }
 
-/// A host's clock against the launcher's.
+/// A host's clock compared with the launcher's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Clock {
-    /// By how many seconds it is ahead.
+    /// The number of seconds by which it is ahead.
     pub ahead_seconds: f64,
-    /// What that may be wrong by: half of the message's way there and back.
+    /// The error of that: half of the message's round trip, in seconds.
     pub uncertain_seconds: f64,
 }
 
-/// What came of a talk with a probe.
+/// The result of an exchange with a probe.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProbeReport {
-    /// What it found out.
+    /// The probe's report.
     pub probe: Probe,
-    /// Its clock.
+    /// The host's clock.
     pub clock: Clock,
-    /// The address that it came from; None where it is of the launcher's own host.
+    /// The address from which it came; `None` if it is on the launcher's own host.
     pub peer: Option<IpAddr>,
 }
 
-/// The probe's side: finds the launcher, answers it, and returns when it has been told all.
+/// Runs the probe's side: finds the launcher, answers it, and returns when the report is sent.
 ///
 /// # Errors
-/// With a sentence for people: the launcher cannot be found, or has gone.
+/// If the launcher cannot be found or is gone: a sentence for people.
 pub fn answer(addresses: &str, token: &str, environment: &Environment) -> Result<(), String> {
     let (mut stream, mut lines) = find_launcher(addresses, token)?;
     let gone = |error: io::Error| format!("the launcher has gone: {error}");
@@ -107,7 +107,7 @@ pub fn answer(addresses: &str, token: &str, environment: &Environment) -> Result
 
 type LauncherStream = (TcpStream, BufReader<TcpStream>);
 
-/// Tries all addresses at once: one that swallows packets must not hold up the others.
+/// Tries all addresses at once, because one that swallows packets must not hold up the others.
 fn find_launcher(addresses: &str, token: &str) -> Result<LauncherStream, String> {
     let (sender, receiver) = mpsc::channel();
     for text in addresses.split(',') {
@@ -150,10 +150,10 @@ fn read<T: DeserializeOwned>(lines: &mut impl BufRead) -> io::Result<T> {
     Ok(serde_json::from_slice(&line)?)
 }
 
-/// The launcher's side of a talk: greets, and hears who it is.
+/// Runs the launcher's side: proves its identity, and reads the probe's.
 ///
 /// # Errors
-/// Where the other end is no probe of this launcher, or goes.
+/// If the other side is no probe of this launcher, or closes the connection.
 pub async fn greet(stream: tokio::net::TcpStream, token: &str) -> io::Result<(ProbeHello, Talk)> {
     stream.set_nodelay(true)?;
     let peer = stream.peer_addr()?.ip().to_canonical();
@@ -166,7 +166,7 @@ pub async fn greet(stream: tokio::net::TcpStream, token: &str) -> io::Result<(Pr
     }
 }
 
-/// A talk with a probe that is known.
+/// An exchange with an identified probe.
 #[derive(Debug)]
 pub struct Talk {
     stream: BufStream<tokio::net::TcpStream>,
@@ -177,7 +177,7 @@ impl Talk {
     /// Compares the clocks and asks the question.
     ///
     /// # Errors
-    /// Where the probe goes, or does not speak as it should.
+    /// If the probe closes the connection, or sends something unexpected.
     pub async fn ask(mut self, question: &Question) -> io::Result<ProbeReport> {
         let mut clock: Option<Clock> = None;
         for _ in 0..CLOCK_ROUNDS {
@@ -211,10 +211,10 @@ impl Talk {
     }
 }
 
-/// The other clock was read some time between `before` and `after`. All in nanoseconds.
+/// Compares the clocks. The other clock was read between `before` and `after`. All times are in nanoseconds.
 fn compare_clocks(before: u64, other: u64, after: u64) -> Clock {
     let middle = before as f64 / 2.0 + after as f64 / 2.0;
-    // The difference first: as a number of 64 bits a time of today is known to a quarter of a microsecond.
+    // Subtract before converting: a 64-bit float holds today's time only to a quarter of a microsecond.
     Clock { ahead_seconds: (other as f64 - middle) / 1e9, uncertain_seconds: after.saturating_sub(before) as f64 / 2e9 }
 }
 
@@ -223,12 +223,12 @@ fn out_of_turn() -> io::Error {
 }
 
 fn now() -> u64 {
-    // 64 bits of nanoseconds last until 2554; a clock before 1970 is far off in any case.
+    // 64 bits of nanoseconds last until 2554. A clock before 1970 is far off in any case.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
 }
 
 fn encode(word: &impl Serialize) -> Vec<u8> {
-    // Plain data with text keys: serialising it cannot fail.
+    // Messages are plain data with text keys, which always serialise.
     let mut line = serde_json::to_vec(word).unwrap_or_default();
     line.push(b'\n');
     line
@@ -254,7 +254,7 @@ mod tests {
     #[tokio::test]
     async fn a_probe_is_heard() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        // The first address is of a program that says something else.
+        // Another program listens at the first address.
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addresses = format!("{},{}", other.local_addr().unwrap(), listener.local_addr().unwrap());
         thread::spawn(move || other.accept().unwrap().0.write_all(b"220 mail\n"));

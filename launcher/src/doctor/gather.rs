@@ -1,4 +1,4 @@
-//! Starting a probe on every host under `mpirun`, and hearing them.
+//! Starts a probe on every host under one `mpirun`, and collects the reports.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -18,28 +18,28 @@ use crate::hosts::Host;
 use crate::layout::Layout;
 use crate::mpirun::MpirunCommand;
 
-/// Stands before a probe's own words in what `mpirun` says.
+/// Precedes a probe's own message in the output of `mpirun`.
 pub(super) const MARK: &str = "admiral-launch probe: ";
-/// All probes have to have called in, from the start of `mpirun`.
+/// The time until all probes have connected, from the start of `mpirun`.
 const HELLO: Duration = Duration::from_secs(20);
-/// A probe has to have found out all, from its call; its own parts are bounded to less.
+/// The time until a probe has reported, from its connection. Its parts have shorter timeouts.
 const REPORT: Duration = Duration::from_secs(60);
-/// `mpirun` ends by itself when all probes have.
+/// The time until `mpirun` ends after all probes.
 const END: Duration = Duration::from_secs(3);
-/// Lines of `mpirun` that go into a finding.
+/// The number of lines of `mpirun` in a finding.
 const LINES_SHOWN: usize = 6;
 
-/// What came in, and who did not answer.
+/// The answers, and findings on hosts that did not answer.
 #[derive(Debug)]
 pub(super) struct Gathered {
     pub(super) answers: Vec<Answer>,
     pub(super) findings: Vec<Finding>,
-    /// Hosts that answered only when each was asked alone: what that says of the network.
+    /// The finding on the network if some hosts answered only when asked alone.
     pub(super) only_alone: Option<Finding>,
 }
 
-/// Asks all hosts at once. Where some do not answer, `mpirun` does not say which it is for: those are asked again, each
-/// under an `mpirun` of its own.
+/// Asks all hosts at once. If some do not answer, `mpirun` does not say which one is the cause, so each of those is
+/// asked again with its own `mpirun`.
 pub(super) async fn gather(
     request: &ExamineRequest,
     hosts: &[Host],
@@ -87,11 +87,11 @@ pub(super) async fn gather(
     Ok(gathered)
 }
 
-/// One `mpirun`'s.
+/// The result of one `mpirun`.
 struct Asked {
-    /// In the hosts' order.
+    /// The reports, in the hosts' order.
     reports: Vec<Option<ProbeReport>>,
-    /// What `mpirun` and the probes under it said.
+    /// The output of `mpirun` and of the probes.
     said: Vec<String>,
 }
 
@@ -109,7 +109,7 @@ async fn ask(request: &ExamineRequest, hosts: &[Host], question: &Question) -> R
     let mut talks: JoinSet<(usize, io::Result<ProbeReport>)> = JoinSet::new();
     let mut last_words = None;
     while !is_taken.iter().all(|&taken| taken) || !talks.is_empty() {
-        // Who has called in has its own time.
+        // A connected probe has its own timeout.
         let wait = last_words.unwrap_or(if talks.is_empty() { deadline } else { deadline + REPORT });
         tokio::select! {
             call = listener.accept() => if let Ok((stream, _)) = call {
@@ -146,8 +146,8 @@ fn plan(request: &ExamineRequest, hosts: &[Host], token: &str, port: u16) -> Mpi
     plan
 }
 
-/// Which host a probe is on, of those that have not called in: by the name that `mpirun` knows it by, by its own, or by
-/// an address. The last that is missing can be no other.
+/// Returns the host of a probe, among those that have not connected: by the name that `mpirun` uses, by the host's own
+/// name, or by an address. If one host is missing, it is that one.
 fn which(
     hosts: &[Host],
     is_taken: &[bool],
@@ -192,7 +192,7 @@ fn no_answer(host: &str, said: &[String]) -> Finding {
     Finding::of(host, Severity::Bad, format!("mpirun cannot start a process there; it says: {words}"), remedy)
 }
 
-/// Each for itself could be started, and all together not.
+/// Returns the finding on hosts that could be started one by one, but not together.
 fn only_alone(hosts: Vec<String>, said: &[String]) -> Finding {
     let words: Vec<&str> =
         said.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).take(LINES_SHOWN).collect();

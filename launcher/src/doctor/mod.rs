@@ -1,13 +1,14 @@
-//! The preflight: what is wrong with the hosts of a run, before the run finds out.
+//! The preflight: finds problems of a run's hosts before the run does.
 //!
-//! [`reach`] asks each host through the remote agent that `mpirun` will use, since a single host that does not answer
-//! brings `mpirun` down as a whole, or makes it wait for ever. [`gather`] starts a probe on every host that answered,
-//! under one `mpirun`, and hears them over TCP. [`compare`] turns their answers into findings; [`receipt`] is what
-//! people and programs get to see.
+//! - `reach` asks each host through the remote agent that `mpirun` will use, because one host that does not answer
+//!   makes `mpirun` fail as a whole, or wait for ever.
+//! - `gather` starts a probe on every host that answered, under one `mpirun`, and receives the reports over TCP.
+//! - [`compare`] turns the reports into findings.
+//! - `receipt` presents the result to people and programs.
 //!
-//! What is compared of the programs: SHA-256 of all of `admiral`, `admiral-launch` and the configuration's file; of
-//! libtorch's files, which are too large for that, the length and the linker's build id, or where there is none a hash
-//! of 33 pieces of 64 KiB.
+//! Programs are compared by SHA-256 of `admiral`, `admiral-launch` and the configuration's file. The files of libtorch
+//! are too large for that, so they are compared by length and the linker's build id, or without one by a hash of 33
+//! pieces of 64 KiB.
 
 mod bandwidth;
 pub mod compare;

@@ -1,4 +1,4 @@
-//! Which hosts the remote agent reaches: ssh, or what `plm_rsh_agent` names.
+//! Finds the hosts that the remote agent reaches: ssh, or the program of `plm_rsh_agent`.
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -15,20 +15,20 @@ use super::request::{ExamineRequest, is_local, seconds};
 use crate::environment::REMOTE_AGENT_PARAMETER;
 use crate::hosts::Source;
 
-/// For one host. ssh itself gives up after [`CONNECT_SECONDS`].
+/// The timeout for one host. ssh itself gives up after [`CONNECT_SECONDS`].
 const PATIENCE: Duration = Duration::from_secs(8);
 const CONNECT_SECONDS: u64 = 4;
-/// Agents that run at the same time.
+/// The number of agents that run at the same time.
 const AT_ONCE: usize = 64;
-/// Said by a host that was reached, and what it lacks.
+/// The words of a host that was reached, and of what it lacks.
 const REACHED: &str = "admiral-reached";
 const NO_LAUNCHER: &str = "admiral-no-launcher";
 const NO_DAEMON: &str = "admiral-no-orted";
 
-/// A finding for each host on which `mpirun` could not start anything.
+/// Returns a finding for each host on which `mpirun` could not start anything.
 pub(super) async fn unreachable(request: &ExamineRequest) -> Vec<Finding> {
     let Some(agent) = agent(request, request.environment.remote_agent.clone()) else { return Vec::new() };
-    // Without what only this needs.
+    // Without the options that only this check needs.
     let shown = agent.iter().take_while(|word| *word != "-o").cloned().collect::<Vec<_>>().join(" ");
     let script = script(&request.mpirun.program, &request.mpirun.mpirun);
     let turn = Arc::new(Semaphore::new(AT_ONCE));
@@ -52,7 +52,7 @@ pub(super) async fn unreachable(request: &ExamineRequest) -> Vec<Finding> {
     findings.into_iter().map(|(_, finding)| finding).collect()
 }
 
-/// The agent's words; None where a scheduler starts processes instead.
+/// Returns the agent's command; `None` if a scheduler starts processes instead.
 fn agent(request: &ExamineRequest, from_environment: Option<String>) -> Option<Vec<String>> {
     let options: Vec<&str> = request.mpirun.options.iter().flat_map(|option| option.split_whitespace()).collect();
     let named = options
@@ -64,7 +64,7 @@ fn agent(request: &ExamineRequest, from_environment: Option<String>) -> Option<V
         return None;
     }
     let named = named.unwrap_or_else(|| "ssh".to_owned());
-    // Open MPI takes a list of which the first that is there is used: "ssh : rsh".
+    // Open MPI accepts a list such as "ssh : rsh", and uses the first program that exists.
     let first = named.split(':').next().unwrap_or(&named);
     let mut words: Vec<String> = first.split_whitespace().map(str::to_owned).collect();
     let program = words.first().cloned()?;
@@ -74,9 +74,9 @@ fn agent(request: &ExamineRequest, from_environment: Option<String>) -> Option<V
     Some(words)
 }
 
-/// For whatever shell the host has: one command, quoted for it, as `mpirun` does it too.
+/// Returns the command for the host, quoted for any shell, as `mpirun` does it.
 fn script(launcher: &Path, mpirun: &Path) -> String {
-    // mpirun is named by its whole path, which makes it look for orted beside it.
+    // mpirun is called by its absolute path, so that it looks for orted beside itself.
     let daemon = mpirun.with_file_name("orted");
     let (launcher, daemon) = (inner_quoted(launcher), inner_quoted(&daemon));
     let text =
@@ -84,7 +84,7 @@ fn script(launcher: &Path, mpirun: &Path) -> String {
     format!("sh -c '{text}'")
 }
 
-/// Within single quotes: in double ones.
+/// Quotes a path in double quotes, inside single quotes.
 fn inner_quoted(path: &Path) -> String {
     let mut text = String::from("\"");
     for letter in path.to_string_lossy().chars() {
@@ -135,7 +135,7 @@ fn judge(host: &str, agent: &str, answer: Result<Output, String>, request: &Exam
     None
 }
 
-/// By what ssh says.
+/// Returns a remedy for ssh's message.
 fn remedy(host: &str, agent: &str, cause: &str) -> String {
     let says = |words: &[&str]| words.iter().any(|word| cause.contains(word));
     if says(&["Permission denied", "publickey"]) {
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(words(&request, Some("/bed/agent")).unwrap(), "/bed/agent");
     }
 
-    /// As an agent does it: what follows the host is a line for a shell.
+    /// Runs the script as an agent does: the text after the host is a line for a shell.
     fn run(script: &str) -> Output {
         std::process::Command::new("sh").arg("-c").arg(script).output().unwrap()
     }

@@ -1,4 +1,4 @@
-//! What is to be examined.
+//! The request to examine hosts.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,49 +9,49 @@ use crate::facts::Facts;
 use crate::hosts::{Host, Source, is_this_host};
 use crate::mpirun::MpirunCommand;
 
-/// What is to be examined.
+/// The request to examine hosts.
 #[derive(Debug, Clone)]
 pub struct ExamineRequest {
     /// All hosts of the run.
     pub hosts: Vec<Host>,
-    /// Who named them: a scheduler starts processes in its own way.
+    /// Where they come from. Schedulers start processes in their own way.
     pub source: Source,
-    /// The `mpirun` of the run's own processes; its places and arguments are replaced.
+    /// The `mpirun` of the run. Its layout and arguments are replaced.
     pub mpirun: MpirunCommand,
     /// The addresses of this machine by which the hosts may reach it.
     pub addresses: Vec<IpAddr>,
-    /// The program `admiral`.
+    /// The path of `admiral`.
     pub program: PathBuf,
-    /// Files that every host has to have with the same bytes: the configuration.
+    /// Files that must be identical on every host: the configuration.
     pub files: Vec<PathBuf>,
-    /// What every host has to find: the data.
+    /// Files or folders that every host must have: the data.
     pub places: Vec<PathBuf>,
-    /// What the configuration says; without it no store and no disk is examined.
+    /// The configuration; without it, store and disks are not examined.
     pub facts: Option<Facts>,
-    /// Whether ranks use GPUs where there are any.
+    /// Whether ranks use GPUs if there are any.
     pub uses_gpus: bool,
     /// Processes of this launch are no leftovers.
     pub launch_id: Option<String>,
-    /// Whether ranks on all hosts are to sum something, to see how fast they do; that starts them all once.
+    /// Whether to start all ranks once and measure the speed of their all-reduce.
     pub bandwidth: bool,
     /// The launcher's environment.
     pub environment: Environment,
 }
 
-/// Why nothing could be examined. A host that is bad is no error but a finding.
+/// Hosts could not be examined. A bad host is a finding, not an error.
 #[derive(Debug, thiserror::Error)]
 pub enum DoctorError {
-    /// This machine lacks what the launcher needs.
+    /// This machine lacks something.
     #[error("the hosts cannot be examined: {what}: {source}")]
     System {
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
-        /// Why it failed.
+        /// The error of the system.
         source: std::io::Error,
     },
 }
 
-/// Whether `mpirun` starts processes on a host without the remote agent.
+/// Returns whether `mpirun` starts processes on this host without the remote agent.
 pub(super) fn is_local(host: &Host) -> bool {
     is_this_host(&host.name)
 }
@@ -60,12 +60,12 @@ pub(super) fn random_text() -> Result<String, DoctorError> {
     crate::random::text(16).map_err(|source| DoctorError::System { what: "random bytes", source })
 }
 
-/// At most this long, in whole seconds for people.
+/// Returns a timeout in whole seconds, for people.
 pub(super) fn seconds(duration: Duration) -> u64 {
     duration.as_secs()
 }
 
-/// A request for tests.
+/// Returns a request for tests.
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(super) fn example(names: &[&str]) -> ExamineRequest {

@@ -1,4 +1,4 @@
-//! `admiral-launch status`.
+//! The command `admiral-launch status`.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
@@ -11,51 +11,51 @@ use jiff::Timestamp;
 use super::state::{Condition, STALE_SECONDS, State};
 use crate::paths::state_of;
 
-/// Why there is nothing to show.
+/// There is nothing to show.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
-    /// No launcher has been there.
+    /// No launcher has run there.
     #[error("{path}: {source}; no admiral-launch has run there, or give the run's folder (run.folder)")]
     Absent {
-        /// What was looked for.
+        /// The path of the missing file.
         path: PathBuf,
-        /// Why it cannot be read.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// The file is not as this version writes it.
+    /// The file has another format.
     #[error("{path} cannot be understood: {source}")]
     Foreign {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The parse error.
         source: serde_json::Error,
     },
-    /// Of a URL only the checkpoints are known, and the program that lists them failed.
+    /// The program that lists the checkpoints of a URL failed.
     #[error("{0}")]
     Listing(String),
 }
 
-/// The state of the run in this folder.
+/// Reads the state of the run in this folder.
 ///
 /// # Errors
-/// When no launcher has been there.
+/// If no launcher has run there, or its file has another format.
 pub fn read(run: &Path) -> Result<State, StatusError> {
     let path = state_of(run);
     let text = std::fs::read(&path).map_err(|source| StatusError::Absent { path: path.clone(), source })?;
     serde_json::from_slice(&text).map_err(|source| StatusError::Foreign { path, source })
 }
 
-/// Shows where a run stands: from its folder, or from the URL of its checkpoints, of which `program` knows. With
-/// `watch` again and again until the run has ended.
+/// Shows the state of a run, from its folder or from the URL of its checkpoints, which `program` lists. With `watch`,
+/// repeats until the run has ended.
 ///
 /// # Errors
-/// When nothing is known of it.
+/// If nothing is known of the run.
 pub fn status(run: &str, program: &Path, watch: bool, json: bool) -> Result<(), StatusError> {
     loop {
         let (text, is_over) =
             if run.contains("://") { (listing(run, program, json)?, false) } else { local(run, json)? };
         let clear = if watch && std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
-        // Whoever reads may leave.
+        // The reader may be gone.
         if std::io::stdout().write_all(format!("{clear}{text}").as_bytes()).is_err() || !watch || is_over {
             return Ok(());
         }
@@ -74,7 +74,7 @@ fn local(run: &str, json: bool) -> Result<(String, bool), StatusError> {
     Ok((text, is_over))
 }
 
-/// What `admiral checkpoint list` says: without a launcher's file that is all that can be known.
+/// Returns the output of `admiral checkpoint list`. Without the launcher's file, nothing else is known.
 fn listing(url: &str, program: &Path, json: bool) -> Result<String, StatusError> {
     let mut command = Command::new(program);
     command.args(["checkpoint", "list", url]).args(json.then_some("--json")).stdin(Stdio::null());
@@ -88,7 +88,7 @@ fn listing(url: &str, program: &Path, json: bool) -> Result<String, StatusError>
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The table for people, at the time `now`.
+/// Returns the table for people, at the time `now`.
 fn table(run: &str, state: &State, now: Timestamp) -> String {
     let mut text = String::new();
     let mut row = |name: &str, value: String| {
@@ -133,7 +133,7 @@ fn table(run: &str, state: &State, now: Timestamp) -> String {
     text
 }
 
-/// Seconds for people.
+/// Formats a duration in seconds for people.
 #[must_use]
 pub fn span(seconds: f64) -> String {
     let whole = seconds.max(0.0).round() as u64;

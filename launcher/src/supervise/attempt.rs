@@ -1,4 +1,4 @@
-//! One attempt: `mpirun`, the agents that it starts, their ranks, until all of it is gone.
+//! One attempt: `mpirun`, its agents and their ranks, until all of them are gone.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -19,112 +19,112 @@ use crate::layout::{Layout, Misplaced, Reported, check_reported};
 use crate::mpirun::MpirunCommand;
 use crate::protocol::{FromAgent, HEARTBEAT_INTERVAL, Start, ToAgent};
 
-/// How often the group is looked at.
+/// The interval of the group's checks.
 const TICK: Duration = Duration::from_millis(100);
-/// `mpirun` follows its agents within this, or is ended.
+/// `mpirun` is killed if it does not end this long after its agents.
 const MPIRUN_PATIENCE: Duration = Duration::from_secs(3);
 
-/// What an attempt is to be.
+/// The settings of an attempt.
 #[derive(Debug, Clone)]
 pub struct AttemptSpec {
-    /// Attempts of this launch before it.
+    /// The number of attempts of this launch before it.
     pub ordinal: u64,
-    /// Names the launch's processes on every host.
+    /// Identifies the launch's processes on every host.
     pub launch_id: String,
-    /// The line that starts the agents; its variables are those that ranks get besides.
+    /// The command that starts the agents. Ranks get its variables too.
     pub mpirun: MpirunCommand,
-    /// Where this launcher can be reached.
+    /// The addresses of this launcher.
     pub addresses: Vec<IpAddr>,
 }
 
-/// What the ranks of an attempt are to be.
+/// The settings of an attempt's ranks.
 #[derive(Debug, Clone)]
 pub struct RankSettings {
-    /// The program and its arguments, the same for all.
+    /// The program and its arguments, the same for all ranks.
     pub argv: Vec<String>,
-    /// Variables, besides those that `mpirun` passes on.
+    /// Variables besides those that `mpirun` passes on.
     pub environment: Vec<(String, String)>,
     /// The folder of the ranks' logs.
     pub logs: PathBuf,
-    /// Whose output is shown.
+    /// The ranks whose output is shown.
     pub show: ShowRank,
-    /// Whether they use GPUs.
+    /// Whether the ranks use GPUs.
     pub has_gpus: bool,
-    /// For a drill: a host that is to be lost.
+    /// For a drill: a host to cut off.
     pub vanish: Option<Vanish>,
-    /// Timeouts and such.
+    /// The timeouts and limits of the group.
     pub options: GroupOptions,
 }
 
-/// A host that falls silent, as if its cable were pulled, when the group comes to a step.
+/// A host that a drill cuts off, as if its cable were pulled, at a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vanish {
-    /// Which, as the host list names it.
+    /// The host, as the host list names it.
     pub host: String,
-    /// At which step.
+    /// The step.
     pub at_step: u64,
 }
 
-/// Who wants to know how an attempt goes.
+/// An observer of an attempt.
 pub trait Watcher {
-    /// Once a second, and when a first step is done.
+    /// Called once a second.
     fn see(&mut self, attempt: &Attempt, now: f64);
-    /// The attempt has done its first step, at `now` in seconds since the launch.
+    /// Called when the attempt has done its first step, at `now` in seconds since the launch.
     fn first_step(&mut self, attempt: &Attempt, now: f64);
 }
 
 /// A running attempt.
 #[derive(Debug)]
 pub struct Attempt {
-    /// What it was to be.
+    /// Its settings.
     pub plan: AttemptSpec,
-    /// What is known of each rank.
+    /// The known state of each rank.
     pub roster: Roster,
-    /// RankSettings that are slower than the others.
+    /// Ranks that are slower than the others.
     pub slow: Vec<SlowRank>,
-    /// It was asked to stop.
+    /// Whether it was asked to stop.
     pub is_stopping: bool,
-    /// Something failed: it goes down.
+    /// Whether it is shutting down after a failure.
     pub is_ending: bool,
     hub: Hub,
     mpirun: Mpirun,
     launched: Instant,
 }
 
-/// How an attempt ended.
+/// The end of an attempt.
 #[derive(Debug)]
 pub struct AttemptEnd {
-    /// How.
+    /// The outcome.
     pub outcome: Outcome,
-    /// Where the ranks stood at the end.
+    /// The ranks at the end.
     pub roster: Roster,
-    /// Where they stood when the group began to go down.
+    /// The ranks when the shutdown began.
     pub at_failure: Roster,
-    /// When a drill let a host fall silent.
+    /// The time at which a drill cut a host off.
     pub vanished: Option<Timestamp>,
-    /// RankSettings whose processes nobody could confirm to be gone.
+    /// Ranks whose processes are not confirmed to be gone.
     pub unverified: Vec<usize>,
     /// The furthest step that was begun.
     pub reached: u64,
-    /// Whether a step was done.
+    /// Whether a step was completed.
     pub has_stepped: bool,
-    /// When the group began to go down.
+    /// The time at which the shutdown began.
     pub detected: Timestamp,
     /// The same, in seconds since the launch.
     pub failed_at: f64,
-    /// What `mpirun` said.
+    /// The output of `mpirun`.
     pub mpirun_lines: Vec<String>,
-    /// The ranks were not where they were planned; none was started.
+    /// The difference, if ranks were not where they were planned. No rank was started then.
     pub misplaced: Option<Misplaced>,
 }
 
 impl Attempt {
-    /// Starts `mpirun`. RankSettings are started by [`Attempt::supervise`] alone. Times count from `launched`.
+    /// Starts `mpirun`. [`Attempt::supervise`] starts the ranks. Times count from `launched`.
     ///
     /// # Errors
-    /// When the system gives no port or no process.
+    /// If the system provides no port or no process.
     pub async fn launch(mut plan: AttemptSpec, launched: Instant) -> std::io::Result<Self> {
-        // What only the agents of this attempt know.
+        // The secret of this attempt's agents.
         let token = crate::random::text(16)?;
         let hub = Hub::open(token.clone(), plan.ordinal).await?;
         plan.mpirun.variables.extend([
@@ -139,19 +139,19 @@ impl Attempt {
         Ok(Self { plan, roster, slow: Vec::new(), is_stopping: false, is_ending: false, hub, mpirun, launched })
     }
 
-    /// Takes down what [`Attempt::launch`] has started, before any rank is.
+    /// Ends what [`Attempt::launch`] has started, if no rank was started yet.
     pub async fn call_off(mut self) {
         self.hub.say_all(&ToAgent::Leave { with_daemon: false });
         self.mpirun.end(Duration::from_secs(1)).await;
     }
 
-    /// Its ranks' places.
+    /// Returns the places of its ranks.
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.plan.mpirun.layout
     }
 
-    /// Starts the ranks and sees them through to the end. A word from `stops` asks them to stop.
+    /// Starts the ranks and supervises them until the end. A message on `stops` asks them to stop.
     pub async fn supervise(
         mut self,
         ranks: &RankSettings,
@@ -264,7 +264,7 @@ impl Attempt {
         }
     }
 
-    /// What a call means for the group.
+    /// Records a call, and returns the event for the group.
     fn take(&mut self, rank: usize, call: Call, console: Console) -> Option<Event> {
         let said = match call {
             Call::Closed => return Some(Event::Disconnected { rank }),
@@ -308,7 +308,7 @@ impl Attempt {
         }
     }
 
-    /// Where the agents are.
+    /// Returns the places that the agents reported.
     fn reported(&self, has_gpus: bool) -> Vec<Reported> {
         let hellos = self.roster.entries.iter().filter_map(|entry| entry.hello.as_ref());
         let reported = |hello: &crate::protocol::Hello| Reported {
@@ -320,7 +320,7 @@ impl Attempt {
         hellos.map(reported).collect()
     }
 
-    /// A ledger that stands for the group: the one that is furthest.
+    /// Returns the ledger of the rank that is furthest.
     #[must_use]
     pub fn furthest(&self) -> Option<&Reading> {
         self.roster.readings().max_by_key(|reading| reading.step)

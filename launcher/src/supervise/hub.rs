@@ -1,4 +1,4 @@
-//! Where the agents of an attempt call in.
+//! The launcher's port, to which the agents of an attempt connect.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -13,22 +13,22 @@ use tokio::time::timeout;
 
 use crate::protocol::{FromAgent, Hello, ToAgent, encode, prove};
 
-/// A caller that does not say who it is for so long is sent away.
+/// A connection without a valid first message is closed after this time.
 const HELLO: Duration = Duration::from_secs(10);
 
-/// No first word is longer, in bytes: who is not known yet cannot fill the launcher's memory.
+/// The longest first message, in bytes, so that a stranger cannot fill the launcher's memory.
 const MAX_HELLO: u64 = 16 << 10;
 
-/// What comes in.
+/// An input from an agent.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Call {
-    /// An agent has said something; its first word is [`FromAgent::Hello`].
+    /// A message. The first one is [`FromAgent::Hello`].
     Message(FromAgent),
-    /// Its connection has ended.
+    /// The connection is closed.
     Closed,
 }
 
-/// The launcher's end of all connections.
+/// The connections to all agents.
 #[derive(Debug)]
 pub struct Hub {
     port: u16,
@@ -43,7 +43,7 @@ impl Hub {
     /// Opens a port for the agents of this attempt, which know `token`.
     ///
     /// # Errors
-    /// When the system gives no port.
+    /// If the system provides no port.
     pub async fn open(token: String, attempt: u64) -> std::io::Result<Self> {
         let listener = TcpListener::bind(("0.0.0.0", 0)).await?;
         let port = listener.local_addr()?.port();
@@ -54,27 +54,27 @@ impl Hub {
         Ok(Self { port, calls, lines, _tasks: tasks })
     }
 
-    /// Where agents on `addresses`' networks find it, as [`crate::environment::LAUNCH_ADDRESSES`] wants it.
+    /// Returns the port at `addresses`, in the form of [`crate::environment::LAUNCH_ADDRESSES`].
     #[must_use]
     pub fn addresses(&self, addresses: &[IpAddr]) -> String {
         let all: Vec<String> = addresses.iter().map(|&ip| SocketAddr::new(ip, self.port).to_string()).collect();
         all.join(",")
     }
 
-    /// The next call: which rank, and what.
+    /// Returns the next input, and the rank that it is from.
     pub async fn next(&mut self) -> Option<(usize, Call)> {
         self.calls.recv().await
     }
 
-    /// Says something to a rank's agent, if it has called in.
+    /// Sends a message to a rank's agent, if it is connected.
     pub fn say(&self, rank: usize, message: ToAgent) {
         if let Some(line) = self.lines.lock().unwrap_or_else(PoisonError::into_inner).get(&rank) {
-            // One that has gone is told to the supervisor by its connection's end.
+            // If the agent is gone, the end of its connection reports it.
             let _ = line.send(message);
         }
     }
 
-    /// Says something to all that have called in.
+    /// Sends a message to all connected agents.
     pub fn say_all(&self, message: &ToAgent) {
         for line in self.lines.lock().unwrap_or_else(PoisonError::into_inner).values() {
             let _ = line.send(message.clone());
@@ -96,7 +96,7 @@ async fn accept(
                 connections.spawn(serve(stream, token.clone(), attempt, calls.clone(), Arc::clone(&lines)));
                 while connections.try_join_next().is_some() {}
             }
-            // Out of files, for a moment.
+            // The process is out of file descriptors for a moment.
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
@@ -149,17 +149,17 @@ async fn serve(
     let _ = calls.send((rank, Call::Closed));
 }
 
-/// The addresses by which other hosts may reach this one; one of its own alone where `is_local`.
+/// Returns the addresses by which other hosts may reach this one; only the loopback address if `is_local`.
 ///
 /// # Errors
-/// When the system does not tell them.
+/// If the system does not tell them.
 pub fn own_addresses(is_local: bool) -> std::io::Result<Vec<IpAddr>> {
     if is_local {
         return Ok(vec![std::net::Ipv4Addr::LOCALHOST.into()]);
     }
     let usable = |interface: if_addrs::Interface| Some(interface.ip()).filter(|ip| ip.is_ipv4() && !ip.is_loopback());
     let mut addresses: Vec<IpAddr> = if_addrs::get_if_addrs()?.into_iter().filter_map(usable).collect();
-    // Ranks on this very host reach it in any case.
+    // Ranks on this host reach the loopback address in any case.
     addresses.push(std::net::Ipv4Addr::LOCALHOST.into());
     Ok(addresses)
 }
@@ -185,7 +185,7 @@ mod tests {
     async fn a_stranger_that_talks_without_end_is_sent_away() {
         let hub = Hub::open("secret".into(), 0).await.expect("a port");
         let mut stream = TcpStream::connect(("127.0.0.1", hub.port)).await.expect("it listens");
-        // Until the other end hangs up.
+        // Writes until the other side closes the connection.
         let endless = async { while stream.write_all(&[b'x'; 4096]).await.is_ok() {} };
         timeout(Duration::from_secs(5), endless).await.expect("before its time is over");
     }

@@ -1,4 +1,4 @@
-//! Watching an attempt: the agents' calls, the group's state, what it shows and writes down.
+//! Supervising an attempt: its agents' messages, the state of its ranks, and its `mpirun`.
 
 mod attempt;
 mod hub;

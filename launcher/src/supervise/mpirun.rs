@@ -1,5 +1,4 @@
-//! The `mpirun` of an attempt: a process of this one, in a session of its own, so that a terminal's Ctrl-C reaches the
-//! launcher alone.
+//! The `mpirun` of an attempt. It has its own session, so that Ctrl-C in a terminal reaches only the launcher.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -16,14 +15,14 @@ use crate::mpirun::MpirunCommand;
 use crate::protocol::cut;
 use crate::session;
 
-/// Lines of its output that are kept.
+/// The number of lines of its output that are kept.
 const MAX_LINES: usize = 1000;
 
 /// A running `mpirun`.
 #[derive(Debug)]
 pub struct Mpirun {
     child: Child,
-    /// A child that has ended has none any more.
+    /// Kept here, because a child that has ended has no process number any more.
     pid: Option<u32>,
     temporary_folder: PathBuf,
     lines: Arc<Mutex<VecDeque<String>>>,
@@ -33,7 +32,7 @@ impl Mpirun {
     /// Starts it.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// If a system call fails.
     pub fn start(plan: &MpirunCommand) -> std::io::Result<Self> {
         let mut command = Command::from(plan.command());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -55,12 +54,12 @@ impl Mpirun {
         Ok(Self { pid: child.id(), child, lines, temporary_folder: plan.temporary_folder.clone() })
     }
 
-    /// Its end.
+    /// Waits for its end.
     pub async fn wait(&mut self) -> std::io::Result<ExitStatus> {
         self.child.wait().await
     }
 
-    /// Ends it, and its children that share its session, by force.
+    /// Kills it, and its children that share its session.
     pub fn kill(&self) {
         let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let Some(pid) = pid {
@@ -69,7 +68,7 @@ impl Mpirun {
         }
     }
 
-    /// Waits for its end, and brings it about where it does not come.
+    /// Waits for its end, and kills it after `patience`.
     pub async fn end(&mut self, patience: Duration) {
         if timeout(patience, self.child.wait()).await.is_err() {
             self.kill();
@@ -78,7 +77,7 @@ impl Mpirun {
         session::remove_for_mpirun(&self.temporary_folder, self.pid);
     }
 
-    /// What it said.
+    /// Returns its last lines of output.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()

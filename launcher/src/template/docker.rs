@@ -3,7 +3,7 @@
 use super::input::TemplateInput;
 use super::text::fill;
 
-/// The libtorch that Admiral is built with; `ci/setup` has the same.
+/// The version of libtorch that Admiral is built with, as in `ci/setup`.
 const TORCH_VERSION: &str = "2.10.0";
 const RUST_VERSION: &str = env!("CARGO_PKG_RUST_VERSION");
 

@@ -1,31 +1,31 @@
-//! What the templates say about a run.
+//! The values of a template.
 
 use std::path::PathBuf;
 
-/// What the templates say about a run.
+/// The run and the cluster of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TemplateInput {
     /// The run's name, for people and the scheduler.
     pub name: String,
-    /// The configuration's file, as it was given.
+    /// The path of the configuration, as given.
     pub config: PathBuf,
-    /// The run's folder. In pods a relative one lies under `/work`.
+    /// The run's folder. In pods, a relative path is below `/work`.
     pub run_folder: PathBuf,
-    /// The images, where they are in a folder.
+    /// The folder of the images, if they are in a folder.
     pub data_path: Option<PathBuf>,
-    /// The steps of the run.
+    /// The number of steps of the run.
     pub steps: u64,
-    /// What a rank has to publish a checkpoint after it was told to stop, in seconds.
+    /// Seconds that a rank has to publish a checkpoint when it is told to stop.
     pub grace_seconds: u64,
-    /// Hosts.
+    /// The number of hosts.
     pub hosts: usize,
-    /// GPUs of each, and ranks on it.
+    /// The number of GPUs, and ranks, of each host.
     pub gpus_per_host: usize,
     /// The container image.
     pub image: String,
 }
 
-/// What cannot stand in a template.
+/// A value cannot be written into a template.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {value:?}: {problem}")]
 pub struct TemplateError {
@@ -34,7 +34,7 @@ pub struct TemplateError {
     problem: &'static str,
 }
 
-/// Refuses what cannot stand in a template.
+/// Refuses values that cannot be written into a template.
 pub(super) fn check(input: &TemplateInput) -> Result<(), TemplateError> {
     let wrong = |field, value: &str, problem| Err(TemplateError { field, value: value.to_owned(), problem });
     if input.hosts == 0 {
@@ -66,7 +66,7 @@ pub(super) fn check(input: &TemplateInput) -> Result<(), TemplateError> {
     Ok(())
 }
 
-/// An input for tests.
+/// Returns an input for tests.
 #[cfg(test)]
 pub(super) fn example() -> TemplateInput {
     TemplateInput {

@@ -1,5 +1,5 @@
-//! Files to run Admiral by on a cluster: `admiral-launch template slurm|kubernetes|docker CONFIG`. They are a start:
-//! what only the cluster's owner knows stands in them to be changed.
+//! Files that run Admiral on a cluster: `admiral-launch template slurm|kubernetes|docker CONFIG`. They are a start:
+//! values that only the cluster's owner knows are marked for editing.
 
 mod docker;
 mod input;

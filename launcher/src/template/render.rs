@@ -1,9 +1,9 @@
-//! The template of each kind.
+//! Rendering the template of each kind.
 
 use super::input::{TemplateError, TemplateInput, check};
 use super::{docker, kubernetes, slurm};
 
-/// What a template is for.
+/// The kind of a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum TemplateKind {
     /// A script for `sbatch`.
@@ -14,10 +14,10 @@ pub enum TemplateKind {
     Docker,
 }
 
-/// The text of a template for this run.
+/// Returns the text of a template for this run.
 ///
 /// # Errors
-/// Where something in `input` cannot stand in it.
+/// If a value of `input` cannot be written into it.
 pub fn render(kind: TemplateKind, input: &TemplateInput) -> Result<String, TemplateError> {
     check(input)?;
     Ok(match kind {
@@ -50,7 +50,7 @@ mod tests {
     }
 
     proptest! {
-        /// Nothing is left to fill, whatever the run is called.
+        /// All placeholders are filled, whatever the run's name is.
         #[test]
         fn every_template_is_filled(name in ".{0,20}", config in "[ -~]{1,20}") {
             let (name, config) = (name.replace(['{', '}'], ""), config.replace(['{', '}'], "x").into());

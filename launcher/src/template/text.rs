@@ -1,6 +1,6 @@
-//! Filling a template, and names that can stand in one.
+//! Filling templates, and names that are valid in them.
 
-/// Puts `values` where their names stand in braces.
+/// Replaces each `{{name}}` by its value.
 pub(super) fn fill(template: &str, values: &[(&str, &str)]) -> String {
     let mut text = String::with_capacity(template.len());
     let mut rest = template;
@@ -14,7 +14,8 @@ pub(super) fn fill(template: &str, values: &[(&str, &str)]) -> String {
     text + rest
 }
 
-/// A name that Slurm and Kubernetes take: a DNS label of at most `longest` letters that begins with one.
+/// Returns a name that is valid in Slurm and Kubernetes: a DNS label of at most `longest` letters that begins with a
+/// letter.
 pub(super) fn label(name: &str, longest: usize) -> String {
     let mut label = String::new();
     for c in name.chars().map(|c| c.to_ascii_lowercase()) {
@@ -29,7 +30,7 @@ pub(super) fn label(name: &str, longest: usize) -> String {
     if label.is_empty() { "admiral".to_owned() } else { label.to_owned() }
 }
 
-/// A name that can stand in a comment: one line.
+/// Returns a name as one line, for a comment.
 pub(super) fn title(name: &str) -> String {
     name.replace(char::is_control, " ")
 }

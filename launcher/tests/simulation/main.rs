@@ -1,5 +1,5 @@
-//! 512 ranks on 64 hosts, simulated: a clock that the test turns, ranks that go through their steps, and faults of
-//! every kind. The code under test is the launcher's own: [`Group`] leads each group, [`decide`] answers each incident.
+//! Simulates 512 ranks on 64 hosts: with a simulated clock, ranks that go through their steps, and faults of every
+//! kind. The code under test is the launcher's own: [`Group`] leads each group, and [`decide`] answers each incident.
 
 #![allow(clippy::unwrap_used)]
 
@@ -25,24 +25,24 @@ const SLOTS: usize = 8;
 const GLOBAL_BATCH: u64 = 2048;
 const MICROBATCH: u64 = 4;
 
-/// What is done to a group.
+/// A fault in a group.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fault {
     None,
-    /// A rank never leaves this phase; the system calls its process so.
+    /// A rank hangs in this phase, with this process state.
     Hang(Phase, char),
-    /// SIGSTOP, wherever it is.
+    /// SIGSTOP at any point.
     Stopped,
     /// A rank ends.
     Ends(End),
     /// The agent of a rank dies, and the rank with it.
     AgentDies,
-    /// Nothing is heard of a host any more.
+    /// A host goes silent.
     HostLost,
-    /// No exchange gets through any more.
+    /// No collective completes any more.
     NetworkStalls,
     MpirunDies,
-    /// A scheduler stops all ranks: each leaves a checkpoint.
+    /// A scheduler stops all ranks, and each writes a checkpoint.
     Preempted,
 }
 
@@ -67,30 +67,30 @@ impl Fault {
     }
 }
 
-/// How a simulated group went.
+/// The course of a simulated group.
 #[derive(Debug)]
 struct Went {
     outcome: Outcome,
-    /// When the fault took hold: what the group was doing then began at this time.
+    /// When the stall began that the fault caused, at the latest.
     since: f64,
-    /// When it took effect.
+    /// When the fault took effect.
     at: f64,
-    /// When the launcher did something about it, and when nothing was left.
+    /// When the launcher reacted, and when nothing was left.
     noticed: f64,
     over: f64,
     reached: u64,
 }
 
-/// A group under the launcher's lead.
+/// A group that the launcher leads.
 struct Run<'a> {
     group: Group,
     ranks: Ranks,
     hosts: Vec<String>,
     random: &'a mut Random,
-    /// What is on its way to the launcher: when it arrives, in microseconds, and in which order.
+    /// Messages on their way to the launcher, by arrival in microseconds and a sequence number.
     mail: BTreeMap<(u64, u64), Event>,
     sent: u64,
-    /// Ranks whose agents say nothing more.
+    /// Ranks whose agents are silent.
     mute: Vec<bool>,
     ended: Vec<bool>,
     mpirun_lives: bool,
@@ -102,7 +102,7 @@ impl Run<'_> {
         self.mail.insert(((at * 1e6) as u64, self.sent), event);
     }
 
-    /// Sends it `delay` or less after `now`.
+    /// Sends an event that arrives at most `delay` after `now`.
     fn send_within(&mut self, now: f64, delay: f64, event: Event) {
         let at = now + self.random.between(0.001, delay);
         self.send(at, event);
@@ -115,7 +115,7 @@ impl Run<'_> {
         }
     }
 
-    /// The others lose their connections to a rank: in the exchange most end as if by a bug, some wait for ever.
+    /// Lets the other ranks lose a rank: inside the collective most end as if by a bug, and some hang.
     fn peers_fail(&mut self, now: f64, rank: usize) {
         for peer in 0..self.hosts.len() {
             let at = self.ranks.enters(peer).max(now);
@@ -151,7 +151,7 @@ impl Run<'_> {
                 for rank in (0..world).filter(|&rank| !self.mute[rank]).collect::<Vec<_>>() {
                     self.send_within(now, 0.2, Event::Disconnected { rank });
                 }
-                // With an agent that nobody reaches it waits.
+                // With a silent agent, mpirun keeps waiting.
                 if self.mpirun_lives && !self.mute.contains(&true) {
                     self.mpirun_lives = false;
                     self.send(now + 0.4, Event::MpirunEnded);
@@ -170,11 +170,11 @@ impl Run<'_> {
         }
     }
 
-    /// Does it to `rank` now; the time when what the group does now began.
+    /// Applies the fault to `rank`, and returns the time at which the group's current activity began.
     fn hit(&mut self, now: f64, fault: Fault, rank: usize) -> f64 {
         match fault {
             Fault::None => {}
-            // Took hold when the rank came to that phase.
+            // This fault took effect when the rank reached the phase.
             Fault::Hang(..) => {}
             Fault::Stopped => return self.ranks.stop(rank, now),
             Fault::NetworkStalls => return self.ranks.stall(now),
@@ -219,7 +219,7 @@ fn options(reached_before: u64) -> GroupOptions {
     GroupOptions { timeouts, stop_grace_seconds: 30.0, reached_before }
 }
 
-/// Leads a group from `begin` on. `fault` is done to `rank` `after` seconds later; without one, the group is asked to
+/// Leads a group from `begin` on. The fault hits `rank` after `after` seconds; without a fault, the group is asked to
 /// stop then.
 fn lead(
     hosts: &[String],
@@ -256,7 +256,7 @@ fn lead(
         now += TICK;
         assert!(now < begin + after + 1000.0, "{fault:?} of rank {rank} was never noticed");
         run.ranks.advance(now);
-        // A bug and the loss of a peer end a rank in the same way; only outside an exchange it must be the bug.
+        // A bug and the loss of a peer end a rank in the same way. Outside a collective, it can only be the bug.
         let is_apart = fault != Fault::Ends(End::Code(70)) || now < run.ranks.enters(rank);
         if !is_hit && now >= begin + after && is_apart {
             is_hit = true;
@@ -316,7 +316,7 @@ fn given(count: usize) -> Vec<Host> {
     (0..count).map(|host| Host { name: format!("n{host:02}"), slots: SLOTS, slots_given: true }).collect()
 }
 
-/// Whether the launcher said what was done, in time.
+/// Checks that the launcher named the fault in time.
 fn check(went: &Went, fault: Fault, rank: usize, hosts: &[String]) -> Incident {
     let Outcome::Incident { incident, sentence } = &went.outcome else { panic!("{fault:?}: {went:?}") };
     let timeouts = options(0).timeouts;
@@ -335,7 +335,7 @@ fn check(went: &Went, fault: Fault, rank: usize, hosts: &[String]) -> Incident {
     };
     let said = (incident.cause, incident.rank, incident.hosts.clone());
     assert_eq!(said, (cause, culprit, blamed), "{fault:?} of rank {rank}: {sentence}");
-    // A rank may be stopped in the middle of something, and the others then go on to the next exchange.
+    // If a rank is stopped in the middle of something, the others may continue to the next collective.
     let from = went.at.max(went.since);
     assert!(went.noticed <= from + limit + 2.0 * BEAT, "{fault:?} noticed after {} s", went.noticed - from);
     assert!(went.over - went.noticed <= 10.0 + 2.0, "{fault:?}: down after {} s", went.over - went.noticed);
@@ -389,7 +389,7 @@ fn an_hour_of_uneven_steps_raises_no_alarm() {
     assert!(went.noticed >= 3600.0 && went.reached > 100, "{went:?}");
 }
 
-/// Whole launches: incident after incident on 66 hosts, of which two are spares.
+/// Whole launches with many incidents on 66 hosts, of which two are spares.
 #[test]
 fn launches_heal_until_they_end() {
     let (mut incidents, mut ends) = (0, BTreeMap::new());
@@ -444,7 +444,7 @@ fn launches_heal_until_they_end() {
     println!("{incidents} incidents; launches ended with {ends:?} (code: times)");
 }
 
-/// Not a check: what a verdict, a look at slow ranks and a decision cost. `--ignored --nocapture` shows it.
+/// Measures the costs of a verdict, of a check for slow ranks and of a decision. Run with `--ignored --nocapture`.
 #[test]
 #[ignore = "measures"]
 fn time_of_a_verdict_and_of_a_decision() {

@@ -1,4 +1,4 @@
-//! What a run needs of its hosts, and what each host answered.
+//! The run's requirements for its hosts, and the hosts' answers.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,42 +7,42 @@ use crate::doctor::exchange::Clock;
 use crate::doctor::probe::{Interface, Probe};
 use crate::hosts::Host;
 
-/// What the run needs, as far as hosts are concerned.
+/// The run's requirements for its hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Needs {
-    /// Whether it uses GPUs where there are any.
+    /// Whether the run uses GPUs if there are any.
     pub uses_gpus: bool,
-    /// Whether it cannot do without.
+    /// Whether the run needs GPUs.
     pub requires_gpus: bool,
-    /// The size of a checkpoint.
+    /// The size of a checkpoint in bytes.
     pub checkpoint_bytes: Option<u64>,
-    /// Checkpoints that will lie there at the same time, at most.
+    /// The largest number of checkpoints that are stored at the same time.
     pub kept_checkpoints: u64,
-    /// Variables of the launcher that matter to a rank, as [`selected`](crate::doctor::probe::selected) gives them.
+    /// The launcher's variables that affect a rank, from [`selected`](crate::doctor::probe::selected).
     pub environment: BTreeMap<String, String>,
-    /// The launcher's own interfaces: Open MPI's daemons have to reach it.
+    /// The launcher's own interfaces, which Open MPI's daemons have to reach.
     pub interfaces: Vec<Interface>,
-    /// Whether the user has chosen interfaces for Open MPI already.
+    /// Whether the user has chosen interfaces for Open MPI.
     pub has_chosen_interfaces: bool,
-    /// The question's files, to name them.
+    /// The names of the question's files.
     pub files: Vec<String>,
 }
 
 /// The answer of a host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// Who.
+    /// The host.
     pub host: Host,
-    /// What it found out.
+    /// Its probe's report.
     pub probe: Probe,
     /// Its clock.
     pub clock: Clock,
-    /// The address from which it reached the launcher; None on the launcher's own host.
+    /// The address from which it reached the launcher; `None` on the launcher's own host.
     pub peer: Option<IpAddr>,
 }
 
 impl Answer {
-    /// The ranks that it is to take: where nobody said how many, one for each GPU.
+    /// Returns the number of ranks on the host: its slots, or one per GPU if no number was given.
     #[must_use]
     pub fn ranks(&self, needs: &Needs) -> usize {
         match usable_gpus(&self.probe) {
@@ -52,7 +52,7 @@ impl Answer {
     }
 }
 
-/// How many GPUs a process there sees; None where that is not known.
+/// Returns the number of GPUs that a process on the host sees; `None` if it is not known.
 pub(super) fn usable_gpus(probe: &Probe) -> Option<usize> {
     let there = match &probe.gpus {
         None => 0,
@@ -62,7 +62,7 @@ pub(super) fn usable_gpus(probe: &Probe) -> Option<usize> {
     Some(probe.environment.get("CUDA_VISIBLE_DEVICES").map_or(there, |list| there.min(visible(list))))
 }
 
-/// CUDA stops at the first entry that means nothing, such as -1.
+/// CUDA stops at the first invalid entry, such as -1.
 fn visible(list: &str) -> usize {
     let means_something = |entry: &&str| !entry.trim().is_empty() && !entry.trim().starts_with('-');
     list.split(',').take_while(means_something).count()

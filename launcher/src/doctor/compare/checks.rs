@@ -1,10 +1,10 @@
-//! All comparisons, one after the other.
+//! Runs all comparisons.
 
 use super::answer::{Answer, Needs};
 use super::finding::Finding;
 use super::{environment, gpus, hosts, network, programs};
 
-/// All findings, the worst first.
+/// Returns all findings, the worst first.
 #[must_use]
 pub fn compare(needs: &Needs, answers: &[Answer]) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -13,7 +13,7 @@ pub fn compare(needs: &Needs, answers: &[Answer]) -> Vec<Finding> {
     hosts::compare(needs, answers, &mut findings);
     network::compare(needs, answers, &mut findings);
     environment::compare(needs, answers, &mut findings);
-    // Stable: within a severity as they were found.
+    // The sort is stable, so findings of one severity keep their order.
     findings.sort_by_key(|finding| finding.severity);
     findings
 }
@@ -46,7 +46,7 @@ mod tests {
         assert_eq!(severities, [Severity::Bad, Severity::Warning, Severity::Note], "{findings:#?}");
     }
 
-    /// Changes of a host, each of which has to be found.
+    /// Spoils a host in a way that has to be found.
     fn spoil(answer: &mut Answer, how: usize) {
         let probe = &mut answer.probe;
         match how {
@@ -62,7 +62,7 @@ mod tests {
     }
 
     proptest! {
-        /// Of five hosts up to two are spoiled: they and no others are named in what is bad.
+        /// If up to two of five hosts are spoiled, exactly these are named in bad findings.
         #[test]
         fn spoiled_hosts_are_named_and_no_others(
             spoiled in prop::collection::btree_map(0_usize..5, 0_usize..8, 0..3)
@@ -79,7 +79,7 @@ mod tests {
             prop_assert_eq!(named, expected, "{:#?}", findings);
         }
 
-        /// The order in which hosts answer does not matter to what is found, but for the order of names.
+        /// The order of the answers changes only the order of names in the findings.
         #[test]
         fn order_does_not_matter(spoiled in 0_usize..5, how in 0_usize..8, turn in 0_usize..5) {
             let run = |turn: usize| {

@@ -1,14 +1,14 @@
-//! Variables that differ between hosts, or that `mpirun` did not carry along.
+//! Variables that differ between hosts, or that `mpirun` did not pass on.
 
 use super::answer::{Answer, Needs};
 use super::finding::{Finding, Severity, some_of};
 use super::majority::odd;
 
-/// What may well differ.
+/// Variables that often differ without harm.
 const OFTEN_DIFFERENT: [&str; 6] = ["PATH", "TMPDIR", "RUST_LOG", "RUST_BACKTRACE", "SSL_CERT_FILE", "SSL_CERT_DIR"];
-/// What belongs to each host, so that the launcher's own says nothing of it.
+/// Variables that belong to each host, so that the launcher's values say nothing about them.
 const OF_A_HOST: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "TMPDIR"];
-/// Longer values are cut for people.
+/// Longer values are cut in messages.
 const SHOWN: usize = 60;
 
 pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Finding>) {
@@ -36,7 +36,7 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
     }
 }
 
-/// A list of folders without what means nothing: `mpirun` puts its own folders before those that are there, and not on
+/// Returns a list of folders without empty entries and repetitions. `mpirun` puts its own folders in front, and not on
 /// every host the same number of times.
 fn settle(name: &str, value: &str) -> String {
     if !name.ends_with("PATH") {
@@ -51,10 +51,10 @@ fn settle(name: &str, value: &str) -> String {
     folders.join(":")
 }
 
-/// The same on all hosts, and not what the launcher has.
+/// Compares a variable that is the same on all hosts with the launcher's.
 fn not_carried(needs: &Needs, name: &str, values: &[(&str, Option<&String>)], findings: &mut Vec<Finding>) {
     let own = needs.environment.get(name);
-    // What only the hosts have, their administrator gave them.
+    // If only the hosts have the variable, their administrator set it.
     let (Some(own), Some((_, theirs))) = (own, values.first()) else { return };
     if OF_A_HOST.contains(&name) || *theirs == Some(own) {
         return;

@@ -1,8 +1,8 @@
-//! Something that was found.
+//! The findings of the doctor.
 
 use serde::{Deserialize, Serialize};
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
@@ -10,36 +10,36 @@ pub enum Severity {
     Bad,
     /// The run may fail, or be slow.
     Warning,
-    /// Good to know.
+    /// Information.
     Note,
 }
 
-/// Something that was found.
+/// A problem or remark.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// On which hosts, in their order; none: it is not about hosts.
+    /// The hosts, in their order; empty if it does not concern hosts.
     pub hosts: Vec<String>,
-    /// How bad.
+    /// The severity.
     pub severity: Severity,
-    /// What is so, without the hosts' names at its beginning.
+    /// The problem, as the rest of a sentence that begins with the hosts' names.
     pub what: String,
-    /// What to do about it.
+    /// The remedy.
     pub remedy: String,
 }
 
 impl Finding {
-    /// About one host.
+    /// Creates a finding on one host.
     pub fn of(host: &str, severity: Severity, what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::among(vec![host.to_owned()], severity, what, remedy)
     }
 
-    /// About several hosts, or none.
+    /// Creates a finding on several hosts, or on none.
     pub fn among(hosts: Vec<String>, severity: Severity, what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { hosts, severity, what: what.into(), remedy: remedy.into() }
     }
 }
 
-/// `node1`, or `node1 and 2 more`: in the middle of a sentence.
+/// Returns `node1`, `node1 and node2`, or `node1 and 2 more`.
 pub(super) fn some_of(hosts: &[String]) -> String {
     match hosts {
         [] => String::new(),

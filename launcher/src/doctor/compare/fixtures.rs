@@ -31,7 +31,7 @@ pub(crate) fn gpu(index: usize) -> Gpu {
     }
 }
 
-/// Host `number`, on which all is well.
+/// Returns the answer of host `number` without problems.
 pub(crate) fn good(number: u8) -> Answer {
     let file = |identity: &str| FileIdentity { bytes: 10, identity: format!("sha256 {identity}") };
     let disk = Disk { folder: "/runs/a".into(), free_bytes: 1 << 40, bytes: 1 << 41 };
@@ -91,13 +91,13 @@ pub(crate) fn needs() -> Needs {
     }
 }
 
-/// The one finding, its hosts joined by blanks.
+/// Returns the only finding, with its hosts joined by spaces.
 pub(crate) fn one(findings: &[Finding]) -> (String, Severity, &str) {
     assert_eq!(findings.len(), 1, "{findings:#?}");
     (findings[0].hosts.join(" "), findings[0].severity, &findings[0].what)
 }
 
-/// The findings on `count` hosts after `change` of some of them.
+/// Returns the findings on `count` hosts after `change` of their answers.
 pub(crate) fn found(count: u8, change: impl FnOnce(&mut Vec<Answer>)) -> Vec<Finding> {
     let mut answers: Vec<Answer> = (0..count).map(good).collect();
     change(&mut answers);

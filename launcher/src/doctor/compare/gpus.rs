@@ -1,11 +1,11 @@
-//! GPUs: enough of them, of one kind, well, and free.
+//! Checks of the GPUs: enough, of one model, healthy, and free.
 
 use super::answer::{Answer, Needs, usable_gpus};
 use super::finding::{Finding, Severity, some_of};
 use super::majority::odd;
 use crate::doctor::probe::{Gpu, GpuState};
 
-/// Memory that the driver itself takes, in MiB; less than that is nobody's.
+/// Memory in MiB that the driver itself may use.
 const DRIVERS_OWN_MIB: u64 = 1024;
 
 pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Finding>) {
@@ -85,10 +85,10 @@ fn health(answer: &Answer, state: &GpuState, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Held memory on a GPU that a rank is going to use.
+/// Finds memory in use on GPUs that ranks will use.
 fn memory(answer: &Answer, state: &GpuState, ranks: usize, findings: &mut Vec<Finding>) {
     let host = answer.host.name.as_str();
-    // Which of several GPUs are masked is not worked out: then all are looked at.
+    // The mapping of masked GPUs is not resolved; all GPUs are checked then.
     let is_masked = answer.probe.environment.contains_key("CUDA_VISIBLE_DEVICES");
     let used = state.gpus.iter().enumerate().filter(|&(place, _)| is_masked || place < ranks);
     for (_, gpu) in used {

@@ -1,4 +1,4 @@
-//! Clocks, limits, memory, disks, the store, and what earlier launches have left.
+//! Checks of clocks, limits, memory, disks, the store, and leftovers of earlier launches.
 
 use std::collections::BTreeSet;
 
@@ -7,10 +7,10 @@ use super::finding::{Finding, Severity};
 use crate::doctor::probe::{Disk, Leftover};
 
 const CLOCK_WARNING_SECONDS: f64 = 1.0;
-/// Well below what S3 takes for a replayed request (15 minutes).
+/// Well below S3's limit of 15 minutes for a request's age.
 const CLOCK_BAD_SECONDS: f64 = 60.0;
 const MIN_OPEN_FILES: u64 = 4096;
-/// Shared memory of a rank: NCCL's buffers, or the pages through which ranks of Open MPI talk on one host.
+/// Shared memory per rank: NCCL's buffers, or the pages through which Open MPI's ranks of one host exchange data.
 const SHM_BYTES_WITH_GPU: u64 = 64 << 20;
 const SHM_BYTES_WITHOUT_GPU: u64 = 8 << 20;
 
@@ -25,13 +25,13 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
     one_machine(answers, findings);
 }
 
-/// Whether every host is a machine of its own.
+/// Returns whether every host is a machine of its own.
 pub(crate) fn are_distinct(answers: &[Answer]) -> bool {
     let machines: BTreeSet<&String> = answers.iter().map(|answer| &answer.probe.system.machine).collect();
     machines.len() == answers.len()
 }
 
-/// Hosts that are another one of the list once more: twice as many ranks would share its GPUs.
+/// Finds hosts that are the same machine as another one of the list. Twice as many ranks would share its GPUs.
 fn one_machine(answers: &[Answer], findings: &mut Vec<Finding>) {
     for (place, answer) in answers.iter().enumerate() {
         let machine = &answer.probe.system.machine;
@@ -45,7 +45,7 @@ fn one_machine(answers: &[Answer], findings: &mut Vec<Finding>) {
 
 fn clock(answer: &Answer, findings: &mut Vec<Finding>) {
     let clock = answer.clock;
-    // What the message's own way may explain does not count.
+    // A difference that the message's travel time may explain does not count.
     let off = clock.ahead_seconds.abs() - clock.uncertain_seconds;
     if off <= CLOCK_WARNING_SECONDS {
         return;
@@ -113,7 +113,7 @@ fn store(answers: &[Answer], findings: &mut Vec<Finding>) {
     let remedy = "check checkpoint.url, the credentials and variables (AWS_*, proxies) there, and the way to the store";
     let everywhere = failed.len() == answers.len() && answers.len() > 1;
     match failed.first() {
-        // One cause, most likely: not twenty findings.
+        // There is probably one cause, so there is one finding.
         Some((_, reason)) if everywhere && failed.iter().all(|(_, other)| alike(other, reason)) => {
             let what = format!("no host can write to the store: {reason}");
             let hosts = failed.iter().map(|(answer, _)| answer.host.name.clone()).collect();
@@ -126,7 +126,7 @@ fn store(answers: &[Answer], findings: &mut Vec<Finding>) {
     }
 }
 
-/// Whether two messages say the same but for names, numbers and times.
+/// Returns whether two messages are equal except for names, numbers and times.
 fn alike(one: &str, other: &str) -> bool {
     let is_plain = |word: &&str| !word.contains(|letter: char| letter.is_ascii_digit());
     one.split_whitespace().filter(is_plain).eq(other.split_whitespace().filter(is_plain))
@@ -152,7 +152,7 @@ fn leftovers(answer: &Answer, findings: &mut Vec<Finding>) {
     }
 }
 
-/// `1.4 GB`.
+/// Formats bytes: `1.4 GB`.
 pub(crate) fn size(bytes: u64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB", "PB"];
     let mut value = bytes as f64;

@@ -1,17 +1,17 @@
-//! Who differs from the others.
+//! Finds hosts that differ from most others.
 
-/// Hosts that have something other than most.
+/// Hosts with different values.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Odd<'a, T> {
-    /// What most have.
+    /// The most frequent value.
     pub(super) usual: &'a T,
-    /// How many have it.
+    /// The hosts that have it.
     pub(super) usual_hosts: Vec<String>,
-    /// What the others have, each with its hosts.
+    /// The other values with their hosts.
     pub(super) others: Vec<(&'a T, Vec<String>)>,
 }
 
-/// None where all have the same. Where two things are as frequent, the first host's is the usual one.
+/// Returns `None` if all values are equal. Of two equally frequent values, the first host's counts as the usual one.
 pub(super) fn odd<'a, T: PartialEq>(all: impl IntoIterator<Item = (&'a str, &'a T)>) -> Option<Odd<'a, T>> {
     let mut groups: Vec<(&T, Vec<String>)> = Vec::new();
     for (host, thing) in all {

@@ -1,5 +1,4 @@
-//! What is wrong with a set of hosts, by what they found out about themselves. Pure: the same answers give the same
-//! findings.
+//! Problems of a set of hosts, found in their reports. Pure: the same answers give the same findings.
 
 mod answer;
 mod checks;

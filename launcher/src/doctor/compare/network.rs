@@ -1,7 +1,7 @@
-//! Which network the hosts share, and which interfaces could mislead Open MPI and NCCL.
+//! The network that the hosts share, and interfaces that could mislead Open MPI and NCCL.
 //!
-//! Both look at all interfaces that are up. An interface on which only the host itself can be reached, such as
-//! Docker's, has the same address on every host; Open MPI takes that for a common network and waits for an answer.
+//! Both libraries use all interfaces that are up. An interface that reaches only the host itself, such as Docker's, has
+//! the same address on every host. Open MPI takes that for a shared network and waits for an answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,9 +15,9 @@ use crate::doctor::probe::{Interface, InterfaceKind};
 /// The network that all hosts share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
-    /// Its addresses, as `10.0.0.0/24`: what Open MPI's `if_include` options take.
+    /// Its addresses, such as `10.0.0.0/24`, in the form of Open MPI's `if_include` options.
     pub cidr: String,
-    /// The names of the hosts' interfaces in it: what `NCCL_SOCKET_IFNAME` takes, joined by commas.
+    /// The names of the hosts' interfaces in it, in the form of `NCCL_SOCKET_IFNAME`, joined by commas.
     pub interfaces: Vec<String>,
 }
 
@@ -65,11 +65,11 @@ fn ways(interfaces: &[Interface]) -> Vec<Way<'_>> {
         .collect()
 }
 
-/// The network that all hosts and the launcher have in common; None for one host, and where there is none.
+/// Returns the network that all hosts and the launcher share; `None` for one host, or if there is no such network.
 ///
-/// Of several it is the one over which hosts have reached the launcher, else the one of real cards, else the fastest.
-/// Hosts in several networks with routes between them get the smallest range that holds the addresses that reached
-/// the launcher, if no interface is in it by which none can be reached.
+/// Of several networks, it is the one over which the hosts reached the launcher, else one of physical cards, else the
+/// fastest. For hosts in several networks with routes between them, it is the smallest range that holds the addresses
+/// that reached the launcher, unless the range contains an unreachable interface.
 #[must_use]
 pub fn shared(needs: &Needs, answers: &[Answer]) -> Option<Network> {
     if answers.len() < 2 && answers.iter().all(|answer| answer.peer.is_none()) {
@@ -78,7 +78,7 @@ pub fn shared(needs: &Needs, answers: &[Answer]) -> Option<Network> {
     let members: Vec<Vec<Way>> = answers
         .iter()
         .map(|answer| ways(&answer.probe.interfaces))
-        // Where the launcher's own host is a member, these are the same addresses again.
+        // If the launcher's own host takes part, these addresses are already there.
         .chain(answers.iter().all(|answer| answer.peer.is_some()).then(|| ways(&needs.interfaces)))
         .collect();
     let range = common(&members, answers).or_else(|| covering(&members, answers))?;
@@ -88,7 +88,7 @@ pub fn shared(needs: &Needs, answers: &[Answer]) -> Option<Network> {
     Some(Network { cidr: range.to_string(), interfaces: names.into_iter().map(str::to_owned).collect() })
 }
 
-/// A network in which each member has an address of its own.
+/// Returns a network in which each member has its own address.
 fn common(members: &[Vec<Way>], answers: &[Answer]) -> Option<AddressRange> {
     let ranges: BTreeSet<AddressRange> =
         members.iter().flatten().map(|way| AddressRange::new(way.address, way.interface.prefix)).collect();
@@ -97,7 +97,7 @@ fn common(members: &[Vec<Way>], answers: &[Answer]) -> Option<AddressRange> {
             members.iter().map(|ways| ways.iter().find(|way| range.holds(way.address))).collect();
         let inside = inside?;
         let addresses: BTreeSet<Ipv4Addr> = inside.iter().map(|way| way.address).collect();
-        // One address on two hosts: a network of each host's own.
+        // If two hosts have the same address, each of them has a network of its own.
         if addresses.len() < inside.len() {
             return None;
         }
@@ -109,7 +109,7 @@ fn common(members: &[Vec<Way>], answers: &[Answer]) -> Option<AddressRange> {
     rated.max_by_key(|&(rate, _)| rate).map(|(_, range)| range)
 }
 
-/// The smallest range around the addresses that reached the launcher.
+/// Returns the smallest range that holds the addresses that reached the launcher.
 fn covering(members: &[Vec<Way>], answers: &[Answer]) -> Option<AddressRange> {
     let peers: Option<BTreeSet<Ipv4Addr>> = answers
         .iter()
@@ -120,7 +120,7 @@ fn covering(members: &[Vec<Way>], answers: &[Answer]) -> Option<AddressRange> {
         .collect();
     let peers = peers.filter(|peers| peers.len() == answers.len())?;
     let first = *peers.first()?;
-    // A range of less than 8 bits of prefix is no choice of anything.
+    // A prefix of less than 8 bits selects almost everything.
     let range = (8..=32)
         .rev()
         .map(|prefix| AddressRange::new(first, prefix))
@@ -233,7 +233,7 @@ mod tests {
         }
         let network = shared(&needs(), &answers).unwrap();
         assert_eq!(network, Network { cidr: "10.9.0.0/16".into(), interfaces: vec!["eth1".into()] });
-        // It is also the launcher's that has to be in it, where the launcher is elsewhere.
+        // If the launcher is on another machine, its address has to be in the network too.
         for (i, answer) in answers.iter_mut().enumerate() {
             answer.peer = Some(format!("10.78.1.{}", i + 1).parse().unwrap());
         }
@@ -268,7 +268,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever else there is, each host has an address of its own in what was chosen.
+        /// In a chosen network, each host has its own address, whatever other interfaces there are.
         #[test]
         fn a_chosen_network_reaches_every_host(
             extra in prop::collection::vec((0_usize..4, any::<u32>(), 8_u8..=30), 0..6)

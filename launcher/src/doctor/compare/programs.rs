@@ -1,4 +1,4 @@
-//! The same program, libtorch, MPI and configuration everywhere.
+//! Checks that all hosts have the same program, libtorch, MPI and configuration.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
     }
 }
 
-/// A file that has to be the same everywhere; where it cannot be read it is missing.
+/// Compares a file that has to be the same on all hosts. A file that cannot be read counts as missing.
 fn file<'a>(
     answers: &'a [Answer],
     findings: &mut Vec<Finding>,
@@ -55,7 +55,7 @@ fn versions(answers: &[Answer], findings: &mut Vec<Finding>) {
         match &answer.probe.version {
             Ok(Some(version)) => known.push((host, version)),
             Ok(None) => {}
-            // A program that is not there was told of already.
+            // A missing program was reported already.
             Err(_) if answer.probe.program.is_err() => {}
             Err(reason) => {
                 let what = format!("the program admiral does not run: {reason}");
@@ -115,7 +115,7 @@ fn differences<T>(
     }
 }
 
-/// Enough of a hash for people.
+/// The first letters of a hash, for people.
 fn short(identity: &FileIdentity) -> String {
     let (kind, hash) = identity.identity.split_once(' ').unwrap_or(("", &identity.identity));
     format!("{kind} {}, {} bytes", &hash[..hash.len().min(12)], identity.bytes)

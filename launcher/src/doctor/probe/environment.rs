@@ -1,4 +1,4 @@
-//! The variables that change what a rank does.
+//! The variables that affect a rank.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::environment::Environment;
 use crate::secret::{has_user, is_secret};
 
-/// Beginnings of names that matter: threads, NCCL, Open MPI's transport, CUDA, libtorch, S3, the network's own.
+/// Prefixes of names that matter: threads, NCCL, Open MPI's transport, CUDA, libtorch, S3, and network libraries.
 const PREFIXES: [&str; 24] = [
     "OMP_",
     "GOMP_",
@@ -50,19 +50,20 @@ const NAMES: [&str; 13] = [
     "no_proxy",
     "all_proxy",
 ];
-/// Set anew for every process by who started it.
+/// Set for every process by the one that started it.
 const NOT: [&str; 1] = ["OMPI_MCA_mpi_oversubscribe"];
-/// The launcher's own word to its processes.
+/// The launcher's own variables for its processes.
 const OWN: &str = "ADMIRAL_LAUNCH_";
 const OWN_PROBE: &str = "ADMIRAL_PROBE_";
-/// The variables that matter to a rank. Secrets are hashed with the salt: two hosts' can be compared, and nothing else.
+/// Returns the variables that affect a rank. Secrets are hashed with the salt, so that they can be compared between
+/// hosts, and nothing else.
 pub fn selected(environment: &Environment, salt: &str) -> BTreeMap<String, String> {
     let text = |text: &OsString| text.to_string_lossy().into_owned();
     let variables = environment.variables.iter();
     let chosen = variables.map(|(name, value)| (text(name), text(value))).filter(|(name, _)| matters(name));
     chosen
         .map(|(name, value)| {
-            // A proxy's address may hold a password.
+            // The address of a proxy may contain a password.
             let value = if is_secret(&name) || has_user(&value) { hashed(&value, salt) } else { value };
             (name, value)
         })

@@ -1,5 +1,5 @@
-//! GPUs and who holds their memory, by `nvidia-smi`: it comes with every driver, and a driver that hangs cannot take
-//! the probe with it.
+//! GPUs and the processes that hold their memory, from `nvidia-smi`. It comes with every driver, and a hanging driver
+//! cannot block the probe itself.
 
 use std::process::Command;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::command::{NoOutput, last_words, output};
 use super::leftovers::{Who, who};
 
-/// A driver that is not in persistence mode takes seconds to wake eight GPUs.
+/// Without persistence mode, a driver takes seconds to wake eight GPUs.
 const PATIENCE: Duration = Duration::from_secs(15);
 const GPU_FIELDS: &str =
     "index,name,uuid,memory.total,memory.free,driver_version,ecc.errors.uncorrected.volatile.total";
@@ -18,49 +18,49 @@ const HOLDER_FIELDS: &str = "gpu_uuid,pid,used_memory,process_name";
 /// All GPUs of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct GpuState {
-    /// By index.
+    /// The GPUs, by index.
     pub gpus: Vec<Gpu>,
-    /// Processes that compute on them.
+    /// The processes that compute on them.
     pub holders: Vec<Holder>,
 }
 
 /// A GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gpu {
-    /// The driver's number for it.
+    /// The driver's index.
     pub index: usize,
     /// The model.
     pub name: String,
-    /// Names it for good.
+    /// The permanent identifier.
     pub uuid: String,
-    /// Its memory in MiB.
+    /// The memory in MiB.
     pub memory_mib: u64,
-    /// Free memory in MiB.
+    /// The free memory in MiB.
     pub free_mib: u64,
-    /// The driver's version.
+    /// The version of the driver.
     pub driver: String,
-    /// Errors of its memory that could not be corrected since the driver was loaded; None where it does not count.
+    /// Uncorrected memory errors since the driver was loaded; `None` if the GPU does not count them.
     pub ecc_errors: Option<u64>,
 }
 
 /// A process that holds memory of a GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// The GPU's index.
+    /// The index of the GPU.
     pub gpu: usize,
-    /// What it holds in MiB, where the driver says.
+    /// The memory that it holds in MiB, if the driver knows.
     pub mib: Option<u64>,
-    /// The process.
+    /// The process number.
     pub pid: u32,
-    /// Its program, as the driver says.
+    /// The program, as the driver names it.
     pub program: String,
-    /// Whose it is, where this host's `/proc` knows it.
+    /// The user, if this host's `/proc` knows the process.
     pub user: Option<String>,
-    /// The launch that it belongs to, where it does.
+    /// The launch that it belongs to, if any.
     pub launch_id: Option<String>,
 }
 
-/// None where there is no NVIDIA driver.
+/// Returns the GPUs of this host; `None` if there is no NVIDIA driver.
 pub(super) fn state() -> Option<Result<GpuState, String>> {
     let query = |what: &str, fields: &str| {
         let options = [format!("--query-{what}={fields}"), "--format=csv,noheader,nounits".into()];
@@ -79,7 +79,7 @@ pub(super) fn state() -> Option<Result<GpuState, String>> {
         return Some(Err(format!("nvidia-smi: {}", last_words(&said))));
     }
     Some(read_gpus(&text).map(|gpus| {
-        // Without a list of processes the memory that is free still tells.
+        // Without the list of processes, the free memory is still known.
         let holders = query("compute-apps", HOLDER_FIELDS).map(|said| {
             let text = String::from_utf8_lossy(&said.stdout).into_owned();
             read_holders(&text, &gpus, who)
@@ -102,7 +102,7 @@ fn read_gpus(text: &str) -> Result<Vec<Gpu>, String> {
             ecc_errors: ecc.parse().ok(),
         })
     };
-    // A GPU that has fallen off the bus has a line of words instead of numbers.
+    // A GPU that has fallen off the bus has a line of text instead of numbers.
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     lines.map(|line| read(line).ok_or_else(|| format!("nvidia-smi: {line}"))).collect()
 }

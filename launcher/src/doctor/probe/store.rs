@@ -1,4 +1,4 @@
-//! The store, tried from this host by the program itself: the launcher has no client for object stores.
+//! The store, written to from this host by the program itself. The launcher has no client for object stores.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{NoOutput, last_words, output};
 
-/// The store's own patience is shorter.
+/// The store's own timeout is shorter.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-/// A trial that went well.
+/// A successful access to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct StoreAccess {
-    /// What writing, listing, reading back and deleting a small object took.
+    /// The time to write, list, read and delete a small object, in seconds.
     pub seconds: f64,
 }
 
@@ -24,7 +24,7 @@ pub(super) fn write_probe(program: &Path, url: &str) -> Result<StoreAccess, Stri
     match said {
         Ok(said) if said.status.success() => serde_json::from_slice(&said.stdout)
             .map_err(|error| format!("`admiral checkpoint probe` gives no answer that can be read: {error}")),
-        // One that was refused says why; the code behind its words tells people nothing.
+        // A failure comes with a message; the exit code says nothing more to people.
         Ok(said) if said.status.code() == Some(ExitCode::Store as i32) => {
             let words = last_words(&said);
             let words = words.rsplit_once(" (").map_or(words.as_str(), |(words, _)| words);

@@ -9,43 +9,43 @@ use serde::{Deserialize, Serialize};
 
 use super::command::output;
 
-/// The host itself. Limits are those in force; None: there is none.
+/// The system of a host. A limit is the one in force; `None` if there is no limit.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct System {
-    /// The host's own name.
+    /// The name that the host gives itself.
     pub host_name: String,
-    /// Which machine it is, whatever names it is reached by.
+    /// The identity of the machine, by whatever name it is reached.
     pub machine: String,
-    /// The kernel's release.
+    /// The release of the kernel.
     pub kernel: String,
-    /// The C library, where it says.
+    /// The version of the C library, if known.
     pub glibc: Option<String>,
-    /// Cores that this process may use.
+    /// The number of cores that this process may use.
     pub num_cpus: usize,
     /// The memory in bytes.
     pub memory_bytes: u64,
-    /// Memory that could be had now, in bytes.
+    /// The available memory in bytes.
     pub memory_free_bytes: u64,
-    /// Free room in `/dev/shm`, in bytes.
+    /// The free space in `/dev/shm`, in bytes.
     pub shm_free_bytes: Option<u64>,
-    /// Open files.
+    /// The limit of open files.
     pub max_open_files: Option<u64>,
-    /// Locked memory, in bytes.
+    /// The limit of locked memory, in bytes.
     pub max_locked_bytes: Option<u64>,
-    /// Core dumps, in bytes.
+    /// The limit of core dumps, in bytes.
     pub max_core_bytes: Option<u64>,
-    /// Whether there is InfiniBand (or RoCE), which wants memory to be locked.
+    /// Whether there is InfiniBand (or RoCE), which needs locked memory.
     pub has_infiniband: bool,
 }
 
-/// A disk, by a folder on it.
+/// A disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
-    /// The folder that was asked for.
+    /// The folder for which the disk was looked up.
     pub folder: PathBuf,
-    /// What can be written, in bytes.
+    /// The space that can be written, in bytes.
     pub free_bytes: u64,
-    /// Its size, in bytes.
+    /// The size in bytes.
     pub bytes: u64,
 }
 
@@ -69,7 +69,7 @@ pub(super) fn system() -> System {
     }
 }
 
-/// The disk of a folder, which need not exist yet.
+/// Returns the disk of a folder, which need not exist yet.
 pub(super) fn disk(folder: &Path) -> Option<Disk> {
     let absolute = std::path::absolute(folder).ok()?;
     let there = absolute.ancestors().find(|folder| folder.exists())?;
