@@ -110,8 +110,8 @@ pub fn main() -> ProcessExit {
             doctor(&LaunchPlan::new(*run, &environment)?, Console::new(&environment), json, bandwidth).await
         }),
         Command::Drill(options) => {
-            let console = Console::new(&environment).keeping_out(options.json);
-            runtime.block_on(async { drill(*options, &environment, console, stops()?).await })
+            let console = Console::new(&environment).with_ranks_on_stderr(options.json);
+            runtime.block_on(async { drill(*options, &environment, console, stop_requests()?).await })
         }
         Command::Status { run, watch, json, program } => {
             let program = crate::facts::program(program.as_deref());
@@ -146,7 +146,7 @@ async fn write_template(
     config: PathBuf,
     complete: impl FnOnce(template::TemplateInput) -> template::TemplateInput,
 ) -> Result<u8, LaunchError> {
-    let facts = crate::facts::ask(program, &config, &[]).await.map_err(LaunchError::config)?;
+    let facts = crate::facts::query(program, &config, &[]).await.map_err(LaunchError::config)?;
     let input = complete(template::TemplateInput {
         name: config.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         run_folder: facts.config.run.folder.into(),
@@ -168,12 +168,12 @@ async fn run_command(options: RunOptions, environment: &Environment) -> Result<u
         print(&dry_run(&plan).await?);
         return Ok(0);
     }
-    run(plan, Console::new(environment), stops()?).await
+    run(plan, Console::new(environment), stop_requests()?).await
 }
 
 /// Returns a channel with a message for each signal that asks the run to stop: from the terminal, an operator, or a
 /// scheduler that warns.
-fn stops() -> Result<mpsc::UnboundedReceiver<()>, LaunchError> {
+fn stop_requests() -> Result<mpsc::UnboundedReceiver<()>, LaunchError> {
     let (send, receive) = mpsc::unbounded_channel();
     for kind in [
         SignalKind::interrupt(),

@@ -64,7 +64,7 @@ pub struct Console {
     colour_out: bool,
     colour_err: bool,
     /// Standard output is read by a program, so the ranks' lines go to standard error.
-    keeps_out: bool,
+    ranks_on_stderr: bool,
 }
 
 /// Colours that are readable on light and dark backgrounds.
@@ -78,7 +78,7 @@ impl Console {
         Self {
             colour_out: wanted && std::io::stdout().is_terminal(),
             colour_err: wanted && std::io::stderr().is_terminal(),
-            keeps_out: false,
+            ranks_on_stderr: false,
         }
     }
 
@@ -88,16 +88,16 @@ impl Console {
         self.colour_err
     }
 
-    /// With `keeps_out`, the ranks' lines go to standard error, because a program reads standard output.
+    /// With `ranks_on_stderr`, the ranks' lines go to standard error, because a program reads standard output.
     #[must_use]
-    pub fn keeping_out(self, keeps_out: bool) -> Self {
-        Self { keeps_out, ..self }
+    pub fn with_ranks_on_stderr(self, ranks_on_stderr: bool) -> Self {
+        Self { ranks_on_stderr, ..self }
     }
 
     /// Writes a line of a rank.
-    pub fn rank(&self, rank: usize, text: &str) {
+    pub fn rank_line(&self, rank: usize, text: &str) {
         // The run continues if nobody reads.
-        let _ = if self.keeps_out {
+        let _ = if self.ranks_on_stderr {
             std::io::stderr().write_all(prefixed(rank, text, self.colour_err).as_bytes())
         } else {
             std::io::stdout().write_all(prefixed(rank, text, self.colour_out).as_bytes())
@@ -105,7 +105,7 @@ impl Console {
     }
 
     /// Writes a message of the launcher.
-    pub fn say(&self, text: &str) {
+    pub fn info(&self, text: &str) {
         self.write(1, text);
     }
 

@@ -144,7 +144,7 @@ pub async fn drill(
     let facts = {
         let program = crate::facts::program(options.run.hosts.program.as_deref());
         tokio::select! {
-            facts = crate::facts::ask(&program, &options.run.config, &options.run.overrides) => facts,
+            facts = crate::facts::query(&program, &options.run.config, &options.run.overrides) => facts,
             _ = stops.recv() => return Err(LaunchError::stopped_early()),
         }
         .map_err(LaunchError::config)?

@@ -11,7 +11,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 /// The program loads libtorch, perhaps over a network, and reads a file.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A run's configuration and what follows from it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -128,11 +128,11 @@ pub enum FactsError {
 ///
 /// # Errors
 /// If the configuration is wrong, with the program's own message, or if the program does not answer as expected.
-pub async fn ask(program: &Path, config: &Path, overrides: &[String]) -> Result<Facts, FactsError> {
-    ask_within(PATIENCE, program, config, overrides).await
+pub async fn query(program: &Path, config: &Path, overrides: &[String]) -> Result<Facts, FactsError> {
+    query_within(TIMEOUT, program, config, overrides).await
 }
 
-async fn ask_within(
+async fn query_within(
     patience: Duration,
     program: &Path,
     config: &Path,
@@ -174,12 +174,12 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_admiral_is_named() {
-        let ask = async |program: &str| {
-            ask(program.as_ref(), "c.yaml".as_ref(), &[]).await.expect_err("it is none").to_string()
+        let query = async |program: &str| {
+            query(program.as_ref(), "c.yaml".as_ref(), &[]).await.expect_err("it is none").to_string()
         };
-        let error = ask("/nowhere/admiral").await;
+        let error = query("/nowhere/admiral").await;
         assert!(error.starts_with("/nowhere/admiral cannot be started"), "{error}");
-        let error = ask("/bin/true").await;
+        let error = query("/bin/true").await;
         assert!(error.starts_with("/bin/true is not of this launcher's build"), "{error}");
     }
 
@@ -193,7 +193,7 @@ mod tests {
         // that this process wrote.
         let installed = Command::new("install").args(["-m", "755"]).args([&text, &program]).status().await;
         assert!(installed.expect("install").success());
-        let asked = ask_within(Duration::from_millis(50), &program, "c.yaml".as_ref(), &[]).await;
+        let asked = query_within(Duration::from_millis(50), &program, "c.yaml".as_ref(), &[]).await;
         assert!(matches!(asked, Err(FactsError::Late { .. })), "{asked:?}");
     }
 }

@@ -131,7 +131,7 @@ impl Files {
     /// Returns the first unused number of an attempt and the last used number of an incident, so that numbers continue
     /// those of earlier launches.
     #[must_use]
-    pub fn used(&self) -> (u64, u64) {
+    pub fn used_numbers(&self) -> (u64, u64) {
         let highest = |folder: PathBuf, prefix: &str| {
             let Ok(entries) = std::fs::read_dir(folder) else { return None };
             let number = |entry: std::io::Result<std::fs::DirEntry>| {
@@ -190,10 +190,10 @@ mod tests {
     fn numbers_go_on() {
         let run = tempfile::tempdir().expect("a folder");
         let files = Files::take(run.path()).expect("it is free");
-        assert_eq!(files.used(), (0, 0));
+        assert_eq!(files.used_numbers(), (0, 0));
         write_json(&files.incident(3), &1).expect("it can be written");
         std::fs::create_dir_all(files.attempt(4)).expect("it can be made");
-        assert_eq!(files.used(), (5, 3));
+        assert_eq!(files.used_numbers(), (5, 3));
         assert_eq!(std::fs::read_to_string(files.incident(3)).expect("it is there"), "1\n");
     }
 }

@@ -177,7 +177,7 @@ impl MpirunCommand {
 
     /// Returns the command as a line for a shell. It contains no value of a variable.
     #[must_use]
-    pub fn shown(&self) -> String {
+    pub fn shell_line(&self) -> String {
         let words = std::iter::once(self.mpirun.to_string_lossy().into_owned()).chain(self.arguments());
         words.map(|word| quoted(&word)).collect::<Vec<_>>().join(" ")
     }
@@ -185,7 +185,7 @@ impl MpirunCommand {
     /// Returns the text of `--dry-run`: the places of the ranks, the line, and every variable that is passed.
     #[must_use]
     pub fn dry_run(&self) -> String {
-        let mut text = format!("{}\n{}\n", self.layout.table(), self.shown());
+        let mut text = format!("{}\n{}\n", self.layout.table(), self.shell_line());
         if self.is_root {
             text += "\nThis is root: --allow-run-as-root tells Open MPI that it is meant.\n";
         }
@@ -236,7 +236,7 @@ mod tests {
     fn the_whole_line() {
         let mut plan = plan(&[("n0", 8), ("n1", 8)], &[("AWS_SECRET_ACCESS_KEY", "hush"), ("RUST_LOG", "a b")]);
         assert_eq!(
-            plan.shown(),
+            plan.shell_line(),
             "/usr/bin/mpirun --host n0:8,n1:8 -np 16 --map-by slot --bind-to none --mca ras ^slurm,tm,lsf,gridengine \
              --mca odls_base_sigkill_timeout 30 -x AWS_SECRET_ACCESS_KEY -x RUST_LOG /opt/admiral-launch agent"
         );
@@ -244,7 +244,7 @@ mod tests {
         plan.oversubscribe = true;
         plan.interfaces = Some("eth0".to_owned());
         plan.options = vec!["--mca btl self,tcp".to_owned()];
-        let shown = plan.shown();
+        let shown = plan.shell_line();
         for part in [
             " --oversubscribe --allow-run-as-root ",
             " --mca oob_tcp_if_include eth0 --mca btl_tcp_if_include eth0 ",
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn names_with_domains_are_kept_whole() {
-        let keeps = |host| plan(&[(host, 1)], &[]).shown().contains("orte_keep_fqdn_hostnames 1");
+        let keeps = |host| plan(&[(host, 1)], &[]).shell_line().contains("orte_keep_fqdn_hostnames 1");
         assert!(keeps("n0.example.org") && !keeps("n0") && !keeps("10.0.0.1"));
     }
 

@@ -99,7 +99,7 @@ pub enum ToAgent {
     /// The launcher's first message. It proves the launcher's identity, because another program may listen at one of
     /// the launcher's addresses, even on the agent's own host.
     Welcome {
-        /// The result of [`prove`].
+        /// The result of [`token_proof`].
         proof: String,
     },
     /// Starts the rank.
@@ -143,7 +143,7 @@ pub struct Start {
 
 /// Returns a proof of knowing the token that does not reveal it.
 #[must_use]
-pub fn prove(token: &str) -> String {
+pub fn token_proof(token: &str) -> String {
     Sha256::new().chain_update("launcher ").chain_update(token).finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -158,7 +158,7 @@ pub fn encode(message: &impl Serialize) -> Vec<u8> {
 
 /// Returns the first [`MAX_LINE`] bytes of `text`, up to a character boundary.
 #[must_use]
-pub fn cut(text: &str) -> &str {
+pub fn truncate_line(text: &str) -> &str {
     let end = (0..=MAX_LINE.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
     &text[..end.unwrap_or(0)]
 }
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn long_lines_are_cut_between_characters() {
-        assert_eq!(cut("short"), "short");
-        assert!(cut(&"ü".repeat(MAX_LINE)).len() <= MAX_LINE);
+        assert_eq!(truncate_line("short"), "short");
+        assert!(truncate_line(&"ü".repeat(MAX_LINE)).len() <= MAX_LINE);
     }
 }

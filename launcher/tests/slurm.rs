@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use admiral_launch::hosts::expand;
 use admiral_launch::template::{TemplateInput, TemplateKind, render};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A controller with four nodes of 8 GPUs and 128 cores.
 struct Slurm {
@@ -108,7 +108,7 @@ impl Slurm {
     fn wait_for(&self, what: &str, is_there: impl Fn() -> bool) {
         let start = Instant::now();
         while !is_there() {
-            assert!(start.elapsed() < PATIENCE, "{what} did not come up");
+            assert!(start.elapsed() < TIMEOUT, "{what} did not come up");
             std::thread::sleep(Duration::from_millis(50));
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use admiral_launch::template::{TemplateInput, TemplateKind, render};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
@@ -118,7 +118,7 @@ impl Job {
     fn wait_for(&self, line: &str) {
         let start = Instant::now();
         while !self.log().contains(line) {
-            assert!(start.elapsed() < PATIENCE, "no {line:?} in {:?}", self.log());
+            assert!(start.elapsed() < TIMEOUT, "no {line:?} in {:?}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }

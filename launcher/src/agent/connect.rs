@@ -12,10 +12,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::error::AgentError;
-use crate::protocol::{ToAgent, prove};
+use crate::protocol::{ToAgent, token_proof};
 
 /// How long one of the launcher's addresses has to answer.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest first message of the launcher, in bytes.
 const MAX_WELCOME: u64 = 4 << 10;
 
@@ -33,9 +33,9 @@ pub(super) async fn connect(addresses: &str, token: &str) -> Result<LauncherConn
     // Binding succeeds only for an address of this host.
     let is_own = |address: IpAddr| std::net::UdpSocket::bind((address, 0)).is_ok();
     for address in worth_trying(all, is_own) {
-        let proof = prove(token);
+        let proof = token_proof(token);
         tries.spawn(async move {
-            timeout(CONNECT, greet(address, &proof)).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+            timeout(CONNECT_TIMEOUT, greet(address, &proof)).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
         });
     }
     let mut last = std::io::Error::from(ErrorKind::InvalidInput);
@@ -96,14 +96,14 @@ mod tests {
         let address = |listener: &TcpListener| listener.local_addr().expect("it has one");
         let addresses = format!("{},{}", address(&other), address(&launcher));
         let expected = address(&launcher);
-        let (say_other, say_launcher) = (prove("guess"), prove("secret"));
+        let (other_proof, launcher_proof) = (token_proof("guess"), token_proof("secret"));
         let welcome = async |listener: TcpListener, proof: String| {
             let (mut stream, _) = listener.accept().await.expect("it is called");
             stream.write_all(&encode(&ToAgent::Welcome { proof })).await.expect("it is heard");
             stream
         };
         let (line, ..) =
-            tokio::join!(connect(&addresses, "secret"), welcome(other, say_other), welcome(launcher, say_launcher));
+            tokio::join!(connect(&addresses, "secret"), welcome(other, other_proof), welcome(launcher, launcher_proof));
         let line = line.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(line.writer.peer_addr().expect("it is there"), expected);
     }

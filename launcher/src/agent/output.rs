@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::protocol::{FromAgent, MAX_LINE, Start, cut};
+use crate::protocol::{FromAgent, MAX_LINE, Start, truncate_line};
 
 /// The number of last lines in a report.
 const NUM_LAST_LINES: usize = 30;
@@ -26,12 +26,12 @@ pub(super) struct RankOutput {
 struct LineSink {
     file: Option<Mutex<File>>,
     last: Arc<Mutex<VecDeque<String>>>,
-    say: mpsc::UnboundedSender<FromAgent>,
+    to_launcher: mpsc::UnboundedSender<FromAgent>,
     show: bool,
 }
 
 impl RankOutput {
-    pub(super) fn capture(child: &mut Child, start: &Start, say: mpsc::UnboundedSender<FromAgent>) -> Self {
+    pub(super) fn capture(child: &mut Child, start: &Start, to_launcher: mpsc::UnboundedSender<FromAgent>) -> Self {
         let last = Arc::new(Mutex::new(VecDeque::new()));
         let opened = start
             .log
@@ -43,11 +43,11 @@ impl RankOutput {
             Ok(file) => Some(Mutex::new(file)),
             Err(error) => {
                 let text = format!("warning: the output is not kept in {}: {error}", start.log.display());
-                let _ = say.send(FromAgent::Line { text });
+                let _ = to_launcher.send(FromAgent::Line { text });
                 None
             }
         };
-        let sink = Arc::new(LineSink { file, last: Arc::clone(&last), say, show: start.show });
+        let sink = Arc::new(LineSink { file, last: Arc::clone(&last), to_launcher, show: start.show });
         let mut readers = Vec::new();
         if let Some(stdout) = child.stdout.take() {
             readers.push(tokio::spawn(read(stdout, Arc::clone(&sink))));
@@ -83,17 +83,17 @@ async fn read(stream: impl AsyncRead + Unpin, sink: Arc<LineSink>) {
         };
         reader.consume(taken);
         if ends {
-            sink.take(&line);
+            sink.write_line(&line);
             line.clear();
         }
     }
     if !line.is_empty() {
-        sink.take(&line);
+        sink.write_line(&line);
     }
 }
 
 impl LineSink {
-    fn take(&self, line: &[u8]) {
+    fn write_line(&self, line: &[u8]) {
         if let Some(file) = &self.file {
             let mut whole = line.to_vec();
             if !whole.ends_with(b"\n") {
@@ -103,20 +103,20 @@ impl LineSink {
             let _ = file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&whole);
         }
         let text = String::from_utf8_lossy(line).trim_end_matches(['\n', '\r']).to_owned();
-        if self.show || tells_of_an_error(&text) {
-            let _ = self.say.send(FromAgent::Line { text: cut(&text).to_owned() });
+        if self.show || is_error(&text) {
+            let _ = self.to_launcher.send(FromAgent::Line { text: truncate_line(&text).to_owned() });
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.len() == NUM_LAST_LINES {
             last.pop_front();
         }
-        last.push_back(cut(&text).to_owned());
+        last.push_back(truncate_line(&text).to_owned());
     }
 }
 
 /// Returns whether a line is shown from every rank: Admiral's error message, its log lines of level ERROR, a panic, or
 /// an abort of a library.
-fn tells_of_an_error(line: &str) -> bool {
+fn is_error(line: &str) -> bool {
     let plain = line.strip_prefix("[rank ").and_then(|rest| rest.split_once("] ")).map_or(line, |(_, rest)| rest);
     plain.starts_with("error: ")
         || plain.split_whitespace().nth(1) == Some("ERROR")
@@ -139,10 +139,10 @@ mod tests {
             "{\"timestamp\":\"x\",\"level\":\"ERROR\"}",
             "thread 'main' (7) panicked at src/x.rs:1:1:",
         ] {
-            assert!(tells_of_an_error(line), "{line}");
+            assert!(is_error(line), "{line}");
         }
         for line in ["step 20/60  loss 0.9", "[rank 1] 2026-01-01T00:00:00Z  INFO admiral: no ERROR here", ""] {
-            assert!(!tells_of_an_error(line), "{line}");
+            assert!(!is_error(line), "{line}");
         }
     }
 }

@@ -40,7 +40,7 @@ impl RankProcess {
     pub(super) fn start(
         start: &Start,
         variables: &BTreeMap<&str, String>,
-        say: mpsc::UnboundedSender<FromAgent>,
+        to_launcher: mpsc::UnboundedSender<FromAgent>,
     ) -> std::io::Result<Self> {
         let Some((program, arguments)) = start.argv.split_first() else {
             return Err(std::io::Error::other("no program is named"));
@@ -61,7 +61,7 @@ impl RankProcess {
             });
         }
         let mut child = command.spawn()?;
-        let output = RankOutput::capture(&mut child, start, say);
+        let output = RankOutput::capture(&mut child, start, to_launcher);
         Ok(Self { pid: child.id().unwrap_or_default(), child, output })
     }
 

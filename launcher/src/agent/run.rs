@@ -24,10 +24,10 @@ use crate::session;
 /// A rank has this long to publish a checkpoint after its launcher is gone.
 const ORPHAN_GRACE: Duration = Duration::from_secs(3);
 /// An agent without a rank waits this long for a message.
-const UNTOLD: Duration = Duration::from_secs(30);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The interval of checks that the daemon is alive. It is shorter than the launcher's wait for the first cause of a
 /// failure.
-const DAEMON: Duration = Duration::from_millis(200);
+const DAEMON_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The rank of this agent, and the way to its launcher.
 struct Assignment {
@@ -63,9 +63,9 @@ pub async fn run(environment: &Environment) -> Result<(), AgentError> {
     adopt_orphans()?;
     let LauncherConnection { reader, writer } = connect(&assignment.addresses, &assignment.token).await?;
     let daemon = process::daemon();
-    let (say, said) = mpsc::unbounded_channel();
-    let writing = tokio::spawn(write(writer, said));
-    let _ = say.send(FromAgent::Hello(Hello {
+    let (to_launcher, outgoing) = mpsc::unbounded_channel();
+    let writing = tokio::spawn(write(writer, outgoing));
+    let _ = to_launcher.send(FromAgent::Hello(Hello {
         token: assignment.token.clone(),
         attempt: assignment.attempt,
         rank: assignment.rank,
@@ -75,17 +75,17 @@ pub async fn run(environment: &Environment) -> Result<(), AgentError> {
         daemon: daemon.and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()),
         session: session.clone(),
     }));
-    let (hear, heard) = mpsc::unbounded_channel();
-    tokio::spawn(listen(reader, hear));
+    let (forward, from_launcher) = mpsc::unbounded_channel();
+    tokio::spawn(listen(reader, forward));
     let agent = Agent {
-        say,
+        to_launcher,
         rank: None,
         ledger: Ledger::create().map_err(std::io::Error::other)?,
         is_over: false,
-        orphan: UNTOLD,
+        orphan: IDLE_TIMEOUT,
         daemon: daemon.filter(|&pid| process::is_orted(pid)),
     };
-    let with_daemon = agent.run(heard).await?;
+    let with_daemon = agent.run(from_launcher).await?;
     let _ = timeout(Duration::from_secs(1), writing).await;
     if with_daemon && assignment.local_rank == 0 {
         process::end_daemon();
@@ -105,8 +105,8 @@ fn gpu_of(visible: Option<&str>, local_rank: usize) -> Option<String> {
     }
 }
 
-async fn write(mut writer: OwnedWriteHalf, mut said: mpsc::UnboundedReceiver<FromAgent>) {
-    while let Some(message) = said.recv().await {
+async fn write(mut writer: OwnedWriteHalf, mut outgoing: mpsc::UnboundedReceiver<FromAgent>) {
+    while let Some(message) = outgoing.recv().await {
         if writer.write_all(&encode(&message)).await.is_err() {
             return;
         }
@@ -114,12 +114,12 @@ async fn write(mut writer: OwnedWriteHalf, mut said: mpsc::UnboundedReceiver<Fro
 }
 
 /// Forwards the launcher's messages until the connection ends.
-async fn listen(reader: BufReader<OwnedReadHalf>, hear: mpsc::UnboundedSender<ToAgent>) {
+async fn listen(reader: BufReader<OwnedReadHalf>, forward: mpsc::UnboundedSender<ToAgent>) {
     let mut lines = reader.lines();
     while let Ok(Some(line)) = lines.next_line().await {
         // Unknown messages of a newer launcher are ignored.
         if let Ok(message) = serde_json::from_str(&line)
-            && hear.send(message).is_err()
+            && forward.send(message).is_err()
         {
             return;
         }
@@ -127,7 +127,7 @@ async fn listen(reader: BufReader<OwnedReadHalf>, hear: mpsc::UnboundedSender<To
 }
 
 struct Agent {
-    say: mpsc::UnboundedSender<FromAgent>,
+    to_launcher: mpsc::UnboundedSender<FromAgent>,
     rank: Option<RankProcess>,
     ledger: Ledger,
     /// The rank has ended, and the launcher was told.
@@ -140,12 +140,12 @@ struct Agent {
 
 impl Agent {
     /// Runs until the agent may leave. Returns whether `mpirun`'s daemon is to be ended too.
-    async fn run(mut self, mut heard: mpsc::UnboundedReceiver<ToAgent>) -> Result<bool, AgentError> {
+    async fn run(mut self, mut from_launcher: mpsc::UnboundedReceiver<ToAgent>) -> Result<bool, AgentError> {
         let mut beat = interval(HEARTBEAT_INTERVAL);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut look = interval(DAEMON);
+        let mut look = interval(DAEMON_CHECK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut last_word, mut last_beat, mut has_paused) = (Instant::now(), Instant::now(), false);
+        let (mut last_message, mut last_beat, mut has_paused) = (Instant::now(), Instant::now(), false);
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hang_up = signal(SignalKind::hangup())?;
@@ -154,8 +154,8 @@ impl Agent {
         let _user2 = signal(SignalKind::user_defined2())?;
         loop {
             tokio::select! {
-                message = heard.recv() => {
-                    (last_word, has_paused) = (Instant::now(), false);
+                message = from_launcher.recv() => {
+                    (last_message, has_paused) = (Instant::now(), false);
                     match message {
                         None => return self.orphaned().await,
                         Some(ToAgent::Leave { with_daemon }) => {
@@ -175,9 +175,9 @@ impl Agent {
                     // that is gone stays silent after every gap.
                     if gap > SCHEDULING_GAP && !has_paused {
                         has_paused = true;
-                        last_word = (last_word + gap).min(last_beat);
+                        last_message = (last_message + gap).min(last_beat);
                     }
-                    if last_word.elapsed() > self.orphan {
+                    if last_message.elapsed() > self.orphan {
                         return self.orphaned().await;
                     }
                     self.beat();
@@ -195,27 +195,27 @@ impl Agent {
         }
     }
 
-    fn say(&self, message: FromAgent) {
+    fn send(&self, message: FromAgent) {
         // If the launcher is gone, its silence ends this agent too.
-        let _ = self.say.send(message);
+        let _ = self.to_launcher.send(message);
     }
 
     /// When a daemon dies, its children get another parent.
     fn look_for_daemon(&mut self) {
         if self.daemon.take_if(|&mut daemon| rustix::process::getppid() != Some(daemon)).is_some() {
-            self.say(FromAgent::DaemonGone);
+            self.send(FromAgent::DaemonGone);
         }
     }
 
     fn beat(&self) {
         match &self.rank {
             Some(rank) if !self.is_over => {
-                self.say(FromAgent::Beat {
+                self.send(FromAgent::Beat {
                     reading: self.ledger.read(),
                     state: ProcessStat::of(rank.pid).map(|stat| stat.state),
                 });
             }
-            _ => self.say(FromAgent::Alive),
+            _ => self.send(FromAgent::Alive),
         }
     }
 
@@ -230,12 +230,12 @@ impl Agent {
             ToAgent::Kill => self.end_by_force().await,
             ToAgent::Stack => {
                 if let Some(rank) = self.rank.as_ref().filter(|_| !self.is_over) {
-                    let (pid, say) = (rank.pid, self.say.clone());
+                    let (pid, to_launcher) = (rank.pid, self.to_launcher.clone());
                     tokio::spawn(async move {
                         let text = stack::in_kernel(pid);
-                        let _ = say.send(FromAgent::Stack { text: text.clone(), more: true });
+                        let _ = to_launcher.send(FromAgent::Stack { text: text.clone(), more: true });
                         let text = text + &stack::in_program(pid).await;
-                        let _ = say.send(FromAgent::Stack { text, more: false });
+                        let _ = to_launcher.send(FromAgent::Stack { text, more: false });
                     });
                 }
             }
@@ -244,25 +244,25 @@ impl Agent {
     }
 
     async fn start(&mut self, start: &Start) {
-        self.orphan = Duration::try_from_secs_f64(start.orphan_seconds).unwrap_or(UNTOLD);
+        self.orphan = Duration::try_from_secs_f64(start.orphan_seconds).unwrap_or(IDLE_TIMEOUT);
         let variables: BTreeMap<&str, String> = start
             .environment
             .iter()
             .map(|(name, value)| (name.as_str(), value.clone()))
             .chain(self.ledger.file().map(|file| (environment::LEDGER, format!("/proc/self/fd/{}", file.as_raw_fd()))))
             .collect();
-        match RankProcess::start(start, &variables, self.say.clone()) {
+        match RankProcess::start(start, &variables, self.to_launcher.clone()) {
             Ok(rank) => {
-                self.say(FromAgent::Started { pid: rank.pid });
+                self.send(FromAgent::Started { pid: rank.pid });
                 self.rank = Some(rank);
             }
             Err(error) => {
                 let program = start.argv.first().map_or("", String::as_str);
                 let line = format!("error: {program} cannot be started on {}: {error}", host_name());
-                self.say(FromAgent::Line { text: line.clone() });
+                self.send(FromAgent::Line { text: line.clone() });
                 self.is_over = true;
-                self.say(FromAgent::Ended { code: None, signal: None, reading: None, last_lines: vec![line] });
-                self.say(FromAgent::Gone { left: 0 });
+                self.send(FromAgent::Ended { code: None, signal: None, reading: None, last_lines: vec![line] });
+                self.send(FromAgent::Gone { left: 0 });
             }
         }
     }
@@ -275,9 +275,9 @@ impl Agent {
         let Some(rank) = &mut self.rank else { return };
         let (pid, last_lines) = (rank.pid, rank.last_lines().await);
         let reading = Some(self.ledger.read());
-        self.say(FromAgent::Ended { code: ended.code, signal: ended.signal, reading, last_lines });
+        self.send(FromAgent::Ended { code: ended.code, signal: ended.signal, reading, last_lines });
         let left = process::end_descendants(pid).await;
-        self.say(FromAgent::Gone { left });
+        self.send(FromAgent::Gone { left });
     }
 
     async fn end_by_force(&mut self) {
@@ -289,7 +289,7 @@ impl Agent {
             None => {
                 // The rank was never started.
                 self.is_over = true;
-                self.say(FromAgent::Gone { left: 0 });
+                self.send(FromAgent::Gone { left: 0 });
                 return;
             }
         }

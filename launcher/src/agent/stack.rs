@@ -9,7 +9,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 /// How long a debugger may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Returns the stacks of a program's threads if a debugger is installed (`gdb` or `eu-stack`), else an empty text.
 pub(super) async fn in_program(pid: u32) -> String {
@@ -28,7 +28,7 @@ pub(super) async fn in_program(pid: u32) -> String {
     ] {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-        if let Ok(Ok(output)) = timeout(PATIENCE, command.output()).await
+        if let Ok(Ok(output)) = timeout(TIMEOUT, command.output()).await
             && output.status.success()
         {
             return format!("\n{program}:\n{}", String::from_utf8_lossy(&output.stdout));

@@ -4,10 +4,10 @@ use admiral_contract::ExitCode;
 use serde::{Deserialize, Serialize};
 
 /// The exit code of a rank whose command line was not understood. The argument parser sets it.
-pub(super) const USAGE: u8 = 2;
+pub(super) const USAGE_EXIT_CODE: u8 = 2;
 
 /// The launcher's exit code if no other code fits.
-const OTHER: u8 = 1;
+const OTHER_EXIT_CODE: u8 = 1;
 
 /// The cause of a group's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,8 +57,8 @@ pub struct Incident {
 pub fn code_of(cause: Cause) -> u8 {
     match cause {
         Cause::HostLost => ExitCode::Node as u8,
-        Cause::Exit(USAGE) => ExitCode::Config as u8,
-        Cause::Exit(code) => ExitCode::from_byte(code).map_or(OTHER, |code| code as u8),
-        Cause::Signal(_) | Cause::Stalled | Cause::AgentLost | Cause::MpirunDied | Cause::Start => OTHER,
+        Cause::Exit(USAGE_EXIT_CODE) => ExitCode::Config as u8,
+        Cause::Exit(code) => ExitCode::from_byte(code).map_or(OTHER_EXIT_CODE, |code| code as u8),
+        Cause::Signal(_) | Cause::Stalled | Cause::AgentLost | Cause::MpirunDied | Cause::Start => OTHER_EXIT_CODE,
     }
 }

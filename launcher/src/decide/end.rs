@@ -2,7 +2,7 @@
 
 use admiral_contract::{ExitCode, Reading};
 
-use super::cause::{Cause, USAGE};
+use super::cause::{Cause, USAGE_EXIT_CODE};
 
 /// The end of a rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl End {
     /// Returns whether this end may be a consequence of another rank's death. A rank that loses its peers cannot
     /// distinguish that from a bug.
     #[must_use]
-    pub fn may_follow(self) -> bool {
+    pub fn may_be_consequence(self) -> bool {
         self == Self::Code(ExitCode::Bug as u8)
     }
 
@@ -37,7 +37,7 @@ impl End {
     #[must_use]
     pub fn blames_host(self) -> bool {
         match self {
-            Self::Code(USAGE) => false,
+            Self::Code(USAGE_EXIT_CODE) => false,
             Self::Code(code) => ExitCode::from_byte(code).is_none_or(|code| code == ExitCode::Node),
             Self::Signal(_) | Self::NotStarted => true,
         }
@@ -45,9 +45,11 @@ impl End {
 
     /// Describes the end: "was killed by signal 9 (SIGKILL)".
     #[must_use]
-    pub fn words(self) -> String {
+    pub fn describe(self) -> String {
         match self {
-            Self::Code(code @ USAGE) => format!("exited with code {code} (it does not take its command line)"),
+            Self::Code(code @ USAGE_EXIT_CODE) => {
+                format!("exited with code {code} (it does not take its command line)")
+            }
             Self::Code(code) => match ExitCode::from_byte(code) {
                 Some(known) => format!("exited with code {code} ({})", meaning(known)),
                 None => format!("exited with code {code}"),
@@ -117,12 +119,12 @@ mod tests {
 
     #[test]
     fn an_end_is_told_in_words() {
-        assert_eq!(End::Code(74).words(), "exited with code 74 (this host is bad)");
-        assert_eq!(End::Code(3).words(), "exited with code 3");
-        assert_eq!(End::Code(2).words(), "exited with code 2 (it does not take its command line)");
-        assert_eq!(End::Signal(11).words(), "was killed by signal 11 (SIGSEGV)");
-        assert_eq!(End::Signal(40).words(), "was killed by signal 40");
-        assert_eq!(End::NotStarted.words(), "could not be started");
+        assert_eq!(End::Code(74).describe(), "exited with code 74 (this host is bad)");
+        assert_eq!(End::Code(3).describe(), "exited with code 3");
+        assert_eq!(End::Code(2).describe(), "exited with code 2 (it does not take its command line)");
+        assert_eq!(End::Signal(11).describe(), "was killed by signal 11 (SIGSEGV)");
+        assert_eq!(End::Signal(40).describe(), "was killed by signal 40");
+        assert_eq!(End::NotStarted.describe(), "could not be started");
         assert_eq!(whereabouts(None), " before it had begun");
     }
 
@@ -131,6 +133,10 @@ mod tests {
         let blamed: Vec<u8> = (0..=255).filter(|&code| End::Code(code).blames_host()).collect();
         assert!(blamed.contains(&74) && blamed.contains(&1));
         assert!(![0, 2, 64, 65, 69, 70, 75].iter().any(|code| blamed.contains(code)));
-        assert!(End::Code(70).may_follow() && !End::Code(69).may_follow() && !End::Signal(9).may_follow());
+        assert!(
+            End::Code(70).may_be_consequence()
+                && !End::Code(69).may_be_consequence()
+                && !End::Signal(9).may_be_consequence()
+        );
     }
 }

@@ -7,7 +7,7 @@ use admiral_contract::{Phase, Reading};
 use super::view::{KnownRank, RankView};
 
 /// The largest number of ranks that are named; others are counted.
-const NAMED: usize = 3;
+const MAX_NAMED: usize = 3;
 
 /// Returns "rank 5 (node1, GPU 5)".
 pub(super) fn name(rank: &RankView) -> String {
@@ -28,7 +28,7 @@ pub(super) fn place(reading: &Reading) -> String {
 }
 
 /// Returns "reading data for 94 s".
-pub(super) fn doing(reading: &Reading) -> String {
+pub(super) fn activity(reading: &Reading) -> String {
     format!("{} for {}", reading.phase.doing(), seconds(reading.phase_seconds))
 }
 
@@ -47,8 +47,8 @@ pub(super) fn list(items: &[String]) -> String {
 
 /// Returns the first items, and the number of the others.
 pub(super) fn first_few(items: Vec<String>) -> String {
-    let more = items.len().saturating_sub(NAMED);
-    let mut shown: Vec<String> = items.into_iter().take(NAMED).collect();
+    let more = items.len().saturating_sub(MAX_NAMED);
+    let mut shown: Vec<String> = items.into_iter().take(MAX_NAMED).collect();
     if more > 0 {
         shown.push(format!("{more} more"));
     }
@@ -60,7 +60,7 @@ fn names<'a>(ranks: impl Iterator<Item = &'a RankView> + Clone) -> String {
     let count = ranks.clone().count();
     let few = first_few(ranks.map(name).collect());
     match hosts.first() {
-        Some(host) if hosts.len() == 1 && count > NAMED => format!("{few} (all on {host})"),
+        Some(host) if hosts.len() == 1 && count > MAX_NAMED => format!("{few} (all on {host})"),
         _ => few,
     }
 }
@@ -132,9 +132,9 @@ pub(super) fn late(culprits: &[KnownRank<'_>], known: &[KnownRank<'_>]) -> Strin
     };
     parts.push(format!("{} {what}", names(culprits.iter().map(|rank| rank.view))));
     if stopped_inside.is_none() {
-        parts.push(doings(culprits));
+        parts.push(activities(culprits));
     }
-    parts.extend(states(culprits));
+    parts.extend(process_states(culprits));
     if known.len() > culprits.len() {
         let them = if one { "it" } else { "them" };
         parts.push(match waiting.len() {
@@ -147,7 +147,7 @@ pub(super) fn late(culprits: &[KnownRank<'_>], known: &[KnownRank<'_>]) -> Strin
 }
 
 /// Describes what the culprits do, in one clause if they all do the same.
-fn doings(culprits: &[KnownRank<'_>]) -> String {
+fn activities(culprits: &[KnownRank<'_>]) -> String {
     let Some(longest) = culprits.iter().max_by(|a, b| a.reading.phase_seconds.total_cmp(&b.reading.phase_seconds))
     else {
         return String::new();
@@ -158,14 +158,14 @@ fn doings(culprits: &[KnownRank<'_>]) -> String {
         return format!("{their} not begun in {}", seconds(longest.reading.phase_seconds));
     }
     if culprits.iter().all(|rank| rank.reading.phase == longest.reading.phase) {
-        return format!("{have} been {}", doing(longest.reading));
+        return format!("{have} been {}", activity(longest.reading));
     }
-    let each = culprits.iter().map(|rank| format!("rank {} has been {}", rank.view.rank, doing(rank.reading)));
+    let each = culprits.iter().map(|rank| format!("rank {} has been {}", rank.view.rank, activity(rank.reading)));
     first_few(each.collect())
 }
 
 /// Describes the states of the culprits' processes that explain something.
-fn states(culprits: &[KnownRank<'_>]) -> Vec<String> {
+fn process_states(culprits: &[KnownRank<'_>]) -> Vec<String> {
     let said = |state: Option<char>| match state {
         Some('T' | 't') => Some(" stopped (SIGSTOP or a debugger)"),
         Some('D') => Some("D"),
@@ -208,7 +208,7 @@ pub(super) fn all_wait(known: &[KnownRank<'_>]) -> String {
         hosts => format!("the network between {} or the collective library is to blame", first_few(hosts.to_vec())),
     };
     if known.iter().all(|rank| rank.reading.phase == Phase::End) {
-        return format!("{} at the end of the run for {shortest} and cannot leave it; {blame}", stand(known.len()));
+        return format!("{} at the end of the run for {shortest} and cannot leave it; {blame}", all_stand(known.len()));
     }
     let mut places: BTreeMap<u64, Vec<&KnownRank<'_>>> = BTreeMap::new();
     for rank in known {
@@ -216,7 +216,7 @@ pub(super) fn all_wait(known: &[KnownRank<'_>]) -> String {
     }
     if let (1, Some(rank)) = (places.len(), known.first()) {
         let place = place(rank.reading);
-        return format!("{} in {place} for {shortest} and none is late; {blame}", stand(known.len()));
+        return format!("{} in {place} for {shortest} and none is late; {blame}", all_stand(known.len()));
     }
     // Some ranks have left a collective operation that others are still in. It broke there.
     let each = places.into_values().map(|ranks| {
@@ -231,6 +231,6 @@ pub(super) fn all_wait(known: &[KnownRank<'_>]) -> String {
     format!("all ranks wait for {shortest} and none is late: {}; {blame}", list(&each.collect::<Vec<_>>()))
 }
 
-fn stand(ranks: usize) -> String {
+fn all_stand(ranks: usize) -> String {
     if ranks == 1 { "the only rank stands".to_owned() } else { format!("all {ranks} ranks stand") }
 }

@@ -12,9 +12,9 @@ use super::sentence;
 use super::view::{KnownRank, RankView};
 
 /// If one rank reaches a timeout, the ranks that have reached this fraction of it are to blame too.
-const TOGETHER: f64 = 0.8;
+const CO_CULPRIT_FRACTION: f64 = 0.8;
 /// The same for silence. The last messages of a host's agents are several heartbeats apart.
-const SILENT_TOGETHER: f64 = 0.5;
+const SILENT_FRACTION: f64 = 0.5;
 
 /// The judgement of a group, by its ledgers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +116,7 @@ fn silent(ranks: &[RankView], timeouts: &Timeouts) -> Option<Verdict> {
     if !ranks.iter().any(|rank| is_silent_for(rank, limit)) {
         return None;
     }
-    let is_silent = |rank: &RankView| is_silent_for(rank, SILENT_TOGETHER * limit);
+    let is_silent = |rank: &RankView| is_silent_for(rank, SILENT_FRACTION * limit);
     let silent: Vec<&RankView> = ranks.iter().filter(|rank| is_silent(rank)).collect();
     // The numbers of silent ranks and of all ranks of each host.
     let mut hosts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
@@ -138,10 +138,10 @@ fn silent(ranks: &[RankView], timeouts: &Timeouts) -> Option<Verdict> {
 fn stuck(known: &[KnownRank<'_>], timeouts: &Timeouts) -> Option<Verdict> {
     let busy = || known.iter().filter(|rank| !rank.waits());
     let furthest = known.iter().map(KnownRank::entered).max()?;
-    let mut culprits: Vec<KnownRank<'_>> = if busy().any(|rank| rank.over(1.0, timeouts)) {
-        busy().filter(|rank| rank.over(TOGETHER, timeouts)).copied().collect()
-    } else if known.iter().all(|rank| rank.waits() && rank.over(1.0, timeouts)) {
-        held(known)
+    let mut culprits: Vec<KnownRank<'_>> = if busy().any(|rank| rank.exceeds(1.0, timeouts)) {
+        busy().filter(|rank| rank.exceeds(CO_CULPRIT_FRACTION, timeouts)).copied().collect()
+    } else if known.iter().all(|rank| rank.waits() && rank.exceeds(1.0, timeouts)) {
+        held_by_system(known)
     } else {
         return None;
     };
@@ -165,8 +165,8 @@ fn stuck(known: &[KnownRank<'_>], timeouts: &Timeouts) -> Option<Verdict> {
 
 /// Of ranks that all wait, returns those whose process the system holds. A process in a system call counts only if most
 /// others are not in one.
-fn held<'a>(known: &[KnownRank<'a>]) -> Vec<KnownRank<'a>> {
-    let halted: Vec<KnownRank<'a>> = known.iter().filter(|rank| rank.halted()).copied().collect();
+fn held_by_system<'a>(known: &[KnownRank<'a>]) -> Vec<KnownRank<'a>> {
+    let halted: Vec<KnownRank<'a>> = known.iter().filter(|rank| rank.is_halted()).copied().collect();
     if !halted.is_empty() {
         return halted;
     }
@@ -175,7 +175,7 @@ fn held<'a>(known: &[KnownRank<'a>]) -> Vec<KnownRank<'a>> {
 }
 
 fn all_wait(known: &[KnownRank<'_>], timeouts: &Timeouts) -> Option<Verdict> {
-    let all = !known.is_empty() && known.iter().all(|rank| rank.waits() && rank.over(1.0, timeouts));
+    let all = !known.is_empty() && known.iter().all(|rank| rank.waits() && rank.exceeds(1.0, timeouts));
     all.then(|| Verdict::AllWait { sentence: sentence::all_wait(known) })
 }
 

@@ -45,19 +45,19 @@ impl<'a> KnownRank<'a> {
     }
 
     /// Returns whether the system keeps its process from running.
-    pub(super) fn halted(&self) -> bool {
+    pub(super) fn is_halted(&self) -> bool {
         matches!(self.view.state, Some('T' | 't' | 'Z' | 'X'))
     }
 
     /// Returns how long the rank may be busy with one thing, in seconds.
     pub(super) fn limit(&self, timeouts: &Timeouts) -> f64 {
-        let gets_ready = self.reading.phase == Phase::Start && !self.halted();
+        let gets_ready = self.reading.phase == Phase::Start && !self.is_halted();
         let limit: Duration = if gets_ready { timeouts.start } else { timeouts.stall };
         limit.as_secs_f64()
     }
 
     /// Returns whether the rank is busy with one thing for at least `part` of its limit.
-    pub(super) fn over(&self, part: f64, timeouts: &Timeouts) -> bool {
+    pub(super) fn exceeds(&self, part: f64, timeouts: &Timeouts) -> bool {
         self.reading.phase_seconds >= part * self.limit(timeouts)
     }
 }

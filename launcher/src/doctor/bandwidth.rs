@@ -16,7 +16,7 @@ use crate::layout::Layout;
 const MEBIBYTES: &str = "16";
 const REPEATS: &str = "3";
 /// Every rank loads libtorch, and slow links take time.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The result of the measurement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,7 +83,7 @@ pub(super) async fn measure(
         ["bench", "allreduce", "--json", "--mebibytes", MEBIBYTES, "--repeats", REPEATS].map(str::to_owned).to_vec();
     let running = ShortMpirun::start(plan.command(), &plan.temporary_folder)
         .map_err(|source| DoctorError::System { what: "mpirun", source })?;
-    let said = running.end(PATIENCE).await;
+    let said = running.end(TIMEOUT).await;
     Ok(match read(&said) {
         Ok(bandwidth) => {
             let slow = slow(&bandwidth, &layout);
@@ -91,7 +91,7 @@ pub(super) async fn measure(
         }
         Err(reason) => {
             let names = hosts.into_iter().map(|host| host.name).collect();
-            (None, vec![failed(names, &reason, &plan.shown(), network)])
+            (None, vec![failed(names, &reason, &plan.shell_line(), network)])
         }
     })
 }
@@ -100,7 +100,7 @@ pub(super) async fn measure(
 fn read(said: &MpirunOutput) -> Result<Bandwidth, String> {
     let last = || said.stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing").to_owned();
     match said.status {
-        None => Err(format!("no end within {} s", seconds(PATIENCE))),
+        None => Err(format!("no end within {} s", seconds(TIMEOUT))),
         Some(status) if !status.success() => Err(format!("{} ({status})", last())),
         // Open MPI may print its own messages around the result.
         Some(_) => {

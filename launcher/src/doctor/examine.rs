@@ -68,9 +68,9 @@ pub fn probe(environment: &Environment) -> Result<(), String> {
     };
     let addresses = required(PROBE_ADDRESSES, &environment.probe.addresses)?;
     let token = required(PROBE_TOKEN, &environment.probe.token)?;
-    exchange::answer(&addresses, &token, environment).map_err(|reason| {
+    exchange::run_probe(&addresses, &token, environment).map_err(|reason| {
         let host = admiral_contract::host::host_name();
-        format!("{}{host}: {reason}", gather::MARK)
+        format!("{}{host}: {reason}", gather::PROBE_MESSAGE_PREFIX)
     })
 }
 

@@ -13,12 +13,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
 
-use super::probe::{Probe, Question, find_out, interfaces};
+use super::probe::{Probe, Question, examine_host, interfaces};
 use crate::environment::Environment;
-use crate::protocol::prove;
+use crate::protocol::token_proof;
 
 /// The timeout for one address, and for the launcher's next message.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest report, in bytes.
 const MAX_LINE: u64 = 4 << 20;
 /// The number of clock comparisons. The fastest answer counts.
@@ -85,7 +85,7 @@ pub struct ProbeReport {
 ///
 /// # Errors
 /// If the launcher cannot be found or is gone: a sentence for people.
-pub fn answer(addresses: &str, token: &str, environment: &Environment) -> Result<(), String> {
+pub fn run_probe(addresses: &str, token: &str, environment: &Environment) -> Result<(), String> {
     let (mut stream, mut lines) = find_launcher(addresses, token)?;
     let gone = |error: io::Error| format!("the launcher has gone: {error}");
     let hello = ProbeHello {
@@ -100,7 +100,9 @@ pub fn answer(addresses: &str, token: &str, environment: &Environment) -> Result
         match read(&mut lines).map_err(gone)? {
             ToProbe::Welcome { .. } => {}
             ToProbe::SayClock => say(&FromProbe::Clock { nanoseconds: now() })?,
-            ToProbe::FindOut(question) => return say(&FromProbe::Report(Box::new(find_out(&question, environment)))),
+            ToProbe::FindOut(question) => {
+                return say(&FromProbe::Report(Box::new(examine_host(&question, environment))));
+            }
         }
     }
 }
@@ -131,12 +133,12 @@ fn find_launcher(addresses: &str, token: &str) -> Result<LauncherStream, String>
 
 fn connect(address: &str, token: &str) -> io::Result<LauncherStream> {
     let address: SocketAddr = address.parse().map_err(io::Error::other)?;
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let mut lines = BufReader::new(stream.try_clone()?);
     match read(&mut lines)? {
-        ToProbe::Welcome { proof } if proof == prove(token) => Ok((stream, lines)),
+        ToProbe::Welcome { proof } if proof == token_proof(token) => Ok((stream, lines)),
         _ => Err(io::Error::other("another program listens there")),
     }
 }
@@ -154,26 +156,26 @@ fn read<T: DeserializeOwned>(lines: &mut impl BufRead) -> io::Result<T> {
 ///
 /// # Errors
 /// If the other side is no probe of this launcher, or closes the connection.
-pub async fn greet(stream: tokio::net::TcpStream, token: &str) -> io::Result<(ProbeHello, Talk)> {
+pub async fn greet(stream: tokio::net::TcpStream, token: &str) -> io::Result<(ProbeHello, ProbeSession)> {
     stream.set_nodelay(true)?;
     let peer = stream.peer_addr()?.ip().to_canonical();
     let own = stream.local_addr()?.ip().to_canonical();
-    let mut talk = Talk { stream: BufStream::new(stream), peer: (peer != own).then_some(peer) };
-    talk.say(&ToProbe::Welcome { proof: prove(token) }).await?;
-    match talk.hear().await? {
-        FromProbe::Hello(hello) if hello.token == token => Ok((hello, talk)),
+    let mut session = ProbeSession { stream: BufStream::new(stream), peer: (peer != own).then_some(peer) };
+    session.say(&ToProbe::Welcome { proof: token_proof(token) }).await?;
+    match session.hear().await? {
+        FromProbe::Hello(hello) if hello.token == token => Ok((hello, session)),
         _ => Err(io::Error::other("no probe of this launcher")),
     }
 }
 
 /// An exchange with an identified probe.
 #[derive(Debug)]
-pub struct Talk {
+pub struct ProbeSession {
     stream: BufStream<tokio::net::TcpStream>,
     peer: Option<IpAddr>,
 }
 
-impl Talk {
+impl ProbeSession {
     /// Compares the clocks and asks the question.
     ///
     /// # Errors
@@ -258,10 +260,10 @@ mod tests {
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addresses = format!("{},{}", other.local_addr().unwrap(), listener.local_addr().unwrap());
         thread::spawn(move || other.accept().unwrap().0.write_all(b"220 mail\n"));
-        let probe = tokio::task::spawn_blocking(move || answer(&addresses, "token", &Environment::new([])));
+        let probe = tokio::task::spawn_blocking(move || run_probe(&addresses, "token", &Environment::new([])));
         let (stream, _) = listener.accept().await.unwrap();
-        let (hello, talk) = greet(stream, "token").await.unwrap();
-        let report = talk.ask(&question()).await.unwrap();
+        let (hello, session) = greet(stream, "token").await.unwrap();
+        let report = session.ask(&question()).await.unwrap();
         assert_eq!(hello.host_name, report.probe.system.host_name);
         assert!(report.clock.ahead_seconds.abs() <= report.clock.uncertain_seconds + 1e-6, "{:?}", report.clock);
         assert_eq!(report.peer, None);
@@ -286,7 +288,7 @@ mod tests {
     #[test]
     fn who_cannot_find_the_launcher_says_where_it_looked() {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let reason = answer(&closed.to_string(), "token", &Environment::new([])).unwrap_err();
+        let reason = run_probe(&closed.to_string(), "token", &Environment::new([])).unwrap_err();
         assert!(reason.contains(&closed.to_string()) && reason.contains("refused"), "{reason}");
     }
 

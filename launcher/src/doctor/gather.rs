@@ -12,20 +12,20 @@ use super::compare::{Answer, Finding, Severity};
 use super::exchange::{ProbeHello, ProbeReport, greet};
 use super::probe::Question;
 use super::request::{DoctorError, ExamineRequest, is_local, random_text, seconds};
-use super::short_mpirun::{LAST_WORDS, ShortMpirun};
+use super::short_mpirun::{OUTPUT_GRACE, ShortMpirun};
 use crate::environment::{PROBE_ADDRESSES, PROBE_TOKEN};
 use crate::hosts::Host;
 use crate::layout::Layout;
 use crate::mpirun::MpirunCommand;
 
 /// Precedes a probe's own message in the output of `mpirun`.
-pub(super) const MARK: &str = "admiral-launch probe: ";
+pub(super) const PROBE_MESSAGE_PREFIX: &str = "admiral-launch probe: ";
 /// The time until all probes have connected, from the start of `mpirun`.
-const HELLO: Duration = Duration::from_secs(20);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
 /// The time until a probe has reported, from its connection. Its parts have shorter timeouts.
-const REPORT: Duration = Duration::from_secs(60);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(60);
 /// The time until `mpirun` ends after all probes.
-const END: Duration = Duration::from_secs(3);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The number of lines of `mpirun` in a finding.
 const LINES_SHOWN: usize = 6;
 
@@ -88,51 +88,51 @@ pub(super) async fn gather(
 }
 
 /// The result of one `mpirun`.
-struct Asked {
+struct ProbeRound {
     /// The reports, in the hosts' order.
     reports: Vec<Option<ProbeReport>>,
     /// The output of `mpirun` and of the probes.
     said: Vec<String>,
 }
 
-async fn ask(request: &ExamineRequest, hosts: &[Host], question: &Question) -> Result<Asked, DoctorError> {
+async fn ask(request: &ExamineRequest, hosts: &[Host], question: &Question) -> Result<ProbeRound, DoctorError> {
     let system = |what| move |source| DoctorError::System { what, source };
     let listener = TcpListener::bind(("0.0.0.0", 0)).await.map_err(system("a port"))?;
     let port = listener.local_addr().map_err(system("a port"))?.port();
     let token = random_text()?;
     let plan = plan(request, hosts, &token, port);
     let mut mpirun = ShortMpirun::start(plan.command(), &plan.temporary_folder).map_err(system("mpirun"))?;
-    let deadline = Instant::now() + HELLO;
+    let deadline = Instant::now() + HELLO_TIMEOUT;
     let mut reports: Vec<Option<ProbeReport>> = hosts.iter().map(|_| None).collect();
     let mut is_taken = vec![false; hosts.len()];
     let mut greetings = JoinSet::new();
     let mut talks: JoinSet<(usize, io::Result<ProbeReport>)> = JoinSet::new();
-    let mut last_words = None;
+    let mut last_line = None;
     while !is_taken.iter().all(|&taken| taken) || !talks.is_empty() {
         // A connected probe has its own timeout.
-        let wait = last_words.unwrap_or(if talks.is_empty() { deadline } else { deadline + REPORT });
+        let wait = last_line.unwrap_or(if talks.is_empty() { deadline } else { deadline + REPORT_TIMEOUT });
         tokio::select! {
             call = listener.accept() => if let Ok((stream, _)) = call {
                 let token = token.clone();
-                greetings.spawn(async move { timeout(HELLO, greet(stream, &token)).await });
+                greetings.spawn(async move { timeout(HELLO_TIMEOUT, greet(stream, &token)).await });
             },
-            Some(greeting) = greetings.join_next() => if let Ok(Ok(Ok((hello, talk)))) = greeting
-                && let Some(place) = which(hosts, &is_taken, &hello, resolve)
+            Some(greeting) = greetings.join_next() => if let Ok(Ok(Ok((hello, session)))) = greeting
+                && let Some(place) = host_of_probe(hosts, &is_taken, &hello, resolve)
             {
                 is_taken[place] = true;
                 let question = question.clone();
                 talks.spawn(async move {
-                    let late = |_| io::Error::other(format!("no report within {} s", seconds(REPORT)));
-                    (place, timeout(REPORT, talk.ask(&question)).await.map_err(late).and_then(|report| report))
+                    let late = |_| io::Error::other(format!("no report within {} s", seconds(REPORT_TIMEOUT)));
+                    (place, timeout(REPORT_TIMEOUT, session.ask(&question)).await.map_err(late).and_then(|report| report))
                 });
             },
             Some(Ok((place, report))) = talks.join_next() => reports[place] = report.ok(),
-            _ = mpirun.child.wait(), if last_words.is_none() => last_words = Some(Instant::now() + LAST_WORDS),
+            _ = mpirun.child.wait(), if last_line.is_none() => last_line = Some(Instant::now() + OUTPUT_GRACE),
             () = sleep_until(wait) => break,
         }
     }
-    let patience = if reports.iter().all(Option::is_some) { END } else { Duration::ZERO };
-    Ok(Asked { reports, said: mpirun.end(patience).await.lines() })
+    let patience = if reports.iter().all(Option::is_some) { EXIT_TIMEOUT } else { Duration::ZERO };
+    Ok(ProbeRound { reports, said: mpirun.end(patience).await.lines() })
 }
 
 fn plan(request: &ExamineRequest, hosts: &[Host], token: &str, port: u16) -> MpirunCommand {
@@ -148,7 +148,7 @@ fn plan(request: &ExamineRequest, hosts: &[Host], token: &str, port: u16) -> Mpi
 
 /// Returns the host of a probe, among those that have not connected: by the name that `mpirun` uses, by the host's own
 /// name, or by an address. If one host is missing, it is that one.
-fn which(
+fn host_of_probe(
     hosts: &[Host],
     is_taken: &[bool],
     hello: &ProbeHello,
@@ -172,7 +172,7 @@ fn resolve(name: &str) -> Vec<IpAddr> {
 }
 
 fn no_answer(host: &str, said: &[String]) -> Finding {
-    let own_words = said.iter().find_map(|line| line.split_once(MARK));
+    let own_words = said.iter().find_map(|line| line.split_once(PROBE_MESSAGE_PREFIX));
     if let Some((_, words)) = own_words {
         let remedy = "the hosts have to reach this machine by TCP on any port: open its firewall for them, or say \
                       which address of it they see: --address IP";
@@ -184,7 +184,7 @@ fn no_answer(host: &str, said: &[String]) -> Finding {
         .filter(|line| !line.is_empty() && !line.starts_with("----"))
         .take(LINES_SHOWN)
         .collect();
-    let words = if words.is_empty() { format!("nothing within {} s", seconds(HELLO)) } else { words.join(" ") };
+    let words = if words.is_empty() { format!("nothing within {} s", seconds(HELLO_TIMEOUT)) } else { words.join(" ") };
     let remedy = format!(
         "try `mpirun --host {host} hostname`; Open MPI of one version has to be there, and its daemon has to reach \
          this machine: firewalls, and --interfaces"
@@ -217,25 +217,28 @@ mod tests {
         let hosts = hosts(&["n0", "n1.cluster.example", "10.0.0.3", "alias"]);
         let nobody = |_: &str| vec![];
         let none = [false; 4];
-        assert_eq!(which(&hosts, &none, &hello("n1.cluster.example", None, &[]), nobody), Some(1));
-        assert_eq!(which(&hosts, &none, &hello("N1", None, &[]), nobody), Some(1));
-        assert_eq!(which(&hosts, &none, &hello("node-a", Some("n0"), &[]), nobody), Some(0));
+        assert_eq!(host_of_probe(&hosts, &none, &hello("n1.cluster.example", None, &[]), nobody), Some(1));
+        assert_eq!(host_of_probe(&hosts, &none, &hello("N1", None, &[]), nobody), Some(1));
+        assert_eq!(host_of_probe(&hosts, &none, &hello("node-a", Some("n0"), &[]), nobody), Some(0));
         let by_address = |name: &str| match name {
             "10.0.0.3" => vec!["10.0.0.3".parse().unwrap()],
             "alias" => vec!["10.0.0.4".parse().unwrap(), "127.0.0.1".parse().unwrap()],
             _ => vec!["127.0.0.1".parse().unwrap()],
         };
         let at = |address: &str| hello("other", None, &["127.0.0.1", address]);
-        assert_eq!(which(&hosts, &none, &at("10.0.0.3"), by_address), Some(2));
-        assert_eq!(which(&hosts, &none, &at("10.0.0.4"), by_address), Some(3));
-        assert_eq!(which(&hosts, &none, &at("10.0.0.5"), by_address), None);
-        assert_eq!(which(&hosts, &[true, true, false, true], &at("10.0.0.5"), by_address), Some(2));
-        assert_eq!(which(&hosts, &[true; 4], &hello("n0", None, &[]), nobody), None);
+        assert_eq!(host_of_probe(&hosts, &none, &at("10.0.0.3"), by_address), Some(2));
+        assert_eq!(host_of_probe(&hosts, &none, &at("10.0.0.4"), by_address), Some(3));
+        assert_eq!(host_of_probe(&hosts, &none, &at("10.0.0.5"), by_address), None);
+        assert_eq!(host_of_probe(&hosts, &[true, true, false, true], &at("10.0.0.5"), by_address), Some(2));
+        assert_eq!(host_of_probe(&hosts, &[true; 4], &hello("n0", None, &[]), nobody), None);
     }
 
     #[test]
     fn a_probes_own_words_come_before_those_of_mpirun() {
-        let said = ["-----".into(), format!("{MARK}n1: the launcher cannot be reached: 10.0.0.1:5: timed out")];
+        let said = [
+            "-----".into(),
+            format!("{PROBE_MESSAGE_PREFIX}n1: the launcher cannot be reached: 10.0.0.1:5: timed out"),
+        ];
         assert!(no_answer("n1", &said).what.ends_with("n1: the launcher cannot be reached: 10.0.0.1:5: timed out"));
         let said = ["-----".into(), "ORTE was unable".into(), "to do it".into()];
         assert!(no_answer("n1", &said).what.ends_with("it says: ORTE was unable to do it"));

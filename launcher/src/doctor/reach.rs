@@ -16,10 +16,10 @@ use crate::environment::REMOTE_AGENT_PARAMETER;
 use crate::hosts::Source;
 
 /// The timeout for one host. ssh itself gives up after [`CONNECT_SECONDS`].
-const PATIENCE: Duration = Duration::from_secs(8);
+const TIMEOUT: Duration = Duration::from_secs(8);
 const CONNECT_SECONDS: u64 = 4;
 /// The number of agents that run at the same time.
-const AT_ONCE: usize = 64;
+const MAX_CONCURRENT: usize = 64;
 /// The words of a host that was reached, and of what it lacks.
 const REACHED: &str = "admiral-reached";
 const NO_LAUNCHER: &str = "admiral-no-launcher";
@@ -31,7 +31,7 @@ pub(super) async fn unreachable(request: &ExamineRequest) -> Vec<Finding> {
     // Without the options that only this check needs.
     let shown = agent.iter().take_while(|word| *word != "-o").cloned().collect::<Vec<_>>().join(" ");
     let script = script(&request.mpirun.program, &request.mpirun.mpirun);
-    let turn = Arc::new(Semaphore::new(AT_ONCE));
+    let turn = Arc::new(Semaphore::new(MAX_CONCURRENT));
     let mut asked = JoinSet::new();
     for (place, host) in request.hosts.iter().enumerate().filter(|(_, host)| !is_local(host)) {
         let mut command = Command::new(&agent[0]);
@@ -99,10 +99,10 @@ fn inner_quoted(path: &Path) -> String {
 
 async fn ask(mut command: Command) -> Result<Output, String> {
     command.stdin(Stdio::null()).kill_on_drop(true);
-    match timeout(PATIENCE, command.output()).await {
+    match timeout(TIMEOUT, command.output()).await {
         Ok(Ok(output)) => Ok(output),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {} s", seconds(PATIENCE))),
+        Err(_) => Err(format!("no answer within {} s", seconds(TIMEOUT))),
     }
 }
 

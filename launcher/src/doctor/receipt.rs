@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::bandwidth::Bandwidth;
-use super::compare::hosts::size;
+use super::compare::hosts::format_bytes;
 use super::compare::{Answer, Finding, Needs, Network, Severity, network};
 use super::exchange::Clock;
 use super::probe::Interface;
@@ -262,7 +262,7 @@ impl Receipt {
                 report.program.as_ref().map_or_else(nothing, |hash| hash.chars().take(HASH_SHOWN).collect()),
                 report.libtorch.clone().unwrap_or_else(nothing),
                 report.store_seconds.map_or_else(nothing, |seconds| format!("{seconds:.2} s")),
-                report.checkpoint_free_bytes.or(report.run_free_bytes).map_or_else(nothing, size),
+                report.checkpoint_free_bytes.or(report.run_free_bytes).map_or_else(nothing, format_bytes),
             ]),
         }
         row.try_into().unwrap_or_else(|_| unreachable!("a row has as many cells as the header"))

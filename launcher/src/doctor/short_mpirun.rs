@@ -15,14 +15,14 @@ use tokio::time::timeout;
 use crate::session;
 
 /// The time for output that is still on its way after the end.
-pub(super) const LAST_WORDS: Duration = Duration::from_millis(500);
+pub(super) const OUTPUT_GRACE: Duration = Duration::from_millis(500);
 /// The number of bytes of output that are kept.
-const MAX_SAID: u64 = 1 << 20;
+const MAX_OUTPUT_BYTES: u64 = 1 << 20;
 
 /// A running `mpirun`. It is killed when this value is dropped.
 pub(super) struct ShortMpirun {
     pub(super) child: Child,
-    said: [JoinHandle<Vec<u8>>; 2],
+    streams: [JoinHandle<Vec<u8>>; 2],
     temporary_folder: PathBuf,
 }
 
@@ -33,8 +33,8 @@ impl ShortMpirun {
         // It gets its own process group, because Ctrl-C in a terminal is for the launcher.
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut child = command.spawn()?;
-        let said = [tokio::spawn(read(child.stdout.take())), tokio::spawn(read(child.stderr.take()))];
-        Ok(Self { child, said, temporary_folder: temporary_folder.to_owned() })
+        let streams = [tokio::spawn(read(child.stdout.take())), tokio::spawn(read(child.stderr.take()))];
+        Ok(Self { child, streams, temporary_folder: temporary_folder.to_owned() })
     }
 
     /// Waits for its end and its output, and kills it after `patience`. Its remote agents have their own process groups
@@ -50,15 +50,15 @@ impl ShortMpirun {
                 for agent in agents {
                     let _ = kill_process(agent, Signal::KILL);
                 }
-                let _ = timeout(LAST_WORDS, self.child.wait()).await;
+                let _ = timeout(OUTPUT_GRACE, self.child.wait()).await;
                 session::remove_for_mpirun(&self.temporary_folder, pid);
                 None
             }
         };
         let mut texts = Vec::new();
-        for said in self.said {
-            let said = timeout(LAST_WORDS, said).await.ok().and_then(Result::ok).unwrap_or_default();
-            texts.push(String::from_utf8_lossy(&said).into_owned());
+        for stream in self.streams {
+            let text = timeout(OUTPUT_GRACE, stream).await.ok().and_then(Result::ok).unwrap_or_default();
+            texts.push(String::from_utf8_lossy(&text).into_owned());
         }
         let stderr = texts.pop().unwrap_or_default();
         MpirunOutput { status, stdout: texts.pop().unwrap_or_default(), stderr }
@@ -86,7 +86,7 @@ async fn read(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let mut said = Vec::new();
     if let Some(mut pipe) = pipe {
         // Output before an error is still useful. The rest is discarded, so that the process is not blocked.
-        let _ = (&mut pipe).take(MAX_SAID).read_to_end(&mut said).await;
+        let _ = (&mut pipe).take(MAX_OUTPUT_BYTES).read_to_end(&mut said).await;
         let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
     }
     said

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::host::MOST_SLOTS;
+use super::host::MAX_SLOTS_PER_HOST;
 use super::list::Source;
 
 /// The hosts of the run cannot be determined.
@@ -48,7 +48,7 @@ pub enum HostError {
     #[error("--np 0: a run has at least one rank")]
     NoRanks,
     /// A host has more slots than is allowed.
-    #[error("{host} is to take {slots} ranks, by {source_of}: a host takes {MOST_SLOTS} at most")]
+    #[error("{host} is to take {slots} ranks, by {source_of}: a host takes {MAX_SLOTS_PER_HOST} at most")]
     TooMany {
         /// The host.
         host: String,

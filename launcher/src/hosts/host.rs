@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The slots of a host for which no number is given.
 pub const DEFAULT_SLOTS: usize = 8;
 /// The largest number of slots of a host. Larger numbers are taken for mistakes.
-pub const MOST_SLOTS: usize = 4096;
+pub const MAX_SLOTS_PER_HOST: usize = 4096;
 /// The host of a run on this machine alone.
 pub const LOCALHOST: &str = "localhost";
 

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use super::error::HostError;
-use super::host::{Host, MOST_SLOTS, check_name};
+use super::host::{Host, MAX_SLOTS_PER_HOST, check_name};
 
 const SLOTS: [&str; 4] = ["slots", "count", "cpu", "cpus"];
 const MAX_SLOTS: [&str; 8] =
@@ -27,8 +27,12 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Host>, HostError> {
             None => entries.push(found),
             Some(entry) => entry.repeat(&found).map_err(wrong)?,
         }
-        if let Some(entry) = entries.iter().find(|entry| entry.ranks().is_some_and(|ranks| ranks > MOST_SLOTS)) {
-            return Err(wrong(format!("{} is given more than {MOST_SLOTS} ranks, which no host takes", entry.name)));
+        if let Some(entry) = entries.iter().find(|entry| entry.ranks().is_some_and(|ranks| ranks > MAX_SLOTS_PER_HOST))
+        {
+            return Err(wrong(format!(
+                "{} is given more than {MAX_SLOTS_PER_HOST} ranks, which no host takes",
+                entry.name
+            )));
         }
         if let Some(entry) = entries.iter().find(|entry| entry.is_over()) {
             return Err(wrong(format!("{} has more slots than its max_slots", entry.name)));

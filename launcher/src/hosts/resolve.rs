@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::error::{HostError, read};
-use super::host::{Host, LOCALHOST, MOST_SLOTS};
+use super::host::{Host, LOCALHOST, MAX_SLOTS_PER_HOST};
 use super::list::{HostList, Source};
 use super::{hostfile, option, scheduler};
 
@@ -43,7 +43,7 @@ pub fn resolve(request: &HostRequest, environment: &dyn Fn(&str) -> Option<Strin
         list.hosts[0].slots_given = request.np.is_some();
     }
     list.hosts.retain(|host| host.slots > 0);
-    if let Some(host) = list.hosts.iter().find(|host| host.slots > MOST_SLOTS) {
+    if let Some(host) = list.hosts.iter().find(|host| host.slots > MAX_SLOTS_PER_HOST) {
         return Err(HostError::TooMany { host: host.name.clone(), slots: host.slots, source_of: list.source });
     }
     if list.hosts.is_empty() {
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn more_ranks_than_any_host_takes_are_refused() {
         let refused = |request: HostRequest| resolve(&request, &nothing).unwrap_err().to_string();
-        let here = refused(HostRequest { np: Some(MOST_SLOTS + 1), ..HostRequest::default() });
+        let here = refused(HostRequest { np: Some(MAX_SLOTS_PER_HOST + 1), ..HostRequest::default() });
         assert_eq!(here, "localhost is to take 4097 ranks, by this machine: a host takes 4096 at most");
         let most = HostRequest { hosts: Some("a:4096".to_owned()), ..HostRequest::default() };
         assert_eq!(resolve(&most, &nothing).unwrap().hosts[0].slots, 4096);

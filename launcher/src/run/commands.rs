@@ -22,7 +22,7 @@ use crate::paths::receipt_of;
 /// # Errors
 /// If the run could not be started.
 pub async fn dry_run(plan: &LaunchPlan) -> Result<String, LaunchError> {
-    let facts = facts::ask(&plan.program, &plan.config, &plan.options.overrides).await.map_err(refused)?;
+    let facts = facts::query(&plan.program, &plan.config, &plan.options.overrides).await.map_err(refused)?;
     check_world(&facts, plan.world)?;
     let attempt = plan.attempt(0, "LAUNCH", &plan.hosts.hosts, plan.world)?;
     let mut mpirun = attempt.mpirun;
@@ -56,10 +56,10 @@ pub async fn run(
     let launch_id = launch_id()?;
     crate::agent::adopt_orphans().map_err(LaunchError::system)?;
     for note in &plan.hosts.notes {
-        console.say(note);
+        console.info(note);
     }
     let (program, config, overrides) = (plan.program.clone(), plan.config.clone(), plan.options.overrides.clone());
-    let asking = facts::ask(&program, &config, &overrides);
+    let asking = facts::query(&program, &config, &overrides);
     // Without a preflight, mpirun starts the agents while the program reads the configuration. No rank starts before
     // that is done.
     let mut early = None;
@@ -83,16 +83,16 @@ pub async fn run(
                 ));
             }
             let launch = launch.insert(Launch::new(plan, facts, files, console, launch_id, launched));
-            launch.clear_earlier().await;
+            launch.clean_up_earlier_launch().await;
             launch.preflight().await
         } => outcome,
         _ = stops.recv() => Err(LaunchError::stopped_early()),
     };
     let code = match (outcome, &mut launch) {
-        (Ok(()), Some(launch)) => launch.attempts(early, &mut stops).await,
+        (Ok(()), Some(launch)) => launch.run_attempts(early, &mut stops).await,
         (outcome, _) => {
             if let Some(attempt) = early.take() {
-                attempt.call_off().await;
+                attempt.cancel().await;
             }
             outcome.and_then(|()| Err(LaunchError::system("nothing was started")))
         }
@@ -102,7 +102,7 @@ pub async fn run(
     }
     match code {
         Err(error) if error.code == ExitCode::Preempted as u8 => {
-            console.say(&error.message);
+            console.info(&error.message);
             Ok(error.code)
         }
         code => code,
@@ -115,7 +115,7 @@ pub async fn run(
 /// # Errors
 /// If the hosts cannot be examined.
 pub async fn doctor(plan: &LaunchPlan, console: Console, json: bool, bandwidth: bool) -> Result<u8, LaunchError> {
-    let facts = facts::ask(&plan.program, &plan.config, &plan.options.overrides).await.map_err(refused)?;
+    let facts = facts::query(&plan.program, &plan.config, &plan.options.overrides).await.map_err(refused)?;
     let receipt = preflight::receipt(plan, &facts, None, bandwidth).await?;
     if let Err(error) = write_json(&receipt_of(&facts.derived.run_folder), &receipt) {
         console.warn(&error.to_string());

@@ -57,7 +57,7 @@ impl Launch {
         launch_id: String,
         launched: Instant,
     ) -> Self {
-        let (next_attempt, last_incident) = files.used();
+        let (next_attempt, last_incident) = files.used_numbers();
         let recorder = Recorder::new(files.state(), launch_id.clone(), console);
         Self {
             plan,
@@ -77,14 +77,14 @@ impl Launch {
     }
 
     /// Ends what a dead launcher has left behind, so that its place is free.
-    pub(super) async fn clear_earlier(&mut self) {
+    pub(super) async fn clean_up_earlier_launch(&mut self) {
         let Ok(earlier) = crate::status::read(self.files.run()) else { return };
-        self.recorder.go_on_from(&earlier);
+        self.recorder.continue_from(&earlier);
         if earlier.condition == Condition::Ended || earlier.hosts.is_empty() {
             return;
         }
         let places = places_of(&earlier, &host_name());
-        self.console.say(&format!(
+        self.console.info(&format!(
             "an earlier launch ({}, process {} on {}) ended without a word at step {}; looking for what it left on {}",
             earlier.launch_id,
             earlier.launcher_pid,
@@ -113,7 +113,7 @@ impl Launch {
     }
 
     /// Makes attempts until the end. The first one may have been started already.
-    pub(super) async fn attempts(
+    pub(super) async fn run_attempts(
         &mut self,
         early: Option<Attempt>,
         stops: &mut mpsc::UnboundedReceiver<()>,
@@ -141,7 +141,7 @@ impl Launch {
                 return Err(LaunchError::config(misplaced));
             }
             resume = next_resume(resume, end.has_stepped);
-            match self.after(number, end).await? {
+            match self.react_to_end(number, end).await? {
                 Next::Exit(code) => return Ok(code),
                 Next::Retry { delay, hosts: next_hosts, world: next_world } => {
                     (hosts, world) = (next_hosts, next_world);
@@ -149,7 +149,7 @@ impl Launch {
                     tokio::select! {
                         () = self.recorder.while_waiting(tokio::time::sleep(delay)) => {}
                         _ = stops.recv() => {
-                            self.console.say("asked to stop: no rank is running, and no other attempt is made");
+                            self.console.info("asked to stop: no rank is running, and no other attempt is made");
                             return Ok(ExitCode::Preempted as u8);
                         }
                     }
@@ -169,17 +169,17 @@ impl Launch {
         let is_spare = |host: &&Host| !used.iter().any(|(name, _)| *name == host.name);
         let spares: Vec<&str> = self.plan.hosts.hosts.iter().filter(is_spare).map(|host| host.name.as_str()).collect();
         let spares = if spares.is_empty() { String::new() } else { format!(", spares: {}", spares.join(", ")) };
-        self.console.say(&format!(
+        self.console.info(&format!(
             "{world} ranks on {}{spares} (from {}); the run's folder is {}, checkpoints go to {}",
             hosts.join(", "),
             self.plan.hosts.source,
             self.files.run().display(),
             self.facts.derived.checkpoint_url,
         ));
-        self.console.say(&map);
-        self.console.say(&format!("timeouts: {}", timeouts(&self.facts)));
+        self.console.info(&map);
+        self.console.info(&format!("timeouts: {}", timeouts(&self.facts)));
         if rustix::process::getuid().is_root() {
-            self.console.say("this is root: mpirun gets --allow-run-as-root");
+            self.console.info("this is root: mpirun gets --allow-run-as-root");
         }
     }
 
@@ -214,15 +214,15 @@ impl Launch {
     }
 
     /// Reacts to the end of an attempt.
-    async fn after(&mut self, number: u64, end: AttemptEnd) -> Result<Next, LaunchError> {
+    async fn react_to_end(&mut self, number: u64, end: AttemptEnd) -> Result<Next, LaunchError> {
         let (incident, sentence) = match &end.outcome {
             Outcome::AllEnded => {
-                self.console.say("the run is finished");
+                self.console.info("the run is finished");
                 return Ok(Next::Exit(0));
             }
             Outcome::Stopped { code, sentence } => {
                 self.console
-                    .say(&format!("{sentence}; the newest checkpoint is of step {}", end.roster.checkpoint_step()));
+                    .info(&format!("{sentence}; the newest checkpoint is of step {}", end.roster.checkpoint_step()));
                 return Ok(Next::Exit(*code));
             }
             Outcome::Incident { incident, sentence } => (incident.clone(), sentence.clone()),

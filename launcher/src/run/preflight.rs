@@ -76,7 +76,7 @@ pub(super) async fn preflight(
     if let Err(error) = write_json(path, &receipt) {
         console.warn(&error.to_string());
     }
-    console.say(&receipt.text(console.has_colour()));
+    console.info(&receipt.text(console.has_colour()));
     for host in &mut plan.hosts.hosts {
         if let Some(ranks) = receipt.ranks(&host.name) {
             host.slots = ranks;

@@ -17,7 +17,7 @@ use crate::status::{Condition, Rate, State};
 use crate::supervise::{Attempt, Roster, Watcher};
 
 /// A rank that stays slow is reported again after this long.
-const SLOW_AGAIN: Duration = Duration::from_secs(60);
+const SLOW_REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// An incident whose costs are not known yet.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Recorder {
     }
 
     /// Takes over the progress of an earlier launch until ranks report theirs.
-    pub(super) fn go_on_from(&mut self, earlier: &State) {
+    pub(super) fn continue_from(&mut self, earlier: &State) {
         self.state.step = earlier.step;
         self.state.last_step = earlier.last_step;
         self.state.checkpoint_step = earlier.checkpoint_step;
@@ -152,12 +152,12 @@ impl Recorder {
 }
 
 impl Watcher for Recorder {
-    fn see(&mut self, attempt: &Attempt, now: f64) {
+    fn observe(&mut self, attempt: &Attempt, now: f64) {
         let roster = &attempt.roster;
         let state = &mut self.state;
         if let Some(step) = roster.steps_done() {
             state.step = step;
-            self.rate.see(now, step);
+            self.rate.record(now, step);
         }
         if let Some(furthest) = attempt.furthest() {
             state.last_step = state.last_step.max(furthest.last_step);
@@ -184,10 +184,10 @@ impl Watcher for Recorder {
                 state.slow_seen.push(slow.sentence.clone());
             }
         }
-        if !state.slow.is_empty() && self.slow_reported_at.is_none_or(|told| told.elapsed() > SLOW_AGAIN) {
+        if !state.slow.is_empty() && self.slow_reported_at.is_none_or(|at| at.elapsed() > SLOW_REPORT_INTERVAL) {
             self.slow_reported_at = Some(Instant::now());
             for slow in &state.slow {
-                self.console.say(slow);
+                self.console.info(slow);
             }
         }
         self.write();
@@ -198,7 +198,7 @@ impl Watcher for Recorder {
         if let Some((seconds, steps)) = self.complete(began, now) {
             let are = if steps == 1 { "step is" } else { "steps are" };
             self.console
-                .say(&format!("trains again after {seconds:.1} s, from step {began}; {steps} {are} done again"));
+                .info(&format!("trains again after {seconds:.1} s, from step {began}; {steps} {are} done again"));
         }
     }
 }

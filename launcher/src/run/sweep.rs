@@ -18,7 +18,7 @@ use crate::session;
 /// The text before the number in the output of `sweep`.
 pub const SWEPT: &str = "admiral-launch swept, left: ";
 /// The timeout for a host's answer.
-const PATIENCE: Duration = Duration::from_secs(6);
+const TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Ends what is left of a launch on each host, with the `mpirun` command of `plan_for`. Returns the number of processes
 /// that could not be ended, and the hosts that did not answer.
@@ -33,7 +33,7 @@ pub(super) async fn sweep(hosts: &[String], plan_for: impl Fn(&str) -> MpirunCom
         asked.spawn(async move {
             let child = command.spawn().ok()?;
             let pid = child.id();
-            let output = timeout(PATIENCE, child.wait_with_output()).await.ok().and_then(Result::ok);
+            let output = timeout(TIMEOUT, child.wait_with_output()).await.ok().and_then(Result::ok);
             if output.is_none() {
                 session::remove_for_mpirun(&plan.temporary_folder, pid);
             }

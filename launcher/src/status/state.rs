@@ -160,7 +160,7 @@ const WINDOW: f64 = 30.0;
 
 impl Rate {
     /// Records that `step` steps are done at `now`, in seconds. If the step goes back, the measurement starts anew.
-    pub fn see(&mut self, now: f64, step: u64) {
+    pub fn record(&mut self, now: f64, step: u64) {
         if self.seen.back().is_some_and(|&(_, last)| step < last) {
             self.seen.clear();
         }
@@ -222,11 +222,11 @@ mod tests {
         let mut rate = Rate::default();
         assert_eq!(rate.per_second(0.0), None);
         for step in 0..100 {
-            rate.see(step as f64 * 0.5, step);
+            rate.record(step as f64 * 0.5, step);
         }
         assert_eq!(rate.per_second(49.5), Some(2.0));
         assert!(rate.per_second(200.0).expect("it was measured") < 0.5, "it stands still");
-        rate.see(200.0, 10);
+        rate.record(200.0, 10);
         assert_eq!(rate.per_second(200.0), None, "another attempt began at an earlier step");
     }
 }

@@ -22,7 +22,7 @@ use crate::protocol::{FromAgent, HEARTBEAT_INTERVAL, Start, ToAgent};
 /// The interval of the group's checks.
 const TICK: Duration = Duration::from_millis(100);
 /// `mpirun` is killed if it does not end this long after its agents.
-const MPIRUN_PATIENCE: Duration = Duration::from_secs(3);
+const MPIRUN_EXIT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The settings of an attempt.
 #[derive(Debug, Clone)]
@@ -68,7 +68,7 @@ pub struct Vanish {
 /// An observer of an attempt.
 pub trait Watcher {
     /// Called once a second.
-    fn see(&mut self, attempt: &Attempt, now: f64);
+    fn observe(&mut self, attempt: &Attempt, now: f64);
     /// Called when the attempt has done its first step, at `now` in seconds since the launch.
     fn first_step(&mut self, attempt: &Attempt, now: f64);
 }
@@ -140,8 +140,8 @@ impl Attempt {
     }
 
     /// Ends what [`Attempt::launch`] has started, if no rank was started yet.
-    pub async fn call_off(mut self) {
-        self.hub.say_all(&ToAgent::Leave { with_daemon: false });
+    pub async fn cancel(mut self) {
+        self.hub.send_all(&ToAgent::Leave { with_daemon: false });
         self.mpirun.end(Duration::from_secs(1)).await;
     }
 
@@ -174,7 +174,7 @@ impl Attempt {
         let (outcome, down_at) = loop {
             let event = tokio::select! {
                 call = self.hub.next() => match call {
-                    Some((rank, call)) => self.take(rank, call, console),
+                    Some((rank, call)) => self.event_of(rank, call, console),
                     None => None,
                 },
                 _ = self.mpirun.wait(), if !mpirun_ended => {
@@ -182,7 +182,7 @@ impl Attempt {
                     Some(Event::MpirunEnded)
                 }
                 Some(()) = stops.recv() => {
-                    console.say(if self.is_stopping {
+                    console.info(if self.is_stopping {
                         "asked again: the ranks are ended by force"
                     } else {
                         "asked to stop: the ranks publish a checkpoint; ask again to end them at once"
@@ -192,12 +192,12 @@ impl Attempt {
                 }
                 _ = tick.tick() => Some(Event::Tick),
                 _ = beat.tick() => {
-                    self.hub.say_all(&ToAgent::Alive);
+                    self.hub.send_all(&ToAgent::Alive);
                     None
                 }
                 _ = second.tick() => {
                     self.slow = slow_ranks(&group.views());
-                    watcher.see(&self, self.launched.elapsed().as_secs_f64());
+                    watcher.observe(&self, self.launched.elapsed().as_secs_f64());
                     None
                 }
             };
@@ -205,7 +205,7 @@ impl Attempt {
             if let Some(host) = vanish.take_if(|vanish| group.reached() >= vanish.at_step).map(|vanish| vanish.host) {
                 vanished = Some(Timestamp::now());
                 let places = self.layout().placements.iter();
-                places.filter(|place| place.host == host).for_each(|place| self.hub.say(place.rank, ToAgent::Vanish));
+                places.filter(|place| place.host == host).for_each(|place| self.hub.send(place.rank, ToAgent::Vanish));
             }
             if !has_stepped && self.roster.readings().any(|reading| reading.step_seconds > 0.0) {
                 has_stepped = true;
@@ -224,20 +224,20 @@ impl Attempt {
                 match output {
                     Output::StartAll => self.start_all(ranks),
                     Output::SignalAll => {
-                        self.hub.say_all(&ToAgent::Signal { signal: rustix::process::Signal::TERM.as_raw() });
+                        self.hub.send_all(&ToAgent::Signal { signal: rustix::process::Signal::TERM.as_raw() });
                     }
-                    Output::TakeStack(rank) => self.hub.say(rank, ToAgent::Stack),
+                    Output::TakeStack(rank) => self.hub.send(rank, ToAgent::Stack),
                     Output::KillAll => {
                         failed_at.get_or_insert(now);
                         detected.get_or_insert_with(Timestamp::now);
                         at_failure.get_or_insert_with(|| self.roster.clone());
                         self.is_ending = true;
-                        self.hub.say_all(&ToAgent::Kill);
+                        self.hub.send_all(&ToAgent::Kill);
                     }
                     Output::LeaveAll => {
                         let is_good = |entry: &Entry| matches!(entry.end, Some((Some(_), None)));
                         let with_daemon = !self.roster.entries.iter().all(is_good);
-                        self.hub.say_all(&ToAgent::Leave { with_daemon });
+                        self.hub.send_all(&ToAgent::Leave { with_daemon });
                     }
                     Output::KillMpirun => self.mpirun.kill(),
                     Output::Finished(outcome) => finished = Some(outcome),
@@ -247,7 +247,7 @@ impl Attempt {
                 break (outcome, now);
             }
         };
-        self.mpirun.end(MPIRUN_PATIENCE).await;
+        self.mpirun.end(MPIRUN_EXIT_TIMEOUT).await;
         crate::agent::end_children().await;
         AttemptEnd {
             outcome,
@@ -265,7 +265,7 @@ impl Attempt {
     }
 
     /// Records a call, and returns the event for the group.
-    fn take(&mut self, rank: usize, call: Call, console: Console) -> Option<Event> {
+    fn event_of(&mut self, rank: usize, call: Call, console: Console) -> Option<Event> {
         let said = match call {
             Call::Closed => return Some(Event::Disconnected { rank }),
             Call::Message(said) => said,
@@ -286,7 +286,7 @@ impl Attempt {
             FromAgent::Gone { left } => Event::Gone { rank, left },
             FromAgent::Stack { more: false, .. } => Event::StackTaken { rank },
             FromAgent::Line { text } => {
-                console.rank(rank, &text);
+                console.rank_line(rank, &text);
                 Event::Alive { rank }
             }
             FromAgent::Started { .. } | FromAgent::Alive | FromAgent::Stack { more: true, .. } => Event::Alive { rank },
@@ -295,7 +295,7 @@ impl Attempt {
 
     fn start_all(&self, ranks: &RankSettings) {
         for rank in 0..self.layout().world() {
-            self.hub.say(
+            self.hub.send(
                 rank,
                 ToAgent::Start(Start {
                     argv: ranks.argv.clone(),

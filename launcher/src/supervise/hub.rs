@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::protocol::{FromAgent, Hello, ToAgent, encode, prove};
+use crate::protocol::{FromAgent, Hello, ToAgent, encode, token_proof};
 
 /// A connection without a valid first message is closed after this time.
-const HELLO: Duration = Duration::from_secs(10);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest first message, in bytes, so that a stranger cannot fill the launcher's memory.
 const MAX_HELLO: u64 = 16 << 10;
@@ -67,7 +67,7 @@ impl Hub {
     }
 
     /// Sends a message to a rank's agent, if it is connected.
-    pub fn say(&self, rank: usize, message: ToAgent) {
+    pub fn send(&self, rank: usize, message: ToAgent) {
         if let Some(line) = self.lines.lock().unwrap_or_else(PoisonError::into_inner).get(&rank) {
             // If the agent is gone, the end of its connection reports it.
             let _ = line.send(message);
@@ -75,7 +75,7 @@ impl Hub {
     }
 
     /// Sends a message to all connected agents.
-    pub fn say_all(&self, message: &ToAgent) {
+    pub fn send_all(&self, message: &ToAgent) {
         for line in self.lines.lock().unwrap_or_else(PoisonError::into_inner).values() {
             let _ = line.send(message.clone());
         }
@@ -113,12 +113,12 @@ async fn serve(
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let greeting = async {
-        writer.write_all(&encode(&ToAgent::Welcome { proof: prove(&token) })).await?;
+        writer.write_all(&encode(&ToAgent::Welcome { proof: token_proof(&token) })).await?;
         let mut first = Vec::new();
         (&mut reader).take(MAX_HELLO).read_until(b'\n', &mut first).await?;
         std::io::Result::Ok(first)
     };
-    let Ok(Ok(first)) = timeout(HELLO, greeting).await else { return };
+    let Ok(Ok(first)) = timeout(HELLO_TIMEOUT, greeting).await else { return };
     let Ok(FromAgent::Hello(hello)) = serde_json::from_slice(&first) else { return };
     if hello.token != token || hello.attempt != attempt {
         return;
@@ -203,14 +203,14 @@ mod tests {
             let mut refused = caller(&hub, &hello(token, attempt)).await;
             let mut answer = String::new();
             refused.read_to_string(&mut answer).await.expect("it hangs up");
-            assert!(answer.contains(&prove("secret")) && answer.lines().count() == 1, "{answer}");
+            assert!(answer.contains(&token_proof("secret")) && answer.lines().count() == 1, "{answer}");
             assert!(!answer.contains("\"secret\""), "the proof does not tell the token: {answer}");
         }
         let agent = caller(&hub, &hello("secret", 4)).await;
         let Some((1, Call::Message(FromAgent::Hello(hello)))) = hub.next().await else { panic!("no hello") };
         assert_eq!(hello.token, "", "the token goes no further");
-        hub.say(1, ToAgent::Kill);
-        hub.say(0, ToAgent::Kill);
+        hub.send(1, ToAgent::Kill);
+        hub.send(0, ToAgent::Kill);
         let mut told = BufReader::new(agent).lines();
         assert!(told.next_line().await.expect("a line").expect("a line").contains("welcome"));
         let line = told.next_line().await.expect("a line").expect("a line");

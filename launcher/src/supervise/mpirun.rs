@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::mpirun::MpirunCommand;
-use crate::protocol::cut;
+use crate::protocol::truncate_line;
 use crate::session;
 
 /// The number of lines of its output that are kept.
@@ -91,6 +91,6 @@ async fn keep(stream: impl AsyncRead + Unpin, lines: Arc<Mutex<VecDeque<String>>
         if lines.len() == MAX_LINES {
             lines.pop_front();
         }
-        lines.push_back(cut(String::from_utf8_lossy(&line).trim_end()).to_owned());
+        lines.push_back(truncate_line(String::from_utf8_lossy(&line).trim_end()).to_owned());
     }
 }

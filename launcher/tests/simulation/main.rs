@@ -69,9 +69,9 @@ impl Fault {
 
 /// The course of a simulated group.
 #[derive(Debug)]
-struct Went {
+struct GroupResult {
     outcome: Outcome,
-    /// When the stall began that the fault caused, at the latest.
+    /// When the activity began that the fault interrupted.
     since: f64,
     /// When the fault took effect.
     at: f64,
@@ -82,24 +82,24 @@ struct Went {
 }
 
 /// A group that the launcher leads.
-struct Run<'a> {
+struct SimulatedGroup<'a> {
     group: Group,
     ranks: Ranks,
     hosts: Vec<String>,
     random: &'a mut Random,
     /// Messages on their way to the launcher, by arrival in microseconds and a sequence number.
-    mail: BTreeMap<(u64, u64), Event>,
+    inbox: BTreeMap<(u64, u64), Event>,
     sent: u64,
     /// Ranks whose agents are silent.
-    mute: Vec<bool>,
+    silent: Vec<bool>,
     ended: Vec<bool>,
     mpirun_lives: bool,
 }
 
-impl Run<'_> {
+impl SimulatedGroup<'_> {
     fn send(&mut self, at: f64, event: Event) {
         self.sent += 1;
-        self.mail.insert(((at * 1e6) as u64, self.sent), event);
+        self.inbox.insert(((at * 1e6) as u64, self.sent), event);
     }
 
     /// Sends an event that arrives at most `delay` after `now`.
@@ -109,7 +109,7 @@ impl Run<'_> {
     }
 
     fn end(&mut self, now: f64, rank: usize, end: End, delay: f64) {
-        if !std::mem::replace(&mut self.ended[rank], true) && !self.mute[rank] {
+        if !std::mem::replace(&mut self.ended[rank], true) && !self.silent[rank] {
             let reading = self.ranks.is_started(rank).then(|| self.ranks.reading(rank, now));
             self.send_within(now, delay, Event::Ended { rank, end, reading });
         }
@@ -136,23 +136,23 @@ impl Run<'_> {
                 self.ranks.all_started(now);
             }
             Output::TakeStack(rank) => {
-                if !self.mute[*rank] {
+                if !self.silent[*rank] {
                     self.send_within(now, 1.0, Event::StackTaken { rank: *rank });
                 }
             }
             Output::KillAll => {
-                for rank in (0..world).filter(|&rank| !self.mute[rank]).collect::<Vec<_>>() {
+                for rank in (0..world).filter(|&rank| !self.silent[rank]).collect::<Vec<_>>() {
                     self.end(now, rank, End::Signal(9), 0.2);
                     let later = now + 0.2;
                     self.send_within(later, 0.3, Event::Gone { rank, left: 0 });
                 }
             }
             Output::LeaveAll => {
-                for rank in (0..world).filter(|&rank| !self.mute[rank]).collect::<Vec<_>>() {
+                for rank in (0..world).filter(|&rank| !self.silent[rank]).collect::<Vec<_>>() {
                     self.send_within(now, 0.2, Event::Disconnected { rank });
                 }
                 // With a silent agent, mpirun keeps waiting.
-                if self.mpirun_lives && !self.mute.contains(&true) {
+                if self.mpirun_lives && !self.silent.contains(&true) {
                     self.mpirun_lives = false;
                     self.send(now + 0.4, Event::MpirunEnded);
                 }
@@ -185,7 +185,7 @@ impl Run<'_> {
             }
             Fault::AgentDies => {
                 self.ranks.stop(rank, now);
-                self.mute[rank] = true;
+                self.silent[rank] = true;
                 self.send_within(now, 0.25, Event::Disconnected { rank });
                 self.peers_fail(now, rank);
             }
@@ -193,14 +193,14 @@ impl Run<'_> {
                 let host = self.hosts[rank].clone();
                 self.ranks.stop(rank, now);
                 for other in 0..self.hosts.len() {
-                    self.mute[other] |= self.hosts[other] == host;
+                    self.silent[other] |= self.hosts[other] == host;
                 }
             }
             Fault::MpirunDies => {
                 self.mpirun_lives = false;
                 self.send(now, Event::MpirunEnded);
                 for rank in 0..self.hosts.len() {
-                    self.mute[rank] = true;
+                    self.silent[rank] = true;
                     self.send(now + 0.01, Event::Disconnected { rank });
                 }
             }
@@ -227,17 +227,17 @@ fn lead(
     reached_before: u64,
     (fault, rank, after): (Fault, usize, f64),
     random: &mut Random,
-) -> Went {
+) -> GroupResult {
     let world = hosts.len();
     let seats = hosts.iter().enumerate().map(|(rank, host)| (host.clone(), Some(rank % SLOTS)));
     let ranks = Ranks::new(world, reached_before, STALL as f64, random);
-    let mut run = Run {
+    let mut run = SimulatedGroup {
         group: Group::new(options(reached_before), seats, begin),
         ranks,
         hosts: hosts.to_vec(),
-        mail: BTreeMap::new(),
+        inbox: BTreeMap::new(),
         sent: 0,
-        mute: vec![false; world],
+        silent: vec![false; world],
         ended: vec![false; world],
         mpirun_lives: true,
         random,
@@ -266,16 +266,16 @@ fn lead(
         for (rank, beat) in beats.iter_mut().enumerate() {
             if now >= *beat {
                 *beat += BEAT;
-                if !run.mute[rank] && !run.ended[rank] && run.ranks.is_started(rank) {
+                if !run.silent[rank] && !run.ended[rank] && run.ranks.is_started(rank) {
                     let (reading, state) = (run.ranks.reading(rank, now), Some(run.ranks.state(rank)));
                     run.send_within(now, 0.3, Event::Beat { rank, reading, state });
-                } else if !run.mute[rank] {
+                } else if !run.silent[rank] {
                     run.send_within(now, 0.3, Event::Alive { rank });
                 }
             }
         }
         let mut due = Vec::new();
-        while let Some(entry) = run.mail.first_entry().filter(|entry| entry.key().0 <= (now * 1e6) as u64) {
+        while let Some(entry) = run.inbox.first_entry().filter(|entry| entry.key().0 <= (now * 1e6) as u64) {
             due.push((entry.key().0 as f64 / 1e6, entry.remove()));
         }
         if fault == Fault::None && is_hit && !std::mem::replace(&mut asked, true) {
@@ -293,7 +293,7 @@ fn lead(
                         at = since;
                     }
                     let reached = run.group.reached();
-                    return Went { outcome, since, at, noticed: noticed.unwrap(), over: when, reached };
+                    return GroupResult { outcome, since, at, noticed: noticed.unwrap(), over: when, reached };
                 }
                 run.answer(when, &output);
             }
@@ -317,8 +317,8 @@ fn given(count: usize) -> Vec<Host> {
 }
 
 /// Checks that the launcher named the fault in time.
-fn check(went: &Went, fault: Fault, rank: usize, hosts: &[String]) -> Incident {
-    let Outcome::Incident { incident, sentence } = &went.outcome else { panic!("{fault:?}: {went:?}") };
+fn check(result: &GroupResult, fault: Fault, rank: usize, hosts: &[String]) -> Incident {
+    let Outcome::Incident { incident, sentence } = &result.outcome else { panic!("{fault:?}: {result:?}") };
     let timeouts = options(0).timeouts;
     let (stall, silence) = (timeouts.stall.as_secs_f64(), timeouts.silence.as_secs_f64());
     let host = vec![hosts[rank].clone()];
@@ -331,16 +331,16 @@ fn check(went: &Went, fault: Fault, rank: usize, hosts: &[String]) -> Incident {
         Fault::HostLost => (Cause::HostLost, hosts.iter().position(|name| *name == host[0]), host, silence),
         Fault::MpirunDies => (Cause::MpirunDied, None, Vec::new(), 0.3),
         Fault::Preempted => (Cause::Exit(75), incident.rank, Vec::new(), 4.0),
-        Fault::None => panic!("{went:?}"),
+        Fault::None => panic!("{result:?}"),
     };
     let said = (incident.cause, incident.rank, incident.hosts.clone());
     assert_eq!(said, (cause, culprit, blamed), "{fault:?} of rank {rank}: {sentence}");
     // If a rank is stopped in the middle of something, the others may continue to the next collective.
-    let from = went.at.max(went.since);
-    assert!(went.noticed <= from + limit + 2.0 * BEAT, "{fault:?} noticed after {} s", went.noticed - from);
-    assert!(went.over - went.noticed <= 10.0 + 2.0, "{fault:?}: down after {} s", went.over - went.noticed);
+    let from = result.at.max(result.since);
+    assert!(result.noticed <= from + limit + 2.0 * BEAT, "{fault:?} noticed after {} s", result.noticed - from);
+    assert!(result.over - result.noticed <= 10.0 + 2.0, "{fault:?}: down after {} s", result.over - result.noticed);
     if let Fault::Hang(phase, _) = fault {
-        assert!(went.noticed >= went.since + limit, "{fault:?}: too early, {sentence}");
+        assert!(result.noticed >= result.since + limit, "{fault:?}: too early, {sentence}");
         let waits = format!("{} ranks wait for it", hosts.len() - 1);
         assert!(sentence.contains(phase.doing()) && sentence.ends_with(&waits), "{sentence}");
         assert!(sentence.starts_with(&format!("rank {rank} ({}, GPU {})", hosts[rank], rank % SLOTS)), "{sentence}");
@@ -374,8 +374,8 @@ fn every_fault_is_told_apart_among_512_ranks() {
         for _ in 0..2 {
             let rank = random.below(512);
             let after = if fault == Fault::Hang(Phase::Start, 'S') { 0.0 } else { random.between(60.0, 150.0) };
-            let went = lead(&hosts, 0.0, 0, (fault, rank, after), &mut random);
-            check(&went, fault, rank, &hosts);
+            let result = lead(&hosts, 0.0, 0, (fault, rank, after), &mut random);
+            check(&result, fault, rank, &hosts);
         }
     }
 }
@@ -384,9 +384,9 @@ fn every_fault_is_told_apart_among_512_ranks() {
 fn an_hour_of_uneven_steps_raises_no_alarm() {
     let mut random = Random::new(2);
     let hosts = names(&given(64), 512);
-    let went = lead(&hosts, 0.0, 0, (Fault::None, 0, 3600.0), &mut random);
-    assert!(matches!(went.outcome, Outcome::Stopped { code: 75, .. }), "{went:?}");
-    assert!(went.noticed >= 3600.0 && went.reached > 100, "{went:?}");
+    let result = lead(&hosts, 0.0, 0, (Fault::None, 0, 3600.0), &mut random);
+    assert!(matches!(result.outcome, Outcome::Stopped { code: 75, .. }), "{result:?}");
+    assert!(result.noticed >= 3600.0 && result.reached > 100, "{result:?}");
 }
 
 /// Whole launches with many incidents on 66 hosts, of which two are spares.
@@ -408,10 +408,10 @@ fn launches_heal_until_they_end() {
             let fault = Fault::any(&mut random);
             let start = matches!(fault, Fault::Hang(Phase::Start, _));
             let after = if start { 0.0 } else { random.between(60.0, 120.0) };
-            let went = lead(&names, begin, reached, (fault, rank, after), &mut random);
-            let incident = check(&went, fault, rank, &names);
-            assert_eq!(incident.steps_gained, went.reached.saturating_sub(reached));
-            reached = reached.max(went.reached);
+            let result = lead(&names, begin, reached, (fault, rank, after), &mut random);
+            let incident = check(&result, fault, rank, &names);
+            assert_eq!(incident.steps_gained, result.reached.saturating_sub(reached));
+            reached = reached.max(result.reached);
             incidents += 1;
             let situation = Situation {
                 hosts: &given,
@@ -434,7 +434,7 @@ fn launches_heal_until_they_end() {
                 }
                 Action::Restart { delay_seconds, hosts: next, world, left_out: new, .. } => {
                     left_out.extend(new.into_iter().map(|(host, _)| host));
-                    begin = went.over + delay_seconds;
+                    begin = result.over + delay_seconds;
                     (hosts, world_now) = (next, world);
                 }
             }

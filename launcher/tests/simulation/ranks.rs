@@ -14,7 +14,7 @@ type Doing = (f64, Phase, u64);
 
 pub struct Ranks {
     /// Each rank's phases in the current stretch; the last one is the collective.
-    ways: Vec<Vec<Doing>>,
+    timelines: Vec<Vec<Doing>>,
     /// The end of the current collective.
     over: f64,
     /// The number of completed collectives.
@@ -42,7 +42,7 @@ impl Ranks {
     pub fn new(world: usize, step: u64, stall: f64, random: &mut Random) -> Self {
         let pace = (0..world).map(|_| random.between(0.9, 1.1)).collect();
         Self {
-            ways: vec![Vec::new(); world],
+            timelines: vec![Vec::new(); world],
             over: f64::INFINITY,
             exchanges: 0,
             step: 0,
@@ -71,7 +71,7 @@ impl Ranks {
 
     /// Lets the rank get ready for `seconds`.
     pub fn start(&mut self, rank: usize, now: f64, seconds: f64) {
-        self.ways[rank] = vec![(now, Phase::Start, 0), (now + seconds, Phase::Exchange, 0)];
+        self.timelines[rank] = vec![(now, Phase::Start, 0), (now + seconds, Phase::Exchange, 0)];
     }
 
     /// Begins the first stretch, after all ranks were started.
@@ -81,27 +81,27 @@ impl Ranks {
     }
 
     pub fn is_started(&self, rank: usize) -> bool {
-        !self.ways[rank].is_empty()
+        !self.timelines[rank].is_empty()
     }
 
     /// Applies a hang in this stretch, and computes the end of its collective.
     fn close(&mut self) {
         if let Some((rank, phase, state, from)) = self.hang
             && self.hung_since.is_nan()
-            && let Some(place) = self.ways[rank].iter().position(|doing| doing.1 == phase && doing.0 >= from)
+            && let Some(place) = self.timelines[rank].iter().position(|doing| doing.1 == phase && doing.0 >= from)
         {
-            self.ways[rank].truncate(place + 1);
+            self.timelines[rank].truncate(place + 1);
             self.states[rank] = state;
-            self.hung_since = self.ways[rank][place].0;
+            self.hung_since = self.timelines[rank][place].0;
         }
-        self.over = (0..self.ways.len()).map(|rank| self.enters(rank)).fold(0.0, f64::max) + LATENCY;
+        self.over = (0..self.timelines.len()).map(|rank| self.enters(rank)).fold(0.0, f64::max) + LATENCY;
     }
 
     /// Advances to `now`.
     pub fn advance(&mut self, now: f64) {
         while self.over <= now {
             let begin = self.over;
-            for (rank, way) in self.ways.iter().enumerate() {
+            for (rank, way) in self.timelines.iter().enumerate() {
                 let mut ends = way.iter().skip(1).map(|doing| doing.0).chain([begin]);
                 for &(at, phase, _) in way {
                     let spent = ends.next().map_or(0.0, |end| end - at);
@@ -125,7 +125,7 @@ impl Ranks {
     }
 
     fn new_stretch(&mut self, begin: f64) {
-        for rank in 0..self.ways.len() {
+        for rank in 0..self.timelines.len() {
             let mut way = Vec::with_capacity(5);
             let mut at = begin;
             for (phase, usual) in match self.stretch {
@@ -149,34 +149,38 @@ impl Ranks {
             }
             let exchange = if self.stretch == BUCKETS { Phase::Exchange } else { Phase::Reduce };
             way.push((at, exchange, self.stretch));
-            self.ways[rank] = way;
+            self.timelines[rank] = way;
         }
     }
 
     fn place(&self, rank: usize, now: f64) -> usize {
-        self.ways[rank].iter().rposition(|doing| doing.0 <= now).unwrap_or(0)
+        self.timelines[rank].iter().rposition(|doing| doing.0 <= now).unwrap_or(0)
     }
 
     /// Stops the rank for good. Returns when the group comes to a standstill without it.
     pub fn stop(&mut self, rank: usize, now: f64) -> f64 {
         let place = self.place(rank, now);
-        self.ways[rank].truncate(place + 1);
+        self.timelines[rank].truncate(place + 1);
         self.states[rank] = 'T';
         self.over = f64::INFINITY;
         let last = |way: &Vec<Doing>| way.last().map_or(now, |doing| doing.0);
         // Inside a collective, the rank is missed when all ranks are there; in its own work, it is missed at once.
-        if self.ways[rank][place].1.is_collective() { self.ways.iter().map(last).fold(now, f64::max) } else { now }
+        if self.timelines[rank][place].1.is_collective() {
+            self.timelines.iter().map(last).fold(now, f64::max)
+        } else {
+            now
+        }
     }
 
     /// Lets the current collective never complete. Returns when all ranks are in it.
     pub fn stall(&mut self, now: f64) -> f64 {
         self.over = f64::INFINITY;
-        self.ways.iter().filter_map(|way| way.last()).map(|doing| doing.0).fold(now, f64::max)
+        self.timelines.iter().filter_map(|way| way.last()).map(|doing| doing.0).fold(now, f64::max)
     }
 
     /// Returns when the rank enters the current collective.
     pub fn enters(&self, rank: usize) -> f64 {
-        match self.ways[rank].last() {
+        match self.timelines[rank].last() {
             Some(&(at, phase, _)) if phase.is_collective() => at,
             _ => f64::INFINITY,
         }
@@ -188,7 +192,7 @@ impl Ranks {
 
     /// Returns the rank's ledger at `now`.
     pub fn reading(&self, rank: usize, now: f64) -> Reading {
-        let (since, phase, bucket) = self.ways[rank][self.place(rank, now)];
+        let (since, phase, bucket) = self.timelines[rank][self.place(rank, now)];
         let [step_seconds, data_seconds, wait_seconds] = self.last_times[rank];
         Reading {
             pid: 1000 + rank as u64,

@@ -11,7 +11,7 @@ use admiral_contract::{ExitCode, Reading};
 
 use super::event::{Event, GroupOptions, Outcome, Output};
 use super::member::Member;
-use super::stop::{FORCED, STOPPED, stopped_early};
+use super::stop::{FORCED_EXIT_CODE, KILLED_BY_STOP, stopped_early};
 use crate::decide::cause::{Cause, Incident, code_of};
 use crate::decide::end::{End, whereabouts};
 use crate::decide::sentence::{count, name};
@@ -20,14 +20,14 @@ use crate::decide::view::RankView;
 use crate::protocol::SCHEDULING_GAP;
 
 /// After a failure, an earlier cause may arrive from another host within this time, in seconds.
-const SETTLE: f64 = 0.3;
+const SETTLE_TIME: f64 = 0.3;
 /// The timeout for the stacks of the culprits, in seconds.
-const STACKS: f64 = 2.0;
+const STACK_TIMEOUT: f64 = 2.0;
 /// The largest number of ranks that are asked for their stacks.
-const MOST_STACKS: usize = 3;
+const MAX_STACKS: usize = 3;
 /// `mpirun` has this long to end after its agents, in seconds, and is killed then. After the death of a rank it would
 /// wait for its own grace period without a reason.
-const LAST_WAIT: f64 = 1.0;
+const MPIRUN_EXIT_TIMEOUT: f64 = 1.0;
 /// A failure that may be the cause of the group's end.
 #[derive(Debug, Clone)]
 struct FailureCandidate {
@@ -36,7 +36,7 @@ struct FailureCandidate {
     cause: Cause,
     sentence: String,
     /// How likely the failure is a consequence of another one; 0 if it is not.
-    follows: u8,
+    consequence: u8,
 }
 
 /// The shutdown of a group.
@@ -45,7 +45,7 @@ struct Ending {
     since: f64,
     outcome: Outcome,
     /// When all agents were dismissed.
-    told_to_leave: Option<f64>,
+    dismissed_at: Option<f64>,
     mpirun_killed: bool,
 }
 
@@ -153,19 +153,19 @@ impl Group {
         }
         self.pass_time(now);
         match event {
-            Event::Hello { rank } | Event::Alive { rank } => self.hear(rank, &mut out),
+            Event::Hello { rank } | Event::Alive { rank } => self.mark_heard(rank, &mut out),
             Event::Beat { rank, reading, state } => {
-                self.hear(rank, &mut out);
+                self.mark_heard(rank, &mut out);
                 if let Some(member) = self.members.get_mut(rank).filter(|member| member.ended.is_none()) {
                     (member.reading, member.state, member.no_ledger_since) = (Some(reading), state, None);
                 }
             }
             Event::Ended { rank, end, reading } => {
-                self.hear(rank, &mut out);
+                self.mark_heard(rank, &mut out);
                 self.rank_ended(rank, end, reading);
             }
             Event::StackTaken { rank } => {
-                self.hear(rank, &mut out);
+                self.mark_heard(rank, &mut out);
                 if let Some((awaited, ..)) = &mut self.stacks {
                     awaited.remove(&rank);
                 }
@@ -178,12 +178,12 @@ impl Group {
                 }
             }
             Event::DaemonGone { rank } => {
-                self.hear(rank, &mut out);
+                self.mark_heard(rank, &mut out);
                 self.daemon_died(rank);
             }
             Event::MpirunEnded => self.mpirun_died(),
             Event::StopRequested { repeated } => self.stop_requested(repeated, &mut out),
-            Event::Tick => self.judge(&mut out),
+            Event::Tick => self.check_progress(&mut out),
         }
         self.advance(&mut out);
         out
@@ -200,7 +200,7 @@ impl Group {
         self.now = self.now.max(now);
     }
 
-    fn hear(&mut self, rank: usize, out: &mut Vec<Output>) {
+    fn mark_heard(&mut self, rank: usize, out: &mut Vec<Output>) {
         let now = self.now;
         let Some(member) = self.members.get_mut(rank) else { return };
         member.last_heard = now;
@@ -224,9 +224,9 @@ impl Group {
         if ending || end == End::Code(ExitCode::Finished as u8) {
             return;
         }
-        if end == STOPPED && self.is_asked() {
+        if end == KILLED_BY_STOP && self.is_stop_requested() {
             // The rank died of the signal before it could handle it, so its peers need not wait for it.
-            self.stop = Some((true, self.stop.map_or(now, |(_, until)| until.min(now + SETTLE))));
+            self.stop = Some((true, self.stop.map_or(now, |(_, until)| until.min(now + SETTLE_TIME))));
             return;
         }
         if end == End::Code(ExitCode::Preempted as u8) {
@@ -242,12 +242,12 @@ impl Group {
         let view = self.view(rank);
         FailureCandidate {
             rank: Some(rank),
-            sentence: format!("{} {}{}", name(&view), end.words(), whereabouts(view.reading.as_ref())),
+            sentence: format!("{} {}{}", name(&view), end.describe(), whereabouts(view.reading.as_ref())),
             hosts: if end.blames_host() { vec![view.host] } else { Vec::new() },
             cause: end.cause(),
             // A rank that loses its peers is inside a collective operation.
-            follows: match &view.reading {
-                _ if !end.may_follow() => 0,
+            consequence: match &view.reading {
+                _ if !end.may_be_consequence() => 0,
                 Some(reading) if !reading.phase.is_collective() => 1,
                 _ => 2,
             },
@@ -273,7 +273,7 @@ impl Group {
             ),
             hosts: vec![view.host],
             cause: Cause::AgentLost,
-            follows: 0,
+            consequence: 0,
         });
     }
 
@@ -284,7 +284,13 @@ impl Group {
         }
         let sentence =
             format!("mpirun's daemon on {host} is gone: it was killed, and the ranks there are lost with it");
-        self.fail(FailureCandidate { rank: None, hosts: vec![host], cause: Cause::MpirunDied, sentence, follows: 0 });
+        self.fail(FailureCandidate {
+            rank: None,
+            hosts: vec![host],
+            cause: Cause::MpirunDied,
+            sentence,
+            consequence: 0,
+        });
     }
 
     fn mpirun_died(&mut self) {
@@ -301,7 +307,7 @@ impl Group {
             let all = self.members.len();
             (Cause::Start, hosts, format!("mpirun ended before {absent} of {all} ranks had come up"))
         };
-        self.fail(FailureCandidate { rank: None, hosts, cause, sentence, follows: 0 });
+        self.fail(FailureCandidate { rank: None, hosts, cause, sentence, consequence: 0 });
     }
 
     /// Returns the hosts, or none if they are all hosts of the group, because they share the cause then.
@@ -314,9 +320,9 @@ impl Group {
     /// Records a failure. The first one counts, unless it may be a consequence of a later one.
     fn fail(&mut self, failure: FailureCandidate) {
         match &mut self.failure {
-            Some((first, _)) if failure.follows < first.follows => *first = failure,
+            Some((first, _)) if failure.consequence < first.consequence => *first = failure,
             Some(_) => {}
-            None => self.failure = Some((failure, self.now + SETTLE)),
+            None => self.failure = Some((failure, self.now + SETTLE_TIME)),
         }
     }
 
@@ -330,7 +336,7 @@ impl Group {
         if !self.started {
             self.end(stopped_early(&self.members), out);
         } else if repeated || asked_before {
-            self.end(Outcome::Stopped { code: FORCED, sentence: "it was ended by force".to_owned() }, out);
+            self.end(Outcome::Stopped { code: FORCED_EXIT_CODE, sentence: "it was ended by force".to_owned() }, out);
         } else {
             self.stop = Some((true, self.now + self.options.stop_grace_seconds));
             out.push(Output::SignalAll);
@@ -338,7 +344,7 @@ impl Group {
     }
 
     /// Checks whether the group stands still.
-    fn judge(&mut self, out: &mut Vec<Output>) {
+    fn check_progress(&mut self, out: &mut Vec<Output>) {
         if self.ending.is_some() || self.failure.is_some() || self.stacks.is_some() {
             return;
         }
@@ -360,7 +366,7 @@ impl Group {
             _ => (Cause::Stalled, shared(self.hosts_unless_all(of_culprits()))),
         };
         let rank = culprits.first().copied();
-        let outcome = self.outcome(FailureCandidate { rank, hosts, cause, sentence, follows: 0 });
+        let outcome = self.outcome(FailureCandidate { rank, hosts, cause, sentence, consequence: 0 });
         if let Verdict::Silent { ranks, .. } = &verdict {
             for &rank in ranks {
                 self.members[rank].disconnected = true;
@@ -370,10 +376,10 @@ impl Group {
             if matches!(verdict, Verdict::Late { .. } | Verdict::NotReady { .. }) { culprits } else { Vec::new() }
                 .into_iter()
                 .filter(|&rank| self.members[rank].connected && !self.members[rank].disconnected)
-                .take(MOST_STACKS)
+                .take(MAX_STACKS)
                 .collect();
         out.extend(asked.iter().map(|&rank| Output::TakeStack(rank)));
-        self.stacks = Some((asked, self.now + STACKS, outcome));
+        self.stacks = Some((asked, self.now + STACK_TIMEOUT, outcome));
     }
 
     /// Turns a failure into an outcome.
@@ -390,20 +396,20 @@ impl Group {
                 self.started = true;
                 out.push(Output::StartAll);
             }
-            if let Some(outcome) = self.due() {
+            if let Some(outcome) = self.due_outcome() {
                 self.end(outcome, out);
             }
         }
-        self.go_down(out);
+        self.shut_down(out);
     }
 
     /// Returns the outcome, if it is time for one.
-    fn due(&mut self) -> Option<Outcome> {
+    fn due_outcome(&mut self) -> Option<Outcome> {
         let all_ended = self.members.iter().all(|member| member.ended.is_some());
         // If all ranks finished, there is nothing to heal, whatever else happened: a lost daemon on a finished host, or
         // a rank that stood still for a while.
         if self.members.iter().all(|member| member.ended == Some(End::Code(0))) {
-            return Some(self.good_end());
+            return Some(self.regular_end());
         }
         if let Some((awaited, until, outcome)) = &self.stacks {
             // A failure that comes now is not the cause.
@@ -414,41 +420,41 @@ impl Group {
             if self.now < *until && !all_ended {
                 return None;
             }
-            if failure.follows > 0 && self.is_cut_short() {
+            if failure.consequence > 0 && self.is_killed_by_stop() {
                 return Some(stopped_early(&self.members));
             }
             let preempted = End::Code(ExitCode::Preempted as u8);
             let first = self.members.iter().position(|member| member.ended == Some(preempted));
             return Some(match first {
                 // This rank lost a peer that was asked to stop.
-                Some(rank) if failure.follows > 0 => self.outcome(self.failure_of(rank, preempted)),
+                Some(rank) if failure.consequence > 0 => self.outcome(self.failure_of(rank, preempted)),
                 _ => self.outcome(failure.clone()),
             });
         }
         if all_ended {
-            return Some(self.good_end());
+            return Some(self.regular_end());
         }
         let (asked, until) = self.stop?;
         if self.now < until {
             return None;
         }
         let grace = self.options.stop_grace_seconds;
-        Some(if self.is_cut_short() {
+        Some(if self.is_killed_by_stop() {
             stopped_early(&self.members)
         } else if asked {
             let sentence = format!("it did not stop within {grace:.0} s and was ended by force");
-            Outcome::Stopped { code: FORCED, sentence }
+            Outcome::Stopped { code: FORCED_EXIT_CODE, sentence }
         } else {
-            self.good_end()
+            self.regular_end()
         })
     }
 
     fn end(&mut self, outcome: Outcome, out: &mut Vec<Output>) {
         out.push(Output::KillAll);
-        self.ending = Some(Ending { since: self.now, outcome, told_to_leave: None, mpirun_killed: false });
+        self.ending = Some(Ending { since: self.now, outcome, dismissed_at: None, mpirun_killed: false });
     }
 
-    fn go_down(&mut self, out: &mut Vec<Output>) {
+    fn shut_down(&mut self, out: &mut Vec<Output>) {
         let silence = self.options.timeouts.silence.as_secs_f64();
         let group_down = self.options.timeouts.group_down.as_secs_f64();
         let Some(ending) = &mut self.ending else { return };
@@ -456,21 +462,21 @@ impl Group {
             |member: &Member| member.connected && !member.disconnected && self.now - member.last_heard <= silence;
         let all_gone = !self.members.iter().any(|member| in_reach(member) && !member.confirmed_gone);
         let overdue = self.now - ending.since >= group_down;
-        if ending.told_to_leave.is_none() && (all_gone || overdue) {
-            ending.told_to_leave = Some(self.now);
+        if ending.dismissed_at.is_none() && (all_gone || overdue) {
+            ending.dismissed_at = Some(self.now);
             out.push(Output::LeaveAll);
         }
-        let in_vain = ending.told_to_leave.is_some_and(|told| self.now - told >= LAST_WAIT);
-        if !self.mpirun_ended && !ending.mpirun_killed && (overdue || in_vain) {
+        let is_mpirun_overdue = ending.dismissed_at.is_some_and(|at| self.now - at >= MPIRUN_EXIT_TIMEOUT);
+        if !self.mpirun_ended && !ending.mpirun_killed && (overdue || is_mpirun_overdue) {
             ending.mpirun_killed = true;
             out.push(Output::KillMpirun);
         }
         if (self.mpirun_ended && all_gone) || self.now - ending.since >= 2.0 * group_down {
             self.finished = true;
             let outcome = ending.outcome.clone();
-            let is_asked = self.is_asked();
+            let is_stop_requested = self.is_stop_requested();
             out.push(Output::Finished(match outcome {
-                Outcome::Incident { incident, sentence } if is_asked => Outcome::Stopped {
+                Outcome::Incident { incident, sentence } if is_stop_requested => Outcome::Stopped {
                     code: code_of(incident.cause),
                     sentence: format!("asked to stop, it failed: {sentence}"),
                 },
@@ -479,22 +485,22 @@ impl Group {
         }
     }
 
-    fn is_asked(&self) -> bool {
+    fn is_stop_requested(&self) -> bool {
         self.stop.is_some_and(|(asked, _)| asked)
     }
 
     /// Returns whether the launcher's own signal killed a rank.
-    fn is_cut_short(&self) -> bool {
-        self.is_asked() && self.members.iter().any(|member| member.ended == Some(STOPPED))
+    fn is_killed_by_stop(&self) -> bool {
+        self.is_stop_requested() && self.members.iter().any(|member| member.ended == Some(KILLED_BY_STOP))
     }
 
     /// Returns the outcome after all ranks exited with 0 or 75.
-    fn good_end(&self) -> Outcome {
+    fn regular_end(&self) -> Outcome {
         let preempted = End::Code(ExitCode::Preempted as u8);
         let Some(rank) = self.members.iter().position(|member| member.ended == Some(preempted)) else {
-            return if self.is_cut_short() { stopped_early(&self.members) } else { Outcome::AllEnded };
+            return if self.is_killed_by_stop() { stopped_early(&self.members) } else { Outcome::AllEnded };
         };
-        if self.is_asked() {
+        if self.is_stop_requested() {
             let sentence = "it was stopped, with a checkpoint".to_owned();
             return Outcome::Stopped { code: ExitCode::Preempted as u8, sentence };
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use admiral_contract::{ExitCode, largest_world_size, world_sizes};
 
-use super::cause::{Cause, Incident, USAGE, code_of};
+use super::cause::{Cause, Incident, USAGE_EXIT_CODE, code_of};
 use super::sentence::{count, first_few};
 use crate::hosts::Host;
 
@@ -101,7 +101,7 @@ pub fn next_resume(resume: String, has_stepped: bool) -> String {
 /// Returns the action for exit codes after which no restart can help.
 fn final_code(cause: Cause, restart_on_preemption: bool) -> Option<Action> {
     let Cause::Exit(code) = cause else { return None };
-    if code == USAGE {
+    if code == USAGE_EXIT_CODE {
         let reason = "admiral does not take the command line that it is given: starting again cannot help; are it and \
                       admiral-launch of one build?";
         return Some(Action::Stop { code: code_of(cause), reason: reason.to_owned() });
@@ -200,10 +200,10 @@ fn place_group(incident: &Incident, situation: &Situation<'_>) -> Action {
             (with, world, known, suspected)
         } else {
             // Hosts that were left out on suspicion come back last.
-            let again = recalled(incident, situation);
-            let why = again.iter().map(|host| (host.name.clone(), "it was left out".to_owned()));
+            let recalled = recalled(incident, situation);
+            let why = recalled.iter().map(|host| (host.name.clone(), "it was left out".to_owned()));
             let kept = suspected.into_iter().chain(why).collect();
-            let with = [with, again].concat();
+            let with = [with, recalled].concat();
             match world_on(&with, situation) {
                 Some(world) => (with, world, known, kept),
                 None => return Action::Stop { code: ExitCode::Node as u8, reason: no_room(&with, &known, situation) },

@@ -157,14 +157,14 @@ fn without_spares_fewer_ranks_share_the_same_batch() {
 #[test]
 fn a_host_that_fails_twice_is_left_out_unless_there_is_no_other() {
     let history = [incident(1.0, 1, "n1", Cause::Signal(9), 5)];
-    let again = |at| incident(at, 5, "n1", Cause::Stalled, 5);
+    let repeated = |at| incident(at, 5, "n1", Cause::Stalled, 5);
     let three = hosts(3, 4);
-    let next = restart(decide(&again(2.0), &situation(&three, &[], &history)));
+    let next = restart(decide(&repeated(2.0), &situation(&three, &[], &history)));
     assert_eq!((next.hosts, next.left_out), (vec!["n0".to_owned(), "n2".to_owned()], vec!["n1".to_owned()]));
-    let next = restart(decide(&again(5000.0), &situation(&three, &[], &history)));
+    let next = restart(decide(&repeated(5000.0), &situation(&three, &[], &history)));
     assert_eq!(next.left_out, [""; 0], "it was too long ago");
     let left_out = ["n0".to_owned(), "n2".to_owned()];
-    let next = restart(decide(&again(2.0), &situation(&three, &left_out, &history)));
+    let next = restart(decide(&repeated(2.0), &situation(&three, &left_out, &history)));
     assert_eq!((next.hosts, next.world), (vec!["n1".to_owned()], 4));
     assert!(next.note.contains("n1 is kept although it failed 2 times within 3600 s"), "{}", next.note);
 }

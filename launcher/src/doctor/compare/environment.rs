@@ -1,15 +1,15 @@
 //! Variables that differ between hosts, or that `mpirun` did not pass on.
 
 use super::answer::{Answer, Needs};
-use super::finding::{Finding, Severity, some_of};
-use super::majority::odd;
+use super::finding::{Finding, Severity, abbreviated};
+use super::majority::deviations;
 
 /// Variables that often differ without harm.
 const OFTEN_DIFFERENT: [&str; 6] = ["PATH", "TMPDIR", "RUST_LOG", "RUST_BACKTRACE", "SSL_CERT_FILE", "SSL_CERT_DIR"];
 /// Variables that belong to each host, so that the launcher's values say nothing about them.
-const OF_A_HOST: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "TMPDIR"];
+const PER_HOST: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "TMPDIR"];
 /// Longer values are cut in messages.
-const SHOWN: usize = 60;
+const MAX_SHOWN: usize = 60;
 
 pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Finding>) {
     let mut names: Vec<&str> =
@@ -19,13 +19,20 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
     names.dedup();
     for name in names {
         let severity = if OFTEN_DIFFERENT.contains(&name) { Severity::Note } else { Severity::Warning };
-        let settled: Vec<Option<String>> =
-            answers.iter().map(|answer| answer.probe.environment.get(name).map(|value| settle(name, value))).collect();
+        let settled: Vec<Option<String>> = answers
+            .iter()
+            .map(|answer| answer.probe.environment.get(name).map(|value| normalized(name, value)))
+            .collect();
         let hosts = answers.iter().map(|answer| answer.host.name.as_str());
         let values: Vec<(&str, Option<&String>)> = hosts.zip(settled.iter().map(Option::as_ref)).collect();
-        if let Some(odd) = odd(values.iter().map(|(host, value)| (*host, value))) {
-            for (value, hosts) in odd.others {
-                let what = format!("{name} {}; {}: it {}", shown(*value), some_of(&odd.usual_hosts), shown(*odd.usual));
+        if let Some(deviation) = deviations(values.iter().map(|(host, value)| (*host, value))) {
+            for (value, hosts) in deviation.others {
+                let what = format!(
+                    "{name} {}; {}: it {}",
+                    shown(*value),
+                    abbreviated(&deviation.usual_hosts),
+                    shown(*deviation.usual)
+                );
                 let remedy =
                     format!("set it alike on every host, or where the launcher runs and pass it on: --pass {name}");
                 findings.push(Finding::among(hosts, severity, what, remedy));
@@ -38,7 +45,7 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
 
 /// Returns a list of folders without empty entries and repetitions. `mpirun` puts its own folders in front, and not on
 /// every host the same number of times.
-fn settle(name: &str, value: &str) -> String {
+fn normalized(name: &str, value: &str) -> String {
     if !name.ends_with("PATH") {
         return value.to_owned();
     }
@@ -56,7 +63,7 @@ fn not_carried(needs: &Needs, name: &str, values: &[(&str, Option<&String>)], fi
     let own = needs.environment.get(name);
     // If only the hosts have the variable, their administrator set it.
     let (Some(own), Some((_, theirs))) = (own, values.first()) else { return };
-    if OF_A_HOST.contains(&name) || *theirs == Some(own) {
+    if PER_HOST.contains(&name) || *theirs == Some(own) {
         return;
     }
     let what = format!("{name} {} where the launcher runs, and on the hosts it {}", shown(Some(own)), shown(*theirs));
@@ -68,8 +75,8 @@ fn not_carried(needs: &Needs, name: &str, values: &[(&str, Option<&String>)], fi
 fn shown(value: Option<&String>) -> String {
     match value {
         None => "is not set".into(),
-        Some(value) if value.chars().count() <= SHOWN => format!("is {value:?}"),
-        Some(value) => format!("is {:?}...", value.chars().take(SHOWN).collect::<String>()),
+        Some(value) if value.chars().count() <= MAX_SHOWN => format!("is {value:?}"),
+        Some(value) => format!("is {:?}...", value.chars().take(MAX_SHOWN).collect::<String>()),
     }
 }
 

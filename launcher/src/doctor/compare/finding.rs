@@ -40,7 +40,7 @@ impl Finding {
 }
 
 /// Returns `node1`, `node1 and node2`, or `node1 and 2 more`.
-pub(super) fn some_of(hosts: &[String]) -> String {
+pub(super) fn abbreviated(hosts: &[String]) -> String {
     match hosts {
         [] => String::new(),
         [one] => one.clone(),

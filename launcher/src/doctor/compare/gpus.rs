@@ -1,12 +1,12 @@
 //! Checks of the GPUs: enough, of one model, healthy, and free.
 
 use super::answer::{Answer, Needs, usable_gpus};
-use super::finding::{Finding, Severity, some_of};
-use super::majority::odd;
+use super::finding::{Finding, Severity, abbreviated};
+use super::majority::deviations;
 use crate::doctor::probe::{Gpu, GpuState};
 
 /// Memory in MiB that the driver itself may use.
-const DRIVERS_OWN_MIB: u64 = 1024;
+const DRIVER_MEMORY_MIB: u64 = 1024;
 
 pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Finding>) {
     let has_any =
@@ -36,9 +36,10 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
         answers.iter().filter_map(gpu).collect::<Vec<_>>()
     };
     let mut warn = |values: &[(String, String)], name: &str, remedy: &str| {
-        let Some(odd) = odd(values.iter().map(|(host, value)| (host.as_str(), value))) else { return };
-        for (value, hosts) in odd.others {
-            let what = format!("{name} is {value}; on {} it is {}", some_of(&odd.usual_hosts), odd.usual);
+        let Some(deviation) = deviations(values.iter().map(|(host, value)| (host.as_str(), value))) else { return };
+        for (value, hosts) in deviation.others {
+            let what =
+                format!("{name} is {value}; on {} it is {}", abbreviated(&deviation.usual_hosts), deviation.usual);
             findings.push(Finding::among(hosts, Severity::Warning, what, remedy));
         }
     };
@@ -106,7 +107,7 @@ fn memory(answer: &Answer, state: &GpuState, ranks: usize, findings: &mut Vec<Fi
                 format!("end it (on {host}: kill {0}; if it stays, kill -9 {0}), or leave the host out", holder.pid);
             findings.push(Finding::of(host, severity, what, remedy));
         }
-        if !is_held && taken > DRIVERS_OWN_MIB.max(gpu.memory_mib / 20) {
+        if !is_held && taken > DRIVER_MEMORY_MIB.max(gpu.memory_mib / 20) {
             let what = format!("{room}: no process that can be seen here holds the rest");
             let remedy = format!(
                 "look for processes in containers, and for dead ones that wait for their parent; nvidia-smi \

@@ -71,13 +71,14 @@ fn limits(needs: &Needs, answer: &Answer, findings: &mut Vec<Finding>) {
     let each = if has_gpus { SHM_BYTES_WITH_GPU } else { SHM_BYTES_WITHOUT_GPU };
     let wanted = each * ranks as u64;
     if let Some(free) = system.shm_free_bytes.filter(|&free| free < wanted) {
-        let what = format!("/dev/shm has {} free; {ranks} ranks want {}", size(free), size(wanted));
+        let what = format!("/dev/shm has {} free; {ranks} ranks want {}", format_bytes(free), format_bytes(wanted));
         let remedy = "in a container give it more (docker run --shm-size=8g; in Kubernetes an emptyDir of medium \
                       Memory at /dev/shm)";
         findings.push(Finding::of(host, Severity::Warning, what, remedy));
     }
     if let Some(limit) = system.max_locked_bytes.filter(|_| system.has_infiniband) {
-        let what = format!("a process may lock {} of memory, and InfiniBand wants it without limit", size(limit));
+        let what =
+            format!("a process may lock {} of memory, and InfiniBand wants it without limit", format_bytes(limit));
         let remedy = "set memlock to unlimited in /etc/security/limits.conf, LimitMEMLOCK=infinity of the service";
         findings.push(Finding::of(host, Severity::Warning, what, remedy));
     }
@@ -96,8 +97,8 @@ fn disks(needs: &Needs, answer: &Answer, findings: &mut Vec<Finding>) {
     let what = format!(
         "the disk of {} has {} free; a checkpoint has {}, and {} of them will lie there",
         folder.display(),
-        size(*free_bytes),
-        size(one),
+        format_bytes(*free_bytes),
+        format_bytes(one),
         needs.kept_checkpoints
     );
     let remedy = "free some, set checkpoint.keep_last to keep fewer, or set checkpoint.url to another place";
@@ -153,7 +154,7 @@ fn leftovers(answer: &Answer, findings: &mut Vec<Finding>) {
 }
 
 /// Formats bytes: `1.4 GB`.
-pub(crate) fn size(bytes: u64) -> String {
+pub(crate) fn format_bytes(bytes: u64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB", "PB"];
     let mut value = bytes as f64;
     let mut unit = 0;

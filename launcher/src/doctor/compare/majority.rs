@@ -2,7 +2,7 @@
 
 /// Hosts with different values.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Odd<'a, T> {
+pub(super) struct Deviation<'a, T> {
     /// The most frequent value.
     pub(super) usual: &'a T,
     /// The hosts that have it.
@@ -12,7 +12,9 @@ pub(super) struct Odd<'a, T> {
 }
 
 /// Returns `None` if all values are equal. Of two equally frequent values, the first host's counts as the usual one.
-pub(super) fn odd<'a, T: PartialEq>(all: impl IntoIterator<Item = (&'a str, &'a T)>) -> Option<Odd<'a, T>> {
+pub(super) fn deviations<'a, T: PartialEq>(
+    all: impl IntoIterator<Item = (&'a str, &'a T)>,
+) -> Option<Deviation<'a, T>> {
     let mut groups: Vec<(&T, Vec<String>)> = Vec::new();
     for (host, thing) in all {
         match groups.iter_mut().find(|(known, _)| *known == thing) {
@@ -26,7 +28,7 @@ pub(super) fn odd<'a, T: PartialEq>(all: impl IntoIterator<Item = (&'a str, &'a 
     let most = groups.iter().map(|(_, hosts)| hosts.len()).max()?;
     let usual = groups.iter().position(|(_, hosts)| hosts.len() == most)?;
     let (usual, usual_hosts) = groups.remove(usual);
-    Some(Odd { usual, usual_hosts, others: groups })
+    Some(Deviation { usual, usual_hosts, others: groups })
 }
 
 #[cfg(test)]
@@ -39,12 +41,12 @@ mod tests {
     #[test]
     fn the_odd_ones_are_told_from_the_many() {
         let all = [("a", &1), ("b", &2), ("c", &2), ("d", &3)];
-        let found = odd(all).unwrap();
+        let found = deviations(all).unwrap();
         assert_eq!((found.usual, found.usual_hosts), (&2, vec!["b".to_owned(), "c".into()]));
         assert_eq!(found.others, [(&1, vec!["a".to_owned()]), (&3, vec!["d".into()])]);
-        assert_eq!(odd([("a", &1), ("b", &2)]).unwrap().usual, &1);
-        assert_eq!(odd([("a", &1), ("b", &1)]), None);
-        assert_eq!(odd::<i32>([]), None);
+        assert_eq!(deviations([("a", &1), ("b", &2)]).unwrap().usual, &1);
+        assert_eq!(deviations([("a", &1), ("b", &1)]), None);
+        assert_eq!(deviations::<i32>([]), None);
     }
 
     proptest! {
@@ -54,7 +56,7 @@ mod tests {
         ) {
             let names: Vec<String> = (0..things.len()).map(|number| format!("n{number}")).collect();
             let all = names.iter().map(String::as_str).zip(&things);
-            match odd(all) {
+            match deviations(all) {
                 None => prop_assert!(things.windows(2).all(|pair| pair[0] == pair[1])),
                 Some(found) => {
                     prop_assert!(found.others.iter().all(|(_, hosts)| hosts.len() <= found.usual_hosts.len()));

@@ -50,16 +50,16 @@ fn mask(prefix: u8) -> u32 {
 
 /// An IPv4 interface over which another host might be reached.
 #[derive(Debug, Clone, Copy)]
-struct Way<'a> {
+struct CandidateInterface<'a> {
     interface: &'a Interface,
     address: Ipv4Addr,
 }
 
-fn ways(interfaces: &[Interface]) -> Vec<Way<'_>> {
+fn candidates(interfaces: &[Interface]) -> Vec<CandidateInterface<'_>> {
     let usable = interfaces.iter().filter(|interface| interface.kind != InterfaceKind::Loopback);
     usable
         .filter_map(|interface| match interface.address {
-            IpAddr::V4(address) if !address.is_link_local() => Some(Way { interface, address }),
+            IpAddr::V4(address) if !address.is_link_local() => Some(CandidateInterface { interface, address }),
             _ => None,
         })
         .collect()
@@ -75,42 +75,49 @@ pub fn shared(needs: &Needs, answers: &[Answer]) -> Option<Network> {
     if answers.len() < 2 && answers.iter().all(|answer| answer.peer.is_none()) {
         return None;
     }
-    let members: Vec<Vec<Way>> = answers
+    let members: Vec<Vec<CandidateInterface>> = answers
         .iter()
-        .map(|answer| ways(&answer.probe.interfaces))
+        .map(|answer| candidates(&answer.probe.interfaces))
         // If the launcher's own host takes part, these addresses are already there.
-        .chain(answers.iter().all(|answer| answer.peer.is_some()).then(|| ways(&needs.interfaces)))
+        .chain(answers.iter().all(|answer| answer.peer.is_some()).then(|| candidates(&needs.interfaces)))
         .collect();
     let range = common(&members, answers).or_else(|| covering(&members, answers))?;
-    let inside =
-        answers.iter().flat_map(|answer| ways(&answer.probe.interfaces)).filter(|way| range.holds(way.address));
-    let names: BTreeSet<&str> = inside.map(|way| way.interface.name.as_str()).collect();
+    let inside = answers
+        .iter()
+        .flat_map(|answer| candidates(&answer.probe.interfaces))
+        .filter(|candidate| range.holds(candidate.address));
+    let names: BTreeSet<&str> = inside.map(|candidate| candidate.interface.name.as_str()).collect();
     Some(Network { cidr: range.to_string(), interfaces: names.into_iter().map(str::to_owned).collect() })
 }
 
 /// Returns a network in which each member has its own address.
-fn common(members: &[Vec<Way>], answers: &[Answer]) -> Option<AddressRange> {
-    let ranges: BTreeSet<AddressRange> =
-        members.iter().flatten().map(|way| AddressRange::new(way.address, way.interface.prefix)).collect();
+fn common(members: &[Vec<CandidateInterface>], answers: &[Answer]) -> Option<AddressRange> {
+    let ranges: BTreeSet<AddressRange> = members
+        .iter()
+        .flatten()
+        .map(|candidate| AddressRange::new(candidate.address, candidate.interface.prefix))
+        .collect();
     let rated = ranges.into_iter().filter_map(|range| {
-        let inside: Option<Vec<&Way>> =
-            members.iter().map(|ways| ways.iter().find(|way| range.holds(way.address))).collect();
+        let inside: Option<Vec<&CandidateInterface>> = members
+            .iter()
+            .map(|candidates| candidates.iter().find(|candidate| range.holds(candidate.address)))
+            .collect();
         let inside = inside?;
-        let addresses: BTreeSet<Ipv4Addr> = inside.iter().map(|way| way.address).collect();
+        let addresses: BTreeSet<Ipv4Addr> = inside.iter().map(|candidate| candidate.address).collect();
         // If two hosts have the same address, each of them has a network of its own.
         if addresses.len() < inside.len() {
             return None;
         }
         let used = answers.iter().filter(|answer| holds_ip(range, answer.peer)).count();
-        let kind = inside.iter().map(|way| way.interface.kind).min();
-        let megabits = inside.iter().map(|way| way.interface.megabits.unwrap_or(0)).min();
+        let kind = inside.iter().map(|candidate| candidate.interface.kind).min();
+        let megabits = inside.iter().map(|candidate| candidate.interface.megabits.unwrap_or(0)).min();
         Some(((used, kind, megabits, range.prefix), range))
     });
     rated.max_by_key(|&(rate, _)| rate).map(|(_, range)| range)
 }
 
 /// Returns the smallest range that holds the addresses that reached the launcher.
-fn covering(members: &[Vec<Way>], answers: &[Answer]) -> Option<AddressRange> {
+fn covering(members: &[Vec<CandidateInterface>], answers: &[Answer]) -> Option<AddressRange> {
     let peers: Option<BTreeSet<Ipv4Addr>> = answers
         .iter()
         .map(|answer| match answer.peer {
@@ -128,8 +135,9 @@ fn covering(members: &[Vec<Way>], answers: &[Answer]) -> Option<AddressRange> {
     let strays = members
         .iter()
         .flatten()
-        .filter(|way| matches!(way.interface.kind, InterfaceKind::HostOnly | InterfaceKind::Bridge));
-    let misleads = strays.filter(|way| !peers.contains(&way.address)).any(|way| range.holds(way.address));
+        .filter(|candidate| matches!(candidate.interface.kind, InterfaceKind::HostOnly | InterfaceKind::Bridge));
+    let misleads =
+        strays.filter(|candidate| !peers.contains(&candidate.address)).any(|candidate| range.holds(candidate.address));
     (!misleads).then_some(range)
 }
 
@@ -152,13 +160,15 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
     let mut misleading: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut others: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for answer in answers {
-        let strays =
-            ways(&answer.probe.interfaces).into_iter().filter(|way| !network.interfaces.contains(&way.interface.name));
-        for way in strays {
-            let range = AddressRange::new(way.address, way.interface.prefix);
-            let is_twice = answers.iter().filter(|other| has(other, way.address)).count() > 1;
-            let misleads = is_twice || matches!(way.interface.kind, InterfaceKind::HostOnly | InterfaceKind::Bridge);
-            let key = format!("{} ({range})", way.interface.name);
+        let strays = candidates(&answer.probe.interfaces)
+            .into_iter()
+            .filter(|candidate| !network.interfaces.contains(&candidate.interface.name));
+        for candidate in strays {
+            let range = AddressRange::new(candidate.address, candidate.interface.prefix);
+            let is_twice = answers.iter().filter(|other| has(other, candidate.address)).count() > 1;
+            let misleads =
+                is_twice || matches!(candidate.interface.kind, InterfaceKind::HostOnly | InterfaceKind::Bridge);
+            let key = format!("{} ({range})", candidate.interface.name);
             let hosts = if misleads { &mut misleading } else { &mut others }.entry(key).or_default();
             hosts.push(answer.host.name.clone());
         }
@@ -282,7 +292,7 @@ mod tests {
             let (start, prefix) = network.cidr.split_once('/').unwrap();
             let range = AddressRange::new(start.parse().unwrap(), prefix.parse().unwrap());
             let reaches =
-                    |answer: &Answer| ways(&answer.probe.interfaces).iter().any(|way| range.holds(way.address));
+                    |answer: &Answer| candidates(&answer.probe.interfaces).iter().any(|candidate| range.holds(candidate.address));
                 prop_assert!(answers.iter().all(reaches));
             prop_assert_eq!(AddressRange::new(range.start.into(), range.prefix), range);
         }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::answer::{Answer, Needs};
-use super::finding::{Finding, Severity, some_of};
-use super::majority::{Odd, odd};
+use super::finding::{Finding, Severity, abbreviated};
+use super::majority::{Deviation, deviations};
 use crate::doctor::probe::{FileIdentity, Probe, ProgramVersion};
 
 pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Finding>) {
@@ -45,7 +45,7 @@ fn file<'a>(
             None => {}
         }
     }
-    differences(odd(there), findings, name, remedy, short);
+    differences(deviations(there), findings, name, remedy, short);
 }
 
 fn versions(answers: &[Answer], findings: &mut Vec<Finding>) {
@@ -67,7 +67,7 @@ fn versions(answers: &[Answer], findings: &mut Vec<Finding>) {
     let of =
         |get: fn(&ProgramVersion) -> &String| -> Vec<_> { known.iter().map(|&(host, v)| (host, get(v))).collect() };
     let remedy = "install one version of Open MPI on every host: two do not always understand each other";
-    differences(odd(of(|version| &version.mpi)), findings, "the MPI library", remedy, |mpi| mpi.clone());
+    differences(deviations(of(|version| &version.mpi)), findings, "the MPI library", remedy, |mpi| mpi.clone());
 }
 
 fn libraries(answers: &[Answer], findings: &mut Vec<Finding>) {
@@ -79,7 +79,7 @@ fn libraries(answers: &[Answer], findings: &mut Vec<Finding>) {
         let files: Vec<String> = different.map(|(name, identity)| format!("{name} {}", short(identity))).collect();
         if files.is_empty() { "without some of its files".to_owned() } else { files.join(", ") }
     };
-    let Some(odd) = odd(all) else { return };
+    let Some(deviation) = deviations(all) else { return };
     let path = |host: &str| {
         let answer = described.iter().find(|answer| answer.host.name == host)?;
         let Ok(Some(version)) = &answer.probe.version else { return None };
@@ -89,28 +89,31 @@ fn libraries(answers: &[Answer], findings: &mut Vec<Finding>) {
             version.libtorch_path.as_ref()?.display()
         ))
     };
-    for (files, hosts) in odd.others {
-        let own = format!("{}{}", describe(files, odd.usual), path(&hosts[0]).unwrap_or_default());
-        let usual = path(&odd.usual_hosts[0]).unwrap_or_default();
-        let usual = format!("{}{usual}", describe(odd.usual, files));
-        let what = format!("libtorch is another one: {own}; on {} it is {usual}", some_of(&odd.usual_hosts));
+    for (files, hosts) in deviation.others {
+        let own = format!("{}{}", describe(files, deviation.usual), path(&hosts[0]).unwrap_or_default());
+        let usual = path(&deviation.usual_hosts[0]).unwrap_or_default();
+        let usual = format!("{}{usual}", describe(deviation.usual, files));
+        let what = format!("libtorch is another one: {own}; on {} it is {usual}", abbreviated(&deviation.usual_hosts));
         let remedy = "install one libtorch on every host, to the same place; look for LD_LIBRARY_PATH";
         findings.push(Finding::among(hosts, Severity::Bad, what, remedy));
     }
 }
 
 fn differences<T>(
-    odd: Option<Odd<'_, T>>,
+    odd: Option<Deviation<'_, T>>,
     findings: &mut Vec<Finding>,
     name: &str,
     remedy: &str,
     describe: impl Fn(&T) -> String,
 ) {
-    let Some(odd) = odd else { return };
-    for (thing, hosts) in odd.others {
-        let usual = describe(odd.usual);
-        let what =
-            format!("{name} is another one: {}; on {} it is {usual}", describe(thing), some_of(&odd.usual_hosts));
+    let Some(deviation) = odd else { return };
+    for (thing, hosts) in deviation.others {
+        let usual = describe(deviation.usual);
+        let what = format!(
+            "{name} is another one: {}; on {} it is {usual}",
+            describe(thing),
+            abbreviated(&deviation.usual_hosts)
+        );
         findings.push(Finding::among(hosts, Severity::Bad, what, remedy));
     }
 }

@@ -50,7 +50,7 @@ pub(super) fn output(command: &mut Command, patience: Duration) -> Result<Output
 }
 
 /// Returns the last line that is not empty, of the standard error or else of the standard output.
-pub(super) fn last_words(output: &Output) -> String {
+pub(super) fn last_line(output: &Output) -> String {
     let text = [&output.stderr, &output.stdout].map(|bytes| String::from_utf8_lossy(bytes).trim().to_owned());
     let words = text.iter().find_map(|text| text.lines().last()).unwrap_or("it says nothing");
     format!("{words} ({})", output.status)
@@ -79,7 +79,7 @@ mod tests {
         let long = Duration::from_secs(60);
         let said = output(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]), long).unwrap();
         assert_eq!((said.stdout.as_slice(), said.status.code()), (b"out\n".as_slice(), Some(3)));
-        assert_eq!(last_words(&said), "err (exit status: 3)");
+        assert_eq!(last_line(&said), "err (exit status: 3)");
         assert_eq!(output(&mut Command::new("no-such-program-at-all"), long).unwrap_err(), NoOutput::Absent);
         let late = output(Command::new("sleep").arg("600"), Duration::from_millis(50)).unwrap_err();
         assert_eq!(late, NoOutput::Failed("sleep did not end within 0 s".into()));

@@ -51,10 +51,10 @@ const NAMES: [&str; 13] = [
     "all_proxy",
 ];
 /// Set for every process by the one that started it.
-const NOT: [&str; 1] = ["OMPI_MCA_mpi_oversubscribe"];
+const EXCLUDED: [&str; 1] = ["OMPI_MCA_mpi_oversubscribe"];
 /// The launcher's own variables for its processes.
-const OWN: &str = "ADMIRAL_LAUNCH_";
-const OWN_PROBE: &str = "ADMIRAL_PROBE_";
+const LAUNCH_PREFIX: &str = "ADMIRAL_LAUNCH_";
+const PROBE_PREFIX: &str = "ADMIRAL_PROBE_";
 /// Returns the variables that affect a rank. Secrets are hashed with the salt, so that they can be compared between
 /// hosts, and nothing else.
 pub fn selected(environment: &Environment, salt: &str) -> BTreeMap<String, String> {
@@ -71,8 +71,10 @@ pub fn selected(environment: &Environment, salt: &str) -> BTreeMap<String, Strin
 }
 
 fn matters(name: &str) -> bool {
-    let is_own = name.starts_with(OWN) || name.starts_with(OWN_PROBE);
-    !is_own && !NOT.contains(&name) && (NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+    let is_own = name.starts_with(LAUNCH_PREFIX) || name.starts_with(PROBE_PREFIX);
+    !is_own
+        && !EXCLUDED.contains(&name)
+        && (NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
 }
 
 fn hashed(value: &str, salt: &str) -> String {

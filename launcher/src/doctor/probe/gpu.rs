@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::command::{NoOutput, last_words, output};
-use super::leftovers::{Who, who};
+use super::command::{NoOutput, last_line, output};
+use super::leftovers::{ProcessOwner, owner_of};
 
 /// Without persistence mode, a driver takes seconds to wake eight GPUs.
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 const GPU_FIELDS: &str =
     "index,name,uuid,memory.total,memory.free,driver_version,ecc.errors.uncorrected.volatile.total";
 const HOLDER_FIELDS: &str = "gpu_uuid,pid,used_memory,process_name";
@@ -64,7 +64,7 @@ pub struct Holder {
 pub(super) fn state() -> Option<Result<GpuState, String>> {
     let query = |what: &str, fields: &str| {
         let options = [format!("--query-{what}={fields}"), "--format=csv,noheader,nounits".into()];
-        output(Command::new("nvidia-smi").args(options), PATIENCE)
+        output(Command::new("nvidia-smi").args(options), TIMEOUT)
     };
     let said = match query("gpu", GPU_FIELDS) {
         Ok(said) => said,
@@ -76,13 +76,13 @@ pub(super) fn state() -> Option<Result<GpuState, String>> {
         return Some(Ok(GpuState::default()));
     }
     if !said.status.success() {
-        return Some(Err(format!("nvidia-smi: {}", last_words(&said))));
+        return Some(Err(format!("nvidia-smi: {}", last_line(&said))));
     }
     Some(read_gpus(&text).map(|gpus| {
         // Without the list of processes, the free memory is still known.
         let holders = query("compute-apps", HOLDER_FIELDS).map(|said| {
             let text = String::from_utf8_lossy(&said.stdout).into_owned();
-            read_holders(&text, &gpus, who)
+            read_holders(&text, &gpus, owner_of)
         });
         GpuState { gpus, holders: holders.unwrap_or_default() }
     }))
@@ -107,12 +107,12 @@ fn read_gpus(text: &str) -> Result<Vec<Gpu>, String> {
     lines.map(|line| read(line).ok_or_else(|| format!("nvidia-smi: {line}"))).collect()
 }
 
-fn read_holders(text: &str, gpus: &[Gpu], who: impl Fn(u32) -> Who) -> Vec<Holder> {
+fn read_holders(text: &str, gpus: &[Gpu], owner_of: impl Fn(u32) -> ProcessOwner) -> Vec<Holder> {
     let read = |line: &str| {
         let mut cells = line.splitn(4, ',').map(str::trim);
         let (uuid, pid, mib, program) = (cells.next()?, cells.next()?.parse().ok()?, cells.next()?, cells.next()?);
         let gpu = gpus.iter().find(|gpu| gpu.uuid == uuid)?.index;
-        let Who { user, launch_id } = who(pid);
+        let ProcessOwner { user, launch_id } = owner_of(pid);
         Some(Holder { gpu, mib: mib.parse().ok(), pid, program: program.into(), user, launch_id })
     };
     text.lines().filter_map(read).collect()
@@ -146,7 +146,7 @@ mod tests {
         let gpus = read_gpus(TWO).unwrap();
         let text = "GPU-bb, 4711, 31000, python, with a comma\nGPU-aa, 5, [N/A], [Insufficient Permissions]\n\
                     GPU-cc, 1, 1, x\n";
-        let who = |pid| Who { user: (pid == 4711).then(|| "ada".into()), launch_id: None };
+        let who = |pid| ProcessOwner { user: (pid == 4711).then(|| "ada".into()), launch_id: None };
         let holders = read_holders(text, &gpus, who);
         let expected = Holder {
             gpu: 1,

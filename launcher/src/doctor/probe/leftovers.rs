@@ -23,16 +23,16 @@ pub struct Leftover {
 }
 
 /// The owner of a process.
-pub(super) struct Who {
+pub(super) struct ProcessOwner {
     pub(super) user: Option<String>,
     pub(super) launch_id: Option<String>,
 }
 
 /// Returns what `/proc` says about a process. Processes in other containers, and environments of other users, are
 /// hidden.
-pub(super) fn who(pid: u32) -> Who {
+pub(super) fn owner_of(pid: u32) -> ProcessOwner {
     let uid = std::fs::metadata(format!("/proc/{pid}")).ok().map(|metadata| metadata.uid());
-    Who { user: uid.map(user_name), launch_id: launch_id(pid) }
+    ProcessOwner { user: uid.map(user_name), launch_id: launch_id(pid) }
 }
 
 /// Returns all processes of this network namespace that have a launch ID in their environment, except those of launch
@@ -47,7 +47,7 @@ pub(super) fn leftovers(own: Option<&str>) -> Vec<Leftover> {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let command = String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " ");
         let command = command.chars().take(200).collect();
-        Some(Leftover { pid, user: who(pid).user, command, launch_id })
+        Some(Leftover { pid, user: owner_of(pid).user, command, launch_id })
     });
     left.collect()
 }

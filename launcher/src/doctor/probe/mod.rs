@@ -81,7 +81,7 @@ pub struct Probe {
 
 /// Examines this host. Takes as long as the slowest part; each part has a timeout.
 #[must_use]
-pub fn find_out(question: &Question, environment: &Environment) -> Probe {
+pub fn examine_host(question: &Question, environment: &Environment) -> Probe {
     let start = Instant::now();
     // The program is started twice, in parallel, because loading libtorch takes most of the time.
     thread::scope(|scope| {

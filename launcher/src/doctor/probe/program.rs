@@ -11,10 +11,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::command::{NoOutput, last_words, output};
+use super::command::{NoOutput, last_line, output};
 
 /// The first load of libtorch may go over a slow network.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// The files of libtorch with code. Those that exist are compared.
 const LIBRARIES: [&str; 5] = ["libtorch.so", "libtorch_cpu.so", "libtorch_cuda.so", "libc10.so", "libc10_cuda.so"];
 /// A library without a build id is hashed in this many pieces at equal distances, including both ends.
@@ -69,13 +69,13 @@ pub(super) fn identity(path: &Path) -> Result<FileIdentity, String> {
 
 /// Returns the program's version; `None` if this build has no such command.
 pub(super) fn version(program: &Path) -> Result<Option<ProgramVersion>, String> {
-    match output(Command::new(program).args(["version", "--json"]), PATIENCE) {
+    match output(Command::new(program).args(["version", "--json"]), TIMEOUT) {
         Ok(said) if said.status.success() => serde_json::from_slice(&said.stdout)
             .map(Some)
             .map_err(|error| format!("`admiral version` gives no answer that can be read: {error}")),
         // The argument parser's exit code for an unknown command.
         Ok(said) if said.status.code() == Some(2) => Ok(None),
-        Ok(said) => Err(format!("{}: {}", program.display(), last_words(&said))),
+        Ok(said) => Err(format!("{}: {}", program.display(), last_line(&said))),
         Err(NoOutput::Absent) => Err(format!("{} is not there", program.display())),
         Err(NoOutput::Failed(reason)) => Err(reason),
     }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use admiral_contract::ExitCode;
 use serde::{Deserialize, Serialize};
 
-use super::command::{NoOutput, last_words, output};
+use super::command::{NoOutput, last_line, output};
 
 /// The store's own timeout is shorter.
-const PATIENCE: Duration = Duration::from_secs(45);
+const TIMEOUT: Duration = Duration::from_secs(45);
 
 /// A successful access to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -20,17 +20,17 @@ pub struct StoreAccess {
 }
 
 pub(super) fn write_probe(program: &Path, url: &str) -> Result<StoreAccess, String> {
-    let said = output(Command::new(program).args(["checkpoint", "probe", url, "--json"]), PATIENCE);
+    let said = output(Command::new(program).args(["checkpoint", "probe", url, "--json"]), TIMEOUT);
     match said {
         Ok(said) if said.status.success() => serde_json::from_slice(&said.stdout)
             .map_err(|error| format!("`admiral checkpoint probe` gives no answer that can be read: {error}")),
         // A failure comes with a message; the exit code says nothing more to people.
         Ok(said) if said.status.code() == Some(ExitCode::Store as i32) => {
-            let words = last_words(&said);
+            let words = last_line(&said);
             let words = words.rsplit_once(" (").map_or(words.as_str(), |(words, _)| words);
             Err(words.trim_start_matches("error: ").to_owned())
         }
-        Ok(said) => Err(last_words(&said)),
+        Ok(said) => Err(last_line(&said)),
         Err(NoOutput::Absent) => Err(format!("{} is not there", program.display())),
         Err(NoOutput::Failed(reason)) => Err(reason),
     }

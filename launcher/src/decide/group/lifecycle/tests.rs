@@ -216,10 +216,10 @@ fn a_stop_before_the_first_step_loses_nothing() {
         }
     };
     // Ranks before their first step: the signal kills some, others lose their peers or hang.
-    for others in [Some(STOPPED), Some(End::Code(70)), None] {
+    for others in [Some(KILLED_BY_STOP), Some(End::Code(70)), None] {
         let mut group = training();
         assert_eq!(group.handle(2.0, Event::StopRequested { repeated: false }), [Output::SignalAll]);
-        let mut outs = group.handle(2.1, ended(2, STOPPED));
+        let mut outs = group.handle(2.1, ended(2, KILLED_BY_STOP));
         for rank in [0, 1, 3] {
             outs.extend(others.into_iter().flat_map(|end| group.handle(2.2, ended(rank, end))));
         }
@@ -231,7 +231,7 @@ fn a_stop_before_the_first_step_loses_nothing() {
     let mut group = training();
     group.handle(2.0, Event::StopRequested { repeated: false });
     group.handle(2.1, ended(2, End::Code(64)));
-    group.handle(2.1, ended(1, STOPPED));
+    group.handle(2.1, ended(1, KILLED_BY_STOP));
     assert_eq!(group.handle(2.5, Event::Tick), [Output::KillAll]);
     assert_eq!(outcome(&mut group, 2.6).0, 64);
     // After the first step, there has to be a checkpoint.
@@ -240,13 +240,13 @@ fn a_stop_before_the_first_step_loses_nothing() {
         let reading = Reading { step_seconds: 0.5, checkpoint_step, ..reading(10, Phase::Forward) };
         group.handle(1.5, Event::Beat { rank: 0, reading, state: Some('R') });
         group.handle(2.0, Event::StopRequested { repeated: false });
-        group.handle(2.1, ended(2, STOPPED));
+        group.handle(2.1, ended(2, KILLED_BY_STOP));
         assert_eq!(group.handle(2.5, Event::Tick), [Output::KillAll]);
         assert_eq!(outcome(&mut group, 2.6).0, code);
     }
     // A signal from somebody else is a failure.
     let mut group = training();
-    group.handle(2.0, ended(2, STOPPED));
+    group.handle(2.0, ended(2, KILLED_BY_STOP));
     group.handle(2.5, Event::Tick);
     assert_eq!(incident(go_down(&mut group, 2.6)).0.cause, Cause::Signal(15));
 }
