@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_to_show_are_read() {
+    fn the_option_show_rank_is_parsed() {
         assert!("all".parse::<ShowRank>().expect("it is one").shows(7));
         assert!(!"none".parse::<ShowRank>().expect("it is one").shows(0));
         let some: ShowRank = "0, 3".parse().expect("they are");

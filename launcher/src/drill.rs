@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drill_is_a_short_run_of_its_own_that_harms_itself() {
+    fn a_drill_is_a_short_run_with_a_fault() {
         let words =
             ["x", "c.yaml", "--set", "training.steps=9", "--kill-rank", "3", "--at-step", "40", "--phase", "data"];
         let options = DrillArguments::parse_from(words).options;

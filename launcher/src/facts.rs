@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_no_admiral_is_named() {
+    async fn a_program_that_is_not_admiral_is_named() {
         let query = async |program: &str| {
             query(program.as_ref(), "c.yaml".as_ref(), &[]).await.expect_err("it is none").to_string()
         };
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_hangs_is_not_waited_for() {
+    async fn a_program_that_hangs_is_given_up() {
         let folder = tempfile::tempdir().expect("a folder");
         let program = folder.path().join("admiral");
         let text = folder.path().join("text");

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_launcher_that_writes_has_its_run_whatever_locks_say() {
+    fn a_live_launcher_keeps_its_run_without_locks() {
         let run = tempfile::tempdir().expect("a folder");
         let mut state = State { launcher_host: "elsewhere".into(), ..State::of_launch("l".into(), Timestamp::now()) };
         write_json(&state_of(run.path()), &state).expect("it can be written");
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_go_on() {
+    fn numbers_continue_after_earlier_launches() {
         let run = tempfile::tempdir().expect("a folder");
         let files = Files::take(run.path()).expect("it is free");
         assert_eq!(files.used_numbers(), (0, 0));

@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn the_machine_of_mpirun_comes_first_where_it_has_ranks() {
+    fn mpiruns_machine_comes_first_if_it_has_ranks() {
         let here = |name: &str| name == "n1";
         let layout = Layout::with_first(&hosts(&[2, 3, 1]), 4, here).unwrap();
         assert_eq!(layout.hosts, [("n1".to_owned(), 2), ("n0".to_owned(), 2)]);
@@ -313,14 +313,14 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_room_is_refused() {
+    fn more_ranks_than_slots_are_refused() {
         assert_eq!(Layout::new(&hosts(&[2]), 0), Err(LayoutError::Empty));
         let message = Layout::new(&hosts(&[2, 3]), 6).unwrap_err().to_string();
         assert!(message.starts_with("6 ranks need 6 slots, and there are 5: n0:2, n1:3;"), "{message}");
     }
 
     #[test]
-    fn ranks_that_are_elsewhere_are_found() {
+    fn misplaced_ranks_are_found() {
         let layout = Layout::new(&hosts(&[2, 2]), 4).unwrap();
         let as_planned = reports(&layout, |name| format!("node-{name}"));
         check_reported(&layout, &as_planned).unwrap();
@@ -347,7 +347,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_rank_has_a_place_of_its_own(
+        fn every_rank_has_its_own_place(
             slots in prop::collection::vec(0_usize..9, 1..12),
             part in 0.0..1.0,
             here in 0_usize..12,

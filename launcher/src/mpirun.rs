@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_line() {
+    fn the_command_line_of_mpirun() {
         let mut plan = plan(&[("n0", 8), ("n1", 8)], &[("AWS_SECRET_ACCESS_KEY", "hush"), ("RUST_LOG", "a b")]);
         assert_eq!(
             plan.shell_line(),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_stands_nowhere() {
+    fn secrets_are_not_shown() {
         let plan =
             plan(&[("n0", 1)], &[("AWS_SECRET_ACCESS_KEY", "hush"), ("HTTPS_PROXY", "http://me:hush@proxy:1/x")]);
         let text = plan.dry_run();
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn names_with_domains_are_kept_whole() {
+    fn host_names_with_domains_are_kept() {
         let keeps = |host| plan(&[(host, 1)], &[]).shell_line().contains("orte_keep_fqdn_hostnames 1");
         assert!(keeps("n0.example.org") && !keeps("n0") && !keeps("10.0.0.1"));
     }
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn mpirun_is_looked_for() {
+    fn mpirun_is_found() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mpirun");
         let folders = format!("/nowhere:relative:{}", folder.path().display());

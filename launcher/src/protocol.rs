@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_survive_the_way() {
+    fn messages_survive_serialisation() {
         let hello = FromAgent::Hello(Hello {
             token: "t".into(),
             attempt: 2,

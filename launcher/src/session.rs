@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_session_of_this_user_is_removed() {
+    fn only_session_folders_of_this_user_are_removed() {
         let place = tempfile::tempdir().expect("a folder");
         let user = rustix::process::geteuid().as_raw();
         let make = |path: String| {
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_of_an_mpirun_is_one() {
+    fn the_folder_of_an_mpirun_is_a_session_folder() {
         let folder = folder_of_mpirun("/tmp".as_ref(), 7);
         assert!(is_session(&folder), "{folder:?}");
     }

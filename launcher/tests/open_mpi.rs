@@ -81,7 +81,7 @@ fn mpirun_places_ranks_as_planned() {
 
 /// In a Slurm job with one task per node, `mpirun` alone would place at most one rank on each node, in the job's order.
 #[test]
-fn a_schedulers_job_changes_no_place() {
+fn a_slurm_job_does_not_change_the_places() {
     let layout = Layout::new(&hosts(&[("n1", 2), ("n0", 2)]), 4).unwrap();
     let mut plan = plan(&layout);
     // This machine has no srun.
@@ -121,7 +121,7 @@ fn theirs(path: &Path, world: usize) -> Option<Ranks> {
 }
 
 #[test]
-fn hostfiles_mean_what_open_mpi_takes_them_for() {
+fn hostfiles_are_read_as_by_open_mpi() {
     for text in [
         "n0 slots=2\nn1 slots=3\n",
         "# two\nn0 slots = 2 # here\n\n   n1   slots=2 max_slots=4\n",
@@ -140,7 +140,7 @@ fn hostfiles_mean_what_open_mpi_takes_them_for() {
 }
 
 #[test]
-fn what_open_mpi_refuses_is_refused() {
+fn hostfiles_that_open_mpi_refuses_are_refused() {
     for text in [
         "n0 slots=2\nn0 slots=3\n",
         "n0\nn0 slots=3\n",

@@ -138,7 +138,7 @@ fn input() -> TemplateInput {
 }
 
 #[test]
-fn slurm_takes_the_script() {
+fn slurm_accepts_the_script() {
     let Some(slurm) = Slurm::start() else { return };
     let script = render(TemplateKind::Slurm, &input()).unwrap();
     let said = slurm.test_only(&script).unwrap();
@@ -164,7 +164,7 @@ fn slurm_takes_the_script() {
 
 /// `scontrol show hostnames` expands lists as Slurm does.
 #[test]
-fn lists_of_nodes_mean_what_slurm_means() {
+fn node_lists_expand_as_in_slurm() {
     let Some(slurm) = Slurm::start() else { return };
     for list in [
         "n0",

@@ -147,7 +147,7 @@ fn the_script_ends_as_the_launcher_does() {
 }
 
 #[test]
-fn slurms_warning_reaches_the_launcher_and_the_job_is_queued_again() {
+fn slurms_warning_reaches_the_launcher_and_the_job_is_requeued() {
     // The launcher takes some time, in which more signals arrive.
     let launcher = "trap 'echo told >> $log' TERM; echo ready >> $log
         until grep -q told $log && [ -e $log.go ]; do sleep 0.02; done; exit 75";

@@ -79,7 +79,7 @@ mod tests {
     use crate::protocol::encode;
 
     #[test]
-    fn a_loopback_address_is_tried_on_the_launchers_host_alone() {
+    fn loopback_addresses_are_tried_only_on_the_launchers_host() {
         let addresses = |text: &str| -> Vec<SocketAddr> {
             text.split(' ').map(|address| address.parse().expect("an address")).collect()
         };
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_only_listens_is_not_taken_for_the_launcher() {
+    async fn a_listener_without_the_token_is_not_the_launcher() {
         let launcher = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let other = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = |listener: &TcpListener| listener.local_addr().expect("it has one");

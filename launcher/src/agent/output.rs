@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_known_by_their_form() {
+    fn error_lines_are_recognized() {
         for line in [
             "error: no such file",
             "[rank 3] error: no such file",

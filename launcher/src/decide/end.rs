@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_is_told_in_words() {
+    fn ends_are_described() {
         assert_eq!(End::Code(74).describe(), "exited with code 74 (this host is bad)");
         assert_eq!(End::Code(3).describe(), "exited with code 3");
         assert_eq!(End::Code(2).describe(), "exited with code 2 (it does not take its command line)");
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_blamed_for_what_may_be_their_fault() {
+    fn hosts_are_blamed_for_possible_host_failures() {
         let blamed: Vec<u8> = (0..=255).filter(|&code| End::Code(code).blames_host()).collect();
         assert!(blamed.contains(&74) && blamed.contains(&1));
         assert!(![0, 2, 64, 65, 69, 70, 75].iter().any(|code| blamed.contains(code)));

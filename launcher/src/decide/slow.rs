@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_two_can_be_slow_and_nobody_of_none() {
+    fn one_of_two_ranks_can_be_slow() {
         assert_eq!(slow_ranks(&[rank(0, 2.0, 0.0, 1.0), rank(1, 2.0, 0.0, 0.0)])[0].rank, 1);
         assert_eq!(slow_ranks(&[rank(0, 2.0, 0.0, 0.0)]), []);
         assert_eq!(slow_ranks(&[rank(0, 0.0, 0.0, 0.0), rank(1, 0.0, 0.0, 0.0)]), []);

@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_busy_is_named_and_who_waits_is_counted() {
+    fn busy_ranks_are_named_and_waiting_ranks_are_counted() {
         let mut ranks = with(16, &[(13, Phase::Data, 94.2)]);
         let sentence = "rank 13 (node1, GPU 5) never reached bucket 3 of step 812; it has been reading data for 94 s; \
                         15 ranks wait for it";
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn several_are_named_up_to_three() {
+    fn up_to_three_ranks_are_named() {
         let two = with(3, &[(0, Phase::Data, 94.0), (1, Phase::Data, 93.0)]);
         let sentence = "rank 0 (node0, GPU 0) and rank 1 (node0, GPU 1) never reached bucket 3 of step 812; they have \
                         been reading data for 94 s; 1 rank waits for them";
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_wait_no_rank_is_to_blame() {
+    fn if_all_ranks_wait_none_is_to_blame() {
         let Verdict::AllWait { sentence } = verdict(&waiting(16), &timeouts()) else { panic!() };
         let expected = "all 16 ranks stand in bucket 3 of step 812 for 94 s and none is late; the network between \
                         node0 and node1 or the collective library is to blame";
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_get_ready_is_named_after_the_longer_time() {
+    fn a_rank_that_does_not_get_ready_is_named_after_the_start_timeout() {
         let mut ranks = waiting(4);
         ranks[3].reading = Some(Reading { pid: 0, step: 0, ..reading(Phase::Start, 0, 179.0) });
         assert_eq!(verdict(&ranks, &timeouts()), Verdict::Starting { ready: 3, of: 4 });
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_of_a_host_is_told_apart_from_that_of_an_agent() {
+    fn a_silent_host_is_distinguished_from_a_silent_agent() {
         let mut ranks = with(24, &[(13, Phase::Data, 94.2)]);
         ranks[13].silent_seconds = 4.4;
         assert!(matches!(verdict(&ranks, &timeouts()), Verdict::Late { .. }));
@@ -351,7 +351,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn only_who_waits_for_nobody_is_blamed(
+        fn only_busy_ranks_are_blamed(
             world in 1..40usize,
             busy in proptest::collection::vec((any::<proptest::sample::Index>(), 1..9usize, 0.0..200.0f64), 0..5),
             waits in 0.0..200.0f64,

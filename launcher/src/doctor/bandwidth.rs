@@ -151,7 +151,7 @@ mod tests {
         "outliers": ["between rank 2 (b) and rank 3 (c): 0.100 GB/s"]}"#;
 
     #[test]
-    fn a_slow_way_names_its_hosts() {
+    fn a_slow_link_names_its_hosts() {
         let bandwidth = read(&said(&format!("echo warning; echo '{MEASURED}'"))).unwrap();
         assert_eq!(bandwidth.to_string(), "all ranks sum 1.60 GB/s; from rank to rank 0.10 GB/s to 4.00 GB/s");
         let host = |name: &str, slots| Host { name: name.into(), slots, slots_given: true };
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_in_the_programs_words() {
+    fn a_failed_benchmark_is_reported_with_its_message() {
         assert!(
             read(&said("echo 'error: rank 3 is lost' >&2; exit 70")).unwrap_err().starts_with("error: rank 3 is lost")
         );

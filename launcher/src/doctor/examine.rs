@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn interfaces_may_be_chosen_in_several_ways() {
+    fn chosen_interfaces_are_recognized() {
         let none = Environment::new([]);
         let mut plan = example(&["n0"]).mpirun;
         assert!(!has_chosen_interfaces(&plan, &none));

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_probe_is_heard() {
+    async fn a_probe_reports_to_the_launcher() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         // Another program listens at the first address.
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stranger_is_turned_away() {
+    async fn a_probe_without_the_token_is_refused() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let stranger = tokio::task::spawn_blocking(move || {
@@ -286,14 +286,14 @@ mod tests {
     }
 
     #[test]
-    fn who_cannot_find_the_launcher_says_where_it_looked() {
+    fn a_probe_that_finds_no_launcher_names_the_addresses() {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let reason = run_probe(&closed.to_string(), "token", &Environment::new([])).unwrap_err();
         assert!(reason.contains(&closed.to_string()) && reason.contains("refused"), "{reason}");
     }
 
     #[test]
-    fn clocks_are_compared_to_within_the_round_trip() {
+    fn clock_differences_are_exact_to_half_a_round_trip() {
         let clock = compare_clocks(10_000_000_000, 15_000_000_000, 12_000_000_000);
         assert_eq!((clock.ahead_seconds, clock.uncertain_seconds), (4.0, 1.0));
         assert_eq!(compare_clocks(10_000_000_000, 9_000_000_000, 10_000_000_000).ahead_seconds, -1.0);

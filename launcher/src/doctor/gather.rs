@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_is_told_by_name_or_address() {
+    fn the_host_of_a_probe_is_found_by_name_or_address() {
         let hosts = hosts(&["n0", "n1.cluster.example", "10.0.0.3", "alias"]);
         let nobody = |_: &str| vec![];
         let none = [false; 4];
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probes_own_words_come_before_those_of_mpirun() {
+    fn a_probes_own_message_takes_precedence_over_mpiruns() {
         let said = [
             "-----".into(),
             format!("{PROBE_MESSAGE_PREFIX}n1: the launcher cannot be reached: 10.0.0.1:5: timed out"),

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_agent_is_that_of_mpirun() {
+    fn the_remote_agent_is_that_of_mpirun() {
         let mut request = request(&["n0"]);
         let words = |request: &ExamineRequest, environment: Option<&str>| {
             agent(request, environment.map(str::to_owned)).map(|words| words.join(" "))
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_host_lacks_is_told() {
+    fn missing_programs_of_a_host_are_found() {
         let mut request = request(&["n0"]);
         let verdict = |request: &ExamineRequest| {
             let output = run(&script(&request.mpirun.program, &request.mpirun.mpirun));
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_come_with_what_to_do() {
+    fn ssh_errors_come_with_remedies() {
         let request = request(&["n0"]);
         let with = |line: &str| {
             let output = run(&format!("echo {line} >&2; exit 255"));
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_agent_that_is_not_there_is_named() {
+    async fn a_missing_remote_agent_is_named() {
         let mut request = request(&["n0.invalid"]);
         request.mpirun.options = vec!["--mca plm_rsh_agent /no/such/agent".into()];
         let findings = unreachable(&request).await;

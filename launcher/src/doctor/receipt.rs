@@ -336,7 +336,7 @@ n0    good   8      8 x NVIDIA H100 80GB HBM3, 79.1 GiB free  550.54.15  10.78.1
     }
 
     #[test]
-    fn columns_stand_under_each_other() {
+    fn columns_are_aligned() {
         let text = of(|answers| answers[1].probe.gpus = None).text(false);
         let lines: Vec<&str> = text.lines().skip(2).take(4).collect();
         let place = |line: &str, word: &str| line.find(word).unwrap();
@@ -345,7 +345,7 @@ n0    good   8      8 x NVIDIA H100 80GB HBM3, 79.1 GiB free  550.54.15  10.78.1
     }
 
     #[test]
-    fn bad_hosts_are_named_with_what_is_bad() {
+    fn bad_hosts_are_listed_with_their_problems() {
         let receipt = of(|answers| {
             answers[1].probe.store = Some(Err("denied".into()));
             answers[2].clock.ahead_seconds = 5.0;
@@ -362,7 +362,7 @@ n0    good   8      8 x NVIDIA H100 80GB HBM3, 79.1 GiB free  550.54.15  10.78.1
     }
 
     #[test]
-    fn what_is_bad_on_every_host_is_not_mended_by_leaving_one_out() {
+    fn a_problem_on_every_host_is_bad_everywhere() {
         let receipt =
             of(|answers| answers.iter_mut().for_each(|answer| answer.probe.store = Some(Err("denied".into()))));
         assert!(receipt.is_bad_everywhere());
@@ -385,7 +385,7 @@ n0    good   8      8 x NVIDIA H100 80GB HBM3, 79.1 GiB free  550.54.15  10.78.1
     }
 
     #[test]
-    fn programs_can_read_it() {
+    fn a_receipt_survives_serialisation() {
         let receipt = of(|answers| answers[0].probe.system.max_open_files = Some(256));
         let text = serde_json::to_string_pretty(&receipt).unwrap();
         assert_eq!(serde_json::from_str::<Receipt>(&text).unwrap(), receipt);

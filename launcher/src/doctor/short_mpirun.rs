@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_outlives_it_is_ended() {
+    async fn descendants_are_ended_with_their_mpirun() {
         let mut command = std::process::Command::new("sh");
         // As with mpirun, the child has its own process group.
         let folder = tempfile::tempdir().unwrap();

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_are_none_are_refused() {
+    fn invalid_host_names_are_refused() {
         for name in ["n0", "10.0.0.1", "gpu-a1.example.org", "7", "a_b"] {
             check_name(name).unwrap();
         }

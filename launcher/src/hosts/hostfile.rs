@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_open_mpi_understands() {
+    fn open_mpis_hostfiles_are_parsed() {
         let text = "# the cluster\n\nn0 slots=8 max_slots=8\n  n1.example.org  slots = 4 # four work\n10.0.0.3\n\
                     n4 max-slots=2\n// n5\n/* n6\nn7 */ n8 count=3\r\n";
         assert_eq!(
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_named_again_takes_one_rank_more() {
+    fn each_further_line_of_a_host_adds_a_rank() {
         assert_eq!(hosts("n0\nn1\nn0\n"), [Host::new("n0", Some(2)), Host::new("n1", None)]);
         assert_eq!(hosts("n0 slots=2\nn0\nn0\n"), [Host::new("n0", Some(4))]);
     }

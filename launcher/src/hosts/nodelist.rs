@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_that_slurm_writes() {
+    fn slurms_lists_are_expanded() {
         for (list, names) in [
             ("n0", "n0"),
             ("n0,n1", "n0 n1"),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_are_none() {
+    fn malformed_lists_are_refused() {
         for (list, part) in [
             ("", "a name is missing"),
             ("a,,b", "a name is missing"),
@@ -173,7 +173,7 @@ mod tests {
     proptest! {
         /// A list that is written from names expands to the same names.
         #[test]
-        fn expansion_is_the_inverse_of_writing(elements in prop::collection::vec(element(), 1..4)) {
+        fn expansion_inverts_compression(elements in prop::collection::vec(element(), 1..4)) {
             let mut written = Vec::new();
             let mut names = Vec::new();
             for (parts, suffix) in elements {
@@ -201,7 +201,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_is_too_much(list in "[a-c0-9,\\[\\]()x-]{0,40}") {
+        fn arbitrary_text_does_not_panic(list in "[a-c0-9,\\[\\]()x-]{0,40}") {
             let _ = expand(&list);
             let _ = expand_counts(&list);
         }

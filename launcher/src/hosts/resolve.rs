@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_names_hosts() {
+    fn without_named_hosts_the_run_is_local() {
         let local = |np| resolve(&HostRequest { np, ..HostRequest::default() }, &nothing).map(|list| list.hosts);
         let host = |slots, slots_given| vec![Host { name: "localhost".to_owned(), slots, slots_given }];
         assert_eq!(local(None).unwrap(), host(1, false));
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_goes_before_the_scheduler() {
+    fn the_command_line_takes_precedence_over_the_scheduler() {
         let slurm = |name: &str| (name == "SLURM_JOB_NODELIST").then(|| "a[1-2]".to_owned());
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "f slots=2\n").unwrap();
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_without_ranks_are_passed_over() {
+    fn hosts_without_slots_are_skipped() {
         let list =
             |text: &str| resolve(&HostRequest { hosts: Some(text.to_owned()), ..HostRequest::default() }, &nothing);
         assert_eq!(list("a:0,b:1").unwrap().hosts, [Host::new("b", Some(1))]);
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn more_ranks_than_any_host_takes_are_refused() {
+    fn too_many_slots_of_a_host_are_refused() {
         let refused = |request: HostRequest| resolve(&request, &nothing).unwrap_err().to_string();
         let here = refused(HostRequest { np: Some(MAX_SLOTS_PER_HOST + 1), ..HostRequest::default() });
         assert_eq!(here, "localhost is to take 4097 ranks, by this machine: a host takes 4096 at most");

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn slurms_jobs() {
+    fn slurm_jobs() {
         let nodes = ("SLURM_JOB_NODELIST", "n[1-2]");
         let tasks = |value| ("SLURM_TASKS_PER_NODE", value);
         assert_eq!(shown(&[nodes]), "n1:8? n2:8?");
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn pbs_names_a_host_once_a_slot() {
+    fn pbs_lists_a_host_once_per_slot() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap();
         std::fs::write(file.path(), "n0\nn0\nn1\nn1\n\n").unwrap();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn lsfs_jobs() {
+    fn lsf_jobs() {
         let job = ("LSB_JOBID", "7");
         assert_eq!(list(&[("LSB_MCPU_HOSTS", "a 4")]).unwrap(), None);
         assert_eq!(list(&[job]).unwrap(), None);

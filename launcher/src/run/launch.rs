@@ -427,7 +427,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_earlier_launch_left_is_looked_for_where_it_ran() {
+    fn leftovers_of_an_earlier_launch_are_searched_on_its_hosts() {
         let launch = State::of_launch("l".into(), jiff::Timestamp::UNIX_EPOCH);
         let hosts = ["localhost", "127.0.0.1", "n1"].map(str::to_owned).to_vec();
         let earlier = State { launcher_host: "n7".into(), hosts: hosts.clone(), ..launch };

@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_that_no_clock_takes_are_refused() {
+    fn invalid_seconds_are_refused() {
         for (text, value) in [("0", 0.0), ("0.1", 0.1), ("86400", 86400.0)] {
             assert_eq!(seconds(text), Ok(value));
         }

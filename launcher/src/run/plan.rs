@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_and_hosts_that_the_run_does_not_have_are_refused() {
+    fn options_beyond_the_runs_ranks_and_hosts_are_refused() {
         let check = |words: &[&str], world| {
             let words = ["x", "c.yaml"].iter().chain(words);
             let options = <RunArguments as clap::Parser>::parse_from(words).options;
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn where_to_resume_is_checked_before_anything_is_started() {
+    fn the_option_resume_is_checked_early() {
         for text in ["auto", "latest", "0", "1200"] {
             assert!(check_resume(text).is_ok(), "{text}");
         }

@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_incidents_cost_is_written_down_for_both() {
+    fn the_costs_of_two_incidents_are_written_for_both() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut recorder = recorder(folder.path());
         let (newest, own) =
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_launcher_that_waits_shows_that_it_lives() {
+    async fn a_waiting_launcher_updates_its_state() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut recorder = recorder(folder.path());
         recorder.wait_for_start(Duration::from_secs(600));

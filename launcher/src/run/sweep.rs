@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_launch_left_is_ended() {
+    fn the_processes_of_a_launch_are_ended() {
         let id = format!("sweep-{}", std::process::id());
         let others = format!("others-{}", std::process::id());
         let mut mine = std::process::Command::new("sleep").arg("60").env(LAUNCH_ID, &id).spawn().expect("sleep");

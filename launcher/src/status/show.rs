@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_says_where_it_stands() {
+    fn the_table_shows_the_state() {
         let text = table("runs/a", &state(), Timestamp::from_second(1_000_002).expect("a time"));
         for part in
             ["training", "4 on n0, n1", "20 of 100", "64.0", "1 h 6 min", "step 10", "rank 3", "rank 1 was killed"]
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_launcher_that_is_gone_is_told() {
+    fn a_dead_launcher_is_reported() {
         let text = table("runs/a", &state(), Timestamp::from_second(1_000_100).expect("a time"));
         assert!(text.contains("(process 7 on n0) is gone: nothing for 1 min 40 s"), "{text}");
         let ended = State { condition: Condition::Ended, exit_code: Some(75), ..state() };
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_launcher_that_waits_says_for_how_long() {
+    fn a_waiting_launcher_shows_the_time_left() {
         let at = |second| Timestamp::from_second(second).expect("a time");
         let waits = State { condition: Condition::Recovering, next_start: Some(at(1_000_090)), ..state() };
         let text = table("runs/a", &waits, at(1_000_002));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_are_readable() {
+    fn durations_are_formatted() {
         assert_eq!([3.2, 61.0, 7260.0, 200_000.0].map(span), ["3 s", "1 min 1 s", "2 h 1 min", "2 days 7 h"]);
     }
 

@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_is_held_while_its_launcher_lives() {
+    fn a_run_is_held_while_its_launcher_is_alive() {
         let second = |second| Timestamp::from_second(second).expect("a time");
         let state = State {
             launcher_host: "n0".into(),

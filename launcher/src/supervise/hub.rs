@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stranger_that_talks_without_end_is_sent_away() {
+    async fn an_endless_first_message_closes_the_connection() {
         let hub = Hub::open("secret".into(), 0).await.expect("a port");
         let mut stream = TcpStream::connect(("127.0.0.1", hub.port)).await.expect("it listens");
         // Writes until the other side closes the connection.
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_knows_the_token_is_heard_and_told() {
+    async fn an_agent_with_the_token_is_connected() {
         let mut hub = Hub::open("secret".into(), 4).await.expect("a port");
         for (token, attempt) in [("guess", 4), ("secret", 3)] {
             let mut refused = caller(&hub, &hello(token, attempt)).await;

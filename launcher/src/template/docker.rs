@@ -16,7 +16,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libtorch_is_that_of_the_setup() {
+    fn the_dockerfile_has_the_libtorch_of_the_setup() {
         let setup = include_str!("../../../ci/setup");
         assert!(setup.contains(&format!("\ntorch_version={TORCH_VERSION}\n")));
     }

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_are_mounted_where_they_are_in_a_folder() {
+    fn a_folder_of_images_is_mounted() {
         let text = render(&example());
         assert_eq!(text.matches("mountPath: \"/data/images\"").count(), 2);
         assert_eq!(text.matches("claimName: imagenet-256-data").count(), 2);

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_stand_in_a_template_is_refused() {
+    fn invalid_values_of_a_template_are_refused() {
         let refused = |change: &dyn Fn(&mut TemplateInput)| {
             let mut input = example();
             change(&mut input);

@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels() {
+    fn names_become_labels() {
         assert_eq!(label("ImageNet 256", 40), "imagenet-256");
         assert_eq!(label("64--größe_", 40), "gr-e");
         assert_eq!(label("...", 40), "admiral");
@@ -51,7 +51,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_label_is_one(name in ".{0,60}", longest in 8_usize..50) {
+        fn labels_are_valid(name in ".{0,60}", longest in 8_usize..50) {
             let label = label(&name, longest);
             prop_assert!(label.len() <= longest && label.starts_with(|c: char| c.is_ascii_lowercase()));
             prop_assert!(!label.ends_with('-'));

@@ -352,7 +352,7 @@ fn check(result: &GroupResult, fault: Fault, rank: usize, hosts: &[String]) -> I
 }
 
 #[test]
-fn every_fault_is_told_apart_among_512_ranks() {
+fn every_fault_is_recognized_among_512_ranks() {
     let mut random = Random::new(1);
     let hosts = names(&given(64), 512);
     let faults = [
@@ -447,7 +447,7 @@ fn launches_heal_until_they_end() {
 /// Measures the costs of a verdict, of a check for slow ranks and of a decision. Run with `--ignored --nocapture`.
 #[test]
 #[ignore = "measures"]
-fn time_of_a_verdict_and_of_a_decision() {
+fn costs_of_a_verdict_and_of_a_decision() {
     let mut random = Random::new(7);
     let given = given(66);
     let hosts = names(&given, 512);

@@ -58,7 +58,7 @@ fn stop(action: Action) -> (u8, String) {
 }
 
 #[test]
-fn codes_that_settle_it_stop_the_run() {
+fn final_exit_codes_stop_the_run() {
     let hosts = hosts(3, 4);
     for code in [0, 64, 65, 70, 75] {
         let action = decide(&incident(1.0, 3, "", Cause::Exit(code), 5), &situation(&hosts, &[], &[]));
@@ -71,7 +71,7 @@ fn codes_that_settle_it_stop_the_run() {
 }
 
 #[test]
-fn deaths_are_answered_with_growing_delays_until_steps_are_gained() {
+fn delays_grow_until_there_is_progress() {
     let hosts = hosts(2, 4);
     let mut history = Vec::new();
     let mut delays = Vec::new();
@@ -85,7 +85,7 @@ fn deaths_are_answered_with_growing_delays_until_steps_are_gained() {
 }
 
 #[test]
-fn a_store_that_is_away_is_waited_for_longer_and_longer() {
+fn store_errors_have_longer_delays() {
     let hosts = hosts(2, 4);
     let mut history = Vec::new();
     let mut delays = Vec::new();
@@ -99,7 +99,7 @@ fn a_store_that_is_away_is_waited_for_longer_and_longer() {
 }
 
 #[test]
-fn a_crash_in_one_place_is_given_up_and_one_that_moves_is_not() {
+fn repeated_crashes_of_one_rank_are_given_up() {
     let hosts = hosts(4, 4);
     let crash = |at, rank, gained| incident(at, rank, "n0", Cause::Signal(11), gained);
     let history = [crash(0.0, 3, 100), crash(10.0, 3, 0)];
@@ -112,7 +112,7 @@ fn a_crash_in_one_place_is_given_up_and_one_that_moves_is_not() {
 }
 
 #[test]
-fn restarts_are_counted_in_a_window() {
+fn restarts_are_limited_within_a_window() {
     let hosts = hosts(2, 4);
     let history: Vec<Incident> =
         (0..3).map(|place| incident(f64::from(place) * 100.0, 0, "", Cause::Stalled, 9)).collect();
@@ -129,7 +129,7 @@ fn restarts_are_counted_in_a_window() {
 }
 
 #[test]
-fn a_bad_host_gives_way_to_a_spare_at_once() {
+fn a_bad_host_is_replaced_by_a_spare_at_once() {
     let hosts = hosts(3, 4);
     for cause in [Cause::Exit(74), Cause::HostLost] {
         let next = restart(decide(&incident(1.0, 1, "n0", cause, 5), &situation(&hosts, &[], &[])));
@@ -170,7 +170,7 @@ fn a_host_that_fails_twice_is_left_out_unless_there_is_no_other() {
 }
 
 #[test]
-fn hosts_left_out_on_a_suspicion_come_back_before_the_run_is_given_up() {
+fn suspected_hosts_come_back_before_the_run_is_given_up() {
     let hosts = hosts(4, 4);
     let crash = |at, rank, host| incident(at, rank, host, Cause::Signal(9), 5);
     let history = [crash(1.0, 0, "n0"), crash(2.0, 0, "n0"), crash(3.0, 5, "n1"), crash(4.0, 5, "n1")];
@@ -205,7 +205,7 @@ proptest! {
 
     /// Simulates a launch, incident by incident: it ends, and all its groups are valid.
     #[test]
-    fn every_launch_ends_and_every_group_fits(
+    fn every_launch_ends_and_every_group_is_valid(
         slots in proptest::collection::vec(0..9usize, 1..9),
         wanted in 1..40usize,
         batch in 1..300u64,

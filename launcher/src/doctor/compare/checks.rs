@@ -29,14 +29,14 @@ mod tests {
     use crate::doctor::probe::Disk;
 
     #[test]
-    fn nothing_is_found_where_all_is_well() {
+    fn good_hosts_have_no_findings() {
         for count in [1, 2, 4] {
             assert_eq!(found(count, |_| {}), []);
         }
     }
 
     #[test]
-    fn the_worst_comes_first() {
+    fn findings_are_sorted_by_severity() {
         let findings = found(3, |answers| {
             answers[1].probe.environment.insert("RUST_LOG".into(), "debug".into());
             answers[2].probe.store = Some(Err("denied".into()));
@@ -64,7 +64,7 @@ mod tests {
     proptest! {
         /// If up to two of five hosts are spoiled, exactly these are named in bad findings.
         #[test]
-        fn spoiled_hosts_are_named_and_no_others(
+        fn exactly_the_spoiled_hosts_are_named(
             spoiled in prop::collection::btree_map(0_usize..5, 0_usize..8, 0..3)
         ) {
             let findings = found(5, |answers| {
@@ -81,7 +81,7 @@ mod tests {
 
         /// The order of the answers changes only the order of names in the findings.
         #[test]
-        fn order_does_not_matter(spoiled in 0_usize..5, how in 0_usize..8, turn in 0_usize..5) {
+        fn findings_do_not_depend_on_the_order_of_hosts(spoiled in 0_usize..5, how in 0_usize..8, turn in 0_usize..5) {
             let run = |turn: usize| {
                 let mut findings = found(5, |answers| {
                     spoil(&mut answers[spoiled], how);

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_with_another_value_is_named() {
+    fn a_variable_that_differs_on_one_host_is_found() {
         let findings = found(3, |answers| set(&mut answers[2].probe.environment, "OMP_NUM_THREADS", "1"));
         let what = r#"OMP_NUM_THREADS is "1"; n0 and n1: it is "4""#;
         assert_eq!(one(&findings), ("n2".into(), Severity::Warning, what));
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_folders_again_are_no_difference() {
+    fn repeated_folders_are_ignored() {
         let findings = found(3, |answers| {
             for answer in &mut *answers {
                 set(&mut answer.probe.environment, "LD_LIBRARY_PATH", "/opt/lib:/usr/lib");
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_mpirun_did_not_carry_is_named() {
+    fn variables_that_mpirun_did_not_pass_on_are_found() {
         let mut environment = needs().environment;
         set(&mut environment, "AWS_REGION", "eu-west-1");
         set(&mut environment, "LD_LIBRARY_PATH", "/opt/lib");

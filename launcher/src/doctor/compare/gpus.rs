@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_wants_gpus_is_told_that_there_are_none() {
+    fn a_run_that_needs_gpus_fails_without_any() {
         for gpus in [None, Some(Ok(GpuState::default()))] {
             let mut answers = [0, 1].map(super::super::fixtures::good);
             answers.iter_mut().for_each(|answer| answer.probe.gpus = gpus.clone());
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn fewer_gpus_than_slots_come_with_the_fix() {
+    fn fewer_gpus_than_slots_come_with_a_remedy() {
         let findings = found(2, |answers| state(&mut answers[1]).gpus.truncate(6));
         assert_eq!(one(&findings), ("n1".into(), Severity::Bad, "6 GPUs for 8 ranks"));
         assert_eq!(findings[0].remedy, "write slots=6 for n1, or leave it out");
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_said_how_many_the_gpus_do() {
+    fn without_a_number_of_slots_the_gpus_are_counted() {
         let findings = found(2, |answers| {
             answers[1].host.slots_given = false;
             state(&mut answers[1]).gpus.truncate(6);
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_gpus_do_not_count() {
+    fn gpus_that_are_not_visible_do_not_count() {
         let hide = |list: &str| {
             let findings = found(1, |answers| {
                 answers[0].probe.environment.insert("CUDA_VISIBLE_DEVICES".into(), list.into());
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_memory_is_named() {
+    fn processes_that_hold_gpu_memory_are_named() {
         let findings = found(2, |answers| {
             let state = state(&mut answers[1]);
             state.gpus[3].free_mib = 10_000;
@@ -206,14 +206,14 @@ mod tests {
     }
 
     #[test]
-    fn ill_gpus_are_bad() {
+    fn gpus_with_errors_are_bad() {
         let findings = found(2, |answers| state(&mut answers[0]).gpus[7].ecc_errors = Some(2));
         assert_eq!(one(&findings).1, Severity::Bad);
         assert!(one(&findings).2.starts_with("GPU 7 has 2 memory errors"));
     }
 
     #[test]
-    fn other_drivers_and_models_are_told() {
+    fn different_drivers_and_models_are_found() {
         let findings = found(3, |answers| state(&mut answers[1]).gpus[0].driver = "535.1".into());
         let what = "the GPUs' driver is 535.1; on n0 and n2 it is 550.54.15";
         assert_eq!(one(&findings), ("n1".into(), Severity::Warning, what));
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_on_cpus_does_not_care() {
+    fn a_run_on_cpus_ignores_gpus() {
         let mut answers: Vec<Answer> = (0..2).map(super::super::fixtures::good).collect();
         answers[1].probe.gpus = None;
         let needs = Needs { uses_gpus: false, ..needs() };

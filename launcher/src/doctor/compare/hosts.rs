@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clocks_are_held_against_the_launchers() {
+    fn clocks_are_compared_with_the_launchers() {
         let skew = |ahead_seconds: f64, uncertain_seconds: f64| {
             let findings = found(2, |answers| {
                 answers[1].clock.ahead_seconds = ahead_seconds;
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn small_limits_are_warned_of() {
+    fn small_limits_are_found() {
         let findings = found(2, |answers| answers[0].probe.system.max_open_files = Some(1024));
         assert_eq!(one(&findings), ("n0".into(), Severity::Warning, "a process may open 1024 files"));
         let findings = found(2, |answers| answers[0].probe.system.shm_free_bytes = Some(64 << 20));
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_has_to_hold_what_is_kept() {
+    fn a_disk_has_to_hold_all_kept_checkpoints() {
         let with = |free_bytes: u64| {
             let findings = found(2, |answers| {
                 let disk = answers[1].probe.checkpoint_disk.as_mut().unwrap();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_nobody_can_write_is_one_finding() {
+    fn a_store_that_no_host_can_write_is_one_finding() {
         let error = |host: usize| {
             format!(
                 "cannot write s3://bucket/runs/trial-probe-n{host}-77{host}: no answer in 1.{host} s: access denied"
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_of_two_names_is_found() {
+    fn a_machine_with_two_names_is_found() {
         let findings = found(3, |answers| {
             answers[2].probe.system = answers[0].probe.system.clone();
         });
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_are_told_by_launch() {
+    fn leftovers_are_grouped_by_launch() {
         let left = |pid: u32, launch: &str| Leftover {
             pid,
             user: Some("ada".into()),

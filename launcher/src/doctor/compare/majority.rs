@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_odd_ones_are_told_from_the_many() {
+    fn the_majority_and_the_deviations_are_separated() {
         let all = [("a", &1), ("b", &2), ("c", &2), ("d", &3)];
         let found = deviations(all).unwrap();
         assert_eq!((found.usual, found.usual_hosts), (&2, vec!["b".to_owned(), "c".into()]));
@@ -51,7 +51,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_host_is_in_one_group_and_none_is_larger_than_the_usual(
+        fn every_host_is_in_one_group_and_the_usual_one_is_the_largest(
             things in prop::collection::vec(0_u8..4, 0..12)
         ) {
             let names: Vec<String> = (0..things.len()).map(|number| format!("n{number}")).collect();

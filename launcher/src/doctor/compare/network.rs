@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dockers_interface_is_named_with_the_option() {
+    fn a_host_only_interface_comes_with_the_option_that_excludes_it() {
         let findings = found(3, |answers| {
             for i in [0, 2] {
                 answers[i].probe.interfaces.push(interface("docker0", "172.17.0.1", 16));
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_chosen_is_left_alone() {
+    fn chosen_interfaces_are_not_questioned() {
         let mut answers = vec![good(0), good(1)];
         answers[0].probe.interfaces.push(interface("docker0", "172.17.0.1", 16));
         let needs = Needs { has_chosen_interfaces: true, ..needs() };
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fastest_of_two_common_networks_is_taken_where_nothing_else_tells() {
+    fn the_fastest_of_equal_common_networks_is_chosen() {
         let mut answers = vec![good(0), good(1)];
         for (i, answer) in answers.iter_mut().enumerate() {
             answer.peer = None;
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_of_several_networks_with_routes_get_a_range_around_them() {
+    fn routed_networks_get_a_range_around_their_addresses() {
         let mut answers = vec![good(0), good(1)];
         for (answer, address) in answers.iter_mut().zip(["10.128.0.5", "10.128.3.9"]) {
             answer.probe.interfaces = vec![interface("ens4", address, 32), interface("docker0", "172.17.0.1", 16)];
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_is_common_names_are_asked_for() {
+    fn without_a_common_network_the_user_is_asked_for_one() {
         let findings = found(2, |answers| {
             answers[1].probe.interfaces = vec![interface("eth0", "192.168.7.2", 24)];
             answers[1].peer = None;
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn one_host_has_no_network_to_choose() {
+    fn one_host_needs_no_network() {
         let mut answer = good(0);
         answer.peer = None;
         assert_eq!(shared(&needs(), &[answer]), None);

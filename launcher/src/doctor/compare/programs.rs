@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn another_program_is_named_with_its_host() {
+    fn a_different_program_is_found() {
         let findings = found(4, |answers| answers[2].probe.program = Ok(other()));
         let what =
             "the program admiral is another one: sha256 ffff, 11 bytes; on n0 and 2 more it is sha256 aa, 10 bytes";
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_program_is_told_once() {
+    fn a_missing_program_is_reported_once() {
         let findings = found(4, |answers| {
             answers[0].probe.program = Err("/opt/admiral: No such file or directory".into());
             answers[0].probe.version = Err("/opt/admiral is not there".into());
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn another_libtorch_is_named_with_its_path() {
+    fn a_different_libtorch_is_found_with_its_path() {
         let findings = found(3, |answers| {
             answers[1].probe.libtorch.insert("libtorch_cpu.so".into(), other());
             let version = answers[1].probe.version.as_mut().unwrap().as_mut().unwrap();
@@ -167,14 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_does_not_run_says_why() {
+    fn a_program_that_does_not_run_is_reported_with_the_reason() {
         let reason = "error while loading shared libraries: libtorch.so";
         let findings = found(2, |answers| answers[1].probe.version = Err(reason.into()));
         assert!(one(&findings).2.contains(reason));
     }
 
     #[test]
-    fn another_mpi_or_configuration_is_bad() {
+    fn a_different_mpi_or_configuration_is_bad() {
         let findings = found(3, |answers| {
             answers[0].probe.version.as_mut().unwrap().as_mut().unwrap().mpi = "Open MPI v5.0.1".into();
         });

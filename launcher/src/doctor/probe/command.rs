@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_heard_or_given_up() {
+    fn the_output_of_a_program_is_read_until_a_timeout() {
         let long = Duration::from_secs(60);
         let said = output(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]), long).unwrap();
         assert_eq!((said.stdout.as_slice(), said.status.code()), (b"out\n".as_slice(), Some(3)));
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_a_pipe_holds_is_read() {
+    fn output_larger_than_a_pipe_is_read() {
         let said = output(Command::new("head").args(["-c", "1000000", "/dev/zero"]), Duration::from_secs(60)).unwrap();
         assert_eq!(said.stdout.len(), 1_000_000);
     }

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_matters_is_kept_and_secrets_are_not_told() {
+    fn variables_of_ranks_are_selected_and_secrets_are_hashed() {
         let variables = [
             ("OMP_NUM_THREADS", "4"),
             ("AWS_REGION", "eu-west-1"),

@@ -127,7 +127,7 @@ mod tests {
                        1, Tesla V100-SXM2-32GB, GPU-bb, 32768, 1024, 550.54.15, [N/A]\n";
 
     #[test]
-    fn gpus_are_read() {
+    fn the_gpu_list_is_parsed() {
         let gpus = read_gpus(TWO).unwrap();
         assert_eq!((gpus[0].index, gpus[0].memory_mib, gpus[0].free_mib), (0, 81559, 81008));
         assert_eq!((gpus[0].ecc_errors, gpus[1].ecc_errors), (Some(0), None));
@@ -136,13 +136,13 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_gpu_is_told_in_the_drivers_words() {
+    fn a_lost_gpu_is_reported_with_the_drivers_message() {
         let lost = "Unable to determine the device handle for GPU 0000:3B:00.0: Unknown Error";
         assert_eq!(read_gpus(&format!("{TWO}{lost}\n")).unwrap_err(), format!("nvidia-smi: {lost}"));
     }
 
     #[test]
-    fn holders_are_read() {
+    fn processes_that_hold_memory_are_parsed() {
         let gpus = read_gpus(TWO).unwrap();
         let text = "GPU-bb, 4711, 31000, python, with a comma\nGPU-aa, 5, [N/A], [Insufficient Permissions]\n\
                     GPU-cc, 1, 1, x\n";

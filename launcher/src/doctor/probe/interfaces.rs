@@ -85,14 +85,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_loopback_is_among_them() {
+    fn the_loopback_interface_is_listed() {
         let all = interfaces();
         let lo = all.iter().find(|interface| interface.address.to_string() == "127.0.0.1").unwrap();
         assert_eq!((lo.kind, lo.prefix), (InterfaceKind::Loopback, 8));
     }
 
     #[test]
-    fn kinds_are_told_apart() {
+    fn kinds_of_interfaces_are_recognized() {
         assert_eq!(kind("lo", true, false, Some(772)), InterfaceKind::Loopback);
         assert_eq!(kind("docker0", false, true, Some(1)), InterfaceKind::HostOnly);
         assert_eq!(kind("br-0a1b2c", false, true, Some(1)), InterfaceKind::HostOnly);

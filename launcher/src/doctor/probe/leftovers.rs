@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_of_another_launch_is_found_and_named() {
+    fn a_process_of_another_launch_is_a_leftover() {
         let id = format!("leftovers-{}", std::process::id());
         let mut child = Command::new("sleep").arg("600").env(LAUNCH_ID, &id).stdin(Stdio::null()).spawn().unwrap();
         let of_child = |own: Option<&str>| leftovers(own).into_iter().find(|left| left.pid == child.id());

@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_whole_file_is_hashed() {
+    fn a_file_is_identified_by_its_hash() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, "abc").unwrap();
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_build_id_is_what_readelf_says() {
+    fn the_build_id_equals_readelfs() {
         let said = Command::new("readelf").args(["-n", "/bin/sh"]).output().unwrap();
         let said = String::from_utf8_lossy(&said.stdout).into_owned();
         let expected = said.lines().find_map(|line| line.trim().strip_prefix("Build ID: ")).unwrap();
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_library_without_build_id_is_told_by_samples() {
+    fn a_library_without_build_id_is_identified_by_samples() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("libtorch.so");
         let mut content = vec![7; 3 << 20];
@@ -206,7 +206,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn hostile_notes_are_survived(notes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn malformed_elf_notes_are_refused(notes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = find_build_id(&notes);
         }
     }

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_knows_itself() {
+    fn this_host_describes_itself() {
         let system = system();
         let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
         assert_eq!(system.host_name, name.trim());
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_to_come_is_on_the_disk_of_its_parent() {
+    fn a_missing_folder_is_on_the_disk_of_its_parent() {
         let temporary = tempfile::tempdir().unwrap();
         let folder = temporary.path().join("a/b");
         let disk = disk(&folder).unwrap();
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_read_in_bytes() {
+    fn meminfo_is_parsed_to_bytes() {
         assert_eq!(meminfo("MemFree: 3 kB\nMemTotal:  16 kB\n", "MemTotal:"), 16 * 1024);
         assert_eq!(meminfo("", "MemTotal:"), 0);
     }

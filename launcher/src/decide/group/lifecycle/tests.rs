@@ -58,7 +58,7 @@ fn incident(outcome: Outcome) -> (Incident, String) {
 }
 
 #[test]
-fn a_good_end_is_one_of_all_ranks() {
+fn a_group_ends_well_when_all_ranks_have() {
     let mut group = training();
     for rank in 0..3 {
         assert_eq!(group.handle(2.0, ended(rank, End::Code(0))), []);
@@ -68,7 +68,7 @@ fn a_good_end_is_one_of_all_ranks() {
 }
 
 #[test]
-fn a_death_brings_the_group_down_at_once_and_is_named() {
+fn a_death_ends_the_group_at_once_and_is_named() {
     let mut group = training();
     assert_eq!(group.handle(2.0, ended(2, End::Signal(9))), []);
     assert_eq!(group.handle(2.2, Event::Tick), []);
@@ -128,7 +128,7 @@ fn mpirun_is_to_blame_for_its_own_death_only() {
 }
 
 #[test]
-fn a_daemons_death_is_no_ranks_fault() {
+fn a_daemons_death_blames_no_rank() {
     let mut group = training();
     group.handle(1.9, ended(0, End::Code(70)));
     group.handle(2.0, Event::DaemonGone { rank: 3 });
@@ -150,7 +150,7 @@ fn go_down_of(group: &mut Group, ranks: &[usize]) -> Outcome {
 }
 
 #[test]
-fn a_daemon_that_goes_once_its_ranks_are_done_is_no_incident() {
+fn a_daemon_that_ends_after_its_ranks_is_no_incident() {
     let mut group = training();
     for rank in 0..3 {
         group.handle(2.0, ended(rank, End::Code(0)));
@@ -161,7 +161,7 @@ fn a_daemon_that_goes_once_its_ranks_are_done_is_no_incident() {
 }
 
 #[test]
-fn a_start_that_fails_names_the_hosts_that_are_missing() {
+fn a_failed_start_names_the_missing_hosts() {
     let mut group = group();
     group.handle(0.5, Event::Hello { rank: 0 });
     group.handle(0.5, Event::Hello { rank: 1 });
@@ -174,7 +174,7 @@ fn a_start_that_fails_names_the_hosts_that_are_missing() {
 }
 
 #[test]
-fn a_stop_is_told_to_all_and_ends_with_a_checkpoint() {
+fn a_stop_reaches_all_ranks_and_ends_with_a_checkpoint() {
     let mut group = training();
     assert_eq!(group.handle(2.0, Event::StopRequested { repeated: false }), [Output::SignalAll]);
     for rank in 0..3 {
@@ -185,7 +185,7 @@ fn a_stop_is_told_to_all_and_ends_with_a_checkpoint() {
 }
 
 #[test]
-fn a_stop_by_force_has_no_checkpoint() {
+fn a_forced_stop_has_no_checkpoint() {
     let mut twice = training();
     twice.handle(2.0, Event::StopRequested { repeated: false });
     assert_eq!(twice.handle(2.1, Event::StopRequested { repeated: true }), [Output::KillAll]);
@@ -252,7 +252,7 @@ fn a_stop_before_the_first_step_loses_nothing() {
 }
 
 #[test]
-fn a_failure_while_stopping_is_no_checkpoint() {
+fn a_failure_while_stopping_leaves_no_checkpoint() {
     let mut group = training();
     group.handle(2.0, Event::StopRequested { repeated: false });
     group.handle(2.1, ended(1, End::Code(69)));
@@ -262,7 +262,7 @@ fn a_failure_while_stopping_is_no_checkpoint() {
 }
 
 #[test]
-fn a_stop_is_heard_while_a_failed_group_goes_down() {
+fn a_stop_during_the_shutdown_of_a_failed_group_counts() {
     for asked_at in [2.1, 2.4] {
         let mut group = training();
         group.handle(2.0, ended(1, End::Signal(9)));
@@ -277,7 +277,7 @@ fn a_stop_is_heard_while_a_failed_group_goes_down() {
 }
 
 #[test]
-fn a_preemption_that_nobody_asked_for_waits_for_all() {
+fn an_unrequested_preemption_waits_for_all_ranks() {
     let mut group = training();
     assert_eq!(group.handle(2.0, ended(1, End::Code(75))), []);
     assert_eq!(group.handle(3.0, Event::Tick), [], "the others are still leaving");
@@ -296,7 +296,7 @@ fn a_preemption_that_nobody_asked_for_waits_for_all() {
 }
 
 #[test]
-fn who_stands_still_is_asked_for_its_stack_first() {
+fn a_stalled_rank_is_asked_for_its_stack_before_the_shutdown() {
     let mut group = training();
     let beat = |rank, seconds| {
         let (phase, collectives) = if rank == 3 { (Phase::Data, 40) } else { (Phase::Reduce, 41) };
@@ -321,7 +321,7 @@ fn who_stands_still_is_asked_for_its_stack_first() {
 }
 
 #[test]
-fn who_left_too_early_is_told_of_when_the_others_wait() {
+fn a_rank_that_finished_early_is_mentioned_when_the_others_wait() {
     let mut group = training();
     group.handle(1.0, ended(0, End::Code(0)));
     for rank in 1..4 {
@@ -335,7 +335,7 @@ fn who_left_too_early_is_told_of_when_the_others_wait() {
 }
 
 #[test]
-fn a_lost_host_is_not_waited_for() {
+fn the_shutdown_does_not_wait_for_a_lost_host() {
     let mut group = training();
     let mut outs = Vec::new();
     let mut now = 1.0;
@@ -357,7 +357,7 @@ fn a_lost_host_is_not_waited_for() {
 }
 
 #[test]
-fn who_cannot_be_ended_is_left_in_the_end() {
+fn a_rank_that_cannot_be_ended_is_left_after_a_timeout() {
     let mut group = training();
     group.handle(2.0, ended(2, End::Signal(9)));
     let mut all = Vec::new();
@@ -374,7 +374,7 @@ fn who_cannot_be_ended_is_left_in_the_end() {
 }
 
 #[test]
-fn a_launcher_that_was_not_running_blames_nobody() {
+fn a_scheduling_gap_of_the_launcher_blames_nobody() {
     let mut group = training();
     assert_eq!(group.handle(500.0, Event::Tick), []);
     beats(&mut group, 500.1, 11, Phase::Forward);
@@ -429,7 +429,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_group_ends_and_says_so_once(
+    fn every_group_finishes_exactly_once(
         here in any::<bool>(),
         events in proptest::collection::vec((any_event(), 0.0..1.5f64), 0..60),
     ) {
@@ -482,7 +482,7 @@ proptest! {
     }
 
     #[test]
-    fn who_failed_alone_is_named(
+    fn a_rank_that_fails_alone_is_named(
         rank in 0..4usize,
         end in prop_oneof![Just(End::Signal(9)), Just(End::Code(1)), Just(End::Code(74)), Just(End::Code(69))],
         followers in proptest::collection::vec((0..4usize, 0.0..0.29f64), 0..6),
