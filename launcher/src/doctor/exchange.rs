@@ -94,14 +94,14 @@ pub fn run_probe(addresses: &str, token: &str, environment: &Environment) -> Res
         mpi_name: environment.probe.mpi_name.clone(),
         addresses: interfaces().into_iter().map(|interface| interface.address).collect(),
     };
-    let mut say = |word: &FromProbe| stream.write_all(&encode(word)).map_err(gone);
-    say(&FromProbe::Hello(hello))?;
+    let mut send = |message: &FromProbe| stream.write_all(&encode(message)).map_err(gone);
+    send(&FromProbe::Hello(hello))?;
     loop {
         match read(&mut lines).map_err(gone)? {
             ToProbe::Welcome { .. } => {}
-            ToProbe::SayClock => say(&FromProbe::Clock { nanoseconds: now() })?,
+            ToProbe::SayClock => send(&FromProbe::Clock { nanoseconds: now() })?,
             ToProbe::FindOut(question) => {
-                return say(&FromProbe::Report(Box::new(examine_host(&question, environment))));
+                return send(&FromProbe::Report(Box::new(examine_host(&question, environment))));
             }
         }
     }
@@ -161,8 +161,8 @@ pub async fn greet(stream: tokio::net::TcpStream, token: &str) -> io::Result<(Pr
     let peer = stream.peer_addr()?.ip().to_canonical();
     let own = stream.local_addr()?.ip().to_canonical();
     let mut session = ProbeSession { stream: BufStream::new(stream), peer: (peer != own).then_some(peer) };
-    session.say(&ToProbe::Welcome { proof: token_proof(token) }).await?;
-    match session.hear().await? {
+    session.send(&ToProbe::Welcome { proof: token_proof(token) }).await?;
+    match session.receive().await? {
         FromProbe::Hello(hello) if hello.token == token => Ok((hello, session)),
         _ => Err(io::Error::other("no probe of this launcher")),
     }
@@ -184,26 +184,26 @@ impl ProbeSession {
         let mut clock: Option<Clock> = None;
         for _ in 0..CLOCK_ROUNDS {
             let before = now();
-            self.say(&ToProbe::SayClock).await?;
-            let FromProbe::Clock { nanoseconds } = self.hear().await? else { return Err(out_of_turn()) };
+            self.send(&ToProbe::SayClock).await?;
+            let FromProbe::Clock { nanoseconds } = self.receive().await? else { return Err(unexpected_message()) };
             let one = compare_clocks(before, nanoseconds, now());
             if clock.is_none_or(|best| one.uncertain_seconds < best.uncertain_seconds) {
                 clock = Some(one);
             }
         }
-        self.say(&ToProbe::FindOut(question.clone())).await?;
-        match (self.hear().await?, clock) {
+        self.send(&ToProbe::FindOut(question.clone())).await?;
+        match (self.receive().await?, clock) {
             (FromProbe::Report(probe), Some(clock)) => Ok(ProbeReport { probe: *probe, clock, peer: self.peer }),
-            _ => Err(out_of_turn()),
+            _ => Err(unexpected_message()),
         }
     }
 
-    async fn say(&mut self, word: &ToProbe) -> io::Result<()> {
-        self.stream.write_all(&encode(word)).await?;
+    async fn send(&mut self, message: &ToProbe) -> io::Result<()> {
+        self.stream.write_all(&encode(message)).await?;
         self.stream.flush().await
     }
 
-    async fn hear(&mut self) -> io::Result<FromProbe> {
+    async fn receive(&mut self) -> io::Result<FromProbe> {
         let mut line = Vec::new();
         (&mut self.stream).take(MAX_LINE).read_until(b'\n', &mut line).await?;
         if line.is_empty() {
@@ -220,8 +220,8 @@ fn compare_clocks(before: u64, other: u64, after: u64) -> Clock {
     Clock { ahead_seconds: (other as f64 - middle) / 1e9, uncertain_seconds: after.saturating_sub(before) as f64 / 2e9 }
 }
 
-fn out_of_turn() -> io::Error {
-    io::Error::other("it speaks out of turn")
+fn unexpected_message() -> io::Error {
+    io::Error::other("it sent an unexpected message")
 }
 
 fn now() -> u64 {
@@ -229,9 +229,9 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
 }
 
-fn encode(word: &impl Serialize) -> Vec<u8> {
+fn encode(message: &impl Serialize) -> Vec<u8> {
     // Messages are plain data with text keys, which always serialise.
-    let mut line = serde_json::to_vec(word).unwrap_or_default();
+    let mut line = serde_json::to_vec(message).unwrap_or_default();
     line.push(b'\n');
     line
 }

@@ -136,7 +136,7 @@ impl Launch {
             self.recorder.begin(number, attempt.layout());
             let end = attempt.supervise(&ranks, self.console, stops, &mut self.recorder).await;
             self.recorder.note(&end.roster);
-            self.keep_mpirun_log(number, &end);
+            self.write_mpirun_log(number, &end);
             if let Some(misplaced) = &end.misplaced {
                 return Err(LaunchError::config(misplaced));
             }
@@ -201,7 +201,7 @@ impl Launch {
         }
     }
 
-    fn keep_mpirun_log(&self, number: u64, end: &AttemptEnd) {
+    fn write_mpirun_log(&self, number: u64, end: &AttemptEnd) {
         if end.mpirun_lines.is_empty() {
             return;
         }
@@ -253,18 +253,18 @@ impl Launch {
             restart_on_preemption: self.plan.options.restart_on_preemption,
         };
         let action = decide(&incident, &situation);
-        let (words, next) = match action {
+        let (summary, next) = match action {
             Action::Stop { code, reason } => (format!("gives up ({code}): {reason}"), Next::Exit(code)),
             Action::Restart { delay_seconds, hosts, world, left_out, note } => {
                 self.left_out.extend(left_out.into_iter().map(|(host, _)| host));
                 let note = note.map(|note| format!("; {note}")).unwrap_or_default();
-                let words =
+                let summary =
                     format!("starts again in {delay_seconds:.0} s with {world} ranks from the newest checkpoint{note}");
                 let delay = Duration::try_from_secs_f64(delay_seconds).unwrap_or(LONGEST_DELAY);
-                (words, Next::Retry { delay, hosts, world })
+                (summary, Next::Retry { delay, hosts, world })
             }
         };
-        let failure = self.failure(number, &end, &incident, sentence, group, &words);
+        let failure = self.failure(number, &end, &incident, sentence, group, &summary);
         self.show_last_lines(&failure);
         let path = self.files.incident(self.next_incident);
         for path in [&path, &self.files.failure()] {
@@ -272,7 +272,7 @@ impl Launch {
                 self.console.warn(&error.to_string());
             }
         }
-        self.console.warn(&format!("{words} (see {})", path.display()));
+        self.console.warn(&format!("{summary} (see {})", path.display()));
         self.next_incident += 1;
         self.reached = self.reached.max(end.reached);
         self.history.push(incident);
@@ -304,11 +304,11 @@ impl Launch {
         let daemons = |host: &str| -> Vec<String> {
             let there = end.roster.entries.iter().filter(|entry| entry.host == host);
             let hellos = there.filter_map(|entry| entry.hello.as_ref());
-            let word = |hello: &Hello| {
+            let arguments_of = |hello: &Hello| {
                 let session = hello.session.iter().map(|folder| format!("--session={}", folder.display()));
                 hello.daemon.iter().map(ToString::to_string).chain(session).collect::<Vec<_>>()
             };
-            hellos.flat_map(word).collect::<BTreeSet<_>>().into_iter().collect()
+            hellos.flat_map(arguments_of).collect::<BTreeSet<_>>().into_iter().collect()
         };
         let (mut left, silent) = match hosts.as_slice() {
             [] => (0, Vec::new()),
@@ -316,11 +316,11 @@ impl Launch {
         };
         left += end.roster.entries.iter().filter_map(|entry| entry.left).sum::<usize>();
         if left > 0 {
-            self.console.warn(&format!("{left} processes could not be ended: they hang in the system, or in a driver"));
+            self.console.warn(&format!("{left} processes could not be ended: they hang in the kernel or in a driver"));
         }
         if !silent.is_empty() {
             self.console.warn(&format!(
-                "what runs on {} cannot be told; its ranks end themselves when they hear nothing of the launcher",
+                "processes on {} could not be checked; ranks there end when they no longer hear from the launcher",
                 silent.join(", ")
             ));
         }
@@ -343,8 +343,8 @@ impl Launch {
             let host = Host { name: name.to_owned(), slots: 1, slots_given: true };
             let layout = Layout::one_per_host(&[host], |_| true);
             let daemons = daemons(name);
-            let words = ["sweep", launch_id].into_iter().chain(daemons.iter().map(String::as_str));
-            self.plan.mpirun_command(layout, &words.collect::<Vec<_>>(), 1)
+            let summary = ["sweep", launch_id].into_iter().chain(daemons.iter().map(String::as_str));
+            self.plan.mpirun_command(layout, &summary.collect::<Vec<_>>(), 1)
         })
         .await
     }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::hub::{Call, Hub};
+use super::hub::{AgentInput, Hub};
 use super::mpirun::Mpirun;
 use super::roster::{Entry, Roster};
 use crate::console::{Console, ShowRank};
@@ -160,9 +160,9 @@ impl Attempt {
         watcher: &mut impl Watcher,
     ) -> AttemptEnd {
         let gpu = |local_rank| ranks.has_gpus.then_some(local_rank);
-        let seats: Vec<_> =
+        let members: Vec<_> =
             self.layout().placements.iter().map(|place| (place.host.clone(), gpu(place.local_rank))).collect();
-        let mut group = Group::new(ranks.options.clone(), seats, self.launched.elapsed().as_secs_f64());
+        let mut group = Group::new(ranks.options.clone(), members, self.launched.elapsed().as_secs_f64());
         let (mut tick, mut beat, mut second) =
             (interval(TICK), interval(HEARTBEAT_INTERVAL), interval(Duration::from_secs(1)));
         for timer in [&mut tick, &mut beat, &mut second] {
@@ -173,8 +173,8 @@ impl Attempt {
         let (mut vanish, mut vanished, mut at_failure) = (ranks.vanish.clone(), None, None);
         let (outcome, down_at) = loop {
             let event = tokio::select! {
-                call = self.hub.next() => match call {
-                    Some((rank, call)) => self.event_of(rank, call, console),
+                input = self.hub.next() => match input {
+                    Some((rank, input)) => self.event_of(rank, input, console),
                     None => None,
                 },
                 _ = self.mpirun.wait(), if !mpirun_ended => {
@@ -264,14 +264,14 @@ impl Attempt {
         }
     }
 
-    /// Records a call, and returns the event for the group.
-    fn event_of(&mut self, rank: usize, call: Call, console: Console) -> Option<Event> {
-        let said = match call {
-            Call::Closed => return Some(Event::Disconnected { rank }),
-            Call::Message(said) => said,
+    /// Records an input, and returns the event for the group.
+    fn event_of(&mut self, rank: usize, input: AgentInput, console: Console) -> Option<Event> {
+        let message = match input {
+            AgentInput::Closed => return Some(Event::Disconnected { rank }),
+            AgentInput::Message(message) => message,
         };
-        self.roster.note(rank, &said);
-        Some(match said {
+        self.roster.note(rank, &message);
+        Some(match message {
             FromAgent::Hello(_) => Event::Hello { rank },
             FromAgent::Beat { reading, state } => Event::Beat { rank, reading, state },
             FromAgent::Ended { code, signal, reading, .. } => {

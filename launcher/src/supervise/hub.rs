@@ -21,7 +21,7 @@ const MAX_HELLO: u64 = 16 << 10;
 
 /// An input from an agent.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Call {
+pub enum AgentInput {
     /// A message. The first one is [`FromAgent::Hello`].
     Message(FromAgent),
     /// The connection is closed.
@@ -32,12 +32,12 @@ pub enum Call {
 #[derive(Debug)]
 pub struct Hub {
     port: u16,
-    calls: mpsc::UnboundedReceiver<(usize, Call)>,
-    lines: Lines,
+    inputs: mpsc::UnboundedReceiver<(usize, AgentInput)>,
+    senders: Senders,
     _tasks: JoinSet<()>,
 }
 
-type Lines = Arc<Mutex<BTreeMap<usize, mpsc::UnboundedSender<ToAgent>>>>;
+type Senders = Arc<Mutex<BTreeMap<usize, mpsc::UnboundedSender<ToAgent>>>>;
 
 impl Hub {
     /// Opens a port for the agents of this attempt, which know `token`.
@@ -47,11 +47,11 @@ impl Hub {
     pub async fn open(token: String, attempt: u64) -> std::io::Result<Self> {
         let listener = TcpListener::bind(("0.0.0.0", 0)).await?;
         let port = listener.local_addr()?.port();
-        let (send, calls) = mpsc::unbounded_channel();
-        let lines = Lines::default();
+        let (send, inputs) = mpsc::unbounded_channel();
+        let senders = Senders::default();
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, token, attempt, send, Arc::clone(&lines)));
-        Ok(Self { port, calls, lines, _tasks: tasks })
+        tasks.spawn(accept(listener, token, attempt, send, Arc::clone(&senders)));
+        Ok(Self { port, inputs, senders, _tasks: tasks })
     }
 
     /// Returns the port at `addresses`, in the form of [`crate::environment::LAUNCH_ADDRESSES`].
@@ -62,22 +62,22 @@ impl Hub {
     }
 
     /// Returns the next input, and the rank that it is from.
-    pub async fn next(&mut self) -> Option<(usize, Call)> {
-        self.calls.recv().await
+    pub async fn next(&mut self) -> Option<(usize, AgentInput)> {
+        self.inputs.recv().await
     }
 
     /// Sends a message to a rank's agent, if it is connected.
     pub fn send(&self, rank: usize, message: ToAgent) {
-        if let Some(line) = self.lines.lock().unwrap_or_else(PoisonError::into_inner).get(&rank) {
+        if let Some(sender) = self.senders.lock().unwrap_or_else(PoisonError::into_inner).get(&rank) {
             // If the agent is gone, the end of its connection reports it.
-            let _ = line.send(message);
+            let _ = sender.send(message);
         }
     }
 
     /// Sends a message to all connected agents.
     pub fn send_all(&self, message: &ToAgent) {
-        for line in self.lines.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            let _ = line.send(message.clone());
+        for sender in self.senders.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            let _ = sender.send(message.clone());
         }
     }
 }
@@ -86,14 +86,14 @@ async fn accept(
     listener: TcpListener,
     token: String,
     attempt: u64,
-    calls: mpsc::UnboundedSender<(usize, Call)>,
-    lines: Lines,
+    inputs: mpsc::UnboundedSender<(usize, AgentInput)>,
+    senders: Senders,
 ) {
     let mut connections = JoinSet::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                connections.spawn(serve(stream, token.clone(), attempt, calls.clone(), Arc::clone(&lines)));
+                connections.spawn(serve(stream, token.clone(), attempt, inputs.clone(), Arc::clone(&senders)));
                 while connections.try_join_next().is_some() {}
             }
             // The process is out of file descriptors for a moment.
@@ -106,8 +106,8 @@ async fn serve(
     stream: TcpStream,
     token: String,
     attempt: u64,
-    calls: mpsc::UnboundedSender<(usize, Call)>,
-    lines: Lines,
+    inputs: mpsc::UnboundedSender<(usize, AgentInput)>,
+    senders: Senders,
 ) {
     let _ = stream.set_nodelay(true);
     let (reader, mut writer) = stream.into_split();
@@ -124,29 +124,29 @@ async fn serve(
         return;
     }
     let rank = hello.rank;
-    let (line, mut outgoing) = mpsc::unbounded_channel();
-    lines.lock().unwrap_or_else(PoisonError::into_inner).insert(rank, line);
+    let (sender, mut outgoing) = mpsc::unbounded_channel();
+    senders.lock().unwrap_or_else(PoisonError::into_inner).insert(rank, sender);
     let hello = Hello { token: String::new(), ..hello };
-    if calls.send((rank, Call::Message(FromAgent::Hello(hello)))).is_err() {
+    if inputs.send((rank, AgentInput::Message(FromAgent::Hello(hello)))).is_err() {
         return;
     }
-    let mut words = reader.lines();
-    let talk = tokio::spawn(async move {
+    let mut lines = reader.lines();
+    let writing = tokio::spawn(async move {
         while let Some(message) = outgoing.recv().await {
             if writer.write_all(&encode(&message)).await.is_err() {
                 return;
             }
         }
     });
-    while let Ok(Some(word)) = words.next_line().await {
-        if let Ok(message) = serde_json::from_str(&word)
-            && calls.send((rank, Call::Message(message))).is_err()
+    while let Ok(Some(line)) = lines.next_line().await {
+        if let Ok(message) = serde_json::from_str(&line)
+            && inputs.send((rank, AgentInput::Message(message))).is_err()
         {
             break;
         }
     }
-    talk.abort();
-    let _ = calls.send((rank, Call::Closed));
+    writing.abort();
+    let _ = inputs.send((rank, AgentInput::Closed));
 }
 
 /// Returns the addresses by which other hosts may reach this one; only the loopback address if `is_local`.
@@ -207,7 +207,7 @@ mod tests {
             assert!(!answer.contains("\"secret\""), "the proof does not tell the token: {answer}");
         }
         let agent = caller(&hub, &hello("secret", 4)).await;
-        let Some((1, Call::Message(FromAgent::Hello(hello)))) = hub.next().await else { panic!("no hello") };
+        let Some((1, AgentInput::Message(FromAgent::Hello(hello)))) = hub.next().await else { panic!("no hello") };
         assert_eq!(hello.token, "", "the token goes no further");
         hub.send(1, ToAgent::Kill);
         hub.send(0, ToAgent::Kill);
@@ -216,6 +216,6 @@ mod tests {
         let line = told.next_line().await.expect("a line").expect("a line");
         assert_eq!(serde_json::from_str::<ToAgent>(&line).expect("a word"), ToAgent::Kill);
         drop(told);
-        assert_eq!(hub.next().await, Some((1, Call::Closed)));
+        assert_eq!(hub.next().await, Some((1, AgentInput::Closed)));
     }
 }
