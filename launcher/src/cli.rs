@@ -14,7 +14,7 @@ use crate::environment::Environment;
 use crate::run::{LaunchError, LaunchPlan, RunOptions, SWEPT, doctor, dry_run, run, sweep_here};
 use crate::template;
 
-/// Starts runs of Admiral on many hosts under mpirun, says what is wrong, and brings them back
+/// Starts runs of Admiral on many hosts under mpirun, diagnoses failures, and restarts the runs
 #[derive(Debug, Parser)]
 #[command(name = "admiral-launch", version)]
 struct Cli {
@@ -24,7 +24,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a configuration on all ranks until it is finished, and bring it back when it fails
+    /// Run a configuration on all ranks until it is finished, restarting it when it fails
     Run(Box<RunOptions>),
     /// Examine the hosts of a run as `run` does before it starts anything
     Doctor {
@@ -37,9 +37,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Harm a short run of a configuration on purpose, and report whether it was noticed, named and mended
+    /// Inject a fault into a short run of a configuration, and report whether it was noticed, named and repaired
     Drill(Box<DrillOptions>),
-    /// Where a run stands
+    /// Show the state of a run
     Status {
         /// The run's folder, or the URL of its checkpoints
         run: String,

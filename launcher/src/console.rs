@@ -58,7 +58,7 @@ impl FromStr for ShowRank {
     }
 }
 
-/// Where messages and ranks' lines are written.
+/// The destination of the launcher's messages and of the ranks' lines.
 #[derive(Debug, Clone, Copy)]
 pub struct Console {
     colour_out: bool,

@@ -1,4 +1,4 @@
-//! `failure.json`: what went wrong, where, what the launcher did, and what it cost.
+//! `failure.json`: the failure, its place, the launcher's reaction, and the costs.
 
 use admiral_contract::Reading;
 use jiff::Timestamp;
@@ -15,7 +15,7 @@ pub struct Failure {
     pub attempt: u64,
     /// The time of the verdict.
     pub detected: Timestamp,
-    /// What happened, in one sentence.
+    /// The failure, in one sentence.
     pub verdict: String,
     /// The rank that failed first; `None` if a host or mpirun failed.
     pub rank: Option<usize>,
@@ -35,11 +35,11 @@ pub struct Failure {
     pub ranks: Vec<RankRecord>,
     /// The number of completed steps.
     pub step: u64,
-    /// How the group went down.
+    /// The end of the group's processes.
     pub group: GroupRecord,
-    /// What the launcher did.
+    /// The launcher's reaction.
     pub action: String,
-    /// How long the run had stood still at the verdict.
+    /// The duration of the standstill at the verdict, in seconds.
     pub standstill_seconds: f64,
     /// The time at which a drill cut a host off.
     pub harmed: Option<Timestamp>,
@@ -64,7 +64,7 @@ pub struct RankRecord {
     pub ledger: Option<Reading>,
 }
 
-/// How the group went down.
+/// The end of a group's processes.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct GroupRecord {
     /// From the verdict until all processes were gone.

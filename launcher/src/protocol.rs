@@ -126,7 +126,7 @@ pub enum ToAgent {
     Alive,
 }
 
-/// How to start a rank.
+/// The rank to start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Start {
     /// The program and its arguments.

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::error::AgentError;
 use crate::protocol::{ToAgent, token_proof};
 
-/// How long one of the launcher's addresses has to answer.
+/// The timeout for one of the launcher's addresses.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest first message of the launcher, in bytes.
 const MAX_WELCOME: u64 = 4 << 10;

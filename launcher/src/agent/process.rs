@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use super::output::RankOutput;
 use crate::protocol::{FromAgent, Start};
 
-/// How a process ended.
+/// The end of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ended {
     pub(super) code: Option<u8>,

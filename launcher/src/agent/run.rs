@@ -130,7 +130,7 @@ struct Agent {
     to_launcher: mpsc::UnboundedSender<FromAgent>,
     rank: Option<RankProcess>,
     ledger: Ledger,
-    /// The rank has ended, and the launcher was told.
+    /// Whether the rank has ended and its end was reported.
     is_over: bool,
     /// After this long without a message, the launcher counts as lost.
     orphan: Duration,
@@ -324,7 +324,7 @@ impl Agent {
     }
 }
 
-/// Waits for the end of the rank; for ever if there is none.
+/// Waits for the end of the rank, or for ever if there is none.
 async fn wait(rank: &mut Option<RankProcess>) -> Ended {
     match rank {
         Some(rank) => rank.wait().await,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// How long a debugger may take.
+/// The timeout for a debugger.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Returns the stacks of a program's threads if a debugger is installed (`gdb` or `eu-stack`), else an empty text.

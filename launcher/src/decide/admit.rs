@@ -11,13 +11,13 @@ pub struct Examined<'a> {
     pub hosts: &'a [Host],
     /// The names of the hosts that cannot be used.
     pub bad: &'a [String],
-    /// Whether the run can start as it is.
+    /// Whether no finding is bad.
     pub is_good: bool,
-    /// Whether something is wrong on every host, or with no host in particular.
+    /// Whether a bad finding names no host, or every host.
     pub is_bad_everywhere: bool,
 }
 
-/// What the user asks for.
+/// The user's demands.
 #[derive(Debug, Clone, Copy)]
 pub struct Demand {
     /// The number of ranks; if it is not given, as many as all hosts take.

@@ -13,7 +13,7 @@ pub struct SlowRank {
     pub own_seconds: f64,
     /// The same of the median rank.
     pub median_seconds: f64,
-    /// Whether it loses the time reading data; else it loses it computing.
+    /// Whether it loses the time by reading data; if not, by computing.
     pub reads: bool,
     /// The description, for people.
     pub sentence: String,

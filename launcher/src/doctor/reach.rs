@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(8);
 const CONNECT_SECONDS: u64 = 4;
 /// The number of agents that run at the same time.
 const MAX_CONCURRENT: usize = 64;
-/// The words of a host that was reached, and of what it lacks.
+/// The output of a host that was reached, and of one that lacks a program.
 const REACHED: &str = "admiral-reached";
 const NO_LAUNCHER: &str = "admiral-no-launcher";
 const NO_DAEMON: &str = "admiral-no-orted";

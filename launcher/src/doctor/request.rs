@@ -14,7 +14,7 @@ use crate::mpirun::MpirunCommand;
 pub struct ExamineRequest {
     /// All hosts of the run.
     pub hosts: Vec<Host>,
-    /// Where they come from. Schedulers start processes in their own way.
+    /// The source of the hosts. Schedulers start processes in their own way.
     pub source: Source,
     /// The `mpirun` of the run. Its layout and arguments are replaced.
     pub mpirun: MpirunCommand,

@@ -54,7 +54,7 @@ pub enum HostError {
         host: String,
         /// Its slots.
         slots: usize,
-        /// Where the number comes from.
+        /// The source of the number.
         source_of: Source,
     },
     /// No host is named.

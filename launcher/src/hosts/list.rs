@@ -9,13 +9,13 @@ use super::host::Host;
 pub struct HostList {
     /// At least one host; all names differ.
     pub hosts: Vec<Host>,
-    /// Where the hosts come from.
+    /// The source of the hosts.
     pub source: Source,
     /// Notes for the user on how they were read.
     pub notes: Vec<String>,
 }
 
-/// Where the hosts of a run come from.
+/// The source of a run's hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// A hostfile.

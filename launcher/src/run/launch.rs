@@ -76,7 +76,7 @@ impl Launch {
         }
     }
 
-    /// Ends what a dead launcher has left behind, so that its place is free.
+    /// Ends the leftovers of a dead launcher, so that its place is free.
     pub(super) async fn clean_up_earlier_launch(&mut self) {
         let Ok(earlier) = crate::status::read(self.files.run()) else { return };
         self.recorder.continue_from(&earlier);
@@ -297,7 +297,7 @@ impl Launch {
         }
     }
 
-    /// Ends what is left of a group, and returns what is known of its processes.
+    /// Ends the leftovers of a group, and returns what is known of its processes.
     async fn verify_gone(&self, end: &AttemptEnd) -> GroupRecord {
         let mut hosts: Vec<String> = end.unverified.iter().map(|&rank| end.roster.entries[rank].host.clone()).collect();
         hosts.dedup();

@@ -82,7 +82,7 @@ pub struct Attempt {
     pub roster: Roster,
     /// Ranks that are slower than the others.
     pub slow: Vec<SlowRank>,
-    /// Whether it was asked to stop.
+    /// Whether a stop was requested.
     pub is_stopping: bool,
     /// Whether it is shutting down after a failure.
     pub is_ending: bool,
@@ -114,7 +114,7 @@ pub struct AttemptEnd {
     pub failed_at: f64,
     /// The output of `mpirun`.
     pub mpirun_lines: Vec<String>,
-    /// The difference, if ranks were not where they were planned. No rank was started then.
+    /// The first difference between the planned and the reported places of ranks, if any. No rank was started then.
     pub misplaced: Option<Misplaced>,
 }
 

@@ -71,11 +71,11 @@ impl Fault {
 #[derive(Debug)]
 struct GroupResult {
     outcome: Outcome,
-    /// When the activity began that the fault interrupted.
+    /// The time at which the activity began that the fault interrupted.
     since: f64,
-    /// When the fault took effect.
+    /// The time at which the fault took effect.
     at: f64,
-    /// When the launcher reacted, and when nothing was left.
+    /// The times at which the launcher reacted, and at which nothing was left.
     noticed: f64,
     over: f64,
     reached: u64,

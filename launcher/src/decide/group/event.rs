@@ -31,7 +31,7 @@ pub enum Event {
     Ended {
         /// The rank.
         rank: usize,
-        /// How it ended.
+        /// The end.
         end: End,
         /// Its ledger at the end.
         reading: Option<Reading>,
@@ -62,7 +62,7 @@ pub enum Event {
     MpirunEnded,
     /// The user or the scheduler asks the run to stop.
     StopRequested {
-        /// Whether it was asked before. The ranks are then ended at once, without a checkpoint.
+        /// Whether this is a repeated request. The ranks are then ended at once, without a checkpoint.
         repeated: bool,
     },
     /// Time has passed. Comes at least twice a second.
@@ -104,7 +104,7 @@ pub enum Outcome {
     Stopped {
         /// 75 with a checkpoint or before the first step; else the code of the rank that failed meanwhile, or 1.
         code: u8,
-        /// What happened, for people.
+        /// The description, for people.
         sentence: String,
     },
 }
@@ -114,7 +114,7 @@ pub enum Outcome {
 pub struct GroupOptions {
     /// Its timeouts.
     pub timeouts: Timeouts,
-    /// How long a stop may take until ranks are killed, in seconds.
+    /// The time that a stop may take until ranks are killed, in seconds.
     pub stop_grace_seconds: f64,
     /// The furthest step of the earlier groups, for [`Incident::steps_gained`].
     pub reached_before: u64,

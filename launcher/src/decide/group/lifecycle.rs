@@ -35,7 +35,7 @@ struct FailureCandidate {
     hosts: Vec<String>,
     cause: Cause,
     sentence: String,
-    /// How likely the failure is a consequence of another one; 0 if it is not.
+    /// The likelihood that the failure is a consequence of another one; 0 if it cannot be.
     consequence: u8,
 }
 
@@ -44,7 +44,7 @@ struct FailureCandidate {
 struct Ending {
     since: f64,
     outcome: Outcome,
-    /// When all agents were dismissed.
+    /// The time at which all agents were dismissed.
     dismissed_at: Option<f64>,
     mpirun_killed: bool,
 }

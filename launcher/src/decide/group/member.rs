@@ -17,7 +17,7 @@ pub(super) struct Member {
     pub(super) confirmed_gone: bool,
     pub(super) last_heard: f64,
     pub(super) reading: Option<Reading>,
-    /// When its agent connected, as long as the rank has sent no ledger: `reading` is a default then.
+    /// The time at which its agent connected, until the rank sends a ledger: `reading` is a default until then.
     pub(super) no_ledger_since: Option<f64>,
     pub(super) state: Option<char>,
 }
