@@ -11,6 +11,7 @@ use admiral_contract::{ExitCode, Reading};
 
 use super::event::{Event, GroupOptions, Outcome, Output};
 use super::member::Member;
+use super::pending::{Ending, FailureCandidate, PendingFailure, PendingStacks, Stop};
 use super::stop::{FORCED_EXIT_CODE, KILLED_BY_STOP, stopped_early};
 use crate::decide::cause::{Cause, Incident, code_of};
 use crate::decide::end::{End, whereabouts};
@@ -28,26 +29,6 @@ const MAX_STACKS: usize = 3;
 /// `mpirun` has this long to end after its agents, in seconds, and is killed then. After the death of a rank it would
 /// wait for its own grace period without a reason.
 const MPIRUN_EXIT_TIMEOUT: f64 = 1.0;
-/// A failure that may be the cause of the group's end.
-#[derive(Debug, Clone)]
-struct FailureCandidate {
-    rank: Option<usize>,
-    hosts: Vec<String>,
-    cause: Cause,
-    sentence: String,
-    /// The likelihood that the failure is a consequence of another one; 0 if it cannot be.
-    consequence: u8,
-}
-
-/// The shutdown of a group.
-#[derive(Debug, Clone)]
-struct Ending {
-    since: f64,
-    outcome: Outcome,
-    /// The time at which all agents were dismissed.
-    dismissed_at: Option<f64>,
-    mpirun_killed: bool,
-}
 
 /// One group of ranks.
 #[derive(Debug, Clone)]
@@ -57,12 +38,9 @@ pub struct Group {
     now: f64,
     started: bool,
     mpirun_ended: bool,
-    /// Whether the stop was requested, and its deadline. A rank that exits with 75 starts a stop too.
-    stop: Option<(bool, f64)>,
-    /// The first failure, and the time until which a more likely cause may replace it.
-    failure: Option<(FailureCandidate, f64)>,
-    /// Ranks whose stacks are awaited, the deadline, and the outcome after that.
-    stacks: Option<(BTreeSet<usize>, f64, Outcome)>,
+    stop: Option<Stop>,
+    failure: Option<PendingFailure>,
+    stacks: Option<PendingStacks>,
     ending: Option<Ending>,
     finished: bool,
 }
@@ -72,18 +50,7 @@ impl Group {
     /// in seconds since the launch.
     #[must_use]
     pub fn new(options: GroupOptions, members: impl IntoIterator<Item = (String, Option<usize>)>, now: f64) -> Self {
-        let member = |(host, gpu)| Member {
-            host,
-            gpu,
-            connected: false,
-            disconnected: false,
-            ended: None,
-            confirmed_gone: false,
-            last_heard: now,
-            reading: None,
-            no_ledger_since: None,
-            state: None,
-        };
+        let member = |(host, gpu)| Member::new(host, gpu, now);
         Self {
             options,
             members: members.into_iter().map(member).collect(),
@@ -166,8 +133,8 @@ impl Group {
             }
             Event::StackTaken { rank } => {
                 self.mark_heard(rank, &mut out);
-                if let Some((awaited, ..)) = &mut self.stacks {
-                    awaited.remove(&rank);
+                if let Some(stacks) = &mut self.stacks {
+                    stacks.ranks.remove(&rank);
                 }
             }
             Event::Disconnected { rank } => self.agent_lost(rank),
@@ -226,12 +193,13 @@ impl Group {
         }
         if end == KILLED_BY_STOP && self.is_stop_requested() {
             // The rank died of the signal before it could handle it, so its peers need not wait for it.
-            self.stop = Some((true, self.stop.map_or(now, |(_, until)| until.min(now + SETTLE_TIME))));
+            let deadline = self.stop.map_or(now, |stop| stop.deadline.min(now + SETTLE_TIME));
+            self.stop = Some(Stop { is_requested: true, deadline });
             return;
         }
         if end == End::Code(ExitCode::Preempted as u8) {
             // All ranks agree on such an end, so the others are about to exit as well.
-            self.stop.get_or_insert((false, now + self.options.stop_grace_seconds));
+            self.stop.get_or_insert(Stop { is_requested: false, deadline: now + self.options.stop_grace_seconds });
             return;
         }
         let failure = self.failure_of(rank, end);
@@ -320,25 +288,24 @@ impl Group {
     /// Records a failure. The first one counts, unless it may be a consequence of a later one.
     fn fail(&mut self, failure: FailureCandidate) {
         match &mut self.failure {
-            Some((first, _)) if failure.consequence < first.consequence => *first = failure,
+            Some(first) if failure.consequence < first.failure.consequence => first.failure = failure,
             Some(_) => {}
-            None => self.failure = Some((failure, self.now + SETTLE_TIME)),
+            None => self.failure = Some(PendingFailure { failure, settles_at: self.now + SETTLE_TIME }),
         }
     }
 
     fn stop_requested(&mut self, repeated: bool, out: &mut Vec<Output>) {
         if self.ending.is_some() {
             // It is too late for a checkpoint, but no other group will be started.
-            self.stop = Some((true, self.now));
+            self.stop = Some(Stop { is_requested: true, deadline: self.now });
             return;
         }
-        let asked_before = self.stop.is_some_and(|(asked, _)| asked);
         if !self.started {
             self.end(stopped_early(&self.members), out);
-        } else if repeated || asked_before {
+        } else if repeated || self.is_stop_requested() {
             self.end(Outcome::Stopped { code: FORCED_EXIT_CODE, sentence: "it was ended by force".to_owned() }, out);
         } else {
-            self.stop = Some((true, self.now + self.options.stop_grace_seconds));
+            self.stop = Some(Stop { is_requested: true, deadline: self.now + self.options.stop_grace_seconds });
             out.push(Output::SignalAll);
         }
     }
@@ -372,14 +339,14 @@ impl Group {
                 self.members[rank].disconnected = true;
             }
         }
-        let asked: BTreeSet<usize> =
+        let ranks: BTreeSet<usize> =
             if matches!(verdict, Verdict::Late { .. } | Verdict::NotReady { .. }) { culprits } else { Vec::new() }
                 .into_iter()
                 .filter(|&rank| self.members[rank].connected && !self.members[rank].disconnected)
                 .take(MAX_STACKS)
                 .collect();
-        out.extend(asked.iter().map(|&rank| Output::TakeStack(rank)));
-        self.stacks = Some((asked, self.now + STACK_TIMEOUT, outcome));
+        out.extend(ranks.iter().map(|&rank| Output::TakeStack(rank)));
+        self.stacks = Some(PendingStacks { ranks, deadline: self.now + STACK_TIMEOUT, outcome });
     }
 
     /// Turns a failure into an outcome.
@@ -411,13 +378,13 @@ impl Group {
         if self.members.iter().all(|member| member.ended == Some(End::Code(0))) {
             return Some(self.regular_end());
         }
-        if let Some((awaited, until, outcome)) = &self.stacks {
+        if let Some(stacks) = &self.stacks {
             // A failure that comes now is not the cause.
-            let enough = awaited.is_empty() || self.failure.is_some() || self.now >= *until;
-            return enough.then(|| outcome.clone());
+            let enough = stacks.ranks.is_empty() || self.failure.is_some() || self.now >= stacks.deadline;
+            return enough.then(|| stacks.outcome.clone());
         }
-        if let Some((failure, until)) = &self.failure {
-            if self.now < *until && !all_ended {
+        if let Some(PendingFailure { failure, settles_at }) = &self.failure {
+            if self.now < *settles_at && !all_ended {
                 return None;
             }
             if failure.consequence > 0 && self.is_killed_by_stop() {
@@ -434,14 +401,14 @@ impl Group {
         if all_ended {
             return Some(self.regular_end());
         }
-        let (asked, until) = self.stop?;
-        if self.now < until {
+        let stop = self.stop?;
+        if self.now < stop.deadline {
             return None;
         }
         let grace = self.options.stop_grace_seconds;
         Some(if self.is_killed_by_stop() {
             stopped_early(&self.members)
-        } else if asked {
+        } else if stop.is_requested {
             let sentence = format!("it did not stop within {grace:.0} s and was ended by force");
             Outcome::Stopped { code: FORCED_EXIT_CODE, sentence }
         } else {
@@ -486,7 +453,7 @@ impl Group {
     }
 
     fn is_stop_requested(&self) -> bool {
-        self.stop.is_some_and(|(asked, _)| asked)
+        self.stop.is_some_and(|stop| stop.is_requested)
     }
 
     /// Returns whether the launcher's own signal killed a rank.

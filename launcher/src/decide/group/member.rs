@@ -21,3 +21,21 @@ pub(super) struct Member {
     pub(super) no_ledger_since: Option<f64>,
     pub(super) state: Option<char>,
 }
+
+impl Member {
+    /// Creates a member whose agent has not connected.
+    pub(super) fn new(host: String, gpu: Option<usize>, now: f64) -> Self {
+        Self {
+            host,
+            gpu,
+            connected: false,
+            disconnected: false,
+            ended: None,
+            confirmed_gone: false,
+            last_heard: now,
+            reading: None,
+            no_ledger_since: None,
+            state: None,
+        }
+    }
+}

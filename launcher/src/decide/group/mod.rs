@@ -3,6 +3,7 @@
 mod event;
 mod lifecycle;
 mod member;
+mod pending;
 mod stop;
 
 pub use event::{Event, GroupOptions, Outcome, Output};
