@@ -135,8 +135,8 @@ fn harmed_runs_end_as_if_nothing_had_been() {
     assert!(verdict(&incident).contains("3 ranks wait for it"), "{incident:#}");
     assert!(incident["stack"].as_str().is_some_and(|stack| stack.contains("thread ")), "{incident:#}");
 
-    let incident = stage.harmed("attendant", two, |_, state| signal(parent_of(pid_of(state, 2)), libc::SIGKILL));
-    assert!(verdict(&incident).starts_with("the attendant of rank 2 (n1) is gone"), "{incident:#}");
+    let incident = stage.harmed("agent", two, |_, state| signal(parent_of(pid_of(state, 2)), libc::SIGKILL));
+    assert!(verdict(&incident).starts_with("the agent of rank 2 (n1) is gone"), "{incident:#}");
 
     let incident = stage.harmed("mpirun", two, |_, _| signal(stage.bed.mpirun(), libc::SIGKILL));
     assert!(verdict(&incident).starts_with("mpirun ended before the ranks did"), "{incident:#}");
@@ -181,7 +181,7 @@ fn asked_to_stop_before_its_first_step_a_run_has_lost_nothing() {
     let Some(stage) = Stage::new(2, STEPS) else { return };
     let launch = stage.launch("early", "n0:2,n1:2", &[]);
     let end = Instant::now() + bed::PATIENCE;
-    // Its attendants come up, or its ranks get ready.
+    // Its agents come up, or its ranks get ready.
     while launch.state().is_none_or(|state| state["ranks"].as_array().is_none_or(Vec::is_empty)) {
         assert!(Instant::now() < end, "never started: {:?}", launch.state());
         std::thread::sleep(Duration::from_millis(20));

@@ -10,10 +10,11 @@ use tokio::sync::mpsc;
 
 use crate::console::{Console, print};
 use crate::drill::{DrillOptions, drill};
-use crate::run::{LaunchError, Plan, RunOptions, SWEPT, doctor, dry_run, run, sweep_here};
+use crate::environment::Environment;
+use crate::run::{LaunchError, LaunchPlan, RunOptions, SWEPT, doctor, dry_run, run, sweep_here};
 use crate::template;
 
-/// Starts runs of Admiral on many hosts under mpirun, says what is wrong, and brings them back
+/// Starts runs of Admiral on many hosts under mpirun, diagnoses failures, and restarts the runs
 #[derive(Debug, Parser)]
 #[command(name = "admiral-launch", version)]
 struct Cli {
@@ -23,45 +24,45 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a configuration on all ranks until it is finished, and bring it back when it fails
+    /// Run a configuration on all ranks until it is finished, restarting it when it fails
     Run(Box<RunOptions>),
     /// Examine the hosts of a run as `run` does before it starts anything
     Doctor {
         #[command(flatten)]
         run: Box<RunOptions>,
-        /// Also start all ranks once, to measure how fast they sum and which way between two of them is slow
+        /// Also start all ranks once, to measure the speed of their all-reduce and to find slow links between them
         #[arg(long)]
         bandwidth: bool,
-        /// For programs
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Harm a short run of a configuration on purpose, and report whether it was noticed, named and mended
+    /// Inject a fault into a short run of a configuration, and report whether it was noticed, named and repaired
     Drill(Box<DrillOptions>),
-    /// Where a run stands
+    /// Show the state of a run
     Status {
         /// The run's folder, or the URL of its checkpoints
         run: String,
-        /// Again every second, until the run has ended
+        /// Repeat every second until the run has ended
         #[arg(long)]
         watch: bool,
-        /// For programs
+        /// Print JSON
         #[arg(long)]
         json: bool,
-        /// The program `admiral`, for URLs
+        /// The program `admiral`; needed for URLs
         #[arg(long)]
         program: Option<PathBuf>,
     },
-    /// Write a file to run a configuration by on a cluster, to standard output
+    /// Write a file that runs a configuration on a cluster to standard output
     Template {
-        /// For what
-        kind: template::Kind,
+        /// The kind of cluster
+        kind: template::TemplateKind,
         /// The configuration, a YAML file
         config: PathBuf,
-        /// Hosts
+        /// The number of hosts
         #[arg(long, default_value_t = 2)]
         hosts: usize,
-        /// GPUs of each, and ranks on it
+        /// The number of GPUs, and ranks, of each host
         #[arg(long, default_value_t = 8)]
         gpus_per_host: usize,
         /// The container image
@@ -71,17 +72,17 @@ enum Command {
         #[arg(long)]
         program: Option<PathBuf>,
     },
-    /// What mpirun starts for each rank
-    #[command(hide = true)]
-    Attend,
+    /// The process that mpirun starts for each rank
+    #[command(hide = true, alias = "attend")]
+    Agent,
     /// Ends what is left of a launch on this host
     #[command(hide = true)]
     Sweep {
-        /// Which launch.
+        /// The launch.
         launch_id: String,
-        /// The daemons of mpirun that belong to it.
+        /// The process numbers of its mpirun daemons.
         daemons: Vec<i32>,
-        /// Their folders.
+        /// Their session folders.
         #[arg(long = "session")]
         sessions: Vec<PathBuf>,
     },
@@ -90,9 +91,10 @@ enum Command {
 /// Runs the program.
 #[must_use]
 pub fn main() -> ProcessExit {
-    // What mpirun starts on each host to examine it. clap would propose it to people as a command.
+    let environment = Environment::of_process();
+    // mpirun starts a probe on each host. It is no subcommand, because clap would suggest it to users.
     if std::env::args_os().nth(1).is_some_and(|word| word == "probe") {
-        return match crate::doctor::probe() {
+        return match crate::doctor::probe(&environment) {
             Ok(()) => ProcessExit::SUCCESS,
             Err(error) => failed(&LaunchError::system(error)),
         };
@@ -103,13 +105,13 @@ pub fn main() -> ProcessExit {
         Err(error) => return failed(&LaunchError::system(error)),
     };
     let code = match cli.command {
-        Command::Run(options) => runtime.block_on(run_command(*options)),
-        Command::Doctor { run, bandwidth, json } => {
-            runtime.block_on(async { doctor(&Plan::new(*run)?, Console::default(), json, bandwidth).await })
-        }
+        Command::Run(options) => runtime.block_on(run_command(*options, &environment)),
+        Command::Doctor { run, bandwidth, json } => runtime.block_on(async {
+            doctor(&LaunchPlan::new(*run, &environment)?, Console::new(&environment), json, bandwidth).await
+        }),
         Command::Drill(options) => {
-            let console = Console::default().keeping_out(options.json);
-            runtime.block_on(async { drill(*options, console, stops()?).await })
+            let console = Console::new(&environment).with_ranks_on_stderr(options.json);
+            runtime.block_on(async { drill(*options, &environment, console, stop_requests()?).await })
         }
         Command::Status { run, watch, json, program } => {
             let program = crate::facts::program(program.as_deref());
@@ -120,7 +122,7 @@ pub fn main() -> ProcessExit {
             let complete = |input| template::TemplateInput { hosts, gpus_per_host, image, ..input };
             runtime.block_on(write_template(kind, &program, config, complete))
         }
-        Command::Attend => runtime.block_on(crate::attend::attend()).map(|()| 0).map_err(LaunchError::system),
+        Command::Agent => runtime.block_on(crate::agent::run(&environment)).map(|()| 0).map_err(LaunchError::system),
         Command::Sweep { launch_id, daemons, sessions } => {
             print(&format!("{SWEPT}{}\n", sweep_here(&launch_id, &daemons, &sessions)));
             Ok(0)
@@ -133,18 +135,18 @@ pub fn main() -> ProcessExit {
 }
 
 fn failed(error: &LaunchError) -> ProcessExit {
-    // Who reads it may have left.
+    // The reader may be gone.
     let _ = std::io::stderr().write_all(format!("error: {error}\n").as_bytes());
     ProcessExit::from(error.code)
 }
 
 async fn write_template(
-    kind: template::Kind,
+    kind: template::TemplateKind,
     program: &Path,
     config: PathBuf,
     complete: impl FnOnce(template::TemplateInput) -> template::TemplateInput,
 ) -> Result<u8, LaunchError> {
-    let facts = crate::facts::ask(program, &config, &[]).await.map_err(LaunchError::config)?;
+    let facts = crate::facts::query(program, &config, &[]).await.map_err(LaunchError::config)?;
     let input = complete(template::TemplateInput {
         name: config.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         run_folder: facts.config.run.folder.into(),
@@ -160,17 +162,18 @@ async fn write_template(
     Ok(0)
 }
 
-async fn run_command(options: RunOptions) -> Result<u8, LaunchError> {
-    let plan = Plan::new(options)?;
+async fn run_command(options: RunOptions, environment: &Environment) -> Result<u8, LaunchError> {
+    let plan = LaunchPlan::new(options, environment)?;
     if plan.options.dry_run {
         print(&dry_run(&plan).await?);
         return Ok(0);
     }
-    run(plan, Console::default(), stops()?).await
+    run(plan, Console::new(environment), stop_requests()?).await
 }
 
-/// A word for each signal that asks for an end: from the terminal, an operator, or a scheduler that warns.
-fn stops() -> Result<mpsc::UnboundedReceiver<()>, LaunchError> {
+/// Returns a channel with a message for each signal that asks the run to stop: from the terminal, an operator, or a
+/// scheduler that warns.
+fn stop_requests() -> Result<mpsc::UnboundedReceiver<()>, LaunchError> {
     let (send, receive) = mpsc::unbounded_channel();
     for kind in [
         SignalKind::interrupt(),

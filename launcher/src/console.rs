@@ -1,27 +1,29 @@
-//! What the launcher shows: its own words on standard error, the ranks' lines with their rank before them on standard
-//! output; colours on a terminal alone.
+//! The launcher's output: its own messages on standard error, and the ranks' lines, prefixed with the rank, on standard
+//! output. Only terminals get colours.
 
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 use std::str::FromStr;
 
-/// Writes to standard output. Who reads it may have left.
+use crate::environment::Environment;
+
+/// Writes to standard output. Errors are ignored, because the reader may be gone.
 pub fn print(text: &str) {
     let mut out = std::io::stdout();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Which ranks' output is shown whole.
+/// The ranks whose whole output is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShowRank {
-    /// Every rank's.
+    /// Every rank.
     All,
-    /// Of these.
+    /// These ranks.
     Some(BTreeSet<usize>),
 }
 
 impl ShowRank {
-    /// Whether this rank is among them.
+    /// Returns whether the output of `rank` is shown.
     #[must_use]
     pub fn shows(&self, rank: usize) -> bool {
         match self {
@@ -32,7 +34,7 @@ impl ShowRank {
 }
 
 impl ShowRank {
-    /// The highest rank that is named.
+    /// Returns the highest rank that is named.
     #[must_use]
     pub fn highest(&self) -> Option<usize> {
         match self {
@@ -56,58 +58,58 @@ impl FromStr for ShowRank {
     }
 }
 
-/// The terminal, or what stands in its place.
+/// The destination of the launcher's messages and of the ranks' lines.
 #[derive(Debug, Clone, Copy)]
 pub struct Console {
     colour_out: bool,
     colour_err: bool,
-    /// Standard output belongs to something that a program reads.
-    keeps_out: bool,
+    /// Standard output is read by a program, so the ranks' lines go to standard error.
+    ranks_on_stderr: bool,
 }
 
-/// Colours that can be told apart on light and dark ground.
+/// Colours that are readable on light and dark backgrounds.
 const COLOURS: [u8; 6] = [36, 33, 35, 32, 34, 31];
 
-impl Default for Console {
-    fn default() -> Self {
-        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+impl Console {
+    /// Returns the console of this process. Terminals get colours, unless the environment has `NO_COLOR`.
+    #[must_use]
+    pub fn new(environment: &Environment) -> Self {
+        let wanted = !environment.no_color;
         Self {
             colour_out: wanted && std::io::stdout().is_terminal(),
             colour_err: wanted && std::io::stderr().is_terminal(),
-            keeps_out: false,
+            ranks_on_stderr: false,
         }
     }
-}
 
-impl Console {
-    /// Whether standard error shows colours.
+    /// Returns whether standard error shows colours.
     #[must_use]
     pub fn has_colour(&self) -> bool {
         self.colour_err
     }
 
-    /// The same with the ranks' lines on standard error too, because standard output is for a program.
+    /// With `ranks_on_stderr`, the ranks' lines go to standard error, because a program reads standard output.
     #[must_use]
-    pub fn keeping_out(self, keeps_out: bool) -> Self {
-        Self { keeps_out, ..self }
+    pub fn with_ranks_on_stderr(self, ranks_on_stderr: bool) -> Self {
+        Self { ranks_on_stderr, ..self }
     }
 
-    /// A line of a rank.
-    pub fn rank(&self, rank: usize, text: &str) {
-        // Nobody may be reading; the run goes on.
-        let _ = if self.keeps_out {
+    /// Writes a line of a rank.
+    pub fn rank_line(&self, rank: usize, text: &str) {
+        // The run continues if nobody reads.
+        let _ = if self.ranks_on_stderr {
             std::io::stderr().write_all(prefixed(rank, text, self.colour_err).as_bytes())
         } else {
             std::io::stdout().write_all(prefixed(rank, text, self.colour_out).as_bytes())
         };
     }
 
-    /// The launcher's own words.
-    pub fn say(&self, text: &str) {
+    /// Writes a message of the launcher.
+    pub fn info(&self, text: &str) {
         self.write(1, text);
     }
 
-    /// The launcher's words on something that is wrong.
+    /// Writes a message of the launcher about a problem.
     pub fn warn(&self, text: &str) {
         self.write(31, text);
     }
@@ -123,7 +125,7 @@ impl Console {
     }
 }
 
-/// Log lines name their rank themselves.
+/// Log lines already name their rank.
 fn prefixed(rank: usize, text: &str, colour: bool) -> String {
     let own = format!("[rank {rank}] ");
     let rest = text.strip_prefix(&own).unwrap_or(text);
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_to_show_are_read() {
+    fn the_option_show_rank_is_parsed() {
         assert!("all".parse::<ShowRank>().expect("it is one").shows(7));
         assert!(!"none".parse::<ShowRank>().expect("it is one").shows(0));
         let some: ShowRank = "0, 3".parse().expect("they are");

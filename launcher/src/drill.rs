@@ -1,4 +1,5 @@
-//! `admiral-launch drill`: harms a short run on purpose and reports whether it was noticed, named and mended.
+//! `admiral-launch drill`: injects a fault into a short run and reports whether the launcher noticed it, named it and
+//! recovered.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -8,12 +9,14 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::console::{Console, print};
-use crate::files::{Files, state_of};
+use crate::environment::Environment;
 use crate::incident::Failure;
-use crate::run::{LaunchError, Plan, RunOptions, Vanish, dry_run, run, seconds};
+use crate::paths::{incident_of, state_of};
+use crate::run::{LaunchError, LaunchPlan, RunOptions, dry_run, run, seconds};
 use crate::status::State;
+use crate::supervise::Vanish;
 
-/// A drill.
+/// The options of a drill.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DrillOptions {
     #[command(flatten)]
@@ -25,60 +28,60 @@ pub struct DrillOptions {
     /// The step at which it happens
     #[arg(long, default_value_t = 20, value_name = "STEP")]
     pub at_step: u64,
-    /// Steps of the drill; without it, twice those
+    /// The number of steps of the drill; without it, twice --at-step
     #[arg(long, value_name = "STEPS")]
     pub steps: Option<u64>,
-    /// In which part of the step: data, forward, backward, reduce, optimizer or checkpoint
+    /// The part of the step: data, forward, backward, reduce, optimizer or checkpoint
     #[arg(long, default_value = "forward", value_name = "PHASE")]
     pub phase: String,
-    /// For programs
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
-/// What is done to the run: one thing.
+/// The fault to inject; exactly one.
 #[derive(Debug, Clone, clap::Args)]
 #[group(required = true, multiple = false)]
 pub struct Harm {
-    /// The rank is killed by SIGKILL
+    /// SIGKILL the rank
     #[arg(long, value_name = "RANK")]
     pub kill_rank: Option<usize>,
-    /// The rank stands still for ever
+    /// Make the rank hang for ever
     #[arg(long, value_name = "RANK")]
     pub hang_rank: Option<usize>,
-    /// The rank takes three times as long for its own work
+    /// Make the rank's own work take three times as long
     #[arg(long, value_name = "RANK")]
     pub slow_rank: Option<usize>,
-    /// Nothing is heard of the host any more, and it is not used again
+    /// Cut the host off for the rest of the run
     #[arg(long, value_name = "HOST")]
     pub drop_host: Option<String>,
-    /// The place of the checkpoints cannot be reached for so many seconds
+    /// Make the checkpoints' storage unreachable for this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub cut_storage: Option<f64>,
 }
 
-/// What a drill found.
+/// The result of a drill.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
-    /// Whether everything went as it should.
+pub struct DrillReport {
+    /// Whether everything went as expected.
     pub passed: bool,
-    /// What was done.
+    /// The injected fault.
     pub harm: String,
-    /// What was wrong with how it went; empty where it passed.
+    /// What went wrong; empty if the drill passed.
     pub faults: Vec<String>,
-    /// The verdict on the incident, or the words on the slow rank.
+    /// The verdict on the incident, or the message about the slow rank.
     pub verdict: Option<String>,
-    /// From the harm until the verdict, by the clocks of the two hosts.
+    /// From the fault to the verdict, by the clocks of the two hosts.
     pub seconds_to_detect: Option<f64>,
     /// From the verdict until all processes were gone.
     pub seconds_to_group_down: Option<f64>,
     /// From the verdict until the first new step was done.
     pub seconds_to_first_step: Option<f64>,
-    /// Steps that were done again.
+    /// Steps that were repeated.
     pub steps_lost: Option<u64>,
-    /// What the run ended with.
+    /// The exit code of the run.
     pub exit_code: u8,
-    /// Where the drill's files lie.
+    /// The folder of the drill's files.
     pub folder: PathBuf,
 }
 
@@ -101,7 +104,7 @@ impl Harm {
 }
 
 impl DrillOptions {
-    /// The fields that make a short run of the configuration, in a folder of its own, that harms itself.
+    /// Returns the overrides that make the configuration a short run in its own folder, with the fault.
     fn overrides(&self, folder: &std::path::Path) -> Vec<String> {
         let steps = self.steps.unwrap_or(self.at_step.saturating_mul(2)).max(self.at_step.saturating_add(1));
         let mut fields = self.run.overrides.clone();
@@ -128,26 +131,28 @@ impl DrillOptions {
     }
 }
 
-/// Runs the drill and says how it went; returns what the launcher exits with: 0 where it passed, else 1.
+/// Runs the drill and prints a report. Returns the launcher's exit code: 0 if the drill passed, else 1.
 ///
 /// # Errors
-/// What kept the run from starting.
+/// If the run could not be started.
 pub async fn drill(
     options: DrillOptions,
+    environment: &Environment,
     console: Console,
     mut stops: mpsc::UnboundedReceiver<()>,
 ) -> Result<u8, LaunchError> {
     let facts = {
         let program = crate::facts::program(options.run.hosts.program.as_deref());
         tokio::select! {
-            facts = crate::facts::ask(&program, &options.run.config, &options.run.overrides) => facts,
+            facts = crate::facts::query(&program, &options.run.config, &options.run.overrides) => facts,
             _ = stops.recv() => return Err(LaunchError::stopped_early()),
         }
         .map_err(LaunchError::config)?
     };
     let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%S").to_string();
     let folder = facts.derived.run_folder.join(format!("drills/{stamp}"));
-    let mut plan = Plan::new(RunOptions { overrides: options.overrides(&folder), ..options.run.clone() })?;
+    let mut plan =
+        LaunchPlan::new(RunOptions { overrides: options.overrides(&folder), ..options.run.clone() }, environment)?;
     if let Some(rank) = options.harm.rank().or(options.harm.slow_rank).filter(|&rank| rank >= plan.world) {
         return Err(LaunchError::config(format!("there is no rank {rank}: the run has {} ranks", plan.world)));
     }
@@ -177,9 +182,9 @@ fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Option<T> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
-/// How it went, from what the launcher has written down.
-fn judge(options: &DrillOptions, exit_code: u8, folder: PathBuf) -> Report {
-    let incidents: Vec<Failure> = (1..).map_while(|number| read(&Files::incident_of(&folder, number))).collect();
+/// Judges the drill by the files that the launcher wrote.
+fn judge(options: &DrillOptions, exit_code: u8, folder: PathBuf) -> DrillReport {
+    let incidents: Vec<Failure> = (1..).map_while(|number| read(&incident_of(&folder, number))).collect();
     let state: Option<State> = read(&state_of(&folder));
     let first = incidents.first();
     let mut faults = Vec::new();
@@ -195,7 +200,7 @@ fn judge(options: &DrillOptions, exit_code: u8, folder: PathBuf) -> Report {
                 faults.push(format!("nobody said that rank {rank} was slow"));
             }
         }
-        // A save may fail and the next succeed: that is as good as a restart.
+        // A save that fails and is repeated successfully is as good as a restart.
         Harm { cut_storage: Some(_), .. } => {
             let log = std::fs::read_to_string(folder.join("launch/attempt-000/rank-000.log")).unwrap_or_default();
             verdict = log.lines().find(|line| line.contains("the storage is cut off")).map(str::to_owned);
@@ -225,7 +230,7 @@ fn judge(options: &DrillOptions, exit_code: u8, folder: PathBuf) -> Report {
             faults.push(format!("{left} processes were left"));
         }
     }
-    Report {
+    DrillReport {
         passed: faults.is_empty(),
         harm: format!("{} at step {}, {}", options.harm.words(), options.at_step, options.phase),
         faults,
@@ -239,7 +244,7 @@ fn judge(options: &DrillOptions, exit_code: u8, folder: PathBuf) -> Report {
     }
 }
 
-/// From the rank's own words on what it does to itself to the verdict.
+/// Returns the time from the rank's log line about its fault to the verdict, in seconds.
 fn seconds_to_detect(failure: &Failure) -> Option<f64> {
     if let Some(harmed) = failure.harmed {
         return (failure.detected - harmed).total(jiff::Unit::Second).ok();
@@ -249,7 +254,7 @@ fn seconds_to_detect(failure: &Failure) -> Option<f64> {
     (failure.detected - struck).total(jiff::Unit::Second).ok()
 }
 
-fn table(report: &Report) -> String {
+fn table(report: &DrillReport) -> String {
     let mut text = String::new();
     let seconds = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1} s"));
     let mut row = |name: &str, value: String| {
@@ -273,18 +278,18 @@ mod tests {
     use super::*;
 
     #[derive(Parser)]
-    struct Line {
+    struct DrillArguments {
         #[command(flatten)]
         options: DrillOptions,
     }
 
     #[test]
-    fn a_drill_is_a_short_run_of_its_own_that_harms_itself() {
+    fn a_drill_is_a_short_run_with_a_fault() {
         let words =
             ["x", "c.yaml", "--set", "training.steps=9", "--kill-rank", "3", "--at-step", "40", "--phase", "data"];
-        let options = Line::parse_from(words).options;
+        let options = DrillArguments::parse_from(words).options;
         let fields = options.overrides("/runs/d".as_ref());
-        // What comes later counts.
+        // Later overrides win.
         for (place, field) in
             ["training.steps=9", "run.folder=/runs/d", "checkpoint.url=null", "training.steps=80"].iter().enumerate()
         {
@@ -293,10 +298,11 @@ mod tests {
         for field in ["training.save_interval=10", "faults.kill_rank=3", "faults.at_step=40", "faults.phase=data"] {
             assert!(fields.iter().any(|set| set == field), "{field}: {fields:?}");
         }
-        let lost = Line::parse_from(["x", "c.yaml", "--drop-host", "n1"]).options.overrides("/runs/d".as_ref());
+        let lost =
+            DrillArguments::parse_from(["x", "c.yaml", "--drop-host", "n1"]).options.overrides("/runs/d".as_ref());
         assert!(!lost.iter().any(|set| set.starts_with("faults.")), "the launcher lets a host vanish: {lost:?}");
         let most = u64::MAX.to_string();
-        let last = Line::parse_from(["x", "c.yaml", "--kill-rank", "0", "--at-step", &most]).options;
+        let last = DrillArguments::parse_from(["x", "c.yaml", "--kill-rank", "0", "--at-step", &most]).options;
         assert!(last.overrides("/runs/d".as_ref()).contains(&format!("training.steps={most}")));
     }
 }

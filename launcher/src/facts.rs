@@ -1,5 +1,5 @@
-//! What the launcher needs to know of a run's configuration, as the program `admiral` itself reads it: one reader, one
-//! set of rules, one message for a mistake.
+//! The parts of a run's configuration that the launcher needs. The program `admiral` reads the configuration, so that
+//! there is one parser, one set of rules, and one message for each mistake.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,128 +11,128 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 /// The program loads libtorch, perhaps over a network, and reads a file.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Of a run's configuration.
+/// A run's configuration and what follows from it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Facts {
     /// The effective configuration.
     pub config: Config,
-    /// What follows from it.
+    /// Derived values.
     pub derived: Derived,
 }
 
-/// The sections that matter here.
+/// The sections that the launcher needs.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Config {
-    /// The run itself.
-    pub run: Run,
-    /// The images.
-    pub data: Data,
-    /// How long the run is.
-    pub training: Training,
-    /// Where checkpoints go.
-    pub checkpoint: Checkpoint,
-    /// How the run is watched.
+    /// The section `run`.
+    pub run: RunSection,
+    /// The section `data`.
+    pub data: DataSection,
+    /// The section `training`.
+    pub training: TrainingSection,
+    /// The section `checkpoint`.
+    pub checkpoint: CheckpointSection,
+    /// The section `launch`.
     pub launch: LaunchConfig,
 }
 
-/// Of the section `run`.
+/// The section `run`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Run {
-    /// As it was given.
+pub struct RunSection {
+    /// The run's folder, as given.
     pub folder: String,
-    /// auto, cpu or cuda.
+    /// `auto`, `cpu` or `cuda`.
     pub device: String,
 }
 
-/// Of the section `data`.
+/// The section `data`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Data {
-    /// Where images lie, as it was given.
+pub struct DataSection {
+    /// The place of the images, as given.
     pub path: Option<String>,
 }
 
-/// Of the section `training`.
+/// The section `training`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Training {
-    /// Samples of a step over all ranks.
+pub struct TrainingSection {
+    /// The number of samples of a step over all ranks.
     pub global_batch: u64,
-    /// Samples of a pass on one rank, at most.
+    /// The largest number of samples of one pass on one rank.
     pub microbatch: u64,
     /// The last step.
     pub steps: u64,
-    /// Steps between checkpoints.
+    /// The number of steps between checkpoints.
     pub save_interval: u64,
 }
 
-/// Of the section `checkpoint`.
+/// The section `checkpoint`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Checkpoint {
-    /// Seconds between being asked to stop and being killed.
+pub struct CheckpointSection {
+    /// Seconds from a request to stop until ranks are killed.
     pub grace_seconds: u64,
-    /// Checkpoints that are kept.
+    /// The number of checkpoints that are kept.
     pub keep_last: Option<u64>,
 }
 
-/// What follows from a configuration.
+/// Values that follow from a configuration.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Derived {
-    /// Of the network.
+    /// The number of the network's parameters.
     pub parameters: u64,
-    /// The size of a checkpoint.
+    /// The size of a checkpoint in bytes.
     pub checkpoint_bytes: u64,
-    /// Where checkpoints go: a folder or a URL.
+    /// The checkpoints' place: a folder or a URL.
     pub checkpoint_url: String,
-    /// The run's folder, from the root.
+    /// The run's folder as an absolute path.
     pub run_folder: PathBuf,
 }
 
-/// Why nothing is known.
+/// The configuration is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum FactsError {
-    /// The program is not there.
+    /// The program cannot be started.
     #[error("{program} cannot be started: {source}; build it, or say where it is with --program")]
     Program {
-        /// What was tried.
+        /// The path that was tried.
         program: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// It does not come to an end.
+    /// The program takes too long.
     #[error(
         "{program} config show said nothing within {seconds} s: is the disk that it, its libtorch or the configuration \
          lies on well? Try it by hand"
     )]
     Late {
-        /// What was started.
+        /// The program.
         program: PathBuf,
-        /// For how long it was waited for.
+        /// The time after which it was given up.
         seconds: u64,
     },
-    /// The configuration is wrong; the words are the program's.
+    /// The configuration is wrong; the message is the program's.
     #[error("{0}")]
     Refused(String),
-    /// The program says something else.
+    /// The program's answer has another form.
     #[error("{program} is not of this launcher's build ({detail}); use both of one build")]
     Foreign {
-        /// Which program.
+        /// The program.
         program: PathBuf,
-        /// What it said.
+        /// Its message, or the parse error.
         detail: String,
     },
 }
 
-/// Asks `program` for the configuration in `config` with the fields in `overrides` set. The program ends when nobody
-/// waits for it any more.
+/// Asks `program` for the configuration in `config` with the fields in `overrides` set. If this future is dropped, the
+/// program is killed.
 ///
 /// # Errors
-/// When it is wrong, with the program's own message.
-pub async fn ask(program: &Path, config: &Path, overrides: &[String]) -> Result<Facts, FactsError> {
-    ask_within(PATIENCE, program, config, overrides).await
+/// If the configuration is wrong, with the program's own message, or if the program does not answer as expected.
+pub async fn query(program: &Path, config: &Path, overrides: &[String]) -> Result<Facts, FactsError> {
+    query_within(TIMEOUT, program, config, overrides).await
 }
 
-async fn ask_within(
+async fn query_within(
     patience: Duration,
     program: &Path,
     config: &Path,
@@ -159,7 +159,7 @@ async fn ask_within(
         .map_err(|error| FactsError::Foreign { program: program.to_owned(), detail: error.to_string() })
 }
 
-/// The program `admiral` that belongs to this one: `wanted`, or the one beside it.
+/// Returns the path of the program `admiral`: `wanted`, or the one beside this program.
 #[must_use]
 pub fn program(wanted: Option<&Path>) -> PathBuf {
     if let Some(path) = wanted {
@@ -173,26 +173,27 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_no_admiral_is_named() {
-        let ask = async |program: &str| {
-            ask(program.as_ref(), "c.yaml".as_ref(), &[]).await.expect_err("it is none").to_string()
+    async fn a_program_that_is_not_admiral_is_named() {
+        let query = async |program: &str| {
+            query(program.as_ref(), "c.yaml".as_ref(), &[]).await.expect_err("it is none").to_string()
         };
-        let error = ask("/nowhere/admiral").await;
+        let error = query("/nowhere/admiral").await;
         assert!(error.starts_with("/nowhere/admiral cannot be started"), "{error}");
-        let error = ask("/bin/true").await;
+        let error = query("/bin/true").await;
         assert!(error.starts_with("/bin/true is not of this launcher's build"), "{error}");
     }
 
     #[tokio::test]
-    async fn a_program_that_hangs_is_not_waited_for() {
+    async fn a_program_that_hangs_is_given_up() {
         let folder = tempfile::tempdir().expect("a folder");
         let program = folder.path().join("admiral");
         let text = folder.path().join("text");
         std::fs::write(&text, "#!/bin/sh\nexec sleep 60\n").expect("it can be written");
-        // By a process that is gone then: a child of another test may still hold what this one has open for writing.
+        // Another process installs it and is gone then: a child of another test may still have a file open for writing
+        // that this process wrote.
         let installed = Command::new("install").args(["-m", "755"]).args([&text, &program]).status().await;
         assert!(installed.expect("install").success());
-        let asked = ask_within(Duration::from_millis(50), &program, "c.yaml".as_ref(), &[]).await;
+        let asked = query_within(Duration::from_millis(50), &program, "c.yaml".as_ref(), &[]).await;
         assert!(matches!(asked, Err(FactsError::Late { .. })), "{asked:?}");
     }
 }

@@ -1,49 +1,50 @@
-//! The files of a launch in the run's folder, written aside and then put in place.
+//! The files of a launch in the run's folder. Each is written to a temporary file and renamed.
 //!
 //! ```text
 //! RUN/failure.json                        the newest incident
-//! RUN/launch/state.json                   what `status` shows, rewritten every second
-//! RUN/launch/receipt.json                 what the preflight found
-//! RUN/launch/attempt-001/rank-003.log     a rank's whole output; mpirun.log is mpirun's own
-//! RUN/launch/incidents/001/failure.json   one folder an incident
+//! RUN/launch/state.json                   the state that `status` shows, rewritten every second
+//! RUN/launch/receipt.json                 the result of the preflight
+//! RUN/launch/attempt-001/rank-003.log     a rank's whole output; mpirun.log has that of mpirun
+//! RUN/launch/incidents/001/failure.json   one folder for each incident
 //! ```
 
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use admiral_contract::host::{host_name, start_ticks};
 use jiff::Timestamp;
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
-use crate::attend::{host_name, start_ticks};
+use crate::paths::{incident_of, receipt_of, state_of};
 
-/// Why a file of the launch cannot be used.
+/// A file of the launch cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
-    /// The system refuses.
+    /// A system call failed.
     #[error("{path}: {source}; make it writable, or name another run.folder")]
     Io {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// Another launcher is at work.
+    /// Another launcher has the run.
     #[error("another admiral-launch ({who}) runs {run} already; stop it first, or name another run.folder")]
     Busy {
         /// The run's folder.
         run: PathBuf,
-        /// Who.
+        /// The process and host of the other launcher.
         who: String,
     },
 }
 
-/// The folder of a launch. While it lives no other launcher can take the run.
+/// The folder of a launch. While this value lives, no other launcher can take the run.
 #[derive(Debug)]
 pub struct Files {
     run: PathBuf,
-    /// Held for its lock.
+    /// Holds the lock.
     _lock: File,
     is_locked: bool,
 }
@@ -52,7 +53,7 @@ impl Files {
     /// Takes the run's folder for this launcher.
     ///
     /// # Errors
-    /// When it cannot be written, or another launcher has it.
+    /// If it cannot be written, or another launcher has it.
     pub fn take(run: &Path) -> Result<Self, FilesError> {
         let folder = run.join("launch");
         let path = folder.join("lock");
@@ -69,10 +70,10 @@ impl Files {
                 let who = std::fs::read_to_string(&path).unwrap_or_default();
                 return Err(FilesError::Busy { run: run.to_owned(), who: who.trim().to_owned() });
             }
-            // A file system without locks.
+            // The file system has no locks.
             Err(_) => false,
         };
-        // Locks of a shared file system may be known to one host only, or to none.
+        // On a shared file system, locks may be visible to one host only, or to none.
         let here = host_name();
         if let Ok(state) = crate::status::read(run)
             && state.is_held(Timestamp::now(), &here, start_ticks)
@@ -85,57 +86,52 @@ impl Files {
         Ok(Self { run: run.to_owned(), _lock: lock, is_locked })
     }
 
-    /// Whether the file system keeps others away; else what stands in the state's file has to.
+    /// Returns whether the file system's lock keeps other launchers away. If not, only the state file does.
     #[must_use]
     pub fn is_locked(&self) -> bool {
         self.is_locked
     }
 
-    /// The run's folder.
+    /// Returns the run's folder.
     #[must_use]
     pub fn run(&self) -> &Path {
         &self.run
     }
 
-    /// What `status` reads.
+    /// Returns the path of the state file.
     #[must_use]
     pub fn state(&self) -> PathBuf {
         state_of(&self.run)
     }
 
-    /// What the preflight found.
+    /// Returns the path of the preflight's result.
     #[must_use]
     pub fn receipt(&self) -> PathBuf {
         receipt_of(&self.run)
     }
 
-    /// The folder of an attempt, from 0.
+    /// Returns the folder of an attempt. Attempts count from 0.
     #[must_use]
     pub fn attempt(&self, attempt: u64) -> PathBuf {
         self.run.join(format!("launch/attempt-{attempt:03}"))
     }
 
-    /// The file of an incident, from 1.
+    /// Returns the path of an incident. Incidents count from 1.
     #[must_use]
     pub fn incident(&self, number: u64) -> PathBuf {
-        Self::incident_of(&self.run, number)
+        incident_of(&self.run, number)
     }
 
-    /// The same for a run that is not this one's.
-    #[must_use]
-    pub fn incident_of(run: &Path, number: u64) -> PathBuf {
-        run.join(format!("launch/incidents/{number:03}/failure.json"))
-    }
-
-    /// The newest incident's second place.
+    /// Returns the path of the newest incident's copy.
     #[must_use]
     pub fn failure(&self) -> PathBuf {
         self.run.join("failure.json")
     }
 
-    /// Attempts and incidents of earlier launches: numbers go on after them.
+    /// Returns the first unused number of an attempt and the last used number of an incident, so that numbers continue
+    /// those of earlier launches.
     #[must_use]
-    pub fn used(&self) -> (u64, u64) {
+    pub fn used_numbers(&self) -> (u64, u64) {
         let highest = |folder: PathBuf, prefix: &str| {
             let Ok(entries) = std::fs::read_dir(folder) else { return None };
             let number = |entry: std::io::Result<std::fs::DirEntry>| {
@@ -148,22 +144,10 @@ impl Files {
     }
 }
 
-/// Where the newest preflight of a run lies.
-#[must_use]
-pub fn receipt_of(run: &Path) -> PathBuf {
-    run.join("launch/receipt.json")
-}
-
-/// Where the state of a run's launch lies.
-#[must_use]
-pub fn state_of(run: &Path) -> PathBuf {
-    run.join("launch/state.json")
-}
-
-/// Writes `content` as JSON to a file that is there whole or not at all, and makes its folder.
+/// Writes `content` as JSON atomically, and creates the folder.
 ///
 /// # Errors
-/// When the system refuses.
+/// If a system call fails.
 pub fn write_json(path: &Path, content: &impl Serialize) -> Result<(), FilesError> {
     let failed = |source| FilesError::Io { path: path.to_owned(), source };
     let mut text = serde_json::to_vec_pretty(content).map_err(|error| failed(error.into()))?;
@@ -191,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_launcher_that_writes_has_its_run_whatever_locks_say() {
+    fn a_live_launcher_keeps_its_run_without_locks() {
         let run = tempfile::tempdir().expect("a folder");
         let mut state = State { launcher_host: "elsewhere".into(), ..State::of_launch("l".into(), Timestamp::now()) };
         write_json(&state_of(run.path()), &state).expect("it can be written");
@@ -203,13 +187,13 @@ mod tests {
     }
 
     #[test]
-    fn numbers_go_on() {
+    fn numbers_continue_after_earlier_launches() {
         let run = tempfile::tempdir().expect("a folder");
         let files = Files::take(run.path()).expect("it is free");
-        assert_eq!(files.used(), (0, 0));
+        assert_eq!(files.used_numbers(), (0, 0));
         write_json(&files.incident(3), &1).expect("it can be written");
         std::fs::create_dir_all(files.attempt(4)).expect("it can be made");
-        assert_eq!(files.used(), (5, 3));
+        assert_eq!(files.used_numbers(), (5, 3));
         assert_eq!(std::fs::read_to_string(files.incident(3)).expect("it is there"), "1\n");
     }
 }

@@ -1,76 +1,84 @@
-//! `failure.json`: what went wrong, where, what was done about it and what it cost.
+//! `failure.json`: the failure, its place, the launcher's reaction, and the costs.
 
 use admiral_contract::Reading;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// An incident, written down when the group is gone and once more when the run goes on.
+/// An incident. It is written when the group is gone, and again with the costs when the run continues.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Which launch.
+    /// The launch.
     pub launch_id: String,
-    /// Its number in this run, from 1.
+    /// The number of the incident in this run, from 1.
     pub incident: u64,
     /// The attempt that failed, from 0.
     pub attempt: u64,
-    /// When it was found.
+    /// The time of the verdict.
     pub detected: Timestamp,
-    /// What happened, in one sentence.
+    /// The failure, in one sentence.
     pub verdict: String,
-    /// The rank that failed first; none where a host or mpirun did.
+    /// The rank that failed first; `None` if a host or mpirun failed.
     pub rank: Option<usize>,
-    /// Its host, or the host to blame.
+    /// The rank's host, or the host to blame.
     pub host: Option<String>,
-    /// Its GPU: its rank among those of its host.
+    /// The rank's GPU: its local rank.
     pub gpu: Option<usize>,
-    /// What it exited with by itself.
+    /// The rank's exit code, if it exited.
     pub exit_code: Option<u8>,
-    /// The signal that killed it, where that was not the launcher's.
+    /// The signal that killed the rank, if the launcher did not send it.
     pub signal: Option<String>,
-    /// Its last lines of output; where `mpirun` did not bring all ranks up, the first that it said.
+    /// The rank's last lines of output. If `mpirun` did not start all ranks, the first lines of `mpirun`.
     pub last_lines: Vec<String>,
-    /// What its threads were doing, where it stood still.
+    /// The stacks of the rank's threads, if it stood still.
     pub stack: Option<String>,
-    /// Where all ranks stood.
+    /// The state of all ranks.
     pub ranks: Vec<RankRecord>,
-    /// Steps that were done.
+    /// The number of completed steps.
     pub step: u64,
-    /// Whether all processes are known to be gone.
+    /// The end of the group's processes.
     pub group: GroupRecord,
-    /// What the launcher did.
+    /// The launcher's reaction.
     pub action: String,
-    /// For how long the run had stood still when that was found.
+    /// The duration of the standstill at the verdict, in seconds.
     pub standstill_seconds: f64,
-    /// When a drill let the host fall silent.
+    /// The time at which a drill cut a host off.
     pub harmed: Option<Timestamp>,
-    /// Steps that are done again; known when the run goes on.
+    /// Steps that are repeated; known when the run continues.
     pub steps_lost: Option<u64>,
     /// From the failure, or the beginning of the standstill, until the first new step was done.
     pub seconds_lost: Option<f64>,
 }
 
-/// Where a rank stood.
+/// The state of a rank.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RankRecord {
-    /// Which rank.
+    /// The rank.
     pub rank: usize,
-    /// Where.
+    /// Its host.
     pub host: String,
     /// Its GPU.
     pub gpu: usize,
-    /// Its process's state, as the kernel has it.
+    /// The state of its process, as the kernel names it.
     pub state: Option<char>,
     /// Its ledger.
     pub ledger: Option<Reading>,
 }
 
-/// How the group went down.
+/// The end of a group's processes.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct GroupRecord {
-    /// From the verdict until all was gone.
+    /// From the verdict until all processes were gone.
     pub seconds_to_down: f64,
-    /// Processes that could not be ended.
+    /// The number of processes that could not be ended.
     pub processes_left: usize,
     /// Hosts that could not be asked.
     pub unverified_hosts: Vec<String>,
+}
+
+impl GroupRecord {
+    /// Returns whether all processes of the group are known to be gone.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.processes_left == 0 && self.unverified_hosts.is_empty()
+    }
 }

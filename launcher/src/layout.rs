@@ -1,4 +1,4 @@
-//! Which rank is where: ranks fill the hosts in order, and a rank's GPU has the number of its local rank.
+//! The place of each rank. Ranks fill the hosts in order, and each uses the GPU with the number of its local rank.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -7,82 +7,82 @@ use serde::{Deserialize, Serialize};
 
 use crate::hosts::Host;
 
-/// Where a rank is.
+/// The place of a rank.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
-    /// From 0.
+    /// The rank, from 0.
     pub rank: usize,
-    /// Its host, as the host list names it.
+    /// The host, as the host list names it.
     pub host: String,
-    /// Its number among the ranks of its host, from 0; also its GPU's.
+    /// The rank's number among those of its host, from 0; also the number of its GPU.
     pub local_rank: usize,
 }
 
-/// All ranks of a run.
+/// The places of all ranks of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
-    /// The hosts that have ranks, in the order of their ranks, and how many.
+    /// The hosts with ranks, in the order of their ranks, and the number of ranks of each.
     pub hosts: Vec<(String, usize)>,
-    /// One a rank, in their order.
+    /// The place of each rank, by rank.
     pub placements: Vec<Placement>,
 }
 
-/// Why there is no layout.
+/// There is no layout.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {
-    /// No ranks.
+    /// No ranks were requested.
     #[error("a run has at least one rank")]
     Empty,
-    /// The hosts take fewer.
+    /// The hosts have too few slots.
     #[error(
         "{world} ranks need {world} slots, and there are {available}: {hosts}; ask for fewer with --np, or name more \
          hosts"
     )]
     TooFew {
-        /// Ranks.
+        /// The number of ranks.
         world: usize,
-        /// Slots of all hosts.
+        /// The slots of all hosts.
         available: usize,
-        /// The hosts with theirs.
+        /// The hosts and their slots.
         hosts: String,
     },
 }
 
-/// What the process of a rank says about its place.
+/// The place that a rank's process reports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reported {
     /// Its rank, from MPI.
     pub rank: usize,
-    /// The host's own name.
+    /// The name that its host gives itself.
     pub host: String,
     /// Its local rank, from MPI.
     pub local_rank: usize,
-    /// The GPU that it uses, as its host's `CUDA_VISIBLE_DEVICES` names it, or its number there; None without one.
+    /// Its GPU: the entry of its host's `CUDA_VISIBLE_DEVICES`, or the number; `None` without one.
     pub gpu: Option<String>,
 }
 
-/// What is wrong with where ranks are.
+/// Ranks are not where they were planned.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Misplaced {
-    /// A rank did not report, or did so twice, or is none of the run's.
+    /// A rank did not report, reported twice, or is not one of the run.
     #[error("rank {rank} reported {times} times: each of the ranks 0 to {last} has to report once")]
     Count {
-        /// Which.
+        /// The rank.
         rank: usize,
-        /// How often.
+        /// The number of its reports.
         times: usize,
-        /// The run's last rank.
+        /// The last rank of the run.
         last: usize,
     },
-    /// Two ranks on one GPU.
+    /// Two ranks use one GPU.
     #[error(
         "ranks {first} and {second} both use GPU {gpu} of {host}: CUDA_VISIBLE_DEVICES or the ranks of this host are \
          wrong"
     )]
     SharedGpu {
-        /// A rank.
+        /// One rank.
         first: usize,
-        /// The other one.
+        /// The other rank.
         second: usize,
         /// Their GPU.
         gpu: String,
@@ -92,47 +92,47 @@ pub enum Misplaced {
     /// Two names of the host list are one machine.
     #[error("{first} and {second} are one machine, which calls itself {host}: name it once")]
     OneMachine {
-        /// A name.
+        /// One name.
         first: String,
-        /// Another one.
+        /// The other name.
         second: String,
-        /// Its own.
+        /// The name that the machine gives itself.
         host: String,
     },
-    /// A rank is elsewhere.
+    /// A rank is on another host, or has another local rank.
     #[error(
         "rank {rank} is on {host} as its number {local_rank}, and was planned for {planned_host} as number \
          {planned_local_rank}: mpirun places ranks in another way than the launcher asked for; look for rmaps settings \
          in OMPI_MCA_* variables and in openmpi-mca-params.conf"
     )]
     Elsewhere {
-        /// Which.
+        /// The rank.
         rank: usize,
-        /// Where it is.
+        /// Its actual host.
         host: String,
-        /// As what.
+        /// Its actual local rank.
         local_rank: usize,
-        /// Where it should be.
+        /// Its planned host.
         planned_host: String,
-        /// As what.
+        /// Its planned local rank.
         planned_local_rank: usize,
     },
 }
 
 impl Layout {
-    /// `world` ranks on the first `hosts` that have room for them.
+    /// Places `world` ranks on the first `hosts` that have room for them.
     ///
     /// # Errors
-    /// Without ranks, or with more than there are slots.
+    /// If there are no ranks, or more than slots.
     pub fn new(hosts: &[Host], world: usize) -> Result<Self, LayoutError> {
         Self::with_first(hosts, world, |_| false)
     }
 
-    /// As [`Layout::new`], where of the hosts that are taken those that `is_first` holds for come first. `mpirun`
-    /// places the first ranks on the machine that it runs on, whatever the order of its host list.
+    /// Like [`Layout::new`], but among the hosts that are used, those for which `is_first` holds come first. `mpirun`
+    /// places the first ranks on its own machine, whatever the order of its host list.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Layout::new`].
     pub fn with_first(hosts: &[Host], world: usize, is_first: impl Fn(&str) -> bool) -> Result<Self, LayoutError> {
         if world == 0 {
             return Err(LayoutError::Empty);
@@ -155,7 +155,7 @@ impl Layout {
         Ok(Self::of(taken))
     }
 
-    /// One process on each host: for what looks at the hosts themselves.
+    /// Places one process on each host, to examine the hosts themselves.
     #[must_use]
     pub fn one_per_host(hosts: &[Host], is_first: impl Fn(&str) -> bool) -> Self {
         let mut hosts: Vec<_> = hosts.iter().map(|host| (host.name.clone(), 1)).collect();
@@ -170,13 +170,13 @@ impl Layout {
         Self { placements: placements.collect(), hosts }
     }
 
-    /// The number of ranks.
+    /// Returns the number of ranks.
     #[must_use]
     pub fn world(&self) -> usize {
         self.placements.len()
     }
 
-    /// A line for each host: its ranks, and the GPUs that they take, which have the numbers of their local ranks.
+    /// Returns a line for each host: its ranks, and their GPUs, which have the numbers of the local ranks.
     #[must_use]
     pub fn by_host(&self) -> String {
         let range = |numbers: &[usize]| match numbers {
@@ -193,7 +193,7 @@ impl Layout {
         self.hosts.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 
-    /// A line for each rank: rank, host, local rank and GPU.
+    /// Returns a line for each rank: rank, host, local rank and GPU.
     #[must_use]
     pub fn table(&self) -> String {
         let width = self.hosts.iter().map(|(host, _)| host.len()).max().unwrap_or(0).max("host".len());
@@ -205,11 +205,11 @@ impl Layout {
     }
 }
 
-/// Holds what the ranks said against the plan. A host's own name may differ from the one in the list, which may be an
-/// address or an alias: what counts is which ranks share a machine.
+/// Checks the reported places against the layout. A host's own name may differ from the one in the list, which may be
+/// an address or an alias, so the check compares which ranks share a machine.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// If something is wrong: the first problem.
 pub fn check_reported(layout: &Layout, reported: &[Reported]) -> Result<(), Misplaced> {
     check_complete(layout, reported)?;
     check_hosts(layout, reported)?;
@@ -239,8 +239,8 @@ fn check_complete(layout: &Layout, reported: &[Reported]) -> Result<(), Misplace
     }
 }
 
-/// That ranks share a machine where the plan says so, and nowhere else. A machine that calls itself by the name of
-/// another in the list is that one.
+/// Checks that ranks share a machine exactly where planned. A machine whose own name is another host of the list is
+/// that other host.
 fn check_hosts(layout: &Layout, reported: &[Reported]) -> Result<(), Misplaced> {
     let mut planned_of = HashMap::new();
     let mut own_of = HashMap::new();
@@ -279,7 +279,7 @@ mod tests {
         slots.iter().enumerate().map(host).collect()
     }
 
-    /// What the ranks say where everything is as planned: each host by `own` name.
+    /// Returns reports of all ranks at their planned places, where each host calls itself by its `own` name.
     fn reports(layout: &Layout, own: impl Fn(&str) -> String) -> Vec<Reported> {
         let report = |place: &Placement| Reported {
             rank: place.rank,
@@ -301,11 +301,11 @@ mod tests {
     }
 
     #[test]
-    fn the_machine_of_mpirun_comes_first_where_it_has_ranks() {
+    fn mpiruns_machine_comes_first_if_it_has_ranks() {
         let here = |name: &str| name == "n1";
         let layout = Layout::with_first(&hosts(&[2, 3, 1]), 4, here).unwrap();
         assert_eq!(layout.hosts, [("n1".to_owned(), 2), ("n0".to_owned(), 2)]);
-        // A spare stays one.
+        // A spare host gets no ranks.
         let layout = Layout::with_first(&hosts(&[2, 3, 1]), 2, here).unwrap();
         assert_eq!(layout.hosts, [("n0".to_owned(), 2)]);
         let hosts = Layout::one_per_host(&hosts(&[2, 3, 1]), here).hosts;
@@ -313,14 +313,14 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_room_is_refused() {
+    fn more_ranks_than_slots_are_refused() {
         assert_eq!(Layout::new(&hosts(&[2]), 0), Err(LayoutError::Empty));
         let message = Layout::new(&hosts(&[2, 3]), 6).unwrap_err().to_string();
         assert!(message.starts_with("6 ranks need 6 slots, and there are 5: n0:2, n1:3;"), "{message}");
     }
 
     #[test]
-    fn ranks_that_are_elsewhere_are_found() {
+    fn misplaced_ranks_are_found() {
         let layout = Layout::new(&hosts(&[2, 2]), 4).unwrap();
         let as_planned = reports(&layout, |name| format!("node-{name}"));
         check_reported(&layout, &as_planned).unwrap();
@@ -347,7 +347,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_rank_has_a_place_of_its_own(
+        fn every_rank_has_its_own_place(
             slots in prop::collection::vec(0_usize..9, 1..12),
             part in 0.0..1.0,
             here in 0_usize..12,
@@ -364,7 +364,7 @@ mod tests {
             prop_assert!(layout.placements.iter().enumerate().all(|(rank, place)| place.rank == rank));
             prop_assert_eq!(layout.hosts.iter().map(|(_, ranks)| ranks).sum::<usize>(), world);
             let mut places: Vec<_> = layout.placements.iter().map(|place| (&place.host, place.local_rank)).collect();
-            // Ranks of a host follow each other.
+            // The ranks of a host are consecutive.
             let follows = |a: &(&String, usize), b: &(&String, usize)| a.0 != b.0 && b.1 == 0 || a.1 + 1 == b.1;
             prop_assert!(places.windows(2).all(|pair| follows(&pair[0], &pair[1])));
             places.sort();
@@ -374,7 +374,7 @@ mod tests {
                 let host = hosts.iter().find(|host| host.name == *name).unwrap();
                 prop_assert!(0 < *ranks && *ranks <= host.slots);
             }
-            // A host is taken only when those before it in the list are full.
+            // A host is used only when those before it in the list are full.
             let is_full = |host: &&Host| host.slots == 0 || layout.hosts.contains(&(host.name.clone(), host.slots));
             let full = hosts.iter().take_while(is_full).count();
             let is_taken = |host: &Host| layout.hosts.iter().any(|(name, _)| *name == host.name);

@@ -1,17 +1,19 @@
-//! Starts the ranks of a run under `mpirun`, says what is wrong, and brings the run back.
+//! Starts the ranks of a run under `mpirun`, diagnoses failures, and restarts the run.
 
-pub mod attend;
+pub mod agent;
 pub mod cli;
 pub mod console;
 pub mod decide;
 pub mod doctor;
 pub mod drill;
+pub mod environment;
 pub mod facts;
 pub mod files;
 pub mod hosts;
 pub mod incident;
 pub mod layout;
 pub mod mpirun;
+pub mod paths;
 pub mod protocol;
 mod random;
 pub mod run;
@@ -21,4 +23,3 @@ mod shell;
 pub mod status;
 pub mod supervise;
 pub mod template;
-pub mod world;

@@ -1,4 +1,4 @@
-//! The `mpirun` line, for Open MPI 4 and 5's common options, and what goes with it to the ranks.
+//! The command line of `mpirun`, with options common to Open MPI 4 and 5, and the variables that ranks get.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,10 +9,10 @@ use crate::layout::Layout;
 use crate::secret::masked;
 use crate::shell::quoted;
 
-/// Beginnings of the names of variables that every rank gets: what the libraries in it listen to.
+/// Variables whose names begin like this are passed to every rank: the libraries in it read them.
 const PASSED_BEGINNINGS: [&str; 9] =
     ["ADMIRAL_", "AWS_", "CUDA_", "NCCL_", "OMP_", "PYTORCH_", "TORCH_", "UCX_", "FI_"];
-/// Whole names.
+/// More variables that are passed.
 const PASSED: [&str; 11] = [
     "HTTPS_PROXY",
     "HTTP_PROXY",
@@ -26,47 +26,44 @@ const PASSED: [&str; 11] = [
     "http_proxy",
     "no_proxy",
 ];
-/// What belongs to this machine alone.
+/// Variables that are valid on this machine only.
 const NOT_PASSED: [&str; 1] = [admiral_contract::environment::LEDGER];
-/// Components of Open MPI that take hosts and slots from a scheduler. Here they stand on the command line.
+/// Open MPI components that take hosts and slots from a scheduler. They are off, because the command line names the
+/// hosts.
 const ALLOCATORS: &str = "^slurm,tm,lsf,gridengine";
 
-/// Why `mpirun` cannot be used.
+/// `mpirun` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum MpirunError {
-    /// There is none.
+    /// `mpirun` was not found.
     #[error(
         "mpirun is not installed (looked in PATH: {path}); install Open MPI: openmpi-bin on Debian and Ubuntu, openmpi \
          on Fedora, or your cluster's module"
     )]
     Missing {
-        /// The folders.
+        /// The folders that were searched.
         path: String,
     },
-    /// The one that was named cannot be run.
+    /// The named program cannot be run.
     #[error("{path} is no program that can be run; --mpirun takes the path of Open MPI's mpirun")]
     NotAProgram {
-        /// Which.
+        /// Its path.
         path: PathBuf,
     },
     /// `--pass NAME` without such a variable.
     #[error("--pass {0}: there is no such variable in the environment")]
     NotSet(String),
-    /// `--pass` with what is no name.
+    /// `--pass` with something that is not a name.
     #[error("--pass {0:?}: give the name of a variable; its value is taken from the environment")]
     NoName(String),
 }
 
-/// The `mpirun` to use: the one named, or the first in `PATH`; absolute, so that Open MPI finds its own parts on the
-/// other hosts in the same place.
+/// Returns the path of the `mpirun` to use: the one that is named, or the first in `folders`, which has the form of
+/// `PATH`. The path is absolute, so that Open MPI finds its own parts at the same place on the other hosts.
 ///
 /// # Errors
-/// When there is none.
-pub fn find_mpirun(path: Option<&Path>) -> Result<PathBuf, MpirunError> {
-    find(path, &std::env::var("PATH").unwrap_or_default())
-}
-
-fn find(named: Option<&Path>, folders: &str) -> Result<PathBuf, MpirunError> {
+/// If there is no such program.
+pub fn find_mpirun(named: Option<&Path>, folders: &str) -> Result<PathBuf, MpirunError> {
     let is_program = |path: &Path| path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();
     if let Some(path) = named {
         let found = std::path::absolute(path).ok().filter(|path| is_program(path));
@@ -78,11 +75,11 @@ fn find(named: Option<&Path>, folders: &str) -> Result<PathBuf, MpirunError> {
         .ok_or_else(|| MpirunError::Missing { path: folders.to_owned() })
 }
 
-/// The variables of an `environment` that ranks get on every host, by name: what Admiral and the libraries in it listen
-/// to, and those that `--pass` adds.
+/// Returns the variables of an `environment` that ranks get on every host, by name: those that Admiral and its
+/// libraries read, and those that `--pass` adds.
 ///
 /// # Errors
-/// Where one that `--pass` names is not set.
+/// If a variable of `--pass` is not set.
 pub fn passed_variables(
     environment: impl IntoIterator<Item = (String, String)>,
     pass: &[String],
@@ -103,34 +100,36 @@ pub fn passed_variables(
     Ok(environment.into_iter().filter(|(name, _)| is_passed(name)).collect())
 }
 
-/// An `mpirun` to start: one process a rank.
+/// An `mpirun` to start, with one process for each rank.
 #[derive(Debug, Clone)]
-pub struct MpirunPlan {
-    /// The program, from [`find_mpirun`].
+pub struct MpirunCommand {
+    /// The path of the program, from [`find_mpirun`].
     pub mpirun: PathBuf,
-    /// Who is where.
+    /// The places of the ranks.
     pub layout: Layout,
-    /// What every rank runs.
+    /// The program that every rank runs.
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<String>,
-    /// What every rank gets besides its host's own environment. It is set for `mpirun` itself, which passes it on by
-    /// name: values stand on no command line.
+    /// Variables that every rank gets besides its host's own environment. They are set for `mpirun` itself, which
+    /// passes them on by name, so that no value appears on a command line.
     pub variables: Vec<(String, String)>,
-    /// What ranks have between SIGTERM and SIGKILL when `mpirun` itself is told to end, in seconds.
+    /// Seconds from SIGTERM to SIGKILL for ranks when `mpirun` itself is told to end.
     pub grace_seconds: u64,
-    /// Whether this process is root, which Open MPI wants to be told is meant.
+    /// Whether this process is root. Open MPI requires an option then.
     pub is_root: bool,
-    /// Whether there may be more ranks on a host than it has cores: on a laptop.
+    /// Whether a host may have more ranks than cores, as on a laptop.
     pub oversubscribe: bool,
-    /// Network interfaces (`eth0,ib0`) or networks (`10.0.0.0/16`) to talk over; None leaves it to Open MPI.
+    /// Network interfaces (`eth0,ib0`) or networks (`10.0.0.0/16`) to use; `None` leaves the choice to Open MPI.
     pub interfaces: Option<String>,
-    /// Options that the user adds; each may be several words.
+    /// More options from the user; each may be several words.
     pub options: Vec<String>,
+    /// The folder in which Open MPI creates its session folders.
+    pub temporary_folder: PathBuf,
 }
 
-impl MpirunPlan {
-    /// The arguments of `mpirun`.
+impl MpirunCommand {
+    /// Returns the arguments of `mpirun`.
     #[must_use]
     pub fn arguments(&self) -> Vec<String> {
         let hosts: Vec<_> = self.layout.hosts.iter().map(|(host, ranks)| format!("{host}:{ranks}")).collect();
@@ -162,7 +161,7 @@ impl MpirunPlan {
         line
     }
 
-    /// The command, with the variables set. It inherits the rest of the environment.
+    /// Returns the command with the variables set. It inherits the rest of the environment.
     #[must_use]
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.mpirun);
@@ -170,23 +169,23 @@ impl MpirunPlan {
         command
     }
 
-    /// What is set for `mpirun` besides the environment of this process.
+    /// Returns the variables that are set for `mpirun` besides the environment of this process.
     #[must_use]
     pub fn environment(&self) -> Vec<(String, String)> {
         self.variables.clone()
     }
 
-    /// The command as a line that a shell takes. It holds no value of a variable.
+    /// Returns the command as a line for a shell. It contains no value of a variable.
     #[must_use]
-    pub fn shown(&self) -> String {
+    pub fn shell_line(&self) -> String {
         let words = std::iter::once(self.mpirun.to_string_lossy().into_owned()).chain(self.arguments());
         words.map(|word| quoted(&word)).collect::<Vec<_>>().join(" ")
     }
 
-    /// What `--dry-run` prints: where ranks go, the line, and every variable that it passes on.
+    /// Returns the text of `--dry-run`: the places of the ranks, the line, and every variable that is passed.
     #[must_use]
     pub fn dry_run(&self) -> String {
-        let mut text = format!("{}\n{}\n", self.layout.table(), self.shown());
+        let mut text = format!("{}\n{}\n", self.layout.table(), self.shell_line());
         if self.is_root {
             text += "\nThis is root: --allow-run-as-root tells Open MPI that it is meant.\n";
         }
@@ -202,7 +201,7 @@ impl MpirunPlan {
     }
 }
 
-/// Whether Open MPI would cut a host's name at the first dot.
+/// Returns whether Open MPI would cut a host's name at the first dot.
 fn has_domain(host: &str) -> bool {
     host.contains('.') && host.parse::<std::net::IpAddr>().is_err()
 }
@@ -214,37 +213,38 @@ mod tests {
     use super::*;
     use crate::hosts::Host;
 
-    fn plan(hosts: &[(&str, usize)], variables: &[(&str, &str)]) -> MpirunPlan {
+    fn plan(hosts: &[(&str, usize)], variables: &[(&str, &str)]) -> MpirunCommand {
         let hosts: Vec<_> =
             hosts.iter().map(|&(name, slots)| Host { name: name.to_owned(), slots, slots_given: true }).collect();
         let world = hosts.iter().map(|host| host.slots).sum();
-        MpirunPlan {
+        MpirunCommand {
             mpirun: "/usr/bin/mpirun".into(),
             layout: Layout::new(&hosts, world).unwrap(),
             program: "/opt/admiral-launch".into(),
-            arguments: vec!["attend".to_owned()],
+            arguments: vec!["agent".to_owned()],
             variables: variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
             grace_seconds: 30,
             is_root: false,
             oversubscribe: false,
             interfaces: None,
+            temporary_folder: "/tmp".into(),
             options: Vec::new(),
         }
     }
 
     #[test]
-    fn the_whole_line() {
+    fn the_command_line_of_mpirun() {
         let mut plan = plan(&[("n0", 8), ("n1", 8)], &[("AWS_SECRET_ACCESS_KEY", "hush"), ("RUST_LOG", "a b")]);
         assert_eq!(
-            plan.shown(),
+            plan.shell_line(),
             "/usr/bin/mpirun --host n0:8,n1:8 -np 16 --map-by slot --bind-to none --mca ras ^slurm,tm,lsf,gridengine \
-             --mca odls_base_sigkill_timeout 30 -x AWS_SECRET_ACCESS_KEY -x RUST_LOG /opt/admiral-launch attend"
+             --mca odls_base_sigkill_timeout 30 -x AWS_SECRET_ACCESS_KEY -x RUST_LOG /opt/admiral-launch agent"
         );
         plan.is_root = true;
         plan.oversubscribe = true;
         plan.interfaces = Some("eth0".to_owned());
         plan.options = vec!["--mca btl self,tcp".to_owned()];
-        let shown = plan.shown();
+        let shown = plan.shell_line();
         for part in [
             " --oversubscribe --allow-run-as-root ",
             " --mca oob_tcp_if_include eth0 --mca btl_tcp_if_include eth0 ",
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_stands_nowhere() {
+    fn secrets_are_not_shown() {
         let plan =
             plan(&[("n0", 1)], &[("AWS_SECRET_ACCESS_KEY", "hush"), ("HTTPS_PROXY", "http://me:hush@proxy:1/x")]);
         let text = plan.dry_run();
@@ -268,8 +268,8 @@ mod tests {
     }
 
     #[test]
-    fn names_with_domains_are_kept_whole() {
-        let keeps = |host| plan(&[(host, 1)], &[]).shown().contains("orte_keep_fqdn_hostnames 1");
+    fn host_names_with_domains_are_kept() {
+        let keeps = |host| plan(&[(host, 1)], &[]).shell_line().contains("orte_keep_fqdn_hostnames 1");
         assert!(keeps("n0.example.org") && !keeps("n0") && !keeps("10.0.0.1"));
     }
 
@@ -291,15 +291,15 @@ mod tests {
     }
 
     #[test]
-    fn mpirun_is_looked_for() {
+    fn mpirun_is_found() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mpirun");
         let folders = format!("/nowhere:relative:{}", folder.path().display());
-        assert!(find(None, &folders).unwrap_err().to_string().contains("openmpi-bin"));
+        assert!(find_mpirun(None, &folders).unwrap_err().to_string().contains("openmpi-bin"));
         std::fs::write(&path, "").unwrap();
-        assert!(matches!(find(Some(&path), ""), Err(MpirunError::NotAProgram { .. })));
+        assert!(matches!(find_mpirun(Some(&path), ""), Err(MpirunError::NotAProgram { .. })));
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        assert_eq!(find(None, &folders).unwrap(), path);
-        assert_eq!(find(Some(&path), "").unwrap(), path);
+        assert_eq!(find_mpirun(None, &folders).unwrap(), path);
+        assert_eq!(find_mpirun(Some(&path), "").unwrap(), path);
     }
 }

@@ -1,7 +1,7 @@
-//! What the launcher and its attendants say to each other: one JSON object a line, over TCP.
+//! The messages between the launcher and its agents: one JSON object per line, over TCP.
 //!
-//! An attendant is the process that `mpirun` starts for each rank; it starts the rank itself, watches it, and does what
-//! the launcher says. Both sides speak at least every [`BEAT`], so that silence means something.
+//! An agent is the process that `mpirun` starts for each rank. It starts the rank itself, watches it, and follows the
+//! launcher's orders. Each side sends a message at least every [`HEARTBEAT_INTERVAL`], so that silence means a failure.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,45 +10,40 @@ use admiral_contract::Reading;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// How often each side says something.
-pub const BEAT: Duration = Duration::from_millis(500);
-/// Who has not taken a turn for so long was not running: what it did not hear meanwhile was not left unsaid.
-pub const PAUSE: Duration = Duration::from_secs(2);
+/// The interval of heartbeats in both directions.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// After a scheduling gap this long, drain messages before judging silence.
+pub const SCHEDULING_GAP: Duration = Duration::from_secs(2);
 
-/// Where an attendant finds its launcher: `address:port`, separated by commas, to be tried in turn.
-pub const ADDRESSES: &str = "ADMIRAL_LAUNCH_ADDRESSES";
-/// What an attendant has to know to be believed.
-pub const TOKEN: &str = "ADMIRAL_LAUNCH_TOKEN";
-
-/// A line longer than this is cut: no rank can fill the launcher's memory.
+/// Longer lines are cut, so that no rank can fill the launcher's memory. In bytes.
 pub const MAX_LINE: usize = 16 << 10;
 
-/// From an attendant.
+/// A message from an agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
-pub enum FromAttendant {
-    /// The first word.
+pub enum FromAgent {
+    /// The first message.
     Hello(Hello),
-    /// Its rank's process runs.
+    /// The rank's process runs.
     Started {
-        /// The process.
+        /// The process number.
         pid: u32,
     },
-    /// Where the rank stands.
+    /// A heartbeat with the state of the rank.
     Beat {
         /// Its ledger.
         reading: Reading,
-        /// The state of its process, as `/proc/PID/stat` calls it: R, S, D, T, Z...
+        /// The state of its process as in `/proc/PID/stat`: R, S, D, T, Z...
         state: Option<char>,
     },
     /// A line of the rank's output that is to be shown.
     Line {
-        /// Without the end of line.
+        /// The line without its end.
         text: String,
     },
     /// The rank's process has ended.
     Ended {
-        /// What it exited with; None where a signal killed it, or where it could not be started at all.
+        /// The exit code; `None` if a signal killed it, or if it could not be started.
         code: Option<u8>,
         /// The signal that killed it.
         signal: Option<i32>,
@@ -57,111 +52,113 @@ pub enum FromAttendant {
         /// Its last lines of output.
         last_lines: Vec<String>,
     },
-    /// What the threads of the rank were doing.
+    /// The stacks of the rank's threads.
     Stack {
-        /// For people.
+        /// The stacks, for people.
         text: String,
-        /// Whether more comes: a debugger takes its time, and the launcher may not wait for it.
+        /// Whether more follows. A debugger takes time, and the launcher may not wait for it.
         more: bool,
     },
     /// The rank and everything that it started is gone.
     Gone {
-        /// Processes that could not be ended.
+        /// The number of processes that could not be ended.
         left: usize,
     },
-    /// The daemon of `mpirun` on this host is gone: the rank loses what MPI wants of it, or has lost it already.
+    /// The daemon of `mpirun` on this host is gone, so the rank is or will be lost too.
     DaemonGone,
-    /// Nothing is new.
+    /// A heartbeat without news.
     Alive,
 }
 
-/// Who an attendant is.
+/// The identity of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// What [`TOKEN`] said.
+    /// The value of [`LAUNCH_TOKEN`](crate::environment::LAUNCH_TOKEN).
     pub token: String,
-    /// What [`admiral_contract::environment::ATTEMPT`] said.
+    /// The value of [`admiral_contract::environment::ATTEMPT`].
     pub attempt: u64,
     /// Its rank.
     pub rank: usize,
     /// Its rank among those of its host, as MPI counts.
     pub local_rank: usize,
-    /// The GPU that has this number to the rank, as `CUDA_VISIBLE_DEVICES` names it, or the number; none where the list
-    /// is too short.
+    /// The rank's GPU: the entry of `CUDA_VISIBLE_DEVICES` with the number of the local rank, or that number if there
+    /// is no list; `None` if the list is too short.
     pub gpu: Option<String>,
-    /// The host's own name.
+    /// The name that the host gives itself.
     pub host: String,
-    /// The daemon of `mpirun` that started it, or `mpirun` itself.
+    /// The process number of the `mpirun` daemon that started it, or of `mpirun` itself.
     pub daemon: Option<u32>,
-    /// Where that daemon keeps what the processes of the host share.
+    /// The daemon's session folder.
     pub session: Option<PathBuf>,
 }
 
-/// To an attendant.
+/// A message to an agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
-pub enum ToAttendant {
-    /// The launcher's first word. Another program may listen at one of its addresses, on the attendant's own host even.
+pub enum ToAgent {
+    /// The launcher's first message. It proves the launcher's identity, because another program may listen at one of
+    /// the launcher's addresses, even on the agent's own host.
     Welcome {
-        /// From [`prove`].
+        /// The result of [`token_proof`].
         proof: String,
     },
-    /// Start the rank.
+    /// Starts the rank.
     Start(Start),
-    /// Send the rank a signal.
+    /// Sends the rank a signal.
     Signal {
-        /// Its number.
+        /// The number of the signal.
         signal: i32,
     },
-    /// End the rank, and all that it started, by force.
+    /// Kills the rank and everything that it started.
     Kill,
-    /// Say what the rank's threads are doing.
+    /// Asks for the stacks of the rank's threads.
     Stack,
-    /// Leave.
+    /// Ends the agent.
     Leave {
-        /// With the daemon of `mpirun` on this host, which would wait out its own grace after the death of a rank.
+        /// Whether to end `mpirun`'s daemon on this host too. After the death of a rank it would wait for its own grace
+        /// period.
         with_daemon: bool,
     },
-    /// For a drill: fall silent with the rank, as a host whose cable is pulled, and end it when the launcher would be
-    /// missed.
+    /// For a drill: stops the rank and goes silent, as if the host's cable were pulled, until the launcher counts as
+    /// lost; then ends the rank.
     Vanish,
-    /// Nothing: the launcher is alive.
+    /// A heartbeat.
     Alive,
 }
 
-/// How a rank is to be started.
+/// The rank to start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Start {
     /// The program and its arguments.
     pub argv: Vec<String>,
-    /// Variables, besides those that the attendant has.
+    /// Variables besides the agent's own.
     pub environment: Vec<(String, String)>,
-    /// Where the rank's whole output is kept.
+    /// The file of the rank's whole output.
     pub log: PathBuf,
-    /// Whether every line is to be sent; without it, only those that tell of an error.
+    /// Whether every line is sent; if not, only errors are.
     pub show: bool,
-    /// Seconds without a word from the launcher after which the attendant ends its rank.
+    /// Seconds without a message from the launcher after which the agent ends its rank.
     pub orphan_seconds: f64,
 }
 
-/// Shows that one knows a token without telling it.
+/// Returns a proof of knowing the token that does not reveal it.
 #[must_use]
-pub fn prove(token: &str) -> String {
+pub fn token_proof(token: &str) -> String {
     Sha256::new().chain_update("launcher ").chain_update(token).finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// The text of a message, with its end of line.
+/// Returns the JSON text of a message, with an end of line.
 #[must_use]
 pub fn encode(message: &impl Serialize) -> Vec<u8> {
-    // The messages are plain data with text keys: serialising them cannot fail.
+    // Messages are plain data with text keys, which always serialise.
     let mut line = serde_json::to_vec(message).unwrap_or_default();
     line.push(b'\n');
     line
 }
 
-/// `text`, at most [`MAX_LINE`] bytes of it.
+/// Returns the first [`MAX_LINE`] bytes of `text`, up to a character boundary.
 #[must_use]
-pub fn cut(text: &str) -> &str {
+pub fn truncate_line(text: &str) -> &str {
     let end = (0..=MAX_LINE.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
     &text[..end.unwrap_or(0)]
 }
@@ -171,8 +168,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_survive_the_way() {
-        let hello = FromAttendant::Hello(Hello {
+    fn messages_survive_serialisation() {
+        let hello = FromAgent::Hello(Hello {
             token: "t".into(),
             attempt: 2,
             rank: 3,
@@ -184,18 +181,18 @@ mod tests {
         });
         let line = encode(&hello);
         assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);
-        assert_eq!(serde_json::from_slice::<FromAttendant>(&line).expect("its own words"), hello);
-        let text = FromAttendant::Line { text: "two\nlines".into() };
+        assert_eq!(serde_json::from_slice::<FromAgent>(&line).expect("its own words"), hello);
+        let text = FromAgent::Line { text: "two\nlines".into() };
         assert_eq!(encode(&text).iter().filter(|&&byte| byte == b'\n').count(), 1);
         let start =
             Start { argv: vec!["a".into()], environment: vec![], log: "l".into(), show: true, orphan_seconds: 4.5 };
-        let start = ToAttendant::Start(start);
-        assert_eq!(serde_json::from_slice::<ToAttendant>(&encode(&start)).expect("its own words"), start);
+        let start = ToAgent::Start(start);
+        assert_eq!(serde_json::from_slice::<ToAgent>(&encode(&start)).expect("its own words"), start);
     }
 
     #[test]
     fn long_lines_are_cut_between_characters() {
-        assert_eq!(cut("short"), "short");
-        assert!(cut(&"ü".repeat(MAX_LINE)).len() <= MAX_LINE);
+        assert_eq!(truncate_line("short"), "short");
+        assert!(truncate_line(&"ü".repeat(MAX_LINE)).len() <= MAX_LINE);
     }
 }

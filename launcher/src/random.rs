@@ -1,9 +1,9 @@
-//! Names that nobody can guess.
+//! Random names.
 
-/// So many random bytes of the system, in hexadecimal.
+/// Returns `num_bytes` random bytes in hexadecimal.
 ///
 /// # Errors
-/// When the system gives none.
+/// If the system provides no randomness.
 pub(crate) fn text(num_bytes: usize) -> std::io::Result<String> {
     let mut bytes = vec![0; num_bytes];
     getrandom::fill(&mut bytes)?;

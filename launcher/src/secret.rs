@@ -1,6 +1,6 @@
-//! Which variables hold secrets, and how such a value is shown.
+//! Which variables are secrets, and how their values are shown.
 
-/// A variable with one of these in its name, in whatever case, is a secret.
+/// A variable whose name contains one of these, in any case, is a secret.
 const PARTS: [&str; 11] = [
     "ACCESS_KEY",
     "API_KEY",
@@ -16,14 +16,14 @@ const PARTS: [&str; 11] = [
 ];
 const SHOWN: &str = "(secret, not shown)";
 
-/// Whether the value of a variable is a secret, by its name.
+/// Returns whether the variable of this name is a secret.
 #[must_use]
 pub fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
     PARTS.iter().any(|part| name.contains(part))
 }
 
-/// A variable's value as it may be shown: a secret, or the user and the password in an address, is not.
+/// Returns the value of a variable as it may be shown. Secrets, and the user and password in a URL, are replaced.
 #[must_use]
 pub fn masked(name: &str, value: &str) -> String {
     if is_secret(name) {
@@ -35,19 +35,19 @@ pub fn masked(name: &str, value: &str) -> String {
     }
 }
 
-/// Whether an address in a value holds a user's name or password.
+/// Returns whether a URL in the value holds a user's name or password.
 #[must_use]
 pub fn has_user(value: &str) -> bool {
     user_part(value).is_some()
 }
 
-/// Where in `scheme://user:password@host`, or in `user:password@host`, the user and the password stand. A password may
-/// hold any sign, so all up to the last `@` is taken for it.
+/// Returns the byte range of the user and password in `scheme://user:password@host` or `user:password@host`. A password
+/// may contain any character, so the range ends at the last `@`.
 fn user_part(value: &str) -> Option<(usize, usize)> {
     let end = value.rfind('@')?;
     let (start, has_scheme) = value[..end].find("://").map_or((0, false), |scheme| (scheme + 3, true));
     let user = &value[start..end];
-    // Without a scheme a path may hold both signs as well: /opt/a:/opt/b@1.0.
+    // Without a scheme, a path may contain both characters as well: /opt/a:/opt/b@1.0.
     (has_scheme || user.contains(':') && !user.contains('/')).then_some((start, end))
 }
 

@@ -1,44 +1,38 @@
-//! The folders in which Open MPI 4 keeps what the processes of a host share: `ompi.HOST.UID/pid.PID` beside `mpirun`,
-//! `ompi.HOST.UID/jf.NUMBER` on the others, both where `TMPDIR` says. Some 7 MB stay there whenever `mpirun` or its
-//! daemon is ended by force, and a run that heals does that often: without a hand they fill the disk, or, on a tmpfs,
-//! the memory.
+//! Open MPI 4's session folders, in which the processes of a host share files: `ompi.HOST.UID/pid.PID` for `mpirun` and
+//! `ompi.HOST.UID/jf.NUMBER` for its daemons, both in `TMPDIR`.
+//!
+//! A killed `mpirun` or daemon leaves about 7 MB there. A run with many restarts would fill the disk, or the memory if
+//! `TMPDIR` is a tmpfs, so the launcher removes them.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Where PMIx tells a process of that folder.
-const FOLDER: &str = "PMIX_SERVER_TMPDIR";
-
-/// The folder of the daemon that started this process; none where nothing says so, or where it looks like none.
-#[must_use]
-pub fn own() -> Option<PathBuf> {
-    std::env::var_os(FOLDER).map(PathBuf::from).filter(|path| is_session(path))
+/// Removes the session folder of an `mpirun` that this process started and that has ended. `pid` is its process number,
+/// if it had one.
+pub fn remove_for_mpirun(temporary_folder: &Path, pid: Option<u32>) {
+    pid.into_iter().for_each(|pid| remove(&folder_of_mpirun(temporary_folder, pid)));
 }
 
-/// Removes the folder of an `mpirun` that this process has started and ended; none where it never had a process.
-pub fn remove_of_mpirun(pid: Option<u32>) {
-    pid.into_iter().for_each(|pid| remove(&of_mpirun(pid)));
-}
-
-/// The folder of an `mpirun` that runs, or ran, on this host with the variables of this process.
-fn of_mpirun(pid: u32) -> PathBuf {
-    // Open MPI cuts a host's domain off.
-    let host = crate::attend::host_name();
+/// Returns the session folder of an `mpirun` on this host.
+fn folder_of_mpirun(temporary_folder: &Path, pid: u32) -> PathBuf {
+    // Open MPI removes the domain of the host's name.
+    let host = admiral_contract::host::host_name();
     let host = host.split('.').next().unwrap_or_default();
     let user = rustix::process::geteuid().as_raw();
-    std::env::temp_dir().join(format!("ompi.{host}.{user}")).join(format!("pid.{pid}"))
+    temporary_folder.join(format!("ompi.{host}.{user}")).join(format!("pid.{pid}"))
 }
 
-/// Removes such a folder whose daemon is gone. One that is gone already is none to speak of, and what cannot be removed
-/// harms no run.
+/// Removes a session folder whose daemon is gone. Errors are ignored: it may be gone already, and a leftover harms no
+/// run.
 pub fn remove(folder: &Path) {
     if is_session(folder) && is_own(folder) {
         let _ = std::fs::remove_dir_all(folder);
     }
 }
 
-/// Whether a path is named as Open MPI names such a folder of this user's: nothing else is ever removed.
-fn is_session(path: &Path) -> bool {
+/// Returns whether a path has the form of a session folder of this user. Nothing else is ever removed.
+#[must_use]
+pub fn is_session(path: &Path) -> bool {
     let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
     let number = |name: &str, beginning| {
         name.strip_prefix(beginning)
@@ -52,7 +46,8 @@ fn is_session(path: &Path) -> bool {
         && top.ends_with(&user)
 }
 
-/// A link would lead elsewhere, and others may write where temporary files are.
+/// Returns whether a session folder belongs to this user and is no link. A link would lead elsewhere, and others may
+/// write to the temporary folder.
 fn is_own(path: &Path) -> bool {
     let is_mine = |path: &Path| {
         path.symlink_metadata().is_ok_and(|meta| meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw())
@@ -65,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_session_of_this_user_is_removed() {
+    fn only_session_folders_of_this_user_are_removed() {
         let place = tempfile::tempdir().expect("a folder");
         let user = rustix::process::geteuid().as_raw();
         let make = |path: String| {
@@ -98,7 +93,8 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_of_an_mpirun_is_one() {
-        assert!(is_session(&of_mpirun(7)), "{:?}", of_mpirun(7));
+    fn the_folder_of_an_mpirun_is_a_session_folder() {
+        let folder = folder_of_mpirun("/tmp".as_ref(), 7);
+        assert!(is_session(&folder), "{folder:?}");
     }
 }

@@ -1,6 +1,6 @@
-//! Words of a shell.
+//! Quoting for a shell.
 
-/// A word as a shell takes it.
+/// Quotes a word for a shell, if it needs quotes.
 #[must_use]
 pub fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=@%+^".contains(c);
@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// A shell reads every word as it was.
+        /// A shell reads every quoted word unchanged.
         #[test]
         fn quoting_keeps_words(words in prop::collection::vec("[ -~é\n]{0,8}", 1..5)) {
             let line = words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");

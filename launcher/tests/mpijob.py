@@ -1,8 +1,8 @@
-"""Says of each MPIJob on standard input, a YAML document, whether it is valid: a line each.
+"""Validates each MPIJob on standard input, a YAML document, and prints one line for each.
 
-Its own fields against mpijob-v2beta1.schema.json, which this project wrote after the operator's published documentation
-of them; its pods against Kubernetes' published schema, fields without a meaning refused; and, where ADMIRAL_MPIJOB_CRD
-names the operator's kubeflow.org_mpijobs.yaml, the whole against that.
+The job's own fields are checked with mpijob-v2beta1.schema.json, which this project wrote from the operator's published
+documentation, and its pods with Kubernetes' published schema, refusing unknown fields. If ADMIRAL_MPIJOB_CRD names the
+operator's kubeflow.org_mpijobs.yaml, the whole job is checked with that too.
 """
 
 import json
@@ -18,7 +18,7 @@ KUBERNETES = "1.30"
 
 
 def strict(schema):
-    """A custom resource's schema as a JSON Schema that refuses unknown fields, as `kubectl --validate=strict` does."""
+    """Returns a custom resource's schema as a JSON Schema that refuses unknown fields, as `kubectl` does when strict."""
     if isinstance(schema, list):
         return [strict(item) for item in schema]
     if not isinstance(schema, dict):
@@ -37,18 +37,18 @@ def published(path):
         for version in (definition or {}).get("spec", {}).get("versions", []):
             if version["name"] == "v2beta1":
                 schema = strict(version["schema"]["openAPIV3Schema"])
-                # Kubernetes' own part, which a custom resource's schema leaves open.
+                # A custom resource's schema leaves the metadata to Kubernetes.
                 schema["properties"]["metadata"] = {"type": "object"}
                 return schema
     raise SystemExit(f"{path} has no version v2beta1")
 
 
 def check(job, own, crd):
-    """Raises where something is wrong."""
+    """Raises an error if the job is invalid."""
     jsonschema.validate(job, own, cls=jsonschema.Draft202012Validator)
     name = job["metadata"]["name"]
     for role, replica in job["spec"]["mpiReplicaSpecs"].items():
-        # The operator derives host names of pods from the job's.
+        # The operator derives the pods' host names from the job's name.
         host = f"{name}-{role.lower()}-{replica['replicas'] - 1}"
         if len(host) > 63:
             raise ValueError(f"{host} is longer than a host's name may be")

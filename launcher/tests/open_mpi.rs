@@ -1,4 +1,4 @@
-//! Hostfiles and layouts held against what Open MPI's own `mpirun` makes of them.
+//! Compares hostfiles and layouts with the behaviour of Open MPI's own `mpirun`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,19 +7,19 @@ use std::process::Command;
 
 use admiral_launch::hosts::{Host, HostRequest, is_this_host, resolve};
 use admiral_launch::layout::Layout;
-use admiral_launch::mpirun::{MpirunPlan, find_mpirun};
+use admiral_launch::mpirun::{MpirunCommand, find_mpirun};
 
-/// What `mpirun` says about where ranks would go: it starts nothing.
+/// Options that make `mpirun` print the places of ranks and start nothing.
 const MAP_ONLY: &str = "--do-not-launch --display-map --mca plm_rsh_agent true";
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Hosts and how many ranks each has, in their order.
+/// The hosts, in order, with their numbers of ranks.
 type Ranks = Vec<(String, usize)>;
 
-/// The hosts in the order of ranks, from a map that `mpirun` prints; None where it prints none.
+/// Returns the hosts in the order of ranks, from the map that `mpirun` prints; `None` if it prints none.
 fn map(command: &mut Command) -> Option<Ranks> {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("OMPI_") || name.starts_with("PMIX_")) {
         command.env_remove(name);
@@ -40,9 +40,9 @@ fn map(command: &mut Command) -> Option<Ranks> {
     (!hosts.is_empty()).then_some(hosts)
 }
 
-fn plan(layout: &Layout) -> MpirunPlan {
-    MpirunPlan {
-        mpirun: find_mpirun(None).unwrap(),
+fn plan(layout: &Layout) -> MpirunCommand {
+    MpirunCommand {
+        mpirun: find_mpirun(None, &std::env::var("PATH").unwrap()).unwrap(),
         layout: layout.clone(),
         program: "/bin/true".into(),
         arguments: Vec::new(),
@@ -52,6 +52,7 @@ fn plan(layout: &Layout) -> MpirunPlan {
         oversubscribe: false,
         interfaces: None,
         options: vec![MAP_ONLY.to_owned()],
+        temporary_folder: std::env::temp_dir(),
     }
 }
 
@@ -61,7 +62,7 @@ fn hosts(list: &[(&str, usize)]) -> Vec<Host> {
 
 #[test]
 fn mpirun_places_ranks_as_planned() {
-    let own = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let own = admiral_contract::host::host_name();
     for (list, world) in [
         (vec![("n9", 3), ("n1", 3), ("n5", 3)], 7),
         (vec![("n0", 8), ("n1", 8), ("n2", 8)], 16),
@@ -69,7 +70,7 @@ fn mpirun_places_ranks_as_planned() {
         (vec![("10.7.8.2", 1), ("10.7.8.1", 2)], 3),
         (vec![("n1", 2), (&own, 2), ("n0", 1)], 5),
         (vec![("n1", 2), (&own, 2)], 3),
-        // More than there are cores.
+        // More ranks than cores.
         (vec![("n0", 300)], 300),
         (vec![(&own, 300)], 300),
     ] {
@@ -78,13 +79,12 @@ fn mpirun_places_ranks_as_planned() {
     }
 }
 
-/// In a job of Slurm's with one task a node `mpirun` by itself would place no more than one rank on each, and in the
-/// job's order of nodes.
+/// In a Slurm job with one task per node, `mpirun` alone would place at most one rank on each node, in the job's order.
 #[test]
-fn a_schedulers_job_changes_no_place() {
+fn a_slurm_job_does_not_change_the_places() {
     let layout = Layout::new(&hosts(&[("n1", 2), ("n0", 2)]), 4).unwrap();
     let mut plan = plan(&layout);
-    // This machine has no srun to start anything by.
+    // This machine has no srun.
     plan.options.push("--mca plm rsh".to_owned());
     let job = [
         ("SLURM_JOBID", "7"),
@@ -97,7 +97,8 @@ fn a_schedulers_job_changes_no_place() {
     assert_eq!(map(plan.command().envs(job)), Some(layout.hosts));
 }
 
-/// The hosts of a file as `mpirun` reads it with as many ranks as this crate finds slots.
+/// Returns the hosts of a file as `mpirun` reads it, and as this crate does, with as many ranks as this crate finds
+/// slots.
 fn both(text: &str) -> (Option<Ranks>, Option<Ranks>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hosts");
@@ -110,7 +111,7 @@ fn both(text: &str) -> (Option<Ranks>, Option<Ranks>) {
 }
 
 fn theirs(path: &Path, world: usize) -> Option<Ranks> {
-    let mut command = Command::new(find_mpirun(None).unwrap());
+    let mut command = Command::new(find_mpirun(None, &std::env::var("PATH").unwrap()).unwrap());
     command.arg("--hostfile").arg(path).args(["-np", &world.to_string(), "--map-by", "slot", "--bind-to", "none"]);
     command.args(["--mca", "orte_keep_fqdn_hostnames", "1"]).args(MAP_ONLY.split(' '));
     if is_root() {
@@ -120,7 +121,7 @@ fn theirs(path: &Path, world: usize) -> Option<Ranks> {
 }
 
 #[test]
-fn hostfiles_mean_what_open_mpi_takes_them_for() {
+fn hostfiles_are_read_as_by_open_mpi() {
     for text in [
         "n0 slots=2\nn1 slots=3\n",
         "# two\nn0 slots = 2 # here\n\n   n1   slots=2 max_slots=4\n",
@@ -139,7 +140,7 @@ fn hostfiles_mean_what_open_mpi_takes_them_for() {
 }
 
 #[test]
-fn what_open_mpi_refuses_is_refused() {
+fn hostfiles_that_open_mpi_refuses_are_refused() {
     for text in [
         "n0 slots=2\nn0 slots=3\n",
         "n0\nn0 slots=3\n",

@@ -1,5 +1,5 @@
-//! The sbatch script and node lists held against Slurm itself: a controller of this test's own, without nodes that run
-//! anything. Without Slurm's programs (`ci/setup slurm` installs them) the tests say so and check nothing.
+//! Checks the sbatch script and node lists with Slurm itself: a controller for this test, with nodes that run nothing.
+//! Without Slurm's programs (`ci/setup slurm` installs them) the tests print that and check nothing.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,9 +10,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use admiral_launch::hosts::expand;
-use admiral_launch::template::{Kind, TemplateInput, render};
+use admiral_launch::template::{TemplateInput, TemplateKind, render};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A controller with four nodes of 8 GPUs and 128 cores.
 struct Slurm {
@@ -43,7 +43,7 @@ impl Slurm {
         let names = ["munged", "slurmctld", "sbatch", "scontrol"];
         let programs = names.map(program);
         if let Some(missing) = programs.iter().position(Option::is_none) {
-            // Past the test runner, which keeps what a passing test prints.
+            // Written around the test runner, which hides the output of passing tests.
             let note = format!("SKIPPED: nothing is held against Slurm, there is no {}\n", names[missing]);
             std::io::stderr().write_all(note.as_bytes()).unwrap();
             return None;
@@ -108,12 +108,12 @@ impl Slurm {
     fn wait_for(&self, what: &str, is_there: impl Fn() -> bool) {
         let start = Instant::now();
         while !is_there() {
-            assert!(start.elapsed() < PATIENCE, "{what} did not come up");
+            assert!(start.elapsed() < TIMEOUT, "{what} did not come up");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// What `sbatch --test-only` says to a script.
+    /// Returns the answer of `sbatch --test-only` to a script.
     fn test_only(&self, script: &str) -> Result<String, String> {
         let path = self.folder.path().join("job");
         std::fs::write(&path, script).unwrap();
@@ -138,16 +138,18 @@ fn input() -> TemplateInput {
 }
 
 #[test]
-fn slurm_takes_the_script() {
+fn slurm_accepts_the_script() {
     let Some(slurm) = Slurm::start() else { return };
-    let script = render(Kind::Slurm, &input()).unwrap();
+    let script = render(TemplateKind::Slurm, &input()).unwrap();
     let said = slurm.test_only(&script).unwrap();
     assert!(said.contains("using 512 processors on nodes gpu[1-4]"), "{said}");
-    // It would say so if it were not so.
-    let said = slurm.test_only(&render(Kind::Slurm, &TemplateInput { hosts: 5, ..input() }).unwrap()).unwrap_err();
-    assert!(said.contains("not available"), "{said}");
+    // The check itself works: Slurm refuses what is impossible.
     let said =
-        slurm.test_only(&render(Kind::Slurm, &TemplateInput { gpus_per_host: 9, ..input() }).unwrap()).unwrap_err();
+        slurm.test_only(&render(TemplateKind::Slurm, &TemplateInput { hosts: 5, ..input() }).unwrap()).unwrap_err();
+    assert!(said.contains("not available"), "{said}");
+    let said = slurm
+        .test_only(&render(TemplateKind::Slurm, &TemplateInput { gpus_per_host: 9, ..input() }).unwrap())
+        .unwrap_err();
     assert!(said.contains("not available"), "{said}");
     for (option, wrong) in [
         ("--signal=B:USR1@", "--signal=B:NONE@"),
@@ -160,9 +162,9 @@ fn slurm_takes_the_script() {
     }
 }
 
-/// `scontrol show hostnames` is Slurm's own reading of its lists.
+/// `scontrol show hostnames` expands lists as Slurm does.
 #[test]
-fn lists_of_nodes_mean_what_slurm_means() {
+fn node_lists_expand_as_in_slurm() {
     let Some(slurm) = Slurm::start() else { return };
     for list in [
         "n0",

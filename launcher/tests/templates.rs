@@ -1,4 +1,4 @@
-//! The templates held against the tools that read such files: bash, ShellCheck, Kubernetes' schemas, hadolint.
+//! Checks the templates with the tools that read such files: bash, ShellCheck, Kubernetes' schemas, hadolint.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use admiral_launch::template::{Kind, TemplateInput, render};
+use admiral_launch::template::{TemplateInput, TemplateKind, render};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// A program of the packages in `ci/requirements.txt`.
+/// Returns the path of a program from the packages in `ci/requirements.txt`.
 fn tool(name: &str) -> PathBuf {
     let installed = std::fs::read(root().join(".deps/venv/requirements.installed")).unwrap_or_default();
     let required = std::fs::read(root().join("ci/requirements.txt")).unwrap();
@@ -47,7 +47,7 @@ fn input() -> TemplateInput {
     }
 }
 
-/// Runs that differ in what templates show of them.
+/// Returns runs that differ in what templates show of them.
 fn inputs() -> [TemplateInput; 3] {
     let strange = "a: \"b\" #c\n$(touch x) `y` {{z}}";
     [
@@ -65,10 +65,10 @@ fn inputs() -> [TemplateInput; 3] {
 #[test]
 fn bash_and_shellcheck_find_nothing_in_the_script() {
     for input in inputs() {
-        let script = render(Kind::Slurm, &input).unwrap();
+        let script = render(TemplateKind::Slurm, &input).unwrap();
         let bash = feed(Command::new("bash").arg("-n"), &script);
         assert!(bash.status.success(), "{}", said(&bash));
-        // Every check but the one that wants braces around each variable.
+        // Every check except the one that requires braces around each variable.
         let shellcheck = |script: &str| {
             feed(Command::new(tool("shellcheck")).args(["--enable=all", "--exclude=SC2250", "-"]), script)
         };
@@ -78,7 +78,7 @@ fn bash_and_shellcheck_find_nothing_in_the_script() {
     }
 }
 
-/// The script with a stand-in for admiral-launch, which says what it gets, and one for scontrol.
+/// The script with a stand-in for admiral-launch, which logs its arguments, and one for scontrol.
 struct Job {
     folder: tempfile::TempDir,
     process: Child,
@@ -95,7 +95,7 @@ impl Job {
         program("admiral-launch", &format!("echo \"launch $#: $*\" >> $log; {launcher}"));
         program("scontrol", "echo \"scontrol $*\" >> $log");
         let script = folder.path().join("job");
-        std::fs::write(&script, render(Kind::Slurm, &input()).unwrap()).unwrap();
+        std::fs::write(&script, render(TemplateKind::Slurm, &input()).unwrap()).unwrap();
         let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
         let process = Command::new("bash")
             .arg(&script)
@@ -118,7 +118,7 @@ impl Job {
     fn wait_for(&self, line: &str) {
         let start = Instant::now();
         while !self.log().contains(line) {
-            assert!(start.elapsed() < PATIENCE, "no {line:?} in {:?}", self.log());
+            assert!(start.elapsed() < TIMEOUT, "no {line:?} in {:?}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -128,7 +128,7 @@ impl Job {
         assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
     }
 
-    /// Its exit code, and what it asked of Slurm.
+    /// Returns its exit code, and whether it asked Slurm to requeue the job.
     fn end(mut self) -> (Option<i32>, bool) {
         let code = self.process.wait().unwrap().code();
         (code, self.log().contains("scontrol requeue 77"))
@@ -142,13 +142,13 @@ fn the_script_ends_as_the_launcher_does() {
         job.wait_for("launch 2: run configs/it's own.yaml");
         assert_eq!(job.end(), (Some(code), false));
     }
-    // Where there is none.
+    // A launcher that does not exist.
     assert_eq!(Job::start("", &[("ADMIRAL_PROGRAMS", "/no/such")]).end(), (Some(127), false));
 }
 
 #[test]
-fn slurms_warning_reaches_the_launcher_and_the_job_is_queued_again() {
-    // It takes its time, in which more signals come.
+fn slurms_warning_reaches_the_launcher_and_the_job_is_requeued() {
+    // The launcher takes some time, in which more signals arrive.
     let launcher = "trap 'echo told >> $log' TERM; echo ready >> $log
         until grep -q told $log && [ -e $log.go ]; do sleep 0.02; done; exit 75";
     let end = |signals: &[&str], variables: &[(&str, &str)]| {
@@ -157,7 +157,7 @@ fn slurms_warning_reaches_the_launcher_and_the_job_is_queued_again() {
         for signal in signals {
             job.signal(signal);
             job.wait_for("told\n");
-            // Long enough for a second one to be passed on, if it were.
+            // Long enough for a second signal to be forwarded, if it were.
             std::thread::sleep(Duration::from_millis(200));
         }
         assert_eq!(job.log().matches("told").count(), 1, "the launcher was told more than once");
@@ -165,14 +165,14 @@ fn slurms_warning_reaches_the_launcher_and_the_job_is_queued_again() {
         job.end()
     };
     assert_eq!(end(&["USR1"], &[]), (Some(75), true));
-    // At the time limit itself Slurm sends SIGTERM.
+    // At the time limit itself, Slurm sends SIGTERM.
     assert_eq!(end(&["USR1", "TERM"], &[]), (Some(75), true));
     assert_eq!(end(&["USR1"], &[("ADMIRAL_REQUEUE", "no")]), (Some(75), false));
-    // Somebody ended the job: it stays ended.
+    // A job that somebody cancelled is not requeued.
     assert_eq!(end(&["TERM"], &[]), (Some(75), false));
 }
 
-/// What is said of each of these jobs. One process does it, since its schemas take seconds to load.
+/// Returns the problems of each job. One process checks all, because loading its schemas takes seconds.
 fn check_mpijobs(jobs: &[String]) -> Vec<String> {
     let output = feed(Command::new(tool("python")).arg(root().join("launcher/tests/mpijob.py")), &jobs.join("---\n"));
     assert!(output.status.success(), "{}", said(&output));
@@ -182,12 +182,12 @@ fn check_mpijobs(jobs: &[String]) -> Vec<String> {
 #[test]
 fn the_mpijob_follows_its_schemas() {
     if std::env::var_os("ADMIRAL_MPIJOB_CRD").is_none() {
-        // Past the test runner, which keeps what a passing test prints.
+        // Written around the test runner, which hides the output of passing tests.
         let note = "SKIPPED: the MPIJob is not held against the operator's own definition: \
                     ADMIRAL_MPIJOB_CRD names no kubeflow.org_mpijobs.yaml\n";
         std::io::stderr().write_all(note.as_bytes()).unwrap();
     }
-    let jobs = inputs().map(|input| render(Kind::Kubernetes, &input).unwrap());
+    let jobs = inputs().map(|input| render(TemplateKind::Kubernetes, &input).unwrap());
     assert_eq!(check_mpijobs(&jobs), ["valid"; 3]);
     let changes = [
         ("slotsPerWorker: 8", "slotsPerWorker: eight"),
@@ -213,7 +213,7 @@ fn the_mpijob_follows_its_schemas() {
 
 #[test]
 fn hadolint_finds_nothing_in_the_dockerfile() {
-    let text = render(Kind::Docker, &input()).unwrap();
+    let text = render(TemplateKind::Docker, &input()).unwrap();
     let hadolint = |text: &str| feed(Command::new(tool("hadolint")).args(["--no-color", "-"]), text);
     let output = hadolint(&text);
     assert!(output.status.success(), "{}", said(&output));

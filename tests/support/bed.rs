@@ -202,7 +202,7 @@ pub fn pid_of(state: &Value, rank: usize) -> i32 {
     i32::try_from(pid).ok().filter(|&pid| pid > 0).expect("a process")
 }
 
-/// Its parent: the attendant.
+/// Its parent, the agent.
 pub fn parent_of(pid: i32) -> i32 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
     let rest = stat.rsplit_once(") ").expect("a name").1;

@@ -1,25 +1,22 @@
-//! How a rank ended, and the words for it.
+//! The end of a rank, and its description.
 
 use admiral_contract::{ExitCode, Reading};
 
-use super::heal::Cause;
+use super::cause::{Cause, USAGE_EXIT_CODE};
 
-/// What clap, which reads a rank's command line, exits with when it does not understand it.
-pub(super) const USAGE: u8 = 2;
-
-/// How a rank ended.
+/// The end of a rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It exited with this code.
+    /// The rank exited with this code.
     Code(u8),
-    /// This signal killed it.
+    /// This signal killed the rank.
     Signal(i32),
-    /// It could not be started at all.
+    /// The rank could not be started.
     NotStarted,
 }
 
 impl End {
-    /// What it means for the group.
+    /// Returns the cause of the group's end, if this rank ended it.
     #[must_use]
     pub fn cause(self) -> Cause {
         match self {
@@ -29,28 +26,30 @@ impl End {
         }
     }
 
-    /// Whether it may only be what follows from the death of another rank: a rank that loses its peers cannot tell that
-    /// from a bug.
+    /// Returns whether this end may be a consequence of another rank's death. A rank that loses its peers cannot
+    /// distinguish that from a bug.
     #[must_use]
-    pub fn may_follow(self) -> bool {
+    pub fn may_be_consequence(self) -> bool {
         self == Self::Code(ExitCode::Bug as u8)
     }
 
-    /// Whether the host it happened on is under suspicion.
+    /// Returns whether the rank's host is suspected.
     #[must_use]
     pub fn blames_host(self) -> bool {
         match self {
-            Self::Code(USAGE) => false,
+            Self::Code(USAGE_EXIT_CODE) => false,
             Self::Code(code) => ExitCode::from_byte(code).is_none_or(|code| code == ExitCode::Node),
             Self::Signal(_) | Self::NotStarted => true,
         }
     }
 
-    /// "was killed by signal 9 (SIGKILL)"
+    /// Describes the end: "was killed by signal 9 (SIGKILL)".
     #[must_use]
-    pub fn words(self) -> String {
+    pub fn describe(self) -> String {
         match self {
-            Self::Code(code @ USAGE) => format!("exited with code {code} (it does not take its command line)"),
+            Self::Code(code @ USAGE_EXIT_CODE) => {
+                format!("exited with code {code} (it does not take its command line)")
+            }
             Self::Code(code) => match ExitCode::from_byte(code) {
                 Some(known) => format!("exited with code {code} ({})", meaning(known)),
                 None => format!("exited with code {code}"),
@@ -67,7 +66,7 @@ impl End {
     }
 }
 
-/// ", in step 812, reading data"
+/// Describes where the rank was: " in step 812, reading data".
 pub(super) fn whereabouts(reading: Option<&Reading>) -> String {
     match reading {
         Some(reading) if reading.pid != 0 && reading.step > 0 => {
@@ -90,7 +89,7 @@ fn meaning(code: ExitCode) -> &'static str {
     }
 }
 
-/// The name of a signal that ends processes; the numbers are the same on all of Linux's processors that have GPUs.
+/// Returns the name of a signal that ends processes. The numbers are the same on all Linux platforms that have GPUs.
 #[must_use]
 pub fn signal_name(signal: i32) -> Option<&'static str> {
     Some(match signal {
@@ -119,21 +118,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_is_told_in_words() {
-        assert_eq!(End::Code(74).words(), "exited with code 74 (this host is bad)");
-        assert_eq!(End::Code(3).words(), "exited with code 3");
-        assert_eq!(End::Code(2).words(), "exited with code 2 (it does not take its command line)");
-        assert_eq!(End::Signal(11).words(), "was killed by signal 11 (SIGSEGV)");
-        assert_eq!(End::Signal(40).words(), "was killed by signal 40");
-        assert_eq!(End::NotStarted.words(), "could not be started");
+    fn ends_are_described() {
+        assert_eq!(End::Code(74).describe(), "exited with code 74 (this host is bad)");
+        assert_eq!(End::Code(3).describe(), "exited with code 3");
+        assert_eq!(End::Code(2).describe(), "exited with code 2 (it does not take its command line)");
+        assert_eq!(End::Signal(11).describe(), "was killed by signal 11 (SIGSEGV)");
+        assert_eq!(End::Signal(40).describe(), "was killed by signal 40");
+        assert_eq!(End::NotStarted.describe(), "could not be started");
         assert_eq!(whereabouts(None), " before it had begun");
     }
 
     #[test]
-    fn hosts_are_blamed_for_what_may_be_their_fault() {
+    fn hosts_are_blamed_for_possible_host_failures() {
         let blamed: Vec<u8> = (0..=255).filter(|&code| End::Code(code).blames_host()).collect();
         assert!(blamed.contains(&74) && blamed.contains(&1));
         assert!(![0, 2, 64, 65, 69, 70, 75].iter().any(|code| blamed.contains(code)));
-        assert!(End::Code(70).may_follow() && !End::Code(69).may_follow() && !End::Signal(9).may_follow());
+        assert!(
+            End::Code(70).may_be_consequence()
+                && !End::Code(69).may_be_consequence()
+                && !End::Signal(9).may_be_consequence()
+        );
     }
 }

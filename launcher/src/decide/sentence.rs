@@ -1,15 +1,15 @@
-//! The words of a verdict: one sentence that says who, what, for how long, and who waits.
+//! The sentence of a verdict: which rank, what, for how long, and who waits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use admiral_contract::{Phase, Reading};
 
-use super::verdict::{Known, RankView};
+use super::view::{KnownRank, RankView};
 
-/// Who is named; the rest is counted.
-const NAMED: usize = 3;
+/// The largest number of ranks that are named; others are counted.
+const MAX_NAMED: usize = 3;
 
-/// "rank 5 (node1, GPU 5)"
+/// Returns "rank 5 (node1, GPU 5)".
 pub(super) fn name(rank: &RankView) -> String {
     match rank.gpu {
         Some(gpu) => format!("rank {} ({}, GPU {gpu})", rank.rank, rank.host),
@@ -17,7 +17,7 @@ pub(super) fn name(rank: &RankView) -> String {
     }
 }
 
-/// Where a rank that waits stands.
+/// Returns the collective operation that a waiting rank is in.
 pub(super) fn place(reading: &Reading) -> String {
     match reading.phase {
         Phase::Reduce => format!("bucket {} of step {}", reading.bucket, reading.step),
@@ -27,8 +27,8 @@ pub(super) fn place(reading: &Reading) -> String {
     }
 }
 
-/// "it has been reading data for 94 s; its process is stopped", of one rank.
-pub(super) fn doing(reading: &Reading) -> String {
+/// Returns "reading data for 94 s".
+pub(super) fn activity(reading: &Reading) -> String {
     format!("{} for {}", reading.phase.doing(), seconds(reading.phase_seconds))
 }
 
@@ -36,7 +36,7 @@ pub(super) fn seconds(seconds: f64) -> String {
     format!("{seconds:.0} s")
 }
 
-/// "a", "a and b", "a, b and c"
+/// Returns "a", "a and b", or "a, b and c".
 pub(super) fn list(items: &[String]) -> String {
     match items {
         [] => String::new(),
@@ -45,10 +45,10 @@ pub(super) fn list(items: &[String]) -> String {
     }
 }
 
-/// The first few, and how many more.
-pub(super) fn few(items: Vec<String>) -> String {
-    let more = items.len().saturating_sub(NAMED);
-    let mut shown: Vec<String> = items.into_iter().take(NAMED).collect();
+/// Returns the first items, and the number of the others.
+pub(super) fn first_few(items: Vec<String>) -> String {
+    let more = items.len().saturating_sub(MAX_NAMED);
+    let mut shown: Vec<String> = items.into_iter().take(MAX_NAMED).collect();
     if more > 0 {
         shown.push(format!("{more} more"));
     }
@@ -58,9 +58,9 @@ pub(super) fn few(items: Vec<String>) -> String {
 fn names<'a>(ranks: impl Iterator<Item = &'a RankView> + Clone) -> String {
     let hosts: BTreeSet<&str> = ranks.clone().map(|rank| rank.host.as_str()).collect();
     let count = ranks.clone().count();
-    let few = few(ranks.map(name).collect());
+    let few = first_few(ranks.map(name).collect());
     match hosts.first() {
-        Some(host) if hosts.len() == 1 && count > NAMED => format!("{few} (all on {host})"),
+        Some(host) if hosts.len() == 1 && count > MAX_NAMED => format!("{few} (all on {host})"),
         _ => few,
     }
 }
@@ -96,13 +96,13 @@ pub(super) fn silent(silent: &[&RankView], lost: &[String], all_lost: bool) -> S
         let hosts = if lost.len() == 1 { "host" } else { "hosts" };
         parts.push(format!(
             "nothing is heard of {hosts} {} for {longest} ({which} {}): lost, or cut off",
-            few(lost.to_vec()),
-            few(ranks)
+            first_few(lost.to_vec()),
+            first_few(ranks)
         ));
     }
     let others: Vec<&RankView> = silent.iter().filter(|rank| !lost.contains(&rank.host)).copied().collect();
     if !others.is_empty() {
-        let what = if others.len() == 1 { "the attendant of" } else { "the attendants of" };
+        let what = if others.len() == 1 { "the agent of" } else { "the agents of" };
         parts.push(format!(
             "{what} {} said nothing for {longest}, while others on the same host do",
             names(others.iter().copied())
@@ -111,11 +111,11 @@ pub(super) fn silent(silent: &[&RankView], lost: &[String], all_lost: bool) -> S
     parts.join("; ")
 }
 
-pub(super) fn late(culprits: &[Known<'_>], known: &[Known<'_>]) -> String {
+pub(super) fn late(culprits: &[KnownRank<'_>], known: &[KnownRank<'_>]) -> String {
     let one = culprits.len() == 1;
-    let least = culprits.iter().map(Known::entered).min().unwrap_or(0);
-    let is_culprit = |rank: &Known<'_>| culprits.iter().any(|culprit| culprit.view.rank == rank.view.rank);
-    let waiting: Vec<&Known<'_>> = known.iter().filter(|rank| rank.waits() && !is_culprit(rank)).collect();
+    let least = culprits.iter().map(KnownRank::entered).min().unwrap_or(0);
+    let is_culprit = |rank: &KnownRank<'_>| culprits.iter().any(|culprit| culprit.view.rank == rank.view.rank);
+    let waiting: Vec<&KnownRank<'_>> = known.iter().filter(|rank| rank.waits() && !is_culprit(rank)).collect();
     let ahead = waiting.iter().filter(|rank| rank.entered() > least).max_by_key(|rank| rank.entered());
     let stopped_inside = culprits.iter().find(|rank| rank.waits());
     let mut parts = Vec::new();
@@ -132,9 +132,9 @@ pub(super) fn late(culprits: &[Known<'_>], known: &[Known<'_>]) -> String {
     };
     parts.push(format!("{} {what}", names(culprits.iter().map(|rank| rank.view))));
     if stopped_inside.is_none() {
-        parts.push(doings(culprits));
+        parts.push(activities(culprits));
     }
-    parts.extend(states(culprits));
+    parts.extend(process_states(culprits));
     if known.len() > culprits.len() {
         let them = if one { "it" } else { "them" };
         parts.push(match waiting.len() {
@@ -146,8 +146,8 @@ pub(super) fn late(culprits: &[Known<'_>], known: &[Known<'_>]) -> String {
     parts.join("; ")
 }
 
-/// What the culprits do, in one clause where it is the same.
-fn doings(culprits: &[Known<'_>]) -> String {
+/// Describes what the culprits do, in one clause if they all do the same.
+fn activities(culprits: &[KnownRank<'_>]) -> String {
     let Some(longest) = culprits.iter().max_by(|a, b| a.reading.phase_seconds.total_cmp(&b.reading.phase_seconds))
     else {
         return String::new();
@@ -158,14 +158,14 @@ fn doings(culprits: &[Known<'_>]) -> String {
         return format!("{their} not begun in {}", seconds(longest.reading.phase_seconds));
     }
     if culprits.iter().all(|rank| rank.reading.phase == longest.reading.phase) {
-        return format!("{have} been {}", doing(longest.reading));
+        return format!("{have} been {}", activity(longest.reading));
     }
-    let each = culprits.iter().map(|rank| format!("rank {} has been {}", rank.view.rank, doing(rank.reading)));
-    few(each.collect())
+    let each = culprits.iter().map(|rank| format!("rank {} has been {}", rank.view.rank, activity(rank.reading)));
+    first_few(each.collect())
 }
 
-/// What the system says of the culprits' processes, where that explains something.
-fn states(culprits: &[Known<'_>]) -> Vec<String> {
+/// Describes the states of the culprits' processes that explain something.
+fn process_states(culprits: &[KnownRank<'_>]) -> Vec<String> {
     let said = |state: Option<char>| match state {
         Some('T' | 't') => Some(" stopped (SIGSTOP or a debugger)"),
         Some('D') => Some("D"),
@@ -187,7 +187,7 @@ fn states(culprits: &[Known<'_>]) -> Vec<String> {
             (true, 1) => "its process".to_owned(),
             (true, _) => "their processes".to_owned(),
             (false, 1) => format!("rank {}", ranks[0]),
-            (false, _) => format!("ranks {}", few(ranks.clone())),
+            (false, _) => format!("ranks {}", first_few(ranks.clone())),
         };
         let one = ranks.len() == 1;
         parts.push(if state == "D" {
@@ -199,26 +199,26 @@ fn states(culprits: &[Known<'_>]) -> Vec<String> {
     parts
 }
 
-pub(super) fn all_wait(known: &[Known<'_>]) -> String {
+pub(super) fn all_wait(known: &[KnownRank<'_>]) -> String {
     let shortest = known.iter().map(|rank| rank.reading.phase_seconds).fold(f64::INFINITY, f64::min);
     let shortest = seconds(shortest);
     let hosts_of_all = hosts(known.iter().map(|rank| rank.view));
     let blame = match hosts_of_all.as_slice() {
         [host] => format!("the collective library, or what links the GPUs of {host}, is to blame"),
-        hosts => format!("the network between {} or the collective library is to blame", few(hosts.to_vec())),
+        hosts => format!("the network between {} or the collective library is to blame", first_few(hosts.to_vec())),
     };
     if known.iter().all(|rank| rank.reading.phase == Phase::End) {
-        return format!("{} at the end of the run for {shortest} and cannot leave it; {blame}", stand(known.len()));
+        return format!("{} at the end of the run for {shortest} and cannot leave it; {blame}", all_stand(known.len()));
     }
-    let mut places: BTreeMap<u64, Vec<&Known<'_>>> = BTreeMap::new();
+    let mut places: BTreeMap<u64, Vec<&KnownRank<'_>>> = BTreeMap::new();
     for rank in known {
         places.entry(rank.entered()).or_default().push(rank);
     }
     if let (1, Some(rank)) = (places.len(), known.first()) {
         let place = place(rank.reading);
-        return format!("{} in {place} for {shortest} and none is late; {blame}", stand(known.len()));
+        return format!("{} in {place} for {shortest} and none is late; {blame}", all_stand(known.len()));
     }
-    // Some have left an exchange that others are still in: that one is where it broke.
+    // Some ranks have left a collective operation that others are still in. It broke there.
     let each = places.into_values().map(|ranks| {
         let place = place(ranks[0].reading);
         let on = if ranks.len() * 2 <= known.len() {
@@ -231,6 +231,6 @@ pub(super) fn all_wait(known: &[Known<'_>]) -> String {
     format!("all ranks wait for {shortest} and none is late: {}; {blame}", list(&each.collect::<Vec<_>>()))
 }
 
-fn stand(ranks: usize) -> String {
+fn all_stand(ranks: usize) -> String {
     if ranks == 1 { "the only rank stands".to_owned() } else { format!("all {ranks} ranks stand") }
 }

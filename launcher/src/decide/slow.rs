@@ -1,28 +1,30 @@
-//! Ranks that get on, but take longer than the others: everybody waits for them at every step.
+//! Ranks that make progress but take longer than the others. All ranks wait for them in every step.
 
-use super::verdict::RankView;
+use std::collections::BTreeMap;
 
-/// A rank that takes long.
+use super::view::RankView;
+
+/// A slow rank.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Slow {
-    /// Which.
+pub struct SlowRank {
+    /// The rank.
     pub rank: usize,
-    /// Seconds of its last step without its waits for the others.
+    /// The time of its last step without its waits for other ranks, in seconds.
     pub own_seconds: f64,
-    /// Of the middle rank.
+    /// The same of the median rank.
     pub median_seconds: f64,
-    /// Whether it is reading data that takes it longer; else computing.
+    /// Whether it loses the time by reading data; if not, by computing.
     pub reads: bool,
-    /// For people.
+    /// The description, for people.
     pub sentence: String,
 }
 
-/// A rank's own work of a step takes this much longer than the middle rank's: it is slow.
+/// A rank is slow if its own work of a step takes this many times as long as that of the median rank.
 pub const FACTOR: f64 = 1.5;
 
-/// The ranks whose own work takes more than [`FACTOR`] of the median of all, the slowest first.
+/// Returns the ranks whose own work takes more than [`FACTOR`] times the median, the slowest first.
 #[must_use]
-pub fn slow_ranks(ranks: &[RankView]) -> Vec<Slow> {
+pub fn slow_ranks(ranks: &[RankView]) -> Vec<SlowRank> {
     let works: Vec<(&RankView, f64, f64)> = ranks
         .iter()
         .filter_map(|rank| {
@@ -34,7 +36,7 @@ pub fn slow_ranks(ranks: &[RankView]) -> Vec<Slow> {
     let median_own = median(works.iter().map(|work| work.1));
     let median_data = median(works.iter().map(|work| work.2));
     let median_rest = median(works.iter().map(|work| work.1 - work.2));
-    let mut slow: Vec<Slow> = works
+    let mut slow: Vec<SlowRank> = works
         .iter()
         .filter(|work| median_own > 0.0 && work.1 > FACTOR * median_own)
         .map(|&(rank, own, data)| {
@@ -46,14 +48,35 @@ pub fn slow_ranks(ranks: &[RankView]) -> Vec<Slow> {
              {took:.3} s {what} instead of {usual:.3} s",
                 super::sentence::name(rank)
             );
-            Slow { rank: rank.rank, own_seconds: own, median_seconds: median_own, reads, sentence }
+            SlowRank { rank: rank.rank, own_seconds: own, median_seconds: median_own, reads, sentence }
         })
         .collect();
     slow.sort_by(|a, b| b.own_seconds.total_cmp(&a.own_seconds));
     slow
 }
 
-/// The lower one of two in the middle, so that of two ranks one can be slow.
+/// A rank is reported as slow once it was slow at this many looks in a row. One slow step is not worth a report.
+const REPORTED_AFTER: u32 = 3;
+
+/// Counts for how many looks in a row each rank has been slow.
+#[derive(Debug, Default)]
+pub struct SlowStreaks {
+    looks: BTreeMap<usize, u32>,
+}
+
+impl SlowStreaks {
+    /// Takes the slow ranks of another look, and returns those that have been slow for long enough to be reported.
+    pub fn look<'a>(&mut self, slow: &'a [SlowRank]) -> Vec<&'a SlowRank> {
+        self.looks.retain(|rank, _| slow.iter().any(|slow| slow.rank == *rank));
+        for slow in slow {
+            *self.looks.entry(slow.rank).or_default() += 1;
+        }
+        let lasts = |slow: &&SlowRank| self.looks.get(&slow.rank).is_some_and(|&looks| looks >= REPORTED_AFTER);
+        slow.iter().filter(lasts).collect()
+    }
+}
+
+/// Returns the lower of two middle values, so that one of two ranks can be slow.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
@@ -68,14 +91,13 @@ mod tests {
 
     fn rank(rank: usize, step: f64, data: f64, wait: f64) -> RankView {
         let empty = Ledger::private().read();
-        let reading =
-            admiral_contract::Reading { step_seconds: step, data_seconds: data, wait_seconds: wait, ..empty };
+        let reading = admiral_contract::Reading { step_seconds: step, data_seconds: data, wait_seconds: wait, ..empty };
         RankView { rank, host: "n0".into(), gpu: Some(rank), reading: Some(reading), state: None, silent_seconds: 0.0 }
     }
 
     #[test]
     fn waiting_for_a_slow_rank_is_not_slow() {
-        // All steps take as long as the slowest rank's; only the waits tell who that is.
+        // All steps take as long as that of the slowest rank; only the waits show which rank that is.
         let ranks = [
             rank(0, 2.0, 0.1, 1.0),
             rank(1, 2.0, 1.1, 0.0),
@@ -91,7 +113,15 @@ mod tests {
     }
 
     #[test]
-    fn one_of_two_can_be_slow_and_nobody_of_none() {
+    fn a_rank_is_reported_after_three_slow_looks_in_a_row() {
+        let slow = slow_ranks(&[rank(0, 2.0, 0.0, 1.0), rank(1, 2.0, 0.0, 0.0)]);
+        let mut streaks = SlowStreaks::default();
+        assert_eq!((streaks.look(&slow).len(), streaks.look(&slow).len(), streaks.look(&slow).len()), (0, 0, 1));
+        assert_eq!((streaks.look(&[]).len(), streaks.look(&slow).len()), (0, 0));
+    }
+
+    #[test]
+    fn one_of_two_ranks_can_be_slow() {
         assert_eq!(slow_ranks(&[rank(0, 2.0, 0.0, 1.0), rank(1, 2.0, 0.0, 0.0)])[0].rank, 1);
         assert_eq!(slow_ranks(&[rank(0, 2.0, 0.0, 0.0)]), []);
         assert_eq!(slow_ranks(&[rank(0, 0.0, 0.0, 0.0), rank(1, 0.0, 0.0, 0.0)]), []);

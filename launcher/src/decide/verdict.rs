@@ -1,82 +1,65 @@
-//! Who holds a group of ranks up.
+//! Which rank holds a group up.
 //!
-//! All ranks enter the same exchanges in the same order, and each ledger counts them. A rank inside an exchange waits
-//! for those that have entered fewer; a rank that is busy with work of its own waits for nobody. So of a group that
-//! stands still, those busy with their own work are to blame; and where all are inside exchanges, no rank is.
+//! All ranks enter the same collective operations in the same order, and each ledger counts them. A rank inside a
+//! collective waits for the ranks that have entered fewer; a rank that is busy with its own work waits for nobody. So
+//! if a group stands still, the ranks that are busy are to blame; and if all ranks are inside collectives, no rank is.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use admiral_contract::{Phase, Reading, Timeouts};
+use admiral_contract::{Phase, Timeouts};
 
 use super::sentence;
+use super::view::{KnownRank, RankView};
 
-/// Who is stuck as long as this part of a timeout when another rank reaches the timeout is to blame with it.
-const TOGETHER: f64 = 0.8;
-/// As [`TOGETHER`], of silence: what a host says last of each of its ranks is up to some beats apart.
-const SILENT_TOGETHER: f64 = 0.5;
+/// If one rank reaches a timeout, the ranks that have reached this fraction of it are to blame too.
+const CO_CULPRIT_FRACTION: f64 = 0.8;
+/// The same for silence. The last messages of a host's agents are several heartbeats apart.
+const SILENT_FRACTION: f64 = 0.5;
 
-/// What is known of a rank that has not ended.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RankView {
-    /// Its number.
-    pub rank: usize,
-    /// Where it runs.
-    pub host: String,
-    /// Its GPU there.
-    pub gpu: Option<usize>,
-    /// What its attendant said last; None before its attendant has said hello.
-    pub reading: Option<Reading>,
-    /// The state of its process, as `/proc/PID/stat` calls it: R, S, D, T, Z...
-    pub state: Option<char>,
-    /// For how long nothing was heard of its attendant; since the start of the group where nothing ever was.
-    pub silent_seconds: f64,
-}
-
-/// What the ledgers say of a group.
+/// The judgement of a group, by its ledgers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It gets on, or has not stood still for long enough to say.
+    /// The group makes progress, or has not stood still for long enough.
     Healthy,
-    /// It is getting ready.
+    /// The group is getting ready.
     Starting {
-        /// Ranks that have begun to train.
+        /// The number of ranks that have begun to train.
         ready: usize,
-        /// All of them.
+        /// The number of all ranks.
         of: usize,
     },
-    /// Some never got ready.
+    /// Some ranks did not get ready.
     NotReady {
-        /// Who, ascending.
+        /// The ranks to blame, ascending.
         culprits: Vec<usize>,
-        /// For people.
+        /// The description, for people.
         sentence: String,
     },
-    /// Some stand still, and the others wait for them or soon will.
+    /// Some ranks stand still, and the others wait for them or will soon.
     Late {
-        /// Who, ascending.
+        /// The ranks to blame, ascending.
         culprits: Vec<usize>,
-        /// For people.
+        /// The description, for people.
         sentence: String,
     },
-    /// All are inside exchanges and none gets on: no rank is to blame.
+    /// All ranks are inside collectives without progress. No rank is to blame.
     AllWait {
-        /// For people.
+        /// The description, for people.
         sentence: String,
     },
-    /// Nothing is heard of some.
+    /// Some agents are silent.
     Silent {
-        /// The hosts of which nothing is heard at all. Empty: only attendants are lost.
+        /// The hosts whose agents are all silent. If empty, only single agents are lost.
         hosts: Vec<String>,
         /// The silent ranks, ascending.
         ranks: Vec<usize>,
-        /// For people.
+        /// The description, for people.
         sentence: String,
     },
 }
 
 impl Verdict {
-    /// What is wrong; None where nothing is.
+    /// Returns what is wrong, if anything is.
     #[must_use]
     pub fn sentence(&self) -> Option<&str> {
         match self {
@@ -88,7 +71,7 @@ impl Verdict {
         }
     }
 
-    /// The ranks to blame.
+    /// Returns the ranks to blame.
     #[must_use]
     pub fn culprits(&self) -> &[usize] {
         match self {
@@ -99,7 +82,7 @@ impl Verdict {
     }
 }
 
-/// What to think of a group. `ranks` are those that have not ended.
+/// Judges a group. `ranks` are those that have not ended.
 #[must_use]
 pub fn verdict(ranks: &[RankView], timeouts: &Timeouts) -> Verdict {
     if let Some(silent) = silent(ranks, timeouts) {
@@ -109,7 +92,7 @@ pub fn verdict(ranks: &[RankView], timeouts: &Timeouts) -> Verdict {
     if missing.iter().any(|rank| rank.silent_seconds >= timeouts.start.as_secs_f64()) {
         return Verdict::NotReady { culprits: numbers(&missing), sentence: sentence::missing(&missing, ranks.len()) };
     }
-    let known: Vec<Known<'_>> = ranks.iter().filter_map(Known::new).collect();
+    let known: Vec<KnownRank<'_>> = ranks.iter().filter_map(KnownRank::new).collect();
     if let Some(stuck) = stuck(&known, timeouts) {
         return stuck;
     }
@@ -123,46 +106,6 @@ pub fn verdict(ranks: &[RankView], timeouts: &Timeouts) -> Verdict {
     }
 }
 
-/// A rank with a ledger.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Known<'a> {
-    pub(super) view: &'a RankView,
-    pub(super) reading: &'a Reading,
-}
-
-impl<'a> Known<'a> {
-    fn new(view: &'a RankView) -> Option<Self> {
-        Some(Self { view, reading: view.reading.as_ref()? })
-    }
-
-    /// Whether it waits for others. The run's end is an exchange as well: MPI lets none go before all are there.
-    pub(super) fn waits(&self) -> bool {
-        self.reading.phase.is_collective() || self.reading.phase == Phase::End
-    }
-
-    /// How far it has come, in exchanges.
-    pub(super) fn entered(&self) -> u64 {
-        if self.reading.phase == Phase::End { u64::MAX } else { self.reading.collectives }
-    }
-
-    /// Whether the system keeps its process from running.
-    fn halted(&self) -> bool {
-        matches!(self.view.state, Some('T' | 't' | 'Z' | 'X'))
-    }
-
-    /// How long it may be busy with one thing.
-    fn limit(&self, timeouts: &Timeouts) -> f64 {
-        let gets_ready = self.reading.phase == Phase::Start && !self.halted();
-        let limit: Duration = if gets_ready { timeouts.start } else { timeouts.stall };
-        limit.as_secs_f64()
-    }
-
-    /// Whether it is busy with one thing for `part` of what it may.
-    fn over(&self, part: f64, timeouts: &Timeouts) -> bool {
-        self.reading.phase_seconds >= part * self.limit(timeouts)
-    }
-}
-
 fn numbers(ranks: &[&RankView]) -> Vec<usize> {
     ranks.iter().map(|rank| rank.rank).collect()
 }
@@ -173,9 +116,9 @@ fn silent(ranks: &[RankView], timeouts: &Timeouts) -> Option<Verdict> {
     if !ranks.iter().any(|rank| is_silent_for(rank, limit)) {
         return None;
     }
-    let is_silent = |rank: &RankView| is_silent_for(rank, SILENT_TOGETHER * limit);
+    let is_silent = |rank: &RankView| is_silent_for(rank, SILENT_FRACTION * limit);
     let silent: Vec<&RankView> = ranks.iter().filter(|rank| is_silent(rank)).collect();
-    // (silent, all) ranks of each host.
+    // The numbers of silent ranks and of all ranks of each host.
     let mut hosts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for rank in ranks {
         let host = hosts.entry(&rank.host).or_default();
@@ -186,26 +129,27 @@ fn silent(ranks: &[RankView], timeouts: &Timeouts) -> Option<Verdict> {
     let lost: Vec<String> =
         hosts.iter().filter(|(_, (silent, all))| silent == all).map(|(host, _)| (*host).to_owned()).collect();
     let sentence = sentence::silent(&silent, &lost, all_lost);
-    // Where nothing is heard of anybody, the one that listens is as likely to be cut off: no host is to blame.
+    // If all hosts are silent, the launcher's own host is as likely to be cut off, so no host is to blame.
     Some(Verdict::Silent { hosts: if all_lost { Vec::new() } else { lost }, ranks: numbers(&silent), sentence })
 }
 
-/// Ranks that are busy with one thing of their own for too long, or that the system stopped inside an exchange.
-fn stuck(known: &[Known<'_>], timeouts: &Timeouts) -> Option<Verdict> {
+/// Returns a verdict on ranks that are busy with their own work for too long, or whose process the system stopped
+/// inside a collective.
+fn stuck(known: &[KnownRank<'_>], timeouts: &Timeouts) -> Option<Verdict> {
     let busy = || known.iter().filter(|rank| !rank.waits());
-    let furthest = known.iter().map(Known::entered).max()?;
-    let mut culprits: Vec<Known<'_>> = if busy().any(|rank| rank.over(1.0, timeouts)) {
-        busy().filter(|rank| rank.over(TOGETHER, timeouts)).copied().collect()
-    } else if known.iter().all(|rank| rank.waits() && rank.over(1.0, timeouts)) {
-        held(known)
+    let furthest = known.iter().map(KnownRank::entered).max()?;
+    let mut culprits: Vec<KnownRank<'_>> = if busy().any(|rank| rank.exceeds(1.0, timeouts)) {
+        busy().filter(|rank| rank.exceeds(CO_CULPRIT_FRACTION, timeouts)).copied().collect()
+    } else if known.iter().all(|rank| rank.waits() && rank.exceeds(1.0, timeouts)) {
+        held_by_system(known)
     } else {
         return None;
     };
-    // Those that others wait for come before those that nobody has missed yet; among those that get ready, those whose
-    // program has not even begun.
-    for is_worse in
-        [&(|rank: &Known<'_>| rank.entered() < furthest) as &dyn Fn(&Known<'_>) -> bool, &|rank| rank.reading.pid == 0]
-    {
+    // If other ranks wait for some culprits, only those are named; among ranks that get ready, only those whose program
+    // has not begun.
+    for is_worse in [&(|rank: &KnownRank<'_>| rank.entered() < furthest) as &dyn Fn(&KnownRank<'_>) -> bool, &|rank| {
+        rank.reading.pid == 0
+    }] {
         if culprits.iter().any(is_worse) && !culprits.iter().all(|rank| rank.waits()) {
             culprits.retain(is_worse);
         }
@@ -219,25 +163,25 @@ fn stuck(known: &[Known<'_>], timeouts: &Timeouts) -> Option<Verdict> {
     Some(if not_ready { Verdict::NotReady { culprits, sentence } } else { Verdict::Late { culprits, sentence } })
 }
 
-/// Of ranks that all wait, those whose process the system holds. One that hangs in a system call stands out only where
-/// most do not.
-fn held<'a>(known: &[Known<'a>]) -> Vec<Known<'a>> {
-    let halted: Vec<Known<'a>> = known.iter().filter(|rank| rank.halted()).copied().collect();
+/// Of ranks that all wait, returns those whose process the system holds. A process in a system call counts only if most
+/// others are not in one.
+fn held_by_system<'a>(known: &[KnownRank<'a>]) -> Vec<KnownRank<'a>> {
+    let halted: Vec<KnownRank<'a>> = known.iter().filter(|rank| rank.is_halted()).copied().collect();
     if !halted.is_empty() {
         return halted;
     }
-    let hanging: Vec<Known<'a>> = known.iter().filter(|rank| rank.view.state == Some('D')).copied().collect();
+    let hanging: Vec<KnownRank<'a>> = known.iter().filter(|rank| rank.view.state == Some('D')).copied().collect();
     if hanging.len() * 2 < known.len() { hanging } else { Vec::new() }
 }
 
-fn all_wait(known: &[Known<'_>], timeouts: &Timeouts) -> Option<Verdict> {
-    let all = !known.is_empty() && known.iter().all(|rank| rank.waits() && rank.over(1.0, timeouts));
+fn all_wait(known: &[KnownRank<'_>], timeouts: &Timeouts) -> Option<Verdict> {
+    let all = !known.is_empty() && known.iter().all(|rank| rank.waits() && rank.exceeds(1.0, timeouts));
     all.then(|| Verdict::AllWait { sentence: sentence::all_wait(known) })
 }
 
 #[cfg(test)]
 mod tests {
-    use admiral_contract::LaunchConfig;
+    use admiral_contract::{LaunchConfig, Reading};
     use proptest::prelude::*;
 
     use super::*;
@@ -266,7 +210,7 @@ mod tests {
         }
     }
 
-    /// `world` ranks, eight a host, in bucket 3 of step 812 for 93.9 s.
+    /// `world` ranks, eight per host, in bucket 3 of step 812 for 93.9 s.
     fn waiting(world: usize) -> Vec<RankView> {
         let view = |rank| RankView {
             rank,
@@ -279,7 +223,7 @@ mod tests {
         (0..world).map(view).collect()
     }
 
-    /// With these ranks busy instead.
+    /// The same, with these ranks busy instead.
     fn with(world: usize, busy: &[(usize, Phase, f64)]) -> Vec<RankView> {
         let mut ranks = waiting(world);
         for &(rank, phase, seconds) in busy {
@@ -296,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_busy_is_named_and_who_waits_is_counted() {
+    fn busy_ranks_are_named_and_waiting_ranks_are_counted() {
         let mut ranks = with(16, &[(13, Phase::Data, 94.2)]);
         let sentence = "rank 13 (node1, GPU 5) never reached bucket 3 of step 812; it has been reading data for 94 s; \
                         15 ranks wait for it";
@@ -310,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn several_are_named_up_to_three() {
+    fn up_to_three_ranks_are_named() {
         let two = with(3, &[(0, Phase::Data, 94.0), (1, Phase::Data, 93.0)]);
         let sentence = "rank 0 (node0, GPU 0) and rank 1 (node0, GPU 1) never reached bucket 3 of step 812; they have \
                         been reading data for 94 s; 1 rank waits for them";
@@ -341,14 +285,14 @@ mod tests {
     }
 
     #[test]
-    fn where_all_wait_no_rank_is_to_blame() {
+    fn if_all_ranks_wait_none_is_to_blame() {
         let Verdict::AllWait { sentence } = verdict(&waiting(16), &timeouts()) else { panic!() };
         let expected = "all 16 ranks stand in bucket 3 of step 812 for 94 s and none is late; the network between \
                         node0 and node1 or the collective library is to blame";
         assert_eq!(sentence, expected);
         let Verdict::AllWait { sentence } = verdict(&waiting(8), &timeouts()) else { panic!() };
         assert!(sentence.ends_with("what links the GPUs of node0, is to blame"), "{sentence}");
-        // Some are through, the others are not.
+        // Some ranks have left the collective, the others have not.
         let mut ranks = waiting(16);
         ranks[9].reading = Some(Reading { bucket: 2, ..reading(Phase::Reduce, 4999, 95.0) });
         let Verdict::AllWait { sentence } = verdict(&ranks, &timeouts()) else { panic!() };
@@ -369,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_get_ready_is_named_after_the_longer_time() {
+    fn a_rank_that_does_not_get_ready_is_named_after_the_start_timeout() {
         let mut ranks = waiting(4);
         ranks[3].reading = Some(Reading { pid: 0, step: 0, ..reading(Phase::Start, 0, 179.0) });
         assert_eq!(verdict(&ranks, &timeouts()), Verdict::Starting { ready: 3, of: 4 });
@@ -386,14 +330,14 @@ mod tests {
     }
 
     #[test]
-    fn silence_of_a_host_is_told_apart_from_that_of_an_attendant() {
+    fn a_silent_host_is_distinguished_from_a_silent_agent() {
         let mut ranks = with(24, &[(13, Phase::Data, 94.2)]);
         ranks[13].silent_seconds = 4.4;
         assert!(matches!(verdict(&ranks, &timeouts()), Verdict::Late { .. }));
         ranks[13].silent_seconds = 6.0;
         let Verdict::Silent { hosts, ranks: silent, sentence } = verdict(&ranks, &timeouts()) else { panic!() };
         assert_eq!((hosts.len(), silent), (0, vec![13]));
-        assert!(sentence.starts_with("the attendant of rank 13 (node1, GPU 5) said nothing for 6 s"), "{sentence}");
+        assert!(sentence.starts_with("the agent of rank 13 (node1, GPU 5) said nothing for 6 s"), "{sentence}");
         ranks[8..16].iter_mut().for_each(|rank| rank.silent_seconds = 5.8 - rank.rank as f64 / 10.0);
         ranks[15].silent_seconds = 6.0;
         let Verdict::Silent { hosts, ranks: silent, sentence } = verdict(&ranks, &timeouts()) else { panic!() };
@@ -407,7 +351,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn only_who_waits_for_nobody_is_blamed(
+        fn only_busy_ranks_are_blamed(
             world in 1..40usize,
             busy in proptest::collection::vec((any::<proptest::sample::Index>(), 1..9usize, 0.0..200.0f64), 0..5),
             waits in 0.0..200.0f64,

@@ -1,43 +1,44 @@
-//! How fast the ranks sum, and which way between two of them is slow: all ranks together, by `admiral bench allreduce`.
+//! The speed of the ranks' all-reduce, and slow links between two ranks. All ranks run `admiral bench allreduce`
+//! together.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::compare::{Answer, Needs};
-use super::running::{Running, Said};
-use super::{DoctorError, ExamineRequest, Finding, Network, Severity, is_local, seconds};
+use super::compare::{Answer, Finding, Needs, Network, Severity};
+use super::request::{DoctorError, ExamineRequest, is_local, seconds};
+use super::short_mpirun::{MpirunOutput, ShortMpirun};
 use crate::hosts::Host;
 use crate::layout::Layout;
 
-/// The size of the sum: some buckets of gradients.
+/// The size of the all-reduce: a few buckets of gradients.
 const MEBIBYTES: &str = "16";
 const REPEATS: &str = "3";
-/// Every rank loads libtorch, and the slowest of ways gets its time.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Every rank loads libtorch, and slow links take time.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What was measured.
+/// The result of the measurement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Bandwidth {
-    /// Of the sum, over the time of the slowest rank.
+    /// The bytes of the all-reduce over the time of the slowest rank.
     pub all_reduce_bytes_per_second: f64,
-    /// That time.
+    /// The time of the slowest rank, in seconds.
     pub all_reduce_seconds: f64,
-    /// Each rank's way to the next.
+    /// The link from each rank to the next.
     pub links: Vec<Link>,
-    /// What is slow, in sentences.
+    /// Sentences about slow links.
     pub outliers: Vec<String>,
 }
 
-/// The way between two ranks.
+/// The link between two ranks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Link {
-    /// Which.
+    /// The two ranks.
     pub ranks: [usize; 2],
-    /// In each direction.
+    /// The bytes per second in each direction.
     pub bytes_per_second: f64,
-    /// Whether it is much slower than the others.
+    /// Whether the link is much slower than the others.
     pub is_slow: bool,
 }
 
@@ -54,7 +55,8 @@ impl fmt::Display for Bandwidth {
     }
 }
 
-/// Measures on the hosts on which nothing is bad; None where there are less than two ranks on them, or where it failed.
+/// Measures on the hosts without bad findings. Returns `None` if they have fewer than two ranks, or if the measurement
+/// failed.
 pub(super) async fn measure(
     request: &ExamineRequest,
     needs: &Needs,
@@ -79,8 +81,9 @@ pub(super) async fn measure(
     plan.program.clone_from(&request.program);
     plan.arguments =
         ["bench", "allreduce", "--json", "--mebibytes", MEBIBYTES, "--repeats", REPEATS].map(str::to_owned).to_vec();
-    let running = Running::start(plan.command()).map_err(|source| DoctorError::System { what: "mpirun", source })?;
-    let said = running.end(PATIENCE).await;
+    let running = ShortMpirun::start(plan.command(), &plan.temporary_folder)
+        .map_err(|source| DoctorError::System { what: "mpirun", source })?;
+    let said = running.end(TIMEOUT).await;
     Ok(match read(&said) {
         Ok(bandwidth) => {
             let slow = slow(&bandwidth, &layout);
@@ -88,18 +91,18 @@ pub(super) async fn measure(
         }
         Err(reason) => {
             let names = hosts.into_iter().map(|host| host.name).collect();
-            (None, vec![failed(names, &reason, &plan.shown(), network)])
+            (None, vec![failed(names, &reason, &plan.shell_line(), network)])
         }
     })
 }
 
-/// What the benchmark says, or how it failed.
-fn read(said: &Said) -> Result<Bandwidth, String> {
+/// Returns the result of the benchmark, or how it failed.
+fn read(said: &MpirunOutput) -> Result<Bandwidth, String> {
     let last = || said.stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing").to_owned();
     match said.status {
-        None => Err(format!("no end within {} s", seconds(PATIENCE))),
+        None => Err(format!("no end within {} s", seconds(TIMEOUT))),
         Some(status) if !status.success() => Err(format!("{} ({status})", last())),
-        // Open MPI may put words of its own around it.
+        // Open MPI may print its own messages around the result.
         Some(_) => {
             let text = said.stdout.find('{').zip(said.stdout.rfind('}')).map(|(start, end)| &said.stdout[start..=end]);
             serde_json::from_str(text.unwrap_or_default())
@@ -135,10 +138,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn said(script: &str) -> Said {
+    fn said(script: &str) -> MpirunOutput {
         let output = std::process::Command::new("sh").arg("-c").arg(script).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Said { status: Some(output.status), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        MpirunOutput { status: Some(output.status), stdout: text(&output.stdout), stderr: text(&output.stderr) }
     }
 
     const MEASURED: &str = r#"{"mebibytes": 16, "repeats": 3, "all_reduce_seconds": 0.01,
@@ -148,7 +151,7 @@ mod tests {
         "outliers": ["between rank 2 (b) and rank 3 (c): 0.100 GB/s"]}"#;
 
     #[test]
-    fn a_slow_way_names_its_hosts() {
+    fn a_slow_link_names_its_hosts() {
         let bandwidth = read(&said(&format!("echo warning; echo '{MEASURED}'"))).unwrap();
         assert_eq!(bandwidth.to_string(), "all ranks sum 1.60 GB/s; from rank to rank 0.10 GB/s to 4.00 GB/s");
         let host = |name: &str, slots| Host { name: name.into(), slots, slots_given: true };
@@ -160,12 +163,12 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_in_the_programs_words() {
+    fn a_failed_benchmark_is_reported_with_its_message() {
         assert!(
             read(&said("echo 'error: rank 3 is lost' >&2; exit 70")).unwrap_err().starts_with("error: rank 3 is lost")
         );
         assert!(read(&said("echo nothing")).unwrap_err().starts_with("no result"));
-        let late = Said { status: None, ..said("true") };
+        let late = MpirunOutput { status: None, ..said("true") };
         assert_eq!(read(&late).unwrap_err(), "no end within 60 s");
     }
 }

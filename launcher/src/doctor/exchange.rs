@@ -1,7 +1,7 @@
-//! How a host's probe and the launcher talk: one JSON object a line, over TCP.
+//! The messages between a host's probe and the launcher: one JSON object per line, over TCP.
 //!
-//! Not over the standard output that `mpirun` forwards: it cuts long lines of several processes into one another. And
-//! that a host reaches the launcher by TCP is itself part of what is examined: the ranks' attendants will need it.
+//! They do not use the standard output, because `mpirun` may interleave long lines of several processes. Besides, the
+//! ranks' agents will need TCP to the launcher too, so that the probe tests it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -13,26 +13,22 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
 
-use super::probe::{Probe, Question, find_out, interfaces};
-use crate::protocol::prove;
+use super::probe::{Probe, Question, examine_host, interfaces};
+use crate::environment::Environment;
+use crate::protocol::token_proof;
 
-/// Where a probe finds the launcher: `address:port`, separated by commas.
-pub const ADDRESSES: &str = "ADMIRAL_PROBE_ADDRESSES";
-/// What a probe has to know to be believed.
-pub const TOKEN: &str = "ADMIRAL_PROBE_TOKEN";
-
-/// For one address, and for the launcher's next word.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// No report is longer.
+/// The timeout for one address, and for the launcher's next message.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest report, in bytes.
 const MAX_LINE: u64 = 4 << 20;
-/// How often the clock is asked; the fastest answer counts.
+/// The number of clock comparisons. The fastest answer counts.
 const CLOCK_ROUNDS: usize = 4;
 
-/// From a probe.
+/// A message from a probe.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
 enum FromProbe {
-    Hello(Hello),
+    Hello(ProbeHello),
     /// Nanoseconds of its clock since 1970.
     Clock {
         nanoseconds: u64,
@@ -40,12 +36,12 @@ enum FromProbe {
     Report(Box<Probe>),
 }
 
-/// To a probe.
+/// A message to a probe.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 enum ToProbe {
-    /// The launcher's first word. Another program may listen at one of the addresses, on the host itself even, where
-    /// several hosts have the same address in a network of their own.
+    /// The launcher's first message. It proves the launcher's identity, because another program may listen at one of
+    /// the addresses, even on the host itself, if several hosts have the same address in their own networks.
     Welcome {
         proof: String,
     },
@@ -53,66 +49,68 @@ enum ToProbe {
     FindOut(Question),
 }
 
-/// Who a probe is.
+/// The identity of a probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hello {
+pub struct ProbeHello {
     token: String,
-    /// The host's own name.
+    /// The name that the host gives itself.
     pub host_name: String,
-    /// The name by which Open MPI knows the host, where it says.
+    /// The name by which Open MPI knows the host, if it says so.
     pub mpi_name: Option<String>,
-    /// Its addresses.
+    /// The host's addresses.
     pub addresses: Vec<IpAddr>,
 }
 
-/// A host's clock against the launcher's.
+/// A host's clock compared with the launcher's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Clock {
-    /// By how many seconds it is ahead.
+    /// The number of seconds by which it is ahead.
     pub ahead_seconds: f64,
-    /// What that may be wrong by: half of the message's way there and back.
+    /// The error of that: half of the message's round trip, in seconds.
     pub uncertain_seconds: f64,
 }
 
-/// What came of a talk with a probe.
+/// The result of an exchange with a probe.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Report {
-    /// What it found out.
+pub struct ProbeReport {
+    /// The probe's report.
     pub probe: Probe,
-    /// Its clock.
+    /// The host's clock.
     pub clock: Clock,
-    /// The address that it came from; None where it is of the launcher's own host.
+    /// The address from which it came; `None` if it is on the launcher's own host.
     pub peer: Option<IpAddr>,
 }
 
-/// The probe's side: finds the launcher, answers it, and returns when it has been told all.
+/// Runs the probe's side: finds the launcher, answers it, and returns when the report is sent.
 ///
 /// # Errors
-/// With a sentence for people: the launcher cannot be found, or has gone.
-pub fn answer(addresses: &str, token: &str) -> Result<(), String> {
+/// If the launcher cannot be found or is gone: a sentence for people.
+pub fn run_probe(addresses: &str, token: &str, environment: &Environment) -> Result<(), String> {
     let (mut stream, mut lines) = find_launcher(addresses, token)?;
     let gone = |error: io::Error| format!("the launcher has gone: {error}");
-    let hello = Hello {
+    let hello = ProbeHello {
         token: token.to_owned(),
-        host_name: crate::attend::host_name(),
-        mpi_name: std::env::var("PMIX_HOSTNAME").ok(),
+        host_name: admiral_contract::host::host_name(),
+        mpi_name: environment.probe.mpi_name.clone(),
         addresses: interfaces().into_iter().map(|interface| interface.address).collect(),
     };
-    let mut say = |word: &FromProbe| stream.write_all(&encode(word)).map_err(gone);
-    say(&FromProbe::Hello(hello))?;
+    let mut send = |message: &FromProbe| stream.write_all(&encode(message)).map_err(gone);
+    send(&FromProbe::Hello(hello))?;
     loop {
         match read(&mut lines).map_err(gone)? {
             ToProbe::Welcome { .. } => {}
-            ToProbe::SayClock => say(&FromProbe::Clock { nanoseconds: now() })?,
-            ToProbe::FindOut(question) => return say(&FromProbe::Report(Box::new(find_out(&question)))),
+            ToProbe::SayClock => send(&FromProbe::Clock { nanoseconds: now() })?,
+            ToProbe::FindOut(question) => {
+                return send(&FromProbe::Report(Box::new(examine_host(&question, environment))));
+            }
         }
     }
 }
 
-type Line = (TcpStream, BufReader<TcpStream>);
+type LauncherStream = (TcpStream, BufReader<TcpStream>);
 
-/// Tries all addresses at once: one that swallows packets must not hold up the others.
-fn find_launcher(addresses: &str, token: &str) -> Result<Line, String> {
+/// Tries all addresses at once, because one that swallows packets must not hold up the others.
+fn find_launcher(addresses: &str, token: &str) -> Result<LauncherStream, String> {
     let (sender, receiver) = mpsc::channel();
     for text in addresses.split(',') {
         let (text, token, sender) = (text.to_owned(), token.to_owned(), sender.clone());
@@ -133,14 +131,14 @@ fn find_launcher(addresses: &str, token: &str) -> Result<Line, String> {
     Err(format!("the launcher cannot be reached: {}", reasons.join("; ")))
 }
 
-fn connect(address: &str, token: &str) -> io::Result<Line> {
+fn connect(address: &str, token: &str) -> io::Result<LauncherStream> {
     let address: SocketAddr = address.parse().map_err(io::Error::other)?;
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let mut lines = BufReader::new(stream.try_clone()?);
     match read(&mut lines)? {
-        ToProbe::Welcome { proof } if proof == prove(token) => Ok((stream, lines)),
+        ToProbe::Welcome { proof } if proof == token_proof(token) => Ok((stream, lines)),
         _ => Err(io::Error::other("another program listens there")),
     }
 }
@@ -154,58 +152,58 @@ fn read<T: DeserializeOwned>(lines: &mut impl BufRead) -> io::Result<T> {
     Ok(serde_json::from_slice(&line)?)
 }
 
-/// The launcher's side of a talk: greets, and hears who it is.
+/// Runs the launcher's side: proves its identity, and reads the probe's.
 ///
 /// # Errors
-/// Where the other end is no probe of this launcher, or goes.
-pub async fn greet(stream: tokio::net::TcpStream, token: &str) -> io::Result<(Hello, Talk)> {
+/// If the other side is no probe of this launcher, or closes the connection.
+pub async fn greet(stream: tokio::net::TcpStream, token: &str) -> io::Result<(ProbeHello, ProbeSession)> {
     stream.set_nodelay(true)?;
     let peer = stream.peer_addr()?.ip().to_canonical();
     let own = stream.local_addr()?.ip().to_canonical();
-    let mut talk = Talk { stream: BufStream::new(stream), peer: (peer != own).then_some(peer) };
-    talk.say(&ToProbe::Welcome { proof: prove(token) }).await?;
-    match talk.hear().await? {
-        FromProbe::Hello(hello) if hello.token == token => Ok((hello, talk)),
+    let mut session = ProbeSession { stream: BufStream::new(stream), peer: (peer != own).then_some(peer) };
+    session.send(&ToProbe::Welcome { proof: token_proof(token) }).await?;
+    match session.receive().await? {
+        FromProbe::Hello(hello) if hello.token == token => Ok((hello, session)),
         _ => Err(io::Error::other("no probe of this launcher")),
     }
 }
 
-/// A talk with a probe that is known.
+/// An exchange with an identified probe.
 #[derive(Debug)]
-pub struct Talk {
+pub struct ProbeSession {
     stream: BufStream<tokio::net::TcpStream>,
     peer: Option<IpAddr>,
 }
 
-impl Talk {
+impl ProbeSession {
     /// Compares the clocks and asks the question.
     ///
     /// # Errors
-    /// Where the probe goes, or does not speak as it should.
-    pub async fn ask(mut self, question: &Question) -> io::Result<Report> {
+    /// If the probe closes the connection, or sends something unexpected.
+    pub async fn ask(mut self, question: &Question) -> io::Result<ProbeReport> {
         let mut clock: Option<Clock> = None;
         for _ in 0..CLOCK_ROUNDS {
             let before = now();
-            self.say(&ToProbe::SayClock).await?;
-            let FromProbe::Clock { nanoseconds } = self.hear().await? else { return Err(out_of_turn()) };
+            self.send(&ToProbe::SayClock).await?;
+            let FromProbe::Clock { nanoseconds } = self.receive().await? else { return Err(unexpected_message()) };
             let one = compare_clocks(before, nanoseconds, now());
             if clock.is_none_or(|best| one.uncertain_seconds < best.uncertain_seconds) {
                 clock = Some(one);
             }
         }
-        self.say(&ToProbe::FindOut(question.clone())).await?;
-        match (self.hear().await?, clock) {
-            (FromProbe::Report(probe), Some(clock)) => Ok(Report { probe: *probe, clock, peer: self.peer }),
-            _ => Err(out_of_turn()),
+        self.send(&ToProbe::FindOut(question.clone())).await?;
+        match (self.receive().await?, clock) {
+            (FromProbe::Report(probe), Some(clock)) => Ok(ProbeReport { probe: *probe, clock, peer: self.peer }),
+            _ => Err(unexpected_message()),
         }
     }
 
-    async fn say(&mut self, word: &ToProbe) -> io::Result<()> {
-        self.stream.write_all(&encode(word)).await?;
+    async fn send(&mut self, message: &ToProbe) -> io::Result<()> {
+        self.stream.write_all(&encode(message)).await?;
         self.stream.flush().await
     }
 
-    async fn hear(&mut self) -> io::Result<FromProbe> {
+    async fn receive(&mut self) -> io::Result<FromProbe> {
         let mut line = Vec::new();
         (&mut self.stream).take(MAX_LINE).read_until(b'\n', &mut line).await?;
         if line.is_empty() {
@@ -215,33 +213,33 @@ impl Talk {
     }
 }
 
-/// The other clock was read some time between `before` and `after`. All in nanoseconds.
+/// Compares the clocks. The other clock was read between `before` and `after`. All times are in nanoseconds.
 fn compare_clocks(before: u64, other: u64, after: u64) -> Clock {
     let middle = before as f64 / 2.0 + after as f64 / 2.0;
-    // The difference first: as a number of 64 bits a time of today is known to a quarter of a microsecond.
+    // Subtract before converting: a 64-bit float holds today's time only to a quarter of a microsecond.
     Clock { ahead_seconds: (other as f64 - middle) / 1e9, uncertain_seconds: after.saturating_sub(before) as f64 / 2e9 }
 }
 
-fn out_of_turn() -> io::Error {
-    io::Error::other("it speaks out of turn")
+fn unexpected_message() -> io::Error {
+    io::Error::other("it sent an unexpected message")
 }
 
 fn now() -> u64 {
-    // 64 bits of nanoseconds last until 2554; a clock before 1970 is far off in any case.
+    // 64 bits of nanoseconds last until 2554. A clock before 1970 is far off in any case.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
 }
 
-fn encode(word: &impl Serialize) -> Vec<u8> {
-    // Plain data with text keys: serialising it cannot fail.
-    let mut line = serde_json::to_vec(word).unwrap_or_default();
+fn encode(message: &impl Serialize) -> Vec<u8> {
+    // Messages are plain data with text keys, which always serialise.
+    let mut line = serde_json::to_vec(message).unwrap_or_default();
     line.push(b'\n');
     line
 }
 
 #[cfg(test)]
-pub(super) fn hello(host_name: &str, mpi_name: Option<&str>, addresses: &[&str]) -> Hello {
+pub(super) fn hello(host_name: &str, mpi_name: Option<&str>, addresses: &[&str]) -> ProbeHello {
     let addresses = addresses.iter().filter_map(|address| address.parse().ok()).collect();
-    Hello { token: "token".into(), host_name: host_name.into(), mpi_name: mpi_name.map(str::to_owned), addresses }
+    ProbeHello { token: "token".into(), host_name: host_name.into(), mpi_name: mpi_name.map(str::to_owned), addresses }
 }
 
 #[cfg(test)]
@@ -256,16 +254,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_probe_is_heard() {
+    async fn a_probe_reports_to_the_launcher() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        // The first address is of a program that says something else.
+        // Another program listens at the first address.
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addresses = format!("{},{}", other.local_addr().unwrap(), listener.local_addr().unwrap());
         thread::spawn(move || other.accept().unwrap().0.write_all(b"220 mail\n"));
-        let probe = tokio::task::spawn_blocking(move || answer(&addresses, "token"));
+        let probe = tokio::task::spawn_blocking(move || run_probe(&addresses, "token", &Environment::new([])));
         let (stream, _) = listener.accept().await.unwrap();
-        let (hello, talk) = greet(stream, "token").await.unwrap();
-        let report = talk.ask(&question()).await.unwrap();
+        let (hello, session) = greet(stream, "token").await.unwrap();
+        let report = session.ask(&question()).await.unwrap();
         assert_eq!(hello.host_name, report.probe.system.host_name);
         assert!(report.clock.ahead_seconds.abs() <= report.clock.uncertain_seconds + 1e-6, "{:?}", report.clock);
         assert_eq!(report.peer, None);
@@ -273,12 +271,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stranger_is_turned_away() {
+    async fn a_probe_without_the_token_is_refused() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let stranger = tokio::task::spawn_blocking(move || {
             let (mut stream, mut lines) = connect(&address, "token").unwrap();
-            let hello = Hello { token: "guess".into(), ..hello("h", None, &[]) };
+            let hello = ProbeHello { token: "guess".into(), ..hello("h", None, &[]) };
             stream.write_all(&encode(&FromProbe::Hello(hello))).unwrap();
             read::<ToProbe>(&mut lines).is_err()
         });
@@ -288,14 +286,14 @@ mod tests {
     }
 
     #[test]
-    fn who_cannot_find_the_launcher_says_where_it_looked() {
+    fn a_probe_that_finds_no_launcher_names_the_addresses() {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let reason = answer(&closed.to_string(), "token").unwrap_err();
+        let reason = run_probe(&closed.to_string(), "token", &Environment::new([])).unwrap_err();
         assert!(reason.contains(&closed.to_string()) && reason.contains("refused"), "{reason}");
     }
 
     #[test]
-    fn clocks_are_compared_to_within_the_round_trip() {
+    fn clock_differences_are_exact_to_half_a_round_trip() {
         let clock = compare_clocks(10_000_000_000, 15_000_000_000, 12_000_000_000);
         assert_eq!((clock.ahead_seconds, clock.uncertain_seconds), (4.0, 1.0));
         assert_eq!(compare_clocks(10_000_000_000, 9_000_000_000, 10_000_000_000).ahead_seconds, -1.0);

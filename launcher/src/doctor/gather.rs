@@ -1,4 +1,4 @@
-//! Starting a probe on every host under `mpirun`, and hearing them.
+//! Starts a probe on every host under one `mpirun`, and collects the reports.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -8,37 +8,38 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::compare::Answer;
-use super::exchange::{ADDRESSES, Hello, Report, TOKEN, greet};
+use super::compare::{Answer, Finding, Severity};
+use super::exchange::{ProbeHello, ProbeReport, greet};
 use super::probe::Question;
-use super::running::{LAST_WORDS, Running};
-use super::{DoctorError, ExamineRequest, Finding, Severity, is_local, random_text, seconds};
+use super::request::{DoctorError, ExamineRequest, is_local, random_text, seconds};
+use super::short_mpirun::{OUTPUT_GRACE, ShortMpirun};
+use crate::environment::{PROBE_ADDRESSES, PROBE_TOKEN};
 use crate::hosts::Host;
 use crate::layout::Layout;
-use crate::mpirun::MpirunPlan;
+use crate::mpirun::MpirunCommand;
 
-/// Stands before a probe's own words in what `mpirun` says.
-pub(super) const MARK: &str = "admiral-launch probe: ";
-/// All probes have to have called in, from the start of `mpirun`.
-const HELLO: Duration = Duration::from_secs(20);
-/// A probe has to have found out all, from its call; its own parts are bounded to less.
-const REPORT: Duration = Duration::from_secs(60);
-/// `mpirun` ends by itself when all probes have.
-const END: Duration = Duration::from_secs(3);
-/// Lines of `mpirun` that go into a finding.
+/// Precedes a probe's own message in the output of `mpirun`.
+pub(super) const PROBE_MESSAGE_PREFIX: &str = "admiral-launch probe: ";
+/// The time until all probes have connected, from the start of `mpirun`.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
+/// The time until a probe has reported, from its connection. Its parts have shorter timeouts.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(60);
+/// The time until `mpirun` ends after all probes.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(3);
+/// The number of lines of `mpirun` in a finding.
 const LINES_SHOWN: usize = 6;
 
-/// What came in, and who did not answer.
+/// The answers, and findings on hosts that did not answer.
 #[derive(Debug)]
 pub(super) struct Gathered {
     pub(super) answers: Vec<Answer>,
     pub(super) findings: Vec<Finding>,
-    /// Hosts that answered only when each was asked alone: what that says of the network.
+    /// The finding on the network if some hosts answered only when asked alone.
     pub(super) only_alone: Option<Finding>,
 }
 
-/// Asks all hosts at once. Where some do not answer, `mpirun` does not say which it is for: those are asked again, each
-/// under an `mpirun` of its own.
+/// Asks all hosts at once. If some do not answer, `mpirun` does not say which one is the cause, so each of those is
+/// asked again with its own `mpirun`.
 pub(super) async fn gather(
     request: &ExamineRequest,
     hosts: &[Host],
@@ -79,75 +80,80 @@ pub(super) async fn gather(
         .into_iter()
         .zip(hosts)
         .filter_map(|(report, host)| {
-            let Report { probe, clock, peer } = report?;
+            let ProbeReport { probe, clock, peer } = report?;
             Some(Answer { host: host.clone(), probe, clock, peer })
         })
         .collect();
     Ok(gathered)
 }
 
-/// One `mpirun`'s.
-struct Asked {
-    /// In the hosts' order.
-    reports: Vec<Option<Report>>,
-    /// What `mpirun` and the probes under it said.
+/// The result of one `mpirun`.
+struct ProbeRound {
+    /// The reports, in the hosts' order.
+    reports: Vec<Option<ProbeReport>>,
+    /// The output of `mpirun` and of the probes.
     said: Vec<String>,
 }
 
-async fn ask(request: &ExamineRequest, hosts: &[Host], question: &Question) -> Result<Asked, DoctorError> {
+async fn ask(request: &ExamineRequest, hosts: &[Host], question: &Question) -> Result<ProbeRound, DoctorError> {
     let system = |what| move |source| DoctorError::System { what, source };
     let listener = TcpListener::bind(("0.0.0.0", 0)).await.map_err(system("a port"))?;
     let port = listener.local_addr().map_err(system("a port"))?.port();
     let token = random_text()?;
     let plan = plan(request, hosts, &token, port);
-    let mut mpirun = Running::start(plan.command()).map_err(system("mpirun"))?;
-    let deadline = Instant::now() + HELLO;
-    let mut reports: Vec<Option<Report>> = hosts.iter().map(|_| None).collect();
+    let mut mpirun = ShortMpirun::start(plan.command(), &plan.temporary_folder).map_err(system("mpirun"))?;
+    let deadline = Instant::now() + HELLO_TIMEOUT;
+    let mut reports: Vec<Option<ProbeReport>> = hosts.iter().map(|_| None).collect();
     let mut is_taken = vec![false; hosts.len()];
     let mut greetings = JoinSet::new();
-    let mut talks: JoinSet<(usize, io::Result<Report>)> = JoinSet::new();
-    let mut last_words = None;
+    let mut talks: JoinSet<(usize, io::Result<ProbeReport>)> = JoinSet::new();
+    let mut last_line = None;
     while !is_taken.iter().all(|&taken| taken) || !talks.is_empty() {
-        // Who has called in has its own time.
-        let wait = last_words.unwrap_or(if talks.is_empty() { deadline } else { deadline + REPORT });
+        // A connected probe has its own timeout.
+        let wait = last_line.unwrap_or(if talks.is_empty() { deadline } else { deadline + REPORT_TIMEOUT });
         tokio::select! {
             call = listener.accept() => if let Ok((stream, _)) = call {
                 let token = token.clone();
-                greetings.spawn(async move { timeout(HELLO, greet(stream, &token)).await });
+                greetings.spawn(async move { timeout(HELLO_TIMEOUT, greet(stream, &token)).await });
             },
-            Some(greeting) = greetings.join_next() => if let Ok(Ok(Ok((hello, talk)))) = greeting
-                && let Some(place) = which(hosts, &is_taken, &hello, resolve)
+            Some(greeting) = greetings.join_next() => if let Ok(Ok(Ok((hello, session)))) = greeting
+                && let Some(place) = host_of_probe(hosts, &is_taken, &hello, resolve)
             {
                 is_taken[place] = true;
                 let question = question.clone();
                 talks.spawn(async move {
-                    let late = |_| io::Error::other(format!("no report within {} s", seconds(REPORT)));
-                    (place, timeout(REPORT, talk.ask(&question)).await.map_err(late).and_then(|report| report))
+                    let late = |_| io::Error::other(format!("no report within {} s", seconds(REPORT_TIMEOUT)));
+                    (place, timeout(REPORT_TIMEOUT, session.ask(&question)).await.map_err(late).and_then(|report| report))
                 });
             },
             Some(Ok((place, report))) = talks.join_next() => reports[place] = report.ok(),
-            _ = mpirun.child.wait(), if last_words.is_none() => last_words = Some(Instant::now() + LAST_WORDS),
+            _ = mpirun.child.wait(), if last_line.is_none() => last_line = Some(Instant::now() + OUTPUT_GRACE),
             () = sleep_until(wait) => break,
         }
     }
-    let patience = if reports.iter().all(Option::is_some) { END } else { Duration::ZERO };
-    Ok(Asked { reports, said: mpirun.end(patience).await.lines() })
+    let patience = if reports.iter().all(Option::is_some) { EXIT_TIMEOUT } else { Duration::ZERO };
+    Ok(ProbeRound { reports, said: mpirun.end(patience).await.lines() })
 }
 
-fn plan(request: &ExamineRequest, hosts: &[Host], token: &str, port: u16) -> MpirunPlan {
+fn plan(request: &ExamineRequest, hosts: &[Host], token: &str, port: u16) -> MpirunCommand {
     let addresses: Vec<String> =
         request.addresses.iter().map(|&address| SocketAddr::new(address, port).to_string()).collect();
     let mut plan = request.mpirun.clone();
     plan.layout = Layout::one_per_host(hosts, |name| hosts.iter().any(|host| host.name == name && is_local(host)));
     plan.arguments = vec!["probe".into()];
-    plan.variables.retain(|(name, _)| name != ADDRESSES && name != TOKEN);
-    plan.variables.extend([(ADDRESSES.into(), addresses.join(",")), (TOKEN.into(), token.into())]);
+    plan.variables.retain(|(name, _)| name != PROBE_ADDRESSES && name != PROBE_TOKEN);
+    plan.variables.extend([(PROBE_ADDRESSES.into(), addresses.join(",")), (PROBE_TOKEN.into(), token.into())]);
     plan
 }
 
-/// Which host a probe is on, of those that have not called in: by the name that `mpirun` knows it by, by its own, or by
-/// an address. The last that is missing can be no other.
-fn which(hosts: &[Host], is_taken: &[bool], hello: &Hello, resolve: impl Fn(&str) -> Vec<IpAddr>) -> Option<usize> {
+/// Returns the host of a probe, among those that have not connected: by the name that `mpirun` uses, by the host's own
+/// name, or by an address. If one host is missing, it is that one.
+fn host_of_probe(
+    hosts: &[Host],
+    is_taken: &[bool],
+    hello: &ProbeHello,
+    resolve: impl Fn(&str) -> Vec<IpAddr>,
+) -> Option<usize> {
     let short = |name: &str| name.split('.').next().unwrap_or(name).to_ascii_lowercase();
     let is_address = |name: &str| name.parse::<IpAddr>().is_ok();
     let same_name = |name: &str| !is_address(name) && short(name) == short(&hello.host_name);
@@ -166,7 +172,7 @@ fn resolve(name: &str) -> Vec<IpAddr> {
 }
 
 fn no_answer(host: &str, said: &[String]) -> Finding {
-    let own_words = said.iter().find_map(|line| line.split_once(MARK));
+    let own_words = said.iter().find_map(|line| line.split_once(PROBE_MESSAGE_PREFIX));
     if let Some((_, words)) = own_words {
         let remedy = "the hosts have to reach this machine by TCP on any port: open its firewall for them, or say \
                       which address of it they see: --address IP";
@@ -178,7 +184,7 @@ fn no_answer(host: &str, said: &[String]) -> Finding {
         .filter(|line| !line.is_empty() && !line.starts_with("----"))
         .take(LINES_SHOWN)
         .collect();
-    let words = if words.is_empty() { format!("nothing within {} s", seconds(HELLO)) } else { words.join(" ") };
+    let words = if words.is_empty() { format!("nothing within {} s", seconds(HELLO_TIMEOUT)) } else { words.join(" ") };
     let remedy = format!(
         "try `mpirun --host {host} hostname`; Open MPI of one version has to be there, and its daemon has to reach \
          this machine: firewalls, and --interfaces"
@@ -186,7 +192,7 @@ fn no_answer(host: &str, said: &[String]) -> Finding {
     Finding::of(host, Severity::Bad, format!("mpirun cannot start a process there; it says: {words}"), remedy)
 }
 
-/// Each for itself could be started, and all together not.
+/// Returns the finding on hosts that could be started one by one, but not together.
 fn only_alone(hosts: Vec<String>, said: &[String]) -> Finding {
     let words: Vec<&str> =
         said.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).take(LINES_SHOWN).collect();
@@ -207,29 +213,32 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_is_told_by_name_or_address() {
+    fn the_host_of_a_probe_is_found_by_name_or_address() {
         let hosts = hosts(&["n0", "n1.cluster.example", "10.0.0.3", "alias"]);
         let nobody = |_: &str| vec![];
         let none = [false; 4];
-        assert_eq!(which(&hosts, &none, &hello("n1.cluster.example", None, &[]), nobody), Some(1));
-        assert_eq!(which(&hosts, &none, &hello("N1", None, &[]), nobody), Some(1));
-        assert_eq!(which(&hosts, &none, &hello("node-a", Some("n0"), &[]), nobody), Some(0));
+        assert_eq!(host_of_probe(&hosts, &none, &hello("n1.cluster.example", None, &[]), nobody), Some(1));
+        assert_eq!(host_of_probe(&hosts, &none, &hello("N1", None, &[]), nobody), Some(1));
+        assert_eq!(host_of_probe(&hosts, &none, &hello("node-a", Some("n0"), &[]), nobody), Some(0));
         let by_address = |name: &str| match name {
             "10.0.0.3" => vec!["10.0.0.3".parse().unwrap()],
             "alias" => vec!["10.0.0.4".parse().unwrap(), "127.0.0.1".parse().unwrap()],
             _ => vec!["127.0.0.1".parse().unwrap()],
         };
         let at = |address: &str| hello("other", None, &["127.0.0.1", address]);
-        assert_eq!(which(&hosts, &none, &at("10.0.0.3"), by_address), Some(2));
-        assert_eq!(which(&hosts, &none, &at("10.0.0.4"), by_address), Some(3));
-        assert_eq!(which(&hosts, &none, &at("10.0.0.5"), by_address), None);
-        assert_eq!(which(&hosts, &[true, true, false, true], &at("10.0.0.5"), by_address), Some(2));
-        assert_eq!(which(&hosts, &[true; 4], &hello("n0", None, &[]), nobody), None);
+        assert_eq!(host_of_probe(&hosts, &none, &at("10.0.0.3"), by_address), Some(2));
+        assert_eq!(host_of_probe(&hosts, &none, &at("10.0.0.4"), by_address), Some(3));
+        assert_eq!(host_of_probe(&hosts, &none, &at("10.0.0.5"), by_address), None);
+        assert_eq!(host_of_probe(&hosts, &[true, true, false, true], &at("10.0.0.5"), by_address), Some(2));
+        assert_eq!(host_of_probe(&hosts, &[true; 4], &hello("n0", None, &[]), nobody), None);
     }
 
     #[test]
-    fn a_probes_own_words_come_before_those_of_mpirun() {
-        let said = ["-----".into(), format!("{MARK}n1: the launcher cannot be reached: 10.0.0.1:5: timed out")];
+    fn a_probes_own_message_takes_precedence_over_mpiruns() {
+        let said = [
+            "-----".into(),
+            format!("{PROBE_MESSAGE_PREFIX}n1: the launcher cannot be reached: 10.0.0.1:5: timed out"),
+        ];
         assert!(no_answer("n1", &said).what.ends_with("n1: the launcher cannot be reached: 10.0.0.1:5: timed out"));
         let said = ["-----".into(), "ORTE was unable".into(), "to do it".into()];
         assert!(no_answer("n1", &said).what.ends_with("it says: ORTE was unable to do it"));

@@ -1,4 +1,4 @@
-//! Which hosts the remote agent reaches: ssh, or what `plm_rsh_agent` names.
+//! Finds the hosts that the remote agent reaches: ssh, or the program of `plm_rsh_agent`.
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -10,28 +10,28 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{ExamineRequest, Finding, Severity, is_local, seconds};
+use super::compare::{Finding, Severity};
+use super::request::{ExamineRequest, is_local, seconds};
+use crate::environment::REMOTE_AGENT_PARAMETER;
 use crate::hosts::Source;
 
-/// For one host. ssh itself gives up after [`CONNECT_SECONDS`].
-const PATIENCE: Duration = Duration::from_secs(8);
+/// The timeout for one host. ssh itself gives up after [`CONNECT_SECONDS`].
+const TIMEOUT: Duration = Duration::from_secs(8);
 const CONNECT_SECONDS: u64 = 4;
-/// Agents that run at the same time.
-const AT_ONCE: usize = 64;
-/// Said by a host that was reached, and what it lacks.
+/// The number of agents that run at the same time.
+const MAX_CONCURRENT: usize = 64;
+/// The output of a host that was reached, and of one that lacks a program.
 const REACHED: &str = "admiral-reached";
 const NO_LAUNCHER: &str = "admiral-no-launcher";
 const NO_DAEMON: &str = "admiral-no-orted";
-/// The remote agent that Open MPI is told to use.
-const AGENT: &str = "plm_rsh_agent";
 
-/// A finding for each host on which `mpirun` could not start anything.
+/// Returns a finding for each host on which `mpirun` could not start anything.
 pub(super) async fn unreachable(request: &ExamineRequest) -> Vec<Finding> {
-    let Some(agent) = agent(request, std::env::var(format!("OMPI_MCA_{AGENT}")).ok()) else { return Vec::new() };
-    // Without what only this needs.
+    let Some(agent) = agent(request, request.environment.remote_agent.clone()) else { return Vec::new() };
+    // Without the options that only this check needs.
     let shown = agent.iter().take_while(|word| *word != "-o").cloned().collect::<Vec<_>>().join(" ");
     let script = script(&request.mpirun.program, &request.mpirun.mpirun);
-    let turn = Arc::new(Semaphore::new(AT_ONCE));
+    let turn = Arc::new(Semaphore::new(MAX_CONCURRENT));
     let mut asked = JoinSet::new();
     for (place, host) in request.hosts.iter().enumerate().filter(|(_, host)| !is_local(host)) {
         let mut command = Command::new(&agent[0]);
@@ -52,15 +52,19 @@ pub(super) async fn unreachable(request: &ExamineRequest) -> Vec<Finding> {
     findings.into_iter().map(|(_, finding)| finding).collect()
 }
 
-/// The agent's words; None where a scheduler starts processes instead.
+/// Returns the agent's command; `None` if a scheduler starts processes instead.
 fn agent(request: &ExamineRequest, from_environment: Option<String>) -> Option<Vec<String>> {
     let options: Vec<&str> = request.mpirun.options.iter().flat_map(|option| option.split_whitespace()).collect();
-    let named = options.windows(2).find(|pair| pair[0] == AGENT).map(|pair| pair[1].to_owned()).or(from_environment);
+    let named = options
+        .windows(2)
+        .find(|pair| pair[0] == REMOTE_AGENT_PARAMETER)
+        .map(|pair| pair[1].to_owned())
+        .or(from_environment);
     if named.is_none() && matches!(request.source, Source::Slurm | Source::Pbs | Source::Lsf) {
         return None;
     }
     let named = named.unwrap_or_else(|| "ssh".to_owned());
-    // Open MPI takes a list of which the first that is there is used: "ssh : rsh".
+    // Open MPI accepts a list such as "ssh : rsh", and uses the first program that exists.
     let first = named.split(':').next().unwrap_or(&named);
     let mut words: Vec<String> = first.split_whitespace().map(str::to_owned).collect();
     let program = words.first().cloned()?;
@@ -70,9 +74,9 @@ fn agent(request: &ExamineRequest, from_environment: Option<String>) -> Option<V
     Some(words)
 }
 
-/// For whatever shell the host has: one command, quoted for it, as `mpirun` does it too.
+/// Returns the command for the host, quoted for any shell, as `mpirun` does it.
 fn script(launcher: &Path, mpirun: &Path) -> String {
-    // mpirun is named by its whole path, which makes it look for orted beside it.
+    // mpirun is called by its absolute path, so that it looks for orted beside itself.
     let daemon = mpirun.with_file_name("orted");
     let (launcher, daemon) = (inner_quoted(launcher), inner_quoted(&daemon));
     let text =
@@ -80,7 +84,7 @@ fn script(launcher: &Path, mpirun: &Path) -> String {
     format!("sh -c '{text}'")
 }
 
-/// Within single quotes: in double ones.
+/// Quotes a path in double quotes, inside single quotes.
 fn inner_quoted(path: &Path) -> String {
     let mut text = String::from("\"");
     for letter in path.to_string_lossy().chars() {
@@ -95,10 +99,10 @@ fn inner_quoted(path: &Path) -> String {
 
 async fn ask(mut command: Command) -> Result<Output, String> {
     command.stdin(Stdio::null()).kill_on_drop(true);
-    match timeout(PATIENCE, command.output()).await {
+    match timeout(TIMEOUT, command.output()).await {
         Ok(Ok(output)) => Ok(output),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {} s", seconds(PATIENCE))),
+        Err(_) => Err(format!("no answer within {} s", seconds(TIMEOUT))),
     }
 }
 
@@ -131,7 +135,7 @@ fn judge(host: &str, agent: &str, answer: Result<Output, String>, request: &Exam
     None
 }
 
-/// By what ssh says.
+/// Returns a remedy for ssh's message.
 fn remedy(host: &str, agent: &str, cause: &str) -> String {
     let says = |words: &[&str]| words.iter().any(|word| cause.contains(word));
     if says(&["Permission denied", "publickey"]) {
@@ -141,7 +145,9 @@ fn remedy(host: &str, agent: &str, cause: &str) -> String {
     } else if says(&["resolve hostname", "Name or service not known", "Temporary failure in name"]) {
         format!("nobody knows the name {host}: correct the hostfile, or add it to DNS or /etc/hosts")
     } else if says(&["os error 2", "No such file or directory (os"]) {
-        format!("{agent} itself is not there: install it (openssh-client), or name another with OMPI_MCA_{AGENT}")
+        format!(
+            "{agent} itself is not there: install it (openssh-client), or name another with OMPI_MCA_{REMOTE_AGENT_PARAMETER}"
+        )
     } else {
         format!("is it on, and does `{agent} {host} true` work? Else leave it out of the hosts")
     }
@@ -150,11 +156,11 @@ fn remedy(host: &str, agent: &str, cause: &str) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::tests::request;
+    use super::super::request::example as request;
     use super::*;
 
     #[test]
-    fn the_agent_is_that_of_mpirun() {
+    fn the_remote_agent_is_that_of_mpirun() {
         let mut request = request(&["n0"]);
         let words = |request: &ExamineRequest, environment: Option<&str>| {
             agent(request, environment.map(str::to_owned)).map(|words| words.join(" "))
@@ -169,13 +175,13 @@ mod tests {
         assert_eq!(words(&request, Some("/bed/agent")).unwrap(), "/bed/agent");
     }
 
-    /// As an agent does it: what follows the host is a line for a shell.
+    /// Runs the script as an agent does: the text after the host is a line for a shell.
     fn run(script: &str) -> Output {
         std::process::Command::new("sh").arg("-c").arg(script).output().unwrap()
     }
 
     #[test]
-    fn what_a_host_lacks_is_told() {
+    fn missing_programs_of_a_host_are_found() {
         let mut request = request(&["n0"]);
         let verdict = |request: &ExamineRequest| {
             let output = run(&script(&request.mpirun.program, &request.mpirun.mpirun));
@@ -194,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_come_with_what_to_do() {
+    fn ssh_errors_come_with_remedies() {
         let request = request(&["n0"]);
         let with = |line: &str| {
             let output = run(&format!("echo {line} >&2; exit 255"));
@@ -213,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_agent_that_is_not_there_is_named() {
+    async fn a_missing_remote_agent_is_named() {
         let mut request = request(&["n0.invalid"]);
         request.mpirun.options = vec!["--mca plm_rsh_agent /no/such/agent".into()];
         let findings = unreachable(&request).await;

@@ -1,4 +1,4 @@
-//! What a preflight found: for people a table and sentences, for programs JSON.
+//! The result of a preflight: a table and sentences for people, JSON for programs.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -6,95 +6,95 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::compare::hosts::size;
-use super::compare::{Answer, Needs, network};
+use super::bandwidth::Bandwidth;
+use super::compare::hosts::format_bytes;
+use super::compare::{Answer, Finding, Needs, Network, Severity, network};
 use super::exchange::Clock;
 use super::probe::Interface;
-use super::{Bandwidth, Finding, Network, Severity};
 use crate::hosts::Host;
 
-/// Raised when a field changes its meaning.
+/// The version of the format. It is raised when a field changes its meaning.
 const VERSION: u64 = 1;
-/// Letters of a hash for people.
+/// The number of letters of a hash that people see.
 const HASH_SHOWN: usize = 8;
 
-/// What a preflight found.
+/// The result of a preflight.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
-    /// Of this form.
+    /// The version of the format.
     pub version: u64,
-    /// When it began.
+    /// The time of the start.
     pub checked_at: Timestamp,
-    /// What it took.
+    /// The duration in seconds.
     pub seconds: f64,
-    /// Every host that was to be examined.
+    /// All hosts that were to be examined.
     pub hosts: Vec<HostRow>,
-    /// The network that they share; None where there is one host, or no such network.
+    /// The network that they share; `None` for one host, or if there is no such network.
     pub network: Option<Network>,
-    /// How fast ranks sum; None where that was not measured.
+    /// The speed of the ranks' all-reduce; `None` if it was not measured.
     pub bandwidth: Option<Bandwidth>,
-    /// What is not as it should be, the worst first.
+    /// The findings, the worst first.
     pub findings: Vec<Finding>,
 }
 
 /// A host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostRow {
-    /// As the host list names it.
+    /// The name in the host list.
     pub name: String,
-    /// Ranks that it can take: its slots, or one for each GPU where nobody said how many.
+    /// The number of ranks that it takes: its slots, or one per GPU if no number was given.
     pub ranks: usize,
-    /// What it said; None where it did not answer.
+    /// Its report; `None` if it did not answer.
     pub report: Option<HostReport>,
 }
 
-/// What a host said of itself.
+/// The report of a host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostReport {
-    /// Its own name.
+    /// The name that the host gives itself.
     pub host_name: String,
-    /// Its interfaces that are up.
+    /// The interfaces that are up.
     pub interfaces: Vec<Interface>,
     /// The address from which it reached the launcher.
     pub address: Option<IpAddr>,
-    /// Its clock against the launcher's.
+    /// Its clock compared with the launcher's.
     pub clock: Clock,
-    /// Its kernel.
+    /// The release of its kernel.
     pub kernel: String,
-    /// Its C library.
+    /// The version of its C library.
     pub glibc: Option<String>,
     /// Its GPUs.
     pub gpus: Vec<GpuRow>,
-    /// SHA-256 of the program `admiral`; None where it cannot be read.
+    /// SHA-256 of the program `admiral`; `None` if it cannot be read.
     pub program: Option<String>,
     /// The program's version.
     pub admiral: Option<String>,
-    /// libtorch's version.
+    /// The version of libtorch.
     pub libtorch: Option<String>,
     /// The MPI library's description.
     pub mpi: Option<String>,
-    /// Seconds that the store's trial took; None where there was none, or it failed.
+    /// Seconds to write to the store; `None` if that was skipped or failed.
     pub store_seconds: Option<f64>,
-    /// Free bytes of the disk of the checkpoints' folder.
+    /// Free bytes on the disk of the checkpoints' folder.
     pub checkpoint_free_bytes: Option<u64>,
-    /// Free bytes of the disk of the run's folder.
+    /// Free bytes on the disk of the run's folder.
     pub run_free_bytes: Option<u64>,
-    /// Seconds that the host took to find out.
+    /// The duration of the host's probe, in seconds.
     pub seconds: f64,
 }
 
 /// A GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GpuRow {
-    /// Its number.
+    /// The index.
     pub index: usize,
     /// The model.
     pub name: String,
-    /// The driver's version.
+    /// The version of the driver.
     pub driver: String,
-    /// Its memory in MiB.
+    /// The memory in MiB.
     pub memory_mib: u64,
-    /// Free memory in MiB.
+    /// The free memory in MiB.
     pub free_mib: u64,
 }
 
@@ -155,9 +155,8 @@ fn report(answer: &Answer) -> HostReport {
 }
 
 impl Receipt {
-    /// The hosts on which the run would fail, each with what is bad there, in the hosts' order. Where something is bad
-    /// that does not lie with single hosts ([`is_bad_everywhere`](Self::is_bad_everywhere)), leaving these out does
-    /// not help.
+    /// Returns the hosts on which the run would fail, with the problems, in the hosts' order. If
+    /// [`is_bad_everywhere`](Self::is_bad_everywhere), leaving these hosts out does not help.
     #[must_use]
     pub fn bad_hosts(&self) -> Vec<(String, Vec<String>)> {
         let bad = |host: &HostRow| -> Vec<String> {
@@ -168,8 +167,8 @@ impl Receipt {
         hosts.filter(|(_, what)| !what.is_empty()).collect()
     }
 
-    /// Whether a run would fail whatever hosts are left out: something is bad that no host is named for, or one and the
-    /// same on all hosts that answered.
+    /// Returns whether the run would fail whatever hosts are left out: a bad finding names no host, or all hosts that
+    /// answered.
     #[must_use]
     pub fn is_bad_everywhere(&self) -> bool {
         let answered: Vec<&String> =
@@ -180,19 +179,19 @@ impl Receipt {
         })
     }
 
-    /// Whether nothing is bad.
+    /// Returns whether nothing is bad.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.bad().next().is_none()
     }
 
-    /// The ranks that a host can take.
+    /// Returns the number of ranks that a host takes.
     #[must_use]
     pub fn ranks(&self, host: &str) -> Option<usize> {
         self.hosts.iter().find(|row| row.name == host).map(|row| row.ranks)
     }
 
-    /// Whether a host has a GPU.
+    /// Returns whether any host has a GPU.
     #[must_use]
     pub fn has_gpus(&self) -> bool {
         self.hosts.iter().filter_map(|host| host.report.as_ref()).any(|report| !report.gpus.is_empty())
@@ -202,7 +201,7 @@ impl Receipt {
         self.findings.iter().filter(|finding| finding.severity == Severity::Bad)
     }
 
-    /// For people: a line a host, then a paragraph a finding.
+    /// Returns the text for people: a line for each host, then a paragraph for each finding.
     #[must_use]
     pub fn text(&self, is_coloured: bool) -> String {
         let mut text = format!("{} ({:.1} s)\n\n", self.summary(), self.seconds);
@@ -227,7 +226,7 @@ impl Receipt {
         text
     }
 
-    /// `4 hosts, 8 ranks: 1 bad, 2 warnings`.
+    /// Returns `4 hosts, 8 ranks: 1 bad, 2 warnings`.
     #[must_use]
     pub fn summary(&self) -> String {
         let count = |severity| self.findings.iter().filter(|finding| finding.severity == severity).count();
@@ -263,7 +262,7 @@ impl Receipt {
                 report.program.as_ref().map_or_else(nothing, |hash| hash.chars().take(HASH_SHOWN).collect()),
                 report.libtorch.clone().unwrap_or_else(nothing),
                 report.store_seconds.map_or_else(nothing, |seconds| format!("{seconds:.2} s")),
-                report.checkpoint_free_bytes.or(report.run_free_bytes).map_or_else(nothing, size),
+                report.checkpoint_free_bytes.or(report.run_free_bytes).map_or_else(nothing, format_bytes),
             ]),
         }
         row.try_into().unwrap_or_else(|_| unreachable!("a row has as many cells as the header"))
@@ -274,7 +273,7 @@ const COLUMNS: usize = 11;
 const HEADER: [&str; COLUMNS] =
     ["host", "state", "ranks", "GPUs", "driver", "address", "clock", "admiral", "libtorch", "store", "disk free"];
 
-/// `8 x NVIDIA H100 80GB HBM3, 79.1 GiB free`: of the fullest.
+/// Returns `8 x NVIDIA H100 80GB HBM3, 79.1 GiB free`, with the free memory of the fullest GPU.
 fn gpus(gpus: &[GpuRow]) -> String {
     let Some(first) = gpus.first() else { return "none".into() };
     let models = if gpus.iter().all(|gpu| gpu.name == first.name) { first.name.as_str() } else { "of several models" };
@@ -282,7 +281,7 @@ fn gpus(gpus: &[GpuRow]) -> String {
     format!("{} x {models}, {:.1} GiB free", gpus.len(), free as f64 / 1024.0)
 }
 
-/// Columns as wide as they have to be, two blanks between them.
+/// Formats columns of the necessary width, separated by two spaces.
 fn table(rows: Vec<[String; COLUMNS]>) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; COLUMNS] = std::array::from_fn(width);
@@ -293,7 +292,7 @@ fn table(rows: Vec<[String; COLUMNS]>) -> String {
     rows.iter().map(line).collect()
 }
 
-/// Names of a few, or how many.
+/// Returns a few names, or their number.
 fn listed(hosts: &[String]) -> String {
     match hosts {
         [one] => one.clone(),
@@ -306,7 +305,7 @@ fn listed(hosts: &[String]) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::compare::compare;
-    use super::super::compare::tests::{good, needs};
+    use super::super::compare::fixtures::{good, needs};
     use super::*;
 
     fn of(change: impl FnOnce(&mut Vec<Answer>)) -> Receipt {
@@ -337,7 +336,7 @@ n0    good   8      8 x NVIDIA H100 80GB HBM3, 79.1 GiB free  550.54.15  10.78.1
     }
 
     #[test]
-    fn columns_stand_under_each_other() {
+    fn columns_are_aligned() {
         let text = of(|answers| answers[1].probe.gpus = None).text(false);
         let lines: Vec<&str> = text.lines().skip(2).take(4).collect();
         let place = |line: &str, word: &str| line.find(word).unwrap();
@@ -346,7 +345,7 @@ n0    good   8      8 x NVIDIA H100 80GB HBM3, 79.1 GiB free  550.54.15  10.78.1
     }
 
     #[test]
-    fn bad_hosts_are_named_with_what_is_bad() {
+    fn bad_hosts_are_listed_with_their_problems() {
         let receipt = of(|answers| {
             answers[1].probe.store = Some(Err("denied".into()));
             answers[2].clock.ahead_seconds = 5.0;
@@ -363,12 +362,12 @@ n0    good   8      8 x NVIDIA H100 80GB HBM3, 79.1 GiB free  550.54.15  10.78.1
     }
 
     #[test]
-    fn what_is_bad_on_every_host_is_not_mended_by_leaving_one_out() {
+    fn a_problem_on_every_host_is_bad_everywhere() {
         let receipt =
             of(|answers| answers.iter_mut().for_each(|answer| answer.probe.store = Some(Err("denied".into()))));
         assert!(receipt.is_bad_everywhere());
         assert_eq!(receipt.bad_hosts().len(), 3);
-        // Nor where one did not answer.
+        // The same if one host did not answer.
         let receipt = of(|answers| {
             answers.pop();
             answers.iter_mut().for_each(|answer| answer.probe.store = Some(Err("denied".into())));
@@ -386,7 +385,7 @@ n0    good   8      8 x NVIDIA H100 80GB HBM3, 79.1 GiB free  550.54.15  10.78.1
     }
 
     #[test]
-    fn programs_can_read_it() {
+    fn a_receipt_survives_serialisation() {
         let receipt = of(|answers| answers[0].probe.system.max_open_files = Some(256));
         let text = serde_json::to_string_pretty(&receipt).unwrap();
         assert_eq!(serde_json::from_str::<Receipt>(&text).unwrap(), receipt);

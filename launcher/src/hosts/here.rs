@@ -1,23 +1,24 @@
-//! Whether a host's name means this machine.
+//! Recognizing this machine by name.
 
 use std::net::{ToSocketAddrs, UdpSocket};
 
-use super::LOCALHOST;
+use admiral_contract::host::host_name;
 
-/// Whether `name` is this machine: by its own name, with or without a domain, or by an address of one of its network
-/// interfaces. A name that nobody knows is another machine's.
+use super::host::LOCALHOST;
+
+/// Returns whether `name` is this machine: its own name, with or without a domain, or an address of one of its network
+/// interfaces. An unknown name is another machine.
 #[must_use]
 pub fn is_this_host(name: &str) -> bool {
-    let own = rustix::system::uname();
-    let own = own.nodename().to_string_lossy();
+    let own = host_name();
     if name == LOCALHOST || name.eq_ignore_ascii_case(&own) || short(name).eq_ignore_ascii_case(short(&own)) {
         return true;
     }
-    // Only an address of its own can be bound.
+    // Binding succeeds only for an address of this machine.
     (name, 0).to_socket_addrs().is_ok_and(|mut addresses| addresses.any(|address| UdpSocket::bind(address).is_ok()))
 }
 
-/// The name without its domain; an address has none.
+/// Returns the name without its domain. An address has none.
 fn short(name: &str) -> &str {
     if name.parse::<std::net::IpAddr>().is_ok() { name } else { name.split('.').next().unwrap_or(name) }
 }
@@ -28,11 +29,11 @@ mod tests {
 
     #[test]
     fn this_machine_is_known_by_its_names() {
-        let own = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let own = host_name();
         for name in ["localhost", "127.0.0.1", "127.0.0.9", &own, &format!("{}.example.invalid", short(&own))] {
             assert!(is_this_host(name), "{name}");
         }
-        // The last is of the block for documentation.
+        // The second is from the address block for documentation.
         for name in ["no-such-host.invalid", "192.0.2.7"] {
             assert!(!is_this_host(name), "{name}");
         }

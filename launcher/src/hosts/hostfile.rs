@@ -1,33 +1,38 @@
-//! Hostfiles as Open MPI 4.1 reads them.
+//! Hostfiles in the form of Open MPI 4.1.
 //!
-//! A line is a host and its `name=value` pairs. `slots` (also `count` or `cpu`) is the number of ranks, `max_slots` its
-//! bound. `#` and `//` begin a comment, `/* */` is one. A host on a line of its own again takes one rank more; `slots=`
-//! on a line after its first is refused.
+//! A line holds a host and `name=value` pairs. `slots` (also `count` or `cpu`) is the number of ranks, and `max_slots`
+//! its limit. `#` and `//` begin a comment, and `/* */` encloses one. Each further line of a host adds one rank;
+//! `slots=` on such a line is refused.
 
 use std::path::Path;
 
-use super::{Host, HostError, MOST_SLOTS, check_name};
+use super::error::HostError;
+use super::host::{Host, MAX_SLOTS_PER_HOST, check_name};
 
 const SLOTS: [&str; 4] = ["slots", "count", "cpu", "cpus"];
 const MAX_SLOTS: [&str; 8] =
     ["max_slots", "max-slots", "slots_max", "slots-max", "max_cpus", "max-cpus", "cpus_max", "cpus-max"];
 const USER: [&str; 3] = ["username", "user_name", "user-name"];
 
-/// The hosts of a file's `text`, in its order; `path` is for messages.
+/// Returns the hosts of a file's `text`, in order. `path` is for messages.
 ///
 /// # Errors
-/// The first wrong line.
+/// If a line is wrong: the first one.
 pub fn parse(text: &str, path: &Path) -> Result<Vec<Host>, HostError> {
-    let mut entries: Vec<Entry> = Vec::new();
+    let mut entries: Vec<HostLine> = Vec::new();
     for (i, line) in without_comments(text).lines().enumerate() {
         let wrong = |problem| HostError::Line { path: path.to_owned(), line: i + 1, problem };
         let Some(found) = parse_line(line).map_err(wrong)? else { continue };
         match entries.iter_mut().find(|entry| entry.name == found.name) {
             None => entries.push(found),
-            Some(entry) => entry.again(&found).map_err(wrong)?,
+            Some(entry) => entry.repeat(&found).map_err(wrong)?,
         }
-        if let Some(entry) = entries.iter().find(|entry| entry.ranks().is_some_and(|ranks| ranks > MOST_SLOTS)) {
-            return Err(wrong(format!("{} is given more than {MOST_SLOTS} ranks, which no host takes", entry.name)));
+        if let Some(entry) = entries.iter().find(|entry| entry.ranks().is_some_and(|ranks| ranks > MAX_SLOTS_PER_HOST))
+        {
+            return Err(wrong(format!(
+                "{} is given more than {MAX_SLOTS_PER_HOST} ranks, which no host takes",
+                entry.name
+            )));
         }
         if let Some(entry) = entries.iter().find(|entry| entry.is_over()) {
             return Err(wrong(format!("{} has more slots than its max_slots", entry.name)));
@@ -36,14 +41,14 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Host>, HostError> {
     Ok(entries.into_iter().map(|entry| Host::new(&entry.name, entry.ranks())).collect())
 }
 
-struct Entry {
+struct HostLine {
     name: String,
     slots: Option<usize>,
     max_slots: Option<usize>,
 }
 
-impl Entry {
-    fn again(&mut self, line: &Self) -> Result<(), String> {
+impl HostLine {
+    fn repeat(&mut self, line: &Self) -> Result<(), String> {
         if line.slots.is_some() {
             return Err(format!(
                 "{} was named before: give its slots on its first line, or name it once a slot without \"slots=\"",
@@ -64,7 +69,7 @@ impl Entry {
     }
 }
 
-fn parse_line(line: &str) -> Result<Option<Entry>, String> {
+fn parse_line(line: &str) -> Result<Option<HostLine>, String> {
     // Spaces around "=" are allowed.
     let spaced = line.replace('=', " = ");
     let mut words = spaced.split_whitespace();
@@ -79,7 +84,7 @@ fn parse_line(line: &str) -> Result<Option<Entry>, String> {
         return Err(format!("{name:?}: names relative to an allocation are not understood; give the host's own"));
     }
     check_name(name)?;
-    let mut entry = Entry { name: name.to_owned(), slots: None, max_slots: None };
+    let mut entry = HostLine { name: name.to_owned(), slots: None, max_slots: None };
     while let Some(field) = words.next() {
         let (Some("="), Some(value)) = (words.next(), words.next()) else {
             return Err(format!("after the host {name} come pairs such as \"slots=8\", not {field:?}"));
@@ -103,7 +108,7 @@ fn parse_line(line: &str) -> Result<Option<Entry>, String> {
     Ok(Some(entry))
 }
 
-/// The text without its comments, line for line.
+/// Returns the text without its comments, with the same lines.
 fn without_comments(text: &str) -> String {
     let mut rest = text;
     let mut kept = String::with_capacity(text.len());
@@ -140,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_open_mpi_understands() {
+    fn open_mpis_hostfiles_are_parsed() {
         let text = "# the cluster\n\nn0 slots=8 max_slots=8\n  n1.example.org  slots = 4 # four work\n10.0.0.3\n\
                     n4 max-slots=2\n// n5\n/* n6\nn7 */ n8 count=3\r\n";
         assert_eq!(
@@ -157,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_named_again_takes_one_rank_more() {
+    fn each_further_line_of_a_host_adds_a_rank() {
         assert_eq!(hosts("n0\nn1\nn0\n"), [Host::new("n0", Some(2)), Host::new("n1", None)]);
         assert_eq!(hosts("n0 slots=2\nn0\nn0\n"), [Host::new("n0", Some(4))]);
     }

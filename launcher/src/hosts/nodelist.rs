@@ -1,12 +1,12 @@
-//! Lists of names as Slurm writes them: `gpu[01-03,7],login,rack[1-2]-node[0-1]`.
+//! Slurm's lists of host names: `gpu[01-03,7],login,rack[1-2]-node[0-1]`.
 
-/// A list that names more hosts is taken for a mistake.
+/// A list with more hosts is taken for a mistake.
 const MAX_HOSTS: usize = 65_536;
 
-/// The names of a list, in its order. A number keeps the width of its range's first.
+/// Returns the names of a list, in order. Numbers are padded to the width of the first number of their range.
 ///
 /// # Errors
-/// What is wrong with it.
+/// If the list is malformed: what is wrong.
 pub fn expand(list: &str) -> Result<Vec<String>, String> {
     let mut names = Vec::new();
     for element in split_outside_brackets(list)? {
@@ -18,10 +18,10 @@ pub fn expand(list: &str) -> Result<Vec<String>, String> {
     Ok(names)
 }
 
-/// Counts as Slurm writes them, one a host: `8(x2),4` is 8, 8, 4.
+/// Parses Slurm's counts, one per host: `8(x2),4` is 8, 8, 4.
 ///
 /// # Errors
-/// What is wrong with them.
+/// If the list is malformed: what is wrong.
 pub fn expand_counts(list: &str) -> Result<Vec<usize>, String> {
     let mut counts = Vec::new();
     for element in list.split(',') {
@@ -62,7 +62,7 @@ fn split_outside_brackets(list: &str) -> Result<Vec<&str>, String> {
     if elements.contains(&"") { Err("a name is missing".to_owned()) } else { Ok(elements) }
 }
 
-/// The names of one element, the last bracket's numbers changing fastest.
+/// Returns the names of one element. The numbers of the last bracket change fastest.
 fn expand_element(element: &str) -> Result<Vec<String>, String> {
     let mut names = vec![String::new()];
     let mut rest = element;
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_that_slurm_writes() {
+    fn slurms_lists_are_expanded() {
         for (list, names) in [
             ("n0", "n0"),
             ("n0,n1", "n0 n1"),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_are_none() {
+    fn malformed_lists_are_refused() {
         for (list, part) in [
             ("", "a name is missing"),
             ("a,,b", "a name is missing"),
@@ -164,16 +164,16 @@ mod tests {
         (0_usize..200, 1_usize..6, 0_usize..5).prop_map(|(first, length, width)| Range { first, length, width })
     }
 
-    /// A name's parts: text, and the bracket after it.
+    /// The parts of a name: text, and the bracket after it.
     fn element() -> impl Strategy<Value = (Vec<(String, Vec<Range>)>, String)> {
         let part = ("[a-z][a-z0-9-]{0,4}", prop::collection::vec(range(), 1..4));
         (prop::collection::vec(part, 0..3), "[a-z]{1,3}")
     }
 
     proptest! {
-        /// What was written down as a list is read back as the names that it was written from.
+        /// A list that is written from names expands to the same names.
         #[test]
-        fn expansion_is_the_inverse_of_writing(elements in prop::collection::vec(element(), 1..4)) {
+        fn expansion_inverts_compression(elements in prop::collection::vec(element(), 1..4)) {
             let mut written = Vec::new();
             let mut names = Vec::new();
             for (parts, suffix) in elements {
@@ -201,7 +201,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_is_too_much(list in "[a-c0-9,\\[\\]()x-]{0,40}") {
+        fn arbitrary_text_does_not_panic(list in "[a-c0-9,\\[\\]()x-]{0,40}") {
             let _ = expand(&list);
             let _ = expand_counts(&list);
         }

@@ -1,8 +1,8 @@
-//! `--hosts n0:8,n1`: Open MPI's `--host`.
+//! The option `--hosts n0:8,n1`, which has the form of Open MPI's `--host`.
 
-use super::{Host, check_name};
+use super::host::{Host, check_name};
 
-/// The hosts of a list. As in Open MPI a host that stands there again takes the sum.
+/// Parses a list of hosts. As in Open MPI, the slots of a repeated host are added.
 pub fn parse(text: &str) -> Result<Vec<Host>, String> {
     let mut hosts: Vec<Host> = Vec::new();
     for item in text.split(',') {

@@ -1,13 +1,16 @@
-//! The hosts that the cluster's scheduler gave to the job of which this process is part.
+//! The hosts of a scheduler's job.
 
 use std::path::Path;
 
-use super::{Host, HostError, HostList, Source, check_name, nodelist, read};
+use super::error::{HostError, read};
+use super::host::{Host, check_name};
+use super::list::{HostList, Source};
+use super::nodelist;
 
-/// The hosts of Slurm's, PBS's or LSF's job; None outside one.
+/// Returns the hosts of the Slurm, PBS or LSF job of this process; `None` outside a job.
 ///
 /// # Errors
-/// A variable of the scheduler's, or a file that one names, is not understood.
+/// If a variable of the scheduler, or a file that it names, is not understood.
 pub fn resolve(environment: &dyn Fn(&str) -> Option<String>) -> Result<Option<HostList>, HostError> {
     if let Some(nodes) = first(environment, &["SLURM_JOB_NODELIST", "SLURM_NODELIST"]) {
         return slurm(nodes, environment).map(Some);
@@ -31,8 +34,8 @@ fn wrong((name, value): &Variable, problem: String) -> HostError {
     HostError::Variable { name, value: value.clone(), problem }
 }
 
-/// One rank a GPU where Slurm gave GPUs, else the job's tasks. A job for which nobody asked for tasks has one a node:
-/// that says nothing about ranks.
+/// Uses one rank per GPU if Slurm assigned GPUs, else the job's tasks. A job that requests no tasks gets one per node,
+/// which says nothing about ranks.
 fn slurm(nodes: Variable, environment: &dyn Fn(&str) -> Option<String>) -> Result<HostList, HostError> {
     let names = nodelist::expand(&nodes.1).map_err(|problem| wrong(&nodes, problem))?;
     let mut notes = Vec::new();
@@ -55,8 +58,8 @@ fn slurm(nodes: Variable, environment: &dyn Fn(&str) -> Option<String>) -> Resul
     checked(HostList { hosts, source: Source::Slurm, notes }, |problem| wrong(&nodes, problem))
 }
 
-/// The GPUs of each node and the variable that says so. Slurm tells only those of the node that asks; that all nodes
-/// of a job have the same is checked where the GPUs are counted.
+/// Returns the number of GPUs per node, and the variable that holds it. Slurm tells only the GPUs of this node; the
+/// preflight checks that all nodes have the same number.
 fn slurm_gpus(environment: &dyn Fn(&str) -> Option<String>) -> Result<Option<(&'static str, usize)>, HostError> {
     if let Some(variable) = first(environment, &["SLURM_GPUS_ON_NODE"]) {
         // "8", "gpu:8" or "gpu:h100:8".
@@ -69,7 +72,7 @@ fn slurm_gpus(environment: &dyn Fn(&str) -> Option<String>) -> Result<Option<(&'
     Ok(Some((variable.0, list.len())))
 }
 
-/// A host stands in the file once a slot. Where each stands there once the job asked for nodes, not for slots.
+/// The file lists a host once per slot. If it lists each host once, the job requested nodes and not slots.
 fn pbs(path: &Path) -> Result<HostList, HostError> {
     let text = read("the PBS_NODEFILE", path)?;
     let mut hosts: Vec<Host> = Vec::new();
@@ -107,7 +110,7 @@ fn lsf(environment: &dyn Fn(&str) -> Option<String>) -> Result<Option<HostList>,
         return Ok(None);
     };
     let mut notes = Vec::new();
-    // Clusters with launch nodes put that node first with one slot, before compute nodes that have more.
+    // Clusters with launch nodes list that node first with one slot, before compute nodes with more.
     if hosts.len() > 1 && hosts[0].slots == 1 && hosts[1..].iter().all(|host| host.slots > 1) {
         notes.push(format!(
             "{} has one slot before hosts with more: it is the launch node and takes no rank",
@@ -152,14 +155,14 @@ mod tests {
     }
 
     #[test]
-    fn slurms_jobs() {
+    fn slurm_jobs() {
         let nodes = ("SLURM_JOB_NODELIST", "n[1-2]");
         let tasks = |value| ("SLURM_TASKS_PER_NODE", value);
         assert_eq!(shown(&[nodes]), "n1:8? n2:8?");
         assert_eq!(shown(&[("SLURM_NODELIST", "n3")]), "n3:8?");
         assert_eq!(shown(&[nodes, tasks("4(x2)")]), "n1:4 n2:4");
         assert_eq!(shown(&[nodes, tasks("4,2")]), "n1:4 n2:2");
-        // One task a node is what Slurm gives to a job that asked for none.
+        // Slurm assigns one task per node to a job that requests none.
         assert_eq!(shown(&[nodes, tasks("1(x2)")]), "n1:8? n2:8?");
         assert_eq!(shown(&[nodes, tasks("1(x2)"), ("SLURM_NTASKS_PER_NODE", "1")]), "n1:1 n2:1");
         assert_eq!(shown(&[nodes, tasks("1(x2)"), ("SLURM_GPUS_ON_NODE", "8")]), "n1:8 n2:8");
@@ -176,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn pbs_names_a_host_once_a_slot() {
+    fn pbs_lists_a_host_once_per_slot() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap();
         std::fs::write(file.path(), "n0\nn0\nn1\nn1\n\n").unwrap();
@@ -189,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn lsfs_jobs() {
+    fn lsf_jobs() {
         let job = ("LSB_JOBID", "7");
         assert_eq!(list(&[("LSB_MCPU_HOSTS", "a 4")]).unwrap(), None);
         assert_eq!(list(&[job]).unwrap(), None);

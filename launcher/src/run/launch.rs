@@ -1,17 +1,21 @@
-//! A launch under way: attempt after attempt, and what follows from the end of each.
+//! A launch: its attempts, and the reaction to the end of each.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use admiral_contract::host::host_name;
 use admiral_contract::{ExitCode, environment};
 use tokio::sync::mpsc;
 
-use super::keeper::Keeper;
-use super::plan::{LaunchError, Plan};
-use super::{check_world, preflight, start, sweep, timeouts};
-use crate::attend::host_name;
+use super::error::LaunchError;
+use super::plan::LaunchPlan;
+use super::recorder::Recorder;
+use super::settings::{check_world, timeouts};
+use super::{preflight, sweep};
 use crate::console::Console;
-use crate::decide::{Action, Cause, GroupOptions, Incident, Outcome, Situation, decide, signal_name};
+use crate::decide::{
+    Action, Cause, GroupOptions, Incident, Outcome, Situation, blame_unreachable, decide, next_resume, signal_name,
+};
 use crate::facts::Facts;
 use crate::files::{Files, write_json};
 use crate::hosts::{Host, LOCALHOST, is_this_host};
@@ -19,25 +23,25 @@ use crate::incident::{Failure, GroupRecord};
 use crate::layout::Layout;
 use crate::protocol::Hello;
 use crate::status::{Condition, State};
-use crate::supervise::{Attempt, AttemptEnd, Ranks};
+use crate::supervise::{Attempt, AttemptEnd, AttemptSpec, RankSettings};
 
-/// A delay that no clock takes is this one.
+/// Longer delays are cut to this.
 const LONGEST_DELAY: Duration = Duration::from_secs(86400);
-/// Lines of an `mpirun` that could not bring all ranks up, in an incident's file; all are in `mpirun.log`.
+/// The number of `mpirun`'s lines in an incident's file if not all ranks were started. `mpirun.log` has all lines.
 const MPIRUN_LINES: usize = 30;
 
-/// A launch under way.
+/// A launch.
 pub(super) struct Launch {
-    plan: Plan,
+    plan: LaunchPlan,
     facts: Facts,
     files: Files,
     console: Console,
     launch_id: String,
     launched: Instant,
-    pub(super) keeper: Keeper,
+    pub(super) recorder: Recorder,
     left_out: Vec<String>,
     history: Vec<Incident>,
-    /// Attempts, by the name that ranks give them, of which nothing is left.
+    /// The attempt IDs of which all processes are known to be gone.
     ended_attempts: Vec<String>,
     next_attempt: u64,
     next_incident: u64,
@@ -46,15 +50,15 @@ pub(super) struct Launch {
 
 impl Launch {
     pub(super) fn new(
-        plan: Plan,
+        plan: LaunchPlan,
         facts: Facts,
         files: Files,
         console: Console,
         launch_id: String,
         launched: Instant,
     ) -> Self {
-        let (next_attempt, last_incident) = files.used();
-        let keeper = Keeper::new(files.state(), launch_id.clone(), console);
+        let (next_attempt, last_incident) = files.used_numbers();
+        let recorder = Recorder::new(files.state(), launch_id.clone(), console);
         Self {
             plan,
             facts,
@@ -62,7 +66,7 @@ impl Launch {
             console,
             launch_id,
             launched,
-            keeper,
+            recorder,
             left_out: Vec::new(),
             history: Vec::new(),
             ended_attempts: Vec::new(),
@@ -72,15 +76,15 @@ impl Launch {
         }
     }
 
-    /// Ends what a launcher that died has left behind, so that its place is free.
-    pub(super) async fn clear_earlier(&mut self) {
+    /// Ends the leftovers of a dead launcher, so that its place is free.
+    pub(super) async fn clean_up_earlier_launch(&mut self) {
         let Ok(earlier) = crate::status::read(self.files.run()) else { return };
-        self.keeper.go_on_from(&earlier);
+        self.recorder.continue_from(&earlier);
         if earlier.condition == Condition::Ended || earlier.hosts.is_empty() {
             return;
         }
         let places = places_of(&earlier, &host_name());
-        self.console.say(&format!(
+        self.console.info(&format!(
             "an earlier launch ({}, process {} on {}) ended without a word at step {}; looking for what it left on {}",
             earlier.launch_id,
             earlier.launcher_pid,
@@ -96,20 +100,20 @@ impl Launch {
         }
     }
 
-    /// Examines the hosts, unless that is not wanted, and settles with which of them the run begins.
+    /// Examines the hosts, unless that is switched off, and sets the hosts and ranks of the first attempt.
     pub(super) async fn preflight(&mut self) -> Result<(), LaunchError> {
         if self.plan.options.no_preflight {
             return Ok(());
         }
         let receipt = self.files.receipt();
-        self.keeper.examine(&self.plan.hosts.hosts, self.plan.world);
+        self.recorder.examine(&self.plan.hosts.hosts, self.plan.world);
         let examining = preflight::preflight(&mut self.plan, &self.facts, &self.launch_id, &receipt, self.console);
-        self.keeper.while_waiting(examining).await?;
+        self.recorder.while_waiting(examining).await?;
         check_world(&self.facts, self.plan.world)
     }
 
-    /// Attempt after attempt. The first may have been begun already.
-    pub(super) async fn attempts(
+    /// Makes attempts until the end. The first one may have been started already.
+    pub(super) async fn run_attempts(
         &mut self,
         early: Option<Attempt>,
         stops: &mut mpsc::UnboundedReceiver<()>,
@@ -129,26 +133,23 @@ impl Launch {
                 }
             };
             let ranks = self.ranks(number, &resume);
-            self.keeper.begin(number, attempt.layout());
-            let end = attempt.supervise(&ranks, self.console, stops, &mut self.keeper).await;
-            self.keeper.note(&end.roster);
-            self.keep_mpirun_log(number, &end);
+            self.recorder.begin(number, attempt.layout());
+            let end = attempt.supervise(&ranks, self.console, stops, &mut self.recorder).await;
+            self.recorder.note(&end.roster);
+            self.write_mpirun_log(number, &end);
             if let Some(misplaced) = &end.misplaced {
                 return Err(LaunchError::config(misplaced));
             }
-            if end.has_stepped {
-                // Whatever the first attempt was told, what it has done since is not to be done again.
-                "auto".clone_into(&mut resume);
-            }
-            match self.after(number, end).await? {
-                Next::Leave(code) => return Ok(code),
-                Next::Again { delay, hosts: next_hosts, world: next_world } => {
+            resume = next_resume(resume, end.has_stepped);
+            match self.react_to_end(number, end).await? {
+                Next::Exit(code) => return Ok(code),
+                Next::Retry { delay, hosts: next_hosts, world: next_world } => {
                     (hosts, world) = (next_hosts, next_world);
-                    self.keeper.wait_for_start(delay);
+                    self.recorder.wait_for_start(delay);
                     tokio::select! {
-                        () = self.keeper.while_waiting(tokio::time::sleep(delay)) => {}
+                        () = self.recorder.while_waiting(tokio::time::sleep(delay)) => {}
                         _ = stops.recv() => {
-                            self.console.say("asked to stop: no rank is running, and no other attempt is made");
+                            self.console.info("asked to stop: no rank is running, and no other attempt is made");
                             return Ok(ExitCode::Preempted as u8);
                         }
                     }
@@ -168,29 +169,29 @@ impl Launch {
         let is_spare = |host: &&Host| !used.iter().any(|(name, _)| *name == host.name);
         let spares: Vec<&str> = self.plan.hosts.hosts.iter().filter(is_spare).map(|host| host.name.as_str()).collect();
         let spares = if spares.is_empty() { String::new() } else { format!(", spares: {}", spares.join(", ")) };
-        self.console.say(&format!(
+        self.console.info(&format!(
             "{world} ranks on {}{spares} (from {}); the run's folder is {}, checkpoints go to {}",
             hosts.join(", "),
             self.plan.hosts.source,
             self.files.run().display(),
             self.facts.derived.checkpoint_url,
         ));
-        self.console.say(&map);
-        self.console.say(&format!("timeouts: {}", timeouts(&self.facts)));
+        self.console.info(&map);
+        self.console.info(&format!("timeouts: {}", timeouts(&self.facts)));
         if rustix::process::getuid().is_root() {
-            self.console.say("this is root: mpirun gets --allow-run-as-root");
+            self.console.info("this is root: mpirun gets --allow-run-as-root");
         }
     }
 
-    fn ranks(&self, number: u64, resume: &str) -> Ranks {
+    fn ranks(&self, number: u64, resume: &str) -> RankSettings {
         let ended = (environment::ENDED_ATTEMPTS.to_owned(), self.ended_attempts.join(","));
-        Ranks {
+        RankSettings {
             argv: self.plan.argv(resume),
             environment: vec![ended],
             logs: self.files.attempt(number),
             show: self.plan.options.show_rank.clone(),
             has_gpus: self.facts.config.run.device != "cpu" && self.plan.has_gpus.unwrap_or_else(has_driver),
-            // Once is enough.
+            // A drill cuts a host off only once.
             vanish: self.plan.vanish.clone().filter(|_| self.history.is_empty()),
             options: GroupOptions {
                 timeouts: self.facts.config.launch.timeouts(),
@@ -200,7 +201,7 @@ impl Launch {
         }
     }
 
-    fn keep_mpirun_log(&self, number: u64, end: &AttemptEnd) {
+    fn write_mpirun_log(&self, number: u64, end: &AttemptEnd) {
         if end.mpirun_lines.is_empty() {
             return;
         }
@@ -212,34 +213,29 @@ impl Launch {
         }
     }
 
-    /// What follows from the end of an attempt.
-    async fn after(&mut self, number: u64, end: AttemptEnd) -> Result<Next, LaunchError> {
-        let (mut incident, mut sentence) = match &end.outcome {
+    /// Reacts to the end of an attempt.
+    async fn react_to_end(&mut self, number: u64, end: AttemptEnd) -> Result<Next, LaunchError> {
+        let (incident, sentence) = match &end.outcome {
             Outcome::AllEnded => {
-                self.console.say("the run is finished");
-                return Ok(Next::Leave(0));
+                self.console.info("the run is finished");
+                return Ok(Next::Exit(0));
             }
             Outcome::Stopped { code, sentence } => {
                 self.console
-                    .say(&format!("{sentence}; the newest checkpoint is of step {}", end.roster.checkpoint_step()));
-                return Ok(Next::Leave(*code));
+                    .info(&format!("{sentence}; the newest checkpoint is of step {}", end.roster.checkpoint_step()));
+                return Ok(Next::Exit(*code));
             }
             Outcome::Incident { incident, sentence } => (incident.clone(), sentence.clone()),
         };
         self.console.warn(&sentence);
-        // A host that nothing can be started on brings every later attempt down.
-        for (host, why) in preflight::unreachable(&self.plan, &self.facts, &end.roster.hosts()).await {
+        let unreachable = preflight::unreachable(&self.plan, &self.facts, &end.roster.hosts()).await;
+        for (host, why) in &unreachable {
             self.console.warn(&format!("{host}: {why}"));
-            if incident.cause != Cause::HostLost {
-                (incident.cause, incident.hosts) = (Cause::HostLost, Vec::new());
-                sentence = format!("{sentence}; {host} cannot be reached");
-            }
-            if !incident.hosts.contains(&host) {
-                incident.hosts.push(host);
-            }
         }
+        let unreachable: Vec<String> = unreachable.into_iter().map(|(host, _)| host).collect();
+        let (incident, sentence) = blame_unreachable(incident, sentence, &unreachable);
         let group = self.verify_gone(&end).await;
-        if group.processes_left == 0 && group.unverified_hosts.is_empty() {
+        if group.is_gone() {
             let attempts = end.roster.readings().map(|reading| reading.attempt_id.clone()).filter(|id| !id.is_empty());
             self.ended_attempts.extend(attempts.take(1));
         }
@@ -257,18 +253,18 @@ impl Launch {
             restart_on_preemption: self.plan.options.restart_on_preemption,
         };
         let action = decide(&incident, &situation);
-        let (words, next) = match action {
-            Action::Stop { code, reason } => (format!("gives up ({code}): {reason}"), Next::Leave(code)),
+        let (summary, next) = match action {
+            Action::Stop { code, reason } => (format!("gives up ({code}): {reason}"), Next::Exit(code)),
             Action::Restart { delay_seconds, hosts, world, left_out, note } => {
                 self.left_out.extend(left_out.into_iter().map(|(host, _)| host));
                 let note = note.map(|note| format!("; {note}")).unwrap_or_default();
-                let words =
+                let summary =
                     format!("starts again in {delay_seconds:.0} s with {world} ranks from the newest checkpoint{note}");
                 let delay = Duration::try_from_secs_f64(delay_seconds).unwrap_or(LONGEST_DELAY);
-                (words, Next::Again { delay, hosts, world })
+                (summary, Next::Retry { delay, hosts, world })
             }
         };
-        let failure = self.failure(number, &end, &incident, sentence, group, &words);
+        let failure = self.failure(number, &end, &incident, sentence, group, &summary);
         self.show_last_lines(&failure);
         let path = self.files.incident(self.next_incident);
         for path in [&path, &self.files.failure()] {
@@ -276,15 +272,15 @@ impl Launch {
                 self.console.warn(&error.to_string());
             }
         }
-        self.console.warn(&format!("{words} (see {})", path.display()));
+        self.console.warn(&format!("{summary} (see {})", path.display()));
         self.next_incident += 1;
         self.reached = self.reached.max(end.reached);
         self.history.push(incident);
-        self.keeper.failed(failure, vec![path, self.files.failure()], end.failed_at);
+        self.recorder.failed(failure, vec![path, self.files.failure()], end.failed_at);
         Ok(next)
     }
 
-    /// What was said by who failed, where it was not shown already.
+    /// Shows the last lines of the rank that failed, unless its output was shown already.
     fn show_last_lines(&self, failure: &Failure) {
         let lines = failure.last_lines.iter().filter(|line| !line.trim().is_empty());
         let (title, lines): (String, Vec<&String>) = match failure.rank {
@@ -301,18 +297,18 @@ impl Launch {
         }
     }
 
-    /// Makes sure that nothing of a group is left.
+    /// Ends the leftovers of a group, and returns what is known of its processes.
     async fn verify_gone(&self, end: &AttemptEnd) -> GroupRecord {
         let mut hosts: Vec<String> = end.unverified.iter().map(|&rank| end.roster.entries[rank].host.clone()).collect();
         hosts.dedup();
         let daemons = |host: &str| -> Vec<String> {
             let there = end.roster.entries.iter().filter(|entry| entry.host == host);
             let hellos = there.filter_map(|entry| entry.hello.as_ref());
-            let word = |hello: &Hello| {
+            let arguments_of = |hello: &Hello| {
                 let session = hello.session.iter().map(|folder| format!("--session={}", folder.display()));
                 hello.daemon.iter().map(ToString::to_string).chain(session).collect::<Vec<_>>()
             };
-            hellos.flat_map(word).collect::<BTreeSet<_>>().into_iter().collect()
+            hellos.flat_map(arguments_of).collect::<BTreeSet<_>>().into_iter().collect()
         };
         let (mut left, silent) = match hosts.as_slice() {
             [] => (0, Vec::new()),
@@ -320,11 +316,11 @@ impl Launch {
         };
         left += end.roster.entries.iter().filter_map(|entry| entry.left).sum::<usize>();
         if left > 0 {
-            self.console.warn(&format!("{left} processes could not be ended: they hang in the system, or in a driver"));
+            self.console.warn(&format!("{left} processes could not be ended: they hang in the kernel or in a driver"));
         }
         if !silent.is_empty() {
             self.console.warn(&format!(
-                "what runs on {} cannot be told; its ranks end themselves when they hear nothing of the launcher",
+                "processes on {} could not be checked; ranks there end when they no longer hear from the launcher",
                 silent.join(", ")
             ));
         }
@@ -335,8 +331,8 @@ impl Launch {
         }
     }
 
-    /// Ends what is left of a launch on these hosts, where each has the daemons, and their folders, that `daemons`
-    /// knows.
+    /// Ends what is left of a launch on these hosts. `daemons` returns the daemons of a host and their session folders,
+    /// as arguments of `sweep`.
     async fn sweep(
         &self,
         launch_id: &str,
@@ -347,8 +343,8 @@ impl Launch {
             let host = Host { name: name.to_owned(), slots: 1, slots_given: true };
             let layout = Layout::one_per_host(&[host], |_| true);
             let daemons = daemons(name);
-            let words = ["sweep", launch_id].into_iter().chain(daemons.iter().map(String::as_str));
-            self.plan.mpirun_plan(layout, &words.collect::<Vec<_>>(), 1)
+            let summary = ["sweep", launch_id].into_iter().chain(daemons.iter().map(String::as_str));
+            self.plan.mpirun_command(layout, &summary.collect::<Vec<_>>(), 1)
         })
         .await
     }
@@ -363,7 +359,7 @@ impl Launch {
         action: &str,
     ) -> Failure {
         let entry = incident.rank.and_then(|rank| end.roster.entries.get(rank));
-        // How it ended by itself: those that the launcher has killed say nothing.
+        // The state before the launcher killed the ranks.
         let then = incident.rank.and_then(|rank| end.at_failure.entries.get(rank));
         let (exit_code, signal) = then.and_then(|entry| entry.end).unwrap_or_default();
         let stood = then.and_then(|entry| entry.reading.as_ref()).filter(|_| incident.cause == Cause::Stalled);
@@ -380,7 +376,7 @@ impl Launch {
             signal: signal.map(|signal| signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)),
             last_lines: match entry {
                 Some(entry) => entry.last_lines.clone(),
-                // mpirun explains itself at length; its first words say what happened.
+                // mpirun explains itself at length; its first lines say what happened.
                 None if !end.roster.is_complete() => end.mpirun_lines.iter().take(MPIRUN_LINES).cloned().collect(),
                 None => Vec::new(),
             },
@@ -397,8 +393,16 @@ impl Launch {
     }
 }
 
-/// Where an earlier launch has left something, as this host, which calls itself `here`, knows the places: what was this
-/// machine to a launcher elsewhere is that one's.
+/// Starts an attempt's `mpirun`.
+///
+/// # Errors
+/// If the system refuses.
+pub(super) async fn start(plan: AttemptSpec, launched: Instant) -> Result<Attempt, LaunchError> {
+    Attempt::launch(plan, launched).await.map_err(LaunchError::system)
+}
+
+/// Returns the hosts on which an earlier launch may have left processes. `here` is the name of this host. A name such
+/// as `localhost` means the host of the earlier launcher.
 fn places_of(earlier: &State, here: &str) -> Vec<String> {
     let is_own =
         |name: &str| name == LOCALHOST || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
@@ -408,14 +412,14 @@ fn places_of(earlier: &State, here: &str) -> Vec<String> {
     earlier.hosts.iter().map(place).collect()
 }
 
-/// Whether this machine has the driver; where no host was examined, the others are taken to be like it.
+/// Returns whether this machine has the NVIDIA driver. Without a preflight, the other hosts are assumed to be like it.
 fn has_driver() -> bool {
     std::path::Path::new("/proc/driver/nvidia/version").exists()
 }
 
 enum Next {
-    Leave(u8),
-    Again { delay: Duration, hosts: Vec<Host>, world: usize },
+    Exit(u8),
+    Retry { delay: Duration, hosts: Vec<Host>, world: usize },
 }
 
 #[cfg(test)]
@@ -423,7 +427,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_earlier_launch_left_is_looked_for_where_it_ran() {
+    fn leftovers_of_an_earlier_launch_are_searched_on_its_hosts() {
         let launch = State::of_launch("l".into(), jiff::Timestamp::UNIX_EPOCH);
         let hosts = ["localhost", "127.0.0.1", "n1"].map(str::to_owned).to_vec();
         let earlier = State { launcher_host: "n7".into(), hosts: hosts.clone(), ..launch };

@@ -1,20 +1,20 @@
-//! What the user wants of a launch.
+//! The options of a launch.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::console::ShowRank;
 
-/// Where ranks go and how they are reached: what `run`, `doctor` and `drill` have in common.
+/// The options that `run`, `doctor` and `drill` share: the places of the ranks, and how they are reached.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct HostOptions {
-    /// Hosts in Open MPI's form: one a line, `node1 slots=8`
+    /// A hostfile in Open MPI's form: one host per line, `node1 slots=8`
     #[arg(long, value_name = "FILE")]
     pub hostfile: Option<PathBuf>,
     /// Hosts on the command line: node1:8,node2:8
     #[arg(long, value_name = "HOSTS")]
     pub hosts: Option<String>,
-    /// Ranks; without it, as many as the hosts take. Hosts beyond those that they need are spares
+    /// The number of ranks; without it, as many as the hosts take. Hosts that are not needed are spares
     #[arg(long, value_name = "RANKS")]
     pub np: Option<usize>,
     /// The program `admiral`, at the same path on every host; without it, the one beside this program
@@ -23,7 +23,7 @@ pub struct HostOptions {
     /// Open MPI's mpirun; without it, the first in PATH
     #[arg(long, value_name = "PATH")]
     pub mpirun: Option<PathBuf>,
-    /// Passes a variable of this environment on to the ranks, besides AWS_*, NCCL_*, OMP_*, CUDA_*, RUST_LOG and such
+    /// Passes a variable of this environment to the ranks, besides AWS_*, NCCL_*, OMP_*, CUDA_*, RUST_LOG and such
     #[arg(long = "pass", value_name = "NAME")]
     pub pass: Vec<String>,
     /// The network that the hosts share: 10.0.0.0/16, or interfaces eth0,ib0
@@ -32,12 +32,12 @@ pub struct HostOptions {
     /// The address of this machine by which the hosts reach it
     #[arg(long, value_name = "IP")]
     pub address: Option<IpAddr>,
-    /// An option that mpirun gets besides: --mpirun-option='--mca btl_tcp_links 2'
+    /// Another option for mpirun: --mpirun-option='--mca btl_tcp_links 2'
     #[arg(long = "mpirun-option", value_name = "OPTION", allow_hyphen_values = true)]
     pub mpirun_options: Vec<String>,
 }
 
-/// A run.
+/// The options of a run.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RunOptions {
     /// The configuration, a YAML file at the same path on every host
@@ -48,28 +48,29 @@ pub struct RunOptions {
     #[command(flatten)]
     #[allow(missing_docs, reason = "flattened into the help")]
     pub hosts: HostOptions,
-    /// Where the run begins: auto, latest or a step; once a step is done, restarts go on from the newest checkpoint
+    /// Where the run begins: auto, latest or a step; once a step is done, restarts continue from the newest checkpoint
     #[arg(long, default_value = "auto", value_name = "WHERE")]
     pub resume: String,
-    /// Whose output is shown: all, none, or ranks as in 0,3. Errors of every rank are, always
+    /// The ranks whose output is shown: all, none, or numbers as in 0,3. Errors of every rank are always shown
     #[arg(long, default_value = "0", value_name = "RANKS")]
     pub show_rank: ShowRank,
     /// Restarts within launch.restart_window_seconds; without it, launch.max_restarts
     #[arg(long, value_name = "N")]
     pub max_restarts: Option<u64>,
-    /// With fewer ranks than these the run stops instead of going on
+    /// The run stops rather than continue with fewer ranks
     #[arg(long, default_value_t = 1, value_name = "RANKS")]
     pub min_ranks: usize,
-    /// Starts again also when ranks were stopped by a signal from outside
+    /// Restarts also when ranks were stopped by a signal from outside
     #[arg(long)]
     pub restart_on_preemption: bool,
-    /// The unit of the delays before restarts: 1, 2, 4... of it while the run gets no further; 30 at first for a store
+    /// The unit of the delays before restarts: 1, 2, 4... units while there is no progress; 30 at first after a store
+    /// error
     #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub base_delay_seconds: f64,
     /// Starts without examining the hosts first
     #[arg(long)]
     pub no_preflight: bool,
-    /// Goes on without hosts that the preflight finds bad, with at least this many
+    /// Starts without hosts that the preflight finds bad, with at least this many
     #[arg(long, value_name = "HOSTS")]
     pub allow_fewer_hosts: Option<usize>,
     /// Prints what would be started, and starts nothing
@@ -77,7 +78,7 @@ pub struct RunOptions {
     pub dry_run: bool,
 }
 
-/// Seconds on the command line, up to a day.
+/// Parses seconds on the command line, at most a day.
 pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..=86400.0).contains(seconds));
     seconds.ok_or_else(|| "expected seconds, from 0 to 86400".to_owned())
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_that_no_clock_takes_are_refused() {
+    fn invalid_seconds_are_refused() {
         for (text, value) in [("0", 0.0), ("0.1", 0.1), ("86400", 86400.0)] {
             assert_eq!(seconds(text), Ok(value));
         }

@@ -1,91 +1,64 @@
-//! What is settled before anything is started.
+//! The settings of a launch that are fixed before anything is started.
 
-use admiral_contract::ExitCode;
-
+use super::error::LaunchError;
 use super::options::{HostOptions, RunOptions};
+use crate::environment::Environment;
 use crate::facts;
 use crate::hosts::{Host, HostList, Source, is_this_host, resolve};
 use crate::layout::Layout;
-use crate::mpirun::{MpirunPlan, find_mpirun, passed_variables};
-use crate::supervise::{AttemptPlan, Vanish, own_addresses};
+use crate::mpirun::{MpirunCommand, find_mpirun, passed_variables};
+use crate::supervise::{AttemptSpec, Vanish, own_addresses};
 
-/// What `mpirun` gives attendants that it has told to end. Whatever the configuration says, it is longer than that: the
-/// launcher and the attendants see to it that ranks end in time, and `mpirun` may be started before the configuration
-/// is known.
+/// `mpirun`'s grace period for agents that it has told to end. It is longer than any in a configuration, because the
+/// launcher and the agents end ranks in time, and `mpirun` may be started before the configuration is known.
 const MPIRUN_GRACE_SECONDS: u64 = 3600;
 
-/// Why a launch ends without a run; each with what the launcher exits with.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct LaunchError {
-    /// What the launcher exits with.
-    pub code: u8,
-    /// For people.
-    pub message: String,
-}
-
-impl LaunchError {
-    /// Something that starting again cannot mend.
-    pub fn config(message: impl std::fmt::Display) -> Self {
-        Self { code: ExitCode::Config as u8, message: message.to_string() }
-    }
-
-    /// A stop that came before anything was done: there is nothing to lose.
-    pub(crate) fn stopped_early() -> Self {
-        Self { code: ExitCode::Preempted as u8, message: "asked to stop before its first step".to_owned() }
-    }
-
-    /// Something about this machine.
-    pub fn system(message: impl std::fmt::Display) -> Self {
-        Self { code: 1, message: message.to_string() }
-    }
-}
-
-/// What is settled before anything is started.
+/// The settings of a launch that are fixed before anything is started.
 #[derive(Debug, Clone)]
-pub struct Plan {
-    /// What the user wants.
+pub struct LaunchPlan {
+    /// The options of the user.
     pub options: RunOptions,
-    /// The hosts, spares among them.
+    /// The hosts, including spares.
     pub hosts: HostList,
-    /// The ranks wanted.
+    /// The number of ranks.
     pub world: usize,
-    /// `mpirun`.
+    /// The path of `mpirun`.
     pub mpirun: std::path::PathBuf,
-    /// The program `admiral`.
+    /// The path of `admiral`.
     pub program: std::path::PathBuf,
-    /// The configuration's file, from the root: ranks elsewhere have no other way to find it.
+    /// The absolute path of the configuration, by which ranks on other hosts find it.
     pub config: std::path::PathBuf,
-    /// What ranks get of this environment.
+    /// The variables of this environment that ranks get.
     pub variables: Vec<(String, String)>,
-    /// For a drill: a host that is to be lost.
+    /// For a drill: the host to cut off.
     pub vanish: Option<Vanish>,
-    /// Whether ranks have GPUs, where the preflight has looked.
+    /// Whether the ranks have GPUs; known after the preflight.
     pub has_gpus: Option<bool>,
-    /// For a drill: what is said when it begins.
+    /// For a drill: the message at its start.
     pub drill: Option<String>,
+    /// The launcher's environment.
+    pub environment: Environment,
 }
 
-impl Plan {
-    /// Reads the command line and the environment; starts nothing.
+impl LaunchPlan {
+    /// Reads the options and the environment. Starts nothing.
     ///
     /// # Errors
-    /// What is wrong with either.
-    pub fn new(options: RunOptions) -> Result<Self, LaunchError> {
+    /// If one of them is wrong.
+    pub fn new(options: RunOptions, environment: &Environment) -> Result<Self, LaunchError> {
         check_resume(&options.resume)?;
         let HostOptions { hostfile, hosts, np, .. } = options.hosts.clone();
         let request = crate::hosts::HostRequest { hostfile, hosts, np };
-        let hosts = resolve(&request, &|name| std::env::var(name).ok()).map_err(LaunchError::config)?;
+        let hosts = resolve(&request, &|name| environment.get(name)).map_err(LaunchError::config)?;
         let slots: usize = hosts.hosts.iter().map(|host| host.slots).sum();
         let world = np.unwrap_or(slots);
-        // Said now, and not when hosts have been examined; but the GPUs of some may have to be counted first.
+        // Report mistakes now, and not after the hosts were examined. But the GPUs of some hosts may have to be counted
+        // first.
         let is_known = options.no_preflight || options.dry_run || hosts.hosts.iter().all(|host| host.slots_given);
         Layout::new(&hosts.hosts, if is_known { world } else { 1 }).map_err(LaunchError::config)?;
         check_ranges(&options, is_known.then_some(world), hosts.hosts.len())?;
-        let mpirun = find_mpirun(options.hosts.mpirun.as_deref()).map_err(LaunchError::system)?;
-        let environment =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        let variables = passed_variables(environment, &options.hosts.pass).map_err(LaunchError::config)?;
+        let mpirun = find_mpirun(options.hosts.mpirun.as_deref(), &environment.path).map_err(LaunchError::system)?;
+        let variables = passed_variables(environment.texts(), &options.hosts.pass).map_err(LaunchError::config)?;
         let config = std::path::absolute(&options.config).map_err(LaunchError::system)?;
         let program = facts::program(options.hosts.program.as_deref());
         Ok(Self {
@@ -99,22 +72,23 @@ impl Plan {
             vanish: None,
             has_gpus: None,
             drill: None,
+            environment: environment.clone(),
         })
     }
 
-    /// Whether all ranks are on this machine.
+    /// Returns whether all ranks are on this machine.
     pub(super) fn is_local(&self) -> bool {
         self.hosts.source == Source::Local
     }
 
-    /// Whether every host's number of ranks is known before anybody has looked at its GPUs.
+    /// Returns whether the number of ranks is known before the GPUs are counted.
     pub(super) fn has_given_slots(&self) -> bool {
         self.options.hosts.np.is_some() || self.hosts.hosts.iter().all(|host| host.slots_given)
     }
 
-    /// The line that starts `arguments` of this program on every place of `layout`.
-    pub(super) fn mpirun_plan(&self, layout: Layout, arguments: &[&str], grace_seconds: u64) -> MpirunPlan {
-        MpirunPlan {
+    /// Returns the command that starts this program with `arguments` on every place of `layout`.
+    pub(super) fn mpirun_command(&self, layout: Layout, arguments: &[&str], grace_seconds: u64) -> MpirunCommand {
+        MpirunCommand {
             mpirun: self.mpirun.clone(),
             layout,
             program: std::env::current_exe().unwrap_or_else(|_| "admiral-launch".into()),
@@ -125,10 +99,11 @@ impl Plan {
             oversubscribe: true,
             interfaces: self.options.hosts.interfaces.clone(),
             options: self.options.hosts.mpirun_options.clone(),
+            temporary_folder: self.environment.temporary_folder.clone(),
         }
     }
 
-    /// The addresses by which the hosts may reach this machine.
+    /// Returns the addresses by which the hosts may reach this machine.
     pub(super) fn addresses(&self) -> Result<Vec<std::net::IpAddr>, LaunchError> {
         match self.options.hosts.address {
             Some(address) => Ok(vec![address]),
@@ -136,25 +111,25 @@ impl Plan {
         }
     }
 
-    /// What an attempt on these hosts with so many ranks starts.
+    /// Returns the command of an attempt with `world` ranks on these hosts.
     pub(super) fn attempt(
         &self,
         ordinal: u64,
         launch_id: &str,
         hosts: &[Host],
         world: usize,
-    ) -> Result<AttemptPlan, LaunchError> {
+    ) -> Result<AttemptSpec, LaunchError> {
         let layout = Layout::with_first(hosts, world, is_this_host).map_err(LaunchError::config)?;
         let addresses = self.addresses()?;
-        Ok(AttemptPlan {
+        Ok(AttemptSpec {
             ordinal,
             launch_id: launch_id.to_owned(),
-            mpirun: self.mpirun_plan(layout, &["attend"], MPIRUN_GRACE_SECONDS),
+            mpirun: self.mpirun_command(layout, &["agent"], MPIRUN_GRACE_SECONDS),
             addresses,
         })
     }
 
-    /// What every rank runs.
+    /// Returns the command line of every rank.
     pub(super) fn argv(&self, resume: &str) -> Vec<String> {
         let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
         let mut argv = vec![text(&self.program), "train".into(), text(&self.config)];
@@ -166,7 +141,7 @@ impl Plan {
     }
 }
 
-/// Options that name ranks and hosts which the run does not have; `world` where it is known by now.
+/// Refuses options that name ranks and hosts which the run does not have. `world` is given if it is known already.
 fn check_ranges(options: &RunOptions, world: Option<usize>, hosts: usize) -> Result<(), LaunchError> {
     if let Some(world) = world {
         if let Some(rank) = options.show_rank.highest().filter(|&rank| rank >= world) {
@@ -186,7 +161,7 @@ fn check_ranges(options: &RunOptions, world: Option<usize>, hosts: usize) -> Res
     }
 }
 
-/// What `admiral train --resume` takes.
+/// Refuses anything that `admiral train --resume` does not accept.
 fn check_resume(text: &str) -> Result<(), LaunchError> {
     if matches!(text, "auto" | "latest") || text.parse::<u64>().is_ok() {
         return Ok(());
@@ -199,16 +174,16 @@ mod tests {
     use super::*;
 
     #[derive(clap::Parser)]
-    struct Line {
+    struct RunArguments {
         #[command(flatten)]
         options: RunOptions,
     }
 
     #[test]
-    fn ranks_and_hosts_that_the_run_does_not_have_are_refused() {
+    fn options_beyond_the_runs_ranks_and_hosts_are_refused() {
         let check = |words: &[&str], world| {
             let words = ["x", "c.yaml"].iter().chain(words);
-            let options = <Line as clap::Parser>::parse_from(words).options;
+            let options = <RunArguments as clap::Parser>::parse_from(words).options;
             check_ranges(&options, world, 2).map_err(|error| error.message)
         };
         for words in [&[][..], &["--show-rank", "all"], &["--show-rank", "0,3"], &["--min-ranks", "4"]] {
@@ -221,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn where_to_resume_is_checked_before_anything_is_started() {
+    fn the_option_resume_is_checked_early() {
         for text in ["auto", "latest", "0", "1200"] {
             assert!(check_resume(text).is_ok(), "{text}");
         }

@@ -1,4 +1,4 @@
-//! Making sure that nothing of a launch is left on hosts whose attendants cannot say so.
+//! Ending what is left of a launch on hosts whose agents cannot report it.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -6,34 +6,36 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use admiral_contract::environment::LAUNCH_ID;
+use admiral_contract::host::ProcessStat;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::mpirun::MpirunPlan;
+use crate::mpirun::MpirunCommand;
 use crate::session;
 
-/// What stands before the number in the answer of `sweep`.
+/// The text before the number in the output of `sweep`.
 pub const SWEPT: &str = "admiral-launch swept, left: ";
-/// A host that does not answer for so long is not waited for.
-const PATIENCE: Duration = Duration::from_secs(6);
+/// The timeout for a host's answer.
+const TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Ends, on each host, what is left of a launch, by `mpirun` of `plan_for`'s line. Returns how many processes could
-/// not be ended, and the hosts that did not answer.
-pub(super) async fn sweep(hosts: &[String], plan_for: impl Fn(&str) -> MpirunPlan) -> (usize, Vec<String>) {
+/// Ends what is left of a launch on each host, with the `mpirun` command of `plan_for`. Returns the number of processes
+/// that could not be ended, and the hosts that did not answer.
+pub(super) async fn sweep(hosts: &[String], plan_for: impl Fn(&str) -> MpirunCommand) -> (usize, Vec<String>) {
     let hosts: BTreeSet<&String> = hosts.iter().collect();
     let mut asked = JoinSet::new();
     for &host in &hosts {
-        let mut command = Command::from(plan_for(host).command());
+        let plan = plan_for(host);
+        let mut command = Command::from(plan.command());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
         let host = host.clone();
         asked.spawn(async move {
             let child = command.spawn().ok()?;
             let pid = child.id();
-            let output = timeout(PATIENCE, child.wait_with_output()).await.ok().and_then(Result::ok);
+            let output = timeout(TIMEOUT, child.wait_with_output()).await.ok().and_then(Result::ok);
             if output.is_none() {
-                session::remove_of_mpirun(pid);
+                session::remove_for_mpirun(&plan.temporary_folder, pid);
             }
             let output = output?;
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -52,11 +54,11 @@ pub(super) async fn sweep(hosts: &[String], plan_for: impl Fn(&str) -> MpirunPla
     (total, silent)
 }
 
-/// Ends all processes of a launch on this host, and the daemons of `mpirun` that had these numbers, and removes the
-/// folders of those; returns how many processes of the launch are left.
+/// Ends all processes of a launch on this host and the `mpirun` daemons with these process numbers, and removes the
+/// daemons' session folders. Returns the number of the launch's processes that are left.
 #[must_use]
 pub fn sweep_here(launch_id: &str, daemons: &[i32], sessions: &[PathBuf]) -> usize {
-    for daemon in daemons.iter().filter_map(|&pid| Pid::from_raw(pid)).filter(|&pid| crate::attend::is_daemon(pid)) {
+    for daemon in daemons.iter().filter_map(|&pid| Pid::from_raw(pid)).filter(|&pid| crate::agent::is_daemon(pid)) {
         let _ = kill_process(daemon, Signal::KILL);
     }
     let mark = format!("{LAUNCH_ID}={launch_id}");
@@ -67,7 +69,7 @@ pub fn sweep_here(launch_id: &str, daemons: &[i32], sessions: &[PathBuf]) -> usi
             break;
         }
         for &pid in &left {
-            // It may be gone by now.
+            // It may be gone already.
             let _ = kill_process(pid, Signal::KILL);
         }
         std::thread::sleep(Duration::from_millis(100));
@@ -76,8 +78,8 @@ pub fn sweep_here(launch_id: &str, daemons: &[i32], sessions: &[PathBuf]) -> usi
     left.len()
 }
 
-/// The processes of this network whose environment holds `mark`. Containers and test beds that share a process table do
-/// not share a network: what belongs to another host is left alone.
+/// Returns the processes of this network namespace whose environment holds `mark`. Containers and test beds may share a
+/// process table but not a network, so processes of other hosts are left alone.
 fn processes(mark: &str) -> Vec<Pid> {
     let network = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
     let own = network("self");
@@ -86,8 +88,10 @@ fn processes(mark: &str) -> Vec<Pid> {
     for entry in entries.flatten() {
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
-        let Some(pid) = name.parse().ok().and_then(Pid::from_raw) else { continue };
-        if pid == rustix::process::getpid() || network(name) != own || is_dead(name) {
+        let Some(number) = name.parse::<u32>().ok() else { continue };
+        let Some(pid) = i32::try_from(number).ok().and_then(Pid::from_raw) else { continue };
+        let is_dead = || ProcessStat::of(number).is_none_or(|stat| stat.is_dead());
+        if pid == rustix::process::getpid() || network(name) != own || is_dead() {
             continue;
         }
         let environment = std::fs::read(format!("/proc/{name}/environ")).unwrap_or_default();
@@ -98,23 +102,17 @@ fn processes(mark: &str) -> Vec<Pid> {
     found
 }
 
-/// Whether nothing but its parent's interest is left of a process.
-fn is_dead(pid: &str) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z') || rest.starts_with('X'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_a_launch_left_is_ended() {
+    fn the_processes_of_a_launch_are_ended() {
         let id = format!("sweep-{}", std::process::id());
         let others = format!("others-{}", std::process::id());
         let mut mine = std::process::Command::new("sleep").arg("60").env(LAUNCH_ID, &id).spawn().expect("sleep");
         let mut other = std::process::Command::new("sleep").arg("60").env(LAUNCH_ID, &others).spawn().expect("sleep");
-        // They have their variables once they are other programs.
+        // They have their variables only after exec.
         let count = |id: &str| processes(&format!("{LAUNCH_ID}={id}")).len();
         while count(&id) == 0 || count(&others) == 0 {
             std::thread::sleep(Duration::from_millis(5));

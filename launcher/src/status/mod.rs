@@ -1,4 +1,4 @@
-//! Where a run stands: what the launcher writes down, and `admiral-launch status`.
+//! The state of a run: the launcher's file, and `admiral-launch status`.
 
 mod show;
 mod state;

@@ -1,4 +1,4 @@
-//! `admiral-launch status`.
+//! The command `admiral-launch status`.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
@@ -9,53 +9,53 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::state::{Condition, STALE_SECONDS, State};
-use crate::files::state_of;
+use crate::paths::state_of;
 
-/// Why there is nothing to show.
+/// There is nothing to show.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
-    /// No launcher has been there.
+    /// No launcher has run there.
     #[error("{path}: {source}; no admiral-launch has run there, or give the run's folder (run.folder)")]
     Absent {
-        /// What was looked for.
+        /// The path of the missing file.
         path: PathBuf,
-        /// Why it cannot be read.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// The file is not as this version writes it.
+    /// The file has another format.
     #[error("{path} cannot be understood: {source}")]
     Foreign {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The parse error.
         source: serde_json::Error,
     },
-    /// Of a URL only the checkpoints are known, and the program that lists them failed.
+    /// The program that lists the checkpoints of a URL failed.
     #[error("{0}")]
     Listing(String),
 }
 
-/// The state of the run in this folder.
+/// Reads the state of the run in this folder.
 ///
 /// # Errors
-/// When no launcher has been there.
+/// If no launcher has run there, or its file has another format.
 pub fn read(run: &Path) -> Result<State, StatusError> {
     let path = state_of(run);
     let text = std::fs::read(&path).map_err(|source| StatusError::Absent { path: path.clone(), source })?;
     serde_json::from_slice(&text).map_err(|source| StatusError::Foreign { path, source })
 }
 
-/// Shows where a run stands: from its folder, or from the URL of its checkpoints, of which `program` knows. With
-/// `watch` again and again until the run has ended.
+/// Shows the state of a run, from its folder or from the URL of its checkpoints, which `program` lists. With `watch`,
+/// repeats until the run has ended.
 ///
 /// # Errors
-/// When nothing is known of it.
+/// If nothing is known of the run.
 pub fn status(run: &str, program: &Path, watch: bool, json: bool) -> Result<(), StatusError> {
     loop {
         let (text, is_over) =
             if run.contains("://") { (listing(run, program, json)?, false) } else { local(run, json)? };
         let clear = if watch && std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
-        // Whoever reads may leave.
+        // The reader may be gone.
         if std::io::stdout().write_all(format!("{clear}{text}").as_bytes()).is_err() || !watch || is_over {
             return Ok(());
         }
@@ -74,7 +74,7 @@ fn local(run: &str, json: bool) -> Result<(String, bool), StatusError> {
     Ok((text, is_over))
 }
 
-/// What `admiral checkpoint list` says: without a launcher's file that is all that can be known.
+/// Returns the output of `admiral checkpoint list`. Without the launcher's file, nothing else is known.
 fn listing(url: &str, program: &Path, json: bool) -> Result<String, StatusError> {
     let mut command = Command::new(program);
     command.args(["checkpoint", "list", url]).args(json.then_some("--json")).stdin(Stdio::null());
@@ -88,7 +88,7 @@ fn listing(url: &str, program: &Path, json: bool) -> Result<String, StatusError>
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The table for people, at the time `now`.
+/// Returns the table for people, at the time `now`.
 fn table(run: &str, state: &State, now: Timestamp) -> String {
     let mut text = String::new();
     let mut row = |name: &str, value: String| {
@@ -133,7 +133,7 @@ fn table(run: &str, state: &State, now: Timestamp) -> String {
     text
 }
 
-/// Seconds for people.
+/// Formats a duration in seconds for people.
 #[must_use]
 pub fn span(seconds: f64) -> String {
     let whole = seconds.max(0.0).round() as u64;
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_says_where_it_stands() {
+    fn the_table_shows_the_state() {
         let text = table("runs/a", &state(), Timestamp::from_second(1_000_002).expect("a time"));
         for part in
             ["training", "4 on n0, n1", "20 of 100", "64.0", "1 h 6 min", "step 10", "rank 3", "rank 1 was killed"]
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_launcher_that_is_gone_is_told() {
+    fn a_dead_launcher_is_reported() {
         let text = table("runs/a", &state(), Timestamp::from_second(1_000_100).expect("a time"));
         assert!(text.contains("(process 7 on n0) is gone: nothing for 1 min 40 s"), "{text}");
         let ended = State { condition: Condition::Ended, exit_code: Some(75), ..state() };
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_launcher_that_waits_says_for_how_long() {
+    fn a_waiting_launcher_shows_the_time_left() {
         let at = |second| Timestamp::from_second(second).expect("a time");
         let waits = State { condition: Condition::Recovering, next_start: Some(at(1_000_090)), ..state() };
         let text = table("runs/a", &waits, at(1_000_002));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_are_readable() {
+    fn durations_are_formatted() {
         assert_eq!([3.2, 61.0, 7260.0, 200_000.0].map(span), ["3 s", "1 min 1 s", "2 h 1 min", "2 days 7 h"]);
     }
 

@@ -1,27 +1,28 @@
-//! `launch/state.json`: where a run stands, for `admiral-launch status` and for programs.
+//! `launch/state.json`: the state of a run, for `admiral-launch status` and for programs.
 
 use std::collections::VecDeque;
 
+use admiral_contract::host;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::incident::RankRecord;
 
-/// What a launch is doing.
+/// The activity of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
-    /// Hosts are examined.
+    /// The hosts are being examined.
     Preflight,
-    /// Ranks are being started, or get ready.
+    /// The ranks are being started, or get ready.
     Starting,
-    /// Steps are taken.
+    /// The ranks train.
     Training,
-    /// It was asked to stop; a checkpoint is being published.
+    /// The run was asked to stop; a checkpoint is being published.
     Stopping,
-    /// Something failed: the group is taken down, or the next attempt waits.
+    /// Something failed: the group is shutting down, or the next attempt waits.
     Recovering,
-    /// It is over.
+    /// The launch is over.
     Ended,
 }
 
@@ -38,73 +39,73 @@ impl std::fmt::Display for Condition {
     }
 }
 
-/// Where a run stands.
+/// The state of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// Which launch.
+    /// The launch.
     pub launch_id: String,
-    /// Where its launcher runs.
+    /// The host of its launcher.
     pub launcher_host: String,
-    /// The launcher's process there.
+    /// The process number of the launcher.
     pub launcher_pid: u32,
-    /// When that process was started, in its kernel's ticks since the boot.
+    /// The start of that process, in clock ticks since boot.
     #[serde(default)]
     pub launcher_start: Option<u64>,
-    /// When the launch began.
+    /// The time at which the launch began.
     pub started: Timestamp,
-    /// When this was written. A launcher that lives writes it every second.
+    /// The time at which this was written. A live launcher writes it every second.
     pub updated: Timestamp,
-    /// What it does.
+    /// The activity.
     pub condition: Condition,
-    /// When the next attempt is started, while it is waited for.
+    /// The time of the next attempt's start, while the launcher waits for it.
     #[serde(default)]
     pub next_start: Option<Timestamp>,
-    /// The attempt under way, from 0.
+    /// The current attempt, from 0.
     pub attempt: u64,
-    /// Restarts of this launch.
+    /// The number of restarts of this launch.
     pub restarts: u64,
-    /// Ranks.
+    /// The number of ranks.
     pub world: usize,
     /// The hosts in use.
     pub hosts: Vec<String>,
-    /// Steps that are done.
+    /// The number of completed steps.
     pub step: u64,
-    /// The run's last step; 0 until it is known.
+    /// The last step of the run; 0 until it is known.
     pub last_step: u64,
-    /// Over all ranks, in the last half minute; none until it is known.
+    /// Images per second over all ranks in the last half minute, if known.
     pub images_per_second: Option<f64>,
-    /// Until the last step, at this rate.
+    /// Seconds until the last step, at this rate.
     pub seconds_left: Option<f64>,
     /// The step of the newest checkpoint that this run has published or begun from.
     pub checkpoint_step: u64,
-    /// The ranks' attempt, as the checkpoints' `owner.json` names it.
+    /// The ID of the ranks' attempt, as in the checkpoints' `owner.json`.
     pub attempt_id: Option<String>,
-    /// Ranks that are slower than the others, in words.
+    /// Sentences about slow ranks.
     pub slow: Vec<String>,
-    /// Ranks that were slower at some time of this launch, in the first words on each.
+    /// The first sentence about each rank that was slow at any time of this launch.
     #[serde(default)]
     pub slow_seen: Vec<String>,
-    /// The newest incident, in words.
+    /// The newest incident, in a sentence.
     pub last_incident: Option<String>,
-    /// What the launcher ended with.
+    /// The launcher's exit code.
     pub exit_code: Option<u8>,
     /// All ranks.
     pub ranks: Vec<RankRecord>,
 }
 
-/// A launcher writes every second; one that has not for so long, in seconds, is gone.
+/// A launcher writes every second. After this many seconds without a write, it is gone.
 pub const STALE_SECONDS: f64 = 10.0;
 
 impl State {
-    /// That of a launch of this process which has just begun, at `now`.
+    /// Returns the state of a launch that this process begins at `now`.
     #[must_use]
     pub fn of_launch(launch_id: String, now: Timestamp) -> Self {
         let pid = std::process::id();
         Self {
             launch_id,
-            launcher_host: crate::attend::host_name(),
+            launcher_host: host::host_name(),
             launcher_pid: pid,
-            launcher_start: crate::attend::start_ticks(pid),
+            launcher_start: host::start_ticks(pid),
             started: now,
             updated: now,
             condition: Condition::Starting,
@@ -127,15 +128,15 @@ impl State {
         }
     }
 
-    /// Whether the launcher that wrote this still has the run, as far as one can tell from `here`, a host's name. Of a
-    /// process on this very host `start_of` says when it was started, if it lives; of another host the age of what it
-    /// wrote has to do.
+    /// Returns whether the launcher that wrote this still has the run, as far as the host `here` can tell. If the
+    /// launcher ran on `here`, `start_of` tells the start of a live process; for another host, the age of the file
+    /// decides.
     #[must_use]
     pub fn is_held(&self, now: Timestamp, here: &str, start_of: impl Fn(u32) -> Option<u64>) -> bool {
         if self.condition == Condition::Ended {
             return false;
         }
-        // Clocks of two hosts may differ in either direction.
+        // The clocks of two hosts may differ in either direction.
         let is_fresh = (now - self.updated).total(jiff::Unit::Second).is_ok_and(|age| age.abs() < STALE_SECONDS);
         if self.launcher_host != here {
             return is_fresh;
@@ -154,12 +155,12 @@ pub struct Rate {
     seen: VecDeque<(f64, u64)>,
 }
 
-/// Seconds over which a rate is taken.
+/// The length of the window in seconds.
 const WINDOW: f64 = 30.0;
 
 impl Rate {
-    /// `step` steps are done at `now`, in seconds. A step that goes back begins anew.
-    pub fn see(&mut self, now: f64, step: u64) {
+    /// Records that `step` steps are done at `now`, in seconds. If the step goes back, the measurement starts anew.
+    pub fn record(&mut self, now: f64, step: u64) {
         if self.seen.back().is_some_and(|&(_, last)| step < last) {
             self.seen.clear();
         }
@@ -171,14 +172,14 @@ impl Rate {
         }
     }
 
-    /// Steps a second at `now`; none before two different steps were seen.
+    /// Returns the steps per second at `now`; `None` before two different steps were seen.
     #[must_use]
     pub fn per_second(&self, now: f64) -> Option<f64> {
         let (&(first, from), &(last, to)) = (self.seen.front()?, self.seen.back()?);
         if to == from {
             return None;
         }
-        // A run that has stood still since its last step gets slower with every second.
+        // The rate of a run that stands still falls with every second.
         let pace = (last - first) / (to - from) as f64;
         let waits = now - last;
         let span = if waits > 2.0 * pace { now - first } else { last - first };
@@ -191,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_is_held_while_its_launcher_lives() {
+    fn a_run_is_held_while_its_launcher_is_alive() {
         let second = |second| Timestamp::from_second(second).expect("a time");
         let state = State {
             launcher_host: "n0".into(),
@@ -204,10 +205,10 @@ mod tests {
         fn start_of(pid: u32, start: Option<u64>) -> Option<u64> {
             (pid == 7).then_some(start)?
         }
-        // Here: the process itself says.
+        // On the launcher's host, the process decides.
         assert!(held(&state, 1003, "n0", Some(500)) && held(&state, 2000, "n0", Some(500)));
         assert!(!held(&state, 1003, "n0", None) && !held(&state, 1003, "n0", Some(501)));
-        // Elsewhere: what it wrote last, whoever's clock is ahead.
+        // On another host, the age of the file decides, whichever clock is ahead.
         assert!(held(&state, 1009, "n1", None) && held(&state, 995, "n1", None));
         assert!(!held(&state, 1011, "n1", Some(500)));
         let old = State { launcher_start: None, ..state.clone() };
@@ -221,11 +222,11 @@ mod tests {
         let mut rate = Rate::default();
         assert_eq!(rate.per_second(0.0), None);
         for step in 0..100 {
-            rate.see(step as f64 * 0.5, step);
+            rate.record(step as f64 * 0.5, step);
         }
         assert_eq!(rate.per_second(49.5), Some(2.0));
         assert!(rate.per_second(200.0).expect("it was measured") < 0.5, "it stands still");
-        rate.see(200.0, 10);
+        rate.record(200.0, 10);
         assert_eq!(rate.per_second(200.0), None, "another attempt began at an earlier step");
     }
 }

@@ -1,4 +1,4 @@
-//! One attempt: `mpirun`, the attendants that it starts, their ranks, until all of it is gone.
+//! One attempt: `mpirun`, its agents and their ranks, until all of them are gone.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,126 +9,127 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::hub::{Call, Hub};
+use super::hub::{AgentInput, Hub};
 use super::mpirun::Mpirun;
 use super::roster::{Entry, Roster};
 use crate::console::{Console, ShowRank};
-use crate::decide::{End, Event, Group, GroupOptions, Outcome, Output, Slow, slow_ranks};
+use crate::decide::{End, Event, Group, GroupOptions, Outcome, Output, SlowRank, slow_ranks};
+use crate::environment::{LAUNCH_ADDRESSES, LAUNCH_TOKEN};
 use crate::layout::{Layout, Misplaced, Reported, check_reported};
-use crate::mpirun::MpirunPlan;
-use crate::protocol::{ADDRESSES, BEAT, FromAttendant, Start, TOKEN, ToAttendant};
+use crate::mpirun::MpirunCommand;
+use crate::protocol::{FromAgent, HEARTBEAT_INTERVAL, Start, ToAgent};
 
-/// How often the group is looked at.
+/// The interval of the group's checks.
 const TICK: Duration = Duration::from_millis(100);
-/// `mpirun` follows its attendants within this, or is ended.
-const MPIRUN_PATIENCE: Duration = Duration::from_secs(3);
+/// `mpirun` is killed if it does not end this long after its agents.
+const MPIRUN_EXIT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What an attempt is to be.
+/// The settings of an attempt.
 #[derive(Debug, Clone)]
-pub struct AttemptPlan {
-    /// Attempts of this launch before it.
+pub struct AttemptSpec {
+    /// The number of attempts of this launch before it.
     pub ordinal: u64,
-    /// Names the launch's processes on every host.
+    /// Identifies the launch's processes on every host.
     pub launch_id: String,
-    /// The line that starts the attendants; its variables are those that ranks get besides.
-    pub mpirun: MpirunPlan,
-    /// Where this launcher can be reached.
+    /// The command that starts the agents. Ranks get its variables too.
+    pub mpirun: MpirunCommand,
+    /// The addresses of this launcher.
     pub addresses: Vec<IpAddr>,
 }
 
-/// What the ranks of an attempt are to be.
+/// The settings of an attempt's ranks.
 #[derive(Debug, Clone)]
-pub struct Ranks {
-    /// The program and its arguments, the same for all.
+pub struct RankSettings {
+    /// The program and its arguments, the same for all ranks.
     pub argv: Vec<String>,
-    /// Variables, besides those that `mpirun` passes on.
+    /// Variables besides those that `mpirun` passes on.
     pub environment: Vec<(String, String)>,
     /// The folder of the ranks' logs.
     pub logs: PathBuf,
-    /// Whose output is shown.
+    /// The ranks whose output is shown.
     pub show: ShowRank,
-    /// Whether they use GPUs.
+    /// Whether the ranks use GPUs.
     pub has_gpus: bool,
-    /// For a drill: a host that is to be lost.
+    /// For a drill: a host to cut off.
     pub vanish: Option<Vanish>,
-    /// Timeouts and such.
+    /// The timeouts and limits of the group.
     pub options: GroupOptions,
 }
 
-/// A host that falls silent, as if its cable were pulled, when the group comes to a step.
+/// A host that a drill cuts off, as if its cable were pulled, at a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vanish {
-    /// Which, as the host list names it.
+    /// The host, as the host list names it.
     pub host: String,
-    /// At which step.
+    /// The step.
     pub at_step: u64,
 }
 
-/// Who wants to know how an attempt goes.
+/// An observer of an attempt.
 pub trait Watcher {
-    /// Once a second, and when a first step is done.
-    fn see(&mut self, attempt: &Attempt, now: f64);
-    /// The attempt has done its first step, at `now` in seconds since the launch.
+    /// Called once a second.
+    fn observe(&mut self, attempt: &Attempt, now: f64);
+    /// Called when the attempt has done its first step, at `now` in seconds since the launch.
     fn first_step(&mut self, attempt: &Attempt, now: f64);
 }
 
 /// A running attempt.
 #[derive(Debug)]
 pub struct Attempt {
-    /// What it was to be.
-    pub plan: AttemptPlan,
-    /// What is known of each rank.
+    /// Its settings.
+    pub plan: AttemptSpec,
+    /// The known state of each rank.
     pub roster: Roster,
     /// Ranks that are slower than the others.
-    pub slow: Vec<Slow>,
-    /// It was asked to stop.
+    pub slow: Vec<SlowRank>,
+    /// Whether a stop was requested.
     pub is_stopping: bool,
-    /// Something failed: it goes down.
+    /// Whether it is shutting down after a failure.
     pub is_ending: bool,
     hub: Hub,
     mpirun: Mpirun,
     launched: Instant,
 }
 
-/// How an attempt ended.
+/// The end of an attempt.
 #[derive(Debug)]
 pub struct AttemptEnd {
-    /// How.
+    /// The outcome.
     pub outcome: Outcome,
-    /// Where the ranks stood at the end.
+    /// The ranks at the end.
     pub roster: Roster,
-    /// Where they stood when the group began to go down.
+    /// The ranks when the shutdown began.
     pub at_failure: Roster,
-    /// When a drill let a host fall silent.
+    /// The time at which a drill cut a host off.
     pub vanished: Option<Timestamp>,
-    /// Ranks whose processes nobody could confirm to be gone.
+    /// Ranks whose processes are not confirmed to be gone.
     pub unverified: Vec<usize>,
     /// The furthest step that was begun.
     pub reached: u64,
-    /// Whether a step was done.
+    /// Whether a step was completed.
     pub has_stepped: bool,
-    /// When the group began to go down.
+    /// The time at which the shutdown began.
     pub detected: Timestamp,
     /// The same, in seconds since the launch.
     pub failed_at: f64,
-    /// What `mpirun` said.
+    /// The output of `mpirun`.
     pub mpirun_lines: Vec<String>,
-    /// The ranks were not where they were planned; none was started.
+    /// The first difference between the planned and the reported places of ranks, if any. No rank was started then.
     pub misplaced: Option<Misplaced>,
 }
 
 impl Attempt {
-    /// Starts `mpirun`. Ranks are started by [`Attempt::supervise`] alone. Times count from `launched`.
+    /// Starts `mpirun`. [`Attempt::supervise`] starts the ranks. Times count from `launched`.
     ///
     /// # Errors
-    /// When the system gives no port or no process.
-    pub async fn launch(mut plan: AttemptPlan, launched: Instant) -> std::io::Result<Self> {
-        // What only the attendants of this attempt know.
+    /// If the system provides no port or no process.
+    pub async fn launch(mut plan: AttemptSpec, launched: Instant) -> std::io::Result<Self> {
+        // The secret of this attempt's agents.
         let token = crate::random::text(16)?;
         let hub = Hub::open(token.clone(), plan.ordinal).await?;
         plan.mpirun.variables.extend([
-            (ADDRESSES.to_owned(), hub.addresses(&plan.addresses)),
-            (TOKEN.to_owned(), token),
+            (LAUNCH_ADDRESSES.to_owned(), hub.addresses(&plan.addresses)),
+            (LAUNCH_TOKEN.to_owned(), token),
             (environment::ATTEMPT.to_owned(), plan.ordinal.to_string()),
             (environment::LAUNCH_ID.to_owned(), plan.launch_id.clone()),
         ]);
@@ -138,31 +139,32 @@ impl Attempt {
         Ok(Self { plan, roster, slow: Vec::new(), is_stopping: false, is_ending: false, hub, mpirun, launched })
     }
 
-    /// Takes down what [`Attempt::launch`] has started, before any rank is.
-    pub async fn call_off(mut self) {
-        self.hub.say_all(&ToAttendant::Leave { with_daemon: false });
+    /// Ends what [`Attempt::launch`] has started, if no rank was started yet.
+    pub async fn cancel(mut self) {
+        self.hub.send_all(&ToAgent::Leave { with_daemon: false });
         self.mpirun.end(Duration::from_secs(1)).await;
     }
 
-    /// Its ranks' places.
+    /// Returns the places of its ranks.
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.plan.mpirun.layout
     }
 
-    /// Starts the ranks and sees them through to the end. A word from `stops` asks them to stop.
+    /// Starts the ranks and supervises them until the end. A message on `stops` asks them to stop.
     pub async fn supervise(
         mut self,
-        ranks: &Ranks,
+        ranks: &RankSettings,
         console: Console,
         stops: &mut mpsc::UnboundedReceiver<()>,
         watcher: &mut impl Watcher,
     ) -> AttemptEnd {
         let gpu = |local_rank| ranks.has_gpus.then_some(local_rank);
-        let seats: Vec<_> =
+        let members: Vec<_> =
             self.layout().placements.iter().map(|place| (place.host.clone(), gpu(place.local_rank))).collect();
-        let mut group = Group::new(ranks.options.clone(), seats, self.launched.elapsed().as_secs_f64());
-        let (mut tick, mut beat, mut second) = (interval(TICK), interval(BEAT), interval(Duration::from_secs(1)));
+        let mut group = Group::new(ranks.options.clone(), members, self.launched.elapsed().as_secs_f64());
+        let (mut tick, mut beat, mut second) =
+            (interval(TICK), interval(HEARTBEAT_INTERVAL), interval(Duration::from_secs(1)));
         for timer in [&mut tick, &mut beat, &mut second] {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
@@ -171,8 +173,8 @@ impl Attempt {
         let (mut vanish, mut vanished, mut at_failure) = (ranks.vanish.clone(), None, None);
         let (outcome, down_at) = loop {
             let event = tokio::select! {
-                call = self.hub.next() => match call {
-                    Some((rank, call)) => self.take(rank, call, console),
+                input = self.hub.next() => match input {
+                    Some((rank, input)) => self.event_of(rank, input, console),
                     None => None,
                 },
                 _ = self.mpirun.wait(), if !mpirun_ended => {
@@ -180,22 +182,22 @@ impl Attempt {
                     Some(Event::MpirunEnded)
                 }
                 Some(()) = stops.recv() => {
-                    console.say(if self.is_stopping {
+                    console.info(if self.is_stopping {
                         "asked again: the ranks are ended by force"
                     } else {
                         "asked to stop: the ranks publish a checkpoint; ask again to end them at once"
                     });
-                    let again = std::mem::replace(&mut self.is_stopping, true);
-                    Some(Event::StopAsked { again })
+                    let repeated = std::mem::replace(&mut self.is_stopping, true);
+                    Some(Event::StopRequested { repeated })
                 }
                 _ = tick.tick() => Some(Event::Tick),
                 _ = beat.tick() => {
-                    self.hub.say_all(&ToAttendant::Alive);
+                    self.hub.send_all(&ToAgent::Alive);
                     None
                 }
                 _ = second.tick() => {
                     self.slow = slow_ranks(&group.views());
-                    watcher.see(&self, self.launched.elapsed().as_secs_f64());
+                    watcher.observe(&self, self.launched.elapsed().as_secs_f64());
                     None
                 }
             };
@@ -203,9 +205,7 @@ impl Attempt {
             if let Some(host) = vanish.take_if(|vanish| group.reached() >= vanish.at_step).map(|vanish| vanish.host) {
                 vanished = Some(Timestamp::now());
                 let places = self.layout().placements.iter();
-                places
-                    .filter(|place| place.host == host)
-                    .for_each(|place| self.hub.say(place.rank, ToAttendant::Vanish));
+                places.filter(|place| place.host == host).for_each(|place| self.hub.send(place.rank, ToAgent::Vanish));
             }
             if !has_stepped && self.roster.readings().any(|reading| reading.step_seconds > 0.0) {
                 has_stepped = true;
@@ -217,27 +217,27 @@ impl Attempt {
                 && let Err(error) = check_reported(self.layout(), &self.reported(ranks.has_gpus))
             {
                 misplaced = Some(error);
-                outputs = group.handle(now, Event::StopAsked { again: true });
+                outputs = group.handle(now, Event::StopRequested { repeated: true });
             }
             let mut finished = None;
             for output in outputs {
                 match output {
                     Output::StartAll => self.start_all(ranks),
                     Output::SignalAll => {
-                        self.hub.say_all(&ToAttendant::Signal { signal: rustix::process::Signal::TERM.as_raw() });
+                        self.hub.send_all(&ToAgent::Signal { signal: rustix::process::Signal::TERM.as_raw() });
                     }
-                    Output::TakeStack(rank) => self.hub.say(rank, ToAttendant::Stack),
+                    Output::TakeStack(rank) => self.hub.send(rank, ToAgent::Stack),
                     Output::KillAll => {
                         failed_at.get_or_insert(now);
                         detected.get_or_insert_with(Timestamp::now);
                         at_failure.get_or_insert_with(|| self.roster.clone());
                         self.is_ending = true;
-                        self.hub.say_all(&ToAttendant::Kill);
+                        self.hub.send_all(&ToAgent::Kill);
                     }
                     Output::LeaveAll => {
                         let is_good = |entry: &Entry| matches!(entry.end, Some((Some(_), None)));
                         let with_daemon = !self.roster.entries.iter().all(is_good);
-                        self.hub.say_all(&ToAttendant::Leave { with_daemon });
+                        self.hub.send_all(&ToAgent::Leave { with_daemon });
                     }
                     Output::KillMpirun => self.mpirun.kill(),
                     Output::Finished(outcome) => finished = Some(outcome),
@@ -247,8 +247,8 @@ impl Attempt {
                 break (outcome, now);
             }
         };
-        self.mpirun.end(MPIRUN_PATIENCE).await;
-        crate::attend::end_children().await;
+        self.mpirun.end(MPIRUN_EXIT_TIMEOUT).await;
+        crate::agent::end_children().await;
         AttemptEnd {
             outcome,
             unverified: group.unverified(),
@@ -264,17 +264,17 @@ impl Attempt {
         }
     }
 
-    /// What a call means for the group.
-    fn take(&mut self, rank: usize, call: Call, console: Console) -> Option<Event> {
-        let said = match call {
-            Call::Closed => return Some(Event::Lost { rank }),
-            Call::Said(said) => said,
+    /// Records an input, and returns the event for the group.
+    fn event_of(&mut self, rank: usize, input: AgentInput, console: Console) -> Option<Event> {
+        let message = match input {
+            AgentInput::Closed => return Some(Event::Disconnected { rank }),
+            AgentInput::Message(message) => message,
         };
-        self.roster.note(rank, &said);
-        Some(match said {
-            FromAttendant::Hello(_) => Event::Hello { rank },
-            FromAttendant::Beat { reading, state } => Event::Beat { rank, reading, state },
-            FromAttendant::Ended { code, signal, reading, .. } => {
+        self.roster.note(rank, &message);
+        Some(match message {
+            FromAgent::Hello(_) => Event::Hello { rank },
+            FromAgent::Beat { reading, state } => Event::Beat { rank, reading, state },
+            FromAgent::Ended { code, signal, reading, .. } => {
                 let end = match (code, signal) {
                     (Some(code), _) => End::Code(code),
                     (None, Some(signal)) => End::Signal(signal),
@@ -282,24 +282,22 @@ impl Attempt {
                 };
                 Event::Ended { rank, end, reading }
             }
-            FromAttendant::DaemonGone => Event::DaemonGone { rank },
-            FromAttendant::Gone { left } => Event::Gone { rank, left },
-            FromAttendant::Stack { more: false, .. } => Event::StackTaken { rank },
-            FromAttendant::Line { text } => {
-                console.rank(rank, &text);
+            FromAgent::DaemonGone => Event::DaemonGone { rank },
+            FromAgent::Gone { left } => Event::Gone { rank, left },
+            FromAgent::Stack { more: false, .. } => Event::StackTaken { rank },
+            FromAgent::Line { text } => {
+                console.rank_line(rank, &text);
                 Event::Alive { rank }
             }
-            FromAttendant::Started { .. } | FromAttendant::Alive | FromAttendant::Stack { more: true, .. } => {
-                Event::Alive { rank }
-            }
+            FromAgent::Started { .. } | FromAgent::Alive | FromAgent::Stack { more: true, .. } => Event::Alive { rank },
         })
     }
 
-    fn start_all(&self, ranks: &Ranks) {
+    fn start_all(&self, ranks: &RankSettings) {
         for rank in 0..self.layout().world() {
-            self.hub.say(
+            self.hub.send(
                 rank,
-                ToAttendant::Start(Start {
+                ToAgent::Start(Start {
                     argv: ranks.argv.clone(),
                     environment: ranks.environment.clone(),
                     log: ranks.logs.join(format!("rank-{rank:03}.log")),
@@ -310,7 +308,7 @@ impl Attempt {
         }
     }
 
-    /// Where the attendants are.
+    /// Returns the places that the agents reported.
     fn reported(&self, has_gpus: bool) -> Vec<Reported> {
         let hellos = self.roster.entries.iter().filter_map(|entry| entry.hello.as_ref());
         let reported = |hello: &crate::protocol::Hello| Reported {
@@ -322,7 +320,7 @@ impl Attempt {
         hellos.map(reported).collect()
     }
 
-    /// A ledger that stands for the group: the one that is furthest.
+    /// Returns the ledger of the rank that is furthest.
     #[must_use]
     pub fn furthest(&self) -> Option<&Reading> {
         self.roster.readings().max_by_key(|reading| reading.step)

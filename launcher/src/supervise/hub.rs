@@ -1,4 +1,4 @@
-//! Where the attendants of an attempt call in.
+//! The launcher's port, to which the agents of an attempt connect.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,73 +11,73 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::protocol::{FromAttendant, Hello, ToAttendant, encode, prove};
+use crate::protocol::{FromAgent, Hello, ToAgent, encode, token_proof};
 
-/// A caller that does not say who it is for so long is sent away.
-const HELLO: Duration = Duration::from_secs(10);
+/// A connection without a valid first message is closed after this time.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// No first word is longer, in bytes: who is not known yet cannot fill the launcher's memory.
+/// The longest first message, in bytes, so that a stranger cannot fill the launcher's memory.
 const MAX_HELLO: u64 = 16 << 10;
 
-/// What comes in.
+/// An input from an agent.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Call {
-    /// An attendant has said something; its first word is [`FromAttendant::Hello`].
-    Said(FromAttendant),
-    /// Its connection has ended.
+pub enum AgentInput {
+    /// A message. The first one is [`FromAgent::Hello`].
+    Message(FromAgent),
+    /// The connection is closed.
     Closed,
 }
 
-/// The launcher's end of all connections.
+/// The connections to all agents.
 #[derive(Debug)]
 pub struct Hub {
     port: u16,
-    calls: mpsc::UnboundedReceiver<(usize, Call)>,
-    lines: Lines,
+    inputs: mpsc::UnboundedReceiver<(usize, AgentInput)>,
+    senders: Senders,
     _tasks: JoinSet<()>,
 }
 
-type Lines = Arc<Mutex<BTreeMap<usize, mpsc::UnboundedSender<ToAttendant>>>>;
+type Senders = Arc<Mutex<BTreeMap<usize, mpsc::UnboundedSender<ToAgent>>>>;
 
 impl Hub {
-    /// Opens a port for the attendants of this attempt, which know `token`.
+    /// Opens a port for the agents of this attempt, which know `token`.
     ///
     /// # Errors
-    /// When the system gives no port.
+    /// If the system provides no port.
     pub async fn open(token: String, attempt: u64) -> std::io::Result<Self> {
         let listener = TcpListener::bind(("0.0.0.0", 0)).await?;
         let port = listener.local_addr()?.port();
-        let (send, calls) = mpsc::unbounded_channel();
-        let lines = Lines::default();
+        let (send, inputs) = mpsc::unbounded_channel();
+        let senders = Senders::default();
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, token, attempt, send, Arc::clone(&lines)));
-        Ok(Self { port, calls, lines, _tasks: tasks })
+        tasks.spawn(accept(listener, token, attempt, send, Arc::clone(&senders)));
+        Ok(Self { port, inputs, senders, _tasks: tasks })
     }
 
-    /// Where attendants on `addresses`' networks find it, as [`crate::protocol::ADDRESSES`] wants it.
+    /// Returns the port at `addresses`, in the form of [`crate::environment::LAUNCH_ADDRESSES`].
     #[must_use]
     pub fn addresses(&self, addresses: &[IpAddr]) -> String {
         let all: Vec<String> = addresses.iter().map(|&ip| SocketAddr::new(ip, self.port).to_string()).collect();
         all.join(",")
     }
 
-    /// The next call: which rank, and what.
-    pub async fn next(&mut self) -> Option<(usize, Call)> {
-        self.calls.recv().await
+    /// Returns the next input, and the rank that it is from.
+    pub async fn next(&mut self) -> Option<(usize, AgentInput)> {
+        self.inputs.recv().await
     }
 
-    /// Says something to a rank's attendant, if it has called in.
-    pub fn say(&self, rank: usize, message: ToAttendant) {
-        if let Some(line) = self.lines.lock().unwrap_or_else(PoisonError::into_inner).get(&rank) {
-            // One that has gone is told to the supervisor by its connection's end.
-            let _ = line.send(message);
+    /// Sends a message to a rank's agent, if it is connected.
+    pub fn send(&self, rank: usize, message: ToAgent) {
+        if let Some(sender) = self.senders.lock().unwrap_or_else(PoisonError::into_inner).get(&rank) {
+            // If the agent is gone, the end of its connection reports it.
+            let _ = sender.send(message);
         }
     }
 
-    /// Says something to all that have called in.
-    pub fn say_all(&self, message: &ToAttendant) {
-        for line in self.lines.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            let _ = line.send(message.clone());
+    /// Sends a message to all connected agents.
+    pub fn send_all(&self, message: &ToAgent) {
+        for sender in self.senders.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            let _ = sender.send(message.clone());
         }
     }
 }
@@ -86,17 +86,17 @@ async fn accept(
     listener: TcpListener,
     token: String,
     attempt: u64,
-    calls: mpsc::UnboundedSender<(usize, Call)>,
-    lines: Lines,
+    inputs: mpsc::UnboundedSender<(usize, AgentInput)>,
+    senders: Senders,
 ) {
     let mut connections = JoinSet::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                connections.spawn(serve(stream, token.clone(), attempt, calls.clone(), Arc::clone(&lines)));
+                connections.spawn(serve(stream, token.clone(), attempt, inputs.clone(), Arc::clone(&senders)));
                 while connections.try_join_next().is_some() {}
             }
-            // Out of files, for a moment.
+            // The process is out of file descriptors for a moment.
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
@@ -106,60 +106,60 @@ async fn serve(
     stream: TcpStream,
     token: String,
     attempt: u64,
-    calls: mpsc::UnboundedSender<(usize, Call)>,
-    lines: Lines,
+    inputs: mpsc::UnboundedSender<(usize, AgentInput)>,
+    senders: Senders,
 ) {
     let _ = stream.set_nodelay(true);
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let greeting = async {
-        writer.write_all(&encode(&ToAttendant::Welcome { proof: prove(&token) })).await?;
+        writer.write_all(&encode(&ToAgent::Welcome { proof: token_proof(&token) })).await?;
         let mut first = Vec::new();
         (&mut reader).take(MAX_HELLO).read_until(b'\n', &mut first).await?;
         std::io::Result::Ok(first)
     };
-    let Ok(Ok(first)) = timeout(HELLO, greeting).await else { return };
-    let Ok(FromAttendant::Hello(hello)) = serde_json::from_slice(&first) else { return };
+    let Ok(Ok(first)) = timeout(HELLO_TIMEOUT, greeting).await else { return };
+    let Ok(FromAgent::Hello(hello)) = serde_json::from_slice(&first) else { return };
     if hello.token != token || hello.attempt != attempt {
         return;
     }
     let rank = hello.rank;
-    let (line, mut outgoing) = mpsc::unbounded_channel();
-    lines.lock().unwrap_or_else(PoisonError::into_inner).insert(rank, line);
+    let (sender, mut outgoing) = mpsc::unbounded_channel();
+    senders.lock().unwrap_or_else(PoisonError::into_inner).insert(rank, sender);
     let hello = Hello { token: String::new(), ..hello };
-    if calls.send((rank, Call::Said(FromAttendant::Hello(hello)))).is_err() {
+    if inputs.send((rank, AgentInput::Message(FromAgent::Hello(hello)))).is_err() {
         return;
     }
-    let mut words = reader.lines();
-    let talk = tokio::spawn(async move {
+    let mut lines = reader.lines();
+    let writing = tokio::spawn(async move {
         while let Some(message) = outgoing.recv().await {
             if writer.write_all(&encode(&message)).await.is_err() {
                 return;
             }
         }
     });
-    while let Ok(Some(word)) = words.next_line().await {
-        if let Ok(message) = serde_json::from_str(&word)
-            && calls.send((rank, Call::Said(message))).is_err()
+    while let Ok(Some(line)) = lines.next_line().await {
+        if let Ok(message) = serde_json::from_str(&line)
+            && inputs.send((rank, AgentInput::Message(message))).is_err()
         {
             break;
         }
     }
-    talk.abort();
-    let _ = calls.send((rank, Call::Closed));
+    writing.abort();
+    let _ = inputs.send((rank, AgentInput::Closed));
 }
 
-/// The addresses by which other hosts may reach this one; one of its own alone where `is_local`.
+/// Returns the addresses by which other hosts may reach this one; only the loopback address if `is_local`.
 ///
 /// # Errors
-/// When the system does not tell them.
+/// If the system does not tell them.
 pub fn own_addresses(is_local: bool) -> std::io::Result<Vec<IpAddr>> {
     if is_local {
         return Ok(vec![std::net::Ipv4Addr::LOCALHOST.into()]);
     }
     let usable = |interface: if_addrs::Interface| Some(interface.ip()).filter(|ip| ip.is_ipv4() && !ip.is_loopback());
     let mut addresses: Vec<IpAddr> = if_addrs::get_if_addrs()?.into_iter().filter_map(usable).collect();
-    // Ranks on this very host reach it in any case.
+    // Ranks on this host reach the loopback address in any case.
     addresses.push(std::net::Ipv4Addr::LOCALHOST.into());
     Ok(addresses)
 }
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     fn hello(token: &str, attempt: u64) -> Vec<u8> {
-        encode(&FromAttendant::Hello(Hello {
+        encode(&FromAgent::Hello(Hello {
             token: token.into(),
             attempt,
             rank: 1,
@@ -182,10 +182,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stranger_that_talks_without_end_is_sent_away() {
+    async fn an_endless_first_message_closes_the_connection() {
         let hub = Hub::open("secret".into(), 0).await.expect("a port");
         let mut stream = TcpStream::connect(("127.0.0.1", hub.port)).await.expect("it listens");
-        // Until the other end hangs up.
+        // Writes until the other side closes the connection.
         let endless = async { while stream.write_all(&[b'x'; 4096]).await.is_ok() {} };
         timeout(Duration::from_secs(5), endless).await.expect("before its time is over");
     }
@@ -197,25 +197,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_knows_the_token_is_heard_and_told() {
+    async fn an_agent_with_the_token_is_connected() {
         let mut hub = Hub::open("secret".into(), 4).await.expect("a port");
         for (token, attempt) in [("guess", 4), ("secret", 3)] {
             let mut refused = caller(&hub, &hello(token, attempt)).await;
             let mut answer = String::new();
             refused.read_to_string(&mut answer).await.expect("it hangs up");
-            assert!(answer.contains(&prove("secret")) && answer.lines().count() == 1, "{answer}");
+            assert!(answer.contains(&token_proof("secret")) && answer.lines().count() == 1, "{answer}");
             assert!(!answer.contains("\"secret\""), "the proof does not tell the token: {answer}");
         }
-        let attendant = caller(&hub, &hello("secret", 4)).await;
-        let Some((1, Call::Said(FromAttendant::Hello(hello)))) = hub.next().await else { panic!("no hello") };
+        let agent = caller(&hub, &hello("secret", 4)).await;
+        let Some((1, AgentInput::Message(FromAgent::Hello(hello)))) = hub.next().await else { panic!("no hello") };
         assert_eq!(hello.token, "", "the token goes no further");
-        hub.say(1, ToAttendant::Kill);
-        hub.say(0, ToAttendant::Kill);
-        let mut told = BufReader::new(attendant).lines();
+        hub.send(1, ToAgent::Kill);
+        hub.send(0, ToAgent::Kill);
+        let mut told = BufReader::new(agent).lines();
         assert!(told.next_line().await.expect("a line").expect("a line").contains("welcome"));
         let line = told.next_line().await.expect("a line").expect("a line");
-        assert_eq!(serde_json::from_str::<ToAttendant>(&line).expect("a word"), ToAttendant::Kill);
+        assert_eq!(serde_json::from_str::<ToAgent>(&line).expect("a word"), ToAgent::Kill);
         drop(told);
-        assert_eq!(hub.next().await, Some((1, Call::Closed)));
+        assert_eq!(hub.next().await, Some((1, AgentInput::Closed)));
     }
 }

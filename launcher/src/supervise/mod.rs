@@ -1,10 +1,10 @@
-//! Watching an attempt: the attendants' calls, the group's state, what it shows and writes down.
+//! Supervising an attempt: its agents' messages, the state of its ranks, and its `mpirun`.
 
 mod attempt;
 mod hub;
 mod mpirun;
 mod roster;
 
-pub use attempt::{Attempt, AttemptEnd, AttemptPlan, Ranks, Vanish, Watcher};
+pub use attempt::{Attempt, AttemptEnd, AttemptSpec, RankSettings, Vanish, Watcher};
 pub use hub::own_addresses;
 pub use roster::{Entry, Roster};

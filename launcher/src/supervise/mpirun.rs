@@ -1,7 +1,7 @@
-//! The `mpirun` of an attempt: a process of this one, in a session of its own, so that a terminal's Ctrl-C reaches the
-//! launcher alone.
+//! The `mpirun` of an attempt. It has its own session, so that Ctrl-C in a terminal reaches only the launcher.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,19 +11,20 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::mpirun::MpirunPlan;
-use crate::protocol::cut;
+use crate::mpirun::MpirunCommand;
+use crate::protocol::truncate_line;
 use crate::session;
 
-/// Lines of its output that are kept.
+/// The number of lines of its output that are kept.
 const MAX_LINES: usize = 1000;
 
 /// A running `mpirun`.
 #[derive(Debug)]
 pub struct Mpirun {
     child: Child,
-    /// A child that has ended has none any more.
+    /// Kept here, because a child that has ended has no process number any more.
     pid: Option<u32>,
+    temporary_folder: PathBuf,
     lines: Arc<Mutex<VecDeque<String>>>,
 }
 
@@ -31,8 +32,8 @@ impl Mpirun {
     /// Starts it.
     ///
     /// # Errors
-    /// When the system refuses.
-    pub fn start(plan: &MpirunPlan) -> std::io::Result<Self> {
+    /// If a system call fails.
+    pub fn start(plan: &MpirunCommand) -> std::io::Result<Self> {
         let mut command = Command::from(plan.command());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // SAFETY: setsid is allowed between fork and exec.
@@ -50,15 +51,15 @@ impl Mpirun {
         if let Some(stderr) = child.stderr.take() {
             tokio::spawn(keep(stderr, Arc::clone(&lines)));
         }
-        Ok(Self { pid: child.id(), child, lines })
+        Ok(Self { pid: child.id(), child, lines, temporary_folder: plan.temporary_folder.clone() })
     }
 
-    /// Its end.
+    /// Waits for its end.
     pub async fn wait(&mut self) -> std::io::Result<ExitStatus> {
         self.child.wait().await
     }
 
-    /// Ends it, and its children that share its session, by force.
+    /// Kills it, and its children that share its session.
     pub fn kill(&self) {
         let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let Some(pid) = pid {
@@ -67,16 +68,16 @@ impl Mpirun {
         }
     }
 
-    /// Waits for its end, and brings it about where it does not come.
+    /// Waits for its end, and kills it after `patience`.
     pub async fn end(&mut self, patience: Duration) {
         if timeout(patience, self.child.wait()).await.is_err() {
             self.kill();
             let _ = timeout(Duration::from_secs(2), self.child.wait()).await;
         }
-        session::remove_of_mpirun(self.pid);
+        session::remove_for_mpirun(&self.temporary_folder, self.pid);
     }
 
-    /// What it said.
+    /// Returns its last lines of output.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
@@ -90,6 +91,6 @@ async fn keep(stream: impl AsyncRead + Unpin, lines: Arc<Mutex<VecDeque<String>>
         if lines.len() == MAX_LINES {
             lines.pop_front();
         }
-        lines.push_back(cut(String::from_utf8_lossy(&line).trim_end()).to_owned());
+        lines.push_back(truncate_line(String::from_utf8_lossy(&line).trim_end()).to_owned());
     }
 }

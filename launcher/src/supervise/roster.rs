@@ -1,42 +1,42 @@
-//! What is known of each rank of an attempt.
+//! The known state of each rank of an attempt.
 
 use admiral_contract::Reading;
 
 use crate::incident::RankRecord;
-use crate::protocol::{FromAttendant, Hello};
+use crate::protocol::{FromAgent, Hello};
 
-/// A rank.
+/// The known state of a rank.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// The host that it was placed on, as the hostfile calls it.
+    /// Its host, as the host list names it.
     pub host: String,
     /// Its number among the ranks of its host.
     pub local_rank: usize,
-    /// What its attendant said first.
+    /// Its agent's first message.
     pub hello: Option<Hello>,
     /// The newest ledger.
     pub reading: Option<Reading>,
     /// The state of its process.
     pub state: Option<char>,
-    /// Its last lines, when it has ended.
+    /// Its last lines of output, after its end.
     pub last_lines: Vec<String>,
-    /// What its threads were doing, when that was asked for.
+    /// The stacks of its threads, if they were requested.
     pub stack: Option<String>,
-    /// Processes that could not be ended; none while it runs.
+    /// The number of its processes that could not be ended; `None` while it runs.
     pub left: Option<usize>,
-    /// The code and the signal that it ended with.
+    /// Its exit code and signal, after its end.
     pub end: Option<(Option<u8>, Option<i32>)>,
 }
 
-/// All ranks, by their number.
+/// All ranks.
 #[derive(Debug, Clone)]
 pub struct Roster {
-    /// The ranks.
+    /// The ranks, by number.
     pub entries: Vec<Entry>,
 }
 
 impl Roster {
-    /// Ranks that have not been heard yet, at their hosts and with their number there.
+    /// Creates a roster of ranks that have not been heard from, with their hosts and local ranks.
     pub fn new(places: impl IntoIterator<Item = (String, usize)>) -> Self {
         let entry = |(host, local_rank)| Entry {
             host,
@@ -52,16 +52,16 @@ impl Roster {
         Self { entries: places.into_iter().map(entry).collect() }
     }
 
-    /// Notes what a rank's attendant says.
-    pub fn note(&mut self, rank: usize, said: &FromAttendant) {
+    /// Records a message of a rank's agent.
+    pub fn note(&mut self, rank: usize, said: &FromAgent) {
         let Some(entry) = self.entries.get_mut(rank) else { return };
         match said {
-            FromAttendant::Hello(hello) => entry.hello = Some(hello.clone()),
-            FromAttendant::Beat { reading, state } => {
+            FromAgent::Hello(hello) => entry.hello = Some(hello.clone()),
+            FromAgent::Beat { reading, state } => {
                 entry.reading = Some(reading.clone());
                 entry.state = *state;
             }
-            FromAttendant::Ended { code, signal, reading, last_lines } => {
+            FromAgent::Ended { code, signal, reading, last_lines } => {
                 entry.end = Some((*code, *signal));
                 entry.state = None;
                 if reading.is_some() {
@@ -69,29 +69,26 @@ impl Roster {
                 }
                 entry.last_lines.clone_from(last_lines);
             }
-            FromAttendant::Stack { text, .. } => entry.stack = Some(text.clone()),
-            FromAttendant::Gone { left } => entry.left = Some(*left),
-            FromAttendant::Started { .. }
-            | FromAttendant::Line { .. }
-            | FromAttendant::DaemonGone
-            | FromAttendant::Alive => {}
+            FromAgent::Stack { text, .. } => entry.stack = Some(text.clone()),
+            FromAgent::Gone { left } => entry.left = Some(*left),
+            FromAgent::Started { .. } | FromAgent::Line { .. } | FromAgent::DaemonGone | FromAgent::Alive => {}
         }
     }
 
-    /// Whether every attendant has called in.
+    /// Returns whether every agent has connected.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.entries.iter().all(|entry| entry.hello.is_some())
     }
 
-    /// Steps that every rank has done.
+    /// Returns the number of steps that every rank has completed.
     #[must_use]
     pub fn steps_done(&self) -> Option<u64> {
         let done = |reading: &Reading| reading.step.saturating_sub(u64::from(is_within_step(reading)));
         self.entries.iter().filter_map(|entry| entry.reading.as_ref()).filter(|r| r.last_step > 0).map(done).max()
     }
 
-    /// The hosts, each once.
+    /// Returns the hosts, each once.
     #[must_use]
     pub fn hosts(&self) -> Vec<String> {
         let mut hosts: Vec<String> = self.entries.iter().map(|entry| entry.host.clone()).collect();
@@ -99,18 +96,18 @@ impl Roster {
         hosts
     }
 
-    /// The newest checkpoint that a rank knows of.
+    /// Returns the step of the newest checkpoint that a rank knows of.
     #[must_use]
     pub fn checkpoint_step(&self) -> u64 {
         self.readings().map(|reading| reading.checkpoint_step).max().unwrap_or(0)
     }
 
-    /// The ledgers that are known.
+    /// Returns the known ledgers.
     pub fn readings(&self) -> impl Iterator<Item = &Reading> {
         self.entries.iter().filter_map(|entry| entry.reading.as_ref())
     }
 
-    /// For files.
+    /// Returns the ranks in the form of the launch's files.
     #[must_use]
     pub fn records(&self) -> Vec<RankRecord> {
         let record = |(rank, entry): (usize, &Entry)| RankRecord {
@@ -124,7 +121,7 @@ impl Roster {
     }
 }
 
-/// Whether a rank is in the middle of the step that its ledger names.
+/// Returns whether a rank is inside the step that its ledger names.
 fn is_within_step(reading: &Reading) -> bool {
     use admiral_contract::Phase;
     matches!(reading.phase, Phase::Data | Phase::Forward | Phase::Backward | Phase::Reduce | Phase::Optimizer)

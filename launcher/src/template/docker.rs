@@ -1,8 +1,9 @@
 //! The Dockerfile.
 
-use super::{TemplateInput, fill};
+use super::input::TemplateInput;
+use super::text::fill;
 
-/// The libtorch that Admiral is built with; `ci/setup` has the same.
+/// The version of libtorch that Admiral is built with, as in `ci/setup`.
 const TORCH_VERSION: &str = "2.10.0";
 const RUST_VERSION: &str = env!("CARGO_PKG_RUST_VERSION");
 
@@ -15,7 +16,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libtorch_is_that_of_the_setup() {
+    fn the_dockerfile_has_the_libtorch_of_the_setup() {
         let setup = include_str!("../../../ci/setup");
         assert!(setup.contains(&format!("\ntorch_version={TORCH_VERSION}\n")));
     }

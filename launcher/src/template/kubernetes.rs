@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-use super::{TemplateInput, fill, label, title};
+use super::input::TemplateInput;
+use super::text::{fill, label, title};
 use crate::shell::quoted;
 
 /// A pod's host name is NAME-worker-N, and a label has at most 63 letters.
 const LONGEST_NAME: usize = 40;
-/// Between the pod's end and the ranks' hearing of it, and from their last byte to the container's.
+/// Seconds for the signal to reach the ranks, and for the container to end after them.
 const SPARE_SECONDS: u64 = 15;
-/// Where a relative folder lies in a pod.
+/// The base of relative paths in a pod.
 const WORK_FOLDER: &str = "/work";
 const CPUS_PER_GPU: usize = 8;
 const GIBIBYTES_PER_GPU: usize = 48;
@@ -52,7 +53,7 @@ pub fn render(input: &TemplateInput) -> String {
             ("data_volume", &lines("            ", &volume)),
         ],
     );
-    // Where there is no data volume its line is empty.
+    // Without a data volume, its line is empty.
     text.lines().filter(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect()
 }
 
@@ -60,7 +61,7 @@ fn in_pod(path: &Path) -> String {
     Path::new(WORK_FOLDER).join(path.strip_prefix("./").unwrap_or(path)).to_string_lossy().into_owned()
 }
 
-/// A string of YAML: one of JSON is.
+/// Returns a YAML string. JSON strings are valid YAML.
 fn string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
@@ -69,15 +70,15 @@ fn string(text: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::super::tests::input;
+    use super::super::input::example;
     use super::*;
 
     #[test]
-    fn images_are_mounted_where_they_are_in_a_folder() {
-        let text = render(&input());
+    fn a_folder_of_images_is_mounted() {
+        let text = render(&example());
         assert_eq!(text.matches("mountPath: \"/data/images\"").count(), 2);
         assert_eq!(text.matches("claimName: imagenet-256-data").count(), 2);
-        assert!(!render(&TemplateInput { data_path: None, ..input() }).contains("name: data"));
+        assert!(!render(&TemplateInput { data_path: None, ..example() }).contains("name: data"));
     }
 
     #[test]

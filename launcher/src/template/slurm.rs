@@ -1,6 +1,7 @@
 //! The script for `sbatch`.
 
-use super::{TemplateInput, fill, label, title};
+use super::input::TemplateInput;
+use super::text::{fill, label, title};
 use crate::shell::quoted;
 
 /// Slurm sends its warning up to a minute early or late.

@@ -1,5 +1,5 @@
-//! 512 ranks on 64 hosts, simulated: a clock that the test turns, ranks that go through their steps, and faults of
-//! every kind. The code under test is the launcher's own: [`Group`] leads each group, [`decide`] answers each incident.
+//! Simulates 512 ranks on 64 hosts: with a simulated clock, ranks that go through their steps, and faults of every
+//! kind. The code under test is the launcher's own: [`Group`] leads each group, and [`decide`] answers each incident.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,12 +9,11 @@ mod ranks;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use admiral_contract::{BatchDivision, LaunchConfig, Phase};
 use admiral_launch::decide::{
     Action, Cause, End, Event, Group, GroupOptions, Incident, Outcome, Output, Situation, decide, slow_ranks, verdict,
 };
 use admiral_launch::hosts::Host;
-use admiral_launch::world;
-use admiral_contract::{LaunchConfig, Phase};
 
 use random::Random;
 use ranks::Ranks;
@@ -26,24 +25,24 @@ const SLOTS: usize = 8;
 const GLOBAL_BATCH: u64 = 2048;
 const MICROBATCH: u64 = 4;
 
-/// What is done to a group.
+/// A fault in a group.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fault {
     None,
-    /// A rank never leaves this phase; the system calls its process so.
+    /// A rank hangs in this phase, with this process state.
     Hang(Phase, char),
-    /// SIGSTOP, wherever it is.
+    /// SIGSTOP at any point.
     Stopped,
     /// A rank ends.
     Ends(End),
-    /// The attendant of a rank dies, and the rank with it.
-    AttendantDies,
-    /// Nothing is heard of a host any more.
+    /// The agent of a rank dies, and the rank with it.
+    AgentDies,
+    /// A host goes silent.
     HostLost,
-    /// No exchange gets through any more.
+    /// No collective completes any more.
     NetworkStalls,
     MpirunDies,
-    /// A scheduler stops all ranks: each leaves a checkpoint.
+    /// A scheduler stops all ranks, and each writes a checkpoint.
     Preempted,
 }
 
@@ -60,7 +59,7 @@ impl Fault {
             7 => Self::Ends(End::Code(1)),
             8 => Self::Ends(End::Code(69)),
             9 => Self::Ends(End::Code(74)),
-            10 => Self::AttendantDies,
+            10 => Self::AgentDies,
             11 => Self::HostLost,
             12 => Self::NetworkStalls,
             _ => Self::MpirunDies,
@@ -68,55 +67,55 @@ impl Fault {
     }
 }
 
-/// How a simulated group went.
+/// The course of a simulated group.
 #[derive(Debug)]
-struct Went {
+struct GroupResult {
     outcome: Outcome,
-    /// When the fault took hold: what the group was doing then began at this time.
+    /// The time at which the activity began that the fault interrupted.
     since: f64,
-    /// When it took effect.
+    /// The time at which the fault took effect.
     at: f64,
-    /// When the launcher did something about it, and when nothing was left.
+    /// The times at which the launcher reacted, and at which nothing was left.
     noticed: f64,
     over: f64,
     reached: u64,
 }
 
-/// A group under the launcher's lead.
-struct Run<'a> {
+/// A group that the launcher leads.
+struct SimulatedGroup<'a> {
     group: Group,
     ranks: Ranks,
     hosts: Vec<String>,
     random: &'a mut Random,
-    /// What is on its way to the launcher: when it arrives, in microseconds, and in which order.
-    mail: BTreeMap<(u64, u64), Event>,
+    /// Messages on their way to the launcher, by arrival in microseconds and a sequence number.
+    inbox: BTreeMap<(u64, u64), Event>,
     sent: u64,
-    /// Ranks whose attendants say nothing more.
-    mute: Vec<bool>,
+    /// Ranks whose agents are silent.
+    silent: Vec<bool>,
     ended: Vec<bool>,
     mpirun_lives: bool,
 }
 
-impl Run<'_> {
+impl SimulatedGroup<'_> {
     fn send(&mut self, at: f64, event: Event) {
         self.sent += 1;
-        self.mail.insert(((at * 1e6) as u64, self.sent), event);
+        self.inbox.insert(((at * 1e6) as u64, self.sent), event);
     }
 
-    /// Sends it `delay` or less after `now`.
+    /// Sends an event that arrives at most `delay` after `now`.
     fn send_within(&mut self, now: f64, delay: f64, event: Event) {
         let at = now + self.random.between(0.001, delay);
         self.send(at, event);
     }
 
     fn end(&mut self, now: f64, rank: usize, end: End, delay: f64) {
-        if !std::mem::replace(&mut self.ended[rank], true) && !self.mute[rank] {
+        if !std::mem::replace(&mut self.ended[rank], true) && !self.silent[rank] {
             let reading = self.ranks.is_started(rank).then(|| self.ranks.reading(rank, now));
             self.send_within(now, delay, Event::Ended { rank, end, reading });
         }
     }
 
-    /// The others lose their connections to a rank: in the exchange most end as if by a bug, some wait for ever.
+    /// Lets the other ranks lose a rank: inside the collective most end as if by a bug, and some hang.
     fn peers_fail(&mut self, now: f64, rank: usize) {
         for peer in 0..self.hosts.len() {
             let at = self.ranks.enters(peer).max(now);
@@ -137,23 +136,23 @@ impl Run<'_> {
                 self.ranks.all_started(now);
             }
             Output::TakeStack(rank) => {
-                if !self.mute[*rank] {
+                if !self.silent[*rank] {
                     self.send_within(now, 1.0, Event::StackTaken { rank: *rank });
                 }
             }
             Output::KillAll => {
-                for rank in (0..world).filter(|&rank| !self.mute[rank]).collect::<Vec<_>>() {
+                for rank in (0..world).filter(|&rank| !self.silent[rank]).collect::<Vec<_>>() {
                     self.end(now, rank, End::Signal(9), 0.2);
                     let later = now + 0.2;
                     self.send_within(later, 0.3, Event::Gone { rank, left: 0 });
                 }
             }
             Output::LeaveAll => {
-                for rank in (0..world).filter(|&rank| !self.mute[rank]).collect::<Vec<_>>() {
-                    self.send_within(now, 0.2, Event::Lost { rank });
+                for rank in (0..world).filter(|&rank| !self.silent[rank]).collect::<Vec<_>>() {
+                    self.send_within(now, 0.2, Event::Disconnected { rank });
                 }
-                // With an attendant that nobody reaches it waits.
-                if self.mpirun_lives && !self.mute.contains(&true) {
+                // With a silent agent, mpirun keeps waiting.
+                if self.mpirun_lives && !self.silent.contains(&true) {
                     self.mpirun_lives = false;
                     self.send(now + 0.4, Event::MpirunEnded);
                 }
@@ -171,11 +170,11 @@ impl Run<'_> {
         }
     }
 
-    /// Does it to `rank` now; the time when what the group does now began.
+    /// Applies the fault to `rank`, and returns the time at which the group's current activity began.
     fn hit(&mut self, now: f64, fault: Fault, rank: usize) -> f64 {
         match fault {
             Fault::None => {}
-            // Took hold when the rank came to that phase.
+            // This fault took effect when the rank reached the phase.
             Fault::Hang(..) => {}
             Fault::Stopped => return self.ranks.stop(rank, now),
             Fault::NetworkStalls => return self.ranks.stall(now),
@@ -184,25 +183,25 @@ impl Run<'_> {
                 self.end(now, rank, end, 0.25);
                 self.peers_fail(now, rank);
             }
-            Fault::AttendantDies => {
+            Fault::AgentDies => {
                 self.ranks.stop(rank, now);
-                self.mute[rank] = true;
-                self.send_within(now, 0.25, Event::Lost { rank });
+                self.silent[rank] = true;
+                self.send_within(now, 0.25, Event::Disconnected { rank });
                 self.peers_fail(now, rank);
             }
             Fault::HostLost => {
                 let host = self.hosts[rank].clone();
                 self.ranks.stop(rank, now);
                 for other in 0..self.hosts.len() {
-                    self.mute[other] |= self.hosts[other] == host;
+                    self.silent[other] |= self.hosts[other] == host;
                 }
             }
             Fault::MpirunDies => {
                 self.mpirun_lives = false;
                 self.send(now, Event::MpirunEnded);
                 for rank in 0..self.hosts.len() {
-                    self.mute[rank] = true;
-                    self.send(now + 0.01, Event::Lost { rank });
+                    self.silent[rank] = true;
+                    self.send(now + 0.01, Event::Disconnected { rank });
                 }
             }
             Fault::Preempted => {
@@ -220,7 +219,7 @@ fn options(reached_before: u64) -> GroupOptions {
     GroupOptions { timeouts, stop_grace_seconds: 30.0, reached_before }
 }
 
-/// Leads a group from `begin` on. `fault` is done to `rank` `after` seconds later; without one, the group is asked to
+/// Leads a group from `begin` on. The fault hits `rank` after `after` seconds; without a fault, the group is asked to
 /// stop then.
 fn lead(
     hosts: &[String],
@@ -228,17 +227,17 @@ fn lead(
     reached_before: u64,
     (fault, rank, after): (Fault, usize, f64),
     random: &mut Random,
-) -> Went {
+) -> GroupResult {
     let world = hosts.len();
     let seats = hosts.iter().enumerate().map(|(rank, host)| (host.clone(), Some(rank % SLOTS)));
     let ranks = Ranks::new(world, reached_before, STALL as f64, random);
-    let mut run = Run {
+    let mut run = SimulatedGroup {
         group: Group::new(options(reached_before), seats, begin),
         ranks,
         hosts: hosts.to_vec(),
-        mail: BTreeMap::new(),
+        inbox: BTreeMap::new(),
         sent: 0,
-        mute: vec![false; world],
+        silent: vec![false; world],
         ended: vec![false; world],
         mpirun_lives: true,
         random,
@@ -257,7 +256,7 @@ fn lead(
         now += TICK;
         assert!(now < begin + after + 1000.0, "{fault:?} of rank {rank} was never noticed");
         run.ranks.advance(now);
-        // A bug and the loss of a peer end a rank in the same way; only outside an exchange it must be the bug.
+        // A bug and the loss of a peer end a rank in the same way. Outside a collective, it can only be the bug.
         let is_apart = fault != Fault::Ends(End::Code(70)) || now < run.ranks.enters(rank);
         if !is_hit && now >= begin + after && is_apart {
             is_hit = true;
@@ -267,20 +266,20 @@ fn lead(
         for (rank, beat) in beats.iter_mut().enumerate() {
             if now >= *beat {
                 *beat += BEAT;
-                if !run.mute[rank] && !run.ended[rank] && run.ranks.is_started(rank) {
+                if !run.silent[rank] && !run.ended[rank] && run.ranks.is_started(rank) {
                     let (reading, state) = (run.ranks.reading(rank, now), Some(run.ranks.state(rank)));
                     run.send_within(now, 0.3, Event::Beat { rank, reading, state });
-                } else if !run.mute[rank] {
+                } else if !run.silent[rank] {
                     run.send_within(now, 0.3, Event::Alive { rank });
                 }
             }
         }
         let mut due = Vec::new();
-        while let Some(entry) = run.mail.first_entry().filter(|entry| entry.key().0 <= (now * 1e6) as u64) {
+        while let Some(entry) = run.inbox.first_entry().filter(|entry| entry.key().0 <= (now * 1e6) as u64) {
             due.push((entry.key().0 as f64 / 1e6, entry.remove()));
         }
         if fault == Fault::None && is_hit && !std::mem::replace(&mut asked, true) {
-            due.push((now, Event::StopAsked { again: false }));
+            due.push((now, Event::StopRequested { repeated: false }));
         }
         due.push((now, Event::Tick));
         for (when, event) in due {
@@ -294,7 +293,7 @@ fn lead(
                         at = since;
                     }
                     let reached = run.group.reached();
-                    return Went { outcome, since, at, noticed: noticed.unwrap(), over: when, reached };
+                    return GroupResult { outcome, since, at, noticed: noticed.unwrap(), over: when, reached };
                 }
                 run.answer(when, &output);
             }
@@ -317,9 +316,9 @@ fn given(count: usize) -> Vec<Host> {
     (0..count).map(|host| Host { name: format!("n{host:02}"), slots: SLOTS, slots_given: true }).collect()
 }
 
-/// Whether the launcher said what was done, in time.
-fn check(went: &Went, fault: Fault, rank: usize, hosts: &[String]) -> Incident {
-    let Outcome::Incident { incident, sentence } = &went.outcome else { panic!("{fault:?}: {went:?}") };
+/// Checks that the launcher named the fault in time.
+fn check(result: &GroupResult, fault: Fault, rank: usize, hosts: &[String]) -> Incident {
+    let Outcome::Incident { incident, sentence } = &result.outcome else { panic!("{fault:?}: {result:?}") };
     let timeouts = options(0).timeouts;
     let (stall, silence) = (timeouts.stall.as_secs_f64(), timeouts.silence.as_secs_f64());
     let host = vec![hosts[rank].clone()];
@@ -328,20 +327,20 @@ fn check(went: &Went, fault: Fault, rank: usize, hosts: &[String]) -> Incident {
         Fault::Hang(..) | Fault::Stopped => (Cause::Stalled, Some(rank), host, stall),
         Fault::NetworkStalls => (Cause::Stalled, None, Vec::new(), stall),
         Fault::Ends(end) => (end.cause(), Some(rank), if end.blames_host() { host } else { Vec::new() }, 0.3),
-        Fault::AttendantDies => (Cause::AttendantLost, Some(rank), host, 0.3),
+        Fault::AgentDies => (Cause::AgentLost, Some(rank), host, 0.3),
         Fault::HostLost => (Cause::HostLost, hosts.iter().position(|name| *name == host[0]), host, silence),
         Fault::MpirunDies => (Cause::MpirunDied, None, Vec::new(), 0.3),
         Fault::Preempted => (Cause::Exit(75), incident.rank, Vec::new(), 4.0),
-        Fault::None => panic!("{went:?}"),
+        Fault::None => panic!("{result:?}"),
     };
     let said = (incident.cause, incident.rank, incident.hosts.clone());
     assert_eq!(said, (cause, culprit, blamed), "{fault:?} of rank {rank}: {sentence}");
-    // A rank may be stopped in the middle of something, and the others then go on to the next exchange.
-    let from = went.at.max(went.since);
-    assert!(went.noticed <= from + limit + 2.0 * BEAT, "{fault:?} noticed after {} s", went.noticed - from);
-    assert!(went.over - went.noticed <= 10.0 + 2.0, "{fault:?}: down after {} s", went.over - went.noticed);
+    // If a rank is stopped in the middle of something, the others may continue to the next collective.
+    let from = result.at.max(result.since);
+    assert!(result.noticed <= from + limit + 2.0 * BEAT, "{fault:?} noticed after {} s", result.noticed - from);
+    assert!(result.over - result.noticed <= 10.0 + 2.0, "{fault:?}: down after {} s", result.over - result.noticed);
     if let Fault::Hang(phase, _) = fault {
-        assert!(went.noticed >= went.since + limit, "{fault:?}: too early, {sentence}");
+        assert!(result.noticed >= result.since + limit, "{fault:?}: too early, {sentence}");
         let waits = format!("{} ranks wait for it", hosts.len() - 1);
         assert!(sentence.contains(phase.doing()) && sentence.ends_with(&waits), "{sentence}");
         assert!(sentence.starts_with(&format!("rank {rank} ({}, GPU {})", hosts[rank], rank % SLOTS)), "{sentence}");
@@ -353,7 +352,7 @@ fn check(went: &Went, fault: Fault, rank: usize, hosts: &[String]) -> Incident {
 }
 
 #[test]
-fn every_fault_is_told_apart_among_512_ranks() {
+fn every_fault_is_recognized_among_512_ranks() {
     let mut random = Random::new(1);
     let hosts = names(&given(64), 512);
     let faults = [
@@ -365,7 +364,7 @@ fn every_fault_is_told_apart_among_512_ranks() {
         Fault::Ends(End::Signal(9)),
         Fault::Ends(End::Code(69)),
         Fault::Ends(End::Code(70)),
-        Fault::AttendantDies,
+        Fault::AgentDies,
         Fault::HostLost,
         Fault::NetworkStalls,
         Fault::MpirunDies,
@@ -375,8 +374,8 @@ fn every_fault_is_told_apart_among_512_ranks() {
         for _ in 0..2 {
             let rank = random.below(512);
             let after = if fault == Fault::Hang(Phase::Start, 'S') { 0.0 } else { random.between(60.0, 150.0) };
-            let went = lead(&hosts, 0.0, 0, (fault, rank, after), &mut random);
-            check(&went, fault, rank, &hosts);
+            let result = lead(&hosts, 0.0, 0, (fault, rank, after), &mut random);
+            check(&result, fault, rank, &hosts);
         }
     }
 }
@@ -385,12 +384,12 @@ fn every_fault_is_told_apart_among_512_ranks() {
 fn an_hour_of_uneven_steps_raises_no_alarm() {
     let mut random = Random::new(2);
     let hosts = names(&given(64), 512);
-    let went = lead(&hosts, 0.0, 0, (Fault::None, 0, 3600.0), &mut random);
-    assert!(matches!(went.outcome, Outcome::Stopped { code: 75, .. }), "{went:?}");
-    assert!(went.noticed >= 3600.0 && went.reached > 100, "{went:?}");
+    let result = lead(&hosts, 0.0, 0, (Fault::None, 0, 3600.0), &mut random);
+    assert!(matches!(result.outcome, Outcome::Stopped { code: 75, .. }), "{result:?}");
+    assert!(result.noticed >= 3600.0 && result.reached > 100, "{result:?}");
 }
 
-/// Whole launches: incident after incident on 66 hosts, of which two are spares.
+/// Whole launches with many incidents on 66 hosts, of which two are spares.
 #[test]
 fn launches_heal_until_they_end() {
     let (mut incidents, mut ends) = (0, BTreeMap::new());
@@ -402,17 +401,17 @@ fn launches_heal_until_they_end() {
         let (mut begin, mut reached) = (0.0, 0);
         let (mut hosts, mut world_now) = (given.clone(), 512);
         loop {
-            assert!(world::fits(GLOBAL_BATCH, MICROBATCH, world_now));
+            assert!(BatchDivision::new(GLOBAL_BATCH, MICROBATCH, world_now as u64).is_ok());
             assert!(hosts.iter().all(|host| !left_out.contains(&host.name)), "{left_out:?}");
             let names = names(&hosts, world_now);
             let rank = random.below(world_now);
             let fault = Fault::any(&mut random);
             let start = matches!(fault, Fault::Hang(Phase::Start, _));
             let after = if start { 0.0 } else { random.between(60.0, 120.0) };
-            let went = lead(&names, begin, reached, (fault, rank, after), &mut random);
-            let incident = check(&went, fault, rank, &names);
-            assert_eq!(incident.steps_gained, went.reached.saturating_sub(reached));
-            reached = reached.max(went.reached);
+            let result = lead(&names, begin, reached, (fault, rank, after), &mut random);
+            let incident = check(&result, fault, rank, &names);
+            assert_eq!(incident.steps_gained, result.reached.saturating_sub(reached));
+            reached = reached.max(result.reached);
             incidents += 1;
             let situation = Situation {
                 hosts: &given,
@@ -435,7 +434,7 @@ fn launches_heal_until_they_end() {
                 }
                 Action::Restart { delay_seconds, hosts: next, world, left_out: new, .. } => {
                     left_out.extend(new.into_iter().map(|(host, _)| host));
-                    begin = went.over + delay_seconds;
+                    begin = result.over + delay_seconds;
                     (hosts, world_now) = (next, world);
                 }
             }
@@ -445,10 +444,10 @@ fn launches_heal_until_they_end() {
     println!("{incidents} incidents; launches ended with {ends:?} (code: times)");
 }
 
-/// Not a check: what a verdict, a look at slow ranks and a decision cost. `--ignored --nocapture` shows it.
+/// Measures the costs of a verdict, of a check for slow ranks and of a decision. Run with `--ignored --nocapture`.
 #[test]
 #[ignore = "measures"]
-fn time_of_a_verdict_and_of_a_decision() {
+fn costs_of_a_verdict_and_of_a_decision() {
     let mut random = Random::new(7);
     let given = given(66);
     let hosts = names(&given, 512);

@@ -1,47 +1,48 @@
-//! Ranks that go through their steps: each stretch of own work ends in an exchange, and that ends when all are in it.
+//! Ranks that go through their steps. Each stretch of own work ends in a collective, which completes when all ranks are
+//! in it.
 
 use admiral_contract::{Ledger, Phase, Reading};
 
 use crate::random::Random;
 
 const BUCKETS: u64 = 4;
-/// What an exchange takes when all are there.
+/// Seconds that a collective takes once all ranks are in it.
 const LATENCY: f64 = 0.01;
 
-/// What a rank does from when on.
+/// A phase of a rank: its start, the phase, and the bucket.
 type Doing = (f64, Phase, u64);
 
 pub struct Ranks {
-    /// Each rank's way through the present stretch, its exchange at the end.
-    ways: Vec<Vec<Doing>>,
-    /// When the present exchange is over.
+    /// Each rank's phases in the current stretch; the last one is the collective.
+    timelines: Vec<Vec<Doing>>,
+    /// The end of the current collective.
     over: f64,
-    /// Exchanges that are over.
+    /// The number of completed collectives.
     exchanges: u64,
     step: u64,
-    /// The stretch of the step, from 0; [`BUCKETS`] is the last.
+    /// The current stretch of the step, from 0; [`BUCKETS`] is the last.
     stretch: u64,
-    /// Times of the step so far and of the last one, of each rank: whole, data, waiting.
+    /// The times of each rank's current and last step: total, data, waiting.
     times: Vec<[f64; 2]>,
     last_times: Vec<[f64; 3]>,
     step_began: f64,
-    /// How much longer than others each rank computes.
+    /// The factor of each rank's computing time.
     pace: Vec<f64>,
     stall: f64,
     random: Random,
     states: Vec<char>,
-    /// Who will hang in which phase from when on, and as what; since when it does.
+    /// The rank that hangs, the phase, the process state, and the time.
     hang: Option<(usize, Phase, char, f64)>,
     hung_since: f64,
     empty: Reading,
 }
 
 impl Ranks {
-    /// Ranks that go on after `step`. A single phase may last almost as long as `stall`.
+    /// Creates ranks that continue after `step`. A single phase may take almost as long as `stall`.
     pub fn new(world: usize, step: u64, stall: f64, random: &mut Random) -> Self {
         let pace = (0..world).map(|_| random.between(0.9, 1.1)).collect();
         Self {
-            ways: vec![Vec::new(); world],
+            timelines: vec![Vec::new(); world],
             over: f64::INFINITY,
             exchanges: 0,
             step: 0,
@@ -68,39 +69,39 @@ impl Ranks {
         self.hung_since
     }
 
-    /// The rank gets ready for `seconds`.
+    /// Lets the rank get ready for `seconds`.
     pub fn start(&mut self, rank: usize, now: f64, seconds: f64) {
-        self.ways[rank] = vec![(now, Phase::Start, 0), (now + seconds, Phase::Exchange, 0)];
+        self.timelines[rank] = vec![(now, Phase::Start, 0), (now + seconds, Phase::Exchange, 0)];
     }
 
-    /// After all have been started.
+    /// Begins the first stretch, after all ranks were started.
     pub fn all_started(&mut self, now: f64) {
         self.step_began = now;
         self.close();
     }
 
     pub fn is_started(&self, rank: usize) -> bool {
-        !self.ways[rank].is_empty()
+        !self.timelines[rank].is_empty()
     }
 
-    /// Lets whoever hangs in this stretch hang, and says when its exchange is over.
+    /// Applies a hang in this stretch, and computes the end of its collective.
     fn close(&mut self) {
         if let Some((rank, phase, state, from)) = self.hang
             && self.hung_since.is_nan()
-            && let Some(place) = self.ways[rank].iter().position(|doing| doing.1 == phase && doing.0 >= from)
+            && let Some(place) = self.timelines[rank].iter().position(|doing| doing.1 == phase && doing.0 >= from)
         {
-            self.ways[rank].truncate(place + 1);
+            self.timelines[rank].truncate(place + 1);
             self.states[rank] = state;
-            self.hung_since = self.ways[rank][place].0;
+            self.hung_since = self.timelines[rank][place].0;
         }
-        self.over = (0..self.ways.len()).map(|rank| self.enters(rank)).fold(0.0, f64::max) + LATENCY;
+        self.over = (0..self.timelines.len()).map(|rank| self.enters(rank)).fold(0.0, f64::max) + LATENCY;
     }
 
-    /// Goes on until `now`.
+    /// Advances to `now`.
     pub fn advance(&mut self, now: f64) {
         while self.over <= now {
             let begin = self.over;
-            for (rank, way) in self.ways.iter().enumerate() {
+            for (rank, way) in self.timelines.iter().enumerate() {
                 let mut ends = way.iter().skip(1).map(|doing| doing.0).chain([begin]);
                 for &(at, phase, _) in way {
                     let spent = ends.next().map_or(0.0, |end| end - at);
@@ -124,7 +125,7 @@ impl Ranks {
     }
 
     fn new_stretch(&mut self, begin: f64) {
-        for rank in 0..self.ways.len() {
+        for rank in 0..self.timelines.len() {
             let mut way = Vec::with_capacity(5);
             let mut at = begin;
             for (phase, usual) in match self.stretch {
@@ -133,7 +134,7 @@ impl Ranks {
                 _ => vec![(Phase::Backward, 0.2)],
             } {
                 way.push((at, phase, 0));
-                // Now and then one takes very long, but not as long as a stall.
+                // Some phases take very long, but not as long as a stall.
                 let rare =
                     if self.random.below(200_000) == 0 { self.random.between(0.3, 0.95) * self.stall } else { 0.0 };
                 at += usual * self.pace[rank] * self.random.between(0.7, 1.6) + rare;
@@ -148,34 +149,38 @@ impl Ranks {
             }
             let exchange = if self.stretch == BUCKETS { Phase::Exchange } else { Phase::Reduce };
             way.push((at, exchange, self.stretch));
-            self.ways[rank] = way;
+            self.timelines[rank] = way;
         }
     }
 
     fn place(&self, rank: usize, now: f64) -> usize {
-        self.ways[rank].iter().rposition(|doing| doing.0 <= now).unwrap_or(0)
+        self.timelines[rank].iter().rposition(|doing| doing.0 <= now).unwrap_or(0)
     }
 
-    /// The rank does nothing any more; when the group, without it, comes to stand still.
+    /// Stops the rank for good. Returns when the group comes to a standstill without it.
     pub fn stop(&mut self, rank: usize, now: f64) -> f64 {
         let place = self.place(rank, now);
-        self.ways[rank].truncate(place + 1);
+        self.timelines[rank].truncate(place + 1);
         self.states[rank] = 'T';
         self.over = f64::INFINITY;
         let last = |way: &Vec<Doing>| way.last().map_or(now, |doing| doing.0);
-        // Inside an exchange it is missed when all are there; busy with its own work, it is missed by itself.
-        if self.ways[rank][place].1.is_collective() { self.ways.iter().map(last).fold(now, f64::max) } else { now }
+        // Inside a collective, the rank is missed when all ranks are there; in its own work, it is missed at once.
+        if self.timelines[rank][place].1.is_collective() {
+            self.timelines.iter().map(last).fold(now, f64::max)
+        } else {
+            now
+        }
     }
 
-    /// The present exchange is never over; when all are in it.
+    /// Lets the current collective never complete. Returns when all ranks are in it.
     pub fn stall(&mut self, now: f64) -> f64 {
         self.over = f64::INFINITY;
-        self.ways.iter().filter_map(|way| way.last()).map(|doing| doing.0).fold(now, f64::max)
+        self.timelines.iter().filter_map(|way| way.last()).map(|doing| doing.0).fold(now, f64::max)
     }
 
-    /// When the rank enters the present exchange.
+    /// Returns when the rank enters the current collective.
     pub fn enters(&self, rank: usize) -> f64 {
-        match self.ways[rank].last() {
+        match self.timelines[rank].last() {
             Some(&(at, phase, _)) if phase.is_collective() => at,
             _ => f64::INFINITY,
         }
@@ -185,9 +190,9 @@ impl Ranks {
         self.states[rank]
     }
 
-    /// The ledger at `now`.
+    /// Returns the rank's ledger at `now`.
     pub fn reading(&self, rank: usize, now: f64) -> Reading {
-        let (since, phase, bucket) = self.ways[rank][self.place(rank, now)];
+        let (since, phase, bucket) = self.timelines[rank][self.place(rank, now)];
         let [step_seconds, data_seconds, wait_seconds] = self.last_times[rank];
         Reading {
             pid: 1000 + rank as u64,

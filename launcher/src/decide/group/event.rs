@@ -1,121 +1,121 @@
-//! What goes into a group's life and what comes out of it.
+//! The inputs and outputs of a group.
 
 use admiral_contract::{Reading, Timeouts};
 
+use crate::decide::cause::Incident;
 use crate::decide::end::End;
-use crate::decide::heal::Incident;
 
-/// What happens to a group.
+/// An input of a group.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// The attendant of this rank is there.
+    /// The agent of this rank has connected.
     Hello {
-        /// Which.
+        /// The rank.
         rank: usize,
     },
-    /// It has nothing to say.
+    /// The agent sent a message without news.
     Alive {
-        /// Which.
+        /// The rank.
         rank: usize,
     },
-    /// It says where its rank stands.
+    /// The agent sent its rank's state.
     Beat {
-        /// Which.
+        /// The rank.
         rank: usize,
-        /// The ledger.
+        /// The rank's ledger.
         reading: Reading,
-        /// The state of the process, as in [`RankView::state`].
+        /// The state of its process, as in [`RankView::state`](crate::decide::RankView::state).
         state: Option<char>,
     },
-    /// A rank has ended; its attendant stays.
+    /// A rank has ended. Its agent stays.
     Ended {
-        /// Which.
+        /// The rank.
         rank: usize,
-        /// How.
+        /// The end.
         end: End,
-        /// The ledger at the end.
+        /// Its ledger at the end.
         reading: Option<Reading>,
     },
-    /// The stack that was asked for has come.
+    /// A requested stack has arrived.
     StackTaken {
-        /// Of which rank.
+        /// The rank.
         rank: usize,
     },
-    /// The connection to an attendant is closed.
-    Lost {
-        /// Which.
+    /// The connection to an agent is closed.
+    Disconnected {
+        /// The rank.
         rank: usize,
     },
-    /// A rank that was killed or had ended: nothing that it started is left, or so many processes that cannot be ended.
+    /// A killed or ended rank is gone, except for `left` of its processes.
     Gone {
-        /// Which.
+        /// The rank.
         rank: usize,
-        /// Processes that are still there.
+        /// The number of processes that could not be ended.
         left: usize,
     },
     /// The daemon of `mpirun` on the host of this rank is gone.
     DaemonGone {
-        /// Whose attendant says so.
+        /// The rank whose agent noticed it.
         rank: usize,
     },
     /// `mpirun` has ended.
     MpirunEnded,
-    /// The user or the scheduler wants the run to stop.
-    StopAsked {
-        /// And not for the first time: without a checkpoint, at once.
-        again: bool,
+    /// The user or the scheduler asks the run to stop.
+    StopRequested {
+        /// Whether this is a repeated request. The ranks are then ended at once, without a checkpoint.
+        repeated: bool,
     },
-    /// Time goes by; at least twice a second.
+    /// Time has passed. Comes at least twice a second.
     Tick,
 }
 
-/// What is to be done for a group.
+/// An output of a group: what the caller has to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output {
-    /// All attendants are there: each may start its rank. Comes once.
+    /// All agents are connected: start every rank. Comes once.
     StartAll,
-    /// Tell every rank to publish a checkpoint and leave.
+    /// Tell every rank to publish a checkpoint and exit.
     SignalAll,
-    /// Ask what the threads of this rank do.
+    /// Ask for the stacks of this rank's threads.
     TakeStack(usize),
-    /// End every rank by force, now and whenever another attendant says hello. May come again.
+    /// Kill every rank, now and whenever another agent connects. May come several times.
     KillAll,
-    /// Tell every attendant to leave.
+    /// Dismiss every agent.
     LeaveAll,
-    /// End `mpirun` by force.
+    /// Kill `mpirun`.
     KillMpirun,
-    /// It is over. Comes once; nothing comes after it.
+    /// The group is over. Comes once, as the last output.
     Finished(Outcome),
 }
 
-/// What became of a group.
+/// The result of a group.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// Every rank has exited with 0.
+    /// Every rank exited with 0.
     AllEnded,
-    /// It failed.
+    /// The group failed.
     Incident {
-        /// What to decide upon.
+        /// The failure.
         incident: Incident,
-        /// For people.
+        /// Its description, for people.
         sentence: String,
     },
-    /// It was asked to stop, before or after it had failed: no other group is to be started.
+    /// The run was asked to stop, before or after a failure. No other group is started.
     Stopped {
-        /// 75 with a checkpoint, or before the first step; else the code of the rank that failed meanwhile, or 1.
+        /// 75 with a checkpoint or before the first step; else the code of the rank that failed meanwhile, or 1.
         code: u8,
-        /// For people.
+        /// The description, for people.
         sentence: String,
     },
 }
 
-/// What a group is held to.
+/// The limits of a group.
 #[derive(Debug, Clone)]
 pub struct GroupOptions {
     /// Its timeouts.
     pub timeouts: Timeouts,
-    /// How long a stop may take before it is one by force, in seconds.
+    /// The time that a stop may take until ranks are killed, in seconds.
     pub stop_grace_seconds: f64,
-    /// The furthest step of the groups before this one, for [`Incident::steps_gained`].
+    /// The furthest step of the earlier groups, for [`Incident::steps_gained`].
     pub reached_before: u64,
 }

@@ -1,130 +1,81 @@
-//! What to do after an incident: stop and say why, or start again, with which hosts, how many ranks, and when.
-
-#[cfg(test)]
-mod tests;
+//! The reaction to an incident: stop with a reason, or restart, with which hosts, how many ranks, and when.
 
 use std::collections::BTreeSet;
 
-use admiral_contract::ExitCode;
-use serde::{Deserialize, Serialize};
+use admiral_contract::{ExitCode, largest_world_size, world_sizes};
 
-use super::end::USAGE;
-use super::sentence::{count, few};
+use super::cause::{Cause, Incident, USAGE_EXIT_CODE, code_of};
+use super::sentence::{count, first_few};
 use crate::hosts::Host;
-use crate::world;
 
-/// The launcher's own code for what no other code says.
-const OTHER: u8 = 1;
-/// Incidents of one rank with one cause, none of which let the run get further, after which it is given up.
-const SAME_PLACE: usize = 3;
-/// Delays, in units of [`Situation::base_delay_seconds`].
+/// After this many incidents of one rank with one cause and without progress, the launcher gives up.
+const MAX_SAME_FAILURES: usize = 3;
+/// Delays before a restart, in units of [`Situation::base_delay_seconds`].
 const FIRST_DELAY: f64 = 1.0;
 const MAX_DELAY: f64 = 60.0;
 const FIRST_STORE_DELAY: f64 = 30.0;
 const MAX_STORE_DELAY: f64 = 600.0;
 
-/// Why a group ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cause {
-    /// A rank exited with this code.
-    Exit(u8),
-    /// A signal killed a rank.
-    Signal(i32),
-    /// The group stood still.
-    Stalled,
-    /// Nothing was heard of a whole host.
-    HostLost,
-    /// A rank's attendant was lost, and with it the rank.
-    AttendantLost,
-    /// `mpirun` ended before the group did.
-    MpirunDied,
-    /// A rank never came up or never got ready.
-    Start,
-}
-
-impl Cause {
-    /// Whether the hosts to blame are known to be bad, and not only suspected.
-    fn condemns_hosts(self) -> bool {
-        self == Self::HostLost || self == Self::Exit(ExitCode::Node as u8)
-    }
-}
-
-/// What ended a group.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Incident {
-    /// When, in seconds since the launch.
-    pub at_seconds: f64,
-    /// The rank that failed first, where it is one.
-    pub rank: Option<usize>,
-    /// The hosts to blame; empty: nobody.
-    pub hosts: Vec<String>,
-    /// Why.
-    pub cause: Cause,
-    /// By how many steps the group had come further than any group of this launch before it.
-    pub steps_gained: u64,
-}
-
-/// What there is to go on with.
+/// The facts on which the decision depends.
 #[derive(Debug, Clone)]
 pub struct Situation<'a> {
-    /// All hosts that were given, in their order.
+    /// All given hosts, in their order.
     pub hosts: &'a [Host],
-    /// Those left out so far.
+    /// Hosts that were left out so far.
     pub left_out: &'a [String],
-    /// The ranks that the user wants. Hosts beyond those that they need are spares.
+    /// The number of ranks that the user wants. Hosts that are not needed for them are spares.
     pub world_wanted: usize,
-    /// Samples of a step over all ranks.
+    /// The number of samples of a step over all ranks.
     pub global_batch: u64,
-    /// Samples of one pass on one rank, at most.
+    /// The largest number of samples of one pass on one rank.
     pub microbatch: u64,
-    /// Fewer ranks are not worth going on with.
+    /// The run stops rather than continue with fewer ranks.
     pub min_world: usize,
     /// The incidents before this one, oldest first.
     pub history: &'a [Incident],
-    /// Restarts within the window.
+    /// The largest number of restarts within the window.
     pub max_restarts: u64,
-    /// The window in which restarts and the failures of a host are counted, in seconds.
+    /// The window in which restarts and failures of a host are counted, in seconds.
     pub window_seconds: f64,
-    /// The unit of all delays, in seconds; 1 but in tests.
+    /// The unit of all delays, in seconds; 1 except in tests.
     pub base_delay_seconds: f64,
-    /// Whether a rank's exit with 75 that nobody asked for is to be answered with a restart.
+    /// Whether the launcher restarts after a rank exited with 75 without a request.
     pub restart_on_preemption: bool,
 }
 
-/// What is to be done.
+/// The decision.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    /// Give up, or be content.
+    /// Give up, or accept the end.
     Stop {
         /// The launcher's exit code.
         code: u8,
-        /// For people.
+        /// The reason, for people.
         reason: String,
     },
     /// Start a new group from the newest verified checkpoint.
     Restart {
-        /// After this long.
+        /// The delay before the start.
         delay_seconds: f64,
-        /// On these hosts, in order; all of them are needed.
+        /// The hosts, in order; all of them are needed.
         hosts: Vec<Host>,
-        /// With so many ranks.
+        /// The number of ranks.
         world: usize,
-        /// Hosts that are left out from now on, and why.
+        /// Hosts that are left out from now on, with the reason.
         left_out: Vec<(String, String)>,
-        /// What people should know.
+        /// What differs from before, for people.
         note: Option<String>,
     },
 }
 
-/// What to do after `incident`, the first failure of its group.
+/// Decides what to do after `incident`, the first failure of its group.
 #[must_use]
 pub fn decide(incident: &Incident, situation: &Situation<'_>) -> Action {
     if let Some(action) = final_code(incident.cause, situation.restart_on_preemption) {
         return action;
     }
     let code = code_of(incident.cause);
-    if let Some(reason) = in_one_place(incident, situation.history) {
+    if let Some(reason) = stuck_reason(incident, situation.history) {
         return Action::Stop { code, reason };
     }
     let since = incident.at_seconds - situation.window_seconds;
@@ -137,13 +88,20 @@ pub fn decide(incident: &Incident, situation: &Situation<'_>) -> Action {
         );
         return Action::Stop { code, reason };
     }
-    place(incident, situation)
+    place_group(incident, situation)
 }
 
-/// Exits that settle the matter by themselves.
+/// Returns where the next attempt resumes. Once an attempt has done a step, every later one continues from the newest
+/// checkpoint, wherever the first one was told to begin.
+#[must_use]
+pub fn next_resume(resume: String, has_stepped: bool) -> String {
+    if has_stepped { "auto".to_owned() } else { resume }
+}
+
+/// Returns the action for exit codes after which no restart can help.
 fn final_code(cause: Cause, restart_on_preemption: bool) -> Option<Action> {
     let Cause::Exit(code) = cause else { return None };
-    if code == USAGE {
+    if code == USAGE_EXIT_CODE {
         let reason = "admiral does not take the command line that it is given: starting again cannot help; are it and \
                       admiral-launch of one build?";
         return Some(Action::Stop { code: code_of(cause), reason: reason.to_owned() });
@@ -159,20 +117,9 @@ fn final_code(cause: Cause, restart_on_preemption: bool) -> Option<Action> {
     Some(Action::Stop { code, reason: reason.to_owned() })
 }
 
-/// What the launcher exits with when it gives up after this.
-#[must_use]
-pub fn code_of(cause: Cause) -> u8 {
-    match cause {
-        Cause::HostLost => ExitCode::Node as u8,
-        Cause::Exit(USAGE) => ExitCode::Config as u8,
-        Cause::Exit(code) => ExitCode::from_byte(code).map_or(OTHER, |code| code as u8),
-        Cause::Signal(_) | Cause::Stalled | Cause::AttendantLost | Cause::MpirunDied | Cause::Start => OTHER,
-    }
-}
-
-/// Why it is no use to try again: the same rank fails in the same way, and the run gets no further. A store that is
-/// away and a bad host are no such case: the one comes back, the other is left out.
-fn in_one_place(incident: &Incident, history: &[Incident]) -> Option<String> {
+/// Returns why another attempt is useless: the same rank fails in the same way, and the run makes no progress. Store
+/// errors and bad hosts are exceptions, because the store comes back and the host is left out.
+fn stuck_reason(incident: &Incident, history: &[Incident]) -> Option<String> {
     if incident.cause.condemns_hosts()
         || matches!(incident.cause, Cause::Start)
         || incident.cause == Cause::Exit(ExitCode::Store as u8)
@@ -180,16 +127,18 @@ fn in_one_place(incident: &Incident, history: &[Incident]) -> Option<String> {
         return None;
     }
     let same = |other: &Incident| other.rank == incident.rank && other.cause == incident.cause;
-    let rest = history.get(history.len().checked_sub(SAME_PLACE - 1)?..)?;
+    let rest = history.get(history.len().checked_sub(MAX_SAME_FAILURES - 1)?..)?;
     let stuck = incident.steps_gained == 0
         && rest.iter().all(same)
         && rest.iter().skip(1).all(|earlier| earlier.steps_gained == 0);
     let who = incident.rank.map_or_else(|| "the group".to_owned(), |rank| format!("rank {rank}"));
-    stuck.then(|| format!("{who} failed {SAME_PLACE} times in the same way, and the run got no further in between"))
+    stuck.then(|| {
+        format!("{who} failed {MAX_SAME_FAILURES} times in the same way, and the run got no further in between")
+    })
 }
 
-/// How often in a row the run was started and got no further.
-fn tries_in_vain(incident: &Incident, history: &[Incident]) -> i32 {
+/// Returns the number of consecutive attempts without progress.
+fn attempts_without_progress(incident: &Incident, history: &[Incident]) -> i32 {
     let newest_first = std::iter::once(incident).chain(history.iter().rev());
     let tries = newest_first.take(history.len()).take_while(|incident| incident.steps_gained == 0).count();
     i32::try_from(tries).unwrap_or(i32::MAX)
@@ -201,11 +150,11 @@ fn delay(incident: &Incident, situation: &Situation<'_>) -> f64 {
         Cause::Exit(code) if code == ExitCode::Store as u8 => (FIRST_STORE_DELAY, MAX_STORE_DELAY),
         _ => (FIRST_DELAY, MAX_DELAY),
     };
-    let tries = tries_in_vain(incident, situation.history);
+    let tries = attempts_without_progress(incident, situation.history);
     (first * 2f64.powi(tries.min(30))).min(most) * situation.base_delay_seconds
 }
 
-/// The hosts that are left out from now on, with the reason: those known to be bad, and those only suspected.
+/// The hosts that are left out from now on, with reasons: hosts that are known to be bad, and suspected ones.
 struct LeftOut {
     known: Vec<(String, String)>,
     suspected: Vec<(String, String)>,
@@ -232,8 +181,8 @@ fn leave_out(incident: &Incident, situation: &Situation<'_>) -> LeftOut {
     out
 }
 
-/// Finds room for the next group.
-fn place(incident: &Incident, situation: &Situation<'_>) -> Action {
+/// Chooses the hosts and ranks of the next group.
+fn place_group(incident: &Incident, situation: &Situation<'_>) -> Action {
     let LeftOut { known, suspected } = leave_out(incident, situation);
     let left_after = |out: &[&[(String, String)]]| -> Vec<&Host> {
         let is_out = |name: &String| {
@@ -245,16 +194,16 @@ fn place(incident: &Incident, situation: &Situation<'_>) -> Action {
     let (hosts, world, left_out, mut kept) = if let Some(world) = world_on(&without, situation) {
         (without, world, [known, suspected].concat(), Vec::new())
     } else {
-        // A suspicion alone ends no run: without another host to go to, it goes on where it was.
+        // A suspicion alone ends no run. Without other hosts, the suspected ones stay.
         let with = left_after(&[&known]);
         if let Some(world) = world_on(&with, situation) {
             (with, world, known, suspected)
         } else {
-            // Those that were left out on a suspicion while there were others come back after all the rest.
-            let again = recalled(incident, situation);
-            let why = again.iter().map(|host| (host.name.clone(), "it was left out".to_owned()));
+            // Hosts that were left out on suspicion come back last.
+            let recalled = recalled(incident, situation);
+            let why = recalled.iter().map(|host| (host.name.clone(), "it was left out".to_owned()));
             let kept = suspected.into_iter().chain(why).collect();
-            let with = [with, again].concat();
+            let with = [with, recalled].concat();
             match world_on(&with, situation) {
                 Some(world) => (with, world, known, kept),
                 None => return Action::Stop { code: ExitCode::Node as u8, reason: no_room(&with, &known, situation) },
@@ -267,7 +216,7 @@ fn place(incident: &Incident, situation: &Situation<'_>) -> Action {
     Action::Restart { delay_seconds: delay(incident, situation), hosts, world, left_out, note }
 }
 
-/// Hosts that were left out because they had failed again and again, and of which nothing worse is known.
+/// Returns the hosts that were left out because of repeated failures, and that are not known to be bad.
 fn recalled<'a>(incident: &Incident, situation: &Situation<'a>) -> Vec<&'a Host> {
     let all = || situation.history.iter().chain([incident]);
     let is_bad = |name: &String| all().any(|of| of.cause.condemns_hosts() && of.hosts.contains(name));
@@ -278,14 +227,15 @@ fn slots(hosts: &[&Host]) -> usize {
     hosts.iter().map(|host| host.slots).sum()
 }
 
-/// The ranks of the next group on these hosts, if it is worth having.
+/// Returns the number of ranks of the next group on these hosts, if it is at least the minimum.
 fn world_on(hosts: &[&Host], situation: &Situation<'_>) -> Option<usize> {
-    let most = slots(hosts).min(situation.world_wanted);
-    let world = world::largest_that_fits(situation.global_batch, situation.microbatch, most)?;
+    let most = slots(hosts).min(situation.world_wanted) as u64;
+    let world = largest_world_size(situation.global_batch, situation.microbatch, most)?;
+    let world = usize::try_from(world).ok()?;
     (world >= situation.min_world).then_some(world)
 }
 
-/// As many of the hosts as `world` ranks need.
+/// Returns as many of the hosts as `world` ranks need.
 fn first_of(hosts: &[&Host], world: usize) -> Vec<Host> {
     let mut room = 0;
     let needed = hosts.iter().filter(|host| host.slots > 0).take_while(|host| {
@@ -299,11 +249,11 @@ fn first_of(hosts: &[&Host], world: usize) -> Vec<Host> {
 fn no_room(hosts: &[&Host], lost: &[(String, String)], situation: &Situation<'_>) -> String {
     let room = slots(hosts);
     let lost: Vec<String> = lost.iter().map(|(host, why)| format!("{host} is left out: {why}")).collect();
-    let mut reason = if lost.is_empty() { String::new() } else { format!("{}; ", few(lost)) };
+    let mut reason = if lost.is_empty() { String::new() } else { format!("{}; ", first_few(lost)) };
     reason += &format!("the hosts left have room for {}", count(room, "rank"));
-    let fit = world::all_that_fit(situation.global_batch, situation.microbatch, situation.world_wanted.max(room));
+    let fit = world_sizes(situation.global_batch, situation.microbatch, situation.world_wanted.max(room) as u64);
     let least = situation.min_world.max(1);
-    let could: Vec<String> = fit.iter().filter(|&&world| world >= least).map(ToString::to_string).collect();
+    let could: Vec<String> = fit.iter().filter(|&&world| world >= least as u64).map(ToString::to_string).collect();
     reason
         + &format!(
             "; with a global batch of {} and at least {} the run could go on with these numbers of ranks: {}",
@@ -313,7 +263,7 @@ fn no_room(hosts: &[&Host], lost: &[(String, String)], situation: &Situation<'_>
         )
 }
 
-/// What is different from before, in words.
+/// Describes what differs from before.
 fn note(
     situation: &Situation<'_>,
     hosts: &[Host],
@@ -324,7 +274,7 @@ fn note(
     let mut parts: Vec<String> = left_out.iter().map(|(host, why)| format!("{host} is left out: {why}")).collect();
     parts.extend(kept.iter().map(|(host, why)| format!("{host} is kept although {why}: there is no other room")));
     if !left_out.is_empty() {
-        // Those that a group had no need of before.
+        // Hosts that the previous group did not need.
         let all: Vec<&Host> = situation.hosts.iter().filter(|host| !situation.left_out.contains(&host.name)).collect();
         let before = world_on(&all, situation).map(|world| first_of(&all, world)).unwrap_or_default();
         let spares: Vec<String> =
@@ -332,7 +282,7 @@ fn note(
         match spares.len() {
             0 => {}
             1 => parts.push(format!("the spare host {} takes its place", spares[0])),
-            _ => parts.push(format!("the spare hosts {} take their places", few(spares))),
+            _ => parts.push(format!("the spare hosts {} take their places", first_few(spares))),
         }
     }
     if world < situation.world_wanted {
@@ -344,3 +294,6 @@ fn note(
     }
     (!parts.is_empty()).then(|| parts.join("; "))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,4 @@
+use admiral_contract::BatchDivision;
 use proptest::prelude::*;
 
 use super::*;
@@ -6,7 +7,7 @@ fn hosts(count: usize, slots: usize) -> Vec<Host> {
     (0..count).map(|host| Host { name: format!("n{host}"), slots, slots_given: true }).collect()
 }
 
-/// Two hosts of four are wanted; the others are spares.
+/// Two of four hosts are needed; the others are spares.
 fn situation<'a>(hosts: &'a [Host], left_out: &'a [String], history: &'a [Incident]) -> Situation<'a> {
     Situation {
         hosts,
@@ -57,7 +58,7 @@ fn stop(action: Action) -> (u8, String) {
 }
 
 #[test]
-fn codes_that_settle_it_stop_the_run() {
+fn final_exit_codes_stop_the_run() {
     let hosts = hosts(3, 4);
     for code in [0, 64, 65, 70, 75] {
         let action = decide(&incident(1.0, 3, "", Cause::Exit(code), 5), &situation(&hosts, &[], &[]));
@@ -70,12 +71,12 @@ fn codes_that_settle_it_stop_the_run() {
 }
 
 #[test]
-fn deaths_are_answered_with_growing_delays_until_steps_are_gained() {
+fn delays_grow_until_there_is_progress() {
     let hosts = hosts(2, 4);
     let mut history = Vec::new();
     let mut delays = Vec::new();
     for (place, gained) in [0, 0, 0, 5, 0, 7].into_iter().enumerate() {
-        // Another rank each time: one rank's would be a loop.
+        // Each incident has another rank, because repeated failures of one rank end the launch.
         let now = incident(place as f64, place, "", Cause::Signal(11), gained);
         delays.push(restart(decide(&now, &situation(&hosts, &[], &history))).delay);
         history.push(now);
@@ -84,7 +85,7 @@ fn deaths_are_answered_with_growing_delays_until_steps_are_gained() {
 }
 
 #[test]
-fn a_store_that_is_away_is_waited_for_longer_and_longer() {
+fn store_errors_have_longer_delays() {
     let hosts = hosts(2, 4);
     let mut history = Vec::new();
     let mut delays = Vec::new();
@@ -98,7 +99,7 @@ fn a_store_that_is_away_is_waited_for_longer_and_longer() {
 }
 
 #[test]
-fn a_crash_in_one_place_is_given_up_and_one_that_moves_is_not() {
+fn repeated_crashes_of_one_rank_are_given_up() {
     let hosts = hosts(4, 4);
     let crash = |at, rank, gained| incident(at, rank, "n0", Cause::Signal(11), gained);
     let history = [crash(0.0, 3, 100), crash(10.0, 3, 0)];
@@ -111,7 +112,7 @@ fn a_crash_in_one_place_is_given_up_and_one_that_moves_is_not() {
 }
 
 #[test]
-fn restarts_are_counted_in_a_window() {
+fn restarts_are_limited_within_a_window() {
     let hosts = hosts(2, 4);
     let history: Vec<Incident> =
         (0..3).map(|place| incident(f64::from(place) * 100.0, 0, "", Cause::Stalled, 9)).collect();
@@ -128,7 +129,7 @@ fn restarts_are_counted_in_a_window() {
 }
 
 #[test]
-fn a_bad_host_gives_way_to_a_spare_at_once() {
+fn a_bad_host_is_replaced_by_a_spare_at_once() {
     let hosts = hosts(3, 4);
     for cause in [Cause::Exit(74), Cause::HostLost] {
         let next = restart(decide(&incident(1.0, 1, "n0", cause, 5), &situation(&hosts, &[], &[])));
@@ -156,20 +157,20 @@ fn without_spares_fewer_ranks_share_the_same_batch() {
 #[test]
 fn a_host_that_fails_twice_is_left_out_unless_there_is_no_other() {
     let history = [incident(1.0, 1, "n1", Cause::Signal(9), 5)];
-    let again = |at| incident(at, 5, "n1", Cause::Stalled, 5);
+    let repeated = |at| incident(at, 5, "n1", Cause::Stalled, 5);
     let three = hosts(3, 4);
-    let next = restart(decide(&again(2.0), &situation(&three, &[], &history)));
+    let next = restart(decide(&repeated(2.0), &situation(&three, &[], &history)));
     assert_eq!((next.hosts, next.left_out), (vec!["n0".to_owned(), "n2".to_owned()], vec!["n1".to_owned()]));
-    let next = restart(decide(&again(5000.0), &situation(&three, &[], &history)));
+    let next = restart(decide(&repeated(5000.0), &situation(&three, &[], &history)));
     assert_eq!(next.left_out, [""; 0], "it was too long ago");
     let left_out = ["n0".to_owned(), "n2".to_owned()];
-    let next = restart(decide(&again(2.0), &situation(&three, &left_out, &history)));
+    let next = restart(decide(&repeated(2.0), &situation(&three, &left_out, &history)));
     assert_eq!((next.hosts, next.world), (vec!["n1".to_owned()], 4));
     assert!(next.note.contains("n1 is kept although it failed 2 times within 3600 s"), "{}", next.note);
 }
 
 #[test]
-fn hosts_left_out_on_a_suspicion_come_back_before_the_run_is_given_up() {
+fn suspected_hosts_come_back_before_the_run_is_given_up() {
     let hosts = hosts(4, 4);
     let crash = |at, rank, host| incident(at, rank, host, Cause::Signal(9), 5);
     let history = [crash(1.0, 0, "n0"), crash(2.0, 0, "n0"), crash(3.0, 5, "n1"), crash(4.0, 5, "n1")];
@@ -178,10 +179,10 @@ fn hosts_left_out_on_a_suspicion_come_back_before_the_run_is_given_up() {
     let after = restart(decide(&incident(9.0, 7, "n3", Cause::HostLost, 5), &all));
     assert_eq!((after.hosts, after.world), (vec!["n2".to_owned(), "n0".to_owned()], 8));
     assert!(after.note.contains("n0 is kept although it was left out"), "{}", after.note);
-    // Where fewer ranks will do, it goes on with those.
+    // If fewer ranks are allowed, the run continues with those.
     let fewer = Situation { min_world: 1, ..all.clone() };
     assert_eq!(restart(decide(&incident(9.0, 7, "n3", Cause::HostLost, 5), &fewer)).hosts, ["n2"]);
-    // A host that was lost does not come back.
+    // A lost host does not come back.
     let lost = [crash(1.0, 0, "n0"), crash(2.0, 0, "n0"), incident(3.0, 5, "n1", Cause::HostLost, 5)];
     let two = Situation { min_world: 16, world_wanted: 16, history: &lost, ..all };
     assert_eq!(stop(decide(&incident(9.0, 7, "n3", Cause::HostLost, 5), &two)).0, 74);
@@ -193,7 +194,7 @@ fn any_cause() -> impl Strategy<Value = Cause> {
         Just(Cause::Signal(9)),
         Just(Cause::Stalled),
         Just(Cause::HostLost),
-        Just(Cause::AttendantLost),
+        Just(Cause::AgentLost),
         Just(Cause::MpirunDied),
         Just(Cause::Start),
     ]
@@ -202,9 +203,9 @@ fn any_cause() -> impl Strategy<Value = Cause> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
-    /// A whole launch, incident by incident: it ends, and no group of it is one that cannot be.
+    /// Simulates a launch, incident by incident: it ends, and all its groups are valid.
     #[test]
-    fn every_launch_ends_and_every_group_fits(
+    fn every_launch_ends_and_every_group_is_valid(
         slots in proptest::collection::vec(0..9usize, 1..9),
         wanted in 1..40usize,
         batch in 1..300u64,
@@ -231,7 +232,7 @@ proptest! {
                 }
                 Action::Restart { delay_seconds, hosts, world, left_out: new, note } => {
                     prop_assert!((0.0..=600.0).contains(&delay_seconds));
-                    prop_assert!(world::fits(batch, microbatch, world) && world <= wanted && world >= min_world.max(1));
+                    prop_assert!(BatchDivision::new(batch, microbatch, world as u64).is_ok() && world <= wanted && world >= min_world.max(1));
                     let keeps = note.as_ref().is_some_and(|note| note.contains("is kept"));
                     prop_assert_eq!(note.is_some(), !new.is_empty() || world < wanted || keeps);
                     left_out.extend(new.into_iter().map(|(host, _)| host));
@@ -257,4 +258,10 @@ proptest! {
             prop_assert!(recent <= max_restarts);
         }
     }
+}
+
+#[test]
+fn a_run_that_did_a_step_resumes_from_its_newest_checkpoint() {
+    assert_eq!(next_resume("1200".to_owned(), false), "1200");
+    assert_eq!(next_resume("1200".to_owned(), true), "auto");
 }

@@ -1,14 +1,15 @@
-//! Variables that differ between hosts, or that `mpirun` did not carry along.
+//! Variables that differ between hosts, or that `mpirun` did not pass on.
 
-use super::majority::odd;
-use super::{Answer, Finding, Needs, Severity, some_of};
+use super::answer::{Answer, Needs};
+use super::finding::{Finding, Severity, abbreviated};
+use super::majority::deviations;
 
-/// What may well differ.
+/// Variables that often differ without harm.
 const OFTEN_DIFFERENT: [&str; 6] = ["PATH", "TMPDIR", "RUST_LOG", "RUST_BACKTRACE", "SSL_CERT_FILE", "SSL_CERT_DIR"];
-/// What belongs to each host, so that the launcher's own says nothing of it.
-const OF_A_HOST: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "TMPDIR"];
-/// Longer values are cut for people.
-const SHOWN: usize = 60;
+/// Variables that belong to each host, so that the launcher's values say nothing about them.
+const PER_HOST: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "TMPDIR"];
+/// Longer values are cut in messages.
+const MAX_SHOWN: usize = 60;
 
 pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Finding>) {
     let mut names: Vec<&str> =
@@ -18,13 +19,20 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
     names.dedup();
     for name in names {
         let severity = if OFTEN_DIFFERENT.contains(&name) { Severity::Note } else { Severity::Warning };
-        let settled: Vec<Option<String>> =
-            answers.iter().map(|answer| answer.probe.environment.get(name).map(|value| settle(name, value))).collect();
+        let settled: Vec<Option<String>> = answers
+            .iter()
+            .map(|answer| answer.probe.environment.get(name).map(|value| normalized(name, value)))
+            .collect();
         let hosts = answers.iter().map(|answer| answer.host.name.as_str());
         let values: Vec<(&str, Option<&String>)> = hosts.zip(settled.iter().map(Option::as_ref)).collect();
-        if let Some(odd) = odd(values.iter().map(|(host, value)| (*host, value))) {
-            for (value, hosts) in odd.others {
-                let what = format!("{name} {}; {}: it {}", shown(*value), some_of(&odd.usual_hosts), shown(*odd.usual));
+        if let Some(deviation) = deviations(values.iter().map(|(host, value)| (*host, value))) {
+            for (value, hosts) in deviation.others {
+                let what = format!(
+                    "{name} {}; {}: it {}",
+                    shown(*value),
+                    abbreviated(&deviation.usual_hosts),
+                    shown(*deviation.usual)
+                );
                 let remedy =
                     format!("set it alike on every host, or where the launcher runs and pass it on: --pass {name}");
                 findings.push(Finding::among(hosts, severity, what, remedy));
@@ -35,9 +43,9 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
     }
 }
 
-/// A list of folders without what means nothing: `mpirun` puts its own folders before those that are there, and not on
+/// Returns a list of folders without empty entries and repetitions. `mpirun` puts its own folders in front, and not on
 /// every host the same number of times.
-fn settle(name: &str, value: &str) -> String {
+fn normalized(name: &str, value: &str) -> String {
     if !name.ends_with("PATH") {
         return value.to_owned();
     }
@@ -50,12 +58,12 @@ fn settle(name: &str, value: &str) -> String {
     folders.join(":")
 }
 
-/// The same on all hosts, and not what the launcher has.
+/// Compares a variable that is the same on all hosts with the launcher's.
 fn not_carried(needs: &Needs, name: &str, values: &[(&str, Option<&String>)], findings: &mut Vec<Finding>) {
     let own = needs.environment.get(name);
-    // What only the hosts have, their administrator gave them.
+    // If only the hosts have the variable, their administrator set it.
     let (Some(own), Some((_, theirs))) = (own, values.first()) else { return };
-    if OF_A_HOST.contains(&name) || *theirs == Some(own) {
+    if PER_HOST.contains(&name) || *theirs == Some(own) {
         return;
     }
     let what = format!("{name} {} where the launcher runs, and on the hosts it {}", shown(Some(own)), shown(*theirs));
@@ -67,8 +75,8 @@ fn not_carried(needs: &Needs, name: &str, values: &[(&str, Option<&String>)], fi
 fn shown(value: Option<&String>) -> String {
     match value {
         None => "is not set".into(),
-        Some(value) if value.chars().count() <= SHOWN => format!("is {value:?}"),
-        Some(value) => format!("is {:?}...", value.chars().take(SHOWN).collect::<String>()),
+        Some(value) if value.chars().count() <= MAX_SHOWN => format!("is {value:?}"),
+        Some(value) => format!("is {:?}...", value.chars().take(MAX_SHOWN).collect::<String>()),
     }
 }
 
@@ -76,8 +84,8 @@ fn shown(value: Option<&String>) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::tests::{found, good, needs, one};
-    use super::super::{Needs, compare};
+    use super::super::checks::compare;
+    use super::super::fixtures::{found, good, needs, one};
     use super::*;
 
     fn set(environment: &mut BTreeMap<String, String>, name: &str, value: &str) {
@@ -85,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_with_another_value_is_named() {
+    fn a_variable_that_differs_on_one_host_is_found() {
         let findings = found(3, |answers| set(&mut answers[2].probe.environment, "OMP_NUM_THREADS", "1"));
         let what = r#"OMP_NUM_THREADS is "1"; n0 and n1: it is "4""#;
         assert_eq!(one(&findings), ("n2".into(), Severity::Warning, what));
@@ -96,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_folders_again_are_no_difference() {
+    fn repeated_folders_are_ignored() {
         let findings = found(3, |answers| {
             for answer in &mut *answers {
                 set(&mut answer.probe.environment, "LD_LIBRARY_PATH", "/opt/lib:/usr/lib");
@@ -114,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_mpirun_did_not_carry_is_named() {
+    fn variables_that_mpirun_did_not_pass_on_are_found() {
         let mut environment = needs().environment;
         set(&mut environment, "AWS_REGION", "eu-west-1");
         set(&mut environment, "LD_LIBRARY_PATH", "/opt/lib");

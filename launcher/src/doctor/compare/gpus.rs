@@ -1,27 +1,12 @@
-//! GPUs: enough of them, of one kind, well, and free.
+//! Checks of the GPUs: enough, of one model, healthy, and free.
 
-use super::majority::odd;
-use super::{Answer, Finding, Needs, Severity, some_of};
-use crate::doctor::probe::{Gpu, GpuState, Probe};
+use super::answer::{Answer, Needs, usable_gpus};
+use super::finding::{Finding, Severity, abbreviated};
+use super::majority::deviations;
+use crate::doctor::probe::{Gpu, GpuState};
 
-/// Memory that the driver itself takes, in MiB; less than that is nobody's.
-const DRIVERS_OWN_MIB: u64 = 1024;
-
-/// How many GPUs a process there sees; None where that is not known.
-pub(super) fn usable(probe: &Probe) -> Option<usize> {
-    let there = match &probe.gpus {
-        None => 0,
-        Some(Ok(state)) => state.gpus.len(),
-        Some(Err(_)) => return None,
-    };
-    Some(probe.environment.get("CUDA_VISIBLE_DEVICES").map_or(there, |list| there.min(visible(list))))
-}
-
-/// CUDA stops at the first entry that means nothing, such as -1.
-fn visible(list: &str) -> usize {
-    let means_something = |entry: &&str| !entry.trim().is_empty() && !entry.trim().starts_with('-');
-    list.split(',').take_while(means_something).count()
-}
+/// Memory in MiB that the driver itself may use.
+const DRIVER_MEMORY_MIB: u64 = 1024;
 
 pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Finding>) {
     let has_any =
@@ -51,9 +36,10 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
         answers.iter().filter_map(gpu).collect::<Vec<_>>()
     };
     let mut warn = |values: &[(String, String)], name: &str, remedy: &str| {
-        let Some(odd) = odd(values.iter().map(|(host, value)| (host.as_str(), value))) else { return };
-        for (value, hosts) in odd.others {
-            let what = format!("{name} is {value}; on {} it is {}", some_of(&odd.usual_hosts), odd.usual);
+        let Some(deviation) = deviations(values.iter().map(|(host, value)| (host.as_str(), value))) else { return };
+        for (value, hosts) in deviation.others {
+            let what =
+                format!("{name} is {value}; on {} it is {}", abbreviated(&deviation.usual_hosts), deviation.usual);
             findings.push(Finding::among(hosts, Severity::Warning, what, remedy));
         }
     };
@@ -72,7 +58,7 @@ fn number(needs: &Needs, answer: &Answer, findings: &mut Vec<Finding>) {
         findings.push(Finding::of(host, Severity::Bad, reason, remedy));
         return;
     }
-    let (slots, gpus) = (answer.ranks(needs), usable(&answer.probe).unwrap_or(0));
+    let (slots, gpus) = (answer.ranks(needs), usable_gpus(&answer.probe).unwrap_or(0));
     if gpus >= slots {
         return;
     }
@@ -100,10 +86,10 @@ fn health(answer: &Answer, state: &GpuState, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Held memory on a GPU that a rank is going to use.
+/// Finds memory in use on GPUs that ranks will use.
 fn memory(answer: &Answer, state: &GpuState, ranks: usize, findings: &mut Vec<Finding>) {
     let host = answer.host.name.as_str();
-    // Which of several GPUs are masked is not worked out: then all are looked at.
+    // The mapping of masked GPUs is not resolved; all GPUs are checked then.
     let is_masked = answer.probe.environment.contains_key("CUDA_VISIBLE_DEVICES");
     let used = state.gpus.iter().enumerate().filter(|&(place, _)| is_masked || place < ranks);
     for (_, gpu) in used {
@@ -121,7 +107,7 @@ fn memory(answer: &Answer, state: &GpuState, ranks: usize, findings: &mut Vec<Fi
                 format!("end it (on {host}: kill {0}; if it stays, kill -9 {0}), or leave the host out", holder.pid);
             findings.push(Finding::of(host, severity, what, remedy));
         }
-        if !is_held && taken > DRIVERS_OWN_MIB.max(gpu.memory_mib / 20) {
+        if !is_held && taken > DRIVER_MEMORY_MIB.max(gpu.memory_mib / 20) {
             let what = format!("{room}: no process that can be seen here holds the rest");
             let remedy = format!(
                 "look for processes in containers, and for dead ones that wait for their parent; nvidia-smi \
@@ -136,8 +122,8 @@ fn memory(answer: &Answer, state: &GpuState, ranks: usize, findings: &mut Vec<Fi
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::compare;
-    use super::super::tests::{found, gpu, needs, one};
+    use super::super::checks::compare;
+    use super::super::fixtures::{found, gpu, needs, one};
     use super::*;
     use crate::doctor::probe::Holder;
 
@@ -146,9 +132,9 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_wants_gpus_is_told_that_there_are_none() {
+    fn a_run_that_needs_gpus_fails_without_any() {
         for gpus in [None, Some(Ok(GpuState::default()))] {
-            let mut answers = [0, 1].map(super::super::tests::good);
+            let mut answers = [0, 1].map(super::super::fixtures::good);
             answers.iter_mut().for_each(|answer| answer.probe.gpus = gpus.clone());
             assert_eq!(compare(&needs(), &answers), [], "it may do without");
             let findings = compare(&Needs { requires_gpus: true, ..needs() }, &answers);
@@ -157,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn fewer_gpus_than_slots_come_with_the_fix() {
+    fn fewer_gpus_than_slots_come_with_a_remedy() {
         let findings = found(2, |answers| state(&mut answers[1]).gpus.truncate(6));
         assert_eq!(one(&findings), ("n1".into(), Severity::Bad, "6 GPUs for 8 ranks"));
         assert_eq!(findings[0].remedy, "write slots=6 for n1, or leave it out");
@@ -166,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_said_how_many_the_gpus_do() {
+    fn without_a_number_of_slots_the_gpus_are_counted() {
         let findings = found(2, |answers| {
             answers[1].host.slots_given = false;
             state(&mut answers[1]).gpus.truncate(6);
@@ -176,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_gpus_do_not_count() {
+    fn gpus_that_are_not_visible_do_not_count() {
         let hide = |list: &str| {
             let findings = found(1, |answers| {
                 answers[0].probe.environment.insert("CUDA_VISIBLE_DEVICES".into(), list.into());
@@ -189,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_memory_is_named() {
+    fn processes_that_hold_gpu_memory_are_named() {
         let findings = found(2, |answers| {
             let state = state(&mut answers[1]);
             state.gpus[3].free_mib = 10_000;
@@ -220,14 +206,14 @@ mod tests {
     }
 
     #[test]
-    fn ill_gpus_are_bad() {
+    fn gpus_with_errors_are_bad() {
         let findings = found(2, |answers| state(&mut answers[0]).gpus[7].ecc_errors = Some(2));
         assert_eq!(one(&findings).1, Severity::Bad);
         assert!(one(&findings).2.starts_with("GPU 7 has 2 memory errors"));
     }
 
     #[test]
-    fn other_drivers_and_models_are_told() {
+    fn different_drivers_and_models_are_found() {
         let findings = found(3, |answers| state(&mut answers[1]).gpus[0].driver = "535.1".into());
         let what = "the GPUs' driver is 535.1; on n0 and n2 it is 550.54.15";
         assert_eq!(one(&findings), ("n1".into(), Severity::Warning, what));
@@ -238,14 +224,14 @@ mod tests {
     }
 
     #[test]
-    fn a_run_on_cpus_does_not_care() {
-        let mut answers: Vec<Answer> = (0..2).map(super::super::tests::good).collect();
+    fn a_run_on_cpus_ignores_gpus() {
+        let mut answers: Vec<Answer> = (0..2).map(super::super::fixtures::good).collect();
         answers[1].probe.gpus = None;
         let needs = Needs { uses_gpus: false, ..needs() };
         assert_eq!(compare(&needs, &answers), []);
         for answer in &mut answers {
             answer.probe.gpus = None;
         }
-        assert_eq!(compare(&super::super::tests::needs(), &answers), []);
+        assert_eq!(compare(&super::super::fixtures::needs(), &answers), []);
     }
 }

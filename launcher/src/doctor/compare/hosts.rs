@@ -1,15 +1,16 @@
-//! Clocks, limits, memory, disks, the store, and what earlier launches have left.
+//! Checks of clocks, limits, memory, disks, the store, and leftovers of earlier launches.
 
 use std::collections::BTreeSet;
 
-use super::{Answer, Finding, Needs, Severity};
+use super::answer::{Answer, Needs};
+use super::finding::{Finding, Severity};
 use crate::doctor::probe::{Disk, Leftover};
 
 const CLOCK_WARNING_SECONDS: f64 = 1.0;
-/// Well below what S3 takes for a replayed request (15 minutes).
+/// Well below S3's limit of 15 minutes for a request's age.
 const CLOCK_BAD_SECONDS: f64 = 60.0;
 const MIN_OPEN_FILES: u64 = 4096;
-/// Shared memory of a rank: NCCL's buffers, or the pages through which ranks of Open MPI talk on one host.
+/// Shared memory per rank: NCCL's buffers, or the pages through which Open MPI's ranks of one host exchange data.
 const SHM_BYTES_WITH_GPU: u64 = 64 << 20;
 const SHM_BYTES_WITHOUT_GPU: u64 = 8 << 20;
 
@@ -24,13 +25,13 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
     one_machine(answers, findings);
 }
 
-/// Whether every host is a machine of its own.
+/// Returns whether every host is a machine of its own.
 pub(crate) fn are_distinct(answers: &[Answer]) -> bool {
     let machines: BTreeSet<&String> = answers.iter().map(|answer| &answer.probe.system.machine).collect();
     machines.len() == answers.len()
 }
 
-/// Hosts that are another one of the list once more: twice as many ranks would share its GPUs.
+/// Finds hosts that are the same machine as another one of the list. Twice as many ranks would share its GPUs.
 fn one_machine(answers: &[Answer], findings: &mut Vec<Finding>) {
     for (place, answer) in answers.iter().enumerate() {
         let machine = &answer.probe.system.machine;
@@ -44,7 +45,7 @@ fn one_machine(answers: &[Answer], findings: &mut Vec<Finding>) {
 
 fn clock(answer: &Answer, findings: &mut Vec<Finding>) {
     let clock = answer.clock;
-    // What the message's own way may explain does not count.
+    // A difference that the message's travel time may explain does not count.
     let off = clock.ahead_seconds.abs() - clock.uncertain_seconds;
     if off <= CLOCK_WARNING_SECONDS {
         return;
@@ -66,17 +67,18 @@ fn limits(needs: &Needs, answer: &Answer, findings: &mut Vec<Finding>) {
         findings.push(Finding::of(host, Severity::Warning, what, remedy));
     }
     let ranks = answer.ranks(needs);
-    let has_gpus = needs.uses_gpus && super::gpus::usable(&answer.probe).unwrap_or(0) > 0;
+    let has_gpus = needs.uses_gpus && super::answer::usable_gpus(&answer.probe).unwrap_or(0) > 0;
     let each = if has_gpus { SHM_BYTES_WITH_GPU } else { SHM_BYTES_WITHOUT_GPU };
     let wanted = each * ranks as u64;
     if let Some(free) = system.shm_free_bytes.filter(|&free| free < wanted) {
-        let what = format!("/dev/shm has {} free; {ranks} ranks want {}", size(free), size(wanted));
+        let what = format!("/dev/shm has {} free; {ranks} ranks want {}", format_bytes(free), format_bytes(wanted));
         let remedy = "in a container give it more (docker run --shm-size=8g; in Kubernetes an emptyDir of medium \
                       Memory at /dev/shm)";
         findings.push(Finding::of(host, Severity::Warning, what, remedy));
     }
     if let Some(limit) = system.max_locked_bytes.filter(|_| system.has_infiniband) {
-        let what = format!("a process may lock {} of memory, and InfiniBand wants it without limit", size(limit));
+        let what =
+            format!("a process may lock {} of memory, and InfiniBand wants it without limit", format_bytes(limit));
         let remedy = "set memlock to unlimited in /etc/security/limits.conf, LimitMEMLOCK=infinity of the service";
         findings.push(Finding::of(host, Severity::Warning, what, remedy));
     }
@@ -95,8 +97,8 @@ fn disks(needs: &Needs, answer: &Answer, findings: &mut Vec<Finding>) {
     let what = format!(
         "the disk of {} has {} free; a checkpoint has {}, and {} of them will lie there",
         folder.display(),
-        size(*free_bytes),
-        size(one),
+        format_bytes(*free_bytes),
+        format_bytes(one),
         needs.kept_checkpoints
     );
     let remedy = "free some, set checkpoint.keep_last to keep fewer, or set checkpoint.url to another place";
@@ -112,7 +114,7 @@ fn store(answers: &[Answer], findings: &mut Vec<Finding>) {
     let remedy = "check checkpoint.url, the credentials and variables (AWS_*, proxies) there, and the way to the store";
     let everywhere = failed.len() == answers.len() && answers.len() > 1;
     match failed.first() {
-        // One cause, most likely: not twenty findings.
+        // There is probably one cause, so there is one finding.
         Some((_, reason)) if everywhere && failed.iter().all(|(_, other)| alike(other, reason)) => {
             let what = format!("no host can write to the store: {reason}");
             let hosts = failed.iter().map(|(answer, _)| answer.host.name.clone()).collect();
@@ -125,7 +127,7 @@ fn store(answers: &[Answer], findings: &mut Vec<Finding>) {
     }
 }
 
-/// Whether two messages say the same but for names, numbers and times.
+/// Returns whether two messages are equal except for names, numbers and times.
 fn alike(one: &str, other: &str) -> bool {
     let is_plain = |word: &&str| !word.contains(|letter: char| letter.is_ascii_digit());
     one.split_whitespace().filter(is_plain).eq(other.split_whitespace().filter(is_plain))
@@ -151,8 +153,8 @@ fn leftovers(answer: &Answer, findings: &mut Vec<Finding>) {
     }
 }
 
-/// `1.4 GB`.
-pub(crate) fn size(bytes: u64) -> String {
+/// Formats bytes: `1.4 GB`.
+pub(crate) fn format_bytes(bytes: u64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB", "PB"];
     let mut value = bytes as f64;
     let mut unit = 0;
@@ -166,11 +168,11 @@ pub(crate) fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::tests::{found, good, one};
+    use super::super::fixtures::{found, good, one};
     use super::*;
 
     #[test]
-    fn clocks_are_held_against_the_launchers() {
+    fn clocks_are_compared_with_the_launchers() {
         let skew = |ahead_seconds: f64, uncertain_seconds: f64| {
             let findings = found(2, |answers| {
                 answers[1].clock.ahead_seconds = ahead_seconds;
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn small_limits_are_warned_of() {
+    fn small_limits_are_found() {
         let findings = found(2, |answers| answers[0].probe.system.max_open_files = Some(1024));
         assert_eq!(one(&findings), ("n0".into(), Severity::Warning, "a process may open 1024 files"));
         let findings = found(2, |answers| answers[0].probe.system.shm_free_bytes = Some(64 << 20));
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_has_to_hold_what_is_kept() {
+    fn a_disk_has_to_hold_all_kept_checkpoints() {
         let with = |free_bytes: u64| {
             let findings = found(2, |answers| {
                 let disk = answers[1].probe.checkpoint_disk.as_mut().unwrap();
@@ -215,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_nobody_can_write_is_one_finding() {
+    fn a_store_that_no_host_can_write_is_one_finding() {
         let error = |host: usize| {
             format!(
                 "cannot write s3://bucket/runs/trial-probe-n{host}-77{host}: no answer in 1.{host} s: access denied"
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_of_two_names_is_found() {
+    fn a_machine_with_two_names_is_found() {
         let findings = found(3, |answers| {
             answers[2].probe.system = answers[0].probe.system.clone();
         });
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_are_told_by_launch() {
+    fn leftovers_are_grouped_by_launch() {
         let left = |pid: u32, launch: &str| Leftover {
             pid,
             user: Some("ada".into()),

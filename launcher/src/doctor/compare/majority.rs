@@ -1,18 +1,20 @@
-//! Who differs from the others.
+//! Finds hosts that differ from most others.
 
-/// Hosts that have something other than most.
+/// Hosts with different values.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Odd<'a, T> {
-    /// What most have.
+pub(super) struct Deviation<'a, T> {
+    /// The most frequent value.
     pub(super) usual: &'a T,
-    /// How many have it.
+    /// The hosts that have it.
     pub(super) usual_hosts: Vec<String>,
-    /// What the others have, each with its hosts.
+    /// The other values with their hosts.
     pub(super) others: Vec<(&'a T, Vec<String>)>,
 }
 
-/// None where all have the same. Where two things are as frequent, the first host's is the usual one.
-pub(super) fn odd<'a, T: PartialEq>(all: impl IntoIterator<Item = (&'a str, &'a T)>) -> Option<Odd<'a, T>> {
+/// Returns `None` if all values are equal. Of two equally frequent values, the first host's counts as the usual one.
+pub(super) fn deviations<'a, T: PartialEq>(
+    all: impl IntoIterator<Item = (&'a str, &'a T)>,
+) -> Option<Deviation<'a, T>> {
     let mut groups: Vec<(&T, Vec<String>)> = Vec::new();
     for (host, thing) in all {
         match groups.iter_mut().find(|(known, _)| *known == thing) {
@@ -26,7 +28,7 @@ pub(super) fn odd<'a, T: PartialEq>(all: impl IntoIterator<Item = (&'a str, &'a 
     let most = groups.iter().map(|(_, hosts)| hosts.len()).max()?;
     let usual = groups.iter().position(|(_, hosts)| hosts.len() == most)?;
     let (usual, usual_hosts) = groups.remove(usual);
-    Some(Odd { usual, usual_hosts, others: groups })
+    Some(Deviation { usual, usual_hosts, others: groups })
 }
 
 #[cfg(test)]
@@ -37,24 +39,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_odd_ones_are_told_from_the_many() {
+    fn the_majority_and_the_deviations_are_separated() {
         let all = [("a", &1), ("b", &2), ("c", &2), ("d", &3)];
-        let found = odd(all).unwrap();
+        let found = deviations(all).unwrap();
         assert_eq!((found.usual, found.usual_hosts), (&2, vec!["b".to_owned(), "c".into()]));
         assert_eq!(found.others, [(&1, vec!["a".to_owned()]), (&3, vec!["d".into()])]);
-        assert_eq!(odd([("a", &1), ("b", &2)]).unwrap().usual, &1);
-        assert_eq!(odd([("a", &1), ("b", &1)]), None);
-        assert_eq!(odd::<i32>([]), None);
+        assert_eq!(deviations([("a", &1), ("b", &2)]).unwrap().usual, &1);
+        assert_eq!(deviations([("a", &1), ("b", &1)]), None);
+        assert_eq!(deviations::<i32>([]), None);
     }
 
     proptest! {
         #[test]
-        fn every_host_is_in_one_group_and_none_is_larger_than_the_usual(
+        fn every_host_is_in_one_group_and_the_usual_one_is_the_largest(
             things in prop::collection::vec(0_u8..4, 0..12)
         ) {
             let names: Vec<String> = (0..things.len()).map(|number| format!("n{number}")).collect();
             let all = names.iter().map(String::as_str).zip(&things);
-            match odd(all) {
+            match deviations(all) {
                 None => prop_assert!(things.windows(2).all(|pair| pair[0] == pair[1])),
                 Some(found) => {
                     prop_assert!(found.others.iter().all(|(_, hosts)| hosts.len() <= found.usual_hosts.len()));

@@ -1,33 +1,34 @@
-//! Which network the hosts share, and which interfaces could mislead Open MPI and NCCL.
+//! The network that the hosts share, and interfaces that could mislead Open MPI and NCCL.
 //!
-//! Both look at all interfaces that are up. An interface on which only the host itself can be reached, such as
-//! Docker's, has the same address on every host; Open MPI takes that for a common network and waits for an answer.
+//! Both libraries use all interfaces that are up. An interface that reaches only the host itself, such as Docker's, has
+//! the same address on every host. Open MPI takes that for a shared network and waits for an answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Finding, Needs, Severity};
-use crate::doctor::probe::{Interface, Kind};
+use super::answer::{Answer, Needs};
+use super::finding::{Finding, Severity};
+use crate::doctor::probe::{Interface, InterfaceKind};
 
 /// The network that all hosts share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
-    /// Its addresses, as `10.0.0.0/24`: what Open MPI's `if_include` options take.
+    /// Its addresses, such as `10.0.0.0/24`, in the form of Open MPI's `if_include` options.
     pub cidr: String,
-    /// The names of the hosts' interfaces in it: what `NCCL_SOCKET_IFNAME` takes, joined by commas.
+    /// The names of the hosts' interfaces in it, in the form of `NCCL_SOCKET_IFNAME`, joined by commas.
     pub interfaces: Vec<String>,
 }
 
 /// A range of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Range {
+struct AddressRange {
     start: u32,
     prefix: u8,
 }
 
-impl Range {
+impl AddressRange {
     fn new(address: Ipv4Addr, prefix: u8) -> Self {
         Self { start: u32::from(address) & mask(prefix), prefix }
     }
@@ -37,7 +38,7 @@ impl Range {
     }
 }
 
-impl std::fmt::Display for Range {
+impl std::fmt::Display for AddressRange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", Ipv4Addr::from(self.start), self.prefix)
     }
@@ -49,67 +50,74 @@ fn mask(prefix: u8) -> u32 {
 
 /// An IPv4 interface over which another host might be reached.
 #[derive(Debug, Clone, Copy)]
-struct Way<'a> {
+struct CandidateInterface<'a> {
     interface: &'a Interface,
     address: Ipv4Addr,
 }
 
-fn ways(interfaces: &[Interface]) -> Vec<Way<'_>> {
-    let usable = interfaces.iter().filter(|interface| interface.kind != Kind::Loopback);
+fn candidates(interfaces: &[Interface]) -> Vec<CandidateInterface<'_>> {
+    let usable = interfaces.iter().filter(|interface| interface.kind != InterfaceKind::Loopback);
     usable
         .filter_map(|interface| match interface.address {
-            IpAddr::V4(address) if !address.is_link_local() => Some(Way { interface, address }),
+            IpAddr::V4(address) if !address.is_link_local() => Some(CandidateInterface { interface, address }),
             _ => None,
         })
         .collect()
 }
 
-/// The network that all hosts and the launcher have in common; None for one host, and where there is none.
+/// Returns the network that all hosts and the launcher share; `None` for one host, or if there is no such network.
 ///
-/// Of several it is the one over which hosts have reached the launcher, else the one of real cards, else the fastest.
-/// Hosts in several networks with routes between them get the smallest range that holds the addresses that reached
-/// the launcher, if no interface is in it by which none can be reached.
+/// Of several networks, it is the one over which the hosts reached the launcher, else one of physical cards, else the
+/// fastest. For hosts in several networks with routes between them, it is the smallest range that holds the addresses
+/// that reached the launcher, unless the range contains an unreachable interface.
 #[must_use]
 pub fn shared(needs: &Needs, answers: &[Answer]) -> Option<Network> {
     if answers.len() < 2 && answers.iter().all(|answer| answer.peer.is_none()) {
         return None;
     }
-    let members: Vec<Vec<Way>> = answers
+    let members: Vec<Vec<CandidateInterface>> = answers
         .iter()
-        .map(|answer| ways(&answer.probe.interfaces))
-        // Where the launcher's own host is a member, these are the same addresses again.
-        .chain(answers.iter().all(|answer| answer.peer.is_some()).then(|| ways(&needs.interfaces)))
+        .map(|answer| candidates(&answer.probe.interfaces))
+        // If the launcher's own host takes part, these addresses are already there.
+        .chain(answers.iter().all(|answer| answer.peer.is_some()).then(|| candidates(&needs.interfaces)))
         .collect();
     let range = common(&members, answers).or_else(|| covering(&members, answers))?;
-    let inside =
-        answers.iter().flat_map(|answer| ways(&answer.probe.interfaces)).filter(|way| range.holds(way.address));
-    let names: BTreeSet<&str> = inside.map(|way| way.interface.name.as_str()).collect();
+    let inside = answers
+        .iter()
+        .flat_map(|answer| candidates(&answer.probe.interfaces))
+        .filter(|candidate| range.holds(candidate.address));
+    let names: BTreeSet<&str> = inside.map(|candidate| candidate.interface.name.as_str()).collect();
     Some(Network { cidr: range.to_string(), interfaces: names.into_iter().map(str::to_owned).collect() })
 }
 
-/// A network in which each member has an address of its own.
-fn common(members: &[Vec<Way>], answers: &[Answer]) -> Option<Range> {
-    let ranges: BTreeSet<Range> =
-        members.iter().flatten().map(|way| Range::new(way.address, way.interface.prefix)).collect();
+/// Returns a network in which each member has its own address.
+fn common(members: &[Vec<CandidateInterface>], answers: &[Answer]) -> Option<AddressRange> {
+    let ranges: BTreeSet<AddressRange> = members
+        .iter()
+        .flatten()
+        .map(|candidate| AddressRange::new(candidate.address, candidate.interface.prefix))
+        .collect();
     let rated = ranges.into_iter().filter_map(|range| {
-        let inside: Option<Vec<&Way>> =
-            members.iter().map(|ways| ways.iter().find(|way| range.holds(way.address))).collect();
+        let inside: Option<Vec<&CandidateInterface>> = members
+            .iter()
+            .map(|candidates| candidates.iter().find(|candidate| range.holds(candidate.address)))
+            .collect();
         let inside = inside?;
-        let addresses: BTreeSet<Ipv4Addr> = inside.iter().map(|way| way.address).collect();
-        // One address on two hosts: a network of each host's own.
+        let addresses: BTreeSet<Ipv4Addr> = inside.iter().map(|candidate| candidate.address).collect();
+        // If two hosts have the same address, each of them has a network of its own.
         if addresses.len() < inside.len() {
             return None;
         }
         let used = answers.iter().filter(|answer| holds_ip(range, answer.peer)).count();
-        let kind = inside.iter().map(|way| way.interface.kind).min();
-        let megabits = inside.iter().map(|way| way.interface.megabits.unwrap_or(0)).min();
+        let kind = inside.iter().map(|candidate| candidate.interface.kind).min();
+        let megabits = inside.iter().map(|candidate| candidate.interface.megabits.unwrap_or(0)).min();
         Some(((used, kind, megabits, range.prefix), range))
     });
     rated.max_by_key(|&(rate, _)| rate).map(|(_, range)| range)
 }
 
-/// The smallest range around the addresses that reached the launcher.
-fn covering(members: &[Vec<Way>], answers: &[Answer]) -> Option<Range> {
+/// Returns the smallest range that holds the addresses that reached the launcher.
+fn covering(members: &[Vec<CandidateInterface>], answers: &[Answer]) -> Option<AddressRange> {
     let peers: Option<BTreeSet<Ipv4Addr>> = answers
         .iter()
         .map(|answer| match answer.peer {
@@ -119,15 +127,21 @@ fn covering(members: &[Vec<Way>], answers: &[Answer]) -> Option<Range> {
         .collect();
     let peers = peers.filter(|peers| peers.len() == answers.len())?;
     let first = *peers.first()?;
-    // A range of less than 8 bits of prefix is no choice of anything.
-    let range =
-        (8..=32).rev().map(|prefix| Range::new(first, prefix)).find(|range| peers.iter().all(|&ip| range.holds(ip)))?;
-    let strays = members.iter().flatten().filter(|way| matches!(way.interface.kind, Kind::HostOnly | Kind::Bridge));
-    let misleads = strays.filter(|way| !peers.contains(&way.address)).any(|way| range.holds(way.address));
+    // A prefix of less than 8 bits selects almost everything.
+    let range = (8..=32)
+        .rev()
+        .map(|prefix| AddressRange::new(first, prefix))
+        .find(|range| peers.iter().all(|&ip| range.holds(ip)))?;
+    let strays = members
+        .iter()
+        .flatten()
+        .filter(|candidate| matches!(candidate.interface.kind, InterfaceKind::HostOnly | InterfaceKind::Bridge));
+    let misleads =
+        strays.filter(|candidate| !peers.contains(&candidate.address)).any(|candidate| range.holds(candidate.address));
     (!misleads).then_some(range)
 }
 
-fn holds_ip(range: Range, address: Option<IpAddr>) -> bool {
+fn holds_ip(range: AddressRange, address: Option<IpAddr>) -> bool {
     matches!(address, Some(IpAddr::V4(address)) if range.holds(address))
 }
 
@@ -146,13 +160,15 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
     let mut misleading: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut others: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for answer in answers {
-        let strays =
-            ways(&answer.probe.interfaces).into_iter().filter(|way| !network.interfaces.contains(&way.interface.name));
-        for way in strays {
-            let range = Range::new(way.address, way.interface.prefix);
-            let is_twice = answers.iter().filter(|other| has(other, way.address)).count() > 1;
-            let misleads = is_twice || matches!(way.interface.kind, Kind::HostOnly | Kind::Bridge);
-            let key = format!("{} ({range})", way.interface.name);
+        let strays = candidates(&answer.probe.interfaces)
+            .into_iter()
+            .filter(|candidate| !network.interfaces.contains(&candidate.interface.name));
+        for candidate in strays {
+            let range = AddressRange::new(candidate.address, candidate.interface.prefix);
+            let is_twice = answers.iter().filter(|other| has(other, candidate.address)).count() > 1;
+            let misleads =
+                is_twice || matches!(candidate.interface.kind, InterfaceKind::HostOnly | InterfaceKind::Bridge);
+            let key = format!("{} ({range})", candidate.interface.name);
             let hosts = if misleads { &mut misleading } else { &mut others }.entry(key).or_default();
             hosts.push(answer.host.name.clone());
         }
@@ -189,11 +205,11 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use proptest::prelude::*;
 
-    use super::super::tests::{found, good, interface, needs, one};
+    use super::super::fixtures::{found, good, interface, needs, one};
     use super::*;
 
     #[test]
-    fn dockers_interface_is_named_with_the_option() {
+    fn a_host_only_interface_comes_with_the_option_that_excludes_it() {
         let findings = found(3, |answers| {
             for i in [0, 2] {
                 answers[i].probe.interfaces.push(interface("docker0", "172.17.0.1", 16));
@@ -210,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_chosen_is_left_alone() {
+    fn chosen_interfaces_are_not_questioned() {
         let mut answers = vec![good(0), good(1)];
         answers[0].probe.interfaces.push(interface("docker0", "172.17.0.1", 16));
         let needs = Needs { has_chosen_interfaces: true, ..needs() };
@@ -218,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fastest_of_two_common_networks_is_taken_where_nothing_else_tells() {
+    fn the_fastest_of_equal_common_networks_is_chosen() {
         let mut answers = vec![good(0), good(1)];
         for (i, answer) in answers.iter_mut().enumerate() {
             answer.peer = None;
@@ -227,7 +243,7 @@ mod tests {
         }
         let network = shared(&needs(), &answers).unwrap();
         assert_eq!(network, Network { cidr: "10.9.0.0/16".into(), interfaces: vec!["eth1".into()] });
-        // It is also the launcher's that has to be in it, where the launcher is elsewhere.
+        // If the launcher is on another machine, its address has to be in the network too.
         for (i, answer) in answers.iter_mut().enumerate() {
             answer.peer = Some(format!("10.78.1.{}", i + 1).parse().unwrap());
         }
@@ -235,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_of_several_networks_with_routes_get_a_range_around_them() {
+    fn routed_networks_get_a_range_around_their_addresses() {
         let mut answers = vec![good(0), good(1)];
         for (answer, address) in answers.iter_mut().zip(["10.128.0.5", "10.128.3.9"]) {
             answer.probe.interfaces = vec![interface("ens4", address, 32), interface("docker0", "172.17.0.1", 16)];
@@ -246,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_is_common_names_are_asked_for() {
+    fn without_a_common_network_the_user_is_asked_for_one() {
         let findings = found(2, |answers| {
             answers[1].probe.interfaces = vec![interface("eth0", "192.168.7.2", 24)];
             answers[1].peer = None;
@@ -255,14 +271,14 @@ mod tests {
     }
 
     #[test]
-    fn one_host_has_no_network_to_choose() {
+    fn one_host_needs_no_network() {
         let mut answer = good(0);
         answer.peer = None;
         assert_eq!(shared(&needs(), &[answer]), None);
     }
 
     proptest! {
-        /// Whatever else there is, each host has an address of its own in what was chosen.
+        /// In a chosen network, each host has its own address, whatever other interfaces there are.
         #[test]
         fn a_chosen_network_reaches_every_host(
             extra in prop::collection::vec((0_usize..4, any::<u32>(), 8_u8..=30), 0..6)
@@ -274,11 +290,11 @@ mod tests {
             }
             let network = shared(&needs(), &answers).unwrap();
             let (start, prefix) = network.cidr.split_once('/').unwrap();
-            let range = Range::new(start.parse().unwrap(), prefix.parse().unwrap());
+            let range = AddressRange::new(start.parse().unwrap(), prefix.parse().unwrap());
             let reaches =
-                    |answer: &Answer| ways(&answer.probe.interfaces).iter().any(|way| range.holds(way.address));
+                    |answer: &Answer| candidates(&answer.probe.interfaces).iter().any(|candidate| range.holds(candidate.address));
                 prop_assert!(answers.iter().all(reaches));
-            prop_assert_eq!(Range::new(range.start.into(), range.prefix), range);
+            prop_assert_eq!(AddressRange::new(range.start.into(), range.prefix), range);
         }
     }
 }

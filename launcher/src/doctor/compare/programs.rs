@@ -1,9 +1,10 @@
-//! The same program, libtorch, MPI and configuration everywhere.
+//! Checks that all hosts have the same program, libtorch, MPI and configuration.
 
 use std::collections::BTreeMap;
 
-use super::majority::{Odd, odd};
-use super::{Answer, Finding, Needs, Severity, some_of};
+use super::answer::{Answer, Needs};
+use super::finding::{Finding, Severity, abbreviated};
+use super::majority::{Deviation, deviations};
 use crate::doctor::probe::{FileIdentity, Probe, ProgramVersion};
 
 pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Finding>) {
@@ -25,7 +26,7 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
     }
 }
 
-/// A file that has to be the same everywhere; where it cannot be read it is missing.
+/// Compares a file that has to be the same on all hosts. A file that cannot be read counts as missing.
 fn file<'a>(
     answers: &'a [Answer],
     findings: &mut Vec<Finding>,
@@ -44,7 +45,7 @@ fn file<'a>(
             None => {}
         }
     }
-    differences(odd(there), findings, name, remedy, short);
+    differences(deviations(there), findings, name, remedy, short);
 }
 
 fn versions(answers: &[Answer], findings: &mut Vec<Finding>) {
@@ -54,7 +55,7 @@ fn versions(answers: &[Answer], findings: &mut Vec<Finding>) {
         match &answer.probe.version {
             Ok(Some(version)) => known.push((host, version)),
             Ok(None) => {}
-            // A program that is not there was told of already.
+            // A missing program was reported already.
             Err(_) if answer.probe.program.is_err() => {}
             Err(reason) => {
                 let what = format!("the program admiral does not run: {reason}");
@@ -66,7 +67,7 @@ fn versions(answers: &[Answer], findings: &mut Vec<Finding>) {
     let of =
         |get: fn(&ProgramVersion) -> &String| -> Vec<_> { known.iter().map(|&(host, v)| (host, get(v))).collect() };
     let remedy = "install one version of Open MPI on every host: two do not always understand each other";
-    differences(odd(of(|version| &version.mpi)), findings, "the MPI library", remedy, |mpi| mpi.clone());
+    differences(deviations(of(|version| &version.mpi)), findings, "the MPI library", remedy, |mpi| mpi.clone());
 }
 
 fn libraries(answers: &[Answer], findings: &mut Vec<Finding>) {
@@ -78,7 +79,7 @@ fn libraries(answers: &[Answer], findings: &mut Vec<Finding>) {
         let files: Vec<String> = different.map(|(name, identity)| format!("{name} {}", short(identity))).collect();
         if files.is_empty() { "without some of its files".to_owned() } else { files.join(", ") }
     };
-    let Some(odd) = odd(all) else { return };
+    let Some(deviation) = deviations(all) else { return };
     let path = |host: &str| {
         let answer = described.iter().find(|answer| answer.host.name == host)?;
         let Ok(Some(version)) = &answer.probe.version else { return None };
@@ -88,33 +89,36 @@ fn libraries(answers: &[Answer], findings: &mut Vec<Finding>) {
             version.libtorch_path.as_ref()?.display()
         ))
     };
-    for (files, hosts) in odd.others {
-        let own = format!("{}{}", describe(files, odd.usual), path(&hosts[0]).unwrap_or_default());
-        let usual = path(&odd.usual_hosts[0]).unwrap_or_default();
-        let usual = format!("{}{usual}", describe(odd.usual, files));
-        let what = format!("libtorch is another one: {own}; on {} it is {usual}", some_of(&odd.usual_hosts));
+    for (files, hosts) in deviation.others {
+        let own = format!("{}{}", describe(files, deviation.usual), path(&hosts[0]).unwrap_or_default());
+        let usual = path(&deviation.usual_hosts[0]).unwrap_or_default();
+        let usual = format!("{}{usual}", describe(deviation.usual, files));
+        let what = format!("libtorch is another one: {own}; on {} it is {usual}", abbreviated(&deviation.usual_hosts));
         let remedy = "install one libtorch on every host, to the same place; look for LD_LIBRARY_PATH";
         findings.push(Finding::among(hosts, Severity::Bad, what, remedy));
     }
 }
 
 fn differences<T>(
-    odd: Option<Odd<'_, T>>,
+    odd: Option<Deviation<'_, T>>,
     findings: &mut Vec<Finding>,
     name: &str,
     remedy: &str,
     describe: impl Fn(&T) -> String,
 ) {
-    let Some(odd) = odd else { return };
-    for (thing, hosts) in odd.others {
-        let usual = describe(odd.usual);
-        let what =
-            format!("{name} is another one: {}; on {} it is {usual}", describe(thing), some_of(&odd.usual_hosts));
+    let Some(deviation) = odd else { return };
+    for (thing, hosts) in deviation.others {
+        let usual = describe(deviation.usual);
+        let what = format!(
+            "{name} is another one: {}; on {} it is {usual}",
+            describe(thing),
+            abbreviated(&deviation.usual_hosts)
+        );
         findings.push(Finding::among(hosts, Severity::Bad, what, remedy));
     }
 }
 
-/// Enough of a hash for people.
+/// The first letters of a hash, for people.
 fn short(identity: &FileIdentity) -> String {
     let (kind, hash) = identity.identity.split_once(' ').unwrap_or(("", &identity.identity));
     format!("{kind} {}, {} bytes", &hash[..hash.len().min(12)], identity.bytes)
@@ -123,7 +127,7 @@ fn short(identity: &FileIdentity) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::tests::{found, one};
+    use super::super::fixtures::{found, one};
     use super::*;
 
     fn other() -> FileIdentity {
@@ -131,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn another_program_is_named_with_its_host() {
+    fn a_different_program_is_found() {
         let findings = found(4, |answers| answers[2].probe.program = Ok(other()));
         let what =
             "the program admiral is another one: sha256 ffff, 11 bytes; on n0 and 2 more it is sha256 aa, 10 bytes";
@@ -139,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_program_is_told_once() {
+    fn a_missing_program_is_reported_once() {
         let findings = found(4, |answers| {
             answers[0].probe.program = Err("/opt/admiral: No such file or directory".into());
             answers[0].probe.version = Err("/opt/admiral is not there".into());
@@ -151,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn another_libtorch_is_named_with_its_path() {
+    fn a_different_libtorch_is_found_with_its_path() {
         let findings = found(3, |answers| {
             answers[1].probe.libtorch.insert("libtorch_cpu.so".into(), other());
             let version = answers[1].probe.version.as_mut().unwrap().as_mut().unwrap();
@@ -163,14 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_does_not_run_says_why() {
+    fn a_program_that_does_not_run_is_reported_with_the_reason() {
         let reason = "error while loading shared libraries: libtorch.so";
         let findings = found(2, |answers| answers[1].probe.version = Err(reason.into()));
         assert!(one(&findings).2.contains(reason));
     }
 
     #[test]
-    fn another_mpi_or_configuration_is_bad() {
+    fn a_different_mpi_or_configuration_is_bad() {
         let findings = found(3, |answers| {
             answers[0].probe.version.as_mut().unwrap().as_mut().unwrap().mpi = "Open MPI v5.0.1".into();
         });

@@ -1,4 +1,4 @@
-//! Other programs, which may hang.
+//! Running other programs, which may hang.
 
 use std::io::Read;
 use std::process::{Command, Output, Stdio};
@@ -6,20 +6,20 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often a program is asked whether it has ended.
+/// The interval of checks whether a program has ended.
 const POLL: Duration = Duration::from_millis(5);
 
-/// Why there is no output.
+/// There is no output.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NoOutput {
     /// There is no such program.
     Absent,
-    /// It could not be started, or did not end in time.
+    /// The program could not be started, or did not end in time.
     Failed(String),
 }
 
-/// What a program prints, and how it ends. One that does not end in `patience` is killed and not waited for: a process
-/// that hangs in a driver cannot be ended.
+/// Returns the output of a program. A program that does not end within `patience` is killed and not waited for, because
+/// a process that hangs in a driver does not die.
 pub(super) fn output(command: &mut Command, patience: Duration) -> Result<Output, NoOutput> {
     let name = command.get_program().display().to_string();
     let deadline = Instant::now() + patience;
@@ -35,22 +35,22 @@ pub(super) fn output(command: &mut Command, patience: Duration) -> Result<Output
             Ok(Some(status)) => break status,
             Ok(None) if Instant::now() < deadline => thread::sleep(POLL),
             Ok(None) => {
-                // It may be gone by now, which is as good.
+                // It may be gone already.
                 let _ = child.kill();
                 return Err(late());
             }
             Err(error) => return Err(NoOutput::Failed(format!("{name} is lost: {error}"))),
         }
     };
-    // What the program left running may hold the pipes open.
+    // Processes that the program left running may hold the pipes open.
     let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
     let stdout = stdout.recv_timeout(left()).map_err(|_| late())?;
     let stderr = stderr.recv_timeout(left()).map_err(|_| late())?;
     Ok(Output { status, stdout, stderr })
 }
 
-/// The last line that says something, of an output that tells of an error.
-pub(super) fn last_words(output: &Output) -> String {
+/// Returns the last line that is not empty, of the standard error or else of the standard output.
+pub(super) fn last_line(output: &Output) -> String {
     let text = [&output.stderr, &output.stdout].map(|bytes| String::from_utf8_lossy(bytes).trim().to_owned());
     let words = text.iter().find_map(|text| text.lines().last()).unwrap_or("it says nothing");
     format!("{words} ({})", output.status)
@@ -61,7 +61,7 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut pipe) = pipe {
-            // What came before an error is still worth reading.
+            // Output before an error is still useful.
             let _ = pipe.read_to_end(&mut bytes);
         }
         let _ = sender.send(bytes);
@@ -75,18 +75,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_heard_or_given_up() {
+    fn the_output_of_a_program_is_read_until_a_timeout() {
         let long = Duration::from_secs(60);
         let said = output(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]), long).unwrap();
         assert_eq!((said.stdout.as_slice(), said.status.code()), (b"out\n".as_slice(), Some(3)));
-        assert_eq!(last_words(&said), "err (exit status: 3)");
+        assert_eq!(last_line(&said), "err (exit status: 3)");
         assert_eq!(output(&mut Command::new("no-such-program-at-all"), long).unwrap_err(), NoOutput::Absent);
         let late = output(Command::new("sleep").arg("600"), Duration::from_millis(50)).unwrap_err();
         assert_eq!(late, NoOutput::Failed("sleep did not end within 0 s".into()));
     }
 
     #[test]
-    fn more_than_a_pipe_holds_is_read() {
+    fn output_larger_than_a_pipe_is_read() {
         let said = output(Command::new("head").args(["-c", "1000000", "/dev/zero"]), Duration::from_secs(60)).unwrap();
         assert_eq!(said.stdout.len(), 1_000_000);
     }

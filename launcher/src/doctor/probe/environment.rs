@@ -1,13 +1,14 @@
-//! The variables that change what a rank does.
+//! The variables that affect a rank.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use sha2::{Digest, Sha256};
 
+use crate::environment::Environment;
 use crate::secret::{has_user, is_secret};
 
-/// Beginnings of names that matter: threads, NCCL, Open MPI's transport, CUDA, libtorch, S3, the network's own.
+/// Prefixes of names that matter: threads, NCCL, Open MPI's transport, CUDA, libtorch, S3, and network libraries.
 const PREFIXES: [&str; 24] = [
     "OMP_",
     "GOMP_",
@@ -49,18 +50,20 @@ const NAMES: [&str; 13] = [
     "no_proxy",
     "all_proxy",
 ];
-/// Set anew for every process by who started it.
-const NOT: [&str; 1] = ["OMPI_MCA_mpi_oversubscribe"];
-/// The launcher's own word to its processes.
-const OWN: &str = "ADMIRAL_LAUNCH_";
-const OWN_PROBE: &str = "ADMIRAL_PROBE_";
-/// The variables that matter to a rank. Secrets are hashed with the salt: two hosts' can be compared, and nothing else.
-pub fn selected(variables: impl IntoIterator<Item = (OsString, OsString)>, salt: &str) -> BTreeMap<String, String> {
-    let text = |text: OsString| text.to_string_lossy().into_owned();
-    let chosen = variables.into_iter().map(|(name, value)| (text(name), text(value))).filter(|(name, _)| matters(name));
+/// Set for every process by the one that started it.
+const EXCLUDED: [&str; 1] = ["OMPI_MCA_mpi_oversubscribe"];
+/// The launcher's own variables for its processes.
+const LAUNCH_PREFIX: &str = "ADMIRAL_LAUNCH_";
+const PROBE_PREFIX: &str = "ADMIRAL_PROBE_";
+/// Returns the variables that affect a rank. Secrets are hashed with the salt, so that they can be compared between
+/// hosts, and nothing else.
+pub fn selected(environment: &Environment, salt: &str) -> BTreeMap<String, String> {
+    let text = |text: &OsString| text.to_string_lossy().into_owned();
+    let variables = environment.variables.iter();
+    let chosen = variables.map(|(name, value)| (text(name), text(value))).filter(|(name, _)| matters(name));
     chosen
         .map(|(name, value)| {
-            // A proxy's address may hold a password.
+            // The address of a proxy may contain a password.
             let value = if is_secret(&name) || has_user(&value) { hashed(&value, salt) } else { value };
             (name, value)
         })
@@ -68,8 +71,10 @@ pub fn selected(variables: impl IntoIterator<Item = (OsString, OsString)>, salt:
 }
 
 fn matters(name: &str) -> bool {
-    let is_own = name.starts_with(OWN) || name.starts_with(OWN_PROBE);
-    !is_own && !NOT.contains(&name) && (NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+    let is_own = name.starts_with(LAUNCH_PREFIX) || name.starts_with(PROBE_PREFIX);
+    !is_own
+        && !EXCLUDED.contains(&name)
+        && (NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
 }
 
 fn hashed(value: &str, salt: &str) -> String {
@@ -83,11 +88,12 @@ mod tests {
     use super::*;
 
     fn of(pairs: &[(&str, &str)], salt: &str) -> BTreeMap<String, String> {
-        selected(pairs.iter().map(|&(name, value)| (name.into(), value.into())), salt)
+        let environment = Environment::new(pairs.iter().map(|&(name, value)| (name.into(), value.into())));
+        selected(&environment, salt)
     }
 
     #[test]
-    fn what_matters_is_kept_and_secrets_are_not_told() {
+    fn variables_of_ranks_are_selected_and_secrets_are_hashed() {
         let variables = [
             ("OMP_NUM_THREADS", "4"),
             ("AWS_REGION", "eu-west-1"),

@@ -1,16 +1,16 @@
-//! GPUs and who holds their memory, by `nvidia-smi`: it comes with every driver, and a driver that hangs cannot take
-//! the probe with it.
+//! GPUs and the processes that hold their memory, from `nvidia-smi`. It comes with every driver, and a hanging driver
+//! cannot block the probe itself.
 
 use std::process::Command;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::command::{NoOutput, last_words, output};
-use super::leftovers::{Who, who};
+use super::command::{NoOutput, last_line, output};
+use super::leftovers::{ProcessOwner, owner_of};
 
-/// A driver that is not in persistence mode takes seconds to wake eight GPUs.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Without persistence mode, a driver takes seconds to wake eight GPUs.
+const TIMEOUT: Duration = Duration::from_secs(15);
 const GPU_FIELDS: &str =
     "index,name,uuid,memory.total,memory.free,driver_version,ecc.errors.uncorrected.volatile.total";
 const HOLDER_FIELDS: &str = "gpu_uuid,pid,used_memory,process_name";
@@ -18,53 +18,53 @@ const HOLDER_FIELDS: &str = "gpu_uuid,pid,used_memory,process_name";
 /// All GPUs of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct GpuState {
-    /// By index.
+    /// The GPUs, by index.
     pub gpus: Vec<Gpu>,
-    /// Processes that compute on them.
+    /// The processes that compute on them.
     pub holders: Vec<Holder>,
 }
 
 /// A GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gpu {
-    /// The driver's number for it.
+    /// The driver's index.
     pub index: usize,
     /// The model.
     pub name: String,
-    /// Names it for good.
+    /// The permanent identifier.
     pub uuid: String,
-    /// Its memory in MiB.
+    /// The memory in MiB.
     pub memory_mib: u64,
-    /// Free memory in MiB.
+    /// The free memory in MiB.
     pub free_mib: u64,
-    /// The driver's version.
+    /// The version of the driver.
     pub driver: String,
-    /// Errors of its memory that could not be corrected since the driver was loaded; None where it does not count.
+    /// Uncorrected memory errors since the driver was loaded; `None` if the GPU does not count them.
     pub ecc_errors: Option<u64>,
 }
 
 /// A process that holds memory of a GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// The GPU's index.
+    /// The index of the GPU.
     pub gpu: usize,
-    /// What it holds in MiB, where the driver says.
+    /// The memory that it holds in MiB, if the driver knows.
     pub mib: Option<u64>,
-    /// The process.
+    /// The process number.
     pub pid: u32,
-    /// Its program, as the driver says.
+    /// The program, as the driver names it.
     pub program: String,
-    /// Whose it is, where this host's `/proc` knows it.
+    /// The user, if this host's `/proc` knows the process.
     pub user: Option<String>,
-    /// The launch that it belongs to, where it does.
+    /// The launch that it belongs to, if any.
     pub launch_id: Option<String>,
 }
 
-/// None where there is no NVIDIA driver.
+/// Returns the GPUs of this host; `None` if there is no NVIDIA driver.
 pub(super) fn state() -> Option<Result<GpuState, String>> {
     let query = |what: &str, fields: &str| {
         let options = [format!("--query-{what}={fields}"), "--format=csv,noheader,nounits".into()];
-        output(Command::new("nvidia-smi").args(options), PATIENCE)
+        output(Command::new("nvidia-smi").args(options), TIMEOUT)
     };
     let said = match query("gpu", GPU_FIELDS) {
         Ok(said) => said,
@@ -76,13 +76,13 @@ pub(super) fn state() -> Option<Result<GpuState, String>> {
         return Some(Ok(GpuState::default()));
     }
     if !said.status.success() {
-        return Some(Err(format!("nvidia-smi: {}", last_words(&said))));
+        return Some(Err(format!("nvidia-smi: {}", last_line(&said))));
     }
     Some(read_gpus(&text).map(|gpus| {
-        // Without a list of processes the memory that is free still tells.
+        // Without the list of processes, the free memory is still known.
         let holders = query("compute-apps", HOLDER_FIELDS).map(|said| {
             let text = String::from_utf8_lossy(&said.stdout).into_owned();
-            read_holders(&text, &gpus, who)
+            read_holders(&text, &gpus, owner_of)
         });
         GpuState { gpus, holders: holders.unwrap_or_default() }
     }))
@@ -102,17 +102,17 @@ fn read_gpus(text: &str) -> Result<Vec<Gpu>, String> {
             ecc_errors: ecc.parse().ok(),
         })
     };
-    // A GPU that has fallen off the bus has a line of words instead of numbers.
+    // A GPU that has fallen off the bus has a line of text instead of numbers.
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     lines.map(|line| read(line).ok_or_else(|| format!("nvidia-smi: {line}"))).collect()
 }
 
-fn read_holders(text: &str, gpus: &[Gpu], who: impl Fn(u32) -> Who) -> Vec<Holder> {
+fn read_holders(text: &str, gpus: &[Gpu], owner_of: impl Fn(u32) -> ProcessOwner) -> Vec<Holder> {
     let read = |line: &str| {
         let mut cells = line.splitn(4, ',').map(str::trim);
         let (uuid, pid, mib, program) = (cells.next()?, cells.next()?.parse().ok()?, cells.next()?, cells.next()?);
         let gpu = gpus.iter().find(|gpu| gpu.uuid == uuid)?.index;
-        let Who { user, launch_id } = who(pid);
+        let ProcessOwner { user, launch_id } = owner_of(pid);
         Some(Holder { gpu, mib: mib.parse().ok(), pid, program: program.into(), user, launch_id })
     };
     text.lines().filter_map(read).collect()
@@ -127,7 +127,7 @@ mod tests {
                        1, Tesla V100-SXM2-32GB, GPU-bb, 32768, 1024, 550.54.15, [N/A]\n";
 
     #[test]
-    fn gpus_are_read() {
+    fn the_gpu_list_is_parsed() {
         let gpus = read_gpus(TWO).unwrap();
         assert_eq!((gpus[0].index, gpus[0].memory_mib, gpus[0].free_mib), (0, 81559, 81008));
         assert_eq!((gpus[0].ecc_errors, gpus[1].ecc_errors), (Some(0), None));
@@ -136,17 +136,17 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_gpu_is_told_in_the_drivers_words() {
+    fn a_lost_gpu_is_reported_with_the_drivers_message() {
         let lost = "Unable to determine the device handle for GPU 0000:3B:00.0: Unknown Error";
         assert_eq!(read_gpus(&format!("{TWO}{lost}\n")).unwrap_err(), format!("nvidia-smi: {lost}"));
     }
 
     #[test]
-    fn holders_are_read() {
+    fn processes_that_hold_memory_are_parsed() {
         let gpus = read_gpus(TWO).unwrap();
         let text = "GPU-bb, 4711, 31000, python, with a comma\nGPU-aa, 5, [N/A], [Insufficient Permissions]\n\
                     GPU-cc, 1, 1, x\n";
-        let who = |pid| Who { user: (pid == 4711).then(|| "ada".into()), launch_id: None };
+        let who = |pid| ProcessOwner { user: (pid == 4711).then(|| "ada".into()), launch_id: None };
         let holders = read_holders(text, &gpus, who);
         let expected = Holder {
             gpu: 1,

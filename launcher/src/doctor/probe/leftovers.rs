@@ -1,4 +1,4 @@
-//! Processes that launches have left.
+//! Processes of other launches.
 
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
@@ -9,33 +9,34 @@ use serde::{Deserialize, Serialize};
 
 use super::command::output;
 
-/// A process of another launch. It may belong to a run that is well and shares the host, or be left from one that died.
+/// A process of another launch. It may belong to a healthy run that shares the host, or be left from a dead one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leftover {
-    /// The process.
+    /// The process number.
     pub pid: u32,
-    /// Whose it is.
+    /// Its user.
     pub user: Option<String>,
-    /// What it runs.
+    /// Its command.
     pub command: String,
     /// Its launch.
     pub launch_id: String,
 }
 
-/// Whose a process is.
-pub(super) struct Who {
+/// The owner of a process.
+pub(super) struct ProcessOwner {
     pub(super) user: Option<String>,
     pub(super) launch_id: Option<String>,
 }
 
-/// What `/proc` says of a process; nothing of one in another container, or of another user's environment.
-pub(super) fn who(pid: u32) -> Who {
+/// Returns what `/proc` says about a process. Processes in other containers, and environments of other users, are
+/// hidden.
+pub(super) fn owner_of(pid: u32) -> ProcessOwner {
     let uid = std::fs::metadata(format!("/proc/{pid}")).ok().map(|metadata| metadata.uid());
-    Who { user: uid.map(user_name), launch_id: launch_id(pid) }
+    ProcessOwner { user: uid.map(user_name), launch_id: launch_id(pid) }
 }
 
-/// All processes of this network with a launch's name in their environment but those of launch `own`. Containers may
-/// share a table of processes; what belongs to another network is another host's.
+/// Returns all processes of this network namespace that have a launch ID in their environment, except those of launch
+/// `own`. Containers may share a process table; a process in another network belongs to another host.
 pub(super) fn leftovers(own: Option<&str>) -> Vec<Leftover> {
     let network = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
     let here = network("self");
@@ -46,7 +47,7 @@ pub(super) fn leftovers(own: Option<&str>) -> Vec<Leftover> {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let command = String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " ");
         let command = command.chars().take(200).collect();
-        Some(Leftover { pid, user: who(pid).user, command, launch_id })
+        Some(Leftover { pid, user: owner_of(pid).user, command, launch_id })
     });
     left.collect()
 }
@@ -59,9 +60,9 @@ fn launch_id(pid: u32) -> Option<String> {
     Some(String::from_utf8_lossy(value).into_owned())
 }
 
-/// The name, where the host's directory of users knows one.
+/// Returns the user's name, or its number if the name is not known.
 fn user_name(uid: u32) -> String {
-    // Not from /etc/passwd: clusters keep users elsewhere, and `id` asks there.
+    // Not from /etc/passwd, because clusters keep users elsewhere. `id` asks there.
     let said = output(Command::new("id").args(["-nu", &uid.to_string()]), Duration::from_secs(2));
     let name = said.ok().filter(|said| said.status.success());
     let name = name.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned());
@@ -76,11 +77,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_of_another_launch_is_found_and_named() {
+    fn a_process_of_another_launch_is_a_leftover() {
         let id = format!("leftovers-{}", std::process::id());
         let mut child = Command::new("sleep").arg("600").env(LAUNCH_ID, &id).stdin(Stdio::null()).spawn().unwrap();
         let of_child = |own: Option<&str>| leftovers(own).into_iter().find(|left| left.pid == child.id());
-        // It has its variables, and its name, once it is another program.
+        // It has its variables, and its name, only after exec.
         let is_sleep =
             || std::fs::read_to_string(format!("/proc/{}/comm", child.id())).is_ok_and(|name| name == "sleep\n");
         while !is_sleep() {

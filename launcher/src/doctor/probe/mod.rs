@@ -1,4 +1,4 @@
-//! What one host finds out about itself. Findings are not made here: what is right shows only beside the other hosts.
+//! The report of one host about itself. Findings are made elsewhere, because they need the other hosts' reports.
 
 mod command;
 mod environment;
@@ -16,76 +16,78 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::environment::Environment;
 pub use environment::selected;
 pub use gpu::{Gpu, GpuState, Holder};
-pub use interfaces::{Interface, Kind, interfaces};
+pub use interfaces::{Interface, InterfaceKind, interfaces};
 pub use leftovers::Leftover;
 pub use program::{FileIdentity, ProgramVersion};
-pub use store::StoreTrial;
+pub use store::StoreAccess;
 pub use system::{Disk, System};
 
-/// What a host is asked.
+/// The question to a host.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Question {
-    /// The program `admiral`.
+    /// The path of `admiral`.
     pub program: PathBuf,
-    /// Files that every host has to have with the same bytes: the configuration.
+    /// Files that must be identical on every host: the configuration.
     pub files: Vec<PathBuf>,
-    /// What every host has to find, files or folders: the data.
+    /// Files or folders that every host must have: the data.
     pub places: Vec<PathBuf>,
     /// The run's folder.
     pub run_folder: Option<PathBuf>,
-    /// Where checkpoints go; it is tried. None: no trial.
+    /// The place of the checkpoints, to which the probe writes; `None` to skip that.
     pub checkpoint_url: Option<String>,
     /// Processes of this launch are no leftovers.
     pub launch_id: Option<String>,
-    /// Goes into the hashes of secrets, so that they say only whether two hosts have the same.
+    /// The salt for the hashes of secrets, so that they show only whether two hosts have the same secret.
     pub salt: String,
 }
 
-/// What a host found out. An `Err` says why something could not be found out, for people.
+/// The report of a host. An `Err` says why something is not known, for people.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
     /// Kernel, limits, memory.
     pub system: System,
-    /// Network interfaces that are up.
+    /// The network interfaces that are up.
     pub interfaces: Vec<Interface>,
     /// The program `admiral`.
     pub program: Result<FileIdentity, String>,
     /// The program `admiral-launch`, as it runs on this host.
     pub launcher: Result<FileIdentity, String>,
-    /// What the program says of itself; None where this build of it does not say.
+    /// The program's version; `None` if this build does not report it.
     pub version: Result<Option<ProgramVersion>, String>,
-    /// libtorch's files, by name.
+    /// The files of libtorch, by name.
     pub libtorch: BTreeMap<String, FileIdentity>,
-    /// The question's `files`, in its order.
+    /// The question's `files`, in order.
     pub files: Vec<Result<FileIdentity, String>>,
-    /// Those of the question's `places` that are not there.
+    /// The question's `places` that do not exist.
     pub missing: Vec<PathBuf>,
-    /// The variables that matter to a rank, by name; of secrets a salted hash.
+    /// The variables that affect a rank, by name. Secrets are salted hashes.
     pub environment: BTreeMap<String, String>,
-    /// The GPUs; None where there is no NVIDIA driver.
+    /// The GPUs; `None` if there is no NVIDIA driver.
     pub gpus: Option<Result<GpuState, String>>,
     /// The disk of the run's folder.
     pub run_disk: Option<Disk>,
-    /// The disk of the checkpoints, where they go to a folder.
+    /// The disk of the checkpoints, if they go to a folder.
     pub checkpoint_disk: Option<Disk>,
-    /// The trial of the store; None where none was asked for.
-    pub store: Option<Result<StoreTrial, String>>,
+    /// The result of writing to the store; `None` if that was skipped.
+    pub store: Option<Result<StoreAccess, String>>,
     /// Processes of other launches.
     pub leftovers: Vec<Leftover>,
-    /// What finding out took.
+    /// The duration of the probe, in seconds.
     pub seconds: f64,
 }
 
-/// Finds out. Takes as long as its slowest part; each is bounded.
+/// Examines this host. Takes as long as the slowest part; each part has a timeout.
 #[must_use]
-pub fn find_out(question: &Question) -> Probe {
+pub fn examine_host(question: &Question, environment: &Environment) -> Probe {
     let start = Instant::now();
-    // The program is started twice, and both times it is the loading of libtorch that takes the time: side by side.
+    // The program is started twice, in parallel, because loading libtorch takes most of the time.
     thread::scope(|scope| {
         let version = scope.spawn(|| program::version(&question.program));
-        let store = scope.spawn(|| question.checkpoint_url.as_deref().map(|url| store::trial(&question.program, url)));
+        let store =
+            scope.spawn(|| question.checkpoint_url.as_deref().map(|url| store::write_probe(&question.program, url)));
         let gpus = scope.spawn(gpu::state);
         let launcher = scope.spawn(|| program::identity("/proc/self/exe".as_ref()));
         let program = program::identity(&question.program);
@@ -105,7 +107,7 @@ pub fn find_out(question: &Question) -> Probe {
             libtorch,
             files: question.files.iter().map(|file| program::identity(file)).collect(),
             missing: question.places.iter().filter(|place| !place.exists()).cloned().collect(),
-            environment: selected(std::env::vars_os(), &question.salt),
+            environment: selected(environment, &question.salt),
             gpus: gpus.join().unwrap_or_else(|_| Some(Err(broken()))),
             run_disk: question.run_folder.as_deref().and_then(system::disk),
             checkpoint_disk: checkpoint_folder.and_then(|folder| system::disk(folder.as_ref())),

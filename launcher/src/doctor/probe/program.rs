@@ -1,4 +1,4 @@
-//! Which program and which libtorch a host has.
+//! The program and the libtorch of a host.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,41 +11,42 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::command::{NoOutput, last_words, output};
+use super::command::{NoOutput, last_line, output};
 
-/// libtorch may come over a slow network the first time.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// The files of libtorch that hold its code; those that are there are compared.
+/// The first load of libtorch may go over a slow network.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// The files of libtorch with code. Those that exist are compared.
 const LIBRARIES: [&str; 5] = ["libtorch.so", "libtorch_cpu.so", "libtorch_cuda.so", "libc10.so", "libc10_cuda.so"];
-/// Of a library without a build id, this many pieces of this size at even distances are hashed, its ends among them.
+/// A library without a build id is hashed in this many pieces at equal distances, including both ends.
 const PIECES: u64 = 33;
 const PIECE_BYTES: u64 = 64 << 10;
-/// Notes are a few hundred bytes; more is no note.
+/// Notes have a few hundred bytes; larger segments are not notes.
 const MAX_NOTE_BYTES: u64 = 64 << 10;
 
-/// What tells a file from another.
+/// The identity of a file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FileIdentity {
-    /// Its length.
+    /// The length in bytes.
     pub bytes: u64,
-    /// SHA-256 of all of it, the linker's build id, or a hash of samples; says which. Hex.
+    /// SHA-256 of the whole file, the linker's build id, or a hash of samples, in hexadecimal; begins with which of
+    /// these it is.
     pub identity: String,
 }
 
-/// What the program says of itself.
+/// The program's report of its version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgramVersion {
-    /// Its version.
+    /// The version of `admiral`.
     pub admiral: String,
-    /// The libtorch that is loaded, where it says.
+    /// The version of the loaded libtorch, if it reports one.
     pub libtorch_loaded: Option<String>,
-    /// The file that libtorch comes from; None where it is part of the program.
+    /// The file of libtorch; `None` if it is linked into the program.
     pub libtorch_path: Option<PathBuf>,
-    /// The MPI library's own description.
+    /// The MPI library's description of itself.
     pub mpi: String,
 }
 
-/// The whole file's.
+/// Returns the identity of a file by its whole content.
 pub(super) fn identity(path: &Path) -> Result<FileIdentity, String> {
     let read = || -> io::Result<FileIdentity> {
         let mut file = File::open(path)?;
@@ -66,21 +67,21 @@ pub(super) fn identity(path: &Path) -> Result<FileIdentity, String> {
     read().map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// None where this build of the program has no such command.
+/// Returns the program's version; `None` if this build has no such command.
 pub(super) fn version(program: &Path) -> Result<Option<ProgramVersion>, String> {
-    match output(Command::new(program).args(["version", "--json"]), PATIENCE) {
+    match output(Command::new(program).args(["version", "--json"]), TIMEOUT) {
         Ok(said) if said.status.success() => serde_json::from_slice(&said.stdout)
             .map(Some)
             .map_err(|error| format!("`admiral version` gives no answer that can be read: {error}")),
-        // What clap exits with for a command that it does not know.
+        // The argument parser's exit code for an unknown command.
         Ok(said) if said.status.code() == Some(2) => Ok(None),
-        Ok(said) => Err(format!("{}: {}", program.display(), last_words(&said))),
+        Ok(said) => Err(format!("{}: {}", program.display(), last_line(&said))),
         Err(NoOutput::Absent) => Err(format!("{} is not there", program.display())),
         Err(NoOutput::Failed(reason)) => Err(reason),
     }
 }
 
-/// libtorch's files in a folder, or beside a file.
+/// Returns the files of libtorch in a folder, or beside a file.
 pub(super) fn libraries(place: &Path) -> BTreeMap<String, FileIdentity> {
     let folders = [place.to_owned(), place.join("lib"), place.parent().unwrap_or(place).to_owned()];
     let Some(folder) = folders.iter().find(|folder| LIBRARIES.iter().any(|name| folder.join(name).is_file())) else {
@@ -90,8 +91,9 @@ pub(super) fn libraries(place: &Path) -> BTreeMap<String, FileIdentity> {
     identities.collect()
 }
 
-/// Hashing libtorch as a whole would take longer than the rest of the preflight: length and build id, which the linker
-/// made of all of its content; where it has none, length and samples.
+/// Returns the identity of a library. Hashing all of libtorch would take longer than the rest of the preflight, so it
+/// consists of length and build id, which the linker computes from the whole content; without a build id, of length and
+/// samples.
 fn library(path: &Path) -> io::Result<FileIdentity> {
     let file = File::open(path)?;
     let bytes = file.metadata()?.len();
@@ -107,7 +109,7 @@ fn samples(file: &File, bytes: u64) -> io::Result<Vec<u8>> {
     let last = bytes.saturating_sub(PIECE_BYTES);
     let mut buffer = vec![0; PIECE_BYTES.min(bytes) as usize];
     for piece in 0..PIECES {
-        // In 128 bits: the product of two numbers of 64.
+        // In 128 bits, because this is a product of two 64-bit numbers.
         let at = (u128::from(last) * u128::from(piece) / u128::from(PIECES - 1)) as u64;
         file.read_exact_at(&mut buffer, at)?;
         hash.update(&buffer);
@@ -115,7 +117,7 @@ fn samples(file: &File, bytes: u64) -> io::Result<Vec<u8>> {
     Ok(hash.finalize().to_vec())
 }
 
-/// The build id of a 64-bit little-endian ELF file: the note of type 3 by "GNU" in a segment of notes.
+/// Returns the build id of a 64-bit little-endian ELF file: the note of type 3 by "GNU" in a note segment.
 fn build_id(file: &File) -> io::Result<Option<Vec<u8>>> {
     let mut header = [0; 64];
     file.read_exact_at(&mut header, 0)?;
@@ -169,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_whole_file_is_hashed() {
+    fn a_file_is_identified_by_its_hash() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, "abc").unwrap();
@@ -179,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_build_id_is_what_readelf_says() {
+    fn the_build_id_equals_readelfs() {
         let said = Command::new("readelf").args(["-n", "/bin/sh"]).output().unwrap();
         let said = String::from_utf8_lossy(&said.stdout).into_owned();
         let expected = said.lines().find_map(|line| line.trim().strip_prefix("Build ID: ")).unwrap();
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_library_without_build_id_is_told_by_samples() {
+    fn a_library_without_build_id_is_identified_by_samples() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("libtorch.so");
         let mut content = vec![7; 3 << 20];
@@ -204,7 +206,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn hostile_notes_are_survived(notes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn malformed_elf_notes_are_refused(notes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = find_build_id(&notes);
         }
     }

@@ -9,43 +9,43 @@ use serde::{Deserialize, Serialize};
 
 use super::command::output;
 
-/// The host itself. Limits are those in force; None: there is none.
+/// The system of a host. A limit is the one in force; `None` if there is no limit.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct System {
-    /// The host's own name.
+    /// The name that the host gives itself.
     pub host_name: String,
-    /// Which machine it is, whatever names it is reached by.
+    /// The identity of the machine, by whatever name it is reached.
     pub machine: String,
-    /// The kernel's release.
+    /// The release of the kernel.
     pub kernel: String,
-    /// The C library, where it says.
+    /// The version of the C library, if known.
     pub glibc: Option<String>,
-    /// Cores that this process may use.
+    /// The number of cores that this process may use.
     pub num_cpus: usize,
     /// The memory in bytes.
     pub memory_bytes: u64,
-    /// Memory that could be had now, in bytes.
+    /// The available memory in bytes.
     pub memory_free_bytes: u64,
-    /// Free room in `/dev/shm`, in bytes.
+    /// The free space in `/dev/shm`, in bytes.
     pub shm_free_bytes: Option<u64>,
-    /// Open files.
+    /// The limit of open files.
     pub max_open_files: Option<u64>,
-    /// Locked memory, in bytes.
+    /// The limit of locked memory, in bytes.
     pub max_locked_bytes: Option<u64>,
-    /// Core dumps, in bytes.
+    /// The limit of core dumps, in bytes.
     pub max_core_bytes: Option<u64>,
-    /// Whether there is InfiniBand (or RoCE), which wants memory to be locked.
+    /// Whether there is InfiniBand (or RoCE), which needs locked memory.
     pub has_infiniband: bool,
 }
 
-/// A disk, by a folder on it.
+/// A disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
-    /// The folder that was asked for.
+    /// The folder for which the disk was looked up.
     pub folder: PathBuf,
-    /// What can be written, in bytes.
+    /// The space that can be written, in bytes.
     pub free_bytes: u64,
-    /// Its size, in bytes.
+    /// The size in bytes.
     pub bytes: u64,
 }
 
@@ -55,7 +55,7 @@ pub(super) fn system() -> System {
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     System {
         host_name: names.nodename().to_string_lossy().into_owned(),
-        machine: crate::attend::machine(),
+        machine: admiral_contract::host::machine_identity(),
         kernel: names.release().to_string_lossy().into_owned(),
         glibc: glibc(),
         num_cpus: std::thread::available_parallelism().map_or(1, usize::from),
@@ -69,7 +69,7 @@ pub(super) fn system() -> System {
     }
 }
 
-/// The disk of a folder, which need not exist yet.
+/// Returns the disk of a folder, which need not exist yet.
 pub(super) fn disk(folder: &Path) -> Option<Disk> {
     let absolute = std::path::absolute(folder).ok()?;
     let there = absolute.ancestors().find(|folder| folder.exists())?;
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_knows_itself() {
+    fn this_host_describes_itself() {
         let system = system();
         let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
         assert_eq!(system.host_name, name.trim());
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_to_come_is_on_the_disk_of_its_parent() {
+    fn a_missing_folder_is_on_the_disk_of_its_parent() {
         let temporary = tempfile::tempdir().unwrap();
         let folder = temporary.path().join("a/b");
         let disk = disk(&folder).unwrap();
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_read_in_bytes() {
+    fn meminfo_is_parsed_to_bytes() {
         assert_eq!(meminfo("MemFree: 3 kB\nMemTotal:  16 kB\n", "MemTotal:"), 16 * 1024);
         assert_eq!(meminfo("", "MemTotal:"), 0);
     }

@@ -1,40 +1,41 @@
-//! Finding the launcher.
+//! Finds and verifies the launcher.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use admiral_contract::host::host_name;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{AttendError, host_name};
-use crate::protocol::{ToAttendant, prove};
+use super::error::AgentError;
+use crate::protocol::{ToAgent, token_proof};
 
-/// An address of the launcher that does not answer for so long leads nowhere.
-const CONNECT: Duration = Duration::from_secs(5);
-/// The launcher's first word is no longer, in bytes.
+/// The timeout for one of the launcher's addresses.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest first message of the launcher, in bytes.
 const MAX_WELCOME: u64 = 4 << 10;
 
-/// A connection to the launcher.
-pub(super) struct Line {
+/// A verified connection to the launcher.
+pub(super) struct LauncherConnection {
     pub(super) reader: BufReader<OwnedReadHalf>,
     pub(super) writer: OwnedWriteHalf,
 }
 
-/// The first of the launcher's addresses that answers as it should: a host in several networks has some that lead
-/// nowhere, or to another program.
-pub(super) async fn connect(addresses: &str, token: &str) -> Result<Line, AttendError> {
+/// Connects to the first of the launcher's addresses that proves to be the launcher. A host in several networks has
+/// addresses that lead nowhere, or to another program.
+pub(super) async fn connect(addresses: &str, token: &str) -> Result<LauncherConnection, AgentError> {
     let mut tries = JoinSet::new();
     let all = addresses.split(',').filter_map(|text| text.parse().ok()).collect();
-    // Only an address of its own can be bound.
+    // Binding succeeds only for an address of this host.
     let is_own = |address: IpAddr| std::net::UdpSocket::bind((address, 0)).is_ok();
     for address in worth_trying(all, is_own) {
-        let proof = prove(token);
+        let proof = token_proof(token);
         tries.spawn(async move {
-            timeout(CONNECT, greet(address, &proof)).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+            timeout(CONNECT_TIMEOUT, greet(address, &proof)).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
         });
     }
     let mut last = std::io::Error::from(ErrorKind::InvalidInput);
@@ -45,18 +46,18 @@ pub(super) async fn connect(addresses: &str, token: &str) -> Result<Line, Attend
             Err(error) => last = std::io::Error::other(error),
         }
     }
-    Err(AttendError::Unreachable { host: host_name(), addresses: addresses.to_owned(), source: last })
+    Err(AgentError::Unreachable { host: host_name(), addresses: addresses.to_owned(), source: last })
 }
 
-/// Of the launcher's addresses those that may lead to it. One that only its own host has does on that host alone.
+/// Returns the addresses that may lead to the launcher. A loopback address does so only on the launcher's own host.
 fn worth_trying(addresses: Vec<SocketAddr>, is_own: impl Fn(IpAddr) -> bool) -> Vec<SocketAddr> {
     let mut others = addresses.iter().filter(|address| !address.ip().is_loopback()).peekable();
     let is_elsewhere = others.peek().is_some() && !others.any(|address| is_own(address.ip()));
     addresses.into_iter().filter(|address| !(is_elsewhere && address.ip().is_loopback())).collect()
 }
 
-/// Connects, and makes sure that it is the launcher before anything is said.
-async fn greet(address: SocketAddr, proof: &str) -> std::io::Result<Line> {
+/// Connects, and verifies that the other side is the launcher before anything is sent.
+async fn greet(address: SocketAddr, proof: &str) -> std::io::Result<LauncherConnection> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let (reader, writer) = stream.into_split();
@@ -64,7 +65,7 @@ async fn greet(address: SocketAddr, proof: &str) -> std::io::Result<Line> {
     let mut first = Vec::new();
     (&mut reader).take(MAX_WELCOME).read_until(b'\n', &mut first).await?;
     match serde_json::from_slice(&first) {
-        Ok(ToAttendant::Welcome { proof: shown }) if shown == proof => Ok(Line { reader, writer }),
+        Ok(ToAgent::Welcome { proof: shown }) if shown == proof => Ok(LauncherConnection { reader, writer }),
         _ => Err(std::io::Error::other("another program listens there")),
     }
 }
@@ -78,7 +79,7 @@ mod tests {
     use crate::protocol::encode;
 
     #[test]
-    fn a_loopback_address_is_tried_on_the_launchers_host_alone() {
+    fn loopback_addresses_are_tried_only_on_the_launchers_host() {
         let addresses = |text: &str| -> Vec<SocketAddr> {
             text.split(' ').map(|address| address.parse().expect("an address")).collect()
         };
@@ -89,20 +90,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_only_listens_is_not_taken_for_the_launcher() {
+    async fn a_listener_without_the_token_is_not_the_launcher() {
         let launcher = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let other = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = |listener: &TcpListener| listener.local_addr().expect("it has one");
         let addresses = format!("{},{}", address(&other), address(&launcher));
         let expected = address(&launcher);
-        let (say_other, say_launcher) = (prove("guess"), prove("secret"));
+        let (other_proof, launcher_proof) = (token_proof("guess"), token_proof("secret"));
         let welcome = async |listener: TcpListener, proof: String| {
             let (mut stream, _) = listener.accept().await.expect("it is called");
-            stream.write_all(&encode(&ToAttendant::Welcome { proof })).await.expect("it is heard");
+            stream.write_all(&encode(&ToAgent::Welcome { proof })).await.expect("it is heard");
             stream
         };
         let (line, ..) =
-            tokio::join!(connect(&addresses, "secret"), welcome(other, say_other), welcome(launcher, say_launcher));
+            tokio::join!(connect(&addresses, "secret"), welcome(other, other_proof), welcome(launcher, launcher_proof));
         let line = line.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(line.writer.peer_addr().expect("it is there"), expected);
     }

@@ -1,4 +1,4 @@
-//! A rank's process and what it has started.
+//! A rank's process and its descendants.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -12,17 +12,17 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::output::Output;
-use crate::protocol::{FromAttendant, Start};
+use super::output::RankOutput;
+use crate::protocol::{FromAgent, Start};
 
-/// How a process ended.
+/// The end of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ended {
     pub(super) code: Option<u8>,
     pub(super) signal: Option<i32>,
 }
 
-/// Processes whose parents end become children of this one, so that they can be found and ended.
+/// Makes orphaned descendants children of this process, so that they can be found and ended.
 pub fn adopt_orphans() -> std::io::Result<()> {
     Ok(set_child_subreaper(Some(rustix::process::getpid()))?)
 }
@@ -31,16 +31,16 @@ pub fn adopt_orphans() -> std::io::Result<()> {
 pub(super) struct RankProcess {
     pub(super) pid: u32,
     child: Child,
-    output: Output,
+    output: RankOutput,
 }
 
 impl RankProcess {
-    /// Starts it, in a process group of its own, so that a signal from the terminal does not reach it, and so that it
-    /// dies with this process.
+    /// Starts the process in a process group of its own, so that a signal from the terminal does not reach it. It dies
+    /// with this process.
     pub(super) fn start(
         start: &Start,
         variables: &BTreeMap<&str, String>,
-        say: mpsc::UnboundedSender<FromAttendant>,
+        to_launcher: mpsc::UnboundedSender<FromAgent>,
     ) -> std::io::Result<Self> {
         let Some((program, arguments)) = start.argv.split_first() else {
             return Err(std::io::Error::other("no program is named"));
@@ -53,15 +53,15 @@ impl RankProcess {
         unsafe {
             command.pre_exec(move || {
                 set_parent_process_death_signal(Some(Signal::KILL))?;
-                // The parent may have died before that was set.
+                // The parent may have died before the signal was set.
                 if rustix::process::getppid() != Some(parent) {
-                    return Err(std::io::Error::other("its attendant died"));
+                    return Err(std::io::Error::other("its agent died"));
                 }
                 Ok(())
             });
         }
         let mut child = command.spawn()?;
-        let output = Output::keep(&mut child, start, say);
+        let output = RankOutput::capture(&mut child, start, to_launcher);
         Ok(Self { pid: child.id().unwrap_or_default(), child, output })
     }
 
@@ -70,19 +70,19 @@ impl RankProcess {
             Ok(status) => {
                 Ended { code: status.code().and_then(|code| u8::try_from(code).ok()), signal: status.signal() }
             }
-            // It was reaped as somebody else's child, which cannot be; nothing is known of its end then.
+            // Another wait has reaped it, which does not happen; nothing is known about its end then.
             Err(_) => Ended { code: None, signal: None },
         }
     }
 
-    /// The last lines of its output, when it has ended.
+    /// Returns the last lines of the output, after the process has ended.
     pub(super) async fn last_lines(&mut self) -> Vec<String> {
         self.output.last_lines().await
     }
 
     pub(super) fn signal(&self, number: i32) {
         if let (Some(pid), Some(signal)) = (pid_of(self.pid), Signal::from_named_raw(number)) {
-            // It may have ended already.
+            // The process may have ended already.
             let _ = kill_process(pid, signal);
         }
     }
@@ -99,32 +99,8 @@ fn pid_of(number: u32) -> Option<Pid> {
     i32::try_from(number).ok().and_then(Pid::from_raw)
 }
 
-/// The letter by which the kernel names what a process does.
-pub(super) fn state(pid: u32) -> Option<char> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it may hold spaces and brackets.
-    text.rsplit_once(") ")?.1.chars().next()
-}
-
-/// When a process was started, in the kernel's ticks since it booted: with this a number is one process, not any that
-/// has had it. None where there is no such process, or where it is dead and waits for its parent's interest.
-#[must_use]
-pub fn start_ticks(pid: u32) -> Option<u64> {
-    start_ticks_of(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-/// From the text of `/proc/PID/stat`, proc(5).
-fn start_ticks_of(stat: &str) -> Option<u64> {
-    // The name may hold spaces and brackets; behind it comes the third field, and the 22nd is wanted.
-    let (_, fields) = stat.rsplit_once(") ")?;
-    if fields.starts_with(['Z', 'X']) {
-        return None;
-    }
-    fields.split_whitespace().nth(19)?.parse().ok()
-}
-
-/// Ends what a rank that has ended left behind: its group, and all that this process has adopted. Returns how many
-/// processes could not be ended.
+/// Ends everything that an ended rank left behind: its process group, and all processes that this one adopted. Returns
+/// the number of processes that could not be ended.
 pub(super) async fn end_descendants(rank: u32) -> usize {
     if let Some(pid) = pid_of(rank) {
         let _ = kill_process_group(pid, Signal::KILL);
@@ -132,7 +108,7 @@ pub(super) async fn end_descendants(rank: u32) -> usize {
     end_children().await
 }
 
-/// Ends all children of this process, also those that it has adopted. Returns how many could not be ended.
+/// Ends all children of this process, including adopted ones. Returns the number of children that could not be ended.
 pub async fn end_children() -> usize {
     for _ in 0..40 {
         let mut left = 0;
@@ -140,7 +116,7 @@ pub async fn end_children() -> usize {
             left += 1;
             if let Some(pid) = pid_of(child) {
                 let _ = kill_process(pid, Signal::KILL);
-                // Adopted ones are no children of the runtime's; it does not reap them.
+                // The runtime does not reap adopted children.
                 let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
             }
         }
@@ -160,18 +136,18 @@ fn children(parent: u32) -> Vec<u32> {
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// The daemon of `mpirun` on this host, or `mpirun` itself: the parent of this process.
+/// Returns the parent of this process if it is the daemon of `mpirun` on this host, or `mpirun` itself.
 pub(super) fn daemon() -> Option<Pid> {
     rustix::process::getppid().filter(|&parent| is_daemon(parent))
 }
 
-/// Whether a process is `mpirun` or a daemon of it.
+/// Returns whether a process is `mpirun` or one of its daemons.
 #[must_use]
 pub fn is_daemon(pid: Pid) -> bool {
     ["orted", "mpirun", "mpiexec", "orterun"].contains(&name_of(pid).as_str())
 }
 
-/// Whether it is a daemon, and not `mpirun` itself.
+/// Returns whether a process is a daemon of `mpirun`, and not `mpirun` itself.
 pub(super) fn is_orted(pid: Pid) -> bool {
     name_of(pid) == "orted"
 }
@@ -181,26 +157,9 @@ fn name_of(pid: Pid) -> String {
     name.trim().to_owned()
 }
 
-/// Ends that daemon: when there is nobody to tell it, or nothing left for it to wait for, it would stay for minutes.
+/// Ends the daemon of `mpirun`. Without an order, or with nothing left to wait for, it would stay for minutes.
 pub(super) fn end_daemon() {
     if let Some(daemon) = daemon() {
         let _ = kill_process(daemon, Signal::KILL);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_is_told_by_when_it_was_started() {
-        let stat = |state| {
-            format!(
-                "7 (a) b) {state} 1 7 7 0 -1 4194560 100 0 0 0 1 2 3 4 20 0 1 0 98765 1000 200 18446744073709551615"
-            )
-        };
-        assert_eq!(start_ticks_of(&stat('S')), Some(98_765));
-        assert_eq!((start_ticks_of(&stat('Z')), start_ticks_of("")), (None, None));
-        assert!(start_ticks(std::process::id()).is_some());
     }
 }

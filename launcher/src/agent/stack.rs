@@ -1,4 +1,4 @@
-//! What the threads of a rank are doing, as far as the system lets another process see it.
+//! The stacks of a rank's threads, as far as the system shows them to another process.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// A debugger that takes longer does not help.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The timeout for a debugger.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The stacks of a program's threads, where a debugger is installed (`gdb` or `eu-stack`); nothing without one.
+/// Returns the stacks of a program's threads if a debugger is installed (`gdb` or `eu-stack`), else an empty text.
 pub(super) async fn in_program(pid: u32) -> String {
     for (program, arguments) in [
         (
@@ -28,7 +28,7 @@ pub(super) async fn in_program(pid: u32) -> String {
     ] {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-        if let Ok(Ok(output)) = timeout(PATIENCE, command.output()).await
+        if let Ok(Ok(output)) = timeout(TIMEOUT, command.output()).await
             && output.status.success()
         {
             return format!("\n{program}:\n{}", String::from_utf8_lossy(&output.stdout));
@@ -37,8 +37,8 @@ pub(super) async fn in_program(pid: u32) -> String {
     String::new()
 }
 
-/// For each thread its name, its state, and the kernel's word for what it waits for; its stack in the kernel where root
-/// asks.
+/// Returns, for each thread, its name, its state, and the kernel function in which it waits; with root privileges also
+/// its kernel stack.
 pub(super) fn in_kernel(pid: u32) -> String {
     let mut text = String::new();
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {

@@ -1,6 +1,6 @@
-//! Keeps `state.json` up to date, and completes an incident's file when the run goes on.
+//! Keeps `state.json` up to date, and adds the costs to an incident's file when the run continues.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::console::Console;
-use crate::decide::Slow;
+use crate::decide::SlowStreaks;
 use crate::files::write_json;
 use crate::hosts::Host;
 use crate::incident::Failure;
@@ -16,11 +16,8 @@ use crate::layout::Layout;
 use crate::status::{Condition, Rate, State};
 use crate::supervise::{Attempt, Roster, Watcher};
 
-/// A rank that is slow is named again after this long.
-const SLOW_AGAIN: Duration = Duration::from_secs(60);
-
-/// A rank is called slow when it is at so many looks in a row, one a second.
-const SLOW_LOOKS: u32 = 3;
+/// A rank that stays slow is reported again after this long.
+const SLOW_REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// An incident whose costs are not known yet.
 #[derive(Debug)]
@@ -30,24 +27,23 @@ struct Pending {
     failed_at: f64,
 }
 
-/// What is written down while a run goes on.
+/// Writes the state of a launch to its files.
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(super) struct Recorder {
     path: PathBuf,
     console: Console,
     state: State,
     rate: Rate,
-    /// Several where one more came before a new step was done.
+    /// Several, if another incident came before a new step was done.
     pending: Vec<Pending>,
-    told_slow: Option<Instant>,
-    seen_slow: BTreeSet<usize>,
+    slow_reported_at: Option<Instant>,
+    ranks_seen_slow: BTreeSet<usize>,
     can_write: bool,
     has_begun: bool,
-    /// Looks in a row at which a rank was slow.
-    slow_looks: BTreeMap<usize, u32>,
+    slow_streaks: SlowStreaks,
 }
 
-impl Keeper {
+impl Recorder {
     pub(super) fn new(path: PathBuf, launch_id: String, console: Console) -> Self {
         let state = State::of_launch(launch_id, Timestamp::now());
         Self {
@@ -56,22 +52,22 @@ impl Keeper {
             state,
             rate: Rate::default(),
             pending: Vec::new(),
-            told_slow: None,
-            seen_slow: BTreeSet::new(),
+            slow_reported_at: None,
+            ranks_seen_slow: BTreeSet::new(),
             can_write: true,
             has_begun: false,
-            slow_looks: BTreeMap::new(),
+            slow_streaks: SlowStreaks::default(),
         }
     }
 
-    /// Where an earlier launch of this run stood is where the run stands, until ranks say otherwise.
-    pub(super) fn go_on_from(&mut self, earlier: &State) {
+    /// Takes over the progress of an earlier launch until ranks report theirs.
+    pub(super) fn continue_from(&mut self, earlier: &State) {
         self.state.step = earlier.step;
         self.state.last_step = earlier.last_step;
         self.state.checkpoint_step = earlier.checkpoint_step;
     }
 
-    /// The hosts are examined; which of them take how many ranks is not settled yet.
+    /// Records that the hosts are being examined. The places of the ranks are not known yet.
     pub(super) fn examine(&mut self, hosts: &[Host], world: usize) {
         self.state.condition = Condition::Preflight;
         self.state.world = world;
@@ -79,13 +75,13 @@ impl Keeper {
         self.write();
     }
 
-    /// The next attempt is started after `delay`.
+    /// Records that the next attempt starts after `delay`.
     pub(super) fn wait_for_start(&mut self, delay: Duration) {
         self.state.next_start = Timestamp::now().checked_add(delay).ok();
         self.write();
     }
 
-    /// Shows that the launcher lives while it waits for something.
+    /// Updates the file while the launcher waits for something, so that it does not look dead.
     pub(super) async fn while_waiting<T>(&mut self, waiting: impl Future<Output = T>) -> T {
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -101,7 +97,7 @@ impl Keeper {
     pub(super) fn begin(&mut self, attempt: u64, layout: &Layout) {
         self.state.restarts += u64::from(self.has_begun);
         if !self.has_begun {
-            // Its checkpoints may have been taken away since.
+            // The run's checkpoints may have been deleted since.
             (self.state.step, self.state.last_step, self.state.checkpoint_step) = (0, 0, 0);
         }
         self.has_begun = true;
@@ -114,7 +110,7 @@ impl Keeper {
         self.write();
     }
 
-    /// What the ranks said last.
+    /// Records the ranks' last reports.
     pub(super) fn note(&mut self, roster: &Roster) {
         let state = &mut self.state;
         if let Some(step) = roster.steps_done() {
@@ -127,7 +123,7 @@ impl Keeper {
         (state.images_per_second, state.seconds_left) = (None, None);
     }
 
-    /// An incident is over and another attempt is made, or none.
+    /// Records an incident.
     pub(super) fn failed(&mut self, failure: Failure, files: Vec<PathBuf>, failed_at: f64) {
         self.state.condition = Condition::Recovering;
         self.state.last_incident = Some(failure.verdict.clone());
@@ -142,7 +138,7 @@ impl Keeper {
         self.write();
     }
 
-    /// A launch that cannot say where it stands goes on all the same.
+    /// Writes the state. A launch continues if it cannot.
     fn write(&mut self) {
         self.state.updated = Timestamp::now();
         let written = write_json(&self.path, &self.state);
@@ -155,13 +151,13 @@ impl Keeper {
     }
 }
 
-impl Watcher for Keeper {
-    fn see(&mut self, attempt: &Attempt, now: f64) {
+impl Watcher for Recorder {
+    fn observe(&mut self, attempt: &Attempt, now: f64) {
         let roster = &attempt.roster;
         let state = &mut self.state;
         if let Some(step) = roster.steps_done() {
             state.step = step;
-            self.rate.see(now, step);
+            self.rate.record(now, step);
         }
         if let Some(furthest) = attempt.furthest() {
             state.last_step = state.last_step.max(furthest.last_step);
@@ -181,21 +177,17 @@ impl Watcher for Keeper {
         }
         state.checkpoint_step = state.checkpoint_step.max(roster.checkpoint_step());
         state.ranks = roster.records();
-        self.slow_looks.retain(|rank, _| attempt.slow.iter().any(|slow| slow.rank == *rank));
-        attempt.slow.iter().for_each(|slow| *self.slow_looks.entry(slow.rank).or_default() += 1);
-        // One slow step is nothing to speak of.
-        let lasts = |slow: &&Slow| self.slow_looks.get(&slow.rank).is_some_and(|&looks| looks >= SLOW_LOOKS);
-        let slow: Vec<&Slow> = attempt.slow.iter().filter(lasts).collect();
+        let slow = self.slow_streaks.look(&attempt.slow);
         state.slow = slow.iter().map(|slow| slow.sentence.clone()).collect();
         for slow in slow {
-            if self.seen_slow.insert(slow.rank) {
+            if self.ranks_seen_slow.insert(slow.rank) {
                 state.slow_seen.push(slow.sentence.clone());
             }
         }
-        if !state.slow.is_empty() && self.told_slow.is_none_or(|told| told.elapsed() > SLOW_AGAIN) {
-            self.told_slow = Some(Instant::now());
+        if !state.slow.is_empty() && self.slow_reported_at.is_none_or(|at| at.elapsed() > SLOW_REPORT_INTERVAL) {
+            self.slow_reported_at = Some(Instant::now());
             for slow in &state.slow {
-                self.console.say(slow);
+                self.console.info(slow);
             }
         }
         self.write();
@@ -206,14 +198,14 @@ impl Watcher for Keeper {
         if let Some((seconds, steps)) = self.complete(began, now) {
             let are = if steps == 1 { "step is" } else { "steps are" };
             self.console
-                .say(&format!("trains again after {seconds:.1} s, from step {began}; {steps} {are} done again"));
+                .info(&format!("trains again after {seconds:.1} s, from step {began}; {steps} {are} done again"));
         }
     }
 }
 
-impl Keeper {
-    /// Writes down what the incidents since the last new step have cost, when the run goes on from step `began`;
-    /// returns the seconds and the steps of the first, which is what all of them cost together.
+impl Recorder {
+    /// Writes the costs of the incidents since the last new step, when the run continues from step `began`. Returns the
+    /// seconds and steps of the first incident, which are the costs of all of them together.
     fn complete(&mut self, began: u64, now: f64) -> Option<(f64, u64)> {
         let pending = std::mem::take(&mut self.pending);
         let total = pending.first().map(|first| {
@@ -224,7 +216,7 @@ impl Keeper {
         for (place, Pending { mut failure, files, failed_at }) in pending.into_iter().enumerate() {
             failure.steps_lost = Some(failure.step.saturating_sub(began));
             failure.seconds_lost = Some(now - failed_at + failure.standstill_seconds);
-            // The last of the files is the run's own, which is of the newest incident.
+            // The last file is the run's own `failure.json`, which belongs to the newest incident.
             let own = if place == last { files.len() } else { files.len().min(1) };
             for path in &files[..own] {
                 if let Err(error) = write_json(path, &failure) {
@@ -239,6 +231,7 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::environment::Environment;
     use crate::incident::GroupRecord;
 
     fn failure(incident: u64, step: u64) -> Failure {
@@ -266,8 +259,8 @@ mod tests {
         }
     }
 
-    fn keeper(folder: &std::path::Path) -> Keeper {
-        Keeper::new(folder.join("state.json"), "l".into(), Console::default())
+    fn recorder(folder: &std::path::Path) -> Recorder {
+        Recorder::new(folder.join("state.json"), "l".into(), Console::new(&Environment::new([])))
     }
 
     fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> T {
@@ -275,32 +268,32 @@ mod tests {
     }
 
     #[test]
-    fn what_two_incidents_cost_is_written_down_for_both() {
+    fn the_costs_of_two_incidents_are_written_for_both() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut keeper = keeper(folder.path());
+        let mut recorder = recorder(folder.path());
         let (newest, own) =
             (folder.path().join("failure.json"), |number: u64| folder.path().join(format!("{number}.json")));
         for (number, step, at) in [(1, 45, 100.0), (2, 40, 103.0)] {
-            keeper.failed(failure(number, step), vec![own(number), newest.clone()], at);
+            recorder.failed(failure(number, step), vec![own(number), newest.clone()], at);
         }
-        assert_eq!(keeper.complete(40, 110.0), Some((10.0, 5)));
+        assert_eq!(recorder.complete(40, 110.0), Some((10.0, 5)));
         let costs = |failure: Failure| (failure.incident, failure.steps_lost, failure.seconds_lost);
         assert_eq!(costs(read(&own(1))), (1, Some(5), Some(10.0)));
         assert_eq!(costs(read(&own(2))), (2, Some(0), Some(7.0)));
         assert_eq!(costs(read(&newest)), (2, Some(0), Some(7.0)));
-        assert_eq!(keeper.complete(40, 111.0), None, "once");
+        assert_eq!(recorder.complete(40, 111.0), None, "once");
     }
 
     #[tokio::test]
-    async fn a_launcher_that_waits_shows_that_it_lives() {
+    async fn a_waiting_launcher_updates_its_state() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut keeper = keeper(folder.path());
-        keeper.wait_for_start(Duration::from_secs(600));
+        let mut recorder = recorder(folder.path());
+        recorder.wait_for_start(Duration::from_secs(600));
         let first: State = read(&folder.path().join("state.json"));
-        keeper.while_waiting(tokio::time::sleep(Duration::from_millis(500))).await;
+        recorder.while_waiting(tokio::time::sleep(Duration::from_millis(500))).await;
         let last: State = read(&folder.path().join("state.json"));
         assert!(last.updated > first.updated && last.next_start == first.next_start && last.next_start.is_some());
-        keeper.end(75);
+        recorder.end(75);
         assert_eq!(read::<State>(&folder.path().join("state.json")).next_start, None);
     }
 }

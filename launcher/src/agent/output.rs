@@ -1,4 +1,4 @@
-//! What a rank prints: all of it into a file, the last lines for a report, and what is to be shown to the launcher.
+//! A rank's output: all of it goes to a file, the last lines into a report, and selected lines to the launcher.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -12,53 +12,53 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::protocol::{FromAttendant, MAX_LINE, Start, cut};
+use crate::protocol::{FromAgent, MAX_LINE, Start, truncate_line};
 
-/// Lines of a report.
+/// The number of last lines in a report.
 const NUM_LAST_LINES: usize = 30;
 
 /// The output of a rank.
-pub(super) struct Output {
+pub(super) struct RankOutput {
     last: Arc<Mutex<VecDeque<String>>>,
     readers: Vec<JoinHandle<()>>,
 }
 
-struct Keeper {
+struct LineSink {
     file: Option<Mutex<File>>,
     last: Arc<Mutex<VecDeque<String>>>,
-    say: mpsc::UnboundedSender<FromAttendant>,
+    to_launcher: mpsc::UnboundedSender<FromAgent>,
     show: bool,
 }
 
-impl Output {
-    pub(super) fn keep(child: &mut Child, start: &Start, say: mpsc::UnboundedSender<FromAttendant>) -> Self {
+impl RankOutput {
+    pub(super) fn capture(child: &mut Child, start: &Start, to_launcher: mpsc::UnboundedSender<FromAgent>) -> Self {
         let last = Arc::new(Mutex::new(VecDeque::new()));
         let opened = start
             .log
             .parent()
             .map_or(Ok(()), std::fs::create_dir_all)
             .and_then(|()| File::options().create(true).append(true).open(&start.log));
-        // A host that cannot keep the output is no reason not to train.
+        // A rank trains even if its host cannot store the output.
         let file = match opened {
             Ok(file) => Some(Mutex::new(file)),
             Err(error) => {
                 let text = format!("warning: the output is not kept in {}: {error}", start.log.display());
-                let _ = say.send(FromAttendant::Line { text });
+                let _ = to_launcher.send(FromAgent::Line { text });
                 None
             }
         };
-        let keeper = Arc::new(Keeper { file, last: Arc::clone(&last), say, show: start.show });
+        let sink = Arc::new(LineSink { file, last: Arc::clone(&last), to_launcher, show: start.show });
         let mut readers = Vec::new();
         if let Some(stdout) = child.stdout.take() {
-            readers.push(tokio::spawn(read(stdout, Arc::clone(&keeper))));
+            readers.push(tokio::spawn(read(stdout, Arc::clone(&sink))));
         }
         if let Some(stderr) = child.stderr.take() {
-            readers.push(tokio::spawn(read(stderr, keeper)));
+            readers.push(tokio::spawn(read(stderr, sink)));
         }
         Self { last, readers }
     }
 
-    /// The last lines, after the end of the process; what a grandchild still prints is not waited for.
+    /// Returns the last lines, after the process has ended. Does not wait for grandchildren that still print.
     pub(super) async fn last_lines(&mut self) -> Vec<String> {
         for reader in self.readers.drain(..) {
             let _ = timeout(Duration::from_millis(300), reader).await;
@@ -67,8 +67,8 @@ impl Output {
     }
 }
 
-/// Reads lines, whatever their bytes, and takes long ones in pieces.
-async fn read(stream: impl AsyncRead + Unpin, keeper: Arc<Keeper>) {
+/// Reads lines of arbitrary bytes. Long lines are split.
+async fn read(stream: impl AsyncRead + Unpin, sink: Arc<LineSink>) {
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
     loop {
@@ -83,17 +83,17 @@ async fn read(stream: impl AsyncRead + Unpin, keeper: Arc<Keeper>) {
         };
         reader.consume(taken);
         if ends {
-            keeper.take(&line);
+            sink.write_line(&line);
             line.clear();
         }
     }
     if !line.is_empty() {
-        keeper.take(&line);
+        sink.write_line(&line);
     }
 }
 
-impl Keeper {
-    fn take(&self, line: &[u8]) {
+impl LineSink {
+    fn write_line(&self, line: &[u8]) {
         if let Some(file) = &self.file {
             let mut whole = line.to_vec();
             if !whole.ends_with(b"\n") {
@@ -103,20 +103,20 @@ impl Keeper {
             let _ = file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&whole);
         }
         let text = String::from_utf8_lossy(line).trim_end_matches(['\n', '\r']).to_owned();
-        if self.show || tells_of_an_error(&text) {
-            let _ = self.say.send(FromAttendant::Line { text: cut(&text).to_owned() });
+        if self.show || is_error(&text) {
+            let _ = self.to_launcher.send(FromAgent::Line { text: truncate_line(&text).to_owned() });
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.len() == NUM_LAST_LINES {
             last.pop_front();
         }
-        last.push_back(cut(&text).to_owned());
+        last.push_back(truncate_line(&text).to_owned());
     }
 }
 
-/// Whether everybody has to see a line: Admiral's last words, its log lines of that level, a panic, an abort of a
-/// library.
-fn tells_of_an_error(line: &str) -> bool {
+/// Returns whether a line is shown from every rank: Admiral's error message, its log lines of level ERROR, a panic, or
+/// an abort of a library.
+fn is_error(line: &str) -> bool {
     let plain = line.strip_prefix("[rank ").and_then(|rest| rest.split_once("] ")).map_or(line, |(_, rest)| rest);
     plain.starts_with("error: ")
         || plain.split_whitespace().nth(1) == Some("ERROR")
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_known_by_their_form() {
+    fn error_lines_are_recognized() {
         for line in [
             "error: no such file",
             "[rank 3] error: no such file",
@@ -139,10 +139,10 @@ mod tests {
             "{\"timestamp\":\"x\",\"level\":\"ERROR\"}",
             "thread 'main' (7) panicked at src/x.rs:1:1:",
         ] {
-            assert!(tells_of_an_error(line), "{line}");
+            assert!(is_error(line), "{line}");
         }
         for line in ["step 20/60  loss 0.9", "[rank 1] 2026-01-01T00:00:00Z  INFO admiral: no ERROR here", ""] {
-            assert!(!tells_of_an_error(line), "{line}");
+            assert!(!is_error(line), "{line}");
         }
     }
 }

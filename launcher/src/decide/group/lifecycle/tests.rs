@@ -19,7 +19,7 @@ fn reading(step: u64, phase: Phase) -> Reading {
     Reading { pid: 7, step, phase, collectives: step, ..Reading::default() }
 }
 
-/// A group of which every rank trains, at second 1.
+/// Returns a group in which every rank trains, at second 1.
 fn training() -> Group {
     let mut group = group();
     let outs: Vec<Output> = (0..4).flat_map(|rank| group.handle(0.5, Event::Hello { rank })).collect();
@@ -39,7 +39,7 @@ fn ended(rank: usize, end: End) -> Event {
     Event::Ended { rank, end, reading: None }
 }
 
-/// Everybody answers and leaves; what becomes of the group.
+/// Lets every agent confirm the end, and returns the group's outcome.
 fn go_down(group: &mut Group, now: f64) -> Outcome {
     let outs: Vec<Output> = (0..4).flat_map(|rank| group.handle(now, Event::Gone { rank, left: 0 })).collect();
     assert_eq!(outs, [Output::LeaveAll]);
@@ -58,7 +58,7 @@ fn incident(outcome: Outcome) -> (Incident, String) {
 }
 
 #[test]
-fn a_good_end_is_one_of_all_ranks() {
+fn a_group_ends_well_when_all_ranks_have() {
     let mut group = training();
     for rank in 0..3 {
         assert_eq!(group.handle(2.0, ended(rank, End::Code(0))), []);
@@ -68,7 +68,7 @@ fn a_good_end_is_one_of_all_ranks() {
 }
 
 #[test]
-fn a_death_brings_the_group_down_at_once_and_is_named() {
+fn a_death_ends_the_group_at_once_and_is_named() {
     let mut group = training();
     assert_eq!(group.handle(2.0, ended(2, End::Signal(9))), []);
     assert_eq!(group.handle(2.2, Event::Tick), []);
@@ -85,7 +85,9 @@ fn a_death_brings_the_group_down_at_once_and_is_named() {
 
 #[test]
 fn a_peer_that_lost_its_connection_is_not_the_cause() {
-    for cause in [Event::Lost { rank: 1 }, ended(1, End::Signal(11)), ended(1, End::Code(74)), ended(1, End::Code(1))] {
+    for cause in
+        [Event::Disconnected { rank: 1 }, ended(1, End::Signal(11)), ended(1, End::Code(74)), ended(1, End::Code(1))]
+    {
         let mut group = training();
         group.handle(2.0, ended(0, End::Code(70)));
         group.handle(2.1, ended(3, End::Code(70)));
@@ -95,7 +97,7 @@ fn a_peer_that_lost_its_connection_is_not_the_cause() {
         let Some(Ending { outcome, .. }) = &group.ending else { panic!() };
         assert_eq!(incident(outcome.clone()).0.rank, Some(1), "{cause:?}");
     }
-    // A bug is one where no other cause is heard of; and no host is to blame for it.
+    // Without another cause it is a bug, and no host is to blame.
     let mut group = training();
     group.handle(2.0, ended(0, End::Code(70)));
     group.handle(2.1, ended(3, End::Code(70)));
@@ -108,7 +110,7 @@ fn a_peer_that_lost_its_connection_is_not_the_cause() {
 fn mpirun_is_to_blame_for_its_own_death_only() {
     let mut group = training();
     group.handle(2.0, Event::MpirunEnded);
-    (0..4).for_each(|rank| assert_eq!(group.handle(2.1, Event::Lost { rank }), []));
+    (0..4).for_each(|rank| assert_eq!(group.handle(2.1, Event::Disconnected { rank }), []));
     let outs = group.handle(2.4, Event::Tick);
     assert_eq!(outs[..2], [Output::KillAll, Output::LeaveAll]);
     let Output::Finished(outcome) = outs[2].clone() else { panic!("{outs:?}") };
@@ -116,17 +118,17 @@ fn mpirun_is_to_blame_for_its_own_death_only() {
     assert_eq!(group.unverified(), [0, 1, 2, 3]);
 
     let mut group = training();
-    group.handle(2.0, Event::Lost { rank: 1 });
+    group.handle(2.0, Event::Disconnected { rank: 1 });
     group.handle(2.1, Event::MpirunEnded);
     group.handle(2.4, Event::Tick);
     let (incident, sentence) = incident(go_down_of(&mut group, &[0, 2, 3]));
-    assert_eq!((incident.rank, incident.cause), (Some(1), Cause::AttendantLost));
-    assert!(sentence.starts_with("the attendant of rank 1 (n0, GPU 1) is gone in step 10"), "{sentence}");
+    assert_eq!((incident.rank, incident.cause), (Some(1), Cause::AgentLost));
+    assert!(sentence.starts_with("the agent of rank 1 (n0, GPU 1) is gone in step 10"), "{sentence}");
     assert_eq!(group.unverified(), [1]);
 }
 
 #[test]
-fn a_daemons_death_is_no_ranks_fault() {
+fn a_daemons_death_blames_no_rank() {
     let mut group = training();
     group.handle(1.9, ended(0, End::Code(70)));
     group.handle(2.0, Event::DaemonGone { rank: 3 });
@@ -138,7 +140,7 @@ fn a_daemons_death_is_no_ranks_fault() {
     assert!(sentence.starts_with("mpirun's daemon on n1 is gone"), "{sentence}");
 }
 
-/// These say that they are gone.
+/// Lets the agents of these ranks confirm the end.
 fn go_down_of(group: &mut Group, ranks: &[usize]) -> Outcome {
     let outs: Vec<Output> = ranks.iter().flat_map(|&rank| group.handle(2.5, Event::Gone { rank, left: 0 })).collect();
     match outs.last() {
@@ -148,7 +150,7 @@ fn go_down_of(group: &mut Group, ranks: &[usize]) -> Outcome {
 }
 
 #[test]
-fn a_daemon_that_goes_once_its_ranks_are_done_is_no_incident() {
+fn a_daemon_that_ends_after_its_ranks_is_no_incident() {
     let mut group = training();
     for rank in 0..3 {
         group.handle(2.0, ended(rank, End::Code(0)));
@@ -159,7 +161,7 @@ fn a_daemon_that_goes_once_its_ranks_are_done_is_no_incident() {
 }
 
 #[test]
-fn a_start_that_fails_names_the_hosts_that_are_missing() {
+fn a_failed_start_names_the_missing_hosts() {
     let mut group = group();
     group.handle(0.5, Event::Hello { rank: 0 });
     group.handle(0.5, Event::Hello { rank: 1 });
@@ -172,9 +174,9 @@ fn a_start_that_fails_names_the_hosts_that_are_missing() {
 }
 
 #[test]
-fn a_stop_is_told_to_all_and_ends_with_a_checkpoint() {
+fn a_stop_reaches_all_ranks_and_ends_with_a_checkpoint() {
     let mut group = training();
-    assert_eq!(group.handle(2.0, Event::StopAsked { again: false }), [Output::SignalAll]);
+    assert_eq!(group.handle(2.0, Event::StopRequested { repeated: false }), [Output::SignalAll]);
     for rank in 0..3 {
         assert_eq!(group.handle(2.5, ended(rank, End::Code(75))), []);
     }
@@ -183,14 +185,14 @@ fn a_stop_is_told_to_all_and_ends_with_a_checkpoint() {
 }
 
 #[test]
-fn a_stop_by_force_has_no_checkpoint() {
+fn a_forced_stop_has_no_checkpoint() {
     let mut twice = training();
-    twice.handle(2.0, Event::StopAsked { again: false });
-    assert_eq!(twice.handle(2.1, Event::StopAsked { again: true }), [Output::KillAll]);
+    twice.handle(2.0, Event::StopRequested { repeated: false });
+    assert_eq!(twice.handle(2.1, Event::StopRequested { repeated: true }), [Output::KillAll]);
     assert!(matches!(go_down(&mut twice, 2.2), Outcome::Stopped { code: 1, .. }));
 
     let mut late = training();
-    late.handle(2.0, Event::StopAsked { again: false });
+    late.handle(2.0, Event::StopRequested { repeated: false });
     (0..56).for_each(|beat| beats(&mut late, 2.0 + f64::from(beat) / 2.0, 11, Phase::Checkpoint));
     assert_eq!(late.handle(31.9, Event::Tick), []);
     assert_eq!(late.handle(2.0 + GRACE, Event::Tick), [Output::KillAll]);
@@ -198,7 +200,7 @@ fn a_stop_by_force_has_no_checkpoint() {
 
     let mut early = group();
     early.handle(0.5, Event::Hello { rank: 0 });
-    assert_eq!(early.handle(0.6, Event::StopAsked { again: false })[0], Output::KillAll);
+    assert_eq!(early.handle(0.6, Event::StopRequested { repeated: false })[0], Output::KillAll);
     assert_eq!(early.handle(0.7, Event::Hello { rank: 1 }), [Output::KillAll], "who comes late is not left running");
 }
 
@@ -213,11 +215,11 @@ fn a_stop_before_the_first_step_loses_nothing() {
             outs => panic!("{outs:?}"),
         }
     };
-    // Ranks that get ready: the signal kills some, others lose their peers or hang.
-    for others in [Some(STOPPED), Some(End::Code(70)), None] {
+    // Ranks before their first step: the signal kills some, others lose their peers or hang.
+    for others in [Some(KILLED_BY_STOP), Some(End::Code(70)), None] {
         let mut group = training();
-        assert_eq!(group.handle(2.0, Event::StopAsked { again: false }), [Output::SignalAll]);
-        let mut outs = group.handle(2.1, ended(2, STOPPED));
+        assert_eq!(group.handle(2.0, Event::StopRequested { repeated: false }), [Output::SignalAll]);
+        let mut outs = group.handle(2.1, ended(2, KILLED_BY_STOP));
         for rank in [0, 1, 3] {
             outs.extend(others.into_iter().flat_map(|end| group.handle(2.2, ended(rank, end))));
         }
@@ -225,34 +227,34 @@ fn a_stop_before_the_first_step_loses_nothing() {
         assert_eq!(outs, [Output::KillAll], "{others:?}");
         assert_eq!(outcome(&mut group, 2.6), (75, early.to_owned()), "{others:?}");
     }
-    // What is wrong with the run is told all the same.
+    // A wrong configuration is reported even after a stop.
     let mut group = training();
-    group.handle(2.0, Event::StopAsked { again: false });
+    group.handle(2.0, Event::StopRequested { repeated: false });
     group.handle(2.1, ended(2, End::Code(64)));
-    group.handle(2.1, ended(1, STOPPED));
+    group.handle(2.1, ended(1, KILLED_BY_STOP));
     assert_eq!(group.handle(2.5, Event::Tick), [Output::KillAll]);
     assert_eq!(outcome(&mut group, 2.6).0, 64);
-    // Once a step is done, a checkpoint has to be there.
+    // After the first step, there has to be a checkpoint.
     for (checkpoint_step, code) in [(0, 1), (5, 75)] {
         let mut group = training();
         let reading = Reading { step_seconds: 0.5, checkpoint_step, ..reading(10, Phase::Forward) };
         group.handle(1.5, Event::Beat { rank: 0, reading, state: Some('R') });
-        group.handle(2.0, Event::StopAsked { again: false });
-        group.handle(2.1, ended(2, STOPPED));
+        group.handle(2.0, Event::StopRequested { repeated: false });
+        group.handle(2.1, ended(2, KILLED_BY_STOP));
         assert_eq!(group.handle(2.5, Event::Tick), [Output::KillAll]);
         assert_eq!(outcome(&mut group, 2.6).0, code);
     }
-    // Nobody asked: somebody else's signal is a failure.
+    // A signal from somebody else is a failure.
     let mut group = training();
-    group.handle(2.0, ended(2, STOPPED));
+    group.handle(2.0, ended(2, KILLED_BY_STOP));
     group.handle(2.5, Event::Tick);
     assert_eq!(incident(go_down(&mut group, 2.6)).0.cause, Cause::Signal(15));
 }
 
 #[test]
-fn a_failure_while_stopping_is_no_checkpoint() {
+fn a_failure_while_stopping_leaves_no_checkpoint() {
     let mut group = training();
-    group.handle(2.0, Event::StopAsked { again: false });
+    group.handle(2.0, Event::StopRequested { repeated: false });
     group.handle(2.1, ended(1, End::Code(69)));
     group.handle(2.2, ended(0, End::Code(75)));
     assert_eq!(group.handle(2.5, Event::Tick), [Output::KillAll]);
@@ -260,14 +262,14 @@ fn a_failure_while_stopping_is_no_checkpoint() {
 }
 
 #[test]
-fn a_stop_is_heard_while_a_failed_group_goes_down() {
+fn a_stop_during_the_shutdown_of_a_failed_group_counts() {
     for asked_at in [2.1, 2.4] {
         let mut group = training();
         group.handle(2.0, ended(1, End::Signal(9)));
         if asked_at > 2.3 {
             assert_eq!(group.handle(2.35, Event::Tick), [Output::KillAll]);
         }
-        group.handle(asked_at, Event::StopAsked { again: false });
+        group.handle(asked_at, Event::StopRequested { repeated: false });
         group.handle(2.5, Event::Tick);
         let Outcome::Stopped { code: 1, sentence } = go_down(&mut group, 2.6) else { panic!() };
         assert!(sentence.starts_with("asked to stop, it failed: rank 1 (n0, GPU 1) was killed"), "{sentence}");
@@ -275,7 +277,7 @@ fn a_stop_is_heard_while_a_failed_group_goes_down() {
 }
 
 #[test]
-fn a_preemption_that_nobody_asked_for_waits_for_all() {
+fn an_unrequested_preemption_waits_for_all_ranks() {
     let mut group = training();
     assert_eq!(group.handle(2.0, ended(1, End::Code(75))), []);
     assert_eq!(group.handle(3.0, Event::Tick), [], "the others are still leaving");
@@ -294,7 +296,7 @@ fn a_preemption_that_nobody_asked_for_waits_for_all() {
 }
 
 #[test]
-fn who_stands_still_is_asked_for_its_stack_first() {
+fn a_stalled_rank_is_asked_for_its_stack_before_the_shutdown() {
     let mut group = training();
     let beat = |rank, seconds| {
         let (phase, collectives) = if rank == 3 { (Phase::Data, 40) } else { (Phase::Reduce, 41) };
@@ -319,7 +321,7 @@ fn who_stands_still_is_asked_for_its_stack_first() {
 }
 
 #[test]
-fn who_left_too_early_is_told_of_when_the_others_wait() {
+fn a_rank_that_finished_early_is_mentioned_when_the_others_wait() {
     let mut group = training();
     group.handle(1.0, ended(0, End::Code(0)));
     for rank in 1..4 {
@@ -333,7 +335,7 @@ fn who_left_too_early_is_told_of_when_the_others_wait() {
 }
 
 #[test]
-fn a_lost_host_is_not_waited_for() {
+fn the_shutdown_does_not_wait_for_a_lost_host() {
     let mut group = training();
     let mut outs = Vec::new();
     let mut now = 1.0;
@@ -355,7 +357,7 @@ fn a_lost_host_is_not_waited_for() {
 }
 
 #[test]
-fn who_cannot_be_ended_is_left_in_the_end() {
+fn a_rank_that_cannot_be_ended_is_left_after_a_timeout() {
     let mut group = training();
     group.handle(2.0, ended(2, End::Signal(9)));
     let mut all = Vec::new();
@@ -372,7 +374,7 @@ fn who_cannot_be_ended_is_left_in_the_end() {
 }
 
 #[test]
-fn a_launcher_that_was_not_running_blames_nobody() {
+fn a_scheduling_gap_of_the_launcher_blames_nobody() {
     let mut group = training();
     assert_eq!(group.handle(500.0, Event::Tick), []);
     beats(&mut group, 500.1, 11, Phase::Forward);
@@ -415,10 +417,10 @@ fn any_event() -> impl Strategy<Value = Event> {
         }),
         4 => (rank.clone(), end).prop_map(|(rank, end)| ended(rank, end)),
         1 => rank.clone().prop_map(|rank| Event::StackTaken { rank }),
-        1 => rank.clone().prop_map(|rank| Event::Lost { rank }),
+        1 => rank.clone().prop_map(|rank| Event::Disconnected { rank }),
         2 => (rank, 0..2usize).prop_map(|(rank, left)| Event::Gone { rank, left }),
         1 => Just(Event::MpirunEnded),
-        1 => any::<bool>().prop_map(|again| Event::StopAsked { again }),
+        1 => any::<bool>().prop_map(|repeated| Event::StopRequested { repeated }),
         4 => Just(Event::Tick),
     ]
 }
@@ -427,7 +429,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_group_ends_and_says_so_once(
+    fn every_group_finishes_exactly_once(
         here in any::<bool>(),
         events in proptest::collection::vec((any_event(), 0.0..1.5f64), 0..60),
     ) {
@@ -444,7 +446,7 @@ proptest! {
             if let Event::Ended { rank, end, .. } = event && rank < 4 && !group.is_ending() {
                 ends[rank].get_or_insert(end);
             }
-            asked |= matches!(event, Event::StopAsked { .. })
+            asked |= matches!(event, Event::StopRequested { .. })
                 && !outs.iter().any(|out| matches!(out, Output::Finished(_)));
             outs.extend(group.handle(now, event));
         }
@@ -465,8 +467,8 @@ proptest! {
             Outcome::AllEnded => prop_assert!(all(0), "{ends:?}"),
             Outcome::Stopped { code, sentence } => {
                 prop_assert!(asked && *code != 0);
-                // A rank that exits so has written a checkpoint; the others may have lost it as a peer. Here no step is
-                // ever done.
+                // A rank that exits with 75 has written a checkpoint, but the others may have lost it as a peer. No
+                // step is done here.
                 let is_early = sentence == "asked to stop before its first step";
                 prop_assert!(*code != 75 || is_early || ends.contains(&Some(End::Code(75))), "{ends:?}");
             }
@@ -480,7 +482,7 @@ proptest! {
     }
 
     #[test]
-    fn who_failed_alone_is_named(
+    fn a_rank_that_fails_alone_is_named(
         rank in 0..4usize,
         end in prop_oneof![Just(End::Signal(9)), Just(End::Code(1)), Just(End::Code(74)), Just(End::Code(69))],
         followers in proptest::collection::vec((0..4usize, 0.0..0.29f64), 0..6),

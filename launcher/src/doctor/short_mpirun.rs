@@ -1,9 +1,11 @@
-//! An `mpirun` that runs for a moment.
+//! An `mpirun` that runs for a short time.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use admiral_contract::host::ProcessStat;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
@@ -12,91 +14,89 @@ use tokio::time::timeout;
 
 use crate::session;
 
-/// It has ended: what is still on its way comes within this.
-pub(super) const LAST_WORDS: Duration = Duration::from_millis(500);
-/// Bytes that are kept of what it says.
-const MAX_SAID: u64 = 1 << 20;
+/// The time for output that is still on its way after the end.
+pub(super) const OUTPUT_GRACE: Duration = Duration::from_millis(500);
+/// The number of bytes of output that are kept.
+const MAX_OUTPUT_BYTES: u64 = 1 << 20;
 
-/// A running `mpirun`. It is killed where nobody waits for it any more.
-pub(super) struct Running {
+/// A running `mpirun`. It is killed when this value is dropped.
+pub(super) struct ShortMpirun {
     pub(super) child: Child,
-    said: [JoinHandle<Vec<u8>>; 2],
+    streams: [JoinHandle<Vec<u8>>; 2],
+    temporary_folder: PathBuf,
 }
 
-impl Running {
-    pub(super) fn start(command: std::process::Command) -> io::Result<Self> {
+impl ShortMpirun {
+    /// Starts it. Open MPI creates its session folder in `temporary_folder`.
+    pub(super) fn start(command: std::process::Command, temporary_folder: &Path) -> io::Result<Self> {
         let mut command = Command::from(command);
-        // In a process group of its own: a terminal's Ctrl-C is for the launcher.
+        // It gets its own process group, because Ctrl-C in a terminal is for the launcher.
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut child = command.spawn()?;
-        let said = [tokio::spawn(read(child.stdout.take())), tokio::spawn(read(child.stderr.take()))];
-        Ok(Self { child, said })
+        let streams = [tokio::spawn(read(child.stdout.take())), tokio::spawn(read(child.stderr.take()))];
+        Ok(Self { child, streams, temporary_folder: temporary_folder.to_owned() })
     }
 
-    /// Waits for its end, or brings it about, and for what it said. Its remote agents lie in process groups of their
-    /// own and outlive it; they are ended too.
-    pub(super) async fn end(mut self, patience: Duration) -> Said {
+    /// Waits for its end and its output, and kills it after `patience`. Its remote agents have their own process groups
+    /// and would outlive it, so they are killed too.
+    pub(super) async fn end(mut self, patience: Duration) -> MpirunOutput {
         let status = match timeout(patience, self.child.wait()).await {
             Ok(status) => status.ok(),
             Err(_) => {
                 let pid = self.child.id();
                 let agents = pid.map(descendants).unwrap_or_default();
-                // They may be gone by now.
+                // They may be gone already.
                 let _ = self.child.start_kill();
                 for agent in agents {
                     let _ = kill_process(agent, Signal::KILL);
                 }
-                let _ = timeout(LAST_WORDS, self.child.wait()).await;
-                session::remove_of_mpirun(pid);
+                let _ = timeout(OUTPUT_GRACE, self.child.wait()).await;
+                session::remove_for_mpirun(&self.temporary_folder, pid);
                 None
             }
         };
         let mut texts = Vec::new();
-        for said in self.said {
-            let said = timeout(LAST_WORDS, said).await.ok().and_then(Result::ok).unwrap_or_default();
-            texts.push(String::from_utf8_lossy(&said).into_owned());
+        for stream in self.streams {
+            let text = timeout(OUTPUT_GRACE, stream).await.ok().and_then(Result::ok).unwrap_or_default();
+            texts.push(String::from_utf8_lossy(&text).into_owned());
         }
         let stderr = texts.pop().unwrap_or_default();
-        Said { status, stdout: texts.pop().unwrap_or_default(), stderr }
+        MpirunOutput { status, stdout: texts.pop().unwrap_or_default(), stderr }
     }
 }
 
-/// What an `mpirun` said, and how it ended.
+/// The output of an `mpirun`, and how it ended.
 #[derive(Debug)]
-pub(super) struct Said {
-    /// None where it had to be killed.
+pub(super) struct MpirunOutput {
+    /// `None` if it had to be killed.
     pub(super) status: Option<ExitStatus>,
     pub(super) stdout: String,
     pub(super) stderr: String,
 }
 
-impl Said {
-    /// Of both streams.
+impl MpirunOutput {
+    /// Returns the lines of both streams.
     pub(super) fn lines(&self) -> Vec<String> {
         self.stdout.lines().chain(self.stderr.lines()).map(str::to_owned).collect()
     }
 }
 
-/// The beginning of what a process says.
+/// Returns the beginning of a process's output.
 async fn read(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let mut said = Vec::new();
     if let Some(mut pipe) = pipe {
-        // What came before an error is still worth reading; the rest must not keep the process waiting.
-        let _ = (&mut pipe).take(MAX_SAID).read_to_end(&mut said).await;
+        // Output before an error is still useful. The rest is discarded, so that the process is not blocked.
+        let _ = (&mut pipe).take(MAX_OUTPUT_BYTES).read_to_end(&mut said).await;
         let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
     }
     said
 }
 
-/// All processes below one.
+/// Returns all descendants of a process.
 fn descendants(of: u32) -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let parent = |pid: u32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // "pid (name) state parent ...", where the name may hold anything.
-        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<u32>().ok()
-    };
+    let parent = |pid: u32| ProcessStat::of(pid).map(|stat| stat.parent);
     let parents: Vec<(u32, u32)> = pids.filter_map(|pid| Some((pid, parent(pid)?))).collect();
     let mut found = vec![of];
     let mut place = 0;
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn descendants_are_found() {
         let mut shell = std::process::Command::new("sh").args(["-c", "sleep 600 & wait"]).spawn().unwrap();
-        // The shell needs a moment to fork.
+        // The shell takes a moment to fork.
         while descendants(shell.id()).is_empty() {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -131,13 +131,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_outlives_it_is_ended() {
+    async fn descendants_are_ended_with_their_mpirun() {
         let mut command = std::process::Command::new("sh");
-        // As mpirun does it: the child is in a process group of its own.
+        // As with mpirun, the child has its own process group.
         let folder = tempfile::tempdir().unwrap();
         let said_all = folder.path().join("said-all");
         command.args(["-c", "echo out; echo err >&2; setsid sleep 600 & echo $!; touch \"$0\"; wait"]).arg(&said_all);
-        let running = Running::start(command).unwrap();
+        let running = ShortMpirun::start(command, folder.path()).unwrap();
         while !said_all.exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!((said.lines()[0].as_str(), said.stderr.as_str()), ("out", "err\n"));
         let child = format!("/proc/{}/stat", said.lines()[1]);
         for _ in 0..200 {
-            // Nobody may be there to take note of its end.
+            // If no parent reaps it, it stays a zombie.
             match std::fs::read_to_string(&child) {
                 Ok(stat) if !stat.contains(") Z ") => tokio::time::sleep(Duration::from_millis(20)).await,
                 _ => return,

@@ -1,0 +1,100 @@
+//! The request to examine hosts.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::environment::Environment;
+use crate::facts::Facts;
+use crate::hosts::{Host, Source, is_this_host};
+use crate::mpirun::MpirunCommand;
+
+/// The request to examine hosts.
+#[derive(Debug, Clone)]
+pub struct ExamineRequest {
+    /// All hosts of the run.
+    pub hosts: Vec<Host>,
+    /// The source of the hosts. Schedulers start processes in their own way.
+    pub source: Source,
+    /// The `mpirun` of the run. Its layout and arguments are replaced.
+    pub mpirun: MpirunCommand,
+    /// The addresses of this machine by which the hosts may reach it.
+    pub addresses: Vec<IpAddr>,
+    /// The path of `admiral`.
+    pub program: PathBuf,
+    /// Files that must be identical on every host: the configuration.
+    pub files: Vec<PathBuf>,
+    /// Files or folders that every host must have: the data.
+    pub places: Vec<PathBuf>,
+    /// The configuration; without it, store and disks are not examined.
+    pub facts: Option<Facts>,
+    /// Whether ranks use GPUs if there are any.
+    pub uses_gpus: bool,
+    /// Processes of this launch are no leftovers.
+    pub launch_id: Option<String>,
+    /// Whether to start all ranks once and measure the speed of their all-reduce.
+    pub bandwidth: bool,
+    /// The launcher's environment.
+    pub environment: Environment,
+}
+
+/// Hosts could not be examined. A bad host is a finding, not an error.
+#[derive(Debug, thiserror::Error)]
+pub enum DoctorError {
+    /// This machine lacks something.
+    #[error("the hosts cannot be examined: {what}: {source}")]
+    System {
+        /// The operation that failed.
+        what: &'static str,
+        /// The error of the system.
+        source: std::io::Error,
+    },
+}
+
+/// Returns whether `mpirun` starts processes on this host without the remote agent.
+pub(super) fn is_local(host: &Host) -> bool {
+    is_this_host(&host.name)
+}
+
+pub(super) fn random_text() -> Result<String, DoctorError> {
+    crate::random::text(16).map_err(|source| DoctorError::System { what: "random bytes", source })
+}
+
+/// Returns a timeout in whole seconds, for people.
+pub(super) fn seconds(duration: Duration) -> u64 {
+    duration.as_secs()
+}
+
+/// Returns a request for tests.
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) fn example(names: &[&str]) -> ExamineRequest {
+    let hosts: Vec<Host> = names.iter().map(|&name| Host { name: name.into(), slots: 2, slots_given: true }).collect();
+    let mpirun = MpirunCommand {
+        mpirun: "/usr/bin/mpirun".into(),
+        layout: crate::layout::Layout::new(&hosts, 1).unwrap(),
+        program: "/opt/admiral-launch".into(),
+        arguments: vec!["agent".into()],
+        variables: vec![],
+        grace_seconds: 30,
+        is_root: false,
+        oversubscribe: true,
+        interfaces: None,
+        options: vec![],
+        temporary_folder: "/tmp".into(),
+    };
+    ExamineRequest {
+        hosts,
+        source: Source::Option,
+        mpirun,
+        addresses: vec![],
+        program: "/opt/admiral".into(),
+        files: vec![],
+        places: vec![],
+        facts: None,
+        uses_gpus: true,
+        launch_id: None,
+        bandwidth: false,
+        environment: Environment::new([]),
+    }
+}

@@ -1,0 +1,134 @@
+//! The commands `run`, `run --dry-run` and `doctor`.
+
+use std::time::Instant;
+
+use admiral_contract::{ExitCode, environment};
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use super::error::LaunchError;
+use super::launch::{Launch, start};
+use super::plan::LaunchPlan;
+use super::preflight;
+use super::settings::{check_world, timeouts};
+use crate::console::{Console, print};
+use crate::environment::{LAUNCH_ADDRESSES, LAUNCH_TOKEN};
+use crate::facts;
+use crate::files::{Files, write_json};
+use crate::paths::receipt_of;
+
+/// Returns the text of `--dry-run`.
+///
+/// # Errors
+/// If the run could not be started.
+pub async fn dry_run(plan: &LaunchPlan) -> Result<String, LaunchError> {
+    let facts = facts::query(&plan.program, &plan.config, &plan.options.overrides).await.map_err(refused)?;
+    check_world(&facts, plan.world)?;
+    let attempt = plan.attempt(0, "LAUNCH", &plan.hosts.hosts, plan.world)?;
+    let mut mpirun = attempt.mpirun;
+    for name in [LAUNCH_ADDRESSES, LAUNCH_TOKEN, environment::ATTEMPT, environment::LAUNCH_ID] {
+        mpirun.variables.push((name.to_owned(), "(set at the start)".to_owned()));
+    }
+    let mut text = mpirun.dry_run();
+    text += &format!("\nEvery rank runs, started by its agent:\n  {}\n", shown(&plan.argv(&plan.options.resume)));
+    text += &format!("\nTimeouts, from launch.stall_seconds: {}\n", timeouts(&facts));
+    Ok(text)
+}
+
+fn shown(argv: &[String]) -> String {
+    argv.iter().map(|word| crate::shell::quoted(word)).collect::<Vec<_>>().join(" ")
+}
+
+fn refused(error: facts::FactsError) -> LaunchError {
+    LaunchError::config(error)
+}
+
+/// Runs until the end, and returns the launcher's exit code. A message on `stops` asks the run to stop.
+///
+/// # Errors
+/// If the run could not be started.
+pub async fn run(
+    plan: LaunchPlan,
+    console: Console,
+    mut stops: mpsc::UnboundedReceiver<()>,
+) -> Result<u8, LaunchError> {
+    let launched = Instant::now();
+    let launch_id = launch_id()?;
+    crate::agent::adopt_orphans().map_err(LaunchError::system)?;
+    for note in &plan.hosts.notes {
+        console.info(note);
+    }
+    let (program, config, overrides) = (plan.program.clone(), plan.config.clone(), plan.options.overrides.clone());
+    let asking = facts::query(&program, &config, &overrides);
+    // Without a preflight, mpirun starts the agents while the program reads the configuration. No rank starts before
+    // that is done.
+    let mut early = None;
+    if plan.options.no_preflight {
+        let first = plan.attempt(0, &launch_id, &plan.hosts.hosts, plan.world)?;
+        early = Some(start(first, launched).await?);
+    }
+    let mut launch = None;
+    let outcome = tokio::select! {
+        outcome = async {
+            let facts = asking.await.map_err(refused)?;
+            // If the preflight counts the GPUs, the number of ranks is not known yet.
+            if plan.options.no_preflight || plan.has_given_slots() {
+                check_world(&facts, plan.world)?;
+            }
+            let files = Files::take(&facts.derived.run_folder).map_err(LaunchError::config)?;
+            if !files.is_locked() {
+                console.warn(&format!(
+                    "the file system of {} has no locks: start no second launcher for this run at the same moment",
+                    files.run().display()
+                ));
+            }
+            let launch = launch.insert(Launch::new(plan, facts, files, console, launch_id, launched));
+            launch.clean_up_earlier_launch().await;
+            launch.preflight().await
+        } => outcome,
+        _ = stops.recv() => Err(LaunchError::stopped_early()),
+    };
+    let code = match (outcome, &mut launch) {
+        (Ok(()), Some(launch)) => launch.run_attempts(early, &mut stops).await,
+        (outcome, _) => {
+            if let Some(attempt) = early.take() {
+                attempt.cancel().await;
+            }
+            outcome.and_then(|()| Err(LaunchError::system("nothing was started")))
+        }
+    };
+    if let Some(launch) = &mut launch {
+        launch.recorder.end(code.as_ref().map_or_else(|error| error.code, |&code| code));
+    }
+    match code {
+        Err(error) if error.code == ExitCode::Preempted as u8 => {
+            console.info(&error.message);
+            Ok(error.code)
+        }
+        code => code,
+    }
+}
+
+/// Examines the hosts as `run` would, with `bandwidth` also the speed of their all-reduce, and prints the result.
+/// Returns 0 if nothing is bad.
+///
+/// # Errors
+/// If the hosts cannot be examined.
+pub async fn doctor(plan: &LaunchPlan, console: Console, json: bool, bandwidth: bool) -> Result<u8, LaunchError> {
+    let facts = facts::query(&plan.program, &plan.config, &plan.options.overrides).await.map_err(refused)?;
+    let receipt = preflight::receipt(plan, &facts, None, bandwidth).await?;
+    if let Err(error) = write_json(&receipt_of(&facts.derived.run_folder), &receipt) {
+        console.warn(&error.to_string());
+    }
+    print(&if json {
+        serde_json::to_string_pretty(&receipt).unwrap_or_default() + "\n"
+    } else {
+        receipt.text(console.has_colour())
+    });
+    Ok(if receipt.is_good() { 0 } else { ExitCode::Node as u8 })
+}
+
+fn launch_id() -> Result<String, LaunchError> {
+    let tail = crate::random::text(6).map_err(LaunchError::system)?;
+    Ok(format!("{}-{tail}", Timestamp::now().strftime("%Y%m%dT%H%M%S")))
+}
