@@ -39,6 +39,11 @@ impl Invalid {
     }
 }
 
+/// TEMP
+pub fn format_mistakes(mistakes: &[Invalid]) -> String {
+    mistakes.iter().map(|m| format!("{}: {}", m.field, m.message)).collect::<Vec<_>>().join("\n")
+}
+
 /// A whole configuration, which knows what cannot work in it.
 pub trait Validate {
     /// Every value that cannot work; none for a configuration that can.
