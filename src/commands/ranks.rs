@@ -28,7 +28,7 @@ pub(super) fn on_ranks(
         }
     };
     let terminal = Terminal::stderr();
-    let logging = init_logging(&terminal, &environment.log, collective.rank(), collective.world_size());
+    let logging = init_logging(&terminal, collective.rank(), collective.world_size(), &environment.log);
     if let Some(error) = ledger_error {
         tracing::warn!("{error}; whoever watches this rank cannot see where it stands");
     }

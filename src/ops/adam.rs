@@ -1,6 +1,6 @@
 //! The optimizer's one pass over flat memory: AdamW, every EMA, the half copy.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::launcher::{GpuLauncher, address, gpu_kind};
 use super::{Error, Kernels, bridge};

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use admiral_comm::{Collective, CollectiveError};
-use admiral_telemetry::{Detail, Metric, MetricKind, MetricSinks, ScalarId, ScalarSums};
+use admiral_telemetry::{Detail, Metric, MetricKind, MetricSink, MetricSinks, ScalarId, ScalarSums};
 
 use crate::model::Task;
 

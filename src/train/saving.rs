@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use admiral_checkpoint::{CheckpointConfig, Error as CheckpointError, Report, SaveEvent, Saver, WhenBusy};
 use admiral_comm::{Collective, CollectiveError, PhaseTracker};
-use admiral_telemetry::{Metric, MetricKind, MetricSinks};
+use admiral_telemetry::{Metric, MetricKind, MetricSink, MetricSinks};
 
 use super::error::TrainError;
 use super::run_state::RunState;

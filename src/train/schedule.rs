@@ -1,6 +1,6 @@
 //! What changes with the step: the learning rate and the averages' rates. Pure functions.
 
-use super::config::OptimizerConfig;
+use crate::run_config::OptimizerConfig;
 
 /// The learning rate of step `step` (from 0): a linear warm-up, then, where annealing is on, a linear fall to zero.
 ///

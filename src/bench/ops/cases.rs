@@ -148,7 +148,7 @@ pub(super) fn convolution(kernels: &Kernels, shape: [i64; 3], rules: Rules) -> R
     let seconds = time_in_turn(
         &mut [
             case(|| {
-                bridge::gradients(&ops::conv2d(&x, &weight, &bias, 1, 1), &dy, &[&x, &weight, &bias]).map(drop)
+                bridge::gradients(&ops::conv2d(kernels, &x, &weight, &bias, 1, 1), &dy, &[&x, &weight, &bias]).map(drop)
             }),
             case(|| {
                 let out = x.f_conv2d(&laid_out, Some(&bias), [1, 1], [1, 1], [1, 1], 1)?;

@@ -27,9 +27,9 @@ pub struct ProbeOptions {
 
 pub(super) fn run(options: &ProbeOptions, s3: &S3Settings) -> Result<(), ToolError> {
     let location = Location::parse(&options.place)?;
-    let options =
+    let store_options =
         StoreOptions { request_timeout: REQUEST, patience: PATIENCE, s3: s3.clone(), ..StoreOptions::default() };
-    let store = Store::create(&location, &options)?;
+    let store = Store::create(&location, &store_options)?;
     let host = host_name();
     let mut number = [0; 4];
     getrandom::fill(&mut number).map_err(std::io::Error::from)?;

@@ -13,7 +13,7 @@ macro_rules! configurations {
     ($($name:literal),*) => {
         /// The configurations of `configs/` by name.
         const CONFIGURATIONS: &[(&str, &str)] =
-            &[$(($name, include_str!(concat!("../../configs/", $name, ".yaml")))),*];
+            &[$(($name, include_str!(concat!("../../../configs/", $name, ".yaml")))),*];
     };
 }
 
@@ -59,7 +59,7 @@ impl Model {
     }
 
     fn of_text(name: &str, text: &str) -> Result<Self, ToolError> {
-        let config = config::parse(name, text, &[]).map_err(|error| ToolError::Refused(error.to_string()))?;
+        let config = admiral_config::parse(name, text, &[]).map_err(|error| ToolError::Refused(error.to_string()))?;
         Self::of(name, config)
     }
 
@@ -178,7 +178,7 @@ fn named(wanted: &str) -> Result<Model, ToolError> {
             known().join(", ")
         )));
     }
-    let config = config::load(path, &[]).map_err(|error| ToolError::Refused(error.to_string()))?;
+    let config = admiral_config::load(path, &[]).map_err(|error| ToolError::Refused(error.to_string()))?;
     Model::of(wanted, config)
 }
 

@@ -53,7 +53,7 @@ pub(super) fn run(options: &ShowOptions, s3: &S3Settings) -> Result<(), ToolErro
     } else if options.config {
         let config: RunConfig = serde_json::from_value(manifest.configuration.clone())
             .map_err(|error| ToolError::Refused(format!("{url}: its configuration cannot be read: {error}")))?;
-        print(&config::show(&config, &[]))
+        print(&admiral_config::show(&config, &[]))
     } else {
         print(&as_text(&url, manifest))
     }

@@ -13,7 +13,7 @@ use super::table::{Side, Table};
 use super::error::ToolError;
 use super::outcome::Outcome;
 use super::options::options_of;
-use admiral_checkpoint::{Manifest, Role, find_checkpoint};
+use admiral_checkpoint::{Checkpoint, Manifest, Role, find_checkpoint};
 use admiral_storage::S3Settings;
 use fields::{FieldDifference, ShapeDifference, compare_fields, compare_shapes};
 use tensors::{RoleDifference, compare_role};
