@@ -155,7 +155,7 @@ mod tests {
         let (network, params) = tiny(Task::Diffusion, None);
         let (x, timesteps) = (zeros(&[2, 1, 8, 8]) + 0.5, zeros(&[2]));
         let inputs = Inputs { x: &x, timesteps: &timesteps, labels: None, low_res: None };
-        let run = |dropout_seed| network.forward(&params, &inputs, dropout_seed);
+        let run = |dropout_seed| network.forward(&Kernels::cpu(), &params, &inputs, dropout_seed);
         assert_eq!(run(None).size(), [2, 2, 8, 8]);
         assert!(difference(&run(None), &run(None)) == 0.0);
         assert!(difference(&run(None), &run(Some(1))) > 0.0);
@@ -175,7 +175,7 @@ mod tests {
             let run = |network: &Network| {
                 let leaf = |value: &Tensor| value.detach().set_requires_grad(true);
                 let params = Params::new(params.tensors().iter().map(leaf).collect());
-                let y = network.forward(&params, &inputs, Some(7));
+                let y = network.forward(&Kernels::cpu(), &params, &inputs, Some(7));
                 y.square().sum(Kind::Float).backward();
                 let gradients = params.tensors().iter().map(Tensor::grad);
                 std::iter::once(y.detach()).chain(gradients).collect::<Vec<_>>()
@@ -198,7 +198,7 @@ mod tests {
         let run = |class: i64, small: f64| {
             let (labels, low_res) = (Tensor::from_slice(&[class]), zeros(&[1, 1, 4, 4]) + small);
             let inputs = Inputs { x: &x, timesteps: &timesteps, labels: Some(&labels), low_res: Some(&low_res) };
-            network.forward(&params, &inputs, None)
+            network.forward(&Kernels::cpu(), &params, &inputs, None)
         };
         assert!(difference(&run(0, 0.0), &run(1, 0.0)) > 0.0);
         assert!(difference(&run(0, 0.0), &run(0, 1.0)) > 0.0);
@@ -210,7 +210,7 @@ mod tests {
         let (network, params) = tiny(Task::Diffusion, Some(3));
         let (x, timesteps) = (zeros(&[1, 1, 8, 8]), zeros(&[1]));
         let inputs = Inputs { x: &x, timesteps: &timesteps, labels: None, low_res: None };
-        let _ = network.forward(&params, &inputs, None);
+        let _ = network.forward(&Kernels::cpu(), &params, &inputs, None);
     }
 
     #[test]
@@ -219,6 +219,6 @@ mod tests {
         let (network, params) = tiny(Task::SuperResolution, None);
         let (x, timesteps) = (zeros(&[1, 1, 8, 8]), zeros(&[1]));
         let inputs = Inputs { x: &x, timesteps: &timesteps, labels: None, low_res: None };
-        let _ = network.forward(&params, &inputs, None);
+        let _ = network.forward(&Kernels::cpu(), &params, &inputs, None);
     }
 }

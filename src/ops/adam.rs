@@ -147,6 +147,8 @@ fn by_tensor_operations(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use tch::Device;
+
     use super::*;
     use crate::emulator::Emulator;
 
@@ -228,7 +230,7 @@ mod tests {
                 (Kind::BFloat16, Some(Kind::BFloat16)),
                 (Kind::Float, Some(Kind::Half)),
             ] {
-                for error in errors(adam, n, gradient, half) {
+                for error in errors(|segment, hyper| adam(&Kernels::cpu(), segment, hyper), n, gradient, half) {
                     assert!(error < 1e-6, "n {n}, gradient {gradient:?}, half {half:?}: {error}");
                 }
                 for error in errors(by_tensor_operations_without_gradients, n, gradient, half) {
