@@ -1,4 +1,4 @@
-//! Finds every unknown name and every value of a wrong kind.
+//! Finds all unknown fields and all values of a wrong type.
 
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -10,36 +10,37 @@ use super::names::{advice, nearest};
 use super::schema::Schema;
 use super::tree::{Content, Node};
 
-/// Takes the fields that the schema does not know out of the tree and reports them.
+/// Removes the fields that the schema does not know from the tree. Returns a mistake for each of them.
 pub(super) fn unknown_fields(root: &mut Node, schema: &Schema, file: &str) -> Vec<Mistake> {
     let mut mistakes = Vec::new();
-    take_unknown(root, schema, schema.root(), "", file, &mut mistakes);
+    remove_unknown(root, schema, schema.root(), "", file, &mut mistakes);
     mistakes
 }
 
-fn take_unknown(node: &mut Node, schema: &Schema, place: &Value, path: &str, file: &str, mistakes: &mut Vec<Mistake>) {
+/// Removes unknown fields below `node`. `part` is the schema of the node, and `path` is its path from the top.
+fn remove_unknown(node: &mut Node, schema: &Schema, part: &Value, path: &str, file: &str, mistakes: &mut Vec<Mistake>) {
     match &mut node.content {
         Content::Scalar(_) => {}
         Content::List(items) => {
-            if let Some(place) = schema.items(place) {
+            if let Some(part) = schema.items(part) {
                 for (index, item) in items.iter_mut().enumerate() {
-                    take_unknown(item, schema, place, &format!("{path}.{index}"), file, mistakes);
+                    remove_unknown(item, schema, part, &format!("{path}.{index}"), file, mistakes);
                 }
             }
         }
         Content::Map(entries) => {
-            let fields = schema.fields(place);
-            if fields.is_empty() || schema.is_open(place) {
+            let fields = schema.fields(part);
+            if fields.is_empty() || schema.is_open(part) {
                 return;
             }
             let names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
             entries.retain_mut(|(key, child)| {
                 let field = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                if let Some((_, place)) = fields.iter().find(|(name, _)| name == key) {
-                    take_unknown(child, schema, place, &field, file, mistakes);
+                if let Some((_, part)) = fields.iter().find(|(name, _)| name == key) {
+                    remove_unknown(child, schema, part, &field, file, mistakes);
                     return true;
                 }
-                let elsewhere = schema.elsewhere(key).filter(|_| nearest(key, &names).is_none());
+                let elsewhere = schema.path_of_unique_field(key).filter(|_| nearest(key, &names).is_none());
                 let advice = match elsewhere {
                     Some(path) => format!("did you mean `{path}`?"),
                     None => advice(key, &names),
@@ -52,8 +53,10 @@ fn take_unknown(node: &mut Node, schema: &Schema, place: &Value, path: &str, fil
     }
 }
 
-/// Reads the tree into a configuration, and reports every value of a wrong kind: after each, the value is left to its
-/// default and the rest is tried again.
+/// Deserializes the tree. Returns the configuration and a mistake for each value of a wrong type.
+///
+/// Deserialization stops at the first wrong value. To find all of them, that value is removed, so that the field gets its
+/// default, and deserialization starts again. Returns no configuration if a value cannot be removed.
 pub(super) fn read<T: DeserializeOwned + JsonSchema>(
     root: &Node,
     schema: &Schema,
@@ -67,20 +70,22 @@ pub(super) fn read<T: DeserializeOwned + JsonSchema>(
             Err(error) => error,
         };
         let path: Vec<String> = error.path().iter().filter_map(key).collect();
-        let was_taken = mistakes.iter().any(|mistake: &Mistake| mistake.field.starts_with(&path.join(".")));
-        if was_taken && error.inner().to_string().starts_with("missing field") {
+        // A required field that was removed is already reported.
+        let was_removed = mistakes.iter().any(|mistake: &Mistake| mistake.field.starts_with(&path.join(".")));
+        if was_removed && error.inner().to_string().starts_with("missing field") {
             return (None, mistakes);
         }
         let field = path.join(".");
         let found = lookup(&value, &path).cloned();
         let message = explain(schema, &path, found.as_ref(), &error.inner().to_string());
         mistakes.push(Mistake { place: root.place_of(&field, file), field, message });
-        if !take(&mut value, &path) {
+        if !remove(&mut value, &path) {
             return (None, mistakes);
         }
     }
 }
 
+/// Returns the name or list index of a step of serde's path.
 fn key(segment: &Segment) -> Option<String> {
     match segment {
         Segment::Seq { index } => Some(index.to_string()),
@@ -89,6 +94,7 @@ fn key(segment: &Segment) -> Option<String> {
     }
 }
 
+/// Returns the value at `path`.
 fn lookup<'a>(mut value: &'a Value, path: &[String]) -> Option<&'a Value> {
     for key in path {
         value = match value {
@@ -100,31 +106,32 @@ fn lookup<'a>(mut value: &'a Value, path: &[String]) -> Option<&'a Value> {
     Some(value)
 }
 
-/// Removes what `path` leads to, or the list that it lies in: without one element a list means something else.
-fn take(value: &mut Value, path: &[String]) -> bool {
+/// Removes the value at `path`. If it is in a list, removes the whole list, because a list without one of its elements
+/// has another meaning. Returns whether a value was removed.
+fn remove(value: &mut Value, path: &[String]) -> bool {
     let Some((last, parents)) = path.split_last() else { return false };
-    let mut place = &mut *value;
+    let mut parent = &mut *value;
     for key in parents {
-        place = match place {
+        parent = match parent {
             Value::Object(fields) if fields.contains_key(key) => &mut fields[key.as_str()],
-            _ => return take(value, parents),
+            _ => return remove(value, parents),
         };
     }
-    match place {
+    match parent {
         Value::Object(fields) => fields.shift_remove(last).is_some(),
-        _ => take(value, parents),
+        _ => remove(value, parents),
     }
 }
 
+/// Returns the message for the wrong value `found` at `path`, or `otherwise` if the schema does not tell what is expected.
 fn explain(schema: &Schema, path: &[String], found: Option<&Value>, otherwise: &str) -> String {
-    let place = schema.find(path);
-    let (Some(place), Some(found)) = (place, found) else { return otherwise.into() };
-    // What is wrong inside a section or a variant is better said by the reader than by the kind of the section.
-    let (false, Some(expected)) = (found.is_object(), schema.expected(place)) else { return otherwise.into() };
+    let (Some(part), Some(found)) = (schema.find(path), found) else { return otherwise.into() };
+    // For a mistake inside a section or variant, serde's message is more precise than the type of the section.
+    let (false, Some(expected)) = (found.is_object(), schema.expected(part)) else { return otherwise.into() };
     let mut message = format!("must be {expected}; found {}", describe(found));
     match found {
         Value::String(word) => {
-            if let Some(name) = nearest(word, &schema.words(place)) {
+            if let Some(name) = nearest(word, &schema.words(part)) {
                 message += &format!("; did you mean `{name}`?");
             }
         }
@@ -136,6 +143,7 @@ fn explain(schema: &Schema, path: &[String], found: Option<&Value>, otherwise: &
     message
 }
 
+/// Describes a value in a message.
 fn describe(value: &Value) -> String {
     match value {
         Value::Null => "nothing".into(),

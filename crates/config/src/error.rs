@@ -1,13 +1,13 @@
-//! What is wrong with a configuration, as its author reads it.
+//! The errors of reading a configuration.
 
 use std::fmt;
 
-/// Where a value came from.
+/// The origin of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// A line and column of a file, both from 1.
+    /// A line and column of a file, both counted from 1.
     File {
-        /// The file's name.
+        /// The name of the file.
         file: String,
         /// The line.
         line: u64,
@@ -16,9 +16,9 @@ pub enum Place {
     },
     /// The override with this text.
     Override(String),
-    /// Not given in this file: the value is the default.
+    /// The default, because the file does not contain the field.
     Default {
-        /// The file's name.
+        /// The name of the file.
         file: String,
     },
 }
@@ -33,14 +33,14 @@ impl fmt::Display for Place {
     }
 }
 
-/// One mistake.
+/// A mistake in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    /// Where the value came from.
+    /// The origin of the value.
     pub place: Place,
-    /// The field, as a path from the top of the file; empty for the whole.
+    /// The path of the field from the top of the file. Empty if the mistake concerns the whole configuration.
     pub field: String,
-    /// What is wrong and what would be right.
+    /// The reason why the value is wrong, and the values that are valid.
     pub message: String,
 }
 
@@ -54,25 +54,25 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Why there is no configuration.
+/// An error of reading a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read the configuration {file}: {source}")]
     Read {
-        /// The file's name.
+        /// The name of the file.
         file: String,
-        /// Why.
+        /// The error of the file system.
         source: std::io::Error,
     },
     /// The text is not YAML.
     #[error("{0}")]
     Syntax(Mistake),
-    /// Every mistake that was found, a line each.
-    #[error("{}", lines(.0))]
+    /// All mistakes in the file and the overrides, one per line.
+    #[error("{}", format_lines(.0))]
     Mistakes(Vec<Mistake>),
 }
 
-fn lines(mistakes: &[Mistake]) -> String {
+fn format_lines(mistakes: &[Mistake]) -> String {
     mistakes.iter().map(Mistake::to_string).collect::<Vec<_>>().join("\n")
 }

@@ -1,14 +1,19 @@
-//! The machinery of configuration: read YAML, apply overrides, find the line of a mistake, print.
+//! Reads configurations from YAML, applies overrides, reports every mistake with its line, and prints configurations.
 //!
-//! This is the lowest layer: it knows no component. Each component owns its section as a struct in its own
-//! folder; `train::RunConfig` puts the sections together.
+//! This package knows no section. Each component defines its section as a struct, and the run's configuration combines
+//! the sections.
 //!
-//! A file becomes a [`tree`] that knows where each value came from. Overrides change the tree. The tree is held to
-//! the schema of the configuration's type, which finds every unknown name; then it is read into the type, which finds
-//! every wrong value; then the type's own `validate` finds what cannot work together.
+//! [`load`] works in these steps:
+//!
+//! 1. Parse the file into a [`tree`] that records the origin of each value.
+//! 2. Apply the overrides to the tree.
+//! 3. Compare the tree with the schema of the configuration's type, which finds all unknown fields.
+//! 4. Deserialize the tree, which finds all values of a wrong type.
+//! 5. Call [`Validate::validate`], which finds all invalid values and contradictions.
 
 mod check;
 mod error;
+mod invalid;
 mod names;
 mod overrides;
 mod schema;
@@ -21,6 +26,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 pub use error::{ConfigError, Mistake, Place};
+pub use invalid::{Invalid, Validate, format_mistakes};
 pub use show::show;
 
 /// A value that cannot work, found by a section's `validate`.
@@ -39,11 +45,6 @@ impl Invalid {
     }
 }
 
-/// TEMP
-pub fn format_mistakes(mistakes: &[Invalid]) -> String {
-    mistakes.iter().map(|m| format!("{}: {}", m.field, m.message)).collect::<Vec<_>>().join("\n")
-}
-
 /// A whole configuration, which knows what cannot work in it.
 pub trait Validate {
     /// Every value that cannot work; none for a configuration that can.
@@ -52,9 +53,12 @@ pub trait Validate {
 
 /// Reads the configuration in the YAML file `path`, with `overrides` of the form `section.field=value` (the value in
 /// YAML) applied in order.
+/// Reads the configuration in the YAML file `path` and applies `overrides` in order. An override has the form
+/// `section.field=value`, with the value in YAML.
 ///
 /// # Errors
-/// Where the file cannot be read or is not YAML, and else with every mistake found in it and in the overrides.
+/// If the file cannot be read or is not YAML. Otherwise, if there are mistakes in the file or in the overrides: the error
+/// lists all of them.
 pub fn load<T: DeserializeOwned + JsonSchema + Validate>(path: &Path, overrides: &[String]) -> Result<T, ConfigError> {
     let file = path.display().to_string();
     match std::fs::read_to_string(path) {
@@ -63,10 +67,10 @@ pub fn load<T: DeserializeOwned + JsonSchema + Validate>(path: &Path, overrides:
     }
 }
 
-/// As [`load`], from the text of a file whose name is only used in messages.
+/// Like [`load`], but takes the text of the file. The name `file` is only used in messages.
 ///
 /// # Errors
-/// As [`load`].
+/// If the text is not YAML, or if there are mistakes in it or in the overrides.
 pub fn parse<T: DeserializeOwned + JsonSchema + Validate>(
     file: &str,
     text: &str,
@@ -81,7 +85,7 @@ pub fn parse<T: DeserializeOwned + JsonSchema + Validate>(
     mistakes.extend(check::unknown_fields(&mut root, &schema, file));
     let (config, wrong_values) = check::read::<T>(&root, &schema, file);
     mistakes.extend(wrong_values);
-    // Values can only be judged together when each of them is what it should be.
+    // Validate only a configuration without other mistakes, because those have left fields at their defaults.
     if let (Some(config), true) = (&config, mistakes.is_empty()) {
         mistakes.extend(config.validate().into_iter().map(|invalid| Mistake {
             place: root.place_of(&invalid.field, file),

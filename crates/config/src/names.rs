@@ -1,13 +1,13 @@
-//! The right name for a wrong one.
+//! Suggestions for misspelled names.
 
-/// The known name that is most like `wrong`, if any is so like it that it was probably meant.
+/// Returns the known name that is closest to `wrong`, or `None` if none is close enough to be a likely misspelling.
 pub(super) fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
     let wrong = wrong.to_lowercase();
     let best = known.iter().map(|&name| (strsim::damerau_levenshtein(&wrong, name), name)).min()?;
     (best.0 <= (wrong.chars().count() / 3).max(1)).then_some(best.1)
 }
 
-/// What to tell somebody who wrote `wrong`: the name that was meant, or else all that there are.
+/// Returns advice about the unknown name `wrong`: the closest known name, or a list of all known names.
 pub(super) fn advice(wrong: &str, known: &[&str]) -> String {
     match nearest(wrong, known) {
         Some(name) => format!("did you mean `{name}`?"),
@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_is_understood_and_a_guess_is_not() {
+    fn misspelled_names_are_suggested_and_others_are_not() {
         let known = ["num_heads", "num_head_channels", "dropout"];
         assert_eq!(nearest("num_head", &known), Some("num_heads"));
         assert_eq!(nearest("Dropuot", &known), Some("dropout"));

@@ -1,4 +1,4 @@
-//! `--set section.field=value`.
+//! Overrides of the form `section.field=value`, given by the option `--set`.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use super::names::advice;
 use super::schema::Schema;
 use super::tree::{Content, Node, Origin, parse_override};
 
-/// Applies one override: replaces the value, or makes it and the sections above it.
+/// Applies one override. Creates the field and its sections if they are missing.
 pub(super) fn apply(root: &mut Node, schema: &Schema, text: &str) -> Result<(), Mistake> {
     let mistake =
         |field: &str, message: String| Mistake { place: Place::Override(text.into()), field: field.into(), message };
@@ -22,19 +22,20 @@ pub(super) fn apply(root: &mut Node, schema: &Schema, text: &str) -> Result<(), 
     Ok(())
 }
 
+/// Checks that the schema has a field with this path.
 fn check_path(schema: &Schema, keys: &[&str]) -> Result<(), String> {
-    let mut place = schema.root();
+    let mut parent_schema = schema.root();
     for (depth, key) in keys.iter().enumerate() {
-        let known = schema.fields(place);
+        let known = schema.fields(parent_schema);
         match known.iter().find(|(name, _)| name == key) {
-            Some((_, child)) => place = child,
+            Some((_, child)) => parent_schema = child,
             None => {
                 let parent = keys[..depth].join(".");
                 if known.is_empty() {
                     return Err(format!("`{parent}` has no fields below it: set the whole value"));
                 }
                 let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-                let elsewhere = schema.elsewhere(key).map(|path| format!("did you mean `{path}`?"));
+                let elsewhere = schema.path_of_unique_field(key).map(|path| format!("did you mean `{path}`?"));
                 return Err(format!("unknown field `{key}`; {}", elsewhere.unwrap_or_else(|| advice(key, &names))));
             }
         }
@@ -42,6 +43,7 @@ fn check_path(schema: &Schema, keys: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
+/// Sets the value at the path `keys` below `node`. New sections get the override `text` as their origin.
 fn insert(node: &mut Node, keys: &[&str], value: Node, text: &str) {
     let Some((key, rest)) = keys.split_first() else {
         *node = value;
@@ -51,10 +53,10 @@ fn insert(node: &mut Node, keys: &[&str], value: Node, text: &str) {
         node.content = Content::Map(Vec::new());
     }
     let Content::Map(entries) = &mut node.content else { return };
-    let place = entries.iter().position(|(name, _)| name == key).unwrap_or_else(|| {
+    let index = entries.iter().position(|(name, _)| name == key).unwrap_or_else(|| {
         let empty = Node { origin: Origin::Override(text.into()), content: Content::Scalar(Value::Null) };
         entries.push(((*key).into(), empty));
         entries.len() - 1
     });
-    insert(&mut entries[place].1, rest, value, text);
+    insert(&mut entries[index].1, rest, value, text);
 }

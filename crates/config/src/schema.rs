@@ -1,46 +1,48 @@
-//! The JSON Schema of a configuration's type, asked for names, documentation and what a field takes.
+//! Looks up fields, their documentation and their valid values in the JSON Schema of a configuration's type.
 
 use schemars::JsonSchema;
 use serde_json::Value;
 
-/// The schema of a whole configuration.
+/// The schema of a whole configuration. The schema of a part, for example of one field, is a [`Value`] in it.
 pub(super) struct Schema {
     root: Value,
 }
 
 impl Schema {
+    /// Returns the schema of `T`.
     pub(super) fn of<T: JsonSchema>() -> Self {
         Self { root: schemars::schema_for!(T).to_value() }
     }
 
-    /// The place of the whole configuration.
+    /// Returns the schema of the top of the file.
     pub(super) fn root(&self) -> &Value {
         &self.root
     }
 
-    /// Follows `$ref`.
-    fn resolve<'a>(&'a self, mut place: &'a Value) -> &'a Value {
-        while let Some(target) = place.get("$ref").and_then(Value::as_str) {
+    /// Follows the references (`$ref`) of a part.
+    fn resolve<'a>(&'a self, mut part: &'a Value) -> &'a Value {
+        while let Some(target) = part.get("$ref").and_then(Value::as_str) {
             match self.root.pointer(target.trim_start_matches('#')) {
-                Some(next) => place = next,
+                Some(next) => part = next,
                 None => break,
             }
         }
-        place
+        part
     }
 
-    fn alternatives<'a>(&'a self, place: &'a Value) -> impl Iterator<Item = &'a Value> {
-        ["allOf", "anyOf", "oneOf"].into_iter().filter_map(|kind| place.get(kind)?.as_array()).flatten()
+    /// Returns the alternatives that a part combines, for example the variants of an enum.
+    fn alternatives<'a>(&'a self, part: &'a Value) -> impl Iterator<Item = &'a Value> {
+        ["allOf", "anyOf", "oneOf"].into_iter().filter_map(|kind| part.get(kind)?.as_array()).flatten()
     }
 
-    /// The fields below a place, in order; of an enum with fields those of all its variants.
-    pub(super) fn fields<'a>(&'a self, place: &'a Value) -> Vec<(&'a str, &'a Value)> {
-        let place = self.resolve(place);
+    /// Returns the fields of a part, in order. For an enum whose variants have fields, these are the fields of all variants.
+    pub(super) fn fields<'a>(&'a self, part: &'a Value) -> Vec<(&'a str, &'a Value)> {
+        let part = self.resolve(part);
         let mut fields: Vec<(&str, &Value)> = Vec::new();
-        if let Some(properties) = place.get("properties").and_then(Value::as_object) {
+        if let Some(properties) = part.get("properties").and_then(Value::as_object) {
             fields.extend(properties.iter().map(|(name, child)| (name.as_str(), child)));
         }
-        for alternative in self.alternatives(place) {
+        for alternative in self.alternatives(part) {
             for (name, child) in self.fields(alternative) {
                 if fields.iter().all(|(known, _)| *known != name) {
                     fields.push((name, child));
@@ -50,28 +52,28 @@ impl Schema {
         fields
     }
 
-    /// Whether names that are not fields are allowed below a place.
-    pub(super) fn is_open(&self, place: &Value) -> bool {
-        self.resolve(place).get("additionalProperties").is_some_and(|more| more != &Value::Bool(false))
+    /// Returns whether a part allows fields that the schema does not name.
+    pub(super) fn is_open(&self, part: &Value) -> bool {
+        self.resolve(part).get("additionalProperties").is_some_and(|more| more != &Value::Bool(false))
     }
 
-    /// The place of the elements of a list.
-    pub(super) fn items<'a>(&'a self, place: &'a Value) -> Option<&'a Value> {
-        self.resolve(place).get("items")
+    /// Returns the schema of the elements of a list.
+    pub(super) fn items<'a>(&'a self, part: &'a Value) -> Option<&'a Value> {
+        self.resolve(part).get("items")
     }
 
-    /// The place that a path of names and list indices leads to.
+    /// Returns the schema at a path of field names and list indices.
     pub(super) fn find(&self, path: &[String]) -> Option<&Value> {
-        let mut place = self.root();
+        let mut part = self.root();
         for key in path {
-            let field = self.fields(place).into_iter().find(|(name, _)| name == key).map(|(_, child)| child);
-            place = field.or_else(|| key.parse::<usize>().ok().and_then(|_| self.items(place)))?;
+            let field = self.fields(part).into_iter().find(|(name, _)| name == key).map(|(_, child)| child);
+            part = field.or_else(|| key.parse::<usize>().ok().and_then(|_| self.items(part)))?;
         }
-        Some(place)
+        Some(part)
     }
 
-    /// The path of the one section's field with this name.
-    pub(super) fn elsewhere(&self, name: &str) -> Option<String> {
+    /// Returns the path of the field `name` if exactly one section has such a field.
+    pub(super) fn path_of_unique_field(&self, name: &str) -> Option<String> {
         let sections = self.fields(self.root());
         let mut paths = sections.iter().filter(|(_, section)| self.fields(section).iter().any(|(n, _)| *n == name));
         match (paths.next(), paths.next()) {
@@ -80,49 +82,49 @@ impl Schema {
         }
     }
 
-    /// The documentation of a field, else of its type, on one line.
-    pub(super) fn description(&self, place: &Value) -> Option<String> {
-        let text = |place: &Value| place.get("description").and_then(Value::as_str).map(str::to_owned);
-        let of_alternative = || self.alternatives(place).find_map(|alternative| text(self.resolve(alternative)));
-        let found = text(place).or_else(|| text(self.resolve(place))).or_else(of_alternative)?;
+    /// Returns the documentation of a field on one line. If it has none, returns that of its type.
+    pub(super) fn description(&self, part: &Value) -> Option<String> {
+        let text = |part: &Value| part.get("description").and_then(Value::as_str).map(str::to_owned);
+        let text_of_alternative = || self.alternatives(part).find_map(|alternative| text(self.resolve(alternative)));
+        let found = text(part).or_else(|| text(self.resolve(part))).or_else(text_of_alternative)?;
         Some(found.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 
-    /// The words that an enumeration allows; none where other values are allowed too.
-    pub(super) fn words<'a>(&'a self, place: &'a Value) -> Vec<&'a str> {
-        let place = self.resolve(place);
-        if let Some(word) = place.get("const").and_then(Value::as_str) {
+    /// Returns the words that a part allows: the names of an enum's variants without fields.
+    pub(super) fn words<'a>(&'a self, part: &'a Value) -> Vec<&'a str> {
+        let part = self.resolve(part);
+        if let Some(word) = part.get("const").and_then(Value::as_str) {
             return vec![word];
         }
-        if let Some(words) = place.get("enum").and_then(Value::as_array) {
+        if let Some(words) = part.get("enum").and_then(Value::as_array) {
             return words.iter().filter_map(Value::as_str).collect();
         }
-        self.alternatives(place).flat_map(|alternative| self.words(alternative)).collect()
+        self.alternatives(part).flat_map(|alternative| self.words(alternative)).collect()
     }
 
-    /// What a place takes, in words; none where the schema cannot say.
-    pub(super) fn expected(&self, place: &Value) -> Option<String> {
-        let place = self.resolve(place);
-        let words = self.words(place);
+    /// Returns a description of the values that a part allows, or `None` if the schema does not tell.
+    pub(super) fn expected(&self, part: &Value) -> Option<String> {
+        let part = self.resolve(part);
+        let words = self.words(part);
         if !words.is_empty() {
             return Some(format!("one of {}", words.join(", ")));
         }
-        match place.get("type") {
-            Some(Value::String(kind)) => self.expected_type(place, kind),
+        match part.get("type") {
+            Some(Value::String(kind)) => self.expected_type(part, kind),
             Some(Value::Array(kinds)) => {
-                let kinds: Option<Vec<_>> =
-                    kinds.iter().map(|kind| self.expected_type(place, kind.as_str()?)).collect();
+                let kinds: Option<Vec<_>> = kinds.iter().map(|kind| self.expected_type(part, kind.as_str()?)).collect();
                 kinds.map(|kinds| kinds.join(" or "))
             }
             _ => {
-                let kinds: Option<Vec<_>> = self.alternatives(place).map(|kind| self.expected(kind)).collect();
+                let kinds: Option<Vec<_>> = self.alternatives(part).map(|kind| self.expected(kind)).collect();
                 kinds.filter(|kinds| !kinds.is_empty()).map(|kinds| kinds.join(" or "))
             }
         }
     }
 
-    fn expected_type(&self, place: &Value, kind: &str) -> Option<String> {
-        let not_negative = place.get("minimum").and_then(Value::as_f64) == Some(0.0);
+    /// Returns a description of the JSON type `kind`.
+    fn expected_type(&self, part: &Value, kind: &str) -> Option<String> {
+        let not_negative = part.get("minimum").and_then(Value::as_f64) == Some(0.0);
         Some(match kind {
             "boolean" => "true or false".into(),
             "integer" if not_negative => "a whole number of 0 or more".into(),
@@ -131,7 +133,7 @@ impl Schema {
             "string" => "text".into(),
             "null" => "null".into(),
             "object" => "fields below it".into(),
-            "array" => match self.items(place).and_then(|items| self.expected(items)) {
+            "array" => match self.items(part).and_then(|items| self.expected(items)) {
                 Some(items) => format!("a list [..], each {items}"),
                 None => "a list [..]".into(),
             },

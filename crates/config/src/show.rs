@@ -1,4 +1,4 @@
-//! Prints a configuration as YAML that reads back as the same.
+//! Prints a configuration as YAML. Reading the text gives the same configuration.
 
 use std::fmt::Write;
 
@@ -8,17 +8,17 @@ use serde_json::Value;
 
 use super::schema::Schema;
 
-/// Longest line of a comment.
-const WIDTH: usize = 110;
+/// The longest line of a comment, in characters.
+const MAX_WIDTH: usize = 110;
 
-/// The whole configuration as YAML: every section and field in order below a comment that says what it is, and last
-/// what follows from it, as comments of (name, value).
+/// Returns the configuration as YAML: all sections and fields in order, each below a comment with its documentation.
+/// `derived` lists the names and values that follow from the configuration, which are printed as comments at the end.
 ///
 /// # Panics
-/// Where `T` is not made of fields, lists, text, numbers and true or false.
+/// If `T` cannot be serialized as JSON.
 #[must_use]
 pub fn show<T: Serialize + JsonSchema>(config: &T, derived: &[(String, String)]) -> String {
-    let value = serde_json::to_value(config).expect("a configuration is plain data with names for keys");
+    let value = serde_json::to_value(config).expect("a configuration can be serialized as JSON");
     let schema = Schema::of::<T>();
     let mut text = String::new();
     write_fields(&mut text, &schema, schema.root(), &value, 0);
@@ -28,21 +28,22 @@ pub fn show<T: Serialize + JsonSchema>(config: &T, derived: &[(String, String)])
         for (name, value) in derived {
             for (index, line) in value.lines().enumerate() {
                 let name = if index == 0 { format!("{name}:") } else { String::new() };
-                put(&mut text, &format!("#   {name:<0$} {line}", width + 1));
+                push_line(&mut text, &format!("#   {name:<0$} {line}", width + 1));
             }
         }
     }
     text
 }
 
-fn put(text: &mut String, line: &str) {
+fn push_line(text: &mut String, line: &str) {
     text.push_str(line);
     text.push('\n');
 }
 
-fn write_fields(text: &mut String, schema: &Schema, place: &Value, value: &Value, indent: usize) {
+/// Writes the fields of an object and their documentation. `part` is the schema of the object.
+fn write_fields(text: &mut String, schema: &Schema, part: &Value, value: &Value, indent: usize) {
     let Value::Object(values) = value else { return };
-    let fields = schema.fields(place);
+    let fields = schema.fields(part);
     for (index, (name, value)) in values.iter().enumerate() {
         let child = fields.iter().find(|(known, _)| known == name).map(|(_, child)| *child);
         if indent == 0 && index > 0 {
@@ -50,21 +51,21 @@ fn write_fields(text: &mut String, schema: &Schema, place: &Value, value: &Value
         }
         let margin = " ".repeat(indent);
         if let Some(description) = child.and_then(|child| schema.description(child)) {
-            for line in wrap(&description, WIDTH - indent) {
-                put(text, &format!("{margin}# {line}"));
+            for line in wrap(&description, MAX_WIDTH - indent) {
+                push_line(text, &format!("{margin}# {line}"));
             }
         }
         match value {
             Value::Object(inner) if !inner.is_empty() => {
-                put(text, &format!("{margin}{}:", scalar(name)));
+                push_line(text, &format!("{margin}{}:", scalar(name)));
                 write_fields(text, schema, child.unwrap_or(&Value::Null), value, indent + 2);
             }
-            _ => put(text, &format!("{margin}{}: {}", scalar(name), flow(value))),
+            _ => push_line(text, &format!("{margin}{}: {}", scalar(name), flow(value))),
         }
     }
 }
 
-/// On one line.
+/// Formats a value on one line.
 fn flow(value: &Value) -> String {
     match value {
         Value::String(text) => scalar(text),
@@ -77,14 +78,19 @@ fn flow(value: &Value) -> String {
     }
 }
 
-/// Text, in quotes unless every reader of YAML takes it for text.
+/// Formats text. Adds quotes if a YAML parser could read the text as something else.
 fn scalar(text: &str) -> String {
-    let plain = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
+    let is_plain = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
-    let taken = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
-    if plain && !taken.contains(&text.to_lowercase().as_str()) { text.into() } else { Value::from(text).to_string() }
+    let reserved = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
+    if is_plain && !reserved.contains(&text.to_lowercase().as_str()) {
+        text.into()
+    } else {
+        Value::from(text).to_string()
+    }
 }
 
+/// Breaks text into lines of at most `width` characters. A longer word gets its own line.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {

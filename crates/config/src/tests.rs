@@ -1,4 +1,4 @@
-//! The machinery on a configuration of its own.
+//! Tests with an example configuration.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,8 +9,8 @@ use super::*;
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-struct Whole {
-    /// What to cook.
+struct Example {
+    /// The dish to cook.
     dish: Dish,
     kitchen: Kitchen,
     guests: Guests,
@@ -26,17 +26,17 @@ enum Dish {
     FruitSalad,
 }
 
-/// The place where it happens.
+/// The kitchen that cooks the dish.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Kitchen {
-    /// Its name.
+    /// The name of the kitchen.
     name: String,
-    /// Degrees.
+    /// The heat in degrees.
     heat: f64,
-    /// Cooks at work.
+    /// The number of cooks.
     num_cooks: u64,
-    /// Minutes of each course.
+    /// The minutes of each course.
     courses: Vec<i64>,
     /// Whether the window is open.
     window: bool,
@@ -51,15 +51,15 @@ impl Default for Kitchen {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Guests {
-    /// How many; null for whoever comes.
+    /// The most guests; null means no limit.
     limit: Option<u64>,
 }
 
-impl Validate for Whole {
+impl Validate for Example {
     fn validate(&self) -> Vec<Invalid> {
         let mut invalid = Vec::new();
         if self.kitchen.num_cooks > 5 {
-            invalid.push(Invalid::new("kitchen.num_cooks", format!("{} spoil it", self.kitchen.num_cooks)));
+            invalid.push(Invalid::new("kitchen.num_cooks", format!("{} are too many", self.kitchen.num_cooks)));
         }
         if self.kitchen.num_cooks == 5 {
             invalid.push(Invalid::new("kitchen.heat", "too little for 5 cooks"));
@@ -68,20 +68,20 @@ impl Validate for Whole {
     }
 }
 
-fn read(text: &str, overrides: &[&str]) -> Result<Whole, String> {
+fn read(text: &str, overrides: &[&str]) -> Result<Example, String> {
     let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
     parse("a.yaml", text, &overrides).map_err(|error| error.to_string())
 }
 
 #[test]
-fn an_empty_file_is_the_default() {
+fn an_empty_file_gives_the_defaults() {
     for text in ["", "# nothing\n", "{}"] {
-        assert_eq!(read(text, &[]).unwrap(), Whole::default());
+        assert_eq!(read(text, &[]).unwrap(), Example::default());
     }
 }
 
 #[test]
-fn every_mistake_is_shown_at_its_place() {
+fn every_mistake_is_reported_with_its_line() {
     let text = "dish: fruit_salat\nkitchen:\n  num_cook: 3\n  heat: warm\n  courses: [1, two]\nlimit: 3\nzzz: 1\n";
     assert_eq!(
         read(text, &[]).unwrap_err(),
@@ -95,7 +95,7 @@ fn every_mistake_is_shown_at_its_place() {
 }
 
 #[test]
-fn no_is_a_word_and_no_truth() {
+fn no_is_text_and_not_a_boolean() {
     assert_eq!(read("kitchen: {name: no}", &[]).unwrap().kitchen.name, "no");
     assert_eq!(
         read("kitchen: {window: no}", &[]).unwrap_err(),
@@ -109,7 +109,7 @@ fn no_is_a_word_and_no_truth() {
 }
 
 #[test]
-fn numbers_keep_to_their_kind() {
+fn numbers_must_match_the_type_of_their_field() {
     assert_eq!(
         read("kitchen:\n  num_cooks: -1\n", &[]).unwrap_err(),
         "a.yaml:2:3: kitchen.num_cooks: must be a whole number of 0 or more; found -1"
@@ -120,11 +120,11 @@ fn numbers_keep_to_their_kind() {
 }
 
 #[test]
-fn what_cannot_work_is_shown_where_it_was_set() {
-    assert_eq!(read("kitchen:\n  num_cooks: 6\n", &[]).unwrap_err(), "a.yaml:2:3: kitchen.num_cooks: 6 spoil it");
+fn invalid_values_are_reported_with_their_origin() {
+    assert_eq!(read("kitchen:\n  num_cooks: 6\n", &[]).unwrap_err(), "a.yaml:2:3: kitchen.num_cooks: 6 are too many");
     assert_eq!(
         read("", &["kitchen.num_cooks=7"]).unwrap_err(),
-        "--set kitchen.num_cooks=7: kitchen.num_cooks: 7 spoil it"
+        "--set kitchen.num_cooks=7: kitchen.num_cooks: 7 are too many"
     );
     assert_eq!(
         read("kitchen: {num_cooks: 5}", &[]).unwrap_err(),
@@ -133,36 +133,39 @@ fn what_cannot_work_is_shown_where_it_was_set() {
 }
 
 #[test]
-fn overrides_win_and_make_what_is_missing() {
-    let whole = read(
+fn overrides_replace_values_and_create_missing_ones() {
+    let example = read(
         "kitchen:\n  num_cooks: 1\n",
         &["kitchen.num_cooks=3", "kitchen.num_cooks=4", "kitchen.courses=[5]", "guests.limit=8", "dish=fruit_salad"],
     )
     .unwrap();
-    assert_eq!((whole.kitchen.num_cooks, whole.kitchen.courses, whole.guests.limit), (4, vec![5], Some(8)));
-    assert_eq!(whole.dish, Dish::FruitSalad);
+    assert_eq!((example.kitchen.num_cooks, example.kitchen.courses, example.guests.limit), (4, vec![5], Some(8)));
+    assert_eq!(example.dish, Dish::FruitSalad);
     assert_eq!(read("guests: {limit: 3}", &["guests.limit=null"]).unwrap().guests.limit, None);
     assert_eq!(read("kitchen:\n", &["kitchen.heat=2"]).unwrap().kitchen.heat, 2.0);
 }
 
 #[test]
-fn overrides_that_name_nothing_are_refused() {
-    let refused = |text: &str| read("", &[text]).unwrap_err();
-    assert_eq!(refused("kitchen.het=1"), "--set kitchen.het=1: kitchen.het: unknown field `het`; did you mean `heat`?");
+fn overrides_of_unknown_fields_are_errors() {
+    let error_of = |text: &str| read("", &[text]).unwrap_err();
     assert_eq!(
-        refused("num_cooks=1"),
+        error_of("kitchen.het=1"),
+        "--set kitchen.het=1: kitchen.het: unknown field `het`; did you mean `heat`?"
+    );
+    assert_eq!(
+        error_of("num_cooks=1"),
         "--set num_cooks=1: num_cooks: unknown field `num_cooks`; did you mean `kitchen.num_cooks`?"
     );
     assert_eq!(
-        refused("kitchen.heat.low=1"),
+        error_of("kitchen.heat.low=1"),
         "--set kitchen.heat.low=1: kitchen.heat.low: `kitchen.heat` has no fields below it: set the whole value"
     );
-    assert_eq!(refused("kitchen.heat"), "--set kitchen.heat: must look like section.field=value");
-    assert!(refused("kitchen.heat=[1").starts_with("--set kitchen.heat=[1: kitchen.heat: not a YAML value"));
+    assert_eq!(error_of("kitchen.heat"), "--set kitchen.heat: must look like section.field=value");
+    assert!(error_of("kitchen.heat=[1").starts_with("--set kitchen.heat=[1: kitchen.heat: not a YAML value"));
 }
 
 #[test]
-fn what_is_no_yaml_names_its_line() {
+fn invalid_yaml_is_reported_with_its_line() {
     let error = read("dish: soup\nkitchen: [1\n", &[]).unwrap_err();
     assert!(error.starts_with("a.yaml:") && error.contains("not YAML"), "{error}");
     let twice = read("kitchen:\n  heat: 1\n  heat: 2\n", &[]).unwrap_err();
@@ -172,24 +175,24 @@ fn what_is_no_yaml_names_its_line() {
 }
 
 #[test]
-fn a_missing_file_is_named() {
-    let error = load::<Whole>(std::path::Path::new("no/such.yaml"), &[]).unwrap_err().to_string();
+fn a_missing_file_is_reported_by_name() {
+    let error = load::<Example>(std::path::Path::new("no/such.yaml"), &[]).unwrap_err().to_string();
     assert!(error.starts_with("cannot read the configuration no/such.yaml: "), "{error}");
 }
 
 #[test]
-fn what_is_shown_reads_back() {
-    let mut whole = Whole::default();
+fn a_printed_configuration_reads_back() {
+    let mut example = Example::default();
     for name in ["no", "12", "", "a: b # c", "ä\n\"x\"", "s3://bucket/x", "1e3", "~", "/data/x.y"] {
-        whole.kitchen.name = name.into();
-        let text = show(&whole, &[("cooks".into(), "two\nlines".into())]);
-        assert_eq!(read(&text, &[]).unwrap(), whole, "{text}");
+        example.kitchen.name = name.into();
+        let text = show(&example, &[("cooks".into(), "two\nlines".into())]);
+        assert_eq!(read(&text, &[]).unwrap(), example, "{text}");
     }
     assert_eq!(
-        show(&Whole::default(), &[("sum".into(), "30".into())]),
-        "# What to cook.\ndish: soup\n\n# The place where it happens.\nkitchen:\n  # Its name.\n  name: main\n  \
-         # Degrees.\n  heat: 1e-8\n  # Cooks at work.\n  num_cooks: 2\n  # Minutes of each course.\n  \
+        show(&Example::default(), &[("sum".into(), "30".into())]),
+        "# The dish to cook.\ndish: soup\n\n# The kitchen that cooks the dish.\nkitchen:\n  # The name of the kitchen.\n  name: main\n  \
+         # The heat in degrees.\n  heat: 1e-8\n  # The number of cooks.\n  num_cooks: 2\n  # The minutes of each course.\n  \
          courses: [10, 20]\n  # Whether the window is open.\n  window: false\n\nguests:\n  \
-         # How many; null for whoever comes.\n  limit: null\n\n# Derived from the above:\n#   sum: 30\n"
+         # The most guests; null means no limit.\n  limit: null\n\n# Derived from the above:\n#   sum: 30\n"
     );
 }

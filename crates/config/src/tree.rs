@@ -1,4 +1,4 @@
-//! YAML as a tree whose every value knows where it came from.
+//! Parses YAML into a tree that records the origin of each value.
 
 use std::fmt;
 
@@ -15,26 +15,27 @@ pub(super) struct Node {
     pub(super) content: Content,
 }
 
-/// Where a value came from.
+/// The origin of a value.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Origin {
-    /// Line and column, from 1.
+    /// A line and column of the file, both counted from 1.
     File { line: u64, column: u64 },
     /// The override with this text.
     Override(String),
 }
 
-/// What a value is.
+/// The content of a value.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Content {
-    /// Null, true, a number or text.
+    /// Null, a boolean, a number or text.
     Scalar(Value),
     List(Vec<Node>),
-    /// In the order of the file.
+    /// Names and values, in the order of the file.
     Map(Vec<(String, Node)>),
 }
 
 impl Node {
+    /// Returns the child with this name or list index.
     pub(super) fn get(&self, key: &str) -> Option<&Node> {
         match &self.content {
             Content::Map(entries) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
@@ -43,7 +44,7 @@ impl Node {
         }
     }
 
-    /// As plain data.
+    /// Returns the tree as JSON, without the origins.
     pub(super) fn to_json(&self) -> Value {
         match &self.content {
             Content::Scalar(value) => value.clone(),
@@ -54,7 +55,7 @@ impl Node {
         }
     }
 
-    /// The place of the value itself.
+    /// Returns the place of this value. `file` is the name of the file.
     pub(super) fn place(&self, file: &str) -> Place {
         match &self.origin {
             Origin::File { line, column } => Place::File { file: file.into(), line: *line, column: *column },
@@ -62,7 +63,8 @@ impl Node {
         }
     }
 
-    /// The place of the value that `field` names, a dotted path from here; [`Place::Default`] where none is given.
+    /// Returns the place of the value at `field`, a dotted path from this node. Returns [`Place::Default`] if the tree has
+    /// no such value.
     pub(super) fn place_of(&self, field: &str, file: &str) -> Place {
         let mut node = self;
         for key in field.split('.').filter(|key| !key.is_empty()) {
@@ -74,7 +76,7 @@ impl Node {
         node.place(file)
     }
 
-    /// Marks this and everything below as coming from an override.
+    /// Sets the origin of this node and of all nodes below it to the override `text`.
     fn set_origin(&mut self, text: &str) {
         self.origin = Origin::Override(text.into());
         match &mut self.content {
@@ -85,7 +87,7 @@ impl Node {
     }
 }
 
-/// Reads the text of a file. An empty one is an empty map: everything has its default.
+/// Parses the text of a file. An empty file gives an empty map, so that all fields have their defaults.
 pub(super) fn parse_file(file: &str, text: &str) -> Result<Node, ConfigError> {
     let mistake = |place: Place, message: String| ConfigError::Syntax(Mistake { place, field: String::new(), message });
     let mut root = parse(text).map_err(|(line, column, message)| {
@@ -100,19 +102,20 @@ pub(super) fn parse_file(file: &str, text: &str) -> Result<Node, ConfigError> {
     }
 }
 
-/// Reads the value of the override `text`.
+/// Parses `value`, the value of the override `text`.
 pub(super) fn parse_override(value: &str, text: &str) -> Result<Node, String> {
     let mut node = parse(value).map_err(|(_, _, message)| message)?;
     node.set_origin(text);
     Ok(node)
 }
 
+/// Parses YAML. Returns the line, column and message of a mistake.
 fn parse(text: &str) -> Result<Node, (u64, u64, String)> {
     let options = serde_saphyr::options! {
-        // `no` and `off` are words like any other: a folder may have that name.
+        // Read `no` and `off` as text, because a folder can have such a name.
         strict_booleans: true,
         with_snippet: false,
-        // Refused later, by the field that they stand for.
+        // Read these numbers as text, so that the type of their field rejects them.
         non_finite_float_policy: serde_saphyr::options::NonFiniteFloatPolicy::AsString,
     };
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
@@ -167,7 +170,7 @@ impl<'de> Visitor<'de> for ContentVisitor {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Content, E> {
-        // Infinity and NaN are no settings; as text they are refused where a number belongs.
+        // Infinity and NaN become text, which fields of numbers reject.
         Ok(Content::Scalar(serde_json::Number::from_f64(value).map_or_else(|| value.to_string().into(), Value::Number)))
     }
 
@@ -187,7 +190,7 @@ impl<'de> Visitor<'de> for ContentVisitor {
         let mut entries = Vec::new();
         while let Some(key) = access.next_key::<Spanned<String>>()? {
             let mut node = Node::from(access.next_value::<Spanned<Content>>()?);
-            // A mistake is shown at its name, which for a section stands lines before its first value.
+            // Mistakes name the line of the field's name. For a section, the value starts on a later line.
             node.origin = Origin::File { line: key.referenced.line(), column: key.referenced.column() };
             entries.push((key.value, node));
         }
