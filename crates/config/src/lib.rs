@@ -29,30 +29,6 @@ pub use error::{ConfigError, Mistake, Place};
 pub use invalid::{Invalid, Validate, format_mistakes};
 pub use show::show;
 
-/// A value that cannot work, found by a section's `validate`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invalid {
-    /// The field, as a path from the top of the file: `model.num_heads`.
-    pub field: String,
-    /// What is wrong and what would be right.
-    pub message: String,
-}
-
-impl Invalid {
-    /// A mistake in `field`, a path from the top of the file.
-    pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { field: field.into(), message: message.into() }
-    }
-}
-
-/// A whole configuration, which knows what cannot work in it.
-pub trait Validate {
-    /// Every value that cannot work; none for a configuration that can.
-    fn validate(&self) -> Vec<Invalid>;
-}
-
-/// Reads the configuration in the YAML file `path`, with `overrides` of the form `section.field=value` (the value in
-/// YAML) applied in order.
 /// Reads the configuration in the YAML file `path` and applies `overrides` in order. An override has the form
 /// `section.field=value`, with the value in YAML.
 ///
