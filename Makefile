@@ -40,7 +40,7 @@ test: setup
 	$(CARGO) test --release --locked --workspace
 
 test-golden: setup
-	$(CARGO) test --release --locked --test golden
+	$(CARGO) test --release --locked --test numbers golden
 
 test-gpu: setup
 	ci/gpu-check
@@ -57,7 +57,7 @@ chaos: setup
 	@ci/setup test
 	@ci/setup fuzz
 	$(CARGO) build --release --locked --workspace
-	$(CARGO) test --release --locked --test launch --test chaos -- --ignored --nocapture --test-threads 1
+	$(CARGO) test --release --locked --test cluster -- --ignored --nocapture --test-threads 1 launch chaos
 	ci/fuzz $(CHAOS_FUZZ_SECONDS)
 
 lint: setup

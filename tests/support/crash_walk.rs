@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use admiral_checkpoint::Store;
+use admiral_checkpoint::Catalog;
 
 use crate::mpirun::run;
 use crate::runs::{PATIENCE, Place, assert_same, errors};
@@ -74,7 +74,7 @@ impl Ground {
         command
     }
 
-    fn store(&self, name: &str) -> Store {
+    fn store(&self, name: &str) -> Catalog {
         match &self.s3 {
             Some(s3) => on_s3(s3.port, name),
             None => in_folder(&self.place.path(name).join("checkpoints")),

@@ -1,0 +1,275 @@
+//! Runs under the launcher, on hosts of their own: harmed in every way, each run is brought back and ends with the
+//! bytes of one that nothing disturbed, the verdict names who failed, and nothing is left behind.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::bed::{self, Launch, incidents, launcher, parent_of, pid_of, signal};
+use crate::runs::{self, Place};
+use crate::stage::{STANDSTILL, Stage, verdict};
+use crate::{mpirun, storm};
+
+/// Steps of a run: long enough to be met in the middle, of which a watcher hears once a second.
+const STEPS: u64 = 100;
+
+/// The phases of a step that faults can strike in, and what a verdict calls them.
+const PHASES: [(&str, &str); 6] = [
+    ("data", "reading data"),
+    ("forward", "in the forward pass"),
+    ("backward", "in the backward pass"),
+    // Struck before it joins the others.
+    ("reduce", "in the backward pass"),
+    ("optimizer", "in the optimizer"),
+    ("checkpoint", "saving a checkpoint"),
+];
+
+#[test]
+fn harmed_runs_end_as_if_nothing_had_been() {
+    let Some(stage) = Stage::new(3, STEPS) else { return };
+    let two = "n0:2,n1:2";
+
+    let finished = stage.launch("alone", two, &[]).finish();
+    stage.assert_whole("alone", &finished, &["n0", "n1"]);
+    assert_eq!(incidents(&stage.place.path("alone")), Vec::<Value>::new());
+
+    let incident = stage.harmed("killed", two, |_, state| signal(pid_of(state, 3), libc::SIGKILL));
+    assert!(verdict(&incident).starts_with("rank 3 (n1) was killed by signal 9"), "{incident:#}");
+    assert_eq!((&incident["rank"], &incident["host"]), (&3.into(), &"n1".into()));
+    assert_eq!(incident["ranks"].as_array().map(Vec::len), Some(4));
+
+    let incident = stage.harmed("crashed", two, |_, state| signal(pid_of(state, 1), libc::SIGABRT));
+    assert!(verdict(&incident).starts_with("rank 1 (n0) was killed by signal 6 (SIGABRT)"), "{incident:#}");
+
+    let stops = |_: &Launch, state: &Value| signal(pid_of(state, 2), libc::SIGSTOP);
+    let incident = stage.harmed_with("stopped", two, &STANDSTILL, stops);
+    assert_eq!(incident["rank"], 2, "{incident:#}");
+    assert!(verdict(&incident).contains("its process is stopped"), "{incident:#}");
+    assert!(verdict(&incident).contains("3 ranks wait for it"), "{incident:#}");
+    assert!(incident["stack"].as_str().is_some_and(|stack| stack.contains("thread ")), "{incident:#}");
+
+    let incident = stage.harmed("agent", two, |_, state| signal(parent_of(pid_of(state, 2)), libc::SIGKILL));
+    assert!(verdict(&incident).starts_with("the agent of rank 2 (n1) is gone"), "{incident:#}");
+
+    let incident = stage.harmed("mpirun", two, |_, _| signal(stage.bed.mpirun(), libc::SIGKILL));
+    assert!(verdict(&incident).starts_with("mpirun ended before the ranks did"), "{incident:#}");
+
+    let incident = stage.harmed("daemon", two, |_, _| {
+        signal(stage.bed.process("n1", "orted").expect("a daemon on n1"), libc::SIGKILL);
+    });
+    assert!(verdict(&incident).starts_with("mpirun's daemon on n1 is gone"), "{incident:#}");
+    assert_eq!((incident["rank"].is_null(), &incident["host"]), (true, &"n1".into()), "{incident:#}");
+
+    let incident = stage.harmed("cut", "n0:2,n1:2,n2:2", |_, _| {
+        stage.bed.control(&["cut", "n1"]);
+    });
+    assert!(verdict(&incident).contains("n1"), "{incident:#}");
+    assert!(incident["action"].as_str().unwrap().contains("the spare host n2 takes its place"), "{incident:#}");
+    stage.bed.control(&["mend", "n1"]);
+    stage.bed.assert_empty(&["n2"]);
+
+    let incident = stage.harmed("gone", "n0:2,n1:2,n2:2", |_, _| {
+        stage.bed.control(&["stop", "n1"]);
+    });
+    assert_eq!(incident["host"], "n1", "{incident:#}");
+    stage.bed.control(&["start", "n1"]);
+}
+
+#[test]
+fn a_launcher_that_dies_takes_its_ranks_along_and_the_next_one_goes_on() {
+    let Some(stage) = Stage::new(2, STEPS) else { return };
+    let launch = stage.launch("left", "n0:2,n1:2", &[]);
+    launch.wait_for(0, 20);
+    launch.running.signal(libc::SIGKILL);
+    let killed = launch.running.finish(bed::PATIENCE);
+    assert_eq!(killed.signal, Some(libc::SIGKILL));
+    stage.bed.assert_empty(&["n0", "n1"]);
+    let finished = stage.launch("left", "n0:2,n1:2", &[]).finish();
+    assert!(finished.stderr.contains("ended without a word"), "{}", finished.stderr);
+    stage.assert_whole("left", &finished, &["n0", "n1"]);
+}
+
+#[test]
+fn asked_to_stop_before_its_first_step_a_run_has_lost_nothing() {
+    let Some(stage) = Stage::new(2, STEPS) else { return };
+    let launch = stage.launch("early", "n0:2,n1:2", &[]);
+    let end = Instant::now() + bed::PATIENCE;
+    // Its agents come up, or its ranks get ready.
+    while launch.state().is_none_or(|state| state["ranks"].as_array().is_none_or(Vec::is_empty)) {
+        assert!(Instant::now() < end, "never started: {:?}", launch.state());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    launch.running.signal(libc::SIGTERM);
+    let stopped = launch.finish();
+    assert_eq!(stopped.code, Some(75), "{}", stopped.stderr);
+    assert_eq!(incidents(&stage.place.path("early")), Vec::<Value>::new(), "nobody is to blame");
+    stage.bed.assert_empty(&["n0", "n1"]);
+    let finished = stage.launch("early", "n0:2,n1:2", &[]).finish();
+    stage.assert_whole("early", &finished, &["n0", "n1"]);
+}
+
+#[test]
+fn asked_to_stop_a_run_saves_and_goes_on_later() {
+    let Some(stage) = Stage::new(2, STEPS) else { return };
+    let launch = stage.launch("asked", "n0:2,n1:2", &[]);
+    launch.wait_for(0, 20);
+    launch.running.signal(libc::SIGTERM);
+    let stopped = launch.finish();
+    assert_eq!(stopped.code, Some(75), "{}", stopped.stderr);
+    stage.bed.assert_empty(&["n0", "n1"]);
+    let finished = stage.launch("asked", "n0:2,n1:2", &[]).finish();
+    assert!(!finished.stdout.contains("training steps 0 to"), "{}", finished.stdout);
+    stage.assert_whole("asked", &finished, &["n0", "n1"]);
+}
+
+#[test]
+fn without_spares_a_run_goes_on_with_fewer_ranks() {
+    let Some(stage) = Stage::new(2, STEPS) else { return };
+    let launch = stage.launch("fewer", "n0:2,n1:2", &[]);
+    launch.wait_for(0, 20);
+    stage.bed.control(&["stop", "n1"]);
+    let finished = launch.finish();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(stage.place.is_published("fewer", STEPS));
+    let incidents = incidents(&stage.place.path("fewer"));
+    assert!(incidents[0]["action"].as_str().unwrap().contains("with 2 ranks"), "{:#}", incidents[0]);
+
+    stage.bed.control(&["start", "n1"]);
+    let launch = stage.launch("too-few", "n0:2,n1:2", &["--min-ranks", "3"]);
+    launch.wait_for(0, 20);
+    stage.bed.control(&["stop", "n1"]);
+    let stopped = launch.finish();
+    assert_eq!(stopped.code, Some(74), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("numbers of ranks: 4"), "{}", stopped.stderr);
+}
+
+#[test]
+fn what_a_rank_says_by_its_exit_code_is_heeded() {
+    let Some(stage) = Stage::new(2, STEPS) else { return };
+    let leaves = |code: u8, name: &str| {
+        let fault = [
+            "faults.enabled=true".to_owned(),
+            "faults.at_step=30".into(),
+            "faults.exit_rank=1".into(),
+            format!("faults.exit_code={code}"),
+        ];
+        let fault: Vec<&str> = fault.iter().flat_map(|field| ["--set", field]).collect();
+        let finished = stage.launch(name, "n0:2,n1:2", &fault).finish();
+        stage.bed.assert_empty(&["n0", "n1"]);
+        (finished, incidents(&stage.place.path(name)))
+    };
+    for code in [64, 65, 70] {
+        let (finished, incidents) = leaves(code, &format!("exit-{code}"));
+        assert_eq!(finished.code, Some(i32::from(code)), "{}", finished.stderr);
+        assert_eq!((&incidents[0]["exit_code"], &incidents[0]["rank"]), (&code.into(), &1.into()));
+    }
+    for code in [1, 69] {
+        let name = format!("exit-{code}");
+        let (finished, incidents) = leaves(code, &name);
+        stage.assert_whole(&name, &finished, &["n0", "n1"]);
+        assert_eq!(incidents.len(), 1);
+        assert_eq!(incidents[0]["exit_code"], code);
+    }
+    let (finished, incidents) = leaves(74, "exit-74");
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(incidents[0]["action"].as_str().unwrap().contains("n0 is left out"), "{:#}", incidents[0]);
+}
+
+/// A rank harms itself once in a phase of step 30; the verdict has to name it and where it was.
+fn struck_in(stage: &Stage, fault: &str, phase: &str, doing: &str) {
+    let name = format!("{fault}-{phase}");
+    let fields = ["enabled=true", "at_step=30", &format!("{fault}=2"), &format!("phase={phase}")]
+        .map(|field| format!("faults.{field}"));
+    let fields = fields.iter().flat_map(|field| ["--set", field]).chain(STANDSTILL).collect::<Vec<_>>();
+    let finished = stage.launch(&name, "n0:2,n1:2", &fields).finish();
+    stage.assert_whole(&name, &finished, &["n0", "n1"]);
+    let incidents = incidents(&stage.place.path(&name));
+    assert_eq!(incidents.len(), 1, "{name}: {incidents:#?}");
+    assert_eq!(incidents[0]["rank"], 2, "{name}: {:#}", incidents[0]);
+    assert!(verdict(&incidents[0]).contains(doing), "{name}: no {doing:?} in {}", verdict(&incidents[0]));
+    assert_eq!(incidents[0]["group"]["processes_left"], 0, "{name}");
+}
+
+#[test]
+fn a_rank_may_die_in_the_middle_of_an_exchange_or_of_a_save() {
+    let Some(stage) = Stage::new(2, STEPS) else { return };
+    for (phase, doing) in [PHASES[3], PHASES[5]] {
+        struck_in(&stage, "kill_rank", phase, doing);
+    }
+}
+
+#[test]
+#[ignore = "minutes: make chaos"]
+fn a_rank_may_die_or_hang_in_every_phase_of_a_step() {
+    let Some(stage) = Stage::new(2, STEPS) else { return };
+    for (phase, doing) in PHASES {
+        for fault in ["kill_rank", "segv_rank", "stop_rank", "hang_rank"] {
+            struck_in(&stage, fault, phase, doing);
+        }
+    }
+}
+
+#[test]
+#[ignore = "minutes: make chaos"]
+fn a_storm_of_incidents_loses_nothing() {
+    let wanted = std::env::var("CHAOS_INCIDENTS").ok().and_then(|text| text.parse().ok());
+    storm::weather(wanted.unwrap_or(100));
+}
+
+#[test]
+fn what_cannot_start_says_why_and_starts_nothing() {
+    let _turn = bed::turn();
+    let place = Place::new();
+    let config = place.path("tiny.yaml");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(launcher());
+        command.arg("run").arg(&config).args(arguments);
+        mpirun::run(&mut command, bed::PATIENCE)
+    };
+    let hosts = place.path("hosts");
+    std::fs::write(&hosts, "# two\nn0 slots=2\nn1 slots=two\n").unwrap();
+    let hosts = hosts.to_str().unwrap();
+    let cases: [(&[&str], i32, &[&str]); 9] = [
+        (&["--hostfile", hosts], 64, &["hosts:3", "two"]),
+        (&["--hostfile", "/nowhere/hosts"], 64, &["/nowhere/hosts"]),
+        (&["--np", "3"], 64, &["cannot be divided over 3 ranks", "[1, 2, 4, 8]"]),
+        (&["--np", "2", "--set", "training.stepz=1"], 64, &["training.stepz", "steps"]),
+        (&["--np", "2", "--mpirun", "/nowhere/mpirun"], 1, &["/nowhere/mpirun"]),
+        (&["--np", "2", "--program", "/nowhere/admiral"], 64, &["/nowhere/admiral", "--program"]),
+        (&["--np", "2", "--pass", "NO_SUCH_VARIABLE"], 64, &["NO_SUCH_VARIABLE"]),
+        (&["--np", "2", "--resume", "yesterday"], 64, &["yesterday", "latest"]),
+        (&["--np", "2", "--show-rank", "2"], 64, &["--show-rank 2", "0 to 1"]),
+    ];
+    for preflight in [false, true] {
+        for (arguments, code, parts) in cases {
+            let all: Vec<&str> = arguments.iter().copied().chain((!preflight).then_some("--no-preflight")).collect();
+            let finished = run(&all);
+            let errors = runs::errors(&finished);
+            assert_eq!((finished.code, errors.len()), (Some(code), 1), "{all:?}: {}", finished.stderr);
+            for part in parts {
+                assert!(errors[0].contains(part), "{all:?}: no {part:?} in {}", errors[0]);
+            }
+            assert!(!place.path("run").exists(), "{all:?} left something");
+        }
+    }
+}
+
+#[test]
+fn an_mpirun_that_fails_is_quoted() {
+    let _turn = bed::turn();
+    let place = Place::new();
+    let mut command = Command::new(launcher());
+    // Which has no such option, and says so.
+    command.arg("run").arg(place.path("tiny.yaml")).args(["--mpirun", "/bin/ls"]);
+    command.args(["--np", "2", "--no-preflight", "--max-restarts", "0"]);
+    command.arg("--set").arg(format!("run.folder={}", place.path("run").display()));
+    let finished = mpirun::run(&mut command, bed::PATIENCE);
+    let incidents = incidents(&place.path("run"));
+    assert_eq!((finished.code, incidents.len()), (Some(1), 1), "{}", finished.stderr);
+    assert_eq!(verdict(&incidents[0]), "mpirun ended before 2 of 2 ranks had come up");
+    let said = incidents[0]["last_lines"][0].as_str().unwrap();
+    assert!(said.contains("--host"), "{said}");
+    assert!(finished.stderr.contains("mpirun said:\n"), "{}", finished.stderr);
+    assert!(finished.stderr.contains(said), "{}", finished.stderr);
+}

@@ -1,0 +1,87 @@
+//! A test bed with a run that nothing disturbs, and launches that are compared with it.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::bed::{Bed, Launch, incidents};
+use crate::mpirun::Finished;
+use crate::runs::{Place, assert_same};
+
+/// For runs that stand still. The silence that is a lost host follows from it, and then is shorter than a noisy machine
+/// should be asked for without need.
+pub const STANDSTILL: [&str; 2] = ["--set", "launch.stall_seconds=6"];
+
+/// Two hosts, two ranks each, and the run that nothing disturbs.
+pub struct Stage {
+    pub bed: Bed,
+    pub place: Place,
+    steps: u64,
+    undisturbed: BTreeMap<String, Vec<u8>>,
+}
+
+impl Stage {
+    pub fn new(hosts: usize, steps: u64) -> Option<Self> {
+        let bed = Bed::new(hosts)?;
+        let place = Place::new();
+        let fields = fields(steps);
+        let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+        place.trained(4, "undisturbed", &fields);
+        let undisturbed = place.tensors("undisturbed", steps);
+        Some(Self { bed, place, steps, undisturbed })
+    }
+
+    /// `admiral-launch run` on n0.
+    fn command(&self, name: &str, hosts: &str, arguments: &[&str]) -> Command {
+        let mut command = self.bed.launcher("n0");
+        command.arg("run").arg(self.place.path("tiny.yaml")).args(["--hosts", hosts, "--np", "4", "--no-preflight"]);
+        command.arg("--set").arg(format!("run.folder={}", self.place.path(name).display()));
+        command
+            .args(fields(self.steps))
+            .args(["--set", "launch.stall_seconds=120", "--base-delay-seconds", "0.1"])
+            .args(arguments);
+        command
+    }
+
+    pub fn launch(&self, name: &str, hosts: &str, arguments: &[&str]) -> Launch {
+        Launch::start(&mut self.command(name, hosts, arguments), self.place.path(name))
+    }
+
+    /// Ended well, with the right bytes and nothing left.
+    pub fn assert_whole(&self, name: &str, finished: &Finished, hosts: &[&str]) {
+        assert_eq!(finished.code, Some(0), "{name}: {}\n{}", finished.stdout, finished.stderr);
+        assert_same(&self.undisturbed, &self.place.tensors(name, self.steps));
+        self.bed.assert_empty(hosts);
+    }
+
+    /// A run that is harmed once at step 20, and its incident.
+    pub fn harmed(&self, name: &str, hosts: &str, harm: impl FnOnce(&Launch, &Value)) -> Value {
+        self.harmed_with(name, hosts, &[], harm)
+    }
+
+    pub fn harmed_with(&self, name: &str, hosts: &str, arguments: &[&str], harm: impl FnOnce(&Launch, &Value)) -> Value {
+        let launch = self.launch(name, hosts, arguments);
+        let state = launch.wait_for(0, 20);
+        harm(&launch, &state);
+        let finished = launch.finish();
+        self.assert_whole(name, &finished, &["n0", "n1"]);
+        let mut incidents = incidents(&self.place.path(name));
+        assert_eq!(incidents.len(), 1, "{name}: {incidents:#?}");
+        let incident = incidents.remove(0);
+        assert_eq!(incident["group"]["processes_left"], 0, "{name}");
+        assert!(incident["steps_lost"].is_u64() && incident["seconds_lost"].is_f64(), "{name}: {incident:#}");
+        incident
+    }
+}
+
+fn fields(steps: u64) -> Vec<String> {
+    let fields =
+        [format!("training.steps={steps}"), "training.save_interval=20".into(), "training.log_interval=50".into()];
+    fields.into_iter().flat_map(|field| ["--set".to_owned(), field]).collect()
+}
+
+/// The verdict of an incident.
+pub fn verdict(incident: &Value) -> &str {
+    incident["verdict"].as_str().unwrap()
+}

@@ -1,0 +1,154 @@
+//! Configurations as users write them: the files of `configs/`, and what mistakes in one look like.
+
+use std::path::{Path, PathBuf};
+
+use admiral::model::{Network, Task};
+use admiral::run_config::RunConfig;
+use admiral_config::{load, parse, show};
+use serde_json::Value;
+
+/// The released model that each file describes.
+const ARCHITECTURES: [(&str, &str); 14] = [
+    ("lsun-bedroom", "lsun"),
+    ("lsun-cat", "lsun"),
+    ("lsun-horse", "lsun"),
+    ("imagenet64", "64x64_diffusion"),
+    ("imagenet128", "128x128_diffusion"),
+    ("imagenet256", "256x256_diffusion"),
+    ("imagenet256-uncond", "256x256_diffusion_uncond"),
+    ("imagenet512", "512x512_diffusion"),
+    ("classifier-64", "64x64_classifier"),
+    ("classifier-128", "128x128_classifier"),
+    ("classifier-256", "256x256_classifier"),
+    ("classifier-512", "512x512_classifier"),
+    ("upsample-64-256", "64_256_upsampler"),
+    ("upsample-128-512", "128_512_upsampler"),
+];
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("configs")
+}
+
+fn read(name: &str) -> RunConfig {
+    load(&folder().join(format!("{name}.yaml")), &[]).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn refused(text: &str, overrides: &[&str]) -> String {
+    let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+    parse::<RunConfig>("my.yaml", text, &overrides).unwrap_err().to_string()
+}
+
+#[test]
+fn every_file_loads_and_what_is_shown_of_it_reads_back() {
+    let mut num_files = 0;
+    for entry in std::fs::read_dir(folder()).unwrap() {
+        let path = entry.unwrap().path();
+        let config: RunConfig = load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let text = show(&config, &config.derived().unwrap());
+        assert_eq!(parse::<RunConfig>("shown", &text, &[]).unwrap(), config, "{}", path.display());
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<RunConfig>(&json).unwrap(), config, "{}", path.display());
+        num_files += 1;
+    }
+    assert!(num_files > ARCHITECTURES.len(), "the demo has a file too");
+}
+
+#[test]
+fn every_file_builds_its_released_model() {
+    let golden = std::env::var("ADMIRAL_GOLDEN_DIR").unwrap_or_else(|_| "tests/golden".into());
+    let text = std::fs::read_to_string(Path::new(&golden).join("architectures.json")).unwrap();
+    let all: Value = serde_json::from_str(&text).unwrap();
+    for (file, architecture) in ARCHITECTURES {
+        let expected = &all[architecture];
+        let (_, specs) = Network::build(&read(file).network_spec().unwrap());
+        let tensors = expected["tensors"].as_object().unwrap();
+        assert_eq!(specs.len(), tensors.len(), "{file}");
+        for spec in specs.iter() {
+            assert_eq!(tensors.get(&spec.name), Some(&Value::from(spec.shape.clone())), "{file}: {}", spec.name);
+        }
+        assert_eq!(specs.num_elements() as u64, expected["parameters"].as_u64().unwrap(), "{file}");
+        // What the flags say beyond shapes.
+        let (config, flags) = (read(file), &expected["flags"]);
+        assert_eq!(config.model.use_new_attention_order, flags["use_new_attention_order"] == true, "{file}");
+        if let Some(heads) = flags["num_heads"].as_i64() {
+            assert_eq!((config.model.num_heads, config.model.num_head_channels), (heads, None), "{file}");
+        } else {
+            assert_eq!(config.model.num_head_channels, Some(64), "{file}");
+        }
+        if config.task != Task::Classifier {
+            assert_eq!(config.model.dropout, flags["dropout"].as_f64().unwrap_or(0.0), "{file}");
+        }
+    }
+}
+
+#[test]
+fn the_demo_is_small() {
+    let (_, specs) = Network::build(&read("fashion").network_spec().unwrap());
+    assert!((1_000_000..=4_000_000).contains(&specs.num_elements()), "{}", specs.num_elements());
+}
+
+#[test]
+fn mistakes_name_line_field_and_the_right_name() {
+    assert_eq!(
+        refused("model:\n  num_head: 4\noptimiser:\n  learning_rate: 1\nprecision:\n  mode: fp61\n", &[]),
+        "my.yaml:2:3: model.num_head: unknown field; did you mean `num_heads`?\n\
+         my.yaml:3:1: optimiser: unknown field; did you mean `optimizer`?\n\
+         my.yaml:6:3: precision.mode: must be one of fp32, fp16, bf16; found the text `fp61`; did you mean `fp16`?"
+    );
+    assert_eq!(
+        refused("learning_rate: 1\n", &[]),
+        "my.yaml:1:1: learning_rate: unknown field; did you mean `optimizer.learning_rate`?"
+    );
+}
+
+#[test]
+fn heads_that_do_not_divide_are_refused_at_their_line() {
+    let error = refused("model:\n  num_head_channels: null\n  num_heads: 3\n", &[]);
+    assert!(error.starts_with("my.yaml:3:3: model.num_heads: 3 does not divide"), "{error}");
+    let error = refused("model:\n  num_head_channels: null\n", &["model.num_heads=3"]);
+    assert!(error.starts_with("--set model.num_heads=3: model.num_heads: 3 does not divide"), "{error}");
+}
+
+#[test]
+fn overrides_reach_every_section() {
+    let overrides = ["optimizer.learning_rate=2e-4", "optimizer.ema_rates=[0.99, 0.9999]"].map(str::to_owned);
+    let config: RunConfig = load(&folder().join("imagenet64.yaml"), &overrides).unwrap();
+    assert_eq!(config.optimizer.learning_rate, 2e-4);
+    assert_eq!(config.optimizer.ema_rates, [0.99, 0.9999]);
+}
+
+fn admiral(arguments: &[&str]) -> std::process::Output {
+    std::process::Command::new(env!("CARGO_BIN_EXE_admiral")).args(arguments).current_dir(folder()).output().unwrap()
+}
+
+#[test]
+fn programs_are_told_the_configuration_and_what_follows() {
+    let shown = admiral(&["config", "show", "fashion.yaml", "--json", "--set", "launch.stall_seconds=60"]);
+    assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let config: RunConfig = serde_json::from_value(shown["config"].clone()).unwrap();
+    assert_eq!(config.launch.stall_seconds, 60);
+    assert_eq!(config, load(&folder().join("fashion.yaml"), &["launch.stall_seconds=60".into()]).unwrap());
+    let (_, specs) = Network::build(&config.network_spec().unwrap());
+    let derived = &shown["derived"];
+    assert_eq!(derived["parameters"], specs.num_elements());
+    assert_eq!(derived["run_folder"], folder().join(&config.run.folder).display().to_string());
+    assert_eq!(derived["worlds"], serde_json::json!([1, 2, 4, 8, 16, 32]));
+
+    let refused = admiral(&["config", "show", "fashion.yaml", "--json", "--set", "launch.stall_seconds=1"]);
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(64), 0));
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert!(message.starts_with("error: --set launch.stall_seconds=1: launch.stall_seconds: must be"), "{message}");
+}
+
+#[test]
+fn the_program_says_what_it_runs_on() {
+    let said = admiral(&["version", "--json"]);
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let said: Value = serde_json::from_slice(&said.stdout).unwrap();
+    assert_eq!(said["admiral"], env!("CARGO_PKG_VERSION"));
+    assert!(Path::new(said["libtorch_path"].as_str().unwrap()).exists(), "{said}");
+    let plain = String::from_utf8(admiral(&["version"]).stdout).unwrap();
+    assert!(plain.contains(said["libtorch_loaded"].as_str().unwrap()), "{plain}");
+    assert!(plain.contains(said["mpi"].as_str().unwrap()), "{plain}");
+}

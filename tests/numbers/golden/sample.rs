@@ -1,0 +1,70 @@
+//! Kind `sample`: whole sampling loops with real networks.
+
+use admiral::diffusion::{Denoising, Method, SampleOptions, classifier_gradient, to_bytes};
+use admiral::model::{Inputs, Network, Params};
+use serde::Deserialize;
+use tch::{Kind, Tensor};
+
+use super::diffusion::ProcessFlags;
+use super::network::{NetworkConfig, golden_params};
+use super::support::{Case, GRADIENT, Outcome, close, device, kernels};
+
+#[derive(Deserialize)]
+struct LoopConfig {
+    classifier_scale: f64,
+    use_ddim: bool,
+    eta: f64,
+    clip_denoised: bool,
+}
+
+/// A value within the tolerance of a byte's border may fall to either side of it.
+const MAX_BYTE_DIFFERENCE: f64 = 1.0;
+
+fn build(case: &Case, name: &str) -> Result<(Network, Params), String> {
+    let config = NetworkConfig::read(&case.config[name])?;
+    let (network, specs) = Network::build(&config.spec()?);
+    Ok((network, golden_params(&case.salt, &specs, config.use_fp16)))
+}
+
+pub fn check(case: &Case) -> Outcome {
+    let config: LoopConfig = serde_json::from_value(case.config.clone()).map_err(|error| format!("config: {error}"))?;
+    let mut flags = ProcessFlags::read(&case.config)?;
+    flags.learn_sigma = case.config["model"]["learn_sigma"].as_bool().unwrap_or(false);
+    let diffusion = flags.build()?;
+    let (network, params) = build(case, "model")?;
+    let kernels = kernels();
+    let input = |name: &str| case.tensors.get(name).map(|tensor| tensor.to_device(device()));
+    let (labels, low_res) = (input("y"), input("low_res"));
+    let model = |x: &Tensor, timesteps: &Tensor| {
+        let inputs = Inputs { x, timesteps, labels: labels.as_ref(), low_res: low_res.as_ref() };
+        network.forward(&kernels, &params, &inputs, None)
+    };
+
+    let classifier = if case.config["classifier"].is_null() { None } else { Some(build(case, "classifier")?) };
+    let logits = |x: &Tensor, timesteps: &Tensor| {
+        let (network, params) = classifier.as_ref().expect("only guided cases ask for logits");
+        network.forward(&kernels, params, &Inputs { x, timesteps, labels: None, low_res: None }, None)
+    };
+    let gradient = |x: &Tensor, timesteps: &Tensor| {
+        let labels = labels.as_ref().expect("guided cases have labels");
+        classifier_gradient(&logits, labels, config.classifier_scale, x, timesteps)
+    };
+
+    let options = SampleOptions {
+        method: if config.use_ddim { Method::Ddim { eta: config.eta } } else { Method::Ddpm },
+        denoising: Denoising { clip_denoised: config.clip_denoised, ..Denoising::default() },
+        guidance: if classifier.is_some() { Some(&gradient) } else { None },
+        ..SampleOptions::default()
+    };
+    let step_noise = case.tensor("step_noise")?.to_device(device());
+    let mut noise = |step: usize| step_noise.get(step as i64);
+    let x_last = case.tensor("x_T")?.to_device(device());
+    let sample = diffusion.sample(&model, &x_last, &mut noise, options).finish();
+    close("sample", &sample, case.tensor("sample")?, GRADIENT)?;
+    let bytes = |tensor: &Tensor| tensor.to_device(tch::Device::Cpu).to_kind(Kind::Int);
+    let expected = case.tensor("sample_u8")?;
+    // The conversion itself is exact; that of our own sample may differ by a level.
+    close("bytes", &bytes(&to_bytes(case.tensor("sample")?)), &bytes(expected), 0.0)?;
+    let largest = bytes(expected).max().double_value(&[]);
+    close("sample_u8", &bytes(&to_bytes(&sample)), &bytes(expected), MAX_BYTE_DIFFERENCE / largest)
+}

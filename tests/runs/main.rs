@@ -1,0 +1,20 @@
+//! Runs of the real program on one and more ranks, and other programs that read what it writes.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support/mpirun.rs"]
+mod mpirun;
+#[path = "../support/runs.rs"]
+mod runs;
+#[path = "../support/s3.rs"]
+mod s3;
+#[path = "../support/stores.rs"]
+mod stores;
+
+mod interchange;
+mod last_release;
+mod pillow;
+mod python;
+mod tensorboard;
+mod tools;
+mod train;
+mod worlds;
