@@ -16,7 +16,7 @@ import numpy
 from safetensors.numpy import load_file, save_file
 
 HERE = pathlib.Path(__file__).resolve().parent
-# Layers that start at zero. A classifier's last layer is one of them here, because its gradients are then zero elsewhere.
+# Layers that start at zero. A classifier starts with its last layer at zero too, so that all other gradients are zero.
 ZERO = ("out_layers.3.weight", "proj_out.weight", "c_proj.weight", "out.2.weight")
 
 BASE = """\
@@ -28,7 +28,7 @@ model: {{image_size: 8, image_channels: 1, num_classes: 3, num_channels: 32, num
 diffusion: {{noise_schedule: cosine{diffusion}}}
 training: {{global_batch: 8, microbatch: 8, steps: 1, log_interval: 1, save_interval: 1, sample_interval: 0}}
 optimizer: {{learning_rate: 0.001, ema_rates: [0.99]}}
-precision: {{mode: {mode}}}
+precision: {{mode: {mode}, initial_lg_loss_scale: 10}}
 sampling: {{timestep_respacing: "{respacing}", samples_per_class: 2}}
 """
 SAMPLER = ", timestep_sampler: loss-second-moment, diffusion_steps: 4"
@@ -36,7 +36,9 @@ KINDS = {
     "diffusion-fp32": dict(task="diffusion", mode="fp32", model="", diffusion="", respacing="ddim5"),
     "diffusion-fp16": dict(task="diffusion", mode="fp16", model="", diffusion=SAMPLER, respacing="2"),
     "classifier": dict(task="classifier", mode="fp32", model="", diffusion="", respacing="ddim5"),
-    "super-resolution": dict(task="super_resolution", mode="fp32", model=", small_size: 4", diffusion="", respacing="ddim5"),
+    "super-resolution": dict(
+        task="super_resolution", mode="fp32", model=", small_size: 4", diffusion="", respacing="ddim5"
+    ),
 }
 
 
@@ -72,7 +74,8 @@ def main():
             run("train", "run.yaml", "--set", "run.folder=names")
             run("checkpoint", "export", "names", "names.safetensors", "--weights", "master")
             random = numpy.random.default_rng(0)
-            weights = {name: simple(name, values, random) for name, values in load_file(folder / "names.safetensors").items()}
+            weights = load_file(folder / "names.safetensors")
+            weights = {name: simple(name, values, random) for name, values in weights.items()}
             save_file(weights, folder / "start.safetensors")
             run("checkpoint", "import", "start.safetensors", "run/checkpoints", "--config", "run.yaml")
             run("train", "run.yaml", "--resume", "latest")

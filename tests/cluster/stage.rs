@@ -60,7 +60,13 @@ impl Stage {
         self.harmed_with(name, hosts, &[], harm)
     }
 
-    pub fn harmed_with(&self, name: &str, hosts: &str, arguments: &[&str], harm: impl FnOnce(&Launch, &Value)) -> Value {
+    pub fn harmed_with(
+        &self,
+        name: &str,
+        hosts: &str,
+        arguments: &[&str],
+        harm: impl FnOnce(&Launch, &Value),
+    ) -> Value {
         let launch = self.launch(name, hosts, arguments);
         let state = launch.wait_for(0, 20);
         harm(&launch, &state);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use admiral_torch_files::StateDict;
+
 use crate::mpirun::{Finished, run};
 use crate::runs::{PATIENCE, Place, errors};
 

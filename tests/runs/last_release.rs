@@ -21,7 +21,8 @@ impl Old {
         let place = Place::new();
         let checkpoints = place.path("run/checkpoints");
         let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/checkpoints/{kind}.tar.xz"));
-        let output = Command::new(python()).args(["-m", "tarfile", "-e"]).arg(archive).arg(checkpoints).output().unwrap();
+        let output =
+            Command::new(python()).args(["-m", "tarfile", "-e"]).arg(archive).arg(checkpoints).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Self { place }
     }
@@ -79,7 +80,8 @@ fn is_read_and_resumed(old: &Old, task: &str) -> [Value; 2] {
     };
     assert_eq!(configuration(&after), configuration(&before));
     assert_eq!(after["writer"]["run_id"], before["writer"]["run_id"]);
-    let counts = |manifest: &Value| ["step", "next_sample_index", "optimizer_steps"].map(|n| manifest["training"][n].clone());
+    let counts =
+        |manifest: &Value| ["step", "next_sample_index", "optimizer_steps"].map(|n| manifest["training"][n].clone());
     assert_eq!(counts(&before), [1, 8, 1].map(Value::from));
     assert_eq!(counts(&after), [2, 16, 2].map(Value::from));
     [before, after]

@@ -77,7 +77,8 @@ fn write_example(folder: &Path) {
         },
         parameters: Arc::new(parameters.clone()),
     };
-    let store = Store::create(&Location::Folder(folder.join("runs/own/checkpoints")), &StoreOptions::default()).unwrap();
+    let store =
+        Store::create(&Location::Folder(folder.join("runs/own/checkpoints")), &StoreOptions::default()).unwrap();
     save(&store, &Single, &content, &views).unwrap();
 }
 

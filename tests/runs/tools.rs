@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use serde_json::{Value, json};
+
 use crate::mpirun::{Finished, Running, run};
 use crate::runs::{PATIENCE, Place, errors, wait_until};
 use crate::s3::{S3, environment};
-use serde_json::{Value, json};
 
 /// A run that has saved steps 5, 10, 15 and 20, which no test changes.
 fn original() -> &'static Place {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use admiral_checkpoint::TrainingState;
 use admiral_checkpoints_schema::Owner;
+
 use crate::mpirun::{Running, run};
 use crate::runs::{PATIENCE, Place, errors, wait_until};
 use crate::stores::in_folder;

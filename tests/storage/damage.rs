@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use sha2::{Digest, Sha256};
+
 use crate::mpirun::{Finished, run};
 use crate::runs::{PATIENCE, Place, assert_same, errors};
-use sha2::{Digest, Sha256};
 use crate::stores::{in_folder, tensors, verified_steps};
 
 /// The steps of the checkpoints that a damaged run has.

@@ -4,7 +4,9 @@ use admiral::model::{BlockSpec, EncoderSpec, Inputs, Network, NetworkSpec, Order
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
-use super::support::{Case, GRADIENT, HALF, HALF_FINGERPRINT, Outcome, PASS, close, device, fingerprint, kernels, parameter};
+use super::support::{
+    Case, GRADIENT, HALF, HALF_FINGERPRINT, Outcome, PASS, close, device, fingerprint, kernels, parameter,
+};
 
 /// A network as the golden files describe it: the reference's names.
 #[derive(Debug, Deserialize)]

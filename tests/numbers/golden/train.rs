@@ -103,7 +103,8 @@ fn build(case: &Case, run: &Run, network: &NetworkConfig) -> Result<Trainer, Str
         LossScale::Off
     };
     let (sums, phases) = (GradientSums::AfterBackward, PhaseTracker::private());
-    Trainer::new(network, memory, objective, optimizer, scale, 0, sums, kernels(), phases).map_err(|error| error.to_string())
+    Trainer::new(network, memory, objective, optimizer, scale, 0, sums, kernels(), phases)
+        .map_err(|error| error.to_string())
 }
 
 fn train_step(
