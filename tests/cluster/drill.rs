@@ -1,5 +1,5 @@
-//! `admiral-launch drill`, each harm once on hosts of their own: it passes, names what it did, and says what that cost;
-//! and `admiral-launch status` of a run while it goes on.
+//! `admiral-launch drill` with each fault once: it passes, names the fault, and reports what it cost. Also
+//! `admiral-launch status` during a run.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use crate::bed::{self, Bed, Launch, launcher};
 use crate::mpirun::{self, Finished, Running};
 use crate::runs::Place;
 
-/// A drill of four ranks on two hosts; its report.
+/// Runs a drill of four ranks on two hosts. Returns its report.
 fn drill(bed: &Bed, place: &Place, hosts: &str, harm: &[&str], steps: u64) -> Value {
     let steps = steps.to_string();
     let mut command = bed.launcher("n0");
     command.arg("drill").arg(place.path("tiny.yaml")).args(["--hosts", hosts, "--np", "4", "--no-preflight", "--json"]);
     command.args(["--at-step", "10", "--steps", &steps, "--base-delay-seconds", "0.1", "--show-rank", "none"]);
-    // The silence that is a lost host follows from it: no shorter than it has to be.
+    // The time after which a silent host counts as lost depends on this value. Longer is safer on a busy machine.
     let stall = if harm.contains(&"--hang-rank") { 6 } else { 120 };
     command.arg("--set").arg(format!("launch.stall_seconds={stall}")).args(harm);
     let finished = mpirun::run(&mut command, bed::PATIENCE);
@@ -28,7 +28,7 @@ fn drill(bed: &Bed, place: &Place, hosts: &str, harm: &[&str], steps: u64) -> Va
         "{harm:?}: {report:#}\n{}",
         finished.stderr
     );
-    // What is left on a host that a drill cuts off ends by itself, later.
+    // Processes on a host that the drill disconnected end later, on their own.
     let empty: &[&str] = if harm.contains(&"--drop-host") { &["n0", "n2"] } else { &["n0", "n1", "n2"] };
     bed.assert_empty(empty);
     report
@@ -39,7 +39,7 @@ fn verdict(report: &Value) -> &str {
 }
 
 #[test]
-fn every_drill_passes_and_says_what_it_cost() {
+fn every_drill_passes_and_reports_its_cost() {
     let Some(bed) = Bed::new(3) else { return };
     let place = Place::new();
     let two = "n0:2,n1:2";
@@ -55,7 +55,7 @@ fn every_drill_passes_and_says_what_it_cost() {
     assert!(verdict(&report).starts_with("rank 2 (n1) "), "{report:#}");
     assert!(verdict(&report).contains("3 ranks wait for it"), "{report:#}");
 
-    // Slow for long enough to be seen at three looks.
+    // Slow for long enough that three checks in a row see it.
     let report = drill(&bed, &place, two, &["--slow-rank", "1"], 200);
     assert!(verdict(&report).starts_with("rank 1 (n0) is slow"), "{report:#}");
 
@@ -67,7 +67,7 @@ fn every_drill_passes_and_says_what_it_cost() {
 }
 
 #[test]
-fn a_drill_that_cannot_be_is_refused() {
+fn an_impossible_drill_is_refused() {
     let place = Place::new();
     let refused = |arguments: &[&str]| {
         let mut command = Command::new(launcher());
@@ -122,12 +122,12 @@ fn status_follows_a_run_and_a_second_ctrl_c_ends_it_at_once() {
     let state: Value = serde_json::from_str(&status(&["--json"]).stdout).unwrap();
     assert_eq!(state["last_step"], 100_000);
 
-    // Whoever watches sees the end.
+    // `status --watch` shows the end of the run.
     let mut watch = Command::new(launcher());
     watch.arg("status").arg(&run).arg("--watch");
     let watch = Running::start(&mut watch);
 
-    // A rank that is stopped cannot heed the first word; the second does not wait for it.
+    // A stopped rank does not react to the first Ctrl-C. The second one does not wait for it.
     let stopped = bed::pid_of(&launch.state().unwrap(), 1);
     bed::signal(stopped, libc::SIGSTOP);
     launch.running.signal(libc::SIGINT);

@@ -1,5 +1,5 @@
-//! Runs under the launcher, on hosts of their own: harmed in every way, each run is brought back and ends with the
-//! bytes of one that nothing disturbed, the verdict names who failed, and nothing is left behind.
+//! Runs under the launcher with every kind of failure. Each run is restarted and ends with the same bytes as an undisturbed
+//! run, the verdict names the failed rank or host, and no process is left.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -11,22 +11,22 @@ use crate::runs::{self, Place};
 use crate::stage::{STANDSTILL, Stage, verdict};
 use crate::{mpirun, storm};
 
-/// Steps of a run: long enough to be met in the middle, of which a watcher hears once a second.
+/// The steps of a run: enough to interrupt it in the middle, because the launcher reports its step once a second.
 const STEPS: u64 = 100;
 
-/// The phases of a step that faults can strike in, and what a verdict calls them.
+/// The phases of a step in which faults can strike, and their words in a verdict.
 const PHASES: [(&str, &str); 6] = [
     ("data", "reading data"),
     ("forward", "in the forward pass"),
     ("backward", "in the backward pass"),
-    // Struck before it joins the others.
+    // The fault strikes before the rank enters the exchange.
     ("reduce", "in the backward pass"),
     ("optimizer", "in the optimizer"),
     ("checkpoint", "saving a checkpoint"),
 ];
 
 #[test]
-fn harmed_runs_end_as_if_nothing_had_been() {
+fn failed_ranks_and_hosts_are_replaced_and_runs_end_the_same() {
     let Some(stage) = Stage::new(3, STEPS) else { return };
     let two = "n0:2,n1:2";
 
@@ -77,7 +77,7 @@ fn harmed_runs_end_as_if_nothing_had_been() {
 }
 
 #[test]
-fn a_launcher_that_dies_takes_its_ranks_along_and_the_next_one_goes_on() {
+fn ranks_end_with_their_launcher_and_the_next_launcher_resumes() {
     let Some(stage) = Stage::new(2, STEPS) else { return };
     let launch = stage.launch("left", "n0:2,n1:2", &[]);
     launch.wait_for(0, 20);
@@ -91,11 +91,11 @@ fn a_launcher_that_dies_takes_its_ranks_along_and_the_next_one_goes_on() {
 }
 
 #[test]
-fn asked_to_stop_before_its_first_step_a_run_has_lost_nothing() {
+fn a_run_stopped_before_its_first_step_resumes() {
     let Some(stage) = Stage::new(2, STEPS) else { return };
     let launch = stage.launch("early", "n0:2,n1:2", &[]);
     let end = Instant::now() + bed::PATIENCE;
-    // Its agents come up, or its ranks get ready.
+    // Until agents or ranks have started.
     while launch.state().is_none_or(|state| state["ranks"].as_array().is_none_or(Vec::is_empty)) {
         assert!(Instant::now() < end, "never started: {:?}", launch.state());
         std::thread::sleep(Duration::from_millis(20));
@@ -103,14 +103,14 @@ fn asked_to_stop_before_its_first_step_a_run_has_lost_nothing() {
     launch.running.signal(libc::SIGTERM);
     let stopped = launch.finish();
     assert_eq!(stopped.code, Some(75), "{}", stopped.stderr);
-    assert_eq!(incidents(&stage.place.path("early")), Vec::<Value>::new(), "nobody is to blame");
+    assert_eq!(incidents(&stage.place.path("early")), Vec::<Value>::new(), "no incident");
     stage.bed.assert_empty(&["n0", "n1"]);
     let finished = stage.launch("early", "n0:2,n1:2", &[]).finish();
     stage.assert_whole("early", &finished, &["n0", "n1"]);
 }
 
 #[test]
-fn asked_to_stop_a_run_saves_and_goes_on_later() {
+fn a_stopped_run_saves_and_resumes() {
     let Some(stage) = Stage::new(2, STEPS) else { return };
     let launch = stage.launch("asked", "n0:2,n1:2", &[]);
     launch.wait_for(0, 20);
@@ -124,7 +124,7 @@ fn asked_to_stop_a_run_saves_and_goes_on_later() {
 }
 
 #[test]
-fn without_spares_a_run_goes_on_with_fewer_ranks() {
+fn a_run_without_spare_hosts_continues_with_fewer_ranks() {
     let Some(stage) = Stage::new(2, STEPS) else { return };
     let launch = stage.launch("fewer", "n0:2,n1:2", &[]);
     launch.wait_for(0, 20);
@@ -145,7 +145,7 @@ fn without_spares_a_run_goes_on_with_fewer_ranks() {
 }
 
 #[test]
-fn what_a_rank_says_by_its_exit_code_is_heeded() {
+fn exit_codes_of_ranks_decide_between_restart_and_stop() {
     let Some(stage) = Stage::new(2, STEPS) else { return };
     let leaves = |code: u8, name: &str| {
         let fault = [
@@ -176,7 +176,7 @@ fn what_a_rank_says_by_its_exit_code_is_heeded() {
     assert!(incidents[0]["action"].as_str().unwrap().contains("n0 is left out"), "{:#}", incidents[0]);
 }
 
-/// A rank harms itself once in a phase of step 30; the verdict has to name it and where it was.
+/// A fault strikes rank 2 once in a phase of step 30. The verdict must name the rank and the phase.
 fn struck_in(stage: &Stage, fault: &str, phase: &str, doing: &str) {
     let name = format!("{fault}-{phase}");
     let fields = ["enabled=true", "at_step=30", &format!("{fault}=2"), &format!("phase={phase}")]
@@ -192,7 +192,7 @@ fn struck_in(stage: &Stage, fault: &str, phase: &str, doing: &str) {
 }
 
 #[test]
-fn a_rank_may_die_in_the_middle_of_an_exchange_or_of_a_save() {
+fn a_run_survives_a_rank_killed_in_an_exchange_or_a_save() {
     let Some(stage) = Stage::new(2, STEPS) else { return };
     for (phase, doing) in [PHASES[3], PHASES[5]] {
         struck_in(&stage, "kill_rank", phase, doing);
@@ -201,7 +201,7 @@ fn a_rank_may_die_in_the_middle_of_an_exchange_or_of_a_save() {
 
 #[test]
 #[ignore = "minutes: make chaos"]
-fn a_rank_may_die_or_hang_in_every_phase_of_a_step() {
+fn a_run_survives_ranks_that_die_or_hang_in_every_phase() {
     let Some(stage) = Stage::new(2, STEPS) else { return };
     for (phase, doing) in PHASES {
         for fault in ["kill_rank", "segv_rank", "stop_rank", "hang_rank"] {
@@ -212,13 +212,13 @@ fn a_rank_may_die_or_hang_in_every_phase_of_a_step() {
 
 #[test]
 #[ignore = "minutes: make chaos"]
-fn a_storm_of_incidents_loses_nothing() {
+fn a_run_survives_a_storm_of_incidents() {
     let wanted = std::env::var("CHAOS_INCIDENTS").ok().and_then(|text| text.parse().ok());
-    storm::weather(wanted.unwrap_or(100));
+    storm::run_until(wanted.unwrap_or(100));
 }
 
 #[test]
-fn what_cannot_start_says_why_and_starts_nothing() {
+fn a_run_that_cannot_start_names_the_reason() {
     let _turn = bed::turn();
     let place = Place::new();
     let config = place.path("tiny.yaml");
@@ -256,11 +256,11 @@ fn what_cannot_start_says_why_and_starts_nothing() {
 }
 
 #[test]
-fn an_mpirun_that_fails_is_quoted() {
+fn the_error_of_mpirun_is_quoted() {
     let _turn = bed::turn();
     let place = Place::new();
     let mut command = Command::new(launcher());
-    // Which has no such option, and says so.
+    // `ls` refuses mpirun's options with an error.
     command.arg("run").arg(place.path("tiny.yaml")).args(["--mpirun", "/bin/ls"]);
     command.args(["--np", "2", "--no-preflight", "--max-restarts", "0"]);
     command.arg("--set").arg(format!("run.folder={}", place.path("run").display()));

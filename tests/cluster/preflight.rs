@@ -1,5 +1,5 @@
-//! What `admiral-launch doctor` finds on hosts of their own where something is wrong: each with the host's name, the
-//! cause and the remedy; and what a run makes of it.
+//! Faulty hosts: `admiral-launch doctor` names the host, the cause and the remedy, and a run starts without the host or
+//! refuses to start.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::runs::{self, Place};
 
 const HOSTS: &str = "n0:2,n1:1,n2:1";
 
-/// Three hosts, a program that lies where a test can put another one over it, and a run.
+/// Three hosts, a copy of the program that tests can replace on one host, and a run.
 struct Stage {
     bed: Bed,
     place: Place,
@@ -32,7 +32,7 @@ impl Stage {
         self.place.path(name)
     }
 
-    /// On `host` alone, `from` lies where `to` is.
+    /// Mounts `from` over `to`, on `host` only.
     fn put_over(&self, host: &str, from: &Path, to: &Path, options: &[&str]) {
         let words = [&["over", host, from.to_str().unwrap(), to.to_str().unwrap()], options].concat();
         self.bed.control(&words);
@@ -46,7 +46,7 @@ impl Stage {
         mpirun::run(&mut command, bed::PATIENCE)
     }
 
-    /// The finding of a severity on a host, which `doctor` tells people and programs alike.
+    /// Checks that `doctor` reports a finding of this severity on `host`, as text and as JSON.
     fn finding(&self, run: &str, severity: &str, host: &str, parts: &[&str]) -> Finished {
         let finished = self.launcher("doctor", HOSTS, run, &["--json"]);
         let receipt: Value = serde_json::from_str(&finished.stdout)
@@ -64,7 +64,7 @@ impl Stage {
 }
 
 #[test]
-fn hosts_that_are_well_are_said_to_be() {
+fn healthy_hosts_pass() {
     let Some(stage) = Stage::new() else { return };
     let finished = stage.launcher("doctor", HOSTS, "well", &["--json"]);
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
@@ -80,15 +80,15 @@ fn hosts_that_are_well_are_said_to_be() {
 }
 
 #[test]
-fn what_is_wrong_on_one_host_is_named_with_its_remedy() {
+fn a_fault_of_one_host_is_named_with_its_remedy() {
     let Some(stage) = Stage::new() else { return };
 
-    // A bridge comes first: it is no reason to stop.
+    // A bridge as first network interface is only a warning.
     stage.bed.control(&["bridge", "n2", "docker0"]);
     let finished = stage.finding("bridge", "warning", "n2", &["docker0", "--interfaces"]);
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
 
-    // Another build on one host: the program with one byte more.
+    // Another build on one host: the program with one more byte.
     fs::create_dir(stage.path("other")).unwrap();
     let mut other = fs::read(stage.path("bin/admiral")).unwrap();
     other.push(0);
@@ -107,12 +107,12 @@ fn what_is_wrong_on_one_host_is_named_with_its_remedy() {
     assert_eq!(run.code, Some(74), "{}", run.stderr);
     assert!(run.stderr.contains("n1 cannot be used") && run.stderr.contains("--allow-fewer-hosts 2"), "{}", run.stderr);
 
-    // It cannot be reached at all.
+    // The host cannot be reached.
     stage.bed.control(&["stop", "n1"]);
     let finished = stage.finding("away", "bad", "n1", &["cannot be reached"]);
     assert_eq!(finished.code, Some(74), "{}", finished.stderr);
 
-    // And the run goes on without it where that is allowed: on the two others.
+    // If --min-ranks allows it, the run starts on the two other hosts.
     let run = stage.launcher("run", HOSTS, "fewer", &["--allow-fewer-hosts", "2", "--set", "training.steps=3"]);
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert!(run.stderr.contains("goes on without n1"), "{}", run.stderr);

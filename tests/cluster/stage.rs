@@ -1,4 +1,4 @@
-//! A test bed with a run that nothing disturbs, and launches that are compared with it.
+//! A test bed, an undisturbed run, and launches that are compared with it.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -9,11 +9,11 @@ use crate::bed::{Bed, Launch, incidents};
 use crate::mpirun::Finished;
 use crate::runs::{Place, assert_same};
 
-/// For runs that stand still. The silence that is a lost host follows from it, and then is shorter than a noisy machine
-/// should be asked for without need.
+/// For runs in which a rank hangs. It also shortens the time after which a silent host counts as lost, so other runs on a
+/// busy machine do without it.
 pub const STANDSTILL: [&str; 2] = ["--set", "launch.stall_seconds=6"];
 
-/// Two hosts, two ranks each, and the run that nothing disturbs.
+/// Hosts, and the tensors of an undisturbed run of four ranks.
 pub struct Stage {
     pub bed: Bed,
     pub place: Place,
@@ -48,14 +48,14 @@ impl Stage {
         Launch::start(&mut self.command(name, hosts, arguments), self.place.path(name))
     }
 
-    /// Ended well, with the right bytes and nothing left.
+    /// Checks that a run has ended with code 0 and the bytes of the undisturbed run, and left nothing on its hosts.
     pub fn assert_whole(&self, name: &str, finished: &Finished, hosts: &[&str]) {
         assert_eq!(finished.code, Some(0), "{name}: {}\n{}", finished.stdout, finished.stderr);
         assert_same(&self.undisturbed, &self.place.tensors(name, self.steps));
         self.bed.assert_empty(hosts);
     }
 
-    /// A run that is harmed once at step 20, and its incident.
+    /// Disturbs a run once at step 20. Returns its incident.
     pub fn harmed(&self, name: &str, hosts: &str, harm: impl FnOnce(&Launch, &Value)) -> Value {
         self.harmed_with(name, hosts, &[], harm)
     }

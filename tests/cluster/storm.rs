@@ -1,4 +1,4 @@
-//! Launches that are harmed again and again, at random, and what that cost.
+//! Launches with many random failures, and a table of their cost.
 
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
@@ -8,46 +8,46 @@ use serde_json::Value;
 use crate::bed::{Launch, PATIENCE, incidents, parent_of, pid_of, signal};
 use crate::stage::{STANDSTILL, Stage, verdict};
 
-/// Steps of a run, a dozen incidents long.
+/// The steps of a run, long enough for a dozen incidents.
 const STEPS: u64 = 300;
 
-/// What is done to a run.
+/// A failure that a test causes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Harm {
+enum Failure {
     Kill,
     Abort,
     Stop,
     Agent,
     Mpirun,
-    /// mpirun's daemon on n1.
+    /// Kills mpirun's daemon on n1.
     Orted,
     Launcher,
     Cut,
-    /// The host is gone for good.
+    /// Stops the host.
     Gone,
 }
 
-/// All of them.
-const HARMS: [Harm; 9] = [
-    Harm::Kill,
-    Harm::Abort,
-    Harm::Stop,
-    Harm::Agent,
-    Harm::Mpirun,
-    Harm::Orted,
-    Harm::Launcher,
-    Harm::Cut,
-    Harm::Gone,
+/// All failures.
+const FAILURES: [Failure; 9] = [
+    Failure::Kill,
+    Failure::Abort,
+    Failure::Stop,
+    Failure::Agent,
+    Failure::Mpirun,
+    Failure::Orted,
+    Failure::Launcher,
+    Failure::Cut,
+    Failure::Gone,
 ];
 
-/// A harm that a launcher has written down: when it was done, and the file's content.
-struct Told {
-    harm: Harm,
+/// A failure that a launcher has recorded: its time in seconds since 1970, and the incident file.
+struct Recorded {
+    failure_kind: Failure,
     at: f64,
     failure: Value,
 }
 
-/// SplitMix64: the same seed, the same storm.
+/// SplitMix64. A seed reproduces a storm.
 struct Draw(u64);
 
 impl Draw {
@@ -64,90 +64,90 @@ fn now() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs_f64()
 }
 
-/// Harms runs on four hosts, two of them spares, until `count` incidents are over; each run ends with the bytes of one
-/// that nothing disturbed, each verdict names what was done, nothing is left.
-pub fn weather(count: usize) {
+/// Disturbs runs on four hosts, two of them spare, until there were `count` incidents. Each run ends with the bytes of an
+/// undisturbed run, each verdict names the failure, and no process is left.
+pub fn run_until(count: usize) {
     let Some(stage) = Stage::new(4, STEPS) else { return };
     let wanted = std::env::var("ADMIRAL_CHAOS_SEED").ok().and_then(|text| text.parse().ok());
     let seed = wanted.unwrap_or_else(|| u64::from(std::process::id()));
     eprintln!("storm: ADMIRAL_CHAOS_SEED={seed}");
     let mut draw = Draw(seed);
-    let (mut told, mut total, mut number) = (Vec::new(), 0, 0);
+    let (mut recorded, mut total, mut number) = (Vec::new(), 0, 0);
     while total < count {
         let name = format!("storm-{number}");
-        total += one_run(&stage, &name, &mut draw, &mut told);
+        total += one_run(&stage, &name, &mut draw, &mut recorded);
         number += 1;
         eprintln!("storm: {total} incidents in {number} runs");
     }
-    table(&told, total, number);
+    table(&recorded, total, number);
 }
 
-/// One run through its storm; returns the incidents.
-fn one_run(stage: &Stage, name: &str, draw: &mut Draw, told: &mut Vec<Told>) -> usize {
+/// Disturbs one run until its end. Returns the number of incidents.
+fn one_run(stage: &Stage, name: &str, draw: &mut Draw, recorded: &mut Vec<Recorded>) -> usize {
     let hosts = "n0:2,n1:2,n2:2,n3:2";
-    // Hosts that fail again and again are left out while there are others; with fewer ranks the bytes would be others.
+    // The launcher leaves out hosts that fail repeatedly. With fewer ranks than 4 the bytes would differ.
     let arguments = [&["--max-restarts", "1000", "--min-ranks", "4"], &STANDSTILL[..]].concat();
     let run = stage.place.path(name);
     let mut launch = stage.launch(name, hosts, &arguments);
-    let before = told.len();
+    let before = recorded.len();
     let (mut count, mut next) = (0, 5 + draw.below(15));
-    // A host that is lost, and what brings it back. One a run: the spares have to last.
+    // The lost host, and the command that brings it back. Only one per run, because spare hosts are few.
     let mut lost: Option<(String, &str)> = None;
     while let Some(state) = at_step(&launch, next) {
         let seen = incidents(&run).len();
         let rank = usize::try_from(draw.below(4)).expect("small");
-        let mut harm = HARMS[usize::try_from(draw.below(HARMS.len() as u64)).expect("small")];
+        let mut failure_kind = FAILURES[usize::try_from(draw.below(FAILURES.len() as u64)).expect("small")];
         let host = state["ranks"][rank]["host"].as_str().expect("a host").to_owned();
-        if matches!(harm, Harm::Cut | Harm::Gone) && (lost.is_some() || host == "n0") {
-            harm = Harm::Kill;
+        if matches!(failure_kind, Failure::Cut | Failure::Gone) && (lost.is_some() || host == "n0") {
+            failure_kind = Failure::Kill;
         }
-        if harm == Harm::Launcher && lost.is_some() {
-            // The next launcher would not know of the lost host, and find it out by an incident of its own.
-            harm = Harm::Kill;
+        if failure_kind == Failure::Launcher && lost.is_some() {
+            // The next launcher would not know that the host is lost, and would record another incident.
+            failure_kind = Failure::Kill;
         }
-        let daemon = if harm == Harm::Orted { stage.bed.process("n1", "orted") } else { None };
-        if harm == Harm::Orted && daemon.is_none() {
-            // n1 is left out by now.
-            harm = Harm::Kill;
+        let daemon = if failure_kind == Failure::Orted { stage.bed.process("n1", "orted") } else { None };
+        if failure_kind == Failure::Orted && daemon.is_none() {
+            // The launcher has left out n1 already.
+            failure_kind = Failure::Kill;
         }
         let pid = pid_of(&state, rank);
         if !Path::new(&format!("/proc/{pid}")).exists() {
             break;
         }
         let at = now();
-        match harm {
-            Harm::Kill => signal(pid, libc::SIGKILL),
-            Harm::Abort => signal(pid, libc::SIGABRT),
-            Harm::Stop => signal(pid, libc::SIGSTOP),
-            Harm::Agent => signal(parent_of(pid), libc::SIGKILL),
-            Harm::Mpirun => signal(stage.bed.mpirun(), libc::SIGKILL),
-            Harm::Orted => signal(daemon.expect("it was looked for"), libc::SIGKILL),
-            Harm::Launcher => launch.running.signal(libc::SIGKILL),
-            Harm::Cut => {
+        match failure_kind {
+            Failure::Kill => signal(pid, libc::SIGKILL),
+            Failure::Abort => signal(pid, libc::SIGABRT),
+            Failure::Stop => signal(pid, libc::SIGSTOP),
+            Failure::Agent => signal(parent_of(pid), libc::SIGKILL),
+            Failure::Mpirun => signal(stage.bed.mpirun(), libc::SIGKILL),
+            Failure::Orted => signal(daemon.expect("it was looked for"), libc::SIGKILL),
+            Failure::Launcher => launch.running.signal(libc::SIGKILL),
+            Failure::Cut => {
                 stage.bed.control(&["cut", &host]);
                 lost = Some((host.clone(), "mend"));
             }
-            Harm::Gone => {
+            Failure::Gone => {
                 stage.bed.control(&["stop", &host]);
                 lost = Some((host.clone(), "start"));
             }
         }
         count += 1;
-        if harm == Harm::Launcher {
+        if failure_kind == Failure::Launcher {
             launch.running.finish(PATIENCE);
             launch = stage.launch(name, hosts, &arguments);
         } else {
             let failure = failure_after(&launch, seen);
             let says = verdict(&failure);
-            let names = match harm {
-                Harm::Mpirun => says.contains("mpirun ended"),
-                Harm::Orted => says.contains("daemon on n1"),
-                Harm::Cut | Harm::Gone => says.contains(&host),
+            let names = match failure_kind {
+                Failure::Mpirun => says.contains("mpirun ended"),
+                Failure::Orted => says.contains("daemon on n1"),
+                Failure::Cut | Failure::Gone => says.contains(&host),
                 _ => failure["rank"] == rank,
             };
-            assert!(names, "{name}: {harm:?} to rank {rank} on {host}: {says}");
+            assert!(names, "{name}: {failure_kind:?} to rank {rank} on {host}: {says}");
             assert_eq!(failure["group"]["processes_left"], 0, "{name}: {failure:#}");
-            told.push(Told { harm, at, failure });
+            recorded.push(Recorded { failure_kind, at, failure });
         }
         next = launch.step().max(next) + 10 + draw.below(20);
     }
@@ -156,16 +156,16 @@ fn one_run(stage: &Stage, name: &str, draw: &mut Draw, told: &mut Vec<Told>) -> 
         stage.bed.control(&[back, &host]);
     }
     stage.assert_whole(name, &finished, &["n0", "n1", "n2", "n3"]);
-    // Those of one run are complete now: it went on after each.
+    // The incident files are complete now, because the run has continued after each incident.
     let complete = incidents(&run);
-    assert_eq!(complete.len(), told.len() - before, "{name}: an incident that nobody made: {complete:#?}");
-    for (told, failure) in told[before..].iter_mut().zip(complete) {
-        told.failure = failure;
+    assert_eq!(complete.len(), recorded.len() - before, "{name}: an incident that nobody made: {complete:#?}");
+    for (recorded, failure) in recorded[before..].iter_mut().zip(complete) {
+        recorded.failure = failure;
     }
     count
 }
 
-/// The state at a step, in whichever attempt; none when the run comes to its end first.
+/// Waits for a step in any attempt. Returns the state, or `None` if the run ends first.
 fn at_step(launch: &Launch, step: u64) -> Option<Value> {
     let end = Instant::now() + PATIENCE;
     if step + 5 >= STEPS {
@@ -186,7 +186,7 @@ fn at_step(launch: &Launch, step: u64) -> Option<Value> {
     }
 }
 
-/// The incident after `seen` others.
+/// Waits for the incident after the first `seen` ones.
 fn failure_after(launch: &Launch, seen: usize) -> Value {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -198,15 +198,15 @@ fn failure_after(launch: &Launch, seen: usize) -> Value {
     }
 }
 
-/// Prints what the incidents cost, by kind.
-fn table(told: &[Told], total: usize, runs: usize) {
-    println!("{total} incidents in {runs} runs; {} of them written down by the launcher that lived", told.len());
+/// Prints the cost of the incidents by kind.
+fn table(recorded: &[Recorded], total: usize, runs: usize) {
+    println!("{total} incidents in {runs} runs; {} of them written down by the launcher that lived", recorded.len());
     println!("| what | incidents | seconds to detect | to stop | to the next step | steps lost |");
     println!("|---|---|---|---|---|---|");
-    for harm in HARMS.into_iter().filter(|&harm| harm != Harm::Launcher) {
-        let of: Vec<&Told> = told.iter().filter(|told| told.harm == harm).collect();
-        let spread = |value: &dyn Fn(&Told) -> Option<f64>| {
-            let mut values: Vec<f64> = of.iter().filter_map(|told| value(told)).collect();
+    for failure_kind in FAILURES.into_iter().filter(|&failure_kind| failure_kind != Failure::Launcher) {
+        let of: Vec<&Recorded> = recorded.iter().filter(|recorded| recorded.failure_kind == failure_kind).collect();
+        let spread = |value: &dyn Fn(&Recorded) -> Option<f64>| {
+            let mut values: Vec<f64> = of.iter().filter_map(|recorded| value(recorded)).collect();
             values.sort_by(f64::total_cmp);
             match values.as_slice() {
                 [] => "-".to_owned(),
@@ -214,12 +214,12 @@ fn table(told: &[Told], total: usize, runs: usize) {
             }
         };
         println!(
-            "| {harm:?} | {} | {} | {} | {} | {} |",
+            "| {failure_kind:?} | {} | {} | {} | {} | {} |",
             of.len(),
-            spread(&|told| seconds_of(&told.failure["detected"]).map(|detected| detected - told.at)),
-            spread(&|told| told.failure["group"]["seconds_to_down"].as_f64()),
-            spread(&|told| told.failure["seconds_lost"].as_f64()),
-            spread(&|told| told.failure["steps_lost"].as_f64()),
+            spread(&|recorded| seconds_of(&recorded.failure["detected"]).map(|detected| detected - recorded.at)),
+            spread(&|recorded| recorded.failure["group"]["seconds_to_down"].as_f64()),
+            spread(&|recorded| recorded.failure["seconds_lost"].as_f64()),
+            spread(&|recorded| recorded.failure["steps_lost"].as_f64()),
         );
     }
 }

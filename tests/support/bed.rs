@@ -1,4 +1,4 @@
-//! Hosts of their own for runs under the launcher: `ci/testbed`'s network namespaces.
+//! Hosts for runs under the launcher: the network namespaces of `ci/testbed`.
 #![allow(dead_code, reason = "each test program uses its part")]
 
 use std::path::{Path, PathBuf};
@@ -11,17 +11,17 @@ use serde_json::Value;
 
 use crate::mpirun::{Finished, Running};
 
-/// Time for what takes seconds on a quiet machine.
+/// The timeout of everything that takes seconds on a quiet machine.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Tests that start several ranks take turns: side by side, so many would starve each other, and that is what the
-/// launcher takes for a lost host.
+/// Waits for the turn of a test that starts several ranks. Side by side, their ranks would starve each other, and the
+/// launcher would take that for a lost host.
 pub fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A few hosts, `n0` to `n3`, that are gone with this. It has the [`turn`].
+/// Hosts named `n0` to `n3`, which are removed on drop. Holds the [`turn`].
 pub struct Bed {
     name: String,
     net: String,
@@ -29,7 +29,7 @@ pub struct Bed {
 }
 
 impl Bed {
-    /// `None`, said aloud, where this user may make no hosts.
+    /// Starts the hosts. Prints a message and returns `None` if this user may not create network namespaces.
     pub fn new(hosts: usize) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         // SAFETY: no precondition.
@@ -38,7 +38,7 @@ impl Bed {
             return None;
         }
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        // Interfaces have short names, and networks one byte.
+        // The kernel limits an interface's name to 15 bytes, and ci/testbed a network's number to one byte.
         let name = format!("b{:x}{number:x}", std::process::id());
         let net = (100 + (std::process::id() + 37 * number) % 150).to_string();
         let bed = Self { name, net, _turn: turn() };
@@ -56,19 +56,19 @@ impl Bed {
         command
     }
 
-    /// `ci/testbed ARGUMENTS`; what it prints.
+    /// Runs `ci/testbed ARGUMENTS`. Returns what it prints.
     pub fn control(&self, arguments: &[&str]) -> String {
         let output = self.command(arguments).output().expect("ci/testbed");
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// A command on a host, with the variables of this process.
+    /// A command on a host, with the environment of this process.
     pub fn on(&self, host: &str, program: &str) -> Command {
         let mut command = self.command(&["run", host, program]);
-        // The hosts share the cores of one: a rank that waits must leave them to those that work.
+        // All hosts share this machine's cores, so a rank that waits must yield.
         command.env("OMPI_MCA_mpi_yield_when_idle", "1");
-        // What Open MPI leaves is told from what it leaves elsewhere.
+        // Separates Open MPI's files from those of other runs on this machine.
         command.env("TMPDIR", self.folder());
         command.env("OMPI_MCA_plm_rsh_agent", format!("{} agent", Self::testbed().display()));
         command
@@ -79,7 +79,7 @@ impl Bed {
         self.on(host, launcher().to_str().expect("a path of text"))
     }
 
-    /// What runs on a host, for people.
+    /// The processes on a host, as text for messages.
     pub fn left_on(&self, host: &str) -> Vec<String> {
         let words = |pid: &str| {
             let text = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -89,12 +89,12 @@ impl Bed {
         pids.lines().filter(|pid| !pid.is_empty()).map(|pid| format!("{pid}: {}", words(pid))).collect()
     }
 
-    /// The `mpirun` on n0.
+    /// The process of `mpirun` on n0.
     pub fn mpirun(&self) -> i32 {
         self.process("n0", "mpirun").expect("mpirun runs")
     }
 
-    /// A process on a host by its name; none where it does not run.
+    /// The process with this name on a host, if there is one.
     pub fn process(&self, host: &str, name: &str) -> Option<i32> {
         let pids = self.control(&["pids", host]);
         let name_of = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -102,12 +102,12 @@ impl Bed {
         Some(pid.parse().expect("a number"))
     }
 
-    /// Of the testbed; it goes with it.
+    /// The testbed's folder, which it removes.
     fn folder(&self) -> PathBuf {
         PathBuf::from(format!("/tmp/testbed-{}", self.name))
     }
 
-    /// The folders that Open MPI has on a host.
+    /// The session folders of Open MPI on a host.
     fn sessions_on(&self, host: &str) -> Vec<PathBuf> {
         // SAFETY: no precondition.
         let user = unsafe { libc::geteuid() };
@@ -115,8 +115,7 @@ impl Bed {
         entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect()
     }
 
-    /// Fails when anything is left on one of these hosts, processes or Open MPI's files; what is on its way out has a
-    /// moment.
+    /// Fails if processes or Open MPI's files are left on one of these hosts after a minute.
     pub fn assert_empty(&self, hosts: &[&str]) {
         for host in hosts {
             let end = Instant::now() + Duration::from_secs(60);
@@ -138,14 +137,14 @@ impl Drop for Bed {
     }
 }
 
-/// The launcher, which a build of the workspace puts beside the program.
+/// The launcher. A build of the workspace puts it next to the program.
 pub fn launcher() -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_admiral")).with_file_name("admiral-launch");
     assert!(path.is_file(), "{} is not there; build it: cargo build --release -p admiral-launch", path.display());
     path
 }
 
-/// A launcher at work on a run.
+/// A running launcher and the folder of its run.
 pub struct Launch {
     pub running: Running,
     pub run: PathBuf,
@@ -156,17 +155,17 @@ impl Launch {
         Self { running: Running::start(command), run }
     }
 
-    /// `launch/state.json`, once it is there.
+    /// The content of `launch/state.json`, if it exists.
     pub fn state(&self) -> Option<Value> {
         read(&self.run.join("launch/state.json"))
     }
 
-    /// The steps that are done in this attempt of the launch.
+    /// The step that this attempt of the launch has reached.
     pub fn step(&self) -> u64 {
         self.state().and_then(|state| state["step"].as_u64()).unwrap_or(0)
     }
 
-    /// Waits until the run is at a step of this attempt.
+    /// Waits until this attempt has reached a step. Returns the state.
     pub fn wait_for(&self, attempt: u64, step: u64) -> Value {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -195,27 +194,27 @@ impl Launch {
     }
 }
 
-/// The process of a rank, by what the launcher wrote down.
+/// The process of a rank, from the launcher's state.
 pub fn pid_of(state: &Value, rank: usize) -> i32 {
     let pid = state["ranks"][rank]["ledger"]["pid"].as_i64().expect("a ledger");
-    // 0 would be this test's own group.
+    // A signal to process 0 would reach this test's own group.
     i32::try_from(pid).ok().filter(|&pid| pid > 0).expect("a process")
 }
 
-/// Its parent, the agent.
+/// The parent of a process. A rank's parent is its agent.
 pub fn parent_of(pid: i32) -> i32 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
     let rest = stat.rsplit_once(") ").expect("a name").1;
     rest.split(' ').nth(1).expect("a parent").parse().expect("a number")
 }
 
 pub fn signal(pid: i32, signal: i32) {
-    // SAFETY: a process of a run that the test began.
+    // SAFETY: the process belongs to a run that this test started.
     let outcome = unsafe { libc::kill(pid, signal) };
     assert_eq!(outcome, 0, "process {pid}: {}", std::io::Error::last_os_error());
 }
 
-/// The incidents of a run, in their order.
+/// The incidents of a run, in order.
 pub fn incidents(run: &Path) -> Vec<Value> {
     (1..).map_while(|number| read(&run.join(format!("launch/incidents/{number:03}/failure.json")))).collect()
 }

@@ -1,4 +1,4 @@
-//! A walk over the operations of a run's saves: at each of them a run dies, and another goes on from what is left.
+//! Kills a run at each store operation of a save in turn. A second run then continues from the files that are left.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,26 +10,26 @@ use crate::runs::{PATIENCE, Place, assert_same, errors};
 use crate::s3::{S3, environment};
 use crate::stores::{Tensors, in_folder, on_s3, tensors, verified_steps};
 
-/// Steps of a run; each is saved, and each save but the first deletes the one before.
+/// The steps of a run. Each is saved, and each save except the first deletes the previous checkpoint.
 const STEPS: u64 = 3;
 
-/// The save at whose operations a run dies.
-const FATAL_STEP: u64 = 2;
+/// The step whose save is interrupted.
+const INTERRUPTED_STEP: u64 = 2;
 
-/// Which operations are walked over.
+/// The operations at which runs die.
 #[derive(Debug, Clone, Copy)]
 pub struct Walk {
-    /// Ranks of the runs.
+    /// The number of ranks.
     pub ranks: usize,
     /// The rank that dies.
     pub die_rank: usize,
-    /// Whether the checkpoints lie on S3.
+    /// Whether checkpoints are on S3.
     pub is_on_s3: bool,
-    /// Every so many-th operation, from the first.
+    /// 1 for every operation, n for every n-th one.
     pub stride: usize,
 }
 
-/// What the runs of a walk have in common.
+/// The folders and the server of all runs of a walk.
 struct Ground {
     walk: Walk,
     place: Place,
@@ -38,13 +38,13 @@ struct Ground {
 }
 
 impl Walk {
-    /// Dies and goes on, operation by operation. Gives the number of operations that a run died at.
+    /// Interrupts and continues a run at each operation. Returns the number of operations.
     pub fn over_all(self) -> usize {
         let ground = Ground::new(self);
         let num_operations = ground.count();
         let mut num_deaths = 0;
         for operation in (1..=num_operations).step_by(self.stride) {
-            ground.die_and_go_on(operation);
+            ground.die_and_continue(operation);
             num_deaths += 1;
         }
         println!("{self:?}: died at {num_deaths} of {num_operations} operations");
@@ -62,7 +62,7 @@ impl Ground {
         ground
     }
 
-    /// A run of the name `name`, into a place of its own.
+    /// A run named `name` with its own checkpoints.
     fn train(&self, name: &str, arguments: &[&str]) -> Command {
         let mut command = self.place.train(self.walk.ranks, name, arguments);
         for field in [&format!("training.steps={STEPS}"), "training.save_interval=1", "checkpoint.keep_last=1"] {
@@ -81,13 +81,13 @@ impl Ground {
         }
     }
 
-    /// A run that would die at that operation of the fatal save.
-    fn mortal(&self, name: &str, operation: usize) -> Command {
+    /// A run that dies at an operation of the interrupted save.
+    fn dying(&self, name: &str, operation: usize) -> Command {
         let mut command = self.train(name, &[]);
         for field in [
             "faults.enabled=true".to_owned(),
             format!("faults.die_at_store_operation={operation}"),
-            format!("faults.die_from_step={FATAL_STEP}"),
+            format!("faults.die_from_step={INTERRUPTED_STEP}"),
             format!("faults.die_rank={}", self.walk.die_rank),
         ] {
             command.args(["--set", &field]);
@@ -95,15 +95,15 @@ impl Ground {
         command
     }
 
-    /// The operations to walk over, as a run tells them that has too few to die.
+    /// Counts the operations of a save, from the log of a run that does not reach the operation at which it would die.
     fn count(&self) -> usize {
-        let finished = run(&mut self.mortal("counted", usize::MAX >> 1), PATIENCE);
+        let finished = run(&mut self.dying("counted", usize::MAX >> 1), PATIENCE);
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
         let operations: Vec<&str> =
             finished.stderr.lines().filter(|line| line.contains("faults: operation ")).collect();
-        let next_save = format!("step-{:09}", FATAL_STEP + 1);
+        let next_save = format!("step-{:09}", INTERRUPTED_STEP + 1);
         let end = operations.iter().position(|line| line.contains(&next_save)).unwrap();
-        // All phases are among them: writing, publishing, reading back, deleting.
+        // All phases of a save occur: writing, publishing, reading back, deleting.
         let all_ranks = ["begin upload", "send a part of", "complete", "get"].map(|o| (o, ".safetensors"));
         let root =
             [("put", "manifest.json"), ("put", "latest.json"), ("delete", "manifest.json"), ("delete", ".safetensors")];
@@ -114,16 +114,16 @@ impl Ground {
         end
     }
 
-    fn die_and_go_on(&self, operation: usize) {
+    fn die_and_continue(&self, operation: usize) {
         let name = format!("dies-{operation}");
-        let died = run(&mut self.mortal(&name, operation), PATIENCE);
+        let died = run(&mut self.dying(&name, operation), PATIENCE);
         assert!(!died.timed_out, "operation {operation} leaves the group hanging: {}", died.stderr);
         assert!(died.code != Some(0), "operation {operation} did not come: {}", died.stderr);
         assert!(died.stderr.contains(&format!("dying before operation {operation}")), "{}", died.stderr);
 
         let store = self.store(&name);
         let newest = verified_steps(&store).last().copied().unwrap_or(0);
-        assert!(newest >= FATAL_STEP - 1, "operation {operation} has lost the checkpoint before");
+        assert!(newest >= INTERRUPTED_STEP - 1, "operation {operation} has lost the checkpoint before");
         let resumed = run(&mut self.train(&name, &["--resume", "auto"]), PATIENCE);
         assert_eq!((resumed.code, errors(&resumed).len()), (Some(0), 0), "operation {operation}: {}", resumed.stderr);
         let begin = format!("training steps {newest} to {STEPS}");
@@ -135,7 +135,7 @@ impl Ground {
         assert!(left.is_empty(), "operation {operation} leaves {left:?}");
     }
 
-    /// What lies in the place of a run that has ended and belongs to no checkpoint.
+    /// Files and uploads of a run that belong to no checkpoint.
     fn left_behind(&self, name: &str) -> Vec<String> {
         let (paths, uploads) = match &self.s3 {
             Some(s3) => (
@@ -156,14 +156,14 @@ impl Ground {
     }
 }
 
-/// The texts of the elements of that name in a document.
+/// The texts of all XML elements named `name`.
 fn elements(document: &str, name: &str) -> Vec<String> {
     let (begin, end) = (format!("<{name}>"), format!("</{name}>"));
     let after = document.split(&begin).skip(1);
     after.filter_map(|rest| Some(rest.split_once(&end)?.0.to_owned())).collect()
 }
 
-/// The paths of all files under a folder, from there.
+/// The paths of all files under a folder, relative to it.
 fn paths(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {

@@ -1,4 +1,4 @@
-//! A run whose ranks are killed at random moments, and started again each time.
+//! Kills ranks of a run at random times, and restarts the run each time.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,31 +10,32 @@ use crate::mpirun::{Running, session};
 use crate::runs::{PATIENCE, Place, assert_same, wait_until};
 use crate::stores::{in_folder, tensors, verified_steps};
 
-/// The time within which a kill comes, from the moment that it waits for.
+/// A kill comes at a random time within this duration.
 const WITHIN: Duration = Duration::from_millis(1500);
 
-/// What came of the kills.
+/// The effects of all kills.
 #[derive(Debug, Default)]
 struct Toll {
-    /// Steps that each kill undid.
+    /// The steps that each kill lost.
     lost: Vec<u64>,
-    /// Kills that left a step folder without manifest which was being written.
+    /// Kills during a save: they left a step folder without manifest.
     in_saves: usize,
-    /// Kills that left a step folder without manifest which was being deleted.
+    /// Kills during a deletion: they left an older step folder without manifest.
     in_deletions: usize,
-    /// Checkpoints that were read and found whole, over all kills.
+    /// Checkpoints that were verified after all kills together.
     whole: usize,
-    /// The step folders without manifest after the last kill, with the time of the last change in each.
+    /// The step folders without manifest after the last kill, each with the time of its last change.
     torn: BTreeMap<u64, SystemTime>,
 }
 
-/// The seed of the moments: `ADMIRAL_CHAOS_SEED`, or another each time.
+/// The seed of the random times: `ADMIRAL_CHAOS_SEED`, or the process id.
 fn seed() -> u64 {
     let own = || std::process::id().into();
     std::env::var("ADMIRAL_CHAOS_SEED").map_or_else(|_| own(), |text| text.parse().unwrap())
 }
 
-/// Kills a random rank of a run, starts it again, and so on; then lets it end, with the bytes of an undisturbed run.
+/// Kills a random rank of a run and restarts it, `num_kills` times. Then the run ends, with the same bytes as an
+/// undisturbed run.
 pub fn survive(ranks: usize, num_kills: u64) {
     let seed = seed();
     println!("ADMIRAL_CHAOS_SEED={seed}, {ranks} ranks");
@@ -42,8 +43,8 @@ pub fn survive(ranks: usize, num_kills: u64) {
     let place = Place::new();
     let mut toll = Toll::default();
     for kill in 0..num_kills {
-        // Of three kills, one comes at any moment from the start of the program on; two come when the run has got on
-        // by a checkpoint, so that it does get on.
+        // One of three kills comes at any time after the start. The others come after the next checkpoint, so that the
+        // run makes progress.
         let is_patient = kill % 3 > 0;
         toll.add(&place, ranks, is_patient, &mut random);
     }
@@ -57,7 +58,7 @@ pub fn survive(ranks: usize, num_kills: u64) {
     toll.print(ranks, last);
 }
 
-/// A save is nearly always under way, and every save but the first few is followed by a deletion.
+/// With these, a save is nearly always running, and almost every save is followed by a deletion.
 const ARGUMENTS: [&str; 4] = ["--set", "training.save_interval=3", "--set", "checkpoint.keep_last=2"];
 
 impl Toll {
@@ -78,14 +79,14 @@ impl Toll {
         }
         std::thread::sleep(WITHIN.mul_f64((random.next_u64() >> 11) as f64 / (1u64 << 53) as f64));
         let victims = at_work();
-        assert_eq!(victims.len(), ranks, "the run has ended by itself");
-        // SAFETY: a process of this test's own.
+        assert_eq!(victims.len(), ranks, "the run has ended before the kill");
+        // SAFETY: the process belongs to this test.
         unsafe { libc::kill(victims[(random.next_u64() % ranks as u64) as usize], libc::SIGKILL) };
         let killed = running.finish(PATIENCE);
         assert!(!killed.timed_out, "the group outlives its rank: {}", killed.stderr);
         assert!(killed.code != Some(0), "{}", killed.stderr);
 
-        // Nothing that was published is lost or less than whole.
+        // No published checkpoint is lost or damaged.
         let steps = if checkpoints.is_dir() { verified_steps(&in_folder(&checkpoints)) } else { Vec::new() };
         let now = steps.last().copied().unwrap_or(0);
         assert!(now >= before);
@@ -95,7 +96,7 @@ impl Toll {
         self.lost.push(reached.unwrap_or(now).saturating_sub(now));
         self.whole += steps.len();
         let torn = torn(&checkpoints);
-        // What an earlier kill left and nothing has touched since is not this one's.
+        // Folders that have not changed since an earlier kill do not count for this one.
         let is_new = |step: &u64| self.torn.get(step) != torn.get(step);
         self.in_saves += usize::from(torn.keys().any(|step| *step > now && is_new(step)));
         self.in_deletions += usize::from(torn.keys().any(|step| *step < now && is_new(step)));
@@ -116,7 +117,7 @@ impl Toll {
     }
 }
 
-/// The step folders without manifest, with the time of the last change in each.
+/// The step folders without manifest, each with the time of its last change.
 fn torn(checkpoints: &Path) -> BTreeMap<u64, SystemTime> {
     let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let changed = |path: &PathBuf| path.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -127,7 +128,7 @@ fn torn(checkpoints: &Path) -> BTreeMap<u64, SystemTime> {
         .collect()
 }
 
-/// The step that a log line names.
+/// The step in a log line.
 fn step_of(line: &str) -> Option<u64> {
     let (_, rest) = line.split_once("step=")?;
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()

@@ -1,7 +1,5 @@
-//! Runs programs under the real `mpirun` and leaves no process behind.
-
-// Each test program uses its own part of this.
-#![allow(dead_code)]
+//! Runs programs, also under the real `mpirun`, and leaves no process behind.
+#![allow(dead_code, reason = "each test program uses its part")]
 
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -9,13 +7,13 @@ use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// `mpirun` for that many ranks on this host, however few cores it has. Add the program and its arguments; the
-/// environment of the command reaches the ranks.
+/// `mpirun` for `num_ranks` ranks on this host, also on fewer cores. Add the program and its arguments. The ranks get the
+/// environment of the command.
 pub fn mpirun(num_ranks: usize) -> Command {
     let mut command = Command::new("mpirun");
     command.args(["-n", &num_ranks.to_string(), "--oversubscribe"]);
-    // Tests run side by side: bound to cores, the ranks of all runs would share the first ones. And ranks that wait
-    // must leave the core to those that work.
+    // Several tests run at once: if ranks were bound to cores, all runs would share the first ones. Ranks that wait must
+    // yield for the same reason.
     command.args(["--bind-to", "none", "--mca", "mpi_yield_when_idle", "1"]);
     // SAFETY: no precondition.
     if unsafe { libc::geteuid() } == 0 {
@@ -27,24 +25,24 @@ pub fn mpirun(num_ranks: usize) -> Command {
 /// How a run ended.
 #[derive(Debug)]
 pub struct Finished {
-    /// The exit code; `None` when a signal ended it.
+    /// The exit code; `None` if a signal ended it.
     pub code: Option<i32>,
     /// The signal that ended it.
     pub signal: Option<i32>,
-    /// Whether it was still running at the end of its time, and was killed.
+    /// Whether it was killed at its timeout.
     pub timed_out: bool,
-    /// All that it wrote on standard output.
+    /// Its standard output.
     pub stdout: String,
-    /// All that it wrote on standard error.
+    /// Its standard error.
     pub stderr: String,
 }
 
-/// Runs a command to its end, or kills it with all it started after `timeout`.
+/// Runs a command to its end, or kills it and its children after `timeout`.
 pub fn run(command: &mut Command, timeout: Duration) -> Finished {
     Running::start(command).finish(timeout)
 }
 
-/// A command at work, in a session of its own by which all that it starts can be found.
+/// A running command. It leads a new session, by which its children are found.
 pub struct Running {
     child: Child,
     stdout: Option<JoinHandle<String>>,
@@ -52,7 +50,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a command with its output collected and no input.
+    /// Starts a command without input, and collects its output.
     pub fn start(command: &mut Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // SAFETY: setsid is safe between fork and exec.
@@ -65,27 +63,27 @@ impl Running {
         Self { child, stdout, stderr }
     }
 
-    /// The process that was started.
+    /// The id of the process.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sends a signal to that process; `mpirun` passes SIGTERM and SIGINT on.
+    /// Sends a signal to the process. `mpirun` forwards SIGTERM and SIGINT to its ranks.
     pub fn signal(&self, signal: i32) {
-        // SAFETY: the process is not yet waited for, so that its number is still its own.
+        // SAFETY: nobody has waited for the process yet, so its id has not been reused.
         unsafe { libc::kill(self.child.id() as i32, signal) };
     }
 
-    /// Ends it and all it started at once, as a power cut would, and returns when all are gone.
+    /// Kills the process and its children, as a power cut would, and returns when all have ended.
     pub fn kill(&self) {
-        // Again and again: a process may start another meanwhile, and a killed one takes a moment to go.
+        // Repeats, because a process may start another one meanwhile, and a killed one takes a moment to end.
         for _ in 0..1000 {
             let processes = session(self.child.id());
             if processes.is_empty() {
                 return;
             }
             for process in processes {
-                // SAFETY: a process of a session that this test made.
+                // SAFETY: the process belongs to a session that this test started.
                 unsafe { libc::kill(process, libc::SIGKILL) };
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -93,12 +91,12 @@ impl Running {
         panic!("the processes {:?} outlive SIGKILL", session(self.child.id()));
     }
 
-    /// Waits for the end, at most until `timeout`.
+    /// Waits for the end of the process, and kills it after `timeout`.
     pub fn finish(mut self, timeout: Duration) -> Finished {
         let end = Instant::now() + timeout;
         let mut timed_out = false;
         let status = loop {
-            match self.child.try_wait().expect("the child is ours to wait for") {
+            match self.child.try_wait().expect("the child of this process") {
                 Some(status) => break status,
                 None if !timed_out && Instant::now() >= end => {
                     timed_out = true;
@@ -107,7 +105,7 @@ impl Running {
                 None => std::thread::sleep(Duration::from_millis(10)),
             }
         };
-        // What outlives its parent would hold the pipes open.
+        // Children that outlive their parent would keep the pipes open.
         self.kill();
         let text = |thread: Option<JoinHandle<String>>| thread.and_then(|t| t.join().ok()).unwrap_or_default();
         Finished {
@@ -133,7 +131,7 @@ pub fn session(leader: u32) -> Vec<i32> {
     let processes = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     processes
         .filter(|process| {
-            // "pid (name) state parent group session ...", where the name may hold anything.
+            // The format is "pid (name) state parent group session ...", and the name may contain any character.
             let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
             let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect::<Vec<_>>());
             fields.is_some_and(|fields| {

@@ -1,4 +1,4 @@
-//! Tiny runs of the real program: data, configuration, commands, and what they leave.
+//! Tiny runs of the real program: data, configuration, commands, and the files of a run.
 #![allow(dead_code, reason = "each test program uses its part")]
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::mpirun::{Finished, mpirun, run};
 
-/// More than a tiny run ever takes.
+/// The timeout of a tiny run.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A folder with data and a configuration.
@@ -17,7 +17,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// 64 grey images of 8x8 pixels in 3 classes.
+    /// Writes 64 grey images of 8x8 pixels in 3 classes, and a configuration.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (count, size) = (64u32, 8u32);
@@ -54,12 +54,13 @@ impl Place {
         self.folder.path().join(name)
     }
 
-    /// `admiral train` on that many ranks, into the folder `run_folder`, with more arguments.
+    /// `admiral train` on `ranks` ranks with the folder `run_folder` and more arguments.
     pub fn train(&self, ranks: usize, run_folder: &str, arguments: &[&str]) -> Command {
         self.train_through(&[], ranks, run_folder, arguments)
     }
 
-    /// [`train`](Self::train) where `starter`, if it is not empty, starts every rank: it is given the command.
+    /// Like [`train`](Self::train), but the command `starter` starts each rank, unless it is empty. It gets the rank's
+    /// command as arguments.
     pub fn train_through(&self, starter: &[&str], ranks: usize, run_folder: &str, arguments: &[&str]) -> Command {
         let words = [starter, &[env!("CARGO_BIN_EXE_admiral"), "train"]].concat();
         let mut command = if ranks == 1 {
@@ -75,14 +76,14 @@ impl Place {
         command
     }
 
-    /// Trains to the end, which must be a good one.
+    /// Trains to the end, with exit code 0.
     pub fn trained(&self, ranks: usize, run_folder: &str, arguments: &[&str]) -> Finished {
         let finished = run(&mut self.train(ranks, run_folder, arguments), PATIENCE);
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
         finished
     }
 
-    /// Every tensor of a checkpoint, as bytes by role and name, however it is divided into files.
+    /// The bytes of every tensor of a checkpoint by `role/name`. They do not depend on the number of files.
     pub fn tensors(&self, run_folder: &str, step: u64) -> BTreeMap<String, Vec<u8>> {
         let checkpoint = self.path(run_folder).join(format!("checkpoints/step-{step:09}"));
         assert!(checkpoint.join("manifest.json").is_file(), "{} is published", checkpoint.display());
@@ -103,7 +104,7 @@ impl Place {
         self.path(run_folder).join(format!("checkpoints/step-{step:09}/manifest.json")).is_file()
     }
 
-    /// A curve of a run, from its event files, by TensorBoard's own reader.
+    /// A curve of a run, read from its event files by TensorBoard itself.
     pub fn curve(&self, run_folder: &str, tag: &str) -> Vec<f64> {
         let script = "import sys; \
                       from tensorboard.backend.event_processing.event_accumulator import EventAccumulator as E; \
@@ -117,7 +118,7 @@ impl Place {
     }
 }
 
-/// Fails where two checkpoints differ in a byte.
+/// Fails if two checkpoints differ.
 pub fn assert_same(left: &BTreeMap<String, Vec<u8>>, right: &BTreeMap<String, Vec<u8>>) {
     assert!(!left.is_empty());
     assert_eq!(left.keys().collect::<Vec<_>>(), right.keys().collect::<Vec<_>>());
@@ -125,12 +126,12 @@ pub fn assert_same(left: &BTreeMap<String, Vec<u8>>, right: &BTreeMap<String, Ve
     assert!(different.is_empty(), "{} of {} tensors differ: {different:?}", different.len(), left.len());
 }
 
-/// The lines of a run that say why it failed.
+/// The error messages of a run.
 pub fn errors(finished: &Finished) -> Vec<&str> {
     finished.stderr.lines().filter(|line| line.starts_with("error:")).collect()
 }
 
-/// Waits until `done`, or fails.
+/// Waits until `done` returns true, and fails after a minute.
 pub fn wait_until(what: &str, done: impl Fn() -> bool) {
     for _ in 0..6000 {
         if done() {
@@ -138,5 +139,5 @@ pub fn wait_until(what: &str, done: impl Fn() -> bool) {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    panic!("waited in vain until {what}");
+    panic!("timed out waiting until {what}");
 }

@@ -9,23 +9,23 @@ use std::time::{Duration, Instant};
 
 use object_store::aws::AmazonS3Builder;
 
-/// The root of the workspace, from any of its packages.
+/// The root of the workspace, found from any of its packages.
 fn workspace() -> &'static Path {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.ancestors().find(|folder| folder.join("ci/requirements.txt").exists()).unwrap()
 }
 
-/// The Python of the packages that tests hold the project against.
+/// The Python that has the packages of `ci/requirements.txt`.
 pub fn python() -> PathBuf {
     let root = workspace();
-    // Importing the packages to see whether they are there takes longer than many a test.
+    // Compares files, because importing the packages takes longer than most tests.
     let installed = std::fs::read(root.join(".deps/venv/requirements.installed")).unwrap_or_default();
     let required = std::fs::read(root.join("ci/requirements.txt")).unwrap();
     assert!(installed == required, "run `ci/setup test` first: .deps/venv lacks packages");
     root.join(".deps/venv/bin/python")
 }
 
-/// A client of the bucket of the server that listens at `port`, to be narrowed and built.
+/// A builder of clients for the bucket of the server at `port`.
 pub fn builder(port: u16) -> AmazonS3Builder {
     AmazonS3Builder::new()
         .with_endpoint(format!("http://127.0.0.1:{port}"))
@@ -36,7 +36,7 @@ pub fn builder(port: u16) -> AmazonS3Builder {
         .with_bucket_name("bucket")
 }
 
-/// What sends a run to the S3 server that listens at `port`.
+/// The environment variables that make a run use the S3 server at `port`.
 pub fn environment(port: u16) -> [(&'static str, String); 5] {
     [
         ("AWS_ENDPOINT", format!("http://127.0.0.1:{port}")),
@@ -47,17 +47,17 @@ pub fn environment(port: u16) -> [(&'static str, String); 5] {
     ]
 }
 
-/// An S3 server of this test's own, which ends with it.
+/// An S3 server, stopped on drop.
 pub struct S3 {
     server: Child,
-    /// Where it listens.
+    /// Its port on 127.0.0.1.
     pub port: u16,
 }
 
 impl S3 {
-    /// Starts it, with an empty bucket named `bucket`.
+    /// Starts a server with an empty bucket named `bucket`.
     pub fn start() -> Self {
-        // It takes a port that is free, and says which: between looking for one and taking it somebody else could.
+        // The server chooses a free port and prints it. If the test chose one, another process could take it first.
         let log = tempfile::NamedTempFile::new().unwrap();
         let server = Command::new(python())
             .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", "0"])
@@ -65,7 +65,7 @@ impl S3 {
             .stderr(log.reopen().unwrap())
             .spawn()
             .unwrap();
-        // Whatever happens now, it ends with this.
+        // From here on, the server is stopped even if this function panics.
         let mut s3 = Self { server, port: 0 };
         let start = Instant::now();
         s3.port = loop {
@@ -82,7 +82,7 @@ impl S3 {
         s3
     }
 
-    /// The answer to a request without a body, which must succeed.
+    /// Sends a request without a body. Returns the response, which must have status 200.
     pub fn request(&self, line: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         write!(stream, "{line} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n").unwrap();

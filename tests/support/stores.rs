@@ -8,10 +8,10 @@ use std::sync::Arc;
 use admiral_checkpoint::Catalog;
 use admiral_storage::{Location, Store, StoreOptions};
 
-/// Every tensor, as bytes by role and name.
+/// The bytes of tensors by `role/name`.
 pub type Tensors = BTreeMap<String, Vec<u8>>;
 
-/// The checkpoints at `s3://bucket/prefix` on the server that listens at `port`.
+/// The checkpoints at `s3://bucket/prefix` on the server at `port`.
 pub fn on_s3(port: u16, prefix: &str) -> Catalog {
     let backend = crate::s3::builder(port).build().unwrap();
     Catalog::new(&Store::over(Arc::new(backend), prefix.into(), &format!("s3://bucket/{prefix}")).unwrap())
@@ -22,7 +22,7 @@ pub fn in_folder(folder: &Path) -> Catalog {
     Catalog::new(&Store::open(&Location::Folder(folder.to_owned()), &StoreOptions::default()).unwrap())
 }
 
-/// The steps of the published checkpoints, ascending; each must be whole.
+/// The steps of the published checkpoints, ascending. Each checkpoint must be undamaged.
 pub fn verified_steps(catalog: &Catalog) -> Vec<u64> {
     let steps = catalog.steps().unwrap();
     for &step in &steps {
@@ -32,7 +32,7 @@ pub fn verified_steps(catalog: &Catalog) -> Vec<u64> {
     steps
 }
 
-/// The tensors of a published checkpoint, which must be whole.
+/// The tensors of a published checkpoint, which must be undamaged.
 pub fn tensors(catalog: &Catalog, step: u64) -> Tensors {
     let checkpoint = catalog.checkpoint(step).unwrap();
     let mut tensors = Tensors::new();
