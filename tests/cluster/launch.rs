@@ -1,5 +1,5 @@
-//! Runs under the launcher with every kind of failure. Each run is restarted and ends with the same bytes as an undisturbed
-//! run, the verdict names the failed rank or host, and no process is left.
+//! Runs under the launcher with every kind of failure. Each run is restarted and ends with the same bytes as an
+//! undisturbed run, the verdict names the failed rank or host, and no process is left.
 
 use std::process::Command;
 use std::time::{Duration, Instant};

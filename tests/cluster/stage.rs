@@ -9,8 +9,8 @@ use crate::bed::{Bed, Launch, incidents};
 use crate::mpirun::Finished;
 use crate::runs::{Place, assert_same};
 
-/// For runs in which a rank hangs. It also shortens the time after which a silent host counts as lost, so other runs on a
-/// busy machine do without it.
+/// For runs in which a rank hangs. It also shortens the time after which a silent host counts as lost, so other runs on
+/// a busy machine do without it.
 pub const STANDSTILL: [&str; 2] = ["--set", "launch.stall_seconds=6"];
 
 /// Hosts, and the tensors of an undisturbed run of four ranks.

@@ -1,4 +1,4 @@
-//! The released models: names, shapes, counts and FLOPs, by construction alone.
+//! The released models: names and shapes of parameters, their number, and FLOPs, without values.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ struct Architecture {
     tensors: Vec<(String, Vec<i64>)>,
 }
 
-/// The names and shapes in the order of the file, which is the released checkpoints': a map would lose it.
+/// Reads names and shapes in the order of the file, which is that of the released checkpoints.
 fn in_order<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, Vec<i64>)>, D::Error> {
     struct InOrder;
     impl<'de> Visitor<'de> for InOrder {
@@ -42,7 +42,7 @@ fn architectures() -> BTreeMap<String, Architecture> {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// The network that the reference's flags ask for.
+/// Builds the network that the reference's flags describe.
 fn build(flags: &BTreeMap<String, Value>) -> (Network, admiral::model::ParamSpecs) {
     let number = |name: &str| flags.get(name).and_then(Value::as_i64);
     let flag = |name: &str| flags.get(name).and_then(Value::as_bool).unwrap_or(false);
@@ -97,14 +97,14 @@ fn table_7_theoretical_throughput() {
     }
 }
 
-/// The weight that a bias belongs to; a weight is its own.
+/// The weight of the same layer.
 fn weight_of<'a>(specs: &'a [ParamSpec], spec: &ParamSpec) -> &'a ParamSpec {
     let name = spec.name.strip_suffix("bias").map_or(spec.name.clone(), |layer| format!("{layer}weight"));
     specs.iter().find(|other| other.name == name).unwrap()
 }
 
 #[test]
-fn convolutions_of_the_torso_alone_may_be_half() {
+fn only_convolutions_of_the_torso_may_be_half() {
     for (name, architecture) in architectures() {
         let (_, specs) = build(&architecture.flags);
         for spec in specs.iter() {

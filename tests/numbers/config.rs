@@ -1,4 +1,4 @@
-//! Configurations as users write them: the files of `configs/`, and what mistakes in one look like.
+//! The configurations in `configs/`, and messages for mistakes in configurations.
 
 use std::path::{Path, PathBuf};
 
@@ -39,7 +39,7 @@ fn refused(text: &str, overrides: &[&str]) -> String {
 }
 
 #[test]
-fn every_file_loads_and_what_is_shown_of_it_reads_back() {
+fn every_file_loads_and_its_printed_form_is_equal() {
     let mut num_files = 0;
     for entry in std::fs::read_dir(folder()).unwrap() {
         let path = entry.unwrap().path();
@@ -67,7 +67,7 @@ fn every_file_builds_its_released_model() {
             assert_eq!(tensors.get(&spec.name), Some(&Value::from(spec.shape.clone())), "{file}: {}", spec.name);
         }
         assert_eq!(specs.num_elements() as u64, expected["parameters"].as_u64().unwrap(), "{file}");
-        // What the flags say beyond shapes.
+        // Flags that do not change shapes.
         let (config, flags) = (read(file), &expected["flags"]);
         assert_eq!(config.model.use_new_attention_order, flags["use_new_attention_order"] == true, "{file}");
         if let Some(heads) = flags["num_heads"].as_i64() {
@@ -88,7 +88,7 @@ fn the_demo_is_small() {
 }
 
 #[test]
-fn mistakes_name_line_field_and_the_right_name() {
+fn a_mistake_is_reported_with_line_field_and_suggestion() {
     assert_eq!(
         refused("model:\n  num_head: 4\noptimiser:\n  learning_rate: 1\nprecision:\n  mode: fp61\n", &[]),
         "my.yaml:2:3: model.num_head: unknown field; did you mean `num_heads`?\n\
@@ -122,7 +122,7 @@ fn admiral(arguments: &[&str]) -> std::process::Output {
 }
 
 #[test]
-fn programs_are_told_the_configuration_and_what_follows() {
+fn config_show_prints_fields_and_derived_values_as_json() {
     let shown = admiral(&["config", "show", "fashion.yaml", "--json", "--set", "launch.stall_seconds=60"]);
     assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
     let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
@@ -142,7 +142,7 @@ fn programs_are_told_the_configuration_and_what_follows() {
 }
 
 #[test]
-fn the_program_says_what_it_runs_on() {
+fn version_prints_libraries() {
     let said = admiral(&["version", "--json"]);
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     let said: Value = serde_json::from_slice(&said.stdout).unwrap();

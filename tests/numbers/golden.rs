@@ -1,7 +1,7 @@
-//! Holds Admiral against the numbers of the published reference implementation.
+//! Compares Admiral with numbers of the published reference implementation.
 //!
-//! Every file of `$ADMIRAL_GOLDEN_DIR` (by default `tests/golden`) is found by reading the folder and checked by
-//! its kind; pictures lie in `images/` beside that folder.
+//! A case is a file of `$ADMIRAL_GOLDEN_DIR` (by default `tests/golden`), and is checked by its kind. Images are in the
+//! folder `images/` next to it.
 
 mod support;
 
@@ -16,10 +16,10 @@ mod train;
 
 use support::{Case, Outcome};
 
-/// What holds one case against its numbers.
+/// Compares one case with its numbers.
 type Check = fn(&Case) -> Outcome;
 
-/// Every kind of case and what checks it.
+/// Every kind of case and its check.
 const KINDS: &[(&str, Check)] = &[
     ("fill", fill::check),
     ("image_pipeline", image_pipeline::check),
@@ -46,7 +46,7 @@ fn check_kind(kind: &str) {
 }
 
 #[test]
-fn every_file_is_of_a_known_kind() {
+fn every_file_has_a_known_kind() {
     let cases = support::cases();
     assert!(!cases.is_empty(), "{} holds no golden case", support::folder().display());
     for case in cases {
@@ -119,8 +119,8 @@ fn sampling() {
     check_kind("sample");
 }
 
-/// The tests above run Admiral's own kernels. This runs some of them again with libtorch's operations, in another process
-/// of this program.
+/// The tests above run Admiral's own kernels. This runs some of them again with libtorch's operations, in another
+/// process of this program.
 #[test]
 fn networks_without_fused_kernels() {
     if std::env::var_os("ADMIRAL_TEST_FUSED").is_some() {

@@ -1,4 +1,4 @@
-//! `admiral plan`: the real program on the files of `configs/`.
+//! `admiral plan` for the files of `configs/`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -43,7 +43,7 @@ fn imagenet_64_on_64_v100s() {
     assert_eq!((number("/memory/masters"), number("/memory/moments")), (4.0 * values, 8.0 * values));
     assert_eq!(number("/storage/checkpoint_bytes"), 16.0 * values);
 
-    // 2048 images over 64 are 32 each, in one pass.
+    // 2048 images on 64 GPUs are 32 for each, in one microbatch.
     assert_eq!((number("/batch/microbatch"), number("/batch/accumulation")), (32.0, 1.0));
     let hardware = GpuKind::V100.hardware();
     let compute = 32.0 * 3.0 * network.forward_flops() as f64 / (hardware.mfu * hardware.half_flops);
@@ -53,7 +53,7 @@ fn imagenet_64_on_64_v100s() {
     assert!((number("/time/days") / days - 1.0).abs() < 1e-9);
     assert!((plans["gpu_days"].as_f64().unwrap() / (64.0 * days) - 1.0).abs() < 1e-9);
 
-    // Passes of 96 do not come out even on 8 and 16.
+    // Microbatches of 96 do not divide the batch on 8 and 16 GPUs.
     let rows = plan["scaling"].as_array().unwrap();
     assert!(rows.iter().all(|row| row["refused"].is_null() && row["days"].as_f64().unwrap() > 0.0), "{plan}");
     let needy = rows.iter().filter(|row| !row["needs"].is_null());
@@ -65,7 +65,7 @@ fn imagenet_64_on_64_v100s() {
 }
 
 #[test]
-fn what_a_refusal_and_a_shortage_name_is_enough() {
+fn suggested_options_solve_refusals_and_shortages() {
     let refused = plan(&["imagenet64"], &["--gpu", "v100"]);
     let message = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(64), "{message}");
@@ -96,14 +96,13 @@ fn what_a_refusal_and_a_shortage_name_is_enough() {
 }
 
 #[test]
-fn any_number_of_steps_is_planned() {
+fn a_very_large_number_of_steps_is_planned() {
     let plans = json(&["imagenet64"], &["--gpus", "64", "--gpu", "v100", "--steps", "1000000000000000"]);
     let saves = plans["plans"][0]["storage"]["num_saves"].as_u64().unwrap();
     assert_eq!(saves, 1_000_000_000_000_000_u64.div_ceil(config("imagenet64").training.save_interval));
 }
 
-/// The batch of a GPU in Table 7 is one that the paper's authors ran on V100s with fused normalization, without
-/// checkpointing.
+/// The paper's authors ran the batch sizes of Table 7 on V100s with fused normalization and without checkpointing.
 #[test]
 fn the_papers_batches_fit_a_v100() {
     let files = ["imagenet64", "imagenet128", "imagenet256", "upsample-64-256", "upsample-128-512"];
@@ -115,7 +114,7 @@ fn the_papers_batches_fit_a_v100() {
     }
 }
 
-/// V100-days of the generators in Table 10, by the rates of Table 7, and batches and steps of the files.
+/// V100-days of the generators in Table 10, computed from the rates of Table 7 and from batches and steps of the files.
 #[test]
 fn the_papers_rates_give_its_table_10() {
     for (expected, names, steps) in [
@@ -152,7 +151,7 @@ fn every_file_has_a_table() {
 }
 
 #[test]
-fn a_processor_is_planned_by_what_was_measured() {
+fn a_plan_for_cpus_uses_the_measured_rate() {
     let output = plan(&["fashion"], &["--gpus", "2", "--gpu", "cpu"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && text.contains("admiral bench step --config configs/fashion.yaml"), "{text}");
@@ -165,7 +164,7 @@ fn a_processor_is_planned_by_what_was_measured() {
 }
 
 #[test]
-fn what_cannot_be_planned_is_said_once_with_code_64() {
+fn an_impossible_plan_is_one_error_with_code_64() {
     for (name, options, says) in [
         ("imagenet64", &["--gpus", "64", "--gpu", "k80"][..], "these are known: v100, a100, h100, h200, cpu"),
         ("imagenet64", &["--gpus", "0", "--gpu", "v100"], "--gpus is 0"),

@@ -27,7 +27,7 @@ fn single_conforms() {
 }
 
 #[test]
-fn without_a_launcher_mpi_is_left_alone() {
+fn without_a_launcher_mpi_is_not_initialized() {
     let (ledger, _) = open_ledger(None);
     assert_eq!(connect(None, ledger).unwrap().world_size(), 1);
     assert!(!mpi::environment::is_initialized());
@@ -42,7 +42,7 @@ fn mpi_conforms() {
     }
 }
 
-/// Real GPUs sum as the host does. NCCL wants a GPU for each rank.
+/// Sums on real GPUs are equal to those on the host. NCCL needs a GPU for each rank.
 #[test]
 fn nccl_conforms() {
     let num_gpus = if tch::Cuda::is_available() { tch::Cuda::device_count() } else { 0 };
@@ -70,7 +70,7 @@ fn sums_are_the_same_in_every_run_and_in_the_order_of_ranks() {
 }
 
 #[test]
-fn a_rank_that_aborts_takes_the_others_down_with_its_code() {
+fn an_abort_of_one_rank_ends_all_with_its_exit_code() {
     for scenario in ["abort", "abort beside a collective", "ending alone"] {
         let finished = under_mpirun(2, scenario);
         assert_eq!((finished.code, finished.timed_out), (Some(ExitCode::Diverged as i32), false), "{finished:?}");
@@ -78,20 +78,20 @@ fn a_rank_that_aborts_takes_the_others_down_with_its_code() {
 }
 
 #[test]
-fn a_rank_that_panics_takes_the_others_down_as_a_bug() {
+fn a_panic_of_one_rank_ends_all_with_the_code_of_a_bug() {
     let finished = under_mpirun(2, "panic");
     assert_eq!((finished.code, finished.timed_out), (Some(ExitCode::Bug as i32), false), "{finished:?}");
     assert!(finished.stderr.contains("a bug on rank 1"), "{finished:?}");
 }
 
 #[test]
-fn a_rank_that_is_killed_takes_the_others_down() {
+fn a_killed_rank_ends_all_ranks() {
     let finished = under_mpirun(2, "killed");
     assert!(!finished.timed_out && finished.code != Some(0), "{finished:?}");
 }
 
 #[test]
-fn a_failure_that_all_ranks_share_is_told_once() {
+fn a_failure_of_all_ranks_is_printed_once() {
     let finished = under_mpirun(3, "all fail alike");
     assert_eq!(finished.code, Some(ExitCode::Config as i32), "{finished:?}");
     assert_eq!(finished.stderr.matches("error: no folder /data").count(), 1, "{finished:?}");
@@ -99,7 +99,7 @@ fn a_failure_that_all_ranks_share_is_told_once() {
 }
 
 #[test]
-fn a_failure_of_one_rank_is_told_once_with_its_rank() {
+fn a_failure_of_one_rank_is_printed_once_with_its_rank() {
     let finished = under_mpirun(3, "one fails");
     assert_eq!(finished.code, Some(ExitCode::Node as i32), "{finished:?}");
     assert_eq!(finished.stderr.matches("error: rank 2 of 3: the disk is full").count(), 1, "{finished:?}");
@@ -108,7 +108,7 @@ fn a_failure_of_one_rank_is_told_once_with_its_rank() {
 
 #[test]
 fn a_launcher_of_another_mpi_is_refused() {
-    // As under the mpiexec of MPICH: a world of two is announced, and Open MPI sees none of it.
+    // The variables of MPICH's mpiexec announce two ranks, and Open MPI ignores them.
     let mut command = this_program("connect");
     command.env("PMI_SIZE", "2").env("PMI_RANK", "0");
     let finished = mpirun::run(&mut command, TIMEOUT);
@@ -116,7 +116,7 @@ fn a_launcher_of_another_mpi_is_refused() {
 }
 
 #[test]
-fn a_run_out_of_time_is_killed_with_all_its_ranks() {
+fn a_run_is_killed_at_its_timeout_with_all_its_ranks() {
     let running = Running::start(this_program_under(&mut mpirun::mpirun(2), "hang"));
     let leader = running.id();
     let finished = running.finish(Duration::from_secs(3));
@@ -124,7 +124,7 @@ fn a_run_out_of_time_is_killed_with_all_its_ranks() {
     assert_eq!(mpirun::session(leader), Vec::<i32>::new());
 }
 
-/// One rank of the runs above.
+/// One rank of the scenarios above.
 #[test]
 #[ignore = "one rank of the other tests, which start it under mpirun"]
 fn rank() {
@@ -164,13 +164,13 @@ fn rank() {
         "abort" if rank == 1 => collective.abort(ExitCode::Diverged),
         "abort beside a collective" if rank == 1 => std::thread::scope(|scope| {
             scope.spawn(|| {
-                // Long enough for the main thread to be inside.
+                // Waits until the main thread is in the barrier.
                 std::thread::sleep(Duration::from_millis(200));
                 collective.abort(ExitCode::Diverged)
             });
             collective.barrier().unwrap();
         }),
-        // Rank 0 comes to no barrier: rank 1's main thread waits in it for good.
+        // Rank 0 never enters a barrier, so rank 1's main thread waits forever.
         "abort beside a collective" => std::thread::sleep(TIMEOUT * 2),
         "ending alone" if rank == 1 => {
             let ending = Ending::alone(ExitCode::Diverged, &"the loss is NaN");
@@ -181,7 +181,7 @@ fn rank() {
         "killed" if rank == 1 => unsafe {
             libc::raise(libc::SIGKILL);
         },
-        // Ranks whose partner is gone.
+        // The rank whose partner has ended.
         "abort" | "ending alone" | "panic" | "killed" => {
             collective.all_reduce_sum_f32(&mut [1.0; 100_000]).unwrap();
             collective.barrier().unwrap();
@@ -197,13 +197,13 @@ fn rank() {
     }
 }
 
-/// Agrees on an outcome and leaves as `main` does.
+/// Agrees on an outcome and exits as `main` does.
 fn leave_with(outcome: Result<(), &str>, code: ExitCode, collective: Box<dyn Collective>) {
     let ending = agree(&*collective, outcome, |_| code).unwrap_err();
     std::process::exit(ending.leave(collective) as i32);
 }
 
-/// Something for the test that started this rank. The test harness and `mpirun` write on standard output too.
+/// Prints a message for the test that started this rank. Marks separate it from the output of the harness and `mpirun`.
 fn mark(name: &str, text: &str) {
     println!("\n@{name}:{text}@");
 }

@@ -6,7 +6,7 @@ use admiral_comm::{Collective, CollectiveError, PhaseTracker, any};
 use admiral_random::{Philox, Stream};
 use tch::{Device, Kind, Tensor};
 
-/// Runs every check; a failed one panics.
+/// Runs all checks. A failed check panics.
 pub fn run(collective: &dyn Collective) {
     ranks_are_numbered(collective);
     sums(collective);
@@ -23,12 +23,12 @@ pub fn run(collective: &dyn Collective) {
     gradients(collective, &Place { device: Device::Cpu, open: None });
 }
 
-/// What sums gradients on GPUs, this rank's being `ordinal`; `open` lets all ranks' GPUs join.
+/// Runs the checks of gradients on GPUs. This rank's GPU is `ordinal`; `open` connects the GPUs of all ranks.
 pub fn run_on_gpu(collective: &dyn Collective, ordinal: usize, open: &dyn Fn() -> NcclReducer) {
     gradients(collective, &Place { device: Device::Cuda(ordinal), open: Some(open) });
 }
 
-/// Where gradients lie and are summed.
+/// The device of the gradients, and the connection of GPUs.
 struct Place<'a> {
     device: Device,
     open: Option<&'a dyn Fn() -> NcclReducer>,
@@ -52,10 +52,10 @@ impl Place<'_> {
 fn gradients(collective: &dyn Collective, place: &Place<'_>) {
     gradients_in_float32_are_summed_in_place(collective, place);
     gradients_in_half_precision_are_summed_in_float32(collective, place);
-    gradients_are_summed_while_backward_goes_on(collective, place);
+    gradients_are_summed_during_backward(collective, place);
 }
 
-/// Values that `rank` brings, of magnitudes so different that the order of a sum shows in its bits.
+/// The values of `rank`. Their magnitudes differ so much that the order of a sum changes its bits.
 pub fn uneven(rank: usize, len: usize) -> Vec<f32> {
     let mut philox = Philox::new(5, Stream::Initialization, rank as u64);
     (0..len)
@@ -77,7 +77,7 @@ fn ranks_are_numbered(collective: &dyn Collective) {
 fn sums(collective: &dyn Collective) {
     let (rank, world) = (collective.rank(), collective.world_size());
     let expected = |i: usize| (world * (i % 1000) + world * (world - 1) / 2) as f64;
-    // None, fewer than ranks, small, and more than one message of four megabytes.
+    // No values, fewer than ranks, few, and more than one message of four megabytes.
     for len in [0, 1, 2, 1000, 100_001, 2_300_001] {
         let mut single: Vec<f32> = (0..len).map(|i| (i % 1000 + rank) as f32).collect();
         collective.all_reduce_sum_f32(&mut single).unwrap();
@@ -129,9 +129,9 @@ fn pattern(rank: usize, len: usize) -> Vec<u8> {
 
 fn broadcasts(collective: &dyn Collective) {
     for root in 0..collective.world_size() {
-        // The last is more than two messages of four megabytes.
+        // The last length is more than two messages of four megabytes.
         for len in [0, 1, 1000, (8 << 20) + 5] {
-            // Longer, shorter or as long as what the root sends.
+            // The buffer is longer, shorter or as long as the root's.
             let mut bytes = if collective.rank() == root { pattern(root, len) } else { vec![9; 1000] };
             collective.broadcast(root, &mut bytes).unwrap();
             assert!(bytes == pattern(root, len), "{len} bytes from rank {root}");
@@ -141,7 +141,7 @@ fn broadcasts(collective: &dyn Collective) {
 
 fn gathers(collective: &dyn Collective) {
     let world = collective.world_size();
-    // Of other lengths on each rank; the last are more than one message.
+    // The lengths differ between ranks. The last ones are more than one message.
     for scale in [0, 1, 1000, 3_000_000] {
         let length = |rank: usize| scale * ((rank + 1) % world.max(2));
         let expected: Vec<_> = (0..world).map(|rank| pattern(rank, length(rank))).collect();
@@ -157,7 +157,7 @@ fn gathers(collective: &dyn Collective) {
 fn sends_and_receives(collective: &dyn Collective) {
     let (rank, world) = (collective.rank(), collective.world_size());
     for len in [0, 5, 5_000_000] {
-        // The first two, while the others go on; a rank may also be its own peer.
+        // Ranks 0 and 1 exchange with each other, the others with themselves.
         let peer = match rank {
             0 if world > 1 => 1,
             1 => 0,
@@ -183,7 +183,7 @@ fn flags(collective: &dyn Collective) {
     assert!(any(collective, collective.rank() == collective.world_size() - 1).unwrap());
 }
 
-/// Two flat buffers with three parameters each, in turn.
+/// Six parameters, alternately in two flat buffers.
 fn slots() -> Vec<Slot> {
     let slot = |buffer, start| Slot { buffer, elements: start..start + 40 };
     vec![slot(0, 0), slot(1, 0), slot(0, 48), slot(1, 48), slot(0, 96), slot(1, 96)]
@@ -219,8 +219,9 @@ fn gradients_in_float32_are_summed_in_place(collective: &dyn Collective, place: 
     assert!((0..2).all(|buffer| at(0, buffer) == at(1, buffer) && at(0, buffer) == at(2, buffer)));
 }
 
-/// The same bits as after backward, in whatever order the pass fills the buckets; what it does not fill is summed too.
-fn gradients_are_summed_while_backward_goes_on(collective: &dyn Collective, place: &Place<'_>) {
+/// Sums during backward have the same bits as sums after it, in whatever order backward fills the buckets. Parameters
+/// without a gradient are summed too.
+fn gradients_are_summed_during_backward(collective: &dyn Collective, place: &Place<'_>) {
     let rank = collective.rank();
     let buffers = || place.buffers(rank);
     for bucket_bytes in [1, 400, 1 << 20] {
@@ -242,7 +243,7 @@ fn gradients_are_summed_while_backward_goes_on(collective: &dyn Collective, plac
                 assert_eq!(values(expected)[..136], values(&sum)[..136], "{order:?}");
             }
         }
-        // A backward that fails everywhere leaves the ranks able to go on.
+        // If backward fails on every rank, the ranks can still communicate.
         let failed = buffers();
         let error = CollectiveError::NoSuchRank { operation: "a test", root: 9, world_size: 1 };
         let outcome = reducer.reduce_during(collective, &[&failed[0], &failed[1]], || Err::<(), _>(error));
@@ -256,7 +257,7 @@ fn gradients_in_half_precision_are_summed_in_float32(collective: &dyn Collective
     let world = collective.world_size();
     let mut reducer = place.reducer(400);
     for _ in 0..2 {
-        // Near the largest half, so that a sum in half precision would overflow; and one infinity of one rank.
+        // Near the largest number of half precision, so that a sum in it would overflow. One rank has one infinity.
         let half = Tensor::full([136], 60_000.0, (Kind::Half, place.device));
         if collective.rank() == 0 {
             let _ = half.get(50).fill_(f64::INFINITY);
@@ -270,7 +271,7 @@ fn gradients_in_half_precision_are_summed_in_float32(collective: &dyn Collective
             (60_000.0 * world as f32, f32::INFINITY, 60_000.0 * world as f32)
         );
         assert_eq!(bfloats[100], 3.0 * world as f32);
-        // The gradients themselves are as they were.
+        // The gradients are unchanged.
         assert_eq!(half.double_value(&[49]), 60_000.0);
     }
     reducer.finish().unwrap();

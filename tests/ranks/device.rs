@@ -1,4 +1,4 @@
-//! `admiral device` by the real program, on whatever machine this is.
+//! `admiral device` on this machine.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -21,7 +21,7 @@ fn report(environment: &[(&str, &str)]) -> Value {
 }
 
 #[test]
-fn says_what_the_machine_has_and_which_kernels_run() {
+fn device_reports_the_machine_and_its_kernels() {
     let report = report(&[]);
     assert!(Path::new(report["libtorch_path"].as_str().unwrap()).exists());
     let processor = &report["processor"];
@@ -34,7 +34,7 @@ fn says_what_the_machine_has_and_which_kernels_run() {
     }
     let has_bf16 = !processor["bf16_instructions"].as_array().unwrap().is_empty();
     assert_eq!(has_bf16, cpuinfo.contains("bf16"));
-    // Each library is there with its file, or missing with a reason.
+    // Each library has a file or a reason why it is missing.
     let libraries = report["libraries"].as_array().unwrap();
     assert_eq!(libraries.len(), 3);
     for library in libraries {
@@ -46,7 +46,7 @@ fn says_what_the_machine_has_and_which_kernels_run() {
 }
 
 #[test]
-fn a_missing_library_is_named_with_the_place_and_the_remedy() {
+fn a_missing_library_is_named_with_its_path_and_a_remedy() {
     let environment = [("ADMIRAL_NVRTC", "/nowhere/libnvrtc.so.12")];
     let report = report(&environment);
     let missing: Vec<&str> = report["missing"].as_array().unwrap().iter().map(|what| what.as_str().unwrap()).collect();

@@ -1,4 +1,4 @@
-//! What a watcher sees of the ranks of a real run, from outside: under the real mpirun, while faults strike them.
+//! Ledgers of the ranks of real runs, read by another process: under the real mpirun and with injected faults.
 
 use std::os::fd::AsRawFd;
 use std::process::Command;
@@ -8,7 +8,7 @@ use admiral_contract::{ExitCode, Ledger, Phase, Reading, environment};
 use crate::mpirun::{Finished, Running, run};
 use crate::runs::{PATIENCE, Place, assert_same, errors, wait_until};
 
-/// Gives each rank the ledger of its number.
+/// Starts a rank with the ledger of its number.
 const STARTER: [&str; 4] = [
     "bash",
     "-c",
@@ -16,7 +16,7 @@ const STARTER: [&str; 4] = [
     "a rank with its ledger",
 ];
 
-/// A run of which every rank is watched.
+/// A run and the ledgers of its ranks.
 struct Watched {
     ledgers: Vec<Ledger>,
     command: Command,
@@ -37,7 +37,7 @@ impl Watched {
         self.ledgers.iter().map(Ledger::read).collect()
     }
 
-    /// Starts it and returns when what its ranks say is `done`.
+    /// Starts the run, and waits until `done` returns true for the readings of its ledgers.
     fn until(&mut self, done: impl Fn(&[Reading]) -> bool) -> (Running, Vec<Reading>) {
         let running = Running::start(&mut self.command);
         wait_until("the ledgers say so", || done(&self.readings()));
@@ -46,18 +46,18 @@ impl Watched {
     }
 }
 
-/// Settings of a fault, each as an argument.
+/// The arguments that set the fields of a fault.
 fn faults<'a>(fields: &[&'a str]) -> Vec<&'a str> {
     ["faults.enabled=true"].iter().chain(fields).flat_map(|field| ["--set", field]).collect()
 }
 
 #[test]
-fn a_watcher_knows_where_every_rank_stands() {
+fn ledgers_show_which_rank_hangs_and_where() {
     let place = Place::new();
     let hang = ["faults.hang_rank=1", "faults.at_step=4", "faults.phase=backward", "training.save_interval=2"];
     let mut watched = Watched::new(&place, 2, "run", &faults(&hang));
     let (running, readings) = watched.until(|ranks| {
-        // The thread that sums counts an exchange a moment after the rank waits for it.
+        // The communication thread counts an exchange slightly after the rank starts to wait for it.
         let waits = ranks[0].phase == Phase::Reduce && ranks[0].collectives > ranks[1].collectives;
         ranks[1].phase == Phase::Backward && ranks[1].step == 4 && waits
     });
@@ -73,7 +73,7 @@ fn a_watcher_knows_where_every_rank_stands() {
         assert_eq!(exe.as_os_str(), env!("CARGO_BIN_EXE_admiral"));
         assert_eq!(reading.attempt_id, owner["writer"]["attempt_id"].as_str().unwrap());
     }
-    // It stays there.
+    // Later readings show the same.
     std::thread::sleep(std::time::Duration::from_millis(300));
     let later = watched.readings();
     assert_eq!((later[1].beats, later[0].beats), (culprit.beats, waiting.beats));
@@ -82,7 +82,7 @@ fn a_watcher_knows_where_every_rank_stands() {
 }
 
 #[test]
-fn a_run_to_its_end_is_followed_to_its_end() {
+fn ledgers_show_the_end_of_a_run() {
     let place = Place::new();
     for (ranks, resume) in [(2, "auto"), (1, "auto")] {
         let steps = if ranks == 2 { "training.steps=4" } else { "training.steps=6" };
@@ -106,7 +106,7 @@ fn a_run_to_its_end_is_followed_to_its_end() {
 }
 
 #[test]
-fn a_ledger_that_is_none_is_no_reason_not_to_run() {
+fn a_run_continues_without_a_valid_ledger() {
     let place = Place::new();
     let mut command = place.train(1, "run", &["--set", "training.steps=2"]);
     command.env(environment::LEDGER, place.path("tiny.yaml"));
@@ -115,7 +115,7 @@ fn a_ledger_that_is_none_is_no_reason_not_to_run() {
     assert!(finished.stderr.contains("cannot see where it stands"), "{}", finished.stderr);
 }
 
-/// A run that a fault ends.
+/// Runs until a fault ends the run.
 fn struck(place: &Place, run_folder: &str, fields: &[&str]) -> (Finished, Vec<Reading>) {
     let mut watched = Watched::new(place, 2, run_folder, &faults(fields));
     let finished = run(&mut watched.command, PATIENCE);
@@ -125,7 +125,7 @@ fn struck(place: &Place, run_folder: &str, fields: &[&str]) -> (Finished, Vec<Re
 }
 
 #[test]
-fn a_rank_dies_in_the_phase_that_was_asked_for_and_the_next_start_is_spared() {
+fn a_fault_strikes_in_its_phase_and_only_at_the_first_start() {
     let place = Place::new();
     let straight = place.trained(2, "straight", &[]);
     assert!(!straight.stderr.contains("faults"), "{}", straight.stderr);
@@ -133,7 +133,7 @@ fn a_rank_dies_in_the_phase_that_was_asked_for_and_the_next_start_is_spared() {
         ("data", Phase::Data, "kill"),
         ("forward", Phase::Forward, "kill"),
         ("backward", Phase::Backward, "segv"),
-        // It dies before it joins the others.
+        // It dies before it enters the exchange.
         ("reduce", Phase::Backward, "kill"),
         ("optimizer", Phase::Optimizer, "kill"),
         ("checkpoint", Phase::Checkpoint, "kill"),
@@ -154,7 +154,7 @@ fn a_rank_dies_in_the_phase_that_was_asked_for_and_the_next_start_is_spared() {
 }
 
 #[test]
-fn a_rank_leaves_with_the_code_that_was_asked_for() {
+fn a_fault_exits_with_its_code() {
     let place = Place::new();
     let code = format!("faults.exit_code={}", ExitCode::Node as u8);
     let (finished, readings) = struck(&place, "run", &["faults.at_step=3", "faults.exit_rank=1", &code]);
@@ -163,7 +163,7 @@ fn a_rank_leaves_with_the_code_that_was_asked_for() {
 }
 
 #[test]
-fn a_rank_that_stops_itself_goes_on_when_it_may() {
+fn a_stopped_rank_continues_after_sigcont() {
     let place = Place::new();
     let stop = ["faults.at_step=3", "faults.stop_rank=1", "faults.phase=optimizer"];
     let mut watched = Watched::new(&place, 2, "run", &faults(&stop));
@@ -173,14 +173,14 @@ fn a_rank_that_stops_itself_goes_on_when_it_may() {
     };
     let (running, readings) = watched.until(|ranks| ranks[1].step == 3 && is_stopped(ranks[1].pid));
     assert_eq!(readings[1].phase, Phase::Optimizer);
-    // SAFETY: a process of this test's own.
+    // SAFETY: the process belongs to this test.
     unsafe { libc::kill(readings[1].pid as i32, libc::SIGCONT) };
     let finished = running.finish(PATIENCE);
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
 }
 
 #[test]
-fn storage_that_is_cut_for_a_time_costs_no_run() {
+fn a_run_survives_a_temporary_loss_of_storage() {
     let place = Place::new();
     place.trained(2, "straight", &[]);
     let cut = ["faults.at_step=9", "faults.cut_storage_seconds=3"];
@@ -192,7 +192,7 @@ fn storage_that_is_cut_for_a_time_costs_no_run() {
 }
 
 #[test]
-fn a_slow_rank_is_named_and_its_times_are_drawn() {
+fn a_slow_rank_is_named_and_its_times_are_plotted() {
     let place = Place::new();
     let slow = ["faults.at_step=1", "faults.slow_rank=1", "faults.slow_factor=8", "training.log_interval=10"];
     let (finished, _) = struck(&place, "run", &slow);
@@ -211,7 +211,7 @@ fn a_slow_rank_is_named_and_its_times_are_drawn() {
 }
 
 #[test]
-fn sums_and_ways_between_ranks_are_measured() {
+fn bench_allreduce_measures_sums_and_connections() {
     let mut command = mpirun::mpirun(3);
     command.arg(env!("CARGO_BIN_EXE_admiral")).args(["bench", "allreduce", "--mebibytes", "1", "--json"]);
     let finished = run(&mut command, PATIENCE);

@@ -1,5 +1,5 @@
-//! Checkpoints from and to the files of other programs, through the real program: files that PyTorch itself wrote
-//! (tests/interchange/make.py) come back bit by bit, and what cannot be taken is refused with nothing written.
+//! Import and export of checkpoints with the real program: files that PyTorch wrote (tests/interchange/make.py) come
+//! back bit by bit, and a file that cannot be imported is refused before anything is written.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ fn succeeds<const N: usize>(arguments: [&dyn AsRef<std::ffi::OsStr>; N]) -> Fini
     finished
 }
 
-/// The message of a command that must be refused as wrong.
+/// Runs a command that must be refused with exit code 64. Returns its message.
 fn refused<const N: usize>(arguments: [&dyn AsRef<std::ffi::OsStr>; N]) -> String {
     let finished = checkpoint(arguments);
     assert_eq!(finished.code, Some(64), "{} {}", finished.stdout, finished.stderr);
@@ -38,7 +38,7 @@ fn refused<const N: usize>(arguments: [&dyn AsRef<std::ffi::OsStr>; N]) -> Strin
     finished.stderr
 }
 
-/// Names in order, shapes, and the bits of values as float32.
+/// The name, shape and float32 bits of each tensor of a file, in order.
 fn values(path: &Path) -> Vec<(String, Vec<usize>, Vec<u32>)> {
     let mut state = StateDict::open(File::open(path).unwrap()).unwrap();
     let tensors = state.tensors().to_vec();
@@ -67,14 +67,14 @@ fn files_of_torch_come_back_bit_by_bit() {
         succeeds([&"export", &imported, &other]);
         assert!(values(&other) == expected, "{name}");
 
-        // Python's own zipfile and pickle, and the safetensors package, see the same.
+        // Python's zipfile and pickle modules and its safetensors package read the same.
         let mut script = Command::new(s3::python());
         script.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/state_dict.py")).arg(&out).arg(&other);
         let read = run(&mut script, PATIENCE);
         assert_eq!(read.code, Some(0), "{}", read.stderr);
         assert_eq!(read.stdout.lines().collect::<Vec<_>>(), expected.iter().map(|(n, ..)| n).collect::<Vec<_>>());
 
-        // The other way round, from safetensors.
+        // Import from safetensors, too.
         let (again, same) = (place.path("again"), place.path("same.pt"));
         succeeds([&"import", &other, &again, &"--config", &config, &"--weights-only"]);
         succeeds([&"export", &again, &same]);
@@ -84,7 +84,7 @@ fn files_of_torch_come_back_bit_by_bit() {
 }
 
 #[test]
-fn an_import_is_what_training_and_sampling_go_on_from() {
+fn training_and_sampling_start_from_an_import() {
     let place = Place::new();
     let (config, source) = (place.path("tiny.yaml"), fixture("tiny.pt"));
     let imported = place.path("run/checkpoints");
@@ -113,7 +113,7 @@ fn an_import_is_what_training_and_sampling_go_on_from() {
 }
 
 #[test]
-fn what_cannot_be_imported_is_refused_with_nothing_written() {
+fn a_file_that_cannot_be_imported_is_refused_before_anything_is_written() {
     let place = Place::new();
     let (config, target) = (place.path("tiny.yaml"), place.path("imported"));
     for (source, expected) in [
@@ -139,7 +139,7 @@ fn what_cannot_be_imported_is_refused_with_nothing_written() {
 }
 
 #[test]
-fn doubles_are_taken_when_float32_holds_them() {
+fn doubles_are_imported_if_float32_can_represent_them() {
     let place = Place::new();
     let (config, file, target) = (place.path("tiny.yaml"), place.path("doubles.safetensors"), place.path("imported"));
     let tensors = values(&fixture("tiny.pt"));
@@ -169,7 +169,7 @@ fn doubles_are_taken_when_float32_holds_them() {
 }
 
 #[test]
-fn nothing_is_written_over_by_mistake() {
+fn import_and_export_do_not_overwrite_by_default() {
     let place = Place::new();
     let (config, imported) = (place.path("tiny.yaml"), place.path("imported"));
     let import = || refused([&"import", &fixture("tiny.pt"), &imported, &"--config", &config]);

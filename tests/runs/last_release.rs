@@ -1,4 +1,5 @@
-//! Checkpoints that the last release wrote (`tests/checkpoints`): this program verifies, shows, resumes and samples them.
+//! Checkpoints that the last release wrote (`tests/checkpoints`): this program verifies, shows, resumes and samples
+//! them.
 
 use std::path::Path;
 use std::process::Command;

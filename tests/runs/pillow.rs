@@ -1,4 +1,4 @@
-//! Holds decoding and resampling against Pillow itself, over many sizes, modes and ways of encoding.
+//! Compares decoding and resampling with Pillow, for many sizes, modes and encodings.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ struct Index {
     pictures: Vec<Picture>,
 }
 
-/// An array that Pillow resized; sizes are width, height.
+/// An array that Pillow resized. Sizes are `[width, height]`.
 #[derive(Deserialize)]
 struct Resized {
     filter: String,
@@ -23,7 +23,7 @@ struct Resized {
     output: PathBuf,
 }
 
-/// A file that Pillow wrote, and what it reads from it.
+/// A file that Pillow wrote, and the pixels that it reads from it.
 #[derive(Deserialize)]
 struct Picture {
     file: PathBuf,
@@ -34,7 +34,7 @@ struct Picture {
     squares: Vec<(usize, PathBuf)>,
 }
 
-/// Has Pillow fill `folder`.
+/// Lets Pillow write its cases into `folder`.
 fn ask_pillow(folder: &Path) -> Index {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join(".deps/venv/bin/python");
@@ -44,7 +44,7 @@ fn ask_pillow(folder: &Path) -> Index {
     serde_json::from_slice(&std::fs::read(folder.join("index.json")).unwrap()).unwrap()
 }
 
-/// What differs, or nothing.
+/// Describes the difference of two buffers, if there is one.
 fn difference(what: &str, actual: &[u8], expected: &[u8]) -> Option<String> {
     if actual.len() != expected.len() {
         return Some(format!("{what}: {} bytes, not {}", actual.len(), expected.len()));
@@ -55,7 +55,7 @@ fn difference(what: &str, actual: &[u8], expected: &[u8]) -> Option<String> {
 }
 
 #[test]
-fn every_pixel_is_pillows() {
+fn pixels_are_equal_to_those_of_pillow() {
     let folder = tempfile::tempdir().unwrap();
     let index = ask_pillow(folder.path());
     let read = |file: &Path| std::fs::read(folder.path().join(file)).unwrap();

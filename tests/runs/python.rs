@@ -1,4 +1,4 @@
-//! What a reader with nothing but Python has: the page's three lines, and the committed JSON Schemas.
+//! Reading checkpoints in Python: the three lines of `docs/checkpoints.md`, and the JSON Schemas.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -19,14 +19,14 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The code of the page's section "In Python".
+/// The code of the section "In Python" in `docs/checkpoints.md`.
 fn lines_of_the_page() -> String {
     let page = std::fs::read_to_string(root().join("docs/checkpoints.md")).unwrap();
     let section = page.split("\n## ").find(|section| section.starts_with("In Python\n")).unwrap();
     section.split("```python\n").nth(1).unwrap().split("```").next().unwrap().to_owned()
 }
 
-/// Publishes the weights of a released architecture as the page's example has them, each tensor filled with its place.
+/// Writes a checkpoint of a released architecture for the example. Each tensor is filled with its index plus 1.
 fn write_example(folder: &Path) {
     let config = ModelConfig {
         image_size: 128,
@@ -83,7 +83,7 @@ fn write_example(folder: &Path) {
 }
 
 #[test]
-fn the_pages_three_lines_open_the_average_of_a_released_architecture() {
+fn the_documented_lines_read_the_averages_of_a_released_architecture() {
     let lines = lines_of_the_page();
     assert_eq!(lines.lines().count(), 3, "{lines}");
     let folder = tempfile::tempdir().unwrap();
@@ -103,7 +103,7 @@ fn the_pages_three_lines_open_the_average_of_a_released_architecture() {
 }
 
 #[test]
-fn what_a_run_writes_is_valid_by_the_committed_schemas() {
+fn files_of_a_run_are_valid_under_the_schemas() {
     let place = Place::new();
     place.trained(2, "run", &[]);
     let checkpoints = place.path("run/checkpoints");

@@ -1,4 +1,4 @@
-//! Event files, read back by TensorBoard's own reader.
+//! Event files, read by TensorBoard itself.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +9,7 @@ use admiral_telemetry::{Grid, TensorBoard};
 const LONG: Duration = Duration::from_secs(3600);
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Prints what TensorBoard's reader and Pillow find in a folder of event files.
+/// A Python program that prints the events of a folder, as TensorBoard and Pillow read them.
 const READER: &str = r#"
 import io, json, sys
 from PIL import Image
@@ -73,7 +73,7 @@ fn tensorboard_reads_what_was_written() {
 }
 
 #[test]
-fn a_resumed_run_replaces_what_came_after_its_checkpoint() {
+fn a_resumed_run_replaces_the_events_after_its_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let killed = TensorBoard::open(folder.path(), 1, LONG);
     (1..=7).for_each(|step| killed.scalar("loss", step, 1.0));
@@ -86,7 +86,7 @@ fn a_resumed_run_replaces_what_came_after_its_checkpoint() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_stops_nothing_and_is_used_once_it_can() {
+fn an_unwritable_folder_is_retried_without_an_error() {
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("events");
     std::fs::write(&folder, "a file is in the way").unwrap(); // also where the tests run as root
@@ -106,7 +106,7 @@ fn a_folder_that_cannot_be_written_stops_nothing_and_is_used_once_it_can() {
 }
 
 #[test]
-fn a_removed_folder_is_counted_and_made_again() {
+fn a_removed_folder_is_created_again() {
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("events");
     let board = TensorBoard::open(&folder, 1, LONG);
@@ -121,7 +121,7 @@ fn a_removed_folder_is_counted_and_made_again() {
 }
 
 #[test]
-fn a_picture_that_png_cannot_hold_is_counted() {
+fn an_image_that_png_cannot_store_counts_as_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let board = TensorBoard::open(folder.path(), 1, LONG);
     board.image("samples", 1, Grid { width: 2, height: 2, channels: 3, pixels: vec![0; 5] });

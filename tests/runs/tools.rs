@@ -1,4 +1,4 @@
-//! `admiral checkpoint`: the real program on what real runs have left, in a folder and on a real S3 server.
+//! `admiral checkpoint` on checkpoints of real runs, in a folder and on a real S3 server.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::mpirun::{Finished, Running, run};
 use crate::runs::{PATIENCE, Place, errors, wait_until};
 use crate::s3::{S3, environment};
 
-/// A run that has saved steps 5, 10, 15 and 20, which no test changes.
+/// A run that has saved steps 5, 10, 15 and 20. No test changes it.
 fn original() -> &'static Place {
     static PLACE: OnceLock<Place> = OnceLock::new();
     PLACE.get_or_init(|| {
@@ -39,7 +39,7 @@ impl Copy {
         self.folder.path().join("run").to_str().unwrap().to_owned()
     }
 
-    /// A file of a step; the step's folder where `file` is empty.
+    /// A file of a step, or the step's folder if `file` is empty.
     fn file(&self, step: u64, file: &str) -> PathBuf {
         self.folder.path().join(format!("run/checkpoints/step-{step:09}")).join(file)
     }
@@ -59,7 +59,7 @@ fn tool(arguments: &[&str]) -> Finished {
     run(&mut command(arguments), PATIENCE)
 }
 
-/// What a tool prints, which must end with `code`.
+/// Runs a command, which must exit with `code`. Returns its standard output.
 fn text(code: i32, arguments: &[&str]) -> String {
     let finished = tool(arguments);
     assert_eq!(finished.code, Some(code), "{arguments:?}: {}{}", finished.stdout, finished.stderr);
@@ -71,7 +71,7 @@ fn as_json(code: i32, arguments: &[&str]) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-/// The steps of a list's answer with a field of each.
+/// A field of each entry of a JSON list, by step.
 fn by_step(answer: &Value, list: &str, field: &str) -> BTreeMap<u64, Value> {
     let entries = answer[list].as_array().unwrap();
     entries.iter().map(|entry| (entry["step"].as_u64().unwrap(), entry[field].clone())).collect()
@@ -87,7 +87,7 @@ fn flip_a_bit(path: &Path) {
 const FILE: &str = "model-00001-of-00001.safetensors";
 
 #[test]
-fn list_says_of_every_folder_what_it_is() {
+fn list_reports_the_state_of_every_folder() {
     let copy = Copy::new();
     let whole = as_json(0, &["list", &copy.run()]);
     assert_eq!((&whole["newest"], &whole["latest_json"]), (&json!(20), &json!(20)));
@@ -104,7 +104,7 @@ fn list_says_of_every_folder_what_it_is() {
     std::fs::write(copy.file(10, "manifest.json"), "{").unwrap();
     std::fs::remove_file(copy.file(15, "manifest.json")).unwrap();
     std::fs::rename(copy.file(20, "manifest.json"), copy.file(20, "manifest.damaged.json")).unwrap();
-    // The place itself, instead of the run's folder.
+    // The checkpoints' folder, instead of the run's.
     let place = format!("{}/checkpoints", copy.run());
     let broken = as_json(0, &["list", &place]);
     let states = by_step(&broken, "checkpoints", "state");
@@ -133,7 +133,7 @@ fn show_prints_the_manifest_and_a_configuration_that_trains() {
     }
     let manifest: Value = serde_json::from_slice(&std::fs::read(format!("{step}/manifest.json")).unwrap()).unwrap();
     assert_eq!(as_json(0, &["show", &step])["manifest"], manifest);
-    // Of a run's folder it is the newest.
+    // For a run's folder, the newest checkpoint is shown.
     assert_eq!(as_json(0, &["show", run])["manifest"]["training"]["step"], 20);
     let yaml = text(0, &["show", &step, "--config"]);
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -167,7 +167,7 @@ fn verify_names_every_bad_file() {
     }
     let said = errors(&finished);
     assert!(said.len() == 1 && said[0].contains("2 of 4") && said[0].ends_with("steps 10, 15"), "{said:?}");
-    // The newest, and one step.
+    // The newest checkpoint, and a given step.
     text(0, &["verify", &copy.run()]);
     text(0, &["verify", &copy.run(), "--step", "5"]);
     text(64, &["verify", &copy.run(), "--step", "10"]);
@@ -176,7 +176,7 @@ fn verify_names_every_bad_file() {
     assert!(errors(&missing)[0].contains("5, 10, 15, 20"), "{}", missing.stderr);
 }
 
-/// The role's tensors that differ, the values that do, and the largest difference, by reading all of both.
+/// The number of tensors and of values of a role that differ, and the largest difference.
 fn expected_difference(a: &BTreeMap<String, Vec<u8>>, b: &BTreeMap<String, Vec<u8>>, role: &str) -> (usize, u64, f64) {
     let (mut tensors, mut count, mut largest) = (0, 0, 0.0_f64);
     let value = |bytes: &[u8; 4]| f64::from(f32::from_le_bytes(*bytes));
@@ -192,9 +192,9 @@ fn expected_difference(a: &BTreeMap<String, Vec<u8>>, b: &BTreeMap<String, Vec<u
 }
 
 #[test]
-fn diff_names_what_differs_however_many_ranks_wrote_it() {
+fn diff_compares_checkpoints_of_different_world_sizes() {
     let place = original();
-    // Another seed of dropout, another number of files.
+    // Another seed for dropout, and another number of files.
     let changed = ["--set", "training.save_interval=20", "--set", "optimizer.learning_rate=0.002"];
     place.trained(2, "other", &changed);
     let path =
@@ -205,7 +205,7 @@ fn diff_names_what_differs_however_many_ranks_wrote_it() {
     assert_eq!(as_json(0, &["diff", &b, &b])["equal"], true);
 
     let (tensors_a, tensors_b) = (place.tensors("run", 20), place.tensors("other", 20));
-    // Either way round: the one with fewer files is the outer one.
+    // In both directions, because the program loops over the checkpoint with fewer files.
     for (a, b, rates) in [(&a, &b, [0.001, 0.002]), (&b, &a, [0.002, 0.001])] {
         let report = as_json(1, &["diff", a, b]);
         assert_eq!(report["equal"], false);
@@ -241,7 +241,7 @@ fn diff_names_what_differs_however_many_ranks_wrote_it() {
 }
 
 #[test]
-fn prune_says_what_it_does_and_does_it() {
+fn prune_deletes_the_checkpoints_that_it_lists() {
     let copy = Copy::new();
     let run = copy.run();
     let options = ["prune", &run, "--keep-last", "1", "--keep-every", "10"];
@@ -258,7 +258,7 @@ fn prune_says_what_it_does_and_does_it() {
 }
 
 #[test]
-fn prune_touches_nothing_when_the_newest_is_damaged() {
+fn prune_deletes_nothing_if_the_newest_checkpoint_is_damaged() {
     let copy = Copy::new();
     let run = copy.run();
     flip_a_bit(&copy.file(20, &format!("ema-0.9/{FILE}")));
@@ -271,11 +271,11 @@ fn prune_touches_nothing_when_the_newest_is_damaged() {
 }
 
 #[test]
-fn prune_removes_what_saves_have_left_but_not_what_may_be_one() {
+fn prune_removes_leftovers_of_saves_but_no_running_save() {
     let copy = Copy::new();
     let run = copy.run();
     std::fs::remove_file(copy.file(5, "manifest.json")).unwrap();
-    // As a killed writer leaves a file that it was staging.
+    // A staged file that a killed writer has left.
     std::fs::write(copy.file(5, &format!("master/{FILE}#1")), "half").unwrap();
     std::fs::rename(copy.file(10, "manifest.json"), copy.file(10, "manifest.damaged.json")).unwrap();
     std::fs::remove_file(copy.file(20, "manifest.json")).unwrap();
@@ -286,14 +286,14 @@ fn prune_removes_what_saves_have_left_but_not_what_may_be_one() {
 }
 
 #[test]
-fn prune_keeps_what_a_run_resumed_from_and_what_it_may_be_writing() {
+fn prune_keeps_the_step_that_a_run_resumed_from_and_running_saves() {
     let copy = Copy::new();
     let run = copy.run();
     let endless = ["--resume", "latest", "--set", "training.steps=100000000", "--set", "training.save_interval=50"];
     let folder = format!("run.folder={run}");
     let training = Running::start(original().train(1, "run", &endless).args(["--set", &folder]));
     wait_until("the run has saved", || copy.file(50, "manifest.json").exists());
-    // As a save of the living run looks at first; and one of a run long gone.
+    // The first file of a save of the live run, and one of a run that ended long ago.
     for step in [17, 25] {
         std::fs::create_dir(copy.file(step, "")).unwrap();
         std::fs::write(copy.file(step, "part"), "half").unwrap();
@@ -306,7 +306,7 @@ fn prune_keeps_what_a_run_resumed_from_and_what_it_may_be_writing() {
         (&json!("a run resumed from it"), &json!(true), &json!(true))
     );
     assert!(why[&25].as_str().unwrap().contains("may be writing it"), "{why:?}");
-    // Killed, it will be started again, and may go back to the same step.
+    // After it is killed, it may be restarted and resume from the same step.
     training.kill();
     assert_eq!(as_json(0, &["list", &run])["owner"]["state"], "dead");
     let done = by_step(&as_json(0, &["prune", &run, "--keep-last", "1"]), "steps", "deleted");
@@ -321,7 +321,7 @@ fn a_checkpoint_of_schema_version_1_is_verified_and_resumed() {
     let mut manifest: Value = serde_json::from_slice(&std::fs::read(copy.file(20, "manifest.json")).unwrap()).unwrap();
     manifest["schema_version"] = json!(1);
     manifest.as_object_mut().unwrap().remove("writer");
-    // As the configuration of that time was.
+    // The configuration as it was at that time.
     manifest["configuration"]["checkpoint"] = json!({"url": null});
     std::fs::write(copy.file(20, "manifest.json"), manifest.to_string()).unwrap();
     let run = copy.run();
@@ -335,13 +335,13 @@ fn a_checkpoint_of_schema_version_1_is_verified_and_resumed() {
 }
 
 #[test]
-fn a_probe_says_whether_a_place_can_be_written_and_leaves_nothing() {
+fn a_probe_reports_whether_a_location_is_writable_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("to/come");
     let answer = as_json(0, &["probe", place.to_str().unwrap()]);
     assert!(answer["seconds"].as_f64().unwrap() > 0.0, "{answer}");
     assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
-    // Below a file there is no folder, for root neither.
+    // Not even root can create a folder below a file.
     std::fs::write(folder.path().join("file"), "").unwrap();
     let refused = tool(&["probe", folder.path().join("file/place").to_str().unwrap()]);
     assert_eq!(refused.code, Some(69), "{}", refused.stderr);
@@ -349,7 +349,7 @@ fn a_probe_says_whether_a_place_can_be_written_and_leaves_nothing() {
 }
 
 #[test]
-fn what_names_no_place_is_one_clear_error() {
+fn a_wrong_location_is_one_clear_error() {
     let empty = tempfile::tempdir().unwrap();
     let (empty, step) = (empty.path().to_str().unwrap(), original().path("run/checkpoints/step-000000010"));
     let cases: [(&[&str], &str); 7] = [
@@ -383,7 +383,7 @@ fn every_tool_works_on_s3() {
         assert_eq!(finished.code, Some(code), "{arguments:?}: {}{}", finished.stdout, finished.stderr);
         finished.stdout
     };
-    // A prefix is found as a run's folder is.
+    // A prefix works like a run's folder.
     let listed: Value = serde_json::from_str(&tool(0, &["list", "s3://bucket/some/run", "--json"])).unwrap();
     assert_eq!(listed["place"], url);
     let published = [10, 20].map(|step| (step, json!("published")));

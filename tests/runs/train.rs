@@ -1,4 +1,4 @@
-//! Training as a user runs it: the real program, alone and under the real mpirun.
+//! Training with the real program, on one rank and under the real mpirun.
 
 use std::process::Command;
 use std::time::Duration;
@@ -6,19 +6,19 @@ use std::time::Duration;
 use crate::mpirun::{Running, run, session};
 use crate::runs::{PATIENCE, Place, assert_same, errors, wait_until};
 
-/// 20 steps straight, and 10 + SIGKILL + 10, end with the same bytes.
+/// Checks that 20 steps without interruption end with the same bytes as 10 steps, SIGKILL and 10 more steps.
 fn resumes_exactly(ranks: usize, arguments: &[&str]) {
     let place = Place::new();
     place.trained(ranks, "straight", arguments);
 
-    // Killed while it goes on after step 10: what it did since must not matter.
+    // Kill the run after step 10. Its later steps must not matter.
     let endless = [arguments, &["--set", "training.steps=100000"]].concat();
     let running = Running::start(&mut place.train(ranks, "killed", &endless));
     wait_until("step 10 is published", || place.is_published("killed", 10));
     running.kill();
     drop(running);
     for step in 11..10_000 {
-        // It may have been fast enough to publish more.
+        // It may have published more checkpoints.
         let _ = std::fs::remove_dir_all(place.path(&format!("killed/checkpoints/step-{step:09}")));
     }
     place.trained(ranks, "killed", &[arguments, &["--resume", "latest"]].concat());
@@ -49,7 +49,7 @@ fn ranks_and_accumulation_do_not_change_losses_or_gradients() {
     place.trained(1, "one", &plain);
     place.trained(2, "two", &[&plain[..], &["--set", "training.microbatch=4"]].concat());
     place.trained(1, "accumulated", &[&plain[..], &["--set", "training.microbatch=2"]].concat());
-    // The norms show what Adam hides: gradients that are a factor too large.
+    // Adam hides gradients that are too large by a factor. Their norms do not.
     for tag in ["loss", "grad_norm"] {
         let one = place.curve("one", tag);
         assert_eq!(one.len(), 20);
@@ -62,7 +62,7 @@ fn ranks_and_accumulation_do_not_change_losses_or_gradients() {
 }
 
 #[test]
-fn sums_that_travel_during_backward_change_no_bit() {
+fn sums_during_backward_have_the_same_bits_as_sums_after_it() {
     let place = Place::new();
     for precision in ["fp32", "fp16"] {
         let name = |way: &str| format!("{precision}-{way}");
@@ -78,7 +78,7 @@ fn sums_that_travel_during_backward_change_no_bit() {
             place.tensors(&name(way), 20)
         };
         let after = train("after", ["training.overlap_all_reduce=false", "training.bucket_bytes=null"]);
-        // Some forty buckets, and one.
+        // About forty buckets, and one.
         for bytes in ["20000", "1000000000"] {
             let fields = ["training.overlap_all_reduce=true", &format!("training.bucket_bytes={bytes}")];
             assert_same(&after, &train(bytes, fields));
@@ -94,7 +94,7 @@ fn sums_that_travel_during_backward_change_no_bit() {
 }
 
 #[test]
-fn the_loader_alone_can_be_timed() {
+fn bench_data_times_the_loader() {
     let place = Place::new();
     let bench = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_admiral"));
@@ -112,7 +112,7 @@ fn the_loader_alone_can_be_timed() {
 }
 
 #[test]
-fn operations_can_be_timed_where_they_are_to_run() {
+fn bench_ops_times_operations() {
     let bench = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_admiral"));
         let few = ["bench", "ops", "--json", "--parameters", "1", "--threads", "1", "--rounds", "1", "--warmup", "0"];
@@ -134,7 +134,7 @@ fn operations_can_be_timed_where_they_are_to_run() {
 }
 
 #[test]
-fn a_step_can_be_traced() {
+fn bench_step_writes_a_trace() {
     let place = Place::new();
     let trace = place.path("trace.json");
     let mut command = Command::new(env!("CARGO_BIN_EXE_admiral"));
@@ -142,7 +142,7 @@ fn a_step_can_be_traced() {
     let finished = run(command.arg("--trace").arg(&trace), PATIENCE);
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     let measured: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
-    // Weights' gradients are copied on their way to flat memory; feature maps are not, for whatever comes next.
+    // Gradients of weights are copied to flat memory. Feature maps are not copied for the next operation.
     let copies = measured["copies"].as_array().unwrap();
     let within = |name: &str| copies.iter().any(|copies| copies["within"] == name);
     assert!(!within("aten::_convolution") && !within("aten::upsample_nearest2d_backward"), "{measured:#}");
@@ -152,7 +152,8 @@ fn a_step_can_be_traced() {
         let [least, median, most] = ["least", "median", "most"].map(|end| measured[ceiling][end].as_f64().unwrap());
         assert!(0.0 < least && least <= median && median <= most, "{measured:#}");
     }
-    // Gradient and master for the norms; the gradient, and master, mean, variance and two averages both ways.
+    // The norms read gradients and masters. Adam reads gradients, and reads and writes masters, means, variances and
+    // two averages.
     let bytes = measured["optimizer_bytes"].as_u64().unwrap();
     assert!(bytes > 0 && bytes.is_multiple_of(4 * (2 + 1 + 2 * 5)), "{bytes}");
     let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
@@ -161,7 +162,7 @@ fn a_step_can_be_traced() {
 }
 
 #[test]
-fn classifiers_and_upsamplers_train_resume_and_serve() {
+fn classifiers_and_upsamplers_train_resume_and_sample() {
     let place = Place::new();
     let sample = |run_folder: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_admiral"));
@@ -225,7 +226,7 @@ fn bad_input_has_one_message_and_the_right_code() {
 }
 
 #[test]
-fn a_diverged_run_says_where_once_and_keeps_its_checkpoints() {
+fn a_diverged_run_reports_the_step_once_and_keeps_its_checkpoints() {
     let place = Place::new();
     place.trained(2, "run", &["--set", "training.steps=2"]);
     let before = place.tensors("run", 2);
@@ -262,7 +263,7 @@ fn a_broken_image_stops_the_run_by_name_or_is_skipped() {
     assert!(skipped.stderr.contains("b_torn.png"), "{}", skipped.stderr);
 }
 
-/// The ranks of a run that has begun to train.
+/// Waits until a run trains. Returns its ranks' processes.
 fn ranks_at_work(place: &Place, running: &Running, num_ranks: usize) -> Vec<i32> {
     wait_until("training has begun", || place.path("run/config.yaml").exists());
     std::thread::sleep(Duration::from_millis(500));
@@ -282,7 +283,7 @@ fn a_signal_to_one_rank_publishes_a_checkpoint_and_exits_75() {
         let place = Place::new();
         let running = Running::start(&mut place.train(num_ranks, "run", &endless));
         let ranks = ranks_at_work(&place, &running, num_ranks);
-        // SAFETY: a process of this test's own.
+        // SAFETY: the process belongs to this test.
         unsafe { libc::kill(ranks[rank], signal) };
         let finished = running.finish(PATIENCE);
         assert!(!finished.timed_out);
@@ -303,11 +304,11 @@ fn a_signal_to_one_rank_publishes_a_checkpoint_and_exits_75() {
 }
 
 #[test]
-fn a_killed_rank_takes_the_group_down() {
+fn a_killed_rank_ends_all_ranks() {
     let place = Place::new();
     let running = Running::start(&mut place.train(2, "run", &["--set", "training.steps=100000"]));
     let ranks = ranks_at_work(&place, &running, 2);
-    // SAFETY: a process of this test's own.
+    // SAFETY: the process belongs to this test.
     unsafe { libc::kill(ranks[1], libc::SIGKILL) };
     let leader = running.id();
     wait_until("the group is gone", || !session(leader).iter().any(|process| ranks.contains(process)));

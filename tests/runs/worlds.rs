@@ -1,4 +1,4 @@
-//! A run that changes its number of ranks goes on as if it had not; and a place belongs to one run at a time.
+//! A run sees the same samples whatever its number of ranks. A checkpoint location belongs to one run at a time.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,12 @@ use crate::mpirun::{Running, run};
 use crate::runs::{PATIENCE, Place, errors, wait_until};
 use crate::stores::in_folder;
 
-/// What the ranks of a run saw of each sample, by its index: the timestep and a hash of image and noise.
+/// The timestep and a hash of image and noise of each sample that ranks have seen, by the sample's index.
 type Samples = BTreeMap<u64, (String, String)>;
 
-/// Runs to `steps` steps, and adds what all ranks saw to `samples`. No sample may come twice.
+/// Trains up to `steps` steps, and adds the samples of all ranks to `samples`. No sample may occur twice.
 fn watched(place: &Place, ranks: usize, name: &str, steps: u64, arguments: &[&str], samples: &mut Samples) {
-    // Every rank writes into a file of its own, where no other rank's line breaks its lines.
+    // Each rank logs to a separate file, so that lines do not mix.
     let log = place.path(&format!("{name}-to-{steps}")).display().to_string();
     let starter = ["sh", "-c", "exec \"$@\" 2>\"$0.${OMPI_COMM_WORLD_RANK:-0}\"", &log];
     let last = format!("training.steps={steps}");
@@ -43,7 +43,7 @@ fn state(place: &Place, name: &str, step: u64) -> TrainingState {
     store.checkpoint(step).unwrap().manifest().training.clone()
 }
 
-/// The numbers in a value, in their order.
+/// The numbers in a value, in order.
 fn numbers(value: &serde_json::Value) -> Vec<f64> {
     match value {
         serde_json::Value::Array(values) => values.iter().flat_map(numbers).collect(),
@@ -52,7 +52,8 @@ fn numbers(value: &serde_json::Value) -> Vec<f64> {
     }
 }
 
-/// 2 ranks, then 4, then 1 see what a single rank sees that nothing disturbs, and end in the same state.
+/// Checks that a run on 2, then 4, then 1 rank sees the samples of an undisturbed run on one rank, and ends in the same
+/// state.
 fn any_world_sees_the_same(arguments: &[&str]) {
     let place = Place::new();
     let (mut undisturbed, mut changing) = (Samples::new(), Samples::new());
@@ -60,7 +61,7 @@ fn any_world_sees_the_same(arguments: &[&str]) {
     for (ranks, steps) in [(2, 4), (4, 8), (1, 12)] {
         watched(&place, ranks, "changing", steps, arguments, &mut changing);
     }
-    // 8 samples a step, without a gap.
+    // 8 samples per step, without a gap.
     assert_eq!(undisturbed.keys().copied().collect::<Vec<_>>(), (0..96).collect::<Vec<_>>());
     assert_eq!(undisturbed, changing);
 
@@ -71,7 +72,7 @@ fn any_world_sees_the_same(arguments: &[&str]) {
     let [left, right] = [left, right].map(|state| numbers(&state.timestep_sampler.unwrap()));
     assert_eq!(left.len(), right.len());
     for (a, b) in left.iter().zip(&right) {
-        // Sums of floating-point numbers in another order.
+        // Floating-point numbers are summed in another order.
         assert!((a - b).abs() <= 0.02 * a.abs(), "{left:?}, {right:?}");
     }
 }
@@ -82,9 +83,9 @@ fn any_number_of_ranks_sees_the_same_samples() {
 }
 
 #[test]
-fn loss_scale_and_timestep_sampler_outlive_a_change_of_ranks() {
-    // So many timesteps that the sampler, which remembers 10 losses of each, still draws uniformly at the end: what it
-    // draws later depends on losses that no two numbers of ranks give bit for bit.
+fn loss_scale_and_timestep_sampler_survive_a_change_of_ranks() {
+    // The sampler draws uniformly until it has 10 losses of each timestep. With this many timesteps it still does so at
+    // the end. Later draws would depend on losses, whose bits depend on the number of ranks.
     let learning = ["diffusion.timestep_sampler=loss-second-moment", "diffusion.diffusion_steps=16"];
     let more = ["precision.mode=fp16", "sampling.timestep_respacing=\"2\""];
     let arguments: Vec<&str> = learning.iter().chain(&more).flat_map(|field| ["--set", field]).collect();
@@ -92,7 +93,7 @@ fn loss_scale_and_timestep_sampler_outlive_a_change_of_ranks() {
 }
 
 #[test]
-fn a_place_belongs_to_one_run_until_it_is_dead() {
+fn a_checkpoint_location_belongs_to_one_run_until_it_is_dead() {
     let place = Place::new();
     let endless = ["--set", "training.steps=100000", "--set", "training.save_interval=20"];
     let first = Running::start(&mut place.train(2, "run", &endless));
@@ -109,13 +110,13 @@ fn a_place_belongs_to_one_run_until_it_is_dead() {
         }
         assert_eq!(owner().writer, writer);
     }
-    // As does one that brings its own folder and only shares the place.
+    // A run with another folder and the same checkpoint location is refused too.
     let url = format!("checkpoint.url={}", checkpoints.display());
     let other = [&endless[..], &["--resume", "auto", "--set", &url]].concat();
     let third = run(&mut place.train(1, "other", &other), PATIENCE);
     assert_eq!((third.code, errors(&third).len()), (Some(64), 1), "{}", third.stderr);
 
-    // The first has not noticed.
+    // The first run continues.
     let newest = || in_folder(&checkpoints).latest().unwrap().unwrap();
     let before = newest();
     wait_until("the first run has published another checkpoint", || newest() > before);
@@ -126,7 +127,7 @@ fn a_place_belongs_to_one_run_until_it_is_dead() {
     let steps = format!("training.steps={last}");
     let heir = place.trained(1, "run", &["--resume", "auto", "--set", &steps]);
     assert!(heir.stderr.contains(&format!("from run {}", writer.run_id)), "{}", heir.stderr);
-    // The system knows that the first is dead: nobody waits for a sign of its life.
+    // The first run's process is known to be dead, so the next run does not wait for its lease.
     assert!(!heir.stderr.contains("sign of life"), "{}", heir.stderr);
     assert_eq!((owner().writer.run_id == writer.run_id, owner().is_released), (true, true));
     assert_ne!(owner().writer.attempt_id, writer.attempt_id);

@@ -1,5 +1,5 @@
-//! Checkpoints on a folder and on a real S3 server, at one number of ranks and another, whole and damaged, and as
-//! Python's own reader sees them.
+//! Checkpoints in a folder and on a real S3 server: with different numbers of ranks, undamaged and damaged, and read by
+//! Python.
 
 use std::process::Command;
 use std::sync::{Arc, Barrier, Mutex};
@@ -15,14 +15,14 @@ use crate::s3::{S3, environment, python};
 
 const ROLES: [Role; 4] = [Role::Master, Role::Ema { rate: 0.9999 }, Role::AdamMean, Role::AdamVariance];
 
-/// Ranks as threads of the test.
+/// Ranks that are threads of the test.
 struct Threads {
     rank: usize,
     slots: Arc<Vec<Mutex<Vec<u8>>>>,
     barrier: Arc<Barrier>,
 }
 
-/// Runs `body` on every rank of a world of threads.
+/// Runs `body` on `world` ranks.
 fn ranks<T: Send>(world: usize, body: impl Fn(&dyn Collective) -> T + Sync) -> Vec<T> {
     let slots: Arc<Vec<Mutex<Vec<u8>>>> = Arc::new((0..world).map(|_| Mutex::default()).collect());
     let barrier = Arc::new(Barrier::new(world));
@@ -115,7 +115,7 @@ fn content(step: u64) -> Content {
     }
 }
 
-/// The values that a parameter has in a role: all different, with awkward ones among them.
+/// The values of a parameter in a role. All are different, and some are special, such as -0 and a denormal number.
 fn values(content: &Content, role: Role, index: usize) -> Vec<f32> {
     let role = ROLES.iter().position(|r| *r == role).unwrap();
     let step = content.training.step as f32;
@@ -130,7 +130,7 @@ fn values(content: &Content, role: Role, index: usize) -> Vec<f32> {
 
 fn write(catalog: &Catalog, collective: &dyn Collective, content: &Content) -> Result<(), Error> {
     let mut tensors: Vec<(Role, usize, Vec<f32>)> = Vec::new();
-    // Not in the order of parameters: segments come as the trainer keeps them.
+    // In another order than the parameters', as from the trainer's segments.
     for role in ROLES {
         for index in (0..content.parameters.len()).rev() {
             tensors.push((role, index, values(content, role, index)));
@@ -184,7 +184,7 @@ fn folder() -> (tempfile::TempDir, Catalog) {
     (folder, Catalog::new(&store))
 }
 
-fn any_number_of_ranks_reads_what_any_number_wrote(catalog: &Catalog) {
+fn checkpoints_are_read_by_other_world_sizes(catalog: &Catalog) {
     for (writers, readers, step) in [(1, 2, 10), (2, 1, 20), (3, 2, 30), (8, 3, 40)] {
         let content = content(step);
         for result in ranks(writers, |collective| write(store, collective, &content)) {
@@ -203,8 +203,8 @@ fn any_number_of_ranks_reads_what_any_number_wrote(catalog: &Catalog) {
 }
 
 #[test]
-fn a_folder_keeps_checkpoints() {
-    any_number_of_ranks_reads_what_any_number_wrote(&folder().1);
+fn a_folder_stores_checkpoints() {
+    checkpoints_are_read_by_other_world_sizes(&folder().1);
 }
 
 #[test]
@@ -223,32 +223,32 @@ fn a_published_step_is_never_written_again() {
 }
 
 #[test]
-fn a_save_without_manifest_is_passed_over_and_can_be_done_again() {
+fn a_save_without_manifest_is_ignored_and_can_be_repeated() {
     let (root, catalog) = folder();
     write(&catalog, &Single, &content(10)).unwrap();
     for result in ranks(3, |collective| write(&catalog, collective, &content(20))) {
         result.unwrap();
     }
-    // As a run leaves it that ends before its manifest; latest.json still points there.
+    // A run that ended before it wrote its manifest. latest.json still points there.
     let torn = root.path().join("checkpoints/step-000000020");
     std::fs::remove_file(torn.join("manifest.json")).unwrap();
     assert_eq!(catalog.steps().unwrap(), [10]);
     assert_eq!(catalog.latest().unwrap(), Some(10));
     let error = catalog.checkpoint(20).unwrap_err();
     assert!(error.to_string().contains("steps that can be read: 10"), "{error}");
-    // Done again by one rank: no file of the three remains.
+    // Repeat it with one rank. No file of the three ranks remains.
     write(&catalog, &Single, &content(20)).unwrap();
     assert_eq!(std::fs::read_dir(torn.join("master")).unwrap().count(), 1);
     read(&catalog.checkpoint(20).unwrap(), &Single, &content(20)).unwrap();
-    // As a run leaves it that ends between manifest and latest.json.
+    // A run that ended between its manifest and latest.json.
     std::fs::remove_file(root.path().join("checkpoints/latest.json")).unwrap();
     assert_eq!(catalog.latest().unwrap(), Some(20));
 }
 
 #[test]
-fn all_ranks_learn_of_one_ranks_failure_and_nothing_is_published() {
+fn a_failure_of_one_rank_fails_all_ranks_and_nothing_is_published() {
     let (root, catalog) = folder();
-    // What the second rank writes cannot lie here: its name is taken by a folder.
+    // A folder has the name of the second rank's file.
     let taken = root.path().join("checkpoints/step-000000020/master/model-00002-of-00002.safetensors/x");
     std::fs::create_dir_all(&taken).unwrap();
     let errors: Vec<_> = ranks(2, |collective| write(&catalog, collective, &content(20)).unwrap_err());
@@ -283,7 +283,7 @@ fn damage_is_named_on_every_rank() {
             }
         }
     }
-    // The other roles are whole.
+    // The other roles are undamaged.
     assert_eq!(catalog.checkpoint(20).unwrap().load_role(Role::Master).unwrap().len(), 5);
 }
 
@@ -313,7 +313,7 @@ fn a_manifest_in_the_folder_of_another_step_is_damage() {
 }
 
 #[test]
-fn a_manifest_is_not_believed_before_memory_is_taken() {
+fn sizes_of_a_manifest_are_checked_before_memory_is_allocated() {
     let (root, catalog) = folder();
     write(&catalog, &Single, &content(20)).unwrap();
     let path = root.path().join("checkpoints/step-000000020/manifest.json");
@@ -348,7 +348,7 @@ fn another_model_does_not_fit() {
 }
 
 #[test]
-fn a_checkpoint_is_found_from_its_folder_the_place_and_the_run() {
+fn a_checkpoint_is_found_by_its_folder_the_checkpoints_folder_and_the_run() {
     let find = |place: &str| find_checkpoint(place, &StoreOptions::default());
     let (root, catalog) = folder();
     write(&catalog, &Single, &content(10)).unwrap();
@@ -369,7 +369,7 @@ fn a_checkpoint_is_found_from_its_folder_the_place_and_the_run() {
 }
 
 #[test]
-fn a_place_that_cannot_be_written_is_found_out_at_once() {
+fn an_unwritable_location_is_an_error_at_once() {
     let root = tempfile::tempdir().unwrap();
     std::fs::write(root.path().join("file"), "").unwrap();
     let location = Location::Folder(root.path().join("file/checkpoints"));
@@ -379,7 +379,7 @@ fn a_place_that_cannot_be_written_is_found_out_at_once() {
 }
 
 #[test]
-fn python_opens_the_weights_by_name() {
+fn python_reads_the_weights_by_name() {
     let (root, catalog) = folder();
     write(&catalog, &Single, &content(20)).unwrap();
     let script = "import sys, numpy; from safetensors.numpy import load_file\n\
@@ -402,10 +402,10 @@ fn python_opens_the_weights_by_name() {
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().collect::<Vec<_>>(), expected);
 }
 
-/// Writes and reads checkpoints at `url`, an empty place on S3.
-fn s3_place_keeps_checkpoints(url: &str, options: &StoreOptions) {
+/// Writes and reads checkpoints at `url`, an empty location on S3.
+fn stores_checkpoints_on_s3(url: &str, options: &StoreOptions) {
     let create = |url: &str| Store::create(&Location::parse(url).unwrap(), options).unwrap();
-    any_number_of_ranks_reads_what_any_number_wrote(&Catalog::new(&create(url)));
+    checkpoints_are_read_by_other_world_sizes(&Catalog::new(&create(url)));
     let found = |place: &str| find_checkpoint(place, options).unwrap().manifest().training.step;
     assert_eq!(found(&format!("{url}/step-000000020")), 20);
     assert_eq!(found(url), 40);
@@ -417,16 +417,16 @@ fn s3_place_keeps_checkpoints(url: &str, options: &StoreOptions) {
 }
 
 #[test]
-fn s3_keeps_checkpoints() {
+fn s3_stores_checkpoints() {
     let s3 = S3::start();
     let vars = environment(s3.port).map(|(name, value)| (name.to_owned(), value));
     let options = StoreOptions { s3: S3Settings::from_vars(vars), ..StoreOptions::default() };
-    s3_place_keeps_checkpoints("s3://bucket/some/run", &options);
+    stores_checkpoints_on_s3("s3://bucket/some/run", &options);
 }
 
 #[test]
 #[ignore = "needs an S3 server: ADMIRAL_TEST_S3_URL and AWS_*"]
-fn another_s3_server_keeps_checkpoints() {
+fn another_s3_server_stores_checkpoints() {
     let options = StoreOptions { s3: S3Settings::from_vars(std::env::vars()), ..StoreOptions::default() };
-    s3_place_keeps_checkpoints(&std::env::var("ADMIRAL_TEST_S3_URL").unwrap(), &options);
+    stores_checkpoints_on_s3(&std::env::var("ADMIRAL_TEST_S3_URL").unwrap(), &options);
 }

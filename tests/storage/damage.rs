@@ -1,5 +1,5 @@
-//! Whatever happens to the files of a real run's newest checkpoint: it is noticed and named, and the run goes on from
-//! the one before, to the bytes of a run that nothing disturbed.
+//! Damage to the files of a real run's newest checkpoint: the run names it, resumes from the previous checkpoint, and
+//! ends with the same bytes as an undisturbed run.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use crate::mpirun::{Finished, run};
 use crate::runs::{PATIENCE, Place, assert_same, errors};
 use crate::stores::{in_folder, tensors, verified_steps};
 
-/// The steps of the checkpoints that a damaged run has.
+/// The steps of a run's checkpoints before the damage.
 const STEPS: [u64; 4] = [2, 4, 6, 8];
 const NEWEST: u64 = 8;
 const LAST: u64 = 10;
 
-/// A run with four checkpoints, and one that went on from them undisturbed. Both are only read.
+/// A run with four checkpoints, and the tensors of an undisturbed run. No test changes it.
 struct Original {
     place: Place,
     undisturbed: BTreeMap<String, Vec<u8>>,
@@ -35,7 +35,7 @@ fn original() -> &'static Original {
     })
 }
 
-/// A copy of the original run, to be damaged.
+/// A copy of the original run, which a test may damage.
 struct Copy {
     _folder: tempfile::TempDir,
     run: PathBuf,
@@ -59,7 +59,7 @@ impl Copy {
     }
 
     fn resume(&self, how: &str) -> Finished {
-        // Nothing is saved before the end, so that what was set aside is still there then.
+        // No save before the end, so that a damaged checkpoint is still there then.
         let arguments = ["--resume", how, "--set", "training.steps=10", "--set", "training.save_interval=100"];
         let mut command = original().place.train(1, "unused", &arguments);
         command.arg("--set").arg(format!("run.folder={}", self.run.display()));
@@ -68,8 +68,8 @@ impl Copy {
         finished
     }
 
-    /// Goes on, from the checkpoint of `step`, to the right end.
-    fn goes_on_from(&self, step: u64, what: &str) -> Finished {
+    /// Resumes from the checkpoint of `step`, and checks the end.
+    fn resumes_from(&self, step: u64, what: &str) -> Finished {
         let finished = self.resume("latest");
         assert_eq!((finished.code, errors(&finished).len()), (Some(0), 0), "{what}: {}", finished.stderr);
         assert!(finished.stderr.contains(&format!("training steps {step} to {LAST}")), "{what}: {}", finished.stderr);
@@ -77,9 +77,10 @@ impl Copy {
         finished
     }
 
-    /// Notices what is wrong with `file` of the newest checkpoint, sets that aside, and goes on from the one before.
+    /// Checks that the run names the damage of `file`, sets the newest checkpoint aside, and resumes from the previous
+    /// one.
     fn falls_back(&self, file: &str, what: &str) {
-        let finished = self.goes_on_from(6, what);
+        let finished = self.resumes_from(6, what);
         let path = self.file(NEWEST, file).display().to_string();
         let told: Vec<&str> = finished.stderr.lines().filter(|line| line.contains("IS DAMAGED")).collect();
         assert!(
@@ -104,7 +105,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Every file under a folder, with its bytes.
+/// The bytes of every file under a folder.
 fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
@@ -138,7 +139,7 @@ fn truncate(file: &Path, length: impl Fn(usize) -> usize) {
 }
 
 #[test]
-fn a_file_cut_short_is_noticed() {
+fn a_truncated_file_is_detected() {
     for (i, file) in tensor_files().iter().enumerate() {
         let copy = Copy::new();
         truncate(&copy.file(NEWEST, file), |length| [0, 7, length / 2, length - 1, length - 4][i]);
@@ -147,7 +148,7 @@ fn a_file_cut_short_is_noticed() {
 }
 
 #[test]
-fn a_flipped_bit_is_noticed_wherever_it_is() {
+fn a_flipped_bit_is_detected_anywhere() {
     for file in tensor_files() {
         for (name, place) in [("start", 0.0), ("middle", 0.5), ("end", 1.0)] {
             let copy = Copy::new();
@@ -158,7 +159,7 @@ fn a_flipped_bit_is_noticed_wherever_it_is() {
 }
 
 #[test]
-fn a_lost_or_longer_file_is_noticed() {
+fn a_missing_or_longer_file_is_detected() {
     for file in tensor_files() {
         let copy = Copy::new();
         std::fs::remove_file(copy.file(NEWEST, &file)).unwrap();
@@ -171,11 +172,11 @@ fn a_lost_or_longer_file_is_noticed() {
     copy.falls_back(file, "longer");
 }
 
-/// Makes another manifest of one.
+/// Changes a manifest.
 type OfManifest = dyn Fn(&str) -> String;
 
 #[test]
-fn a_manifest_that_says_nothing_is_damage() {
+fn an_incomplete_manifest_is_damage() {
     let damage: [(&str, &OfManifest); 6] = [
         ("empty", &|_| String::new()),
         ("half-written", &|text| text[..text.len() / 2].to_owned()),
@@ -198,8 +199,8 @@ fn a_manifest_that_says_nothing_is_damage() {
 fn a_folder_without_manifest_is_no_checkpoint() {
     let copy = Copy::new();
     std::fs::remove_file(copy.file(NEWEST, "manifest.json")).unwrap();
-    let finished = copy.goes_on_from(6, "no manifest");
-    // It is said that one was there.
+    let finished = copy.resumes_from(6, "no manifest");
+    // A warning says that latest.json named one.
     assert!(finished.stderr.contains("latest.json points to step 8"), "{}", finished.stderr);
 }
 
@@ -227,7 +228,7 @@ fn a_newer_manifest_is_refused_and_nothing_changes() {
 }
 
 #[test]
-fn a_pointer_that_is_wrong_or_lost_misleads_nobody() {
+fn a_wrong_or_missing_latest_json_has_no_effect() {
     let nowhere = "{\"schema_version\": 2, \"step\": 70, \"folder\": \"step-000000070\"}";
     let behind = "{\"schema_version\": 2, \"step\": 2, \"folder\": \"step-000000002\"}";
     for (what, text) in
@@ -239,7 +240,7 @@ fn a_pointer_that_is_wrong_or_lost_misleads_nobody() {
             Some(text) => std::fs::write(&file, text).unwrap(),
             None => std::fs::remove_file(&file).unwrap(),
         }
-        let finished = copy.goes_on_from(NEWEST, what);
+        let finished = copy.resumes_from(NEWEST, what);
         assert_eq!(finished.stderr.contains("points to step 70"), what == "nowhere", "{}", finished.stderr);
         let pointer: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
         assert_eq!(pointer["step"], LAST, "{what}");
@@ -247,9 +248,9 @@ fn a_pointer_that_is_wrong_or_lost_misleads_nobody() {
 }
 
 #[test]
-fn names_in_any_order_and_strange_ones_mislead_nobody() {
+fn the_order_of_names_and_unknown_names_have_no_effect() {
     let copy = Copy::new();
-    // Made again in another order: a folder lists its names as its file system likes.
+    // Create the folders again in another order, because the order of a listing depends on the file system.
     let checkpoints = copy.checkpoints();
     for step in [4, 8, 2, 6] {
         let name = checkpoints.join(format!("step-{step:09}"));
@@ -258,22 +259,22 @@ fn names_in_any_order_and_strange_ones_mislead_nobody() {
         self::copy(&moved, &name);
         std::fs::remove_dir_all(&moved).unwrap();
     }
-    // Each would be the newest if its name meant something.
+    // Each would be the newest checkpoint if its name were valid.
     for name in ["step-000000020x", "step-9", "step-+00000030", "xstep-000000040", "step-", "STEP-000000050"] {
         self::copy(&checkpoints.join("step-000000002"), &checkpoints.join(name));
     }
     std::fs::create_dir_all(checkpoints.join("step-000000060/master")).unwrap();
     std::fs::write(checkpoints.join("step-000000070"), "a file").unwrap();
     std::fs::write(checkpoints.join("manifest.json.txt"), "notes").unwrap();
-    copy.goes_on_from(NEWEST, "strange names");
+    copy.resumes_from(NEWEST, "strange names");
 }
 
-/// Makes another length and another header of those of a file.
+/// Changes the length of a file's header and the header.
 type OfHeader = dyn Fn(u64, String) -> (u64, String);
 
-/// A file whose checksum is right and which cannot be what its manifest says.
+/// The checksum of the file is correct, but its header contradicts the manifest.
 #[test]
-fn a_header_that_contradicts_the_manifest_is_noticed() {
+fn a_header_that_contradicts_the_manifest_is_detected() {
     const TENSOR: &str = "\"time_embed.0.weight\"";
     let damage: [(&str, &OfHeader); 5] = [
         ("too long", &|_, header| (u64::MAX, header)),
@@ -305,12 +306,12 @@ fn a_header_that_contradicts_the_manifest_is_noticed() {
 }
 
 #[test]
-fn two_damaged_in_a_row_are_both_passed_over() {
+fn two_damaged_checkpoints_in_a_row_are_skipped() {
     let files = tensor_files();
     let copy = Copy::new();
     flip(&copy.file(8, &files[4]), |length| length / 3);
     truncate(&copy.file(6, "manifest.json"), |length| length / 3);
-    let finished = copy.goes_on_from(4, "a file, then a manifest");
+    let finished = copy.resumes_from(4, "a file, then a manifest");
     for (step, file) in [(8, files[4].as_str()), (6, "manifest.json")] {
         assert!(finished.stderr.contains(&format!("STEP {step} IS DAMAGED")), "{}", finished.stderr);
         assert!(finished.stderr.contains(&copy.file(step, file).display().to_string()), "{}", finished.stderr);
@@ -319,7 +320,7 @@ fn two_damaged_in_a_row_are_both_passed_over() {
 }
 
 #[test]
-fn where_all_are_damaged_the_run_ends_and_nothing_is_lost() {
+fn a_run_with_only_damaged_checkpoints_ends_and_keeps_its_files() {
     let file = &tensor_files()[0];
     for how in ["latest", "auto"] {
         let copy = Copy::new();
@@ -327,7 +328,7 @@ fn where_all_are_damaged_the_run_ends_and_nothing_is_lost() {
             flip(&copy.file(step, file), |length| length - 1);
         }
         let before = contents(&copy.checkpoints());
-        // Again and again: the first try may not open the way to begin at step 0.
+        // Several times, because the first failure must not make a later one start at step 0.
         for _ in 0..2 {
             let ended = copy.resume(how);
             assert_eq!((ended.code, errors(&ended).len()), (Some(64), 1), "{how}: {}", ended.stderr);
@@ -344,7 +345,7 @@ fn where_all_are_damaged_the_run_ends_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_step_that_is_asked_for_by_number_is_not_set_aside() {
+fn a_damaged_step_requested_by_number_is_not_set_aside() {
     let (copy, file) = (Copy::new(), &tensor_files()[3]);
     flip(&copy.file(NEWEST, file), |length| length / 2);
     let ended = copy.resume("8");
@@ -354,9 +355,9 @@ fn a_step_that_is_asked_for_by_number_is_not_set_aside() {
     assert!(!copy.file(NEWEST, "manifest.damaged.json").exists());
 }
 
-/// Ranks read different files, and only one of them meets the damage.
+/// Ranks read different files, and only one of them reads the damaged one.
 #[test]
-fn two_ranks_fall_back_together() {
+fn two_ranks_resume_from_the_same_earlier_checkpoint() {
     let place = Place::new();
     let few = ["--set", "training.steps=4", "--set", "training.save_interval=2"];
     place.trained(2, "run", &few);
@@ -372,14 +373,14 @@ fn two_ranks_fall_back_together() {
         assert!(told[0].contains(&file.display().to_string()), "{}", finished.stderr);
         assert!(newest.join("manifest.damaged.json").is_file());
         assert_same(&place.tensors("straight", 6), &place.tensors("run", 6));
-        // The other rank's file alone, from the beginning.
+        // Start again, to damage only the other rank's file.
         std::fs::remove_dir_all(place.path("run")).unwrap();
         place.trained(2, "run", &few);
     }
 }
 
 #[test]
-fn the_checkpoint_that_was_gone_back_to_is_not_deleted() {
+fn the_checkpoint_that_was_resumed_from_is_not_deleted() {
     let copy = Copy::new();
     flip(&copy.file(NEWEST, &tensor_files()[0]), |length| length / 2);
     let arguments = ["--resume", "latest", "--set", "training.steps=12", "--set", "training.save_interval=2"];

@@ -1,5 +1,5 @@
-//! The fault proxy itself, in front of the real S3 server: what it passes on arrives whole, and each fault is the one
-//! that its rule names, seen from both sides.
+//! The fault proxy of the tests, in front of the real S3 server: requests pass unchanged without rules, and each rule
+//! causes its fault, as seen by client and server.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 use crate::proxy::{Action, FaultProxy, Rule, When};
 use crate::s3::{self, S3};
 
-/// A client that tries a request again that often.
+/// A client with this number of retries.
 fn client(port: u16, max_retries: usize) -> AmazonS3 {
     let backoff = BackoffConfig {
         init_backoff: Duration::from_millis(1),
@@ -31,7 +31,7 @@ fn client(port: u16, max_retries: usize) -> AmazonS3 {
         .unwrap()
 }
 
-/// A server, the proxy, and clients that try once: one through the proxy, one around it.
+/// A server, the proxy, and two clients without retries: one through the proxy and one without it.
 struct Stage {
     _server: S3,
     proxy: FaultProxy,
@@ -59,17 +59,17 @@ impl Stage {
         self.runtime.block_on(read).map(|bytes| bytes.to_vec()).map_err(|error| format!("{error:?}"))
     }
 
-    /// What the server itself has there.
+    /// Reads an object without the proxy.
     fn there(&self, path: &str) -> Option<Vec<u8>> {
         self.get(&self.around, path).ok()
     }
 
-    /// Requests to the proxy as they are, and all that comes back up to the end of the connection.
+    /// Sends bytes to the proxy. Returns everything that it sends until the connection ends.
     fn raw(&self, request: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.proxy.port)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream.write_all(request.as_bytes())?;
-        // A connection that is reset already says so when it is read.
+        // Writing to a connection that was reset may fail. Reading reports the reset.
         let _ = stream.shutdown(Shutdown::Write);
         let mut answer = String::new();
         stream.read_to_string(&mut answer).map(|_| answer)
@@ -81,7 +81,7 @@ fn noise(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn without_rules_everything_arrives_as_it_is() {
+fn requests_pass_unchanged_without_rules() {
     let stage = Stage::new();
     let bytes = noise(3_000_001);
     stage.put("a/b", &bytes).unwrap();
@@ -104,7 +104,7 @@ fn without_rules_everything_arrives_as_it_is() {
 }
 
 #[test]
-fn chunks_and_a_client_that_asks_first_are_understood() {
+fn chunked_bodies_and_expect_continue_are_supported() {
     let stage = Stage::new();
     let answer = stage.raw(
         "PUT /bucket/chunks HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n\
@@ -118,7 +118,7 @@ fn chunks_and_a_client_that_asks_first_are_understood() {
 }
 
 #[test]
-fn a_refused_request_is_not_done_unless_the_rule_says_so() {
+fn a_refused_request_is_only_executed_if_the_rule_says_so() {
     let stage = Stage::new();
     for (action, status, code) in [
         (Action::INTERNAL_ERROR, "500", "InternalError"),
@@ -137,7 +137,7 @@ fn a_refused_request_is_not_done_unless_the_rule_says_so() {
         stage.runtime.block_on(stage.around.delete(&Path::from(status))).unwrap();
     }
     assert_eq!(stage.proxy.faults(), 8);
-    // A HEAD has no document, and the connection goes on after it.
+    // The answer to HEAD has no body, and the connection stays open.
     stage.proxy.set_rules(vec![Rule::new(Action::INTERNAL_ERROR).method("HEAD")]);
     let answer = stage.raw(&"HEAD /bucket/x HTTP/1.1\r\n\r\n".repeat(2)).unwrap();
     assert_eq!(answer.matches("HTTP/1.1 500").count(), 2, "{answer}");
@@ -145,7 +145,7 @@ fn a_refused_request_is_not_done_unless_the_rule_says_so() {
 }
 
 #[test]
-fn a_reset_comes_before_the_request_is_done_or_after() {
+fn a_reset_comes_before_or_after_the_request_is_executed() {
     let stage = Stage::new();
     let request = "PUT /bucket/raw HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc";
     for (rule, is_there) in
@@ -161,7 +161,7 @@ fn a_reset_comes_before_the_request_is_done_or_after() {
 }
 
 #[test]
-fn a_cut_body_is_an_error_on_either_side() {
+fn a_truncated_body_is_an_error_for_client_and_server() {
     let stage = Stage::new();
     let bytes = noise(1_000_000);
     stage.proxy.set_rules(vec![Rule::new(Action::CutRequest).method("PUT")]);
@@ -177,13 +177,13 @@ fn a_cut_body_is_an_error_on_either_side() {
     let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
     assert_eq!(body.len(), length.unwrap_or(0usize) / 2, "{answer}");
     assert!(body.starts_with("<?xml"), "{answer}");
-    // An answer without a body is cut in its first line, and what was asked is done.
+    // An answer without a body is truncated in its first line. The request is executed.
     stage.put("done", b"x").unwrap_err();
     assert_eq!(stage.there("done").unwrap(), b"x");
 }
 
 #[test]
-fn one_bit_is_turned_over_on_either_side() {
+fn one_bit_is_flipped_in_requests_and_answers() {
     let stage = Stage::new();
     let flipped = |bytes: &[u8]| {
         let mut bytes = bytes.to_vec();
@@ -202,7 +202,7 @@ fn one_bit_is_turned_over_on_either_side() {
         assert!(stage.get(&stage.through, "bytes").unwrap() == flipped(&bytes), "{length}");
         assert!(stage.there("bytes").unwrap() == bytes, "{length}");
     }
-    // What has no bits stays as it is.
+    // Empty bodies are unchanged.
     stage.put("empty", b"").unwrap();
     stage.proxy.set_rules(vec![Rule::new(Action::FlipRequest)]);
     stage.put("empty", b"").unwrap();
@@ -227,7 +227,7 @@ fn a_delayed_request_arrives_and_a_stalled_one_does_not() {
     stage.put("other", b"x").unwrap();
     assert_eq!(stage.there("never"), None);
 
-    // The end of the proxy is the end of those that wait.
+    // Stalled requests end with the proxy.
     let Stage { proxy, .. } = stage;
     drop(proxy);
     stalled.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -235,7 +235,7 @@ fn a_delayed_request_arrives_and_a_stalled_one_does_not() {
 }
 
 #[test]
-fn a_completion_can_fail_within_an_answer_of_200() {
+fn a_completion_can_fail_with_status_200() {
     let stage = Stage::new();
     let store = Arc::new(client(stage.proxy.port, 0));
     let upload = |path: &'static str| {
@@ -251,7 +251,7 @@ fn a_completion_can_fail_within_an_answer_of_200() {
     let error = format!("{:?}", upload("a").unwrap_err());
     assert!(error.contains("InternalError"), "{error}");
     assert_eq!(stage.there("a"), None);
-    // The first completion only: a rule counts what fits it, and nothing else.
+    // Only the first completion fails, because a rule counts only the requests that match it.
     stage.proxy.set_rules(vec![completion.when(When::Nth(1))]);
     upload("a").unwrap_err();
     upload("a").unwrap();
@@ -262,9 +262,9 @@ fn a_completion_can_fail_within_an_answer_of_200() {
 }
 
 #[test]
-fn rules_choose_among_the_requests_that_fit() {
+fn rules_choose_among_matching_requests() {
     let stage = Stage::new();
-    // Which of 12 requests a rule acts on.
+    // The requests, of 12, that a rule affects.
     let hits = |when: When| {
         stage.proxy.set_rules(vec![Rule::new(Action::INTERNAL_ERROR).method("PUT").path("/x").when(when)]);
         stage.put("y", b"").unwrap();
@@ -279,7 +279,7 @@ fn rules_choose_among_the_requests_that_fit() {
     assert_eq!(chance(0.5, 7), chance(0.5, 7));
     assert_ne!(chance(0.5, 7), chance(0.5, 8));
     assert_eq!((chance(0.0, 7).len(), chance(1.0, 7).len()), (0, 12));
-    // Of two rules that hit, the first.
+    // If two rules match, the first one acts.
     stage.proxy.set_rules(vec![
         Rule::new(Action::SLOW_DOWN).when(When::Every(2)),
         Rule::new(Action::INTERNAL_ERROR).when(When::Every(3)),
@@ -292,7 +292,7 @@ fn rules_choose_among_the_requests_that_fit() {
 }
 
 #[test]
-fn a_client_that_tries_again_gets_through_a_storm() {
+fn a_client_with_retries_survives_a_storm() {
     let stage = Stage::new();
     stage.proxy.set_rules(vec![
         Rule::new(Action::SLOW_DOWN).when(When::Every(3)),

@@ -1,6 +1,6 @@
-//! Runs whose S3 server fails in every way that networks and busy servers do. A run ends well, with the checkpoints of a
-//! run that nothing disturbed; or it ends with exit code 69 and one message that names the place, what was tried and
-//! why it failed. No checkpoint is ever less than whole, and no run hangs.
+//! Runs with faults of the S3 server and of the network. A run either ends with the checkpoints of an undisturbed run,
+//! or with exit code 69 and one message that names the location, the operation and the cause. No checkpoint is
+//! incomplete, and no run hangs.
 
 use std::process::Command;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use crate::runs::{PATIENCE, Place, assert_same, errors, wait_until};
 use crate::s3::{S3, environment};
 use crate::stores::{Tensors, on_s3, tensors, verified_steps};
 
-/// Steps of a run; every second is saved.
+/// The steps of a run. Every second step is saved.
 const STEPS: u64 = 6;
 
-/// Seconds for a save in runs that are to give up: what works must still be done in them on a machine that is busy.
+/// The deadline in seconds of saves that are to fail. On a busy machine it must suffice for saves that succeed.
 const SHORT: u64 = 8;
 
-/// Not the credentials' time, not a server that is busy: what no repetition mends.
+/// An error that no retry can fix.
 const DENIED: Action = Action::Refuse { status: 403, code: "ExpiredToken" };
 
-/// A server with the proxy before it, and the runs that use them.
+/// A server behind the proxy, and the runs that use it.
 struct Stage {
     ranks: usize,
     place: Place,
@@ -40,7 +40,7 @@ impl Stage {
         Self { ranks, place, s3, proxy, undisturbed }
     }
 
-    /// A run to `s3://bucket/NAME` that gives a save `deadline` seconds.
+    /// A run with checkpoints at `s3://bucket/NAME` and a deadline for saves in seconds.
     fn train(&self, name: &str, deadline: u64, arguments: &[&str]) -> Command {
         let mut command = self.place.train(self.ranks, name, &[]);
         for field in [
@@ -63,17 +63,17 @@ impl Stage {
         finished
     }
 
-    /// The place of a run, around the proxy.
+    /// The checkpoints of a run, without the proxy.
     fn store(&self, name: &str) -> Catalog {
         on_s3(self.s3.port, name)
     }
 
-    /// How many uploads nobody has ended.
+    /// The number of unfinished uploads.
     fn uploads(&self, name: &str) -> usize {
         self.s3.request(&format!("GET /bucket?uploads&prefix={name}/")).matches("<UploadId>").count()
     }
 
-    /// The steps that are published, all of them whole.
+    /// The published steps. Each checkpoint must be undamaged.
     fn published(&self, name: &str) -> Vec<u64> {
         verified_steps(&self.store(name))
     }
@@ -83,7 +83,7 @@ impl Stage {
         assert_same(&self.undisturbed, &tensors(&self.store(name), STEPS));
     }
 
-    /// Ended with 69 and one message, with all of `parts` in it and the place.
+    /// Checks that a run has ended with 69 and one message that has all `parts` and the location.
     fn assert_gave_up(&self, name: &str, finished: &Finished, parts: &[&str]) {
         assert_eq!((finished.code, errors(finished).len()), (Some(69), 1), "{name}: {}", finished.stderr);
         for part in parts.iter().copied().chain([format!("s3://bucket/{name}").as_str()]) {
@@ -91,7 +91,7 @@ impl Stage {
         }
     }
 
-    /// Under these rules from the beginning to the end a run ends well, with all its checkpoints.
+    /// Checks that a run under these rules ends with code 0 and all checkpoints.
     fn survives(&self, name: &str, rules: Vec<Rule>) {
         let before = self.proxy.faults();
         self.proxy.set_rules(rules);
@@ -104,11 +104,11 @@ impl Stage {
     }
 }
 
-/// About one request of five is struck; the same request, sent again, hardly ever by as many rules as it is sent times.
+/// Rules that affect about one request in five. Retries of one request rarely fail every time.
 fn storm(turn: usize) -> Vec<Rule> {
     const PRIMES: [u64; 9] = [19, 23, 29, 31, 37, 41, 43, 47, 53];
     let some = |action, i: usize| Rule::new(action).when(When::Every(PRIMES[(i + 4 * turn) % PRIMES.len()]));
-    // Of completions there are few.
+    // Completions are few, so each rule affects a larger part of them.
     let completion = Rule::new(Action::ERROR_WITHIN_200).method("POST").query("uploadId=").when(When::Every(7));
     vec![
         some(Action::INTERNAL_ERROR, 0),
@@ -124,7 +124,7 @@ fn storm(turn: usize) -> Vec<Rule> {
 }
 
 #[test]
-fn what_passes_is_survived() {
+fn temporary_faults_are_survived() {
     let stage = Stage::new(1);
     stage.survives("errors", vec![Rule::new(Action::INTERNAL_ERROR).when(When::Every(3))]);
     stage.survives("errors-after", vec![Rule::new(Action::INTERNAL_ERROR).method("PUT").when(When::Every(5)).done()]);
@@ -138,7 +138,7 @@ fn what_passes_is_survived() {
 }
 
 #[test]
-fn what_was_done_and_not_answered_is_survived() {
+fn requests_executed_without_an_answer_are_survived() {
     let stage = Stage::new(1);
     stage.survives("resets-after", vec![Rule::new(Action::Reset).method("PUT").when(When::Every(4)).done()]);
     stage
@@ -157,10 +157,10 @@ fn what_was_done_and_not_answered_is_survived() {
 }
 
 #[test]
-fn an_upload_that_nobody_knows_of_is_aborted_by_the_next_run() {
+fn an_upload_with_a_lost_id_is_aborted_by_the_next_run() {
     for ranks in [1, 2] {
         let stage = Stage::new(ranks);
-        // Begun, and the answer with its name got lost.
+        // The upload starts, but the answer with its id is lost.
         let lost = Rule::new(Action::Reset).method("POST").query("uploads").path("step-").when(When::Every(3)).done();
         stage.proxy.set_rules(vec![lost]);
         let short = ["--set", "training.steps=4"];
@@ -182,7 +182,7 @@ fn two_ranks_survive_a_storm() {
 }
 
 #[test]
-fn a_place_that_cannot_be_used_ends_the_run_at_its_start() {
+fn an_unusable_location_ends_the_run_at_its_start() {
     for ranks in [1, 2] {
         let stage = Stage::new(ranks);
         let cases = [
@@ -191,14 +191,14 @@ fn a_place_that_cannot_be_used_ends_the_run_at_its_start() {
             ("down", Action::INTERNAL_ERROR, "500"),
             ("silent", Action::Stall, "no answer within"),
         ];
-        // Several ranks must end together; of what they say one case tells as much as all.
+        // With several ranks, one case is enough to check that all end together.
         for (name, action, cause) in cases.into_iter().take(if ranks == 1 { 4 } else { 1 }) {
             stage.proxy.set_rules(vec![Rule::new(action)]);
             let finished = stage.ends(&mut stage.train(name, SHORT, &[]));
             stage.assert_gave_up(name, &finished, &["cannot ", cause]);
         }
         stage.proxy.set_rules(vec![]);
-        // It can be read and not written: the trial save finds out.
+        // A location that can be read but not written is found by the write probe.
         stage.proxy.set_rules(vec![Rule::new(DENIED).method("POST")]);
         let finished = stage.ends(&mut stage.train("read-only", SHORT, &[]));
         stage.assert_gave_up("read-only", &finished, &["cannot write", "trial-", "ExpiredToken"]);
@@ -216,10 +216,10 @@ fn unused_port() -> u16 {
 }
 
 #[test]
-fn a_save_that_fails_is_told_and_counted_and_the_run_goes_on() {
+fn a_failed_save_is_reported_and_counted_and_the_run_continues() {
     for ranks in [1, 2] {
         let stage = Stage::new(ranks);
-        // In each phase: a rank's file, the manifest.
+        // A failure of a rank's file, and of the manifest.
         for (name, path, operation) in [
             ("file", "step-000000004/adam-mean/", "cannot write"),
             ("manifest", "step-000000004/manifest.json", "cannot write"),
@@ -247,16 +247,16 @@ fn a_save_that_fails_is_told_and_counted_and_the_run_goes_on() {
 }
 
 #[test]
-fn a_save_that_is_due_while_a_failed_one_is_taken_back_is_no_failure() {
+fn a_save_due_while_a_failed_one_is_aborted_is_no_failure() {
     let stage = Stage::new(2);
-    // Rank 0 fails at once, while rank 1 still sends; what it has sent is taken back slowly.
+    // Rank 0 fails at once, while rank 1 still uploads. Aborting that upload is slow.
     let (first, second) = ("step-000000004/adam-mean/model-00001", "step-000000004/adam-mean/model-00002");
     stage.proxy.set_rules(vec![
         Rule::new(DENIED).path(first),
         Rule::new(Action::Stall).path(second).method("PUT"),
         Rule::new(Action::Stall).path(second).method("DELETE"),
     ]);
-    // Due saves wait, or are left out but for the last, for which the run waits in any case.
+    // Due saves wait or are skipped, except the last one, for which the run always waits.
     for (when_busy, published) in [("wait", vec![8, 12, 14]), ("skip", vec![14])] {
         let when = format!("checkpoint.when_busy={when_busy}");
         let fields = ["--set", &when, "--set", "training.steps=14", "--set", "training.save_interval=4"];
@@ -271,7 +271,7 @@ fn a_save_that_is_due_while_a_failed_one_is_taken_back_is_no_failure() {
 }
 
 #[test]
-fn a_place_that_is_lost_ends_the_run_and_another_goes_on() {
+fn a_run_that_loses_its_location_ends_and_another_resumes() {
     let endless = ["--set", "training.steps=100000"];
     for (ranks, name, action, cause) in [
         (1, "denied", Some(DENIED), "ExpiredToken"),
@@ -281,7 +281,7 @@ fn a_place_that_is_lost_ends_the_run_and_another_goes_on() {
         (1, "gone", None, ""),
     ] {
         let mut stage = Stage::new(ranks);
-        // A store that refuses says so at once.
+        // A store that refuses fails at once.
         let deadline = if action == Some(DENIED) { 60 } else { 6 };
         let running = Running::start(&mut stage.train(name, deadline, &endless));
         wait_until("a checkpoint is published", || stage.store(name).latest().unwrap().is_some());
@@ -293,7 +293,7 @@ fn a_place_that_is_lost_ends_the_run_and_another_goes_on() {
         assert!(!finished.timed_out, "{name} hangs: {}", finished.stderr);
         stage.assert_gave_up(name, &finished, &["2 saves have failed in a row", "cannot ", cause]);
 
-        // What is published is whole, and the end is that of a run that lost nothing.
+        // Published checkpoints are undamaged, and the end is that of an undisturbed run.
         stage.proxy.set_rules(vec![]);
         let newest = *stage.published(name).last().unwrap();
         let last = newest + 3;
@@ -307,7 +307,7 @@ fn a_place_that_is_lost_ends_the_run_and_another_goes_on() {
 }
 
 #[test]
-fn what_cannot_be_read_now_is_not_damaged() {
+fn an_unreadable_checkpoint_does_not_count_as_damaged() {
     for ranks in [1, 2] {
         let stage = Stage::new(ranks);
         let short = ["--set", "training.steps=4"];
@@ -328,7 +328,7 @@ fn what_cannot_be_read_now_is_not_damaged() {
             stage.assert_gave_up("run", &finished, &["cannot read", ".safetensors", cause]);
             assert_eq!(stage.published("run"), [2, 4], "nothing is set aside");
         }
-        // And what comes at the second or third try is as good as any.
+        // A read that succeeds at the second or third try is enough.
         stage.proxy.set_rules(vec![
             read(Action::CutAnswer).when(When::Every(3)),
             read(Action::Reset).when(When::Every(4)),
@@ -342,11 +342,11 @@ fn what_cannot_be_read_now_is_not_damaged() {
 }
 
 #[test]
-fn a_checkpoint_that_is_damaged_on_its_way_ends_the_run_and_another_goes_on() {
+fn a_checkpoint_damaged_in_transit_ends_the_run_and_another_resumes() {
     for ranks in [1, 2] {
         let stage = Stage::new(ranks);
-        // The one checkpoint that is read back, because one before it may go: the last, which nothing comes after. Of
-        // two ranks the second finds it.
+        // Only the last checkpoint is read back, because only it allows the deletion of an earlier one. With two ranks,
+        // the second rank finds the damage.
         let file = format!("step-000000006/master/model-0000{ranks}-of-0000{ranks}.safetensors");
         stage.proxy.set_rules(vec![Rule::new(Action::FlipRequest).method("PUT").path(&file)]);
         let keep = ["--set", "checkpoint.keep_last=2"];
@@ -364,11 +364,11 @@ fn a_checkpoint_that_is_damaged_on_its_way_ends_the_run_and_another_goes_on() {
 }
 
 #[test]
-fn a_bit_that_is_lost_on_the_way_back_is_no_damage() {
+fn a_bit_flipped_in_an_answer_is_no_damage() {
     let stage = Stage::new(1);
     let once = || vec![Rule::new(Action::FlipAnswer).method("GET").path(".safetensors").when(When::Nth(1))];
     let keep = ["--set", "checkpoint.keep_last=1"];
-    // When the second checkpoint is read back, so that the first may go; and when it is resumed from.
+    // While the second checkpoint is read back before the first is deleted, and while a run resumes from it.
     for more in [&["--set", "training.steps=4"][..], &["--resume", "auto"]] {
         let before = stage.proxy.faults();
         stage.proxy.set_rules(once());
@@ -377,12 +377,12 @@ fn a_bit_that_is_lost_on_the_way_back_is_no_damage() {
         assert!(!finished.stderr.contains("damaged"), "{}", finished.stderr);
     }
     assert_same(&stage.undisturbed, &tensors(&stage.store("run"), STEPS));
-    // The one that was resumed from stays.
+    // The checkpoint that the run resumed from is kept.
     assert_eq!(stage.published("run"), [4, 6]);
 }
 
 #[test]
-fn a_save_that_is_due_while_another_is_under_way_is_left_out_and_told() {
+fn a_save_due_during_another_is_skipped_and_reported() {
     for ranks in [1, 2] {
         let stage = Stage::new(ranks);
         let slow = Rule::new(Action::Delay(Duration::from_millis(700))).path("step-000000001/");

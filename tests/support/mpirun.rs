@@ -7,13 +7,13 @@ use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// `mpirun` for `num_ranks` ranks on this host, also on fewer cores. Add the program and its arguments. The ranks get the
-/// environment of the command.
+/// `mpirun` for `num_ranks` ranks on this host, also on fewer cores. Add the program and its arguments. The ranks get
+/// the environment of the command.
 pub fn mpirun(num_ranks: usize) -> Command {
     let mut command = Command::new("mpirun");
     command.args(["-n", &num_ranks.to_string(), "--oversubscribe"]);
-    // Several tests run at once: if ranks were bound to cores, all runs would share the first ones. Ranks that wait must
-    // yield for the same reason.
+    // Several tests run at once: if ranks were bound to cores, all runs would share the first ones. Ranks that wait
+    // must yield for the same reason.
     command.args(["--bind-to", "none", "--mca", "mpi_yield_when_idle", "1"]);
     // SAFETY: no precondition.
     if unsafe { libc::geteuid() } == 0 {

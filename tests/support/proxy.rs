@@ -1,7 +1,6 @@
-//! A proxy that stands between a store's client and a real S3 server and does to requests, by a script, what networks
-//! and busy servers do to them.
+//! A proxy between a store's client and a real S3 server. It causes the faults of networks and busy servers by rules.
 //!
-//! It speaks as much HTTP/1.1 as they do: bodies with a length, in chunks, or up to the end of the connection.
+//! It supports the HTTP/1.1 that both use: bodies with a length, in chunks, or up to the end of the connection.
 #![allow(dead_code, reason = "each test program uses its part")]
 
 use std::collections::HashMap;
@@ -12,30 +11,30 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What happens to a request.
+/// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// It is answered with S3's error document. A status of 200 is what S3 gives where the completion of an upload
-    /// fails after it has begun to answer.
+    /// Answers with S3's error document. S3 uses status 200 if the completion of an upload fails after the answer has
+    /// begun.
     Refuse {
         /// The status.
         status: u16,
-        /// The code in the document.
+        /// The error code in the document.
         code: &'static str,
     },
-    /// The connection is reset.
+    /// Resets the connection.
     Reset,
-    /// The server gets half of the body, then both connections are reset.
+    /// Sends half of the body to the server, then resets both connections.
     CutRequest,
-    /// Half of the server's answer arrives, then the connection ends.
+    /// Sends half of the server's answer to the client, then closes the connection.
     CutAnswer,
-    /// The server gets the body with a bit of its middle turned over.
+    /// Flips a bit in the middle of the request's body.
     FlipRequest,
-    /// The server's answer arrives with a bit of its body's middle turned over.
+    /// Flips a bit in the middle of the answer's body.
     FlipAnswer,
-    /// The request waits before it goes on.
+    /// Delays the request.
     Delay(Duration),
-    /// There is no answer, for as long as the client waits.
+    /// Never answers.
     Stall,
 }
 
@@ -44,13 +43,13 @@ impl Action {
     pub const INTERNAL_ERROR: Self = Self::Refuse { status: 500, code: "InternalError" };
     /// The server is overloaded.
     pub const SLOW_DOWN: Self = Self::Refuse { status: 503, code: "SlowDown" };
-    /// Temporary credentials are past their time. S3 documents 400 for it; other servers say 403.
+    /// Temporary credentials have expired. S3 documents status 400 for this; other servers use 403.
     pub const EXPIRED_TOKEN: Self = Self::Refuse { status: 400, code: "ExpiredToken" };
-    /// What S3 answers to a completion that failed late.
+    /// The answer of S3 to a completion that failed late.
     pub const ERROR_WITHIN_200: Self = Self::Refuse { status: 200, code: "InternalError" };
 }
 
-/// Which of the requests that fit a rule it acts on, counted from 1.
+/// The matching requests that a rule affects, counted from 1.
 #[derive(Debug, Clone, Copy)]
 pub enum When {
     /// All.
@@ -59,18 +58,18 @@ pub enum When {
     Nth(u64),
     /// The k-th, 2k-th, 3k-th...
     Every(u64),
-    /// `count` of them, `after` having passed.
+    /// `count` requests after the first `after`.
     Span {
-        /// Those before.
+        /// The number of requests before.
         after: u64,
-        /// Those that it acts on.
+        /// The number of affected requests.
         count: u64,
     },
-    /// Each with this probability, drawn from the seed and the request's number.
+    /// Each request with a probability, as a function of the seed and the request's number.
     Chance {
         /// From 0 to 1.
         probability: f64,
-        /// Another seed, another choice.
+        /// The seed.
         seed: u64,
     },
 }
@@ -93,7 +92,7 @@ impl When {
     }
 }
 
-/// A line of the script. Of the rules that hit a request the first one acts.
+/// A fault and the requests that it affects. If several rules affect a request, the first one acts.
 #[derive(Debug, Clone)]
 pub struct Rule {
     action: Action,
@@ -106,38 +105,38 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Acts on every request, until it is narrowed.
+    /// A rule for every request.
     pub fn new(action: Action) -> Self {
         let (path, query) = (String::new(), String::new());
         Self { action, is_done: false, method: "", path, query, when: When::Always, seen: 0 }
     }
 
-    /// Only requests of this method.
+    /// Limits the rule to a method.
     pub fn method(self, method: &'static str) -> Self {
         Self { method, ..self }
     }
 
-    /// Only requests with this in the path, which begins with the bucket.
+    /// Limits the rule to requests whose path contains `part`. A path starts with the bucket.
     pub fn path(self, part: &str) -> Self {
         Self { path: part.to_owned(), ..self }
     }
 
-    /// Only requests with this in the query: `uploads`, `partNumber=`, `uploadId=`.
+    /// Limits the rule to requests whose query contains `part`: `uploads`, `partNumber=`, `uploadId=`.
     pub fn query(self, part: &str) -> Self {
         Self { query: part.to_owned(), ..self }
     }
 
-    /// Only some of those that fit.
+    /// Limits the rule to some of the matching requests.
     pub fn when(self, when: When) -> Self {
         Self { when, ..self }
     }
 
-    /// The server does all the same what was asked: the client only does not learn of it. For refusals and resets.
+    /// The server executes the request, but the client does not get the answer. For refusals and resets.
     pub fn done(self) -> Self {
         Self { is_done: true, ..self }
     }
 
-    /// Whether it acts on this request, which it counts.
+    /// Counts a matching request. Returns whether the rule affects it.
     fn hits(&mut self, method: &str, target: &str) -> bool {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let fits = (self.method.is_empty() || self.method == method)
@@ -155,7 +154,7 @@ pub struct Request {
     pub method: String,
     /// The path and the query.
     pub target: String,
-    /// What was done to it.
+    /// The fault, if there was one.
     pub fault: Option<Action>,
 }
 
@@ -169,19 +168,19 @@ struct Script {
 struct Shared {
     script: Mutex<Script>,
     is_over: AtomicBool,
-    // By a number of their own, so that those which stall end with the proxy.
+    // Open connections by number, so that stalled ones end with the proxy.
     clients: Mutex<HashMap<u64, TcpStream>>,
 }
 
-/// The proxy, which ends with this.
+/// A running proxy, stopped on drop.
 pub struct FaultProxy {
-    /// Where it listens.
+    /// Its port on 127.0.0.1.
     pub port: u16,
     shared: Arc<Shared>,
 }
 
 impl FaultProxy {
-    /// Starts it in front of a server of this host, without rules.
+    /// Starts a proxy without rules for a server on this host.
     pub fn start(server_port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -196,7 +195,7 @@ impl FaultProxy {
                 own.clients.lock().unwrap().insert(number as u64, client.try_clone().unwrap());
                 let shared = Arc::clone(&own);
                 std::thread::spawn(move || {
-                    // A connection that breaks is what this is for.
+                    // Broken connections are expected here.
                     let _ = serve(&client, server_port, &shared);
                     // Closes the last two descriptors; an orderly end of any other kind would come before a reset.
                     shared.clients.lock().unwrap().remove(&(number as u64));
@@ -207,17 +206,17 @@ impl FaultProxy {
         Self { port, shared }
     }
 
-    /// The rules from the next request on. None turns all faults off.
+    /// Sets the rules from the next request on.
     pub fn set_rules(&self, rules: Vec<Rule>) {
         self.shared.script.lock().unwrap().rules = rules;
     }
 
-    /// Every request so far, in the order of arrival.
+    /// All requests so far, in the order of arrival.
     pub fn log(&self) -> Vec<Request> {
         self.shared.script.lock().unwrap().log.clone()
     }
 
-    /// How many requests were done something to.
+    /// The number of requests that a rule affected.
     pub fn faults(&self) -> usize {
         self.log().iter().filter(|request| request.fault.is_some()).count()
     }
@@ -234,7 +233,7 @@ impl Drop for FaultProxy {
     }
 }
 
-/// Answers one client until it goes, or a fault ends the connection.
+/// Serves one client until it disconnects or a fault ends the connection.
 fn serve(client: &TcpStream, server_port: u16, shared: &Shared) -> Result<()> {
     client.set_nodelay(true)?;
     let mut from_client = BufReader::new(client);
@@ -249,7 +248,7 @@ fn serve(client: &TcpStream, server_port: u16, shared: &Shared) -> Result<()> {
             Some(Action::Delay(time)) => std::thread::sleep(time),
             Some(Action::Reset) if !is_done => return reset(client),
             Some(Action::Stall) => {
-                // Reads and forgets, up to the client's or the proxy's end.
+                // Discards input until the client or the proxy ends.
                 std::io::copy(&mut from_client, &mut std::io::sink())?;
                 return Ok(());
             }
@@ -283,7 +282,7 @@ fn serve(client: &TcpStream, server_port: u16, shared: &Shared) -> Result<()> {
         let body = if head.method() == "HEAD" { Body::Length(0) } else { answer.body(true)? };
         match action {
             Some(Action::Reset) => {
-                // All of the answer, so that the server has surely done what was asked.
+                // Reads the whole answer, so that the server has executed the request.
                 body.copy(&mut from_server, &mut std::io::sink(), u64::MAX)?;
                 return reset(client);
             }
@@ -320,13 +319,13 @@ fn serve(client: &TcpStream, server_port: u16, shared: &Shared) -> Result<()> {
     Ok(())
 }
 
-/// The first line of a request or an answer, and its headers.
+/// The first line and the headers of a request or an answer.
 struct Head {
     lines: Vec<String>,
 }
 
 impl Head {
-    /// None where the connection ends instead.
+    /// Reads a head. Returns `None` if the connection ends.
     fn read(from: &mut impl BufRead) -> Result<Option<Self>> {
         let mut lines = Vec::new();
         loop {
@@ -355,7 +354,7 @@ impl Head {
         headers.filter(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
     }
 
-    /// Takes a header away, and says whether there was one.
+    /// Removes a header. Returns whether there was one.
     fn remove(&mut self, name: &str) -> bool {
         let count = self.lines.len();
         self.lines.retain(|line| !line.split_once(':').is_some_and(|(own, _)| own.eq_ignore_ascii_case(name)));
@@ -374,11 +373,11 @@ impl Head {
         }
     }
 
-    /// Logs the request and finds the rule that acts on it.
+    /// Records the request. Returns the rule that affects it.
     fn fault(&self, shared: &Shared) -> Option<Rule> {
         let target = self.lines[0].split(' ').nth(1).unwrap_or("");
         let mut script = shared.script.lock().unwrap();
-        // Every rule counts what fits it, whichever acts.
+        // Every rule counts its matching requests, whichever rule acts.
         let hits: Vec<bool> = script.rules.iter_mut().map(|rule| rule.hits(self.method(), target)).collect();
         let rule = hits.iter().position(|hit| *hit).map(|place| script.rules[place].clone());
         let fault = rule.as_ref().map(|rule| rule.action);
@@ -387,7 +386,7 @@ impl Head {
     }
 }
 
-/// How the end of a body is known.
+/// How the length of a body is given.
 #[derive(Clone, Copy)]
 enum Body {
     Length(u64),
@@ -399,12 +398,12 @@ impl Body {
     fn half(self) -> u64 {
         match self {
             Self::Length(length) => length / 2,
-            // Part of the first chunk, or of what there is.
+            // Part of the first chunk, or of the data that has arrived.
             Self::Chunks | Self::ToTheEnd => 10,
         }
     }
 
-    /// Passes it on as it is, up to `limit` bytes.
+    /// Forwards a body unchanged, up to `limit` bytes.
     fn copy(self, from: &mut impl BufRead, to: &mut impl Write, limit: u64) -> Result<()> {
         match self {
             Self::Length(length) => exactly(from, to, length.min(limit)),
@@ -415,7 +414,7 @@ impl Body {
                 from.read_line(&mut line)?;
                 to.write_all(line.as_bytes())?;
                 let size = u64::from_str_radix(line.trim_end(), 16).map_err(Error::other)?;
-                // The chunk and the end of its line; of the last one only that.
+                // The chunk and the end of its line. The last chunk is only that.
                 exactly(from, to, size + 2)?;
                 if size == 0 {
                     return to.flush();
@@ -424,12 +423,12 @@ impl Body {
         }
     }
 
-    /// Passes it on with the lowest bit of its middle byte turned over. An empty one has none.
+    /// Forwards a body with the lowest bit of its middle byte flipped. An empty body is unchanged.
     fn copy_flipped(self, from: &mut impl BufRead, to: &mut impl Write) -> Result<()> {
         let length = match self {
             Self::Length(0) => return Ok(()),
             Self::Length(length) => length,
-            // Neither the client nor the server sends these where a bit would matter.
+            // Client and server send no such body whose content matters.
             Self::Chunks | Self::ToTheEnd => return Err(ErrorKind::Unsupported.into()),
         };
         exactly(from, to, length / 2)?;
@@ -459,10 +458,10 @@ fn refuse(mut client: &TcpStream, request: &Head, status: u16, code: &str) -> Re
     client.write_all(format!("{head}\r\n\r\n{body}").as_bytes())
 }
 
-/// Makes the end of a connection a reset in place of an orderly one.
+/// Closes a connection with a reset.
 fn reset(stream: &TcpStream) -> Result<()> {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    // SAFETY: the descriptor is open as long as `stream`, and the option is read from a value of its own type.
+    // SAFETY: the descriptor is open as long as `stream`, and the option's value has the right type.
     let result = unsafe {
         libc::setsockopt(
             stream.as_raw_fd(),
@@ -475,6 +474,6 @@ fn reset(stream: &TcpStream) -> Result<()> {
     if result != 0 {
         return Err(Error::last_os_error());
     }
-    // The kernel does it when the last descriptor is closed.
+    // The kernel sends the reset when the last descriptor is closed.
     Ok(())
 }

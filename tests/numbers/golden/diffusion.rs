@@ -1,4 +1,4 @@
-//! Kinds `schedule`, `respacing`, `process` and `loss_second_moment`: the diffusion process with its model given.
+//! Kinds `schedule`, `respacing`, `process` and `loss_second_moment`: the diffusion process with a given model output.
 
 use std::cell::RefCell;
 
@@ -11,7 +11,7 @@ use tch::{Kind, Tensor};
 
 use super::support::{Case, Outcome, PASS, SCHEDULE, close, device};
 
-/// A process as the golden files describe it: the reference's flags.
+/// A diffusion process in the golden files, with the reference's flags.
 #[derive(Debug, Deserialize)]
 pub struct ProcessFlags {
     diffusion_steps: usize,
@@ -172,7 +172,7 @@ struct SamplerConfig {
     uniform_prob: f64,
 }
 
-/// How many pairs come before `weights.warm`.
+/// The number of pairs before `weights.warm`.
 const WARM: usize = 200;
 
 pub fn loss_second_moment(case: &Case) -> Outcome {

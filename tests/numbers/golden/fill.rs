@@ -1,4 +1,4 @@
-//! Kind `fill`: the generator of parameters and inputs itself.
+//! Kind `fill`: the generator of parameters and inputs.
 
 use super::support::{Case, Outcome, close, gaussian, ints, signed, uniform};
 

@@ -1,4 +1,4 @@
-//! Kind `image_pipeline`: decoding, centre crop and random crop of real pictures.
+//! Kind `image_pipeline`: decoding, center crop and random crop of real images.
 
 use admiral_data::{Pixels, decode, scale_short_side};
 use serde::Deserialize;
@@ -18,9 +18,9 @@ struct Picture {
     crop_x: usize,
 }
 
-/// A JPEG decoder may differ by this many levels ...
+/// JPEG decoders may differ by this many levels, in [`JPEG_PART`] of the values.
 const JPEG_LEVELS: i64 = 2;
-/// ... on this part of the values.
+/// The part of the values in which JPEG decoders may differ.
 const JPEG_PART: f64 = 1e-3;
 
 pub fn check(case: &Case) -> Outcome {
@@ -38,7 +38,8 @@ fn check_picture(case: &Case, picture: &Picture) -> Outcome {
         return Err(format!("{} x {} pixels", colour.width, colour.height));
     }
     let is_jpeg = picture.file.ends_with("jpg") || picture.file.ends_with("jpeg");
-    // Transparent and palette pictures are converted; only RGB and grey ones must be exact by the rules.
+    // The golden rules require exact values of RGB and grey images, and of transparent and palette images after their
+    // conversion.
     let exact = !is_jpeg && matches!(picture.mode.as_str(), "RGB" | "L" | "RGBA" | "P");
     if exact {
         let sum = |channel| colour.bytes.iter().skip(channel).step_by(3).map(|&value| i64::from(value)).sum::<i64>();

@@ -1,4 +1,4 @@
-//! Kind `metrics`: the evaluator's numbers on given features and probabilities.
+//! Kind `metrics`: metrics of given features and probabilities.
 
 use admiral_metrics::{
     Features, Statistics, frechet_distance, inception_score, kernel_inception_distance, nearest, precision_recall,
@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use super::support::{Case, Outcome};
 
-/// Relative, for everything that is not counted.
+/// The relative tolerance of metrics that are not counts.
 const TOLERANCE: f64 = 1e-6;
 
 fn table(case: &Case, name: &str) -> Result<(Vec<f32>, usize), String> {

@@ -8,12 +8,12 @@ use super::support::{
     Case, GRADIENT, HALF, HALF_FINGERPRINT, Outcome, PASS, close, device, fingerprint, kernels, parameter,
 };
 
-/// A network as the golden files describe it: the reference's names.
+/// A network in the golden files, with the reference's names.
 #[derive(Debug, Deserialize)]
 pub struct NetworkConfig {
     model: String,
     image_size: i64,
-    /// Of the image itself: the reference doubles it inside its super-resolution network.
+    /// The channels of the image. The reference doubles them inside its super-resolution network.
     #[serde(default = "three", alias = "in_channels")]
     image_channels: i64,
     model_channels: i64,
@@ -100,7 +100,7 @@ impl NetworkConfig {
     }
 }
 
-/// The values that the golden rules give to a network, the torso in half where `half` says so.
+/// The parameters of a network in the golden cases. If `half`, those of the torso are in half precision.
 pub fn golden_params(salt: &str, specs: &ParamSpecs, half: bool) -> Params {
     let values = specs.iter().map(|spec| {
         let kind = if half && spec.torso { Kind::Half } else { Kind::Float };

@@ -17,7 +17,7 @@ struct LoopConfig {
     clip_denoised: bool,
 }
 
-/// A value within the tolerance of a byte's border may fall to either side of it.
+/// A value within the tolerance of a boundary between two bytes may be rounded to either.
 const MAX_BYTE_DIFFERENCE: f64 = 1.0;
 
 fn build(case: &Case, name: &str) -> Result<(Network, Params), String> {
@@ -63,7 +63,7 @@ pub fn check(case: &Case) -> Outcome {
     close("sample", &sample, case.tensor("sample")?, GRADIENT)?;
     let bytes = |tensor: &Tensor| tensor.to_device(tch::Device::Cpu).to_kind(Kind::Int);
     let expected = case.tensor("sample_u8")?;
-    // The conversion itself is exact; that of our own sample may differ by a level.
+    // The conversion of the same values is exact. Our sample may differ by one level.
     close("bytes", &bytes(&to_bytes(case.tensor("sample")?)), &bytes(expected), 0.0)?;
     let largest = bytes(expected).max().double_value(&[]);
     close("sample_u8", &bytes(&to_bytes(&sample)), &bytes(expected), MAX_BYTE_DIFFERENCE / largest)

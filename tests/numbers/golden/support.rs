@@ -11,32 +11,32 @@ use admiral_gpu::GpuEnvironment;
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
 
-/// What a check says: nothing, or what differs.
+/// The result of a check: nothing, or a description of the difference.
 pub type Outcome = Result<(), String>;
 
-/// float32: one pass of a network, and everything of a diffusion process.
+/// The tolerance in float32 of one pass of a network, and of the diffusion process.
 pub const PASS: f64 = 1e-5;
-/// float32: gradients, traces of runs, sampling loops.
+/// The tolerance in float32 of gradients, traces of runs, and sampling loops.
 pub const GRADIENT: f64 = 1e-4;
-/// float32: fingerprints after a run.
+/// The tolerance in float32 of fingerprints after a run.
 pub const RUN_FINGERPRINT: f64 = 2e-3;
-/// Half precision: a pass and traces.
+/// The tolerance in half precision of a pass and of traces.
 pub const HALF: f64 = 1e-2;
-/// Half precision: fingerprints.
+/// The tolerance in half precision of fingerprints.
 pub const HALF_FINGERPRINT: f64 = 2e-2;
-/// Schedules.
+/// The tolerance of schedules.
 pub const SCHEDULE: f64 = 1e-12;
 
 /// One golden file.
 pub struct Case {
-    /// The file's name without its ending.
+    /// The file's name without extension.
     pub name: String,
     pub kind: String,
     pub salt: String,
     pub config: serde_json::Value,
-    /// All metadata, `parameters` and `shapes` among them, as JSON text.
+    /// All metadata, with `parameters` and `shapes` as JSON.
     pub metadata: BTreeMap<String, String>,
-    /// Tensors in the file's own type, on the CPU.
+    /// The tensors in the file's type, on the CPU.
     pub tensors: BTreeMap<String, Tensor>,
 }
 
@@ -57,7 +57,7 @@ pub fn folder() -> PathBuf {
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden"), PathBuf::from)
 }
 
-/// The folder of pictures that belongs to the golden cases.
+/// The folder of images for the golden cases.
 pub fn images() -> PathBuf {
     let folder = folder().canonicalize().expect("the golden folder exists");
     folder.parent().expect("the golden folder has a parent").join("images")
@@ -75,7 +75,8 @@ pub fn device() -> Device {
     }
 }
 
-/// The kernels of the checks: Admiral's own on [`device`]. `ADMIRAL_TEST_FUSED=off` checks libtorch's operations instead.
+/// The kernels of the checks: Admiral's own on [`device`]. `ADMIRAL_TEST_FUSED=off` checks libtorch's operations
+/// instead.
 pub fn kernels() -> Kernels {
     static KERNELS: OnceLock<Kernels> = OnceLock::new();
     let open = || match std::env::var("ADMIRAL_TEST_FUSED").as_deref() {
@@ -130,7 +131,7 @@ fn fnv1a64(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// `n` numbers in [0, 1), a function of the salt and the key.
+/// `n` numbers in [0, 1), as a function of the salt and the key.
 pub fn uniform(salt: &str, key: &str, n: usize) -> Vec<f64> {
     let seed = fnv1a64(&format!("{salt}/{key}"));
     (1..=n as u64)
@@ -147,7 +148,7 @@ fn count(shape: &[i64]) -> usize {
     shape.iter().product::<i64>() as usize
 }
 
-/// A float32 tensor in `offset - scale .. offset + scale`.
+/// A float32 tensor of numbers in `offset - scale .. offset + scale`.
 pub fn signed(salt: &str, key: &str, shape: &[i64], scale: f64, offset: f64) -> Tensor {
     let values: Vec<f32> =
         uniform(salt, key, count(shape)).into_iter().map(|u| (offset + scale * (2.0 * u - 1.0)) as f32).collect();
@@ -171,7 +172,7 @@ pub fn ints(salt: &str, key: &str, n: usize, hi: i64) -> Tensor {
     Tensor::from_slice(&values)
 }
 
-/// The values that a golden case gives to a model's parameter.
+/// The values of a model's parameter in a golden case.
 pub fn parameter(salt: &str, name: &str, shape: &[i64]) -> Tensor {
     if name.ends_with("label_emb.weight") {
         signed(salt, name, shape, 1.0, 0.0)
@@ -198,9 +199,9 @@ pub fn fingerprint<'a>(salt: &str, named: impl IntoIterator<Item = (&'a str, &'a
     Tensor::from_slice(&rows).reshape([-1, 2])
 }
 
-/// Fails where `actual` is farther from `expected` than `tolerance` times the largest value of `expected`.
+/// Fails if `actual` differs from `expected` by more than `tolerance` times the largest value of `expected`.
 ///
-/// NaN is equal to NaN (a skipped step's norms); an infinity only to itself.
+/// NaN is equal to NaN (the norms of a skipped step), and an infinity only to itself.
 pub fn close(what: &str, actual: &Tensor, expected: &Tensor, tolerance: f64) -> Outcome {
     let actual = actual.detach().to_device(Device::Cpu).to_kind(Kind::Double).contiguous();
     let expected = expected.to_kind(Kind::Double).contiguous();

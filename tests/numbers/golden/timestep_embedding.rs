@@ -2,9 +2,9 @@
 
 use super::support::{Case, Outcome, PASS, close, device};
 
-/// One unit in the last place of the greatest frequencies, which lie just below 1. Processors' libraries compute their
-/// exponentials up to that differently, and the angle, timestep times frequency, is off by it times the timestep: at
-/// timestep 999 two machines' PyTorch differ by 3e-5, too.
+/// One unit in the last place of the largest frequencies, which are just below 1. Math libraries compute the
+/// exponential with this error, so the angle, timestep times frequency, has this error times the timestep. PyTorch
+/// differs by 3e-5 between two machines at timestep 999.
 const LAST_PLACE: f64 = 1.0 / (1 << 24) as f64;
 
 pub fn check(case: &Case) -> Outcome {

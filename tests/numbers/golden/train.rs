@@ -1,4 +1,4 @@
-//! Kind `train`: a run of optimizer steps, through the trainer itself.
+//! Kind `train`: optimizer steps of the trainer.
 
 use admiral::model::Network;
 use admiral::run_config::OptimizerConfig;
@@ -53,11 +53,11 @@ pub fn check(case: &Case) -> Outcome {
     }
     for (name, values) in TRACES.iter().zip(&traces) {
         let Some(expected) = case.tensors.get(&format!("trace.{name}")) else { continue };
-        // The reference carries its first loss scale along in float32, where it has no use.
+        // In float32, the reference reports an initial loss scale that it does not use.
         if *name == "lg_loss_scale" && !half {
             continue;
         }
-        // When the loss scale drops is exact; the learning rate and the scale itself are plain arithmetic.
+        // The steps at which the loss scale decreases are exact. Learning rate and loss scale are simple arithmetic.
         let tolerance = match *name {
             "took_step" => 0.0,
             "lg_loss_scale" | "lr" => 1e-12,
