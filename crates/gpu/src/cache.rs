@@ -44,13 +44,6 @@ impl KernelCache {
         Self { folder }
     }
 
-    // Goes when src/ hands this down.
-    /// Reads the environment of this process.
-    #[must_use]
-    pub fn from_environment() -> Self {
-        Self::new(GpuEnvironment::from_vars(|name| std::env::var_os(name)).kernel_cache_folder())
-    }
-
     /// Returns the folder of the cache.
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
