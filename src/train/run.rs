@@ -188,12 +188,8 @@ impl<'a> Loop<'a> {
         let (first_step, samples) = (state.trainer.counters.step, state.next_sample());
         if let Some(line) = &self.line {
             // The first line shows where the run starts.
-            line.record(Metric {
-                name: "samples",
-                step: first_step,
-                value: samples as f64,
-                kind: MetricKind::Counter,
-            });
+            line.record(Metric::counter("samples", first_step, samples as f64));
+            line.record(Metric::gauge("lg_loss_scale", first_step, state.trainer.counters.loss_scale.lg()));
             line.commit(first_step, Instant::now());
         }
         loop {
@@ -253,6 +249,10 @@ impl<'a> Loop<'a> {
             if let Some(outlier) = ranks.outlier {
                 tracing::warn!("{outlier}");
             }
+        }
+        if let Some(line) = &self.line {
+            // The curve shows the loss scale of the step, the line that of the next one.
+            line.record(Metric::gauge("lg_loss_scale", step, self.session.state.trainer.counters.loss_scale.lg()));
         }
         self.metrics.commit(step, Instant::now());
         Ok(())

@@ -5,7 +5,7 @@
 
 use admiral_config::format_mistakes;
 use admiral_contract::BatchDivision;
-use admiral_data::{Batch, ImageSource, Loader, SamplePlan as SampleSpec, SampleReader, Sources};
+use admiral_data::{Batch, ImageSource, Loader, SampleReader, SampleSpec, Sources};
 use tch::{Device, Tensor};
 
 use crate::context::RunContext;
