@@ -16,6 +16,9 @@ use object_store::{
     PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
 };
 
+/// A test of a path.
+type PathTest = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
 /// The faults of a store.
 #[derive(Clone, Default)]
 pub struct InjectedFaults {
@@ -23,7 +26,7 @@ pub struct InjectedFaults {
     pub abort_before: Option<u64>,
     /// Returns whether an operation on this path starts the count. Earlier operations are not counted. If it is `None`,
     /// all operations are counted.
-    pub starts_count: Option<Arc<dyn Fn(&str) -> bool + Send + Sync>>,
+    pub starts_count: Option<PathTest>,
     /// Returns whether the storage is cut off now. All operations fail while it is.
     pub is_cut: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
 }

@@ -22,8 +22,8 @@ const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long after its timeout an operation counts as hanging.
 pub const ABORT_GRACE: Duration = Duration::from_secs(5);
 
-/// Returns whether an upload that failed `since_failure` ago should have been aborted by now. Without a failure, nothing
-/// remains to be aborted.
+/// Returns whether an upload that failed `since_failure` ago should have been aborted by now. Returns true without a
+/// failure, because then there is no abort to wait for.
 pub fn is_abort_overdue(since_failure: Option<Duration>) -> bool {
     since_failure.is_none_or(|since| since > ABORT_TIMEOUT + ABORT_GRACE)
 }
@@ -69,11 +69,13 @@ pub async fn upload(
     written.map_err(|error| first_error.get().cloned().unwrap_or_else(|| store.failed("write", path, &error)))
 }
 
-fn out_of_time() -> object_store::Error {
+/// The error of an upload that exceeds its deadline.
+fn deadline_error() -> object_store::Error {
     let source = "it did not finish within checkpoint.deadline_seconds".into();
     object_store::Error::Generic { store: "upload", source }
 }
 
+/// Uploads a file without retries. Aborts the upload if it fails.
 async fn upload_once(
     store: &Store,
     path: &str,
@@ -83,10 +85,10 @@ async fn upload_once(
 ) -> Result<(u64, String), object_store::Error> {
     let at = store.at(path);
     let started = tokio::time::timeout_at(end.into(), store.backend().put_multipart(&at)).await;
-    let mut upload = started.unwrap_or_else(|_| Err(out_of_time()))?;
+    let mut upload = started.unwrap_or_else(|_| Err(deadline_error()))?;
     let sent = tokio::select! {
         sent = send_parts(upload.as_mut(), pieces, store.options().part_bytes) => sent,
-        () = tokio::time::sleep_until(end.into()) => Err(out_of_time()),
+        () = tokio::time::sleep_until(end.into()) => Err(deadline_error()),
         () = cancelled(signal) => Err(object_store::Error::Generic { store: "upload", source: "it was canceled".into() }),
     };
     if sent.is_err() {
@@ -96,6 +98,7 @@ async fn upload_once(
     sent
 }
 
+/// Sends the parts and completes the upload. Returns the length and the SHA-256 of the file.
 async fn send_parts(
     upload: &mut dyn MultipartUpload,
     pieces: &[Bytes],

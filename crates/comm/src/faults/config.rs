@@ -1,4 +1,4 @@
-//! The `faults` section of a run's configuration.
+//! The `faults` section of the configuration.
 
 use admiral_config::Invalid;
 use admiral_contract::Phase;
@@ -72,7 +72,7 @@ pub struct FaultsConfig {
     pub exit_code: u8,
     /// This rank is slow from `at_step` on, in every phase except exchanges with other ranks.
     pub slow_rank: Option<usize>,
-    /// The factor by which its own work takes longer.
+    /// The factor by which the duration of its own work is multiplied.
     pub slow_factor: f64,
     /// From `at_step` on, every operation on the checkpoint store fails for this many seconds, on all ranks.
     pub cut_storage_seconds: Option<f64>,
