@@ -113,7 +113,7 @@ impl GradientReducer {
         Ok(Reduced { sums, busy: spent, exposed: spent, waited: spent })
     }
 
-    /// [`reduce`](Self::reduce) while `backward` goes on: a bucket travels as soon as [`BucketTracker::filled`] has heard of
+    /// [`reduce`](Self::reduce) while `backward` goes on: a bucket travels as soon as [`BucketTracker::mark_filled`] has heard of
     /// all of its parameters, on a thread of its own, in the order of the buckets. Until `backward` returns, nothing but
     /// it may touch the gradients, and nobody may call the collective.
     ///
@@ -132,7 +132,7 @@ impl GradientReducer {
         let (sums, parts) = self.parts(collective, gradients);
         let (tracker, phases) = (&*self.tracker, &self.phases);
         let num_buckets = parts.len();
-        tracker.arm();
+        tracker.start_pass();
         if let Some(gpu) = self.nccl.as_mut().filter(|_| num_buckets > 0) {
             enqueue_during(gpu, parts, tracker, backward)?;
             return Ok(sums_of_gpu(gpu, sums, num_buckets, |number| {
@@ -151,7 +151,7 @@ impl GradientReducer {
             let guard = GiveUp(tracker);
             backward()?;
             std::mem::forget(guard);
-            tracker.fill_rest();
+            tracker.finish_pass();
             let begin = Instant::now();
             for bucket in 0..num_buckets {
                 let exchange = phases.wait_for_bucket(bucket);
@@ -215,7 +215,7 @@ fn enqueue_during<E: From<CollectiveError>>(
         let guard = GiveUp(tracker);
         backward()?;
         std::mem::forget(guard);
-        tracker.fill_rest();
+        tracker.finish_pass();
         communicates.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok(())
     })
@@ -255,7 +255,7 @@ fn communicate(
             Ok(())
         })?;
         spans.push(all_are_there..Instant::now());
-        tracker.summed();
+        tracker.mark_summed();
     }
     Ok(spans)
 }
@@ -265,7 +265,7 @@ struct GiveUp<'a>(&'a BucketTracker);
 
 impl Drop for GiveUp<'_> {
     fn drop(&mut self) {
-        self.0.give_up();
+        self.0.cancel();
     }
 }
 
@@ -368,8 +368,8 @@ mod tests {
         let slot = |start| Slot { buffer: 0, elements: start..start + 4 };
         let reducer = GradientReducer::new(&[slot(0), slot(4)], 1 << 20, PhaseTracker::private());
         let tracker = reducer.tracker();
-        tracker.arm();
-        assert!(!tracker.filled(1) && !tracker.filled(1), "the other one is not there");
-        assert!(tracker.filled(0));
+        tracker.start_pass();
+        assert!(!tracker.mark_filled(1) && !tracker.mark_filled(1), "the other one is not there");
+        assert!(tracker.mark_filled(0));
     }
 }

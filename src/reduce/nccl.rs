@@ -375,7 +375,7 @@ mod tests {
         let seen = std::cell::Cell::new(0);
         let reduced = reducer.reduce_during(&MockPeer(Vec::new()), &[&buffers[0], &buffers[1]], || {
             // Buckets come from the end of the network.
-            tracker.filled(2);
+            tracker.mark_filled(2);
             let start = Instant::now();
             while seen.get() == 0 && start.elapsed() < LONG {
                 seen.set(stub.diary().iter().filter(|line| line.starts_with("sum")).count());

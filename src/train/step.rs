@@ -144,7 +144,7 @@ impl Trainer {
             for (param, tensor) in memory.params().tensors().iter().enumerate() {
                 let (tracker, phases) = (reducer.tracker(), phases.clone());
                 bridge::on_gradient(tensor, move || {
-                    if tracker.filled(param) {
+                    if tracker.mark_filled(param) {
                         phases.first_bucket_ready();
                     }
                 })?;
