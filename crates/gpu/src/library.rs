@@ -187,7 +187,6 @@ impl SearchPath {
         self.files.insert(library, path.into());
         self
     }
-
 }
 
 /// Returns the package folders of a virtual environment: `lib/python3*/site-packages`.
