@@ -14,7 +14,8 @@ pub struct TrainingLosses {
     pub loss: Tensor,
     /// The mean squared error of the prediction. `None` for the losses `kl` and `rescaled_kl`.
     pub mse: Option<Tensor>,
-    /// The term of the variational bound that is part of the loss. `None` if the bound is the whole loss or no part of it.
+    /// The term of the variational bound that is part of the loss. `None` if the bound is the whole loss or no part of
+    /// it.
     pub vb: Option<Tensor>,
 }
 

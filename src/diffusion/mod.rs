@@ -1,6 +1,7 @@
 //! The diffusion process: noise schedules, respacing, losses, samplers of images, and samplers of training timesteps.
 //!
-//! The code here draws no random numbers. Callers pass noise and uniform numbers, so that results depend on inputs only.
+//! The code here draws no random numbers. Callers pass noise and uniform numbers, so that results depend on inputs
+//! only.
 
 mod bits_per_dim;
 mod config;

@@ -46,8 +46,8 @@ impl Denoising {
 }
 
 impl GaussianDiffusion {
-    /// Computes q(x_{t-1} | x_t, x_0), the paper's equations 19 to 21. `x_start` and `x_t` are `[batch, channels, height,
-    /// width]`. The log variance at t = 0 is the log variance at t = 1.
+    /// Computes q(x_{t-1} | x_t, x_0), the paper's equations 19 to 21. `x_start` and `x_t` are
+    /// `[batch, channels, height, width]`. The log variance at t = 0 is the log variance at t = 1.
     #[must_use]
     pub fn q_posterior(&self, x_start: &Tensor, x_t: &Tensor, t: &[i64]) -> Gaussian {
         let s = self.schedule();

@@ -78,7 +78,8 @@ fn strided(num_timesteps: usize, count: usize) -> Result<Vec<usize>, RespacingEr
     if count == 0 {
         return Err(RespacingError::Empty("ddim0".to_owned()));
     }
-    // Larger strides keep fewer timesteps, so only the first stride that keeps at most `count` can keep exactly `count`.
+    // Larger strides keep fewer timesteps, so only the first stride that keeps at most `count` can keep exactly
+    // `count`.
     let kept = |stride: usize| num_timesteps.div_ceil(stride);
     match (1..=num_timesteps).find(|&stride| kept(stride) <= count) {
         Some(stride) if kept(stride) == count => Ok((0..num_timesteps).step_by(stride).collect()),

@@ -53,8 +53,8 @@ impl Running {
 
     /// Memory saved by a normalization of feature maps of `pixels`. `half` says whether the input has half precision.
     ///
-    /// The fused operation saves its input, scale and shift. In the composed form, group normalization saves its input in
-    /// float32, the product with the scale saves both factors, and `SiLU` saves its input.
+    /// The fused operation saves its input, scale and shift. In the composed form, group normalization saves its input
+    /// in float32, the product with the scale saves both factors, and `SiLU` saves its input.
     pub(super) fn norm(self, norm: &GroupNorm, pixels: i64, half: bool, modulated: bool, silu: bool) -> NormMemory {
         let channels = norm.channels();
         let map = self.float(channels * pixels);

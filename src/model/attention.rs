@@ -39,8 +39,8 @@ fn attention_flops(length: i64, channels: i64) -> u64 {
     4 * (length * length * channels) as u64
 }
 
-/// Elements that attention saves for backward for one image: the input of the joint projection, q, k, v, and the output,
-/// which is the input of the last projection.
+/// Elements that attention saves for backward for one image: the input of the joint projection, q, k, v, and the
+/// output, which is the input of the last projection.
 fn saved_attention_elements(length: i64, channels: i64) -> i64 {
     5 * length * channels
 }

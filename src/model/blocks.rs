@@ -67,8 +67,8 @@ pub struct Context<'a> {
     pub params: &'a Params,
     /// SiLU of the timestep and class embedding, `[batch, 4 * model_channels]`, float32.
     pub embedding: &'a Tensor,
-    /// The seed of the dropout masks. The mask of a block depends on it and on the position of the block in the network.
-    /// `None` disables dropout.
+    /// The seed of the dropout masks. The mask of a block depends on it and on the position of the block in the
+    /// network. `None` disables dropout.
     pub dropout_seed: Option<u64>,
     /// Whether residual and attention blocks are recomputed in backward.
     pub recomputes: bool,

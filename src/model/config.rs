@@ -52,7 +52,8 @@ pub struct ModelConfig {
     pub num_channels: i64,
     /// The number of residual blocks of a level ("depth").
     pub num_res_blocks: usize,
-    /// Channels of each level as a multiple of num_channels, from full size downwards; null: the default for image_size.
+    /// Channels of each level as a multiple of num_channels, from full size downwards; null: the default for
+    /// image_size.
     pub channel_mult: Option<Vec<f64>>,
     /// Sizes in pixels of the levels at which attention follows the residual blocks.
     pub attention_resolutions: Vec<i64>,

@@ -8,8 +8,8 @@ use super::params::{Init, ParamId, Params};
 const MAX_PERIOD: f64 = 10_000.0;
 
 /// The sinusoidal embedding of `timesteps` (`[batch]`, may be fractional): `[batch, dim]`, float32. The cosines come
-/// before the sines, at `dim / 2` frequencies that decrease geometrically from 1 to almost `1 / 10000`. If `dim` is odd,
-/// the last value is 0.
+/// before the sines, at `dim / 2` frequencies that decrease geometrically from 1 to almost `1 / 10000`. If `dim` is
+/// odd, the last value is 0.
 pub fn timestep_embedding(timesteps: &Tensor, dim: i64) -> Tensor {
     let half = dim / 2;
     let options = (Kind::Float, timesteps.device());
@@ -43,8 +43,8 @@ impl Embedding {
         Self { model_channels, first, second, label }
     }
 
-    /// Returns the `SiLU` of the embedding, `[batch, 4 * model_channels]`. Every residual block starts with this SiLU, so
-    /// it is computed once. `labels` is `[batch]`, int64, and is used only if the network has classes.
+    /// Returns the `SiLU` of the embedding, `[batch, 4 * model_channels]`. Every residual block starts with this SiLU,
+    /// so it is computed once. `labels` is `[batch]`, int64, and is used only if the network has classes.
     ///
     /// # Panics
     /// If the network has classes and `labels` is `None`, because a default class would be trained or sampled silently.

@@ -108,8 +108,8 @@ impl Encoder {
         &self.spec
     }
 
-    /// Computes logits `[batch, out]`, float32, from `x` `[batch, in, height, width]` and `timesteps` `[batch]`. Dropout is
-    /// enabled if `dropout_seed` is `Some`.
+    /// Computes logits `[batch, out]`, float32, from `x` `[batch, in, height, width]` and `timesteps` `[batch]`.
+    /// Dropout is enabled if `dropout_seed` is `Some`.
     pub fn forward(
         &self,
         kernels: &Kernels,
@@ -147,7 +147,8 @@ impl Encoder {
         }
     }
 
-    /// FLOPs of the forward pass for one image. Counts convolutions and matrix products, with 2 FLOPs for a multiply-add.
+    /// FLOPs of the forward pass for one image. Counts convolutions and matrix products, with 2 FLOPs for a
+    /// multiply-add.
     #[must_use]
     pub fn forward_flops(&self) -> u64 {
         let mut size = self.spec.image_size;

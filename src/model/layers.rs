@@ -1,5 +1,5 @@
-//! Layers with parameters. `build` registers the parameters under the names of the released checkpoints. `forward` looks
-//! up their values in [`Params`].
+//! Layers with parameters. `build` registers the parameters under the names of the released checkpoints. `forward`
+//! looks up their values in [`Params`].
 
 use tch::{Kind, Tensor};
 
@@ -112,8 +112,8 @@ impl Conv2d {
     }
 }
 
-/// A linear layer over the last dimension. In the released checkpoints, the linear layers of attention are convolutions of
-/// width 1, with a third dimension in their weights.
+/// A linear layer over the last dimension. In the released checkpoints, the linear layers of attention are convolutions
+/// of width 1, with a third dimension in their weights.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: ParamId,
@@ -131,7 +131,8 @@ impl Linear {
         Self { weight, bias: builder.param("bias", &[outputs], init), outputs, inputs }
     }
 
-    /// Registers `weight [out, in, 1]` and `bias [out]`, as part of the torso if the builder is. `channels` is `[in, out]`.
+    /// Registers `weight [out, in, 1]` and `bias [out]`, as part of the torso if the builder is. `channels` is
+    /// `[in, out]`.
     pub fn build_width_one(mut builder: Builder<'_>, channels: [i64; 2], start: Start) -> Self {
         let [inputs, outputs] = channels;
         let init = start.init(inputs);

@@ -68,8 +68,8 @@ impl Network {
     /// Dropout is enabled if `dropout_seed` is `Some`. Its masks depend only on the seed.
     ///
     /// # Panics
-    /// If a class-conditional network has no classes, a super-resolution network has no small image, or a tensor has the
-    /// wrong shape.
+    /// If a class-conditional network has no classes, a super-resolution network has no small image, or a tensor has
+    /// the wrong shape.
     pub fn forward(
         &self,
         kernels: &Kernels,
@@ -90,7 +90,8 @@ impl Network {
         }
     }
 
-    /// FLOPs of the forward pass for one image. Counts convolutions and matrix products, with 2 FLOPs for a multiply-add.
+    /// FLOPs of the forward pass for one image. Counts convolutions and matrix products, with 2 FLOPs for a
+    /// multiply-add.
     #[must_use]
     pub fn forward_flops(&self) -> u64 {
         match self {

@@ -35,7 +35,8 @@ pub struct ParamSpec {
     pub name: String,
     /// The shape in libtorch's order.
     pub shape: Vec<i64>,
-    /// Whether the parameter belongs to a convolution of the torso, which has half precision in mixed-precision training.
+    /// Whether the parameter belongs to a convolution of the torso, which has half precision in mixed-precision
+    /// training.
     pub torso: bool,
     /// The initialization.
     pub init: Init,

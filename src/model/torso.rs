@@ -15,8 +15,8 @@ pub(super) fn enter_torso(input_blocks: &[Block], kernels: &Kernels, params: &Pa
     }
 }
 
-/// Converts to channels-last if it is faster on the device. On the CPU, libtorch's convolutions then do not reorder their
-/// input and output. `ops::group_norm_silu` accepts both layouts.
+/// Converts to channels-last if it is faster on the device. On the CPU, libtorch's convolutions then do not reorder
+/// their input and output. `ops::group_norm_silu` accepts both layouts.
 fn to_preferred_layout(kernels: &Kernels, x: &Tensor) -> Tensor {
     if !kernels.prefer_channels_last(x.kind()) {
         return x.shallow_clone();

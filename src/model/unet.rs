@@ -61,9 +61,9 @@ impl UNet {
         &self.spec
     }
 
-    /// Computes `[batch, out, height, width]`, float32, from `x` `[batch, in, height, width]`, `timesteps` `[batch]` and
-    /// `labels` `[batch]`, int64. The torso computes in the type of its parameters. Dropout is enabled if `dropout_seed`
-    /// is `Some`.
+    /// Computes `[batch, out, height, width]`, float32, from `x` `[batch, in, height, width]`, `timesteps` `[batch]`
+    /// and `labels` `[batch]`, int64. The torso computes in the type of its parameters. Dropout is enabled if
+    /// `dropout_seed` is `Some`.
     pub fn forward(
         &self,
         kernels: &Kernels,
@@ -95,7 +95,8 @@ impl UNet {
         )
     }
 
-    /// FLOPs of the forward pass for one image. Counts convolutions and matrix products, with 2 FLOPs for a multiply-add.
+    /// FLOPs of the forward pass for one image. Counts convolutions and matrix products, with 2 FLOPs for a
+    /// multiply-add.
     #[must_use]
     pub fn forward_flops(&self) -> u64 {
         let mut size = self.spec.image_size;

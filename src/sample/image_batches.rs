@@ -1,5 +1,5 @@
-//! Sampling of images in batches. All noise of image i comes from one random sequence that depends on (seed, i) only, so
-//! the image does not depend on the batch size or the number of ranks.
+//! Sampling of images in batches. All noise of image i comes from one random sequence that depends on (seed, i) only,
+//! so the image does not depend on the batch size or the number of ranks.
 
 use std::ops::Range;
 
@@ -55,8 +55,8 @@ impl<'a> ImageBatches<'a> {
         Self::new(model, request, share(request.count, rank, world_size))
     }
 
-    /// Samples all images of a request, with a share on each rank. Every rank must call this function. Rank 0 passes each
-    /// batch of each rank to `consume` as soon as it is sampled, so rank 0 holds at most one batch of each rank.
+    /// Samples all images of a request, with a share on each rank. Every rank must call this function. Rank 0 passes
+    /// each batch of each rank to `consume` as soon as it is sampled, so rank 0 holds at most one batch of each rank.
     ///
     /// # Errors
     /// If communication with the other ranks fails.

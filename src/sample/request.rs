@@ -52,8 +52,8 @@ impl SampleRequest {
     }
 }
 
-/// Returns the labels of a grid and its number of images. With classes, each of the first `max_classes` classes has a row
-/// of `per_class` images. Without classes, the grid is a square of `per_class` x `per_class` images.
+/// Returns the labels of a grid and its number of images. With classes, each of the first `max_classes` classes has a
+/// row of `per_class` images. Without classes, the grid is a square of `per_class` x `per_class` images.
 #[must_use]
 pub fn grid_labels(num_classes: Option<i64>, per_class: u64, max_classes: u64) -> (Option<Vec<i64>>, u64) {
     match num_classes {

@@ -10,9 +10,9 @@ use super::trajectory::Step;
 impl GaussianDiffusion {
     /// Computes x_{t-1} from x_t, `[batch, channels, height, width]` (equation 12 of Song et al.).
     ///
-    /// `noise` is η, the fraction of the noise of ancestral sampling, and the standard normal noise. Without it the step
-    /// is deterministic (η = 0). Samples at t = 0 receive no noise. `guidance` shifts ε by -√(1 - alpha_bar) times the
-    /// gradient (the paper's algorithm 2).
+    /// `noise` is η, the fraction of the noise of ancestral sampling, and the standard normal noise. Without it the
+    /// step is deterministic (η = 0). Samples at t = 0 receive no noise. `guidance` shifts ε by -√(1 - alpha_bar) times
+    /// the gradient (the paper's algorithm 2).
     #[must_use]
     pub fn ddim_sample(
         &self,
@@ -47,8 +47,8 @@ impl GaussianDiffusion {
         Step { sample, x_start }
     }
 
-    /// Computes x_{t+1} from x_t, `[batch, channels, height, width]`, along the deterministic path (`eta` = 0): one step
-    /// of encoding an image.
+    /// Computes x_{t+1} from x_t, `[batch, channels, height, width]`, along the deterministic path (`eta` = 0): one
+    /// step of encoding an image.
     #[must_use]
     pub fn ddim_reverse_sample(&self, model: &Model, x_t: &Tensor, t: &[i64], denoising: Denoising) -> Step {
         let x_start = self.p_mean_variance(model, x_t, t, denoising).x_start;

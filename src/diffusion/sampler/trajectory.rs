@@ -76,7 +76,8 @@ impl GaussianDiffusion {
 }
 
 impl Trajectory<'_> {
-    /// Computes the remaining steps and returns the images, `[batch, channels, height, width]`, approximately in [-1, 1].
+    /// Computes the remaining steps and returns the images, `[batch, channels, height, width]`, approximately in
+    /// [-1, 1].
     pub fn finish(mut self) -> Tensor {
         while self.next().is_some() {}
         self.x_t
