@@ -3,9 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::Serialize;
-
 use admiral_comm::Mpi;
+use serde::Serialize;
 
 use crate::gpus::loaded_file;
 use crate::ops::{self, bridge};

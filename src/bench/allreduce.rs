@@ -10,13 +10,14 @@ use clap::Args;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use super::output::print_on_root;
-use super::timing::wait_for;
 use crate::context::{RankContext, choose_device};
 use crate::reduce::{GradientReducer, NcclReducer};
 use crate::run_config::DeviceChoice;
 use crate::statistics::{Spread, median};
 use crate::train::TrainError;
+
+use super::output::print_on_root;
+use super::timing::wait_for;
 
 /// A way is slow below this part of the median of its kind.
 const SLOW: f64 = 0.5;

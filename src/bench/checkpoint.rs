@@ -5,7 +5,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use admiral_checkpoint::{Catalog, Content, SaveEvent, Saver, SaverPlan, TrainingState, delete, delete_place, identify};
+use admiral_checkpoint::{
+    Catalog, Content, SaveEvent, Saver, SaverPlan, TrainingState, delete, delete_place, identify,
+};
 use admiral_comm::{Collective, Ending};
 use admiral_config::format_mistakes;
 use admiral_storage::{Location, Store};
@@ -13,12 +15,13 @@ use clap::Args;
 use serde::Serialize;
 use tch::Kind;
 
-use super::output::print_on_root;
 use crate::context::{RankContext, choose_device};
 use crate::model::Network;
 use crate::run_config::RunConfig;
 use crate::statistics::median;
 use crate::train::{FlatMemory, TrainError, copy_share, parameters, read_roles, roles, sum_reports};
+
+use super::output::print_on_root;
 
 /// The time between two looks at a save.
 const LOOK: Duration = Duration::from_millis(2);
@@ -68,11 +71,7 @@ struct Measured {
 ///
 /// # Errors
 /// How the ranks are to leave.
-pub fn checkpoint(
-    config: &RunConfig,
-    options: &CheckpointBenchOptions,
-    rank: RankContext<'_>,
-) -> Result<(), Ending> {
+pub fn checkpoint(config: &RunConfig, options: &CheckpointBenchOptions, rank: RankContext<'_>) -> Result<(), Ending> {
     let collective = rank.collective;
     // What fails on one rank here the others do not know of, and would wait for it.
     let measured = measure(config, options, rank).map_err(|error| Ending::alone(error.exit_code(), &error))?;

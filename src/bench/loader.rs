@@ -6,10 +6,11 @@ use admiral_data::{Loader, SampleReader};
 use clap::Args;
 use serde::Serialize;
 
-use super::output::print_as;
 use crate::run_config::RunConfig;
 use crate::statistics::Spread;
 use crate::train::{TrainError, sample_spec};
+
+use super::output::print_as;
 
 /// What to measure.
 #[derive(Debug, Clone, Args)]

@@ -3,9 +3,10 @@
 use serde::Serialize;
 use tch::{Kind, Tensor};
 
-use super::timing::{Rules, case, time_in_turn};
 use crate::ops::Error;
 use crate::statistics::Spread;
+
+use super::timing::{Rules, case, time_in_turn};
 
 /// What operations are held to.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -7,15 +7,16 @@ use admiral_comm::{Ending, ExitCode, agree};
 use clap::Args;
 use serde::Serialize;
 
-use super::output::print_on_root;
-use super::roofline;
-use super::timing::{Clock, Rules};
 use crate::context::{RankContext, RunContext};
 use crate::model::flops::V100_FLOPS;
 use crate::ops::bridge;
 use crate::run_config::{PrecisionMode, RunConfig};
 use crate::statistics::{Spread, median};
 use crate::train::{FlatMemory, OpenedSession, Segment, Session, StepTimes, TrainError};
+
+use super::output::print_on_root;
+use super::roofline;
+use super::timing::{Clock, Rules};
 
 /// How long to measure.
 #[derive(Debug, Clone, Args)]
@@ -117,11 +118,7 @@ fn can_be_written(path: &Path) -> Result<(), TrainError> {
     })
 }
 
-fn measure(
-    session: &mut Session,
-    options: &BenchOptions,
-    context: &RunContext<'_>,
-) -> Result<Measured, TrainError> {
+fn measure(session: &mut Session, options: &BenchOptions, context: &RunContext<'_>) -> Result<Measured, TrainError> {
     session.state.trainer.measure = true;
     for _ in 0..options.warmup {
         session.step(context)?;

@@ -3,8 +3,6 @@
 use admiral_comm::ExitCode;
 use clap::Subcommand;
 
-use super::config::{ConfigOptions, read};
-use super::ranks::{alone, load_on_ranks, on_ranks};
 use crate::bench::allreduce::{self, AllReduceBenchOptions};
 use crate::bench::checkpoint::{self, CheckpointBenchOptions};
 use crate::bench::loader::{self, LoaderBenchOptions};
@@ -12,6 +10,9 @@ use crate::bench::ops::{self, OpsBenchOptions};
 use crate::bench::step::{self, BenchOptions};
 use crate::environment::Environment;
 use crate::gpus::Gpus;
+
+use super::config::{ConfigOptions, read};
+use super::ranks::{alone, load_on_ranks, on_ranks};
 
 /// What is measured.
 #[derive(Subcommand)]
@@ -46,12 +47,10 @@ pub(super) enum BenchCommand {
 /// Measures and prints.
 pub(super) fn run(command: &BenchCommand, environment: &Environment) -> ExitCode {
     match command {
-        BenchCommand::Step { config: ConfigOptions { config, overrides }, options } => {
-            on_ranks(environment, |rank| {
-                let config = load_on_ranks(rank.collective, config, overrides)?;
-                step::step(config, options, rank).map(|()| ExitCode::Finished)
-            })
-        }
+        BenchCommand::Step { config: ConfigOptions { config, overrides }, options } => on_ranks(environment, |rank| {
+            let config = load_on_ranks(rank.collective, config, overrides)?;
+            step::step(config, options, rank).map(|()| ExitCode::Finished)
+        }),
         BenchCommand::Ops(options) => {
             let gpus = Gpus::new(&environment.gpu);
             alone(ops::run(options, &gpus).map_err(|error| (error.exit_code(), error.into())))
@@ -59,11 +58,10 @@ pub(super) fn run(command: &BenchCommand, environment: &Environment) -> ExitCode
         BenchCommand::Allreduce(options) => {
             on_ranks(environment, |rank| allreduce::all_reduce(options, rank).map(|()| ExitCode::Finished))
         }
-        BenchCommand::Loader { config: ConfigOptions { config, overrides }, options } => {
-            alone(read(config, overrides).and_then(|config| {
-                loader::run(&config, options).map_err(|error| (error.exit_code(), error.into()))
-            }))
-        }
+        BenchCommand::Loader { config: ConfigOptions { config, overrides }, options } => alone(
+            read(config, overrides)
+                .and_then(|config| loader::run(&config, options).map_err(|error| (error.exit_code(), error.into()))),
+        ),
         BenchCommand::Checkpoint { config: ConfigOptions { config, overrides }, options } => {
             on_ranks(environment, |rank| {
                 let config = load_on_ranks(rank.collective, config, overrides)?;

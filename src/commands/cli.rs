@@ -5,6 +5,9 @@ use std::process::ExitCode as ProcessExit;
 use admiral_comm::ExitCode;
 use clap::{Parser, Subcommand};
 
+use crate::environment::Environment;
+use crate::gpus::Gpus;
+
 use super::bench::{self, BenchCommand};
 use super::checkpoint::{self, CheckpointCommand, Outcome};
 use super::config::{self, ConfigArguments, ConfigCommand};
@@ -13,8 +16,6 @@ use super::ranks::{alone, on_ranks};
 use super::sample::{self, SampleOptions};
 use super::train::{self, TrainArguments};
 use super::{device, flops, version};
-use crate::environment::Environment;
-use crate::gpus::Gpus;
 
 /// Trains and samples the diffusion models of "Diffusion Models Beat GANs on Image Synthesis".
 #[derive(Parser)]
@@ -64,9 +65,9 @@ impl Cli {
         let code = match self.command {
             Command::Train(arguments) => on_ranks(environment, |rank| train::run(&arguments, rank)),
             Command::Bench(command) => bench::run(&command, environment),
-            Command::Sample(options) => alone(
-                sample::run(&options, environment).map_err(|error| (error.exit_code(), error.into())),
-            ),
+            Command::Sample(options) => {
+                alone(sample::run(&options, environment).map_err(|error| (error.exit_code(), error.into())))
+            }
             Command::Checkpoint(command) => match checkpoint::run(&command, &environment.s3) {
                 // As diff(1).
                 Ok(Outcome::Different) => return ProcessExit::from(1),

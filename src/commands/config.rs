@@ -6,8 +6,9 @@ use admiral_comm::ExitCode;
 use admiral_config::{Invalid, format_mistakes, load, show};
 use clap::{Args, Subcommand};
 
-use super::ranks::{CommandError, print_json};
 use crate::run_config::RunConfig;
+
+use super::ranks::{CommandError, print_json};
 
 /// A configuration that is a positional argument.
 #[derive(Args)]

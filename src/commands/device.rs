@@ -2,9 +2,10 @@
 
 use admiral_comm::ExitCode;
 
-use super::ranks::{CommandError, print_json};
 use crate::device::Report;
 use crate::gpus::Gpus;
+
+use super::ranks::{CommandError, print_json};
 
 /// Prints the report.
 ///

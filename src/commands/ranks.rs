@@ -34,13 +34,7 @@ pub(super) fn on_ranks(
     }
     let gpus = Gpus::new(&environment.gpu);
     let ended = agree(&*collective, logging, |_| ExitCode::Config).and_then(|()| {
-        work(RankContext {
-            collective: &*collective,
-            environment,
-            ledger: &ledger,
-            gpus: &gpus,
-            terminal: &terminal,
-        })
+        work(RankContext { collective: &*collective, environment, ledger: &ledger, gpus: &gpus, terminal: &terminal })
     });
     match ended {
         Ok(code) => code,

@@ -11,7 +11,6 @@ use admiral_telemetry::{Grid, write_file};
 use clap::Args;
 use tch::Tensor;
 
-use super::weights::choose_role;
 use crate::context::choose_device;
 use crate::diffusion::GaussianDiffusion;
 use crate::environment::Environment;
@@ -21,6 +20,8 @@ use crate::ops::Kernels;
 use crate::run_config::{RunConfig, Sampler};
 use crate::sample::{ImageBatches, SampleRequest, SamplingModel, grid_labels};
 use crate::train::{TrainError, low_res_examples, params_from_named};
+
+use super::weights::choose_role;
 
 /// What is drawn, where it differs from the checkpoint's own configuration.
 #[derive(Debug, Args)]
@@ -104,8 +105,7 @@ pub fn run(options: &SampleOptions, environment: &Environment) -> Result<(), Tra
     };
     let request = SampleRequest::new(&config, options.seed, labels, count, low_res);
     let kernels = Kernels::open(device, &Gpus::new(&environment.gpu));
-    let model =
-        SamplingModel { network: &network, params: &params, kernels: &kernels, diffusion: &diffusion };
+    let model = SamplingModel { network: &network, params: &params, kernels: &kernels, diffusion: &diffusion };
     let pixels: Vec<u8> = ImageBatches::new(model, &request, 0..count).flat_map(|batch| batch.pixels).collect();
     let png = Grid::of(&pixels, request.image_shape(), columns as usize, PADDING)
         .and_then(|grid| grid.png())

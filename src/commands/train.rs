@@ -3,10 +3,11 @@
 use admiral_comm::{Ending, ExitCode, agree};
 use clap::Args;
 
-use super::config::ConfigArguments;
-use super::ranks::load_on_ranks;
 use crate::context::RankContext;
 use crate::train::{Finish, Resume, Stop, run as train};
+
+use super::config::ConfigArguments;
+use super::ranks::load_on_ranks;
 
 /// What is trained.
 #[derive(Args)]

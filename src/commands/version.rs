@@ -2,8 +2,9 @@
 
 use admiral_comm::ExitCode;
 
-use super::ranks::{CommandError, print_json};
 use crate::version::Versions;
+
+use super::ranks::{CommandError, print_json};
 
 /// Prints the versions.
 ///

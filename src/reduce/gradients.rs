@@ -4,10 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tch::{Device, Kind, Tensor};
-
 use admiral_comm::buckets::{Bucket, Slot, cut};
 use admiral_comm::{BucketTracker, Collective, CollectiveError, PhaseTracker};
+use tch::{Device, Kind, Tensor};
 
 use super::nccl::NcclReducer;
 

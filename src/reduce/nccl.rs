@@ -4,12 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use admiral_comm::{Collective, CollectiveError, PhaseTracker};
 use admiral_gpu::Kind;
 use admiral_gpu::driver::{Device, DriverError, Event, Stream, StreamHandle};
 use admiral_gpu::nccl::{Communicator, Nccl, NcclError, UniqueId};
 use tch::Tensor;
-
-use admiral_comm::{Collective, CollectiveError, PhaseTracker};
 
 use crate::gpus::Gpus;
 
@@ -264,16 +263,16 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::ffi::{CStr, c_char, c_int};
 
+    use admiral_comm::buckets::Slot;
     use admiral_gpu::driver::Driver;
     use admiral_gpu::library::{self, Library, SearchPath};
     use tch::Device as TorchDevice;
 
-    use admiral_comm::buckets::Slot;
+    use crate::emulator;
 
     use super::super::gradients::GradientReducer;
     use super::super::mock::MockPeer;
     use super::*;
-    use crate::emulator;
 
     struct Stub {
         library: libloading::Library,
@@ -295,7 +294,9 @@ mod tests {
         }
 
         fn sums(&self, patience: Duration) -> NcclReducer {
-            NcclReducer::join(&MockPeer(Vec::new()), &self.nccl, &self.device, patience, PhaseTracker::private()).unwrap().unwrap()
+            NcclReducer::join(&MockPeer(Vec::new()), &self.nccl, &self.device, patience, PhaseTracker::private())
+                .unwrap()
+                .unwrap()
         }
 
         fn reducer(&self, patience: Duration) -> GradientReducer {
@@ -422,7 +423,8 @@ mod tests {
     fn one_rank_without_nccl_is_named_and_all_sum_through_the_host() {
         let stub = Stub::new();
         let twins = MockPeer(b"rank 1: NCCL was not found".to_vec());
-        let reason = NcclReducer::join(&twins, &stub.nccl, &stub.device, LONG, PhaseTracker::private()).unwrap().unwrap_err();
+        let reason =
+            NcclReducer::join(&twins, &stub.nccl, &stub.device, LONG, PhaseTracker::private()).unwrap().unwrap_err();
         assert_eq!(reason, "rank 1: NCCL was not found");
         assert!(stub.diary().is_empty());
         let own = all_or_none(&twins, Err::<(), _>("no GPU".to_owned())).unwrap();

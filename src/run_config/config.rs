@@ -8,11 +8,12 @@ use admiral_data::DataConfig;
 use admiral_telemetry::TelemetryConfig;
 use serde::{Deserialize, Serialize};
 
-use super::sampling::SamplingConfig;
-use super::sections::{ClassifierConfig, OptimizerConfig, PrecisionConfig, RunSection, TrainingConfig};
 use crate::diffusion::DiffusionConfig;
 use crate::model::flops::theoretical_images_per_v100_second;
 use crate::model::{ModelConfig, Network, NetworkSpec, Task};
+
+use super::sampling::SamplingConfig;
+use super::sections::{ClassifierConfig, OptimizerConfig, PrecisionConfig, RunSection, TrainingConfig};
 
 /// A run.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
@@ -134,7 +135,10 @@ impl RunConfig {
             .collect();
         rows.push(("channels by level".to_owned(), levels.join(", ")));
         rows.push(("samples of the run".to_owned(), group_digits(global_batch * steps)));
-        rows.push(("numbers of ranks that divide".to_owned(), format!("{:?}", world_sizes(global_batch, microbatch, u64::MAX))));
+        rows.push((
+            "numbers of ranks that divide".to_owned(),
+            format!("{:?}", world_sizes(global_batch, microbatch, u64::MAX)),
+        ));
         rows.push((
             "first loss scale".to_owned(),
             format!("2^{}", self.precision.effective_initial_lg_loss_scale(self.task)),

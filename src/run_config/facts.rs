@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
-use super::config::RunConfig;
-use crate::model::Network;
 use admiral_config::Invalid;
 use admiral_contract::world_sizes;
 use admiral_storage::Location;
+use serde::Serialize;
+
+use crate::model::Network;
+
+use super::config::RunConfig;
 
 /// Numbers of ranks beyond this are not listed.
 const MOST_RANKS: u64 = 4096;

@@ -6,10 +6,11 @@ use admiral_contract::BatchDivision;
 use admiral_plan::{GpuKind, LayerMemory, Norms, Request, Weights, Work, World, microbatch_option};
 use tch::Device;
 
-use super::config::RunConfig;
-use super::sections::{FusedKernels, PrecisionMode};
 use crate::model::{Network, Running, Task};
 use crate::ops;
+
+use super::config::RunConfig;
+use super::sections::{FusedKernels, PrecisionMode};
 
 /// The numbers of GPUs of the table of scaling.
 const WORLDS: [u64; 7] = [8, 16, 32, 64, 128, 256, 512];
@@ -149,7 +150,8 @@ mod tests {
         let request = plan_request("own", &config, GpuKind::V100, 64, 1000).unwrap();
         let others = request.worlds.iter().filter(|world| world.other_microbatch);
         let others: Vec<Option<BatchDivision>> = others.map(|world| world.batch.clone().ok()).collect();
-        let batch = |world, accumulation| BatchDivision { world_size: world, global_batch: 2048, microbatch: 64, accumulation };
+        let batch =
+            |world, accumulation| BatchDivision { world_size: world, global_batch: 2048, microbatch: 64, accumulation };
         assert_eq!(others, [Some(batch(8, 4)), Some(batch(16, 2))]);
     }
 }

@@ -1,8 +1,8 @@
 //! The section `sampling` of a run's configuration.
 
+use admiral_config::Invalid;
 use serde::{Deserialize, Serialize};
 
-use admiral_config::Invalid;
 use crate::diffusion::{DiffusionConfig, Method};
 
 /// Which sampler takes the steps.

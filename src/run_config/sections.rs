@@ -1,9 +1,9 @@
 //! The sections of a run's configuration that training owns.
 
+use admiral_config::Invalid;
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
-use admiral_config::Invalid;
 use crate::model::Task;
 
 /// Collects mistakes of one section.

@@ -44,11 +44,7 @@ impl std::str::FromStr for Resume {
     }
 }
 
-pub(super) fn open_store(
-    config: &RunConfig,
-    folder: &Path,
-    context: &RunContext<'_>,
-) -> Result<Store, TrainError> {
+pub(super) fn open_store(config: &RunConfig, folder: &Path, context: &RunContext<'_>) -> Result<Store, TrainError> {
     if config.faults.enabled {
         tracing::warn!("FAULTS ARE ON: this run harms itself, by {}", config.faults.fields().join(", "));
     }

@@ -224,8 +224,9 @@ fn views(specs: &ParamSpecs, segments: &[Segment], choose: impl Fn(&Segment) -> 
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::*;
     use crate::model::Init;
+
+    use super::*;
 
     fn specs() -> ParamSpecs {
         let mut specs = ParamSpecs::default();

@@ -76,7 +76,9 @@ impl Objective {
         dropout_seed: Option<u64>,
     ) -> Terms {
         match self {
-            Self::Diffusion(diffusion) => diffusion_terms(diffusion, kernels, network, params, batch, None, dropout_seed),
+            Self::Diffusion(diffusion) => {
+                diffusion_terms(diffusion, kernels, network, params, batch, None, dropout_seed)
+            }
             Self::SuperResolution { diffusion, small_size } => {
                 let low_res = batch.images.adaptive_avg_pool2d([*small_size, *small_size]);
                 diffusion_terms(diffusion, kernels, network, params, batch, Some(&low_res), dropout_seed)

@@ -7,9 +7,7 @@ use std::time::Instant;
 use admiral_checkpoint::{Error as CheckpointError, Saver};
 use admiral_comm::{Ending, ExitCode, Phase, agree};
 use admiral_storage::Store;
-use admiral_telemetry::{
-    Metric, MetricKind, MetricSink, MetricSinks, ProgressLine, TensorBoard, write_file,
-};
+use admiral_telemetry::{Metric, MetricKind, MetricSink, MetricSinks, ProgressLine, TensorBoard, write_file};
 
 use crate::context::{RankContext, RunContext};
 use crate::model::Task;
@@ -188,12 +186,7 @@ impl<'a> Loop<'a> {
         let (first_step, samples) = (state.trainer.counters.step, state.next_sample());
         if let Some(line) = &self.line {
             // The first line shows where the run starts.
-            line.record(Metric {
-                name: "samples",
-                step: first_step,
-                value: samples as f64,
-                kind: MetricKind::Counter,
-            });
+            line.record(Metric { name: "samples", step: first_step, value: samples as f64, kind: MetricKind::Counter });
             line.commit(first_step, Instant::now());
         }
         loop {

@@ -154,8 +154,7 @@ impl Session {
         let RunState { config, trainer, timestep_sampler } = state;
         let wants_classes = config.model.num_classes.is_some();
         let mut next = |_| {
-            let (batch, _) =
-                loader.next()?.ok_or_else(|| TrainError::Refused("the run has no steps left".into()))?;
+            let (batch, _) = loader.next()?.ok_or_else(|| TrainError::Refused("the run has no steps left".into()))?;
             *num_skipped_images += batch.num_skipped;
             let drawn = timestep_sampler.draw(&batch.timestep_uniforms);
             trace_samples(&batch, &drawn.timesteps);

@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use tch::{Device, Kind, Tensor};
-
 use admiral_comm::buckets::{Slot, default_bucket_bytes};
 use admiral_comm::{Collective, CollectiveError, Phase, PhaseTracker, StepSeconds};
 use admiral_random::{Philox, Stream};
+use tch::{Device, Kind, Tensor};
 
 use crate::model::Network;
 use crate::ops::{self, AdamHyper, AdamSegment, Kernels, bridge};

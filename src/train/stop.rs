@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use admiral_comm::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Whether the run was asked to stop. Clones share the answer; a test can ask as a signal does.
 #[derive(Debug, Clone, Default)]

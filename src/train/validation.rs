@@ -26,7 +26,8 @@ impl Validation {
     /// # Errors
     /// When the system gives no thread.
     pub fn open(session: &Session, context: &RunContext<'_>) -> Result<Option<Self>, TrainError> {
-        let Some(source) = session.sources().validation.clone().filter(|_| session.state.config.task == Task::Classifier)
+        let Some(source) =
+            session.sources().validation.clone().filter(|_| session.state.config.task == Task::Classifier)
         else {
             return Ok(None);
         };
@@ -48,11 +49,7 @@ impl Validation {
     ///
     /// # Errors
     /// When an image cannot be read or ranks cannot be reached.
-    pub fn measure(
-        &mut self,
-        session: &Session,
-        context: &RunContext<'_>,
-    ) -> Result<Vec<(String, f64)>, TrainError> {
+    pub fn measure(&mut self, session: &Session, context: &RunContext<'_>) -> Result<Vec<(String, f64)>, TrainError> {
         let _no_grad = tch::no_grad_guard();
         let Some((batch, _)) = self.loader.next()? else { return Ok(Vec::new()) };
         let trainer = &session.state.trainer;

@@ -2,10 +2,11 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::measured::{FLOAT, Measured};
 use crate::bench::timing::{Rules, case, ratio, time_in_turn};
 use crate::ops::{self, AdamHyper, AdamSegment, Error, GroupNorm, Kernels, bridge};
 use crate::statistics::Spread;
+
+use super::measured::{FLOAT, Measured};
 
 const GROUPS: i64 = 32;
 

@@ -4,17 +4,17 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use admiral_checkpoint::{Parameter, Role, RoleTensors, find_checkpoint};
 use admiral_checkpoints_schema::safetensors::header;
+use admiral_storage::S3Settings;
 use admiral_torch_files::{Dtype, Error, TensorSpec, Writer};
 use clap::Args;
 use serde_json::json;
 
-use super::options::options_of;
 use crate::commands::weights::choose_role;
-use admiral_checkpoint::{Parameter, Role, RoleTensors, find_checkpoint};
-use admiral_storage::S3Settings;
 
 use super::error::ToolError;
+use super::options::options_of;
 use super::print::{print, print_json};
 
 /// Values that become bytes at once.

@@ -4,20 +4,20 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use admiral_torch_files::StateDict;
-use clap::Args;
-use serde_json::json;
-
-use super::options::options_of;
-use crate::run_config::{PrecisionMode, RunConfig, group_digits};
-use crate::train::{parameters, roles};
 use admiral_checkpoint::{
     Catalog, Content, Parameter, Role, TensorView, TrainingState, find_checkpoint, identify, save,
 };
 use admiral_comm::Single;
 use admiral_storage::{Location, S3Settings, Store};
+use admiral_torch_files::StateDict;
+use clap::Args;
+use serde_json::json;
+
+use crate::run_config::{PrecisionMode, RunConfig, group_digits};
+use crate::train::{parameters, roles};
 
 use super::error::ToolError;
+use super::options::options_of;
 use super::print::{print, print_json};
 use super::recognise::{Model, Shapes, recognise};
 

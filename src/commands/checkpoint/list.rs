@@ -2,15 +2,15 @@
 
 use std::fmt::Write;
 
+use admiral_checkpoint::{Catalog, Entry, Inventory, Life, OwnerState, Role, State};
+use admiral_storage::S3Settings;
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::error::ToolError;
+use super::options::options_of;
 use super::print::{count, print, print_json, size, when};
 use super::table::{Side, Table};
-use super::options::options_of;
-use admiral_checkpoint::{Catalog, Entry, Inventory, Life, OwnerState, Role, State};
-use admiral_storage::S3Settings;
 
 /// What is listed, and how.
 #[derive(Debug, Args)]

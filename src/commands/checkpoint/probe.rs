@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
+use admiral_checkpoint::probe_from_one_process;
+use admiral_contract::host::host_name;
+use admiral_storage::{Location, S3Settings, Store, StoreOptions};
 use clap::Args;
 use serde_json::json;
 
 use super::error::ToolError;
 use super::print::{print, print_json};
-use admiral_checkpoint::probe_from_one_process;
-use admiral_contract::host::host_name;
-use admiral_storage::{Location, S3Settings, Store, StoreOptions};
 
 /// Shorter than a run's own: somebody waits for the answer.
 const REQUEST: Duration = Duration::from_secs(10);

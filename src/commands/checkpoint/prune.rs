@@ -2,18 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use admiral_checkpoint::{Catalog, Entry, Inventory, Retention, State, delete};
+use admiral_comm::ExitCode;
+use admiral_storage::S3Settings;
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::error::ToolError;
 use super::list::state_name;
+use super::options::options_of;
 use super::print::{count, print, print_json, size};
 use super::table::{Side, Table};
 use super::verify::file_and_difference;
-use super::options::options_of;
-use admiral_checkpoint::{Catalog, Entry, Inventory, Retention, State, delete};
-use admiral_comm::ExitCode;
-use admiral_storage::S3Settings;
 
 /// What is kept, and how it is said.
 #[derive(Debug, Args)]

@@ -2,16 +2,17 @@
 
 use std::fmt::Write;
 
+use admiral_checkpoint::{Manifest, find_checkpoint};
+use admiral_storage::S3Settings;
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::run_config::RunConfig;
+
 use super::error::ToolError;
+use super::options::options_of;
 use super::print::{count, print, print_json, size, when};
 use super::table::{Side, Table};
-use super::options::options_of;
-use crate::run_config::RunConfig;
-use admiral_checkpoint::{Manifest, find_checkpoint};
-use admiral_storage::S3Settings;
 
 /// What is shown, and how.
 #[derive(Debug, Args)]

@@ -2,15 +2,15 @@
 
 use std::fmt::Write;
 
+use admiral_checkpoint::{Catalog, Checkpoint, Error, State, find_checkpoint};
+use admiral_storage::S3Settings;
 use clap::Args;
 use serde_json::json;
 
 use super::error::ToolError;
+use super::options::options_of;
 use super::print::{count, print, print_json, size, steps};
 use super::table::{Side, Table};
-use super::options::options_of;
-use admiral_checkpoint::{Catalog, Checkpoint, Error, State, find_checkpoint};
-use admiral_storage::S3Settings;
 
 /// What is verified, and how it is said.
 #[derive(Debug, Args)]

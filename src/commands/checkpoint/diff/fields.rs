@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use admiral_checkpoint::Manifest;
 use serde::Serialize;
 use serde_json::Value;
-
-use admiral_checkpoint::Manifest;
 
 /// Letters of a value that a table shows.
 const SHOWN: usize = 60;

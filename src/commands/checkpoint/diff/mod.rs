@@ -5,16 +5,17 @@ mod tensors;
 
 use std::fmt::Write;
 
+use admiral_checkpoint::{Checkpoint, Manifest, Role, find_checkpoint};
+use admiral_storage::S3Settings;
 use clap::Args;
 use serde::Serialize;
 
+use super::error::ToolError;
+use super::options::options_of;
+use super::outcome::Outcome;
 use super::print::{count, print, print_json};
 use super::table::{Side, Table};
-use super::error::ToolError;
-use super::outcome::Outcome;
-use super::options::options_of;
-use admiral_checkpoint::{Checkpoint, Manifest, Role, find_checkpoint};
-use admiral_storage::S3Settings;
+
 use fields::{FieldDifference, ShapeDifference, compare_fields, compare_shapes};
 use tensors::{RoleDifference, compare_role};
 

@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
+use admiral_checkpoint::{Checkpoint, Role, TensorFile};
 use serde::Serialize;
 
 use super::super::error::ToolError;
-use admiral_checkpoint::{Checkpoint, Role, TensorFile};
 
 /// In what the values of a role differ.
 #[derive(Debug, Clone, PartialEq, Serialize)]
