@@ -31,8 +31,8 @@ pub struct AllReduceBenchOptions {
     /// Size of the sum, and of what two ranks exchange, in MiB
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=1024))]
     mebibytes: u64,
-    /// Where the sum is: cpu, over MPI; cuda, over NCCL between the ranks' GPUs; auto, which is cuda where there is one.
-    /// What two ranks exchange always goes over MPI
+    /// Where the sum is: cpu, over MPI; cuda, over NCCL between the ranks' GPUs; auto, which is cuda where there is
+    /// one. What two ranks exchange always goes over MPI
     #[arg(long, value_enum, default_value_t = DeviceChoice::Cpu)]
     device: DeviceChoice,
     /// Times each is measured, after one that is not; the median counts

@@ -1,4 +1,5 @@
-//! `admiral bench`: measurements of the training step, the fused operations, sums over ranks, the loader and checkpoints.
+//! `admiral bench`: measurements of the training step, the fused operations, sums over ranks, the loader and
+//! checkpoints.
 
 pub mod allreduce;
 pub mod checkpoint;

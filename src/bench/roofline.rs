@@ -46,7 +46,8 @@ pub(super) fn memory(rules: Rules) -> Result<[Spread; 2], Error> {
         case(|| one.shallow_clone().f_copy_(&other).map(drop).map_err(Error::from)),
     ];
     if of_host > 0 {
-        // The C library's copy does not read what it overwrites, libtorch's does; which one is faster depends on threads.
+        // The C library's copy does not read what it overwrites, libtorch's does; which one is faster depends on
+        // threads.
         cases.push(case(|| {
             let part = VALUES.div_ceil(tch::get_num_threads().max(1) as usize);
             std::thread::scope(|scope| {

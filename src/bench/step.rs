@@ -69,8 +69,8 @@ struct Measured {
     part_of_v100_peak: f64,
     /// What a product of large square matrices reaches here in the run's precision, after the steps.
     matrix_flops_per_second: Spread,
-    /// Of that, what was reached, by the same arithmetic, of each rank. Winograd's convolutions on a CPU do fewer products
-    /// than are counted: it may be above 1.
+    /// Of that, what was reached, by the same arithmetic, of each rank. Winograd's convolutions on a CPU do fewer
+    /// products than are counted: it may be above 1.
     part_of_matrix_rate: f64,
 }
 

@@ -27,8 +27,8 @@ pub struct GradientReducer {
 pub struct Reduced {
     /// One for each buffer, on its device: see [`GradientReducer::reduce`].
     pub sums: Vec<Tensor>,
-    /// What summing took once all ranks had come to a bucket, over all buckets. On GPUs, which do not wait for each other
-    /// before, what ranks that came later took is part of it.
+    /// What summing took once all ranks had come to a bucket, over all buckets. On GPUs, which do not wait for each
+    /// other before, what ranks that came later took is part of it.
     pub busy: Duration,
     /// The part of that which lay after backward.
     pub exposed: Duration,
@@ -112,9 +112,9 @@ impl GradientReducer {
         Ok(Reduced { sums, busy: spent, exposed: spent, waited: spent })
     }
 
-    /// [`reduce`](Self::reduce) while `backward` goes on: a bucket travels as soon as [`BucketTracker::filled`] has heard of
-    /// all of its parameters, on a thread of its own, in the order of the buckets. Until `backward` returns, nothing but
-    /// it may touch the gradients, and nobody may call the collective.
+    /// [`reduce`](Self::reduce) while `backward` goes on: a bucket travels as soon as [`BucketTracker::filled`] has
+    /// heard of all of its parameters, on a thread of its own, in the order of the buckets. Until `backward` returns,
+    /// nothing but it may touch the gradients, and nobody may call the collective.
     ///
     /// # Errors
     /// That of `backward`, or that of the collective. The contents of the buffers are then undefined, and other ranks
@@ -188,8 +188,8 @@ impl GradientReducer {
     }
 }
 
-/// Enqueues the sum of each part when it is filled, while `backward` goes on. On a GPU both only enqueue: that is done long
-/// before the work is.
+/// Enqueues the sum of each part when it is filled, while `backward` goes on. On a GPU both only enqueue: that is done
+/// long before the work is.
 fn enqueue_during<E: From<CollectiveError>>(
     gpu: &mut NcclReducer,
     parts: Vec<Part>,
@@ -313,7 +313,8 @@ impl Part {
         let _no_grad = tch::no_grad_guard();
         self.in_float32();
         let is_on_host = self.sum.device() == Device::Cpu;
-        // The copy waits for the GPU. Until it has computed the bucket's part of backward, this rank has not come to it.
+        // The copy waits for the GPU. Until it has computed the bucket's part of backward, this rank has not come to
+        // it.
         let mut host = if is_on_host { self.sum.shallow_clone() } else { self.sum.to_device(Device::Cpu) };
         let entered = enter()?;
         all_reduce(values(&mut host))?;

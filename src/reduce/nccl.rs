@@ -1,5 +1,5 @@
-//! Sums of gradients on GPUs: NCCL on a stream of its own, ordered with libtorch's by events. No value passes through the
-//! host, and the host waits for nothing before all sums are under way.
+//! Sums of gradients on GPUs: NCCL on a stream of its own, ordered with libtorch's by events. No value passes through
+//! the host, and the host waits for nothing before all sums are under way.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,8 +17,8 @@ const EAGER: Duration = Duration::from_millis(2);
 /// Between two later looks.
 const PAUSE: Duration = Duration::from_micros(50);
 
-/// This rank's part of a group of ranks whose GPUs sum together. Dropped, it ends at once, and lets peers that wait for it
-/// go on waiting; [`NcclReducer::finish`] is the end in order.
+/// This rank's part of a group of ranks whose GPUs sum together. Dropped, it ends at once, and lets peers that wait for
+/// it go on waiting; [`NcclReducer::finish`] is the end in order.
 pub struct NcclReducer {
     device: Arc<Device>,
     /// None once they were aborted.
@@ -62,8 +62,8 @@ impl std::fmt::Debug for NcclReducer {
 }
 
 impl NcclReducer {
-    /// Joins the ranks' GPUs, this rank's being `ordinal`; all ranks call it, and all get the same answer: the inner error
-    /// says what is missing on which rank. `patience` is how long a rank, or a sum, may be waited for.
+    /// Joins the ranks' GPUs, this rank's being `ordinal`; all ranks call it, and all get the same answer: the inner
+    /// error says what is missing on which rank. `patience` is how long a rank, or a sum, may be waited for.
     ///
     /// # Errors
     /// When the ranks cannot reach each other.
@@ -123,8 +123,8 @@ impl NcclReducer {
         Ok(Self { device, ranks, rank, world_size: world, stream, marks: Vec::new(), after_backward, patience, phases })
     }
 
-    /// Enqueues the sum of a bucket, contiguous float32, in place, behind what libtorch's stream holds by now. Buckets come
-    /// in the order of their numbers, from 0; the memory stays until [`NcclReducer::wait`] has seen the sum.
+    /// Enqueues the sum of a bucket, contiguous float32, in place, behind what libtorch's stream holds by now. Buckets
+    /// come in the order of their numbers, from 0; the memory stays until [`NcclReducer::wait`] has seen the sum.
     ///
     /// # Errors
     /// What the driver or NCCL says; everything is aborted then.
@@ -164,8 +164,8 @@ impl NcclReducer {
         self.or_abort(0, outcome.map_err(NcclFailure::from))
     }
 
-    /// Waits until this rank's GPU has come to a bucket, calls `enter`, and waits until the bucket is summed; what `enter`
-    /// returns is dropped then. What libtorch enqueues afterwards sees the sums.
+    /// Waits until this rank's GPU has come to a bucket, calls `enter`, and waits until the bucket is summed; what
+    /// `enter` returns is dropped then. What libtorch enqueues afterwards sees the sums.
     ///
     /// # Errors
     /// When a peer is lost or the patience ends; everything is aborted then, so that the GPU's kernels end too.

@@ -256,8 +256,8 @@ pub struct TrainingConfig {
     pub sample_interval: u64,
     /// Sums gradients over ranks while backward goes on, instead of after it. The numbers are the same.
     pub overlap_all_reduce: bool,
-    /// Most bytes of gradients, as float32, that are summed at once; null: a twelfth of all, at least 256 KiB and at most
-    /// 128 MiB.
+    /// Most bytes of gradients, as float32, that are summed at once; null: a twelfth of all, at least 256 KiB and at
+    /// most 128 MiB.
     pub bucket_bytes: Option<u64>,
 }
 

@@ -14,8 +14,8 @@ const GROUPS: i64 = 32;
 pub(super) const NORM_SHAPES: [[i64; 3]; 7] =
     [[4, 192, 64], [4, 384, 32], [4, 576, 16], [4, 768, 8], [1, 256, 256], [1, 512, 64], [1, 1024, 16]];
 
-/// The shapes of 3x3 convolutions on a CPU, `[batch, channels, size, size]` of the demo's network, one of 64 channels, and
-/// the 64 and 256 models.
+/// The shapes of 3x3 convolutions on a CPU, `[batch, channels, size, size]` of the demo's network, one of 64 channels,
+/// and the 64 and 256 models.
 pub(super) const CONVOLUTION_SHAPES: [[i64; 3]; 7] =
     [[32, 32, 32], [16, 64, 32], [16, 128, 16], [4, 192, 64], [4, 384, 32], [4, 576, 16], [1, 256, 128]];
 

@@ -28,7 +28,8 @@ pub struct ImportOptions {
     file: PathBuf,
     /// The place for checkpoints to make, which has none yet: a folder or s3://bucket/prefix
     place: String,
-    /// The network's configuration, where several or none of the known ones fit: a name such as lsun-cat, or a YAML file
+    /// The network's configuration, where several or none of the known ones fit: a name such as lsun-cat, or a YAML
+    /// file
     #[arg(long, value_name = "NAME|YAML")]
     config: Option<String>,
     /// Write the weights alone, to sample from: not the state that training needs

@@ -60,8 +60,8 @@ impl RoleDifference {
     }
 }
 
-/// Compares the tensors of a role that both have with one shape. Files are verified as they are read. Checkpoints of one
-/// number of ranks are read once; otherwise each file of the one with more files is read once for every file of the
+/// Compares the tensors of a role that both have with one shape. Files are verified as they are read. Checkpoints of
+/// one number of ranks are read once; otherwise each file of the one with more files is read once for every file of the
 /// other with which it shares tensors.
 pub(super) fn compare_role(
     a: &Checkpoint,
