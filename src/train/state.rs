@@ -14,7 +14,7 @@ use crate::diffusion::TimestepSamplerState;
 use crate::model::{ParamSpecs, Params};
 
 use super::error::TrainError;
-use super::flat::{FlatMemory, Place, Segment};
+use super::flat::{FlatMemory, ParamRange, Segment};
 use super::loss_scale::LossScale;
 use super::run_state::RunState;
 
@@ -69,19 +69,20 @@ pub fn copy_share(
     saver: &mut Saver,
     now: Instant,
 ) -> Result<(), TrainError> {
-    let mut places: Vec<Option<(&Segment, &Place)>> = vec![None; memory.specs().iter().count()];
+    let mut ranges: Vec<Option<(&Segment, &ParamRange)>> = vec![None; memory.specs().iter().count()];
     for segment in memory.segments() {
-        for place in &segment.layout.places {
-            places[place.param] = Some((segment, place));
+        for range in &segment.layout.ranges {
+            ranges[range.param] = Some((segment, range));
         }
     }
     saver.begin(content, now, |targets| {
-        let find = |(role, parameter, values): (Role, usize, _)| -> Result<(&Tensor, &Place, &mut [f32]), TrainError> {
-            let (segment, place): (&Segment, &Place) =
-                places[parameter].ok_or_else(|| missing_buffer(role, parameter))?;
-            let buffer = buffer(segment, role, ema_rates).ok_or_else(|| missing_buffer(role, parameter))?;
-            Ok((buffer, place, values))
-        };
+        let find =
+            |(role, parameter, values): (Role, usize, _)| -> Result<(&Tensor, &ParamRange, &mut [f32]), TrainError> {
+                let (segment, range): (&Segment, &ParamRange) =
+                    ranges[parameter].ok_or_else(|| missing_buffer(role, parameter))?;
+                let buffer = buffer(segment, role, ema_rates).ok_or_else(|| missing_buffer(role, parameter))?;
+                Ok((buffer, range, values))
+            };
         copy_to_host(targets.into_iter().map(find).collect::<Result<_, _>>()?)
     })
 }
@@ -95,21 +96,21 @@ fn missing_buffer(role: Role, parameter: usize) -> TrainError {
 const VALUES_PER_COPY: usize = 1 << 24;
 
 /// Copies the values of parameters from flat buffers to host memory.
-fn copy_to_host(copies: Vec<(&Tensor, &Place, &mut [f32])>) -> Result<(), TrainError> {
+fn copy_to_host(copies: Vec<(&Tensor, &ParamRange, &mut [f32])>) -> Result<(), TrainError> {
     let _no_grad = tch::no_grad_guard();
     let mut host_copies: Vec<(&[f32], &mut [f32])> = Vec::new();
-    for (buffer, place, values) in copies {
+    for (buffer, range, values) in copies {
         if values.is_empty() {
             continue;
         }
-        if buffer.device() == Device::Cpu && buffer.is_contiguous() && buffer.numel() >= place.offset + place.length {
+        if buffer.device() == Device::Cpu && buffer.is_contiguous() && buffer.numel() >= range.offset + range.length {
             // SAFETY: a flat buffer is a contiguous vector of float32. Its length was just checked, and nothing writes
             // to it between two steps.
             let source =
-                unsafe { std::slice::from_raw_parts(buffer.data_ptr().cast::<f32>().add(place.offset), place.length) };
+                unsafe { std::slice::from_raw_parts(buffer.data_ptr().cast::<f32>().add(range.offset), range.length) };
             host_copies.extend(source.chunks(VALUES_PER_COPY).zip(values.chunks_mut(VALUES_PER_COPY)));
         } else {
-            tensor_over(values).f_copy_(&buffer.f_narrow(0, place.offset as i64, place.length as i64)?)?;
+            tensor_over(values).f_copy_(&buffer.f_narrow(0, range.offset as i64, range.length as i64)?)?;
         }
     }
     // There are many small copies. libtorch's threads would synchronize after each of them.
@@ -160,12 +161,12 @@ pub fn read_roles(
         for (segment, values) in memory.segments().iter().zip(&mut host) {
             let mut rest = values.as_mut_slice();
             let mut position = 0;
-            for place in &segment.layout.places {
-                let (_, after) = std::mem::take(&mut rest).split_at_mut(place.offset - position);
-                let (values, after) = after.split_at_mut(place.length);
-                position = place.offset + place.length;
+            for range in &segment.layout.ranges {
+                let (_, after) = std::mem::take(&mut rest).split_at_mut(range.offset - position);
+                let (values, after) = after.split_at_mut(range.length);
+                position = range.offset + range.length;
                 rest = after;
-                let parameter = &parameters[place.param];
+                let parameter = &parameters[range.param];
                 targets.push(TensorTarget { role, name: &parameter.name, shape: &parameter.shape, values });
             }
         }

@@ -409,7 +409,7 @@ impl SampleTerms {
 fn gradient_slots(memory: &FlatMemory) -> Vec<Slot> {
     let slots = memory.segments().iter().enumerate().flat_map(|(buffer, segment)| {
         let slot = move |offset, length| Slot { buffer, elements: offset..offset + length };
-        segment.layout.places.iter().map(move |place| (place.param, slot(place.offset, place.length)))
+        segment.layout.ranges.iter().map(move |range| (range.param, slot(range.offset, range.length)))
     });
     let mut slots: Vec<(usize, Slot)> = slots.collect();
     slots.sort_by_key(|(param, _)| *param);
