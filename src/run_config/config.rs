@@ -1,4 +1,4 @@
-//! The whole configuration of a run: the sections of all components, and what follows from them together.
+//! [`RunConfig`]: the configuration of a run, with the sections of all components.
 
 use admiral_checkpoint::CheckpointConfig;
 use admiral_comm::FaultsConfig;
@@ -15,11 +15,11 @@ use crate::model::{ModelConfig, Network, NetworkSpec, Task};
 use super::sampling::SamplingConfig;
 use super::sections::{ClassifierConfig, OptimizerConfig, PrecisionConfig, RunSection, TrainingConfig};
 
-/// A run.
+/// The configuration of a run.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
-    /// What is trained: diffusion, classifier or super_resolution.
+    /// The task: diffusion, classifier or super_resolution.
     pub task: Task,
     /// The run itself.
     pub run: RunSection,
@@ -29,23 +29,23 @@ pub struct RunConfig {
     pub diffusion: DiffusionConfig,
     /// The images.
     pub data: DataConfig,
-    /// How long the run is and how it is divided.
+    /// The length of the run, its batch and its intervals.
     pub training: TrainingConfig,
     /// The optimizer: AdamW.
     pub optimizer: OptimizerConfig,
     /// Mixed precision.
     pub precision: PrecisionConfig,
-    /// What only classifiers have.
+    /// Fields for classifiers only.
     pub classifier: ClassifierConfig,
     /// How samples are drawn.
     pub sampling: SamplingConfig,
-    /// Where checkpoints lie.
+    /// Where checkpoints are saved, and how.
     pub checkpoint: CheckpointConfig,
-    /// What the run shows.
+    /// Progress and TensorBoard.
     pub telemetry: TelemetryConfig,
-    /// How admiral-launch watches the run and brings it back.
+    /// How admiral-launch watches the run and restarts it.
     pub launch: LaunchConfig,
-    /// Faults that the run does to itself, for tests and drills.
+    /// Faults that the run injects into itself, for tests and drills.
     pub faults: FaultsConfig,
 }
 
@@ -70,10 +70,10 @@ impl Validate for RunConfig {
 }
 
 impl RunConfig {
-    /// How `world_size` ranks share the samples of a step.
+    /// Returns how the samples of a step are divided over `world_size` ranks.
     ///
     /// # Errors
-    /// If they cannot share them evenly, with the numbers of ranks that can.
+    /// If they cannot be divided evenly. The message lists the numbers of ranks that can.
     pub fn divide_batch(&self, world_size: u64) -> Result<BatchDivision, Invalid> {
         let TrainingConfig { global_batch, microbatch, .. } = self.training;
         BatchDivision::new(global_batch, microbatch, world_size).map_err(|error| {
@@ -82,18 +82,18 @@ impl RunConfig {
         })
     }
 
-    /// The network.
+    /// Returns the spec of the network.
     ///
     /// # Errors
-    /// What makes it impossible.
+    /// When the configuration makes no valid network, with every mistake.
     pub fn network_spec(&self) -> Result<NetworkSpec, Vec<Invalid>> {
         self.model.spec(self.task, self.diffusion.learns_variance())
     }
 
-    /// What the network costs, as names and values for people: its parameters and FLOPs.
+    /// Returns the network's parameters and FLOPs, as names and values for people.
     ///
     /// # Errors
-    /// What makes the network impossible.
+    /// When the configuration makes no valid network, with every mistake.
     pub fn network_cost(&self) -> Result<Vec<(String, String)>, Vec<Invalid>> {
         let (network, specs) = Network::build(&self.network_spec()?);
         let torso: usize = specs.iter().filter(|spec| spec.torso).map(|spec| spec.num_elements()).sum();
@@ -106,10 +106,10 @@ impl RunConfig {
         ])
     }
 
-    /// What follows from a valid configuration, as names and values for people.
+    /// Returns the values that are derived from a valid configuration, as names and values for people.
     ///
     /// # Errors
-    /// What makes the network impossible.
+    /// When the configuration makes no valid network, with every mistake.
     pub fn derived(&self) -> Result<Vec<(String, String)>, Vec<Invalid>> {
         let spec = self.network_spec()?;
         let mut rows = self.network_cost()?;
@@ -147,13 +147,13 @@ impl RunConfig {
     }
 }
 
-/// `1234567` as `1,234,567`.
+/// Formats `1234567` as `1,234,567`.
 #[must_use]
 pub fn group_digits(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -166,12 +166,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digits_are_grouped() {
+    fn digits_are_grouped_by_thousands() {
         assert_eq!([0, 999, 1000, 1234567].map(group_digits), ["0", "999", "1,000", "1,234,567"]);
     }
 
     #[test]
-    fn the_default_is_valid_but_for_the_data() {
+    fn the_default_configuration_is_valid() {
         assert_eq!(RunConfig::default().validate(), []);
     }
 }
