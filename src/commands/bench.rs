@@ -1,4 +1,4 @@
-//! `admiral bench`.
+//! `admiral bench`: measurements of speed.
 
 use admiral_comm::ExitCode;
 use clap::Subcommand;
@@ -14,28 +14,28 @@ use crate::gpus::Gpus;
 use super::config::{ConfigOptions, read};
 use super::ranks::{alone, load_on_ranks, on_ranks};
 
-/// What is measured.
+/// The benchmarks.
 #[derive(Subcommand)]
 pub(super) enum BenchCommand {
-    /// Time training steps: the median, images a second, and where the time goes
+    /// Time training steps: the median, images per second, and the parts of a step
     Step {
         #[command(flatten)]
         config: ConfigOptions,
         #[command(flatten)]
         options: BenchOptions,
     },
-    /// Time the fused operations against libtorch's and against what the machine allows
+    /// Time the fused operations against libtorch's and against the machine's roofline
     Ops(OpsBenchOptions),
-    /// Time sums over the ranks and the ways between them, and name the slow ones; under mpirun
+    /// Time the all-reduce and the links between ranks, and name the slow links; under mpirun
     Allreduce(AllReduceBenchOptions),
-    /// Read, decode and crop the configured images as training would: images a second by threads
+    /// Read, decode and crop the configured images as training does: images per second by threads
     Loader {
         #[command(flatten)]
         config: ConfigOptions,
         #[command(flatten)]
         options: LoaderBenchOptions,
     },
-    /// Save and read a network's training state: the stall of training, the speed, the memory
+    /// Save and read a network's training state: the stall of training, the speed and the memory
     Checkpoint {
         #[command(flatten)]
         config: ConfigOptions,
@@ -44,7 +44,7 @@ pub(super) enum BenchCommand {
     },
 }
 
-/// Measures and prints.
+/// Runs a benchmark and prints its measurements.
 pub(super) fn run(command: &BenchCommand, environment: &Environment) -> ExitCode {
     match command {
         BenchCommand::Step { config: ConfigOptions { config, overrides }, options } => on_ranks(environment, |rank| {

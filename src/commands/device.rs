@@ -1,4 +1,4 @@
-//! `admiral device`: what this machine computes with.
+//! `admiral device`: the libraries, GPUs and kernels of this machine.
 
 use admiral_comm::ExitCode;
 
@@ -10,7 +10,7 @@ use super::ranks::{CommandError, print_json};
 /// Prints the report.
 ///
 /// # Errors
-/// With the exit code.
+/// When the command fails, with the exit code.
 pub(super) fn run(json: bool, gpus: &Gpus) -> Result<(), CommandError> {
     let report = Report::of_this_machine(gpus).map_err(|error| (ExitCode::Bug, error.into()))?;
     if json {
