@@ -1,18 +1,19 @@
-//! Compiles the C++ bridge against libtorch's headers and links libtorch so that the binary finds it.
+//! Compiles the C++ in `src/ops/cpp` against libtorch's headers, and links libtorch with an rpath.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 fn main() {
+    // The only watched folder: an edit of Rust code compiles no C++.
     println!("cargo:rerun-if-changed=src/ops/cpp");
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    // torch-sys says where it found libtorch; a transitive dependency would not be told.
+    // Cargo passes this variable of torch-sys to direct dependents only.
     let lib = PathBuf::from(env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys names libtorch's folder"));
     let include = lib.parent().expect("libtorch/lib has a parent").join("include");
-    bridge(&include);
-    kernels();
-    // torch-sys' own rpath does not reach this crate's binaries. Without --no-as-needed the linker
-    // drops libtorch, whose static initialisers register the CUDA backend.
+    compile_bridge(&include);
+    compile_kernels();
+    // The rpath that torch-sys sets does not apply to the binaries of this package. Without --no-as-needed the linker
+    // drops libtorch, whose static initializers register the CUDA backend.
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
     println!("cargo:rustc-link-search=native={}", lib.display());
@@ -22,7 +23,7 @@ fn main() {
     if lib.join("libtorch_cuda.so").exists() {
         println!("cargo:rustc-link-arg=-ltorch_cuda");
     }
-    // The bridge must run on libtorch's own thread pool, so on the OpenMP runtime that libtorch brings, where it does.
+    // The bridge shares libtorch's thread pool. It must use the same OpenMP runtime, which libtorch may ship itself.
     match fs::read_dir(&lib).into_iter().flatten().flatten().map(|entry| entry.path()).find(|path| is_openmp(path)) {
         Some(runtime) => println!("cargo:rustc-link-arg={}", runtime.display()),
         None => println!("cargo:rustc-link-arg=-lgomp"),
@@ -33,14 +34,14 @@ fn is_openmp(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("libgomp"))
 }
 
-/// What speaks to libtorch.
-fn bridge(include: &Path) {
+/// Compiles the bridge to libtorch.
+fn compile_bridge(include: &Path) {
     cc::Build::new()
         .cpp(true)
         .std("c++17")
         .pic(true)
         .opt_level(2)
-        // The full information is as large as everything else in a binary.
+        // Full debug information would double the size of each binary.
         .debug(false)
         .flag("-g1")
         .warnings(false)
@@ -67,8 +68,8 @@ fn bridge(include: &Path) {
         .compile("admiral_bridge");
 }
 
-/// The CPU kernels, once for every instruction set that `dispatch.cpp` chooses between.
-fn kernels() {
+/// Compiles the CPU kernels once for each instruction set that `dispatch.cpp` chooses from.
+fn compile_kernels() {
     let mut sets: Vec<(&str, &[&str])> = vec![("baseline", &[])];
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
         sets.push(("avx2", &["-mavx2", "-mfma", "-mf16c"]));

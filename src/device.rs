@@ -1,4 +1,4 @@
-//! `admiral device`: what this machine computes with, which kernels and which attention run on it, and what is missing.
+//! `admiral device`: the libraries, GPUs, kernels and attention of this machine, and what is missing for GPUs.
 
 use std::fmt;
 use std::path::Path;
@@ -11,111 +11,111 @@ use crate::gpus::{Gpus, loaded_file};
 use crate::ops::{self, KernelChoice, Kernels};
 use crate::version::Versions;
 
-/// All that was found.
+/// The report of `admiral device`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// The program, libtorch and MPI.
+    /// The versions of Admiral, libtorch and MPI.
     #[serde(flatten)]
     pub versions: Versions,
-    /// What libtorch has of CUDA; none where it has nothing.
+    /// The CUDA part of libtorch, or `None` if it has none.
     pub libtorch_cuda: Option<TorchCuda>,
     /// The processor.
     pub processor: Processor,
     /// NVIDIA's libraries.
     pub libraries: Vec<FoundFile>,
-    /// Each GPU that the driver shows.
+    /// The GPUs that the driver reports.
     pub gpus: Vec<Gpu>,
-    /// What GPUs would need and is not there, each with the remedy; empty where there is nothing to do.
+    /// What is missing for GPUs, each with the remedy. Empty if nothing is missing.
     pub missing: Vec<String>,
 }
 
-/// libtorch's CUDA part.
+/// The CUDA part of libtorch.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TorchCuda {
-    /// The file; none where it is part of another.
+    /// The file of the library, or `None` if it is part of another file.
     pub path: Option<String>,
-    /// How many GPUs libtorch sees.
+    /// The number of GPUs that libtorch sees.
     pub num_gpus: usize,
-    /// The run-time library, as `12.8`.
+    /// The version of the CUDA runtime, for example `12.8`.
     pub cudart: String,
-    /// cuDNN, as `9.10.2`.
+    /// The version of cuDNN, for example `9.10.2`.
     pub cudnn: String,
 }
 
 /// The processor.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Processor {
-    /// As it names itself.
+    /// The processor's name for itself.
     pub name: String,
-    /// How many threads of it this process may use.
+    /// The number of threads that this process may use.
     pub threads: usize,
-    /// Its instructions for bfloat16; without any, bf16 is slower than fp32.
+    /// The processor's bfloat16 instructions. Without them, bf16 is slower than fp32.
     pub bf16_instructions: Vec<String>,
-    /// Which kernels run.
+    /// The kernels of fused operations.
     #[serde(flatten)]
     pub kernels: KernelChoice,
-    /// Which attention runs.
+    /// The attention kernels.
     pub attention: Attention,
 }
 
-/// A library, or why it is not there.
+/// A library, or the reason why it was not found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FoundFile {
-    /// What it is.
+    /// The name of the library.
     pub library: String,
-    /// Its file; none where there is none.
+    /// The file, or `None` if it was not found.
     pub path: Option<String>,
-    /// Its release; of the driver the newest CUDA that it supports.
+    /// The version. For the driver, the newest CUDA version that it supports.
     pub version: Option<String>,
-    /// Why it is not there, where it was looked for, and how to get it.
+    /// Why it was not found, the locations that were searched, and how to install it.
     pub missing: Option<String>,
 }
 
 /// A GPU.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Gpu {
-    /// Its number.
+    /// The GPU's number.
     pub ordinal: usize,
-    /// Its name.
+    /// The GPU's name.
     pub name: String,
-    /// As `9.0`.
+    /// The compute capability, for example `9.0`.
     pub compute_capability: String,
-    /// Multiprocessors.
+    /// The number of multiprocessors.
     pub multiprocessors: u32,
-    /// All its memory, in bytes.
+    /// The total memory in bytes.
     pub total_memory: usize,
-    /// Its free memory, in bytes.
+    /// The free memory in bytes.
     pub free_memory: usize,
-    /// Which kernels run.
+    /// The kernels of fused operations.
     #[serde(flatten)]
     pub kernels: KernelChoice,
-    /// Which attention runs; none where libtorch does not see the GPU.
+    /// The attention kernels, or `None` if libtorch does not see the GPU.
     pub attention: Option<Attention>,
 }
 
-/// libtorch's own answer which of its kernels runs attention with heads of 64 channels in training.
+/// The kernels that libtorch chooses for attention with heads of 64 channels in training.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Attention {
-    /// In float32.
+    /// The kernel for float32.
     pub fp32: &'static str,
-    /// In float16.
+    /// The kernel for float16.
     pub fp16: &'static str,
-    /// In bfloat16.
+    /// The kernel for bfloat16.
     pub bf16: &'static str,
 }
 
 impl Report {
-    /// Looks at everything. Takes some hundred MiB of each GPU while it does.
+    /// Collects the report. Uses some hundred MiB of each GPU meanwhile.
     ///
     /// # Errors
-    /// When libtorch cannot say what it is.
+    /// When libtorch cannot report its version.
     pub fn of_this_machine(gpu_libraries: &Gpus) -> Result<Self, ops::Error> {
-        let torch_sees = if tch::Cuda::is_available() { tch::Cuda::device_count() as usize } else { 0 };
+        let num_torch_gpus = if tch::Cuda::is_available() { tch::Cuda::device_count() as usize } else { 0 };
         let found = find_all(gpu_libraries.search());
         let libraries: Vec<FoundFile> =
             found.libraries.into_iter().map(|(library, found)| describe(&library.to_string(), found)).collect();
         let mut gpus = Vec::new();
-        let mut lost = Vec::new();
+        let mut unusable = Vec::new();
         for device in found.devices {
             match device {
                 Ok(device) => gpus.push(Gpu {
@@ -126,19 +126,19 @@ impl Report {
                     total_memory: device.total_memory,
                     free_memory: device.free_memory,
                     kernels: Kernels::open(Device::Cuda(device.ordinal), gpu_libraries).choice(),
-                    attention: (device.ordinal < torch_sees).then(|| attention(Device::Cuda(device.ordinal))),
+                    attention: (device.ordinal < num_torch_gpus).then(|| attention(Device::Cuda(device.ordinal))),
                 }),
-                Err(reason) => lost.push(format!("a GPU cannot be used: {reason}")),
+                Err(reason) => unusable.push(format!("a GPU cannot be used: {reason}")),
             }
         }
         let libtorch_cuda = tch::utils::has_cuda().then(|| TorchCuda {
             path: loaded_file("libtorch_cuda").map(|path| path.display().to_string()),
-            num_gpus: torch_sees,
+            num_gpus: num_torch_gpus,
             cudart: thousands(tch::utils::version_cudart(), 10),
             cudnn: if tch::Cuda::cudnn_is_available() { cudnn(tch::utils::version_cudnn()) } else { "none".into() },
         });
         let mut missing = missing(libtorch_cuda.as_ref(), gpus.len(), &libraries);
-        missing.append(&mut lost);
+        missing.append(&mut unusable);
         Ok(Self {
             versions: Versions::of_this_process()?,
             libtorch_cuda,
@@ -150,13 +150,13 @@ impl Report {
     }
 }
 
-/// What comes before the places where a library was looked for, in its message.
-const PLACES: &str = ". Looked at:";
+/// The text in the message of a missing library before the locations that were searched.
+const SEARCHED: &str = ". Looked at:";
 
 fn describe(library: &str, found: Result<FoundLibrary, String>) -> FoundFile {
     match found {
         Ok(found) => {
-            // A name alone is one that the loader found.
+            // A file name without a folder means that the dynamic loader found the library.
             let is_name = !Path::new(&found.path).is_absolute();
             let stem = found.path.split(".so").next().unwrap_or_default();
             let file = if is_name { loaded_file(stem) } else { None };
@@ -167,7 +167,7 @@ fn describe(library: &str, found: Result<FoundLibrary, String>) -> FoundFile {
     }
 }
 
-/// What GPUs would need and is not there. Where there is no driver there is no GPU, and nothing else matters.
+/// Returns what is missing for GPUs. Without a driver there is no GPU, and only missing libraries are listed.
 fn missing(torch: Option<&TorchCuda>, num_gpus: usize, libraries: &[FoundFile]) -> Vec<String> {
     let mut missing: Vec<String> = libraries.iter().filter_map(|library| library.missing.clone()).collect();
     match torch {
@@ -197,7 +197,7 @@ fn processor() -> Processor {
     }
 }
 
-/// The value of a field in the text of /proc/cpuinfo, the first processor's.
+/// Returns the value of a field in the text of /proc/cpuinfo, for the first processor.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().filter_map(|line| line.split_once(':')).find(|(key, _)| key.trim() == name).map(|(_, v)| v.trim())
 }
@@ -208,7 +208,7 @@ fn bf16_instructions(cpuinfo: &str) -> Vec<String> {
 }
 
 fn attention(device: Device) -> Attention {
-    let by = |kind| {
+    let kernel = |kind| {
         let q = Tensor::f_zeros([1, 1, 64, 64], (kind, device)).map(|q| q.set_requires_grad(true));
         let chosen =
             q.and_then(|q| Tensor::f_internal_fused_sdp_choice(&q, &q, &q, None::<&Tensor>, 0.0, false, None, false));
@@ -221,15 +221,15 @@ fn attention(device: Device) -> Attention {
             Err(_) => "none",
         }
     };
-    Attention { fp32: by(Kind::Float), fp16: by(Kind::Half), bf16: by(Kind::BFloat16) }
+    Attention { fp32: kernel(Kind::Float), fp16: kernel(Kind::Half), bf16: kernel(Kind::BFloat16) }
 }
 
-/// NVIDIA's way to number releases: 12080 is 12.8.
+/// Formats NVIDIA's version numbers: 12080 is 12.8.
 fn thousands(version: i64, minor: i64) -> String {
     format!("{}.{}", version / 1000, version % 1000 / minor)
 }
 
-/// 8902 is 8.9.2; since 9, 91002 is 9.10.2.
+/// Formats cuDNN's version numbers: 8902 is 8.9.2, and from version 9 on, 91002 is 9.10.2.
 fn cudnn(version: i64) -> String {
     let major = if version < 10_000 { 1000 } else { 10_000 };
     format!("{}.{}.{}", version / major, version % major / 100, version % 100)
@@ -283,7 +283,7 @@ impl fmt::Display for Report {
         }
         if !self.missing.is_empty() {
             writeln!(f, "\nmissing for GPUs (--json says where each was looked for):")?;
-            let short = |what: &str| what.split(PLACES).next().unwrap_or_default().to_owned();
+            let short = |what: &str| what.split(SEARCHED).next().unwrap_or_default().to_owned();
             self.missing.iter().try_for_each(|what| writeln!(f, "- {}", short(what)))?;
         }
         Ok(())
@@ -295,13 +295,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nvidias_numbers_are_read() {
+    fn nvidia_version_numbers_are_formatted() {
         assert_eq!(thousands(12_080, 10), "12.8");
         assert_eq!((cudnn(8902), cudnn(91_002)), ("8.9.2".into(), "9.10.2".into()));
     }
 
     #[test]
-    fn the_processors_bf16_instructions_are_found() {
+    fn processor_name_and_bf16_instructions_are_read() {
         let text = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu avx512_bf16 avx2 amx_bf16\n\n\
                     processor\t: 1\nmodel name\t: Other\nflags\t\t: fpu\n";
         assert_eq!(field(text, "model name"), Some("Some CPU @ 2 GHz"));
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_said_once_and_only_where_it_matters() {
+    fn missing_libraries_and_gpus_are_listed_with_their_remedy() {
         let nvrtc = describe("NVRTC", Err("NVRTC was not found; install it".into()));
         let driver = describe("driver", Ok(FoundLibrary { path: "/lib/libcuda.so.1".into(), version: "12.8".into() }));
         assert_eq!(driver.path.as_deref(), Some("/lib/libcuda.so.1"));

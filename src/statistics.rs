@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// The median of values; NaN if there are none.
+/// Returns the median of values, or NaN if there are none.
 pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
@@ -13,7 +13,7 @@ pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     }
 }
 
-/// A median with the range of what was measured.
+/// The median and the range of measured values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Spread {
     /// The median.
@@ -25,7 +25,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// The spread of values; NaN and infinities if there are none.
+    /// Returns the spread of values. Without values, the median is NaN and the range is infinite.
     pub fn of(values: impl Iterator<Item = f64> + Clone) -> Self {
         Self {
             median: median(values.clone()),
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians() {
+    fn the_median_is_the_middle_value_or_the_mean_of_both() {
         assert_eq!(median([3.0, 1.0, 2.0].into_iter()), 2.0);
         assert_eq!(median([4.0, 1.0, 2.0, 3.0].into_iter()), 2.5);
         assert!(median(std::iter::empty()).is_nan());

@@ -1,35 +1,34 @@
-//! What this program is and what it runs on: on every host of a run it has to be the same.
+//! The versions of Admiral, libtorch and MPI. They must be the same on all hosts of a run.
 
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::Serialize;
-
 use admiral_comm::Mpi;
+use serde::Serialize;
 
 use crate::gpus::loaded_file;
 use crate::ops::{self, bridge};
 
-/// The parts of a process that can differ between hosts.
+/// The versions that can differ between the hosts of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Versions {
     /// Admiral's version.
     pub admiral: String,
-    /// The libtorch that it was compiled with.
+    /// The version of libtorch that Admiral was compiled with.
     pub libtorch_built: String,
-    /// The libtorch that is loaded; none where it does not say.
+    /// The version of the loaded libtorch, or `None` if libtorch does not report it.
     pub libtorch_loaded: Option<String>,
-    /// The file that the loaded one comes from; none where it is part of the program.
+    /// The file of the loaded libtorch, or `None` if it is linked into the program.
     pub libtorch_path: Option<PathBuf>,
-    /// The MPI library's own description.
+    /// The MPI library's description of itself.
     pub mpi: String,
 }
 
 impl Versions {
-    /// Those of this process. MPI is asked, but not started.
+    /// Returns the versions of this process. Does not initialize MPI.
     ///
     /// # Errors
-    /// When libtorch cannot say what it is.
+    /// When libtorch cannot report its version.
     pub fn of_this_process() -> Result<Self, ops::Error> {
         Ok(Self {
             admiral: env!("CARGO_PKG_VERSION").to_owned(),
@@ -56,8 +55,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_loaded_library_is_the_one_of_the_headers() {
-        let versions = Versions::of_this_process().expect("libtorch answers");
+    fn the_loaded_libtorch_has_the_version_of_the_headers() {
+        let versions = Versions::of_this_process().expect("libtorch reports its version");
         let loaded = versions.libtorch_loaded.expect("libtorch names its version");
         assert!(versions.libtorch_built.starts_with(&loaded), "{loaded}, built with {}", versions.libtorch_built);
         assert!(versions.libtorch_path.expect("a shared library").exists());

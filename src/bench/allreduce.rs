@@ -1,4 +1,4 @@
-//! `admiral bench allreduce`: how fast ranks sum, and which way between two of them is slow.
+//! `admiral bench allreduce`: the speed of the all-reduce, and slow links between two ranks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,31 +10,31 @@ use clap::Args;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use super::output::print_on_root;
-use super::timing::wait_for;
 use crate::context::{RankContext, choose_device};
 use crate::reduce::{GradientReducer, NcclReducer};
 use crate::run_config::DeviceChoice;
 use crate::statistics::{Spread, median};
 use crate::train::TrainError;
 
-/// A way is slow below this part of the median of its kind.
-const SLOW: f64 = 0.5;
+use super::output::print_on_root;
+use super::timing::wait_for;
 
-/// Fewer ways of a kind have no median that one of them could fall below.
-const FEWEST: usize = 3;
+/// A link is slow if its speed is below this part of the median of its kind.
+const SLOW_RATIO: f64 = 0.5;
 
-/// What to measure.
+/// The number of links of a kind below which none is compared with their median.
+const MIN_LINKS: usize = 3;
+
+/// The options of `admiral bench allreduce`.
 #[derive(Debug, Clone, Args)]
 pub struct AllReduceBenchOptions {
-    /// Size of the sum, and of what two ranks exchange, in MiB
+    /// Size of the all-reduce, and of the exchange between two ranks, in MiB
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=1024))]
     mebibytes: u64,
-    /// Where the sum is: cpu, over MPI; cuda, over NCCL between the ranks' GPUs; auto, which is cuda where there is one.
-    /// What two ranks exchange always goes over MPI
+    /// Device of the all-reduce: cpu (over MPI), cuda (over NCCL), or auto (cuda if there is a GPU); links use MPI
     #[arg(long, value_enum, default_value_t = DeviceChoice::Cpu)]
     device: DeviceChoice,
-    /// Times each is measured, after one that is not; the median counts
+    /// Number of measurements of each, after one of warm-up; the median counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
     repeats: u64,
     /// Print JSON
@@ -46,34 +46,34 @@ pub struct AllReduceBenchOptions {
 struct Measured {
     mebibytes: u64,
     repeats: u64,
-    /// What sums: MPI or NCCL.
+    /// MPI or NCCL.
     over: &'static str,
-    /// The slowest rank's median.
+    /// The median of the slowest rank.
     all_reduce_seconds: f64,
-    /// That with the least and the most of the same rank.
+    /// The median and the range of the slowest rank.
     all_reduce_spread: Spread,
-    /// The bytes of the sum over the median.
+    /// The bytes of the all-reduce divided by that median.
     all_reduce_bytes_per_second: f64,
-    ranks: Vec<OfRank>,
+    ranks: Vec<RankMeasurement>,
     links: Vec<Link>,
-    /// What is slow, in sentences; none where all are alike.
+    /// A sentence for each slow link and host. Empty if none is slow.
     outliers: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-struct OfRank {
+struct RankMeasurement {
     rank: usize,
     host: String,
     all_reduce_seconds: f64,
     all_reduce_spread: Spread,
 }
 
-/// The way between a rank and the next one of the ring.
+/// The link between a rank and the next rank of the ring.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Link {
     ranks: [usize; 2],
     hosts: [String; 2],
-    /// Bytes in each direction while both send.
+    /// Bytes per second in each direction, while both ranks send.
     bytes_per_second: f64,
     is_slow: bool,
 }
@@ -84,33 +84,33 @@ impl Link {
     }
 
     fn kind(&self) -> &'static str {
-        if self.is_within_a_host() { "ways within a host" } else { "ways between hosts" }
+        if self.is_within_a_host() { "links within a host" } else { "links between hosts" }
     }
 }
 
-const MIXED: &str = "some ranks have a GPU and some have none, so NCCL cannot sum them: say --device cpu";
+const MIXED: &str = "some ranks have a GPU and some have none, so NCCL cannot sum their values: give --device cpu";
 
-/// How long a rank's GPU is waited for.
+/// The timeout for a rank's GPU.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Measures and prints. Every rank calls it.
 ///
 /// # Errors
-/// How the ranks are to leave.
+/// When the ranks cannot be measured. The [`Ending`] says whether the ranks leave together.
 pub fn all_reduce(options: &AllReduceBenchOptions, rank: RankContext<'_>) -> Result<(), Ending> {
     let collective = rank.collective;
     let phases = PhaseTracker::new(Arc::clone(rank.ledger), None);
     let device = choose_device(options.device, collective.local_rank()).map_err(TrainError::from);
     let device = agree(collective, device, TrainError::exit_code)?;
-    let gpus = match device {
+    let gpu = match device {
         Device::Cuda(ordinal) => Some(ordinal),
         _ => None,
     };
-    let is_any = |flag| any(collective, flag).map_err(|error| TrainError::from(error).ending());
-    let is_mixed = is_any(gpus.is_some())? && is_any(gpus.is_none())?;
-    let alike = if is_mixed { Err(TrainError::Refused(MIXED.into())) } else { Ok(()) };
-    agree(collective, alike, TrainError::exit_code)?;
-    let sums = match gpus.filter(|_| collective.world_size() > 1) {
+    let any_rank = |flag| any(collective, flag).map_err(|error| TrainError::from(error).ending());
+    let is_mixed = any_rank(gpu.is_some())? && any_rank(gpu.is_none())?;
+    let checked = if is_mixed { Err(TrainError::Refused(MIXED.into())) } else { Ok(()) };
+    agree(collective, checked, TrainError::exit_code)?;
+    let nccl = match gpu.filter(|_| collective.world_size() > 1) {
         Some(ordinal) => {
             let opened = NcclReducer::open(collective, rank.gpus, ordinal, PATIENCE, phases.clone());
             let opened = opened.map_err(|error| TrainError::from(error).ending())?;
@@ -119,16 +119,16 @@ pub fn all_reduce(options: &AllReduceBenchOptions, rank: RankContext<'_>) -> Res
         }
         None => None,
     };
-    let Some(measured) = measure(options, sums, device, &phases, collective).map_err(TrainError::ending)? else {
+    let Some(measured) = measure(options, nccl, device, &phases, collective).map_err(TrainError::ending)? else {
         return Ok(());
     };
     print_on_root(&measured, options.json, print, collective)
 }
 
-/// Rank 0 gets what all have measured.
+/// Measures the all-reduce and the links. Returns the measurements of all ranks on rank 0.
 fn measure(
     options: &AllReduceBenchOptions,
-    gpus: Option<NcclReducer>,
+    nccl: Option<NcclReducer>,
     device: Device,
     phases: &PhaseTracker,
     collective: &dyn Collective,
@@ -139,12 +139,12 @@ fn measure(
     }
     let length = (options.mebibytes << 20) as usize;
     let repeats = options.repeats as usize;
-    let over = if gpus.is_some() { "NCCL" } else { "MPI" };
-    let all_reduce = match gpus {
-        Some(gpus) => between_gpus(gpus, length / size_of::<f32>(), device, repeats, phases, collective)?,
+    let over = if nccl.is_some() { "NCCL" } else { "MPI" };
+    let all_reduce = match nccl {
+        Some(nccl) => between_gpus(nccl, length / size_of::<f32>(), device, repeats, phases, collective)?,
         None => {
             let mut values = vec![0.0_f32; length / size_of::<f32>()];
-            timed(repeats, || {
+            measure_repeatedly(repeats, || {
                 collective.barrier()?;
                 let start = Instant::now();
                 collective.all_reduce_sum_f32(&mut values)?;
@@ -158,7 +158,7 @@ fn measure(
         collective.barrier()?;
         let Some(&[first, second]) = round.iter().find(|pair| pair.contains(&rank)) else { continue };
         let peer = if rank == first { second } else { first };
-        let seconds = timed(repeats, || {
+        let seconds = measure_repeatedly(repeats, || {
             let start = Instant::now();
             collective.sendrecv(peer, &mut bytes)?;
             Ok(start.elapsed().as_secs_f64())
@@ -171,16 +171,16 @@ fn measure(
     let mut own: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
     own.extend(host_name().as_bytes());
     let Some(all) = collective.gather(0, &own)? else { return Ok(None) };
-    let number = |bytes: &[u8], place: usize| {
-        let bytes = bytes.get(8 * place..8 * place + 8).and_then(|bytes| bytes.try_into().ok());
+    let number = |bytes: &[u8], index: usize| {
+        let bytes = bytes.get(8 * index..8 * index + 8).and_then(|bytes| bytes.try_into().ok());
         f64::from_le_bytes(bytes.unwrap_or_default())
     };
     let host = |bytes: &[u8]| String::from_utf8_lossy(bytes.get(8 * numbers.len()..).unwrap_or_default()).into_owned();
-    let ranks: Vec<OfRank> = (0..world)
+    let ranks: Vec<RankMeasurement> = (0..world)
         .map(|rank| {
-            let [median, least, most] = [0, 1, 2].map(|place| number(&all[rank], place));
+            let [median, least, most] = [0, 1, 2].map(|index| number(&all[rank], index));
             let all_reduce_spread = Spread { median, least, most };
-            OfRank { rank, host: host(&all[rank]), all_reduce_seconds: median, all_reduce_spread }
+            RankMeasurement { rank, host: host(&all[rank]), all_reduce_seconds: median, all_reduce_spread }
         })
         .collect();
     let mut pairs: Vec<[usize; 2]> = rounds(world).into_iter().flatten().collect();
@@ -192,9 +192,9 @@ fn measure(
         is_slow: false,
     });
     let mut links: Vec<Link> = links.collect();
-    let outliers = judge(&mut links);
-    let of_ranks = ranks.iter().map(|rank| rank.all_reduce_spread);
-    let slowest = of_ranks.max_by(|a, b| a.median.total_cmp(&b.median)).unwrap_or_default();
+    let outliers = mark_slow_links(&mut links);
+    let spreads = ranks.iter().map(|rank| rank.all_reduce_spread);
+    let slowest = spreads.max_by(|a, b| a.median.total_cmp(&b.median)).unwrap_or_default();
     Ok(Some(Measured {
         mebibytes: options.mebibytes,
         repeats: options.repeats,
@@ -208,9 +208,9 @@ fn measure(
     }))
 }
 
-/// The seconds of a sum of `length` float32 values over NCCL, as gradients are summed.
+/// Measures the all-reduce of `length` float32 values over NCCL, with the reducer of gradients. Returns seconds.
 fn between_gpus(
-    gpus: NcclReducer,
+    nccl: NcclReducer,
     length: usize,
     device: Device,
     repeats: usize,
@@ -218,9 +218,9 @@ fn between_gpus(
     collective: &dyn Collective,
 ) -> Result<Spread, TrainError> {
     let mut reducer = GradientReducer::new(&[Slot { buffer: 0, elements: 0..length }], usize::MAX, phases.clone());
-    reducer.use_nccl(gpus);
+    reducer.use_nccl(nccl);
     let values = Tensor::f_zeros([length as i64], (Kind::Float, device))?;
-    let seconds = timed(repeats, || {
+    let seconds = measure_repeatedly(repeats, || {
         collective.barrier()?;
         let start = Instant::now();
         reducer.reduce(collective, &[&values])?;
@@ -231,15 +231,15 @@ fn between_gpus(
     Ok(seconds)
 }
 
-/// What is measured `repeats` times, after one time that does not count.
-fn timed(repeats: usize, mut once: impl FnMut() -> Result<f64, TrainError>) -> Result<Spread, TrainError> {
+/// Measures `repeats` times, after one measurement that is discarded.
+fn measure_repeatedly(repeats: usize, mut once: impl FnMut() -> Result<f64, TrainError>) -> Result<Spread, TrainError> {
     once()?;
     let seconds = (0..repeats).map(|_| once()).collect::<Result<Vec<_>, _>>()?;
     Ok(Spread::of(seconds.iter().copied()))
 }
 
-/// The pairs of a ring, in rounds in which no rank is asked twice: every way is measured while its two ranks have
-/// nothing else to do. The first of a pair is the one before the second.
+/// Returns the pairs of neighbours in a ring, in rounds in which no rank appears twice, so that each link is measured
+/// while its two ranks do nothing else. The first rank of a pair comes before the second in the ring.
 fn rounds(world: usize) -> Vec<Vec<[usize; 2]>> {
     match world {
         0 | 1 => Vec::new(),
@@ -256,19 +256,19 @@ fn rounds(world: usize) -> Vec<Vec<[usize; 2]>> {
     }
 }
 
-/// Marks the slow ways, each held to the others of its kind, and says which they are, and which host has none but slow
-/// ways to others.
-fn judge(links: &mut [Link]) -> Vec<String> {
+/// Marks the links that are slow compared with the other links of their kind. Returns a sentence for each slow link,
+/// and for each host whose links to other hosts are all slow.
+fn mark_slow_links(links: &mut [Link]) -> Vec<String> {
     let mut sentences = Vec::new();
     for is_within in [true, false] {
-        let of_kind: Vec<usize> = (0..links.len()).filter(|&i| links[i].is_within_a_host() == is_within).collect();
-        if of_kind.len() < FEWEST {
+        let indices: Vec<usize> = (0..links.len()).filter(|&i| links[i].is_within_a_host() == is_within).collect();
+        if indices.len() < MIN_LINKS {
             continue;
         }
-        let usual = median(of_kind.iter().map(|&i| links[i].bytes_per_second));
-        for i in of_kind {
+        let typical = median(indices.iter().map(|&i| links[i].bytes_per_second));
+        for i in indices {
             let link = &mut links[i];
-            link.is_slow = link.bytes_per_second < SLOW * usual;
+            link.is_slow = link.bytes_per_second < SLOW_RATIO * typical;
             if link.is_slow {
                 sentences.push(format!(
                     "between rank {} ({}) and rank {} ({}): {}, and {} have {} in the median",
@@ -278,7 +278,7 @@ fn judge(links: &mut [Link]) -> Vec<String> {
                     link.hosts[1],
                     speed(link.bytes_per_second),
                     link.kind(),
-                    speed(usual)
+                    speed(typical)
                 ));
             }
         }
@@ -290,7 +290,7 @@ fn judge(links: &mut [Link]) -> Vec<String> {
     for host in hosts {
         let own: Vec<&&Link> = between.iter().filter(|link| link.hosts.contains(host)).collect();
         if own.len() > 1 && own.iter().all(|link| link.is_slow) {
-            sentences.push(format!("host {host}: every way to another host is slow; look at its network"));
+            sentences.push(format!("host {host}: every link to another host is slow; check its network"));
         }
     }
     sentences
@@ -315,14 +315,19 @@ fn print(measured: &Measured) {
     println!("{:>5}  {:<24} {:>12}  {:>5}  {:>16}", "rank", "host", "sum in ms", "with", "each way");
     for rank in &measured.ranks {
         let link = measured.links.iter().find(|link| link.ranks[0] == rank.rank);
-        let (with, way) = match link {
+        let (with, link_speed) = match link {
             Some(link) => {
                 let mark = if link.is_slow { "  SLOW" } else { "" };
                 (link.ranks[1].to_string(), format!("{}{mark}", speed(link.bytes_per_second)))
             }
             None => (String::new(), String::new()),
         };
-        println!("{:>5}  {:<24} {:>12.2}  {with:>5}  {way:>16}", rank.rank, rank.host, 1e3 * rank.all_reduce_seconds);
+        println!(
+            "{:>5}  {:<24} {:>12.2}  {with:>5}  {link_speed:>16}",
+            rank.rank,
+            rank.host,
+            1e3 * rank.all_reduce_seconds
+        );
     }
     for outlier in &measured.outliers {
         println!("slow: {outlier}");
@@ -334,7 +339,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_way_of_the_ring_is_measured_once_and_no_rank_twice_at_a_time() {
+    fn each_link_of_the_ring_is_measured_once_and_each_rank_is_in_one_link_per_round() {
         assert!(rounds(1).is_empty());
         for world in 2..=9 {
             let rounds = rounds(world);
@@ -364,23 +369,24 @@ mod tests {
     }
 
     #[test]
-    fn slow_ways_are_named_among_their_kind() {
-        // Between hosts everything is slower, and that is no news.
+    fn slow_links_are_compared_with_links_of_their_kind() {
+        // Links between hosts are slower than links within a host. This is not reported.
         let mut links = ring([8e9, 1e9, 8e9, 1e9, 3e9, 1e9, 8e9, 1e9]);
-        let said = judge(&mut links);
-        assert_eq!(said.len(), 1, "{said:?}");
+        let sentences = mark_slow_links(&mut links);
+        assert_eq!(sentences.len(), 1, "{sentences:?}");
         assert_eq!(
-            said[0],
-            "between rank 4 (node2) and rank 5 (node2): 3.000 GB/s, and ways within a host have 8.000 GB/s in the median"
+            sentences[0],
+            "between rank 4 (node2) and rank 5 (node2): 3.000 GB/s, and links within a host have 8.000 GB/s in the \
+             median"
         );
         assert_eq!(links.iter().filter(|link| link.is_slow).map(|link| link.ranks).collect::<Vec<_>>(), [[4, 5]]);
     }
 
     #[test]
-    fn a_host_with_slow_ways_alone_is_named() {
-        let said = judge(&mut ring([8e9, 0.1e9, 8e9, 0.1e9, 8e9, 1e9, 8e9, 1e9]));
-        assert_eq!(said.len(), 3, "{said:?}");
-        assert!(said[2].starts_with("host node1:"), "{said:?}");
-        assert!(judge(&mut ring([8e9, 1e9, 8e9, 1e9, 8e9, 1e9, 8e9, 1e9])).is_empty());
+    fn a_host_with_only_slow_links_is_named() {
+        let sentences = mark_slow_links(&mut ring([8e9, 0.1e9, 8e9, 0.1e9, 8e9, 1e9, 8e9, 1e9]));
+        assert_eq!(sentences.len(), 3, "{sentences:?}");
+        assert!(sentences[2].starts_with("host node1:"), "{sentences:?}");
+        assert!(mark_slow_links(&mut ring([8e9, 1e9, 8e9, 1e9, 8e9, 1e9, 8e9, 1e9])).is_empty());
     }
 }

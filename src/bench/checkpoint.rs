@@ -1,11 +1,13 @@
-//! `admiral bench checkpoint`: what a save costs training, how fast it reaches its place, and how fast it comes back.
+//! `admiral bench checkpoint`: how long a save stalls training, and how fast checkpoints are written and read.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use admiral_checkpoint::{Catalog, Content, SaveEvent, Saver, SaverPlan, TrainingState, delete, delete_place, identify};
+use admiral_checkpoint::{
+    Catalog, Content, SaveEvent, Saver, SaverPlan, TrainingState, delete, delete_place, identify,
+};
 use admiral_comm::{Collective, Ending};
 use admiral_config::format_mistakes;
 use admiral_storage::{Location, Store};
@@ -13,26 +15,27 @@ use clap::Args;
 use serde::Serialize;
 use tch::Kind;
 
-use super::output::print_on_root;
 use crate::context::{RankContext, choose_device};
 use crate::model::Network;
 use crate::run_config::RunConfig;
 use crate::statistics::median;
 use crate::train::{FlatMemory, TrainError, copy_share, parameters, read_roles, roles, sum_reports};
 
-/// The time between two looks at a save.
-const LOOK: Duration = Duration::from_millis(2);
+use super::output::print_on_root;
 
-/// Where and how often to save.
+/// The time between two polls of a save.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+
+/// The options of `admiral bench checkpoint`.
 #[derive(Debug, Clone, Args)]
 pub struct CheckpointBenchOptions {
-    /// Where to write, a folder or an s3:// URL; by default a folder in the run's folder. What is written is deleted
+    /// Where to save: a folder or an s3:// URL; by default a folder in the run's folder. The checkpoints are deleted
     #[arg(long)]
     place: Option<String>,
     /// Saves that are measured
     #[arg(long, default_value_t = 3)]
     saves: u64,
-    /// Before each save into a folder, let dd write and fsync as many bytes there, to compare with
+    /// Before each save to a folder, write and fsync the same number of bytes there with dd, for comparison
     #[arg(long)]
     dd: bool,
     /// Print JSON
@@ -40,7 +43,7 @@ pub struct CheckpointBenchOptions {
     json: bool,
 }
 
-/// Medians over the saves, of rank 0; memory is the largest of any.
+/// Medians over the saves, on rank 0. The memory is the maximum over all ranks.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Measured {
     url: String,
@@ -49,32 +52,28 @@ struct Measured {
     checkpoint_bytes: u64,
     share_bytes: u64,
     saves: usize,
-    /// One copy of this rank's share from one buffer in memory to another.
+    /// One copy of this rank's share in memory.
     copy_seconds: f64,
     stall_seconds: f64,
     total_seconds: f64,
     bytes_per_second: f64,
     dd_bytes_per_second: Option<f64>,
-    /// The median of the saves' speeds, each over that of the dd before it.
+    /// The median of each save's speed divided by the speed of the dd before it.
     part_of_dd: Option<f64>,
-    /// Host memory beyond what training has, at its peak while saving.
+    /// The peak of host memory during saves, beyond the memory of training.
     extra_memory_bytes: u64,
     extra_memory_of_share: f64,
     read_seconds: f64,
     read_bytes_per_second: f64,
 }
 
-/// Saves and reads a network's training state, and prints what it cost. Nothing is trained. Every rank calls it.
+/// Saves and reads a network's training state, and prints the cost. Nothing is trained. Every rank calls it.
 ///
 /// # Errors
-/// How the ranks are to leave.
-pub fn checkpoint(
-    config: &RunConfig,
-    options: &CheckpointBenchOptions,
-    rank: RankContext<'_>,
-) -> Result<(), Ending> {
+/// When a save or the read fails, on this rank alone.
+pub fn checkpoint(config: &RunConfig, options: &CheckpointBenchOptions, rank: RankContext<'_>) -> Result<(), Ending> {
     let collective = rank.collective;
-    // What fails on one rank here the others do not know of, and would wait for it.
+    // The other ranks do not learn of a failure here, so this rank must end alone.
     let measured = measure(config, options, rank).map_err(|error| Ending::alone(error.exit_code(), &error))?;
     print_on_root(&measured, options.json, print, collective)
 }
@@ -101,7 +100,7 @@ fn measure(
     let catalog = Catalog::new(&store);
     if catalog.latest()?.is_some() {
         return Err(TrainError::Refused(format!(
-            "{} holds checkpoints, which a benchmark must not meet; give another --place",
+            "{} holds checkpoints; a benchmark must not write to the same location: give another --place",
             store.url("")
         )));
     }
@@ -170,7 +169,7 @@ fn measure(
     })
 }
 
-/// Values of no pattern, so that no disk has it easier than with real ones.
+/// Fills the buffers with random values, so that no disk can compress them.
 fn fill(memory: &FlatMemory) {
     let _no_grad = tch::no_grad_guard();
     for segment in memory.segments() {
@@ -197,7 +196,7 @@ fn content(config: &RunConfig, memory: &FlatMemory, saver: &Saver, step: u64) ->
     })
 }
 
-/// Carries a save to its end; the seconds from its beginning to its publication.
+/// Completes a save. Returns the seconds from its begin to its publication.
 fn wait(saver: &mut Saver, collective: &dyn Collective) -> Result<f64, TrainError> {
     let mut published = None;
     while saver.is_busy() {
@@ -207,12 +206,12 @@ fn wait(saver: &mut Saver, collective: &dyn Collective) -> Result<f64, TrainErro
             Some(SaveEvent::Failed { error, .. }) => return Err(error.into()),
             Some(SaveEvent::Deleted { .. } | SaveEvent::NotTidied { .. }) | None => {}
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     }
     published.ok_or_else(|| TrainError::Bug("a save has ended and is not published".into()))
 }
 
-/// The seconds that `dd` takes to write so many bytes in `folder` and see them on the disk.
+/// Returns the seconds that `dd` takes to write and fsync `bytes` in `folder`.
 fn dd(folder: &Path, bytes: u64) -> Result<f64, TrainError> {
     let file = folder.join("dd-trial");
     let start = Instant::now();
@@ -231,10 +230,10 @@ fn dd(folder: &Path, bytes: u64) -> Result<f64, TrainError> {
     }
 }
 
-/// The seconds of one copy of so many bytes, by libtorch's threads as everything else is copied.
+/// Returns the seconds of one copy of `bytes` in memory by libtorch's threads.
 fn copy_once(bytes: u64) -> f64 {
     let _no_grad = tch::no_grad_guard();
-    // A quarter at a time: the machine need not have room for two more shares.
+    // Copies a quarter four times, because the machine may have no memory for two more shares.
     let elements = (bytes / 16).max(1) as i64;
     let options = (Kind::Float, tch::Device::Cpu);
     let (from, mut to) = (tch::Tensor::ones([elements], options), tch::Tensor::ones([elements], options));
@@ -245,24 +244,24 @@ fn copy_once(bytes: u64) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// Makes the system forget this process's peak of memory, and gives its account of memory.
+/// Resets this process's peak of memory. Returns the text of /proc/self/status from before.
 fn reset_peak() -> String {
-    let account = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    // Where it is not allowed the peak of the whole process is measured, which is no smaller.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    // If this is not permitted, the measured peak is that of the whole process, which is an upper bound.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
-    account
+    status
 }
 
-fn resident(account: &str) -> u64 {
-    kibibytes(account, "VmRSS:") << 10
+fn resident(status: &str) -> u64 {
+    kibibytes(status, "VmRSS:") << 10
 }
 
-fn peak(account: &str) -> u64 {
-    kibibytes(account, "VmHWM:") << 10
+fn peak(status: &str) -> u64 {
+    kibibytes(status, "VmHWM:") << 10
 }
 
-fn kibibytes(account: &str, field: &str) -> u64 {
-    let line = account.lines().find_map(|line| line.strip_prefix(field));
+fn kibibytes(status: &str, field: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
@@ -299,9 +298,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_account_of_memory_is_read() {
-        let account = "VmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n";
-        assert_eq!((peak(account), resident(account)), (2 << 20, 1 << 20));
+    fn resident_and_peak_memory_are_read() {
+        let status = "VmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n";
+        assert_eq!((peak(status), resident(status)), (2 << 20, 1 << 20));
         assert!(resident(&reset_peak()) > 0);
     }
 }

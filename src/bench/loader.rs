@@ -1,4 +1,5 @@
-//! `admiral bench loader`: how many images a second a machine reads, decodes, crops and noises for training.
+//! `admiral bench loader`: the number of images per second that a machine reads, decodes, crops and noises for
+//! training.
 
 use std::time::Instant;
 
@@ -6,21 +7,22 @@ use admiral_data::{Loader, SampleReader};
 use clap::Args;
 use serde::Serialize;
 
-use super::output::print_as;
 use crate::run_config::RunConfig;
 use crate::statistics::Spread;
 use crate::train::{TrainError, sample_spec};
 
-/// What to measure.
+use super::output::print_as;
+
+/// The options of `admiral bench loader`.
 #[derive(Debug, Clone, Args)]
 pub struct LoaderBenchOptions {
-    /// Numbers of threads, each of which is measured; without it, `data.num_workers`
+    /// Numbers of threads to measure; by default `data.num_workers`
     #[arg(long, value_delimiter = ',', value_name = "NUMBERS")]
     workers: Vec<usize>,
-    /// Images of a round
+    /// Images per round
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..))]
     images: u64,
-    /// Rounds that count; one more comes before them, with other images
+    /// Rounds that are measured, after one round of warm-up with other images
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
     rounds: u64,
     /// Print JSON
@@ -28,7 +30,7 @@ pub struct LoaderBenchOptions {
     json: bool,
 }
 
-/// Images a second with so many threads.
+/// The images per second with a number of threads.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Measured {
     workers: usize,
@@ -37,7 +39,7 @@ struct Measured {
     most: f64,
 }
 
-/// Reads images as training would, uses them for nothing, and prints how fast that was.
+/// Reads images as training does, discards them, and prints the speed.
 ///
 /// # Errors
 /// When the data cannot be read.
@@ -48,7 +50,7 @@ pub fn run(config: &RunConfig, options: &LoaderBenchOptions) -> Result<(), Train
     let mut all = Vec::new();
     for &workers in numbers {
         if workers == 0 {
-            return Err(TrainError::Refused("--workers 0: somebody has to read; give 1 or more".into()));
+            return Err(TrainError::Refused("--workers 0: at least one thread must read; give 1 or more".into()));
         }
         let reader = SampleReader::new(source.clone(), sample_spec(config, config.data.random_crop));
         all.push(measure(reader, workers, config, options)?);
@@ -74,7 +76,7 @@ fn measure(
         }
         rates.push((passes * batch) as f64 / start.elapsed().as_secs_f64());
     }
-    // The first round opens files that the system has not at hand.
+    // The first round is a warm-up: it reads files that are not in the page cache.
     rates.remove(0);
     let Spread { median, least, most } = Spread::of(rates.iter().copied());
     Ok(Measured { workers, median, least, most })

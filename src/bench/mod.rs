@@ -1,4 +1,4 @@
-//! `admiral bench`: measurements of the training step, the fused operations, sums over ranks, the loader and checkpoints.
+//! `admiral bench`: measures the training step, fused operations, the all-reduce, the loader and checkpoints.
 
 pub mod allreduce;
 pub mod checkpoint;

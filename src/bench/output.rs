@@ -1,14 +1,14 @@
-//! Printing what was measured.
+//! Printing of measurements.
 
 use admiral_comm::{Collective, Ending};
 use serde::Serialize;
 
 use crate::train::TrainError;
 
-/// Prints on rank 0 what was measured, as JSON or as the table that `print` makes of it.
+/// Prints a measurement on rank 0, as JSON or with `print`.
 ///
 /// # Errors
-/// How the rank is to leave that cannot write it as JSON.
+/// When it cannot be written as JSON, on this rank alone.
 pub(super) fn print_on_root<T: Serialize>(
     measured: &T,
     as_json: bool,
@@ -21,7 +21,7 @@ pub(super) fn print_on_root<T: Serialize>(
     Ok(())
 }
 
-/// Prints what was measured, as JSON or as the table that `print` makes of it.
+/// Prints a measurement, as JSON or with `print`.
 ///
 /// # Errors
 /// When it cannot be written as JSON.

@@ -1,4 +1,4 @@
-//! `admiral bench step`: how long a training step takes, and where the time goes.
+//! `admiral bench step`: the time of a training step and of its parts.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,9 +7,6 @@ use admiral_comm::{Ending, ExitCode, agree};
 use clap::Args;
 use serde::Serialize;
 
-use super::output::print_on_root;
-use super::roofline;
-use super::timing::{Clock, Rules};
 use crate::context::{RankContext, RunContext};
 use crate::model::flops::V100_FLOPS;
 use crate::ops::bridge;
@@ -17,16 +14,20 @@ use crate::run_config::{PrecisionMode, RunConfig};
 use crate::statistics::{Spread, median};
 use crate::train::{FlatMemory, OpenedSession, Segment, Session, StepTimes, TrainError};
 
-/// How long to measure.
+use super::output::print_on_root;
+use super::roofline;
+use super::timing::{Clock, Timing};
+
+/// The options of `admiral bench step`.
 #[derive(Debug, Clone, Args)]
 pub struct BenchOptions {
     /// Steps that are measured
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     steps: u64,
-    /// Steps before them that are not
+    /// Steps of warm-up before them, which are not measured
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
     warmup: u64,
-    /// Write a Chrome trace of one more step to this file, rank 0's, and count its layout copies
+    /// Write a Chrome trace of one more step on rank 0 to this file, and count its layout copies
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Print JSON
@@ -34,7 +35,7 @@ pub struct BenchOptions {
     json: bool,
 }
 
-/// Medians over the measured steps, of rank 0.
+/// Medians over the measured steps, on rank 0.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Measured {
     ranks: usize,
@@ -51,51 +52,51 @@ struct Measured {
     data_seconds: f64,
     forward_seconds: f64,
     backward_seconds: f64,
-    /// Waiting for sums over ranks, and for ranks that come later.
+    /// Waiting for the all-reduce, including waiting for ranks that start it later.
     all_reduce_seconds: f64,
-    /// What the sums took in all, hidden behind backward or not.
+    /// The all-reduce itself, hidden behind backward or not.
     all_reduce_busy_seconds: f64,
-    /// The part of that which backward does not hide.
+    /// The part of it that backward does not hide.
     all_reduce_exposed_seconds: f64,
     optimizer_seconds: f64,
-    /// What the optimizer cannot do without reading and writing: see [`optimizer_bytes`].
+    /// The bytes that the optimizer must read and write: see [`optimizer_bytes`].
     optimizer_bytes: u64,
-    /// Bytes read and written while memory is copied here, after the steps.
+    /// The bytes read and written per second by a copy of memory, measured after the steps.
     copy_bytes_per_second: Spread,
-    /// Copies of tensors into another layout, type or place in the traced step; none where no step was traced.
+    /// The copies of tensors to another layout, type or device in the traced step, or `None` if no step was traced.
     copies: Option<Vec<Copies>>,
-    /// Of the arithmetic that three forward passes take, the part of a V100's peak that was reached.
+    /// The part of a V100's peak that each rank reaches, if a step counts as three forward passes.
     part_of_v100_peak: f64,
-    /// What a product of large square matrices reaches here in the run's precision, after the steps.
+    /// The rate of a product of large square matrices in the run's precision, measured after the steps.
     matrix_flops_per_second: Spread,
-    /// Of that, what was reached, by the same arithmetic, of each rank. Winograd's convolutions on a CPU do fewer products
-    /// than are counted: it may be above 1.
+    /// The part of that rate that each rank reaches, if a step counts as three forward passes. It can exceed 1 on a
+    /// CPU, because Winograd's convolutions do fewer products than are counted.
     part_of_matrix_rate: f64,
 }
 
-/// Copies that one operation asked for.
+/// The copies within one operation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Copies {
-    /// Empty where the program itself did.
+    /// The operation, or empty if the program itself copies.
     within: String,
     calls: u64,
     elements: u64,
     seconds: f64,
 }
 
-/// What libtorch calls in the end whenever a tensor is to lie otherwise or elsewhere, or to be of another type.
+/// The operation that libtorch calls for every copy to another layout, device or type.
 const COPY: &str = "aten::copy_";
 
 /// Takes training steps on the configured data, writes nothing, and prints how long they took. Every rank calls it.
 ///
 /// # Errors
-/// How the ranks are to leave.
+/// When the run cannot start or a step fails. The [`Ending`] says whether the ranks leave together.
 pub fn step(mut config: RunConfig, options: &BenchOptions, rank: RankContext<'_>) -> Result<(), Ending> {
     let collective = rank.collective;
     config.training.steps = options.warmup + options.steps + u64::from(options.trace.is_some());
     let sources = agree(collective, admiral_data::open(&config.data, config.run.seed), |_| ExitCode::Config)?;
     let trace = options.trace.as_deref().filter(|_| collective.rank() == 0);
-    agree(collective, trace.map_or(Ok(()), can_be_written), |_| ExitCode::Config)?;
+    agree(collective, trace.map_or(Ok(()), check_writable), |_| ExitCode::Config)?;
     let context = RunContext::open(rank, &config).map_err(TrainError::from);
     let context = agree(collective, context, TrainError::exit_code)?;
     let last_step = config.training.steps;
@@ -107,8 +108,8 @@ pub fn step(mut config: RunConfig, options: &BenchOptions, rank: RankContext<'_>
     print_on_root(&measured, options.json, print, collective)
 }
 
-/// Before any step: libtorch's profiler writes its file at the very end.
-fn can_be_written(path: &Path) -> Result<(), TrainError> {
+/// Checks that the file of the trace can be written. libtorch's profiler only writes it at the end.
+fn check_writable(path: &Path) -> Result<(), TrainError> {
     std::fs::File::create(path).map(drop).map_err(|error| {
         TrainError::Refused(format!(
             "--trace {} cannot be written: {error}; name a file in a folder that exists",
@@ -117,11 +118,7 @@ fn can_be_written(path: &Path) -> Result<(), TrainError> {
     })
 }
 
-fn measure(
-    session: &mut Session,
-    options: &BenchOptions,
-    context: &RunContext<'_>,
-) -> Result<Measured, TrainError> {
+fn measure(session: &mut Session, options: &BenchOptions, context: &RunContext<'_>) -> Result<Measured, TrainError> {
     session.state.trainer.measure = true;
     for _ in 0..options.warmup {
         session.step(context)?;
@@ -142,9 +139,9 @@ fn measure(
     let images_per_second = training.global_batch as f64 / step_seconds;
     let flops = 3.0 * session.state.trainer.network.forward_flops() as f64 * images_per_second;
     let world_size = context.collective.world_size();
-    let rules = Rules { warmup: 3, rounds: 5, clock: Clock::Wall, device: context.device };
-    let [copy_bytes_per_second, _] = roofline::memory(rules)?;
-    let matrix_flops_per_second = roofline::product(session.state.config.precision.mode.kind(), rules)?;
+    let timing = Timing { warmup: 3, rounds: 5, clock: Clock::Wall, device: context.device };
+    let [copy_bytes_per_second, _] = roofline::memory(timing)?;
+    let matrix_flops_per_second = roofline::product(session.state.config.precision.mode.kind(), timing)?;
     Ok(Measured {
         ranks: world_size,
         device: format!("{:?}", context.device),
@@ -173,29 +170,30 @@ fn measure(
     })
 }
 
-/// The bytes that an update of every parameter reads and writes: gradient and master for the norms; the gradient, the
-/// half-precision copy, and master, mean, variance and EMAs both ways for the pass. Sums over ranks come in float32.
+/// Returns the bytes that an update of all parameters reads and writes. The norms read gradient and master. The update
+/// reads the gradient, writes the half-precision copy, and reads and writes master, mean, variance and EMAs. With
+/// several ranks the gradients are float32 sums.
 fn optimizer_bytes(memory: &FlatMemory, world_size: usize) -> u64 {
-    let of_segment = |segment: &Segment| {
+    let segment_bytes = |segment: &Segment| {
         let half = if segment.is_half() { 2 } else { 0 };
         let gradient = if segment.is_half() && world_size == 1 { 2 } else { 4 };
-        let both_ways = 3 + segment.emas.len() as u64;
-        segment.master.numel() as u64 * (2 * gradient + 4 + half + 2 * 4 * both_ways)
+        let read_and_written = 3 + segment.emas.len() as u64;
+        segment.master.numel() as u64 * (2 * gradient + 4 + half + 2 * 4 * read_and_written)
     };
-    memory.segments().iter().map(of_segment).sum()
+    memory.segments().iter().map(segment_bytes).sum()
 }
 
-/// One more step under libtorch's profiler; rank 0 writes what it did to `path`.
+/// Takes one more step under libtorch's profiler. Rank 0 writes the trace to `path` and returns its copies.
 fn trace(session: &mut Session, path: &Path, context: &RunContext<'_>) -> Result<Vec<Copies>, TrainError> {
     let is_root = context.collective.rank() == 0;
     let cuda = context.device.is_cuda();
     let (outcome, calls) = bridge::profile(is_root.then_some(path), cuda, || session.step(context))?;
     outcome?;
-    let copies = calls.into_iter().filter(|calls| calls.name == COPY).map(|of| Copies {
-        within: of.within,
-        calls: of.count,
-        elements: of.elements,
-        seconds: of.time.as_secs_f64(),
+    let copies = calls.into_iter().filter(|calls| calls.name == COPY).map(|calls| Copies {
+        within: calls.within,
+        calls: calls.count,
+        elements: calls.elements,
+        seconds: calls.time.as_secs_f64(),
     });
     let mut copies: Vec<Copies> = copies.collect();
     copies.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));

@@ -1,4 +1,4 @@
-//! Timing several cases against each other, in turn.
+//! Timing of several cases against each other, in alternation.
 
 use std::time::Duration;
 
@@ -9,22 +9,22 @@ use tch::Device;
 use crate::ops::Error;
 use crate::statistics::Spread;
 
-/// One way of doing what is compared.
+/// One of the cases that are compared.
 pub(super) type Case<'a> = Box<dyn FnMut() -> Result<(), Error> + 'a>;
 
-/// A case that does `work`.
+/// Returns a case that does `work`.
 pub(super) fn case<'a>(work: impl FnMut() -> Result<(), Error> + 'a) -> Case<'a> {
     Box::new(work)
 }
 
-/// What seconds are counted by.
+/// The clock that measures seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Clock {
-    /// The time that passes.
+    /// Elapsed time.
     Wall,
-    /// The time that this process spends on processors, over its number of threads: what the machine does besides
-    /// counts less, and a thread that waits by turning round counts too. Not for work of a GPU's.
+    /// The CPU time of this process divided by its number of threads. Other load on the machine has less influence, but
+    /// busy waiting counts as work. Not for work on a GPU.
     Processor,
 }
 
@@ -42,42 +42,44 @@ fn read(clock: ClockId) -> Duration {
     Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
 }
 
-/// How often each case runs, where, and what counts its seconds.
+/// How cases are timed.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rules {
+pub(super) struct Timing {
+    /// Rounds of warm-up, which are not measured.
     pub(super) warmup: usize,
+    /// Rounds that are measured.
     pub(super) rounds: usize,
     pub(super) clock: Clock,
-    /// Where the work is done, whose end counts.
+    /// The device that does the work. A round ends when the device has finished.
     pub(super) device: Device,
 }
 
-/// Returns when the device has done what it was given.
+/// Returns when the device has finished its work.
 pub(super) fn wait_for(device: Device) {
     if let Device::Cuda(ordinal) = device {
         tch::Cuda::synchronize(ordinal as i64);
     }
 }
 
-/// The seconds of each round of each case, after rounds of warm-up that do not count. Within a round all take
-/// their turn, so what else the machine does meets all alike.
-pub(super) fn time_in_turn(cases: &mut [Case<'_>], rules: Rules) -> Result<Vec<Vec<f64>>, Error> {
-    let mut seconds = vec![Vec::with_capacity(rules.rounds); cases.len()];
-    for round in 0..rules.warmup + rules.rounds {
+/// Returns the seconds of each case in each round, without the rounds of warm-up. A round runs all cases once, so that
+/// other load on the machine affects all cases equally.
+pub(super) fn time_alternating(cases: &mut [Case<'_>], timing: Timing) -> Result<Vec<Vec<f64>>, Error> {
+    let mut seconds = vec![Vec::with_capacity(timing.rounds); cases.len()];
+    for round in 0..timing.warmup + timing.rounds {
         for (case, seconds) in cases.iter_mut().zip(&mut seconds) {
-            wait_for(rules.device);
-            let start = rules.clock.now();
+            wait_for(timing.device);
+            let start = timing.clock.now();
             case()?;
-            wait_for(rules.device);
-            if round >= rules.warmup {
-                seconds.push((rules.clock.now() - start).as_secs_f64());
+            wait_for(timing.device);
+            if round >= timing.warmup {
+                seconds.push((timing.clock.now() - start).as_secs_f64());
             }
         }
     }
     Ok(seconds)
 }
 
-/// How many times as long `others` took as `own`, round by round.
+/// Returns the time of `others` divided by the time of `own`, over the rounds.
 pub(super) fn ratio(others: &[f64], own: &[f64]) -> Spread {
     Spread::of(others.iter().zip(own).map(|(other, own)| other / own))
 }
@@ -90,9 +92,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cases_take_turns_and_warming_up_does_not_count() {
+    fn cases_alternate_and_warm_up_is_not_measured() {
         let order = RefCell::new(String::new());
-        let seconds = time_in_turn(
+        let seconds = time_alternating(
             &mut [
                 case(|| {
                     order.borrow_mut().push('a');
@@ -103,7 +105,7 @@ mod tests {
                     Ok(())
                 }),
             ],
-            Rules { warmup: 1, rounds: 2, clock: Clock::Processor, device: Device::Cpu },
+            Timing { warmup: 1, rounds: 2, clock: Clock::Processor, device: Device::Cpu },
         )
         .unwrap();
         assert_eq!(*order.borrow(), "ababab");

@@ -1,10 +1,8 @@
-//! `admiral bench`.
+//! `admiral bench`: measurements of speed.
 
 use admiral_comm::ExitCode;
 use clap::Subcommand;
 
-use super::config::{ConfigOptions, read};
-use super::ranks::{alone, load_on_ranks, on_ranks};
 use crate::bench::allreduce::{self, AllReduceBenchOptions};
 use crate::bench::checkpoint::{self, CheckpointBenchOptions};
 use crate::bench::loader::{self, LoaderBenchOptions};
@@ -13,28 +11,31 @@ use crate::bench::step::{self, BenchOptions};
 use crate::environment::Environment;
 use crate::gpus::Gpus;
 
-/// What is measured.
+use super::config::{ConfigOptions, read};
+use super::ranks::{alone, load_on_ranks, on_ranks};
+
+/// The benchmarks.
 #[derive(Subcommand)]
 pub(super) enum BenchCommand {
-    /// Time training steps: the median, images a second, and where the time goes
+    /// Time training steps: the median, images per second, and the parts of a step
     Step {
         #[command(flatten)]
         config: ConfigOptions,
         #[command(flatten)]
         options: BenchOptions,
     },
-    /// Time the fused operations against libtorch's and against what the machine allows
+    /// Time the fused operations against libtorch's and against the machine's roofline
     Ops(OpsBenchOptions),
-    /// Time sums over the ranks and the ways between them, and name the slow ones; under mpirun
+    /// Time the all-reduce and the links between ranks, and name the slow links; under mpirun
     Allreduce(AllReduceBenchOptions),
-    /// Read, decode and crop the configured images as training would: images a second by threads
+    /// Read, decode and crop the configured images as training does: images per second by threads
     Loader {
         #[command(flatten)]
         config: ConfigOptions,
         #[command(flatten)]
         options: LoaderBenchOptions,
     },
-    /// Save and read a network's training state: the stall of training, the speed, the memory
+    /// Save and read a network's training state: the stall of training, the speed and the memory
     Checkpoint {
         #[command(flatten)]
         config: ConfigOptions,
@@ -43,15 +44,13 @@ pub(super) enum BenchCommand {
     },
 }
 
-/// Measures and prints.
+/// Runs a benchmark and prints its measurements.
 pub(super) fn run(command: &BenchCommand, environment: &Environment) -> ExitCode {
     match command {
-        BenchCommand::Step { config: ConfigOptions { config, overrides }, options } => {
-            on_ranks(environment, |rank| {
-                let config = load_on_ranks(rank.collective, config, overrides)?;
-                step::step(config, options, rank).map(|()| ExitCode::Finished)
-            })
-        }
+        BenchCommand::Step { config: ConfigOptions { config, overrides }, options } => on_ranks(environment, |rank| {
+            let config = load_on_ranks(rank.collective, config, overrides)?;
+            step::step(config, options, rank).map(|()| ExitCode::Finished)
+        }),
         BenchCommand::Ops(options) => {
             let gpus = Gpus::new(&environment.gpu);
             alone(ops::run(options, &gpus).map_err(|error| (error.exit_code(), error.into())))
@@ -59,11 +58,10 @@ pub(super) fn run(command: &BenchCommand, environment: &Environment) -> ExitCode
         BenchCommand::Allreduce(options) => {
             on_ranks(environment, |rank| allreduce::all_reduce(options, rank).map(|()| ExitCode::Finished))
         }
-        BenchCommand::Loader { config: ConfigOptions { config, overrides }, options } => {
-            alone(read(config, overrides).and_then(|config| {
-                loader::run(&config, options).map_err(|error| (error.exit_code(), error.into()))
-            }))
-        }
+        BenchCommand::Loader { config: ConfigOptions { config, overrides }, options } => alone(
+            read(config, overrides)
+                .and_then(|config| loader::run(&config, options).map_err(|error| (error.exit_code(), error.into()))),
+        ),
         BenchCommand::Checkpoint { config: ConfigOptions { config, overrides }, options } => {
             on_ranks(environment, |rank| {
                 let config = load_on_ranks(rank.collective, config, overrides)?;

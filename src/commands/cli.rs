@@ -1,9 +1,12 @@
-//! The commands and what each of them calls.
+//! The commands, and the dispatch to their functions.
 
 use std::process::ExitCode as ProcessExit;
 
 use admiral_comm::ExitCode;
 use clap::{Parser, Subcommand};
+
+use crate::environment::Environment;
+use crate::gpus::Gpus;
 
 use super::bench::{self, BenchCommand};
 use super::checkpoint::{self, CheckpointCommand, Outcome};
@@ -13,8 +16,6 @@ use super::ranks::{alone, on_ranks};
 use super::sample::{self, SampleOptions};
 use super::train::{self, TrainArguments};
 use super::{device, flops, version};
-use crate::environment::Environment;
-use crate::gpus::Gpus;
 
 /// Trains and samples the diffusion models of "Diffusion Models Beat GANs on Image Synthesis".
 #[derive(Parser)]
@@ -26,27 +27,27 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Train; under mpirun on as many ranks as it starts
+    /// Train a network; under mpirun, on all ranks that it starts
     Train(TrainArguments),
-    /// Draw images from a checkpoint into a grid
+    /// Draw a grid of images from a checkpoint
     Sample(SampleOptions),
-    /// Look at checkpoints, verify, compare and tidy them; take them from other programs' files, and give them
+    /// List, show, verify, compare, delete, import and export checkpoints
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
-    /// Look at configurations
+    /// Print configurations
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Print what a network costs: parameters, FLOPs, images a V100-second in theory
+    /// Print the cost of a network: parameters, FLOPs, theoretical images per V100-second
     Flops(ConfigArguments),
-    /// Print what a run will cost: memory of a GPU, time of a step, communication, days, checkpoints
+    /// Print the cost of a run: memory of a GPU, time of a step, communication, days, checkpoints
     Plan(PlanOptions),
-    /// Print which Admiral this is, and which libtorch and MPI it runs on
+    /// Print the versions of Admiral, libtorch and MPI
     Version {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Print what this machine computes with: GPUs, libraries, which kernels and which attention, and what is missing
+    /// Print this machine's GPUs, libraries, kernels and attention, and what is missing for GPUs
     Device {
         /// Print JSON
         #[arg(long)]
@@ -64,11 +65,11 @@ impl Cli {
         let code = match self.command {
             Command::Train(arguments) => on_ranks(environment, |rank| train::run(&arguments, rank)),
             Command::Bench(command) => bench::run(&command, environment),
-            Command::Sample(options) => alone(
-                sample::run(&options, environment).map_err(|error| (error.exit_code(), error.into())),
-            ),
+            Command::Sample(options) => {
+                alone(sample::run(&options, environment).map_err(|error| (error.exit_code(), error.into())))
+            }
             Command::Checkpoint(command) => match checkpoint::run(&command, &environment.s3) {
-                // As diff(1).
+                // The exit code of diff(1).
                 Ok(Outcome::Different) => return ProcessExit::from(1),
                 Ok(Outcome::Done) => ExitCode::Finished,
                 Err(error) => alone(Err((error.exit_code(), error.into()))),

@@ -1,4 +1,4 @@
-//! `admiral config`: reading configurations, and printing the effective one.
+//! `admiral config`: prints the effective configuration. Also reads configurations for other commands.
 
 use std::path::{Path, PathBuf};
 
@@ -6,10 +6,11 @@ use admiral_comm::ExitCode;
 use admiral_config::{Invalid, format_mistakes, load, show};
 use clap::{Args, Subcommand};
 
-use super::ranks::{CommandError, print_json};
 use crate::run_config::RunConfig;
 
-/// A configuration that is a positional argument.
+use super::ranks::{CommandError, print_json};
+
+/// A configuration as a positional argument.
 #[derive(Args)]
 pub(super) struct ConfigArguments {
     /// The configuration, a YAML file
@@ -19,7 +20,7 @@ pub(super) struct ConfigArguments {
     pub(super) overrides: Vec<String>,
 }
 
-/// A configuration that is named by an option.
+/// A configuration as an option.
 #[derive(Args)]
 pub(super) struct ConfigOptions {
     /// The configuration, a YAML file
@@ -30,27 +31,27 @@ pub(super) struct ConfigOptions {
     pub(super) overrides: Vec<String>,
 }
 
-/// Which configuration is printed, and how.
+/// The arguments of `admiral config show`.
 #[derive(Args)]
 pub(super) struct ShowArguments {
     #[command(flatten)]
     config: ConfigArguments,
-    /// Print JSON: the configuration, and under "derived" what follows from it
+    /// Print JSON: the configuration, and the values derived from it under "derived"
     #[arg(long)]
     json: bool,
 }
 
-/// What is done with configurations.
+/// The commands for configurations.
 #[derive(Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Print the whole effective configuration with what follows from it
+    /// Print the whole effective configuration and the values derived from it
     Show(ShowArguments),
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// With the exit code.
+/// When the command fails, with the exit code.
 pub(super) fn run(command: &ConfigCommand) -> Result<(), CommandError> {
     let ConfigCommand::Show(arguments) = command;
     let config = read(&arguments.config.config, &arguments.config.overrides)?;
@@ -63,11 +64,14 @@ pub(super) fn run(command: &ConfigCommand) -> Result<(), CommandError> {
 }
 
 /// Reads a configuration for a command of a single process.
+///
+/// # Errors
+/// When the configuration cannot be read or has mistakes, with the exit code.
 pub(super) fn read(config: &Path, overrides: &[String]) -> Result<RunConfig, CommandError> {
     load(config, overrides).map_err(|error| (ExitCode::Config, error.into()))
 }
 
-/// The error of a configuration that makes no network.
+/// Returns the error of a configuration that makes no valid network.
 pub(super) fn refuse(mistakes: Vec<Invalid>) -> CommandError {
     (ExitCode::Config, anyhow::anyhow!(format_mistakes(&mistakes)))
 }

@@ -1,15 +1,16 @@
-//! `admiral device`: what this machine computes with.
+//! `admiral device`: the libraries, GPUs and kernels of this machine.
 
 use admiral_comm::ExitCode;
 
-use super::ranks::{CommandError, print_json};
 use crate::device::Report;
 use crate::gpus::Gpus;
+
+use super::ranks::{CommandError, print_json};
 
 /// Prints the report.
 ///
 /// # Errors
-/// With the exit code.
+/// When the command fails, with the exit code.
 pub(super) fn run(json: bool, gpus: &Gpus) -> Result<(), CommandError> {
     let report = Report::of_this_machine(gpus).map_err(|error| (ExitCode::Bug, error.into()))?;
     if json {

@@ -1,4 +1,4 @@
-//! `admiral flops`: what a network costs.
+//! `admiral flops`: the cost of a network.
 
 use super::config::{ConfigArguments, read, refuse};
 use super::ranks::CommandError;
@@ -6,7 +6,7 @@ use super::ranks::CommandError;
 /// Prints parameters and FLOPs.
 ///
 /// # Errors
-/// With the exit code.
+/// When the command fails, with the exit code.
 pub(super) fn run(arguments: &ConfigArguments) -> Result<(), CommandError> {
     let config = read(&arguments.config, &arguments.overrides)?;
     for (name, value) in config.network_cost().map_err(refuse)? {

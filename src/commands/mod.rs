@@ -1,4 +1,4 @@
-//! The command line: one file for each command.
+//! The command line. Each command has its own file.
 
 mod bench;
 mod checkpoint;

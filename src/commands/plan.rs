@@ -1,5 +1,4 @@
-//! `admiral plan`: what a run will cost, before it starts. What is known of a configuration goes into the arithmetic of
-//! `admiral-plan`.
+//! `admiral plan`: the cost of a run before it starts, computed by `admiral-plan` from the configuration.
 
 use std::path::{Path, PathBuf};
 
@@ -11,44 +10,44 @@ use serde::Serialize;
 
 use crate::run_config::{RunConfig, plan_request};
 
-/// What to plan for.
+/// The options of `admiral plan`.
 #[derive(Debug, Clone, Args)]
 pub struct PlanOptions {
-    /// Configurations, YAML files; the GPU-days of several are added up, as of a base model and its upsampler
+    /// Configurations, YAML files; the GPU-days of several are summed, for example a base model and its upsampler
     #[arg(required = true, value_name = "CONFIG")]
     configs: Vec<PathBuf>,
-    /// Override a field of all of them: --set training.microbatch=64
+    /// Override a field of all configurations: --set training.microbatch=64
     #[arg(long = "set", value_name = "FIELD=VALUE")]
     overrides: Vec<String>,
-    /// GPUs, or processes with --gpu cpu, one rank each; hosts have 8
+    /// Number of GPUs, or of processes with --gpu cpu, one rank each; hosts have 8
     #[arg(long, default_value_t = 8, allow_negative_numbers = true)]
     gpus: u64,
     /// v100 (32 GB), a100 (80 GB), h100, h200, or cpu
     #[arg(long)]
     gpu: String,
-    /// Where the speed comes from: model, or the paper's measured images a V100-second (its Table 7)
+    /// Source of the speed: model, or paper (the measured images per V100-second of its Table 7)
     #[arg(long, default_value = "model")]
     rates: String,
-    /// Steps instead of the configuration's; of several configurations one for each: 540000,500000
-    // Not negative numbers alone: clap takes -1,2 for none.
+    /// Steps instead of the configuration's; one number for each of several configurations: 540000,500000
+    // `allow_negative_numbers` is not enough: clap does not take -1,2 for a negative number.
     #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
     steps: Vec<u64>,
-    /// Part of the GPU's peak that training reaches, by three forward passes an image: 0.4
+    /// Part of the GPU's peak that training reaches, counting three forward passes per image: 0.4
     #[arg(long, conflicts_with = "images_per_second", allow_negative_numbers = true)]
     mfu: Option<f64>,
-    /// Images a second of one GPU, or process, by itself, as `admiral bench step` measures them
+    /// Images per second of one GPU or process alone, as `admiral bench step` measures them
     #[arg(long, allow_negative_numbers = true)]
     images_per_second: Option<f64>,
-    /// GB/s from one GPU to another of its host, in one direction, as reached
+    /// GB/s reached from one GPU to another GPU of its host, in one direction
     #[arg(long, allow_negative_numbers = true)]
     nvlink_gbs: Option<f64>,
-    /// GB/s from one host to another, in one direction, all network cards together, as reached
+    /// GB/s reached from one host to another, in one direction, with all network cards together
     #[arg(long, allow_negative_numbers = true)]
     network_gbs: Option<f64>,
-    /// GiB of memory of a GPU, where it is another than the kind's
+    /// GiB of memory of a GPU, if it differs from the default of its kind
     #[arg(long, allow_negative_numbers = true)]
     gpu_memory_gib: Option<f64>,
-    /// kB of an image file, on average; ImageNet's have 110
+    /// Average kB of an image file; ImageNet's files have 110
     #[arg(long, default_value_t = 110.0, allow_negative_numbers = true)]
     image_kb: f64,
     /// Print JSON
@@ -56,32 +55,32 @@ pub struct PlanOptions {
     json: bool,
 }
 
-/// Why there is no plan. Starting again cannot help with any of these.
+/// Why there is no plan. A retry does not help with any of these errors.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanCommandError {
     /// A configuration cannot be read.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A configuration cannot be run so.
+    /// A configuration has mistakes or does not fit the number of GPUs.
     #[error("{file}: {}", list(.mistakes))]
     Invalid {
         /// The configuration's file.
         file: String,
-        /// What is wrong in it.
+        /// The mistakes.
         mistakes: Vec<Invalid>,
     },
-    /// No such GPU.
+    /// The kind of GPU is unknown.
     #[error(transparent)]
     Gpu(#[from] UnknownGpu),
-    /// An option cannot be.
+    /// An option has an invalid value.
     #[error("{0}")]
     Option(String),
-    /// The arithmetic has no answer.
+    /// The plan cannot be computed.
     #[error("{file}: {reason}")]
     Plan {
         /// The configuration's file.
         file: String,
-        /// Why.
+        /// The reason.
         reason: PlanError,
     },
 }
@@ -94,14 +93,14 @@ fn list(mistakes: &[Invalid]) -> String {
 #[derive(Debug, Serialize)]
 struct Plans {
     plans: Vec<Report>,
-    /// The sum; none where one of the speeds is not known.
+    /// The sum, or `None` if one of the speeds is unknown.
     gpu_days: Option<f64>,
 }
 
 /// Prints the plans.
 ///
 /// # Errors
-/// With the code to exit with.
+/// When a configuration or an option cannot be planned, with the exit code.
 pub fn run(options: &PlanOptions) -> Result<(), (ExitCode, anyhow::Error)> {
     let plans = make(options).map_err(|error| (ExitCode::Config, error.into()))?;
     if options.json {
@@ -119,7 +118,7 @@ pub fn run(options: &PlanOptions) -> Result<(), (ExitCode, anyhow::Error)> {
 }
 
 fn make(options: &PlanOptions) -> Result<Plans, PlanCommandError> {
-    let (hardware, speed) = options.setting()?;
+    let (hardware, speed) = options.hardware_and_speed()?;
     if !matches!(options.steps.len(), 0 | 1) && options.steps.len() != options.configs.len() {
         return Err(PlanCommandError::Option(format!(
             "--steps has {} numbers for {} configurations; give one, or one for each",
@@ -127,9 +126,9 @@ fn make(options: &PlanOptions) -> Result<Plans, PlanCommandError> {
             options.configs.len()
         )));
     }
-    let plans = options.configs.iter().enumerate().map(|(place, path)| {
+    let plans = options.configs.iter().enumerate().map(|(i, path)| {
         let mut config: RunConfig = load(path, &options.overrides)?;
-        if let Some(&steps) = options.steps.get(place).or(options.steps.first()) {
+        if let Some(&steps) = options.steps.get(i).or(options.steps.first()) {
             config.training.steps = steps;
         }
         options.plan_of(&config, path, &hardware, speed)
@@ -140,8 +139,8 @@ fn make(options: &PlanOptions) -> Result<Plans, PlanCommandError> {
 }
 
 impl PlanOptions {
-    /// The hardware and where the speed comes from.
-    fn setting(&self) -> Result<(Hardware, Speed), PlanCommandError> {
+    /// Returns the hardware and the source of the speed.
+    fn hardware_and_speed(&self) -> Result<(Hardware, Speed), PlanCommandError> {
         let refuse = |message: String| Err(PlanCommandError::Option(message));
         let mut hardware = self.gpu.parse::<GpuKind>()?.hardware();
         if self.gpus == 0 {
@@ -169,9 +168,9 @@ impl PlanOptions {
         if is_cpu && self.mfu.is_some() {
             return refuse("--mfu is a part of a GPU's peak; give --images-per-second with --gpu cpu".into());
         }
-        let bytes = |gbs: f64| gbs * 1e9;
-        hardware.nvlink.bytes_per_second = self.nvlink_gbs.map_or(hardware.nvlink.bytes_per_second, bytes);
-        hardware.network.bytes_per_second = self.network_gbs.map_or(hardware.network.bytes_per_second, bytes);
+        let to_bytes = |gbs: f64| gbs * 1e9;
+        hardware.nvlink.bytes_per_second = self.nvlink_gbs.map_or(hardware.nvlink.bytes_per_second, to_bytes);
+        hardware.network.bytes_per_second = self.network_gbs.map_or(hardware.network.bytes_per_second, to_bytes);
         if let Some(gib) = self.gpu_memory_gib {
             hardware.memory_bytes = Some((gib * (1_u64 << 30) as f64) as u64);
         }
@@ -229,20 +228,21 @@ mod tests {
 
     #[test]
     fn options_become_hardware_and_speed() {
-        let (hardware, speed) = options("v100").setting().unwrap();
+        let (hardware, speed) = options("v100").hardware_and_speed().unwrap();
         assert_eq!(speed, Speed::Mfu(hardware.mfu));
-        let own = PlanOptions { network_gbs: Some(3.0), gpu_memory_gib: Some(16.0), mfu: Some(0.5), ..options("v100") };
-        let (hardware, speed) = own.setting().unwrap();
+        let custom =
+            PlanOptions { network_gbs: Some(3.0), gpu_memory_gib: Some(16.0), mfu: Some(0.5), ..options("v100") };
+        let (hardware, speed) = custom.hardware_and_speed().unwrap();
         assert_eq!((hardware.network.bytes_per_second, hardware.memory_bytes), (3e9, Some(16 << 30)));
         assert_eq!(speed, Speed::Mfu(0.5));
-        assert_eq!(options("cpu").setting().unwrap().1, Speed::Unknown);
+        assert_eq!(options("cpu").hardware_and_speed().unwrap().1, Speed::Unknown);
         let measured = PlanOptions { images_per_second: Some(2.0), ..options("cpu") };
-        assert_eq!(measured.setting().unwrap().1, Speed::Measured(2.0));
+        assert_eq!(measured.hardware_and_speed().unwrap().1, Speed::Measured(2.0));
     }
 
     #[test]
-    fn options_that_cannot_be_are_refused() {
-        for (wrong, says) in [
+    fn invalid_options_are_refused() {
+        for (options, expected) in [
             (PlanOptions { gpus: 0, ..options("v100") }, "--gpus is 0"),
             (options("k80"), "v100, a100"),
             (PlanOptions { mfu: Some(40.0), ..options("v100") }, "at most 1"),
@@ -253,8 +253,8 @@ mod tests {
             (PlanOptions { rates: "papers".into(), ..options("v100") }, "model or paper"),
             (PlanOptions { rates: "paper".into(), mfu: Some(0.4), ..options("v100") }, "leave --mfu"),
         ] {
-            let message = wrong.setting().unwrap_err().to_string();
-            assert!(message.contains(says), "{message}");
+            let message = options.hardware_and_speed().unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Running a command on all ranks or in a single process, and ending it with one message and one exit code.
+//! Runs commands on all ranks or in a single process, and ends them with one message and one exit code.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ pub(super) fn on_ranks(
     environment: &Environment,
     work: impl FnOnce(RankContext<'_>) -> Result<ExitCode, Ending>,
 ) -> ExitCode {
-    // First, because it tells the launcher that the process is there, and what comes next may take long.
+    // First, because it tells the launcher that the process has started. Connecting to the other ranks may take long.
     let (ledger, ledger_error) = open_ledger(environment.ledger.as_deref());
     let collective = match connect(environment.mpi, ledger.clone()) {
         Ok(collective) => collective,
@@ -30,17 +30,11 @@ pub(super) fn on_ranks(
     let terminal = Terminal::stderr();
     let logging = init_logging(&terminal, collective.rank(), collective.world_size(), &environment.log);
     if let Some(error) = ledger_error {
-        tracing::warn!("{error}; whoever watches this rank cannot see where it stands");
+        tracing::warn!("{error}; the launcher cannot see where it stands");
     }
     let gpus = Gpus::new(&environment.gpu);
     let ended = agree(&*collective, logging, |_| ExitCode::Config).and_then(|()| {
-        work(RankContext {
-            collective: &*collective,
-            environment,
-            ledger: &ledger,
-            gpus: &gpus,
-            terminal: &terminal,
-        })
+        work(RankContext { collective: &*collective, environment, ledger: &ledger, gpus: &gpus, terminal: &terminal })
     });
     match ended {
         Ok(code) => code,
@@ -48,7 +42,7 @@ pub(super) fn on_ranks(
     }
 }
 
-/// Ends a command of a single process.
+/// Ends a command of a single process: prints its error, and returns its exit code.
 pub(super) fn alone(result: Result<(), CommandError>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::Finished,
@@ -59,10 +53,11 @@ pub(super) fn alone(result: Result<(), CommandError>) -> ExitCode {
     }
 }
 
-/// Reads the configuration on every rank. A rank that cannot read it, or that reads another one than rank 0, is named.
+/// Reads the configuration on every rank.
 ///
 /// # Errors
-/// The same on every rank.
+/// When a rank cannot read it or reads another configuration than rank 0, with the same error on every rank. The
+/// message names the rank.
 pub(super) fn load_on_ranks(
     collective: &dyn Collective,
     path: &Path,
@@ -85,7 +80,7 @@ pub(super) fn load_on_ranks(
 /// Prints a value as JSON.
 ///
 /// # Errors
-/// If it is no JSON, with the exit code.
+/// When it cannot be written as JSON, with the exit code.
 pub(super) fn print_json(value: &impl serde::Serialize) -> Result<(), CommandError> {
     let text = serde_json::to_string_pretty(value).map_err(|error| (ExitCode::Bug, error.into()))?;
     println!("{text}");

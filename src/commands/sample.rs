@@ -1,5 +1,4 @@
-//! `admiral sample`: a grid of images from a checkpoint. The checkpoint carries its configuration, so nothing has to
-//! be said twice.
+//! `admiral sample`: draws a grid of images from a checkpoint. The configuration comes from the checkpoint.
 
 use std::path::PathBuf;
 
@@ -11,7 +10,6 @@ use admiral_telemetry::{Grid, write_file};
 use clap::Args;
 use tch::Tensor;
 
-use super::weights::choose_role;
 use crate::context::choose_device;
 use crate::diffusion::GaussianDiffusion;
 use crate::environment::Environment;
@@ -22,30 +20,32 @@ use crate::run_config::{RunConfig, Sampler};
 use crate::sample::{ImageBatches, SampleRequest, SamplingModel, grid_labels};
 use crate::train::{TrainError, low_res_examples, params_from_named};
 
-/// What is drawn, where it differs from the checkpoint's own configuration.
+use super::weights::choose_role;
+
+/// The options of `admiral sample`. They override the checkpoint's configuration.
 #[derive(Debug, Args)]
 pub struct SampleOptions {
-    /// A checkpoint's folder, a folder of checkpoints or a run's folder (then the newest), or an s3:// URL of one
+    /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or an s3:// URL
     checkpoint: String,
-    /// The picture to write, a PNG file
+    /// The image file to write, a PNG file
     #[arg(long)]
     out: PathBuf,
-    /// Which weights: ema (the first average), master, or an average by its rate, as in ema-0.9999
+    /// Weights: ema (the first average), master, or an average by its rate, such as ema-0.9999
     #[arg(long, default_value = "ema")]
     weights: String,
     /// The sampler: ddpm or ddim
     #[arg(long, value_enum)]
     sampler: Option<Sampler>,
-    /// Timesteps that are visited: 250, ddim25, sections as 90,60,60,20,20, or "" for all
+    /// Timesteps that are visited: 250, ddim25, sections such as 90,60,60,20,20, or "" for all
     #[arg(long)]
     respacing: Option<String>,
-    /// Noise of ddim: 0 has none, 1 as much as ddpm
+    /// Noise of ddim: 0 for none, 1 for as much as ddpm
     #[arg(long)]
     eta: Option<f64>,
-    /// Classes, one a row of the grid: 3,5,9
+    /// Classes, one for each row of the grid: 3,5,9
     #[arg(long, value_delimiter = ',')]
     labels: Option<Vec<i64>>,
-    /// Images of one class, that is the columns; without classes, rows and columns
+    /// Images of each class, which are the columns; without classes, the number of rows and of columns
     #[arg(long)]
     per_class: Option<u64>,
     /// The seed of the noise
@@ -54,21 +54,22 @@ pub struct SampleOptions {
     /// Images that are drawn together
     #[arg(long)]
     batch_size: Option<u64>,
-    /// Lets predicted images leave the range of images
+    /// Do not clamp predicted images to the range of images
     #[arg(long)]
     no_clip: bool,
-    /// For an upsampler: a folder with the images to make large, in the order of their names, instead of the first
+    /// For an upsampler: a folder with the images to upsample, in the order of their names; by default the first
     /// training images
     #[arg(long)]
     low_res: Option<String>,
 }
 
+/// The pixels between two images of the grid.
 const PADDING: usize = 2;
 
 /// Draws and writes the grid.
 ///
 /// # Errors
-/// When the checkpoint cannot be read or draws nothing, an option does not fit it, or the picture cannot be written.
+/// When the checkpoint cannot be read or is a classifier, an option does not fit it, or the file cannot be written.
 pub fn run(options: &SampleOptions, environment: &Environment) -> Result<(), TrainError> {
     let refuse = |message: String| Err(TrainError::Refused(message));
     let store_options = StoreOptions { s3: environment.s3.clone(), ..StoreOptions::default() };
@@ -77,7 +78,7 @@ pub fn run(options: &SampleOptions, environment: &Environment) -> Result<(), Tra
     let mut config: RunConfig = serde_json::from_value(checkpoint.manifest().configuration.clone())
         .map_err(|error| TrainError::Refused(format!("{url}: its configuration cannot be read: {error}")))?;
     if config.task == Task::Classifier {
-        return refuse(format!("{url} is a classifier: it tells images apart and draws none"));
+        return refuse(format!("{url} is a classifier, which cannot draw images"));
     }
     apply(options, &mut config);
     if let Some(mistake) = config.sampling.validate(&config.diffusion).into_iter().next() {
@@ -104,8 +105,7 @@ pub fn run(options: &SampleOptions, environment: &Environment) -> Result<(), Tra
     };
     let request = SampleRequest::new(&config, options.seed, labels, count, low_res);
     let kernels = Kernels::open(device, &Gpus::new(&environment.gpu));
-    let model =
-        SamplingModel { network: &network, params: &params, kernels: &kernels, diffusion: &diffusion };
+    let model = SamplingModel { network: &network, params: &params, kernels: &kernels, diffusion: &diffusion };
     let pixels: Vec<u8> = ImageBatches::new(model, &request, 0..count).flat_map(|batch| batch.pixels).collect();
     let png = Grid::of(&pixels, request.image_shape(), columns as usize, PADDING)
         .and_then(|grid| grid.png())
@@ -122,12 +122,12 @@ pub fn run(options: &SampleOptions, environment: &Environment) -> Result<(), Tra
     Ok(())
 }
 
-/// Options of the command line win over the checkpoint's configuration.
+/// Overrides the checkpoint's configuration with the options.
 fn apply(options: &SampleOptions, config: &mut RunConfig) {
     let sampling = &mut config.sampling;
     if let Some(sampler) = options.sampler {
         sampling.sampler = sampler;
-        // ddpm at ddim's strides, or the other way round, is possible but has to be asked for.
+        // A mix of ddpm and ddim's timesteps is possible, but only if --respacing asks for it.
         if options.respacing.is_none() && sampler == Sampler::Ddpm && sampling.timestep_respacing.starts_with("ddim") {
             sampling.timestep_respacing = "250".into();
         }
@@ -141,6 +141,7 @@ fn apply(options: &SampleOptions, config: &mut RunConfig) {
     sampling.clip_denoised &= !options.no_clip;
 }
 
+/// Returns the class of each image, if the model has classes, and the number of images.
 fn choose_labels(options: &SampleOptions, config: &RunConfig) -> Result<(Option<Vec<i64>>, u64), TrainError> {
     let per_class = config.sampling.samples_per_class;
     let Some(classes) = &options.labels else {
@@ -151,7 +152,7 @@ fn choose_labels(options: &SampleOptions, config: &RunConfig) -> Result<(Option<
     };
     if let Some(class) = classes.iter().find(|class| !(0..num_classes).contains(class)) {
         return Err(TrainError::Refused(format!(
-            "--labels: {class} is no class; this model has 0 to {}",
+            "--labels: {class} is not a class; this model has classes 0 to {}",
             num_classes - 1
         )));
     }
@@ -160,7 +161,7 @@ fn choose_labels(options: &SampleOptions, config: &RunConfig) -> Result<(Option<
     Ok((Some(labels), count))
 }
 
-/// The small images to enlarge, with the classes of the training images where those are taken.
+/// Returns the small images to upsample, with their classes if they are training images.
 fn low_res(
     options: &SampleOptions,
     config: &RunConfig,
@@ -170,8 +171,7 @@ fn low_res(
     let Some(folder) = &options.low_res else {
         if options.labels.is_some() {
             return Err(TrainError::Refused(
-                "--labels: an upsampler takes them with the images of --low-res; the training images have their own"
-                    .into(),
+                "--labels: give it together with --low-res; training images have their own classes".into(),
             ));
         }
         let sources = admiral_data::open(&config.data, config.run.seed)?;

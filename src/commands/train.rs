@@ -1,19 +1,20 @@
-//! `admiral train`.
+//! `admiral train`: trains a network.
 
 use admiral_comm::{Ending, ExitCode, agree};
 use clap::Args;
 
-use super::config::ConfigArguments;
-use super::ranks::load_on_ranks;
 use crate::context::RankContext;
 use crate::train::{Finish, Resume, Stop, run as train};
 
-/// What is trained.
+use super::config::ConfigArguments;
+use super::ranks::load_on_ranks;
+
+/// The arguments of `admiral train`.
 #[derive(Args)]
 pub(super) struct TrainArguments {
     #[command(flatten)]
     config: ConfigArguments,
-    /// Go on from a checkpoint: latest, auto (latest where there is one) or a step
+    /// Resume from a checkpoint: latest, auto (latest if there is one) or a step
     #[arg(long)]
     resume: Option<Resume>,
 }
@@ -21,7 +22,7 @@ pub(super) struct TrainArguments {
 /// Trains. Every rank calls it.
 ///
 /// # Errors
-/// How the ranks are to leave.
+/// When the run cannot start or cannot continue. The [`Ending`] says whether the ranks leave together.
 pub(super) fn run(arguments: &TrainArguments, rank: RankContext<'_>) -> Result<ExitCode, Ending> {
     let config = load_on_ranks(rank.collective, &arguments.config.config, &arguments.config.overrides)?;
     let stop = Stop::default();

@@ -4,10 +4,11 @@ use admiral_checkpoint::{Checkpoint, Role};
 
 use crate::train::TrainError;
 
-/// The role that a user names: ema (the first average), master, or an average by its rate, as in ema-0.9999.
+/// Returns the role of named weights: `ema` (the first average), `master`, or an average by its rate, such as
+/// `ema-0.9999`.
 ///
 /// # Errors
-/// Where the checkpoint does not have it, with those that it has.
+/// When the checkpoint has no such weights. The message lists the weights that it has.
 pub fn choose_role(checkpoint: &Checkpoint, weights: &str) -> Result<Role, TrainError> {
     let roles = checkpoint.manifest().roles();
     let networks: Vec<Role> =

@@ -1,4 +1,4 @@
-//! The whole variational bound of images, timestep by timestep.
+//! The variational bound of images, with the term of each timestep.
 
 use tch::Tensor;
 
@@ -6,12 +6,12 @@ use super::likelihood::mean_flat;
 use super::posterior::Denoising;
 use super::process::{GaussianDiffusion, Model};
 
-/// An upper bound of -log p(x_0), and what it is made of, in bits per dimension. Column t belongs to timestep t.
+/// An upper bound of -log p(x_0) and its terms, in bits per dimension. Column t belongs to timestep t.
 #[derive(Debug)]
 pub struct BitsPerDimension {
-    /// The bound: the prior's term and those of all timesteps, `[batch]`.
+    /// The bound: the sum of the prior term and the terms of all timesteps, `[batch]`.
     pub total: Tensor,
-    /// The distance of q(x_T | x_0) to the prior, `[batch]`.
+    /// The prior term, D(q(x_T | x_0) || N(0, 1)), `[batch]`.
     pub prior: Tensor,
     /// The terms of the timesteps, `[batch, timesteps]`.
     pub vb: Tensor,
@@ -22,9 +22,11 @@ pub struct BitsPerDimension {
 }
 
 impl GaussianDiffusion {
-    /// Evaluates the bound (the paper's equation 18 summed up) for images `x_start` in [-1, 1], `[batch, channels,
-    /// height, width]`. `noise` gives, for a timestep, the standard normal noise that makes x_t of x_0; timesteps are
-    /// visited from the last to the first. No graph is kept.
+    /// Evaluates the bound (the sum of the terms of the paper's equation 18) for images `x_start` in [-1, 1],
+    /// `[batch, channels, height, width]`.
+    ///
+    /// `noise` returns the standard normal noise of a timestep, of the shape of `x_start`, from which x_t is computed.
+    /// It is called from the last timestep to the first. No autograd graph is recorded.
     #[must_use]
     pub fn bits_per_dimension(
         &self,
@@ -67,7 +69,7 @@ mod tests {
     use tch::{Device, Kind};
 
     #[test]
-    fn columns_are_timesteps_and_add_up() {
+    fn columns_are_timesteps_and_sum_to_the_total() {
         let config =
             DiffusionConfig { diffusion_steps: 8, noise_schedule: NoiseSchedule::Cosine, ..Default::default() };
         let diffusion = GaussianDiffusion::new(&config).unwrap();

@@ -5,20 +5,21 @@ use serde::{Deserialize, Serialize};
 use super::respacing::{RespacingError, retained_timesteps};
 use admiral_config::Invalid;
 
-/// The least number of steps at which the linear schedule's last beta, 20 / steps, stays below 1.
+/// The smallest number of steps for which the last beta of the linear schedule, 20 / steps, is below 1.
 const MIN_LINEAR_STEPS: usize = 21;
 
-/// How beta grows with the timestep.
+/// The noise schedule: how beta grows with the timestep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NoiseSchedule {
-    /// From 0.0001 to 0.02 at 1000 steps, scaled so that other numbers of steps end at the same noise.
+    /// Linear from 0.0001 to 0.02 for 1000 steps. Scaled for other numbers of steps, so that x_T has the same noise
+    /// level.
     Linear,
     /// alpha_bar(t) = cos²((t + 0.008) / 1.008 · π/2).
     Cosine,
 }
 
-/// What the network predicts, from which the mean of p(x_{t-1} | x_t) follows.
+/// The network's prediction, from which the mean of p(x_{t-1} | x_t) is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Prediction {
@@ -26,7 +27,7 @@ pub enum Prediction {
     Epsilon,
     /// The clean image x_0.
     XStart,
-    /// The mean of x_{t-1} itself.
+    /// The mean of p(x_{t-1} | x_t).
     PreviousX,
 }
 
@@ -34,45 +35,46 @@ pub enum Prediction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Variance {
-    /// The network says where between the two fixed ones the log variance lies (the paper's equation 3).
+    /// The network interpolates the log variance between the two fixed ones (the paper's equation 3).
     LearnedRange,
-    /// The network gives the log variance itself.
+    /// The network outputs the log variance.
     Learned,
-    /// That of q(x_{t-1} | x_t, x_0).
+    /// The variance of the posterior q(x_{t-1} | x_t, x_0).
     FixedSmall,
     /// beta_t.
     FixedLarge,
 }
 
 impl Variance {
-    /// Whether the network has to give it, in as many channels again as the image has.
+    /// Whether the network outputs the variance. Its output then has twice the channels of the image.
     #[must_use]
     pub fn is_learned(self) -> bool {
         matches!(self, Self::LearnedRange | Self::Learned)
     }
 }
 
-/// What training minimises.
+/// The training loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LossType {
-    /// Mean squared error, plus the variational bound for a learned variance.
+    /// The mean squared error, plus the variational bound if the variance is learned.
     Mse,
-    /// As `mse`, with the bound times steps / 1000, so that its weight does not depend on the number of steps.
+    /// As `mse`, with the bound multiplied by steps / 1000, so that its weight does not depend on the number of steps.
     RescaledMse,
     /// The variational bound, in bits.
     Kl,
-    /// The bound times the number of steps, which estimates the sum over all steps.
+    /// The bound multiplied by the number of steps, an estimate of the sum over all steps.
     RescaledKl,
 }
 
-/// How training draws timesteps.
+/// The distribution of training timesteps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TimestepSamplerType {
-    /// All alike.
+    /// The uniform distribution.
     Uniform,
-    /// In proportion to the root of the mean squared loss seen at each, reweighted to stay unbiased.
+    /// Proportional to the root mean square of the recent losses at each timestep. Importance weights keep the loss
+    /// unbiased.
     LossSecondMoment,
 }
 
@@ -84,20 +86,20 @@ pub struct DiffusionConfig {
     pub diffusion_steps: usize,
     /// How beta grows with the timestep: `linear` or `cosine`.
     pub noise_schedule: NoiseSchedule,
-    /// Which timesteps are kept: empty for all, `250`, one number for each of equal sections (`90,60,60,20,20`), or
-    /// `ddim25` for a fixed stride.
+    /// The timesteps that are kept: all if empty; `250` for a number of evenly spaced ones; `90,60,60,20,20` for one
+    /// number for each of equal sections; `ddim25` for a fixed stride.
     pub timestep_respacing: String,
     /// What the network predicts: `epsilon`, `x_start` (the reference's `predict_xstart: true`) or `previous_x`.
     pub predict: Prediction,
-    /// The variance of a step: `learned_range` (the reference's `learn_sigma: true`), `learned`, `fixed_small` (its
-    /// `sigma_small: true`) or `fixed_large`.
+    /// The variance of a step: `learned_range` (the reference's `learn_sigma: true`), `learned`, `fixed_small` (the
+    /// reference's `sigma_small: true`) or `fixed_large`.
     pub variance: Variance,
-    /// What is minimised: `mse`, `rescaled_mse` (the reference's `rescale_learned_sigmas: true`), `kl` or
-    /// `rescaled_kl` (its `use_kl: true`).
+    /// The training loss: `mse`, `rescaled_mse` (the reference's `rescale_learned_sigmas: true`), `kl` or `rescaled_kl`
+    /// (the reference's `use_kl: true`).
     pub loss: LossType,
-    /// Whether the network sees timesteps scaled to 0..1000 whatever the number of steps.
+    /// Whether the timesteps that the network receives are scaled to 0..1000 for every number of steps.
     pub rescale_timesteps: bool,
-    /// How training draws timesteps: `uniform` or `loss-second-moment`.
+    /// The distribution of training timesteps: `uniform` or `loss-second-moment`.
     pub timestep_sampler: TimestepSamplerType,
 }
 
@@ -117,21 +119,21 @@ impl Default for DiffusionConfig {
 }
 
 impl DiffusionConfig {
-    /// Whether the network gives a variance beside its prediction, and so has twice the image's channels.
+    /// Whether the network also outputs the variance. Its output then has twice the channels of the image.
     #[must_use]
     pub fn learns_variance(&self) -> bool {
         self.variance.is_learned()
     }
 
-    /// The timesteps of the full process that are kept, ascending.
+    /// Returns the timesteps of the full process that are kept, ascending.
     ///
     /// # Errors
-    /// Where `timestep_respacing` does not fit `diffusion_steps`.
+    /// If `timestep_respacing` does not fit `diffusion_steps`.
     pub fn retained_timesteps(&self) -> Result<Vec<usize>, RespacingError> {
         retained_timesteps(self.diffusion_steps, &self.timestep_respacing)
     }
 
-    /// What cannot work, with field paths from the top of the file.
+    /// Returns the mistakes in this section, with field paths from the top of the file.
     #[must_use]
     pub fn validate(&self) -> Vec<Invalid> {
         let mut invalid = Vec::new();
@@ -162,13 +164,13 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_valid_and_learns_its_variance() {
+    fn the_default_is_valid_and_learns_the_variance() {
         assert_eq!(DiffusionConfig::default().validate(), []);
         assert!(DiffusionConfig::default().learns_variance());
     }
 
     #[test]
-    fn too_few_linear_steps_are_refused() {
+    fn too_few_steps_for_the_linear_schedule_are_refused() {
         let mut config = DiffusionConfig { diffusion_steps: 20, ..Default::default() };
         assert_eq!(fields(&config), ["diffusion.diffusion_steps"]);
         config.noise_schedule = NoiseSchedule::Cosine;
@@ -178,13 +180,13 @@ mod tests {
     }
 
     #[test]
-    fn respacing_that_does_not_fit_is_refused_by_its_field() {
+    fn invalid_respacing_is_reported_at_its_field() {
         let config = DiffusionConfig { timestep_respacing: "1001".into(), ..Default::default() };
         assert_eq!(fields(&config), ["diffusion.timestep_respacing"]);
     }
 
     #[test]
-    fn names_in_files_are_stable() {
+    fn serialized_names_are_stable() {
         let json = serde_json::to_value(DiffusionConfig::default()).expect("a configuration is plain data");
         assert_eq!(json["noise_schedule"], "linear");
         assert_eq!(json["variance"], "learned_range");

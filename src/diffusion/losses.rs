@@ -1,4 +1,4 @@
-//! What training minimises: squared errors and terms of the variational bound.
+//! Training losses: squared errors and terms of the variational bound.
 
 use tch::Tensor;
 
@@ -10,18 +10,20 @@ use super::process::{GaussianDiffusion, Model, upload};
 /// The losses of a batch, each `[batch]`, float32.
 #[derive(Debug)]
 pub struct TrainingLosses {
-    /// What is minimised.
+    /// The loss to minimize.
     pub loss: Tensor,
-    /// The mean squared error of the prediction; none for the losses that are the bound alone.
+    /// The mean squared error of the prediction. `None` for the losses `kl` and `rescaled_kl`.
     pub mse: Option<Tensor>,
-    /// The variational bound's term as it enters the loss; none where the bound is all of it, or no part of it.
+    /// The term of the variational bound that is part of the loss. `None` if the bound is the whole loss or no part of
+    /// it.
     pub vb: Option<Tensor>,
 }
 
 impl GaussianDiffusion {
-    /// The losses of a model at timesteps `t`: L_simple and L_hybrid of the paper's section 2 and appendix B.
+    /// Computes the losses of a model at timesteps `t`: L_simple and L_hybrid of the paper's section 2 and appendix B.
     ///
-    /// `x_start` in [-1, 1] and the standard normal `noise` are `[batch, channels, height, width]`.
+    /// `x_start` in [-1, 1] and the standard normal `noise` are `[batch, channels, height, width]`; `t` has one
+    /// timestep for each sample.
     #[must_use]
     pub fn training_losses(&self, model: &Model, x_start: &Tensor, t: &[i64], noise: &Tensor) -> TrainingLosses {
         let x_t = self.q_sample(x_start, t, noise);
@@ -46,7 +48,7 @@ impl GaussianDiffusion {
                 let Some(values) = variance_values else {
                     return TrainingLosses { loss: mse.shallow_clone(), mse: Some(mse), vb: None };
                 };
-                // The bound trains the variance only: it sees the prediction without its graph.
+                // The bound trains the variance only, so the prediction is detached from the graph.
                 let log_variance = self.model_variance(Some(&values), &x_t, t).1;
                 let squared_distance = self.squared_distance(&squared_error.detach(), t);
                 let mean = |rows: &Tensor, t: &[i64]| {
@@ -62,8 +64,8 @@ impl GaussianDiffusion {
         }
     }
 
-    /// The terms of the variational bound at `t` for a model's distribution of x_{t-1}, in bits per dimension,
-    /// `[batch]`: D(q(x_{t-1} | x_t, x_0) || p), and -log p(x_0 | x_1) over 8-bit levels at t = 0.
+    /// Computes the terms of the variational bound at `t` for a model's distribution p of x_{t-1}, in bits per
+    /// dimension, `[batch]`: D(q(x_{t-1} | x_t, x_0) || p), or -log p(x_0 | x_1) over 8-bit levels at t = 0.
     pub fn vb_terms(&self, reverse: &Reverse, x_start: &Tensor, x_t: &Tensor, t: &[i64]) -> Tensor {
         let model = &reverse.previous;
         let squared_distance = (self.q_posterior(x_start, x_t, t).mean - &model.mean).square();
@@ -71,7 +73,7 @@ impl GaussianDiffusion {
         self.bound(x_start, t, &squared_distance, &model.log_variance, mean)
     }
 
-    /// The bound's distance to the prior, D(q(x_T | x_0) || N(0, 1)), in bits per dimension, `[batch]`.
+    /// Computes the prior term of the bound, D(q(x_T | x_0) || N(0, 1)), in bits per dimension, `[batch]`.
     pub fn prior_bpd(&self, x_start: &Tensor) -> Tensor {
         let s = self.schedule();
         let last = vec![self.num_timesteps() as i64 - 1; x_start.size()[0] as usize];
@@ -80,22 +82,23 @@ impl GaussianDiffusion {
         normal_kl(&log_variance, &log_variance.zeros_like(), &(signal * x_start).square())
     }
 
-    /// The squared distance of the posterior's and the model's mean, from the squared error of an unclipped
-    /// prediction: both means are the same function of their x_0, so their distance is a multiple of the error.
+    /// Computes the squared distance between the posterior mean and the model mean from the squared error of an
+    /// unclipped prediction. Both means are the same function of x_0, so the distance is a multiple of the error.
     fn squared_distance(&self, squared_error: &Tensor, t: &[i64]) -> Tensor {
         let s = self.schedule();
         let [factor] = self.gather(t, squared_error.device(), |t| {
-            let of_x_start = s.posterior_mean_coef1[t];
+            let x_start_factor = s.posterior_mean_coef1[t];
             match self.prediction {
-                Prediction::Epsilon => [(of_x_start * s.sqrt_recipm1_alphas_cumprod[t]).powi(2)],
-                Prediction::XStart => [of_x_start.powi(2)],
+                Prediction::Epsilon => [(x_start_factor * s.sqrt_recipm1_alphas_cumprod[t]).powi(2)],
+                Prediction::XStart => [x_start_factor.powi(2)],
                 Prediction::PreviousX => [1.0],
             }
         });
         factor * squared_error
     }
 
-    /// The bound's terms, given the squared distance of the means and, for the rows at t = 0, the model's mean.
+    /// Computes the terms of the bound from the squared distance of the means. `mean` returns the model mean of rows
+    /// at t = 0.
     fn bound(
         &self,
         x_start: &Tensor,
@@ -111,7 +114,7 @@ impl GaussianDiffusion {
         if first_steps.is_empty() {
             return divergence;
         }
-        // Few samples are at t = 0, and the host knows which: the likelihood is computed of these alone.
+        // Few samples are at t = 0, and the host knows them: the likelihood is computed for these rows only.
         let rows = upload(&Tensor::from_slice(&first_steps), x_start.device());
         let nll = discretized_gaussian_nll(
             &x_start.index_select(0, &rows),
@@ -122,6 +125,7 @@ impl GaussianDiffusion {
     }
 }
 
+/// The rows of the batch at t = 0.
 fn rows_at_zero(t: &[i64]) -> Vec<i64> {
     t.iter().zip(0..).filter(|&(&t, _)| t == 0).map(|(_, row)| row).collect()
 }
@@ -157,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_in_training_is_that_of_the_whole_distribution() {
+    fn training_bound_equals_the_bound_of_the_model_distribution() {
         let (x_start, noise) = (random(1, 3).clamp(-1.0, 1.0), random(2, 3));
         for predict in PREDICTIONS {
             for variance in [Variance::LearnedRange, Variance::Learned] {
@@ -173,20 +177,20 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_trains_only_the_variance() {
+    fn the_bound_has_gradients_for_the_variance_only() {
         let output = random(3, 6).set_requires_grad(true);
         let diffusion = diffusion(Prediction::Epsilon, Variance::LearnedRange, LossType::RescaledMse);
         let losses = diffusion.training_losses(&|_, _| output.shallow_clone(), &random(1, 3), &T, &random(2, 3));
         losses.vb.unwrap().sum(Kind::Float).backward();
         let gradient = output.grad().abs();
         assert_eq!(gradient.narrow(1, 0, 3).max().double_value(&[]), 0.0);
-        let of_variance =
+        let variance_gradient =
             values(&gradient.narrow(1, 3, 3).sum_dim_intlist([1i64, 2, 3].as_slice(), false, Kind::Float));
-        assert!(of_variance.iter().all(|&g| g > 0.0 && g.is_finite()), "{of_variance:?}");
+        assert!(variance_gradient.iter().all(|&g| g > 0.0 && g.is_finite()), "{variance_gradient:?}");
     }
 
     #[test]
-    fn rescaled_bounds_are_multiples_of_the_plain_one() {
+    fn rescaled_kl_is_a_multiple_of_kl() {
         let (x_start, noise) = (random(1, 3), random(2, 3));
         let loss = |loss| {
             let diffusion = diffusion(Prediction::Epsilon, Variance::FixedSmall, loss);
@@ -197,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_perfect_prediction_has_no_error_and_no_divergence() {
+    fn a_perfect_prediction_has_zero_loss_and_zero_bound() {
         let (x_start, noise) = (random(1, 3).clamp(-1.0, 1.0), random(2, 3));
         let diffusion = diffusion(Prediction::XStart, Variance::FixedSmall, LossType::Mse);
         let losses = diffusion.training_losses(&|_, _| x_start.shallow_clone(), &x_start, &T, &noise);

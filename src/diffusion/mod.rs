@@ -1,7 +1,7 @@
-//! The diffusion process: schedules, respacing, losses, samplers, and how training draws timesteps.
+//! The diffusion process: noise schedules, respacing, losses, samplers of images, and samplers of training timesteps.
 //!
-//! Nothing here draws a random number: noise and uniform numbers come from outside, so that what a run computes is a
-//! function of its inputs.
+//! The code here draws no random numbers. Callers pass noise and uniform numbers, so that results depend on inputs
+//! only.
 
 mod bits_per_dim;
 mod config;

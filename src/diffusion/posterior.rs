@@ -1,22 +1,22 @@
-//! The reverse direction: the true posterior q(x_{t-1} | x_t, x_0) and the model's p(x_{t-1} | x_t).
+//! The reverse direction: the true posterior q(x_{t-1} | x_t, x_0) and the model distribution p(x_{t-1} | x_t).
 
 use tch::Tensor;
 
 use super::config::{Prediction, Variance};
 use super::process::{GaussianDiffusion, Model};
 
-/// A Gaussian over images; each tensor broadcasts to `[batch, channels, height, width]`.
+/// A Gaussian over images. Each tensor broadcasts to `[batch, channels, height, width]`.
 #[derive(Debug)]
 pub struct Gaussian {
     /// Mean, `[batch, channels, height, width]`.
     pub mean: Tensor,
-    /// Variance: of the mean's shape where it is learned, else `[batch, 1, 1, 1]`.
+    /// Variance: of the shape of the mean if it is learned, otherwise `[batch, 1, 1, 1]`.
     pub variance: Tensor,
-    /// Natural logarithm of the variance; finite also where the variance is 0.
+    /// Natural logarithm of the variance. Finite even if the variance is 0.
     pub log_variance: Tensor,
 }
 
-/// p(x_{t-1} | x_t) and the clean image behind it.
+/// The model distribution p(x_{t-1} | x_t) and the predicted clean image.
 #[derive(Debug)]
 pub struct Reverse {
     /// The distribution of x_{t-1}.
@@ -25,12 +25,12 @@ pub struct Reverse {
     pub x_start: Tensor,
 }
 
-/// What is done to a prediction before the mean follows from it.
+/// Adjustments of a prediction before the mean of p(x_{t-1} | x_t) is computed from it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Denoising {
     /// Whether the predicted x_0 is clamped to [-1, 1].
     pub clip_denoised: bool,
-    /// The temperature by which the predicted ε is divided (the paper's appendix G); 1 changes nothing.
+    /// The temperature by which the predicted ε is divided (the paper's appendix G). 1 has no effect.
     pub epsilon_temperature: f64,
 }
 
@@ -41,16 +41,17 @@ impl Default for Denoising {
 }
 
 impl Denoising {
-    /// The prediction as it is: what losses are computed of.
+    /// No adjustment, as in the losses.
     pub const NONE: Self = Self { clip_denoised: false, epsilon_temperature: 1.0 };
 }
 
 impl GaussianDiffusion {
-    /// q(x_{t-1} | x_t, x_0), the paper's equations 19 to 21. The log variance at t = 0 is that of t = 1.
+    /// Computes q(x_{t-1} | x_t, x_0), the paper's equations 19 to 21. `x_start` and `x_t` are
+    /// `[batch, channels, height, width]`. The log variance at t = 0 is the log variance at t = 1.
     #[must_use]
     pub fn q_posterior(&self, x_start: &Tensor, x_t: &Tensor, t: &[i64]) -> Gaussian {
         let s = self.schedule();
-        let [of_x_start, of_x_t, variance, log_variance] = self.gather(t, x_t.device(), |t| {
+        let [x_start_factor, x_t_factor, variance, log_variance] = self.gather(t, x_t.device(), |t| {
             [
                 s.posterior_mean_coef1[t],
                 s.posterior_mean_coef2[t],
@@ -58,17 +59,18 @@ impl GaussianDiffusion {
                 s.posterior_log_variance_clipped[t],
             ]
         });
-        Gaussian { mean: (of_x_start * x_start).addcmul(&of_x_t, x_t), variance, log_variance }
+        Gaussian { mean: (x_start_factor * x_start).addcmul(&x_t_factor, x_t), variance, log_variance }
     }
 
-    /// Calls the model at x_t and reads p(x_{t-1} | x_t) off its output.
+    /// Runs the model on x_t and computes p(x_{t-1} | x_t) from its output.
     #[must_use]
     pub fn p_mean_variance(&self, model: &Model, x_t: &Tensor, t: &[i64], denoising: Denoising) -> Reverse {
         let output = model(x_t, &self.model_timesteps(t, x_t.device()));
         self.reverse(&output, x_t, t, denoising)
     }
 
-    /// Reads p(x_{t-1} | x_t) off the model's output at x_t.
+    /// Computes p(x_{t-1} | x_t) from the model's output for x_t. The output is `[batch, channels, height, width]`, or
+    /// has twice the channels if the variance is learned.
     #[must_use]
     pub fn reverse(&self, output: &Tensor, x_t: &Tensor, t: &[i64], denoising: Denoising) -> Reverse {
         let (prediction, variance_values) = self.split(output, x_t);
@@ -77,7 +79,7 @@ impl GaussianDiffusion {
         Reverse { previous: Gaussian { mean, variance, log_variance }, x_start }
     }
 
-    /// Parts the model's output into its prediction and, where it is learned, what it says of the variance.
+    /// Splits the model's output into the prediction and, if the variance is learned, the variance channels.
     pub(super) fn split(&self, output: &Tensor, x_t: &Tensor) -> (Tensor, Option<Tensor>) {
         let channels = x_t.size()[1];
         let expected = if self.variance.is_learned() { 2 * channels } else { channels };
@@ -89,12 +91,12 @@ impl GaussianDiffusion {
         }
     }
 
-    /// Variance and log variance of p.
+    /// Computes the variance and log variance of p.
     pub(super) fn model_variance(&self, values: Option<&Tensor>, x_t: &Tensor, t: &[i64]) -> (Tensor, Tensor) {
         let s = self.schedule();
         match (self.variance, values) {
             (Variance::LearnedRange, Some(values)) => {
-                // The value -1 means the posterior's log variance and 1 means ln(beta).
+                // The value -1 stands for the posterior log variance, 1 for ln(beta).
                 let [middle, half] = self.gather(t, x_t.device(), |t| {
                     let (small, large) = (s.posterior_log_variance_clipped[t], s.betas[t].ln());
                     [(small + large) / 2.0, (large - small) / 2.0]
@@ -115,7 +117,7 @@ impl GaussianDiffusion {
         }
     }
 
-    /// The mean of p and the predicted x_0.
+    /// Computes the mean of p and the predicted x_0.
     pub(super) fn model_mean(
         &self,
         prediction: &Tensor,
@@ -146,31 +148,31 @@ impl GaussianDiffusion {
             Prediction::Epsilon => self.x_start_from_epsilon(prediction, x_t, t),
             Prediction::PreviousX => {
                 let s = self.schedule();
-                let [of_previous, of_x_t] = self.gather(t, x_t.device(), |t| {
+                let [previous_factor, x_t_factor] = self.gather(t, x_t.device(), |t| {
                     let coefficient = s.posterior_mean_coef1[t];
                     [1.0 / coefficient, -s.posterior_mean_coef2[t] / coefficient]
                 });
-                (of_previous * prediction).addcmul(&of_x_t, x_t)
+                (previous_factor * prediction).addcmul(&x_t_factor, x_t)
             }
         }
     }
 
-    /// The x_0 that x_t is made of if `epsilon` is its noise.
+    /// Computes x_0 from x_t and its noise `epsilon`, both `[batch, channels, height, width]`.
     ///
-    /// Near the last timestep this is the small difference of large numbers: both products are rounded before they
-    /// are subtracted, as in the published implementation, where a fused multiply-add would show in the result.
+    /// Near the last timestep this is a small difference of large numbers, and a fused multiply-add would change the
+    /// result noticeably. Both products are rounded before the subtraction, as in the published implementation.
     pub fn x_start_from_epsilon(&self, epsilon: &Tensor, x_t: &Tensor, t: &[i64]) -> Tensor {
         let s = self.schedule();
-        let [of_x_t, of_epsilon] =
+        let [x_t_factor, epsilon_factor] =
             self.gather(t, x_t.device(), |t| [s.sqrt_recip_alphas_cumprod[t], s.sqrt_recipm1_alphas_cumprod[t]]);
-        of_x_t * x_t - of_epsilon * epsilon
+        x_t_factor * x_t - epsilon_factor * epsilon
     }
 
-    /// The noise in x_t if it is made of `x_start`.
+    /// Computes the noise in x_t from x_t and `x_start`, both `[batch, channels, height, width]`.
     pub fn epsilon_from_x_start(&self, x_start: &Tensor, x_t: &Tensor, t: &[i64]) -> Tensor {
         let s = self.schedule();
-        let [of_x_t, of_epsilon] =
+        let [x_t_factor, epsilon_factor] =
             self.gather(t, x_t.device(), |t| [s.sqrt_recip_alphas_cumprod[t], s.sqrt_recipm1_alphas_cumprod[t]]);
-        (of_x_t * x_t - x_start) / of_epsilon
+        (x_t_factor * x_t - x_start) / epsilon_factor
     }
 }

@@ -1,4 +1,4 @@
-//! The process itself: its schedule, what the network is called with, and the forward direction q.
+//! The diffusion process: its schedule, the inputs of the network, and the forward direction q.
 
 use tch::{Device, Tensor};
 
@@ -6,15 +6,15 @@ use super::config::{DiffusionConfig, LossType, Prediction, Variance};
 use super::respacing::{RespacingError, respaced_betas};
 use super::schedule::{Schedule, betas};
 
-/// A network as the process sees it: x_t `[batch, channels, height, width]` and the timesteps as the network wants
-/// them (`[batch]`, float32) to its output, of x_t's shape, or with twice the channels where the variance is learned.
+/// A network, as a function of x_t `[batch, channels, height, width]` and the timesteps in the network's scale
+/// (`[batch]`, float32). The output has the shape of x_t, with twice the channels if the variance is learned.
 pub type Model<'a> = dyn Fn(&Tensor, &Tensor) -> Tensor + 'a;
 
-/// A Gaussian diffusion process (the paper's section 2 and appendix B), respaced where the configuration says so.
+/// A Gaussian diffusion process (the paper's section 2 and appendix B), respaced if the configuration requests it.
 ///
-/// Timesteps are given as a slice on the host, one for each sample of the batch, each in `0..num_timesteps()`; the
-/// functions panic where one is not. Coefficients are computed in float64, and those of a batch go to its device in
-/// one small copy that does not wait for it.
+/// Timesteps are a slice on the host, one for each sample of the batch, each in `0..num_timesteps()`. The functions
+/// panic if a timestep is out of range. Coefficients are computed in float64. The coefficients of a batch are copied to
+/// its device in one small copy that does not wait for the device.
 #[derive(Debug, Clone)]
 pub struct GaussianDiffusion {
     schedule: Schedule,
@@ -26,10 +26,10 @@ pub struct GaussianDiffusion {
 }
 
 impl GaussianDiffusion {
-    /// The process that the configuration describes.
+    /// Creates the process that the configuration describes.
     ///
     /// # Errors
-    /// Where `timestep_respacing` does not fit `diffusion_steps`.
+    /// If `timestep_respacing` does not fit `diffusion_steps`.
     pub fn new(config: &DiffusionConfig) -> Result<Self, RespacingError> {
         let original_timesteps = config.retained_timesteps()?;
         let full = Schedule::new(betas(config.noise_schedule, config.diffusion_steps));
@@ -55,35 +55,37 @@ impl GaussianDiffusion {
         self.schedule.num_timesteps()
     }
 
-    /// The arrays of the (respaced) process.
+    /// The coefficients of the process, after respacing.
     #[must_use]
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
     }
 
-    /// For each timestep, the timestep of the full process that it stands for, ascending.
+    /// The timestep of the full process for each timestep of this process, ascending.
     #[must_use]
     pub fn original_timesteps(&self) -> &[usize] {
         &self.original_timesteps
     }
 
-    /// What the network, or a noised classifier, is called with at these timesteps: those of the full process, scaled
-    /// where the configuration says so. `[batch]`, float32.
+    /// Returns the timesteps that the network or a classifier receives, `[batch]`, float32: timesteps of the full
+    /// process, scaled if the configuration requests it.
     pub fn model_timesteps(&self, t: &[i64], device: Device) -> Tensor {
         let [timesteps] = self.gather(t, device, |t| [self.original_timesteps[t] as f64 * self.timestep_scale]);
         timesteps.view([-1])
     }
 
-    /// Draws x_t from q(x_t | x_0) (equation 17 of the paper's appendix B) with the given standard normal noise.
+    /// Samples x_t from q(x_t | x_0) (equation 17 of the paper's appendix B) with the given standard normal noise.
+    /// `x_start`, `noise` and the result are `[batch, channels, height, width]`.
     pub fn q_sample(&self, x_start: &Tensor, t: &[i64], noise: &Tensor) -> Tensor {
         let s = &self.schedule;
         let [signal, sigma] =
             self.gather(t, x_start.device(), |t| [s.sqrt_alphas_cumprod[t], s.sqrt_one_minus_alphas_cumprod[t]]);
-        // Not fused: its rounding is magnified where x_0 is recovered near the last timestep.
+        // No fused multiply-add: a difference in rounding grows when x_0 is recovered near the last timestep.
         signal * x_start + sigma * noise
     }
 
-    /// For each of N numbers that belong to a timestep, a `[batch, 1, 1, 1]` float32 tensor on the device.
+    /// Returns N tensors on the device, each `[batch, 1, 1, 1]`, float32, with one of the N numbers that `numbers`
+    /// returns for the timestep of each sample.
     pub(super) fn gather<const N: usize>(
         &self,
         t: &[i64],
@@ -104,11 +106,11 @@ impl GaussianDiffusion {
     }
 }
 
-/// Copies a host tensor to the device without waiting for the work queued there.
+/// Copies a host tensor to the device without waiting for queued work.
 pub fn upload(host: &Tensor, device: Device) -> Tensor {
     if device == Device::Cpu {
         return host.shallow_clone();
     }
-    // CUDA stages pageable memory before this returns, so the source may go at once.
+    // CUDA copies pageable memory to a staging buffer before this returns, so `host` may be freed immediately.
     host.internal_to_copy((host.kind(), device), true)
 }

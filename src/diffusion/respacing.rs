@@ -1,46 +1,46 @@
-//! Which timesteps of the full process a shorter one keeps.
+//! Respacing: the selection of timesteps that a shorter process keeps of the full one.
 
 use std::collections::BTreeSet;
 
-/// Why a respacing does not fit a process.
+/// An invalid respacing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RespacingError {
-    /// Not a list of numbers, nor `ddim` and a number.
+    /// The text is neither a list of numbers nor `ddim` and a number.
     #[error(
         "{0:?} is no respacing: use an empty text for every timestep, a number (250), one number for each section \
          (90,60,60,20,20), or ddim and a number (ddim25)"
     )]
     Syntax(String),
-    /// No timestep would be kept.
+    /// The respacing keeps no timestep.
     #[error("{0:?} keeps no timestep: ask for at least one")]
     Empty(String),
-    /// A section has fewer timesteps than are to be kept of it.
+    /// A section has fewer timesteps than the respacing keeps of it.
     #[error(
         "section {} of {num_sections} has {size} of the {num_timesteps} timesteps, so {count} cannot be kept: \
          use at most {size} there", .section + 1
     )]
     Section {
-        /// Which section, from 0.
+        /// The index of the section, from 0.
         section: usize,
-        /// How many there are.
+        /// The number of sections.
         num_sections: usize,
-        /// The timesteps of the full process.
+        /// The number of timesteps of the full process.
         num_timesteps: usize,
-        /// The timesteps in the section.
+        /// The number of timesteps in the section.
         size: usize,
-        /// What was asked for.
+        /// The requested number of timesteps.
         count: usize,
     },
-    /// No integer stride gives this number of timesteps.
+    /// No integer stride keeps this number of timesteps.
     #[error("no stride over {num_timesteps} timesteps keeps exactly {count}; {}", nearest(.below, .above))]
     Stride {
-        /// The timesteps of the full process.
+        /// The number of timesteps of the full process.
         num_timesteps: usize,
-        /// What was asked for.
+        /// The requested number of timesteps.
         count: usize,
-        /// The next smaller number that a stride gives.
+        /// The next smaller possible number.
         below: Option<usize>,
-        /// The next larger number that a stride gives.
+        /// The next larger possible number.
         above: Option<usize>,
     },
 }
@@ -50,14 +50,14 @@ fn nearest(below: &Option<usize>, above: &Option<usize>) -> String {
     format!("the nearest that work: {}", numbers.join(", "))
 }
 
-/// The timesteps that `respacing` keeps of a process of `num_timesteps`, ascending.
+/// Returns the timesteps that `respacing` keeps of a process of `num_timesteps`, ascending.
 ///
-/// An empty text keeps all. `a,b,c` cuts the process into as many sections of (nearly) equal size and keeps that
-/// many timesteps of each, evenly from its first to its last, rounding halves to even. `ddimN` keeps every k-th
-/// timestep from 0 with the least k that keeps N.
+/// An empty text keeps all. `a,b,c` divides the process into three sections of almost equal size and keeps a, b and c
+/// timesteps of them, evenly spaced from the first to the last of the section, with halves rounded to even. `ddimN`
+/// keeps every k-th timestep from 0, with the smallest k that keeps N.
 ///
 /// # Errors
-/// Where the text is no respacing, or asks for what the process does not have.
+/// If the text is not a respacing, or the process has too few timesteps for it.
 pub fn retained_timesteps(num_timesteps: usize, respacing: &str) -> Result<Vec<usize>, RespacingError> {
     let respacing = respacing.trim();
     if respacing.is_empty() {
@@ -78,7 +78,8 @@ fn strided(num_timesteps: usize, count: usize) -> Result<Vec<usize>, RespacingEr
     if count == 0 {
         return Err(RespacingError::Empty("ddim0".to_owned()));
     }
-    // Larger strides keep fewer timesteps, so the first that does not keep too many decides.
+    // Larger strides keep fewer timesteps, so only the first stride that keeps at most `count` can keep exactly
+    // `count`.
     let kept = |stride: usize| num_timesteps.div_ceil(stride);
     match (1..=num_timesteps).find(|&stride| kept(stride) <= count) {
         Some(stride) if kept(stride) == count => Ok((0..num_timesteps).step_by(stride).collect()),
@@ -101,19 +102,19 @@ fn sections(num_timesteps: usize, counts: &[usize]) -> Result<Vec<usize>, Respac
             return Err(RespacingError::Section { section, num_sections, num_timesteps, size, count });
         }
         let stride = if count <= 1 { 1.0 } else { (size - 1) as f64 / (count - 1) as f64 };
-        // The stride is added up, not multiplied: the sums' rounding is part of which timestep a half falls to.
-        let mut place = 0.0f64;
+        // The stride is accumulated, not multiplied: the rounding of the sums decides the timestep at a half.
+        let mut position = 0.0f64;
         for _ in 0..count {
-            kept.insert(start + place.round_ties_even() as usize);
-            place += stride;
+            kept.insert(start + position.round_ties_even() as usize);
+            position += stride;
         }
         start += size;
     }
     Ok(kept.into_iter().collect())
 }
 
-/// The betas of the process that visits only `timesteps` (ascending), such that alpha_bar at each of them stays what
-/// `alphas_cumprod` says of the full process.
+/// Returns the betas of the process that visits only `timesteps` (ascending). They leave alpha_bar at these timesteps
+/// as it is in `alphas_cumprod` of the full process.
 #[must_use]
 pub fn respaced_betas(alphas_cumprod: &[f64], timesteps: &[usize]) -> Vec<f64> {
     let mut last = 1.0;
@@ -133,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sections_keep_first_and_last_and_round_halves_to_even() {
+    fn sections_keep_first_and_last_and_round_half_to_even() {
         assert_eq!(retained_timesteps(4, "").unwrap(), [0, 1, 2, 3]);
         assert_eq!(retained_timesteps(10, "3").unwrap(), [0, 4, 9]);
         assert_eq!(retained_timesteps(12, "3").unwrap(), [0, 6, 11]);
@@ -141,14 +142,14 @@ mod tests {
     }
 
     #[test]
-    fn ddim_takes_the_least_stride() {
+    fn ddim_uses_the_smallest_stride() {
         assert_eq!(retained_timesteps(10, "ddim5").unwrap(), [0, 2, 4, 6, 8]);
         assert_eq!(retained_timesteps(10, "ddim1").unwrap(), [0]);
         assert_eq!(retained_timesteps(10, "ddim10").unwrap().len(), 10);
     }
 
     #[test]
-    fn what_does_not_fit_says_what_would() {
+    fn errors_name_the_nearest_valid_numbers() {
         let stride = retained_timesteps(1000, "ddim300").unwrap_err();
         assert_eq!(
             stride,
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn respaced_betas_keep_alpha_bar() {
+    fn respaced_betas_preserve_alpha_bar() {
         let alphas_cumprod = [0.9, 0.72, 0.36, 0.09];
         let betas = respaced_betas(&alphas_cumprod, &[1, 3]);
         assert!((betas[0] - 0.28).abs() < 1e-15);

@@ -1,94 +1,95 @@
-//! How training draws timesteps: all alike, or more often where the loss is large.
+//! Samplers of training timesteps: uniform, or in proportion to the loss.
 
 use serde::{Deserialize, Serialize};
 
 use super::config::TimestepSamplerType;
 
-/// The losses kept for each timestep.
+/// The number of losses kept for each timestep.
 const HISTORY_PER_TERM: usize = 10;
 
-/// The share of draws that fall on all timesteps alike, so that none is ever forgotten.
+/// The probability of a uniform draw, so that each timestep is still drawn from time to time.
 const UNIFORM_PROBABILITY: f64 = 0.001;
 
 /// Timesteps drawn for a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DrawnTimesteps {
-    /// A timestep for each sample.
+    /// One timestep for each sample.
     pub timesteps: Vec<i64>,
-    /// What each sample's loss is multiplied with, so that its expectation is that of uniform draws.
+    /// The importance weight of each sample's loss. The expectation of the weighted loss is the same as for uniform
+    /// draws.
     pub weights: Vec<f32>,
 }
 
-/// Draws timesteps, and learns from losses where its kind does.
+/// Draws timesteps. Some kinds adapt to the losses.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TimestepSampler {
-    /// All timesteps alike.
+    /// All timesteps with equal probability.
     Uniform {
         /// The number of timesteps.
         num_timesteps: usize,
     },
-    /// In proportion to the root of the mean squared loss (Nichol & Dhariwal 2021, section 3.3).
+    /// In proportion to the root mean square of the losses (Nichol & Dhariwal 2021, section 3.3).
     LossSecondMoment(LossSecondMoment),
 }
 
-/// A sampler's state, as a checkpoint keeps it.
+/// The state of a sampler in a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum TimestepSamplerState {
-    /// Uniform sampling remembers nothing.
+    /// Uniform sampling has no state.
     Uniform,
-    /// What loss-aware sampling has seen.
+    /// The losses seen by loss-aware sampling.
     LossSecondMoment {
-        /// For each timestep its newest losses, oldest first.
+        /// The most recent losses of each timestep, oldest first.
         losses: Vec<Vec<f64>>,
     },
 }
 
-/// Why a state does not fit a sampler.
+/// A state that does not fit the sampler.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StateError {
-    /// The state is of another kind of sampler.
+    /// The state belongs to another kind of sampler.
     #[error(
         "the checkpoint's timestep sampler is {found}, the configuration's is {expected}: \
          set diffusion.timestep_sampler to {found}, or start a new run"
     )]
     Type {
-        /// The checkpoint's.
+        /// The kind in the checkpoint.
         found: &'static str,
-        /// The configuration's.
+        /// The configured kind.
         expected: &'static str,
     },
-    /// The state is of a process with another number of timesteps.
+    /// The state belongs to a process with another number of timesteps.
     #[error(
         "the checkpoint's timestep sampler has seen {found} timesteps, the configured process has {expected}: \
          set diffusion.diffusion_steps and diffusion.timestep_respacing as they were"
     )]
     NumTimesteps {
-        /// The checkpoint's.
+        /// The number in the checkpoint.
         found: usize,
-        /// The process's.
+        /// The number of the configured process.
         expected: usize,
     },
-    /// More losses at a timestep than the sampler keeps.
+    /// The state has more losses of a timestep than the sampler keeps.
     #[error("the checkpoint's timestep sampler holds {found} losses of timestep {timestep}, at most {most} are kept")]
     History {
-        /// Which timestep.
+        /// The timestep.
         timestep: usize,
-        /// How many losses the checkpoint holds of it.
+        /// The number of its losses in the checkpoint.
         found: usize,
-        /// How many the sampler keeps.
+        /// The number of losses that the sampler keeps.
         most: usize,
     },
-    /// A loss that is no number a loss can be.
+    /// A loss is NaN or infinite.
     #[error("the checkpoint's timestep sampler holds a loss of timestep {timestep} that is not finite")]
     NotFinite {
-        /// Which timestep.
+        /// The timestep.
         timestep: usize,
     },
 }
 
 impl TimestepSampler {
-    /// A sampler that has seen nothing yet.
+    /// Creates a sampler without any losses.
     #[must_use]
     pub fn new(kind: TimestepSamplerType, num_timesteps: usize) -> Self {
         match kind {
@@ -99,7 +100,7 @@ impl TimestepSampler {
         }
     }
 
-    /// The timestep that each uniform number in [0, 1) falls to, and its importance weight.
+    /// Returns a timestep and its importance weight for each uniform number in [0, 1).
     #[must_use]
     pub fn draw(&self, uniform_numbers: &[f64]) -> DrawnTimesteps {
         match self {
@@ -114,21 +115,21 @@ impl TimestepSampler {
         }
     }
 
-    /// Whether [`update`](Self::update) changes anything, so that losses need to be gathered from all ranks.
+    /// Whether [`update`](Self::update) has an effect, which requires the losses of all ranks.
     #[must_use]
     pub fn learns(&self) -> bool {
         matches!(self, Self::LossSecondMoment(_))
     }
 
-    /// Learns from (timestep, unweighted loss) pairs. For all ranks to draw alike, each passes the pairs of all
-    /// ranks, in the order of the samples. Losses that are not finite, those of a step that overflowed, are left out.
+    /// Adds (timestep, unweighted loss) pairs. Each rank passes the pairs of all ranks in the order of the samples, so
+    /// that all ranks have the same distribution. Losses that are not finite, as after an overflow, are ignored.
     pub fn update(&mut self, pairs: impl IntoIterator<Item = (i64, f64)>) {
         if let Self::LossSecondMoment(sampler) = self {
             sampler.update(pairs);
         }
     }
 
-    /// What a checkpoint keeps.
+    /// Returns the state for a checkpoint.
     #[must_use]
     pub fn state(&self) -> TimestepSamplerState {
         match self {
@@ -139,10 +140,10 @@ impl TimestepSampler {
         }
     }
 
-    /// Goes on from a checkpoint's state; on an error nothing is changed.
+    /// Restores the state of a checkpoint. After an error the sampler is unchanged.
     ///
     /// # Errors
-    /// Where the state is not one of this kind of sampler over this number of timesteps.
+    /// If the state belongs to another kind of sampler or another number of timesteps, or has invalid losses.
     pub fn restore(&mut self, state: TimestepSamplerState) -> Result<(), StateError> {
         match (self, state) {
             (Self::Uniform { .. }, TimestepSamplerState::Uniform) => Ok(()),
@@ -157,7 +158,7 @@ impl TimestepSampler {
     }
 }
 
-/// Draws timesteps in proportion to the root of the mean squared loss at each.
+/// Draws timesteps in proportion to the root mean square of their recent losses.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LossSecondMoment {
     losses: Vec<Vec<f64>>,
@@ -166,15 +167,16 @@ pub struct LossSecondMoment {
 }
 
 impl LossSecondMoment {
-    /// Over `num_timesteps`, remembering the newest `history_per_term` losses of each; a draw is uniform with
-    /// `uniform_probability`, and always until every timestep's history is full.
+    /// Creates a sampler over `num_timesteps` that keeps the most recent `history_per_term` losses of each. A draw is
+    /// uniform with probability `uniform_probability`. All draws are uniform until the history of every timestep is
+    /// full.
     #[must_use]
     pub fn new(num_timesteps: usize, history_per_term: usize, uniform_probability: f64) -> Self {
         Self { losses: vec![Vec::new(); num_timesteps], history_per_term, uniform_probability }
     }
 
-    /// What draws are in proportion to, one number for each timestep: all 1 until every history is full, then
-    /// probabilities.
+    /// Returns the relative probability of each timestep: 1 for all until every history is full, then values that sum
+    /// to 1.
     #[must_use]
     pub fn weights(&self) -> Vec<f64> {
         if self.losses.iter().any(|losses| losses.len() < self.history_per_term) {
@@ -212,7 +214,7 @@ impl LossSecondMoment {
         DrawnTimesteps { timesteps, weights }
     }
 
-    /// Remembers (timestep, loss) pairs in their order; a full history forgets its oldest loss.
+    /// Adds (timestep, loss) pairs in their order. A full history drops its oldest loss.
     pub fn update(&mut self, pairs: impl IntoIterator<Item = (i64, f64)>) {
         for (timestep, loss) in pairs.into_iter().filter(|(_, loss)| loss.is_finite()) {
             let losses = &mut self.losses[timestep as usize];
@@ -253,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn uniform_numbers_spread_evenly() {
+    fn uniform_draws_divide_the_unit_interval_evenly() {
         let sampler = TimestepSampler::new(TimestepSamplerType::Uniform, 4);
         let drawn = sampler.draw(&[0.0, 0.249, 0.25, 0.999_999_999]);
         assert_eq!(drawn.timesteps, [0, 0, 1, 3]);
@@ -261,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_aware_draws_are_uniform_until_every_timestep_is_known() {
+    fn loss_aware_draws_are_uniform_until_every_history_is_full() {
         let mut sampler = TimestepSampler::new(TimestepSamplerType::LossSecondMoment, 4);
         sampler.update((0..39).map(|i| (i % 4, 5.0 * (i % 4) as f64)));
         let drawn = sampler.draw(&[0.1, 0.3, 0.6, 0.9]);
@@ -270,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn importance_weights_keep_the_expectation() {
+    fn importance_weights_preserve_the_expectation() {
         let numbers: Vec<f64> = (0..10_000).map(|i| (f64::from(i) + 0.5) / 10_000.0).collect();
         let drawn = trained().draw(&numbers);
         let mut sums = [0.0f64; 4];
@@ -283,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_that_overflowed_are_not_remembered() {
+    fn losses_that_are_not_finite_are_ignored() {
         let mut sampler = trained();
         let before = sampler.clone();
         sampler.update([(0, f64::NAN), (1, f64::INFINITY)]);
@@ -291,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_goes_through_a_checkpoint_exactly() {
+    fn a_state_survives_a_checkpoint_exactly() {
         let json = serde_json::to_string(&trained().state()).unwrap();
         let mut restored = TimestepSampler::new(TimestepSamplerType::LossSecondMoment, 4);
         restored.restore(serde_json::from_str(&json).unwrap()).unwrap();
@@ -299,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_does_not_fit_is_refused_and_changes_nothing() {
+    fn an_invalid_state_is_refused_and_changes_nothing() {
         let mut sampler = trained();
         let of = |losses| TimestepSamplerState::LossSecondMoment { losses };
         assert!(matches!(sampler.restore(TimestepSamplerState::Uniform), Err(StateError::Type { .. })));

@@ -1,5 +1,5 @@
-//! What forward keeps for backward, in bytes an image: counted layer by layer as the networks are run, each tensor once.
-//! `tests/activations.rs` holds it against what is allocated.
+//! Bytes that the forward pass saves for the backward pass, for one image and each layer. Each saved tensor is counted
+//! once. `tests/activations.rs` compares these numbers with measured allocations.
 
 use admiral_plan::{LayerMemory, Norms};
 
@@ -8,42 +8,41 @@ use super::layers::{GroupNorm, NUM_GROUPS};
 const FLOAT: u64 = 4;
 const HALF: u64 = 2;
 
-/// Gradients of feature maps that live at once in the backward pass of a layer: of its result, which the way around it
-/// holds, and of the input and the result of the operation at hand.
+/// Live gradients: the layer's output (held by the skip connection) and the current operation's input and output.
 const GRADIENT_MAPS: u64 = 3;
 
-/// How a network is run, as far as it decides what is kept.
+/// The properties of a run that determine which tensors are saved for backward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Running {
     /// Whether the torso computes in half precision.
     pub half: bool,
-    /// How normalization is computed.
+    /// The implementation of normalization.
     pub norms: Norms,
-    /// Whether on a GPU, where dropout's masks are bytes.
+    /// Whether the network runs on a GPU, where dropout masks have one byte for each value.
     pub on_gpu: bool,
 }
 
-/// What a group normalization keeps.
+/// Memory that a group normalization saves for backward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NormMemory {
-    /// Whether its input is kept in the type in which it comes.
+    /// Whether the input is saved in its original type.
     pub keeps_input: bool,
-    /// Bytes besides.
-    pub inner: u64,
+    /// Other saved bytes.
+    pub inner_bytes: u64,
 }
 
 impl Running {
-    /// Bytes of `elements` in the torso's type.
+    /// Bytes of `elements` values in the torso's type.
     pub(super) fn torso(self, elements: i64) -> u64 {
         elements as u64 * if self.half { HALF } else { FLOAT }
     }
 
-    /// Bytes of `elements` in float32.
+    /// Bytes of `elements` values in float32.
     pub(super) fn float(self, elements: i64) -> u64 {
         elements as u64 * FLOAT
     }
 
-    /// Bytes of dropout's mask: fused, it is drawn again in backward.
+    /// Bytes of a dropout mask. Fused normalization computes the mask again in backward and saves none.
     pub(super) fn mask(self, elements: i64) -> u64 {
         match self.norms {
             Norms::Fused => 0,
@@ -52,31 +51,31 @@ impl Running {
         }
     }
 
-    /// A normalization of maps of `pixels` that come in half precision or not.
+    /// Memory saved by a normalization of feature maps of `pixels`. `half` says whether the input has half precision.
     ///
-    /// One operation keeps its input, scale and shift. Composed, group normalization keeps its input in float32, the
-    /// product with the scale keeps both factors, and `SiLU` keeps its input.
+    /// The fused operation saves its input, scale and shift. In the composed form, group normalization saves its input
+    /// in float32, the product with the scale saves both factors, and `SiLU` saves its input.
     pub(super) fn norm(self, norm: &GroupNorm, pixels: i64, half: bool, modulated: bool, silu: bool) -> NormMemory {
         let channels = norm.channels();
         let map = self.float(channels * pixels);
         let statistics = self.float(2 * NUM_GROUPS);
-        // A processor normalizes the float32 ends of a half-precision network in one operation all the same.
+        // On the CPU the float32 output layers of a half-precision network use the fused operation in any case.
         let norms = if half || self.on_gpu { self.norms } else { Norms::Fused };
         match norms {
             Norms::Fused => {
                 let modulation = if modulated { self.float(2 * channels) } else { 0 };
-                NormMemory { keeps_input: true, inner: statistics + modulation }
+                NormMemory { keeps_input: true, inner_bytes: statistics + modulation }
             }
             Norms::Composed => {
                 let copy = if half { map } else { 0 };
                 let product = if modulated { map + self.float(channels) } else { 0 };
                 let activation = if silu { map } else { 0 };
-                NormMemory { keeps_input: !half, inner: statistics + copy + product + activation }
+                NormMemory { keeps_input: !half, inner_bytes: statistics + copy + product + activation }
             }
         }
     }
 
-    /// Gradients of feature maps that live at once where the larger of a layer's input and result has `elements`.
+    /// Bytes of the live gradients of a layer. `elements` is the size of the larger of its input and output.
     pub(super) fn backward(self, elements: i64) -> u64 {
         match self.norms {
             Norms::Fused => GRADIENT_MAPS * self.torso(elements),
@@ -85,8 +84,8 @@ impl Running {
     }
 }
 
-/// A layer without a place in the checkpoints' names: what holds for all of a network.
-pub(super) fn whole(name: &str, inner_bytes: u64) -> LayerMemory {
+/// The memory of a part of the network outside the blocks: only its own saved bytes count.
+pub(super) fn outside_blocks(name: &str, inner_bytes: u64) -> LayerMemory {
     LayerMemory {
         name: name.to_owned(),
         input_bytes: 0,

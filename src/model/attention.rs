@@ -9,38 +9,39 @@ use super::activations::Running;
 use super::layers::{Builder, GroupNorm, Linear, Start};
 use super::params::{Init, ParamId, Params};
 
-/// How the channels of the joint projection are divided.
+/// The order of the channels of the joint projection of queries, keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// Heads outside, each with its q, k and v: the older order, that of most released models.
+    /// Head by head, each with its q, k and v: the order of most released models.
     HeadsOutside,
-    /// q, k and v outside, each with its heads: the newer order.
+    /// All heads of q, then of k, then of v: the newer order.
     QkvOutside,
 }
 
-/// `[batch, length, 3 * channels]` to attention's result `[batch, length, channels]`.
+/// Self-attention from the projections `[batch, length, 3 * channels]` to `[batch, length, channels]`.
 fn attend(qkv: &Tensor, num_heads: i64, order: Order) -> Tensor {
     let size = qkv.size();
     let (batch, length, channels) = (size[0], size[1], size[2] / 3);
     let head = channels / num_heads;
-    // [batch, heads, length, head] each, as views: the last dimension stays dense.
+    // Views, each [batch, heads, length, head]: the last dimension stays contiguous.
     let parts = match order {
         Order::HeadsOutside => qkv.view([batch, length, num_heads, 3, head]).permute([3, 0, 2, 1, 4]),
         Order::QkvOutside => qkv.view([batch, length, 3, num_heads, head]).permute([2, 0, 3, 1, 4]),
     };
-    // Taken one by one, each would come back from backward as a gradient of all three, to be added up.
+    // `unbind` has one backward node. Three separate selections would have three gradients of the full size, which
+    // backward would have to add.
     let parts = parts.unbind(0);
     ops::attention(&parts[0], &parts[1], &parts[2]).transpose(1, 2).reshape([batch, length, channels])
 }
 
 /// FLOPs of the two matrix products of attention for one image.
-fn attend_flops(length: i64, channels: i64) -> u64 {
+fn attention_flops(length: i64, channels: i64) -> u64 {
     4 * (length * length * channels) as u64
 }
 
-/// Elements that attention keeps for one image besides its projections' weights: the joint projection's input, q, k and
-/// v, and the result, which the last projection takes as it is.
-fn attend_elements(length: i64, channels: i64) -> i64 {
+/// Elements that attention saves for backward for one image: the input of the joint projection, q, k, v, and the
+/// output, which is the input of the last projection.
+fn saved_attention_elements(length: i64, channels: i64) -> i64 {
     5 * length * channels
 }
 
@@ -56,7 +57,7 @@ pub struct AttentionBlock {
 }
 
 impl AttentionBlock {
-    /// Registers `norm`, `qkv` and `proj_out`, which starts at zero.
+    /// Registers `norm`, `qkv` and `proj_out`. `proj_out` is initialized to zero.
     pub fn build(mut builder: Builder<'_>, channels: i64, num_heads: i64, order: Order) -> Self {
         Self {
             norm: GroupNorm::build(builder.sub("norm"), channels),
@@ -72,7 +73,7 @@ impl AttentionBlock {
     pub fn forward(&self, kernels: &Kernels, params: &Params, x: &Tensor) -> Tensor {
         let size = x.size();
         let normed = self.norm.forward(kernels, params, x);
-        // Pixels as rows: a view where the map is channels-last, and dense heads for attention.
+        // Pixels as rows: a view of a channels-last map, with contiguous heads for attention.
         let tokens = normed.permute([0, 2, 3, 1]).reshape([size[0], size[2] * size[3], self.channels]);
         let attended = attend(&self.qkv.forward(params, &tokens), self.num_heads, self.order);
         let projected = self.projection.forward(params, &attended);
@@ -82,27 +83,28 @@ impl AttentionBlock {
     /// FLOPs for one image of `size` pixels square.
     pub fn flops(&self, size: i64) -> u64 {
         let length = size * size;
-        self.qkv.flops(length) + self.projection.flops(length) + attend_flops(length, self.channels)
+        self.qkv.flops(length) + self.projection.flops(length) + attention_flops(length, self.channels)
     }
 
-    /// What is kept of one image of `size` pixels square.
+    /// Returns the memory saved for backward for one image of `size` pixels square.
     pub fn memory(&self, size: i64, running: Running) -> LayerMemory {
         let length = size * size;
         let norm = running.norm(&self.norm, length, running.half, false, false);
-        // The logarithms of the softmax's sums are float32 in any precision.
-        let attention = running.torso(attend_elements(length, self.channels)) + running.float(self.num_heads * length);
+        // The logarithms of the softmax sums are float32 in every precision.
+        let attention =
+            running.torso(saved_attention_elements(length, self.channels)) + running.float(self.num_heads * length);
         LayerMemory {
             name: String::new(),
             input_bytes: running.torso(self.channels * length),
             keeps_input: norm.keeps_input,
-            inner_bytes: norm.inner + attention,
+            inner_bytes: norm.inner_bytes + attention,
             backward_bytes: running.backward(3 * self.channels * length),
             can_checkpoint: true,
         }
     }
 }
 
-/// The attention pool of CLIP (Radford et al. 2021): the mean pixel attends to all pixels and itself.
+/// The attention pool of CLIP (Radford et al. 2021): the mean of all pixels attends to all pixels and itself.
 #[derive(Debug, Clone)]
 pub struct AttentionPool {
     positions: ParamId,
@@ -114,7 +116,7 @@ pub struct AttentionPool {
 }
 
 impl AttentionPool {
-    /// Registers the table of positions `[channels, size^2 + 1]` and both projections.
+    /// Registers the positional embedding `[channels, size^2 + 1]` and both projections.
     pub fn build(mut builder: Builder<'_>, size: i64, channels: i64, num_heads: i64, num_outputs: i64) -> Self {
         let init = Init::Normal { std: (channels as f64).powf(-0.5) };
         Self {
@@ -137,15 +139,15 @@ impl AttentionPool {
         self.projection.forward(params, &attended.select(1, 0))
     }
 
-    /// FLOPs for one image. The projection is counted for every pixel, as the published count does.
+    /// FLOPs for one image. The output projection is counted for every pixel, as in the published count.
     pub fn flops(&self) -> u64 {
         let length = self.size * self.size + 1;
-        self.qkv.flops(length) + self.projection.flops(length) + attend_flops(length, self.channels)
+        self.qkv.flops(length) + self.projection.flops(length) + attention_flops(length, self.channels)
     }
 
-    /// Bytes that are kept of one image; the pool is in float32.
-    pub fn kept_bytes(&self, running: Running) -> u64 {
+    /// Bytes saved for backward for one image. The pool computes in float32.
+    pub fn saved_bytes(&self, running: Running) -> u64 {
         let length = self.size * self.size + 1;
-        running.float(attend_elements(length, self.channels) + self.num_heads * length)
+        running.float(saved_attention_elements(length, self.channels) + self.num_heads * length)
     }
 }

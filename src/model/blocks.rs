@@ -1,4 +1,4 @@
-//! The residual block, resampling, and the stack of blocks that the UNet's and the encoder's downward paths share.
+//! The residual block, resampling, and the stacks of blocks that the UNet and the encoder are built from.
 
 use admiral_plan::LayerMemory;
 use tch::Tensor;
@@ -12,41 +12,42 @@ use super::embedding::embedding_width;
 use super::layers::{Builder, Conv2d, GroupNorm, Linear, Start};
 use super::params::Params;
 
-/// What blocks of one network have in common.
+/// The properties shared by all blocks of a network (the paper's section 3 and Tables 11 to 13).
 #[derive(Debug, Clone, PartialEq)]
 pub struct BlockSpec {
-    /// Width of the first level before its multiple.
+    /// The base number of channels, which the levels multiply.
     pub model_channels: i64,
-    /// Residual blocks a level.
+    /// The number of residual blocks of a level.
     pub num_res_blocks: usize,
-    /// Width of each level as a multiple of `model_channels`, from the full resolution downwards.
+    /// Channels of each level as a multiple of `model_channels`, from the full resolution downwards.
     pub channel_mult: Vec<f64>,
     /// Downsampling factors at which attention follows a residual block.
     pub attention_factors: Vec<i64>,
-    /// Attention heads, where `num_head_channels` is not given.
+    /// The number of attention heads if `num_head_channels` is `None`.
     pub num_heads: i64,
     /// Channels of one attention head.
     pub num_head_channels: Option<i64>,
-    /// Order of heads, q, k and v.
+    /// The order of the channels of the joint projection in attention.
     pub attention_order: Order,
-    /// Probability that dropout zeroes an activation.
+    /// The probability with which dropout zeroes an activation.
     pub dropout: f64,
-    /// Adaptive group normalisation (the paper's section 3.1) instead of adding the embedding.
+    /// Whether the embedding is applied by adaptive group normalization (the paper's section 3.1) instead of addition.
     pub use_scale_shift_norm: bool,
-    /// BigGAN's residual blocks for resampling instead of a convolution.
+    /// Whether resampling uses the residual blocks of BigGAN instead of a convolution.
     pub resblock_updown: bool,
-    /// Training runs each residual and attention block again in backward, instead of keeping its activations.
+    /// Activation checkpointing: whether training recomputes each residual and attention block in backward instead of
+    /// saving its activations.
     pub use_checkpoint: bool,
 }
 
 impl BlockSpec {
-    /// The width of a level.
+    /// Returns the number of channels of a level.
     #[must_use]
     pub fn width(&self, level: usize) -> i64 {
         (self.channel_mult[level] * self.model_channels as f64) as i64
     }
 
-    /// The attention heads at a width.
+    /// Returns the number of attention heads for a number of channels.
     #[must_use]
     pub fn heads(&self, channels: i64) -> i64 {
         self.num_head_channels.map_or(self.num_heads, |width| channels / width)
@@ -57,23 +58,25 @@ impl BlockSpec {
     }
 }
 
-/// What a block is run with.
+/// The inputs that all blocks of a forward pass share.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
-    /// The kernels of the device.
+    /// The kernels of the device that holds the tensors.
     pub kernels: &'a Kernels,
     /// The values of the parameters.
     pub params: &'a Params,
     /// SiLU of the timestep and class embedding, `[batch, 4 * model_channels]`, float32.
     pub embedding: &'a Tensor,
-    /// What dropout masks are a function of, together with a block's place; `None` turns dropout off.
+    /// The seed of the dropout masks. The mask of a block depends on it and on the position of the block in the
+    /// network. `None` disables dropout.
     pub dropout_seed: Option<u64>,
-    /// Whether residual and attention blocks run again in backward.
+    /// Whether residual and attention blocks are recomputed in backward.
     pub recomputes: bool,
 }
 
 impl<'a> Context<'a> {
-    /// For blocks of a spec; what training alone does is done where there is a seed.
+    /// Creates the context for blocks of `spec`. A dropout seed means that the pass belongs to training, and enables
+    /// recomputation if the spec requests it.
     #[must_use]
     pub fn new(
         spec: &BlockSpec,
@@ -86,14 +89,14 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Change of resolution by a factor of two.
+/// A change of resolution by a factor of two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resample {
-    /// None.
+    /// No change.
     Same,
-    /// Nearest neighbour, twice the size.
+    /// Nearest-neighbour upsampling to twice the size.
     Up,
-    /// Mean of 2x2 pixels, half the size.
+    /// The mean of 2x2 pixels, at half the size.
     Down,
 }
 
@@ -109,8 +112,8 @@ impl Resample {
         }
     }
 
-    /// The size of what comes out.
-    fn apply(self, size: i64) -> i64 {
+    /// Returns the size of the output.
+    fn output_size(self, size: i64) -> i64 {
         match self {
             Self::Same => size,
             Self::Up => 2 * size,
@@ -119,7 +122,7 @@ impl Resample {
     }
 }
 
-/// A residual block, which may change width and resolution.
+/// A residual block. It may change the number of channels and the resolution.
 #[derive(Debug, Clone)]
 pub struct ResBlock {
     in_norm: GroupNorm,
@@ -153,8 +156,9 @@ impl ResBlock {
         }
     }
 
-    /// `[batch, in, height, width]` to `[batch, out, ...]` at the block's resolution. `x` is given once for each branch.
-    pub fn forward(&self, context: &Context<'_>, [x, of_skip]: [&Tensor; 2]) -> Tensor {
+    /// `[batch, in, height, width]` to `[batch, out, ...]` at the block's output resolution. The input is passed twice:
+    /// for the residual branch and for the skip connection.
+    pub fn forward(&self, context: &Context<'_>, [x, skip_input]: [&Tensor; 2]) -> Tensor {
         let Context { kernels, params, .. } = *context;
         let hidden = self.resample.forward(&self.in_norm.forward_silu(kernels, params, x));
         let hidden = self.in_conv.forward(kernels, params, &hidden);
@@ -168,31 +172,31 @@ impl ResBlock {
             self.out_norm.forward_in_block(kernels, params, &hidden, None, dropout)
         };
         let mut hidden = self.out_conv.forward(kernels, params, &hidden);
-        let skip = self.resample.forward(of_skip);
-        // In place: nobody else reads what the convolution gave, and its backward does not either.
+        let skip = self.resample.forward(skip_input);
+        // In place, because the output of a convolution is not saved for backward and has no other reader.
         match &self.skip {
             Some(conv) => hidden.g_add_(&conv.forward(kernels, params, &skip)),
             None => hidden.g_add_(&skip),
         }
     }
 
-    /// The mask of this block in this pass: the same whenever and however often the block is run on it.
+    /// Returns the dropout of this block in this pass. The mask is the same whenever the block is recomputed.
     fn dropout(&self, context: &Context<'_>) -> Option<Dropout> {
         let seed = context.dropout_seed.filter(|_| self.dropout > 0.0)?;
-        let place = self.in_norm.place().0 as u64;
-        Some(Dropout { probability: self.dropout, seed: Philox::new(seed, Stream::Dropout, place).next_u64() })
+        let position = self.in_norm.first_param().0 as u64;
+        Some(Dropout { probability: self.dropout, seed: Philox::new(seed, Stream::Dropout, position).next_u64() })
     }
 }
 
 impl ResBlock {
-    /// What is kept of one image of `size` pixels square.
+    /// Returns the memory saved for backward for one image of `size` pixels square.
     fn memory(&self, size: i64, running: Running) -> LayerMemory {
-        let (pixels, out) = (size * size, self.resample.apply(size).pow(2));
+        let (pixels, out) = (size * size, self.resample.output_size(size).pow(2));
         let (inputs, outputs) = (self.in_conv.inputs(), self.out_conv.inputs());
         let in_norm = running.norm(&self.in_norm, pixels, running.half, false, true);
         let out_norm = running.norm(&self.out_norm, out, running.half, self.use_scale_shift_norm, true);
         let is_down = self.resample == Resample::Down;
-        // Pooling keeps what it pools: the normalized map, and the way around.
+        // Pooling saves its inputs: the normalized map, and the input of the skip connection.
         let pooled = if is_down { running.torso(inputs * pixels) } else { 0 };
         let between = if out_norm.keeps_input { running.torso(outputs * out) } else { 0 };
         let mask = if self.dropout > 0.0 { running.mask(outputs * out) } else { 0 };
@@ -201,17 +205,17 @@ impl ResBlock {
             name: String::new(),
             input_bytes: running.torso(inputs * pixels),
             keeps_input: in_norm.keeps_input || is_down || self.skip.is_some(),
-            inner_bytes: in_norm.inner + pooled + between + out_norm.inner + mask + convolved,
+            inner_bytes: in_norm.inner_bytes + pooled + between + out_norm.inner_bytes + mask + convolved,
             backward_bytes: running.backward((inputs * pixels).max(inputs.max(outputs) * out)),
             can_checkpoint: true,
         }
     }
 }
 
-/// One layer of a block; a block is a list of them.
+/// A layer of a block.
 #[derive(Debug, Clone)]
 pub enum Layer {
-    /// A convolution: the first layer, and resampling without `resblock_updown`.
+    /// A convolution: the first layer of the network, or resampling without `resblock_updown`.
     Conv(Conv2d, Resample),
     /// A residual block.
     Res(Box<ResBlock>),
@@ -223,44 +227,47 @@ impl Layer {
     /// Runs the layer on `[batch, channels, height, width]`.
     ///
     /// # Panics
-    /// Where libtorch refuses, as tch's operations do.
+    /// If libtorch reports an error, as tch's operations do.
     pub fn forward(&self, context: &Context<'_>, x: &Tensor) -> Tensor {
         self.forward_branches(context, [x, x])
     }
 
-    /// The same, where the layer has two branches with `x` given once for each of them: the first alone counts where it
-    /// has not.
-    fn forward_branches(&self, context: &Context<'_>, [x, of_skip]: [&Tensor; 2]) -> Tensor {
+    /// Runs the layer with the input passed twice: for the residual branch and for the skip connection. Only residual
+    /// blocks use the second.
+    fn forward_branches(&self, context: &Context<'_>, [x, skip_input]: [&Tensor; 2]) -> Tensor {
         if !context.recomputes || matches!(self, Self::Conv(..)) {
-            return self.run(context, [x, of_skip]);
+            return self.run(context, [x, skip_input]);
         }
         let (layer, kernels, params) = (self.clone(), context.kernels.clone(), context.params.clone());
         let dropout_seed = context.dropout_seed;
         let body = move |x: &Tensor, embedding: &Tensor| {
-            layer.run(&Context { kernels: &kernels, params: &params, embedding, dropout_seed, recomputes: false }, [x, x])
+            layer.run(
+                &Context { kernels: &kernels, params: &params, embedding, dropout_seed, recomputes: false },
+                [x, x],
+            )
         };
         ops::recompute(x, context.embedding, body).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    fn run(&self, context: &Context<'_>, [x, of_skip]: [&Tensor; 2]) -> Tensor {
+    fn run(&self, context: &Context<'_>, [x, skip_input]: [&Tensor; 2]) -> Tensor {
         match self {
-            // Upsampling comes before its convolution; downsampling is the convolution's stride.
+            // Upsampling comes before the convolution. Downsampling is the stride of the convolution.
             Self::Conv(conv, Resample::Up) => conv.forward(context.kernels, context.params, &Resample::Up.forward(x)),
             Self::Conv(conv, _) => conv.forward(context.kernels, context.params, x),
-            Self::Res(block) => block.forward(context, [x, of_skip]),
+            Self::Res(block) => block.forward(context, [x, skip_input]),
             Self::Attention(block) => block.forward(context.kernels, context.params, x),
         }
     }
 
-    /// FLOPs for one image of `size` pixels square, and the size of what comes out.
+    /// Returns the FLOPs for one image of `size` pixels square, and the size of the output.
     pub fn flops(&self, size: i64) -> (u64, i64) {
         match self {
             Self::Conv(conv, resample) => {
-                let out = resample.apply(size);
+                let out = resample.output_size(size);
                 (conv.flops(out), out)
             }
             Self::Res(block) => {
-                let out = block.resample.apply(size);
+                let out = block.resample.output_size(size);
                 let skip = block.skip.as_ref().map_or(0, |conv| conv.flops(out));
                 (block.in_conv.flops(out) + block.embedding.flops(1) + block.out_conv.flops(out) + skip, out)
             }
@@ -270,13 +277,13 @@ impl Layer {
 }
 
 impl Layer {
-    /// What is kept of one image of `size` pixels square, and the size of what comes out.
+    /// Returns the memory saved for backward for one image of `size` pixels square, and the size of the output.
     fn memory(&self, size: i64, running: Running) -> (LayerMemory, i64) {
         match self {
             Self::Conv(conv, resample) => {
-                let out = resample.apply(size);
+                let out = resample.output_size(size);
                 let input = running.torso(conv.inputs() * size * size);
-                // Upsampling comes first, and its result is what the convolution keeps.
+                // Upsampling comes first, and the convolution saves its output.
                 let is_up = *resample == Resample::Up;
                 let memory = LayerMemory {
                     name: String::new(),
@@ -288,33 +295,34 @@ impl Layer {
                 };
                 (memory, out)
             }
-            Self::Res(block) => (block.memory(size, running), block.resample.apply(size)),
+            Self::Res(block) => (block.memory(size, running), block.resample.output_size(size)),
             Self::Attention(block) => (block.memory(size, running), size),
         }
     }
 }
 
-/// A block: layers one after another.
+/// A block: a sequence of layers.
 pub type Block = Vec<Layer>;
 
-/// Runs a block.
+/// Runs a block on `[batch, channels, height, width]`.
 pub fn forward(block: &[Layer], context: &Context<'_>, x: &Tensor) -> Tensor {
     block.iter().fold(x.shallow_clone(), |x, layer| layer.forward(context, &x))
 }
 
-/// Runs a block of the upward path on what came before it and a result of the downward path.
+/// Runs a block of the upward path on the concatenation of the previous output `x` and `from_down`, an output of the
+/// downward path. Both are `[batch, channels, height, width]`.
 ///
 /// # Panics
-/// Where libtorch refuses, as tch's operations do.
+/// If libtorch reports an error, as tch's operations do.
 pub fn forward_joined(block: &[Layer], context: &Context<'_>, x: &Tensor, from_down: &Tensor) -> Tensor {
-    let [joined, of_skip] = ops::concatenate_twice(x, from_down).unwrap_or_else(|error| panic!("{error}"));
+    let [joined, skip_input] = ops::concatenate_twice(x, from_down).unwrap_or_else(|error| panic!("{error}"));
     match block {
-        [first, rest @ ..] => forward(rest, context, &first.forward_branches(context, [&joined, &of_skip])),
+        [first, rest @ ..] => forward(rest, context, &first.forward_branches(context, [&joined, &skip_input])),
         [] => joined,
     }
 }
 
-/// FLOPs of a block for one image of `size` pixels square, and the size of what comes out.
+/// Returns the FLOPs of a block for one image of `size` pixels square, and the size of the output.
 pub fn flops(block: &[Layer], size: i64) -> (u64, i64) {
     block.iter().fold((0, size), |(sum, size), layer| {
         let (flops, out) = layer.flops(size);
@@ -322,9 +330,11 @@ pub fn flops(block: &[Layer], size: i64) -> (u64, i64) {
     })
 }
 
-/// What the layers of the blocks `name.0`, `name.1`, ... keep of one image, and the size of what comes out.
+/// Adds the memory that the blocks `name.0`, `name.1`, ... save for backward for one image to `layers`, and returns the
+/// size of the output.
 pub fn memory(name: &str, blocks: &[Block], size: i64, running: Running, layers: &mut Vec<LayerMemory>) -> i64 {
-    let all = blocks.iter().enumerate().flat_map(|(i, block)| block.iter().enumerate().map(move |(j, of)| (i, j, of)));
+    let all =
+        blocks.iter().enumerate().flat_map(|(i, block)| block.iter().enumerate().map(move |(j, layer)| (i, j, layer)));
     all.fold(size, |size, (i, j, layer)| {
         let (memory, out) = layer.memory(size, running);
         layers.push(LayerMemory { name: format!("{name}.{i}.{j}"), ..memory });
@@ -332,7 +342,7 @@ pub fn memory(name: &str, blocks: &[Block], size: i64, running: Running, layers:
     })
 }
 
-/// The downward path, `input_blocks`, and the width of each block's result.
+/// Builds the downward path, `input_blocks`, and returns it with the channels of each block's output.
 pub fn build_down(builder: &mut Builder<'_>, spec: &BlockSpec, in_channels: i64) -> (Vec<Block>, Vec<i64>) {
     let mut torso = builder.torso();
     let mut channels = spec.width(0);
@@ -369,7 +379,7 @@ pub fn build_down(builder: &mut Builder<'_>, spec: &BlockSpec, in_channels: i64)
     (blocks, widths)
 }
 
-/// The middle block: residual, attention, residual.
+/// Builds the middle block: residual, attention, residual.
 pub fn build_middle(builder: &mut Builder<'_>, spec: &BlockSpec, channels: i64) -> Block {
     let mut torso = builder.torso();
     let mut middle = torso.sub("middle_block");
@@ -379,7 +389,8 @@ pub fn build_middle(builder: &mut Builder<'_>, spec: &BlockSpec, channels: i64) 
     vec![Layer::Res(Box::new(first)), attention, Layer::Res(Box::new(second))]
 }
 
-/// The upward path, `output_blocks`, each of which is given the result of the downward path that `widths` ends with.
+/// Builds the upward path, `output_blocks`. `widths` are the channels of the outputs of the downward path, which the
+/// blocks consume from the last to the first.
 pub fn build_up(builder: &mut Builder<'_>, spec: &BlockSpec, mut widths: Vec<i64>) -> Vec<Block> {
     let mut torso = builder.torso();
     let mut channels = spec.width(spec.channel_mult.len() - 1);

@@ -1,4 +1,4 @@
-//! The section `model` of a run's configuration, and the network it stands for.
+//! The `model` section of a run's configuration, and the spec of its network.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,21 +11,21 @@ use super::layers::NUM_GROUPS;
 use super::network::NetworkSpec;
 use super::unet::UNetSpec;
 
-/// What a run trains.
+/// The kind of model that a run trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Task {
     /// A diffusion model (Table 11).
     #[default]
     Diffusion,
-    /// A classifier that guides one (Table 12).
+    /// A classifier for guidance (Table 12).
     Classifier,
     /// A diffusion model that upsamples (Table 13).
     SuperResolution,
 }
 
 impl Task {
-    /// Its name, as the configuration has it.
+    /// Returns the name in the configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -40,38 +40,39 @@ impl Task {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
-    /// Height and width of the images in pixels; for super-resolution those of the large image.
+    /// Height and width of the images in pixels. For super-resolution: of the large image.
     pub image_size: i64,
-    /// Height and width of the small image, for super-resolution only.
+    /// Height and width of the small image in pixels. For super-resolution only.
     pub small_size: Option<i64>,
     /// Channels of the images: 3 for colour, 1 for grey.
     pub image_channels: i64,
-    /// Classes of the data: a UNet embeds them, a classifier tells them apart; null is unconditional.
+    /// The number of classes that a UNet is conditioned on or a classifier predicts; null is unconditional.
     pub num_classes: Option<i64>,
-    /// Channels of the first level before its multiple.
+    /// The base number of channels, which the levels multiply.
     pub num_channels: i64,
-    /// Residual blocks a level ("depth").
+    /// The number of residual blocks of a level ("depth").
     pub num_res_blocks: usize,
-    /// Channels of each level as multiples of num_channels, from full size downwards; null: by image_size.
+    /// Channels of each level as a multiple of num_channels, from full size downwards; null: the default for
+    /// image_size.
     pub channel_mult: Option<Vec<f64>>,
-    /// Sizes in pixels at which attention follows the residual blocks.
+    /// Sizes in pixels of the levels at which attention follows the residual blocks.
     pub attention_resolutions: Vec<i64>,
-    /// Attention heads, where num_head_channels is null.
+    /// The number of attention heads if num_head_channels is null.
     pub num_heads: i64,
-    /// Channels of one attention head; wins over num_heads.
+    /// Channels of one attention head. Takes precedence over num_heads.
     pub num_head_channels: Option<i64>,
-    /// Attention's channels are ordered (q, k, v) outside, heads inside.
+    /// Whether attention's channels are ordered as all heads of q, then of k, then of v, instead of head by head.
     pub use_new_attention_order: bool,
-    /// Adaptive group normalisation (section 3.1).
+    /// Whether the embedding is applied by adaptive group normalization (section 3.1) instead of addition.
     pub use_scale_shift_norm: bool,
-    /// BigGAN's residual blocks for up- and downsampling.
+    /// Whether resampling uses the residual blocks of BigGAN instead of a convolution.
     pub resblock_updown: bool,
-    /// Probability that dropout zeroes an activation of a residual block.
+    /// The probability with which dropout zeroes an activation of a residual block.
     pub dropout: f64,
-    /// Training computes each residual and attention block again in backward instead of keeping what it computed: less
-    /// memory, a third more arithmetic; the numbers are the same but for the order of a few sums.
+    /// Whether training recomputes each residual and attention block in backward instead of saving its activations:
+    /// less memory, a third more arithmetic. The results are the same except for the order of a few sums.
     pub use_checkpoint: bool,
-    /// How a classifier turns feature maps into logits: adaptive, attention, spatial or spatial_v2.
+    /// The classifier's pool from feature maps to logits: adaptive, attention, spatial or spatial_v2.
     pub pool: Pool,
 }
 
@@ -99,7 +100,7 @@ impl Default for ModelConfig {
 }
 
 impl ModelConfig {
-    /// The channel multiples, by image size where none are given (the paper's Tables 11 to 13).
+    /// Returns the channel multiples, by default those for the image size (the paper's Tables 11 to 13).
     #[must_use]
     pub fn effective_channel_mult(&self, task: Task) -> Option<Vec<f64>> {
         if self.channel_mult.is_some() {
@@ -114,10 +115,10 @@ impl ModelConfig {
         })
     }
 
-    /// The network that this section and the task stand for. `learn_sigma` doubles a UNet's output channels.
+    /// Returns the spec of the network for this section and the task. `learn_sigma` doubles a UNet's output channels.
     ///
     /// # Errors
-    /// Every mistake that [`ModelConfig::validate`] finds.
+    /// If [`ModelConfig::validate`] finds mistakes. The error lists all of them.
     pub fn spec(&self, task: Task, learn_sigma: bool) -> Result<NetworkSpec, Vec<Invalid>> {
         let mistakes = self.validate(task);
         let (true, Some(channel_mult)) = (mistakes.is_empty(), self.effective_channel_mult(task)) else {
@@ -156,7 +157,7 @@ impl ModelConfig {
         Ok(if is_super_resolution { NetworkSpec::SuperRes(spec) } else { NetworkSpec::UNet(spec) })
     }
 
-    /// Everything that cannot be built.
+    /// Returns the mistakes in this section, with field paths from the top of the file.
     #[must_use]
     pub fn validate(&self, task: Task) -> Vec<Invalid> {
         let mut mistakes = Vec::new();
@@ -225,7 +226,7 @@ impl ModelConfig {
         if let Some(size) = self.attention_resolutions.iter().find(|size| !sizes.contains(size)) {
             add("attention_resolutions", format!("{size} never occurs; the levels' sizes are {sizes:?}"));
         }
-        // The middle block always attends, at the last level's width.
+        // The middle block always has attention, with the channels of the last level.
         let attending = sizes.iter().zip(&widths).filter(|(size, _)| self.attention_resolutions.contains(size));
         let mut attending: Vec<i64> = attending.map(|(_, &width)| width).chain(widths.last().copied()).collect();
         attending.dedup();
@@ -251,12 +252,12 @@ mod tests {
     }
 
     #[test]
-    fn the_default_can_be_built() {
+    fn the_default_is_valid() {
         assert!(fields(&ModelConfig::default(), Task::Diffusion).is_empty());
     }
 
     #[test]
-    fn what_cannot_be_built_is_named() {
+    fn mistakes_are_reported_at_their_field() {
         let good = ModelConfig::default();
         let heads = ModelConfig { num_heads: 3, num_head_channels: None, ..good.clone() };
         assert_eq!(fields(&heads, Task::Diffusion), ["model.num_heads"]);

@@ -1,4 +1,4 @@
-//! What the network is told besides the image: the timestep and the class, as one vector.
+//! The embedding of the timestep and the class in one vector.
 
 use tch::{Kind, Tensor};
 
@@ -7,8 +7,9 @@ use super::params::{Init, ParamId, Params};
 
 const MAX_PERIOD: f64 = 10_000.0;
 
-/// Cosines, then sines, of `timesteps` (`[batch]`, fractions allowed) at `dim / 2` frequencies that fall
-/// geometrically from 1 to almost `1 / 10000`: `[batch, dim]`, float32. An odd `dim` ends with a zero.
+/// The sinusoidal embedding of `timesteps` (`[batch]`, may be fractional): `[batch, dim]`, float32. The cosines come
+/// before the sines, at `dim / 2` frequencies that decrease geometrically from 1 to almost `1 / 10000`. If `dim` is
+/// odd, the last value is 0.
 pub fn timestep_embedding(timesteps: &Tensor, dim: i64) -> Tensor {
     let half = dim / 2;
     let options = (Kind::Float, timesteps.device());
@@ -21,7 +22,7 @@ pub fn timestep_embedding(timesteps: &Tensor, dim: i64) -> Tensor {
     Tensor::cat(&parts, 1)
 }
 
-/// The two-layer network behind the timestep embedding, and the class embedding that is added to it.
+/// The two-layer network on the timestep embedding, and the class embedding that is added to its output.
 #[derive(Debug, Clone)]
 pub struct Embedding {
     model_channels: i64,
@@ -42,12 +43,11 @@ impl Embedding {
         Self { model_channels, first, second, label }
     }
 
-    /// `SiLU` of the embedding, `[batch, 4 * model_channels]`: every residual block begins with that SiLU, so it is
-    /// taken once. `labels` (`[batch]`, int64) are looked up where the network has classes.
+    /// Returns the `SiLU` of the embedding, `[batch, 4 * model_channels]`. Every residual block starts with this SiLU,
+    /// so it is computed once. `labels` is `[batch]`, int64, and is used only if the network has classes.
     ///
     /// # Panics
-    /// When the network has classes and no labels are given: it would otherwise train or sample a class that
-    /// nobody asked for.
+    /// If the network has classes and `labels` is `None`, because a default class would be trained or sampled silently.
     pub fn forward(&self, params: &Params, timesteps: &Tensor, labels: Option<&Tensor>) -> Tensor {
         let hidden = self.first.forward(params, &timestep_embedding(timesteps, self.model_channels)).silu();
         let mut embedding = self.second.forward(params, &hidden);
@@ -58,9 +58,9 @@ impl Embedding {
         embedding.silu()
     }
 
-    /// Elements kept of one image, in float32: what both layers take, and what both `SiLU` do, whose last result every
-    /// residual block takes.
-    pub fn kept_elements(&self) -> i64 {
+    /// Float32 elements saved for backward for one image: the inputs of both layers and of both `SiLU`, and the final
+    /// output, which is the input of every residual block.
+    pub fn saved_elements(&self) -> i64 {
         self.model_channels + 4 * embedding_width(self.model_channels)
     }
 

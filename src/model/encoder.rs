@@ -4,44 +4,45 @@ use admiral_plan::LayerMemory;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::activations::{Running, whole};
+use super::activations::{Running, outside_blocks};
 use super::attention::AttentionPool;
 use super::blocks::{self, Block, BlockSpec, Context, build_down, build_middle};
 use super::embedding::Embedding;
 use super::layers::{Builder, Conv2d, GroupNorm, Linear, Start};
 use super::params::{ParamSpecs, Params};
-use super::unet::enter_torso;
+use super::torso::enter_torso;
 use crate::ops::Kernels;
 
-/// How the classifier turns feature maps into one vector.
+/// The classifier's pool from feature maps to logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pool {
-    /// The mean of the last map, then a 1x1 convolution that starts at zero.
+    /// The mean of the last map, then a 1x1 convolution initialized to zero.
     Adaptive,
-    /// Attention of the mean pixel over all pixels (the paper's choice).
+    /// Attention from the mean pixel to all pixels (the paper's choice).
     #[default]
     Attention,
-    /// The means of every block's map, then two linear layers with ReLU.
+    /// The means of all blocks' maps, then two linear layers with ReLU in between.
     Spatial,
-    /// The means of every block's map, then two linear layers with group normalisation and SiLU.
+    /// The means of all blocks' maps, then two linear layers with group normalization and SiLU in between.
     SpatialV2,
 }
 
+/// The hidden channels of the spatial pools.
 const SPATIAL_WIDTH: i64 = 2048;
 
-/// An encoder, whole.
+/// The spec of an encoder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncoderSpec {
-    /// Height and width of the images.
+    /// Height and width of the images in pixels.
     pub image_size: i64,
     /// Channels of the images.
     pub in_channels: i64,
     /// Length of the output: the number of classes.
     pub out_channels: i64,
-    /// The pool.
+    /// The pool from feature maps to logits.
     pub pool: Pool,
-    /// The blocks.
+    /// The properties of the blocks.
     pub blocks: BlockSpec,
 }
 
@@ -53,7 +54,7 @@ enum Head {
     SpatialV2 { first: Linear, norm: GroupNorm, second: Linear },
 }
 
-/// The structure of an encoder; the values of its parameters lie elsewhere.
+/// The structure of an encoder. It does not hold the values of its parameters.
 #[derive(Debug)]
 pub struct Encoder {
     spec: EncoderSpec,
@@ -101,13 +102,14 @@ impl Encoder {
         (Self { spec: spec.clone(), embedding, input_blocks, middle_block, head }, specs)
     }
 
-    /// What was built.
+    /// Returns the spec that the encoder was built from.
     #[must_use]
     pub fn spec(&self) -> &EncoderSpec {
         &self.spec
     }
 
-    /// `x` `[batch, in, height, width]` and `timesteps` `[batch]` to logits `[batch, out]`, float32.
+    /// Computes logits `[batch, out]`, float32, from `x` `[batch, in, height, width]` and `timesteps` `[batch]`.
+    /// Dropout is enabled if `dropout_seed` is `Some`.
     pub fn forward(
         &self,
         kernels: &Kernels,
@@ -130,7 +132,8 @@ impl Encoder {
         let hidden = hidden.to_kind(Kind::Float);
         match &self.head {
             Head::Adaptive { norm, conv } => {
-                let mean = norm.forward_silu(kernels, params, &hidden).mean_dim([2i64, 3].as_slice(), true, Kind::Float);
+                let mean =
+                    norm.forward_silu(kernels, params, &hidden).mean_dim([2i64, 3].as_slice(), true, Kind::Float);
                 conv.forward(kernels, params, &mean).flatten(1, -1)
             }
             Head::Attention { norm, pool } => pool.forward(params, &norm.forward_silu(kernels, params, &hidden)),
@@ -144,7 +147,8 @@ impl Encoder {
         }
     }
 
-    /// FLOPs of one image's forward pass: 2 for a multiply-add, convolutions and matrix products.
+    /// FLOPs of the forward pass for one image. Counts convolutions and matrix products, with 2 FLOPs for a
+    /// multiply-add.
     #[must_use]
     pub fn forward_flops(&self) -> u64 {
         let mut size = self.spec.image_size;
@@ -161,31 +165,31 @@ impl Encoder {
         }
     }
 
-    /// What forward keeps of one image for backward, layer by layer.
+    /// Returns the memory of each layer that the forward pass saves for backward for one image.
     #[must_use]
     pub fn memory(&self, running: Running) -> Vec<LayerMemory> {
-        let mut layers = vec![whole("embedding", running.float(self.embedding.kept_elements()))];
+        let mut layers = vec![outside_blocks("embedding", running.float(self.embedding.saved_elements()))];
         let size = blocks::memory("input_blocks", &self.input_blocks, self.spec.image_size, running, &mut layers);
         let middle = std::slice::from_ref(&self.middle_block);
         let size = blocks::memory("middle_block", middle, size, running, &mut layers);
-        // Float32 from here on: in half precision the input is a copy.
-        let of_norm = |norm: &GroupNorm| {
+        // The layers after the torso compute in float32. In half precision their input is a copy.
+        let norm_bytes = |norm: &GroupNorm| {
             let input = running.float(norm.channels() * size * size);
-            input + running.norm(norm, size * size, false, false, true).inner
+            input + running.norm(norm, size * size, false, false, true).inner_bytes
         };
-        let of_linears = |first: &Linear, second: &Linear| {
-            let ([features, width], [_, outputs]) = (first.widths(), second.widths());
+        let linear_bytes = |first: &Linear, second: &Linear| {
+            let ([features, width], [_, outputs]) = (first.channels(), second.channels());
             running.float(features + 2 * width + outputs)
         };
-        let kept = match &self.head {
-            Head::Adaptive { norm, conv } => of_norm(norm) + running.float(conv.inputs()),
-            Head::Attention { norm, pool } => of_norm(norm) + pool.kept_bytes(running),
-            Head::Spatial { first, second } => of_linears(first, second),
+        let saved = match &self.head {
+            Head::Adaptive { norm, conv } => norm_bytes(norm) + running.float(conv.inputs()),
+            Head::Attention { norm, pool } => norm_bytes(norm) + pool.saved_bytes(running),
+            Head::Spatial { first, second } => linear_bytes(first, second),
             Head::SpatialV2 { first, norm, second } => {
-                of_linears(first, second) + running.norm(norm, 1, false, false, true).inner
+                linear_bytes(first, second) + running.norm(norm, 1, false, false, true).inner_bytes
             }
         };
-        layers.push(whole("out", kept));
+        layers.push(outside_blocks("out", saved));
         layers
     }
 }

@@ -1,12 +1,12 @@
-//! Initial values: a function of the seed and the parameter's place, so every rank computes the same ones.
+//! Initial values of parameters. They depend only on the seed and the parameter's index, so all ranks compute the same.
 
 use admiral_random::{Philox, Stream};
 
 use super::params::{Init, ParamSpec};
 
-/// Writes the initial values of the parameter at `place` of its network.
-pub fn initialize(spec: &ParamSpec, place: usize, seed: u64, values: &mut [f32]) {
-    let mut random = Philox::new(seed, Stream::Initialization, place as u64);
+/// Writes the initial values of the parameter with index `index` in its network.
+pub fn initialize(spec: &ParamSpec, index: usize, seed: u64, values: &mut [f32]) {
+    let mut random = Philox::new(seed, Stream::Initialization, index as u64);
     match spec.init {
         Init::Zeros => values.fill(0.0),
         Init::Ones => values.fill(1.0),
@@ -25,11 +25,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_follow_the_rule_and_repeat() {
-        let draw = |init, place| {
+    fn values_follow_the_distribution_and_are_reproducible() {
+        let draw = |init, index| {
             let spec = ParamSpec { name: "w".into(), shape: vec![1000], torso: false, init };
             let mut values = vec![9.0; 1000];
-            initialize(&spec, place, 3, &mut values);
+            initialize(&spec, index, 3, &mut values);
             values
         };
         let uniform = draw(Init::Uniform { bound: 0.5 }, 1);

@@ -1,5 +1,5 @@
-//! The layers that hold parameters. Building one registers its parameters under the released names; running one
-//! looks their values up.
+//! Layers with parameters. `build` registers the parameters under the names of the released checkpoints. `forward`
+//! looks up their values in [`Params`].
 
 use tch::{Kind, Tensor};
 
@@ -7,11 +7,12 @@ use crate::ops::{self, Dropout, Kernels};
 
 use super::params::{Init, ParamId, ParamSpec, ParamSpecs, Params};
 
-/// Groups of every group normalisation.
+/// The number of groups of every group normalization.
 pub const NUM_GROUPS: i64 = 32;
+/// The term that group normalization adds to the variance.
 const EPSILON: f64 = 1e-5;
 
-/// Registers parameters under a prefix, as nested modules do.
+/// Registers parameters under the prefix of a module.
 #[derive(Debug)]
 pub struct Builder<'a> {
     specs: &'a mut ParamSpecs,
@@ -20,17 +21,17 @@ pub struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    /// Starts at the top of a network.
+    /// Creates a builder for the top of a network, with an empty prefix.
     pub fn new(specs: &'a mut ParamSpecs) -> Self {
         Self { specs, prefix: String::new(), torso: false }
     }
 
-    /// A builder for the submodule `name`.
+    /// Returns a builder for the submodule `name`.
     pub fn sub(&mut self, name: impl std::fmt::Display) -> Builder<'_> {
         Builder { prefix: format!("{}{name}.", self.prefix), specs: self.specs, torso: self.torso }
     }
 
-    /// A builder whose convolutions belong to the torso, which mixed precision keeps in half.
+    /// Returns a builder whose convolutions belong to the torso, which has half precision in mixed-precision training.
     pub fn torso(&mut self) -> Builder<'_> {
         Builder { prefix: self.prefix.clone(), specs: self.specs, torso: true }
     }
@@ -45,12 +46,12 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// How a weight with its bias starts.
+/// The initialization of a weight and its bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// libtorch's default for linear and convolution layers: uniform within `1 / sqrt(fan_in)`.
+    /// The default of libtorch for linear and convolution layers: uniform in ±`1 / sqrt(fan_in)`.
     Default,
-    /// Zero, so that a residual branch begins as the identity.
+    /// Zero, so that a residual block starts as the identity.
     Zero,
 }
 
@@ -75,7 +76,7 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    /// Registers `weight [out, in, kernel, kernel]` and `bias [out]`.
+    /// Registers `weight [out, in, kernel, kernel]` and `bias [out]`. `channels` is `[in, out]`.
     pub fn build(mut builder: Builder<'_>, channels: [i64; 2], kernel: i64, stride: i64, start: Start) -> Self {
         let [inputs, outputs] = channels;
         let init = start.init(inputs * kernel * kernel);
@@ -95,24 +96,24 @@ impl Conv2d {
         ops::conv2d(kernels, x, params.get(self.weight), params.get(self.bias), self.stride, self.padding)
     }
 
-    /// The type of the weights: half in a half-precision torso.
+    /// Returns the type of the weights: a half type in a half-precision torso.
     pub fn kind(&self, params: &Params) -> Kind {
         params.get(self.weight).kind()
     }
 
-    /// Channels of the input.
+    /// Returns the number of input channels.
     pub fn inputs(&self) -> i64 {
         self.inputs
     }
 
-    /// FLOPs for one image whose output is `size` pixels square.
+    /// Returns the FLOPs for one image with an output of `size` pixels square.
     pub fn flops(&self, size: i64) -> u64 {
         2 * self.macs_per_pixel * (size * size) as u64
     }
 }
 
-/// A matrix product with bias over the last dimension. The released checkpoints keep attention's as convolutions of
-/// width 1, whose weights have a third dimension.
+/// A linear layer over the last dimension. In the released checkpoints, the linear layers of attention are convolutions
+/// of width 1, with a third dimension in their weights.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: ParamId,
@@ -122,7 +123,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Registers `weight [out, in]` and `bias [out]`.
+    /// Registers `weight [out, in]` and `bias [out]`. `channels` is `[in, out]`.
     pub fn build(mut builder: Builder<'_>, channels: [i64; 2], start: Start) -> Self {
         let [inputs, outputs] = channels;
         let init = start.init(inputs);
@@ -130,7 +131,8 @@ impl Linear {
         Self { weight, bias: builder.param("bias", &[outputs], init), outputs, inputs }
     }
 
-    /// Registers `weight [out, in, 1]` and `bias [out]`, of the torso where the builder says so.
+    /// Registers `weight [out, in, 1]` and `bias [out]`, as part of the torso if the builder is. `channels` is
+    /// `[in, out]`.
     pub fn build_width_one(mut builder: Builder<'_>, channels: [i64; 2], start: Start) -> Self {
         let [inputs, outputs] = channels;
         let init = start.init(inputs);
@@ -145,18 +147,18 @@ impl Linear {
         x.linear(&weight, Some(params.get(self.bias)))
     }
 
-    /// Length of a vector that goes in, and of one that comes out.
-    pub fn widths(&self) -> [i64; 2] {
+    /// Returns `[in, out]`, the lengths of an input and an output vector.
+    pub fn channels(&self) -> [i64; 2] {
         [self.inputs, self.outputs]
     }
 
-    /// FLOPs for `rows` vectors.
+    /// Returns the FLOPs for `rows` vectors.
     pub fn flops(&self, rows: i64) -> u64 {
         2 * (self.outputs * self.inputs * rows) as u64
     }
 }
 
-/// Group normalisation in float32 and the SiLU that may follow.
+/// Group normalization in float32, optionally followed by modulation, SiLU and dropout.
 #[derive(Debug, Clone)]
 pub struct GroupNorm {
     weight: ParamId,
@@ -171,8 +173,8 @@ impl GroupNorm {
         Self { weight, bias: builder.param("bias", &[channels], Init::Zeros), channels }
     }
 
-    /// The normalisation of these values, without what may follow.
-    fn plain<'a>(&self, params: &'a Params) -> ops::GroupNorm<'a> {
+    /// Returns the arguments of the normalization alone.
+    fn arguments<'a>(&self, params: &'a Params) -> ops::GroupNorm<'a> {
         ops::GroupNorm {
             num_groups: NUM_GROUPS,
             weight: params.get(self.weight),
@@ -184,18 +186,18 @@ impl GroupNorm {
         }
     }
 
-    /// Normalises `[batch, channels, ...]`.
+    /// Normalizes `[batch, channels, ...]`.
     pub fn forward(&self, kernels: &Kernels, params: &Params, x: &Tensor) -> Tensor {
-        ops::group_norm_silu(kernels, x, &self.plain(params))
+        ops::group_norm_silu(kernels, x, &self.arguments(params))
     }
 
-    /// Normalises, then SiLU.
+    /// Normalizes `[batch, channels, ...]`, then applies SiLU.
     pub fn forward_silu(&self, kernels: &Kernels, params: &Params, x: &Tensor) -> Tensor {
-        ops::group_norm_silu(kernels, x, &ops::GroupNorm { silu: true, ..self.plain(params) })
+        ops::group_norm_silu(kernels, x, &ops::GroupNorm { silu: true, ..self.arguments(params) })
     }
 
-    /// Adaptive group normalisation (the paper's section 3.1) where there are scale and shift `[batch, channels]`, then
-    /// SiLU, then dropout.
+    /// Normalizes `[batch, channels, ...]`, then applies SiLU and dropout. With `modulation`, scale and shift `[batch,
+    /// channels]`, this is adaptive group normalization (the paper's section 3.1).
     pub fn forward_in_block(
         &self,
         kernels: &Kernels,
@@ -204,16 +206,16 @@ impl GroupNorm {
         modulation: Option<(&Tensor, &Tensor)>,
         dropout: Option<Dropout>,
     ) -> Tensor {
-        ops::group_norm_silu(kernels, x, &ops::GroupNorm { modulation, silu: true, dropout, ..self.plain(params) })
+        ops::group_norm_silu(kernels, x, &ops::GroupNorm { modulation, silu: true, dropout, ..self.arguments(params) })
     }
 
-    /// Channels that it normalises.
+    /// Returns the number of channels.
     pub fn channels(&self) -> i64 {
         self.channels
     }
 
-    /// The place of its first parameter in the network.
-    pub fn place(&self) -> ParamId {
+    /// Returns the ID of the first parameter.
+    pub fn first_param(&self) -> ParamId {
         self.weight
     }
 }

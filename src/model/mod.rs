@@ -11,6 +11,7 @@ mod init;
 mod layers;
 mod network;
 mod params;
+mod torso;
 mod unet;
 
 pub use activations::Running;

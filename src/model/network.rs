@@ -1,4 +1,4 @@
-//! A network of any kind behind one face.
+//! One type for all kinds of networks.
 
 use admiral_plan::LayerMemory;
 use tch::Tensor;
@@ -9,31 +9,31 @@ use super::params::{ParamSpecs, Params};
 use super::unet::{UNet, UNetSpec};
 use crate::ops::Kernels;
 
-/// What a network is given.
+/// The inputs of a network.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
     /// Images, `[batch, channels, height, width]`, float32.
     pub x: &'a Tensor,
-    /// Timesteps as the diffusion process scales them, `[batch]`.
+    /// Timesteps in the scale of the diffusion process, `[batch]`.
     pub timesteps: &'a Tensor,
-    /// Classes, `[batch]`, int64; for class-conditional UNets. Networks without a class embedding ignore them.
+    /// Classes for class-conditional UNets, `[batch]`, int64. Networks without a class embedding ignore them.
     pub labels: Option<&'a Tensor>,
-    /// Small images, `[batch, channels, small height, small width]`; for super-resolution.
+    /// Small images for super-resolution, `[batch, channels, small height, small width]`, float32.
     pub low_res: Option<&'a Tensor>,
 }
 
-/// A network, whole.
+/// The spec of a network.
 #[derive(Debug, Clone, PartialEq)]
 pub enum NetworkSpec {
     /// A UNet.
     UNet(UNetSpec),
-    /// A UNet that is also given a smaller image, raised to the large size and concatenated to its input.
+    /// A UNet with a second image as input: a small image, upsampled to the large size and concatenated to the input.
     SuperRes(UNetSpec),
     /// A classifier.
     Encoder(EncoderSpec),
 }
 
-/// The structure of a network; the values of its parameters lie elsewhere.
+/// The structure of a network. It does not hold the values of its parameters.
 #[derive(Debug)]
 pub enum Network {
     /// A UNet.
@@ -64,12 +64,12 @@ impl Network {
         }
     }
 
-    /// The network's output, float32: `[batch, out_channels, height, width]`, or logits `[batch, classes]`.
-    /// Dropout is on where there is a seed, of which its masks are a function.
+    /// Computes the network's output, float32: `[batch, out_channels, height, width]`, or logits `[batch, classes]`.
+    /// Dropout is enabled if `dropout_seed` is `Some`. Its masks depend only on the seed.
     ///
     /// # Panics
-    /// When a class-conditional network is given no classes, a super-resolution network no small image, or any
-    /// network tensors of the wrong shape.
+    /// If a class-conditional network has no classes, a super-resolution network has no small image, or a tensor has
+    /// the wrong shape.
     pub fn forward(
         &self,
         kernels: &Kernels,
@@ -84,13 +84,14 @@ impl Network {
             Self::SuperRes(unet) => {
                 let low_res = low_res.expect("a super-resolution network is given the small image");
                 let size = x.size();
-                let raised = low_res.upsample_bilinear2d([size[2], size[3]], false, None, None);
-                unet.forward(kernels, params, &Tensor::cat(&[x, &raised], 1), timesteps, labels, dropout_seed)
+                let upsampled = low_res.upsample_bilinear2d([size[2], size[3]], false, None, None);
+                unet.forward(kernels, params, &Tensor::cat(&[x, &upsampled], 1), timesteps, labels, dropout_seed)
             }
         }
     }
 
-    /// FLOPs of one image's forward pass: 2 for a multiply-add, convolutions and matrix products.
+    /// FLOPs of the forward pass for one image. Counts convolutions and matrix products, with 2 FLOPs for a
+    /// multiply-add.
     #[must_use]
     pub fn forward_flops(&self) -> u64 {
         match self {
@@ -99,7 +100,7 @@ impl Network {
         }
     }
 
-    /// What forward keeps of one image for backward, in bytes, layer by layer.
+    /// Returns the memory of each layer in bytes that the forward pass saves for backward for one image.
     #[must_use]
     pub fn memory(&self, running: Running) -> Vec<LayerMemory> {
         match self {
@@ -116,7 +117,7 @@ mod tests {
     use super::*;
     use crate::model::{ModelConfig, Task};
 
-    /// A network of one level on 8x8 images of one channel, with random values everywhere.
+    /// A network with one level on 8x8 images of one channel, with random values in all parameters.
     fn tiny(task: Task, num_classes: Option<i64>) -> (Network, Params) {
         tiny_with(task, num_classes, false)
     }
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn dropout_is_a_function_of_its_seed() {
+    fn dropout_depends_on_its_seed_only() {
         let (network, params) = tiny(Task::Diffusion, None);
         let (x, timesteps) = (zeros(&[2, 1, 8, 8]) + 0.5, zeros(&[2]));
         let inputs = Inputs { x: &x, timesteps: &timesteps, labels: None, low_res: None };
@@ -164,11 +165,11 @@ mod tests {
     }
 
     #[test]
-    fn blocks_that_run_again_in_backward_change_no_number() {
+    fn recomputation_in_backward_does_not_change_results() {
         for task in [Task::Diffusion, Task::Classifier] {
             let classes = (task == Task::Classifier).then_some(3);
             let (plain, params) = tiny(task, classes);
-            let (again, _) = tiny_with(task, classes, true);
+            let (recomputed, _) = tiny_with(task, classes, true);
             let x = Tensor::randn([2, 1, 8, 8], (Kind::Float, Device::Cpu));
             let timesteps = zeros(&[2]) + 3.0;
             let inputs = Inputs { x: &x, timesteps: &timesteps, labels: None, low_res: None };
@@ -180,19 +181,19 @@ mod tests {
                 let gradients = params.tensors().iter().map(Tensor::grad);
                 std::iter::once(y.detach()).chain(gradients).collect::<Vec<_>>()
             };
-            let (plain, again) = (run(&plain), run(&again));
+            let (plain, recomputed) = (run(&plain), run(&recomputed));
             let largest = plain.iter().map(|x| x.abs().max().double_value(&[])).fold(0.0, f64::max);
-            for (place, (plain, again)) in plain.iter().zip(&again).enumerate() {
-                // The output to the bit; gradients of the embedding may be added up in another order.
-                let tolerance = if place == 0 { 0.0 } else { 1e-6 * largest };
-                let error = difference(plain, again);
-                assert!(error <= tolerance, "{task:?}, tensor {place}: {error}, allowed {tolerance}");
+            for (index, (plain, recomputed)) in plain.iter().zip(&recomputed).enumerate() {
+                // The output is equal bit for bit. Gradients of the embedding may be summed in another order.
+                let tolerance = if index == 0 { 0.0 } else { 1e-6 * largest };
+                let error = difference(plain, recomputed);
+                assert!(error <= tolerance, "{task:?}, tensor {index}: {error}, allowed {tolerance}");
             }
         }
     }
 
     #[test]
-    fn classes_and_small_images_reach_the_output() {
+    fn classes_and_small_images_change_the_output() {
         let (network, params) = tiny(Task::SuperResolution, Some(3));
         let (x, timesteps) = (zeros(&[1, 1, 8, 8]), zeros(&[1]));
         let run = |class: i64, small: f64| {
@@ -206,7 +207,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "is given the class of each image")]
-    fn a_class_conditional_network_refuses_to_run_without_classes() {
+    fn a_class_conditional_network_panics_without_classes() {
         let (network, params) = tiny(Task::Diffusion, Some(3));
         let (x, timesteps) = (zeros(&[1, 1, 8, 8]), zeros(&[1]));
         let inputs = Inputs { x: &x, timesteps: &timesteps, labels: None, low_res: None };
@@ -215,7 +216,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "is given the small image")]
-    fn a_super_resolution_network_refuses_to_run_without_the_small_image() {
+    fn a_super_resolution_network_panics_without_the_small_image() {
         let (network, params) = tiny(Task::SuperResolution, None);
         let (x, timesteps) = (zeros(&[1, 1, 8, 8]), zeros(&[1]));
         let inputs = Inputs { x: &x, timesteps: &timesteps, labels: None, low_res: None };

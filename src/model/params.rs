@@ -1,20 +1,20 @@
-//! Parameters apart from networks: a network knows names, shapes and places; the values lie wherever the caller
-//! keeps them (flat training memory, an EMA, a loaded checkpoint), and a network exists without any.
+//! Parameters, separate from networks. A network has the names, shapes and order of its parameters. The caller owns the
+//! values: flat training memory, an EMA, or a loaded checkpoint.
 
 use std::sync::Arc;
 
 use tch::Tensor;
 
-/// The place of a parameter in its network: the released checkpoints' order.
+/// The index of a parameter in its network, in the order of the released checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ParamId(pub usize);
 
-/// How a parameter starts.
+/// The initialization of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
-    /// All zeros.
+    /// Zeros.
     Zeros,
-    /// All ones.
+    /// Ones.
     Ones,
     /// Uniform in `-bound..bound`.
     Uniform {
@@ -28,80 +28,81 @@ pub enum Init {
     },
 }
 
-/// A parameter without its values.
+/// The description of a parameter, without its values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParamSpec {
-    /// The name that the released checkpoints give it: `input_blocks.1.0.in_layers.2.weight`.
+    /// The name in the released checkpoints, such as `input_blocks.1.0.in_layers.2.weight`.
     pub name: String,
-    /// Its shape, as libtorch has it.
+    /// The shape in libtorch's order.
     pub shape: Vec<i64>,
-    /// True for the convolutions of the torso, which mixed precision keeps in half.
+    /// Whether the parameter belongs to a convolution of the torso, which has half precision in mixed-precision
+    /// training.
     pub torso: bool,
-    /// How it starts.
+    /// The initialization.
     pub init: Init,
 }
 
 impl ParamSpec {
-    /// The number of values.
+    /// Returns the number of values.
     #[must_use]
     pub fn num_elements(&self) -> usize {
         self.shape.iter().map(|&n| n as usize).product()
     }
 }
 
-/// Every parameter of a network, in the released checkpoints' order.
+/// The parameters of a network, in the order of the released checkpoints.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ParamSpecs(Vec<ParamSpec>);
 
 impl ParamSpecs {
-    /// Adds a parameter and says its place.
+    /// Adds a parameter and returns its ID.
     pub fn add(&mut self, spec: ParamSpec) -> ParamId {
         self.0.push(spec);
         ParamId(self.0.len() - 1)
     }
 
-    /// The parameters in order.
+    /// Iterates over the parameters in order.
     pub fn iter(&self) -> std::slice::Iter<'_, ParamSpec> {
         self.0.iter()
     }
 
-    /// The parameters in order.
+    /// Returns the parameters in order.
     #[must_use]
     pub fn as_slice(&self) -> &[ParamSpec] {
         &self.0
     }
 
-    /// The number of parameter tensors.
+    /// Returns the number of parameters.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no parameters.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The number of values of all parameters.
+    /// Returns the total number of values.
     #[must_use]
     pub fn num_elements(&self) -> usize {
         self.0.iter().map(ParamSpec::num_elements).sum()
     }
 }
 
-/// Values that do not fit a network.
+/// Parameters that do not match a network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the values do not fit the network: {}", .0.join("; "))]
 pub struct ParamError(pub Vec<String>);
 
 impl ParamSpecs {
-    /// Compares named shapes with these, and lists the first few that are missing, unexpected or of another shape.
+    /// Compares named shapes with these parameters.
     ///
     /// # Errors
-    /// When a name or a shape differs.
+    /// If a name is missing or unexpected, or a shape differs. The error lists the first few differences.
     pub fn check<'a>(&self, given: impl IntoIterator<Item = (&'a str, &'a [i64])>) -> Result<(), ParamError> {
-        const MOST: usize = 5;
+        const MAX_LISTED: usize = 5;
         let given: std::collections::BTreeMap<&str, &[i64]> = given.into_iter().collect();
         let mut differences = Vec::new();
         for spec in &self.0 {
@@ -116,16 +117,16 @@ impl ParamSpecs {
         let known: std::collections::BTreeSet<&str> = self.0.iter().map(|spec| spec.name.as_str()).collect();
         differences
             .extend(given.keys().filter(|name| !known.contains(*name)).map(|name| format!("{name} is unexpected")));
-        if differences.len() > MOST {
-            let more = differences.len() - MOST;
-            differences.truncate(MOST);
+        if differences.len() > MAX_LISTED {
+            let more = differences.len() - MAX_LISTED;
+            differences.truncate(MAX_LISTED);
             differences.push(format!("and {more} more"));
         }
         if differences.is_empty() { Ok(()) } else { Err(ParamError(differences)) }
     }
 }
 
-/// The values of a network's parameters: one tensor for each spec, in order. A clone is another handle on the same values.
+/// The values of a network's parameters: one tensor for each [`ParamSpec`], in order. Clones share the values.
 #[derive(Debug, Clone)]
 pub struct Params {
     tensors: Arc<Tensors>,
@@ -134,23 +135,23 @@ pub struct Params {
 #[derive(Debug)]
 struct Tensors(Vec<Tensor>);
 
-// SAFETY: through a shared reference a tensor is only read and its handle only copied, and libtorch counts handles
-// atomically. What runs in place on a shallow copy is the caller's to keep apart, on one thread as on several.
+// SAFETY: a shared reference allows only reading a tensor and copying its handle, and libtorch's reference counts are
+// atomic. Callers synchronize in-place operations on shallow copies themselves.
 unsafe impl Sync for Tensors {}
 
 impl Params {
-    /// Takes the tensors in the order of the network's specs.
+    /// Creates the values from tensors in the order of the network's [`ParamSpecs`].
     #[must_use]
     pub fn new(tensors: Vec<Tensor>) -> Self {
         Self { tensors: Arc::new(Tensors(tensors)) }
     }
 
-    /// The tensor at a place.
+    /// Returns the tensor of a parameter.
     pub fn get(&self, id: ParamId) -> &Tensor {
         &self.tensors.0[id.0]
     }
 
-    /// All tensors in order.
+    /// Returns all tensors in order.
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors.0
     }
@@ -161,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn differences_are_listed_by_name() {
+    fn check_lists_differences_by_name() {
         let mut specs = ParamSpecs::default();
         for (name, shape) in [("a", vec![2, 3]), ("b", vec![4])] {
             specs.add(ParamSpec { name: name.into(), shape, torso: false, init: Init::Zeros });

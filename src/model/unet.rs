@@ -3,29 +3,30 @@
 use admiral_plan::LayerMemory;
 use tch::{Kind, Tensor};
 
-use super::activations::{Running, whole};
+use super::activations::{Running, outside_blocks};
 use super::blocks::{self, Block, BlockSpec, Context, build_down, build_middle, build_up};
 use super::embedding::Embedding;
 use super::layers::{Builder, Conv2d, GroupNorm, Start};
 use super::params::{ParamSpecs, Params};
+use super::torso::enter_torso;
 use crate::ops::Kernels;
 
-/// A UNet, whole.
+/// The spec of a UNet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UNetSpec {
-    /// Height and width of the images.
+    /// Height and width of the images in pixels.
     pub image_size: i64,
-    /// Channels of the input: the image's, twice that for super-resolution.
+    /// Channels of the input: the image's channels, or twice as many for super-resolution.
     pub in_channels: i64,
-    /// Channels of the output: the image's, twice that with learned variance.
+    /// Channels of the output: the image's channels, or twice as many with learned variance.
     pub out_channels: i64,
-    /// Rows of the class embedding; none for an unconditional network.
+    /// The number of rows of the class embedding. `None` for an unconditional network.
     pub num_classes: Option<i64>,
-    /// The blocks.
+    /// The properties of the blocks.
     pub blocks: BlockSpec,
 }
 
-/// The structure of a UNet; the values of its parameters lie elsewhere.
+/// The structure of a UNet. It does not hold the values of its parameters.
 #[derive(Debug)]
 pub struct UNet {
     spec: UNetSpec,
@@ -54,14 +55,15 @@ impl UNet {
         (Self { spec: spec.clone(), embedding, input_blocks, middle_block, output_blocks, out_norm, out_conv }, specs)
     }
 
-    /// What was built.
+    /// Returns the spec that the UNet was built from.
     #[must_use]
     pub fn spec(&self) -> &UNetSpec {
         &self.spec
     }
 
-    /// `x` `[batch, in, height, width]`, `timesteps` `[batch]` and `labels` `[batch]` to `[batch, out, height, width]`,
-    /// float32. The torso computes in the type of its parameters.
+    /// Computes `[batch, out, height, width]`, float32, from `x` `[batch, in, height, width]`, `timesteps` `[batch]`
+    /// and `labels` `[batch]`, int64. The torso computes in the type of its parameters. Dropout is enabled if
+    /// `dropout_seed` is `Some`.
     pub fn forward(
         &self,
         kernels: &Kernels,
@@ -86,10 +88,15 @@ impl UNet {
                 None => blocks::forward(block, &context, &hidden),
             };
         }
-        self.out_conv.forward(kernels, params, &self.out_norm.forward_silu(kernels, params, &hidden.to_kind(Kind::Float)))
+        self.out_conv.forward(
+            kernels,
+            params,
+            &self.out_norm.forward_silu(kernels, params, &hidden.to_kind(Kind::Float)),
+        )
     }
 
-    /// FLOPs of one image's forward pass: 2 for a multiply-add, convolutions and matrix products.
+    /// FLOPs of the forward pass for one image. Counts convolutions and matrix products, with 2 FLOPs for a
+    /// multiply-add.
     #[must_use]
     pub fn forward_flops(&self) -> u64 {
         let mut size = self.spec.image_size;
@@ -103,46 +110,24 @@ impl UNet {
         sum + self.out_conv.flops(size)
     }
 
-    /// What forward keeps of one image for backward, layer by layer.
+    /// Returns the memory of each layer that the forward pass saves for backward for one image.
     #[must_use]
     pub fn memory(&self, running: Running) -> Vec<LayerMemory> {
-        let mut layers = vec![whole("embedding", running.float(self.embedding.kept_elements()))];
+        let mut layers = vec![outside_blocks("embedding", running.float(self.embedding.saved_elements()))];
         let size = blocks::memory("input_blocks", &self.input_blocks, self.spec.image_size, running, &mut layers);
         let middle = std::slice::from_ref(&self.middle_block);
         let size = blocks::memory("middle_block", middle, size, running, &mut layers);
         let size = blocks::memory("output_blocks", &self.output_blocks, size, running, &mut layers);
-        // Float32 from here on: in half precision the input is a copy.
+        // The layers after the torso compute in float32. In half precision their input is a copy.
         let input_bytes = running.float(self.out_conv.inputs() * size * size);
         layers.push(LayerMemory {
             name: "out".into(),
             input_bytes,
             keeps_input: true,
-            inner_bytes: running.norm(&self.out_norm, size * size, false, false, true).inner + input_bytes,
+            inner_bytes: running.norm(&self.out_norm, size * size, false, false, true).inner_bytes + input_bytes,
             backward_bytes: 3 * input_bytes,
             can_checkpoint: false,
         });
         layers
     }
-}
-
-/// The input in the torso's type, and in the layout that every layer after this one keeps. The networks themselves
-/// assume none.
-pub(super) fn enter_torso(input_blocks: &[Block], kernels: &Kernels, params: &Params, x: &Tensor) -> Tensor {
-    match input_blocks.first().map(Vec::as_slice) {
-        Some([blocks::Layer::Conv(conv, _), ..]) => lay_out(kernels, &x.to_kind(conv.kind(params))),
-        _ => x.shallow_clone(),
-    }
-}
-
-/// Channels-last where that is faster: on the CPU libtorch's convolutions then need no reordering of their input and
-/// output, and `ops::group_norm_silu` takes either.
-fn lay_out(kernels: &Kernels, x: &Tensor) -> Tensor {
-    if !kernels.prefer_channels_last(x.kind()) {
-        return x.shallow_clone();
-    }
-    let size = x.size();
-    let (channels, height, width) = (size[1], size[2], size[3]);
-    // The strides of a single channel say nothing about the layout, and libtorch would take it for contiguous.
-    let strides = [channels * height * width, 1, channels * width, channels];
-    x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]).as_strided(&size, strides, None)
 }

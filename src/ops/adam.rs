@@ -1,4 +1,4 @@
-//! The optimizer's one pass over flat memory: AdamW, every EMA, the half copy.
+//! The optimizer update of flat memory in one pass: AdamW, all EMAs and the half-precision copy.
 
 use tch::{Kind, Tensor};
 
@@ -7,36 +7,37 @@ use super::{Error, Kernels, bridge};
 
 pub use admiral_gpu::adam::AdamHyper;
 
-/// Flat tensors of one length over which [`adam`] runs. All but `gradient` are updated in place.
+/// The flat tensors of an [`adam`] update, `[length]` each. All except `gradient` are updated in place.
 #[derive(Debug)]
 pub struct AdamSegment<'a> {
-    /// Parameters in float32.
+    /// The float32 parameters.
     pub master: &'a Tensor,
-    /// Mean of gradients, float32.
+    /// The moving average of gradients, float32.
     pub mean: &'a Tensor,
-    /// Mean of squared gradients, float32.
+    /// The moving average of squared gradients, float32.
     pub variance: &'a Tensor,
     /// The gradient, float32 or a half kind.
     pub gradient: &'a Tensor,
-    /// Exponential moving averages of the masters with their rates, float32.
+    /// The rates and values of the exponential moving averages of `master`, float32.
     pub emas: &'a [(f64, &'a Tensor)],
-    /// The copy of the masters that the network computes with, of a half kind.
+    /// The half-precision copy of `master` that the network computes with.
     pub half: Option<&'a Tensor>,
 }
 
-/// One AdamW update of a segment, then of its EMAs (`ema * rate + master * (1 - rate)`) and its half copy.
+/// Performs one AdamW update of a segment, then updates its EMAs (`ema * rate + master * (1 - rate)`) and its half
+/// copy.
 ///
 /// # Errors
-/// [`Error::Unsuitable`] when a tensor is not flat, contiguous, of the master's length and device, and of a kind that
-/// [`AdamSegment`] names.
+/// If a tensor is not flat and contiguous, differs from `master` in length or device, or has a kind that
+/// [`AdamSegment`] does not allow: [`Error::Unsuitable`]. If a kernel launch or libtorch fails.
 pub fn adam(kernels: &Kernels, segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
     check(segment)?;
     let _no_grad = tch::no_grad_guard();
     match segment.master.device() {
-        device if kernels.is_cpu(device) => by_cpu_kernel(segment, hyper),
+        device if kernels.is_cpu(device) => run_cpu_kernel(segment, hyper),
         device => match kernels.gpu(device) {
-            Some(launcher) => by_gpu_kernel(launcher, segment, hyper),
-            None => by_tensor_operations(segment, hyper),
+            Some(launcher) => run_gpu_kernel(launcher, segment, hyper),
+            None => run_libtorch(segment, hyper),
         },
     }
 }
@@ -71,8 +72,8 @@ fn check(segment: &AdamSegment<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// One pass by the CPU kernel: every value is read and written once.
-fn by_cpu_kernel(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
+/// Runs the update in the CPU kernel, which reads and writes each value once.
+fn run_cpu_kernel(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
     let kind = |tensor: &Tensor| bridge::kernel_kind(tensor.kind()).unwrap_or_default();
     let memory = bridge::AdamMemory {
         master: segment.master.data_ptr(),
@@ -88,15 +89,15 @@ fn by_cpu_kernel(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Err
         .iter()
         .map(|(rate, ema)| bridge::Average { ema: ema.data_ptr(), rate: *rate as f32, rest: (1.0 - rate) as f32 })
         .collect();
-    // SAFETY: `check` made sure of lengths, kinds, layout and device; the tensors outlive the call, and nobody else
-    // touches a segment's memory during its update.
+    // SAFETY: `check` verified lengths, kinds, layout and device. The tensors outlive the call, and no other code
+    // accesses the memory of a segment during its update.
     unsafe { bridge::adam(&memory, &hyper.into(), &averages, segment.master.numel()) }
 }
 
-/// One pass by the kernel of a GPU.
-fn by_gpu_kernel(launcher: &GpuLauncher, segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
-    let kinded = |tensor: &Tensor| Some((gpu_kind(tensor.kind())?, address(tensor)));
-    let gradient = kinded(segment.gradient).ok_or_else(|| Error::Unsuitable {
+/// Enqueues the update in the GPU kernel.
+fn run_gpu_kernel(launcher: &GpuLauncher, segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
+    let kind_and_address = |tensor: &Tensor| Some((gpu_kind(tensor.kind())?, address(tensor)));
+    let gradient = kind_and_address(segment.gradient).ok_or_else(|| Error::Unsuitable {
         operation: "adam",
         tensor: "gradient",
         found: format!("{:?}", segment.gradient.kind()),
@@ -108,22 +109,22 @@ fn by_gpu_kernel(launcher: &GpuLauncher, segment: &AdamSegment<'_>, hyper: &Adam
         mean: address(segment.mean),
         variance: address(segment.variance),
         gradient,
-        half: segment.half.and_then(kinded),
+        half: segment.half.and_then(kind_and_address),
         averages: segment.emas.iter().map(|(rate, ema)| (*rate, address(ema))).collect(),
     };
-    // SAFETY: `check` made sure of lengths, kinds, layout and device. What libtorch frees or writes later on this stream
-    // comes after the kernel.
+    // SAFETY: `check` verified lengths, kinds, layout and device. libtorch frees and writes this memory on the same
+    // stream, after the kernel.
     unsafe { admiral_gpu::adam::adam(launcher.launch(), &memory, hyper, None)? };
     Ok(())
 }
 
-/// The same update by libtorch's operations on whole segments: where there is no kernel.
-fn by_tensor_operations(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
+/// Performs the update with libtorch's operations, for devices without a kernel.
+fn run_libtorch(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
     let AdamHyper { learning_rate, beta1, beta2, epsilon, weight_decay, step, gradient_scale } = *hyper;
     let correction1 = 1.0 - beta1.powf(step as f64);
     let correction2 = 1.0 - beta2.powf(step as f64);
     let gradient = segment.gradient.f_to_kind(Kind::Float)?.f_mul_scalar(gradient_scale)?;
-    // tch wants exclusive handles for in-place operations; shallow clones share the memory.
+    // In-place operations of tch need mutable handles. Shallow clones share the memory.
     let mut master = segment.master.shallow_clone();
     let mut mean = segment.mean.shallow_clone();
     let mut variance = segment.variance.shallow_clone();
@@ -160,7 +161,8 @@ mod tests {
         Vec::try_from(tensor.to_kind(Kind::Double)).unwrap()
     }
 
-    /// Three updates by plain float64 arithmetic beside three by `update`; largest error relative to the largest value.
+    /// Compares three updates by `update` with float64 arithmetic. Returns the largest error of each tensor, relative
+    /// to its largest value.
     fn errors(
         update: impl Fn(&AdamSegment<'_>, &AdamHyper) -> Result<(), Error>,
         n: i64,
@@ -222,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn follows_the_plain_formula() {
+    fn cpu_kernel_and_libtorch_match_the_formula() {
         for n in [1, 7, 64, 1001, 70_003] {
             for (gradient, half) in [
                 (Kind::Float, None),
@@ -233,22 +235,22 @@ mod tests {
                 for error in errors(|segment, hyper| adam(&Kernels::cpu(), segment, hyper), n, gradient, half) {
                     assert!(error < 1e-6, "n {n}, gradient {gradient:?}, half {half:?}: {error}");
                 }
-                for error in errors(by_tensor_operations_without_gradients, n, gradient, half) {
-                    assert!(error < 1e-6, "by tensor operations, n {n}, gradient {gradient:?}: {error}");
+                for error in errors(run_libtorch_without_gradients, n, gradient, half) {
+                    assert!(error < 1e-6, "by libtorch, n {n}, gradient {gradient:?}: {error}");
                 }
             }
         }
     }
 
-    /// The GPU's kernel, its text run on the CPU.
+    /// Runs the source of the GPU kernel on the CPU.
     #[test]
-    fn the_gpus_kernel_follows_the_plain_formula() {
+    fn gpu_kernel_matches_the_formula() {
         let launcher = GpuLauncher::new(Emulator::new(1));
         for n in [7, 1001] {
             for (gradient, half) in
                 [(Kind::Float, None), (Kind::Half, Some(Kind::Half)), (Kind::BFloat16, Some(Kind::BFloat16))]
             {
-                let update = |segment: &AdamSegment<'_>, hyper: &AdamHyper| by_gpu_kernel(&launcher, segment, hyper);
+                let update = |segment: &AdamSegment<'_>, hyper: &AdamHyper| run_gpu_kernel(&launcher, segment, hyper);
                 for error in errors(update, n, gradient, half) {
                     assert!(error < 1e-6, "n {n}, gradient {gradient:?}, half {half:?}: {error}");
                 }
@@ -256,12 +258,12 @@ mod tests {
         }
     }
 
-    fn by_tensor_operations_without_gradients(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
-        tch::no_grad(|| by_tensor_operations(segment, hyper))
+    fn run_libtorch_without_gradients(segment: &AdamSegment<'_>, hyper: &AdamHyper) -> Result<(), Error> {
+        tch::no_grad(|| run_libtorch(segment, hyper))
     }
 
     #[test]
-    fn libtorchs_fused_update_is_the_same() {
+    fn fused_adamw_of_libtorch_matches_the_formula() {
         let by_libtorch = |segment: &AdamSegment<'_>, hyper: &AdamHyper| {
             let _no_grad = tch::no_grad_guard();
             let gradient = segment.gradient * hyper.gradient_scale;
@@ -272,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_tensor_of_another_length() {
+    fn tensors_of_another_length_are_refused() {
         let (a, b) = (random(4), random(5));
         let segment = AdamSegment { master: &a, mean: &a, variance: &a, gradient: &b, emas: &[], half: None };
         let hyper = AdamHyper {

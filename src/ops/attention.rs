@@ -1,13 +1,14 @@
-//! Attention between positions.
+//! Scaled dot-product attention.
 
 use tch::Tensor;
 
-/// Softmax(q kᵀ / sqrt(head_channels)) v, for `q`, `k`, `v` of shape [batch, heads, length, head_channels]; the same
-/// shape comes back, in the kind of `q`.
+/// Computes softmax(q kᵀ / sqrt(head_channels)) v. `q`, `k`, `v` and the result are `[batch, heads, length,
+/// head_channels]`, and the result has the kind of `q`.
 ///
-/// libtorch's fused attention keeps no [length, length] matrix for backward, so nothing needs to be computed twice.
-/// It scales the product once, where the published formula scales `q` and `k` each by head_channels^-1/4: the same
-/// number, and in half precision the fused kernels accumulate and take the softmax in float32.
+/// libtorch's fused attention does not save a `[length, length]` matrix for backward, so activation checkpointing is
+/// not needed for it. It scales the product once; the published implementation scales `q` and `k` each by
+/// head_channels^-1/4, which is equivalent. In half precision the fused kernels accumulate and compute the softmax in
+/// float32.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
     Tensor::scaled_dot_product_attention(q, k, v, None::<&Tensor>, 0.0, false, None, false)
 }
@@ -25,7 +26,7 @@ mod tests {
         weights.softmax(-1, Kind::Double).matmul(v)
     }
 
-    /// Output and the three gradients, as float64.
+    /// Returns the output and the three gradients, as float64.
     fn run(
         f: impl Fn(&Tensor, &Tensor, &Tensor) -> Tensor,
         inputs: &[Tensor; 3],
@@ -41,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn equals_the_published_formula_with_its_gradients() {
+    fn output_and_gradients_match_the_published_formula() {
         tch::manual_seed(1);
         let random = |scale: f64| Tensor::randn([2, 3, 17, 8], (Kind::Double, Device::Cpu)) * scale;
         let inputs = [random(2.0), random(2.0), random(1.0)];

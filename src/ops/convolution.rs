@@ -1,21 +1,24 @@
-//! Convolution.
+//! 2-d convolution.
 
 use tch::Tensor;
 
 use super::{Kernels, bridge};
 
-/// `x` `[batch, in, height, width]` and `weight` `[out, in, kernel, kernel]` to `[batch, out, height / stride, width /
-/// stride]`, plus `bias` `[out]`. Where maps lie channels-last on the CPU and the weights do not, 3x3 convolutions with
-/// stride 1 and padding 1 in float32, large enough and with channels in multiples of 32, are Winograd's F(2x2, 3x3)
-/// (Lavin and Gray, 2016), which multiplies 16 times where the definition does 36 times; all others are libtorch's, with a
-/// faster way between the two layouts.
+/// Convolves `x` `[batch, in, height, width]` with `weight` `[out, in, kernel, kernel]` and adds `bias` `[out]`. The
+/// result is `[batch, out, height / stride, width / stride]`.
+///
+/// On the CPU, if `x` is channels-last and `weight` is contiguous, the operation is a single autograd node of our own.
+/// It converts the weights between the layouts faster than libtorch. It uses Winograd's F(2x2, 3x3) (Lavin and Gray,
+/// 2016) for 3x3 convolutions with stride 1 and padding 1 in float32 that are large enough and whose channels are
+/// multiples of 32: 16 multiplications instead of 36 for each tile of 2x2 outputs. It uses libtorch's convolution for
+/// all others.
 ///
 /// # Panics
-/// Where libtorch refuses, as tch's operations do.
+/// If libtorch reports an error, as tch's operations do.
 pub fn conv2d(kernels: &Kernels, x: &Tensor, weight: &Tensor, bias: &Tensor, stride: i64, padding: i64) -> Tensor {
     if kernels.is_cpu(x.device())
-        && bridge::convolve_suits(x, weight)
-        // What the bridge refuses libtorch refuses too, in tch's own way of telling.
+        && bridge::can_convolve(x, weight)
+        // If the bridge fails, libtorch's convolution below fails too, with tch's error message.
         && let Ok(out) = bridge::convolve(x, weight, bias, stride, padding)
     {
         return out;
@@ -35,8 +38,8 @@ mod tests {
         x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
     }
 
-    /// Batch, inputs, outputs, height and width of what is Winograd's: tiles at the edges that are cut in both directions,
-    /// in either, and rows that fill no block.
+    /// Batch, inputs, outputs, height and width of cases that use Winograd: edge tiles that are cut in both directions,
+    /// in one direction, and rows that do not fill a block.
     const WINOGRAD: [[i64; 5]; 4] =
         [[5, 32, 64, 12, 12], [4, 96, 64, 15, 11], [7, 64, 32, 7, 10], [1, 128, 160, 1, 300]];
 
@@ -54,8 +57,8 @@ mod tests {
     ];
 
     #[test]
-    fn values_and_gradients_are_those_of_libtorch() {
-        // What is worth it depends on the number.
+    fn values_and_gradients_match_libtorch() {
+        // The choice of Winograd depends on the number of threads.
         tch::set_num_threads(2);
         for [batch, inputs, outputs, height, width, kernel, stride] in CASES {
             for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
@@ -63,9 +66,9 @@ mod tests {
                 let x = channels_last(&random(&[batch, inputs, height, width])).set_requires_grad(true);
                 let weight = random(&[outputs, inputs, kernel, kernel]).set_requires_grad(true);
                 let bias = random(&[outputs]).set_requires_grad(true);
-                assert!(bridge::convolve_suits(&x, &weight));
+                assert!(bridge::can_convolve(&x, &weight));
                 let is_winograd = kind == Kind::Float && WINOGRAD.contains(&[batch, inputs, outputs, height, width]);
-                assert_eq!(bridge::is_winograd(&x, &weight, stride, kernel / 2), is_winograd, "{batch} {inputs}");
+                assert_eq!(bridge::uses_winograd(&x, &weight, stride, kernel / 2), is_winograd, "{batch} {inputs}");
                 let found = conv2d(&Kernels::cpu(), &x, &weight, &bias, stride, kernel / 2);
                 let expected = x.conv2d(&weight, Some(&bias), [stride; 2], [kernel / 2; 2], [1, 1], 1);
                 let close = |a: &Tensor, b: &Tensor| {
@@ -77,50 +80,50 @@ mod tests {
                 close(&found, &expected);
                 let dy = Tensor::randn_like(&expected);
                 let inputs = [&x, &weight, &bias];
-                let of_expected = gradients(&expected, &dy, &inputs).unwrap();
-                let of_found = gradients(&found, &dy, &inputs).unwrap();
-                for (found, expected) in of_found.iter().zip(&of_expected) {
+                let expected_gradients = gradients(&expected, &dy, &inputs).unwrap();
+                let found_gradients = gradients(&found, &dy, &inputs).unwrap();
+                for (found, expected) in found_gradients.iter().zip(&expected_gradients) {
                     close(found, expected);
                 }
-                assert!(of_found[1].is_contiguous(), "the gradient lies as the weights do");
-                // Each by itself, of a gradient that lies otherwise.
+                assert!(found_gradients[1].is_contiguous(), "the gradient has the layout of the weights");
+                // Each gradient separately, for an output gradient in the other layout.
                 let dy = dy.contiguous();
-                for (input, expected) in inputs.iter().zip(&of_expected) {
-                    let again = conv2d(&Kernels::cpu(), &x, &weight, &bias, stride, kernel / 2);
-                    close(&gradients(&again, &dy, &[input]).unwrap()[0], expected);
+                for (input, expected) in inputs.iter().zip(&expected_gradients) {
+                    let found = conv2d(&Kernels::cpu(), &x, &weight, &bias, stride, kernel / 2);
+                    close(&gradients(&found, &dy, &[input]).unwrap()[0], expected);
                 }
             }
         }
     }
 
     #[test]
-    fn a_value_is_its_own_image_s_alone() {
+    fn an_image_does_not_depend_on_the_others_in_its_batch() {
         tch::set_num_threads(2);
         let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
-        // Blocks of tiles begin and end within images.
+        // Blocks of tiles start and end inside images.
         let (x, weight, bias) = (channels_last(&random(&[7, 64, 42, 42])), random(&[32, 64, 3, 3]), random(&[32]));
         let together = conv2d(&Kernels::cpu(), &x, &weight, &bias, 1, 1);
         for image in 0..7 {
             let image_alone = x.narrow(0, image, 1);
-            assert!(bridge::is_winograd(&image_alone, &weight, 1, 1));
+            assert!(bridge::uses_winograd(&image_alone, &weight, 1, 1));
             let alone = conv2d(&Kernels::cpu(), &image_alone, &weight, &bias, 1, 1);
             assert_eq!(alone, together.narrow(0, image, 1), "image {image}");
         }
     }
 
     #[test]
-    fn what_lies_otherwise_is_left_to_libtorch() {
+    fn other_layouts_and_kinds_are_left_to_libtorch() {
         let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
         let (map, weight) = (random(&[2, 4, 6, 6]), random(&[3, 4, 3, 3]));
-        assert!(!bridge::convolve_suits(&map, &weight));
+        assert!(!bridge::can_convolve(&map, &weight));
         let map = channels_last(&map);
-        assert!(bridge::convolve_suits(&map, &weight));
+        assert!(bridge::can_convolve(&map, &weight));
         for (x, weight) in [
             (&map, &channels_last(&weight)),
             (&map, &random(&[3, 4, 1, 1])),
             (&map.to_kind(Kind::Double), &weight.to_kind(Kind::Double)),
         ] {
-            assert!(!bridge::convolve_suits(x, weight));
+            assert!(!bridge::can_convolve(x, weight));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Dropout whose mask is a function of a seed, so that it is never stored: whoever needs it again makes it again.
+//! Dropout whose mask is a function of a seed. Backward computes the mask again, so it is not stored.
 
 use tch::{Kind, Tensor};
 
@@ -6,20 +6,20 @@ use admiral_random::mix;
 
 /// Zeroes values with a probability and multiplies the others by `1 / (1 - probability)`.
 ///
-/// Whether a value stays depends on the seed, the number of its sample in the batch, and its index in the sample as
-/// [channels, positions]: neither on the memory layout nor on threads. The index goes through the integer hash
-/// `lowbias32`, to which two keys of the sample are added.
+/// The mask depends on the seed, the index of the sample in the batch, and the index of the value in the sample as
+/// `[channels, positions]`. It does not depend on the memory layout or on threads. The random bits are the integer hash
+/// `lowbias32` of the index, with two keys of the sample mixed in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
-    /// In 0..1.
+    /// The probability of a zero, in 0..1.
     pub probability: f64,
-    /// What the mask is a function of.
+    /// The seed of the mask.
     pub seed: u64,
 }
 
 impl Dropout {
-    /// What the values of `x` [batch, channels, ...] are multiplied by: 0 or `1 / (1 - probability)`, float32, in the
-    /// shape of `x`. By libtorch's operations, for devices and kinds without a kernel.
+    /// Returns the factors 0 or `1 / (1 - probability)` of the values of `x` `[batch, channels, ...]`, float32, in the
+    /// shape of `x`. Computed with libtorch's operations, for devices and kinds without a kernel.
     pub(super) fn mask(&self, x: &Tensor) -> Tensor {
         const LOW: i64 = 0xffff_ffff;
         let size = x.size();
@@ -30,7 +30,7 @@ impl Dropout {
             Tensor::from_slice(&keys).to_device(x.device()).unsqueeze(1)
         };
         let index = Tensor::arange(size.iter().skip(1).product::<i64>(), (Kind::Int64, x.device())).unsqueeze(0);
-        // Products of 32-bit numbers wrap in 64 bits, and their low 32 bits are right all the same.
+        // Products of 32-bit numbers may overflow a signed 64-bit integer, but their low 32 bits are correct.
         let mut bits = index.bitwise_xor_tensor(&key(|key| key & 0xffff_ffff));
         bits = bits.bitwise_xor_tensor(&bits.bitwise_right_shift_tensor_scalar(16));
         bits = (bits * 0x7feb_352d).bitwise_and(LOW);
@@ -50,7 +50,7 @@ mod tests {
 
     use super::*;
 
-    /// 1 where a value is kept.
+    /// Returns 1 for values that are kept and 0 for the others.
     fn kept(shape: &[i64], probability: f64, seed: u64) -> Tensor {
         let x = Tensor::zeros(shape, (Kind::BFloat16, Device::Cpu));
         Dropout { probability, seed }.mask(&x).gt(0.0).to_kind(Kind::Double)
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_as_many_as_it_should_and_the_mean() {
+    fn the_share_of_kept_values_and_their_scale_are_correct() {
         for probability in [0.1, 0.3, 0.5, 0.9] {
             let mask = kept(&[4, 64, 32, 32], probability, 3);
             let deviation = (probability * (1.0 - probability) / mask.numel() as f64).sqrt();
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_samples_channels_and_seeds_are_independent() {
+    fn neighbours_channels_samples_and_seeds_are_independent() {
         let mask = kept(&[2, 64, 64, 64], 0.5, 9);
         let pairs = [
             ("columns", mask.narrow(3, 0, 63), mask.narrow(3, 1, 63)),

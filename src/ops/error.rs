@@ -1,34 +1,35 @@
-//! Why an operation could not run.
+//! Errors of operations.
 
 use tch::TchError;
 
-/// Why an operation could not run. All of these are mistakes of the caller or a lack of memory: none is worth a retry.
+/// An error of an operation. The cause is a mistake of the caller, a lack of memory or a failure of the device. A retry
+/// does not help.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A tensor is not what the operation takes.
+    /// The operation does not accept a tensor.
     #[error("{operation}: `{tensor}` is {found}, but must be {expected}")]
     Unsuitable {
-        /// The operation that refused.
+        /// The name of the operation.
         operation: &'static str,
-        /// Which of its tensors.
+        /// The name of the tensor.
         tensor: &'static str,
-        /// Kind, shape, layout or device as found.
+        /// The kind, shape, layout or device of the tensor.
         found: String,
-        /// What would have been right.
+        /// The kind, shape, layout or device that the operation accepts.
         expected: String,
     },
-    /// libtorch refused.
+    /// libtorch reported an error.
     #[error("libtorch: {0}")]
     Torch(#[from] TchError),
-    /// A kernel was not launched on a GPU, or the GPU failed.
+    /// A kernel launch failed, or the GPU failed.
     #[error(transparent)]
     Gpu(Box<admiral_gpu::Error>),
     /// The C++ bridge caught an exception.
     #[error("{operation}: {message}")]
     Bridge {
-        /// The operation that failed.
+        /// The name of the operation.
         operation: &'static str,
-        /// What the exception said.
+        /// The message of the exception.
         message: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Group normalization with what follows it in a residual block.
+//! Group normalization, fused with the operations that follow it in a residual block.
 
 use std::sync::Arc;
 
@@ -7,15 +7,16 @@ use tch::{Device, Kind, Tensor};
 use super::launcher::GpuLauncher;
 use super::{Error, GroupNorm, Kernels, bridge};
 
-/// Group normalization with modulation, SiLU and dropout.
+/// Group normalization, followed by modulation, SiLU and dropout.
 ///
-/// `x` is [batch, channels, height, width] or [batch, channels, length] of any floating kind; the parameters may be of
-/// another. Everything is computed in float32 (float64 for float64), and the result has the kind and layout of `x`.
+/// `x` is `[batch, channels, height, width]` or `[batch, channels, length]` of any floating kind. The parameters may
+/// have another kind. The computation is in float32, or float64 if `x` is float64. The result has the kind and layout
+/// of `x`.
 ///
-/// In float32 and the half kinds this is one node of the graph that keeps only `x` and the groups' statistics for
-/// backward: on the CPU, and on GPUs for which our kernels can be compiled. It takes channels-last as it comes, which
-/// matters: on the CPU libtorch's own kernel is many times slower there when a group has few channels. Dropout's mask is
-/// another on a GPU than on the CPU.
+/// In float32 and the half kinds this is a single autograd node, on the CPU and on GPUs for which our kernels compile.
+/// It saves only `x` and the group statistics for backward. It accepts channels-last without a copy; on the CPU
+/// libtorch's kernel is many times slower for channels-last if a group has few channels. The dropout masks of CPU and
+/// GPU differ.
 pub fn group_norm_silu(kernels: &Kernels, x: &Tensor, norm: &GroupNorm<'_>) -> Tensor {
     let device = x.device();
     let fits = |tensor: &Tensor| group_norm_is_fused(tensor.kind(), tensor.device()) && tensor.device() == device;
@@ -23,13 +24,13 @@ pub fn group_norm_silu(kernels: &Kernels, x: &Tensor, norm: &GroupNorm<'_>) -> T
         [x, norm.weight, norm.bias].into_iter().chain(norm.modulation.into_iter().flat_map(|(a, b)| [a, b]));
     if tensors.all(fits) {
         let fused = match kernels.gpu(device) {
-            Some(launcher) => by_gpu_kernels(launcher, x, norm),
+            Some(launcher) => run_gpu_kernels(launcher, x, norm),
             None => kernels.is_cpu(device).then(|| bridge::group_norm_silu(x, norm)),
         };
         match fused {
             Some(Ok(out)) => return out,
-            // What the bridge refuses on a CPU libtorch refuses too, in tch's own way of telling. A GPU's kernel that
-            // cannot be compiled or started is slower from here on, and that has to be known.
+            // On the CPU libtorch's operations below then fail too, with tch's error message. On a GPU they replace a
+            // kernel that does not compile or launch. They are slower, so the first failure is a warning.
             Some(Err(error)) => {
                 if device.is_cuda() && kernels.is_first_warning() {
                     tracing::warn!(%error, "libtorch's group normalization runs in place of our own kernel");
@@ -43,21 +44,21 @@ pub fn group_norm_silu(kernels: &Kernels, x: &Tensor, norm: &GroupNorm<'_>) -> T
     composed(x, norm)
 }
 
-/// None where a GPU's kernels do not do that.
-fn by_gpu_kernels(launcher: &Arc<GpuLauncher>, x: &Tensor, norm: &GroupNorm<'_>) -> Option<Result<Tensor, Error>> {
+/// Creates the node on a GPU. Returns `None` if the GPU kernels do not support the arguments.
+fn run_gpu_kernels(launcher: &Arc<GpuLauncher>, x: &Tensor, norm: &GroupNorm<'_>) -> Option<Result<Tensor, Error>> {
     let fits = x.numel() > 0 && (norm.silu || norm.dropout.is_none());
     fits.then(|| bridge::group_norm_gpu(launcher, x, norm))
 }
 
-/// Whether [`group_norm_silu`] is one node of the graph for values of this kind on this device, where nobody has switched
-/// that off and a GPU's kernels can be compiled. A plan of a run's memory asks, for it decides what forward keeps for
+/// Whether [`group_norm_silu`] is a single autograd node for this kind and device, provided that fused kernels are
+/// enabled and the GPU kernels compile. Memory estimates depend on it, because it determines what forward saves for
 /// backward.
 #[must_use]
 pub fn group_norm_is_fused(kind: Kind, device: Device) -> bool {
     bridge::kernel_kind(kind).is_some() && matches!(device, Device::Cpu | Device::Cuda(_))
 }
 
-/// The same by libtorch's operations: for other kinds and devices, and for comparison.
+/// The same computation with libtorch's operations: for other kinds and devices, and for comparison.
 fn composed(x: &Tensor, norm: &GroupNorm<'_>) -> Tensor {
     let kind = if x.kind() == Kind::Double { Kind::Double } else { Kind::Float };
     let (weight, bias) = (norm.weight.to_kind(kind), norm.bias.to_kind(kind));
@@ -87,7 +88,7 @@ mod tests {
     enum Layout {
         Contiguous,
         ChannelsLast,
-        /// Neither: every second column of a wider tensor.
+        /// Neither contiguous nor channels-last: every second column of a wider tensor.
         Strided,
     }
 
@@ -95,7 +96,7 @@ mod tests {
         Tensor::randn(shape, (Kind::Double, Device::Cpu))
     }
 
-    fn lay(x: &Tensor, layout: Layout) -> Tensor {
+    fn with_layout(x: &Tensor, layout: Layout) -> Tensor {
         match layout {
             Layout::Contiguous => x.contiguous(),
             Layout::ChannelsLast => x.transpose(1, -1).contiguous().transpose(1, -1),
@@ -103,8 +104,8 @@ mod tests {
         }
     }
 
-    /// Output and the gradients of x, weight, bias, scale, shift, float64. `inputs` are x and the parameters, of which
-    /// modulation may be missing; the rest of `norm` counts.
+    /// Returns the output and the gradients of x, weight, bias, scale and shift, float64. `inputs` are x, weight, bias
+    /// and optionally scale and shift.
     fn run(
         f: impl Fn(&Tensor, &GroupNorm<'_>) -> Tensor,
         norm: Shape,
@@ -128,7 +129,7 @@ mod tests {
     }
 
     impl Shape {
-        /// x (unused), weight, bias, and modulation where there is one.
+        /// Returns the arguments with these tensors: x (unused), weight, bias and optionally scale and shift.
         fn on(self, tensors: &[Tensor]) -> GroupNorm<'_> {
             let Self { num_groups, silu, dropout } = self;
             let modulation = tensors.get(3).map(|scale| (scale, &tensors[4]));
@@ -140,7 +141,7 @@ mod tests {
         bridge::group_norm_silu(x, norm).unwrap()
     }
 
-    /// What libtorch's operations give in float64 and what `f` gives, with all gradients, for one case of random values.
+    /// Returns the outputs and gradients of libtorch's operations in float64 and of `f`, for random inputs.
     fn both(
         f: impl Fn(&Tensor, &GroupNorm<'_>) -> Tensor,
         norm: Shape,
@@ -149,7 +150,7 @@ mod tests {
         (layout, kind): (Layout, Kind),
     ) -> (Vec<Tensor>, Vec<Tensor>) {
         let (batch, channels) = (shape[0], shape[1]);
-        // A mean far from zero would show cancellation.
+        // A mean far from zero reveals cancellation.
         let mut inputs = vec![random(shape) * 2 + 3, random(&[channels]), random(&[channels])];
         if modulated {
             inputs.push(random(&[batch, channels]));
@@ -158,19 +159,18 @@ mod tests {
         inputs[0] = inputs[0].to_kind(kind).to_kind(Kind::Double);
         let gradient = random(shape).to_kind(kind).to_kind(Kind::Double);
         let mut single: Vec<Tensor> = inputs.iter().map(|x| x.to_kind(Kind::Float)).collect();
-        single[0] = lay(&single[0].to_kind(kind), layout);
+        single[0] = with_layout(&single[0].to_kind(kind), layout);
         (run(composed, norm, &inputs, &gradient), run(f, norm, &single, &gradient))
     }
 
-    /// The largest difference relative to the largest value.
+    /// Returns the largest difference relative to the largest value.
     fn error(wanted: &Tensor, found: &Tensor) -> f64 {
         assert_eq!(wanted.size(), found.size());
         let scale = wanted.abs().max().double_value(&[]).max(1e-3);
         (wanted - found).abs().max().double_value(&[]) / scale
     }
 
-    /// Half of the distance to the next number is lost at most where a result is rounded, which `x`'s gradient and
-    /// the output are.
+    /// The rounding error of the output and of the gradient of `x`, which are rounded to `kind`.
     fn tolerance(kind: Kind) -> f64 {
         match kind {
             Kind::BFloat16 => 1.0 / 256.0,
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fused_node_equals_libtorch_in_double_precision_with_all_gradients() {
+    fn cpu_node_and_gradients_match_libtorch_in_double_precision() {
         tch::manual_seed(5);
         for (shape, num_groups) in [
             (vec![3, 6, 5, 7], 3),
@@ -189,7 +189,7 @@ mod tests {
             (vec![2, 1056, 3, 2], 32),
             (vec![2, 32, 1, 1], 2),
             (vec![3, 40, 70, 1], 8),
-            // Several pieces a sample where channels lie innermost.
+            // Several pieces for each sample in the channels-last layout.
             (vec![2, 64, 64, 51], 32),
         ] {
             for (case, dropout) in (0..12).zip([None, Some(Dropout { probability: 0.3, seed: 11 })].iter().cycle()) {
@@ -200,7 +200,7 @@ mod tests {
                     let (wanted, found) = both(fused, norm, &shape, modulated, (layout, kind));
                     for (i, (wanted, found)) in wanted.iter().zip(&found).enumerate() {
                         let error = error(wanted, found);
-                        // Sums over positions are float32 throughout.
+                        // Sums over positions are float32 in every case.
                         let tolerance = tolerance(if i < 2 { kind } else { Kind::Float });
                         assert!(
                             error < tolerance,
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_of_a_half_kind_get_gradients_of_it() {
+    fn half_precision_parameters_have_gradients_of_their_kind() {
         tch::manual_seed(8);
         let norm = Shape { num_groups: 4, silu: true, dropout: None };
         let half = |shape: &[i64]| random(shape).to_kind(Kind::BFloat16);
@@ -221,14 +221,16 @@ mod tests {
         let double: Vec<Tensor> = inputs.iter().map(|x| x.to_kind(Kind::Double)).collect();
         let gradient = half(&[2, 8, 5, 5]).to_kind(Kind::Double);
         let wanted = run(composed, norm, &double, &gradient);
-        for (wanted, found) in wanted.iter().zip(run(|x, norm| group_norm_silu(&Kernels::cpu(), x, norm), norm, &inputs, &gradient)) {
+        for (wanted, found) in
+            wanted.iter().zip(run(|x, norm| group_norm_silu(&Kernels::cpu(), x, norm), norm, &inputs, &gradient))
+        {
             let error = error(wanted, &found);
             assert!(error < tolerance(Kind::BFloat16), "{error}");
         }
     }
 
     #[test]
-    fn statistics_do_not_cancel_where_the_first_positions_are_not_like_the_rest() {
+    fn statistics_are_accurate_if_the_first_positions_differ_from_the_rest() {
         tch::manual_seed(9);
         let x = random(&[1, 2, 128, 128]) * 1e-3 + 1e3;
         let _ = x.narrow(2, 0, 40).zero_();
@@ -242,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_layout_and_takes_three_dimensions() {
+    fn the_layout_is_preserved_and_three_dimensions_are_accepted() {
         let x = (random(&[2, 8, 6]) + 1).to_kind(Kind::Float).transpose(1, 2).contiguous().transpose(1, 2);
         let single = [x, random(&[8]).to_kind(Kind::Float), random(&[8]).to_kind(Kind::Float)];
         let norm = Shape { num_groups: 4, silu: true, dropout: None }.on(&single);
@@ -253,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn does_not_depend_on_the_number_of_threads() {
+    fn results_do_not_depend_on_the_number_of_threads() {
         tch::manual_seed(6);
         let norm = Shape { num_groups: 32, silu: true, dropout: Some(Dropout { probability: 0.1, seed: 4 }) };
         let threads = tch::get_num_threads();
@@ -262,8 +264,11 @@ mod tests {
             ([1, 64, 96, 96], Layout::ChannelsLast, Kind::Float),
             ([1, 64, 96, 96], Layout::ChannelsLast, Kind::BFloat16),
         ] {
-            let inputs =
-                [lay(&random(&shape).to_kind(kind), layout), random(&[64]).to_kind(kind), random(&[64]).to_kind(kind)];
+            let inputs = [
+                with_layout(&random(&shape).to_kind(kind), layout),
+                random(&[64]).to_kind(kind),
+                random(&[64]).to_kind(kind),
+            ];
             let gradient = random(&shape);
             tch::set_num_threads(1);
             let one = run(fused, norm, &inputs, &gradient);
@@ -277,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_reaches_the_output() {
+    fn nan_reaches_the_whole_group() {
         for kind in [Kind::Float, Kind::Half, Kind::BFloat16] {
             let x = random(&[1, 4, 3, 3]).to_kind(kind);
             let _ = x.view([-1]).get(5).fill_(f64::NAN);
@@ -289,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bridge_refuses_groups_that_do_not_divide_and_dropout_of_everything() {
+    fn invalid_groups_and_dropout_probabilities_are_refused() {
         let x = Tensor::zeros([1, 5, 2, 2], (Kind::Float, Device::Cpu));
         let ones = Tensor::ones([5], (Kind::Float, Device::Cpu));
         let tensors = [x.shallow_clone(), ones.shallow_clone(), ones];
@@ -300,14 +305,14 @@ mod tests {
         assert!(all.contains("not below 1"), "{all}");
     }
 
-    /// The GPU's kernels, their text run on the CPU, behind the node that a GPU has.
-    fn on_gpu(x: &Tensor, norm: &GroupNorm<'_>) -> Tensor {
+    /// Runs the GPU node with the source of the GPU kernels on the CPU.
+    fn emulated_gpu(x: &Tensor, norm: &GroupNorm<'_>) -> Tensor {
         let launcher = Arc::new(GpuLauncher::new(Emulator::new(1)));
-        by_gpu_kernels(&launcher, x, norm).unwrap().unwrap()
+        run_gpu_kernels(&launcher, x, norm).unwrap().unwrap()
     }
 
     #[test]
-    fn the_gpus_node_equals_libtorch_in_double_precision_with_all_gradients() {
+    fn gpu_node_and_gradients_match_libtorch_in_double_precision() {
         tch::manual_seed(12);
         for (shape, num_groups, layout, kind) in [
             (vec![2, 64, 9, 9], 32, Layout::ChannelsLast, Kind::Half),
@@ -317,7 +322,7 @@ mod tests {
         ] {
             for (silu, modulated) in [(true, true), (true, false), (false, true)] {
                 let norm = Shape { num_groups, silu, dropout: None };
-                let (wanted, found) = both(on_gpu, norm, &shape, modulated, (layout, kind));
+                let (wanted, found) = both(emulated_gpu, norm, &shape, modulated, (layout, kind));
                 for (i, (wanted, found)) in wanted.iter().zip(&found).enumerate() {
                     let (error, tolerance) = (error(wanted, found), tolerance(if i < 2 { kind } else { Kind::Float }));
                     assert!(error < tolerance, "{shape:?} {kind:?} {norm:?} {modulated} {layout:?}, {i}: {error}");
@@ -327,15 +332,15 @@ mod tests {
     }
 
     #[test]
-    fn the_gpus_dropout_has_one_mask_forward_and_backward() {
+    fn gpu_dropout_uses_the_same_mask_in_forward_and_backward() {
         tch::manual_seed(13);
         let (shape, num_groups, probability) = ([2, 32, 16, 16], 8, 0.25);
         let dropout = |seed| Shape { num_groups, silu: true, dropout: Some(Dropout { probability, seed }) };
         let plain = Shape { num_groups, silu: true, dropout: None };
         let single = [random(&shape), random(&[32]), random(&[32])].map(|x| x.to_kind(Kind::Float));
-        let masked = on_gpu(&single[0], &dropout(3).on(&single));
-        assert!(masked.equal(&on_gpu(&single[0], &dropout(3).on(&single))));
-        assert!(!masked.equal(&on_gpu(&single[0], &dropout(4).on(&single))));
+        let masked = emulated_gpu(&single[0], &dropout(3).on(&single));
+        assert!(masked.equal(&emulated_gpu(&single[0], &dropout(3).on(&single))));
+        assert!(!masked.equal(&emulated_gpu(&single[0], &dropout(4).on(&single))));
         let mask = (&masked / composed(&single[0], &plain.on(&single))).detach();
         let dropped = mask.eq(0.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
         assert!((dropped - probability).abs() < 0.02, "{dropped}");
@@ -344,24 +349,24 @@ mod tests {
         let gradient = random(&shape);
         let with_mask = |x: &Tensor, norm: &GroupNorm<'_>| composed(x, norm) * &mask;
         let wanted = run(with_mask, plain, &single, &gradient);
-        for (wanted, found) in wanted.iter().zip(run(on_gpu, dropout(3), &single, &gradient)) {
+        for (wanted, found) in wanted.iter().zip(run(emulated_gpu, dropout(3), &single, &gradient)) {
             let error = error(wanted, &found);
             assert!(error < 1e-4, "{error}");
         }
     }
 
     #[test]
-    fn what_a_gpu_refuses_is_an_error_with_its_reason() {
-        let launcher = Arc::new(GpuLauncher::new(Refuses));
+    fn a_failed_launch_is_an_error_with_its_reason() {
+        let launcher = Arc::new(GpuLauncher::new(FailingLaunch));
         let single = [random(&[1, 4, 3, 3]), random(&[4]), random(&[4])].map(|x| x.to_kind(Kind::Float));
         let norm = Shape { num_groups: 2, silu: true, dropout: None };
-        let error = by_gpu_kernels(&launcher, &single[0], &norm.on(&single)).unwrap().unwrap_err().to_string();
+        let error = run_gpu_kernels(&launcher, &single[0], &norm.on(&single)).unwrap().unwrap_err().to_string();
         assert!(error.contains("`grid` is lost"), "{error}");
     }
 
-    struct Refuses;
+    struct FailingLaunch;
 
-    impl admiral_gpu::Launch for Refuses {
+    impl admiral_gpu::Launch for FailingLaunch {
         unsafe fn launch(
             &self,
             _: &admiral_gpu::Program,

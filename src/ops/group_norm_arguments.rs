@@ -4,22 +4,22 @@ use tch::Tensor;
 
 use super::Dropout;
 
-/// A group normalization and what follows it.
+/// The arguments of a group normalization and the operations after it, which are applied in the order of the fields.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupNorm<'a> {
-    /// Groups of channels.
+    /// The number of groups of channels.
     pub num_groups: i64,
-    /// [channels].
+    /// The weight, `[channels]`.
     pub weight: &'a Tensor,
-    /// [channels].
+    /// The bias, `[channels]`.
     pub bias: &'a Tensor,
-    /// Added to the variance.
+    /// The term that is added to the variance.
     pub eps: f64,
-    /// (scale, shift), each [batch, channels] or that with trailing dimensions of size 1: x * (1 + scale) + shift
-    /// (AdaGN, the paper's section 3.1).
+    /// Scale and shift, each `[batch, channels]`, optionally with trailing dimensions of size 1: x * (1 + scale) +
+    /// shift (AdaGN, the paper's section 3.1).
     pub modulation: Option<(&'a Tensor, &'a Tensor)>,
-    /// x * sigmoid(x) after that.
+    /// Whether SiLU, x * sigmoid(x), is applied.
     pub silu: bool,
-    /// Dropout at the end.
+    /// Dropout, if any.
     pub dropout: Option<Dropout>,
 }

@@ -1,4 +1,4 @@
-//! The choice of kernels for fused operations on a device: Admiral's own or libtorch's operations.
+//! The kernels for fused operations on a device: our own, or libtorch's operations.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use super::bridge;
 use super::launcher::GpuLauncher;
 use crate::gpus::Gpus;
 
-/// Which kernels run fused operations on a device.
+/// The implementation of fused operations on a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kernels", rename_all = "snake_case")]
 pub enum KernelChoice {
-    /// Admiral's own.
+    /// Our own kernels.
     Own {
-        /// What they are compiled for.
+        /// The instruction set or GPU architecture that the kernels are compiled for.
         compiled_for: String,
     },
-    /// libtorch's operations in their place.
+    /// libtorch's operations.
     Libtorch {
-        /// Why.
+        /// The reason, as the end of a sentence.
         because: String,
     },
 }
@@ -36,8 +36,8 @@ impl fmt::Display for KernelChoice {
     }
 }
 
-/// The kernels that run fused operations on one device. Tensors on another device are computed by libtorch's operations.
-/// Clones share compiled kernels.
+/// The kernels for fused operations on one device. Tensors on other devices use libtorch's operations. Clones share
+/// compiled kernels.
 #[derive(Clone)]
 pub struct Kernels(Arc<Inner>);
 
@@ -59,27 +59,25 @@ impl fmt::Debug for Kernels {
 }
 
 impl Kernels {
-    /// Admiral's own kernels for `device`, or libtorch's operations if there are none. A GPU's kernels are compiled once
-    /// to find out.
+    /// Returns our own kernels for `device`, or libtorch's operations if there are none. On a GPU this compiles one
+    /// kernel as a test.
     #[must_use]
     pub fn open(device: Device, gpus: &Gpus) -> Self {
         let backend = match device {
             Device::Cpu => Ok(Backend::Cpu),
-            Device::Cuda(ordinal) => {
-                GpuLauncher::start(ordinal, gpus).map(|launcher| Backend::Gpu(Arc::new(launcher)))
-            }
+            Device::Cuda(ordinal) => GpuLauncher::start(ordinal, gpus).map(|launcher| Backend::Gpu(Arc::new(launcher))),
             _ => Err(format!("there are no kernels for {device:?}")),
         };
         Self::with(device, backend)
     }
 
-    /// Admiral's own kernels for the CPU.
+    /// Returns our own kernels for the CPU.
     #[must_use]
     pub fn cpu() -> Self {
         Self::with(Device::Cpu, Ok(Backend::Cpu))
     }
 
-    /// libtorch's operations on `device`, for comparison: `run.fused_kernels: off`.
+    /// Returns libtorch's operations on `device`, for `run.fused_kernels: off`.
     #[must_use]
     pub fn libtorch(device: Device) -> Self {
         Self::with(device, Err("run.fused_kernels is off".into()))
@@ -89,13 +87,13 @@ impl Kernels {
         Self(Arc::new(Inner { device, backend, has_warned: AtomicBool::new(false) }))
     }
 
-    /// The device.
+    /// Returns the device.
     #[must_use]
     pub fn device(&self) -> Device {
         self.0.device
     }
 
-    /// Which kernels run, and if they are libtorch's, why.
+    /// Returns the implementation, with the reason if it is libtorch's.
     #[must_use]
     pub fn choice(&self) -> KernelChoice {
         match &self.0.backend {
@@ -105,26 +103,26 @@ impl Kernels {
         }
     }
 
-    /// Whether a network of this kind is faster with feature maps in channels-last layout: on the CPU; on a GPU if tensor
-    /// cores prefer it, and all operations take it without a copy.
+    /// Whether a network of this kind is faster with feature maps in channels-last layout. This is the case on the CPU,
+    /// and on a GPU in half precision, because tensor cores prefer it and our kernels accept it without a copy.
     #[must_use]
     pub fn prefer_channels_last(&self, kind: Kind) -> bool {
         match self.0.device {
             Device::Cpu => true,
-            // libtorch's own group normalization would copy every map to another layout.
+            // libtorch's group normalization would copy each map to the contiguous layout.
             device => matches!(kind, Kind::Half | Kind::BFloat16) && self.gpu(device).is_some(),
         }
     }
 
-    /// Whether tensors on `device` are computed by the CPU kernels.
+    /// Whether tensors on `device` use the CPU kernels.
     pub(super) fn is_cpu(&self, device: Device) -> bool {
         device == Device::Cpu && matches!(self.0.backend, Ok(Backend::Cpu))
     }
 
-    /// The launcher for tensors on `device`; `None` if libtorch's operations compute them.
+    /// Returns the launcher for tensors on `device`, or `None` if they use libtorch's operations.
     pub(super) fn gpu(&self, device: Device) -> Option<&Arc<GpuLauncher>> {
         match (&self.0.backend, device) {
-            // Kernels run on the default stream. Work on another stream would not wait for them.
+            // Kernels run on the default stream, and work on another stream does not wait for them.
             (Ok(Backend::Gpu(launcher)), Device::Cuda(ordinal))
                 if device == self.0.device && bridge::current_stream(ordinal).is_ok_and(|stream| stream == 0) =>
             {
@@ -134,7 +132,7 @@ impl Kernels {
         }
     }
 
-    /// Whether this is the first warning about a kernel that failed; later ones are not logged.
+    /// Whether this is the first call, so that a failed kernel is a warning only once.
     pub(super) fn is_first_warning(&self) -> bool {
         !self.0.has_warned.swap(true, Ordering::Relaxed)
     }
@@ -145,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_choice_says_what_or_why() {
+    fn a_choice_displays_the_kernels_or_the_reason() {
         let own = KernelChoice::Own { compiled_for: "sm_90".into() };
         assert_eq!(own.to_string(), "own kernels for sm_90");
         let torch = KernelChoice::Libtorch { because: "NVRTC was not found".into() };
@@ -157,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_processor_has_kernels_and_a_gpu_that_is_not_there_has_not() {
+    fn the_cpu_has_kernels_and_a_missing_gpu_has_none() {
         let KernelChoice::Own { compiled_for } = Kernels::cpu().choice() else { panic!("no kernels") };
         assert_eq!(compiled_for, bridge::instruction_set());
         assert!(Kernels::cpu().is_cpu(Device::Cpu) && !Kernels::libtorch(Device::Cpu).is_cpu(Device::Cpu));

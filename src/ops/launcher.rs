@@ -1,4 +1,4 @@
-//! Launches Admiral's own kernels on a GPU.
+//! Launches our own kernels on a GPU.
 
 use std::ffi::c_void;
 
@@ -10,15 +10,15 @@ use tch::{Kind, Tensor};
 
 use crate::gpus::Gpus;
 
-/// Launches kernels on a GPU's default stream, on which libtorch computes.
+/// Launches kernels on the default stream of a GPU, which libtorch uses too.
 pub(super) struct GpuLauncher {
     launch: Box<dyn Launch + Send + Sync>,
     compiled_for: String,
 }
 
-struct OnDefaultStream(Kernels);
+struct DefaultStreamLaunch(Kernels);
 
-impl Launch for OnDefaultStream {
+impl Launch for DefaultStreamLaunch {
     unsafe fn launch(
         &self,
         program: &Program,
@@ -27,7 +27,7 @@ impl Launch for OnDefaultStream {
         arguments: *const c_void,
         size: usize,
     ) -> Result<(), admiral_gpu::Error> {
-        // SAFETY: the default stream always exists; the caller promises the rest.
+        // SAFETY: the default stream always exists. The caller guarantees the rest.
         unsafe { self.0.on(StreamHandle::DEFAULT).launch(program, kernel, shape, arguments, size) }
     }
 }
@@ -38,34 +38,34 @@ impl GpuLauncher {
         Self { launch: Box::new(launch), compiled_for: "a test".into() }
     }
 
-    /// Compiles the smallest kernel for the GPU `ordinal`, to find out whether kernels can be compiled for it.
+    /// Prepares kernels for the GPU `ordinal`. Compiles the smallest kernel to check that compilation works.
     ///
     /// # Errors
-    /// The reason why kernels cannot be compiled or launched there.
+    /// If kernels cannot be compiled or launched on the GPU. The error is the reason.
     pub(super) fn start(ordinal: usize, gpus: &Gpus) -> Result<Self, String> {
         let device = gpus.device(ordinal)?;
         let start = || -> Result<Self, admiral_gpu::Error> {
             let compiled_for = device.architecture()?.to_string();
             let kernels = Kernels::new(&device, gpus.search().clone(), KernelCache::new(gpus.kernel_cache()))?;
-            // What compiles this one compiles all.
+            // If this kernel compiles, all kernels do.
             kernels.prepare(&Program::Norms { kind: admiral_gpu::Kind::Float })?;
-            Ok(Self { launch: Box::new(OnDefaultStream(kernels)), compiled_for })
+            Ok(Self { launch: Box::new(DefaultStreamLaunch(kernels)), compiled_for })
         };
         start().map_err(|error| error.to_string())
     }
 
-    /// The seam through which kernels are launched.
+    /// Returns the interface that launches kernels.
     pub(super) fn launch(&self) -> &dyn Launch {
         &*self.launch
     }
 
-    /// The architecture that kernels are compiled for.
+    /// Returns the GPU architecture that the kernels are compiled for.
     pub(super) fn compiled_for(&self) -> &str {
         &self.compiled_for
     }
 }
 
-/// The kernels' name of a kind of values; `None` if they do not take it.
+/// Returns the kind in the kernels' terms, or `None` if they do not support it.
 pub(super) fn gpu_kind(kind: Kind) -> Option<admiral_gpu::Kind> {
     match kind {
         Kind::Float => Some(admiral_gpu::Kind::Float),
@@ -75,7 +75,7 @@ pub(super) fn gpu_kind(kind: Kind) -> Option<admiral_gpu::Kind> {
     }
 }
 
-/// The address of a tensor's first value.
+/// Returns the address of a tensor's first value.
 pub(super) fn address(tensor: &Tensor) -> admiral_gpu::DevicePointer {
     tensor.data_ptr() as admiral_gpu::DevicePointer
 }

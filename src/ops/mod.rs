@@ -1,5 +1,5 @@
-//! Operations that libtorch lacks or that Admiral fuses. Each is one Rust function, which takes the [`Kernels`] of its
-//! device; the C++ is in `cpp/`, the CUDA in the package `admiral-gpu`.
+//! Operations that libtorch does not have, or that are faster when fused. Each is a Rust function that receives the
+//! [`Kernels`] of its device. The C++ code is in `cpp/`, the CUDA code in the package `admiral-gpu`.
 
 mod adam;
 mod attention;

@@ -1,13 +1,12 @@
-//! Summing gradients over ranks, bucket by bucket, after backward or while it goes on.
+//! The all-reduce of gradients, bucket by bucket, after backward or while it runs.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tch::{Device, Kind, Tensor};
-
 use admiral_comm::buckets::{Bucket, Slot, cut};
 use admiral_comm::{BucketTracker, Collective, CollectiveError, PhaseTracker};
+use tch::{Device, Kind, Tensor};
 
 use super::nccl::NcclReducer;
 
@@ -16,31 +15,31 @@ use super::nccl::NcclReducer;
 pub struct GradientReducer {
     buckets: Vec<Bucket>,
     tracker: Arc<BucketTracker>,
-    /// For each buffer that is not in float32 the float32 buffer that takes its sums; made at the first use.
+    /// For each buffer that is not float32, the float32 buffer for its sums, which the first use allocates.
     sums: Vec<Option<Tensor>>,
-    /// Sums between GPUs. Without it gradients pass through the host.
+    /// Sums gradients between GPUs. Without it, they are summed through the host.
     nccl: Option<NcclReducer>,
     phases: PhaseTracker,
 }
 
-/// Gradients that are summed.
+/// The result of an all-reduce of gradients.
 #[derive(Debug)]
 pub struct Reduced {
-    /// One for each buffer, on its device: see [`GradientReducer::reduce`].
+    /// The sums of each buffer, on its device: see [`GradientReducer::reduce`].
     pub sums: Vec<Tensor>,
-    /// What summing took once all ranks had come to a bucket, over all buckets. On GPUs, which do not wait for each other
-    /// before, what ranks that came later took is part of it.
+    /// The duration of the sums, from the time when all ranks have started a bucket, over all buckets. On GPUs, which
+    /// do not wait for each other before a sum, it includes waiting for ranks that start a bucket later.
     pub busy: Duration,
-    /// The part of that which lay after backward.
+    /// The part of `busy` after backward.
     pub exposed: Duration,
-    /// How long the rank did nothing but wait for sums: the exposed part, and other ranks that came later. On a GPU how
-    /// long that did nothing, so the exposed part.
+    /// The time that the rank only waited for sums: the exposed part, and waiting for ranks that start later. On a GPU
+    /// it is the time that the GPU waited, which equals `exposed`.
     pub waited: Duration,
 }
 
 impl GradientReducer {
-    /// Prepares for flat buffers in which each parameter lies where `slots` says, in the network's order, with
-    /// buckets of at most `bucket_bytes` ([`default_bucket_bytes`](super::default_bucket_bytes)).
+    /// Creates a reducer for flat buffers with buckets of at most `bucket_bytes`. `slots` are the positions of the
+    /// parameters in the buffers, in the network's order.
     #[must_use]
     pub fn new(slots: &[Slot], bucket_bytes: usize, phases: PhaseTracker) -> Self {
         let buckets = cut(slots, bucket_bytes);
@@ -53,46 +52,46 @@ impl GradientReducer {
         Self { buckets, tracker, sums: Vec::new(), nccl: None, phases }
     }
 
-    /// Sums by NCCL between the ranks' GPUs, which hold the gradients.
+    /// Sums gradients with NCCL between the ranks' GPUs from now on.
     pub fn use_nccl(&mut self, nccl: NcclReducer) {
         self.nccl = Some(nccl);
     }
 
-    /// Ends in order what was opened for GPUs; every rank calls it.
+    /// Closes the NCCL communicator, if there is one. Every rank calls it.
     ///
     /// # Errors
-    /// When a rank does not come.
+    /// When a rank does not call it within the timeout.
     pub fn finish(&mut self) -> Result<(), CollectiveError> {
         self.nccl.take().map_or(Ok(()), NcclReducer::finish)
     }
 
-    /// What hooks on the parameters tell that a gradient is there.
+    /// Returns the tracker that the parameters' hooks notify when a gradient is complete.
     #[must_use]
     pub fn tracker(&self) -> Arc<BucketTracker> {
         Arc::clone(&self.tracker)
     }
 
-    /// The number of buckets.
+    /// Returns the number of buckets.
     #[must_use]
     pub fn num_buckets(&self) -> usize {
         self.buckets.len()
     }
 
-    /// Sums the flat buffers `gradients`, each `[elements]`, over the ranks and returns the sums, one for each
-    /// buffer and on its device.
+    /// Sums the flat buffers `gradients`, each `[elements]`, over the ranks. Returns the sums of each buffer, on its
+    /// device.
     ///
-    /// A float32 buffer is summed in place and returned. The sums of a half-precision buffer come in float32, in
-    /// memory that the next call uses again: a sum of finite gradients does not overflow, and one rank's infinity
-    /// or NaN is there on all ranks, so that all skip the step alike. One rank alone gets its buffers back as
-    /// they are. CUDA buffers pass through host memory, unless [`GradientReducer::use_nccl`] was called.
+    /// A float32 buffer is summed in place and returned. The sums of a half-precision buffer are float32, in memory
+    /// that the next call reuses: a sum of finite gradients does not overflow, and an infinity or NaN of one rank
+    /// reaches all ranks, so that all skip the step. With one rank, the buffers are returned unchanged. CUDA buffers
+    /// are summed through host memory, unless [`GradientReducer::use_nccl`] was called.
     ///
     /// Every rank calls it with buffers of the same lengths and types.
     ///
     /// # Errors
-    /// When the ranks cannot reach each other; the contents of the buffers are then undefined.
+    /// When the ranks cannot reach each other. The contents of the buffers are then undefined.
     ///
     /// # Panics
-    /// When a buffer is not a contiguous vector that holds the slots.
+    /// When a buffer is not a contiguous vector that contains the slots.
     pub fn reduce(&mut self, collective: &dyn Collective, gradients: &[&Tensor]) -> Result<Reduced, CollectiveError> {
         let begin = Instant::now();
         let (sums, parts) = self.parts(collective, gradients);
@@ -103,23 +102,23 @@ impl GradientReducer {
                 gpu.enqueue(number, part.in_float32())?;
             }
             let phases = &self.phases;
-            return sums_of_gpu(gpu, sums, num_buckets, |bucket| phases.reduce(bucket));
+            return wait_for_gpu(gpu, sums, num_buckets, |bucket| phases.reduce(bucket));
         }
         for (number, part) in parts.into_iter().enumerate() {
             part.sum(collective, || Ok(self.phases.reduce(number)))?;
         }
-        // Ranks wait for each other within the sums, and cannot tell that from summing.
+        // Ranks wait for each other within the sums, so waiting cannot be told from summing.
         let spent = begin.elapsed();
         Ok(Reduced { sums, busy: spent, exposed: spent, waited: spent })
     }
 
-    /// [`reduce`](Self::reduce) while `backward` goes on: a bucket travels as soon as [`BucketTracker::filled`] has heard of
-    /// all of its parameters, on a thread of its own, in the order of the buckets. Until `backward` returns, nothing but
-    /// it may touch the gradients, and nobody may call the collective.
+    /// As [`reduce`](Self::reduce), while `backward` runs. A background thread sums the buckets in order, each as soon
+    /// as [`BucketTracker::mark_filled`] was called for all of its parameters. Until `backward` returns, nothing else may
+    /// touch the gradients or use the collective.
     ///
     /// # Errors
-    /// That of `backward`, or that of the collective. The contents of the buffers are then undefined, and other ranks
-    /// may wait for this one.
+    /// When `backward` or the collective fails. The contents of the buffers are then undefined, and other ranks may
+    /// wait for this one.
     ///
     /// # Panics
     /// As [`reduce`](Self::reduce).
@@ -132,45 +131,44 @@ impl GradientReducer {
         let (sums, parts) = self.parts(collective, gradients);
         let (tracker, phases) = (&*self.tracker, &self.phases);
         let num_buckets = parts.len();
-        tracker.arm();
+        tracker.start_pass();
         if let Some(gpu) = self.nccl.as_mut().filter(|_| num_buckets > 0) {
             enqueue_during(gpu, parts, tracker, backward)?;
-            return Ok(sums_of_gpu(gpu, sums, num_buckets, |number| {
+            return Ok(wait_for_gpu(gpu, sums, num_buckets, |number| {
                 phases.count_exchange();
                 phases.wait_for_bucket(number)
             })?);
         }
         std::thread::scope(|threads| {
-            let communicates = threads.spawn(move || {
-                // Whether it fails or panics: the other thread must not wait for sums that do not come.
-                let guard = GiveUp(tracker);
+            let communication = threads.spawn(move || {
+                // If this thread fails or panics, the other thread must not wait for its sums.
+                let guard = GiveUpOnDrop(tracker);
                 let spans = communicate(collective, phases, parts, tracker)?;
                 std::mem::forget(guard);
                 Ok::<_, CollectiveError>(spans)
             });
-            let guard = GiveUp(tracker);
+            let guard = GiveUpOnDrop(tracker);
             backward()?;
             std::mem::forget(guard);
-            tracker.fill_rest();
+            tracker.finish_pass();
             let begin = Instant::now();
             for bucket in 0..num_buckets {
                 let exchange = phases.wait_for_bucket(bucket);
-                let goes_on = tracker.await_summed(bucket + 1);
+                let is_summed = tracker.await_summed(bucket + 1);
                 drop(exchange);
-                if !goes_on {
+                if !is_summed {
                     break;
                 }
             }
             let waited = begin.elapsed();
-            let spans = communicates.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            let spans = communication.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             let busy = spans.iter().map(|span| span.end - span.start).sum();
             let exposed = spans.iter().map(|span| span.end.saturating_duration_since(span.start.max(begin))).sum();
             Ok(Reduced { sums, busy, exposed, waited })
         })
     }
 
-    /// The buffers that take the sums, and the parts of buffers that travel, in their order; none where this rank is
-    /// alone.
+    /// Returns the buffers for the sums, and the part of a buffer for each bucket. With one rank there are no parts.
     fn parts(&mut self, collective: &dyn Collective, gradients: &[&Tensor]) -> (Vec<Tensor>, Vec<Part>) {
         if collective.world_size() == 1 {
             return (gradients.iter().map(|gradient| gradient.shallow_clone()).collect(), Vec::new());
@@ -178,7 +176,7 @@ impl GradientReducer {
         let _no_grad = tch::no_grad_guard();
         self.sums.resize_with(gradients.len(), || None);
         let sums: Vec<Tensor> =
-            gradients.iter().zip(&mut self.sums).map(|(gradient, kept)| sum_buffer(gradient, kept)).collect();
+            gradients.iter().zip(&mut self.sums).map(|(gradient, cached)| sum_buffer(gradient, cached)).collect();
         let parts = self.buckets.iter().map(|Bucket { buffer, elements, .. }| {
             let part = |flat: &Tensor| flat.narrow(0, elements.start as i64, elements.len() as i64);
             let is_float = gradients[*buffer].kind() == Kind::Float;
@@ -189,8 +187,8 @@ impl GradientReducer {
     }
 }
 
-/// Enqueues the sum of each part when it is filled, while `backward` goes on. On a GPU both only enqueue: that is done long
-/// before the work is.
+/// Enqueues the sum of each part when it is filled, while `backward` runs. On a GPU, `backward` and the sums are only
+/// enqueued, so this returns long before the work is done.
 fn enqueue_during<E: From<CollectiveError>>(
     gpu: &mut NcclReducer,
     parts: Vec<Part>,
@@ -198,31 +196,31 @@ fn enqueue_during<E: From<CollectiveError>>(
     backward: impl FnOnce() -> Result<(), E>,
 ) -> Result<(), E> {
     std::thread::scope(|threads| {
-        let communicates = threads.spawn(move || {
+        let communication = threads.spawn(move || {
             let num_buckets = parts.len();
             for (number, mut part) in parts.into_iter().enumerate() {
                 if !tracker.await_filled(number) {
                     break;
                 }
                 if number + 1 == num_buckets {
-                    // The last bucket is filled by the last of backward.
+                    // Backward ends with the gradients of the last bucket.
                     gpu.backward_ends()?;
                 }
                 gpu.enqueue(number, part.in_float32())?;
             }
             Ok::<_, CollectiveError>(())
         });
-        let guard = GiveUp(tracker);
+        let guard = GiveUpOnDrop(tracker);
         backward()?;
         std::mem::forget(guard);
-        tracker.fill_rest();
-        communicates.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        tracker.finish_pass();
+        communication.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok(())
     })
 }
 
-/// Waits for all sums that were enqueued on a GPU; `enter` says to the ledger that this rank has come to a bucket.
-fn sums_of_gpu<T>(
+/// Waits for all sums that were enqueued on a GPU. `enter` records in the ledger that this rank waits for a bucket.
+fn wait_for_gpu<T>(
     gpu: &mut NcclReducer,
     sums: Vec<Tensor>,
     num_buckets: usize,
@@ -231,11 +229,11 @@ fn sums_of_gpu<T>(
     for number in 0..num_buckets {
         gpu.wait(number, || enter(number))?;
     }
-    let (busy, exposed) = gpu.spent(num_buckets)?;
+    let (busy, exposed) = gpu.durations(num_buckets)?;
     Ok(Reduced { sums, busy, exposed, waited: exposed })
 }
 
-/// Sums each part when it is filled and all ranks have come to it; returns when it did.
+/// Sums each part when it is filled and all ranks have started its sum. Returns the span of each sum.
 fn communicate(
     collective: &dyn Collective,
     phases: &PhaseTracker,
@@ -247,39 +245,39 @@ fn communicate(
         if !tracker.await_filled(number) {
             break;
         }
-        let mut all_are_there = Instant::now();
+        let mut all_ranks_ready = Instant::now();
         part.sum_in_background(collective, || {
             phases.count_exchange();
             collective.background_barrier()?;
-            all_are_there = Instant::now();
+            all_ranks_ready = Instant::now();
             Ok(())
         })?;
-        spans.push(all_are_there..Instant::now());
-        tracker.summed();
+        spans.push(all_ranks_ready..Instant::now());
+        tracker.mark_summed();
     }
     Ok(spans)
 }
 
-/// Lets the thread that communicates go when backward has failed or panics.
-struct GiveUp<'a>(&'a BucketTracker);
+/// Ends the wait of the other thread when this one fails or panics.
+struct GiveUpOnDrop<'a>(&'a BucketTracker);
 
-impl Drop for GiveUp<'_> {
+impl Drop for GiveUpOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.give_up();
+        self.0.cancel();
     }
 }
 
-/// A part of a flat buffer.
+/// The part of a flat buffer that is summed as one bucket.
 #[derive(Debug)]
 struct Part {
-    /// Where the sums go, float32.
+    /// The float32 memory for the sums.
     sum: Tensor,
-    /// The gradients, where they are not of that type.
+    /// The gradients, if they are not float32. Otherwise `sum` holds them.
     gradient: Option<Tensor>,
 }
 
 impl Part {
-    /// This rank's gradients where the sums go.
+    /// Converts this rank's gradients to float32 in the memory for the sums, and returns it.
     fn in_float32(&mut self) -> &Tensor {
         let _no_grad = tch::no_grad_guard();
         if let Some(gradient) = &self.gradient {
@@ -288,7 +286,7 @@ impl Part {
         &self.sum
     }
 
-    /// Sums it over the ranks. Calls `enter` when this rank has come to it.
+    /// Sums the part over the ranks. Calls `enter` when this rank starts the sum.
     fn sum<T>(
         self,
         collective: &dyn Collective,
@@ -297,7 +295,7 @@ impl Part {
         self.sum_by(enter, |values| collective.all_reduce_sum_f32(values))
     }
 
-    /// [`sum`](Self::sum) on a background thread.
+    /// As [`sum`](Self::sum), on the background channel of the collective.
     fn sum_in_background<T>(
         self,
         collective: &dyn Collective,
@@ -314,7 +312,7 @@ impl Part {
         let _no_grad = tch::no_grad_guard();
         self.in_float32();
         let is_on_host = self.sum.device() == Device::Cpu;
-        // The copy waits for the GPU. Until it has computed the bucket's part of backward, this rank has not come to it.
+        // The copy waits until the GPU has computed the bucket's gradients. Only then does this rank start the sum.
         let mut host = if is_on_host { self.sum.shallow_clone() } else { self.sum.to_device(Device::Cpu) };
         let entered = enter()?;
         all_reduce(values(&mut host))?;
@@ -326,21 +324,23 @@ impl Part {
     }
 }
 
-/// Where the sums of a flat buffer go: the buffer itself in float32, else `kept`, made when there is none yet.
-fn sum_buffer(gradient: &Tensor, kept: &mut Option<Tensor>) -> Tensor {
+/// Returns the buffer for the sums of a flat buffer: the buffer itself if it is float32, else `cached`, which is
+/// allocated if it does not exist yet.
+fn sum_buffer(gradient: &Tensor, cached: &mut Option<Tensor>) -> Tensor {
     if gradient.kind() == Kind::Float {
         return gradient.shallow_clone();
     }
-    kept.get_or_insert_with(|| Tensor::zeros(gradient.size(), (Kind::Float, gradient.device()))).shallow_clone()
+    cached.get_or_insert_with(|| Tensor::zeros(gradient.size(), (Kind::Float, gradient.device()))).shallow_clone()
 }
 
-/// The values of a flat float32 tensor in host memory.
+/// Returns the values of a flat float32 tensor in host memory.
 fn values(flat: &mut Tensor) -> &mut [f32] {
     assert!(
         flat.kind() == Kind::Float && flat.device() == Device::Cpu && flat.dim() == 1 && flat.is_contiguous(),
         "gradients are summed in contiguous float32 vectors, not in {flat:?}"
     );
-    // SAFETY: a contiguous vector of `numel` floats in host memory, which lives as long as the borrow of its tensor.
+    // SAFETY: the tensor is a contiguous vector of `numel` floats in host memory, and outlives the slice that borrows
+    // it.
     unsafe { std::slice::from_raw_parts_mut(flat.data_ptr().cast(), flat.numel()) }
 }
 
@@ -352,24 +352,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_that_panics_keeps_nobody_waiting() {
+    fn a_panic_of_the_communication_thread_ends_the_wait() {
         let slot = |start| Slot { buffer: 0, elements: start..start + 4 };
         let mut reducer = GradientReducer::new(&[slot(0), slot(4)], 1, PhaseTracker::private());
         let gradient = Tensor::ones([8], (Kind::Float, Device::Cpu));
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             reducer.reduce_during(&MockPeer(Vec::new()), &[&gradient], || Ok::<_, CollectiveError>(())).map(drop)
         }));
-        let panic = outcome.expect_err("it panics here as it did there");
-        assert_eq!(panic.downcast_ref::<&str>(), Some(&"GPUs wait for each other"));
+        let panic = outcome.expect_err("the panic reaches the caller");
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"no barrier on the host"));
     }
 
     #[test]
-    fn a_parameter_that_comes_twice_stands_for_itself() {
+    fn a_parameter_that_is_filled_twice_counts_once() {
         let slot = |start| Slot { buffer: 0, elements: start..start + 4 };
         let reducer = GradientReducer::new(&[slot(0), slot(4)], 1 << 20, PhaseTracker::private());
         let tracker = reducer.tracker();
-        tracker.arm();
-        assert!(!tracker.filled(1) && !tracker.filled(1), "the other one is not there");
-        assert!(tracker.filled(0));
+        tracker.start_pass();
+        assert!(!tracker.mark_filled(1) && !tracker.mark_filled(1), "the other parameter is not filled");
+        assert!(tracker.mark_filled(0));
     }
 }

@@ -1,8 +1,8 @@
-//! A collective for tests in which gradients must not pass through the host.
+//! A mock collective for tests in which gradients must not pass through the host.
 
 use admiral_comm::{Collective, CollectiveError, ExitCode};
 
-/// Two ranks. The other rank does what this one does, but gathers the given bytes. Sums on the host panic.
+/// Rank 0 of two ranks. The peer does the same as this rank, but gathers the given bytes. Sums on the host panic.
 pub(super) struct MockPeer(pub(super) Vec<u8>);
 
 impl Collective for MockPeer {
@@ -37,12 +37,12 @@ impl Collective for MockPeer {
         Ok(())
     }
     fn background_barrier(&self) -> Result<(), CollectiveError> {
-        panic!("GPUs wait for each other")
+        panic!("no barrier on the host")
     }
     fn sendrecv(&self, _: usize, _: &mut [u8]) -> Result<(), CollectiveError> {
         Ok(())
     }
     fn abort(&self, _: ExitCode) -> ! {
-        panic!("nobody aborts")
+        panic!("no test aborts")
     }
 }

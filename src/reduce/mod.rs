@@ -1,5 +1,5 @@
-//! The sum of gradients over ranks: bucket by bucket, over MPI through host memory or by NCCL between GPUs, after backward
-//! or while it runs.
+//! The sum of gradients over ranks: bucket by bucket, over MPI through host memory or by NCCL between GPUs, after
+//! backward or while it runs.
 
 mod gradients;
 #[cfg(test)]

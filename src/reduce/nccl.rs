@@ -1,56 +1,55 @@
-//! Sums of gradients on GPUs: NCCL on a stream of its own, ordered with libtorch's by events. No value passes through the
-//! host, and the host waits for nothing before all sums are under way.
+//! The all-reduce of gradients on GPUs. NCCL runs on its own stream, which events order with libtorch's stream. No
+//! value passes through the host, and the host waits for nothing until all sums are enqueued.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use admiral_comm::{Collective, CollectiveError, PhaseTracker};
 use admiral_gpu::Kind;
 use admiral_gpu::driver::{Device, DriverError, Event, Stream, StreamHandle};
 use admiral_gpu::nccl::{Communicator, Nccl, NcclError, UniqueId};
 use tch::Tensor;
 
-use admiral_comm::{Collective, CollectiveError, PhaseTracker};
-
 use crate::gpus::Gpus;
 
-/// For so long the host looks at the GPU without a pause: a step's last sum is not to be seen late.
-const EAGER: Duration = Duration::from_millis(2);
-/// Between two later looks.
-const PAUSE: Duration = Duration::from_micros(50);
+/// The host polls the GPU without a pause for this long, so that it sees a step's last sum without delay.
+const BUSY_POLLING: Duration = Duration::from_millis(2);
+/// The time between two later polls.
+const POLL_INTERVAL: Duration = Duration::from_micros(50);
 
-/// This rank's part of a group of ranks whose GPUs sum together. Dropped, it ends at once, and lets peers that wait for it
-/// go on waiting; [`NcclReducer::finish`] is the end in order.
+/// Sums gradients between the ranks' GPUs with NCCL. Dropping it aborts the communicator at once, without waiting for
+/// peers; [`NcclReducer::finish`] is the regular end.
 pub struct NcclReducer {
     device: Arc<Device>,
-    /// None once they were aborted.
-    ranks: Option<Communicator>,
+    /// `None` after an abort.
+    communicator: Option<Communicator>,
     rank: usize,
     world_size: usize,
     stream: Stream,
-    marks: Vec<Marks>,
+    events: Vec<BucketEvents>,
     after_backward: Event,
     patience: Duration,
     phases: PhaseTracker,
 }
 
-/// Where the sum of a bucket is, in the streams.
-struct Marks {
-    /// libtorch's stream has made the bucket's gradients.
+/// The events of a bucket in the streams.
+struct BucketEvents {
+    /// libtorch's stream has computed the bucket's gradients.
     ready: Event,
-    /// Ours is about to sum them.
+    /// NCCL's stream starts the sum.
     begun: Event,
-    /// It has.
+    /// NCCL's stream has finished the sum.
     summed: Event,
 }
 
-/// What went wrong on the GPU or between GPUs.
+/// A failure on the GPU or between GPUs.
 #[derive(Debug, thiserror::Error)]
 enum NcclFailure {
     #[error(transparent)]
     Driver(#[from] DriverError),
     #[error(transparent)]
     Nccl(#[from] NcclError),
-    #[error("{what} has not come to its end after {} s", .patience.as_secs_f64())]
+    #[error("{what} has not finished after {} s", .patience.as_secs_f64())]
     Deadline { what: &'static str, patience: Duration },
     #[error("the sums were aborted before")]
     Aborted,
@@ -58,13 +57,16 @@ enum NcclFailure {
 
 impl std::fmt::Debug for NcclReducer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NcclReducer").field("device", &self.device.ordinal()).field("ranks", &self.ranks).finish()
+        f.debug_struct("NcclReducer")
+            .field("device", &self.device.ordinal())
+            .field("communicator", &self.communicator)
+            .finish()
     }
 }
 
 impl NcclReducer {
-    /// Joins the ranks' GPUs, this rank's being `ordinal`; all ranks call it, and all get the same answer: the inner error
-    /// says what is missing on which rank. `patience` is how long a rank, or a sum, may be waited for.
+    /// Connects the ranks' GPUs; this rank uses GPU `ordinal`. All ranks call it, and all get the same result. The
+    /// inner error says what is missing, and on which rank. `patience` is the timeout for a rank and for a sum.
     ///
     /// # Errors
     /// When the ranks cannot reach each other.
@@ -103,7 +105,7 @@ impl NcclReducer {
             let bytes = <[u8; UniqueId::BYTES]>::try_from(id.as_slice()).map_err(|error| error.to_string())?;
             let (rank, world) = (collective.rank(), collective.world_size());
             Self::start(device, nccl, &UniqueId::from_bytes(bytes), (rank, world), patience, phases)
-                .map_err(|wrong| wrong.to_string())
+                .map_err(|failure| failure.to_string())
         };
         all_or_none(collective, start())
     }
@@ -118,118 +120,131 @@ impl NcclReducer {
     ) -> Result<Self, NcclFailure> {
         device.make_current()?;
         let (stream, after_backward) = (Stream::new(device)?, Event::new(device, true)?);
-        let ranks = Communicator::init(nccl, id, rank, world, patience)?;
+        let communicator = Some(Communicator::init(nccl, id, rank, world, patience)?);
         let device = Arc::clone(device);
-        let ranks = Some(ranks);
-        Ok(Self { device, ranks, rank, world_size: world, stream, marks: Vec::new(), after_backward, patience, phases })
+        Ok(Self {
+            device,
+            communicator,
+            rank,
+            world_size: world,
+            stream,
+            events: Vec::new(),
+            after_backward,
+            patience,
+            phases,
+        })
     }
 
-    /// Enqueues the sum of a bucket, contiguous float32, in place, behind what libtorch's stream holds by now. Buckets come
-    /// in the order of their numbers, from 0; the memory stays until [`NcclReducer::wait`] has seen the sum.
+    /// Enqueues the in-place sum of a bucket, contiguous float32, after the work that libtorch's stream has at this
+    /// time. Buckets are enqueued in order, from number 0. The memory must live until [`NcclReducer::wait`] has
+    /// returned for the bucket.
     ///
     /// # Errors
-    /// What the driver or NCCL says; everything is aborted then.
+    /// When the driver or NCCL fails. The communicator is then aborted.
     pub(super) fn enqueue(&mut self, number: usize, values: &Tensor) -> Result<(), CollectiveError> {
         let outcome = self.try_enqueue(number, values);
         self.or_abort(number, outcome)
     }
 
     fn try_enqueue(&mut self, number: usize, values: &Tensor) -> Result<(), NcclFailure> {
-        // The thread may be another one each time.
+        // Each call may come from another thread.
         self.device.make_current()?;
-        while self.marks.len() <= number {
+        while self.events.len() <= number {
             let event = |timed| Event::new(&self.device, timed);
-            self.marks.push(Marks { ready: event(false)?, begun: event(true)?, summed: event(true)? });
+            self.events.push(BucketEvents { ready: event(false)?, begun: event(true)?, summed: event(true)? });
         }
-        let (marks, stream) = (&self.marks[number], self.stream.handle());
-        let ranks = self.ranks.as_mut().ok_or(NcclFailure::Aborted)?;
-        // SAFETY: both streams live: the default one always, ours as long as `self`. The values are flat memory of
-        // training, which outlives a step.
+        let (events, stream) = (&self.events[number], self.stream.handle());
+        let communicator = self.communicator.as_mut().ok_or(NcclFailure::Aborted)?;
+        // SAFETY: the default stream always exists, and NCCL's stream lives as long as `self`. The values are in flat
+        // memory, which outlives a step.
         unsafe {
-            marks.ready.record(StreamHandle::DEFAULT)?;
-            marks.ready.make_wait(stream)?;
-            marks.begun.record(stream)?;
-            ranks.all_reduce_in_place(values.data_ptr() as u64, values.numel(), Kind::Float, stream)?;
-            marks.summed.record(stream)?;
+            events.ready.record(StreamHandle::DEFAULT)?;
+            events.ready.make_wait(stream)?;
+            events.begun.record(stream)?;
+            communicator.all_reduce_in_place(values.data_ptr() as u64, values.numel(), Kind::Float, stream)?;
+            events.summed.record(stream)?;
         }
         Ok(())
     }
 
-    /// All of backward is enqueued: from here on sums are not hidden behind it.
+    /// Marks the end of backward in libtorch's stream: all of it is enqueued, and sums after this point are exposed.
     ///
     /// # Errors
     /// As [`NcclReducer::enqueue`].
     pub(super) fn backward_ends(&mut self) -> Result<(), CollectiveError> {
-        // SAFETY: the default stream is always there.
+        // SAFETY: the default stream always exists.
         let outcome = unsafe { self.after_backward.record(StreamHandle::DEFAULT) };
         self.or_abort(0, outcome.map_err(NcclFailure::from))
     }
 
-    /// Waits until this rank's GPU has come to a bucket, calls `enter`, and waits until the bucket is summed; what `enter`
-    /// returns is dropped then. What libtorch enqueues afterwards sees the sums.
+    /// Waits until this rank's GPU has computed a bucket's gradients, calls `enter`, and waits until the bucket is
+    /// summed. Then it drops the value that `enter` returned. Work that libtorch enqueues afterwards sees the sums.
     ///
     /// # Errors
-    /// When a peer is lost or the patience ends; everything is aborted then, so that the GPU's kernels end too.
+    /// When a peer is lost or the timeout ends. The communicator is then aborted, so that the GPU's kernels end too.
     pub(super) fn wait<T>(&mut self, number: usize, enter: impl FnOnce() -> T) -> Result<(), CollectiveError> {
-        let outcome = self.until(&self.marks[number].ready, "backward on this rank's GPU");
+        let outcome = self.wait_until_passed(&self.events[number].ready, "backward on this rank's GPU");
         self.or_abort(number, outcome)?;
         let entered = enter();
-        let outcome = self.until(&self.marks[number].summed, "the sum over the ranks");
-        // SAFETY: the default stream is always there.
-        let held = || unsafe { self.marks[number].summed.make_wait(StreamHandle::DEFAULT) }.map_err(NcclFailure::from);
-        let outcome = outcome.and_then(|()| held());
+        let outcome = self.wait_until_passed(&self.events[number].summed, "the sum over the ranks");
+        // SAFETY: the default stream always exists.
+        let order =
+            || unsafe { self.events[number].summed.make_wait(StreamHandle::DEFAULT) }.map_err(NcclFailure::from);
+        let outcome = outcome.and_then(|()| order());
         self.or_abort(number, outcome)?;
         drop(entered);
         Ok(())
     }
 
-    fn until(&self, event: &Event, what: &'static str) -> Result<(), NcclFailure> {
+    /// Polls until the GPU has passed an event. `what` names the work before it.
+    fn wait_until_passed(&self, event: &Event, what: &'static str) -> Result<(), NcclFailure> {
         let start = Instant::now();
-        let ranks = self.ranks.as_ref().ok_or(NcclFailure::Aborted)?;
+        let communicator = self.communicator.as_ref().ok_or(NcclFailure::Aborted)?;
         while !event.is_passed()? {
-            ranks.poll()?;
+            communicator.poll()?;
             let waited = start.elapsed();
             if waited >= self.patience {
                 return Err(NcclFailure::Deadline { what, patience: self.patience });
             }
-            if waited < EAGER { std::thread::yield_now() } else { std::thread::sleep(PAUSE) }
+            if waited < BUSY_POLLING { std::thread::yield_now() } else { std::thread::sleep(POLL_INTERVAL) }
         }
         Ok(())
     }
 
-    /// What the sums of `count` buckets took on the GPU, waiting for ranks that came later included, and the part of it
-    /// that lay behind backward. All of them must have been waited for.
+    /// Returns the total duration of the sums of `count` buckets on the GPU, including waiting for ranks that start
+    /// later, and the part of it after backward. All these buckets must have been waited for.
     ///
     /// # Errors
     /// As [`NcclReducer::enqueue`].
-    pub(super) fn spent(&mut self, count: usize) -> Result<(Duration, Duration), CollectiveError> {
-        let spans = self.marks[..count].iter().map(|marks| {
+    pub(super) fn durations(&mut self, count: usize) -> Result<(Duration, Duration), CollectiveError> {
+        let spans = self.events[..count].iter().map(|events| {
             let since = |event: &Event| event.seconds_since(&self.after_backward);
-            Ok((since(&marks.begun)?, since(&marks.summed)?))
+            Ok((since(&events.begun)?, since(&events.summed)?))
         });
         let outcome = spans.collect::<Result<Vec<(f64, f64)>, DriverError>>().map(|spans| busy_and_exposed(&spans));
         self.or_abort(count, outcome.map_err(NcclFailure::from))
     }
 
-    /// Ends in order: waits until all ranks have come here.
+    /// Closes the communicator, which waits for all ranks. Every rank calls it.
     ///
     /// # Errors
-    /// When one does not come.
+    /// When a rank does not call it within the timeout.
     pub fn finish(mut self) -> Result<(), CollectiveError> {
-        let ended = self.ranks.take().map_or(Ok(()), Communicator::finish);
-        self.or_abort(0, ended.map_err(NcclFailure::from))
+        let finished = self.communicator.take().map_or(Ok(()), Communicator::finish);
+        self.or_abort(0, finished.map_err(NcclFailure::from))
     }
 
     fn abort(&mut self) {
-        if let Some(mut ranks) = self.ranks.take() {
-            ranks.abort();
+        if let Some(mut communicator) = self.communicator.take() {
+            communicator.abort();
         }
     }
 
+    /// Returns the value, or aborts the communicator and returns the failure with the ledger's state.
     fn or_abort<T>(&mut self, bucket: usize, outcome: Result<T, NcclFailure>) -> Result<T, CollectiveError> {
-        outcome.map_err(|wrong| {
+        outcome.map_err(|failure| {
             self.abort();
-            let (message, standing) = (wrong.to_string(), self.phases.describe());
+            let (message, standing) = (failure.to_string(), self.phases.describe());
             CollectiveError::Gpu { rank: self.rank, world_size: self.world_size, bucket, message, standing }
         })
     }
@@ -237,7 +252,7 @@ impl NcclReducer {
 
 impl Drop for NcclReducer {
     fn drop(&mut self) {
-        // A rank that fails alone must not wait for peers here: they learn of it otherwise.
+        // A rank that fails alone must not wait for its peers. They detect the failure themselves.
         self.abort();
     }
 }
@@ -248,11 +263,11 @@ fn busy_and_exposed(spans: &[(f64, f64)]) -> (Duration, Duration) {
     (sum(|(begin, end)| end - begin), sum(|(begin, end)| end.max(0.0) - begin.max(0.0)))
 }
 
-/// What all ranks have, or the reason of the first that has not.
+/// Returns this rank's value if all ranks have one, else the reason of the first rank that has none.
 fn all_or_none<T>(collective: &dyn Collective, own: Result<T, String>) -> Result<Result<T, String>, CollectiveError> {
-    // Nothing is said where all is well, so a reason begins with something.
-    let said = own.as_ref().err().map_or_else(String::new, |reason| format!("rank {}: {reason}", collective.rank()));
-    let reasons = collective.all_gather(said.as_bytes())?;
+    // Ranks with a value gather no bytes, so a reason is never empty.
+    let reason = own.as_ref().err().map_or_else(String::new, |reason| format!("rank {}: {reason}", collective.rank()));
+    let reasons = collective.all_gather(reason.as_bytes())?;
     Ok(match reasons.iter().find(|reason| !reason.is_empty()) {
         Some(reason) => Err(String::from_utf8_lossy(reason).into_owned()),
         None => own,
@@ -264,16 +279,16 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::ffi::{CStr, c_char, c_int};
 
+    use admiral_comm::buckets::Slot;
     use admiral_gpu::driver::Driver;
     use admiral_gpu::library::{self, Library, SearchPath};
     use tch::Device as TorchDevice;
 
-    use admiral_comm::buckets::Slot;
+    use crate::emulator;
 
     use super::super::gradients::GradientReducer;
     use super::super::mock::MockPeer;
     use super::*;
-    use crate::emulator;
 
     struct Stub {
         library: libloading::Library,
@@ -288,20 +303,22 @@ mod tests {
             let load = |which| library::load(which, &SearchPath::default().with_file(which, &path)).unwrap();
             let driver = Driver::from_library(load(Library::Driver)).unwrap();
             let nccl = Nccl::from_library(load(Library::Nccl)).unwrap();
-            // SAFETY: its initialisers are those of plain variables.
+            // SAFETY: the library's initializers only set plain variables.
             let library = unsafe { libloading::Library::new(&path) }.unwrap();
             drop(folder);
             Self { library, device: Device::open(&driver, 0).unwrap(), nccl }
         }
 
-        fn sums(&self, patience: Duration) -> NcclReducer {
-            NcclReducer::join(&MockPeer(Vec::new()), &self.nccl, &self.device, patience, PhaseTracker::private()).unwrap().unwrap()
+        fn nccl_reducer(&self, patience: Duration) -> NcclReducer {
+            NcclReducer::join(&MockPeer(Vec::new()), &self.nccl, &self.device, patience, PhaseTracker::private())
+                .unwrap()
+                .unwrap()
         }
 
         fn reducer(&self, patience: Duration) -> GradientReducer {
             let slot = |buffer, start| Slot { buffer, elements: start..start + 8 };
             let mut reducer = GradientReducer::new(&[slot(0, 0), slot(1, 0), slot(0, 16)], 1, PhaseTracker::private());
-            reducer.use_nccl(self.sums(patience));
+            reducer.use_nccl(self.nccl_reducer(patience));
             reducer
         }
 
@@ -322,7 +339,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    /// A float32 buffer of ones and a half one of threes.
+    /// A float32 buffer of ones and a half-precision buffer of threes.
     fn gradients() -> [Tensor; 2] {
         let full = |value: f64, kind| Tensor::full([24], value, (kind, TorchDevice::Cpu));
         [full(1.0, tch::Kind::Float), full(3.0, tch::Kind::Half)]
@@ -334,12 +351,12 @@ mod tests {
         for slot in [0..8, 16..24] {
             assert!(values(&sums[0])[slot].iter().all(|&sum| sum == 2.0));
         }
-        assert!(values(&sums[1])[..8].iter().all(|&sum| sum == 6.0), "half gradients are summed in float32");
+        assert!(values(&sums[1])[..8].iter().all(|&sum| sum == 6.0), "half-precision gradients are summed in float32");
         assert_eq!(buffers[1].double_value(&[0]), 3.0);
     }
 
     #[test]
-    fn sums_lie_between_events_of_both_streams() {
+    fn events_order_sums_between_both_streams() {
         let stub = Stub::new();
         let mut reducer = stub.reducer(LONG);
         stub.set(3, 0);
@@ -360,22 +377,22 @@ mod tests {
         // libtorch's stream waits for each sum.
         wanted.extend([4, 7, 10].map(|event| format!("0 waits for event {event}")));
         assert_eq!(stub.diary(), wanted);
-        // Each sum takes one tick of the stub's clock, all of them behind backward.
+        // Each sum takes one tick of the stub's clock. All sums are after backward.
         assert_eq!((reduced.busy, reduced.exposed), (Duration::from_millis(3), Duration::from_millis(3)));
         reducer.finish().unwrap();
         assert_eq!(stub.diary()[wanted.len()..], ["finalize", "destroy"]);
     }
 
     #[test]
-    fn buckets_are_enqueued_while_backward_goes_on() {
+    fn buckets_are_enqueued_while_backward_runs() {
         let stub = Stub::new();
         let mut reducer = stub.reducer(LONG);
         let buffers = gradients();
         let tracker = reducer.tracker();
         let seen = std::cell::Cell::new(0);
         let reduced = reducer.reduce_during(&MockPeer(Vec::new()), &[&buffers[0], &buffers[1]], || {
-            // Buckets come from the end of the network.
-            tracker.filled(2);
+            // The first bucket has the last parameters of the network.
+            tracker.mark_filled(2);
             let start = Instant::now();
             while seen.get() == 0 && start.elapsed() < LONG {
                 seen.set(stub.diary().iter().filter(|line| line.starts_with("sum")).count());
@@ -384,17 +401,17 @@ mod tests {
             Ok::<(), CollectiveError>(())
         });
         let reduced = reduced.unwrap();
-        assert_eq!(seen.get(), 1, "the first bucket alone was filled");
+        assert_eq!(seen.get(), 1, "only the first bucket was filled");
         check(&buffers, &reduced.sums);
-        // Only the last bucket lies behind backward.
+        // Only the last bucket is summed after backward.
         assert_eq!((reduced.busy, reduced.exposed), (Duration::from_millis(3), Duration::from_millis(1)));
         assert_eq!(stub.diary().iter().filter(|line| line.starts_with("sum")).count(), 3);
     }
 
     #[test]
-    fn a_lost_peer_and_one_that_stands_still_end_the_sums_with_what_the_ledger_says() {
+    fn a_lost_or_stalled_peer_ends_the_sums_with_an_error_that_quotes_the_ledger() {
         for (patience, peer_state, reason) in
-            [(LONG, 6, "remote process exited"), (Duration::from_millis(20), 0, "has not come to its end after 0.02 s")]
+            [(LONG, 6, "remote process exited"), (Duration::from_millis(20), 0, "has not finished after 0.02 s")]
         {
             let stub = Stub::new();
             let mut reducer = stub.reducer(patience);
@@ -406,36 +423,37 @@ mod tests {
             let start = "bucket 0 of the gradients was not summed on rank 0 of 2: ";
             assert!(text.starts_with(start) && text.contains(reason), "{text}");
             assert!(text.contains("the ledger says: step "), "{text}");
-            assert_eq!(stub.diary().last().unwrap(), "abort", "kernels that wait for peers end");
+            assert_eq!(stub.diary().last().unwrap(), "abort", "an abort ends kernels that wait for peers");
             assert!(reduce().contains("were aborted before"));
         }
     }
 
     #[test]
-    fn who_fails_alone_does_not_wait_for_peers_at_its_end() {
+    fn a_dropped_reducer_aborts_without_waiting_for_peers() {
         let stub = Stub::new();
-        drop(stub.sums(LONG));
+        drop(stub.nccl_reducer(LONG));
         assert_eq!(stub.diary(), ["rank 0 joins with id 42", "abort"]);
     }
 
     #[test]
-    fn one_rank_without_nccl_is_named_and_all_sum_through_the_host() {
+    fn a_rank_without_nccl_is_named_and_no_rank_uses_nccl() {
         let stub = Stub::new();
-        let twins = MockPeer(b"rank 1: NCCL was not found".to_vec());
-        let reason = NcclReducer::join(&twins, &stub.nccl, &stub.device, LONG, PhaseTracker::private()).unwrap().unwrap_err();
+        let peer = MockPeer(b"rank 1: NCCL was not found".to_vec());
+        let reason =
+            NcclReducer::join(&peer, &stub.nccl, &stub.device, LONG, PhaseTracker::private()).unwrap().unwrap_err();
         assert_eq!(reason, "rank 1: NCCL was not found");
         assert!(stub.diary().is_empty());
-        let own = all_or_none(&twins, Err::<(), _>("no GPU".to_owned())).unwrap();
+        let own = all_or_none(&peer, Err::<(), _>("no GPU".to_owned())).unwrap();
         assert_eq!(own, Err("rank 0: no GPU".to_owned()));
     }
 
     #[test]
-    fn what_lies_behind_backward_is_exposed() {
-        let of = |spans: &[(f64, f64)]| {
+    fn time_after_backward_is_exposed() {
+        let millis = |spans: &[(f64, f64)]| {
             let (busy, exposed) = busy_and_exposed(spans);
             (busy.as_millis(), exposed.as_millis())
         };
-        assert_eq!(of(&[(-0.5, -0.25), (-0.25, 0.5), (0.5, 1.0)]), (1500, 1000));
-        assert_eq!(of(&[]), (0, 0));
+        assert_eq!(millis(&[(-0.5, -0.25), (-0.25, 0.5), (0.5, 1.0)]), (1500, 1000));
+        assert_eq!(millis(&[]), (0, 0));
     }
 }

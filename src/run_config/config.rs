@@ -1,4 +1,4 @@
-//! The whole configuration of a run: the sections of all components, and what follows from them together.
+//! [`RunConfig`]: the configuration of a run, with the sections of all components.
 
 use admiral_checkpoint::CheckpointConfig;
 use admiral_comm::FaultsConfig;
@@ -8,17 +8,18 @@ use admiral_data::DataConfig;
 use admiral_telemetry::TelemetryConfig;
 use serde::{Deserialize, Serialize};
 
-use super::sampling::SamplingConfig;
-use super::sections::{ClassifierConfig, OptimizerConfig, PrecisionConfig, RunSection, TrainingConfig};
 use crate::diffusion::DiffusionConfig;
 use crate::model::flops::theoretical_images_per_v100_second;
 use crate::model::{ModelConfig, Network, NetworkSpec, Task};
 
-/// A run.
+use super::sampling::SamplingConfig;
+use super::sections::{ClassifierConfig, OptimizerConfig, PrecisionConfig, RunSection, TrainingConfig};
+
+/// The configuration of a run.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
-    /// What is trained: diffusion, classifier or super_resolution.
+    /// The task: diffusion, classifier or super_resolution.
     pub task: Task,
     /// The run itself.
     pub run: RunSection,
@@ -28,23 +29,23 @@ pub struct RunConfig {
     pub diffusion: DiffusionConfig,
     /// The images.
     pub data: DataConfig,
-    /// How long the run is and how it is divided.
+    /// The length of the run, its batch and its intervals.
     pub training: TrainingConfig,
     /// The optimizer: AdamW.
     pub optimizer: OptimizerConfig,
     /// Mixed precision.
     pub precision: PrecisionConfig,
-    /// What only classifiers have.
+    /// Fields for classifiers only.
     pub classifier: ClassifierConfig,
     /// How samples are drawn.
     pub sampling: SamplingConfig,
-    /// Where checkpoints lie.
+    /// Where checkpoints are saved, and how.
     pub checkpoint: CheckpointConfig,
-    /// What the run shows.
+    /// Progress and TensorBoard.
     pub telemetry: TelemetryConfig,
-    /// How admiral-launch watches the run and brings it back.
+    /// How admiral-launch watches the run and restarts it.
     pub launch: LaunchConfig,
-    /// Faults that the run does to itself, for tests and drills.
+    /// Faults that the run injects into itself, for tests and drills.
     pub faults: FaultsConfig,
 }
 
@@ -69,10 +70,10 @@ impl Validate for RunConfig {
 }
 
 impl RunConfig {
-    /// How `world_size` ranks share the samples of a step.
+    /// Returns how the samples of a step are divided over `world_size` ranks.
     ///
     /// # Errors
-    /// If they cannot share them evenly, with the numbers of ranks that can.
+    /// If they cannot be divided evenly. The message lists the numbers of ranks that can.
     pub fn divide_batch(&self, world_size: u64) -> Result<BatchDivision, Invalid> {
         let TrainingConfig { global_batch, microbatch, .. } = self.training;
         BatchDivision::new(global_batch, microbatch, world_size).map_err(|error| {
@@ -81,18 +82,18 @@ impl RunConfig {
         })
     }
 
-    /// The network.
+    /// Returns the spec of the network.
     ///
     /// # Errors
-    /// What makes it impossible.
+    /// When the configuration makes no valid network, with every mistake.
     pub fn network_spec(&self) -> Result<NetworkSpec, Vec<Invalid>> {
         self.model.spec(self.task, self.diffusion.learns_variance())
     }
 
-    /// What the network costs, as names and values for people: its parameters and FLOPs.
+    /// Returns the network's parameters and FLOPs, as names and values for people.
     ///
     /// # Errors
-    /// What makes the network impossible.
+    /// When the configuration makes no valid network, with every mistake.
     pub fn network_cost(&self) -> Result<Vec<(String, String)>, Vec<Invalid>> {
         let (network, specs) = Network::build(&self.network_spec()?);
         let torso: usize = specs.iter().filter(|spec| spec.torso).map(|spec| spec.num_elements()).sum();
@@ -105,10 +106,10 @@ impl RunConfig {
         ])
     }
 
-    /// What follows from a valid configuration, as names and values for people.
+    /// Returns the values that are derived from a valid configuration, as names and values for people.
     ///
     /// # Errors
-    /// What makes the network impossible.
+    /// When the configuration makes no valid network, with every mistake.
     pub fn derived(&self) -> Result<Vec<(String, String)>, Vec<Invalid>> {
         let spec = self.network_spec()?;
         let mut rows = self.network_cost()?;
@@ -134,7 +135,10 @@ impl RunConfig {
             .collect();
         rows.push(("channels by level".to_owned(), levels.join(", ")));
         rows.push(("samples of the run".to_owned(), group_digits(global_batch * steps)));
-        rows.push(("numbers of ranks that divide".to_owned(), format!("{:?}", world_sizes(global_batch, microbatch, u64::MAX))));
+        rows.push((
+            "numbers of ranks that divide".to_owned(),
+            format!("{:?}", world_sizes(global_batch, microbatch, u64::MAX)),
+        ));
         rows.push((
             "first loss scale".to_owned(),
             format!("2^{}", self.precision.effective_initial_lg_loss_scale(self.task)),
@@ -143,13 +147,13 @@ impl RunConfig {
     }
 }
 
-/// `1234567` as `1,234,567`.
+/// Formats `1234567` as `1,234,567`.
 #[must_use]
 pub fn group_digits(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -162,12 +166,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digits_are_grouped() {
+    fn digits_are_grouped_by_thousands() {
         assert_eq!([0, 999, 1000, 1234567].map(group_digits), ["0", "999", "1,000", "1,234,567"]);
     }
 
     #[test]
-    fn the_default_is_valid_but_for_the_data() {
+    fn the_default_configuration_is_valid() {
         assert_eq!(RunConfig::default().validate(), []);
     }
 }

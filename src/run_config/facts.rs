@@ -1,49 +1,50 @@
-//! What follows from a configuration, for programs.
+//! Values that are derived from a configuration, for programs.
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
-use super::config::RunConfig;
-use crate::model::Network;
 use admiral_config::Invalid;
 use admiral_contract::world_sizes;
 use admiral_storage::Location;
+use serde::Serialize;
 
-/// Numbers of ranks beyond this are not listed.
-const MOST_RANKS: u64 = 4096;
+use crate::model::Network;
 
-/// What who starts a run has to know of it.
+use super::config::RunConfig;
+
+/// The largest number of ranks that is listed.
+const MAX_RANKS: u64 = 4096;
+
+/// The values that a program needs to start and watch a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Facts {
-    /// Values that are trained.
+    /// The number of trained values.
     pub parameters: u64,
-    /// The numbers of ranks that can share the global batch, ascending, up to 4096.
+    /// The numbers of ranks that can divide the global batch, ascending, up to 4096.
     pub worlds: Vec<u64>,
-    /// What a checkpoint takes at its place, but for its manifest: masters, two moments and every average in float32.
+    /// The bytes of a checkpoint without its manifest: masters, two moments and all averages in float32.
     pub checkpoint_bytes: u64,
-    /// Where checkpoints go: a folder's path from the root, or an `s3://` URL.
+    /// The location of the checkpoints: the absolute path of a folder, or an `s3://` URL.
     pub checkpoint_url: String,
-    /// The run's own folder, from the root.
+    /// The absolute path of the run's folder.
     pub run_folder: PathBuf,
 }
 
 impl RunConfig {
-    /// What follows from a valid configuration, as [`Facts`]. Relative paths start where this process stands.
+    /// Returns the facts of a valid configuration. Relative paths start at this process's working directory.
     ///
     /// # Errors
-    /// What makes the network impossible, or its place.
+    /// When the configuration makes no valid network, or the location of checkpoints is invalid.
     pub fn facts(&self) -> Result<Facts, Vec<Invalid>> {
         let (_, specs) = Network::build(&self.network_spec()?);
         let parameters = specs.num_elements() as u64;
         let run_folder = absolute(Path::new(&self.run.folder), "run.folder")?;
-        let place = self.checkpoint.location(&run_folder);
-        let place = place.map_err(|error| vec![Invalid::new("checkpoint.url", error.to_string())])?;
-        let checkpoint_url = match place {
+        let location = self.checkpoint.location(&run_folder);
+        let location = location.map_err(|error| vec![Invalid::new("checkpoint.url", error.to_string())])?;
+        let checkpoint_url = match location {
             Location::Folder(path) => absolute(&path, "checkpoint.url")?.display().to_string(),
             s3 @ Location::S3 { .. } => s3.to_string(),
         };
-        let worlds = world_sizes(self.training.global_batch, self.training.microbatch, MOST_RANKS);
+        let worlds = world_sizes(self.training.global_batch, self.training.microbatch, MAX_RANKS);
         Ok(Facts {
             parameters,
             worlds,
@@ -53,7 +54,7 @@ impl RunConfig {
         })
     }
 
-    /// What a checkpoint of a network with so many values takes, but for its manifest.
+    /// Returns the bytes of a checkpoint without its manifest, for a network with this number of parameters.
     pub fn checkpoint_bytes(&self, parameters: u64) -> u64 {
         parameters * size_of::<f32>() as u64 * (3 + self.optimizer.ema_rates.len() as u64)
     }
@@ -70,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_given_from_the_root() {
+    fn folders_are_absolute_paths() {
         let mut config = RunConfig::default();
         config.run.folder = "runs/own".into();
         let here = std::env::current_dir().unwrap();
@@ -82,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_holds_masters_moments_and_averages() {
+    fn a_checkpoint_has_the_bytes_of_masters_moments_and_averages() {
         let mut config = RunConfig::default();
         config.optimizer.ema_rates = vec![0.9, 0.99];
         config.training.global_batch = 3 * 8192;

@@ -1,4 +1,4 @@
-//! The whole configuration of a run: the sections of all components, and what follows from them together.
+//! The configuration of a run: the sections of all components, and values that are derived from them.
 
 mod config;
 mod facts;

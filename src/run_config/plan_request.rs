@@ -1,4 +1,4 @@
-//! What the arithmetic of `admiral-plan` needs to know of a configuration.
+//! The request to `admiral-plan` for a configuration.
 
 use admiral_comm::buckets::{BYTES_PER_VALUE, default_bucket_bytes};
 use admiral_config::Invalid;
@@ -6,21 +6,22 @@ use admiral_contract::BatchDivision;
 use admiral_plan::{GpuKind, LayerMemory, Norms, Request, Weights, Work, World, microbatch_option};
 use tch::Device;
 
-use super::config::RunConfig;
-use super::sections::{FusedKernels, PrecisionMode};
 use crate::model::{Network, Running, Task};
 use crate::ops;
 
-/// The numbers of GPUs of the table of scaling.
+use super::config::RunConfig;
+use super::sections::{FusedKernels, PrecisionMode};
+
+/// The numbers of GPUs in the scaling table.
 const WORLDS: [u64; 7] = [8, 16, 32, 64, 128, 256, 512];
 
-/// Float32 maps of an image's size that the loss keeps, with the samples themselves. Next to a network's they are few.
+/// The number of float32 maps of an image's size that the loss keeps, including the samples. A network keeps many more.
 const LOSS_MAPS: u64 = 24;
 
-/// What a run on `world` GPUs of a kind has to do.
+/// Returns the request for a plan of a run on `world` GPUs of a kind.
 ///
 /// # Errors
-/// What makes it impossible.
+/// When the batch cannot be divided over the GPUs, or the configuration makes no valid network, with every mistake.
 pub fn plan_request(
     name: &str,
     config: &RunConfig,
@@ -29,7 +30,7 @@ pub fn plan_request(
     mean_image_bytes: u64,
 ) -> Result<Request, Vec<Invalid>> {
     let batch = config.divide_batch(world).map_err(|mut mistake| {
-        if let Some(batch) = smaller_passes(config, world) {
+        if let Some(batch) = with_smaller_microbatch(config, world) {
             mistake.message += &format!("; for {world} give {}", microbatch_option(&batch));
         }
         vec![mistake]
@@ -46,10 +47,10 @@ pub fn plan_request(
     };
     let training = &config.training;
     let retention = config.checkpoint.retention();
-    // A processor has only one way to normalize, unless that is switched off.
-    let one_way = kind == GpuKind::Cpu && config.run.fused_kernels == FusedKernels::Auto;
-    let ways = if one_way { &[Norms::Fused][..] } else { &[Norms::Fused, Norms::Composed] };
-    let layers = ways.iter().map(|&norms| (norms, layers(config, &network, half, norms, kind)));
+    // A CPU always uses the fused kernels, unless they are off.
+    let only_fused = kind == GpuKind::Cpu && config.run.fused_kernels == FusedKernels::Auto;
+    let variants = if only_fused { &[Norms::Fused][..] } else { &[Norms::Fused, Norms::Composed] };
+    let layers = variants.iter().map(|&norms| (norms, layers(config, &network, half, norms, kind)));
     Ok(Request {
         name: name.to_owned(),
         work: Work {
@@ -74,7 +75,7 @@ pub fn plan_request(
     })
 }
 
-/// How this program normalizes in the torso there.
+/// Returns which kernels normalize in the torso on GPUs of this kind.
 fn norms(config: &RunConfig, kind: GpuKind) -> Norms {
     let device = if kind == GpuKind::Cpu { Device::Cpu } else { Device::Cuda(0) };
     let torso = config.precision.mode.kind();
@@ -85,21 +86,22 @@ fn norms(config: &RunConfig, kind: GpuKind) -> Norms {
     }
 }
 
-/// The batch in the largest passes up to the configured microbatch with which it comes out even.
-fn smaller_passes(config: &RunConfig, world: u64) -> Option<BatchDivision> {
+/// Returns the division of the batch with the largest microbatch, up to the configured one, that divides it evenly.
+fn with_smaller_microbatch(config: &RunConfig, world: u64) -> Option<BatchDivision> {
     BatchDivision::with_largest_microbatch(config.training.microbatch, config.training.global_batch, world)
 }
 
+/// Returns how the batch is divided over `gpus` GPUs, with a smaller microbatch if necessary.
 fn in_world(config: &RunConfig, gpus: u64) -> World {
     if let Ok(batch) = config.divide_batch(gpus) {
         return World { gpus, batch: Ok(batch), other_microbatch: false };
     }
-    let smaller = smaller_passes(config, gpus);
+    let smaller = with_smaller_microbatch(config, gpus);
     let refused = || format!("cannot share {} images", config.training.global_batch);
     World { gpus, batch: smaller.ok_or_else(refused), other_microbatch: smaller.is_some() }
 }
 
-/// What is kept of an image: the network's layers, and the loss.
+/// Returns the memory that an image takes in each layer of the network, and in the loss.
 fn layers(config: &RunConfig, network: &Network, half: bool, norms: Norms, kind: GpuKind) -> Vec<LayerMemory> {
     let mut layers = network.memory(Running { half, norms, on_gpu: kind != GpuKind::Cpu });
     let model = &config.model;
@@ -123,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_holds_what_the_configuration_says() {
+    fn a_request_has_the_values_of_the_configuration() {
         let mut config = RunConfig::default();
         config.training.steps = 25;
         config.training.save_interval = 10;
@@ -139,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_microbatch_does_not_come_out_even_the_largest_that_does_is_named() {
+    fn the_largest_microbatch_that_divides_the_batch_is_proposed() {
         let mut config = RunConfig::default();
         (config.training.global_batch, config.training.microbatch) = (2048, 96);
         let message = plan_request("own", &config, GpuKind::V100, 8, 1000).unwrap_err().remove(0).message;
@@ -149,7 +151,8 @@ mod tests {
         let request = plan_request("own", &config, GpuKind::V100, 64, 1000).unwrap();
         let others = request.worlds.iter().filter(|world| world.other_microbatch);
         let others: Vec<Option<BatchDivision>> = others.map(|world| world.batch.clone().ok()).collect();
-        let batch = |world, accumulation| BatchDivision { world_size: world, global_batch: 2048, microbatch: 64, accumulation };
+        let batch =
+            |world, accumulation| BatchDivision { world_size: world, global_batch: 2048, microbatch: 64, accumulation };
         assert_eq!(others, [Some(batch(8, 4)), Some(batch(16, 2))]);
     }
 }

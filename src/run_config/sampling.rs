@@ -1,17 +1,17 @@
 //! The section `sampling` of a run's configuration.
 
+use admiral_config::Invalid;
 use serde::{Deserialize, Serialize};
 
-use admiral_config::Invalid;
 use crate::diffusion::{DiffusionConfig, Method};
 
-/// Which sampler takes the steps.
+/// The sampler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Sampler {
     /// Ancestral sampling (Ho et al. 2020).
     Ddpm,
-    /// Deterministic sampling (Song et al. 2021); with eta above 0 partly random.
+    /// Deterministic sampling (Song et al. 2021), partly random with eta above 0.
     Ddim,
 }
 
@@ -21,15 +21,15 @@ pub enum Sampler {
 pub struct SamplingConfig {
     /// The sampler: ddpm or ddim.
     pub sampler: Sampler,
-    /// Which timesteps are visited: `250`, `ddim25`, sections as `90,60,60,20,20`, or empty for all.
+    /// Timesteps that are visited: `250`, `ddim25`, sections such as `90,60,60,20,20`, or empty for all.
     pub timestep_respacing: String,
-    /// Noise of ddim: 0 has none, 1 as much as ddpm.
+    /// Noise of ddim: 0 for none, 1 for as much as ddpm.
     pub eta: f64,
     /// Clamps predicted images to the range of images.
     pub clip_denoised: bool,
-    /// Images of one class in a grid; without classes, the rows and columns of the grid.
+    /// Images of each class in a grid; without classes, the number of rows and of columns.
     pub samples_per_class: u64,
-    /// Most classes in a grid, from the first.
+    /// Maximum number of classes in a grid, starting from the first.
     pub max_classes: u64,
     /// Images that are drawn together.
     pub batch_size: u64,
@@ -50,7 +50,7 @@ impl Default for SamplingConfig {
 }
 
 impl SamplingConfig {
-    /// The sampler with its noise.
+    /// Returns the sampling method with its noise.
     #[must_use]
     pub fn method(&self) -> Method {
         match self.sampler {
@@ -59,13 +59,13 @@ impl SamplingConfig {
         }
     }
 
-    /// The process that sampling follows: that of training, at fewer timesteps.
+    /// Returns the diffusion process for sampling: that of training, with the timesteps of `timestep_respacing`.
     #[must_use]
     pub fn respaced(&self, training: &DiffusionConfig) -> DiffusionConfig {
         DiffusionConfig { timestep_respacing: self.timestep_respacing.clone(), ..training.clone() }
     }
 
-    /// Everything that cannot work with the process of training.
+    /// Returns all mistakes, for the given diffusion process of training.
     #[must_use]
     pub fn validate(&self, training: &DiffusionConfig) -> Vec<Invalid> {
         let mut mistakes = Vec::new();
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_work_is_named() {
+    fn mistakes_name_their_field() {
         let training = DiffusionConfig::default();
         assert_eq!(SamplingConfig::default().validate(&training), []);
         let config = SamplingConfig { eta: 2.0, timestep_respacing: "ddim999".into(), ..SamplingConfig::default() };

@@ -1,12 +1,12 @@
-//! The sections of a run's configuration that training owns.
+//! The sections of a run's configuration for training.
 
+use admiral_config::Invalid;
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
-use admiral_config::Invalid;
 use crate::model::Task;
 
-/// Collects mistakes of one section.
+/// Collects the mistakes of one section.
 struct Checks {
     section: &'static str,
     mistakes: Vec<Invalid>,
@@ -24,43 +24,43 @@ impl Checks {
     }
 }
 
-/// Where networks compute.
+/// The device on which networks compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum DeviceChoice {
-    /// The GPU of this rank's number on its host where there is one, else the CPU.
+    /// The GPU with this rank's number on its host if there is one, else the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The GPU of this rank's number on its host; an error where there is none.
+    /// The GPU with this rank's number on its host. It is an error if there is none.
     Cuda,
 }
 
-/// Which kernels run fused operations.
+/// The kernels of fused operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FusedKernels {
-    /// Admiral's own wherever there are any; on a GPU where they can be compiled for it.
+    /// Admiral's own kernels where available; on a GPU, if they can be compiled for it.
     #[default]
     Auto,
     /// libtorch's operations everywhere: slower, for comparison.
     Off,
 }
 
-/// The run itself.
+/// The section `run`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunSection {
-    /// Folder of everything that the run writes.
+    /// Folder for everything that the run writes.
     pub folder: String,
     /// Seed of initial values, order of the data, augmentation, timesteps and noise.
     pub seed: u64,
-    /// Where networks compute: auto, cpu or cuda.
+    /// Device on which networks compute: auto, cpu or cuda.
     pub device: DeviceChoice,
-    /// Which kernels run fused operations: auto (Admiral's own where there are any) or off (libtorch's operations).
+    /// Kernels of fused operations: auto (Admiral's own where available) or off (libtorch's operations).
     pub fused_kernels: FusedKernels,
-    /// Threads of one rank's CPU operations; 0 shares the cores among the ranks of a host.
+    /// Threads of one rank's CPU operations; 0 divides the cores among the ranks of a host.
     pub num_threads: usize,
 }
 
@@ -77,7 +77,7 @@ impl Default for RunSection {
 }
 
 impl RunSection {
-    /// Everything that cannot work.
+    /// Returns all mistakes.
     #[must_use]
     pub fn validate(&self) -> Vec<Invalid> {
         let mut checks = Checks::new("run");
@@ -98,17 +98,17 @@ pub struct OptimizerConfig {
     pub beta1: f64,
     /// Decay of the running mean of squared gradients.
     pub beta2: f64,
-    /// Added to the root of the running mean of squared gradients.
+    /// Added to the square root of the running mean of squared gradients.
     pub epsilon: f64,
-    /// Steps over which the learning rate falls linearly to zero; 0 keeps it.
+    /// Steps over which the learning rate decays linearly to zero; 0 keeps it constant.
     pub lr_anneal_steps: u64,
-    /// Steps over which the learning rate rises linearly at the start; 0 starts at once.
+    /// Steps over which the learning rate increases linearly at the start; 0 starts with the full rate.
     pub warmup_steps: u64,
-    /// Longest gradient, as an l2 norm; a longer one is shortened to it. 0 clips nothing.
+    /// Maximum l2 norm of the gradient, to which a longer gradient is scaled down; 0 clips nothing.
     pub gradient_clip_norm: f64,
     /// Rates of the exponential moving averages of the parameters.
     pub ema_rates: Vec<f64>,
-    /// Lets young averages forget faster: at update n the rate is at most (1 + n) / (10 + n).
+    /// Limits the rates at the start: at update n, a rate is at most (1 + n) / (10 + n).
     pub ema_warmup: bool,
 }
 
@@ -130,7 +130,7 @@ impl Default for OptimizerConfig {
 }
 
 impl OptimizerConfig {
-    /// Everything that cannot work.
+    /// Returns all mistakes.
     #[must_use]
     pub fn validate(&self) -> Vec<Invalid> {
         let mut checks = Checks::new("optimizer");
@@ -172,7 +172,7 @@ impl OptimizerConfig {
 pub enum PrecisionMode {
     /// float32.
     Fp32,
-    /// float16 with dynamic loss scaling, the paper's.
+    /// float16 with dynamic loss scaling, as in the paper.
     #[default]
     Fp16,
     /// bfloat16, which needs no loss scaling.
@@ -180,7 +180,7 @@ pub enum PrecisionMode {
 }
 
 impl PrecisionMode {
-    /// The type as libtorch knows it.
+    /// Returns libtorch's data type.
     #[must_use]
     pub fn kind(self) -> Kind {
         match self {
@@ -197,9 +197,9 @@ impl PrecisionMode {
 pub struct PrecisionConfig {
     /// Type of the torso: fp32, fp16 or bf16. Masters, averages, norms and the output are always fp32.
     pub mode: PrecisionMode,
-    /// Base-2 logarithm of the first loss scale, for fp16; null: 20, and 16 for a classifier.
+    /// Base-2 logarithm of the first loss scale, for fp16; null is 20, or 16 for a classifier.
     pub initial_lg_loss_scale: Option<f64>,
-    /// Added to the logarithm of the loss scale after a good step; an overflow takes 1 off.
+    /// Added to the logarithm of the loss scale after a good step; an overflow subtracts 1.
     pub fp16_scale_growth: f64,
     /// The run stops as diverged when the logarithm of the loss scale falls below this.
     pub min_lg_loss_scale: f64,
@@ -212,13 +212,13 @@ impl Default for PrecisionConfig {
 }
 
 impl PrecisionConfig {
-    /// The logarithm of the first loss scale.
+    /// Returns the base-2 logarithm of the first loss scale.
     #[must_use]
     pub fn effective_initial_lg_loss_scale(&self, task: Task) -> f64 {
         self.initial_lg_loss_scale.unwrap_or(if task == Task::Classifier { 16.0 } else { 20.0 })
     }
 
-    /// Everything that cannot work.
+    /// Returns all mistakes.
     #[must_use]
     pub fn validate(&self) -> Vec<Invalid> {
         let mut checks = Checks::new("precision");
@@ -238,26 +238,25 @@ impl PrecisionConfig {
     }
 }
 
-/// How long a run is and how it is divided.
+/// The length of the run, its batch and its intervals.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainingConfig {
-    /// Samples of one step over all ranks; ranks x microbatch x accumulation, whatever the number of ranks.
+    /// Samples of one step over all ranks, for any number of ranks: ranks x microbatch x accumulation.
     pub global_batch: u64,
-    /// Most samples of one pass through the network on one rank (Table 7's batch size per GPU).
+    /// Maximum samples of one pass through the network on one rank (Table 7's batch size per GPU).
     pub microbatch: u64,
     /// Steps of the run.
     pub steps: u64,
-    /// Steps between two points of the curves.
+    /// Steps between two points of the curves in TensorBoard.
     pub log_interval: u64,
-    /// Steps between two checkpoints; the last step always has one.
+    /// Steps between two checkpoints; the last step always has a checkpoint.
     pub save_interval: u64,
     /// Steps between two sample grids in TensorBoard; 0 draws none.
     pub sample_interval: u64,
-    /// Sums gradients over ranks while backward goes on, instead of after it. The numbers are the same.
+    /// Sums gradients over ranks while backward runs, instead of after it. The results are the same.
     pub overlap_all_reduce: bool,
-    /// Most bytes of gradients, as float32, that are summed at once; null: a twelfth of all, at least 256 KiB and at most
-    /// 128 MiB.
+    /// Maximum bytes of a gradient bucket, in float32; null is a twelfth of all, within 256 KiB and 128 MiB.
     pub bucket_bytes: Option<u64>,
 }
 
@@ -277,7 +276,7 @@ impl Default for TrainingConfig {
 }
 
 impl TrainingConfig {
-    /// Everything that cannot work.
+    /// Returns all mistakes.
     #[must_use]
     pub fn validate(&self) -> Vec<Invalid> {
         let mut checks = Checks::new("training");
@@ -295,13 +294,13 @@ impl TrainingConfig {
     }
 }
 
-/// What only classifiers have.
+/// Fields for classifiers only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassifierConfig {
-    /// Trains on noised images, as guidance needs.
+    /// Trains on noised images, as guidance requires.
     pub noised: bool,
-    /// Steps between two measurements on the validation data, where there are some.
+    /// Steps between two measurements on the validation data, if there are any.
     pub validation_interval: u64,
 }
 
@@ -312,7 +311,7 @@ impl Default for ClassifierConfig {
 }
 
 impl ClassifierConfig {
-    /// Everything that cannot work.
+    /// Returns all mistakes.
     #[must_use]
     pub fn validate(&self) -> Vec<Invalid> {
         let mut checks = Checks::new("classifier");

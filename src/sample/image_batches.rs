@@ -1,5 +1,5 @@
-//! Images drawn batch by batch. Image number i starts from noise that is a function of (seed, i), and takes the noise of
-//! its steps from the same sequence: batches and ranks do not change what it becomes.
+//! Sampling of images in batches. All noise of image i comes from one random sequence that depends on (seed, i) only,
+//! so the image does not depend on the batch size or the number of ranks.
 
 use std::ops::Range;
 
@@ -12,29 +12,29 @@ use crate::diffusion::{Denoising, GaussianDiffusion, SampleOptions, to_bytes};
 use crate::model::{Inputs, Network, Params};
 use crate::ops::Kernels;
 
-/// A network with its values, and the process that it samples from.
+/// A network with the values of its parameters, and the diffusion process.
 #[derive(Debug, Clone, Copy)]
 pub struct SamplingModel<'a> {
     /// The network.
     pub network: &'a Network,
-    /// The values of its parameters, on the device of `kernels`.
+    /// The values of the network's parameters, on the device of `kernels`.
     pub params: &'a Params,
-    /// The kernels of the device on which images are drawn.
+    /// The kernels of the device on which images are sampled.
     pub kernels: &'a Kernels,
-    /// The process, at the timesteps that are visited.
+    /// The diffusion process, respaced for sampling.
     pub diffusion: &'a GaussianDiffusion,
 }
 
-/// Images that were drawn together.
+/// Images that were sampled together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageBatch {
-    /// The number of the first image.
+    /// The index of the first image.
     pub first: u64,
-    /// `[batch, height, width, channels]`.
+    /// The pixels, `[batch, height, width, channels]`.
     pub pixels: Vec<u8>,
 }
 
-/// Draws the images of a request, a batch at each call of `next`. Nothing is kept between batches.
+/// Samples the images of a request, one batch for each call of `next`. Only one batch is in memory.
 #[derive(Debug)]
 pub struct ImageBatches<'a> {
     model: SamplingModel<'a>,
@@ -43,23 +43,23 @@ pub struct ImageBatches<'a> {
 }
 
 impl<'a> ImageBatches<'a> {
-    /// Draws the images with numbers `images` of a request.
+    /// Creates an iterator over the images with indices `images` of a request.
     #[must_use]
     pub fn new(model: SamplingModel<'a>, request: &'a SampleRequest, images: Range<u64>) -> Self {
         Self { model, request, rest: images }
     }
 
-    /// Draws the images of one rank: a contiguous share of the request.
+    /// Creates an iterator over the images of one rank: a contiguous share of the request.
     #[must_use]
     pub fn of_rank(model: SamplingModel<'a>, request: &'a SampleRequest, rank: u64, world_size: u64) -> Self {
         Self::new(model, request, share(request.count, rank, world_size))
     }
 
-    /// Draws the images of all ranks, each rank its share. Rank 0 passes every batch of every rank to `consume` as soon as
-    /// it is drawn, so that it never holds more than one batch of each rank. Every rank calls it.
+    /// Samples all images of a request, with a share on each rank. Every rank must call this function. Rank 0 passes
+    /// each batch of each rank to `consume` as soon as it is sampled, so rank 0 holds at most one batch of each rank.
     ///
     /// # Errors
-    /// When ranks cannot be reached.
+    /// If communication with the other ranks fails.
     pub fn gather(
         model: SamplingModel<'a>,
         request: &'a SampleRequest,
@@ -70,7 +70,7 @@ impl<'a> ImageBatches<'a> {
         let mut own = Self::of_rank(model, request, rank, world_size);
         let shares: Vec<Range<u64>> = (0..world_size).map(|rank| share(request.count, rank, world_size)).collect();
         let num_batches = |share: &Range<u64>| (share.end - share.start).div_ceil(request.batch_size);
-        // Ranks that have no images left still take part.
+        // Ranks without remaining images still participate in the collective.
         for round in 0..shares.iter().map(num_batches).max().unwrap_or(0) {
             let pixels = own.next().map(|batch| batch.pixels).unwrap_or_default();
             let Some(all) = collective.gather(0, &pixels)? else { continue };
@@ -83,7 +83,8 @@ impl<'a> ImageBatches<'a> {
         Ok(())
     }
 
-    fn draw(&self, images: Range<u64>) -> Vec<u8> {
+    /// Samples one batch and returns its pixels, `[batch, height, width, channels]`.
+    fn sample_batch(&self, images: Range<u64>) -> Vec<u8> {
         let SamplingModel { network, params, kernels, diffusion } = self.model;
         let (request, device) = (self.request, kernels.device());
         let _no_grad = tch::no_grad_guard();
@@ -91,7 +92,7 @@ impl<'a> ImageBatches<'a> {
         let shape = [count, request.channels, request.size, request.size];
         let length = (request.channels * request.size * request.size) as usize;
         let mut streams: Vec<Philox> =
-            images.clone().map(|number| Philox::new(request.seed, Stream::Sampling, number)).collect();
+            images.clone().map(|index| Philox::new(request.seed, Stream::Sampling, index)).collect();
         let mut noise = |_step: usize| {
             let mut values = vec![0.0f32; length * streams.len()];
             for (stream, values) in streams.iter_mut().zip(values.chunks_exact_mut(length)) {
@@ -131,11 +132,11 @@ impl Iterator for ImageBatches<'_> {
         let first = self.rest.start;
         let end = self.rest.end.min(first + self.request.batch_size);
         self.rest.start = end;
-        Some(ImageBatch { first, pixels: self.draw(first..end) })
+        Some(ImageBatch { first, pixels: self.sample_batch(first..end) })
     }
 }
 
-/// The numbers of the images that a rank draws.
+/// Returns the indices of the images that a rank samples.
 fn share(count: u64, rank: u64, world_size: u64) -> Range<u64> {
     count * rank / world_size..count * (rank + 1) / world_size
 }
@@ -146,12 +147,12 @@ mod tests {
 
     use super::*;
     use crate::diffusion::DiffusionConfig;
-    use crate::model::{ModelConfig, Task, initialize};
     use crate::diffusion::Method;
+    use crate::model::{ModelConfig, Task, initialize};
     use crate::sample::grid_labels;
 
     #[test]
-    fn batches_do_not_change_samples() {
+    fn batch_size_does_not_change_samples() {
         let config = ModelConfig {
             image_size: 8,
             image_channels: 1,
@@ -164,10 +165,10 @@ mod tests {
             ..ModelConfig::default()
         };
         let (network, specs) = Network::build(&config.spec(Task::Diffusion, true).unwrap());
-        let tensors = specs.iter().enumerate().map(|(place, spec)| {
+        let tensors = specs.iter().enumerate().map(|(index, spec)| {
             let mut values = vec![0.0; spec.num_elements()];
-            initialize(spec, place, 1, &mut values);
-            // What starts at zero is filled, so that the network matters.
+            initialize(spec, index, 1, &mut values);
+            // Zeros are replaced, so that the output depends on the input.
             values.iter_mut().filter(|value| **value == 0.0).for_each(|value| *value = 0.02);
             Tensor::from_slice(&values).view(spec.shape.as_slice())
         });
@@ -188,21 +189,21 @@ mod tests {
         };
         let kernels = Kernels::cpu();
         let model = SamplingModel { network: &network, params: &params, kernels: &kernels, diffusion: &diffusion };
-        let draw = |request: &SampleRequest, images: Range<u64>| -> Vec<u8> {
+        let sample = |request: &SampleRequest, images: Range<u64>| -> Vec<u8> {
             ImageBatches::new(model, request, images).flat_map(|batch| batch.pixels).collect()
         };
-        let together = draw(&request, 0..count);
+        let together = sample(&request, 0..count);
         assert_eq!(together.len(), 6 * 64);
         request.batch_size = 4;
-        let mut apart = draw(&request, 0..1);
-        apart.extend(draw(&request, 1..count));
-        let most = together.iter().zip(&apart).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
-        assert!(most <= 1, "{most}");
+        let mut apart = sample(&request, 0..1);
+        apart.extend(sample(&request, 1..count));
+        let largest = together.iter().zip(&apart).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        assert!(largest <= 1, "{largest}");
         assert_ne!(together[..64], together[64..128]);
     }
 
     #[test]
-    fn the_shares_of_the_ranks_are_all_images() {
+    fn shares_of_the_ranks_cover_all_images() {
         for world_size in 1..6 {
             let shares: Vec<Range<u64>> = (0..world_size).map(|rank| share(11, rank, world_size)).collect();
             assert!(shares.into_iter().flatten().eq(0..11), "{world_size} ranks");

@@ -1,4 +1,4 @@
-//! Sampling: images from a network and a process, on any number of ranks.
+//! Sampling of images from a network and a diffusion process, on any number of ranks.
 
 mod image_batches;
 mod request;

@@ -1,11 +1,11 @@
-//! What is to be drawn.
+//! A request for images.
 
 use tch::Tensor;
 
 use crate::diffusion::Method;
 use crate::run_config::RunConfig;
 
-/// What is to be drawn.
+/// A request for images.
 #[derive(Debug)]
 pub struct SampleRequest {
     /// Height and width in pixels.
@@ -14,22 +14,22 @@ pub struct SampleRequest {
     pub channels: i64,
     /// The seed of all noise.
     pub seed: u64,
-    /// The class of each image, for class-conditional networks: one entry for each image.
+    /// The class of each image, for class-conditional networks.
     pub labels: Option<Vec<i64>>,
     /// The number of images.
     pub count: u64,
-    /// Small images for super-resolution, one for each image, `[count, channels, small, small]` in [-1, 1].
+    /// The small images for super-resolution, `[count, channels, small, small]`, in [-1, 1].
     pub low_res: Option<Tensor>,
-    /// Images that are drawn together.
+    /// The number of images sampled together.
     pub batch_size: u64,
-    /// The sampler.
+    /// The sampling method.
     pub method: Method,
     /// Whether predicted images are clamped to [-1, 1].
     pub clip_denoised: bool,
 }
 
 impl SampleRequest {
-    /// Requests `count` images as the sections `model` and `sampling` of a configuration say.
+    /// Creates a request for `count` images from the `model` and `sampling` sections of a configuration.
     #[must_use]
     pub fn new(config: &RunConfig, seed: u64, labels: Option<Vec<i64>>, count: u64, low_res: Option<Tensor>) -> Self {
         Self {
@@ -45,15 +45,15 @@ impl SampleRequest {
         }
     }
 
-    /// The shape of an image: `[height, width, channels]`.
+    /// Returns the shape of an image, `[height, width, channels]`.
     #[must_use]
     pub fn image_shape(&self) -> [usize; 3] {
         [self.size as usize, self.size as usize, self.channels as usize]
     }
 }
 
-/// The labels of a grid with one class a row, and its number of columns: `per_class` images of each of the first
-/// `max_classes` classes, or, without classes, a square of `per_class` x `per_class` images.
+/// Returns the labels of a grid and its number of images. With classes, each of the first `max_classes` classes has a
+/// row of `per_class` images. Without classes, the grid is a square of `per_class` x `per_class` images.
 #[must_use]
 pub fn grid_labels(num_classes: Option<i64>, per_class: u64, max_classes: u64) -> (Option<Vec<i64>>, u64) {
     match num_classes {
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_grid_has_a_class_a_row() {
+    fn a_grid_has_one_row_for_each_class() {
         assert_eq!(grid_labels(Some(3), 2, 2), (Some(vec![0, 0, 1, 1]), 4));
         assert_eq!(grid_labels(None, 3, 2), (None, 9));
     }

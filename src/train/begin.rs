@@ -1,5 +1,5 @@
-//! Where a run begins: which checkpoint, whether the place is this run's, whether it can be written, and what to do
-//! where the newest checkpoint is damaged.
+//! The start of a run: chooses the checkpoint to resume from, takes the lease, probes the store for writing, and falls
+//! back to an older checkpoint if the newest is damaged.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,16 +19,16 @@ use super::run_state::RunState;
 use super::session::OpenedSession;
 use super::state::{check_same_run, parameters, restore, roles};
 
-/// Where a run begins.
+/// The step that a run starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resume {
-    /// At step 0, in a folder without checkpoints.
+    /// Step 0. It is an error if the store has checkpoints.
     Fresh,
-    /// At the newest checkpoint; an error where there is none.
+    /// The newest checkpoint. It is an error if there is none.
     Latest,
-    /// At the newest checkpoint where there is one, else at step 0.
+    /// The newest checkpoint, or step 0 if there is none.
     Auto,
-    /// At the checkpoint of this step.
+    /// The checkpoint of this step.
     Step(u64),
 }
 
@@ -44,13 +44,13 @@ impl std::str::FromStr for Resume {
     }
 }
 
-pub(super) fn open_store(
-    config: &RunConfig,
-    folder: &Path,
-    context: &RunContext<'_>,
-) -> Result<Store, TrainError> {
+/// Creates the run's folder and opens the store for its checkpoints.
+///
+/// # Errors
+/// When the folder cannot be created or the store cannot be opened.
+pub(super) fn open_store(config: &RunConfig, folder: &Path, context: &RunContext<'_>) -> Result<Store, TrainError> {
     if config.faults.enabled {
-        tracing::warn!("FAULTS ARE ON: this run harms itself, by {}", config.faults.fields().join(", "));
+        tracing::warn!("FAULTS ARE ON: this run injects faults into itself: {}", config.faults.fields().join(", "));
     }
     std::fs::create_dir_all(folder)
         .map_err(|source| TrainError::Folder { path: folder.display().to_string(), source })?;
@@ -61,30 +61,30 @@ pub(super) fn open_store(
     Ok(store.with_faults(store_faults(&config.faults, rank, environment.attempt, context.faults.as_ref())))
 }
 
-/// The checkpoint to begin with, and the newer ones that are damaged.
+/// The checkpoint to start from, and the newer checkpoints that are damaged.
 #[derive(Debug)]
 pub(super) struct Start {
     resume: Resume,
-    /// None where the run begins at step 0.
+    /// `None` if the run starts at step 0.
     pub(super) checkpoint: Option<Checkpoint>,
     damaged: Vec<(u64, CheckpointError)>,
 }
 
-/// Finds the checkpoint to begin with, the same on all ranks. Nothing is changed.
+/// Finds the checkpoint to start from, the same on all ranks. Changes nothing in the store.
 ///
 /// # Errors
-/// [`Ending::Together`] where there is none that `resume` allows.
-pub(super) fn choose(store: &Store, resume: Resume, collective: &dyn Collective) -> Result<Start, Ending> {
-    let look = || -> Result<_, Ending> {
+/// When there is no checkpoint that `resume` allows, on all ranks ([`Ending::Together`]).
+pub(super) fn choose_checkpoint(store: &Store, resume: Resume, collective: &dyn Collective) -> Result<Start, Ending> {
+    let list = || -> Result<_, Ending> {
         let step = agree(collective, choose_step(store, resume), TrainError::exit_code)?;
-        Ok((step, all_steps(collective, step)?))
+        Ok((step, gather_steps(collective, step)?))
     };
-    let (mut step, mut steps) = look()?;
-    if are_apart(&steps).is_some() {
-        // Another run may have published a checkpoint between two looks.
-        (step, steps) = look()?;
+    let (mut step, mut steps) = list()?;
+    if first_disagreement(&steps).is_some() {
+        // Another run may have published a checkpoint while the ranks listed the store.
+        (step, steps) = list()?;
     }
-    agree(collective, same_step(&steps, &store.url("")), TrainError::exit_code)?;
+    agree(collective, check_same_step(&steps, &store.url("")), TrainError::exit_code)?;
     let code = CheckpointError::exit_code;
     let (checkpoint, damaged) = match (resume, step) {
         (_, None) => (None, Vec::new()),
@@ -97,28 +97,28 @@ pub(super) fn choose(store: &Store, resume: Resume, collective: &dyn Collective)
         }
     };
     let start = Start { resume, checkpoint, damaged };
-    agree(collective, start.is_sound(store), TrainError::exit_code)?;
+    agree(collective, start.check_not_all_damaged(store), TrainError::exit_code)?;
     Ok(start)
 }
 
 impl Start {
-    /// The step that the run goes on from.
+    /// The step of the checkpoint to start from, or 0.
     pub(super) fn step(&self) -> u64 {
         self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.manifest().training.step)
     }
 
-    fn is_sound(&self, store: &Store) -> Result<(), TrainError> {
+    fn check_not_all_damaged(&self, store: &Store) -> Result<(), TrainError> {
         match (&self.checkpoint, self.damaged.first()) {
-            (None, Some((_, error))) => Err(nothing_left(store, error)),
+            (None, Some((_, error))) => Err(no_whole_checkpoint(store, error)),
             _ => Ok(()),
         }
     }
 
-    /// Loads the checkpoint. One that turns out to be damaged is set aside, and the one before it taken, unless the
-    /// user asked for just that one. Every rank calls it, when the place is this run's.
+    /// Loads the checkpoint. If it is damaged, sets it aside and loads the one before it, unless the user asked for a
+    /// particular step. Every rank calls it, after the run has taken the lease.
     ///
     /// # Errors
-    /// The same on every rank.
+    /// When no checkpoint can be loaded, with the same error on every rank.
     pub(super) fn restore(
         mut self,
         state: &mut RunState,
@@ -143,7 +143,7 @@ impl Start {
                     let step = self.step();
                     checkpoint.confirm_damage(&error, collective)?;
                     let earlier = Catalog::new(store).newest_before_on_all_ranks(step, collective)?;
-                    let Some(checkpoint) = earlier.checkpoint else { return Err(nothing_left(store, &error)) };
+                    let Some(checkpoint) = earlier.checkpoint else { return Err(no_whole_checkpoint(store, &error)) };
                     check_same_run(state, &checkpoint)?;
                     self.damaged = vec![(step, error)];
                     self.damaged.extend(earlier.damaged);
@@ -155,17 +155,19 @@ impl Start {
     }
 }
 
-fn nothing_left(store: &Store, error: &CheckpointError) -> TrainError {
+fn no_whole_checkpoint(store: &Store, error: &CheckpointError) -> TrainError {
     TrainError::Refused(format!(
-        "{} holds no checkpoint that is whole, of the newest: {error}; bring one back, or begin anew in another run.folder",
+        "{} holds no checkpoint that is whole; the newest: {error}; restore one, or start a new run in another \
+         run.folder",
         store.url("")
     ))
 }
 
-/// Takes the place for this attempt, tries it, and allocates what saves need. Every rank calls it.
+/// Takes the lease for this attempt, probes the store for writing, and allocates the memory for saves. Every rank calls
+/// it.
 ///
 /// # Errors
-/// The same on every rank.
+/// When another run holds the lease or the store cannot be written, with the same error on every rank.
 pub(super) fn open_saver(
     session: &OpenedSession,
     store: &Store,
@@ -173,11 +175,11 @@ pub(super) fn open_saver(
     context: &RunContext<'_>,
 ) -> Result<Saver, TrainError> {
     let (config, collective) = (&session.state.config, context.collective);
-    let of_checkpoint = start.checkpoint.as_ref().map(|checkpoint| checkpoint.manifest().writer.run_id.clone());
-    // Manifests of the first version name no run.
-    let run_id = of_checkpoint.filter(|run_id| run_id != "unknown");
+    let saved_run_id = start.checkpoint.as_ref().map(|checkpoint| checkpoint.manifest().writer.run_id.clone());
+    // Manifests of schema version 1 do not name a run.
+    let run_id = saved_run_id.filter(|run_id| run_id != "unknown");
     let writer = identify(run_id, collective)?;
-    // Before the place is taken: who watches must know the name when this attempt is killed with it.
+    // Before the lease is taken: if this attempt is killed while it holds the lease, the launcher must know its id.
     context.phases.attempt(&writer.attempt_id);
     let plan = SaverPlan {
         writer,
@@ -196,42 +198,42 @@ pub(super) fn open_saver(
         num_saves: steps.div_ceil(config.training.save_interval),
         retention: &retention,
     };
-    let found = write_probe(store, expected, collective)?;
+    let probe = write_probe(store, expected, collective)?;
     if collective.rank() == 0 {
-        announce(config, store, &saver, &found);
+        log_store(config, store, &saver, &probe);
     }
     Ok(saver)
 }
 
-/// Says where checkpoints go and what they will cost.
-fn announce(config: &RunConfig, store: &Store, saver: &Saver, found: &WriteProbe) {
-    let seconds = found.save.as_secs_f64();
+/// Logs the store's URL, the size of a checkpoint and the expected time of a save.
+fn log_store(config: &RunConfig, store: &Store, saver: &Saver, probe: &WriteProbe) {
+    let seconds = probe.save.as_secs_f64();
     tracing::info!(
         "{} can be written, listed and read; a checkpoint has {:.2} GB and takes about {seconds:.1} s",
         store.real_url(),
         saver.total_bytes() as f64 / 1e9,
     );
-    if let Some(warning) = &found.warning {
+    if let Some(warning) = &probe.warning {
         tracing::warn!("{}: {warning}", store.url(""));
     }
-    // A save that is under way when the run is asked to stop is finished first.
+    // A save that is in progress when the run is asked to stop is finished first.
     let needed = 2.0 * seconds;
     if needed > config.checkpoint.grace_seconds as f64 {
         tracing::warn!(
-            "a run that is asked to stop needs about {needed:.0} s for its checkpoint, a step more, and \
-             checkpoint.grace_seconds is {}: give your scheduler and mpirun more time before they kill (README, \
-             Stopping), and raise checkpoint.grace_seconds to that",
+            "a run that is asked to stop needs about {needed:.0} s for its checkpoint and the time of one more step, \
+             but checkpoint.grace_seconds is {}: give your scheduler and mpirun more time before they kill the run \
+             (see docs/mpirun.md, Stop), and set checkpoint.grace_seconds to that time",
             config.checkpoint.grace_seconds
         );
     }
 }
 
-/// The step of the checkpoint to begin with; none for step 0.
+/// Returns the step of the checkpoint to start from, or `None` for step 0.
 fn choose_step(store: &Store, resume: Resume) -> Result<Option<u64>, TrainError> {
     let newest = Catalog::new(store).latest()?;
     match (resume, newest) {
         (Resume::Step(step), Some(newest)) if newest > step => Err(TrainError::Refused(format!(
-            "{} has a later checkpoint, of step {newest}, which a run from step {step} would meet and may not \
+            "{} has a later checkpoint, of step {newest}, which a run from step {step} would reach and may not \
              overwrite; move the later ones away, or copy the one of step {step} to another run.folder",
             store.url("")
         ))),
@@ -250,22 +252,22 @@ fn choose_step(store: &Store, resume: Resume) -> Result<Option<u64>, TrainError>
     }
 }
 
-/// The step that each rank found to begin with.
-fn all_steps(collective: &dyn Collective, step: Option<u64>) -> Result<Vec<Option<u64>>, Ending> {
+/// Returns the step that each rank chose.
+fn gather_steps(collective: &dyn Collective, step: Option<u64>) -> Result<Vec<Option<u64>>, Ending> {
     let bytes = step.map_or_else(Vec::new, |step| step.to_le_bytes().to_vec());
     let all = collective.all_gather(&bytes)?;
     Ok(all.iter().map(|bytes| bytes.as_slice().try_into().ok().map(u64::from_le_bytes)).collect())
 }
 
-/// A rank that found another step than rank 0.
-fn are_apart(steps: &[Option<u64>]) -> Option<usize> {
+/// Returns the first rank that chose another step than rank 0.
+fn first_disagreement(steps: &[Option<u64>]) -> Option<usize> {
     steps.iter().position(|step| *step != steps[0])
 }
 
-/// Ranks that begin at different steps would wait for each other for ever.
-fn same_step(steps: &[Option<u64>], url: &str) -> Result<(), TrainError> {
+/// Refuses ranks that chose different steps: they would wait for each other forever.
+fn check_same_step(steps: &[Option<u64>], url: &str) -> Result<(), TrainError> {
     let name = |step: Option<u64>| step.map_or_else(|| "no checkpoint".to_owned(), |step| format!("step {step}"));
-    match are_apart(steps) {
+    match first_disagreement(steps) {
         None => Ok(()),
         Some(rank) => Err(TrainError::Refused(format!(
             "in {url} rank 0 finds {}, rank {rank} {}; all hosts must see the same folder: share it, or set \
@@ -281,9 +283,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranks_that_would_begin_apart_are_named() {
-        assert!(same_step(&[Some(3), Some(3)], "x").is_ok() && same_step(&[None], "x").is_ok());
-        let text = same_step(&[Some(3), Some(3), None], "x").err().map(|error| error.to_string()).unwrap_or_default();
+    fn a_rank_that_finds_another_step_is_named() {
+        assert!(check_same_step(&[Some(3), Some(3)], "x").is_ok() && check_same_step(&[None], "x").is_ok());
+        let text =
+            check_same_step(&[Some(3), Some(3), None], "x").err().map(|error| error.to_string()).unwrap_or_default();
         assert!(text.contains("rank 0 finds step 3, rank 2 no checkpoint"), "{text}");
     }
 }

@@ -1,6 +1,6 @@
-//! The scalars of a run: summed over steps and ranks, written every so often.
+//! The scalars of a run, averaged over the steps of a log interval and over ranks.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use admiral_comm::{Collective, CollectiveError};
 use admiral_telemetry::{Detail, Metric, MetricKind, MetricSink, MetricSinks, ScalarId, ScalarSums};
@@ -9,7 +9,7 @@ use crate::model::Task;
 
 use super::step::StepReport;
 
-/// Sums of everything that is logged, since the last time.
+/// The sums of all logged scalars since the last log.
 #[derive(Debug)]
 pub struct Curves {
     sums: ScalarSums,
@@ -26,17 +26,17 @@ pub struct Curves {
     images_skipped_before: u64,
 }
 
-/// What a log interval says.
+/// The summary of a log interval.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
-    /// Names and means over samples, steps and ranks.
+    /// The name of each scalar and its mean over samples, steps and ranks.
     pub means: Vec<(String, f64)>,
-    /// Images a second over all ranks.
+    /// The images per second over all ranks.
     pub images_per_second: f64,
 }
 
 impl Summary {
-    /// The mean of a name; NaN where there is none.
+    /// Returns the mean of a scalar, or NaN if there is none of that name.
     #[must_use]
     pub fn mean(&self, name: &str) -> f64 {
         self.means.iter().find(|(key, _)| key == name).map_or(f64::NAN, |(_, mean)| *mean)
@@ -44,7 +44,7 @@ impl Summary {
 }
 
 impl Curves {
-    /// The scalars of a task, over a process of `num_timesteps`.
+    /// Creates the scalars of a task for a diffusion process of `num_timesteps`.
     #[must_use]
     pub fn new(task: Task, num_timesteps: usize, now: Instant) -> Self {
         let mut sums = ScalarSums::new(num_timesteps);
@@ -69,7 +69,8 @@ impl Curves {
         }
     }
 
-    /// Counts a step of this rank; `samples` are those of all ranks, `images_skipped` this rank's since the start.
+    /// Adds a step of this rank. `samples` is the number of samples of the step over all ranks, `images_skipped` the
+    /// number of images that this rank has skipped since the start.
     pub fn add(&mut self, report: &StepReport, samples: u64, images_skipped: u64) {
         let timesteps: Vec<usize> = report.samples.timesteps.iter().map(|&t| t as usize).collect();
         for (name, id) in &self.terms {
@@ -91,10 +92,10 @@ impl Curves {
         self.samples += samples;
     }
 
-    /// The means over all ranks, then starts afresh. Every rank calls it.
+    /// Returns the means over all ranks and resets the sums. Every rank calls it.
     ///
     /// # Errors
-    /// When ranks cannot be reached.
+    /// When the ranks cannot reach each other.
     pub fn take(&mut self, collective: &dyn Collective, now: Instant) -> Result<Summary, CollectiveError> {
         collective.all_reduce_sum_f64(self.sums.flat_mut())?;
         let seconds = (now - self.since).as_secs_f64();
@@ -103,13 +104,13 @@ impl Curves {
         Ok(Summary { means: self.sums.take_means(), images_per_second: samples as f64 / seconds.max(1e-9) })
     }
 
-    /// Leaves out the time since the last summary: a save or a sample grid is not training.
-    pub fn skip_time(&mut self, duration: std::time::Duration) {
+    /// Excludes a duration from the images per second: the time of a save or a sample grid is not training.
+    pub fn skip_time(&mut self, duration: Duration) {
         self.since += duration;
     }
 }
 
-/// Records a summary.
+/// Records a summary in the metric sinks. `last` is the report of the interval's last step.
 pub fn record(metrics: &MetricSinks, step: u64, samples: u64, last: &StepReport, summary: &Summary) {
     let gauge = |name: &str, value| metrics.record(Metric { name, step, value, kind: MetricKind::Gauge });
     for (name, mean) in &summary.means {

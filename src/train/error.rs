@@ -1,4 +1,4 @@
-//! What can stop a run, and with which exit code.
+//! The errors that stop a run, with their exit codes.
 
 use admiral_checkpoint::Error as CheckpointError;
 use admiral_comm::{CollectiveError, Ending, ExitCode, Failure};
@@ -8,39 +8,39 @@ use crate::context::ContextError;
 use crate::model::ParamError;
 use crate::ops;
 
-/// Why training stopped or could not start.
+/// An error that stops training or keeps it from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// The configuration asks for what this run cannot do.
+    /// The configuration or an option asks for something that this run cannot do.
     #[error("{0}")]
     Refused(String),
     /// The data cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// The network cannot be built or does not fit what was loaded.
+    /// The network does not fit the parameters that were loaded.
     #[error(transparent)]
     Model(#[from] ParamError),
     /// Checkpoints cannot be read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// Admiral contradicts itself.
+    /// A bug in Admiral.
     #[error("this is a bug in Admiral: {0}")]
     Bug(String),
-    /// Ranks cannot reach each other.
+    /// The ranks cannot reach each other.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
-    /// libtorch refused.
+    /// A libtorch operation failed.
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),
-    /// One of Admiral's own operations refused.
+    /// One of Admiral's own operations failed.
     #[error(transparent)]
     Operation(#[from] ops::Error),
     /// The run's folder or a file in it cannot be used.
     #[error("{path}: {source}; choose another `run.folder` or make this one writable")]
     Folder {
-        /// What could not be used.
+        /// The path of the folder or file.
         path: String,
-        /// Why.
+        /// The reason.
         source: std::io::Error,
     },
     /// A file that the user asked for cannot be written.
@@ -48,17 +48,17 @@ pub enum TrainError {
     Output {
         /// The file.
         path: String,
-        /// Why.
+        /// The reason.
         source: std::io::Error,
     },
-    /// Gradients stopped being finite.
+    /// Training diverged: gradients are not finite.
     #[error("{}", describe_divergence(*step, *lg_loss_scale, parameter.as_deref(), *sample))]
     Diverged {
         /// The step, from 0.
         step: u64,
         /// The loss scale at which gradients still overflowed.
         lg_loss_scale: f64,
-        /// The first parameter with a bad gradient; none where only the sum over ranks is bad.
+        /// The first parameter whose gradient is not finite; `None` if only the sum over ranks is not finite.
         parameter: Option<String>,
         /// The global index and timestep of a sample whose loss is not finite.
         sample: Option<(u64, i64)>,
@@ -82,7 +82,7 @@ impl From<admiral_storage::Error> for TrainError {
 }
 
 impl TrainError {
-    /// What the rank exits with.
+    /// Returns the exit code of the rank.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
@@ -96,13 +96,14 @@ impl TrainError {
 }
 
 impl TrainError {
-    /// How the ranks leave when this stops them after the start: together where all know of it.
+    /// Returns how the ranks end a run that has started: together if all ranks have this error, else this rank alone.
     #[must_use]
     pub fn ending(self) -> Ending {
         let failure = Failure { code: self.exit_code(), message: self.to_string() };
         match self {
             Self::Checkpoint(CheckpointError::Collective { .. }) => Ending::Alone(failure),
-            // Stores answer for all ranks, and sums of gradients are the same on all.
+            // All ranks have these errors: saves agree on their outcome, and the sums of gradients are equal on all
+            // ranks.
             Self::Checkpoint(_) | Self::Diverged { .. } => Ending::Together(failure),
             _ => Ending::Alone(failure),
         }

@@ -1,7 +1,7 @@
-//! Flat memory: every parameter, gradient, master, moment and average lies in a few flat buffers.
+//! Flat memory: a few flat buffers hold all parameters, gradients, masters, moments and averages.
 //!
-//! The torso's convolutions, which mixed precision keeps in half, form one segment; everything else another. In
-//! float32 there is one segment, and the network's parameters are views of the masters themselves.
+//! With mixed precision there are two segments: one for the torso's convolutions, which are in half precision, and one
+//! for the other parameters. In float32 there is one segment, and the network's parameters are views of the masters.
 
 use tch::{Device, Kind, Tensor};
 
@@ -10,43 +10,44 @@ use crate::ops::bridge;
 
 use super::TrainError;
 
-/// Places start at multiples of this many elements: 64 bytes in float32, what vector loads and oneDNN like best.
+/// Each parameter's offset is a multiple of this many elements: 64 bytes in float32, which vector loads and oneDNN
+/// prefer.
 const ALIGNMENT: usize = 16;
 
-/// Where a parameter lies in its segment.
+/// The range of a parameter in the flat buffers of its segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// The parameter's place in its network.
+pub struct ParamRange {
+    /// The parameter's index in its network.
     pub param: usize,
-    /// The first element in the segment's flat buffers.
+    /// The first element.
     pub offset: usize,
     /// The number of elements.
     pub length: usize,
 }
 
-/// Which parameters share flat buffers, and where each lies. The elements between two places stay zero.
+/// The parameters of a segment and their ranges in its flat buffers. The elements between two ranges stay zero.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentLayout {
-    /// The parameters in the released checkpoints' order.
-    pub places: Vec<Place>,
-    /// The elements of a flat buffer, padding included.
+    /// The ranges of the parameters, in the order of the released checkpoints.
+    pub ranges: Vec<ParamRange>,
+    /// The number of elements of a flat buffer, including padding.
     pub length: usize,
-    /// The type of the network's copy of these parameters and of their gradients.
+    /// The data type of the network's copy of these parameters, and of their gradients.
     pub kind: Kind,
 }
 
-/// Divides the parameters into segments: one when `torso_kind` is float32, else the torso and the rest.
+/// Divides the parameters into segments: one if `torso_kind` is float32, else one for the torso and one for the rest.
 #[must_use]
 pub fn layout(specs: &ParamSpecs, torso_kind: Kind) -> Vec<SegmentLayout> {
     let segment = |kind, belongs: &dyn Fn(&ParamSpec) -> bool| {
-        let mut places = Vec::new();
+        let mut ranges = Vec::new();
         let mut length = 0;
         for (param, spec) in specs.iter().enumerate().filter(|(_, spec)| belongs(spec)) {
-            let place = Place { param, offset: length, length: spec.num_elements() };
-            length = (length + place.length).next_multiple_of(ALIGNMENT);
-            places.push(place);
+            let range = ParamRange { param, offset: length, length: spec.num_elements() };
+            length = (length + range.length).next_multiple_of(ALIGNMENT);
+            ranges.push(range);
         }
-        SegmentLayout { places, length, kind }
+        SegmentLayout { ranges, length, kind }
     };
     let segments = if torso_kind == Kind::Float {
         vec![segment(Kind::Float, &|_| true)]
@@ -59,9 +60,9 @@ pub fn layout(specs: &ParamSpecs, torso_kind: Kind) -> Vec<SegmentLayout> {
 /// The flat buffers of one segment, each a vector of the layout's length.
 #[derive(Debug)]
 pub struct Segment {
-    /// Where each parameter lies.
+    /// The range of each parameter.
     pub layout: SegmentLayout,
-    /// The float32 parameters that the optimizer changes.
+    /// The float32 parameters that the optimizer updates.
     pub master: Tensor,
     /// Adam's running mean of gradients.
     pub mean: Tensor,
@@ -69,21 +70,21 @@ pub struct Segment {
     pub variance: Tensor,
     /// One exponential moving average of the masters for each configured rate.
     pub emas: Vec<Tensor>,
-    /// What the network computes with: the master itself in float32, else a half-precision copy.
+    /// The parameters that the network computes with: the master itself in float32, else a half-precision copy.
     pub model: Tensor,
-    /// Gradients, in the type of `model`.
+    /// Gradients, in the data type of `model`.
     pub gradient: Tensor,
 }
 
 impl Segment {
-    /// Whether the network computes with a copy in half precision.
+    /// Returns whether the network computes with a half-precision copy.
     #[must_use]
     pub fn is_half(&self) -> bool {
         self.layout.kind != Kind::Float
     }
 
-    fn view(&self, buffer: &Tensor, place: &Place, shape: &[i64]) -> Tensor {
-        buffer.narrow(0, place.offset as i64, place.length as i64).view(shape)
+    fn view(&self, buffer: &Tensor, range: &ParamRange, shape: &[i64]) -> Tensor {
+        buffer.narrow(0, range.offset as i64, range.length as i64).view(shape)
     }
 }
 
@@ -96,10 +97,10 @@ pub struct FlatMemory {
 }
 
 impl FlatMemory {
-    /// Allocates the buffers on `device`; every value is zero until [`FlatMemory::set_master`] is called.
+    /// Allocates the buffers on `device`. All values are zero until [`FlatMemory::set_master`] is called.
     ///
     /// # Errors
-    /// When libtorch refuses (memory).
+    /// When the memory cannot be allocated.
     pub fn allocate(specs: ParamSpecs, torso_kind: Kind, num_emas: usize, device: Device) -> Result<Self, TrainError> {
         let _no_grad = tch::no_grad_guard();
         let mut segments = Vec::new();
@@ -126,50 +127,50 @@ impl FlatMemory {
         Ok(Self { segments, params, specs })
     }
 
-    /// The parameters that the network computes with and that gradients accumulate for.
+    /// Returns the parameters that the network computes with. Backward accumulates their gradients.
     #[must_use]
     pub fn params(&self) -> &Params {
         &self.params
     }
 
-    /// Names, shapes and order of the parameters.
+    /// Returns the names, shapes and order of the parameters.
     #[must_use]
     pub fn specs(&self) -> &ParamSpecs {
         &self.specs
     }
 
-    /// The flat buffers.
+    /// Returns the flat buffers of each segment.
     #[must_use]
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
 
-    /// Views of one average's values: a network that samples with it needs no copy.
+    /// Returns views of the average with index `ema`. Sampling with an average needs no copy.
     #[must_use]
     pub fn ema_params(&self, ema: usize) -> Params {
         views(&self.specs, &self.segments, |segment| &segment.emas[ema])
     }
 
-    /// Views of the masters.
+    /// Returns views of the masters.
     #[must_use]
     pub fn master_params(&self) -> Params {
         views(&self.specs, &self.segments, |segment| &segment.master)
     }
 
-    /// Views of the gradients.
+    /// Returns views of the gradients.
     #[must_use]
     pub fn gradients(&self) -> Params {
         views(&self.specs, &self.segments, |segment| &segment.gradient)
     }
 
-    /// Sets the masters, every average and the network's copy to initial values: `fill` is given the parameter's
-    /// place in the network and its values to write.
+    /// Sets the masters, the averages and the network's copy to initial values. `fill` gets the index of a parameter in
+    /// the network, and writes its values.
     pub fn set_master(&self, fill: impl Fn(usize, &mut [f32])) {
         let _no_grad = tch::no_grad_guard();
         for segment in &self.segments {
             let mut values = vec![0.0f32; segment.layout.length];
-            for place in &segment.layout.places {
-                fill(place.param, &mut values[place.offset..place.offset + place.length]);
+            for range in &segment.layout.ranges {
+                fill(range.param, &mut values[range.offset..range.offset + range.length]);
             }
             let values = Tensor::from_slice(&values);
             for mut buffer in std::iter::once(&segment.master).chain(&segment.emas).map(Tensor::shallow_clone) {
@@ -179,7 +180,7 @@ impl FlatMemory {
         self.refresh_model();
     }
 
-    /// Copies the masters to the network's half-precision parameters; nothing to do in float32.
+    /// Copies the masters to the network's half-precision parameters. Does nothing in float32.
     pub fn refresh_model(&self) {
         let _no_grad = tch::no_grad_guard();
         for segment in self.segments.iter().filter(|segment| segment.is_half()) {
@@ -195,7 +196,7 @@ impl FlatMemory {
         }
     }
 
-    /// The first parameter, in the released order, whose gradient holds an infinity or NaN.
+    /// Returns the name of the first parameter, in the network's order, whose gradient has an infinity or NaN.
     #[must_use]
     pub fn first_bad_gradient(&self) -> Option<&str> {
         let gradients = self.gradients();
@@ -207,14 +208,14 @@ impl FlatMemory {
     }
 }
 
-/// One view a parameter, in the network's order, of the buffer that `choose` takes from its segment.
+/// Returns a view of each parameter, in the network's order, in the buffer that `choose` selects from its segment.
 fn views(specs: &ParamSpecs, segments: &[Segment], choose: impl Fn(&Segment) -> &Tensor) -> Params {
     let _no_grad = tch::no_grad_guard();
     let mut tensors: Vec<Option<Tensor>> = specs.iter().map(|_| None).collect();
     for segment in segments {
-        for place in &segment.layout.places {
-            let shape = &specs.as_slice()[place.param].shape;
-            tensors[place.param] = Some(segment.view(choose(segment), place, shape));
+        for range in &segment.layout.ranges {
+            let shape = &specs.as_slice()[range.param].shape;
+            tensors[range.param] = Some(segment.view(choose(segment), range, shape));
         }
     }
     Params::new(tensors.into_iter().flatten().collect())
@@ -224,8 +225,9 @@ fn views(specs: &ParamSpecs, segments: &[Segment], choose: impl Fn(&Segment) -> 
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::*;
     use crate::model::Init;
+
+    use super::*;
 
     fn specs() -> ParamSpecs {
         let mut specs = ParamSpecs::default();
@@ -239,14 +241,14 @@ mod tests {
     fn float32_has_one_segment_and_half_two() {
         let full = layout(&specs(), Kind::Float);
         assert_eq!(full.len(), 1);
-        let offsets: Vec<_> = full[0].places.iter().map(|place| (place.param, place.offset)).collect();
+        let offsets: Vec<_> = full[0].ranges.iter().map(|range| (range.param, range.offset)).collect();
         assert_eq!((offsets, full[0].length), (vec![(0, 0), (1, 16), (2, 32)], 64));
         let half = layout(&specs(), Kind::Half);
         assert_eq!(half.iter().map(|s| (s.kind, s.length)).collect::<Vec<_>>(), [(Kind::Half, 48), (Kind::Float, 16)]);
     }
 
     #[test]
-    fn backward_lands_in_the_flat_buffer_and_accumulates() {
+    fn backward_accumulates_gradients_in_the_flat_buffers() {
         for kind in [Kind::Float, Kind::BFloat16] {
             let memory = FlatMemory::allocate(specs(), kind, 1, Device::Cpu).unwrap();
             memory.set_master(|param, values| values.fill(param as f32 + 1.0));
@@ -260,7 +262,7 @@ mod tests {
             };
             loss().backward();
             loss().backward();
-            // d/dp of p^2, twice: 4p.
+            // The gradient of p^2 is 2p; two passes accumulate 4p.
             let total: f64 = memory.segments().iter().map(|s| s.gradient.sum(Kind::Double).double_value(&[])).sum();
             assert_eq!(total, 4.0 * (6.0 + 2.0 * 5.0 + 3.0 * 17.0));
             memory.zero_gradients();
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_gradient_is_named() {
+    fn the_parameter_of_a_nan_gradient_is_named() {
         let memory = FlatMemory::allocate(specs(), Kind::Float, 0, Device::Cpu).unwrap();
         assert_eq!(memory.first_bad_gradient(), None);
         let _ = memory.gradients().tensors()[1].get(2).fill_(f64::NAN);

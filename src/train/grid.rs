@@ -1,4 +1,4 @@
-//! The sample grid of a run: what the first average draws now.
+//! The sample grid of a run, drawn with the first average.
 
 use admiral_telemetry::Grid;
 
@@ -10,13 +10,14 @@ use crate::sample::{ImageBatches, SampleRequest, SamplingModel, grid_labels};
 use super::error::TrainError;
 use super::session::{Session, low_res_examples};
 
+/// The pixels between two images of the grid.
 const PADDING: usize = 2;
 
-/// Draws the grid that the configuration describes, from the first average, or from the masters if the run keeps none;
-/// rank 0 gets it. Every rank calls it. The noise is always the same, so that grids of one run can be compared.
+/// Draws the configured sample grid with the first average, or with the masters if the run keeps no average. Returns it
+/// on rank 0. Every rank calls it. The noise is always the same, so that the grids of a run can be compared.
 ///
 /// # Errors
-/// When ranks cannot be reached or the images make no grid.
+/// When `sampling.timestep_respacing` is invalid, an image cannot be read, or the ranks cannot reach each other.
 pub fn draw_grid(session: &Session, context: &RunContext<'_>) -> Result<Option<Grid>, TrainError> {
     let config = &session.state.config;
     let memory = &session.state.trainer.memory;

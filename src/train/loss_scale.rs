@@ -1,36 +1,37 @@
-//! Dynamic loss scaling: half-precision gradients are computed of the loss times 2^lg, so that small ones do not
-//! vanish; lg grows a little every good step and falls by one where a gradient overflowed.
+//! Dynamic loss scaling. In half precision, gradients are computed from the loss times 2^lg, so that small gradients do
+//! not underflow. `lg` grows a little after each good step and decreases by one after an overflow.
 
-/// What loss scaling says of a step's gradients.
+/// The decision of loss scaling on a step's gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The gradients are finite: take the step.
     Step,
-    /// A gradient overflowed: skip the step, the scale has been lowered.
+    /// A gradient overflowed: skip the step. The scale has been lowered.
     Skip,
-    /// A gradient overflowed and the scale cannot fall further: training has diverged.
+    /// A gradient overflowed and the scale is already at its minimum: training has diverged.
     Diverged,
 }
 
 /// The state of loss scaling. It is part of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum LossScale {
-    /// float32 and bfloat16: gradients have float32's range and need no scale; one that is not finite is no
-    /// overflow but a diverged run.
+    /// No scaling, for float32 and bfloat16: gradients have the range of float32. A gradient that is not finite means
+    /// that training has diverged.
     Off,
-    /// float16.
+    /// Dynamic scaling, for float16.
     Dynamic {
         /// The base-2 logarithm of the scale of the next step.
         lg: f64,
-        /// What a good step adds to it.
+        /// The amount that a good step adds to `lg`.
         growth: f64,
-        /// Below this the run stops: no gradient is large enough to overflow under so small a scale.
+        /// The minimum of `lg`, below which the run has diverged: finite gradients do not overflow at such a small
+        /// scale.
         floor: f64,
     },
 }
 
 impl LossScale {
-    /// The base-2 logarithm of the scale, 0 where there is none.
+    /// Returns the base-2 logarithm of the scale, or 0 without scaling.
     #[must_use]
     pub fn lg(&self) -> f64 {
         match self {
@@ -39,13 +40,13 @@ impl LossScale {
         }
     }
 
-    /// The factor on the loss.
+    /// Returns the factor by which the loss is multiplied.
     #[must_use]
     pub fn factor(&self) -> f64 {
         self.lg().exp2()
     }
 
-    /// Decides on a step whose gradients are all finite, or are not, and moves the scale.
+    /// Decides what to do with a step, and updates the scale.
     pub fn judge(&mut self, gradients_are_finite: bool) -> Verdict {
         match self {
             Self::Off if gradients_are_finite => Verdict::Step,
@@ -67,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_scale_grows_slowly_falls_by_one_and_stops_at_the_floor() {
+    fn the_scale_grows_slowly_decreases_by_one_and_diverges_below_the_floor() {
         let mut scale = LossScale::Dynamic { lg: 1.5, growth: 0.25, floor: 0.0 };
         assert_eq!((scale.judge(true), scale.lg()), (Verdict::Step, 1.75));
         assert_eq!((scale.judge(false), scale.lg()), (Verdict::Skip, 0.75));
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_scale_a_bad_gradient_is_divergence() {
+    fn without_scaling_a_gradient_that_is_not_finite_is_divergence() {
         let mut scale = LossScale::Off;
         assert_eq!((scale.judge(true), scale.judge(false), scale.factor()), (Verdict::Step, Verdict::Diverged, 1.0));
     }

@@ -1,4 +1,4 @@
-//! Training: the step, precision, the optimizer's schedule, saving and resuming, and the loop.
+//! Training: the step, mixed precision, schedules, saving and resuming, and the training loop.
 
 mod begin;
 mod curves;

@@ -1,4 +1,4 @@
-//! What each task minimises: the diffusion loss, the classifier's cross entropy, the upsampler's diffusion loss.
+//! The objective of each task: the diffusion loss, the classifier's cross entropy, the upsampler's diffusion loss.
 
 use tch::{Kind, Tensor};
 
@@ -6,55 +6,55 @@ use crate::diffusion::GaussianDiffusion;
 use crate::model::{Inputs, Network, Params};
 use crate::ops::Kernels;
 
-/// The samples of one pass through the network, on the network's device.
+/// The samples of one pass through the network. Tensors are on the network's device.
 #[derive(Debug)]
 pub struct Microbatch {
     /// The global index of each sample.
     pub indices: Vec<u64>,
     /// Images in [-1, 1], `[batch, channels, height, width]`, float32.
     pub images: Tensor,
-    /// The noise that is added, of the images' shape.
+    /// The noise that is added, in the shape of the images.
     pub noise: Tensor,
-    /// Diffusion timesteps.
+    /// The diffusion timestep of each sample.
     pub timesteps: Vec<i64>,
-    /// Importance weights of the timesteps, `[batch]`, float32.
+    /// The importance weights of the timesteps, `[batch]`, float32.
     pub weights: Tensor,
-    /// Classes, `[batch]`, int64, where the task wants them.
+    /// The classes, `[batch]`, int64, if the model has classes.
     pub labels: Option<Tensor>,
 }
 
 /// The value of an objective for each sample.
 #[derive(Debug)]
 pub struct Terms {
-    /// What is minimised, weighted, `[batch]`, with its graph.
+    /// The weighted loss that is minimised, `[batch]`, with its graph.
     pub loss: Tensor,
-    /// What is logged, each `[batch]`, weighted, without a graph; `loss` is among them.
+    /// The logged terms by name, each `[batch]`, without a graph. Losses are weighted. `loss` is one of them.
     pub logged: Vec<(&'static str, Tensor)>,
 }
 
-/// What a run minimises.
+/// The objective that a run minimises.
 #[derive(Debug)]
 pub enum Objective {
-    /// A diffusion model: the losses of the process (the paper's appendix B).
+    /// A diffusion model: the losses of the diffusion process (the paper's appendix B).
     Diffusion(GaussianDiffusion),
-    /// A classifier of noised (or clean) images: cross entropy (the paper's section 4.3).
+    /// A classifier of noised or clean images: cross entropy (the paper's section 4.3).
     Classifier {
         /// The process that noises the images.
         diffusion: GaussianDiffusion,
-        /// Whether images are noised; a clean classifier sees timestep 0.
+        /// Whether images are noised. A classifier of clean images gets timestep 0.
         noised: bool,
     },
-    /// An upsampler: the diffusion losses given the image at a lower resolution (the paper's appendix I).
+    /// An upsampler: the diffusion losses, conditioned on the image at a lower resolution (the paper's appendix I).
     SuperResolution {
         /// The process of the large image.
         diffusion: GaussianDiffusion,
-        /// Height and width of the small image, made of the large one by area interpolation.
+        /// The height and width of the small image, which is the large one downsampled by area interpolation.
         small_size: i64,
     },
 }
 
 impl Objective {
-    /// The process that noises images.
+    /// Returns the process that noises images.
     #[must_use]
     pub fn diffusion(&self) -> &GaussianDiffusion {
         match self {
@@ -64,8 +64,11 @@ impl Objective {
         }
     }
 
-    /// Runs the network forward and computes each sample's loss. Dropout is on
-    /// where there is a seed, of which its masks are a function.
+    /// Runs the network forward and computes each sample's loss. With a seed, dropout is on, and its masks only depend
+    /// on the seed.
+    ///
+    /// # Panics
+    /// When a classifier's batch has no labels.
     #[must_use]
     pub fn terms(
         &self,
@@ -76,7 +79,9 @@ impl Objective {
         dropout_seed: Option<u64>,
     ) -> Terms {
         match self {
-            Self::Diffusion(diffusion) => diffusion_terms(diffusion, kernels, network, params, batch, None, dropout_seed),
+            Self::Diffusion(diffusion) => {
+                diffusion_terms(diffusion, kernels, network, params, batch, None, dropout_seed)
+            }
             Self::SuperResolution { diffusion, small_size } => {
                 let low_res = batch.images.adaptive_avg_pool2d([*small_size, *small_size]);
                 diffusion_terms(diffusion, kernels, network, params, batch, Some(&low_res), dropout_seed)
@@ -124,7 +129,7 @@ fn classifier_terms(
     } else {
         (batch.images.shallow_clone(), batch.weights.zeros_like())
     };
-    let labels = batch.labels.as_ref().expect("a classifier's run is refused where the data have no classes");
+    let labels = batch.labels.as_ref().expect("a classifier's run is refused if the data have no classes");
     let inputs = Inputs { x: &x, timesteps: &timesteps, labels: None, low_res: None };
     let logits = network.forward(kernels, params, &inputs, dropout_seed);
     let loss = logits.cross_entropy_loss::<Tensor>(labels, None, tch::Reduction::None, -100, 0.0);
@@ -134,7 +139,7 @@ fn classifier_terms(
     Terms { loss, logged }
 }
 
-/// For each row of logits `[batch, classes]`, 1 where the label is among the `k` largest, else 0, as `[batch]`.
+/// Returns `[batch]`: for each row of logits `[batch, classes]`, 1 if the label is among the `k` largest, else 0.
 fn accuracy(logits: &Tensor, labels: &Tensor, k: i64) -> Tensor {
     let logits = logits.detach();
     let k = k.min(logits.size()[1]);
@@ -147,12 +152,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accuracy_counts_labels_among_the_best() {
+    fn accuracy_counts_labels_among_the_k_largest() {
         let logits = Tensor::from_slice(&[0.1, 0.9, 0.5, 0.7, 0.2, 0.1]).reshape([2, 3]);
         let labels = Tensor::from_slice(&[2i64, 0]);
-        let of = |k| Vec::<f32>::try_from(accuracy(&logits, &labels, k)).expect("a vector");
-        assert_eq!(of(1), [0.0, 1.0]);
-        assert_eq!(of(2), [1.0, 1.0]);
-        assert_eq!(of(5), [1.0, 1.0]);
+        let at = |k| Vec::<f32>::try_from(accuracy(&logits, &labels, k)).expect("a vector");
+        assert_eq!(at(1), [0.0, 1.0]);
+        assert_eq!(at(2), [1.0, 1.0]);
+        assert_eq!(at(5), [1.0, 1.0]);
     }
 }

@@ -1,13 +1,13 @@
-//! After a run's first steps: how far its plan was off.
+//! Compares the time of a run's first steps with the plan.
 
 use admiral_plan::{GpuKind, MEASURED_STEPS, Speed, how_far_off, plan};
 
 use crate::run_config::{RunConfig, plan_request};
 
-/// Where the driver says which GPUs there are, a folder for each.
-const DRIVER: &str = "/proc/driver/nvidia/gpus";
+/// The folder in which the driver has a folder for each GPU.
+const DRIVER_FOLDER: &str = "/proc/driver/nvidia/gpus";
 
-/// A run's plan, and what its first steps took.
+/// The planned time of a step, and the measured times of the first steps.
 #[derive(Debug)]
 pub(super) struct PlanCheck {
     planned_seconds: f64,
@@ -15,7 +15,7 @@ pub(super) struct PlanCheck {
 }
 
 impl PlanCheck {
-    /// Of a run on `world` GPUs; none where there is no plan for the GPUs of this host.
+    /// Plans a run on `world` GPUs. Returns `None` if there is no plan for the GPUs of this host.
     pub(super) fn open(config: &RunConfig, world: usize) -> Option<Self> {
         Self::of_kind(config, world, kind_of_host()?)
     }
@@ -27,7 +27,8 @@ impl PlanCheck {
         Some(Self { planned_seconds: time.step_seconds, step_seconds: Vec::new() })
     }
 
-    /// Counts a step; once, after the first of a run, says how far the plan was off.
+    /// Adds the time of a step. After the first [`MEASURED_STEPS`], returns a sentence about the deviation from the
+    /// plan.
     pub(super) fn add(&mut self, step_seconds: f64) -> Option<String> {
         if self.step_seconds.len() >= MEASURED_STEPS {
             return None;
@@ -41,9 +42,9 @@ impl PlanCheck {
     }
 }
 
-/// What the GPUs of this host are, where all are of one kind that there is a plan for.
+/// Returns the kind of this host's GPUs, if all are of one kind that plans know.
 fn kind_of_host() -> Option<GpuKind> {
-    let folders = std::fs::read_dir(DRIVER).ok()?;
+    let folders = std::fs::read_dir(DRIVER_FOLDER).ok()?;
     let texts = folders.filter_map(|folder| std::fs::read_to_string(folder.ok()?.path().join("information")).ok());
     kind_of(texts)
 }
@@ -66,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_of_one_kind_is_known() {
+    fn a_host_with_gpus_of_one_known_kind_is_recognized() {
         let kind = |models: &[&str]| kind_of(models.iter().map(|model| information(model)));
         assert_eq!(kind(&["NVIDIA H100 80GB HBM3"; 8]), Some(GpuKind::H100));
         assert_eq!(kind(&["NVIDIA H100 80GB HBM3", "NVIDIA H200"]), None);
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn speaks_once_after_a_hundred_steps() {
+    fn the_deviation_is_reported_once_after_the_measured_steps() {
         let mut check = PlanCheck::of_kind(&RunConfig::default(), 8, GpuKind::V100)
             .unwrap_or_else(|| panic!("the default can be planned"));
         let seconds = 2.0 * check.planned_seconds;

@@ -1,4 +1,4 @@
-//! The loop: start or resume, step, log, draw, save, stop.
+//! The training loop: starts or resumes a run, takes steps, logs, draws sample grids, saves, and stops.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -7,15 +7,13 @@ use std::time::Instant;
 use admiral_checkpoint::{Error as CheckpointError, Saver};
 use admiral_comm::{Ending, ExitCode, Phase, agree};
 use admiral_storage::Store;
-use admiral_telemetry::{
-    Metric, MetricKind, MetricSink, MetricSinks, ProgressLine, TensorBoard, write_file,
-};
+use admiral_telemetry::{Metric, MetricKind, MetricSink, MetricSinks, ProgressLine, TensorBoard, write_file};
 
 use crate::context::{RankContext, RunContext};
 use crate::model::Task;
 use crate::run_config::RunConfig;
 
-use super::begin::{Resume, choose, open_saver, open_store};
+use super::begin::{Resume, choose_checkpoint, open_saver, open_store};
 use super::curves::{self, Curves};
 use super::error::TrainError;
 use super::grid::draw_grid;
@@ -29,17 +27,17 @@ use super::step::StepReport;
 use super::stop::Stop;
 use super::validation::Validation;
 
-/// How a run ended well.
+/// How a run ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
     /// All steps are done.
     Done,
-    /// It was asked to stop and has written a checkpoint.
+    /// The run was asked to stop and has written a checkpoint.
     Preempted,
 }
 
 impl Finish {
-    /// What the rank exits with.
+    /// Returns the exit code of the rank.
     #[must_use]
     pub fn exit_code(self) -> ExitCode {
         match self {
@@ -52,12 +50,12 @@ impl Finish {
 /// Trains as the configuration says. Every rank calls it.
 ///
 /// # Errors
-/// How the ranks are to leave, with one message.
+/// When the run cannot start or cannot continue. The [`Ending`] says whether the ranks leave together, and the message.
 pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop) -> Result<Finish, Ending> {
     let started = Instant::now();
     let collective = rank.collective;
-    // Everything that can fail before the first step is agreed upon, so that one rank prints one message and all leave
-    // with one code.
+    // The ranks agree on everything that can fail before the first step: one rank prints the message, and all ranks
+    // exit with the same code.
     let sources = agree(collective, admiral_data::open(&config.data, config.run.seed), |_| ExitCode::Config)?;
     let context = RunContext::open(rank, &config).map_err(TrainError::from);
     let context = agree(collective, context, TrainError::exit_code)?;
@@ -66,14 +64,14 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     let mut session = agree(collective, session, TrainError::exit_code)?;
     // The folder is created last: a run that cannot start leaves nothing behind.
     let store = agree(collective, open_store(&session.state.config, &folder, &context), TrainError::exit_code)?;
-    let start = choose(&store, resume, collective)?;
+    let start = choose_checkpoint(&store, resume, collective)?;
     if let Some(checkpoint) = &start.checkpoint {
         agree(collective, check_same_run(&session.state, checkpoint), TrainError::exit_code)?;
     }
     let last_step = session.state.config.training.steps;
     let global_batch = session.state.config.training.global_batch;
     if start.step() >= last_step {
-        // The ledger says that there is nothing left to do, not that nothing was done.
+        // Tells the launcher that the run has finished, which differs from a run that never started.
         context.phases.begin(start.step(), true, last_step, global_batch);
         context.phases.enter(Phase::End, 0);
         if collective.rank() == 0 {
@@ -93,11 +91,11 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     }
     context.phases.begin(first_step, is_resumed, last_step, global_batch);
     agree(collective, write_config(&session.state.config, &folder, collective.rank()), TrainError::exit_code)?;
-    // Late, because a run that has nothing to do, or cannot be restored, needs neither NCCL nor data.
+    // After the restore, because a run that has finished or cannot be restored needs neither NCCL nor data.
     let session = agree(collective, session.start(&context, last_step), TrainError::exit_code)?;
     let validation = agree(collective, Validation::open(&session, &context), TrainError::exit_code)?;
     let mut run = Loop::new(session, saver, validation, &context, &folder);
-    run.announce(&store, first_step, last_step, started);
+    run.log_start(&store, first_step, last_step, started);
     let finish = run.train(stop, last_step).map_err(TrainError::ending)?;
     run.session.state.trainer.finish()?;
     context.phases.enter(Phase::End, 0);
@@ -108,7 +106,7 @@ fn folder_error(path: &Path, source: std::io::Error) -> TrainError {
     TrainError::Folder { path: path.display().to_string(), source }
 }
 
-/// Keeps the effective configuration beside what it made.
+/// Writes the effective configuration to the run's folder, on rank 0.
 fn write_config(config: &RunConfig, folder: &Path, rank: usize) -> Result<(), TrainError> {
     if rank != 0 {
         return Ok(());
@@ -165,7 +163,7 @@ impl<'a> Loop<'a> {
         Self { session, saves, validation, context, board, line, metrics, curves, ranks: RankTimes::default(), plan }
     }
 
-    fn announce(&self, store: &Store, first_step: u64, last_step: u64, started: Instant) {
+    fn log_start(&self, store: &Store, first_step: u64, last_step: u64, started: Instant) {
         let collective = self.context.collective;
         if collective.rank() != 0 {
             return;
@@ -188,12 +186,8 @@ impl<'a> Loop<'a> {
         let (first_step, samples) = (state.trainer.counters.step, state.next_sample());
         if let Some(line) = &self.line {
             // The first line shows where the run starts.
-            line.record(Metric {
-                name: "samples",
-                step: first_step,
-                value: samples as f64,
-                kind: MetricKind::Counter,
-            });
+            line.record(Metric::counter("samples", first_step, samples as f64));
+            line.record(Metric::gauge("lg_loss_scale", first_step, state.trainer.counters.loss_scale.lg()));
             line.commit(first_step, Instant::now());
         }
         loop {
@@ -203,7 +197,7 @@ impl<'a> Loop<'a> {
             let training = &state.config.training;
             let (log, save_interval, sample) =
                 (training.log_interval, training.save_interval, training.sample_interval);
-            let draws = state.config.task != Task::Classifier;
+            let draws_samples = state.config.task != Task::Classifier;
             self.ranks.add(report.seconds);
             if let Some(line) = self.plan.as_mut().and_then(|plan| plan.add(report.seconds.step)) {
                 tracing::info!("{line}");
@@ -214,10 +208,10 @@ impl<'a> Loop<'a> {
                 self.log(&report)?;
             }
             self.validate(step)?;
-            let pause = Instant::now();
+            let pause_start = Instant::now();
             let polled = self.saves.poll(stop.is_asked(), collective)?;
             let is_asked = polled.is_asked;
-            if sample > 0 && (step.is_multiple_of(sample) || is_last) && draws {
+            if sample > 0 && (step.is_multiple_of(sample) || is_last) && draws_samples {
                 phases.enter(Phase::Sample, 0);
                 self.draw(step)?;
             }
@@ -228,7 +222,7 @@ impl<'a> Loop<'a> {
                 phases.enter(Phase::Checkpoint, 0);
                 self.saves.begin(&self.session.state, polled, collective)?;
             }
-            self.curves.skip_time(pause.elapsed());
+            self.curves.skip_time(pause_start.elapsed());
             if is_last {
                 return Ok(Finish::Done);
             }
@@ -253,6 +247,10 @@ impl<'a> Loop<'a> {
             if let Some(outlier) = ranks.outlier {
                 tracing::warn!("{outlier}");
             }
+        }
+        if let Some(line) = &self.line {
+            // The curve shows the loss scale of the step, the line that of the next one.
+            line.record(Metric::gauge("lg_loss_scale", step, self.session.state.trainer.counters.loss_scale.lg()));
         }
         self.metrics.commit(step, Instant::now());
         Ok(())

@@ -1,4 +1,4 @@
-//! The saves of a run: when one is due, what is said of it, and what a failed one means.
+//! The saves of a run: begins them, polls them after each step, logs their events, and retries the last one.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,13 @@ use super::error::TrainError;
 use super::run_state::RunState;
 use super::state::begin_save;
 
-/// The time between two looks at a save that somebody waits for.
-const LOOK: Duration = Duration::from_millis(5);
+/// The time between two polls of a save that the run waits for.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The time before a save that somebody waits for is tried again.
-const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(2);
+/// The time before a failed save that the run waits for is retried.
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
-/// Takes a run's checkpoints. Every rank has one, and calls its methods in the same order.
+/// Saves a run's checkpoints. Every rank has one and calls its methods in the same order.
 #[derive(Debug)]
 pub(super) struct Saves {
     saver: Saver,
@@ -29,7 +29,7 @@ pub(super) struct Saves {
     num_skipped: u64,
     /// The step of the newest published checkpoint.
     published: Option<u64>,
-    /// Whether a save that somebody waits for has failed already.
+    /// Whether a save that the run waits for has failed.
     is_retrying: bool,
 }
 
@@ -55,12 +55,12 @@ impl Saves {
         }
     }
 
-    /// Carries a save on that is under way, and tells whether any rank `is_asked` to stop: one sum over the ranks for
-    /// both. Every rank calls it after each step.
+    /// Advances the save that is in progress, and tells all ranks whether any rank `is_asked` to stop. One all-reduce
+    /// does both. Every rank calls it after each step.
     pub(super) fn poll(&mut self, is_asked: bool, collective: &dyn Collective) -> Result<Polled, TrainError> {
         let (num_asked, summed) = sum(is_asked, self.saver.report(Instant::now()), collective)?;
         if let Some(event) = self.saver.advance(summed, Instant::now(), collective)? {
-            self.tell(event);
+            self.log(event);
         }
         let is_busy = self.saver.is_busy();
         Ok(Polled {
@@ -70,8 +70,8 @@ impl Saves {
         })
     }
 
-    /// Begins a save where none is under way; otherwise does what the configuration says. Gives the time that the
-    /// step waited.
+    /// Begins a save if none is in progress; otherwise does what `checkpoint.when_busy` says. Returns the time that
+    /// training waited.
     pub(super) fn begin(
         &mut self,
         run: &RunState,
@@ -81,7 +81,7 @@ impl Saves {
         let start = Instant::now();
         let step = run.trainer.counters.step;
         if polled.is_stuck {
-            return self.give_up(step).map(|()| start.elapsed());
+            return self.fail(step).map(|()| start.elapsed());
         }
         if !polled.is_free {
             match self.when_busy {
@@ -91,7 +91,7 @@ impl Saves {
                         tracing::warn!(
                             "the save before is still being {}, so that of step {step} is left out; save less \
                              often, or set checkpoint.when_busy: wait",
-                            self.what_lasts()
+                            self.busy_state()
                         );
                         self.record(MetricKind::Counter, "checkpoint/skipped", step, self.num_skipped as f64);
                     }
@@ -101,11 +101,11 @@ impl Saves {
                     if self.is_root {
                         tracing::warn!(
                             "step {step} waits for the save before, which is still being {}",
-                            self.what_lasts()
+                            self.busy_state()
                         );
                     }
-                    if self.wait_or_stick(collective)?.is_stuck {
-                        return self.give_up(step).map(|()| start.elapsed());
+                    if self.wait_until_free_or_stuck(collective)?.is_stuck {
+                        return self.fail(step).map(|()| start.elapsed());
                     }
                 }
             }
@@ -117,13 +117,13 @@ impl Saves {
         Ok(stall)
     }
 
-    /// What is still being done with a save: without one under way, the last one was given up.
-    fn what_lasts(&self) -> &'static str {
+    /// Returns what is still being done with the save: it is written, or, after it was given up, taken back.
+    fn busy_state(&self) -> &'static str {
         if self.saver.is_busy() { "written" } else { "taken back" }
     }
 
-    /// Saves the session and returns when it is published, after as many tries as may fail. In a `hurry` older
-    /// checkpoints are left alone.
+    /// Saves the state and returns when the checkpoint is published. Retries failed saves as often as
+    /// `checkpoint.max_failures` allows. In a `hurry`, older checkpoints are not deleted.
     pub(super) fn finish(
         &mut self,
         run: &RunState,
@@ -136,8 +136,8 @@ impl Saves {
         }
         self.wait(collective)?;
         while self.published != Some(step) {
-            // After a failure the store is given a moment, in which nobody trains anyway.
-            std::thread::sleep(PAUSE_AFTER_FAILURE * u32::from(self.is_retrying));
+            // Gives the store time to recover. Training has stopped, so the pause costs nothing.
+            std::thread::sleep(RETRY_PAUSE * u32::from(self.is_retrying));
             begin_save(run, &mut self.saver, Instant::now())?;
             self.wait(collective)?;
             self.is_retrying = true;
@@ -149,47 +149,51 @@ impl Saves {
         self.metrics.record(Metric { name, step, value, kind });
     }
 
-    /// Counts the save of `step`, which cannot begin.
-    fn give_up(&mut self, step: u64) -> Result<(), TrainError> {
+    /// Counts the save of `step` as failed, because it cannot begin.
+    fn fail(&mut self, step: u64) -> Result<(), TrainError> {
         let event = self.saver.cannot_begin(step)?;
-        self.tell(event);
+        self.log(event);
         Ok(())
     }
 
-    /// Returns when no save is under way, or when one that was given up does not go.
-    fn wait_or_stick(&mut self, collective: &dyn Collective) -> Result<Polled, TrainError> {
+    /// Returns when no save is in progress, or when a save that was given up cannot be taken back.
+    fn wait_until_free_or_stuck(&mut self, collective: &dyn Collective) -> Result<Polled, TrainError> {
         loop {
             let polled = self.poll(false, collective)?;
             if polled.is_free || polled.is_stuck {
                 return Ok(polled);
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    /// Returns when no save is under way, however long one hangs: a run's last save has no later one.
+    /// Returns when no save is in progress. Waits longer than [`Self::wait_until_free_or_stuck`], because no later save
+    /// follows a run's last one.
+    ///
+    /// # Errors
+    /// When a save that was given up has not been taken back after twice the deadline.
     fn wait(&mut self, collective: &dyn Collective) -> Result<(), TrainError> {
-        let mut stuck_looks = 0;
-        // Looks are counted, and not seconds, because all ranks have the same number of them.
-        let most = u32::try_from(2 * self.deadline.as_millis() / LOOK.as_millis()).unwrap_or(u32::MAX);
+        let mut stuck_polls = 0;
+        // Counts polls instead of seconds, so that all ranks stop waiting at the same poll.
+        let limit = u32::try_from(2 * self.deadline.as_millis() / POLL_INTERVAL.as_millis()).unwrap_or(u32::MAX);
         loop {
             if self.poll(false, collective)?.is_free {
                 return Ok(());
             }
             if !self.saver.is_busy() {
-                stuck_looks += 1;
+                stuck_polls += 1;
             }
-            if stuck_looks > most {
+            if stuck_polls > limit {
                 return Err(TrainError::Checkpoint(CheckpointError::GivenUp {
                     count: self.num_failed,
                     last: self.saver.why_held(),
                 }));
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    fn tell(&mut self, event: SaveEvent) {
+    fn log(&mut self, event: SaveEvent) {
         match event {
             SaveEvent::Published { step, seconds, bytes } => {
                 self.published = Some(step);
@@ -215,7 +219,7 @@ impl Saves {
             }
             SaveEvent::Failed { step, error } => {
                 self.num_failed += 1;
-                // It may have been published, and been found damaged since.
+                // The checkpoint may have been published and then found damaged.
                 self.published = self.published.filter(|&published| published != step);
                 if self.is_root {
                     tracing::error!(
@@ -228,25 +232,28 @@ impl Saves {
     }
 }
 
-/// The number of ranks that are asked to stop, and the sum of all ranks' reports.
+/// Returns the number of ranks that are asked to stop, and the sum of all ranks' reports.
 fn sum(is_asked: bool, own: Report, collective: &dyn Collective) -> Result<(f32, Report), CollectiveError> {
     let mut sums = [f32::from(u8::from(is_asked)), own.finished, own.failed, own.held, own.stuck];
     collective.all_reduce_sum_f32(&mut sums)?;
     Ok((sums[0], Report { finished: sums[1], failed: sums[2], held: sums[3], stuck: sums[4] }))
 }
 
-/// The sum of all ranks' reports, for who takes saves and no steps.
+/// Returns the sum of all ranks' reports, for callers that save without a training loop.
+///
+/// # Errors
+/// When the ranks cannot reach each other.
 pub fn sum_reports(own: Report, collective: &dyn Collective) -> Result<Report, CollectiveError> {
     sum(false, own, collective).map(|(_, summed)| summed)
 }
 
-/// What all ranks know after a step.
+/// The state of saves and stop requests over all ranks, the same on every rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Polled {
     /// Whether any rank was asked to stop.
     pub(super) is_asked: bool,
     /// Whether a save can begin on all ranks.
     pub(super) is_free: bool,
-    /// Whether none can, and none is under way, because a rank's system does not let go of one that was given up.
+    /// Whether no save is in progress, but none can begin, because a rank cannot finish taking back an earlier one.
     pub(super) is_stuck: bool,
 }

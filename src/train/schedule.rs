@@ -1,10 +1,12 @@
-//! What changes with the step: the learning rate and the averages' rates. Pure functions.
+//! The schedules of the learning rate and of the averages' rates, as pure functions of the step.
 
 use crate::run_config::OptimizerConfig;
 
-/// The learning rate of step `step` (from 0): a linear warm-up, then, where annealing is on, a linear fall to zero.
+/// Returns the learning rate of step `step` (from 0): a linear warm-up, and, if annealing is on, a linear decay to
+/// zero.
 ///
-/// As in the published implementation the annealed rate is set after a step, so steps 0 and 1 both have the full one.
+/// As in the published implementation, the annealed rate is set after a step, so both step 0 and step 1 have the full
+/// rate.
 #[must_use]
 pub fn learning_rate(config: &OptimizerConfig, step: u64) -> f64 {
     let warmup = match config.warmup_steps {
@@ -18,8 +20,8 @@ pub fn learning_rate(config: &OptimizerConfig, step: u64) -> f64 {
     config.learning_rate * warmup * annealing
 }
 
-/// The rate of an average at optimizer step `step` (from 1). With `ema_warmup` a young average forgets faster, so
-/// that it does not remember the initial values: `(1 + step) / (10 + step)` until that passes the configured rate.
+/// Returns the rate of an average at optimizer step `step` (from 1). With `ema_warmup`, the rate is at most
+/// `(1 + step) / (10 + step)`, so that the average forgets the initial values faster.
 #[must_use]
 pub fn ema_rate(config: &OptimizerConfig, rate: f64, step: u64) -> f64 {
     if config.ema_warmup { rate.min((1.0 + step as f64) / (10.0 + step as f64)) } else { rate }
@@ -30,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_warms_up_and_anneals() {
+    fn the_learning_rate_warms_up_and_anneals() {
         let plain = OptimizerConfig { learning_rate: 2.0, ..OptimizerConfig::default() };
         assert_eq!(learning_rate(&plain, 1_000_000), 2.0);
         let warm = OptimizerConfig { warmup_steps: 4, ..plain.clone() };
@@ -40,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn a_young_average_forgets_faster() {
+    fn warm_up_limits_the_rate_of_an_average() {
         let config = OptimizerConfig { ema_warmup: true, ..OptimizerConfig::default() };
         assert_eq!(ema_rate(&config, 0.9, 1), 2.0 / 11.0);
         assert_eq!(ema_rate(&config, 0.9, 1000), 0.9);

@@ -1,11 +1,11 @@
-//! A run put together: data, network, memory and trainer. The training loop and the benchmark of a step share it.
+//! A session: the data, network, memory and trainer of a run. The training loop and `admiral bench step` share it.
 //!
-//! A session is first an [`OpenedSession`], into which a checkpoint may be loaded. [`OpenedSession::start`] makes it a
-//! [`Session`], which takes steps.
+//! A session starts as an [`OpenedSession`], into which a checkpoint may be loaded. [`OpenedSession::start`] turns it
+//! into a [`Session`], which takes steps.
 
 use admiral_config::format_mistakes;
 use admiral_contract::BatchDivision;
-use admiral_data::{Batch, ImageSource, Loader, SamplePlan as SampleSpec, SampleReader, Sources};
+use admiral_data::{Batch, ImageSource, Loader, SampleReader, SampleSpec, Sources};
 use tch::{Device, Tensor};
 
 use crate::context::RunContext;
@@ -21,10 +21,10 @@ use super::objective::{Microbatch, Objective};
 use super::run_state::RunState;
 use super::step::{GradientSums, StepReport, Trainer};
 
-/// A session that has its initial values, and reads no data yet: a checkpoint may be loaded first.
+/// A session with initial values that does not read data yet. A checkpoint may be loaded into it.
 #[derive(Debug)]
 pub struct OpenedSession {
-    /// What training changes.
+    /// The state that training changes.
     pub state: RunState,
     sources: Sources,
     division: BatchDivision,
@@ -34,7 +34,7 @@ impl OpenedSession {
     /// Builds the network with its initial values.
     ///
     /// # Errors
-    /// When the configuration cannot work here: the number of ranks, the classes of the data.
+    /// When the configuration does not fit the number of ranks, the classes of the data or the memory.
     pub fn open(config: RunConfig, sources: Sources, context: &RunContext<'_>) -> Result<Self, TrainError> {
         let refuse = |mistakes: Vec<admiral_config::Invalid>| TrainError::Refused(format_mistakes(&mistakes));
         let world_size = context.collective.world_size() as u64;
@@ -44,8 +44,8 @@ impl OpenedSession {
         let (network, specs) = Network::build(&config.network_spec().map_err(refuse)?);
         let num_emas = config.optimizer.ema_rates.len();
         let memory = FlatMemory::allocate(specs, config.precision.mode.kind(), num_emas, context.device)?;
-        memory.set_master(|place, values| {
-            initialize(&memory.specs().as_slice()[place], place, config.run.seed, values);
+        memory.set_master(|param, values| {
+            initialize(&memory.specs().as_slice()[param], param, config.run.seed, values);
         });
         let diffusion = GaussianDiffusion::new(&config.diffusion)
             .map_err(|error| TrainError::Refused(format!("diffusion.timestep_respacing: {error}")))?;
@@ -85,11 +85,11 @@ impl OpenedSession {
         Ok(Self { state, sources, division })
     }
 
-    /// Joins the ranks' GPUs, and starts to read the samples from the trainer's step up to `last_step`. Every rank calls
-    /// it, when all have opened their sessions.
+    /// Connects the ranks' GPUs and starts the loader for the samples from the trainer's step up to `last_step`. Every
+    /// rank calls it, after all ranks have opened their sessions.
     ///
     /// # Errors
-    /// When the ranks cannot reach each other, or the system gives no thread.
+    /// When the ranks cannot reach each other, or the system cannot start a thread.
     pub fn start(mut self, context: &RunContext<'_>, last_step: u64) -> Result<Session, TrainError> {
         if let Some(nccl) = open_nccl(&self.state.config, context)? {
             self.state.trainer.use_nccl(nccl);
@@ -110,9 +110,9 @@ fn open_nccl(config: &RunConfig, context: &RunContext<'_>) -> Result<Option<Nccl
     let (Device::Cuda(ordinal), true) = (context.device, context.collective.world_size() > 1) else {
         return Ok(None);
     };
-    let times = config.launch.timeouts();
-    // A little longer than the launcher's timeout: if there is a launcher, it decides which rank is to blame.
-    let patience = times.stall + times.silence;
+    let timeouts = config.launch.timeouts();
+    // A little longer than the launcher's timeout, so that a launcher, if there is one, decides which rank is at fault.
+    let patience = timeouts.stall + timeouts.silence;
     match NcclReducer::open(context.collective, context.gpus, ordinal, patience, context.phases.clone())? {
         Ok(nccl) => Ok(Some(nccl)),
         Err(reason) => {
@@ -129,7 +129,7 @@ fn open_nccl(config: &RunConfig, context: &RunContext<'_>) -> Result<Option<Nccl
 /// A session that takes steps.
 #[derive(Debug)]
 pub struct Session {
-    /// What training changes.
+    /// The state that training changes.
     pub state: RunState,
     /// Images of this rank that could not be decoded and were replaced.
     pub num_skipped_images: u64,
@@ -148,14 +148,13 @@ impl Session {
     /// Takes one step with the next samples.
     ///
     /// # Errors
-    /// When there are no steps left, the data cannot be read, ranks cannot be reached, or the run diverged.
+    /// When there are no steps left, the data cannot be read, the ranks cannot reach each other, or training diverged.
     pub fn step(&mut self, context: &RunContext<'_>) -> Result<StepReport, TrainError> {
         let Self { state, num_skipped_images, division, loader, .. } = self;
         let RunState { config, trainer, timestep_sampler } = state;
         let wants_classes = config.model.num_classes.is_some();
         let mut next = |_| {
-            let (batch, _) =
-                loader.next()?.ok_or_else(|| TrainError::Refused("the run has no steps left".into()))?;
+            let (batch, _) = loader.next()?.ok_or_else(|| TrainError::Refused("the run has no steps left".into()))?;
             *num_skipped_images += batch.num_skipped;
             let drawn = timestep_sampler.draw(&batch.timestep_uniforms);
             trace_samples(&batch, &drawn.timesteps);
@@ -171,22 +170,23 @@ impl Session {
                 .flat_map(|(timestep, loss)| timestep.to_le_bytes().into_iter().chain(loss.to_le_bytes()))
                 .collect();
             let pairs = context.collective.all_gather(&bytes)?;
-            timestep_sampler.update(pairs.iter().flat_map(|bytes| bytes.chunks_exact(16)).map(pair));
+            timestep_sampler.update(pairs.iter().flat_map(|bytes| bytes.chunks_exact(16)).map(decode_loss));
         }
         report.seconds = context.phases.end_step();
         Ok(report)
     }
 }
 
-fn pair(bytes: &[u8]) -> (i64, f64) {
+/// Decodes the timestep and the loss of a sample.
+fn decode_loss(bytes: &[u8]) -> (i64, f64) {
     let (mut timestep, mut loss) = ([0; 8], [0; 8]);
     timestep.copy_from_slice(&bytes[..8]);
     loss.copy_from_slice(&bytes[8..16]);
     (i64::from_le_bytes(timestep), f64::from_le_bytes(loss))
 }
 
-/// Logs a fingerprint of everything that this rank sees of each sample, if that target is enabled. Runs can be compared by
-/// it, sample by sample.
+/// Logs a checksum of each sample's images, noise and timestep, if the target `admiral::samples` is enabled. With these
+/// lines runs can be compared sample by sample.
 fn trace_samples(batch: &Batch, timesteps: &[i64]) {
     if !tracing::enabled!(target: "admiral::samples", tracing::Level::TRACE) || batch.indices.is_empty() {
         return;
@@ -202,7 +202,7 @@ fn trace_samples(batch: &Batch, timesteps: &[i64]) {
     }
 }
 
-/// How the samples of a run are made from images.
+/// Returns how images become samples: seed, size, cropping and flipping.
 #[must_use]
 pub fn sample_spec(config: &RunConfig, random_crop: bool) -> SampleSpec {
     SampleSpec {
@@ -215,8 +215,8 @@ pub fn sample_spec(config: &RunConfig, random_crop: bool) -> SampleSpec {
     }
 }
 
-/// The first `count` training samples, downsampled to `[count, channels, small_size, small_size]`, with their classes.
-/// An upsampler's grid is drawn from them.
+/// Returns the first `count` training samples, downsampled to `[count, channels, small_size, small_size]`, with their
+/// classes. They are the input of an upsampler's sample grid.
 ///
 /// # Errors
 /// When an image cannot be read.
@@ -247,7 +247,7 @@ fn check_classes(config: &RunConfig, sources: &Sources) -> Result<(), TrainError
             "model.num_classes is {wanted}, but the data have {found} classes; set it to {found}"
         )));
     }
-    // Each source numbers its classes by itself. Only equal numbers of classes can mean the same classes.
+    // Each source numbers its own classes, so the classes can only be the same if their number is the same.
     let validation = sources.validation.as_ref().map_or(found, |validation| validation.num_classes());
     if config.task == Task::Classifier && validation != found {
         return Err(TrainError::Refused(format!(

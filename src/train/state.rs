@@ -1,5 +1,7 @@
-//! Training state to and from checkpoints: masters, averages, moments, counters, the loss scale, the timestep sampler.
+//! Saves the training state to checkpoints and restores it: masters, averages, moments, counters, the loss scale and
+//! the timestep sampler.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,28 +11,28 @@ use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 use crate::diffusion::TimestepSamplerState;
-use crate::model::ParamSpecs;
+use crate::model::{ParamSpecs, Params};
 
 use super::error::TrainError;
-use super::flat::{FlatMemory, Place, Segment};
+use super::flat::{FlatMemory, ParamRange, Segment};
 use super::loss_scale::LossScale;
 use super::run_state::RunState;
 
-/// A network's parameters as a manifest lists them.
+/// Returns the names and shapes of a network's parameters, as a manifest lists them.
 #[must_use]
 pub fn parameters(specs: &ParamSpecs) -> Vec<Parameter> {
     let shape = |shape: &[i64]| shape.iter().map(|&n| n as usize).collect();
     specs.iter().map(|spec| Parameter { name: spec.name.clone(), shape: shape(&spec.shape) }).collect()
 }
 
-/// What is saved of each parameter.
+/// Returns the roles that are saved of each parameter: the master, Adam's moments and the averages.
 #[must_use]
 pub fn roles(ema_rates: &[f64]) -> Vec<Role> {
     let emas = ema_rates.iter().map(|&rate| Role::Ema { rate });
     [Role::Master, Role::AdamMean, Role::AdamVariance].into_iter().chain(emas).collect()
 }
 
-/// The flat buffer of a segment that has this role; none for an average that the run does not keep.
+/// Returns the flat buffer of a segment with this role, or `None` for an average that the run does not keep.
 fn buffer<'a>(segment: &'a Segment, role: Role, ema_rates: &[f64]) -> Option<&'a Tensor> {
     match role {
         Role::Master => Some(&segment.master),
@@ -40,26 +42,26 @@ fn buffer<'a>(segment: &'a Segment, role: Role, ema_rates: &[f64]) -> Option<&'a
     }
 }
 
-/// A vector of libtorch's over `values`, which must outlive it.
+/// Returns a tensor that shares the memory of `values`. It must not outlive them.
 fn tensor_over(values: &mut [f32]) -> Tensor {
-    // SAFETY: the memory is that of `values`, contiguous and of float32; callers keep the tensor no longer.
+    // SAFETY: the memory of `values` is contiguous float32, and callers drop the tensor before the values.
     unsafe { Tensor::from_blob(values.as_mut_ptr().cast(), &[values.len() as i64], &[1], Kind::Float, Device::Cpu) }
 }
 
-/// Begins a save of the session as it stands: copies this rank's share to host memory. Every rank calls it, at a time
-/// at which the saver takes one.
+/// Begins a save of the current state: copies this rank's share to host memory. Every rank calls it, when no other save
+/// is in progress.
 ///
 /// # Errors
-/// When libtorch refuses the copy, on this rank alone.
+/// When the copy fails, on this rank alone.
 pub(super) fn begin_save(run: &RunState, saver: &mut Saver, now: Instant) -> Result<(), TrainError> {
     let content = content(run, saver.writer())?;
     copy_share(&run.trainer.memory, &run.config.optimizer.ema_rates, content, saver, now)
 }
 
-/// [`begin_save`] of memory with this `content`.
+/// Begins a save of `memory`: copies this rank's share to host memory. `content` is the rest of the checkpoint.
 ///
 /// # Errors
-/// The same.
+/// When the copy fails, on this rank alone.
 pub fn copy_share(
     memory: &FlatMemory,
     ema_rates: &[f64],
@@ -67,54 +69,56 @@ pub fn copy_share(
     saver: &mut Saver,
     now: Instant,
 ) -> Result<(), TrainError> {
-    let mut places: Vec<Option<(&Segment, &Place)>> = vec![None; memory.specs().iter().count()];
+    let mut ranges: Vec<Option<(&Segment, &ParamRange)>> = vec![None; memory.specs().iter().count()];
     for segment in memory.segments() {
-        for place in &segment.layout.places {
-            places[place.param] = Some((segment, place));
+        for range in &segment.layout.ranges {
+            ranges[range.param] = Some((segment, range));
         }
     }
     saver.begin(content, now, |targets| {
-        let found = |(role, parameter, values): (Role, usize, _)| -> Result<(&Tensor, &Place, &mut [f32]), TrainError> {
-            let (segment, place): (&Segment, &Place) =
-                places[parameter].ok_or_else(|| nothing_to_save(role, parameter))?;
-            let buffer = buffer(segment, role, ema_rates).ok_or_else(|| nothing_to_save(role, parameter))?;
-            Ok((buffer, place, values))
-        };
-        copy_out(targets.into_iter().map(found).collect::<Result<_, _>>()?)
+        let find =
+            |(role, parameter, values): (Role, usize, _)| -> Result<(&Tensor, &ParamRange, &mut [f32]), TrainError> {
+                let (segment, range): (&Segment, &ParamRange) =
+                    ranges[parameter].ok_or_else(|| missing_buffer(role, parameter))?;
+                let buffer = buffer(segment, role, ema_rates).ok_or_else(|| missing_buffer(role, parameter))?;
+                Ok((buffer, range, values))
+            };
+        copy_to_host(targets.into_iter().map(find).collect::<Result<_, _>>()?)
     })
 }
 
-fn nothing_to_save(role: Role, parameter: usize) -> TrainError {
+fn missing_buffer(role: Role, parameter: usize) -> TrainError {
     TrainError::Bug(format!("there is no {role} of parameter {parameter} to save"))
 }
 
-/// Values that one thread copies at a time: so many that the C library writes past the caches.
-const COPIED_AT_ONCE: usize = 1 << 24;
+/// The number of values that one thread copies at a time. Copies of this size make the C library write around the
+/// caches.
+const VALUES_PER_COPY: usize = 1 << 24;
 
-/// Copies stretches of flat buffers to host memory.
-fn copy_out(copies: Vec<(&Tensor, &Place, &mut [f32])>) -> Result<(), TrainError> {
+/// Copies the values of parameters from flat buffers to host memory.
+fn copy_to_host(copies: Vec<(&Tensor, &ParamRange, &mut [f32])>) -> Result<(), TrainError> {
     let _no_grad = tch::no_grad_guard();
-    let mut of_host: Vec<(&[f32], &mut [f32])> = Vec::new();
-    for (buffer, place, values) in copies {
+    let mut host_copies: Vec<(&[f32], &mut [f32])> = Vec::new();
+    for (buffer, range, values) in copies {
         if values.is_empty() {
             continue;
         }
-        if buffer.device() == Device::Cpu && buffer.is_contiguous() && buffer.numel() >= place.offset + place.length {
-            // SAFETY: a flat buffer is a contiguous vector of float32, as long as was just seen, which nobody writes to
-            // between two steps.
+        if buffer.device() == Device::Cpu && buffer.is_contiguous() && buffer.numel() >= range.offset + range.length {
+            // SAFETY: a flat buffer is a contiguous vector of float32. Its length was just checked, and nothing writes
+            // to it between two steps.
             let source =
-                unsafe { std::slice::from_raw_parts(buffer.data_ptr().cast::<f32>().add(place.offset), place.length) };
-            of_host.extend(source.chunks(COPIED_AT_ONCE).zip(values.chunks_mut(COPIED_AT_ONCE)));
+                unsafe { std::slice::from_raw_parts(buffer.data_ptr().cast::<f32>().add(range.offset), range.length) };
+            host_copies.extend(source.chunks(VALUES_PER_COPY).zip(values.chunks_mut(VALUES_PER_COPY)));
         } else {
-            tensor_over(values).f_copy_(&buffer.f_narrow(0, place.offset as i64, place.length as i64)?)?;
+            tensor_over(values).f_copy_(&buffer.f_narrow(0, range.offset as i64, range.length as i64)?)?;
         }
     }
-    // Many small copies: libtorch's threads would wait for each other at each.
-    of_host.into_par_iter().for_each(|(source, target)| target.copy_from_slice(source));
+    // There are many small copies. libtorch's threads would synchronize after each of them.
+    host_copies.into_par_iter().for_each(|(source, target)| target.copy_from_slice(source));
     Ok(())
 }
 
-/// What a checkpoint of the session says besides its tensors.
+/// Returns the content of a checkpoint other than its tensors.
 fn content(run: &RunState, writer: &Writer) -> Result<Content, TrainError> {
     let counters = &run.trainer.counters;
     Ok(Content {
@@ -138,10 +142,11 @@ fn content(run: &RunState, writer: &Writer) -> Result<Content, TrainError> {
     })
 }
 
-/// Reads every role of a checkpoint into the flat buffers, host memory for one role at a time. Every rank calls it.
+/// Reads every role of a checkpoint into the flat buffers. It needs host memory for one role at a time. Every rank
+/// calls it.
 ///
 /// # Errors
-/// The same on every rank, where the checkpoint cannot be read. The buffers' values are then undefined.
+/// When the checkpoint cannot be read, with the same error on every rank. The values of the buffers are then undefined.
 pub fn read_roles(
     memory: &FlatMemory,
     ema_rates: &[f64],
@@ -155,13 +160,13 @@ pub fn read_roles(
         let mut targets = Vec::new();
         for (segment, values) in memory.segments().iter().zip(&mut host) {
             let mut rest = values.as_mut_slice();
-            let mut passed = 0;
-            for place in &segment.layout.places {
-                let (_, after) = std::mem::take(&mut rest).split_at_mut(place.offset - passed);
-                let (values, after) = after.split_at_mut(place.length);
-                passed = place.offset + place.length;
+            let mut position = 0;
+            for range in &segment.layout.ranges {
+                let (_, after) = std::mem::take(&mut rest).split_at_mut(range.offset - position);
+                let (values, after) = after.split_at_mut(range.length);
+                position = range.offset + range.length;
                 rest = after;
-                let parameter = &parameters[place.param];
+                let parameter = &parameters[range.param];
                 targets.push(TensorTarget { role, name: &parameter.name, shape: &parameter.shape, values });
             }
         }
@@ -177,11 +182,12 @@ pub fn read_roles(
     Ok(())
 }
 
-/// Loads a checkpoint that [`check_same_run`] accepts into the session, which then goes on after the checkpoint's
-/// step. Every rank calls it.
+/// Loads a checkpoint that [`check_same_run`] accepts. Training then continues after the checkpoint's step. Every rank
+/// calls it.
 ///
 /// # Errors
-/// The same on every rank, where the checkpoint cannot be read. The session can then only be restored again.
+/// When the checkpoint cannot be read, with the same error on every rank. The state is then undefined until another
+/// checkpoint is restored.
 pub fn restore(run: &mut RunState, checkpoint: &Checkpoint, collective: &dyn Collective) -> Result<(), TrainError> {
     let manifest = checkpoint.manifest();
     let memory = &run.trainer.memory;
@@ -206,11 +212,11 @@ pub fn restore(run: &mut RunState, checkpoint: &Checkpoint, collective: &dyn Col
     Ok(())
 }
 
-/// Whether the session can go on from a checkpoint. What is compared cannot change in the middle of a run without its
-/// samples or its state losing their meaning.
+/// Checks that a run can continue from a checkpoint. Compares the fields that cannot change within a run, because its
+/// state or the order of its samples depends on them.
 ///
 /// # Errors
-/// Where the checkpoint is of another network, or was trained with another task, batch, averages or seed.
+/// When the checkpoint is of another network, or was trained with another task, global batch, averages or seed.
 pub fn check_same_run(run: &RunState, checkpoint: &Checkpoint) -> Result<(), TrainError> {
     let (manifest, url) = (checkpoint.manifest(), checkpoint.url());
     let shapes: Vec<(&str, Vec<i64>)> = manifest
@@ -241,20 +247,20 @@ pub fn check_same_run(run: &RunState, checkpoint: &Checkpoint) -> Result<(), Tra
         }
     }
     if Some(manifest.training.next_sample_index) != manifest.training.step.checked_mul(config.training.global_batch) {
-        return Err(TrainError::Refused(format!("{url}: its place in the data does not fit its step")));
+        return Err(TrainError::Refused(format!("{url}: its number of samples seen does not fit its step")));
     }
     Ok(())
 }
 
-/// Copies a network's values out of named host tensors, as float32 on `device`.
+/// Returns a network's parameters as float32 on `device`, from named shapes and values in host memory.
 ///
 /// # Errors
-/// When they are not the network's.
+/// When the names or shapes are not those of the network.
 pub fn params_from_named(
     specs: &ParamSpecs,
-    named: &std::collections::BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    named: &BTreeMap<String, (Vec<usize>, Vec<f32>)>,
     device: Device,
-) -> Result<crate::model::Params, TrainError> {
+) -> Result<Params, TrainError> {
     let shapes: Vec<(&str, Vec<i64>)> =
         named.iter().map(|(name, (shape, _))| (name.as_str(), shape.iter().map(|&n| n as i64).collect())).collect();
     specs.check(shapes.iter().map(|(name, shape)| (*name, shape.as_slice())))?;
@@ -262,5 +268,5 @@ pub fn params_from_named(
         let (_, values) = named.get(&spec.name)?;
         Some(Tensor::from_slice(values).to_kind(Kind::Float).view(spec.shape.as_slice()).to_device(device))
     });
-    Ok(crate::model::Params::new(tensors.collect()))
+    Ok(Params::new(tensors.collect()))
 }

@@ -1,12 +1,12 @@
-//! One training step: microbatches forward and backward, gradients summed over ranks, one pass over flat memory.
+//! One training step: forward and backward of each microbatch, the all-reduce of gradients, and the optimizer's pass
+//! over flat memory.
 
 use std::time::{Duration, Instant};
-
-use tch::{Device, Kind, Tensor};
 
 use admiral_comm::buckets::{Slot, default_bucket_bytes};
 use admiral_comm::{Collective, CollectiveError, Phase, PhaseTracker, StepSeconds};
 use admiral_random::{Philox, Stream};
+use tch::{Device, Kind, Tensor};
 
 use crate::model::Network;
 use crate::ops::{self, AdamHyper, AdamSegment, Kernels, bridge};
@@ -19,26 +19,26 @@ use super::loss_scale::{LossScale, Verdict};
 use super::objective::{Microbatch, Objective};
 use super::schedule::{ema_rate, learning_rate};
 
-/// How long each part of a step took. On a GPU the parts are only told apart where each waits for the device.
+/// The duration of each part of a step. On a GPU the parts are only separate if [`Trainer::measure`] is set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StepTimes {
     /// Waiting for the loader and moving samples to the device.
     pub data: Duration,
-    /// Networks and losses.
+    /// Forward passes and losses.
     pub forward: Duration,
-    /// Gradients.
+    /// Backward passes.
     pub backward: Duration,
-    /// Waiting for gradients to be summed over ranks, and for ranks that came later.
+    /// Waiting for the all-reduce of gradients, including waiting for ranks that start it later.
     pub all_reduce: Duration,
-    /// What those sums took in all, once all ranks had come to them.
+    /// The all-reduce itself, from the time when all ranks have started it.
     pub all_reduce_busy: Duration,
-    /// The part of that which backward did not hide.
+    /// The part of `all_reduce_busy` that backward does not hide.
     pub all_reduce_exposed: Duration,
-    /// Norms, Adam, averages, the half-precision copy.
+    /// Zeroing of gradients, norms, Adam, averages and the half-precision copy.
     pub optimizer: Duration,
 }
 
-/// The samples of a step on this rank and what the objective said of each.
+/// The samples of a step on this rank, with the terms of the objective for each.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SampleTerms {
     /// Global index of each sample.
@@ -47,39 +47,40 @@ pub struct SampleTerms {
     pub timesteps: Vec<i64>,
     /// Importance weight of each sample.
     pub weights: Vec<f32>,
-    /// Each logged term with one value a sample, weighted.
+    /// The logged terms by name, each with one weighted value per sample.
     pub terms: Vec<(&'static str, Vec<f32>)>,
 }
 
-/// What a step did.
+/// The result of a step.
 #[derive(Debug, Clone)]
 pub struct StepReport {
     /// The samples of this rank.
     pub samples: SampleTerms,
-    /// Whether the parameters moved; false where loss scaling skipped the step.
+    /// Whether the parameters were updated; false if loss scaling skipped the step.
     pub took_step: bool,
-    /// l2 norm of the gradient of the mean loss, before clipping; NaN where the step was skipped.
+    /// The l2 norm of the gradient of the mean loss, before clipping; NaN if the step was skipped.
     pub gradient_norm: f64,
-    /// l2 norm of the masters before the step; NaN where the step was skipped.
+    /// The l2 norm of the masters before the step; NaN if the step was skipped.
     pub parameter_norm: f64,
     /// The base-2 logarithm of the loss scale of this step.
     pub lg_loss_scale: f64,
     /// The learning rate of this step.
     pub learning_rate: f64,
-    /// Where the time went.
+    /// The duration of each part.
     pub times: StepTimes,
-    /// What the ledger says that the step took on this rank; zero until the step is done with all that belongs to it.
+    /// The step's duration on this rank, as recorded in the ledger. [`Session::step`](super::Session::step) sets it;
+    /// before, it is zero.
     pub seconds: StepSeconds,
 }
 
-/// The state of training apart from flat memory; all of it is saved.
+/// The training state outside of flat memory. All of it is saved in checkpoints.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Counters {
-    /// Steps done, skipped ones included.
+    /// The number of steps done, including skipped ones.
     pub step: u64,
-    /// Steps in which the parameters moved: Adam's bias correction counts these.
+    /// The number of steps that updated the parameters. Adam's bias correction uses it.
     pub optimizer_step: u64,
-    /// Loss scaling.
+    /// The state of loss scaling.
     pub loss_scale: LossScale,
 }
 
@@ -90,19 +91,19 @@ pub enum GradientSums {
     AfterBackward,
     /// While backward runs, in buckets of at most `bucket_bytes`; `None` is the default size.
     DuringBackward {
-        /// Bytes of a bucket.
+        /// The maximum bytes of a bucket.
         bucket_bytes: Option<usize>,
     },
 }
 
-/// Trains one network. It knows neither where samples come from nor when to log or save.
+/// Trains one network: takes steps on microbatches that the caller provides. Does not load data, log or save.
 #[derive(Debug)]
 pub struct Trainer {
     /// The network's structure.
     pub network: Network,
-    /// Parameters, gradients and the optimizer's state.
+    /// Parameters, gradients and optimizer state.
     pub memory: FlatMemory,
-    /// What is minimised.
+    /// The objective that is minimised.
     pub objective: Objective,
     /// Counters and loss scale.
     pub counters: Counters,
@@ -111,18 +112,19 @@ pub struct Trainer {
     optimizer: OptimizerConfig,
     seed: u64,
     reducer: GradientReducer,
-    /// Whether sums travel while backward goes on.
+    /// Whether gradients are summed while backward runs.
     overlaps: bool,
-    /// Whether to wait for the device between the parts of a step, so that [`StepTimes`] tells them apart.
+    /// Whether to synchronize with the device between the parts of a step, so that [`StepTimes`] has each part's
+    /// duration.
     pub measure: bool,
 }
 
 impl Trainer {
-    /// Puts a trainer together. `seed` is the seed of dropout.
+    /// Creates a trainer. `seed` is the seed of dropout.
     ///
     /// # Errors
-    /// When libtorch refuses hooks on the gradients.
-    #[allow(clippy::too_many_arguments, reason = "each part is of another kind")]
+    /// When libtorch cannot register hooks on the gradients.
+    #[allow(clippy::too_many_arguments, reason = "each argument is another component")]
     pub fn new(
         network: Network,
         memory: FlatMemory,
@@ -144,7 +146,7 @@ impl Trainer {
             for (param, tensor) in memory.params().tensors().iter().enumerate() {
                 let (tracker, phases) = (reducer.tracker(), phases.clone());
                 bridge::on_gradient(tensor, move || {
-                    if tracker.filled(param) {
+                    if tracker.mark_filled(param) {
                         phases.first_bucket_ready();
                     }
                 })?;
@@ -166,26 +168,26 @@ impl Trainer {
         })
     }
 
-    /// Sums gradients between the ranks' GPUs from now on.
+    /// Sums gradients with NCCL from now on.
     pub fn use_nccl(&mut self, nccl: NcclReducer) {
         self.reducer.use_nccl(nccl);
     }
 
-    /// Leaves the ranks' GPUs in order, when there will be no more steps; every rank calls it.
+    /// Closes the connection between the ranks' GPUs after the last step. Every rank calls it.
     ///
     /// # Errors
-    /// When a rank does not come.
+    /// When a rank does not call it within the timeout.
     pub fn finish(&mut self) -> Result<(), CollectiveError> {
         self.reducer.finish()
     }
 
-    /// Trains on `num_microbatches` batches of this rank, which `next` gives in order.
+    /// Takes one step on `num_microbatches` batches of this rank, which `next` returns in order.
     ///
-    /// `num_samples` is the number of samples of the step over all ranks: each sample's loss counts `1 / num_samples`,
-    /// however many ranks and microbatches share them.
+    /// `num_samples` is the number of samples of the step over all ranks. Each sample's loss has the weight
+    /// `1 / num_samples`, for any number of ranks and microbatches.
     ///
     /// # Errors
-    /// Where `next` fails, where ranks cannot be reached, and where the run diverged.
+    /// When `next` fails, the ranks cannot reach each other, or training diverged.
     pub fn step(
         &mut self,
         num_microbatches: usize,
@@ -194,7 +196,7 @@ impl Trainer {
         collective: &dyn Collective,
     ) -> Result<StepReport, TrainError> {
         let mut times = StepTimes::default();
-        let mut watch = Watch::new(self.memory.segments()[0].master.device(), self.measure);
+        let mut stopwatch = Stopwatch::new(self.memory.segments()[0].master.device(), self.measure);
         let mut deferred = DeferredStatistics::default();
         let learning_rate = learning_rate(&self.optimizer, self.counters.step);
         let lg_loss_scale = self.counters.loss_scale.lg();
@@ -202,35 +204,35 @@ impl Trainer {
 
         self.phases.enter_zeroing();
         self.memory.zero_gradients();
-        times.optimizer += watch.lap();
+        times.optimizer += stopwatch.lap();
         let local: Vec<&Tensor> = self.memory.segments().iter().map(|segment| &segment.gradient).collect();
         let mut reduced = None;
         for index in 0..num_microbatches {
             self.phases.enter(Phase::Data, index);
             let batch = next(index)?;
             self.phases.enter(Phase::Forward, index);
-            times.data += watch.lap();
+            times.data += stopwatch.lap();
             let seed = self.dropout_seed(collective.rank(), index);
             let terms = self.objective.terms(&self.kernels, &self.network, self.memory.params(), &batch, Some(seed));
             let loss = terms.loss.sum(Kind::Float) * scale;
             self.phases.enter(Phase::Backward, index);
-            times.forward += watch.lap();
-            // Only the last pass has the whole gradients.
+            times.forward += stopwatch.lap();
+            // Gradients are only complete in the last pass.
             if self.overlaps && index + 1 == num_microbatches {
                 let during = self.reducer.reduce_during(collective, &local, || {
                     loss.f_backward()?;
                     Ok::<_, TrainError>(())
                 })?;
-                // A GPU is waited for when its sums are done: to wait for backward alone would be to wait for them too,
-                // without looking after them.
-                times.backward += watch.lap().saturating_sub(during.waited);
+                // On a GPU, backward and the sums are only waited for together: a wait for backward alone would also
+                // wait for the sums, without detecting that they fail.
+                times.backward += stopwatch.lap().saturating_sub(during.waited);
                 reduced = Some(during);
             } else {
                 loss.f_backward()?;
-                times.backward += watch.lap();
+                times.backward += stopwatch.lap();
             }
             deferred.append(batch, terms.logged);
-            times.forward += watch.lap();
+            times.forward += stopwatch.lap();
         }
 
         let Reduced { sums: gradients, busy, exposed, waited } = match reduced {
@@ -239,7 +241,7 @@ impl Trainer {
         };
         self.phases.enter(Phase::Optimizer, 0);
         (times.all_reduce, times.all_reduce_busy, times.all_reduce_exposed) = (waited, busy, exposed);
-        watch.lap();
+        stopwatch.lap();
 
         let masters: Vec<&Tensor> = self.memory.segments().iter().map(|segment| &segment.master).collect();
         let (norms, samples) = deferred.read(&ops::norms(&self.kernels, &gradients, &masters)?)?;
@@ -267,17 +269,19 @@ impl Trainer {
         }
         self.counters.step += 1;
         self.phases.enter(Phase::Log, 0);
-        report.times.optimizer += watch.lap();
+        report.times.optimizer += stopwatch.lap();
         Ok(report)
     }
 
-    /// The same dropout masks again after a restart: they are a function of seed, step, rank and microbatch.
+    /// Returns the seed of the dropout masks. It only depends on seed, step, rank and microbatch, so a resumed run
+    /// draws the same masks.
     fn dropout_seed(&self, rank: usize, microbatch: usize) -> u64 {
         let index = self.counters.step << 40 ^ (rank as u64) << 20 ^ microbatch as u64;
         Philox::new(self.seed, Stream::Dropout, index).next_u64()
     }
 
-    /// Moves the masters, moments, averages and the network's copy. `norm` is the gradient's, unscaled.
+    /// Updates the masters, moments, averages and the network's half-precision copy. `norm` is the norm of the unscaled
+    /// gradient.
     fn update(
         &mut self,
         gradients: &[Tensor],
@@ -320,22 +324,19 @@ impl Trainer {
         Ok(())
     }
 
-    /// Names what went bad first: the sample, its timestep, the parameter. Every rank calls it, for all judge the same
-    /// sums, and gets the same answer.
+    /// Returns the error of a diverged run, with the first parameter and sample that are not finite. Every rank calls
+    /// it, because all ranks see the same sums, and gets the same error.
     fn diverged(&self, samples: &SampleTerms, lg_loss_scale: f64, collective: &dyn Collective) -> TrainError {
         let bad_sample = samples.terms.iter().find(|(name, _)| *name == "loss").and_then(|(_, losses)| {
-            losses
-                .iter()
-                .position(|loss| !loss.is_finite())
-                .map(|place| (samples.indices[place], samples.timesteps[place]))
+            losses.iter().position(|loss| !loss.is_finite()).map(|i| (samples.indices[i], samples.timesteps[i]))
         });
-        let own: Finding = (self.memory.first_bad_gradient().map(str::to_owned), bad_sample);
+        let own: NotFinite = (self.memory.first_bad_gradient().map(str::to_owned), bad_sample);
         let found = serde_json::to_vec(&own).unwrap_or_default();
         let found = match collective.all_gather(&found) {
             Ok(found) => found,
             Err(error) => return error.into(),
         };
-        let found: Vec<Finding> = found.iter().filter_map(|bytes| serde_json::from_slice(bytes).ok()).collect();
+        let found: Vec<NotFinite> = found.iter().filter_map(|bytes| serde_json::from_slice(bytes).ok()).collect();
         TrainError::Diverged {
             step: self.counters.step,
             lg_loss_scale,
@@ -345,12 +346,12 @@ impl Trainer {
     }
 }
 
-/// What a rank found bad when a run diverged: the first parameter by its gradient, and a sample by its loss, with its
-/// timestep.
-type Finding = (Option<String>, Option<(u64, i64)>);
+/// The values of a rank that are not finite in a diverged run: the first parameter whose gradient is not finite, and
+/// the index and timestep of the first sample whose loss is not finite.
+type NotFinite = (Option<String>, Option<(u64, i64)>);
 
-/// What the passes of a step say of their samples, on the device until the host reads all of it, with the norms, in one
-/// copy: a GPU is waited for once a step.
+/// Deferred statistics: the terms of a step's samples, which stay on the device. The host reads them at the end of the
+/// step together with the norms, in one copy, so that it waits for the GPU once per step.
 #[derive(Debug, Default)]
 struct DeferredStatistics {
     indices: Vec<u64>,
@@ -371,11 +372,11 @@ impl DeferredStatistics {
         }
     }
 
-    /// Both norms, and the samples.
+    /// Copies everything to the host and returns both norms and the samples.
     fn read(self, norms: &Tensor) -> Result<([f64; 2], SampleTerms), TrainError> {
         let _no_grad = tch::no_grad_guard();
         let rows = self.weights.iter().chain(self.terms.iter().flat_map(|(_, values)| values));
-        // float64 holds every float32 as it is.
+        // float64 represents every float32 exactly.
         let all: Vec<Tensor> = std::iter::once(norms).chain(rows).map(|row| row.to_kind(Kind::Double)).collect();
         let values = Vec::<f64>::try_from(Tensor::f_cat(&all, 0)?.f_to_device(Device::Cpu)?)?;
         let (norms, rest) = values.split_at(2);
@@ -388,14 +389,15 @@ impl DeferredStatistics {
 }
 
 impl SampleTerms {
-    /// Timestep and loss of each sample, the loss without its importance weight: what a timestep sampler learns from.
+    /// Returns the timestep and the loss of each sample, without the importance weight. A timestep sampler learns from
+    /// them.
     pub fn unweighted_losses(&self) -> impl Iterator<Item = (i64, f64)> + '_ {
         let losses = self.terms.iter().find(|(name, _)| *name == "loss").map_or(&[][..], |(_, losses)| losses);
         let weighted = self.timesteps.iter().zip(&self.weights).zip(losses);
         weighted.map(|((&timestep, &weight), &loss)| (timestep, f64::from(loss) / f64::from(weight)))
     }
 
-    /// The mean of a term over this rank's samples, if there is such a term.
+    /// Returns the mean of a term over this rank's samples, or `None` if the objective has no such term.
     #[must_use]
     pub fn mean(&self, name: &str) -> Option<f64> {
         let (_, values) = self.terms.iter().find(|(term, _)| *term == name)?;
@@ -403,31 +405,33 @@ impl SampleTerms {
     }
 }
 
-/// Where the gradient of each parameter lies, in the network's order.
+/// Returns the position of each parameter's gradient in the flat buffers, in the network's order.
 fn gradient_slots(memory: &FlatMemory) -> Vec<Slot> {
-    let places = memory.segments().iter().enumerate().flat_map(|(buffer, segment)| {
+    let slots = memory.segments().iter().enumerate().flat_map(|(buffer, segment)| {
         let slot = move |offset, length| Slot { buffer, elements: offset..offset + length };
-        segment.layout.places.iter().map(move |place| (place.param, slot(place.offset, place.length)))
+        segment.layout.ranges.iter().map(move |range| (range.param, slot(range.offset, range.length)))
     });
-    let mut places: Vec<(usize, Slot)> = places.collect();
-    places.sort_by_key(|(param, _)| *param);
-    places.into_iter().map(|(_, slot)| slot).collect()
+    let mut slots: Vec<(usize, Slot)> = slots.collect();
+    slots.sort_by_key(|(param, _)| *param);
+    slots.into_iter().map(|(_, slot)| slot).collect()
 }
 
-/// Measures laps.
-struct Watch {
+/// Measures the time between calls of [`lap`](Self::lap).
+struct Stopwatch {
     last: Instant,
     device: Device,
-    wait: bool,
+    /// Whether a lap ends when the device has finished its work.
+    synchronize: bool,
 }
 
-impl Watch {
-    fn new(device: Device, wait: bool) -> Self {
-        Self { last: Instant::now(), device, wait }
+impl Stopwatch {
+    fn new(device: Device, synchronize: bool) -> Self {
+        Self { last: Instant::now(), device, synchronize }
     }
 
+    /// Returns the time since the last lap.
     fn lap(&mut self) -> Duration {
-        if let (true, Device::Cuda(index)) = (self.wait, self.device) {
+        if let (true, Device::Cuda(index)) = (self.synchronize, self.device) {
             tch::Cuda::synchronize(index as i64);
         }
         let now = Instant::now();

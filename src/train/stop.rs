@@ -1,36 +1,36 @@
-//! Being asked to stop: a signal sets a flag, and the loop looks at it between steps.
+//! Stop requests: a signal sets a flag, which the training loop checks after each step.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use admiral_comm::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
-use admiral_comm::ExitCode;
-
-/// Whether the run was asked to stop. Clones share the answer; a test can ask as a signal does.
+/// The flag that asks a run to stop. Clones share the flag. Tests can set it as a signal does.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
     asked: Arc<AtomicBool>,
 }
 
 impl Stop {
-    /// Asks the run to stop after its step.
+    /// Asks the run to stop after the current step.
     pub fn ask(&self) {
         self.asked.store(true, Ordering::Relaxed);
     }
 
-    /// Whether somebody asked.
+    /// Returns whether the run was asked to stop.
     #[must_use]
     pub fn is_asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// Lets SIGINT, SIGTERM and SIGUSR1 ask, from a thread of its own. A second SIGINT, an impatient person's, ends
-    /// the process at once; launchers and schedulers send the others more than once, to the launcher and to the ranks,
-    /// and do not mean more by it.
+    /// Starts a thread that sets the flag when SIGINT, SIGTERM or SIGUSR1 arrives.
+    ///
+    /// A second SIGINT ends the process at once, for an impatient user. SIGTERM and SIGUSR1 do not: launchers and
+    /// schedulers send them to the launcher and to the ranks, so they can arrive more than once for one request.
     ///
     /// # Errors
-    /// When the system allows no handler or no thread.
+    /// When the signal handlers cannot be installed or the thread cannot be started.
     pub fn on_signals(&self) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let stop = self.clone();

@@ -1,4 +1,4 @@
-//! Measuring a classifier on images that it is not trained on.
+//! Validation: measures a classifier on images that it is not trained on.
 
 use admiral_data::{Loader, SampleReader};
 use admiral_telemetry::{Detail, ScalarSums};
@@ -10,23 +10,24 @@ use crate::model::Task;
 use super::error::TrainError;
 use super::session::{Session, sample_spec, to_device};
 
-/// Apart from the training stream's seed, so that validation crops and noise are not those of training.
+/// The difference to the seed of training, so that validation has other crops and noise.
 const SEED_OFFSET: u64 = 0x5eed;
 
-/// Batches of the validation images, one after another, for ever.
+/// An endless sequence of batches of the validation images.
 #[derive(Debug)]
 pub struct Validation {
     loader: Loader,
 }
 
 impl Validation {
-    /// Starts reading this rank's part of the validation images; none for tasks that have no validation, or where
-    /// the configuration names no images for it.
+    /// Starts to read this rank's part of the validation images. Returns `None` if the task is not a classifier, or the
+    /// configuration names no validation images.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system cannot start a thread.
     pub fn open(session: &Session, context: &RunContext<'_>) -> Result<Option<Self>, TrainError> {
-        let Some(source) = session.sources().validation.clone().filter(|_| session.state.config.task == Task::Classifier)
+        let Some(source) =
+            session.sources().validation.clone().filter(|_| session.state.config.task == Task::Classifier)
         else {
             return Ok(None);
         };
@@ -34,7 +35,7 @@ impl Validation {
         spec.seed = spec.seed.wrapping_add(SEED_OFFSET);
         let (batch, world) = (session.state.config.training.microbatch, context.collective.world_size() as u64);
         let rank = context.collective.rank() as u64;
-        // A resumed run measures on the images that an undisturbed one would have.
+        // A resumed run measures on the same images as a run without interruption.
         let first = session.state.trainer.counters.step / session.state.config.classifier.validation_interval;
         let passes = (first..).map(move |pass| {
             let start = (pass * world + rank) * batch;
@@ -44,20 +45,17 @@ impl Validation {
         Ok(Some(Self { loader }))
     }
 
-    /// The means over the next batch of all ranks, by name, with quartiles of the timestep. Every rank calls it.
+    /// Measures the next batch. Returns the name and the mean over all ranks of each term, also by quartile of the
+    /// timestep. Every rank calls it.
     ///
     /// # Errors
-    /// When an image cannot be read or ranks cannot be reached.
-    pub fn measure(
-        &mut self,
-        session: &Session,
-        context: &RunContext<'_>,
-    ) -> Result<Vec<(String, f64)>, TrainError> {
+    /// When an image cannot be read or the ranks cannot reach each other.
+    pub fn measure(&mut self, session: &Session, context: &RunContext<'_>) -> Result<Vec<(String, f64)>, TrainError> {
         let _no_grad = tch::no_grad_guard();
         let Some((batch, _)) = self.loader.next()? else { return Ok(Vec::new()) };
         let trainer = &session.state.trainer;
         let num_timesteps = trainer.objective.diffusion().num_timesteps();
-        // Uniform whatever training draws: a measurement is not to be bent.
+        // Uniform timesteps, whatever training draws, so that measurements are unbiased.
         let timesteps = batch.timestep_uniforms.iter().map(|u| (u * num_timesteps as f64) as i64).collect();
         let weights = vec![1.0; batch.indices.len()];
         let drawn = DrawnTimesteps { timesteps, weights };

@@ -1,4 +1,4 @@
-//! The checkpoints of a store: which steps there are, which is the newest, opening and setting aside.
+//! The checkpoints of a store: lists their steps, finds the newest, opens them, and sets damaged ones aside.
 
 use admiral_checkpoints_schema::Latest;
 use admiral_comm::Collective;
@@ -8,36 +8,64 @@ use crate::error::Error;
 use crate::read::Checkpoint;
 use crate::{agree, layout};
 
-/// The checkpoints of a store. It is as cheap to make as a reference.
+/// The checkpoints of a store. It is cheap to create and to clone.
 #[derive(Debug, Clone)]
 pub struct Catalog {
     pub(crate) store: Store,
 }
 
-/// The newest checkpoint whose manifest can be read, and the newer ones whose manifests cannot.
+/// The newest checkpoint whose manifest can be read, and the newer ones whose manifests cannot be read.
 #[derive(Debug)]
 pub struct Newest {
-    /// The checkpoint; none where there is none.
+    /// The checkpoint, if there is one.
     pub checkpoint: Option<Checkpoint>,
-    /// The step of each newer one, with what is wrong with it.
+    /// The step and the error of each newer one.
     pub damaged: Vec<(u64, Error)>,
 }
 
 impl Catalog {
-    /// The checkpoints in `store`.
+    /// Returns the catalog of `store`.
     #[must_use]
     pub fn new(store: &Store) -> Self {
         Self { store: store.clone() }
     }
 
-    /// The store.
+    /// Returns the store.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
     }
 
+    /// Opens the catalog at a location: a store of checkpoints, or a run's folder that contains `checkpoints`. `location` is
+    /// a path or an `s3://` URL.
+    ///
+    /// # Errors
+    /// [`Error::Url`], [`Error::NotFound`], [`Error::Store`].
+    pub fn open(location: &str, options: &StoreOptions) -> Result<Self, Error> {
+        let store = Store::open(&Location::parse(location)?, options)?;
+        let (holds, is_checkpoint) = store.wait(async {
+            Ok::<_, Error>((holds_checkpoints(&store).await?, store.length(layout::MANIFEST).await?.is_some()))
+        })?;
+        if holds {
+            return Ok(Self { store });
+        }
+        if is_checkpoint {
+            let reason = "this is a checkpoint itself; give the folder or prefix that holds it".into();
+            return Err(Error::NotFound { url: store.url(""), reason });
+        }
+        let url = store.url("");
+        let inner = match Store::open(&Location::parse(&format!("{url}/checkpoints"))?, options) {
+            Ok(inner) => inner.wait(holds_checkpoints(&inner))?.then_some(inner),
+            Err(admiral_storage::Error::NotFound { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        inner.map(|store| Self { store }).ok_or_else(|| {
+            let reason = "looked for step-* (a store of checkpoints) and checkpoints/step-* (a run's folder)".into();
+            Error::NotFound { url, reason }
+        })
+    }
 
-    /// The steps of the published checkpoints, ascending. Folders without a manifest are passed over.
+    /// Returns the steps of the published checkpoints, ascending. Folders without a manifest are skipped.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -45,10 +73,10 @@ impl Catalog {
         self.store.wait(published_steps(&self.store, ""))
     }
 
-    /// The step of the newest published checkpoint; none where there is none.
+    /// Returns the step of the newest published checkpoint, or `None` if there is none.
     ///
-    /// The listing decides, because a run may have ended between a manifest and `latest.json`; a `latest.json` that
-    /// points past the newest checkpoint, which has then been lost, is warned of.
+    /// It is found by listing, because a run may have ended after it wrote a manifest and before it wrote `latest.json`. If
+    /// `latest.json` names a later step, that checkpoint has been lost, and this logs a warning.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -59,35 +87,35 @@ impl Catalog {
     /// Opens the checkpoint of a step.
     ///
     /// # Errors
-    /// [`Error::NotFound`], which says what steps there are; [`Error::Damaged`], [`Error::Schema`]; [`Error::Store`].
+    /// [`Error::NotFound`] with the steps that exist; [`Error::Damaged`]; [`Error::Schema`]; [`Error::Store`].
     pub fn checkpoint(&self, step: u64) -> Result<Checkpoint, Error> {
         let folder = layout::step_folder(step);
         match self.store.wait(Checkpoint::in_folder(&self.store, &folder))? {
             Some(checkpoint) => Ok(checkpoint),
             None => {
                 let steps: Vec<String> = self.steps()?.iter().map(u64::to_string).collect();
-                let there = if steps.is_empty() { "none".to_owned() } else { steps.join(", ") };
-                let reason = format!("it has no {}; steps that can be read: {there}", layout::MANIFEST);
+                let existing = if steps.is_empty() { "none".to_owned() } else { steps.join(", ") };
+                let reason = format!("it has no {}; steps that can be read: {existing}", layout::MANIFEST);
                 Err(Error::NotFound { url: self.store.url(&folder), reason })
             }
         }
     }
 
-    /// Opens the checkpoint of a step on all ranks: rank 0 reads the manifest, and sends it. Every rank calls it.
+    /// Opens the checkpoint of a step on all ranks. Rank 0 reads the manifest and sends it. Every rank must call it.
     ///
     /// # Errors
-    /// Those of [`checkpoint`](Self::checkpoint), the same on every rank.
+    /// The errors of [`checkpoint`](Self::checkpoint), the same on every rank.
     pub fn checkpoint_on_all_ranks(&self, step: u64, collective: &dyn Collective) -> Result<Checkpoint, Error> {
         let manifest = (collective.rank() == 0).then(|| self.checkpoint(step).map(|checkpoint| checkpoint.manifest));
         let manifest = agree::of_root(collective, 0, manifest)?;
         Ok(Checkpoint { store: self.store.clone(), folder: layout::step_folder(step), manifest })
     }
 
-    /// Opens the newest checkpoint whose manifest is whole on all ranks: rank 0 reads, and sends it. Nothing is changed.
-    /// Every rank calls it.
+    /// Opens the newest checkpoint whose manifest can be read, on all ranks. Rank 0 reads the manifest and sends it. The
+    /// store is not changed. Every rank must call it.
     ///
     /// # Errors
-    /// The same on every rank: [`Error::Schema`] where a newer Admiral wrote the newest one, [`Error::Store`].
+    /// [`Error::Schema`] if a newer Admiral wrote the newest one; [`Error::Store`]. The same on every rank.
     pub fn newest_on_all_ranks(&self, collective: &dyn Collective) -> Result<Newest, Error> {
         self.newest_before_on_all_ranks(u64::MAX, collective)
     }
@@ -95,7 +123,7 @@ impl Catalog {
     /// [`newest_on_all_ranks`](Self::newest_on_all_ranks) among the checkpoints of steps before `end`.
     ///
     /// # Errors
-    /// The same.
+    /// The errors of [`newest_on_all_ranks`](Self::newest_on_all_ranks).
     pub fn newest_before_on_all_ranks(&self, end: u64, collective: &dyn Collective) -> Result<Newest, Error> {
         let search = || {
             let mut damaged = Vec::new();
@@ -109,27 +137,34 @@ impl Catalog {
             Ok((None, damaged))
         };
         let (found, damaged) = agree::of_root(collective, 0, (collective.rank() == 0).then(search))?;
-        let open = |(step, manifest)| Checkpoint { store: self.store.clone(), folder: layout::step_folder(step), manifest };
+        let open =
+            |(step, manifest)| Checkpoint { store: self.store.clone(), folder: layout::step_folder(step), manifest };
         Ok(Newest { checkpoint: found.map(open), damaged })
     }
 
-    /// Takes a damaged checkpoint out of the list, so that the one before it is the newest. Its manifest becomes
-    /// `manifest.damaged.json`, and its files stay until the step is saved again. Every rank calls it.
+    /// Sets a damaged checkpoint aside, so that it is no longer listed. Its manifest is renamed to `manifest.damaged.json`,
+    /// and its files stay until the step is saved again. Every rank must call it.
     ///
     /// # Errors
-    /// The same on every rank: [`Error::Store`].
+    /// [`Error::Store`], the same on every rank.
     pub fn set_aside(&self, step: u64, collective: &dyn Collective) -> Result<(), Error> {
         agree::of_root(collective, 0, (collective.rank() == 0).then(|| set_aside(&self.store, step)))
     }
 }
 
-/// Opens what a user names: a checkpoint's own folder, a place that holds checkpoints, or a run's folder; of the
-/// latter two the newest checkpoint. A path or an `s3://` URL.
+/// Returns whether a run has written to the store, or is about to.
+async fn holds_checkpoints(store: &Store) -> Result<bool, Error> {
+    let has_steps = store.folders("").await?.iter().any(|folder| layout::step_of(folder).is_some());
+    Ok(has_steps || store.length(layout::OWNER).await?.is_some())
+}
+
+/// Opens the checkpoint at a location: the folder of a checkpoint, or the newest checkpoint of a store or of a run's folder.
+/// `location` is a path or an `s3://` URL.
 ///
 /// # Errors
 /// [`Error::Url`], [`Error::NotFound`], [`Error::Schema`], [`Error::Store`].
-pub fn find_checkpoint(place: &str, options: &StoreOptions) -> Result<Checkpoint, Error> {
-    let store = Store::open(&Location::parse(place)?, options)?;
+pub fn find_checkpoint(location: &str, options: &StoreOptions) -> Result<Checkpoint, Error> {
+    let store = Store::open(&Location::parse(location)?, options)?;
     let found = store.wait(async {
         if let Some(checkpoint) = Checkpoint::in_folder(&store, "").await? {
             return Ok::<_, Error>(Some(checkpoint));
@@ -149,8 +184,8 @@ pub fn find_checkpoint(place: &str, options: &StoreOptions) -> Result<Checkpoint
     Err(Error::NotFound { url: store.url(""), reason: reason.into() })
 }
 
-/// The steps under `base` that have a folder, ascending.
-pub(super) async fn steps_under(store: &Store, base: &str) -> Result<Vec<u64>, Error> {
+/// Returns the steps that have a folder under `base`, ascending.
+pub(crate) async fn steps_under(store: &Store, base: &str) -> Result<Vec<u64>, Error> {
     let folders = store.folders(base).await?;
     let mut steps: Vec<u64> = folders.iter().filter_map(|folder| layout::step_of(folder)).collect();
     steps.sort_unstable();
@@ -162,8 +197,8 @@ async fn is_published(store: &Store, base: &str, step: u64) -> Result<bool, Erro
     Ok(store.length(&path).await?.is_some())
 }
 
-/// The steps under `base` that are published, ascending.
-pub(super) async fn published_steps(store: &Store, base: &str) -> Result<Vec<u64>, Error> {
+/// Returns the published steps under `base`, ascending.
+pub(crate) async fn published_steps(store: &Store, base: &str) -> Result<Vec<u64>, Error> {
     let mut published = Vec::new();
     for step in steps_under(store, base).await? {
         if is_published(store, base, step).await? {
@@ -173,8 +208,9 @@ pub(super) async fn published_steps(store: &Store, base: &str) -> Result<Vec<u64
     Ok(published)
 }
 
+/// Returns the newest published step under `base`. Warns if `latest.json` names a later one.
 async fn newest_under(store: &Store, base: &str) -> Result<Option<u64>, Error> {
-    let pointed = store
+    let named = store
         .get(&layout::join(base, layout::LATEST))
         .await?
         .and_then(|bytes| serde_json::from_slice::<Latest>(&bytes).ok())
@@ -186,24 +222,22 @@ async fn newest_under(store: &Store, base: &str) -> Result<Option<u64>, Error> {
             break;
         }
     }
-    if let Some(step) = pointed
-        && newest < pointed
+    if let Some(step) = named
+        && newest < named
     {
         let found = newest.map_or_else(|| "no checkpoint".to_owned(), |step| format!("step {step}"));
         let pointer = store.url(&layout::join(base, layout::LATEST));
-        tracing::warn!("{pointer} points to step {step}, which is not there; the newest is {found}");
+        tracing::warn!("{pointer} points to step {step}, which does not exist; the newest is {found}");
     }
     Ok(newest)
 }
 
-/// Takes a damaged checkpoint out of the list: its manifest gets another name, and its files stay where they are until
-/// the step is saved again.
+/// Sets a damaged checkpoint aside by renaming its manifest.
 ///
 /// # Errors
 /// [`Error::Store`].
-pub(super) fn set_aside(store: &Store, step: u64) -> Result<(), Error> {
+pub(crate) fn set_aside(store: &Store, step: u64) -> Result<(), Error> {
     let folder = layout::step_folder(step);
     let path = layout::join(&folder, layout::MANIFEST);
     Ok(store.wait(store.rename(&path, &layout::join(&folder, layout::DAMAGED_MANIFEST)))?)
 }
-

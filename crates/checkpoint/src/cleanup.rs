@@ -1,8 +1,8 @@
-//! What writers leave behind that die while they write: uploads in parts that nobody completes, whose parts a bucket
-//! keeps and bills without showing them, and the staging files of a folder.
+//! Cleans up what crashed writers leave behind: unfinished multipart uploads, whose parts a bucket keeps and bills without
+//! listing them, and the staging files of a folder.
 //!
-//! Both are removed only under a checkpoint's own names, because a place may lie in a bucket or a folder with other
-//! things in it; and only by a run that owns the place, because those of a run at work look the same.
+//! Only files with the names of checkpoint files are removed, because the bucket or folder may hold other files too. Only
+//! the run that holds the lease may do it, because the files of a running writer look the same.
 
 use admiral_storage::{Location, Store};
 
@@ -10,22 +10,22 @@ use crate::error::Error;
 use crate::layout::{is_checkpoint_file, is_probe};
 use crate::staging_files::remove_staging_files;
 
-/// Removes what earlier runs have left in a place that is now this run's. That it cannot be done stops nobody.
-pub(super) fn clear(store: &Store) {
+/// Removes the unfinished files of earlier runs in a store whose lease this run holds. Failures are only logged.
+pub(crate) fn clean_up(store: &Store) {
     match store.wait(remove(store)) {
         Ok(removed) if removed.is_empty() => {}
         Ok(removed) => tracing::info!(
-            "removed what a run left unfinished in {}: {} ({} in all)",
+            "removed unfinished files of earlier runs in {}: {} ({} in all)",
             store.url(""),
             removed.iter().take(3).cloned().collect::<Vec<_>>().join(", "),
             removed.len()
         ),
-        Err(error) => tracing::warn!("{error}; what earlier runs left unfinished there may cost room"),
+        Err(error) => tracing::warn!("{error}; unfinished files of earlier runs may take up space there"),
     }
 }
 
-/// Removes what writers have left that died while they wrote: unfinished uploads, and a folder's staging files.
-/// Only whoever owns the place may call it, while nothing of its own is on its way. Gives their names.
+/// Removes unfinished uploads, staging files and the files of write probes, and returns their names. The caller must hold
+/// the lease and must not be writing.
 ///
 /// # Errors
 /// [`Error::Store`].
@@ -33,7 +33,7 @@ async fn remove(store: &Store) -> Result<Vec<String>, Error> {
     let mut removed = Vec::new();
     if let Some(Location::Folder(folder)) = store.location() {
         let files = remove_staging_files(folder).map_err(|error| Error::Store {
-            operation: "clear".into(),
+            operation: "clean up".into(),
             url: store.url(""),
             cause: error.to_string(),
         })?;

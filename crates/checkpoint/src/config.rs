@@ -1,58 +1,58 @@
-//! The `checkpoint` section of a run's configuration.
+//! The `checkpoint` section of the configuration.
 
 use std::path::Path;
 use std::time::Duration;
 
+use admiral_config::Invalid;
+use admiral_storage::{Location, S3Settings, StoreOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::retention::Retention;
-use admiral_config::Invalid;
-use admiral_storage::{Location, S3Settings, StoreOptions};
 
-/// The smallest part that S3 takes in an upload, but for the last.
+/// The smallest part of an upload that S3 accepts, except for the last part.
 const SMALLEST_S3_PART_MEBIBYTES: u64 = 5;
 
-/// Far beyond what anybody means, and far below what the clock can count.
-const LARGEST_NUMBER: u64 = 10_000_000;
+/// The largest value of a number. Times of this many seconds do not overflow.
+const MAX_NUMBER: u64 = 10_000_000;
 
-/// What happens to a save that is due while the one before it is still on its way.
+/// The behavior when a save is due while the previous one is still being written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenBusy {
-    /// It is left out, and this is said and counted.
+    /// The save is skipped, which is logged and counted.
     #[default]
     Skip,
-    /// Training waits for the one before.
+    /// Training waits for the previous save.
     Wait,
 }
 
-/// Where checkpoints go, how they are written, and which are kept.
+/// Where checkpoints are written, how, and which are kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CheckpointConfig {
     /// Where checkpoints are written: a folder or `s3://bucket/prefix`; null is `checkpoints` in the run's folder.
-    /// S3 takes its endpoint, region and keys from the usual AWS_* variables of the environment.
+    /// Endpoint, region and keys of S3 are taken from the usual AWS_* environment variables.
     pub url: Option<String>,
-    /// A save that is due while the one before it is still being written: skip or wait.
+    /// What to do when a save is due while the previous one is still being written: skip or wait.
     pub when_busy: WhenBusy,
-    /// Seconds that writing a checkpoint may take, and then publishing it, before the save has failed.
+    /// Seconds after which a save fails, for writing the checkpoint and again for publishing it.
     pub deadline_seconds: u64,
-    /// Saves that may fail one after the other; the run ends with exit code 69 at the last of them.
+    /// Number of failed saves in a row after which the run ends with exit code 69.
     pub max_failures: u64,
-    /// Seconds between being asked to stop and being killed, as your scheduler or mpirun gives them. The run warns at
-    /// its start where a save is likely to take longer.
+    /// Seconds between being asked to stop and being killed, as set in your scheduler or mpirun. The run warns at its
+    /// start if a save is likely to take longer.
     pub grace_seconds: u64,
-    /// Seconds that one request to an object store may take before it is tried again.
+    /// Seconds that one request to an object store may take before it is retried.
     pub request_timeout_seconds: u64,
-    /// Size of an upload's parts in MiB. A file may have 10,000.
+    /// Size of the parts of an upload in MiB. A file may have 10,000 parts.
     pub part_mebibytes: u64,
-    /// Newest checkpoints that are kept; null keeps all. Older ones are deleted only when the newest has been read
-    /// back and verified, and never the one that the run was resumed from.
+    /// Number of newest checkpoints to keep; null keeps all. Older ones are deleted only after the newest has been read
+    /// back and verified. The one that the run was resumed from is never deleted.
     pub keep_last: Option<u64>,
-    /// Checkpoints of steps that this divides are kept for good; 0 names none.
+    /// Checkpoints of steps that are a multiple of this are never deleted; 0 turns this off.
     pub keep_every: u64,
-    /// Steps whose checkpoints are kept for good.
+    /// Steps whose checkpoints are never deleted.
     pub keep_steps: Vec<u64>,
 }
 
@@ -74,7 +74,7 @@ impl Default for CheckpointConfig {
 }
 
 impl CheckpointConfig {
-    /// What cannot work, with field paths from the top of the file.
+    /// Returns the invalid fields, with their paths from the top of the file.
     #[must_use]
     pub fn validate(&self) -> Vec<Invalid> {
         let mut mistakes = Vec::new();
@@ -91,8 +91,8 @@ impl CheckpointConfig {
         ] {
             if value == 0 {
                 refuse(field, "must be at least 1".into());
-            } else if value > LARGEST_NUMBER {
-                refuse(field, format!("is {value}; at most {LARGEST_NUMBER}"));
+            } else if value > MAX_NUMBER {
+                refuse(field, format!("is {value}; at most {MAX_NUMBER}"));
             }
         }
         if self.keep_last == Some(0) {
@@ -110,10 +110,10 @@ impl CheckpointConfig {
         mistakes
     }
 
-    /// The place that is meant in a run whose own files lie in `run_folder`.
+    /// Returns the location of the checkpoints of a run whose other files are in `run_folder`.
     ///
     /// # Errors
-    /// [`Error::Url`] where the URL names no place.
+    /// [`Error::Url`] if the URL is not a location.
     pub fn location(&self, run_folder: &Path) -> Result<Location, Error> {
         match &self.url {
             Some(url) => Ok(Location::parse(url)?),
@@ -121,25 +121,25 @@ impl CheckpointConfig {
         }
     }
 
-    /// How the store is talked to.
+    /// Returns the options of the store.
     #[must_use]
     pub fn store_options(&self, s3: &S3Settings) -> StoreOptions {
         StoreOptions {
             request_timeout: Duration::from_secs(self.request_timeout_seconds),
-            // An operation gives up before its save is given up, which could not say why.
+            // An operation fails before the deadline of its save, because the error of the deadline has no cause.
             patience: self.deadline() * 7 / 8,
             part_bytes: usize::try_from(self.part_mebibytes << 20).unwrap_or(usize::MAX),
             s3: s3.clone(),
         }
     }
 
-    /// The time that a save has.
+    /// Returns the time after which a save fails.
     #[must_use]
     pub fn deadline(&self) -> Duration {
         Duration::from_secs(self.deadline_seconds)
     }
 
-    /// Which checkpoints are kept.
+    /// Returns which checkpoints are kept.
     #[must_use]
     pub fn retention(&self) -> Retention {
         Retention {
@@ -156,13 +156,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_lies_in_the_run_folder() {
+    fn the_default_location_is_in_the_run_folder() {
         let location = CheckpointConfig::default().location(Path::new("/runs/a")).unwrap();
         assert_eq!(location, Location::Folder("/runs/a/checkpoints".into()));
     }
 
     #[test]
-    fn a_url_that_names_no_place_is_refused_by_its_field() {
+    fn an_invalid_url_is_refused() {
         assert_eq!(CheckpointConfig::default().validate(), []);
         let config = CheckpointConfig { url: Some("gs://bucket/x".into()), ..CheckpointConfig::default() };
         let invalid = config.validate();
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_cannot_work_are_refused_by_their_fields() {
+    fn invalid_numbers_are_refused() {
         let fields = |config: CheckpointConfig| -> Vec<String> {
             config.validate().into_iter().map(|mistake| mistake.field).collect()
         };

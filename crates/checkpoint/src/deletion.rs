@@ -1,4 +1,4 @@
-//! Deleting checkpoints, and what saves that were cut short have left.
+//! Deletes checkpoints, and the files of interrupted saves.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::retention::Retention;
 use crate::{catalog, layout};
 
-/// Deletes the checkpoint of a step. One process calls it.
+/// Deletes the checkpoint of a step. Only one process may call it.
 ///
 /// # Errors
 /// [`Error::Store`].
@@ -16,8 +16,8 @@ pub fn delete(store: &Store, step: u64) -> Result<(), Error> {
     store.wait(delete_checkpoint(store, step))
 }
 
-/// Deletes what a place has besides checkpoints: who wrote to it, and which was the newest. One process calls it, when
-/// nobody writes there.
+/// Deletes the files of a store that belong to no step: the lease and the pointer to the newest checkpoint. Only one process
+/// may call it, and only while no run writes to the store.
 ///
 /// # Errors
 /// [`Error::Store`].
@@ -29,9 +29,12 @@ pub fn delete_place(store: &Store) -> Result<(), Error> {
     })
 }
 
-/// The steps whose folders may go: of the checkpoints those that retention does not keep, and what saves and deletions
-/// that were cut short have left before the newest one.
-pub(super) async fn to_delete(store: &Store, retention: &Retention, in_use: Option<u64>) -> Result<Vec<u64>, Error> {
+/// Returns the steps whose folders may be deleted: the checkpoints that retention does not keep, and the unpublished folders
+/// before the newest checkpoint, which interrupted saves and deletions have left.
+///
+/// # Errors
+/// [`Error::Store`].
+pub(crate) async fn to_delete(store: &Store, retention: &Retention, in_use: Option<u64>) -> Result<Vec<u64>, Error> {
     let published: BTreeSet<u64> = catalog::published_steps(store, "").await?.into_iter().collect();
     let mut steps = retention.to_delete(&published, in_use);
     for step in catalog::steps_under(store, "").await? {
@@ -45,17 +48,20 @@ pub(super) async fn to_delete(store: &Store, retention: &Retention, in_use: Opti
     Ok(steps)
 }
 
-/// Deletes what a failed save has left, unless it has been published after all.
-pub(super) async fn delete_unpublished(store: &Store, step: u64) -> Result<(), Error> {
+/// Deletes the files of a failed save, unless the checkpoint was published after all.
+///
+/// # Errors
+/// [`Error::Store`].
+pub(crate) async fn delete_unpublished(store: &Store, step: u64) -> Result<(), Error> {
     let manifest = layout::join(&layout::step_folder(step), layout::MANIFEST);
     if store.length(&manifest).await?.is_some() { Ok(()) } else { delete_checkpoint(store, step).await }
 }
 
-/// Deletes a checkpoint, its manifest first: what is left of it then is no checkpoint.
+/// Deletes a checkpoint. The manifest is deleted first, so that an interrupted deletion leaves no damaged checkpoint.
 ///
 /// # Errors
 /// [`Error::Store`].
-pub(super) async fn delete_checkpoint(store: &Store, step: u64) -> Result<(), Error> {
+pub(crate) async fn delete_checkpoint(store: &Store, step: u64) -> Result<(), Error> {
     let folder = layout::step_folder(step);
     store.delete(&layout::join(&folder, layout::MANIFEST)).await?;
     for (path, _) in store.files(&folder).await? {
@@ -65,12 +71,12 @@ pub(super) async fn delete_checkpoint(store: &Store, step: u64) -> Result<(), Er
     Ok(())
 }
 
-/// Removes the folders right under `path` and itself where they are empty; object stores have none.
+/// Removes the empty folders directly under `path`, and `path` if it is empty then. Object stores have no folders.
 fn remove_empty_folders(store: &Store, path: &str) {
     let Some(Location::Folder(root)) = store.location() else { return };
     let folder = root.join(path);
     for inner in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-        // One that is not empty stays, which is what is wanted.
+        // Fails for a folder that is not empty, which must stay.
         let _ = std::fs::remove_dir(inner.path());
     }
     let _ = std::fs::remove_dir(folder);

@@ -1,41 +1,40 @@
-//! What goes wrong with checkpoints, split by what the caller does about it.
-
-use serde::{Deserialize, Serialize};
+//! Errors of saving and loading checkpoints.
 
 use admiral_comm::ExitCode;
+use serde::{Deserialize, Serialize};
 
 /// Why a checkpoint could not be written or read.
 ///
-/// It can be sent to other ranks, so that all of them end with the same error.
+/// Errors can be sent to other ranks, so that all of them end with the same one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Error {
-    /// What the user gave names no place.
-    #[error("{url:?} is not a place for checkpoints: {reason}")]
+    /// The text is not a location.
+    #[error("{url:?} is not a location for checkpoints: {reason}")]
     Url {
         /// The text.
         url: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// The store refused or did not answer.
     #[error("cannot {operation} {url}: {cause}")]
     Store {
-        /// What was tried: `write`, `read`, `list`.
+        /// The operation: `write`, `read`, `list`.
         operation: String,
-        /// The whole address.
+        /// The URL of the file or the store.
         url: String,
-        /// What the store said.
+        /// The message of the store.
         cause: String,
     },
-    /// There is no checkpoint where one was looked for.
+    /// There is no checkpoint at the location.
     #[error("no checkpoint at {url}: {reason}")]
     NotFound {
-        /// The place.
+        /// The location.
         url: String,
-        /// What was looked for.
+        /// The reason, and what was looked for.
         reason: String,
     },
-    /// The step is published already, and a published checkpoint is never written again.
+    /// The step is already published. A published checkpoint is never overwritten.
     #[error(
         "{url} is already published by {by}; resume from it, or give this run another run.folder or checkpoint.url"
     )]
@@ -45,67 +44,67 @@ pub enum Error {
         /// The run that wrote it.
         by: String,
     },
-    /// Another run writes to the same place.
+    /// Another run holds the lease of the store.
     #[error(
-        "{by} writes its checkpoints to {url}; two runs cannot share a place: stop that one, or give this run another \
+        "{by} writes its checkpoints to {url}; two runs cannot share a store: stop that one, or give this run another \
          run.folder or checkpoint.url"
     )]
     Owned {
-        /// The place.
+        /// The store.
         url: String,
-        /// The run that has it.
+        /// The run that holds the lease.
         by: String,
     },
-    /// A file is whole for one rank and damaged for another.
-    #[error("rank {rank} finds it whole, so a host's memory, disk or network damages what it reads: {error}")]
+    /// One rank reads a file correctly, and another finds it damaged.
+    #[error("rank {rank} reads it correctly, so another host's memory, disk or network damages the data: {error}")]
     BadReader {
-        /// The rank that reads it well.
+        /// The rank that reads it correctly.
         rank: usize,
-        /// What another has read.
+        /// The error of the other rank.
         error: String,
     },
-    /// Saves failed again and again.
+    /// Too many saves failed in a row.
     #[error("{count} saves have failed in a row, as many as checkpoint.max_failures allows; the last: {last}")]
     GivenUp {
-        /// How many.
+        /// The number of failed saves.
         count: u64,
-        /// The last failure.
+        /// The error of the last one.
         last: String,
     },
-    /// A file is not what was written.
+    /// A file differs from its record in the manifest, or a manifest cannot be read.
     #[error("the checkpoint is damaged: {url}: {difference}; resume from an earlier step")]
     Damaged {
         /// The file.
         url: String,
-        /// What differs.
+        /// The difference.
         difference: String,
     },
-    /// The checkpoint is of a form that this version does not know.
+    /// A file has a schema that this version does not support.
     #[error("{url}: {reason}")]
     Schema {
-        /// The manifest.
+        /// The file.
         url: String,
-        /// What is not understood.
+        /// The reason.
         reason: String,
     },
-    /// The tensors asked for or given are not those of the checkpoint.
+    /// The given tensors are not those of the checkpoint.
     #[error("{url} does not fit: {}", problems.join("; "))]
     DoesNotFit {
         /// The checkpoint's folder.
         url: String,
-        /// The first few differences.
+        /// The first differences, and the number of the others.
         problems: Vec<String>,
     },
-    /// The ranks could not talk to each other.
+    /// The ranks could not communicate.
     #[error("the ranks could not agree on a checkpoint: {cause}")]
     Collective {
-        /// What the collective said.
+        /// The error of the collective.
         cause: String,
     },
 }
 
 impl Error {
-    /// The exit code of a run that ends with this error.
+    /// Returns the exit code of a run that ends with this error.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {

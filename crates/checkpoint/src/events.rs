@@ -1,30 +1,30 @@
-//! What a saver tells of its saves, and ranks tell each other.
+//! The events of a saver, and the reports that its ranks exchange.
 
 use crate::error::Error;
 
-/// How many ranks are done with something, summed over all of them.
+/// The state of the current save on one rank, or the sum over all ranks. Each field counts ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Report {
-    /// Ranks whose job has finished.
+    /// Ranks that have finished the current phase.
     pub finished: f32,
-    /// Ranks whose job has failed, or that have lost the place to another run.
+    /// Ranks that have failed in the current phase, or that have lost the lease to another run.
     pub failed: f32,
-    /// Ranks whose buffers are still read by something that was given up.
+    /// Ranks whose buffers are still read by an upload.
     pub held: f32,
-    /// Those of them that have been so for longer than taking it back may take.
+    /// Ranks whose buffers are read by an upload that should have been aborted by now.
     pub stuck: f32,
 }
 
-/// What has become of a save.
+/// The outcome of a save or of one of its phases.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SaveEvent {
     /// A checkpoint is published.
     Published {
         /// Its step.
         step: u64,
-        /// From the copy to the publication.
+        /// The seconds from the copy to the publication.
         seconds: f64,
-        /// The bytes of all ranks' shares.
+        /// The size of the tensors in bytes.
         bytes: u64,
     },
     /// Older checkpoints are deleted.
@@ -32,18 +32,18 @@ pub enum SaveEvent {
         /// Their steps.
         steps: Vec<u64>,
     },
-    /// A save came to nothing, or the checkpoint that it published turned out to be damaged; training goes on.
+    /// A save failed, or the checkpoint that it published was found damaged. Training continues.
     Failed {
         /// Its step.
         step: u64,
-        /// Why.
+        /// The cause.
         error: Error,
     },
-    /// A checkpoint is published, and older ones could not be deleted.
+    /// A checkpoint is published, but older ones could not be deleted.
     NotTidied {
         /// Its step.
         step: u64,
-        /// Why.
+        /// The cause.
         error: Error,
     },
 }

@@ -1,7 +1,7 @@
 //! Huge pages for large buffers.
 
-/// Asks the system for huge pages under `values`, which must not have been written yet. A copy of gigabytes into pages of
-/// 4 KiB spends much of its time on page faults. A system without huge pages uses its usual ones.
+/// Asks the system to back `values` with huge pages. The buffer must not have been written yet. Copying gigabytes into
+/// pages of 4 KiB would spend much of the time on page faults. Has no effect on a system without huge pages.
 pub(crate) fn prefer_huge_pages(values: &mut [f32]) {
     #[cfg(target_os = "linux")]
     {
@@ -11,7 +11,7 @@ pub(crate) fn prefer_huge_pages(values: &mut [f32]) {
         let Some(length) = size_of_val(values).checked_sub(skipped).filter(|&length| length >= HUGE_PAGE) else {
             return;
         };
-        // SAFETY: the range lies within `values`, and the advice changes no value. Where it is refused nothing changes.
+        // SAFETY: the range is within `values`, and the advice changes no value. If it is refused, nothing changes.
         unsafe {
             libc::madvise(start.add(skipped).cast(), length / HUGE_PAGE * HUGE_PAGE, libc::MADV_HUGEPAGE);
         }
@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn huge_pages_change_no_value() {
+    fn huge_pages_do_not_change_the_values() {
         for length in [0, 1, 3 << 20] {
             let mut values: Vec<f32> = (0..length).map(|i| i as f32).collect();
             prefer_huge_pages(&mut values);

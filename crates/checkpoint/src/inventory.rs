@@ -1,61 +1,60 @@
-//! What lies at a place: every checkpoint with its state, the pointer to the newest, and who writes there.
+//! The inventory of a store: the state of every step, the pointer to the newest checkpoint, and the holder of the lease.
 
 use std::collections::BTreeMap;
 
 use admiral_checkpoints_schema::{Latest, Manifest};
+use admiral_storage::Location;
 use futures::StreamExt;
-
-use admiral_storage::{Location, Store, StoreOptions};
 
 use crate::catalog::Catalog;
 use crate::deletion::delete_checkpoint;
 use crate::error::Error;
 use crate::layout;
-use crate::lease::{self, OwnerState};
+use crate::owner::{OwnerState, owner_state};
 use crate::read::Checkpoint;
 
-/// Manifests that are read at the same time.
+/// The number of manifests that are read at the same time.
 const MANIFESTS_IN_FLIGHT: usize = 8;
 
-/// What a step's folder is.
+/// The state of the folder of a step.
 #[derive(Debug, Clone, PartialEq)]
 pub enum State {
-    /// A checkpoint. Its manifest has been read, its files not.
+    /// A published checkpoint with its manifest. Its files have not been read.
     Published(Box<Manifest>),
     /// A manifest that a newer Admiral wrote.
     Newer(Error),
     /// A manifest that cannot be read.
     Damaged(Error),
-    /// A checkpoint that was found damaged and taken out of the list: its manifest is `manifest.damaged.json`.
+    /// A damaged checkpoint that was set aside. Its manifest is `manifest.damaged.json`.
     SetAside,
-    /// Files without a manifest: a save that is under way, or that has failed.
+    /// Files without a manifest, of a save that is running or has failed.
     Incomplete,
 }
 
-/// A step's folder.
+/// The folder of a step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     /// The step.
     pub step: u64,
-    /// The bytes of all files in the folder.
+    /// The size of all files in the folder, in bytes.
     pub bytes: u64,
-    /// What it is.
+    /// Its state.
     pub state: State,
 }
 
-/// What lies at a place.
+/// The contents of a store.
 #[derive(Debug)]
 pub struct Inventory {
-    /// The steps' folders, by ascending step.
+    /// The folders of steps, by ascending step.
     pub entries: Vec<Entry>,
-    /// The step that `latest.json` names; none without the file, or where it says nothing.
+    /// The step that `latest.json` names. `None` if the file does not exist or cannot be parsed.
     pub pointed: Option<u64>,
-    /// The attempt that `owner.json` names.
+    /// The attempt that `owner.json` names, which holds the lease or held it last.
     pub owner: Option<OwnerState>,
 }
 
 impl Inventory {
-    /// The newest step that has a manifest, whatever that says.
+    /// Returns the newest step that has a manifest, even if the manifest cannot be read.
     #[must_use]
     pub fn newest(&self) -> Option<u64> {
         let has_manifest = |entry: &&Entry| !matches!(entry.state, State::SetAside | State::Incomplete);
@@ -63,43 +62,8 @@ impl Inventory {
     }
 }
 
-/// Whether a run has written here, or is about to.
-async fn holds_checkpoints(store: &Store) -> Result<bool, Error> {
-    let has_steps = store.folders("").await?.iter().any(|folder| layout::step_of(folder).is_some());
-    Ok(has_steps || store.length(layout::OWNER).await?.is_some())
-}
-
 impl Catalog {
-    /// Opens the place that a user names: one that holds checkpoints, or a run's folder with `checkpoints` in it. A
-    /// path or an `s3://` URL.
-    ///
-    /// # Errors
-    /// [`Error::Url`], [`Error::NotFound`], [`Error::Store`].
-    pub fn open(place: &str, options: &StoreOptions) -> Result<Self, Error> {
-        let store = Store::open(&Location::parse(place)?, options)?;
-        let (holds, is_checkpoint) = store.wait(async {
-            Ok::<_, Error>((holds_checkpoints(&store).await?, store.length(layout::MANIFEST).await?.is_some()))
-        })?;
-        if holds {
-            return Ok(Self { store });
-        }
-        if is_checkpoint {
-            let reason = "this is a checkpoint itself; give the place that holds it".into();
-            return Err(Error::NotFound { url: store.url(""), reason });
-        }
-        let url = store.url("");
-        let inner = match Store::open(&Location::parse(&format!("{url}/checkpoints"))?, options) {
-            Ok(inner) => inner.wait(holds_checkpoints(&inner))?.then_some(inner),
-            Err(admiral_storage::Error::NotFound { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
-        inner.map(|store| Self { store }).ok_or_else(|| {
-            let reason = "looked for step-* (a place for checkpoints) and checkpoints/step-* (a run's folder)".into();
-            Error::NotFound { url, reason }
-        })
-    }
-
-    /// What lies here. Every manifest is read.
+    /// Returns the contents of the store. Reads every manifest.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -134,15 +98,16 @@ impl Catalog {
             Ok(Inventory {
                 entries: entries.into_iter().collect::<Result<_, _>>()?,
                 pointed: pointer.and_then(|bytes| Some(serde_json::from_slice::<Latest>(&bytes).ok()?.step)),
-                owner: lease::state(&self.store).await?,
+                owner: owner_state(&self.store).await?,
             })
         })
     }
 
+    /// Returns the state of a step whose folder has a manifest.
     async fn state_of(&self, step: u64) -> Result<State, Error> {
         match Checkpoint::in_folder(&self.store, &layout::step_folder(step)).await {
             Ok(Some(checkpoint)) => Ok(State::Published(Box::new(checkpoint.manifest().clone()))),
-            // It has gone since the listing.
+            // The manifest was deleted after the listing.
             Ok(None) => Ok(State::Incomplete),
             Err(error @ Error::Schema { .. }) => Ok(State::Newer(error)),
             Err(error @ Error::Damaged { .. }) => Ok(State::Damaged(error)),
@@ -150,7 +115,7 @@ impl Catalog {
         }
     }
 
-    /// Deletes a step's folder with all that is in it unless it has a manifest, and says whether it did.
+    /// Deletes the folder of a step with all its files, unless it has a manifest. Returns whether it was deleted.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -164,7 +129,7 @@ impl Catalog {
             Ok::<_, Error>(is_incomplete)
         })?;
         if let (true, Some(Location::Folder(root))) = (is_incomplete, self.store.location()) {
-            // What a killed writer was staging, which listings leave out.
+            // Removes the staging files of a killed writer too, which listings omit.
             match std::fs::remove_dir_all(root.join(&folder)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     let (operation, url, cause) = ("delete".into(), self.store.url(&folder), error.to_string());

@@ -1,45 +1,45 @@
-//! The names of a checkpoint's folders and files.
+//! The names of the folders and files in a checkpoint store.
 
 use admiral_checkpoints_schema::Role;
 
 /// The file that makes a folder a checkpoint.
-pub(super) const MANIFEST: &str = "manifest.json";
+pub(crate) const MANIFEST: &str = "manifest.json";
 
-/// What the manifest of a damaged checkpoint is called once it has been set aside.
-pub(super) const DAMAGED_MANIFEST: &str = "manifest.damaged.json";
+/// The name of the manifest after a damaged checkpoint has been set aside.
+pub(crate) const DAMAGED_MANIFEST: &str = "manifest.damaged.json";
 
-/// The file that names the newest checkpoint of a place.
-pub(super) const LATEST: &str = "latest.json";
+/// The file that names the newest checkpoint of a store.
+pub(crate) const LATEST: &str = "latest.json";
 
-/// The file that names the run which writes to a place.
-pub(super) const OWNER: &str = "owner.json";
+/// The lease, which names the attempt that may write to the store.
+pub(crate) const OWNER: &str = "owner.json";
 
-/// The folder of a step: `step-000123000`.
-pub(super) fn step_folder(step: u64) -> String {
+/// Returns the folder of a step: `step-000123000`.
+pub(crate) fn step_folder(step: u64) -> String {
     format!("step-{step:09}")
 }
 
-/// The step of a folder; none for a folder of another name.
-pub(super) fn step_of(folder: &str) -> Option<u64> {
+/// Returns the step of a folder, or `None` if the name is not that of a step.
+pub(crate) fn step_of(folder: &str) -> Option<u64> {
     let step = folder.strip_prefix("step-")?.parse().ok()?;
     (step_folder(step) == folder).then_some(step)
 }
 
-/// The path of a file in its step's folder, for the writer of `index` among `count`.
-pub(super) fn tensor_file(role: Role, index: usize, count: usize) -> String {
+/// Returns the path, in the folder of its step, of the file that writer `index` of `count` writes.
+pub(crate) fn tensor_file(role: Role, index: usize, count: usize) -> String {
     format!("{}/model-{:05}-of-{count:05}.safetensors", role.folder(), index + 1)
 }
 
-/// `file` in `folder`, which may be empty.
-pub(super) fn join(folder: &str, file: &str) -> String {
+/// Returns the path of `file` in `folder`, which may be empty.
+pub(crate) fn join(folder: &str, file: &str) -> String {
     if folder.is_empty() { file.to_owned() } else { format!("{folder}/{file}") }
 }
 
-/// Whether a path, from a place's root, is one that this version or an earlier one writes.
+/// Returns whether this version or an earlier one writes files with this path, which is relative to the store.
 pub(crate) fn is_checkpoint_file(path: &str) -> bool {
     match path.split('/').collect::<Vec<_>>()[..] {
         [LATEST | OWNER] => true,
-        // A write probe's: `trial-ATTEMPT-00000`.
+        // The file of a write probe: `trial-ATTEMPT-00000`.
         [file] => is_probe(file),
         [step, MANIFEST | DAMAGED_MANIFEST] => step_of(step).is_some(),
         [step, _role, file] => {
@@ -50,11 +50,12 @@ pub(crate) fn is_checkpoint_file(path: &str) -> bool {
     }
 }
 
-/// Whether a name is that of a file of a write probe.
+/// Returns whether this is the name of a file of a write probe.
 pub(crate) fn is_probe(name: &str) -> bool {
     name.strip_prefix("trial-").and_then(|rest| rest.rsplit_once('-')).is_some_and(|(_, rank)| is_number(rank))
 }
 
+/// Returns whether the text consists of decimal digits.
 pub(crate) fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
@@ -64,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_and_folders_name_each_other() {
+    fn the_name_of_a_folder_encodes_its_step() {
         for step in [0, 20, 123_000, 999_999_999, 1_000_000_000] {
             assert_eq!(step_of(&step_folder(step)), Some(step));
         }
@@ -74,13 +75,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_says_its_role_and_its_place_among_the_writers() {
+    fn the_path_of_a_file_has_its_role_and_writer() {
         let path = tensor_file(Role::Ema { rate: 0.9999 }, 0, 2);
         assert_eq!(join("step-000000020", &path), "step-000000020/ema-0.9999/model-00001-of-00002.safetensors");
     }
 
     #[test]
-    fn only_what_checkpoints_write_is_theirs() {
+    fn only_paths_of_checkpoints_are_recognized() {
         for path in [
             "latest.json",
             "owner.json",

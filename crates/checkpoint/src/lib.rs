@@ -1,15 +1,16 @@
-//! Checkpoints: complete, verified, published in one operation, readable at any world size.
+//! Saves and loads checkpoints. A checkpoint is published atomically, verified by checksums, and readable at any world size.
 //!
-//! A store holds `step-000123000/` folders and a `latest.json`. A step's folder holds safetensors files, one for each role
-//! and writing rank, and `manifest.json`, which is written last: without it the folder is not a checkpoint.
+//! A store holds `step-000123000/` folders and a `latest.json`. The folder of a step holds safetensors files, one for each
+//! role and writing rank, and `manifest.json`. The manifest is written last. A folder without it is not a checkpoint.
 //!
-//! - Training saves through a [`Saver`]: a step waits only for the copy into its buffers. [`save`] is for callers that may
-//!   wait.
-//! - [`Catalog`] lists and opens the checkpoints of a store; [`Checkpoint`] reads and verifies one.
-//! - [`write_probe`] finds out before the first step whether all ranks can write to the store.
-//! - `owner.json` is a lease, which keeps a second run away from the store of the first ([`OwnerState`]).
+//! - [`Saver`] saves in the background: a training step waits only for the copy into its buffers. [`save`] blocks until the
+//!   checkpoint is published.
+//! - [`Catalog`] lists and opens the checkpoints of a store. [`Checkpoint`] reads and verifies one.
+//! - [`write_probe`] checks before the first step whether all ranks can write to the store.
+//! - `owner.json` is a lease that prevents two runs from writing to the same store ([`OwnerState`]).
 
 mod agree;
+mod attempt;
 mod catalog;
 mod cleanup;
 mod config;
@@ -24,8 +25,10 @@ mod inventory;
 mod layout;
 mod lease;
 mod manifests;
+mod owner;
 mod read;
 mod retention;
+mod save_job;
 mod saver;
 mod share;
 mod staging;
@@ -37,6 +40,7 @@ mod write_probe;
 
 pub use admiral_checkpoints_schema::{FileRecord, Manifest, Parameter, Role, TrainingState, Writer};
 
+pub use attempt::identify;
 pub use catalog::{Catalog, Newest, find_checkpoint};
 pub use config::{CheckpointConfig, WhenBusy};
 pub use contents::TensorFile;
@@ -45,7 +49,7 @@ pub use error::Error;
 pub use events::{Report, SaveEvent};
 pub use faults::store_faults;
 pub use inventory::{Entry, Inventory, State};
-pub use lease::{Life, OwnerState, identify};
+pub use owner::{Life, OwnerState};
 pub use read::{Checkpoint, RoleTensors, TensorTarget};
 pub use retention::{Kept, Retention};
 pub use saver::{Saver, SaverPlan};

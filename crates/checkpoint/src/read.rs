@@ -1,10 +1,9 @@
-//! Reading a checkpoint.
+//! Reads and verifies a checkpoint.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use admiral_checkpoints_schema::{FileRecord, Manifest, ManifestError, Role, TensorRecord};
-
 use admiral_comm::{Collective, Single};
 use admiral_storage::Store;
 
@@ -13,23 +12,23 @@ use crate::error::Error;
 use crate::manifests::{shortened, tensors_of};
 use crate::{agree, layout};
 
-/// The tensors of a role by name: the shape and the values, row by row.
+/// The tensors of a role by name. Each has its shape and its values in row-major order.
 pub type RoleTensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
-/// Where a tensor's values go: a stretch of a flat buffer of the caller's.
+/// A tensor to be read, and the caller's buffer for its values.
 #[derive(Debug)]
 pub struct TensorTarget<'a> {
-    /// What it is to the run.
+    /// The role of the tensor.
     pub role: Role,
-    /// The parameter's name.
+    /// The name of the parameter.
     pub name: &'a str,
-    /// Its shape.
+    /// The expected shape.
     pub shape: &'a [usize],
-    /// As many values as the shape says.
+    /// The buffer for the values in row-major order. Its length is the product of the shape.
     pub values: &'a mut [f32],
 }
 
-/// A published checkpoint. Its manifest has been read, its tensors not.
+/// A published checkpoint. Its manifest has been read, but not its tensors.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     pub(crate) store: Store,
@@ -37,11 +36,11 @@ pub struct Checkpoint {
     pub(crate) manifest: Manifest,
 }
 
-/// Whether the manifest in `folder` can be read and is of its step.
+/// Checks that the manifest in `folder` can be read and belongs to the step of the folder.
 ///
 /// # Errors
-/// [`Error::Damaged`], [`Error::Store`].
-pub(super) async fn verify_manifest(store: &Store, folder: &str) -> Result<(), Error> {
+/// [`Error::Damaged`] if not; [`Error::Schema`]; [`Error::Store`].
+pub(crate) async fn verify_manifest(store: &Store, folder: &str) -> Result<(), Error> {
     match Checkpoint::in_folder(store, folder).await? {
         Some(_) => Ok(()),
         None => {
@@ -51,13 +50,14 @@ pub(super) async fn verify_manifest(store: &Store, folder: &str) -> Result<(), E
     }
 }
 
-/// Reads a file, `into` a buffer or in little memory, and holds it to what its manifest says.
+/// Reads a file and compares its length and SHA-256 with its record in the manifest. If `into` is given, it is replaced by
+/// the bytes of the file.
 ///
-/// What differs is read once more: a connection that loses bytes is not a damaged checkpoint.
+/// A file that differs is read a second time, because the connection may have lost bytes.
 ///
 /// # Errors
-/// [`Error::Damaged`], [`Error::Store`].
-pub(super) async fn verify_file(
+/// [`Error::Damaged`] if it differs again; [`Error::Store`].
+pub(crate) async fn verify_file(
     store: &Store,
     folder: &str,
     file: &FileRecord,
@@ -67,7 +67,7 @@ pub(super) async fn verify_file(
     let damaged = |difference: String| Error::Damaged { url: store.url(&path), difference };
     let mut difference = String::new();
     for _ in 0..2 {
-        // Asked before reading, so that no more memory is taken than the manifest says.
+        // Checked before reading, so that the file takes no more memory than the manifest says.
         let Some(length) = store.length(&path).await? else {
             difference = "it is missing".into();
             continue;
@@ -90,7 +90,12 @@ pub(super) async fn verify_file(
 }
 
 impl Checkpoint {
-    pub(super) async fn in_folder(store: &Store, folder: &str) -> Result<Option<Self>, Error> {
+    /// Opens the checkpoint in `folder`. Returns `None` if the folder has no manifest.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the manifest cannot be read or belongs to another step; [`Error::Schema`] if a newer Admiral
+    /// wrote it; [`Error::Store`].
+    pub(crate) async fn in_folder(store: &Store, folder: &str) -> Result<Option<Self>, Error> {
         let path = layout::join(folder, layout::MANIFEST);
         let Some(bytes) = store.get(&path).await? else { return Ok(None) };
         let manifest = Manifest::from_json(&bytes).map_err(|error| match error {
@@ -99,55 +104,54 @@ impl Checkpoint {
         })?;
         let step = folder.rsplit('/').next().and_then(layout::step_of);
         if let Some(step) = step.filter(|step| *step != manifest.training.step) {
-            let difference = format!("it is of step {}, and lies in the folder of step {step}", manifest.training.step);
+            let difference = format!("it is of step {}, but in the folder of step {step}", manifest.training.step);
             return Err(Error::Damaged { url: store.url(&path), difference });
         }
         Ok(Some(Self { store: store.clone(), folder: folder.to_owned(), manifest }))
     }
 
-    /// Everything that the tensors do not say.
+    /// Returns the manifest.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The whole address of the checkpoint's folder.
+    /// Returns the URL of the checkpoint's folder.
     #[must_use]
     pub fn url(&self) -> String {
         self.store.url(&self.folder)
     }
 
-    /// Fills the targets. Every rank calls it with targets of the same roles, names and shapes; each file is read by
-    /// one rank, verified, and sent to the others.
+    /// Reads tensors into `targets`. Every rank must call it with targets of the same roles, names and shapes. Each file is
+    /// read and verified by one rank, which sends the tensors to the others.
     ///
     /// # Errors
-    /// The same on every rank: [`Error::DoesNotFit`] where a target is not in the checkpoint with that shape (then
-    /// nothing is read), [`Error::Damaged`] where a file is not what its manifest says, [`Error::Store`]. After the
-    /// last two the targets' values are undefined.
+    /// [`Error::DoesNotFit`] if the checkpoint does not have a target with that shape, in which case nothing is read;
+    /// [`Error::Damaged`] if a file differs from its record; [`Error::Store`]. The same on every rank. After the last two,
+    /// the values of the targets are undefined.
     pub fn read(&self, collective: &dyn Collective, targets: &mut [TensorTarget]) -> Result<(), Error> {
         agree::all(collective, self.fits(targets))?;
-        let mut places: HashMap<(String, &str), &mut [f32]> =
+        let mut buffers: HashMap<(String, &str), &mut [f32]> =
             targets.iter_mut().map(|t| ((t.role.folder(), t.name), &mut *t.values)).collect();
         let wanted: Vec<(&FileRecord, Vec<&TensorRecord>)> = self
             .manifest
             .files
             .iter()
             .map(|file| {
-                let asked = |t: &&TensorRecord| places.contains_key(&(t.role.folder(), t.name.as_str()));
+                let asked = |t: &&TensorRecord| buffers.contains_key(&(t.role.folder(), t.name.as_str()));
                 (file, self.manifest.tensors.iter().filter(|t| t.file == file.path).filter(asked).collect())
             })
             .filter(|(_, tensors): &(_, Vec<_>)| !tensors.is_empty())
             .collect();
-        // In a round every rank reads one file, all at the same time; then each sends its own.
+        // In each round every rank reads one file, all at the same time. Then each rank sends the tensors of its file.
         for round in wanted.chunks(collective.world_size()) {
-            let mine = round.get(collective.rank()).map(|(file, tensors)| self.read_file(file, tensors));
+            let own_file = round.get(collective.rank()).map(|(file, tensors)| self.read_file(file, tensors));
             for (reader, (_, tensors)) in round.iter().enumerate() {
-                let own = if reader == collective.rank() { mine.as_ref() } else { None };
+                let own = if reader == collective.rank() { own_file.as_ref() } else { None };
                 agree::of_root(collective, reader, own.map(|read| read.as_ref().map(|_| ()).map_err(Error::clone)))?;
                 for (i, tensor) in tensors.iter().enumerate() {
-                    let values = places.get_mut(&(tensor.role.folder(), tensor.name.as_str()));
-                    let own =
-                        own.and_then(|read| read.as_ref().ok()).map(|(file, stretches)| &file[stretches[i].clone()]);
+                    let values = buffers.get_mut(&(tensor.role.folder(), tensor.name.as_str()));
+                    let own = own.and_then(|read| read.as_ref().ok()).map(|(file, ranges)| &file[ranges[i].clone()]);
                     match (own, collective.world_size(), values) {
                         (Some(bytes), 1, Some(values)) => encoding::decode_into(bytes, values),
                         (own, _, Some(values)) => {
@@ -163,10 +167,10 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The tensors of a role by name, each with its shape and values, read on this rank alone.
+    /// Reads all tensors of a role, on this rank only.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where the checkpoint has no such role, with the roles that it has; [`Error::Damaged`];
+    /// [`Error::NotFound`] with the existing roles if the checkpoint does not have this one; [`Error::Damaged`];
     /// [`Error::Store`].
     pub fn load_role(&self, role: Role) -> Result<RoleTensors, Error> {
         let roles = self.manifest.roles();
@@ -174,7 +178,7 @@ impl Checkpoint {
             let there = roles.iter().map(Role::folder).collect::<Vec<_>>().join(", ");
             return Err(Error::NotFound { url: self.url(), reason: format!("it has no {role}, but {there}") });
         }
-        self.has_files_of(role)?;
+        self.check_files_of(role)?;
         let mut tensors: RoleTensors = self
             .manifest
             .parameters
@@ -187,44 +191,46 @@ impl Checkpoint {
         Ok(tensors)
     }
 
-    /// Whether every rank finds the file damaged that `error` names: where one finds it whole, not the checkpoint is
-    /// bad but what the others read it through. Every rank calls it.
+    /// Checks that every rank finds the file damaged that `error` names. If a rank reads it correctly, the checkpoint is not
+    /// damaged, but the memory, disk or network of another host. Every rank must call it.
     ///
     /// # Errors
-    /// The same on every rank: [`Error::BadReader`] where a rank finds it whole; [`Error::Store`].
+    /// [`Error::BadReader`] if a rank reads it correctly; [`Error::Store`]. The same on every rank.
     pub fn confirm_damage(&self, error: &Error, collective: &dyn Collective) -> Result<(), Error> {
-        let named = |file: &&FileRecord| matches!(error, Error::Damaged { url, .. } if *url == self.store.url(&layout::join(&self.folder, &file.path)));
+        let url_of = |file: &FileRecord| self.store.url(&layout::join(&self.folder, &file.path));
+        let named = |file: &&FileRecord| matches!(error, Error::Damaged { url, .. } if *url == url_of(file));
         let found = match self.manifest.files.iter().find(named) {
             Some(file) => match self.store.wait(verify_file(&self.store, &self.folder, file, None)) {
-                // Right bytes that are no such file are wrong for everybody.
+                // The bytes are correct, but the file may have invalid contents, which all ranks find.
                 Ok(()) => Ok(self.read_file(file, &tensors_of(&self.manifest, file).collect::<Vec<_>>()).is_ok()),
                 Err(Error::Damaged { .. }) => Ok(false),
                 Err(error) => Err(error),
             },
             None => Ok(false),
         };
-        match agree::all(collective, found)?.iter().position(|is_whole| *is_whole) {
+        match agree::all(collective, found)?.iter().position(|is_correct| *is_correct) {
             Some(rank) => Err(Error::BadReader { rank, error: error.to_string() }),
             None => Ok(()),
         }
     }
 
-    /// Whether the store has the files of a role at the lengths that the manifest says: what is read into memory then
-    /// is no more than what is there.
-    fn has_files_of(&self, role: Role) -> Result<(), Error> {
+    /// Checks that the files of a role have the lengths in the manifest. The memory for the tensors is then no larger than
+    /// the files.
+    fn check_files_of(&self, role: Role) -> Result<(), Error> {
         for path in self.files_of(role) {
             let at = layout::join(&self.folder, path);
-            let said = self.manifest.files.iter().find(|file| file.path == path).map(|file| file.length);
+            let expected = self.manifest.files.iter().find(|file| file.path == path).map(|file| file.length);
             let found = self.store.wait(self.store.length(&at))?;
-            if found != said {
+            if found != expected {
                 let found = found.map_or_else(|| "it is missing".into(), |length| format!("it has {length} bytes"));
-                let difference = format!("{found} and the manifest says {}", said.unwrap_or(0));
+                let difference = format!("{found} and the manifest says {}", expected.unwrap_or(0));
                 return Err(Error::Damaged { url: self.store.url(&at), difference });
             }
         }
         Ok(())
     }
 
+    /// Checks that the checkpoint has all targets with their shapes.
     fn fits(&self, targets: &[TensorTarget]) -> Result<(), Error> {
         let tensors: HashMap<(String, &str), &TensorRecord> =
             self.manifest.tensors.iter().map(|t| ((t.role.folder(), t.name.as_str()), t)).collect();
@@ -245,8 +251,8 @@ impl Checkpoint {
         }
     }
 
-    /// The bytes of the file, verified, and where each of `tensors` lies in it.
-    pub(super) fn read_file(
+    /// Reads and verifies a file. Returns its bytes, and the range of bytes of each of `tensors`.
+    pub(crate) fn read_file(
         &self,
         file: &FileRecord,
         tensors: &[&TensorRecord],
@@ -256,19 +262,18 @@ impl Checkpoint {
         let url = self.store.url(&layout::join(&self.folder, &file.path));
         let values = encoding::values_of(&bytes, tensors).map_err(|difference| Error::Damaged { url, difference })?;
         let start = bytes.as_ptr() as usize;
-        let stretch = |values: &[u8]| {
+        let range = |values: &[u8]| {
             let from = values.as_ptr() as usize - start;
             from..from + values.len()
         };
-        let stretches = values.into_iter().map(stretch).collect();
-        Ok((bytes, stretches))
+        let ranges = values.into_iter().map(range).collect();
+        Ok((bytes, ranges))
     }
 
-    /// Verifies length and SHA-256 of every file, and that each holds the tensors that the manifest says. Gives what
-    /// is wrong, file by file; nothing where all is well.
+    /// Verifies the length, the SHA-256 and the tensors of every file. Returns an error for each damaged file.
     ///
     /// # Errors
-    /// [`Error::Store`] where the store cannot tell.
+    /// [`Error::Store`] if a file cannot be read.
     pub fn verify(&self) -> Result<Vec<Error>, Error> {
         let mut damage = Vec::new();
         for file in &self.manifest.files {

@@ -1,31 +1,31 @@
-//! Which checkpoints are kept.
+//! Retention: which checkpoints are kept and which are deleted.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// Which checkpoints are kept; the others may be deleted.
+/// The rules by which checkpoints are kept. The others may be deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// The newest so many; none keeps all.
+    /// The number of newest checkpoints to keep. `None` keeps all.
     pub keep_last: Option<u64>,
-    /// Steps that this divides; 0 names none.
+    /// Keeps the steps that are a multiple of this. 0 turns this off.
     pub keep_every: u64,
-    /// These steps.
+    /// Keeps these steps.
     pub keep_steps: BTreeSet<u64>,
 }
 
-/// Why a checkpoint is kept.
+/// The reason why a checkpoint is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
-    /// No number is given, so all are.
+    /// All checkpoints are kept.
     All,
     /// It is the newest.
     Newest,
-    /// It is among the last so many.
+    /// It is among this number of newest checkpoints.
     Last(u64),
-    /// This divides its step.
+    /// Its step is a multiple of this.
     Every(u64),
-    /// Its step is named.
+    /// Its step is one of `keep_steps`.
     Named,
     /// A run was resumed from it.
     InUse,
@@ -45,21 +45,21 @@ impl fmt::Display for Kept {
 }
 
 impl Retention {
-    /// The steps among `published` that may be deleted, ascending. `in_use` is never among them: a run resumed from it
-    /// and may have to again. The newest is kept whatever the rules say.
+    /// Returns the steps among `published` that may be deleted, ascending. The newest step is never among them. Neither is
+    /// `in_use`, the step that a run resumed from, because the run may have to resume from it again.
     #[must_use]
     pub fn to_delete(&self, published: &BTreeSet<u64>, in_use: Option<u64>) -> Vec<u64> {
         published.iter().copied().filter(|&step| self.kept(step, published, in_use).is_none()).collect()
     }
 
-    /// How many checkpoints of a run of `steps` that saves every `save_interval` of them, and the last, lie there at once,
-    /// at most: a new one is there before older ones are deleted.
+    /// Returns the largest number of checkpoints that exist at the same time in a run of `steps` that saves every
+    /// `save_interval` steps and after the last one. Older checkpoints are deleted after the new one is published.
     #[must_use]
     pub fn most_at_once(&self, steps: u64, save_interval: u64) -> u64 {
         let num_saves = steps.div_ceil(save_interval);
         let (Some(keep_last), 1..) = (self.keep_last, num_saves) else { return num_saves };
-        // What is kept for good only grows, so that the last save finds the most; the n-th of the others is at n
-        // intervals.
+        // The number of checkpoints that are never deleted only grows, so the maximum is at the last save. The n-th
+        // checkpoint before the newest ones is at n intervals.
         let newer = keep_last.max(1).min(num_saves - 1);
         let older = num_saves - 1 - newer;
         let every = |step: u64| self.keep_every > 0 && step.is_multiple_of(self.keep_every);
@@ -70,7 +70,7 @@ impl Retention {
         newer + num_every + named.count() as u64 + 1
     }
 
-    /// Why a step among `published` is kept; none where it may be deleted. `in_use` as for
+    /// Returns why a step among `published` is kept, or `None` if it may be deleted. `in_use` has the same meaning as for
     /// [`to_delete`](Self::to_delete).
     #[must_use]
     pub fn kept(&self, step: u64, published: &BTreeSet<u64>, in_use: Option<u64>) -> Option<Kept> {
@@ -92,7 +92,7 @@ impl Retention {
     }
 }
 
-/// Of numbers of which `b` is not 0.
+/// Returns the greatest common divisor. `b` must not be 0.
 fn gcd(a: u64, b: u64) -> u64 {
     if a == 0 { b } else { gcd(b % a, a) }
 }
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_kept_unless_a_number_is_given() {
+    fn everything_is_kept_without_keep_last() {
         let retention = Retention { keep_every: 7, ..Retention::default() };
         assert!(deleted(&retention, &[1, 2, 3, 4], None).is_empty());
     }
@@ -124,18 +124,18 @@ mod tests {
     }
 
     #[test]
-    fn the_most_at_once_is_what_deleting_step_by_step_leaves() {
+    fn the_maximum_number_is_that_of_a_simulated_run() {
         for keep_last in [None, Some(1), Some(3), Some(100)] {
             for keep_every in [0, 1, 10, 15, 30, 40] {
                 let retention = Retention { keep_last, keep_every, keep_steps: [0, 20, 25, 50, 60, 1000].into() };
                 for (steps, interval) in (0..100_u64).flat_map(|steps| [(steps, 10), (steps, 7), (steps, 1)]) {
                     let saves = (1..=steps.div_ceil(interval)).map(|save| (save * interval).min(steps));
-                    let (mut there, mut most) = (BTreeSet::new(), 0);
+                    let (mut kept, mut most) = (BTreeSet::new(), 0);
                     for step in saves {
-                        there.insert(step);
-                        most = most.max(there.len() as u64);
-                        for old in retention.to_delete(&there, None) {
-                            there.remove(&old);
+                        kept.insert(step);
+                        most = most.max(kept.len() as u64);
+                        for old in retention.to_delete(&kept, None) {
+                            kept.remove(&old);
                         }
                     }
                     assert_eq!(retention.most_at_once(steps, interval), most, "{retention:?} {steps} {interval}");
@@ -148,10 +148,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_run_was_resumed_from_and_the_newest_are_never_deleted() {
+    fn the_newest_and_the_step_in_use_are_never_deleted() {
         let retention = Retention { keep_last: Some(1), ..Retention::default() };
         assert_eq!(deleted(&retention, &[10, 20, 30], Some(20)), [10]);
-        // As a caller could write it, though no configuration can.
+        // Possible for a caller, although the configuration refuses it.
         let nothing = Retention { keep_last: Some(0), ..Retention::default() };
         assert_eq!(deleted(&nothing, &[10, 20], None), [10]);
     }

@@ -1,76 +1,31 @@
-//! Saves behind the training step.
+//! Saves checkpoints in the background, while training continues.
 //!
-//! A save has four phases: every rank writes its share; rank 0 publishes; where retention would delete something, every
-//! rank reads its share back; rank 0 deletes. In each phase every rank has a job that runs beside training. After each
-//! step the ranks add up how many have finished theirs and how many have failed ([`Report`]), which they do anyway to
-//! agree on stopping, and so all go on to the next phase, or give the save up, after the same step. A slow rank holds
-//! up nobody: it has not finished yet, until its time is over and it has failed.
+//! A save has four phases. Every rank writes its share. Rank 0 publishes the checkpoint. If retention deletes something,
+//! every rank reads its share back, and then rank 0 deletes. In each phase every rank has a background job. After each
+//! training step the ranks sum their [`Report`]s, together with the flags by which they agree on stopping. They all enter
+//! the next phase, or abandon the save, after the same step. A slow rank blocks nobody: it has not finished yet, until it
+//! exceeds the deadline and fails.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use admiral_checkpoints_schema::{FileRecord, Parameter, Role, Writer};
 use admiral_comm::Collective;
-use admiral_storage::{ABORT_GRACE, Store, is_abort_overdue};
+use admiral_storage::{Store, is_abort_overdue};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use crate::config::CheckpointConfig;
 use crate::deletion::{delete_checkpoint, delete_unpublished, to_delete};
 use crate::error::Error;
 use crate::events::{Report, SaveEvent};
-use crate::lease::Claim;
+use crate::lease::Lease;
 use crate::retention::Retention;
+use crate::save_job::{Done, Job, Phase, Save};
 use crate::staging::Staging;
 use crate::write::{Content, publish, write_share};
 use crate::{agree, catalog, cleanup, layout, read};
 
-/// What a job gives the next phase.
-#[derive(Debug)]
-enum Done {
-    /// What this rank has written.
-    Share(Vec<FileRecord>),
-    /// The steps that retention would delete, on rank 0.
-    Published(Vec<u64>),
-    /// What has been read back is what was written.
-    Verified,
-    /// Older checkpoints are gone.
-    Deleted,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Write,
-    Publish,
-    Verify,
-    Delete,
-}
-
-#[derive(Debug)]
-enum Job {
-    Running(JoinHandle<Result<Done, Error>>),
-    Over(Result<Done, Error>),
-}
-
-/// A save on its way.
-#[derive(Debug)]
-struct Save {
-    content: Content,
-    phase: Phase,
-    job: Job,
-    cancel: watch::Sender<bool>,
-    began: Instant,
-    /// When the current phase has failed.
-    deadline: Instant,
-    /// This rank's files, once they are written.
-    files: Vec<FileRecord>,
-    /// Whether older checkpoints are looked at when this one is published.
-    tidies: bool,
-    /// What is deleted at the end.
-    to_delete: Vec<u64>,
-}
-
-/// Takes checkpoints of one run, behind its steps. Every rank has one, and calls its methods in the same order.
+/// Saves the checkpoints of a run. Every rank has one, and calls its methods in the same order.
 #[derive(Debug)]
 pub struct Saver {
     store: Store,
@@ -84,36 +39,36 @@ pub struct Saver {
     rank: usize,
     world_size: usize,
     total_bytes: u64,
-    /// Rank 0's claim on the place.
-    claim: Option<Claim>,
+    /// The lease of the store, on rank 0.
+    lease: Option<Lease>,
     save: Option<Save>,
     failures_in_a_row: u64,
-    /// Why the last save that failed did, and when. The reason is the same on every rank.
+    /// The reason and the time of the last failure. The reason is the same on every rank.
     last_failure: Option<(String, Instant)>,
-    /// The step of the last save that failed, whose files are still there.
-    leftover: Option<u64>,
+    /// The step of the last save that failed, whose files have not been deleted yet.
+    failed_step: Option<u64>,
 }
 
-/// What a run's saves have in common.
+/// The properties that all saves of a run have in common.
 #[derive(Debug)]
 pub struct SaverPlan {
     /// The run and the attempt.
     pub writer: Writer,
-    /// What is saved of each parameter.
+    /// The roles in which each parameter is saved.
     pub roles: Vec<Role>,
-    /// Every parameter of the network.
+    /// All parameters of the network.
     pub parameters: Arc<Vec<Parameter>>,
-    /// The step that the run was resumed from.
+    /// The step that the run was resumed from. `None` if it started at step 0.
     pub resumed_from: Option<u64>,
-    /// The ids of attempts whose processes are known to be gone: a place that one of them owns is free at once.
+    /// The IDs of attempts whose processes are known to have ended. Their lease is taken over immediately.
     pub ended_attempts: Vec<String>,
 }
 
 impl Saver {
-    /// Takes the place for this attempt and allocates the buffers that saves are sent from. Every rank calls it.
+    /// Acquires the lease of the store and allocates the buffers that saves are uploaded from. Every rank must call it.
     ///
     /// # Errors
-    /// The same on every rank: [`Error::Owned`] where another run lives there, [`Error::Store`].
+    /// [`Error::Owned`] if another run holds the lease; [`Error::Store`]. The same on every rank.
     pub fn open(
         store: &Store,
         config: &CheckpointConfig,
@@ -121,13 +76,13 @@ impl Saver {
         collective: &dyn Collective,
     ) -> Result<Self, Error> {
         let (rank, world_size) = (collective.rank(), collective.world_size());
-        let claim = (rank == 0).then(|| {
-            let claim = Claim::take(store, plan.writer.clone(), plan.resumed_from, &plan.ended_attempts)?;
-            cleanup::clear(store);
-            Ok(claim)
+        let lease = (rank == 0).then(|| {
+            let lease = Lease::acquire(store, plan.writer.clone(), plan.resumed_from, &plan.ended_attempts)?;
+            cleanup::clean_up(store);
+            Ok(lease)
         });
-        let agreed = claim.as_ref().map(|claim| claim.as_ref().map(|_| ()).map_err(Error::clone));
-        agree::of_root(collective, 0, agreed)?;
+        let result = lease.as_ref().map(|lease| lease.as_ref().map(|_| ()).map_err(Error::clone));
+        agree::of_root(collective, 0, result)?;
         let elements: u64 = plan.parameters.iter().map(|p| p.num_elements().unwrap_or(0) as u64).sum();
         Ok(Self {
             store: store.clone(),
@@ -141,44 +96,44 @@ impl Saver {
             max_failures: config.max_failures,
             rank,
             world_size,
-            claim: claim.and_then(Result::ok),
+            lease: lease.and_then(Result::ok),
             save: None,
             failures_in_a_row: 0,
             last_failure: None,
-            leftover: None,
+            failed_step: None,
         })
     }
 
-    /// The run and the attempt.
+    /// Returns the run and the attempt.
     #[must_use]
     pub fn writer(&self) -> &Writer {
         &self.writer
     }
 
-    /// The bytes of tensors that this rank writes, which its buffers hold.
+    /// Returns the size of the tensors that this rank writes, in bytes. Its buffers have the same size.
     #[must_use]
     pub fn share_bytes(&self) -> u64 {
         self.staging.bytes()
     }
 
-    /// The bytes of tensors in a checkpoint.
+    /// Returns the size of all tensors of a checkpoint, in bytes.
     #[must_use]
     pub fn total_bytes(&self) -> u64 {
         self.total_bytes
     }
 
-    /// The step that the run has really been resumed from, where that is not the one of the plan. Every rank calls it.
+    /// Changes the step that the run was resumed from, if it is not the one of the plan. Every rank must call it.
     ///
     /// # Errors
-    /// The same on every rank: [`Error::Store`].
+    /// [`Error::Store`], the same on every rank.
     pub fn resumed_from(&mut self, step: u64, collective: &dyn Collective) -> Result<(), Error> {
         self.resumed_from = Some(step);
-        let told = self.claim.as_ref().map(|claim| claim.resumed_from(step));
-        agree::of_root(collective, 0, told)
+        let result = self.lease.as_ref().map(|lease| lease.set_resumed_from(step));
+        agree::of_root(collective, 0, result)
     }
 
-    /// Counts a save that could not begin because something that was given up still hangs in the system of a rank,
-    /// with the buffers in its hands. Every rank calls it.
+    /// Counts a save that could not start because an upload of an earlier save hangs on a rank and holds its buffers. Every
+    /// rank must call it.
     ///
     /// # Errors
     /// [`Error::GivenUp`] after too many failures in a row.
@@ -188,20 +143,25 @@ impl Saver {
         self.count(error, step)
     }
 
-    /// What holds the buffers, and why it was given up. The same on every rank.
+    /// Returns why a rank's buffers are held, and why that save failed. The same on every rank.
     #[must_use]
     pub fn why_held(&self) -> String {
-        let held = "a write of an earlier save, which was given up, still hangs in the system of a rank";
+        let held = "a write of an earlier save, which was abandoned, still hangs on a rank";
         self.last_failure
             .as_ref()
             .map_or_else(|| held.to_owned(), |(reason, _)| format!("{held}; that save failed: {reason}"))
     }
 
+    /// Counts a failed save and remembers its reason.
     fn count_failure(&mut self, error: Error, step: u64, now: Instant) -> Result<SaveEvent, Error> {
         self.last_failure = Some((error.to_string(), now));
         self.count(error, step)
     }
 
+    /// Counts a failed save.
+    ///
+    /// # Errors
+    /// [`Error::GivenUp`] after too many failures in a row.
     fn count(&mut self, error: Error, step: u64) -> Result<SaveEvent, Error> {
         self.failures_in_a_row += 1;
         if self.failures_in_a_row >= self.max_failures {
@@ -210,8 +170,8 @@ impl Saver {
         Ok(SaveEvent::Failed { step, error })
     }
 
-    /// Leaves older checkpoints alone from now on: the process has little time left. Every rank calls it, after the
-    /// same step.
+    /// Stops deleting older checkpoints, because the process has little time left. Every rank must call it, after the same
+    /// step.
     pub fn hurry(&mut self) {
         self.retention = Retention::default();
         match &mut self.save {
@@ -221,28 +181,28 @@ impl Saver {
                 }
                 self.save = None;
             }
-            Some(save) => save.tidies = false,
+            Some(save) => save.deletes_older = false,
             None => {}
         }
     }
 
-    /// Whether a save is on its way. All ranks have the same answer.
+    /// Returns whether a save is in progress. The same on every rank.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.save.is_some()
     }
 
-    /// Where this rank stands, to be summed over all ranks and given to [`advance`](Self::advance).
+    /// Returns the state of the save on this rank. The sum over all ranks is passed to [`advance`](Self::advance).
     #[must_use]
     pub fn report(&mut self, now: Instant) -> Report {
-        let lost = self.claim.as_ref().is_some_and(|claim| claim.lost().is_some());
+        let lost = self.lease.as_ref().is_some_and(|lease| lease.lost().is_some());
         let is_held = self.staging.is_held();
         let since_failure = self.last_failure.as_ref().map(|(_, since)| now.saturating_duration_since(*since));
         let is_stuck = is_held && self.save.is_none() && is_abort_overdue(since_failure);
         let (held, stuck) = (flag(is_held), flag(is_stuck));
         let mut report = Report { failed: flag(lost), held, stuck, ..Report::default() };
         if let Some(save) = &mut self.save {
-            settle(&self.store, save, now);
+            save.poll(&self.store, now);
             match &save.job {
                 Job::Over(Ok(_)) => report.finished = 1.0,
                 Job::Over(Err(_)) => report.failed = 1.0,
@@ -252,12 +212,13 @@ impl Saver {
         report
     }
 
-    /// Begins a save: `fill` copies the values of this rank's tensors to where they are sent from, the only thing that
-    /// training waits for. It is given, for each, the role, the parameter's place in the network, and room for its
-    /// values, all at once so that it can copy side by side. Only where nothing [is busy](Self::is_busy) and no rank's buffers are held.
+    /// Starts a save. `fill` copies the values of this rank's tensors to the buffers, which is all that training waits for.
+    /// It gets the role, the index of the parameter in the network, and the buffer of every tensor in one call, so that it
+    /// can copy in parallel. The saver must not be [busy](Self::is_busy), and no rank's buffers may be held. Every rank must
+    /// call it.
     ///
     /// # Errors
-    /// Those of `fill`, on this rank alone.
+    /// The error of `fill`, on this rank only.
     pub fn begin<E>(
         &mut self,
         content: Content,
@@ -271,13 +232,13 @@ impl Saver {
         let (cancel, signal) = watch::channel(false);
         let deadline = now + self.deadline;
         let attempt_id = self.writer.attempt_id.clone();
-        // What is left of a failed save is in nobody's hands any more, now that no buffers are.
-        let leftover = self.leftover.take().filter(|&failed| failed != step && self.rank == 0);
+        // No buffers are held, so no upload of the failed save is running any more, and its files can be deleted.
+        let failed_step = self.failed_step.take().filter(|&failed| failed != step && self.rank == 0);
         let job = self.job(deadline, step, async move {
-            if let Some(failed) = leftover
+            if let Some(failed) = failed_step
                 && let Err(error) = delete_unpublished(&store, failed).await
             {
-                tracing::warn!("{error}; what is left of the failed save of step {failed} takes room");
+                tracing::warn!("{error}; the files of the failed save of step {failed} take up space");
             }
             write_share(&store, step, files, &attempt_id, deadline, &signal).await.map(Done::Share)
         });
@@ -286,21 +247,21 @@ impl Saver {
             phase: Phase::Write,
             job,
             cancel,
-            began: now,
+            start: now,
             deadline,
             files: Vec::new(),
-            tidies: true,
+            deletes_older: true,
             to_delete: Vec::new(),
         });
         Ok(())
     }
 
-    /// Goes on to the next phase where all ranks have finished theirs, or gives the save up where one has failed.
-    /// `summed` is the sum of all ranks' reports.
+    /// Enters the next phase if all ranks have finished the current one, or abandons the save if a rank has failed. `summed`
+    /// is the sum of the reports of all ranks. Every rank must call it.
     ///
     /// # Errors
-    /// The same on every rank. What no repetition mends: [`Error::AlreadyPublished`], [`Error::Owned`]; and
-    /// [`Error::GivenUp`] after too many failures in a row.
+    /// [`Error::AlreadyPublished`] or [`Error::Owned`], which no retry can fix; [`Error::GivenUp`] after too many failures
+    /// in a row. The same on every rank.
     pub fn advance(
         &mut self,
         summed: Report,
@@ -316,7 +277,7 @@ impl Saver {
             return Ok(None);
         }
         let Job::Over(Ok(done)) = std::mem::replace(&mut save.job, Job::Over(Ok(Done::Verified))) else {
-            return Err(Error::Collective { cause: "a rank goes on before its part of a save has ended".into() });
+            return Err(Error::Collective { cause: "a rank continues before its part of a save has ended".into() });
         };
         save.deadline = now + self.deadline;
         match done {
@@ -329,14 +290,14 @@ impl Saver {
                 Ok(None)
             }
             Done::Published(to_delete) => {
-                // Of all ranks only rank 0 knows what there is to delete.
+                // Only rank 0 knows the steps to delete.
                 save.to_delete = agree::of_root(collective, 0, Some(Ok(to_delete)))?;
                 let event = SaveEvent::Published {
                     step: save.content.training.step,
-                    seconds: (now - save.began).as_secs_f64(),
+                    seconds: (now - save.start).as_secs_f64(),
                     bytes: self.total_bytes,
                 };
-                if save.to_delete.is_empty() || !save.tidies {
+                if save.to_delete.is_empty() || !save.deletes_older {
                     self.failures_in_a_row = 0;
                 } else {
                     save.phase = Phase::Verify;
@@ -346,7 +307,7 @@ impl Saver {
                 Ok(Some(event))
             }
             Done::Verified => {
-                // Not before: a checkpoint that is damaged as soon as it is published is a failure each time.
+                // Reset only after verification, because a published checkpoint that is damaged counts as a failure.
                 self.failures_in_a_row = 0;
                 save.phase = Phase::Delete;
                 save.job = self.delete(&save);
@@ -357,11 +318,12 @@ impl Saver {
         }
     }
 
+    /// Starts the phase in which rank 0 publishes the checkpoint.
     fn publish(&self, save: &Save, files: Vec<FileRecord>) -> Job {
-        let Some(claim) = &self.claim else { return Job::Over(Ok(Done::Published(Vec::new()))) };
+        let Some(lease) = &self.lease else { return Job::Over(Ok(Done::Published(Vec::new()))) };
         let manifest = save.content.manifest(&self.roles, self.world_size, files);
         let (store, retention, in_use, check) =
-            (self.store.clone(), self.retention.clone(), self.resumed_from, claim.check());
+            (self.store.clone(), self.retention.clone(), self.resumed_from, lease.check());
         self.job(save.deadline, save.content.training.step, async move {
             check.await?;
             publish(&store, &manifest).await?;
@@ -369,13 +331,14 @@ impl Saver {
                 return Ok(Done::Published(Vec::new()));
             }
             Ok(Done::Published(to_delete(&store, &retention, in_use).await.unwrap_or_else(|error| {
-                // The checkpoint is there. What should go is looked for again at the next save.
+                // The checkpoint is published. The next save looks again for checkpoints to delete.
                 tracing::warn!("{error}");
                 Vec::new()
             })))
         })
     }
 
+    /// Starts the phase in which every rank reads its files back.
     fn verify(&self, save: &Save) -> Job {
         let (store, files) = (self.store.clone(), save.files.clone());
         let folder = layout::step_folder(save.content.training.step);
@@ -391,6 +354,7 @@ impl Saver {
         })
     }
 
+    /// Starts the phase in which rank 0 deletes older checkpoints.
     fn delete(&self, save: &Save) -> Job {
         if self.rank != 0 {
             return Job::Over(Ok(Done::Deleted));
@@ -410,20 +374,16 @@ impl Saver {
         step: u64,
         work: impl Future<Output = Result<Done, Error>> + Send + 'static,
     ) -> Job {
-        let (limit, url) = (self.deadline, self.store.url(&layout::step_folder(step)));
-        Job::Running(self.store.spawn(async move {
-            let timed = tokio::time::timeout_at(deadline.into(), work).await;
-            timed.unwrap_or_else(|_| Err(over_time(url, limit)))
-        }))
+        Job::start(&self.store, step, deadline, self.deadline, work)
     }
 
-    /// Every rank gives the save up, for the reason that the lowest failing rank has.
+    /// Abandons the save on every rank, with the error of the lowest failing rank.
     fn fail(&mut self, now: Instant, collective: &dyn Collective) -> Result<SaveEvent, Error> {
         let save = self.save.take();
-        let lost = self.claim.as_ref().and_then(Claim::lost);
+        let lost = self.lease.as_ref().and_then(Lease::lost);
         let (own, step, phase) = match save {
             Some(save) => {
-                // The others' uploads are taken back behind the steps to come.
+                // The uploads of the other ranks are aborted in the background.
                 let _ = save.cancel.send(true);
                 let own = match save.job {
                     Job::Over(Err(error)) => Some(error),
@@ -434,11 +394,11 @@ impl Saver {
             None => (lost, 0, Phase::Write),
         };
         if phase == Phase::Write || phase == Phase::Publish {
-            self.leftover = Some(step);
+            self.failed_step = Some(step);
         }
         let reasons = agree::all(collective, Ok(own))?;
         let Some(error) = reasons.into_iter().flatten().next() else {
-            return Err(Error::Collective { cause: "a save failed and no rank says why".into() });
+            return Err(Error::Collective { cause: "a save failed, but no rank has an error".into() });
         };
         if matches!(error, Error::AlreadyPublished { .. } | Error::Owned { .. }) {
             return Err(error);
@@ -448,7 +408,7 @@ impl Saver {
                 if self.rank == 0
                     && let Err(error) = catalog::set_aside(&self.store, step)
                 {
-                    tracing::error!("{error}; the damaged checkpoint of step {step} is still in the list");
+                    tracing::error!("{error}; the damaged checkpoint of step {step} is still listed");
                 }
                 self.count_failure(error, step, now)
             }
@@ -460,25 +420,4 @@ impl Saver {
 
 fn flag(value: bool) -> f32 {
     f32::from(u8::from(value))
-}
-
-fn over_time(url: String, limit: Duration) -> Error {
-    let cause = format!("it took longer than checkpoint.deadline_seconds = {}", limit.as_secs());
-    Error::Store { operation: "finish saving".into(), url, cause }
-}
-
-/// Takes the outcome of a job that has ended, and ends one that hangs.
-fn settle(store: &Store, save: &mut Save, now: Instant) {
-    let Job::Running(handle) = &mut save.job else { return };
-    if handle.is_finished() {
-        let outcome = store.wait(handle);
-        save.job = Job::Over(outcome.unwrap_or_else(|error| {
-            let url = store.url(&layout::step_folder(save.content.training.step));
-            Err(Error::Store { operation: "save".into(), url, cause: error.to_string() })
-        }));
-    } else if now > save.deadline + ABORT_GRACE {
-        handle.abort();
-        let url = store.url(&layout::step_folder(save.content.training.step));
-        save.job = Job::Over(Err(over_time(url, now - save.began)));
-    }
 }

@@ -1,16 +1,16 @@
-//! Which rank writes which parameters.
+//! Assigns the parameters to the ranks that write them.
 
 use std::cmp::Reverse;
 
-/// For each parameter, given its size in bytes, the rank that writes it in every role.
+/// Returns for each parameter the rank that writes it in every role. `sizes` has the size of each parameter in bytes.
 ///
-/// Whole parameters, the largest first, each to the rank with least so far: every rank knows the answer without
-/// asking. Ranks without any come last, so writers are `0..min(world_size, sizes.len())`.
+/// Parameters are not split. They are assigned from the largest to the smallest, each to the rank with the fewest bytes so
+/// far. Every rank computes the same result. The ranks that write anything are `0..min(world_size, sizes.len())`.
 #[must_use]
 pub fn owners(sizes: &[u64], world_size: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..sizes.len()).collect();
     order.sort_by_key(|&i| (Reverse(sizes[i]), i));
-    // The number of parameters breaks ties, so that empty ones do not pile up on one rank.
+    // The number of parameters breaks ties, so that empty parameters are spread over the ranks.
     let mut loads = vec![(0_u64, 0_usize); world_size];
     let mut owners = vec![0; sizes.len()];
     for i in order {
@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_ranks_have_something_to_write() {
+    fn only_the_first_ranks_write_if_there_are_few_parameters() {
         assert_eq!(owners(&[4, 8, 4], 5), [1, 0, 2]);
         assert_eq!(owners(&[0, 0, 0], 2), [0, 1, 0]);
         assert!(owners(&[], 2).is_empty());

@@ -1,4 +1,4 @@
-//! Host memory that a save is sent from, so that training goes on while it is.
+//! Buffers in host memory that a save is uploaded from while training continues.
 
 use std::sync::Arc;
 
@@ -9,26 +9,27 @@ use crate::huge_pages::prefer_huge_pages;
 use crate::share::owners;
 use crate::{encoding, layout};
 
-/// One file of this rank's share.
+/// A file of this rank's share.
 #[derive(Debug)]
 struct StagedFile {
     role: Role,
     path: String,
-    /// Places of the parameters in the network's list, in the file's order.
+    /// The indices of its parameters in the network, in the order of the file.
     parameters: Vec<usize>,
-    /// The file's stretch of the values.
+    /// The range of its values in the buffer.
     start: usize,
     end: usize,
 }
 
+/// The buffer for the values of this rank's share.
 #[derive(Debug)]
 struct Values(Vec<f32>);
 
-/// The values with a share in them, as the bytes of files: little-endian, as this machine has them.
+/// Gives the uploads access to the values as little-endian bytes. The buffer cannot be filled while one of these exists.
 struct SharedValues(Arc<Values>);
 
 #[cfg(target_endian = "big")]
-compile_error!("checkpoints are sent as they lie in memory, which has to be little-endian");
+compile_error!("checkpoints are uploaded from memory without conversion, which requires a little-endian machine");
 
 impl AsRef<[u8]> for SharedValues {
     fn as_ref(&self) -> &[u8] {
@@ -36,59 +37,60 @@ impl AsRef<[u8]> for SharedValues {
     }
 }
 
-/// A file ready to be sent.
+/// A file that is ready to be uploaded.
 #[derive(Debug)]
-pub(super) struct OutgoingFile {
-    /// Its path in the step's folder.
+pub(crate) struct OutgoingFile {
+    /// Its path in the folder of the step.
     pub path: String,
-    /// Its bytes: the header, then a stretch of the staged values.
+    /// Its contents: the header, then a range of the buffer.
     pub pieces: Vec<Bytes>,
 }
 
-/// This rank's share of every role, in buffers that are allocated once for the whole run: as large as the share.
+/// This rank's share of the tensors in all roles, in a buffer that is allocated once per run.
 #[derive(Debug)]
-pub(super) struct Staging {
+pub(crate) struct Staging {
     all: Arc<Vec<Parameter>>,
     files: Vec<StagedFile>,
     values: Arc<Values>,
 }
 
 impl Staging {
-    /// Buffers for what `rank` of `world_size` writes of the parameters in each role.
-    pub(super) fn new(all: Arc<Vec<Parameter>>, roles: &[Role], rank: usize, world_size: usize) -> Self {
+    /// Allocates the buffer for the tensors that `rank` of `world_size` writes. `all` has the parameters of the network.
+    pub(crate) fn new(all: Arc<Vec<Parameter>>, roles: &[Role], rank: usize, world_size: usize) -> Self {
         let elements: Vec<usize> = all.iter().map(|p| p.num_elements().unwrap_or(0)).collect();
         let (own, num_writers) = own_parameters(&elements, rank, world_size);
         let length: usize = own.iter().map(|&i| elements[i]).sum();
-        let files = roles.iter().enumerate().filter(|_| !own.is_empty()).map(|(place, &role)| StagedFile {
+        let files = roles.iter().enumerate().filter(|_| !own.is_empty()).map(|(index, &role)| StagedFile {
             role,
             path: layout::tensor_file(role, rank, num_writers),
             parameters: own.clone(),
-            start: place * length,
-            end: (place + 1) * length,
+            start: index * length,
+            end: (index + 1) * length,
         });
         let files: Vec<StagedFile> = files.collect();
         let mut values = vec![0.0_f32; length * files.len()];
         prefer_huge_pages(&mut values);
-        // The system gives memory when it is first written to: now, and not while a save holds training up.
+        // The system allocates a page when it is first written to. Doing so now avoids page faults while training waits for
+        // a save.
         for page in values.chunks_mut(1024) {
             page[0] = f32::MIN_POSITIVE;
         }
         Self { all, files, values: Arc::new(Values(values)) }
     }
 
-    /// The bytes of the share.
-    pub(super) fn bytes(&self) -> u64 {
+    /// Returns the size of the share, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
         size_of_val(self.values.0.as_slice()) as u64
     }
 
-    /// Whether something that was given up still reads the values.
-    pub(super) fn is_held(&self) -> bool {
+    /// Returns whether an upload still reads the buffer.
+    pub(crate) fn is_held(&self) -> bool {
         Arc::strong_count(&self.values) > 1
     }
 
-    /// Where the values of each of this rank's tensors go: the role, the parameter's place in the network, and room for
-    /// its values. None while the values are held.
-    pub(super) fn targets(&mut self) -> Option<Vec<(Role, usize, &mut [f32])>> {
+    /// Returns for each tensor of this rank its role, the index of its parameter in the network, and the slice of the buffer
+    /// for its values. `None` while an upload reads the buffer.
+    pub(crate) fn targets(&mut self) -> Option<Vec<(Role, usize, &mut [f32])>> {
         let mut rest = Arc::get_mut(&mut self.values)?.0.as_mut_slice();
         let mut targets = Vec::new();
         for file in &self.files {
@@ -101,8 +103,8 @@ impl Staging {
         Some(targets)
     }
 
-    /// The files as they are sent for `step`.
-    pub(super) fn outgoing(&self, step: u64) -> Vec<OutgoingFile> {
+    /// Returns the files of the checkpoint of `step`. They share the buffer.
+    pub(crate) fn outgoing(&self, step: u64) -> Vec<OutgoingFile> {
         let values = Bytes::from_owner(SharedValues(Arc::clone(&self.values)));
         let files = self.files.iter().map(|file| {
             let tensors = file.parameters.iter().map(|&i| (self.all[i].name.as_str(), self.all[i].shape.as_slice()));
@@ -116,7 +118,7 @@ impl Staging {
     }
 }
 
-/// The parameters that `rank` writes, and the number of ranks that write any.
+/// Returns the indices of the parameters that `rank` writes, and the number of ranks that write any.
 fn own_parameters(elements: &[usize], rank: usize, world_size: usize) -> (Vec<usize>, usize) {
     let sizes: Vec<u64> = elements.iter().map(|&n| 4 * n as u64).collect();
     let owners = owners(&sizes, world_size);
@@ -124,8 +126,8 @@ fn own_parameters(elements: &[usize], rank: usize, world_size: usize) -> (Vec<us
     (own, world_size.min(elements.len()))
 }
 
-/// What a manifest says of the tensors of all ranks, which every rank knows without asking.
-pub(super) fn tensor_records(all: &[Parameter], roles: &[Role], world_size: usize) -> Vec<TensorRecord> {
+/// Returns the records of the tensors of all ranks for the manifest. Every rank computes the same result.
+pub(crate) fn tensor_records(all: &[Parameter], roles: &[Role], world_size: usize) -> Vec<TensorRecord> {
     let elements: Vec<usize> = all.iter().map(|p| p.num_elements().unwrap_or(0)).collect();
     let mut records = Vec::with_capacity(all.len() * roles.len());
     for rank in 0..world_size {
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_hold_every_tensor_once_and_no_more_memory() {
+    fn the_shares_of_all_ranks_hold_every_tensor_once() {
         let roles = [Role::Master, Role::Ema { rate: 0.5 }];
         for world_size in [1, 2, 5] {
             let mut seen = Vec::new();
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_what_was_put_in_and_hold_the_buffer_until_they_are_gone() {
+    fn files_have_the_staged_values_and_hold_the_buffer_until_they_are_dropped() {
         let mut staging = Staging::new(parameters(), &[Role::Master], 0, 1);
         for (_, parameter, values) in staging.targets().unwrap() {
             values.fill(parameter as f32 + 0.5);

@@ -1,28 +1,29 @@
-//! The staging files of a folder.
+//! Removes the staging files that crashed writers leave in a folder.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::layout::{is_checkpoint_file, is_number, join, step_of};
 
-/// Removes the staging files of checkpoint files in a folder that holds checkpoints, and gives their paths in the
-/// order of names. Links to folders are not followed. A place that is not there has none.
+/// Removes the staging files of checkpoint files in a folder, and returns their paths, sorted. Links to folders are not
+/// followed. Does nothing if the folder does not exist.
 ///
-/// A put or an upload in parts to a folder writes `file#1` (or the next number that is free), which listings leave
-/// out, and renames it when it is whole.
+/// The object store client writes to a staging file `file#1`, or with the next number that is free, and renames it when it
+/// is complete. Listings omit staging files.
 ///
 /// # Errors
-/// What the system says about a folder that cannot be listed or a file that cannot be removed.
-pub(crate) fn remove_staging_files(place: &Path) -> io::Result<Vec<PathBuf>> {
+/// If a folder cannot be listed or a file cannot be removed.
+pub(crate) fn remove_staging_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
-    remove_below(place, "", &mut removed)?;
+    remove_below(folder, "", &mut removed)?;
     removed.sort();
     Ok(removed)
 }
 
-fn remove_below(place: &Path, below: &str, removed: &mut Vec<PathBuf>) -> io::Result<()> {
-    let entries = match std::fs::read_dir(place.join(below)) {
-        // Other ranks may be clearing up too.
+/// Removes the staging files under the path `below` in the folder `root`.
+fn remove_below(root: &Path, below: &str, removed: &mut Vec<PathBuf>) -> io::Result<()> {
+    let entries = match std::fs::read_dir(root.join(below)) {
+        // Another process may have removed it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
     };
@@ -33,12 +34,12 @@ fn remove_below(place: &Path, below: &str, removed: &mut Vec<PathBuf>) -> io::Re
         let path = join(below, name);
         let kind = entry.file_type()?;
         if kind.is_dir() {
-            // A place's folders are those of steps, and in each those of roles.
+            // The store has folders of steps, which have folders of roles.
             let parts = path.split('/').collect::<Vec<_>>();
             if parts.len() <= 2 && step_of(parts[0]).is_some() {
-                remove_below(place, &path, removed)?;
+                remove_below(root, &path, removed)?;
             }
-        } else if kind.is_file() && staged(&path).is_some_and(is_checkpoint_file) {
+        } else if kind.is_file() && target_of(&path).is_some_and(is_checkpoint_file) {
             match std::fs::remove_file(entry.path()) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => (),
                 result => {
@@ -51,8 +52,8 @@ fn remove_below(place: &Path, below: &str, removed: &mut Vec<PathBuf>) -> io::Re
     Ok(())
 }
 
-/// The path that a staging file would have become; none for any other file.
-fn staged(path: &str) -> Option<&str> {
+/// Returns the path that a staging file is renamed to, or `None` if it is not a staging file.
+fn target_of(path: &str) -> Option<&str> {
     let (path, number) = path.split_once('#')?;
     is_number(number).then_some(path)
 }
@@ -68,15 +69,15 @@ mod tests {
     const FILE: &str = "step-000000020/master/model-00001-of-00001.safetensors";
 
     #[test]
-    fn what_a_writer_that_died_left_is_removed_and_nothing_else() {
+    fn only_staging_files_of_checkpoints_are_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let place = folder.path().join("checkpoints");
-        std::fs::create_dir(&place).unwrap();
-        let store = LocalFileSystem::new_with_prefix(&place).unwrap();
+        let root = folder.path().join("checkpoints");
+        std::fs::create_dir(&root).unwrap();
+        let store = LocalFileSystem::new_with_prefix(&root).unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             store.put(&FILE.into(), b"whole".to_vec().into()).await.unwrap();
-            // Two writers that die in an upload, one after the other: their names differ.
+            // Two uploads that are never completed. Their staging files have different numbers.
             for _ in 0..2 {
                 let mut upload = store.put_multipart(&FILE.into()).await.unwrap();
                 upload.put_part(b"half".to_vec().into()).await.unwrap();
@@ -94,26 +95,26 @@ mod tests {
             "step-20/manifest.json#1",
         ];
         for file in others {
-            let file = place.join(file);
+            let file = root.join(file);
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
             std::fs::write(file, "").unwrap();
         }
-        // What links lead to is not the place's.
+        // A link to a folder outside.
         let elsewhere = folder.path().join("step-000000040");
         std::fs::create_dir(&elsewhere).unwrap();
         std::fs::write(elsewhere.join("manifest.json#1"), "").unwrap();
-        std::os::unix::fs::symlink(&elsewhere, place.join("step-000000040")).unwrap();
-        std::fs::write(place.join("latest.json#17"), "").unwrap();
-        std::fs::write(place.join("step-000000020/manifest.json#1"), "").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, root.join("step-000000040")).unwrap();
+        std::fs::write(root.join("latest.json#17"), "").unwrap();
+        std::fs::write(root.join("step-000000020/manifest.json#1"), "").unwrap();
 
-        let removed = remove_staging_files(&place).unwrap();
+        let removed = remove_staging_files(&root).unwrap();
         let expected = ["latest.json#17", "step-000000020/manifest.json#1", &format!("{FILE}#1"), &format!("{FILE}#2")];
-        assert_eq!(removed, expected.map(|file| place.join(file)));
+        assert_eq!(removed, expected.map(|file| root.join(file)));
         assert!(removed.iter().all(|file| !file.exists()));
-        assert!(others.iter().all(|file| place.join(file).exists()));
+        assert!(others.iter().all(|file| root.join(file).exists()));
         assert!(elsewhere.join("manifest.json#1").exists());
-        assert_eq!(std::fs::read(place.join(FILE)).unwrap(), b"whole");
-        assert!(remove_staging_files(&place).unwrap().is_empty());
-        assert!(remove_staging_files(&place.join("not/there")).unwrap().is_empty());
+        assert_eq!(std::fs::read(root.join(FILE)).unwrap(), b"whole");
+        assert!(remove_staging_files(&root).unwrap().is_empty());
+        assert!(remove_staging_files(&root.join("not/there")).unwrap().is_empty());
     }
 }

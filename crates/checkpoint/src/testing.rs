@@ -1,4 +1,4 @@
-//! A store in memory for tests.
+//! A store for tests.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use admiral_storage::Store;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 
+/// A store in memory.
 pub(crate) fn memory() -> Store {
     Store::over(Arc::new(InMemory::new()), Path::from("some/prefix"), "memory://some/prefix").unwrap()
 }

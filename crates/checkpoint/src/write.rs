@@ -1,4 +1,4 @@
-//! Writing a checkpoint: each rank its share of whole tensors, then rank 0 the manifest.
+//! Writes a checkpoint: each rank writes its share of the tensors, then rank 0 writes the manifest.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -16,40 +16,40 @@ use crate::manifests::{json, shortened};
 use crate::staging::{OutgoingFile, Staging, tensor_records};
 use crate::{agree, layout};
 
-/// Files of one rank that are sent at the same time: while one waits for the disk, another is hashed.
+/// The number of files that a rank uploads at the same time. While one waits for the disk, another is hashed.
 const FILES_IN_FLIGHT: usize = 2;
 
-/// What a checkpoint says besides its tensors. The same on every rank.
+/// The contents of a checkpoint besides its tensors. The same on every rank.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Content {
-    /// The run and the attempt that write it.
+    /// The run and the attempt that write the checkpoint.
     pub writer: Writer,
-    /// What the network is trained for: `diffusion`, `classifier` or `super_resolution`.
+    /// The task of the network: `diffusion`, `classifier` or `super_resolution`.
     pub task: String,
-    /// The whole effective configuration.
+    /// The complete effective configuration.
     pub configuration: serde_json::Value,
-    /// Where training stands after the step.
+    /// The state of training after the step.
     pub training: TrainingState,
-    /// Every parameter of the network, in the released checkpoints' order.
+    /// All parameters of the network, in the order of the released checkpoints.
     pub parameters: Arc<Vec<Parameter>>,
 }
 
-/// A tensor in host memory, where the caller keeps it: a stretch of a flat buffer.
+/// A tensor in the memory of the caller.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorView<'a> {
-    /// What it is to the run.
+    /// The role of the tensor.
     pub role: Role,
-    /// The parameter's name.
+    /// The name of the parameter.
     pub name: &'a str,
-    /// Its shape.
+    /// The shape.
     pub shape: &'a [usize],
-    /// Its values, row by row.
+    /// The values in row-major order.
     pub values: &'a [f32],
 }
 
 impl Content {
-    /// The manifest over what the ranks have written.
-    pub(super) fn manifest(&self, roles: &[Role], world_size: usize, files: Vec<FileRecord>) -> Manifest {
+    /// Returns the manifest of a checkpoint with `files`, which the ranks have written.
+    pub(crate) fn manifest(&self, roles: &[Role], world_size: usize, files: Vec<FileRecord>) -> Manifest {
         Manifest {
             schema_version: SCHEMA_VERSION,
             created: jiff::Timestamp::now().to_string(),
@@ -66,13 +66,13 @@ impl Content {
     }
 }
 
-/// Writes and publishes a checkpoint; returns when it is there. Every rank calls it with the same `content` and views
-/// of the same roles and names, in any order. Training, which does not wait, uses a [`Saver`](crate::Saver) instead.
+/// Writes and publishes a checkpoint, and returns its manifest. Every rank must call it with the same `content`, and with
+/// views of the same roles and names in any order. Training uses a [`Saver`](crate::Saver) instead, which does not block.
 ///
 /// # Errors
-/// The same on every rank. [`Error::AlreadyPublished`] where the step has a manifest: a resumed run never writes a
-/// step again. [`Error::DoesNotFit`] where the views are not the content's parameters, each once a role.
-/// [`Error::Store`] where a rank could not write. A failed save leaves no manifest.
+/// [`Error::AlreadyPublished`] if the step has a manifest, because a published step is never overwritten;
+/// [`Error::DoesNotFit`] if the views are not all parameters of `content`, once for each role; [`Error::Store`] if a rank
+/// could not write. The same on every rank. A failed save leaves no manifest.
 pub fn save(
     store: &Store,
     collective: &dyn Collective,
@@ -102,12 +102,12 @@ pub fn save(
     agree::of_root(collective, 0, published)
 }
 
-/// Writes the files of one rank, without talking to the others. No file of a published checkpoint is touched: where
-/// this attempt has published the step already, in a save whose end it did not see, the files are those that are there.
+/// Writes the files of this rank without communicating with the others. Does not change a published checkpoint: if this
+/// attempt has already published the step, in a save whose end it did not see, it returns the existing files.
 ///
 /// # Errors
-/// [`Error::AlreadyPublished`], [`Error::Store`].
-pub(super) async fn write_share(
+/// [`Error::AlreadyPublished`] if another attempt has published the step; [`Error::Store`].
+pub(crate) async fn write_share(
     store: &Store,
     step: u64,
     files: Vec<OutgoingFile>,
@@ -137,16 +137,19 @@ pub(super) async fn write_share(
     written.into_iter().collect()
 }
 
-/// The roles of the views; what is wrong where they are not each parameter once a role.
+/// Returns the roles of the views. Each role must have each parameter once.
+///
+/// # Errors
+/// The problems, if it does not.
 fn roles_of(parameters: &[Parameter], tensors: &[TensorView]) -> Result<Vec<Role>, Vec<String>> {
     let mut by_role: Vec<(Role, HashMap<&str, &TensorView>)> = Vec::new();
     let mut problems = Vec::new();
     for view in tensors {
-        let place = by_role.iter().position(|(role, _)| *role == view.role).unwrap_or_else(|| {
+        let index = by_role.iter().position(|(role, _)| *role == view.role).unwrap_or_else(|| {
             by_role.push((view.role, HashMap::new()));
             by_role.len() - 1
         });
-        if by_role[place].1.insert(view.name, view).is_some() {
+        if by_role[index].1.insert(view.name, view).is_some() {
             problems.push(format!("{} {} is given twice", view.role, view.name));
         }
     }
@@ -174,11 +177,11 @@ fn roles_of(parameters: &[Parameter], tensors: &[TensorView]) -> Result<Vec<Role
     if problems.is_empty() { Ok(roles) } else { Err(shortened(problems)) }
 }
 
-/// Publishes what all ranks have written: the manifest in one stroke, unless one is there, then the pointer to it.
+/// Publishes the files of all ranks: writes the manifest atomically unless one exists, then `latest.json`.
 ///
 /// # Errors
-/// [`Error::Store`] where a file is not there at its length; [`Error::AlreadyPublished`].
-pub(super) async fn publish(store: &Store, manifest: &Manifest) -> Result<(), Error> {
+/// [`Error::Store`] if a file is missing or has another length; [`Error::AlreadyPublished`].
+pub(crate) async fn publish(store: &Store, manifest: &Manifest) -> Result<(), Error> {
     let step = manifest.training.step;
     let folder = layout::step_folder(step);
     let lengths: HashMap<String, u64> = store.files(&folder).await?.into_iter().collect();
@@ -193,36 +196,37 @@ pub(super) async fn publish(store: &Store, manifest: &Manifest) -> Result<(), Er
     }
     let path = layout::join(&folder, layout::MANIFEST);
     if !store.put_new(&path, json(store, &path, manifest)?).await? {
-        let there = store.get(&path).await?.unwrap_or_default();
-        let is_own = Manifest::from_json(&there)
-            .is_ok_and(|there| there.writer.attempt_id == manifest.writer.attempt_id && there.files == manifest.files);
+        let existing = store.get(&path).await?.unwrap_or_default();
+        let is_own = Manifest::from_json(&existing)
+            .is_ok_and(|found| found.writer.attempt_id == manifest.writer.attempt_id && found.files == manifest.files);
         if !is_own {
-            return Err(already_published(store, &folder, &there));
+            return Err(already_published(store, &folder, &existing));
         }
     }
-    // A save of this step that failed at another number of ranks has left files that the manifest does not name.
+    // A failed save of this step with another world size may have left files that the manifest does not name.
     let named: BTreeSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
     for path in lengths.keys().filter(|path| *path != layout::MANIFEST && !named.contains(path.as_str())) {
         if let Err(error) = store.delete(&layout::join(&folder, path)).await {
-            tracing::warn!("{error}; it belongs to no checkpoint and takes room");
+            tracing::warn!("{error}; it belongs to no checkpoint and takes up space");
         }
     }
     let latest = Latest { schema_version: SCHEMA_VERSION, step, folder };
-    let pointed = match json(store, layout::LATEST, &latest) {
+    let pointer = match json(store, layout::LATEST, &latest) {
         Ok(bytes) => store.put(layout::LATEST, bytes).await.map_err(Error::from),
         Err(error) => Err(error),
     };
-    if let Err(error) = pointed {
-        // The checkpoint is published and found by listing; the pointer is written again at the next save.
+    if let Err(error) = pointer {
+        // The checkpoint is published and is found by listing. The next save writes the pointer again.
         tracing::warn!("{error}");
     }
     Ok(())
 }
 
+/// Makes the error that names the writer of an existing manifest.
 fn already_published(store: &Store, folder: &str, manifest: &[u8]) -> Error {
     let by = match Manifest::from_json(manifest) {
         Ok(manifest) => manifest.writer.to_string(),
-        Err(_) => "something that left a manifest which cannot be read".to_owned(),
+        Err(_) => "an unknown writer, whose manifest cannot be read".to_owned(),
     };
     Error::AlreadyPublished { url: store.url(folder), by }
 }

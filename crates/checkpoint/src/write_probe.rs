@@ -1,104 +1,104 @@
-//! Whether a place can take a run's checkpoints, asked before the first step instead of at the first save.
+//! Checks before the first step whether a run's checkpoints can be written to a store, instead of at the first save.
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use admiral_comm::Collective;
 use admiral_storage::{Location, Store, never, upload};
+use bytes::Bytes;
 
 use crate::agree;
 use crate::error::Error;
 use crate::retention::Retention;
 
-/// The most bytes that a rank writes for a trial: enough to tell a fast store from a slow one.
-const LARGEST_PROBE_BYTES: u64 = 16 << 20;
-/// What a probe writes.
-const PROBE_BYTES: u64 = 64 << 10;
+/// The largest probe file of a rank, in bytes. Enough to distinguish a fast store from a slow one.
+const MAX_RANK_PROBE_BYTES: u64 = 16 << 20;
+/// The size of the probe file of a single process, in bytes.
+const SINGLE_PROBE_BYTES: u64 = 64 << 10;
 
-/// What a trial has found out. The same on every rank.
+/// The result of a write probe. The same on every rank.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WriteProbe {
-    /// The time that a save is likely to take, by the slowest rank's trial.
+    /// The time that a save is likely to take, estimated from the slowest rank.
     pub save: Duration,
-    /// What the user should know: the place is likely to be full before the run ends.
+    /// A warning for the user if the disk is likely to be full before the run ends.
     pub warning: Option<String>,
 }
 
-/// What a run is going to write.
+/// The checkpoints that a run is going to write.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
-    /// Names the attempt: two runs that share the place must not delete each other's trials.
+    /// The ID of the attempt. It is in the names of the probe files, so that two runs in the same store do not delete each
+    /// other's files.
     pub attempt_id: &'a str,
-    /// The bytes of this rank's share of a checkpoint.
+    /// The size of this rank's share of a checkpoint, in bytes.
     pub share_bytes: u64,
-    /// The bytes of a whole checkpoint.
+    /// The size of a whole checkpoint, in bytes.
     pub checkpoint_bytes: u64,
-    /// Checkpoints that the run is still to write.
+    /// The number of checkpoints that the run is going to write.
     pub num_saves: u64,
     /// Which of them are kept.
     pub retention: &'a Retention,
 }
 
-/// Every rank writes a trial file, reads it back and deletes it, and rank 0 looks for those of all ranks: on a folder
-/// that the nodes do not share it finds only its own. It also looks whether a folder's disk has room for a checkpoint.
-/// Every rank calls this and gets the same answer.
+/// Writes a probe file on every rank, reads it back and deletes it. Rank 0 checks that it sees the files of all ranks, which
+/// fails if the nodes do not share the folder. It also checks that the disk of a folder has space for a checkpoint. Every
+/// rank must call this, and gets the same result.
 ///
 /// # Errors
-/// The same on every rank: [`Error::Store`] with the address and what was tried.
+/// [`Error::Store`] with the URL and the operation, the same on every rank.
 pub fn write_probe(store: &Store, expected: Expected, collective: &dyn Collective) -> Result<WriteProbe, Error> {
     let file = |rank: usize| format!("trial-{}-{rank:05}", expected.attempt_id);
     let own = file(collective.rank());
-    let length = expected.share_bytes.clamp(1, LARGEST_PROBE_BYTES);
+    let length = expected.share_bytes.clamp(1, MAX_RANK_PROBE_BYTES);
     let timed = store.wait(write_and_read(store, &own, length));
     let times = agree::all(collective, timed);
     let seen = (collective.rank() == 0).then(|| {
         store.wait(sees_all(store, &(0..collective.world_size()).map(file).collect::<Vec<_>>()))?;
-        room(store, &expected)
+        check_space(store, &expected)
     });
     let seen = agree::of_root(collective, 0, seen);
-    // Also where something failed: what could be written is taken back.
+    // Deletes the file even if something failed.
     let deleted = agree::all(collective, store.wait(store.delete(&own)).map_err(Error::from));
     let times: Vec<(f64, u64)> = times?;
     let warning = seen?;
     deleted?;
-    // The smallest of files takes a while, whatever the bandwidth.
+    // Scales the time of each rank to the size of its share.
     let shares = agree::all(collective, Ok(expected.share_bytes))?;
     let seconds = times.iter().zip(shares).map(|(&(seconds, length), share)| seconds * share as f64 / length as f64);
     Ok(WriteProbe { save: Duration::from_secs_f64(seconds.fold(0.0, f64::max)), warning })
 }
 
-/// One process writes a small file, lists it, reads it back and deletes it: whether checkpoints can be written from
-/// here. `host` goes into the file's name, `number` tells it from those of other processes. Returns what that took.
+/// Checks from a single process whether checkpoints can be written to the store: writes a small file, lists it, reads it
+/// back and deletes it. `host` and `number` make the name of the file unique among processes. Returns the time it took.
 ///
 /// # Errors
-/// [`Error::Store`] with the address and what was tried.
+/// [`Error::Store`] with the URL and the operation.
 pub fn probe_from_one_process(store: &Store, host: &str, number: u32) -> Result<Duration, Error> {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-');
     let host: String = host.chars().filter(|&letter| is_plain(letter)).collect();
-    // A trial's name: what a probe leaves when it is killed is recognised.
+    // Named like the other probe files, so that the file of a killed probe is cleaned up.
     let file = format!("trial-probe-{host}-{number:010}");
     let start = Instant::now();
     store.wait(async {
         let tried = async {
-            write_and_read(store, &file, PROBE_BYTES).await?;
+            write_and_read(store, &file, SINGLE_PROBE_BYTES).await?;
             if store.files_right_under("").await?.contains(&file) {
                 return Ok(());
             }
-            let cause = "what was just written is not listed".into();
+            let cause = "the file that was just written is not listed".into();
             Err(Error::Store { operation: "list".into(), url: store.url(&file), cause })
         };
         let tried = tried.await;
-        // Also where something failed: what could be written is taken back.
+        // Deletes the file even if something failed.
         let deleted = store.delete(&file).await.map_err(Error::from);
         tried.and(deleted)
     })?;
     Ok(start.elapsed())
 }
 
-/// The seconds that writing took, and the bytes.
+/// Writes a file of `length` bytes and reads it back. Returns the seconds that writing took, and the length.
 async fn write_and_read(store: &Store, file: &str, length: u64) -> Result<(f64, u64), Error> {
-    // Of no pattern that a disk or a network could shorten.
+    // Pseudorandom, so that disks and networks cannot compress it.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let bytes: Vec<u8> = (0..length)
         .map(|_| {
@@ -113,10 +113,11 @@ async fn write_and_read(store: &Store, file: &str, length: u64) -> Result<(f64, 
     if back.as_deref() == Some(sha256.as_str()) {
         return Ok((seconds, length));
     }
-    let cause = "what was just written does not come back".into();
+    let cause = "the file that was just written reads back differently".into();
     Err(Error::Store { operation: "read".into(), url: store.url(file), cause })
 }
 
+/// Checks that all probe files are listed.
 async fn sees_all(store: &Store, files: &[String]) -> Result<(), Error> {
     let listed = store.files_right_under("").await?;
     match files.iter().find(|file| !listed.contains(file)) {
@@ -124,45 +125,50 @@ async fn sees_all(store: &Store, files: &[String]) -> Result<(), Error> {
         Some(file) => Err(Error::Store {
             operation: "see".into(),
             url: store.url(file),
-            cause: "another rank wrote it and rank 0 does not find it; all ranks must share this place".into(),
+            cause: "another rank wrote it and rank 0 does not find it; all ranks must share this store".into(),
         }),
     }
 }
 
-/// What to warn of where a folder's disk has room for some of the run's checkpoints.
-fn room(store: &Store, expected: &Expected) -> Result<Option<String>, Error> {
+/// Checks whether the disk of a folder has space for the checkpoints of the run. Returns a warning if it has space for only
+/// some of them.
+///
+/// # Errors
+/// [`Error::Store`] if not even one fits.
+fn check_space(store: &Store, expected: &Expected) -> Result<Option<String>, Error> {
     let Some(Location::Folder(folder)) = store.location() else { return Ok(None) };
     let free = rustix::fs::statvfs(folder).map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize));
     let free = free.map_err(|error| Error::Store {
-        operation: "ask for the free room of".into(),
+        operation: "get the free space of".into(),
         url: store.url(""),
         cause: error.to_string(),
     })?;
-    judge_room(free, expected).map_err(|cause| Error::Store {
+    judge_space(free, expected).map_err(|cause| Error::Store {
         operation: "keep checkpoints in".into(),
         url: store.url(""),
         cause,
     })
 }
 
-/// Whether `free` bytes are enough: an error where not one checkpoint fits, a warning where the run's do not.
-fn judge_room(free: u64, expected: &Expected) -> Result<Option<String>, String> {
+/// Compares `free` bytes with the checkpoints of the run. Returns a warning if only some of them fit, and an error if not
+/// even one fits.
+fn judge_space(free: u64, expected: &Expected) -> Result<Option<String>, String> {
     let gigabytes = |bytes: u64| format!("{:.2} GB", bytes as f64 / 1e9);
     let (one, all_saves) = (expected.checkpoint_bytes, expected.num_saves);
     if free < one {
         return Err(format!(
             "a checkpoint of this network has {} and the disk has {} free; free some, or set checkpoint.url to another \
-             place",
+             location",
             gigabytes(one),
             gigabytes(free)
         ));
     }
-    // An older one is deleted only when the newest is there.
+    // Older ones are deleted only after the newest is published.
     let kept = expected.retention.keep_last.map_or(all_saves, |keep| all_saves.min(keep.saturating_add(1)));
     let needed = one.saturating_mul(kept);
     Ok((free < needed).then(|| {
         format!(
-            "the disk has {} free, which {} of the {kept} checkpoints to come of {} each will fill; free some, or set \
+            "the disk has {} free, which {} of the {kept} checkpoints still to be written, of {} each, will fill; free some, or set \
              checkpoint.keep_last to keep fewer",
             gigabytes(free),
             free / one.max(1),
@@ -184,29 +190,29 @@ mod tests {
     }
 
     #[test]
-    fn a_trial_leaves_nothing_behind() {
+    fn a_write_probe_deletes_its_file() {
         let store = memory();
         let retention = Retention::default();
-        let trial = write_probe(&store, expected(&retention), &Single).unwrap();
-        assert!(trial.save > Duration::ZERO && trial.warning.is_none());
+        let probe = write_probe(&store, expected(&retention), &Single).unwrap();
+        assert!(probe.save > Duration::ZERO && probe.warning.is_none());
         assert!(store.wait(store.files("")).unwrap().is_empty());
     }
 
     #[test]
-    fn a_probe_leaves_nothing_behind() {
+    fn a_probe_from_one_process_deletes_its_file() {
         let store = memory();
         assert!(probe_from_one_process(&store, "node 1/../x", 7).unwrap() > Duration::ZERO);
         assert!(store.wait(store.files("")).unwrap().is_empty());
     }
 
     #[test]
-    fn a_disk_without_room_is_refused_and_a_small_one_warned_of() {
+    fn a_full_disk_is_an_error_and_a_small_one_a_warning() {
         let all = Retention::default();
-        assert!(judge_room((1 << 20) - 1, &expected(&all)).unwrap_err().contains("0.00 GB free"));
-        assert!(judge_room(9 << 20, &expected(&all)).unwrap().unwrap().contains("9 of the 10"));
-        assert_eq!(judge_room(10 << 20, &expected(&all)), Ok(None));
+        assert!(judge_space((1 << 20) - 1, &expected(&all)).unwrap_err().contains("0.00 GB free"));
+        assert!(judge_space(9 << 20, &expected(&all)).unwrap().unwrap().contains("9 of the 10"));
+        assert_eq!(judge_space(10 << 20, &expected(&all)), Ok(None));
         let few = Retention { keep_last: Some(2), ..Retention::default() };
-        assert_eq!(judge_room(3 << 20, &expected(&few)), Ok(None));
-        assert!(judge_room(2 << 20, &expected(&few)).unwrap().is_some());
+        assert_eq!(judge_space(3 << 20, &expected(&few)), Ok(None));
+        assert!(judge_space(2 << 20, &expected(&few)).unwrap().is_some());
     }
 }

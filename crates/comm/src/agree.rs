@@ -1,4 +1,4 @@
-//! How ranks come to know each other's failures, so that a run ends with one message and one exit code.
+//! Shares failures between ranks, so that a run ends with one message and one exit code.
 
 use std::fmt::Display;
 
@@ -8,15 +8,15 @@ use crate::collective::Collective;
 use crate::ending::{Ending, Failure};
 use crate::error::CollectiveError;
 
-/// Shares the outcome of something that may fail on any rank: `Ok` when it worked on all, otherwise the same ending
-/// on all. `code` gives the exit code of an error.
+/// Shares the result of an operation that may fail on any rank. Returns this rank's value if the operation succeeded on
+/// all ranks, otherwise the same ending on all ranks. `code` returns the exit code of an error.
 ///
-/// Every rank calls it, after reading the configuration, the data, the checkpoint, and the like. It costs one
-/// all-gather of eight bytes when nothing failed.
+/// Every rank must call it, for example after reading the configuration, the data, or a checkpoint. It costs one
+/// all-gather, which sends eight bytes per rank if nothing failed.
 ///
 /// # Errors
-/// [`Ending::Together`] when a rank failed, with the message and code of the lowest; [`Ending::Alone`] when the
-/// ranks cannot reach each other.
+/// [`Ending::Together`] if the operation failed on a rank, with the message and exit code of the lowest such rank.
+/// [`Ending::Alone`] if the ranks cannot reach each other.
 pub fn agree<T, E: Display>(
     collective: &dyn Collective,
     result: Result<T, E>,
@@ -27,27 +27,27 @@ pub fn agree<T, E: Display>(
         Err(error) => (None, Some(Failure { code: code(&error), message: error.to_string() })),
     };
     let reports = collective.all_gather(&failure.map_or_else(Vec::new, |failure| encode(&failure)))?;
-    match (verdict(&reports.iter().map(|report| decode(report)).collect::<Vec<_>>()), value) {
+    match (combine(&reports.iter().map(|report| decode(report)).collect::<Vec<_>>()), value) {
         (None, Some(value)) => Ok(value),
         (Some(failure), _) => Err(Ending::Together(failure)),
         (None, None) => unreachable!("this rank's failure is among the reports"),
     }
 }
 
-/// Whether `flag` is set on any rank: a signal that one of them received, for example. Every rank calls it and gets
-/// the same answer. It costs one all-gather of four bytes.
+/// Returns whether `flag` is set on any rank, for example because one of them received a signal. Every rank must call it,
+/// and gets the same result. It costs one all-reduce of four bytes.
 ///
 /// # Errors
-/// When the ranks cannot reach each other.
+/// If the ranks cannot reach each other.
 pub fn any(collective: &dyn Collective, flag: bool) -> Result<bool, CollectiveError> {
     let mut count = [f32::from(u8::from(flag))];
     collective.all_reduce_sum_f32(&mut count)?;
     Ok(count[0] > 0.0)
 }
 
-/// What all ranks say when some failed, from the report of each: the lowest failing rank's code and message, with its
-/// rank unless all failed alike.
-fn verdict(reports: &[Option<Failure>]) -> Option<Failure> {
+/// Combines the reports of all ranks into one failure: the code and message of the lowest failing rank. The message
+/// names the rank, unless all ranks report the same failure. Returns `None` if no rank failed.
+fn combine(reports: &[Option<Failure>]) -> Option<Failure> {
     let (rank, first) = reports.iter().enumerate().find_map(|(rank, report)| Some((rank, report.as_ref()?)))?;
     if reports.iter().all(|report| report.as_ref() == Some(first)) {
         return Some(first.clone());
@@ -61,12 +61,12 @@ fn verdict(reports: &[Option<Failure>]) -> Option<Failure> {
     Some(Failure { code: first.code, message })
 }
 
-/// A failure as bytes, never empty: the code, then the message.
+/// Encodes a failure as bytes: the code, then the message. The result is never empty.
 fn encode(failure: &Failure) -> Vec<u8> {
     [&[failure.code as u8], failure.message.as_bytes()].concat()
 }
 
-/// The failure in a report; an empty one says that all is well.
+/// Decodes a report. An empty report means success.
 fn decode(report: &[u8]) -> Option<Failure> {
     let (&code, message) = report.split_first()?;
     let code = ExitCode::from_byte(code).unwrap_or(ExitCode::Bug);
@@ -85,33 +85,33 @@ mod tests {
     }
 
     #[test]
-    fn no_failure_gives_no_verdict() {
-        assert_eq!(verdict(&[None, None]), None);
+    fn success_on_all_ranks_is_no_failure() {
+        assert_eq!(combine(&[None, None]), None);
     }
 
     #[test]
-    fn a_failure_that_all_share_is_told_as_it_is() {
+    fn a_failure_that_all_ranks_share_names_no_rank() {
         let report = failed(ExitCode::Config, "no such folder");
-        assert_eq!(verdict(&vec![report.clone(); 3]), report);
-        assert_eq!(verdict(std::slice::from_ref(&report)), report);
+        assert_eq!(combine(&vec![report.clone(); 3]), report);
+        assert_eq!(combine(std::slice::from_ref(&report)), report);
     }
 
     #[test]
-    fn the_lowest_failing_rank_is_named_and_gives_the_code() {
+    fn the_lowest_failing_rank_is_named_and_determines_the_code() {
         let (disk, store) = (failed(ExitCode::Node, "disk full"), failed(ExitCode::Store, "no route"));
-        assert_eq!(verdict(&[None, disk.clone(), None]), failed(ExitCode::Node, "rank 1 of 3: disk full"));
+        assert_eq!(combine(&[None, disk.clone(), None]), failed(ExitCode::Node, "rank 1 of 3: disk full"));
         assert_eq!(
-            verdict(&[None, disk.clone(), store.clone()]),
+            combine(&[None, disk.clone(), store.clone()]),
             failed(ExitCode::Node, "rank 1 of 3 (and one more failed): disk full")
         );
         assert_eq!(
-            verdict(&[store.clone(), disk, None, store]),
+            combine(&[store.clone(), disk, None, store]),
             failed(ExitCode::Store, "rank 0 of 4 (and 2 more failed): no route")
         );
     }
 
     #[test]
-    fn reports_survive_the_way() {
+    fn reports_survive_encoding() {
         for code in ExitCode::ALL {
             for message in ["", "größer als 8 GiB"] {
                 let failure = Failure { code, message: message.to_owned() };
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn alone_an_error_is_the_ending_and_a_value_comes_back() {
+    fn a_single_rank_gets_its_own_value_or_error() {
         let code = |_: &String| ExitCode::Store;
         assert_eq!(agree(&Single, Ok::<_, String>(7), code), Ok(7));
         let ending = agree(&Single, Err::<(), _>("no bucket".to_owned()), code).unwrap_err();

@@ -1,53 +1,52 @@
-//! Cutting flat gradient buffers into buckets, in the order in which backward fills them.
+//! Cuts flat gradient buffers into buckets, in the order in which the backward pass fills them.
 
 use std::cmp::Reverse;
 use std::ops::Range;
 
-/// Most bytes of a bucket unless the configuration says otherwise, as it travels, in float32. The published
-/// implementation's 128 MB: large enough that a network at full speed carries it, small enough that ADM's gradients (0.3
-/// to 0.6 billion values) make a dozen buckets, most of which can travel while backward goes on.
-const MOST_BUCKET_BYTES: usize = 128 << 20;
-/// Below this the latency of a sum outweighs what can be hidden.
-const LEAST_BUCKET_BYTES: usize = 256 << 10;
-/// A small network too has buckets enough that all but the last travel while backward goes on.
-const BUCKETS: usize = 12;
+/// The largest default size of a bucket in bytes of float32, as in the published implementation. It is large enough to
+/// use the full bandwidth of the network, and small enough that ADM's gradients (0.3 to 0.6 billion values) fill about a
+/// dozen buckets, most of which are summed during the backward pass.
+const MAX_DEFAULT_BYTES: usize = 128 << 20;
+/// The smallest default size of a bucket in bytes. In smaller buckets the latency of a sum outweighs the overlap.
+const MIN_DEFAULT_BYTES: usize = 256 << 10;
+/// The number of buckets of a small network. With this many, all but the last are summed during the backward pass.
+const DEFAULT_NUM_BUCKETS: usize = 12;
 
-/// The size of a bucket in bytes for so many parameters, unless the configuration says otherwise.
+/// Returns the default size of a bucket in bytes for a network with `num_params` parameter values.
 #[must_use]
 pub fn default_bucket_bytes(num_params: usize) -> usize {
-    (num_params * BYTES_PER_VALUE / BUCKETS).clamp(LEAST_BUCKET_BYTES, MOST_BUCKET_BYTES)
+    (num_params * BYTES_PER_VALUE / DEFAULT_NUM_BUCKETS).clamp(MIN_DEFAULT_BYTES, MAX_DEFAULT_BYTES)
 }
 
-/// Sums travel in float32 whatever the gradients' type.
+/// The size of a value in an all-reduce. Gradients of every type are summed in float32.
 pub const BYTES_PER_VALUE: usize = size_of::<f32>();
 
-/// Where the gradient of one parameter lies.
+/// The location of the gradient of one parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
-    /// The place of its flat buffer among the buffers.
+    /// The index of its flat buffer.
     pub buffer: usize,
-    /// Its elements in that buffer.
+    /// The range of its elements in that buffer.
     pub elements: Range<usize>,
 }
 
-/// Gradients that are summed over ranks by one call.
+/// Gradients that one all-reduce sums over the ranks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bucket {
-    /// The place of the flat buffer among the buffers.
+    /// The index of the flat buffer.
     pub buffer: usize,
-    /// The elements of the buffer: whole parameters, and the padding between them.
+    /// The range of elements of the buffer: whole parameters, with the padding between them.
     pub elements: Range<usize>,
-    /// The first parameter in it, by its place in the network: backward, which goes from the last to the first, has
-    /// filled the bucket when it has been there.
+    /// The index of its first parameter in the network's order. The backward pass visits the parameters from last to
+    /// first, so it has filled the bucket when it has computed the gradient of this one.
     pub first_param: usize,
 }
 
-/// Cuts flat gradient buffers into buckets of at most `bucket_bytes`, without splitting a parameter: one that is
-/// larger has a bucket of its own.
+/// Cuts flat gradient buffers into buckets of at most `bucket_bytes`. A parameter is never split: if it is larger than
+/// `bucket_bytes`, it gets a bucket alone.
 ///
-/// `slots` has one entry for each parameter in the network's order, which is that of forward; within each buffer
-/// the parameters lie in the same order, with or without padding between them. The buckets come in the order in
-/// which backward completes them.
+/// `slots` has one entry per parameter, in the order of the forward pass. Within each buffer the parameters have the same
+/// order, with or without padding between them. Returns the buckets in the order in which the backward pass fills them.
 #[must_use]
 pub fn cut(slots: &[Slot], bucket_bytes: usize) -> Vec<Bucket> {
     let capacity = bucket_bytes / BYTES_PER_VALUE;
@@ -76,15 +75,15 @@ pub fn cut(slots: &[Slot], bucket_bytes: usize) -> Vec<Bucket> {
 mod tests {
     use super::*;
 
-    /// Slots in buffers given by number, each parameter padded to a multiple of `alignment`.
+    /// Slots for parameters given as (buffer, length), each padded to a multiple of `alignment`.
     fn slots(params: &[(usize, usize)], alignment: usize) -> Vec<Slot> {
         let mut ends = vec![0; params.iter().map(|(buffer, _)| buffer + 1).max().unwrap_or(0)];
-        let place = |&(buffer, length): &(usize, usize)| {
+        let slot = |&(buffer, length): &(usize, usize)| {
             let start: usize = ends[buffer];
             ends[buffer] = (start + length).next_multiple_of(alignment);
             Slot { buffer, elements: start..start + length }
         };
-        params.iter().map(place).collect()
+        params.iter().map(slot).collect()
     }
 
     fn ranges(buckets: &[Bucket]) -> Vec<(usize, Range<usize>)> {
@@ -92,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_released_networks_have_the_published_buckets_and_small_ones_small_buckets() {
+    fn the_default_bucket_size_grows_with_the_network_up_to_the_published_size() {
         assert_eq!(default_bucket_bytes(553_838_086), 128 << 20);
         assert_eq!(default_bucket_bytes(1_371_522), 1_371_522 / 3);
         assert_eq!(default_bucket_bytes(10), 256 << 10);
@@ -117,8 +116,8 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_is_due_when_its_first_parameter_is_done() {
-        // Two buffers in turn: backward visits 5, 4, 3, 2, 1, 0.
+    fn buckets_are_ordered_by_when_the_backward_pass_fills_them() {
+        // The parameters alternate between two buffers. The backward pass visits 5, 4, 3, 2, 1, 0.
         let slots = slots(&[(0, 4), (1, 4), (0, 4), (1, 4), (0, 4), (1, 1)], 1);
         let buckets = cut(&slots, 32);
         assert_eq!(ranges(&buckets), [(1, 4..9), (0, 4..12), (1, 0..4), (0, 0..4)]);
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_is_in_one_bucket_and_padding_counts_towards_the_size() {
+    fn every_parameter_is_in_one_bucket_and_padding_counts_towards_the_size() {
         let lengths = [3, 17, 1, 64, 5, 5, 31, 16, 2, 90, 7];
         let params: Vec<_> = lengths.iter().enumerate().map(|(i, &length)| (i % 3 / 2, length)).collect();
         let slots = slots(&params, 16);

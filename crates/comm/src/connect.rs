@@ -1,4 +1,4 @@
-//! Choosing the collective that fits how the process was started.
+//! Connects this rank to the others, depending on how the process was started.
 
 use std::sync::Arc;
 
@@ -9,25 +9,25 @@ use crate::error::CollectiveError;
 use crate::mpi::Mpi;
 use crate::single::Single;
 
-/// The variables by which launchers tell a process that it is a rank, and whether the value is the number of ranks. In
-/// order: Open MPI; MPICH, Intel MPI and `srun --mpi=pmi2`; MVAPICH; `srun --mpi=pmix` and PRRTE.
-const LAUNCHERS: [(&str, bool); 4] =
+/// The environment variables that MPI launchers set, and whether the value is the number of ranks. In order: Open MPI;
+/// MPICH, Intel MPI and `srun --mpi=pmi2`; MVAPICH; `srun --mpi=pmix` and PRRTE.
+const LAUNCHER_VARIABLES: [(&str, bool); 4] =
     [("OMPI_COMM_WORLD_SIZE", true), ("PMI_SIZE", true), ("MV2_COMM_WORLD_SIZE", true), ("PMIX_RANK", false)];
 
-/// The MPI launcher that started this process, as the environment describes it.
+/// The MPI launcher that started this process, according to the environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MpiLauncher {
-    /// The environment variable by which the launcher was recognized.
+    /// The environment variable that the launcher was recognized by.
     pub variable: &'static str,
     /// The number of ranks, if the variable holds it.
     pub world_size: Option<usize>,
 }
 
 impl MpiLauncher {
-    /// Recognizes the launcher from environment variables, which `get` reads. `None` if no MPI launcher started this
-    /// process.
+    /// Recognizes the launcher by its environment variables, which `get` reads. Returns `None` if no MPI launcher started
+    /// this process.
     pub fn detect(get: impl Fn(&str) -> Option<String>) -> Option<Self> {
-        LAUNCHERS.iter().find_map(|&(variable, is_size)| {
+        LAUNCHER_VARIABLES.iter().find_map(|&(variable, is_size)| {
             let value = get(variable)?;
             let world_size = if is_size { value.trim().parse().ok() } else { None };
             Some(Self { variable, world_size })
@@ -35,11 +35,11 @@ impl MpiLauncher {
     }
 }
 
-/// Joins the ranks of `launcher`: [`Mpi`] under an MPI launcher, otherwise [`Single`], which does not touch MPI. Call it
-/// once, on the main thread, which must also drop the result. Collectives are recorded in `ledger`.
+/// Joins the ranks of `launcher`. Returns [`Mpi`] under an MPI launcher, otherwise [`Single`], which makes no MPI calls.
+/// Must be called once, on the main thread, which must also drop the result. Collectives are recorded in `ledger`.
 ///
 /// # Errors
-/// When MPI cannot be started, or sees another number of ranks than the launcher.
+/// If MPI cannot be initialized, or reports another number of ranks than the launcher.
 pub fn connect(launcher: Option<MpiLauncher>, ledger: Arc<Ledger>) -> Result<Box<dyn Collective>, CollectiveError> {
     let Some(launcher) = launcher else { return Ok(Box::new(Single)) };
     let mpi = Mpi::connect(ledger)?;
@@ -58,28 +58,28 @@ pub fn connect(launcher: Option<MpiLauncher>, ledger: Arc<Ledger>) -> Result<Box
 mod tests {
     use super::*;
 
-    fn launch_of(variables: &[(&str, &str)]) -> Option<MpiLauncher> {
+    fn detect(variables: &[(&str, &str)]) -> Option<MpiLauncher> {
         MpiLauncher::detect(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
     }
 
     #[test]
-    fn a_process_started_by_hand_is_alone() {
-        assert_eq!(launch_of(&[]), None);
+    fn a_process_without_a_launcher_has_no_mpi() {
+        assert_eq!(detect(&[]), None);
         // Inside a Slurm allocation, but not started by srun.
-        assert_eq!(launch_of(&[("SLURM_JOB_ID", "7"), ("SLURM_NTASKS", "8")]), None);
+        assert_eq!(detect(&[("SLURM_JOB_ID", "7"), ("SLURM_NTASKS", "8")]), None);
     }
 
     #[test]
-    fn launchers_are_recognized_and_their_world_is_read() {
+    fn launchers_are_recognized_and_their_world_size_is_read() {
         for variable in ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"] {
-            assert_eq!(launch_of(&[(variable, "8")]), Some(MpiLauncher { variable, world_size: Some(8) }));
+            assert_eq!(detect(&[(variable, "8")]), Some(MpiLauncher { variable, world_size: Some(8) }));
         }
-        assert_eq!(launch_of(&[("PMIX_RANK", "3")]), Some(MpiLauncher { variable: "PMIX_RANK", world_size: None }));
+        assert_eq!(detect(&[("PMIX_RANK", "3")]), Some(MpiLauncher { variable: "PMIX_RANK", world_size: None }));
     }
 
     #[test]
-    fn the_variable_that_names_the_world_wins() {
-        let both = launch_of(&[("PMIX_RANK", "0"), ("OMPI_COMM_WORLD_SIZE", "2")]);
+    fn a_variable_with_the_world_size_takes_precedence() {
+        let both = detect(&[("PMIX_RANK", "0"), ("OMPI_COMM_WORLD_SIZE", "2")]);
         assert_eq!(both, Some(MpiLauncher { variable: "OMPI_COMM_WORLD_SIZE", world_size: Some(2) }));
     }
 }

@@ -8,37 +8,37 @@ use admiral_contract::ExitCode;
 use crate::collective::Collective;
 use crate::error::CollectiveError;
 
-/// Prints why a command failed on standard error. It writes one line in one call, so that the messages of several ranks
-/// do not mix, and ignores a closed standard error.
+/// Prints an error message on standard error. Writes the whole line in one call, so that the messages of several ranks do
+/// not mix. Ignores a closed standard error.
 pub fn print_error(message: &impl Display) {
     let _ = std::io::stderr().write_all(format!("error: {message}\n").as_bytes());
 }
 
-/// Why a run cannot go on, in words for its user.
+/// Why a run cannot continue, for its user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What the process exits with.
+    /// The exit code of the process.
     pub code: ExitCode,
-    /// What was wrong, where, and what to do.
+    /// The cause, its location, and the remedy.
     pub message: String,
 }
 
-/// How a run that cannot go on ends on this rank.
+/// How a run that cannot continue ends on this rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
-    /// Every rank has this ending: they leave together, and rank 0 speaks for all.
+    /// Every rank knows of the failure. They end together, and rank 0 prints the message.
     Together(Failure),
-    /// Only this rank knows: it speaks, and takes the others down.
+    /// Only this rank knows of the failure. It prints the message and aborts the others.
     Alone(Failure),
 }
 
 impl Ending {
-    /// The ending of a rank that fails where the others cannot know, in the middle of a step for example.
+    /// The ending of a rank whose failure the others do not know of, for example in the middle of a step.
     pub fn alone(code: ExitCode, message: &impl Display) -> Self {
         Self::Alone(Failure { code, message: message.to_string() })
     }
 
-    /// Why, and with which exit code.
+    /// Returns the message and the exit code.
     #[must_use]
     pub fn failure(&self) -> &Failure {
         match self {
@@ -46,8 +46,8 @@ impl Ending {
         }
     }
 
-    /// Says why on standard error and leaves the ranks. Returns what the process must exit with; a rank that ends
-    /// alone does not return, and takes all others down at once.
+    /// Prints the message on standard error and disconnects from the other ranks. Returns the exit code of the process.
+    /// With [`Ending::Alone`] and more than one rank it aborts all ranks and does not return.
     #[must_use]
     pub fn leave(self, collective: Box<dyn Collective>) -> ExitCode {
         let (rank, world_size) = (collective.rank(), collective.world_size());
@@ -73,9 +73,8 @@ impl Ending {
 }
 
 impl From<CollectiveError> for Ending {
-    /// A rank that cannot reach the others is alone.
+    /// A rank that cannot reach the others ends alone.
     fn from(error: CollectiveError) -> Self {
         Self::alone(ExitCode::Bug, &error)
     }
 }
-

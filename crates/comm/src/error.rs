@@ -1,12 +1,12 @@
-//! What can go wrong between ranks.
+//! Errors of communication between ranks.
 
-/// A failure of the ranks' connection. None can be repaired within the run.
+/// A failure of the communication between ranks. The run cannot recover from any of them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CollectiveError {
-    /// MPI can be started once in a process.
+    /// MPI can be initialized only once in a process.
     #[error("MPI is already running in this process: connect once and share the connection")]
     AlreadyConnected,
-    /// The MPI library allows no calls from a second thread.
+    /// The MPI library does not support calls from several threads.
     #[error(
         "the MPI library grants thread level {granted}, and Admiral needs MPI_THREAD_SERIALIZED or more: \
          use an MPI built with thread support"
@@ -15,23 +15,23 @@ pub enum CollectiveError {
         /// The level that the library grants.
         granted: String,
     },
-    /// The launcher and the MPI library that Admiral is linked to are of different kinds, so that every
-    /// process would be a run of its own, writing to the same folder.
+    /// The launcher does not belong to the MPI library that Admiral is linked to. Each process would be a run with one
+    /// rank, and all of them would write to the same folder.
     #[error(
         "the launcher started {declared} ranks ({variable}={declared}), but the MPI library sees {found}: start \
          Admiral with the mpirun of the MPI it was built with ({library})"
     )]
     WorldMismatch {
-        /// The environment variable by which the launcher says so.
+        /// The environment variable that holds the number of ranks.
         variable: &'static str,
         /// The number of ranks that the launcher declares.
         declared: usize,
-        /// The number of ranks that the library sees.
+        /// The number of ranks that the library reports.
         found: usize,
-        /// The library's own description.
+        /// The name and version of the library.
         library: String,
     },
-    /// A root that is no rank.
+    /// The root is not a rank.
     #[error("{operation}: there is no rank {root} among {world_size} ranks")]
     NoSuchRank {
         /// The collective.
@@ -41,21 +41,21 @@ pub enum CollectiveError {
         /// The number of ranks.
         world_size: usize,
     },
-    /// A GPU, or NCCL between GPUs, failed or stood still while gradients were summed.
+    /// A GPU, or NCCL, failed or hung while gradients were summed.
     #[error(
-        "bucket {bucket} of the gradients was not summed on rank {rank} of {world_size}: {message}; {standing}. Of ranks \
-         that stand still the one with the fewest exchanges is the one that the others wait for"
+        "bucket {bucket} of the gradients was not summed on rank {rank} of {world_size}: {message}; {standing}. If several \
+         ranks hang, the others wait for the one with the fewest exchanges"
     )]
     Gpu {
-        /// The rank that saw it.
+        /// The rank that detected it.
         rank: usize,
         /// The number of ranks.
         world_size: usize,
-        /// The bucket.
+        /// The number of the bucket.
         bucket: usize,
-        /// The words of the driver or of NCCL.
+        /// The message of the driver or of NCCL.
         message: String,
-        /// What the rank's ledger says.
+        /// The state in the rank's ledger.
         standing: String,
     },
     /// MPI returned an error.
@@ -63,11 +63,11 @@ pub enum CollectiveError {
     Transport {
         /// The MPI call.
         operation: &'static str,
-        /// The rank that saw it.
+        /// The rank that detected it.
         rank: usize,
         /// The number of ranks.
         world_size: usize,
-        /// MPI's own words.
+        /// The message of MPI.
         message: String,
     },
 }

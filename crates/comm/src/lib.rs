@@ -1,12 +1,12 @@
 //! Communication between the ranks of a run.
 //!
-//! - [`Collective`] is what ranks do together: sums, broadcasts, gathers, barriers. [`connect`] returns the one that fits
-//!   how the process was started: [`Mpi`] under `mpirun`, otherwise [`Single`].
-//! - [`agree`] shares failures, so that a run ends with one message and one exit code ([`Ending`]).
-//! - [`PhaseTracker`] records in the progress ledger what this rank does, and lets injected [`faults`] strike there.
-//! - [`buckets`] cuts flat gradient buffers into buckets, and [`BucketTracker`] knows which of them are ready to be summed.
+//! - [`Collective`] is the interface of collective operations: sums, broadcasts, gathers, barriers. [`connect`] returns
+//!   [`Mpi`] if an MPI launcher started the process, otherwise [`Single`].
+//! - [`agree`] shares failures between ranks, so that a run ends with one message and one exit code ([`Ending`]).
+//! - [`PhaseTracker`] records in the progress ledger what this rank is doing, and injects [`faults`] at the same points.
+//! - [`buckets`] cuts flat gradient buffers into buckets, and [`BucketTracker`] tracks which of them are ready to be summed.
 //!
-//! Nothing here knows tensors.
+//! This crate does not depend on a tensor library.
 
 mod agree;
 mod bucket_tracker;
@@ -15,6 +15,7 @@ mod collective;
 mod connect;
 mod ending;
 mod error;
+mod exchange;
 pub mod faults;
 mod mpi;
 mod phase_tracker;
@@ -27,7 +28,8 @@ pub use collective::Collective;
 pub use connect::{MpiLauncher, connect};
 pub use ending::{Ending, Failure, print_error};
 pub use error::CollectiveError;
+pub use exchange::Exchange;
 pub use faults::{FaultInjector, FaultsConfig};
 pub use mpi::Mpi;
-pub use phase_tracker::{Exchange, PhaseTracker, StepSeconds, open_ledger};
+pub use phase_tracker::{PhaseTracker, StepSeconds, open_ledger};
 pub use single::Single;

@@ -1,7 +1,7 @@
-//! Ranks under an MPI launcher, through the `mpi` crate.
+//! Collective operations of ranks under an MPI launcher, with the `mpi` crate.
 //!
-//! The crate starts and ends MPI; the collectives go through its C interface, because its safe one throws MPI's
-//! return codes away.
+//! The crate initializes and finalizes MPI. The collectives use its C interface, because its safe interface discards the
+//! return codes of MPI.
 
 use std::ffi::{c_int, c_void};
 use std::io::Write;
@@ -16,38 +16,38 @@ use admiral_contract::{ExitCode, Ledger, Phase};
 
 use crate::collective::Collective;
 use crate::error::CollectiveError;
-use crate::phase_tracker::Exchange;
+use crate::exchange::Exchange;
 
-/// The most bytes that one MPI call moves. MPI counts in `i32`, so that long messages must be cut in any case; at
-/// this size the staging memory stays small and nothing is slower.
+/// The largest number of bytes in one MPI call. MPI counts in `i32`, so that long messages must be cut anyway. This size
+/// keeps the staging memory small without being slower.
 const CHUNK_BYTES: usize = 4 << 20;
 
-/// Between the first two looks at whether the other ranks have come, and at most. MPI's own waiting takes a whole core,
-/// which a rank in the middle of backward needs itself, and every look takes the core from it for a moment: so each pause
-/// is twice the one before it.
+/// The first pause between two polls of a background barrier. Each pause is twice the one before. MPI's blocking barrier
+/// would keep a core busy, and each poll takes time from the backward pass.
 const FIRST_PAUSE: Duration = Duration::from_micros(50);
+/// The longest pause between two polls of a background barrier.
 const LONGEST_PAUSE: Duration = Duration::from_millis(1);
 
-/// Up to this many bytes over all ranks, a sum is one all-gather, for its latency; above it is a reduce-scatter
-/// and an all-gather, for their bandwidth.
+/// A sum of up to this many bytes over all ranks is one all-gather, which has the lowest latency. A larger sum is a
+/// reduce-scatter and an all-gather, which have the highest bandwidth.
 const SMALL_SUM_BYTES: usize = 64 << 10;
 
 /// The ranks that an MPI launcher started.
 ///
-/// **Threads.** MPI is asked for `MPI_THREAD_MULTIPLE` and must grant at least `MPI_THREAD_SERIALIZED`: a mutex
-/// keeps the collectives apart, so that any thread may call them (while backward runs on another), but the order
-/// of calls must be the same on every rank, which the caller sees to. `MULTIPLE` is what allows
-/// [`Collective::abort`] while another thread is inside a collective.
+/// **Threads.** MPI is initialized with `MPI_THREAD_MULTIPLE` and must grant at least `MPI_THREAD_SERIALIZED`. A mutex
+/// serializes the collectives, so that any thread may call them while another computes. The caller ensures that the
+/// order of calls is the same on every rank. `MPI_THREAD_MULTIPLE` allows [`Collective::abort`] while another thread is
+/// inside a collective.
 ///
-/// **Sums** are taken in the order of ranks, ((r0 + r1) + r2) + ..., for each value by one rank or by all in the
-/// same way. So all ranks get the same bits, run after run, and neither the length of the message nor the place
-/// in it matters: another bucket size changes no bit. `MPI_Allreduce` promises none of this.
+/// **Sums** are computed in the order of ranks, ((r0 + r1) + r2) + ..., either by one rank or by all ranks in the same
+/// way. All ranks therefore get the same bits in every run, and the result does not depend on the length of the message
+/// or on the position in it: another bucket size changes no bit. `MPI_Allreduce` does not guarantee this.
 ///
-/// **The ledger** says of each collective that the rank is in it, so that a rank that does not come can be told from
-/// those that wait for it.
+/// **The ledger** shows during each collective that the rank is inside it, so that a rank that has not arrived can be
+/// distinguished from those that wait for it.
 ///
-/// **The end.** Dropping it finalizes MPI, in which each rank waits for all others: a rank that fails alone
-/// must [`abort`](Collective::abort) instead. Dropped by a panic, it aborts by itself.
+/// **Dropping** it finalizes MPI, which blocks until all ranks arrive. A rank that fails alone must
+/// [`abort`](Collective::abort) instead. If it is dropped by a panic, it aborts.
 pub struct Mpi {
     rank: usize,
     world_size: usize,
@@ -58,9 +58,9 @@ pub struct Mpi {
     _universe: Universe,
 }
 
-/// A number type that MPI can carry and ranks can sum.
+/// A number type that MPI can send and ranks can sum.
 trait Summand: Copy + Default + std::ops::AddAssign {
-    /// MPI's name of the type.
+    /// Returns the MPI datatype.
     fn datatype() -> ffi::MPI_Datatype;
 }
 
@@ -88,34 +88,35 @@ fn world() -> ffi::MPI_Comm {
     unsafe { ffi::RSMPI_COMM_WORLD }
 }
 
-/// A count for MPI. Every count is bounded by the chunk sizes above, or is a number of ranks.
+/// Converts a count for MPI. Every count is at most a chunk size or the number of ranks.
 fn count(n: usize) -> c_int {
     c_int::try_from(n).expect("chunks are far below 2^31")
 }
 
-/// Where a slice lies, for MPI. Rust gives an empty slice of bytes the address 1, which Open MPI takes for
-/// `MPI_IN_PLACE`.
+/// Returns the address of a slice, or null if it is empty. Rust gives an empty slice of bytes the address 1, which is the
+/// value of `MPI_IN_PLACE` in Open MPI.
 fn address<T>(slice: &[T]) -> *const c_void {
     if slice.is_empty() { std::ptr::null() } else { slice.as_ptr().cast() }
 }
 
-/// [`address`] for receiving.
+/// [`address`] of a receive buffer.
 fn address_mut<T>(slice: &mut [T]) -> *mut c_void {
     if slice.is_empty() { std::ptr::null_mut() } else { slice.as_mut_ptr().cast() }
 }
 
 impl Mpi {
-    /// Starts MPI and joins `MPI_COMM_WORLD`. Every rank calls it, on the thread that will drop it.
+    /// Initializes MPI and joins `MPI_COMM_WORLD`. Every rank must call it, on the thread that will drop the result.
     ///
     /// # Errors
-    /// When MPI runs already, is too strict about threads, or fails.
+    /// If MPI is already initialized, does not support calls from several threads, or fails.
     pub fn connect(ledger: Arc<Ledger>) -> Result<Self, CollectiveError> {
         let (universe, granted) =
             mpi::initialize_with_threading(Threading::Multiple).ok_or(CollectiveError::AlreadyConnected)?;
         if granted < Threading::Serialized {
             return Err(CollectiveError::ThreadLevel { granted: format!("{granted:?}") });
         }
-        let mut mpi = Self { rank: 0, world_size: 1, local_rank: 0, calls: Mutex::new(()), ledger, _universe: universe };
+        let mut mpi =
+            Self { rank: 0, world_size: 1, local_rank: 0, calls: Mutex::new(()), ledger, _universe: universe };
         let (mut rank, mut size) = (0, 0);
         // SAFETY: MPI is initialized; the pointers are to live integers.
         unsafe {
@@ -128,7 +129,7 @@ impl Mpi {
         Ok(mpi)
     }
 
-    /// The MPI library's own description.
+    /// Returns the name and version of the MPI library.
     #[must_use]
     pub fn library() -> String {
         mpi::environment::library_version().map_or_else(
@@ -137,8 +138,8 @@ impl Mpi {
         )
     }
 
-    /// The place among the ranks that share memory with this one. Unlike the launchers' variables it means the
-    /// same everywhere, also where ranks are not dealt evenly to hosts.
+    /// Returns the index of this rank among the ranks of its host, which share memory. The environment variables of
+    /// launchers differ in their meaning if hosts have different numbers of ranks.
     fn find_local_rank(&self) -> Result<usize, CollectiveError> {
         let mut local = 0;
         // SAFETY: MPI is initialized; `host` is a communicator after the split succeeds, and is freed once.
@@ -159,7 +160,7 @@ impl Mpi {
         }
         let mut text = vec![0_u8; ffi::MPI_MAX_ERROR_STRING as usize + 1];
         let mut length = 0;
-        // SAFETY: `text` has room for MPI_MAX_ERROR_STRING characters and the end mark.
+        // SAFETY: `text` has space for MPI_MAX_ERROR_STRING characters and the terminator.
         unsafe { ffi::MPI_Error_string(code, text.as_mut_ptr().cast(), &mut length) };
         text.truncate(usize::try_from(length).unwrap_or(0));
         Err(CollectiveError::Transport {
@@ -178,7 +179,7 @@ impl Mpi {
         }
     }
 
-    /// Sums over the ranks, which the ledger shows.
+    /// Sums over the ranks, and shows the exchange in the ledger.
     fn all_reduce_sum<T: Summand>(&self, values: &mut [T]) -> Result<(), CollectiveError> {
         if self.world_size == 1 {
             return Ok(());
@@ -187,8 +188,9 @@ impl Mpi {
         self.sum(values)
     }
 
+    /// Sums over the ranks without changing the ledger.
     fn sum<T: Summand>(&self, values: &mut [T]) -> Result<(), CollectiveError> {
-        let _turn = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         if size_of_val(values) * self.world_size <= SMALL_SUM_BYTES {
             return self.sum_small(values);
         }
@@ -196,7 +198,7 @@ impl Mpi {
         values.chunks_mut(CHUNK_BYTES / size_of::<T>()).try_for_each(|chunk| self.sum_large(chunk, &mut staging))
     }
 
-    /// Everybody gets everything and adds it up.
+    /// Sums a short message: every rank receives the values of all ranks and adds them up.
     fn sum_small<T: Summand>(&self, values: &mut [T]) -> Result<(), CollectiveError> {
         let n = values.len();
         let mut staging = vec![T::default(); n * self.world_size];
@@ -206,17 +208,17 @@ impl Mpi {
         Ok(())
     }
 
-    /// Each rank adds up one part of the values and sends the sums to all.
+    /// Sums a long message: each rank adds up one part of the values and sends the sums to all.
     fn sum_large<T: Summand>(&self, values: &mut [T], staging: &mut Vec<T>) -> Result<(), CollectiveError> {
         let starts: Vec<usize> = (0..=self.world_size).map(|r| values.len() * r / self.world_size).collect();
         let counts: Vec<c_int> = starts.windows(2).map(|pair| count(pair[1] - pair[0])).collect();
         let displacements: Vec<c_int> = starts[..self.world_size].iter().map(|&start| count(start)).collect();
-        let mine = starts[self.rank + 1] - starts[self.rank];
-        let row_counts = vec![count(mine); self.world_size];
-        let row_displacements: Vec<c_int> = (0..self.world_size).map(|r| count(r * mine)).collect();
-        staging.resize(self.world_size * mine, T::default());
-        // SAFETY: the counts and displacements lie within `values` and `staging`, which do not overlap; they agree
-        // between ranks because the values have the same length on each.
+        let own = starts[self.rank + 1] - starts[self.rank];
+        let row_counts = vec![count(own); self.world_size];
+        let row_displacements: Vec<c_int> = (0..self.world_size).map(|r| count(r * own)).collect();
+        staging.resize(self.world_size * own, T::default());
+        // SAFETY: the counts and displacements are within `values` and `staging`, which do not overlap. They agree
+        // between ranks, because `values` has the same length on all of them.
         unsafe {
             let code = ffi::MPI_Alltoallv(
                 address(values),
@@ -231,12 +233,12 @@ impl Mpi {
             );
             self.check("MPI_Alltoallv", code)?;
         }
-        sum_rows(staging, mine);
+        sum_rows(staging, own);
         // SAFETY: as above.
         unsafe {
             let code = ffi::MPI_Allgatherv(
                 address(staging),
-                count(mine),
+                count(own),
                 T::datatype(),
                 address_mut(values),
                 counts.as_ptr(),
@@ -248,7 +250,7 @@ impl Mpi {
         }
     }
 
-    /// `received` has `world_size` times the length of `sent`, which is the same on every rank.
+    /// Gathers slices of the same length on every rank. `received` has `world_size` times the length of `sent`.
     fn all_gather_equal<T>(
         &self,
         sent: &[T],
@@ -262,7 +264,7 @@ impl Mpi {
         self.check("MPI_Allgather", code)
     }
 
-    /// The lengths of what each rank brings.
+    /// Returns the length that each rank passes.
     fn all_lengths(&self, length: usize) -> Result<Vec<usize>, CollectiveError> {
         let mut lengths = vec![0_u64; self.world_size];
         // SAFETY: a constant that the C shim initializes statically.
@@ -271,10 +273,10 @@ impl Mpi {
         Ok(lengths.into_iter().map(|length| length as usize).collect())
     }
 
-    /// Gathers bytes of any length in rounds of bounded size, to one rank or to all.
+    /// Gathers bytes of any length in rounds of at most [`CHUNK_BYTES`], on `root` or, without one, on all ranks.
     fn gather_in_rounds(&self, bytes: &[u8], root: Option<usize>) -> Result<Option<Vec<Vec<u8>>>, CollectiveError> {
         let _exchange = Exchange::enter(&self.ledger);
-        let _turn = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let lengths = self.all_lengths(bytes.len())?;
         let receives = root.is_none_or(|root| root == self.rank);
         let mut gathered: Vec<Vec<u8>> =
@@ -289,8 +291,8 @@ impl Mpi {
                 counts.iter().scan(0, |end, n| Some(std::mem::replace(end, *end + n))).collect();
             let total: usize = lengths.iter().map(|&length| part(length).len()).sum();
             staging.resize(if receives { total } else { 0 }, 0_u8);
-            let mine = &bytes[part(bytes.len())];
-            let (from, n) = (address(mine), count(mine.len()));
+            let own = &bytes[part(bytes.len())];
+            let (from, n) = (address(own), count(own.len()));
             let (to, counts_at, displaced_at) = (address_mut(&mut staging), counts.as_ptr(), displacements.as_ptr());
             let byte = byte_type();
             // SAFETY: the counts are the same on every rank and add up to the length of `staging` where it is used.
@@ -320,7 +322,7 @@ impl Mpi {
     }
 }
 
-/// Adds the rows of `staging`, each of `row` values, to the first, in order.
+/// Adds the rows of `staging`, each of `row` values, to the first row, in order.
 fn sum_rows<T: Summand>(staging: &mut [T], row: usize) {
     let (sums, others) = staging.split_at_mut(row);
     for other in others.chunks_exact(row.max(1)) {
@@ -358,7 +360,7 @@ impl Collective for Mpi {
     fn broadcast(&self, root: usize, bytes: &mut Vec<u8>) -> Result<(), CollectiveError> {
         self.check_root("broadcast", root)?;
         let _exchange = Exchange::enter(&self.ledger);
-        let _turn = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let mut length = (bytes.len() as u64).to_le_bytes();
         let send = |part: &mut [u8]| {
             let (at, n) = (address_mut(part), count(part.len()));
@@ -381,16 +383,16 @@ impl Collective for Mpi {
 
     fn barrier(&self) -> Result<(), CollectiveError> {
         let _exchange = Exchange::enter(&self.ledger);
-        let _turn = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: MPI is initialized and not yet finalized.
         self.check("MPI_Barrier", unsafe { ffi::MPI_Barrier(world()) })
     }
 
     fn background_barrier(&self) -> Result<(), CollectiveError> {
-        let _turn = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut done, mut pause) = (0, FIRST_PAUSE);
-        // SAFETY: MPI is initialized and not yet finalized; the request is waited for before it is gone, and no status
-        // is asked for.
+        // SAFETY: MPI is initialized and not yet finalized. The request lives until it completes, and the status is
+        // ignored.
         unsafe {
             let mut request = ffi::RSMPI_REQUEST_NULL;
             self.check("MPI_Ibarrier", ffi::MPI_Ibarrier(world(), &mut request))?;
@@ -407,10 +409,10 @@ impl Collective for Mpi {
 
     fn sendrecv(&self, peer: usize, bytes: &mut [u8]) -> Result<(), CollectiveError> {
         self.check_root("sendrecv", peer)?;
-        let _turn = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         bytes.chunks_mut(CHUNK_BYTES).try_for_each(|chunk| {
             let (at, n, peer) = (address_mut(chunk), count(chunk.len()), count(peer));
-            // SAFETY: the count is the slice's length, the same on both ranks; no status is asked for.
+            // SAFETY: the count is the slice's length, which is the same on both ranks. The status is ignored.
             let code = unsafe {
                 ffi::MPI_Sendrecv_replace(at, n, byte_type(), peer, 0, peer, 0, world(), ffi::RSMPI_STATUS_IGNORE)
             };
@@ -419,12 +421,12 @@ impl Collective for Mpi {
     }
 
     fn abort(&self, code: ExitCode) -> ! {
-        // The process ends without unwinding: what was printed so far must be on its way.
+        // The process ends without unwinding, so the output has to be flushed here.
         let _ = std::io::stdout().flush();
-        // SAFETY: MPI is initialized and not yet finalized. The mutex is not taken: another thread may hold it in
-        // a collective that will never return.
+        // SAFETY: MPI is initialized and not yet finalized. The mutex is not locked, because another thread may hold it
+        // in a collective that never returns.
         unsafe { ffi::MPI_Abort(world(), c_int::from(code as u8)) };
-        // MPI_Abort may return where the launcher is gone.
+        // MPI_Abort may return if the launcher is gone.
         std::process::exit(i32::from(code as u8))
     }
 }
@@ -432,7 +434,7 @@ impl Collective for Mpi {
 impl Drop for Mpi {
     fn drop(&mut self) {
         self.ledger.enter(Phase::End, 0);
-        // Finalizing waits for all ranks, and they wait for this one.
+        // Finalizing would block, because the other ranks wait for this one in a collective.
         if std::thread::panicking() {
             self.abort(ExitCode::Bug);
         }

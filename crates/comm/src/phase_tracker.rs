@@ -1,5 +1,5 @@
-//! What this rank does now, recorded in its progress ledger. Injected faults strike at these points, because a fault must
-//! be able to strike in the middle of any phase.
+//! Records in the progress ledger what this rank is doing. Injected faults strike at the same points, so that a fault can
+//! strike in the middle of any phase.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,33 +7,28 @@ use std::sync::Arc;
 use admiral_contract::ledger::LedgerError;
 use admiral_contract::{Ledger, Phase};
 
+use crate::exchange::Exchange;
 use crate::faults::FaultInjector;
 
-/// Opens the ledger that the launcher made for this rank at `path`, or a private one if there is no path or the file
-/// cannot be used. A ledger that cannot be opened is no reason not to run: its error is returned for a warning.
+/// [`Ledger::open_or_private`] for a ledger that is shared between threads.
 #[must_use]
 pub fn open_ledger(path: Option<&Path>) -> (Arc<Ledger>, Option<LedgerError>) {
-    let (ledger, error) = match path.map(Ledger::open) {
-        Some(Ok(ledger)) => (ledger, None),
-        Some(Err(error)) => (Ledger::private(), Some(error)),
-        None => (Ledger::private(), None),
-    };
-    ledger.sign(std::process::id());
+    let (ledger, error) = Ledger::open_or_private(path);
     (Arc::new(ledger), error)
 }
 
-/// The seconds of a step on one rank.
+/// The duration of a step on one rank, in seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct StepSeconds {
     /// The whole step.
     pub step: f64,
     /// Waiting for data.
     pub data: f64,
-    /// In exchanges with other ranks, mostly waiting for them.
+    /// Exchanges with other ranks, most of which is waiting for them.
     pub wait: f64,
 }
 
-/// Records the phases of this rank in its ledger. Clones share the ledger and the faults.
+/// Records the phases of this rank in its ledger. Clones share the ledger and the fault injector.
 #[derive(Debug, Clone)]
 pub struct PhaseTracker {
     ledger: Arc<Ledger>,
@@ -41,19 +36,20 @@ pub struct PhaseTracker {
 }
 
 impl PhaseTracker {
-    /// Records in `ledger`, and lets `faults` strike.
+    /// Records in `ledger`, and calls `faults` at every step and phase.
     #[must_use]
     pub fn new(ledger: Arc<Ledger>, faults: Option<Arc<FaultInjector>>) -> Self {
         Self { ledger, faults }
     }
 
-    /// A tracker that no other process watches, without faults.
+    /// A tracker without faults whose ledger no other process can read.
     #[must_use]
     pub fn private() -> Self {
         Self::new(Arc::new(Ledger::private()), None)
     }
 
-    /// Records the step from which the run starts, whether it is that of a checkpoint, and where the run ends.
+    /// Records the step that the run starts from, whether that step has a checkpoint, the last step of the run, and the
+    /// global batch.
     pub fn begin(&self, step: u64, is_from_checkpoint: bool, last_step: u64, global_batch: u64) {
         self.ledger.begin(step, last_step, global_batch);
         if is_from_checkpoint {
@@ -61,7 +57,7 @@ impl PhaseTracker {
         }
     }
 
-    /// Records the attempt's id, as `owner.json` has it.
+    /// Records the attempt's ID, which is also in `owner.json`.
     pub fn attempt(&self, id: &str) {
         self.ledger.attempt(id);
     }
@@ -79,7 +75,7 @@ impl PhaseTracker {
         }
     }
 
-    /// Records the end of the step's work. Returns the seconds it took.
+    /// Records the end of the step's work. Returns how long the step took.
     pub fn end_step(&self) -> StepSeconds {
         self.ledger.end_step();
         let reading = self.ledger.read();
@@ -96,7 +92,8 @@ impl PhaseTracker {
         )
     }
 
-    /// Records that the rank enters `phase`. `pass` is the step's pass, in phases that have passes, otherwise 0.
+    /// Records that the rank enters `phase`. `pass` is the number of the gradient accumulation pass in phases that have
+    /// passes, and 0 in other phases.
     pub fn enter(&self, phase: Phase, pass: usize) {
         if let Some(faults) = &self.faults {
             faults.leave_phase(&self.ledger);
@@ -113,12 +110,12 @@ impl PhaseTracker {
         self.ledger.enter(Phase::Optimizer, 0);
     }
 
-    /// Counts an exchange of a background thread, which does not change what the rank is doing.
+    /// Counts an exchange of a background thread. The phase of the rank stays the same.
     pub fn count_exchange(&self) {
         self.ledger.count_exchange();
     }
 
-    /// Lets the faults of the reduce phase strike: the first bucket is ready to be summed in the background.
+    /// Lets the faults of the reduce phase strike when the first bucket is ready to be summed in the background.
     pub fn first_bucket_ready(&self) {
         if let Some(faults) = &self.faults {
             faults.leave_phase(&self.ledger);
@@ -126,49 +123,21 @@ impl PhaseTracker {
         }
     }
 
-    /// Records that the rank waits for the sum of a bucket, which a background thread computes, until the returned value
-    /// is dropped.
+    /// Records, until the returned value is dropped, that the rank waits for the sum of a bucket that a background thread
+    /// computes.
     pub fn wait_for_bucket(&self, bucket: usize) -> Exchange {
         let before = self.ledger.phase();
         self.ledger.wait(bucket as u64);
-        Exchange { ledger: Arc::clone(&self.ledger), before: Some(before) }
+        Exchange::entered(&self.ledger, before)
     }
 
-    /// Records that the rank sums a bucket of gradients until the returned value is dropped.
+    /// Records, until the returned value is dropped, that the rank sums a bucket of gradients.
     pub fn reduce(&self, bucket: usize) -> Exchange {
         let before = self.ledger.phase();
-        // Faults strike before the ledger shows the rank at the bucket: a rank that is struck has not come to it.
+        // Faults strike before the ledger shows the bucket, because a rank that fails here has not reached it.
         self.first_bucket_ready();
         self.ledger.enter(Phase::Reduce, bucket as u64);
-        Exchange { ledger: Arc::clone(&self.ledger), before: Some(before) }
-    }
-}
-
-/// Shows this rank inside an exchange with the others until it is dropped. Then the ledger shows the earlier phase again.
-#[derive(Debug)]
-#[must_use = "the exchange ends when this is dropped"]
-pub struct Exchange {
-    ledger: Arc<Ledger>,
-    before: Option<(Phase, u64)>,
-}
-
-impl Exchange {
-    /// Enters an exchange of any kind. Inside another exchange, such as the sum of a bucket, it changes nothing.
-    pub fn enter(ledger: &Arc<Ledger>) -> Self {
-        let (phase, pass) = ledger.phase();
-        let before = (!phase.is_collective()).then(|| {
-            ledger.enter(Phase::Exchange, pass);
-            (phase, pass)
-        });
-        Self { ledger: Arc::clone(ledger), before }
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        if let Some((phase, pass)) = self.before {
-            self.ledger.enter(phase, pass);
-        }
+        Exchange::entered(&self.ledger, before)
     }
 }
 
@@ -177,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_exchange_inside_a_bucket_is_part_of_it() {
+    fn an_exchange_inside_the_sum_of_a_bucket_is_not_recorded_again() {
         let tracker = PhaseTracker::private();
         tracker.enter(Phase::Backward, 2);
         let bucket = tracker.reduce(5);
@@ -189,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_background_exchange_is_counted_and_does_not_change_the_phase() {
+    fn a_background_exchange_is_counted_without_changing_the_phase() {
         let tracker = PhaseTracker::private();
         tracker.enter(Phase::Backward, 0);
         tracker.count_exchange();

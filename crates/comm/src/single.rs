@@ -1,11 +1,11 @@
-//! The collective of a single rank.
+//! Collective operations of a run with one rank.
 
 use admiral_contract::ExitCode;
 
 use crate::collective::Collective;
 use crate::error::CollectiveError;
 
-/// A single rank: every sum is the value itself.
+/// A run with one rank. Every sum is the value itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Single;
 

@@ -55,8 +55,8 @@ fn remove_unknown(node: &mut Node, schema: &Schema, part: &Value, path: &str, fi
 
 /// Deserializes the tree. Returns the configuration and a mistake for each value of a wrong type.
 ///
-/// Deserialization stops at the first wrong value. To find all of them, that value is removed, so that the field gets its
-/// default, and deserialization starts again. Returns no configuration if a value cannot be removed.
+/// Deserialization stops at the first wrong value. To find all of them, that value is removed, so that the field gets
+/// its default, and deserialization starts again. Returns no configuration if a value cannot be removed.
 pub(super) fn read<T: DeserializeOwned + JsonSchema>(
     root: &Node,
     schema: &Schema,
@@ -123,7 +123,8 @@ fn remove(value: &mut Value, path: &[String]) -> bool {
     }
 }
 
-/// Returns the message for the wrong value `found` at `path`, or `otherwise` if the schema does not tell what is expected.
+/// Returns the message for the wrong value `found` at `path`, or `otherwise` if the schema does not tell what is
+/// expected.
 fn explain(schema: &Schema, path: &[String], found: Option<&Value>, otherwise: &str) -> String {
     let (Some(part), Some(found)) = (schema.find(path), found) else { return otherwise.into() };
     // For a mistake inside a section or variant, serde's message is more precise than the type of the section.

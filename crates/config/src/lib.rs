@@ -5,7 +5,7 @@
 //!
 //! [`load`] works in these steps:
 //!
-//! 1. Parse the file into a [`tree`] that records the origin of each value.
+//! 1. Parse the file into a tree that records the origin of each value.
 //! 2. Apply the overrides to the tree.
 //! 3. Compare the tree with the schema of the configuration's type, which finds all unknown fields.
 //! 4. Deserialize the tree, which finds all values of a wrong type.
@@ -33,8 +33,8 @@ pub use show::show;
 /// `section.field=value`, with the value in YAML.
 ///
 /// # Errors
-/// If the file cannot be read or is not YAML. Otherwise, if there are mistakes in the file or in the overrides: the error
-/// lists all of them.
+/// If the file cannot be read or is not YAML. Otherwise, if there are mistakes in the file or in the overrides: the
+/// error lists all of them.
 pub fn load<T: DeserializeOwned + JsonSchema + Validate>(path: &Path, overrides: &[String]) -> Result<T, ConfigError> {
     let file = path.display().to_string();
     match std::fs::read_to_string(path) {

@@ -35,7 +35,8 @@ impl Schema {
         ["allOf", "anyOf", "oneOf"].into_iter().filter_map(|kind| part.get(kind)?.as_array()).flatten()
     }
 
-    /// Returns the fields of a part, in order. For an enum whose variants have fields, these are the fields of all variants.
+    /// Returns the fields of a part, in order. For an enum whose variants have fields, these are the fields of all
+    /// variants.
     pub(super) fn fields<'a>(&'a self, part: &'a Value) -> Vec<(&'a str, &'a Value)> {
         let part = self.resolve(part);
         let mut fields: Vec<(&str, &Value)> = Vec::new();

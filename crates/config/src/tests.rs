@@ -190,9 +190,10 @@ fn a_printed_configuration_reads_back() {
     }
     assert_eq!(
         show(&Example::default(), &[("sum".into(), "30".into())]),
-        "# The dish to cook.\ndish: soup\n\n# The kitchen that cooks the dish.\nkitchen:\n  # The name of the kitchen.\n  name: main\n  \
-         # The heat in degrees.\n  heat: 1e-8\n  # The number of cooks.\n  num_cooks: 2\n  # The minutes of each course.\n  \
-         courses: [10, 20]\n  # Whether the window is open.\n  window: false\n\nguests:\n  \
+        "# The dish to cook.\ndish: soup\n\n# The kitchen that cooks the dish.\nkitchen:\n  \
+         # The name of the kitchen.\n  name: main\n  # The heat in degrees.\n  heat: 1e-8\n  \
+         # The number of cooks.\n  num_cooks: 2\n  # The minutes of each course.\n  courses: [10, 20]\n  \
+         # Whether the window is open.\n  window: false\n\nguests:\n  \
          # The most guests; null means no limit.\n  limit: null\n\n# Derived from the above:\n#   sum: 30\n"
     );
 }

@@ -63,8 +63,8 @@ impl Node {
         }
     }
 
-    /// Returns the place of the value at `field`, a dotted path from this node. Returns [`Place::Default`] if the tree has
-    /// no such value.
+    /// Returns the place of the value at `field`, a dotted path from this node. Returns [`Place::Default`] if the tree
+    /// has no such value.
     pub(super) fn place_of(&self, field: &str, file: &str) -> Place {
         let mut node = self;
         for key in field.split('.').filter(|key| !key.is_empty()) {

@@ -7,7 +7,6 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Duration;
 
@@ -330,27 +329,6 @@ impl Ledger {
             attempt_id: text(page.attempt_id.iter().flat_map(|word| get(word).to_le_bytes())),
         }
     }
-}
-
-// Goes when src/ hands this down.
-/// The ledger of this process as a rank, named by [`crate::environment::LEDGER`].
-pub fn own() -> &'static Ledger {
-    &own_or_error().0
-}
-
-// Goes when src/ hands this down.
-/// Why the ledger of this process is private although a file was named.
-pub fn own_error() -> Option<&'static LedgerError> {
-    own_or_error().1.as_ref()
-}
-
-// Goes when src/ hands this down.
-fn own_or_error() -> &'static (Ledger, Option<LedgerError>) {
-    static OWN: OnceLock<(Ledger, Option<LedgerError>)> = OnceLock::new();
-    OWN.get_or_init(|| {
-        let path = std::env::var_os(crate::environment::LEDGER);
-        Ledger::open_or_private(path.as_deref().map(Path::new))
-    })
 }
 
 /// Returns the text up to the first zero byte.

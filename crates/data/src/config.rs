@@ -4,68 +4,68 @@ use serde::{Deserialize, Serialize};
 
 use admiral_config::Invalid;
 
-/// What kind of files hold the images.
+/// The kind of files that contain the images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceKind {
     /// A tree of jpg, jpeg, png and gif files.
     #[default]
     Folder,
-    /// One IDX file of images, as MNIST and Fashion-MNIST have them, gzipped or not.
+    /// One IDX file of images, the format of MNIST and Fashion-MNIST, gzipped or not.
     Idx,
 }
 
-/// Where the class of an image file is read.
+/// The origin of the class of an image file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClassSource {
-    /// The file's name before the first underscore: `tench_0001.jpg`.
+    /// The file's name before the first underscore, for example `tench` of `tench_0001.jpg`.
     FileName,
-    /// The folder that holds the file.
+    /// The name of the folder that contains the file.
     Folder,
-    /// Nowhere: the images have no classes.
+    /// The images have no classes.
     #[default]
     None,
 }
 
-/// What to do about an image that cannot be decoded.
+/// The reaction to an image that cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnBrokenImage {
     /// End the run with a message that names the file.
     #[default]
     Stop,
-    /// Take another image in its place, count it and log its name once.
+    /// Use another image instead, count the broken image, and log its name once.
     Skip,
 }
 
-/// The images.
+/// The images of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// What `path` is: folder (a tree of pictures) or idx (one IDX file of images).
+    /// The kind of `path`: folder (a tree of image files) or idx (one IDX file of images).
     pub source: SourceKind,
-    /// The folder of pictures, or the IDX file of images.
+    /// The folder of image files, or the IDX file of images.
     pub path: String,
-    /// The IDX file of labels; null where the images have none.
+    /// The IDX file of labels; null if the images have no labels.
     pub label_path: Option<String>,
-    /// Where the class of a picture in a folder is read: file_name (before the first "_"), folder, or none.
+    /// The origin of the class of an image file: file_name (before the first "_"), folder, or none.
     pub classes: ClassSource,
-    /// Crops at random places and sizes instead of the centre.
+    /// Whether to crop at random positions and sizes instead of the center.
     pub random_crop: bool,
-    /// Mirrors every other image at random.
+    /// Whether to mirror each image with probability 1/2.
     pub random_flip: bool,
-    /// What to do about an image that cannot be read: stop or skip.
+    /// The reaction to an image that cannot be read: stop, or skip (use another image).
     pub on_broken_image: OnBrokenImage,
-    /// Threads of one rank that read images.
+    /// The number of threads per rank that read images.
     pub num_workers: usize,
-    /// Batches that are read ahead.
+    /// The number of batches that are read ahead.
     pub prefetch: usize,
     /// Validation images, of the same kind as `path`; null takes `validation_fraction` of the images instead.
     pub validation_path: Option<String>,
     /// The IDX file of the validation images' labels.
     pub validation_label_path: Option<String>,
-    /// The part of the images that is kept from training for validation, where no `validation_path` is given.
+    /// The fraction of the images that is kept for validation if `validation_path` is null.
     pub validation_fraction: f64,
 }
 
@@ -89,12 +89,12 @@ impl Default for DataConfig {
 }
 
 impl DataConfig {
-    /// Everything that cannot work, whatever lies on the disk.
+    /// Returns every invalid value. Does not look at the files.
     #[must_use]
     pub fn validate(&self) -> Vec<Invalid> {
         let mut mistakes = Vec::new();
-        let mut check = |good: bool, field: &str, message: &str| {
-            if !good {
+        let mut check = |is_valid: bool, field: &str, message: &str| {
+            if !is_valid {
                 mistakes.push(Invalid::new(format!("data.{field}"), message));
             }
         };
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn contradictions_are_named() {
+    fn invalid_values_are_reported_by_field() {
         assert_eq!(DataConfig::default().validate(), []);
         let config = DataConfig {
             label_path: Some("labels".into()),

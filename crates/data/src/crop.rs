@@ -1,37 +1,37 @@
-//! From a picture of any size to a square one: the centre crop and the random crop of the published implementation.
+//! Crops images to squares: the center crop and the random crop of the published implementation.
 
 use admiral_random::{Philox, Stream};
 
 use super::pixels::Pixels;
 use super::resample::{Filter, resize};
 
-/// What chance decides about one sample.
+/// The random decisions about the crop and the flip of one sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Draws {
-    /// Random crop: the short side that the picture is resized to, and the corner of the crop as fractions of the
-    /// room there is, in units of 2^-32.
+    /// The random crop. `None` means the center crop.
     pub crop: Option<RandomCrop>,
-    /// Whether the picture is mirrored.
+    /// Whether the image is mirrored.
     pub flip: bool,
 }
 
-/// The draws of a random crop, apart from the picture's size.
+/// A random crop, for an image of any size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RandomCrop {
-    /// The length that the short side is resized to.
+    /// The length in pixels to which the short side of the image is resized.
     pub short_side: usize,
-    /// Place of the crop's top edge: 0 is the top, 2^32 would be just past the last place.
+    /// The position of the crop's top edge, as a fraction of the possible positions in units of 2^-32.
     pub top: u32,
-    /// Place of the crop's left edge.
+    /// The position of the crop's left edge, in the same units.
     pub left: u32,
 }
 
 impl Draws {
-    /// The draws of global sample `index`: a function of it and the seed alone.
+    /// Returns the decisions about the sample with the global index `index`. `size` is the side of the sample in
+    /// pixels.
     #[must_use]
     pub fn new(seed: u64, index: u64, size: usize, random_crop: bool, random_flip: bool) -> Self {
         let mut random = Philox::new(seed, Stream::Augmentation, index);
-        // All are drawn whether used or not, so that one option does not change another's outcome.
+        // Draw all numbers in any case, so that each option leaves the numbers of the other unchanged.
         let flip = random.next_u32() & 1 == 1;
         let longest = (size as f64 / 0.8).ceil() as u64;
         let short_side = size + random.below(longest - size as u64 + 1) as usize;
@@ -40,38 +40,40 @@ impl Draws {
     }
 }
 
-/// The square of `size` pixels that a sample gets of its picture.
+/// Resizes and crops an image to a square of `size` x `size` pixels.
 #[must_use]
-pub fn square(picture: &Pixels, size: usize, draws: &Draws) -> Pixels {
+pub fn square(image: &Pixels, size: usize, draws: &Draws) -> Pixels {
     match draws.crop {
         None => {
-            let scaled = scale_short_side(picture, size);
+            let scaled = scale_short_side(image, size);
             let (y, x) = ((scaled.height - size) / 2, (scaled.width - size) / 2);
             scaled.crop(y, x, size, draws.flip)
         }
         Some(RandomCrop { short_side, top, left }) => {
-            let scaled = scale_short_side(picture, short_side);
-            let place = |room: usize, fraction: u32| ((room as u64 * u64::from(fraction)) >> 32) as usize;
-            let y = place(scaled.height - size + 1, top);
-            let x = place(scaled.width - size + 1, left);
+            let scaled = scale_short_side(image, short_side);
+            let position =
+                |num_positions: usize, fraction: u32| ((num_positions as u64 * u64::from(fraction)) >> 32) as usize;
+            let y = position(scaled.height - size + 1, top);
+            let x = position(scaled.width - size + 1, left);
             scaled.crop(y, x, size, draws.flip)
         }
     }
 }
 
-/// Resizes so that the short side has `length` pixels: halved with a box while it is at least twice as long, then
-/// bicubic. Halving first is much faster and blurs away what bicubic would alias.
+/// Resizes an image so that its short side has `length` pixels. The image is halved with the box filter while its short
+/// side is at least twice as long, and then resized with the bicubic filter. Halving first is faster and avoids
+/// aliasing.
 #[must_use]
-pub fn scale_short_side(picture: &Pixels, length: usize) -> Pixels {
+pub fn scale_short_side(image: &Pixels, length: usize) -> Pixels {
     let mut halved: Option<Pixels> = None;
     loop {
-        let current = halved.as_ref().unwrap_or(picture);
+        let current = halved.as_ref().unwrap_or(image);
         if current.short_side() < 2 * length {
             break;
         }
         halved = Some(resize(current, current.width / 2, current.height / 2, Filter::Box));
     }
-    let current = halved.as_ref().unwrap_or(picture);
+    let current = halved.as_ref().unwrap_or(image);
     let scale = length as f64 / current.short_side() as f64;
     let scaled = |side: usize| (side as f64 * scale).round_ties_even() as usize;
     resize(current, scaled(current.width), scaled(current.height), Filter::Bicubic)
@@ -82,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn draws_are_functions_of_seed_and_index_and_options_do_not_mix() {
+    fn draws_depend_on_seed_and_index_and_options_are_independent() {
         let draw = |index, crop, flip| Draws::new(5, index, 64, crop, flip);
         assert_eq!(draw(3, true, true), draw(3, true, true));
         assert_eq!(draw(3, true, true).crop, draw(3, true, false).crop);
@@ -94,12 +96,12 @@ mod tests {
     }
 
     #[test]
-    fn every_corner_can_be_drawn() {
-        let picture =
+    fn every_crop_position_can_be_drawn() {
+        let image =
             Pixels { width: 66, height: 64, channels: 1, bytes: (0..66 * 64).map(|i| (i % 66) as u8).collect() };
         let left = |left| {
             let crop = Some(RandomCrop { short_side: 64, top: u32::MAX, left });
-            square(&picture, 64, &Draws { crop, flip: false }).bytes[0]
+            square(&image, 64, &Draws { crop, flip: false }).bytes[0]
         };
         assert_eq!((left(0), left(u32::MAX / 2), left(u32::MAX)), (0, 1, 2));
     }

@@ -1,4 +1,4 @@
-//! From the bytes of a file to pixels, equal to what Pillow's `open(...).convert("RGB")` gives.
+//! Decodes image files to the same pixels as Pillow's `open(...).convert("RGB")`.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -10,11 +10,11 @@ use mozjpeg::{ColorSpace, Decompress};
 
 use super::pixels::Pixels;
 
-/// Decodes a jpg, png or gif (its first frame) to colour, or to grey where the picture is grey. The format is told by
-/// the content. Transparency is dropped, as it is for training.
+/// Decodes a jpg, a png, or the first frame of a gif. The result has 1 channel if the image is gray, otherwise 3. The
+/// format is detected from the content. Transparency is discarded.
 ///
 /// # Errors
-/// What is wrong with the bytes.
+/// If the bytes are not a complete image of one of these formats. The error is the reason.
 pub fn decode(bytes: &[u8]) -> Result<Pixels, String> {
     if bytes.starts_with(&[0xFF, 0xD8]) { decode_jpeg(bytes) } else { decode_other(bytes) }
 }
@@ -27,18 +27,19 @@ fn decode_other(bytes: &[u8]) -> Result<Pixels, String> {
     if reader.format().is_none() {
         return Err("it is neither jpg, png nor gif".into());
     }
-    let picture = reader.decode().map_err(|error| error.to_string())?;
-    let (width, height) = (picture.width() as usize, picture.height() as usize);
-    let high = |values: &[u16]| values.iter().map(|value| (value >> 8) as u8).collect::<Vec<u8>>();
-    let (channels, bytes) = match picture {
-        DynamicImage::ImageLuma8(grey) => (1, grey.into_raw()),
-        DynamicImage::ImageLumaA8(grey) => (1, grey.pixels().map(|pixel| pixel[0]).collect()),
-        // 16 bits keep their high byte, as colour does in Pillow (whose conversion of grey saturates at 255 of 65535).
-        DynamicImage::ImageLuma16(grey) => (1, high(grey.as_raw())),
-        DynamicImage::ImageLumaA16(grey) => (1, grey.pixels().map(|pixel| (pixel[0] >> 8) as u8).collect()),
-        DynamicImage::ImageRgb16(colour) => (3, high(colour.as_raw())),
-        DynamicImage::ImageRgba16(colour) => {
-            (3, colour.pixels().flat_map(|pixel| [pixel[0], pixel[1], pixel[2]].map(|v| (v >> 8) as u8)).collect())
+    let image = reader.decode().map_err(|error| error.to_string())?;
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let high_bytes = |values: &[u16]| values.iter().map(|value| (value >> 8) as u8).collect::<Vec<u8>>();
+    let (channels, bytes) = match image {
+        DynamicImage::ImageLuma8(gray) => (1, gray.into_raw()),
+        DynamicImage::ImageLumaA8(gray) => (1, gray.pixels().map(|pixel| pixel[0]).collect()),
+        // Keep the high byte of 16 bits, as Pillow does for color. For gray, Pillow clips all values above 255 to 255,
+        // which would lose the image.
+        DynamicImage::ImageLuma16(gray) => (1, high_bytes(gray.as_raw())),
+        DynamicImage::ImageLumaA16(gray) => (1, gray.pixels().map(|pixel| (pixel[0] >> 8) as u8).collect()),
+        DynamicImage::ImageRgb16(color) => (3, high_bytes(color.as_raw())),
+        DynamicImage::ImageRgba16(color) => {
+            (3, color.pixels().flat_map(|pixel| [pixel[0], pixel[1], pixel[2]].map(|v| (v >> 8) as u8)).collect())
         }
         other => (3, other.into_rgb8().into_raw()),
     };
@@ -47,15 +48,15 @@ fn decode_other(bytes: &[u8]) -> Result<Pixels, String> {
 
 fn decode_jpeg(bytes: &[u8]) -> Result<Pixels, String> {
     let ran_out = Cell::new(false);
-    // libjpeg's errors come as unwinding.
+    // mozjpeg reports libjpeg's errors by unwinding.
     let decoded = catch_unwind(AssertUnwindSafe(|| decompress(bytes, &ran_out)));
     let pixels = decoded.map_err(|panic| panic_text(&*panic))?.map_err(|error| error.to_string())?;
-    // libjpeg paints what is missing grey and only warns.
+    // For a truncated file, libjpeg fills the missing part with gray and returns no error.
     if ran_out.get() { Err("the file ends too early".into()) } else { Ok(pixels) }
 }
 
 fn decompress(bytes: &[u8], ran_out: &Cell<bool>) -> std::io::Result<Pixels> {
-    let decoder = Decompress::new_reader(Watched { rest: bytes, ran_out })?;
+    let decoder = Decompress::new_reader(EndDetector { rest: bytes, ran_out })?;
     let color_space = decoder.color_space();
     let wanted = match color_space {
         ColorSpace::JCS_GRAYSCALE => ColorSpace::JCS_GRAYSCALE,
@@ -65,7 +66,7 @@ fn decompress(bytes: &[u8], ran_out: &Cell<bool>) -> std::io::Result<Pixels> {
     let mut started = decoder.to_colorspace(wanted)?;
     let (width, height) = (started.width(), started.height());
     let data: Vec<u8> = started.read_scanlines()?;
-    // Reads on to the end of the picture, so that a file without one is noticed.
+    // Read to the end of the image, to detect a file without an end marker.
     started.finish()?;
     let (channels, bytes) = match wanted {
         ColorSpace::JCS_GRAYSCALE => (1, data),
@@ -75,13 +76,13 @@ fn decompress(bytes: &[u8], ran_out: &Cell<bool>) -> std::io::Result<Pixels> {
     Ok(Pixels { width, height, channels, bytes })
 }
 
-/// JPEG files hold ink inverted: Adobe's programs began it, and Pillow, too, takes it for granted.
+/// Converts CMYK to RGB. The inks are inverted, as in Adobe's JPEG files. Pillow also assumes this.
 fn inverted_cmyk_to_rgb(data: &[u8]) -> Vec<u8> {
     data.chunks_exact(4)
         .flat_map(|pixel| {
             let white = u32::from(pixel[3]);
             [0, 1, 2].map(|channel| {
-                // ink * white / 255, rounded, in integers.
+                // Compute ink * white / 255 in integers, rounded.
                 let product = u32::from(255 - pixel[channel]) * white + 128;
                 white.saturating_sub(((product >> 8) + product) >> 8) as u8
             })
@@ -89,18 +90,19 @@ fn inverted_cmyk_to_rgb(data: &[u8]) -> Vec<u8> {
         .collect()
 }
 
+/// Returns the message of a panic.
 fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("the decoder failed").to_owned()
 }
 
-/// Bytes that remember whether more were asked for than there are.
-struct Watched<'a> {
+/// A reader that records whether more bytes were requested than there are.
+struct EndDetector<'a> {
     rest: &'a [u8],
     ran_out: &'a Cell<bool>,
 }
 
-impl Read for Watched<'_> {
+impl Read for EndDetector<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let count = self.fill_buf()?.read(buffer)?;
         self.consume(count);
@@ -108,7 +110,7 @@ impl Read for Watched<'_> {
     }
 }
 
-impl BufRead for Watched<'_> {
+impl BufRead for EndDetector<'_> {
     fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
         if self.rest.is_empty() {
             self.ran_out.set(true);
@@ -128,25 +130,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_picture_says_why() {
+    fn files_that_are_no_images_are_errors() {
         assert_eq!(decode(b""), Err("the file is empty".into()));
         assert_eq!(decode(b"hello, I am text"), Err("it is neither jpg, png nor gif".into()));
         assert!(decode(&[0xFF, 0xD8, 0xFF, 0xE0, 0, 16]).is_err());
     }
 
     #[test]
-    fn a_cut_off_picture_is_an_error() {
+    fn truncated_images_are_errors() {
         for name in ["rocket.jpg", "text.png"] {
             let bytes = std::fs::read(format!("{}/../../tests/images/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
             assert!(decode(&bytes).is_ok(), "{name}");
-            for part in [100, bytes.len() / 2, bytes.len() - 1000, bytes.len() - 14] {
-                assert!(decode(&bytes[..part]).is_err(), "{name} cut at {part}");
+            for length in [100, bytes.len() / 2, bytes.len() - 1000, bytes.len() - 14] {
+                assert!(decode(&bytes[..length]).is_err(), "{name} cut at {length}");
             }
         }
     }
 
     #[test]
-    fn inks_become_colours() {
+    fn inverted_cmyk_becomes_rgb() {
         assert_eq!(
             inverted_cmyk_to_rgb(&[255, 255, 255, 255, 0, 255, 255, 255, 9, 9, 9, 0]),
             [255, 255, 255, 0, 255, 255, 0, 0, 0]

@@ -1,6 +1,6 @@
-//! What can be wrong with data.
+//! The errors of reading images.
 
-/// Why images cannot be had. All of these end a run with the exit code of wrong configuration or data.
+/// An error of reading images. A run ends with the exit code for an invalid configuration or invalid data.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DataError {
     /// A file or folder cannot be read.
@@ -8,27 +8,27 @@ pub enum DataError {
     Unreadable {
         /// The file or folder.
         path: String,
-        /// What the system says.
+        /// The error of the operating system.
         reason: String,
-        /// The field of the configuration that names it.
+        /// The configuration field that names it.
         field: &'static str,
     },
-    /// There is nothing to read.
+    /// A file or folder contains no images, or a subset of the images is empty.
     #[error("{path} holds no {what}; check `{field}`")]
     Empty {
         /// The file or folder.
         path: String,
-        /// What was looked for.
+        /// The missing content, for example `image`.
         what: &'static str,
-        /// The field of the configuration that names it.
+        /// The configuration field that names it.
         field: &'static str,
     },
-    /// A file is not what its name or its header says.
+    /// The content of a file does not match its name, its header or the configuration.
     #[error("{path}: {reason}")]
     Malformed {
         /// The file.
         path: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// An image cannot be decoded.
@@ -36,20 +36,20 @@ pub enum DataError {
     Broken {
         /// The image.
         path: String,
-        /// What the decoder says.
+        /// The message of the decoder.
         reason: String,
     },
-    /// Image after image cannot be decoded.
+    /// Too many images in a row cannot be decoded.
     #[error("{attempts} images one after another cannot be decoded, the last of them {path}: {reason}")]
     AllBroken {
-        /// How many were tried.
+        /// The number of images that were tried.
         attempts: u64,
-        /// The last one.
+        /// The last of them.
         path: String,
-        /// What the decoder says of it.
+        /// The message of the decoder about the last of them.
         reason: String,
     },
-    /// The threads that read images have ended.
+    /// The threads that read images have ended early, or cannot be started.
     #[error("the loader has ended: {0}")]
     Ended(String),
 }

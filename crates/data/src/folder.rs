@@ -1,4 +1,4 @@
-//! A tree of picture files.
+//! A folder of image files as a source.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use super::error::DataError;
 use super::pixels::Pixels;
 use super::source::ImageSource;
 
-/// The pictures of a folder and of the folders in it, sorted by path.
+/// The image files of a folder and of all folders below it, sorted by path.
 #[derive(Debug)]
 pub struct Folder {
     paths: Vec<PathBuf>,
@@ -18,10 +18,11 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Lists the pictures. Classes are numbered in the order of their names.
+    /// Lists the image files in `root`. Classes are numbered in the order of their names.
     ///
     /// # Errors
-    /// When the folder cannot be listed, holds no picture, or a picture has no class where classes are wanted.
+    /// If the folder cannot be listed or contains no image file, or if an image file has no class although `classes`
+    /// wants one.
     pub fn open(root: &Path, classes: ClassSource) -> Result<Self, DataError> {
         let mut paths = Vec::new();
         list(root, &mut paths)?;
@@ -43,13 +44,14 @@ impl Folder {
             }
         };
         let mut numbers: BTreeMap<&str, u32> = names.iter().map(|name| (name.as_str(), 0)).collect();
-        numbers.values_mut().zip(0..).for_each(|(number, place)| *number = place);
+        numbers.values_mut().zip(0..).for_each(|(number, index)| *number = index);
         let classes = names.iter().map(|name| numbers[name.as_str()]).collect();
         let num_classes = numbers.len();
         Ok(Self { paths, classes, num_classes })
     }
 }
 
+/// Appends the image files in `folder` and below it to `paths`.
 fn list(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<(), DataError> {
     let unreadable = |error: std::io::Error| DataError::Unreadable {
         path: folder.display().to_string(),
@@ -60,16 +62,16 @@ fn list(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<(), DataError> {
         let path = entry.map_err(unreadable)?.path();
         if path.is_dir() {
             list(&path, paths)?;
-        } else if is_picture(&path) {
+        } else if is_image_file(&path) {
             paths.push(path);
         }
     }
     Ok(())
 }
 
-fn is_picture(path: &Path) -> bool {
-    let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-    ending.is_some_and(|ending| matches!(ending.as_str(), "jpg" | "jpeg" | "png" | "gif"))
+fn is_image_file(path: &Path) -> bool {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+    extension.is_some_and(|extension| matches!(extension.as_str(), "jpg" | "jpeg" | "png" | "gif"))
 }
 
 fn class_of_file_name(path: &Path) -> Result<String, DataError> {
@@ -78,7 +80,7 @@ fn class_of_file_name(path: &Path) -> Result<String, DataError> {
         Some((class, _)) if !class.is_empty() => Ok(class.to_owned()),
         _ => Err(DataError::Malformed {
             path: path.display().to_string(),
-            reason: "its name has no class before a \"_\", as `data.classes: file_name` wants; rename it or take \
+            reason: "its name has no class before a \"_\", as `data.classes: file_name` requires; rename it or take \
                      the class from its folder (`data.classes: folder`)"
                 .into(),
         }),
@@ -92,7 +94,8 @@ fn class_of_folder(path: &Path, root: &Path) -> Result<String, DataError> {
         }
         _ => Err(DataError::Malformed {
             path: path.display().to_string(),
-            reason: "it lies in no class's folder, as `data.classes: folder` wants; move it into one".into(),
+            reason: "it is not in a folder that names its class, as `data.classes: folder` requires; move it into one"
+                .into(),
         }),
     }
 }
@@ -138,19 +141,19 @@ mod tests {
     }
 
     #[test]
-    fn classes_come_from_names_or_folders() {
+    fn classes_come_from_file_names_or_folders() {
         let root = tree(&["b/dog_1.JPG", "b/cat_2.png", "a/dog_3.gif", "a/readme.txt"]);
-        let named = Folder::open(root.path(), ClassSource::FileName).unwrap();
-        assert_eq!((named.num_images(), named.num_classes()), (3, 2));
+        let by_name = Folder::open(root.path(), ClassSource::FileName).unwrap();
+        assert_eq!((by_name.num_images(), by_name.num_classes()), (3, 2));
         // Sorted by path: a/dog_3, b/cat_2, b/dog_1.
-        assert_eq!([0, 1, 2].map(|item| named.class(item)), [Some(1), Some(0), Some(1)]);
+        assert_eq!([0, 1, 2].map(|item| by_name.class(item)), [Some(1), Some(0), Some(1)]);
         let by_folder = Folder::open(root.path(), ClassSource::Folder).unwrap();
         assert_eq!([0, 1, 2].map(|item| by_folder.class(item)), [Some(0), Some(1), Some(1)]);
         assert_eq!(Folder::open(root.path(), ClassSource::None).unwrap().class(0), None);
     }
 
     #[test]
-    fn what_cannot_serve_is_named() {
+    fn unusable_files_are_reported_by_path() {
         let open = |root: &Path, classes| Folder::open(root, classes).unwrap_err().to_string();
         assert!(open(Path::new("/no/such/folder"), ClassSource::None).contains("/no/such/folder"));
         assert!(open(tree(&["a.txt"]).path(), ClassSource::None).contains("holds no jpg"));

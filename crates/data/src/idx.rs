@@ -1,4 +1,4 @@
-//! IDX files, the format of MNIST and its successors: a big-endian header, then bytes.
+//! IDX files, the format of MNIST, as a source. A file consists of a big-endian header and the bytes.
 
 use std::io::Read;
 use std::path::Path;
@@ -9,9 +9,10 @@ use super::error::DataError;
 use super::pixels::Pixels;
 use super::source::ImageSource;
 
+/// The type code of unsigned bytes in the header.
 const UNSIGNED_BYTES: u8 = 8;
 
-/// An IDX file of grey images, in memory, with the labels of another.
+/// The gray images of an IDX file and the labels of another one, in memory.
 #[derive(Debug)]
 pub struct Idx {
     path: String,
@@ -23,11 +24,12 @@ pub struct Idx {
 }
 
 impl Idx {
-    /// Reads the images, `[images, height, width]` bytes, and the labels, `[images]` bytes; both may be gzipped.
-    /// Labels are classes already: their number is one more than the largest.
+    /// Reads the images, `[images, height, width]` bytes, and the labels, `[images]` bytes. Both may be gzipped. The
+    /// labels are the classes. The number of classes is the largest label plus 1.
     ///
     /// # Errors
-    /// When a file cannot be read, is no IDX file of the right shape, or the two do not belong together.
+    /// If a file cannot be read or is not an IDX file of the right shape, or if the numbers of images and labels
+    /// differ.
     pub fn open(images: &Path, labels: Option<&Path>) -> Result<Self, DataError> {
         let (shape, pixels) = read(images, 3, "data.path")?;
         let path = images.display().to_string();
@@ -50,6 +52,7 @@ impl Idx {
     }
 }
 
+/// Returns the shape and the bytes of a file. `field` is the configuration field that names it.
 fn read(path: &Path, num_dimensions: usize, field: &'static str) -> Result<(Vec<usize>, Vec<u8>), DataError> {
     let unreadable = |error: std::io::Error| DataError::Unreadable {
         path: path.display().to_string(),
@@ -62,13 +65,14 @@ fn read(path: &Path, num_dimensions: usize, field: &'static str) -> Result<(Vec<
     }
     let mut bytes = std::fs::read(path).map_err(unreadable)?;
     if bytes.starts_with(&[0x1F, 0x8B]) {
-        let mut plain = Vec::new();
-        GzDecoder::new(bytes.as_slice()).read_to_end(&mut plain).map_err(|error| malformed(error.to_string()))?;
-        bytes = plain;
+        let mut unzipped = Vec::new();
+        GzDecoder::new(bytes.as_slice()).read_to_end(&mut unzipped).map_err(|error| malformed(error.to_string()))?;
+        bytes = unzipped;
     }
     parse(&bytes, num_dimensions).map_err(malformed)
 }
 
+/// Returns the shape and the bytes of an uncompressed IDX file.
 fn parse(bytes: &[u8], num_dimensions: usize) -> Result<(Vec<usize>, Vec<u8>), String> {
     let header = 4 + 4 * num_dimensions;
     if bytes.len() < header || bytes[..2] != [0, 0] || bytes[2] != UNSIGNED_BYTES {
@@ -144,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_described() {
+    fn damaged_files_are_errors_that_name_the_damage() {
         let error = |bytes: &[u8]| parse(bytes, 3).unwrap_err();
         assert!(error(b"not idx at all, sorry").contains("no IDX file"));
         assert!(error(&idx(&[2], &[0; 40])).contains("1 dimensions"));

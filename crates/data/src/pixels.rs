@@ -1,26 +1,26 @@
-//! A decoded picture in memory.
+//! A decoded image in memory.
 
-/// 8-bit pixels, `[height, width, channels]` in one vector.
+/// An image with 8 bits per value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pixels {
-    /// Width in pixels.
+    /// The width in pixels.
     pub width: usize,
-    /// Height in pixels.
+    /// The height in pixels.
     pub height: usize,
-    /// 1 (grey) or 3 (red, green, blue).
+    /// The number of channels: 1 (gray) or 3 (red, green, blue).
     pub channels: usize,
-    /// `height * width * channels` bytes.
+    /// The values, `[height, width, channels]`.
     pub bytes: Vec<u8>,
 }
 
 impl Pixels {
-    /// The shorter side.
+    /// Returns the length of the shorter side in pixels.
     #[must_use]
     pub fn short_side(&self) -> usize {
         self.width.min(self.height)
     }
 
-    /// Appends the values in [-1, 1] as networks take them: `[channels, height, width]`.
+    /// Appends the values to `values`, scaled to [-1, 1], in the order `[channels, height, width]`.
     pub fn append_planes(&self, values: &mut Vec<f32>) {
         for channel in 0..self.channels {
             let bytes = self.bytes.iter().skip(channel).step_by(self.channels);
@@ -28,7 +28,8 @@ impl Pixels {
         }
     }
 
-    /// The part of `size` x `size` pixels whose upper left corner lies at (`x`, `y`), mirrored where `flip` says so.
+    /// Returns the square of `size` x `size` pixels whose upper left corner is at (`x`, `y`). `flip` mirrors it
+    /// horizontally.
     #[must_use]
     pub fn crop(&self, y: usize, x: usize, size: usize, flip: bool) -> Self {
         let mut bytes = Vec::with_capacity(size * size * self.channels);
@@ -43,7 +44,7 @@ impl Pixels {
         Self { width: size, height: size, channels: self.channels, bytes }
     }
 
-    /// The picture in the middle of a `size` x `size` one that is black elsewhere; itself where it is not smaller.
+    /// Adds a black border around the image, so that each side has at least `size` pixels.
     #[must_use]
     pub fn pad_to(self, size: usize) -> Self {
         if self.width >= size && self.height >= size {
@@ -59,7 +60,8 @@ impl Pixels {
         Self { width, height, channels: self.channels, bytes }
     }
 
-    /// With the number of channels that a run wants: luma of colour as ITU-R 601-2 has it, grey three times.
+    /// Converts the image to 1 or 3 channels. Color becomes gray by the luma of ITU-R 601-2. Gray is
+    /// repeated three times.
     #[must_use]
     pub fn with_channels(self, channels: usize) -> Self {
         let bytes = match (self.channels, channels) {
@@ -67,7 +69,7 @@ impl Pixels {
                 .bytes
                 .chunks_exact(3)
                 .map(|p| {
-                    // Weights 0.299, 0.587 and 0.114 in 16-bit fixed point, rounded: Pillow's conversion.
+                    // Pillow's conversion: the weights 0.299, 0.587 and 0.114 in 16-bit fixed point, rounded.
                     let sum = u32::from(p[0]) * 19595 + u32::from(p[1]) * 38470 + u32::from(p[2]) * 7471;
                     ((sum + 0x8000) >> 16) as u8
                 })
@@ -83,29 +85,29 @@ impl Pixels {
 mod tests {
     use super::*;
 
-    fn grey(width: usize, height: usize, bytes: &[u8]) -> Pixels {
+    fn gray(width: usize, height: usize, bytes: &[u8]) -> Pixels {
         Pixels { width, height, channels: 1, bytes: bytes.to_vec() }
     }
 
     #[test]
-    fn crops_and_flips() {
-        let picture = grey(3, 2, &[1, 2, 3, 4, 5, 6]);
-        assert_eq!(picture.crop(0, 1, 2, false).bytes, [2, 3, 5, 6]);
-        assert_eq!(picture.crop(0, 1, 2, true).bytes, [3, 2, 6, 5]);
+    fn an_image_is_cropped_and_flipped() {
+        let image = gray(3, 2, &[1, 2, 3, 4, 5, 6]);
+        assert_eq!(image.crop(0, 1, 2, false).bytes, [2, 3, 5, 6]);
+        assert_eq!(image.crop(0, 1, 2, true).bytes, [3, 2, 6, 5]);
     }
 
     #[test]
-    fn pads_in_the_middle() {
-        let padded = grey(1, 2, &[7, 8]).pad_to(4);
+    fn padding_surrounds_a_small_image_and_keeps_a_large_one() {
+        let padded = gray(1, 2, &[7, 8]).pad_to(4);
         assert_eq!((padded.width, padded.height), (4, 4));
         assert_eq!(padded.bytes, [0, 0, 0, 0, 0, 7, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(grey(2, 2, &[1; 4]).pad_to(1), grey(2, 2, &[1; 4]));
+        assert_eq!(gray(2, 2, &[1; 4]).pad_to(1), gray(2, 2, &[1; 4]));
     }
 
     #[test]
-    fn converts_between_grey_and_colour() {
-        let colour = grey(1, 1, &[9]).with_channels(3);
-        assert_eq!((colour.channels, colour.bytes.clone()), (3, vec![9, 9, 9]));
-        assert_eq!(colour.with_channels(1).bytes, [9]);
+    fn gray_and_color_are_converted_into_each_other() {
+        let color = gray(1, 1, &[9]).with_channels(3);
+        assert_eq!((color.channels, color.bytes.clone()), (3, vec![9, 9, 9]));
+        assert_eq!(color.with_channels(1).bytes, [9]);
     }
 }

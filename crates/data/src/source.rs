@@ -1,47 +1,49 @@
-//! The seam between where images lie and what training sees.
+//! The interface of sources of images.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use super::error::DataError;
 use super::pixels::Pixels;
 
 /// A finite set of images, in a fixed order.
 pub trait ImageSource: Debug + Send + Sync {
-    /// The number of images; never 0.
+    /// Returns the number of images. It is never 0.
     fn num_images(&self) -> u64;
 
-    /// The number of classes; 0 where the images have none.
+    /// Returns the number of classes. It is 0 if the images have no classes.
     fn num_classes(&self) -> usize;
 
-    /// What to call image `item` in a message.
+    /// Returns the name of the image `item` for messages.
     fn name(&self, item: u64) -> String;
 
-    /// The class of image `item`, where the images have classes.
+    /// Returns the class of the image `item`, or `None` if the images have no classes.
     fn class(&self, item: u64) -> Option<i64>;
 
-    /// Whether images smaller than the samples get a black border, as digits do, where photographs are enlarged.
+    /// Returns whether images that are smaller than the samples get a black border, which suits digits. Otherwise they
+    /// are enlarged, which suits photographs.
     fn is_padded(&self) -> bool {
         false
     }
 
-    /// Reads and decodes image `item`, as it is stored.
+    /// Reads and decodes the image `item`, in its stored size.
     ///
     /// # Errors
-    /// [`DataError::Broken`] when it cannot be read or decoded.
+    /// [`DataError::Broken`] if it cannot be read or decoded.
     fn load(&self, item: u64) -> Result<Pixels, DataError>;
 }
 
-/// Some images of another source: one side of a validation split.
+/// A subset of the images of another source, for example those for validation.
 #[derive(Debug)]
 pub struct Subset {
-    source: std::sync::Arc<dyn ImageSource>,
+    source: Arc<dyn ImageSource>,
     items: Vec<u64>,
 }
 
 impl Subset {
-    /// The images `items` of `source`; none is no source.
+    /// Returns the images `items` of `source`, or `None` if `items` is empty.
     #[must_use]
-    pub fn new(source: std::sync::Arc<dyn ImageSource>, items: Vec<u64>) -> Option<Self> {
+    pub fn new(source: Arc<dyn ImageSource>, items: Vec<u64>) -> Option<Self> {
         (!items.is_empty()).then_some(Self { source, items })
     }
 }

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::environment::GpuEnvironment;
 use crate::nvrtc::{Architecture, CompileError, Cubin, Nvrtc};
 use crate::program::Program;
 
@@ -38,17 +37,10 @@ pub struct KernelCache {
 
 impl KernelCache {
     /// Makes a cache in `folder`, which is created when the first entry is written. Without a folder nothing is stored
-    /// and every start compiles. [`GpuEnvironment::kernel_cache_folder`] returns the folder that the environment names.
+    /// and every start compiles. [`GpuEnvironment::kernel_cache_folder`](crate::GpuEnvironment::kernel_cache_folder) returns the folder that the environment names.
     #[must_use]
     pub fn new(folder: Option<PathBuf>) -> Self {
         Self { folder }
-    }
-
-    // Goes when src/ hands this down.
-    /// Reads the environment of this process.
-    #[must_use]
-    pub fn from_environment() -> Self {
-        Self::new(GpuEnvironment::from_vars(|name| std::env::var_os(name)).kernel_cache_folder())
     }
 
     /// Returns the folder of the cache.

@@ -187,13 +187,6 @@ impl SearchPath {
         self.files.insert(library, path.into());
         self
     }
-
-    // Goes when src/ hands this down.
-    /// Reads the environment of this process.
-    #[must_use]
-    pub fn from_environment() -> Self {
-        Self::new(&GpuEnvironment::from_vars(|name| std::env::var_os(name)))
-    }
 }
 
 /// Returns the package folders of a virtual environment: `lib/python3*/site-packages`.
@@ -285,16 +278,6 @@ pub fn load(library: Library, search: &SearchPath) -> Result<Loaded, LibraryErro
         }
     }
     Err(LibraryError::NotFound { library, tried })
-}
-
-// Goes when src/ hands this down.
-/// Loads a library as [`load`] does, from `own` if that is given.
-///
-/// # Errors
-/// As for [`load`].
-pub fn load_with(library: Library, own: Option<&Path>, search: &SearchPath) -> Result<Loaded, LibraryError> {
-    let search = SearchPath { files: HashMap::new(), ..search.clone() };
-    load(library, &if let Some(own) = own { search.with_file(library, own) } else { search })
 }
 
 /// Copies a C string that a library returned. Returns `fallback` for null.

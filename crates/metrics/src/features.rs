@@ -1,16 +1,16 @@
-//! A table of features, and what can be wrong with one.
+//! Features of images, and the errors of metrics.
 
 use faer::Mat;
 
-/// Why a metric cannot be computed.
+/// An error of computing a metric.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MetricError {
-    /// The numbers do not form a table.
+    /// The values do not form complete rows.
     #[error("{values} values are not a whole number of rows of {width}")]
     Shape {
-        /// Values given.
+        /// The number of values given.
         values: usize,
-        /// Values a row should have.
+        /// The number of values in a row.
         width: usize,
     },
     /// A feature is NaN or infinite.
@@ -18,33 +18,33 @@ pub enum MetricError {
     NotFinite {
         /// The row, from 0.
         row: usize,
-        /// The place in the row, from 0.
+        /// The position in the row, from 0.
         column: usize,
     },
-    /// Two tables do not fit each other.
+    /// Two tables have different widths.
     #[error("features of width {left} cannot be compared with features of width {right}")]
     Width {
-        /// Width of the first.
+        /// The width of the first table.
         left: usize,
-        /// Width of the second.
+        /// The width of the second table.
         right: usize,
     },
-    /// Too few images.
+    /// There are too few images.
     #[error("{metric} needs at least {needed} images, not {given}")]
     TooFew {
-        /// What was asked for.
+        /// The name of the metric.
         metric: &'static str,
-        /// The least number of images.
+        /// The required number of images.
         needed: usize,
-        /// The number given.
+        /// The number of images given.
         given: usize,
     },
-    /// A covariance has no square root that can be computed.
+    /// The square root of the covariances cannot be computed.
     #[error("the covariances have no square root, not even with 1e-6 on their diagonals")]
     NoRoot,
 }
 
-/// The features of some images: `[num, width]`, row-major, all finite.
+/// The features of images: `[num, width]`, row-major, all finite.
 #[derive(Debug, Clone, Copy)]
 pub struct Features<'a> {
     values: &'a [f32],
@@ -52,55 +52,56 @@ pub struct Features<'a> {
 }
 
 impl<'a> Features<'a> {
-    /// A table of `values.len() / width` rows.
+    /// Returns a table of `values.len() / width` rows.
     ///
     /// # Errors
-    /// [`MetricError::Shape`] for a torn row, [`MetricError::NotFinite`] for a value that no metric has a meaning for.
+    /// [`MetricError::Shape`] if the values do not form complete rows. [`MetricError::NotFinite`] if a value is NaN or
+    /// infinite.
     pub fn new(values: &'a [f32], width: usize) -> Result<Self, MetricError> {
         if width == 0 || !values.len().is_multiple_of(width) {
             return Err(MetricError::Shape { values: values.len(), width });
         }
         match values.iter().position(|value| !value.is_finite()) {
-            Some(place) => Err(MetricError::NotFinite { row: place / width, column: place % width }),
+            Some(index) => Err(MetricError::NotFinite { row: index / width, column: index % width }),
             None => Ok(Self { values, width }),
         }
     }
 
-    /// Number of images.
+    /// Returns the number of images.
     pub fn num(&self) -> usize {
         self.values.len() / self.width
     }
 
-    /// Features of an image.
+    /// Returns the number of features of an image.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// All values, row by row.
+    /// Returns all values, row by row.
     pub(super) fn values(&self) -> &'a [f32] {
         self.values
     }
 
-    /// The features of one image.
+    /// Returns the features of one image.
     pub(super) fn row(&self, index: usize) -> &'a [f32] {
         &self.values[index * self.width..][..self.width]
     }
 
-    /// The rows of a range as a float64 matrix.
+    /// Returns a range of rows as a float64 matrix.
     pub(super) fn matrix(&self, rows: std::ops::Range<usize>) -> Mat<f64> {
         Mat::from_fn(rows.len(), self.width, |i, j| f64::from(self.row(rows.start + i)[j]))
     }
 
-    /// Refuses tables of different widths.
-    pub(super) fn fits(&self, other: &Self) -> Result<(), MetricError> {
+    /// Checks that both tables have the same width.
+    pub(super) fn check_width(&self, other: &Self) -> Result<(), MetricError> {
         if self.width == other.width {
             return Ok(());
         }
         Err(MetricError::Width { left: self.width, right: other.width })
     }
 
-    /// Refuses fewer than `needed` images.
-    pub(super) fn at_least(&self, needed: usize, metric: &'static str) -> Result<(), MetricError> {
+    /// Checks that there are at least `needed` images.
+    pub(super) fn check_num(&self, needed: usize, metric: &'static str) -> Result<(), MetricError> {
         if self.num() >= needed {
             return Ok(());
         }
@@ -114,11 +115,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_table_is_refused() {
+    fn values_that_form_no_table_are_errors() {
         assert_eq!(Features::new(&[0.0; 5], 2).unwrap_err(), MetricError::Shape { values: 5, width: 2 });
         assert_eq!(Features::new(&[], 0).unwrap_err(), MetricError::Shape { values: 0, width: 0 });
-        let torn = [0.0, 1.0, 2.0, f32::NAN];
-        assert_eq!(Features::new(&torn, 2).unwrap_err(), MetricError::NotFinite { row: 1, column: 1 });
+        let with_nan = [0.0, 1.0, 2.0, f32::NAN];
+        assert_eq!(Features::new(&with_nan, 2).unwrap_err(), MetricError::NotFinite { row: 1, column: 1 });
     }
 
     #[test]

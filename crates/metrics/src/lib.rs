@@ -1,4 +1,11 @@
-//! The metrics of the paper's evaluation, on features and probabilities that are already there.
+//! The evaluation metrics of the paper, computed from features and class probabilities of images.
+//!
+//! | metric | function | input |
+//! |---|---|---|
+//! | FID, sFID | [`frechet_distance`] | pool features, spatial features |
+//! | inception score | [`inception_score`] | class probabilities |
+//! | KID | [`kernel_inception_distance`] | pool features |
+//! | improved precision and recall | [`precision_recall`] | pool features |
 
 mod features;
 mod frechet;

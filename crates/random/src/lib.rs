@@ -1,5 +1,7 @@
-//! Randomness as a function: every draw is named by (seed, stream, index), so that which sample, crop,
-//! timestep or noise a run sees does not depend on the number of ranks, on threads, or on a restart.
+//! Random numbers as functions of (seed, stream, index).
+//!
+//! The samples, crops, timesteps and noise of a run therefore do not depend on the number of ranks, on threads, or on
+//! restarts.
 
 mod permutation;
 mod philox;

@@ -1,33 +1,34 @@
-//! Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011), a counter-based generator.
+//! Philox4x32-10, a counter-based generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
 
-/// What a draw is for. Streams of one seed are independent of each other.
+/// The purpose of random numbers. The streams of one seed are independent of each other.
 ///
-/// The numbers are part of the format of a run: changing one changes every run that resumes.
+/// Runs depend on these numbers: a changed number changes the random numbers of every run that resumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Stream {
-    /// Initial values of the parameters; the index is the parameter's place in the network.
+    /// Initial values of parameters. The index is the position of the parameter in the network.
     Initialization = 1,
-    /// The order of the data set; the index is the epoch.
+    /// The order of the data set. The index is the epoch.
     Permutation = 2,
-    /// Crop and flip; the index is the global sample index.
+    /// Crop and flip. The index is the global sample index.
     Augmentation = 3,
-    /// The diffusion timestep; the index is the global sample index.
+    /// The diffusion timestep. The index is the global sample index.
     Timestep = 4,
-    /// The noise added to an image; the index is the global sample index.
+    /// The noise added to an image. The index is the global sample index.
     Noise = 5,
-    /// The seed of dropout masks; the index is step, rank and microbatch mixed. That seed's own stream has one seed for
-    /// each residual block; the index is the place of the block's first parameter in the network.
+    /// The seeds of dropout masks, in two stages. In the first, the index mixes step, rank and microbatch. The result
+    /// is the seed of the second, where the index is the position of the residual block's first parameter in the
+    /// network.
     Dropout = 6,
-    /// x_T and the noise of sampling steps; the index is the number of the sample.
+    /// x_T and the noise of the sampling steps. The index is the number of the sample.
     Sampling = 7,
-    /// Which images belong to the validation split; the index is the image's place in the source.
+    /// The choice of images for validation. The index is the position of the image in the source.
     Split = 8,
-    /// Which image takes the place of a broken one; the index is the global sample index.
+    /// The choice of an image that replaces a broken one. The index is the global sample index.
     Replacement = 9,
 }
 
-/// A sequence of random numbers for one (seed, stream, index).
+/// The sequence of random numbers of one (seed, stream, index).
 #[derive(Debug, Clone)]
 pub struct Philox {
     key: [u32; 2],
@@ -38,14 +39,14 @@ pub struct Philox {
 }
 
 impl Philox {
-    /// Starts the sequence at its first number.
+    /// Returns the sequence, at its first number.
     #[must_use]
     pub fn new(seed: u64, stream: Stream, index: u64) -> Self {
         let key = mix(seed ^ mix(stream as u64));
         Self { key: [key as u32, (key >> 32) as u32], index, block: 0, buffer: [0; 4], used: 4 }
     }
 
-    /// The next 32 random bits.
+    /// Returns the next 32 random bits.
     pub fn next_u32(&mut self) -> u32 {
         if self.used == 4 {
             let counter = [self.block as u32, (self.block >> 32) as u32, self.index as u32, (self.index >> 32) as u32];
@@ -57,30 +58,30 @@ impl Philox {
         self.buffer[self.used - 1]
     }
 
-    /// The next 64 random bits.
+    /// Returns the next 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
         u64::from(self.next_u32()) | u64::from(self.next_u32()) << 32
     }
 
-    /// A number in [0, 1) with 53 random bits.
+    /// Returns a uniform number in [0, 1) with 53 random bits.
     pub fn uniform(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// An integer in `0..bound`, each equally likely (Lemire's method without the rejection: the bias is below
-    /// `bound / 2^64`).
+    /// Returns a uniform integer in `0..bound`. This is Lemire's method without rejection, whose bias is below
+    /// `bound / 2^64`.
     ///
     /// # Panics
-    /// When `bound` is 0.
+    /// If `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        assert!(bound > 0, "an integer below 0 was asked for");
+        assert!(bound > 0, "the bound must be greater than 0");
         ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
     }
 
-    /// Fills `out` with standard normal numbers (Box-Muller, two from every two 32-bit draws).
+    /// Fills `out` with standard normal numbers. The Box-Muller transform makes two numbers from two 32-bit draws.
     pub fn fill_normal(&mut self, out: &mut [f32]) {
         for pair in out.chunks_mut(2) {
-            // 1 - u lies in (0, 1], so its logarithm is finite.
+            // 1 - u is in (0, 1], so that its logarithm is finite.
             let radius = 1.0 - f64::from(self.next_u32()) / 4_294_967_296.0;
             let angle = f64::from(self.next_u32()) / 4_294_967_296.0;
             let radius = (-2.0 * radius.ln()).sqrt();
@@ -93,7 +94,7 @@ impl Philox {
     }
 }
 
-/// Spreads the bits of a small number over 64 (the finaliser of SplitMix64).
+/// Spreads the bits of a number over 64 bits. This is the finalizer of SplitMix64.
 #[must_use]
 pub fn mix(value: u64) -> u64 {
     let z = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -102,6 +103,7 @@ pub fn mix(value: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// Returns the random bits of one counter, by ten rounds of Philox.
 fn philox_4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let first = u64::from(counter[0]) * 0xD251_1F53;
@@ -121,9 +123,9 @@ fn philox_4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 mod tests {
     use super::*;
 
-    /// The known answers that the authors publish with Random123.
+    /// The known answers are those that the authors publish with Random123.
     #[test]
-    fn known_answers() {
+    fn the_published_known_answers_are_reproduced() {
         assert_eq!(philox_4x32_10([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
         assert_eq!(philox_4x32_10([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
         assert_eq!(
@@ -133,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_and_indices_differ_and_repeat() {
+    fn each_stream_and_index_has_its_own_repeatable_numbers() {
         let draw = |stream, index| Philox::new(7, stream, index).next_u64();
         assert_eq!(draw(Stream::Noise, 3), draw(Stream::Noise, 3));
         assert_ne!(draw(Stream::Noise, 3), draw(Stream::Noise, 4));
@@ -150,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_below_a_bound_cover_it_evenly() {
+    fn integers_below_a_bound_are_uniform() {
         let mut random = Philox::new(3, Stream::Augmentation, 9);
         let mut counts = [0; 7];
         (0..70_000).for_each(|_| counts[random.below(7) as usize] += 1);

@@ -1,4 +1,4 @@
-//! What goes wrong with a store, by what the caller does about it.
+//! Errors of a store.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,30 +10,30 @@ pub enum Error {
     Location {
         /// The text.
         url: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// The store refused or did not answer.
     #[error("cannot {operation} {url}: {cause}")]
     Failed {
-        /// What was tried: `write`, `read`, `list`.
+        /// The operation: `write`, `read`, `list`.
         operation: String,
-        /// The whole address.
+        /// The URL of the file or the store.
         url: String,
-        /// What the store said.
+        /// The message of the store.
         cause: String,
     },
-    /// There is nothing at the location.
+    /// The location does not exist.
     #[error("nothing at {url}: {reason}")]
     NotFound {
         /// The location.
         url: String,
-        /// What was looked for.
+        /// The reason.
         reason: String,
     },
 }
 
-/// An error with its causes, on one line.
+/// Returns the message of an error and its causes, on one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -45,6 +45,6 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         }
         source = cause.source();
     }
-    // S3 answers with a document of several lines.
+    // The error documents of S3 have several lines.
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -16,14 +16,18 @@ use object_store::{
     PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
 };
 
+/// A test of a path.
+type PathTest = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
 /// The faults of a store.
 #[derive(Clone, Default)]
 pub struct InjectedFaults {
-    /// Aborts the process before the operation of this number, from 1.
+    /// The number, from 1, of the operation before which the process aborts.
     pub abort_before: Option<u64>,
-    /// Whether an operation on this path starts the count. Operations before the first such one are not counted.
-    pub starts_count: Option<Arc<dyn Fn(&str) -> bool + Send + Sync>>,
-    /// Whether the storage is cut off now. Every operation then fails.
+    /// Returns whether an operation on this path starts the count. Earlier operations are not counted. If it is `None`,
+    /// all operations are counted.
+    pub starts_count: Option<PathTest>,
+    /// Returns whether the storage is cut off now. All operations fail while it is.
     pub is_cut: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
 }
 
@@ -33,7 +37,7 @@ impl InjectedFaults {
     }
 }
 
-/// Passes operations on to a store, after it has injected the faults.
+/// Injects the faults before each operation of a store.
 #[derive(Debug)]
 pub(crate) struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
@@ -42,7 +46,7 @@ pub(crate) struct FaultyStore {
 
 struct State {
     faults: InjectedFaults,
-    /// Operations counted so far; 0 until the first that counts.
+    /// The number of operations counted so far.
     operations: AtomicU64,
 }
 
@@ -53,10 +57,10 @@ impl fmt::Debug for State {
 }
 
 impl State {
-    /// Counts an operation, if it is one that counts. Aborts the process before the configured one.
+    /// Counts an operation, and aborts the process if it is the configured one.
     ///
     /// # Errors
-    /// While the storage is cut off.
+    /// If the storage is cut off.
     fn before(&self, operation: &str, path: &Path) -> Result<()> {
         if self.faults.is_cut.as_ref().is_some_and(|is_cut| is_cut()) {
             let source = std::io::Error::other("faults: the storage is cut off").into();
@@ -78,7 +82,7 @@ impl State {
 }
 
 impl FaultyStore {
-    /// `inner` with `faults`; `inner` itself if there are none.
+    /// Adds `faults` to `inner`. Returns `inner` unchanged if `faults` is empty.
     pub(crate) fn over(inner: Arc<dyn ObjectStore>, faults: InjectedFaults) -> Arc<dyn ObjectStore> {
         if faults.is_empty() {
             return inner;
@@ -171,7 +175,7 @@ impl MultipartUpload for FaultyUpload {
     }
 
     async fn abort(&mut self) -> Result<()> {
-        self.state.before("take back", &self.path)?;
+        self.state.before("abort", &self.path)?;
         self.inner.abort().await
     }
 }

@@ -1,23 +1,27 @@
-//! One object store under everything that a run keeps: a folder, or a prefix in an S3 bucket.
+//! One object store for everything that a run reads and writes: a folder, or a prefix in an S3 bucket.
 //!
-//! [`Store`] has the operations: small files written at once, uploads in parts, ranges of bytes read, listings. Each of
-//! them has a timeout and is retried while that may help. [`MultipartUploads`] finds the uploads that writers left behind
-//! when they died. [`InjectedFaults`] let tests crash the process, or cut the store off, at any operation.
+//! [`Store`] has the operations: write small files, upload large ones in parts, read ranges of bytes, list files. Each
+//! operation has a timeout and is retried if that may help. The store can abort the multipart uploads that crashed writers
+//! left behind. [`InjectedFaults`] let tests crash the process or cut off the store at any operation.
 
+mod classify;
 mod error;
 mod fault_injection;
+mod hash;
 mod location;
 mod multipart;
+mod operations;
 mod options;
 mod ranges;
 mod retry;
 mod store;
+#[cfg(test)]
+mod testing;
 mod upload;
 
 pub use error::Error;
 pub use fault_injection::InjectedFaults;
 pub use location::Location;
-pub use multipart::{MultipartUploads, UnfinishedUpload};
 pub use options::{S3Settings, StoreOptions};
 pub use store::Store;
 pub use upload::{ABORT_GRACE, Cancelled, is_abort_overdue, never, upload};

@@ -1,29 +1,29 @@
-//! The location of a store, as the user writes it.
+//! The location of a store.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use crate::error::Error;
 
-/// A folder of this machine or a prefix in an S3 bucket.
+/// A folder of this machine, or a prefix in an S3 bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
-    /// A folder.
+    /// The path of a folder.
     Folder(PathBuf),
     /// `s3://bucket/prefix`.
     S3 {
-        /// The bucket.
+        /// The name of the bucket.
         bucket: String,
-        /// The part of every object's key before the checkpoint's own, without slashes at its ends; may be empty.
+        /// The first part of the key of every object, without slashes at its ends. May be empty.
         prefix: String,
     },
 }
 
 impl Location {
-    /// Reads what the user wrote: anything without `scheme://` is a path.
+    /// Parses a location. Text without `scheme://` is the path of a folder.
     ///
     /// # Errors
-    /// [`Error::Location`] for another scheme than `s3`, for a URL without a bucket, and for nothing at all.
+    /// [`Error::Location`] if the text is empty, has another scheme than `s3`, or names no bucket.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let refuse = |reason: &str| Err(Error::Location { url: text.to_owned(), reason: reason.to_owned() });
         match text.split_once("://") {
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_and_s3_urls_are_told_apart() {
+    fn paths_and_s3_urls_are_distinguished() {
         assert_eq!(Location::parse("runs/a").unwrap(), Location::Folder("runs/a".into()));
         for (text, bucket, prefix) in
             [("s3://b", "b", ""), ("s3://b/", "b", ""), ("s3://b/x", "b", "x"), ("s3://b/x/y/", "b", "x/y")]
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_with_the_text_and_the_way_out() {
+    fn text_that_is_not_a_location_is_refused() {
         for text in ["", " ", "s3://", "s3:///x", "s3://b/x/../y", "s3://b/x//y", "gs://b/x", "file:///x"] {
             let error = Location::parse(text).unwrap_err();
             assert!(matches!(&error, Error::Location { url, .. } if url == text), "{text}: {error:?}");

@@ -49,8 +49,8 @@ impl ScalarSums {
         self.add_to(id.slot, value);
     }
 
-    /// Adds one value per sample. `timesteps` are the samples' timesteps, each in `0..num_timesteps`. Both lists have the
-    /// same length.
+    /// Adds one value per sample. `timesteps` are the samples' timesteps, each in `0..num_timesteps`. Both lists have
+    /// the same length.
     pub fn add_samples(&mut self, id: ScalarId, values: &[f64], timesteps: &[usize]) {
         debug_assert_eq!(values.len(), timesteps.len());
         for (&value, &timestep) in values.iter().zip(timesteps) {

@@ -1,20 +1,22 @@
-//! What is measured: the optimizer's pass, group normalization, convolution, attention.
+//! The measured cases: the optimizer's pass, group normalization, convolution and attention.
 
 use tch::{Device, Kind, Tensor};
 
-use super::measured::{FLOAT, Measured};
-use crate::bench::timing::{Rules, case, ratio, time_in_turn};
+use crate::bench::timing::{Timing, case, ratio, time_alternating};
 use crate::ops::{self, AdamHyper, AdamSegment, Error, GroupNorm, Kernels, bridge};
 use crate::statistics::Spread;
 
+use super::measured::{FLOAT, Measured};
+
 const GROUPS: i64 = 32;
 
-/// The shapes of group normalization: `[batch, channels, size, size]` of the paper's 64 and 256 models.
+/// The shapes of group normalization in the paper's 64 and 256 models: batch, channels, size of
+/// `[batch, channels, size, size]`.
 pub(super) const NORM_SHAPES: [[i64; 3]; 7] =
     [[4, 192, 64], [4, 384, 32], [4, 576, 16], [4, 768, 8], [1, 256, 256], [1, 512, 64], [1, 1024, 16]];
 
-/// The shapes of 3x3 convolutions on a CPU, `[batch, channels, size, size]` of the demo's network, one of 64 channels, and
-/// the 64 and 256 models.
+/// The shapes of 3x3 convolutions on a CPU, in the demo's network, in one with 64 channels, and in the 64 and 256
+/// models: batch, channels, size of `[batch, channels, size, size]`.
 pub(super) const CONVOLUTION_SHAPES: [[i64; 3]; 7] =
     [[32, 32, 32], [16, 64, 32], [16, 128, 16], [4, 192, 64], [4, 384, 32], [4, 576, 16], [1, 256, 128]];
 
@@ -29,10 +31,10 @@ fn channels_last(x: &Tensor) -> Tensor {
     x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }
 
-/// AdamW and one EMA over `length` values, against libtorch's fused AdamW and a pass of `lerp_` over the EMA.
-pub(super) fn adam(kernels: &Kernels, length: i64, rules: Rules) -> Result<Measured, Error> {
-    // Both sides work on the same memory.
-    let options = (Kind::Float, rules.device);
+/// Times AdamW with one EMA over `length` values, against libtorch's fused AdamW and a pass of `lerp_` over the EMA.
+pub(super) fn adam(kernels: &Kernels, length: i64, timing: Timing) -> Result<Measured, Error> {
+    // Both alternatives work on the same memory.
+    let options = (Kind::Float, timing.device);
     let [master, mean, variance, ema] = [(); 4].map(|()| Tensor::zeros([length], options));
     let gradient = Tensor::full([length], 1e-3, options);
     let rate = 0.9999;
@@ -48,7 +50,7 @@ pub(super) fn adam(kernels: &Kernels, length: i64, rules: Rules) -> Result<Measu
         step: 1000,
         gradient_scale: 1.0,
     };
-    let seconds = time_in_turn(
+    let seconds = time_alternating(
         &mut [
             case(|| ops::adam(kernels, &segment, &hyper)),
             case(|| {
@@ -58,7 +60,7 @@ pub(super) fn adam(kernels: &Kernels, length: i64, rules: Rules) -> Result<Measu
                 Ok(())
             }),
         ],
-        rules,
+        timing,
     )?;
     // Read and written: master, mean, variance, EMA; read: the gradient.
     Ok(Measured {
@@ -74,15 +76,15 @@ pub(super) fn adam(kernels: &Kernels, length: i64, rules: Rules) -> Result<Measu
     })
 }
 
-/// Forward and backward of the fused node against libtorch's two operations, each side in its better layout.
-pub(super) fn group_norm(kernels: &Kernels, shape: [i64; 3], kind: Kind, rules: Rules) -> Result<Measured, Error> {
+/// Times forward and backward of the fused operation against libtorch's two operations, each in its faster layout.
+pub(super) fn group_norm(kernels: &Kernels, shape: [i64; 3], kind: Kind, timing: Timing) -> Result<Measured, Error> {
     let [batch, channels, size] = shape;
-    let lay = |x: &Tensor, last: bool| if last { channels_last(x) } else { x.contiguous() };
-    let [x, dy] = [(); 2].map(|()| random(&[batch, channels, size, size], kind, rules.device));
-    let parameter = |value: f64| Tensor::full([channels], value, (Kind::Float, rules.device)).set_requires_grad(true);
+    let with_layout = |x: &Tensor, last: bool| if last { channels_last(x) } else { x.contiguous() };
+    let [x, dy] = [(); 2].map(|()| random(&[batch, channels, size, size], kind, timing.device));
+    let parameter = |value: f64| Tensor::full([channels], value, (Kind::Float, timing.device)).set_requires_grad(true);
     let (weight, bias) = (parameter(1.0), parameter(0.0));
-    let layouts =
-        [true, false].map(|channels_last| (lay(&x, channels_last).set_requires_grad(true), lay(&dy, channels_last)));
+    let layouts = [true, false]
+        .map(|channels_last| (with_layout(&x, channels_last).set_requires_grad(true), with_layout(&dy, channels_last)));
     let norm = GroupNorm {
         num_groups: GROUPS,
         weight: &weight,
@@ -95,23 +97,23 @@ pub(super) fn group_norm(kernels: &Kernels, shape: [i64; 3], kind: Kind, rules: 
     let differentiate =
         |out: &Tensor, x: &Tensor, dy: &Tensor| bridge::gradients(out, dy, &[x, &weight, &bias]).map(drop);
     let fused = |(x, dy): &(Tensor, Tensor)| differentiate(&ops::group_norm_silu(kernels, x, &norm), x, dy);
-    // Beside an input in a half kind libtorch takes float32 parameters on the CPU, as the fused node does; on a GPU the
-    // published code computes in float32 and casts both ways.
-    let casts = rules.device.is_cuda() && kind != Kind::Float;
+    // With a half-precision input on the CPU, libtorch accepts float32 parameters, as the fused operation does. On a
+    // GPU the published code computes in float32 and casts the input and the output.
+    let casts = timing.device.is_cuda() && kind != Kind::Float;
     let composed = |(x, dy): &(Tensor, Tensor)| {
         let input = if casts { x.f_to_kind(Kind::Float)? } else { x.shallow_clone() };
         let out = input.f_group_norm(GROUPS, Some(&weight), Some(&bias), 1e-5, true)?.f_silu()?.f_to_kind(kind)?;
         differentiate(&out, x, dy)
     };
     const NAMES: [&str; 2] = ["channels-last", "contiguous"];
-    let seconds = time_in_turn(
+    let seconds = time_alternating(
         &mut [
             case(|| fused(&layouts[0])),
             case(|| fused(&layouts[1])),
             case(|| composed(&layouts[0])),
             case(|| composed(&layouts[1])),
         ],
-        rules,
+        timing,
     )?;
     let spreads: Vec<Spread> = seconds.iter().map(|seconds| Spread::of(seconds.iter().copied())).collect();
     let faster = |first: usize| first + usize::from(spreads[first + 1].median < spreads[first].median);
@@ -119,7 +121,7 @@ pub(super) fn group_norm(kernels: &Kernels, shape: [i64; 3], kind: Kind, rules: 
     // Forward reads x and writes y; backward reads x and dy and writes dx.
     let bytes = 5 * batch * channels * size * size * if kind == Kind::Float { 4 } else { 2 };
     Ok(Measured {
-        operation: "GroupNorm and SiLU, both ways",
+        operation: "GroupNorm and SiLU, forward and backward",
         case: format!("[{batch}, {channels}, {size}, {size}] {}", NAMES[own]),
         kind: name_of(kind),
         seconds: spreads[own],
@@ -135,17 +137,17 @@ pub(super) fn group_norm(kernels: &Kernels, shape: [i64; 3], kind: Kind, rules: 
     })
 }
 
-/// Forward and backward of a 3x3 convolution of channels-last maps in float32, against libtorch's with its weights laid
-/// channels-last beforehand.
-pub(super) fn convolution(kernels: &Kernels, shape: [i64; 3], rules: Rules) -> Result<Measured, Error> {
+/// Times forward and backward of a 3x3 convolution of channels-last tensors in float32, against libtorch's convolution,
+/// whose weights are channels-last already.
+pub(super) fn convolution(kernels: &Kernels, shape: [i64; 3], timing: Timing) -> Result<Measured, Error> {
     let [batch, channels, size] = shape;
-    let [x, dy] = [(); 2].map(|()| channels_last(&random(&[batch, channels, size, size], Kind::Float, rules.device)));
+    let [x, dy] = [(); 2].map(|()| channels_last(&random(&[batch, channels, size, size], Kind::Float, timing.device)));
     let x = x.set_requires_grad(true);
-    let weight = random(&[channels, channels, 3, 3], Kind::Float, rules.device);
+    let weight = random(&[channels, channels, 3, 3], Kind::Float, timing.device);
     let laid_out = channels_last(&weight).set_requires_grad(true);
     let weight = weight.set_requires_grad(true);
-    let bias = Tensor::zeros([channels], (Kind::Float, rules.device)).set_requires_grad(true);
-    let seconds = time_in_turn(
+    let bias = Tensor::zeros([channels], (Kind::Float, timing.device)).set_requires_grad(true);
+    let seconds = time_alternating(
         &mut [
             case(|| {
                 bridge::gradients(&ops::conv2d(kernels, &x, &weight, &bias, 1, 1), &dy, &[&x, &weight, &bias]).map(drop)
@@ -155,43 +157,43 @@ pub(super) fn convolution(kernels: &Kernels, shape: [i64; 3], rules: Rules) -> R
                 bridge::gradients(&out, &dy, &[&x, &laid_out, &bias]).map(drop)
             }),
         ],
-        rules,
+        timing,
     )?;
     Ok(Measured {
-        operation: "3x3 convolution, both ways",
+        operation: "3x3 convolution, forward and backward",
         case: format!("[{batch}, {channels}, {size}, {size}]"),
         kind: FLOAT,
         seconds: Spread::of(seconds[0].iter().copied()),
         bytes: None,
         in_place: false,
-        // By the definition, of which Winograd's algorithm does 16 parts of 36.
+        // The FLOPs of the definition. Winograd's algorithm does 16/36 of them.
         flops: Some(3 * 2 * 9 * (batch * size * size * channels * channels) as u64),
         against: Some("libtorch's".into()),
         ratio: Some(ratio(&seconds[1], &seconds[0])),
     })
 }
 
-/// Forward and backward of attention on views of a joint projection, as the model has them.
-pub(super) fn attention(shape: [i64; 3], kind: Kind, rules: Rules) -> Result<Measured, Error> {
+/// Times forward and backward of attention on views of a joint projection, as in the model.
+pub(super) fn attention(shape: [i64; 3], kind: Kind, timing: Timing) -> Result<Measured, Error> {
     const HEAD: i64 = 64;
     let [batch, length, channels] = shape;
-    let qkv = random(&[batch, length, 3 * channels], kind, rules.device).set_requires_grad(true);
-    let gradient = random(&[batch, length, channels], kind, rules.device);
+    let qkv = random(&[batch, length, 3 * channels], kind, timing.device).set_requires_grad(true);
+    let gradient = random(&[batch, length, channels], kind, timing.device);
     let work = || {
         let parts = qkv.f_view([batch, length, channels / HEAD, 3, HEAD])?.f_permute([3, 0, 2, 1, 4])?.f_unbind(0)?;
         let out = ops::attention(&parts[0], &parts[1], &parts[2]);
         let out = out.f_transpose(1, 2)?.f_reshape([batch, length, channels])?;
         bridge::gradients(&out, &gradient, &[&qkv]).map(drop)
     };
-    let seconds = time_in_turn(&mut [case(work)], rules)?;
+    let seconds = time_alternating(&mut [case(work)], timing)?;
     Ok(Measured {
-        operation: "Attention, both ways",
+        operation: "Attention, forward and backward",
         case: format!("batch {batch}, {length} positions, {channels} channels"),
         kind: name_of(kind),
         seconds: Spread::of(seconds[0].iter().copied()),
         bytes: None,
         in_place: false,
-        // Two products forward, and twice that backward.
+        // Two products forward and four backward.
         flops: Some(3 * 4 * (batch * length * length * channels) as u64),
         against: None,
         ratio: None,

@@ -1,32 +1,32 @@
-//! What was measured of one operation.
+//! The measurement of one operation.
 
 use serde::Serialize;
 
 use crate::bench::roofline::Roofline;
 use crate::statistics::Spread;
 
-/// The name of the kind that is not a half kind.
+/// The name of the data type that is not half precision.
 pub(super) const FLOAT: &str = "float32";
 
-/// An operation in one case.
+/// The measurement of an operation in one case.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Measured {
     pub(super) operation: &'static str,
     pub(super) case: String,
     pub(super) kind: &'static str,
     pub(super) seconds: Spread,
-    /// The bytes that it cannot do without reading and writing.
+    /// The bytes that the operation must read and write.
     pub(super) bytes: Option<u64>,
-    /// Whether most of them change where they lie.
+    /// Whether most of these bytes change in place.
     pub(super) in_place: bool,
     pub(super) flops: Option<u64>,
-    /// What took `ratio` times as long.
+    /// The alternative, which takes `ratio` times as long.
     pub(super) against: Option<String>,
     pub(super) ratio: Option<Spread>,
 }
 
 impl Measured {
-    /// The part of the machine's roofline that was reached.
+    /// Returns the part of the roofline that the operation reaches.
     pub(super) fn share(&self, roofline: &Roofline) -> Option<f64> {
         let memory = if self.in_place { &roofline.in_place_bytes_per_second } else { &roofline.copy_bytes_per_second };
         let bytes = self.bytes.map(|bytes| bytes as f64 / self.seconds.median / memory.median);
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_of_the_roofline_that_an_operation_meets() {
+    fn the_share_uses_the_roofline_of_memory_or_of_arithmetic() {
         let flat = |median: f64| Spread { median, least: median, most: median };
         let roofline = Roofline {
             copy_bytes_per_second: flat(1e9),
@@ -48,7 +48,7 @@ mod tests {
             float_flops: flat(1e10),
             half_flops: flat(4e10),
         };
-        let of_bytes = Measured {
+        let memory_bound = Measured {
             operation: "",
             case: String::new(),
             kind: FLOAT,
@@ -59,9 +59,9 @@ mod tests {
             against: None,
             ratio: None,
         };
-        assert_eq!(of_bytes.share(&roofline), Some(0.5));
-        assert_eq!(Measured { in_place: true, ..of_bytes.clone() }.share(&roofline), Some(0.25));
-        let of_flops = Measured { kind: "bfloat16", bytes: None, flops: Some(8_000_000_000), ..of_bytes };
-        assert_eq!(of_flops.share(&roofline), Some(0.1));
+        assert_eq!(memory_bound.share(&roofline), Some(0.5));
+        assert_eq!(Measured { in_place: true, ..memory_bound.clone() }.share(&roofline), Some(0.25));
+        let compute_bound = Measured { kind: "bfloat16", bytes: None, flops: Some(8_000_000_000), ..memory_bound };
+        assert_eq!(compute_bound.share(&roofline), Some(0.1));
     }
 }

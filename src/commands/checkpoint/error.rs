@@ -1,20 +1,20 @@
-//! What can go wrong with the tools, and the exit codes.
+//! The errors of `admiral checkpoint`, with their exit codes.
 
 use admiral_checkpoint::Error as CheckpointError;
 use admiral_comm::ExitCode;
 
 use crate::train::TrainError;
 
-/// Why a tool could not do its job.
+/// An error of a command for checkpoints.
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
-    /// A checkpoint or its place.
+    /// A checkpoint or its store cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// An option does not fit, or a checkpoint is not what it should be.
+    /// An option does not fit, or a checkpoint is damaged.
     #[error("{0}")]
     Refused(String),
-    /// A run's own error.
+    /// An error that training shares.
     #[error(transparent)]
     Train(#[from] TrainError),
     /// A file that the user asked for cannot be written.
@@ -22,10 +22,10 @@ pub enum ToolError {
     File {
         /// The file.
         path: String,
-        /// Why.
+        /// The reason.
         cause: String,
     },
-    /// Nobody takes what is printed.
+    /// Standard output cannot be written.
     #[error("cannot print: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -37,7 +37,7 @@ impl From<admiral_storage::Error> for ToolError {
 }
 
 impl ToolError {
-    /// What the program exits with.
+    /// Returns the exit code of the program.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {

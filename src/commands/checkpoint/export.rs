@@ -1,39 +1,39 @@
-//! `admiral checkpoint export`: a checkpoint's weights as a PyTorch file or as safetensors.
+//! `admiral checkpoint export`: writes a checkpoint's weights to a PyTorch file or to safetensors.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use admiral_checkpoint::{Parameter, Role, RoleTensors, find_checkpoint};
 use admiral_checkpoints_schema::safetensors::header;
+use admiral_storage::S3Settings;
 use admiral_torch_files::{Dtype, Error, TensorSpec, Writer};
 use clap::Args;
 use serde_json::json;
 
-use super::options::options_of;
 use crate::commands::weights::choose_role;
-use admiral_checkpoint::{Parameter, Role, RoleTensors, find_checkpoint};
-use admiral_storage::S3Settings;
 
 use super::error::ToolError;
+use super::options::options_of;
 use super::print::{print, print_json};
 
-/// Values that become bytes at once.
-const PIECE: usize = 1 << 18;
+/// The number of values that are converted to bytes at once.
+const CHUNK: usize = 1 << 18;
 
-/// What is written, and where.
+/// The options of `admiral checkpoint export`.
 #[derive(Debug, Args)]
 pub struct ExportOptions {
-    /// A checkpoint's folder, a place for checkpoints or a run's folder (then the newest): a path or an s3:// URL
+    /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or an s3:// URL
     checkpoint: String,
     /// The file to write: NAME.pt, which torch.load reads, or NAME.safetensors
     out: PathBuf,
-    /// Which weights: ema (the first average), master, or an average by its rate, as in ema-0.9999
+    /// Weights: ema (the first average), master, or an average by its rate, such as ema-0.9999
     #[arg(long, default_value = "ema")]
     weights: String,
-    /// Write over a file that is there
+    /// Overwrite an existing file
     #[arg(long)]
     overwrite: bool,
-    /// Print what was written as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -50,17 +50,17 @@ pub(super) fn run(options: &ExportOptions, s3: &S3Settings) -> Result<(), ToolEr
     let format = match options.out.extension().and_then(|end| end.to_str()) {
         Some("pt") => Format::Torch,
         Some("safetensors") => Format::Safetensors,
-        _ => return refuse("the file's name must end in .pt or .safetensors, which says what is written"),
+        _ => return refuse("the file's name must end in .pt or .safetensors, which determines the format"),
     };
     if options.out.exists() && !options.overwrite {
-        return refuse("it is there already; give --overwrite to write over it");
+        return refuse("it exists already; give --overwrite to overwrite it");
     }
     let checkpoint = find_checkpoint(&options.checkpoint, &options_of(s3))?;
     let role = choose_role(&checkpoint, &options.weights)?;
     let tensors = checkpoint.load_role(role)?;
     let manifest = checkpoint.manifest();
     let step = manifest.training.step;
-    write_aside(&options.out, |file| match format {
+    write_and_rename(&options.out, |file| match format {
         Format::Torch => write_torch(file, manifest.parameters(), &tensors),
         Format::Safetensors => write_safetensors(file, role, step, manifest.parameters(), &tensors),
     })
@@ -79,25 +79,25 @@ pub(super) fn run(options: &ExportOptions, s3: &S3Settings) -> Result<(), ToolEr
     print(&format!("{out}: {role} of {}, {count} tensors, {num_values} values\n", checkpoint.url()))
 }
 
-/// Writes a whole file or leaves what was there: under `<path>.partial` first, which then takes the name.
-fn write_aside(path: &Path, write: impl FnOnce(File) -> Result<File, Error>) -> Result<(), Error> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".partial");
-    let file = File::create(&aside)?;
+/// Writes a file as `<path>.partial` and renames it to `path`. If that fails, an existing file stays as it was.
+fn write_and_rename(path: &Path, write: impl FnOnce(File) -> Result<File, Error>) -> Result<(), Error> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let file = File::create(&partial)?;
     let written = write(file)
         .and_then(|file| file.sync_all().map_err(Error::from))
-        .and_then(|()| std::fs::rename(&aside, path).map_err(Error::from));
+        .and_then(|()| std::fs::rename(&partial, path).map_err(Error::from));
     if written.is_err() {
-        // The first error is the one to report.
-        let _ = std::fs::remove_file(&aside);
+        // The first error is reported, not an error of this clean-up.
+        let _ = std::fs::remove_file(&partial);
     }
     written
 }
 
-/// A parameter's values in little-endian bytes.
-fn pieces<'a>(tensors: &'a RoleTensors, parameter: &Parameter) -> impl Iterator<Item = Vec<u8>> + use<'a> {
+/// Returns a parameter's values as little-endian bytes, in chunks.
+fn byte_chunks<'a>(tensors: &'a RoleTensors, parameter: &Parameter) -> impl Iterator<Item = Vec<u8>> + use<'a> {
     let values = tensors.get(&parameter.name).map_or(&[][..], |(_, values)| values);
-    values.chunks(PIECE).map(|piece| piece.iter().flat_map(|value| value.to_le_bytes()).collect())
+    values.chunks(CHUNK).map(|chunk| chunk.iter().flat_map(|value| value.to_le_bytes()).collect())
 }
 
 fn write_torch(file: File, parameters: &[Parameter], tensors: &RoleTensors) -> Result<File, Error> {
@@ -107,7 +107,7 @@ fn write_torch(file: File, parameters: &[Parameter], tensors: &RoleTensors) -> R
         .collect();
     let mut writer = Writer::new(file, &specs)?;
     for parameter in parameters {
-        writer.tensor(pieces(tensors, parameter))?;
+        writer.tensor(byte_chunks(tensors, parameter))?;
     }
     writer.finish()
 }
@@ -122,8 +122,8 @@ fn write_safetensors(
     let mut out = BufWriter::new(file);
     out.write_all(&header(role, step, parameters.iter().map(|p| (p.name.as_str(), p.shape.as_slice()))))?;
     for parameter in parameters {
-        for piece in pieces(tensors, parameter) {
-            out.write_all(&piece)?;
+        for chunk in byte_chunks(tensors, parameter) {
+            out.write_all(&chunk)?;
         }
     }
     Ok(out.into_inner().map_err(std::io::IntoInnerError::into_error)?)

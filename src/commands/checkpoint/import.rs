@@ -1,40 +1,43 @@
-//! `admiral checkpoint import`: a checkpoint from a PyTorch file or from safetensors.
+//! `admiral checkpoint import`: makes a checkpoint from a PyTorch file or from safetensors.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use admiral_torch_files::StateDict;
-use clap::Args;
-use serde_json::json;
-
-use super::options::options_of;
-use crate::run_config::{PrecisionMode, RunConfig, group_digits};
-use crate::train::{parameters, roles};
 use admiral_checkpoint::{
     Catalog, Content, Parameter, Role, TensorView, TrainingState, find_checkpoint, identify, save,
 };
 use admiral_comm::Single;
 use admiral_storage::{Location, S3Settings, Store};
+use admiral_torch_files::StateDict;
+use clap::Args;
+use serde_json::json;
+
+use crate::run_config::{PrecisionMode, RunConfig, group_digits};
+use crate::train::{parameters, roles};
 
 use super::error::ToolError;
+use super::options::options_of;
 use super::print::{print, print_json};
 use super::recognise::{Model, Shapes, recognise};
 
-/// What becomes a checkpoint, and where.
+/// The options of `admiral checkpoint import`.
 #[derive(Debug, Args)]
 pub struct ImportOptions {
     /// The weights: a plain state dict of torch.save, old or new, or safetensors
     file: PathBuf,
-    /// The place for checkpoints to make, which has none yet: a folder or s3://bucket/prefix
-    place: String,
-    /// The network's configuration, where several or none of the known ones fit: a name such as lsun-cat, or a YAML file
+    /// The folder of checkpoints to make, which must have none yet: a path or s3://bucket/prefix
+    #[arg(value_name = "PLACE")]
+    location: String,
+    /// The network's configuration, if not exactly one known configuration fits: a name such as lsun-cat, or a YAML
+    /// file
     #[arg(long, value_name = "NAME|YAML")]
     config: Option<String>,
-    /// Write the weights alone, to sample from: not the state that training needs
+    /// Write only the weights, for sampling, without the optimizer state that training needs
     #[arg(long)]
     weights_only: bool,
-    /// Print what was made as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -42,7 +45,7 @@ pub struct ImportOptions {
 pub(super) fn run(options: &ImportOptions, s3: &S3Settings) -> Result<(), ToolError> {
     let name = options.file.display().to_string();
     let refuse = |error: &dyn std::fmt::Display| ToolError::Refused(format!("{name}: {error}"));
-    let location = Location::parse(&options.place)?;
+    let location = Location::parse(&options.location)?;
     let file = File::open(&options.file).map_err(|error| refuse(&error))?;
     let mut state = StateDict::open(file).map_err(|error| refuse(&error))?;
     let shapes: Shapes = state.tensors().iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
@@ -53,7 +56,7 @@ pub(super) fn run(options: &ImportOptions, s3: &S3Settings) -> Result<(), ToolEr
     let store = Store::create(&location, &options_of(s3))?;
     if let Some(step) = Catalog::new(&store).steps()?.first() {
         return Err(ToolError::Refused(format!(
-            "{} has checkpoints already (the first of step {step}); import into a place of its own",
+            "{} has checkpoints already (the first of step {step}); import into an empty folder",
             store.url("")
         )));
     }
@@ -69,7 +72,7 @@ pub(super) fn run(options: &ImportOptions, s3: &S3Settings) -> Result<(), ToolEr
         .collect();
     let content = content(&model, parameters.clone())?;
     let manifest = save(&store, &Single, &content, &views)?;
-    let checkpoint = find_checkpoint(&options.place, &options_of(s3))?.url();
+    let checkpoint = find_checkpoint(&options.location, &options_of(s3))?.url();
     let num_values: usize = values.iter().map(Vec::len).sum();
     let roles: Vec<String> = manifest.roles().iter().map(Role::to_string).collect();
     if options.json {
@@ -93,20 +96,21 @@ pub(super) fn run(options: &ImportOptions, s3: &S3Settings) -> Result<(), ToolEr
     ))
 }
 
-/// The values of every parameter, in order.
+/// Reads the values of every parameter, in order.
 fn read(state: &mut StateDict<File>, parameters: &[Parameter]) -> Result<Vec<Vec<f32>>, String> {
-    let places: std::collections::HashMap<String, usize> =
-        state.tensors().iter().enumerate().map(|(place, tensor)| (tensor.name.clone(), place)).collect();
+    let indices: HashMap<String, usize> =
+        state.tensors().iter().enumerate().map(|(index, tensor)| (tensor.name.clone(), index)).collect();
     let mut all = Vec::with_capacity(parameters.len());
     for parameter in parameters {
-        let place = *places.get(&parameter.name).ok_or_else(|| format!("it lacks {}", parameter.name))?;
-        let tensor = &state.tensors()[place];
+        let index = *indices.get(&parameter.name).ok_or_else(|| format!("it lacks {}", parameter.name))?;
+        let tensor = &state.tensors()[index];
         let dtype = tensor.dtype;
         let mut values = vec![0.0; tensor.num_elements()];
-        let rounded = state.read_f32(place, &mut values).map_err(|error| error.to_string())?;
+        let rounded = state.read_f32(index, &mut values).map_err(|error| error.to_string())?;
         if rounded > 0 {
             return Err(format!(
-                "{} is {dtype:?}, and {rounded} of its {} values are none of float32; round them in Python with .float()",
+                "{} is {dtype:?}, and {rounded} of its {} values are not exact in float32; round them in Python with \
+                 .float()",
                 parameter.name,
                 values.len()
             ));
@@ -116,7 +120,7 @@ fn read(state: &mut StateDict<File>, parameters: &[Parameter]) -> Result<Vec<Vec
     Ok(all)
 }
 
-/// All that training needs, or the first average alone, which is what one samples from.
+/// Returns all roles that training needs, or only the first average, which is enough for sampling.
 fn roles_to_write(config: &RunConfig, weights_only: bool) -> Vec<Role> {
     let rates = &config.optimizer.ema_rates;
     match (weights_only, rates.first()) {
@@ -126,7 +130,7 @@ fn roles_to_write(config: &RunConfig, weights_only: bool) -> Vec<Role> {
     }
 }
 
-/// A run before its first step.
+/// Returns the content of a checkpoint before the first step.
 fn content(model: &Model, parameters: Vec<Parameter>) -> Result<Content, ToolError> {
     let config = &model.config;
     let is_scaled = config.precision.mode == PrecisionMode::Fp16;

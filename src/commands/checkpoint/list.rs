@@ -1,29 +1,30 @@
-//! `admiral checkpoint list`: what lies at a place.
+//! `admiral checkpoint list`: lists the checkpoints in a store.
 
 use std::fmt::Write;
 
+use admiral_checkpoint::{Catalog, Entry, Inventory, Life, OwnerState, Role, State};
+use admiral_storage::S3Settings;
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::error::ToolError;
+use super::options::options_of;
 use super::print::{count, print, print_json, size, when};
 use super::table::{Side, Table};
-use super::options::options_of;
-use admiral_checkpoint::{Catalog, Entry, Inventory, Life, OwnerState, Role, State};
-use admiral_storage::S3Settings;
 
-/// What is listed, and how.
+/// The options of `admiral checkpoint list`.
 #[derive(Debug, Args)]
 pub struct ListOptions {
-    /// A place for checkpoints or a run's folder: a path or an s3:// URL
-    place: String,
+    /// A folder of checkpoints or a run's folder: a path or an s3:// URL
+    #[arg(value_name = "PLACE")]
+    location: String,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(options: &ListOptions, s3: &S3Settings) -> Result<(), ToolError> {
-    let catalog = Catalog::open(&options.place, &options_of(s3))?;
+    let catalog = Catalog::open(&options.location, &options_of(s3))?;
     let inventory = catalog.inventory()?;
     if options.json {
         print_json(&as_json(&catalog.store().url(""), &inventory))
@@ -32,7 +33,7 @@ pub(super) fn run(options: &ListOptions, s3: &S3Settings) -> Result<(), ToolErro
     }
 }
 
-/// The name of a state.
+/// Returns the name of a state.
 pub(super) fn state_name(state: &State) -> &'static str {
     match state {
         State::Published(_) => "published",
@@ -52,7 +53,7 @@ fn life_name(owner: &OwnerState) -> &'static str {
     }
 }
 
-/// Why a manifest cannot be read, where it cannot.
+/// Returns why a manifest cannot be read, or `None` if it can.
 pub(super) fn reason(state: &State) -> Option<String> {
     match state {
         State::Newer(error) | State::Damaged(error) => Some(error.to_string()),
@@ -60,7 +61,7 @@ pub(super) fn reason(state: &State) -> Option<String> {
     }
 }
 
-/// The roles in short: Adam's two moments never come apart.
+/// Returns the names of the roles. Adam's two moments are one name, because they are always saved together.
 fn contents(roles: &[Role]) -> String {
     let has_adam = roles.contains(&Role::AdamMean) && roles.contains(&Role::AdamVariance);
     let is_adam = |role: &Role| matches!(role, Role::AdamMean | Role::AdamVariance);
@@ -92,8 +93,8 @@ fn as_text(url: &str, inventory: &Inventory) -> String {
         let _ = match life_name(owner) {
             "released" => writeln!(text, "last written by {writer}, which has ended"),
             "alive" => writeln!(text, "being written by {writer}, which is alive"),
-            "dead" => writeln!(text, "last written by {writer}, which is dead and has not given the place back"),
-            _ => writeln!(text, "written by {writer}; whether it is alive can be told on its own host"),
+            "dead" => writeln!(text, "last written by {writer}, which is dead and has not released the lease"),
+            _ => writeln!(text, "written by {writer}; only its own host can tell whether it is alive"),
         };
     }
     let mut table = Table::new([

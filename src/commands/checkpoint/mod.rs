@@ -1,4 +1,4 @@
-//! `admiral checkpoint`: looking at checkpoints and tidying them, at any place; to and from other programs' files.
+//! `admiral checkpoint`: lists, shows, verifies, compares, deletes, imports and exports checkpoints in any store.
 
 mod diff;
 mod error;
@@ -29,22 +29,22 @@ pub use prune::PruneOptions;
 pub use show::ShowOptions;
 pub use verify::VerifyOptions;
 
-/// What is done with checkpoints.
+/// The commands for checkpoints.
 #[derive(Debug, Subcommand)]
 pub enum CheckpointCommand {
-    /// List what lies at a place: checkpoints, unfinished and damaged ones, and who writes there
+    /// List checkpoints, including unfinished and damaged ones, and the run that writes them
     List(ListOptions),
-    /// Print what a checkpoint says of itself
+    /// Print the contents of a checkpoint's manifest
     Show(ShowOptions),
-    /// Read checkpoints and hold every file to its length, its checksum and its tensors
+    /// Read checkpoints and check the length, the checksum and the tensors of every file
     Verify(VerifyOptions),
-    /// Compare two checkpoints; exits with 1 where they differ
+    /// Compare two checkpoints; exits with 1 if they differ
     Diff(DiffOptions),
-    /// Delete old checkpoints and what unfinished saves have left
+    /// Delete old checkpoints and the remains of unfinished saves
     Prune(PruneOptions),
-    /// Try whether checkpoints can be written to a place from here: a small file is written, read back and deleted
+    /// Check whether this host can save checkpoints: write, read back and delete a small file
     Probe(ProbeOptions),
-    /// Make a checkpoint of a PyTorch file or of safetensors
+    /// Make a checkpoint from a PyTorch file or from safetensors
     Import(ImportOptions),
     /// Write a checkpoint's weights to a PyTorch file or to safetensors
     Export(ExportOptions),
@@ -53,7 +53,7 @@ pub enum CheckpointCommand {
 /// Runs a command.
 ///
 /// # Errors
-/// When a checkpoint or a place cannot be read, is damaged, or an option does not fit it.
+/// When a checkpoint or a store cannot be read or is damaged, or an option does not fit it.
 pub fn run(command: &CheckpointCommand, s3: &S3Settings) -> Result<Outcome, ToolError> {
     match command {
         CheckpointCommand::List(options) => list::run(options, s3).map(|()| Outcome::Done),

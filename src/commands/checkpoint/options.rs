@@ -1,8 +1,8 @@
-//! Options of the store that commands open.
+//! The options of the stores that commands open.
 
 use admiral_storage::{S3Settings, StoreOptions};
 
-/// The default options, with these settings of S3.
+/// Returns the default options with these settings of S3.
 pub(super) fn options_of(s3: &S3Settings) -> StoreOptions {
     StoreOptions { s3: s3.clone(), ..StoreOptions::default() }
 }

@@ -1,10 +1,10 @@
-//! How a command ended that had no error.
+//! The outcome of a command that succeeded.
 
-/// How a command ended that had no error.
+/// The outcome of a command that succeeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Everything is as it should be.
+    /// The command is done.
     Done,
-    /// Two things that were compared differ.
+    /// The compared checkpoints differ.
     Different,
 }

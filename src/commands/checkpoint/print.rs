@@ -1,4 +1,4 @@
-//! What the tools print: for people, or as JSON.
+//! Printing for people and as JSON.
 
 use std::io::{ErrorKind, Write};
 
@@ -6,7 +6,10 @@ use serde::Serialize;
 
 use super::error::ToolError;
 
-/// Prints a text. A reader that has seen enough, as `head` has, is no error.
+/// Prints a text. A closed pipe is not an error: readers such as `head` stop early.
+///
+/// # Errors
+/// When standard output cannot be written.
 pub(super) fn print(text: &str) -> Result<(), ToolError> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -16,12 +19,15 @@ pub(super) fn print(text: &str) -> Result<(), ToolError> {
 }
 
 /// Prints a value as JSON.
+///
+/// # Errors
+/// When standard output cannot be written.
 pub(super) fn print_json(value: &impl Serialize) -> Result<(), ToolError> {
     let text = serde_json::to_string_pretty(value).map_err(std::io::Error::from)?;
     print(&format!("{text}\n"))
 }
 
-/// `1.4 GB`: bytes in the unit in which disks are sold.
+/// Formats bytes in decimal units, for example `1.4 GB`.
 pub(super) fn size(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["B", "kB", "MB", "GB", "TB"] {
@@ -33,7 +39,7 @@ pub(super) fn size(bytes: u64) -> String {
     format!("{value:.1} PB")
 }
 
-/// A manifest's time to the second, in UTC; as it stands where it is no time.
+/// Formats a manifest's time in UTC, to the second. Returns a text that is not a time unchanged.
 pub(super) fn when(created: &str) -> String {
     match created.parse::<jiff::Timestamp>() {
         Ok(time) => time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
@@ -41,12 +47,12 @@ pub(super) fn when(created: &str) -> String {
     }
 }
 
-/// `1 checkpoint`, `2 checkpoints`.
+/// Formats a number of things: `1 checkpoint`, `2 checkpoints`.
 pub(super) fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
-/// `step 20`, `steps 10, 20`.
+/// Formats a list of steps: `step 20`, `steps 10, 20`.
 pub(super) fn steps(steps: &[u64]) -> String {
     let list = steps.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
     if steps.len() == 1 { format!("step {list}") } else { format!("steps {list}") }
@@ -57,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_have_a_unit_and_never_four_digits() {
+    fn sizes_have_a_unit_and_at_most_three_digits_before_the_point() {
         let bytes = [0, 999, 1000, 999_949, 999_950, 4_700_000_000, u64::MAX];
         assert_eq!(bytes.map(size), ["0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "4.7 GB", "18446.7 PB"]);
     }

@@ -1,34 +1,39 @@
-//! `admiral checkpoint probe`: whether checkpoints can be written to a place from this host.
+//! `admiral checkpoint probe`: checks whether this host can write checkpoints to a store.
 
 use std::time::Duration;
 
+use admiral_checkpoint::probe_from_one_process;
+use admiral_contract::host::host_name;
+use admiral_storage::{Location, S3Settings, Store, StoreOptions};
 use clap::Args;
 use serde_json::json;
 
 use super::error::ToolError;
 use super::print::{print, print_json};
-use admiral_checkpoint::probe_from_one_process;
-use admiral_contract::host::host_name;
-use admiral_storage::{Location, S3Settings, Store, StoreOptions};
 
-/// Shorter than a run's own: somebody waits for the answer.
-const REQUEST: Duration = Duration::from_secs(10);
+/// The timeouts are shorter than those of a run, because a user waits for the answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What is tried.
+/// The options of `admiral checkpoint probe`.
 #[derive(Debug, Args)]
 pub struct ProbeOptions {
-    /// A place for checkpoints: a path or an s3:// URL. A folder that is not there is made
-    place: String,
+    /// A folder for checkpoints: a path or an s3:// URL; a missing folder is created
+    #[arg(value_name = "PLACE")]
+    location: String,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(options: &ProbeOptions, s3: &S3Settings) -> Result<(), ToolError> {
-    let location = Location::parse(&options.place)?;
-    let store_options =
-        StoreOptions { request_timeout: REQUEST, patience: PATIENCE, s3: s3.clone(), ..StoreOptions::default() };
+    let location = Location::parse(&options.location)?;
+    let store_options = StoreOptions {
+        request_timeout: REQUEST_TIMEOUT,
+        patience: PATIENCE,
+        s3: s3.clone(),
+        ..StoreOptions::default()
+    };
     let store = Store::create(&location, &store_options)?;
     let host = host_name();
     let mut number = [0; 4];

@@ -1,38 +1,39 @@
-//! `admiral checkpoint prune`: deletes what need not be kept, after it has made sure of what is.
+//! `admiral checkpoint prune`: verifies the newest checkpoint, and deletes those that need not be kept.
 
 use std::collections::BTreeSet;
 
+use admiral_checkpoint::{Catalog, Entry, Inventory, Retention, State, delete};
+use admiral_comm::ExitCode;
+use admiral_storage::S3Settings;
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::error::ToolError;
 use super::list::state_name;
+use super::options::options_of;
 use super::print::{count, print, print_json, size};
 use super::table::{Side, Table};
 use super::verify::file_and_difference;
-use super::options::options_of;
-use admiral_checkpoint::{Catalog, Entry, Inventory, Retention, State, delete};
-use admiral_comm::ExitCode;
-use admiral_storage::S3Settings;
 
-/// What is kept, and how it is said.
+/// The options of `admiral checkpoint prune`.
 #[derive(Debug, Args)]
 pub struct PruneOptions {
-    /// A place for checkpoints or a run's folder: a path or an s3:// URL
-    place: String,
-    /// Keep the newest so many
+    /// A folder of checkpoints or a run's folder: a path or an s3:// URL
+    #[arg(value_name = "PLACE")]
+    location: String,
+    /// Keep the N newest checkpoints
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     keep_last: u64,
-    /// Keep the steps that this divides
+    /// Keep the steps that K divides
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
     keep_every: Option<u64>,
     /// Keep these steps: 5000,10000
     #[arg(long, value_name = "STEP,...", value_delimiter = ',')]
     keep: Vec<u64>,
-    /// Delete damaged checkpoints too, those that were set aside among them
+    /// Also delete damaged checkpoints, including those that were set aside
     #[arg(long)]
     damaged: bool,
-    /// Say what would be deleted, and delete nothing
+    /// Print what would be deleted, and delete nothing
     #[arg(long)]
     dry_run: bool,
     /// Print JSON
@@ -40,7 +41,7 @@ pub struct PruneOptions {
     json: bool,
 }
 
-/// What becomes of a step's folder, and why.
+/// The decision on a step's folder, with its reason.
 #[derive(Debug, Clone, PartialEq)]
 struct Decision {
     step: u64,
@@ -56,17 +57,17 @@ pub(super) fn run(options: &PruneOptions, s3: &S3Settings) -> Result<(), ToolErr
         keep_every: options.keep_every.unwrap_or(0),
         keep_steps: options.keep.iter().copied().collect(),
     };
-    let catalog = Catalog::open(&options.place, &options_of(s3))?;
+    let catalog = Catalog::open(&options.location, &options_of(s3))?;
     let inventory = catalog.inventory()?;
     let mut decisions = decide(&inventory, &retention, options.damaged);
     if decisions.iter().any(|decision| decision.deleted) {
-        make_sure_of_newest(&catalog, &inventory)?;
-        // Verifying takes its time, and a run may have gone on meanwhile.
-        let first: BTreeSet<u64> = deleted_steps(&decisions);
+        verify_newest(&catalog, &inventory)?;
+        // A run may have saved checkpoints during the verification, so the decisions are made again.
+        let decided: BTreeSet<u64> = deleted_steps(&decisions);
         decisions = decide(&catalog.inventory()?, &retention, options.damaged);
-        for decision in decisions.iter_mut().filter(|d| d.deleted && !first.contains(&d.step)) {
+        for decision in decisions.iter_mut().filter(|d| d.deleted && !decided.contains(&d.step)) {
             decision.deleted = false;
-            decision.why = "came up only now".into();
+            decision.why = "changed during the verification".into();
         }
     }
     if !options.dry_run {
@@ -90,9 +91,9 @@ fn deleted_steps(decisions: &[Decision]) -> BTreeSet<u64> {
     decisions.iter().filter(|decision| decision.deleted).map(|decision| decision.step).collect()
 }
 
-/// Verifies the newest checkpoint: nothing older goes before it is known to be whole.
-fn make_sure_of_newest(catalog: &Catalog, inventory: &Inventory) -> Result<(), ToolError> {
-    // Without a checkpoint there is nothing to make sure of: what goes then is no checkpoint.
+/// Verifies the newest checkpoint. Older checkpoints are only deleted if it is whole.
+fn verify_newest(catalog: &Catalog, inventory: &Inventory) -> Result<(), ToolError> {
+    // Without a checkpoint, only incomplete and damaged folders are deleted.
     let Some(newest) = inventory.newest() else { return Ok(()) };
     let damage = match catalog.checkpoint(newest) {
         Ok(checkpoint) => checkpoint.verify()?.into_iter().next(),
@@ -109,7 +110,7 @@ fn make_sure_of_newest(catalog: &Catalog, inventory: &Inventory) -> Result<(), T
     )))
 }
 
-/// What is to become of each step's folder.
+/// Decides which folders are deleted.
 fn decide(inventory: &Inventory, retention: &Retention, with_damaged: bool) -> Vec<Decision> {
     let owner = inventory.owner.as_ref();
     let in_use = owner.and_then(|owner| owner.step_in_use());

@@ -1,4 +1,4 @@
-//! Which network a set of names and shapes belongs to.
+//! Recognizes the network of a file by the names and shapes of its tensors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,7 +11,7 @@ use super::error::ToolError;
 
 macro_rules! configurations {
     ($($name:literal),*) => {
-        /// The configurations of `configs/` by name.
+        /// The configurations in `configs/`, by name.
         const CONFIGURATIONS: &[(&str, &str)] =
             &[$(($name, include_str!(concat!("../../../configs/", $name, ".yaml")))),*];
     };
@@ -35,27 +35,27 @@ configurations![
     "fashion"
 ];
 
-/// Differences of one kind that a message lists before it says "and more".
-const LISTED: usize = 5;
+/// The number of differences of one kind that a message lists.
+const MAX_LISTED: usize = 5;
 
-/// Names and shapes of a file.
+/// The shapes of a file's tensors, by name.
 pub(super) type Shapes = BTreeMap<String, Vec<usize>>;
 
-/// A network that a file may hold the weights of.
+/// A known network.
 #[derive(Debug)]
 pub(super) struct Model {
     /// The name or the path of its configuration.
     pub(super) name: String,
     /// The configuration.
     pub(super) config: RunConfig,
-    /// Its parameters.
+    /// The network's parameters.
     pub(super) specs: ParamSpecs,
 }
 
 impl Model {
     fn of(name: &str, config: RunConfig) -> Result<Self, ToolError> {
-        let plan = config.network_spec().map_err(|mistakes| ToolError::Refused(format!("{name}: {mistakes:?}")))?;
-        Ok(Self { name: name.to_owned(), specs: Network::build(&plan).1, config })
+        let spec = config.network_spec().map_err(|mistakes| ToolError::Refused(format!("{name}: {mistakes:?}")))?;
+        Ok(Self { name: name.to_owned(), specs: Network::build(&spec).1, config })
     }
 
     fn of_text(name: &str, text: &str) -> Result<Self, ToolError> {
@@ -63,7 +63,7 @@ impl Model {
         Self::of(name, config)
     }
 
-    /// What keeps weights of these shapes from being this network's.
+    /// Returns the differences between these shapes and the network's.
     fn differences(&self, shapes: &Shapes) -> Differences {
         let mut found = Differences::default();
         for spec in self.specs.iter() {
@@ -104,8 +104,8 @@ impl fmt::Display for Differences {
             [("missing", &self.missing), ("unexpected", &self.unexpected), ("of another shape", &self.reshaped)]
         {
             if !list.is_empty() {
-                let first = list.iter().take(LISTED).cloned().collect::<Vec<_>>().join("; ");
-                let more = list.len().saturating_sub(LISTED);
+                let first = list.iter().take(MAX_LISTED).cloned().collect::<Vec<_>>().join("; ");
+                let more = list.len().saturating_sub(MAX_LISTED);
                 let more = if more > 0 { format!("; and {more} more") } else { String::new() };
                 write!(f, "\n  {} {kind}: {first}{more}", list.len())?;
             }
@@ -114,11 +114,11 @@ impl fmt::Display for Differences {
     }
 }
 
-/// The model of a file with these names and shapes: the one that `wanted` names or whose configuration lies at that
-/// path, or the only one of `configs/` that fits.
+/// Returns the model of a file with these shapes. `wanted` is a name or the path of a configuration; without it, the
+/// model is the only one in `configs/` that fits.
 ///
 /// # Errors
-/// [`ToolError::Refused`] where none fits, with what differs, or several do, with their names.
+/// When no model fits, with the differences, or when several fit, with their names.
 pub(super) fn recognise(file: &str, shapes: &Shapes, wanted: Option<&str>) -> Result<Model, ToolError> {
     if let Some(wanted) = wanted {
         let model = named(wanted)?;
@@ -135,11 +135,11 @@ pub(super) fn recognise(file: &str, shapes: &Shapes, wanted: Option<&str>) -> Re
     let mut models =
         CONFIGURATIONS.iter().map(|(name, text)| Model::of_text(name, text)).collect::<Result<Vec<_>, _>>()?;
     let counts: Vec<usize> = models.iter().map(|model| model.differences(shapes).count()).collect();
-    let fitting: Vec<usize> = (0..models.len()).filter(|&place| counts[place] == 0).collect();
+    let fitting: Vec<usize> = (0..models.len()).filter(|&i| counts[i] == 0).collect();
     match fitting.as_slice() {
         [only] => Ok(models.swap_remove(*only)),
         [] => {
-            let closest = (0..models.len()).min_by_key(|&place| counts[place]).map(|place| &models[place]);
+            let closest = (0..models.len()).min_by_key(|&i| counts[i]).map(|i| &models[i]);
             let differences = closest.map_or_else(String::new, |closest| {
                 let differences = closest.differences(shapes);
                 let (name, count) = (&closest.name, closest.specs.len());
@@ -152,9 +152,9 @@ pub(super) fn recognise(file: &str, shapes: &Shapes, wanted: Option<&str>) -> Re
             Err(ToolError::Refused(format!("{file} fits none of {}{differences}", known().join(", "))))
         }
         several => {
-            let names: Vec<&str> = several.iter().map(|&place| models[place].name.as_str()).collect();
+            let names: Vec<&str> = several.iter().map(|&i| models[i].name.as_str()).collect();
             Err(ToolError::Refused(format!(
-                "{file} fits {}, whose networks have the same names and shapes: say which it is with --config {}",
+                "{file} fits {}, whose networks have the same names and shapes: choose one with --config {}",
                 names.join(", "),
                 names[0]
             )))
@@ -166,7 +166,7 @@ fn known() -> Vec<&'static str> {
     CONFIGURATIONS.iter().map(|(name, _)| *name).collect()
 }
 
-/// The model of a name or of the configuration at a path.
+/// Returns the model with this name, or of the configuration at this path.
 fn named(wanted: &str) -> Result<Model, ToolError> {
     if let Some((name, text)) = CONFIGURATIONS.iter().find(|(name, _)| *name == wanted) {
         return Model::of_text(name, text);
@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    /// Names and shapes of the reference implementation's networks.
+    /// The names and shapes of the reference implementation's networks.
     fn released() -> Vec<(String, Shapes)> {
         let text = std::fs::read_to_string("tests/golden/architectures.json").unwrap();
         let all: BTreeMap<String, Value> = serde_json::from_str(&text).unwrap();
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn every_released_model_is_recognised() {
+    fn every_released_model_is_recognized() {
         let expected = [
             ("128_512_upsampler", "upsample-128-512"),
             ("128x128_classifier", "classifier-128"),
@@ -217,17 +217,17 @@ mod tests {
         for (row, name) in expected {
             assert_eq!(recognise("x.pt", &shapes(row), None).unwrap().name, name);
         }
-        let twins = ["256x256_diffusion_uncond", "lsun"];
-        for row in twins {
+        let ambiguous = ["256x256_diffusion_uncond", "lsun"];
+        for row in ambiguous {
             let message = recognise("x.pt", &shapes(row), None).unwrap_err().to_string();
             assert!(message.contains("imagenet256-uncond, lsun-bedroom, lsun-cat, lsun-horse"), "{message}");
             assert_eq!(recognise("x.pt", &shapes(row), Some("lsun-cat")).unwrap().name, "lsun-cat");
         }
-        assert_eq!(released().len(), expected.len() + twins.len());
+        assert_eq!(released().len(), expected.len() + ambiguous.len());
     }
 
     #[test]
-    fn every_configuration_of_the_folder_is_known() {
+    fn every_configuration_in_the_folder_is_known() {
         let files = std::fs::read_dir("configs").unwrap().map(|entry| entry.unwrap().path());
         let mut names: Vec<String> = files.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
         names.sort();
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_listed_against_the_closest() {
+    fn differences_to_the_closest_model_are_listed() {
         let mut weights = shapes("64x64_classifier");
         weights.remove("out.2.c_proj.bias").unwrap();
         weights.insert("ema.decay".into(), vec![]);
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_that_does_not_fit_or_is_not_there_is_refused() {
+    fn a_configuration_that_does_not_fit_or_does_not_exist_is_refused() {
         let weights = shapes("64x64_classifier");
         let message = |wanted: &str| recognise("x.pt", &weights, Some(wanted)).unwrap_err().to_string();
         assert!(message("classifier-128").contains("does not fit classifier-128"), "{}", message("classifier-128"));

@@ -1,32 +1,33 @@
-//! `admiral checkpoint show`: what a checkpoint says of itself.
+//! `admiral checkpoint show`: prints a checkpoint's manifest.
 
 use std::fmt::Write;
 
+use admiral_checkpoint::{Manifest, find_checkpoint};
+use admiral_storage::S3Settings;
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::run_config::RunConfig;
+
 use super::error::ToolError;
+use super::options::options_of;
 use super::print::{count, print, print_json, size, when};
 use super::table::{Side, Table};
-use super::options::options_of;
-use crate::run_config::RunConfig;
-use admiral_checkpoint::{Manifest, find_checkpoint};
-use admiral_storage::S3Settings;
 
-/// What is shown, and how.
+/// The options of `admiral checkpoint show`.
 #[derive(Debug, Args)]
 pub struct ShowOptions {
-    /// A checkpoint's folder, a place for checkpoints or a run's folder (then the newest): a path or an s3:// URL
+    /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or an s3:// URL
     checkpoint: String,
     /// Print the whole manifest as JSON
     #[arg(long, conflicts_with = "config")]
     json: bool,
-    /// Print the configuration as YAML, which `admiral train` takes
+    /// Print the configuration as YAML, for `admiral train`
     #[arg(long)]
     config: bool,
 }
 
-/// The lines of the configuration that tell one run from another.
+/// The fields of the configuration that are shown, by section.
 const HIGHLIGHTS: [(&str, &[&str]); 4] = [
     (
         "model",
@@ -124,7 +125,7 @@ fn as_text(url: &str, manifest: &Manifest) -> String {
     text
 }
 
-/// What a timestep sampler has learned, in words.
+/// Describes the state of a timestep sampler.
 fn sampler(state: Option<&Value>) -> String {
     let Some(state) = state else { return "learns nothing".into() };
     let kind = state.get("type").and_then(Value::as_str).unwrap_or("of a kind that this version does not know");

@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-/// Where a column's text stands.
+/// The alignment of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Left,
     Right,
 }
 
-/// Rows under a header. Columns are as wide as they have to be.
+/// A table with a header. Each column is as wide as its longest cell.
 #[derive(Debug)]
 pub(super) struct Table<const N: usize> {
     columns: [(&'static str, Side); N],
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_stand_under_each_other() {
+    fn columns_are_aligned() {
         let mut table = Table::new([("step", Side::Right), ("state", Side::Left), ("run", Side::Left)]);
         table.row(["10".into(), "published".into(), "a".into()]);
         table.row(["123000".into(), "".into(), "".into()]);

@@ -1,26 +1,26 @@
-//! `admiral checkpoint verify`: whether every file of a checkpoint is what was written.
+//! `admiral checkpoint verify`: checks that every file of a checkpoint is as it was written.
 
 use std::fmt::Write;
 
+use admiral_checkpoint::{Catalog, Checkpoint, Error, State, find_checkpoint};
+use admiral_storage::S3Settings;
 use clap::Args;
 use serde_json::json;
 
 use super::error::ToolError;
+use super::options::options_of;
 use super::print::{count, print, print_json, size, steps};
 use super::table::{Side, Table};
-use super::options::options_of;
-use admiral_checkpoint::{Catalog, Checkpoint, Error, State, find_checkpoint};
-use admiral_storage::S3Settings;
 
-/// What is verified, and how it is said.
+/// The options of `admiral checkpoint verify`.
 #[derive(Debug, Args)]
 pub struct VerifyOptions {
-    /// A checkpoint's folder, a place for checkpoints or a run's folder (then the newest): a path or an s3:// URL
+    /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or an s3:// URL
     checkpoint: String,
-    /// The checkpoint of this step, at a place or in a run's folder
+    /// Verify the checkpoint of this step, in a folder of checkpoints or a run's folder
     #[arg(long, conflicts_with = "all")]
     step: Option<u64>,
-    /// Every checkpoint of a place or of a run's folder
+    /// Verify every checkpoint in a folder of checkpoints or a run's folder
     #[arg(long)]
     all: bool,
     /// Print JSON
@@ -28,12 +28,12 @@ pub struct VerifyOptions {
     json: bool,
 }
 
-/// A checkpoint that was looked at.
+/// The result for a checkpoint.
 struct Finding {
     step: u64,
     files: usize,
     bytes: u64,
-    /// File or manifest, and what is wrong with it.
+    /// The damaged files, each with the reason. A damaged manifest is one of them.
     damage: Vec<(String, String)>,
 }
 
@@ -43,19 +43,19 @@ pub(super) fn run(options: &VerifyOptions, s3: &S3Settings) -> Result<(), ToolEr
         let mut findings = Vec::new();
         for entry in catalog.inventory()?.entries {
             match entry.state {
-                State::Published(_) => findings.push(look(&catalog.checkpoint(entry.step)?)?),
+                State::Published(_) => findings.push(verify(&catalog.checkpoint(entry.step)?)?),
                 State::Damaged(error) | State::Newer(error) => findings.push(Finding {
                     step: entry.step,
                     files: 0,
                     bytes: entry.bytes,
                     damage: vec![file_and_difference(error)],
                 }),
-                // No checkpoints, and nobody takes them for any.
+                // These are not checkpoints, and no reader treats them as checkpoints.
                 State::SetAside | State::Incomplete => {}
             }
         }
         if findings.is_empty() {
-            let reason = "it has no checkpoint that is published".into();
+            let reason = "it has no published checkpoint".into();
             return Err(Error::NotFound { url: catalog.store().url(""), reason }.into());
         }
         (catalog.store().url(""), findings)
@@ -64,7 +64,7 @@ pub(super) fn run(options: &VerifyOptions, s3: &S3Settings) -> Result<(), ToolEr
             Some(step) => Catalog::open(&options.checkpoint, &options_of(s3))?.checkpoint(step)?,
             None => find_checkpoint(&options.checkpoint, &options_of(s3))?,
         };
-        (checkpoint.url(), vec![look(&checkpoint)?])
+        (checkpoint.url(), vec![verify(&checkpoint)?])
     };
     if options.json {
         let findings: Vec<_> = findings
@@ -93,7 +93,7 @@ pub(super) fn run(options: &VerifyOptions, s3: &S3Settings) -> Result<(), ToolEr
     }
 }
 
-fn look(checkpoint: &Checkpoint) -> Result<Finding, ToolError> {
+fn verify(checkpoint: &Checkpoint) -> Result<Finding, ToolError> {
     let manifest = checkpoint.manifest();
     Ok(Finding {
         step: manifest.training.step,
@@ -103,7 +103,7 @@ fn look(checkpoint: &Checkpoint) -> Result<Finding, ToolError> {
     })
 }
 
-/// The file that an error names, and what is wrong with it.
+/// Returns the file that an error names, and the reason.
 pub(super) fn file_and_difference(error: Error) -> (String, String) {
     match error {
         Error::Damaged { url, difference: reason } | Error::Schema { url, reason } => (url, reason),

@@ -1,4 +1,4 @@
-//! DDIM (Song et al. 2020): sampling with a share of the noise, none of it by default, and its inversion.
+//! DDIM (Song et al. 2020): sampling with reduced or no noise, and its inversion.
 
 use tch::Tensor;
 
@@ -8,11 +8,11 @@ use super::guidance::Gradient;
 use super::trajectory::Step;
 
 impl GaussianDiffusion {
-    /// Goes from x_t to x_{t-1} (equation 12 of Song et al.).
+    /// Computes x_{t-1} from x_t, `[batch, channels, height, width]` (equation 12 of Song et al.).
     ///
-    /// `noise` is η, the share of ancestral sampling's noise, and the standard normal noise itself; without it the
-    /// step is deterministic (η = 0). Samples at t = 0 do without. A gradient
-    /// shifts ε by -√(1 - alpha_bar) times gradient (the paper's algorithm 2).
+    /// `noise` is η, the fraction of the noise of ancestral sampling, and the standard normal noise. Without it the
+    /// step is deterministic (η = 0). Samples at t = 0 receive no noise. `guidance` shifts ε by -√(1 - alpha_bar) times
+    /// the gradient (the paper's algorithm 2).
     #[must_use]
     pub fn ddim_sample(
         &self,
@@ -25,7 +25,7 @@ impl GaussianDiffusion {
     ) -> Step {
         let timesteps = self.model_timesteps(t, x_t.device());
         let mut x_start = self.reverse(&model(x_t, &timesteps), x_t, t, denoising).x_start;
-        // ε follows from the x_0 that may have been clipped.
+        // ε is computed from x_0, which may have been clipped.
         let mut epsilon = self.epsilon_from_x_start(&x_start, x_t, t);
         let s = self.schedule();
         if let Some(gradient) = guidance {
@@ -41,13 +41,14 @@ impl GaussianDiffusion {
         });
         let mut sample = (signal * &x_start).addcmul(&direction, &epsilon);
         if let Some((_, noise)) = noise {
-            // At t = 0 sigma is 0: alpha_bar before the first step is 1.
+            // sigma is 0 at t = 0, because alpha_bar before the first step is 1.
             sample = sample.addcmul(&sigma, noise);
         }
         Step { sample, x_start }
     }
 
-    /// Goes from x_t to x_{t+1} along the deterministic path (`eta` = 0): one step of encoding an image.
+    /// Computes x_{t+1} from x_t, `[batch, channels, height, width]`, along the deterministic path (`eta` = 0): one
+    /// step of encoding an image.
     #[must_use]
     pub fn ddim_reverse_sample(&self, model: &Model, x_t: &Tensor, t: &[i64], denoising: Denoising) -> Step {
         let x_start = self.p_mean_variance(model, x_t, t, denoising).x_start;
@@ -60,9 +61,11 @@ impl GaussianDiffusion {
         Step { sample: (signal * &x_start).addcmul(&direction, &epsilon), x_start }
     }
 
-    /// Encodes images `[batch, channels, height, width]` to the noise that deterministic sampling makes them of (the
-    /// paper's appendix F), by [`ddim_reverse_sample`](Self::ddim_reverse_sample) at every timestep but the last: its
-    /// noise level is where sampling starts. No graph is kept.
+    /// Encodes images `[batch, channels, height, width]` to the noise from which deterministic sampling reproduces them
+    /// (the paper's appendix F).
+    ///
+    /// Applies [`ddim_reverse_sample`](Self::ddim_reverse_sample) at every timestep except the last, because sampling
+    /// starts at the noise level of the last timestep. No autograd graph is recorded.
     pub fn ddim_encode(&self, model: &Model, images: &Tensor, denoising: Denoising) -> Tensor {
         let _no_grad = tch::no_grad_guard();
         let batch = images.size()[0] as usize;

@@ -1,4 +1,4 @@
-//! Ancestral sampling (Ho et al. 2020): x_{t-1} is drawn from p(x_{t-1} | x_t).
+//! Ancestral sampling (Ho et al. 2020): x_{t-1} is sampled from p(x_{t-1} | x_t).
 
 use tch::Tensor;
 
@@ -8,10 +8,10 @@ use super::guidance::Gradient;
 use super::trajectory::Step;
 
 impl GaussianDiffusion {
-    /// Draws x_{t-1} with the given standard normal noise, which samples at t = 0 do without; without any noise it is
-    /// the mean.
+    /// Samples x_{t-1} from p(x_{t-1} | x_t) with the given standard normal noise. `x_t` and `noise` are `[batch,
+    /// channels, height, width]`. Samples at t = 0 receive no noise. Without `noise` the sample is the mean.
     ///
-    /// A gradient shifts the mean by variance times gradient (the paper's algorithm 1).
+    /// `guidance` shifts the mean by the variance times the gradient (the paper's algorithm 1).
     #[must_use]
     pub fn p_sample(
         &self,

@@ -1,16 +1,15 @@
-//! Classifier guidance (the paper's section 4): which way makes a class more likely.
+//! Classifier guidance (the paper's section 4).
 
 use tch::{Kind, Tensor};
 
 use super::super::process::Model;
 
-/// The gradient that guides a step: x_t `[batch, channels, height, width]` and the timesteps as networks want them
-/// (`[batch]`, float32, those of the full process) to ∇ log p(y | x_t), scaled, of x_t's shape.
+/// The gradient that guides a step: a function of x_t `[batch, channels, height, width]` and the timesteps in the
+/// network's scale (`[batch]`, float32). The result is ∇ log p(y | x_t) times the guidance scale, of the shape of x_t.
 pub type Gradient<'a> = dyn Fn(&Tensor, &Tensor) -> Tensor + 'a;
 
-/// `scale` times ∇ log p(label | x_t) of a classifier that maps (x_t, timesteps) to logits `[batch, classes]`.
-///
-/// `labels` is `[batch]`, int64. Works also where the caller has turned gradients off.
+/// Returns `scale` times ∇ log p(label | x_t), of the shape of `x_t`. `classifier` maps (x_t, timesteps) to logits
+/// `[batch, classes]`; `labels` is `[batch]`, int64. Works even if the caller has disabled gradients.
 pub fn classifier_gradient(
     classifier: &Model,
     labels: &Tensor,
@@ -23,7 +22,7 @@ pub fn classifier_gradient(
         let log_probabilities = classifier(&x_t, timesteps).log_softmax(-1, Kind::Float);
         let selected = log_probabilities.gather(1, &labels.unsqueeze(1), false).sum(Kind::Float);
         let [gradient]: [Tensor; 1] =
-            Tensor::run_backward(&[selected], &[x_t], false, false).try_into().expect("one input, one gradient");
+            Tensor::run_backward(&[selected], &[x_t], false, false).try_into().expect("one gradient for one input");
         gradient * scale
     })
 }
@@ -35,7 +34,7 @@ mod tests {
     use tch::Device;
 
     #[test]
-    fn the_gradient_is_that_of_the_label_also_without_grad_mode() {
+    fn the_gradient_is_correct_even_without_grad_mode() {
         let _no_grad = tch::no_grad_guard();
         let x_t = Tensor::zeros([2, 1, 1, 2], (Kind::Float, Device::Cpu));
         // The logits are the two pixels: at 0 each class has probability 1/2.

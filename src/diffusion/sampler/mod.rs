@@ -1,4 +1,4 @@
-//! From noise to images: single steps of DDPM and DDIM, guidance, and the loops over all timesteps.
+//! Sampling of images from noise: single steps of DDPM and DDIM, guidance, and the loop over all timesteps.
 
 mod ddim;
 mod ddpm;

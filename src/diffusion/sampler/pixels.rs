@@ -1,9 +1,9 @@
-//! Samples as image files want them.
+//! Conversion of samples to bytes.
 
 use tch::{Kind, Tensor};
 
-/// Images in [-1, 1], `[batch, channels, height, width]`, as bytes `[batch, height, width, channels]`:
-/// (x + 1) * 127.5, clamped to 0..255 and truncated.
+/// Converts images in [-1, 1], `[batch, channels, height, width]`, to bytes, `[batch, height, width, channels]`:
+/// (x + 1) * 127.5, clamped to 0..=255 and truncated.
 pub fn to_bytes(images: &Tensor) -> Tensor {
     ((images + 1.0) * 127.5).clamp(0.0, 255.0).to_kind(Kind::Uint8).permute([0, 2, 3, 1]).contiguous()
 }

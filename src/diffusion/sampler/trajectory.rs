@@ -1,4 +1,4 @@
-//! The loop from x_T to x_0, one step at a time for whoever wants to watch.
+//! The sampling loop from x_T to x_0, as an iterator over its steps.
 
 use tch::Tensor;
 
@@ -6,26 +6,26 @@ use super::super::posterior::Denoising;
 use super::super::process::{GaussianDiffusion, Model};
 use super::guidance::Gradient;
 
-/// How a step is made.
+/// The sampling method.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Method {
     /// Ancestral sampling.
     Ddpm,
-    /// Along the path of DDIM, with `eta` times the noise of ancestral sampling.
+    /// DDIM, with `eta` times the noise of ancestral sampling.
     Ddim {
-        /// 0 is deterministic.
+        /// The fraction of the noise. 0 is deterministic.
         eta: f64,
     },
 }
 
-/// What shapes a sampling loop.
+/// The options of a sampling loop.
 #[derive(Clone, Copy)]
 pub struct SampleOptions<'a> {
-    /// How a step is made.
+    /// The sampling method.
     pub method: Method,
-    /// What is done to the model's predictions.
+    /// The adjustments of the model's predictions.
     pub denoising: Denoising,
-    /// The temperature by which the noise of each step is multiplied (the paper's appendix G); 1 changes nothing.
+    /// The temperature by which the noise of each step is multiplied (the paper's appendix G). 1 has no effect.
     pub noise_temperature: f64,
     /// The gradient that guides each step.
     pub guidance: Option<&'a Gradient<'a>>,
@@ -37,16 +37,16 @@ impl Default for SampleOptions<'_> {
     }
 }
 
-/// What a step gives.
+/// The result of a step.
 #[derive(Debug)]
 pub struct Step {
-    /// x_{t-1} (x_{t+1} in inversion), `[batch, channels, height, width]`.
+    /// x_{t-1}, or x_{t+1} in inversion, `[batch, channels, height, width]`.
     pub sample: Tensor,
-    /// The x_0 predicted on the way, of the same shape.
+    /// The predicted x_0, of the same shape.
     pub x_start: Tensor,
 }
 
-/// The steps from x_T to x_0, made as they are asked for.
+/// An iterator over the steps from x_T to x_0. Each call of `next` computes one step.
 pub struct Trajectory<'a> {
     diffusion: &'a GaussianDiffusion,
     model: &'a Model<'a>,
@@ -57,11 +57,11 @@ pub struct Trajectory<'a> {
 }
 
 impl GaussianDiffusion {
-    /// Samples from `x_last`, which is standard normal, `[batch, channels, height, width]`: an iterator over the
-    /// [`num_timesteps`](Self::num_timesteps) steps, the last of which holds the images.
+    /// Starts sampling from the standard normal `x_last`, `[batch, channels, height, width]`. The returned iterator has
+    /// [`num_timesteps`](Self::num_timesteps) steps, and the sample of the last step is the images.
     ///
-    /// `noise` gives the standard normal noise of step 0, 1, ...; it is asked only where a step has noise: not in
-    /// the last step, and not in deterministic sampling. No graph is kept.
+    /// `noise` returns the standard normal noise of step 0, 1, ..., of the same shape. It is called only for steps with
+    /// noise: not for the last step, and not in deterministic sampling. No autograd graph is recorded.
     #[must_use]
     pub fn sample<'a>(
         &'a self,
@@ -76,7 +76,8 @@ impl GaussianDiffusion {
 }
 
 impl Trajectory<'_> {
-    /// Makes all steps that are left and gives the images, `[batch, channels, height, width]`, in [-1, 1] or nearly.
+    /// Computes the remaining steps and returns the images, `[batch, channels, height, width]`, approximately in
+    /// [-1, 1].
     pub fn finish(mut self) -> Tensor {
         while self.next().is_some() {}
         self.x_t
@@ -136,7 +137,7 @@ mod tests {
         Tensor::randn([2, 1, 4, 4], (Kind::Float, Device::Cpu)).clamp(-1.0, 1.0)
     }
 
-    /// The best prediction where every image is `mean`: sampling must end there.
+    /// The exact noise prediction for data that consists of the constant image `mean`. Sampling must return this image.
     fn oracle(diffusion: &GaussianDiffusion, mean: f64) -> impl Fn(&Tensor, &Tensor) -> Tensor {
         let alphas: Vec<f64> = diffusion.schedule().alphas_cumprod.clone();
         let originals: Vec<usize> = diffusion.original_timesteps().to_vec();
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn every_method_ends_at_the_only_image() {
+    fn every_method_samples_the_only_image_of_the_data() {
         let diffusion = diffusion("ddim50");
         let model = oracle(&diffusion, 0.25);
         for method in [Method::Ddpm, Method::Ddim { eta: 0.0 }, Method::Ddim { eta: 1.0 }] {
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn noise_is_asked_only_where_it_is_used() {
+    fn noise_is_requested_only_for_steps_that_use_it() {
         let diffusion = diffusion("ddim50");
         let model = |x: &Tensor, _: &Tensor| x.shallow_clone();
         let asked = |method| {
@@ -180,8 +181,8 @@ mod tests {
     }
 
     #[test]
-    fn deterministic_sampling_undoes_encoding() {
-        // Both follow the same path to first order in the length of a step.
+    fn deterministic_sampling_inverts_encoding() {
+        // Both follow the same path to first order in the step size.
         let diffusion = diffusion("ddim500");
         let model = |x: &Tensor, _: &Tensor| x * 0.1;
         let options =
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn temperatures_below_one_calm_a_sample() {
+    fn temperatures_scale_epsilon_and_the_noise() {
         let diffusion = diffusion("ddim50");
         let (x_t, t) = (images(), [20, 30]);
         let model = |x: &Tensor, _: &Tensor| x * 0.5;

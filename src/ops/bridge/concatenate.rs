@@ -1,4 +1,4 @@
-//! A concatenation that two branches read.
+//! A concatenation with two consumers.
 
 use std::ffi::c_int;
 
@@ -13,20 +13,20 @@ unsafe extern "C" {
     -> c_int;
 }
 
-/// `first` `[batch, a, height, width]` and `second` `[batch, b, height, width]` to `[batch, a + b, height, width]`, as
-/// two tensors that share their values: one for each of two branches that read it. Backward adds the branches' gradients
-/// straight into dense gradients of `first` and `second`.
+/// Concatenates `first` `[batch, a, height, width]` and `second` `[batch, b, height, width]` to `[batch, a + b, height,
+/// width]`. Returns two tensors that share their memory: one for the residual branch and one for the skip connection.
+/// Backward adds the gradients of both directly into contiguous or channels-last gradients of `first` and `second`.
 ///
-/// Neither result may be changed in place.
+/// The results must not be modified in place.
 ///
 /// # Errors
-/// [`Error::Bridge`] when libtorch refuses the shapes or kinds.
+/// If libtorch rejects the shapes or kinds: [`Error::Bridge`].
 pub fn concatenate_twice(first: &Tensor, second: &Tensor) -> Result<[Tensor; 2], Error> {
     let mut results = [std::ptr::null_mut(); 2];
-    // SAFETY: the tensors live for the length of the call, and there is a place for each result.
+    // SAFETY: the tensors outlive the call, and `results` has room for both results.
     let status = unsafe { admiral_concatenate_twice(first.as_ptr(), second.as_ptr(), results.as_mut_ptr()) };
     check("concatenate_twice", status)?;
-    // SAFETY: on success the bridge hands over tensors that nobody else owns.
+    // SAFETY: on success the bridge transfers the ownership of the tensors.
     Ok(results.map(|result| unsafe { Tensor::from_ptr(result) }))
 }
 
@@ -37,7 +37,7 @@ mod tests {
 
     use super::*;
 
-    /// Two maps of 3 and 5 channels, in the layout asked for, that want gradients.
+    /// Returns two maps of 3 and 5 channels in the layout, which require gradients.
     fn parts(channels_last: bool) -> [Tensor; 2] {
         [3, 5].map(|channels| {
             let part = Tensor::randn([2, channels, 4, 6], (Kind::Double, Device::Cpu));
@@ -46,28 +46,28 @@ mod tests {
         })
     }
 
-    fn gradients_of(value: &Tensor, of: &[Tensor; 2]) -> Vec<Tensor> {
+    fn gradients_of(value: &Tensor, inputs: &[Tensor; 2]) -> Vec<Tensor> {
         let one = Tensor::from(1.0);
-        super::super::gradients(value, &one, &[&of[0], &of[1]]).unwrap()
+        super::super::gradients(value, &one, &[&inputs[0], &inputs[1]]).unwrap()
     }
 
     #[test]
-    fn values_and_gradients_are_those_of_a_concatenation() {
+    fn values_and_gradients_match_a_concatenation() {
         for channels_last in [false, true] {
             let parts = parts(channels_last);
             let [one, other] = concatenate_twice(&parts[0], &parts[1]).unwrap();
-            let whole = Tensor::cat(&parts, 1);
-            assert!(one.equal(&whole) && other.equal(&whole));
+            let reference = Tensor::cat(&parts, 1);
+            assert!(one.equal(&reference) && other.equal(&reference));
             assert_eq!(one.data_ptr(), other.data_ptr());
-            // One branch, the other, and both.
+            // Only the first consumer, only the second, and both.
             let branches = |x: &Tensor, y: &Tensor| {
                 [x.sin().sum(Kind::Double), y.exp().sum(Kind::Double), (x.sin() * 2.0 + y.exp()).sum(Kind::Double)]
             };
-            for (own, theirs) in branches(&one, &other).iter().zip(branches(&whole, &whole)) {
-                let expected = gradients_of(&theirs, &parts);
-                for (found, expected) in gradients_of(own, &parts).iter().zip(expected) {
+            for (found, expected) in branches(&one, &other).iter().zip(branches(&reference, &reference)) {
+                let expected = gradients_of(&expected, &parts);
+                for (found, expected) in gradients_of(found, &parts).iter().zip(expected) {
                     assert!(found.allclose(&expected, 1e-12, 1e-12, false));
-                    // Dense, as the part lies.
+                    // Without gaps, in the layout of the part.
                     let dense = if channels_last { found.permute([0, 2, 3, 1]) } else { found.shallow_clone() };
                     assert!(dense.is_contiguous(), "{:?}", found.stride());
                 }
@@ -76,21 +76,21 @@ mod tests {
     }
 
     #[test]
-    fn a_branch_that_nobody_took_costs_nothing_backward() {
+    fn an_unused_branch_costs_nothing_in_backward() {
         let parts = parts(true);
         let [one, _] = concatenate_twice(&parts[0], &parts[1]).unwrap();
         let value = one.sin().sum(Kind::Double);
-        let _turn = super::super::profile::ONE_AT_A_TIME.lock();
+        let _lock = super::super::profile::PROFILER.lock();
         let (_, calls) = super::super::profile(None, false, || gradients_of(&value, &parts)).unwrap();
         let count = |name: &str| calls.iter().filter(|calls| calls.name == name).map(|calls| calls.count).sum::<u64>();
-        // Nothing is added to zeros.
+        // No gradient of zeros is created and added.
         assert_eq!((count("aten::copy_"), count("aten::add")), (2, 0), "{calls:?}");
     }
 
     #[test]
-    fn shapes_that_do_not_fit_are_refused() {
-        let of = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
-        for (first, second) in [(of(&[1, 2, 3, 3]), of(&[1, 2, 3, 4])), (of(&[1, 2]), of(&[1, 2]))] {
+    fn incompatible_shapes_are_refused() {
+        let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
+        for (first, second) in [(zeros(&[1, 2, 3, 3]), zeros(&[1, 2, 3, 4])), (zeros(&[1, 2]), zeros(&[1, 2]))] {
             let error = concatenate_twice(&first, &second).unwrap_err().to_string();
             assert!(error.starts_with("concatenate_twice: "), "{error}");
         }

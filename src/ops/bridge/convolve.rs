@@ -1,4 +1,4 @@
-//! The convolution of weights that lie in flat memory.
+//! The convolution of channels-last maps with contiguous weights on the CPU.
 
 use std::ffi::c_int;
 
@@ -9,9 +9,9 @@ use super::check;
 use crate::ops::Error;
 
 unsafe extern "C" {
-    fn admiral_convolve_suits(x: *const C_tensor, weight: *const C_tensor) -> bool;
+    fn admiral_can_convolve(x: *const C_tensor, weight: *const C_tensor) -> bool;
     #[cfg(test)]
-    fn admiral_convolve_is_winograd(x: *const C_tensor, weight: *const C_tensor, stride: i64, padding: i64) -> bool;
+    fn admiral_convolve_uses_winograd(x: *const C_tensor, weight: *const C_tensor, stride: i64, padding: i64) -> bool;
     fn admiral_convolve(
         x: *const C_tensor,
         weight: *const C_tensor,
@@ -22,20 +22,20 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Whether [`convolve`] takes these, with something to gain.
-pub(in crate::ops) fn convolve_suits(x: &Tensor, weight: &Tensor) -> bool {
-    // SAFETY: both are live tensors of tch.
-    unsafe { admiral_convolve_suits(x.as_ptr(), weight.as_ptr()) }
+/// Whether [`convolve`] supports these tensors and is faster than libtorch.
+pub(in crate::ops) fn can_convolve(x: &Tensor, weight: &Tensor) -> bool {
+    // SAFETY: both pointers are live tensors.
+    unsafe { admiral_can_convolve(x.as_ptr(), weight.as_ptr()) }
 }
 
-/// Whether [`convolve`] takes Winograd's way.
+/// Whether [`convolve`] uses Winograd's algorithm.
 #[cfg(test)]
-pub(in crate::ops) fn is_winograd(x: &Tensor, weight: &Tensor, stride: i64, padding: i64) -> bool {
-    // SAFETY: both are live tensors of tch.
-    unsafe { admiral_convolve_is_winograd(x.as_ptr(), weight.as_ptr(), stride, padding) }
+pub(in crate::ops) fn uses_winograd(x: &Tensor, weight: &Tensor, stride: i64, padding: i64) -> bool {
+    // SAFETY: both pointers are live tensors.
+    unsafe { admiral_convolve_uses_winograd(x.as_ptr(), weight.as_ptr(), stride, padding) }
 }
 
-/// The node on the CPU, for what [`convolve_suits`].
+/// The autograd node on the CPU, for tensors that [`can_convolve`] accepts. Shapes as in [`crate::ops::conv2d`].
 pub(in crate::ops) fn convolve(
     x: &Tensor,
     weight: &Tensor,
@@ -44,9 +44,9 @@ pub(in crate::ops) fn convolve(
     padding: i64,
 ) -> Result<Tensor, Error> {
     let mut result = std::ptr::null_mut();
-    // SAFETY: all are live tensors of tch, and there is a place for the result.
+    // SAFETY: all pointers are live tensors, and `result` is valid for writing.
     let status = unsafe { admiral_convolve(x.as_ptr(), weight.as_ptr(), bias.as_ptr(), stride, padding, &mut result) };
     check("convolve", status)?;
-    // SAFETY: on success the bridge hands over a tensor that nobody else owns.
+    // SAFETY: on success the bridge transfers the ownership of the tensor.
     Ok(unsafe { Tensor::from_ptr(result) })
 }

@@ -1,5 +1,5 @@
-//! Group normalization by Admiral's GPU kernels, as a node of libtorch's graph. C++ holds the tensors and calls back here
-//! to launch kernels.
+//! Group normalization by our GPU kernels, as an autograd node. C++ owns the tensors and calls back into Rust to launch
+//! kernels.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +14,7 @@ use super::group_norm_node;
 use crate::ops::launcher::GpuLauncher;
 use crate::ops::{Error, GroupNorm};
 
-/// Shape and addresses: `Arguments` in group_norm_gpu.cpp.
+/// Shape and addresses. The same layout as `Arguments` in group_norm_gpu.cpp.
 #[repr(C)]
 struct Arguments {
     batch: i64,
@@ -66,15 +66,15 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// The fused node by the kernels of `launcher`; every tensor lies on its device.
+/// The fused autograd node with the kernels of `launcher`. All tensors are on its device.
 pub(in crate::ops) fn group_norm_gpu(
     launcher: &Arc<GpuLauncher>,
     x: &Tensor,
     norm: &GroupNorm<'_>,
 ) -> Result<Tensor, Error> {
     group_norm_node(norm, |optional, result| {
-        // SAFETY: all pointers are live tensors of tch, or null where the bridge expects it. The bridge owns
-        // the launcher's reference from now on, and returns it to `drop_launcher`.
+        // SAFETY: all pointers are live tensors, or null where the bridge allows it. The bridge takes ownership of the
+        // reference to the launcher and passes it to `drop_launcher` once.
         unsafe {
             admiral_group_norm_gpu(
                 x.as_ptr(),
@@ -97,7 +97,7 @@ pub(in crate::ops) fn group_norm_gpu(
 }
 
 unsafe extern "C" fn drop_launcher(launcher: *const c_void) {
-    // SAFETY: a reference that `group_norm_gpu` handed over, returned once.
+    // SAFETY: `group_norm_gpu` transferred this reference, and the bridge returns it once.
     drop(unsafe { Arc::from_raw(launcher.cast::<GpuLauncher>()) });
 }
 
@@ -106,28 +106,28 @@ unsafe extern "C" fn run(
     pass: i32,
     arguments: *const Arguments,
     failure: *mut c_char,
-    room: i64,
+    capacity: i64,
 ) -> i64 {
-    // SAFETY: what `group_norm_gpu` gave, and what the bridge has filled in for this call.
+    // SAFETY: the launcher that `group_norm_gpu` transferred, and arguments that are valid for this call.
     let (launcher, arguments) = unsafe { (&*launcher.cast::<GpuLauncher>(), &*arguments) };
-    // No panic may run into C++.
-    // SAFETY: libtorch's memory of the sizes that the shape says, freed on the stream that kernels run on.
+    // A panic must not unwind into C++.
+    // SAFETY: the addresses are libtorch's memory of the sizes given by the shape, freed on the stream of the kernels.
     let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { try_run(launcher, pass, arguments) }));
-    let said = match outcome {
+    let message = match outcome {
         Ok(Ok(bytes)) => return bytes as i64,
         Ok(Err(error)) => error.to_string(),
         Err(_) => "a launch panicked".to_owned(),
     };
-    let length = said.len().min(usize::try_from(room).unwrap_or(0).saturating_sub(1));
-    // SAFETY: `failure` has room for `room` bytes, all zero.
-    unsafe { std::ptr::copy_nonoverlapping(said.as_ptr(), failure.cast(), length) };
+    let length = message.len().min(usize::try_from(capacity).unwrap_or(0).saturating_sub(1));
+    // SAFETY: `failure` has `capacity` bytes, all zero, so the message remains NUL-terminated.
+    unsafe { std::ptr::copy_nonoverlapping(message.as_ptr(), failure.cast(), length) };
     -1
 }
 
-/// Bytes of workspace, or 0 when the pass is enqueued.
+/// Returns the bytes of workspace for a query, or 0 after enqueueing a pass.
 ///
 /// # Safety
-/// The addresses are good for what the shape says until the kernels have run.
+/// The addresses must be valid for the sizes given by the shape until the kernels have run.
 unsafe fn try_run(launcher: &GpuLauncher, pass: i32, a: &Arguments) -> Result<usize, admiral_gpu::Error> {
     let size = |value: i64| usize::try_from(value).unwrap_or_default();
     let norm = GpuGroupNorm {
@@ -153,7 +153,7 @@ unsafe fn try_run(launcher: &GpuLauncher, pass: i32, a: &Arguments) -> Result<us
         2 => return norm.backward_workspace(),
         1 => {
             let memory = Forward { x, y: a.y, weight, bias, modulation, mean, rstd, workspace };
-            // SAFETY: as the caller promises.
+            // SAFETY: guaranteed by the caller.
             unsafe { norm.forward(launcher.launch(), &memory)? };
         }
         _ => {
@@ -161,7 +161,7 @@ unsafe fn try_run(launcher: &GpuLauncher, pass: i32, a: &Arguments) -> Result<us
             let dmodulation = modulation.map(|_| (a.dscale, a.dshift));
             let memory =
                 Backward { x, dy, dx, weight, bias, modulation, mean, rstd, dweight, dbias, dmodulation, workspace };
-            // SAFETY: as above.
+            // SAFETY: guaranteed by the caller.
             unsafe { norm.backward(launcher.launch(), &memory)? };
         }
     }

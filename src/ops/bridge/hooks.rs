@@ -1,4 +1,4 @@
-//! Being told when the gradient of a parameter is complete.
+//! Callbacks on complete gradients.
 
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,31 +20,30 @@ unsafe extern "C" {
 
 type Listener = Box<dyn Fn() + Send + Sync>;
 
-/// Calls `listener` whenever a backward pass has added to the gradient of the leaf `parameter`, once a pass, on the
-/// thread that runs the pass on the leaf's device. It takes the place of an earlier listener, and lives as long as the
-/// parameter.
+/// Calls `listener` each time a backward pass has completed the gradient of the leaf `parameter`. The call is on the
+/// autograd thread of the leaf's device. The listener replaces an earlier one and lives as long as the parameter.
 ///
 /// # Errors
-/// [`Error::Bridge`] when the parameter is no leaf that wants a gradient.
+/// If the parameter is not a leaf that requires a gradient: [`Error::Bridge`].
 pub fn on_gradient(parameter: &Tensor, listener: impl Fn() + Send + Sync + 'static) -> Result<(), Error> {
     let listener: Box<Listener> = Box::new(Box::new(listener));
     let context = Box::into_raw(listener).cast();
-    // SAFETY: the tensor lives for the length of the call; the bridge owns `context` from now on and gives it to the two
-    // functions alone.
+    // SAFETY: the tensor outlives the call. The bridge takes ownership of `context` and passes it only to the two
+    // functions.
     check("on_gradient", unsafe { admiral_on_gradient(parameter.as_ptr(), context, call, drop_listener) })
 }
 
 unsafe extern "C" fn call(context: *mut c_void) {
-    // SAFETY: a listener that `on_gradient` has leaked and `drop_listener` has not taken back.
+    // SAFETY: `on_gradient` leaked this listener, and `drop_listener` has not freed it.
     let listener = unsafe { &*context.cast::<Listener>() };
-    // An unwinding listener would run into C++. What it has to say of its panic is printed by then.
+    // A panic must not unwind into C++. The panic hook has already printed its message.
     if catch_unwind(AssertUnwindSafe(listener)).is_err() {
         std::process::abort();
     }
 }
 
 unsafe extern "C" fn drop_listener(context: *mut c_void) {
-    // SAFETY: the last word on a listener that `on_gradient` has leaked.
+    // SAFETY: `on_gradient` leaked this listener, and this is its last use.
     drop(unsafe { Box::from_raw(context.cast::<Listener>()) });
 }
 
@@ -59,16 +58,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listener_hears_once_a_pass_and_lives_as_long_as_the_parameter() {
+    fn a_listener_runs_once_a_pass_and_lives_as_long_as_the_parameter() {
         let calls = Arc::new(AtomicUsize::new(0));
         let parameter = Tensor::from_slice(&[3.0f32, -1.0]).set_requires_grad(true);
-        let heard = Arc::clone(&calls);
+        let counted = Arc::clone(&calls);
         on_gradient(&parameter, move || {
-            heard.fetch_add(1, Ordering::Relaxed);
+            counted.fetch_add(1, Ordering::Relaxed);
         })
         .unwrap();
         for pass in 1..=2 {
-            // Twice in the graph, once in its hook.
+            // The parameter is in the graph twice, but the hook runs once.
             (&parameter * &parameter).sum(Kind::Float).backward();
             assert_eq!(calls.load(Ordering::Relaxed), pass);
         }
@@ -78,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_leaf_is_refused() {
+    fn tensors_that_are_not_leaves_are_refused() {
         let parameter = Tensor::from_slice(&[1.0f32]).set_requires_grad(true);
         let error = on_gradient(&(&parameter * 2), || {}).unwrap_err().to_string();
         assert!(error.starts_with("on_gradient: ") && error.contains("leaf"), "{error}");

@@ -1,5 +1,5 @@
-//! The Rust side of the C++ bridge: functions that tch does not offer. No C++ exception leaves the bridge;
-//! what it caught comes back as [`Error::Bridge`].
+//! The Rust side of the C++ bridge: functions of libtorch that tch does not have. The bridge catches C++ exceptions and
+//! returns them as [`Error::Bridge`].
 
 mod concatenate;
 mod convolve;
@@ -10,8 +10,8 @@ mod recompute;
 
 pub use concatenate::concatenate_twice;
 #[cfg(test)]
-pub(super) use convolve::is_winograd;
-pub(super) use convolve::{convolve, convolve_suits};
+pub(super) use convolve::uses_winograd;
+pub(super) use convolve::{can_convolve, convolve};
 pub(super) use group_norm_gpu::group_norm_gpu;
 pub use hooks::on_gradient;
 pub use profile::{Calls, profile};
@@ -35,7 +35,7 @@ unsafe extern "C" {
     fn admiral_set_gradient(parameter: *const C_tensor, gradient: *const C_tensor) -> c_int;
     fn admiral_gradients(
         output: *const C_tensor,
-        of_output: *const C_tensor,
+        output_gradient: *const C_tensor,
         inputs: *const *const C_tensor,
         num_inputs: i64,
         results: *mut *mut C_tensor,
@@ -70,7 +70,7 @@ unsafe extern "C" {
     fn admiral_sum_of_squares(values: *const c_void, kind: i32, length: i64, result: *mut f64) -> c_int;
 }
 
-/// The number by which the kernels know a kind of values, or `None` where they do not take it.
+/// Returns the value of a kind in the C++ `Kind`, or `None` if the kernels do not support it.
 pub(super) fn kernel_kind(kind: Kind) -> Option<i32> {
     match kind {
         Kind::Float => Some(0),
@@ -80,7 +80,7 @@ pub(super) fn kernel_kind(kind: Kind) -> Option<i32> {
     }
 }
 
-/// The memory of one update: `admiral::AdamMemory` in kernels.h.
+/// The memory of one update. The same layout as `admiral::AdamMemory` in kernels.h.
 #[repr(C)]
 pub(super) struct AdamMemory {
     pub(super) master: *mut c_void,
@@ -92,7 +92,7 @@ pub(super) struct AdamMemory {
     pub(super) half_kind: i32,
 }
 
-/// The numbers of libtorch's AdamW: `admiral::TorchAdamW` in bridge.cpp.
+/// The hyperparameters of libtorch's AdamW. The same layout as `admiral::TorchAdamW` in bridge.cpp.
 #[repr(C)]
 struct TorchAdamW {
     learning_rate: f64,
@@ -103,7 +103,7 @@ struct TorchAdamW {
     step: f64,
 }
 
-/// One EMA: `AdmiralAverage` in flat.cpp.
+/// One EMA. The same layout as `AdmiralAverage` in flat.cpp.
 #[repr(C)]
 pub(super) struct Average {
     pub(super) ema: *mut c_void,
@@ -111,60 +111,64 @@ pub(super) struct Average {
     pub(super) rest: f32,
 }
 
-/// The instruction set whose kernels run on this CPU: `baseline`, `avx2`, `avx512` or `avx512_bf16`.
+/// Returns the instruction set of the kernels for this CPU: `baseline`, `avx2`, `avx512` or `avx512_bf16`.
 #[must_use]
 pub fn instruction_set() -> &'static str {
     // SAFETY: the bridge returns a NUL-terminated ASCII literal.
     unsafe { CStr::from_ptr(admiral_instruction_set()) }.to_str().unwrap_or("unknown")
 }
 
-/// The version of the libtorch that this program was compiled with.
+/// Returns the version of the libtorch that this program was compiled with.
 #[must_use]
 pub fn torch_built_with() -> &'static str {
     // SAFETY: the bridge returns a NUL-terminated ASCII literal.
     unsafe { CStr::from_ptr(admiral_torch_built_with()) }.to_str().unwrap_or("unknown")
 }
 
-/// The version of the libtorch that is loaded; none where it does not say.
+/// Returns the version of the loaded libtorch, or `None` if its configuration does not include one.
 ///
 /// # Errors
-/// [`Error::Bridge`] when libtorch cannot say what it is.
+/// If libtorch cannot show its configuration: [`Error::Bridge`].
 pub fn torch_loaded() -> Result<Option<String>, Error> {
     let mut config = std::ptr::null();
-    // SAFETY: the pointer is to a live one.
+    // SAFETY: `config` is valid for writing.
     check("torch_config", unsafe { admiral_torch_config(&mut config) })?;
-    // SAFETY: on success it is a NUL-terminated string that lives until this thread's next call.
+    // SAFETY: on success it is a NUL-terminated string that is valid until the next call on this thread.
     let config = unsafe { CStr::from_ptr(config) }.to_string_lossy();
     let version = config.split_once("TORCH_VERSION=").map(|(_, rest)| rest);
     Ok(version.and_then(|rest| rest.split([',', ' ', '\n']).next()).map(str::to_owned))
 }
 
+/// Runs the CPU kernel of the optimizer update.
+///
 /// # Safety
-/// Every pointer of `memory` and `averages` must point to `length` values of its kind that nobody else uses.
+/// Every pointer of `memory` and `averages` must point to `length` values of its kind that no other code accesses.
 pub(super) unsafe fn adam(
     memory: &AdamMemory,
     update: &AdamUpdate,
     averages: &[Average],
     length: usize,
 ) -> Result<(), Error> {
-    // SAFETY: as the caller promises.
+    // SAFETY: guaranteed by the caller.
     let status = unsafe { admiral_adam(memory, update, averages.as_ptr(), averages.len() as i64, length as i64) };
     check("adam", status)
 }
 
+/// Runs the CPU kernel of the sum of squares.
+///
 /// # Safety
-/// `values` must point to `length` values of the kind that `kind` numbers.
+/// `values` must point to `length` values of the kind `kind`, as returned by [`kernel_kind`].
 pub(super) unsafe fn sum_of_squares(values: *const c_void, kind: i32, length: usize) -> Result<f64, Error> {
     let mut result = 0.0;
-    // SAFETY: as the caller promises.
+    // SAFETY: guaranteed by the caller.
     check("sum_of_squares", unsafe { admiral_sum_of_squares(values, kind, length as i64, &mut result) })?;
     Ok(result)
 }
 
-/// The fused node on the CPU: every tensor lies there, in float32 or a half kind.
+/// The fused autograd node on the CPU. All tensors are on the CPU, in float32 or a half kind.
 pub(super) fn group_norm_silu(x: &Tensor, norm: &GroupNorm<'_>) -> Result<Tensor, Error> {
     group_norm_node(norm, |optional, result| {
-        // SAFETY: all pointers are live tensors of tch, or null where the bridge expects it.
+        // SAFETY: all pointers are live tensors, or null where the bridge allows it.
         unsafe {
             admiral_group_norm_silu(
                 x.as_ptr(),
@@ -183,32 +187,32 @@ pub(super) fn group_norm_silu(x: &Tensor, norm: &GroupNorm<'_>) -> Result<Tensor
     })
 }
 
-/// What is optional of a group normalization, as the bridge takes it.
-struct Optional {
-    /// Null where there is no modulation, as `shift`.
+/// The optional arguments of a group normalization in the form of the bridge.
+struct OptionalArguments {
+    /// Null without modulation, as is `shift`.
     scale: *const C_tensor,
     shift: *const C_tensor,
-    /// 0 where there is no dropout.
+    /// 0 without dropout.
     probability: f64,
     seed: i64,
 }
 
-/// The node that `make` writes to its second argument, with the bridge's status as its answer.
+/// Returns the output tensor of a node. `create` writes it to its second argument and returns the bridge's status.
 fn group_norm_node(
     norm: &GroupNorm<'_>,
-    make: impl FnOnce(&Optional, &mut *mut C_tensor) -> c_int,
+    create: impl FnOnce(&OptionalArguments, &mut *mut C_tensor) -> c_int,
 ) -> Result<Tensor, Error> {
     let (scale, shift) =
         norm.modulation.map_or((std::ptr::null(), std::ptr::null()), |(scale, shift)| (scale.as_ptr(), shift.as_ptr()));
     let (probability, seed) = norm.dropout.map_or((0.0, 0), |dropout| (dropout.probability, dropout.seed));
-    let optional = Optional { scale, shift, probability, seed: seed.cast_signed() };
+    let optional = OptionalArguments { scale, shift, probability, seed: seed.cast_signed() };
     let mut result = std::ptr::null_mut();
-    check("group_norm_silu", make(&optional, &mut result))?;
-    // SAFETY: on success the bridge hands over a tensor that nobody else owns.
+    check("group_norm_silu", create(&optional, &mut result))?;
+    // SAFETY: on success the bridge transfers the ownership of the tensor.
     Ok(unsafe { Tensor::from_ptr(result) })
 }
 
-/// Turns a status of the bridge into a result. The message lies in storage of the calling thread.
+/// Converts a status of the bridge to a result. The error message is in storage of the calling thread.
 fn check(operation: &'static str, status: c_int) -> Result<(), Error> {
     if status == 0 {
         return Ok(());
@@ -229,27 +233,28 @@ pub fn set_gradient(parameter: &Tensor, gradient: &Tensor) -> Result<(), Error> 
     check("set_gradient", unsafe { admiral_set_gradient(parameter.as_ptr(), gradient.as_ptr()) })
 }
 
-/// The gradients of `inputs`, given the gradient `of_output` of `output`. Nothing is accumulated into any leaf.
+/// Computes the gradients of `inputs` from the gradient `output_gradient` of `output`. Does not accumulate into leaves.
+/// Each result has the shape of its input.
 ///
 /// # Errors
-/// [`Error::Bridge`] when the graph does not lead from `output` to each of `inputs`, or libtorch fails in it.
-pub fn gradients(output: &Tensor, of_output: &Tensor, inputs: &[&Tensor]) -> Result<Vec<Tensor>, Error> {
+/// If the graph of `output` does not include all `inputs`, or backward fails: [`Error::Bridge`].
+pub fn gradients(output: &Tensor, output_gradient: &Tensor, inputs: &[&Tensor]) -> Result<Vec<Tensor>, Error> {
     let leaves: Vec<*const C_tensor> = inputs.iter().map(|input| input.as_ptr()).collect();
     let mut results = vec![std::ptr::null_mut(); inputs.len()];
-    // SAFETY: all pointers are live tensors of tch, and there is a place for each result.
+    // SAFETY: all pointers are live tensors, and `results` has room for each result.
     let status = unsafe {
-        let (output, of_output) = (output.as_ptr(), of_output.as_ptr());
-        admiral_gradients(output, of_output, leaves.as_ptr(), leaves.len() as i64, results.as_mut_ptr())
+        let (output, output_gradient) = (output.as_ptr(), output_gradient.as_ptr());
+        admiral_gradients(output, output_gradient, leaves.as_ptr(), leaves.len() as i64, results.as_mut_ptr())
     };
     check("gradients", status)?;
-    // SAFETY: on success the bridge hands over tensors that nobody else owns.
+    // SAFETY: on success the bridge transfers the ownership of the tensors.
     Ok(results.into_iter().map(|result| unsafe { Tensor::from_ptr(result) }).collect())
 }
 
-/// One update of float32 tensors by libtorch's own fused AdamW, which [`super::adam`] is measured against.
+/// Performs one update of float32 tensors with libtorch's fused AdamW, for comparison with [`super::adam`].
 ///
 /// # Errors
-/// [`Error::Bridge`] when libtorch refuses the tensors.
+/// If libtorch rejects the tensors: [`Error::Bridge`].
 pub fn torch_fused_adamw(
     parameter: &Tensor,
     gradient: &Tensor,
@@ -259,30 +264,29 @@ pub fn torch_fused_adamw(
 ) -> Result<(), Error> {
     let AdamHyper { learning_rate, beta1, beta2, epsilon, weight_decay, step, gradient_scale: _ } = *hyper;
     let hyper = TorchAdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step: step as f64 };
-    // SAFETY: all pointers are live tensors of tch, and `hyper` lives for the call.
+    // SAFETY: all pointers are live tensors, and `hyper` outlives the call.
     check("torch_fused_adamw", unsafe {
         admiral_torch_fused_adamw(parameter.as_ptr(), gradient.as_ptr(), mean.as_ptr(), variance.as_ptr(), &hyper)
     })
 }
 
-/// Lets CUDA's float32 convolutions and matrix products round their inputs to TF32's 10 bits of mantissa, or not.
-/// libtorch lets convolutions do so unless told otherwise; the CPU never does.
+/// Sets whether float32 convolutions and matrix products on CUDA may round their inputs to the 10-bit mantissa of TF32.
+/// libtorch's default allows it for convolutions. It has no effect on the CPU.
 ///
 /// # Errors
-/// [`Error::Bridge`] when libtorch refuses.
+/// If libtorch fails: [`Error::Bridge`].
 pub fn allow_tf32(allow: bool) -> Result<(), Error> {
-    // SAFETY: takes no pointer.
+    // SAFETY: the function takes no pointers.
     check("allow_tf32", unsafe { admiral_allow_tf32(allow) })
 }
 
-/// libtorch's number of the stream that it computes on now, on this thread, on a GPU: 0 is the default one, CUDA's null
-/// stream.
+/// Returns libtorch's ID of the current stream of this thread on a GPU. 0 is the default stream, CUDA's null stream.
 ///
 /// # Errors
-/// [`Error::Bridge`] when libtorch has no CUDA.
+/// If libtorch has no CUDA or no such GPU: [`Error::Bridge`].
 pub fn current_stream(ordinal: usize) -> Result<i64, Error> {
     let mut id = 0;
-    // SAFETY: the place is good to write.
+    // SAFETY: `id` is valid for writing.
     check("current_stream", unsafe { admiral_current_stream(ordinal as i64, &mut id) })?;
     Ok(id)
 }
@@ -295,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn backward_accumulates_into_the_buffer_it_was_given() {
+    fn backward_accumulates_into_the_given_buffer() {
         let flat = Tensor::zeros([4], (Kind::Float, Device::Cpu));
         let gradient = flat.narrow(0, 1, 2);
         let parameter = Tensor::from_slice(&[3.0f32, -1.0]).set_requires_grad(true);
@@ -307,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_come_back_and_accumulate_nowhere() {
+    fn gradients_are_returned_and_not_accumulated() {
         let x = Tensor::from_slice(&[3.0f32, -1.0]).set_requires_grad(true);
         let y = Tensor::from_slice(&[2.0f32, 5.0]).set_requires_grad(true);
         let found = gradients(&(&x * &x * &y), &Tensor::from_slice(&[1.0f32, 10.0]), &[&x, &y]).unwrap();
@@ -319,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gradient_of_another_shape_is_refused_with_a_message() {
+    fn a_gradient_of_another_shape_is_refused() {
         let parameter = Tensor::from_slice(&[3.0f32, -1.0]).set_requires_grad(true);
         let error = set_gradient(&parameter, &Tensor::from_slice(&[0.0f32])).unwrap_err();
         assert!(error.to_string().starts_with("set_gradient: "), "{error}");

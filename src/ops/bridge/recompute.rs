@@ -1,4 +1,4 @@
-//! Activation checkpointing: a part of a network that is run again in backward instead of keeping what it computed.
+//! Activation checkpointing: backward recomputes a part of the network instead of reading saved activations.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,13 +22,13 @@ unsafe extern "C" {
 
 type Body = Box<dyn Fn(&Tensor, &Tensor) -> Tensor + Send>;
 
-/// `body(x, embedding)`, of which only `x` and `embedding` are kept: backward calls `body` again, with the graph that it
-/// then needs, on a thread of autograd's. Gradients of leaves that `body` holds accumulate as they would without this.
+/// Computes `body(x, embedding)` and saves only `x` and `embedding` for backward. Backward calls `body` again on an
+/// autograd thread, this time recording its graph. Gradients of leaves that `body` holds accumulate as usual.
 ///
-/// `body` has to do the same each time, dropout masks included, and one of the inputs has to want a gradient.
+/// `body` must compute the same each time, including dropout masks. At least one of the inputs must require a gradient.
 ///
 /// # Errors
-/// [`Error::Bridge`] when `body` panics, with what it said. In backward that is backward's error.
+/// If `body` panics: [`Error::Bridge`] with the panic message. A panic during backward is an error of backward.
 pub fn recompute(
     x: &Tensor,
     embedding: &Tensor,
@@ -36,13 +36,13 @@ pub fn recompute(
 ) -> Result<Tensor, Error> {
     let body: Box<Body> = Box::new(Box::new(body));
     let mut result = std::ptr::null_mut();
-    // SAFETY: the tensors live for the length of the call; the bridge owns `context` from now on and gives it to the two
-    // functions alone, never at once.
+    // SAFETY: the tensors outlive the call. The bridge takes ownership of `context` and passes it only to the two
+    // functions, never concurrently.
     let status = unsafe {
         admiral_recompute(x.as_ptr(), embedding.as_ptr(), Box::into_raw(body).cast(), call, drop_body, &mut result)
     };
     check("recompute", status)?;
-    // SAFETY: on success the bridge hands over a tensor that nobody else owns.
+    // SAFETY: on success the bridge transfers the ownership of the tensor.
     Ok(unsafe { Tensor::from_ptr(result) })
 }
 
@@ -51,31 +51,30 @@ unsafe extern "C" fn call(
     x: *mut C_tensor,
     embedding: *mut C_tensor,
     failure: *mut c_char,
-    room: i64,
+    capacity: i64,
 ) -> *mut C_tensor {
-    // SAFETY: a body that `recompute` has leaked and `drop_body` has not taken back, and two tensors that are handed
-    // over.
+    // SAFETY: `recompute` leaked this body, and `drop_body` has not freed it. The caller transfers both tensors.
     let (body, x, embedding) = unsafe { (&*context.cast::<Body>(), Tensor::from_ptr(x), Tensor::from_ptr(embedding)) };
-    // No panic may run into C++.
+    // A panic must not unwind into C++.
     match catch_unwind(AssertUnwindSafe(|| body(&x, &embedding))) {
         Ok(y) => {
-            // The tensor behind it is C++'s from here on.
+            // C++ takes ownership of the tensor.
             let y = std::mem::ManuallyDrop::new(y);
             y.as_ptr().cast_mut()
         }
         Err(panic) => {
-            let said = panic.downcast_ref::<String>().map(String::as_str);
-            let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("the body panicked");
-            let length = said.len().min(usize::try_from(room).unwrap_or(0).saturating_sub(1));
-            // SAFETY: `failure` has room for `room` bytes, all zero.
-            unsafe { std::ptr::copy_nonoverlapping(said.as_ptr().cast(), failure, length) };
+            let message = panic.downcast_ref::<String>().map(String::as_str);
+            let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("the body panicked");
+            let length = message.len().min(usize::try_from(capacity).unwrap_or(0).saturating_sub(1));
+            // SAFETY: `failure` has `capacity` bytes, all zero, so the message remains NUL-terminated.
+            unsafe { std::ptr::copy_nonoverlapping(message.as_ptr().cast(), failure, length) };
             std::ptr::null_mut()
         }
     }
 }
 
 unsafe extern "C" fn drop_body(context: *mut c_void) {
-    // SAFETY: the last word on a body that `recompute` has leaked.
+    // SAFETY: `recompute` leaked this body, and this is its last use.
     drop(unsafe { Box::from_raw(context.cast::<Body>()) });
 }
 
@@ -90,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gradients_are_those_without_it_and_nothing_is_kept() {
+    fn gradients_match_and_the_body_is_freed() {
         tch::manual_seed(3);
         let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
         let (x, embedding, weight) = (random(&[4, 6]), random(&[4, 6]), random(&[6, 6]));
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_fails_is_an_error() {
+    fn a_panic_of_the_body_is_an_error() {
         let x = Tensor::ones([2, 3], (Kind::Float, Device::Cpu)).set_requires_grad(true);
         let error = recompute(&x, &x, |x, _| x.matmul(x)).unwrap_err().to_string();
         assert!(error.starts_with("recompute: ") && error.contains("2x3"), "{error}");

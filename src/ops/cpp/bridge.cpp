@@ -1,4 +1,4 @@
-// What tch does not offer, through libtorch's own headers. Tensors come as the raw pointers that tch holds.
+// Functions of libtorch that tch does not have. Tensors are the raw pointers inside tch's tensors.
 #include "bridge.h"
 
 #include <ATen/Context.h>
@@ -32,10 +32,10 @@ extern "C" {
 
 const char* admiral_last_error() { return admiral::last_error().c_str(); }
 
-// The libtorch whose headers this was compiled with.
+// Returns the version of the libtorch headers that this was compiled with.
 const char* admiral_torch_built_with() { return TORCH_VERSION; }
 
-// What the libtorch that is loaded says of itself, in libtorch's own words; in storage of the calling thread.
+// Writes the configuration text of the loaded libtorch. The text is in storage of the calling thread.
 int admiral_torch_config(const char** config) {
   return admiral::guarded([&] {
     thread_local std::string text;
@@ -56,29 +56,30 @@ int admiral_set_gradient(const at::Tensor* parameter, const at::Tensor* gradient
   });
 }
 
-// The gradients of `inputs` for the gradient `of_output` of `output`, without accumulating any: each result is a new
-// tensor that the caller owns.
-int admiral_gradients(const at::Tensor* output, const at::Tensor* of_output, const at::Tensor* const* inputs,
+// Computes the gradients of `inputs` from the gradient `output_gradient` of `output`, without accumulation into leaves.
+// Each result is a new tensor that the caller owns.
+int admiral_gradients(const at::Tensor* output, const at::Tensor* output_gradient, const at::Tensor* const* inputs,
                       int64_t num_inputs, at::Tensor** results) {
   return admiral::guarded([&] {
     torch::autograd::variable_list leaves;
     for (int64_t i = 0; i < num_inputs; ++i) leaves.push_back(*inputs[i]);
-    const torch::autograd::variable_list found = torch::autograd::grad({*output}, leaves, {*of_output});
-    for (int64_t i = 0; i < num_inputs; ++i) results[i] = new at::Tensor(found[static_cast<size_t>(i)]);
+    const torch::autograd::variable_list gradients = torch::autograd::grad({*output}, leaves, {*output_gradient});
+    for (int64_t i = 0; i < num_inputs; ++i) results[i] = new at::Tensor(gradients[static_cast<size_t>(i)]);
   });
 }
 
-// libtorch's own fused AdamW, for comparison; `step` counts from 1.
+// Runs libtorch's fused AdamW, for comparison. `step` counts from 1.
 int admiral_torch_fused_adamw(const at::Tensor* parameter, const at::Tensor* gradient, const at::Tensor* mean,
                               const at::Tensor* variance, const admiral::TorchAdamW* hyper) {
   return admiral::guarded([&] {
-    at::_fused_adamw_({*parameter}, {*gradient}, {*mean}, {*variance}, {}, {at::scalar_tensor(hyper->step, parameter->options())},
-                      hyper->learning_rate, hyper->beta1, hyper->beta2, hyper->weight_decay, hyper->epsilon,
+    at::_fused_adamw_({*parameter}, {*gradient}, {*mean}, {*variance}, {},
+                      {at::scalar_tensor(hyper->step, parameter->options())}, hyper->learning_rate, hyper->beta1,
+                      hyper->beta2, hyper->weight_decay, hyper->epsilon,
                       /*amsgrad=*/false, /*maximize=*/false);
   });
 }
 
-// Whether CUDA's float32 convolutions and matrix products may round their inputs to TF32's 10 bits of mantissa.
+// Sets whether float32 convolutions and matrix products on CUDA may round their inputs to the 10-bit mantissa of TF32.
 int admiral_allow_tf32(bool allow) {
   return admiral::guarded([&] {
     at::globalContext().setAllowTF32CuDNN(allow);
@@ -86,14 +87,14 @@ int admiral_allow_tf32(bool allow) {
   });
 }
 
-// The number of the stream that libtorch computes on now, on this thread. Its handle is not to be had without CUDA's
-// headers, but that of number 0 is known: null.
+// Writes the ID of the current stream of this thread on a GPU. The handle of a stream is not available without CUDA's
+// headers, but ID 0 is the default stream, whose handle is null.
 int admiral_current_stream(int64_t device, int64_t* id) {
   return admiral::guarded([&] {
     TORCH_CHECK(c10::impl::hasDeviceGuardImpl(c10::DeviceType::CUDA), "this libtorch has no CUDA");
     const c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
-    TORCH_CHECK(device >= 0 && device < guard.deviceCount(), "libtorch sees ", static_cast<int64_t>(guard.deviceCount()),
-                " GPUs, so there is none of number ", device);
+    TORCH_CHECK(device >= 0 && device < guard.deviceCount(), "libtorch sees ",
+                static_cast<int64_t>(guard.deviceCount()), " GPUs, so there is no GPU ", device);
     *id = guard.getStream({c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(device)}).id();
   });
 }

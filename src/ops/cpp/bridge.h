@@ -1,4 +1,4 @@
-// What the parts of the bridge share: every function they export returns what `guarded` returns.
+// Error handling of the bridge. Exported functions that can fail return the result of `guarded`.
 #pragma once
 
 #include <c10/util/Exception.h>
@@ -8,10 +8,10 @@
 
 namespace admiral {
 
-// The message of this thread's latest failure.
+// The message of the last error on this thread.
 std::string& last_error() noexcept;
 
-// Runs `body`; 0 when it returned, 1 when it threw. No exception may cross into Rust.
+// Runs `body`. Returns 0 on success and 1 if it throws, because an exception must not propagate into Rust.
 template <typename Body>
 int guarded(Body&& body) noexcept {
   try {

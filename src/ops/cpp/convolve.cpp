@@ -1,7 +1,7 @@
-// Convolution of channels-last maps with weights that lie contiguous in flat memory, as one node of libtorch's graph on
-// the CPU. libtorch lays such weights out anew for each convolution, forward and backward, and their gradient back, value
-// by value; a transposition that reads in order takes a tenth of that. The sums are libtorch's, or Winograd's where those
-// have something to gain.
+// Convolution of channels-last maps with contiguous weights, as a single autograd node on the CPU. libtorch converts
+// such weights to channels-last in each forward and backward pass, and their gradient back, value by value. The
+// transposition here reads memory in order and takes a tenth of the time. The convolution is libtorch's, or Winograd's
+// algorithm if it is faster.
 #include "bridge.h"
 #include "layout.h"
 #include "winograd.h"
@@ -21,14 +21,15 @@ namespace {
 using at::Tensor;
 using torch::autograd::variable_list;
 
-// Values that a thread is worth starting for.
+// The minimum number of values for each thread.
 constexpr int64_t kGrain = 1 << 16;
 
-// [rows, a, b] to [rows, b, a], where one of the two is `small`: the other then runs along memory on both sides.
+// Transposes [rows, large, small] to [rows, small, large] if `small_last` is set, and the reverse otherwise. `fixed` is
+// the value of `small` at compile time, or 0 if it is only known at run time.
 template <typename Value, int64_t fixed>
-void transpose_rows(const Value* from, Value* to, int64_t begin, int64_t end, int64_t large, int64_t any,
-                    bool small_last) {
-  const int64_t small = fixed > 0 ? fixed : any;
+void transpose_rows(const Value* from, Value* to, int64_t begin, int64_t end, int64_t large,
+                    int64_t small_at_run_time, bool small_last) {
+  const int64_t small = fixed > 0 ? fixed : small_at_run_time;
   for (int64_t row = begin; row < end; ++row) {
     const Value* const source = from + row * large * small;
     Value* const target = to + row * large * small;
@@ -53,8 +54,8 @@ void transpose(const Tensor& from, const Tensor& to, bool small_last) {
                    });
 }
 
-// A copy of `weight`, [outputs, inputs, height, width], in the layout asked for, which it does not have yet.
-Tensor laid_out(const Tensor& weight, at::MemoryFormat layout) {
+// Returns a copy of `weight`, [outputs, inputs, height, width], in the other layout `layout`.
+Tensor with_layout(const Tensor& weight, at::MemoryFormat layout) {
   Tensor copy = at::empty(weight.sizes(), weight.options(), layout);
   const bool small_last = layout == at::MemoryFormat::ChannelsLast;
   if (weight.element_size() == 4)
@@ -71,8 +72,8 @@ class Convolve : public torch::autograd::Function<Convolve> {
     context->save_for_backward({x, weight});
     context->saved_data["stride"] = stride;
     context->saved_data["padding"] = padding;
-    if (winograd_suits(x, weight, stride, padding)) return winograd_convolve(x, weight, bias);
-    return at::convolution(x, laid_out(weight, at::MemoryFormat::ChannelsLast), bias, {stride, stride},
+    if (use_winograd(x, weight, stride, padding)) return winograd_convolve(x, weight, bias);
+    return at::convolution(x, with_layout(weight, at::MemoryFormat::ChannelsLast), bias, {stride, stride},
                            {padding, padding}, {1, 1}, false, {0, 0}, 1);
   }
 
@@ -82,7 +83,7 @@ class Convolve : public torch::autograd::Function<Convolve> {
     const int64_t stride = context->saved_data["stride"].toInt(), padding = context->saved_data["padding"].toInt();
     const std::array<bool, 3> wanted{context->needs_input_grad(0), context->needs_input_grad(1),
                                      context->needs_input_grad(2)};
-    if (winograd_suits(x, weight, stride, padding)) {
+    if (use_winograd(x, weight, stride, padding)) {
       const Tensor dy = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
       const Tensor dx = wanted[0] ? winograd_input_gradient(dy, weight) : Tensor();
       if (!wanted[1] && !wanted[2]) return {dx, Tensor(), Tensor(), Tensor(), Tensor()};
@@ -91,12 +92,12 @@ class Convolve : public torch::autograd::Function<Convolve> {
     }
     const std::array<int64_t, 1> outputs{weight.size(0)};
     auto [dx, dweight, dbias] = at::convolution_backward(
-        gradients[0], x, laid_out(weight, at::MemoryFormat::ChannelsLast), at::OptionalIntArrayRef(outputs),
+        gradients[0], x, with_layout(weight, at::MemoryFormat::ChannelsLast), at::OptionalIntArrayRef(outputs),
         {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0}, 1, wanted);
-    // As the flat memory that it is added to.
+    // Contiguous, as the flat memory to which the gradient is added.
     if (wanted[1])
       dweight = dweight.is_contiguous(at::MemoryFormat::ChannelsLast)
-                    ? laid_out(dweight, at::MemoryFormat::Contiguous)
+                    ? with_layout(dweight, at::MemoryFormat::Contiguous)
                     : dweight.contiguous();
     return {dx, dweight, dbias, Tensor(), Tensor()};
   }
@@ -107,19 +108,19 @@ class Convolve : public torch::autograd::Function<Convolve> {
 
 extern "C" {
 
-// Whether `admiral_convolve` is worth its while: channels-last maps, and weights of more than one position that are
-// contiguous, in float32 or a half kind.
-bool admiral_convolve_suits(const at::Tensor* x, const at::Tensor* weight) {
+// Whether `admiral_convolve` supports the tensors and is faster than libtorch: channels-last maps and contiguous
+// weights with more than one position, in float32 or a half kind.
+bool admiral_can_convolve(const at::Tensor* x, const at::Tensor* weight) {
   return x->is_cpu() && weight->is_cpu() && x->dim() == 4 && weight->dim() == 4 &&
          x->scalar_type() == weight->scalar_type() &&
          (x->scalar_type() == at::kFloat || x->scalar_type() == at::kBFloat16 || x->scalar_type() == at::kHalf) &&
          weight->size(2) * weight->size(3) > 1 && weight->size(1) > 1 && weight->is_contiguous() &&
-         !x->is_contiguous() && admiral::lies_channels_last(*x);
+         !x->is_contiguous() && admiral::is_channels_last(*x);
 }
 
-// Whether that is Winograd's algorithm.
-bool admiral_convolve_is_winograd(const at::Tensor* x, const at::Tensor* weight, int64_t stride, int64_t padding) {
-  return admiral_convolve_suits(x, weight) && admiral::winograd_suits(*x, *weight, stride, padding);
+// Whether `admiral_convolve` uses Winograd's algorithm for the tensors.
+bool admiral_convolve_uses_winograd(const at::Tensor* x, const at::Tensor* weight, int64_t stride, int64_t padding) {
+  return admiral_can_convolve(x, weight) && admiral::use_winograd(*x, *weight, stride, padding);
 }
 
 // The result is a new tensor that the caller owns.

@@ -1,4 +1,4 @@
-// Chooses the kernels for the machine at hand.
+// Selects the kernels for the CPU at run time.
 #include "kernels.h"
 
 namespace admiral {

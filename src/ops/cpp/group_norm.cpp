@@ -1,6 +1,6 @@
-// Group normalization with scale, shift, SiLU and dropout as one node of libtorch's graph, on the CPU, of float32 and
-// half kinds with float32 inside. Backward needs only the input and the groups' statistics: no other activation is
-// kept, and the dropout mask is made again.
+// Group normalization with scale, shift, SiLU and dropout as a single autograd node on the CPU, for float32 and half
+// kinds, computed in float32. Only the input and the group statistics are saved for backward, which computes the
+// dropout mask again.
 #include "bridge.h"
 #include "kernels.h"
 #include "layout.h"
@@ -27,21 +27,21 @@ namespace {
 using at::Tensor;
 using torch::autograd::variable_list;
 
-// What does not change from sample to sample.
-struct Plan {
+// The properties that all samples share.
+struct Spec {
   GroupNorm norm;
   int64_t num_groups;
   double eps;
   int64_t batch;
   uint64_t seed;
-  // Pieces that a sample is cut into, a function of its shape and layout only.
+  // The number of pieces of a sample. It depends only on the shape and layout.
   int64_t num_pieces;
-  // Whether a piece holds whole groups, so that one thread does all of it while it is in the cache.
+  // Whether pieces contain whole groups, so that one thread can run all passes while a piece is in the cache.
   bool whole_groups;
   std::optional<double> dropout;
 };
 
-// Values of a piece of a channels-last sample: what two passes find in the second-level cache.
+// Values of a piece of a channels-last sample, chosen so that the second pass finds them in the second-level cache.
 constexpr int64_t kPieceValues = 65536;
 
 Kind kind_of(const Tensor& x) {
@@ -55,7 +55,7 @@ Kind kind_of(const Tensor& x) {
 
 int64_t bytes_of(Kind kind) { return kind == Kind::kFloat ? 4 : 2; }
 
-// Spreads the bits of a number over 64 (the finaliser of SplitMix64).
+// Mixes the bits of a number (the finalizer of SplitMix64).
 uint64_t mix(uint64_t value) {
   uint64_t z = value + 0x9E3779B97F4A7C15u;
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
@@ -70,99 +70,100 @@ DropoutMask mask_of(double probability, uint64_t seed, int64_t sample) {
           static_cast<uint32_t>(keys), static_cast<uint32_t>(keys >> 32)};
 }
 
-Plan plan_of(const Tensor& x, bool channels_last, int64_t num_groups, double eps, bool silu,
+Spec spec_of(const Tensor& x, bool channels_last, int64_t num_groups, double eps, bool silu,
              std::optional<double> dropout, uint64_t seed) {
-  Plan plan{};
-  plan.norm.channels = x.size(1);
-  plan.batch = x.size(0);
-  plan.norm.spatial = x.numel() / std::max<int64_t>(1, plan.batch * plan.norm.channels);
-  plan.norm.channels_last = channels_last;
-  plan.norm.silu = silu;
-  plan.norm.kind = kind_of(x);
-  plan.num_groups = num_groups;
-  plan.eps = eps;
-  plan.dropout = dropout;
-  plan.seed = seed;
-  const int64_t values = plan.norm.channels * plan.norm.spatial;
+  Spec spec{};
+  spec.norm.channels = x.size(1);
+  spec.batch = x.size(0);
+  spec.norm.spatial = x.numel() / std::max<int64_t>(1, spec.batch * spec.norm.channels);
+  spec.norm.channels_last = channels_last;
+  spec.norm.silu = silu;
+  spec.norm.kind = kind_of(x);
+  spec.num_groups = num_groups;
+  spec.eps = eps;
+  spec.dropout = dropout;
+  spec.seed = seed;
+  const int64_t values = spec.norm.channels * spec.norm.spatial;
   if (!channels_last)
-    plan.num_pieces = num_groups;
+    spec.num_pieces = num_groups;
   else
-    plan.num_pieces = std::clamp<int64_t>(values / kPieceValues, 1, std::max<int64_t>(1, plan.norm.spatial));
-  plan.whole_groups = !channels_last || plan.num_pieces == 1;
-  return plan;
+    spec.num_pieces = std::clamp<int64_t>(values / kPieceValues, 1, std::max<int64_t>(1, spec.norm.spatial));
+  spec.whole_groups = !channels_last || spec.num_pieces == 1;
+  return spec;
 }
 
-GroupNorm sample_of(const Plan& plan, int64_t sample) {
-  GroupNorm norm = plan.norm;
-  if (plan.dropout) norm.mask = mask_of(*plan.dropout, plan.seed, sample);
+GroupNorm sample_of(const Spec& spec, int64_t sample) {
+  GroupNorm norm = spec.norm;
+  if (spec.dropout) norm.mask = mask_of(*spec.dropout, spec.seed, sample);
   return norm;
 }
 
-Piece piece_at(const Plan& plan, int64_t index) {
-  const GroupNorm& norm = plan.norm;
+Piece piece_at(const Spec& spec, int64_t index) {
+  const GroupNorm& norm = spec.norm;
   if (!norm.channels_last) {
-    const int64_t width = norm.channels / plan.num_groups;
+    const int64_t width = norm.channels / spec.num_groups;
     return {index * width, width, 0, norm.spatial};
   }
-  const int64_t begin = index * norm.spatial / plan.num_pieces, end = (index + 1) * norm.spatial / plan.num_pieces;
+  const int64_t begin = index * norm.spatial / spec.num_pieces, end = (index + 1) * norm.spatial / spec.num_pieces;
   return {0, norm.channels, begin, end - begin};
 }
 
-// Memory of one thread for one piece after another.
+// Memory of one thread, reused for all of its pieces.
 struct Scratch {
   float* arrays;
   float* dz;  // [values of the piece], or null
 };
 
-// Where backward keeps dz between its two passes over a piece. float32 has dx's memory for it. A half kind would round
-// it there, and keeps what stays in the second-level cache in a buffer; of more it computes dz again, which takes no
-// longer than memory does.
-bool buffers_dz(const Plan& plan) { return plan.norm.kind != Kind::kFloat && plan.whole_groups; }
+// Whether backward stores dz in a buffer between its two passes over a piece. float32 needs no buffer and uses the
+// memory of dx, where a half kind would be rounded. A half kind uses a buffer if it fits in the second-level cache.
+// Otherwise it computes dz again, which is as fast as reading it from memory.
+bool needs_dz_buffer(const Spec& spec) { return spec.norm.kind != Kind::kFloat && spec.whole_groups; }
 
-// Calls body(sample, piece's index, scratch) for each piece, on libtorch's threads.
+// Calls body(sample, index of the piece, scratch) for each piece, on libtorch's threads.
 template <typename Body>
-void for_pieces(const Plan& plan, bool with_dz, Body body) {
+void for_pieces(const Spec& spec, bool with_dz, Body body) {
   const Kernels& k = kernels();
-  const int64_t values = plan.norm.channels * plan.norm.spatial / plan.num_pieces;
-  // A quarter of libtorch's own grain of 32768 values of an elementwise operation: this is more work.
+  const int64_t values = spec.norm.channels * spec.norm.spatial / spec.num_pieces;
+  // A quarter of the grain of libtorch's elementwise operations, 32768 values, because there is more work for each
+  // value.
   const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, values));
-  at::parallel_for(0, plan.batch * plan.num_pieces, grain, [&](int64_t begin, int64_t end) {
-    const int64_t arrays = k.group_norm_scratch(plan.norm);
+  at::parallel_for(0, spec.batch * spec.num_pieces, grain, [&](int64_t begin, int64_t end) {
+    const int64_t arrays = k.group_norm_scratch(spec.norm);
     const std::unique_ptr<float[]> memory(new float[static_cast<size_t>(arrays + (with_dz ? values : 0))]);
     const Scratch scratch{memory.get(), with_dz ? memory.get() + arrays : nullptr};
-    for (int64_t i = begin; i < end; ++i) body(i / plan.num_pieces, i % plan.num_pieces, scratch);
+    for (int64_t i = begin; i < end; ++i) body(i / spec.num_pieces, i % spec.num_pieces, scratch);
   });
 }
 
-// Sums of each channel of each piece, in float64.
+// Two sums for each channel of each piece, in float64.
 struct Sums {
   int64_t channels;  // of a piece
   int64_t num_pieces;
   std::vector<double> first, second;
 
-  explicit Sums(const Plan& plan)
-      : channels(piece_at(plan, 0).num_channels),
-        num_pieces(plan.num_pieces),
-        first(static_cast<size_t>(plan.batch * plan.num_pieces * channels)),
+  explicit Sums(const Spec& spec)
+      : channels(piece_at(spec, 0).num_channels),
+        num_pieces(spec.num_pieces),
+        first(static_cast<size_t>(spec.batch * spec.num_pieces * channels)),
         second(first.size()) {}
 
-  int64_t place(int64_t sample, int64_t piece) const { return (sample * num_pieces + piece) * channels; }
+  int64_t offset(int64_t sample, int64_t piece) const { return (sample * num_pieces + piece) * channels; }
 };
 
-// The pieces that hold a group, and the group's channels in the first of them.
-struct GroupPlace {
+// The pieces that contain a group, and the first channel of the group in them.
+struct GroupPieces {
   int64_t first_piece, num_pieces, channel;
 };
 
-GroupPlace place_of(const Plan& plan, int64_t group) {
-  if (!plan.norm.channels_last) return {group, 1, 0};
-  return {0, plan.num_pieces, group * (plan.norm.channels / plan.num_groups)};
+GroupPieces pieces_of(const Spec& spec, int64_t group) {
+  if (!spec.norm.channels_last) return {group, 1, 0};
+  return {0, spec.num_pieces, group * (spec.norm.channels / spec.num_groups)};
 }
 
-// The groups that a piece holds, where it holds whole ones.
-std::pair<int64_t, int64_t> groups_of(const Plan& plan, int64_t piece) {
-  if (!plan.norm.channels_last) return {piece, piece + 1};
-  return {0, plan.num_groups};
+// The range of groups in a piece, if pieces contain whole groups.
+std::pair<int64_t, int64_t> groups_of(const Spec& spec, int64_t piece) {
+  if (!spec.norm.channels_last) return {piece, piece + 1};
+  return {0, spec.num_groups};
 }
 
 // The coefficients and statistics of a sample's channels, float32.
@@ -175,7 +176,7 @@ struct Sample {
   Slopes slopes() const { return {gain, slope, level}; }
 };
 
-// Small float32 tensors and where each sample's part of them begins.
+// The small float32 tensors, and the coefficients of each sample.
 struct Coefficients {
   Tensor weight, bias, scale, shift, mean, rstd;
   std::vector<float> space;  // [batch, 6, channels]
@@ -200,33 +201,33 @@ struct Coefficients {
   }
 };
 
-// Mean and 1 / standard deviation of a group from the moments of its channels (Chan et al., 1983).
-void finish_group(const Plan& plan, const Sums& moments, int64_t sample, int64_t group, const Sample& s) {
-  const int64_t width = plan.norm.channels / plan.num_groups;
-  const GroupPlace place = place_of(plan, group);
-  const double count = static_cast<double>(width * plan.norm.spatial);
+// Computes the mean and 1 / standard deviation of a group from the moments of its channels (Chan et al., 1983).
+void finish_group(const Spec& spec, const Sums& moments, int64_t sample, int64_t group, const Sample& s) {
+  const int64_t width = spec.norm.channels / spec.num_groups;
+  const GroupPieces pieces = pieces_of(spec, group);
+  const double count = static_cast<double>(width * spec.norm.spatial);
   double sum = 0;
-  for (int64_t p = place.first_piece; p < place.first_piece + place.num_pieces; ++p) {
-    const double* const means = moments.first.data() + moments.place(sample, p) + place.channel;
-    for (int64_t c = 0; c < width; ++c) sum += means[c] * static_cast<double>(piece_at(plan, p).num_positions);
+  for (int64_t p = pieces.first_piece; p < pieces.first_piece + pieces.num_pieces; ++p) {
+    const double* const means = moments.first.data() + moments.offset(sample, p) + pieces.channel;
+    for (int64_t c = 0; c < width; ++c) sum += means[c] * static_cast<double>(piece_at(spec, p).num_positions);
   }
   const double mean = sum / count;
   double squares = 0;
-  for (int64_t p = place.first_piece; p < place.first_piece + place.num_pieces; ++p) {
-    const int64_t at = moments.place(sample, p) + place.channel;
+  for (int64_t p = pieces.first_piece; p < pieces.first_piece + pieces.num_pieces; ++p) {
+    const int64_t at = moments.offset(sample, p) + pieces.channel;
     for (int64_t c = 0; c < width; ++c) {
       const double difference = moments.first[static_cast<size_t>(at + c)] - mean;
       squares += moments.second[static_cast<size_t>(at + c)] +
-                 static_cast<double>(piece_at(plan, p).num_positions) * difference * difference;
+                 static_cast<double>(piece_at(spec, p).num_positions) * difference * difference;
     }
   }
   s.mean[group] = static_cast<float>(mean);
-  s.rstd[group] = static_cast<float>(1 / std::sqrt(squares / count + plan.eps));
+  s.rstd[group] = static_cast<float>(1 / std::sqrt(squares / count + spec.eps));
 }
 
-// The coefficients with which z = x * factor + offset, of one group's channels.
-void set_affine(const Plan& plan, int64_t group, const Sample& s) {
-  const int64_t width = plan.norm.channels / plan.num_groups;
+// Computes the coefficients of z = x * factor + offset for the channels of a group.
+void set_affine(const Spec& spec, int64_t group, const Sample& s) {
+  const int64_t width = spec.norm.channels / spec.num_groups;
   for (int64_t c = group * width; c < (group + 1) * width; ++c) {
     const float gain = s.rstd[group] * s.weight[c];
     const float rest = s.bias[c] - s.mean[group] * gain;
@@ -236,19 +237,20 @@ void set_affine(const Plan& plan, int64_t group, const Sample& s) {
   }
 }
 
-// dx = rstd * (g - mean(g) - normalized * mean(g * normalized)), with g = dz * (1 + scale) * weight, as dz * gain +
-// (x - mean) * slope + level; and the sums over positions of dz and of dz * normalized, for the other gradients.
-void set_slopes(const Plan& plan, const Sums& sums, int64_t sample, int64_t group, const Sample& s, float* dz,
+// Computes the coefficients of dx = dz * gain + (x - mean) * slope + level for the channels of a group. This is equal
+// to rstd * (g - mean(g) - normalized * mean(g * normalized)) with g = dz * (1 + scale) * weight. Also writes the sums
+// over positions of dz and of dz * normalized, for the gradients of the parameters.
+void set_slopes(const Spec& spec, const Sums& sums, int64_t sample, int64_t group, const Sample& s, float* dz,
                 float* dz_normalized) {
-  const int64_t width = plan.norm.channels / plan.num_groups;
-  const GroupPlace place = place_of(plan, group);
-  const double count = static_cast<double>(width * plan.norm.spatial);
+  const int64_t width = spec.norm.channels / spec.num_groups;
+  const GroupPieces pieces = pieces_of(spec, group);
+  const double count = static_cast<double>(width * spec.norm.spatial);
   const double r = s.rstd[group];
   double sum_g = 0, sum_g_normalized = 0;
   for (int64_t c = 0; c < width; ++c) {
     double first = 0, second = 0;
-    for (int64_t p = place.first_piece; p < place.first_piece + place.num_pieces; ++p) {
-      const size_t at = static_cast<size_t>(sums.place(sample, p) + place.channel + c);
+    for (int64_t p = pieces.first_piece; p < pieces.first_piece + pieces.num_pieces; ++p) {
+      const size_t at = static_cast<size_t>(sums.offset(sample, p) + pieces.channel + c);
       first += sums.first[at];
       second += sums.second[at];
     }
@@ -266,88 +268,88 @@ void set_slopes(const Plan& plan, const Sums& sums, int64_t sample, int64_t grou
   }
 }
 
-void forward_on(const Plan& plan, Coefficients& coefficients, const char* x, char* y) {
+void forward_on(const Spec& spec, Coefficients& coefficients, const char* x, char* y) {
   const Kernels& k = kernels();
-  const int64_t bytes = plan.norm.channels * plan.norm.spatial * bytes_of(plan.norm.kind);
-  Sums moments(plan);
-  const auto measure = [&](int64_t sample, int64_t piece, const Scratch& scratch) {
-    const size_t at = static_cast<size_t>(moments.place(sample, piece));
-    k.group_norm_moments(plan.norm, piece_at(plan, piece), x + sample * bytes, &moments.first[at], &moments.second[at],
+  const int64_t bytes = spec.norm.channels * spec.norm.spatial * bytes_of(spec.norm.kind);
+  Sums moments(spec);
+  const auto compute_moments = [&](int64_t sample, int64_t piece, const Scratch& scratch) {
+    const size_t at = static_cast<size_t>(moments.offset(sample, piece));
+    k.group_norm_moments(spec.norm, piece_at(spec, piece), x + sample * bytes, &moments.first[at], &moments.second[at],
                          scratch.arrays);
   };
-  const auto settle = [&](int64_t sample, int64_t group) {
+  const auto set_coefficients = [&](int64_t sample, int64_t group) {
     const Sample s = coefficients.of(sample);
-    finish_group(plan, moments, sample, group, s);
-    set_affine(plan, group, s);
+    finish_group(spec, moments, sample, group, s);
+    set_affine(spec, group, s);
   };
   const auto write = [&](int64_t sample, int64_t piece, const Scratch& scratch) {
-    k.group_norm_forward(sample_of(plan, sample), piece_at(plan, piece), coefficients.of(sample).affine(),
+    k.group_norm_forward(sample_of(spec, sample), piece_at(spec, piece), coefficients.of(sample).affine(),
                          x + sample * bytes, y + sample * bytes, scratch.arrays);
   };
-  if (plan.whole_groups) {
-    for_pieces(plan, false, [&](int64_t sample, int64_t piece, const Scratch& scratch) {
-      measure(sample, piece, scratch);
-      const auto [begin, end] = groups_of(plan, piece);
-      for (int64_t group = begin; group < end; ++group) settle(sample, group);
+  if (spec.whole_groups) {
+    for_pieces(spec, false, [&](int64_t sample, int64_t piece, const Scratch& scratch) {
+      compute_moments(sample, piece, scratch);
+      const auto [begin, end] = groups_of(spec, piece);
+      for (int64_t group = begin; group < end; ++group) set_coefficients(sample, group);
       write(sample, piece, scratch);
     });
     return;
   }
-  for_pieces(plan, false, measure);
-  at::parallel_for(0, plan.batch * plan.num_groups, plan.num_groups, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) settle(i / plan.num_groups, i % plan.num_groups);
+  for_pieces(spec, false, compute_moments);
+  at::parallel_for(0, spec.batch * spec.num_groups, spec.num_groups, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) set_coefficients(i / spec.num_groups, i % spec.num_groups);
   });
-  for_pieces(plan, false, write);
+  for_pieces(spec, false, write);
 }
 
-// `dz` and `dz_normalized` are [batch, channels].
-void backward_on(const Plan& plan, Coefficients& coefficients, const char* x, const char* dy, char* dx, float* dz,
+// `dz` and `dz_normalized` are sums over positions, [batch, channels].
+void backward_on(const Spec& spec, Coefficients& coefficients, const char* x, const char* dy, char* dx, float* dz,
                  float* dz_normalized) {
   const Kernels& k = kernels();
-  const int64_t bytes = plan.norm.channels * plan.norm.spatial * bytes_of(plan.norm.kind);
-  Sums sums(plan);
-  for (int64_t sample = 0; sample < plan.batch; ++sample)
-    for (int64_t group = 0; group < plan.num_groups; ++group) set_affine(plan, group, coefficients.of(sample));
+  const int64_t bytes = spec.norm.channels * spec.norm.spatial * bytes_of(spec.norm.kind);
+  Sums sums(spec);
+  for (int64_t sample = 0; sample < spec.batch; ++sample)
+    for (int64_t group = 0; group < spec.num_groups; ++group) set_affine(spec, group, coefficients.of(sample));
   const auto dz_at = [&](int64_t sample, int64_t piece, const Scratch& scratch) -> float* {
-    if (plan.norm.kind != Kind::kFloat) return scratch.dz;
-    const Piece part = piece_at(plan, piece);
+    if (spec.norm.kind != Kind::kFloat) return scratch.dz;
+    const Piece part = piece_at(spec, piece);
     const int64_t start =
-        plan.norm.channels_last ? part.position * plan.norm.channels : part.channel * plan.norm.spatial;
+        spec.norm.channels_last ? part.position * spec.norm.channels : part.channel * spec.norm.spatial;
     return reinterpret_cast<float*>(dx + sample * bytes) + start;
   };
-  const auto add_up = [&](int64_t sample, int64_t piece, const Scratch& scratch) {
-    const size_t at = static_cast<size_t>(sums.place(sample, piece));
-    k.group_norm_backward_sums(sample_of(plan, sample), piece_at(plan, piece), coefficients.of(sample).affine(),
+  const auto compute_sums = [&](int64_t sample, int64_t piece, const Scratch& scratch) {
+    const size_t at = static_cast<size_t>(sums.offset(sample, piece));
+    k.group_norm_backward_sums(sample_of(spec, sample), piece_at(spec, piece), coefficients.of(sample).affine(),
                                x + sample * bytes, dy + sample * bytes, dz_at(sample, piece, scratch), &sums.first[at],
                                &sums.second[at], scratch.arrays);
   };
-  const auto settle = [&](int64_t sample, int64_t group) {
-    set_slopes(plan, sums, sample, group, coefficients.of(sample), dz + sample * plan.norm.channels,
-               dz_normalized + sample * plan.norm.channels);
+  const auto set_coefficients = [&](int64_t sample, int64_t group) {
+    set_slopes(spec, sums, sample, group, coefficients.of(sample), dz + sample * spec.norm.channels,
+               dz_normalized + sample * spec.norm.channels);
   };
   const auto write = [&](int64_t sample, int64_t piece, const Scratch& scratch) {
     const Sample s = coefficients.of(sample);
-    k.group_norm_backward(sample_of(plan, sample), piece_at(plan, piece), s.affine(), s.slopes(), x + sample * bytes,
+    k.group_norm_backward(sample_of(spec, sample), piece_at(spec, piece), s.affine(), s.slopes(), x + sample * bytes,
                           dy + sample * bytes, dz_at(sample, piece, scratch), dx + sample * bytes, scratch.arrays);
   };
-  if (plan.whole_groups) {
-    for_pieces(plan, buffers_dz(plan), [&](int64_t sample, int64_t piece, const Scratch& scratch) {
-      add_up(sample, piece, scratch);
-      const auto [begin, end] = groups_of(plan, piece);
-      for (int64_t group = begin; group < end; ++group) settle(sample, group);
+  if (spec.whole_groups) {
+    for_pieces(spec, needs_dz_buffer(spec), [&](int64_t sample, int64_t piece, const Scratch& scratch) {
+      compute_sums(sample, piece, scratch);
+      const auto [begin, end] = groups_of(spec, piece);
+      for (int64_t group = begin; group < end; ++group) set_coefficients(sample, group);
       write(sample, piece, scratch);
     });
     return;
   }
-  for_pieces(plan, false, add_up);
-  at::parallel_for(0, plan.batch * plan.num_groups, plan.num_groups, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) settle(i / plan.num_groups, i % plan.num_groups);
+  for_pieces(spec, false, compute_sums);
+  at::parallel_for(0, spec.batch * spec.num_groups, spec.num_groups, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) set_coefficients(i / spec.num_groups, i % spec.num_groups);
   });
-  for_pieces(plan, false, write);
+  for_pieces(spec, false, write);
 }
 
-// [batch, channels] in float32 without gaps, or undefined.
-Tensor small(const std::optional<Tensor>& t, const Tensor& x) {
+// Returns [batch, channels] as contiguous float32, or an undefined tensor.
+Tensor contiguous_float(const std::optional<Tensor>& t, const Tensor& x) {
   return t ? t->reshape({x.size(0), x.size(1)}).to(at::kFloat).contiguous() : Tensor();
 }
 
@@ -357,16 +359,18 @@ class GroupNormSilu : public torch::autograd::Function<GroupNormSilu> {
                         const Tensor& bias_any, const std::optional<Tensor>& scale_any,
                         const std::optional<Tensor>& shift_any, int64_t num_groups, double eps, bool silu,
                         double dropout, int64_t seed) {
-    const bool channels_last = !x_any.is_contiguous() && lies_channels_last(x_any);
+    const bool channels_last = !x_any.is_contiguous() && is_channels_last(x_any);
     const Tensor x = channels_last ? x_any : x_any.contiguous();
-    const Plan plan = plan_of(x, channels_last, num_groups, eps, silu, given(dropout), static_cast<uint64_t>(seed));
-    Coefficients coefficients = gather(plan, weight_any.to(at::kFloat).contiguous(),
-                                       bias_any.to(at::kFloat).contiguous(), small(scale_any, x), small(shift_any, x));
+    const Spec spec = spec_of(x, channels_last, num_groups, eps, silu, if_positive(dropout),
+                              static_cast<uint64_t>(seed));
+    Coefficients coefficients = gather(spec, weight_any.to(at::kFloat).contiguous(),
+                                       bias_any.to(at::kFloat).contiguous(), contiguous_float(scale_any, x),
+                                       contiguous_float(shift_any, x));
     Tensor y = at::empty_strided(x.sizes(), x.strides(), x.options());
-    coefficients.mean = at::empty({plan.batch, num_groups}, coefficients.weight.options());
+    coefficients.mean = at::empty({spec.batch, num_groups}, coefficients.weight.options());
     coefficients.rstd = at::empty_like(coefficients.mean);
     if (x.numel() != 0)
-      forward_on(plan, coefficients, static_cast<const char*>(x.const_data_ptr()),
+      forward_on(spec, coefficients, static_cast<const char*>(x.const_data_ptr()),
                  static_cast<char*>(y.mutable_data_ptr()));
     context->save_for_backward({x, weight_any, bias_any, scale_any.value_or(Tensor()), shift_any.value_or(Tensor()),
                                 coefficients.mean, coefficients.rstd});
@@ -382,34 +386,35 @@ class GroupNormSilu : public torch::autograd::Function<GroupNormSilu> {
   static variable_list backward(torch::autograd::AutogradContext* context, variable_list gradients) {
     const variable_list saved = context->get_saved_variables();
     const Tensor &x = saved[0], &weight = saved[1], &bias = saved[2], &scale = saved[3], &shift = saved[4];
-    const Plan plan = plan_of(x, context->saved_data["channels_last"].toBool(),
+    const Spec spec = spec_of(x, context->saved_data["channels_last"].toBool(),
                               context->saved_data["num_groups"].toInt(), context->saved_data["eps"].toDouble(),
-                              context->saved_data["silu"].toBool(), given(context->saved_data["dropout"].toDouble()),
+                              context->saved_data["silu"].toBool(),
+                              if_positive(context->saved_data["dropout"].toDouble()),
                               static_cast<uint64_t>(context->saved_data["seed"].toInt()));
     const auto optional = [](const Tensor& t) { return t.defined() ? std::optional<Tensor>(t) : std::nullopt; };
-    Coefficients coefficients = gather(plan, weight.to(at::kFloat).contiguous(), bias.to(at::kFloat).contiguous(),
-                                       small(optional(scale), x), small(optional(shift), x));
+    Coefficients coefficients = gather(spec, weight.to(at::kFloat).contiguous(), bias.to(at::kFloat).contiguous(),
+                                       contiguous_float(optional(scale), x), contiguous_float(optional(shift), x));
     coefficients.mean = saved[5];
     coefficients.rstd = saved[6];
 
     Tensor dy = gradients[0];
     if (dy.strides() != x.strides()) dy = at::empty_strided(x.sizes(), x.strides(), x.options()).copy_(dy);
     Tensor dx = at::empty_strided(x.sizes(), x.strides(), x.options());
-    Tensor sum = at::empty({plan.batch, plan.norm.channels}, coefficients.mean.options());
+    Tensor sum = at::empty({spec.batch, spec.norm.channels}, coefficients.mean.options());
     Tensor sum_normalized = at::empty_like(sum);
     if (x.numel() != 0) {
-      backward_on(plan, coefficients, static_cast<const char*>(x.const_data_ptr()),
+      backward_on(spec, coefficients, static_cast<const char*>(x.const_data_ptr()),
                   static_cast<const char*>(dy.const_data_ptr()), static_cast<char*>(dx.mutable_data_ptr()),
                   sum.mutable_data_ptr<float>(), sum_normalized.mutable_data_ptr<float>());
     } else {
       sum.zero_();
       sum_normalized.zero_();
     }
-    // [batch, channels] from here on: small.
+    // The remaining computation is on small tensors, [batch, channels].
     Tensor dscale, dshift, dweight, dbias;
     if (scale.defined()) {
-      const Tensor of_scale = sum_normalized * coefficients.weight + sum * coefficients.bias;
-      dscale = of_scale.reshape(scale.sizes()).to(scale.scalar_type());
+      const Tensor scale_gradient = sum_normalized * coefficients.weight + sum * coefficients.bias;
+      dscale = scale_gradient.reshape(scale.sizes()).to(scale.scalar_type());
       dshift = sum.reshape(shift.sizes()).to(shift.scalar_type());
       const Tensor multiplier = coefficients.scale + 1;
       dweight = (sum_normalized * multiplier).sum(0);
@@ -424,19 +429,19 @@ class GroupNormSilu : public torch::autograd::Function<GroupNormSilu> {
   }
 
  private:
-  static std::optional<double> given(double dropout) {
+  static std::optional<double> if_positive(double dropout) {
     return dropout > 0 ? std::optional<double>(dropout) : std::nullopt;
   }
 
-  static Coefficients gather(const Plan& plan, Tensor weight, Tensor bias, Tensor scale, Tensor shift) {
+  static Coefficients gather(const Spec& spec, Tensor weight, Tensor bias, Tensor scale, Tensor shift) {
     Coefficients coefficients;
     coefficients.weight = std::move(weight);
     coefficients.bias = std::move(bias);
     coefficients.scale = std::move(scale);
     coefficients.shift = std::move(shift);
-    coefficients.channels = plan.norm.channels;
-    coefficients.num_groups = plan.num_groups;
-    coefficients.space.resize(static_cast<size_t>(plan.batch * 6 * plan.norm.channels));
+    coefficients.channels = spec.norm.channels;
+    coefficients.num_groups = spec.num_groups;
+    coefficients.space.resize(static_cast<size_t>(spec.batch * 6 * spec.norm.channels));
     return coefficients;
   }
 };
@@ -446,8 +451,8 @@ class GroupNormSilu : public torch::autograd::Function<GroupNormSilu> {
 
 extern "C" {
 
-// `scale` and `shift` are both null or neither; `dropout` is a probability below 1, 0 for none. The result is a new
-// tensor that the caller owns.
+// `scale` and `shift` are both null or both not null. `dropout` is a probability below 1, and 0 disables dropout. The
+// result is a new tensor that the caller owns.
 int admiral_group_norm_silu(const at::Tensor* x, const at::Tensor* weight, const at::Tensor* bias,
                             const at::Tensor* scale, const at::Tensor* shift, int64_t num_groups, double eps,
                             bool silu, double dropout, int64_t seed, at::Tensor** result) {
@@ -459,9 +464,9 @@ int admiral_group_norm_silu(const at::Tensor* x, const at::Tensor* weight, const
     TORCH_CHECK(dropout >= 0 && dropout < 1, "dropout with the probability ", dropout, ", which is not below 1");
     TORCH_CHECK(dropout == 0 || x->numel() / std::max<int64_t>(1, x->size(0)) <= int64_t{1} << 32,
                 "dropout numbers the values of a sample with 32 bits, and x has the shape ", x->sizes());
-    const auto given = [](const at::Tensor* t) { return t ? std::optional<at::Tensor>(*t) : std::nullopt; };
-    *result = new at::Tensor(admiral::GroupNormSilu::apply(*x, *weight, *bias, given(scale), given(shift), num_groups,
-                                                           eps, silu, dropout, seed));
+    const auto optional = [](const at::Tensor* t) { return t ? std::optional<at::Tensor>(*t) : std::nullopt; };
+    *result = new at::Tensor(admiral::GroupNormSilu::apply(*x, *weight, *bias, optional(scale), optional(shift),
+                                                           num_groups, eps, silu, dropout, seed));
   });
 }
 

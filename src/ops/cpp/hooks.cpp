@@ -1,4 +1,4 @@
-// Calls back when the gradient of a leaf is complete in a backward pass.
+// Callbacks when a backward pass has completed the gradient of a leaf.
 #include "bridge.h"
 
 #include <ATen/core/Tensor.h>
@@ -12,7 +12,7 @@ namespace {
 
 using Callback = void (*)(void*);
 
-// Owns `context` until the leaf is gone. `call` runs on a thread of autograd's and must not unwind.
+// Owns `context` as long as the leaf exists. `call` runs on an autograd thread and must not throw.
 class GradientHook : public torch::autograd::PostAccumulateGradHook {
  public:
   GradientHook(void* context, Callback call, Callback drop) : context_(context), call_(call), drop_(drop) {}
@@ -28,7 +28,7 @@ class GradientHook : public torch::autograd::PostAccumulateGradHook {
 }  // namespace
 }  // namespace admiral
 
-// Takes `context` over, also when it fails.
+// Takes ownership of `context`, even on failure.
 extern "C" int admiral_on_gradient(const at::Tensor* parameter, void* context, void (*call)(void*),
                                    void (*drop)(void*)) {
   return admiral::guarded([&] {

@@ -1,6 +1,6 @@
-// The CPU kernels' loops. Compiled with -DADMIRAL_INSTRUCTION_SET=name for each instruction set: see kernels.h.
-// Every loop is written so that the compiler turns it into vector instructions; nothing here depends on which.
-// The parts define nothing outside unnamed namespaces, so that no function is shared between instruction sets.
+// The CPU kernels. Compiled once for each instruction set, with -DADMIRAL_INSTRUCTION_SET=name: see kernels.h. The
+// compiler vectorizes all loops for the instruction set. The included parts define all functions in unnamed namespaces,
+// so that instruction sets do not share functions.
 #include "kernels_group_norm.inl"
 #include "kernels_flat.inl"
 #include "kernels_winograd.inl"

@@ -1,4 +1,4 @@
-// Flat memory on the CPU: the optimizer and norms. A part of kernels.cpp: see there.
+// Kernels of flat memory on the CPU: the optimizer and norms. Included by kernels.cpp.
 #pragma once
 
 #include "kernels_numbers.inl"
@@ -34,7 +34,8 @@ inline void adam_write(const AdamMemory& memory, const AdamUpdate& update, int64
   } else if (memory.half_kind == Kind::kHalf) {
     adam_loop(memory, update, length, read, [=](int64_t i, float p) { half[i] = static_cast<uint16_t>(to_half(p)); });
   } else {
-    adam_loop(memory, update, length, read, [=](int64_t i, float p) { half[i] = static_cast<uint16_t>(to_bfloat16(p)); });
+    adam_loop(memory, update, length, read,
+              [=](int64_t i, float p) { half[i] = static_cast<uint16_t>(to_bfloat16(p)); });
   }
 }
 

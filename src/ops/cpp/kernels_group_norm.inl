@@ -1,4 +1,4 @@
-// Group normalization on the CPU. A part of kernels.cpp: see there.
+// Group normalization on the CPU. Included by kernels.cpp.
 #pragma once
 
 #include "kernels_numbers.inl"
@@ -6,14 +6,15 @@
 namespace admiral {
 namespace {
 
-// Memory is walked in periods: a run of `period` values after which the coefficients repeat. Where channels lie
-// innermost a period is a few positions with all their channels, else a stretch of one channel. Coefficients are
-// spread over a period once, so that the inner loops are long and know nothing of the layout.
+// Loops process memory in periods: arrays of `period` values after which the coefficients repeat. In channels-last
+// layout a period is a few positions with all their channels, otherwise a part of one channel. Coefficients are
+// expanded to a period once, so that the inner loops are long and independent of the layout.
 
 constexpr int64_t kPeriod = 512;
-// Periods summed in float32 before the sums go to float64: the error does not grow with the image.
+// Periods that are summed in float32 before the sums are added in float64, so that the error does not grow with the
+// image.
 constexpr int64_t kBlock = 32;
-// Periods whose mean the deviations are taken from.
+// Periods whose mean is the reference point of deviations.
 constexpr int64_t kPivot = 8;
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -24,13 +25,13 @@ int64_t period_of(const GroupNorm& norm) {
   return norm.channels * smaller(norm.spatial, larger(1, kPeriod / norm.channels));
 }
 
-// A stretch of memory with one set of coefficients: a piece, or one channel of it.
+// Contiguous memory with one set of coefficients: a piece, or one channel of it.
 struct Stretch {
   int64_t offset;        // from the sample's first value
   int64_t length;
   int64_t period;
   int64_t channel;       // of the first value
-  int64_t num_channels;  // how many a period cycles through
+  int64_t num_channels;  // in a period
   int64_t position;      // of the first value
 };
 
@@ -48,7 +49,8 @@ void fill(float* values, int64_t length, float value) {
   for (int64_t i = 0; i < length; ++i) values[i] = value;
 }
 
-void spread(const Stretch& s, const float* per_channel, float* over_period) {
+// Expands the coefficients of channels to a period.
+void expand(const Stretch& s, const float* per_channel, float* over_period) {
   if (s.num_channels == 1) return fill(over_period, s.period, per_channel[s.channel]);
   for (int64_t p = 0; p < s.period; p += s.num_channels)
     for (int64_t c = 0; c < s.num_channels; ++c) over_period[p + c] = per_channel[s.channel + c];
@@ -58,8 +60,8 @@ void clear(double* sums, int64_t length) {
   for (int64_t i = 0; i < length; ++i) sums[i] = 0;
 }
 
-// Adds the sums of a period to those of its channels, which start at `per_channel`, and clears them.
-void fold(const Stretch& s, float* over_period, double* per_channel) {
+// Adds the sums of a period to the sums of its channels, which start at `per_channel`, and clears the former.
+void add_to_channels(const Stretch& s, float* over_period, double* per_channel) {
   if (s.num_channels == 1) {
     double sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -75,7 +77,7 @@ void fold(const Stretch& s, float* over_period, double* per_channel) {
   fill(over_period, s.period, 0);
 }
 
-// Calls body(start, length) for each period of a stretch, and after_block() after every few.
+// Calls body(start, length) for each period of a stretch, and after_block() after every kBlock periods.
 template <typename Body, typename AfterBlock>
 inline void for_periods(const Stretch& s, Body body, AfterBlock after_block) {
   int64_t in_block = 0;
@@ -104,8 +106,8 @@ void moments_of(const GroupNorm& norm, const Piece& piece, const void* x_sample,
     const Stretch s = stretch_at(norm, piece, index);
     double* const mean_of = mean + (s.channel - piece.channel);
     double* const squares_of = squares + (s.channel - piece.channel);
-    // Deviations from the mean of the first values of each channel: their squares hardly cancel, since a channel of
-    // which a share p lies a distance d from its mean has a variance of p d^2 at least.
+    // Deviations are taken from the mean of the first values of each channel. Cancellation is small: if the fraction p
+    // of the values has a mean at distance d from the channel's mean, the variance is at least p d^2.
     Stretch pivot = s;
     pivot.length = smaller(s.length, kPivot * s.period);
     fill(sum, s.period, 0);
@@ -117,7 +119,7 @@ void moments_of(const GroupNorm& norm, const Piece& piece, const void* x_sample,
             store(lanes, sum + i, load(lanes, sum + i) + load_as<kind>(lanes, x_sample, s.offset + start + i));
           });
         },
-        [&] { fold(s, sum, mean_of); });
+        [&] { add_to_channels(s, sum, mean_of); });
     const double num_pivots = static_cast<double>(pivot.length / s.num_channels);
     if (s.num_channels == 1) {
       fill(center, s.period, static_cast<float>(mean_of[0] / num_pivots));
@@ -140,8 +142,8 @@ void moments_of(const GroupNorm& norm, const Piece& piece, const void* x_sample,
           });
         },
         [&] {
-          fold(s, sum, mean_of);
-          fold(s, sum2, squares_of);
+          add_to_channels(s, sum, mean_of);
+          add_to_channels(s, sum2, squares_of);
         });
     const double count = static_cast<double>(s.length / s.num_channels);
     for (int64_t c = 0; c < s.num_channels; ++c) {
@@ -152,15 +154,16 @@ void moments_of(const GroupNorm& norm, const Piece& piece, const void* x_sample,
   }
 }
 
-// Writes the index of each value of a period among the sample's, [channels, spatial] in any layout.
-void number(const GroupNorm& norm, const Stretch& s, uint32_t* index) {
+// Writes the index of each value of a period in the sample, as [channels, spatial] in every layout.
+void write_indices(const GroupNorm& norm, const Stretch& s, uint32_t* index) {
   for (int64_t p = 0, position = s.position; p < s.period; p += s.num_channels, ++position)
     for (int64_t c = 0; c < s.num_channels; ++c)
       index[p + c] = static_cast<uint32_t>((s.channel + c) * norm.spatial + position);
 }
 
-// 0 where the mask drops a value, else 1 / (1 - probability): the integer hash `lowbias32` with keys added.
-inline Floats kept(const DropoutMask& mask, Words index) {
+// Returns 0 for values that the mask drops, otherwise 1 / (1 - probability). The random bits are the integer hash
+// `lowbias32` of the index, with the keys mixed in.
+inline Floats dropout_factor(const DropoutMask& mask, Words index) {
   Words x = index ^ mask.key0;
   x ^= x >> 16;
   x *= 0x7feb352du;
@@ -181,9 +184,9 @@ void forward_of(const GroupNorm& norm, const Piece& piece, const Affine& affine,
   const DropoutMask mask = norm.mask;
   for (int64_t i = 0; i < num_stretches(norm, piece); ++i) {
     const Stretch s = stretch_at(norm, piece, i);
-    spread(s, affine.factor, factor);
-    spread(s, affine.offset, offset);
-    if (dropout) number(norm, s, index);
+    expand(s, affine.factor, factor);
+    expand(s, affine.offset, offset);
+    if (dropout) write_indices(norm, s, index);
     for_periods(
         s,
         [=](int64_t start, int64_t length) {
@@ -193,7 +196,7 @@ void forward_of(const GroupNorm& norm, const Piece& piece, const Affine& affine,
             const Floats x = load_as<kind>(lanes, x_sample, at);
             const Floats z = x * load(lanes, factor + i) + load(lanes, offset + i);
             Floats y = silu ? z * sigmoid(z) : z;
-            if (dropout) y *= kept(mask, load(lanes, index + i) + first);
+            if (dropout) y *= dropout_factor(mask, load(lanes, index + i) + first);
             store_as<kind>(lanes, y_sample, at, y);
           });
         },
@@ -201,17 +204,17 @@ void forward_of(const GroupNorm& norm, const Piece& piece, const Affine& affine,
   }
 }
 
-// The gradient before dropout and SiLU, of one after them.
+// Returns the gradient of z, the input of SiLU and dropout, from the gradient of their output.
 template <bool silu, bool dropout>
 inline Floats before_activation(Floats z, Floats dy, const DropoutMask& mask, Words index) {
-  const Floats gradient = dropout ? dy * kept(mask, index) : dy;
+  const Floats gradient = dropout ? dy * dropout_factor(mask, index) : dy;
   if (!silu) return gradient;
   const Floats gate = sigmoid(z);
   return gradient * (gate * (1.0f + z * (1.0f - gate)));
 }
 
-// Where a stretch's part of an array lies that holds a value for each of the piece's.
-float* of_piece(float* values, const GroupNorm& norm, const Piece& piece, const Stretch& s) {
+// Returns the part of a stretch in an array with one value for each value of the piece.
+float* stretch_part(float* values, const GroupNorm& norm, const Piece& piece, const Stretch& s) {
   return values + (s.offset - stretch_at(norm, piece, 0).offset);
 }
 
@@ -231,15 +234,15 @@ void backward_sums_of(const GroupNorm& norm, const Piece& piece, const Affine& a
     const Stretch s = stretch_at(norm, piece, i);
     double* const sum_of = sum_dz + (s.channel - piece.channel);
     double* const sum2_of = sum_dz_centered + (s.channel - piece.channel);
-    spread(s, affine.factor, factor);
-    spread(s, affine.offset, offset);
-    spread(s, affine.center, center);
-    if (dropout) number(norm, s, index);
+    expand(s, affine.factor, factor);
+    expand(s, affine.offset, offset);
+    expand(s, affine.center, center);
+    if (dropout) write_indices(norm, s, index);
     fill(sum, s.period, 0);
     fill(sum2, s.period, 0);
     clear(sum_of, s.num_channels);
     clear(sum2_of, s.num_channels);
-    float* const dz = dz_piece ? of_piece(dz_piece, norm, piece, s) : nullptr;
+    float* const dz = dz_piece ? stretch_part(dz_piece, norm, piece, s) : nullptr;
     for_periods(
         s,
         [=](int64_t start, int64_t length) {
@@ -248,16 +251,16 @@ void backward_sums_of(const GroupNorm& norm, const Piece& piece, const Affine& a
             const int64_t at = s.offset + start + i;
             const Floats x = load_as<kind>(lanes, x_sample, at), dy = load_as<kind>(lanes, dy_sample, at);
             const Floats z = x * load(lanes, factor + i) + load(lanes, offset + i);
-            const Words number = dropout ? load(lanes, index + i) + first : Words{};
-            const Floats gradient = before_activation<silu, dropout>(z, dy, mask, number);
+            const Words indices = dropout ? load(lanes, index + i) + first : Words{};
+            const Floats gradient = before_activation<silu, dropout>(z, dy, mask, indices);
             store(lanes, sum + i, load(lanes, sum + i) + gradient);
             store(lanes, sum2 + i, load(lanes, sum2 + i) + gradient * (x - load(lanes, center + i)));
             if (dz) store(lanes, dz + start + i, gradient);
           });
         },
         [&] {
-          fold(s, sum, sum_of);
-          fold(s, sum2, sum2_of);
+          add_to_channels(s, sum, sum_of);
+          add_to_channels(s, sum2, sum2_of);
         });
   }
 }
@@ -276,18 +279,18 @@ void backward_of(const GroupNorm& norm, const Piece& piece, const Affine& affine
   const DropoutMask mask = norm.mask;
   for (int64_t i = 0; i < num_stretches(norm, piece); ++i) {
     const Stretch s = stretch_at(norm, piece, i);
-    spread(s, affine.factor, factor);
-    spread(s, affine.offset, offset);
-    spread(s, affine.center, center);
-    spread(s, slopes.gain, gain);
-    spread(s, slopes.slope, slope);
-    spread(s, slopes.level, level);
+    expand(s, affine.factor, factor);
+    expand(s, affine.offset, offset);
+    expand(s, affine.center, center);
+    expand(s, slopes.gain, gain);
+    expand(s, slopes.slope, slope);
+    expand(s, slopes.level, level);
     const auto write = [=](auto lanes, int64_t i, int64_t at, Floats x, Floats dz) {
       const Floats rest = (x - load(lanes, center + i)) * load(lanes, slope + i) + load(lanes, level + i);
       store_as<kind>(lanes, dx_sample, at, dz * load(lanes, gain + i) + rest);
     };
     if (dz_piece) {
-      const float* const dz = of_piece(dz_piece, norm, piece, s);
+      const float* const dz = stretch_part(dz_piece, norm, piece, s);
       const auto body = [=](int64_t start, int64_t length) {
         for_lanes(length, [=](auto lanes, int64_t i) {
           const int64_t at = s.offset + start + i;
@@ -297,7 +300,7 @@ void backward_of(const GroupNorm& norm, const Piece& piece, const Affine& affine
       for_periods(s, body, [] {});
       continue;
     }
-    if (dropout) number(norm, s, index);
+    if (dropout) write_indices(norm, s, index);
     for_periods(
         s,
         [=](int64_t start, int64_t length) {
@@ -306,30 +309,30 @@ void backward_of(const GroupNorm& norm, const Piece& piece, const Affine& affine
             const int64_t at = s.offset + start + i;
             const Floats x = load_as<kind>(lanes, x_sample, at), dy = load_as<kind>(lanes, dy_sample, at);
             const Floats z = x * load(lanes, factor + i) + load(lanes, offset + i);
-            const Words number = dropout ? load(lanes, index + i) + first : Words{};
-            write(lanes, i, at, x, before_activation<silu, dropout>(z, dy, mask, number));
+            const Words indices = dropout ? load(lanes, index + i) + first : Words{};
+            write(lanes, i, at, x, before_activation<silu, dropout>(z, dy, mask, indices));
           });
         },
         [] {});
   }
 }
 
-// Calls body with the kind, SiLU and dropout of a normalization as types.
+// Compile-time values for the functions below, which call `body` with the kind, SiLU and dropout of a normalization.
 template <bool value>
 struct Flag {
   static constexpr bool kValue = value;
 };
 
 template <Kind kind>
-struct Of {
+struct KindTag {
   static constexpr Kind kValue = kind;
 };
 
 template <typename Body>
 void with_kind(const GroupNorm& norm, Body body) {
-  if (norm.kind == Kind::kFloat) return body(Of<Kind::kFloat>());
-  if (norm.kind == Kind::kHalf) return body(Of<Kind::kHalf>());
-  body(Of<Kind::kBFloat16>());
+  if (norm.kind == Kind::kFloat) return body(KindTag<Kind::kFloat>());
+  if (norm.kind == Kind::kHalf) return body(KindTag<Kind::kHalf>());
+  body(KindTag<Kind::kBFloat16>());
 }
 
 template <typename Body>

@@ -1,5 +1,5 @@
-// Numbers as the CPU kernels compute with them: half kinds, the sigmoid, and tensors of any kind as float32 vectors.
-// A part of kernels.cpp: see there.
+// Arithmetic of the CPU kernels: conversion of half kinds, the sigmoid, and access to tensors of any kind as float32
+// vectors. Included by kernels.cpp.
 #pragma once
 
 #include "kernels.h"
@@ -11,7 +11,7 @@
 namespace admiral {
 namespace {
 
-// As many values as the instruction set computes at once.
+// The number of float32 values in a vector register.
 #if defined(__AVX512F__)
 constexpr int64_t kLanes = 16;
 #elif defined(__AVX__)
@@ -38,7 +38,7 @@ inline float float_of(uint32_t bits) {
 inline Words bits_of(Floats values) { return reinterpret_cast<Words>(values); }
 inline Floats float_of(Words bits) { return reinterpret_cast<Floats>(bits); }
 
-// ---- half kinds, a value or kLanes of them at a time; their bits lie in the low half of a word ----
+// ---- half kinds: one value or kLanes values, with their bits in the low half of a word ----
 
 template <typename Word>
 inline auto from_bfloat16(Word bits) {
@@ -55,7 +55,7 @@ inline auto to_bfloat16(Float value) {
 template <typename Word>
 inline auto from_half(Word bits) {
   const Word magnitude = (bits & 0x7fffu) << 13;
-  // The product with 2^112 moves the exponent to its place, and makes subnormals right.
+  // The product with 2^112 corrects the exponent, and converts subnormals correctly.
   const Word finite = bits_of(float_of(magnitude) * 0x1p112f);
   const Word infinite = magnitude | 0x7f800000u;
   const Word result = magnitude >= 0x0f800000u ? infinite : finite;
@@ -67,7 +67,7 @@ inline auto to_half(Float value) {
   const auto bits = bits_of(value);
   const auto sign = (bits >> 16) & 0x8000u;
   const auto magnitude = bits & 0x7fffffffu;
-  // Adding 0.5 leaves a value below 2^-14 in the low bits, rounded to a multiple of 2^-24 by the addition itself.
+  // Values below 2^-14: the addition of 0.5 rounds them to multiples of 2^-24 and moves them to the low bits.
   const auto small = bits_of(float_of(magnitude) + 0.5f) - 0x3f000000u;
   const auto normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
   auto result = magnitude < 0x38800000u ? small : normal;
@@ -79,12 +79,12 @@ inline auto to_half(Float value) {
 // ---- the sigmoid ----
 
 #if defined(__AVX512F__)
-// All lanes: GCC warns of its own unmasked intrinsics.
+// A mask of all lanes. The unmasked intrinsics cause warnings in GCC's own headers.
 constexpr __mmask16 kAll = 0xffff;
 #endif
 
-// x between -limit and limit; NaN stays NaN.
-inline Floats within(Floats x, float limit) {
+// Clamps x to -limit..limit. NaN is preserved.
+inline Floats clamp(Floats x, float limit) {
 #if defined(__AVX512F__)
   const Floats high = limit + Floats{}, low = -limit + Floats{};
   return _mm512_maskz_min_ps(kAll, high, _mm512_maskz_max_ps(kAll, low, x));
@@ -94,13 +94,13 @@ inline Floats within(Floats x, float limit) {
 #endif
 }
 
-// e^x within 3 units in the last place, for -87 <= x <= 87.
+// e^x for -87 <= x <= 87, with an error of at most 3 units in the last place.
 inline Floats exponential(Floats x) {
-  // x = n ln 2 + r. Adding 1.5 * 2^23 rounds to an integer, which then lies in the low bits.
+  // x = n ln 2 + r. The addition of 1.5 * 2^23 rounds to an integer and moves it to the low bits.
   const Floats shifted = x * 1.44269504f + 12582912.0f;
   const Floats n = shifted - 12582912.0f;
   const Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  // 1 + r + r^2 (...), the bracket fitted for the least relative error over |r| < ln 2 / 2: 1.1e-7.
+  // 1 + r + r^2 (...), fitted for the smallest relative error over |r| < ln 2 / 2, which is 1.1e-7.
   Floats sum = 8.3125010e-3f * r + 4.1890331e-2f;
   sum = sum * r + 1.6667116e-1f;
   sum = sum * r + 4.9999231e-1f;
@@ -114,9 +114,9 @@ inline Floats exponential(Floats x) {
 }
 
 inline Floats sigmoid(Floats x) {
-  const Floats denominator = 1.0f + exponential(within(-x, 87.0f));
+  const Floats denominator = 1.0f + exponential(clamp(-x, 87.0f));
 #if defined(__AVX512F__)
-  // A division takes as long as ten multiplications. One step of Newton's makes 14 bits 23.
+  // A division is as slow as ten multiplications. One Newton step improves the estimate from 14 to 23 bits.
   const Floats guess = _mm512_maskz_rcp14_ps(kAll, denominator);
   return guess + guess * (1.0f - denominator * guess);
 #else
@@ -126,7 +126,7 @@ inline Floats sigmoid(Floats x) {
 
 // ---- memory ----
 
-// Which lanes memory holds: all of them, or the first few at the end of a run. Others are 0.
+// The lanes that are in memory: all, or only the first ones at the end of an array. The other lanes are 0.
 struct AllLanes {};
 struct FirstLanes {
   int64_t count;
@@ -171,7 +171,7 @@ inline void store(Lanes lanes, float* to, Floats values) {
   store_bits(lanes, to, values);
 }
 
-// From the value `at` of a tensor of any kind.
+// Loads values from index `at` of a tensor of any kind.
 template <Kind kind, typename Lanes>
 inline Floats load_as(Lanes lanes, const void* memory, int64_t at) {
   if constexpr (kind == Kind::kFloat) {
@@ -188,7 +188,7 @@ inline Floats load_as(Lanes lanes, const void* memory, int64_t at) {
   }
 }
 
-// To the value `at` of a tensor of any kind.
+// Stores values to index `at` of a tensor of any kind.
 template <Kind kind, typename Lanes>
 inline void store_as(Lanes lanes, void* memory, int64_t at, Floats values) {
   if constexpr (kind == Kind::kFloat) {
@@ -200,7 +200,7 @@ inline void store_as(Lanes lanes, void* memory, int64_t at, Floats values) {
       return store_bits(lanes, to, reinterpret_cast<Halves>(
                                        _mm512_maskz_cvtps_ph(kAll, values, _MM_FROUND_TO_NEAREST_INT)));
 #if defined(__AVX512BF16__)
-    // Rounds as to_bfloat16, but for magnitudes below 2^-126, which become 0.
+    // Rounds as to_bfloat16, except that magnitudes below 2^-126 become 0.
     if constexpr (kind == Kind::kBFloat16)
       return store_bits(lanes, to, reinterpret_cast<Halves>(_mm512_maskz_cvtneps_pbh(kAll, values)));
 #endif
@@ -213,7 +213,7 @@ inline void store_as(Lanes lanes, void* memory, int64_t at, Floats values) {
   }
 }
 
-// Calls body(lanes, i) for all of 0 <= i < length, kLanes at a time.
+// Calls body(lanes, i) for each vector of kLanes indices in 0 <= i < length.
 template <typename Body>
 inline void for_lanes(int64_t length, Body body) {
   int64_t i = 0;

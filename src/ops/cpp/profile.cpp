@@ -1,4 +1,4 @@
-// libtorch's own profiler: a Chrome trace of what ran, and how often each operation was called, by whom.
+// libtorch's profiler: a Chrome trace, and the number of calls of each operation by its caller.
 #include "bridge.h"
 
 #include <torch/csrc/autograd/profiler_kineto.h>
@@ -22,11 +22,11 @@ struct Total {
   int64_t values = 0;
 };
 
-// The ways in which libtorch comes to a copy: who asked for it stands around them.
-bool is_way(const std::string& name) {
-  static const std::set<std::string> ways{"aten::contiguous", "aten::clone", "aten::_to_copy", "aten::to",
+// Whether an operation only wraps a copy. Its caller counts as the caller of the copy.
+bool is_copy_wrapper(const std::string& name) {
+  static const std::set<std::string> wrappers{"aten::contiguous", "aten::clone", "aten::_to_copy", "aten::to",
                                           "aten::copy_", "aten::reshape"};
-  return ways.count(name) != 0;
+  return wrappers.count(name) != 0;
 }
 
 int64_t values_of(const profiler::KinetoEvent& event) {
@@ -36,7 +36,7 @@ int64_t values_of(const profiler::KinetoEvent& event) {
   return values;
 }
 
-// By name, and by the name of the operation around it that is no mere way to it.
+// Returns the totals by the name of an operation and the name of its caller, without wrappers of copies.
 std::map<std::pair<std::string, std::string>, Total> totals_of(const std::vector<profiler::KinetoEvent>& events) {
   std::vector<const profiler::KinetoEvent*> order;
   for (const profiler::KinetoEvent& event : events) order.push_back(&event);
@@ -46,19 +46,19 @@ std::map<std::pair<std::string, std::string>, Total> totals_of(const std::vector
     return a->durationNs() > b->durationNs();
   });
   std::map<std::pair<std::string, std::string>, Total> totals;
-  // The events around this one, outermost first.
-  std::vector<const profiler::KinetoEvent*> around;
+  // The events that enclose the current one, outermost first.
+  std::vector<const profiler::KinetoEvent*> enclosing;
   for (const profiler::KinetoEvent* event : order) {
-    while (!around.empty() && (around.back()->startThreadId() != event->startThreadId() ||
-                               around.back()->startNs() + around.back()->durationNs() <= event->startNs()))
-      around.pop_back();
-    const auto asks =
-        std::find_if(around.rbegin(), around.rend(), [](const auto* outer) { return !is_way(outer->name()); });
-    Total& total = totals[{event->name(), asks == around.rend() ? std::string() : (*asks)->name()}];
+    while (!enclosing.empty() && (enclosing.back()->startThreadId() != event->startThreadId() ||
+                                  enclosing.back()->startNs() + enclosing.back()->durationNs() <= event->startNs()))
+      enclosing.pop_back();
+    const auto caller = std::find_if(enclosing.rbegin(), enclosing.rend(),
+                                     [](const auto* outer) { return !is_copy_wrapper(outer->name()); });
+    Total& total = totals[{event->name(), caller == enclosing.rend() ? std::string() : (*caller)->name()}];
     total.calls += 1;
     total.nanoseconds += static_cast<int64_t>(event->durationNs());
     total.values += values_of(*event);
-    around.push_back(event);
+    enclosing.push_back(event);
   }
   return totals;
 }
@@ -67,7 +67,7 @@ std::map<std::pair<std::string, std::string>, Total> totals_of(const std::vector
 
 extern "C" {
 
-// Begins to record the operations of all threads.
+// Starts recording the operations of all threads.
 int admiral_profile_begin(bool cuda) {
   return admiral::guarded([&] {
     const torch::profiler::impl::ProfilerConfig config(torch::profiler::impl::ProfilerState::KINETO,
@@ -80,17 +80,17 @@ int admiral_profile_begin(bool cuda) {
   });
 }
 
-// Ends that, writes the trace to `path` where it is not null, and calls `tell` with each operation's name, the operation
-// within which it was called, the number of calls, their nanoseconds, those of what it called among them, and the values
-// of their first arguments.
+// Stops recording and writes the trace to `path`, if it is not null. Then calls `report` for each operation and caller
+// with the names of both, the number of calls, their total nanoseconds including nested operations, and the total
+// number of values of their first arguments.
 int admiral_profile_end(const char* path, void* context,
-                        void (*tell)(void*, const char* name, const char* within, int64_t calls, int64_t nanoseconds,
-                                     int64_t values)) {
+                        void (*report)(void*, const char* name, const char* within, int64_t calls,
+                                       int64_t nanoseconds, int64_t values)) {
   return admiral::guarded([&] {
     const std::unique_ptr<profiler::ProfilerResult> result = profiler::disableProfiler();
     if (path) result->save(path);
     for (const auto& [names, total] : totals_of(result->events()))
-      tell(context, names.first.c_str(), names.second.c_str(), total.calls, total.nanoseconds, total.values);
+      report(context, names.first.c_str(), names.second.c_str(), total.calls, total.nanoseconds, total.values);
   });
 }
 

@@ -1,4 +1,4 @@
-// A node of libtorch's graph that keeps its inputs alone and runs its body again in backward.
+// An autograd node that saves only its inputs and runs its body again in backward.
 #include "bridge.h"
 
 #include <ATen/core/Tensor.h>
@@ -13,21 +13,22 @@ namespace {
 using at::Tensor;
 using torch::autograd::variable_list;
 
-// Takes its tensors over and returns one that the caller owns, or null with a message in `failure`.
-using Call = Tensor* (*)(void* context, Tensor* x, Tensor* embedding, char* failure, int64_t room);
+// Takes ownership of the tensors. Returns a tensor that the caller owns, or null with a message in `failure`, which has
+// `capacity` bytes.
+using Call = Tensor* (*)(void* context, Tensor* x, Tensor* embedding, char* failure, int64_t capacity);
 using Drop = void (*)(void* context);
 
-constexpr int64_t kRoom = 512;
+constexpr int64_t kMessageBytes = 512;
 
-// The function that runs, whose `context` it owns.
+// The function to run. Owns `context`.
 class Body : public torch::CustomClassHolder {
  public:
   Body(void* context, Call call, Drop drop) : context_(context), call_(call), drop_(drop) {}
   ~Body() override { drop_(context_); }
 
   Tensor run(const Tensor& x, const Tensor& embedding) const {
-    char failure[kRoom] = "";
-    const std::unique_ptr<Tensor> y(call_(context_, new Tensor(x), new Tensor(embedding), failure, kRoom));
+    char failure[kMessageBytes] = "";
+    const std::unique_ptr<Tensor> y(call_(context_, new Tensor(x), new Tensor(embedding), failure, kMessageBytes));
     TORCH_CHECK(y, failure);
     return *y;
   }
@@ -57,7 +58,7 @@ class Recompute : public torch::autograd::Function<Recompute> {
       const at::AutoGradMode with_graph(true);
       y = static_cast<const Body&>(*capsule).run(x, embedding);
     }
-    // The parameters' gradients accumulate here, those of the inputs go on through the graph.
+    // Gradients of parameters accumulate here. Gradients of the inputs are returned to autograd.
     torch::autograd::backward({y}, {gradients[0]});
     return {x.grad(), embedding.grad(), Tensor()};
   }
@@ -66,7 +67,7 @@ class Recompute : public torch::autograd::Function<Recompute> {
 }  // namespace
 }  // namespace admiral
 
-// Takes `context` over, also when it fails.
+// Takes ownership of `context`, even on failure.
 extern "C" int admiral_recompute(const at::Tensor* x, const at::Tensor* embedding, void* context,
                                  at::Tensor* (*call)(void*, at::Tensor*, at::Tensor*, char*, int64_t),
                                  void (*drop)(void*), at::Tensor** result) {

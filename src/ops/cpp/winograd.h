@@ -1,4 +1,4 @@
-// 3x3 convolutions of channels-last float32 maps on the CPU by Winograd's algorithm: see kernels_winograd.inl.
+// Winograd's algorithm for 3x3 convolutions of channels-last float32 maps on the CPU: see kernels_winograd.inl.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,17 +7,17 @@
 
 namespace admiral {
 
-// Whether the functions below take these, with something to gain: `x` lies channels-last and `weight` contiguous, both
-// float32 and on the CPU.
-bool winograd_suits(const at::Tensor& x, const at::Tensor& weight, int64_t stride, int64_t padding);
+// Whether the functions below support the tensors and are faster than libtorch: `x` is channels-last, `weight` is
+// contiguous, and both are float32 and on the CPU.
+bool use_winograd(const at::Tensor& x, const at::Tensor& weight, int64_t stride, int64_t padding);
 
-// The convolution of x [batch, inputs, height, width] with weight [outputs, inputs, 3, 3], plus bias [outputs].
+// Returns the convolution of x [batch, inputs, height, width] with weight [outputs, inputs, 3, 3], plus bias [outputs].
 at::Tensor winograd_convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
-// Its gradient with respect to x, of dy [batch, outputs, height, width] that lies channels-last.
+// Returns the gradient of x from the channels-last dy [batch, outputs, height, width].
 at::Tensor winograd_input_gradient(const at::Tensor& dy, const at::Tensor& weight);
 
-// Those with respect to the weight, which lies contiguous, and to the bias.
+// Returns the gradients of the weight, contiguous, and of the bias.
 std::tuple<at::Tensor, at::Tensor> winograd_weight_gradients(const at::Tensor& dy, const at::Tensor& x);
 
 }  // namespace admiral

@@ -1,30 +1,30 @@
-//! The `faults` section of a run's configuration.
+//! The `faults` section of the configuration.
 
 use admiral_config::Invalid;
 use admiral_contract::Phase;
 use serde::{Deserialize, Serialize};
 
-/// What a rank does when a fault strikes it.
+/// The phase of a step in which a fault strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StrikePhase {
-    /// It is about to wait for the loader.
+    /// Before the rank waits for the data loader.
     Data,
-    /// It is in the first forward pass.
+    /// In the first forward pass.
     #[default]
     Forward,
-    /// It is in the first backward pass.
+    /// In the first backward pass.
     Backward,
-    /// It is about to join the first sum of gradients; a rank that is alone never is.
+    /// Before the first all-reduce of gradients. A run with one rank has none.
     Reduce,
-    /// It is in the optimizer.
+    /// In the optimizer.
     Optimizer,
-    /// It is in the part of a save that training waits for.
+    /// In the part of a save that training waits for.
     Checkpoint,
 }
 
 impl StrikePhase {
-    /// What the ledger says then.
+    /// Returns the phase that the ledger shows.
     #[must_use]
     pub fn phase(self) -> Phase {
         match self {
@@ -38,43 +38,43 @@ impl StrikePhase {
     }
 }
 
-/// Faults that the run does to itself, to prove that it survives them. For tests and drills alone.
+/// Faults that the run injects into itself, to check that it recovers. For tests and drills only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FaultsConfig {
     /// Must be true for any fault to strike.
     pub enabled: bool,
-    /// The start of the run that is struck, as the launcher counts them from 0 in ADMIRAL_ATTEMPT; without that
-    /// variable every start is the first.
+    /// The start of the run in which faults strike, counted from 0 by the launcher in ADMIRAL_ATTEMPT; without that
+    /// variable every start is start 0.
     pub attempt: u64,
-    /// A rank dies, as by a power cut, at this operation (from 1) of its saves on their place; null: at none.
+    /// A rank aborts before this store operation (from 1) of its saves, as in a power cut; null: never.
     pub die_at_store_operation: Option<u64>,
-    /// Operations are counted from the first that belongs to a checkpoint of this step or a later one.
+    /// Operations are counted from the first one on a checkpoint of this step or a later one.
     pub die_from_step: u64,
-    /// The rank that dies.
+    /// The rank that aborts.
     pub die_rank: usize,
-    /// The step (from 1) of the faults below: they strike the first time that their rank comes to `phase` in this step
-    /// or a later one; null: never.
+    /// The step (from 1) of the faults below: each strikes when its rank first enters `phase` in this step or a later
+    /// one; null: never.
     pub at_step: Option<u64>,
-    /// Where in the step: data, forward, backward, reduce, optimizer or checkpoint.
+    /// The phase of the step: data, forward, backward, reduce, optimizer or checkpoint.
     pub phase: StrikePhase,
     /// This rank kills itself with SIGKILL.
     pub kill_rank: Option<usize>,
-    /// This rank touches memory that is not there, and dies of SIGSEGV.
+    /// This rank writes to unmapped memory and dies of SIGSEGV.
     pub segv_rank: Option<usize>,
     /// This rank stops itself with SIGSTOP.
     pub stop_rank: Option<usize>,
-    /// This rank sleeps for ever.
+    /// This rank sleeps forever.
     pub hang_rank: Option<usize>,
-    /// This rank leaves with `exit_code`, and tells no other.
+    /// This rank exits with `exit_code` without telling the other ranks.
     pub exit_rank: Option<usize>,
-    /// What it leaves with.
+    /// The exit code of that rank.
     pub exit_code: u8,
-    /// This rank is slow from `at_step` on, in every phase but exchanges with others.
+    /// This rank is slow from `at_step` on, in every phase except exchanges with other ranks.
     pub slow_rank: Option<usize>,
-    /// How many times as long its own work takes.
+    /// The factor by which the duration of its own work is multiplied.
     pub slow_factor: f64,
-    /// From `at_step` on every operation on the place of the checkpoints fails for so many seconds, on all ranks.
+    /// From `at_step` on, every operation on the checkpoint store fails for this many seconds, on all ranks.
     pub cut_storage_seconds: Option<f64>,
 }
 
@@ -102,20 +102,17 @@ impl Default for FaultsConfig {
 }
 
 impl FaultsConfig {
-    /// What cannot work, with field paths from the top of the file.
+    /// Returns the invalid fields, with their paths from the top of the file.
     #[must_use]
     pub fn validate(&self) -> Vec<Invalid> {
         let mut mistakes = Vec::new();
         let mut refuse = |field: &str, message: &str| mistakes.push(Invalid::new(format!("faults.{field}"), message));
-        let at_a_step = self.at_a_step();
-        if !self.enabled && (self.die_at_store_operation.is_some() || !at_a_step.is_empty()) {
-            refuse(
-                "enabled",
-                "a fault is configured and faults.enabled is false; set it to true, or take the fault out",
-            );
+        let at_step = self.fields_at_step();
+        if !self.enabled && (self.die_at_store_operation.is_some() || !at_step.is_empty()) {
+            refuse("enabled", "a fault is configured and faults.enabled is false; set it to true, or remove the fault");
         }
-        match (self.at_step, at_a_step.first()) {
-            (None, Some(field)) => refuse(field, "strikes at a step; say which with faults.at_step"),
+        match (self.at_step, at_step.first()) {
+            (None, Some(field)) => refuse(field, "strikes at a step; set faults.at_step"),
             (Some(0), _) => refuse("at_step", "must be at least 1: steps are counted from 1"),
             _ => {}
         }
@@ -128,8 +125,8 @@ impl FaultsConfig {
         mistakes
     }
 
-    /// The fields of the faults that strike at a step.
-    fn at_a_step(&self) -> Vec<&'static str> {
+    /// Returns the names of the configured faults that strike at a step.
+    fn fields_at_step(&self) -> Vec<&'static str> {
         let ranks = [
             ("kill_rank", self.kill_rank),
             ("segv_rank", self.segv_rank),
@@ -143,7 +140,7 @@ impl FaultsConfig {
         fields
     }
 
-    /// The faults that are set, as their fields are written in a configuration.
+    /// Returns the fields that differ from their defaults, as overrides of the form `faults.kill_rank=1`.
     #[must_use]
     pub fn fields(&self) -> Vec<String> {
         let defaults = serde_json::to_value(Self::default()).unwrap_or_default();
@@ -152,7 +149,7 @@ impl FaultsConfig {
         set.map(|(field, value)| format!("faults.{field}={value}")).collect()
     }
 
-    /// Whether faults strike in this start of the run. `attempt` is its number, as the launcher counts starts from 0.
+    /// Returns whether faults strike in the start of the run with this number, which the launcher counts from 0.
     #[must_use]
     pub fn is_active(&self, attempt: u64) -> bool {
         self.enabled && self.attempt == attempt
@@ -168,13 +165,13 @@ mod tests {
     }
 
     #[test]
-    fn the_faults_that_are_set_can_be_told() {
+    fn fields_that_are_set_become_overrides() {
         let faults = FaultsConfig { enabled: true, kill_rank: Some(3), at_step: Some(20), ..FaultsConfig::default() };
         assert_eq!(faults.fields(), ["faults.at_step=20", "faults.kill_rank=3"]);
     }
 
     #[test]
-    fn a_fault_has_to_be_switched_on() {
+    fn a_configured_fault_has_to_be_enabled() {
         assert_eq!(FaultsConfig::default().validate(), []);
         let off = FaultsConfig { die_at_store_operation: Some(1), ..FaultsConfig::default() };
         assert_eq!(fields(&off), ["faults.enabled"]);
@@ -185,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_strikes_at_a_step_needs_one() {
+    fn a_fault_at_a_step_needs_a_step() {
         let faults = FaultsConfig { enabled: true, ..FaultsConfig::default() };
         assert_eq!(fields(&FaultsConfig { hang_rank: Some(1), ..faults.clone() }), ["faults.hang_rank"]);
         let cut = FaultsConfig { cut_storage_seconds: Some(1.0), ..faults.clone() };

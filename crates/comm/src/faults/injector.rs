@@ -1,4 +1,4 @@
-//! Injects the faults of a step into one rank.
+//! Injects the configured faults into one rank.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use rustix::process::{Signal, getpid, kill_process};
 
 use super::FaultsConfig;
 
-/// Injects faults into this rank. It is told of every step and phase, and strikes there and then.
+/// Injects faults into this rank. It is called at every step and phase, and strikes in the calling thread.
 #[derive(Debug)]
 pub struct FaultInjector {
     faults: FaultsConfig,
@@ -17,13 +17,13 @@ pub struct FaultInjector {
     at_step: u64,
     has_struck: AtomicBool,
     is_slow: AtomicBool,
-    /// When the storage works again.
+    /// When the storage is available again. Not set before the storage is cut off.
     cut_until: OnceLock<Instant>,
 }
 
 impl FaultInjector {
-    /// The injector for `rank` in the start of the run with number `attempt`; `None` if no fault of a step is configured
-    /// for this start.
+    /// Returns the injector for `rank` in the start of the run with number `attempt`, which is counted from 0. `None` if
+    /// no fault that strikes at a step is configured for this start.
     #[must_use]
     pub fn new(faults: &FaultsConfig, rank: usize, attempt: u64) -> Option<Self> {
         let at_step = faults.at_step.filter(|_| faults.is_active(attempt))?;
@@ -37,7 +37,7 @@ impl FaultInjector {
         })
     }
 
-    /// A step starts.
+    /// Called when a step starts.
     pub fn begin_step(&self, step: u64) {
         if step < self.at_step {
             return;
@@ -53,7 +53,7 @@ impl FaultInjector {
         }
     }
 
-    /// The rank enters a phase of a step.
+    /// Called when the rank enters a phase of a step. Strikes if it is the configured one.
     pub fn enter_phase(&self, phase: Phase, step: u64) {
         if step < self.at_step || phase != self.faults.phase.phase() || self.has_struck.swap(true, Ordering::Relaxed) {
             return;
@@ -66,9 +66,9 @@ impl FaultInjector {
         }
         if is_this_rank(self.faults.segv_rank) {
             log("touches memory that is not there");
-            let nothing = std::ptr::without_provenance_mut::<u8>(std::hint::black_box(8));
-            // SAFETY: none. The process is meant to die here, and nothing is mapped at this address.
-            unsafe { nothing.write_volatile(0) };
+            let unmapped = std::ptr::without_provenance_mut::<u8>(std::hint::black_box(8));
+            // SAFETY: none. Nothing is mapped at this address, and the process is meant to die here.
+            unsafe { unmapped.write_volatile(0) };
         }
         if is_this_rank(self.faults.exit_rank) {
             log("leaves");
@@ -86,7 +86,7 @@ impl FaultInjector {
         }
     }
 
-    /// The rank is about to leave the phase that `ledger` shows: a slow rank stays in it for longer.
+    /// Called before the rank leaves the phase that `ledger` shows. Sleeps if the rank is slow.
     pub fn leave_phase(&self, ledger: &Ledger) {
         if self.is_slow.load(Ordering::Relaxed) {
             let spent = Duration::from_secs_f64(ledger.read().phase_seconds);
@@ -94,7 +94,7 @@ impl FaultInjector {
         }
     }
 
-    /// What a slow rank adds to the time that it has spent in a phase. Only its own work is slow, not exchanges.
+    /// Returns how much longer a slow rank takes for a phase in which it has spent `spent`. Exchanges are not slowed down.
     fn delay(&self, phase: Phase, spent: Duration) -> Duration {
         match phase {
             Phase::Data | Phase::Forward | Phase::Backward | Phase::Optimizer => {
@@ -104,7 +104,7 @@ impl FaultInjector {
         }
     }
 
-    /// Whether the storage is cut off now.
+    /// Returns whether the storage is cut off now.
     #[must_use]
     pub fn is_storage_cut(&self) -> bool {
         self.cut_until.get().is_some_and(|until| Instant::now() < *until)
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_strikes_unless_it_is_switched_on_and_this_is_the_start() {
+    fn no_fault_strikes_unless_enabled_for_this_start_and_step() {
         let on = FaultsConfig { enabled: true, ..FaultsConfig::default() };
         assert!(injector(FaultsConfig::default()).is_none());
         assert!(injector(FaultsConfig { attempt: 7, ..on.clone() }).is_none());
@@ -136,9 +136,9 @@ mod tests {
     }
 
     #[test]
-    fn the_storage_is_cut_from_the_step_on_for_a_time() {
+    fn the_storage_is_cut_off_from_the_step_on_for_the_configured_time() {
         let faults = FaultsConfig { enabled: true, cut_storage_seconds: Some(0.05), ..FaultsConfig::default() };
-        let injector = injector(faults).expect("it is on");
+        let injector = injector(faults).expect("faults are enabled");
         injector.begin_step(2);
         assert!(!injector.is_storage_cut());
         injector.begin_step(3);
@@ -149,9 +149,9 @@ mod tests {
     }
 
     #[test]
-    fn a_strike_comes_once_in_its_phase_at_its_step_or_later() {
+    fn a_fault_strikes_once_in_its_phase_at_its_step_or_later() {
         let faults = FaultsConfig { enabled: true, phase: StrikePhase::Checkpoint, ..FaultsConfig::default() };
-        let injector = injector(faults).expect("it is on");
+        let injector = injector(faults).expect("faults are enabled");
         injector.enter_phase(Phase::Checkpoint, 2);
         injector.enter_phase(Phase::Forward, 3);
         assert!(!injector.has_struck.load(Ordering::Relaxed));
@@ -160,9 +160,9 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_rank_takes_its_factor_in_its_own_work_alone() {
+    fn a_slow_rank_is_slow_only_in_its_own_work() {
         let faults = FaultsConfig { enabled: true, slow_rank: Some(1), slow_factor: 3.0, ..FaultsConfig::default() };
-        let injector = injector(faults).expect("it is on");
+        let injector = injector(faults).expect("faults are enabled");
         let spent = Duration::from_millis(10);
         assert_eq!(injector.delay(Phase::Forward, spent), 2 * spent);
         assert_eq!(injector.delay(Phase::Reduce, spent), Duration::ZERO);

@@ -1,5 +1,5 @@
-//! Faults that a run inflicts on itself, so that tests and drills can prove that it survives them. They are off by
-//! default, and are configured in one section.
+//! Fault injection: a run crashes, hangs or slows down its own ranks at a chosen step, so that tests and drills can check
+//! that it recovers. It is off by default.
 
 mod config;
 mod injector;

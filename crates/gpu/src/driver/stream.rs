@@ -126,19 +126,6 @@ impl Event {
         })
     }
 
-    // Goes when src/ calls `make_wait`.
-    /// The old name of [`Event::make_wait`].
-    ///
-    /// # Errors
-    /// As for [`Event::make_wait`].
-    ///
-    /// # Safety
-    /// As for [`Event::make_wait`].
-    pub unsafe fn hold_back(&self, stream: StreamHandle) -> Result<(), DriverError> {
-        // SAFETY: the caller guarantees the stream.
-        unsafe { self.make_wait(stream) }
-    }
-
     /// Returns whether everything before the event has run.
     ///
     /// # Errors

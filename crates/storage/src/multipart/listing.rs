@@ -1,9 +1,9 @@
-//! S3's answer to the request for the list of unfinished uploads.
+//! Parses S3's answer to `ListMultipartUploads`.
 
 use object_store::Result;
 use serde::Deserialize;
 
-/// S3's answer, by the name of its outermost element.
+/// The answer of S3, by the name of its root element.
 #[derive(Debug, Deserialize)]
 enum Document {
     ListMultipartUploadsResult(Page),
@@ -15,17 +15,19 @@ enum Document {
     },
 }
 
+/// One page of unfinished uploads.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Page {
     #[serde(default)]
     pub(super) upload: Vec<Listed>,
-    // Not optional: without it nobody knows whether the list is whole.
+    // Required, because without it the list may be incomplete.
     pub(super) is_truncated: bool,
     pub(super) next_key_marker: Option<String>,
     pub(super) next_upload_id_marker: Option<String>,
 }
 
+/// An unfinished upload.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Listed {
@@ -34,11 +36,15 @@ pub(super) struct Listed {
     pub(super) initiated: Option<String>,
 }
 
-/// The error of an answer that makes no sense, or of no answer.
+/// The error of an answer that is invalid or missing.
 pub(super) fn invalid(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> object_store::Error {
     object_store::Error::Generic { store: "S3", source: source.into() }
 }
 
+/// Parses an answer of S3.
+///
+/// # Errors
+/// If the answer is an error document, or not what S3 documents.
 pub(super) fn parse(document: &str) -> Result<Page> {
     match quick_xml::de::from_str(document) {
         Ok(Document::ListMultipartUploadsResult(page)) => Ok(page),
@@ -53,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents_are_read_as_s3_writes_them_and_hostile_ones_are_refused() {
+    fn documents_of_s3_are_parsed_and_malformed_ones_are_refused() {
         let page = parse(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
              <ListMultipartUploadsResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\n\
@@ -73,7 +79,7 @@ mod tests {
         assert_eq!(page.upload[1].initiated, None);
 
         let deep = "<a>".repeat(100_000);
-        let whole = |inside: &str| format!("<ListMultipartUploadsResult>{inside}</ListMultipartUploadsResult>");
+        let page = |inside: &str| format!("<ListMultipartUploadsResult>{inside}</ListMultipartUploadsResult>");
         let refused = [
             "".into(),
             "no XML".into(),
@@ -81,13 +87,13 @@ mod tests {
             "\0\u{feff}<".into(),
             "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>".into(),
             "<ListMultipartUploadsResult>".into(),
-            whole(""),
-            whole("<IsTruncated>perhaps</IsTruncated>"),
-            whole("<IsTruncated>false</IsTruncated><Upload><Key>k</Key></Upload>"),
-            whole("<IsTruncated>false</IsTruncated><Upload><Key>&xxe;</Key><UploadId>1</UploadId></Upload>"),
+            page(""),
+            page("<IsTruncated>perhaps</IsTruncated>"),
+            page("<IsTruncated>false</IsTruncated><Upload><Key>k</Key></Upload>"),
+            page("<IsTruncated>false</IsTruncated><Upload><Key>&xxe;</Key><UploadId>1</UploadId></Upload>"),
             format!(
                 "<!DOCTYPE x [<!ENTITY a \"aaaa\"><!ENTITY b \"&a;&a;\">]>{}",
-                whole("<IsTruncated>false</IsTruncated><Upload><Key>&b;</Key><UploadId>1</UploadId></Upload>")
+                page("<IsTruncated>false</IsTruncated><Upload><Key>&b;</Key><UploadId>1</UploadId></Upload>")
             ),
             format!("<ListMultipartUploadsResult>{deep}"),
         ];

@@ -1,7 +1,7 @@
-//! Multipart uploads that nobody will complete, because their writer died. A bucket keeps and bills their parts without
-//! showing them.
+//! Lists and aborts multipart uploads whose writers died. A bucket keeps and bills their parts, but does not list them as
+//! objects.
 
 mod listing;
 mod uploads;
 
-pub use uploads::{MultipartUploads, UnfinishedUpload};
+pub(crate) use uploads::MultipartUploads;

@@ -53,8 +53,8 @@ impl EventFile {
         room
     }
 
-    /// Writes the pending records. `now` is in seconds since 1970. After an error, all records are still pending, the file
-    /// ends after a complete record, and the next call retries.
+    /// Writes the pending records. `now` is in seconds since 1970. After an error, all records are still pending, the
+    /// file ends after a complete record, and the next call retries.
     pub(super) fn write(&mut self, now: f64) -> io::Result<()> {
         if self.open.as_ref().is_some_and(|open| !open.path.exists()) {
             // Writing to a removed file would lose the records without an error.

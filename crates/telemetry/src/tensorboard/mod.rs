@@ -111,8 +111,8 @@ impl TensorBoard {
         queue.try_send(Message::Flush(answer)).is_ok() && answered.recv_timeout(limit).is_ok()
     }
 
-    /// Returns the number of entries that were lost because the queue was full, or because the file could not be written
-    /// and the memory for its pending entries was full.
+    /// Returns the number of entries that were lost because the queue was full, or because the file could not be
+    /// written and the memory for its pending entries was full.
     pub fn dropped(&self) -> u64 {
         self.counts.dropped.load(Ordering::Relaxed)
     }

@@ -1,8 +1,8 @@
 //! The messages of an event file that Admiral writes, with TensorFlow's field numbers
 //! (`tensorflow/core/util/event.proto`, `framework/summary.proto`, `framework/tensor.proto`).
 //!
-//! Scalars and images need no metadata, because TensorBoard chooses their dashboards by the type of the value. A text is
-//! stored as a tensor, so its metadata must name the dashboard.
+//! Scalars and images need no metadata, because TensorBoard chooses their dashboards by the type of the value. A text
+//! is stored as a tensor, so its metadata must name the dashboard.
 
 /// One record of an event file.
 #[derive(Clone, PartialEq, prost::Message)]

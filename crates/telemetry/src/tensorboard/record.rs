@@ -10,8 +10,8 @@ pub(super) fn append(out: &mut Vec<u8>, payload: &[u8]) {
     out.extend(masked_crc32c(payload).to_le_bytes());
 }
 
-/// Returns TFRecord's masked CRC32C: the checksum, rotated by 15 bits, plus a constant. The mask avoids checksums of data
-/// that contains its own checksum, which would be weak.
+/// Returns TFRecord's masked CRC32C: the checksum, rotated by 15 bits, plus a constant. The mask avoids checksums of
+/// data that contains its own checksum, which would be weak.
 fn masked_crc32c(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }

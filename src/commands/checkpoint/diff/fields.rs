@@ -1,25 +1,24 @@
-//! In what two manifests differ.
+//! The differences between two manifests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
+use admiral_checkpoint::Manifest;
 use serde::Serialize;
 use serde_json::Value;
 
-use admiral_checkpoint::Manifest;
+/// The number of characters of a value that a table shows.
+const MAX_SHOWN: usize = 60;
 
-/// Letters of a value that a table shows.
-const SHOWN: usize = 60;
-
-/// A field that differs; none where there is no such field.
+/// A field that differs. The value is `None` if the field does not exist.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct FieldDifference {
-    /// Its path: `model.num_channels`.
+    /// The path of the field, for example `model.num_channels`.
     field: String,
     a: Option<Value>,
     b: Option<Value>,
 }
 
-/// A parameter with another shape, or that only one has.
+/// A parameter whose shapes differ. The shape is `None` if the parameter does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct ShapeDifference {
     name: String,
@@ -28,14 +27,14 @@ pub(super) struct ShapeDifference {
 }
 
 impl FieldDifference {
-    /// The cells of a table.
+    /// Returns the cells of a table.
     pub(super) fn cells(&self) -> [String; 3] {
         let shown = |value: &Option<Value>| match value {
             None => "(none)".to_owned(),
             Some(value) => {
                 let text = value.to_string();
-                if text.chars().count() > SHOWN {
-                    text.chars().take(SHOWN).chain("...".chars()).collect()
+                if text.chars().count() > MAX_SHOWN {
+                    text.chars().take(MAX_SHOWN).chain("...".chars()).collect()
                 } else {
                     text
                 }
@@ -46,14 +45,14 @@ impl FieldDifference {
 }
 
 impl ShapeDifference {
-    /// The cells of a table.
+    /// Returns the cells of a table.
     pub(super) fn cells(&self) -> [String; 3] {
         let shown = |shape: &Option<Vec<usize>>| shape.as_ref().map_or("(none)".to_owned(), |s| format!("{s:?}"));
         [self.name.clone(), shown(&self.a), shown(&self.b)]
     }
 }
 
-/// The fields that differ, in the order of `a`, then those that only `b` has.
+/// Returns the fields that differ, in the order of `a`, followed by those that only `b` has.
 pub(super) fn compare_fields(a: &Value, b: &Value) -> Vec<FieldDifference> {
     let mut differences = Vec::new();
     collect("", Some(a), Some(b), &mut differences);
@@ -72,9 +71,9 @@ fn collect(path: &str, a: Option<&Value>, b: Option<&Value>, differences: &mut V
     }
 }
 
-/// The parameters that differ, in the order of `a`, then those that only `b` has.
+/// Returns the parameters that differ, in the order of `a`, followed by those that only `b` has.
 pub(super) fn compare_shapes(a: &Manifest, b: &Manifest) -> Vec<ShapeDifference> {
-    let shapes = |manifest: &Manifest| -> std::collections::HashMap<String, Vec<usize>> {
+    let shapes = |manifest: &Manifest| -> HashMap<String, Vec<usize>> {
         manifest.parameters.iter().map(|p| (p.name.clone(), p.shape.clone())).collect()
     };
     let (in_a, in_b) = (shapes(a), shapes(b));
@@ -96,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_named_by_their_path_whatever_their_order() {
+    fn fields_are_compared_by_their_path_in_any_order() {
         let a = json!({"model": {"width": 32, "mult": [1, 2]}, "seed": 5, "old": null});
         let b = json!({"seed": 5, "model": {"mult": [1, 3], "width": 32, "depth": 2}});
         let found: Vec<[String; 3]> = compare_fields(&a, &b).iter().map(FieldDifference::cells).collect();
@@ -109,6 +108,6 @@ mod tests {
     fn long_values_are_cut() {
         let (a, b) = (json!({"losses": vec![0.1; 100]}), json!({"losses": []}));
         let [_, a, b] = compare_fields(&a, &b)[0].cells();
-        assert_eq!((a.len(), a.ends_with("..."), b.as_str()), (SHOWN + 3, true, "[]"));
+        assert_eq!((a.len(), a.ends_with("..."), b.as_str()), (MAX_SHOWN + 3, true, "[]"));
     }
 }

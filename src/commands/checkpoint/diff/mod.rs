@@ -1,34 +1,35 @@
-//! `admiral checkpoint diff`: in what two checkpoints differ.
+//! `admiral checkpoint diff`: prints the differences between two checkpoints.
 
 mod fields;
 mod tensors;
 
 use std::fmt::Write;
 
+use admiral_checkpoint::{Checkpoint, Manifest, Role, find_checkpoint};
+use admiral_storage::S3Settings;
 use clap::Args;
 use serde::Serialize;
 
+use super::error::ToolError;
+use super::options::options_of;
+use super::outcome::Outcome;
 use super::print::{count, print, print_json};
 use super::table::{Side, Table};
-use super::error::ToolError;
-use super::outcome::Outcome;
-use super::options::options_of;
-use admiral_checkpoint::{Checkpoint, Manifest, Role, find_checkpoint};
-use admiral_storage::S3Settings;
+
 use fields::{FieldDifference, ShapeDifference, compare_fields, compare_shapes};
 use tensors::{RoleDifference, compare_role};
 
-/// What is compared, and how it is said.
+/// The options of `admiral checkpoint diff`.
 #[derive(Debug, Args)]
 pub struct DiffOptions {
-    /// A checkpoint's folder, a place for checkpoints or a run's folder (then the newest): a path or an s3:// URL
+    /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or an s3:// URL
     a: String,
-    /// What to compare it with, named in the same way
+    /// The checkpoint to compare it with, named in the same way
     b: String,
-    /// Compare these weights alone: ema-0.9999
+    /// Compare only these weights: ema-0.9999
     #[arg(long, value_name = "ROLE")]
     weights: Option<String>,
-    /// Take values for equal that differ by no more than this; without it, their bits have to be equal
+    /// Treat values as equal if they differ by at most X; by default, their bits must be equal
     #[arg(long, value_name = "X", value_parser = tolerance)]
     tolerance: Option<f64>,
     /// Print JSON
@@ -43,20 +44,21 @@ fn tolerance(text: &str) -> Result<f64, String> {
     }
 }
 
-/// In what two checkpoints differ.
+/// The differences between two checkpoints.
 #[derive(Debug, Serialize)]
 struct Report {
     a: String,
     b: String,
     equal: bool,
-    /// Fields of the task and of the configuration; with one role alone, none is looked at.
+    /// The fields of the task and the configuration that differ. Empty with `--weights`.
     configuration: Vec<FieldDifference>,
     training: Vec<FieldDifference>,
     parameters: Vec<ShapeDifference>,
-    /// Roles that only one of them has.
+    /// Roles that only `a` has.
     only_in_a: Vec<String>,
+    /// Roles that only `b` has.
     only_in_b: Vec<String>,
-    /// Every role that both have.
+    /// The roles that both have.
     roles: Vec<RoleDifference>,
 }
 
@@ -111,15 +113,15 @@ fn compare(a: &Checkpoint, b: &Checkpoint, options: &DiffOptions) -> Result<Repo
     Ok(report)
 }
 
-/// The roles that are compared, of those that a checkpoint has.
+/// Returns the roles of a checkpoint that are compared.
 fn roles_of(checkpoint: &Checkpoint, options: &DiffOptions) -> Result<Vec<Role>, ToolError> {
     let roles = checkpoint.manifest().roles();
     let Some(wanted) = &options.weights else { return Ok(roles) };
     match roles.iter().find(|role| role.to_string() == *wanted) {
         Some(&role) => Ok(vec![role]),
         None => {
-            let there = roles.iter().map(Role::to_string).collect::<Vec<_>>().join(", ");
-            Err(ToolError::Refused(format!("{} has no weights {wanted:?}; it has {there}", checkpoint.url())))
+            let names = roles.iter().map(Role::to_string).collect::<Vec<_>>().join(", ");
+            Err(ToolError::Refused(format!("{} has no weights {wanted:?}; it has {names}", checkpoint.url())))
         }
     }
 }

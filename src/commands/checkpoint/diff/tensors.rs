@@ -1,29 +1,30 @@
-//! In what the values of a role differ, two files at a time: whole checkpoints need not fit into memory.
+//! The differences between the values of a role. Two files are in memory at a time, so checkpoints may be larger than
+//! memory.
 
 use std::collections::HashSet;
 
+use admiral_checkpoint::{Checkpoint, Role, TensorFile};
 use serde::Serialize;
 
 use super::super::error::ToolError;
-use admiral_checkpoint::{Checkpoint, Role, TensorFile};
 
-/// In what the values of a role differ.
+/// The differences between the values of a role.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct RoleDifference {
     role: String,
-    /// The tensors that both have with one shape.
+    /// The number of tensors that both have with the same shape.
     pub(super) tensors: usize,
     pub(super) different_tensors: usize,
     different_values: u64,
-    /// The largest |a - b|; null where a value is not finite.
+    /// The largest |a - b|; null in JSON if a value is not finite.
     largest_difference: f64,
-    /// The largest |a - b| / max(|a|, |b|); null where a value is not finite.
+    /// The largest |a - b| / max(|a|, |b|); null in JSON if a value is not finite.
     largest_relative_difference: f64,
     /// The tensor with the largest difference.
     r#in: Option<String>,
 }
 
-/// In what the values of a tensor differ.
+/// The differences between the values of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 struct Difference {
     values: u64,
@@ -32,7 +33,7 @@ struct Difference {
 }
 
 impl RoleDifference {
-    /// The cells of a table.
+    /// Returns the cells of a table.
     pub(super) fn cells(&self) -> [String; 7] {
         let number = |value: f64| if self.different_values == 0 { String::new() } else { format!("{value:.3e}") };
         [
@@ -60,9 +61,12 @@ impl RoleDifference {
     }
 }
 
-/// Compares the tensors of a role that both have with one shape. Files are verified as they are read. Checkpoints of one
-/// number of ranks are read once; otherwise each file of the one with more files is read once for every file of the
-/// other with which it shares tensors.
+/// Compares the tensors of a role that both checkpoints have with the same shape, and verifies files as it reads them.
+/// If the checkpoints have the same number of ranks, each file is read once. Otherwise, each file of the checkpoint
+/// with more files is read once for every file of the other one with which it shares tensors.
+///
+/// # Errors
+/// When a file cannot be read or is damaged.
 pub(super) fn compare_role(
     a: &Checkpoint,
     b: &Checkpoint,
@@ -84,13 +88,13 @@ pub(super) fn compare_role(
         let file = few.open_file(path, role)?;
         for (other, names) in shared(few, many, role, path) {
             if held.as_ref().is_none_or(|(held, _)| *held != other) {
-                // The one before it goes first.
+                // Drops the previous file before the next one is read.
                 drop(held.take());
                 held = Some((other.clone(), many.open_file(&other, role)?));
             }
             for name in names {
-                let of_other = held.as_ref().and_then(|(_, other)| other.values(&name));
-                if let (Some(left), Some(right)) = (file.values(&name), of_other) {
+                let other_values = held.as_ref().and_then(|(_, other)| other.values(&name));
+                if let (Some(left), Some(right)) = (file.values(&name), other_values) {
                     result.add(&name, compare_values(left, right, tolerance));
                 }
             }
@@ -99,7 +103,8 @@ pub(super) fn compare_role(
     Ok(result)
 }
 
-/// The files of `other` with the tensors that they share with the file `path` of `checkpoint`.
+/// Returns the files of `other` that share tensors with the file `path` of `checkpoint`, with the names of these
+/// tensors.
 fn shared(checkpoint: &Checkpoint, other: &Checkpoint, role: Role, path: &str) -> Vec<(String, Vec<String>)> {
     let own: HashSet<(&str, &[usize])> = checkpoint
         .manifest()
@@ -120,7 +125,7 @@ fn shared(checkpoint: &Checkpoint, other: &Checkpoint, role: Role, path: &str) -
     files
 }
 
-/// Compares float32 values, of which there are as many on both sides.
+/// Compares the bytes of float32 values. Both slices have the same length.
 fn compare_values(a: &[u8], b: &[u8], tolerance: Option<f64>) -> Difference {
     let mut result = Difference::default();
     if a == b {
@@ -138,7 +143,7 @@ fn compare_values(a: &[u8], b: &[u8], tolerance: Option<f64>) -> Difference {
         let largest = a.abs().max(b.abs());
         result.values += 1;
         result.absolute = result.absolute.max(absolute);
-        // Two zeros of different signs differ by nothing.
+        // Zeros of different signs have the difference 0, which would be divided by 0.
         let relative = if absolute == 0.0 { 0.0 } else { absolute / largest };
         result.relative = result.relative.max(if relative.is_nan() { f64::INFINITY } else { relative });
     }
@@ -163,14 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn bits_count_unless_a_tolerance_is_given() {
+    fn bits_are_compared_unless_a_tolerance_is_given() {
         assert_eq!(compare(&[0.0], &[-0.0], None), Difference { values: 1, absolute: 0.0, relative: 0.0 });
         assert_eq!(compare(&[0.0], &[-0.0], Some(0.0)), Difference::default());
         assert_eq!(compare(&[f32::NAN], &[f32::NAN], None), Difference::default());
     }
 
     #[test]
-    fn what_is_not_finite_differs_from_all_else() {
+    fn values_that_are_not_finite_differ_from_all_others() {
         for (a, b) in [(f32::NAN, 1.0), (f32::INFINITY, 1.0), (f32::INFINITY, f32::NEG_INFINITY)] {
             let infinite = Difference { values: 1, absolute: f64::INFINITY, relative: f64::INFINITY };
             assert_eq!(compare(&[a], &[b], Some(1e9)), infinite, "{a} {b}");

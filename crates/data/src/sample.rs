@@ -1,0 +1,183 @@
+//! Makes training samples from images.
+//!
+//! A sample consists of an image, its crop and flip, its noise and its timestep. It is a function of the seed and the
+//! global sample index. It does not depend on the rank, the thread or the time at which it is made.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use admiral_random::{Permutation, Philox, Stream};
+
+use super::config::OnBrokenImage;
+use super::crop::{Draws, square};
+use super::error::DataError;
+use super::source::ImageSource;
+
+/// The number of broken images in a row after which reading fails.
+const MAX_BROKEN_IN_A_ROW: u64 = 100;
+
+/// The settings that, with the source, determine every sample.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SampleSpec {
+    /// The seed of the order, the augmentation, the timesteps and the noise.
+    pub seed: u64,
+    /// The height and the width of the samples in pixels.
+    pub size: usize,
+    /// The number of channels of the samples, 1 or 3.
+    pub channels: usize,
+    /// Whether images are cropped at random instead of at the center.
+    pub random_crop: bool,
+    /// Whether images are mirrored with probability 1/2.
+    pub random_flip: bool,
+    /// The reaction to an image that cannot be decoded.
+    pub on_broken_image: OnBrokenImage,
+}
+
+/// A batch of samples for training.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// The global index of each sample.
+    pub indices: Vec<u64>,
+    /// Images in [-1, 1], `[batch, channels, height, width]`.
+    pub images: Vec<f32>,
+    /// Standard normal noise, in the shape of the images.
+    pub noise: Vec<f32>,
+    /// A uniform number in [0, 1) per sample, which determines its timestep.
+    pub timestep_uniforms: Vec<f64>,
+    /// The class of each sample. Empty if the images have no classes.
+    pub classes: Vec<i64>,
+    /// The number of images that could not be decoded and were replaced.
+    pub num_skipped: u64,
+}
+
+/// Reads samples from a source of images.
+#[derive(Debug)]
+pub struct SampleReader {
+    source: Arc<dyn ImageSource>,
+    spec: SampleSpec,
+    /// The broken images that are already logged.
+    reported: Mutex<HashSet<u64>>,
+}
+
+impl SampleReader {
+    /// Returns a reader of `source`.
+    #[must_use]
+    pub fn new(source: Arc<dyn ImageSource>, spec: SampleSpec) -> Self {
+        Self { source, spec, reported: Mutex::default() }
+    }
+
+    /// Returns the samples with these global indices.
+    ///
+    /// # Errors
+    /// If an image cannot be decoded and the setting is to stop, or if 100 images in a row cannot be decoded.
+    pub fn read(&self, indices: Vec<u64>) -> Result<Batch, DataError> {
+        let values = self.spec.channels * self.spec.size * self.spec.size;
+        let mut batch = Batch {
+            images: Vec::with_capacity(values * indices.len()),
+            noise: vec![0.0; values * indices.len()],
+            timestep_uniforms: Vec::with_capacity(indices.len()),
+            classes: Vec::new(),
+            num_skipped: 0,
+            indices: Vec::new(),
+        };
+        for (&index, noise) in indices.iter().zip(batch.noise.chunks_exact_mut(values)) {
+            let (item, skipped) = self.read_image(index, &mut batch.images)?;
+            batch.num_skipped += skipped;
+            batch.classes.extend(self.source.class(item));
+            batch.timestep_uniforms.push(Philox::new(self.spec.seed, Stream::Timestep, index).uniform());
+            Philox::new(self.spec.seed, Stream::Noise, index).fill_normal(noise);
+        }
+        batch.indices = indices;
+        Ok(batch)
+    }
+
+    /// Appends the image of the sample `index` to `images`. Returns its item in the source and the number of broken
+    /// images that it replaces.
+    fn read_image(&self, index: u64, images: &mut Vec<f32>) -> Result<(u64, u64), DataError> {
+        let num_images = self.source.num_images();
+        let order = Permutation::new(self.spec.seed, index / num_images, num_images);
+        let mut item = order.at(index % num_images);
+        let mut replacements = Philox::new(self.spec.seed, Stream::Replacement, index);
+        for attempt in 0..MAX_BROKEN_IN_A_ROW {
+            match self.source.load(item) {
+                Ok(image) => {
+                    let SampleSpec { seed, size, channels, random_crop, random_flip, .. } = self.spec;
+                    let draws = Draws::new(seed, index, size, random_crop, random_flip);
+                    let image = image.with_channels(channels);
+                    let image = if self.source.is_padded() { image.pad_to(size) } else { image };
+                    square(&image, size, &draws).append_planes(images);
+                    return Ok((item, attempt));
+                }
+                Err(error) if self.spec.on_broken_image == OnBrokenImage::Stop => return Err(error),
+                Err(error) => {
+                    if self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(item) {
+                        tracing::warn!("skipping an image: {error}");
+                    }
+                    if let (DataError::Broken { path, reason }, true) = (error, attempt + 1 == MAX_BROKEN_IN_A_ROW) {
+                        return Err(DataError::AllBroken { attempts: MAX_BROKEN_IN_A_ROW, path, reason });
+                    }
+                    item = replacements.below(num_images);
+                }
+            }
+        }
+        Err(DataError::Ended("no image could be read".into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::pixels::Pixels;
+    use crate::test_source::{reader, spec};
+
+    #[test]
+    fn broken_images_are_errors_or_are_replaced_and_counted() {
+        let indices: Vec<u64> = (0..10).collect();
+        let error = reader(&[4], OnBrokenImage::Stop).read(indices.clone()).unwrap_err();
+        assert!(error.to_string().contains("image 4") && error.to_string().contains("damaged"), "{error}");
+        let batch = reader(&[4], OnBrokenImage::Skip).read(indices.clone()).unwrap();
+        assert!(batch.num_skipped >= 1 && batch.classes.len() == 10 && !batch.classes.contains(&4));
+        assert_eq!(batch, reader(&[4], OnBrokenImage::Skip).read(indices.clone()).unwrap());
+        let all: Vec<u64> = (0..10).collect();
+        assert!(matches!(reader(&all, OnBrokenImage::Skip).read(indices), Err(DataError::AllBroken { .. })));
+    }
+
+    /// A source of one image of 2 x 2 pixels.
+    #[derive(Debug)]
+    struct Small {
+        is_padded: bool,
+    }
+
+    impl ImageSource for Small {
+        fn num_images(&self) -> u64 {
+            1
+        }
+        fn num_classes(&self) -> usize {
+            0
+        }
+        fn name(&self, _: u64) -> String {
+            "small".into()
+        }
+        fn class(&self, _: u64) -> Option<i64> {
+            None
+        }
+        fn is_padded(&self) -> bool {
+            self.is_padded
+        }
+        fn load(&self, _: u64) -> Result<Pixels, DataError> {
+            Ok(Pixels { width: 2, height: 2, channels: 1, bytes: vec![255; 4] })
+        }
+    }
+
+    #[test]
+    fn small_images_are_enlarged_or_padded() {
+        let spec = SampleSpec { random_crop: false, ..spec(OnBrokenImage::Stop) };
+        let sum = |is_padded| {
+            let reader = SampleReader::new(Arc::new(Small { is_padded }), spec.clone());
+            reader.read(vec![0]).unwrap().images.iter().sum::<f32>()
+        };
+        assert_eq!((sum(false), sum(true)), (16.0, 4.0 - 12.0));
+    }
+}

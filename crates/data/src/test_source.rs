@@ -1,0 +1,47 @@
+//! A source of images for tests.
+
+use std::sync::Arc;
+
+use super::config::OnBrokenImage;
+use super::error::DataError;
+use super::pixels::Pixels;
+use super::sample::{SampleReader, SampleSpec};
+use super::source::ImageSource;
+
+/// A source whose image i has 4 x 4 pixels of value i. The images in `broken` cannot be read.
+#[derive(Debug)]
+struct Numbers {
+    count: u64,
+    broken: Vec<u64>,
+}
+
+impl ImageSource for Numbers {
+    fn num_images(&self) -> u64 {
+        self.count
+    }
+    fn num_classes(&self) -> usize {
+        self.count as usize
+    }
+    fn name(&self, item: u64) -> String {
+        format!("image {item}")
+    }
+    fn class(&self, item: u64) -> Option<i64> {
+        Some(item as i64)
+    }
+    fn load(&self, item: u64) -> Result<Pixels, DataError> {
+        if self.broken.contains(&item) {
+            return Err(DataError::Broken { path: self.name(item), reason: "damaged".into() });
+        }
+        Ok(Pixels { width: 4, height: 4, channels: 1, bytes: vec![item as u8; 16] })
+    }
+}
+
+/// Returns the settings of samples of 4 x 4 pixels with random crops and flips.
+pub(super) fn spec(on_broken_image: OnBrokenImage) -> SampleSpec {
+    SampleSpec { seed: 3, size: 4, channels: 1, random_crop: true, random_flip: true, on_broken_image }
+}
+
+/// Returns a reader of 10 images.
+pub(super) fn reader(broken: &[u64], on_broken_image: OnBrokenImage) -> SampleReader {
+    SampleReader::new(Arc::new(Numbers { count: 10, broken: broken.to_vec() }), spec(on_broken_image))
+}

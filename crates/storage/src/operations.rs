@@ -1,0 +1,313 @@
+//! The operations on a store. Each has a timeout and is retried.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use sha2::{Digest, Sha256};
+
+use crate::classify::transient;
+use crate::error::Error;
+use crate::hash::hex_digest;
+use crate::store::Store;
+
+/// The size of one read of a large file, in bytes.
+const READ_BYTES: u64 = 16 << 20;
+/// The number of reads of one file at the same time.
+const READS_IN_FLIGHT: usize = 4;
+
+/// The largest file that [`Store::get`] reads, in bytes. Manifests and the like are far smaller, and a larger file would
+/// only fill the memory.
+const MAX_SMALL_FILE: u64 = 256 << 20;
+
+/// The transfer rate below which a read has failed. It makes the timeout of a read depend on its length.
+const MIN_BYTES_PER_SECOND: u64 = 1 << 20;
+
+impl Store {
+    /// Writes a small file atomically. Replaces an existing file.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the store refuses or does not answer.
+    pub async fn put(&self, path: &str, bytes: Vec<u8>) -> Result<(), Error> {
+        let at = self.at(path);
+        let payload = PutPayload::from(bytes);
+        let result = self.retry_small("write", path, || self.backend().put(&at, payload.clone())).await?;
+        result.map(drop).map_err(|error| self.failed("write", path, &error))
+    }
+
+    /// Writes a small file atomically unless a file exists at `path`. Returns whether it was written.
+    ///
+    /// If the answer of the store gets lost, the retry finds the file that the first try wrote. This counts as written.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the store refuses for another reason, or does not answer.
+    pub async fn put_new(&self, path: &str, bytes: Vec<u8>) -> Result<bool, Error> {
+        let at = self.at(path);
+        let bytes = Bytes::from(bytes);
+        let create = || PutOptions::from(PutMode::Create);
+        let work = || self.backend().put_opts(&at, bytes.clone().into(), create());
+        match self.retry_small("write", path, work).await? {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                match self.get(path).await? {
+                    Some(found) => Ok(found == bytes),
+                    None => Err(Error::Failed {
+                        operation: "write".into(),
+                        url: self.url(path),
+                        cause: "the store says that the file exists, but does not find it".into(),
+                    }),
+                }
+            }
+            Err(error) => Err(self.failed("write", path, &error)),
+        }
+    }
+
+    /// Reads a small file. Returns `None` if it does not exist.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the file is too large, or the store refuses or does not answer.
+    pub async fn get(&self, path: &str) -> Result<Option<Bytes>, Error> {
+        let at = self.at(path);
+        let read = self.retry_read(path, self.small_timeout(), || async {
+            let found = self.backend().get(&at).await?;
+            let size = found.meta.size;
+            if size > MAX_SMALL_FILE {
+                let source = format!("it has {size} bytes, which is too large for a file of its kind").into();
+                return Err(object_store::Error::NotSupported { source });
+            }
+            let bytes = found.bytes().await?;
+            if bytes.len() as u64 == size { Ok(bytes) } else { Err(incomplete(bytes.len(), size)) }
+        });
+        let read = read.await;
+        self.none_if_missing("read", path, read)
+    }
+
+    /// Reads the first `length` bytes of a file, and returns their SHA-256 as hexadecimal digits. Returns `None` if the
+    /// file does not exist. If `into` is given, it is replaced by the bytes; otherwise only a few pieces of the file are in
+    /// memory at a time.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the file is shorter, or the store refuses or does not answer.
+    pub async fn read(&self, path: &str, length: u64, mut into: Option<&mut Vec<u8>>) -> Result<Option<String>, Error> {
+        if let Some(bytes) = into.as_deref_mut() {
+            bytes.clear();
+            bytes.reserve(usize::try_from(length).unwrap_or(0));
+        }
+        let starts = (0..length).step_by(READ_BYTES as usize);
+        let pieces = starts.map(|start| {
+            let (store, path) = (self.clone(), path.to_owned());
+            async move { store.read_piece(&path, start..(start + READ_BYTES).min(length)).await }
+        });
+        let mut pieces = futures::stream::iter(pieces).buffered(READS_IN_FLIGHT);
+        let mut hash = Sha256::new();
+        while let Some(piece) = pieces.next().await {
+            let Some(piece) = self.none_if_missing("read", path, piece)? else { return Ok(None) };
+            hash.update(&piece);
+            if let Some(bytes) = into.as_deref_mut() {
+                bytes.extend_from_slice(&piece);
+            }
+        }
+        Ok(Some(hex_digest(hash)))
+    }
+
+    /// Reads a range of bytes.
+    async fn read_piece(&self, path: &str, range: Range<u64>) -> Result<Bytes, object_store::Error> {
+        let timeout = self.range_timeout(&range);
+        self.retry_read(path, timeout, || self.read_piece_once(path, range.clone())).await
+    }
+
+    /// Reads a range of bytes without a timeout and without retries.
+    pub(crate) async fn read_piece_once(&self, path: &str, range: Range<u64>) -> Result<Bytes, object_store::Error> {
+        let length = range.end - range.start;
+        let bytes = self.backend().get_range(&self.at(path), range).await?;
+        if bytes.len() as u64 == length { Ok(bytes) } else { Err(incomplete(bytes.len(), length)) }
+    }
+
+    /// Returns the timeout of reading a range once.
+    pub(crate) fn range_timeout(&self, range: &Range<u64>) -> Duration {
+        self.small_timeout() + Duration::from_secs((range.end - range.start) / MIN_BYTES_PER_SECOND)
+    }
+
+    /// Returns the length of a file in bytes, or `None` if it does not exist.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the store refuses or does not answer.
+    pub async fn length(&self, path: &str) -> Result<Option<u64>, Error> {
+        let at = self.at(path);
+        let meta = self.retry_small("look at", path, || self.backend().head(&at)).await?;
+        self.none_if_missing("look at", path, meta.map(|meta| meta.size))
+    }
+
+    /// Renames a file within the store. Replaces an existing file at `to`. Does nothing if there is no file at `from`.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the store refuses or does not answer.
+    pub async fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
+        let (from_at, to_at) = (self.at(from), self.at(to));
+        let result = self.retry_small("rename", from, || self.backend().rename(&from_at, &to_at)).await?;
+        self.none_if_missing("rename", from, result).map(drop)
+    }
+
+    /// Deletes a file. Does nothing if it does not exist.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the store refuses or does not answer.
+    pub async fn delete(&self, path: &str) -> Result<(), Error> {
+        let at = self.at(path);
+        let result = self.retry_small("delete", path, || self.backend().delete(&at)).await?;
+        self.none_if_missing("delete", path, result).map(drop)
+    }
+
+    /// Returns the names of the folders directly under `path`, sorted.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the store refuses or does not answer.
+    pub async fn folders(&self, path: &str) -> Result<Vec<String>, Error> {
+        let at = self.at(path);
+        let listed = self.retry_small("list", path, || self.backend().list_with_delimiter(Some(&at))).await?;
+        let listed = listed.map_err(|error| self.failed("list", path, &error))?;
+        let mut names: Vec<String> =
+            listed.common_prefixes.iter().filter_map(|folder| Some(folder.filename()?.to_owned())).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Returns the names of the files directly under `path`, sorted.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the store refuses or does not answer.
+    pub async fn files_right_under(&self, path: &str) -> Result<Vec<String>, Error> {
+        let at = self.at(path);
+        let listed = self.retry_small("list", path, || self.backend().list_with_delimiter(Some(&at))).await?;
+        let listed = listed.map_err(|error| self.failed("list", path, &error))?;
+        let mut names: Vec<String> =
+            listed.objects.iter().filter_map(|meta| Some(meta.location.filename()?.to_owned())).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Returns all files under `path`, in any depth, with their lengths in bytes. Their paths are relative to `path`, and
+    /// sorted.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the store refuses or does not answer.
+    pub async fn files(&self, path: &str) -> Result<Vec<(String, u64)>, Error> {
+        let at = self.at(path);
+        let work = || async {
+            let mut names = Vec::new();
+            let mut stream = self.backend().list(Some(&at));
+            while let Some(meta) = stream.next().await.transpose()? {
+                if let Some(parts) = meta.location.prefix_match(&at) {
+                    let name = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
+                    names.push((name, meta.size));
+                }
+            }
+            names.sort();
+            Ok(names)
+        };
+        let listed = self.retry_small("list", path, work).await?;
+        listed.map_err(|error: object_store::Error| self.failed("list", path, &error))
+    }
+
+    /// Aborts the unfinished multipart uploads whose path in this store satisfies `is_ours`, and returns their paths. Only
+    /// S3 has such uploads. Uploads of running writers look the same, so only the owner of the store may call this.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if they cannot be listed or aborted.
+    pub async fn abort_unfinished_uploads(&self, is_ours: fn(&str) -> bool) -> Result<Vec<String>, Error> {
+        let Some(uploads) = self.uploads() else { return Ok(Vec::new()) };
+        let failed = |error: object_store::Error| self.failed("list or abort unfinished uploads of", "", &error);
+        let mut aborted = Vec::new();
+        for upload in uploads.list(&self.at(""), is_ours).await.map_err(failed)? {
+            uploads.abort(&upload).await.map_err(failed)?;
+            aborted.push(upload.path.to_string());
+        }
+        Ok(aborted)
+    }
+
+    /// Converts the result of an operation on `path`. A file that does not exist becomes `None`.
+    pub(crate) fn none_if_missing<T>(
+        &self,
+        operation: &str,
+        path: &str,
+        result: Result<T, object_store::Error>,
+    ) -> Result<Option<T>, Error> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed(operation, path, &error)),
+        }
+    }
+}
+
+fn incomplete(found: usize, length: u64) -> object_store::Error {
+    transient(format!("{found} of {length} bytes came"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Instant;
+
+    use super::*;
+    use crate::location::Location;
+    use crate::options::StoreOptions;
+    use crate::testing::s3::S3;
+    use crate::testing::{memory, on_s3};
+    use crate::upload::{never, upload};
+
+    /// Checks the behavior that all stores have in common.
+    async fn check_behavior(store: &Store) {
+        assert_eq!(store.get("a/b").await.unwrap(), None);
+        assert_eq!(store.length("a/b").await.unwrap(), None);
+        assert!(store.folders("").await.unwrap().is_empty());
+        assert!(store.put_new("a/b", b"one".to_vec()).await.unwrap());
+        assert!(!store.put_new("a/b", b"two".to_vec()).await.unwrap());
+        // As in a retry after the answer to the first try got lost.
+        assert!(store.put_new("a/b", b"one".to_vec()).await.unwrap());
+        assert_eq!(&store.get("a/b").await.unwrap().unwrap()[..], b"one");
+        store.put("a/b", b"three".to_vec()).await.unwrap();
+        assert_eq!(store.length("a/b").await.unwrap(), Some(5));
+        // Two full parts and a smaller one, from pieces of another size.
+        let piece = |seed: usize| (0..store.options().part_bytes / 2 + 1).map(|i| (i * seed) as u8).collect::<Bytes>();
+        let pieces: Vec<Bytes> = (1..6).map(piece).collect();
+        let end = Instant::now() + store.options().patience;
+        let (length, sha256) = upload(store, "c/d/e", &pieces, end, &never()).await.unwrap();
+        let mut bytes = Vec::new();
+        let read = store.read("c/d/e", length, Some(&mut bytes)).await.unwrap().unwrap();
+        assert!(bytes == pieces.concat());
+        assert_eq!((bytes.len() as u64, &read), (length, &sha256));
+        assert_eq!(store.read("c/d/e", length, None).await.unwrap(), Some(sha256));
+        assert_eq!(store.read("c/nothing", length, None).await.unwrap(), None);
+        let (_, empty) = upload(store, "c/empty", &[], end, &never()).await.unwrap();
+        assert_eq!(empty, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        assert_eq!(store.folders("").await.unwrap(), ["a", "c"]);
+        assert_eq!(store.files("c").await.unwrap(), [("d/e".to_owned(), length), ("empty".to_owned(), 0)]);
+        store.delete("c/d/e").await.unwrap();
+        store.delete("c/d/e").await.unwrap();
+        assert_eq!(store.get("c/d/e").await.unwrap(), None);
+    }
+
+    #[test]
+    fn a_store_in_memory_behaves_as_documented() {
+        let store = memory();
+        store.wait(check_behavior(&store));
+    }
+
+    #[test]
+    fn a_folder_behaves_as_documented() {
+        let folder = tempfile::tempdir().unwrap();
+        let location = Location::Folder(folder.path().join("not yet/here #1"));
+        let store = Store::create(&location, &StoreOptions::default()).unwrap();
+        store.wait(check_behavior(&store));
+    }
+
+    #[test]
+    fn s3_behaves_as_documented() {
+        let server = S3::start();
+        let store = on_s3(server.port, StoreOptions::default());
+        store.wait(check_behavior(&store));
+    }
+}
