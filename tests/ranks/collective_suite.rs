@@ -233,7 +233,7 @@ fn gradients_are_summed_during_backward(collective: &dyn Collective, place: &Pla
             let tracker = reducer.tracker();
             let reduced = reducer.reduce_during(collective, &[&during[0], &during[1]], || {
                 for &param in order {
-                    tracker.filled(param);
+                    tracker.mark_filled(param);
                     std::thread::sleep(std::time::Duration::from_millis(1));
                 }
                 Ok::<(), CollectiveError>(())

@@ -12,9 +12,7 @@ mod stores;
 
 mod interchange;
 mod last_release;
-mod pillow;
 mod python;
-mod tensorboard;
 mod tools;
 mod train;
 mod worlds;

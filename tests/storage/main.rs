@@ -3,10 +3,10 @@
 
 #[path = "../support/crash_walk.rs"]
 mod crash_walk;
+#[path = "../support/fault_proxy.rs"]
+mod fault_proxy;
 #[path = "../support/mpirun.rs"]
 mod mpirun;
-#[path = "../support/proxy.rs"]
-mod proxy;
 #[path = "../support/runs.rs"]
 mod runs;
 #[path = "../support/s3.rs"]
@@ -14,9 +14,7 @@ mod s3;
 #[path = "../support/stores.rs"]
 mod stores;
 
-mod checkpoint;
 mod crash_points;
 mod damage;
-mod fault_proxy;
 mod s3_faults;
 mod save_memory;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use admiral_checkpoint::Catalog;
 
+use crate::fault_proxy::{Action, FaultProxy, Rule, When};
 use crate::mpirun::{Finished, Running, run};
-use crate::proxy::{Action, FaultProxy, Rule, When};
 use crate::runs::{PATIENCE, Place, assert_same, errors, wait_until};
 use crate::s3::{S3, environment};
 use crate::stores::{Tensors, on_s3, tensors, verified_steps};

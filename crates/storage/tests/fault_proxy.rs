@@ -1,5 +1,11 @@
 //! The fault proxy of the tests, in front of the real S3 server: requests pass unchanged without rules, and each rule
 //! causes its fault, as seen by client and server.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../../tests/support/fault_proxy.rs"]
+mod fault_proxy;
+#[path = "../../../tests/support/s3.rs"]
+mod s3;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -14,8 +20,8 @@ use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, Pu
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::Runtime;
 
-use crate::proxy::{Action, FaultProxy, Rule, When};
-use crate::s3::{self, S3};
+use fault_proxy::{Action, FaultProxy, Rule, When};
+use s3::S3;
 
 /// A client with this number of retries.
 fn client(port: u16, max_retries: usize) -> AmazonS3 {

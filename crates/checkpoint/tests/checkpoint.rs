@@ -1,5 +1,9 @@
 //! Checkpoints in a folder and on a real S3 server: with different numbers of ranks, undamaged and damaged, and read by
 //! Python.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../../tests/support/s3.rs"]
+mod s3;
 
 use std::process::Command;
 use std::sync::{Arc, Barrier, Mutex};
@@ -11,7 +15,7 @@ use admiral_checkpoint::{
 use admiral_comm::{Collective, CollectiveError, ExitCode, Single};
 use admiral_storage::{Location, S3Settings, Store, StoreOptions};
 
-use crate::s3::{S3, environment, python};
+use s3::{S3, environment, python};
 
 const ROLES: [Role; 4] = [Role::Master, Role::Ema { rate: 0.9999 }, Role::AdamMean, Role::AdamVariance];
 
