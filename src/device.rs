@@ -173,7 +173,7 @@ fn missing(torch: Option<&TorchCuda>, num_gpus: usize, libraries: &[FoundFile]) 
     match torch {
         None if num_gpus > 0 => missing.push(
             "this libtorch has no CUDA, so networks run on the CPU: `make setup` on a machine with a GPU installs one \
-             that has, or put another libtorch of the same release into LD_LIBRARY_PATH"
+             with CUDA, or put another libtorch of the same release into LD_LIBRARY_PATH"
                 .into(),
         ),
         Some(torch) if torch.num_gpus < num_gpus => missing.push(format!(

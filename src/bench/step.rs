@@ -246,10 +246,10 @@ fn print(measured: &Measured) {
     println!("images/s     {:>10.2}", measured.images_per_second);
     println!("of a V100's peak {:>8.3} %", 100.0 * measured.part_of_v100_peak);
     println!(
-        "of what a product of matrices reaches here, {:.2} TFLOP/s a rank ({:.2} to {:.2}), {:.1} %",
+        "{:.1} % of the rate of a product of matrices here, {:.2} TFLOP/s per rank ({:.2} to {:.2})",
+        100.0 * measured.part_of_matrix_rate,
         measured.matrix_flops_per_second.median / 1e12,
         measured.matrix_flops_per_second.least / 1e12,
-        measured.matrix_flops_per_second.most / 1e12,
-        100.0 * measured.part_of_matrix_rate
+        measured.matrix_flops_per_second.most / 1e12
     );
 }

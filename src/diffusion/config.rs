@@ -89,7 +89,7 @@ pub struct DiffusionConfig {
     /// The timesteps that are kept: all if empty; `250` for a number of evenly spaced ones; `90,60,60,20,20` for one
     /// number for each of equal sections; `ddim25` for a fixed stride.
     pub timestep_respacing: String,
-    /// What the network predicts: `epsilon`, `x_start` (the reference's `predict_xstart: true`) or `previous_x`.
+    /// The network's prediction: `epsilon`, `x_start` (the reference's `predict_xstart: true`) or `previous_x`.
     pub predict: Prediction,
     /// The variance of a step: `learned_range` (the reference's `learn_sigma: true`), `learned`, `fixed_small` (the
     /// reference's `sigma_small: true`) or `fixed_large`.

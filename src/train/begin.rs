@@ -129,7 +129,7 @@ impl Start {
             for (step, error) in std::mem::take(&mut self.damaged) {
                 if collective.rank() == 0 {
                     tracing::error!(
-                        "THE CHECKPOINT OF STEP {step} IS DAMAGED and is set aside; the run goes on from the one \
+                        "THE CHECKPOINT OF STEP {step} IS DAMAGED and is set aside; the run continues from the one \
                          before it. {error}"
                     );
                 }
@@ -245,7 +245,7 @@ fn choose_step(store: &Store, resume: Resume) -> Result<Option<u64>, TrainError>
             store.url("")
         ))),
         (Resume::Fresh, Some(step)) => Err(TrainError::Refused(format!(
-            "{} has checkpoints already, the newest of step {step}; go on with --resume latest, or choose another \
+            "{} has checkpoints already, the newest of step {step}; continue with --resume latest, or choose another \
              run.folder",
             store.url("")
         ))),

@@ -89,7 +89,7 @@ impl Saves {
                     self.num_skipped += 1;
                     if self.is_root {
                         tracing::warn!(
-                            "the save before is still being {}, so that of step {step} is left out; save less \
+                            "the previous save is still being {}, so that of step {step} is left out; save less \
                              often, or set checkpoint.when_busy: wait",
                             self.busy_state()
                         );
@@ -100,7 +100,7 @@ impl Saves {
                 WhenBusy::Wait => {
                     if self.is_root {
                         tracing::warn!(
-                            "step {step} waits for the save before, which is still being {}",
+                            "step {step} waits for the previous save, which is still being {}",
                             self.busy_state()
                         );
                     }
@@ -207,7 +207,7 @@ impl Saves {
             }
             SaveEvent::Deleted { steps } => {
                 if self.is_root {
-                    tracing::info!("deleted the checkpoints of steps {steps:?}, as checkpoint.keep_* say");
+                    tracing::info!("deleted the checkpoints of steps {steps:?}, according to checkpoint.keep_*");
                 }
             }
             SaveEvent::NotTidied { step, error } => {
@@ -223,7 +223,7 @@ impl Saves {
                 self.published = self.published.filter(|&published| published != step);
                 if self.is_root {
                     tracing::error!(
-                        "the save of step {step} failed: {error}; training goes on, and the next save tries again"
+                        "the save of step {step} failed: {error}; training continues, and the next save tries again"
                     );
                 }
                 self.record(MetricKind::Counter, "checkpoint/failures", step, self.num_failed as f64);

@@ -105,8 +105,8 @@ fn verify_newest(catalog: &Catalog, inventory: &Inventory) -> Result<(), ToolErr
     }
     let (file, reason) = file_and_difference(error);
     Err(ToolError::Refused(format!(
-        "nothing is deleted, because the newest checkpoint, of step {newest}, is not whole: {file}: {reason}; bring it \
-         back, or rename its manifest.json to manifest.damaged.json to set it aside"
+        "nothing is deleted, because the newest checkpoint, of step {newest}, is not whole: {file}: {reason}; restore \
+         it, or rename its manifest.json to manifest.damaged.json to set it aside"
     )))
 }
 

@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-use super::check;
+use super::status::check;
 use crate::ops::Error;
 
 unsafe extern "C" {
@@ -48,7 +48,7 @@ mod tests {
 
     fn gradients_of(value: &Tensor, inputs: &[Tensor; 2]) -> Vec<Tensor> {
         let one = Tensor::from(1.0);
-        super::super::gradients(value, &one, &[&inputs[0], &inputs[1]]).unwrap()
+        super::super::gradients::gradients(value, &one, &[&inputs[0], &inputs[1]]).unwrap()
     }
 
     #[test]
@@ -81,7 +81,7 @@ mod tests {
         let [one, _] = concatenate_twice(&parts[0], &parts[1]).unwrap();
         let value = one.sin().sum(Kind::Double);
         let _lock = super::super::profile::PROFILER.lock();
-        let (_, calls) = super::super::profile(None, false, || gradients_of(&value, &parts)).unwrap();
+        let (_, calls) = super::super::profile::profile(None, false, || gradients_of(&value, &parts)).unwrap();
         let count = |name: &str| calls.iter().filter(|calls| calls.name == name).map(|calls| calls.count).sum::<u64>();
         // No gradient of zeros is created and added.
         assert_eq!((count("aten::copy_"), count("aten::add")), (2, 0), "{calls:?}");

@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-use super::check;
+use super::status::check;
 use crate::ops::Error;
 
 unsafe extern "C" {

@@ -10,7 +10,7 @@ use admiral_gpu::group_norm::{Activation, Backward, Dropout, Forward, GroupNorm 
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-use super::group_norm_node;
+use super::group_norm::group_norm_node;
 use crate::ops::launcher::GpuLauncher;
 use crate::ops::{Error, GroupNorm};
 

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::check;
+use super::status::check;
 use crate::ops::Error;
 
 unsafe extern "C" {
@@ -17,7 +17,7 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// The calls of an operation by a certain other operation.
+/// The calls of one operation from one calling operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Calls {
     /// The name in libtorch, such as `aten::convolution`, or the name of a GPU kernel.

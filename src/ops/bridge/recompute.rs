@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-use super::check;
+use super::status::check;
 use crate::ops::Error;
 
 unsafe extern "C" {

@@ -12,6 +12,7 @@
 
 namespace admiral {
 
+// The hyperparameters of `admiral_torch_fused_adamw`. The same layout as `TorchAdamW` in bridge/libtorch.rs.
 struct TorchAdamW {
   double learning_rate;
   double beta1;
@@ -44,7 +45,7 @@ int admiral_torch_config(const char** config) {
   });
 }
 
-// Makes `gradient` the buffer into which backward accumulates for the leaf `parameter`.
+// Sets `gradient` as the buffer into which backward accumulates the gradient of the leaf `parameter`.
 int admiral_set_gradient(const at::Tensor* parameter, const at::Tensor* gradient) {
   return admiral::guarded([&] {
     TORCH_CHECK(parameter->is_leaf(), "the parameter is not a leaf");

@@ -26,7 +26,7 @@ void* advance(void* memory, admiral::Kind kind, int64_t values) {
 
 extern "C" {
 
-// One EMA. The same layout as `Average` in bridge/mod.rs.
+// One EMA. The same layout as `Average` in bridge/cpu_kernels.rs.
 struct AdmiralAverage {
   float* ema;
   float rate;

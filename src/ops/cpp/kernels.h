@@ -67,7 +67,7 @@ struct AdamUpdate {
   float step_size;       // learning_rate / (1 - beta1^step)
 };
 
-// The memory of one update. The same layout as `AdamMemory` in bridge/mod.rs.
+// The memory of one update. The same layout as `AdamMemory` in bridge/cpu_kernels.rs.
 struct AdamMemory {
   float* master;
   float* mean;
