@@ -5,7 +5,7 @@ use std::process::Command;
 
 use admiral_contract::{ExitCode, Ledger, Phase, Reading, environment};
 
-use crate::mpirun::{Finished, Running, run};
+use crate::mpirun::{self, Finished, Running, run};
 use crate::runs::{PATIENCE, Place, assert_same, errors, wait_until};
 
 /// Starts a rank with the ledger of its number.

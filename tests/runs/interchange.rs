@@ -9,6 +9,7 @@ use admiral_torch_files::StateDict;
 
 use crate::mpirun::{Finished, run};
 use crate::runs::{PATIENCE, Place, errors};
+use crate::s3;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interchange").join(name)
