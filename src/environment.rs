@@ -32,7 +32,8 @@ impl Environment {
     #[must_use]
     pub fn read() -> Self {
         let text = |name: &str| std::env::var(name).ok();
-        let vars = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let vars =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         Self {
             ledger: std::env::var_os(names::LEDGER).map(PathBuf::from),
             attempt: attempt(text(names::ATTEMPT).as_deref()),
