@@ -189,6 +189,7 @@ fn folder() -> (tempfile::TempDir, Catalog) {
 }
 
 fn checkpoints_are_read_by_other_world_sizes(catalog: &Catalog) {
+    let store = catalog.store();
     for (writers, readers, step) in [(1, 2, 10), (2, 1, 20), (3, 2, 30), (8, 3, 40)] {
         let content = content(step);
         for result in ranks(writers, |collective| write(store, collective, &content)) {
@@ -201,7 +202,7 @@ fn checkpoints_are_read_by_other_world_sizes(catalog: &Catalog) {
     }
     assert_eq!(catalog.steps().unwrap(), [10, 20, 30, 40]);
     let retention = Retention::default();
-    for result in ranks(2, |collective| write_probe(catalog.store(), expected(&retention), collective)) {
+    for result in ranks(2, |collective| write_probe(store, expected(&retention), collective)) {
         result.unwrap();
     }
 }
