@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::bed::{self, Bed};
 use crate::mpirun::{self, Finished};
-use crate::runs::{self, Place};
+use crate::runs::Place;
 
 const HOSTS: &str = "n0:2,n1:1,n2:1";
 

@@ -192,7 +192,7 @@ fn checkpoints_are_read_by_other_world_sizes(catalog: &Catalog) {
     let store = catalog.store();
     for (writers, readers, step) in [(1, 2, 10), (2, 1, 20), (3, 2, 30), (8, 3, 40)] {
         let content = content(step);
-        for result in ranks(writers, |collective| write(store, collective, &content)) {
+        for result in ranks(writers, |collective| write(catalog, collective, &content)) {
             result.unwrap();
         }
         assert_eq!(catalog.latest().unwrap(), Some(step));
