@@ -1,5 +1,5 @@
 //! Bytes that the forward pass saves for the backward pass, for one image and each layer. Each saved tensor is counted
-//! once. `tests/activations.rs` compares these numbers with measured allocations.
+//! once. `tests/numbers/activations.rs` compares these numbers with measured allocations.
 
 use admiral_plan::{LayerMemory, Norms};
 
