@@ -6,6 +6,9 @@
 /// system and takes it back in the next step, page by page, and the system zeroes each page (docs/benchmarks.md has the
 /// cost). The memory that the process keeps is what the next step needs.
 ///
+/// `THP_MEM_ALLOC_ENABLE` is libtorch's variable. It is set here, and not read with the others in `Environment`, because
+/// libtorch reads it itself.
+///
 /// Call it at the start of `main`: it changes the environment, which is only safe with a single thread.
 ///
 /// # Safety

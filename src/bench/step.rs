@@ -101,7 +101,7 @@ pub fn step(mut config: RunConfig, options: &BenchOptions, rank: RankContext<'_>
     let context = agree(collective, context, TrainError::exit_code)?;
     let last_step = config.training.steps;
     let session = agree(collective, OpenedSession::open(config, sources, &context), TrainError::exit_code)?;
-    let mut session = agree(collective, session.start(&context, last_step), TrainError::exit_code)?;
+    let mut session = session.start(&context, last_step)?;
     let measured = measure(&mut session, options, &context);
     let measured = measured.map_err(TrainError::ending)?;
     session.state.trainer.finish()?;
@@ -148,7 +148,7 @@ fn measure(session: &mut Session, options: &BenchOptions, context: &RunContext<'
         threads: tch::get_num_threads(),
         precision: session.state.config.precision.mode,
         global_batch: training.global_batch,
-        microbatch: training.microbatch.min(training.global_batch / world_size as u64),
+        microbatch: session.division().microbatch,
         steps: options.steps,
         step_seconds,
         fastest_step_seconds: spread.least,

@@ -86,7 +86,7 @@ pub enum PlanCommandError {
 }
 
 fn list(mistakes: &[Invalid]) -> String {
-    mistakes.iter().map(|mistake| format!("{}: {}", mistake.field, mistake.message)).collect::<Vec<_>>().join("; ")
+    mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// The plans of all configurations, for programs.

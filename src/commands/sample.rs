@@ -82,7 +82,7 @@ pub fn run(options: &SampleOptions, environment: &Environment) -> Result<(), Tra
     }
     apply(options, &mut config);
     if let Some(mistake) = config.sampling.validate(&config.diffusion).into_iter().next() {
-        return refuse(format!("{}: {}", mistake.field, mistake.message));
+        return refuse(mistake.to_string());
     }
     let device = choose_device(config.run.device, 0)?;
     let spec = config.network_spec();

@@ -171,6 +171,17 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_that_cannot_be_divided_is_refused_with_the_numbers_of_ranks_that_can() {
+        let training = TrainingConfig { global_batch: 12, microbatch: 4, ..TrainingConfig::default() };
+        let config = RunConfig { training, ..RunConfig::default() };
+        let mistake = config.divide_batch(5).expect_err("5 does not divide 12");
+        assert_eq!(mistake.field, "training.global_batch");
+        let possible = "cannot be divided over 5 ranks; these numbers of ranks can: [1, 3, 4, 6, 12]";
+        assert!(mistake.message.contains(possible), "{}", mistake.message);
+        assert_eq!(config.divide_batch(4).expect("4 divides 12").world_size, 4);
+    }
+
+    #[test]
     fn the_default_configuration_is_valid() {
         assert_eq!(RunConfig::default().validate(), []);
     }

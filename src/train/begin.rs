@@ -15,7 +15,6 @@ use crate::context::RunContext;
 use crate::run_config::RunConfig;
 
 use super::error::TrainError;
-use super::run_state::RunState;
 use super::session::OpenedSession;
 use super::state::{check_same_run, parameters, restore, roles};
 
@@ -121,7 +120,7 @@ impl Start {
     /// When no checkpoint can be loaded, with the same error on every rank.
     pub(super) fn restore(
         mut self,
-        state: &mut RunState,
+        session: &mut OpenedSession,
         store: &Store,
         collective: &dyn Collective,
     ) -> Result<(), TrainError> {
@@ -136,7 +135,7 @@ impl Start {
                 Catalog::new(store).set_aside(step, collective)?;
             }
             let Some(checkpoint) = &self.checkpoint else { return Ok(()) };
-            match restore(state, checkpoint, collective) {
+            match restore(session, checkpoint, collective) {
                 Err(TrainError::Checkpoint(error @ CheckpointError::Damaged { .. }))
                     if matches!(self.resume, Resume::Latest | Resume::Auto) =>
                 {
@@ -144,7 +143,7 @@ impl Start {
                     checkpoint.confirm_damage(&error, collective)?;
                     let earlier = Catalog::new(store).newest_before_on_all_ranks(step, collective)?;
                     let Some(checkpoint) = earlier.checkpoint else { return Err(no_whole_checkpoint(store, &error)) };
-                    check_same_run(state, &checkpoint)?;
+                    check_same_run(&session.state, &checkpoint)?;
                     self.damaged = vec![(step, error)];
                     self.damaged.extend(earlier.damaged);
                     self.checkpoint = Some(checkpoint);

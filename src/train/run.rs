@@ -83,7 +83,7 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     let mut saver = agree(collective, saver, TrainError::exit_code)?;
     let planned_step = start.step();
     let is_resumed = start.checkpoint.is_some();
-    agree(collective, start.restore(&mut session.state, &store, collective), TrainError::exit_code)?;
+    agree(collective, start.restore(&mut session, &store, collective), TrainError::exit_code)?;
     let first_step = session.state.trainer.counters.step;
     if first_step != planned_step {
         let recorded = saver.resumed_from(first_step, collective);
@@ -92,7 +92,7 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     context.phases.begin(first_step, is_resumed, last_step, global_batch);
     agree(collective, write_config(&session.state.config, &folder, collective.rank()), TrainError::exit_code)?;
     // After the restore, because a run that has finished or cannot be restored needs neither NCCL nor data.
-    let session = agree(collective, session.start(&context, last_step), TrainError::exit_code)?;
+    let session = session.start(&context, last_step)?;
     let validation = agree(collective, Validation::open(&session, &context), TrainError::exit_code)?;
     let mut run = Loop::new(session, saver, validation, &context, &folder);
     run.log_start(&store, first_step, last_step, started);

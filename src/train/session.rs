@@ -3,6 +3,7 @@
 //! A session starts as an [`OpenedSession`], into which a checkpoint may be loaded. [`OpenedSession::start`] turns it
 //! into a [`Session`], which takes steps.
 
+use admiral_comm::{CollectiveError, Ending, agree};
 use admiral_config::format_mistakes;
 use admiral_contract::BatchDivision;
 use admiral_data::{Batch, ImageSource, Loader, SampleReader, SampleSpec, Sources};
@@ -85,15 +86,20 @@ impl OpenedSession {
         Ok(Self { state, sources, division })
     }
 
-    /// Connects the ranks' GPUs and starts the loader for the samples from the trainer's step up to `last_step`. Every
-    /// rank calls it, after all ranks have opened their sessions.
+    /// Connects the ranks' GPUs with NCCL and starts the loader for the samples from the trainer's step up to
+    /// `last_step`. Every rank calls it, after all ranks have opened their sessions. Returns once all ranks have started.
     ///
     /// # Errors
-    /// When the ranks cannot reach each other, or the system cannot start a thread.
-    pub fn start(mut self, context: &RunContext<'_>, last_step: u64) -> Result<Session, TrainError> {
+    /// When the ranks cannot reach each other, or the system of any rank cannot start a thread.
+    pub fn start(mut self, context: &RunContext<'_>, last_step: u64) -> Result<Session, Ending> {
+        // Not agreed on: a rank that fails here cannot reach the others, and ends alone.
         if let Some(nccl) = open_nccl(&self.state.config, context)? {
             self.state.trainer.use_nccl(nccl);
         }
+        agree(context.collective, self.start_loader(context, last_step), TrainError::exit_code)
+    }
+
+    fn start_loader(self, context: &RunContext<'_>, last_step: u64) -> Result<Session, TrainError> {
         let Self { state, sources, division } = self;
         let data = &state.config.data;
         let reader = SampleReader::new(sources.train.clone(), sample_spec(&state.config, data.random_crop));
@@ -106,7 +112,7 @@ impl OpenedSession {
 
 /// Opens NCCL if the network computes on GPUs. If it cannot be used, the reason is logged once and gradients are summed
 /// through the host.
-fn open_nccl(config: &RunConfig, context: &RunContext<'_>) -> Result<Option<NcclReducer>, TrainError> {
+fn open_nccl(config: &RunConfig, context: &RunContext<'_>) -> Result<Option<NcclReducer>, CollectiveError> {
     let (Device::Cuda(ordinal), true) = (context.device, context.collective.world_size() > 1) else {
         return Ok(None);
     };
@@ -143,6 +149,12 @@ impl Session {
     #[must_use]
     pub fn sources(&self) -> &Sources {
         &self.sources
+    }
+
+    /// Returns how the samples of a step are divided over the ranks.
+    #[must_use]
+    pub fn division(&self) -> BatchDivision {
+        self.division
     }
 
     /// Takes one step with the next samples.

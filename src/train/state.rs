@@ -17,6 +17,7 @@ use super::error::TrainError;
 use super::flat::{FlatMemory, ParamRange, Segment};
 use super::loss_scale::LossScale;
 use super::run_state::RunState;
+use super::session::OpenedSession;
 
 /// Returns the names and shapes of a network's parameters, as a manifest lists them.
 #[must_use]
@@ -188,7 +189,12 @@ pub fn read_roles(
 /// # Errors
 /// When the checkpoint cannot be read, with the same error on every rank. The state is then undefined until another
 /// checkpoint is restored.
-pub fn restore(run: &mut RunState, checkpoint: &Checkpoint, collective: &dyn Collective) -> Result<(), TrainError> {
+pub fn restore(
+    session: &mut OpenedSession,
+    checkpoint: &Checkpoint,
+    collective: &dyn Collective,
+) -> Result<(), TrainError> {
+    let run = &mut session.state;
     let manifest = checkpoint.manifest();
     let memory = &run.trainer.memory;
     read_roles(memory, &run.config.optimizer.ema_rates, checkpoint, collective)?;

@@ -169,7 +169,7 @@ impl Trainer {
     }
 
     /// Sums gradients with NCCL from now on.
-    pub fn use_nccl(&mut self, nccl: NcclReducer) {
+    pub(super) fn use_nccl(&mut self, nccl: NcclReducer) {
         self.reducer.use_nccl(nccl);
     }
 

@@ -119,7 +119,7 @@ fn slow(bandwidth: &Bandwidth, layout: &Layout) -> Option<Finding> {
     let ranks: Vec<usize> = slow.collect();
     let is_named = |host: &str| layout.placements.iter().any(|place| place.host == host && ranks.contains(&place.rank));
     let hosts = layout.hosts.iter().map(|(host, _)| host.clone()).filter(|host| is_named(host)).collect();
-    let what = format!("slow ways between ranks: {}", bandwidth.outliers.join("; "));
+    let what = format!("slow links between ranks: {}", bandwidth.outliers.join("; "));
     let remedy = "the slowest way sets the pace of every step: look at cables, link speed (ethtool) and other traffic \
                   there, and at the interfaces that Open MPI chose";
     Some(Finding::among(hosts, Severity::Warning, what, remedy))

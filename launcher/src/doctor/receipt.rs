@@ -147,7 +147,7 @@ fn report(answer: &Answer) -> HostReport {
         admiral: version.map(|version| version.admiral.clone()),
         libtorch: version.and_then(|version| version.libtorch_loaded.clone()),
         mpi: version.map(|version| version.mpi.clone()),
-        store_seconds: probe.store.as_ref().and_then(|store| store.as_ref().ok()).map(|trial| trial.seconds),
+        store_seconds: probe.store.as_ref().and_then(|store| store.as_ref().ok()).map(|probe| probe.seconds),
         checkpoint_free_bytes: probe.checkpoint_disk.as_ref().map(|disk| disk.free_bytes),
         run_free_bytes: probe.run_disk.as_ref().map(|disk| disk.free_bytes),
         seconds: probe.seconds,

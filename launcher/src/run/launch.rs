@@ -343,8 +343,8 @@ impl Launch {
             let host = Host { name: name.to_owned(), slots: 1, slots_given: true };
             let layout = Layout::one_per_host(&[host], |_| true);
             let daemons = daemons(name);
-            let summary = ["sweep", launch_id].into_iter().chain(daemons.iter().map(String::as_str));
-            self.plan.mpirun_command(layout, &summary.collect::<Vec<_>>(), 1)
+            let arguments = ["sweep", launch_id].into_iter().chain(daemons.iter().map(String::as_str));
+            self.plan.mpirun_command(layout, &arguments.collect::<Vec<_>>(), 1)
         })
         .await
     }

@@ -1,7 +1,7 @@
 //! Injects the configured faults into one rank.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use admiral_contract::{Ledger, Phase};
@@ -17,6 +17,9 @@ pub struct FaultInjector {
     at_step: u64,
     has_struck: AtomicBool,
     is_slow: AtomicBool,
+    /// When [`Self::enter_phase`] was called last. A phase that it enters without a change of the ledger, as backward
+    /// when its first bucket is ready, is then slowed down only for the time after that.
+    entered: Mutex<Instant>,
     /// When the storage is available again. Not set before the storage is cut off.
     cut_until: OnceLock<Instant>,
 }
@@ -33,6 +36,7 @@ impl FaultInjector {
             at_step,
             has_struck: AtomicBool::new(false),
             is_slow: AtomicBool::new(false),
+            entered: Mutex::new(Instant::now()),
             cut_until: OnceLock::new(),
         })
     }
@@ -55,6 +59,7 @@ impl FaultInjector {
 
     /// Called when the rank enters a phase of a step. Strikes if it is the configured one.
     pub fn enter_phase(&self, phase: Phase, step: u64) {
+        *self.entered.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         if step < self.at_step || phase != self.faults.phase.phase() || self.has_struck.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -89,9 +94,15 @@ impl FaultInjector {
     /// Called before the rank leaves the phase that `ledger` shows. Sleeps if the rank is slow.
     pub fn leave_phase(&self, ledger: &Ledger) {
         if self.is_slow.load(Ordering::Relaxed) {
-            let spent = Duration::from_secs_f64(ledger.read().phase_seconds);
-            std::thread::sleep(self.delay(ledger.phase().0, spent));
+            let in_phase = Duration::from_secs_f64(ledger.read().phase_seconds);
+            std::thread::sleep(self.delay(ledger.phase().0, self.not_yet_slowed(in_phase)));
         }
+    }
+
+    /// Returns the part of `in_phase`, the time since the ledger entered its phase, for which the rank was not yet slowed
+    /// down.
+    fn not_yet_slowed(&self, in_phase: Duration) -> Duration {
+        in_phase.min(self.entered.lock().unwrap_or_else(PoisonError::into_inner).elapsed())
     }
 
     /// Returns how much longer a slow rank takes for a phase in which it has spent `spent`. Exchanges are not slowed down.
@@ -157,6 +168,17 @@ mod tests {
         assert!(!injector.has_struck.load(Ordering::Relaxed));
         injector.enter_phase(Phase::Checkpoint, 5);
         assert!(injector.has_struck.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn the_time_before_the_first_bucket_is_slowed_down_once() {
+        let faults = FaultsConfig { enabled: true, slow_rank: Some(1), slow_factor: 3.0, ..FaultsConfig::default() };
+        let injector = injector(faults).expect("faults are enabled");
+        // The ledger is in backward for an hour, but the first bucket was ready just now.
+        injector.enter_phase(Phase::Reduce, 3);
+        assert!(injector.not_yet_slowed(Duration::from_secs(3600)) < Duration::from_secs(60));
+        // The ledger entered another phase just now.
+        assert_eq!(injector.not_yet_slowed(Duration::ZERO), Duration::ZERO);
     }
 
     #[test]
