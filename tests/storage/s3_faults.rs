@@ -249,21 +249,22 @@ fn a_failed_save_is_reported_and_counted_and_the_run_continues() {
 #[test]
 fn a_save_due_while_a_failed_one_is_aborted_is_no_failure() {
     let stage = Stage::new(2);
-    // Rank 0 fails at once, while rank 1 still uploads. Aborting that upload is slow.
-    let (first, second) = ("step-000000004/adam-mean/model-00001", "step-000000004/adam-mean/model-00002");
+    // Rank 0 fails at once, while rank 1 still uploads. Aborting that upload takes seconds. The next saves are due in that
+    // time: late enough for the failure to be known, even if the server is slow.
+    let (first, second) = ("step-000000016/adam-mean/model-00001", "step-000000016/adam-mean/model-00002");
     stage.proxy.set_rules(vec![
         Rule::new(DENIED).path(first),
         Rule::new(Action::Stall).path(second).method("PUT"),
         Rule::new(Action::Stall).path(second).method("DELETE"),
     ]);
     // Due saves wait or are skipped, except the last one, for which the run always waits.
-    for (when_busy, published) in [("wait", vec![8, 12, 14]), ("skip", vec![14])] {
+    for (when_busy, published) in [("wait", vec![32, 48, 56]), ("skip", vec![56])] {
         let when = format!("checkpoint.when_busy={when_busy}");
-        let fields = ["--set", &when, "--set", "training.steps=14", "--set", "training.save_interval=4"];
+        let fields = ["--set", &when, "--set", "training.steps=56", "--set", "training.save_interval=16"];
         let finished = stage.ends(&mut stage.train(when_busy, 60, &fields));
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
         let told: Vec<&str> = finished.stderr.lines().filter(|line| line.contains(" failed: ")).collect();
-        assert!(told.len() == 1 && told[0].contains("save of step 4"), "{}", finished.stderr);
+        assert!(told.len() == 1 && told[0].contains("save of step 16"), "{}", finished.stderr);
         assert!(told[0].contains("ExpiredToken"), "{}", finished.stderr);
         assert!(finished.stderr.contains("still being taken back"), "{}", finished.stderr);
         assert_eq!(stage.published(when_busy), published, "{}", finished.stderr);
