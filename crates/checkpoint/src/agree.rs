@@ -21,7 +21,7 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
 /// Returns the values of all ranks, in rank order, on all ranks.
 ///
 /// # Errors
-/// The error of the lowest rank that failed, on all ranks; [`Error::Collective`].
+/// On all ranks, the error of the lowest rank that failed. [`Error::Collective`] if the ranks cannot reach each other.
 pub(crate) fn all<T: Serialize + DeserializeOwned>(
     collective: &dyn Collective,
     own: Result<T, Error>,
@@ -33,7 +33,7 @@ pub(crate) fn all<T: Serialize + DeserializeOwned>(
 /// Returns the result of `root` on all ranks. `own` is ignored on the other ranks.
 ///
 /// # Errors
-/// The error of `root`, on all ranks; [`Error::Collective`].
+/// On all ranks, the error of `root`. [`Error::Collective`] if the ranks cannot reach each other.
 pub(crate) fn of_root<T: Serialize + DeserializeOwned>(
     collective: &dyn Collective,
     root: usize,
@@ -47,7 +47,7 @@ pub(crate) fn of_root<T: Serialize + DeserializeOwned>(
 /// Replaces `bytes` by the bytes of `root` on all ranks.
 ///
 /// # Errors
-/// [`Error::Collective`].
+/// [`Error::Collective`] if the ranks cannot reach each other.
 pub(crate) fn bytes_of_root(collective: &dyn Collective, root: usize, bytes: &mut Vec<u8>) -> Result<(), Error> {
     collective.broadcast(root, bytes).map_err(|error| collective_error(&error))
 }

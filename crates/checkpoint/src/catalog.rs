@@ -76,7 +76,7 @@ impl Catalog {
     /// Returns the step of the newest published checkpoint, or `None` if there is none.
     ///
     /// It is found by listing, because a run may have ended after it wrote a manifest and before it wrote `latest.json`. If
-    /// `latest.json` names a later step, that checkpoint has been lost, and this logs a warning.
+    /// `latest.json` names a later step, the checkpoint of that step is missing, and a warning is logged.
     ///
     /// # Errors
     /// [`Error::Store`].

@@ -309,7 +309,7 @@ impl Agent {
         true
     }
 
-    /// The launcher is gone: lets the rank publish a checkpoint, and ends it.
+    /// Handles the loss of the connection to the launcher: lets the rank publish a checkpoint, then ends it.
     async fn orphaned(&mut self) -> Result<bool, AgentError> {
         if !self.is_over
             && let Some(rank) = &self.rank

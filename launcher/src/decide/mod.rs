@@ -1,7 +1,7 @@
 //! Judging a group of ranks, and deciding what to do. Everything here is pure: time and state are passed in, nothing is
 //! read, and nothing is done.
 //!
-//! - [`mod@verdict`]: which rank holds the group up, from the ledgers of all ranks.
+//! - [`mod@verdict`]: names the rank that the others wait for, from the ledgers of all ranks.
 //! - [`slow`]: which ranks make progress but take longer than the others.
 //! - [`group`]: the life of a group, from its start until nothing of it is left.
 //! - [`heal`]: whether and where to restart after an incident.

@@ -10,8 +10,8 @@ use super::trajectory::Step;
 impl GaussianDiffusion {
     /// Computes x_{t-1} from x_t, `[batch, channels, height, width]` (equation 12 of Song et al.).
     ///
-    /// `noise` is η, the fraction of the noise of ancestral sampling, and the standard normal noise. Without it the
-    /// step is deterministic (η = 0). Samples at t = 0 receive no noise. `guidance` shifts ε by -√(1 - alpha_bar) times
+    /// `noise` is a pair: η, which scales the noise relative to ancestral sampling, and standard normal noise. If it is
+    /// `None`, the step is deterministic (η = 0). Samples at t = 0 receive no noise. `guidance` shifts ε by -√(1 - alpha_bar) times
     /// the gradient (the paper's algorithm 2).
     #[must_use]
     pub fn ddim_sample(

@@ -124,8 +124,7 @@ template <typename Body>
 void for_pieces(const Spec& spec, bool with_dz, Body body) {
   const Kernels& k = kernels();
   const int64_t values = spec.norm.channels * spec.norm.spatial / spec.num_pieces;
-  // A quarter of the grain of libtorch's elementwise operations, 32768 values, because there is more work for each
-  // value.
+  // The grain is 8192 values. Libtorch's elementwise operations use 32768, but each value needs more work here.
   const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, values));
   at::parallel_for(0, spec.batch * spec.num_pieces, grain, [&](int64_t begin, int64_t end) {
     const int64_t arrays = k.group_norm_scratch(spec.norm);
