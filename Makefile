@@ -5,17 +5,20 @@ CARGO ?= cargo
 MPIRUN ?= mpirun $(if $(filter 0,$(shell id -u)),--allow-run-as-root) --oversubscribe --bind-to none
 RUN ?= runs/fashion
 FUZZ_SECONDS ?= 60
+# Many tests wait for other processes, so more of them than cores run at once.
+export RUST_TEST_THREADS ?= $(shell echo $$((3 * $$(nproc))))
 CHAOS_FUZZ_SECONDS ?= 600
 # The folder for the large files of `make interchange`; if empty, the system's temporary folder.
 INTERCHANGE_FOLDER ?=
 admiral := target/release/admiral
 
-.PHONY: help demo test test-golden test-gpu interchange chaos fuzz build lint setup clean-demo
+.PHONY: help demo test test-long test-golden test-gpu interchange chaos fuzz build lint setup clean-demo
 
 help:
 	@echo 'make build        install requirements, build admiral and admiral-launch'
 	@echo 'make demo         build, train on Fashion-MNIST on 2 ranks, draw samples'
-	@echo 'make test         install requirements, build, run all tests'
+	@echo 'make test         install requirements, build, run the tests'
+	@echo 'make test-long    run the exhaustive versions of some tests'
 	@echo 'make test-golden  run only the comparison with golden numbers ($$ADMIRAL_GOLDEN_DIR)'
 	@echo 'make test-gpu     check kernels, golden numbers, resume and speed on the first CUDA device'
 	@echo 'make interchange  compare import and export of all released networks with PyTorch (installs several GB)'
@@ -38,6 +41,11 @@ test: setup
 	@ci/setup data
 	@ci/setup test
 	$(CARGO) test --release --locked --workspace
+
+test-long: setup
+	@ci/setup test
+	$(CARGO) build --release --locked --workspace
+	$(CARGO) test --release --locked --workspace --tests -- --ignored long::
 
 test-golden: setup
 	$(CARGO) test --release --locked --test numbers golden

@@ -60,10 +60,19 @@ fn hosts(list: &[(&str, usize)]) -> Vec<Host> {
     list.iter().map(|&(name, slots)| Host { name: name.to_owned(), slots, slots_given: true }).collect()
 }
 
+/// Checks all cases at the same time, because `mpirun` spends most of its time waiting.
+fn check_all<T: Sync>(cases: &[T], check: impl Fn(&T) + Sync) {
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(|| check(case));
+        }
+    });
+}
+
 #[test]
 fn mpirun_places_ranks_as_planned() {
     let own = admiral_contract::host::host_name();
-    for (list, world) in [
+    let cases = [
         (vec![("n9", 3), ("n1", 3), ("n5", 3)], 7),
         (vec![("n0", 8), ("n1", 8), ("n2", 8)], 16),
         (vec![("n0.a.test", 2), ("n0.b.test", 1)], 3),
@@ -73,10 +82,11 @@ fn mpirun_places_ranks_as_planned() {
         // More ranks than cores.
         (vec![("n0", 300)], 300),
         (vec![(&own, 300)], 300),
-    ] {
-        let layout = Layout::with_first(&hosts(&list), world, is_this_host).unwrap();
+    ];
+    check_all(&cases, |(list, world)| {
+        let layout = Layout::with_first(&hosts(list), *world, is_this_host).unwrap();
         assert_eq!(map(&mut plan(&layout).command()), Some(layout.hosts.clone()), "{list:?}");
-    }
+    });
 }
 
 /// In a Slurm job with one task per node, `mpirun` alone would place at most one rank on each node, in the job's order.
@@ -122,7 +132,7 @@ fn theirs(path: &Path, world: usize) -> Option<Ranks> {
 
 #[test]
 fn hostfiles_are_read_as_by_open_mpi() {
-    for text in [
+    let texts = [
         "n0 slots=2\nn1 slots=3\n",
         "# two\nn0 slots = 2 # here\n\n   n1   slots=2 max_slots=4\n",
         "n0\nn1\nn0\nn1\nn0\n",
@@ -132,16 +142,17 @@ fn hostfiles_are_read_as_by_open_mpi() {
         "/* n8 slots=1\nn9 slots=1 */\nn0 slots=2\n",
         "n0 slots=0\nn1 slots=2\n",
         "n0 count=2\nn1 cpu=1\n",
-    ] {
+    ];
+    check_all(&texts, |text| {
         let (ours, theirs) = both(text);
         assert!(ours.is_some());
         assert_eq!(ours, theirs, "{text}");
-    }
+    });
 }
 
 #[test]
 fn hostfiles_that_open_mpi_refuses_are_refused() {
-    for text in [
+    let texts = [
         "n0 slots=2\nn0 slots=3\n",
         "n0\nn0 slots=3\n",
         "n0 slots=-2\n",
@@ -151,7 +162,6 @@ fn hostfiles_that_open_mpi_refuses_are_refused() {
         "+n0\n",
         "n0 slots=0\n",
         "",
-    ] {
-        assert_eq!(both(text), (None, None), "{text}");
-    }
+    ];
+    check_all(&texts, |text| assert_eq!(both(text), (None, None), "{text}"));
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use admiral_checkpoint::{
-    Catalog, Content, SaveEvent, Saver, SaverPlan, TrainingState, delete, delete_place, identify,
+    Catalog, Content, SaveEvent, Saver, SaverSettings, TrainingState, delete, delete_place, identify,
 };
 use admiral_comm::{Collective, Ending};
 use admiral_config::format_mistakes;
@@ -105,14 +105,14 @@ fn measure(
         )));
     }
     let before = resident(&reset_peak());
-    let saver_plan = SaverPlan {
+    let saver_settings = SaverSettings {
         writer: identify(None, collective)?,
         roles: roles(rates),
         parameters: Arc::new(parameters(memory.specs())),
         resumed_from: None,
         ended_attempts: environment.ended_attempts.clone(),
     };
-    let mut saver = Saver::open(&store, &config.checkpoint, saver_plan, collective)?;
+    let mut saver = Saver::open(&store, &config.checkpoint, saver_settings, collective)?;
     let (mut stalls, mut totals, mut dds) = (Vec::new(), Vec::new(), Vec::new());
     for step in 1..=options.saves.max(1) {
         if let (Location::Folder(folder), true, 0) = (&location, options.dd, collective.rank()) {

@@ -5,7 +5,7 @@ use tch::Tensor;
 use super::config::{LossType, Prediction};
 use super::likelihood::{discretized_gaussian_nll, mean_flat, normal_kl};
 use super::posterior::{Denoising, Reverse};
-use super::process::{GaussianDiffusion, Model, upload};
+use super::process::{GaussianDiffusion, Model, copy_to_device};
 
 /// The losses of a batch, each `[batch]`, float32.
 #[derive(Debug)]
@@ -115,7 +115,7 @@ impl GaussianDiffusion {
             return divergence;
         }
         // Few samples are at t = 0, and the host knows them: the likelihood is computed for these rows only.
-        let rows = upload(&Tensor::from_slice(&first_steps), x_start.device());
+        let rows = copy_to_device(&Tensor::from_slice(&first_steps), x_start.device());
         let nll = discretized_gaussian_nll(
             &x_start.index_select(0, &rows),
             &mean(&rows, &vec![0; first_steps.len()]),

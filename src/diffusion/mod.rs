@@ -18,7 +18,7 @@ pub use bits_per_dim::BitsPerDimension;
 pub use config::{DiffusionConfig, LossType, NoiseSchedule, Prediction, TimestepSamplerType, Variance};
 pub use losses::TrainingLosses;
 pub use posterior::{Denoising, Gaussian, Reverse};
-pub use process::{GaussianDiffusion, Model, upload};
+pub use process::{GaussianDiffusion, Model, copy_to_device};
 pub use respacing::{RespacingError, respaced_betas, retained_timesteps};
 pub use sampler::{Gradient, Method, SampleOptions, Step, Trajectory, classifier_gradient, to_bytes};
 pub use schedule::{Schedule, betas};

@@ -101,13 +101,13 @@ impl GaussianDiffusion {
                 rows[row * batch + sample] = number as f32;
             }
         }
-        let rows = upload(&Tensor::from_slice(&rows), device).view([N as i64, batch as i64, 1, 1, 1]);
+        let rows = copy_to_device(&Tensor::from_slice(&rows), device).view([N as i64, batch as i64, 1, 1, 1]);
         std::array::from_fn(|row| rows.get(row as i64))
     }
 }
 
 /// Copies a host tensor to the device without waiting for queued work.
-pub fn upload(host: &Tensor, device: Device) -> Tensor {
+pub fn copy_to_device(host: &Tensor, device: Device) -> Tensor {
     if device == Device::Cpu {
         return host.shallow_clone();
     }

@@ -13,7 +13,7 @@ const GRADIENT_MAPS: u64 = 3;
 
 /// The properties of a run that determine which tensors are saved for backward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Running {
+pub struct ExecutionMode {
     /// Whether the torso computes in half precision.
     pub half: bool,
     /// The implementation of normalization.
@@ -31,7 +31,7 @@ pub(super) struct NormMemory {
     pub inner_bytes: u64,
 }
 
-impl Running {
+impl ExecutionMode {
     /// Bytes of `elements` values in the torso's type.
     pub(super) fn torso(self, elements: i64) -> u64 {
         elements as u64 * if self.half { HALF } else { FLOAT }

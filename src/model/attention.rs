@@ -5,13 +5,13 @@ use tch::Tensor;
 
 use crate::ops::{self, Kernels};
 
-use super::activations::Running;
+use super::activations::ExecutionMode;
 use super::layers::{Builder, GroupNorm, Linear, Start};
 use super::params::{Init, ParamId, Params};
 
 /// The order of the channels of the joint projection of queries, keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub enum AttentionOrder {
     /// Head by head, each with its q, k and v: the order of most released models.
     HeadsOutside,
     /// All heads of q, then of k, then of v: the newer order.
@@ -19,14 +19,14 @@ pub enum Order {
 }
 
 /// Self-attention from the projections `[batch, length, 3 * channels]` to `[batch, length, channels]`.
-fn attend(qkv: &Tensor, num_heads: i64, order: Order) -> Tensor {
+fn attend(qkv: &Tensor, num_heads: i64, order: AttentionOrder) -> Tensor {
     let size = qkv.size();
     let (batch, length, channels) = (size[0], size[1], size[2] / 3);
     let head = channels / num_heads;
     // Views, each [batch, heads, length, head]: the last dimension stays contiguous.
     let parts = match order {
-        Order::HeadsOutside => qkv.view([batch, length, num_heads, 3, head]).permute([3, 0, 2, 1, 4]),
-        Order::QkvOutside => qkv.view([batch, length, 3, num_heads, head]).permute([2, 0, 3, 1, 4]),
+        AttentionOrder::HeadsOutside => qkv.view([batch, length, num_heads, 3, head]).permute([3, 0, 2, 1, 4]),
+        AttentionOrder::QkvOutside => qkv.view([batch, length, 3, num_heads, head]).permute([2, 0, 3, 1, 4]),
     };
     // `unbind` has one backward node. Three separate selections would have three gradients of the full size, which
     // backward would have to add.
@@ -53,12 +53,12 @@ pub struct AttentionBlock {
     projection: Linear,
     channels: i64,
     num_heads: i64,
-    order: Order,
+    order: AttentionOrder,
 }
 
 impl AttentionBlock {
     /// Registers `norm`, `qkv` and `proj_out`. `proj_out` is initialized to zero.
-    pub fn build(mut builder: Builder<'_>, channels: i64, num_heads: i64, order: Order) -> Self {
+    pub fn build(mut builder: Builder<'_>, channels: i64, num_heads: i64, order: AttentionOrder) -> Self {
         Self {
             norm: GroupNorm::build(builder.sub("norm"), channels),
             qkv: Linear::build_width_one(builder.sub("qkv"), [channels, 3 * channels], Start::Default),
@@ -87,18 +87,18 @@ impl AttentionBlock {
     }
 
     /// Returns the memory saved for backward for one image of `size` pixels square.
-    pub fn memory(&self, size: i64, running: Running) -> LayerMemory {
+    pub fn memory(&self, size: i64, mode: ExecutionMode) -> LayerMemory {
         let length = size * size;
-        let norm = running.norm(&self.norm, length, running.half, false, false);
+        let norm = mode.norm(&self.norm, length, mode.half, false, false);
         // The logarithms of the softmax sums are float32 in every precision.
         let attention =
-            running.torso(saved_attention_elements(length, self.channels)) + running.float(self.num_heads * length);
+            mode.torso(saved_attention_elements(length, self.channels)) + mode.float(self.num_heads * length);
         LayerMemory {
             name: String::new(),
-            input_bytes: running.torso(self.channels * length),
+            input_bytes: mode.torso(self.channels * length),
             keeps_input: norm.keeps_input,
             inner_bytes: norm.inner_bytes + attention,
-            backward_bytes: running.backward(3 * self.channels * length),
+            backward_bytes: mode.backward(3 * self.channels * length),
             can_checkpoint: true,
         }
     }
@@ -135,7 +135,7 @@ impl AttentionPool {
         let pixels = x.permute([0, 2, 3, 1]).reshape([batch, self.size * self.size, self.channels]);
         let mean = pixels.mean_dim([1i64].as_slice(), true, x.kind());
         let tokens = Tensor::cat(&[mean, pixels], 1) + params.get(self.positions).transpose(0, 1).unsqueeze(0);
-        let attended = attend(&self.qkv.forward(params, &tokens), self.num_heads, Order::QkvOutside);
+        let attended = attend(&self.qkv.forward(params, &tokens), self.num_heads, AttentionOrder::QkvOutside);
         self.projection.forward(params, &attended.select(1, 0))
     }
 
@@ -146,8 +146,8 @@ impl AttentionPool {
     }
 
     /// Bytes saved for backward for one image. The pool computes in float32.
-    pub fn saved_bytes(&self, running: Running) -> u64 {
+    pub fn saved_bytes(&self, mode: ExecutionMode) -> u64 {
         let length = self.size * self.size + 1;
-        running.float(saved_attention_elements(length, self.channels) + self.num_heads * length)
+        mode.float(saved_attention_elements(length, self.channels) + self.num_heads * length)
     }
 }

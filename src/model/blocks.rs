@@ -6,8 +6,8 @@ use tch::Tensor;
 use crate::ops::{self, Dropout, Kernels};
 use admiral_random::{Philox, Stream};
 
-use super::activations::Running;
-use super::attention::{AttentionBlock, Order};
+use super::activations::ExecutionMode;
+use super::attention::{AttentionBlock, AttentionOrder};
 use super::embedding::embedding_width;
 use super::layers::{Builder, Conv2d, GroupNorm, Linear, Start};
 use super::params::Params;
@@ -28,7 +28,7 @@ pub struct BlockSpec {
     /// Channels of one attention head.
     pub num_head_channels: Option<i64>,
     /// The order of the channels of the joint projection in attention.
-    pub attention_order: Order,
+    pub attention_order: AttentionOrder,
     /// The probability with which dropout zeroes an activation.
     pub dropout: f64,
     /// Whether the embedding is applied by adaptive group normalization (the paper's section 3.1) instead of addition.
@@ -190,23 +190,23 @@ impl ResBlock {
 
 impl ResBlock {
     /// Returns the memory saved for backward for one image of `size` pixels square.
-    fn memory(&self, size: i64, running: Running) -> LayerMemory {
+    fn memory(&self, size: i64, mode: ExecutionMode) -> LayerMemory {
         let (pixels, out) = (size * size, self.resample.output_size(size).pow(2));
         let (inputs, outputs) = (self.in_conv.inputs(), self.out_conv.inputs());
-        let in_norm = running.norm(&self.in_norm, pixels, running.half, false, true);
-        let out_norm = running.norm(&self.out_norm, out, running.half, self.use_scale_shift_norm, true);
+        let in_norm = mode.norm(&self.in_norm, pixels, mode.half, false, true);
+        let out_norm = mode.norm(&self.out_norm, out, mode.half, self.use_scale_shift_norm, true);
         let is_down = self.resample == Resample::Down;
         // Pooling saves its inputs: the normalized map, and the input of the skip connection.
-        let pooled = if is_down { running.torso(inputs * pixels) } else { 0 };
-        let between = if out_norm.keeps_input { running.torso(outputs * out) } else { 0 };
-        let mask = if self.dropout > 0.0 { running.mask(outputs * out) } else { 0 };
-        let convolved = running.torso(inputs * out) + running.torso(outputs * out);
+        let pooled = if is_down { mode.torso(inputs * pixels) } else { 0 };
+        let between = if out_norm.keeps_input { mode.torso(outputs * out) } else { 0 };
+        let mask = if self.dropout > 0.0 { mode.mask(outputs * out) } else { 0 };
+        let convolved = mode.torso(inputs * out) + mode.torso(outputs * out);
         LayerMemory {
             name: String::new(),
-            input_bytes: running.torso(inputs * pixels),
+            input_bytes: mode.torso(inputs * pixels),
             keeps_input: in_norm.keeps_input || is_down || self.skip.is_some(),
             inner_bytes: in_norm.inner_bytes + pooled + between + out_norm.inner_bytes + mask + convolved,
-            backward_bytes: running.backward((inputs * pixels).max(inputs.max(outputs) * out)),
+            backward_bytes: mode.backward((inputs * pixels).max(inputs.max(outputs) * out)),
             can_checkpoint: true,
         }
     }
@@ -278,25 +278,25 @@ impl Layer {
 
 impl Layer {
     /// Returns the memory saved for backward for one image of `size` pixels square, and the size of the output.
-    fn memory(&self, size: i64, running: Running) -> (LayerMemory, i64) {
+    fn memory(&self, size: i64, mode: ExecutionMode) -> (LayerMemory, i64) {
         match self {
             Self::Conv(conv, resample) => {
                 let out = resample.output_size(size);
-                let input = running.torso(conv.inputs() * size * size);
+                let input = mode.torso(conv.inputs() * size * size);
                 // Upsampling comes first, and the convolution saves its output.
                 let is_up = *resample == Resample::Up;
                 let memory = LayerMemory {
                     name: String::new(),
                     input_bytes: input,
                     keeps_input: !is_up,
-                    inner_bytes: if is_up { running.torso(conv.inputs() * out * out) } else { 0 },
-                    backward_bytes: running.backward(conv.inputs() * size.max(out).pow(2)),
+                    inner_bytes: if is_up { mode.torso(conv.inputs() * out * out) } else { 0 },
+                    backward_bytes: mode.backward(conv.inputs() * size.max(out).pow(2)),
                     can_checkpoint: false,
                 };
                 (memory, out)
             }
-            Self::Res(block) => (block.memory(size, running), block.resample.output_size(size)),
-            Self::Attention(block) => (block.memory(size, running), size),
+            Self::Res(block) => (block.memory(size, mode), block.resample.output_size(size)),
+            Self::Attention(block) => (block.memory(size, mode), size),
         }
     }
 }
@@ -332,11 +332,11 @@ pub fn flops(block: &[Layer], size: i64) -> (u64, i64) {
 
 /// Adds the memory that the blocks `name.0`, `name.1`, ... save for backward for one image to `layers`, and returns the
 /// size of the output.
-pub fn memory(name: &str, blocks: &[Block], size: i64, running: Running, layers: &mut Vec<LayerMemory>) -> i64 {
+pub fn memory(name: &str, blocks: &[Block], size: i64, mode: ExecutionMode, layers: &mut Vec<LayerMemory>) -> i64 {
     let all =
         blocks.iter().enumerate().flat_map(|(i, block)| block.iter().enumerate().map(move |(j, layer)| (i, j, layer)));
     all.fold(size, |size, (i, j, layer)| {
-        let (memory, out) = layer.memory(size, running);
+        let (memory, out) = layer.memory(size, mode);
         layers.push(LayerMemory { name: format!("{name}.{i}.{j}"), ..memory });
         out
     })

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use admiral_config::Invalid;
 
-use super::attention::Order;
+use super::attention::AttentionOrder;
 use super::blocks::BlockSpec;
 use super::encoder::{EncoderSpec, Pool};
 use super::layers::NUM_GROUPS;
@@ -131,7 +131,11 @@ impl ModelConfig {
             attention_factors: self.attention_resolutions.iter().map(|size| self.image_size / size).collect(),
             num_heads: self.num_heads,
             num_head_channels: self.num_head_channels,
-            attention_order: if self.use_new_attention_order { Order::QkvOutside } else { Order::HeadsOutside },
+            attention_order: if self.use_new_attention_order {
+                AttentionOrder::QkvOutside
+            } else {
+                AttentionOrder::HeadsOutside
+            },
             dropout: self.dropout,
             use_scale_shift_norm: self.use_scale_shift_norm,
             resblock_updown: self.resblock_updown,

@@ -4,7 +4,7 @@ use admiral_plan::LayerMemory;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::activations::{Running, outside_blocks};
+use super::activations::{ExecutionMode, outside_blocks};
 use super::attention::AttentionPool;
 use super::blocks::{self, Block, BlockSpec, Context, build_down, build_middle};
 use super::embedding::Embedding;
@@ -167,26 +167,26 @@ impl Encoder {
 
     /// Returns the memory of each layer that the forward pass saves for backward for one image.
     #[must_use]
-    pub fn memory(&self, running: Running) -> Vec<LayerMemory> {
-        let mut layers = vec![outside_blocks("embedding", running.float(self.embedding.saved_elements()))];
-        let size = blocks::memory("input_blocks", &self.input_blocks, self.spec.image_size, running, &mut layers);
+    pub fn memory(&self, mode: ExecutionMode) -> Vec<LayerMemory> {
+        let mut layers = vec![outside_blocks("embedding", mode.float(self.embedding.saved_elements()))];
+        let size = blocks::memory("input_blocks", &self.input_blocks, self.spec.image_size, mode, &mut layers);
         let middle = std::slice::from_ref(&self.middle_block);
-        let size = blocks::memory("middle_block", middle, size, running, &mut layers);
+        let size = blocks::memory("middle_block", middle, size, mode, &mut layers);
         // The layers after the torso compute in float32. In half precision their input is a copy.
         let norm_bytes = |norm: &GroupNorm| {
-            let input = running.float(norm.channels() * size * size);
-            input + running.norm(norm, size * size, false, false, true).inner_bytes
+            let input = mode.float(norm.channels() * size * size);
+            input + mode.norm(norm, size * size, false, false, true).inner_bytes
         };
         let linear_bytes = |first: &Linear, second: &Linear| {
             let ([features, width], [_, outputs]) = (first.channels(), second.channels());
-            running.float(features + 2 * width + outputs)
+            mode.float(features + 2 * width + outputs)
         };
         let saved = match &self.head {
-            Head::Adaptive { norm, conv } => norm_bytes(norm) + running.float(conv.inputs()),
-            Head::Attention { norm, pool } => norm_bytes(norm) + pool.saved_bytes(running),
+            Head::Adaptive { norm, conv } => norm_bytes(norm) + mode.float(conv.inputs()),
+            Head::Attention { norm, pool } => norm_bytes(norm) + pool.saved_bytes(mode),
             Head::Spatial { first, second } => linear_bytes(first, second),
             Head::SpatialV2 { first, norm, second } => {
-                linear_bytes(first, second) + running.norm(norm, 1, false, false, true).inner_bytes
+                linear_bytes(first, second) + mode.norm(norm, 1, false, false, true).inner_bytes
             }
         };
         layers.push(outside_blocks("out", saved));

@@ -14,8 +14,8 @@ mod params;
 mod torso;
 mod unet;
 
-pub use activations::Running;
-pub use attention::Order;
+pub use activations::ExecutionMode;
+pub use attention::AttentionOrder;
 pub use blocks::BlockSpec;
 pub use config::{ModelConfig, Task};
 pub use embedding::timestep_embedding;

@@ -3,7 +3,7 @@
 use admiral_plan::LayerMemory;
 use tch::Tensor;
 
-use super::activations::Running;
+use super::activations::ExecutionMode;
 use super::encoder::{Encoder, EncoderSpec};
 use super::params::{ParamSpecs, Params};
 use super::unet::{UNet, UNetSpec};
@@ -102,10 +102,10 @@ impl Network {
 
     /// Returns the memory of each layer in bytes that the forward pass saves for backward for one image.
     #[must_use]
-    pub fn memory(&self, running: Running) -> Vec<LayerMemory> {
+    pub fn memory(&self, mode: ExecutionMode) -> Vec<LayerMemory> {
         match self {
-            Self::UNet(unet) | Self::SuperRes(unet) => unet.memory(running),
-            Self::Encoder(encoder) => encoder.memory(running),
+            Self::UNet(unet) | Self::SuperRes(unet) => unet.memory(mode),
+            Self::Encoder(encoder) => encoder.memory(mode),
         }
     }
 }

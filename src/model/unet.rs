@@ -3,7 +3,7 @@
 use admiral_plan::LayerMemory;
 use tch::{Kind, Tensor};
 
-use super::activations::{Running, outside_blocks};
+use super::activations::{ExecutionMode, outside_blocks};
 use super::blocks::{self, Block, BlockSpec, Context, build_down, build_middle, build_up};
 use super::embedding::Embedding;
 use super::layers::{Builder, Conv2d, GroupNorm, Start};
@@ -112,19 +112,19 @@ impl UNet {
 
     /// Returns the memory of each layer that the forward pass saves for backward for one image.
     #[must_use]
-    pub fn memory(&self, running: Running) -> Vec<LayerMemory> {
-        let mut layers = vec![outside_blocks("embedding", running.float(self.embedding.saved_elements()))];
-        let size = blocks::memory("input_blocks", &self.input_blocks, self.spec.image_size, running, &mut layers);
+    pub fn memory(&self, mode: ExecutionMode) -> Vec<LayerMemory> {
+        let mut layers = vec![outside_blocks("embedding", mode.float(self.embedding.saved_elements()))];
+        let size = blocks::memory("input_blocks", &self.input_blocks, self.spec.image_size, mode, &mut layers);
         let middle = std::slice::from_ref(&self.middle_block);
-        let size = blocks::memory("middle_block", middle, size, running, &mut layers);
-        let size = blocks::memory("output_blocks", &self.output_blocks, size, running, &mut layers);
+        let size = blocks::memory("middle_block", middle, size, mode, &mut layers);
+        let size = blocks::memory("output_blocks", &self.output_blocks, size, mode, &mut layers);
         // The layers after the torso compute in float32. In half precision their input is a copy.
-        let input_bytes = running.float(self.out_conv.inputs() * size * size);
+        let input_bytes = mode.float(self.out_conv.inputs() * size * size);
         layers.push(LayerMemory {
             name: "out".into(),
             input_bytes,
             keeps_input: true,
-            inner_bytes: running.norm(&self.out_norm, size * size, false, false, true).inner_bytes + input_bytes,
+            inner_bytes: mode.norm(&self.out_norm, size * size, false, false, true).inner_bytes + input_bytes,
             backward_bytes: 3 * input_bytes,
             can_checkpoint: false,
         });

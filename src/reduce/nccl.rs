@@ -327,11 +327,11 @@ mod tests {
             unsafe { self.library.get::<extern "C" fn(c_int, c_int)>(b"stub_set").unwrap()(not_yet, peer_state) }
         }
 
-        fn diary(&self) -> Vec<String> {
+        fn log(&self) -> Vec<String> {
             // SAFETY: the stub's function has this type, and its text lives until the next entry.
             let text = unsafe {
-                let diary = self.library.get::<extern "C" fn() -> *const c_char>(b"stub_diary").unwrap();
-                CStr::from_ptr(diary()).to_string_lossy().into_owned()
+                let log = self.library.get::<extern "C" fn() -> *const c_char>(b"stub_log").unwrap();
+                CStr::from_ptr(log()).to_string_lossy().into_owned()
             };
             text.lines().map(str::to_owned).collect()
         }
@@ -376,11 +376,11 @@ mod tests {
         wanted.extend([bucket(2, 8), bucket(5, 8), bucket(8, 8)].concat());
         // libtorch's stream waits for each sum.
         wanted.extend([4, 7, 10].map(|event| format!("0 waits for event {event}")));
-        assert_eq!(stub.diary(), wanted);
+        assert_eq!(stub.log(), wanted);
         // Each sum takes one tick of the stub's clock. All sums are after backward.
         assert_eq!((reduced.busy, reduced.exposed), (Duration::from_millis(3), Duration::from_millis(3)));
         reducer.finish().unwrap();
-        assert_eq!(stub.diary()[wanted.len()..], ["finalize", "destroy"]);
+        assert_eq!(stub.log()[wanted.len()..], ["finalize", "destroy"]);
     }
 
     #[test]
@@ -395,7 +395,7 @@ mod tests {
             tracker.mark_filled(2);
             let start = Instant::now();
             while seen.get() == 0 && start.elapsed() < LONG {
-                seen.set(stub.diary().iter().filter(|line| line.starts_with("sum")).count());
+                seen.set(stub.log().iter().filter(|line| line.starts_with("sum")).count());
                 std::thread::sleep(Duration::from_millis(1));
             }
             Ok::<(), CollectiveError>(())
@@ -405,7 +405,7 @@ mod tests {
         check(&buffers, &reduced.sums);
         // Only the last bucket is summed after backward.
         assert_eq!((reduced.busy, reduced.exposed), (Duration::from_millis(3), Duration::from_millis(1)));
-        assert_eq!(stub.diary().iter().filter(|line| line.starts_with("sum")).count(), 3);
+        assert_eq!(stub.log().iter().filter(|line| line.starts_with("sum")).count(), 3);
     }
 
     #[test]
@@ -423,7 +423,7 @@ mod tests {
             let start = "bucket 0 of the gradients was not summed on rank 0 of 2: ";
             assert!(text.starts_with(start) && text.contains(reason), "{text}");
             assert!(text.contains("the ledger says: step "), "{text}");
-            assert_eq!(stub.diary().last().unwrap(), "abort", "an abort ends kernels that wait for peers");
+            assert_eq!(stub.log().last().unwrap(), "abort", "an abort ends kernels that wait for peers");
             assert!(reduce().contains("were aborted before"));
         }
     }
@@ -432,7 +432,7 @@ mod tests {
     fn a_dropped_reducer_aborts_without_waiting_for_peers() {
         let stub = Stub::new();
         drop(stub.nccl_reducer(LONG));
-        assert_eq!(stub.diary(), ["rank 0 joins with id 42", "abort"]);
+        assert_eq!(stub.log(), ["rank 0 joins with id 42", "abort"]);
     }
 
     #[test]
@@ -442,7 +442,7 @@ mod tests {
         let reason =
             NcclReducer::join(&peer, &stub.nccl, &stub.device, LONG, PhaseTracker::private()).unwrap().unwrap_err();
         assert_eq!(reason, "rank 1: NCCL was not found");
-        assert!(stub.diary().is_empty());
+        assert!(stub.log().is_empty());
         let own = all_or_none(&peer, Err::<(), _>("no GPU".to_owned())).unwrap();
         assert_eq!(own, Err("rank 0: no GPU".to_owned()));
     }

@@ -6,7 +6,7 @@ use admiral_contract::BatchDivision;
 use admiral_plan::{GpuKind, LayerMemory, Norms, Request, Weights, Work, World, microbatch_option};
 use tch::Device;
 
-use crate::model::{Network, Running, Task};
+use crate::model::{ExecutionMode, Network, Task};
 use crate::ops;
 
 use super::config::RunConfig;
@@ -103,7 +103,7 @@ fn in_world(config: &RunConfig, gpus: u64) -> World {
 
 /// Returns the memory that an image takes in each layer of the network, and in the loss.
 fn layers(config: &RunConfig, network: &Network, half: bool, norms: Norms, kind: GpuKind) -> Vec<LayerMemory> {
-    let mut layers = network.memory(Running { half, norms, on_gpu: kind != GpuKind::Cpu });
+    let mut layers = network.memory(ExecutionMode { half, norms, on_gpu: kind != GpuKind::Cpu });
     let model = &config.model;
     let map = 4 * (model.image_channels * model.image_size * model.image_size) as u64;
     let num_maps = if config.task == Task::Classifier { 3 } else { LOSS_MAPS };

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use admiral_checkpoint::{
-    Catalog, Checkpoint, Error as CheckpointError, Expected, Retention, Saver, SaverPlan, WriteProbe, identify,
+    Catalog, Checkpoint, Error as CheckpointError, Expected, Retention, Saver, SaverSettings, WriteProbe, identify,
     store_faults, write_probe,
 };
 use admiral_comm::{Collective, Ending, agree};
@@ -180,14 +180,14 @@ pub(super) fn open_saver(
     let writer = identify(run_id, collective)?;
     // Before the lease is taken: if this attempt is killed while it holds the lease, the launcher must know its id.
     context.phases.attempt(&writer.attempt_id);
-    let plan = SaverPlan {
+    let settings = SaverSettings {
         writer,
         roles: roles(&config.optimizer.ema_rates),
         parameters: Arc::new(parameters(session.state.trainer.memory.specs())),
         resumed_from: start.checkpoint.as_ref().map(|_| start.step()),
         ended_attempts: context.environment.ended_attempts.clone(),
     };
-    let saver = Saver::open(store, &config.checkpoint, plan, collective)?;
+    let saver = Saver::open(store, &config.checkpoint, settings, collective)?;
     let retention: Retention = config.checkpoint.retention();
     let steps = config.training.steps.saturating_sub(start.step());
     let expected = Expected {

@@ -10,7 +10,7 @@ use admiral_data::{Batch, ImageSource, Loader, SampleReader, SampleSpec, Sources
 use tch::{Device, Tensor};
 
 use crate::context::RunContext;
-use crate::diffusion::{DrawnTimesteps, GaussianDiffusion, TimestepSampler, upload};
+use crate::diffusion::{DrawnTimesteps, GaussianDiffusion, TimestepSampler, copy_to_device};
 use crate::model::{ModelConfig, Network, Task, initialize};
 use crate::reduce::NcclReducer;
 use crate::run_config::{PrecisionMode, RunConfig};
@@ -279,13 +279,13 @@ pub(super) fn to_device(
     device: Device,
 ) -> Microbatch {
     let shape = [batch.indices.len() as i64, model.image_channels, model.image_size, model.image_size];
-    let tensor = |values: &[f32]| upload(&Tensor::from_slice(values).view(shape), device);
+    let tensor = |values: &[f32]| copy_to_device(&Tensor::from_slice(values).view(shape), device);
     Microbatch {
         images: tensor(&batch.images),
         noise: tensor(&batch.noise),
         timesteps: drawn.timesteps,
-        weights: upload(&Tensor::from_slice(&drawn.weights), device),
-        labels: wants_classes.then(|| upload(&Tensor::from_slice(&batch.classes), device)),
+        weights: copy_to_device(&Tensor::from_slice(&drawn.weights), device),
+        labels: wants_classes.then(|| copy_to_device(&Tensor::from_slice(&batch.classes), device)),
         indices: batch.indices,
     }
 }

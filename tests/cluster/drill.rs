@@ -29,8 +29,7 @@ fn drill(bed: &Bed, place: &Place, hosts: &str, harm: &[&str], steps: u64) -> Va
         finished.stderr
     );
     // Processes on a host that the drill disconnected end later, on their own.
-    let empty: &[&str] = if harm.contains(&"--drop-host") { &["n0", "n2"] } else { &["n0", "n1", "n2"] };
-    bed.assert_empty(empty);
+    bed.assert_empty(if harm.contains(&"--drop-host") { &["n0", "n2"] } else { &["n0", "n1"] });
     report
 }
 
@@ -38,31 +37,24 @@ fn verdict(report: &Value) -> &str {
     report["verdict"].as_str().unwrap()
 }
 
-#[test]
-fn every_drill_passes_and_reports_its_cost() {
-    let Some(bed) = Bed::new(3) else { return };
-    let place = Place::new();
-    let two = "n0:2,n1:2";
+/// Two hosts with two ranks each.
+const TWO_EACH: &str = "n0:2,n1:2";
 
-    let report = drill(&bed, &place, two, &["--kill-rank", "3"], 30);
+#[test]
+fn a_drill_that_kills_a_rank_passes_and_reports_its_cost() {
+    let Some(bed) = Bed::new(2) else { return };
+    let report = drill(&bed, &Place::new(), TWO_EACH, &["--kill-rank", "3"], 30);
     assert!(verdict(&report).starts_with("rank 3 (n1) was killed by signal 9"), "{report:#}");
     for seconds in ["seconds_to_detect", "seconds_to_group_down", "seconds_to_first_step"] {
         assert!(report[seconds].as_f64().is_some_and(|seconds| seconds >= 0.0), "no {seconds}: {report:#}");
     }
     assert!(report["steps_lost"].as_u64().is_some_and(|steps| steps <= 10), "{report:#}");
+}
 
-    let report = drill(&bed, &place, two, &["--hang-rank", "2", "--phase", "reduce"], 30);
-    assert!(verdict(&report).starts_with("rank 2 (n1) "), "{report:#}");
-    assert!(verdict(&report).contains("3 ranks wait for it"), "{report:#}");
-
-    // Slow for long enough that three checks in a row see it.
-    let report = drill(&bed, &place, two, &["--slow-rank", "1"], 200);
-    assert!(verdict(&report).starts_with("rank 1 (n0) is slow"), "{report:#}");
-
-    let report = drill(&bed, &place, two, &["--cut-storage", "3"], 60);
-    assert!(verdict(&report).contains("the storage is cut off"), "{report:#}");
-
-    let report = drill(&bed, &place, "n0:2,n1:2,n2:2", &["--drop-host", "n1"], 60);
+#[test]
+fn a_drill_that_drops_a_host_passes() {
+    let Some(bed) = Bed::new(3) else { return };
+    let report = drill(&bed, &Place::new(), "n0:2,n1:2,n2:2", &["--drop-host", "n1"], 60);
     assert!(verdict(&report).contains("n1"), "{report:#}");
 }
 
@@ -140,4 +132,35 @@ fn status_follows_a_run_and_a_second_ctrl_c_ends_it_at_once() {
     assert!(!std::path::Path::new(&format!("/proc/{stopped}")).exists(), "rank 1 is left");
     let watched = watch.finish(bed::PATIENCE);
     assert!(!watched.timed_out && watched.stdout.contains("ended"), "{}", watched.stdout);
+}
+
+/// Exhaustive tests.
+mod long {
+    use super::*;
+
+    #[test]
+    #[ignore = "long: make test-long"]
+    fn a_drill_that_hangs_a_rank_passes() {
+        let Some(bed) = Bed::new(2) else { return };
+        let report = drill(&bed, &Place::new(), TWO_EACH, &["--hang-rank", "2", "--phase", "reduce"], 30);
+        assert!(verdict(&report).starts_with("rank 2 (n1) "), "{report:#}");
+        assert!(verdict(&report).contains("3 ranks wait for it"), "{report:#}");
+    }
+
+    #[test]
+    #[ignore = "long: make test-long"]
+    fn a_drill_that_slows_a_rank_passes() {
+        let Some(bed) = Bed::new(2) else { return };
+        // Slow for long enough that three checks in a row see it.
+        let report = drill(&bed, &Place::new(), TWO_EACH, &["--slow-rank", "1"], 200);
+        assert!(verdict(&report).starts_with("rank 1 (n0) is slow"), "{report:#}");
+    }
+
+    #[test]
+    #[ignore = "long: make test-long"]
+    fn a_drill_that_cuts_off_the_storage_passes() {
+        let Some(bed) = Bed::new(2) else { return };
+        let report = drill(&bed, &Place::new(), TWO_EACH, &["--cut-storage", "3"], 60);
+        assert!(verdict(&report).contains("the storage is cut off"), "{report:#}");
+    }
 }

@@ -14,6 +14,12 @@ use crate::{mpirun, storm};
 /// The steps of a run: enough to interrupt it in the middle, because the launcher reports its step once a second.
 const STEPS: u64 = 100;
 
+/// Two hosts with two ranks each.
+const TWO_EACH: &str = "n0:2,n1:2";
+
+/// Two hosts with one rank each, for tests in which more ranks would change nothing but the time.
+const ONE_EACH: &str = "n0:1,n1:1";
+
 /// The phases of a step in which faults can strike, and their words in a verdict.
 const PHASES: [(&str, &str); 6] = [
     ("data", "reading data"),
@@ -26,41 +32,55 @@ const PHASES: [(&str, &str); 6] = [
 ];
 
 #[test]
-fn failed_ranks_and_hosts_are_replaced_and_runs_end_the_same() {
-    let Some(stage) = Stage::new(3, STEPS) else { return };
-    let two = "n0:2,n1:2";
-
-    let finished = stage.launch("alone", two, &[]).finish();
+fn an_undisturbed_run_has_no_incident() {
+    let Some(stage) = Stage::new(2, 4, STEPS) else { return };
+    let finished = stage.launch("alone", TWO_EACH, &[]).finish();
     stage.assert_whole("alone", &finished, &["n0", "n1"]);
     assert_eq!(incidents(&stage.place.path("alone")), Vec::<Value>::new());
+}
 
-    let incident = stage.harmed("killed", two, |_, state| signal(pid_of(state, 3), libc::SIGKILL));
+#[test]
+fn failed_ranks_are_replaced_and_runs_end_the_same() {
+    let Some(stage) = Stage::new(2, 4, STEPS) else { return };
+    let incident = stage.harmed("killed", TWO_EACH, |_, state| signal(pid_of(state, 3), libc::SIGKILL));
     assert!(verdict(&incident).starts_with("rank 3 (n1) was killed by signal 9"), "{incident:#}");
     assert_eq!((&incident["rank"], &incident["host"]), (&3.into(), &"n1".into()));
     assert_eq!(incident["ranks"].as_array().map(Vec::len), Some(4));
 
-    let incident = stage.harmed("crashed", two, |_, state| signal(pid_of(state, 1), libc::SIGABRT));
+    let incident = stage.harmed("crashed", TWO_EACH, |_, state| signal(pid_of(state, 1), libc::SIGABRT));
     assert!(verdict(&incident).starts_with("rank 1 (n0) was killed by signal 6 (SIGABRT)"), "{incident:#}");
+}
 
+#[test]
+fn a_stopped_rank_is_replaced_and_the_run_ends_the_same() {
+    let Some(stage) = Stage::new(2, 4, STEPS) else { return };
     let stops = |_: &Launch, state: &Value| signal(pid_of(state, 2), libc::SIGSTOP);
-    let incident = stage.harmed_with("stopped", two, &STANDSTILL, stops);
+    let incident = stage.harmed_with("stopped", TWO_EACH, &STANDSTILL, stops);
     assert_eq!(incident["rank"], 2, "{incident:#}");
     assert!(verdict(&incident).contains("its process is stopped"), "{incident:#}");
     assert!(verdict(&incident).contains("3 ranks wait for it"), "{incident:#}");
     assert!(incident["stack"].as_str().is_some_and(|stack| stack.contains("thread ")), "{incident:#}");
+}
 
-    let incident = stage.harmed("agent", two, |_, state| signal(parent_of(pid_of(state, 2)), libc::SIGKILL));
+#[test]
+fn failed_agents_and_parts_of_mpirun_are_replaced_and_runs_end_the_same() {
+    let Some(stage) = Stage::new(2, 4, STEPS) else { return };
+    let incident = stage.harmed("agent", TWO_EACH, |_, state| signal(parent_of(pid_of(state, 2)), libc::SIGKILL));
     assert!(verdict(&incident).starts_with("the agent of rank 2 (n1) is gone"), "{incident:#}");
 
-    let incident = stage.harmed("mpirun", two, |_, _| signal(stage.bed.mpirun(), libc::SIGKILL));
+    let incident = stage.harmed("mpirun", TWO_EACH, |_, _| signal(stage.bed.mpirun(), libc::SIGKILL));
     assert!(verdict(&incident).starts_with("mpirun ended before the ranks did"), "{incident:#}");
 
-    let incident = stage.harmed("daemon", two, |_, _| {
+    let incident = stage.harmed("daemon", TWO_EACH, |_, _| {
         signal(stage.bed.process("n1", "orted").expect("a daemon on n1"), libc::SIGKILL);
     });
     assert!(verdict(&incident).starts_with("mpirun's daemon on n1 is gone"), "{incident:#}");
     assert_eq!((incident["rank"].is_null(), &incident["host"]), (true, &"n1".into()), "{incident:#}");
+}
 
+#[test]
+fn failed_hosts_are_replaced_and_runs_end_the_same() {
+    let Some(stage) = Stage::new(3, 4, STEPS) else { return };
     let incident = stage.harmed("cut", "n0:2,n1:2,n2:2", |_, _| {
         stage.bed.control(&["cut", "n1"]);
     });
@@ -78,22 +98,22 @@ fn failed_ranks_and_hosts_are_replaced_and_runs_end_the_same() {
 
 #[test]
 fn ranks_end_with_their_launcher_and_the_next_launcher_resumes() {
-    let Some(stage) = Stage::new(2, STEPS) else { return };
-    let launch = stage.launch("left", "n0:2,n1:2", &[]);
+    let Some(stage) = Stage::new(2, 2, STEPS) else { return };
+    let launch = stage.launch("left", ONE_EACH, &[]);
     launch.wait_for(0, 20);
     launch.running.signal(libc::SIGKILL);
     let killed = launch.running.finish(bed::PATIENCE);
     assert_eq!(killed.signal, Some(libc::SIGKILL));
     stage.bed.assert_empty(&["n0", "n1"]);
-    let finished = stage.launch("left", "n0:2,n1:2", &[]).finish();
+    let finished = stage.launch("left", ONE_EACH, &[]).finish();
     assert!(finished.stderr.contains("ended without a word"), "{}", finished.stderr);
     stage.assert_whole("left", &finished, &["n0", "n1"]);
 }
 
 #[test]
 fn a_run_stopped_before_its_first_step_resumes() {
-    let Some(stage) = Stage::new(2, STEPS) else { return };
-    let launch = stage.launch("early", "n0:2,n1:2", &[]);
+    let Some(stage) = Stage::new(2, 2, STEPS) else { return };
+    let launch = stage.launch("early", ONE_EACH, &[]);
     let end = Instant::now() + bed::PATIENCE;
     // Until agents or ranks have started.
     while launch.state().is_none_or(|state| state["ranks"].as_array().is_none_or(Vec::is_empty)) {
@@ -105,28 +125,28 @@ fn a_run_stopped_before_its_first_step_resumes() {
     assert_eq!(stopped.code, Some(75), "{}", stopped.stderr);
     assert_eq!(incidents(&stage.place.path("early")), Vec::<Value>::new(), "no incident");
     stage.bed.assert_empty(&["n0", "n1"]);
-    let finished = stage.launch("early", "n0:2,n1:2", &[]).finish();
+    let finished = stage.launch("early", ONE_EACH, &[]).finish();
     stage.assert_whole("early", &finished, &["n0", "n1"]);
 }
 
 #[test]
 fn a_stopped_run_saves_and_resumes() {
-    let Some(stage) = Stage::new(2, STEPS) else { return };
-    let launch = stage.launch("asked", "n0:2,n1:2", &[]);
+    let Some(stage) = Stage::new(2, 2, STEPS) else { return };
+    let launch = stage.launch("asked", ONE_EACH, &[]);
     launch.wait_for(0, 20);
     launch.running.signal(libc::SIGTERM);
     let stopped = launch.finish();
     assert_eq!(stopped.code, Some(75), "{}", stopped.stderr);
     stage.bed.assert_empty(&["n0", "n1"]);
-    let finished = stage.launch("asked", "n0:2,n1:2", &[]).finish();
+    let finished = stage.launch("asked", ONE_EACH, &[]).finish();
     assert!(!finished.stdout.contains("training steps 0 to"), "{}", finished.stdout);
     stage.assert_whole("asked", &finished, &["n0", "n1"]);
 }
 
 #[test]
 fn a_run_without_spare_hosts_continues_with_fewer_ranks() {
-    let Some(stage) = Stage::new(2, STEPS) else { return };
-    let launch = stage.launch("fewer", "n0:2,n1:2", &[]);
+    let Some(stage) = Stage::new(2, 4, STEPS) else { return };
+    let launch = stage.launch("fewer", TWO_EACH, &[]);
     launch.wait_for(0, 20);
     stage.bed.control(&["stop", "n1"]);
     let finished = launch.finish();
@@ -136,44 +156,12 @@ fn a_run_without_spare_hosts_continues_with_fewer_ranks() {
     assert!(incidents[0]["action"].as_str().unwrap().contains("with 2 ranks"), "{:#}", incidents[0]);
 
     stage.bed.control(&["start", "n1"]);
-    let launch = stage.launch("too-few", "n0:2,n1:2", &["--min-ranks", "3"]);
+    let launch = stage.launch("too-few", TWO_EACH, &["--min-ranks", "3"]);
     launch.wait_for(0, 20);
     stage.bed.control(&["stop", "n1"]);
     let stopped = launch.finish();
     assert_eq!(stopped.code, Some(74), "{}", stopped.stderr);
     assert!(stopped.stderr.contains("numbers of ranks: 4"), "{}", stopped.stderr);
-}
-
-#[test]
-fn exit_codes_of_ranks_decide_between_restart_and_stop() {
-    let Some(stage) = Stage::new(2, STEPS) else { return };
-    let leaves = |code: u8, name: &str| {
-        let fault = [
-            "faults.enabled=true".to_owned(),
-            "faults.at_step=30".into(),
-            "faults.exit_rank=1".into(),
-            format!("faults.exit_code={code}"),
-        ];
-        let fault: Vec<&str> = fault.iter().flat_map(|field| ["--set", field]).collect();
-        let finished = stage.launch(name, "n0:2,n1:2", &fault).finish();
-        stage.bed.assert_empty(&["n0", "n1"]);
-        (finished, incidents(&stage.place.path(name)))
-    };
-    for code in [64, 65, 70] {
-        let (finished, incidents) = leaves(code, &format!("exit-{code}"));
-        assert_eq!(finished.code, Some(i32::from(code)), "{}", finished.stderr);
-        assert_eq!((&incidents[0]["exit_code"], &incidents[0]["rank"]), (&code.into(), &1.into()));
-    }
-    for code in [1, 69] {
-        let name = format!("exit-{code}");
-        let (finished, incidents) = leaves(code, &name);
-        stage.assert_whole(&name, &finished, &["n0", "n1"]);
-        assert_eq!(incidents.len(), 1);
-        assert_eq!(incidents[0]["exit_code"], code);
-    }
-    let (finished, incidents) = leaves(74, "exit-74");
-    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-    assert!(incidents[0]["action"].as_str().unwrap().contains("n0 is left out"), "{:#}", incidents[0]);
 }
 
 /// A fault strikes rank 2 once in a phase of step 30. The verdict must name the rank and the phase.
@@ -182,7 +170,7 @@ fn struck_in(stage: &Stage, fault: &str, phase: &str, doing: &str) {
     let fields = ["enabled=true", "at_step=30", &format!("{fault}=2"), &format!("phase={phase}")]
         .map(|field| format!("faults.{field}"));
     let fields = fields.iter().flat_map(|field| ["--set", field]).chain(STANDSTILL).collect::<Vec<_>>();
-    let finished = stage.launch(&name, "n0:2,n1:2", &fields).finish();
+    let finished = stage.launch(&name, TWO_EACH, &fields).finish();
     stage.assert_whole(&name, &finished, &["n0", "n1"]);
     let incidents = incidents(&stage.place.path(&name));
     assert_eq!(incidents.len(), 1, "{name}: {incidents:#?}");
@@ -193,7 +181,7 @@ fn struck_in(stage: &Stage, fault: &str, phase: &str, doing: &str) {
 
 #[test]
 fn a_run_survives_a_rank_killed_in_an_exchange_or_a_save() {
-    let Some(stage) = Stage::new(2, STEPS) else { return };
+    let Some(stage) = Stage::new(2, 4, STEPS) else { return };
     for (phase, doing) in [PHASES[3], PHASES[5]] {
         struck_in(&stage, "kill_rank", phase, doing);
     }
@@ -202,7 +190,7 @@ fn a_run_survives_a_rank_killed_in_an_exchange_or_a_save() {
 #[test]
 #[ignore = "minutes: make chaos"]
 fn a_run_survives_ranks_that_die_or_hang_in_every_phase() {
-    let Some(stage) = Stage::new(2, STEPS) else { return };
+    let Some(stage) = Stage::new(2, 4, STEPS) else { return };
     for (phase, doing) in PHASES {
         for fault in ["kill_rank", "segv_rank", "stop_rank", "hang_rank"] {
             struck_in(&stage, fault, phase, doing);
@@ -272,4 +260,42 @@ fn the_error_of_mpirun_is_quoted() {
     assert!(said.contains("--host"), "{said}");
     assert!(finished.stderr.contains("mpirun said:\n"), "{}", finished.stderr);
     assert!(finished.stderr.contains(said), "{}", finished.stderr);
+}
+
+/// Exhaustive tests.
+mod long {
+    use super::*;
+
+    #[test]
+    #[ignore = "long: make test-long"]
+    fn exit_codes_of_ranks_decide_between_restart_and_stop() {
+        let Some(stage) = Stage::new(2, 2, STEPS) else { return };
+        let leaves = |rank: usize, code: u8, name: &str| {
+            let fault = [
+                "faults.enabled=true".to_owned(),
+                "faults.at_step=30".into(),
+                format!("faults.exit_rank={rank}"),
+                format!("faults.exit_code={code}"),
+            ];
+            let fault: Vec<&str> = fault.iter().flat_map(|field| ["--set", field]).collect();
+            let finished = stage.launch(name, ONE_EACH, &fault).finish();
+            stage.bed.assert_empty(&["n0", "n1"]);
+            (finished, incidents(&stage.place.path(name)))
+        };
+        for code in [64, 65, 70] {
+            let (finished, incidents) = leaves(1, code, &format!("exit-{code}"));
+            assert_eq!(finished.code, Some(i32::from(code)), "{}", finished.stderr);
+            assert_eq!((&incidents[0]["exit_code"], &incidents[0]["rank"]), (&code.into(), &1.into()));
+        }
+        for code in [1, 69] {
+            let name = format!("exit-{code}");
+            let (finished, incidents) = leaves(1, code, &name);
+            stage.assert_whole(&name, &finished, &["n0", "n1"]);
+            assert_eq!(incidents.len(), 1);
+            assert_eq!(incidents[0]["exit_code"], code);
+        }
+        let (finished, incidents) = leaves(0, 74, "exit-74");
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        assert!(incidents[0]["action"].as_str().unwrap().contains("n0 is left out"), "{:#}", incidents[0]);
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 
@@ -13,29 +14,44 @@ use crate::runs::{Place, assert_same};
 /// a busy machine do without it.
 pub const STANDSTILL: [&str; 2] = ["--set", "launch.stall_seconds=6"];
 
-/// Hosts, and the tensors of an undisturbed run of four ranks.
-pub struct Stage {
-    pub bed: Bed,
-    pub place: Place,
-    steps: u64,
-    undisturbed: BTreeMap<String, Vec<u8>>,
-}
+/// The tensors of a checkpoint, by role and name.
+type Tensors = BTreeMap<String, Vec<u8>>;
 
-impl Stage {
-    pub fn new(hosts: usize, steps: u64) -> Option<Self> {
-        let bed = Bed::new(hosts)?;
+/// Returns the last tensors of an undisturbed run without the launcher. Tests with as many ranks and steps share it.
+fn undisturbed(ranks: usize, steps: u64) -> Arc<Tensors> {
+    static RUNS: Mutex<BTreeMap<(usize, u64), Arc<Tensors>>> = Mutex::new(BTreeMap::new());
+    let mut runs = RUNS.lock().unwrap_or_else(PoisonError::into_inner);
+    let train = || {
         let place = Place::new();
         let fields = fields(steps);
         let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
-        place.trained(4, "undisturbed", &fields);
-        let undisturbed = place.tensors("undisturbed", steps);
-        Some(Self { bed, place, steps, undisturbed })
+        place.trained(ranks, "undisturbed", &fields);
+        Arc::new(place.tensors("undisturbed", steps))
+    };
+    Arc::clone(runs.entry((ranks, steps)).or_insert_with(train))
+}
+
+/// Hosts, and the tensors of an undisturbed run with as many ranks.
+pub struct Stage {
+    pub bed: Bed,
+    pub place: Place,
+    ranks: usize,
+    steps: u64,
+    undisturbed: Arc<Tensors>,
+}
+
+impl Stage {
+    pub fn new(hosts: usize, ranks: usize, steps: u64) -> Option<Self> {
+        let bed = Bed::new(hosts)?;
+        let (place, undisturbed) = (Place::new(), undisturbed(ranks, steps));
+        Some(Self { bed, place, ranks, steps, undisturbed })
     }
 
     /// `admiral-launch run` on n0.
     fn command(&self, name: &str, hosts: &str, arguments: &[&str]) -> Command {
         let mut command = self.bed.launcher("n0");
-        command.arg("run").arg(self.place.path("tiny.yaml")).args(["--hosts", hosts, "--np", "4", "--no-preflight"]);
+        command.arg("run").arg(self.place.path("tiny.yaml")).args(["--hosts", hosts, "--no-preflight"]);
+        command.args(["--np", &self.ranks.to_string()]);
         command.arg("--set").arg(format!("run.folder={}", self.place.path(name).display()));
         command
             .args(fields(self.steps))

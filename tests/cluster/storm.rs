@@ -67,7 +67,7 @@ fn now() -> f64 {
 /// Disturbs runs on four hosts, two of them spare, until there were `count` incidents. Each run ends with the bytes of
 /// an undisturbed run, each verdict names the failure, and no process is left.
 pub fn run_until(count: usize) {
-    let Some(stage) = Stage::new(4, STEPS) else { return };
+    let Some(stage) = Stage::new(4, 4, STEPS) else { return };
     let wanted = std::env::var("ADMIRAL_CHAOS_SEED").ok().and_then(|text| text.parse().ok());
     let seed = wanted.unwrap_or_else(|| u64::from(std::process::id()));
     eprintln!("storm: ADMIRAL_CHAOS_SEED={seed}");

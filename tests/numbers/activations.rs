@@ -1,7 +1,7 @@
 //! The bytes that a network keeps for backward: the count of `Network::memory` against the bytes that the system's
 //! allocator gives out.
 
-use admiral::model::{Inputs, ModelConfig, Network, Params, Pool, Running, Task};
+use admiral::model::{ExecutionMode, Inputs, ModelConfig, Network, Params, Pool, Task};
 use admiral::ops::Kernels;
 use admiral_plan::{Memory, Norms, Weights};
 use tch::{Device, Kind, Tensor};
@@ -85,7 +85,7 @@ fn measure_all_models() {
             let config = ModelConfig { use_checkpoint, ..config.clone() };
             let spec = config.spec(task, true).unwrap_or_else(|mistakes| panic!("{name}: {mistakes:?}"));
             let (network, specs) = Network::build(&spec);
-            let layers = network.memory(Running { half, norms: Norms::Fused, on_gpu: false });
+            let layers = network.memory(ExecutionMode { half, norms: Norms::Fused, on_gpu: false });
             let weights = Weights { parameters: 0, torso: 0, half, num_emas: 0, float_sums: false };
             let counted = Memory::new(weights, &layers, use_checkpoint, false).activation_bytes() * batch as u64;
             let measured = measure(&network, &specs, &config, half, batch);

@@ -124,21 +124,12 @@ fn struck(place: &Place, run_folder: &str, fields: &[&str]) -> (Finished, Vec<Re
     (finished, watched.readings())
 }
 
-#[test]
-fn a_fault_strikes_in_its_phase_and_only_at_the_first_start() {
+/// Runs in which rank 1 fails once in each of these phases. `fault` is how it fails.
+fn strikes_once_in(phases: &[(&str, Phase, &str)]) {
     let place = Place::new();
     let straight = place.trained(2, "straight", &[]);
     assert!(!straight.stderr.contains("faults"), "{}", straight.stderr);
-    let phases = [
-        ("data", Phase::Data, "kill"),
-        ("forward", Phase::Forward, "kill"),
-        ("backward", Phase::Backward, "segv"),
-        // It dies before it enters the exchange.
-        ("reduce", Phase::Backward, "kill"),
-        ("optimizer", Phase::Optimizer, "kill"),
-        ("checkpoint", Phase::Checkpoint, "kill"),
-    ];
-    for (phase, found, fault) in phases {
+    for &(phase, found, fault) in phases {
         let at_phase = format!("faults.phase={phase}");
         let rank = format!("faults.{fault}_rank=1");
         let fields = ["faults.at_step=5", &at_phase, &rank, "training.save_interval=5"];
@@ -151,6 +142,25 @@ fn a_fault_strikes_in_its_phase_and_only_at_the_first_start() {
         assert_eq!(finished.code, Some(0), "{phase}: {}", finished.stderr);
         assert_same(&place.tensors("straight", 20), &place.tensors(phase, 20));
     }
+}
+
+#[test]
+fn a_fault_before_the_reduction_strikes_in_its_phase_and_only_at_the_first_start() {
+    strikes_once_in(&[
+        ("data", Phase::Data, "kill"),
+        ("forward", Phase::Forward, "kill"),
+        ("backward", Phase::Backward, "segv"),
+    ]);
+}
+
+#[test]
+fn a_fault_from_the_reduction_on_strikes_in_its_phase_and_only_at_the_first_start() {
+    strikes_once_in(&[
+        // It dies before it enters the exchange.
+        ("reduce", Phase::Backward, "kill"),
+        ("optimizer", Phase::Optimizer, "kill"),
+        ("checkpoint", Phase::Checkpoint, "kill"),
+    ]);
 }
 
 #[test]

@@ -156,21 +156,18 @@ fn requests_executed_without_an_answer_are_survived() {
     stage.survives("stalls", vec![part, look]);
 }
 
-#[test]
-fn an_upload_with_a_lost_id_is_aborted_by_the_next_run() {
-    for ranks in [1, 2] {
-        let stage = Stage::new(ranks);
-        // The upload starts, but the answer with its id is lost.
-        let lost = Rule::new(Action::Reset).method("POST").query("uploads").path("step-").when(When::Every(3)).done();
-        stage.proxy.set_rules(vec![lost]);
-        let short = ["--set", "training.steps=4"];
-        assert_eq!(stage.ends(&mut stage.train("run", 60, &short)).code, Some(0));
-        assert!(stage.uploads("run") > 0);
-        stage.proxy.set_rules(vec![]);
-        let finished = stage.ends(&mut stage.train("run", 60, &["--resume", "latest"]));
-        stage.assert_ended_well("run", &finished);
-        assert_eq!(stage.uploads("run"), 0, "{}", finished.stderr);
-    }
+fn an_upload_with_a_lost_id_is_aborted_by_the_next_run(ranks: usize) {
+    let stage = Stage::new(ranks);
+    // The upload starts, but the answer with its id is lost.
+    let lost = Rule::new(Action::Reset).method("POST").query("uploads").path("step-").when(When::Every(3)).done();
+    stage.proxy.set_rules(vec![lost]);
+    let short = ["--set", "training.steps=4"];
+    assert_eq!(stage.ends(&mut stage.train("run", 60, &short)).code, Some(0));
+    assert!(stage.uploads("run") > 0);
+    stage.proxy.set_rules(vec![]);
+    let finished = stage.ends(&mut stage.train("run", 60, &["--resume", "latest"]));
+    stage.assert_ended_well("run", &finished);
+    assert_eq!(stage.uploads("run"), 0, "{}", finished.stderr);
 }
 
 #[test]
@@ -181,33 +178,30 @@ fn two_ranks_survive_a_storm() {
     }
 }
 
-#[test]
-fn an_unusable_location_ends_the_run_at_its_start() {
-    for ranks in [1, 2] {
-        let stage = Stage::new(ranks);
-        let cases = [
-            ("denied", DENIED, "ExpiredToken"),
-            ("expired", Action::EXPIRED_TOKEN, "ExpiredToken"),
-            ("down", Action::INTERNAL_ERROR, "500"),
-            ("silent", Action::Stall, "no answer within"),
-        ];
-        // With several ranks, one case is enough to check that all end together.
-        for (name, action, cause) in cases.into_iter().take(if ranks == 1 { 4 } else { 1 }) {
-            stage.proxy.set_rules(vec![Rule::new(action)]);
-            let finished = stage.ends(&mut stage.train(name, SHORT, &[]));
-            stage.assert_gave_up(name, &finished, &["cannot ", cause]);
-        }
-        stage.proxy.set_rules(vec![]);
-        // A location that can be read but not written is found by the write probe.
-        stage.proxy.set_rules(vec![Rule::new(DENIED).method("POST")]);
-        let finished = stage.ends(&mut stage.train("read-only", SHORT, &[]));
-        stage.assert_gave_up("read-only", &finished, &["cannot write", "trial-", "ExpiredToken"]);
-        let nobody = stage.train("nobody", SHORT, &[]).envs(environment(unused_port())).output().unwrap();
-        let text = String::from_utf8_lossy(&nobody.stderr);
-        assert_eq!(nobody.status.code(), Some(69), "{text}");
-        for name in ["denied", "expired", "down", "silent", "read-only"] {
-            assert_eq!(stage.published(name), [0u64; 0], "{name}");
-        }
+fn an_unusable_location_ends_the_run_at_its_start(ranks: usize) {
+    let stage = Stage::new(ranks);
+    let cases = [
+        ("denied", DENIED, "ExpiredToken"),
+        ("expired", Action::EXPIRED_TOKEN, "ExpiredToken"),
+        ("down", Action::INTERNAL_ERROR, "500"),
+        ("silent", Action::Stall, "no answer within"),
+    ];
+    // With several ranks, one case is enough to check that all end together.
+    for (name, action, cause) in cases.into_iter().take(if ranks == 1 { 4 } else { 1 }) {
+        stage.proxy.set_rules(vec![Rule::new(action)]);
+        let finished = stage.ends(&mut stage.train(name, SHORT, &[]));
+        stage.assert_gave_up(name, &finished, &["cannot ", cause]);
+    }
+    stage.proxy.set_rules(vec![]);
+    // A location that can be read but not written is found by the write probe.
+    stage.proxy.set_rules(vec![Rule::new(DENIED).method("POST")]);
+    let finished = stage.ends(&mut stage.train("read-only", SHORT, &[]));
+    stage.assert_gave_up("read-only", &finished, &["cannot write", "trial-", "ExpiredToken"]);
+    let nobody = stage.train("nobody", SHORT, &[]).envs(environment(unused_port())).output().unwrap();
+    let text = String::from_utf8_lossy(&nobody.stderr);
+    assert_eq!(nobody.status.code(), Some(69), "{text}");
+    for name in ["denied", "expired", "down", "silent", "read-only"] {
+        assert_eq!(stage.published(name), [0u64; 0], "{name}");
     }
 }
 
@@ -215,34 +209,27 @@ fn unused_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-#[test]
-fn a_failed_save_is_reported_and_counted_and_the_run_continues() {
-    for ranks in [1, 2] {
-        let stage = Stage::new(ranks);
-        // A failure of a rank's file, and of the manifest.
-        for (name, path, operation) in [
-            ("file", "step-000000004/adam-mean/", "cannot write"),
-            ("manifest", "step-000000004/manifest.json", "cannot write"),
-        ] {
-            stage.proxy.set_rules(vec![Rule::new(DENIED).path(path).method(if name == "file" {
-                "POST"
-            } else {
-                "PUT"
-            })]);
-            let finished = stage.ends(&mut stage.train(name, 60, &[]));
-            stage.assert_ended_well(name, &finished);
-            assert_eq!(stage.published(name), [2, 6], "{}", finished.stderr);
-            let told: Vec<&str> =
-                finished.stderr.lines().filter(|line| line.contains("the save of step 4 failed")).collect();
-            let url = format!("s3://bucket/{name}/{path}");
-            assert!(
-                told.len() == 1 && [operation, &url, "ExpiredToken"].iter().all(|part| told[0].contains(part)),
-                "{}",
-                finished.stderr
-            );
-            let failures = stage.place.curve(name, "checkpoint/failures");
-            assert_eq!(failures, [0.0, 1.0, 1.0], "at steps 2, 4 and 6");
-        }
+fn a_failed_save_is_reported_and_counted_and_the_run_continues(ranks: usize) {
+    let stage = Stage::new(ranks);
+    // A failure of a rank's file, and of the manifest.
+    for (name, path, operation) in [
+        ("file", "step-000000004/adam-mean/", "cannot write"),
+        ("manifest", "step-000000004/manifest.json", "cannot write"),
+    ] {
+        stage.proxy.set_rules(vec![Rule::new(DENIED).path(path).method(if name == "file" { "POST" } else { "PUT" })]);
+        let finished = stage.ends(&mut stage.train(name, 60, &[]));
+        stage.assert_ended_well(name, &finished);
+        assert_eq!(stage.published(name), [2, 6], "{}", finished.stderr);
+        let told: Vec<&str> =
+            finished.stderr.lines().filter(|line| line.contains("the save of step 4 failed")).collect();
+        let url = format!("s3://bucket/{name}/{path}");
+        assert!(
+            told.len() == 1 && [operation, &url, "ExpiredToken"].iter().all(|part| told[0].contains(part)),
+            "{}",
+            finished.stderr
+        );
+        let failures = stage.place.curve(name, "checkpoint/failures");
+        assert_eq!(failures, [0.0, 1.0, 1.0], "at steps 2, 4 and 6");
     }
 }
 
@@ -271,97 +258,96 @@ fn a_save_due_while_a_failed_one_is_aborted_is_no_failure() {
     }
 }
 
-#[test]
-fn a_run_that_loses_its_location_ends_and_another_resumes() {
+/// A run whose location fails with `action`, or is gone. `cause` is in the message.
+fn loses_its_location(ranks: usize, name: &str, action: Option<Action>, cause: &str) {
     let endless = ["--set", "training.steps=100000"];
-    for (ranks, name, action, cause) in [
-        (1, "denied", Some(DENIED), "ExpiredToken"),
-        (2, "denied", Some(DENIED), "ExpiredToken"),
-        (1, "silent", Some(Action::Stall), ""),
-        (2, "silent", Some(Action::Stall), ""),
-        (1, "gone", None, ""),
+    let mut stage = Stage::new(ranks);
+    // A store that refuses fails at once.
+    let deadline = if action == Some(DENIED) { 60 } else { 6 };
+    let running = Running::start(&mut stage.train(name, deadline, &endless));
+    wait_until("a checkpoint is published", || stage.store(name).latest().unwrap().is_some());
+    match action {
+        Some(action) => stage.proxy.set_rules(vec![Rule::new(action)]),
+        None => stage.proxy = FaultProxy::start(stage.s3.port),
+    }
+    let finished = running.finish(PATIENCE);
+    assert!(!finished.timed_out, "{name} hangs: {}", finished.stderr);
+    stage.assert_gave_up(name, &finished, &["2 saves have failed in a row", "cannot ", cause]);
+
+    // Published checkpoints are undamaged, and the end is that of an undisturbed run.
+    stage.proxy.set_rules(vec![]);
+    let newest = *stage.published(name).last().unwrap();
+    let last = newest + 3;
+    let steps = format!("training.steps={last}");
+    let more = ["--set", &steps, "--resume", "auto"];
+    let resumed = stage.ends(&mut stage.train(name, 60, &more));
+    assert_eq!(resumed.code, Some(0), "{}", resumed.stderr);
+    stage.place.trained(ranks, "as-long", &["--set", &steps, "--set", "training.save_interval=100000"]);
+    assert_same(&stage.place.tensors("as-long", last), &tensors(&stage.store(name), last));
+}
+
+#[test]
+fn a_run_whose_location_is_gone_ends_and_another_resumes() {
+    loses_its_location(1, "gone", None, "");
+}
+
+fn a_run_that_is_denied_its_location_ends_and_another_resumes(ranks: usize) {
+    loses_its_location(ranks, "denied", Some(DENIED), "ExpiredToken");
+}
+
+fn a_run_whose_location_is_silent_ends_and_another_resumes(ranks: usize) {
+    loses_its_location(ranks, "silent", Some(Action::Stall), "");
+}
+
+fn an_unreadable_checkpoint_does_not_count_as_damaged(ranks: usize) {
+    let stage = Stage::new(ranks);
+    let short = ["--set", "training.steps=4"];
+    assert_eq!(stage.ends(&mut stage.train("run", 60, &short)).code, Some(0));
+    let read = |action| Rule::new(action).method("GET").path(".safetensors");
+    for (action, cause) in [
+        (Action::CutAnswer, ""),
+        (Action::Reset, ""),
+        (Action::INTERNAL_ERROR, "500"),
+        (Action::Stall, "no answer within"),
+        (DENIED, "ExpiredToken"),
     ] {
-        let mut stage = Stage::new(ranks);
-        // A store that refuses fails at once.
-        let deadline = if action == Some(DENIED) { 60 } else { 6 };
-        let running = Running::start(&mut stage.train(name, deadline, &endless));
-        wait_until("a checkpoint is published", || stage.store(name).latest().unwrap().is_some());
-        match action {
-            Some(action) => stage.proxy.set_rules(vec![Rule::new(action)]),
-            None => stage.proxy = FaultProxy::start(stage.s3.port),
+        if ranks > 1 && action != Action::CutAnswer {
+            continue;
         }
-        let finished = running.finish(PATIENCE);
-        assert!(!finished.timed_out, "{name} hangs: {}", finished.stderr);
-        stage.assert_gave_up(name, &finished, &["2 saves have failed in a row", "cannot ", cause]);
-
-        // Published checkpoints are undamaged, and the end is that of an undisturbed run.
-        stage.proxy.set_rules(vec![]);
-        let newest = *stage.published(name).last().unwrap();
-        let last = newest + 3;
-        let steps = format!("training.steps={last}");
-        let more = ["--set", &steps, "--resume", "auto"];
-        let resumed = stage.ends(&mut stage.train(name, 60, &more));
-        assert_eq!(resumed.code, Some(0), "{}", resumed.stderr);
-        stage.place.trained(ranks, "as-long", &["--set", &steps, "--set", "training.save_interval=100000"]);
-        assert_same(&stage.place.tensors("as-long", last), &tensors(&stage.store(name), last));
+        stage.proxy.set_rules(vec![read(action)]);
+        let finished = stage.ends(&mut stage.train("run", SHORT, &["--resume", "auto"]));
+        stage.assert_gave_up("run", &finished, &["cannot read", ".safetensors", cause]);
+        assert_eq!(stage.published("run"), [2, 4], "nothing is set aside");
     }
+    // A read that succeeds at the second or third try is enough.
+    stage.proxy.set_rules(vec![
+        read(Action::CutAnswer).when(When::Every(3)),
+        read(Action::Reset).when(When::Every(4)),
+        read(Action::INTERNAL_ERROR).when(When::Every(5)),
+    ]);
+    let finished = stage.ends(&mut stage.train("run", 60, &["--resume", "auto"]));
+    stage.assert_ended_well("run", &finished);
+    assert!(finished.stderr.contains("training steps 4 to 6"), "{}", finished.stderr);
+    assert_eq!(stage.published("run"), [2, 4, 6]);
 }
 
-#[test]
-fn an_unreadable_checkpoint_does_not_count_as_damaged() {
-    for ranks in [1, 2] {
-        let stage = Stage::new(ranks);
-        let short = ["--set", "training.steps=4"];
-        assert_eq!(stage.ends(&mut stage.train("run", 60, &short)).code, Some(0));
-        let read = |action| Rule::new(action).method("GET").path(".safetensors");
-        for (action, cause) in [
-            (Action::CutAnswer, ""),
-            (Action::Reset, ""),
-            (Action::INTERNAL_ERROR, "500"),
-            (Action::Stall, "no answer within"),
-            (DENIED, "ExpiredToken"),
-        ] {
-            if ranks > 1 && action != Action::CutAnswer {
-                continue;
-            }
-            stage.proxy.set_rules(vec![read(action)]);
-            let finished = stage.ends(&mut stage.train("run", SHORT, &["--resume", "auto"]));
-            stage.assert_gave_up("run", &finished, &["cannot read", ".safetensors", cause]);
-            assert_eq!(stage.published("run"), [2, 4], "nothing is set aside");
-        }
-        // A read that succeeds at the second or third try is enough.
-        stage.proxy.set_rules(vec![
-            read(Action::CutAnswer).when(When::Every(3)),
-            read(Action::Reset).when(When::Every(4)),
-            read(Action::INTERNAL_ERROR).when(When::Every(5)),
-        ]);
-        let finished = stage.ends(&mut stage.train("run", 60, &["--resume", "auto"]));
-        stage.assert_ended_well("run", &finished);
-        assert!(finished.stderr.contains("training steps 4 to 6"), "{}", finished.stderr);
-        assert_eq!(stage.published("run"), [2, 4, 6]);
-    }
-}
+fn a_checkpoint_damaged_in_transit_ends_the_run_and_another_resumes(ranks: usize) {
+    let stage = Stage::new(ranks);
+    // Only the last checkpoint is read back, because only it allows the deletion of an earlier one. With two ranks,
+    // the second rank finds the damage.
+    let file = format!("step-000000006/master/model-0000{ranks}-of-0000{ranks}.safetensors");
+    stage.proxy.set_rules(vec![Rule::new(Action::FlipRequest).method("PUT").path(&file)]);
+    let keep = ["--set", "checkpoint.keep_last=2"];
+    let finished = stage.ends(&mut stage.train("run", 60, &keep));
+    let url = format!("s3://bucket/run/{file}");
+    stage.assert_gave_up("run", &finished, &["2 saves have failed in a row", "damaged", &url, "its SHA-256 is"]);
+    assert_eq!(finished.stderr.matches("the save of step 6 failed").count(), 1, "{}", finished.stderr);
+    assert_eq!(stage.published("run"), [2, 4], "nothing is deleted before the newest is whole");
 
-#[test]
-fn a_checkpoint_damaged_in_transit_ends_the_run_and_another_resumes() {
-    for ranks in [1, 2] {
-        let stage = Stage::new(ranks);
-        // Only the last checkpoint is read back, because only it allows the deletion of an earlier one. With two ranks,
-        // the second rank finds the damage.
-        let file = format!("step-000000006/master/model-0000{ranks}-of-0000{ranks}.safetensors");
-        stage.proxy.set_rules(vec![Rule::new(Action::FlipRequest).method("PUT").path(&file)]);
-        let keep = ["--set", "checkpoint.keep_last=2"];
-        let finished = stage.ends(&mut stage.train("run", 60, &keep));
-        let url = format!("s3://bucket/run/{file}");
-        stage.assert_gave_up("run", &finished, &["2 saves have failed in a row", "damaged", &url, "its SHA-256 is"]);
-        assert_eq!(finished.stderr.matches("the save of step 6 failed").count(), 1, "{}", finished.stderr);
-        assert_eq!(stage.published("run"), [2, 4], "nothing is deleted before the newest is whole");
-
-        stage.proxy.set_rules(vec![]);
-        let finished = stage.ends(&mut stage.train("run", 60, &["--resume", "auto", keep[0], keep[1]]));
-        stage.assert_ended_well("run", &finished);
-        assert_eq!(stage.published("run"), [4, 6]);
-    }
+    stage.proxy.set_rules(vec![]);
+    let finished = stage.ends(&mut stage.train("run", 60, &["--resume", "auto", keep[0], keep[1]]));
+    stage.assert_ended_well("run", &finished);
+    assert_eq!(stage.published("run"), [4, 6]);
 }
 
 #[test]
@@ -382,20 +368,40 @@ fn a_bit_flipped_in_an_answer_is_no_damage() {
     assert_eq!(stage.published("run"), [4, 6]);
 }
 
-#[test]
-fn a_save_due_during_another_is_skipped_and_reported() {
-    for ranks in [1, 2] {
-        let stage = Stage::new(ranks);
-        let slow = Rule::new(Action::Delay(Duration::from_millis(700))).path("step-000000001/");
-        stage.proxy.set_rules(vec![slow]);
-        let often = ["--set", "training.save_interval=1", "--set", "checkpoint.when_busy=skip"];
-        let finished = stage.ends(&mut stage.train("run", 60, &often));
-        stage.assert_ended_well("run", &finished);
-        assert!(finished.stderr.contains("so that of step 2 is left out"), "{}", finished.stderr);
-        let skipped = stage.place.curve("run", "checkpoint/skipped");
-        assert_eq!(skipped, (1..=skipped.len()).map(|count| count as f64).collect::<Vec<_>>());
-        let published = stage.published("run");
-        assert_eq!(published.len() + skipped.len(), STEPS as usize, "{published:?}: {}", finished.stderr);
-        assert!(published.starts_with(&[1]) && published.ends_with(&[STEPS]));
-    }
+fn a_save_due_during_another_is_skipped_and_reported(ranks: usize) {
+    let stage = Stage::new(ranks);
+    let slow = Rule::new(Action::Delay(Duration::from_millis(700))).path("step-000000001/");
+    stage.proxy.set_rules(vec![slow]);
+    let often = ["--set", "training.save_interval=1", "--set", "checkpoint.when_busy=skip"];
+    let finished = stage.ends(&mut stage.train("run", 60, &often));
+    stage.assert_ended_well("run", &finished);
+    assert!(finished.stderr.contains("so that of step 2 is left out"), "{}", finished.stderr);
+    let skipped = stage.place.curve("run", "checkpoint/skipped");
+    assert_eq!(skipped, (1..=skipped.len()).map(|count| count as f64).collect::<Vec<_>>());
+    let published = stage.published("run");
+    assert_eq!(published.len() + skipped.len(), STEPS as usize, "{published:?}: {}", finished.stderr);
+    assert!(published.starts_with(&[1]) && published.ends_with(&[STEPS]));
+}
+
+/// Runs tests with one rank and with two.
+macro_rules! with_one_rank_and_two {
+    ($($test:ident,)+) => {
+        mod one_rank {
+            $(#[test] fn $test() { super::$test(1); })+
+        }
+        mod two_ranks {
+            $(#[test] fn $test() { super::$test(2); })+
+        }
+    };
+}
+
+with_one_rank_and_two! {
+    an_upload_with_a_lost_id_is_aborted_by_the_next_run,
+    an_unusable_location_ends_the_run_at_its_start,
+    a_failed_save_is_reported_and_counted_and_the_run_continues,
+    an_unreadable_checkpoint_does_not_count_as_damaged,
+    a_checkpoint_damaged_in_transit_ends_the_run_and_another_resumes,
+    a_save_due_during_another_is_skipped_and_reported,
+    a_run_that_is_denied_its_location_ends_and_another_resumes,
+    a_run_whose_location_is_silent_ends_and_another_resumes,
 }

@@ -1,4 +1,4 @@
-// A CUDA driver and an NCCL that keep one diary of what goes to which stream: the only peer has the same values as this
+// A CUDA driver and an NCCL that keep one log of what goes to which stream: the only peer has the same values as this
 // rank, so a sum is twice the value. The types are those of cuda.h and nccl.h, written out.
 #include <stddef.h>
 #include <stdio.h>
@@ -10,7 +10,7 @@
 struct Id { char internal[128]; };
 
 static std::mutex lock;
-static std::string diary;
+static std::string calls;
 static int depth, events, clock_now, stamps[256];
 static int looks;       // how often an event is not there yet; negative: for ever
 static int peer_state;  // what NCCL says of its collectives
@@ -19,18 +19,18 @@ static void note(const char* format, long a = 0, long b = 0) {
   char line[128];
   snprintf(line, sizeof line, format, a, b);
   const std::lock_guard<std::mutex> guard(lock);
-  diary += line;
-  diary += '\n';
+  calls += line;
+  calls += '\n';
 }
 
 #define NEED_CONTEXT() if (depth == 0) return 201
 
 extern "C" {
 
-const char* stub_diary() {
+const char* stub_log() {
   static thread_local std::string copy;
   const std::lock_guard<std::mutex> guard(lock);
-  copy = diary;
+  copy = calls;
   return copy.c_str();
 }
 void stub_set(int not_yet, int state) { looks = not_yet; peer_state = state; }
@@ -93,7 +93,7 @@ const char* ncclGetLastError(void*) { return ""; }
 int ncclGetUniqueId(Id* id) { memset(id->internal, 42, 128); return 0; }
 int ncclCommInitRankConfig(void** comm, int ranks, Id id, int rank, void*) {
   note("rank %ld joins with id %ld", rank, ranks == 2 ? id.internal[0] : -1);
-  *comm = &diary;
+  *comm = &calls;
   return 0;
 }
 int ncclCommInitRank(void**, int, Id, int) { return 3; }

@@ -14,7 +14,7 @@ pub type Tensors = BTreeMap<String, Vec<u8>>;
 /// The checkpoints at `s3://bucket/prefix` on the server at `port`.
 pub fn on_s3(port: u16, prefix: &str) -> Catalog {
     let backend = crate::s3::builder(port).build().unwrap();
-    Catalog::new(&Store::over(Arc::new(backend), prefix.into(), &format!("s3://bucket/{prefix}")).unwrap())
+    Catalog::new(&Store::from_backend(Arc::new(backend), prefix.into(), &format!("s3://bucket/{prefix}")).unwrap())
 }
 
 /// The checkpoints in a folder, which must exist.

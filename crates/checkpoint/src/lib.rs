@@ -52,7 +52,7 @@ pub use inventory::{Entry, Inventory, State};
 pub use owner::{Life, OwnerState};
 pub use read::{Checkpoint, RoleTensors, TensorTarget};
 pub use retention::{Kept, Retention};
-pub use saver::{Saver, SaverPlan};
+pub use saver::{Saver, SaverSettings};
 pub use share::owners;
 pub use write::{Content, TensorView, save};
 pub use write_probe::{Expected, WriteProbe, probe_from_one_process, write_probe};

@@ -51,7 +51,7 @@ pub struct Saver {
 
 /// The properties that all saves of a run have in common.
 #[derive(Debug)]
-pub struct SaverPlan {
+pub struct SaverSettings {
     /// The run and the attempt.
     pub writer: Writer,
     /// The roles in which each parameter is saved.
@@ -72,7 +72,7 @@ impl Saver {
     pub fn open(
         store: &Store,
         config: &CheckpointConfig,
-        plan: SaverPlan,
+        plan: SaverSettings,
         collective: &dyn Collective,
     ) -> Result<Self, Error> {
         let (rank, world_size) = (collective.rank(), collective.world_size());

@@ -9,5 +9,5 @@ use object_store::path::Path;
 
 /// A store in memory.
 pub(crate) fn memory() -> Store {
-    Store::over(Arc::new(InMemory::new()), Path::from("some/prefix"), "memory://some/prefix").unwrap()
+    Store::from_backend(Arc::new(InMemory::new()), Path::from("some/prefix"), "memory://some/prefix").unwrap()
 }

@@ -83,7 +83,7 @@ impl State {
 
 impl FaultyStore {
     /// Adds `faults` to `inner`. Returns `inner` unchanged if `faults` is empty.
-    pub(crate) fn over(inner: Arc<dyn ObjectStore>, faults: InjectedFaults) -> Arc<dyn ObjectStore> {
+    pub(crate) fn from_backend(inner: Arc<dyn ObjectStore>, faults: InjectedFaults) -> Arc<dyn ObjectStore> {
         if faults.is_empty() {
             return inner;
         }

@@ -31,7 +31,7 @@ impl Store {
     /// # Errors
     /// [`Error::Failed`] if the store refuses or does not answer.
     pub async fn put(&self, path: &str, bytes: Vec<u8>) -> Result<(), Error> {
-        let at = self.at(path);
+        let at = self.full_path(path);
         let payload = PutPayload::from(bytes);
         let result = self.retry_small("write", path, || self.backend().put(&at, payload.clone())).await?;
         result.map(drop).map_err(|error| self.failed("write", path, &error))
@@ -44,7 +44,7 @@ impl Store {
     /// # Errors
     /// [`Error::Failed`] if the store refuses for another reason, or does not answer.
     pub async fn put_new(&self, path: &str, bytes: Vec<u8>) -> Result<bool, Error> {
-        let at = self.at(path);
+        let at = self.full_path(path);
         let bytes = Bytes::from(bytes);
         let create = || PutOptions::from(PutMode::Create);
         let work = || self.backend().put_opts(&at, bytes.clone().into(), create());
@@ -69,7 +69,7 @@ impl Store {
     /// # Errors
     /// [`Error::Failed`] if the file is too large, or the store refuses or does not answer.
     pub async fn get(&self, path: &str) -> Result<Option<Bytes>, Error> {
-        let at = self.at(path);
+        let at = self.full_path(path);
         let read = self.retry_read(path, self.small_timeout(), || async {
             let found = self.backend().get(&at).await?;
             let size = found.meta.size;
@@ -121,7 +121,7 @@ impl Store {
     /// Reads a range of bytes without a timeout and without retries.
     pub(crate) async fn read_piece_once(&self, path: &str, range: Range<u64>) -> Result<Bytes, object_store::Error> {
         let length = range.end - range.start;
-        let bytes = self.backend().get_range(&self.at(path), range).await?;
+        let bytes = self.backend().get_range(&self.full_path(path), range).await?;
         if bytes.len() as u64 == length { Ok(bytes) } else { Err(incomplete(bytes.len(), length)) }
     }
 
@@ -135,7 +135,7 @@ impl Store {
     /// # Errors
     /// [`Error::Failed`] if the store refuses or does not answer.
     pub async fn length(&self, path: &str) -> Result<Option<u64>, Error> {
-        let at = self.at(path);
+        let at = self.full_path(path);
         let meta = self.retry_small("look at", path, || self.backend().head(&at)).await?;
         self.none_if_missing("look at", path, meta.map(|meta| meta.size))
     }
@@ -145,7 +145,7 @@ impl Store {
     /// # Errors
     /// [`Error::Failed`] if the store refuses or does not answer.
     pub async fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
-        let (from_at, to_at) = (self.at(from), self.at(to));
+        let (from_at, to_at) = (self.full_path(from), self.full_path(to));
         let result = self.retry_small("rename", from, || self.backend().rename(&from_at, &to_at)).await?;
         self.none_if_missing("rename", from, result).map(drop)
     }
@@ -155,7 +155,7 @@ impl Store {
     /// # Errors
     /// [`Error::Failed`] if the store refuses or does not answer.
     pub async fn delete(&self, path: &str) -> Result<(), Error> {
-        let at = self.at(path);
+        let at = self.full_path(path);
         let result = self.retry_small("delete", path, || self.backend().delete(&at)).await?;
         self.none_if_missing("delete", path, result).map(drop)
     }
@@ -165,7 +165,7 @@ impl Store {
     /// # Errors
     /// [`Error::Failed`] if the store refuses or does not answer.
     pub async fn folders(&self, path: &str) -> Result<Vec<String>, Error> {
-        let at = self.at(path);
+        let at = self.full_path(path);
         let listed = self.retry_small("list", path, || self.backend().list_with_delimiter(Some(&at))).await?;
         let listed = listed.map_err(|error| self.failed("list", path, &error))?;
         let mut names: Vec<String> =
@@ -179,7 +179,7 @@ impl Store {
     /// # Errors
     /// [`Error::Failed`] if the store refuses or does not answer.
     pub async fn files_right_under(&self, path: &str) -> Result<Vec<String>, Error> {
-        let at = self.at(path);
+        let at = self.full_path(path);
         let listed = self.retry_small("list", path, || self.backend().list_with_delimiter(Some(&at))).await?;
         let listed = listed.map_err(|error| self.failed("list", path, &error))?;
         let mut names: Vec<String> =
@@ -194,7 +194,7 @@ impl Store {
     /// # Errors
     /// [`Error::Failed`] if the store refuses or does not answer.
     pub async fn files(&self, path: &str) -> Result<Vec<(String, u64)>, Error> {
-        let at = self.at(path);
+        let at = self.full_path(path);
         let work = || async {
             let mut names = Vec::new();
             let mut stream = self.backend().list(Some(&at));
@@ -220,7 +220,7 @@ impl Store {
         let Some(uploads) = self.uploads() else { return Ok(Vec::new()) };
         let failed = |error: object_store::Error| self.failed("list or abort unfinished uploads of", "", &error);
         let mut aborted = Vec::new();
-        for upload in uploads.list(&self.at(""), is_ours).await.map_err(failed)? {
+        for upload in uploads.list(&self.full_path(""), is_ours).await.map_err(failed)? {
             uploads.abort(&upload).await.map_err(failed)?;
             aborted.push(upload.path.to_string());
         }

@@ -18,7 +18,7 @@ impl Store {
         if range.is_empty() {
             return Ok(self.wait(self.length(path))?.map(|_| Bytes::new()));
         }
-        let at = self.at(path);
+        let at = self.full_path(path);
         let read = self.retry_read(path, self.range_timeout(&range), || async {
             let result = self.read_piece_once(path, range.clone()).await;
             // A range that exceeds the file looks like a connection that lost bytes, but a retry cannot help.

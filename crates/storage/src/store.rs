@@ -73,7 +73,7 @@ impl Store {
                 (s3, Path::from(prefix.as_str()), Some(uploads))
             }
         };
-        let mut store = Self::over(backend, prefix, &url)?;
+        let mut store = Self::from_backend(backend, prefix, &url)?;
         store.location = Some(location.clone());
         store.uploads = uploads.map(Arc::new);
         store.options = options.clone();
@@ -99,7 +99,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Failed`] if the threads that run the operations cannot be started.
-    pub fn over(backend: Arc<dyn ObjectStore>, prefix: Path, url: &str) -> Result<Self, Error> {
+    pub fn from_backend(backend: Arc<dyn ObjectStore>, prefix: Path, url: &str) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("store")
@@ -124,7 +124,7 @@ impl Store {
     /// Returns the store with injected faults.
     #[must_use]
     pub fn with_faults(mut self, faults: InjectedFaults) -> Self {
-        self.backend = FaultyStore::over(self.backend, faults);
+        self.backend = FaultyStore::from_backend(self.backend, faults);
         self
     }
 
@@ -158,7 +158,7 @@ impl Store {
         }
     }
 
-    /// Returns the location that was opened. `None` for a store that was made with [`Store::over`].
+    /// Returns the location that was opened. `None` for a store that was made with [`Store::from_backend`].
     pub fn location(&self) -> Option<&Location> {
         self.location.as_ref()
     }
@@ -178,7 +178,7 @@ impl Store {
     }
 
     /// Returns the path in the backend.
-    pub fn at(&self, path: &str) -> Path {
+    pub fn full_path(&self, path: &str) -> Path {
         self.prefix.parts().chain(Path::from(path).parts()).collect()
     }
 

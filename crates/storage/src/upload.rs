@@ -83,7 +83,7 @@ async fn upload_once(
     end: Instant,
     signal: Cancelled,
 ) -> Result<(u64, String), object_store::Error> {
-    let at = store.at(path);
+    let at = store.full_path(path);
     let started = tokio::time::timeout_at(end.into(), store.backend().put_multipart(&at)).await;
     let mut upload = started.unwrap_or_else(|_| Err(deadline_error()))?;
     let sent = tokio::select! {

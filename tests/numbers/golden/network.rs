@@ -1,6 +1,8 @@
 //! Kinds `unet`, `super_res` and `encoder`: one pass of a network and its gradients.
 
-use admiral::model::{BlockSpec, EncoderSpec, Inputs, Network, NetworkSpec, Order, ParamSpecs, Params, Pool, UNetSpec};
+use admiral::model::{
+    AttentionOrder, BlockSpec, EncoderSpec, Inputs, Network, NetworkSpec, ParamSpecs, Params, Pool, UNetSpec,
+};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
@@ -68,7 +70,11 @@ impl NetworkConfig {
             attention_factors: self.attention_resolutions.iter().map(|size| self.image_size / size).collect(),
             num_heads: self.num_heads,
             num_head_channels: self.num_head_channels.filter(|&width| width > 0),
-            attention_order: if self.use_new_attention_order { Order::QkvOutside } else { Order::HeadsOutside },
+            attention_order: if self.use_new_attention_order {
+                AttentionOrder::QkvOutside
+            } else {
+                AttentionOrder::HeadsOutside
+            },
             dropout: self.dropout,
             use_scale_shift_norm: self.use_scale_shift_norm,
             resblock_updown: self.resblock_updown,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// The phase of a step in which a fault strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum StrikePhase {
+pub enum FaultPhase {
     /// Before the rank waits for the data loader.
     Data,
     /// In the first forward pass.
@@ -23,7 +23,7 @@ pub enum StrikePhase {
     Checkpoint,
 }
 
-impl StrikePhase {
+impl FaultPhase {
     /// Returns the phase that the ledger shows.
     #[must_use]
     pub fn phase(self) -> Phase {
@@ -57,7 +57,7 @@ pub struct FaultsConfig {
     /// one; null: never.
     pub at_step: Option<u64>,
     /// The phase of the step: data, forward, backward, reduce, optimizer or checkpoint.
-    pub phase: StrikePhase,
+    pub phase: FaultPhase,
     /// This rank kills itself with SIGKILL.
     pub kill_rank: Option<usize>,
     /// This rank writes to unmapped memory and dies of SIGSEGV.
@@ -87,7 +87,7 @@ impl Default for FaultsConfig {
             die_from_step: 0,
             die_rank: 0,
             at_step: None,
-            phase: StrikePhase::Forward,
+            phase: FaultPhase::Forward,
             kill_rank: None,
             segv_rank: None,
             stop_rank: None,

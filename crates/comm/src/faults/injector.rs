@@ -131,7 +131,7 @@ fn signal(signal: Signal) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::faults::StrikePhase;
+    use crate::faults::FaultPhase;
 
     fn injector(faults: FaultsConfig) -> Option<FaultInjector> {
         FaultInjector::new(&FaultsConfig { at_step: Some(3), ..faults }, 1, 0)
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_fault_strikes_once_in_its_phase_at_its_step_or_later() {
-        let faults = FaultsConfig { enabled: true, phase: StrikePhase::Checkpoint, ..FaultsConfig::default() };
+        let faults = FaultsConfig { enabled: true, phase: FaultPhase::Checkpoint, ..FaultsConfig::default() };
         let injector = injector(faults).expect("faults are enabled");
         injector.enter_phase(Phase::Checkpoint, 2);
         injector.enter_phase(Phase::Forward, 3);

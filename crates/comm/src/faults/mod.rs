@@ -4,5 +4,5 @@
 mod config;
 mod injector;
 
-pub use config::{FaultsConfig, StrikePhase};
+pub use config::{FaultPhase, FaultsConfig};
 pub use injector::FaultInjector;
