@@ -65,17 +65,17 @@ impl GaussianDiffusion {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::diffusion::test_noise::normal;
     use crate::diffusion::{DiffusionConfig, NoiseSchedule};
-    use tch::{Device, Kind};
+    use tch::Kind;
 
     #[test]
     fn columns_are_timesteps_and_sum_to_the_total() {
         let config =
             DiffusionConfig { diffusion_steps: 8, noise_schedule: NoiseSchedule::Cosine, ..Default::default() };
         let diffusion = GaussianDiffusion::new(&config).unwrap();
-        tch::manual_seed(1);
-        let x_start = Tensor::randn([2, 1, 4, 4], (Kind::Float, Device::Cpu)).clamp(-1.0, 1.0);
-        let noises: Vec<Tensor> = (0..8).map(|_| x_start.randn_like()).collect();
+        let x_start = normal(1, &[2, 1, 4, 4]).clamp(-1.0, 1.0);
+        let noises: Vec<Tensor> = (2..10).map(|seed| normal(seed, &[2, 1, 4, 4])).collect();
         let model = |x: &Tensor, _: &Tensor| Tensor::cat(&[x * 0.5, x.zeros_like()], 1);
         let bits = diffusion.bits_per_dimension(&model, &x_start, &mut |t| noises[t].shallow_clone(), false);
 

@@ -134,15 +134,15 @@ fn rows_at_zero(t: &[i64]) -> Vec<i64> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::diffusion::test_noise::normal;
     use crate::diffusion::{DiffusionConfig, Variance};
-    use tch::{Device, Kind};
+    use tch::Kind;
 
     const PREDICTIONS: [Prediction; 3] = [Prediction::Epsilon, Prediction::XStart, Prediction::PreviousX];
     const T: [i64; 4] = [0, 3, 400, 999];
 
-    fn random(seed: i64, channels: i64) -> Tensor {
-        tch::manual_seed(seed);
-        Tensor::randn([4, channels, 4, 4], (Kind::Float, Device::Cpu))
+    fn random(seed: u64, channels: i64) -> Tensor {
+        normal(seed, &[4, channels, 4, 4])
     }
 
     fn diffusion(predict: Prediction, variance: Variance, loss: LossType) -> GaussianDiffusion {

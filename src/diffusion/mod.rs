@@ -12,6 +12,8 @@ mod process;
 mod respacing;
 mod sampler;
 mod schedule;
+#[cfg(test)]
+mod test_noise;
 mod timestep_sampler;
 
 pub use bits_per_dim::BitsPerDimension;

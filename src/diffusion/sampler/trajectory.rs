@@ -120,8 +120,8 @@ impl ExactSizeIterator for Trajectory<'_> {}
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::diffusion::test_noise::normal;
     use crate::diffusion::{DiffusionConfig, Variance};
-    use tch::{Device, Kind};
 
     fn diffusion(respacing: &str) -> GaussianDiffusion {
         let config = DiffusionConfig {
@@ -133,8 +133,7 @@ mod tests {
     }
 
     fn images() -> Tensor {
-        tch::manual_seed(5);
-        Tensor::randn([2, 1, 4, 4], (Kind::Float, Device::Cpu)).clamp(-1.0, 1.0)
+        normal(5, &[2, 1, 4, 4]).clamp(-1.0, 1.0)
     }
 
     /// The exact noise prediction for data that consists of the constant image `mean`. Sampling must return this image.
