@@ -65,7 +65,7 @@ chaos: setup
 	@ci/setup test
 	@ci/setup fuzz
 	$(CARGO) build --release --locked --workspace
-	$(CARGO) test --release --locked --test cluster -- --ignored --nocapture --test-threads 1 launch chaos
+	$(CARGO) test --release --locked --test cluster -- --ignored --nocapture --test-threads 1 launch chaos blocked
 	ci/fuzz $(CHAOS_FUZZ_SECONDS)
 
 lint: setup

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use admiral_comm::MpiLauncher;
+use admiral_comm::{MpiLauncher, TaskOfMany};
 use admiral_contract::environment as names;
 use admiral_gpu::GpuEnvironment;
 use admiral_storage::S3Settings;
@@ -19,6 +19,8 @@ pub struct Environment {
     pub ended_attempts: Vec<String>,
     /// `OMPI_COMM_WORLD_SIZE` and its like: the MPI launcher that started this process.
     pub mpi: Option<MpiLauncher>,
+    /// `SLURM_STEP_NUM_TASKS`, `PBS_TASKNUM` and their like: whether a scheduler started this process with others.
+    pub task: Option<TaskOfMany>,
     /// `ADMIRAL_LOG_FORMAT` and `RUST_LOG`: how log lines are written, and which.
     pub log: LogSettings,
     /// `ADMIRAL_NVRTC`, `ADMIRAL_NCCL`, `ADMIRAL_CUDA_DRIVER`, `ADMIRAL_KERNEL_CACHE` and others: where CUDA is.
@@ -39,6 +41,7 @@ impl Environment {
             attempt: attempt(text(names::ATTEMPT).as_deref()),
             ended_attempts: ended_attempts(&text(names::ENDED_ATTEMPTS).unwrap_or_default()),
             mpi: MpiLauncher::detect(text),
+            task: TaskOfMany::detect(text),
             log: LogSettings::from_vars(text),
             gpu: GpuEnvironment::from_vars(|name| std::env::var_os(name)),
             s3: S3Settings::from_vars(vars),

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode as ProcessExit;
 
+use admiral_contract::signals::is_ignored;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -128,6 +129,8 @@ pub fn main() -> ProcessExit {
             Ok(0)
         }
     };
+    // Does not wait for a thread that hangs in a system call.
+    runtime.shutdown_background();
     match code {
         Ok(code) => ProcessExit::from(code),
         Err(error) => failed(&error),
@@ -172,16 +175,19 @@ async fn run_command(options: RunOptions, environment: &Environment) -> Result<u
 }
 
 /// Returns a channel with a message for each signal that asks the run to stop: from the terminal, an operator, or a
-/// scheduler that warns.
+/// scheduler that warns. Signals that this process was told to ignore stay ignored, as SIGHUP under `nohup`.
 fn stop_requests() -> Result<mpsc::UnboundedReceiver<()>, LaunchError> {
     let (send, receive) = mpsc::unbounded_channel();
-    for kind in [
+    let kinds = [
         SignalKind::interrupt(),
         SignalKind::terminate(),
         SignalKind::hangup(),
         SignalKind::user_defined1(),
         SignalKind::user_defined2(),
-    ] {
+    ];
+    // All are checked before the first handler is installed.
+    let heeded: Vec<SignalKind> = kinds.into_iter().filter(|kind| !is_ignored(kind.as_raw_value())).collect();
+    for kind in heeded {
         let mut signals = signal(kind).map_err(LaunchError::system)?;
         let send = send.clone();
         tokio::spawn(async move {

@@ -1,13 +1,19 @@
 //! The launcher's output: its own messages on standard error, and the ranks' lines, prefixed with the rank, on standard
-//! output. Only terminals get colours.
+//! output. Only terminals get colours. A terminal or pipe that takes nothing stops nobody: lines wait, and those for which
+//! there is no room are counted.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::environment::Environment;
+use crate::queued_writer::QueuedWriter;
 
-/// Writes to standard output. Errors are ignored, because the reader may be gone.
+/// Writes to standard output at once, for commands without ranks. Errors are ignored, because the reader may be gone.
 pub fn print(text: &str) {
     let mut out = std::io::stdout();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -58,9 +64,11 @@ impl FromStr for ShowRank {
     }
 }
 
-/// The destination of the launcher's messages and of the ranks' lines.
-#[derive(Debug, Clone, Copy)]
+/// The destination of the launcher's messages and of the ranks' lines. Clones share the queues.
+#[derive(Debug, Clone)]
 pub struct Console {
+    out: Arc<QueuedWriter>,
+    err: Arc<QueuedWriter>,
     colour_out: bool,
     colour_err: bool,
     /// Standard output is read by a program, so the ranks' lines go to standard error.
@@ -76,6 +84,8 @@ impl Console {
     pub fn new(environment: &Environment) -> Self {
         let wanted = !environment.no_color;
         Self {
+            out: Arc::new(writer("stdout", std::io::stdout())),
+            err: Arc::new(writer("stderr", std::io::stderr())),
             colour_out: wanted && std::io::stdout().is_terminal(),
             colour_err: wanted && std::io::stderr().is_terminal(),
             ranks_on_stderr: false,
@@ -94,35 +104,48 @@ impl Console {
         Self { ranks_on_stderr, ..self }
     }
 
-    /// Writes a line of a rank.
+    /// Shows a line of a rank.
     pub fn rank_line(&self, rank: usize, text: &str) {
-        // The run continues if nobody reads.
-        let _ = if self.ranks_on_stderr {
-            std::io::stderr().write_all(prefixed(rank, text, self.colour_err).as_bytes())
+        if self.ranks_on_stderr {
+            self.err.push(prefixed(rank, text, self.colour_err).into_bytes());
         } else {
-            std::io::stdout().write_all(prefixed(rank, text, self.colour_out).as_bytes())
-        };
+            self.out.push(prefixed(rank, text, self.colour_out).into_bytes());
+        }
     }
 
-    /// Writes a message of the launcher.
+    /// Shows a message of the launcher.
     pub fn info(&self, text: &str) {
-        self.write(1, text);
+        self.show(1, text);
     }
 
-    /// Writes a message of the launcher about a problem.
+    /// Shows a message of the launcher about a problem.
     pub fn warn(&self, text: &str) {
-        self.write(31, text);
+        self.show(31, text);
     }
 
-    fn write(&self, colour: u8, text: &str) {
+    fn show(&self, colour: u8, text: &str) {
         let name =
             if self.colour_err { format!("\x1b[{colour}madmiral-launch:\x1b[0m") } else { "admiral-launch:".into() };
         let mut lines = String::new();
         for line in text.lines() {
             lines.push_str(&format!("{name} {line}\n"));
         }
-        let _ = std::io::stderr().write_all(lines.as_bytes());
+        self.err.push(lines.into_bytes());
     }
+
+    /// Waits until everything is shown, but not longer than `patience` for each of standard output and standard error.
+    pub fn finish(&self, patience: Duration) {
+        self.out.finish(patience);
+        self.err.finish(patience);
+    }
+}
+
+/// Writes to a stream of this process. The stream's lock is not taken: a thread that is blocked in a write must not keep
+/// others from it.
+fn writer(name: &str, stream: impl AsFd) -> QueuedWriter {
+    let file = stream.as_fd().try_clone_to_owned().map(|fd| Box::new(File::from(fd)) as Box<dyn Write + Send>);
+    let note = |dropped| format!("admiral-launch: {dropped} lines are not shown, because nothing took them in time");
+    QueuedWriter::start(name, note, Box::new(|| file.map(|file| file as Box<dyn Write>)), |_| {})
 }
 
 /// Log lines already name their rank.

@@ -7,14 +7,17 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use admiral_contract::environment::ATTEMPT;
+use sha2::{Digest, Sha256};
 
 /// The launcher's addresses for an agent: `address:port`, separated by commas.
 pub const LAUNCH_ADDRESSES: &str = "ADMIRAL_LAUNCH_ADDRESSES";
-/// The secret that an agent shows to the launcher.
+/// The machine of the launcher, as [`machine_digest`] names it.
+pub const LAUNCH_MACHINE: &str = "ADMIRAL_LAUNCH_MACHINE";
+/// The secret that the launcher and its agents share.
 pub const LAUNCH_TOKEN: &str = "ADMIRAL_LAUNCH_TOKEN";
 /// The launcher's addresses for a probe: `address:port`, separated by commas.
 pub const PROBE_ADDRESSES: &str = "ADMIRAL_PROBE_ADDRESSES";
-/// The secret that a probe shows to the launcher.
+/// The secret that the launcher and its probes share.
 pub const PROBE_TOKEN: &str = "ADMIRAL_PROBE_TOKEN";
 /// The rank of a process that Open MPI started.
 pub const MPI_RANK: &str = "OMPI_COMM_WORLD_RANK";
@@ -50,6 +53,8 @@ pub struct Environment {
 pub struct AgentVariables {
     /// [`LAUNCH_ADDRESSES`].
     pub addresses: Option<String>,
+    /// [`LAUNCH_MACHINE`].
+    pub machine: Option<String>,
     /// [`LAUNCH_TOKEN`].
     pub token: Option<String>,
     /// [`ATTEMPT`]: the number of attempts of this launch before this one.
@@ -69,10 +74,19 @@ pub struct AgentVariables {
 pub struct ProbeVariables {
     /// [`PROBE_ADDRESSES`].
     pub addresses: Option<String>,
+    /// [`LAUNCH_MACHINE`].
+    pub machine: Option<String>,
     /// [`PROBE_TOKEN`].
     pub token: Option<String>,
     /// `PMIX_HOSTNAME`: the name by which Open MPI knows this host.
     pub mpi_name: Option<String>,
+}
+
+/// Returns a name for this machine that tells nothing about it.
+#[must_use]
+pub fn machine_digest() -> String {
+    let digest = Sha256::digest(admiral_contract::host::machine_identity());
+    digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Environment {
@@ -95,6 +109,7 @@ impl Environment {
             remote_agent: text(&format!("OMPI_MCA_{REMOTE_AGENT_PARAMETER}")),
             agent: AgentVariables {
                 addresses: text(LAUNCH_ADDRESSES),
+                machine: text(LAUNCH_MACHINE),
                 token: text(LAUNCH_TOKEN),
                 attempt: parsed(text(ATTEMPT)),
                 rank: parsed(text(MPI_RANK)),
@@ -104,6 +119,7 @@ impl Environment {
             },
             probe: ProbeVariables {
                 addresses: text(PROBE_ADDRESSES),
+                machine: text(LAUNCH_MACHINE),
                 token: text(PROBE_TOKEN),
                 mpi_name: text("PMIX_HOSTNAME"),
             },

@@ -149,14 +149,43 @@ impl Files {
 /// # Errors
 /// If a system call fails.
 pub fn write_json(path: &Path, content: &impl Serialize) -> Result<(), FilesError> {
-    let failed = |source| FilesError::Io { path: path.to_owned(), source };
-    let mut text = serde_json::to_vec_pretty(content).map_err(|error| failed(error.into()))?;
+    write_atomically(path, &to_json(path, content)?)
+}
+
+/// Returns the text of a JSON file. `path` is for messages.
+///
+/// # Errors
+/// If the content cannot be expressed as JSON.
+pub(crate) fn to_json(path: &Path, content: &impl Serialize) -> Result<Vec<u8>, FilesError> {
+    let mut text = serde_json::to_vec_pretty(content)
+        .map_err(|error| FilesError::Io { path: path.to_owned(), source: error.into() })?;
     text.push(b'\n');
+    Ok(text)
+}
+
+/// Writes a file aside, and renames it when its content is on the disk. Creates the folder.
+///
+/// # Errors
+/// If a system call fails.
+pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<(), FilesError> {
+    let failed = |source| FilesError::Io { path: path.to_owned(), source };
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }
-    let aside = path.with_extension("json.new");
-    std::fs::write(&aside, text).and_then(|()| std::fs::rename(&aside, path)).map_err(failed)
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".new");
+    let write = || {
+        match std::fs::remove_file(&aside) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // Only a new file: somebody else may have put a link or a pipe there.
+        let mut file = File::options().write(true).create_new(true).open(&aside)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&aside, path)
+    };
+    write().map_err(failed)
 }
 
 #[cfg(test)]
@@ -195,5 +224,18 @@ mod tests {
         std::fs::create_dir_all(files.attempt(4)).expect("it can be made");
         assert_eq!(files.used_numbers(), (5, 3));
         assert_eq!(std::fs::read_to_string(files.incident(3)).expect("it is there"), "1\n");
+    }
+
+    #[test]
+    fn a_link_in_the_way_is_replaced_and_not_followed() {
+        let run = tempfile::tempdir().expect("a folder");
+        let victim = run.path().join("victim");
+        std::fs::write(&victim, "whole").expect("it can be written");
+        for name in ["state.json.new", "state.json"] {
+            std::os::unix::fs::symlink(&victim, run.path().join(name)).expect("a link");
+        }
+        write_json(&run.path().join("state.json"), &1).expect("it can be written");
+        assert_eq!(std::fs::read_to_string(run.path().join("state.json")).expect("it is there"), "1\n");
+        assert_eq!(std::fs::read_to_string(&victim).expect("it is there"), "whole");
     }
 }

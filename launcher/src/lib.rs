@@ -1,6 +1,7 @@
 //! Starts the ranks of a run under `mpirun`, diagnoses failures, and restarts the run.
 
 pub mod agent;
+mod channel;
 pub mod cli;
 pub mod console;
 pub mod decide;
@@ -8,6 +9,7 @@ pub mod doctor;
 pub mod drill;
 pub mod environment;
 pub mod facts;
+mod file_writer;
 pub mod files;
 pub mod hosts;
 pub mod incident;
@@ -15,6 +17,7 @@ pub mod layout;
 pub mod mpirun;
 pub mod paths;
 pub mod protocol;
+mod queued_writer;
 mod random;
 pub mod run;
 mod secret;

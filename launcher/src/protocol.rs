@@ -1,14 +1,16 @@
-//! The messages between the launcher and its agents: one JSON object per line, over TCP.
+//! The messages between the launcher and its agents: one JSON object per line, over TCP, in an authenticated
+//! [channel](crate::channel).
 //!
 //! An agent is the process that `mpirun` starts for each rank. It starts the rank itself, watches it, and follows the
-//! launcher's orders. Each side sends a message at least every [`HEARTBEAT_INTERVAL`], so that silence means a failure.
+//! launcher's orders. Each side sends a message at least every [`HEARTBEAT_INTERVAL`]. For the launcher, the silence of
+//! agents means a failure. For an agent, the launcher is gone when the connection ends: a silent launcher may be stopped.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use admiral_contract::Reading;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 
 /// The interval of heartbeats in both directions.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
@@ -17,6 +19,13 @@ pub const SCHEDULING_GAP: Duration = Duration::from_secs(2);
 
 /// Longer lines are cut, so that no rank can fill the launcher's memory. In bytes.
 pub const MAX_LINE: usize = 16 << 10;
+
+/// Longer messages end the connection, so that nobody can fill the memory of the other side. In bytes. The longest is
+/// [`FromAgent::Ended`] with 30 lines of [`MAX_LINE`] bytes, each of which may take six in JSON.
+pub const MAX_MESSAGE: u64 = 4 << 20;
+
+/// The longest text of stacks, in bytes.
+pub const MAX_STACK: usize = 512 << 10;
 
 /// A message from an agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,8 +82,6 @@ pub enum FromAgent {
 /// The identity of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// The value of [`LAUNCH_TOKEN`](crate::environment::LAUNCH_TOKEN).
-    pub token: String,
     /// The value of [`admiral_contract::environment::ATTEMPT`].
     pub attempt: u64,
     /// Its rank.
@@ -96,12 +103,6 @@ pub struct Hello {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum ToAgent {
-    /// The launcher's first message. It proves the launcher's identity, because another program may listen at one of
-    /// the launcher's addresses, even on the agent's own host.
-    Welcome {
-        /// The result of [`token_proof`].
-        proof: String,
-    },
     /// Starts the rank.
     Start(Start),
     /// Sends the rank a signal.
@@ -137,29 +138,41 @@ pub struct Start {
     pub log: PathBuf,
     /// Whether every line is sent; if not, only errors are.
     pub show: bool,
-    /// Seconds without a message from the launcher after which the agent ends its rank.
+    /// Seconds without an answer of the launcher's system after which the agent ends its rank. A launcher that is
+    /// stopped is not gone: its system answers for it.
     pub orphan_seconds: f64,
 }
 
-/// Returns a proof of knowing the token that does not reveal it.
-#[must_use]
-pub fn token_proof(token: &str) -> String {
-    Sha256::new().chain_update("launcher ").chain_update(token).finalize().iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// Returns the JSON text of a message, with an end of line.
-#[must_use]
-pub fn encode(message: &impl Serialize) -> Vec<u8> {
-    // Messages are plain data with text keys, which always serialise.
-    let mut line = serde_json::to_vec(message).unwrap_or_default();
-    line.push(b'\n');
-    line
+/// Reads a line into `line`, without its end. Returns whether there was one.
+///
+/// # Errors
+/// If the connection fails, or the line has more than `limit` bytes.
+pub async fn read_line(
+    reader: &mut (impl AsyncBufRead + Unpin),
+    line: &mut Vec<u8>,
+    limit: u64,
+) -> std::io::Result<bool> {
+    line.clear();
+    reader.take(limit).read_until(b'\n', line).await?;
+    match line.pop() {
+        None => Ok(false),
+        Some(b'\n') => Ok(true),
+        Some(_) if line.len() as u64 + 1 >= limit => Err(std::io::Error::other("a message is too long")),
+        // The connection ended within a message.
+        Some(_) => Ok(false),
+    }
 }
 
 /// Returns the first [`MAX_LINE`] bytes of `text`, up to a character boundary.
 #[must_use]
 pub fn truncate_line(text: &str) -> &str {
-    let end = (0..=MAX_LINE.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+    truncate(text, MAX_LINE)
+}
+
+/// Returns the first `max_bytes` bytes of `text`, up to a character boundary.
+#[must_use]
+pub fn truncate(text: &str, max_bytes: usize) -> &str {
+    let end = (0..=max_bytes.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
     &text[..end.unwrap_or(0)]
 }
 
@@ -170,7 +183,6 @@ mod tests {
     #[test]
     fn messages_survive_serialisation() {
         let hello = FromAgent::Hello(Hello {
-            token: "t".into(),
             attempt: 2,
             rank: 3,
             local_rank: 1,
@@ -179,15 +191,16 @@ mod tests {
             daemon: None,
             session: None,
         });
-        let line = encode(&hello);
-        assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);
-        assert_eq!(serde_json::from_slice::<FromAgent>(&line).expect("its own words"), hello);
-        let text = FromAgent::Line { text: "two\nlines".into() };
-        assert_eq!(encode(&text).iter().filter(|&&byte| byte == b'\n').count(), 1);
+        fn text(message: &impl Serialize) -> Vec<u8> {
+            serde_json::to_vec(message).expect("plain data")
+        }
+        assert_eq!(serde_json::from_slice::<FromAgent>(&text(&hello)).expect("its own words"), hello);
+        let lines = FromAgent::Line { text: "two\nlines".into() };
+        assert!(!text(&lines).contains(&b'\n'));
         let start =
             Start { argv: vec!["a".into()], environment: vec![], log: "l".into(), show: true, orphan_seconds: 4.5 };
         let start = ToAgent::Start(start);
-        assert_eq!(serde_json::from_slice::<ToAgent>(&encode(&start)).expect("its own words"), start);
+        assert_eq!(serde_json::from_slice::<ToAgent>(&text(&start)).expect("its own words"), start);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use admiral_comm::{Collective, Ending, ExitCode, agree, connect, open_ledger, print_error};
+use admiral_comm::{Collective, CollectiveError, Ending, ExitCode, agree, connect, open_ledger, print_error};
 use admiral_telemetry::{Terminal, init_logging};
 
 use crate::context::RankContext;
@@ -20,8 +20,12 @@ pub(super) fn on_ranks(
 ) -> ExitCode {
     // First, because it tells the launcher that the process has started. Connecting to the other ranks may take long.
     let (ledger, ledger_error) = open_ledger(environment.ledger.as_deref());
-    let collective = match connect(environment.mpi, ledger.clone()) {
+    let collective = match connect(environment.mpi, environment.task, ledger.clone()) {
         Ok(collective) => collective,
+        Err(error @ CollectiveError::AloneAmongTasks { .. }) => {
+            print_error(&error);
+            return ExitCode::Config;
+        }
         Err(error) => {
             print_error(&error);
             return ExitCode::Node;

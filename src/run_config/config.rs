@@ -52,6 +52,7 @@ pub struct RunConfig {
 impl Validate for RunConfig {
     fn validate(&self) -> Vec<Invalid> {
         let mut mistakes = self.run.validate();
+        mistakes.extend(self.unexpanded_paths());
         mistakes.extend(self.model.validate(self.task));
         mistakes.extend(self.diffusion.validate());
         mistakes.extend(self.data.validate());
@@ -70,6 +71,25 @@ impl Validate for RunConfig {
 }
 
 impl RunConfig {
+    /// Returns a mistake for each path that only a shell would expand. A folder of that name would be created.
+    fn unexpanded_paths(&self) -> Vec<Invalid> {
+        let optional = |path: &Option<String>| path.clone().unwrap_or_default();
+        let paths = [
+            ("run.folder", self.run.folder.clone()),
+            ("data.path", self.data.path.clone()),
+            ("data.label_path", optional(&self.data.label_path)),
+            ("data.validation_path", optional(&self.data.validation_path)),
+            ("data.validation_label_path", optional(&self.data.validation_label_path)),
+            ("checkpoint.url", optional(&self.checkpoint.url)),
+        ];
+        let is_variable = |rest: &str| rest.starts_with(|c: char| c == '{' || c == '_' || c.is_ascii_alphabetic());
+        let needs_shell = |path: &str| path.starts_with('~') || path.split('$').skip(1).any(is_variable);
+        let mistake = |(field, path): (&str, String)| {
+            Invalid::new(field, format!("{path:?} is not expanded here; write the whole path"))
+        };
+        paths.into_iter().filter(|(_, path)| needs_shell(path)).map(mistake).collect()
+    }
+
     /// Returns how the samples of a step are divided over `world_size` ranks.
     ///
     /// # Errors

@@ -275,6 +275,11 @@ impl Default for TrainingConfig {
     }
 }
 
+/// The largest batch. Larger numbers are mistakes.
+const MAX_BATCH: u64 = 1 << 24;
+/// The largest number of steps. Larger numbers are mistakes.
+const MAX_STEPS: u64 = 100_000_000_000;
+
 impl TrainingConfig {
     /// Returns all mistakes.
     #[must_use]
@@ -289,6 +294,11 @@ impl TrainingConfig {
         ] {
             checks.check(value > 0, field, "must be at least 1");
         }
+        for (field, value) in [("global_batch", self.global_batch), ("microbatch", self.microbatch)] {
+            checks.check(value <= MAX_BATCH, field, format!("must be at most {MAX_BATCH}"));
+        }
+        // The number of all samples must fit into 64 bits.
+        checks.check(self.steps <= MAX_STEPS, "steps", format!("must be at most {MAX_STEPS}"));
         checks.check(self.bucket_bytes != Some(0), "bucket_bytes", "must be at least 1");
         checks.mistakes
     }

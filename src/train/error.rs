@@ -86,6 +86,8 @@ impl TrainError {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
+            // The file system may be back at the next start.
+            Self::Data(DataError::Unavailable { .. }) => ExitCode::Store,
             Self::Refused(_) | Self::Data(_) | Self::Folder { .. } | Self::Output { .. } => ExitCode::Config,
             Self::Model(_) => ExitCode::Config,
             Self::Checkpoint(error) => error.exit_code(),

@@ -11,6 +11,7 @@ mod plan_check;
 mod rank_times;
 mod run;
 mod run_state;
+mod same_images;
 mod saving;
 mod schedule;
 mod session;

@@ -20,6 +20,7 @@ use super::grid::draw_grid;
 use super::loss_scale::LossScale;
 use super::plan_check::PlanCheck;
 use super::rank_times::RankTimes;
+use super::same_images::{check_same_images, log_images};
 use super::saving::Saves;
 use super::session::{OpenedSession, Session};
 use super::state::check_same_run;
@@ -56,7 +57,12 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     let collective = rank.collective;
     // The ranks agree on everything that can fail before the first step: one rank prints the message, and all ranks
     // exit with the same code.
-    let sources = agree(collective, admiral_data::open(&config.data, config.run.seed), |_| ExitCode::Config)?;
+    let sources = admiral_data::open(&config.data, config.run.seed).map_err(TrainError::from);
+    let sources = agree(collective, sources, TrainError::exit_code)?;
+    agree(collective, check_same_images(&sources, collective), TrainError::exit_code)?;
+    if collective.rank() == 0 {
+        log_images(&sources);
+    }
     let context = RunContext::open(rank, &config).map_err(TrainError::from);
     let context = agree(collective, context, TrainError::exit_code)?;
     let folder = PathBuf::from(&config.run.folder);

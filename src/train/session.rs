@@ -6,7 +6,7 @@
 use admiral_comm::{CollectiveError, Ending, agree};
 use admiral_config::format_mistakes;
 use admiral_contract::BatchDivision;
-use admiral_data::{Batch, ImageSource, Loader, SampleReader, SampleSpec, Sources};
+use admiral_data::{Batch, ImageSource, Loader, SampleReader, SampleSpec, Sources, list_names};
 use tch::{Device, Tensor};
 
 use crate::context::RunContext;
@@ -256,7 +256,11 @@ fn check_classes(config: &RunConfig, sources: &Sources) -> Result<(), TrainError
     }
     if found as i64 > wanted {
         return Err(TrainError::Refused(format!(
-            "model.num_classes is {wanted}, but the data have {found} classes; set it to {found}"
+            "model.num_classes is {wanted}, but the data have {found} classes{}; set it to {found}",
+            match sources.train.class_names() {
+                [] => String::new(),
+                names => format!(": {}", list_names(names)),
+            }
         )));
     }
     // Each source numbers its own classes, so the classes can only be the same if their number is the same.

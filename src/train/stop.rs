@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use admiral_comm::ExitCode;
-use tokio::signal::unix::{SignalKind, signal};
+use admiral_contract::signals::is_ignored;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The flag that asks a run to stop. Clones share the flag. Tests can set it as a signal does.
 #[derive(Debug, Clone, Default)]
@@ -24,7 +25,8 @@ impl Stop {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// Starts a thread that sets the flag when SIGINT, SIGTERM or SIGUSR1 arrives.
+    /// Starts a thread that sets the flag when SIGINT, SIGTERM or SIGUSR1 arrives. Signals that this process was told to
+    /// ignore stay ignored.
     ///
     /// A second SIGINT ends the process at once, for an impatient user. SIGTERM and SIGUSR1 do not: launchers and
     /// schedulers send them to the launcher and to the ranks, so they can arrive more than once for one request.
@@ -35,18 +37,20 @@ impl Stop {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let stop = self.clone();
         let guard = runtime.enter();
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut user = signal(SignalKind::user_defined1())?;
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::user_defined1()];
+        // All are checked before the first handler is installed.
+        let ignored = kinds.map(|kind| is_ignored(kind.as_raw_value()));
+        let listen = |place: usize| if ignored[place] { Ok(None) } else { signal(kinds[place]).map(Some) };
+        let (mut interrupt, mut terminate, mut user) = (listen(0)?, listen(1)?, listen(2)?);
         drop(guard);
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             runtime.block_on(async {
                 let mut interrupts = 0;
                 loop {
                     tokio::select! {
-                        _ = interrupt.recv() => interrupts += 1,
-                        _ = terminate.recv() => {}
-                        _ = user.recv() => {}
+                        () = arrival(&mut interrupt) => interrupts += 1,
+                        () = arrival(&mut terminate) => {}
+                        () = arrival(&mut user) => {}
                     }
                     if interrupts > 1 {
                         tracing::error!("interrupted a second time: leaving without a checkpoint");
@@ -60,5 +64,13 @@ impl Stop {
             });
         })?;
         Ok(())
+    }
+}
+
+/// Waits for a signal, or for ever if it is ignored.
+async fn arrival(signals: &mut Option<Signal>) {
+    match signals {
+        Some(signals) => _ = signals.recv().await,
+        None => std::future::pending().await,
     }
 }

@@ -16,6 +16,7 @@ mod s3;
 #[path = "../support/stores.rs"]
 mod stores;
 
+mod blocked;
 mod chaos;
 mod drill;
 mod launch;

@@ -29,7 +29,7 @@ fn single_conforms() {
 #[test]
 fn without_a_launcher_mpi_is_not_initialized() {
     let (ledger, _) = open_ledger(None);
-    assert_eq!(connect(None, ledger).unwrap().world_size(), 1);
+    assert_eq!(connect(None, None, ledger).unwrap().world_size(), 1);
     assert!(!mpi::environment::is_initialized());
 }
 
@@ -131,7 +131,7 @@ fn rank() {
     let scenario = std::env::var(SCENARIO).unwrap_or_else(|_| "conform".to_owned());
     let (ledger, _) = open_ledger(None);
     let launcher = MpiLauncher::detect(|name| std::env::var(name).ok());
-    let collective = match (scenario.as_str(), connect(launcher, ledger)) {
+    let collective = match (scenario.as_str(), connect(launcher, None, ledger)) {
         ("connect", Err(CollectiveError::WorldMismatch { variable, declared, found, .. })) => {
             return mark("refused", &format!("{variable} of {declared}, found {found}"));
         }

@@ -35,14 +35,74 @@ impl MpiLauncher {
     }
 }
 
+/// Variables by which a scheduler says that a process is one of many, and what their value is. In order: Slurm's `srun`,
+/// Flux, PALS, LSF's `blaunch`, PBS's `pbsdsh`, and PMI without a size.
+const TASK_VARIABLES: [(&str, TaskVariable); 7] = [
+    ("SLURM_STEP_NUM_TASKS", TaskVariable::Size { task: "SLURM_PROCID" }),
+    ("FLUX_JOB_SIZE", TaskVariable::Size { task: "FLUX_TASK_RANK" }),
+    ("PALS_NRANKS", TaskVariable::Size { task: "PALS_RANKID" }),
+    ("LSF_PM_TASKID", TaskVariable::FromOne),
+    ("PBS_TASKNUM", TaskVariable::FromOne),
+    ("PMI_RANK", TaskVariable::FromZero),
+    ("PMIX_RANK", TaskVariable::FromZero),
+];
+
+/// The meaning of a variable's value.
+#[derive(Debug, Clone, Copy)]
+enum TaskVariable {
+    /// The number of tasks. It counts only for a process that also has the variable `task`.
+    Size { task: &'static str },
+    /// The number of the task, from 1.
+    FromOne,
+    /// The number of the task, from 0.
+    FromZero,
+}
+
+/// What says that this process is one of many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TaskOfMany {
+    /// The environment variable.
+    pub variable: &'static str,
+    /// Its value.
+    pub value: u64,
+}
+
+impl TaskOfMany {
+    /// Recognizes a scheduler that started this process together with others, by its environment variables, which `get`
+    /// reads.
+    pub fn detect(get: impl Fn(&str) -> Option<String>) -> Option<Self> {
+        TASK_VARIABLES.iter().find_map(|&(variable, meaning)| {
+            let value: u64 = get(variable)?.trim().parse().ok()?;
+            let is_of_many = match meaning {
+                TaskVariable::Size { task } => value > 1 && get(task).is_some(),
+                TaskVariable::FromOne => value > 1,
+                TaskVariable::FromZero => value > 0,
+            };
+            is_of_many.then_some(Self { variable, value })
+        })
+    }
+}
+
 /// Joins the ranks of `launcher`. Returns [`Mpi`] under an MPI launcher, otherwise [`Single`], which makes no MPI calls.
 /// Must be called once, on the main thread, which must also drop the result. Collectives are recorded in `ledger`.
+/// `task` says whether a scheduler started this process together with others.
 ///
 /// # Errors
-/// If MPI cannot be initialized, or reports another number of ranks than the launcher.
-pub fn connect(launcher: Option<MpiLauncher>, ledger: Arc<Ledger>) -> Result<Box<dyn Collective>, CollectiveError> {
-    let Some(launcher) = launcher else { return Ok(Box::new(Single)) };
+/// If MPI cannot be initialized, or reports another number of ranks than the launcher or the scheduler.
+pub fn connect(
+    launcher: Option<MpiLauncher>,
+    task: Option<TaskOfMany>,
+    ledger: Arc<Ledger>,
+) -> Result<Box<dyn Collective>, CollectiveError> {
+    let alone = |task: TaskOfMany| CollectiveError::AloneAmongTasks { variable: task.variable, value: task.value };
+    let Some(launcher) = launcher else {
+        return task.map_or_else(|| Ok(Box::new(Single) as Box<dyn Collective>), |task| Err(alone(task)));
+    };
     let mpi = Mpi::connect(ledger)?;
+    // `mpirun -n 1` inside a job says itself that it started one rank.
+    if let (Some(task), 1, None) = (task, mpi.world_size(), launcher.world_size) {
+        return Err(alone(task));
+    }
     match launcher.world_size {
         Some(declared) if declared != mpi.world_size() => Err(CollectiveError::WorldMismatch {
             variable: launcher.variable,
@@ -67,6 +127,26 @@ mod tests {
         assert_eq!(detect(&[]), None);
         // Inside a Slurm allocation, but not started by srun.
         assert_eq!(detect(&[("SLURM_JOB_ID", "7"), ("SLURM_NTASKS", "8")]), None);
+    }
+
+    #[test]
+    fn a_task_of_many_is_recognized() {
+        let detect = |variables: &[(&str, &str)]| {
+            let get = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+            TaskOfMany::detect(get).map(|task| (task.variable, task.value))
+        };
+        let srun = [("SLURM_STEP_NUM_TASKS", "2"), ("SLURM_PROCID", "0")];
+        assert_eq!(detect(&srun), Some(("SLURM_STEP_NUM_TASKS", 2)));
+        assert_eq!(detect(&[("SLURM_STEP_NUM_TASKS", "1"), ("SLURM_PROCID", "0")]), None);
+        // A batch script of a job with two tasks is one process.
+        assert_eq!(detect(&[("SLURM_NTASKS", "2"), ("SLURM_PROCID", "0")]), None);
+        for (variable, one, two) in [("LSF_PM_TASKID", "1", "2"), ("PBS_TASKNUM", "1", "2"), ("PMI_RANK", "0", "1")] {
+            assert_eq!(detect(&[(variable, one)]), None);
+            assert!(detect(&[(variable, two)]).is_some());
+        }
+        let ledger = Arc::new(Ledger::create().expect("memory"));
+        let error = connect(None, Some(TaskOfMany { variable: "PBS_TASKNUM", value: 2 }), ledger).err();
+        assert!(error.is_some_and(|error| error.to_string().contains("PBS_TASKNUM=2")));
     }
 
     #[test]

@@ -31,6 +31,17 @@ pub enum CollectiveError {
         /// The name and version of the library.
         library: String,
     },
+    /// A scheduler started several processes, and MPI knows of one. Each would be a run of its own in the same folder.
+    #[error(
+        "this process is one of several tasks ({variable}={value}), but MPI does not connect them; with Slurm, start them \
+         with `mpirun`, `admiral-launch run` or `srun --mpi=pmix`, and start a run of one process with `srun -n 1`"
+    )]
+    AloneAmongTasks {
+        /// The environment variable that says so.
+        variable: &'static str,
+        /// Its value.
+        value: u64,
+    },
     /// The root is not a rank.
     #[error("{operation}: there is no rank {root} among {world_size} ranks")]
     NoSuchRank {

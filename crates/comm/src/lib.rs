@@ -25,7 +25,7 @@ pub use admiral_contract::{ExitCode, Phase};
 pub use agree::{agree, any};
 pub use bucket_tracker::BucketTracker;
 pub use collective::Collective;
-pub use connect::{MpiLauncher, connect};
+pub use connect::{MpiLauncher, TaskOfMany, connect};
 pub use ending::{Ending, Failure, print_error};
 pub use error::CollectiveError;
 pub use exchange::Exchange;

@@ -137,7 +137,8 @@ fn explain(schema: &Schema, path: &[String], found: Option<&Value>, otherwise: &
             }
         }
         Value::Number(_) | Value::Bool(_) if expected.starts_with("text") => {
-            message += &format!("; write \"{found}\" in quotes");
+            // The number may have been written in another form, such as 007.
+            message += "; write it in quotes";
         }
         _ => {}
     }

@@ -103,7 +103,7 @@ fn no_is_text_and_not_a_boolean() {
     );
     assert_eq!(
         read("kitchen: {name: 12}", &[]).unwrap_err(),
-        "a.yaml:1:11: kitchen.name: must be text; found 12; write \"12\" in quotes"
+        "a.yaml:1:11: kitchen.name: must be text; found 12; write it in quotes"
     );
     assert_eq!(read("kitchen: {name: \"12\"}", &[]).unwrap().kitchen.name, "12");
 }

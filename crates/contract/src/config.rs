@@ -24,6 +24,9 @@ impl Default for LaunchConfig {
     }
 }
 
+/// A year. Longer times are mistakes, and sums of them might overflow.
+const MAX_SECONDS: u64 = 365 * 24 * 3600;
+
 impl LaunchConfig {
     /// Returns the invalid fields: the field's name in this section, and the reason.
     #[must_use]
@@ -32,8 +35,11 @@ impl LaunchConfig {
         if self.stall_seconds < 5 {
             mistakes.push(("stall_seconds", "must be at least 5: a step's slowest phase has to fit"));
         }
-        if self.restart_window_seconds == 0 {
-            mistakes.push(("restart_window_seconds", "must be at least 1"));
+        if self.stall_seconds > MAX_SECONDS {
+            mistakes.push(("stall_seconds", "must be at most 31536000, which is a year"));
+        }
+        if !(1..=MAX_SECONDS).contains(&self.restart_window_seconds) {
+            mistakes.push(("restart_window_seconds", "must be from 1 to 31536000, which is a year"));
         }
         mistakes
     }

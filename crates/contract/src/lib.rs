@@ -1,6 +1,7 @@
 //! The contract between a rank of Admiral and its launcher: exit codes ([`ExitCode`]), the progress ledger
-//! ([`ledger`]), environment variables ([`environment`]), the identity of hosts and processes ([`host`]), the division
-//! of a batch over ranks ([`BatchDivision`]), and the section `launch` of the configuration ([`LaunchConfig`]).
+//! ([`ledger`]), environment variables ([`environment`]), the identity of hosts and processes ([`host`]), ignored
+//! signals ([`signals`]), the division of a batch over ranks ([`BatchDivision`]), and the section `launch` of the
+//! configuration ([`LaunchConfig`]).
 
 mod batch;
 mod config;
@@ -9,6 +10,7 @@ mod exit;
 pub mod host;
 pub mod ledger;
 mod reading;
+pub mod signals;
 
 pub use batch::{BatchDivision, Indivisible, largest_world_size, world_sizes};
 pub use config::{LaunchConfig, Timeouts};

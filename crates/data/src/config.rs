@@ -88,6 +88,11 @@ impl Default for DataConfig {
     }
 }
 
+/// More threads than any host has cores.
+const MAX_WORKERS: usize = 1024;
+/// More batches than any memory holds.
+const MAX_PREFETCH: usize = 65_536;
+
 impl DataConfig {
     /// Returns every invalid value. Does not look at the files.
     #[must_use]
@@ -99,8 +104,8 @@ impl DataConfig {
             }
         };
         let is_idx = self.source == SourceKind::Idx;
-        check(self.num_workers > 0, "num_workers", "must be at least 1");
-        check(self.prefetch > 0, "prefetch", "must be at least 1");
+        check((1..=MAX_WORKERS).contains(&self.num_workers), "num_workers", "must be from 1 to 1024");
+        check((1..=MAX_PREFETCH).contains(&self.prefetch), "prefetch", "must be from 1 to 65536");
         check(is_idx || self.label_path.is_none(), "label_path", "only belongs to source idx; folders have `classes`");
         check(!is_idx || self.classes == ClassSource::None, "classes", "only belongs to source folder");
         check((0.0..1.0).contains(&self.validation_fraction), "validation_fraction", "must lie in [0, 1)");
@@ -128,11 +133,12 @@ mod tests {
         let config = DataConfig {
             label_path: Some("labels".into()),
             num_workers: 0,
+            prefetch: usize::MAX,
             validation_path: Some("val".into()),
             validation_fraction: 0.5,
             ..DataConfig::default()
         };
         let fields: Vec<String> = config.validate().into_iter().map(|mistake| mistake.field).collect();
-        assert_eq!(fields, ["data.num_workers", "data.label_path", "data.validation_fraction"]);
+        assert_eq!(fields, ["data.num_workers", "data.prefetch", "data.label_path", "data.validation_fraction"]);
     }
 }

@@ -1,13 +1,16 @@
 //! Decodes image files to the same pixels as Pillow's `open(...).convert("RGB")`.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::io::{BufRead, Cursor, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use image::{DynamicImage, ImageReader};
+use image::{DynamicImage, ImageDecoder, ImageReader};
 use mozjpeg::{ColorSpace, Decompress};
 
+use super::gif_screen::enlarge_to_first_frame;
+use super::limits::refusal;
 use super::pixels::Pixels;
 
 /// Decodes a jpg, a png, or the first frame of a gif. The result has 1 channel if the image is gray, otherwise 3. The
@@ -23,11 +26,20 @@ fn decode_other(bytes: &[u8]) -> Result<Pixels, String> {
     if bytes.is_empty() {
         return Err("the file is empty".into());
     }
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
+    let mut bytes = Cow::Borrowed(bytes);
+    if bytes.starts_with(b"GIF8") {
+        enlarge_to_first_frame(bytes.to_mut());
+    }
+    let reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().map_err(|error| error.to_string())?;
     if reader.format().is_none() {
         return Err("it is neither jpg, png nor gif".into());
     }
-    let image = reader.decode().map_err(|error| error.to_string())?;
+    let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+    let (width, height) = decoder.dimensions();
+    if let Some(reason) = refusal(width as usize, height as usize) {
+        return Err(reason);
+    }
+    let image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
     let (width, height) = (image.width() as usize, image.height() as usize);
     let high_bytes = |values: &[u16]| values.iter().map(|value| (value >> 8) as u8).collect::<Vec<u8>>();
     let (channels, bytes) = match image {
@@ -57,6 +69,11 @@ fn decode_jpeg(bytes: &[u8]) -> Result<Pixels, String> {
 
 fn decompress(bytes: &[u8], ran_out: &Cell<bool>) -> std::io::Result<Pixels> {
     let decoder = Decompress::new_reader(EndDetector { rest: bytes, ran_out })?;
+    let (width, height) = decoder.size();
+    // Before the decoder allocates memory for the whole image.
+    if let Some(reason) = refusal(width, height) {
+        return Err(std::io::Error::other(reason));
+    }
     let color_space = decoder.color_space();
     let wanted = match color_space {
         ColorSpace::JCS_GRAYSCALE => ColorSpace::JCS_GRAYSCALE,
@@ -91,7 +108,7 @@ fn inverted_cmyk_to_rgb(data: &[u8]) -> Vec<u8> {
 }
 
 /// Returns the message of a panic.
-fn panic_text(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("the decoder failed").to_owned()
 }

@@ -13,6 +13,14 @@ pub enum DataError {
         /// The configuration field that names it.
         field: &'static str,
     },
+    /// The file system does not deliver a file, although it was asked several times. The file itself may be whole.
+    #[error("{path} cannot be read now: {reason}; the file system fails, and not the file")]
+    Unavailable {
+        /// The file or folder.
+        path: String,
+        /// The error of the operating system.
+        reason: String,
+    },
     /// A file or folder contains no images, or a subset of the images is empty.
     #[error("{path} holds no {what}; check `{field}`")]
     Empty {

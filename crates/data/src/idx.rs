@@ -7,7 +7,7 @@ use flate2::read::GzDecoder;
 
 use super::error::DataError;
 use super::pixels::Pixels;
-use super::source::ImageSource;
+use super::source::{ImageSource, digest_of};
 
 /// The type code of unsigned bytes in the header.
 const UNSIGNED_BYTES: u8 = 8;
@@ -99,6 +99,11 @@ impl ImageSource for Idx {
 
     fn num_classes(&self) -> usize {
         self.num_classes
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        let shape = [self.height as u64, self.width as u64].map(u64::to_le_bytes).concat();
+        digest_of([&shape[..], &self.images, &self.labels])
     }
 
     fn name(&self, item: u64) -> String {

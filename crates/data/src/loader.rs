@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(results.iter().filter(|good| !**good).count(), 1);
     }
 
-    /// A source whose image panics.
+    /// A source that panics outside of the decoding of an image.
     #[derive(Debug)]
     struct Panicking;
 
@@ -230,14 +230,17 @@ mod tests {
         fn num_classes(&self) -> usize {
             0
         }
+        fn digest(&self) -> [u8; 32] {
+            [0; 32]
+        }
         fn name(&self, _: u64) -> String {
             "panicking".into()
         }
         fn class(&self, _: u64) -> Option<i64> {
-            None
+            panic!("a panic of the test")
         }
         fn load(&self, _: u64) -> Result<Pixels, DataError> {
-            panic!("a panic of the test")
+            Ok(Pixels { width: 4, height: 4, channels: 1, bytes: vec![0; 16] })
         }
     }
 

@@ -9,7 +9,7 @@ use super::config::{DataConfig, SourceKind};
 use super::error::DataError;
 use super::folder::Folder;
 use super::idx::Idx;
-use super::source::{ImageSource, Subset};
+use super::source::{ImageSource, Renumbered, Subset};
 
 /// The images of a run.
 #[derive(Debug, Clone)]
@@ -28,6 +28,7 @@ pub fn open(config: &DataConfig, seed: u64) -> Result<Sources, DataError> {
     let train = open_one(config, &config.path, config.label_path.as_deref())?;
     if let Some(path) = &config.validation_path {
         let validation = open_one(config, path, config.validation_label_path.as_deref())?;
+        let validation = with_classes_of(&train, validation, path)?;
         return Ok(Sources { train, validation: Some(validation) });
     }
     if config.validation_fraction == 0.0 {
@@ -46,6 +47,38 @@ pub fn open(config: &DataConfig, seed: u64) -> Result<Sources, DataError> {
     })
 }
 
+/// Returns the validation images with the numbers that the training images' classes have.
+fn with_classes_of(
+    train: &Arc<dyn ImageSource>,
+    validation: Arc<dyn ImageSource>,
+    path: &str,
+) -> Result<Arc<dyn ImageSource>, DataError> {
+    let names = train.class_names();
+    if names.is_empty() || validation.class_names().is_empty() || names == validation.class_names() {
+        return Ok(validation);
+    }
+    match Renumbered::new(validation, names) {
+        Ok(renumbered) => Ok(Arc::new(renumbered)),
+        Err(unknown) => Err(DataError::Malformed {
+            path: path.to_owned(),
+            reason: format!(
+                "the validation images have a class {unknown:?}, which the training images lack; those have {}; check \
+                 `data.validation_path`",
+                list_names(names)
+            ),
+        }),
+    }
+}
+
+/// Returns the first names of a list for a message.
+#[must_use]
+pub fn list_names(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("{name:?}")).collect();
+    let more = if names.len() > SHOWN { format!(" and {} more", names.len() - SHOWN) } else { String::new() };
+    shown.join(", ") + &more
+}
+
 fn open_one(config: &DataConfig, path: &str, labels: Option<&str>) -> Result<Arc<dyn ImageSource>, DataError> {
     if path.is_empty() {
         return Err(DataError::Empty { path: "data.path".into(), what: "path", field: "data.path" });
@@ -54,4 +87,42 @@ fn open_one(config: &DataConfig, path: &str, labels: Option<&str>) -> Result<Arc
         SourceKind::Folder => Arc::new(Folder::open(Path::new(path), config.classes)?),
         SourceKind::Idx => Arc::new(Idx::open(Path::new(path), labels.map(Path::new))?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::config::ClassSource;
+
+    /// A folder with one image of each class.
+    fn folder(classes: &[&str]) -> (tempfile::TempDir, Arc<dyn ImageSource>) {
+        let root = tempfile::tempdir().unwrap();
+        for class in classes {
+            std::fs::create_dir(root.path().join(class)).unwrap();
+            std::fs::write(root.path().join(class).join("1.png"), b"").unwrap();
+        }
+        let source = Arc::new(Folder::open(root.path(), ClassSource::Folder).unwrap());
+        (root, source)
+    }
+
+    #[test]
+    fn classes_of_validation_images_are_those_of_the_same_name() {
+        let (_train_folder, train) = folder(&["a", "b", "c"]);
+        let (_some_folder, some) = folder(&["b", "c"]);
+        let renumbered = with_classes_of(&train, some, "val").unwrap();
+        assert_eq!((renumbered.num_classes(), renumbered.class(0), renumbered.class(1)), (3, Some(1), Some(2)));
+        let (_other_folder, other) = folder(&["b", "c", "d"]);
+        let error = with_classes_of(&train, other, "val").unwrap_err().to_string();
+        assert!(error.contains("\"d\"") && error.contains("\"a\", \"b\", \"c\""), "{error}");
+    }
+
+    #[test]
+    fn a_digest_depends_on_names_and_classes_and_not_on_the_place() {
+        let digest = |classes: &[&str]| folder(classes).1.digest();
+        assert_eq!(digest(&["a", "b"]), digest(&["a", "b"]));
+        assert_ne!(digest(&["a", "b"]), digest(&["a", "c"]));
+        assert_ne!(digest(&["a", "b"]), digest(&["a"]));
+    }
 }

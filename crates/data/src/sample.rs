@@ -4,13 +4,17 @@
 //! global sample index. It does not depend on the rank, the thread or the time at which it is made.
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use admiral_random::{Permutation, Philox, Stream};
 
 use super::config::OnBrokenImage;
 use super::crop::{Draws, square};
+use super::decode::panic_text;
 use super::error::DataError;
+use super::limits::refusal_of_scale;
+use super::pixels::Pixels;
 use super::source::ImageSource;
 
 /// The number of broken images in a row after which reading fails.
@@ -99,15 +103,13 @@ impl SampleReader {
         let mut item = order.at(index % num_images);
         let mut replacements = Philox::new(self.spec.seed, Stream::Replacement, index);
         for attempt in 0..MAX_BROKEN_IN_A_ROW {
-            match self.source.load(item) {
+            match self.load_square(item, index) {
                 Ok(image) => {
-                    let SampleSpec { seed, size, channels, random_crop, random_flip, .. } = self.spec;
-                    let draws = Draws::new(seed, index, size, random_crop, random_flip);
-                    let image = image.with_channels(channels);
-                    let image = if self.source.is_padded() { image.pad_to(size) } else { image };
-                    square(&image, size, &draws).append_planes(images);
+                    image.append_planes(images);
                     return Ok((item, attempt));
                 }
+                // Another image must not stand in for one that is whole.
+                Err(error @ DataError::Unavailable { .. }) => return Err(error),
                 Err(error) if self.spec.on_broken_image == OnBrokenImage::Stop => return Err(error),
                 Err(error) => {
                     if self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(item) {
@@ -124,12 +126,30 @@ impl SampleReader {
     }
 }
 
+impl SampleReader {
+    /// Returns the image of the sample `index`, made from `item`. A panic of a decoder is an error of the image.
+    fn load_square(&self, item: u64, index: u64) -> Result<Pixels, DataError> {
+        let SampleSpec { seed, size, channels, random_crop, random_flip, .. } = self.spec;
+        let broken = |reason| DataError::Broken { path: self.source.name(item), reason };
+        let load = || {
+            let image = self.source.load(item)?.with_channels(channels);
+            let image = if self.source.is_padded() { image.pad_to(size) } else { image };
+            let draws = Draws::new(seed, index, size, random_crop, random_flip);
+            let length = draws.crop.map_or(size, |crop| crop.short_side);
+            match refusal_of_scale(image.width, image.height, length) {
+                Some(reason) => Err(broken(reason)),
+                None => Ok(square(&image, size, &draws)),
+            }
+        };
+        catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|panic| Err(broken(panic_text(&*panic))))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::pixels::Pixels;
     use crate::test_source::{reader, spec};
 
     #[test]
@@ -157,6 +177,9 @@ mod tests {
         fn num_classes(&self) -> usize {
             0
         }
+        fn digest(&self) -> [u8; 32] {
+            [0; 32]
+        }
         fn name(&self, _: u64) -> String {
             "small".into()
         }
@@ -179,5 +202,53 @@ mod tests {
             reader.read(vec![0]).unwrap().images.iter().sum::<f32>()
         };
         assert_eq!((sum(false), sum(true)), (16.0, 4.0 - 12.0));
+    }
+
+    /// A source of one image that cannot be used in some way.
+    #[derive(Debug)]
+    enum Unusable {
+        Panics,
+        Narrow,
+        Unavailable,
+    }
+
+    impl ImageSource for Unusable {
+        fn num_images(&self) -> u64 {
+            1
+        }
+        fn num_classes(&self) -> usize {
+            0
+        }
+        fn digest(&self) -> [u8; 32] {
+            [0; 32]
+        }
+        fn name(&self, _: u64) -> String {
+            "unusable".into()
+        }
+        fn class(&self, _: u64) -> Option<i64> {
+            None
+        }
+        fn load(&self, item: u64) -> Result<Pixels, DataError> {
+            match self {
+                Self::Panics => panic!("a panic of the test"),
+                Self::Narrow => Ok(Pixels { width: 1, height: 12_000_000, channels: 1, bytes: vec![0; 12_000_000] }),
+                Self::Unavailable => Err(DataError::Unavailable { path: self.name(item), reason: "stale".into() }),
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_and_a_narrow_image_are_broken_images_and_a_failing_file_system_is_not() {
+        let read = |source, on_broken_image| {
+            SampleReader::new(Arc::new(source), spec(on_broken_image)).read(vec![0]).unwrap_err()
+        };
+        for (source, word) in [(Unusable::Panics, "a panic of the test"), (Unusable::Narrow, "too narrow")] {
+            let error = read(source, OnBrokenImage::Stop);
+            assert!(matches!(&error, DataError::Broken { reason, .. } if reason.contains(word)), "{error}");
+        }
+        assert!(matches!(read(Unusable::Panics, OnBrokenImage::Skip), DataError::AllBroken { .. }));
+        for on_broken_image in [OnBrokenImage::Stop, OnBrokenImage::Skip] {
+            assert!(matches!(read(Unusable::Unavailable, on_broken_image), DataError::Unavailable { .. }));
+        }
     }
 }

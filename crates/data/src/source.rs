@@ -3,6 +3,8 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 use super::error::DataError;
 use super::pixels::Pixels;
 
@@ -13,6 +15,15 @@ pub trait ImageSource: Debug + Send + Sync {
 
     /// Returns the number of classes. It is 0 if the images have no classes.
     fn num_classes(&self) -> usize;
+
+    /// Returns the names of the classes, in the order of their numbers; empty if they have no names.
+    fn class_names(&self) -> &[String] {
+        &[]
+    }
+
+    /// Returns a digest of the images' names and classes, without the folder in which they are. Ranks whose digests are
+    /// equal number the same images in the same way.
+    fn digest(&self) -> [u8; 32];
 
     /// Returns the name of the image `item` for messages.
     fn name(&self, item: u64) -> String;
@@ -31,6 +42,72 @@ pub trait ImageSource: Debug + Send + Sync {
     /// # Errors
     /// [`DataError::Broken`] if it cannot be read or decoded.
     fn load(&self, item: u64) -> Result<Pixels, DataError>;
+}
+
+/// Returns the digest of parts, each of which is a number or a text.
+pub(crate) fn digest_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update((part.len() as u64).to_le_bytes());
+        digest.update(part);
+    }
+    digest.finalize().into()
+}
+
+/// A source whose classes have the numbers of another source's classes of the same names.
+#[derive(Debug)]
+pub(crate) struct Renumbered {
+    source: Arc<dyn ImageSource>,
+    names: Vec<String>,
+    numbers: Vec<i64>,
+}
+
+impl Renumbered {
+    /// Numbers the classes of `source` by their places in `names`.
+    ///
+    /// # Errors
+    /// If a class is not among `names`: its name.
+    pub(crate) fn new(source: Arc<dyn ImageSource>, names: &[String]) -> Result<Self, String> {
+        let place = |name: &String| names.iter().position(|other| other == name).ok_or_else(|| name.clone());
+        let numbers = source.class_names().iter().map(|name| place(name).map(|place| place as i64));
+        let numbers = numbers.collect::<Result<_, _>>()?;
+        Ok(Self { source, names: names.to_vec(), numbers })
+    }
+}
+
+impl ImageSource for Renumbered {
+    fn num_images(&self) -> u64 {
+        self.source.num_images()
+    }
+
+    fn num_classes(&self) -> usize {
+        self.names.len()
+    }
+
+    fn class_names(&self) -> &[String] {
+        &self.names
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        let numbers: Vec<u8> = self.numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        digest_of([&self.source.digest()[..], &numbers])
+    }
+
+    fn name(&self, item: u64) -> String {
+        self.source.name(item)
+    }
+
+    fn class(&self, item: u64) -> Option<i64> {
+        self.numbers.get(usize::try_from(self.source.class(item)?).ok()?).copied()
+    }
+
+    fn is_padded(&self) -> bool {
+        self.source.is_padded()
+    }
+
+    fn load(&self, item: u64) -> Result<Pixels, DataError> {
+        self.source.load(item)
+    }
 }
 
 /// A subset of the images of another source, for example those for validation.
@@ -55,6 +132,15 @@ impl ImageSource for Subset {
 
     fn num_classes(&self) -> usize {
         self.source.num_classes()
+    }
+
+    fn class_names(&self) -> &[String] {
+        self.source.class_names()
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        let items: Vec<u8> = self.items.iter().flat_map(|item| item.to_le_bytes()).collect();
+        digest_of([&self.source.digest()[..], &items])
     }
 
     fn name(&self, item: u64) -> String {

@@ -5,6 +5,7 @@
 
 mod connect;
 mod error;
+mod outbox;
 mod output;
 mod process;
 mod run;

@@ -3,16 +3,18 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::Child;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::outbox::Outbox;
 use crate::protocol::{FromAgent, MAX_LINE, Start, truncate_line};
+use crate::queued_writer::QueuedWriter;
 
 /// The number of last lines in a report.
 const NUM_LAST_LINES: usize = 30;
@@ -20,34 +22,41 @@ const NUM_LAST_LINES: usize = 30;
 /// The output of a rank.
 pub(super) struct RankOutput {
     last: Arc<Mutex<VecDeque<String>>>,
+    log: Arc<QueuedWriter>,
     readers: Vec<JoinHandle<()>>,
 }
 
 struct LineSink {
-    file: Option<Mutex<File>>,
+    /// The rank's log. A file system that does not answer must not keep the agent from its heartbeats.
+    log: Arc<QueuedWriter>,
     last: Arc<Mutex<VecDeque<String>>>,
-    to_launcher: mpsc::UnboundedSender<FromAgent>,
+    to_launcher: Outbox,
     show: bool,
 }
 
+/// Writes the rank's whole output to a file.
+fn log_to(path: &Path, to_launcher: Outbox) -> QueuedWriter {
+    let (path, shown) = (path.to_owned(), path.display().to_string());
+    let open = move || {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let file = File::options().create(true).append(true).open(&path)?;
+        Ok(Box::new(file) as Box<dyn Write>)
+    };
+    // A rank trains even if its host cannot store the output.
+    let refused = move |error| {
+        to_launcher.send(FromAgent::Line { text: format!("warning: the output is not kept in {shown}: {error}") });
+    };
+    let note = |dropped| format!("({dropped} lines are missing here: they could not be written in time)");
+    QueuedWriter::start("rank-log", note, Box::new(open), refused)
+}
+
 impl RankOutput {
-    pub(super) fn capture(child: &mut Child, start: &Start, to_launcher: mpsc::UnboundedSender<FromAgent>) -> Self {
+    pub(super) fn capture(child: &mut Child, start: &Start, to_launcher: Outbox) -> Self {
         let last = Arc::new(Mutex::new(VecDeque::new()));
-        let opened = start
-            .log
-            .parent()
-            .map_or(Ok(()), std::fs::create_dir_all)
-            .and_then(|()| File::options().create(true).append(true).open(&start.log));
-        // A rank trains even if its host cannot store the output.
-        let file = match opened {
-            Ok(file) => Some(Mutex::new(file)),
-            Err(error) => {
-                let text = format!("warning: the output is not kept in {}: {error}", start.log.display());
-                let _ = to_launcher.send(FromAgent::Line { text });
-                None
-            }
-        };
-        let sink = Arc::new(LineSink { file, last: Arc::clone(&last), to_launcher, show: start.show });
+        let log = Arc::new(log_to(&start.log, to_launcher.clone()));
+        let sink = Arc::new(LineSink { log: Arc::clone(&log), last: Arc::clone(&last), to_launcher, show: start.show });
         let mut readers = Vec::new();
         if let Some(stdout) = child.stdout.take() {
             readers.push(tokio::spawn(read(stdout, Arc::clone(&sink))));
@@ -55,7 +64,12 @@ impl RankOutput {
         if let Some(stderr) = child.stderr.take() {
             readers.push(tokio::spawn(read(stderr, sink)));
         }
-        Self { last, readers }
+        Self { last, log, readers }
+    }
+
+    /// Waits until the log is written, but not longer than `patience`. Blocks.
+    pub(super) fn finish(&self, patience: Duration) {
+        self.log.finish(patience);
     }
 
     /// Returns the last lines, after the process has ended. Does not wait for grandchildren that still print.
@@ -94,17 +108,14 @@ async fn read(stream: impl AsyncRead + Unpin, sink: Arc<LineSink>) {
 
 impl LineSink {
     fn write_line(&self, line: &[u8]) {
-        if let Some(file) = &self.file {
-            let mut whole = line.to_vec();
-            if !whole.ends_with(b"\n") {
-                whole.push(b'\n');
-            }
-            // A full disk must not stop a rank.
-            let _ = file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&whole);
+        let mut whole = line.to_vec();
+        if !whole.ends_with(b"\n") {
+            whole.push(b'\n');
         }
+        self.log.push(whole);
         let text = String::from_utf8_lossy(line).trim_end_matches(['\n', '\r']).to_owned();
         if self.show || is_error(&text) {
-            let _ = self.to_launcher.send(FromAgent::Line { text: truncate_line(&text).to_owned() });
+            self.to_launcher.send(FromAgent::Line { text: truncate_line(&text).to_owned() });
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.len() == NUM_LAST_LINES {

@@ -9,11 +9,13 @@ use rustix::process::{
     Pid, Signal, kill_process, kill_process_group, set_child_subreaper, set_parent_process_death_signal,
 };
 use tokio::process::{Child, Command};
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use super::outbox::Outbox;
 use super::output::RankOutput;
-use crate::protocol::{FromAgent, Start};
+use crate::protocol::Start;
 
 /// The end of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,11 +38,11 @@ pub(super) struct RankProcess {
 
 impl RankProcess {
     /// Starts the process in a process group of its own, so that a signal from the terminal does not reach it. It dies
-    /// with this process.
-    pub(super) fn start(
+    /// with this process. A thread of its own starts it, because the file system may be slow to deliver the program.
+    pub(super) async fn start(
         start: &Start,
         variables: &BTreeMap<&str, String>,
-        to_launcher: mpsc::UnboundedSender<FromAgent>,
+        to_launcher: Outbox,
     ) -> std::io::Result<Self> {
         let Some((program, arguments)) = start.argv.split_first() else {
             return Err(std::io::Error::other("no program is named"));
@@ -60,7 +62,17 @@ impl RankProcess {
                 Ok(())
             });
         }
-        let mut child = command.spawn()?;
+        let (sender, spawned) = oneshot::channel();
+        let handle = Handle::current();
+        std::thread::Builder::new().name("rank-starter".into()).spawn(move || {
+            let _in_runtime = handle.enter();
+            let _ = sender.send(command.spawn());
+            // The system kills the rank when the thread that started it ends.
+            loop {
+                std::thread::park();
+            }
+        })?;
+        let mut child = spawned.await.map_err(std::io::Error::other)??;
         let output = RankOutput::capture(&mut child, start, to_launcher);
         Ok(Self { pid: child.id().unwrap_or_default(), child, output })
     }
@@ -78,6 +90,11 @@ impl RankProcess {
     /// Returns the last lines of the output, after the process has ended.
     pub(super) async fn last_lines(&mut self) -> Vec<String> {
         self.output.last_lines().await
+    }
+
+    /// Waits until the log is written, but not longer than `patience`. Blocks.
+    pub(super) fn finish_log(&self, patience: Duration) {
+        self.output.finish(patience);
     }
 
     pub(super) fn signal(&self, number: i32) {

@@ -1,30 +1,41 @@
 //! The agent's main loop.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use admiral_contract::host::{ProcessStat, host_name};
 use admiral_contract::{Ledger, environment};
 use rustix::process::Pid;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::BufReader;
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::connect::{LauncherConnection, connect};
+use super::connect::{LauncherConnection, connect, set_patience};
 use super::error::AgentError;
+use super::outbox::Outbox;
 use super::process::{Ended, RankProcess, adopt_orphans};
 use super::{process, stack};
-use crate::environment::{AgentVariables, Environment, LAUNCH_ADDRESSES, LAUNCH_TOKEN, MPI_LOCAL_RANK, MPI_RANK};
-use crate::protocol::{FromAgent, HEARTBEAT_INTERVAL, Hello, SCHEDULING_GAP, Start, ToAgent, encode};
+use crate::channel::Opener;
+use crate::environment::{
+    AgentVariables, Environment, LAUNCH_ADDRESSES, LAUNCH_TOKEN, MPI_LOCAL_RANK, MPI_RANK, machine_digest,
+};
+use crate::protocol::{
+    FromAgent, HEARTBEAT_INTERVAL, Hello, MAX_MESSAGE, MAX_STACK, Start, ToAgent, read_line, truncate,
+};
 use crate::session;
 
 /// A rank has this long to publish a checkpoint after its launcher is gone.
 const ORPHAN_GRACE: Duration = Duration::from_secs(3);
-/// An agent without a rank waits this long for a message.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Before the start of the rank, the launcher's system may be silent for this long.
+const IDLE_PATIENCE: Duration = Duration::from_secs(30);
+/// An agent that leaves waits this long until the rank's log is written.
+const LAST_LOG: Duration = Duration::from_secs(2);
+/// The time for a process to die of SIGKILL.
+const FORCE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The interval of checks that the daemon is alive. It is shorter than the launcher's wait for the first cause of a
 /// failure.
 const DAEMON_CHECK_INTERVAL: Duration = Duration::from_millis(200);
@@ -61,12 +72,14 @@ pub async fn run(environment: &Environment) -> Result<(), AgentError> {
     let assignment = Assignment::new(&environment.agent)?;
     let session = environment.agent.session_folder.clone().filter(|folder| session::is_session(folder));
     adopt_orphans()?;
-    let LauncherConnection { reader, writer } = connect(&assignment.addresses, &assignment.token).await?;
+    let is_here = environment.agent.machine.as_deref() == Some(&machine_digest());
+    let connection = connect(&assignment.addresses, &assignment.token, is_here).await?;
+    let LauncherConnection { socket, reader, writer, sealer, opener } = connection;
+    set_patience(&socket, IDLE_PATIENCE)?;
     let daemon = process::daemon();
-    let (to_launcher, outgoing) = mpsc::unbounded_channel();
-    let writing = tokio::spawn(write(writer, outgoing));
-    let _ = to_launcher.send(FromAgent::Hello(Hello {
-        token: assignment.token.clone(),
+    let to_launcher = Outbox::default();
+    let writing = tokio::spawn(to_launcher.clone().write_to(writer, sealer));
+    to_launcher.send(FromAgent::Hello(Hello {
         attempt: assignment.attempt,
         rank: assignment.rank,
         local_rank: assignment.local_rank,
@@ -76,16 +89,19 @@ pub async fn run(environment: &Environment) -> Result<(), AgentError> {
         session: session.clone(),
     }));
     let (forward, from_launcher) = mpsc::unbounded_channel();
-    tokio::spawn(listen(reader, forward));
+    tokio::spawn(listen(reader, opener, to_launcher.clone(), forward));
     let agent = Agent {
-        to_launcher,
+        to_launcher: to_launcher.clone(),
+        socket,
+        starting: None,
         rank: None,
         ledger: Ledger::create().map_err(std::io::Error::other)?,
         is_over: false,
-        orphan: IDLE_TIMEOUT,
+        patience: IDLE_PATIENCE,
         daemon: daemon.filter(|&pid| process::is_orted(pid)),
     };
     let with_daemon = agent.run(from_launcher).await?;
+    to_launcher.close();
     let _ = timeout(Duration::from_secs(1), writing).await;
     if with_daemon && assignment.local_rank == 0 {
         process::end_daemon();
@@ -105,20 +121,19 @@ fn gpu_of(visible: Option<&str>, local_rank: usize) -> Option<String> {
     }
 }
 
-async fn write(mut writer: OwnedWriteHalf, mut outgoing: mpsc::UnboundedReceiver<FromAgent>) {
-    while let Some(message) = outgoing.recv().await {
-        if writer.write_all(&encode(&message)).await.is_err() {
-            return;
-        }
-    }
-}
-
 /// Forwards the launcher's messages until the connection ends.
-async fn listen(reader: BufReader<OwnedReadHalf>, forward: mpsc::UnboundedSender<ToAgent>) {
-    let mut lines = reader.lines();
-    while let Ok(Some(line)) = lines.next_line().await {
+async fn listen(
+    mut reader: BufReader<OwnedReadHalf>,
+    mut opener: Opener,
+    to_launcher: Outbox,
+    forward: mpsc::UnboundedSender<ToAgent>,
+) {
+    let mut line = Vec::new();
+    while let Ok(true) = read_line(&mut reader, &mut line, MAX_MESSAGE).await {
+        let Ok(text) = opener.open(&line) else { return };
+        to_launcher.heard();
         // Unknown messages of a newer launcher are ignored.
-        if let Ok(message) = serde_json::from_str(&line)
+        if let Ok(message) = serde_json::from_slice(text)
             && forward.send(message).is_err()
         {
             return;
@@ -127,15 +142,25 @@ async fn listen(reader: BufReader<OwnedReadHalf>, forward: mpsc::UnboundedSender
 }
 
 struct Agent {
-    to_launcher: mpsc::UnboundedSender<FromAgent>,
+    to_launcher: Outbox,
+    /// The connection to the launcher.
+    socket: OwnedFd,
+    /// The start of the rank, while it lasts.
+    starting: Option<Starting>,
     rank: Option<RankProcess>,
     ledger: Ledger,
     /// Whether the rank has ended and its end was reported.
     is_over: bool,
-    /// After this long without a message, the launcher counts as lost.
-    orphan: Duration,
+    /// The launcher counts as lost when its system has not answered for this long.
+    patience: Duration,
     /// The daemon of a host other than `mpirun`'s, until it is found gone. The launcher watches `mpirun` itself.
     daemon: Option<Pid>,
+}
+
+/// A rank that is being started.
+struct Starting {
+    program: String,
+    task: JoinHandle<std::io::Result<RankProcess>>,
 }
 
 impl Agent {
@@ -145,43 +170,27 @@ impl Agent {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look = interval(DAEMON_CHECK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut last_message, mut last_beat, mut has_paused) = (Instant::now(), Instant::now(), false);
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hang_up = signal(SignalKind::hangup())?;
         // mpirun forwards these signals to all its children; only the launcher signals ranks.
         let _user1 = signal(SignalKind::user_defined1())?;
         let _user2 = signal(SignalKind::user_defined2())?;
-        loop {
+        let with_daemon = loop {
             tokio::select! {
-                message = from_launcher.recv() => {
-                    (last_message, has_paused) = (Instant::now(), false);
-                    match message {
-                        None => return self.orphaned().await,
-                        Some(ToAgent::Leave { with_daemon }) => {
-                            self.end_by_force().await;
-                            return Ok(with_daemon);
-                        }
-                        Some(ToAgent::Vanish) => return Ok(self.vanish().await),
-                        Some(message) => self.obey(message).await,
+                message = from_launcher.recv() => match message {
+                    None => break self.orphaned().await,
+                    Some(ToAgent::Leave { with_daemon }) => {
+                        self.end_by_force().await;
+                        break with_daemon;
                     }
-                }
+                    Some(ToAgent::Vanish) => break self.vanish().await,
+                    Some(message) => self.obey(message).await,
+                },
+                started = start_of(&mut self.starting) => self.started(started),
                 ended = wait(&mut self.rank), if !self.is_over => self.ended(ended).await,
                 _ = look.tick(), if self.daemon.is_some() => self.look_for_daemon(),
-                _ = beat.tick() => {
-                    let gap = last_beat.elapsed();
-                    last_beat = Instant::now();
-                    // After a scheduling gap, read the pending messages before judging silence. Only once: a launcher
-                    // that is gone stays silent after every gap.
-                    if gap > SCHEDULING_GAP && !has_paused {
-                        has_paused = true;
-                        last_message = (last_message + gap).min(last_beat);
-                    }
-                    if last_message.elapsed() > self.orphan {
-                        return self.orphaned().await;
-                    }
-                    self.beat();
-                }
+                _ = beat.tick() => self.beat(),
                 // mpirun or the scheduler ends all its processes. The rank may publish a checkpoint; if they kill this
                 // process meanwhile, the rank dies with it.
                 _ = terminate.recv() => {
@@ -192,12 +201,15 @@ impl Agent {
                 _ = interrupt.recv() => {}
                 _ = hang_up.recv() => {}
             }
+        };
+        if let Some(rank) = &self.rank {
+            rank.finish_log(LAST_LOG);
         }
+        Ok(with_daemon)
     }
 
     fn send(&self, message: FromAgent) {
-        // If the launcher is gone, its silence ends this agent too.
-        let _ = self.to_launcher.send(message);
+        self.to_launcher.send(message);
     }
 
     /// When a daemon dies, its children get another parent.
@@ -221,7 +233,7 @@ impl Agent {
 
     async fn obey(&mut self, message: ToAgent) {
         match message {
-            ToAgent::Start(start) => self.start(&start).await,
+            ToAgent::Start(start) => self.start(start),
             ToAgent::Signal { signal } => {
                 if let Some(rank) = self.rank.as_ref().filter(|_| !self.is_over) {
                     rank.signal(signal);
@@ -232,32 +244,45 @@ impl Agent {
                 if let Some(rank) = self.rank.as_ref().filter(|_| !self.is_over) {
                     let (pid, to_launcher) = (rank.pid, self.to_launcher.clone());
                     tokio::spawn(async move {
-                        let text = stack::in_kernel(pid);
-                        let _ = to_launcher.send(FromAgent::Stack { text: text.clone(), more: true });
-                        let text = text + &stack::in_program(pid).await;
-                        let _ = to_launcher.send(FromAgent::Stack { text, more: false });
+                        // Reading the stack of a thread may block.
+                        let text = tokio::task::spawn_blocking(move || stack::in_kernel(pid)).await.unwrap_or_default();
+                        let send = |text: &str, more| {
+                            to_launcher.send(FromAgent::Stack { text: truncate(text, MAX_STACK).to_owned(), more });
+                        };
+                        send(&text, true);
+                        send(&(text + &stack::in_program(pid).await), false);
                     });
                 }
             }
-            ToAgent::Welcome { .. } | ToAgent::Leave { .. } | ToAgent::Vanish | ToAgent::Alive => {}
+            ToAgent::Leave { .. } | ToAgent::Vanish | ToAgent::Alive => {}
         }
     }
 
-    async fn start(&mut self, start: &Start) {
-        self.orphan = Duration::try_from_secs_f64(start.orphan_seconds).unwrap_or(IDLE_TIMEOUT);
-        let variables: BTreeMap<&str, String> = start
-            .environment
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.clone()))
-            .chain(self.ledger.file().map(|file| (environment::LEDGER, format!("/proc/self/fd/{}", file.as_raw_fd()))))
-            .collect();
-        match RankProcess::start(start, &variables, self.to_launcher.clone()) {
+    fn start(&mut self, start: Start) {
+        if let Ok(patience) = Duration::try_from_secs_f64(start.orphan_seconds) {
+            self.patience = patience;
+            // Without it, a lost launcher is noticed later.
+            let _ = set_patience(&self.socket, patience);
+        }
+        let ledger =
+            self.ledger.file().map(|file| (environment::LEDGER, format!("/proc/self/fd/{}", file.as_raw_fd())));
+        let program = start.argv.first().cloned().unwrap_or_default();
+        let to_launcher = self.to_launcher.clone();
+        let task = tokio::spawn(async move {
+            let given = start.environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
+            let variables: BTreeMap<&str, String> = given.chain(ledger).collect();
+            RankProcess::start(&start, &variables, to_launcher).await
+        });
+        self.starting = Some(Starting { program, task });
+    }
+
+    fn started(&mut self, (program, started): (String, std::io::Result<RankProcess>)) {
+        match started {
             Ok(rank) => {
                 self.send(FromAgent::Started { pid: rank.pid });
                 self.rank = Some(rank);
             }
             Err(error) => {
-                let program = start.argv.first().map_or("", String::as_str);
                 let line = format!("error: {program} cannot be started on {}: {error}", host_name());
                 self.send(FromAgent::Line { text: line.clone() });
                 self.is_over = true;
@@ -284,6 +309,19 @@ impl Agent {
         if self.is_over {
             return;
         }
+        if self.starting.is_some() {
+            match timeout(FORCE_TIMEOUT, start_of(&mut self.starting)).await {
+                Ok(started) => self.started(started),
+                Err(_) => {
+                    // The file system does not deliver the program. The process dies with this one.
+                    self.is_over = true;
+                    self.send(FromAgent::Gone { left: 1 });
+                }
+            }
+            if self.is_over {
+                return;
+            }
+        }
         match &self.rank {
             Some(rank) => rank.kill(),
             None => {
@@ -294,7 +332,7 @@ impl Agent {
             }
         }
         // A process inside a driver call may not die; the launcher has its own timeout.
-        if let Ok(ended) = timeout(Duration::from_secs(3), wait(&mut self.rank)).await {
+        if let Ok(ended) = timeout(FORCE_TIMEOUT, wait(&mut self.rank)).await {
             self.ended(ended).await;
         }
     }
@@ -304,13 +342,13 @@ impl Agent {
         if let Some(rank) = &self.rank {
             rank.signal(rustix::process::Signal::STOP.as_raw());
         }
-        tokio::time::sleep(self.orphan).await;
+        tokio::time::sleep(self.patience).await;
         self.end_by_force().await;
         true
     }
 
     /// Handles the loss of the connection to the launcher: lets the rank publish a checkpoint, then ends it.
-    async fn orphaned(&mut self) -> Result<bool, AgentError> {
+    async fn orphaned(&mut self) -> bool {
         if !self.is_over
             && let Some(rank) = &self.rank
         {
@@ -320,8 +358,15 @@ impl Agent {
             }
         }
         self.end_by_force().await;
-        Ok(true)
+        true
     }
+}
+
+/// Waits until the rank has been started, or for ever if none is being started. Returns its program too.
+async fn start_of(starting: &mut Option<Starting>) -> (String, std::io::Result<RankProcess>) {
+    let Some(Starting { task, .. }) = starting else { return std::future::pending().await };
+    let started = task.await.map_err(std::io::Error::other).and_then(|started| started);
+    (starting.take().map(|starting| starting.program).unwrap_or_default(), started)
 }
 
 /// Waits for the end of the rank, or for ever if there is none.

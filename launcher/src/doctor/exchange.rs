@@ -1,21 +1,23 @@
-//! The messages between a host's probe and the launcher: one JSON object per line, over TCP.
+//! The messages between a host's probe and the launcher: one JSON object per line, over TCP, in an authenticated
+//! [channel](crate::channel).
 //!
 //! They do not use the standard output, because `mpirun` may interleave long lines of several processes. Besides, the
 //! ranks' agents will need TCP to the launcher too, so that the probe tests it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::probe::{Probe, Question, examine_host, interfaces};
-use crate::environment::Environment;
-use crate::protocol::token_proof;
+use crate::channel::{Opener, Peer, Sealer, greet_launcher_blocking, greet_peer};
+use crate::environment::{Environment, machine_digest};
+use crate::protocol::read_line;
 
 /// The timeout for one address, and for the launcher's next message.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,11 +42,6 @@ enum FromProbe {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 enum ToProbe {
-    /// The launcher's first message. It proves the launcher's identity, because another program may listen at one of
-    /// the addresses, even on the host itself, if several hosts have the same address in their own networks.
-    Welcome {
-        proof: String,
-    },
     SayClock,
     FindOut(Question),
 }
@@ -52,7 +49,6 @@ enum ToProbe {
 /// The identity of a probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeHello {
-    token: String,
     /// The name that the host gives itself.
     pub host_name: String,
     /// The name by which Open MPI knows the host, if it says so.
@@ -86,33 +82,59 @@ pub struct ProbeReport {
 /// # Errors
 /// If the launcher cannot be found or is gone: a sentence for people.
 pub fn run_probe(addresses: &str, token: &str, environment: &Environment) -> Result<(), String> {
-    let (mut stream, mut lines) = find_launcher(addresses, token)?;
+    let is_here = environment.probe.machine.as_deref() == Some(&machine_digest());
+    let mut launcher = find_launcher(addresses, token, is_here)?;
     let gone = |error: io::Error| format!("the launcher has gone: {error}");
     let hello = ProbeHello {
-        token: token.to_owned(),
         host_name: admiral_contract::host::host_name(),
         mpi_name: environment.probe.mpi_name.clone(),
         addresses: interfaces().into_iter().map(|interface| interface.address).collect(),
     };
-    let mut send = |message: &FromProbe| stream.write_all(&encode(message)).map_err(gone);
-    send(&FromProbe::Hello(hello))?;
+    launcher.send(&FromProbe::Hello(hello)).map_err(gone)?;
     loop {
-        match read(&mut lines).map_err(gone)? {
-            ToProbe::Welcome { .. } => {}
-            ToProbe::SayClock => send(&FromProbe::Clock { nanoseconds: now() })?,
-            ToProbe::FindOut(question) => {
-                return send(&FromProbe::Report(Box::new(examine_host(&question, environment))));
-            }
+        let answer = match launcher.receive().map_err(gone)? {
+            ToProbe::SayClock => FromProbe::Clock { nanoseconds: now() },
+            ToProbe::FindOut(question) => FromProbe::Report(Box::new(examine_host(&question, environment))),
+        };
+        launcher.send(&answer).map_err(gone)?;
+        if matches!(answer, FromProbe::Report(_)) {
+            return Ok(());
         }
     }
 }
 
-type LauncherStream = (TcpStream, BufReader<TcpStream>);
+/// A verified connection to the launcher.
+struct LauncherStream {
+    reader: BufReader<TcpStream>,
+    writer: TcpStream,
+    sealer: Sealer,
+    opener: Opener,
+}
 
-/// Tries all addresses at once, because one that swallows packets must not hold up the others.
-fn find_launcher(addresses: &str, token: &str) -> Result<LauncherStream, String> {
+impl LauncherStream {
+    fn send(&mut self, message: &FromProbe) -> io::Result<()> {
+        self.writer.write_all(&self.sealer.seal(message))
+    }
+
+    fn receive(&mut self) -> io::Result<ToProbe> {
+        let mut line = Vec::new();
+        (&mut self.reader).take(MAX_LINE).read_until(b'\n', &mut line)?;
+        if line.pop() != Some(b'\n') {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(serde_json::from_slice(self.opener.open(&line)?)?)
+    }
+}
+
+/// Tries all addresses at once, because one that swallows packets must not hold up the others. An address that this host
+/// has itself leads to the launcher only if the launcher `is_here`.
+fn find_launcher(addresses: &str, token: &str, is_here: bool) -> Result<LauncherStream, String> {
     let (sender, receiver) = mpsc::channel();
+    let is_own = |address: IpAddr| address.is_loopback() || UdpSocket::bind((address, 0)).is_ok();
     for text in addresses.split(',') {
+        if !is_here && text.parse().is_ok_and(|address: SocketAddr| is_own(address.ip())) {
+            continue;
+        }
         let (text, token, sender) = (text.to_owned(), token.to_owned(), sender.clone());
         thread::spawn(move || {
             let found = connect(&text, &token).map_err(|error| format!("{text}: {error}"));
@@ -124,32 +146,21 @@ fn find_launcher(addresses: &str, token: &str) -> Result<LauncherStream, String>
     let mut reasons = Vec::new();
     for found in receiver {
         match found {
-            Ok(line) => return Ok(line),
+            Ok(launcher) => return Ok(launcher),
             Err(reason) => reasons.push(reason),
         }
     }
-    Err(format!("the launcher cannot be reached: {}", reasons.join("; ")))
+    Err(format!("the launcher cannot be reached at {addresses}: {}", reasons.join("; ")))
 }
 
 fn connect(address: &str, token: &str) -> io::Result<LauncherStream> {
     let address: SocketAddr = address.parse().map_err(io::Error::other)?;
-    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    let mut lines = BufReader::new(stream.try_clone()?);
-    match read(&mut lines)? {
-        ToProbe::Welcome { proof } if proof == token_proof(token) => Ok((stream, lines)),
-        _ => Err(io::Error::other("another program listens there")),
-    }
-}
-
-fn read<T: DeserializeOwned>(lines: &mut impl BufRead) -> io::Result<T> {
-    let mut line = Vec::new();
-    lines.take(MAX_LINE).read_until(b'\n', &mut line)?;
-    if line.is_empty() {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(serde_json::from_slice(&line)?)
+    let mut writer = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    writer.set_nodelay(true)?;
+    writer.set_read_timeout(Some(TIMEOUT))?;
+    let mut reader = BufReader::new(writer.try_clone()?);
+    let (sealer, opener) = greet_launcher_blocking(&mut reader, &mut writer, token, Peer::Probe)?;
+    Ok(LauncherStream { reader, writer, sealer, opener })
 }
 
 /// Runs the launcher's side: proves its identity, and reads the probe's.
@@ -160,18 +171,23 @@ pub async fn greet(stream: tokio::net::TcpStream, token: &str) -> io::Result<(Pr
     stream.set_nodelay(true)?;
     let peer = stream.peer_addr()?.ip().to_canonical();
     let own = stream.local_addr()?.ip().to_canonical();
-    let mut session = ProbeSession { stream: BufStream::new(stream), peer: (peer != own).then_some(peer) };
-    session.send(&ToProbe::Welcome { proof: token_proof(token) }).await?;
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = tokio::io::BufReader::new(reader);
+    let (sealer, opener) = greet_peer(&mut reader, &mut writer, token, Peer::Probe).await?;
+    let mut session = ProbeSession { reader, writer, sealer, opener, peer: (peer != own).then_some(peer) };
     match session.receive().await? {
-        FromProbe::Hello(hello) if hello.token == token => Ok((hello, session)),
-        _ => Err(io::Error::other("no probe of this launcher")),
+        FromProbe::Hello(hello) => Ok((hello, session)),
+        _ => Err(unexpected_message()),
     }
 }
 
 /// An exchange with an identified probe.
 #[derive(Debug)]
 pub struct ProbeSession {
-    stream: BufStream<tokio::net::TcpStream>,
+    reader: tokio::io::BufReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+    sealer: Sealer,
+    opener: Opener,
     peer: Option<IpAddr>,
 }
 
@@ -199,17 +215,15 @@ impl ProbeSession {
     }
 
     async fn send(&mut self, message: &ToProbe) -> io::Result<()> {
-        self.stream.write_all(&encode(message)).await?;
-        self.stream.flush().await
+        self.writer.write_all(&self.sealer.seal(message)).await
     }
 
     async fn receive(&mut self) -> io::Result<FromProbe> {
         let mut line = Vec::new();
-        (&mut self.stream).take(MAX_LINE).read_until(b'\n', &mut line).await?;
-        if line.is_empty() {
+        if !read_line(&mut self.reader, &mut line, MAX_LINE).await? {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(serde_json::from_slice(&line)?)
+        Ok(serde_json::from_slice(self.opener.open(&line)?)?)
     }
 }
 
@@ -229,17 +243,10 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
 }
 
-fn encode(message: &impl Serialize) -> Vec<u8> {
-    // Messages are plain data with text keys, which always serialise.
-    let mut line = serde_json::to_vec(message).unwrap_or_default();
-    line.push(b'\n');
-    line
-}
-
 #[cfg(test)]
 pub(super) fn hello(host_name: &str, mpi_name: Option<&str>, addresses: &[&str]) -> ProbeHello {
     let addresses = addresses.iter().filter_map(|address| address.parse().ok()).collect();
-    ProbeHello { token: "token".into(), host_name: host_name.into(), mpi_name: mpi_name.map(str::to_owned), addresses }
+    ProbeHello { host_name: host_name.into(), mpi_name: mpi_name.map(str::to_owned), addresses }
 }
 
 #[cfg(test)]
@@ -248,9 +255,15 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::environment::LAUNCH_MACHINE;
 
     fn question() -> Question {
         Question { program: "/bin/false".into(), salt: "s".into(), ..Question::default() }
+    }
+
+    /// The environment of a probe on the launcher's host.
+    fn here() -> Environment {
+        Environment::new([(LAUNCH_MACHINE.into(), machine_digest().into())])
     }
 
     #[tokio::test]
@@ -260,7 +273,7 @@ mod tests {
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addresses = format!("{},{}", other.local_addr().unwrap(), listener.local_addr().unwrap());
         thread::spawn(move || other.accept().unwrap().0.write_all(b"220 mail\n"));
-        let probe = tokio::task::spawn_blocking(move || run_probe(&addresses, "token", &Environment::new([])));
+        let probe = tokio::task::spawn_blocking(move || run_probe(&addresses, "token", &here()));
         let (stream, _) = listener.accept().await.unwrap();
         let (hello, session) = greet(stream, "token").await.unwrap();
         let report = session.ask(&question()).await.unwrap();
@@ -274,12 +287,7 @@ mod tests {
     async fn a_probe_without_the_token_is_refused() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let stranger = tokio::task::spawn_blocking(move || {
-            let (mut stream, mut lines) = connect(&address, "token").unwrap();
-            let hello = ProbeHello { token: "guess".into(), ..hello("h", None, &[]) };
-            stream.write_all(&encode(&FromProbe::Hello(hello))).unwrap();
-            read::<ToProbe>(&mut lines).is_err()
-        });
+        let stranger = tokio::task::spawn_blocking(move || connect(&address, "guess").is_err());
         let (stream, _) = listener.accept().await.unwrap();
         assert!(greet(stream, "token").await.is_err());
         assert!(stranger.await.unwrap());
@@ -288,7 +296,7 @@ mod tests {
     #[test]
     fn a_probe_that_finds_no_launcher_names_the_addresses() {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let reason = run_probe(&closed.to_string(), "token", &Environment::new([])).unwrap_err();
+        let reason = run_probe(&closed.to_string(), "token", &here()).unwrap_err();
         assert!(reason.contains(&closed.to_string()) && reason.contains("refused"), "{reason}");
     }
 

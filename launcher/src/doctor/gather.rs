@@ -13,10 +13,12 @@ use super::exchange::{ProbeHello, ProbeReport, greet};
 use super::probe::Question;
 use super::request::{DoctorError, ExamineRequest, is_local, random_text, seconds};
 use super::short_mpirun::{OUTPUT_GRACE, ShortMpirun};
-use crate::environment::{PROBE_ADDRESSES, PROBE_TOKEN};
+use crate::channel::HANDSHAKE_TIMEOUT;
+use crate::environment::{LAUNCH_MACHINE, PROBE_ADDRESSES, PROBE_TOKEN, machine_digest};
 use crate::hosts::Host;
 use crate::layout::Layout;
 use crate::mpirun::MpirunCommand;
+use crate::supervise::{Strangers, listen_address};
 
 /// Precedes a probe's own message in the output of `mpirun`.
 pub(super) const PROBE_MESSAGE_PREFIX: &str = "admiral-launch probe: ";
@@ -97,7 +99,7 @@ struct ProbeRound {
 
 async fn ask(request: &ExamineRequest, hosts: &[Host], question: &Question) -> Result<ProbeRound, DoctorError> {
     let system = |what| move |source| DoctorError::System { what, source };
-    let listener = TcpListener::bind(("0.0.0.0", 0)).await.map_err(system("a port"))?;
+    let listener = TcpListener::bind((listen_address(&request.addresses), 0)).await.map_err(system("a port"))?;
     let port = listener.local_addr().map_err(system("a port"))?.port();
     let token = random_text()?;
     let plan = plan(request, hosts, &token, port);
@@ -106,15 +108,22 @@ async fn ask(request: &ExamineRequest, hosts: &[Host], question: &Question) -> R
     let mut reports: Vec<Option<ProbeReport>> = hosts.iter().map(|_| None).collect();
     let mut is_taken = vec![false; hosts.len()];
     let mut greetings = JoinSet::new();
+    let strangers = Strangers::default();
     let mut talks: JoinSet<(usize, io::Result<ProbeReport>)> = JoinSet::new();
     let mut last_line = None;
     while !is_taken.iter().all(|&taken| taken) || !talks.is_empty() {
         // A connected probe has its own timeout.
         let wait = last_line.unwrap_or(if talks.is_empty() { deadline } else { deadline + REPORT_TIMEOUT });
         tokio::select! {
-            call = listener.accept() => if let Ok((stream, _)) = call {
+            call = listener.accept() => if let Ok((stream, peer)) = call
+                && let Some(place) = strangers.admit(peer.ip())
+            {
                 let token = token.clone();
-                greetings.spawn(async move { timeout(HELLO_TIMEOUT, greet(stream, &token)).await });
+                greetings.spawn(async move {
+                    let greeted = timeout(HANDSHAKE_TIMEOUT, greet(stream, &token)).await;
+                    drop(place);
+                    greeted
+                });
             },
             Some(greeting) = greetings.join_next() => if let Ok(Ok(Ok((hello, session)))) = greeting
                 && let Some(place) = host_of_probe(hosts, &is_taken, &hello, resolve)
@@ -141,8 +150,12 @@ fn plan(request: &ExamineRequest, hosts: &[Host], token: &str, port: u16) -> Mpi
     let mut plan = request.mpirun.clone();
     plan.layout = Layout::one_per_host(hosts, |name| hosts.iter().any(|host| host.name == name && is_local(host)));
     plan.arguments = vec!["probe".into()];
-    plan.variables.retain(|(name, _)| name != PROBE_ADDRESSES && name != PROBE_TOKEN);
-    plan.variables.extend([(PROBE_ADDRESSES.into(), addresses.join(",")), (PROBE_TOKEN.into(), token.into())]);
+    plan.variables.retain(|(name, _)| ![PROBE_ADDRESSES, PROBE_TOKEN, LAUNCH_MACHINE].contains(&name.as_str()));
+    plan.variables.extend([
+        (PROBE_ADDRESSES.into(), addresses.join(",")),
+        (PROBE_TOKEN.into(), token.into()),
+        (LAUNCH_MACHINE.into(), machine_digest()),
+    ]);
     plan
 }
 

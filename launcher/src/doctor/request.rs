@@ -57,7 +57,7 @@ pub(super) fn is_local(host: &Host) -> bool {
 }
 
 pub(super) fn random_text() -> Result<String, DoctorError> {
-    crate::random::text(16).map_err(|source| DoctorError::System { what: "random bytes", source })
+    crate::random::text(32).map_err(|source| DoctorError::System { what: "random bytes", source })
 }
 
 /// Returns a timeout in whole seconds, for people.

@@ -27,6 +27,12 @@ impl Host {
     }
 }
 
+/// Returns whether this is a host name or an IPv4 address. Anything else from a file must not reach a command line.
+#[must_use]
+pub fn is_host_name(name: &str) -> bool {
+    check_name(name).is_ok()
+}
+
 /// Refuses anything but a host name or an IPv4 address, so that a name on a command line cannot be taken for an option
 /// or for two hosts.
 pub(super) fn check_name(name: &str) -> Result<(), String> {

@@ -13,7 +13,7 @@ mod scheduler;
 
 pub use error::HostError;
 pub use here::is_this_host;
-pub use host::{DEFAULT_SLOTS, Host, LOCALHOST, MAX_SLOTS_PER_HOST};
+pub use host::{DEFAULT_SLOTS, Host, LOCALHOST, MAX_SLOTS_PER_HOST, is_host_name};
 pub use list::{HostList, Source};
 pub use nodelist::expand;
 pub use resolve::{HostRequest, resolve};

@@ -38,6 +38,7 @@ fn wrong((name, value): &Variable, problem: String) -> HostError {
 /// which says nothing about ranks.
 fn slurm(nodes: Variable, environment: &dyn Fn(&str) -> Option<String>) -> Result<HostList, HostError> {
     let names = nodelist::expand(&nodes.1).map_err(|problem| wrong(&nodes, problem))?;
+    names.iter().try_for_each(|name| check_name(name)).map_err(|problem| wrong(&nodes, problem))?;
     let mut notes = Vec::new();
     let slots = if let Some((name, gpus)) = slurm_gpus(environment)? {
         notes.push(format!("{gpus} ranks on each host: {name} gives as many GPUs"));

@@ -1,6 +1,6 @@
 //! The commands `run`, `run --dry-run` and `doctor`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use admiral_contract::{ExitCode, environment};
 use jiff::Timestamp;
@@ -12,10 +12,16 @@ use super::plan::LaunchPlan;
 use super::preflight;
 use super::settings::{check_world, timeouts};
 use crate::console::{Console, print};
-use crate::environment::{LAUNCH_ADDRESSES, LAUNCH_TOKEN};
+use crate::environment::{LAUNCH_ADDRESSES, LAUNCH_MACHINE, LAUNCH_TOKEN};
 use crate::facts;
+use crate::file_writer::FileWriter;
 use crate::files::{Files, write_json};
 use crate::paths::receipt_of;
+
+/// At its end, the launcher waits this long for a file system that does not answer.
+const LAST_FILES: Duration = Duration::from_secs(10);
+/// At its end, the launcher waits this long for a terminal or pipe that takes no lines.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// Returns the text of `--dry-run`.
 ///
@@ -26,7 +32,7 @@ pub async fn dry_run(plan: &LaunchPlan) -> Result<String, LaunchError> {
     check_world(&facts, plan.world)?;
     let attempt = plan.attempt(0, "LAUNCH", &plan.hosts.hosts, plan.world)?;
     let mut mpirun = attempt.mpirun;
-    for name in [LAUNCH_ADDRESSES, LAUNCH_TOKEN, environment::ATTEMPT, environment::LAUNCH_ID] {
+    for name in [LAUNCH_ADDRESSES, LAUNCH_MACHINE, LAUNCH_TOKEN, environment::ATTEMPT, environment::LAUNCH_ID] {
         mpirun.variables.push((name.to_owned(), "(set at the start)".to_owned()));
     }
     let mut text = mpirun.dry_run();
@@ -54,6 +60,7 @@ pub async fn run(
 ) -> Result<u8, LaunchError> {
     let launched = Instant::now();
     let launch_id = launch_id()?;
+    let writer = FileWriter::start().map_err(LaunchError::system)?;
     crate::agent::adopt_orphans().map_err(LaunchError::system)?;
     for note in &plan.hosts.notes {
         console.info(note);
@@ -82,7 +89,9 @@ pub async fn run(
                     files.run().display()
                 ));
             }
-            let launch = launch.insert(Launch::new(plan, facts, files, console, launch_id, launched));
+            let writer = writer.clone();
+            let launch =
+                launch.insert(Launch::new(plan, facts, files, writer, console.clone(), launch_id, launched));
             launch.clean_up_earlier_launch().await;
             launch.preflight().await
         } => outcome,
@@ -100,13 +109,18 @@ pub async fn run(
     if let Some(launch) = &mut launch {
         launch.recorder.end(code.as_ref().map_or_else(|error| error.code, |&code| code));
     }
-    match code {
+    if let Err(reason) = writer.finish(LAST_FILES) {
+        console.warn(&reason);
+    }
+    let code = match code {
         Err(error) if error.code == ExitCode::Preempted as u8 => {
             console.info(&error.message);
             Ok(error.code)
         }
         code => code,
-    }
+    };
+    console.finish(LAST_LINES);
+    code
 }
 
 /// Examines the hosts as `run` would, with `bandwidth` also the speed of their all-reduce, and prints the result.

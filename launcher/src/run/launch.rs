@@ -17,8 +17,9 @@ use crate::decide::{
     Action, Cause, GroupOptions, Incident, Outcome, Situation, blame_unreachable, decide, next_resume, signal_name,
 };
 use crate::facts::Facts;
-use crate::files::{Files, write_json};
-use crate::hosts::{Host, LOCALHOST, is_this_host};
+use crate::file_writer::FileWriter;
+use crate::files::Files;
+use crate::hosts::{Host, LOCALHOST, is_host_name, is_this_host};
 use crate::incident::{Failure, GroupRecord};
 use crate::layout::Layout;
 use crate::protocol::Hello;
@@ -35,6 +36,7 @@ pub(super) struct Launch {
     plan: LaunchPlan,
     facts: Facts,
     files: Files,
+    writer: FileWriter,
     console: Console,
     launch_id: String,
     launched: Instant,
@@ -53,16 +55,18 @@ impl Launch {
         plan: LaunchPlan,
         facts: Facts,
         files: Files,
+        writer: FileWriter,
         console: Console,
         launch_id: String,
         launched: Instant,
     ) -> Self {
         let (next_attempt, last_incident) = files.used_numbers();
-        let recorder = Recorder::new(files.state(), launch_id.clone(), console);
+        let recorder = Recorder::new(files.state(), launch_id.clone(), console.clone(), writer.clone());
         Self {
             plan,
             facts,
             files,
+            writer,
             console,
             launch_id,
             launched,
@@ -84,6 +88,13 @@ impl Launch {
             return;
         }
         let places = places_of(&earlier, &host_name());
+        if places.len() < earlier.hosts.len() {
+            self.console
+                .warn(&format!("{}: some hosts have no host name and are not asked", self.files.state().display()));
+        }
+        if places.is_empty() {
+            return;
+        }
         self.console.info(&format!(
             "an earlier launch ({}, process {} on {}) ended without a word at step {}; looking for what it left on {}",
             earlier.launch_id,
@@ -107,7 +118,7 @@ impl Launch {
         }
         let receipt = self.files.receipt();
         self.recorder.examine(&self.plan.hosts.hosts, self.plan.world);
-        let examining = preflight::preflight(&mut self.plan, &self.facts, &self.launch_id, &receipt, self.console);
+        let examining = preflight::preflight(&mut self.plan, &self.facts, &self.launch_id, &receipt, &self.console);
         self.recorder.while_waiting(examining).await?;
         check_world(&self.facts, self.plan.world)
     }
@@ -134,7 +145,7 @@ impl Launch {
             };
             let ranks = self.ranks(number, &resume);
             self.recorder.begin(number, attempt.layout());
-            let end = attempt.supervise(&ranks, self.console, stops, &mut self.recorder).await;
+            let end = attempt.supervise(&ranks, &self.console, stops, &mut self.recorder).await;
             self.recorder.note(&end.roster);
             self.write_mpirun_log(number, &end);
             if let Some(misplaced) = &end.misplaced {
@@ -206,11 +217,7 @@ impl Launch {
             return;
         }
         let path = self.files.attempt(number).join("mpirun.log");
-        let written = std::fs::create_dir_all(self.files.attempt(number))
-            .and_then(|()| std::fs::write(&path, end.mpirun_lines.join("\n") + "\n"));
-        if let Err(error) = written {
-            self.console.warn(&format!("{}: {error}", path.display()));
-        }
+        self.writer.put(&path, (end.mpirun_lines.join("\n") + "\n").into_bytes());
     }
 
     /// Reacts to the end of an attempt.
@@ -268,7 +275,7 @@ impl Launch {
         self.show_last_lines(&failure);
         let path = self.files.incident(self.next_incident);
         for path in [&path, &self.files.failure()] {
-            if let Err(error) = write_json(path, &failure) {
+            if let Err(error) = self.writer.put_json(path, &failure) {
                 self.console.warn(&error.to_string());
             }
         }
@@ -409,7 +416,8 @@ fn places_of(earlier: &State, here: &str) -> Vec<String> {
     let place = |name: &String| {
         if is_own(name) && earlier.launcher_host != here { earlier.launcher_host.clone() } else { name.clone() }
     };
-    earlier.hosts.iter().map(place).collect()
+    // The file may have been written by somebody else.
+    earlier.hosts.iter().map(place).filter(|name| is_host_name(name)).collect()
 }
 
 /// Returns whether this machine has the NVIDIA driver. Without a preflight, the other hosts are assumed to be like it.
@@ -433,5 +441,7 @@ mod tests {
         let earlier = State { launcher_host: "n7".into(), hosts: hosts.clone(), ..launch };
         assert_eq!(places_of(&earlier, "n7"), hosts);
         assert_eq!(places_of(&earlier, "n0"), ["n7", "n7", "n1"]);
+        let hosts = ["-oProxyCommand=touch x", "n1", "n2;reboot"].map(str::to_owned).to_vec();
+        assert_eq!(places_of(&State { hosts, ..earlier }, "n0"), ["n1"]);
     }
 }

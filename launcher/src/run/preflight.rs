@@ -70,7 +70,7 @@ pub(super) async fn preflight(
     facts: &Facts,
     launch_id: &str,
     path: &Path,
-    console: Console,
+    console: &Console,
 ) -> Result<(), LaunchError> {
     let receipt = receipt(plan, facts, Some(launch_id), false).await?;
     if let Err(error) = write_json(path, &receipt) {

@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::console::Console;
 use crate::decide::SlowStreaks;
-use crate::files::write_json;
+use crate::file_writer::FileWriter;
 use crate::hosts::Host;
 use crate::incident::Failure;
 use crate::layout::Layout;
@@ -32,29 +32,31 @@ struct Pending {
 pub(super) struct Recorder {
     path: PathBuf,
     console: Console,
+    writer: FileWriter,
     state: State,
     rate: Rate,
     /// Several, if another incident came before a new step was done.
     pending: Vec<Pending>,
     slow_reported_at: Option<Instant>,
     ranks_seen_slow: BTreeSet<usize>,
-    can_write: bool,
+    has_problem: bool,
     has_begun: bool,
     slow_streaks: SlowStreaks,
 }
 
 impl Recorder {
-    pub(super) fn new(path: PathBuf, launch_id: String, console: Console) -> Self {
+    pub(super) fn new(path: PathBuf, launch_id: String, console: Console, writer: FileWriter) -> Self {
         let state = State::of_launch(launch_id, Timestamp::now());
         Self {
             path,
             console,
+            writer,
             state,
             rate: Rate::default(),
             pending: Vec::new(),
             slow_reported_at: None,
             ranks_seen_slow: BTreeSet::new(),
-            can_write: true,
+            has_problem: false,
             has_begun: false,
             slow_streaks: SlowStreaks::default(),
         }
@@ -138,16 +140,19 @@ impl Recorder {
         self.write();
     }
 
-    /// Writes the state. A launch continues if it cannot.
+    /// Has the state written. A launch continues if that fails or takes long.
     fn write(&mut self) {
         self.state.updated = Timestamp::now();
-        let written = write_json(&self.path, &self.state);
-        if let Err(error) = &written
-            && self.can_write
+        let problem = match self.writer.put_json(&self.path, &self.state) {
+            Ok(()) => self.writer.problem(),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(problem) = &problem
+            && !self.has_problem
         {
-            self.console.warn(&error.to_string());
+            self.console.warn(problem);
         }
-        self.can_write = written.is_ok();
+        self.has_problem = problem.is_some();
     }
 }
 
@@ -219,7 +224,7 @@ impl Recorder {
             // The last file is the run's own `failure.json`, which belongs to the newest incident.
             let own = if place == last { files.len() } else { files.len().min(1) };
             for path in &files[..own] {
-                if let Err(error) = write_json(path, &failure) {
+                if let Err(error) = self.writer.put_json(path, &failure) {
                     self.console.warn(&error.to_string());
                 }
             }
@@ -233,6 +238,8 @@ mod tests {
     use super::*;
     use crate::environment::Environment;
     use crate::incident::GroupRecord;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
 
     fn failure(incident: u64, step: u64) -> Failure {
         Failure {
@@ -260,7 +267,8 @@ mod tests {
     }
 
     fn recorder(folder: &std::path::Path) -> Recorder {
-        Recorder::new(folder.join("state.json"), "l".into(), Console::new(&Environment::new([])))
+        let console = Console::new(&Environment::new([]));
+        Recorder::new(folder.join("state.json"), "l".into(), console, FileWriter::start().expect("a thread"))
     }
 
     fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> T {
@@ -277,6 +285,7 @@ mod tests {
             recorder.failed(failure(number, step), vec![own(number), newest.clone()], at);
         }
         assert_eq!(recorder.complete(40, 110.0), Some((10.0, 5)));
+        recorder.writer.finish(PATIENCE).expect("it can be written");
         let costs = |failure: Failure| (failure.incident, failure.steps_lost, failure.seconds_lost);
         assert_eq!(costs(read(&own(1))), (1, Some(5), Some(10.0)));
         assert_eq!(costs(read(&own(2))), (2, Some(0), Some(7.0)));
@@ -289,11 +298,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let mut recorder = recorder(folder.path());
         recorder.wait_for_start(Duration::from_secs(600));
+        recorder.writer.finish(PATIENCE).expect("it can be written");
         let first: State = read(&folder.path().join("state.json"));
         recorder.while_waiting(tokio::time::sleep(Duration::from_millis(500))).await;
+        recorder.writer.finish(PATIENCE).expect("it can be written");
         let last: State = read(&folder.path().join("state.json"));
         assert!(last.updated > first.updated && last.next_start == first.next_start && last.next_start.is_some());
         recorder.end(75);
+        recorder.writer.finish(PATIENCE).expect("it can be written");
         assert_eq!(read::<State>(&folder.path().join("state.json")).next_start, None);
     }
 }

@@ -14,10 +14,10 @@ use super::mpirun::Mpirun;
 use super::roster::{Entry, Roster};
 use crate::console::{Console, ShowRank};
 use crate::decide::{End, Event, Group, GroupOptions, Outcome, Output, SlowRank, slow_ranks};
-use crate::environment::{LAUNCH_ADDRESSES, LAUNCH_TOKEN};
+use crate::environment::{LAUNCH_ADDRESSES, LAUNCH_MACHINE, LAUNCH_TOKEN, machine_digest};
 use crate::layout::{Layout, Misplaced, Reported, check_reported};
 use crate::mpirun::MpirunCommand;
-use crate::protocol::{FromAgent, HEARTBEAT_INTERVAL, Start, ToAgent};
+use crate::protocol::{FromAgent, Start, ToAgent};
 
 /// The interval of the group's checks.
 const TICK: Duration = Duration::from_millis(100);
@@ -125,10 +125,11 @@ impl Attempt {
     /// If the system provides no port or no process.
     pub async fn launch(mut plan: AttemptSpec, launched: Instant) -> std::io::Result<Self> {
         // The secret of this attempt's agents.
-        let token = crate::random::text(16)?;
-        let hub = Hub::open(token.clone(), plan.ordinal).await?;
+        let token = crate::random::text(32)?;
+        let hub = Hub::open(token.clone(), plan.ordinal, &plan.addresses)?;
         plan.mpirun.variables.extend([
             (LAUNCH_ADDRESSES.to_owned(), hub.addresses(&plan.addresses)),
+            (LAUNCH_MACHINE.to_owned(), machine_digest()),
             (LAUNCH_TOKEN.to_owned(), token),
             (environment::ATTEMPT.to_owned(), plan.ordinal.to_string()),
             (environment::LAUNCH_ID.to_owned(), plan.launch_id.clone()),
@@ -155,7 +156,7 @@ impl Attempt {
     pub async fn supervise(
         mut self,
         ranks: &RankSettings,
-        console: Console,
+        console: &Console,
         stops: &mut mpsc::UnboundedReceiver<()>,
         watcher: &mut impl Watcher,
     ) -> AttemptEnd {
@@ -163,9 +164,8 @@ impl Attempt {
         let members: Vec<_> =
             self.layout().placements.iter().map(|place| (place.host.clone(), gpu(place.local_rank))).collect();
         let mut group = Group::new(ranks.options.clone(), members, self.launched.elapsed().as_secs_f64());
-        let (mut tick, mut beat, mut second) =
-            (interval(TICK), interval(HEARTBEAT_INTERVAL), interval(Duration::from_secs(1)));
-        for timer in [&mut tick, &mut beat, &mut second] {
+        let (mut tick, mut second) = (interval(TICK), interval(Duration::from_secs(1)));
+        for timer in [&mut tick, &mut second] {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let (mut mpirun_ended, mut has_stepped) = (false, false);
@@ -191,10 +191,6 @@ impl Attempt {
                     Some(Event::StopRequested { repeated })
                 }
                 _ = tick.tick() => Some(Event::Tick),
-                _ = beat.tick() => {
-                    self.hub.send_all(&ToAgent::Alive);
-                    None
-                }
                 _ = second.tick() => {
                     self.slow = slow_ranks(&group.views());
                     watcher.observe(&self, self.launched.elapsed().as_secs_f64());
@@ -265,7 +261,7 @@ impl Attempt {
     }
 
     /// Records an input, and returns the event for the group.
-    fn event_of(&mut self, rank: usize, input: AgentInput, console: Console) -> Option<Event> {
+    fn event_of(&mut self, rank: usize, input: AgentInput, console: &Console) -> Option<Event> {
         let message = match input {
             AgentInput::Closed => return Some(Event::Disconnected { rank }),
             AgentInput::Message(message) => message,

@@ -4,7 +4,9 @@ mod attempt;
 mod hub;
 mod mpirun;
 mod roster;
+mod strangers;
 
 pub use attempt::{Attempt, AttemptEnd, AttemptSpec, RankSettings, Vanish, Watcher};
-pub use hub::own_addresses;
+pub use hub::{listen_address, own_addresses};
 pub use roster::{Entry, Roster};
+pub(crate) use strangers::Strangers;

@@ -1,0 +1,100 @@
+//! Reads files on file systems that may fail for a moment.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::path::Path;
+use std::time::Duration;
+
+/// The waits before the second and each further try in milliseconds, together about 13 s. Network file systems fail over
+/// in seconds.
+const WAITS: [u64; 7] = [50, 200, 500, 1000, 2000, 4000, 5000];
+
+/// Error codes of Linux that say nothing about the file: EIO, ENOMEM, EAGAIN, ENFILE, EMFILE, ENETDOWN, ENETUNREACH,
+/// ECONNABORTED, ECONNRESET, ENOBUFS, ETIMEDOUT, EHOSTDOWN, EHOSTUNREACH, ESTALE, EREMOTEIO.
+const PASSING: [i32; 15] = [5, 12, 11, 23, 24, 100, 101, 103, 104, 105, 110, 112, 113, 116, 121];
+
+/// Why a file could not be read.
+#[derive(Debug)]
+pub(crate) enum ReadError {
+    /// The file is not there, may not be read, or is no regular file.
+    Unusable(String),
+    /// The file system fails, and did so at every try.
+    Unavailable(io::Error),
+}
+
+/// Returns whether an error may pass without a change of the file.
+pub(crate) fn may_pass(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| PASSING.contains(&code))
+        || matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::TimedOut | ErrorKind::WouldBlock)
+}
+
+/// Tries `operation` again while its error may pass. `wait` waits between two tries.
+pub(crate) fn retry<T>(mut operation: impl FnMut() -> io::Result<T>, mut wait: impl FnMut(Duration)) -> io::Result<T> {
+    for pause in WAITS {
+        match operation() {
+            Err(error) if may_pass(&error) => wait(Duration::from_millis(pause)),
+            done => return done,
+        }
+    }
+    operation()
+}
+
+/// Reads a regular file. Retries errors of the file system that may pass.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ReadError> {
+    let read = || {
+        // Opening a pipe would wait for a writer.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
+        let mut bytes = Vec::new();
+        File::open(path)?.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    retry(read, std::thread::sleep).map_err(|error| {
+        if may_pass(&error) { ReadError::Unavailable(error) } else { ReadError::Unusable(error.to_string()) }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const ESTALE: i32 = 116;
+    const ENOENT: i32 = 2;
+
+    /// Fails `failures` times. Returns the outcome and the number of waits.
+    fn run(code: i32, failures: usize) -> (io::Result<u32>, usize) {
+        let (mut tries, mut waits) = (0, 0);
+        let operation = || {
+            tries += 1;
+            if tries <= failures { Err(io::Error::from_raw_os_error(code)) } else { Ok(7) }
+        };
+        let outcome = retry(operation, |_| waits += 1);
+        (outcome, waits)
+    }
+
+    #[test]
+    fn errors_that_may_pass_are_retried_and_others_are_not() {
+        let (outcome, waits) = run(ESTALE, 3);
+        assert_eq!((outcome.unwrap(), waits), (7, 3));
+        let (outcome, waits) = run(ESTALE, 100);
+        assert!(may_pass(&outcome.unwrap_err()) && waits == WAITS.len());
+        let (outcome, waits) = run(ENOENT, 1);
+        assert!(!may_pass(&outcome.unwrap_err()) && waits == 0);
+    }
+
+    #[test]
+    fn only_regular_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe.png");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let reason = |path: &Path| match read(path).unwrap_err() {
+            ReadError::Unusable(reason) => reason,
+            ReadError::Unavailable(error) => panic!("{error}"),
+        };
+        assert!(reason(&pipe).contains("no regular file"));
+        assert!(reason(folder.path()).contains("no regular file"));
+        assert!(reason(&folder.path().join("none")).contains("No such file"));
+    }
+}
