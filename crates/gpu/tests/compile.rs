@@ -81,9 +81,9 @@ fn check_all(jobs: &[(Program, Architecture)]) {
 
 #[test]
 fn every_kernel_compiles_within_its_register_budget() {
-    // The variants without and with an activation and dropout follow each other, for each architecture another one.
-    let programs = Program::all().into_iter().enumerate().step_by(4);
-    check_all(&programs.map(|(i, program)| (program, ARCHITECTURES[i / 4 % 3])).collect::<Vec<_>>());
+    // Each type has 16 programs. Every fifth of all is of each kind, layout and type.
+    let programs = Program::all().into_iter().enumerate().step_by(5);
+    check_all(&programs.map(|(i, program)| (program, ARCHITECTURES[i % 3])).collect::<Vec<_>>());
 }
 
 #[test]
