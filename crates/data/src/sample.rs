@@ -124,9 +124,7 @@ impl SampleReader {
         }
         Err(DataError::Ended("no image could be read".into()))
     }
-}
 
-impl SampleReader {
     /// Returns the image of the sample `index`, made from `item`. A panic of a decoder is an error of the image.
     fn load_square(&self, item: u64, index: u64) -> Result<Pixels, DataError> {
         let SampleSpec { seed, size, channels, random_crop, random_flip, .. } = self.spec;

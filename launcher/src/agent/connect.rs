@@ -1,7 +1,7 @@
 //! Finds and verifies the launcher.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -38,9 +38,7 @@ pub(super) struct LauncherConnection {
 pub(super) async fn connect(addresses: &str, token: &str, is_here: bool) -> Result<LauncherConnection, AgentError> {
     let mut tries = JoinSet::new();
     let all = addresses.split(',').filter_map(|text| text.parse().ok()).collect();
-    // Binding succeeds only for an address of this host.
-    let is_own = |address: IpAddr| std::net::UdpSocket::bind((address, 0)).is_ok();
-    for address in worth_trying(all, is_here, is_own) {
+    for address in launcher_addresses(all, is_here) {
         let token = token.to_owned();
         tries.spawn(async move {
             timeout(CONNECT_TIMEOUT, keep_greeting(address, &token))
@@ -70,8 +68,15 @@ pub(super) fn set_patience(socket: impl AsFd, patience: Duration) -> std::io::Re
     Ok(())
 }
 
-/// Returns the addresses that may lead to the launcher. If it is on another host, an address that this host has itself
-/// leads to a program here: any user may listen at it.
+/// Returns the addresses that may lead to the launcher. `is_here` says whether it is on this host.
+#[must_use]
+pub fn launcher_addresses(addresses: Vec<SocketAddr>, is_here: bool) -> Vec<SocketAddr> {
+    // Binding succeeds only for an address of this host.
+    worth_trying(addresses, is_here, |address| UdpSocket::bind((address, 0)).is_ok())
+}
+
+/// Leaves out the addresses of this host, unless the launcher is here. On another host they lead to another program, which
+/// any user may have started.
 fn worth_trying(mut addresses: Vec<SocketAddr>, is_here: bool, is_own: impl Fn(IpAddr) -> bool) -> Vec<SocketAddr> {
     addresses.retain(|address| is_here || !(address.ip().is_loopback() || is_own(address.ip())));
     addresses

@@ -11,6 +11,7 @@ mod process;
 mod run;
 mod stack;
 
+pub use connect::launcher_addresses;
 pub use error::AgentError;
 pub use process::{adopt_orphans, end_children, is_daemon};
 pub use run::run;

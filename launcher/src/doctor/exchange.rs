@@ -5,7 +5,7 @@
 //! ranks' agents will need TCP to the launcher too, so that the probe tests it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,6 +15,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::probe::{Probe, Question, examine_host, interfaces};
+use crate::agent::launcher_addresses;
 use crate::channel::{Opener, Peer, Sealer, greet_launcher_blocking, greet_peer};
 use crate::environment::{Environment, machine_digest};
 use crate::protocol::read_line;
@@ -126,18 +127,15 @@ impl LauncherStream {
     }
 }
 
-/// Tries all addresses at once, because one that swallows packets must not hold up the others. An address that this host
-/// has itself leads to the launcher only if the launcher `is_here`.
+/// Tries all addresses at once, because one that swallows packets must not hold up the others. `is_here` says whether the
+/// launcher is on this host.
 fn find_launcher(addresses: &str, token: &str, is_here: bool) -> Result<LauncherStream, String> {
     let (sender, receiver) = mpsc::channel();
-    let is_own = |address: IpAddr| address.is_loopback() || UdpSocket::bind((address, 0)).is_ok();
-    for text in addresses.split(',') {
-        if !is_here && text.parse().is_ok_and(|address: SocketAddr| is_own(address.ip())) {
-            continue;
-        }
-        let (text, token, sender) = (text.to_owned(), token.to_owned(), sender.clone());
+    let all = addresses.split(',').filter_map(|text| text.parse().ok()).collect();
+    for address in launcher_addresses(all, is_here) {
+        let (token, sender) = (token.to_owned(), sender.clone());
         thread::spawn(move || {
-            let found = connect(&text, &token).map_err(|error| format!("{text}: {error}"));
+            let found = connect(address, &token).map_err(|error| format!("{address}: {error}"));
             // Another address was faster.
             let _ = sender.send(found);
         });
@@ -153,8 +151,7 @@ fn find_launcher(addresses: &str, token: &str, is_here: bool) -> Result<Launcher
     Err(format!("the launcher cannot be reached at {addresses}: {}", reasons.join("; ")))
 }
 
-fn connect(address: &str, token: &str) -> io::Result<LauncherStream> {
-    let address: SocketAddr = address.parse().map_err(io::Error::other)?;
+fn connect(address: SocketAddr, token: &str) -> io::Result<LauncherStream> {
     let mut writer = TcpStream::connect_timeout(&address, TIMEOUT)?;
     writer.set_nodelay(true)?;
     writer.set_read_timeout(Some(TIMEOUT))?;
@@ -286,8 +283,8 @@ mod tests {
     #[tokio::test]
     async fn a_probe_without_the_token_is_refused() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let stranger = tokio::task::spawn_blocking(move || connect(&address, "guess").is_err());
+        let address = listener.local_addr().unwrap();
+        let stranger = tokio::task::spawn_blocking(move || connect(address, "guess").is_err());
         let (stream, _) = listener.accept().await.unwrap();
         assert!(greet(stream, "token").await.is_err());
         assert!(stranger.await.unwrap());
