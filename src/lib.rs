@@ -22,6 +22,6 @@ pub mod version;
 
 // The source of the GPU kernels runs on the CPU in the tests of `crates/gpu`, and in those of this package too.
 #[cfg(test)]
-#[path = "../crates/gpu/tests/support/emulator.rs"]
+#[path = "../crates/gpu/tests/gpu/support/emulator.rs"]
 #[allow(dead_code, missing_docs, clippy::unwrap_used, reason = "written for the tests of another package")]
 mod emulator;

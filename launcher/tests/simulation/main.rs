@@ -7,6 +7,7 @@ mod random;
 mod ranks;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Instant;
 
 use admiral_contract::{BatchDivision, LaunchConfig, Phase};
@@ -351,9 +352,9 @@ fn check(result: &GroupResult, fault: Fault, rank: usize, hosts: &[String]) -> I
     incident.clone()
 }
 
-#[test]
-fn every_fault_is_recognized_among_512_ranks() {
-    let mut random = Random::new(1);
+/// Lets each fault happen to `times` random ranks of 512.
+fn check_every_fault(seed: u64, times: usize) {
+    let mut random = Random::new(seed);
     let hosts = names(&given(64), 512);
     let faults = [
         Fault::Hang(Phase::Start, 'S'),
@@ -371,7 +372,7 @@ fn every_fault_is_recognized_among_512_ranks() {
         Fault::Preempted,
     ];
     for fault in faults {
-        for _ in 0..2 {
+        for _ in 0..times {
             let rank = random.below(512);
             let after = if fault == Fault::Hang(Phase::Start, 'S') { 0.0 } else { random.between(60.0, 150.0) };
             let result = lead(&hosts, 0.0, 0, (fault, rank, after), &mut random);
@@ -381,19 +382,56 @@ fn every_fault_is_recognized_among_512_ranks() {
 }
 
 #[test]
-fn an_hour_of_uneven_steps_raises_no_alarm() {
-    let mut random = Random::new(2);
-    let hosts = names(&given(64), 512);
-    let result = lead(&hosts, 0.0, 0, (Fault::None, 0, 3600.0), &mut random);
-    assert!(matches!(result.outcome, Outcome::Stopped { code: 75, .. }), "{result:?}");
-    assert!(result.noticed >= 3600.0 && result.reached > 100, "{result:?}");
+fn every_fault_is_recognized_among_512_ranks() {
+    check_every_fault(1, 1);
 }
 
-/// Whole launches with many incidents on 66 hosts, of which two are spares.
+/// Runs 512 ranks without a fault.
+fn check_that_uneven_steps_raise_no_alarm(seconds: f64) {
+    let mut random = Random::new(2);
+    let hosts = names(&given(64), 512);
+    let result = lead(&hosts, 0.0, 0, (Fault::None, 0, seconds), &mut random);
+    assert!(matches!(result.outcome, Outcome::Stopped { code: 75, .. }), "{result:?}");
+    assert!(result.noticed >= seconds && result.reached > 30, "{result:?}");
+}
+
+#[test]
+fn twenty_minutes_of_uneven_steps_raise_no_alarm() {
+    check_that_uneven_steps_raise_no_alarm(1200.0);
+}
+
 #[test]
 fn launches_heal_until_they_end() {
+    check_launches(0..2);
+}
+
+/// Exhaustive tests.
+mod long {
+    use super::*;
+
+    #[test]
+    #[ignore = "long: make test-long"]
+    fn every_fault_is_recognized_among_512_ranks_again_and_again() {
+        check_every_fault(3, 4);
+    }
+
+    #[test]
+    #[ignore = "long: make test-long"]
+    fn an_hour_of_uneven_steps_raises_no_alarm() {
+        check_that_uneven_steps_raise_no_alarm(3600.0);
+    }
+
+    #[test]
+    #[ignore = "long: make test-long"]
+    fn many_launches_heal_until_they_end() {
+        check_launches(2..10);
+    }
+}
+
+/// Runs whole launches with many incidents on 66 hosts, of which two are spares.
+fn check_launches(seeds: Range<u64>) {
     let (mut incidents, mut ends) = (0, BTreeMap::new());
-    for seed in 0..8 {
+    for seed in seeds {
         let mut random = Random::new(100 + seed);
         let given = given(66);
         let (max_restarts, window_seconds) = (8, 7200.0);

@@ -1,17 +1,14 @@
 //! Tests of the NCCL binding with a stub that logs its calls, and with the real library if it is found.
-#![allow(clippy::unwrap_used)]
-
-mod support;
 
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::emulator::compile_to_file;
 use admiral_gpu::Kind;
 use admiral_gpu::driver::StreamHandle;
 use admiral_gpu::library::{Library, LibraryError, SearchPath, load};
 use admiral_gpu::nccl::{Communicator, Nccl, NcclError};
-use support::emulator::compile_to_file;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 const STREAM: StreamHandle = StreamHandle(9 as *mut _);
@@ -206,7 +203,7 @@ fn another_library_is_refused() {
 fn the_real_library_has_every_function_and_reports_why_it_cannot_start() {
     // A library that the user named must be found.
     let is_required = ["ADMIRAL_NCCL", "ADMIRAL_REQUIRE_GPU"].into_iter().find(|name| std::env::var_os(name).is_some());
-    let nccl = match (Nccl::load(&support::search()), is_required) {
+    let nccl = match (Nccl::load(&crate::support::search()), is_required) {
         (Ok(nccl), _) => nccl,
         (Err(error @ LibraryError::NotFound { .. }), None) => {
             println!("no NCCL, so this test is not run on the real one: {error}");
@@ -219,7 +216,7 @@ fn the_real_library_has_every_function_and_reports_why_it_cannot_start() {
     assert!(nccl.version().starts_with("2."), "{nccl:?}");
     let id = nccl.unique_id().unwrap();
     assert_ne!(id, nccl.unique_id().unwrap());
-    if support::machine::Machine::gpu().is_none() {
+    if crate::support::machine::Machine::gpu().is_none() {
         // Without a GPU the communicator cannot be created. That must be an error, with nothing left to finalize.
         let error = Communicator::init(&nccl, &id, 0, 1, TIMEOUT).unwrap_err();
         assert!(matches!(&error, NcclError::Call { code: 1, .. }), "unhandled CUDA error, not {error:?}");
@@ -230,11 +227,11 @@ fn the_real_library_has_every_function_and_reports_why_it_cannot_start() {
 
 fn check_sum_over_one_rank(nccl: &Arc<Nccl>, id: &admiral_gpu::nccl::UniqueId) {
     use admiral_gpu::driver::{Device, DeviceMemory, Driver, Stream};
-    let device = Device::open(&Driver::load(&support::search()).unwrap(), 0).unwrap();
+    let device = Device::open(&Driver::load(&crate::support::search()).unwrap(), 0).unwrap();
     device.make_current().unwrap();
     let mut ranks = Communicator::init(nccl, id, 0, 1, TIMEOUT).unwrap();
     let stream = Stream::new(&device).unwrap();
-    let bytes = support::numbers::to_bytes(Kind::Float, &[1.0, -2.5, 3e7]);
+    let bytes = crate::support::numbers::to_bytes(Kind::Float, &[1.0, -2.5, 3e7]);
     let memory = DeviceMemory::from_bytes(&device, &bytes).unwrap();
     // SAFETY: the memory has three floats, and the stream lives until it has been synchronized.
     unsafe { ranks.all_reduce_in_place(memory.address(), 3, Kind::Float, stream.handle()) }.unwrap();

@@ -112,7 +112,7 @@ pub fn compile_to_file(name: &str, text: &str, options: &[String]) -> (TempDir, 
     std::fs::write(&source, text).unwrap();
     let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
     let output = Command::new(&compiler)
-        .args(["-std=c++17", "-O1", "-g", "-shared", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off"])
+        .args(["-std=c++17", "-O1", "-shared", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off"])
         .args(["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-Wno-unknown-pragmas"])
         // A fortified longjmp would reject a switch of fibers.
         .arg("-U_FORTIFY_SOURCE")

@@ -1,10 +1,7 @@
 //! Tests of the emulator: it must detect mistakes in kernels.
-#![allow(clippy::unwrap_used)]
 
-mod support;
-
+use crate::support::emulator::{compile, run, with_shim};
 use admiral_gpu::Shape;
-use support::emulator::{compile, run, with_shim};
 
 /// Runs `body` in 64 threads, with an array `out` of 64 floats. Returns the values, or the violated rule.
 fn run_body(body: &str, order: u32, shared_bytes: u32) -> Result<Vec<f32>, String> {

@@ -1,16 +1,13 @@
 //! Tests of the driver binding with a stub that checks CUDA's rules. The tests of the kernels use the real driver.
-#![allow(clippy::unwrap_used)]
-
-mod support;
 
 use std::ffi::c_int;
 use std::sync::Arc;
 
+use crate::support::emulator::compile_to_file;
 use admiral_gpu::Shape;
 use admiral_gpu::driver::{Device, DeviceMemory, Driver, DriverError, Event, Module, Stream};
 use admiral_gpu::library::{Library, SearchPath, load};
 use admiral_gpu::nvrtc::Architecture;
-use support::emulator::compile_to_file;
 
 struct Stub {
     driver: Arc<Driver>,
@@ -112,7 +109,7 @@ fn a_launch_passes_shape_stream_and_argument_and_reports_failures() {
 
 #[test]
 fn the_report_has_every_library_or_a_reason() {
-    let found = admiral_gpu::found::find_all(&support::search());
+    let found = admiral_gpu::found::find_all(&crate::support::search());
     let library =
         |expected| found.libraries.iter().find(|(other, _)| *other == expected).map(|(_, found)| found).unwrap();
     let nvrtc = library(Library::Nvrtc).as_ref().expect("`ci/setup test` installs NVRTC");

@@ -1,7 +1,4 @@
 //! Compiles every variant of every kernel with NVRTC for three GPU architectures, and checks the number of registers.
-#![allow(clippy::unwrap_used)]
-
-mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -59,7 +56,7 @@ fn examine(nvrtc: &Nvrtc, program: &Program, architecture: Architecture) -> (Vec
 
 /// Checks that all these programs compile, that each kernel stays within its budget, and that all kernels occur.
 fn check_all(jobs: &[(Program, Architecture)]) {
-    let nvrtc = support::nvrtc();
+    let nvrtc = crate::support::nvrtc();
     let next = AtomicUsize::new(0);
     let all: Mutex<(BTreeSet<String>, Vec<String>)> = Mutex::default();
     std::thread::scope(|scope| {
@@ -88,7 +85,7 @@ fn every_kernel_compiles_within_its_register_budget() {
 
 #[test]
 fn an_error_is_reported_with_file_line_and_log() {
-    let nvrtc = support::nvrtc();
+    let nvrtc = crate::support::nvrtc();
     let hopper = ARCHITECTURES[2];
     let source = "#line 1 \"mine.cu\"\nextern \"C\" __global__ void f(float* x) {\n  x[0] = nothing;\n}\n";
     let error = nvrtc.compile_text("mine.cu", source, &["--gpu-architecture=sm_90".into()], hopper).unwrap_err();
@@ -103,7 +100,7 @@ fn an_error_is_reported_with_file_line_and_log() {
 
 #[test]
 fn an_unknown_architecture_is_refused() {
-    let nvrtc = support::nvrtc();
+    let nvrtc = crate::support::nvrtc();
     let unknown = Architecture { major: 2, minor: 3 };
     assert!(!nvrtc.architectures().contains(&unknown));
     let error = nvrtc.compile(&Program::Norms { kind: admiral_gpu::Kind::Float }, unknown).unwrap_err().to_string();
@@ -115,7 +112,7 @@ fn an_unknown_architecture_is_refused() {
 
 #[test]
 fn compiled_kernels_are_cached() {
-    let nvrtc = support::nvrtc();
+    let nvrtc = crate::support::nvrtc();
     let folder = tempfile::tempdir().unwrap();
     let cache = KernelCache::new(Some(folder.path().to_owned()));
     let program = Program::Norms { kind: admiral_gpu::Kind::Half };

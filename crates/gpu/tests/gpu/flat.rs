@@ -1,14 +1,11 @@
 //! Compares the optimizer and the norms with float64, on the CPU and, if there is one, on a GPU.
-#![allow(clippy::unwrap_used)]
 
-mod support;
-
+use crate::support::machine::{Machine, Memory};
+use crate::support::numbers::{Random, rounded};
+use crate::support::relative_error;
 use admiral_gpu::Kind;
 use admiral_gpu::adam::{AdamHyper, AdamMemory, adam};
 use admiral_gpu::norms::{self, Finish, StepControl};
-use support::machine::{Machine, Memory};
-use support::numbers::{Random, rounded};
-use support::relative_error;
 
 const HYPER: AdamHyper = AdamHyper {
     learning_rate: 1e-2,
