@@ -20,6 +20,9 @@ use crate::role::Role;
 /// | 2 | adds `writer` |
 pub const SCHEMA_VERSION: u32 = 2;
 
+/// The largest header of a safetensors file with its length, in bytes. The format limits it to 100 MB.
+const MAX_HEADER: u64 = 100_000_008;
+
 /// The reason why a manifest is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
@@ -134,6 +137,13 @@ impl Manifest {
             file.take(tensor)?;
             if !seen.entry(role.folder()).or_default().insert(name) {
                 return Err(format!("{role} {name} is listed twice"));
+            }
+        }
+        for (path, file) in &files {
+            // Readers allocate memory for a whole file.
+            if file.length - file.bytes_of_values > MAX_HEADER {
+                let (length, values) = (file.length, file.bytes_of_values);
+                return Err(format!("{path} has {length} bytes, far more than the {values} of its tensors"));
             }
         }
         for (role, names) in &seen {

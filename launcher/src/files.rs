@@ -11,13 +11,14 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use admiral_contract::host::{host_name, start_ticks};
-use jiff::Timestamp;
+use admiral_contract::host::{Life, host_name};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
 use crate::paths::{incident_of, receipt_of, state_of};
+use crate::status::{Condition, State};
 
 /// A file of the launch cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,12 +50,42 @@ pub struct Files {
     is_locked: bool,
 }
 
+/// How long a launcher on another machine may be silent before it counts as dead.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// Returns whether the launcher that wrote `state` still has the run. If nobody but its file can tell, this waits for the
+/// next write, because the clocks of two machines cannot be compared.
+fn is_held(run: &Path, state: &State, tell: impl Fn(&str)) -> bool {
+    match state.life() {
+        Life::Alive => return true,
+        Life::Dead => return false,
+        Life::Unknown => {}
+    }
+    tell(&format!(
+        "an admiral-launch on {} had {}; waiting up to {} s for a sign of life",
+        state.launcher_host,
+        run.display(),
+        SILENCE.as_secs()
+    ));
+    let end = Instant::now() + SILENCE;
+    while Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(250));
+        // A file that cannot be read now is no sign of death.
+        if let Ok(now) = crate::status::read(run)
+            && (now.updated != state.updated || now.launch_id != state.launch_id)
+        {
+            return now.condition != Condition::Ended;
+        }
+    }
+    false
+}
+
 impl Files {
-    /// Takes the run's folder for this launcher.
+    /// Takes the run's folder for this launcher. This may wait for seconds, and `tell` then says why.
     ///
     /// # Errors
     /// If it cannot be written, or another launcher has it.
-    pub fn take(run: &Path) -> Result<Self, FilesError> {
+    pub fn take(run: &Path, tell: impl Fn(&str)) -> Result<Self, FilesError> {
         let folder = run.join("launch");
         let path = folder.join("lock");
         let failed = |path: &Path| {
@@ -76,7 +107,7 @@ impl Files {
         // On a shared file system, locks may be visible to one host only, or to none.
         let here = host_name();
         if let Ok(state) = crate::status::read(run)
-            && state.is_held(Timestamp::now(), &here, start_ticks)
+            && is_held(run, &state, tell)
         {
             let who = format!("process {} on {}", state.launcher_pid, state.launcher_host);
             return Err(FilesError::Busy { run: run.to_owned(), who });
@@ -190,35 +221,48 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<(), FilesE
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
-    use crate::status::{Condition, State};
 
     #[test]
     fn a_run_has_one_launcher() {
         let run = tempfile::tempdir().expect("a folder");
-        let first = Files::take(run.path()).expect("it is free");
-        let error = Files::take(run.path()).expect_err("it is taken").to_string();
+        let first = Files::take(run.path(), |_| {}).expect("it is free");
+        let error = Files::take(run.path(), |_| {}).expect_err("it is taken").to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         drop(first);
-        Files::take(run.path()).expect("it is free again");
+        Files::take(run.path(), |_| {}).expect("it is free again");
     }
 
     #[test]
     fn a_live_launcher_keeps_its_run_without_locks() {
         let run = tempfile::tempdir().expect("a folder");
-        let mut state = State { launcher_host: "elsewhere".into(), ..State::of_launch("l".into(), Timestamp::now()) };
+        let mut state = State {
+            launcher_host: "elsewhere".into(),
+            launcher_machine: "elsewhere".into(),
+            // Its clock is an hour behind.
+            ..State::of_launch("l".into(), Timestamp::now() - jiff::Span::new().hours(1))
+        };
         write_json(&state_of(run.path()), &state).expect("it can be written");
-        let error = Files::take(run.path()).expect_err("it is taken").to_string();
+        let error = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(600));
+                let updated = state.updated + jiff::Span::new().seconds(1);
+                write_json(&state_of(run.path()), &State { updated, ..state.clone() }).expect("it can be written");
+            });
+            Files::take(run.path(), |_| {}).expect_err("it is taken").to_string()
+        });
         assert!(error.contains(&format!("process {} on elsewhere", std::process::id())), "{error}");
         state.condition = Condition::Ended;
         write_json(&state_of(run.path()), &state).expect("it can be written");
-        assert!(Files::take(run.path()).expect("it has ended").is_locked());
+        assert!(Files::take(run.path(), |_| {}).expect("it has ended").is_locked());
     }
 
     #[test]
     fn numbers_continue_after_earlier_launches() {
         let run = tempfile::tempdir().expect("a folder");
-        let files = Files::take(run.path()).expect("it is free");
+        let files = Files::take(run.path(), |_| {}).expect("it is free");
         assert_eq!(files.used_numbers(), (0, 0));
         write_json(&files.incident(3), &1).expect("it can be written");
         std::fs::create_dir_all(files.attempt(4)).expect("it can be made");

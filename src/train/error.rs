@@ -88,6 +88,7 @@ impl TrainError {
         match self {
             // The file system may be back at the next start.
             Self::Data(DataError::Unavailable { .. }) => ExitCode::Store,
+            Self::Data(DataError::Cancelled) => ExitCode::Preempted,
             Self::Refused(_) | Self::Data(_) | Self::Folder { .. } | Self::Output { .. } => ExitCode::Config,
             Self::Model(_) => ExitCode::Config,
             Self::Checkpoint(error) => error.exit_code(),

@@ -98,10 +98,19 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     context.phases.begin(first_step, is_resumed, last_step, global_batch);
     agree(collective, write_config(&session.state.config, &folder, collective.rank()), TrainError::exit_code)?;
     // After the restore, because a run that has finished or cannot be restored needs neither NCCL nor data.
-    let session = session.start(&context, last_step)?;
-    let validation = agree(collective, Validation::open(&session, &context), TrainError::exit_code)?;
+    let mut session = session.start(&context, last_step)?;
+    let mut validation = agree(collective, Validation::open(&session, &context), TrainError::exit_code)?;
+    let is_asked = || {
+        let stop = stop.clone();
+        move || stop.is_asked()
+    };
+    session.give_up_when(is_asked());
+    if let Some(validation) = &mut validation {
+        validation.give_up_when(is_asked());
+    }
     let mut run = Loop::new(session, saver, validation, &context, &folder);
     run.log_start(&store, first_step, last_step, started);
+    stop.steps_begin();
     let finish = run.train(stop, last_step).map_err(TrainError::ending)?;
     run.session.state.trainer.finish()?;
     context.phases.enter(Phase::End, 0);

@@ -157,6 +157,11 @@ impl Session {
         self.division
     }
 
+    /// Gives up waiting for samples that do not come after the run was asked to stop.
+    pub fn give_up_when(&mut self, is_cancelled: impl Fn() -> bool + Send + 'static) {
+        self.loader.give_up_when(is_cancelled);
+    }
+
     /// Takes one step with the next samples.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! Stop requests: a signal sets a flag, which the training loop checks after each step.
+//! Stop requests: a signal sets a flag, which the training loop checks after each step. Before the first step, a signal ends
+//! the process at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
     asked: Arc<AtomicBool>,
+    /// Whether the training loop runs and checks the flag.
+    is_checked: Arc<AtomicBool>,
 }
 
 impl Stop {
@@ -25,8 +28,16 @@ impl Stop {
         self.asked.load(Ordering::Relaxed)
     }
 
+    /// Says that the training loop runs from now on, so that a signal no longer ends the process.
+    pub fn steps_begin(&self) {
+        self.is_checked.store(true, Ordering::Relaxed);
+    }
+
     /// Starts a thread that sets the flag when SIGINT, SIGTERM or SIGUSR1 arrives. Signals that this process was told to
     /// ignore stay ignored.
+    ///
+    /// Before [`steps_begin`](Self::steps_begin), a signal ends the process: there is nothing to save yet, and the start may
+    /// wait long for a store or a file system.
     ///
     /// A second SIGINT ends the process at once, for an impatient user. SIGTERM and SIGUSR1 do not: launchers and
     /// schedulers send them to the launcher and to the ranks, so they can arrive more than once for one request.
@@ -54,6 +65,10 @@ impl Stop {
                     }
                     if interrupts > 1 {
                         tracing::error!("interrupted a second time: leaving without a checkpoint");
+                        std::process::exit(i32::from(ExitCode::Preempted as u8));
+                    }
+                    if !stop.is_checked.load(Ordering::Relaxed) {
+                        tracing::warn!("asked to stop before the first step: there is nothing to save");
                         std::process::exit(i32::from(ExitCode::Preempted as u8));
                     }
                     if !stop.is_asked() {

@@ -45,6 +45,11 @@ impl Validation {
         Ok(Some(Self { loader }))
     }
 
+    /// Gives up waiting for images that do not come after the run was asked to stop.
+    pub fn give_up_when(&mut self, is_cancelled: impl Fn() -> bool + Send + 'static) {
+        self.loader.give_up_when(is_cancelled);
+    }
+
     /// Measures the next batch. Returns the name and the mean over all ranks of each term, also by quartile of the
     /// timestep. Every rank calls it.
     ///

@@ -84,7 +84,16 @@ fn flip_a_bit(path: &Path) {
     std::fs::write(path, bytes).unwrap();
 }
 
-const FILE: &str = "model-00001-of-00001.safetensors";
+/// The start of the name of a tensor file. The ID of the attempt follows.
+const FILE: &str = "model-00001-of-00001-";
+
+/// Returns the path, in the folder of its step, of the file of a role.
+fn tensor_file(copy: &Copy, step: u64, role: &str) -> String {
+    let mut files = std::fs::read_dir(copy.file(step, role)).unwrap();
+    let name = files.next().unwrap().unwrap().file_name().into_string().unwrap();
+    assert!(name.starts_with(FILE) && files.next().is_none(), "{name}");
+    format!("{role}/{name}")
+}
 
 #[test]
 fn list_reports_the_state_of_every_folder() {
@@ -150,16 +159,18 @@ fn verify_names_every_bad_file() {
     let all = as_json(0, &["verify", &copy.run(), "--all"]);
     assert_eq!(by_step(&all, "checkpoints", "whole"), [5, 10, 15, 20].map(|step| (step, json!(true))).into());
 
-    flip_a_bit(&copy.file(10, &format!("master/{FILE}")));
-    std::fs::remove_file(copy.file(10, &format!("adam-mean/{FILE}"))).unwrap();
-    let cut = copy.file(15, &format!("ema-0.9/{FILE}"));
+    let [master, mean] = ["master", "adam-mean"].map(|role| tensor_file(&copy, 10, role));
+    let average = tensor_file(&copy, 15, "ema-0.9");
+    flip_a_bit(&copy.file(10, &master));
+    std::fs::remove_file(copy.file(10, &mean)).unwrap();
+    let cut = copy.file(15, &average);
     std::fs::write(&cut, &std::fs::read(&cut).unwrap()[..100]).unwrap();
     let finished = tool(&["verify", &copy.run(), "--all"]);
     assert_eq!(finished.code, Some(64), "{}", finished.stderr);
     let named = [
-        (format!("step-000000010/master/{FILE}"), "SHA-256"),
-        (format!("step-000000010/adam-mean/{FILE}"), "missing"),
-        (format!("step-000000015/ema-0.9/{FILE}"), "has 100 bytes"),
+        (format!("step-000000010/{master}"), "SHA-256"),
+        (format!("step-000000010/{mean}"), "missing"),
+        (format!("step-000000015/{average}"), "has 100 bytes"),
     ];
     for (file, reason) in named {
         let lines: Vec<&str> = finished.stdout.lines().filter(|line| line.contains(&file)).collect();
@@ -261,10 +272,11 @@ fn prune_deletes_the_checkpoints_that_it_lists() {
 fn prune_deletes_nothing_if_the_newest_checkpoint_is_damaged() {
     let copy = Copy::new();
     let run = copy.run();
-    flip_a_bit(&copy.file(20, &format!("ema-0.9/{FILE}")));
+    let average = tensor_file(&copy, 20, "ema-0.9");
+    flip_a_bit(&copy.file(20, &average));
     let refused = tool(&["prune", &run, "--keep-last", "1"]);
     assert_eq!((refused.code, copy.steps()), (Some(64), vec![5, 10, 15, 20]));
-    assert!(errors(&refused)[0].contains(&format!("step-000000020/ema-0.9/{FILE}")), "{}", refused.stderr);
+    assert!(errors(&refused)[0].contains(&format!("step-000000020/{average}")), "{}", refused.stderr);
     std::fs::write(copy.file(20, "manifest.json"), "{").unwrap();
     assert_eq!(tool(&["prune", &run, "--keep-last", "1"]).code, Some(64));
     assert_eq!(copy.steps(), [5, 10, 15, 20]);
@@ -276,7 +288,7 @@ fn prune_removes_leftovers_of_saves_but_no_running_save() {
     let run = copy.run();
     std::fs::remove_file(copy.file(5, "manifest.json")).unwrap();
     // A staged file that a killed writer has left.
-    std::fs::write(copy.file(5, &format!("master/{FILE}#1")), "half").unwrap();
+    std::fs::write(copy.file(5, &format!("{}#1", tensor_file(&copy, 5, "master"))), "half").unwrap();
     std::fs::rename(copy.file(10, "manifest.json"), copy.file(10, "manifest.damaged.json")).unwrap();
     std::fs::remove_file(copy.file(20, "manifest.json")).unwrap();
     text(0, &["prune", &run, "--keep-last", "4"]);
@@ -295,8 +307,8 @@ fn prune_keeps_the_step_that_a_run_resumed_from_and_running_saves() {
     wait_until("the run has saved", || copy.file(50, "manifest.json").exists());
     // The first file of a save of the live run, and one of a run that ended long ago.
     for step in [17, 25] {
-        std::fs::create_dir(copy.file(step, "")).unwrap();
-        std::fs::write(copy.file(step, "part"), "half").unwrap();
+        std::fs::create_dir_all(copy.file(step, "master")).unwrap();
+        std::fs::write(copy.file(step, &format!("master/{FILE}0123456789abcdef.safetensors")), "half").unwrap();
     }
     assert_eq!(as_json(0, &["list", &run])["owner"]["state"], "alive");
     let plan = as_json(0, &["prune", &run, "--keep-last", "1", "--dry-run"]);

@@ -196,7 +196,7 @@ fn an_unusable_location_ends_the_run_at_its_start(ranks: usize) {
     // A location that can be read but not written is found by the write probe.
     stage.proxy.set_rules(vec![Rule::new(DENIED).method("POST")]);
     let finished = stage.ends(&mut stage.train("read-only", SHORT, &[]));
-    stage.assert_gave_up("read-only", &finished, &["cannot write", "trial-", "ExpiredToken"]);
+    stage.assert_gave_up("read-only", &finished, &["cannot write", "admiral-probe-", "ExpiredToken"]);
     let nobody = stage.train("nobody", SHORT, &[]).envs(environment(unused_port())).output().unwrap();
     let text = String::from_utf8_lossy(&nobody.stderr);
     assert_eq!(nobody.status.code(), Some(69), "{text}");
@@ -335,7 +335,7 @@ fn a_checkpoint_damaged_in_transit_ends_the_run_and_another_resumes(ranks: usize
     let stage = Stage::new(ranks);
     // Only the last checkpoint is read back, because only it allows the deletion of an earlier one. With two ranks,
     // the second rank finds the damage.
-    let file = format!("step-000000006/master/model-0000{ranks}-of-0000{ranks}.safetensors");
+    let file = format!("step-000000006/master/model-0000{ranks}-of-0000{ranks}-");
     stage.proxy.set_rules(vec![Rule::new(Action::FlipRequest).method("PUT").path(&file)]);
     let keep = ["--set", "checkpoint.keep_last=2"];
     let finished = stage.ends(&mut stage.train("run", 60, &keep));

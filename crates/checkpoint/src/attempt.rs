@@ -24,9 +24,12 @@ pub fn identify(run_id: Option<String>, collective: &dyn Collective) -> Result<W
     agree::of_root(collective, 0, writer)
 }
 
-/// Returns 16 random hexadecimal digits.
-fn random_id() -> Result<String, Error> {
-    let mut bytes = [0; 8];
+/// Returns [`ID_DIGITS`](crate::layout::ID_DIGITS) random hexadecimal digits.
+///
+/// # Errors
+/// [`Error::Collective`] if the system provides no random numbers.
+pub(crate) fn random_id() -> Result<String, Error> {
+    let mut bytes = [0; crate::layout::ID_DIGITS / 2];
     getrandom::fill(&mut bytes).map_err(|error| Error::Collective { cause: format!("no random number: {error}") })?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

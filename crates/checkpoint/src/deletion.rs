@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use admiral_storage::{Location, Store};
 
 use crate::error::Error;
+use crate::read::Checkpoint;
 use crate::retention::Retention;
 use crate::{catalog, layout};
 
@@ -29,18 +30,43 @@ pub fn delete_place(store: &Store) -> Result<(), Error> {
     })
 }
 
-/// Returns the steps whose folders may be deleted: the checkpoints that retention does not keep, and the unpublished folders
-/// before the newest checkpoint, which interrupted saves and deletions have left.
+/// Returns the steps whose folders may be deleted: the checkpoints of the run `run_id` that retention does not keep, and
+/// the unpublished folders before the newest checkpoint, which interrupted saves and deletions have left.
+///
+/// Checkpoints that another run wrote, and links to other folders, are kept: a user has put them there.
 ///
 /// # Errors
 /// [`Error::Store`].
-pub(crate) async fn to_delete(store: &Store, retention: &Retention, in_use: Option<u64>) -> Result<Vec<u64>, Error> {
+pub(crate) async fn to_delete(
+    store: &Store,
+    retention: &Retention,
+    in_use: Option<u64>,
+    run_id: &str,
+) -> Result<Vec<u64>, Error> {
     let published: BTreeSet<u64> = catalog::published_steps(store, "").await?.into_iter().collect();
-    let mut steps = retention.to_delete(&published, in_use);
+    let mut steps = Vec::new();
+    for step in retention.to_delete(&published, in_use) {
+        let folder = layout::step_folder(step);
+        if store.is_link(&folder) {
+            continue;
+        }
+        match Checkpoint::in_folder(store, &folder).await {
+            Ok(Some(checkpoint)) if checkpoint.manifest().writer.run_id == run_id => steps.push(step),
+            // A damaged checkpoint names no run. It stays until the user looks at it.
+            Ok(_) | Err(Error::Damaged { .. } | Error::Schema { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
     for step in catalog::steps_under(store, "").await? {
         let is_past = published.last().is_some_and(|newest| step < *newest);
-        let aside = layout::join(&layout::step_folder(step), layout::DAMAGED_MANIFEST);
-        if is_past && !published.contains(&step) && store.length(&aside).await?.is_none() {
+        let folder = layout::step_folder(step);
+        let aside = layout::join(&folder, layout::DAMAGED_MANIFEST);
+        if is_past
+            && !published.contains(&step)
+            && !store.is_link(&folder)
+            && store.length(&aside).await?.is_none()
+            && store.files(&folder).await?.iter().any(|(path, _)| layout::is_file_of_step(path))
+        {
             steps.push(step);
         }
     }
@@ -57,15 +83,18 @@ pub(crate) async fn delete_unpublished(store: &Store, step: u64) -> Result<(), E
     if store.length(&manifest).await?.is_some() { Ok(()) } else { delete_checkpoint(store, step).await }
 }
 
-/// Deletes a checkpoint. The manifest is deleted first, so that an interrupted deletion leaves no damaged checkpoint.
+/// Deletes a checkpoint, but no file with a name that Admiral does not write. The manifest is deleted first, so that an
+/// interrupted deletion leaves no damaged checkpoint.
 ///
 /// # Errors
-/// [`Error::Store`].
+/// [`Error::Store`], also if the folder is a link.
 pub(crate) async fn delete_checkpoint(store: &Store, step: u64) -> Result<(), Error> {
     let folder = layout::step_folder(step);
     store.delete(&layout::join(&folder, layout::MANIFEST)).await?;
     for (path, _) in store.files(&folder).await? {
-        store.delete(&layout::join(&folder, &path)).await?;
+        if layout::is_file_of_step(&path) {
+            store.delete(&layout::join(&folder, &path)).await?;
+        }
     }
     remove_empty_folders(store, &folder);
     Ok(())
@@ -74,9 +103,12 @@ pub(crate) async fn delete_checkpoint(store: &Store, step: u64) -> Result<(), Er
 /// Removes the empty folders directly under `path`, and `path` if it is empty then. Object stores have no folders.
 fn remove_empty_folders(store: &Store, path: &str) {
     let Some(Location::Folder(root)) = store.location() else { return };
+    if store.is_link(path) {
+        return;
+    }
     let folder = root.join(path);
     for inner in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-        // Fails for a folder that is not empty, which must stay.
+        // Fails for a folder that is not empty, and for a link, which must stay.
         let _ = std::fs::remove_dir(inner.path());
     }
     let _ = std::fs::remove_dir(folder);

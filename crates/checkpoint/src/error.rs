@@ -16,6 +16,14 @@ pub enum Error {
         /// The reason.
         reason: String,
     },
+    /// An environment variable has a value that cannot be used.
+    #[error("the environment variable {variable} {reason}")]
+    Variable {
+        /// The name of the variable.
+        variable: String,
+        /// What is wrong with its value, and what to do.
+        reason: String,
+    },
     /// The store refused or did not answer.
     #[error("cannot {operation} {url}: {cause}")]
     Store {
@@ -121,6 +129,9 @@ impl From<admiral_storage::Error> for Error {
         use admiral_storage::Error as Storage;
         match error {
             Storage::Location { url, reason } => Self::Url { url, reason },
+            Storage::Variable { variable, reason } => Self::Variable { variable, reason },
+            // The manifest says how long its files are, and such a file is no part of a checkpoint.
+            Storage::TooLarge { url, reason } => Self::Damaged { url, difference: reason },
             Storage::Failed { operation, url, cause } => Self::Store { operation, url, cause },
             Storage::NotFound { url, reason } => Self::NotFound { url, reason },
         }

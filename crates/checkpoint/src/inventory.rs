@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::layout;
 use crate::owner::{OwnerState, owner_state};
 use crate::read::Checkpoint;
+use crate::staging_files::remove_staging_files_of_step;
 
 /// The number of manifests that are read at the same time.
 const MANIFESTS_IN_FLIGHT: usize = 8;
@@ -115,29 +116,26 @@ impl Catalog {
         }
     }
 
-    /// Deletes the folder of a step with all its files, unless it has a manifest. Returns whether it was deleted.
+    /// Deletes the files of a save from the folder of a step, unless it has a manifest. Returns whether it had none.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub fn delete_incomplete(&self, step: u64) -> Result<bool, Error> {
         let folder = layout::step_folder(step);
-        let is_incomplete = self.store.wait(async {
-            let is_incomplete = self.store.length(&layout::join(&folder, layout::MANIFEST)).await?.is_none();
-            if is_incomplete {
-                delete_checkpoint(&self.store, step).await?;
+        self.store.wait(async {
+            if self.store.length(&layout::join(&folder, layout::MANIFEST)).await?.is_some() {
+                return Ok(false);
             }
-            Ok::<_, Error>(is_incomplete)
-        })?;
-        if let (true, Some(Location::Folder(root))) = (is_incomplete, self.store.location()) {
-            // Removes the staging files of a killed writer too, which listings omit.
-            match std::fs::remove_dir_all(root.join(&folder)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    let (operation, url, cause) = ("delete".into(), self.store.url(&folder), error.to_string());
-                    return Err(Error::Store { operation, url, cause });
-                }
-                _ => {}
+            if let Some(Location::Folder(root)) = self.store.location() {
+                // Listings omit the staging files of a killed writer.
+                remove_staging_files_of_step(root, step).map_err(|error| Error::Store {
+                    operation: "delete".into(),
+                    url: self.store.url(&folder),
+                    cause: error.to_string(),
+                })?;
             }
-        }
-        Ok(is_incomplete)
+            delete_checkpoint(&self.store, step).await?;
+            Ok(true)
+        })
     }
 }

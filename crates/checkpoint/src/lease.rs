@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use admiral_checkpoints_schema::{Owner, SCHEMA_VERSION, Writer};
+use admiral_contract::host::Life;
 use admiral_storage::Store;
 use tokio::task::JoinHandle;
 
 use crate::error::Error;
 use crate::layout;
 use crate::manifests::json;
-use crate::owner::{Life, life_of, own_process, read_owner, write_owner};
+use crate::owner::{life_of, own_process, read_owner, write_owner};
 
 /// The time between two renewals.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(10);

@@ -49,7 +49,7 @@ pub use error::Error;
 pub use events::{Report, SaveEvent};
 pub use faults::store_faults;
 pub use inventory::{Entry, Inventory, State};
-pub use owner::{Life, OwnerState};
+pub use owner::OwnerState;
 pub use read::{Checkpoint, RoleTensors, TensorTarget};
 pub use retention::{Kept, Retention};
 pub use saver::{Saver, SaverSettings};

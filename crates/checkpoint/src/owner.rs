@@ -1,23 +1,12 @@
 //! Reads and writes `owner.json`, the lease file, and finds out whether the process that it names is alive.
 
 use admiral_checkpoints_schema::{Owner, Process, SCHEMA_VERSION, Writer};
-use admiral_contract::host::{process_identity, start_ticks};
+use admiral_contract::host::{self, Life, process_identity, start_ticks};
 use admiral_storage::Store;
 
 use crate::error::Error;
 use crate::layout;
 use crate::manifests::json;
-
-/// Whether the process that holds a lease is alive, as far as this process can tell without waiting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Life {
-    /// It runs on this machine.
-    Alive,
-    /// It ran on this machine and has ended.
-    Dead,
-    /// It runs on another machine, or in another process namespace of this one.
-    Unknown,
-}
 
 /// The attempt that `owner.json` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,13 +79,7 @@ pub(crate) async fn write_owner(store: &Store, owner: &Owner) -> Result<(), Erro
 
 /// Returns whether `process` is alive.
 pub(crate) fn life_of(process: &Process) -> Life {
-    if process.machine.is_empty() || process.machine != process_identity() {
-        return Life::Unknown;
-    }
-    match start_ticks(process.id) {
-        Some(ticks) if ticks == process.start_ticks => Life::Alive,
-        _ => Life::Dead,
-    }
+    host::life_of(&process.machine, process.id, Some(process.start_ticks))
 }
 
 /// Returns this process.

@@ -89,6 +89,11 @@ pub(crate) async fn verify_file(
     Err(damaged(difference))
 }
 
+/// Returns whether a tensor of this shape has `length` values. The product of a shape from a file may overflow.
+fn has_length(shape: &[usize], length: usize) -> bool {
+    shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size)) == Some(length)
+}
+
 impl Checkpoint {
     /// Opens the checkpoint in `folder`. Returns `None` if the folder has no manifest.
     ///
@@ -179,12 +184,17 @@ impl Checkpoint {
             return Err(Error::NotFound { url: self.url(), reason: format!("it has no {role}, but {there}") });
         }
         self.check_files_of(role)?;
-        let mut tensors: RoleTensors = self
-            .manifest
-            .parameters
-            .iter()
-            .map(|p| (p.name.clone(), (p.shape.clone(), vec![0.0; p.num_elements().unwrap_or(0)])))
-            .collect();
+        let mut tensors = RoleTensors::new();
+        for parameter in &self.manifest.parameters {
+            let mut values = Vec::new();
+            let length = parameter.num_elements().unwrap_or(usize::MAX);
+            values.try_reserve_exact(length).map_err(|error| Error::Damaged {
+                url: self.url(),
+                difference: format!("{} of {length} values does not fit into memory ({error})", parameter.name),
+            })?;
+            values.resize(length, 0.0);
+            tensors.insert(parameter.name.clone(), (parameter.shape.clone(), values));
+        }
         let mut targets: Vec<TensorTarget> =
             tensors.iter_mut().map(|(name, (shape, values))| TensorTarget { role, name, shape, values }).collect();
         self.read(&Single, &mut targets)?;
@@ -238,7 +248,7 @@ impl Checkpoint {
             .iter()
             .filter_map(|target| match tensors.get(&(target.role.folder(), target.name)) {
                 None => Some(format!("it has no {} {}", target.role, target.name)),
-                Some(t) if t.shape != target.shape || target.values.len() != t.shape.iter().product::<usize>() => {
+                Some(t) if t.shape != target.shape || !has_length(&t.shape, target.values.len()) => {
                     Some(format!("its {} {} has shape {:?}, not {:?}", t.role, t.name, t.shape, target.shape))
                 }
                 Some(_) => None,

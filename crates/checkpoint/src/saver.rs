@@ -86,8 +86,8 @@ impl Saver {
         let elements: u64 = plan.parameters.iter().map(|p| p.num_elements().unwrap_or(0) as u64).sum();
         Ok(Self {
             store: store.clone(),
+            staging: Staging::new(plan.parameters, &plan.roles, &plan.writer.attempt_id, rank, world_size),
             writer: plan.writer,
-            staging: Staging::new(plan.parameters, &plan.roles, rank, world_size),
             total_bytes: 4 * elements * plan.roles.len() as u64,
             roles: plan.roles,
             retention: config.retention(),
@@ -231,7 +231,7 @@ impl Saver {
         let store = self.store.clone();
         let (cancel, signal) = watch::channel(false);
         let deadline = now + self.deadline;
-        let attempt_id = self.writer.attempt_id.clone();
+        let writer = self.writer.clone();
         // No buffers are held, so no upload of the failed save is running any more, and its files can be deleted.
         let failed_step = self.failed_step.take().filter(|&failed| failed != step && self.rank == 0);
         let job = self.job(deadline, step, async move {
@@ -240,7 +240,7 @@ impl Saver {
             {
                 tracing::warn!("{error}; the files of the failed save of step {failed} take up space");
             }
-            write_share(&store, step, files, &attempt_id, deadline, &signal).await.map(Done::Share)
+            write_share(&store, step, files, &writer, deadline, &signal).await.map(Done::Share)
         });
         self.save = Some(Save {
             content,
@@ -324,13 +324,14 @@ impl Saver {
         let manifest = save.content.manifest(&self.roles, self.world_size, files);
         let (store, retention, in_use, check) =
             (self.store.clone(), self.retention.clone(), self.resumed_from, lease.check());
+        let run_id = self.writer.run_id.clone();
         self.job(save.deadline, save.content.training.step, async move {
             check.await?;
             publish(&store, &manifest).await?;
             if retention.keep_last.is_none() {
                 return Ok(Done::Published(Vec::new()));
             }
-            Ok(Done::Published(to_delete(&store, &retention, in_use).await.unwrap_or_else(|error| {
+            Ok(Done::Published(to_delete(&store, &retention, in_use, &run_id).await.unwrap_or_else(|error| {
                 // The checkpoint is published. The next save looks again for checkpoints to delete.
                 tracing::warn!("{error}");
                 Vec::new()
@@ -356,12 +357,13 @@ impl Saver {
 
     /// Starts the phase in which rank 0 deletes older checkpoints.
     fn delete(&self, save: &Save) -> Job {
-        if self.rank != 0 {
-            return Job::Over(Ok(Done::Deleted));
-        }
+        let Some(lease) = &self.lease else { return Job::Over(Ok(Done::Deleted)) };
         let (store, steps) = (self.store.clone(), save.to_delete.clone());
+        let checks: Vec<_> = steps.iter().map(|_| lease.check()).collect();
         self.job(save.deadline, save.content.training.step, async move {
-            for step in steps {
+            for (step, check) in steps.into_iter().zip(checks) {
+                // Another attempt may have taken the lease, and resumed from one of them.
+                check.await?;
                 delete_checkpoint(&store, step).await?;
             }
             Ok(Done::Deleted)

@@ -56,13 +56,20 @@ pub(crate) struct Staging {
 
 impl Staging {
     /// Allocates the buffer for the tensors that `rank` of `world_size` writes. `all` has the parameters of the network.
-    pub(crate) fn new(all: Arc<Vec<Parameter>>, roles: &[Role], rank: usize, world_size: usize) -> Self {
+    /// The attempt is in the names of the files.
+    pub(crate) fn new(
+        all: Arc<Vec<Parameter>>,
+        roles: &[Role],
+        attempt_id: &str,
+        rank: usize,
+        world_size: usize,
+    ) -> Self {
         let elements: Vec<usize> = all.iter().map(|p| p.num_elements().unwrap_or(0)).collect();
         let (own, num_writers) = own_parameters(&elements, rank, world_size);
         let length: usize = own.iter().map(|&i| elements[i]).sum();
         let files = roles.iter().enumerate().filter(|_| !own.is_empty()).map(|(index, &role)| StagedFile {
             role,
-            path: layout::tensor_file(role, rank, num_writers),
+            path: layout::tensor_file(role, rank, num_writers, attempt_id),
             parameters: own.clone(),
             start: index * length,
             end: (index + 1) * length,
@@ -127,13 +134,18 @@ fn own_parameters(elements: &[usize], rank: usize, world_size: usize) -> (Vec<us
 }
 
 /// Returns the records of the tensors of all ranks for the manifest. Every rank computes the same result.
-pub(crate) fn tensor_records(all: &[Parameter], roles: &[Role], world_size: usize) -> Vec<TensorRecord> {
+pub(crate) fn tensor_records(
+    all: &[Parameter],
+    roles: &[Role],
+    attempt_id: &str,
+    world_size: usize,
+) -> Vec<TensorRecord> {
     let elements: Vec<usize> = all.iter().map(|p| p.num_elements().unwrap_or(0)).collect();
     let mut records = Vec::with_capacity(all.len() * roles.len());
     for rank in 0..world_size {
         let (own, num_writers) = own_parameters(&elements, rank, world_size);
         for &role in roles {
-            let file = layout::tensor_file(role, rank, num_writers);
+            let file = layout::tensor_file(role, rank, num_writers, attempt_id);
             records.extend(own.iter().map(|&i| TensorRecord {
                 role,
                 name: all[i].name.clone(),
@@ -163,7 +175,7 @@ mod tests {
             let mut seen = Vec::new();
             let mut bytes = 0;
             for rank in 0..world_size {
-                let mut staging = Staging::new(parameters(), &roles, rank, world_size);
+                let mut staging = Staging::new(parameters(), &roles, "a", rank, world_size);
                 bytes += staging.bytes();
                 for (role, parameter, values) in staging.targets().unwrap() {
                     assert_eq!(values.len(), parameters()[parameter].num_elements().unwrap());
@@ -180,14 +192,14 @@ mod tests {
 
     #[test]
     fn files_have_the_staged_values_and_hold_the_buffer_until_they_are_dropped() {
-        let mut staging = Staging::new(parameters(), &[Role::Master], 0, 1);
+        let mut staging = Staging::new(parameters(), &[Role::Master], "a", 0, 1);
         for (_, parameter, values) in staging.targets().unwrap() {
             values.fill(parameter as f32 + 0.5);
         }
         let files = staging.outgoing(7);
         assert!(staging.is_held() && staging.targets().is_none());
         let file = files[0].pieces.concat();
-        let records = tensor_records(&parameters(), &[Role::Master], 1);
+        let records = tensor_records(&parameters(), &[Role::Master], "a", 1);
         assert!(records.iter().all(|record| record.file == files[0].path));
         let found = encoding::values_of(&file, &records.iter().collect::<Vec<_>>()).unwrap();
         for (parameter, bytes) in found.into_iter().enumerate() {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::layout::{is_checkpoint_file, is_number, join, step_of};
+use crate::layout::{is_checkpoint_file, is_number, join, step_folder, step_of};
 
 /// Removes the staging files of checkpoint files in a folder, and returns their paths, sorted. Links to folders are not
 /// followed. Does nothing if the folder does not exist.
@@ -18,6 +18,16 @@ pub(crate) fn remove_staging_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     remove_below(folder, "", &mut removed)?;
     removed.sort();
     Ok(removed)
+}
+
+/// Removes the staging files in the folder of a step, unless the folder is a link.
+///
+/// # Errors
+/// If a folder cannot be listed or a file cannot be removed.
+pub(crate) fn remove_staging_files_of_step(root: &Path, step: u64) -> io::Result<()> {
+    let folder = step_folder(step);
+    let is_folder = std::fs::symlink_metadata(root.join(&folder)).is_ok_and(|meta| meta.is_dir());
+    if is_folder { remove_below(root, &folder, &mut Vec::new()) } else { Ok(()) }
 }
 
 /// Removes the staging files under the path `below` in the folder `root`.

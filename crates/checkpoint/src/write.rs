@@ -61,7 +61,7 @@ impl Content {
             world_size,
             parameters: self.parameters.to_vec(),
             files,
-            tensors: tensor_records(&self.parameters, roles, world_size),
+            tensors: tensor_records(&self.parameters, roles, &self.writer.attempt_id, world_size),
         }
     }
 }
@@ -86,14 +86,14 @@ pub fn save(
     let roles: Vec<Role> = agree::all(collective, roles)?.swap_remove(0);
     let views: HashMap<(String, &str), &TensorView> =
         tensors.iter().map(|view| ((view.role.folder(), view.name), view)).collect();
-    let mut staging = Staging::new(Arc::clone(&content.parameters), &roles, rank, world_size);
+    let mut staging =
+        Staging::new(Arc::clone(&content.parameters), &roles, &content.writer.attempt_id, rank, world_size);
     for (role, parameter, values) in staging.targets().into_iter().flatten() {
         values.copy_from_slice(views[&(role.folder(), content.parameters[parameter].name.as_str())].values);
     }
     let step = content.training.step;
     let deadline = Instant::now() + store.options().patience;
-    let attempt_id = &content.writer.attempt_id;
-    let written = store.wait(write_share(store, step, staging.outgoing(step), attempt_id, deadline, &never()));
+    let written = store.wait(write_share(store, step, staging.outgoing(step), &content.writer, deadline, &never()));
     let files: Vec<FileRecord> = agree::all(collective, written)?.into_iter().flatten().collect();
     let published = (rank == 0).then(|| {
         let manifest = content.manifest(&roles, world_size, files);
@@ -103,15 +103,16 @@ pub fn save(
 }
 
 /// Writes the files of this rank without communicating with the others. Does not change a published checkpoint: if this
-/// attempt has already published the step, in a save whose end it did not see, it returns the existing files.
+/// attempt has already published the step, in a save whose end it did not see, it returns the existing files. If an earlier
+/// attempt of this run has, it returns none.
 ///
 /// # Errors
-/// [`Error::AlreadyPublished`] if another attempt has published the step; [`Error::Store`].
+/// [`Error::AlreadyPublished`] if another run has published the step; [`Error::Store`].
 pub(crate) async fn write_share(
     store: &Store,
     step: u64,
     files: Vec<OutgoingFile>,
-    attempt_id: &str,
+    writer: &Writer,
     deadline: Instant,
     signal: &Cancelled,
 ) -> Result<Vec<FileRecord>, Error> {
@@ -119,9 +120,10 @@ pub(crate) async fn write_share(
     if let Some(bytes) = store.get(&layout::join(&folder, layout::MANIFEST)).await? {
         let is_own = |record: &FileRecord| files.iter().any(|file| file.path == record.path);
         return match Manifest::from_json(&bytes) {
-            Ok(manifest) if manifest.writer.attempt_id == attempt_id => {
+            Ok(manifest) if manifest.writer.attempt_id == writer.attempt_id => {
                 Ok(manifest.files.into_iter().filter(is_own).collect())
             }
+            Ok(manifest) if is_predecessor(&manifest.writer, writer) => Ok(Vec::new()),
             _ => Err(already_published(store, &folder, &bytes)),
         };
     }
@@ -180,7 +182,8 @@ fn roles_of(parameters: &[Parameter], tensors: &[TensorView]) -> Result<Vec<Role
 /// Publishes the files of all ranks: writes the manifest atomically unless one exists, then `latest.json`.
 ///
 /// # Errors
-/// [`Error::Store`] if a file is missing or has another length; [`Error::AlreadyPublished`].
+/// [`Error::Store`] if a file is missing or has another length; [`Error::AlreadyPublished`] if another run has published
+/// the step.
 pub(crate) async fn publish(store: &Store, manifest: &Manifest) -> Result<(), Error> {
     let step = manifest.training.step;
     let folder = layout::step_folder(step);
@@ -195,17 +198,21 @@ pub(crate) async fn publish(store: &Store, manifest: &Manifest) -> Result<(), Er
         }
     }
     let path = layout::join(&folder, layout::MANIFEST);
-    if !store.put_new(&path, json(store, &path, manifest)?).await? {
+    // A rank that found the step published has written nothing.
+    let written: BTreeSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
+    let is_whole = manifest.tensors.iter().all(|tensor| written.contains(tensor.file.as_str()));
+    if !is_whole || !store.put_new(&path, json(store, &path, manifest)?).await? {
         let existing = store.get(&path).await?.unwrap_or_default();
-        let is_own = Manifest::from_json(&existing)
-            .is_ok_and(|found| found.writer.attempt_id == manifest.writer.attempt_id && found.files == manifest.files);
-        if !is_own {
-            return Err(already_published(store, &folder, &existing));
+        match Manifest::from_json(&existing) {
+            Ok(found) if found.writer.attempt_id == manifest.writer.attempt_id && found.files == manifest.files => {}
+            Ok(found) if is_predecessor(&found.writer, &manifest.writer) => return Ok(()),
+            _ => return Err(already_published(store, &folder, &existing)),
         }
     }
-    // A failed save of this step with another world size may have left files that the manifest does not name.
-    let named: BTreeSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
-    for path in lengths.keys().filter(|path| *path != layout::MANIFEST && !named.contains(path.as_str())) {
+    // A failed save of this step, of this attempt or an earlier one, may have left files that the manifest does not name.
+    let is_left =
+        |path: &&String| *path != layout::MANIFEST && layout::is_file_of_step(path) && !written.contains(path.as_str());
+    for path in lengths.keys().filter(is_left) {
         if let Err(error) = store.delete(&layout::join(&folder, path)).await {
             tracing::warn!("{error}; it belongs to no checkpoint and takes up space");
         }
@@ -220,6 +227,12 @@ pub(crate) async fn publish(store: &Store, manifest: &Manifest) -> Result<(), Er
         tracing::warn!("{error}");
     }
     Ok(())
+}
+
+/// Returns whether `found` is an earlier attempt of the run of `own`. It was taken for dead and has published the step
+/// after all, with the same state of training, so that the step need not be saved again.
+fn is_predecessor(found: &Writer, own: &Writer) -> bool {
+    found.attempt_id != own.attempt_id && found.run_id == own.run_id
 }
 
 /// Makes the error that names the writer of an existing manifest.

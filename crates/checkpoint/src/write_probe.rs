@@ -6,9 +6,10 @@ use admiral_comm::Collective;
 use admiral_storage::{Location, Store, never, upload};
 use bytes::Bytes;
 
-use crate::agree;
+use crate::attempt::random_id;
 use crate::error::Error;
 use crate::retention::Retention;
+use crate::{agree, layout};
 
 /// The largest probe file of a rank, in bytes. Enough to distinguish a fast store from a slow one.
 const MAX_RANK_PROBE_BYTES: u64 = 16 << 20;
@@ -47,13 +48,16 @@ pub struct Expected<'a> {
 /// # Errors
 /// [`Error::Store`] with the URL and the operation, the same on every rank.
 pub fn write_probe(store: &Store, expected: Expected, collective: &dyn Collective) -> Result<WriteProbe, Error> {
-    let file = |rank: usize| format!("trial-{}-{rank:05}", expected.attempt_id);
+    let file = |rank: usize| layout::probe_file(expected.attempt_id, rank);
     let own = file(collective.rank());
     let length = expected.share_bytes.clamp(1, MAX_RANK_PROBE_BYTES);
     let timed = store.wait(write_and_read(store, &own, length));
     let times = agree::all(collective, timed);
     let seen = (collective.rank() == 0).then(|| {
-        store.wait(sees_all(store, &(0..collective.world_size()).map(file).collect::<Vec<_>>()))?;
+        store.wait(async {
+            sees_all(store, &(0..collective.world_size()).map(file).collect::<Vec<_>>()).await?;
+            check_new_files(store, &layout::probe_file(expected.attempt_id, collective.world_size())).await
+        })?;
         check_space(store, &expected)
     });
     let seen = agree::of_root(collective, 0, seen);
@@ -69,24 +73,22 @@ pub fn write_probe(store: &Store, expected: Expected, collective: &dyn Collectiv
 }
 
 /// Checks from a single process whether checkpoints can be written to the store: writes a small file, lists it, reads it
-/// back and deletes it. `host` and `number` make the name of the file unique among processes. Returns the time it took.
+/// back and deletes it. Returns the time it took.
 ///
 /// # Errors
 /// [`Error::Store`] with the URL and the operation.
-pub fn probe_from_one_process(store: &Store, host: &str, number: u32) -> Result<Duration, Error> {
-    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-');
-    let host: String = host.chars().filter(|&letter| is_plain(letter)).collect();
-    // Named like the other probe files, so that the file of a killed probe is cleaned up.
-    let file = format!("trial-probe-{host}-{number:010}");
+pub fn probe_from_one_process(store: &Store) -> Result<Duration, Error> {
+    let id = random_id()?;
+    let file = layout::probe_file(&id, 0);
     let start = Instant::now();
     store.wait(async {
         let tried = async {
             write_and_read(store, &file, SINGLE_PROBE_BYTES).await?;
-            if store.files_right_under("").await?.contains(&file) {
-                return Ok(());
+            if !store.files_right_under("").await?.contains(&file) {
+                let cause = "the file that was just written is not listed".into();
+                return Err(Error::Store { operation: "list".into(), url: store.url(&file), cause });
             }
-            let cause = "the file that was just written is not listed".into();
-            Err(Error::Store { operation: "list".into(), url: store.url(&file), cause })
+            check_new_files(store, &layout::probe_file(&id, 1)).await
         };
         let tried = tried.await;
         // Deletes the file even if something failed.
@@ -94,6 +96,26 @@ pub fn probe_from_one_process(store: &Store, host: &str, number: u32) -> Result<
         tried.and(deleted)
     })?;
     Ok(start.elapsed())
+}
+
+/// Checks that the store does not create a file that exists. The lease and the publication of a checkpoint depend on it:
+/// otherwise two runs could write to the same store without noticing each other.
+///
+/// # Errors
+/// [`Error::Store`] if it does.
+async fn check_new_files(store: &Store, file: &str) -> Result<(), Error> {
+    let checked = store.checks_new_files(file).await;
+    let deleted = store.delete(file).await;
+    if checked? {
+        return Ok(deleted?);
+    }
+    Err(Error::Store {
+        operation: "rely on".into(),
+        url: store.url(""),
+        cause: "the server ignores If-None-Match and overwrites files, so that two runs could overwrite each other's \
+                checkpoints; use a newer version of the server or another one, or set checkpoint.url to a folder"
+            .into(),
+    })
 }
 
 /// Writes a file of `length` bytes and reads it back. Returns the seconds that writing took, and the length.
@@ -186,7 +208,13 @@ mod tests {
     use crate::testing::memory;
 
     fn expected(retention: &Retention) -> Expected<'_> {
-        Expected { attempt_id: "a", share_bytes: 1 << 20, checkpoint_bytes: 1 << 20, num_saves: 10, retention }
+        Expected {
+            attempt_id: "0123456789abcdef",
+            share_bytes: 1 << 20,
+            checkpoint_bytes: 1 << 20,
+            num_saves: 10,
+            retention,
+        }
     }
 
     #[test]
@@ -201,7 +229,7 @@ mod tests {
     #[test]
     fn a_probe_from_one_process_deletes_its_file() {
         let store = memory();
-        assert!(probe_from_one_process(&store, "node 1/../x", 7).unwrap() > Duration::ZERO);
+        assert!(probe_from_one_process(&store).unwrap() > Duration::ZERO);
         assert!(store.wait(store.files("")).unwrap().is_empty());
     }
 

@@ -5,12 +5,13 @@
 #[path = "../../../tests/support/s3.rs"]
 mod s3;
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Barrier, Mutex};
 
 use admiral_checkpoint::{
     Catalog, Checkpoint, Content, Error, Expected, Parameter, Retention, Role, TensorTarget, TensorView, TrainingState,
-    Writer, find_checkpoint, save, write_probe,
+    Writer, delete, find_checkpoint, save, write_probe,
 };
 use admiral_comm::{Collective, CollectiveError, ExitCode, Single};
 use admiral_storage::{Location, S3Settings, Store, StoreOptions};
@@ -91,12 +92,20 @@ impl Collective for Threads {
     }
 }
 
+/// The ID of the attempt that writes.
+const ATTEMPT: &str = "0123456789abcdef";
+
+/// Returns the name of the file of the writer with this number.
+fn file_of(number: usize, count: usize) -> String {
+    format!("model-{number:05}-of-{count:05}-{ATTEMPT}.safetensors")
+}
+
 fn content(step: u64) -> Content {
     let parameter = |name: &str, shape: &[usize]| Parameter { name: name.into(), shape: shape.into() };
     Content {
         writer: Writer {
             run_id: "r".into(),
-            attempt_id: "first".into(),
+            attempt_id: ATTEMPT.into(),
             host: "node0".into(),
             started: "2021-05-11T00:00:00Z".into(),
         },
@@ -178,7 +187,7 @@ fn read(checkpoint: &Checkpoint, collective: &dyn Collective, content: &Content)
 }
 
 fn expected(retention: &Retention) -> Expected<'_> {
-    Expected { attempt_id: "first", share_bytes: 1 << 20, checkpoint_bytes: 1 << 21, num_saves: 2, retention }
+    Expected { attempt_id: ATTEMPT, share_bytes: 1 << 20, checkpoint_bytes: 1 << 21, num_saves: 2, retention }
 }
 
 fn folder() -> (tempfile::TempDir, Catalog) {
@@ -228,6 +237,63 @@ fn a_published_step_is_never_written_again() {
 }
 
 #[test]
+fn a_predecessor_that_wakes_up_overwrites_nothing_and_its_checkpoint_counts() {
+    let (root, catalog) = folder();
+    let successor =
+        Content { writer: Writer { attempt_id: "fedcba9876543210".into(), ..content(20).writer }, ..content(20) };
+    write(&catalog, &Single, &successor).unwrap();
+    let step = root.path().join("checkpoints/step-000000020");
+    let before = bytes_under(&step);
+    // An upload of the predecessor ends only now.
+    std::fs::write(step.join("master").join(file_of(1, 1)), "bytes of the predecessor").unwrap();
+    assert!(before.iter().all(|(path, bytes)| std::fs::read(path).unwrap() == *bytes), "all files are its own");
+    // The other way round: the predecessor has published, and the successor saves the same step.
+    write(&catalog, &Single, &content(20)).unwrap();
+    read(&catalog.checkpoint(20).unwrap(), &Single, &content(20)).unwrap();
+    assert_eq!(catalog.checkpoint(20).unwrap().manifest().writer, successor.writer);
+    let other_run = Content { writer: Writer { run_id: "other".into(), ..content(20).writer }, ..content(20) };
+    assert!(matches!(write(&catalog, &Single, &other_run), Err(Error::AlreadyPublished { .. })));
+}
+
+fn bytes_under(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(bytes_under(&entry.path()));
+        } else {
+            found.push((entry.path(), std::fs::read(entry.path()).unwrap()));
+        }
+    }
+    found
+}
+
+#[test]
+fn deletion_touches_neither_linked_checkpoints_nor_files_of_users() {
+    let (root, catalog) = folder();
+    let other = root.path().join("other");
+    let other_catalog =
+        Catalog::new(&Store::create(&Location::Folder(other.clone()), &StoreOptions::default()).unwrap());
+    write(&other_catalog, &Single, &content(5)).unwrap();
+    let before = bytes_under(&other);
+    for step in [10, 20] {
+        write(&catalog, &Single, &content(step)).unwrap();
+    }
+    let own = root.path().join("checkpoints");
+    std::os::unix::fs::symlink(other.join("step-000000005"), own.join("step-000000005")).unwrap();
+    let notes = own.join("step-000000010/notes.txt");
+    std::fs::write(&notes, "mine").unwrap();
+    std::fs::write(own.join("step-000000010/master/notes.txt"), "mine").unwrap();
+    assert_eq!(catalog.steps().unwrap(), [5, 10, 20], "a linked checkpoint can be read");
+    let error = delete(catalog.store(), 5).unwrap_err().to_string();
+    assert!(error.contains("step-000000005 is a symbolic link"), "{error}");
+    delete(catalog.store(), 10).unwrap();
+    assert_eq!(catalog.steps().unwrap(), [5, 20]);
+    assert_eq!(bytes_under(&other), before);
+    assert!(notes.exists() && own.join("step-000000010/master/notes.txt").exists());
+    assert_eq!(bytes_under(&own.join("step-000000010")).len(), 2);
+}
+
+#[test]
 fn a_save_without_manifest_is_ignored_and_can_be_repeated() {
     let (root, catalog) = folder();
     write(&catalog, &Single, &content(10)).unwrap();
@@ -254,12 +320,12 @@ fn a_save_without_manifest_is_ignored_and_can_be_repeated() {
 fn a_failure_of_one_rank_fails_all_ranks_and_nothing_is_published() {
     let (root, catalog) = folder();
     // A folder has the name of the second rank's file.
-    let taken = root.path().join("checkpoints/step-000000020/master/model-00002-of-00002.safetensors/x");
+    let taken = root.path().join(format!("checkpoints/step-000000020/master/{}/x", file_of(2, 2)));
     std::fs::create_dir_all(&taken).unwrap();
     let errors: Vec<_> = ranks(2, |collective| write(&catalog, collective, &content(20)).unwrap_err());
     assert_eq!(errors[0], errors[1]);
     assert_eq!(errors[0].exit_code(), ExitCode::Store);
-    assert!(errors[0].to_string().contains("model-00002-of-00002.safetensors"), "{}", errors[0]);
+    assert!(errors[0].to_string().contains(&file_of(2, 2)), "{}", errors[0]);
     assert_eq!(catalog.latest().unwrap(), None);
 }
 
@@ -269,8 +335,8 @@ fn damage_is_named_on_every_rank() {
     for result in ranks(2, |collective| write(&catalog, collective, &content(20))) {
         result.unwrap();
     }
-    let name = "ema-0.9999/model-00002-of-00002.safetensors";
-    let file = root.path().join("checkpoints/step-000000020").join(name);
+    let name = format!("ema-0.9999/{}", file_of(2, 2));
+    let file = root.path().join("checkpoints/step-000000020").join(&name);
     let whole = std::fs::read(&file).unwrap();
     let mut flipped = whole.clone();
     *flipped.last_mut().unwrap() ^= 1;
@@ -284,7 +350,7 @@ fn damage_is_named_on_every_rank() {
             for result in ranks(world, |collective| read(&checkpoint, collective, &content(20))) {
                 let error = result.unwrap_err();
                 assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
-                assert!(error.to_string().contains(name) && error.to_string().contains(difference), "{error}");
+                assert!(error.to_string().contains(&name) && error.to_string().contains(difference), "{error}");
             }
         }
     }
@@ -330,12 +396,24 @@ fn sizes_of_a_manifest_are_checked_before_memory_is_allocated() {
     for parameter in manifest["parameters"].as_array_mut().unwrap().iter_mut().filter(|p| p["name"] == "out.2.bias") {
         parameter["shape"] = serde_json::json!([elements]);
     }
-    for file in manifest["files"].as_array_mut().unwrap() {
-        file["length"] = serde_json::json!(elements * 8);
+    for (bytes, difference) in [(elements * 8, "far more than"), (elements * 4 + (1 << 20), "the manifest says")] {
+        for file in manifest["files"].as_array_mut().unwrap() {
+            file["length"] = serde_json::json!(bytes);
+        }
+        std::fs::write(&path, serde_json::to_vec(&manifest).unwrap()).unwrap();
+        let error = catalog.checkpoint(20).and_then(|found| found.load_role(Role::Master)).unwrap_err();
+        assert!(matches!(&error, Error::Damaged { difference: found, .. } if found.contains(difference)), "{error}");
     }
-    std::fs::write(&path, serde_json::to_vec(&manifest).unwrap()).unwrap();
-    let error = catalog.checkpoint(20).unwrap().load_role(Role::Master).unwrap_err();
-    assert!(matches!(&error, Error::Damaged { difference, .. } if difference.contains("bytes")), "{error}");
+    // A file of that length without blocks, as a hostile writer can make one.
+    for file in manifest["files"].as_array().unwrap() {
+        let file = path.with_file_name(file["path"].as_str().unwrap());
+        if std::fs::File::options().write(true).open(&file).unwrap().set_len(elements * 4 + (1 << 20)).is_err() {
+            // The file system has no files of that length.
+            return;
+        }
+    }
+    let error = catalog.checkpoint(20).and_then(|found| found.load_role(Role::Master)).unwrap_err();
+    assert!(matches!(&error, Error::Damaged { difference, .. } if difference.contains("memory")), "{error}");
 }
 
 #[test]
@@ -391,7 +469,7 @@ fn python_reads_the_weights_by_name() {
                   t = load_file(sys.argv[1])\n\
                   for name in sorted(t): print(name, t[name].dtype, list(t[name].shape), \
                   t[name].astype('<f4').tobytes().hex())";
-    let file = root.path().join("checkpoints/step-000000020/ema-0.9999/model-00001-of-00001.safetensors");
+    let file = root.path().join("checkpoints/step-000000020/ema-0.9999").join(file_of(1, 1));
     let output = Command::new(python()).arg("-c").arg(script).arg(&file).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let content = content(20);

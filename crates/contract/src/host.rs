@@ -1,5 +1,8 @@
 //! The identity of hosts and processes, which ranks and launcher compare.
 
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
+
 /// Returns the host name of this machine, or an empty string if the kernel does not report one.
 #[must_use]
 pub fn host_name() -> String {
@@ -73,9 +76,75 @@ pub fn start_ticks(pid: u32) -> Option<u64> {
     ProcessStat::of(pid).filter(|stat| !stat.is_dead()).map(|stat| stat.start_ticks)
 }
 
+/// Whether a process is alive, as far as this process can tell without waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// It runs on this machine.
+    Alive,
+    /// It ran on this machine and has ended.
+    Dead,
+    /// It runs on another machine or in another process namespace, or the system hides it.
+    Unknown,
+}
+
+/// Returns whether the process is alive that had the ID `pid` on `machine`, a [`process_identity`], and started at `start`,
+/// its [`start_ticks`]. `None` if its start is not known.
+///
+/// A process counts as dead only if the system says that there is none. A process of another user may have no visible
+/// entry in `/proc` (see `hidepid` in proc(5)) and be alive.
+#[must_use]
+pub fn life_of(machine: &str, pid: u32, start: Option<u64>) -> Life {
+    if machine.is_empty() || machine != process_identity() {
+        return Life::Unknown;
+    }
+    life_here(exists(pid), ProcessStat::of(pid), start)
+}
+
+/// Decides from what the system says about a process ID of this namespace.
+fn life_here(exists: bool, stat: Option<ProcessStat>, start: Option<u64>) -> Life {
+    match (exists, stat, start) {
+        (false, _, _) => Life::Dead,
+        (true, Some(stat), _) if stat.is_dead() => Life::Dead,
+        (true, Some(stat), Some(start)) if stat.start_ticks == start => Life::Alive,
+        // Another process has the ID now.
+        (true, Some(_), Some(_)) => Life::Dead,
+        (true, _, _) => Life::Unknown,
+    }
+}
+
+/// Returns whether the system knows a process with this ID.
+fn exists(pid: u32) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
+    // Without the right to send a signal, the process exists all the same.
+    !matches!(test_kill_process(pid), Err(Errno::SRCH))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_system_says_that_a_process_is_dead() {
+        let stat = |state, start_ticks| Some(ProcessStat { state, parent: 1, start_ticks });
+        assert_eq!(life_here(false, None, Some(5)), Life::Dead);
+        assert_eq!(life_here(true, stat('S', 5), Some(5)), Life::Alive);
+        assert_eq!(life_here(true, stat('T', 5), Some(5)), Life::Alive, "a stopped process is not dead");
+        assert_eq!(life_here(true, stat('S', 6), Some(5)), Life::Dead, "the ID is that of another process");
+        assert_eq!(life_here(true, stat('Z', 5), Some(5)), Life::Dead);
+        assert_eq!(life_here(true, None, Some(5)), Life::Unknown, "as under hidepid=2");
+        assert_eq!(life_here(true, stat('S', 5), None), Life::Unknown);
+
+        let here = process_identity();
+        let own = start_ticks(std::process::id());
+        assert_eq!(life_of(&here, std::process::id(), own), Life::Alive);
+        assert_eq!(life_of(&here, u32::MAX, own), Life::Dead);
+        assert_eq!(life_of(&here, 1, start_ticks(1)), Life::Alive);
+        for machine in ["", "elsewhere"] {
+            assert_eq!(life_of(machine, std::process::id(), own), Life::Unknown);
+        }
+        // A process of another user, if this one may not send it a signal.
+        assert!(exists(1) && !exists(0));
+    }
 
     #[test]
     fn proc_stat_is_parsed() {

@@ -57,6 +57,9 @@ pub enum DataError {
         /// The message of the decoder about the last of them.
         reason: String,
     },
+    /// The run was asked to stop, and the next images do not come.
+    #[error("asked to stop while images cannot be read: leaving without a checkpoint of the last steps")]
+    Cancelled,
     /// The threads that read images have ended early, or cannot be started.
     #[error("the loader has ended: {0}")]
     Ended(String),

@@ -43,7 +43,16 @@ struct Shared {
 pub struct Loader {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    is_cancelled: Box<dyn Fn() -> bool + Send>,
+    /// The longest time that a call of `next` waited for its batch.
+    longest_wait: Duration,
 }
+
+/// How long a call of [`Loader::next`] goes on waiting after a cancellation, beyond the longest wait so far.
+const CANCEL_GRACE: Duration = Duration::from_millis(1500);
+
+/// How long a dropped loader waits for its threads.
+const DROP_GRACE: Duration = Duration::from_millis(500);
 
 impl std::fmt::Debug for Loader {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -77,7 +86,12 @@ impl Loader {
             prefetch: prefetch.max(num_workers) as u64,
         });
         let reader = Arc::new(reader);
-        let mut loader = Self { shared: Arc::clone(&shared), threads: Vec::new() };
+        let mut loader = Self {
+            shared: Arc::clone(&shared),
+            threads: Vec::new(),
+            is_cancelled: Box::new(|| false),
+            longest_wait: Duration::ZERO,
+        };
         for number in 0..num_workers {
             let (shared, reader) = (Arc::clone(&shared), Arc::clone(&reader));
             let thread = std::thread::Builder::new()
@@ -88,14 +102,22 @@ impl Loader {
         Ok(loader)
     }
 
+    /// Makes [`next`](Self::next) give up soon after `is_cancelled` returns true. Otherwise a file system that hangs would
+    /// keep the caller from ending.
+    pub fn give_up_when(&mut self, is_cancelled: impl Fn() -> bool + Send + 'static) {
+        self.is_cancelled = Box::new(is_cancelled);
+    }
+
     /// Returns the next batch and the time that this call waited for it. Returns `None` after the last batch.
     ///
     /// # Errors
     /// If the batch could not be read: the next call then returns the following batch. [`DataError::Ended`] if a thread
-    /// has panicked.
+    /// has panicked. [`DataError::Cancelled`] if the batch does not come soon after a
+    /// [cancellation](Self::give_up_when).
     #[allow(clippy::should_implement_trait, reason = "the next batch can be read after an error")]
     pub fn next(&mut self) -> Result<Option<(Batch, Duration)>, DataError> {
         let start = Instant::now();
+        let mut cancelled_at = None;
         let mut queue = lock(&self.shared.queue);
         loop {
             let number = queue.next_to_return;
@@ -103,6 +125,7 @@ impl Loader {
                 queue.next_to_return += 1;
                 drop(queue);
                 self.shared.changed.notify_all();
+                self.longest_wait = self.longest_wait.max(start.elapsed());
                 return batch.map(|batch| Some((batch, start.elapsed())));
             }
             if queue.num_batches.is_some_and(|num| number >= num) {
@@ -115,8 +138,14 @@ impl Loader {
             if is_lost {
                 return Err(DataError::Ended("a thread that reads images has died".into()));
             }
-            // Look again after a second, because a thread that panics does not notify.
-            let timeout = Duration::from_secs(1);
+            if (self.is_cancelled)() {
+                let since = *cancelled_at.get_or_insert_with(Instant::now);
+                if since.elapsed() > CANCEL_GRACE + self.longest_wait {
+                    return Err(DataError::Cancelled);
+                }
+            }
+            // Look again soon: neither a thread that panics nor a cancellation notifies.
+            let timeout = Duration::from_millis(100);
             queue = self.shared.changed.wait_timeout(queue, timeout).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -126,7 +155,12 @@ impl Drop for Loader {
     fn drop(&mut self) {
         lock(&self.shared.queue).closed = true;
         self.shared.changed.notify_all();
-        for thread in self.threads.drain(..) {
+        // A thread may hang in a read. It is left behind then, and ends with the process.
+        let end = Instant::now() + DROP_GRACE;
+        while Instant::now() < end && !self.threads.iter().all(JoinHandle::is_finished) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        for thread in self.threads.drain(..).filter(JoinHandle::is_finished) {
             // The panic hook has already reported a panic of the thread.
             let _ = thread.join();
         }
@@ -251,5 +285,48 @@ mod tests {
         let indices = std::iter::once(vec![0]).chain(std::iter::repeat(vec![]));
         let mut loader = Loader::start(SampleReader::new(Arc::new(Panicking), spec), 2, 4, indices).unwrap();
         assert!(matches!(loader.next(), Err(DataError::Ended(_))));
+    }
+
+    /// A source whose second image takes a minute, as on a file system that hangs.
+    #[derive(Debug)]
+    struct Hanging;
+
+    impl ImageSource for Hanging {
+        fn num_images(&self) -> u64 {
+            2
+        }
+        fn num_classes(&self) -> usize {
+            0
+        }
+        fn digest(&self) -> [u8; 32] {
+            [0; 32]
+        }
+        fn name(&self, _: u64) -> String {
+            "hanging".into()
+        }
+        fn class(&self, item: u64) -> Option<i64> {
+            if item == 1 {
+                std::thread::sleep(Duration::from_secs(60));
+            }
+            None
+        }
+        fn load(&self, _: u64) -> Result<Pixels, DataError> {
+            Ok(Pixels { width: 4, height: 4, channels: 1, bytes: vec![0; 16] })
+        }
+    }
+
+    #[test]
+    fn a_cancelled_loader_waits_for_no_file_system() {
+        let spec = spec(OnBrokenImage::Stop);
+        let indices = (0..4).map(|index| vec![index]);
+        let mut loader = Loader::start(SampleReader::new(Arc::new(Hanging), spec), 1, 1, indices).unwrap();
+        loader.give_up_when(|| true);
+        let start = Instant::now();
+        let mut results = std::iter::from_fn(|| loader.next().transpose());
+        assert!(results.any(|result| result == Err(DataError::Cancelled)));
+        drop(results);
+        drop(loader);
+        // Far from a minute. How soon a run ends is measured elsewhere.
+        assert!(start.elapsed() < Duration::from_secs(30));
     }
 }

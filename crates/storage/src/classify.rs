@@ -10,7 +10,7 @@ use crate::error::chain;
 pub(crate) fn is_transient(error: &object_store::Error) -> bool {
     use object_store::Error as E;
     match error {
-        E::Generic { source, .. } => !is_lasting_io_error(source.as_ref()),
+        E::Generic { source, .. } => !is_lasting_io_error(source.as_ref()) && !is_lasting_http_error(source.as_ref()),
         E::JoinError { .. } => true,
         _ => false,
     }
@@ -28,6 +28,19 @@ fn is_lasting_io_error(error: &(dyn std::error::Error + 'static)) -> bool {
             | std::io::ErrorKind::NotADirectory
             | std::io::ErrorKind::IsADirectory = error.kind()
         {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Returns whether a request can never be sent: the client could not even build it.
+fn is_lasting_http_error(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        // The client has no type for it. This is the text of the library that sends the requests.
+        if error.to_string().starts_with("builder error") {
             return true;
         }
         cause = error.source();

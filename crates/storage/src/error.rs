@@ -13,6 +13,14 @@ pub enum Error {
         /// The reason.
         reason: String,
     },
+    /// An environment variable has a value that cannot be used.
+    #[error("the environment variable {variable} {reason}")]
+    Variable {
+        /// The name of the variable.
+        variable: String,
+        /// What is wrong with its value, and what to do.
+        reason: String,
+    },
     /// The store refused or did not answer.
     #[error("cannot {operation} {url}: {cause}")]
     Failed {
@@ -22,6 +30,14 @@ pub enum Error {
         url: String,
         /// The message of the store.
         cause: String,
+    },
+    /// A file does not fit into memory.
+    #[error("cannot read {url}: {reason}")]
+    TooLarge {
+        /// The URL of the file.
+        url: String,
+        /// The reason.
+        reason: String,
     },
     /// The location does not exist.
     #[error("nothing at {url}: {reason}")]

@@ -7,6 +7,7 @@
 mod classify;
 mod error;
 mod fault_injection;
+mod folder;
 mod hash;
 mod location;
 mod multipart;

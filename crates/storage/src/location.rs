@@ -14,7 +14,7 @@ pub enum Location {
     S3 {
         /// The name of the bucket.
         bucket: String,
-        /// The first part of the key of every object, without slashes at its ends. May be empty.
+        /// The first part of the key of every object, as given, but without a slash at its end. May be empty.
         prefix: String,
     },
 }
@@ -31,12 +31,15 @@ impl Location {
             None => Ok(Self::Folder(PathBuf::from(text))),
             Some(("s3", rest)) => {
                 let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-                let prefix = prefix.trim_matches('/');
+                let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
                 if bucket.is_empty() {
                     return refuse("it names no bucket; the form is s3://bucket/prefix");
                 }
                 if !prefix.is_empty() && prefix.split('/').any(|part| matches!(part, "" | "." | "..")) {
                     return refuse("its prefix has an empty part, \".\" or \"..\"");
+                }
+                if rest.chars().any(char::is_control) {
+                    return refuse("it has a control character, for example a line break");
                 }
                 Ok(Self::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
             }
@@ -75,7 +78,20 @@ mod tests {
 
     #[test]
     fn text_that_is_not_a_location_is_refused() {
-        for text in ["", " ", "s3://", "s3:///x", "s3://b/x/../y", "s3://b/x//y", "gs://b/x", "file:///x"] {
+        for text in [
+            "",
+            " ",
+            "s3://",
+            "s3:///x",
+            "s3://b/x/../y",
+            "s3://b/x//y",
+            "s3://b//x",
+            "s3://b/x//",
+            "s3://b/x\n",
+            "s3://b\r/x",
+            "gs://b/x",
+            "file:///x",
+        ] {
             let error = Location::parse(text).unwrap_err();
             assert!(matches!(&error, Error::Location { url, .. } if url == text), "{text}: {error:?}");
         }

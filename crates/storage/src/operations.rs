@@ -37,7 +37,8 @@ impl Store {
         result.map(drop).map_err(|error| self.failed("write", path, &error))
     }
 
-    /// Writes a small file atomically unless a file exists at `path`. Returns whether it was written.
+    /// Writes a small file atomically unless a file exists at `path`. Returns whether it was written. Only
+    /// [`checks_new_files`](Self::checks_new_files) tells whether a server really looks for an existing file.
     ///
     /// If the answer of the store gets lost, the retry finds the file that the first try wrote. This counts as written.
     ///
@@ -62,6 +63,17 @@ impl Store {
             }
             Err(error) => Err(self.failed("write", path, &error)),
         }
+    }
+
+    /// Writes a file at `path`, which must be free, and tries to create it a second time. Returns whether the store
+    /// refuses the second try, as [`put_new`](Self::put_new) needs. Some S3 servers ignore the condition. The file stays.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the store refuses the first try or does not answer.
+    pub async fn checks_new_files(&self, path: &str) -> Result<bool, Error> {
+        self.put_new(path, b"first".to_vec()).await?;
+        let is_written_twice = self.put_new(path, b"second".to_vec()).await?;
+        Ok(!is_written_twice && self.get(path).await?.is_some_and(|found| &found[..] == b"first"))
     }
 
     /// Reads a small file. Returns `None` if it does not exist.
@@ -89,11 +101,16 @@ impl Store {
     /// memory at a time.
     ///
     /// # Errors
-    /// [`Error::Failed`] if the file is shorter, or the store refuses or does not answer.
+    /// [`Error::TooLarge`] if `into` cannot hold the bytes; [`Error::Failed`] if the file is shorter, or the store refuses
+    /// or does not answer.
     pub async fn read(&self, path: &str, length: u64, mut into: Option<&mut Vec<u8>>) -> Result<Option<String>, Error> {
         if let Some(bytes) = into.as_deref_mut() {
             bytes.clear();
-            bytes.reserve(usize::try_from(length).unwrap_or(0));
+            let wanted = usize::try_from(length).unwrap_or(usize::MAX);
+            bytes.try_reserve_exact(wanted).map_err(|error| Error::TooLarge {
+                url: self.url(path),
+                reason: format!("its {length} bytes do not fit into this machine's memory ({error})"),
+            })?;
         }
         let starts = (0..length).step_by(READ_BYTES as usize);
         let pieces = starts.map(|start| {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use object_store::ObjectStore;
 use object_store::aws::AmazonS3ConfigKey;
-use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -12,6 +11,7 @@ use tokio::task::JoinHandle;
 use crate::classify::{is_response_timeout, no_answer};
 use crate::error::{Error, chain};
 use crate::fault_injection::{FaultyStore, InjectedFaults};
+use crate::folder::{GuardedFolder, is_link};
 use crate::location::Location;
 use crate::multipart::MultipartUploads;
 use crate::options::{StoreOptions, client_retries, s3_builder};
@@ -64,13 +64,15 @@ impl Store {
                 if !path.is_dir() {
                     return Err(Error::NotFound { url, reason: "there is no such folder".into() });
                 }
-                let local = LocalFileSystem::new_with_prefix(path).map_err(cannot)?.with_fsync(true);
-                (Arc::new(local), Path::default(), None)
+                (Arc::new(GuardedFolder::open(path).map_err(cannot)?), Path::default(), None)
             }
             Location::S3 { bucket, prefix } => {
+                options.s3.check()?;
                 let (builder, retries) = (s3_builder(bucket, options), client_retries(options));
                 let (s3, uploads) = MultipartUploads::connect(builder, retries).map_err(cannot)?;
-                (s3, Path::from(prefix.as_str()), Some(uploads))
+                // Parsed, not converted: a conversion would escape characters such as `~`.
+                let prefix = Path::parse(prefix).map_err(|error| cannot(error.into()))?;
+                (s3, prefix, Some(uploads))
             }
         };
         let mut store = Self::from_backend(backend, prefix, &url)?;
@@ -156,6 +158,12 @@ impl Store {
             }
             None => self.url(""),
         }
+    }
+
+    /// Returns whether the folder or file at `path` is a symbolic link. Object stores have none.
+    #[must_use]
+    pub fn is_link(&self, path: &str) -> bool {
+        matches!(&self.location, Some(Location::Folder(root)) if is_link(&root.join(path)))
     }
 
     /// Returns the location that was opened. `None` for a store that was made with [`Store::from_backend`].

@@ -82,7 +82,9 @@ pub async fn run(
             if plan.options.no_preflight || plan.has_given_slots() {
                 check_world(&facts, plan.world)?;
             }
-            let files = Files::take(&facts.derived.run_folder).map_err(LaunchError::config)?;
+            let (folder, warner) = (facts.derived.run_folder.clone(), console.clone());
+            let taken = tokio::task::spawn_blocking(move || Files::take(&folder, |text| warner.warn(text)));
+            let files = taken.await.map_err(LaunchError::config)?.map_err(LaunchError::config)?;
             if !files.is_locked() {
                 console.warn(&format!(
                     "the file system of {} has no locks: start no second launcher for this run at the same moment",

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use admiral_contract::host::Life;
 use jiff::Timestamp;
 
 use super::state::{Condition, STALE_SECONDS, State};
@@ -64,12 +65,24 @@ pub fn status(run: &str, program: &Path, watch: bool, json: bool) -> Result<(), 
 }
 
 fn local(run: &str, json: bool) -> Result<(String, bool), StatusError> {
-    let state = read(Path::new(run))?;
+    let mut state = read(Path::new(run))?;
+    let is_silent = is_stale(&state, Timestamp::now());
+    let is_gone = is_silent
+        && match state.life() {
+            Life::Alive => false,
+            Life::Dead => true,
+            Life::Unknown => {
+                // The clocks of two machines may differ, so a write says more than the age of the file.
+                std::thread::sleep(Duration::from_millis(2500));
+                let before = std::mem::replace(&mut state, read(Path::new(run))?);
+                before.updated == state.updated
+            }
+        };
     let is_over = state.condition == Condition::Ended;
     let text = if json {
         serde_json::to_string_pretty(&state).unwrap_or_default() + "\n"
     } else {
-        table(run, &state, Timestamp::now())
+        table(run, &state, is_gone, Timestamp::now())
     };
     Ok((text, is_over))
 }
@@ -88,14 +101,19 @@ fn listing(url: &str, program: &Path, json: bool) -> Result<String, StatusError>
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Returns the table for people, at the time `now`.
-fn table(run: &str, state: &State, now: Timestamp) -> String {
+/// Returns whether a launch has not ended and its state was not written for a while, by this machine's clock.
+fn is_stale(state: &State, now: Timestamp) -> bool {
+    let age = (now - state.updated).total(jiff::Unit::Second).unwrap_or(0.0);
+    state.condition != Condition::Ended && age > STALE_SECONDS
+}
+
+/// Returns the table for people, at the time `now`. `is_gone` says that the launcher has ended without a word.
+fn table(run: &str, state: &State, is_gone: bool, now: Timestamp) -> String {
     let mut text = String::new();
     let mut row = |name: &str, value: String| {
         let _ = writeln!(text, "{name:<16} {value}");
     };
     let age = (now - state.updated).total(jiff::Unit::Second).unwrap_or(0.0);
-    let is_gone = state.condition != Condition::Ended && age > STALE_SECONDS;
     let condition = if is_gone {
         format!(
             "its launcher (process {} on {}) is gone: nothing for {}",
@@ -172,7 +190,7 @@ mod tests {
 
     #[test]
     fn the_table_shows_the_state() {
-        let text = table("runs/a", &state(), Timestamp::from_second(1_000_002).expect("a time"));
+        let text = table("runs/a", &state(), false, Timestamp::from_second(1_000_002).expect("a time"));
         for part in
             ["training", "4 on n0, n1", "20 of 100", "64.0", "1 h 6 min", "step 10", "rank 3", "rank 1 was killed"]
         {
@@ -182,10 +200,10 @@ mod tests {
 
     #[test]
     fn a_dead_launcher_is_reported() {
-        let text = table("runs/a", &state(), Timestamp::from_second(1_000_100).expect("a time"));
+        let text = table("runs/a", &state(), true, Timestamp::from_second(1_000_100).expect("a time"));
         assert!(text.contains("(process 7 on n0) is gone: nothing for 1 min 40 s"), "{text}");
         let ended = State { condition: Condition::Ended, exit_code: Some(75), ..state() };
-        let text = table("runs/a", &ended, Timestamp::from_second(1_000_100).expect("a time"));
+        let text = table("runs/a", &ended, false, Timestamp::from_second(1_000_100).expect("a time"));
         assert!(text.contains("ended with 75, 1 min 40 s ago"), "{text}");
     }
 
@@ -193,7 +211,7 @@ mod tests {
     fn a_waiting_launcher_shows_the_time_left() {
         let at = |second| Timestamp::from_second(second).expect("a time");
         let waits = State { condition: Condition::Recovering, next_start: Some(at(1_000_090)), ..state() };
-        let text = table("runs/a", &waits, at(1_000_002));
+        let text = table("runs/a", &waits, false, at(1_000_002));
         assert!(text.contains("recovering: starts again in 1 min 28 s"), "{text}");
     }
 

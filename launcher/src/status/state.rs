@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use admiral_contract::host;
+use admiral_contract::host::{self, Life};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +51,9 @@ pub struct State {
     /// The start of that process, in clock ticks since boot.
     #[serde(default)]
     pub launcher_start: Option<u64>,
+    /// The machine and process ID namespace of the launcher, where its process ID has a meaning.
+    #[serde(default)]
+    pub launcher_machine: String,
     /// The time at which the launch began.
     pub started: Timestamp,
     /// The time at which this was written. A live launcher writes it every second.
@@ -106,6 +109,7 @@ impl State {
             launcher_host: host::host_name(),
             launcher_pid: pid,
             launcher_start: host::start_ticks(pid),
+            launcher_machine: host::process_identity(),
             started: now,
             updated: now,
             condition: Condition::Starting,
@@ -128,24 +132,13 @@ impl State {
         }
     }
 
-    /// Returns whether the launcher that wrote this still has the run, as far as the host `here` can tell. If the
-    /// launcher ran on `here`, `start_of` tells the start of a live process; for another host, the age of the file
-    /// decides.
+    /// Returns whether the launcher that wrote this is alive. It is dead if it said that it ended.
     #[must_use]
-    pub fn is_held(&self, now: Timestamp, here: &str, start_of: impl Fn(u32) -> Option<u64>) -> bool {
+    pub fn life(&self) -> Life {
         if self.condition == Condition::Ended {
-            return false;
+            return Life::Dead;
         }
-        // The clocks of two hosts may differ in either direction.
-        let is_fresh = (now - self.updated).total(jiff::Unit::Second).is_ok_and(|age| age.abs() < STALE_SECONDS);
-        if self.launcher_host != here {
-            return is_fresh;
-        }
-        match (start_of(self.launcher_pid), self.launcher_start) {
-            (None, _) => false,
-            (Some(now), Some(then)) => now == then,
-            (Some(_), None) => is_fresh,
-        }
+        host::life_of(&self.launcher_machine, self.launcher_pid, self.launcher_start)
     }
 }
 
@@ -192,29 +185,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_is_held_while_its_launcher_is_alive() {
-        let second = |second| Timestamp::from_second(second).expect("a time");
-        let state = State {
-            launcher_host: "n0".into(),
-            launcher_pid: 7,
-            launcher_start: Some(500),
-            condition: Condition::Training,
-            ..State::of_launch("l".into(), second(1000))
-        };
-        let held = |state: &State, now, here, start| state.is_held(second(now), here, |pid| start_of(pid, start));
-        fn start_of(pid: u32, start: Option<u64>) -> Option<u64> {
-            (pid == 7).then_some(start)?
-        }
-        // On the launcher's host, the process decides.
-        assert!(held(&state, 1003, "n0", Some(500)) && held(&state, 2000, "n0", Some(500)));
-        assert!(!held(&state, 1003, "n0", None) && !held(&state, 1003, "n0", Some(501)));
-        // On another host, the age of the file decides, whichever clock is ahead.
-        assert!(held(&state, 1009, "n1", None) && held(&state, 995, "n1", None));
-        assert!(!held(&state, 1011, "n1", Some(500)));
-        let old = State { launcher_start: None, ..state.clone() };
-        assert!(held(&old, 1009, "n0", Some(9)) && !held(&old, 1011, "n0", Some(9)) && !held(&old, 1001, "n0", None));
-        let ended = State { condition: Condition::Ended, ..state };
-        assert!(!held(&ended, 1001, "n0", Some(500)) && !held(&ended, 1001, "n1", None));
+    fn a_launcher_lives_until_the_system_or_its_file_says_that_it_ended() {
+        let own = State::of_launch("l".into(), Timestamp::UNIX_EPOCH);
+        assert_eq!(own.life(), Life::Alive, "however old the file is");
+        let start = own.launcher_start.map(|start| start + 1);
+        assert_eq!(State { launcher_start: start, ..own.clone() }.life(), Life::Dead);
+        assert_eq!(State { launcher_machine: "elsewhere".into(), ..own.clone() }.life(), Life::Unknown);
+        assert_eq!(State { condition: Condition::Ended, ..own }.life(), Life::Dead);
     }
 
     #[test]

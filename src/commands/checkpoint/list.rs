@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use admiral_checkpoint::{Catalog, Entry, Inventory, Life, OwnerState, Role, State};
+use admiral_checkpoint::{Catalog, Entry, Inventory, OwnerState, Role, State};
+use admiral_contract::host::Life;
 use admiral_storage::S3Settings;
 use clap::Args;
 use serde_json::{Value, json};

@@ -36,9 +36,7 @@ pub(super) fn run(options: &ProbeOptions, s3: &S3Settings) -> Result<(), ToolErr
     };
     let store = Store::create(&location, &store_options)?;
     let host = host_name();
-    let mut number = [0; 4];
-    getrandom::fill(&mut number).map_err(std::io::Error::from)?;
-    let seconds = probe_from_one_process(&store, &host, u32::from_le_bytes(number))?.as_secs_f64();
+    let seconds = probe_from_one_process(&store)?.as_secs_f64();
     let url = store.url("");
     if options.json {
         return print_json(&json!({"url": url, "host": host, "seconds": seconds}));

@@ -219,9 +219,7 @@ mod tests {
     #[test]
     fn a_store_that_no_host_can_write_is_one_finding() {
         let error = |host: usize| {
-            format!(
-                "cannot write s3://bucket/runs/trial-probe-n{host}-77{host}: no answer in 1.{host} s: access denied"
-            )
+            format!("cannot write s3://bucket/runs/admiral-probe-{host}: no answer in 1.{host} s: access denied")
         };
         let all = found(3, |answers| {
             for (i, answer) in answers.iter_mut().enumerate() {
