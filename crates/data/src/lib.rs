@@ -15,6 +15,7 @@ mod limits;
 mod loader;
 mod open;
 mod pixels;
+mod png_repair;
 mod resample;
 mod sample;
 mod source;
