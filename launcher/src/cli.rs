@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode as ProcessExit;
 
+use admiral_contract::printable;
 use admiral_contract::signals::is_ignored;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -139,7 +140,7 @@ pub fn main() -> ProcessExit {
 
 fn failed(error: &LaunchError) -> ProcessExit {
     // The reader may be gone.
-    let _ = std::io::stderr().write_all(format!("error: {error}\n").as_bytes());
+    let _ = std::io::stderr().write_all(format!("error: {}\n", printable(&error.to_string())).as_bytes());
     ProcessExit::from(error.code)
 }
 

@@ -10,13 +10,15 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use admiral_contract::printable;
+
 use crate::environment::Environment;
 use crate::queued_writer::QueuedWriter;
 
 /// Writes to standard output at once, for commands without ranks. Errors are ignored, because the reader may be gone.
 pub fn print(text: &str) {
     let mut out = std::io::stdout();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let _ = out.write_all(printable(text).as_bytes()).and_then(|()| out.flush());
 }
 
 /// The ranks whose whole output is shown.
@@ -127,7 +129,7 @@ impl Console {
         let name =
             if self.colour_err { format!("\x1b[{colour}madmiral-launch:\x1b[0m") } else { "admiral-launch:".into() };
         let mut lines = String::new();
-        for line in text.lines() {
+        for line in printable(text).lines() {
             lines.push_str(&format!("{name} {line}\n"));
         }
         self.err.push(lines.into_bytes());
@@ -151,7 +153,7 @@ fn writer(name: &str, stream: impl AsFd) -> QueuedWriter {
 /// Log lines already name their rank.
 fn prefixed(rank: usize, text: &str, colour: bool) -> String {
     let own = format!("[rank {rank}] ");
-    let rest = text.strip_prefix(&own).unwrap_or(text);
+    let rest = printable(text.strip_prefix(&own).unwrap_or(text));
     if colour {
         format!("\x1b[{}m[rank {rank}]\x1b[0m {rest}\n", COLOURS[rank % COLOURS.len()])
     } else {
@@ -167,7 +169,7 @@ mod tests {
     fn a_line_names_its_rank_once() {
         assert_eq!(prefixed(3, "step 1", false), "[rank 3] step 1\n");
         assert_eq!(prefixed(3, "[rank 3] step 1", false), "[rank 3] step 1\n");
-        assert_eq!(prefixed(0, "x", true), "\x1b[36m[rank 0]\x1b[0m x\n");
+        assert_eq!(prefixed(0, "x\x1b[2J", true), "\x1b[36m[rank 0]\x1b[0m x\\u{1b}[2J\n");
     }
 
     #[test]

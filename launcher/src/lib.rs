@@ -20,7 +20,6 @@ pub mod protocol;
 mod queued_writer;
 mod random;
 pub mod run;
-mod secret;
 mod session;
 mod shell;
 pub mod status;

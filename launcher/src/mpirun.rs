@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::layout::Layout;
-use crate::secret::masked;
 use crate::shell::quoted;
+use admiral_contract::secret::{masked, masked_text};
 
 /// Variables whose names begin like this are passed to every rank: the libraries in it read them.
 const PASSED_BEGINNINGS: [&str; 9] =
@@ -175,11 +175,11 @@ impl MpirunCommand {
         self.variables.clone()
     }
 
-    /// Returns the command as a line for a shell. It contains no value of a variable.
+    /// Returns the command as a line for a shell. It contains no secret.
     #[must_use]
     pub fn shell_line(&self) -> String {
         let words = std::iter::once(self.mpirun.to_string_lossy().into_owned()).chain(self.arguments());
-        words.map(|word| quoted(&word)).collect::<Vec<_>>().join(" ")
+        words.map(|word| quoted(&masked_text(&word))).collect::<Vec<_>>().join(" ")
     }
 
     /// Returns the text of `--dry-run`: the places of the ranks, the line, and every variable that is passed.

@@ -197,10 +197,16 @@ fn an_unusable_location_ends_the_run_at_its_start(ranks: usize) {
     stage.proxy.set_rules(vec![Rule::new(DENIED).method("POST")]);
     let finished = stage.ends(&mut stage.train("read-only", SHORT, &[]));
     stage.assert_gave_up("read-only", &finished, &["cannot write", "admiral-probe-", "ExpiredToken"]);
+    // A server that does not know the condition would let two runs take the same lease.
+    stage.proxy.set_rules(vec![Rule::new(Action::DropHeader("if-none-match")).method("PUT")]);
+    let finished = stage.ends(&mut stage.train("unconditional", SHORT, &[]));
+    assert_eq!((finished.code, errors(&finished).len()), (Some(64), 1), "{}", finished.stderr);
+    assert!(errors(&finished)[0].contains("ignores If-None-Match"), "{}", finished.stderr);
+    stage.proxy.set_rules(vec![]);
     let nobody = stage.train("nobody", SHORT, &[]).envs(environment(unused_port())).output().unwrap();
     let text = String::from_utf8_lossy(&nobody.stderr);
     assert_eq!(nobody.status.code(), Some(69), "{text}");
-    for name in ["denied", "expired", "down", "silent", "read-only"] {
+    for name in ["denied", "expired", "down", "silent", "read-only", "unconditional"] {
         assert_eq!(stage.published(name), [0u64; 0], "{name}");
     }
 }

@@ -32,6 +32,8 @@ pub enum Action {
     FlipRequest,
     /// Flips a bit in the middle of the answer's body.
     FlipAnswer,
+    /// Removes a header from the request, as a server does that does not know it.
+    DropHeader(&'static str),
     /// Delays the request.
     Delay(Duration),
     /// Never answers.
@@ -245,6 +247,7 @@ fn serve(client: &TcpStream, server_port: u16, shared: &Shared) -> Result<()> {
             (&*client).write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
         match action {
+            Some(Action::DropHeader(name)) => _ = head.remove(name),
             Some(Action::Delay(time)) => std::thread::sleep(time),
             Some(Action::Reset) if !is_done => return reset(client),
             Some(Action::Stall) => {

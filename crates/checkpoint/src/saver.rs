@@ -23,6 +23,7 @@ use crate::retention::Retention;
 use crate::save_job::{Done, Job, Phase, Save};
 use crate::staging::Staging;
 use crate::write::{Content, publish, write_share};
+use crate::write_probe::check_new_files;
 use crate::{agree, catalog, cleanup, layout, read};
 
 /// Saves the checkpoints of a run. Every rank has one, and calls its methods in the same order.
@@ -68,7 +69,8 @@ impl Saver {
     /// Acquires the lease of the store and allocates the buffers that saves are uploaded from. Every rank must call it.
     ///
     /// # Errors
-    /// [`Error::Owned`] if another run holds the lease; [`Error::Store`]. The same on every rank.
+    /// [`Error::Owned`] if another run holds the lease; [`Error::Url`] if the store cannot protect a lease;
+    /// [`Error::Store`]. The same on every rank.
     pub fn open(
         store: &Store,
         config: &CheckpointConfig,
@@ -77,6 +79,8 @@ impl Saver {
     ) -> Result<Self, Error> {
         let (rank, world_size) = (collective.rank(), collective.world_size());
         let lease = (rank == 0).then(|| {
+            // The lease depends on it.
+            store.wait(check_new_files(store, &plan.writer.attempt_id))?;
             let lease = Lease::acquire(store, plan.writer.clone(), plan.resumed_from, &plan.ended_attempts)?;
             cleanup::clean_up(store);
             Ok(lease)

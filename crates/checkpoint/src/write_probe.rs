@@ -16,6 +16,9 @@ const MAX_RANK_PROBE_BYTES: u64 = 16 << 20;
 /// The size of the probe file of a single process, in bytes.
 const SINGLE_PROBE_BYTES: u64 = 64 << 10;
 
+/// The number of the file by which the creation of files is tested. Ranks have lower numbers.
+const NEW_FILE: usize = 99_999;
+
 /// The result of a write probe. The same on every rank.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WriteProbe {
@@ -54,10 +57,7 @@ pub fn write_probe(store: &Store, expected: Expected, collective: &dyn Collectiv
     let timed = store.wait(write_and_read(store, &own, length));
     let times = agree::all(collective, timed);
     let seen = (collective.rank() == 0).then(|| {
-        store.wait(async {
-            sees_all(store, &(0..collective.world_size()).map(file).collect::<Vec<_>>()).await?;
-            check_new_files(store, &layout::probe_file(expected.attempt_id, collective.world_size())).await
-        })?;
+        store.wait(sees_all(store, &(0..collective.world_size()).map(file).collect::<Vec<_>>()))?;
         check_space(store, &expected)
     });
     let seen = agree::of_root(collective, 0, seen);
@@ -76,7 +76,7 @@ pub fn write_probe(store: &Store, expected: Expected, collective: &dyn Collectiv
 /// back and deletes it. Returns the time it took.
 ///
 /// # Errors
-/// [`Error::Store`] with the URL and the operation.
+/// [`Error::Store`] with the URL and the operation; [`Error::Url`] if checkpoints are not safe there.
 pub fn probe_from_one_process(store: &Store) -> Result<Duration, Error> {
     let id = random_id()?;
     let file = layout::probe_file(&id, 0);
@@ -88,7 +88,7 @@ pub fn probe_from_one_process(store: &Store) -> Result<Duration, Error> {
                 let cause = "the file that was just written is not listed".into();
                 return Err(Error::Store { operation: "list".into(), url: store.url(&file), cause });
             }
-            check_new_files(store, &layout::probe_file(&id, 1)).await
+            check_new_files(store, &id).await
         };
         let tried = tried.await;
         // Deletes the file even if something failed.
@@ -99,20 +99,20 @@ pub fn probe_from_one_process(store: &Store) -> Result<Duration, Error> {
 }
 
 /// Checks that the store does not create a file that exists. The lease and the publication of a checkpoint depend on it:
-/// otherwise two runs could write to the same store without noticing each other.
+/// otherwise two runs could write to the same store without noticing each other. `id` is in the name of the file.
 ///
 /// # Errors
-/// [`Error::Store`] if it does.
-async fn check_new_files(store: &Store, file: &str) -> Result<(), Error> {
-    let checked = store.checks_new_files(file).await;
-    let deleted = store.delete(file).await;
+/// [`Error::Url`] if it does; [`Error::Store`].
+pub(crate) async fn check_new_files(store: &Store, id: &str) -> Result<(), Error> {
+    let file = layout::probe_file(id, NEW_FILE);
+    let checked = store.checks_new_files(&file).await;
+    let deleted = store.delete(&file).await;
     if checked? {
         return Ok(deleted?);
     }
-    Err(Error::Store {
-        operation: "rely on".into(),
+    Err(Error::Url {
         url: store.url(""),
-        cause: "the server ignores If-None-Match and overwrites files, so that two runs could overwrite each other's \
+        reason: "the server ignores If-None-Match and overwrites files, so that two runs could overwrite each other's \
                 checkpoints; use a newer version of the server or another one, or set checkpoint.url to a folder"
             .into(),
     })

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::Write;
 
-use admiral_contract::ExitCode;
+use admiral_contract::{ExitCode, printable};
 
 use crate::collective::Collective;
 use crate::error::CollectiveError;
@@ -11,7 +11,7 @@ use crate::error::CollectiveError;
 /// Prints an error message on standard error. Writes the whole line in one call, so that the messages of several ranks do
 /// not mix. Ignores a closed standard error.
 pub fn print_error(message: &impl Display) {
-    let _ = std::io::stderr().write_all(format!("error: {message}\n").as_bytes());
+    let _ = std::io::stderr().write_all(format!("error: {}\n", printable(&message.to_string())).as_bytes());
 }
 
 /// Why a run cannot continue, for its user.

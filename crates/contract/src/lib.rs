@@ -1,6 +1,6 @@
 //! The contract between a rank of Admiral and its launcher: exit codes ([`ExitCode`]), the progress ledger
-//! ([`ledger`]), environment variables ([`environment`]), the identity of hosts and processes ([`host`]), ignored
-//! signals ([`signals`]), the division of a batch over ranks ([`BatchDivision`]), and the section `launch` of the
+//! ([`ledger`]), environment variables ([`environment`]), the identity of hosts and processes ([`host`]), what is
+//! secret ([`secret`]), ignored signals ([`signals`]), the division of a batch over ranks ([`BatchDivision`]), and the section `launch` of the
 //! configuration ([`LaunchConfig`]).
 
 mod batch;
@@ -9,11 +9,14 @@ pub mod environment;
 mod exit;
 pub mod host;
 pub mod ledger;
+mod printable;
 mod reading;
+pub mod secret;
 pub mod signals;
 
 pub use batch::{BatchDivision, Indivisible, largest_world_size, world_sizes};
 pub use config::{LaunchConfig, Timeouts};
 pub use exit::ExitCode;
 pub use ledger::Ledger;
+pub use printable::printable;
 pub use reading::{Phase, Reading};

@@ -1,5 +1,6 @@
 //! Errors of a store.
 
+use admiral_contract::secret::masked_text;
 use serde::{Deserialize, Serialize};
 
 /// Why an operation on a store failed. It can be sent to other ranks.
@@ -49,7 +50,7 @@ pub enum Error {
     },
 }
 
-/// Returns the message of an error and its causes, on one line.
+/// Returns the message of an error and its causes, on one line and without secrets.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -62,5 +63,5 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     // The error documents of S3 have several lines.
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    masked_text(&text.split_whitespace().collect::<Vec<_>>().join(" "))
 }

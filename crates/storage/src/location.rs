@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use admiral_contract::secret::masked_text;
+
 use crate::error::Error;
 
 /// A folder of this machine, or a prefix in an S3 bucket.
@@ -25,13 +27,18 @@ impl Location {
     /// # Errors
     /// [`Error::Location`] if the text is empty, has another scheme than `s3`, or names no bucket.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let refuse = |reason: &str| Err(Error::Location { url: text.to_owned(), reason: reason.to_owned() });
+        let refuse = |reason: &str| Err(Error::Location { url: masked_text(text), reason: reason.to_owned() });
         match text.split_once("://") {
             None if text.trim().is_empty() => refuse("it is empty; give a folder or s3://bucket/prefix"),
             None => Ok(Self::Folder(PathBuf::from(text))),
             Some(("s3", rest)) => {
                 let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
                 let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+                if bucket.contains('@') {
+                    return refuse(
+                        "it has a user or password in it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead",
+                    );
+                }
                 if bucket.is_empty() {
                     return refuse("it names no bucket; the form is s3://bucket/prefix");
                 }
@@ -73,6 +80,14 @@ mod tests {
             let location = Location::parse(text).unwrap();
             assert_eq!(location, Location::S3 { bucket: bucket.into(), prefix: prefix.into() });
             assert_eq!(location.to_string(), text.trim_end_matches('/'));
+        }
+    }
+
+    #[test]
+    fn a_password_is_refused_and_not_shown() {
+        for text in ["s3://me:hush@bucket/x", "https://me:hush@bucket/x"] {
+            let error = Location::parse(text).unwrap_err().to_string();
+            assert!(!error.contains("hush") && error.contains("@bucket/x"), "{error}");
         }
     }
 

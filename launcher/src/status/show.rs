@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use admiral_contract::host::Life;
+use admiral_contract::printable;
 use jiff::Timestamp;
 
 use super::state::{Condition, STALE_SECONDS, State};
@@ -57,7 +58,8 @@ pub fn status(run: &str, program: &Path, watch: bool, json: bool) -> Result<(), 
             if run.contains("://") { (listing(run, program, json)?, false) } else { local(run, json)? };
         let clear = if watch && std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
         // The reader may be gone.
-        if std::io::stdout().write_all(format!("{clear}{text}").as_bytes()).is_err() || !watch || is_over {
+        if std::io::stdout().write_all(format!("{clear}{}", printable(&text)).as_bytes()).is_err() || !watch || is_over
+        {
             return Ok(());
         }
         std::thread::sleep(Duration::from_secs(1));

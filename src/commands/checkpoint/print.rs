@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Write};
 
+use admiral_contract::printable;
 use serde::Serialize;
 
 use super::error::ToolError;
@@ -12,7 +13,8 @@ use super::error::ToolError;
 /// When standard output cannot be written.
 pub(super) fn print(text: &str) -> Result<(), ToolError> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    // Names and texts come from manifests that others may have written.
+    match out.write_all(printable(text).as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use sha2::{Digest, Sha256};
 
 use crate::environment::Environment;
-use crate::secret::{has_user, is_secret};
+use admiral_contract::secret::{has_user, is_secret};
 
 /// Prefixes of names that matter: threads, NCCL, Open MPI's transport, CUDA, libtorch, S3, and network libraries.
 const PREFIXES: [&str; 24] = [
