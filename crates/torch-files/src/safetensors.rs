@@ -12,8 +12,8 @@ use crate::source::Source;
 use crate::state_dict::Views;
 use crate::storages::{Extent, Storages};
 
-/// The largest header that is read, in bytes. A tensor needs about 100 bytes.
-const MAX_HEADER_BYTES: u64 = 16 << 20;
+/// The largest header that is read, in bytes. The format allows no larger one.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// The bytes before the header, which hold its length.
 const LENGTH_BYTES: u64 = 8;

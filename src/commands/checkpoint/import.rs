@@ -48,10 +48,24 @@ pub(super) fn run(options: &ImportOptions, s3: &S3Settings) -> Result<(), ToolEr
     let location = Location::parse(&options.location)?;
     let file = File::open(&options.file).map_err(|error| refuse(&error))?;
     let mut state = StateDict::open(file).map_err(|error| refuse(&error))?;
-    let shapes: Shapes = state.tensors().iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
+    let prefix = wrapper_prefix(state.tensors().iter().map(|tensor| tensor.name.as_str()));
+    let shapes: Shapes =
+        state.tensors().iter().map(|tensor| (tensor.name[prefix.len()..].to_owned(), tensor.shape.clone())).collect();
     let model = recognise(&name, &shapes, options.config.as_deref())?;
     let parameters = parameters(&model.specs);
-    let values = read(&mut state, &parameters).map_err(|error| refuse(&error))?;
+    let values = read(&mut state, &prefix, &parameters).map_err(|error| refuse(&error))?;
+    if !prefix.is_empty() {
+        tracing::info!(
+            "{name}: all names begin with {prefix}, which PyTorch's wrappers of modules add; it is left out"
+        );
+    }
+    let not_finite = num_not_finite(&parameters, &values);
+    if let Some((first, count)) = &not_finite {
+        tracing::warn!(
+            "{name}: {count} values are NaN or infinite, the first of them in {first}; samples from these weights will \
+             be too"
+        );
+    }
 
     let store = Store::create(&location, &options_of(s3))?;
     if let Some(step) = Catalog::new(&store).steps()?.first() {
@@ -82,6 +96,7 @@ pub(super) fn run(options: &ImportOptions, s3: &S3Settings) -> Result<(), ToolEr
             "task": model.config.task,
             "tensors": parameters.len(),
             "values": num_values,
+            "values_not_finite": not_finite.map_or(0, |(_, count)| count),
             "checkpoint": checkpoint,
             "roles": roles,
         }));
@@ -96,10 +111,36 @@ pub(super) fn run(options: &ImportOptions, s3: &S3Settings) -> Result<(), ToolEr
     ))
 }
 
-/// Reads the values of every parameter, in order.
-fn read(state: &mut StateDict<File>, parameters: &[Parameter]) -> Result<Vec<Vec<f32>>, String> {
-    let indices: HashMap<String, usize> =
-        state.tensors().iter().enumerate().map(|(index, tensor)| (tensor.name.clone(), index)).collect();
+/// Returns the prefixes that PyTorch's wrappers of modules have put before all names: `DataParallel` and
+/// `DistributedDataParallel` put `module.`, `torch.compile` puts `_orig_mod.`. Empty if there are none.
+fn wrapper_prefix<'a>(names: impl Iterator<Item = &'a str> + Clone) -> String {
+    let mut prefix = String::new();
+    loop {
+        let longer = ["module.", "_orig_mod."].map(|part| format!("{prefix}{part}"));
+        let is_common =
+            |longer: &String| names.clone().next().is_some() && names.clone().all(|name| name.starts_with(longer));
+        match longer.into_iter().find(is_common) {
+            Some(longer) => prefix = longer,
+            None => return prefix,
+        }
+    }
+}
+
+/// Returns the number of values that are NaN or infinite, and the first parameter that has any. `None` if there are none.
+fn num_not_finite(parameters: &[Parameter], values: &[Vec<f32>]) -> Option<(String, usize)> {
+    let count = |values: &Vec<f32>| values.iter().filter(|value| !value.is_finite()).count();
+    let first = values.iter().position(|values| count(values) > 0)?;
+    Some((parameters[first].name.clone(), values.iter().map(count).sum()))
+}
+
+/// Reads the values of every parameter, in order. All names in the file begin with `prefix`.
+fn read(state: &mut StateDict<File>, prefix: &str, parameters: &[Parameter]) -> Result<Vec<Vec<f32>>, String> {
+    let indices: HashMap<String, usize> = state
+        .tensors()
+        .iter()
+        .enumerate()
+        .map(|(index, tensor)| (tensor.name[prefix.len()..].to_owned(), index))
+        .collect();
     let mut all = Vec::with_capacity(parameters.len());
     for parameter in parameters {
         let index = *indices.get(&parameter.name).ok_or_else(|| format!("it lacks {}", parameter.name))?;
@@ -147,4 +188,28 @@ fn content(model: &Model, parameters: Vec<Parameter>) -> Result<Content, ToolErr
         },
         parameters: Arc::new(parameters),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_of_wrappers_are_found_only_if_all_names_have_them() {
+        let prefix = |names: &[&str]| wrapper_prefix(names.iter().copied());
+        assert_eq!(prefix(&["module.out.weight", "module.out.bias"]), "module.");
+        assert_eq!(prefix(&["_orig_mod.module.a", "_orig_mod.module.module.b"]), "_orig_mod.module.");
+        assert_eq!(prefix(&["module.a", "b"]), "");
+        assert_eq!(prefix(&["modules.a"]), "");
+        assert_eq!(prefix(&[]), "");
+    }
+
+    #[test]
+    fn values_that_are_not_finite_are_counted() {
+        let parameter = |name: &str| Parameter { name: name.into(), shape: vec![2] };
+        let parameters = [parameter("a"), parameter("b")];
+        assert_eq!(num_not_finite(&parameters, &[vec![1.0, 2.0], vec![0.0, -1.0]]), None);
+        let found = num_not_finite(&parameters, &[vec![1.0, 2.0], vec![f32::NAN, f32::INFINITY]]);
+        assert_eq!(found, Some(("b".to_owned(), 2)));
+    }
 }

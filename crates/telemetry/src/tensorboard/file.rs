@@ -98,11 +98,17 @@ fn header(now: f64, first_step: Option<i64>) -> Vec<u8> {
     bytes
 }
 
-/// Creates a file whose name sorts after those of older files, because TensorBoard reads files in this order.
+/// The start of the name of an event file. The seconds since 1970 follow, in 10 digits.
+const PREFIX: &str = "events.out.tfevents.";
+
+/// Creates a file whose name sorts after those of the files in the folder, because TensorBoard reads files in this order.
+/// The clock does not ensure it: it may have been set back, or may differ from that of the host of the last attempt.
 fn create(folder: &Path, now: f64, number: &mut u32) -> io::Result<OpenFile> {
     std::fs::create_dir_all(folder)?;
     let host = file_name_part(&host_name());
-    let start = format!("events.out.tfevents.{:010}.{host}.{}", now as u64, std::process::id());
+    let newest = std::fs::read_dir(folder)?.filter_map(|entry| seconds_of(entry.ok()?.file_name().to_str()?)).max();
+    let seconds = newest.map_or(0, |newest| newest + 1).max(now as u64);
+    let start = format!("{PREFIX}{seconds:010}.{host}.{}", std::process::id());
     loop {
         let path = folder.join(format!("{start}.{number:04}"));
         *number += 1;
@@ -113,6 +119,13 @@ fn create(folder: &Path, now: f64, number: &mut u32) -> io::Result<OpenFile> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Returns the seconds in the name of an event file. `None` for other names, and for a time after which no later name has
+/// 10 digits.
+fn seconds_of(name: &str) -> Option<u64> {
+    let (seconds, _) = name.strip_prefix(PREFIX)?.split_once('.')?;
+    seconds.parse().ok().filter(|seconds: &u64| *seconds < 9_999_999_999)
 }
 
 /// Replaces all characters of a host name except letters, digits and `-` by `_`. Returns `host` for an empty name.
@@ -159,6 +172,21 @@ mod tests {
         let big =
             Event { wall_time: 1.0, step: 1, content: Some(EventContent::FileVersion("x".repeat(MAX_PENDING / 4))) };
         assert_eq!([0; 5].map(|_| events.add(&big)), [true, true, true, false, false]);
+    }
+
+    #[test]
+    fn a_later_file_sorts_after_an_earlier_one_whatever_the_clock_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut names = Vec::new();
+        // The clock is set back by an hour, stands still, and is right again.
+        for now in [7200.0, 3600.0, 3600.0, 9000.0] {
+            let path = create(folder.path(), now, &mut 0).unwrap().path;
+            names.push(path.file_name().unwrap().to_str().unwrap().to_owned());
+        }
+        assert!(names.is_sorted() && names[3].starts_with("events.out.tfevents.0000009000."), "{names:?}");
+        for name in ["events.out.tfevents.x.y", "events.out.tfevents.99999999999.h", "other", "events.out.tfevents.5"] {
+            assert_eq!(seconds_of(name), None, "{name}");
+        }
     }
 
     #[test]

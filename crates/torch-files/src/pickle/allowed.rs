@@ -7,12 +7,14 @@ use crate::dtype::Dtype;
 pub(crate) enum Allowed {
     /// `collections.OrderedDict`.
     OrderedDict,
-    /// `torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`: storage, offset, shape, strides, and arguments that are
-    /// ignored.
+    /// `torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`: storage, offset, shape, strides, two arguments that are
+    /// ignored, and metadata.
     RebuildTensor,
-    /// `torch._utils._rebuild_tensor_v3`, whose storage is untyped and whose seventh argument is the data type.
+    /// `torch._utils._rebuild_tensor_v3`, whose storage is untyped and whose seventh argument is the data type. Metadata
+    /// follow.
     RebuildTypedTensor,
-    /// `torch._utils._rebuild_parameter`: a tensor, and arguments that are ignored.
+    /// `torch._utils._rebuild_parameter` and `_rebuild_parameter_with_state`: a tensor, and arguments that are ignored,
+    /// the Python attributes of the parameter among them.
     RebuildParameter,
     /// The class of a storage; `None` for untyped bytes.
     Storage(Option<Dtype>),
@@ -27,7 +29,7 @@ impl Allowed {
             ("collections", "OrderedDict") => Some(Self::OrderedDict),
             ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Some(Self::RebuildTensor),
             ("torch._utils", "_rebuild_tensor_v3") => Some(Self::RebuildTypedTensor),
-            ("torch._utils", "_rebuild_parameter") => Some(Self::RebuildParameter),
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Some(Self::RebuildParameter),
             ("torch" | "torch.storage", "UntypedStorage") => Some(Self::Storage(None)),
             ("torch" | "torch.cuda", class) if Dtype::of_storage(class).is_some() => {
                 Some(Self::Storage(Dtype::of_storage(class)))

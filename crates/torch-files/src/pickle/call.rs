@@ -24,10 +24,12 @@ impl Allowed {
                 _ => None,
             },
             Self::RebuildTensor => {
+                has_no_metadata(pickled, arguments.get(6))?;
                 let view = tensor(pickled, arguments, None)?;
                 Some(Value::Tensor(view))
             }
             Self::RebuildTypedTensor => {
+                has_no_metadata(pickled, arguments.get(7))?;
                 let Value::Allowed(Self::Dtype(dtype)) = pickled.get(*arguments.get(6)?) else { return None };
                 Some(Value::Tensor(tensor(pickled, arguments, Some(*dtype))?))
             }
@@ -37,6 +39,16 @@ impl Allowed {
             },
             Self::Storage(_) | Self::Dtype(_) => None,
         }
+    }
+}
+
+/// Returns `None` if a tensor has metadata: the bits by which PyTorch marks values that are to be negated or conjugated
+/// when they are read.
+fn has_no_metadata(pickled: &Pickled, metadata: Option<&ValueId>) -> Option<()> {
+    match metadata.map(|id| pickled.get(*id)) {
+        None | Some(Value::None) => Some(()),
+        Some(Value::Dict(entries)) if entries.is_empty() => Some(()),
+        Some(_) => None,
     }
 }
 

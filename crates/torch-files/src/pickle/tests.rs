@@ -27,6 +27,23 @@ fn a_tensor_is_described_without_reading_it() {
 }
 
 #[test]
+fn a_parameter_with_attributes_is_its_tensor() {
+    let start = b"ctorch._utils\n_rebuild_parameter_with_state\n(";
+    let pickle = [b"\x80\x02", start.as_slice(), TENSOR, b"\x88)}U\x04noteU\x01xstR."].concat();
+    let Value::Tensor(view) = top(&pickle) else { panic!() };
+    assert_eq!((view.offset, view.shape), (1, vec![2, 1]));
+}
+
+#[test]
+fn a_tensor_whose_values_are_to_be_negated_is_refused() {
+    let with = |metadata: &[u8]| [b"\x80\x02", &TENSOR[..TENSOR.len() - 2], metadata, b"tR."].concat();
+    assert!(matches!(top(&with(b"}")), Value::Tensor(_)));
+    assert!(matches!(top(&with(b"N")), Value::Tensor(_)));
+    // {"neg": True}
+    assert!(matches!(error(&with(b"}U\x03neg\x88s")), Error::Refused { .. }));
+}
+
+#[test]
 fn a_tensor_of_too_many_dimensions_is_refused() {
     let start = TENSOR.windows(2).position(|two| two == b"Q\x4b").unwrap() + 3;
     let tensor = |dimensions: usize| {
