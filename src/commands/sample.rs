@@ -144,6 +144,13 @@ fn apply(options: &SampleOptions, config: &mut RunConfig) {
 /// Returns the class of each image, if the model has classes, and the number of images.
 fn choose_labels(options: &SampleOptions, config: &RunConfig) -> Result<(Option<Vec<i64>>, u64), TrainError> {
     let per_class = config.sampling.samples_per_class;
+    let rows = options
+        .labels
+        .as_ref()
+        .map_or_else(|| config.sampling.grid_rows(config.model.num_classes), |labels| labels.len() as u64);
+    if let Some(mistake) = config.sampling.check_grid(rows, config.model.image_size) {
+        return Err(TrainError::Refused(mistake.to_string()));
+    }
     let Some(classes) = &options.labels else {
         return Ok(grid_labels(config.model.num_classes, per_class, config.sampling.max_classes));
     };

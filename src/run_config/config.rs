@@ -61,6 +61,10 @@ impl Validate for RunConfig {
         mistakes.extend(self.precision.validate());
         mistakes.extend(self.classifier.validate());
         mistakes.extend(self.sampling.validate(&self.diffusion));
+        if self.training.sample_interval > 0 && self.task != Task::Classifier {
+            let rows = self.sampling.grid_rows(self.model.num_classes);
+            mistakes.extend(self.sampling.check_grid(rows, self.model.image_size));
+        }
         mistakes.extend(self.checkpoint.validate());
         mistakes.extend(self.telemetry.validate());
         let launch = self.launch.mistakes().into_iter();

@@ -49,7 +49,37 @@ impl Default for SamplingConfig {
     }
 }
 
+/// The largest number of columns of a grid.
+const MAX_PER_CLASS: u64 = 1000;
+/// The largest number of classes that can be asked for. A model has fewer.
+const MAX_CLASSES: u64 = 1_000_000;
+/// The largest number of images that are drawn together.
+const MAX_BATCH: u64 = 65_536;
+/// The largest number of pixels of a grid, which is in memory as a whole. Pillow opens no larger images.
+const MAX_GRID_PIXELS: u64 = 178_956_970;
+
 impl SamplingConfig {
+    /// Returns a mistake if a grid with this number of rows of images of `image_size` x `image_size` pixels is too large.
+    #[must_use]
+    pub fn check_grid(&self, rows: u64, image_size: i64) -> Option<Invalid> {
+        let pixels = [rows, self.samples_per_class, image_size.unsigned_abs(), image_size.unsigned_abs()]
+            .into_iter()
+            .fold(1_u64, u64::saturating_mul);
+        (pixels > MAX_GRID_PIXELS).then(|| {
+            let message = format!(
+                "is {}; a grid of {rows} rows has {pixels} pixels then, and at most {MAX_GRID_PIXELS} are drawn",
+                self.samples_per_class
+            );
+            Invalid::new("sampling.samples_per_class", message)
+        })
+    }
+
+    /// Returns the number of rows of a grid: one for each class, up to `max_classes`. Without classes, a grid is a square.
+    #[must_use]
+    pub fn grid_rows(&self, num_classes: Option<i64>) -> u64 {
+        num_classes.map_or(self.samples_per_class, |classes| classes.unsigned_abs().min(self.max_classes))
+    }
+
     /// Returns the sampling method with its noise.
     #[must_use]
     pub fn method(&self) -> Method {
@@ -75,9 +105,13 @@ impl SamplingConfig {
             }
         };
         check((0.0..=1.0).contains(&self.eta), "eta", format!("is {}; it must lie in [0, 1]", self.eta));
-        check(self.samples_per_class > 0, "samples_per_class", "must be at least 1".into());
-        check(self.max_classes > 0, "max_classes", "must be at least 1".into());
-        check(self.batch_size > 0, "batch_size", "must be at least 1".into());
+        for (field, value, most) in [
+            ("samples_per_class", self.samples_per_class, MAX_PER_CLASS),
+            ("max_classes", self.max_classes, MAX_CLASSES),
+            ("batch_size", self.batch_size, MAX_BATCH),
+        ] {
+            check((1..=most).contains(&value), field, format!("is {value}; it must lie in [1, {most}]"));
+        }
         if let Err(error) = self.respaced(training).retained_timesteps() {
             check(false, "timestep_respacing", error.to_string());
         }
@@ -88,6 +122,20 @@ impl SamplingConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_grid_has_bounds() {
+        let training = DiffusionConfig::default();
+        for per_class in [0, 1001, 4_000_000_000] {
+            let config = SamplingConfig { samples_per_class: per_class, ..SamplingConfig::default() };
+            assert_eq!(config.validate(&training).len(), 1, "{per_class}");
+        }
+        let config = SamplingConfig { samples_per_class: 50, ..SamplingConfig::default() };
+        assert_eq!((config.grid_rows(None), config.grid_rows(Some(3)), config.grid_rows(Some(1000))), (50, 3, 10));
+        assert_eq!(config.check_grid(10, 512), None);
+        assert!(config.check_grid(1000, 512).is_some());
+        assert!(config.check_grid(u64::MAX, i64::MAX).is_some());
+    }
 
     #[test]
     fn mistakes_name_their_field() {

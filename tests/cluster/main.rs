@@ -23,3 +23,4 @@ mod launch;
 mod preflight;
 mod stage;
 mod storm;
+mod strangers;

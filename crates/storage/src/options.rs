@@ -95,9 +95,10 @@ impl S3Settings {
             if is_switch(*key) && !matches!(value.to_ascii_lowercase().as_str(), "true" | "false") {
                 return refuse("is neither true nor false".into());
             }
-            if is_endpoint(*key) {
-                self.check_endpoint(value).or_else(refuse)?;
-            }
+        }
+        for Setting { name, value, .. } in self.0.iter().filter(|setting| is_endpoint(setting.key)) {
+            let refuse = |reason: String| Err(Error::Variable { variable: name.clone(), reason });
+            self.check_endpoint(value).or_else(refuse)?;
         }
         self.check_credentials()
     }

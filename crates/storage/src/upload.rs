@@ -106,6 +106,7 @@ async fn send_parts(
 ) -> Result<(u64, String), object_store::Error> {
     let (mut length, mut hash) = (0, Sha256::new());
     let mut in_flight = JoinSet::new();
+    let part_bytes = enough_part_bytes(pieces.iter().map(Bytes::len).sum(), part_bytes);
     for part in parts(pieces, part_bytes) {
         for piece in &part {
             length += piece.len() as u64;
@@ -134,6 +135,14 @@ fn retry_if_missing(error: object_store::Error) -> object_store::Error {
         }
         error => error,
     }
+}
+
+/// The largest number of parts of an upload, a limit of S3.
+const MAX_PARTS: usize = 10_000;
+
+/// Returns the size of the parts of a file of `length` bytes: `part_bytes`, or more if there would be too many parts.
+fn enough_part_bytes(length: usize, part_bytes: usize) -> usize {
+    part_bytes.max(length.div_ceil(MAX_PARTS))
 }
 
 /// Regroups pieces into parts of `part_bytes`. The last part may be smaller. Without any bytes there is one empty part,
@@ -167,6 +176,17 @@ mod tests {
     fn part_contents(pieces: &[&'static [u8]], part_bytes: usize) -> Vec<Vec<u8>> {
         let pieces: Vec<Bytes> = pieces.iter().copied().map(Bytes::from_static).collect();
         parts(&pieces, part_bytes).map(|part| part.concat()).collect()
+    }
+
+    #[test]
+    fn a_large_file_has_no_more_parts_than_s3_allows() {
+        const MIB: usize = 1 << 20;
+        assert_eq!(enough_part_bytes(0, 16 * MIB), 16 * MIB);
+        assert_eq!(enough_part_bytes(160_000 * MIB, 16 * MIB), 16 * MIB);
+        for length in [160_000 * MIB + 1, 1_000_000 * MIB + 7] {
+            let part = enough_part_bytes(length, 16 * MIB);
+            assert!(length.div_ceil(part) <= MAX_PARTS && part > 16 * MIB, "{length}");
+        }
     }
 
     #[test]

@@ -375,7 +375,7 @@ mod tests {
         assert!(requests[0].contains("max-uploads=1") && !requests[0].contains("marker="), "{requests:?}");
         for request in &requests[1..] {
             assert!(request.contains("&key-marker=p%2Flatest.json&"), "{request}");
-            assert!(request.contains("&upload-id-marker=1%2B%2F&"), "{request}");
+            assert!(request.contains("&upload-id-marker=1%2B%2F "), "{request}");
         }
     }
 
