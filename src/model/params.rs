@@ -135,8 +135,10 @@ pub struct Params {
 #[derive(Debug)]
 struct Tensors(Vec<Tensor>);
 
-// SAFETY: a shared reference allows only reading a tensor and copying its handle, and libtorch's reference counts are
-// atomic. Callers synchronize in-place operations on shallow copies themselves.
+// SAFETY: libtorch's reference counts are atomic, and it allows several threads to read a tensor. The methods of `Tensor`
+// that take `&self` and change the tensor all the same are `backward`, `set_requires_grad`, `f_set_data` and in-place
+// operations on a `shallow_clone`. Only the thread of the training step calls them, between the forward passes that other
+// threads (those of autograd, which compute activations again) take part in.
 unsafe impl Sync for Tensors {}
 
 impl Params {
@@ -160,6 +162,25 @@ impl Params {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_read_the_same_parameters() {
+        let values: Vec<f32> = (0..4096).map(|i| i as f32).collect();
+        let params = Params::new(vec![Tensor::from_slice(&values)]);
+        let expected: f64 = values.iter().map(|value| f64::from(*value)).sum();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let params = params.clone();
+                scope.spawn(move || {
+                    for _ in 0..100 {
+                        let copy = params.get(ParamId(0)).shallow_clone();
+                        assert_eq!(copy.sum(tch::Kind::Double).double_value(&[]), expected);
+                    }
+                });
+            }
+        });
+        assert_eq!(params.get(ParamId(0)).sum(tch::Kind::Double).double_value(&[]), expected);
+    }
 
     #[test]
     fn check_lists_differences_by_name() {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Duration;
 
-use rustix::fs::MemfdFlags;
+use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::reading::{Phase, Reading};
@@ -108,8 +108,12 @@ impl Ledger {
     /// If the system provides no memory.
     pub fn create() -> Result<Self, LedgerError> {
         let failed = |source: std::io::Error| LedgerError::File { path: "(anonymous)".into(), source };
-        let file = rustix::fs::memfd_create("admiral-ledger", MemfdFlags::empty()).map_err(|e| failed(e.into()))?;
+        let flags = MemfdFlags::ALLOW_SEALING;
+        let file = rustix::fs::memfd_create("admiral-ledger", flags).map_err(|e| failed(e.into()))?;
         rustix::fs::ftruncate(&file, LENGTH as u64).map_err(|e| failed(e.into()))?;
+        // If a process that has the file made it shorter, the others would die at their next access.
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&file, seals).map_err(|e| failed(e.into()))?;
         let ledger = Self { page: map(&file).map_err(failed)?, file: Some(file) };
         ledger.page().version.store(VERSION, Ordering::Relaxed);
         ledger.page().since.store(now(), Ordering::Relaxed);
@@ -369,6 +373,15 @@ mod tests {
         let path = format!("/proc/self/fd/{}", ledger.file().expect("it was created here").as_raw_fd());
         let other = Ledger::open(path.as_ref()).expect("the same memory");
         (ledger, other)
+    }
+
+    #[test]
+    fn the_memory_cannot_be_made_shorter() {
+        let ledger = Ledger::create().expect("memory");
+        let file = ledger.file().expect("it was created here");
+        assert!(rustix::fs::ftruncate(file, 0).is_err(), "an access beyond the end would kill the other process");
+        ledger.sign(5);
+        assert_eq!(ledger.read().pid, 5);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -74,7 +75,13 @@ impl KernelCache {
             return Ok((compile()?, Origin::NotCached("there is no folder for it: HOME is not set".into())));
         };
         let path = folder.join(format!("{}.cubin", key(source, options, version)));
-        if let Some(cubin) = fs::read(&path).ok().and_then(|bytes| decode(&bytes)) {
+        // The digest in an entry finds damage, but not a wrong entry of another user.
+        if !is_safe(folder) {
+            let reason =
+                format!("others than this user may write to {}; {VARIABLE} names another folder", folder.display());
+            return Ok((compile()?, Origin::NotCached(reason)));
+        }
+        if let Some(cubin) = read(&path).and_then(|bytes| decode(&bytes)) {
             return Ok((cubin, Origin::Cache));
         }
         let cubin = compile()?;
@@ -84,6 +91,26 @@ impl KernelCache {
         };
         Ok((cubin, origin))
     }
+}
+
+/// Reads an entry, unless it is a link or others may have written it.
+fn read(path: &Path) -> Option<Vec<u8>> {
+    if !fs::symlink_metadata(path).ok()?.is_file() || !is_own(&fs::metadata(path).ok()?) {
+        return None;
+    }
+    fs::read(path).ok()
+}
+
+/// Returns whether only this user may write to a folder. A folder that is not there yet will be this user's.
+fn is_safe(folder: &Path) -> bool {
+    fs::metadata(folder).map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |meta| is_own(&meta))
+}
+
+/// Returns whether a file or folder belongs to this user or to root, and no other user may write to it.
+fn is_own(meta: &fs::Metadata) -> bool {
+    // The owner of a process's entry is its effective user.
+    let own = fs::metadata("/proc/self").map_or(0, |process| process.uid());
+    (meta.uid() == own || meta.uid() == 0) && meta.mode() & 0o022 == 0
 }
 
 /// Returns the name of an entry. The options include the architecture.
@@ -124,7 +151,7 @@ fn decode(bytes: &[u8]) -> Option<Cubin> {
 /// Writes an entry. It is written under a temporary name and renamed, so that processes that start together on one
 /// machine never see incomplete entries.
 fn write(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let (partial, mut file) = create_partial(folder)?;
     let written = file.write_all(bytes).and_then(|()| fs::rename(&partial, path));
     if written.is_err() {
@@ -140,7 +167,7 @@ fn create_partial(folder: &Path) -> io::Result<(PathBuf, fs::File)> {
     let mut number = 0;
     loop {
         let path = folder.join(format!("{}-{number}.partial", std::process::id()));
-        match fs::File::create_new(&path) {
+        match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
             Ok(file) => return Ok((path, file)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
             Err(error) => return Err(error),
@@ -167,6 +194,27 @@ mod tests {
 
     fn entries(folder: &Path) -> Vec<PathBuf> {
         fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+    }
+
+    #[test]
+    fn entries_that_others_may_have_written_are_not_used() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let cache = KernelCache::new(Some(folder.path().to_owned()));
+        let get = || cache.get_with("source", &options(), "12.8", || Ok(cubin("new"))).unwrap();
+        assert_eq!(get().1, Origin::Compiled);
+        let entry = entries(folder.path()).remove(0);
+        assert_eq!(fs::metadata(&entry).unwrap().permissions().mode() & 0o777, 0o600);
+        let allow = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        allow(&entry, 0o622);
+        assert_eq!(get().1, Origin::Compiled, "an entry that others may write is compiled again");
+        assert_eq!(get().1, Origin::Cache);
+        let elsewhere = folder.path().join("elsewhere");
+        fs::rename(&entry, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &entry).unwrap();
+        assert_eq!(get().1, Origin::Compiled, "a link is replaced");
+        allow(folder.path(), 0o777);
+        assert!(matches!(get().1, Origin::NotCached(reason) if reason.contains("others than this user")));
     }
 
     #[test]

@@ -51,13 +51,13 @@ impl RankProcess {
         command.args(arguments).envs(variables).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0);
         let parent = rustix::process::getpid();
-        // SAFETY: only system calls that are allowed between fork and exec.
+        // SAFETY: only system calls, which are allowed between fork and exec. Errors hold a number and allocate nothing.
         unsafe {
             command.pre_exec(move || {
                 set_parent_process_death_signal(Some(Signal::KILL))?;
                 // The parent may have died before the signal was set.
                 if rustix::process::getppid() != Some(parent) {
-                    return Err(std::io::Error::other("its agent died"));
+                    return Err(rustix::io::Errno::SRCH.into());
                 }
                 Ok(())
             });

@@ -60,7 +60,7 @@ fn agent(request: &ExamineRequest, from_environment: Option<String>) -> Option<V
         .find(|pair| pair[0] == REMOTE_AGENT_PARAMETER)
         .map(|pair| pair[1].to_owned())
         .or(from_environment);
-    if named.is_none() && matches!(request.source, Source::Slurm | Source::Pbs | Source::Lsf) {
+    if named.is_none() && matches!(request.source, Source::Slurm | Source::Pbs | Source::Lsf | Source::GridEngine) {
         return None;
     }
     let named = named.unwrap_or_else(|| "ssh".to_owned());

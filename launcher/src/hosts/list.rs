@@ -28,6 +28,8 @@ pub enum Source {
     Pbs,
     /// The LSF job of this process.
     Lsf,
+    /// The Grid Engine job of this process.
+    GridEngine,
     /// No source: the run uses this machine alone.
     Local,
 }
@@ -40,6 +42,7 @@ impl std::fmt::Display for Source {
             Self::Slurm => f.write_str("Slurm's job"),
             Self::Pbs => f.write_str("the PBS job"),
             Self::Lsf => f.write_str("the LSF job"),
+            Self::GridEngine => f.write_str("the Grid Engine job"),
             Self::Local => f.write_str("this machine"),
         }
     }

@@ -7,11 +7,15 @@ use super::host::{Host, check_name};
 use super::list::{HostList, Source};
 use super::nodelist;
 
-/// Returns the hosts of the Slurm, PBS or LSF job of this process; `None` outside a job.
+/// Returns the hosts of the Slurm, PBS, LSF or Grid Engine job of this process; `None` outside a job.
 ///
 /// # Errors
 /// If a variable of the scheduler, or a file that it names, is not understood.
 pub fn resolve(environment: &dyn Fn(&str) -> Option<String>) -> Result<Option<HostList>, HostError> {
+    // The list of nodes of a heterogeneous job names only those of one of its parts.
+    if let Some(variable) = first(environment, &["SLURM_HET_SIZE", "SLURM_PACK_SIZE"]).filter(|(_, size)| size != "1") {
+        return Err(wrong(&variable, "a heterogeneous job, whose parts may have different hosts".to_owned()));
+    }
     if let Some(nodes) = first(environment, &["SLURM_JOB_NODELIST", "SLURM_NODELIST"]) {
         return slurm(nodes, environment).map(Some);
     }
@@ -20,6 +24,9 @@ pub fn resolve(environment: &dyn Fn(&str) -> Option<String>) -> Result<Option<Ho
     }
     if environment("LSB_JOBID").is_some() {
         return lsf(environment);
+    }
+    if let Some((_, path)) = first(environment, &["PE_HOSTFILE"]) {
+        return grid_engine(Path::new(&path)).map(Some);
     }
     Ok(None)
 }
@@ -91,6 +98,21 @@ fn pbs(path: &Path) -> Result<HostList, HostError> {
     Ok(HostList { hosts, source: Source::Pbs, notes: Vec::new() })
 }
 
+/// Each line has a host, its slots, its queue and its processors (see sge_pe(5)).
+fn grid_engine(path: &Path) -> Result<HostList, HostError> {
+    let text = read("the PE_HOSTFILE", path)?;
+    let mut hosts: Vec<Host> = Vec::new();
+    for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let wrong = |problem: String| HostError::Line { path: path.to_owned(), line: i + 1, problem };
+        let mut words = line.split_whitespace();
+        let name = words.next().unwrap_or_default();
+        check_name(name).map_err(wrong)?;
+        let slots = words.next().and_then(|slots| slots.parse().ok());
+        count(&mut hosts, name, slots.ok_or_else(|| wrong(format!("after {name} stands no number of slots")))?);
+    }
+    Ok(HostList { hosts, source: Source::GridEngine, notes: Vec::new() })
+}
+
 fn lsf(environment: &dyn Fn(&str) -> Option<String>) -> Result<Option<HostList>, HostError> {
     let mut hosts: Vec<Host> = Vec::new();
     let variable = if let Some(variable) = first(environment, &["LSB_DJOB_HOSTFILE"]) {
@@ -153,6 +175,28 @@ mod tests {
         let hosts = list(variables).unwrap().unwrap().hosts;
         let one = |host: &Host| format!("{}:{}{}", host.name, host.slots, if host.slots_given { "" } else { "?" });
         hosts.iter().map(one).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn grid_engine_jobs() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "n1 8 all.q@n1 UNDEFINED\nn2 4 all.q@n2 <NULL>\nn1 2 gpu.q@n1 UNDEFINED\n\n")
+            .unwrap();
+        let path = file.path().to_str().unwrap();
+        assert_eq!(shown(&[("PE_HOSTFILE", path)]), "n1:10 n2:4");
+        for (line, word) in [("n1 many all.q@n1 x\n", "no number of slots"), ("-oProxyCommand=x 1 q x\n", ":1: ")] {
+            std::fs::write(file.path(), line).unwrap();
+            let error = list(&[("PE_HOSTFILE", path)]).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn heterogeneous_slurm_jobs_are_refused() {
+        let job = |size| list(&[("SLURM_JOB_NODELIST", "n[1-2]"), ("SLURM_HET_SIZE", size)]);
+        let error = job("2").unwrap_err().to_string();
+        assert!(error.contains("heterogeneous") && error.contains("--hosts"), "{error}");
+        assert!(job("1").is_ok());
     }
 
     #[test]
