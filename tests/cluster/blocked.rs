@@ -41,7 +41,7 @@ fn assert_continues(launch: &Launch, step: u64) {
 }
 
 /// Compiles the library that holds up file operations.
-fn frozen_disk(place: &Place) -> PathBuf {
+pub fn frozen_disk(place: &Place) -> PathBuf {
     let library = place.path("frozen_disk.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/frozen_disk.c");
     let mut command = Command::new("cc");

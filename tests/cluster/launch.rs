@@ -202,7 +202,7 @@ fn a_run_survives_ranks_that_die_or_hang_in_every_phase() {
 #[ignore = "minutes: make chaos"]
 fn a_run_survives_a_storm_of_incidents() {
     let wanted = std::env::var("CHAOS_INCIDENTS").ok().and_then(|text| text.parse().ok());
-    storm::run_until(wanted.unwrap_or(100));
+    storm::run_until(wanted.unwrap_or(200));
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Stage {
     }
 
     /// `admiral-launch run` on n0.
-    fn command(&self, name: &str, hosts: &str, arguments: &[&str]) -> Command {
+    pub fn command(&self, name: &str, hosts: &str, arguments: &[&str]) -> Command {
         let mut command = self.bed.launcher("n0");
         command.arg("run").arg(self.place.path("tiny.yaml")).args(["--hosts", hosts, "--no-preflight"]);
         command.args(["--np", &self.ranks.to_string()]);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::Value;
 
 use crate::bed::{Launch, PATIENCE, incidents, parent_of, pid_of, signal};
+use crate::blocked::frozen_disk;
 use crate::stage::{STANDSTILL, Stage, verdict};
 
 /// The steps of a run, long enough for a dozen incidents.
@@ -40,6 +41,18 @@ const FAILURES: [Failure; 9] = [
     Failure::Gone,
 ];
 
+/// What holds up the launcher for a while. It ends no run and is no incident.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standstill {
+    /// The launcher is stopped with SIGSTOP.
+    Launcher,
+    /// The file system of the run's folder does not answer to the launcher and the agents.
+    Folder,
+}
+
+/// How long a launcher is held up. Longer than agents and launcher wait for a process that is gone.
+const HELD_UP: Duration = Duration::from_secs(8);
+
 /// A failure that a launcher has recorded: its time in seconds since 1970, and the incident file.
 struct Recorded {
     failure_kind: Failure,
@@ -72,29 +85,61 @@ pub fn run_until(count: usize) {
     let seed = wanted.unwrap_or_else(|| u64::from(std::process::id()));
     eprintln!("storm: ADMIRAL_CHAOS_SEED={seed}");
     let mut draw = Draw(seed);
-    let (mut recorded, mut total, mut number) = (Vec::new(), 0, 0);
+    frozen_disk(&stage.place);
+    let (mut recorded, mut total, mut number, mut standstills) = (Vec::new(), 0, 0, 0);
     while total < count {
         let name = format!("storm-{number}");
-        total += one_run(&stage, &name, &mut draw, &mut recorded);
+        total += one_run(&stage, &name, &mut draw, &mut recorded, &mut standstills);
         number += 1;
-        eprintln!("storm: {total} incidents in {number} runs");
+        eprintln!(
+            "storm: {total} incidents and {standstills} standstills of a launcher or its folder in {number} runs"
+        );
     }
+    println!("{standstills} standstills of 8 s of a launcher or its folder, without an incident");
     table(&recorded, total, number);
 }
 
-/// Disturbs one run until its end. Returns the number of incidents.
-fn one_run(stage: &Stage, name: &str, draw: &mut Draw, recorded: &mut Vec<Recorded>) -> usize {
+/// Holds up a launcher for a while.
+fn hold_up(launch: &Launch, kind: Standstill, flag: &Path) {
+    match kind {
+        Standstill::Launcher => launch.running.signal(libc::SIGSTOP),
+        Standstill::Folder => std::fs::write(flag, "").expect("the flag"),
+    }
+    std::thread::sleep(HELD_UP);
+    match kind {
+        Standstill::Launcher => launch.running.signal(libc::SIGCONT),
+        Standstill::Folder => std::fs::remove_file(flag).expect("the flag"),
+    }
+}
+
+/// Disturbs one run until its end. Returns the number of incidents, and counts the standstills.
+fn one_run(stage: &Stage, name: &str, draw: &mut Draw, recorded: &mut Vec<Recorded>, standstills: &mut usize) -> usize {
     let hosts = "n0:2,n1:2,n2:2,n3:2";
     // The launcher leaves out hosts that fail repeatedly. With fewer ranks than 4 the bytes would differ.
     let arguments = [&["--max-restarts", "1000", "--min-ranks", "4"], &STANDSTILL[..]].concat();
     let run = stage.place.path(name);
-    let mut launch = stage.launch(name, hosts, &arguments);
+    let flag = stage.place.path("frozen");
+    let start = || {
+        let mut command = stage.command(name, hosts, &arguments);
+        command.env("LD_PRELOAD", stage.place.path("frozen_disk.so")).env("FROZEN_PROGRAM", "admiral-launch");
+        command.env("FROZEN_FLAG", &flag).env("FROZEN_FOLDER", &run);
+        Launch::start(&mut command, run.clone())
+    };
+    let mut launch = start();
     let before = recorded.len();
     let (mut count, mut next) = (0, 5 + draw.below(15));
     // The lost host, and the command that brings it back. Only one per run, because spare hosts are few.
     let mut lost: Option<(String, &str)> = None;
     while let Some(state) = at_step(&launch, next) {
         let seen = incidents(&run).len();
+        if draw.below(4) == 0 {
+            let kind = if draw.below(2) == 0 { Standstill::Launcher } else { Standstill::Folder };
+            hold_up(&launch, kind, &flag);
+            *standstills += 1;
+            assert_eq!(incidents(&run).len(), seen, "{name}: {kind:?} has ended ranks");
+            next = launch.step().max(next) + 1;
+            continue;
+        }
         let rank = usize::try_from(draw.below(4)).expect("small");
         let mut failure_kind = FAILURES[usize::try_from(draw.below(FAILURES.len() as u64)).expect("small")];
         let host = state["ranks"][rank]["host"].as_str().expect("a host").to_owned();
@@ -135,7 +180,7 @@ fn one_run(stage: &Stage, name: &str, draw: &mut Draw, recorded: &mut Vec<Record
         count += 1;
         if failure_kind == Failure::Launcher {
             launch.running.finish(PATIENCE);
-            launch = stage.launch(name, hosts, &arguments);
+            launch = start();
         } else {
             let failure = failure_after(&launch, seen);
             let says = verdict(&failure);

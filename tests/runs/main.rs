@@ -13,6 +13,7 @@ mod stores;
 mod interchange;
 mod last_release;
 mod python;
+mod refusals;
 mod tools;
 mod train;
 mod worlds;

@@ -272,7 +272,7 @@ fn a_broken_image_stops_the_run_by_name_or_is_skipped() {
 
 /// Waits until a run trains. Returns its ranks' processes.
 fn ranks_at_work(place: &Place, running: &Running, num_ranks: usize) -> Vec<i32> {
-    wait_until("training has begun", || place.path("run/config.yaml").exists());
+    wait_until("training has begun", || place.path("run/tensorboard").exists());
     std::thread::sleep(Duration::from_millis(500));
     let program = env!("CARGO_BIN_EXE_admiral");
     let is_rank = |id: &i32| std::fs::read_link(format!("/proc/{id}/exe")).is_ok_and(|exe| exe.as_os_str() == program);
