@@ -194,7 +194,7 @@ fn an_unusable_location_ends_the_run_at_its_start(ranks: usize) {
     }
     stage.proxy.set_rules(vec![]);
     // A location that can be read but not written is found by the write probe.
-    stage.proxy.set_rules(vec![Rule::new(DENIED).method("POST")]);
+    stage.proxy.set_rules(["POST", "PUT"].map(|method| Rule::new(DENIED).method(method)).into());
     let finished = stage.ends(&mut stage.train("read-only", SHORT, &[]));
     stage.assert_gave_up("read-only", &finished, &["cannot write", "admiral-probe-", "ExpiredToken"]);
     // A server that does not know the condition would let two runs take the same lease.
