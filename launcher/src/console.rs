@@ -10,15 +10,17 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use admiral_contract::printable;
+use admiral_contract::{printable, printable_json};
 
 use crate::environment::Environment;
 use crate::queued_writer::QueuedWriter;
 
-/// Writes to standard output at once, for commands without ranks. Errors are ignored, because the reader may be gone.
+/// Writes text or a JSON object to standard output at once, for commands without ranks. Errors are ignored, because the
+/// reader may be gone.
 pub fn print(text: &str) {
     let mut out = std::io::stdout();
-    let _ = out.write_all(printable(text).as_bytes()).and_then(|()| out.flush());
+    let shown = if text.starts_with('{') { printable_json(text) } else { printable(text) };
+    let _ = out.write_all(shown.as_bytes()).and_then(|()| out.flush());
 }
 
 /// The ranks whose whole output is shown.

@@ -13,6 +13,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use admiral_contract::files::{create_anew, open_regular};
 use admiral_contract::host::{Life, host_name};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
@@ -50,8 +51,8 @@ pub struct Files {
     is_locked: bool,
 }
 
-/// How long a launcher on another machine may be silent before it counts as dead.
-const SILENCE: Duration = Duration::from_secs(10);
+/// How long a launcher on another machine may be silent before it counts as dead. As long as the lease of the checkpoints.
+const SILENCE: Duration = Duration::from_secs(35);
 
 /// Returns whether the launcher that wrote `state` still has the run. If nobody but its file can tell, this waits for the
 /// next write, because the clocks of two machines cannot be compared.
@@ -68,16 +69,17 @@ fn is_held(run: &Path, state: &State, tell: impl Fn(&str)) -> bool {
         SILENCE.as_secs()
     ));
     let end = Instant::now() + SILENCE;
+    let mut was_read = false;
     while Instant::now() < end {
         std::thread::sleep(Duration::from_millis(250));
-        // A file that cannot be read now is no sign of death.
-        if let Ok(now) = crate::status::read(run)
-            && (now.updated != state.updated || now.launch_id != state.launch_id)
-        {
+        let Ok(now) = crate::status::read(run) else { continue };
+        was_read = true;
+        if now.updated != state.updated || now.launch_id != state.launch_id {
             return now.condition != Condition::Ended;
         }
     }
-    false
+    // If the file could never be read, the launcher may have written it.
+    !was_read
 }
 
 impl Files {
@@ -93,8 +95,8 @@ impl Files {
             move |source| FilesError::Io { path, source }
         };
         std::fs::create_dir_all(&folder).map_err(failed(&folder))?;
-        let mut lock =
-            File::options().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed(&path))?;
+        let mut lock = open_regular(&path, File::options().create(true).truncate(false).read(true).write(true))
+            .map_err(failed(&path))?;
         let is_locked = match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => true,
             Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -206,12 +208,7 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<(), FilesE
     let mut aside = path.as_os_str().to_owned();
     aside.push(".new");
     let write = || {
-        match std::fs::remove_file(&aside) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        // Only a new file: somebody else may have put a link or a pipe there.
-        let mut file = File::options().write(true).create_new(true).open(&aside)?;
+        let mut file = create_anew(Path::new(&aside))?;
         file.write_all(content)?;
         file.sync_all()?;
         std::fs::rename(&aside, path)

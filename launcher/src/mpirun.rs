@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::layout::Layout;
 use crate::shell::quoted;
-use admiral_contract::secret::{masked, masked_text};
+use admiral_contract::secret::{masked, masked_argument};
 
 /// Variables whose names begin like this are passed to every rank: the libraries in it read them.
 const PASSED_BEGINNINGS: [&str; 9] =
@@ -179,7 +179,7 @@ impl MpirunCommand {
     #[must_use]
     pub fn shell_line(&self) -> String {
         let words = std::iter::once(self.mpirun.to_string_lossy().into_owned()).chain(self.arguments());
-        words.map(|word| quoted(&masked_text(&word))).collect::<Vec<_>>().join(" ")
+        words.map(|word| quoted(&masked_argument(&word))).collect::<Vec<_>>().join(" ")
     }
 
     /// Returns the text of `--dry-run`: the places of the ranks, the line, and every variable that is passed.

@@ -222,10 +222,12 @@ impl<'a> Loop<'a> {
             if step.is_multiple_of(log) || is_last {
                 self.log(&report)?;
             }
-            self.validate(step)?;
-            let pause_start = Instant::now();
             let polled = self.saves.poll(stop.is_asked(), collective)?;
             let is_asked = polled.is_asked;
+            if !is_asked {
+                self.validate(step)?;
+            }
+            let pause_start = Instant::now();
             if sample > 0 && (step.is_multiple_of(sample) || is_last) && draws_samples {
                 phases.enter(Phase::Sample, 0);
                 self.draw(step)?;

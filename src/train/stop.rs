@@ -69,7 +69,9 @@ impl Stop {
                     }
                     if !stop.is_checked.load(Ordering::Relaxed) {
                         tracing::warn!("asked to stop before the first step: there is nothing to save");
-                        std::process::exit(i32::from(ExitCode::Preempted as u8));
+                        // SAFETY: no precondition. The exit handlers of libraries are left out: the main thread may be in
+                        // the middle of setting these libraries up.
+                        unsafe { libc::_exit(i32::from(ExitCode::Preempted as u8)) };
                     }
                     if !stop.is_asked() {
                         tracing::warn!("asked to stop: writing a checkpoint after this step");

@@ -94,7 +94,7 @@ fn paths_numbers_and_variables_that_cannot_be_meant_are_refused_by_name() {
         ("launch.stall_seconds=18446744073709551615", "launch.stall_seconds"),
         ("training.global_batch=256000000000", "training.global_batch"),
         ("sampling.samples_per_class=4000000000", "sampling.samples_per_class"),
-        ("checkpoint.url=s3://me:hush@bucket/x", "(secret, not shown)"),
+        ("checkpoint.url=s3://me:hush@bucket/x", "(secret, not shown)@bucket"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_admiral"));
         let finished =

@@ -43,28 +43,27 @@ pub(crate) async fn to_delete(
     in_use: Option<u64>,
     run_id: &str,
 ) -> Result<Vec<u64>, Error> {
-    let published: BTreeSet<u64> = catalog::published_steps(store, "").await?.into_iter().collect();
-    let mut steps = Vec::new();
-    for step in retention.to_delete(&published, in_use) {
-        let folder = layout::step_folder(step);
-        if store.is_link(&folder) {
+    let mut own = BTreeSet::new();
+    for step in catalog::published_steps(store, "").await? {
+        if first_link(store, step).await?.is_some() {
             continue;
         }
-        match Checkpoint::in_folder(store, &folder).await {
-            Ok(Some(checkpoint)) if checkpoint.manifest().writer.run_id == run_id => steps.push(step),
+        match Checkpoint::in_folder(store, &layout::step_folder(step)).await {
+            Ok(Some(checkpoint)) if checkpoint.manifest().writer.run_id == run_id => _ = own.insert(step),
             // A damaged checkpoint names no run. It stays until the user looks at it.
             Ok(_) | Err(Error::Damaged { .. } | Error::Schema { .. }) => {}
             Err(error) => return Err(error),
         }
     }
+    let mut steps = retention.to_delete(&own, in_use);
     for step in catalog::steps_under(store, "").await? {
-        let is_past = published.last().is_some_and(|newest| step < *newest);
+        let is_past = own.last().is_some_and(|newest| step < *newest);
         let folder = layout::step_folder(step);
-        let aside = layout::join(&folder, layout::DAMAGED_MANIFEST);
+        let is_free = async |file: &str| Ok::<_, Error>(store.length(&layout::join(&folder, file)).await?.is_none());
         if is_past
-            && !published.contains(&step)
-            && !store.is_link(&folder)
-            && store.length(&aside).await?.is_none()
+            && is_free(layout::MANIFEST).await?
+            && is_free(layout::DAMAGED_MANIFEST).await?
+            && first_link(store, step).await?.is_none()
             && store.files(&folder).await?.iter().any(|(path, _)| layout::is_file_of_step(path))
         {
             steps.push(step);
@@ -72,6 +71,27 @@ pub(crate) async fn to_delete(
     }
     steps.sort_unstable();
     Ok(steps)
+}
+
+/// Returns the path of a folder of the step that is a symbolic link: the step's own, or one in it. `None` if there is none.
+///
+/// # Errors
+/// [`Error::Store`].
+pub(crate) async fn first_link(store: &Store, step: u64) -> Result<Option<String>, Error> {
+    if !matches!(store.location(), Some(Location::Folder(_))) {
+        return Ok(None);
+    }
+    let step = layout::step_folder(step);
+    if store.is_link(&step).await {
+        return Ok(Some(step));
+    }
+    for folder in store.folders(&step).await? {
+        let folder = layout::join(&step, &folder);
+        if store.is_link(&folder).await {
+            return Ok(Some(folder));
+        }
+    }
+    Ok(None)
 }
 
 /// Deletes the files of a failed save, unless the checkpoint was published after all.
@@ -87,9 +107,13 @@ pub(crate) async fn delete_unpublished(store: &Store, step: u64) -> Result<(), E
 /// interrupted deletion leaves no damaged checkpoint.
 ///
 /// # Errors
-/// [`Error::Store`], also if the folder is a link.
+/// [`Error::Store`], also if the folder, or one in it, is a link. Nothing is deleted then.
 pub(crate) async fn delete_checkpoint(store: &Store, step: u64) -> Result<(), Error> {
     let folder = layout::step_folder(step);
+    if let Some(link) = first_link(store, step).await? {
+        let cause = "it is a symbolic link, and nothing is deleted through links; remove the link by hand".into();
+        return Err(Error::Store { operation: "delete".into(), url: store.url(&link), cause });
+    }
     store.delete(&layout::join(&folder, layout::MANIFEST)).await?;
     for (path, _) in store.files(&folder).await? {
         if layout::is_file_of_step(&path) {
@@ -103,9 +127,6 @@ pub(crate) async fn delete_checkpoint(store: &Store, step: u64) -> Result<(), Er
 /// Removes the empty folders directly under `path`, and `path` if it is empty then. Object stores have no folders.
 fn remove_empty_folders(store: &Store, path: &str) {
     let Some(Location::Folder(root)) = store.location() else { return };
-    if store.is_link(path) {
-        return;
-    }
     let folder = root.join(path);
     for inner in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
         // Fails for a folder that is not empty, and for a link, which must stay.

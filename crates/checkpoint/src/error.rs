@@ -87,6 +87,14 @@ pub enum Error {
         /// The difference.
         difference: String,
     },
+    /// A file or a tensor does not fit into the memory of this machine. The file may be whole.
+    #[error("{url} cannot be read here: {reason}; use a machine with more memory, or raise its limits")]
+    TooLarge {
+        /// The file or the checkpoint.
+        url: String,
+        /// What does not fit.
+        reason: String,
+    },
     /// A file has a schema that this version does not support.
     #[error("{url}: {reason}")]
     Schema {
@@ -118,7 +126,7 @@ impl Error {
         match self {
             Self::Store { .. } | Self::GivenUp { .. } => ExitCode::Store,
             Self::Collective { .. } => ExitCode::Bug,
-            Self::BadReader { .. } => ExitCode::Node,
+            Self::BadReader { .. } | Self::TooLarge { .. } => ExitCode::Node,
             _ => ExitCode::Config,
         }
     }
@@ -130,8 +138,7 @@ impl From<admiral_storage::Error> for Error {
         match error {
             Storage::Location { url, reason } => Self::Url { url, reason },
             Storage::Variable { variable, reason } => Self::Variable { variable, reason },
-            // The manifest says how long its files are, and such a file is no part of a checkpoint.
-            Storage::TooLarge { url, reason } => Self::Damaged { url, difference: reason },
+            Storage::TooLarge { url, reason } => Self::TooLarge { url, reason },
             Storage::Failed { operation, url, cause } => Self::Store { operation, url, cause },
             Storage::NotFound { url, reason } => Self::NotFound { url, reason },
         }

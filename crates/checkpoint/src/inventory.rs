@@ -7,7 +7,7 @@ use admiral_storage::Location;
 use futures::StreamExt;
 
 use crate::catalog::Catalog;
-use crate::deletion::delete_checkpoint;
+use crate::deletion::{delete_checkpoint, first_link};
 use crate::error::Error;
 use crate::layout;
 use crate::owner::{OwnerState, owner_state};
@@ -41,6 +41,8 @@ pub struct Entry {
     pub bytes: u64,
     /// Its state.
     pub state: State,
+    /// Whether it, or a folder in it, is a symbolic link. Nothing is deleted through it then.
+    pub is_linked: bool,
 }
 
 /// The contents of a store.
@@ -91,7 +93,8 @@ impl Catalog {
                 } else {
                     State::Incomplete
                 };
-                Ok(Entry { step, bytes, state })
+                let is_linked = first_link(&self.store, step).await?.is_some();
+                Ok(Entry { step, bytes, state, is_linked })
             });
             let entries: Vec<Result<Entry, Error>> =
                 futures::stream::iter(states).buffered(MANIFESTS_IN_FLIGHT).collect().await;

@@ -188,9 +188,9 @@ impl Checkpoint {
         for parameter in &self.manifest.parameters {
             let mut values = Vec::new();
             let length = parameter.num_elements().unwrap_or(usize::MAX);
-            values.try_reserve_exact(length).map_err(|error| Error::Damaged {
+            values.try_reserve_exact(length).map_err(|error| Error::TooLarge {
                 url: self.url(),
-                difference: format!("{} of {length} values does not fit into memory ({error})", parameter.name),
+                reason: format!("{} of {length} values does not fit into memory ({error})", parameter.name),
             })?;
             values.resize(length, 0.0);
             tensors.insert(parameter.name.clone(), (parameter.shape.clone(), values));

@@ -22,7 +22,7 @@ use crate::lease::Lease;
 use crate::retention::Retention;
 use crate::save_job::{Done, Job, Phase, Save};
 use crate::staging::Staging;
-use crate::write::{Content, publish, write_share};
+use crate::write::{Content, delete_unnamed, publish, write_share};
 use crate::write_probe::check_new_files;
 use crate::{agree, catalog, cleanup, layout, read};
 
@@ -328,10 +328,18 @@ impl Saver {
         let manifest = save.content.manifest(&self.roles, self.world_size, files);
         let (store, retention, in_use, check) =
             (self.store.clone(), self.retention.clone(), self.resumed_from, lease.check());
-        let run_id = self.writer.run_id.clone();
+        let (run_id, check_again) = (self.writer.run_id.clone(), lease.check());
         self.job(save.deadline, save.content.training.step, async move {
             check.await?;
-            publish(&store, &manifest).await?;
+            let attempt_id = manifest.writer.attempt_id.clone();
+            let published = publish(&store, manifest).await?;
+            if published.writer.attempt_id != attempt_id {
+                // Its files were not read back, so nothing is deleted for it.
+                return Ok(Done::Published(Vec::new()));
+            }
+            // This attempt may have lost the lease while it published.
+            check_again.await?;
+            delete_unnamed(&store, &published).await;
             if retention.keep_last.is_none() {
                 return Ok(Done::Published(Vec::new()));
             }

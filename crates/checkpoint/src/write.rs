@@ -66,11 +66,12 @@ impl Content {
     }
 }
 
-/// Writes and publishes a checkpoint, and returns its manifest. Every rank must call it with the same `content`, and with
+/// Writes and publishes a checkpoint, and returns the manifest that is in the store then. If another attempt of the same run
+/// has published the step, that is its manifest. No run may write to the store meanwhile. Every rank must call it with the same `content`, and with
 /// views of the same roles and names in any order. Training uses a [`Saver`](crate::Saver) instead, which does not block.
 ///
 /// # Errors
-/// [`Error::AlreadyPublished`] if the step has a manifest, because a published step is never overwritten;
+/// [`Error::AlreadyPublished`] if another run has published the step, because a published step is never overwritten;
 /// [`Error::DoesNotFit`] if the views are not all parameters of `content`, once for each role; [`Error::Store`] if a rank
 /// could not write. The same on every rank. A failed save leaves no manifest.
 pub fn save(
@@ -97,13 +98,17 @@ pub fn save(
     let files: Vec<FileRecord> = agree::all(collective, written)?.into_iter().flatten().collect();
     let published = (rank == 0).then(|| {
         let manifest = content.manifest(&roles, world_size, files);
-        store.wait(publish(store, &manifest)).map(|()| manifest)
+        store.wait(async {
+            let published = publish(store, manifest).await?;
+            delete_unnamed(store, &published).await;
+            Ok(published)
+        })
     });
     agree::of_root(collective, 0, published)
 }
 
 /// Writes the files of this rank without communicating with the others. Does not change a published checkpoint: if this
-/// attempt has already published the step, in a save whose end it did not see, it returns the existing files. If an earlier
+/// attempt has already published the step, in a save whose end it did not see, it returns the existing files. If another
 /// attempt of this run has, it returns none.
 ///
 /// # Errors
@@ -123,7 +128,7 @@ pub(crate) async fn write_share(
             Ok(manifest) if manifest.writer.attempt_id == writer.attempt_id => {
                 Ok(manifest.files.into_iter().filter(is_own).collect())
             }
-            Ok(manifest) if is_predecessor(&manifest.writer, writer) => Ok(Vec::new()),
+            Ok(manifest) if is_other_attempt(&manifest.writer, writer) => Ok(Vec::new()),
             _ => Err(already_published(store, &folder, &bytes)),
         };
     }
@@ -179,14 +184,19 @@ fn roles_of(parameters: &[Parameter], tensors: &[TensorView]) -> Result<Vec<Role
     if problems.is_empty() { Ok(roles) } else { Err(shortened(problems)) }
 }
 
-/// Publishes the files of all ranks: writes the manifest atomically unless one exists, then `latest.json`.
+/// Publishes the files of all ranks: writes the manifest atomically unless one exists, then `latest.json`. Returns the
+/// manifest that is in the store then: the given one, or that of another attempt of this run.
 ///
 /// # Errors
 /// [`Error::Store`] if a file is missing or has another length; [`Error::AlreadyPublished`] if another run has published
 /// the step.
-pub(crate) async fn publish(store: &Store, manifest: &Manifest) -> Result<(), Error> {
+pub(crate) async fn publish(store: &Store, manifest: Manifest) -> Result<Manifest, Error> {
     let step = manifest.training.step;
     let folder = layout::step_folder(step);
+    let path = layout::join(&folder, layout::MANIFEST);
+    if let Some(existing) = store.get(&path).await? {
+        return accept(store, &folder, &existing, manifest).await;
+    }
     let lengths: HashMap<String, u64> = store.files(&folder).await?.into_iter().collect();
     for file in &manifest.files {
         let found = lengths.get(&file.path).copied();
@@ -197,41 +207,73 @@ pub(crate) async fn publish(store: &Store, manifest: &Manifest) -> Result<(), Er
             return Err(Error::Store { operation: "see".into(), url, cause });
         }
     }
-    let path = layout::join(&folder, layout::MANIFEST);
-    // A rank that found the step published has written nothing.
     let written: BTreeSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
-    let is_whole = manifest.tensors.iter().all(|tensor| written.contains(tensor.file.as_str()));
-    if !is_whole || !store.put_new(&path, json(store, &path, manifest)?).await? {
+    if let Some(tensor) = manifest.tensors.iter().find(|tensor| !written.contains(tensor.file.as_str())) {
+        // A rank found the step published and has written nothing, but its manifest is gone now.
+        let url = store.url(&layout::join(&folder, &tensor.file));
+        return Err(Error::Store { operation: "see".into(), url, cause: "no rank has written it".into() });
+    }
+    if !store.put_new(&path, json(store, &path, &manifest)?).await? {
         let existing = store.get(&path).await?.unwrap_or_default();
-        match Manifest::from_json(&existing) {
-            Ok(found) if found.writer.attempt_id == manifest.writer.attempt_id && found.files == manifest.files => {}
-            Ok(found) if is_predecessor(&found.writer, &manifest.writer) => return Ok(()),
-            _ => return Err(already_published(store, &folder, &existing)),
-        }
+        return accept(store, &folder, &existing, manifest).await;
     }
-    // A failed save of this step, of this attempt or an earlier one, may have left files that the manifest does not name.
-    let is_left =
-        |path: &&String| *path != layout::MANIFEST && layout::is_file_of_step(path) && !written.contains(path.as_str());
-    for path in lengths.keys().filter(is_left) {
-        if let Err(error) = store.delete(&layout::join(&folder, path)).await {
-            tracing::warn!("{error}; it belongs to no checkpoint and takes up space");
+    point_to(store, step, folder).await;
+    Ok(manifest)
+}
+
+/// Returns the existing manifest of a step that is to be published, if this run has written it.
+///
+/// # Errors
+/// [`Error::AlreadyPublished`] if another run has.
+async fn accept(store: &Store, folder: &str, existing: &[u8], own: Manifest) -> Result<Manifest, Error> {
+    match Manifest::from_json(existing) {
+        Ok(found) if found.writer.attempt_id == own.writer.attempt_id && found.files == own.files => {
+            // The answer to an earlier try got lost.
+            point_to(store, own.training.step, folder.to_owned()).await;
+            Ok(own)
         }
+        Ok(found) if is_other_attempt(&found.writer, &own.writer) => {
+            tracing::warn!("{} is already published by {}; this save is left out", store.url(folder), found.writer);
+            Ok(found)
+        }
+        _ => Err(already_published(store, folder, existing)),
     }
+}
+
+/// Writes `latest.json`. A failure is only logged: the checkpoint is published and is found by listing, and the next save
+/// writes the pointer again.
+async fn point_to(store: &Store, step: u64, folder: String) {
     let latest = Latest { schema_version: SCHEMA_VERSION, step, folder };
     let pointer = match json(store, layout::LATEST, &latest) {
         Ok(bytes) => store.put(layout::LATEST, bytes).await.map_err(Error::from),
         Err(error) => Err(error),
     };
     if let Err(error) = pointer {
-        // The checkpoint is published and is found by listing. The next save writes the pointer again.
         tracing::warn!("{error}");
     }
-    Ok(())
 }
 
-/// Returns whether `found` is an earlier attempt of the run of `own`. It was taken for dead and has published the step
-/// after all, with the same state of training, so that the step need not be saved again.
-fn is_predecessor(found: &Writer, own: &Writer) -> bool {
+/// Deletes the files of failed saves from the folder of a published step. The caller must hold the lease: another attempt
+/// that holds it may be writing there. Failures are only logged.
+pub(crate) async fn delete_unnamed(store: &Store, manifest: &Manifest) {
+    let folder = layout::step_folder(manifest.training.step);
+    let named: BTreeSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
+    let deleted = async {
+        for (path, _) in store.files(&folder).await? {
+            if path != layout::MANIFEST && layout::is_file_of_step(&path) && !named.contains(path.as_str()) {
+                store.delete(&layout::join(&folder, &path)).await?;
+            }
+        }
+        Ok::<_, Error>(())
+    };
+    if let Err(error) = deleted.await {
+        tracing::warn!("{error}; files that belong to no checkpoint take up space");
+    }
+}
+
+/// Returns whether `found` is another attempt of the run of `own`: one that was taken for dead and has published the step
+/// after all.
+fn is_other_attempt(found: &Writer, own: &Writer) -> bool {
     found.attempt_id != own.attempt_id && found.run_id == own.run_id
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use admiral_contract::secret::masked_argument;
+
 /// The origin of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -27,7 +29,7 @@ impl fmt::Display for Place {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { file, line, column } => write!(formatter, "{file}:{line}:{column}"),
-            Self::Override(text) => write!(formatter, "--set {text}"),
+            Self::Override(text) => write!(formatter, "--set {}", masked_argument(text)),
             Self::Default { file } => write!(formatter, "{file} (default)"),
         }
     }

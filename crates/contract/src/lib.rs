@@ -1,12 +1,13 @@
 //! The contract between a rank of Admiral and its launcher: exit codes ([`ExitCode`]), the progress ledger
-//! ([`ledger`]), environment variables ([`environment`]), the identity of hosts and processes ([`host`]), what is
-//! secret ([`secret`]), ignored signals ([`signals`]), the division of a batch over ranks ([`BatchDivision`]), and the section `launch` of the
+//! ([`ledger`]), environment variables ([`environment`]), the identity of hosts and processes ([`host`]), files at
+//! fixed names ([`files`]), what is secret ([`secret`]), ignored signals ([`signals`]), the division of a batch over ranks ([`BatchDivision`]), and the section `launch` of the
 //! configuration ([`LaunchConfig`]).
 
 mod batch;
 mod config;
 pub mod environment;
 mod exit;
+pub mod files;
 pub mod host;
 pub mod ledger;
 mod printable;
@@ -18,5 +19,5 @@ pub use batch::{BatchDivision, Indivisible, largest_world_size, world_sizes};
 pub use config::{LaunchConfig, Timeouts};
 pub use exit::ExitCode;
 pub use ledger::Ledger;
-pub use printable::printable;
+pub use printable::{printable, printable_json};
 pub use reading::{Phase, Reading};

@@ -21,15 +21,39 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
+/// Returns JSON with the same characters as JSON escapes. Valid JSON has them only within its strings.
+#[must_use]
+pub fn printable_json(json: &str) -> Cow<'_, str> {
+    if !json.contains(controls_terminal) {
+        return Cow::Borrowed(json);
+    }
+    let mut shown = String::with_capacity(json.len() + 8);
+    for letter in json.chars() {
+        if controls_terminal(letter) {
+            shown.push_str(&format!("\\u{:04x}", u32::from(letter)));
+        } else {
+            shown.push(letter);
+        }
+    }
+    Cow::Owned(shown)
+}
+
 /// Returns whether a character controls a terminal, or the direction of the text after it.
 fn controls_terminal(letter: char) -> bool {
-    let is_direction = matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    is_direction || (letter.is_control() && !matches!(letter, '\n' | '\t'))
+    let is_direction =
+        matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_line_break = matches!(letter, '\u{2028}' | '\u{2029}');
+    is_line_break || is_direction || (letter.is_control() && !matches!(letter, '\n' | '\t'))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_stays_json() {
+        assert_eq!(printable_json("{\n  \"a\": \"b\u{7f}\u{200f}\"\n}"), "{\n  \"a\": \"b\\u007f\\u200f\"\n}");
+    }
 
     #[test]
     fn control_characters_are_shown_as_escapes() {

@@ -1,10 +1,8 @@
 //! Which values are secrets, and how they are shown.
 
 /// A variable whose name contains one of these, in any case, is a secret.
-const PARTS: [&str; 8] = ["AUTH", "CREDENTIAL", "KEY", "PASSPHRASE", "PASSWD", "PASSWORD", "SECRET", "TOKEN"];
-
-/// Parameters of signed URLs of S3 that grant access or name an account.
-const PARAMETERS: [&str; 3] = ["X-Amz-Credential=", "X-Amz-Security-Token=", "X-Amz-Signature="];
+const PARTS: [&str; 10] =
+    ["AUTH", "CREDENTIAL", "KEY", "PASSPHRASE", "PASSWD", "PASSWORD", "PRIVATE", "SECRET", "SIGNATURE", "TOKEN"];
 
 /// What is shown instead.
 const SHOWN: &str = "(secret, not shown)";
@@ -28,43 +26,67 @@ pub fn masked(name: &str, value: &str) -> String {
     }
 }
 
-/// Returns a text, such as a message or a command, as it may be shown: without the users and passwords of its URLs, the
-/// secret parameters of signed URLs, and the values of secret variables in words of the form `NAME=value`.
+/// Returns an argument of a command as it may be shown. After the first secret in `NAME=value`, nothing is shown, because
+/// values have many separators.
 #[must_use]
-pub fn masked_text(text: &str) -> String {
-    let is_end =
-        |letter: char| letter.is_whitespace() || matches!(letter, '"' | '\'' | '`' | '<' | '>' | '(' | ')' | ',');
-    let mut shown = String::with_capacity(text.len());
-    let mut rest = text;
-    while !rest.is_empty() {
-        let word = rest.find(is_end).unwrap_or(rest.len());
-        shown += &masked_word(&rest[..word]);
-        let after = rest[word..].chars().next().map_or(word, |letter| word + letter.len_utf8());
-        shown += &rest[word..after];
-        rest = &rest[after..];
+pub fn masked_argument(argument: &str) -> String {
+    match secret_value(argument) {
+        Some(start) => format!("{}{SHOWN}", masked_urls(&argument[..start])),
+        None => masked_urls(argument),
     }
-    shown
 }
 
-fn masked_word(word: &str) -> String {
-    if let Some((name, value)) = word.split_once('=')
-        && !value.is_empty()
-        && !name.contains("://")
-        && is_secret(name)
-    {
-        return format!("{name}={SHOWN}");
+/// Returns a text, such as a message, as it may be shown: without the users and passwords of its URLs and without the
+/// values of secrets in `NAME=value`. A value ends at a space, at `&` or `;`, or at its closing quote.
+#[must_use]
+pub fn masked_text(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = secret_value(rest) {
+        let value = &rest[start..];
+        let quote = value.chars().next().filter(|letter| matches!(letter, '"' | '\''));
+        let end = match quote {
+            Some(quote) => value[1..].find(quote).map(|length| length + 2),
+            None => value.find(|letter: char| letter.is_whitespace() || matches!(letter, '&' | ';')),
+        };
+        shown += &rest[..start];
+        shown += SHOWN;
+        rest = &value[end.unwrap_or(value.len())..];
     }
-    let mut word = match word.contains("://").then(|| user_part(word)).flatten() {
-        Some((start, end)) => format!("{}{SHOWN}{}", &word[..start], &word[end..]),
-        None => word.to_owned(),
-    };
-    for parameter in PARAMETERS {
-        if let Some(start) = word.find(parameter).map(|place| place + parameter.len()) {
-            let end = word[start..].find('&').map_or(word.len(), |length| start + length);
-            word.replace_range(start..end, SHOWN);
+    masked_urls(&(shown + rest))
+}
+
+/// Returns where the first value of a secret begins: after `NAME=`, if the value is not empty.
+fn secret_value(text: &str) -> Option<usize> {
+    text.match_indices('=').map(|(place, _)| place).find_map(|place| {
+        let is_name = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-');
+        let start = text[..place]
+            .rfind(|letter| !is_name(letter))
+            .map_or(0, |before| before + text[before..].chars().next().map_or(1, char::len_utf8));
+        let value = &text[place + 1..];
+        let is_empty = value.is_empty() || value.starts_with(char::is_whitespace) || value.starts_with(SHOWN);
+        (is_secret(&text[start..place]) && !is_empty).then_some(place + 1)
+    })
+}
+
+/// Returns a text without the users and passwords of its URLs.
+fn masked_urls(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("://").map(|place| place + 3) {
+        let is_end = |letter: char| letter.is_whitespace() || matches!(letter, '"' | '\'' | '`' | '<' | '>');
+        let end = rest[start..].find(is_end).map_or(rest.len(), |length| start + length);
+        shown += &rest[..start];
+        match rest[start..end].rfind('@') {
+            Some(at) => {
+                shown += SHOWN;
+                shown += &rest[start + at..end];
+            }
+            None => shown += &rest[start..end],
         }
+        rest = &rest[end..];
     }
-    word
+    shown + rest
 }
 
 /// Returns whether a URL in the value holds a user's name or password.
@@ -98,23 +120,39 @@ mod tests {
     }
 
     #[test]
-    fn messages_and_commands_are_shown_without_secrets() {
+    fn messages_are_shown_without_secrets() {
         for (text, shown) in [
             (
                 "no answer from http://me:hush@host:1/x (timeout)",
                 "no answer from http://(secret, not shown)@host:1/x (timeout)",
             ),
-            ("mpirun -x HF_TOKEN=hush -x A=b", "mpirun -x HF_TOKEN=(secret, not shown) -x A=b"),
-            ("s3://me:hush@bucket/a", "s3://(secret, not shown)@bucket/a"),
+            ("HF_TOKEN=hush A=b", "HF_TOKEN=(secret, not shown) A=b"),
+            ("DB_PASSWORD=hu,sh;A=b", "DB_PASSWORD=(secret, not shown);A=b"),
+            ("HF_TOKEN=\"hu sh\", A=b", "HF_TOKEN=(secret, not shown), A=b"),
+            ("s3://me:hu,sh@bucket/a", "s3://(secret, not shown)@bucket/a"),
             (
-                "GET http://host/b?uploads&X-Amz-Security-Token=hush&X-Amz-Date=1",
-                "GET http://host/b?uploads&X-Amz-Security-Token=(secret, not shown)&X-Amz-Date=1",
+                "GET http://host/b?uploads&X-Amz-Signature=hush&X-Amz-Date=1",
+                "GET http://host/b?uploads&X-Amz-Signature=(secret, not shown)&X-Amz-Date=1",
             ),
             ("mail me@example.org: step=3, \"a/b@1\"", "mail me@example.org: step=3, \"a/b@1\""),
-            ("keys=", "keys="),
+            ("é=x keys= MY_PRIVATE_PEM=hush", "é=x keys= MY_PRIVATE_PEM=(secret, not shown)"),
             ("", ""),
         ] {
             assert_eq!(masked_text(text), shown);
+            assert!(!masked_text(text).contains("hush"), "{text}");
+        }
+    }
+
+    #[test]
+    fn arguments_are_shown_without_secrets() {
+        for (argument, shown) in [
+            ("HF_TOKEN=hu,sh;A=b c", "HF_TOKEN=(secret, not shown)"),
+            ("A=1;HF_TOKEN=hush", "A=1;HF_TOKEN=(secret, not shown)"),
+            ("--export=HF_TOKEN=hush", "--export=HF_TOKEN=(secret, not shown)"),
+            ("checkpoint.url=s3://me:hush@b/x", "checkpoint.url=s3://(secret, not shown)@b/x"),
+            ("training.steps=5", "training.steps=5"),
+        ] {
+            assert_eq!(masked_argument(argument), shown);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 
 use super::error::DataError;
 use super::files::{self, ReadError};
@@ -132,13 +132,34 @@ fn read(path: &Path, field: &'static str) -> Result<Values, DataError> {
         ReadError::Unusable(reason) => DataError::Unreadable { path: name(), reason, field },
         ReadError::Unavailable(error) => DataError::Unavailable { path: name(), reason: error.to_string() },
     })?;
-    let values = if bytes.starts_with(&[0x1F, 0x8B]) {
-        // A gzip file may have several members (RFC 1952, section 2.2).
-        parse(MultiGzDecoder::new(bytes.as_slice()))
+    let values = if bytes.starts_with(&GZIP) {
+        parse(GzipMembers(Some(GzDecoder::new(bytes.as_slice()))))
     } else {
         parse(bytes.as_slice())
     };
     values.map_err(malformed)
+}
+
+/// The start of a gzip file, and of each of its members (RFC 1952, section 2.3.1).
+const GZIP: [u8; 2] = [0x1F, 0x8B];
+
+/// The content of a gzip file, which may have several members (RFC 1952, section 2.2). What follows the last member, such as
+/// zeros that fill a block, is ignored, as by `gzip` itself.
+struct GzipMembers<'a>(Option<GzDecoder<&'a [u8]>>);
+
+impl Read for GzipMembers<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while let Some(mut member) = self.0.take() {
+            let count = member.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                self.0 = Some(member);
+                return Ok(count);
+            }
+            let rest = member.into_inner();
+            self.0 = rest.starts_with(&GZIP).then(|| GzDecoder::new(rest));
+        }
+        Ok(0)
+    }
 }
 
 /// Returns the content of an uncompressed IDX file. Reads no more than its header promises.
@@ -244,6 +265,7 @@ mod tests {
             std::io::Write::write_all(&mut member, part).unwrap();
             zipped.extend(member.finish().unwrap());
         }
+        zipped.extend([0; 512]);
         std::fs::write(&images, zipped).unwrap();
         for (kind, values) in [(9, &[0, 9][..]), (0x0B, &[0, 0, 0, 9]), (0x0C, &[0, 0, 0, 0, 0, 0, 0, 9])] {
             let mut bytes = idx(&[2], values);

@@ -51,6 +51,9 @@ pub struct Loader {
 /// How long a call of [`Loader::next`] goes on waiting after a cancellation, beyond the longest wait so far.
 const CANCEL_GRACE: Duration = Duration::from_millis(1500);
 
+/// The most that slow batches add to that.
+const MAX_GRACE: Duration = Duration::from_secs(10);
+
 /// How long a dropped loader waits for its threads.
 const DROP_GRACE: Duration = Duration::from_millis(500);
 
@@ -125,7 +128,7 @@ impl Loader {
                 queue.next_to_return += 1;
                 drop(queue);
                 self.shared.changed.notify_all();
-                self.longest_wait = self.longest_wait.max(start.elapsed());
+                self.longest_wait = self.longest_wait.max(start.elapsed()).min(MAX_GRACE);
                 return batch.map(|batch| Some((batch, start.elapsed())));
             }
             if queue.num_batches.is_some_and(|num| number >= num) {

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -76,9 +76,9 @@ impl KernelCache {
         };
         let path = folder.join(format!("{}.cubin", key(source, options, version)));
         // The digest in an entry finds damage, but not a wrong entry of another user.
-        if !is_safe(folder) {
+        if !make_safe(folder) {
             let reason =
-                format!("others than this user may write to {}; {VARIABLE} names another folder", folder.display());
+                format!("users other than this one may write to {}; {VARIABLE} names another folder", folder.display());
             return Ok((compile()?, Origin::NotCached(reason)));
         }
         if let Some(cubin) = read(&path).and_then(|bytes| decode(&bytes)) {
@@ -101,9 +101,18 @@ fn read(path: &Path) -> Option<Vec<u8>> {
     fs::read(path).ok()
 }
 
-/// Returns whether only this user may write to a folder. A folder that is not there yet will be this user's.
-fn is_safe(folder: &Path) -> bool {
-    fs::metadata(folder).map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |meta| is_own(&meta))
+/// Takes the right to write to a folder of this user from all others. Returns whether only this user may write to it then.
+/// A folder that is not there yet will be this user's.
+fn make_safe(folder: &Path) -> bool {
+    match fs::metadata(folder) {
+        Ok(meta) if is_own(&meta) => true,
+        // Earlier versions created it with the rights of the umask. Each entry is checked as well.
+        Ok(_) => {
+            let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o700));
+            fs::metadata(folder).is_ok_and(|meta| is_own(&meta))
+        }
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
 }
 
 /// Returns whether a file or folder belongs to this user or to root, and no other user may write to it.
@@ -198,7 +207,6 @@ mod tests {
 
     #[test]
     fn entries_that_others_may_have_written_are_not_used() {
-        use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let cache = KernelCache::new(Some(folder.path().to_owned()));
         let get = || cache.get_with("source", &options(), "12.8", || Ok(cubin("new"))).unwrap();
@@ -214,7 +222,8 @@ mod tests {
         std::os::unix::fs::symlink(&elsewhere, &entry).unwrap();
         assert_eq!(get().1, Origin::Compiled, "a link is replaced");
         allow(folder.path(), 0o777);
-        assert!(matches!(get().1, Origin::NotCached(reason) if reason.contains("others than this user")));
+        assert_eq!(get().1, Origin::Cache);
+        assert_eq!(fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[test]

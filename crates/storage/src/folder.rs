@@ -20,7 +20,7 @@ use object_store::{
 };
 
 /// The guarded folder.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct GuardedFolder {
     inner: LocalFileSystem,
     root: PathBuf,
@@ -39,8 +39,11 @@ impl GuardedFolder {
     ///
     /// # Errors
     /// [`object_store::Error::NotSupported`] with the link.
-    fn check(&self, path: &Path) -> Result<()> {
-        match first_link(&self.root, path) {
+    async fn check(&self, path: &Path) -> Result<()> {
+        let (root, path) = (self.root.clone(), path.clone());
+        // The file system may hang, and this thread has other work.
+        let found = tokio::task::spawn_blocking(move || first_link(&root, &path)).await;
+        match found.map_err(|source| object_store::Error::JoinError { source })? {
             None => Ok(()),
             Some(link) => {
                 let source = format!(
@@ -83,12 +86,12 @@ impl fmt::Display for GuardedFolder {
 #[async_trait]
 impl ObjectStore for GuardedFolder {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        self.check(location)?;
+        self.check(location).await?;
         self.inner.put_opts(location, payload, opts).await
     }
 
     async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.check(location)?;
+        self.check(location).await?;
         self.inner.put_multipart_opts(location, opts).await
     }
 
@@ -101,11 +104,14 @@ impl ObjectStore for GuardedFolder {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        let guard = Self { inner: self.inner.clone(), root: self.root.clone() };
-        let checked = locations.map(move |location| {
-            let location = location?;
-            guard.check(&location)?;
-            Ok(location)
+        let guard = self.clone();
+        let checked = locations.then(move |location| {
+            let guard = guard.clone();
+            async move {
+                let location = location?;
+                guard.check(&location).await?;
+                Ok(location)
+            }
         });
         self.inner.delete_stream(checked.boxed())
     }
@@ -119,13 +125,13 @@ impl ObjectStore for GuardedFolder {
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.check(to)?;
+        self.check(to).await?;
         self.inner.copy_opts(from, to, options).await
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.check(from)?;
-        self.check(to)?;
+        self.check(from).await?;
+        self.check(to).await?;
         self.inner.rename_opts(from, to, options).await
     }
 }

@@ -65,7 +65,8 @@ impl S3Settings {
     pub fn from_vars(vars: impl IntoIterator<Item = (String, String)>) -> Self {
         let known = vars.into_iter().filter(|(name, _)| name.starts_with("AWS_")).filter_map(|(name, value)| {
             let key = AmazonS3ConfigKey::from_str(&name.to_ascii_lowercase()).ok()?;
-            Some(Setting { key, name, value })
+            // An empty optional variable means none. Without its endpoint, a request would go to another server.
+            (!value.is_empty() || is_endpoint(key)).then_some(Setting { key, name, value })
         });
         Self(known.collect())
     }
@@ -85,6 +86,10 @@ impl S3Settings {
             if value.is_empty() {
                 return refuse("is empty; unset it, or give it a value".into());
             }
+            if name.eq_ignore_ascii_case("AWS_PROXY_CA_CERTIFICATE") {
+                // The text of a certificate has line breaks.
+                continue;
+            }
             if let Some(bad) = value.chars().find(|letter| letter.is_control()) {
                 let kind = if matches!(bad, '\n' | '\r') { "a line break" } else { "a control character" };
                 return refuse(format!("has {kind} in it or at its end; set it again without"));
@@ -92,7 +97,7 @@ impl S3Settings {
             if !value.is_ascii() || value.trim() != value {
                 return refuse("has a space at an end, or a character that is not ASCII; set it again without".into());
             }
-            if is_switch(*key) && !matches!(value.to_ascii_lowercase().as_str(), "true" | "false") {
+            if is_switch(*key) && switch(value).is_none() {
                 return refuse("is neither true nor false".into());
             }
         }
@@ -114,7 +119,7 @@ impl S3Settings {
         }
         match scheme {
             "https" => Ok(()),
-            "http" if self.is_true(ALLOW_HTTP) => Ok(()),
+            "http" if self.is_on(ALLOW_HTTP) => Ok(()),
             "http" => Err("is not encrypted; set AWS_ALLOW_HTTP=true to allow that, or use https".into()),
             _ => Err(format!("has the scheme {scheme}; {form}")),
         }
@@ -134,14 +139,15 @@ impl S3Settings {
             (false, true) => return missing("AWS_ACCESS_KEY_ID", "is not set, but AWS_SECRET_ACCESS_KEY is; set both"),
             (false, false) => {}
         }
-        let has_others = self.is_true(Key::SkipSignature)
-            || has(Key::WebIdentityTokenFile)
+        // The kinds of credentials and the pairs of settings that the client knows.
+        let has_others = self.is_on(Key::SkipSignature)
+            || (has(Key::WebIdentityTokenFile) && has(Key::RoleArn))
             || has(Key::ContainerCredentialsRelativeUri)
-            || has(Key::ContainerCredentialsFullUri)
+            || (has(Key::ContainerCredentialsFullUri) && has(Key::ContainerAuthorizationTokenFile))
             || has(Key::MetadataEndpoint);
         // The metadata service knows credentials of AWS only, not those of another server.
-        let has_endpoint = has(Key::Endpoint) || has(Key::S3Endpoint);
-        if has_others || (!has_endpoint && is_ec2()) {
+        let is_elsewhere = |setting: &Setting| is_endpoint(setting.key) && !setting.value.contains(".amazonaws.com");
+        if has_others || (!self.0.iter().any(is_elsewhere) && is_ec2()) {
             return Ok(());
         }
         missing(
@@ -150,9 +156,17 @@ impl S3Settings {
         )
     }
 
-    fn is_true(&self, key: AmazonS3ConfigKey) -> bool {
-        let is_it = |setting: &&Setting| setting.key == key;
-        self.0.iter().find(is_it).is_some_and(|setting| setting.value.eq_ignore_ascii_case("true"))
+    fn is_on(&self, key: AmazonS3ConfigKey) -> bool {
+        self.0.iter().any(|setting| setting.key == key && switch(&setting.value) == Some(true))
+    }
+}
+
+/// Returns the meaning of a switch, in the spellings that the client knows. `None` for other text.
+fn switch(value: &str) -> Option<bool> {
+    match value.to_ascii_lowercase().as_str() {
+        "1" | "true" | "on" | "yes" | "y" => Some(true),
+        "0" | "false" | "off" | "no" | "n" => Some(false),
+        _ => None,
     }
 }
 
@@ -178,9 +192,12 @@ fn is_endpoint(key: AmazonS3ConfigKey) -> bool {
     matches!(key, AmazonS3ConfigKey::Endpoint | AmazonS3ConfigKey::S3Endpoint)
 }
 
-/// Returns whether this machine is one of Amazon's.
+/// Returns whether this machine is one of Amazon's. Older ones run on Xen, and only their BIOS says it.
 fn is_ec2() -> bool {
-    std::fs::read_to_string("/sys/class/dmi/id/sys_vendor").is_ok_and(|vendor| vendor.starts_with("Amazon"))
+    ["sys_vendor", "product_version", "bios_version"].iter().any(|name| {
+        std::fs::read_to_string(format!("/sys/class/dmi/id/{name}"))
+            .is_ok_and(|text| text.to_ascii_lowercase().contains("amazon"))
+    })
 }
 
 /// Returns the builder of a client for `bucket`, with timeouts.
@@ -244,6 +261,9 @@ mod tests {
     fn unusable_variables_are_refused_by_their_names() {
         assert_eq!(check("AWS_REGION", Some("eu-1")), Ok(()));
         assert_eq!(check("AWS_ENDPOINT_URL", Some("https://[::1]:9000")), Ok(()));
+        assert_eq!(check("AWS_SESSION_TOKEN", Some("")), Ok(()));
+        assert_eq!(check("AWS_ALLOW_HTTP", Some("1")), Ok(()));
+        assert_eq!(check("AWS_PROXY_CA_CERTIFICATE", Some("-----BEGIN\nabc\n")), Ok(()));
         for (name, value, word) in [
             ("AWS_ENDPOINT_URL", "localhost:9000", "scheme"),
             ("AWS_ENDPOINT_URL", "127.0.0.1:9000", "scheme"),
@@ -277,9 +297,16 @@ mod tests {
             S3Settings::from_vars(vars.chain([("AWS_ENDPOINT_URL".to_owned(), "https://host".to_owned())])).check()
         };
         assert!(with(&[]).is_err_and(|error| error.to_string().contains("AWS_ACCESS_KEY_ID is not set")));
-        for other in ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_METADATA_ENDPOINT"] {
-            assert_eq!(with(&[(other, "x")]), Ok(()), "{other}");
+        for (other, partner) in [
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"),
+        ] {
+            assert!(with(&[(other, "x")]).is_err(), "{other} without {partner}");
+            assert_eq!(with(&[(other, "x"), (partner, "y")]), Ok(()), "{other}");
         }
-        assert_eq!(with(&[("AWS_SKIP_SIGNATURE", "true")]), Ok(()));
+        for alone in ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_METADATA_ENDPOINT"] {
+            assert_eq!(with(&[(alone, "x")]), Ok(()), "{alone}");
+        }
+        assert_eq!(with(&[("AWS_SKIP_SIGNATURE", "1")]), Ok(()));
     }
 }

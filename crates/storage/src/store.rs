@@ -161,9 +161,10 @@ impl Store {
     }
 
     /// Returns whether the folder or file at `path` is a symbolic link. Object stores have none.
-    #[must_use]
-    pub fn is_link(&self, path: &str) -> bool {
-        matches!(&self.location, Some(Location::Folder(root)) if is_link(&root.join(path)))
+    pub async fn is_link(&self, path: &str) -> bool {
+        let Some(Location::Folder(root)) = &self.location else { return false };
+        let path = root.join(path);
+        tokio::task::spawn_blocking(move || is_link(&path)).await.unwrap_or(false)
     }
 
     /// Returns the location that was opened. `None` for a store that was made with [`Store::from_backend`].

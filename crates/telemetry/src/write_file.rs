@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::path::Path;
 
+use admiral_contract::files::create_anew;
+
 /// Writes `bytes` to the file `path`. Creates the folder if it is missing. After an error, an older file is unchanged.
 ///
 /// The bytes are written to `<path>.partial`, synced, and renamed to `path`.
@@ -15,10 +17,10 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     }
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
-    let mut file = std::fs::File::create(&partial)?;
+    let mut file = create_anew(Path::new(&partial))?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&partial, path));
     if written.is_err() {
-        // Report the first error. If the removal fails, the next call overwrites the file.
+        // Report the first error. If the removal fails, the next call replaces the file.
         let _ = std::fs::remove_file(&partial);
     }
     written

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use admiral_contract::files::open_regular;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::Child;
 use tokio::task::JoinHandle;
@@ -41,7 +42,7 @@ fn log_to(path: &Path, to_launcher: Outbox) -> QueuedWriter {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let file = File::options().create(true).append(true).open(&path)?;
+        let file = open_regular(&path, File::options().create(true).append(true))?;
         Ok(Box::new(file) as Box<dyn Write>)
     };
     // A rank trains even if its host cannot store the output.

@@ -108,7 +108,7 @@ fn grid_engine(path: &Path) -> Result<HostList, HostError> {
         let name = words.next().unwrap_or_default();
         check_name(name).map_err(wrong)?;
         let slots = words.next().and_then(|slots| slots.parse().ok());
-        count(&mut hosts, name, slots.ok_or_else(|| wrong(format!("after {name} stands no number of slots")))?);
+        count(&mut hosts, name, slots.ok_or_else(|| wrong(format!("no number of slots follows {name}")))?);
     }
     Ok(HostList { hosts, source: Source::GridEngine, notes: Vec::new() })
 }
@@ -125,7 +125,7 @@ fn lsf(environment: &dyn Fn(&str) -> Option<String>) -> Result<Option<HostList>,
         let words: Vec<&str> = variable.1.split_whitespace().collect();
         for pair in words.chunks(2) {
             let slots = pair.get(1).and_then(|slots| slots.parse().ok());
-            let slots = slots.ok_or_else(|| wrong(&variable, format!("after {} stands no number", pair[0])))?;
+            let slots = slots.ok_or_else(|| wrong(&variable, format!("no number follows {}", pair[0])))?;
             count(&mut hosts, pair[0], slots);
         }
         variable
@@ -247,9 +247,7 @@ mod tests {
         let launch = [job, ("LSB_MCPU_HOSTS", "batch1 1 a 6 b 6")];
         assert_eq!(shown(&launch), "a:6 b:6");
         assert!(list(&launch).unwrap().unwrap().notes[0].contains("batch1"));
-        assert!(
-            list(&[job, ("LSB_MCPU_HOSTS", "a 4 b")]).unwrap_err().to_string().contains("after b stands no number")
-        );
+        assert!(list(&[job, ("LSB_MCPU_HOSTS", "a 4 b")]).unwrap_err().to_string().contains("no number follows b"));
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "a\na\nb\nb\n").unwrap();
         let path = file.path().to_str().unwrap();

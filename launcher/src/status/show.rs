@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use admiral_contract::host::Life;
-use admiral_contract::printable;
+use admiral_contract::{printable, printable_json};
 use jiff::Timestamp;
 
 use super::state::{Condition, STALE_SECONDS, State};
@@ -58,8 +58,8 @@ pub fn status(run: &str, program: &Path, watch: bool, json: bool) -> Result<(), 
             if run.contains("://") { (listing(run, program, json)?, false) } else { local(run, json)? };
         let clear = if watch && std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
         // The reader may be gone.
-        if std::io::stdout().write_all(format!("{clear}{}", printable(&text)).as_bytes()).is_err() || !watch || is_over
-        {
+        let shown = if json { printable_json(&text) } else { printable(&text) };
+        if std::io::stdout().write_all(format!("{clear}{shown}").as_bytes()).is_err() || !watch || is_over {
             return Ok(());
         }
         std::thread::sleep(Duration::from_secs(1));

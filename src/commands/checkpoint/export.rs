@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use admiral_checkpoint::{Parameter, Role, RoleTensors, find_checkpoint};
 use admiral_checkpoints_schema::safetensors::header;
+use admiral_contract::files::create_anew;
 use admiral_storage::S3Settings;
 use admiral_torch_files::{Dtype, Error, TensorSpec, Writer};
 use clap::Args;
@@ -83,7 +84,7 @@ pub(super) fn run(options: &ExportOptions, s3: &S3Settings) -> Result<(), ToolEr
 fn write_and_rename(path: &Path, write: impl FnOnce(File) -> Result<File, Error>) -> Result<(), Error> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
-    let file = File::create(&partial)?;
+    let file = create_anew(Path::new(&partial))?;
     let written = write(file)
         .and_then(|file| file.sync_all().map_err(Error::from))
         .and_then(|()| std::fs::rename(&partial, path).map_err(Error::from));

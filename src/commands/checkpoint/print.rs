@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Write};
 
-use admiral_contract::printable;
+use admiral_contract::{printable, printable_json};
 use serde::Serialize;
 
 use super::error::ToolError;
@@ -12,9 +12,13 @@ use super::error::ToolError;
 /// # Errors
 /// When standard output cannot be written.
 pub(super) fn print(text: &str) -> Result<(), ToolError> {
-    let mut out = std::io::stdout().lock();
     // Names and texts come from manifests that others may have written.
-    match out.write_all(printable(text).as_bytes()).and_then(|()| out.flush()) {
+    write(&printable(text))
+}
+
+fn write(text: &str) -> Result<(), ToolError> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
@@ -26,7 +30,7 @@ pub(super) fn print(text: &str) -> Result<(), ToolError> {
 /// When standard output cannot be written.
 pub(super) fn print_json(value: &impl Serialize) -> Result<(), ToolError> {
     let text = serde_json::to_string_pretty(value).map_err(std::io::Error::from)?;
-    print(&format!("{text}\n"))
+    write(&printable_json(&format!("{text}\n")))
 }
 
 /// Formats bytes in decimal units, for example `1.4 GB`.

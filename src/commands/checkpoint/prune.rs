@@ -136,7 +136,10 @@ fn decide(inventory: &Inventory, retention: &Retention, with_damaged: bool) -> V
         }
     };
     let decision = |entry: &Entry| {
-        let (deleted, why) = decide(entry.step, &entry.state);
+        let (deleted, why) = match decide(entry.step, &entry.state) {
+            (true, _) if entry.is_linked => (false, "it is a symbolic link, or has one in it".into()),
+            decided => decided,
+        };
         Decision { step: entry.step, bytes: entry.bytes, state: state_name(&entry.state), deleted, why }
     };
     inventory.entries.iter().map(decision).collect()
