@@ -108,8 +108,11 @@ fn as_text(url: &str, inventory: &Inventory) -> String {
         ("state", Side::Left),
         ("contents", Side::Left),
     ]);
-    for Entry { step, bytes, state } in &inventory.entries {
+    for Entry { step, bytes, state, is_linked } in &inventory.entries {
         let mut marks = state_name(state).to_owned();
+        if *is_linked {
+            marks.push_str(", linked");
+        }
         if Some(*step) == newest {
             marks.push_str(", newest");
         }
@@ -143,8 +146,8 @@ fn as_text(url: &str, inventory: &Inventory) -> String {
 }
 
 fn as_json(url: &str, inventory: &Inventory) -> Value {
-    let entries = inventory.entries.iter().map(|Entry { step, bytes, state }| {
-        let mut entry = json!({"step": step, "state": state_name(state), "bytes": bytes});
+    let entries = inventory.entries.iter().map(|Entry { step, bytes, state, is_linked }| {
+        let mut entry = json!({"step": step, "state": state_name(state), "bytes": bytes, "linked": is_linked});
         if let State::Published(manifest) = state {
             entry["created"] = json!(manifest.created);
             entry["world_size"] = json!(manifest.world_size);
