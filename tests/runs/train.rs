@@ -311,6 +311,26 @@ fn a_signal_to_one_rank_publishes_a_checkpoint_and_exits_75() {
 }
 
 #[test]
+fn signals_that_were_ignored_at_the_start_stay_ignored() {
+    let place = Place::new();
+    let endless = ["--set", "training.steps=100000", "--set", "training.save_interval=100000"];
+    // As `nohup` does, and a shell for a command in the background.
+    let starter = ["sh", "-c", "trap '' HUP INT; exec \"$@\"", "sh"];
+    let running = Running::start(&mut place.train_through(&starter, 1, "run", &endless));
+    ranks_at_work(&place, &running, 1);
+    // The second SIGINT would end the process at once.
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGINT] {
+        running.signal(signal);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert_eq!(ranks_at_work(&place, &running, 1).len(), 1);
+    running.signal(libc::SIGTERM);
+    let finished = running.finish(PATIENCE);
+    assert_eq!(finished.code, Some(75), "{}", finished.stderr);
+    assert_eq!(finished.stderr.matches("asked to stop").count(), 1, "{}", finished.stderr);
+}
+
+#[test]
 fn a_killed_rank_ends_all_ranks() {
     let place = Place::new();
     let running = Running::start(&mut place.train(2, "run", &["--set", "training.steps=100000"]));
