@@ -26,7 +26,7 @@ use super::step::{GradientSums, StepReport, Trainer};
 #[derive(Debug)]
 pub struct OpenedSession {
     /// The state that training changes.
-    pub state: RunState,
+    pub(super) state: RunState,
     sources: Sources,
     division: BatchDivision,
 }
