@@ -13,7 +13,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use admiral_contract::files::{create_anew, open_regular};
+use admiral_contract::files::{open_regular, replace};
 use admiral_contract::host::{Life, host_name};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
@@ -205,15 +205,7 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<(), FilesE
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".new");
-    let write = || {
-        let mut file = create_anew(Path::new(&aside))?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        std::fs::rename(&aside, path)
-    };
-    write().map_err(failed)
+    replace(path, ".new", |mut file| file.write_all(content).map(|()| file)).map_err(failed)
 }
 
 #[cfg(test)]

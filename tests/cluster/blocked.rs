@@ -2,12 +2,11 @@
 
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::bed::{self, Bed, Launch, incidents, launcher, signal};
-use crate::mpirun::{self, Finished};
+use crate::mpirun::Finished;
 use crate::runs::Place;
 
 /// Longer than the agents and the launcher wait for each other.
@@ -40,23 +39,12 @@ fn assert_continues(launch: &Launch, step: u64) {
     assert_eq!(state["restarts"], 0, "{state:#}");
 }
 
-/// Compiles the library that holds up file operations.
-pub fn frozen_disk(place: &Place) -> PathBuf {
-    let library = place.path("frozen_disk.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/frozen_disk.c");
-    let mut command = Command::new("cc");
-    command.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl");
-    let finished = mpirun::run(&mut command, bed::PATIENCE);
-    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-    library
-}
-
 fn survives_a_frozen_folder(duration: Duration) {
     let _turn = bed::turn();
     let place = Place::new();
     let flag = place.path("frozen");
     let mut command = endless(Command::new(launcher()), &place, &[]);
-    command.env("LD_PRELOAD", frozen_disk(&place)).env("FROZEN_PROGRAM", "admiral-launch");
+    command.env("LD_PRELOAD", place.frozen_disk()).env("FROZEN_PROGRAM", "admiral-launch");
     command.env("FROZEN_FLAG", &flag).env("FROZEN_FOLDER", place.path("run"));
     let launch = Launch::start(&mut command, place.path("run"));
     launch.wait_for(0, 5);

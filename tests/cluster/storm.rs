@@ -6,7 +6,6 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::Value;
 
 use crate::bed::{Launch, PATIENCE, incidents, parent_of, pid_of, signal};
-use crate::blocked::frozen_disk;
 use crate::stage::{STANDSTILL, Stage, verdict};
 
 /// The steps of a run, long enough for a dozen incidents.
@@ -85,7 +84,7 @@ pub fn run_until(count: usize) {
     let seed = wanted.unwrap_or_else(|| u64::from(std::process::id()));
     eprintln!("storm: ADMIRAL_CHAOS_SEED={seed}");
     let mut draw = Draw(seed);
-    frozen_disk(&stage.place);
+    stage.place.frozen_disk();
     let (mut recorded, mut total, mut number, mut standstills) = (Vec::new(), 0, 0, 0);
     while total < count {
         let name = format!("storm-{number}");

@@ -159,16 +159,11 @@ fn a_run_that_cannot_reach_its_store_ends_when_it_is_asked_to() {
 fn a_run_whose_images_do_not_come_ends_when_it_is_asked_to() {
     let place = Place::new();
     pictures(&place.path("all"), &["a", "b", "c"], 3);
-    let library = place.path("frozen_disk.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/frozen_disk.c");
-    let mut compile = Command::new("cc");
-    compile.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl");
-    assert_eq!(run(&mut compile, PATIENCE).code, Some(0));
     let mut arguments = on_pictures(&place.path("all"));
     arguments.extend(["--set", "training.steps=1000000", "--set", "training.save_interval=1000000"].map(str::to_owned));
     let mut command = place.train(1, "run", &arguments.iter().map(String::as_str).collect::<Vec<_>>());
     let flag = place.path("frozen");
-    command.env("LD_PRELOAD", library).env("FROZEN_PROGRAM", "admiral").env("FROZEN_FLAG", &flag);
+    command.env("LD_PRELOAD", place.frozen_disk()).env("FROZEN_PROGRAM", "admiral").env("FROZEN_FLAG", &flag);
     command.env("FROZEN_FOLDER", place.path("all"));
     let running = Running::start(&mut command);
     let end = Instant::now() + PATIENCE;

@@ -76,6 +76,17 @@ impl Place {
         command
     }
 
+    /// Compiles the library that holds up file operations, and returns its path.
+    pub fn frozen_disk(&self) -> PathBuf {
+        let library = self.path("frozen_disk.so");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/frozen_disk.c");
+        let mut command = Command::new("cc");
+        command.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).args([source, "-ldl"]);
+        let finished = run(&mut command, PATIENCE);
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        library
+    }
+
     /// Trains to the end, with exit code 0.
     pub fn trained(&self, ranks: usize, run_folder: &str, arguments: &[&str]) -> Finished {
         let finished = run(&mut self.train(ranks, run_folder, arguments), PATIENCE);

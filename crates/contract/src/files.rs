@@ -18,6 +18,29 @@ pub fn create_anew(path: &Path) -> io::Result<File> {
     }
 }
 
+/// Replaces the file `path` by what `write` writes. The content goes to `<path><suffix>` first, is synced, and gets its name
+/// at the end. After an error, an existing file is unchanged.
+///
+/// # Errors
+/// The error of `write`, or if the file cannot be created, synced or renamed.
+pub fn replace<E: From<io::Error>>(
+    path: &Path,
+    suffix: &str,
+    write: impl FnOnce(File) -> Result<File, E>,
+) -> Result<(), E> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(suffix);
+    let aside = Path::new(&aside);
+    let written = write(create_anew(aside)?)
+        .and_then(|file| file.sync_all().map_err(E::from))
+        .and_then(|()| std::fs::rename(aside, path).map_err(E::from));
+    if written.is_err() {
+        // The first error is reported, not an error of this removal.
+        let _ = std::fs::remove_file(aside);
+    }
+    written
+}
+
 /// Opens a regular file with these options.
 ///
 /// # Errors

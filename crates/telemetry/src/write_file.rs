@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use admiral_contract::files::create_anew;
+use admiral_contract::files::replace;
 
 /// Writes `bytes` to the file `path`. Creates the folder if it is missing. After an error, an older file is unchanged.
 ///
@@ -15,15 +15,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let mut file = create_anew(Path::new(&partial))?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&partial, path));
-    if written.is_err() {
-        // Report the first error. If the removal fails, the next call replaces the file.
-        let _ = std::fs::remove_file(&partial);
-    }
-    written
+    replace(path, ".partial", |mut file| file.write_all(bytes).map(|()| file))
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use admiral_checkpoint::{Parameter, Role, RoleTensors, find_checkpoint};
 use admiral_checkpoints_schema::safetensors::header;
-use admiral_contract::files::create_anew;
+use admiral_contract::files::replace;
 use admiral_storage::S3Settings;
 use admiral_torch_files::{Dtype, Error, TensorSpec, Writer};
 use clap::Args;
@@ -61,7 +61,7 @@ pub(super) fn run(options: &ExportOptions, s3: &S3Settings) -> Result<(), ToolEr
     let tensors = checkpoint.load_role(role)?;
     let manifest = checkpoint.manifest();
     let step = manifest.training.step;
-    write_and_rename(&options.out, |file| match format {
+    replace(&options.out, ".partial", |file| match format {
         Format::Torch => write_torch(file, manifest.parameters(), &tensors),
         Format::Safetensors => write_safetensors(file, role, step, manifest.parameters(), &tensors),
     })
@@ -78,21 +78,6 @@ pub(super) fn run(options: &ExportOptions, s3: &S3Settings) -> Result<(), ToolEr
         }));
     }
     print(&format!("{out}: {role} of {}, {count} tensors, {num_values} values\n", checkpoint.url()))
-}
-
-/// Writes a file as `<path>.partial` and renames it to `path`. If that fails, an existing file stays as it was.
-fn write_and_rename(path: &Path, write: impl FnOnce(File) -> Result<File, Error>) -> Result<(), Error> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let file = create_anew(Path::new(&partial))?;
-    let written = write(file)
-        .and_then(|file| file.sync_all().map_err(Error::from))
-        .and_then(|()| std::fs::rename(&partial, path).map_err(Error::from));
-    if written.is_err() {
-        // The first error is reported, not an error of this clean-up.
-        let _ = std::fs::remove_file(&partial);
-    }
-    written
 }
 
 /// Returns a parameter's values as little-endian bytes, in chunks.
