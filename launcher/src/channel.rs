@@ -192,7 +192,7 @@ impl Answer {
     /// Answers the first line of a listener.
     ///
     /// # Errors
-    /// If it is not a launcher's, or the system provides no randomness.
+    /// If the line is not from a launcher, or the system provides no randomness.
     pub(crate) fn to(line: &[u8], secret: &str, peer: Peer) -> io::Result<Self> {
         let nonce = std::str::from_utf8(line).ok().filter(|text| unhex(text.as_bytes()).is_some_and(|n| n.len() == 32));
         let of_launcher = nonce.ok_or_else(another_program)?.to_owned();

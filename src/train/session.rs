@@ -157,7 +157,7 @@ impl Session {
         self.division
     }
 
-    /// Gives up waiting for samples that do not come after the run was asked to stop.
+    /// Makes [`step`](Self::step) stop waiting for samples soon after `is_cancelled` returns true.
     pub fn give_up_when(&mut self, is_cancelled: impl Fn() -> bool + Send + 'static) {
         self.loader.give_up_when(is_cancelled);
     }

@@ -45,7 +45,7 @@ impl Validation {
         Ok(Some(Self { loader }))
     }
 
-    /// Gives up waiting for images that do not come after the run was asked to stop.
+    /// Makes [`measure`](Self::measure) stop waiting for images soon after `is_cancelled` returns true.
     pub fn give_up_when(&mut self, is_cancelled: impl Fn() -> bool + Send + 'static) {
         self.loader.give_up_when(is_cancelled);
     }

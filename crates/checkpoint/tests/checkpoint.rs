@@ -247,7 +247,7 @@ fn a_predecessor_that_wakes_up_overwrites_nothing_and_its_checkpoint_counts() {
     // An upload of the predecessor ends only now.
     std::fs::write(step.join("master").join(file_of(1, 1)), "bytes of the predecessor").unwrap();
     assert!(before.iter().all(|(path, bytes)| std::fs::read(path).unwrap() == *bytes), "all files are its own");
-    // The other way round: the predecessor has published, and the successor saves the same step.
+    // A save of a step that another attempt of the run has published already.
     write(&catalog, &Single, &content(20)).unwrap();
     read(&catalog.checkpoint(20).unwrap(), &Single, &content(20)).unwrap();
     assert_eq!(catalog.checkpoint(20).unwrap().manifest().writer, successor.writer);

@@ -1,4 +1,4 @@
-//! Text from files and other programs, as a terminal may show it.
+//! Escapes control characters in text from files and other programs, before a terminal shows it.
 
 use std::borrow::Cow;
 

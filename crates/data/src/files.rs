@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 use std::time::Duration;
 
-/// The waits before the second and each further try in milliseconds, together about 13 s. Network file systems fail over
+/// The pauses between two tries, in milliseconds. Together they take about 13 s. Network file systems fail over
 /// in seconds.
 const WAITS: [u64; 7] = [50, 200, 500, 1000, 2000, 4000, 5000];
 

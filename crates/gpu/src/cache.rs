@@ -101,8 +101,7 @@ fn read(path: &Path) -> Option<Vec<u8>> {
     fs::read(path).ok()
 }
 
-/// Takes the right to write to a folder of this user from all others. Returns whether only this user may write to it then.
-/// A folder that is not there yet will be this user's.
+/// Makes a folder of this user writable by this user only. Returns whether no other user may write to it then. A folder that is not there yet will be this user's.
 fn make_safe(folder: &Path) -> bool {
     match fs::metadata(folder) {
         Ok(meta) if is_own(&meta) => true,
