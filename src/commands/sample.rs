@@ -8,15 +8,16 @@ use admiral_data::{DataConfig, Draws, SourceKind, square};
 use admiral_storage::StoreOptions;
 use admiral_telemetry::{Grid, write_file};
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use tch::Tensor;
 
 use crate::context::choose_device;
-use crate::diffusion::GaussianDiffusion;
+use crate::diffusion::Sampler;
 use crate::environment::Environment;
 use crate::gpus::Gpus;
 use crate::model::{Network, Task};
 use crate::ops::Kernels;
-use crate::run_config::{RunConfig, Sampler};
+use crate::run_config::RunConfig;
 use crate::sample::{ImageBatches, SampleRequest, SamplingModel, grid_labels};
 use crate::train::{TrainError, low_res_examples, params_from_named};
 
@@ -33,8 +34,8 @@ pub struct SampleOptions {
     /// Weights: ema (the first average), master, or an average by its rate, such as ema-0.9999
     #[arg(long, default_value = "ema")]
     weights: String,
-    /// The sampler: ddpm or ddim
-    #[arg(long, value_enum)]
+    /// The sampler
+    #[arg(long, value_parser = PossibleValuesParser::new(Sampler::names()).try_map(|name| name.parse::<Sampler>()))]
     sampler: Option<Sampler>,
     /// Timesteps that are visited: 250, ddim25, sections such as 90,60,60,20,20, or "" for all
     #[arg(long)]
@@ -90,8 +91,10 @@ pub fn run(options: &SampleOptions, environment: &Environment) -> Result<(), Tra
     let (network, specs) = Network::build(&spec);
     let role = choose_role(&checkpoint, &options.weights)?;
     let params = params_from_named(&specs, &checkpoint.load_role(role)?, device)?;
-    let diffusion = GaussianDiffusion::new(&config.sampling.respaced(&config.diffusion))
-        .map_err(|error| TrainError::Refused(error.to_string()))?;
+    let solver = config
+        .sampling
+        .solver_plan(&config.diffusion)
+        .map_err(|error| TrainError::Refused(format!("sampling.{}: {error}", error.field())))?;
 
     let columns = config.sampling.samples_per_class;
     let (labels, count) = choose_labels(options, &config)?;
@@ -105,7 +108,7 @@ pub fn run(options: &SampleOptions, environment: &Environment) -> Result<(), Tra
     };
     let request = SampleRequest::new(&config, options.seed, labels, count, low_res);
     let kernels = Kernels::open(device, &Gpus::new(&environment.gpu));
-    let model = SamplingModel { network: &network, params: &params, kernels: &kernels, diffusion: &diffusion };
+    let model = SamplingModel { network: &network, params: &params, kernels: &kernels, solver: &solver };
     let pixels: Vec<u8> = ImageBatches::new(model, &request, 0..count).flat_map(|batch| batch.pixels).collect();
     let png = Grid::of(&pixels, request.image_shape(), columns as usize, PADDING)
         .and_then(|grid| grid.png())
@@ -113,11 +116,11 @@ pub fn run(options: &SampleOptions, environment: &Environment) -> Result<(), Tra
     write_file(&options.out, &png)
         .map_err(|source| TrainError::Output { path: options.out.display().to_string(), source })?;
     println!(
-        "{}: {count} samples of step {} by {:?} in {} steps from {role}",
+        "{}: {count} samples of step {} by {} in {} steps from {role}",
         options.out.display(),
         checkpoint.manifest().training.step,
         config.sampling.sampler,
-        diffusion.num_timesteps(),
+        solver.start().num_steps(),
     );
     Ok(())
 }
@@ -128,7 +131,7 @@ fn apply(options: &SampleOptions, config: &mut RunConfig) {
     if let Some(sampler) = options.sampler {
         sampling.sampler = sampler;
         // A mix of ddpm and ddim's timesteps is possible, but only if --respacing asks for it.
-        if options.respacing.is_none() && sampler == Sampler::Ddpm && sampling.timestep_respacing.starts_with("ddim") {
+        if options.respacing.is_none() && sampler == Sampler::DDPM && sampling.timestep_respacing.starts_with("ddim") {
             sampling.timestep_respacing = "250".into();
         }
     }

@@ -125,6 +125,12 @@ impl DiffusionConfig {
         self.variance.is_learned()
     }
 
+    /// The factor between indices of the full process and the timesteps that networks receive.
+    #[must_use]
+    pub fn timestep_scale(&self) -> f64 {
+        if self.rescale_timesteps { 1000.0 / self.diffusion_steps as f64 } else { 1.0 }
+    }
+
     /// Returns the timesteps of the full process that are kept, ascending.
     ///
     /// # Errors

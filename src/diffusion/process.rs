@@ -38,11 +38,10 @@ impl GaussianDiffusion {
         } else {
             Schedule::new(respaced_betas(&full.alphas_cumprod, &original_timesteps))
         };
-        let timestep_scale = if config.rescale_timesteps { 1000.0 / config.diffusion_steps as f64 } else { 1.0 };
         Ok(Self {
             schedule,
             original_timesteps,
-            timestep_scale,
+            timestep_scale: config.timestep_scale(),
             prediction: config.predict,
             variance: config.variance,
             loss: config.loss,

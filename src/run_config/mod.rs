@@ -9,7 +9,7 @@ mod sections;
 pub use config::{RunConfig, group_digits};
 pub use facts::Facts;
 pub use plan_request::plan_request;
-pub use sampling::{Sampler, SamplingConfig};
+pub use sampling::SamplingConfig;
 pub use sections::{
     ClassifierConfig, DeviceChoice, FusedKernels, OptimizerConfig, PrecisionConfig, PrecisionMode, RunSection,
     TrainingConfig,

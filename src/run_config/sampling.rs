@@ -3,17 +3,7 @@
 use admiral_config::Invalid;
 use serde::{Deserialize, Serialize};
 
-use crate::diffusion::{DiffusionConfig, Method};
-
-/// The sampler.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum Sampler {
-    /// Ancestral sampling (Ho et al. 2020).
-    Ddpm,
-    /// Deterministic sampling (Song et al. 2021), partly random with eta above 0.
-    Ddim,
-}
+use crate::diffusion::{DiffusionConfig, Sampler, SolverError, SolverOptions, SolverPlan};
 
 /// How samples are drawn: the grids of a run, and what `admiral sample` does unless told otherwise.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -38,7 +28,7 @@ pub struct SamplingConfig {
 impl Default for SamplingConfig {
     fn default() -> Self {
         Self {
-            sampler: Sampler::Ddim,
+            sampler: Sampler::DDIM,
             timestep_respacing: "ddim25".into(),
             eta: 0.0,
             clip_denoised: true,
@@ -80,19 +70,23 @@ impl SamplingConfig {
         num_classes.map_or(self.samples_per_class, |classes| classes.unsigned_abs().min(self.max_classes))
     }
 
-    /// Returns the sampling method with its noise.
+    /// Returns the options of the solver.
     #[must_use]
-    pub fn method(&self) -> Method {
-        match self.sampler {
-            Sampler::Ddpm => Method::Ddpm,
-            Sampler::Ddim => Method::Ddim { eta: self.eta },
+    pub fn solver_options(&self) -> SolverOptions {
+        SolverOptions {
+            timestep_respacing: self.timestep_respacing.clone(),
+            eta: self.eta,
+            clip_denoised: self.clip_denoised,
+            ..SolverOptions::default()
         }
     }
 
-    /// Returns the diffusion process for sampling: that of training, with the timesteps of `timestep_respacing`.
-    #[must_use]
-    pub fn respaced(&self, training: &DiffusionConfig) -> DiffusionConfig {
-        DiffusionConfig { timestep_respacing: self.timestep_respacing.clone(), ..training.clone() }
+    /// Prepares the solver for the given diffusion process of training.
+    ///
+    /// # Errors
+    /// If an option does not fit the solver or the process.
+    pub fn solver_plan(&self, training: &DiffusionConfig) -> Result<SolverPlan, SolverError> {
+        SolverPlan::new(self.sampler, &self.solver_options(), training)
     }
 
     /// Returns all mistakes, for the given diffusion process of training.
@@ -104,7 +98,6 @@ impl SamplingConfig {
                 mistakes.push(Invalid::new(format!("sampling.{field}"), message));
             }
         };
-        check((0.0..=1.0).contains(&self.eta), "eta", format!("is {}; it must lie in [0, 1]", self.eta));
         for (field, value, most) in [
             ("samples_per_class", self.samples_per_class, MAX_PER_CLASS),
             ("max_classes", self.max_classes, MAX_CLASSES),
@@ -112,8 +105,8 @@ impl SamplingConfig {
         ] {
             check((1..=most).contains(&value), field, format!("is {value}; it must lie in [1, {most}]"));
         }
-        if let Err(error) = self.respaced(training).retained_timesteps() {
-            check(false, "timestep_respacing", error.to_string());
+        for mistake in self.sampler.check(&self.solver_options(), training) {
+            check(false, mistake.field(), mistake.to_string());
         }
         mistakes
     }

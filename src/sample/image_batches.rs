@@ -8,11 +8,11 @@ use admiral_random::{Philox, Stream};
 use tch::{Device, Kind, Tensor};
 
 use super::request::SampleRequest;
-use crate::diffusion::{Denoising, GaussianDiffusion, SampleOptions, to_bytes};
+use crate::diffusion::{GuidedModel, SolverPlan, Trajectory, to_bytes};
 use crate::model::{Inputs, Network, Params};
 use crate::ops::Kernels;
 
-/// A network with the values of its parameters, and the diffusion process.
+/// A network with the values of its parameters, and the solver.
 #[derive(Debug, Clone, Copy)]
 pub struct SamplingModel<'a> {
     /// The network.
@@ -21,8 +21,8 @@ pub struct SamplingModel<'a> {
     pub params: &'a Params,
     /// The kernels of the device on which images are sampled.
     pub kernels: &'a Kernels,
-    /// The diffusion process, respaced for sampling.
-    pub diffusion: &'a GaussianDiffusion,
+    /// The solver of the reverse process.
+    pub solver: &'a SolverPlan,
 }
 
 /// Images that were sampled together.
@@ -85,7 +85,7 @@ impl<'a> ImageBatches<'a> {
 
     /// Samples one batch and returns its pixels, `[batch, height, width, channels]`.
     fn sample_batch(&self, images: Range<u64>) -> Vec<u8> {
-        let SamplingModel { network, params, kernels, diffusion } = self.model;
+        let SamplingModel { network, params, kernels, solver } = self.model;
         let (request, device) = (self.request, kernels.device());
         let _no_grad = tch::no_grad_guard();
         let count = (images.end - images.start) as i64;
@@ -108,13 +108,8 @@ impl<'a> ImageBatches<'a> {
             let inputs = Inputs { x, timesteps, labels: labels.as_ref(), low_res: low_res.as_ref() };
             network.forward(kernels, params, &inputs, None)
         };
-        let options = SampleOptions {
-            method: request.method,
-            denoising: Denoising { clip_denoised: request.clip_denoised, ..Denoising::default() },
-            ..SampleOptions::default()
-        };
         let x_last = noise(0);
-        let samples = diffusion.sample(&predict, &x_last, &mut noise, options).finish();
+        let samples = Trajectory::new(solver.start(), GuidedModel::unguided(&predict), &x_last, &mut noise).finish();
         let bytes = to_bytes(&samples).to_device(Device::Cpu).to_kind(Kind::Uint8);
         let mut pixels = vec![0u8; bytes.numel()];
         bytes.copy_data(&mut pixels, bytes.numel());
@@ -146,8 +141,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::diffusion::DiffusionConfig;
-    use crate::diffusion::Method;
+    use crate::diffusion::{DiffusionConfig, Sampler, SolverOptions};
     use crate::model::{ModelConfig, Task, initialize};
     use crate::sample::grid_labels;
 
@@ -173,22 +167,12 @@ mod tests {
             Tensor::from_slice(&values).view(spec.shape.as_slice())
         });
         let params = Params::new(tensors.collect());
-        let process = DiffusionConfig { timestep_respacing: "3".into(), ..DiffusionConfig::default() };
-        let diffusion = GaussianDiffusion::new(&process).unwrap();
+        let options = SolverOptions { timestep_respacing: "3".into(), ..SolverOptions::default() };
+        let solver = SolverPlan::new(Sampler::DDPM, &options, &DiffusionConfig::default()).unwrap();
         let (labels, count) = grid_labels(Some(3), 2, 10);
-        let mut request = SampleRequest {
-            size: 8,
-            channels: 1,
-            seed: 4,
-            labels,
-            count,
-            low_res: None,
-            batch_size: 6,
-            method: Method::Ddpm,
-            clip_denoised: true,
-        };
+        let mut request = SampleRequest { size: 8, channels: 1, seed: 4, labels, count, low_res: None, batch_size: 6 };
         let kernels = Kernels::cpu();
-        let model = SamplingModel { network: &network, params: &params, kernels: &kernels, diffusion: &diffusion };
+        let model = SamplingModel { network: &network, params: &params, kernels: &kernels, solver: &solver };
         let sample = |request: &SampleRequest, images: Range<u64>| -> Vec<u8> {
             ImageBatches::new(model, request, images).flat_map(|batch| batch.pixels).collect()
         };

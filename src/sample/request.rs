@@ -2,7 +2,6 @@
 
 use tch::Tensor;
 
-use crate::diffusion::Method;
 use crate::run_config::RunConfig;
 
 /// A request for images.
@@ -22,10 +21,6 @@ pub struct SampleRequest {
     pub low_res: Option<Tensor>,
     /// The number of images sampled together.
     pub batch_size: u64,
-    /// The sampling method.
-    pub method: Method,
-    /// Whether predicted images are clamped to [-1, 1].
-    pub clip_denoised: bool,
 }
 
 impl SampleRequest {
@@ -40,8 +35,6 @@ impl SampleRequest {
             count,
             low_res,
             batch_size: config.sampling.batch_size,
-            method: config.sampling.method(),
-            clip_denoised: config.sampling.clip_denoised,
         }
     }
 

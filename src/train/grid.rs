@@ -3,7 +3,6 @@
 use admiral_telemetry::Grid;
 
 use crate::context::RunContext;
-use crate::diffusion::GaussianDiffusion;
 use crate::model::Task;
 use crate::sample::{ImageBatches, SampleRequest, SamplingModel, grid_labels};
 
@@ -17,14 +16,15 @@ const PADDING: usize = 2;
 /// on rank 0. Every rank calls it. The noise is always the same, so that the grids of a run can be compared.
 ///
 /// # Errors
-/// When `sampling.timestep_respacing` is invalid, an image cannot be read, or the ranks cannot reach each other.
+/// When an option of the sampler is invalid, an image cannot be read, or the ranks cannot reach each other.
 pub fn draw_grid(session: &Session, context: &RunContext<'_>) -> Result<Option<Grid>, TrainError> {
     let config = &session.state.config;
     let memory = &session.state.trainer.memory;
     let params = if config.optimizer.ema_rates.is_empty() { memory.master_params() } else { memory.ema_params(0) };
     let sampling = &config.sampling;
-    let diffusion = GaussianDiffusion::new(&sampling.respaced(&config.diffusion))
-        .map_err(|error| TrainError::Refused(format!("sampling.timestep_respacing: {error}")))?;
+    let solver = sampling
+        .solver_plan(&config.diffusion)
+        .map_err(|error| TrainError::Refused(format!("sampling.{}: {error}", error.field())))?;
     let (labels, count) = grid_labels(config.model.num_classes, sampling.samples_per_class, sampling.max_classes);
     let (low_res, labels) = match (config.task, config.model.small_size) {
         (Task::SuperResolution, Some(small)) => {
@@ -38,7 +38,7 @@ pub fn draw_grid(session: &Session, context: &RunContext<'_>) -> Result<Option<G
         network: &session.state.trainer.network,
         params: &params,
         kernels: &context.kernels,
-        diffusion: &diffusion,
+        solver: &solver,
     };
     let is_root = context.collective.rank() == 0;
     let image_bytes: usize = request.image_shape().iter().product();

@@ -1,11 +1,15 @@
 //! DDIM (Song et al. 2020): sampling with reduced or no noise, and its inversion.
 
+use std::sync::Arc;
+
 use tch::Tensor;
 
 use super::super::posterior::Denoising;
 use super::super::process::{GaussianDiffusion, Model};
-use super::guidance::Gradient;
-use super::trajectory::Step;
+use super::ddpm::Respaced;
+use super::options::{SolverError, SolverOptions};
+use super::solver::{Factory, GuidedModel, Level, Solver, Step};
+use crate::diffusion::{DiffusionConfig, Gradient};
 
 impl GaussianDiffusion {
     /// Computes x_{t-1} from x_t, `[batch, channels, height, width]` (equation 12 of Song et al.).
@@ -44,7 +48,7 @@ impl GaussianDiffusion {
             // sigma is 0 at t = 0, because alpha_bar before the first step is 1.
             sample = sample.addcmul(&sigma, noise);
         }
-        Step { sample, x_start }
+        Step { sample, x_start, correction: None }
     }
 
     /// Computes x_{t+1} from x_t, `[batch, channels, height, width]`, along the deterministic path (`eta` = 0): one
@@ -58,7 +62,7 @@ impl GaussianDiffusion {
             let next = s.alphas_cumprod_next[t];
             [next.sqrt(), (1.0 - next).sqrt()]
         });
-        Step { sample: (signal * &x_start).addcmul(&direction, &epsilon), x_start }
+        Step { sample: (signal * &x_start).addcmul(&direction, &epsilon), x_start, correction: None }
     }
 
     /// Encodes images `[batch, channels, height, width]` to the noise from which deterministic sampling reproduces them
@@ -72,5 +76,38 @@ impl GaussianDiffusion {
         (0..self.num_timesteps() as i64 - 1).fold(images.shallow_clone(), |x_t, t| {
             self.ddim_reverse_sample(model, &x_t, &vec![t; batch], denoising).sample
         })
+    }
+}
+
+/// DDIM over the timesteps of a respaced process, with η times the noise of ancestral sampling.
+struct Ddim {
+    respaced: Arc<Respaced>,
+    eta: f64,
+}
+
+/// Prepares DDIM.
+pub(super) fn ddim(options: &SolverOptions, process: &DiffusionConfig) -> Result<Factory, SolverError> {
+    let (respaced, eta) = (Arc::new(Respaced::new(options, process)?), options.eta);
+    Ok(Box::new(move || Box::new(Ddim { respaced: respaced.clone(), eta })))
+}
+
+impl Solver for Ddim {
+    fn levels(&self) -> &[Level] {
+        &self.respaced.levels
+    }
+
+    fn num_evaluations(&self) -> usize {
+        self.num_steps()
+    }
+
+    fn uses_noise(&self, index: usize) -> bool {
+        self.eta != 0.0 && index + 1 < self.num_steps()
+    }
+
+    fn step(&mut self, index: usize, x: &Tensor, model: &GuidedModel, noise: &mut dyn FnMut(usize) -> Tensor) -> Step {
+        let noise = self.uses_noise(index).then(|| noise(index));
+        let noise = noise.as_ref().map(|noise| (self.eta, noise));
+        let Respaced { diffusion, denoising, .. } = &*self.respaced;
+        diffusion.ddim_sample(model.predict, x, &self.respaced.timesteps(index, x), noise, *denoising, model.gradient)
     }
 }

@@ -1,11 +1,14 @@
 //! Ancestral sampling (Ho et al. 2020): x_{t-1} is sampled from p(x_{t-1} | x_t).
 
+use std::sync::Arc;
+
 use tch::Tensor;
 
 use super::super::posterior::Denoising;
 use super::super::process::{GaussianDiffusion, Model};
-use super::guidance::Gradient;
-use super::trajectory::Step;
+use super::options::{SolverError, SolverOptions};
+use super::solver::{Factory, GuidedModel, Level, Solver, Step};
+use crate::diffusion::{DiffusionConfig, Gradient};
 
 impl GaussianDiffusion {
     /// Samples x_{t-1} from p(x_{t-1} | x_t) with the given standard normal noise. `x_t` and `noise` are `[batch,
@@ -36,6 +39,63 @@ impl GaussianDiffusion {
                 mean.addcmul(&deviation, noise)
             }
         };
-        Step { sample, x_start: reverse.x_start }
+        Step { sample, x_start: reverse.x_start, correction: None }
+    }
+}
+
+/// A respaced process, visited from its last timestep to its first.
+pub(super) struct Respaced {
+    pub(super) diffusion: GaussianDiffusion,
+    pub(super) denoising: Denoising,
+    pub(super) levels: Vec<Level>,
+}
+
+impl Respaced {
+    pub(super) fn new(options: &SolverOptions, process: &DiffusionConfig) -> Result<Self, SolverError> {
+        let diffusion = GaussianDiffusion::new(&options.respaced(process))?;
+        let original = diffusion.original_timesteps().iter().rev();
+        let mut levels: Vec<Level> = original
+            .zip(diffusion.schedule().alphas_cumprod.iter().rev())
+            .map(|(&t, alpha_bar)| Level::new(0.5 * alpha_bar.ln(), t as f64, process.timestep_scale()))
+            .collect();
+        levels.push(Level::CLEAN);
+        let denoising =
+            Denoising { clip_denoised: options.clip_denoised, epsilon_temperature: options.epsilon_temperature };
+        Ok(Self { diffusion, denoising, levels })
+    }
+
+    /// The timestep of step `index`, for each image of the batch `x`.
+    pub(super) fn timesteps(&self, index: usize, x: &Tensor) -> Vec<i64> {
+        vec![(self.diffusion.num_timesteps() - 1 - index) as i64; x.size()[0] as usize]
+    }
+}
+
+/// Ancestral sampling over the timesteps of a respaced process.
+struct Ddpm(Arc<Respaced>);
+
+/// Prepares ancestral sampling.
+pub(super) fn ddpm(options: &SolverOptions, process: &DiffusionConfig) -> Result<Factory, SolverError> {
+    let respaced = Arc::new(Respaced::new(options, process)?);
+    Ok(Box::new(move || Box::new(Ddpm(respaced.clone()))))
+}
+
+impl Solver for Ddpm {
+    fn levels(&self) -> &[Level] {
+        &self.0.levels
+    }
+
+    fn num_evaluations(&self) -> usize {
+        self.num_steps()
+    }
+
+    fn uses_noise(&self, index: usize) -> bool {
+        index + 1 < self.num_steps()
+    }
+
+    fn step(&mut self, index: usize, x: &Tensor, model: &GuidedModel, noise: &mut dyn FnMut(usize) -> Tensor) -> Step {
+        let noise = self.uses_noise(index).then(|| noise(index));
+        let Respaced { diffusion, denoising, .. } = &*self.0;
+        let t = self.0.timesteps(index, x);
+        diffusion.p_sample(model.predict, x, &t, noise.as_ref(), *denoising, model.gradient)
     }
 }

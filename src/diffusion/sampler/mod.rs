@@ -1,11 +1,17 @@
-//! Sampling of images from noise: single steps of DDPM and DDIM, guidance, and the loop over all timesteps.
+//! Sampling of images from noise: the table of solvers, their steps, and the loop over all steps.
 
 mod ddim;
 mod ddpm;
 mod guidance;
+mod options;
 mod pixels;
+mod solver;
+mod table;
 mod trajectory;
 
 pub use guidance::{Gradient, classifier_gradient};
+pub use options::{SolverError, SolverOption, SolverOptions};
 pub use pixels::to_bytes;
-pub use trajectory::{Method, SampleOptions, Step, Trajectory};
+pub use solver::{GuidedModel, Level, Solver, Step};
+pub use table::{SOLVERS, Sampler, SolverEntry, SolverPlan};
+pub use trajectory::Trajectory;

@@ -38,7 +38,11 @@ impl ProcessFlags {
     }
 
     pub fn build(&self) -> Result<GaussianDiffusion, String> {
-        let config = DiffusionConfig {
+        GaussianDiffusion::new(&self.config()).map_err(|error| error.to_string())
+    }
+
+    pub fn config(&self) -> DiffusionConfig {
+        DiffusionConfig {
             diffusion_steps: self.diffusion_steps,
             noise_schedule: self.noise_schedule,
             timestep_respacing: self.timestep_respacing.clone(),
@@ -55,8 +59,7 @@ impl ProcessFlags {
             },
             rescale_timesteps: self.rescale_timesteps,
             ..Default::default()
-        };
-        GaussianDiffusion::new(&config).map_err(|error| error.to_string())
+        }
     }
 }
 

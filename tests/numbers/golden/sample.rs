@@ -1,6 +1,6 @@
 //! Kind `sample`: whole sampling loops with real networks.
 
-use admiral::diffusion::{Denoising, Method, SampleOptions, classifier_gradient, to_bytes};
+use admiral::diffusion::{GuidedModel, Sampler, SolverOptions, SolverPlan, Trajectory, classifier_gradient, to_bytes};
 use admiral::model::{Inputs, Network, Params};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
@@ -30,7 +30,7 @@ pub fn check(case: &Case) -> Outcome {
     let config: LoopConfig = serde_json::from_value(case.config.clone()).map_err(|error| format!("config: {error}"))?;
     let mut flags = ProcessFlags::read(&case.config)?;
     flags.learn_sigma = case.config["model"]["learn_sigma"].as_bool().unwrap_or(false);
-    let diffusion = flags.build()?;
+    let process = flags.config();
     let (network, params) = build(case, "model")?;
     let kernels = kernels();
     let input = |name: &str| case.tensors.get(name).map(|tensor| tensor.to_device(device()));
@@ -50,16 +50,19 @@ pub fn check(case: &Case) -> Outcome {
         classifier_gradient(&logits, labels, config.classifier_scale, x, timesteps)
     };
 
-    let options = SampleOptions {
-        method: if config.use_ddim { Method::Ddim { eta: config.eta } } else { Method::Ddpm },
-        denoising: Denoising { clip_denoised: config.clip_denoised, ..Denoising::default() },
-        guidance: if classifier.is_some() { Some(&gradient) } else { None },
-        ..SampleOptions::default()
+    let sampler = if config.use_ddim { Sampler::DDIM } else { Sampler::DDPM };
+    let options = SolverOptions {
+        timestep_respacing: process.timestep_respacing.clone(),
+        eta: config.eta,
+        clip_denoised: config.clip_denoised,
+        ..SolverOptions::default()
     };
+    let plan = SolverPlan::new(sampler, &options, &process).map_err(|error| error.to_string())?;
+    let guided = GuidedModel { predict: &model, gradient: if classifier.is_some() { Some(&gradient) } else { None } };
     let step_noise = case.tensor("step_noise")?.to_device(device());
     let mut noise = |step: usize| step_noise.get(step as i64);
     let x_last = case.tensor("x_T")?.to_device(device());
-    let sample = diffusion.sample(&model, &x_last, &mut noise, options).finish();
+    let sample = Trajectory::new(plan.start(), guided, &x_last, &mut noise).finish();
     close("sample", &sample, case.tensor("sample")?, GRADIENT)?;
     let bytes = |tensor: &Tensor| tensor.to_device(tch::Device::Cpu).to_kind(Kind::Int);
     let expected = case.tensor("sample_u8")?;
