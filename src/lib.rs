@@ -17,6 +17,7 @@ pub mod reduce;
 pub mod run_config;
 pub mod sample;
 mod statistics;
+pub mod stop;
 pub mod train;
 pub mod version;
 

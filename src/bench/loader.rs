@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::run_config::RunConfig;
 use crate::statistics::Spread;
-use crate::train::{TrainError, sample_spec};
+use crate::train::TrainError;
 
 use super::output::print_as;
 
@@ -52,7 +52,7 @@ pub fn run(config: &RunConfig, options: &LoaderBenchOptions) -> Result<(), Train
         if workers == 0 {
             return Err(TrainError::Refused("--workers 0: at least one thread must read; give 1 or more".into()));
         }
-        let reader = SampleReader::new(source.clone(), sample_spec(config, config.data.random_crop));
+        let reader = SampleReader::new(source.clone(), config.sample_spec(config.data.random_crop));
         all.push(measure(reader, workers, config, options)?);
     }
     print_as(&all, options.json, |all| print(all, options))

@@ -29,7 +29,7 @@ pub struct Cli {
 enum Command {
     /// Train a network; under mpirun, on all ranks that it starts
     Train(TrainArguments),
-    /// Draw a grid of images from a checkpoint
+    /// Draw images from a checkpoint: a grid, or with --num many images on all ranks that mpirun starts
     Sample(SampleOptions),
     /// List, show, verify, compare, delete, import and export checkpoints
     #[command(subcommand)]
@@ -65,9 +65,7 @@ impl Cli {
         let code = match self.command {
             Command::Train(arguments) => on_ranks(environment, |rank| train::run(&arguments, rank)),
             Command::Bench(command) => bench::run(&command, environment),
-            Command::Sample(options) => {
-                alone(sample::run(&options, environment).map_err(|error| (error.exit_code(), error.into())))
-            }
+            Command::Sample(options) => on_ranks(environment, |rank| sample::run(&options, rank)),
             Command::Checkpoint(command) => match checkpoint::run(&command, &environment.s3) {
                 // The exit code of diff(1).
                 Ok(Outcome::Different) => return ProcessExit::from(1),

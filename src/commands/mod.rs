@@ -11,6 +11,5 @@ mod ranks;
 mod sample;
 mod train;
 mod version;
-mod weights;
 
 pub use cli::Cli;

@@ -4,7 +4,8 @@ use admiral_comm::{Ending, ExitCode, agree};
 use clap::Args;
 
 use crate::context::RankContext;
-use crate::train::{Finish, Resume, Stop, run as train};
+use crate::stop::{Stop, StopMessages};
+use crate::train::{Finish, Resume, run as train};
 
 use super::config::ConfigArguments;
 use super::ranks::load_on_ranks;
@@ -19,6 +20,12 @@ pub(super) struct TrainArguments {
     resume: Option<Resume>,
 }
 
+const MESSAGES: StopMessages = StopMessages {
+    asked: "asked to stop: writing a checkpoint after this step",
+    too_early: "asked to stop before the first step: there is nothing to save",
+    impatient: "interrupted a second time: leaving without a checkpoint",
+};
+
 /// Trains. Every rank calls it.
 ///
 /// # Errors
@@ -26,6 +33,6 @@ pub(super) struct TrainArguments {
 pub(super) fn run(arguments: &TrainArguments, rank: RankContext<'_>) -> Result<ExitCode, Ending> {
     let config = load_on_ranks(rank.collective, &arguments.config.config, &arguments.config.overrides)?;
     let stop = Stop::default();
-    agree(rank.collective, stop.on_signals(), |_| ExitCode::Node)?;
+    agree(rank.collective, stop.on_signals(MESSAGES), |_| ExitCode::Node)?;
     train(config, arguments.resume.unwrap_or(Resume::Fresh), rank, &stop).map(Finish::exit_code)
 }

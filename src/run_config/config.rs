@@ -4,7 +4,7 @@ use admiral_checkpoint::CheckpointConfig;
 use admiral_comm::FaultsConfig;
 use admiral_config::{Invalid, Validate};
 use admiral_contract::{BatchDivision, LaunchConfig, world_sizes};
-use admiral_data::DataConfig;
+use admiral_data::{DataConfig, SampleSpec};
 use admiral_telemetry::TelemetryConfig;
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +104,19 @@ impl RunConfig {
             let possible = world_sizes(global_batch, microbatch, u64::MAX);
             Invalid::new("training.global_batch", format!("{error}; these numbers of ranks can: {possible:?}"))
         })
+    }
+
+    /// Returns how images become samples: seed, size, cropping and flipping.
+    #[must_use]
+    pub fn sample_spec(&self, random_crop: bool) -> SampleSpec {
+        SampleSpec {
+            seed: self.run.seed,
+            size: self.model.image_size as usize,
+            channels: self.model.image_channels as usize,
+            random_crop,
+            random_flip: self.data.random_flip,
+            on_broken_image: self.data.on_broken_image,
+        }
     }
 
     /// Returns the spec of the network.

@@ -167,7 +167,7 @@ impl OptimizerConfig {
 }
 
 /// The type of the torso's convolutions and activations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum PrecisionMode {
     /// float32.

@@ -1,28 +1,54 @@
-//! Sampling of images in batches. All noise of image i comes from one random sequence that depends on (seed, i) only,
-//! so the image does not depend on the batch size or the number of ranks.
+//! Sampling of images in batches. A batch is determined by the index of its first image, and all noise of image i comes
+//! from random sequences of (seed, i), so that images do not depend on the number of ranks or on where a job was
+//! interrupted.
 
 use std::ops::Range;
 
-use admiral_comm::{Collective, CollectiveError};
-use admiral_random::{Philox, Stream};
-use tch::{Device, Kind, Tensor};
+use admiral_comm::Collective;
+use tch::Tensor;
 
-use super::request::SampleRequest;
-use crate::diffusion::{GuidedModel, SolverPlan, Trajectory, to_bytes};
-use crate::model::{Inputs, Network, Params};
-use crate::ops::Kernels;
+use super::error::Error;
+use super::labels::Labels;
+use super::low_res::LowRes;
+use super::stage::{BatchInputs, Stage, images_of, pixels_of};
 
-/// A network with the values of its parameters, and the solver.
+/// The models that images pass through, first to last: one model, or a base model and its upsampler.
 #[derive(Debug, Clone, Copy)]
-pub struct SamplingModel<'a> {
-    /// The network.
-    pub network: &'a Network,
-    /// The values of the network's parameters, on the device of `kernels`.
-    pub params: &'a Params,
-    /// The kernels of the device on which images are sampled.
-    pub kernels: &'a Kernels,
-    /// The solver of the reverse process.
-    pub solver: &'a SolverPlan,
+pub struct Stages<'a> {
+    /// The model that draws the images, or that enlarges the small images of the request.
+    pub first: Stage<'a>,
+    /// The upsampler of a stack, which enlarges the images of the first model.
+    pub upsampler: Option<Stage<'a>>,
+}
+
+impl<'a> Stages<'a> {
+    /// Returns the model that the images come from.
+    #[must_use]
+    pub fn last(&self) -> Stage<'a> {
+        self.upsampler.unwrap_or(self.first)
+    }
+
+    /// Returns the shape of an image, `[height, width, channels]`.
+    #[must_use]
+    pub fn image_shape(&self) -> [usize; 3] {
+        let last = self.last();
+        [last.size as usize, last.size as usize, last.channels as usize]
+    }
+}
+
+/// A request for images.
+#[derive(Debug)]
+pub struct SampleRequest {
+    /// The seed of all noise.
+    pub seed: u64,
+    /// The rule that gives each image its class.
+    pub labels: Labels,
+    /// The number of images.
+    pub count: u64,
+    /// The small images for super-resolution.
+    pub low_res: Option<LowRes>,
+    /// The number of images sampled together.
+    pub batch_size: u64,
 }
 
 /// Images that were sampled together.
@@ -32,121 +58,129 @@ pub struct ImageBatch {
     pub first: u64,
     /// The pixels, `[batch, height, width, channels]`.
     pub pixels: Vec<u8>,
+    /// The class of each image; empty if images have no class.
+    pub labels: Vec<i64>,
 }
 
 /// Samples the images of a request, one batch for each call of `next`. Only one batch is in memory.
+///
+/// Kernels may round differently for a batch of another size or at another place in the batch. Batch b therefore always
+/// consists of images b·`batch_size` and those that follow, also where the request ends within it: the images beyond are
+/// computed and discarded.
 #[derive(Debug)]
-pub struct ImageBatches<'a> {
-    model: SamplingModel<'a>,
-    request: &'a SampleRequest,
+pub struct ImageBatches<'a, 'r> {
+    stages: Stages<'a>,
+    request: &'r mut SampleRequest,
     rest: Range<u64>,
 }
 
-impl<'a> ImageBatches<'a> {
+impl<'a, 'r> ImageBatches<'a, 'r> {
     /// Creates an iterator over the images with indices `images` of a request.
+    ///
+    /// # Panics
+    /// If `images` does not start at the start of a batch.
     #[must_use]
-    pub fn new(model: SamplingModel<'a>, request: &'a SampleRequest, images: Range<u64>) -> Self {
-        Self { model, request, rest: images }
-    }
-
-    /// Creates an iterator over the images of one rank: a contiguous share of the request.
-    #[must_use]
-    pub fn of_rank(model: SamplingModel<'a>, request: &'a SampleRequest, rank: u64, world_size: u64) -> Self {
-        Self::new(model, request, share(request.count, rank, world_size))
+    pub fn new(stages: Stages<'a>, request: &'r mut SampleRequest, images: Range<u64>) -> Self {
+        assert!(images.start.is_multiple_of(request.batch_size), "{images:?} does not start at the start of a batch");
+        Self { stages, request, rest: images }
     }
 
     /// Samples all images of a request, with a share on each rank. Every rank must call this function. Rank 0 passes
     /// each batch of each rank to `consume` as soon as it is sampled, so rank 0 holds at most one batch of each rank.
     ///
     /// # Errors
-    /// If communication with the other ranks fails.
+    /// If an image cannot be read or communication with the other ranks fails.
     pub fn gather(
-        model: SamplingModel<'a>,
-        request: &'a SampleRequest,
+        stages: Stages<'a>,
+        request: &'r mut SampleRequest,
         collective: &dyn Collective,
         mut consume: impl FnMut(ImageBatch),
-    ) -> Result<(), CollectiveError> {
+    ) -> Result<(), Error> {
         let (rank, world_size) = (collective.rank() as u64, collective.world_size() as u64);
-        let mut own = Self::of_rank(model, request, rank, world_size);
-        let shares: Vec<Range<u64>> = (0..world_size).map(|rank| share(request.count, rank, world_size)).collect();
-        let num_batches = |share: &Range<u64>| (share.end - share.start).div_ceil(request.batch_size);
-        // Ranks without remaining images still participate in the collective.
-        for round in 0..shares.iter().map(num_batches).max().unwrap_or(0) {
-            let pixels = own.next().map(|batch| batch.pixels).unwrap_or_default();
+        let (count, batch_size) = (request.count, request.batch_size);
+        let images_of_batch = |batch: u64| batch * batch_size..count.min((batch + 1) * batch_size);
+        let num_batches = count.div_ceil(batch_size);
+        for round in 0..num_batches.div_ceil(world_size) {
+            let own = images_of_batch((round * world_size + rank).min(num_batches));
+            // Ranks without a batch still participate in the collective.
+            let pixels = match own.is_empty() {
+                true => Vec::new(),
+                false => Self::new(stages, request, own).sample_next()?.map(|batch| batch.pixels).unwrap_or_default(),
+            };
             let Some(all) = collective.gather(0, &pixels)? else { continue };
-            for (share, pixels) in shares.iter().zip(all) {
-                if !pixels.is_empty() {
-                    consume(ImageBatch { first: share.start + round * request.batch_size, pixels });
-                }
+            for (rank, pixels) in all.into_iter().enumerate().filter(|(_, pixels)| !pixels.is_empty()) {
+                let images = images_of_batch(round * world_size + rank as u64);
+                let labels = images.clone().filter_map(|image| request.labels.of(image)).collect();
+                consume(ImageBatch { first: images.start, pixels, labels });
             }
         }
         Ok(())
     }
 
-    /// Samples one batch and returns its pixels, `[batch, height, width, channels]`.
-    fn sample_batch(&self, images: Range<u64>) -> Vec<u8> {
-        let SamplingModel { network, params, kernels, solver } = self.model;
-        let (request, device) = (self.request, kernels.device());
-        let _no_grad = tch::no_grad_guard();
-        let count = (images.end - images.start) as i64;
-        let shape = [count, request.channels, request.size, request.size];
-        let length = (request.channels * request.size * request.size) as usize;
-        let mut streams: Vec<Philox> =
-            images.clone().map(|index| Philox::new(request.seed, Stream::Sampling, index)).collect();
-        let mut noise = |_step: usize| {
-            let mut values = vec![0.0f32; length * streams.len()];
-            for (stream, values) in streams.iter_mut().zip(values.chunks_exact_mut(length)) {
-                stream.fill_normal(values);
-            }
-            Tensor::from_slice(&values).view(shape).to_device(device)
-        };
-        let part = images.start as usize..images.end as usize;
-        let labels = request.labels.as_ref().map(|labels| Tensor::from_slice(&labels[part]).to_device(device));
-        let low_res =
-            request.low_res.as_ref().map(|small| small.narrow(0, images.start as i64, count).to_device(device));
-        let predict = |x: &Tensor, timesteps: &Tensor| {
-            let inputs = Inputs { x, timesteps, labels: labels.as_ref(), low_res: low_res.as_ref() };
-            network.forward(kernels, params, &inputs, None)
-        };
-        let x_last = noise(0);
-        let samples = Trajectory::new(solver.start(), GuidedModel::unguided(&predict), &x_last, &mut noise).finish();
-        let bytes = to_bytes(&samples).to_device(Device::Cpu).to_kind(Kind::Uint8);
-        let mut pixels = vec![0u8; bytes.numel()];
-        bytes.copy_data(&mut pixels, bytes.numel());
-        pixels
-    }
-}
-
-impl Iterator for ImageBatches<'_> {
-    type Item = ImageBatch;
-
-    fn next(&mut self) -> Option<ImageBatch> {
+    /// Samples the next batch.
+    fn sample_next(&mut self) -> Result<Option<ImageBatch>, Error> {
         if self.rest.is_empty() {
-            return None;
+            return Ok(None);
         }
         let first = self.rest.start;
         let end = self.rest.end.min(first + self.request.batch_size);
         self.rest.start = end;
-        Some(ImageBatch { first, pixels: self.sample_batch(first..end) })
+        let indices: Vec<u64> = (first..first + self.request.batch_size).collect();
+        let labels: Vec<i64> = indices.iter().filter_map(|&image| self.request.labels.of(image)).collect();
+        let low_res = match &mut self.request.low_res {
+            Some(small) => Some(small.load(first..first + self.request.batch_size)?),
+            None => None,
+        };
+        let mut pixels = self.sample_batch(&indices, &labels, low_res.as_ref());
+        let kept = (end - first) as usize;
+        pixels.truncate(kept * self.stages.image_shape().iter().product::<usize>());
+        Ok(Some(ImageBatch { first, pixels, labels: labels.into_iter().take(kept).collect() }))
+    }
+
+    fn sample_batch(&self, images: &[u64], labels: &[i64], low_res: Option<&Tensor>) -> Vec<u8> {
+        let Stages { first, upsampler } = self.stages;
+        let labels = (!labels.is_empty()).then(|| Tensor::from_slice(labels));
+        let inputs = BatchInputs { seed: self.request.seed, images, labels: labels.as_ref(), low_res };
+        let pixels = pixels_of(&first.sample(&inputs));
+        match upsampler {
+            None => pixels,
+            Some(upsampler) => {
+                // The upsampler gets what a file holds, so that both stages in one job equal two jobs.
+                let small = images_of(&pixels, first.size, first.channels);
+                pixels_of(&upsampler.sample(&BatchInputs { low_res: Some(&small), ..inputs }))
+            }
+        }
     }
 }
 
-/// Returns the indices of the images that a rank samples.
-fn share(count: u64, rank: u64, world_size: u64) -> Range<u64> {
-    count * rank / world_size..count * (rank + 1) / world_size
+impl Iterator for ImageBatches<'_, '_> {
+    type Item = Result<ImageBatch, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.sample_next().transpose()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use admiral_random::Stream;
+
     use super::*;
-    use crate::diffusion::{DiffusionConfig, Sampler, SolverOptions};
-    use crate::model::{ModelConfig, Task, initialize};
-    use crate::sample::grid_labels;
+    use crate::diffusion::DiffusionConfig;
+    use crate::model::{ModelConfig, Network, Params, Task, initialize};
+    use crate::ops::Kernels;
+    use crate::run_config::{Sampler, SamplingConfig};
+    use crate::sample::{Guidance, Weights, grid_labels};
+
+    fn request(batch_size: u64, count: u64) -> SampleRequest {
+        let (labels, _) = grid_labels(Some(3), 2, 10);
+        SampleRequest { seed: 4, labels, count, low_res: None, batch_size }
+    }
 
     #[test]
-    fn batch_size_does_not_change_samples() {
+    fn batches_do_not_depend_on_where_the_request_ends() {
         let config = ModelConfig {
             image_size: 8,
             image_channels: 1,
@@ -167,30 +201,35 @@ mod tests {
             Tensor::from_slice(&values).view(spec.shape.as_slice())
         });
         let params = Params::new(tensors.collect());
-        let options = SolverOptions { timestep_respacing: "3".into(), ..SolverOptions::default() };
-        let solver = SolverPlan::new(Sampler::DDPM, &options, &DiffusionConfig::default()).unwrap();
-        let (labels, count) = grid_labels(Some(3), 2, 10);
-        let mut request = SampleRequest { size: 8, channels: 1, seed: 4, labels, count, low_res: None, batch_size: 6 };
-        let kernels = Kernels::cpu();
-        let model = SamplingModel { network: &network, params: &params, kernels: &kernels, solver: &solver };
-        let sample = |request: &SampleRequest, images: Range<u64>| -> Vec<u8> {
-            ImageBatches::new(model, request, images).flat_map(|batch| batch.pixels).collect()
+        let sampling = SamplingConfig {
+            sampler: Sampler::DDPM,
+            timestep_respacing: "3".into(),
+            ..SamplingConfig::default()
         };
-        let together = sample(&request, 0..count);
+        let solver = sampling.solver_plan(&DiffusionConfig::default()).unwrap();
+        let kernels = Kernels::cpu();
+        let first = Stage {
+            model: Weights { network: &network, params: &params },
+            kernels: &kernels,
+            solver: &solver,
+            guidance: Guidance::None,
+            noise_temperature: 1.0,
+            stream: Stream::Sampling,
+            size: 8,
+            channels: 1,
+        };
+        let stages = Stages { first, upsampler: None };
+        let sample = |mut request: SampleRequest, images: Range<u64>| -> Vec<u8> {
+            ImageBatches::new(stages, &mut request, images).flat_map(|batch| batch.unwrap().pixels).collect()
+        };
+        let together = sample(request(4, 6), 0..6);
         assert_eq!(together.len(), 6 * 64);
-        request.batch_size = 4;
-        let mut apart = sample(&request, 0..1);
-        apart.extend(sample(&request, 1..count));
-        let largest = together.iter().zip(&apart).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
-        assert!(largest <= 1, "{largest}");
         assert_ne!(together[..64], together[64..128]);
-    }
-
-    #[test]
-    fn shares_of_the_ranks_cover_all_images() {
-        for world_size in 1..6 {
-            let shares: Vec<Range<u64>> = (0..world_size).map(|rank| share(11, rank, world_size)).collect();
-            assert!(shares.into_iter().flatten().eq(0..11), "{world_size} ranks");
-        }
+        // The second batch alone, and a request that ends within it.
+        assert_eq!(sample(request(4, 6), 4..6), together[4 * 64..]);
+        assert_eq!(sample(request(4, 5), 0..5), together[..5 * 64]);
+        // Another batch size may round differently.
+        let largest = together.iter().zip(&sample(request(6, 6), 0..6)).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        assert!(largest <= 1, "{largest}");
     }
 }

@@ -7,6 +7,7 @@ use admiral_data::DataError;
 use crate::context::ContextError;
 use crate::model::ParamError;
 use crate::ops;
+use crate::sample;
 
 /// An error that stops training or keeps it from starting.
 #[derive(Debug, thiserror::Error)]
@@ -43,14 +44,6 @@ pub enum TrainError {
         /// The reason.
         source: std::io::Error,
     },
-    /// A file that the user asked for cannot be written.
-    #[error("{path}: {source}; write it somewhere else")]
-    Output {
-        /// The file.
-        path: String,
-        /// The reason.
-        source: std::io::Error,
-    },
     /// Training diverged: gradients are not finite.
     #[error("{}", describe_divergence(*step, *lg_loss_scale, parameter.as_deref(), *sample))]
     Diverged {
@@ -75,6 +68,22 @@ impl From<ContextError> for TrainError {
     }
 }
 
+impl From<sample::Error> for TrainError {
+    fn from(error: sample::Error) -> Self {
+        use sample::Error as Sample;
+        match error {
+            Sample::Data(error) => Self::Data(error),
+            Sample::Model(error) => Self::Model(error),
+            Sample::Checkpoint(error) => Self::Checkpoint(error),
+            Sample::Collective(error) => Self::Collective(error),
+            Sample::Operation(error) => Self::Operation(error),
+            // A grid of a run writes no file, and reads and writes no job.
+            error @ (Sample::Refused(_) | Sample::Output(_) | Sample::File { .. }) => Self::Refused(error.to_string()),
+            Sample::Bug(message) => Self::Bug(message),
+        }
+    }
+}
+
 impl From<admiral_storage::Error> for TrainError {
     fn from(error: admiral_storage::Error) -> Self {
         Self::Checkpoint(error.into())
@@ -89,7 +98,7 @@ impl TrainError {
             // The file system may be back at the next start.
             Self::Data(DataError::Unavailable { .. }) => ExitCode::Store,
             Self::Data(DataError::Cancelled) => ExitCode::Preempted,
-            Self::Refused(_) | Self::Data(_) | Self::Folder { .. } | Self::Output { .. } => ExitCode::Config,
+            Self::Refused(_) | Self::Data(_) | Self::Folder { .. } => ExitCode::Config,
             Self::Model(_) => ExitCode::Config,
             Self::Checkpoint(error) => error.exit_code(),
             Self::Collective(_) | Self::Torch(_) | Self::Operation(_) | Self::Bug(_) => ExitCode::Bug,

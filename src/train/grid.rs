@@ -1,13 +1,16 @@
 //! The sample grid of a run, drawn with the first average.
 
+use admiral_random::Stream;
 use admiral_telemetry::Grid;
 
 use crate::context::RunContext;
 use crate::model::Task;
-use crate::sample::{ImageBatches, SampleRequest, SamplingModel, grid_labels};
+use crate::sample::{
+    Guidance, ImageBatches, Labels, LowRes, SampleRequest, Stage, Stages, Weights, grid_labels, low_res_examples,
+};
 
 use super::error::TrainError;
-use super::session::{Session, low_res_examples};
+use super::session::Session;
 
 /// The pixels between two images of the grid.
 const PADDING: usize = 2;
@@ -29,27 +32,34 @@ pub fn draw_grid(session: &Session, context: &RunContext<'_>) -> Result<Option<G
     let (low_res, labels) = match (config.task, config.model.small_size) {
         (Task::SuperResolution, Some(small)) => {
             let (images, classes) = low_res_examples(config, session.sources().train.clone(), count, small)?;
-            (Some(images), labels.map(|_| classes))
+            let labels = if labels == Labels::None { labels } else { Labels::Table(classes.into()) };
+            (Some(LowRes::Images(images)), labels)
         }
         _ => (None, labels),
     };
-    let request = SampleRequest::new(config, config.run.seed, labels, count, low_res);
-    let model = SamplingModel {
-        network: &session.state.trainer.network,
-        params: &params,
+    let mut request =
+        SampleRequest { seed: config.run.seed, labels, count, low_res, batch_size: sampling.batch_size };
+    let first = Stage {
+        model: Weights { network: &session.state.trainer.network, params: &params },
         kernels: &context.kernels,
         solver: &solver,
+        guidance: Guidance::None,
+        noise_temperature: 1.0,
+        stream: Stream::Sampling,
+        size: config.model.image_size,
+        channels: config.model.image_channels,
     };
+    let stages = Stages { first, upsampler: None };
     let is_root = context.collective.rank() == 0;
-    let image_bytes: usize = request.image_shape().iter().product();
+    let image_bytes: usize = stages.image_shape().iter().product();
     let mut pixels = vec![0; if is_root { image_bytes * count as usize } else { 0 }];
-    ImageBatches::gather(model, &request, context.collective, |batch| {
+    ImageBatches::gather(stages, &mut request, context.collective, |batch| {
         let start = image_bytes * batch.first as usize;
         pixels[start..start + batch.pixels.len()].copy_from_slice(&batch.pixels);
     })?;
     if !is_root {
         return Ok(None);
     }
-    let grid = Grid::of(&pixels, request.image_shape(), sampling.samples_per_class as usize, PADDING);
+    let grid = Grid::of(&pixels, stages.image_shape(), sampling.samples_per_class as usize, PADDING);
     grid.map(Some).map_err(|error| TrainError::Bug(error.to_string()))
 }

@@ -17,7 +17,6 @@ mod schedule;
 mod session;
 mod state;
 mod step;
-mod stop;
 mod validation;
 
 pub use begin::Resume;
@@ -28,7 +27,6 @@ pub use objective::{Microbatch, Objective};
 pub use run::{Finish, run};
 pub use run_state::RunState;
 pub use saving::sum_reports;
-pub use session::{OpenedSession, Session, low_res_examples, sample_spec};
-pub use state::{copy_share, parameters, params_from_named, read_roles, restore, roles};
+pub use session::{OpenedSession, Session};
+pub use state::{copy_share, parameters, read_roles, restore, roles};
 pub use step::{Counters, GradientSums, SampleTerms, StepReport, StepTimes, Trainer};
-pub use stop::Stop;

@@ -12,6 +12,7 @@ use admiral_telemetry::{Metric, MetricKind, MetricSink, MetricSinks, ProgressLin
 use crate::context::{RankContext, RunContext};
 use crate::model::Task;
 use crate::run_config::RunConfig;
+use crate::stop::Stop;
 
 use super::begin::{Resume, choose_checkpoint, open_saver, open_store};
 use super::curves::{self, Curves};
@@ -25,7 +26,6 @@ use super::saving::Saves;
 use super::session::{OpenedSession, Session};
 use super::state::check_same_run;
 use super::step::StepReport;
-use super::stop::Stop;
 use super::validation::Validation;
 
 /// How a run ended without an error.

@@ -102,7 +102,7 @@ impl OpenedSession {
     fn start_loader(self, context: &RunContext<'_>, last_step: u64) -> Result<Session, TrainError> {
         let Self { state, sources, division } = self;
         let data = &state.config.data;
-        let reader = SampleReader::new(sources.train.clone(), sample_spec(&state.config, data.random_crop));
+        let reader = SampleReader::new(sources.train.clone(), state.config.sample_spec(data.random_crop));
         let rank = context.collective.rank() as u64;
         let passes = division.passes(rank, state.trainer.counters.step, last_step);
         let loader = Loader::start(reader, data.num_workers, data.prefetch, passes)?;
@@ -217,37 +217,6 @@ fn trace_samples(batch: &Batch, timesteps: &[i64]) {
         });
         tracing::trace!(target: "admiral::samples", "sample {index} timestep {timestep} hash {hash:08x}");
     }
-}
-
-/// Returns how images become samples: seed, size, cropping and flipping.
-#[must_use]
-pub fn sample_spec(config: &RunConfig, random_crop: bool) -> SampleSpec {
-    SampleSpec {
-        seed: config.run.seed,
-        size: config.model.image_size as usize,
-        channels: config.model.image_channels as usize,
-        random_crop,
-        random_flip: config.data.random_flip,
-        on_broken_image: config.data.on_broken_image,
-    }
-}
-
-/// Returns the first `count` training samples, downsampled to `[count, channels, small_size, small_size]`, with their
-/// classes. They are the input of an upsampler's sample grid.
-///
-/// # Errors
-/// When an image cannot be read.
-pub fn low_res_examples(
-    config: &RunConfig,
-    source: std::sync::Arc<dyn ImageSource>,
-    count: u64,
-    small_size: i64,
-) -> Result<(Tensor, Vec<i64>), TrainError> {
-    let spec = SampleSpec { random_flip: false, ..sample_spec(config, false) };
-    let batch = SampleReader::new(source, spec).read((0..count).collect())?;
-    let (channels, size) = (config.model.image_channels, config.model.image_size);
-    let images = Tensor::from_slice(&batch.images).view([count as i64, channels, size, size]);
-    Ok((images.adaptive_avg_pool2d([small_size, small_size]), batch.classes))
 }
 
 fn check_classes(config: &RunConfig, sources: &Sources) -> Result<(), TrainError> {

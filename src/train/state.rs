@@ -257,22 +257,3 @@ pub fn check_same_run(run: &RunState, checkpoint: &Checkpoint) -> Result<(), Tra
     }
     Ok(())
 }
-
-/// Returns a network's parameters as float32 on `device`, from named shapes and values in host memory.
-///
-/// # Errors
-/// When the names or shapes are not those of the network.
-pub fn params_from_named(
-    specs: &ParamSpecs,
-    named: &BTreeMap<String, (Vec<usize>, Vec<f32>)>,
-    device: Device,
-) -> Result<Params, TrainError> {
-    let shapes: Vec<(&str, Vec<i64>)> =
-        named.iter().map(|(name, (shape, _))| (name.as_str(), shape.iter().map(|&n| n as i64).collect())).collect();
-    specs.check(shapes.iter().map(|(name, shape)| (*name, shape.as_slice())))?;
-    let tensors = specs.iter().filter_map(|spec| {
-        let (_, values) = named.get(&spec.name)?;
-        Some(Tensor::from_slice(values).to_kind(Kind::Float).view(spec.shape.as_slice()).to_device(device))
-    });
-    Ok(Params::new(tensors.collect()))
-}

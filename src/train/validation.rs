@@ -8,7 +8,7 @@ use crate::diffusion::DrawnTimesteps;
 use crate::model::Task;
 
 use super::error::TrainError;
-use super::session::{Session, sample_spec, to_device};
+use super::session::{Session, to_device};
 
 /// The difference to the seed of training, so that validation has other crops and noise.
 const SEED_OFFSET: u64 = 0x5eed;
@@ -31,7 +31,7 @@ impl Validation {
         else {
             return Ok(None);
         };
-        let mut spec = sample_spec(&session.state.config, false);
+        let mut spec = session.state.config.sample_spec(false);
         spec.seed = spec.seed.wrapping_add(SEED_OFFSET);
         let (batch, world) = (session.state.config.training.microbatch, context.collective.world_size() as u64);
         let rank = context.collective.rank() as u64;

@@ -26,6 +26,12 @@ pub enum Stream {
     Split = 8,
     /// The choice of an image that replaces a broken one. The index is the global sample index.
     Replacement = 9,
+    /// The class of a sampled image. The index is the number of the sample.
+    Class = 10,
+    /// As [`Sampling`](Self::Sampling), for the upsampler of a stack of two models.
+    Upsampling = 11,
+    /// The noise of an image whose likelihood is evaluated. The index is the position of the image in the source.
+    Likelihood = 12,
 }
 
 /// The sequence of random numbers of one (seed, stream, index).

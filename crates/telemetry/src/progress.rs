@@ -29,6 +29,7 @@ pub struct ProgressLine {
     terminal: Terminal,
     bar: Option<ProgressBar>,
     total_steps: u64,
+    unit: Unit,
     interval: Duration,
     shows_loss_scale: bool,
     samples: Cell<u64>,
@@ -36,6 +37,15 @@ pub struct ProgressLine {
     lg_loss_scale: Cell<Option<f64>>,
     next_print: Cell<Option<Instant>>,
     speed: RefCell<Speed>,
+}
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    /// Steps of training.
+    Steps,
+    /// Sampled images.
+    Images,
 }
 
 /// The values of one progress line.
@@ -53,6 +63,16 @@ impl ProgressLine {
     /// Returns the progress line of a run that ends at `total_steps`. If `terminal` is not interactive, a line is
     /// printed at most every `interval`. `shows_loss_scale` is true for half-precision runs.
     pub fn new(terminal: &Terminal, total_steps: u64, interval: Duration, shows_loss_scale: bool) -> Self {
+        Self::open(terminal, total_steps, Unit::Steps, interval, shows_loss_scale)
+    }
+
+    /// Returns the progress line of a job that samples `num` images. The step of its metrics is the number of images that
+    /// are there; `samples` is the number that this process and its ranks have sampled. All else is as in [`new`](Self::new).
+    pub fn of_images(terminal: &Terminal, num: u64, interval: Duration) -> Self {
+        Self::open(terminal, num, Unit::Images, interval, false)
+    }
+
+    fn open(terminal: &Terminal, total_steps: u64, unit: Unit, interval: Duration, shows_loss_scale: bool) -> Self {
         let bar = terminal.is_interactive().then(|| {
             let bar = ProgressBar::with_draw_target(Some(total_steps), ProgressDrawTarget::stderr());
             // If the template cannot be parsed, indicatif's default style remains.
@@ -65,6 +85,7 @@ impl ProgressLine {
             terminal: terminal.clone(),
             bar,
             total_steps,
+            unit,
             interval,
             shows_loss_scale,
             samples: Cell::new(0),
@@ -96,7 +117,7 @@ impl MetricSink for ProgressLine {
         let reading = Reading { step, samples, loss: self.loss.get(), lg_loss_scale: self.lg_loss_scale.get() };
         let mut speed = self.speed.borrow_mut();
         speed.add(now, &reading);
-        let text = || format_line(&reading, self.total_steps, speed.per_second());
+        let text = || format_line(&reading, self.total_steps, self.unit, speed.per_second());
         match &self.bar {
             Some(bar) => {
                 bar.set_position(step);
@@ -158,8 +179,11 @@ impl Speed {
     }
 }
 
-fn format_line(reading: &Reading, total_steps: u64, speed: Option<PerSecond>) -> String {
-    let mut line = format!("step {}/{total_steps}", reading.step);
+fn format_line(reading: &Reading, total_steps: u64, unit: Unit, speed: Option<PerSecond>) -> String {
+    let mut line = match unit {
+        Unit::Steps => format!("step {}/{total_steps}", reading.step),
+        Unit::Images => format!("{} of {total_steps} images", reading.step),
+    };
     // Writing to a string cannot fail.
     if let Some(loss) = reading.loss {
         let _ = write!(line, "  loss {loss:.4}");
@@ -208,10 +232,14 @@ mod tests {
 
     #[test]
     fn a_line_shows_the_known_values() {
-        assert_eq!(format_line(&reading(3), 100, None), "step 3/100  loss 0.1235");
+        assert_eq!(format_line(&reading(3), 100, Unit::Steps, None), "step 3/100  loss 0.1235");
         let half = Reading { lg_loss_scale: Some(20.003), loss: None, ..reading(40) };
         let speed = PerSecond { steps: 0.5, images: 8.0 };
-        assert_eq!(format_line(&half, 100, Some(speed)), "step 40/100  lg_loss_scale 20.00  8.00 images/s  2m00s left");
+        let line = format_line(&half, 100, Unit::Steps, Some(speed));
+        assert_eq!(line, "step 40/100  lg_loss_scale 20.00  8.00 images/s  2m00s left");
+        let images = Reading { step: 128, samples: 64, loss: None, lg_loss_scale: None };
+        let speed = PerSecond { steps: 8.0, images: 8.0 };
+        assert_eq!(format_line(&images, 200, Unit::Images, Some(speed)), "128 of 200 images  8.00 images/s  9s left");
     }
 
     #[test]

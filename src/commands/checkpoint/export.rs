@@ -12,7 +12,7 @@ use admiral_torch_files::{Dtype, Error, TensorSpec, Writer};
 use clap::Args;
 use serde_json::json;
 
-use crate::commands::weights::choose_role;
+use crate::sample::choose_role;
 
 use super::error::ToolError;
 use super::options::options_of;
@@ -57,7 +57,7 @@ pub(super) fn run(options: &ExportOptions, s3: &S3Settings) -> Result<(), ToolEr
         return refuse("it exists already; give --overwrite to overwrite it");
     }
     let checkpoint = find_checkpoint(&options.checkpoint, &options_of(s3))?;
-    let role = choose_role(&checkpoint, &options.weights)?;
+    let role = choose_role(&checkpoint, Some(&options.weights)).map_err(TrainError::from)?;
     let tensors = checkpoint.load_role(role)?;
     let manifest = checkpoint.manifest();
     let step = manifest.training.step;

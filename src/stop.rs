@@ -1,4 +1,4 @@
-//! Stop requests: a signal sets a flag, which the training loop checks after each step. Before the first step, a signal ends
+//! Stop requests: a signal sets a flag, which the loop of a run checks after each step. Before the first step, a signal ends
 //! the process at once.
 
 use std::sync::Arc;
@@ -12,8 +12,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
     asked: Arc<AtomicBool>,
-    /// Whether the training loop runs and checks the flag.
+    /// Whether the loop runs and checks the flag.
     is_checked: Arc<AtomicBool>,
+}
+
+/// What a run says when it is asked to stop.
+#[derive(Debug, Clone, Copy)]
+pub struct StopMessages {
+    /// The first time.
+    pub asked: &'static str,
+    /// Before the first step.
+    pub too_early: &'static str,
+    /// When SIGINT arrives a second time.
+    pub impatient: &'static str,
 }
 
 impl Stop {
@@ -28,7 +39,7 @@ impl Stop {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// Says that the training loop runs from now on, so that a signal no longer ends the process.
+    /// Says that the loop runs from now on, so that a signal no longer ends the process.
     pub fn steps_begin(&self) {
         self.is_checked.store(true, Ordering::Relaxed);
     }
@@ -44,7 +55,7 @@ impl Stop {
     ///
     /// # Errors
     /// When the signal handlers cannot be installed or the thread cannot be started.
-    pub fn on_signals(&self) -> std::io::Result<()> {
+    pub fn on_signals(&self, messages: StopMessages) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let stop = self.clone();
         let guard = runtime.enter();
@@ -64,17 +75,17 @@ impl Stop {
                         () = arrival(&mut user) => {}
                     }
                     if interrupts > 1 {
-                        tracing::error!("interrupted a second time: leaving without a checkpoint");
+                        tracing::error!("{}", messages.impatient);
                         std::process::exit(i32::from(ExitCode::Preempted as u8));
                     }
                     if !stop.is_checked.load(Ordering::Relaxed) {
-                        tracing::warn!("asked to stop before the first step: there is nothing to save");
+                        tracing::warn!("{}", messages.too_early);
                         // SAFETY: no precondition. The exit handlers of libraries are left out: the main thread may be in
                         // the middle of setting these libraries up.
                         unsafe { libc::_exit(i32::from(ExitCode::Preempted as u8)) };
                     }
                     if !stop.is_asked() {
-                        tracing::warn!("asked to stop: writing a checkpoint after this step");
+                        tracing::warn!("{}", messages.asked);
                     }
                     stop.ask();
                 }

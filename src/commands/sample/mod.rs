@@ -1,0 +1,27 @@
+//! `admiral sample`: draws images from a checkpoint, as a grid in one file or as a job of many images. The configuration
+//! comes from the checkpoint.
+
+mod classes;
+mod grid;
+mod job;
+mod opened;
+mod options;
+mod prepared;
+mod start;
+
+use admiral_comm::{Ending, ExitCode};
+
+use crate::context::RankContext;
+
+pub use options::SampleOptions;
+
+/// Draws the images. Every rank calls it.
+///
+/// # Errors
+/// When the images cannot be drawn or written. The [`Ending`] says whether the ranks leave together.
+pub(super) fn run(options: &SampleOptions, rank: RankContext<'_>) -> Result<ExitCode, Ending> {
+    match options.num {
+        Some(num) => job::run(options, num, rank),
+        None => grid::run(options, rank).map(|()| ExitCode::Finished),
+    }
+}

@@ -1,0 +1,319 @@
+//! The models of a request and everything that is decided before their weights are read.
+
+use std::path::Path;
+
+use admiral_config::{Invalid, Validate, format_mistakes, parse};
+use admiral_storage::StoreOptions;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::diffusion::{Prediction, SolverPlan};
+use crate::model::Task;
+use crate::run_config::{RunConfig, Sampler, SamplingConfig};
+use crate::sample::{Error, Identity, OpenedModel};
+
+use super::options::{DrawingOptions, GuidanceKind, SolverOptions, Temperature};
+
+/// A model that draws or enlarges images, with its solver.
+#[derive(Debug)]
+pub(super) struct OpenedStage {
+    pub(super) model: OpenedModel,
+    pub(super) sampling: SamplingConfig,
+    pub(super) solver: SolverPlan,
+}
+
+/// What guides the first model.
+#[derive(Debug)]
+pub(super) enum OpenedGuidance {
+    None,
+    Classifier { classifier: OpenedModel, scale: f64 },
+    Free { null_class: i64, scale: f64 },
+    Auto { worse: OpenedModel, scale: f64 },
+}
+
+/// All models of a request.
+#[derive(Debug)]
+pub(super) struct OpenedStages {
+    pub(super) first: OpenedStage,
+    pub(super) guidance: OpenedGuidance,
+    pub(super) upsampler: Option<OpenedStage>,
+    /// The number of classes from which the images' classes are chosen: those of the model, or else of the classifier.
+    pub(super) num_classes: Option<i64>,
+}
+
+/// A file of `--preset`.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct Preset {
+    /// Fields of the section `sampling`.
+    sampling: serde_json::Map<String, Value>,
+    /// The guidance.
+    guidance: PresetGuidance,
+}
+
+/// The guidance of a preset.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct PresetGuidance {
+    /// The scale of a classifier's gradient, or the weight of another guidance.
+    scale: Option<f64>,
+}
+
+impl Validate for Preset {
+    fn validate(&self) -> Vec<Invalid> {
+        Vec::new()
+    }
+}
+
+/// The section `sampling`, as a document.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SamplingDocument {
+    sampling: SamplingConfig,
+}
+
+impl Validate for SamplingDocument {
+    fn validate(&self) -> Vec<Invalid> {
+        // It needs the diffusion process: see `OpenedStage::new`.
+        Vec::new()
+    }
+}
+
+impl OpenedStages {
+    /// Opens the checkpoints, and checks that they fit each other.
+    ///
+    /// # Errors
+    /// When a checkpoint cannot be opened, an option is invalid, or models do not fit each other.
+    pub(super) fn open(checkpoint: &str, options: &DrawingOptions, stores: &StoreOptions) -> Result<Self, Error> {
+        let preset = options.preset.as_deref().map(read_preset).transpose()?.unwrap_or_default();
+        let model = OpenedModel::open(checkpoint, options.weights.as_deref(), stores)?;
+        if model.config.task == Task::Classifier {
+            return refuse(format!("{} is a classifier, which cannot draw images", model.url()));
+        }
+        let epsilon_temperature = match options.temperature {
+            Some(Temperature::Epsilon(temperature)) => temperature,
+            Some(Temperature::Noise(_)) | None => 1.0,
+        };
+        let overrides = overrides(&preset, &options.solver, &model.config.sampling, options.batch_size);
+        let first = OpenedStage::new(model, &overrides, epsilon_temperature)?;
+        let scale = options.scale.or(preset.guidance.scale);
+        let guidance = open_guidance(options, scale, &first.model, stores)?;
+        let upsampler = match &options.upsampler {
+            Some(location) => Some(open_upsampler(location, options, &first, stores)?),
+            None => None,
+        };
+        let num_classes = match &guidance {
+            OpenedGuidance::Classifier { classifier, .. } => classifier.config.model.num_classes,
+            _ => None,
+        };
+        let num_classes = first.model.config.model.num_classes.or(num_classes);
+        Ok(Self { first, guidance, upsampler, num_classes })
+    }
+
+    /// Returns the model that the images come from.
+    pub(super) fn last(&self) -> &OpenedStage {
+        self.upsampler.as_ref().unwrap_or(&self.first)
+    }
+
+    /// Returns what the images depend on besides seed, classes, batch and precision.
+    pub(super) fn settings(&self) -> Vec<(&'static str, Value)> {
+        let guidance = match &self.guidance {
+            OpenedGuidance::None => json!(null),
+            OpenedGuidance::Classifier { classifier, scale } => guided("classifier", *scale, classifier.identity()),
+            OpenedGuidance::Free { scale, .. } => json!({"kind": "free", "scale": scale}),
+            OpenedGuidance::Auto { worse, scale } => guided("auto", *scale, worse.identity()),
+        };
+        let mut settings = vec![
+            ("checkpoint", json!(self.first.model.identity())),
+            ("sampling", solver_fields(&self.first.sampling)),
+            ("guidance", guidance),
+        ];
+        if let Some(upsampler) = &self.upsampler {
+            settings.push(("upsampler", json!(upsampler.model.identity())));
+            settings.push(("upsampler_sampling", solver_fields(&upsampler.sampling)));
+        }
+        settings
+    }
+}
+
+fn guided(kind: &str, scale: f64, identity: Identity) -> Value {
+    json!({"kind": kind, "scale": scale, "checkpoint": identity})
+}
+
+/// Returns the fields of the section that images depend on.
+fn solver_fields(sampling: &SamplingConfig) -> Value {
+    let mut value = json!(sampling);
+    if let Some(fields) = value.as_object_mut() {
+        for of_grids in ["samples_per_class", "max_classes"] {
+            fields.remove(of_grids);
+        }
+    }
+    value
+}
+
+impl OpenedStage {
+    fn new(model: OpenedModel, overrides: &[String], epsilon_temperature: f64) -> Result<Self, Error> {
+        let sampling = overridden(&model.config.sampling, overrides)?;
+        let diffusion = &model.config.diffusion;
+        let mistakes = sampling.validate(diffusion);
+        if !mistakes.is_empty() {
+            return refuse(format_mistakes(&mistakes));
+        }
+        if epsilon_temperature != 1.0 && diffusion.predict != Prediction::Epsilon {
+            return refuse(format!("--temperature epsilon: {} does not predict the noise", model.url()));
+        }
+        let solver_options = crate::diffusion::SolverOptions { epsilon_temperature, ..sampling.solver_options() };
+        let solver = SolverPlan::new(sampling.sampler, &solver_options, diffusion)
+            .map_err(|error| Error::Refused(format!("sampling.{}: {error}", error.field())))?;
+        Ok(Self { model, sampling, solver })
+    }
+}
+
+fn refuse<T>(message: String) -> Result<T, Error> {
+    Err(Error::Refused(message))
+}
+
+fn read_preset(path: &Path) -> Result<Preset, Error> {
+    admiral_config::load(path, &[]).map_err(|error| Error::Refused(error.to_string()))
+}
+
+/// Returns the fields of `sampling` that differ from the checkpoint's configuration, later ones first in effect: those of
+/// the preset, of the options, and of `--set`.
+fn overrides(
+    preset: &Preset,
+    options: &SolverOptions,
+    trained: &SamplingConfig,
+    batch_size: Option<u64>,
+) -> Vec<String> {
+    let mut fields: Vec<(String, Value)> = preset.sampling.clone().into_iter().collect();
+    let mut set = |field: &str, value: Option<Value>| fields.extend(value.map(|value| (field.to_owned(), value)));
+    set("sampler", options.sampler.map(|sampler| json!(sampler)));
+    let is_strided = trained.timestep_respacing.starts_with("ddim");
+    if options.sampler == Some(Sampler::DDPM) && options.respacing.is_none() && is_strided {
+        // A mix of ddpm and ddim's timesteps is possible, but only if --respacing asks for it.
+        set("timestep_respacing", Some(json!("250")));
+    }
+    set("timestep_respacing", options.respacing.as_ref().map(|respacing| json!(respacing)));
+    set("steps", options.steps.map(|steps| json!(steps)));
+    set("eta", options.eta.map(|eta| json!(eta)));
+    set("clip_denoised", options.no_clip.then(|| json!(false)));
+    set("batch_size", batch_size.map(|size| json!(size)));
+    let fields = fields.into_iter().map(|(field, value)| format!("sampling.{field}={value}"));
+    fields.chain(options.set.iter().map(|text| format!("sampling.{text}"))).collect()
+}
+
+/// Applies overrides to the section.
+fn overridden(trained: &SamplingConfig, overrides: &[String]) -> Result<SamplingConfig, Error> {
+    let document = json!({"sampling": trained}).to_string();
+    parse::<SamplingDocument>("the checkpoint's configuration", &document, overrides)
+        .map(|document| document.sampling)
+        .map_err(|error| Error::Refused(error.to_string()))
+}
+
+fn open_guidance(
+    options: &DrawingOptions,
+    scale: Option<f64>,
+    model: &OpenedModel,
+    stores: &StoreOptions,
+) -> Result<OpenedGuidance, Error> {
+    let Some(kind) = &options.guidance else { return Ok(OpenedGuidance::None) };
+    let Some(scale) = scale else {
+        return refuse("--guidance: say how strong with --scale, or with a --preset that has a scale".into());
+    };
+    if !(0.0..=1000.0).contains(&scale) {
+        return refuse(format!("--scale: is {scale}; it must lie in [0, 1000]"));
+    }
+    match kind {
+        GuidanceKind::Classifier(location) => {
+            let classifier = OpenedModel::open(location, options.guidance_weights.as_deref(), stores)?;
+            classifier.check_task(Task::Classifier, "--guidance classifier")?;
+            check_fit(model, &classifier, true)?;
+            Ok(OpenedGuidance::Classifier { classifier, scale })
+        }
+        GuidanceKind::Free => {
+            let trained = &model.config.model;
+            let Some(null_class) = trained.null_class() else {
+                return refuse(format!(
+                    "--guidance free: {} was trained with model.class_dropout = {}; a model learns to draw without a \
+                     class only if it is above 0",
+                    model.url(),
+                    trained.class_dropout
+                ));
+            };
+            Ok(OpenedGuidance::Free { null_class, scale })
+        }
+        GuidanceKind::Auto(location) => {
+            let worse = OpenedModel::open(location, options.guidance_weights.as_deref(), stores)?;
+            worse.check_task(model.config.task, "--guidance auto")?;
+            check_fit(model, &worse, false)?;
+            Ok(OpenedGuidance::Auto { worse, scale })
+        }
+    }
+}
+
+/// Checks that a model can guide another: the same images, classes and noise.
+fn check_fit(model: &OpenedModel, guide: &OpenedModel, is_classifier: bool) -> Result<(), Error> {
+    let fields = |config: &RunConfig| {
+        let (network, diffusion) = (&config.model, &config.diffusion);
+        let mut fields = vec![
+            ("model.image_size", json!(network.image_size)),
+            ("model.image_channels", json!(network.image_channels)),
+            ("model.num_classes", json!(network.num_classes)),
+            ("diffusion.noise_schedule", json!(diffusion.noise_schedule)),
+            ("diffusion.diffusion_steps", json!(diffusion.diffusion_steps)),
+            ("diffusion.rescale_timesteps", json!(diffusion.rescale_timesteps)),
+        ];
+        if !is_classifier {
+            fields.push(("model.small_size", json!(network.small_size)));
+            fields.push(("diffusion.predict", json!(diffusion.predict)));
+            fields.push(("diffusion.variance", json!(diffusion.variance)));
+        }
+        fields
+    };
+    let is_free = |field: &str| is_classifier && field == "model.num_classes" && model.config.model.num_classes.is_none();
+    let differences: Vec<String> = (fields(&model.config).into_iter().zip(fields(&guide.config)))
+        .filter(|((field, own), (_, other))| own != other && !is_free(field))
+        .map(|((field, own), (_, other))| format!("{field} is {own} in the model and {other} there"))
+        .collect();
+    if differences.is_empty() {
+        return Ok(());
+    }
+    refuse(format!("--guidance: {} does not fit {}: {}", guide.url(), model.url(), differences.join("; ")))
+}
+
+fn open_upsampler(
+    location: &str,
+    options: &DrawingOptions,
+    base: &OpenedStage,
+    stores: &StoreOptions,
+) -> Result<OpenedStage, Error> {
+    base.model.check_task(Task::Diffusion, "--upsampler")?;
+    let model = OpenedModel::open(location, options.upsampler_weights.as_deref(), stores)?;
+    model.check_task(Task::SuperResolution, "--upsampler")?;
+    let (small, large) = (&base.model.config.model, &model.config.model);
+    if large.small_size != Some(small.image_size) || large.image_channels != small.image_channels {
+        return refuse(format!(
+            "--upsampler: {} enlarges images of {} pixels and {} channels, but {} draws {} pixels and {} channels",
+            model.url(),
+            large.small_size.unwrap_or(0),
+            large.image_channels,
+            base.model.url(),
+            small.image_size,
+            small.image_channels
+        ));
+    }
+    if large.num_classes.is_some() && large.num_classes != small.num_classes {
+        return refuse(format!(
+            "--upsampler: {} has {} classes, but {} has {}",
+            model.url(),
+            large.num_classes.unwrap_or(0),
+            base.model.url(),
+            small.num_classes.map_or_else(|| "none".to_owned(), |classes| classes.to_string())
+        ));
+    }
+    let mut overrides: Vec<String> = options.upsampler_set.iter().map(|text| format!("sampling.{text}")).collect();
+    // Both stages draw the same batches.
+    overrides.push(format!("sampling.batch_size={}", base.sampling.batch_size));
+    OpenedStage::new(model, &overrides, 1.0)
+}

@@ -1,0 +1,211 @@
+//! The options of `admiral sample`.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+
+use crate::run_config::{DeviceChoice, PrecisionMode, Sampler};
+
+/// The options of `admiral sample`. They override the checkpoint's configuration.
+#[derive(Debug, Clone, Args)]
+pub struct SampleOptions {
+    /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or an s3:// URL
+    pub(super) checkpoint: String,
+    /// A PNG file for a grid of images; with --num the folder or s3:// URL of a job, which is continued if it exists
+    #[arg(long)]
+    pub(super) out: String,
+    /// Draw this many images, in parts, on all ranks
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub(super) num: Option<u64>,
+    #[command(flatten)]
+    pub(super) drawing: DrawingOptions,
+    /// With --num: images of a part, a multiple of the batch [default: 64, rounded up to whole batches]
+    #[arg(long, requires = "num", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(super) part_images: Option<u64>,
+    /// With --num: what to write when all images are drawn
+    #[arg(long, requires = "num", value_enum, value_delimiter = ',', default_values_t = [Format::Npz])]
+    pub(super) format: Vec<Format>,
+    /// With --num: the folder of TensorBoard's event files [default: tensorboard in a local --out]
+    #[arg(long, requires = "num", value_name = "FOLDER")]
+    pub(super) tensorboard: Option<PathBuf>,
+}
+
+/// The options that say which images are drawn, which `admiral bench sample` shares.
+#[derive(Debug, Clone, Args)]
+pub struct DrawingOptions {
+    /// Weights: ema (the first average), master, or an average by its rate, such as ema-0.9999 [default: ema if there is
+    /// an average, else master]
+    #[arg(long)]
+    pub(super) weights: Option<String>,
+    /// A file with fields of `sampling` and the scale of the guidance, such as configs/sampling/imagenet256.yaml
+    #[arg(long, value_name = "FILE")]
+    pub(super) preset: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) solver: SolverOptions,
+    /// Guidance: classifier=CHECKPOINT, free (by the model without classes), or auto=CHECKPOINT (by a worse version)
+    #[arg(long, value_name = "KIND")]
+    pub(super) guidance: Option<GuidanceKind>,
+    /// The strength of the guidance. None is 0 for classifier and free, and 1 for auto
+    #[arg(long, requires = "guidance")]
+    pub(super) scale: Option<f64>,
+    /// Weights of the guidance's checkpoint, as for --weights
+    #[arg(long, requires = "guidance")]
+    pub(super) guidance_weights: Option<String>,
+    /// Classes: with --num repeated in this order, in a grid one for each row: 3,5,9
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["classes", "labels_from"])]
+    pub(super) labels: Option<Vec<i64>>,
+    /// With --num: how classes are chosen [default: random]
+    #[arg(long, value_enum, requires = "num", conflicts_with = "labels_from")]
+    pub(super) classes: Option<Classes>,
+    /// With --num: classes as frequent as in the training data (`data`), or those of an npz file
+    #[arg(long, requires = "num", value_name = "data|FILE.npz")]
+    pub(super) labels_from: Option<String>,
+    /// Images of each class, which are the columns of a grid; without classes, the number of rows and of columns
+    #[arg(long, conflicts_with = "num")]
+    pub(super) per_class: Option<u64>,
+    /// The seed of the noise and of random classes
+    #[arg(long, default_value_t = 0)]
+    pub(super) seed: u64,
+    /// Images that are drawn together. Another number may change the last bits of images
+    #[arg(long)]
+    pub(super) batch_size: Option<u64>,
+    /// Temperature: noise=0.98 scales the noise of each step, epsilon=0.98 divides the predicted noise
+    #[arg(long, value_name = "KIND=T")]
+    pub(super) temperature: Option<Temperature>,
+    /// Enlarge the images with this upsampler
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub(super) upsampler: Option<String>,
+    /// Weights of the upsampler, as for --weights
+    #[arg(long, requires = "upsampler")]
+    pub(super) upsampler_weights: Option<String>,
+    /// A field of the upsampler's section `sampling`: sampler=ddim, timestep_respacing=ddim25
+    #[arg(long, requires = "upsampler", value_name = "FIELD=VALUE")]
+    pub(super) upsampler_set: Vec<String>,
+    /// For an upsampler's checkpoint: the images to enlarge, as a folder of pictures, an npz file or the output of a job;
+    /// in a grid by default the first training images
+    #[arg(long, value_name = "FOLDER|FILE|JOB")]
+    pub(super) low_res: Option<String>,
+    /// Precision of the network's torso [default: that of training]
+    #[arg(long, value_enum)]
+    pub(super) precision: Option<PrecisionMode>,
+    /// The device [default: that of the checkpoint's configuration]
+    #[arg(long, value_enum)]
+    pub(super) device: Option<DeviceChoice>,
+    /// Threads of one rank on a CPU; 0 divides the cores among the ranks of a host
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) threads: Option<usize>,
+}
+
+/// The options of the solver. Each is a field of the section `sampling`.
+#[derive(Debug, Clone, Args)]
+pub(super) struct SolverOptions {
+    /// The sampler, such as ddpm, ddim or dpmpp_2m: docs/sampling.md lists them
+    #[arg(long)]
+    pub(super) sampler: Option<Sampler>,
+    /// Steps of a fast solver
+    #[arg(long)]
+    pub(super) steps: Option<u64>,
+    /// Timesteps that ddpm and ddim visit: 250, ddim25, sections such as 90,60,60,20,20, or "" for all
+    #[arg(long)]
+    pub(super) respacing: Option<String>,
+    /// Noise of ddim: 0 for none, 1 for as much as ddpm
+    #[arg(long)]
+    pub(super) eta: Option<f64>,
+    /// Do not clamp predicted images to the range of images
+    #[arg(long)]
+    pub(super) no_clip: bool,
+    /// Any field of the section `sampling`: order=3, time_grid=logsnr
+    #[arg(long, value_name = "FIELD=VALUE")]
+    pub(super) set: Vec<String>,
+}
+
+/// What a job writes when all images are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// One npz file with all images (arr_0) and their classes (arr_1)
+    Npz,
+    /// A PNG file for each image
+    Png,
+}
+
+/// How a job chooses the classes of its images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Classes {
+    /// Each class equally often, in turn
+    Balanced,
+    /// Each image's class drawn uniformly
+    Random,
+}
+
+/// What guides the sampling, and from which checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum GuidanceKind {
+    /// A noised classifier.
+    Classifier(String),
+    /// The model without classes.
+    Free,
+    /// A worse version of the model.
+    Auto(String),
+}
+
+impl FromStr for GuidanceKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some(("classifier", checkpoint)) if !checkpoint.is_empty() => Ok(Self::Classifier(checkpoint.to_owned())),
+            Some(("auto", checkpoint)) if !checkpoint.is_empty() => Ok(Self::Auto(checkpoint.to_owned())),
+            None if text == "free" => Ok(Self::Free),
+            _ => Err("expected classifier=CHECKPOINT, free or auto=CHECKPOINT".into()),
+        }
+    }
+}
+
+/// A temperature (the paper's appendix G).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Temperature {
+    /// The factor of the noise of each step.
+    Noise(f64),
+    /// The divisor of the predicted noise.
+    Epsilon(f64),
+}
+
+impl FromStr for Temperature {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = || "expected noise=T or epsilon=T with a T above 0 and at most 10".to_owned();
+        let (kind, value) = text.split_once('=').ok_or_else(refused)?;
+        let value = value.parse::<f64>().ok().filter(|value| (1e-3..=10.0).contains(value)).ok_or_else(refused)?;
+        match kind {
+            "noise" => Ok(Self::Noise(value)),
+            "epsilon" => Ok(Self::Epsilon(value)),
+            _ => Err(refused()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guidance_names_its_checkpoint() {
+        assert_eq!("classifier=runs/c".parse(), Ok(GuidanceKind::Classifier("runs/c".into())));
+        assert_eq!("auto=s3://b/a=1".parse(), Ok(GuidanceKind::Auto("s3://b/a=1".into())));
+        assert_eq!("free".parse(), Ok(GuidanceKind::Free));
+        for wrong in ["classifier", "classifier=", "free=x", "other=x", ""] {
+            assert!(wrong.parse::<GuidanceKind>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn temperatures_are_bounded() {
+        assert_eq!("noise=0.98".parse(), Ok(Temperature::Noise(0.98)));
+        assert_eq!("epsilon=1.05".parse(), Ok(Temperature::Epsilon(1.05)));
+        for wrong in ["noise", "noise=NaN", "noise=0", "noise=-1", "epsilon=inf", "both=1"] {
+            assert!(wrong.parse::<Temperature>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! A sampling job: many images in parts, on all ranks. It can be killed at any time and continued.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use admiral_comm::{Collective, Ending, Phase, PhaseTracker, agree, any};
+use admiral_samples::Job;
+use admiral_telemetry::{Metric, MetricSink};
+
+use crate::stop::Stop;
+
+use super::error::Error;
+use super::image_batches::{ImageBatches, SampleRequest, Stages};
+
+/// What a job runs with.
+pub struct JobContext<'a> {
+    /// The ranks of the job.
+    pub collective: &'a dyn Collective,
+    /// Records what this rank does in its ledger.
+    pub phases: &'a PhaseTracker,
+    /// Asks the job to stop.
+    pub stop: &'a Stop,
+    /// Gets the progress, on rank 0.
+    pub metrics: &'a dyn MetricSink,
+}
+
+/// How a job ended without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drawn {
+    /// All parts are there.
+    All,
+    /// The job was asked to stop. The parts that are finished are kept.
+    Preempted,
+}
+
+/// A part that one rank drew.
+struct DrawnPart {
+    pixels: Vec<u8>,
+    labels: Vec<i64>,
+}
+
+/// Draws the parts of a job that are missing. Every rank calls it, with the same `missing`.
+///
+/// In each round every rank draws one part, and then the ranks agree on the outcome. The step of the ledger is the number
+/// of images that are there at the end of the round, over all ranks.
+///
+/// # Errors
+/// When a part cannot be drawn or written, with the same message on every rank, or the ranks cannot reach each other.
+pub fn draw_missing(
+    stages: Stages<'_>,
+    request: &mut SampleRequest,
+    job: &Job,
+    missing: &[u64],
+    context: &JobContext<'_>,
+) -> Result<Drawn, Ending> {
+    let JobContext { collective, phases, stop, metrics } = *context;
+    let (rank, world_size) = (collective.rank(), collective.world_size());
+    let settings = job.settings();
+    let images_in = |parts: &[u64]| -> u64 {
+        parts.iter().map(|&part| settings.images_of(part)).map(|images| images.end - images.start).sum()
+    };
+    let mut done = settings.num - images_in(missing);
+    let resumed = done;
+    phases.begin(done, done > 0, settings.num, request.batch_size);
+    stop.steps_begin();
+    record(metrics, done, resumed);
+    for round in missing.chunks(world_size) {
+        phases.begin_step(done + images_in(round));
+        let own = round.get(rank).copied();
+        let drawn = match own {
+            Some(part) => draw_part(stages, request, settings.images_of(part), context),
+            None => Ok(None),
+        };
+        phases.enter(Phase::Checkpoint, 0);
+        let written = drawn.and_then(|drawn| match (own, drawn) {
+            (Some(part), Some(DrawnPart { pixels, labels })) => {
+                job.write_part(part, &pixels, &labels)?;
+                Ok(())
+            }
+            _ => Ok(()),
+        });
+        agree(collective, written, Error::exit_code)?;
+        phases.end_step();
+        if any(collective, stop.is_asked())? {
+            return Ok(Drawn::Preempted);
+        }
+        done += images_in(round);
+        phases.checkpoint(done);
+        record(metrics, done, resumed);
+    }
+    Ok(Drawn::All)
+}
+
+fn record(metrics: &dyn MetricSink, done: u64, resumed: u64) {
+    metrics.record(Metric::counter("samples", done, (done - resumed) as f64));
+    metrics.commit(done, Instant::now());
+}
+
+/// Draws the images of a part. Returns `None` if the job was asked to stop meanwhile.
+fn draw_part(
+    stages: Stages<'_>,
+    request: &mut SampleRequest,
+    images: Range<u64>,
+    context: &JobContext<'_>,
+) -> Result<Option<DrawnPart>, Error> {
+    let mut part = DrawnPart { pixels: Vec::new(), labels: Vec::new() };
+    let mut batches = ImageBatches::new(stages, request, images);
+    for number in 0.. {
+        if context.stop.is_asked() {
+            return Ok(None);
+        }
+        context.phases.enter(Phase::Sample, number);
+        let Some(batch) = batches.next().transpose()? else { break };
+        part.pixels.extend(batch.pixels);
+        part.labels.extend(batch.labels);
+    }
+    Ok(Some(part))
+}
