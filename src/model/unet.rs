@@ -62,8 +62,8 @@ impl UNet {
     }
 
     /// Computes `[batch, out, height, width]`, float32, from `x` `[batch, in, height, width]`, `timesteps` `[batch]`
-    /// and `labels` `[batch]`, int64. The torso computes in the type of its parameters. Dropout is enabled if
-    /// `dropout_seed` is `Some`.
+    /// and `labels`: `[batch]`, int64, or class embeddings `[batch, 4 * model_channels]`, float32. The torso computes
+    /// in the type of its parameters. Dropout is enabled if `dropout_seed` is `Some`.
     pub fn forward(
         &self,
         kernels: &Kernels,
@@ -93,6 +93,13 @@ impl UNet {
             params,
             &self.out_norm.forward_silu(kernels, params, &hidden.to_kind(Kind::Float)),
         )
+    }
+
+    /// Returns the class embeddings of `labels`, `[batch]`, int64: `[batch, 4 * model_channels]`, float32. `None` for an
+    /// unconditional network.
+    #[must_use]
+    pub fn class_embedding(&self, params: &Params, labels: &Tensor) -> Option<Tensor> {
+        self.embedding.of_classes(params, labels)
     }
 
     /// FLOPs of the forward pass for one image. Counts convolutions and matrix products, with 2 FLOPs for a

@@ -2,9 +2,9 @@
 
 use tch::Tensor;
 
+use super::super::guidance::Gradient;
 use super::super::posterior::Denoising;
 use super::super::process::{GaussianDiffusion, Model};
-use super::guidance::Gradient;
 use super::trajectory::Step;
 
 impl GaussianDiffusion {
