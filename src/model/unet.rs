@@ -20,7 +20,7 @@ pub struct UNetSpec {
     pub in_channels: i64,
     /// Channels of the output: the image's channels, or twice as many with learned variance.
     pub out_channels: i64,
-    /// The number of rows of the class embedding. `None` for an unconditional network.
+    /// The number of rows of the class embedding, with that of the null class. `None` for an unconditional network.
     pub num_classes: Option<i64>,
     /// The properties of the blocks.
     pub blocks: BlockSpec,

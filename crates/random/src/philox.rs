@@ -26,6 +26,8 @@ pub enum Stream {
     Split = 8,
     /// The choice of an image that replaces a broken one. The index is the global sample index.
     Replacement = 9,
+    /// Whether the class of a sample is replaced by the null class. The index is the global sample index.
+    ClassDropout = 10,
 }
 
 /// The sequence of random numbers of one (seed, stream, index).
