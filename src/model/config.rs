@@ -48,6 +48,10 @@ pub struct ModelConfig {
     pub image_channels: i64,
     /// The number of classes that a UNet is conditioned on or a classifier predicts; null is unconditional.
     pub num_classes: Option<i64>,
+    /// The probability with which training replaces the class of an image by the null class. Classifier-free guidance
+    /// needs such training, usually with 0.1 or 0.2; 0 trains no null class. The null class is one more row of the
+    /// class embedding, after those of num_classes.
+    pub class_dropout: f64,
     /// The base number of channels, which the levels multiply.
     pub num_channels: i64,
     /// The number of residual blocks of a level ("depth").
@@ -83,6 +87,7 @@ impl Default for ModelConfig {
             small_size: None,
             image_channels: 3,
             num_classes: None,
+            class_dropout: 0.0,
             num_channels: 128,
             num_res_blocks: 2,
             channel_mult: None,
@@ -113,6 +118,12 @@ impl ModelConfig {
             (64, _) => vec![1.0, 2.0, 3.0, 4.0],
             _ => return None,
         })
+    }
+
+    /// Returns the label of the null class, the last row of the class embedding. `None` if none is trained.
+    #[must_use]
+    pub fn null_class(&self) -> Option<i64> {
+        self.num_classes.filter(|_| self.class_dropout > 0.0)
     }
 
     /// Returns the spec of the network for this section and the task. `learn_sigma` doubles a UNet's output channels.
@@ -155,7 +166,7 @@ impl ModelConfig {
             image_size: self.image_size,
             in_channels: if is_super_resolution { 2 * self.image_channels } else { self.image_channels },
             out_channels: if learn_sigma { 2 * self.image_channels } else { self.image_channels },
-            num_classes: self.num_classes,
+            num_classes: self.null_class().map(|null_class| null_class.saturating_add(1)).or(self.num_classes),
             blocks,
         };
         Ok(if is_super_resolution { NetworkSpec::SuperRes(spec) } else { NetworkSpec::UNet(spec) })
@@ -183,6 +194,15 @@ impl ModelConfig {
         check(self.num_classes.is_none_or(|n| n > 0), "num_classes", "must be positive, or null".into());
         if task == Task::Classifier {
             check(self.num_classes.is_some(), "num_classes", "a classifier needs the number of classes".into());
+        }
+        check(
+            (0.0..1.0).contains(&self.class_dropout),
+            "class_dropout",
+            format!("is {}; it must lie in [0, 1)", self.class_dropout),
+        );
+        if self.class_dropout > 0.0 {
+            let is_conditional = task != Task::Classifier && self.num_classes.is_some();
+            check(is_conditional, "class_dropout", "only belongs to diffusion models with num_classes".into());
         }
         match (task, self.small_size) {
             (Task::SuperResolution, None) => {
@@ -250,6 +270,7 @@ impl ModelConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Network;
 
     fn fields(config: &ModelConfig, task: Task) -> Vec<String> {
         config.validate(task).into_iter().map(|mistake| mistake.field).collect()
@@ -272,6 +293,28 @@ mod tests {
         let levels = ModelConfig { image_size: 32, ..good.clone() };
         assert_eq!(fields(&levels, Task::Diffusion), ["model.channel_mult"]);
         assert_eq!(fields(&good, Task::Classifier), ["model.num_classes"]);
+        let dropping = ModelConfig { class_dropout: 0.1, ..good.clone() };
+        assert_eq!(fields(&dropping, Task::Diffusion), ["model.class_dropout"]);
+        let dropping = ModelConfig { num_classes: Some(10), ..dropping };
+        assert_eq!(fields(&dropping, Task::Diffusion), [""; 0]);
+        assert_eq!(fields(&dropping, Task::Classifier), ["model.class_dropout"]);
+        for class_dropout in [1.0, -0.1, f64::NAN] {
+            let dropping = ModelConfig { class_dropout, ..dropping.clone() };
+            assert_eq!(fields(&dropping, Task::Diffusion), ["model.class_dropout"], "{class_dropout}");
+        }
         assert_eq!(fields(&good, Task::SuperResolution), ["model.small_size"]);
+    }
+
+    #[test]
+    fn class_dropout_adds_a_row_for_the_null_class() {
+        let rows = |class_dropout| {
+            let config = ModelConfig { num_classes: Some(10), class_dropout, ..ModelConfig::default() };
+            let spec = config.spec(Task::Diffusion, true).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+            let (_, specs) = Network::build(&spec);
+            let table = specs.iter().find(|spec| spec.name == "label_emb.weight");
+            (table.map(|table| table.shape[0]), config.null_class())
+        };
+        assert_eq!(rows(0.0), (Some(10), None));
+        assert_eq!(rows(0.1), (Some(11), Some(10)));
     }
 }

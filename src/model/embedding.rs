@@ -44,18 +44,30 @@ impl Embedding {
     }
 
     /// Returns the `SiLU` of the embedding, `[batch, 4 * model_channels]`. Every residual block starts with this SiLU,
-    /// so it is computed once. `labels` is `[batch]`, int64, and is used only if the network has classes.
+    /// so it is computed once. `classes` is used only if the network has classes: labels, `[batch]`, int64, or class
+    /// embeddings, `[batch, 4 * model_channels]`, float32.
     ///
     /// # Panics
-    /// If the network has classes and `labels` is `None`, because a default class would be trained or sampled silently.
-    pub fn forward(&self, params: &Params, timesteps: &Tensor, labels: Option<&Tensor>) -> Tensor {
+    /// If the network has classes and `classes` is `None`, because a default class would be trained or sampled silently.
+    pub fn forward(&self, params: &Params, timesteps: &Tensor, classes: Option<&Tensor>) -> Tensor {
         let hidden = self.first.forward(params, &timestep_embedding(timesteps, self.model_channels)).silu();
         let mut embedding = self.second.forward(params, &hidden);
         if let Some(table) = self.label {
-            let labels = labels.expect("a class-conditional network is given the class of each image");
-            embedding += Tensor::embedding(params.get(table), labels, -1, false, false);
+            let classes = classes.expect("a class-conditional network is given the class of each image");
+            embedding += if classes.kind() == Kind::Float {
+                assert_eq!(classes.size(), embedding.size(), "shape of the class embeddings");
+                classes.shallow_clone()
+            } else {
+                rows(params, table, classes)
+            };
         }
         embedding.silu()
+    }
+
+    /// Returns the class embeddings of `labels`, `[batch]`, int64: `[batch, 4 * model_channels]`, float32. `None` for a
+    /// network without classes.
+    pub fn of_classes(&self, params: &Params, labels: &Tensor) -> Option<Tensor> {
+        self.label.map(|table| rows(params, table, labels))
     }
 
     /// Float32 elements saved for backward for one image: the inputs of both layers and of both `SiLU`, and the final
@@ -68,6 +80,11 @@ impl Embedding {
     pub fn flops(&self) -> u64 {
         self.first.flops(1) + self.second.flops(1)
     }
+}
+
+/// Returns the rows of the class embedding that the labels name.
+fn rows(params: &Params, table: ParamId, labels: &Tensor) -> Tensor {
+    Tensor::embedding(params.get(table), labels, -1, false, false)
 }
 
 /// The length of the embedding vector.

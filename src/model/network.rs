@@ -16,7 +16,9 @@ pub struct Inputs<'a> {
     pub x: &'a Tensor,
     /// Timesteps in the scale of the diffusion process, `[batch]`.
     pub timesteps: &'a Tensor,
-    /// Classes for class-conditional UNets, `[batch]`, int64. Networks without a class embedding ignore them.
+    /// Classes for class-conditional UNets: labels, `[batch]`, int64, or in their place class embeddings, `[batch, 4 *
+    /// model_channels]`, float32, such as mixtures of two rows of [`Network::class_embedding`]. Networks without a class
+    /// embedding ignore them.
     pub labels: Option<&'a Tensor>,
     /// Small images for super-resolution, `[batch, channels, small height, small width]`, float32.
     pub low_res: Option<&'a Tensor>,
@@ -87,6 +89,16 @@ impl Network {
                 let upsampled = low_res.upsample_bilinear2d([size[2], size[3]], false, None, None);
                 unet.forward(kernels, params, &Tensor::cat(&[x, &upsampled], 1), timesteps, labels, dropout_seed)
             }
+        }
+    }
+
+    /// Returns the class embeddings of `labels`, `[batch]`, int64: `[batch, 4 * model_channels]`, float32. `None` for an
+    /// unconditional UNet and for a classifier.
+    #[must_use]
+    pub fn class_embedding(&self, params: &Params, labels: &Tensor) -> Option<Tensor> {
+        match self {
+            Self::UNet(unet) | Self::SuperRes(unet) => unet.class_embedding(params, labels),
+            Self::Encoder(_) => None,
         }
     }
 
@@ -203,6 +215,22 @@ mod tests {
         };
         assert!(difference(&run(0, 0.0), &run(1, 0.0)) > 0.0);
         assert!(difference(&run(0, 0.0), &run(0, 1.0)) > 0.0);
+    }
+
+    #[test]
+    fn class_embeddings_take_the_place_of_labels() {
+        let (network, params) = tiny(Task::Diffusion, Some(3));
+        let (x, timesteps, labels) = (zeros(&[2, 1, 8, 8]), zeros(&[2]), Tensor::from_slice(&[2i64, 0]));
+        let run = |classes: &Tensor| {
+            let inputs = Inputs { x: &x, timesteps: &timesteps, labels: Some(classes), low_res: None };
+            network.forward(&Kernels::cpu(), &params, &inputs, None)
+        };
+        let Some(rows) = network.class_embedding(&params, &labels) else { panic!("the network has classes") };
+        assert_eq!(rows.size(), [2, 128]);
+        assert!(run(&rows).equal(&run(&labels)));
+        assert!(difference(&run(&(rows * 0.5)), &run(&labels)) > 0.0);
+        let (unconditional, params) = tiny(Task::Diffusion, None);
+        assert!(unconditional.class_embedding(&params, &labels).is_none());
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub struct UNetSpec {
     pub in_channels: i64,
     /// Channels of the output: the image's channels, or twice as many with learned variance.
     pub out_channels: i64,
-    /// The number of rows of the class embedding. `None` for an unconditional network.
+    /// The number of rows of the class embedding, with that of the null class. `None` for an unconditional network.
     pub num_classes: Option<i64>,
     /// The properties of the blocks.
     pub blocks: BlockSpec,
@@ -62,8 +62,8 @@ impl UNet {
     }
 
     /// Computes `[batch, out, height, width]`, float32, from `x` `[batch, in, height, width]`, `timesteps` `[batch]`
-    /// and `labels` `[batch]`, int64. The torso computes in the type of its parameters. Dropout is enabled if
-    /// `dropout_seed` is `Some`.
+    /// and `labels`: `[batch]`, int64, or class embeddings `[batch, 4 * model_channels]`, float32. The torso computes
+    /// in the type of its parameters. Dropout is enabled if `dropout_seed` is `Some`.
     pub fn forward(
         &self,
         kernels: &Kernels,
@@ -93,6 +93,13 @@ impl UNet {
             params,
             &self.out_norm.forward_silu(kernels, params, &hidden.to_kind(Kind::Float)),
         )
+    }
+
+    /// Returns the class embeddings of `labels`, `[batch]`, int64: `[batch, 4 * model_channels]`, float32. `None` for an
+    /// unconditional network.
+    #[must_use]
+    pub fn class_embedding(&self, params: &Params, labels: &Tensor) -> Option<Tensor> {
+        self.embedding.of_classes(params, labels)
     }
 
     /// FLOPs of the forward pass for one image. Counts convolutions and matrix products, with 2 FLOPs for a

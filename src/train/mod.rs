@@ -1,6 +1,7 @@
 //! Training: the step, mixed precision, schedules, saving and resuming, and the training loop.
 
 mod begin;
+mod class_dropout;
 mod curves;
 mod error;
 mod flat;

@@ -15,6 +15,7 @@ use crate::model::{ModelConfig, Network, Task, initialize};
 use crate::reduce::NcclReducer;
 use crate::run_config::{PrecisionMode, RunConfig};
 
+use super::class_dropout::drop_classes;
 use super::error::TrainError;
 use super::flat::FlatMemory;
 use super::loss_scale::LossScale;
@@ -171,10 +172,15 @@ impl Session {
         let RunState { config, trainer, timestep_sampler } = state;
         let wants_classes = config.model.num_classes.is_some();
         let mut next = |_| {
-            let (batch, _) = loader.next()?.ok_or_else(|| TrainError::Refused("the run has no steps left".into()))?;
+            let (mut batch, _) =
+                loader.next()?.ok_or_else(|| TrainError::Refused("the run has no steps left".into()))?;
             *num_skipped_images += batch.num_skipped;
             let drawn = timestep_sampler.draw(&batch.timestep_uniforms);
             trace_samples(&batch, &drawn.timesteps);
+            if let Some(null_class) = config.model.null_class() {
+                let Batch { classes, indices, .. } = &mut batch;
+                drop_classes(classes, indices, config.run.seed, config.model.class_dropout, null_class);
+            }
             Ok(to_device(batch, drawn, &config.model, wants_classes, context.device))
         };
         context.phases.begin_step(trainer.counters.step + 1);

@@ -32,6 +32,8 @@ pub enum Stream {
     Upsampling = 11,
     /// The noise of an image whose likelihood is evaluated. The index is the position of the image in the source.
     Likelihood = 12,
+    /// Whether the class of a sample is replaced by the null class. The index is the global sample index.
+    ClassDropout = 13,
 }
 
 /// The sequence of random numbers of one (seed, stream, index).

@@ -36,6 +36,7 @@ const HIGHLIGHTS: [(&str, &[&str]); 4] = [
             "small_size",
             "image_channels",
             "num_classes",
+            "class_dropout",
             "num_channels",
             "num_res_blocks",
             "channel_mult",

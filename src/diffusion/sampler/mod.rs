@@ -2,14 +2,12 @@
 
 mod ddim;
 mod ddpm;
-mod guidance;
 mod options;
 mod pixels;
 mod solver;
 mod table;
 mod trajectory;
 
-pub use guidance::{Gradient, classifier_gradient};
 pub use options::{SolverError, SolverOption, SolverOptions};
 pub use pixels::to_bytes;
 pub use solver::{GuidedModel, Level, Solver, Step};
