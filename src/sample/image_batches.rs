@@ -74,6 +74,36 @@ pub struct ImageBatches<'a, 'r> {
     rest: Range<u64>,
 }
 
+/// Samples all images of a request, with a share of the batches on each rank. Every rank must call this function. Rank 0
+/// passes each batch of each rank to `consume` as soon as it is sampled, so rank 0 holds at most one batch of each rank.
+///
+/// # Errors
+/// If an image cannot be read or communication with the other ranks fails.
+pub fn gather_images(
+    stages: Stages<'_>,
+    request: &mut SampleRequest,
+    collective: &dyn Collective,
+    mut consume: impl FnMut(ImageBatch),
+) -> Result<(), Error> {
+    let (rank, world_size) = (collective.rank() as u64, collective.world_size() as u64);
+    let (count, batch_size) = (request.count, request.batch_size);
+    let images_of_batch = |batch: u64| batch * batch_size..count.min((batch + 1) * batch_size);
+    let num_batches = count.div_ceil(batch_size);
+    for round in 0..num_batches.div_ceil(world_size) {
+        let own = images_of_batch((round * world_size + rank).min(num_batches));
+        // Ranks without a batch still participate in the collective.
+        let own = if own.is_empty() { None } else { ImageBatches::new(stages, request, own).next().transpose()? };
+        let pixels = own.map(|batch| batch.pixels).unwrap_or_default();
+        let Some(all) = collective.gather(0, &pixels)? else { continue };
+        for (rank, pixels) in all.into_iter().enumerate().filter(|(_, pixels)| !pixels.is_empty()) {
+            let images = images_of_batch(round * world_size + rank as u64);
+            let labels = images.clone().filter_map(|image| request.labels.of(image)).collect();
+            consume(ImageBatch { first: images.start, pixels, labels });
+        }
+    }
+    Ok(())
+}
+
 impl<'a, 'r> ImageBatches<'a, 'r> {
     /// Creates an iterator over the images with indices `images` of a request.
     ///
@@ -83,38 +113,6 @@ impl<'a, 'r> ImageBatches<'a, 'r> {
     pub fn new(stages: Stages<'a>, request: &'r mut SampleRequest, images: Range<u64>) -> Self {
         assert!(images.start.is_multiple_of(request.batch_size), "{images:?} does not start at the start of a batch");
         Self { stages, request, rest: images }
-    }
-
-    /// Samples all images of a request, with a share on each rank. Every rank must call this function. Rank 0 passes
-    /// each batch of each rank to `consume` as soon as it is sampled, so rank 0 holds at most one batch of each rank.
-    ///
-    /// # Errors
-    /// If an image cannot be read or communication with the other ranks fails.
-    pub fn gather(
-        stages: Stages<'a>,
-        request: &'r mut SampleRequest,
-        collective: &dyn Collective,
-        mut consume: impl FnMut(ImageBatch),
-    ) -> Result<(), Error> {
-        let (rank, world_size) = (collective.rank() as u64, collective.world_size() as u64);
-        let (count, batch_size) = (request.count, request.batch_size);
-        let images_of_batch = |batch: u64| batch * batch_size..count.min((batch + 1) * batch_size);
-        let num_batches = count.div_ceil(batch_size);
-        for round in 0..num_batches.div_ceil(world_size) {
-            let own = images_of_batch((round * world_size + rank).min(num_batches));
-            // Ranks without a batch still participate in the collective.
-            let pixels = match own.is_empty() {
-                true => Vec::new(),
-                false => Self::new(stages, request, own).sample_next()?.map(|batch| batch.pixels).unwrap_or_default(),
-            };
-            let Some(all) = collective.gather(0, &pixels)? else { continue };
-            for (rank, pixels) in all.into_iter().enumerate().filter(|(_, pixels)| !pixels.is_empty()) {
-                let images = images_of_batch(round * world_size + rank as u64);
-                let labels = images.clone().filter_map(|image| request.labels.of(image)).collect();
-                consume(ImageBatch { first: images.start, pixels, labels });
-            }
-        }
-        Ok(())
     }
 
     /// Samples the next batch.
@@ -201,11 +199,8 @@ mod tests {
             Tensor::from_slice(&values).view(spec.shape.as_slice())
         });
         let params = Params::new(tensors.collect());
-        let sampling = SamplingConfig {
-            sampler: Sampler::DDPM,
-            timestep_respacing: "3".into(),
-            ..SamplingConfig::default()
-        };
+        let sampling =
+            SamplingConfig { sampler: Sampler::DDPM, timestep_respacing: "3".into(), ..SamplingConfig::default() };
         let solver = sampling.solver_plan(&DiffusionConfig::default()).unwrap();
         let kernels = Kernels::cpu();
         let first = Stage {

@@ -74,7 +74,7 @@ pub fn draw_missing(
         phases.enter(Phase::Checkpoint, 0);
         let written = drawn.and_then(|drawn| match (own, drawn) {
             (Some(part), Some(DrawnPart { pixels, labels })) => {
-                job.write_part(part, &pixels, &labels)?;
+                job.write_part(part, &pixels, settings.has_labels.then_some(labels.as_slice()))?;
                 Ok(())
             }
             _ => Ok(()),

@@ -49,9 +49,7 @@ impl Labels {
                 let entry = Philox::new(*seed, Stream::Class, image).below(classes.len() as u64);
                 classes.get(entry as usize).copied()
             }
-            Self::Table(classes) => {
-                classes.get(image.min(classes.len().saturating_sub(1) as u64) as usize).copied()
-            }
+            Self::Table(classes) => classes.get(image.min(classes.len().saturating_sub(1) as u64) as usize).copied(),
         }
     }
 

@@ -9,7 +9,7 @@ mod low_res;
 mod stage;
 
 pub use error::Error;
-pub use image_batches::{ImageBatch, ImageBatches, SampleRequest, Stages};
+pub use image_batches::{ImageBatch, ImageBatches, SampleRequest, Stages, gather_images};
 pub use job::{Drawn, JobContext, draw_missing};
 pub use labels::{Labels, grid_labels, rows};
 pub use loaded::{Identity, LoadedModel, OpenedModel, choose_role};

@@ -124,8 +124,9 @@ impl Stage<'_> {
             Guidance::Free { null_class, scale } => {
                 let null = labels.as_ref().map(|labels| labels.full_like(null_class));
                 let unconditional = |x: &Tensor, timesteps: &Tensor| run(self.model, x, timesteps, null.as_ref());
-                let predict =
-                    |x: &Tensor, timesteps: &Tensor| classifier_free_guidance(&main, &unconditional, scale, x, timesteps);
+                let predict = |x: &Tensor, timesteps: &Tensor| {
+                    classifier_free_guidance(&main, &unconditional, scale, x, timesteps)
+                };
                 finish(GuidedModel::unguided(&predict), noise)
             }
             Guidance::Auto { worse, scale } => {
@@ -141,8 +142,7 @@ impl Stage<'_> {
         let shape = [inputs.images.len() as i64, self.channels, self.size, self.size];
         let length = (self.channels * self.size * self.size) as usize;
         let (seed, stream, device) = (inputs.seed, self.stream, self.kernels.device());
-        let mut sequences: Vec<Philox> =
-            inputs.images.iter().map(|&image| Philox::new(seed, stream, image)).collect();
+        let mut sequences: Vec<Philox> = inputs.images.iter().map(|&image| Philox::new(seed, stream, image)).collect();
         let draw = move |_step: usize| {
             let mut values = vec![0.0f32; length * sequences.len()];
             for (sequence, values) in sequences.iter_mut().zip(values.chunks_exact_mut(length)) {

@@ -6,7 +6,7 @@ use admiral_telemetry::Grid;
 use crate::context::RunContext;
 use crate::model::Task;
 use crate::sample::{
-    Guidance, ImageBatches, Labels, LowRes, SampleRequest, Stage, Stages, Weights, grid_labels, low_res_examples,
+    Guidance, Labels, LowRes, SampleRequest, Stage, Stages, Weights, gather_images, grid_labels, low_res_examples,
 };
 
 use super::error::TrainError;
@@ -37,8 +37,7 @@ pub fn draw_grid(session: &Session, context: &RunContext<'_>) -> Result<Option<G
         }
         _ => (None, labels),
     };
-    let mut request =
-        SampleRequest { seed: config.run.seed, labels, count, low_res, batch_size: sampling.batch_size };
+    let mut request = SampleRequest { seed: config.run.seed, labels, count, low_res, batch_size: sampling.batch_size };
     let first = Stage {
         model: Weights { network: &session.state.trainer.network, params: &params },
         kernels: &context.kernels,
@@ -53,7 +52,7 @@ pub fn draw_grid(session: &Session, context: &RunContext<'_>) -> Result<Option<G
     let is_root = context.collective.rank() == 0;
     let image_bytes: usize = stages.image_shape().iter().product();
     let mut pixels = vec![0; if is_root { image_bytes * count as usize } else { 0 }];
-    ImageBatches::gather(stages, &mut request, context.collective, |batch| {
+    gather_images(stages, &mut request, context.collective, |batch| {
         let start = image_bytes * batch.first as usize;
         pixels[start..start + batch.pixels.len()].copy_from_slice(&batch.pixels);
     })?;

@@ -6,7 +6,7 @@
 use admiral_comm::{CollectiveError, Ending, agree};
 use admiral_config::format_mistakes;
 use admiral_contract::BatchDivision;
-use admiral_data::{Batch, ImageSource, Loader, SampleReader, SampleSpec, Sources, list_names};
+use admiral_data::{Batch, Loader, SampleReader, Sources, list_names};
 use tch::{Device, Tensor};
 
 use crate::context::RunContext;

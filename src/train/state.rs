@@ -1,7 +1,6 @@
 //! Saves the training state to checkpoints and restores it: masters, averages, moments, counters, the loss scale and
 //! the timestep sampler.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +10,7 @@ use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 use crate::diffusion::TimestepSamplerState;
-use crate::model::{ParamSpecs, Params};
+use crate::model::ParamSpecs;
 
 use super::error::TrainError;
 use super::flat::{FlatMemory, ParamRange, Segment};

@@ -13,6 +13,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::sample::choose_role;
+use crate::train::TrainError;
 
 use super::error::ToolError;
 use super::options::options_of;

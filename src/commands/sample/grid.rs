@@ -7,7 +7,7 @@ use admiral_storage::StoreOptions;
 use admiral_telemetry::{Grid, write_file};
 
 use crate::context::RankContext;
-use crate::sample::{Error, ImageBatches, SampleRequest};
+use crate::sample::{Error, SampleRequest, gather_images};
 
 use super::opened::OpenedStages;
 use super::options::SampleOptions;
@@ -37,7 +37,7 @@ pub(super) fn run(options: &SampleOptions, rank: RankContext<'_>) -> Result<(), 
     let is_root = collective.rank() == 0;
     let count = request.count;
     let mut pixels = vec![0; if is_root { image_bytes * count as usize } else { 0 }];
-    let gathered = ImageBatches::gather(stages, &mut request, collective, |batch| {
+    let gathered = gather_images(stages, &mut request, collective, |batch| {
         let start = image_bytes * batch.first as usize;
         pixels[start..start + batch.pixels.len()].copy_from_slice(&batch.pixels);
     });

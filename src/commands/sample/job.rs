@@ -52,7 +52,8 @@ pub(super) fn run(options: &SampleOptions, num: u64, rank: RankContext<'_>) -> R
     let (opened, mut request, classes) = agree(collective, open(options, num, rank), code)?;
     let context = agree(collective, open_context(rank, &options.drawing, &opened.first.model.config), code)?;
     let precision = precision(&options.drawing, &opened.first.model.config, &context);
-    let wanted = job_settings(options, &opened, &request, classes, settings(&options.drawing, precision, request.batch_size));
+    let wanted =
+        job_settings(options, &opened, &request, classes, settings(&options.drawing, precision, request.batch_size));
     let wanted = agree(collective, wanted, code)?;
     agree(collective, check_same(&wanted.settings, collective), code)?;
     let store = agree(collective, create_store(options, rank), code)?;
@@ -76,7 +77,8 @@ pub(super) fn run(options: &SampleOptions, num: u64, rank: RankContext<'_>) -> R
     loop {
         let missing = from_root(collective, || job.missing())?;
         if damaged_before.as_ref() == Some(&missing) && !missing.is_empty() {
-            let message = format!("parts {missing:?} of {} are damaged again after they were drawn anew", store.url(""));
+            let message =
+                format!("parts {missing:?} of {} are damaged again after they were drawn anew", store.url(""));
             return Err(Ending::alone(ExitCode::Store, &message));
         }
         let metrics = sinks(is_root, &board, num, &prepared);
@@ -256,7 +258,8 @@ fn show_first(job: &Job, board: &TensorBoard) -> Result<(), Error> {
     let part = job.read_part(0)?;
     let image = job.settings().image_bytes();
     let pixels = &part.pixels[..part.pixels.len().min(image * GRID_IMAGES as usize)];
-    let grid = Grid::of(pixels, job.settings().shape, GRID_COLUMNS, PADDING).map_err(|error| Error::Bug(error.to_string()))?;
+    let grid =
+        Grid::of(pixels, job.settings().shape, GRID_COLUMNS, PADDING).map_err(|error| Error::Bug(error.to_string()))?;
     board.image("samples", job.settings().num, grid);
     Ok(())
 }

@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::diffusion::{Prediction, SolverPlan};
+use crate::diffusion::{Prediction, Sampler, SolverOptions as Options, SolverPlan};
 use crate::model::Task;
-use crate::run_config::{RunConfig, Sampler, SamplingConfig};
+use crate::run_config::{RunConfig, SamplingConfig};
 use crate::sample::{Error, Identity, OpenedModel};
 
 use super::options::{DrawingOptions, GuidanceKind, SolverOptions, Temperature};
@@ -163,7 +163,7 @@ impl OpenedStage {
         if epsilon_temperature != 1.0 && diffusion.predict != Prediction::Epsilon {
             return refuse(format!("--temperature epsilon: {} does not predict the noise", model.url()));
         }
-        let solver_options = crate::diffusion::SolverOptions { epsilon_temperature, ..sampling.solver_options() };
+        let solver_options = Options { epsilon_temperature, ..sampling.solver_options() };
         let solver = SolverPlan::new(sampling.sampler, &solver_options, diffusion)
             .map_err(|error| Error::Refused(format!("sampling.{}: {error}", error.field())))?;
         Ok(Self { model, sampling, solver })
@@ -271,7 +271,8 @@ fn check_fit(model: &OpenedModel, guide: &OpenedModel, is_classifier: bool) -> R
         }
         fields
     };
-    let is_free = |field: &str| is_classifier && field == "model.num_classes" && model.config.model.num_classes.is_none();
+    let is_free =
+        |field: &str| is_classifier && field == "model.num_classes" && model.config.model.num_classes.is_none();
     let differences: Vec<String> = (fields(&model.config).into_iter().zip(fields(&guide.config)))
         .filter(|((field, own), (_, other))| own != other && !is_free(field))
         .map(|((field, own), (_, other))| format!("{field} is {own} in the model and {other} there"))

@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 
-use crate::run_config::{DeviceChoice, PrecisionMode, Sampler};
+use crate::diffusion::Sampler;
+use crate::run_config::{DeviceChoice, PrecisionMode};
 
 /// The options of `admiral sample`. They override the checkpoint's configuration.
 #[derive(Debug, Clone, Args)]

@@ -36,8 +36,6 @@ pub(super) struct Prepared<'a> {
     guidance: LoadedGuidance,
     upsampler: Option<LoadedStage>,
     noise_temperature: f64,
-    /// The configuration of the first model.
-    pub(super) config: RunConfig,
     /// How the first model samples.
     pub(super) sampling: SamplingConfig,
 }
@@ -64,7 +62,11 @@ pub(super) fn precision(options: &DrawingOptions, trained: &RunConfig, context: 
 }
 
 /// Returns the settings that are not those of a model.
-pub(super) fn settings(options: &DrawingOptions, precision: PrecisionMode, batch_size: u64) -> Vec<(&'static str, Value)> {
+pub(super) fn settings(
+    options: &DrawingOptions,
+    precision: PrecisionMode,
+    batch_size: u64,
+) -> Vec<(&'static str, Value)> {
     let temperature = match options.temperature {
         None => json!(null),
         Some(Temperature::Noise(value)) => json!({"noise": value}),
@@ -89,9 +91,10 @@ impl<'a> Prepared<'a> {
         precision: PrecisionMode,
         context: RunContext<'a>,
     ) -> Result<Self, Ending> {
-        let (config, sampling) = (opened.first.model.config.clone(), opened.first.sampling.clone());
+        let sampling = opened.first.sampling.clone();
         let load = |model: OpenedModel| load(model, precision.kind(), &context);
-        let load_stage = |stage: OpenedStage| Ok::<_, Ending>(LoadedStage { model: load(stage.model)?, solver: stage.solver });
+        let load_stage =
+            |stage: OpenedStage| Ok::<_, Ending>(LoadedStage { model: load(stage.model)?, solver: stage.solver });
         let first = load_stage(opened.first)?;
         let guidance = match opened.guidance {
             OpenedGuidance::None => LoadedGuidance::None,
@@ -106,7 +109,7 @@ impl<'a> Prepared<'a> {
             Some(Temperature::Noise(temperature)) => temperature,
             Some(Temperature::Epsilon(_)) | None => 1.0,
         };
-        Ok(Self { context, first, guidance, upsampler, noise_temperature, config, sampling })
+        Ok(Self { context, first, guidance, upsampler, noise_temperature, sampling })
     }
 
     /// Returns the models that images pass through.

@@ -31,7 +31,12 @@ impl Start {
     ///
     /// # Errors
     /// When the model needs small images and there are none, does not take any, or they cannot be read.
-    pub(super) fn open(location: Option<&str>, config: &RunConfig, examples: Option<u64>, stores: &StoreOptions) -> Result<Self, Error> {
+    pub(super) fn open(
+        location: Option<&str>,
+        config: &RunConfig,
+        examples: Option<u64>,
+        stores: &StoreOptions,
+    ) -> Result<Self, Error> {
         let (Task::SuperResolution, Some(size)) = (config.task, config.model.small_size) else {
             return match location {
                 None => Ok(Self::default()),
@@ -68,13 +73,13 @@ impl Start {
             return Ok(labels);
         }
         match (&self.classes, &options.labels, &options.low_res) {
-            (_, Some(_), None) => refuse(
-                "--labels: give it together with --low-res; training images have their own classes".into(),
-            ),
-            (Some(classes), None, _) => Ok(Labels::Cycle(classes.as_slice().into())),
-            (None, None, _) => {
-                refuse("--low-res: this upsampler has classes, and these images have none; say which with --labels".into())
+            (_, Some(_), None) => {
+                refuse("--labels: give it together with --low-res; training images have their own classes".into())
             }
+            (Some(classes), None, _) => Ok(Labels::Cycle(classes.as_slice().into())),
+            (None, None, _) => refuse(
+                "--low-res: this upsampler has classes, and these images have none; say which with --labels".into(),
+            ),
             (_, Some(_), Some(_)) => Ok(labels),
         }
     }
