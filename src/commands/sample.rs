@@ -17,7 +17,7 @@ use crate::environment::Environment;
 use crate::gpus::Gpus;
 use crate::model::{Network, Task};
 use crate::ops::Kernels;
-use crate::run_config::RunConfig;
+use crate::run_config::{RunConfig, SamplingConfig};
 use crate::sample::{ImageBatches, SampleRequest, SamplingModel, grid_labels};
 use crate::train::{TrainError, low_res_examples, params_from_named};
 
@@ -37,9 +37,12 @@ pub struct SampleOptions {
     /// The sampler
     #[arg(long, value_parser = PossibleValuesParser::new(Sampler::names()).try_map(|name| name.parse::<Sampler>()))]
     sampler: Option<Sampler>,
-    /// Timesteps that are visited: 250, ddim25, sections such as 90,60,60,20,20, or "" for all
+    /// Timesteps that ddpm and ddim visit: 250, ddim25, sections such as 90,60,60,20,20, or "" for all
     #[arg(long)]
     respacing: Option<String>,
+    /// Steps of the other samplers
+    #[arg(long)]
+    steps: Option<usize>,
     /// Noise of ddim: 0 for none, 1 for as much as ddpm
     #[arg(long)]
     eta: Option<f64>,
@@ -129,7 +132,22 @@ pub fn run(options: &SampleOptions, environment: &Environment) -> Result<(), Tra
 fn apply(options: &SampleOptions, config: &mut RunConfig) {
     let sampling = &mut config.sampling;
     if let Some(sampler) = options.sampler {
-        sampling.sampler = sampler;
+        if sampler != sampling.sampler {
+            // The configuration's options are those of its own sampler.
+            *sampling = SamplingConfig {
+                sampler,
+                eta: 0.0,
+                steps: None,
+                time_grid: None,
+                order: None,
+                solver_type: None,
+                lower_order_final: None,
+                denoise_to_zero: None,
+                dynamic_thresholding: None,
+                churn: None,
+                ..sampling.clone()
+            };
+        }
         // A mix of ddpm and ddim's timesteps is possible, but only if --respacing asks for it.
         if options.respacing.is_none() && sampler == Sampler::DDPM && sampling.timestep_respacing.starts_with("ddim") {
             sampling.timestep_respacing = "250".into();
@@ -138,6 +156,7 @@ fn apply(options: &SampleOptions, config: &mut RunConfig) {
     if let Some(respacing) = &options.respacing {
         sampling.timestep_respacing.clone_from(respacing);
     }
+    sampling.steps = options.steps.or(sampling.steps);
     sampling.eta = options.eta.unwrap_or(sampling.eta);
     sampling.samples_per_class = options.per_class.unwrap_or(sampling.samples_per_class);
     sampling.batch_size = options.batch_size.unwrap_or(sampling.batch_size);
