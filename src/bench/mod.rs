@@ -1,4 +1,5 @@
-//! `admiral bench`: measures the training step, fused operations, the all-reduce, the loader and checkpoints.
+//! `admiral bench`: measures the training step, fused operations, the all-reduce, the loader and checkpoints, and
+//! the errors of samplers.
 
 pub mod allreduce;
 pub mod checkpoint;
@@ -6,5 +7,6 @@ pub mod loader;
 pub mod ops;
 mod output;
 mod roofline;
+pub mod solvers;
 pub mod step;
 mod timing;

@@ -7,6 +7,7 @@ use crate::bench::allreduce::{self, AllReduceBenchOptions};
 use crate::bench::checkpoint::{self, CheckpointBenchOptions};
 use crate::bench::loader::{self, LoaderBenchOptions};
 use crate::bench::ops::{self, OpsBenchOptions};
+use crate::bench::solvers::{self, SolverBenchOptions};
 use crate::bench::step::{self, BenchOptions};
 use crate::environment::Environment;
 use crate::gpus::Gpus;
@@ -35,6 +36,8 @@ pub(super) enum BenchCommand {
         #[command(flatten)]
         options: LoaderBenchOptions,
     },
+    /// Compare the samplers with exact solutions: the error, and the order with which it falls
+    Solvers(SolverBenchOptions),
     /// Save and read a network's training state: the stall of training, the speed and the memory
     Checkpoint {
         #[command(flatten)]
@@ -62,6 +65,9 @@ pub(super) fn run(command: &BenchCommand, environment: &Environment) -> ExitCode
             read(config, overrides)
                 .and_then(|config| loader::run(&config, options).map_err(|error| (error.exit_code(), error.into()))),
         ),
+        BenchCommand::Solvers(options) => {
+            alone(solvers::run(options).map_err(|error| (error.exit_code(), error.into())))
+        }
         BenchCommand::Checkpoint { config: ConfigOptions { config, overrides }, options } => {
             on_ranks(environment, |rank| {
                 let config = load_on_ranks(rank.collective, config, overrides)?;

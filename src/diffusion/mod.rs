@@ -28,8 +28,9 @@ pub use posterior::{Denoising, Gaussian, Reverse};
 pub use process::{GaussianDiffusion, Model, copy_to_device};
 pub use respacing::{RespacingError, respaced_betas, retained_timesteps};
 pub use sampler::{
-    GuidedModel, Level, SOLVERS, Sampler, Solver, SolverEntry, SolverError, SolverOption, SolverOptions, SolverPlan,
-    Step, Trajectory, to_bytes,
+    Churn, DynamicThresholding, GuidedModel, Interpolated, Level, NoiseLevels, NoiseRange, SOLVERS, Sampler,
+    Solver, SolverEntry, SolverError, SolverOption, SolverOptions, SolverPlan, SolverType, Step, TimeGrid, Trajectory,
+    to_bytes,
 };
 pub use schedule::{Schedule, betas};
 pub use timestep_sampler::{DrawnTimesteps, LossSecondMoment, StateError, TimestepSampler, TimestepSamplerState};

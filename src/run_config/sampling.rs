@@ -3,20 +3,42 @@
 use admiral_config::Invalid;
 use serde::{Deserialize, Serialize};
 
-use crate::diffusion::{DiffusionConfig, Sampler, SolverError, SolverOptions, SolverPlan};
+use crate::diffusion::{
+    Churn, DiffusionConfig, DynamicThresholding, Sampler, SolverError, SolverOptions, SolverPlan, SolverType, TimeGrid,
+};
 
 /// How samples are drawn: the grids of a run, and what `admiral sample` does unless told otherwise.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamplingConfig {
-    /// The sampler: ddpm or ddim.
+    /// The sampler. docs/sampling.md compares them.
     pub sampler: Sampler,
-    /// Timesteps that are visited: `250`, `ddim25`, sections such as `90,60,60,20,20`, or empty for all.
+    /// Timesteps that ddpm and ddim visit: `250`, `ddim25`, sections such as `90,60,60,20,20`, or empty for all. Other
+    /// samplers have `steps`.
     pub timestep_respacing: String,
     /// Noise of ddim: 0 for none, 1 for as much as ddpm.
     pub eta: f64,
     /// Clamps predicted images to the range of images.
     pub clip_denoised: bool,
+    /// Steps of the samplers other than ddpm and ddim; for singlestep ones, evaluations. null: the sampler's own
+    /// number, 10 to 25.
+    pub steps: Option<usize>,
+    /// How noise levels are spaced: `uniform` in time, `quadratic` (in its square root), `logsnr` or `karras`. null: the
+    /// sampler's own.
+    pub time_grid: Option<TimeGrid>,
+    /// Order of unipc_bh1 and unipc_bh2; earlier evaluations in a step of deis_tab and ipndm. null: the sampler's own.
+    pub order: Option<usize>,
+    /// How samplers named dpm compute their second-order term: `midpoint` (null) or `taylor`.
+    pub solver_type: Option<SolverType>,
+    /// Whether the last of few steps have lower orders, which is steadier. null: yes.
+    pub lower_order_final: Option<bool>,
+    /// Whether one more evaluation removes the noise that is left at the end, about one 8-bit level. null: no.
+    pub denoise_to_zero: Option<bool>,
+    /// Limits predicted images by a quantile of their own values, in place of `clip_denoised`: for large guidance
+    /// scales.
+    pub dynamic_thresholding: Option<DynamicThresholding>,
+    /// Noise that heun adds and removes again in each step.
+    pub churn: Option<Churn>,
     /// Images of each class in a grid; without classes, the number of rows and of columns.
     pub samples_per_class: u64,
     /// Maximum number of classes in a grid, starting from the first.
@@ -32,6 +54,14 @@ impl Default for SamplingConfig {
             timestep_respacing: "ddim25".into(),
             eta: 0.0,
             clip_denoised: true,
+            steps: None,
+            time_grid: None,
+            order: None,
+            solver_type: None,
+            lower_order_final: None,
+            denoise_to_zero: None,
+            dynamic_thresholding: None,
+            churn: None,
             samples_per_class: 8,
             max_classes: 10,
             batch_size: 16,
@@ -70,6 +100,24 @@ impl SamplingConfig {
         num_classes.map_or(self.samples_per_class, |classes| classes.unsigned_abs().min(self.max_classes))
     }
 
+    /// Returns the section for another sampler, whose own options it takes. The options of this sampler do not apply to it.
+    ///
+    /// ddpm takes 250 steps in place of a stride that is meant for ddim.
+    #[must_use]
+    pub fn with_sampler(&self, sampler: Sampler) -> Self {
+        let is_strided = self.timestep_respacing.starts_with("ddim");
+        let needs_steps = sampler == Sampler::DDPM && is_strided;
+        Self {
+            sampler,
+            timestep_respacing: if needs_steps { "250".into() } else { self.timestep_respacing.clone() },
+            clip_denoised: self.clip_denoised,
+            samples_per_class: self.samples_per_class,
+            max_classes: self.max_classes,
+            batch_size: self.batch_size,
+            ..Self::default()
+        }
+    }
+
     /// Returns the options of the solver.
     #[must_use]
     pub fn solver_options(&self) -> SolverOptions {
@@ -77,6 +125,14 @@ impl SamplingConfig {
             timestep_respacing: self.timestep_respacing.clone(),
             eta: self.eta,
             clip_denoised: self.clip_denoised,
+            steps: self.steps,
+            time_grid: self.time_grid,
+            order: self.order,
+            solver_type: self.solver_type,
+            lower_order_final: self.lower_order_final,
+            denoise_to_zero: self.denoise_to_zero,
+            dynamic_thresholding: self.dynamic_thresholding,
+            churn: self.churn,
             ..SolverOptions::default()
         }
     }
@@ -131,11 +187,54 @@ mod tests {
     }
 
     #[test]
+    fn another_sampler_has_its_own_options() {
+        let config = SamplingConfig { eta: 0.5, batch_size: 3, clip_denoised: false, ..SamplingConfig::default() };
+        let ddpm = config.with_sampler(Sampler::DDPM);
+        let expected = SamplingConfig {
+            sampler: Sampler::DDPM,
+            timestep_respacing: "250".into(),
+            batch_size: 3,
+            clip_denoised: false,
+            ..SamplingConfig::default()
+        };
+        assert_eq!(ddpm, expected);
+        assert_eq!(ddpm.with_sampler(Sampler::DDIM).timestep_respacing, "250");
+    }
+
+    #[test]
     fn mistakes_name_their_field() {
         let training = DiffusionConfig::default();
         assert_eq!(SamplingConfig::default().validate(&training), []);
         let config = SamplingConfig { eta: 2.0, timestep_respacing: "ddim999".into(), ..SamplingConfig::default() };
         let fields: Vec<String> = config.validate(&training).into_iter().map(|mistake| mistake.field).collect();
-        assert_eq!(fields, ["sampling.eta", "sampling.timestep_respacing"]);
+        assert_eq!(fields, ["sampling.timestep_respacing", "sampling.eta"]);
+    }
+
+    #[test]
+    fn options_of_other_samplers_are_refused_by_name() {
+        let training = DiffusionConfig::default();
+        let mistakes = |config: SamplingConfig| -> Vec<String> {
+            config.validate(&training).into_iter().map(|mistake| mistake.to_string()).collect()
+        };
+        let config = SamplingConfig { order: Some(2), churn: Some(Churn::default()), ..SamplingConfig::default() };
+        let found = mistakes(config.clone());
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].contains("sampling.order") && found[0].contains("ddim"), "{found:?}");
+        assert!(found[1].contains("sampling.churn"), "{found:?}");
+        let sampler: Sampler = "unipc_bh2".parse().expect("a name of the table");
+        let found = mistakes(SamplingConfig { sampler, churn: None, ..config.clone() });
+        assert_eq!(found, [""; 0]);
+        let found = mistakes(SamplingConfig { sampler, churn: None, order: Some(4), ..config });
+        assert!(found[0].contains("sampling.order") && found[0].contains("3"), "{found:?}");
+    }
+
+    #[test]
+    fn a_configuration_of_an_earlier_version_means_the_same() {
+        let text = r#"{"sampler": "ddpm", "timestep_respacing": "250", "eta": 0.5, "clip_denoised": true,
+            "samples_per_class": 8, "max_classes": 10, "batch_size": 16}"#;
+        let config: SamplingConfig = serde_json::from_str(text).expect("the fields of that version");
+        assert_eq!(config.validate(&DiffusionConfig::default()), []);
+        let plan = config.solver_plan(&DiffusionConfig::default()).expect("valid");
+        assert_eq!((plan.sampler(), plan.start().num_steps()), (Sampler::DDPM, 250));
     }
 }

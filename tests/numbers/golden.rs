@@ -11,6 +11,7 @@ mod image_pipeline;
 mod metrics;
 mod network;
 mod sample;
+mod solver;
 mod timestep_embedding;
 mod train;
 
@@ -34,6 +35,7 @@ const KINDS: &[(&str, Check)] = &[
     ("process", diffusion::process),
     ("loss_second_moment", diffusion::loss_second_moment),
     ("sample", sample::check),
+    ("solver", solver::check),
 ];
 
 fn check_kind(kind: &str) {
@@ -117,6 +119,11 @@ fn loss_second_moment() {
 #[test]
 fn sampling() {
     check_kind("sample");
+}
+
+#[test]
+fn solver() {
+    check_kind("solver");
 }
 
 /// The tests above run Admiral's own kernels. This runs some of them again with libtorch's operations, in another

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::diffusion::{Prediction, Sampler, SolverOptions as Options, SolverPlan};
+use crate::diffusion::{Prediction, SolverOptions as Options, SolverPlan};
 use crate::model::Task;
 use crate::run_config::{RunConfig, SamplingConfig};
 use crate::sample::{Error, Identity, OpenedModel};
@@ -95,7 +95,7 @@ impl OpenedStages {
             Some(Temperature::Epsilon(temperature)) => temperature,
             Some(Temperature::Noise(_)) | None => 1.0,
         };
-        let overrides = overrides(&preset, &options.solver, &model.config.sampling, options.batch_size);
+        let overrides = overrides(&preset, &options.solver, options.batch_size);
         let first = OpenedStage::new(model, &overrides, epsilon_temperature)?;
         let scale = options.scale.or(preset.guidance.scale);
         let guidance = open_guidance(options, scale, &first.model, stores)?;
@@ -178,22 +178,11 @@ fn read_preset(path: &Path) -> Result<Preset, Error> {
     admiral_config::load(path, &[]).map_err(|error| Error::Refused(error.to_string()))
 }
 
-/// Returns the fields of `sampling` that differ from the checkpoint's configuration, later ones first in effect: those of
-/// the preset, of the options, and of `--set`.
-fn overrides(
-    preset: &Preset,
-    options: &SolverOptions,
-    trained: &SamplingConfig,
-    batch_size: Option<u64>,
-) -> Vec<String> {
+/// Returns overrides of the section `sampling`: those of the preset, of the options, and of `--set`. Later ones count.
+fn overrides(preset: &Preset, options: &SolverOptions, batch_size: Option<u64>) -> Vec<String> {
     let mut fields: Vec<(String, Value)> = preset.sampling.clone().into_iter().collect();
     let mut set = |field: &str, value: Option<Value>| fields.extend(value.map(|value| (field.to_owned(), value)));
     set("sampler", options.sampler.map(|sampler| json!(sampler)));
-    let is_strided = trained.timestep_respacing.starts_with("ddim");
-    if options.sampler == Some(Sampler::DDPM) && options.respacing.is_none() && is_strided {
-        // A mix of ddpm and ddim's timesteps is possible, but only if --respacing asks for it.
-        set("timestep_respacing", Some(json!("250")));
-    }
     set("timestep_respacing", options.respacing.as_ref().map(|respacing| json!(respacing)));
     set("steps", options.steps.map(|steps| json!(steps)));
     set("eta", options.eta.map(|eta| json!(eta)));
@@ -205,10 +194,14 @@ fn overrides(
 
 /// Applies overrides to the section.
 fn overridden(trained: &SamplingConfig, overrides: &[String]) -> Result<SamplingConfig, Error> {
-    let document = json!({"sampling": trained}).to_string();
-    parse::<SamplingDocument>("the checkpoint's configuration", &document, overrides)
-        .map(|document| document.sampling)
-        .map_err(|error| Error::Refused(error.to_string()))
+    let apply = |section: &SamplingConfig| {
+        let document = json!({"sampling": section}).to_string();
+        parse::<SamplingDocument>("the checkpoint's configuration", &document, overrides)
+            .map(|document| document.sampling)
+            .map_err(|error| Error::Refused(error.to_string()))
+    };
+    let section = apply(trained)?;
+    if section.sampler == trained.sampler { Ok(section) } else { apply(&trained.with_sampler(section.sampler)) }
 }
 
 fn open_guidance(

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
 use crate::diffusion::Sampler;
@@ -101,12 +102,12 @@ pub struct DrawingOptions {
 /// The options of the solver. Each is a field of the section `sampling`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct SolverOptions {
-    /// The sampler, such as ddpm, ddim or dpmpp_2m: docs/sampling.md lists them
-    #[arg(long)]
+    /// The sampler: docs/sampling.md describes them
+    #[arg(long, value_parser = PossibleValuesParser::new(Sampler::names()).try_map(|name| name.parse::<Sampler>()))]
     pub(super) sampler: Option<Sampler>,
-    /// Steps of a fast solver
+    /// Steps of the other samplers
     #[arg(long)]
-    pub(super) steps: Option<u64>,
+    pub(super) steps: Option<usize>,
     /// Timesteps that ddpm and ddim visit: 250, ddim25, sections such as 90,60,60,20,20, or "" for all
     #[arg(long)]
     pub(super) respacing: Option<String>,

@@ -7,9 +7,10 @@ use tch::Tensor;
 use super::super::posterior::Denoising;
 use super::super::process::{GaussianDiffusion, Model};
 use super::ddpm::Respaced;
-use super::options::{SolverError, SolverOptions};
-use super::solver::{Factory, GuidedModel, Level, Solver, Step};
-use crate::diffusion::{DiffusionConfig, Gradient};
+use super::levels::Level;
+use super::options::{Settings, SolverError};
+use super::solver::{Factory, GuidedModel, Solver, Step};
+use crate::diffusion::Gradient;
 
 impl GaussianDiffusion {
     /// Computes x_{t-1} from x_t, `[batch, channels, height, width]` (equation 12 of Song et al.).
@@ -86,8 +87,8 @@ struct Ddim {
 }
 
 /// Prepares DDIM.
-pub(super) fn ddim(options: &SolverOptions, process: &DiffusionConfig) -> Result<Factory, SolverError> {
-    let (respaced, eta) = (Arc::new(Respaced::new(options, process)?), options.eta);
+pub(super) fn ddim(settings: &Settings) -> Result<Factory, SolverError> {
+    let (respaced, eta) = (Arc::new(Respaced::new(settings)?), settings.options.eta);
     Ok(Box::new(move || Box::new(Ddim { respaced: respaced.clone(), eta })))
 }
 
@@ -98,6 +99,10 @@ impl Solver for Ddim {
 
     fn num_evaluations(&self) -> usize {
         self.num_steps()
+    }
+
+    fn order(&self, _: usize) -> usize {
+        1
     }
 
     fn uses_noise(&self, index: usize) -> bool {

@@ -6,9 +6,10 @@ use tch::Tensor;
 
 use super::super::posterior::Denoising;
 use super::super::process::{GaussianDiffusion, Model};
-use super::options::{SolverError, SolverOptions};
-use super::solver::{Factory, GuidedModel, Level, Solver, Step};
-use crate::diffusion::{DiffusionConfig, Gradient};
+use super::levels::Level;
+use super::options::{Settings, SolverError};
+use super::solver::{Factory, GuidedModel, Solver, Step};
+use crate::diffusion::Gradient;
 
 impl GaussianDiffusion {
     /// Samples x_{t-1} from p(x_{t-1} | x_t) with the given standard normal noise. `x_t` and `noise` are `[batch,
@@ -51,7 +52,8 @@ pub(super) struct Respaced {
 }
 
 impl Respaced {
-    pub(super) fn new(options: &SolverOptions, process: &DiffusionConfig) -> Result<Self, SolverError> {
+    pub(super) fn new(settings: &Settings) -> Result<Self, SolverError> {
+        let Settings { options, process, .. } = settings;
         let diffusion = GaussianDiffusion::new(&options.respaced(process))?;
         let original = diffusion.original_timesteps().iter().rev();
         let mut levels: Vec<Level> = original
@@ -74,8 +76,8 @@ impl Respaced {
 struct Ddpm(Arc<Respaced>);
 
 /// Prepares ancestral sampling.
-pub(super) fn ddpm(options: &SolverOptions, process: &DiffusionConfig) -> Result<Factory, SolverError> {
-    let respaced = Arc::new(Respaced::new(options, process)?);
+pub(super) fn ddpm(settings: &Settings) -> Result<Factory, SolverError> {
+    let respaced = Arc::new(Respaced::new(settings)?);
     Ok(Box::new(move || Box::new(Ddpm(respaced.clone()))))
 }
 
@@ -86,6 +88,10 @@ impl Solver for Ddpm {
 
     fn num_evaluations(&self) -> usize {
         self.num_steps()
+    }
+
+    fn order(&self, _: usize) -> usize {
+        1
     }
 
     fn uses_noise(&self, index: usize) -> bool {

@@ -2,14 +2,24 @@
 
 mod ddim;
 mod ddpm;
+mod deis;
+mod evaluation;
+mod heun;
+mod levels;
+mod multistep;
 mod options;
 mod pixels;
+mod singlestep;
 mod solver;
 mod table;
 mod trajectory;
+mod unipc;
+mod update;
 
-pub use options::{SolverError, SolverOption, SolverOptions};
+pub use levels::{Level, NoiseLevels, TimeGrid};
+pub use options::{Churn, DynamicThresholding, NoiseRange, SolverError, SolverOption, SolverOptions};
 pub use pixels::to_bytes;
-pub use solver::{GuidedModel, Level, Solver, Step};
+pub use solver::{GuidedModel, Solver, Step};
 pub use table::{SOLVERS, Sampler, SolverEntry, SolverPlan};
 pub use trajectory::Trajectory;
+pub use update::{Interpolated, SolverType};

@@ -3,6 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::super::process::Model;
+use super::levels::Level;
 use crate::diffusion::Gradient;
 
 /// A network and what guides it.
@@ -19,34 +20,6 @@ impl<'a> GuidedModel<'a> {
     #[must_use]
     pub fn unguided(predict: &'a Model<'a>) -> Self {
         Self { predict, gradient: None }
-    }
-}
-
-/// A noise level of the variance-preserving process, x_t = alpha x_0 + sigma ε with alpha² + sigma² = 1.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Level {
-    /// The index of the full process, from 0; not always whole. -1 where there is no noise.
-    pub index: f64,
-    /// The timestep that networks receive: the index, scaled if the configuration requests it.
-    pub model_timestep: f64,
-    /// The factor of x_0.
-    pub alpha: f64,
-    /// The factor of the noise.
-    pub sigma: f64,
-    /// ln(alpha / sigma), half the logarithm of the signal-to-noise ratio. Infinite without noise.
-    pub lambda: f64,
-}
-
-impl Level {
-    /// The end of the process: x_0 itself.
-    pub const CLEAN: Self = Self { index: -1.0, model_timestep: -1.0, alpha: 1.0, sigma: 0.0, lambda: f64::INFINITY };
-
-    /// The level with this ln alpha at `index`. `scale` converts the index to the network's timestep.
-    pub(super) fn new(log_alpha: f64, index: f64, scale: f64) -> Self {
-        // 1 - alpha² cancels near the images.
-        let sigma = (-(2.0 * log_alpha).exp_m1()).sqrt();
-        let lambda = log_alpha - sigma.ln();
-        Self { index, model_timestep: index * scale, alpha: log_alpha.exp(), sigma, lambda }
     }
 }
 
@@ -91,6 +64,9 @@ pub trait Solver {
 
     /// The number of evaluations of the network in all steps.
     fn num_evaluations(&self) -> usize;
+
+    /// The order with which step `index` is taken: the number of evaluations that the step is computed from.
+    fn order(&self, index: usize) -> usize;
 
     /// Whether step `index` uses noise.
     fn uses_noise(&self, index: usize) -> bool;
