@@ -5,12 +5,18 @@
 
 mod support;
 
+mod bpd;
+mod cfg;
 mod diffusion;
+mod encode;
 mod fill;
 mod image_pipeline;
+mod loops;
 mod metrics;
 mod network;
 mod sample;
+mod stack;
+mod temperature;
 mod timestep_embedding;
 mod train;
 
@@ -34,6 +40,11 @@ const KINDS: &[(&str, Check)] = &[
     ("process", diffusion::process),
     ("loss_second_moment", diffusion::loss_second_moment),
     ("sample", sample::check),
+    ("temperature", temperature::check),
+    ("encode", encode::check),
+    ("stack", stack::check),
+    ("bpd", bpd::check),
+    ("cfg", cfg::check),
 ];
 
 fn check_kind(kind: &str) {
@@ -117,6 +128,31 @@ fn loss_second_moment() {
 #[test]
 fn sampling() {
     check_kind("sample");
+}
+
+#[test]
+fn temperature() {
+    check_kind("temperature");
+}
+
+#[test]
+fn encode() {
+    check_kind("encode");
+}
+
+#[test]
+fn stack() {
+    check_kind("stack");
+}
+
+#[test]
+fn bpd() {
+    check_kind("bpd");
+}
+
+#[test]
+fn cfg() {
+    check_kind("cfg");
 }
 
 /// The tests above run Admiral's own kernels. This runs some of them again with libtorch's operations, in another
