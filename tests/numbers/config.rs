@@ -2,9 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use admiral::diffusion::DiffusionConfig;
 use admiral::model::{Network, Task};
-use admiral::run_config::RunConfig;
-use admiral_config::{load, parse, show};
+use admiral::run_config::{RunConfig, Sampler, SamplingConfig};
+use admiral_config::{Invalid, Validate, load, parse, show};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// The released model that each file describes.
@@ -43,6 +47,9 @@ fn every_file_loads_and_its_printed_form_is_equal() {
     let mut num_files = 0;
     for entry in std::fs::read_dir(folder()).unwrap() {
         let path = entry.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
         let config: RunConfig = load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
         let text = show(&config, &config.derived().unwrap());
         assert_eq!(parse::<RunConfig>("shown", &text, &[]).unwrap(), config, "{}", path.display());
@@ -50,7 +57,7 @@ fn every_file_loads_and_its_printed_form_is_equal() {
         assert_eq!(serde_json::from_str::<RunConfig>(&json).unwrap(), config, "{}", path.display());
         num_files += 1;
     }
-    assert!(num_files > ARCHITECTURES.len(), "the demo has a file too");
+    assert!(num_files > ARCHITECTURES.len(), "the demo has files too");
 }
 
 #[test]
@@ -85,6 +92,107 @@ fn every_file_builds_its_released_model() {
 fn the_demo_is_small() {
     let (_, specs) = Network::build(&read("fashion").network_spec().unwrap());
     assert!((1_000_000..=4_000_000).contains(&specs.num_elements()), "{}", specs.num_elements());
+}
+
+#[test]
+fn the_garments_models_fit_together() {
+    let (base, classifier) = (read("fashion"), read("fashion-classifier"));
+    assert_eq!(classifier.model.image_size, base.model.image_size);
+    assert_eq!(classifier.model.num_classes, base.model.num_classes);
+    assert_eq!(classifier.diffusion.noise_schedule, base.diffusion.noise_schedule);
+    let (small, upsampler) = (read("fashion-16"), read("fashion-upsample"));
+    assert_eq!(upsampler.model.small_size, Some(small.model.image_size));
+    assert_eq!(upsampler.model.num_classes, small.model.num_classes);
+}
+
+/// Reads a file of `configs/sampling`.
+fn sampling_file<T: DeserializeOwned + JsonSchema + Validate>(name: &str) -> T {
+    load(&folder().join(format!("sampling/{name}.yaml")), &[]).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The sampler, the timesteps and the guidance of a released model.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Preset {
+    sampling: SamplingConfig,
+    guidance: Option<ClassifierGuidance>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ClassifierGuidance {
+    kind: String,
+    scale: f64,
+}
+
+impl Validate for Preset {
+    fn validate(&self) -> Vec<Invalid> {
+        self.sampling.validate(&DiffusionConfig::default())
+    }
+}
+
+/// Settings that the paper tries one after the other.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct Sweep {
+    scales: Vec<f64>,
+    respacings: Vec<String>,
+}
+
+impl Validate for Sweep {
+    fn validate(&self) -> Vec<Invalid> {
+        let config =
+            |respacing: &String| DiffusionConfig { timestep_respacing: respacing.clone(), ..Default::default() };
+        self.respacings.iter().flat_map(|respacing| config(respacing).validate()).collect()
+    }
+}
+
+#[test]
+fn sampling_presets_are_those_of_the_papers_table_14() {
+    let table = [
+        ("imagenet64", 250, Some(1.0), None),
+        ("imagenet128", 250, Some(0.5), Some(1.25)),
+        ("imagenet256", 250, Some(1.0), Some(2.5)),
+        ("imagenet512", 250, Some(4.0), Some(9.0)),
+        ("lsun", 250, None, None),
+    ];
+    let check = |name: &str, sampler: Sampler, steps: usize, scale: Option<f64>| {
+        let preset: Preset = sampling_file(name);
+        assert_eq!(preset.sampling.sampler, sampler, "{name}");
+        let process = preset.sampling.respaced(&DiffusionConfig::default());
+        assert_eq!(process.retained_timesteps().unwrap().len(), steps, "{name}");
+        let guidance = preset.guidance.inspect(|guidance| assert_eq!(guidance.kind, "classifier", "{name}"));
+        assert_eq!(guidance.map(|guidance| guidance.scale), scale, "{name}");
+    };
+    let mut num_presets = 0;
+    for (name, steps, scale, ddim_scale) in table {
+        check(name, Sampler::Ddpm, steps, scale);
+        num_presets += 1;
+        if ddim_scale.is_some() {
+            check(&format!("{name}-ddim25"), Sampler::Ddim, 25, ddim_scale);
+            num_presets += 1;
+        }
+    }
+    let files =
+        std::fs::read_dir(folder().join("sampling")).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_file());
+    assert_eq!(files.count(), num_presets);
+}
+
+#[test]
+fn sweeps_contain_the_settings_that_the_paper_chose() {
+    let mut num_sweeps = 0;
+    for entry in std::fs::read_dir(folder().join("sampling/sweeps")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let (preset, sweep): (Preset, Sweep) = (sampling_file(&name), sampling_file(&format!("sweeps/{name}")));
+        assert!(sweep.respacings.contains(&preset.sampling.timestep_respacing), "{name}");
+        match preset.guidance {
+            Some(guidance) => assert!(sweep.scales.contains(&guidance.scale), "{name}"),
+            None => assert!(sweep.scales.is_empty(), "{name}"),
+        }
+        num_sweeps += 1;
+    }
+    assert_eq!(num_sweeps, 7);
 }
 
 #[test]

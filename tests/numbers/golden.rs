@@ -5,13 +5,19 @@
 
 mod support;
 
+mod bpd;
+mod cfg;
 mod diffusion;
+mod encode;
 mod fill;
 mod image_pipeline;
+mod loops;
 mod metrics;
 mod network;
 mod sample;
 mod solver;
+mod stack;
+mod temperature;
 mod timestep_embedding;
 mod train;
 
@@ -36,6 +42,11 @@ const KINDS: &[(&str, Check)] = &[
     ("loss_second_moment", diffusion::loss_second_moment),
     ("sample", sample::check),
     ("solver", solver::check),
+    ("temperature", temperature::check),
+    ("encode", encode::check),
+    ("stack", stack::check),
+    ("bpd", bpd::check),
+    ("cfg", cfg::check),
 ];
 
 fn check_kind(kind: &str) {
@@ -124,6 +135,28 @@ fn sampling() {
 #[test]
 fn solver() {
     check_kind("solver");
+fn temperature() {
+    check_kind("temperature");
+}
+
+#[test]
+fn encode() {
+    check_kind("encode");
+}
+
+#[test]
+fn stack() {
+    check_kind("stack");
+}
+
+#[test]
+fn bpd() {
+    check_kind("bpd");
+}
+
+#[test]
+fn cfg() {
+    check_kind("cfg");
 }
 
 /// The tests above run Admiral's own kernels. This runs some of them again with libtorch's operations, in another

@@ -47,6 +47,23 @@ fn half_precision_and_a_learning_timestep_sampler_resume_exactly() {
 }
 
 #[test]
+fn class_dropout_trains_the_null_class_and_resumes_exactly() {
+    let arguments = ["--set", "model.class_dropout=0.3"];
+    resumes_exactly(2, 6, &arguments);
+
+    let place = Place::new();
+    let short = ["--set", "training.steps=3", "--set", "training.save_interval=1"];
+    place.trained(1, "run", &[&arguments[..], &short].concat());
+    let null_row = |step| {
+        let table = place.tensors("run", step).remove("master/label_emb.weight").unwrap();
+        // 3 classes and the null class.
+        table[table.len() / 4 * 3..].to_vec()
+    };
+    // Adam does not move a row without a gradient.
+    assert_ne!(null_row(1), null_row(3));
+}
+
+#[test]
 fn ranks_and_accumulation_do_not_change_losses_or_gradients() {
     let place = Place::new();
     let plain = ["--set", "model.dropout=0"];
