@@ -72,6 +72,14 @@ impl JobKind {
         if count == 1 { format!("1 {unit}") } else { format!("{count} {unit}s") }
     }
 
+    /// Describes what a rank does, for messages: "it has been ... for 94 s".
+    pub(crate) fn doing(self, phase: Phase) -> &'static str {
+        match (self, phase) {
+            (Self::Sample, Phase::Checkpoint) => "storing images",
+            _ => phase.doing(),
+        }
+    }
+
     /// Returns the count of the whole group from the counts of its ranks.
     pub(crate) fn total(self, counts: impl Iterator<Item = u64>) -> u64 {
         match self {

@@ -22,9 +22,9 @@ pub enum Phase {
     Exchange = 5,
     /// The optimizer.
     Optimizer = 6,
-    /// The part of a save that the training loop waits for.
+    /// The part of a save that the training loop waits for; in a sampling job, storing images.
     Checkpoint = 7,
-    /// Drawing the sample grid.
+    /// Drawing the sample grid; in a sampling job, a batch of images.
     Sample = 8,
     /// Logging and validation.
     Log = 9,

@@ -70,7 +70,7 @@ impl End {
 /// Describes where the rank was: " in step 812, reading data".
 pub(super) fn whereabouts(reading: Option<&Reading>, kind: JobKind) -> String {
     match reading {
-        Some(reading) if reading.pid != 0 => format!(" {}, {}", kind.place(reading.step), reading.phase.doing()),
+        Some(reading) if reading.pid != 0 => format!(" {}, {}", kind.place(reading.step), kind.doing(reading.phase)),
         _ => " before it had begun".to_owned(),
     }
 }

@@ -30,8 +30,8 @@ pub(super) fn place(reading: &Reading, kind: JobKind) -> String {
 }
 
 /// Returns "reading data for 94 s".
-pub(super) fn activity(reading: &Reading) -> String {
-    format!("{} for {}", reading.phase.doing(), seconds(reading.phase_seconds))
+pub(super) fn activity(reading: &Reading, kind: JobKind) -> String {
+    format!("{} for {}", kind.doing(reading.phase), seconds(reading.phase_seconds))
 }
 
 pub(super) fn seconds(seconds: f64) -> String {
@@ -133,7 +133,7 @@ pub(super) fn late(culprits: &[KnownRank<'_>], known: &[KnownRank<'_>], kind: Jo
     };
     parts.push(format!("{} {what}", names(culprits.iter().map(|rank| rank.view))));
     if stopped_inside.is_none() {
-        parts.push(activities(culprits));
+        parts.push(activities(culprits, kind));
     }
     parts.extend(process_states(culprits));
     if known.len() > culprits.len() {
@@ -148,7 +148,7 @@ pub(super) fn late(culprits: &[KnownRank<'_>], known: &[KnownRank<'_>], kind: Jo
 }
 
 /// Describes what the culprits do, in one clause if they all do the same.
-fn activities(culprits: &[KnownRank<'_>]) -> String {
+fn activities(culprits: &[KnownRank<'_>], kind: JobKind) -> String {
     let Some(longest) = culprits.iter().max_by(|a, b| a.reading.phase_seconds.total_cmp(&b.reading.phase_seconds))
     else {
         return String::new();
@@ -159,9 +159,9 @@ fn activities(culprits: &[KnownRank<'_>]) -> String {
         return format!("{their} not begun in {}", seconds(longest.reading.phase_seconds));
     }
     if culprits.iter().all(|rank| rank.reading.phase == longest.reading.phase) {
-        return format!("{have} been {}", activity(longest.reading));
+        return format!("{have} been {}", activity(longest.reading, kind));
     }
-    let each = culprits.iter().map(|rank| format!("rank {} has been {}", rank.view.rank, activity(rank.reading)));
+    let each = culprits.iter().map(|rank| format!("rank {} has been {}", rank.view.rank, activity(rank.reading, kind)));
     first_few(each.collect())
 }
 
