@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use crate::console::{Console, print};
 use crate::drill::{DrillOptions, drill};
 use crate::environment::Environment;
-use crate::run::{LaunchError, LaunchPlan, RunOptions, SWEPT, doctor, dry_run, run, sweep_here};
+use crate::run::{LaunchError, LaunchPlan, RunOptions, SWEPT, SampleOptions, doctor, dry_run, run, sweep_here};
 use crate::template;
 
 /// Starts runs of Admiral on many hosts under mpirun, diagnoses failures, and restarts the runs
@@ -28,6 +28,8 @@ struct Cli {
 enum Command {
     /// Run a configuration on all ranks until it is finished, restarting it when it fails
     Run(Box<RunOptions>),
+    /// Draw images with all ranks until all of them are stored, restarting what fails
+    Sample(Box<SampleOptions>),
     /// Examine the hosts of a run as `run` does before it starts anything
     Doctor {
         #[command(flatten)]
@@ -43,7 +45,7 @@ enum Command {
     Drill(Box<DrillOptions>),
     /// Show the state of a run
     Status {
-        /// The run's folder, or the URL of its checkpoints
+        /// The run's folder, that of a sampling job's launcher, or the URL of a run's checkpoints
         run: String,
         /// Repeat every second until the run has ended
         #[arg(long)]
@@ -107,9 +109,12 @@ pub fn main() -> ProcessExit {
         Err(error) => return failed(&LaunchError::system(error)),
     };
     let code = match cli.command {
-        Command::Run(options) => runtime.block_on(run_command(*options, &environment)),
+        Command::Run(options) => {
+            runtime.block_on(async { run_command(LaunchPlan::train(*options, &environment)?, &environment).await })
+        }
+        Command::Sample(options) => runtime.block_on(sample_command(*options, &environment)),
         Command::Doctor { run, bandwidth, json } => runtime.block_on(async {
-            doctor(&LaunchPlan::new(*run, &environment)?, Console::new(&environment), json, bandwidth).await
+            doctor(&LaunchPlan::train(*run, &environment)?, Console::new(&environment), json, bandwidth).await
         }),
         Command::Drill(options) => {
             let console = Console::new(&environment).with_ranks_on_stderr(options.json);
@@ -166,8 +171,16 @@ async fn write_template(
     Ok(0)
 }
 
-async fn run_command(options: RunOptions, environment: &Environment) -> Result<u8, LaunchError> {
-    let plan = LaunchPlan::new(options, environment)?;
+async fn sample_command(options: SampleOptions, environment: &Environment) -> Result<u8, LaunchError> {
+    let is_examination = options.doctor;
+    let plan = LaunchPlan::sample(options, environment)?;
+    if is_examination {
+        return doctor(&plan, Console::new(environment), false, false).await;
+    }
+    run_command(plan, environment).await
+}
+
+async fn run_command(plan: LaunchPlan, environment: &Environment) -> Result<u8, LaunchError> {
     if plan.options.dry_run {
         print(&dry_run(&plan).await?);
         return Ok(0);

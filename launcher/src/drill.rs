@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use crate::console::{Console, print};
 use crate::environment::Environment;
 use crate::incident::Failure;
+use crate::job::JobKind;
 use crate::paths::{incident_of, state_of};
 use crate::run::{LaunchError, LaunchPlan, RunOptions, dry_run, run, seconds};
 use crate::status::State;
@@ -142,17 +143,17 @@ pub async fn drill(
     mut stops: mpsc::UnboundedReceiver<()>,
 ) -> Result<u8, LaunchError> {
     let facts = {
-        let program = crate::facts::program(options.run.hosts.program.as_deref());
+        let program = crate::facts::program(options.run.launch.hosts.program.as_deref());
         tokio::select! {
             facts = crate::facts::query(&program, &options.run.config, &options.run.overrides) => facts,
-            _ = stops.recv() => return Err(LaunchError::stopped_early()),
+            _ = stops.recv() => return Err(LaunchError::stopped_early(JobKind::Train)),
         }
         .map_err(LaunchError::config)?
     };
     let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%S").to_string();
     let folder = facts.derived.run_folder.join(format!("drills/{stamp}"));
     let mut plan =
-        LaunchPlan::new(RunOptions { overrides: options.overrides(&folder), ..options.run.clone() }, environment)?;
+        LaunchPlan::train(RunOptions { overrides: options.overrides(&folder), ..options.run.clone() }, environment)?;
     if let Some(rank) = options.harm.rank().or(options.harm.slow_rank).filter(|&rank| rank >= plan.world) {
         return Err(LaunchError::config(format!("there is no rank {rank}: the run has {} ranks", plan.world)));
     }
@@ -162,7 +163,7 @@ pub async fn drill(
         }
         plan.vanish = Some(Vanish { host: host.clone(), at_step: options.at_step });
     }
-    if options.run.dry_run {
+    if options.run.launch.dry_run {
         print(&dry_run(&plan).await?);
         return Ok(0);
     }

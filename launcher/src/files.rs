@@ -25,7 +25,9 @@ use crate::status::{Condition, State};
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
     /// A system call failed.
-    #[error("{path}: {source}; make it writable, or name another run.folder")]
+    #[error(
+        "{path}: {source}; make it writable, or name another folder: run.folder, or --run-folder of a sampling job"
+    )]
     Io {
         /// The file.
         path: PathBuf,
@@ -33,7 +35,10 @@ pub enum FilesError {
         source: std::io::Error,
     },
     /// Another launcher has the run.
-    #[error("another admiral-launch ({who}) runs {run} already; stop it first, or name another run.folder")]
+    #[error(
+        "another admiral-launch ({who}) runs {run} already; stop it first, or name another folder: run.folder, or \
+         --run-folder of a sampling job"
+    )]
     Busy {
         /// The run's folder.
         run: PathBuf,

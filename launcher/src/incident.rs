@@ -4,11 +4,16 @@ use admiral_contract::Reading;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::job::JobKind;
+
 /// An incident. It is written when the group is gone, and again with the costs when the run continues.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
     /// The launch.
     pub launch_id: String,
+    /// What the ranks did.
+    #[serde(default)]
+    pub kind: JobKind,
     /// The number of the incident in this run, from 1.
     pub incident: u64,
     /// The attempt that failed, from 0.
@@ -33,7 +38,7 @@ pub struct Failure {
     pub stack: Option<String>,
     /// The state of all ranks.
     pub ranks: Vec<RankRecord>,
-    /// The number of completed steps.
+    /// The number of completed steps or finished images.
     pub step: u64,
     /// The end of the group's processes.
     pub group: GroupRecord,
@@ -43,9 +48,9 @@ pub struct Failure {
     pub standstill_seconds: f64,
     /// The time at which a drill cut a host off.
     pub harmed: Option<Timestamp>,
-    /// Steps that are repeated; known when the run continues.
+    /// Steps or images that are repeated; known when the run continues.
     pub steps_lost: Option<u64>,
-    /// From the failure, or the beginning of the standstill, until the first new step was done.
+    /// From the failure, or the beginning of the standstill, until the first new step or image was done.
     pub seconds_lost: Option<f64>,
 }
 

@@ -13,6 +13,7 @@ mod file_writer;
 pub mod files;
 pub mod hosts;
 pub mod incident;
+pub mod job;
 pub mod layout;
 pub mod mpirun;
 pub mod paths;

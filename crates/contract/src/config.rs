@@ -33,7 +33,7 @@ impl LaunchConfig {
     pub fn mistakes(&self) -> Vec<(&'static str, &'static str)> {
         let mut mistakes = Vec::new();
         if self.stall_seconds < 5 {
-            mistakes.push(("stall_seconds", "must be at least 5: a step's slowest phase has to fit"));
+            mistakes.push(("stall_seconds", "must be at least 5: the slowest phase of a rank has to fit"));
         }
         if self.stall_seconds > MAX_SECONDS {
             mistakes.push(("stall_seconds", "must be at most 31536000, which is a year"));

@@ -188,7 +188,8 @@ impl Ledger {
         self.write(|page| page.pid.store(u64::from(pid), Ordering::Relaxed));
     }
 
-    /// Publishes the extent of the run: the step that training starts from, the last step, and the samples in a step.
+    /// Publishes the extent of the run: the step that training starts from, the last step, and the samples in a step. In a
+    /// sampling job, these are the images of the rank's share that are there already, all images of its share, and 0.
     pub fn begin(&self, step: u64, last_step: u64, global_batch: u64) {
         self.write(|page| {
             page.step.store(step, Ordering::Relaxed);
@@ -197,7 +198,7 @@ impl Ledger {
         });
     }
 
-    /// Starts a step, and the measurement of its times.
+    /// Starts a step, and the measurement of its times. In a sampling job, starts a batch after `step` finished images.
     pub fn begin_step(&self, step: u64) {
         let now = now();
         self.write(|page| {

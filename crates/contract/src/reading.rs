@@ -22,9 +22,9 @@ pub enum Phase {
     Exchange = 5,
     /// The optimizer.
     Optimizer = 6,
-    /// The part of a save that the training loop waits for.
+    /// The part of a save that the training loop waits for; in a sampling job, storing images.
     Checkpoint = 7,
-    /// Drawing the sample grid.
+    /// Drawing the sample grid; in a sampling job, a batch of images.
     Sample = 8,
     /// Logging and validation.
     Log = 9,
@@ -73,13 +73,18 @@ impl Phase {
 }
 
 /// A snapshot of a rank's ledger. Times are in seconds.
+///
+/// A rank that draws images for a sampling job counts images where a training rank counts steps, and only those of its
+/// own share: all ranks together have finished the sum of their counts. The launcher knows which job it has started.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reading {
     /// The process ID of the rank; 0 until it has opened the ledger.
     pub pid: u64,
-    /// The number of the current step, from 1; 0 before the first step.
+    /// The number of the current step, from 1; 0 before the first step. In a sampling job, the number of images of the
+    /// rank's share that are finished, with those that were there at its start.
     pub step: u64,
-    /// The number of the last step of the run; 0 until it is known.
+    /// The number of the last step of the run; 0 until it is known. In a sampling job, the number of images of the rank's
+    /// share.
     pub last_step: u64,
     /// The current phase.
     pub phase: Phase,
@@ -92,7 +97,7 @@ pub struct Reading {
     pub collectives: u64,
     /// The number of phase changes since the rank's start.
     pub beats: u64,
-    /// The duration of the last complete step.
+    /// The duration of the last complete step, or batch of images.
     pub step_seconds: f64,
     /// The part of `step_seconds` spent waiting for data.
     pub data_seconds: f64,

@@ -1,8 +1,7 @@
 //! The hosts and ranks with which a run begins, after the hosts were examined.
 
-use admiral_contract::largest_world_size;
-
 use crate::hosts::Host;
+use crate::job::Work;
 
 /// The result of the preflight.
 #[derive(Debug, Clone, Copy)]
@@ -26,10 +25,8 @@ pub struct Demand {
     pub min_ranks: usize,
     /// If given, bad hosts are left out as long as this many hosts remain.
     pub allow_fewer_hosts: Option<usize>,
-    /// Samples of a step over all ranks.
-    pub global_batch: u64,
-    /// The largest number of samples of one pass on one rank.
-    pub microbatch: u64,
+    /// What the ranks do.
+    pub work: Work,
 }
 
 /// The hosts and ranks of the first attempt.
@@ -67,11 +64,11 @@ pub fn admit(examined: Examined<'_>, demand: Demand, notes: &mut Vec<String>) ->
     if wanted <= available {
         return Ok(Admitted { hosts, world: wanted });
     }
-    let largest = largest_world_size(demand.global_batch, demand.microbatch, available as u64);
-    let largest = largest.and_then(|world| usize::try_from(world).ok());
+    let largest = demand.work.largest_world(available);
     match largest.filter(|&world| world >= demand.min_ranks && demand.allow_fewer_hosts.is_some()) {
         Some(world) => {
-            notes.push(format!("{world} ranks instead of {wanted}, with the same global batch"));
+            let batch = if demand.work == Work::Sample { "" } else { ", with the same global batch" };
+            notes.push(format!("{world} ranks instead of {wanted}{batch}"));
             Ok(Admitted { hosts, world })
         }
         None => Err(format!("{wanted} ranks are wanted, and the hosts that are good take {available}")),
@@ -92,8 +89,12 @@ fn cannot_be_used(names: &[String], left: usize) -> String {
 mod tests {
     use super::*;
 
-    const DEMAND: Demand =
-        Demand { ranks: None, min_ranks: 1, allow_fewer_hosts: None, global_batch: 64, microbatch: 4 };
+    const DEMAND: Demand = Demand {
+        ranks: None,
+        min_ranks: 1,
+        allow_fewer_hosts: None,
+        work: Work::Train { global_batch: 64, microbatch: 4 },
+    };
 
     fn names(names: &[&str]) -> Vec<String> {
         names.iter().map(|&name| name.to_owned()).collect()
@@ -127,6 +128,13 @@ mod tests {
         let notes = names(&["goes on without n1", "8 ranks instead of 12, with the same global batch"]);
         assert_eq!(admitted(&["n1"], allowed(2)), Ok((names(&["n0", "n2"]), 8, notes)));
         assert_eq!(admitted(&["n1"], allowed(3)), Err("2 of at least 3 hosts are good".into()));
+    }
+
+    #[test]
+    fn a_sampling_job_takes_all_ranks_of_the_good_hosts() {
+        let demand = Demand { ranks: Some(11), allow_fewer_hosts: Some(1), work: Work::Sample, ..DEMAND };
+        let notes = names(&["goes on without n1", "8 ranks instead of 11"]);
+        assert_eq!(admitted(&["n1"], demand), Ok((names(&["n0", "n2"]), 8, notes)));
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub struct Incident {
     pub hosts: Vec<String>,
     /// The cause.
     pub cause: Cause,
-    /// The number of steps by which the group got further than all earlier groups of this launch.
+    /// The number of steps or images by which the group got further than all earlier groups of this launch.
     pub steps_gained: u64,
 }
 

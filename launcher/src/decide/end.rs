@@ -3,6 +3,7 @@
 use admiral_contract::{ExitCode, Reading};
 
 use super::cause::{Cause, USAGE_EXIT_CODE};
+use crate::job::JobKind;
 
 /// The end of a rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,13 +46,13 @@ impl End {
 
     /// Describes the end: "was killed by signal 9 (SIGKILL)".
     #[must_use]
-    pub fn describe(self) -> String {
+    pub fn describe(self, kind: JobKind) -> String {
         match self {
             Self::Code(code @ USAGE_EXIT_CODE) => {
                 format!("exited with code {code} (it does not take its command line)")
             }
             Self::Code(code) => match ExitCode::from_byte(code) {
-                Some(known) => format!("exited with code {code} ({})", meaning(known)),
+                Some(known) => format!("exited with code {code} ({})", meaning(known, kind)),
                 None => format!("exited with code {code}"),
             },
             Self::Signal(signal) => match signal_name(signal) {
@@ -67,24 +68,24 @@ impl End {
 }
 
 /// Describes where the rank was: " in step 812, reading data".
-pub(super) fn whereabouts(reading: Option<&Reading>) -> String {
+pub(super) fn whereabouts(reading: Option<&Reading>, kind: JobKind) -> String {
     match reading {
-        Some(reading) if reading.pid != 0 && reading.step > 0 => {
-            format!(" in step {}, {}", reading.step, reading.phase.doing())
-        }
-        Some(reading) if reading.pid != 0 => format!(" before its first step, {}", reading.phase.doing()),
+        Some(reading) if reading.pid != 0 => format!(" {}, {}", kind.place(reading.step), kind.doing(reading.phase)),
         _ => " before it had begun".to_owned(),
     }
 }
 
-fn meaning(code: ExitCode) -> &'static str {
+fn meaning(code: ExitCode, kind: JobKind) -> &'static str {
     match code {
         ExitCode::Finished => "finished",
+        ExitCode::Config if kind == JobKind::Sample => "the options or the model is wrong",
         ExitCode::Config => "the configuration or the data is wrong",
+        ExitCode::Diverged if kind == JobKind::Sample => "the model's numbers are not finite",
         ExitCode::Diverged => "training diverged",
         ExitCode::Store => "the store cannot be reached or written",
         ExitCode::Bug => "a bug in Admiral",
         ExitCode::Node => "this host is bad",
+        ExitCode::Preempted if kind == JobKind::Sample => "stopped by a signal",
         ExitCode::Preempted => "stopped by a signal, with a checkpoint",
     }
 }
@@ -119,13 +120,22 @@ mod tests {
 
     #[test]
     fn ends_are_described() {
-        assert_eq!(End::Code(74).describe(), "exited with code 74 (this host is bad)");
-        assert_eq!(End::Code(3).describe(), "exited with code 3");
-        assert_eq!(End::Code(2).describe(), "exited with code 2 (it does not take its command line)");
-        assert_eq!(End::Signal(11).describe(), "was killed by signal 11 (SIGSEGV)");
-        assert_eq!(End::Signal(40).describe(), "was killed by signal 40");
-        assert_eq!(End::NotStarted.describe(), "could not be started");
-        assert_eq!(whereabouts(None), " before it had begun");
+        assert_eq!(End::Code(74).describe(JobKind::Train), "exited with code 74 (this host is bad)");
+        assert_eq!(End::Code(3).describe(JobKind::Train), "exited with code 3");
+        assert_eq!(End::Code(2).describe(JobKind::Train), "exited with code 2 (it does not take its command line)");
+        assert_eq!(End::Signal(11).describe(JobKind::Train), "was killed by signal 11 (SIGSEGV)");
+        assert_eq!(End::Signal(40).describe(JobKind::Train), "was killed by signal 40");
+        assert_eq!(End::NotStarted.describe(JobKind::Train), "could not be started");
+        assert_eq!(whereabouts(None, JobKind::Train), " before it had begun");
+    }
+
+    #[test]
+    fn the_end_of_a_sampling_rank_is_described_in_images() {
+        assert_eq!(End::Code(64).describe(JobKind::Sample), "exited with code 64 (the options or the model is wrong)");
+        assert_eq!(End::Code(75).describe(JobKind::Sample), "exited with code 75 (stopped by a signal)");
+        let reading = |step| Reading { pid: 7, step, phase: admiral_contract::Phase::Sample, ..Reading::default() };
+        assert_eq!(whereabouts(Some(&reading(812)), JobKind::Sample), " after 812 images, drawing samples");
+        assert_eq!(whereabouts(Some(&reading(0)), JobKind::Sample), " before its first image, drawing samples");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use admiral_contract::{Phase, Reading};
 
 use super::view::{KnownRank, RankView};
+use crate::job::JobKind;
 
 /// The largest number of ranks that are named; others are counted.
 const MAX_NAMED: usize = 3;
@@ -18,18 +19,19 @@ pub(super) fn name(rank: &RankView) -> String {
 }
 
 /// Returns the collective operation that a waiting rank is in.
-pub(super) fn place(reading: &Reading) -> String {
+pub(super) fn place(reading: &Reading, kind: JobKind) -> String {
     match reading.phase {
         Phase::Reduce => format!("bucket {} of step {}", reading.bucket, reading.step),
         Phase::End => "the end of the run".to_owned(),
+        _ if kind == JobKind::Sample => format!("the exchange {}", kind.place(reading.step)),
         _ if reading.step == 0 => "the exchange before the first step".to_owned(),
         _ => format!("the exchange after step {}", reading.step),
     }
 }
 
 /// Returns "reading data for 94 s".
-pub(super) fn activity(reading: &Reading) -> String {
-    format!("{} for {}", reading.phase.doing(), seconds(reading.phase_seconds))
+pub(super) fn activity(reading: &Reading, kind: JobKind) -> String {
+    format!("{} for {}", kind.doing(reading.phase), seconds(reading.phase_seconds))
 }
 
 pub(super) fn seconds(seconds: f64) -> String {
@@ -111,7 +113,7 @@ pub(super) fn silent(silent: &[&RankView], lost: &[String], all_lost: bool) -> S
     parts.join("; ")
 }
 
-pub(super) fn late(culprits: &[KnownRank<'_>], known: &[KnownRank<'_>]) -> String {
+pub(super) fn late(culprits: &[KnownRank<'_>], known: &[KnownRank<'_>], kind: JobKind) -> String {
     let one = culprits.len() == 1;
     let least = culprits.iter().map(KnownRank::entered).min().unwrap_or(0);
     let is_culprit = |rank: &KnownRank<'_>| culprits.iter().any(|culprit| culprit.view.rank == rank.view.rank);
@@ -121,18 +123,17 @@ pub(super) fn late(culprits: &[KnownRank<'_>], known: &[KnownRank<'_>]) -> Strin
     let mut parts = Vec::new();
     let what = match (stopped_inside, ahead) {
         (Some(inside), _) => {
-            format!("{} not get on in {}", if one { "does" } else { "do" }, place(inside.reading))
+            format!("{} not get on in {}", if one { "does" } else { "do" }, place(inside.reading, kind))
         }
-        (None, Some(ahead)) => format!("never reached {}", place(ahead.reading)),
+        (None, Some(ahead)) => format!("never reached {}", place(ahead.reading, kind)),
         (None, None) => {
             let step = culprits.first().map_or(0, |rank| rank.reading.step);
-            let place = if step == 0 { "before its first step".to_owned() } else { format!("in step {step}") };
-            format!("{} still {place}", if one { "stands" } else { "stand" })
+            format!("{} still {}", if one { "stands" } else { "stand" }, kind.place(step))
         }
     };
     parts.push(format!("{} {what}", names(culprits.iter().map(|rank| rank.view))));
     if stopped_inside.is_none() {
-        parts.push(activities(culprits));
+        parts.push(activities(culprits, kind));
     }
     parts.extend(process_states(culprits));
     if known.len() > culprits.len() {
@@ -147,7 +148,7 @@ pub(super) fn late(culprits: &[KnownRank<'_>], known: &[KnownRank<'_>]) -> Strin
 }
 
 /// Describes what the culprits do, in one clause if they all do the same.
-fn activities(culprits: &[KnownRank<'_>]) -> String {
+fn activities(culprits: &[KnownRank<'_>], kind: JobKind) -> String {
     let Some(longest) = culprits.iter().max_by(|a, b| a.reading.phase_seconds.total_cmp(&b.reading.phase_seconds))
     else {
         return String::new();
@@ -158,9 +159,9 @@ fn activities(culprits: &[KnownRank<'_>]) -> String {
         return format!("{their} not begun in {}", seconds(longest.reading.phase_seconds));
     }
     if culprits.iter().all(|rank| rank.reading.phase == longest.reading.phase) {
-        return format!("{have} been {}", activity(longest.reading));
+        return format!("{have} been {}", activity(longest.reading, kind));
     }
-    let each = culprits.iter().map(|rank| format!("rank {} has been {}", rank.view.rank, activity(rank.reading)));
+    let each = culprits.iter().map(|rank| format!("rank {} has been {}", rank.view.rank, activity(rank.reading, kind)));
     first_few(each.collect())
 }
 
@@ -199,7 +200,7 @@ fn process_states(culprits: &[KnownRank<'_>]) -> Vec<String> {
     parts
 }
 
-pub(super) fn all_wait(known: &[KnownRank<'_>]) -> String {
+pub(super) fn all_wait(known: &[KnownRank<'_>], kind: JobKind) -> String {
     let shortest = known.iter().map(|rank| rank.reading.phase_seconds).fold(f64::INFINITY, f64::min);
     let shortest = seconds(shortest);
     let hosts_of_all = hosts(known.iter().map(|rank| rank.view));
@@ -215,12 +216,12 @@ pub(super) fn all_wait(known: &[KnownRank<'_>]) -> String {
         places.entry(rank.entered()).or_default().push(rank);
     }
     if let (1, Some(rank)) = (places.len(), known.first()) {
-        let place = place(rank.reading);
+        let place = place(rank.reading, kind);
         return format!("{} in {place} for {shortest} and none is late; {blame}", all_stand(known.len()));
     }
     // Some ranks have left a collective operation that others are still in. It broke there.
     let each = places.into_values().map(|ranks| {
-        let place = place(ranks[0].reading);
+        let place = place(ranks[0].reading, kind);
         let on = if ranks.len() * 2 <= known.len() {
             format!(" ({})", names(ranks.iter().map(|rank| rank.view)))
         } else {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::view::RankView;
+use crate::job::JobKind;
 
 /// A slow rank.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,7 +25,11 @@ pub const FACTOR: f64 = 1.5;
 
 /// Returns the ranks whose own work takes more than [`FACTOR`] times the median, the slowest first.
 #[must_use]
-pub fn slow_ranks(ranks: &[RankView]) -> Vec<SlowRank> {
+pub fn slow_ranks(ranks: &[RankView], kind: JobKind) -> Vec<SlowRank> {
+    let unit = match kind {
+        JobKind::Train => "step",
+        JobKind::Sample => "batch",
+    };
     let works: Vec<(&RankView, f64, f64)> = ranks
         .iter()
         .filter_map(|rank| {
@@ -44,7 +49,7 @@ pub fn slow_ranks(ranks: &[RankView]) -> Vec<SlowRank> {
             let (what, took, usual) =
                 if reads { ("reading data", data, median_data) } else { ("computing", own - data, median_rest) };
             let sentence = format!(
-                "{} is slow: its own work of a step takes {own:.3} s, the middle rank's {median_own:.3} s; it spends \
+                "{} is slow: its own work of a {unit} takes {own:.3} s, the middle rank's {median_own:.3} s; it spends \
              {took:.3} s {what} instead of {usual:.3} s",
                 super::sentence::name(rank)
             );
@@ -105,16 +110,18 @@ mod tests {
             rank(3, 2.0, 0.1, 0.1),
             rank(4, 2.0, 0.1, 1.0),
         ];
-        let slow = slow_ranks(&ranks);
+        let slow = slow_ranks(&ranks, JobKind::Train);
         assert_eq!(slow.iter().map(|slow| (slow.rank, slow.reads)).collect::<Vec<_>>(), [(1, true), (3, false)]);
         let sentence = "rank 1 (n0, GPU 1) is slow: its own work of a step takes 2.000 s, the middle rank's 1.000 s; \
                         it spends 1.100 s reading data instead of 0.100 s";
         assert_eq!(slow[0].sentence, sentence);
+        let of_batches = sentence.replace("a step", "a batch");
+        assert_eq!(slow_ranks(&ranks, JobKind::Sample)[0].sentence, of_batches);
     }
 
     #[test]
     fn a_rank_is_reported_after_three_slow_looks_in_a_row() {
-        let slow = slow_ranks(&[rank(0, 2.0, 0.0, 1.0), rank(1, 2.0, 0.0, 0.0)]);
+        let slow = slow_ranks(&[rank(0, 2.0, 0.0, 1.0), rank(1, 2.0, 0.0, 0.0)], JobKind::Train);
         let mut streaks = SlowStreaks::default();
         assert_eq!((streaks.look(&slow).len(), streaks.look(&slow).len(), streaks.look(&slow).len()), (0, 0, 1));
         assert_eq!((streaks.look(&[]).len(), streaks.look(&slow).len()), (0, 0));
@@ -122,9 +129,9 @@ mod tests {
 
     #[test]
     fn one_of_two_ranks_can_be_slow() {
-        assert_eq!(slow_ranks(&[rank(0, 2.0, 0.0, 1.0), rank(1, 2.0, 0.0, 0.0)])[0].rank, 1);
-        assert_eq!(slow_ranks(&[rank(0, 2.0, 0.0, 0.0)]), []);
-        assert_eq!(slow_ranks(&[rank(0, 0.0, 0.0, 0.0), rank(1, 0.0, 0.0, 0.0)]), []);
-        assert_eq!(slow_ranks(&[]), []);
+        assert_eq!(slow_ranks(&[rank(0, 2.0, 0.0, 1.0), rank(1, 2.0, 0.0, 0.0)], JobKind::Train)[0].rank, 1);
+        assert_eq!(slow_ranks(&[rank(0, 2.0, 0.0, 0.0)], JobKind::Train), []);
+        assert_eq!(slow_ranks(&[rank(0, 0.0, 0.0, 0.0), rank(1, 0.0, 0.0, 0.0)], JobKind::Train), []);
+        assert_eq!(slow_ranks(&[], JobKind::Train), []);
     }
 }

@@ -10,6 +10,7 @@ use admiral_contract::{Phase, Timeouts};
 
 use super::sentence;
 use super::view::{KnownRank, RankView};
+use crate::job::JobKind;
 
 /// If one rank reaches a timeout, the ranks that have reached this fraction of it are to blame too.
 const CO_CULPRIT_FRACTION: f64 = 0.8;
@@ -23,7 +24,7 @@ pub enum Verdict {
     Healthy,
     /// The group is getting ready.
     Starting {
-        /// The number of ranks that have begun to train.
+        /// The number of ranks that have begun with their work.
         ready: usize,
         /// The number of all ranks.
         of: usize,
@@ -84,7 +85,7 @@ impl Verdict {
 
 /// Judges a group. `ranks` are those that have not ended.
 #[must_use]
-pub fn verdict(ranks: &[RankView], timeouts: &Timeouts) -> Verdict {
+pub fn verdict(ranks: &[RankView], timeouts: &Timeouts, kind: JobKind) -> Verdict {
     if let Some(silent) = silent(ranks, timeouts) {
         return silent;
     }
@@ -93,14 +94,14 @@ pub fn verdict(ranks: &[RankView], timeouts: &Timeouts) -> Verdict {
         return Verdict::NotReady { culprits: numbers(&missing), sentence: sentence::missing(&missing, ranks.len()) };
     }
     let known: Vec<KnownRank<'_>> = ranks.iter().filter_map(KnownRank::new).collect();
-    if let Some(stuck) = stuck(&known, timeouts) {
+    if let Some(stuck) = stuck(&known, timeouts, kind) {
         return stuck;
     }
-    let ready = known.iter().filter(|rank| rank.reading.step > 0).count();
+    let ready = known.iter().filter(|rank| kind.has_begun(rank.reading)).count();
     if missing.is_empty() && ready == ranks.len() {
-        all_wait(&known, timeouts).unwrap_or(Verdict::Healthy)
+        all_wait(&known, timeouts, kind).unwrap_or(Verdict::Healthy)
     } else {
-        all_wait(&known, timeouts)
+        all_wait(&known, timeouts, kind)
             .filter(|_| missing.is_empty())
             .unwrap_or(Verdict::Starting { ready, of: ranks.len() })
     }
@@ -135,7 +136,7 @@ fn silent(ranks: &[RankView], timeouts: &Timeouts) -> Option<Verdict> {
 
 /// Returns a verdict on ranks that are busy with their own work for too long, or whose process the system stopped
 /// inside a collective.
-fn stuck(known: &[KnownRank<'_>], timeouts: &Timeouts) -> Option<Verdict> {
+fn stuck(known: &[KnownRank<'_>], timeouts: &Timeouts, kind: JobKind) -> Option<Verdict> {
     let busy = || known.iter().filter(|rank| !rank.waits());
     let furthest = known.iter().map(KnownRank::entered).max()?;
     let mut culprits: Vec<KnownRank<'_>> = if busy().any(|rank| rank.exceeds(1.0, timeouts)) {
@@ -157,7 +158,7 @@ fn stuck(known: &[KnownRank<'_>], timeouts: &Timeouts) -> Option<Verdict> {
     if culprits.is_empty() {
         return None;
     }
-    let sentence = sentence::late(&culprits, known);
+    let sentence = sentence::late(&culprits, known, kind);
     let not_ready = culprits.iter().all(|rank| rank.reading.phase == Phase::Start);
     let culprits = culprits.iter().map(|rank| rank.view.rank).collect();
     Some(if not_ready { Verdict::NotReady { culprits, sentence } } else { Verdict::Late { culprits, sentence } })
@@ -174,9 +175,9 @@ fn held_by_system<'a>(known: &[KnownRank<'a>]) -> Vec<KnownRank<'a>> {
     if hanging.len() * 2 < known.len() { hanging } else { Vec::new() }
 }
 
-fn all_wait(known: &[KnownRank<'_>], timeouts: &Timeouts) -> Option<Verdict> {
+fn all_wait(known: &[KnownRank<'_>], timeouts: &Timeouts, kind: JobKind) -> Option<Verdict> {
     let all = !known.is_empty() && known.iter().all(|rank| rank.waits() && rank.exceeds(1.0, timeouts));
-    all.then(|| Verdict::AllWait { sentence: sentence::all_wait(known) })
+    all.then(|| Verdict::AllWait { sentence: sentence::all_wait(known, kind) })
 }
 
 #[cfg(test)]
@@ -233,7 +234,7 @@ mod tests {
     }
 
     fn late(ranks: &[RankView]) -> (Vec<usize>, String) {
-        match verdict(ranks, &timeouts()) {
+        match verdict(ranks, &timeouts(), JobKind::Train) {
             Verdict::Late { culprits, sentence } => (culprits, sentence),
             other => panic!("{other:?}"),
         }
@@ -285,17 +286,39 @@ mod tests {
     }
 
     #[test]
+    fn a_standstill_of_a_sampling_job_is_told_in_images() {
+        let drawing = |rank: usize, step, phase, seconds| RankView {
+            reading: Some(Reading { step, bucket: 0, checkpoint_step: 0, ..reading(phase, 1, seconds) }),
+            ..waiting(4).remove(rank)
+        };
+        let mut ranks: Vec<RankView> = (0..4).map(|rank| drawing(rank, 64, Phase::Sample, 20.0)).collect();
+        ranks[1] = drawing(1, 128, Phase::Exchange, 500.0);
+        assert_eq!(verdict(&ranks, &timeouts(), JobKind::Sample), Verdict::Healthy, "one rank is done and waits");
+        ranks[2] = drawing(2, 0, Phase::Sample, 94.0);
+        let judged = |ranks: &[RankView]| verdict(ranks, &timeouts(), JobKind::Sample);
+        let sentence = "rank 2 (node0, GPU 2) stands still before its first image; it has been drawing samples for \
+                        94 s; 1 rank waits for it";
+        assert_eq!(judged(&ranks), Verdict::Late { culprits: vec![2], sentence: sentence.to_owned() });
+        ranks[2] = drawing(2, 32, Phase::Checkpoint, 94.0);
+        let stores = "still after 32 images; it has been storing images for 94 s";
+        assert!(judged(&ranks).sentence().is_some_and(|sentence| sentence.contains(stores)));
+        let ranks: Vec<RankView> = (0..4).map(|rank| drawing(rank, 128, Phase::Exchange, 94.0)).collect();
+        let sentence = judged(&ranks).sentence().map(str::to_owned).unwrap_or_default();
+        assert!(sentence.starts_with("all 4 ranks stand in the exchange after 128 images for 94 s"), "{sentence}");
+    }
+
+    #[test]
     fn if_all_ranks_wait_none_is_to_blame() {
-        let Verdict::AllWait { sentence } = verdict(&waiting(16), &timeouts()) else { panic!() };
+        let Verdict::AllWait { sentence } = verdict(&waiting(16), &timeouts(), JobKind::Train) else { panic!() };
         let expected = "all 16 ranks stand in bucket 3 of step 812 for 94 s and none is late; the network between \
                         node0 and node1 or the collective library is to blame";
         assert_eq!(sentence, expected);
-        let Verdict::AllWait { sentence } = verdict(&waiting(8), &timeouts()) else { panic!() };
+        let Verdict::AllWait { sentence } = verdict(&waiting(8), &timeouts(), JobKind::Train) else { panic!() };
         assert!(sentence.ends_with("what links the GPUs of node0, is to blame"), "{sentence}");
         // Some ranks have left the collective, the others have not.
         let mut ranks = waiting(16);
         ranks[9].reading = Some(Reading { bucket: 2, ..reading(Phase::Reduce, 4999, 95.0) });
-        let Verdict::AllWait { sentence } = verdict(&ranks, &timeouts()) else { panic!() };
+        let Verdict::AllWait { sentence } = verdict(&ranks, &timeouts(), JobKind::Train) else { panic!() };
         assert!(sentence.contains("1 rank in bucket 2 of step 812 (rank 9 (node1, GPU 1)) and 15 ranks in bucket 3"));
     }
 
@@ -309,22 +332,22 @@ mod tests {
         ranks[13].state = Some('D');
         assert!(late(&ranks).1.contains("it hangs in a system call"));
         ranks.iter_mut().for_each(|rank| rank.state = Some('D'));
-        assert!(matches!(verdict(&ranks, &timeouts()), Verdict::AllWait { .. }));
+        assert!(matches!(verdict(&ranks, &timeouts(), JobKind::Train), Verdict::AllWait { .. }));
     }
 
     #[test]
     fn a_rank_that_does_not_get_ready_is_named_after_the_start_timeout() {
         let mut ranks = waiting(4);
         ranks[3].reading = Some(Reading { pid: 0, step: 0, ..reading(Phase::Start, 0, 179.0) });
-        assert_eq!(verdict(&ranks, &timeouts()), Verdict::Starting { ready: 3, of: 4 });
+        assert_eq!(verdict(&ranks, &timeouts(), JobKind::Train), Verdict::Starting { ready: 3, of: 4 });
         ranks[2].reading = Some(Reading { step: 0, ..reading(Phase::Start, 0, 181.0) });
         ranks[3].reading = Some(Reading { pid: 0, step: 0, ..reading(Phase::Start, 0, 181.0) });
-        let Verdict::NotReady { culprits, sentence } = verdict(&ranks, &timeouts()) else { panic!() };
+        let Verdict::NotReady { culprits, sentence } = verdict(&ranks, &timeouts(), JobKind::Train) else { panic!() };
         assert_eq!(culprits, [3], "the other may wait for it");
         assert!(sentence.contains("its program has not begun in 181 s; 2 ranks wait"), "{sentence}");
         ranks[3].reading = None;
         ranks[3].silent_seconds = 200.0;
-        let Verdict::NotReady { culprits, sentence } = verdict(&ranks, &timeouts()) else { panic!() };
+        let Verdict::NotReady { culprits, sentence } = verdict(&ranks, &timeouts(), JobKind::Train) else { panic!() };
         assert_eq!(culprits, [3]);
         assert_eq!(sentence, "rank 3 (node0, GPU 3) never answered in 200 s; its host did not start it");
     }
@@ -333,19 +356,23 @@ mod tests {
     fn a_silent_host_is_distinguished_from_a_silent_agent() {
         let mut ranks = with(24, &[(13, Phase::Data, 94.2)]);
         ranks[13].silent_seconds = 4.4;
-        assert!(matches!(verdict(&ranks, &timeouts()), Verdict::Late { .. }));
+        assert!(matches!(verdict(&ranks, &timeouts(), JobKind::Train), Verdict::Late { .. }));
         ranks[13].silent_seconds = 6.0;
-        let Verdict::Silent { hosts, ranks: silent, sentence } = verdict(&ranks, &timeouts()) else { panic!() };
+        let Verdict::Silent { hosts, ranks: silent, sentence } = verdict(&ranks, &timeouts(), JobKind::Train) else {
+            panic!()
+        };
         assert_eq!((hosts.len(), silent), (0, vec![13]));
         assert!(sentence.starts_with("the agent of rank 13 (node1, GPU 5) said nothing for 6 s"), "{sentence}");
         ranks[8..16].iter_mut().for_each(|rank| rank.silent_seconds = 5.8 - rank.rank as f64 / 10.0);
         ranks[15].silent_seconds = 6.0;
-        let Verdict::Silent { hosts, ranks: silent, sentence } = verdict(&ranks, &timeouts()) else { panic!() };
+        let Verdict::Silent { hosts, ranks: silent, sentence } = verdict(&ranks, &timeouts(), JobKind::Train) else {
+            panic!()
+        };
         assert_eq!((hosts, silent.len()), (vec!["node1".to_owned()], 8));
         let expected = "nothing is heard of host node1 for 6 s (ranks 8, 9, 10 and 5 more): lost, or cut off";
         assert_eq!(sentence, expected);
         ranks.iter_mut().for_each(|rank| rank.silent_seconds = 6.0);
-        let Verdict::Silent { hosts, sentence, .. } = verdict(&ranks, &timeouts()) else { panic!() };
+        let Verdict::Silent { hosts, sentence, .. } = verdict(&ranks, &timeouts(), JobKind::Train) else { panic!() };
         assert!(hosts.is_empty() && sentence.contains("any host"), "{sentence}");
     }
 
@@ -370,7 +397,7 @@ mod tests {
             let seconds = |rank: usize| ranks[rank].reading.as_ref().map_or(0.0, |reading| reading.phase_seconds);
             let is_busy = |rank: usize| busy.iter().any(|&(other, ..)| other == rank);
             let stuck: Vec<usize> = (0..world).filter(|&rank| is_busy(rank) && seconds(rank) >= 90.0).collect();
-            match verdict(&ranks, &timeouts()) {
+            match verdict(&ranks, &timeouts(), JobKind::Train) {
                 Verdict::Healthy => prop_assert!(stuck.is_empty() && (!busy.is_empty() || waits < 90.0)),
                 Verdict::AllWait { .. } => prop_assert!(busy.is_empty() && waits >= 90.0),
                 Verdict::Late { culprits, sentence } => {

@@ -11,7 +11,6 @@ use super::receipt::Receipt;
 use super::request::{DoctorError, ExamineRequest, random_text};
 use super::{bandwidth, exchange, gather, reach, receipt};
 use crate::environment::{Environment, PROBE_ADDRESSES, PROBE_TOKEN};
-use crate::facts::Facts;
 use crate::hosts::Host;
 use crate::mpirun::MpirunCommand;
 
@@ -75,36 +74,29 @@ pub fn probe(environment: &Environment) -> Result<(), String> {
 }
 
 fn question(request: &ExamineRequest, salt: &str) -> Question {
-    let derived = request.facts.as_ref().map(|facts| &facts.derived);
     Question {
         program: request.program.clone(),
         files: request.files.clone(),
         places: request.places.clone(),
-        run_folder: derived.map(|derived| derived.run_folder.clone()),
-        checkpoint_url: derived.map(|derived| derived.checkpoint_url.clone()),
+        run_folder: request.run_folder.clone(),
+        checkpoint_url: request.store.clone(),
         launch_id: request.launch_id.clone(),
         salt: salt.to_owned(),
     }
 }
 
 fn needs(request: &ExamineRequest, salt: &str) -> Needs {
-    let facts = request.facts.as_ref();
     Needs {
+        kind: request.kind,
         uses_gpus: request.uses_gpus,
-        requires_gpus: facts.is_some_and(|facts| facts.config.run.device == "cuda"),
-        checkpoint_bytes: facts.map(|facts| facts.derived.checkpoint_bytes),
-        kept_checkpoints: facts.map_or(0, kept_checkpoints),
+        requires_gpus: request.requires_gpus,
+        checkpoint_bytes: request.checkpoint_bytes,
+        kept_checkpoints: request.kept_checkpoints,
         environment: selected(&request.environment, salt),
         interfaces: interfaces(),
         has_chosen_interfaces: has_chosen_interfaces(&request.mpirun, &request.environment),
         files: request.files.iter().map(|file| file.display().to_string()).collect(),
     }
-}
-
-/// An old checkpoint is deleted only after the newest was written.
-fn kept_checkpoints(facts: &Facts) -> u64 {
-    let all = facts.config.training.steps.div_ceil(facts.config.training.save_interval.max(1));
-    facts.config.checkpoint.keep_last.map_or(all, |keep| all.min(keep.saturating_add(1)))
 }
 
 fn has_chosen_interfaces(plan: &MpirunCommand, environment: &Environment) -> bool {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::environment::Environment;
-use crate::facts::Facts;
 use crate::hosts::{Host, Source, is_this_host};
+use crate::job::JobKind;
 use crate::mpirun::MpirunCommand;
 
 /// The request to examine hosts.
@@ -22,14 +22,24 @@ pub struct ExamineRequest {
     pub addresses: Vec<IpAddr>,
     /// The path of `admiral`.
     pub program: PathBuf,
-    /// Files that must be identical on every host: the configuration.
+    /// Files that must be identical on every host: the configuration of a training run.
     pub files: Vec<PathBuf>,
-    /// Files or folders that every host must have: the data.
+    /// Files or folders that every host must have: the data, or the checkpoint to draw from.
     pub places: Vec<PathBuf>,
-    /// The configuration; without it, store and disks are not examined.
-    pub facts: Option<Facts>,
+    /// What the ranks do.
+    pub kind: JobKind,
+    /// The folder of the launcher's files, whose disk is examined.
+    pub run_folder: Option<PathBuf>,
+    /// The folder or URL of the checkpoints or images, to which every host writes; without it, that is not examined.
+    pub store: Option<String>,
+    /// The size of a checkpoint in bytes, if the run writes any.
+    pub checkpoint_bytes: Option<u64>,
+    /// The largest number of checkpoints that are stored at the same time.
+    pub kept_checkpoints: u64,
     /// Whether ranks use GPUs if there are any.
     pub uses_gpus: bool,
+    /// Whether ranks need GPUs.
+    pub requires_gpus: bool,
     /// Processes of this launch are no leftovers.
     pub launch_id: Option<String>,
     /// Whether to start all ranks once and measure the speed of their all-reduce.
@@ -91,8 +101,13 @@ pub(super) fn example(names: &[&str]) -> ExamineRequest {
         program: "/opt/admiral".into(),
         files: vec![],
         places: vec![],
-        facts: None,
+        kind: JobKind::Train,
+        run_folder: None,
+        store: None,
+        checkpoint_bytes: None,
+        kept_checkpoints: 0,
         uses_gpus: true,
+        requires_gpus: false,
         launch_id: None,
         bandwidth: false,
         environment: Environment::new([]),

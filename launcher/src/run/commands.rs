@@ -1,4 +1,4 @@
-//! The commands `run`, `run --dry-run` and `doctor`.
+//! The commands `run` and `sample`, their `--dry-run`, and `doctor`.
 
 use std::time::{Duration, Instant};
 
@@ -10,12 +10,11 @@ use super::error::LaunchError;
 use super::launch::{Launch, start};
 use super::plan::LaunchPlan;
 use super::preflight;
-use super::settings::{check_world, timeouts};
 use crate::console::{Console, print};
 use crate::environment::{LAUNCH_ADDRESSES, LAUNCH_MACHINE, LAUNCH_TOKEN};
-use crate::facts;
 use crate::file_writer::FileWriter;
 use crate::files::{Files, write_json};
+use crate::job::JobKind;
 use crate::paths::receipt_of;
 
 /// At its end, the launcher waits this long for a file system that does not answer.
@@ -28,25 +27,25 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 /// # Errors
 /// If the run could not be started.
 pub async fn dry_run(plan: &LaunchPlan) -> Result<String, LaunchError> {
-    let facts = facts::query(&plan.program, &plan.config, &plan.options.overrides).await.map_err(refused)?;
-    check_world(&facts, plan.world)?;
+    let settings = plan.job.settings(&plan.program).await?;
+    settings.check_world(plan.world)?;
     let attempt = plan.attempt(0, "LAUNCH", &plan.hosts.hosts, plan.world)?;
     let mut mpirun = attempt.mpirun;
     for name in [LAUNCH_ADDRESSES, LAUNCH_MACHINE, LAUNCH_TOKEN, environment::ATTEMPT, environment::LAUNCH_ID] {
         mpirun.variables.push((name.to_owned(), "(set at the start)".to_owned()));
     }
     let mut text = mpirun.dry_run();
-    text += &format!("\nEvery rank runs, started by its agent:\n  {}\n", shown(&plan.argv(&plan.options.resume)));
-    text += &format!("\nTimeouts, from launch.stall_seconds: {}\n", timeouts(&facts));
+    text += &format!("\nEvery rank runs, started by its agent:\n  {}\n", shown(&plan.job.argv(&plan.program, false)));
+    let stall = match plan.job.kind() {
+        JobKind::Train => "launch.stall_seconds",
+        JobKind::Sample => "--stall-seconds",
+    };
+    text += &format!("\nTimeouts, from {stall}: {}\n", settings.timeouts());
     Ok(text)
 }
 
 fn shown(argv: &[String]) -> String {
     argv.iter().map(|word| crate::shell::quoted(word)).collect::<Vec<_>>().join(" ")
-}
-
-fn refused(error: facts::FactsError) -> LaunchError {
-    LaunchError::config(error)
 }
 
 /// Runs until the end, and returns the launcher's exit code. A message on `stops` asks the run to stop.
@@ -65,8 +64,7 @@ pub async fn run(
     for note in &plan.hosts.notes {
         console.info(note);
     }
-    let (program, config, overrides) = (plan.program.clone(), plan.config.clone(), plan.options.overrides.clone());
-    let asking = facts::query(&program, &config, &overrides);
+    let (program, job) = (plan.program.clone(), plan.job.clone());
     // Without a preflight, mpirun starts the agents while the program reads the configuration. No rank starts before
     // that is done.
     let mut early = None;
@@ -77,12 +75,12 @@ pub async fn run(
     let mut launch = None;
     let outcome = tokio::select! {
         outcome = async {
-            let facts = asking.await.map_err(refused)?;
+            let settings = job.settings(&program).await?;
             // If the preflight counts the GPUs, the number of ranks is not known yet.
             if plan.options.no_preflight || plan.has_given_slots() {
-                check_world(&facts, plan.world)?;
+                settings.check_world(plan.world)?;
             }
-            let (folder, warner) = (facts.derived.run_folder.clone(), console.clone());
+            let (folder, warner) = (settings.run_folder.clone(), console.clone());
             let taken = tokio::task::spawn_blocking(move || Files::take(&folder, |text| warner.warn(text)));
             let files = taken.await.map_err(LaunchError::config)?.map_err(LaunchError::config)?;
             if !files.is_locked() {
@@ -93,11 +91,11 @@ pub async fn run(
             }
             let writer = writer.clone();
             let launch =
-                launch.insert(Launch::new(plan, facts, files, writer, console.clone(), launch_id, launched));
+                launch.insert(Launch::new(plan, settings, files, writer, console.clone(), launch_id, launched));
             launch.clean_up_earlier_launch().await;
             launch.preflight().await
         } => outcome,
-        _ = stops.recv() => Err(LaunchError::stopped_early()),
+        _ = stops.recv() => Err(LaunchError::stopped_early(job.kind())),
     };
     let code = match (outcome, &mut launch) {
         (Ok(()), Some(launch)) => launch.run_attempts(early, &mut stops).await,
@@ -131,9 +129,9 @@ pub async fn run(
 /// # Errors
 /// If the hosts cannot be examined.
 pub async fn doctor(plan: &LaunchPlan, console: Console, json: bool, bandwidth: bool) -> Result<u8, LaunchError> {
-    let facts = facts::query(&plan.program, &plan.config, &plan.options.overrides).await.map_err(refused)?;
-    let receipt = preflight::receipt(plan, &facts, None, bandwidth).await?;
-    if let Err(error) = write_json(&receipt_of(&facts.derived.run_folder), &receipt) {
+    let settings = plan.job.settings(&plan.program).await?;
+    let receipt = preflight::receipt(plan, &settings, None, bandwidth).await?;
+    if let Err(error) = write_json(&receipt_of(&settings.run_folder), &receipt) {
         console.warn(&error.to_string());
     }
     print(&if json {

@@ -2,6 +2,8 @@
 
 use admiral_contract::ExitCode;
 
+use crate::job::JobKind;
+
 /// The launch ends without a run.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -19,8 +21,8 @@ impl LaunchError {
     }
 
     /// The run was asked to stop before anything was done.
-    pub(crate) fn stopped_early() -> Self {
-        Self { code: ExitCode::Preempted as u8, message: "asked to stop before its first step".to_owned() }
+    pub(crate) fn stopped_early(kind: JobKind) -> Self {
+        Self { code: ExitCode::Preempted as u8, message: kind.stopped_early().to_owned() }
     }
 
     /// A problem of this machine.

@@ -10,17 +10,17 @@ use tokio::sync::mpsc;
 use super::error::LaunchError;
 use super::plan::LaunchPlan;
 use super::recorder::Recorder;
-use super::settings::{check_world, timeouts};
+use super::settings::Settings;
 use super::{preflight, sweep};
 use crate::console::Console;
 use crate::decide::{
-    Action, Cause, GroupOptions, Incident, Outcome, Situation, blame_unreachable, decide, next_resume, signal_name,
+    Action, Cause, GroupOptions, Incident, Outcome, Situation, blame_unreachable, decide, signal_name,
 };
-use crate::facts::Facts;
 use crate::file_writer::FileWriter;
 use crate::files::Files;
 use crate::hosts::{Host, LOCALHOST, is_host_name, is_this_host};
 use crate::incident::{Failure, GroupRecord};
+use crate::job::JobKind;
 use crate::layout::Layout;
 use crate::protocol::Hello;
 use crate::status::{Condition, State};
@@ -34,7 +34,7 @@ const MPIRUN_LINES: usize = 30;
 /// A launch.
 pub(super) struct Launch {
     plan: LaunchPlan,
-    facts: Facts,
+    settings: Settings,
     files: Files,
     writer: FileWriter,
     console: Console,
@@ -53,7 +53,7 @@ pub(super) struct Launch {
 impl Launch {
     pub(super) fn new(
         plan: LaunchPlan,
-        facts: Facts,
+        settings: Settings,
         files: Files,
         writer: FileWriter,
         console: Console,
@@ -61,10 +61,11 @@ impl Launch {
         launched: Instant,
     ) -> Self {
         let (next_attempt, last_incident) = files.used_numbers();
-        let recorder = Recorder::new(files.state(), launch_id.clone(), console.clone(), writer.clone());
+        let recorder =
+            Recorder::new(files.state(), launch_id.clone(), settings.work.kind(), console.clone(), writer.clone());
         Self {
             plan,
-            facts,
+            settings,
             files,
             writer,
             console,
@@ -95,12 +96,16 @@ impl Launch {
         if places.is_empty() {
             return;
         }
+        let place = match earlier.kind {
+            JobKind::Train => format!("at step {}", earlier.step),
+            JobKind::Sample => earlier.kind.place(earlier.step),
+        };
         self.console.info(&format!(
-            "an earlier launch ({}, process {} on {}) ended without a word at step {}; looking for what it left on {}",
+            "an earlier launch ({}, process {} on {}) ended without a word {}; looking for what it left on {}",
             earlier.launch_id,
             earlier.launcher_pid,
             earlier.launcher_host,
-            earlier.step,
+            place,
             places.join(", ")
         ));
         let (left, silent) = self.sweep(&earlier.launch_id, &places, |_| Vec::new()).await;
@@ -118,9 +123,9 @@ impl Launch {
         }
         let receipt = self.files.receipt();
         self.recorder.examine(&self.plan.hosts.hosts, self.plan.world);
-        let examining = preflight::preflight(&mut self.plan, &self.facts, &self.launch_id, &receipt, &self.console);
+        let examining = preflight::preflight(&mut self.plan, &self.settings, &self.launch_id, &receipt, &self.console);
         self.recorder.while_waiting(examining).await?;
-        check_world(&self.facts, self.plan.world)
+        self.settings.check_world(self.plan.world)
     }
 
     /// Makes attempts until the end. The first one may have been started already.
@@ -131,7 +136,7 @@ impl Launch {
     ) -> Result<u8, LaunchError> {
         let (mut hosts, mut world) = (self.plan.hosts.hosts.clone(), self.plan.world);
         let mut early = early;
-        let mut resume = self.plan.options.resume.clone();
+        let mut has_stepped = false;
         self.announce(world);
         loop {
             let number = self.next_attempt;
@@ -143,15 +148,15 @@ impl Launch {
                     start(self.plan.attempt(ordinal, &self.launch_id, &hosts, world)?, self.launched).await?
                 }
             };
-            let ranks = self.ranks(number, &resume);
+            let ranks = self.ranks(number, has_stepped);
             self.recorder.begin(number, attempt.layout());
             let end = attempt.supervise(&ranks, &self.console, stops, &mut self.recorder).await;
-            self.recorder.note(&end.roster);
+            self.recorder.note(&end.roster, self.launched.elapsed().as_secs_f64());
             self.write_mpirun_log(number, &end);
             if let Some(misplaced) = &end.misplaced {
                 return Err(LaunchError::config(misplaced));
             }
-            resume = next_resume(resume, end.has_stepped);
+            has_stepped |= end.has_stepped;
             match self.react_to_end(number, end).await? {
                 Next::Exit(code) => return Ok(code),
                 Next::Retry { delay, hosts: next_hosts, world: next_world } => {
@@ -169,6 +174,10 @@ impl Launch {
         }
     }
 
+    fn kind(&self) -> JobKind {
+        self.settings.work.kind()
+    }
+
     fn announce(&self, world: usize) {
         if let Some(drill) = &self.plan.drill {
             self.console.warn(drill);
@@ -180,33 +189,37 @@ impl Launch {
         let is_spare = |host: &&Host| !used.iter().any(|(name, _)| *name == host.name);
         let spares: Vec<&str> = self.plan.hosts.hosts.iter().filter(is_spare).map(|host| host.name.as_str()).collect();
         let spares = if spares.is_empty() { String::new() } else { format!(", spares: {}", spares.join(", ")) };
+        let (folder, store) = (self.files.run().display(), &self.settings.store);
+        let places = match self.kind() {
+            JobKind::Train => format!("the run's folder is {folder}, checkpoints go to {store}"),
+            JobKind::Sample => format!("the launcher's files are in {folder}, images go to {store}"),
+        };
         self.console.info(&format!(
-            "{world} ranks on {}{spares} (from {}); the run's folder is {}, checkpoints go to {}",
+            "{world} ranks on {}{spares} (from {}); {places}",
             hosts.join(", "),
             self.plan.hosts.source,
-            self.files.run().display(),
-            self.facts.derived.checkpoint_url,
         ));
         self.console.info(&map);
-        self.console.info(&format!("timeouts: {}", timeouts(&self.facts)));
+        self.console.info(&format!("timeouts: {}", self.settings.timeouts()));
         if rustix::process::getuid().is_root() {
             self.console.info("this is root: mpirun gets --allow-run-as-root");
         }
     }
 
-    fn ranks(&self, number: u64, resume: &str) -> RankSettings {
+    fn ranks(&self, number: u64, has_stepped: bool) -> RankSettings {
         let ended = (environment::ENDED_ATTEMPTS.to_owned(), self.ended_attempts.join(","));
         RankSettings {
-            argv: self.plan.argv(resume),
+            argv: self.plan.job.argv(&self.plan.program, has_stepped),
             environment: vec![ended],
             logs: self.files.attempt(number),
             show: self.plan.options.show_rank.clone(),
-            has_gpus: self.facts.config.run.device != "cpu" && self.plan.has_gpus.unwrap_or_else(has_driver),
+            has_gpus: self.settings.uses_gpus && self.plan.has_gpus.unwrap_or_else(has_driver),
             // A drill cuts a host off only once.
             vanish: self.plan.vanish.clone().filter(|_| self.history.is_empty()),
             options: GroupOptions {
-                timeouts: self.facts.config.launch.timeouts(),
-                stop_grace_seconds: self.facts.config.checkpoint.grace_seconds as f64,
+                kind: self.kind(),
+                timeouts: self.settings.limits.timeouts(),
+                stop_grace_seconds: self.settings.grace_seconds as f64,
                 reached_before: self.reached,
             },
         }
@@ -228,14 +241,22 @@ impl Launch {
                 return Ok(Next::Exit(0));
             }
             Outcome::Stopped { code, sentence } => {
-                self.console
-                    .info(&format!("{sentence}; the newest checkpoint is of step {}", end.roster.checkpoint_step()));
+                let (kind, roster) = (self.kind(), &end.roster);
+                self.console.info(&match (kind, roster.done(kind)) {
+                    (JobKind::Train, _) => {
+                        format!("{sentence}; the newest checkpoint is of step {}", roster.checkpoint_step())
+                    }
+                    (JobKind::Sample, Some(done)) => {
+                        format!("{sentence}; {done} of {} were drawn", kind.amount(roster.goal(kind)))
+                    }
+                    (JobKind::Sample, None) => sentence.clone(),
+                });
                 return Ok(Next::Exit(*code));
             }
             Outcome::Incident { incident, sentence } => (incident.clone(), sentence.clone()),
         };
         self.console.warn(&sentence);
-        let unreachable = preflight::unreachable(&self.plan, &self.facts, &end.roster.hosts()).await;
+        let unreachable = preflight::unreachable(&self.plan, &self.settings, &end.roster.hosts()).await;
         for (host, why) in &unreachable {
             self.console.warn(&format!("{host}: {why}"));
         }
@@ -250,12 +271,11 @@ impl Launch {
             hosts: &self.plan.hosts.hosts,
             left_out: &self.left_out,
             world_wanted: self.plan.world,
-            global_batch: self.facts.config.training.global_batch,
-            microbatch: self.facts.config.training.microbatch,
+            work: self.settings.work,
             min_world: self.plan.options.min_ranks,
             history: &self.history,
-            max_restarts: self.plan.options.max_restarts.unwrap_or(self.facts.config.launch.max_restarts),
-            window_seconds: self.facts.config.launch.restart_window_seconds as f64,
+            max_restarts: self.plan.options.max_restarts.unwrap_or(self.settings.limits.max_restarts),
+            window_seconds: self.settings.limits.restart_window_seconds as f64,
             base_delay_seconds: self.plan.options.base_delay_seconds,
             restart_on_preemption: self.plan.options.restart_on_preemption,
         };
@@ -265,8 +285,11 @@ impl Launch {
             Action::Restart { delay_seconds, hosts, world, left_out, note } => {
                 self.left_out.extend(left_out.into_iter().map(|(host, _)| host));
                 let note = note.map(|note| format!("; {note}")).unwrap_or_default();
-                let summary =
-                    format!("starts again in {delay_seconds:.0} s with {world} ranks from the newest checkpoint{note}");
+                let way = match self.kind() {
+                    JobKind::Train => " from the newest checkpoint",
+                    JobKind::Sample => ", which draw what is missing",
+                };
+                let summary = format!("starts again in {delay_seconds:.0} s with {world} ranks{way}{note}");
                 let delay = Duration::try_from_secs_f64(delay_seconds).unwrap_or(LONGEST_DELAY);
                 (summary, Next::Retry { delay, hosts, world })
             }
@@ -372,6 +395,7 @@ impl Launch {
         let stood = then.and_then(|entry| entry.reading.as_ref()).filter(|_| incident.cause == Cause::Stalled);
         Failure {
             launch_id: self.launch_id.clone(),
+            kind: self.kind(),
             incident: self.next_incident,
             attempt: number,
             detected: end.detected,
@@ -389,7 +413,7 @@ impl Launch {
             },
             stack: entry.and_then(|entry| entry.stack.clone()),
             ranks: end.at_failure.records(),
-            step: end.roster.steps_done().unwrap_or(0),
+            step: end.roster.done(self.kind()).unwrap_or(0),
             group,
             action: action.to_owned(),
             standstill_seconds: stood.map_or(0.0, |reading| reading.phase_seconds),

@@ -1,7 +1,8 @@
-//! `admiral-launch run`: makes attempts until the run is finished or cannot continue.
+//! `admiral-launch run` and `sample`: make attempts until the job is finished or cannot continue.
 
 mod commands;
 mod error;
+mod job;
 mod launch;
 mod options;
 mod plan;
@@ -12,7 +13,9 @@ mod sweep;
 
 pub use commands::{doctor, dry_run, run};
 pub use error::LaunchError;
+pub use job::Job;
 pub(crate) use options::seconds;
-pub use options::{HostOptions, RunOptions};
+pub use options::{HostOptions, LaunchOptions, RunOptions, SampleOptions};
 pub use plan::LaunchPlan;
+pub use settings::Settings;
 pub use sweep::{SWEPT, sweep_here};

@@ -37,24 +37,16 @@ pub struct HostOptions {
     pub mpirun_options: Vec<String>,
 }
 
-/// The options of a run.
+/// The options that every job has: its hosts, and how it is started and restarted.
 #[derive(Debug, Clone, clap::Args)]
-pub struct RunOptions {
-    /// The configuration, a YAML file at the same path on every host
-    pub config: PathBuf,
-    /// Override a field: --set optimizer.learning_rate=2e-4
-    #[arg(long = "set", value_name = "FIELD=VALUE")]
-    pub overrides: Vec<String>,
+pub struct LaunchOptions {
     #[command(flatten)]
     #[allow(missing_docs, reason = "flattened into the help")]
     pub hosts: HostOptions,
-    /// Where the run begins: auto, latest or a step; once a step is done, restarts continue from the newest checkpoint
-    #[arg(long, default_value = "auto", value_name = "WHERE")]
-    pub resume: String,
     /// The ranks whose output is shown: all, none, or numbers as in 0,3. Errors of every rank are always shown
     #[arg(long, default_value = "0", value_name = "RANKS")]
     pub show_rank: ShowRank,
-    /// Restarts within launch.restart_window_seconds; without it, launch.max_restarts
+    /// Restarts within the restart window; without it, launch.max_restarts of the configuration, or 10
     #[arg(long, value_name = "N")]
     pub max_restarts: Option<u64>,
     /// The run stops rather than continue with fewer ranks
@@ -76,6 +68,50 @@ pub struct RunOptions {
     /// Prints what would be started, and starts nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// The options of a training run.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RunOptions {
+    /// The configuration, a YAML file at the same path on every host
+    pub config: PathBuf,
+    /// Override a field: --set optimizer.learning_rate=2e-4
+    #[arg(long = "set", value_name = "FIELD=VALUE")]
+    pub overrides: Vec<String>,
+    /// Where the run begins: auto, latest or a step; once a step is done, restarts continue from the newest checkpoint
+    #[arg(long, default_value = "auto", value_name = "WHERE")]
+    pub resume: String,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "flattened into the help")]
+    pub launch: LaunchOptions,
+}
+
+/// The options of a sampling job.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SampleOptions {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "flattened into the help")]
+    pub launch: LaunchOptions,
+    /// The folder of the launcher's own files; without it, the folder of the images with -launch at the end of its
+    /// name. Images that go to a URL need it
+    #[arg(long, value_name = "FOLDER")]
+    pub run_folder: Option<PathBuf>,
+    /// A rank that is busy with one thing for this long stands still; above the time of a batch of images
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    pub stall_seconds: u64,
+    /// The window in which restarts are counted
+    #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
+    pub restart_window_seconds: u64,
+    /// The time from a request to stop until ranks are killed
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    pub grace_seconds: u64,
+    /// Examines the hosts as `doctor` does, and starts nothing
+    #[arg(long)]
+    pub doctor: bool,
+    /// The checkpoint, and then the options of `admiral sample`, which are passed on: --num and --out are required, as in
+    /// runs/own --num 50000 --out images
+    #[arg(required = true, trailing_var_arg = true, value_name = "CHECKPOINT")]
+    pub arguments: Vec<String>,
 }
 
 /// Parses seconds on the command line, at most a day.

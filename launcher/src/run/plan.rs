@@ -1,7 +1,8 @@
 //! The settings of a launch that are fixed before anything is started.
 
 use super::error::LaunchError;
-use super::options::{HostOptions, RunOptions};
+use super::job::Job;
+use super::options::{HostOptions, LaunchOptions, RunOptions, SampleOptions};
 use crate::environment::Environment;
 use crate::facts;
 use crate::hosts::{Host, HostList, Source, is_this_host, resolve};
@@ -17,7 +18,9 @@ const MPIRUN_GRACE_SECONDS: u64 = 3600;
 #[derive(Debug, Clone)]
 pub struct LaunchPlan {
     /// The options of the user.
-    pub options: RunOptions,
+    pub options: LaunchOptions,
+    /// The job.
+    pub job: Job,
     /// The hosts, including spares.
     pub hosts: HostList,
     /// The number of ranks.
@@ -26,8 +29,6 @@ pub struct LaunchPlan {
     pub mpirun: std::path::PathBuf,
     /// The path of `admiral`.
     pub program: std::path::PathBuf,
-    /// The absolute path of the configuration, by which ranks on other hosts find it.
-    pub config: std::path::PathBuf,
     /// The variables of this environment that ranks get.
     pub variables: Vec<(String, String)>,
     /// For a drill: the host to cut off.
@@ -41,12 +42,25 @@ pub struct LaunchPlan {
 }
 
 impl LaunchPlan {
-    /// Reads the options and the environment. Starts nothing.
+    /// Reads the options of a training run, and the environment. Starts nothing.
     ///
     /// # Errors
     /// If one of them is wrong.
-    pub fn new(options: RunOptions, environment: &Environment) -> Result<Self, LaunchError> {
-        check_resume(&options.resume)?;
+    pub fn train(options: RunOptions, environment: &Environment) -> Result<Self, LaunchError> {
+        let job = Job::train(&options)?;
+        Self::new(options.launch, job, environment)
+    }
+
+    /// Reads the options of a sampling job, and the environment. Starts nothing.
+    ///
+    /// # Errors
+    /// If one of them is wrong.
+    pub fn sample(options: SampleOptions, environment: &Environment) -> Result<Self, LaunchError> {
+        let job = Job::sample(&options)?;
+        Self::new(options.launch, job, environment)
+    }
+
+    fn new(options: LaunchOptions, job: Job, environment: &Environment) -> Result<Self, LaunchError> {
         let HostOptions { hostfile, hosts, np, .. } = options.hosts.clone();
         let request = crate::hosts::HostRequest { hostfile, hosts, np };
         let hosts = resolve(&request, &|name| environment.get(name)).map_err(LaunchError::config)?;
@@ -59,15 +73,14 @@ impl LaunchPlan {
         check_ranges(&options, is_known.then_some(world), hosts.hosts.len())?;
         let mpirun = find_mpirun(options.hosts.mpirun.as_deref(), &environment.path).map_err(LaunchError::system)?;
         let variables = passed_variables(environment.texts(), &options.hosts.pass).map_err(LaunchError::config)?;
-        let config = std::path::absolute(&options.config).map_err(LaunchError::system)?;
         let program = facts::program(options.hosts.program.as_deref());
         Ok(Self {
             options,
+            job,
             hosts,
             world,
             mpirun,
             program,
-            config,
             variables,
             vanish: None,
             has_gpus: None,
@@ -128,21 +141,10 @@ impl LaunchPlan {
             addresses,
         })
     }
-
-    /// Returns the command line of every rank.
-    pub(super) fn argv(&self, resume: &str) -> Vec<String> {
-        let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
-        let mut argv = vec![text(&self.program), "train".into(), text(&self.config)];
-        for field in &self.options.overrides {
-            argv.extend(["--set".to_owned(), field.clone()]);
-        }
-        argv.extend(["--resume".to_owned(), resume.to_owned()]);
-        argv
-    }
 }
 
 /// Refuses options that name ranks and hosts which the run does not have. `world` is given if it is known already.
-fn check_ranges(options: &RunOptions, world: Option<usize>, hosts: usize) -> Result<(), LaunchError> {
+fn check_ranges(options: &LaunchOptions, world: Option<usize>, hosts: usize) -> Result<(), LaunchError> {
     if let Some(world) = world {
         if let Some(rank) = options.show_rank.highest().filter(|&rank| rank >= world) {
             let message = format!("--show-rank {rank}: the run has {world} ranks, from 0 to {}", world - 1);
@@ -161,14 +163,6 @@ fn check_ranges(options: &RunOptions, world: Option<usize>, hosts: usize) -> Res
     }
 }
 
-/// Refuses anything that `admiral train --resume` does not accept.
-fn check_resume(text: &str) -> Result<(), LaunchError> {
-    if matches!(text, "auto" | "latest") || text.parse::<u64>().is_ok() {
-        return Ok(());
-    }
-    Err(LaunchError::config(format!("--resume {text:?}: expected auto, latest or a step")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,7 +178,7 @@ mod tests {
         let check = |words: &[&str], world| {
             let words = ["x", "c.yaml"].iter().chain(words);
             let options = <RunArguments as clap::Parser>::parse_from(words).options;
-            check_ranges(&options, world, 2).map_err(|error| error.message)
+            check_ranges(&options.launch, world, 2).map_err(|error| error.message)
         };
         for words in [&[][..], &["--show-rank", "all"], &["--show-rank", "0,3"], &["--min-ranks", "4"]] {
             assert_eq!(check(words, Some(4)), Ok(()), "{words:?}");
@@ -193,16 +187,5 @@ mod tests {
             assert!(check(&words, Some(4)).is_err_and(|message| message.starts_with(words[0])), "{words:?}");
         }
         assert_eq!(check(&["--show-rank", "9"], None), Ok(()), "GPUs are still to be counted");
-    }
-
-    #[test]
-    fn the_option_resume_is_checked_early() {
-        for text in ["auto", "latest", "0", "1200"] {
-            assert!(check_resume(text).is_ok(), "{text}");
-        }
-        for text in ["blah", "", "-1", "fresh", "1.5"] {
-            let error = check_resume(text).expect_err("no rank would take it");
-            assert_eq!((error.code, error.message.contains(text)), (64, true), "{text}");
-        }
     }
 }

@@ -6,10 +6,10 @@ use admiral_contract::ExitCode;
 
 use super::error::LaunchError;
 use super::plan::LaunchPlan;
+use super::settings::Settings;
 use crate::console::Console;
 use crate::decide::{Demand, Examined, admit};
 use crate::doctor::{ExamineRequest, Receipt, examine};
-use crate::facts::Facts;
 use crate::files::write_json;
 use crate::layout::Layout;
 
@@ -19,24 +19,24 @@ use crate::layout::Layout;
 /// If the hosts cannot be examined.
 pub(super) async fn receipt(
     plan: &LaunchPlan,
-    facts: &Facts,
+    settings: &Settings,
     launch_id: Option<&str>,
     bandwidth: bool,
 ) -> Result<Receipt, LaunchError> {
-    examine(&request(plan, facts, launch_id, bandwidth)?).await.map_err(LaunchError::system)
+    examine(&request(plan, settings, launch_id, bandwidth)?).await.map_err(LaunchError::system)
 }
 
 /// Returns those of `hosts` on which nothing can be started, with the reason.
-pub(super) async fn unreachable(plan: &LaunchPlan, facts: &Facts, hosts: &[String]) -> Vec<(String, String)> {
+pub(super) async fn unreachable(plan: &LaunchPlan, settings: &Settings, hosts: &[String]) -> Vec<(String, String)> {
     // A request that was valid for the preflight is still valid.
-    let Ok(mut request) = request(plan, facts, None, false) else { return Vec::new() };
+    let Ok(mut request) = request(plan, settings, None, false) else { return Vec::new() };
     request.hosts.retain(|host| hosts.contains(&host.name));
     crate::doctor::unreachable(&request).await
 }
 
 fn request(
     plan: &LaunchPlan,
-    facts: &Facts,
+    settings: &Settings,
     launch_id: Option<&str>,
     bandwidth: bool,
 ) -> Result<ExamineRequest, LaunchError> {
@@ -47,18 +47,19 @@ fn request(
         mpirun: plan.mpirun_command(layout, &["probe"], 1),
         addresses: plan.addresses()?,
         program: plan.program.clone(),
-        files: vec![plan.config.clone()],
-        places: facts.config.data.path.iter().filter(|path| !path.is_empty()).map(absolute).collect(),
-        facts: Some(facts.clone()),
-        uses_gpus: facts.config.run.device != "cpu",
+        files: settings.files.clone(),
+        places: settings.places.clone(),
+        kind: settings.work.kind(),
+        run_folder: Some(settings.run_folder.clone()),
+        store: Some(settings.store.clone()),
+        checkpoint_bytes: settings.checkpoint_bytes,
+        kept_checkpoints: settings.kept_checkpoints,
+        uses_gpus: settings.uses_gpus,
+        requires_gpus: settings.requires_gpus,
         launch_id: launch_id.map(str::to_owned),
         bandwidth,
         environment: plan.environment.clone(),
     })
-}
-
-fn absolute(path: &String) -> std::path::PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.into())
 }
 
 /// Examines the hosts, writes the receipt to `path`, and sets the hosts and ranks of the first attempt.
@@ -67,12 +68,12 @@ fn absolute(path: &String) -> std::path::PathBuf {
 /// If a host is bad, unless the run may start without it.
 pub(super) async fn preflight(
     plan: &mut LaunchPlan,
-    facts: &Facts,
+    settings: &Settings,
     launch_id: &str,
     path: &Path,
     console: &Console,
 ) -> Result<(), LaunchError> {
-    let receipt = receipt(plan, facts, Some(launch_id), false).await?;
+    let receipt = receipt(plan, settings, Some(launch_id), false).await?;
     if let Err(error) = write_json(path, &receipt) {
         console.warn(&error.to_string());
     }
@@ -94,8 +95,7 @@ pub(super) async fn preflight(
         ranks: plan.options.hosts.np,
         min_ranks: plan.options.min_ranks,
         allow_fewer_hosts: plan.options.allow_fewer_hosts,
-        global_batch: facts.config.training.global_batch,
-        microbatch: facts.config.training.microbatch,
+        work: settings.work,
     };
     let mut notes = Vec::new();
     let admitted = admit(examined, demand, &mut notes);

@@ -12,6 +12,7 @@ use crate::decide::SlowStreaks;
 use crate::file_writer::FileWriter;
 use crate::hosts::Host;
 use crate::incident::Failure;
+use crate::job::JobKind;
 use crate::layout::Layout;
 use crate::status::{Condition, Rate, State};
 use crate::supervise::{Attempt, Roster, Watcher};
@@ -42,23 +43,26 @@ pub(super) struct Recorder {
     has_problem: bool,
     has_begun: bool,
     slow_streaks: SlowStreaks,
+    /// The number of images that the current attempt of a sampling job found.
+    found: Option<u64>,
 }
 
 impl Recorder {
-    pub(super) fn new(path: PathBuf, launch_id: String, console: Console, writer: FileWriter) -> Self {
-        let state = State::of_launch(launch_id, Timestamp::now());
+    pub(super) fn new(path: PathBuf, launch_id: String, kind: JobKind, console: Console, writer: FileWriter) -> Self {
+        let state = State { kind, ..State::of_launch(launch_id, Timestamp::now()) };
         Self {
             path,
             console,
             writer,
             state,
-            rate: Rate::default(),
+            rate: Rate::new(kind),
             pending: Vec::new(),
             slow_reported_at: None,
             ranks_seen_slow: BTreeSet::new(),
             has_problem: false,
             has_begun: false,
             slow_streaks: SlowStreaks::default(),
+            found: None,
         }
     }
 
@@ -108,21 +112,28 @@ impl Recorder {
         self.state.world = layout.world();
         self.state.hosts = layout.hosts.iter().map(|(host, _)| host.clone()).collect();
         self.state.condition = Condition::Starting;
-        self.rate = Rate::default();
+        (self.rate, self.found) = (Rate::new(self.state.kind), None);
         self.write();
     }
 
     /// Records the ranks' last reports.
-    pub(super) fn note(&mut self, roster: &Roster) {
+    pub(super) fn note(&mut self, roster: &Roster, now: f64) {
+        self.note_progress(roster, now);
         let state = &mut self.state;
-        if let Some(step) = roster.steps_done() {
-            state.step = step;
-        }
-        if let Some(last_step) = roster.readings().map(|reading| reading.last_step).max() {
-            state.last_step = state.last_step.max(last_step);
-        }
         state.checkpoint_step = state.checkpoint_step.max(roster.checkpoint_step());
         (state.images_per_second, state.seconds_left) = (None, None);
+    }
+
+    /// Records the steps or images that are done, and the costs of incidents once a sampling job has drawn more images.
+    fn note_progress(&mut self, roster: &Roster, now: f64) {
+        let kind = self.state.kind;
+        self.state.last_step = self.state.last_step.max(roster.goal(kind));
+        let Some(done) = roster.done(kind) else { return };
+        self.state.step = done;
+        let found = *self.found.get_or_insert(done);
+        if kind == JobKind::Sample && done > found {
+            self.continues(found, now);
+        }
     }
 
     /// Records an incident.
@@ -159,25 +170,27 @@ impl Recorder {
 impl Watcher for Recorder {
     fn observe(&mut self, attempt: &Attempt, now: f64) {
         let roster = &attempt.roster;
+        self.note_progress(roster, now);
         let state = &mut self.state;
-        if let Some(step) = roster.steps_done() {
-            state.step = step;
-            self.rate.record(now, step);
+        let kind = state.kind;
+        if roster.done(kind).is_some() {
+            self.rate.record(now, state.step);
         }
         if let Some(furthest) = attempt.furthest() {
-            state.last_step = state.last_step.max(furthest.last_step);
             let rate = self.rate.per_second(now);
-            state.images_per_second = rate.map(|rate| rate * furthest.global_batch as f64);
-            let left = furthest.last_step.saturating_sub(state.step) as f64;
+            let images = if kind == JobKind::Train { furthest.global_batch as f64 } else { 1.0 };
+            state.images_per_second = rate.map(|rate| rate * images);
+            let left = roster.goal(kind).saturating_sub(state.step) as f64;
             state.seconds_left = rate.map(|rate| left / rate);
             if !furthest.attempt_id.is_empty() {
                 state.attempt_id = Some(furthest.attempt_id.clone());
             }
-            state.condition = match furthest.step {
+            state.condition = match kind {
                 _ if attempt.is_ending => Condition::Recovering,
                 _ if attempt.is_stopping => Condition::Stopping,
-                0 => Condition::Starting,
-                _ => Condition::Training,
+                _ if !roster.readings().any(|reading| kind.has_begun(reading)) => Condition::Starting,
+                JobKind::Train => Condition::Training,
+                JobKind::Sample => Condition::Sampling,
             };
         }
         state.checkpoint_step = state.checkpoint_step.max(roster.checkpoint_step());
@@ -199,16 +212,24 @@ impl Watcher for Recorder {
     }
 
     fn first_step(&mut self, attempt: &Attempt, now: f64) {
-        let began = attempt.roster.checkpoint_step();
-        if let Some((seconds, steps)) = self.complete(began, now) {
-            let are = if steps == 1 { "step is" } else { "steps are" };
-            self.console
-                .info(&format!("trains again after {seconds:.1} s, from step {began}; {steps} {are} done again"));
+        if self.state.kind == JobKind::Train {
+            self.continues(attempt.roster.checkpoint_step(), now);
         }
     }
 }
 
 impl Recorder {
+    /// Completes the incidents, and tells their costs, when the job continues from this step or number of images.
+    fn continues(&mut self, began: u64, now: f64) {
+        let Some((seconds, lost)) = self.complete(began, now) else { return };
+        let kind = self.state.kind;
+        let amount = format!("{} {}", kind.amount(lost), if lost == 1 { "is" } else { "are" });
+        self.console.info(&match kind {
+            JobKind::Train => format!("trains again after {seconds:.1} s, from step {began}; {amount} done again"),
+            JobKind::Sample => format!("draws again after {seconds:.1} s; {amount} drawn again"),
+        });
+    }
+
     /// Writes the costs of the incidents since the last new step, when the run continues from step `began`. Returns the
     /// seconds and steps of the first incident, which are the costs of all of them together.
     fn complete(&mut self, began: u64, now: f64) -> Option<(f64, u64)> {
@@ -235,6 +256,8 @@ impl Recorder {
 
 #[cfg(test)]
 mod tests {
+    use admiral_contract::{Phase, Reading};
+
     use super::*;
     use crate::environment::Environment;
     use crate::incident::GroupRecord;
@@ -244,6 +267,7 @@ mod tests {
     fn failure(incident: u64, step: u64) -> Failure {
         Failure {
             launch_id: "l".into(),
+            kind: JobKind::Train,
             incident,
             attempt: incident,
             detected: Timestamp::UNIX_EPOCH,
@@ -266,9 +290,9 @@ mod tests {
         }
     }
 
-    fn recorder(folder: &std::path::Path) -> Recorder {
+    fn recorder(folder: &std::path::Path, kind: JobKind) -> Recorder {
         let console = Console::new(&Environment::new([]));
-        Recorder::new(folder.join("state.json"), "l".into(), console, FileWriter::start().expect("a thread"))
+        Recorder::new(folder.join("state.json"), "l".into(), kind, console, FileWriter::start().expect("a thread"))
     }
 
     fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> T {
@@ -278,7 +302,7 @@ mod tests {
     #[test]
     fn the_costs_of_two_incidents_are_written_for_both() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut recorder = recorder(folder.path());
+        let mut recorder = recorder(folder.path(), JobKind::Train);
         let (newest, own) =
             (folder.path().join("failure.json"), |number: u64| folder.path().join(format!("{number}.json")));
         for (number, step, at) in [(1, 45, 100.0), (2, 40, 103.0)] {
@@ -293,10 +317,30 @@ mod tests {
         assert_eq!(recorder.complete(40, 111.0), None, "once");
     }
 
+    #[test]
+    fn a_sampling_job_continues_when_it_has_drawn_more_images_than_it_found() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut recorder = recorder(folder.path(), JobKind::Sample);
+        let path = folder.path().join("failure.json");
+        recorder.failed(failure(1, 96), vec![path.clone()], 100.0);
+        let mut roster = Roster::new((0..2).map(|rank| ("n0".to_owned(), rank)));
+        for (now, images, lost) in [(105.0, [32, 32], None), (106.0, [32, 48], Some(32)), (107.0, [48, 48], Some(32))] {
+            for (entry, step) in roster.entries.iter_mut().zip(images) {
+                entry.reading = Some(Reading { step, last_step: 100, phase: Phase::Sample, ..Reading::default() });
+            }
+            recorder.note_progress(&roster, now);
+            assert_eq!((recorder.state.step, recorder.state.last_step), (images.iter().sum(), 200));
+            recorder.writer.finish(PATIENCE).expect("it can be written");
+            let written = std::fs::read(&path).ok().map(|_| read::<Failure>(&path));
+            assert_eq!(written.as_ref().and_then(|failure| failure.steps_lost), lost);
+            assert_eq!(written.and_then(|failure| failure.seconds_lost), lost.map(|_| 6.0));
+        }
+    }
+
     #[tokio::test]
     async fn a_waiting_launcher_updates_its_state() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut recorder = recorder(folder.path());
+        let mut recorder = recorder(folder.path(), JobKind::Train);
         recorder.wait_for_start(Duration::from_secs(600));
         recorder.writer.finish(PATIENCE).expect("it can be written");
         let first: State = read(&folder.path().join("state.json"));

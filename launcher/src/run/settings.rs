@@ -1,38 +1,101 @@
-//! Checks and texts that follow from a configuration.
+//! What the launcher has to know about a job, and checks and texts that follow from it.
 
-use admiral_contract::{BatchDivision, world_sizes};
+use std::path::PathBuf;
+
+use admiral_contract::{LaunchConfig, world_sizes};
 
 use super::error::LaunchError;
 use crate::facts::Facts;
+use crate::job::Work;
 
-/// Returns the timeouts of a run, for people.
-pub(super) fn timeouts(facts: &Facts) -> String {
-    let times = facts.config.launch.timeouts();
-    format!(
-        "no progress for {} s is a standstill; hosts have {} s to come up; a host that is silent for {} s is lost; a \
-         group is gone after {} s or ended by force; a checkpoint on request has {} s",
-        times.stall.as_secs(),
-        times.start.as_secs(),
-        times.silence.as_secs(),
-        times.group_down.as_secs(),
-        facts.config.checkpoint.grace_seconds,
-    )
+/// What the launcher has to know about a job: from the configuration of a training run, or from the command line of a
+/// sampling job.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What the ranks do.
+    pub work: Work,
+    /// The folder of the launcher's files.
+    pub run_folder: PathBuf,
+    /// The folder or URL to which the ranks write checkpoints or images.
+    pub store: String,
+    /// How standstills are detected, and how often the job is restarted.
+    pub limits: LaunchConfig,
+    /// Seconds from a request to stop until ranks are killed.
+    pub grace_seconds: u64,
+    /// Whether the ranks use GPUs if there are any.
+    pub uses_gpus: bool,
+    /// Whether the ranks need GPUs.
+    pub requires_gpus: bool,
+    /// Files that must be identical on every host.
+    pub files: Vec<PathBuf>,
+    /// Files or folders that every host must have.
+    pub places: Vec<PathBuf>,
+    /// The size of a checkpoint in bytes, if the job writes any.
+    pub checkpoint_bytes: Option<u64>,
+    /// The largest number of checkpoints that are stored at the same time.
+    pub kept_checkpoints: u64,
 }
 
-/// Refuses a number of ranks that cannot share the batch.
-///
-/// # Errors
-/// If they cannot, with the numbers of ranks that can.
-pub(super) fn check_world(facts: &Facts, world: usize) -> Result<(), LaunchError> {
-    let training = &facts.config.training;
-    if BatchDivision::new(training.global_batch, training.microbatch, world as u64).is_ok() {
-        return Ok(());
+impl Settings {
+    /// Returns the settings of the training run with this configuration, whose file is `config`.
+    pub(super) fn of_training(facts: Facts, config: PathBuf) -> Self {
+        let kept_checkpoints = kept_checkpoints(&facts);
+        let Facts { config: fields, derived } = facts;
+        let absolute = |path: String| std::path::absolute(&path).unwrap_or_else(|_| path.into());
+        Self {
+            work: Work::Train { global_batch: fields.training.global_batch, microbatch: fields.training.microbatch },
+            run_folder: derived.run_folder,
+            store: derived.checkpoint_url,
+            limits: fields.launch,
+            grace_seconds: fields.checkpoint.grace_seconds,
+            uses_gpus: fields.run.device != "cpu",
+            requires_gpus: fields.run.device == "cuda",
+            files: vec![config],
+            places: fields.data.path.filter(|path| !path.is_empty()).map(absolute).into_iter().collect(),
+            checkpoint_bytes: Some(derived.checkpoint_bytes),
+            kept_checkpoints,
+        }
     }
-    Err(LaunchError::config(format!(
-        "training.global_batch {} in passes of {} cannot be divided over {world} ranks; these numbers of ranks can: \
-         {:?}; give one with --np",
-        training.global_batch,
-        training.microbatch,
-        world_sizes(training.global_batch, training.microbatch, world.max(64) as u64),
-    )))
+
+    /// Returns the timeouts of the job, for people.
+    pub(super) fn timeouts(&self) -> String {
+        let times = self.limits.timeouts();
+        let stop = match self.work {
+            Work::Train { .. } => "a checkpoint on request has",
+            Work::Sample => "ranks that are asked to stop have",
+        };
+        format!(
+            "no progress for {} s is a standstill; hosts have {} s to come up; a host that is silent for {} s is lost; \
+             a group is gone after {} s or ended by force; {stop} {} s",
+            times.stall.as_secs(),
+            times.start.as_secs(),
+            times.silence.as_secs(),
+            times.group_down.as_secs(),
+            self.grace_seconds,
+        )
+    }
+
+    /// Refuses a number of ranks that cannot share the work.
+    ///
+    /// # Errors
+    /// If they cannot, with the numbers of ranks that can.
+    pub(super) fn check_world(&self, world: usize) -> Result<(), LaunchError> {
+        if self.work.largest_world(world) == Some(world) {
+            return Ok(());
+        }
+        let Work::Train { global_batch, microbatch } = self.work else {
+            return Err(LaunchError::config("a run has at least one rank"));
+        };
+        Err(LaunchError::config(format!(
+            "training.global_batch {global_batch} in passes of {microbatch} cannot be divided over {world} ranks; these \
+             numbers of ranks can: {:?}; give one with --np",
+            world_sizes(global_batch, microbatch, world.max(64) as u64),
+        )))
+    }
+}
+
+/// An old checkpoint is deleted only after the newest was written.
+fn kept_checkpoints(facts: &Facts) -> u64 {
+    let all = facts.config.training.steps.div_ceil(facts.config.training.save_interval.max(1));
+    facts.config.checkpoint.keep_last.map_or(all, |keep| all.min(keep.saturating_add(1)))
 }

@@ -11,13 +11,16 @@ use admiral_contract::{printable, printable_json};
 use jiff::Timestamp;
 
 use super::state::{Condition, STALE_SECONDS, State};
+use crate::job::JobKind;
 use crate::paths::state_of;
 
 /// There is nothing to show.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
     /// No launcher has run there.
-    #[error("{path}: {source}; no admiral-launch has run there, or give the run's folder (run.folder)")]
+    #[error(
+        "{path}: {source}; no admiral-launch has run there, or give the run's folder (run.folder, or --run-folder of a sampling job)"
+    )]
     Absent {
         /// The path of the missing file.
         path: PathBuf,
@@ -135,14 +138,20 @@ fn table(run: &str, state: &State, is_gone: bool, now: Timestamp) -> String {
     row("state", condition);
     row("ranks", format!("{} on {}", state.world, state.hosts.join(", ")));
     let last = if state.last_step > 0 { format!(" of {}", state.last_step) } else { String::new() };
-    row("step", format!("{}{last}", state.step));
+    let unit = match state.kind {
+        JobKind::Train => "step",
+        JobKind::Sample => "images",
+    };
+    row(unit, format!("{}{last}", state.step));
     if let Some(rate) = state.images_per_second {
         row("images/s", format!("{rate:.1}"));
     }
     if let Some(left) = state.seconds_left {
         row("time left", span(left));
     }
-    row("checkpoint", format!("step {}", state.checkpoint_step));
+    if state.kind == JobKind::Train {
+        row("checkpoint", format!("step {}", state.checkpoint_step));
+    }
     row("restarts", state.restarts.to_string());
     for slow in &state.slow {
         row("slow", slow.clone());
@@ -198,6 +207,16 @@ mod tests {
         {
             assert!(text.contains(part), "{part}: {text}");
         }
+    }
+
+    #[test]
+    fn a_sampling_job_has_images_and_no_steps() {
+        let drawing = State { kind: JobKind::Sample, condition: Condition::Sampling, ..state() };
+        let text = table("runs/a", &drawing, false, Timestamp::from_second(1_000_002).expect("a time"));
+        for part in ["drawing images", "images           20 of 100", "64.0", "1 h 6 min", "restarts"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains("step") && !text.contains("checkpoint"), "{text}");
     }
 
     #[test]

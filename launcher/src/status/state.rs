@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::incident::RankRecord;
+use crate::job::JobKind;
 
 /// The activity of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +19,9 @@ pub enum Condition {
     Starting,
     /// The ranks train.
     Training,
-    /// The run was asked to stop; a checkpoint is being published.
+    /// The ranks draw images.
+    Sampling,
+    /// The run was asked to stop, and its ranks keep their work.
     Stopping,
     /// Something failed: the group is shutting down, or the next attempt waits.
     Recovering,
@@ -32,6 +35,7 @@ impl std::fmt::Display for Condition {
             Self::Preflight => "examining the hosts",
             Self::Starting => "starting",
             Self::Training => "training",
+            Self::Sampling => "drawing images",
             Self::Stopping => "stopping",
             Self::Recovering => "recovering",
             Self::Ended => "ended",
@@ -44,6 +48,9 @@ impl std::fmt::Display for Condition {
 pub struct State {
     /// The launch.
     pub launch_id: String,
+    /// What the ranks do.
+    #[serde(default)]
+    pub kind: JobKind,
     /// The host of its launcher.
     pub launcher_host: String,
     /// The process number of the launcher.
@@ -71,15 +78,15 @@ pub struct State {
     pub world: usize,
     /// The hosts in use.
     pub hosts: Vec<String>,
-    /// The number of completed steps.
+    /// The number of completed steps, or of finished images.
     pub step: u64,
-    /// The last step of the run; 0 until it is known.
+    /// The last step of the run, or the number of its images; 0 until it is known.
     pub last_step: u64,
-    /// Images per second over all ranks in the last half minute, if known.
+    /// Images per second over all ranks in the last half minute, or ten minutes of a sampling job, if known.
     pub images_per_second: Option<f64>,
-    /// Seconds until the last step, at this rate.
+    /// Seconds until the last step or image, at this rate.
     pub seconds_left: Option<f64>,
-    /// The step of the newest checkpoint that this run has published or begun from.
+    /// The step of the newest checkpoint that this run has published or begun from; 0 for a sampling job.
     pub checkpoint_step: u64,
     /// The ID of the ranks' attempt, as in the checkpoints' `owner.json`.
     pub attempt_id: Option<String>,
@@ -106,6 +113,7 @@ impl State {
         let pid = std::process::id();
         Self {
             launch_id,
+            kind: JobKind::Train,
             launcher_host: host::host_name(),
             launcher_pid: pid,
             launcher_start: host::start_ticks(pid),
@@ -142,16 +150,29 @@ impl State {
     }
 }
 
-/// Measures the rate of steps over a window.
-#[derive(Debug, Default)]
+/// Measures the rate of steps or images over a window.
+#[derive(Debug)]
 pub struct Rate {
     seen: VecDeque<(f64, u64)>,
+    window: f64,
 }
 
-/// The length of the window in seconds.
+/// The length of the window in seconds. All ranks finish their batches of images at about the same time, and a batch
+/// takes minutes.
 const WINDOW: f64 = 30.0;
+const WINDOW_OF_IMAGES: f64 = 600.0;
 
 impl Rate {
+    /// Creates the measurement for a kind of job.
+    #[must_use]
+    pub fn new(kind: JobKind) -> Self {
+        let window = match kind {
+            JobKind::Train => WINDOW,
+            JobKind::Sample => WINDOW_OF_IMAGES,
+        };
+        Self { seen: VecDeque::new(), window }
+    }
+
     /// Records that `step` steps are done at `now`, in seconds. If the step goes back, the measurement starts anew.
     pub fn record(&mut self, now: f64, step: u64) {
         if self.seen.back().is_some_and(|&(_, last)| step < last) {
@@ -160,7 +181,7 @@ impl Rate {
         if self.seen.back().is_none_or(|&(_, last)| step > last) {
             self.seen.push_back((now, step));
         }
-        while self.seen.len() > 2 && self.seen.front().is_some_and(|&(at, _)| now - at > WINDOW) {
+        while self.seen.len() > 2 && self.seen.front().is_some_and(|&(at, _)| now - at > self.window) {
             self.seen.pop_front();
         }
     }
@@ -196,7 +217,7 @@ mod tests {
 
     #[test]
     fn the_rate_follows_the_steps() {
-        let mut rate = Rate::default();
+        let mut rate = Rate::new(JobKind::Train);
         assert_eq!(rate.per_second(0.0), None);
         for step in 0..100 {
             rate.record(step as f64 * 0.5, step);
@@ -205,5 +226,17 @@ mod tests {
         assert!(rate.per_second(200.0).expect("it was measured") < 0.5, "it stands still");
         rate.record(200.0, 10);
         assert_eq!(rate.per_second(200.0), None, "another attempt began at an earlier step");
+    }
+
+    #[test]
+    fn images_that_come_in_batches_have_a_steady_rate() {
+        let mut rate = Rate::new(JobKind::Sample);
+        // Four ranks finish 16 images each within four seconds, every two minutes.
+        for second in 0..=1204_u64 {
+            let (batches, within) = (second / 120, (second % 120).min(3) + 1);
+            rate.record(second as f64, if batches == 0 { 0 } else { (batches - 1) * 64 + within * 16 });
+        }
+        let measured = rate.per_second(1204.0).expect("it was measured");
+        assert!((0.45..0.65).contains(&measured), "{measured}");
     }
 }

@@ -69,7 +69,7 @@ pub struct Vanish {
 pub trait Watcher {
     /// Called once a second.
     fn observe(&mut self, attempt: &Attempt, now: f64);
-    /// Called when the attempt has done its first step, at `now` in seconds since the launch.
+    /// Called when the attempt has done its first step or batch, at `now` in seconds since the launch.
     fn first_step(&mut self, attempt: &Attempt, now: f64);
 }
 
@@ -104,9 +104,9 @@ pub struct AttemptEnd {
     pub vanished: Option<Timestamp>,
     /// Ranks whose processes are not confirmed to be gone.
     pub unverified: Vec<usize>,
-    /// The furthest step that was begun.
+    /// The furthest step that was begun, or the number of images that were finished.
     pub reached: u64,
-    /// Whether a step was completed.
+    /// Whether a step, or a batch of images, was completed.
     pub has_stepped: bool,
     /// The time at which the shutdown began.
     pub detected: Timestamp,
@@ -182,17 +182,18 @@ impl Attempt {
                     Some(Event::MpirunEnded)
                 }
                 Some(()) = stops.recv() => {
-                    console.info(if self.is_stopping {
-                        "asked again: the ranks are ended by force"
+                    console.info(&if self.is_stopping {
+                        "asked again: the ranks are ended by force".to_owned()
                     } else {
-                        "asked to stop: the ranks publish a checkpoint; ask again to end them at once"
+                        let kind = ranks.options.kind;
+                        format!("asked to stop: {}; ask again to end them at once", kind.when_stopped())
                     });
                     let repeated = std::mem::replace(&mut self.is_stopping, true);
                     Some(Event::StopRequested { repeated })
                 }
                 _ = tick.tick() => Some(Event::Tick),
                 _ = second.tick() => {
-                    self.slow = slow_ranks(&group.views());
+                    self.slow = slow_ranks(&group.views(), ranks.options.kind);
                     watcher.observe(&self, self.launched.elapsed().as_secs_f64());
                     None
                 }

@@ -3,6 +3,7 @@
 use admiral_contract::Reading;
 
 use crate::incident::RankRecord;
+use crate::job::JobKind;
 use crate::protocol::{FromAgent, Hello};
 
 /// The known state of a rank.
@@ -81,11 +82,26 @@ impl Roster {
         self.entries.iter().all(|entry| entry.hello.is_some())
     }
 
-    /// Returns the number of steps that every rank has completed.
+    /// Returns the number of steps that every rank has completed, or of images that all ranks together have finished;
+    /// `None` until it is known. The images are known once every rank has begun.
     #[must_use]
-    pub fn steps_done(&self) -> Option<u64> {
-        let done = |reading: &Reading| reading.step.saturating_sub(u64::from(is_within_step(reading)));
-        self.entries.iter().filter_map(|entry| entry.reading.as_ref()).filter(|r| r.last_step > 0).map(done).max()
+    pub fn done(&self, kind: JobKind) -> Option<u64> {
+        match kind {
+            JobKind::Train => {
+                let done = |reading: &Reading| reading.step.saturating_sub(u64::from(is_within_step(reading)));
+                self.readings().filter(|reading| reading.last_step > 0).map(done).max()
+            }
+            JobKind::Sample => {
+                let have_begun = self.readings().filter(|reading| kind.has_begun(reading)).count();
+                (have_begun == self.entries.len()).then(|| kind.total(self.readings().map(|reading| reading.step)))
+            }
+        }
+    }
+
+    /// Returns the last step, or the number of images of all shares.
+    #[must_use]
+    pub fn goal(&self, kind: JobKind) -> u64 {
+        kind.total(self.readings().map(|reading| reading.last_step))
     }
 
     /// Returns the hosts, each once.
@@ -125,4 +141,35 @@ impl Roster {
 fn is_within_step(reading: &Reading) -> bool {
     use admiral_contract::Phase;
     matches!(reading.phase, Phase::Data | Phase::Forward | Phase::Backward | Phase::Reduce | Phase::Optimizer)
+}
+
+#[cfg(test)]
+mod tests {
+    use admiral_contract::Phase;
+
+    use super::*;
+
+    fn roster(readings: &[Option<(u64, u64, Phase)>]) -> Roster {
+        let mut roster = Roster::new((0..readings.len()).map(|rank| ("n0".to_owned(), rank)));
+        for (entry, reading) in roster.entries.iter_mut().zip(readings) {
+            entry.reading =
+                reading.map(|(step, last_step, phase)| Reading { step, last_step, phase, ..Reading::default() });
+        }
+        roster
+    }
+
+    #[test]
+    fn all_ranks_do_the_same_steps() {
+        let roster = roster(&[Some((7, 100, Phase::Exchange)), Some((7, 100, Phase::Forward)), None]);
+        assert_eq!((roster.done(JobKind::Train), roster.goal(JobKind::Train)), (Some(7), 100));
+    }
+
+    #[test]
+    fn images_of_all_shares_are_added_once_every_rank_has_begun() {
+        let all = [Some((64, 100, Phase::Sample)), Some((32, 100, Phase::Checkpoint)), Some((0, 0, Phase::End))];
+        let whole = roster(&all);
+        assert_eq!((whole.done(JobKind::Sample), whole.goal(JobKind::Sample)), (Some(96), 200));
+        assert_eq!(roster(&[all[0], Some((0, 0, Phase::Start))]).done(JobKind::Sample), None);
+        assert_eq!(roster(&[all[0], None]).done(JobKind::Sample), None);
+    }
 }

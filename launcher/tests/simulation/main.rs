@@ -15,6 +15,7 @@ use admiral_launch::decide::{
     Action, Cause, End, Event, Group, GroupOptions, Incident, Outcome, Output, Situation, decide, slow_ranks, verdict,
 };
 use admiral_launch::hosts::Host;
+use admiral_launch::job::{JobKind, Work};
 
 use random::Random;
 use ranks::Ranks;
@@ -217,7 +218,7 @@ impl SimulatedGroup<'_> {
 
 fn options(reached_before: u64) -> GroupOptions {
     let timeouts = LaunchConfig { stall_seconds: STALL, ..LaunchConfig::default() }.timeouts();
-    GroupOptions { timeouts, stop_grace_seconds: 30.0, reached_before }
+    GroupOptions { kind: JobKind::Train, timeouts, stop_grace_seconds: 30.0, reached_before }
 }
 
 /// Leads a group from `begin` on. The fault hits `rank` after `after` seconds; without a fault, the group is asked to
@@ -455,8 +456,7 @@ fn check_launches(seeds: Range<u64>) {
                 hosts: &given,
                 left_out: &left_out,
                 world_wanted: 512,
-                global_batch: GLOBAL_BATCH,
-                microbatch: MICROBATCH,
+                work: Work::Train { global_batch: GLOBAL_BATCH, microbatch: MICROBATCH },
                 min_world: 256,
                 history: &history,
                 max_restarts,
@@ -517,7 +517,10 @@ fn costs_of_a_verdict_and_of_a_decision() {
     );
     time("a tick of the group: ledgers and verdict", Box::new(|| assert!(group.handle(600.0, Event::Tick).is_empty())));
     let views = group.views();
-    time("a verdict that all is well", Box::new(|| assert!(verdict(&views, &options.timeouts).sentence().is_none())));
+    time(
+        "a verdict that all is well",
+        Box::new(|| assert!(verdict(&views, &options.timeouts, JobKind::Train).sentence().is_none())),
+    );
     let mut late = views.clone();
     for view in &mut late {
         let reading = view.reading.as_mut().unwrap();
@@ -525,8 +528,11 @@ fn costs_of_a_verdict_and_of_a_decision() {
         reading.phase = if view.rank == 77 { Phase::Data } else { Phase::Reduce };
         reading.collectives = 900 + u64::from(view.rank != 77);
     }
-    time("a verdict that names one rank", Box::new(|| assert_eq!(verdict(&late, &options.timeouts).culprits(), [77])));
-    time("a look for slow ranks", Box::new(|| drop(slow_ranks(&views))));
+    time(
+        "a verdict that names one rank",
+        Box::new(|| assert_eq!(verdict(&late, &options.timeouts, JobKind::Train).culprits(), [77])),
+    );
+    time("a look for slow ranks", Box::new(|| drop(slow_ranks(&views, JobKind::Train))));
     let incident = |at: u32| Incident {
         at_seconds: f64::from(at),
         rank: Some(77),
@@ -540,8 +546,7 @@ fn costs_of_a_verdict_and_of_a_decision() {
         hosts: &given,
         left_out: &["n01".to_owned(), "n02".to_owned()],
         world_wanted: 512,
-        global_batch: GLOBAL_BATCH,
-        microbatch: MICROBATCH,
+        work: Work::Train { global_batch: GLOBAL_BATCH, microbatch: MICROBATCH },
         min_world: 1,
         history: &history,
         max_restarts: 100,

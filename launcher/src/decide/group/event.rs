@@ -4,6 +4,7 @@ use admiral_contract::{Reading, Timeouts};
 
 use crate::decide::cause::Incident;
 use crate::decide::end::End;
+use crate::job::JobKind;
 
 /// An input of a group.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,7 +63,7 @@ pub enum Event {
     MpirunEnded,
     /// The user or the scheduler asks the run to stop.
     StopRequested {
-        /// Whether this is a repeated request. The ranks are then ended at once, without a checkpoint.
+        /// Whether this is a repeated request. The ranks are then ended at once, and may lose work.
         repeated: bool,
     },
     /// Time has passed. Comes at least twice a second.
@@ -74,7 +75,7 @@ pub enum Event {
 pub enum Output {
     /// All agents are connected: start every rank. Comes once.
     StartAll,
-    /// Tell every rank to publish a checkpoint and exit.
+    /// Tell every rank to keep its work and exit: after a checkpoint, if it trains.
     SignalAll,
     /// Ask for the stacks of this rank's threads.
     TakeStack(usize),
@@ -102,7 +103,7 @@ pub enum Outcome {
     },
     /// The run was asked to stop, before or after a failure. No other group is started.
     Stopped {
-        /// 75 with a checkpoint or before the first step; else the code of the rank that failed meanwhile, or 1.
+        /// 75 if nothing was lost; else the code of the rank that failed meanwhile, or 1.
         code: u8,
         /// The description, for people.
         sentence: String,
@@ -112,10 +113,12 @@ pub enum Outcome {
 /// The limits of a group.
 #[derive(Debug, Clone)]
 pub struct GroupOptions {
+    /// What the ranks do.
+    pub kind: JobKind,
     /// Its timeouts.
     pub timeouts: Timeouts,
     /// The time that a stop may take until ranks are killed, in seconds.
     pub stop_grace_seconds: f64,
-    /// The furthest step of the earlier groups, for [`Incident::steps_gained`].
+    /// The furthest count of the earlier groups, for [`Incident::steps_gained`].
     pub reached_before: u64,
 }

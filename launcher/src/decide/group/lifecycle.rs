@@ -93,10 +93,11 @@ impl Group {
         }
     }
 
-    /// Returns the furthest step that any rank has begun.
+    /// Returns the furthest step that any rank has begun, or the number of images that all ranks have finished.
     #[must_use]
     pub fn reached(&self) -> u64 {
-        self.members.iter().filter_map(|member| member.reading.as_ref()).map(|reading| reading.step).max().unwrap_or(0)
+        let readings = self.members.iter().filter_map(|member| member.reading.as_ref());
+        self.options.kind.total(readings.map(|reading| reading.step))
     }
 
     /// Returns whether the group is shutting down or gone.
@@ -210,7 +211,12 @@ impl Group {
         let view = self.view(rank);
         FailureCandidate {
             rank: Some(rank),
-            sentence: format!("{} {}{}", name(&view), end.describe(), whereabouts(view.reading.as_ref())),
+            sentence: format!(
+                "{} {}{}",
+                name(&view),
+                end.describe(self.options.kind),
+                whereabouts(view.reading.as_ref(), self.options.kind)
+            ),
             hosts: if end.blames_host() { vec![view.host] } else { Vec::new() },
             cause: end.cause(),
             // A rank that loses its peers is inside a collective operation.
@@ -237,7 +243,7 @@ impl Group {
             sentence: format!(
                 "the agent of {} is gone{}: it was killed, or its connection was cut",
                 name(&view),
-                whereabouts(view.reading.as_ref())
+                whereabouts(view.reading.as_ref(), self.options.kind)
             ),
             hosts: vec![view.host],
             cause: Cause::AgentLost,
@@ -296,12 +302,12 @@ impl Group {
 
     fn stop_requested(&mut self, repeated: bool, out: &mut Vec<Output>) {
         if self.ending.is_some() {
-            // It is too late for a checkpoint, but no other group will be started.
+            // It is too late to keep anything, but no other group will be started.
             self.stop = Some(Stop { is_requested: true, deadline: self.now });
             return;
         }
         if !self.started {
-            self.end(stopped_early(&self.members), out);
+            self.end(stopped_early(&self.members, self.options.kind), out);
         } else if repeated || self.is_stop_requested() {
             self.end(Outcome::Stopped { code: FORCED_EXIT_CODE, sentence: "it was ended by force".to_owned() }, out);
         } else {
@@ -316,7 +322,7 @@ impl Group {
             return;
         }
         let views = self.views();
-        let verdict = verdict(&views, &self.options.timeouts);
+        let verdict = verdict(&views, &self.options.timeouts, self.options.kind);
         let Some(mut sentence) = verdict.sentence().map(str::to_owned) else { return };
         let left_early = self.members.len() - views.len();
         if left_early > 0 && matches!(verdict, Verdict::AllWait { .. }) {
@@ -388,7 +394,7 @@ impl Group {
                 return None;
             }
             if failure.consequence > 0 && self.is_killed_by_stop() {
-                return Some(stopped_early(&self.members));
+                return Some(stopped_early(&self.members, self.options.kind));
             }
             let preempted = End::Code(ExitCode::Preempted as u8);
             let first = self.members.iter().position(|member| member.ended == Some(preempted));
@@ -407,7 +413,7 @@ impl Group {
         }
         let grace = self.options.stop_grace_seconds;
         Some(if self.is_killed_by_stop() {
-            stopped_early(&self.members)
+            stopped_early(&self.members, self.options.kind)
         } else if stop.is_requested {
             let sentence = format!("it did not stop within {grace:.0} s and was ended by force");
             Outcome::Stopped { code: FORCED_EXIT_CODE, sentence }
@@ -465,10 +471,14 @@ impl Group {
     fn regular_end(&self) -> Outcome {
         let preempted = End::Code(ExitCode::Preempted as u8);
         let Some(rank) = self.members.iter().position(|member| member.ended == Some(preempted)) else {
-            return if self.is_killed_by_stop() { stopped_early(&self.members) } else { Outcome::AllEnded };
+            return if self.is_killed_by_stop() {
+                stopped_early(&self.members, self.options.kind)
+            } else {
+                Outcome::AllEnded
+            };
         };
         if self.is_stop_requested() {
-            let sentence = "it was stopped, with a checkpoint".to_owned();
+            let sentence = self.options.kind.stopped().to_owned();
             return Outcome::Stopped { code: ExitCode::Preempted as u8, sentence };
         }
         self.outcome(self.failure_of(rank, preempted))

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use admiral_contract::{ExitCode, largest_world_size, world_sizes};
+use admiral_contract::{ExitCode, world_sizes};
 
 use super::cause::{Cause, Incident, USAGE_EXIT_CODE, code_of};
 use super::sentence::{count, first_few};
 use crate::hosts::Host;
+use crate::job::{JobKind, Work};
 
 /// After this many incidents of one rank with one cause and without progress, the launcher gives up.
 const MAX_SAME_FAILURES: usize = 3;
@@ -25,10 +26,8 @@ pub struct Situation<'a> {
     pub left_out: &'a [String],
     /// The number of ranks that the user wants. Hosts that are not needed for them are spares.
     pub world_wanted: usize,
-    /// The number of samples of a step over all ranks.
-    pub global_batch: u64,
-    /// The largest number of samples of one pass on one rank.
-    pub microbatch: u64,
+    /// What the ranks do.
+    pub work: Work,
     /// The run stops rather than continue with fewer ranks.
     pub min_world: usize,
     /// The incidents before this one, oldest first.
@@ -53,7 +52,7 @@ pub enum Action {
         /// The reason, for people.
         reason: String,
     },
-    /// Start a new group from the newest verified checkpoint.
+    /// Start a new group, which continues from what the earlier ones have stored.
     Restart {
         /// The delay before the start.
         delay_seconds: f64,
@@ -71,7 +70,7 @@ pub enum Action {
 /// Decides what to do after `incident`, the first failure of its group.
 #[must_use]
 pub fn decide(incident: &Incident, situation: &Situation<'_>) -> Action {
-    if let Some(action) = final_code(incident.cause, situation.restart_on_preemption) {
+    if let Some(action) = final_code(incident.cause, situation.work.kind(), situation.restart_on_preemption) {
         return action;
     }
     let code = code_of(incident.cause);
@@ -99,7 +98,7 @@ pub fn next_resume(resume: String, has_stepped: bool) -> String {
 }
 
 /// Returns the action for exit codes after which no restart can help.
-fn final_code(cause: Cause, restart_on_preemption: bool) -> Option<Action> {
+fn final_code(cause: Cause, kind: JobKind, restart_on_preemption: bool) -> Option<Action> {
     let Cause::Exit(code) = cause else { return None };
     if code == USAGE_EXIT_CODE {
         let reason = "admiral does not take the command line that it is given: starting again cannot help; are it and \
@@ -108,11 +107,17 @@ fn final_code(cause: Cause, restart_on_preemption: bool) -> Option<Action> {
     }
     let reason = match ExitCode::from_byte(code)? {
         ExitCode::Finished => "the run is finished",
+        ExitCode::Config if kind == JobKind::Sample => "the options or the model is wrong: starting again cannot help",
         ExitCode::Config => "the configuration or the data is wrong: starting again cannot help",
+        ExitCode::Diverged if kind == JobKind::Sample => {
+            "the model's numbers are not finite: starting again would only repeat it"
+        }
         ExitCode::Diverged => "training diverged: starting again would only repeat it",
         ExitCode::Bug => "a bug in Admiral: everything is kept as it is, for a report",
-        ExitCode::Preempted if !restart_on_preemption => "stopped from outside, with a checkpoint written",
-        ExitCode::Store | ExitCode::Node | ExitCode::Preempted => return None,
+        ExitCode::Preempted if restart_on_preemption => return None,
+        ExitCode::Preempted if kind == JobKind::Sample => "stopped from outside; the images that are stored are kept",
+        ExitCode::Preempted => "stopped from outside, with a checkpoint written",
+        ExitCode::Store | ExitCode::Node => return None,
     };
     Some(Action::Stop { code, reason: reason.to_owned() })
 }
@@ -229,9 +234,7 @@ fn slots(hosts: &[&Host]) -> usize {
 
 /// Returns the number of ranks of the next group on these hosts, if it is at least the minimum.
 fn world_on(hosts: &[&Host], situation: &Situation<'_>) -> Option<usize> {
-    let most = slots(hosts).min(situation.world_wanted) as u64;
-    let world = largest_world_size(situation.global_batch, situation.microbatch, most)?;
-    let world = usize::try_from(world).ok()?;
+    let world = situation.work.largest_world(slots(hosts).min(situation.world_wanted))?;
     (world >= situation.min_world).then_some(world)
 }
 
@@ -251,13 +254,16 @@ fn no_room(hosts: &[&Host], lost: &[(String, String)], situation: &Situation<'_>
     let lost: Vec<String> = lost.iter().map(|(host, why)| format!("{host} is left out: {why}")).collect();
     let mut reason = if lost.is_empty() { String::new() } else { format!("{}; ", first_few(lost)) };
     reason += &format!("the hosts left have room for {}", count(room, "rank"));
-    let fit = world_sizes(situation.global_batch, situation.microbatch, situation.world_wanted.max(room) as u64);
     let least = situation.min_world.max(1);
+    let Work::Train { global_batch, microbatch } = situation.work else {
+        return reason + &format!("; the run needs at least {}", count(least, "rank"));
+    };
+    let fit = world_sizes(global_batch, microbatch, situation.world_wanted.max(room) as u64);
     let could: Vec<String> = fit.iter().filter(|&&world| world >= least as u64).map(ToString::to_string).collect();
     reason
         + &format!(
             "; with a global batch of {} and at least {} the run could go on with these numbers of ranks: {}",
-            situation.global_batch,
+            global_batch,
             count(least, "rank"),
             if could.is_empty() { "none".to_owned() } else { could.join(", ") }
         )
@@ -286,11 +292,13 @@ fn note(
         }
     }
     if world < situation.world_wanted {
-        parts.push(format!(
-            "goes on with {world} of {}, the same global batch of {} and more passes a step",
-            count(situation.world_wanted, "rank"),
-            situation.global_batch
-        ));
+        let of = count(situation.world_wanted, "rank");
+        parts.push(match situation.work {
+            Work::Train { global_batch, .. } => {
+                format!("goes on with {world} of {of}, the same global batch of {global_batch} and more passes a step")
+            }
+            Work::Sample => format!("goes on with {world} of {of}, each with a larger share of the images"),
+        });
     }
     (!parts.is_empty()).then(|| parts.join("; "))
 }

@@ -13,8 +13,7 @@ fn situation<'a>(hosts: &'a [Host], left_out: &'a [String], history: &'a [Incide
         hosts,
         left_out,
         world_wanted: 8,
-        global_batch: 64,
-        microbatch: 4,
+        work: Work::Train { global_batch: 64, microbatch: 4 },
         min_world: 1,
         history,
         max_restarts: 10,
@@ -222,7 +221,7 @@ proptest! {
             now += later;
             let incident = incident(now, blamed, &format!("n{blamed}"), cause, gained);
             let situation = Situation {
-                world_wanted: wanted, global_batch: batch, microbatch, min_world, max_restarts,
+                world_wanted: wanted, work: Work::Train { global_batch: batch, microbatch }, min_world, max_restarts,
                 ..situation(&given, &left_out, &history)
             };
             match decide(&incident, &situation) {
@@ -264,4 +263,30 @@ proptest! {
 fn a_run_that_did_a_step_resumes_from_its_newest_checkpoint() {
     assert_eq!(next_resume("1200".to_owned(), false), "1200");
     assert_eq!(next_resume("1200".to_owned(), true), "auto");
+}
+
+#[test]
+fn a_sampling_job_continues_with_any_number_of_ranks() {
+    let (hosts, history) = (hosts(3, 3), vec![]);
+    let sample = Situation { work: Work::Sample, world_wanted: 9, ..situation(&hosts, &[], &history) };
+    let lost = incident(10.0, 3, "n1", Cause::HostLost, 5);
+    let next = restart(decide(&lost, &sample));
+    assert_eq!((next.world, next.hosts, next.left_out), (6, vec!["n0".into(), "n2".into()], vec!["n1".into()]));
+    assert!(next.note.ends_with("goes on with 6 of 9 ranks, each with a larger share of the images"), "{}", next.note);
+    let (code, reason) = stop(decide(&lost, &Situation { min_world: 7, ..sample.clone() }));
+    assert_eq!(code, 74);
+    assert!(reason.ends_with("the hosts left have room for 6 ranks; the run needs at least 7 ranks"), "{reason}");
+}
+
+#[test]
+fn final_codes_of_a_sampling_job_do_not_speak_of_training() {
+    let hosts = hosts(2, 4);
+    for code in [64, 65, 70, 75] {
+        let sample = Situation { work: Work::Sample, ..situation(&hosts, &[], &[]) };
+        let (stopped, reason) = stop(decide(&incident(1.0, 0, "n0", Cause::Exit(code), 1), &sample));
+        assert_eq!(stopped, code);
+        for word in ["training", "step", "checkpoint", "configuration"] {
+            assert!(!reason.contains(word), "{reason}");
+        }
+    }
 }

@@ -6,10 +6,13 @@ use std::net::IpAddr;
 use crate::doctor::exchange::Clock;
 use crate::doctor::probe::{Interface, Probe};
 use crate::hosts::Host;
+use crate::job::JobKind;
 
 /// The run's requirements for its hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Needs {
+    /// What the ranks do.
+    pub kind: JobKind,
     /// Whether the run uses GPUs if there are any.
     pub uses_gpus: bool,
     /// Whether the run needs GPUs.

@@ -9,6 +9,7 @@ use super::finding::{Finding, Severity};
 use crate::doctor::exchange::Clock;
 use crate::doctor::probe::*;
 use crate::hosts::Host;
+use crate::job::JobKind;
 
 pub(crate) fn interface(name: &str, address: &str, prefix: u8) -> Interface {
     let kind = match name {
@@ -80,6 +81,7 @@ pub(crate) fn good(number: u8) -> Answer {
 
 pub(crate) fn needs() -> Needs {
     Needs {
+        kind: JobKind::Train,
         uses_gpus: true,
         requires_gpus: false,
         checkpoint_bytes: Some(10 << 30),

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::answer::{Answer, Needs};
 use super::finding::{Finding, Severity};
 use crate::doctor::probe::{Disk, Leftover};
+use crate::job::JobKind;
 
 const CLOCK_WARNING_SECONDS: f64 = 1.0;
 /// Well below S3's limit of 15 minutes for a request's age.
@@ -21,7 +22,7 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
         disks(needs, answer, findings);
         leftovers(answer, findings);
     }
-    store(answers, findings);
+    store(needs, answers, findings);
     one_machine(answers, findings);
 }
 
@@ -105,13 +106,18 @@ fn disks(needs: &Needs, answer: &Answer, findings: &mut Vec<Finding>) {
     findings.push(Finding::of(&answer.host.name, severity, what, remedy));
 }
 
-fn store(answers: &[Answer], findings: &mut Vec<Finding>) {
+fn store(needs: &Needs, answers: &[Answer], findings: &mut Vec<Finding>) {
     let failed: Vec<(&Answer, &String)> = answers
         .iter()
         .filter(|answer| answer.probe.program.is_ok())
         .filter_map(|answer| Some((answer, answer.probe.store.as_ref()?.as_ref().err()?)))
         .collect();
-    let remedy = "check checkpoint.url, the credentials and variables (AWS_*, proxies) there, and the way to the store";
+    let place = match needs.kind {
+        JobKind::Train => "checkpoint.url",
+        JobKind::Sample => "--out",
+    };
+    let remedy =
+        &format!("check {place}, the credentials and variables (AWS_*, proxies) there, and the way to the store");
     let everywhere = failed.len() == answers.len() && answers.len() > 1;
     match failed.first() {
         // There is probably one cause, so there is one finding.

@@ -6,6 +6,7 @@ use super::answer::{Answer, Needs};
 use super::finding::{Finding, Severity, abbreviated};
 use super::majority::{Deviation, deviations};
 use crate::doctor::probe::{FileIdentity, Probe, ProgramVersion};
+use crate::job::JobKind;
 
 pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Finding>) {
     let same_build = "copy one build of admiral and admiral-launch to every host, to the same place";
@@ -20,7 +21,10 @@ pub(super) fn compare(needs: &Needs, answers: &[Answer], findings: &mut Vec<Find
     for answer in answers {
         for place in &answer.probe.missing {
             let what = format!("{} is not there", place.display());
-            let remedy = "put the data there, mount it, or set data.path to where every host has it";
+            let remedy = match needs.kind {
+                JobKind::Train => "put the data there, mount it, or set data.path to where every host has it",
+                JobKind::Sample => "copy it there, or give the path or URL at which every host has it",
+            };
             findings.push(Finding::of(&answer.host.name, Severity::Bad, what, remedy));
         }
     }

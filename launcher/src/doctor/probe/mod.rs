@@ -30,13 +30,13 @@ pub use system::{Disk, System};
 pub struct Question {
     /// The path of `admiral`.
     pub program: PathBuf,
-    /// Files that must be identical on every host: the configuration.
+    /// Files that must be identical on every host: the configuration of a training run.
     pub files: Vec<PathBuf>,
-    /// Files or folders that every host must have: the data.
+    /// Files or folders that every host must have: the data, or the checkpoint to draw from.
     pub places: Vec<PathBuf>,
     /// The run's folder.
     pub run_folder: Option<PathBuf>,
-    /// The place of the checkpoints, to which the probe writes; `None` to skip that.
+    /// The place of the checkpoints or images, to which the probe writes; `None` to skip that.
     pub checkpoint_url: Option<String>,
     /// Processes of this launch are no leftovers.
     pub launch_id: Option<String>,
@@ -69,7 +69,7 @@ pub struct Probe {
     pub gpus: Option<Result<GpuState, String>>,
     /// The disk of the run's folder.
     pub run_disk: Option<Disk>,
-    /// The disk of the checkpoints, if they go to a folder.
+    /// The disk of the checkpoints or images, if they go to a folder.
     pub checkpoint_disk: Option<Disk>,
     /// The result of writing to the store; `None` if that was skipped.
     pub store: Option<Result<StoreAccess, String>>,

@@ -4,14 +4,19 @@ use admiral_contract::{LaunchConfig, Phase};
 use proptest::prelude::*;
 
 use super::*;
+use crate::job::JobKind;
 
 /// Four ranks on two hosts.
 const HOSTS: [&str; 4] = ["n0", "n0", "n1", "n1"];
 const GRACE: f64 = 30.0;
 
 fn group() -> Group {
+    group_of(JobKind::Train)
+}
+
+fn group_of(kind: JobKind) -> Group {
     let timeouts = LaunchConfig { stall_seconds: 20, ..LaunchConfig::default() }.timeouts();
-    let options = GroupOptions { timeouts, stop_grace_seconds: GRACE, reached_before: 3 };
+    let options = GroupOptions { kind, timeouts, stop_grace_seconds: GRACE, reached_before: 3 };
     Group::new(options, HOSTS.iter().enumerate().map(|(rank, host)| ((*host).to_owned(), Some(rank % 2))), 0.0)
 }
 
@@ -21,7 +26,11 @@ fn reading(step: u64, phase: Phase) -> Reading {
 
 /// Returns a group in which every rank trains, at second 1.
 fn training() -> Group {
-    let mut group = group();
+    working(JobKind::Train)
+}
+
+fn working(kind: JobKind) -> Group {
+    let mut group = group_of(kind);
     let outs: Vec<Output> = (0..4).flat_map(|rank| group.handle(0.5, Event::Hello { rank })).collect();
     assert_eq!(outs, [Output::StartAll]);
     beats(&mut group, 1.0, 10, Phase::Forward);
@@ -249,6 +258,42 @@ fn a_stop_before_the_first_step_loses_nothing() {
     group.handle(2.0, ended(2, KILLED_BY_STOP));
     group.handle(2.5, Event::Tick);
     assert_eq!(incident(go_down(&mut group, 2.6)).0.cause, Cause::Signal(15));
+}
+
+#[test]
+fn a_stopped_sampling_job_keeps_its_images() {
+    let kept = (75, JobKind::Sample.stopped().to_owned());
+    let outcome = |mut group: Group, now| match go_down(&mut group, now) {
+        Outcome::Stopped { code, sentence } => (code, sentence),
+        outcome => panic!("{outcome:?}"),
+    };
+    let mut all = working(JobKind::Sample);
+    assert_eq!(all.handle(2.0, Event::StopRequested { repeated: false }), [Output::SignalAll]);
+    (0..4).for_each(|rank| drop(all.handle(2.5, ended(rank, End::Code(75)))));
+    assert_eq!(outcome(all, 2.6), kept);
+    // One rank dies of the signal, and its images stay where they are.
+    let mut killed = working(JobKind::Sample);
+    killed.handle(2.0, Event::StopRequested { repeated: false });
+    killed.handle(2.1, ended(2, KILLED_BY_STOP));
+    assert_eq!(killed.handle(2.5, Event::Tick), [Output::KillAll]);
+    assert_eq!(outcome(killed, 2.6), kept);
+    let mut early = working(JobKind::Sample);
+    beats(&mut early, 1.5, 0, Phase::Sample);
+    early.handle(2.0, Event::StopRequested { repeated: false });
+    early.handle(2.1, ended(2, KILLED_BY_STOP));
+    early.handle(2.5, Event::Tick);
+    assert_eq!(outcome(early, 2.6), (75, "asked to stop before its first image".to_owned()));
+}
+
+#[test]
+fn a_sampling_job_gets_on_by_the_images_of_all_ranks() {
+    let mut group = working(JobKind::Sample);
+    assert_eq!(group.reached(), 40);
+    group.handle(2.0, ended(2, End::Signal(9)));
+    group.handle(2.5, Event::Tick);
+    let (incident, sentence) = incident(go_down(&mut group, 2.6));
+    assert_eq!(incident.steps_gained, 37);
+    assert!(sentence.ends_with("after 10 images, in the forward pass"), "{sentence}");
 }
 
 #[test]
