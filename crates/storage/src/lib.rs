@@ -25,4 +25,4 @@ pub use fault_injection::InjectedFaults;
 pub use location::Location;
 pub use options::{S3Settings, StoreOptions};
 pub use store::Store;
-pub use upload::{ABORT_GRACE, Cancelled, is_abort_overdue, never, upload};
+pub use upload::{ABORT_GRACE, Cancelled, is_abort_overdue, never, upload, upload_stream};
