@@ -28,8 +28,8 @@ pub use posterior::{Denoising, Gaussian, Reverse};
 pub use process::{GaussianDiffusion, Model, copy_to_device};
 pub use respacing::{RespacingError, respaced_betas, retained_timesteps};
 pub use sampler::{
-    Churn, DynamicThresholding, GuidedModel, Interpolated, Level, NoiseLevels, NoiseRange, SOLVERS, Sampler,
-    Solver, SolverEntry, SolverError, SolverOption, SolverOptions, SolverPlan, SolverType, Step, TimeGrid, Trajectory,
+    Churn, DynamicThresholding, GuidedModel, Interpolated, Level, NoiseLevels, NoiseRange, SOLVERS, Sampler, Solver,
+    SolverEntry, SolverError, SolverOption, SolverOptions, SolverPlan, SolverType, Step, TimeGrid, Trajectory,
     to_bytes,
 };
 pub use schedule::{Schedule, betas};

@@ -166,10 +166,10 @@ mod tests {
     use admiral_random::Stream;
 
     use super::*;
-    use crate::diffusion::DiffusionConfig;
+    use crate::diffusion::{DiffusionConfig, Sampler};
     use crate::model::{ModelConfig, Network, Params, Task, initialize};
     use crate::ops::Kernels;
-    use crate::run_config::{Sampler, SamplingConfig};
+    use crate::run_config::SamplingConfig;
     use crate::sample::{Guidance, Weights, grid_labels};
 
     fn request(batch_size: u64, count: u64) -> SampleRequest {

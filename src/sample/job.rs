@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use admiral_comm::{Collective, Ending, Phase, PhaseTracker, agree, any};
-use admiral_samples::Job;
+use admiral_samples::{Job, parts_of_rank};
 use admiral_telemetry::{Metric, MetricSink};
 
 use crate::stop::Stop;
@@ -41,8 +41,8 @@ struct DrawnPart {
 
 /// Draws the parts of a job that are missing. Every rank calls it, with the same `missing`.
 ///
-/// In each round every rank draws one part, and then the ranks agree on the outcome. The step of the ledger is the number
-/// of images that are there at the end of the round, over all ranks.
+/// In each round every rank draws one part, and then the ranks agree on the outcome. A rank's ledger counts the images of its
+/// share: those that it draws, and on rank 0 also those that are there at the start.
 ///
 /// # Errors
 /// When a part cannot be drawn or written, with the same message on every rank, or the ranks cannot reach each other.
@@ -61,12 +61,14 @@ pub fn draw_missing(
     };
     let mut done = settings.num - images_in(missing);
     let resumed = done;
-    phases.begin(done, done > 0, settings.num, request.batch_size);
+    let mut own_done = if rank == 0 { resumed } else { 0 };
+    let own_share = own_done + images_in(&parts_of_rank(missing, rank, world_size));
+    phases.begin(own_done, false, own_share, 0);
     stop.steps_begin();
     record(metrics, done, resumed);
     for round in missing.chunks(world_size) {
-        phases.begin_step(done + images_in(round));
         let own = round.get(rank).copied();
+        phases.begin_step(own_done);
         let drawn = match own {
             Some(part) => draw_part(stages, request, settings.images_of(part), context),
             None => Ok(None),
@@ -85,7 +87,8 @@ pub fn draw_missing(
             return Ok(Drawn::Preempted);
         }
         done += images_in(round);
-        phases.checkpoint(done);
+        own_done += own.map_or(0, |part| images_in(&[part]));
+        phases.begin(own_done, false, own_share, 0);
         record(metrics, done, resumed);
     }
     Ok(Drawn::All)

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use admiral::diffusion::DiffusionConfig;
+use admiral::diffusion::{DiffusionConfig, Sampler};
 use admiral::model::{Network, Task};
-use admiral::run_config::{RunConfig, Sampler, SamplingConfig};
+use admiral::run_config::{RunConfig, SamplingConfig};
 use admiral_config::{Invalid, Validate, load, parse, show};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -159,17 +159,17 @@ fn sampling_presets_are_those_of_the_papers_table_14() {
     let check = |name: &str, sampler: Sampler, steps: usize, scale: Option<f64>| {
         let preset: Preset = sampling_file(name);
         assert_eq!(preset.sampling.sampler, sampler, "{name}");
-        let process = preset.sampling.respaced(&DiffusionConfig::default());
-        assert_eq!(process.retained_timesteps().unwrap().len(), steps, "{name}");
+        let solver = preset.sampling.solver_plan(&DiffusionConfig::default()).unwrap().start();
+        assert_eq!(solver.num_steps(), steps, "{name}");
         let guidance = preset.guidance.inspect(|guidance| assert_eq!(guidance.kind, "classifier", "{name}"));
         assert_eq!(guidance.map(|guidance| guidance.scale), scale, "{name}");
     };
     let mut num_presets = 0;
     for (name, steps, scale, ddim_scale) in table {
-        check(name, Sampler::Ddpm, steps, scale);
+        check(name, Sampler::DDPM, steps, scale);
         num_presets += 1;
         if ddim_scale.is_some() {
-            check(&format!("{name}-ddim25"), Sampler::Ddim, 25, ddim_scale);
+            check(&format!("{name}-ddim25"), Sampler::DDIM, 25, ddim_scale);
             num_presets += 1;
         }
     }

@@ -135,6 +135,9 @@ fn sampling() {
 #[test]
 fn solver() {
     check_kind("solver");
+}
+
+#[test]
 fn temperature() {
     check_kind("temperature");
 }

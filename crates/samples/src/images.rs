@@ -8,7 +8,7 @@ use admiral_storage::{Location, Store, StoreOptions};
 use crate::error::Error;
 use crate::job::Job;
 use crate::npz::NpzImages;
-use crate::parts::Part;
+use crate::parts::{Part, sha256_of};
 
 /// The name of the array with labels in the files of jobs and in the published sample files.
 pub const LABELS: &str = "arr_1";
@@ -57,6 +57,16 @@ impl Images {
         match self {
             Self::Npz(images) => images.num(),
             Self::Job { job, .. } => job.settings().num,
+        }
+    }
+
+    /// Returns a text that identifies the images: the SHA-256, as hexadecimal digits, of the checksums in an npz file, or of
+    /// the settings of a job, which determine its images.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        match self {
+            Self::Npz(images) => sha256_of(images.fingerprint().as_bytes()),
+            Self::Job { job, .. } => sha256_of(&job.settings().to_json()),
         }
     }
 

@@ -80,7 +80,7 @@ fn encode(settings: &JobSettings, part: u64, pixels: &[u8], labels: Option<&[i64
     (file, record)
 }
 
-fn sha256_of(bytes: &[u8]) -> String {
+pub(crate) fn sha256_of(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

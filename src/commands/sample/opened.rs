@@ -13,7 +13,7 @@ use crate::model::Task;
 use crate::run_config::{RunConfig, SamplingConfig};
 use crate::sample::{Error, Identity, OpenedModel};
 
-use super::options::{DrawingOptions, GuidanceKind, SolverOptions, Temperature};
+use super::options::{DrawingOptions, GuidanceKind, GuidanceName, SolverOptions, Temperature};
 
 /// A model that draws or enlarges images, with its solver.
 #[derive(Debug)]
@@ -48,16 +48,18 @@ pub(super) struct OpenedStages {
 struct Preset {
     /// Fields of the section `sampling`.
     sampling: serde_json::Map<String, Value>,
-    /// The guidance.
-    guidance: PresetGuidance,
+    /// The guidance, if there is any.
+    guidance: Option<PresetGuidance>,
 }
 
 /// The guidance of a preset.
-#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 struct PresetGuidance {
+    /// What guides the sampling: `classifier`, `free` or `auto`.
+    kind: GuidanceName,
     /// The scale of a classifier's gradient, or the weight of another guidance.
-    scale: Option<f64>,
+    scale: f64,
 }
 
 impl Validate for Preset {
@@ -97,7 +99,7 @@ impl OpenedStages {
         };
         let overrides = overrides(&preset, &options.solver, options.batch_size);
         let first = OpenedStage::new(model, &overrides, epsilon_temperature)?;
-        let scale = options.scale.or(preset.guidance.scale);
+        let scale = options.scale.or(preset_scale(&preset, options)?);
         let guidance = open_guidance(options, scale, &first.model, stores)?;
         let upsampler = match &options.upsampler {
             Some(location) => Some(open_upsampler(location, options, &first, stores)?),
@@ -176,6 +178,16 @@ fn refuse<T>(message: String) -> Result<T, Error> {
 
 fn read_preset(path: &Path) -> Result<Preset, Error> {
     admiral_config::load(path, &[]).map_err(|error| Error::Refused(error.to_string()))
+}
+
+/// Returns the scale of a preset, which is meant for one kind of guidance.
+fn preset_scale(preset: &Preset, options: &DrawingOptions) -> Result<Option<f64>, Error> {
+    let Some(guidance) = &preset.guidance else { return Ok(None) };
+    let name = guidance.kind;
+    match &options.guidance {
+        Some(kind) if kind.name() == name => Ok(Some(guidance.scale)),
+        _ => refuse(format!("--preset: it is for sampling with --guidance {name}, which is not asked for")),
+    }
 }
 
 /// Returns overrides of the section `sampling`: those of the preset, of the options, and of `--set`. Later ones count.

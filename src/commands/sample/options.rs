@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
 
 use crate::diffusion::Sampler;
 use crate::run_config::{DeviceChoice, PrecisionMode};
@@ -149,6 +150,39 @@ pub(super) enum GuidanceKind {
     Free,
     /// A worse version of the model.
     Auto(String),
+}
+
+/// The name of a kind of guidance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum GuidanceName {
+    /// A noised classifier.
+    Classifier,
+    /// The model without classes.
+    Free,
+    /// A worse version of the model.
+    Auto,
+}
+
+impl std::fmt::Display for GuidanceName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Classifier => "classifier=CHECKPOINT",
+            Self::Free => "free",
+            Self::Auto => "auto=CHECKPOINT",
+        })
+    }
+}
+
+impl GuidanceKind {
+    /// Returns the name without the checkpoint.
+    pub(super) fn name(&self) -> GuidanceName {
+        match self {
+            Self::Classifier(_) => GuidanceName::Classifier,
+            Self::Free => GuidanceName::Free,
+            Self::Auto(_) => GuidanceName::Auto,
+        }
+    }
 }
 
 impl FromStr for GuidanceKind {

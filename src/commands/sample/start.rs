@@ -109,7 +109,7 @@ fn open_samples(location: &str, size: i64, channels: i64, stores: &StoreOptions)
         Err(admiral_samples::Error::NoLabels { .. }) => None,
         Err(error) => return Err(error.into()),
     };
-    let described = json!({"samples": images.digest()?});
+    let described = json!({"samples": images.digest()});
     Ok(Start { low_res: Some(LowRes::Samples { images, size, channels }), classes, described })
 }
 

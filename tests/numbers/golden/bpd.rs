@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::loops::{GoldenNetwork, Sampler, input};
+use super::loops::{GoldenNetwork, Loop, input};
 use super::support::{Case, Outcome, close, device};
 
 /// The tolerance of a value relative to itself.
@@ -24,7 +24,7 @@ fn each_close(name: &str, actual: &Tensor, expected: &Tensor, relative: f64) -> 
 }
 
 pub fn check(case: &Case) -> Outcome {
-    let sampler = Sampler::read(&case.config)?;
+    let sampler = Loop::read(&case.config)?;
     let network = GoldenNetwork::read(&case.config["model"], &case.salt)?;
     let labels = input(case, "y");
     let model = |x: &Tensor, timesteps: &Tensor| network.call(x, timesteps, labels.as_ref(), None);
@@ -34,7 +34,7 @@ pub fn check(case: &Case) -> Outcome {
     let step_noise = case.tensor("step_noise")?.to_device(device());
     let last = sampler.diffusion.num_timesteps() - 1;
     let mut noise = |t: usize| step_noise.get((last - t) as i64);
-    let bits = sampler.diffusion.bits_per_dimension(&model, &x_start, &mut noise, sampler.denoising.clip_denoised);
+    let bits = sampler.diffusion.bits_per_dimension(&model, &x_start, &mut noise, sampler.options.clip_denoised);
 
     each_close("prior_bpd", &bits.prior, case.tensor("prior_bpd")?, RELATIVE)?;
     each_close("total_bpd", &bits.total, case.tensor("total_bpd")?, RELATIVE)?;

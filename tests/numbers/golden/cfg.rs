@@ -4,7 +4,7 @@ use admiral::diffusion::{autoguidance, classifier_free_guidance};
 use serde::Deserialize;
 use tch::Tensor;
 
-use super::loops::{CLAMPED, GoldenNetwork, Sampler, close_sample, close_states, input};
+use super::loops::{CLAMPED, GoldenNetwork, Loop, close_sample, close_states, input};
 use super::support::{Case, Outcome};
 
 #[derive(Deserialize)]
@@ -16,7 +16,7 @@ enum Mode {
 
 pub fn check(case: &Case) -> Outcome {
     let mode: Mode = serde_json::from_value(case.config.clone()).map_err(|error| format!("config: {error}"))?;
-    let sampler = Sampler::read(&case.config)?;
+    let sampler = Loop::read(&case.config)?;
     let network = GoldenNetwork::read(&case.config["model"], &case.salt)?;
     let labels = input(case, "y").ok_or("the case has classes")?;
     let main = |x: &Tensor, timesteps: &Tensor| network.call(x, timesteps, Some(&labels), None);
@@ -26,12 +26,12 @@ pub fn check(case: &Case) -> Outcome {
         Mode::ClassifierFree { guidance, null_class } => {
             let null = labels.full_like(null_class);
             let unconditional = |x: &Tensor, timesteps: &Tensor| network.call(x, timesteps, Some(&null), None);
-            run(&|x, timesteps| classifier_free_guidance(&main, &unconditional, guidance, x, timesteps))
+            run(&|x, timesteps| classifier_free_guidance(&main, &unconditional, guidance, x, timesteps))?
         }
         Mode::Autoguidance { guidance, bad_salt, bad_model } => {
             let bad = GoldenNetwork::read(&bad_model, &bad_salt)?;
             let bad = |x: &Tensor, timesteps: &Tensor| bad.call(x, timesteps, Some(&labels), None);
-            run(&|x, timesteps| autoguidance(&main, &bad, guidance, x, timesteps))
+            run(&|x, timesteps| autoguidance(&main, &bad, guidance, x, timesteps))?
         }
     };
     close_states("step.x", &states, case.tensor("step.x")?, CLAMPED)?;

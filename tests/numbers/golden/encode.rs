@@ -1,17 +1,18 @@
 //! Kind `encode`: DDIM inversion, decoding, and interpolation between two images (the paper's appendix F).
 
-use admiral::diffusion::{Denoising, Method, interpolate, interpolated_classifier_gradient};
+use admiral::diffusion::{Denoising, Sampler, interpolate, interpolated_classifier_gradient};
 use tch::Tensor;
 
-use super::loops::{CLAMPED, GoldenNetwork, Sampler, close_states, input};
+use super::loops::{CLAMPED, GoldenNetwork, Loop, close_states, input};
 use super::support::{Case, GRADIENT, Outcome, PASS, close};
 
 /// The tolerance of states of the inversion.
 const REVERSE: f64 = 1e-3;
 
 pub fn check(case: &Case) -> Outcome {
-    let mut sampler = Sampler::read(&case.config)?;
-    sampler.method = Method::Ddim { eta: 0.0 };
+    let mut sampler = Loop::read(&case.config)?;
+    sampler.sampler = Sampler::DDIM;
+    sampler.options.eta = 0.0;
     if case.config["reverse_clip_denoised"] != false {
         return Err("config: the inversion is checked without clipping only".into());
     }
@@ -23,7 +24,7 @@ pub fn check(case: &Case) -> Outcome {
     }
 }
 
-fn reconstruction(case: &Case, sampler: &Sampler, network: &GoldenNetwork) -> Outcome {
+fn reconstruction(case: &Case, sampler: &Loop, network: &GoldenNetwork) -> Outcome {
     let labels = input(case, "y");
     let model = |x: &Tensor, timesteps: &Tensor| network.call(x, timesteps, labels.as_ref(), None);
     let images = input(case, "x0").ok_or("the case has images")?;
@@ -40,14 +41,14 @@ fn reconstruction(case: &Case, sampler: &Sampler, network: &GoldenNetwork) -> Ou
     let latent = sampler.diffusion.ddim_encode(&model, &images, Denoising::NONE);
     close("ddim_encode", &latent, &expected.get(last - 1), REVERSE)?;
     for (name, row) in [("decode.all", last), ("decode.skip_last", last - 1)] {
-        let states = sampler.states(&model, &expected.get(row), None, None);
+        let states = sampler.states(&model, &expected.get(row), None, None)?;
         close_states(&format!("{name}.step.x"), &states, case.tensor(&format!("{name}.step.x"))?, CLAMPED)?;
         close(name, &states.get(-1), case.tensor(name)?, CLAMPED)?;
     }
     Ok(())
 }
 
-fn interpolation(case: &Case, sampler: &Sampler, network: &GoldenNetwork) -> Outcome {
+fn interpolation(case: &Case, sampler: &Loop, network: &GoldenNetwork) -> Outcome {
     let input = |name: &str| input(case, name).ok_or_else(|| format!("the file holds no tensor {name}"));
     let classifier = GoldenNetwork::read(&case.config["classifier"], &case.salt)?;
     let logits = |x: &Tensor, timesteps: &Tensor| classifier.call(x, timesteps, None, None);
@@ -82,7 +83,7 @@ fn interpolation(case: &Case, sampler: &Sampler, network: &GoldenNetwork) -> Out
         let model = |x: &Tensor, timesteps: &Tensor| network.call(x, timesteps, Some(&classes), None);
         for (j, &scale) in scales.iter().enumerate() {
             let guide = |x: &Tensor, timesteps: &Tensor| gradient(scale, x, timesteps);
-            let decoded = sampler.states(&model, &row("latent.theta")?, None, Some(&guide)).get(-1);
+            let decoded = sampler.states(&model, &row("latent.theta")?, None, Some(&guide))?.get(-1);
             let name = format!("decode.scale_{j}");
             close(&name, &decoded, &row(&name)?, CLAMPED).map_err(|error| format!("theta {theta:.2}: {error}"))?;
         }

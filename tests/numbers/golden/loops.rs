@@ -1,7 +1,8 @@
 //! What the kinds with sampling loops share: networks, samplers, and comparison of states and bytes.
 
 use admiral::diffusion::{
-    Denoising, GaussianDiffusion, Gradient, Method, Model, SampleOptions, classifier_gradient, to_bytes,
+    DiffusionConfig, GaussianDiffusion, Gradient, GuidedModel, Model, Sampler, SolverOptions, SolverPlan, Trajectory,
+    classifier_gradient, to_bytes,
 };
 use admiral::model::{Inputs, Network, Params};
 use serde::Deserialize;
@@ -53,25 +54,29 @@ struct SamplerFlags {
 }
 
 /// A sampling loop.
-pub struct Sampler {
+pub struct Loop {
+    pub process: DiffusionConfig,
     pub diffusion: GaussianDiffusion,
-    pub method: Method,
-    pub denoising: Denoising,
+    pub sampler: Sampler,
+    pub options: SolverOptions,
     pub noise_temperature: f64,
 }
 
-impl Sampler {
+impl Loop {
     /// Reads the process and the loop of a case. `model.learn_sigma` is the process's.
     pub fn read(config: &Value) -> Result<Self, String> {
         let mut process = ProcessFlags::read(config)?;
         process.learn_sigma = config["model"]["learn_sigma"] == true;
         let flags: SamplerFlags = serde_json::from_value(config.clone()).map_err(|error| format!("config: {error}"))?;
-        Ok(Self {
-            diffusion: process.build()?,
-            method: if flags.use_ddim { Method::Ddim { eta: flags.eta } } else { Method::Ddpm },
-            denoising: Denoising { clip_denoised: flags.clip_denoised, ..Denoising::default() },
-            noise_temperature: 1.0,
-        })
+        let (diffusion, process) = (process.build()?, process.config());
+        let options = SolverOptions {
+            timestep_respacing: process.timestep_respacing.clone(),
+            eta: flags.eta,
+            clip_denoised: flags.clip_denoised,
+            ..SolverOptions::default()
+        };
+        let sampler = if flags.use_ddim { Sampler::DDIM } else { Sampler::DDPM };
+        Ok(Self { process, diffusion, sampler, options, noise_temperature: 1.0 })
     }
 
     /// Runs the loop from `x_last` and returns the state after each step, `[steps, batch, channels, height, width]`.
@@ -82,19 +87,16 @@ impl Sampler {
         x_last: &Tensor,
         step_noise: Option<&Tensor>,
         guidance: Option<&Gradient>,
-    ) -> Tensor {
-        let options = SampleOptions {
-            method: self.method,
-            denoising: self.denoising,
-            noise_temperature: self.noise_temperature,
-            guidance,
-        };
+    ) -> Result<Tensor, String> {
+        let plan = SolverPlan::new(self.sampler, &self.options, &self.process).map_err(|error| error.to_string())?;
+        let guided = GuidedModel { predict: model, gradient: guidance };
         let step_noise = step_noise.map(|noise| noise.to_device(device()));
         let mut noise = |step: usize| step_noise.as_ref().expect("the loop has noise").get(step as i64);
         let x_last = x_last.to_device(device());
-        let steps: Vec<Tensor> =
-            self.diffusion.sample(model, &x_last, &mut noise, options).map(|step| step.sample).collect();
-        Tensor::stack(&steps, 0)
+        let steps = Trajectory::new(plan.start(), guided, &x_last, &mut noise)
+            .with_noise_temperature(self.noise_temperature)
+            .map(|step| step.sample);
+        Ok(Tensor::stack(&steps.collect::<Vec<_>>(), 0))
     }
 }
 

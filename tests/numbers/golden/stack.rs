@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
-use super::loops::{CLAMPED, GoldenNetwork, Sampler, close_sample, close_states, input};
+use super::loops::{CLAMPED, GoldenNetwork, Loop, close_sample, close_states, input};
 use super::support::{Case, Outcome, close, device};
 
 /// Returns the configuration of a stage, with the fields that both stages share.
@@ -17,7 +17,7 @@ fn stage(case: &Case, name: &str) -> Value {
 
 pub fn check(case: &Case) -> Outcome {
     let config = stage(case, "base");
-    let sampler = Sampler::read(&config)?;
+    let sampler = Loop::read(&config)?;
     let network = GoldenNetwork::read(&config["model"], &case.salt)?;
     let classifier = GoldenNetwork::read(&config["classifier"], &case.salt)?;
     let scale = config["classifier_scale"].as_f64().ok_or("the base has a classifier_scale")?;
@@ -25,7 +25,7 @@ pub fn check(case: &Case) -> Outcome {
     let model = |x: &Tensor, timesteps: &Tensor| network.call(x, timesteps, Some(&labels), None);
     let guide = |x: &Tensor, timesteps: &Tensor| classifier.gradient(&labels, scale, x, timesteps);
     let noise = case.tensor("base.step_noise")?;
-    let states = sampler.states(&model, case.tensor("base.x_T")?, Some(noise), Some(&guide));
+    let states = sampler.states(&model, case.tensor("base.x_T")?, Some(noise), Some(&guide))?;
     close_sample(case, "base.", &states.get(-1))?;
 
     let bytes = case.tensor("base.sample_u8")?.to_device(device());
@@ -35,7 +35,7 @@ pub fn check(case: &Case) -> Outcome {
     let network = GoldenNetwork::read(&config["model"], &case.salt)?;
     let model = |x: &Tensor, timesteps: &Tensor| network.call(x, timesteps, Some(&labels), Some(&low_res));
     let (x_last, noise) = (case.tensor("upsampler.x_T")?, case.tensor("upsampler.step_noise")?);
-    let states = Sampler::read(&config)?.states(&model, x_last, Some(noise), None);
+    let states = Loop::read(&config)?.states(&model, x_last, Some(noise), None)?;
     close_states("step.x", &states, case.tensor("step.x")?, CLAMPED)?;
     close_sample(case, "", &states.get(-1))
 }

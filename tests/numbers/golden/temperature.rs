@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use tch::Tensor;
 
-use super::loops::{CLAMPED, GoldenNetwork, Sampler, close_sample, close_states, input};
+use super::loops::{CLAMPED, GoldenNetwork, Loop, close_sample, close_states, input};
 use super::support::{Case, Outcome};
 
 #[derive(Deserialize)]
@@ -22,15 +22,15 @@ enum AppliesTo {
 pub fn check(case: &Case) -> Outcome {
     let config: Temperature =
         serde_json::from_value(case.config.clone()).map_err(|error| format!("config: {error}"))?;
-    let mut sampler = Sampler::read(&case.config)?;
+    let mut sampler = Loop::read(&case.config)?;
     match config.applies_to {
         AppliesTo::Noise => sampler.noise_temperature = config.temperature,
-        AppliesTo::Epsilon => sampler.denoising.epsilon_temperature = config.temperature,
+        AppliesTo::Epsilon => sampler.options.epsilon_temperature = config.temperature,
     }
     let network = GoldenNetwork::read(&case.config["model"], &case.salt)?;
     let labels = input(case, "y");
     let model = |x: &Tensor, timesteps: &Tensor| network.call(x, timesteps, labels.as_ref(), None);
-    let states = sampler.states(&model, case.tensor("x_T")?, Some(case.tensor("step_noise")?), None);
+    let states = sampler.states(&model, case.tensor("x_T")?, Some(case.tensor("step_noise")?), None)?;
     close_states("step.x", &states, case.tensor("step.x")?, CLAMPED)?;
     close_sample(case, "", &states.get(-1))
 }

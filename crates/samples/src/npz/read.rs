@@ -117,6 +117,12 @@ impl Npz {
         if keys.is_empty() { "no arrays".into() } else { keys.join(", ") }
     }
 
+    fn fingerprint(&self) -> String {
+        let mut members: Vec<&Member> = self.members.iter().collect();
+        members.sort_by(|a, b| a.key.cmp(&b.key));
+        members.iter().map(|member| format!("{} {} {:08x}\n", member.key, member.length, member.crc32)).collect()
+    }
+
     /// Returns the npy file of an array, without its first bytes.
     fn reader(&self, member: &Member, skip: u64) -> Result<Box<dyn Read + Send>, Error> {
         let (start, end) = (member.start, member.start + member.stored_bytes);
@@ -284,6 +290,12 @@ impl NpzImages {
     #[must_use]
     pub fn num(&self) -> u64 {
         self.num
+    }
+
+    /// Returns the length and CRC-32 of each array as text. Two files with the same images and labels have the same text.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        self.npz.fingerprint()
     }
 
     /// Reads the pixels of images, `[number, height, width, channels]`. A range that starts before the end of the last one
