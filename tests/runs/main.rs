@@ -14,6 +14,7 @@ mod interchange;
 mod last_release;
 mod python;
 mod refusals;
+mod sampling;
 mod tools;
 mod train;
 mod worlds;

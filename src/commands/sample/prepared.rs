@@ -7,6 +7,7 @@ use tch::Kind;
 
 use crate::context::{RankContext, RunContext};
 use crate::diffusion::SolverPlan;
+use crate::model::Task;
 use crate::run_config::{PrecisionMode, RunConfig, SamplingConfig};
 use crate::sample::{Error, Guidance, LoadedModel, OpenedModel, Stage, Stages, Weights};
 
@@ -122,12 +123,15 @@ impl<'a> Prepared<'a> {
             LoadedGuidance::Free { null_class, scale } => Guidance::Free { null_class: *null_class, scale: *scale },
             LoadedGuidance::Auto { worse, scale } => Guidance::Auto { worse: weights(worse), scale: *scale },
         };
-        let first = Stage { guidance, ..self.stage(&self.first, Stream::Sampling) };
-        Stages { first, upsampler: self.upsampler.as_ref().map(|stage| self.stage(stage, Stream::Upsampling)) }
+        let first = Stage { guidance, ..self.stage(&self.first) };
+        Stages { first, upsampler: self.upsampler.as_ref().map(|stage| self.stage(stage)) }
     }
 
-    fn stage<'s>(&'s self, stage: &'s LoadedStage, stream: Stream) -> Stage<'s> {
+    fn stage<'s>(&'s self, stage: &'s LoadedStage) -> Stage<'s> {
         let network = &stage.model.config.model;
+        // An upsampler has the same noise alone and in a stack.
+        let is_upsampler = stage.model.config.task == Task::SuperResolution;
+        let stream = if is_upsampler { Stream::Upsampling } else { Stream::Sampling };
         Stage {
             model: weights(&stage.model),
             kernels: &self.context.kernels,
