@@ -12,7 +12,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use tch::Tensor;
 
 use crate::context::choose_device;
-use crate::diffusion::Sampler;
+use crate::diffusion::{Sampler, SolverOption};
 use crate::environment::Environment;
 use crate::gpus::Gpus;
 use crate::model::{Network, Task};
@@ -85,6 +85,10 @@ pub fn run(options: &SampleOptions, environment: &Environment) -> Result<(), Tra
         return refuse(format!("{url} is a classifier, which cannot draw images"));
     }
     apply(options, &mut config);
+    let sampler = config.sampling.sampler;
+    if options.respacing.is_some() && !sampler.takes(SolverOption::TimestepRespacing) {
+        return refuse(format!("--respacing: {sampler} does not visit chosen timesteps; give a number of --steps"));
+    }
     if let Some(mistake) = config.sampling.validate(&config.diffusion).into_iter().next() {
         return refuse(mistake.to_string());
     }
