@@ -23,8 +23,8 @@ pub struct SamplingConfig {
     /// Steps of the samplers other than ddpm and ddim; for singlestep ones, evaluations. null: the sampler's own
     /// number, 10 to 25.
     pub steps: Option<usize>,
-    /// How noise levels are spaced: `uniform` in time, `quadratic` (in its square root), `logsnr` or `karras`. null: the
-    /// sampler's own.
+    /// How noise levels are spaced: `uniform` in time, `quadratic` (in its square root), `logsnr` or `karras`. null:
+    /// the sampler's own.
     pub time_grid: Option<TimeGrid>,
     /// Order of unipc_bh1 and unipc_bh2; earlier evaluations in a step of deis_tab and ipndm. null: the sampler's own.
     pub order: Option<usize>,

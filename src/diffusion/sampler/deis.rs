@@ -19,7 +19,8 @@ const ADAMS_BASHFORTH: [&[f64]; 4] = [
     &[55.0 / 24.0, -59.0 / 24.0, 37.0 / 24.0, -9.0 / 24.0],
 ];
 
-/// Prepares DEIS with tabulated coefficients. The order is the number of earlier outputs in a step, as published; the order of convergence is one more.
+/// Prepares DEIS with tabulated coefficients. The order is the number of earlier outputs in a step, as published; the
+/// order of convergence is one more.
 pub(super) fn deis_tab(settings: &Settings) -> Result<Factory, SolverError> {
     let all = NoiseLevels::new(settings.process);
     let levels = grid(settings, &all);

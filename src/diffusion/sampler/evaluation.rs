@@ -6,6 +6,7 @@ use super::super::config::Prediction;
 use super::levels::Level;
 use super::options::{DynamicThresholding, Settings, Thresholding};
 use super::solver::GuidedModel;
+use super::update::Interpolated;
 
 /// What the network predicts at a state, both `[batch, channels, height, width]`.
 pub(super) struct Estimate {
@@ -13,6 +14,16 @@ pub(super) struct Estimate {
     pub(super) epsilon: Tensor,
     /// The clean image.
     pub(super) x_start: Tensor,
+}
+
+impl Interpolated {
+    /// The output of an evaluation, of which it is a part.
+    pub(super) fn of(self, estimate: &Estimate) -> Tensor {
+        match self {
+            Self::Data => estimate.x_start.shallow_clone(),
+            Self::Noise => estimate.epsilon.shallow_clone(),
+        }
+    }
 }
 
 /// Evaluates networks at any noise level.

@@ -13,9 +13,8 @@ pub(super) const KARRAS_RHO: f64 = 7.0;
 const LAMBDA_START: f64 = -5.1;
 
 /// How noise levels are spaced between the first and the last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
 pub enum TimeGrid {
     /// Evenly in time.
     Uniform,
@@ -212,13 +211,14 @@ mod tests {
     fn every_grid_is_even_in_its_own_variable() {
         let levels = levels(NoiseSchedule::Linear);
         let (from, to) = (levels.at_time(1.0), levels.at_time(0.001));
-        let coordinates: [(TimeGrid, fn(&Level) -> f64); 4] = [
-            (TimeGrid::Uniform, |level| level.index),
-            (TimeGrid::Quadratic, |level| (level.index + 1.0).sqrt()),
-            (TimeGrid::Logsnr, |level| level.lambda),
-            (TimeGrid::Karras, |level| level.sigma_ve().powf(1.0 / 7.0)),
-        ];
-        for (grid, coordinate) in coordinates {
+        let coordinate_of = |grid: TimeGrid, level: &Level| match grid {
+            TimeGrid::Uniform => level.index,
+            TimeGrid::Quadratic => (level.index + 1.0).sqrt(),
+            TimeGrid::Logsnr => level.lambda,
+            TimeGrid::Karras => level.sigma_ve().powf(1.0 / 7.0),
+        };
+        for grid in [TimeGrid::Uniform, TimeGrid::Quadratic, TimeGrid::Logsnr, TimeGrid::Karras] {
+            let coordinate = |level: &Level| coordinate_of(grid, level);
             let ends = levels.divide(grid, from, to, 5);
             assert_eq!((ends[0], ends[5], ends.len()), (from, to, 6));
             let width = (coordinate(&to) - coordinate(&from)) / 5.0;

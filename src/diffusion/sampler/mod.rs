@@ -1,5 +1,7 @@
 //! Sampling of images from noise: the table of solvers, their steps, and the loop over all steps.
 
+#[cfg(test)]
+mod conformance;
 mod ddim;
 mod ddpm;
 mod deis;

@@ -112,7 +112,8 @@ fn slopes(interval: &Interval, past: &[f64], solver_type: SolverType, third: Thi
         [now, before, first] => {
             let (r_0, r_1) = ((now - before) / h, (before - first) / h);
             // The parabola's slope at m_0 and its second divided difference, in the two divided differences.
-            let second = if third == Third::Exact { 2.0 * phi(3, z) } else { phi(3, z) } / (r_0 + r_1);
+            let share = if third == Third::Exact { 2.0 } else { 1.0 };
+            let second = share * phi(3, z) / (r_0 + r_1);
             let bend = phi(2, z) * r_0 / (r_0 + r_1) + second;
             let (newer, older) = ((phi(2, z) + bend) / r_0, -bend / r_1);
             vec![-newer + older, -older]

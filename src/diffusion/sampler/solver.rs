@@ -41,7 +41,6 @@ impl Step {
     ///
     /// Where it nears 1, the step is outside the range in which a higher order helps: large guidance scales do this,
     /// and more steps or a lower order give better images.
-    #[must_use]
     pub fn relative_correction(&self) -> Tensor {
         let norm = |tensor: &Tensor| tensor.flatten(1, -1).to_kind(Kind::Float).norm_scalaropt_dim(2, [1i64], false);
         match &self.correction {

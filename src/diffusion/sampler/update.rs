@@ -3,13 +3,11 @@
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::evaluation::Estimate;
 use super::levels::Level;
 
 /// How the second-order term of DPM-Solver is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
 pub enum SolverType {
     /// At the middle of the step, as published for sampling.
     Midpoint,
@@ -24,15 +22,6 @@ pub enum Interpolated {
     Data,
     /// ε.
     Noise,
-}
-
-impl Interpolated {
-    pub(super) fn of(self, estimate: &Estimate) -> Tensor {
-        match self {
-            Self::Data => estimate.x_start.shallow_clone(),
-            Self::Noise => estimate.epsilon.shallow_clone(),
-        }
-    }
 }
 
 /// A new state as a sum: `state` times the old one, `first` times the first output, and a correction, which is a sum

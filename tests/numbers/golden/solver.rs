@@ -147,19 +147,18 @@ fn grid(case: &Case, plan: &SolverPlan) -> Outcome {
     let solver = plan.start();
     let rows = case.tensor("grid.t")?.size()[0] as usize;
     let levels = solver.levels().get(..rows).ok_or_else(|| format!("the solver has fewer than {rows} levels"))?;
-    let columns: [(&str, fn(&Level) -> f64); 6] = [
-        ("grid.t", |level| (level.index + 1.0) / 1000.0),
-        ("grid.model_t", |level| level.model_timestep),
-        ("grid.alpha", |level| level.alpha),
-        ("grid.sigma", |level| level.sigma),
-        ("grid.lambda", |level| level.lambda),
-        ("grid.sigma_ve", Level::sigma_ve),
-    ];
-    for (name, value) in columns {
-        if let Some(expected) = case.tensors.get(name) {
-            let actual: Vec<f64> = levels.iter().map(value).collect();
-            close(name, &Tensor::from_slice(&actual), expected, GRID)?;
-        }
+    let num_timesteps = case.config["diffusion_steps"].as_f64().ok_or("config: no diffusion_steps")?;
+    let column = |name: &str, value: &dyn Fn(&Level) -> f64| {
+        let actual: Vec<f64> = levels.iter().map(value).collect();
+        close(name, &Tensor::from_slice(&actual), case.tensor(name)?, GRID)
+    };
+    column("grid.t", &|level| (level.index + 1.0) / num_timesteps)?;
+    column("grid.model_t", &|level| level.model_timestep)?;
+    column("grid.alpha", &|level| level.alpha)?;
+    column("grid.sigma", &|level| level.sigma)?;
+    column("grid.lambda", &|level| level.lambda)?;
+    if case.tensors.contains_key("grid.sigma_ve") {
+        column("grid.sigma_ve", &Level::sigma_ve)?;
     }
     let counts_earlier = ["deis_tab", "ipndm"].contains(&plan.sampler().entry().name);
     let orders: Vec<i64> = (0..rows - 1).map(|index| solver.order(index) as i64 - i64::from(counts_earlier)).collect();
