@@ -9,7 +9,6 @@ use tch::{Device, Tensor};
 ///
 /// # Panics
 /// If the number of angles is not the batch, or the shapes differ.
-#[must_use]
 pub fn interpolate(thetas: &[f64], a: &Tensor, b: &Tensor) -> Tensor {
     assert_eq!(a.size(), b.size(), "shapes of the ends");
     let mut shape = vec![1; a.dim()];
