@@ -1,5 +1,5 @@
-//! `admiral bench`: measures the training step, fused operations, the all-reduce, the loader and checkpoints, and
-//! the errors of samplers.
+//! `admiral bench`: measures the training step, fused operations, the all-reduce, the loader, checkpoints and
+//! sampling, and the errors of samplers.
 
 pub mod allreduce;
 pub mod checkpoint;
@@ -7,6 +7,7 @@ pub mod loader;
 pub mod ops;
 mod output;
 mod roofline;
+pub mod sample;
 pub mod solvers;
 pub mod step;
 mod timing;

@@ -7,6 +7,7 @@ use crate::bench::allreduce::{self, AllReduceBenchOptions};
 use crate::bench::checkpoint::{self, CheckpointBenchOptions};
 use crate::bench::loader::{self, LoaderBenchOptions};
 use crate::bench::ops::{self, OpsBenchOptions};
+use crate::bench::sample::SampleBenchOptions;
 use crate::bench::solvers::{self, SolverBenchOptions};
 use crate::bench::step::{self, BenchOptions};
 use crate::environment::Environment;
@@ -14,6 +15,7 @@ use crate::gpus::Gpus;
 
 use super::config::{ConfigOptions, read};
 use super::ranks::{alone, load_on_ranks, on_ranks};
+use super::sample::{self, DrawingOptions};
 
 /// The benchmarks.
 #[derive(Subcommand)]
@@ -35,6 +37,15 @@ pub(super) enum BenchCommand {
         config: ConfigOptions,
         #[command(flatten)]
         options: LoaderBenchOptions,
+    },
+    /// Draw images: images per second, and the time of networks, guidance, solver, noise and writing
+    Sample {
+        /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or an s3:// URL
+        checkpoint: String,
+        #[command(flatten)]
+        drawing: Box<DrawingOptions>,
+        #[command(flatten)]
+        options: SampleBenchOptions,
     },
     /// Compare the samplers with exact solutions: the error, and the order with which it falls
     Solvers(SolverBenchOptions),
@@ -65,6 +76,9 @@ pub(super) fn run(command: &BenchCommand, environment: &Environment) -> ExitCode
             read(config, overrides)
                 .and_then(|config| loader::run(&config, options).map_err(|error| (error.exit_code(), error.into()))),
         ),
+        BenchCommand::Sample { checkpoint, drawing, options } => {
+            on_ranks(environment, |rank| sample::bench(checkpoint, drawing, options, rank).map(|()| ExitCode::Finished))
+        }
         BenchCommand::Solvers(options) => {
             alone(solvers::run(options).map_err(|error| (error.exit_code(), error.into())))
         }

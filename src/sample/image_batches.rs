@@ -11,6 +11,7 @@ use super::error::Error;
 use super::labels::Labels;
 use super::low_res::LowRes;
 use super::stage::{BatchInputs, Stage, images_of, pixels_of};
+use super::watch::{Part, Unwatched, Watch, watched};
 
 /// The models that images pass through, first to last: one model, or a base model and its upsampler.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +73,7 @@ pub struct ImageBatches<'a, 'r> {
     stages: Stages<'a>,
     request: &'r mut SampleRequest,
     rest: Range<u64>,
+    watch: &'a dyn Watch,
 }
 
 /// Samples all images of a request, with a share of the batches on each rank. Every rank must call this function. Rank 0
@@ -112,7 +114,13 @@ impl<'a, 'r> ImageBatches<'a, 'r> {
     #[must_use]
     pub fn new(stages: Stages<'a>, request: &'r mut SampleRequest, images: Range<u64>) -> Self {
         assert!(images.start.is_multiple_of(request.batch_size), "{images:?} does not start at the start of a batch");
-        Self { stages, request, rest: images }
+        Self { stages, request, rest: images, watch: &Unwatched }
+    }
+
+    /// Lets `watch` see each part.
+    #[must_use]
+    pub fn watched(self, watch: &'a dyn Watch) -> Self {
+        Self { watch, ..self }
     }
 
     /// Samples the next batch.
@@ -139,13 +147,17 @@ impl<'a, 'r> ImageBatches<'a, 'r> {
         let Stages { first, upsampler } = self.stages;
         let labels = (!labels.is_empty()).then(|| Tensor::from_slice(labels));
         let inputs = BatchInputs { seed: self.request.seed, images, labels: labels.as_ref(), low_res };
-        let pixels = pixels_of(&first.sample(&inputs));
+        let draw = |stage: Stage<'_>, inputs: &BatchInputs<'_>| {
+            let images = stage.sample_watched(inputs, self.watch);
+            watched(self.watch, Part::Bytes, || pixels_of(&images))
+        };
+        let pixels = draw(first, &inputs);
         match upsampler {
             None => pixels,
             Some(upsampler) => {
                 // The upsampler gets what a file holds, so that both stages in one job equal two jobs.
                 let small = images_of(&pixels, first.size, first.channels);
-                pixels_of(&upsampler.sample(&BatchInputs { low_res: Some(&small), ..inputs }))
+                draw(upsampler, &BatchInputs { low_res: Some(&small), ..inputs })
             }
         }
     }

@@ -7,6 +7,7 @@ mod labels;
 mod loaded;
 mod low_res;
 mod stage;
+mod watch;
 
 pub use error::Error;
 pub use image_batches::{ImageBatch, ImageBatches, SampleRequest, Stages, gather_images};
@@ -15,3 +16,4 @@ pub use labels::{Labels, grid_labels, rows};
 pub use loaded::{Identity, LoadedModel, OpenedModel, choose_role};
 pub use low_res::{LowRes, low_res_examples};
 pub use stage::{BatchInputs, Guidance, Stage, Weights, images_of, pixels_of};
+pub use watch::{Part, Unwatched, Watch};

@@ -4,10 +4,13 @@ use admiral_random::{Philox, Stream};
 use tch::{Device, Kind, Tensor};
 
 use crate::diffusion::{
-    GuidedModel, SolverPlan, Trajectory, autoguidance, classifier_free_guidance, classifier_gradient, to_bytes,
+    GuidedModel, SolverPlan, Trajectory, autoguidance, classifier_free_guidance, classifier_gradient, copy_to_device,
+    to_bytes,
 };
 use crate::model::{Inputs, Network, Params};
 use crate::ops::Kernels;
+
+use super::watch::{Part, Unwatched, Watch, watched};
 
 /// A network with the values of its parameters.
 #[derive(Debug, Clone, Copy)]
@@ -86,9 +89,16 @@ impl Stage<'_> {
     /// All noise of an image comes from one random sequence that depends on the seed and the image's index only.
     #[must_use]
     pub fn sample(&self, inputs: &BatchInputs<'_>) -> Tensor {
-        let (shape, mut noise) = self.noise(inputs);
-        let x_last = noise(0);
-        self.sample_from(&x_last, inputs, &mut |_step| noise(shape[0] as usize))
+        self.sample_watched(inputs, &Unwatched)
+    }
+
+    /// As [`sample`](Self::sample). `watch` sees each part.
+    #[must_use]
+    pub fn sample_watched(&self, inputs: &BatchInputs<'_>, watch: &dyn Watch) -> Tensor {
+        let mut draw = self.noise(inputs);
+        let mut noise = || watched(watch, Part::Noise, &mut draw);
+        let x_last = noise();
+        self.finish(&x_last, inputs, &mut |_step| noise(), watch)
     }
 
     /// As [`sample`](Self::sample), from the given standard normal `x_last` and noise of each step.
@@ -99,6 +109,17 @@ impl Stage<'_> {
         inputs: &BatchInputs<'_>,
         noise: &mut dyn FnMut(usize) -> Tensor,
     ) -> Tensor {
+        self.finish(x_last, inputs, noise, &Unwatched)
+    }
+
+    /// Takes all steps.
+    fn finish(
+        &self,
+        x_last: &Tensor,
+        inputs: &BatchInputs<'_>,
+        noise: &mut dyn FnMut(usize) -> Tensor,
+        watch: &dyn Watch,
+    ) -> Tensor {
         let _no_grad = tch::no_grad_guard();
         let labels = inputs.labels.map(|labels| labels.to_device(self.kernels.device()));
         let low_res = inputs.low_res.map(|images| images.to_device(self.kernels.device()));
@@ -106,7 +127,9 @@ impl Stage<'_> {
             let inputs = Inputs { x, timesteps, labels, low_res: low_res.as_ref() };
             weights.network.forward(self.kernels, weights.params, &inputs, None)
         };
-        let main = |x: &Tensor, timesteps: &Tensor| run(self.model, x, timesteps, labels.as_ref());
+        let main = |x: &Tensor, timesteps: &Tensor| {
+            watched(watch, Part::Network, || run(self.model, x, timesteps, labels.as_ref()))
+        };
         let finish = |model: GuidedModel<'_>, noise: &mut dyn FnMut(usize) -> Tensor| {
             Trajectory::new(self.solver.start(), model, x_last, noise)
                 .with_noise_temperature(self.noise_temperature)
@@ -117,40 +140,44 @@ impl Stage<'_> {
             Guidance::Classifier { classifier, scale } => {
                 let logits = |x: &Tensor, timesteps: &Tensor| run(classifier, x, timesteps, None);
                 let labels = labels.as_ref().expect("images that a classifier guides have classes");
-                let gradient =
-                    |x: &Tensor, timesteps: &Tensor| classifier_gradient(&logits, labels, scale, x, timesteps);
+                let gradient = |x: &Tensor, timesteps: &Tensor| {
+                    watched(watch, Part::Guidance, || classifier_gradient(&logits, labels, scale, x, timesteps))
+                };
                 finish(GuidedModel { predict: &main, gradient: Some(&gradient) }, noise)
             }
             Guidance::Free { null_class, scale } => {
                 let null = labels.as_ref().map(|labels| labels.full_like(null_class));
-                let unconditional = |x: &Tensor, timesteps: &Tensor| run(self.model, x, timesteps, null.as_ref());
+                let unconditional = |x: &Tensor, timesteps: &Tensor| {
+                    watched(watch, Part::Guidance, || run(self.model, x, timesteps, null.as_ref()))
+                };
                 let predict = |x: &Tensor, timesteps: &Tensor| {
                     classifier_free_guidance(&main, &unconditional, scale, x, timesteps)
                 };
                 finish(GuidedModel::unguided(&predict), noise)
             }
             Guidance::Auto { worse, scale } => {
-                let worse = |x: &Tensor, timesteps: &Tensor| run(worse, x, timesteps, labels.as_ref());
+                let worse = |x: &Tensor, timesteps: &Tensor| {
+                    watched(watch, Part::Guidance, || run(worse, x, timesteps, labels.as_ref()))
+                };
                 let predict = |x: &Tensor, timesteps: &Tensor| autoguidance(&main, &worse, scale, x, timesteps);
                 finish(GuidedModel::unguided(&predict), noise)
             }
         }
     }
 
-    /// Returns the shape of a batch, and a function that draws its next noise.
-    fn noise(&self, inputs: &BatchInputs<'_>) -> ([i64; 4], impl FnMut(usize) -> Tensor + use<>) {
+    /// Returns a function that draws the next noise of a batch.
+    fn noise(&self, inputs: &BatchInputs<'_>) -> impl FnMut() -> Tensor + use<> {
         let shape = [inputs.images.len() as i64, self.channels, self.size, self.size];
         let length = (self.channels * self.size * self.size) as usize;
         let (seed, stream, device) = (inputs.seed, self.stream, self.kernels.device());
         let mut sequences: Vec<Philox> = inputs.images.iter().map(|&image| Philox::new(seed, stream, image)).collect();
-        let draw = move |_step: usize| {
+        move || {
             let mut values = vec![0.0f32; length * sequences.len()];
             for (sequence, values) in sequences.iter_mut().zip(values.chunks_exact_mut(length)) {
                 sequence.fill_normal(values);
             }
-            Tensor::from_slice(&values).view(shape).to_device(device)
-        };
-        (shape, draw)
+            copy_to_device(&Tensor::from_slice(&values).view(shape), device)
+        }
     }
 }
 

@@ -68,7 +68,7 @@ fn open(options: &SampleOptions, rank: RankContext<'_>) -> Result<(OpenedStages,
     }
     let stores = StoreOptions { s3: rank.environment.s3.clone(), ..StoreOptions::default() };
     let mut drawing = options.drawing.clone();
-    if let Some(per_class) = drawing.per_class {
+    if let Some(per_class) = options.per_class {
         drawing.solver.set.push(format!("samples_per_class={per_class}"));
     }
     let opened = OpenedStages::open(&options.checkpoint, &drawing, &stores)?;

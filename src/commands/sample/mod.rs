@@ -1,6 +1,7 @@
 //! `admiral sample`: draws images from a checkpoint, as a grid in one file or as a job of many images. The configuration
 //! comes from the checkpoint.
 
+mod bench;
 mod classes;
 mod grid;
 mod job;
@@ -13,7 +14,8 @@ use admiral_comm::{Ending, ExitCode};
 
 use crate::context::RankContext;
 
-pub use options::SampleOptions;
+pub(super) use bench::bench;
+pub use options::{DrawingOptions, SampleOptions};
 
 /// Draws the images. Every rank calls it.
 ///

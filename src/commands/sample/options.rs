@@ -12,6 +12,7 @@ use crate::run_config::{DeviceChoice, PrecisionMode};
 
 /// The options of `admiral sample`. They override the checkpoint's configuration.
 #[derive(Debug, Clone, Args)]
+#[command(mut_arg("classes", |arg| arg.requires("num")), mut_arg("labels_from", |arg| arg.requires("num")))]
 pub struct SampleOptions {
     /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or an s3:// URL
     pub(super) checkpoint: String,
@@ -23,6 +24,9 @@ pub struct SampleOptions {
     pub(super) num: Option<u64>,
     #[command(flatten)]
     pub(super) drawing: DrawingOptions,
+    /// Images of each class, which are the columns of a grid; without classes, the number of rows and of columns
+    #[arg(long, conflicts_with = "num")]
+    pub(super) per_class: Option<u64>,
     /// With --num: images of a part, a multiple of the batch [default: 64, rounded up to whole batches]
     #[arg(long, requires = "num", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub(super) part_images: Option<u64>,
@@ -35,7 +39,7 @@ pub struct SampleOptions {
 }
 
 /// The options that say which images are drawn, which `admiral bench sample` shares.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct DrawingOptions {
     /// Weights: ema (the first average), master, or an average by its rate, such as ema-0.9999 [default: ema if there is
     /// an average, else master]
@@ -58,15 +62,12 @@ pub struct DrawingOptions {
     /// Classes: with --num repeated in this order, in a grid one for each row: 3,5,9
     #[arg(long, value_delimiter = ',', conflicts_with_all = ["classes", "labels_from"])]
     pub(super) labels: Option<Vec<i64>>,
-    /// With --num: how classes are chosen [default: random]
-    #[arg(long, value_enum, requires = "num", conflicts_with = "labels_from")]
+    /// How the classes of many images are chosen [default: random]
+    #[arg(long, value_enum, conflicts_with = "labels_from")]
     pub(super) classes: Option<Classes>,
-    /// With --num: classes as frequent as in the training data (`data`), or those of an npz file
-    #[arg(long, requires = "num", value_name = "data|FILE.npz")]
+    /// Classes as frequent as in the training data (`data`), or those of an npz file
+    #[arg(long, value_name = "data|FILE.npz")]
     pub(super) labels_from: Option<String>,
-    /// Images of each class, which are the columns of a grid; without classes, the number of rows and of columns
-    #[arg(long, conflicts_with = "num")]
-    pub(super) per_class: Option<u64>,
     /// The seed of the noise and of random classes
     #[arg(long, default_value_t = 0)]
     pub(super) seed: u64,
@@ -101,7 +102,7 @@ pub struct DrawingOptions {
 }
 
 /// The options of the solver. Each is a field of the section `sampling`.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(super) struct SolverOptions {
     /// The sampler: docs/sampling.md describes them
     #[arg(long, value_parser = PossibleValuesParser::new(Sampler::names()).try_map(|name| name.parse::<Sampler>()))]
