@@ -151,8 +151,9 @@ fn guided(kind: &str, scale: f64, identity: Identity) -> Value {
 fn solver_fields(sampling: &SamplingConfig) -> Value {
     let mut value = json!(sampling);
     if let Some(fields) = value.as_object_mut() {
-        for of_grids in ["samples_per_class", "max_classes"] {
-            fields.remove(of_grids);
+        // The batch has its own setting.
+        for other in ["samples_per_class", "max_classes", "batch_size"] {
+            fields.remove(other);
         }
     }
     value
