@@ -2,6 +2,7 @@
 //! from random sequences of (seed, i), so that images do not depend on the number of ranks or on where a job was
 //! interrupted.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use admiral_comm::Collective;
@@ -10,7 +11,7 @@ use tch::Tensor;
 use super::error::Error;
 use super::labels::Labels;
 use super::low_res::LowRes;
-use super::stage::{BatchInputs, Stage, images_of, pixels_of};
+use super::stage::{BatchInputs, Guidance, Stage, images_of, pixels_of};
 use super::watch::{Part, Unwatched, Watch, watched};
 
 /// The models that images pass through, first to last: one model, or a base model and its upsampler.
@@ -62,6 +63,9 @@ pub struct ImageBatch {
     /// The class of each image; empty if images have no class.
     pub labels: Vec<i64>,
 }
+
+/// The correction of a step by a higher order, relative to the image, above which it probably does harm.
+const LARGE_CORRECTION: f64 = 0.5;
 
 /// Samples the images of a request, one batch for each call of `next`. Only one batch is in memory.
 ///
@@ -146,15 +150,33 @@ impl<'a, 'r> ImageBatches<'a, 'r> {
     fn sample_batch(&self, images: &[u64], labels: &[i64], low_res: Option<&Tensor>) -> Vec<u8> {
         let Stages { first, upsampler } = self.stages;
         let labels = (!labels.is_empty()).then(|| Tensor::from_slice(labels));
-        let inputs = BatchInputs { seed: self.request.seed, images, labels: labels.as_ref(), low_res };
         let draw = |stage: Stage<'_>, inputs: &BatchInputs<'_>| {
             let images = stage.sample_watched(inputs, self.watch);
             watched(self.watch, Part::Bytes, || pixels_of(&images))
         };
+        // The first batch stands for all.
+        let correction = Cell::new(0.0);
+        let is_checked = images.first() == Some(&0) && !matches!(first.guidance, Guidance::None);
+        let inputs = BatchInputs {
+            seed: self.request.seed,
+            images,
+            labels: labels.as_ref(),
+            low_res,
+            largest_correction: is_checked.then_some(&correction),
+        };
         let pixels = draw(first, &inputs);
+        if correction.get() > LARGE_CORRECTION {
+            tracing::warn!(
+                "the guidance is strong for this sampler: the part of a step above first order is {:.1} times the image, \
+                 and may make images worse than those of ddim; take more steps, a lower scale, or \
+                 sampling.dynamic_thresholding",
+                correction.get()
+            );
+        }
         match upsampler {
             None => pixels,
             Some(upsampler) => {
+                let inputs = BatchInputs { largest_correction: None, ..inputs };
                 // The upsampler gets what a file holds, so that both stages in one job equal two jobs.
                 let small = images_of(&pixels, first.size, first.channels);
                 draw(upsampler, &BatchInputs { low_res: Some(&small), ..inputs })

@@ -56,9 +56,7 @@ pub fn draw_missing(
     let JobContext { collective, phases, stop, metrics } = *context;
     let (rank, world_size) = (collective.rank(), collective.world_size());
     let settings = job.settings();
-    let images_in = |parts: &[u64]| -> u64 {
-        parts.iter().map(|&part| settings.images_of(part)).map(|images| images.end - images.start).sum()
-    };
+    let images_in = |parts: &[u64]| settings.images_in(parts);
     let mut done = settings.num - images_in(missing);
     let resumed = done;
     let mut own_done = if rank == 0 { resumed } else { 0 };

@@ -1,5 +1,7 @@
 //! One model that samples batches of images, with its solver and its guidance.
 
+use std::cell::Cell;
+
 use admiral_random::{Philox, Stream};
 use tch::{Device, Kind, Tensor};
 
@@ -81,6 +83,9 @@ pub struct BatchInputs<'a> {
     pub labels: Option<&'a Tensor>,
     /// The small images for super-resolution, `[batch, channels, small, small]`, in [-1, 1].
     pub low_res: Option<&'a Tensor>,
+    /// Gets the largest [relative correction](crate::diffusion::Step::relative_correction) of a step, if it is wanted. It
+    /// costs a norm of the images in each step.
+    pub largest_correction: Option<&'a Cell<f64>>,
 }
 
 impl Stage<'_> {
@@ -131,9 +136,17 @@ impl Stage<'_> {
             watched(watch, Part::Network, || run(self.model, x, timesteps, labels.as_ref()))
         };
         let finish = |model: GuidedModel<'_>, noise: &mut dyn FnMut(usize) -> Tensor| {
-            Trajectory::new(self.solver.start(), model, x_last, noise)
-                .with_noise_temperature(self.noise_temperature)
-                .finish()
+            let mut trajectory = Trajectory::new(self.solver.start(), model, x_last, noise)
+                .with_noise_temperature(self.noise_temperature);
+            if let Some(largest) = inputs.largest_correction {
+                for step in &mut trajectory {
+                    if step.correction.is_some() {
+                        let correction = step.relative_correction().max().double_value(&[]);
+                        largest.set(largest.get().max(correction));
+                    }
+                }
+            }
+            trajectory.finish()
         };
         match self.guidance {
             Guidance::None => finish(GuidedModel::unguided(&main), noise),

@@ -94,6 +94,12 @@ impl JobSettings {
         first..first.saturating_add(self.part_size).min(self.num)
     }
 
+    /// Returns the number of images in parts.
+    #[must_use]
+    pub fn images_in(&self, parts: &[u64]) -> u64 {
+        parts.iter().map(|&part| self.images_of(part)).map(|images| images.end - images.start).sum()
+    }
+
     /// Returns the bytes of one image.
     #[must_use]
     pub fn image_bytes(&self) -> usize {

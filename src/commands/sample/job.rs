@@ -2,15 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use admiral_comm::{Collective, Ending, ExitCode, Phase, agree, any};
 use admiral_samples::{Job, JobSettings, parts_of_rank};
 use admiral_storage::{Location, Store, StoreOptions};
-use admiral_telemetry::{Grid, MetricSink, MetricSinks, ProgressLine, TensorBoard};
+use admiral_telemetry::{Grid, MetricSink, MetricSinks, ProgressLine, TensorBoard, Terminal};
 use serde_json::{Map, Value};
+use tch::Device;
 
-use crate::context::RankContext;
+use crate::context::{RankContext, RunContext};
+use crate::diffusion::Sampler;
+use crate::run_config::PrecisionMode;
 use crate::sample::{Drawn, Error, JobContext, SampleRequest, draw_missing};
 use crate::stop::{Stop, StopMessages};
 
@@ -43,67 +46,129 @@ const TELEMETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// # Errors
 /// When the images cannot be drawn or written. The [`Ending`] says whether the ranks leave together.
 pub(super) fn run(options: &SampleOptions, num: u64, rank: RankContext<'_>) -> Result<ExitCode, Ending> {
-    let collective = rank.collective;
-    let (is_root, code) = (collective.rank() == 0, Error::exit_code);
     let stop = Stop::default();
-    agree(collective, stop.on_signals(MESSAGES), |_| ExitCode::Node)?;
+    agree(rank.collective, stop.on_signals(MESSAGES), |_| ExitCode::Node)?;
+    let job = PlannedJob::new(options, num, rank)?;
+    Ok(job.run(&stop, rank)?.code)
+}
 
-    // Everything that can be refused is refused before anything is written.
-    let (opened, mut request, classes) = agree(collective, open(options, num, rank), code)?;
-    let context = agree(collective, open_context(rank, &options.drawing, &opened.first.model.config), code)?;
-    let precision = precision(&options.drawing, &opened.first.model.config, &context);
-    let wanted =
-        job_settings(options, &opened, &request, classes, settings(&options.drawing, precision, request.batch_size));
-    let wanted = agree(collective, wanted, code)?;
-    agree(collective, check_same(&wanted.settings, collective), code)?;
-    let store = agree(collective, create_store(options, rank), code)?;
-    // Rank 0 creates the job; the others find it.
-    let created = if is_root { Job::create_or_open(&store, wanted.clone()).map(Some) } else { Ok(None) };
-    let created = agree(collective, created.map_err(Error::from), code)?;
-    let job = match created {
-        Some(job) => Ok(job),
-        None => Job::create_or_open(&store, wanted).map_err(Error::from),
-    };
-    let job = agree(collective, job, code)?;
+/// A job of which everything is decided. Nothing is written yet, and no weights are read.
+pub(in crate::commands) struct PlannedJob<'a> {
+    options: SampleOptions,
+    opened: OpenedStages,
+    request: SampleRequest,
+    context: RunContext<'a>,
+    precision: PrecisionMode,
+    settings: JobSettings,
+}
 
-    let folder = event_folder(options, &store);
-    let board = match folder.filter(|_| is_root) {
-        Some(folder) => Rc::new(TensorBoard::open(&folder, 0, TELEMETRY_INTERVAL)),
-        None => Rc::new(TensorBoard::off()),
-    };
-    let phases = context.phases.clone();
-    let mut damaged_before: Option<Vec<u64>> = None;
-    let prepared = Prepared::load(opened, &options.drawing, precision, context)?;
-    loop {
-        let missing = from_root(collective, || job.missing())?;
-        if damaged_before.as_ref() == Some(&missing) && !missing.is_empty() {
-            let message =
-                format!("parts {missing:?} of {} are damaged again after they were drawn anew", store.url(""));
-            return Err(Ending::alone(ExitCode::Store, &message));
-        }
-        let metrics = sinks(is_root, &board, num, &prepared);
-        let job_context = JobContext { collective, phases: &phases, stop: &stop, metrics: &metrics };
-        if is_root {
-            log_start(&job, &missing, collective.world_size(), &prepared);
-        }
-        match draw_missing(prepared.stages(), &mut request, &job, &missing, &job_context)? {
-            Drawn::Preempted => return Ok(ExitCode::Preempted),
-            Drawn::All => {}
-        }
-        phases.enter(Phase::Checkpoint, 0);
-        let without_png = match options.format.contains(&Format::Png) {
-            true => from_root(collective, || job.missing_png())?,
-            false => Vec::new(),
+/// How a job ended without an error.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::commands) struct EndedJob {
+    /// Whether it is finished, or was asked to stop.
+    pub(in crate::commands) code: ExitCode,
+    /// The images that were drawn since the start, by all ranks.
+    pub(in crate::commands) drawn: u64,
+    /// The time in which they were drawn and written.
+    pub(in crate::commands) elapsed: Duration,
+}
+
+impl<'a> PlannedJob<'a> {
+    /// Decides everything. What can be refused is refused here. Every rank calls it.
+    ///
+    /// # Errors
+    /// When a checkpoint cannot be read, an option does not fit it, or this rank has no such device.
+    pub(in crate::commands) fn new(options: &SampleOptions, num: u64, rank: RankContext<'a>) -> Result<Self, Ending> {
+        let (collective, code) = (rank.collective, Error::exit_code);
+        let (opened, request, classes) = agree(collective, open(options, num, rank), code)?;
+        let context = agree(collective, open_context(rank, &options.drawing, &opened.first.model.config), code)?;
+        let precision = precision(&options.drawing, &opened.first.model.config, &context);
+        let others = settings(&options.drawing, precision, request.batch_size);
+        let settings = agree(collective, job_settings(options, &opened, &request, classes, others), code)?;
+        agree(collective, check_same(&settings.settings, collective), code)?;
+        Ok(Self { options: options.clone(), opened, request, context, precision, settings })
+    }
+
+    /// Returns everything that the images depend on.
+    pub(in crate::commands) fn settings(&self) -> &JobSettings {
+        &self.settings
+    }
+
+    /// Returns the models.
+    pub(in crate::commands) fn opened(&self) -> &OpenedStages {
+        &self.opened
+    }
+
+    /// Draws what is missing, and writes the files. Every rank calls it.
+    ///
+    /// # Errors
+    /// When the images cannot be drawn or written. The [`Ending`] says whether the ranks leave together.
+    pub(in crate::commands) fn run(self, stop: &Stop, rank: RankContext<'a>) -> Result<EndedJob, Ending> {
+        let Self { options, opened, mut request, context, precision, settings } = self;
+        let collective = rank.collective;
+        let (is_root, code) = (collective.rank() == 0, Error::exit_code);
+        let store = agree(collective, create_store(&options, rank), code)?;
+        // Rank 0 creates the job; the others find it.
+        let created = if is_root { Job::create_or_open(&store, settings.clone()).map(Some) } else { Ok(None) };
+        let created = agree(collective, created.map_err(Error::from), code)?;
+        let job = match created {
+            Some(job) => Ok(job),
+            None => Job::create_or_open(&store, settings).map_err(Error::from),
         };
-        let finished = finish(&job, &without_png, options, collective, &board);
-        // A damaged part was withdrawn, and is drawn again.
-        let is_damaged = matches!(finished, Err(Error::Output(admiral_samples::Error::Damaged { .. })));
-        if !any(collective, is_damaged)? {
-            agree(collective, finished, code)?;
-            phases.enter(Phase::End, 0);
-            return Ok(ExitCode::Finished);
+        let job = agree(collective, job, code)?;
+
+        let folder = event_folder(&options, &store);
+        let board = match folder.filter(|_| is_root) {
+            Some(folder) => Rc::new(TensorBoard::open(&folder, 0, TELEMETRY_INTERVAL)),
+            None => Rc::new(TensorBoard::off()),
+        };
+        let phases = context.phases.clone();
+        let (sampler, device, progress) = (opened.first.sampling.sampler, context.device, context.progress);
+        let mut ended = EndedJob { code: ExitCode::Finished, drawn: 0, elapsed: Duration::ZERO };
+        let mut damaged_before: Option<Vec<u64>> = None;
+        // A finished job needs no weights.
+        let (mut unloaded, mut prepared) = (Some((opened, context)), None);
+        loop {
+            let missing = from_root(collective, || job.missing())?;
+            if damaged_before.as_ref() == Some(&missing) && !missing.is_empty() {
+                let message =
+                    format!("parts {missing:?} of {} are damaged again after they were drawn anew", store.url(""));
+                return Err(Ending::alone(ExitCode::Store, &message));
+            }
+            if is_root {
+                log_start(&job, &missing, collective.world_size(), sampler, device);
+            }
+            if !missing.is_empty()
+                && let Some((opened, context)) = unloaded.take()
+            {
+                prepared = Some(Prepared::load(opened, &options.drawing, precision, context)?);
+            }
+            if let Some(prepared) = &prepared {
+                let metrics = sinks(is_root, &board, request.count, progress);
+                let job_context = JobContext { collective, phases: &phases, stop, metrics: &metrics };
+                let start = Instant::now();
+                let drawn = draw_missing(prepared.stages(), &mut request, &job, &missing, &job_context)?;
+                ended.elapsed += start.elapsed();
+                if drawn == Drawn::Preempted {
+                    return Ok(EndedJob { code: ExitCode::Preempted, ..ended });
+                }
+                ended.drawn += job.settings().images_in(&missing);
+            }
+            phases.enter(Phase::Checkpoint, 0);
+            let without_png = match options.format.contains(&Format::Png) {
+                true => from_root(collective, || job.missing_png())?,
+                false => Vec::new(),
+            };
+            let finished = finish(&job, &without_png, &options, collective, &board);
+            // A damaged part was withdrawn, and is drawn again.
+            let is_damaged = matches!(finished, Err(Error::Output(admiral_samples::Error::Damaged { .. })));
+            if !any(collective, is_damaged)? {
+                agree(collective, finished, code)?;
+                phases.enter(Phase::End, 0);
+                return Ok(ended);
+            }
+            damaged_before = Some(missing);
         }
-        damaged_before = Some(missing);
     }
 }
 
@@ -206,21 +271,21 @@ fn from_root(
     Ok(bytes.as_chunks::<8>().0.iter().map(|&number| u64::from_le_bytes(number)).collect())
 }
 
-fn sinks(is_root: bool, board: &Rc<TensorBoard>, num: u64, prepared: &Prepared<'_>) -> MetricSinks {
+fn sinks(is_root: bool, board: &Rc<TensorBoard>, num: u64, progress: &Terminal) -> MetricSinks {
     let mut sinks: Vec<Rc<dyn MetricSink>> = Vec::new();
     if is_root {
         sinks.push(Rc::clone(board) as Rc<dyn MetricSink>);
-        sinks.push(Rc::new(ProgressLine::of_images(prepared.context.progress, num, TELEMETRY_INTERVAL)));
+        sinks.push(Rc::new(ProgressLine::of_images(progress, num, TELEMETRY_INTERVAL)));
     }
     MetricSinks::new(sinks)
 }
 
-fn log_start(job: &Job, missing: &[u64], num_ranks: usize, prepared: &Prepared<'_>) {
+fn log_start(job: &Job, missing: &[u64], num_ranks: usize, sampler: Sampler, device: Device) {
     let settings = job.settings();
     tracing::info!(
         ranks = num_ranks,
-        device = ?prepared.context.device,
-        sampler = %prepared.sampling.sampler,
+        ?device,
+        %sampler,
         "{} of {} parts are missing, each of {} images; they go to {}",
         missing.len(),
         settings.num_parts(),

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::diffusion::{Prediction, SolverOptions as Options, SolverPlan};
+use crate::diffusion::{Prediction, SolverOption, SolverOptions as Options, SolverPlan};
 use crate::model::Task;
 use crate::run_config::{RunConfig, SamplingConfig};
 use crate::sample::{Error, Identity, OpenedModel};
@@ -99,6 +99,10 @@ impl OpenedStages {
         };
         let overrides = overrides(&preset, &options.solver, options.batch_size);
         let first = OpenedStage::new(model, &overrides, epsilon_temperature)?;
+        let sampler = first.sampling.sampler;
+        if options.solver.respacing.is_some() && !sampler.takes(SolverOption::TimestepRespacing) {
+            return refuse(format!("--respacing: {sampler} does not visit chosen timesteps; give a number of --steps"));
+        }
         let scale = options.scale.or(preset_scale(&preset, options)?);
         let guidance = open_guidance(options, scale, &first.model, stores)?;
         let upsampler = match &options.upsampler {
@@ -147,8 +151,9 @@ fn guided(kind: &str, scale: f64, identity: Identity) -> Value {
 fn solver_fields(sampling: &SamplingConfig) -> Value {
     let mut value = json!(sampling);
     if let Some(fields) = value.as_object_mut() {
-        for of_grids in ["samples_per_class", "max_classes"] {
-            fields.remove(of_grids);
+        // The batch has its own setting.
+        for other in ["samples_per_class", "max_classes", "batch_size"] {
+            fields.remove(other);
         }
     }
     value
