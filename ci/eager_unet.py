@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The UNet of ADM and its training step in eager PyTorch, with the operations of the published implementation.
+"""The networks of ADM and a training step in eager PyTorch, with the operations of the published implementation.
 
-`ci/bench-eager` compares `admiral bench step` with it.
+`ci/bench-eager` compares `admiral bench step` with it. `ci/eager_sample.py` samples with its networks.
 
-    ci/eager_unet.py check FILE...                  compares outputs and gradients with golden numbers (kind `unet`)
+    ci/eager_unet.py check FILE...                  compares with golden numbers (kinds `unet`, `encoder`)
     ci/eager_unet.py step --config JSON ...         measures training steps and prints their seconds as JSON
 
 As in the published implementation, group normalization (in float32) and SiLU are two operations. Attention is two
@@ -78,13 +78,32 @@ class Residual(nn.Module):
         return self.skip_connection(x) + hidden
 
 
+def num_heads(channels, config):
+    """Returns the number of heads of attention."""
+    per_head = config.get("num_head_channels") or -1
+    return config.get("num_heads") or 1 if per_head == -1 else channels // per_head
+
+
+def attend(qkv, heads, heads_inside):
+    """Attention from the joint projection `[batch, 3 * channels, length]` to `[batch, channels, length]`."""
+    batch, channels, length = qkv.shape[0], qkv.shape[1] // 3, qkv.shape[2]
+    width = channels // heads
+    if heads_inside:
+        q, k, v = (part.reshape(batch * heads, width, length) for part in qkv.chunk(3, dim=1))
+    else:
+        q, k, v = qkv.reshape(batch * heads, 3 * width, length).split(width, dim=1)
+    # q and k are scaled before the product, so that it does not overflow in float16.
+    scale = width**-0.25
+    weights = torch.softmax(torch.einsum("bct,bcs->bts", q * scale, k * scale).float(), dim=-1).to(v.dtype)
+    return torch.einsum("bts,bcs->bct", weights, v).reshape(batch, channels, length)
+
+
 class Attention(nn.Module):
     """Self-attention over all positions of an image, with a residual connection."""
 
     def __init__(self, channels, config):
         super().__init__()
-        per_head = config.get("num_head_channels") or -1
-        self.heads = config.get("num_heads") or 1 if per_head == -1 else channels // per_head
+        self.heads = num_heads(channels, config)
         self.heads_inside = config.get("use_new_attention_order", False)
         self.norm = Norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
@@ -94,18 +113,8 @@ class Attention(nn.Module):
         return checkpoint(self.attend, x, use_reentrant=True) if x.requires_grad else self.attend(x)
 
     def attend(self, x):
-        batch, channels, *_ = x.shape
-        flat = x.reshape(batch, channels, -1)
-        width, length = channels // self.heads, flat.shape[2]
-        qkv = self.qkv(self.norm(flat))
-        if self.heads_inside:
-            q, k, v = (part.reshape(batch * self.heads, width, length) for part in qkv.chunk(3, dim=1))
-        else:
-            q, k, v = qkv.reshape(batch * self.heads, 3 * width, length).split(width, dim=1)
-        # q and k are scaled before the product, so that it does not overflow in float16.
-        scale = width**-0.25
-        weights = torch.softmax(torch.einsum("bct,bcs->bts", q * scale, k * scale).float(), dim=-1).to(v.dtype)
-        hidden = torch.einsum("bts,bcs->bct", weights, v).reshape(batch, channels, length)
+        flat = x.flatten(2)
+        hidden = attend(self.qkv(self.norm(flat)), self.heads, self.heads_inside)
         return (flat + self.proj_out(hidden)).reshape(x.shape)
 
 
@@ -129,6 +138,45 @@ class Plain(nn.Conv2d):
         return super().forward(x)
 
 
+def with_attention(layers, channels, size, config):
+    """Adds attention to the layers of a block, at the sizes that have it."""
+    return layers + [Attention(channels, config)] if size in config["attention_resolutions"] else layers
+
+
+def resampling(channels, up, config):
+    """Returns a layer that doubles or halves the image size."""
+    if config["resblock_updown"]:
+        return Residual(channels, channels, config, resample=up)
+    return Convolution(channels, up)
+
+
+def down_path(config):
+    """Returns the downward blocks, the channels of each one's output, and the last image size."""
+    width, size, multiples = config["model_channels"], config["image_size"], config["channel_mult"]
+    channels = int(multiples[0] * width)
+    blocks = [[Plain(config.get("image_channels", 3), channels, 3, padding=1)]]
+    widths = [channels]
+    for level, multiple in enumerate(multiples):
+        for _ in range(config["num_res_blocks"]):
+            out = int(multiple * width)
+            blocks.append(with_attention([Residual(channels, out, config)], out, size, config))
+            channels = out
+            widths.append(channels)
+        if level + 1 < len(multiples):
+            blocks.append([resampling(channels, False, config)])
+            widths.append(channels)
+            size //= 2
+    return blocks, widths, size
+
+
+def time_embedding(model, timesteps):
+    """Returns the embedding of timesteps by the layers of a model."""
+    half = model.width // 2
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=timesteps.device, dtype=torch.float32) / half)
+    angles = timesteps[:, None].float() * frequencies
+    return model.time_embed(torch.cat([angles.cos(), angles.sin()], dim=1))
+
+
 class UNet(nn.Module):
     """The network. `config` has the field names of the golden files."""
 
@@ -139,30 +187,9 @@ class UNet(nn.Module):
         self.time_embed = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
         if config.get("num_classes"):
             self.label_emb = nn.Embedding(config["num_classes"], 4 * width)
-        image_channels = config.get("image_channels", 3)
-        size, multiples = config["image_size"], config["channel_mult"]
-
-        def attends(layers, channels):
-            return layers + [Attention(channels, config)] if size in config["attention_resolutions"] else layers
-
-        def changes(channels, up):
-            if config["resblock_updown"]:
-                return Residual(channels, channels, config, resample=up)
-            return Convolution(channels, up)
-
-        channels = int(multiples[0] * width)
-        down = [[Plain(image_channels, channels, 3, padding=1)]]
-        widths = [channels]
-        for level, multiple in enumerate(multiples):
-            for _ in range(config["num_res_blocks"]):
-                out = int(multiple * width)
-                down.append(attends([Residual(channels, out, config)], out))
-                channels = out
-                widths.append(channels)
-            if level + 1 < len(multiples):
-                down.append([changes(channels, up=False)])
-                widths.append(channels)
-                size //= 2
+        image_channels, multiples = config.get("image_channels", 3), config["channel_mult"]
+        down, widths, size = down_path(config)
+        channels = widths[-1]
         self.input_blocks = nn.ModuleList(map(nn.ModuleList, down))
         self.middle_block = nn.ModuleList(
             [Residual(channels, channels, config), Attention(channels, config), Residual(channels, channels, config)]
@@ -171,10 +198,10 @@ class UNet(nn.Module):
         for level, multiple in reversed(list(enumerate(multiples))):
             for block in range(config["num_res_blocks"] + 1):
                 out = int(multiple * width)
-                layers = attends([Residual(channels + widths.pop(), out, config)], out)
+                layers = with_attention([Residual(channels + widths.pop(), out, config)], out, size, config)
                 channels = out
                 if level and block == config["num_res_blocks"]:
-                    layers.append(changes(channels, up=True))
+                    layers.append(resampling(channels, True, config))
                     size *= 2
                 up.append(layers)
         self.output_blocks = nn.ModuleList(map(nn.ModuleList, up))
@@ -191,10 +218,7 @@ class UNet(nn.Module):
         return self
 
     def forward(self, x, timesteps, labels=None):
-        half = self.width // 2
-        frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=x.device, dtype=torch.float32) / half)
-        angles = timesteps[:, None].float() * frequencies
-        embedding = self.time_embed(torch.cat([angles.cos(), angles.sin()], dim=1))
+        embedding = time_embedding(self, timesteps)
         if labels is not None:
             embedding = embedding + self.label_emb(labels)
 
@@ -211,6 +235,48 @@ class UNet(nn.Module):
         for block in self.output_blocks:
             hidden = run(block, torch.cat([hidden, skips.pop()], dim=1))
         return self.out(hidden.to(x.dtype))
+
+
+class AttentionPool(nn.Module):
+    """The pool of a classifier: the mean of all positions attends to all of them and itself."""
+
+    def __init__(self, channels, size, outputs, config):
+        super().__init__()
+        self.heads = num_heads(channels, config)
+        self.positional_embedding = nn.Parameter(torch.randn(channels, size * size + 1) / channels**0.5)
+        self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
+        self.c_proj = nn.Conv1d(channels, outputs, 1)
+
+    def forward(self, x):
+        flat = x.flatten(2)
+        flat = torch.cat([flat.mean(dim=-1, keepdim=True), flat], dim=-1) + self.positional_embedding
+        return self.c_proj(attend(self.qkv_proj(flat), self.heads, True))[:, :, 0]
+
+
+class Encoder(nn.Module):
+    """A noised classifier with the paper's pool. `config` has the field names of the golden files."""
+
+    def __init__(self, config):
+        super().__init__()
+        width = config["model_channels"]
+        self.width = width
+        self.time_embed = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
+        down, widths, size = down_path(config)
+        channels = widths[-1]
+        self.input_blocks = nn.ModuleList(map(nn.ModuleList, down))
+        self.middle_block = nn.ModuleList(
+            [Residual(channels, channels, config), Attention(channels, config), Residual(channels, channels, config)]
+        )
+        self.out = nn.Sequential(
+            Norm(channels), nn.SiLU(), AttentionPool(channels, size, config["out_channels"], config)
+        )
+
+    def forward(self, x, timesteps):
+        embedding = time_embedding(self, timesteps)
+        for block in [*self.input_blocks, self.middle_block]:
+            for layer in block:
+                x = layer(x, embedding)
+        return self.out(x)
 
 
 # ---- a training step ----
@@ -366,6 +432,8 @@ def golden_parameter(salt, name, shape):
     values = golden_values(salt, name, shape)
     if name.endswith("label_emb.weight"):
         scale, offset = 1, 0
+    elif name.endswith("positional_embedding"):
+        scale, offset = 0.1, 0
     elif len(shape) >= 2:
         scale, offset = math.sqrt(3 / math.prod(shape[1:])), 0
     elif name.endswith("weight"):
@@ -381,7 +449,7 @@ def check(options):
     for path in options.files:
         metadata, tensors = golden_file(path)
         config = json.loads(metadata["config"])
-        model = UNet(config).eval()
+        model = (Encoder if metadata["kind"] == "encoder" else UNet)(config).eval()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(golden_parameter(metadata["salt"], name, tuple(parameter.shape)))
@@ -389,7 +457,7 @@ def check(options):
         if is_half:
             model.half()
         x = tensors["x"].clone().requires_grad_()
-        out = model(x, tensors["t"], tensors.get("y"))
+        out = model(x, tensors["t"], *([tensors["y"]] if "y" in tensors else []))
         (out * tensors["out_weight"]).sum().backward()
         for name, found, tolerance in [("out", out, 1e-5), ("grad.x", x.grad, 1e-4)]:
             expected = tensors[name]
@@ -422,4 +490,5 @@ def main():
     options.run(options)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@ use super::checkpoint::{self, CheckpointCommand, Outcome};
 use super::config::{self, ConfigArguments, ConfigCommand};
 use super::plan::{self, PlanOptions};
 use super::ranks::{alone, on_ranks};
-use super::sample::{self, SampleOptions};
+use super::sample::{self, SampleOptions, SweepArguments};
 use super::train::{self, TrainArguments};
 use super::{device, flops, version};
 
@@ -31,6 +31,8 @@ enum Command {
     Train(TrainArguments),
     /// Draw images from a checkpoint: a grid, or with --num many images on all ranks that mpirun starts
     Sample(SampleOptions),
+    /// Draw the same images with different settings, and compare them: a job for each combination, a table and a picture
+    Sweep(SweepArguments),
     /// List, show, verify, compare, delete, import and export checkpoints
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
@@ -66,6 +68,7 @@ impl Cli {
             Command::Train(arguments) => on_ranks(environment, |rank| train::run(&arguments, rank)),
             Command::Bench(command) => bench::run(&command, environment),
             Command::Sample(options) => on_ranks(environment, |rank| sample::run(&options, rank)),
+            Command::Sweep(arguments) => on_ranks(environment, |rank| sample::sweep(&arguments, rank)),
             Command::Checkpoint(command) => match checkpoint::run(&command, &environment.s3) {
                 // The exit code of diff(1).
                 Ok(Outcome::Different) => return ProcessExit::from(1),

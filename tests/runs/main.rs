@@ -15,6 +15,7 @@ mod last_release;
 mod python;
 mod refusals;
 mod sampling;
+mod sweep;
 mod tools;
 mod train;
 mod worlds;

@@ -38,8 +38,17 @@ impl Job {
                 job.settings_there()?.ok_or_else(|| no_job(store))?
             }
         };
-        let differences = job.settings.differences_from(&there);
-        if differences.is_empty() { Ok(job) } else { Err(Error::OtherJob { url: store.url(""), differences }) }
+        Self { store: store.clone(), settings: there }.check_settings(&job.settings)?;
+        Ok(job)
+    }
+
+    /// Checks that this job, as it is in the store, is the `wanted` one.
+    ///
+    /// # Errors
+    /// [`Error::OtherJob`] with the differences.
+    pub fn check_settings(&self, wanted: &JobSettings) -> Result<(), Error> {
+        let differences = wanted.differences_from(&self.settings);
+        if differences.is_empty() { Ok(()) } else { Err(Error::OtherJob { url: self.store.url(""), differences }) }
     }
 
     /// Opens the job in a store, whatever its settings.

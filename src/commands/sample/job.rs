@@ -23,7 +23,7 @@ use super::options::{Format, SampleOptions};
 use super::prepared::{Prepared, open_context, precision, settings};
 use super::start::Start;
 
-const MESSAGES: StopMessages = StopMessages {
+pub(super) const MESSAGES: StopMessages = StopMessages {
     asked: "asked to stop: the parts that are finished are kept",
     too_early: "asked to stop before the first image: there is nothing to keep",
     impatient: "interrupted a second time: leaving at once; the parts that are finished are kept",
@@ -53,7 +53,7 @@ pub(super) fn run(options: &SampleOptions, num: u64, rank: RankContext<'_>) -> R
 }
 
 /// A job of which everything is decided. Nothing is written yet, and no weights are read.
-pub(in crate::commands) struct PlannedJob<'a> {
+pub(super) struct PlannedJob<'a> {
     options: SampleOptions,
     opened: OpenedStages,
     request: SampleRequest,
@@ -64,13 +64,13 @@ pub(in crate::commands) struct PlannedJob<'a> {
 
 /// How a job ended without an error.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::commands) struct EndedJob {
+pub(super) struct EndedJob {
     /// Whether it is finished, or was asked to stop.
-    pub(in crate::commands) code: ExitCode,
+    pub(super) code: ExitCode,
     /// The images that were drawn since the start, by all ranks.
-    pub(in crate::commands) drawn: u64,
+    pub(super) drawn: u64,
     /// The time in which they were drawn and written.
-    pub(in crate::commands) elapsed: Duration,
+    pub(super) elapsed: Duration,
 }
 
 impl<'a> PlannedJob<'a> {
@@ -78,7 +78,7 @@ impl<'a> PlannedJob<'a> {
     ///
     /// # Errors
     /// When a checkpoint cannot be read, an option does not fit it, or this rank has no such device.
-    pub(in crate::commands) fn new(options: &SampleOptions, num: u64, rank: RankContext<'a>) -> Result<Self, Ending> {
+    pub(super) fn new(options: &SampleOptions, num: u64, rank: RankContext<'a>) -> Result<Self, Ending> {
         let (collective, code) = (rank.collective, Error::exit_code);
         let (opened, request, classes) = agree(collective, open(options, num, rank), code)?;
         let context = agree(collective, open_context(rank, &options.drawing, &opened.first.model.config), code)?;
@@ -90,12 +90,12 @@ impl<'a> PlannedJob<'a> {
     }
 
     /// Returns everything that the images depend on.
-    pub(in crate::commands) fn settings(&self) -> &JobSettings {
+    pub(super) fn settings(&self) -> &JobSettings {
         &self.settings
     }
 
     /// Returns the models.
-    pub(in crate::commands) fn opened(&self) -> &OpenedStages {
+    pub(super) fn opened(&self) -> &OpenedStages {
         &self.opened
     }
 
@@ -103,7 +103,7 @@ impl<'a> PlannedJob<'a> {
     ///
     /// # Errors
     /// When the images cannot be drawn or written. The [`Ending`] says whether the ranks leave together.
-    pub(in crate::commands) fn run(self, stop: &Stop, rank: RankContext<'a>) -> Result<EndedJob, Ending> {
+    pub(super) fn run(self, stop: &Stop, rank: RankContext<'a>) -> Result<EndedJob, Ending> {
         let Self { options, opened, mut request, context, precision, settings } = self;
         let collective = rank.collective;
         let (is_root, code) = (collective.rank() == 0, Error::exit_code);

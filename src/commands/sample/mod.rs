@@ -9,6 +9,7 @@ mod opened;
 mod options;
 mod prepared;
 mod start;
+mod sweep;
 
 use admiral_comm::{Ending, ExitCode};
 
@@ -16,6 +17,8 @@ use crate::context::RankContext;
 
 pub(super) use bench::bench;
 pub use options::{DrawingOptions, SampleOptions};
+pub use sweep::SweepArguments;
+pub(super) use sweep::sweep;
 
 /// Draws the images. Every rank calls it.
 ///

@@ -134,7 +134,8 @@ pub(super) enum Format {
 }
 
 /// How a job chooses the classes of its images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Classes {
     /// Each class equally often, in turn
     Balanced,

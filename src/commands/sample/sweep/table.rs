@@ -1,0 +1,196 @@
+//! The results of a sweep: a table in three forms, and a picture.
+
+use admiral_samples::Images;
+use admiral_storage::{Store, StoreOptions};
+use admiral_telemetry::Grid;
+use serde::{Deserialize, Serialize};
+
+use crate::sample::Error;
+
+/// The files that a sweep writes beside the folders of its cells.
+const JSON: &str = "sweep.json";
+const CSV: &str = "sweep.csv";
+const PICTURE: &str = "sweep.png";
+
+/// The pixels between two images of the picture.
+const PADDING: usize = 2;
+
+/// The version of `sweep.json`.
+const SCHEMA_VERSION: u32 = 1;
+
+/// The result of a cell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Row {
+    /// The name, which is also that of its folder.
+    pub(super) name: String,
+    /// The location of the checkpoint.
+    pub(super) checkpoint: String,
+    /// The training step of the checkpoint.
+    pub(super) step: u64,
+    /// Its weights.
+    pub(super) weights: String,
+    /// The sampler.
+    pub(super) sampler: String,
+    /// The timesteps or the number of steps.
+    pub(super) timesteps: String,
+    /// The strength of the guidance, if there is any.
+    pub(super) scale: Option<f64>,
+    /// The number of images.
+    pub(super) num: u64,
+    /// The evaluations of the network for one image.
+    pub(super) evaluations: usize,
+    /// The evaluations of what guides it.
+    pub(super) guidance_evaluations: usize,
+    /// The speed on all ranks with which images were drawn and written. `None` if another program drew all of them.
+    pub(super) images_per_second: Option<f64>,
+    /// The location of the job.
+    pub(super) location: String,
+}
+
+/// The content of `sweep.json`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    schema_version: u32,
+    rows: Vec<Row>,
+}
+
+impl Row {
+    /// Returns whether another row is of the same cell with the same settings.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Self { images_per_second: None, ..self.clone() } == Self { images_per_second: None, ..other.clone() }
+    }
+
+    /// The columns, with their names.
+    fn columns(&self) -> [(&'static str, String); 12] {
+        let number = |number: Option<f64>| number.map(|number| number.to_string()).unwrap_or_default();
+        [
+            ("name", self.name.clone()),
+            ("checkpoint", self.checkpoint.clone()),
+            ("step", self.step.to_string()),
+            ("weights", self.weights.clone()),
+            ("sampler", self.sampler.clone()),
+            ("timesteps", self.timesteps.clone()),
+            ("scale", number(self.scale)),
+            ("num", self.num.to_string()),
+            ("evaluations", self.evaluations.to_string()),
+            ("guidance_evaluations", self.guidance_evaluations.to_string()),
+            ("images_per_second", number(self.images_per_second)),
+            ("location", self.location.clone()),
+        ]
+    }
+
+    /// Prints the row. `width` is that of the longest name.
+    pub(super) fn print(&self, width: usize) {
+        let evaluations = self.evaluations + self.guidance_evaluations;
+        let speed = self.images_per_second.map_or_else(|| "-".into(), |speed| format!("{speed:.2}"));
+        println!("{:width$}  {evaluations:>11}  {speed:>10}  {}", self.name, self.location);
+    }
+}
+
+/// Prints the names of the printed columns.
+pub(super) fn print_header(width: usize) {
+    println!("{:width$}  {:>11}  {:>10}  location", "cell", "evaluations", "images/s");
+}
+
+/// Reads the rows of a sweep that was here before. Without one there are none.
+///
+/// # Errors
+/// When the file is not that of a sweep, or is from a newer version.
+pub(super) fn read(store: &Store) -> Result<Vec<Row>, Error> {
+    let found = store.wait(store.get(JSON)).map_err(admiral_samples::Error::from)?;
+    let Some(bytes) = found else { return Ok(Vec::new()) };
+    match serde_json::from_slice::<Table>(&bytes) {
+        Ok(table) if table.schema_version == SCHEMA_VERSION => Ok(table.rows),
+        Ok(table) => Err(Error::Refused(format!(
+            "{} has schema version {}, and this Admiral reads {SCHEMA_VERSION}; give the sweep a new location",
+            store.url(JSON),
+            table.schema_version
+        ))),
+        Err(error) => Err(Error::Refused(format!(
+            "{} is not the table of a sweep ({error}); give the sweep a new location",
+            store.url(JSON)
+        ))),
+    }
+}
+
+/// Writes the table as JSON and as CSV.
+///
+/// # Errors
+/// When the store refuses or does not answer.
+pub(super) fn write(store: &Store, rows: Vec<Row>) -> Result<(), Error> {
+    let csv = csv(&rows);
+    let json = serde_json::to_vec_pretty(&Table { schema_version: SCHEMA_VERSION, rows })
+        .map_err(|error| Error::Bug(error.to_string()))?;
+    for (path, bytes) in [(CSV, csv.into_bytes()), (JSON, json)] {
+        store.wait(store.put(path, bytes)).map_err(admiral_samples::Error::from)?;
+    }
+    Ok(())
+}
+
+fn csv(rows: &[Row]) -> String {
+    let line = |words: Vec<String>| words.join(",") + "\n";
+    let header = rows.iter().take(1).map(|row| line(row.columns().map(|(name, _)| name.to_owned()).to_vec()));
+    let values = rows.iter().map(|row| line(row.columns().map(|(_, value)| quoted(value)).to_vec()));
+    header.chain(values).collect()
+}
+
+/// Returns a value of a CSV file (RFC 4180).
+fn quoted(value: String) -> String {
+    if value.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", value.replace('"', "\"\"")) } else { value }
+}
+
+/// Writes the picture: a row for each cell with its first `columns` images.
+///
+/// # Errors
+/// When an image cannot be read, or the picture cannot be written.
+pub(super) fn write_picture(store: &Store, rows: &[Row], columns: u64, stores: &StoreOptions) -> Result<(), Error> {
+    let (mut pixels, mut shape) = (Vec::new(), [0; 3]);
+    for row in rows {
+        let mut images = Images::open(&row.location, stores)?;
+        shape = images.shape();
+        pixels.extend(images.read(0..columns.min(images.num()))?);
+    }
+    let bug = |error: admiral_telemetry::GridError| Error::Bug(error.to_string());
+    let columns = columns.min(rows.first().map_or(1, |row| row.num));
+    let png = Grid::of(&pixels, shape, columns as usize, PADDING).and_then(|grid| grid.png()).map_err(bug)?;
+    store.wait(store.put(PICTURE, png)).map_err(admiral_samples::Error::from)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> Row {
+        Row {
+            name: "ddim-90_10".into(),
+            checkpoint: "a \"b\"".into(),
+            step: 3,
+            weights: "ema-0.9".into(),
+            sampler: "ddim".into(),
+            timesteps: "90,10".into(),
+            scale: None,
+            num: 4,
+            evaluations: 100,
+            guidance_evaluations: 0,
+            images_per_second: Some(1.5),
+            location: "out/ddim-90_10".into(),
+        }
+    }
+
+    #[test]
+    fn csv_quotes_what_needs_it() {
+        let text = csv(&[row()]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("name,checkpoint,step,weights,sampler,timesteps,scale,"), "{text}");
+        let expected = "ddim-90_10,\"a \"\"b\"\"\",3,ema-0.9,ddim,\"90,10\",,4,100,0,1.5,out/ddim-90_10";
+        assert_eq!(lines[1..], [expected]);
+    }
+
+    #[test]
+    fn only_the_speed_of_a_cell_may_change() {
+        assert!(row().is_same(&Row { images_per_second: None, ..row() }));
+        assert!(!row().is_same(&Row { num: 5, ..row() }));
+    }
+}

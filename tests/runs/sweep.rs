@@ -1,0 +1,144 @@
+//! Sweeps: each cell equals the job that is drawn alone, also after a kill, and a second start only draws what is missing.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::mpirun::{Finished, Running, mpirun, run};
+use crate::runs::{PATIENCE, Place, errors, wait_until};
+
+const NUM: &str = "12";
+
+/// A place with a trained model, a classifier and a sweep.
+struct Sweep {
+    place: Place,
+}
+
+impl Sweep {
+    fn new() -> Self {
+        let place = Place::new();
+        let short = ["--set", "training.steps=4", "--set", "training.save_interval=2"];
+        place.trained(1, "base", &short);
+        place.trained(1, "classifier", &[&short[..], &["--set", "task=classifier"]].concat());
+        let folder = place.folder.path().display();
+        let spec = format!(
+            "checkpoints: [{folder}/base]\nguidance: {{kind: classifier, checkpoint: {folder}/classifier}}\n\
+             num: {NUM}\nseed: 7\nclasses: balanced\nbatch_size: 4\npart_images: 4\nthreads: 1\nstrip_images: 3\n\
+             lists: {{samplers: [ddpm, dpmpp_2m], steps: [3]}}\ninclude: {folder}/lists.yaml\nout: {folder}/sweep\n"
+        );
+        std::fs::write(place.path("sweep.yaml"), spec).unwrap();
+        std::fs::write(place.path("lists.yaml"), "scales: [0.5, 2]\nrespacings: ['60,40']\n").unwrap();
+        Self { place }
+    }
+
+    fn command(&self, ranks: usize, arguments: &[&str]) -> Command {
+        let program = env!("CARGO_BIN_EXE_admiral");
+        let mut command = if ranks == 1 { Command::new(program) } else { mpirun(ranks) };
+        if ranks > 1 {
+            command.arg(program);
+        }
+        command.arg("sweep").arg(self.place.path("sweep.yaml")).args(arguments);
+        command
+    }
+
+    fn swept(&self, ranks: usize, arguments: &[&str]) -> Finished {
+        let finished = run(&mut self.command(ranks, arguments), PATIENCE);
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        finished
+    }
+
+    /// The folders of the cells whose names start with `start`.
+    fn cells(&self, start: &str) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.place.path("sweep")).unwrap().flatten();
+        let is_one = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(start);
+        let mut cells: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|p| p.is_dir() && is_one(p)).collect();
+        cells.sort();
+        cells
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.place.path(name)).unwrap()
+    }
+}
+
+#[test]
+fn the_cells_of_a_sweep_equal_jobs_that_are_drawn_alone() {
+    let sweep = Sweep::new();
+    // Killed in the middle of its first cell.
+    let running = Running::start(&mut sweep.command(1, &[]));
+    wait_until("a part is there", || {
+        sweep.place.path("sweep").exists()
+            && sweep.cells("ddpm").iter().any(|cell| {
+                let parts = std::fs::read_dir(cell.join("parts"));
+                parts.is_ok_and(|parts| {
+                    parts.flatten().any(|entry| entry.path().extension().is_some_and(|e| e == "json"))
+                })
+            })
+    });
+    running.kill();
+    drop(running);
+    let finished = sweep.swept(2, &[]);
+    assert_eq!(finished.stdout.lines().count(), 5, "{}", finished.stdout);
+
+    let solvers = [
+        ("ddpm-60_40", ["--sampler", "ddpm", "--respacing", "60,40"]),
+        ("dpmpp_2m-3", ["--sampler", "dpmpp_2m", "--steps", "3"]),
+    ];
+    let guidance = format!("classifier={}", sweep.place.path("classifier").display());
+    for (name, solver) in solvers {
+        for scale in ["0.5", "2"] {
+            let cells = sweep.cells(&format!("{name}-scale{scale}-"));
+            let [cell] = cells.as_slice() else { panic!("{cells:?}") };
+            let job = |out: &PathBuf| {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_admiral"));
+                command.arg("sample").arg(sweep.place.path("base")).args(["--num", NUM, "--seed", "7"]).args(solver);
+                command.args(["--guidance", &guidance, "--scale", scale, "--classes", "balanced", "--threads", "1"]);
+                command.args(["--batch-size", "4", "--part-images", "4", "--out"]).arg(out);
+                let finished = run(&mut command, PATIENCE);
+                assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+                finished
+            };
+            let alone = sweep.place.path(&format!("alone-{name}-{scale}"));
+            job(&alone);
+            let file = format!("samples_{NUM}x8x8x1.npz");
+            let [own, other] = [cell, &alone].map(|folder| std::fs::read(folder.join(&file)).unwrap());
+            assert!(own == other, "{name} with scale {scale} draws other images alone");
+            // It is the same job: `sample` continues it, and has nothing to do.
+            assert!(job(cell).stderr.contains("0 of 3 parts are missing"));
+        }
+    }
+
+    // Four cells of three images, with borders of two pixels.
+    let picture = image::load_from_memory(&sweep.read("sweep/sweep.png")).unwrap();
+    assert_eq!((picture.width(), picture.height()), (3 * 10 + 2, 4 * 10 + 2));
+    let table: serde_json::Value = serde_json::from_slice(&sweep.read("sweep/sweep.json")).unwrap();
+    let rows = table["rows"].as_array().unwrap();
+    let evaluations: Vec<u64> = rows.iter().map(|row| row["evaluations"].as_u64().unwrap()).collect();
+    assert_eq!(evaluations, [100, 100, 3, 3]);
+    assert!(rows.iter().all(|row| row["images_per_second"].as_f64().unwrap() > 0.0), "{table}");
+
+    // A second start draws nothing and keeps the table with its speeds.
+    let before = ["sweep/sweep.csv", "sweep/sweep.json", "sweep/sweep.png"].map(|name| sweep.read(name));
+    let again = sweep.swept(1, &[]);
+    assert_eq!(again.stderr.matches("0 of 3 parts are missing").count(), 4, "{}", again.stderr);
+    assert_eq!(["sweep/sweep.csv", "sweep/sweep.json", "sweep/sweep.png"].map(|name| sweep.read(name)), before);
+}
+
+#[test]
+fn a_sweep_with_an_invalid_cell_draws_nothing() {
+    let sweep = Sweep::new();
+    for (change, words) in [
+        ("lists.scales=[1, 2000]", ["ddpm-60_40-scale2000-", "--scale"]),
+        ("lists.steps=[3, 5000]", ["dpmpp_2m-5000-scale0.5-", "sampling.steps"]),
+        ("lists.respacings=[\"ddim999\"]", ["ddpm-ddim999-", "timestep_respacing"]),
+        ("part_images=6", ["ddpm-60_40-scale0.5-", "--part-images"]),
+        ("lists.samplers=[]", ["lists.samplers", "name a sampler"]),
+        ("strip_images=0", ["strip_images", "[1, 64]"]),
+    ] {
+        let refused = run(&mut sweep.command(1, &["--set", change]), PATIENCE);
+        assert_eq!((refused.code, errors(&refused).len()), (Some(64), 1), "{change}: {}", refused.stderr);
+        for word in words {
+            assert!(refused.stderr.contains(word), "{change} names {word}: {}", refused.stderr);
+        }
+        assert!(!sweep.place.path("sweep").exists(), "{change}");
+    }
+}
