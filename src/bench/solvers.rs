@@ -49,8 +49,15 @@ struct Measured {
     /// converge to that of a differential equation.
     measured: Option<f64>,
     evaluations: usize,
-    /// The error relative to the images, both as root mean squares, with the sampler's own grid.
-    error: Option<f64>,
+    /// For each grid of noise levels that the sampler has, its own first, the error relative to the images, both as root
+    /// mean squares. Empty for random samplers.
+    errors: Vec<GridError>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct GridError {
+    time_grid: TimeGrid,
+    error: f64,
 }
 
 /// Measures every sampler in every order that it has, and prints a table.
@@ -72,11 +79,16 @@ pub fn run(options: &SolverBenchOptions) -> Result<(), TrainError> {
 
 fn measure(entry: &'static SolverEntry, order: usize, theory: usize, steps: usize) -> Result<Measured, SolverError> {
     let sampler: Sampler = entry.name.parse()?;
-    let ours = Experiment::new(sampler, order, steps, false)?;
-    let evaluations = ours.plan.start().num_evaluations();
-    let (measured, error) =
-        if entry.is_noisy { (None, None) } else { (Some(measured_order(sampler, order)?), Some(ours.error())) };
-    Ok(Measured { sampler: entry.name, order, theory, measured, evaluations, error })
+    let evaluations = Experiment::new(sampler, order, steps, None)?.plan.start().num_evaluations();
+    let (mut measured, mut errors) = (None, Vec::new());
+    if !entry.is_noisy {
+        measured = Some(measured_order(sampler, order)?);
+        for &time_grid in entry.time_grids {
+            let error = Experiment::new(sampler, order, steps, Some(time_grid))?.error();
+            errors.push(GridError { time_grid, error });
+        }
+    }
+    Ok(Measured { sampler: entry.name, order, theory, measured, evaluations, errors })
 }
 
 /// The numbers of steps between which the order is measured.
@@ -91,7 +103,7 @@ fn order_steps(entry: &SolverEntry) -> [usize; 2] {
 /// The order of convergence that the errors of two numbers of steps show.
 fn measured_order(sampler: Sampler, order: usize) -> Result<f64, SolverError> {
     let [few, many] = order_steps(sampler.entry());
-    let error = |steps| Experiment::new(sampler, order, steps, true).map(|experiment| experiment.error());
+    let error = |steps| Experiment::new(sampler, order, steps, None).map(|experiment| experiment.error());
     Ok((error(few)? / error(many)?).ln() / (many as f64 / few as f64).ln())
 }
 
@@ -102,20 +114,19 @@ struct Experiment {
 }
 
 impl Experiment {
-    /// Prepares a solver. For a measurement of the order, steps are even in lambda if possible, and the order does not
+    /// Prepares a solver with a grid, or for a measurement of its order: on its own grid, and with orders that do not
     /// fall at the end.
-    fn new(sampler: Sampler, order: usize, steps: usize, for_order: bool) -> Result<Self, SolverError> {
+    fn new(sampler: Sampler, order: usize, steps: usize, time_grid: Option<TimeGrid>) -> Result<Self, SolverError> {
         let process = DiffusionConfig { variance: Variance::FixedSmall, ..DiffusionConfig::default() };
-        let entry = sampler.entry();
         let takes = |option: SolverOption| sampler.takes(option);
-        let is_even = for_order && entry.time_grids.contains(&TimeGrid::Logsnr);
+        let keeps_order = time_grid.is_none() && takes(SolverOption::LowerOrderFinal);
         let options = SolverOptions {
             timestep_respacing: steps.to_string(),
             clip_denoised: false,
             steps: takes(SolverOption::Steps).then_some(steps),
             order: takes(SolverOption::Order).then_some(order),
-            time_grid: (is_even && takes(SolverOption::TimeGrid)).then_some(TimeGrid::Logsnr),
-            lower_order_final: (for_order && takes(SolverOption::LowerOrderFinal)).then_some(false),
+            time_grid: time_grid.filter(|_| takes(SolverOption::TimeGrid)),
+            lower_order_final: keeps_order.then_some(false),
             ..SolverOptions::default()
         };
         Ok(Self { plan: SolverPlan::new(sampler, &options, &process)?, levels: NoiseLevels::new(&process) })
@@ -195,12 +206,13 @@ fn exact(x: f64, from: &Level, to: &Level) -> f64 {
 
 fn print(all: &[Measured], steps: usize) {
     println!("errors relative to exact solutions on a mixture of Gaussians, and the order with which they fall");
-    let error = format!("error at {steps}");
-    println!("{:<14} {:>6} {:>8} {:>9} {:>12} {error:>13}", "sampler", "order", "theory", "measured", "evaluations");
-    for Measured { sampler, order, theory, measured, evaluations, error } in all {
+    println!("the errors are those of {steps} steps, the sampler's own grid first");
+    println!("{:<12} {:>5} {:>6} {:>8} {:>11}  errors", "sampler", "order", "theory", "measured", "evaluations");
+    for Measured { sampler, order, theory, measured, evaluations, errors } in all {
         let measured = measured.map_or("random".into(), |order| format!("{order:.2}"));
-        let error = error.map_or("random".into(), |error| format!("{error:.1e}"));
-        println!("{sampler:<14} {order:>6} {theory:>8} {measured:>9} {evaluations:>12} {error:>13}");
+        let errors: Vec<String> =
+            errors.iter().map(|GridError { time_grid, error }| format!("{} {error:.4}", time_grid.name())).collect();
+        println!("{sampler:<12} {order:>5} {theory:>6} {measured:>8} {evaluations:>11}  {}", errors.join(", "));
     }
 }
 

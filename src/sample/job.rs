@@ -65,10 +65,10 @@ pub fn draw_missing(
     stop.steps_begin();
     record(metrics, done, resumed);
     for round in missing.chunks(world_size) {
+        let started = Instant::now();
         let own = round.get(rank).copied();
-        phases.begin_step(own_done);
         let drawn = match own {
-            Some(part) => draw_part(stages, request, settings.images_of(part), context),
+            Some(part) => draw_part(stages, request, settings.images_of(part), own_done, context),
             None => Ok(None),
         };
         phases.enter(Phase::Checkpoint, 0);
@@ -80,11 +80,12 @@ pub fn draw_missing(
             _ => Ok(()),
         });
         agree(collective, written, Error::exit_code)?;
-        phases.end_step();
         if any(collective, stop.is_asked())? {
             return Ok(Drawn::Preempted);
         }
         done += images_in(round);
+        let per_second = images_in(round) as f64 / started.elapsed().as_secs_f64();
+        metrics.record(Metric::gauge("images_per_second", done, per_second));
         own_done += own.map_or(0, |part| images_in(&[part]));
         phases.begin(own_done, false, own_share, 0);
         record(metrics, done, resumed);
@@ -97,21 +98,26 @@ fn record(metrics: &dyn MetricSink, done: u64, resumed: u64) {
     metrics.commit(done, Instant::now());
 }
 
-/// Draws the images of a part. Returns `None` if the job was asked to stop meanwhile.
+/// Draws the images of a part, on a rank that has finished `own_done` images before. Returns `None` if the job was asked to
+/// stop meanwhile.
 fn draw_part(
     stages: Stages<'_>,
     request: &mut SampleRequest,
     images: Range<u64>,
+    own_done: u64,
     context: &JobContext<'_>,
 ) -> Result<Option<DrawnPart>, Error> {
     let mut part = DrawnPart { pixels: Vec::new(), labels: Vec::new() };
+    let image_bytes: usize = stages.image_shape().iter().product();
     let mut batches = ImageBatches::new(stages, request, images);
     for number in 0.. {
         if context.stop.is_asked() {
             return Ok(None);
         }
+        context.phases.begin_step(own_done + (part.pixels.len() / image_bytes) as u64);
         context.phases.enter(Phase::Sample, number);
         let Some(batch) = batches.next().transpose()? else { break };
+        context.phases.end_step();
         part.pixels.extend(batch.pixels);
         part.labels.extend(batch.labels);
     }

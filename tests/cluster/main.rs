@@ -21,6 +21,7 @@ mod chaos;
 mod drill;
 mod launch;
 mod preflight;
+mod sampling;
 mod stage;
 mod storm;
 mod strangers;

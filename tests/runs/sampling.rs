@@ -7,7 +7,7 @@ use std::time::Duration;
 use admiral_random::{Philox, Stream};
 
 use crate::mpirun::{Finished, Running, mpirun, run, session};
-use crate::runs::{PATIENCE, Place, errors};
+use crate::runs::{PATIENCE, Place, errors, wait_until};
 use crate::s3::{S3, environment, python};
 
 /// The images of most jobs: five full batches and one that is not, in three parts.
@@ -151,6 +151,12 @@ fn another_batch_size_changes_images_by_a_level_at_most() {
     assert!(largest_difference(&pixels("four"), &pixels("six")) <= 1);
 }
 
+/// Whether a process is a rank of a job.
+fn is_rank(id: &i32) -> bool {
+    let program = env!("CARGO_BIN_EXE_admiral");
+    std::fs::read_link(format!("/proc/{id}/exe")).is_ok_and(|exe| exe.as_os_str() == program)
+}
+
 /// Kills a rank of a job at a random time and starts the job again, `num_kills` times. The result has the bytes of a job
 /// that nobody disturbed.
 fn survives_kills(num_kills: u64) {
@@ -161,8 +167,6 @@ fn survives_kills(num_kills: u64) {
         std::env::var("ADMIRAL_CHAOS_SEED").map_or_else(|_| std::process::id().into(), |seed| seed.parse().unwrap());
     println!("ADMIRAL_CHAOS_SEED={seed}");
     let mut random = Philox::new(seed, Stream::Initialization, 0);
-    let program = env!("CARGO_BIN_EXE_admiral");
-    let is_rank = |id: &i32| std::fs::read_link(format!("/proc/{id}/exe")).is_ok_and(|exe| exe.as_os_str() == program);
     let mut struck = 0;
     while struck < num_kills {
         let running = Running::start(&mut studio.job(2, "base", "killed", &slow));
@@ -206,21 +210,24 @@ fn a_job_survives_many_kills() {
 #[test]
 fn a_job_that_is_asked_to_stop_keeps_its_parts() {
     let studio = Studio::new();
-    let slow = ["--num", NUM, "--sampler", "ddpm", "--respacing", "250"];
-    let running = Running::start(&mut studio.job(2, "base", "stopped", &slow));
+    let parts = ["--num", NUM, "--batch-size", "4", "--part-images", "4", "--threads", "1"];
+    let slow = [&parts[..], &["--sampler", "ddpm", "--respacing", "250"]].concat();
+    let job = || studio.command(2, "base", &studio.path("stopped"), &slow);
+    let running = Running::start(&mut job());
     let parts: PathBuf = studio.place.path("stopped/parts");
-    crate::runs::wait_until("a part is there", || {
-        std::fs::read_dir(&parts).is_ok_and(|entries| entries.flatten().any(|entry| entry.path().ends_with("json")))
-            || std::fs::read_dir(&parts).is_ok_and(|entries| {
-                entries.flatten().any(|entry| entry.path().extension().is_some_and(|end| end == "json"))
-            })
+    let is_marker = |path: &Path| path.extension().is_some_and(|end| end == "json");
+    wait_until("a part is there", || {
+        std::fs::read_dir(&parts).is_ok_and(|entries| entries.flatten().any(|entry| is_marker(&entry.path())))
     });
+    // One rank is asked. It tells the other.
+    let ranks: Vec<i32> = session(running.id()).into_iter().filter(is_rank).collect();
     // SAFETY: the process belongs to this test.
-    unsafe { libc::kill(running.id() as i32, libc::SIGTERM) };
+    unsafe { libc::kill(ranks[0], libc::SIGTERM) };
     let stopped = running.finish(PATIENCE);
-    assert!(matches!(stopped.code, Some(75 | 0)), "{:?}: {}", stopped.code, stopped.stderr);
-    let finished = studio.drawn(2, "base", "stopped", &slow);
-    assert!(!finished.stderr.contains("3 of 3 parts are missing"), "{}", finished.stderr);
+    assert_eq!(stopped.code, Some(75), "{}", stopped.stderr);
+    let finished = run(&mut job(), PATIENCE);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(!finished.stderr.contains("6 of 6 parts are missing"), "{}", finished.stderr);
 }
 
 #[test]

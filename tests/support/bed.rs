@@ -165,13 +165,18 @@ impl Launch {
         self.state().and_then(|state| state["step"].as_u64()).unwrap_or(0)
     }
 
-    /// Waits until this attempt has reached a step. Returns the state.
+    /// Waits until this attempt has reached a step of training. Returns the state.
     pub fn wait_for(&self, attempt: u64, step: u64) -> Value {
+        self.wait_for_condition("training", attempt, step)
+    }
+
+    /// Waits until this attempt has reached a step, or a number of images, in a condition. Returns the state.
+    pub fn wait_for_condition(&self, condition: &str, attempt: u64, step: u64) -> Value {
         let end = Instant::now() + PATIENCE;
         loop {
             let state = self.state();
             let is_there = |state: &Value| {
-                state["condition"] == "training"
+                state["condition"] == condition
                     && state["attempt"].as_u64() == Some(attempt)
                     && state["step"].as_u64() >= Some(step)
             };

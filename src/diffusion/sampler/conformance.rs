@@ -319,23 +319,70 @@ fn networks_get_the_timesteps_of_training() {
 }
 
 #[test]
-fn the_correction_measures_what_a_higher_order_adds() {
-    let subject = |name: &str, scale: f64| {
+fn without_its_correction_a_step_is_of_first_order() {
+    for name in ["dpmpp_2m", "dpmpp_3m"] {
         let options = SolverOptions { clip_denoised: false, steps: Some(10), ..SolverOptions::default() };
         let subject = Subject { sampler: name.parse().unwrap(), options };
+        let process = process(Prediction::Epsilon);
         let model = |x: &Tensor, timesteps: &Tensor| network(x, timesteps);
-        let gradient = |x: &Tensor, _: &Tensor| (x * 3.0).sin() * scale;
-        let guided = GuidedModel { predict: &model, gradient: Some(&gradient) };
-        let (steps, _) = steps(&subject, &process(Prediction::Epsilon), &guided, &noise(1));
-        let corrections: Vec<f64> = steps.iter().map(|step| largest(&step.relative_correction())).collect();
-        assert_eq!(steps[3].relative_correction().size(), [2]);
-        corrections.into_iter().fold(0.0, f64::max)
-    };
-    assert_eq!(subject("dpmpp_1m", 1.0), 0.0);
-    for name in ["dpmpp_2m", "dpmpp_2s", "unipc_bh2", "heun", "ipndm"] {
-        let (small, large) = (subject(name, 0.1), subject(name, 20.0));
-        assert!(0.0 < small && small < large, "{name}: {small} and {large}");
+        let (steps, _) = steps(&subject, &process, &GuidedModel::unguided(&model), &noise(1));
+        let levels = subject.plan(&process).start().levels().to_vec();
+        for (index, pair) in steps.windows(2).enumerate() {
+            let (from, to) = (levels[index + 1], levels[index + 2]);
+            let first = &pair[0].sample * (to.sigma / from.sigma)
+                - &pair[1].x_start * (to.alpha * (from.lambda - to.lambda).exp_m1());
+            let error = largest(&(&pair[1].sample - pair[1].correction.as_ref().unwrap() - &first)) / largest(&first);
+            assert!(error < 1e-9, "{name}, step {}: {error}", index + 1);
+        }
     }
+}
+
+#[test]
+fn the_relative_correction_falls_with_the_width_of_steps() {
+    let process = process(Prediction::Epsilon);
+    let largest_of = |name: &str, steps_taken: usize| {
+        let options = SolverOptions { clip_denoised: false, steps: Some(steps_taken), ..SolverOptions::default() };
+        let subject = Subject { sampler: name.parse().unwrap(), options };
+        let lookup = Lookup::new(&subject.plan(&process), &process);
+        let model = |x: &Tensor, timesteps: &Tensor| exact_epsilon(x, &lookup.of(timesteps));
+        let (steps, _) = steps(&subject, &process, &GuidedModel::unguided(&model), &noise(1));
+        assert_eq!(steps[3].relative_correction().size(), [2]);
+        steps.iter().map(|step| largest(&step.relative_correction())).fold(0.0, f64::max)
+    };
+    assert_eq!(largest_of("dpmpp_1m", 10), 0.0);
+    for name in ["dpmpp_2m", "dpmpp_2s", "dpm_3m", "unipc_bh2", "deis_tab", "ipndm", "heun"] {
+        let (few, many) = (largest_of(name, 10), largest_of(name, 80));
+        assert!(0.0 < many && many < 0.7 * few, "{name}: {few} and {many}");
+    }
+}
+
+#[test]
+fn random_samplers_sample_the_distribution() {
+    let process = process(Prediction::Epsilon);
+    let churn = Some(Churn { amount: 20.0, ..Churn::default() });
+    for (name, churn) in [("dpmpp_2m_sde", None), ("dpmpp_3m_sde", None), ("heun", churn)] {
+        let options = SolverOptions { clip_denoised: false, steps: Some(100), churn, ..SolverOptions::default() };
+        let subject = Subject { sampler: name.parse().unwrap(), options };
+        let lookup = Lookup::new(&subject.plan(&process), &process);
+        let model = |x: &Tensor, timesteps: &Tensor| exact_epsilon(x, &lookup.of(timesteps));
+        let start = normal(1, &[2, 1, 128, 128]).to_kind(Kind::Double);
+        let (mut steps, asked) = steps(&subject, &process, &GuidedModel::unguided(&model), &start);
+        assert!(asked.len() > 50, "{name}: {asked:?}");
+        let samples = steps.pop().unwrap().sample;
+        let (mean, deviation) = (samples.mean(None::<Kind>), samples.std(true));
+        let (mean, deviation) = (mean.double_value(&[]), deviation.double_value(&[]));
+        // The error of 32768 numbers is 0.003 for the mean and 0.002 for the deviation.
+        assert!((mean - 0.2).abs() < 0.012 && (deviation - 0.5).abs() < 0.01, "{name}: {mean} and {deviation}");
+        // What is sampled is not the path of the start.
+        let together = (&start * &samples).mean(None::<Kind>).double_value(&[]);
+        assert!(together.abs() < 0.2, "{name}: {together}");
+    }
+}
+
+/// The exact ε of normal data with mean 0.2 and deviation 0.5.
+fn exact_epsilon(x: &Tensor, level: &Level) -> Tensor {
+    let Level { alpha, sigma, .. } = *level;
+    (x - 0.2 * alpha) * (sigma / ((0.5 * alpha).powi(2) + sigma * sigma))
 }
 
 #[test]

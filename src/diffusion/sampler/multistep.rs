@@ -206,6 +206,6 @@ mod tests {
         let deviation = to.sigma * (-(-2.0 * interval.h).exp_m1()).sqrt();
         // A state alpha x_0 + sigma ε with the true x_0 keeps its signal and its variance.
         assert!((update.state * from.alpha + update.first - to.alpha).abs() < 1e-12);
-        assert!((update.state * from.sigma).hypot(deviation) - to.sigma < 1e-12);
+        assert!(((update.state * from.sigma).hypot(deviation) - to.sigma).abs() < 1e-12);
     }
 }

@@ -58,6 +58,12 @@ impl SolverOption {
             Self::Churn => "churn",
         }
     }
+
+    /// Whether configurations have the field. The others serve comparisons with published trajectories.
+    #[must_use]
+    pub fn is_in_configurations(self) -> bool {
+        !matches!(self, Self::TimeRange | Self::NoiseRange | Self::Interpolated)
+    }
 }
 
 /// Dynamic thresholding (Saharia et al. 2022, section 2.3): the predicted image is clamped to the quantile of its
