@@ -110,7 +110,8 @@ class Attention(nn.Module):
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
     def forward(self, x, _embedding):
-        return checkpoint(self.attend, x, use_reentrant=True) if x.requires_grad else self.attend(x)
+        # The gradient of a classifier for its input alone cannot be had from the reentrant kind.
+        return checkpoint(self.attend, x, use_reentrant=self.training) if x.requires_grad else self.attend(x)
 
     def attend(self, x):
         flat = x.flatten(2)
