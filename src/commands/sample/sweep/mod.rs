@@ -25,7 +25,7 @@ const MAX_PICTURE_PIXELS: u64 = 178_956_970;
 /// The arguments of `admiral sweep`.
 #[derive(Debug, Clone, Args)]
 pub struct SweepArguments {
-    /// The file that describes the sweep, in YAML: docs/sampling.md has its fields
+    /// The file that describes the sweep, in YAML: docs/sweeps.md has its fields
     spec: std::path::PathBuf,
     /// Override a field: --set num=64, --set "lists.scales=[1, 2]"
     #[arg(long = "set", value_name = "FIELD=VALUE")]
