@@ -112,6 +112,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--processor-time", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     config = json.loads(options.config)
@@ -119,11 +120,12 @@ def main():
     shape = [options.batch, config["image_channels"], config["image_size"], config["image_size"]]
     classes = config["num_classes"] or (json.loads(options.classifier)["out_channels"] if options.classifier else None)
     labels = None if classes is None else torch.randint(0, classes, [options.batch], device=options.device)
+    now = (lambda: time.process_time() / options.threads) if options.processor_time else time.monotonic
     seconds = []
     for _ in range(options.warmup + options.batches):
-        began = time.monotonic()
+        began = now()
         sampler.sample(shape, labels, options.device)
-        seconds.append(time.monotonic() - began)
+        seconds.append(now() - began)
     counted = seconds[options.warmup :]
     print(json.dumps({"seconds": counted, "median": statistics.median(counted), "torch": torch.__version__}))
 

@@ -1,7 +1,7 @@
 //! `admiral bench sample`: how fast images are drawn, and where the time goes.
 
 use std::cell::{Cell, RefCell};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use admiral_comm::{Collective, Ending};
 use admiral_samples::{Job, JobSettings};
@@ -17,7 +17,7 @@ use crate::sample::{Error, ImageBatches, Part, SampleRequest, Stages, Watch};
 use crate::statistics::{Spread, median};
 
 use super::output::print_on_root;
-use super::timing::wait_for;
+use super::timing::{Clock, wait_for};
 
 /// The share of the time that the arithmetic of a solver should stay below, in percent.
 const SOLVER_AIM: f64 = 3.0;
@@ -31,12 +31,19 @@ pub struct SampleBenchOptions {
     /// Batches of warm-up before them, which are not measured
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
     warmup: u64,
+    /// Measure CPU time divided by the number of threads instead of elapsed time, for a shared machine. Not for GPUs
+    #[arg(long)]
+    processor_time: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 impl SampleBenchOptions {
+    fn clock(&self) -> Clock {
+        if self.processor_time { Clock::Processor } else { Clock::Wall }
+    }
+
     /// Returns the number of batches that one rank draws at most.
     #[must_use]
     pub fn batches_of_rank(&self) -> u64 {
@@ -63,6 +70,7 @@ struct Measured {
     ranks: usize,
     device: String,
     threads: i32,
+    clock: Clock,
     precision: PrecisionMode,
     sampler: String,
     /// The steps of all models.
@@ -114,13 +122,14 @@ impl Times {
 struct PartTimer {
     /// The device for which each part waits. `None` does not wait.
     device: Option<Device>,
-    began: Cell<Instant>,
+    clock: Clock,
+    began: Cell<Duration>,
     times: RefCell<Times>,
 }
 
 impl PartTimer {
-    fn new(device: Option<Device>) -> Self {
-        Self { device, began: Cell::new(Instant::now()), times: RefCell::default() }
+    fn new(device: Option<Device>, clock: Clock) -> Self {
+        Self { device, clock, began: Cell::new(clock.now()), times: RefCell::default() }
     }
 
     fn wait(&self) {
@@ -133,12 +142,12 @@ impl PartTimer {
 impl Watch for PartTimer {
     fn begin(&self, _: Part) {
         self.wait();
-        self.began.set(Instant::now());
+        self.began.set(self.clock.now());
     }
 
     fn end(&self, part: Part) {
         self.wait();
-        let elapsed = self.began.get().elapsed();
+        let elapsed = self.clock.now().saturating_sub(self.began.get());
         let mut times = self.times.borrow_mut();
         match part {
             Part::Network => times.network += elapsed,
@@ -168,11 +177,11 @@ fn measure(
     let (collective, device) = (context.collective, context.device);
     let mut bench = Bench::open(drawing, options, collective)?;
     for _ in 0..options.warmup {
-        bench.batch(&PartTimer::new(None))?;
+        bench.batch(&PartTimer::new(None, options.clock()))?;
     }
     collective.barrier()?;
     let mut batches = |waits: Option<Device>| -> Result<Vec<Times>, Error> {
-        (0..options.batches).map(|_| bench.batch(&PartTimer::new(waits))).collect()
+        (0..options.batches).map(|_| bench.batch(&PartTimer::new(waits, options.clock()))).collect()
     };
     let whole = batches(None)?;
     // A GPU works on parts while the host is ahead, unless each part waits, which takes longer.
@@ -189,6 +198,7 @@ fn measure(
         ranks: collective.world_size(),
         device: format!("{device:?}"),
         threads: tch::get_num_threads(),
+        clock: options.clock(),
         precision: drawing.precision,
         sampler: drawing.sampler.clone(),
         steps: stages.iter().flatten().map(|stage| stage.solver.start().num_steps()).sum(),
@@ -247,15 +257,15 @@ impl<'a, 'd> Bench<'a, 'd> {
         self.next += 1;
         let images = self.job.settings().images_of(number);
         timer.wait();
-        let start = Instant::now();
+        let start = timer.clock.now();
         let mut batches = ImageBatches::new(self.drawing.stages, &mut self.drawing.request, images).watched(timer);
         let batch = batches.next().transpose()?;
         let batch = batch.ok_or_else(|| Error::Bug("a batch of a measurement has no images".into()))?;
-        let drawn = start.elapsed();
+        let drawn = timer.clock.now();
         let labels = self.job.settings().has_labels.then_some(batch.labels.as_slice());
         self.job.write_part(number, &batch.pixels, labels)?;
-        let whole = start.elapsed();
-        Ok(Times { batch: whole, write: whole - drawn, ..*timer.times.borrow() })
+        let end = timer.clock.now();
+        Ok(Times { batch: end.saturating_sub(start), write: end.saturating_sub(drawn), ..*timer.times.borrow() })
     }
 }
 
@@ -310,10 +320,10 @@ mod tests {
 
     #[test]
     fn parts_are_added_up_and_the_rest_is_the_solvers() {
-        let timer = PartTimer::new(Some(Device::Cpu));
+        let timer = PartTimer::new(Some(Device::Cpu), Clock::Wall);
         for part in [Part::Noise, Part::Network, Part::Guidance, Part::Network, Part::Bytes] {
             timer.begin(part);
-            timer.began.set(timer.began.get().checked_sub(Duration::from_secs(1)).unwrap_or_else(Instant::now));
+            timer.began.set(timer.began.get().saturating_sub(Duration::from_secs(1)));
             timer.end(part);
         }
         let whole = Times { batch: Duration::from_secs(9), write: Duration::from_secs(1), ..*timer.times.borrow() };

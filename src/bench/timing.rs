@@ -29,7 +29,8 @@ pub(super) enum Clock {
 }
 
 impl Clock {
-    fn now(self) -> Duration {
+    /// Returns the time since some moment in the past.
+    pub(super) fn now(self) -> Duration {
         match self {
             Self::Wall => read(ClockId::Monotonic),
             Self::Processor => read(ClockId::ProcessCPUTime) / tch::get_num_threads().max(1) as u32,

@@ -93,7 +93,13 @@ impl Conv2d {
 
     /// `[batch, in, height, width]` to `[batch, out, height / stride, width / stride]`.
     pub fn forward(&self, kernels: &Kernels, params: &Params, x: &Tensor) -> Tensor {
-        ops::conv2d(kernels, x, params.get(self.weight), params.get(self.bias), self.stride, self.padding)
+        let (weight, bias) = (params.get(self.weight), params.get(self.bias));
+        match params.transformed(self.weight) {
+            Some(transformed) if !x.requires_grad() => {
+                ops::conv2d_transformed(kernels, x, [weight, transformed], bias, self.stride, self.padding)
+            }
+            _ => ops::conv2d(kernels, x, weight, bias, self.stride, self.padding),
+        }
     }
 
     /// Returns the type of the weights: a half type in a half-precision torso.

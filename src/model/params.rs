@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use tch::Tensor;
 
+use crate::ops::{Kernels, transform_weights};
+
 /// The index of a parameter in its network, in the order of the released checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ParamId(pub usize);
@@ -133,7 +135,11 @@ pub struct Params {
 }
 
 #[derive(Debug)]
-struct Tensors(Vec<Tensor>);
+struct Tensors {
+    values: Vec<Tensor>,
+    /// For each parameter, its transform if a convolution uses one. Empty for parameters that change.
+    transformed: Vec<Option<Tensor>>,
+}
 
 // SAFETY: libtorch's reference counts are atomic, and it allows several threads to read a tensor. The methods of `Tensor`
 // that take `&self` and change the tensor all the same are `backward`, `set_requires_grad`, `f_set_data` and in-place
@@ -145,17 +151,31 @@ impl Params {
     /// Creates the values from tensors in the order of the network's [`ParamSpecs`].
     #[must_use]
     pub fn new(tensors: Vec<Tensor>) -> Self {
-        Self { tensors: Arc::new(Tensors(tensors)) }
+        Self { tensors: Arc::new(Tensors { values: tensors, transformed: Vec::new() }) }
+    }
+
+    /// Returns the same values for networks that only run forward, and whose values no longer change. On the CPU, weights of
+    /// convolutions are transformed here once, in place of each call. They take 16 / 9 of their memory in addition.
+    #[must_use]
+    pub fn for_inference(&self, kernels: &Kernels) -> Self {
+        let values: Vec<Tensor> = self.tensors().iter().map(Tensor::shallow_clone).collect();
+        let transformed = values.iter().map(|value| transform_weights(kernels, value)).collect();
+        Self { tensors: Arc::new(Tensors { values, transformed }) }
+    }
+
+    /// Returns the transform of a parameter, if it is the weight of a convolution that uses one.
+    pub fn transformed(&self, id: ParamId) -> Option<&Tensor> {
+        self.tensors.transformed.get(id.0)?.as_ref()
     }
 
     /// Returns the tensor of a parameter.
     pub fn get(&self, id: ParamId) -> &Tensor {
-        &self.tensors.0[id.0]
+        &self.tensors.values[id.0]
     }
 
     /// Returns all tensors in order.
     pub fn tensors(&self) -> &[Tensor] {
-        &self.tensors.0
+        &self.tensors.values
     }
 }
 

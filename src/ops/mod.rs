@@ -16,7 +16,7 @@ mod norms;
 pub use adam::{AdamHyper, AdamSegment, adam};
 pub use attention::attention;
 pub use bridge::{concatenate_twice, recompute};
-pub use convolution::conv2d;
+pub use convolution::{conv2d, conv2d_transformed, transform_weights};
 pub use dropout::Dropout;
 pub use error::Error;
 pub use group_norm::{group_norm_is_fused, group_norm_silu};

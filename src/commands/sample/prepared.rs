@@ -94,8 +94,13 @@ impl<'a> Prepared<'a> {
     ) -> Result<Self, Ending> {
         let sampling = opened.first.sampling.clone();
         let load = |model: OpenedModel| load(model, precision.kind(), &context);
-        let load_stage =
-            |stage: OpenedStage| Ok::<_, Ending>(LoadedStage { model: load(stage.model)?, solver: stage.solver });
+        let load_forward = |model: OpenedModel| {
+            let model = load(model)?;
+            Ok::<_, Ending>(LoadedModel { params: model.params.for_inference(&context.kernels), ..model })
+        };
+        let load_stage = |stage: OpenedStage| {
+            Ok::<_, Ending>(LoadedStage { model: load_forward(stage.model)?, solver: stage.solver })
+        };
         let first = load_stage(opened.first)?;
         let guidance = match opened.guidance {
             OpenedGuidance::None => LoadedGuidance::None,
@@ -103,7 +108,7 @@ impl<'a> Prepared<'a> {
                 LoadedGuidance::Classifier { classifier: load(classifier)?, scale }
             }
             OpenedGuidance::Free { null_class, scale } => LoadedGuidance::Free { null_class, scale },
-            OpenedGuidance::Auto { worse, scale } => LoadedGuidance::Auto { worse: load(worse)?, scale },
+            OpenedGuidance::Auto { worse, scale } => LoadedGuidance::Auto { worse: load_forward(worse)?, scale },
         };
         let upsampler = opened.upsampler.map(load_stage).transpose()?;
         let noise_temperature = match options.temperature {

@@ -14,9 +14,7 @@ mod recompute;
 mod status;
 
 pub use concatenate::concatenate_twice;
-#[cfg(test)]
-pub(super) use convolve::uses_winograd;
-pub(super) use convolve::{can_convolve, convolve};
+pub(super) use convolve::{can_convolve, convolve, convolve_transformed, transform_weights, uses_winograd};
 pub use cpu_kernels::instruction_set;
 pub(super) use cpu_kernels::{AdamMemory, Average, adam, kernel_kind, sum_of_squares};
 pub use gradients::{gradients, set_gradient};

@@ -72,7 +72,7 @@ class Convolve : public torch::autograd::Function<Convolve> {
     context->save_for_backward({x, weight});
     context->saved_data["stride"] = stride;
     context->saved_data["padding"] = padding;
-    if (use_winograd(x, weight, stride, padding)) return winograd_convolve(x, weight, bias);
+    if (use_winograd(x, weight, stride, padding)) return winograd_convolve(x, winograd_transformed(weight), bias);
     return at::convolution(x, with_layout(weight, at::MemoryFormat::ChannelsLast), bias, {stride, stride},
                            {padding, padding}, {1, 1}, false, {0, 0}, 1);
   }
@@ -128,6 +128,21 @@ int admiral_convolve(const at::Tensor* x, const at::Tensor* weight, const at::Te
                      int64_t padding, at::Tensor** result) {
   return admiral::guarded(
       [&] { *result = new at::Tensor(admiral::Convolve::apply(*x, *weight, *bias, stride, padding)); });
+}
+
+// Transforms the weights for `admiral_convolve_transformed`. The result is a new tensor that the caller owns, or null if
+// no convolution with these weights uses them.
+int admiral_transform_weights(const at::Tensor* weight, at::Tensor** result) {
+  return admiral::guarded([&] {
+    *result = admiral::can_transform(*weight) ? new at::Tensor(admiral::winograd_transformed(*weight)) : nullptr;
+  });
+}
+
+// The convolution with stride 1 and padding 1 by Winograd's algorithm, which `admiral_convolve_uses_winograd` has
+// chosen. It is not recorded for backward. The result is a new tensor that the caller owns.
+int admiral_convolve_transformed(const at::Tensor* x, const at::Tensor* transformed, const at::Tensor* bias,
+                                 at::Tensor** result) {
+  return admiral::guarded([&] { *result = new at::Tensor(admiral::winograd_convolve(*x, *transformed, *bias)); });
 }
 
 }  // extern "C"

@@ -53,14 +53,18 @@ void for_weight_rows(const WinogradWeights& layout, Body body) {
   });
 }
 
-Tensor convolve(const Tensor& x, const Tensor& weight, const float* bias, bool mirrored) {
+Tensor transform(const Tensor& weight, bool mirrored) {
   const WinogradWeights layout = layout_of(weight, mirrored);
-  const Winograd maps{x.size(0), x.size(2), x.size(3), layout.rows, layout.columns};
   const Tensor transformed = scratch(16 * layout.rows * layout.columns);
   for_weight_rows(layout, [&](int64_t begin, int64_t end, float* memory) {
     kernels().winograd_weights(layout, weight.const_data_ptr<float>(), begin, end, memory,
                                transformed.mutable_data_ptr<float>());
   });
+  return transformed;
+}
+
+Tensor convolve(const Tensor& x, const Tensor& transformed, const float* bias, int64_t outputs) {
+  const Winograd maps{x.size(0), x.size(2), x.size(3), x.size(1), outputs};
   const Tensor y = at::empty({maps.batch, maps.outputs, maps.height, maps.width}, x.options(),
                              at::MemoryFormat::ChannelsLast);
   const int64_t tiles = num_tiles(maps), block = tiles_per_block(maps);
@@ -76,23 +80,32 @@ Tensor convolve(const Tensor& x, const Tensor& weight, const float* bias, bool m
 
 }  // namespace
 
+bool can_transform(const Tensor& weight) {
+  return weight.is_cpu() && weight.scalar_type() == at::kFloat && weight.dim() == 4 && weight.size(2) == 3 &&
+         weight.size(3) == 3 && weight.size(0) % kPanel == 0 && weight.size(1) % kPanel == 0 && weight.is_contiguous();
+}
+
 bool use_winograd(const Tensor& x, const Tensor& weight, int64_t stride, int64_t padding) {
   const int64_t outputs = weight.size(0), inputs = weight.size(1), threads = at::get_num_threads();
-  return stride == 1 && padding == 1 && x.is_cpu() && x.scalar_type() == at::kFloat && weight.size(2) == 3 &&
-         weight.size(3) == 3 && outputs % kPanel == 0 && inputs % kPanel == 0 && inputs == x.size(1) &&
-         weight.is_contiguous() && is_channels_last(x) && 64 * inputs * outputs * threads <= kMaxSumBytes &&
+  return stride == 1 && padding == 1 && x.is_cpu() && x.scalar_type() == at::kFloat && can_transform(weight) &&
+         inputs == x.size(1) && is_channels_last(x) && 64 * inputs * outputs * threads <= kMaxSumBytes &&
          num_tiles({x.size(0), x.size(2), x.size(3), inputs, outputs}) >=
              kTilesPerThread * threads + inputs * outputs / kWeightsPerTile;
 }
 
-Tensor winograd_convolve(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  TORCH_CHECK(bias.is_cpu() && bias.dim() == 1 && bias.size(0) == weight.size(0), "bias: one value for each output");
+Tensor winograd_transformed(const Tensor& weight) { return transform(weight, false); }
+
+Tensor winograd_convolve(const Tensor& x, const Tensor& transformed, const Tensor& bias) {
+  TORCH_CHECK(bias.is_cpu() && bias.dim() == 1 && transformed.numel() == 16 * x.size(1) * bias.size(0),
+              "the bias has one value for each output of the transformed weights");
   const Tensor contiguous = bias.contiguous();
-  return convolve(x, weight, contiguous.const_data_ptr<float>(), false);
+  return convolve(x, transformed, contiguous.const_data_ptr<float>(), bias.size(0));
 }
 
 // A convolution with mirrored weights.
-Tensor winograd_input_gradient(const Tensor& dy, const Tensor& weight) { return convolve(dy, weight, nullptr, true); }
+Tensor winograd_input_gradient(const Tensor& dy, const Tensor& weight) {
+  return convolve(dy, transform(weight, true), nullptr, weight.size(1));
+}
 
 std::tuple<Tensor, Tensor> winograd_weight_gradients(const Tensor& dy, const Tensor& x) {
   const Winograd maps{x.size(0), x.size(2), x.size(3), x.size(1), dy.size(1)};

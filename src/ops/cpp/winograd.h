@@ -11,8 +11,15 @@ namespace admiral {
 // contiguous, and both are float32 and on the CPU.
 bool use_winograd(const at::Tensor& x, const at::Tensor& weight, int64_t stride, int64_t padding);
 
-// Returns the convolution of x [batch, inputs, height, width] with weight [outputs, inputs, 3, 3], plus bias [outputs].
-at::Tensor winograd_convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
+// Whether `winograd_transformed` supports the weights.
+bool can_transform(const at::Tensor& weight);
+
+// Returns the transform of weight [outputs, inputs, 3, 3] that `winograd_convolve` uses.
+at::Tensor winograd_transformed(const at::Tensor& weight);
+
+// Returns the convolution of x [batch, inputs, height, width] with the `transformed` weights of [outputs, inputs, 3, 3],
+// plus bias [outputs].
+at::Tensor winograd_convolve(const at::Tensor& x, const at::Tensor& transformed, const at::Tensor& bias);
 
 // Returns the gradient of x from the channels-last dy [batch, outputs, height, width].
 at::Tensor winograd_input_gradient(const at::Tensor& dy, const at::Tensor& weight);
