@@ -66,6 +66,7 @@ chaos: setup
 	@ci/setup fuzz
 	$(CARGO) build --release --locked --workspace
 	$(CARGO) test --release --locked --test cluster -- --ignored --nocapture --test-threads 1 launch chaos blocked
+	$(CARGO) test --release --locked --test runs -- --ignored --nocapture a_job_survives_many_kills
 	ci/fuzz $(CHAOS_FUZZ_SECONDS)
 
 lint: setup

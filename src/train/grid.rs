@@ -44,7 +44,8 @@ pub fn draw_grid(session: &Session, context: &RunContext<'_>) -> Result<Option<G
         solver: &solver,
         guidance: Guidance::None,
         noise_temperature: 1.0,
-        stream: Stream::Sampling,
+        // As in `admiral sample`.
+        stream: if config.task == Task::SuperResolution { Stream::Upsampling } else { Stream::Sampling },
         size: config.model.image_size,
         channels: config.model.image_channels,
     };

@@ -331,7 +331,7 @@ np.savez(f, images)";
         ("base", vec!["--sampler", "ddim", "--set", "order=2"], "order"),
         ("base", vec!["--set", "sampler=dpm9"], "sampler"),
         ("base", vec!["--set", "no_such_field=1"], "no_such_field"),
-        ("base", vec!["--labels", "0,3"], "3 is not a class"),
+        ("base", vec!["--labels", "0,3"], "3 is not a class of this model"),
         ("base", vec!["--labels-from", &missing], "missing.npz"),
         ("base", vec!["--labels-from", &no_labels], "arr_1"),
         ("base", vec!["--part-images", "6"], "--part-images"),

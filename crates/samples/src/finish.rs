@@ -74,12 +74,12 @@ impl Job {
     /// One rank calls it, after all parts are written.
     ///
     /// The file has `arr_0`, uint8 of shape `[N, height, width, channels]`, and `arr_1`, int64 of shape `[N]`, if there are
-    /// labels. It is not compressed.
+    /// labels. It is not compressed. `watch` is told the number of each part before it is read.
     ///
     /// # Errors
     /// [`Error::Incomplete`] if parts are missing; [`Error::Damaged`] if a part is damaged, which counts as missing then;
     /// [`Error::Store`].
-    pub fn finish(&self) -> Result<Manifest, Error> {
+    pub fn finish(&self, watch: &(dyn Fn(usize) + Sync)) -> Result<Manifest, Error> {
         self.check_complete()?;
         if let Some(manifest) = self.manifest()?
             && self.has_files(&manifest)?
@@ -93,7 +93,7 @@ impl Job {
         for (part, record) in self.store.wait(read) {
             records.push(self.or_withdraw(part, record)?);
         }
-        let file = self.assemble(&records)?;
+        let file = self.assemble(&records, watch)?;
         let part = |(part, record): (u64, PartRecord)| ManifestPart {
             first: record.first,
             count: record.count,
@@ -128,7 +128,7 @@ impl Job {
     }
 
     /// Writes the npz file with all images.
-    fn assemble(&self, records: &[PartRecord]) -> Result<FileRecord, Error> {
+    fn assemble(&self, records: &[PartRecord], watch: &(dyn Fn(usize) + Sync)) -> Result<FileRecord, Error> {
         let path = self.settings.samples_file();
         let [height, width, channels] = self.settings.shape.map(|side| side as u64);
         let pixels =
@@ -139,7 +139,7 @@ impl Job {
         let length = archive.length();
         let deadline =
             Instant::now() + self.store.options().patience + Duration::from_secs(length / MIN_BYTES_PER_SECOND);
-        let pieces = || self.pieces(&archive, records);
+        let pieces = || self.pieces(&archive, records, watch);
         let written = self.store.wait(upload_stream(&self.store, &path, length, pieces, deadline, &never()));
         let (length, sha256) = written.or_else(|PieceError { part, error }| match part {
             Some(part) => self.or_withdraw(part, Err(error)),
@@ -153,6 +153,7 @@ impl Job {
         &'a self,
         archive: &'a Archive,
         records: &'a [PartRecord],
+        watch: &'a (dyn Fn(usize) + Sync),
     ) -> impl Stream<Item = Result<Bytes, PieceError>> + 'a {
         // The labels follow all pixels in the file.
         let start = (0, Vec::new());
@@ -160,6 +161,7 @@ impl Job {
             let bytes = match piece.checked_sub(1) {
                 None => archive.before(0).into(),
                 Some(part) if part < records.len() => {
+                    watch(part);
                     let part_number = part as u64;
                     let contents = self.contents(part_number, &records[part]).await;
                     let contents = contents.map_err(|error| PieceError { part: Some(part_number), error })?;

@@ -90,12 +90,16 @@ fn asked(options: &DrawingOptions) -> Option<&'static str> {
     given.into_iter().find(|(given, _)| *given).map(|(_, option)| option)
 }
 
-fn check_range(labels: &Labels, num_classes: i64) -> Result<(), Error> {
+/// Checks that a rule gives only classes of the model.
+///
+/// # Errors
+/// When it gives another one, or none.
+pub(super) fn check_range(labels: &Labels, num_classes: i64) -> Result<(), Error> {
     let Some((smallest, largest)) = labels.range() else { return refuse("--labels: names no class".into()) };
     for class in [smallest, largest] {
         if !(0..num_classes).contains(&class) {
             return refuse(format!(
-                "--labels: {class} is not a class; this model has classes 0 to {}",
+                "{class} is not a class of this model, which has classes 0 to {}: check --labels, or the file with classes",
                 num_classes - 1
             ));
         }

@@ -77,6 +77,9 @@ fn open(options: &SampleOptions, rank: RankContext<'_>) -> Result<(OpenedStages,
         classes::for_grid(&options.drawing, &opened.last().model.config, sampling, opened.num_classes)?;
     let start = Start::open(options.drawing.low_res.as_deref(), config, Some(count), &stores)?;
     let labels = start.grid_labels(labels, &options.drawing)?;
+    if let Some(num_classes) = opened.num_classes {
+        classes::check_range(&labels, num_classes)?;
+    }
     let request = SampleRequest {
         seed: options.drawing.seed,
         labels,

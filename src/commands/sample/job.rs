@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use admiral_comm::{Collective, Ending, ExitCode, Phase, agree, any};
+use admiral_comm::{Collective, Ending, ExitCode, Phase, PhaseTracker, agree, any};
 use admiral_samples::{Job, JobSettings, parts_of_rank};
 use admiral_storage::{Location, Store, StoreOptions};
 use admiral_telemetry::{Grid, MetricSink, MetricSinks, ProgressLine, TensorBoard, Terminal};
@@ -31,6 +31,9 @@ pub(super) const MESSAGES: StopMessages = StopMessages {
 
 /// The images of a part, unless the options say otherwise.
 const PART_IMAGES: u64 = 64;
+
+/// How often missing or damaged parts are drawn before the job gives up.
+const MAX_TURNS: usize = 3;
 
 /// The images of the grid in TensorBoard, and of its rows.
 const GRID_IMAGES: u64 = 64;
@@ -108,12 +111,12 @@ impl<'a> PlannedJob<'a> {
         let collective = rank.collective;
         let (is_root, code) = (collective.rank() == 0, Error::exit_code);
         let store = agree(collective, create_store(&options, rank), code)?;
-        // Rank 0 creates the job; the others find it.
-        let created = if is_root { Job::create_or_open(&store, settings.clone()).map(Some) } else { Ok(None) };
+        // Rank 0 creates the job; the others find it, so that ranks that do not share the location are told.
+        let created = if is_root { Job::create_or_open(&store, settings).map(Some) } else { Ok(None) };
         let created = agree(collective, created.map_err(Error::from), code)?;
         let job = match created {
             Some(job) => Ok(job),
-            None => Job::create_or_open(&store, settings).map_err(Error::from),
+            None => find_job(&store),
         };
         let job = agree(collective, job, code)?;
 
@@ -125,16 +128,10 @@ impl<'a> PlannedJob<'a> {
         let phases = context.phases.clone();
         let (sampler, device, progress) = (opened.first.sampling.sampler, context.device, context.progress);
         let mut ended = EndedJob { code: ExitCode::Finished, drawn: 0, elapsed: Duration::ZERO };
-        let mut damaged_before: Option<Vec<u64>> = None;
         // A finished job needs no weights.
         let (mut unloaded, mut prepared) = (Some((opened, context)), None);
-        loop {
-            let missing = from_root(collective, || job.missing())?;
-            if damaged_before.as_ref() == Some(&missing) && !missing.is_empty() {
-                let message =
-                    format!("parts {missing:?} of {} are damaged again after they were drawn anew", store.url(""));
-                return Err(Ending::alone(ExitCode::Store, &message));
-            }
+        let mut missing = from_root(collective, || job.missing())?;
+        for turn in 1.. {
             if is_root {
                 log_start(&job, &missing, collective.world_size(), sampler, device);
             }
@@ -159,17 +156,42 @@ impl<'a> PlannedJob<'a> {
                 true => from_root(collective, || job.missing_png())?,
                 false => Vec::new(),
             };
-            let finished = finish(&job, &without_png, &options, collective, &board);
-            // A damaged part was withdrawn, and is drawn again.
-            let is_damaged = matches!(finished, Err(Error::Output(admiral_samples::Error::Damaged { .. })));
-            if !any(collective, is_damaged)? {
+            let png = write_png(&job, &without_png, &phases, collective);
+            // Nobody writes parts or PNG files any more when rank 0 cleans up.
+            let mut is_damaged = any(collective, is_damaged(&png))?;
+            let mut finished = png;
+            if !is_damaged {
+                agree(collective, finished, code)?;
+                finished = if is_root { finish(&job, &options, &phases, &board) } else { Ok(()) };
+                is_damaged = any(collective, self::is_damaged(&finished))?;
+            }
+            if !is_damaged || turn == MAX_TURNS || any(collective, stop.is_asked())? {
                 agree(collective, finished, code)?;
                 phases.enter(Phase::End, 0);
                 return Ok(ended);
             }
-            damaged_before = Some(missing);
+            // Withdraws the damaged parts, which are drawn again.
+            missing = from_root(collective, || job.verify())?;
         }
+        Ok(ended)
     }
+}
+
+/// Whether parts of a job have to be drawn again.
+fn is_damaged(finished: &Result<(), Error>) -> bool {
+    use admiral_samples::Error as Output;
+    matches!(finished, Err(Error::Output(Output::Damaged { .. } | Output::Incomplete { .. })))
+}
+
+/// Opens the job that rank 0 has created.
+fn find_job(store: &Store) -> Result<Job, Error> {
+    Job::open(store).map_err(|error| match error {
+        admiral_samples::Error::NotFound { url, .. } => Error::Refused(format!(
+            "--out: rank 0 has created a job in {url}, which this rank does not see; name a folder that all hosts share, \
+             or an s3:// URL"
+        )),
+        error => error.into(),
+    })
 }
 
 /// Opens the models, and decides what to draw.
@@ -192,6 +214,10 @@ fn open(
     }
     let (labels, classes) = classes::for_job(&options.drawing, config, opened.num_classes, num, &start)?;
     let batch_size = opened.first.sampling.batch_size;
+    if options.drawing.batch_size.is_some_and(|size| size > num) {
+        // A batch is always drawn as a whole.
+        return Err(Error::Refused(format!("--batch-size: is {batch_size}, more than the {num} images of --num")));
+    }
     let described = serde_json::json!({"classes": classes, "low_res": start.described});
     let request = SampleRequest { seed: options.drawing.seed, labels, count: num, low_res: start.low_res, batch_size };
     Ok((opened, request, described))
@@ -294,23 +320,21 @@ fn log_start(job: &Job, missing: &[u64], num_ranks: usize, sampler: Sampler, dev
     );
 }
 
-/// Writes the files of a job whose parts are all there. Each rank writes a share of the missing PNG files.
-fn finish(
-    job: &Job,
-    without_png: &[u64],
-    options: &SampleOptions,
-    collective: &dyn Collective,
-    board: &TensorBoard,
-) -> Result<(), Error> {
-    for part in parts_of_rank(without_png, collective.rank(), collective.world_size()) {
+/// Writes the PNG files of this rank's share of parts.
+fn write_png(job: &Job, parts: &[u64], phases: &PhaseTracker, collective: &dyn Collective) -> Result<(), Error> {
+    for (number, part) in parts_of_rank(parts, collective.rank(), collective.world_size()).into_iter().enumerate() {
+        phases.enter(Phase::Checkpoint, number);
         job.write_png(part)?;
     }
-    if collective.rank() != 0 {
-        return Ok(());
-    }
+    Ok(())
+}
+
+/// Writes the files of a job whose parts are all there.
+fn finish(job: &Job, options: &SampleOptions, phases: &PhaseTracker, board: &TensorBoard) -> Result<(), Error> {
     show_first(job, board)?;
     if options.format.contains(&Format::Npz) {
-        let manifest = job.finish()?;
+        // Reading many parts takes long. The ledger shows that it goes on.
+        let manifest = job.finish(&|part| phases.enter(Phase::Checkpoint, part))?;
         for file in &manifest.files {
             tracing::info!("{} has all {} images", job.store().url(&file.path), job.settings().num);
         }

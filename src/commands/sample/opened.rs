@@ -7,6 +7,7 @@ use admiral_storage::StoreOptions;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::diffusion::{Prediction, SolverOption, SolverOptions as Options, SolverPlan};
 use crate::model::Task;
@@ -106,9 +107,15 @@ impl OpenedStages {
         let scale = options.scale.or(preset_scale(&preset, options)?);
         let guidance = open_guidance(options, scale, &first.model, stores)?;
         let upsampler = match &options.upsampler {
-            Some(location) => Some(open_upsampler(location, options, &first, stores)?),
+            Some(location) => Some(open_upsampler(location, options, &first, epsilon_temperature, stores)?),
             None => None,
         };
+        let is_noisy = [Some(&first), upsampler.as_ref()].into_iter().flatten().any(OpenedStage::uses_noise);
+        if matches!(options.temperature, Some(Temperature::Noise(_))) && !is_noisy {
+            return refuse(format!(
+                "--temperature noise: {sampler} uses no noise in its steps; choose another --sampler"
+            ));
+        }
         let num_classes = match &guidance {
             OpenedGuidance::Classifier { classifier, .. } => classifier.config.model.num_classes,
             _ => None,
@@ -132,12 +139,12 @@ impl OpenedStages {
         };
         let mut settings = vec![
             ("checkpoint", json!(self.first.model.identity())),
-            ("sampling", solver_fields(&self.first.sampling)),
+            ("sampling", solver_fields(&self.first)),
             ("guidance", guidance),
         ];
         if let Some(upsampler) = &self.upsampler {
             settings.push(("upsampler", json!(upsampler.model.identity())));
-            settings.push(("upsampler_sampling", solver_fields(&upsampler.sampling)));
+            settings.push(("upsampler_sampling", solver_fields(upsampler)));
         }
         settings
     }
@@ -147,19 +154,35 @@ fn guided(kind: &str, scale: f64, identity: Identity) -> Value {
     json!({"kind": kind, "scale": scale, "checkpoint": identity})
 }
 
-/// Returns the fields of the section that images depend on.
-fn solver_fields(sampling: &SamplingConfig) -> Value {
-    let mut value = json!(sampling);
+/// Returns what images depend on: the fields of the section, and the steps that follow from them. Defaults of the solvers may
+/// change with the version of the program.
+fn solver_fields(stage: &OpenedStage) -> Value {
+    let mut value = json!(stage.sampling);
+    let solver = stage.solver.start();
+    let mut hash = Sha256::new();
+    for level in solver.levels() {
+        hash.update(format!("{:e} {:e} {:e}\n", level.model_timestep, level.alpha, level.sigma));
+    }
+    let orders: Vec<usize> = (0..solver.num_steps()).map(|index| solver.order(index)).collect();
+    hash.update(format!("{orders:?} {}", solver.num_evaluations()));
     if let Some(fields) = value.as_object_mut() {
         // The batch has its own setting.
         for other in ["samples_per_class", "max_classes", "batch_size"] {
             fields.remove(other);
         }
+        let steps: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        fields.insert("hash_of_steps".into(), json!(steps));
     }
     value
 }
 
 impl OpenedStage {
+    /// Whether a step of the solver uses noise.
+    fn uses_noise(&self) -> bool {
+        let solver = self.solver.start();
+        (0..solver.num_steps()).any(|index| solver.uses_noise(index))
+    }
+
     fn new(model: OpenedModel, overrides: &[String], epsilon_temperature: f64) -> Result<Self, Error> {
         let sampling = overridden(&model.config.sampling, overrides)?;
         let diffusion = &model.config.diffusion;
@@ -297,6 +320,7 @@ fn open_upsampler(
     location: &str,
     options: &DrawingOptions,
     base: &OpenedStage,
+    epsilon_temperature: f64,
     stores: &StoreOptions,
 ) -> Result<OpenedStage, Error> {
     base.model.check_task(Task::Diffusion, "--upsampler")?;
@@ -326,5 +350,5 @@ fn open_upsampler(
     let mut overrides: Vec<String> = options.upsampler_set.iter().map(|text| format!("sampling.{text}")).collect();
     // Both stages draw the same batches.
     overrides.push(format!("sampling.batch_size={}", base.sampling.batch_size));
-    OpenedStage::new(model, &overrides, 1.0)
+    OpenedStage::new(model, &overrides, epsilon_temperature)
 }

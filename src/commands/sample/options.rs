@@ -97,7 +97,7 @@ pub struct DrawingOptions {
     #[arg(long, value_enum)]
     pub(super) device: Option<DeviceChoice>,
     /// Threads of one rank on a CPU; 0 divides the cores among the ranks of a host
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = threads)]
     pub(super) threads: Option<usize>,
 }
 
@@ -114,7 +114,7 @@ pub(super) struct SolverOptions {
     #[arg(long)]
     pub(super) respacing: Option<String>,
     /// Noise of ddim: 0 for none, 1 for as much as ddpm
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     pub(super) eta: Option<f64>,
     /// Do not clamp predicted images to the range of images
     #[arg(long)]
@@ -122,6 +122,16 @@ pub(super) struct SolverOptions {
     /// Any field of the section `sampling`: order=3, time_grid=logsnr
     #[arg(long, value_name = "FIELD=VALUE")]
     pub(super) set: Vec<String>,
+}
+
+/// Reads a number of threads. More than any machine has would only exhaust its memory.
+fn threads(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|threads| *threads <= 4096).ok_or_else(|| "expected a number up to 4096".to_owned())
+}
+
+/// Reads a finite number.
+fn finite(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|value: &f64| value.is_finite()).ok_or_else(|| "expected a number".to_owned())
 }
 
 /// What a job writes when all images are drawn.

@@ -21,9 +21,9 @@ constexpr int64_t kBlockBytes = 768 << 10;
 constexpr int64_t kMinTiles = 128, kMaxTiles = 256;
 // The limit of the memory of all threads' separate sums of weight gradients.
 constexpr int64_t kMaxSumBytes = 1 << 30;
-// The transform of the weights is worthwhile from kTilesPerThread tiles for each thread, plus one tile for each
-// kWeightsPerTile weights, because the weights are read from memory.
-constexpr int64_t kTilesPerThread = 64, kWeightsPerTile = 4096;
+// The transform of the weights is worthwhile from kLeastTiles tiles, plus one tile for each kWeightsPerTile weights, because
+// the weights are read from memory.
+constexpr int64_t kLeastTiles = 64, kWeightsPerTile = 4096;
 
 int64_t num_tiles(const Winograd& maps) { return maps.batch * ((maps.height + 1) / 2) * ((maps.width + 1) / 2); }
 
@@ -85,12 +85,13 @@ bool can_transform(const Tensor& weight) {
          weight.size(3) == 3 && weight.size(0) % kPanel == 0 && weight.size(1) % kPanel == 0 && weight.is_contiguous();
 }
 
+// The choice depends on shapes only, so that a sampled image does not depend on the number of threads.
 bool use_winograd(const Tensor& x, const Tensor& weight, int64_t stride, int64_t padding) {
-  const int64_t outputs = weight.size(0), inputs = weight.size(1), threads = at::get_num_threads();
+  const int64_t outputs = weight.size(0), inputs = weight.size(1);
   return stride == 1 && padding == 1 && x.is_cpu() && x.scalar_type() == at::kFloat && can_transform(weight) &&
-         inputs == x.size(1) && is_channels_last(x) && 64 * inputs * outputs * threads <= kMaxSumBytes &&
+         inputs == x.size(1) && is_channels_last(x) && 64 * inputs * outputs <= kMaxSumBytes &&
          num_tiles({x.size(0), x.size(2), x.size(3), inputs, outputs}) >=
-             kTilesPerThread * threads + inputs * outputs / kWeightsPerTile;
+             kLeastTiles + inputs * outputs / kWeightsPerTile;
 }
 
 Tensor winograd_transformed(const Tensor& weight) { return transform(weight, false); }
@@ -112,7 +113,8 @@ std::tuple<Tensor, Tensor> winograd_weight_gradients(const Tensor& dy, const Ten
   const int64_t tiles = num_tiles(maps), block = tiles_per_block(maps), blocks = (tiles + block - 1) / block;
   const int64_t weights = 16 * maps.inputs * maps.outputs;
   // Each part sums its blocks separately. The order of summation depends only on the number of threads.
-  const int64_t parts = std::min<int64_t>(at::get_num_threads(), blocks);
+  const int64_t fitting = std::max<int64_t>(kMaxSumBytes / (4 * (weights + maps.outputs)), 1);
+  const int64_t parts = std::min({int64_t{at::get_num_threads()}, blocks, fitting});
   const Tensor sums = at::zeros({parts, weights + maps.outputs}, x.options());
   at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
     const Tensor memory = scratch(kernels().winograd_scratch(maps, block));
