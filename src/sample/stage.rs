@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use admiral_random::{Philox, Stream};
+use admiral_random::Stream;
 use tch::{Device, Kind, Tensor};
 
 use crate::diffusion::{
@@ -10,6 +10,8 @@ use crate::diffusion::{
 };
 use crate::model::{Inputs, Network, Params};
 use crate::ops::Kernels;
+
+use super::noise::noise_of;
 
 /// A network with the values of its parameters.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +80,8 @@ pub struct BatchInputs<'a> {
     pub images: &'a [u64],
     /// The class of each image, `[batch]`, int64, for class-conditional networks and for classifiers.
     pub labels: Option<&'a Tensor>,
+    /// What the images start from in place of noise, `[batch, channels, height, width]`: latents of other images.
+    pub x_last: Option<&'a Tensor>,
     /// The small images for super-resolution, `[batch, channels, small, small]`, in [-1, 1].
     pub low_res: Option<&'a Tensor>,
     /// Gets the largest [relative correction](crate::diffusion::Step::relative_correction) of a step, if it is wanted. It
@@ -91,9 +95,11 @@ impl Stage<'_> {
     /// All noise of an image comes from one random sequence that depends on the seed and the image's index only.
     #[must_use]
     pub fn sample(&self, inputs: &BatchInputs<'_>) -> Tensor {
-        let (shape, mut noise) = self.noise(inputs);
-        let x_last = noise(0);
-        self.sample_from(&x_last, inputs, &mut |_step| noise(shape[0] as usize))
+        let shape = [self.channels, self.size, self.size];
+        let device = self.kernels.device();
+        let mut noise = noise_of(inputs.seed, self.stream, inputs.images, shape, device);
+        let x_last = inputs.x_last.map_or_else(&mut noise, |latents| latents.to_device(device));
+        self.sample_from(&x_last, inputs, &mut |_step| noise())
     }
 
     /// As [`sample`](Self::sample), from the given standard normal `x_last` and noise of each step.
@@ -148,22 +154,6 @@ impl Stage<'_> {
                 finish(GuidedModel::unguided(&predict), noise)
             }
         }
-    }
-
-    /// Returns the shape of a batch, and a function that draws its next noise.
-    fn noise(&self, inputs: &BatchInputs<'_>) -> ([i64; 4], impl FnMut(usize) -> Tensor + use<>) {
-        let shape = [inputs.images.len() as i64, self.channels, self.size, self.size];
-        let length = (self.channels * self.size * self.size) as usize;
-        let (seed, stream, device) = (inputs.seed, self.stream, self.kernels.device());
-        let mut sequences: Vec<Philox> = inputs.images.iter().map(|&image| Philox::new(seed, stream, image)).collect();
-        let draw = move |_step: usize| {
-            let mut values = vec![0.0f32; length * sequences.len()];
-            for (sequence, values) in sequences.iter_mut().zip(values.chunks_exact_mut(length)) {
-                sequence.fill_normal(values);
-            }
-            Tensor::from_slice(&values).view(shape).to_device(device)
-        };
-        (shape, draw)
     }
 }
 

@@ -13,7 +13,12 @@ use admiral_comm::{Ending, ExitCode};
 
 use crate::context::RankContext;
 
+pub(super) use classes::{check_range, table};
+pub(super) use job::check_same;
+pub(super) use opened::{check_scale, open_classifier};
+pub(super) use options::GuidanceKind;
 pub use options::SampleOptions;
+pub(super) use prepared::{load, weights};
 
 /// Draws the images. Every rank calls it.
 ///
