@@ -11,6 +11,9 @@ use crate::gpus::Gpus;
 use super::bench::{self, BenchCommand};
 use super::checkpoint::{self, CheckpointCommand, Outcome};
 use super::config::{self, ConfigArguments, ConfigCommand};
+use super::encode::{self, EncodeOptions};
+use super::interpolate::{self, InterpolateOptions};
+use super::nll::{self, NllOptions};
 use super::plan::{self, PlanOptions};
 use super::ranks::{alone, on_ranks};
 use super::sample::{self, SampleOptions, SweepArguments};
@@ -33,6 +36,12 @@ enum Command {
     Sample(SampleOptions),
     /// Draw the same images with different settings, and compare them: a job for each combination, a table and a picture
     Sweep(SweepArguments),
+    /// Encode images to latents, from which `sample --latents` draws them again; on all ranks that mpirun starts
+    Encode(EncodeOptions),
+    /// Draw images between pairs of images; on all ranks that mpirun starts
+    Interpolate(InterpolateOptions),
+    /// Evaluate the likelihood of images in bits per dimension; on all ranks that mpirun starts
+    Nll(NllOptions),
     /// List, show, verify, compare, delete, import and export checkpoints
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
@@ -69,6 +78,9 @@ impl Cli {
             Command::Bench(command) => bench::run(&command, environment),
             Command::Sample(options) => on_ranks(environment, |rank| sample::run(&options, rank)),
             Command::Sweep(arguments) => on_ranks(environment, |rank| sample::sweep(&arguments, rank)),
+            Command::Encode(options) => on_ranks(environment, |rank| encode::run(&options, rank)),
+            Command::Interpolate(options) => on_ranks(environment, |rank| interpolate::run(&options, rank)),
+            Command::Nll(options) => on_ranks(environment, |rank| nll::run(&options, rank)),
             Command::Checkpoint(command) => match checkpoint::run(&command, &environment.s3) {
                 // The exit code of diff(1).
                 Ok(Outcome::Different) => return ProcessExit::from(1),

@@ -3,9 +3,15 @@
 mod bench;
 mod checkpoint;
 mod cli;
+mod compute;
 mod config;
 mod device;
+mod encode;
 mod flops;
+mod given_images;
+mod interpolate;
+mod model_options;
+mod nll;
 mod plan;
 mod ranks;
 mod sample;

@@ -6,11 +6,13 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use admiral_comm::Collective;
+use admiral_samples::Latents;
 use tch::Tensor;
 
+use super::batches::gather_batches;
 use super::error::Error;
+use super::given_images::{GivenImages, wrapped};
 use super::labels::Labels;
-use super::low_res::LowRes;
 use super::stage::{BatchInputs, Guidance, Stage, images_of, pixels_of};
 use super::watch::{Part, Unwatched, Watch, watched};
 
@@ -47,8 +49,10 @@ pub struct SampleRequest {
     pub labels: Labels,
     /// The number of images.
     pub count: u64,
+    /// What images start from, in place of noise: image i from latent i, and again from the first after the last.
+    pub latents: Option<Latents>,
     /// The small images for super-resolution.
-    pub low_res: Option<LowRes>,
+    pub low_res: Option<GivenImages>,
     /// The number of images sampled together.
     pub batch_size: u64,
 }
@@ -91,23 +95,15 @@ pub fn gather_images(
     collective: &dyn Collective,
     mut consume: impl FnMut(ImageBatch),
 ) -> Result<(), Error> {
-    let (rank, world_size) = (collective.rank() as u64, collective.world_size() as u64);
-    let (count, batch_size) = (request.count, request.batch_size);
-    let images_of_batch = |batch: u64| batch * batch_size..count.min((batch + 1) * batch_size);
-    let num_batches = count.div_ceil(batch_size);
-    for round in 0..num_batches.div_ceil(world_size) {
-        let own = images_of_batch((round * world_size + rank).min(num_batches));
-        // Ranks without a batch still participate in the collective.
-        let own = if own.is_empty() { None } else { ImageBatches::new(stages, request, own).next().transpose()? };
-        let pixels = own.map(|batch| batch.pixels).unwrap_or_default();
-        let Some(all) = collective.gather(0, &pixels)? else { continue };
-        for (rank, pixels) in all.into_iter().enumerate().filter(|(_, pixels)| !pixels.is_empty()) {
-            let images = images_of_batch(round * world_size + rank as u64);
-            let labels = images.clone().filter_map(|image| request.labels.of(image)).collect();
-            consume(ImageBatch { first: images.start, pixels, labels });
-        }
-    }
-    Ok(())
+    let (labels, count, batch_size) = (request.labels.clone(), request.count, request.batch_size);
+    let sample = |images: Range<u64>| {
+        let batch = ImageBatches::new(stages, request, images).next().transpose()?;
+        Ok::<_, Error>(batch.map(|batch| batch.pixels).unwrap_or_default())
+    };
+    gather_batches(count, batch_size, collective, sample, |images, pixels| {
+        let labels = images.clone().filter_map(|image| labels.of(image)).collect();
+        consume(ImageBatch { first: images.start, pixels, labels });
+    })
 }
 
 impl<'a, 'r> ImageBatches<'a, 'r> {
@@ -141,13 +137,23 @@ impl<'a, 'r> ImageBatches<'a, 'r> {
             Some(small) => Some(small.load(first..first + self.request.batch_size)?),
             None => None,
         };
-        let mut pixels = self.sample_batch(&indices, &labels, low_res.as_ref());
+        let x_last = match &self.request.latents {
+            Some(latents) => Some(load_latents(latents, first..first + self.request.batch_size)?),
+            None => None,
+        };
+        let mut pixels = self.sample_batch(&indices, &labels, x_last.as_ref(), low_res.as_ref());
         let kept = (end - first) as usize;
         pixels.truncate(kept * self.stages.image_shape().iter().product::<usize>());
         Ok(Some(ImageBatch { first, pixels, labels: labels.into_iter().take(kept).collect() }))
     }
 
-    fn sample_batch(&self, images: &[u64], labels: &[i64], low_res: Option<&Tensor>) -> Vec<u8> {
+    fn sample_batch(
+        &self,
+        images: &[u64],
+        labels: &[i64],
+        x_last: Option<&Tensor>,
+        low_res: Option<&Tensor>,
+    ) -> Vec<u8> {
         let Stages { first, upsampler } = self.stages;
         let labels = (!labels.is_empty()).then(|| Tensor::from_slice(labels));
         let draw = |stage: Stage<'_>, inputs: &BatchInputs<'_>| {
@@ -161,6 +167,7 @@ impl<'a, 'r> ImageBatches<'a, 'r> {
             seed: self.request.seed,
             images,
             labels: labels.as_ref(),
+            x_last,
             low_res,
             largest_correction: is_checked.then_some(&correction),
         };
@@ -179,10 +186,20 @@ impl<'a, 'r> ImageBatches<'a, 'r> {
                 let inputs = BatchInputs { largest_correction: None, ..inputs };
                 // The upsampler gets what a file holds, so that both stages in one job equal two jobs.
                 let small = images_of(&pixels, first.size, first.channels);
-                draw(upsampler, &BatchInputs { low_res: Some(&small), ..inputs })
+                draw(upsampler, &BatchInputs { x_last: None, low_res: Some(&small), ..inputs })
             }
         }
     }
+}
+
+/// Returns the latents of a batch, `[batch, channels, height, width]`.
+fn load_latents(latents: &Latents, images: Range<u64>) -> Result<Tensor, Error> {
+    let mut values = Vec::new();
+    for piece in wrapped(images, latents.num()) {
+        values.extend(latents.read(piece)?);
+    }
+    let [channels, height, width] = latents.shape().map(|side| side as i64);
+    Ok(Tensor::from_slice(&values).view([-1, channels, height, width]))
 }
 
 impl Iterator for ImageBatches<'_, '_> {
@@ -208,7 +225,7 @@ mod tests {
 
     fn request(batch_size: u64, count: u64) -> SampleRequest {
         let (labels, _) = grid_labels(Some(3), 2, 10);
-        SampleRequest { seed: 4, labels, count, low_res: None, batch_size }
+        SampleRequest { seed: 4, labels, count, latents: None, low_res: None, batch_size }
     }
 
     #[test]

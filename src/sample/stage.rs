@@ -2,16 +2,16 @@
 
 use std::cell::Cell;
 
-use admiral_random::{Philox, Stream};
+use admiral_random::Stream;
 use tch::{Device, Kind, Tensor};
 
 use crate::diffusion::{
-    GuidedModel, SolverPlan, Trajectory, autoguidance, classifier_free_guidance, classifier_gradient, copy_to_device,
-    to_bytes,
+    GuidedModel, SolverPlan, Trajectory, autoguidance, classifier_free_guidance, classifier_gradient, to_bytes,
 };
 use crate::model::{Inputs, Network, Params};
 use crate::ops::Kernels;
 
+use super::noise::noise_of;
 use super::watch::{Part, Unwatched, Watch, watched};
 
 /// A network with the values of its parameters.
@@ -81,6 +81,8 @@ pub struct BatchInputs<'a> {
     pub images: &'a [u64],
     /// The class of each image, `[batch]`, int64, for class-conditional networks and for classifiers.
     pub labels: Option<&'a Tensor>,
+    /// What the images start from in place of noise, `[batch, channels, height, width]`: latents of other images.
+    pub x_last: Option<&'a Tensor>,
     /// The small images for super-resolution, `[batch, channels, small, small]`, in [-1, 1].
     pub low_res: Option<&'a Tensor>,
     /// Gets the largest [relative correction](crate::diffusion::Step::relative_correction) of a step, if it is wanted. It
@@ -100,9 +102,11 @@ impl Stage<'_> {
     /// As [`sample`](Self::sample). `watch` sees each part.
     #[must_use]
     pub fn sample_watched(&self, inputs: &BatchInputs<'_>, watch: &dyn Watch) -> Tensor {
-        let mut draw = self.noise(inputs);
+        let shape = [self.channels, self.size, self.size];
+        let device = self.kernels.device();
+        let mut draw = noise_of(inputs.seed, self.stream, inputs.images, shape, device);
         let mut noise = || watched(watch, Part::Noise, &mut draw);
-        let x_last = noise();
+        let x_last = inputs.x_last.map_or_else(&mut noise, |latents| latents.to_device(device));
         self.finish(&x_last, inputs, &mut |_step| noise(), watch)
     }
 
@@ -175,21 +179,6 @@ impl Stage<'_> {
                 let predict = |x: &Tensor, timesteps: &Tensor| autoguidance(&main, &worse, scale, x, timesteps);
                 finish(GuidedModel::unguided(&predict), noise)
             }
-        }
-    }
-
-    /// Returns a function that draws the next noise of a batch.
-    fn noise(&self, inputs: &BatchInputs<'_>) -> impl FnMut() -> Tensor + use<> {
-        let shape = [inputs.images.len() as i64, self.channels, self.size, self.size];
-        let length = (self.channels * self.size * self.size) as usize;
-        let (seed, stream, device) = (inputs.seed, self.stream, self.kernels.device());
-        let mut sequences: Vec<Philox> = inputs.images.iter().map(|&image| Philox::new(seed, stream, image)).collect();
-        move || {
-            let mut values = vec![0.0f32; length * sequences.len()];
-            for (sequence, values) in sequences.iter_mut().zip(values.chunks_exact_mut(length)) {
-                sequence.fill_normal(values);
-            }
-            copy_to_device(&Tensor::from_slice(&values).view(shape), device)
         }
     }
 }

@@ -6,7 +6,7 @@ use admiral_telemetry::Grid;
 use crate::context::RunContext;
 use crate::model::Task;
 use crate::sample::{
-    Guidance, Labels, LowRes, SampleRequest, Stage, Stages, Weights, gather_images, grid_labels, low_res_examples,
+    GivenImages, Guidance, Labels, SampleRequest, Stage, Stages, Weights, gather_images, grid_labels, low_res_examples,
 };
 
 use super::error::TrainError;
@@ -33,11 +33,12 @@ pub fn draw_grid(session: &Session, context: &RunContext<'_>) -> Result<Option<G
         (Task::SuperResolution, Some(small)) => {
             let (images, classes) = low_res_examples(config, session.sources().train.clone(), count, small)?;
             let labels = if labels == Labels::None { labels } else { Labels::Table(classes.into()) };
-            (Some(LowRes::Images(images)), labels)
+            (Some(GivenImages::Images(images)), labels)
         }
         _ => (None, labels),
     };
-    let mut request = SampleRequest { seed: config.run.seed, labels, count, low_res, batch_size: sampling.batch_size };
+    let batch_size = sampling.batch_size;
+    let mut request = SampleRequest { seed: config.run.seed, labels, count, latents: None, low_res, batch_size };
     let first = Stage {
         model: Weights { network: &session.state.trainer.network, params: &params },
         kernels: &context.kernels,

@@ -11,6 +11,7 @@ mod s3;
 mod stores;
 
 mod interchange;
+mod inversion;
 mod last_release;
 mod python;
 mod refusals;

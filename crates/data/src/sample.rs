@@ -125,22 +125,36 @@ impl SampleReader {
         Err(DataError::Ended("no image could be read".into()))
     }
 
-    /// Returns the image of the sample `index`, made from `item`. A panic of a decoder is an error of the image.
+    /// Returns the image of the sample `index`, made from `item`.
     fn load_square(&self, item: u64, index: u64) -> Result<Pixels, DataError> {
         let SampleSpec { seed, size, channels, random_crop, random_flip, .. } = self.spec;
-        let broken = |reason| DataError::Broken { path: self.source.name(item), reason };
-        let load = || {
-            let image = self.source.load(item)?.with_channels(channels);
-            let image = if self.source.is_padded() { image.pad_to(size) } else { image };
-            let draws = Draws::new(seed, index, size, random_crop, random_flip);
-            let length = draws.crop.map_or(size, |crop| crop.short_side);
-            match refusal_of_scale(image.width, image.height, length) {
-                Some(reason) => Err(broken(reason)),
-                None => Ok(square(&image, size, &draws)),
-            }
-        };
-        catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|panic| Err(broken(panic_text(&*panic))))
+        load_square(&*self.source, item, size, channels, &Draws::new(seed, index, size, random_crop, random_flip))
     }
+}
+
+/// Returns image `item` of a source with `channels` channels, resized and cropped to `size` x `size` pixels. A panic of a
+/// decoder is an error of the image.
+///
+/// # Errors
+/// If the image cannot be read or decoded.
+pub fn load_square(
+    source: &dyn ImageSource,
+    item: u64,
+    size: usize,
+    channels: usize,
+    draws: &Draws,
+) -> Result<Pixels, DataError> {
+    let broken = |reason| DataError::Broken { path: source.name(item), reason };
+    let load = || {
+        let image = source.load(item)?.with_channels(channels);
+        let image = if source.is_padded() { image.pad_to(size) } else { image };
+        let length = draws.crop.as_ref().map_or(size, |crop| crop.short_side);
+        match refusal_of_scale(image.width, image.height, length) {
+            Some(reason) => Err(broken(reason)),
+            None => Ok(square(&image, size, draws)),
+        }
+    };
+    catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|panic| Err(broken(panic_text(&*panic))))
 }
 
 #[cfg(test)]

@@ -155,6 +155,14 @@ pub enum Error {
         /// What was found and what is expected.
         reason: String,
     },
+    /// A file is not a file of latents.
+    #[error("{file}: {reason}")]
+    Latents {
+        /// The file.
+        file: String,
+        /// What was found and what is expected.
+        reason: String,
+    },
     /// An npz file has no array with labels.
     #[error("{file} has no array {key:?} with labels; it has: {found}")]
     NoLabels {

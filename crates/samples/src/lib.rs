@@ -13,12 +13,15 @@
 //! | `png/000012.png`, `png/0207_000012.png` | optional: an image; 207 is its label |
 //!
 //! - [`Job`] begins or continues a job, writes its parts, and finishes it. [`parts_of_rank`] divides the missing parts.
-//! - [`NpzImages`] and [`read_labels`] read npz files. [`Images`] reads those or another job.
+//! - [`NpzImages`] and [`read_labels`] read npz files, [`npz_of`] makes one of numbers. [`Images`] reads images of an npz
+//!   file or of another job.
+//! - [`Latents`] and [`LatentsWriter`] read and write the latents of images.
 
 mod error;
 mod finish;
 mod images;
 mod job;
+mod latents;
 mod layout;
 mod npz;
 mod parts;
@@ -30,7 +33,8 @@ pub use error::{Difference, Error};
 pub use finish::{FileRecord, Manifest, ManifestPart};
 pub use images::{Images, LABELS};
 pub use job::Job;
+pub use latents::{Encoding, Latents, LatentsWriter};
 pub use layout::{missing_parts, parts_of_rank};
-pub use npz::{NpzImages, read_labels};
+pub use npz::{NpzImages, npz_of, read_labels};
 pub use parts::{Part, PartRecord};
 pub use settings::{JobSettings, MAX_PART_BYTES, SCHEMA_VERSION};

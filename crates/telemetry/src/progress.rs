@@ -15,10 +15,11 @@ const SPEED_WINDOW: Duration = Duration::from_secs(30);
 
 /// The progress line of rank 0. Other ranks have none.
 ///
-/// As a [`MetricSink`], it shows the metrics `loss`, `samples` and `lg_loss_scale`, and ignores all others. It keeps
+/// As a [`MetricSink`], it shows the metrics `loss`, `bpd`, `samples` and `lg_loss_scale`, and ignores all others. It keeps
 /// the last value of each, and updates the line at each commit:
 ///
 /// - `loss` is the mean loss. Before its first value, the line shows no loss.
+/// - `bpd` is the mean of bits per dimension. Before its first value, the line shows none.
 /// - `samples` is the number of training samples since the run began, over all ranks. The speed follows from its
 ///   growth, so record it before the first commit. A process that never records it shows a speed of 0 images/s.
 /// - `lg_loss_scale` is log2 of the loss scale. The line shows it only if `shows_loss_scale` was given.
@@ -34,6 +35,7 @@ pub struct ProgressLine {
     shows_loss_scale: bool,
     samples: Cell<u64>,
     loss: Cell<Option<f64>>,
+    bpd: Cell<Option<f64>>,
     lg_loss_scale: Cell<Option<f64>>,
     next_print: Cell<Option<Instant>>,
     speed: RefCell<Speed>,
@@ -56,6 +58,7 @@ struct Reading {
     /// The number of training samples since the run began, over all ranks.
     samples: u64,
     loss: Option<f64>,
+    bpd: Option<f64>,
     lg_loss_scale: Option<f64>,
 }
 
@@ -90,6 +93,7 @@ impl ProgressLine {
             shows_loss_scale,
             samples: Cell::new(0),
             loss: Cell::new(None),
+            bpd: Cell::new(None),
             lg_loss_scale: Cell::new(None),
             next_print: Cell::new(None),
             speed: RefCell::default(),
@@ -106,6 +110,7 @@ impl MetricSink for ProgressLine {
     fn record(&self, metric: Metric<'_>) {
         match metric.name {
             "loss" => self.loss.set(Some(metric.value)),
+            "bpd" => self.bpd.set(Some(metric.value)),
             "samples" => self.samples.set(metric.value as u64),
             "lg_loss_scale" if self.shows_loss_scale => self.lg_loss_scale.set(Some(metric.value)),
             _ => {}
@@ -114,7 +119,13 @@ impl MetricSink for ProgressLine {
 
     fn commit(&self, step: u64, now: Instant) {
         let samples = self.samples.get();
-        let reading = Reading { step, samples, loss: self.loss.get(), lg_loss_scale: self.lg_loss_scale.get() };
+        let reading = Reading {
+            step,
+            samples,
+            loss: self.loss.get(),
+            bpd: self.bpd.get(),
+            lg_loss_scale: self.lg_loss_scale.get(),
+        };
         let mut speed = self.speed.borrow_mut();
         speed.add(now, &reading);
         let text = || format_line(&reading, self.total_steps, self.unit, speed.per_second());
@@ -188,6 +199,9 @@ fn format_line(reading: &Reading, total_steps: u64, unit: Unit, speed: Option<Pe
     if let Some(loss) = reading.loss {
         let _ = write!(line, "  loss {loss:.4}");
     }
+    if let Some(bpd) = reading.bpd {
+        let _ = write!(line, "  {bpd:.4} bits/dim");
+    }
     if let Some(scale) = reading.lg_loss_scale {
         let _ = write!(line, "  lg_loss_scale {scale:.2}");
     }
@@ -227,7 +241,7 @@ mod tests {
     use super::*;
 
     fn reading(step: u64) -> Reading {
-        Reading { step, samples: 16 * step, loss: Some(0.123_456), lg_loss_scale: None }
+        Reading { step, samples: 16 * step, loss: Some(0.123_456), bpd: None, lg_loss_scale: None }
     }
 
     #[test]
@@ -237,9 +251,12 @@ mod tests {
         let speed = PerSecond { steps: 0.5, images: 8.0 };
         let line = format_line(&half, 100, Unit::Steps, Some(speed));
         assert_eq!(line, "step 40/100  lg_loss_scale 20.00  8.00 images/s  2m00s left");
-        let images = Reading { step: 128, samples: 64, loss: None, lg_loss_scale: None };
+        let images = Reading { step: 128, samples: 64, loss: None, bpd: Some(3.25), lg_loss_scale: None };
         let speed = PerSecond { steps: 8.0, images: 8.0 };
-        assert_eq!(format_line(&images, 200, Unit::Images, Some(speed)), "128 of 200 images  8.00 images/s  9s left");
+        assert_eq!(
+            format_line(&images, 200, Unit::Images, Some(speed)),
+            "128 of 200 images  3.2500 bits/dim  8.00 images/s  9s left"
+        );
     }
 
     #[test]

@@ -39,7 +39,14 @@ pub(super) fn for_job(
         (_, _, Some(file)) => table(read_labels(Path::new(file), "arr_1")?, num, file)?,
         (_, None, None) if start.classes.is_some() => {
             let classes = start.classes.clone().unwrap_or_default();
-            table(classes, num, "--low-res")?
+            table(classes, num, if start.latents.is_some() { "--latents" } else { "--low-res" })?
+        }
+        (_, None, None) if start.latents.is_some() => {
+            return refuse(
+                "--latents: these latents have no classes, and this model needs them; say which with --labels, \
+                 --classes or --labels-from"
+                    .into(),
+            );
         }
         (_, None, None) if start.low_res.is_some() => {
             return refuse(
@@ -80,6 +87,44 @@ pub(super) fn for_grid(
     Ok((labels, count))
 }
 
+/// Returns the classes of a grid of one image for each of `num` latents, which have the classes `found`.
+///
+/// # Errors
+/// When the options ask for classes that the model does not have, or for more or fewer images.
+pub(super) fn for_latents(
+    options: &DrawingOptions,
+    config: &RunConfig,
+    sampling: &SamplingConfig,
+    num_classes: Option<i64>,
+    (num, found): (u64, Option<&[i64]>),
+) -> Result<Labels, Error> {
+    if let Some(mistake) = sampling.check_grid(num.div_ceil(sampling.samples_per_class), config.model.image_size) {
+        return refuse(mistake.to_string());
+    }
+    let labels = match (num_classes, &options.labels, found) {
+        (None, Some(_), _) => return refuse("--labels: this model is unconditional, it has no classes".into()),
+        (None, None, _) => return Ok(Labels::None),
+        (Some(_), Some(classes), _) => {
+            let (labels, count) = rows(classes.iter().copied(), sampling.samples_per_class);
+            if count != num {
+                return refuse(format!(
+                    "--labels: rows of {} images make {count} images, but --latents has {num} latents",
+                    sampling.samples_per_class
+                ));
+            }
+            labels
+        }
+        (Some(_), None, Some(classes)) => Labels::Table(classes.into()),
+        (Some(_), None, None) => {
+            return refuse(
+                "--latents: these latents have no classes, and this model needs them; say which with --labels".into(),
+            );
+        }
+    };
+    check_range(&labels, num_classes.unwrap_or(0))?;
+    Ok(labels)
+}
+
 /// Returns the option that asks for classes.
 fn asked(options: &DrawingOptions) -> Option<&'static str> {
     let given = [
@@ -90,11 +135,11 @@ fn asked(options: &DrawingOptions) -> Option<&'static str> {
     given.into_iter().find(|(given, _)| *given).map(|(_, option)| option)
 }
 
-/// Checks that a rule gives only classes of the model.
+/// Checks that a model with `num_classes` has all classes of a rule.
 ///
 /// # Errors
-/// When it gives another one, or none.
-pub(super) fn check_range(labels: &Labels, num_classes: i64) -> Result<(), Error> {
+/// When it lacks one.
+pub(in crate::commands) fn check_range(labels: &Labels, num_classes: i64) -> Result<(), Error> {
     let Some((smallest, largest)) = labels.range() else { return refuse("--labels: names no class".into()) };
     for class in [smallest, largest] {
         if !(0..num_classes).contains(&class) {
@@ -119,9 +164,13 @@ fn as_frequent_as_in_the_data(config: &RunConfig, seed: u64) -> Result<(Labels, 
     }
 }
 
-fn table(classes: Vec<i64>, num: u64, from: &str) -> Result<(Labels, Value), Error> {
+/// Returns the rule that gives the first `num` images the classes of a list, and its description. `from` names the list.
+///
+/// # Errors
+/// When the list is too short.
+pub(in crate::commands) fn table(classes: Vec<i64>, num: u64, from: &str) -> Result<(Labels, Value), Error> {
     if (classes.len() as u64) < num {
-        return refuse(format!("{from} has {} classes, fewer than the {num} images of --num", classes.len()));
+        return refuse(format!("{from} has {} classes, fewer than the {num} images", classes.len()));
     }
     let classes = &classes[..num as usize];
     let described = json!({"listed": sha256_of(classes)});

@@ -73,17 +73,24 @@ fn open(options: &SampleOptions, rank: RankContext<'_>) -> Result<(OpenedStages,
     }
     let opened = OpenedStages::open(&options.checkpoint, &drawing, &stores)?;
     let (config, sampling) = (&opened.first.model.config, &opened.first.sampling);
-    let (labels, count) =
-        classes::for_grid(&options.drawing, &opened.last().model.config, sampling, opened.num_classes)?;
-    let start = Start::open(options.drawing.low_res.as_deref(), config, Some(count), &stores)?;
-    let labels = start.grid_labels(labels, &options.drawing)?;
-    if let Some(num_classes) = opened.num_classes {
+    let (large, num_classes) = (&opened.last().model.config, opened.num_classes);
+    let (labels, count, start) = if let Some(latents) = &opened.latents {
+        let given = (latents.num(), latents.labels());
+        let labels = classes::for_latents(&options.drawing, large, sampling, num_classes, given)?;
+        (labels, latents.num(), Start::default().or_latents(Some(latents), None)?)
+    } else {
+        let (labels, count) = classes::for_grid(&options.drawing, large, sampling, num_classes)?;
+        let start = Start::open(options.drawing.low_res.as_deref(), config, Some(count), &stores)?;
+        (start.grid_labels(labels, &options.drawing)?, count, start)
+    };
+    if let Some(num_classes) = num_classes {
         classes::check_range(&labels, num_classes)?;
     }
     let request = SampleRequest {
         seed: options.drawing.seed,
         labels,
         count,
+        latents: start.latents,
         low_res: start.low_res,
         batch_size: sampling.batch_size,
     };

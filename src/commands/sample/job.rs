@@ -204,6 +204,7 @@ fn open(
     let opened = OpenedStages::open(&options.checkpoint, &options.drawing, &stores)?;
     let config = &opened.first.model.config;
     let start = Start::open(options.drawing.low_res.as_deref(), config, None, &stores)?;
+    let start = start.or_latents(opened.latents.as_ref(), Some(num))?;
     if let Some(low_res) = &start.low_res
         && low_res.count() < num
     {
@@ -219,7 +220,8 @@ fn open(
         return Err(Error::Refused(format!("--batch-size: is {batch_size}, more than the {num} images of --num")));
     }
     let described = serde_json::json!({"classes": classes, "low_res": start.described});
-    let request = SampleRequest { seed: options.drawing.seed, labels, count: num, low_res: start.low_res, batch_size };
+    let Start { latents, low_res, .. } = start;
+    let request = SampleRequest { seed: options.drawing.seed, labels, count: num, latents, low_res, batch_size };
     Ok((opened, request, described))
 }
 
@@ -253,7 +255,10 @@ fn job_settings(
 }
 
 /// Checks that all ranks would draw the same images.
-pub(super) fn check_same(settings: &impl serde::Serialize, collective: &dyn Collective) -> Result<(), Error> {
+pub(in crate::commands) fn check_same(
+    settings: &impl serde::Serialize,
+    collective: &dyn Collective,
+) -> Result<(), Error> {
     let text = serde_json::to_vec(settings).map_err(|error| Error::Bug(error.to_string()))?;
     let all = collective.all_gather(&text)?;
     match all.iter().position(|other| *other != all[0]) {

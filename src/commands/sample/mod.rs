@@ -16,7 +16,12 @@ use admiral_comm::{Ending, ExitCode};
 use crate::context::RankContext;
 
 pub(super) use bench::bench;
+pub(super) use classes::{check_range, table};
+pub(super) use job::check_same;
+pub(super) use opened::{check_scale, open_classifier};
+pub(super) use options::GuidanceKind;
 pub use options::{DrawingOptions, SampleOptions};
+pub(super) use prepared::{load, weights};
 pub use sweep::SweepArguments;
 pub(super) use sweep::sweep;
 

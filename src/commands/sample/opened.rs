@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use admiral_config::{Invalid, Validate, format_mistakes, parse};
+use admiral_samples::Latents;
 use admiral_storage::StoreOptions;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::diffusion::{Prediction, SolverOption, SolverOptions as Options, SolverPlan};
+use crate::diffusion::{Prediction, Sampler, SolverOption, SolverOptions as Options, SolverPlan};
 use crate::model::Task;
 use crate::run_config::{RunConfig, SamplingConfig};
 use crate::sample::{Error, Identity, OpenedModel};
@@ -39,6 +40,8 @@ pub(super) struct OpenedStages {
     pub(super) first: OpenedStage,
     pub(super) guidance: OpenedGuidance,
     pub(super) upsampler: Option<OpenedStage>,
+    /// What the first model starts from in place of noise.
+    pub(super) latents: Option<Latents>,
     /// The number of classes from which the images' classes are chosen: those of the model, or else of the classifier.
     pub(super) num_classes: Option<i64>,
 }
@@ -98,8 +101,16 @@ impl OpenedStages {
             Some(Temperature::Epsilon(temperature)) => temperature,
             Some(Temperature::Noise(_)) | None => 1.0,
         };
-        let overrides = overrides(&preset, &options.solver, options.batch_size);
+        let latents = options.latents.as_deref().map(|path| open_latents(path, &model)).transpose()?;
+        let mut overrides = overrides(&preset, &options.solver, options.batch_size);
+        if let Some(latents) = &latents {
+            // First, so that the user's count.
+            overrides.splice(0..0, decoding(latents));
+        }
         let first = OpenedStage::new(model, &overrides, epsilon_temperature)?;
+        if let Some(latents) = &latents {
+            check_decoding(latents, &first.sampling)?;
+        }
         let sampler = first.sampling.sampler;
         if options.solver.respacing.is_some() && !sampler.takes(SolverOption::TimestepRespacing) {
             return refuse(format!("--respacing: {sampler} does not visit chosen timesteps; give a number of --steps"));
@@ -121,7 +132,7 @@ impl OpenedStages {
             _ => None,
         };
         let num_classes = first.model.config.model.num_classes.or(num_classes);
-        Ok(Self { first, guidance, upsampler, num_classes })
+        Ok(Self { first, guidance, upsampler, latents, num_classes })
     }
 
     /// Returns the model that the images come from.
@@ -145,6 +156,9 @@ impl OpenedStages {
         if let Some(upsampler) = &self.upsampler {
             settings.push(("upsampler", json!(upsampler.model.identity())));
             settings.push(("upsampler_sampling", solver_fields(upsampler)));
+        }
+        if let Some(latents) = &self.latents {
+            settings.push(("latents", json!(latents.digest())));
         }
         settings
     }
@@ -244,6 +258,72 @@ fn overridden(trained: &SamplingConfig, overrides: &[String]) -> Result<Sampling
     if section.sampler == trained.sampler { Ok(section) } else { apply(&trained.with_sampler(section.sampler)) }
 }
 
+/// Opens the latents from which a model starts.
+fn open_latents(path: &Path, model: &OpenedModel) -> Result<Latents, Error> {
+    model.check_task(Task::Diffusion, "--latents")?;
+    let latents = Latents::open(path)?;
+    let (network, [channels, height, width]) = (&model.config.model, latents.shape());
+    let (size, depth) = (network.image_size, network.image_channels);
+    if [channels as i64, height as i64, width as i64] != [depth, size, size] {
+        return refuse(format!(
+            "--latents: those of {} have {height} x {width} pixels and {channels} channels; this model draws {size} x \
+             {size} pixels and {depth} channels",
+            path.display()
+        ));
+    }
+    if latents.encoding().checkpoint != json!(model.identity()) {
+        tracing::warn!("the latents of {} were encoded with other weights than those that decode them", path.display());
+    }
+    Ok(latents)
+}
+
+/// Returns overrides of the section `sampling` that decode latents: ddim without noise on their timesteps.
+fn decoding(latents: &Latents) -> [String; 3] {
+    let respacing = json!(latents.encoding().respacing);
+    ["sampling.sampler=ddim".into(), format!("sampling.timestep_respacing={respacing}"), "sampling.eta=0.0".into()]
+}
+
+/// Checks that sampling starts at the noise level of latents.
+fn check_decoding(latents: &Latents, sampling: &SamplingConfig) -> Result<(), Error> {
+    if sampling.sampler != Sampler::DDIM {
+        return refuse(format!("--latents: they are decoded by ddim, and not by {}", sampling.sampler));
+    }
+    let (encoded, asked) = (&latents.encoding().respacing, &sampling.timestep_respacing);
+    if asked != encoded {
+        return refuse(format!(
+            "--latents: they were encoded with --respacing {encoded:?}, and are decoded with the same, not with {asked:?}"
+        ));
+    }
+    Ok(())
+}
+
+/// Opens a classifier that guides a model. `weights` is as in [`OpenedModel::open`].
+///
+/// # Errors
+/// When it cannot be opened, or does not fit the model.
+pub(in crate::commands) fn open_classifier(
+    location: &str,
+    weights: Option<&str>,
+    model: &OpenedModel,
+    stores: &StoreOptions,
+) -> Result<OpenedModel, Error> {
+    let classifier = OpenedModel::open(location, weights, stores)?;
+    classifier.check_task(Task::Classifier, "--guidance classifier")?;
+    check_fit(model, &classifier, true)?;
+    Ok(classifier)
+}
+
+/// Checks the scale of a guidance.
+///
+/// # Errors
+/// When it is no number, negative, or too large.
+pub(in crate::commands) fn check_scale(scale: f64) -> Result<(), Error> {
+    if (0.0..=1000.0).contains(&scale) {
+        return Ok(());
+    }
+    refuse(format!("--scale: is {scale}; it must lie in [0, 1000]"))
+}
+
 fn open_guidance(
     options: &DrawingOptions,
     scale: Option<f64>,
@@ -254,14 +334,10 @@ fn open_guidance(
     let Some(scale) = scale else {
         return refuse("--guidance: say how strong with --scale, or with a --preset that has a scale".into());
     };
-    if !(0.0..=1000.0).contains(&scale) {
-        return refuse(format!("--scale: is {scale}; it must lie in [0, 1000]"));
-    }
+    check_scale(scale)?;
     match kind {
         GuidanceKind::Classifier(location) => {
-            let classifier = OpenedModel::open(location, options.guidance_weights.as_deref(), stores)?;
-            classifier.check_task(Task::Classifier, "--guidance classifier")?;
-            check_fit(model, &classifier, true)?;
+            let classifier = open_classifier(location, options.guidance_weights.as_deref(), model, stores)?;
             Ok(OpenedGuidance::Classifier { classifier, scale })
         }
         GuidanceKind::Free => {

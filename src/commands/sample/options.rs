@@ -8,7 +8,8 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::diffusion::Sampler;
-use crate::run_config::{DeviceChoice, PrecisionMode};
+
+use super::super::compute::ComputeOptions;
 
 /// The options of `admiral sample`. They override the checkpoint's configuration.
 #[derive(Debug, Clone, Args)]
@@ -90,15 +91,11 @@ pub struct DrawingOptions {
     /// in a grid by default the first training images
     #[arg(long, value_name = "FOLDER|FILE|JOB")]
     pub(super) low_res: Option<String>,
-    /// Precision of the network's torso [default: that of training]
-    #[arg(long, value_enum)]
-    pub(super) precision: Option<PrecisionMode>,
-    /// The device [default: that of the checkpoint's configuration]
-    #[arg(long, value_enum)]
-    pub(super) device: Option<DeviceChoice>,
-    /// Threads of one rank on a CPU; 0 divides the cores among the ranks of a host
-    #[arg(long, value_name = "NUMBER", value_parser = threads)]
-    pub(super) threads: Option<usize>,
+    /// Start from these latents, which `admiral encode` wrote, in place of noise; by default by ddim on their timesteps
+    #[arg(long, value_name = "FILE", conflicts_with = "low_res")]
+    pub(super) latents: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) compute: ComputeOptions,
 }
 
 /// The options of the solver. Each is a field of the section `sampling`.
@@ -122,11 +119,6 @@ pub(super) struct SolverOptions {
     /// Any field of the section `sampling`: order=3, time_grid=logsnr
     #[arg(long, value_name = "FIELD=VALUE")]
     pub(super) set: Vec<String>,
-}
-
-/// Reads a number of threads. More than any machine has would only exhaust its memory.
-fn threads(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|threads| *threads <= 4096).ok_or_else(|| "expected a number up to 4096".to_owned())
 }
 
 /// Reads a finite number.
@@ -155,7 +147,7 @@ pub(super) enum Classes {
 
 /// What guides the sampling, and from which checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum GuidanceKind {
+pub(in crate::commands) enum GuidanceKind {
     /// A noised classifier.
     Classifier(String),
     /// The model without classes.

@@ -50,16 +50,12 @@ pub(super) fn open_context<'a>(
     options: &DrawingOptions,
     trained: &RunConfig,
 ) -> Result<RunContext<'a>, Error> {
-    let mut config = RunConfig { run: trained.run.clone(), ..RunConfig::default() };
-    config.run.device = options.device.unwrap_or(config.run.device);
-    config.run.num_threads = options.threads.unwrap_or(0);
-    Ok(RunContext::open(rank, &config)?)
+    options.compute.open_context(rank, trained)
 }
 
 /// Returns the precision in which the networks compute: that of the options, else on GPUs that of training.
 pub(super) fn precision(options: &DrawingOptions, trained: &RunConfig, context: &RunContext<'_>) -> PrecisionMode {
-    let default = if context.device.is_cuda() { trained.precision.mode } else { PrecisionMode::Fp32 };
-    options.precision.unwrap_or(default)
+    options.compute.precision(trained, context)
 }
 
 /// Returns the settings that are not those of a model.
@@ -150,11 +146,20 @@ impl<'a> Prepared<'a> {
     }
 }
 
-fn weights(model: &LoadedModel) -> Weights<'_> {
+/// Returns the network of a model with its parameters.
+pub(in crate::commands) fn weights(model: &LoadedModel) -> Weights<'_> {
     Weights { network: &model.network, params: &model.params }
 }
 
-fn load(model: OpenedModel, torso: Kind, context: &RunContext<'_>) -> Result<LoadedModel, Ending> {
+/// Reads the weights of a model, those of its torso as `torso`. Every rank calls it.
+///
+/// # Errors
+/// When they cannot be read, with the same error on every rank.
+pub(in crate::commands) fn load(
+    model: OpenedModel,
+    torso: Kind,
+    context: &RunContext<'_>,
+) -> Result<LoadedModel, Ending> {
     let collective: &dyn Collective = context.collective;
     agree(collective, model.load(torso, context.device, collective), Error::exit_code)
 }

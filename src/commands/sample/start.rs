@@ -1,27 +1,26 @@
-//! The small images that an upsampler enlarges, if its checkpoint is the first model.
+//! What images start from besides noise: the small images that an upsampler enlarges, if its checkpoint is the first model,
+//! or latents.
 
-use std::path::Path;
-use std::sync::Arc;
-
-use admiral_data::{ClassSource, DataConfig, ImageSource, SourceKind};
-use admiral_samples::Images;
+use admiral_samples::Latents;
 use admiral_storage::StoreOptions;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tch::Tensor;
 
 use crate::model::Task;
 use crate::run_config::RunConfig;
-use crate::sample::{Error, Labels, LowRes, low_res_examples};
+use crate::sample::{Error, GivenImages, Labels, low_res_examples};
 
+use super::super::given_images::{OpenedImages, open_images};
 use super::options::DrawingOptions;
 
-/// The small images, with their classes.
+/// What images start from, with their classes.
 #[derive(Debug, Default)]
 pub(super) struct Start {
-    pub(super) low_res: Option<LowRes>,
-    /// The class of each small image, if they have classes.
+    pub(super) latents: Option<Latents>,
+    pub(super) low_res: Option<GivenImages>,
+    /// The class of each latent or small image, if they have classes.
     pub(super) classes: Option<Vec<i64>>,
-    /// What they are, for the settings of a job.
+    /// What the small images are, for the settings of a job.
     pub(super) described: Value,
 }
 
@@ -45,14 +44,17 @@ impl Start {
         };
         let channels = config.model.image_channels;
         match (location, examples) {
-            (Some(location), _) if has_samples(location) => open_samples(location, size, channels, stores),
-            (Some(location), _) => open_pictures(location, size, channels, config),
+            (Some(location), _) => {
+                let OpenedImages { images, classes, described } =
+                    open_images("--low-res", location, size, channels, stores)?;
+                Ok(Self { low_res: Some(images), classes, described, ..Self::default() })
+            }
             (None, Some(count)) => {
                 let source = admiral_data::open(&config.data, config.run.seed)?.train;
                 let has_classes = source.num_classes() > 0;
                 let (images, classes): (Tensor, Vec<i64>) = low_res_examples(config, source, count, size)?;
                 let classes = has_classes.then_some(classes);
-                Ok(Self { low_res: Some(LowRes::Images(images)), classes, described: json!(null) })
+                Ok(Self { low_res: Some(GivenImages::Images(images)), classes, ..Self::default() })
             }
             (None, None) => refuse(
                 "this model is an upsampler: say with --low-res which images to enlarge, or sample a base model with \
@@ -64,6 +66,24 @@ impl Start {
 }
 
 impl Start {
+    /// Returns the start from latents, if there are any. `num` is the number of images, or `None` for one of each latent.
+    ///
+    /// # Errors
+    /// When there are fewer latents than images.
+    pub(super) fn or_latents(self, latents: Option<&Latents>, num: Option<u64>) -> Result<Self, Error> {
+        let Some(latents) = latents else { return Ok(self) };
+        match num {
+            Some(num) if num > latents.num() => {
+                refuse(format!("--num: is {num}, but --latents has {} latents; ask for at most as many", latents.num()))
+            }
+            _ => Ok(Self {
+                latents: Some(latents.clone()),
+                classes: latents.labels().map(<[i64]>::to_vec),
+                ..Self::default()
+            }),
+        }
+    }
+
     /// Returns the classes of the images of a grid: those of the small images, unless `--labels` says others.
     ///
     /// # Errors
@@ -87,38 +107,4 @@ impl Start {
 
 fn refuse<T>(message: String) -> Result<T, Error> {
     Err(Error::Refused(message))
-}
-
-/// Returns whether a location has samples: an npz file, or the output of a job. All others are folders of pictures.
-fn has_samples(location: &str) -> bool {
-    let path = Path::new(location);
-    location.contains("://") || path.extension().is_some_and(|end| end == "npz") || path.join("job.json").exists()
-}
-
-fn open_samples(location: &str, size: i64, channels: i64, stores: &StoreOptions) -> Result<Start, Error> {
-    let images = Images::open(location, stores)?;
-    let [height, width, depth] = images.shape();
-    if [height as i64, width as i64, depth as i64] != [size, size, channels] {
-        return refuse(format!(
-            "--low-res: the images of {location} have {height} x {width} pixels and {depth} channels; this upsampler \
-             enlarges {size} x {size} pixels and {channels} channels"
-        ));
-    }
-    let classes = match images.labels() {
-        Ok(classes) => Some(classes),
-        Err(admiral_samples::Error::NoLabels { .. }) => None,
-        Err(error) => return Err(error.into()),
-    };
-    let described = json!({"samples": images.digest()});
-    Ok(Start { low_res: Some(LowRes::Samples { images, size, channels }), classes, described })
-}
-
-fn open_pictures(folder: &str, size: i64, channels: i64, config: &RunConfig) -> Result<Start, Error> {
-    // A folder may lack some of the classes of training, so that its folders would be numbered differently.
-    let classes = ClassSource::None;
-    let data = DataConfig { source: SourceKind::Folder, path: folder.to_owned(), classes, ..DataConfig::default() };
-    let source: Arc<dyn ImageSource> = admiral_data::open(&data, config.run.seed)?.train;
-    let digest: String = source.digest().iter().map(|byte| format!("{byte:02x}")).collect();
-    let low_res = Some(LowRes::Pictures { source, size, channels });
-    Ok(Start { low_res, classes: None, described: json!({"pictures": digest}) })
 }

@@ -7,3 +7,4 @@ mod write;
 
 pub use read::{NpzImages, read_labels};
 pub(crate) use write::Archive;
+pub use write::npz_of;

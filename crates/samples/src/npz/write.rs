@@ -171,6 +171,26 @@ impl Archive {
     }
 }
 
+/// Returns an npz file with vectors of float64 by their names, which end with `.npy`.
+#[must_use]
+pub fn npz_of(vectors: &[(&'static str, &[f64])]) -> Vec<u8> {
+    let values: Vec<Vec<u8>> =
+        vectors.iter().map(|(_, values)| values.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
+    let members = vectors.iter().zip(&values).map(|((name, numbers), bytes)| {
+        let mut hash = Hasher::new();
+        hash.update(bytes);
+        Member::new(name, "<f8", &[numbers.len() as u64], 8, &hash)
+    });
+    let archive = Archive { members: members.collect() };
+    let mut file = Vec::new();
+    for (index, bytes) in values.iter().enumerate() {
+        file.extend(archive.before(index));
+        file.extend(bytes);
+    }
+    file.extend(archive.end());
+    file
+}
+
 /// The length of a zip entry with its header.
 fn entry_bytes(member: &Member) -> u64 {
     member.before_data().len() as u64 + member.data_bytes

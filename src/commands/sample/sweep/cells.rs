@@ -4,6 +4,7 @@ use std::fmt;
 
 use admiral_storage::StoreOptions;
 
+use crate::commands::compute::ComputeOptions;
 use crate::diffusion::{Sampler, SolverOption};
 use crate::sample::{Error, Identity, OpenedModel};
 
@@ -82,9 +83,7 @@ impl Cell {
             labels_from: spec.labels_from.clone(),
             seed: spec.seed,
             batch_size: spec.batch_size,
-            precision: spec.precision,
-            device: spec.device,
-            threads: spec.threads,
+            compute: ComputeOptions { precision: spec.precision, device: spec.device, threads: spec.threads },
             ..DrawingOptions::default()
         };
         SampleOptions {

@@ -1,9 +1,9 @@
-//! The small images that an upsampler enlarges, by the index of the image.
+//! Images that a model is given, by their index: those that an upsampler enlarges, and those that are encoded.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use admiral_data::{Draws, ImageSource, SampleReader, SampleSpec, square};
+use admiral_data::{Draws, ImageSource, SampleReader, SampleSpec, load_square};
 use admiral_samples::Images;
 use tch::Tensor;
 
@@ -12,17 +12,16 @@ use crate::run_config::RunConfig;
 use super::error::Error;
 use super::stage::images_of;
 
-/// The small images that an upsampler enlarges. Image i of the result starts from image i, and again from the first after
-/// the last.
+/// Images that a model is given. Image i of its result comes from image i, and again from the first after the last.
 #[derive(Debug)]
-pub enum LowRes {
+pub enum GivenImages {
     /// Images in memory, `[count, channels, size, size]`, in [-1, 1].
     Images(Tensor),
-    /// Pictures, cropped and scaled to `size`.
+    /// Pictures, scaled and cropped to `size` around the center.
     Pictures {
         /// The pictures.
         source: Arc<dyn ImageSource>,
-        /// Height and width of a small image in pixels.
+        /// Height and width of an image in pixels.
         size: i64,
         /// Channels of an image.
         channels: i64,
@@ -31,15 +30,15 @@ pub enum LowRes {
     Samples {
         /// The images.
         images: Images,
-        /// Height and width of a small image in pixels.
+        /// Height and width of an image in pixels.
         size: i64,
         /// Channels of an image.
         channels: i64,
     },
 }
 
-impl LowRes {
-    /// Returns the number of small images.
+impl GivenImages {
+    /// Returns the number of images.
     #[must_use]
     pub fn count(&self) -> u64 {
         match self {
@@ -49,7 +48,7 @@ impl LowRes {
         }
     }
 
-    /// Returns the small images of a batch, `[batch, channels, size, size]`, in [-1, 1].
+    /// Returns the images of a batch, `[batch, channels, size, size]`, in [-1, 1].
     ///
     /// # Errors
     /// If one cannot be read.
@@ -62,25 +61,33 @@ impl LowRes {
             }
             Self::Pictures { source, size, channels } => {
                 let mut values: Vec<f32> = Vec::new();
+                let draws = Draws { crop: None, flip: false };
                 for image in images {
-                    let picture = source.load(image % count)?.with_channels(*channels as usize);
-                    let picture = square(&picture, *size as usize, &Draws { crop: None, flip: false });
+                    let picture = load_square(&**source, image % count, *size as usize, *channels as usize, &draws)?;
                     picture.append_planes(&mut values);
                 }
                 Ok(Tensor::from_slice(&values).view([-1, *channels, *size, *size]))
             }
             Self::Samples { images: file, size, channels } => {
-                let (mut pixels, mut next) = (Vec::new(), images.start);
-                while next < images.end {
-                    let first = next % count;
-                    let number = (images.end - next).min(count - first);
-                    pixels.extend(file.read(first..first + number)?);
-                    next += number;
+                let mut pixels = Vec::new();
+                for piece in wrapped(images, count) {
+                    pixels.extend(file.read(piece)?);
                 }
                 Ok(images_of(&pixels, *size, *channels))
             }
         }
     }
+}
+
+/// Returns the ranges that `indices` become if the first of `count` follows the last.
+pub(super) fn wrapped(indices: Range<u64>, count: u64) -> impl Iterator<Item = Range<u64>> {
+    let mut next = indices.start;
+    std::iter::from_fn(move || {
+        let first = next % count;
+        let number = (indices.end - next).min(count - first);
+        next += number;
+        (number > 0).then(|| first..first + number)
+    })
 }
 
 /// Returns the first `count` training samples, downsampled to `[count, channels, small_size, small_size]`, with their
@@ -99,4 +106,18 @@ pub fn low_res_examples(
     let (channels, size) = (config.model.image_channels, config.model.image_size);
     let images = Tensor::from_slice(&batch.images).view([count as i64, channels, size, size]);
     Ok((images.adaptive_avg_pool2d([small_size, small_size]), batch.classes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_follows_the_last() {
+        let ranges = |indices: Range<u64>, count| wrapped(indices, count).collect::<Vec<_>>();
+        assert_eq!(ranges(2..4, 6), [2..4]);
+        assert_eq!(ranges(4..9, 6), [4..6, 0..3]);
+        assert_eq!(ranges(7..12, 2), [1..2, 0..2, 0..2]);
+        assert_eq!(ranges(3..3, 2), []);
+    }
 }

@@ -1,0 +1,187 @@
+//! The options of commands that apply one model to given images, and what they prepare from them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use admiral_samples::read_labels;
+use admiral_telemetry::{Metric, MetricSink, ProgressLine};
+use clap::Args;
+use tch::Tensor;
+
+use crate::context::RunContext;
+use crate::diffusion::{DiffusionConfig, GaussianDiffusion};
+use crate::model::Task;
+use crate::run_config::RunConfig;
+use crate::sample::{Error, Labels, OpenedModel};
+
+use super::compute::ComputeOptions;
+use super::sample::{check_range, table};
+use admiral_storage::StoreOptions;
+
+/// The largest number of images computed together.
+const MAX_BATCH: u64 = 65_536;
+
+/// The time between progress lines where the output is no terminal.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The model, and how it computes.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ModelOptions {
+    /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or an s3:// URL
+    pub(super) checkpoint: String,
+    /// Weights: ema (the first average), master, or an average by its rate, such as ema-0.9999 [default: ema if there is
+    /// an average, else master]
+    #[arg(long)]
+    weights: Option<String>,
+    /// Images that are computed together. Another number may change the last bits of results [default: sampling.batch_size
+    /// of the checkpoint]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=MAX_BATCH))]
+    batch_size: Option<u64>,
+    #[command(flatten)]
+    pub(super) compute: ComputeOptions,
+}
+
+impl ModelOptions {
+    /// Opens the model, which must be one that draws images from noise. `command` names the command in messages.
+    ///
+    /// # Errors
+    /// When there is no such checkpoint, or it is another kind of model.
+    pub(super) fn open(&self, command: &str, stores: &StoreOptions) -> Result<OpenedModel, Error> {
+        let model = OpenedModel::open(&self.checkpoint, self.weights.as_deref(), stores)?;
+        model.check_task(Task::Diffusion, command)?;
+        Ok(model)
+    }
+
+    /// Returns the number of images that are computed together.
+    pub(super) fn batch_size(&self, trained: &RunConfig) -> u64 {
+        self.batch_size.unwrap_or(trained.sampling.batch_size).max(1)
+    }
+}
+
+/// The classes of the images that a command is given.
+#[derive(Debug, Clone, Args)]
+pub(super) struct LabelOptions {
+    /// Classes of the images, repeated in this order: 3,5,9 [default: those that come with the images]
+    #[arg(long, value_delimiter = ',', conflicts_with = "labels_from")]
+    labels: Option<Vec<i64>>,
+    /// An npz file whose arr_1 has the classes of the images
+    #[arg(long, value_name = "FILE.npz")]
+    labels_from: Option<PathBuf>,
+}
+
+impl LabelOptions {
+    /// Returns the classes of the first `num` images for a model with `num_classes`. `found` are those that come with the
+    /// images, which `option` names.
+    ///
+    /// # Errors
+    /// When the model needs classes and there are none, does not take any, or has fewer.
+    pub(super) fn labels(
+        &self,
+        num_classes: Option<i64>,
+        num: u64,
+        found: Option<Vec<i64>>,
+        option: &str,
+    ) -> Result<Labels, Error> {
+        let Some(num_classes) = num_classes else {
+            return match (&self.labels, &self.labels_from) {
+                (None, None) => Ok(Labels::None),
+                (Some(_), _) => refuse("--labels: this model is unconditional, it has no classes".into()),
+                (None, Some(_)) => refuse("--labels-from: this model is unconditional, it has no classes".into()),
+            };
+        };
+        let labels = match (&self.labels, self.labels_from.as_deref(), found) {
+            (Some(classes), ..) => Labels::Cycle(classes.as_slice().into()),
+            (_, Some(file), _) => table(read_labels(file, "arr_1")?, num, &file.display().to_string())?.0,
+            (_, _, Some(classes)) => table(classes, num, option)?.0,
+            (_, _, None) => {
+                return refuse(format!(
+                    "{option}: these images have no classes, and this model needs them; say which with --labels or \
+                     --labels-from"
+                ));
+            }
+        };
+        check_range(&labels, num_classes)?;
+        Ok(labels)
+    }
+}
+
+/// Returns the number of images to compute: `asked`, or all of `there`.
+///
+/// # Errors
+/// When there are fewer.
+pub(super) fn number(asked: Option<u64>, there: u64, option: &str) -> Result<u64, Error> {
+    match asked {
+        Some(num) if num > there => {
+            refuse(format!("--num: is {num}, but {option} has {there} images; ask for at most as many"))
+        }
+        asked => Ok(asked.unwrap_or(there)),
+    }
+}
+
+/// Returns the process of training on the timesteps that `respacing` keeps.
+///
+/// # Errors
+/// When the text is no respacing, or does not fit the process.
+pub(super) fn respaced(trained: &RunConfig, respacing: &str) -> Result<GaussianDiffusion, Error> {
+    let config = DiffusionConfig { timestep_respacing: respacing.to_owned(), ..trained.diffusion.clone() };
+    GaussianDiffusion::new(&config).map_err(|error| Error::Refused(format!("--respacing: {error}")))
+}
+
+/// Checks that the name of a file to write ends with `.extension` and that the file can be written there.
+///
+/// # Errors
+/// When it has another ending, or is a folder.
+pub(super) fn check_out(path: &Path, extension: &str) -> Result<(), Error> {
+    let shown = path.display();
+    if !path.extension().is_some_and(|end| end.eq_ignore_ascii_case(extension)) {
+        return refuse(format!("--out: {shown} does not end with .{extension}"));
+    }
+    if path.is_dir() {
+        return refuse(format!("--out: {shown} is a folder; name a file"));
+    }
+    Ok(())
+}
+
+/// Returns the classes of a batch as a tensor, `[batch]`, int64, or `None` if images have no class.
+pub(super) fn labels_of(labels: &Labels, images: impl Iterator<Item = u64>) -> Option<Tensor> {
+    let classes: Vec<i64> = images.filter_map(|image| labels.of(image)).collect();
+    (!classes.is_empty()).then(|| Tensor::from_slice(&classes))
+}
+
+/// Returns the values of a tensor of float32 on the host, as little-endian bytes.
+pub(super) fn bytes_of(values: &Tensor) -> Vec<u8> {
+    let values = values.to_device(tch::Device::Cpu).contiguous();
+    let mut numbers = vec![0.0f32; values.numel()];
+    values.copy_data(&mut numbers, values.numel());
+    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+/// The progress of a command over its images, on rank 0.
+pub(super) struct Progress {
+    line: Option<ProgressLine>,
+}
+
+impl Progress {
+    /// Shows that no image is computed yet.
+    pub(super) fn new(context: &RunContext<'_>, num: u64) -> Self {
+        let is_root = context.collective.rank() == 0;
+        let line = is_root.then(|| ProgressLine::of_images(context.progress, num, PROGRESS_INTERVAL));
+        let progress = Self { line };
+        progress.show(0, None);
+        progress
+    }
+
+    /// Shows that `done` images are computed, with the mean of their bits per dimension.
+    pub(super) fn show(&self, done: u64, bpd: Option<f64>) {
+        let Some(line) = &self.line else { return };
+        line.record(Metric::counter("samples", done, done as f64));
+        if let Some(bpd) = bpd {
+            line.record(Metric::gauge("bpd", done, bpd));
+        }
+        line.commit(done, std::time::Instant::now());
+    }
+}
+
+fn refuse<T>(message: String) -> Result<T, Error> {
+    Err(Error::Refused(message))
+}
