@@ -77,7 +77,7 @@ mod tests {
             seen.push((images, bytes));
             Ok(())
         };
-        gather_agreed(7, 3, &Single::default(), compute, consume).unwrap();
+        gather_agreed(7, 3, &Single, compute, consume).unwrap();
         assert_eq!(seen, [(0..3, vec![0, 3]), (3..6, vec![3, 6]), (6..7, vec![6, 7])]);
     }
 
@@ -89,8 +89,8 @@ mod tests {
             computed += 1;
             Ok(Vec::new())
         };
-        assert!(gather_agreed(7, 3, &Single::default(), compute, |_, _| refused()).is_err());
+        assert!(gather_agreed(7, 3, &Single, compute, |_, _| refused()).is_err());
         assert_eq!(computed, 1);
-        assert!(gather_agreed(3, 3, &Single::default(), |_| Ok(Vec::new()), |_, _| refused()).is_err());
+        assert!(gather_agreed(3, 3, &Single, |_| Ok(Vec::new()), |_, _| refused()).is_err());
     }
 }

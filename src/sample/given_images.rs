@@ -114,10 +114,12 @@ mod tests {
 
     #[test]
     fn the_first_follows_the_last() {
-        let ranges = |indices: Range<u64>, count| wrapped(indices, count).collect::<Vec<_>>();
-        assert_eq!(ranges(2..4, 6), [2..4]);
-        assert_eq!(ranges(4..9, 6), [4..6, 0..3]);
-        assert_eq!(ranges(7..12, 2), [1..2, 0..2, 0..2]);
-        assert_eq!(ranges(3..3, 2), []);
+        let ends = |indices: Range<u64>, count| -> Vec<(u64, u64)> {
+            wrapped(indices, count).map(|range| (range.start, range.end)).collect()
+        };
+        assert_eq!(ends(2..4, 6), [(2, 4)]);
+        assert_eq!(ends(4..9, 6), [(4, 6), (0, 3)]);
+        assert_eq!(ends(7..12, 2), [(1, 2), (0, 2), (0, 2)]);
+        assert_eq!(ends(3..3, 2), []);
     }
 }

@@ -97,7 +97,11 @@ pub fn gather_images(
 ) -> Result<(), Error> {
     let (labels, count, batch_size) = (request.labels.clone(), request.count, request.batch_size);
     let sample = |images: Range<u64>| {
-        let batch = ImageBatches::new(stages, request, images).next().transpose()?;
+        // A rank without a batch still takes part.
+        let batch = match images.is_empty() {
+            true => None,
+            false => ImageBatches::new(stages, request, images).next().transpose()?,
+        };
         Ok::<_, Error>(batch.map(|batch| batch.pixels).unwrap_or_default())
     };
     gather_batches(count, batch_size, collective, sample, |images, pixels| {
