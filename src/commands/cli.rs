@@ -33,7 +33,7 @@ enum Command {
     /// Train a network; under mpirun, on all ranks that it starts
     Train(TrainArguments),
     /// Draw images from a checkpoint: a grid, or with --num many images on all ranks that mpirun starts
-    Sample(SampleOptions),
+    Sample(Box<SampleOptions>),
     /// Draw the same images with different settings, and compare them: a job for each combination, a table and a picture
     Sweep(SweepArguments),
     /// Encode images to latents, from which `sample --latents` draws them again; on all ranks that mpirun starts

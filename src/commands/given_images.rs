@@ -77,7 +77,7 @@ fn open_samples(
         Err(error) => return Err(error.into()),
     };
     let described = json!({"samples": images.digest()});
-    Ok(OpenedImages { images: GivenImages::Samples { images, size, channels }, classes, described })
+    Ok(OpenedImages { images: GivenImages::Samples { images: Box::new(images), size, channels }, classes, described })
 }
 
 fn open_pictures(folder: &str, size: i64, channels: i64) -> Result<OpenedImages, Error> {

@@ -29,7 +29,7 @@ pub enum GivenImages {
     /// The images of an npz file or of another job.
     Samples {
         /// The images.
-        images: Images,
+        images: Box<Images>,
         /// Height and width of an image in pixels.
         size: i64,
         /// Channels of an image.

@@ -30,7 +30,6 @@ impl Interpolation<'_> {
     ///
     /// # Panics
     /// If there are no classes, and the network or a classifier needs them.
-    #[must_use]
     pub fn between(&self, images: &Tensor, labels: Option<&Tensor>, thetas: &[f64]) -> Tensor {
         let latents = self.inversion.encode(images, labels);
         let batches: Vec<Tensor> =

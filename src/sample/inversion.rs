@@ -24,7 +24,6 @@ pub struct Inversion<'a> {
 impl Inversion<'_> {
     /// Returns the latents of `images`, `[batch, channels, height, width]`, in [-1, 1], on the device. Predicted images are
     /// not clamped. `labels` has the class of each image, `[batch]`, int64, for class-conditional networks.
-    #[must_use]
     pub fn encode(&self, images: &Tensor, labels: Option<&Tensor>) -> Tensor {
         let _no_grad = tch::no_grad_guard();
         let device = self.kernels.device();

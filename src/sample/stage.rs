@@ -94,13 +94,11 @@ impl Stage<'_> {
     /// Samples a batch and returns the images, `[batch, channels, height, width]`, approximately in [-1, 1].
     ///
     /// All noise of an image comes from one random sequence that depends on the seed and the image's index only.
-    #[must_use]
     pub fn sample(&self, inputs: &BatchInputs<'_>) -> Tensor {
         self.sample_watched(inputs, &Unwatched)
     }
 
     /// As [`sample`](Self::sample). `watch` sees each part.
-    #[must_use]
     pub fn sample_watched(&self, inputs: &BatchInputs<'_>, watch: &dyn Watch) -> Tensor {
         let shape = [self.channels, self.size, self.size];
         let device = self.kernels.device();
@@ -111,7 +109,6 @@ impl Stage<'_> {
     }
 
     /// As [`sample`](Self::sample), from the given standard normal `x_last` and noise of each step.
-    #[must_use]
     pub fn sample_from(
         &self,
         x_last: &Tensor,
@@ -198,7 +195,6 @@ pub fn pixels_of(images: &Tensor) -> Vec<u8> {
 ///
 /// # Panics
 /// If the number of bytes does not fit the sizes.
-#[must_use]
 pub fn images_of(pixels: &[u8], size: i64, channels: i64) -> Tensor {
     let batch = pixels.len() as i64 / (size * size * channels).max(1);
     let bytes = Tensor::from_slice(pixels).view([batch, size, size, channels]);
