@@ -54,9 +54,10 @@ impl Studio {
         command
     }
 
-    /// Samples in batches of 4 and parts of 8 images into the folder `out`.
+    /// Samples in batches of 4 and parts of 8 images into the folder `out`. Ranks share the cores of the machine, so that their
+    /// number of threads depends on the number of ranks.
     fn job(&self, ranks: usize, model: &str, out: &str, arguments: &[&str]) -> Command {
-        let sizes = ["--batch-size", "4", "--part-images", "8", "--threads", "1"];
+        let sizes = ["--batch-size", "4", "--part-images", "8"];
         self.command(ranks, model, &self.path(out), &[&sizes[..], arguments].concat())
     }
 
@@ -210,7 +211,7 @@ fn a_job_survives_many_kills() {
 #[test]
 fn a_job_that_is_asked_to_stop_keeps_its_parts() {
     let studio = Studio::new();
-    let parts = ["--num", NUM, "--batch-size", "4", "--part-images", "4", "--threads", "1"];
+    let parts = ["--num", NUM, "--batch-size", "4", "--part-images", "4"];
     let slow = [&parts[..], &["--sampler", "ddpm", "--respacing", "250"]].concat();
     let job = || studio.command(2, "base", &studio.path("stopped"), &slow);
     let running = Running::start(&mut job());
@@ -269,7 +270,7 @@ fn guidance_without_strength_changes_nothing() {
 fn a_job_goes_to_a_bucket_and_to_png_files() {
     let studio = Studio::new();
     let s3 = S3::start();
-    let arguments = ["--num", NUM, "--format", "npz,png", "--batch-size", "4", "--part-images", "8", "--threads", "1"];
+    let arguments = ["--num", NUM, "--format", "npz,png", "--batch-size", "4", "--part-images", "8"];
     let mut command = studio.command(2, "base", "s3://bucket/job", &arguments);
     let finished = run(command.envs(environment(s3.port)), PATIENCE);
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
