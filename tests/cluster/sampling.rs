@@ -10,6 +10,9 @@ use crate::runs::Place;
 const JOB: [&str; 10] =
     ["--num", "48", "--batch-size", "4", "--part-images", "4", "--sampler", "ddpm", "--respacing", "60"];
 
+/// More threads than cores would make it slow.
+const THREADS: [&str; 2] = ["--threads", "1"];
+
 #[test]
 fn a_killed_rank_of_a_job_is_restarted_and_the_job_draws_the_same_images() {
     let Some(bed) = Bed::new(2) else { return };
@@ -17,12 +20,12 @@ fn a_killed_rank_of_a_job_is_restarted_and_the_job_draws_the_same_images() {
     place.trained(1, "run", &["--set", "training.steps=4", "--set", "training.save_interval=4"]);
     let mut alone = Command::new(env!("CARGO_BIN_EXE_admiral"));
     alone.arg("sample").arg(place.path("run")).arg("--out").arg(place.path("alone"));
-    let finished = run(alone.args(JOB), bed::PATIENCE);
+    let finished = run(alone.args(JOB).args(THREADS), bed::PATIENCE);
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
 
     let mut command = bed.launcher("n0");
     command.args(["sample", "--hosts", "n0:1,n1:1", "--no-preflight", "--base-delay-seconds", "0.1"]);
-    command.arg(place.path("run")).arg("--out").arg(place.path("launched")).args(JOB);
+    command.arg(place.path("run")).arg("--out").arg(place.path("launched")).args(JOB).args(THREADS);
     let launch = Launch::start(&mut command, place.path("launched-launch"));
     let state = launch.wait_for_condition("sampling", 0, 8);
     signal(pid_of(&state, 1), libc::SIGKILL);

@@ -54,11 +54,11 @@ impl Studio {
         command
     }
 
-    /// Samples in batches of 4 and parts of 8 images into the folder `out`. Ranks share the cores of the machine, so that their
-    /// number of threads depends on the number of ranks.
+    /// Samples in batches of 4 and parts of 8 images into the folder `out`, with one thread unless `arguments` say otherwise.
     fn job(&self, ranks: usize, model: &str, out: &str, arguments: &[&str]) -> Command {
         let sizes = ["--batch-size", "4", "--part-images", "8"];
-        self.command(ranks, model, &self.path(out), &[&sizes[..], arguments].concat())
+        let threads: &[&str] = if arguments.contains(&"--threads") { &[] } else { &["--threads", "1"] };
+        self.command(ranks, model, &self.path(out), &[&sizes[..], threads, arguments].concat())
     }
 
     fn drawn(&self, ranks: usize, model: &str, out: &str, arguments: &[&str]) -> Finished {
@@ -106,8 +106,9 @@ fn a_guided_job_has_the_same_bytes_on_any_number_of_ranks() {
     let studio = Studio::new();
     let guidance = studio.classifier();
     let guided = ["--num", NUM, "--guidance", &guidance, "--scale", "2", "--classes", "balanced"];
-    for ranks in [1, 2, 3] {
-        studio.drawn(ranks, "base", &format!("on-{ranks}"), &guided);
+    // Ranks share the cores of a machine, so that fewer ranks have more threads.
+    for (ranks, threads) in [(1, "3"), (2, "2"), (3, "1")] {
+        studio.drawn(ranks, "base", &format!("on-{ranks}"), &[&guided[..], &["--threads", threads]].concat());
     }
     let alone = studio.npz("on-1");
     for ranks in [2, 3] {
@@ -141,7 +142,7 @@ fn a_guided_job_has_the_same_bytes_on_any_number_of_ranks() {
 fn another_batch_size_changes_images_by_a_level_at_most() {
     let studio = Studio::new();
     studio.drawn(1, "base", "four", &["--num", NUM]);
-    let sizes = ["--batch-size", "6", "--part-images", "6", "--num", NUM];
+    let sizes = ["--batch-size", "6", "--part-images", "6", "--threads", "1", "--num", NUM];
     let finished = run(&mut studio.command(2, "base", &studio.path("six"), &sizes), PATIENCE);
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     let pixels = |out: &str| {
@@ -211,7 +212,7 @@ fn a_job_survives_many_kills() {
 #[test]
 fn a_job_that_is_asked_to_stop_keeps_its_parts() {
     let studio = Studio::new();
-    let parts = ["--num", NUM, "--batch-size", "4", "--part-images", "4"];
+    let parts = ["--num", NUM, "--batch-size", "4", "--part-images", "4", "--threads", "1"];
     let slow = [&parts[..], &["--sampler", "ddpm", "--respacing", "250"]].concat();
     let job = || studio.command(2, "base", &studio.path("stopped"), &slow);
     let running = Running::start(&mut job());
@@ -270,7 +271,7 @@ fn guidance_without_strength_changes_nothing() {
 fn a_job_goes_to_a_bucket_and_to_png_files() {
     let studio = Studio::new();
     let s3 = S3::start();
-    let arguments = ["--num", NUM, "--format", "npz,png", "--batch-size", "4", "--part-images", "8"];
+    let arguments = ["--num", NUM, "--format", "npz,png", "--batch-size", "4", "--part-images", "8", "--threads", "1"];
     let mut command = studio.command(2, "base", "s3://bucket/job", &arguments);
     let finished = run(command.envs(environment(s3.port)), PATIENCE);
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
