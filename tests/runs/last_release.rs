@@ -1,10 +1,10 @@
 //! Checkpoints that the last release wrote (`tests/checkpoints`): this program verifies, shows, resumes and samples
 //! them.
 
-use admiral::run_config::RunConfig;
 use std::path::Path;
 use std::process::Command;
 
+use admiral::run_config::RunConfig;
 use serde_json::Value;
 
 use crate::mpirun::{Finished, run};
