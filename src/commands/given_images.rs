@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use admiral_data::{ClassSource, DataConfig, ImageSource, SourceKind};
 use admiral_samples::Images;
-use admiral_storage::StoreOptions;
+use admiral_storage::{StoreOptions, hex};
 use serde_json::{Value, json};
 
 use crate::sample::{Error, GivenImages};
@@ -41,7 +41,7 @@ pub(super) fn open_images(
 
 /// Returns the images of a source, scaled and cropped to `size` around their center, with their classes.
 pub(super) fn of_source(source: Arc<dyn ImageSource>, size: i64, channels: i64) -> OpenedImages {
-    let digest: String = source.digest().iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex(source.digest());
     let classes = (0..source.num_images()).map(|image| source.class(image)).collect();
     let images = GivenImages::Pictures { source, size, channels };
     OpenedImages { images, classes, described: json!({"pictures": digest}) }

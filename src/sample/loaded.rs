@@ -3,7 +3,7 @@
 use admiral_checkpoint::{Checkpoint, Role, TensorTarget, find_checkpoint};
 use admiral_comm::Collective;
 use admiral_config::format_mistakes;
-use admiral_storage::StoreOptions;
+use admiral_storage::{StoreOptions, hex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
@@ -115,7 +115,7 @@ impl OpenedModel {
             run: manifest.writer.run_id.clone(),
             step: manifest.training.step,
             weights: self.role.to_string(),
-            sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+            sha256: hex(hash.finalize()),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use admiral_comm::Collective;
 use admiral_data::{ImageSource, Sources, list_names};
+use admiral_storage::hex;
 
 use super::error::TrainError;
 
@@ -40,8 +41,7 @@ fn describe(sources: &Sources) -> String {
 
 /// Returns what all ranks must share: a line for people, and digests.
 fn facts(sources: &Sources) -> String {
-    let digest =
-        |source: &dyn ImageSource| -> String { source.digest().iter().map(|byte| format!("{byte:02x}")).collect() };
+    let digest = |source: &dyn ImageSource| hex(source.digest());
     let validation = sources.validation.as_ref().map(|source| digest(&**source)).unwrap_or_default();
     format!("{}\n{} {validation}", describe(sources), digest(&*sources.train))
 }

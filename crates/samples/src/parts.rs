@@ -1,6 +1,7 @@
 //! Writes and reads the parts of a job. Each is an npz file that NumPy reads on its own, and a marker beside it that is
 //! written last. A part without its marker does not count.
 
+use admiral_storage::hex;
 use bytes::Bytes;
 use crc32fast::Hasher;
 use serde::{Deserialize, Serialize};
@@ -81,7 +82,7 @@ fn encode(settings: &JobSettings, part: u64, pixels: &[u8], labels: Option<&[i64
 }
 
 pub(crate) fn sha256_of(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(Sha256::digest(bytes))
 }
 
 impl Job {

@@ -2,7 +2,13 @@
 
 use sha2::{Digest, Sha256};
 
+/// Returns bytes, such as a digest, as lowercase hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: impl AsRef<[u8]>) -> String {
+    bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Returns the digest as lowercase hexadecimal digits.
 pub(crate) fn hex_digest(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(hash.finalize())
 }

@@ -22,6 +22,7 @@ mod upload;
 
 pub use error::Error;
 pub use fault_injection::InjectedFaults;
+pub use hash::hex;
 pub use location::Location;
 pub use options::{S3Settings, StoreOptions};
 pub use store::Store;

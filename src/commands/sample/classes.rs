@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use admiral_samples::read_labels;
+use admiral_storage::hex;
 use serde_json::{Value, json};
 
 use crate::run_config::{RunConfig, SamplingConfig};
@@ -157,7 +158,7 @@ fn as_frequent_as_in_the_data(config: &RunConfig, seed: u64) -> Result<(Labels, 
     let classes: Option<Arc<[i64]>> = (0..source.num_images()).map(|image| source.class(image)).collect();
     match classes {
         Some(classes) => {
-            let digest: String = source.digest().iter().map(|byte| format!("{byte:02x}")).collect();
+            let digest = hex(source.digest());
             Ok((Labels::AsFrequent { seed, classes }, json!({"as_frequent_as_in": digest})))
         }
         None => refuse(format!("--labels-from data: the images in {} have no classes", config.data.path)),
@@ -182,7 +183,7 @@ fn sha256_of(classes: &[i64]) -> String {
     use sha2::{Digest, Sha256};
     let mut hash = Sha256::new();
     classes.iter().for_each(|class| hash.update(class.to_le_bytes()));
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(hash.finalize())
 }
 
 fn refuse<T>(message: String) -> Result<T, Error> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use admiral_config::{Invalid, Validate, format_mistakes, parse};
 use admiral_samples::Latents;
-use admiral_storage::StoreOptions;
+use admiral_storage::{StoreOptions, hex};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -184,7 +184,7 @@ fn solver_fields(stage: &OpenedStage) -> Value {
         for other in ["samples_per_class", "max_classes", "batch_size"] {
             fields.remove(other);
         }
-        let steps: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let steps = hex(&hash.finalize()[..8]);
         fields.insert("hash_of_steps".into(), json!(steps));
     }
     value

@@ -1,12 +1,12 @@
 //! Kind `sample`: whole sampling loops with real networks.
 
 use admiral::diffusion::{GuidedModel, Sampler, SolverOptions, SolverPlan, Trajectory, classifier_gradient, to_bytes};
-use admiral::model::{Inputs, Network, Params};
+use admiral::model::Inputs;
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use super::diffusion::ProcessFlags;
-use super::network::{NetworkConfig, golden_params};
+use super::loops::GoldenNetwork;
 use super::support::{Case, GRADIENT, Outcome, close, device, kernels};
 
 #[derive(Deserialize)]
@@ -20,18 +20,12 @@ struct LoopConfig {
 /// A value within the tolerance of a boundary between two bytes may be rounded to either.
 const MAX_BYTE_DIFFERENCE: f64 = 1.0;
 
-fn build(case: &Case, name: &str) -> Result<(Network, Params), String> {
-    let config = NetworkConfig::read(&case.config[name])?;
-    let (network, specs) = Network::build(&config.spec()?);
-    Ok((network, golden_params(&case.salt, &specs, config.use_fp16)))
-}
-
 pub fn check(case: &Case) -> Outcome {
     let config: LoopConfig = serde_json::from_value(case.config.clone()).map_err(|error| format!("config: {error}"))?;
     let mut flags = ProcessFlags::read(&case.config)?;
     flags.learn_sigma = case.config["model"]["learn_sigma"].as_bool().unwrap_or(false);
     let process = flags.config();
-    let (network, params) = build(case, "model")?;
+    let GoldenNetwork { network, params } = GoldenNetwork::read(&case.config["model"], &case.salt)?;
     let kernels = kernels();
     let input = |name: &str| case.tensors.get(name).map(|tensor| tensor.to_device(device()));
     let (labels, low_res) = (input("y"), input("low_res"));
@@ -40,9 +34,13 @@ pub fn check(case: &Case) -> Outcome {
         network.forward(&kernels, &params, &inputs, None)
     };
 
-    let classifier = if case.config["classifier"].is_null() { None } else { Some(build(case, "classifier")?) };
+    let classifier = if case.config["classifier"].is_null() {
+        None
+    } else {
+        Some(GoldenNetwork::read(&case.config["classifier"], &case.salt)?)
+    };
     let logits = |x: &Tensor, timesteps: &Tensor| {
-        let (network, params) = classifier.as_ref().expect("only guided cases ask for logits");
+        let GoldenNetwork { network, params } = classifier.as_ref().expect("only guided cases ask for logits");
         network.forward(&kernels, params, &Inputs { x, timesteps, labels: None, low_res: None }, None)
     };
     let gradient = |x: &Tensor, timesteps: &Tensor| {

@@ -6,11 +6,11 @@ use admiral::diffusion::{
     DiffusionConfig, DynamicThresholding, GuidedModel, Interpolated, Level, NoiseRange, NoiseSchedule, SolverOptions,
     SolverPlan, SolverType, TimeGrid, Trajectory, Variance, classifier_gradient, to_bytes,
 };
-use admiral::model::{Inputs, Network, Params};
+use admiral::model::Inputs;
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
-use super::network::{NetworkConfig, golden_params};
+use super::loops::GoldenNetwork;
 use super::support::{Case, Outcome, close, device, kernels};
 
 /// The tolerance of grids.
@@ -126,12 +126,6 @@ impl Settings {
     }
 }
 
-fn build(case: &Case, name: &str) -> Result<(Network, Params), String> {
-    let config = NetworkConfig::read(&case.config[name])?;
-    let (network, specs) = Network::build(&config.spec()?);
-    Ok((network, golden_params(&case.salt, &specs, config.use_fp16)))
-}
-
 pub fn check(case: &Case) -> Outcome {
     let settings: Settings = serde_json::from_value(case.config.clone()).map_err(|error| format!("config: {error}"))?;
     let sampler = settings.sampler()?.parse().map_err(|error| format!("{error}"))?;
@@ -204,7 +198,7 @@ fn replay(case: &Case, settings: &Settings, plan: &SolverPlan) -> Outcome {
 
 /// The whole trajectory with the network, as images are sampled.
 fn sample(case: &Case, settings: &Settings, plan: &SolverPlan) -> Outcome {
-    let (network, params) = build(case, "model")?;
+    let GoldenNetwork { network, params } = GoldenNetwork::read(&case.config["model"], &case.salt)?;
     let kernels = kernels();
     let labels = case.tensors.get("y").map(|labels| labels.to_device(device()));
     let has_classes = !case.config["model"]["num_classes"].is_null();
@@ -212,9 +206,13 @@ fn sample(case: &Case, settings: &Settings, plan: &SolverPlan) -> Outcome {
         let labels = if has_classes { labels.as_ref() } else { None };
         network.forward(&kernels, &params, &Inputs { x, timesteps, labels, low_res: None }, None)
     };
-    let classifier = if case.config["classifier"].is_null() { None } else { Some(build(case, "classifier")?) };
+    let classifier = if case.config["classifier"].is_null() {
+        None
+    } else {
+        Some(GoldenNetwork::read(&case.config["classifier"], &case.salt)?)
+    };
     let logits = |x: &Tensor, timesteps: &Tensor| {
-        let (network, params) = classifier.as_ref().expect("only guided cases ask for logits");
+        let GoldenNetwork { network, params } = classifier.as_ref().expect("only guided cases ask for logits");
         network.forward(&kernels, params, &Inputs { x, timesteps, labels: None, low_res: None }, None)
     };
     let gradient = |x: &Tensor, timesteps: &Tensor| {
