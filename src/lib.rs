@@ -9,6 +9,7 @@ pub mod context;
 pub mod device;
 pub mod diffusion;
 pub mod environment;
+pub mod evaluate;
 pub mod gpus;
 pub mod host_memory;
 pub mod model;

@@ -1,0 +1,42 @@
+//! The errors of evaluation, with their exit codes.
+
+use admiral_comm::{CollectiveError, ExitCode};
+
+use crate::context::ContextError;
+use crate::ops;
+use crate::sample;
+
+/// Why images cannot be evaluated.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An option, a configuration or a file asks for something that cannot be done.
+    #[error("{0}")]
+    Refused(String),
+    /// The images, or a checkpoint, cannot be read.
+    #[error(transparent)]
+    Sample(#[from] sample::Error),
+    /// The ranks cannot reach each other.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
+    /// One of Admiral's own operations failed.
+    #[error(transparent)]
+    Operation(#[from] ops::Error),
+}
+
+impl From<ContextError> for Error {
+    fn from(error: ContextError) -> Self {
+        Self::Sample(error.into())
+    }
+}
+
+impl Error {
+    /// Returns the exit code of the process.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Refused(_) => ExitCode::Config,
+            Self::Sample(error) => error.exit_code(),
+            Self::Collective(_) | Self::Operation(_) => ExitCode::Bug,
+        }
+    }
+}

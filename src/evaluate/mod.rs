@@ -1,0 +1,7 @@
+//! Features of images, and the metrics of the paper computed from them (the paper's section 2.2).
+
+mod error;
+mod extractor;
+
+pub use error::Error;
+pub use extractor::{FeatureExtractor, Identity, ImageFeatures};
