@@ -4,6 +4,7 @@ mod begin;
 mod class_dropout;
 mod curves;
 mod error;
+mod evaluation;
 mod flat;
 mod grid;
 mod loss_scale;
