@@ -2,6 +2,8 @@
 
 mod error;
 mod extractor;
+pub mod inception;
 
 pub use error::Error;
 pub use extractor::{FeatureExtractor, Identity, ImageFeatures};
+pub use inception::Inception;
