@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use admiral_comm::{Ending, agree};
+use admiral_inception::{Weights, how_to_get};
 use admiral_storage::StoreOptions;
 use tch::Kind;
 
@@ -12,6 +13,7 @@ use crate::sample::OpenedModel;
 use super::classifier::{ClassifierExtractor, check_classifier};
 use super::error::Error;
 use super::extractor::FeatureExtractor;
+use super::inception::Inception;
 
 /// The name of Inception among the networks of features. All others are locations of checkpoints.
 const INCEPTION: &str = "inception";
@@ -47,8 +49,12 @@ impl FeatureSource {
     pub fn open(&self, stores: &StoreOptions, context: &RunContext<'_>) -> Result<Box<dyn FeatureExtractor>, Ending> {
         let (collective, code) = (context.collective, Error::exit_code);
         let extractor: Box<dyn FeatureExtractor> = match self {
-            Self::Inception(_) => {
-                return agree(collective, Err(Error::Refused("inception is not built yet".into())), code);
+            Self::Inception(file) => {
+                let weights = match file {
+                    Some(file) => Weights::open(file).map_err(Error::from),
+                    None => Err(Error::Refused(how_to_get())),
+                };
+                Box::new(Inception::new(&agree(collective, weights, code)?, context.device))
             }
             Self::Classifier { location, weights } => {
                 let opened = OpenedModel::open(location, weights.as_deref(), stores).map_err(Error::from);
