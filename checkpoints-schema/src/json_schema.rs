@@ -3,15 +3,17 @@
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value};
 
+use crate::evaluation::EvaluationRecord;
 use crate::manifest::{Latest, Manifest, Owner};
 use crate::version::SCHEMA_VERSION;
 
 /// Returns the file name in `schema/` and the text of each schema.
 #[must_use]
-pub fn json_schemas() -> [(&'static str, String); 3] {
+pub fn json_schemas() -> [(&'static str, String); 4] {
     [
         ("manifest.schema.json", schema_of::<Manifest>("The manifest.json of an Admiral checkpoint")),
         ("latest.schema.json", schema_of::<Latest>("The latest.json beside Admiral checkpoints")),
+        ("evaluation.schema.json", schema_of::<EvaluationRecord>("The evaluation.json of an Admiral checkpoint")),
         ("owner.schema.json", schema_of::<Owner>("The owner.json beside Admiral checkpoints")),
     ]
 }

@@ -73,6 +73,9 @@ pub struct CheckpointSection {
     pub grace_seconds: u64,
     /// The number of checkpoints that are kept.
     pub keep_last: Option<u64>,
+    /// The number of checkpoints with the lowest FID that are kept besides.
+    #[serde(default)]
+    pub keep_best: u64,
 }
 
 /// Values that follow from a configuration.

@@ -8,6 +8,7 @@ use crate::ops::{self, Kernels};
 use super::activations::ExecutionMode;
 use super::layers::{Builder, GroupNorm, Linear, Start};
 use super::params::{Init, ParamId, Params};
+use super::residual::rescale;
 
 /// The order of the channels of the joint projection of queries, keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,11 +55,19 @@ pub struct AttentionBlock {
     channels: i64,
     num_heads: i64,
     order: AttentionOrder,
+    rescale_residual: bool,
 }
 
 impl AttentionBlock {
-    /// Registers `norm`, `qkv` and `proj_out`. `proj_out` is initialized to zero.
-    pub fn build(mut builder: Builder<'_>, channels: i64, num_heads: i64, order: AttentionOrder) -> Self {
+    /// Registers `norm`, `qkv` and `proj_out`. `proj_out` is initialized to zero. If `rescale_residual`, the sum of the
+    /// input and the branch is scaled by `1 / sqrt(2)`.
+    pub fn build(
+        mut builder: Builder<'_>,
+        channels: i64,
+        num_heads: i64,
+        order: AttentionOrder,
+        rescale_residual: bool,
+    ) -> Self {
         Self {
             norm: GroupNorm::build(builder.sub("norm"), channels),
             qkv: Linear::build_width_one(builder.sub("qkv"), [channels, 3 * channels], Start::Default),
@@ -66,6 +75,7 @@ impl AttentionBlock {
             channels,
             num_heads,
             order,
+            rescale_residual,
         }
     }
 
@@ -77,7 +87,8 @@ impl AttentionBlock {
         let tokens = normed.permute([0, 2, 3, 1]).reshape([size[0], size[2] * size[3], self.channels]);
         let attended = attend(&self.qkv.forward(params, &tokens), self.num_heads, self.order);
         let projected = self.projection.forward(params, &attended);
-        x + projected.view([size[0], size[2], size[3], self.channels]).permute([0, 3, 1, 2])
+        let sum = x + projected.view([size[0], size[2], size[3], self.channels]).permute([0, 3, 1, 2]);
+        if self.rescale_residual { rescale(sum) } else { sum }
     }
 
     /// FLOPs for one image of `size` pixels square.

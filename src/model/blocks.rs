@@ -11,6 +11,7 @@ use super::attention::{AttentionBlock, AttentionOrder};
 use super::embedding::embedding_width;
 use super::layers::{Builder, Conv2d, GroupNorm, Linear, Start};
 use super::params::Params;
+use super::residual::rescale;
 
 /// The properties shared by all blocks of a network (the paper's section 3 and Tables 11 to 13).
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +36,8 @@ pub struct BlockSpec {
     pub use_scale_shift_norm: bool,
     /// Whether resampling uses the residual blocks of BigGAN instead of a convolution.
     pub resblock_updown: bool,
+    /// Whether residual and attention blocks scale the sum of their input and their branch by `1 / sqrt(2)`.
+    pub rescale_residual: bool,
     /// Activation checkpointing: whether training recomputes each residual and attention block in backward instead of
     /// saving its activations.
     pub use_checkpoint: bool,
@@ -54,7 +57,8 @@ impl BlockSpec {
     }
 
     fn attention(&self, builder: Builder<'_>, channels: i64) -> Layer {
-        Layer::Attention(AttentionBlock::build(builder, channels, self.heads(channels), self.attention_order))
+        let heads = self.heads(channels);
+        Layer::Attention(AttentionBlock::build(builder, channels, heads, self.attention_order, self.rescale_residual))
     }
 }
 
@@ -133,6 +137,7 @@ pub struct ResBlock {
     skip: Option<Conv2d>,
     resample: Resample,
     use_scale_shift_norm: bool,
+    rescale_residual: bool,
     dropout: f64,
 }
 
@@ -152,6 +157,7 @@ impl ResBlock {
                 .then(|| Conv2d::build(builder.sub("skip_connection"), channels, 1, 1, Start::Default)),
             resample,
             use_scale_shift_norm: spec.use_scale_shift_norm,
+            rescale_residual: spec.rescale_residual,
             dropout: spec.dropout,
         }
     }
@@ -174,10 +180,11 @@ impl ResBlock {
         let mut hidden = self.out_conv.forward(kernels, params, &hidden);
         let skip = self.resample.forward(skip_input);
         // In place, because the output of a convolution is not saved for backward and has no other reader.
-        match &self.skip {
+        let sum = match &self.skip {
             Some(conv) => hidden.g_add_(&conv.forward(kernels, params, &skip)),
             None => hidden.g_add_(&skip),
-        }
+        };
+        if self.rescale_residual { rescale(sum) } else { sum }
     }
 
     /// Returns the dropout of this block in this pass. The mask is the same whenever the block is recomputed.

@@ -71,6 +71,9 @@ pub struct ModelConfig {
     pub use_scale_shift_norm: bool,
     /// Whether resampling uses the residual blocks of BigGAN instead of a convolution.
     pub resblock_updown: bool,
+    /// Whether residual and attention blocks scale the sum of their input and their branch by 1 / sqrt(2), as in Table 1
+    /// ("rescale resblock"), which follows Song et al. 2020. Skip connections between levels are not scaled.
+    pub rescale_residual: bool,
     /// The probability with which dropout zeroes an activation of a residual block.
     pub dropout: f64,
     /// Whether training recomputes each residual and attention block in backward instead of saving its activations:
@@ -97,6 +100,7 @@ impl Default for ModelConfig {
             use_new_attention_order: false,
             use_scale_shift_norm: true,
             resblock_updown: true,
+            rescale_residual: false,
             dropout: 0.0,
             use_checkpoint: false,
             pool: Pool::Attention,
@@ -150,6 +154,7 @@ impl ModelConfig {
             dropout: self.dropout,
             use_scale_shift_norm: self.use_scale_shift_norm,
             resblock_updown: self.resblock_updown,
+            rescale_residual: self.rescale_residual,
             use_checkpoint: self.use_checkpoint,
         };
         if task == Task::Classifier {

@@ -11,6 +11,7 @@ mod init;
 mod layers;
 mod network;
 mod params;
+mod residual;
 mod torso;
 mod unet;
 

@@ -30,6 +30,7 @@ fn models() -> Vec<(&'static str, Task, ModelConfig)> {
         ("dropout", Task::Diffusion, ModelConfig { dropout: 0.1, ..base.clone() }),
         ("plain norms", Task::Diffusion, ModelConfig { use_scale_shift_norm: false, ..base.clone() }),
         ("resampling by convolutions", Task::Diffusion, ModelConfig { resblock_updown: false, ..base.clone() }),
+        ("rescaled residuals", Task::Diffusion, ModelConfig { rescale_residual: true, ..base.clone() }),
         ("the newer order", Task::Diffusion, ModelConfig { use_new_attention_order: true, ..base.clone() }),
         ("upsampler", Task::SuperResolution, ModelConfig { small_size: Some(8), ..base.clone() }),
         ("classifier, attention", Task::Classifier, classifier(Pool::Attention)),

@@ -50,6 +50,9 @@ pub struct CheckpointConfig {
     /// Number of newest checkpoints to keep; null keeps all. Older ones are deleted only after the newest has been read
     /// back and verified. The one that the run was resumed from is never deleted.
     pub keep_last: Option<u64>,
+    /// Number of checkpoints with the lowest FID to keep besides the newest; 0 turns this off. As many newer ones that have
+    /// not been evaluated yet are kept too. Only with keep_last.
+    pub keep_best: u64,
     /// Checkpoints of steps that are a multiple of this are never deleted; 0 turns this off.
     pub keep_every: u64,
     /// Steps whose checkpoints are never deleted.
@@ -67,6 +70,7 @@ impl Default for CheckpointConfig {
             request_timeout_seconds: 60,
             part_mebibytes: 16,
             keep_last: None,
+            keep_best: 0,
             keep_every: 0,
             keep_steps: Vec::new(),
         }
@@ -97,6 +101,11 @@ impl CheckpointConfig {
         }
         if self.keep_last == Some(0) {
             refuse("checkpoint.keep_last", "must be at least 1; null keeps all checkpoints".into());
+        }
+        if self.keep_best > MAX_NUMBER {
+            refuse("checkpoint.keep_best", format!("is {}; at most {MAX_NUMBER}", self.keep_best));
+        } else if self.keep_best > 0 && self.keep_last.is_none() {
+            refuse("checkpoint.keep_best", "needs checkpoint.keep_last, without which all checkpoints are kept".into());
         }
         if matches!(location, Some(Ok(Location::S3 { .. }))) && self.part_mebibytes < SMALLEST_S3_PART_MEBIBYTES {
             refuse(
@@ -144,6 +153,7 @@ impl CheckpointConfig {
     pub fn retention(&self) -> Retention {
         Retention {
             keep_last: self.keep_last,
+            keep_best: self.keep_best,
             keep_every: self.keep_every,
             keep_steps: self.keep_steps.iter().copied().collect(),
         }
@@ -178,6 +188,8 @@ mod tests {
         };
         let default = CheckpointConfig::default;
         assert_eq!(fields(CheckpointConfig { keep_last: Some(0), ..default() }), ["checkpoint.keep_last"]);
+        assert_eq!(fields(CheckpointConfig { keep_best: 1, ..default() }), ["checkpoint.keep_best"]);
+        assert!(fields(CheckpointConfig { keep_best: 1, keep_last: Some(1), ..default() }).is_empty());
         assert_eq!(fields(CheckpointConfig { max_failures: 0, ..default() }), ["checkpoint.max_failures"]);
         let small_parts = |url: &str| CheckpointConfig { url: Some(url.into()), part_mebibytes: 1, ..default() };
         assert_eq!(fields(small_parts("s3://bucket/x")), ["checkpoint.part_mebibytes"]);

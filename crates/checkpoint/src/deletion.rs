@@ -1,10 +1,11 @@
 //! Deletes checkpoints, and the files of interrupted saves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use admiral_storage::{Location, Store};
 
 use crate::error::Error;
+use crate::evaluations::score_of;
 use crate::read::Checkpoint;
 use crate::retention::Retention;
 use crate::{catalog, layout};
@@ -43,19 +44,24 @@ pub(crate) async fn to_delete(
     in_use: Option<u64>,
     run_id: &str,
 ) -> Result<Vec<u64>, Error> {
-    let mut own = BTreeSet::new();
+    let (mut own, mut scores) = (BTreeSet::new(), BTreeMap::new());
     for step in catalog::published_steps(store, "").await? {
         if first_link(store, step).await?.is_some() {
             continue;
         }
         match Checkpoint::in_folder(store, &layout::step_folder(step)).await {
-            Ok(Some(checkpoint)) if checkpoint.manifest().writer.run_id == run_id => _ = own.insert(step),
+            Ok(Some(checkpoint)) if checkpoint.manifest().writer.run_id == run_id => {
+                own.insert(step);
+                if retention.keep_best > 0 {
+                    scores.extend(score_of(store, checkpoint.manifest()).await?.map(|score| (step, score)));
+                }
+            }
             // A damaged checkpoint names no run. It stays until the user looks at it.
             Ok(_) | Err(Error::Damaged { .. } | Error::Schema { .. }) => {}
             Err(error) => return Err(error),
         }
     }
-    let mut steps = retention.to_delete(&own, in_use);
+    let mut steps = retention.to_delete(&own, &scores, in_use);
     for step in catalog::steps_under(store, "").await? {
         let is_past = own.last().is_some_and(|newest| step < *newest);
         let folder = layout::step_folder(step);

@@ -8,6 +8,9 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 /// The name of the manifest after a damaged checkpoint has been set aside.
 pub(crate) const DAMAGED_MANIFEST: &str = "manifest.damaged.json";
 
+/// The evaluation of a checkpoint, in its folder.
+pub(crate) const EVALUATION: &str = "evaluation.json";
+
 /// The file that names the newest checkpoint of a store.
 pub(crate) const LATEST: &str = "latest.json";
 
@@ -65,7 +68,7 @@ pub(crate) fn is_checkpoint_file(path: &str) -> bool {
 /// Returns whether this version or an earlier one writes files with this path, which is relative to the folder of a step.
 pub(crate) fn is_file_of_step(path: &str) -> bool {
     match path.split('/').collect::<Vec<_>>()[..] {
-        [MANIFEST | DAMAGED_MANIFEST] => true,
+        [MANIFEST | DAMAGED_MANIFEST | EVALUATION] => true,
         [_role, file] => {
             let name = file.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors"));
             name.is_some_and(|name| match name.split_once("-of-") {
@@ -129,6 +132,7 @@ mod tests {
             "step-000000020/manifest.json",
             "step-000000020/master/model-00001-of-00002.safetensors",
             "step-000000020/manifest.damaged.json",
+            "step-000000020/evaluation.json",
             "step-1000000000/ema-0.9999/model-00001.safetensors",
         ] {
             assert!(is_checkpoint_file(path), "{path}");
@@ -136,6 +140,7 @@ mod tests {
         for path in [
             "",
             "manifest.json",
+            "evaluation.json",
             "other.json",
             "trial-",
             "trial-run-of-mine",

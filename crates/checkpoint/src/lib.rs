@@ -18,6 +18,7 @@ mod contents;
 mod deletion;
 mod encoding;
 mod error;
+mod evaluations;
 mod events;
 mod faults;
 mod huge_pages;
@@ -38,7 +39,9 @@ mod testing;
 mod write;
 mod write_probe;
 
-pub use admiral_checkpoints_schema::{FileRecord, Manifest, Parameter, Role, TrainingState, Writer};
+pub use admiral_checkpoints_schema::{
+    Evaluation, EvaluationRecord, FileRecord, Manifest, Parameter, Role, TrainingState, WeightsEvaluation, Writer,
+};
 
 pub use attempt::identify;
 pub use catalog::{Catalog, Newest, find_checkpoint};
@@ -51,7 +54,7 @@ pub use faults::store_faults;
 pub use inventory::{Entry, Inventory, State};
 pub use owner::OwnerState;
 pub use read::{Checkpoint, RoleTensors, TensorTarget};
-pub use retention::{Kept, Retention};
+pub use retention::{Kept, Retention, Score};
 pub use saver::{Saver, SaverSettings};
 pub use share::owners;
 pub use write::{Content, TensorView, save};

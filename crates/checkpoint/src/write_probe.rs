@@ -186,7 +186,9 @@ fn judge_space(free: u64, expected: &Expected) -> Result<Option<String>, String>
         ));
     }
     // Older ones are deleted only after the newest is published.
-    let kept = expected.retention.keep_last.map_or(all_saves, |keep| all_saves.min(keep.saturating_add(1)));
+    let kept = expected.retention.keep_last.map_or(all_saves, |keep| {
+        all_saves.min(keep.saturating_add(1).saturating_add(expected.retention.most_for_evaluation()))
+    });
     let needed = one.saturating_mul(kept);
     Ok((free < needed).then(|| {
         format!(
@@ -242,5 +244,8 @@ mod tests {
         let few = Retention { keep_last: Some(2), ..Retention::default() };
         assert_eq!(judge_space(3 << 20, &expected(&few)), Ok(None));
         assert!(judge_space(2 << 20, &expected(&few)).unwrap().is_some());
+        let best = Retention { keep_best: 1, ..few };
+        assert_eq!(judge_space(5 << 20, &expected(&best)), Ok(None));
+        assert!(judge_space(4 << 20, &expected(&best)).unwrap().is_some());
     }
 }

@@ -94,8 +94,11 @@ impl Settings {
     }
 }
 
-/// An old checkpoint is deleted only after the newest was written.
+/// An old checkpoint is deleted only after the newest was written. As many checkpoints as the best ones may wait for their
+/// evaluation.
 fn kept_checkpoints(facts: &Facts) -> u64 {
     let all = facts.config.training.steps.div_ceil(facts.config.training.save_interval.max(1));
-    facts.config.checkpoint.keep_last.map_or(all, |keep| all.min(keep.saturating_add(1)))
+    let checkpoint = &facts.config.checkpoint;
+    let evaluated = checkpoint.keep_best.saturating_mul(2);
+    checkpoint.keep_last.map_or(all, |keep| all.min(keep.saturating_add(1).saturating_add(evaluated)))
 }

@@ -1,8 +1,8 @@
 //! `admiral checkpoint prune`: verifies the newest checkpoint, and deletes those that need not be kept.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use admiral_checkpoint::{Catalog, Entry, Inventory, Retention, State, delete};
+use admiral_checkpoint::{Catalog, Entry, Inventory, Retention, Score, State, delete};
 use admiral_comm::ExitCode;
 use admiral_storage::S3Settings;
 use clap::Args;
@@ -27,6 +27,9 @@ pub struct PruneOptions {
     /// Keep the steps that K divides
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
     keep_every: Option<u64>,
+    /// Keep the N evaluated checkpoints with the lowest FID, and the N newest that have not been evaluated yet
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    keep_best: Option<u64>,
     /// Keep these steps: 5000,10000
     #[arg(long, value_name = "STEP,...", value_delimiter = ',')]
     keep: Vec<u64>,
@@ -54,17 +57,19 @@ struct Decision {
 pub(super) fn run(options: &PruneOptions, s3: &S3Settings) -> Result<(), ToolError> {
     let retention = Retention {
         keep_last: Some(options.keep_last),
+        keep_best: options.keep_best.unwrap_or(0),
         keep_every: options.keep_every.unwrap_or(0),
         keep_steps: options.keep.iter().copied().collect(),
     };
     let catalog = Catalog::open(&options.location, &options_of(s3))?;
     let inventory = catalog.inventory()?;
-    let mut decisions = decide(&inventory, &retention, options.damaged);
+    let mut decisions = decide(&inventory, &scores(&catalog, &inventory, &retention)?, &retention, options.damaged);
     if decisions.iter().any(|decision| decision.deleted) {
         verify_newest(&catalog, &inventory)?;
         // A run may have saved checkpoints during the verification, so the decisions are made again.
         let decided: BTreeSet<u64> = deleted_steps(&decisions);
-        decisions = decide(&catalog.inventory()?, &retention, options.damaged);
+        let inventory = catalog.inventory()?;
+        decisions = decide(&inventory, &scores(&catalog, &inventory, &retention)?, &retention, options.damaged);
         for decision in decisions.iter_mut().filter(|d| d.deleted && !decided.contains(&d.step)) {
             decision.deleted = false;
             decision.why = "changed during the verification".into();
@@ -110,8 +115,25 @@ fn verify_newest(catalog: &Catalog, inventory: &Inventory) -> Result<(), ToolErr
     )))
 }
 
+/// Returns the scores of evaluated checkpoints, if the decision depends on them.
+fn scores(catalog: &Catalog, inventory: &Inventory, retention: &Retention) -> Result<BTreeMap<u64, Score>, ToolError> {
+    if retention.keep_best == 0 {
+        return Ok(BTreeMap::new());
+    }
+    let manifests = inventory.entries.iter().filter_map(|entry| match &entry.state {
+        State::Published(manifest) => Some(manifest.as_ref()),
+        _ => None,
+    });
+    Ok(catalog.scores(manifests)?)
+}
+
 /// Decides which folders are deleted.
-fn decide(inventory: &Inventory, retention: &Retention, with_damaged: bool) -> Vec<Decision> {
+fn decide(
+    inventory: &Inventory,
+    scores: &BTreeMap<u64, Score>,
+    retention: &Retention,
+    with_damaged: bool,
+) -> Vec<Decision> {
     let owner = inventory.owner.as_ref();
     let in_use = owner.and_then(|owner| owner.step_in_use());
     let is_published = |state: &State| matches!(state, State::Published(_));
@@ -121,7 +143,7 @@ fn decide(inventory: &Inventory, retention: &Retention, with_damaged: bool) -> V
     let decide = |step: u64, state: &State| -> (bool, String) {
         let written = owner.filter(|owner| owner.may_be_writing(step)).map(|owner| owner.writer.to_string());
         match (state, written) {
-            (State::Published(_), _) => match retention.kept(step, &published, in_use) {
+            (State::Published(_), _) => match retention.kept(step, &published, scores, in_use) {
                 Some(kept) => (false, kept.to_string()),
                 None => (true, "older than what is kept".into()),
             },

@@ -78,6 +78,7 @@ impl NetworkConfig {
             dropout: self.dropout,
             use_scale_shift_norm: self.use_scale_shift_norm,
             resblock_updown: self.resblock_updown,
+            rescale_residual: false,
             use_checkpoint: false,
         };
         let unet = |in_channels| UNetSpec {
