@@ -1,6 +1,7 @@
 //! What evaluation reads and writes besides networks: sets of images, stored features, statistics files and reports.
 
 mod error;
+mod given;
 mod identity;
 mod images;
 mod measure;
@@ -10,10 +11,11 @@ mod side;
 mod statistics_file;
 
 pub use error::Error;
+pub use given::GivenStatistics;
 pub use identity::ExtractorIdentity;
 pub use images::{ImageSet, PictureShape};
 pub use measure::{MeasureOptions, Side, measure};
 pub use parts::{FeatureParts, FeatureSettings, FeatureTables, PART_IMAGES, digest_of_pixels};
 pub use report::{MetricRow, REPORT_VERSION, Report, SideReport, warnings};
-pub use side::{GivenStatistics, OpenedSide};
+pub use side::OpenedSide;
 pub use statistics_file::{SetSums, StatisticsFile};

@@ -8,10 +8,11 @@ use admiral_metrics::{
 };
 
 use crate::error::Error;
+use crate::given::GivenStatistics;
 use crate::identity::ExtractorIdentity;
 use crate::parts::FeatureTables;
 use crate::report::{MetricRow, REPORT_VERSION, Report, SideReport, warnings};
-use crate::side::{GivenStatistics, OpenedSide};
+use crate::side::OpenedSide;
 
 /// One side of a comparison, with its features.
 #[derive(Debug)]

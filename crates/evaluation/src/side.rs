@@ -8,26 +8,10 @@ use admiral_storage::{StoreOptions, hex};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
+use crate::given::GivenStatistics;
 use crate::identity::ExtractorIdentity;
 use crate::images::{ImageSet, PictureShape};
 use crate::statistics_file::StatisticsFile;
-
-/// Statistics that a file gives.
-#[derive(Debug, Clone)]
-pub struct GivenStatistics {
-    /// Those of the pooled features.
-    pub pool: AdmStatistics,
-    /// Those of the spatial features.
-    pub spatial: Option<AdmStatistics>,
-    /// The number of images that they were computed from, if the file says it.
-    pub num: Option<u64>,
-    /// The network of the features, if the file says it.
-    pub extractor: Option<ExtractorIdentity>,
-    /// The digest of the images that they were computed from, if the file says it.
-    pub pixels: Option<String>,
-    /// The SHA-256 of the values, as hexadecimal digits.
-    pub sha256: String,
-}
 
 /// One side of a comparison, before its features are computed.
 #[derive(Debug)]

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
+use crate::given::GivenStatistics;
 use crate::identity::ExtractorIdentity;
 use crate::parts::FeatureTables;
-use crate::side::GivenStatistics;
 
 /// The key of the metadata, and the version of the file.
 const KEY: &str = "admiral_statistics";

@@ -6,11 +6,12 @@
 mod network;
 mod resize;
 
+use admiral_evaluation::ExtractorIdentity;
 use admiral_inception::Weights;
 use tch::{Device, Kind, Tensor};
 
 use super::error::Error;
-use super::extractor::{ExtractorIdentity, FeatureExtractor, ImageFeatures};
+use super::extractor::{FeatureExtractor, ImageFeatures};
 use network::{Network, Outputs};
 use resize::{CHANNELS, ImageShape, SIDE, resize};
 
