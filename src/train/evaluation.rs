@@ -3,13 +3,16 @@
 
 use std::path::Path;
 
+use admiral_checkpoint::{Evaluation, WeightsEvaluation};
 use admiral_comm::{Collective, Ending, Phase, agree};
 use admiral_evaluation::{
     ExtractorIdentity, FeatureParts, FeatureSettings, FeatureTables, ImageSet, MeasureOptions, OpenedSide,
     PictureShape, Report, Side, digest_of_pixels, measure,
 };
 use admiral_random::Stream;
-use admiral_storage::{Location, Store, StoreOptions};
+use admiral_storage::{Location, Store, StoreOptions, hex};
+use serde_json::json;
+use sha2::{Digest, Sha256};
 use tch::Tensor;
 
 use crate::context::RunContext;
@@ -29,8 +32,10 @@ const FOLDER: &str = "evaluation";
 
 /// What the run is evaluated with.
 #[derive(Debug)]
-pub struct Evaluation {
+pub struct Evaluator {
     config: EvaluationConfig,
+    /// A fingerprint of what the values depend on besides the weights.
+    settings: String,
     solver: SolverPlan,
     extractor: Box<dyn FeatureExtractor>,
     /// The reference, on rank 0.
@@ -40,7 +45,7 @@ pub struct Evaluation {
 /// The weights that an evaluation was of, and its result.
 pub type Evaluated = (String, Report);
 
-impl Evaluation {
+impl Evaluator {
     /// Opens the network of the features and computes those of the reference, which are kept in the run's folder. Every
     /// rank calls it. Returns `None` if the configuration asks for no evaluation.
     ///
@@ -70,7 +75,22 @@ impl Evaluation {
         let store = store.map_err(|error| Error::from(admiral_evaluation::Error::from(error)));
         let store = agree(collective, store, code)?;
         let reference = features_of(side, &*extractor, &store, context, stop)?;
-        Ok(Some(Self { config, solver, extractor, reference }))
+        let settings = settings_of(run, &*extractor, reference.as_ref());
+        Ok(Some(Self { config, settings, solver, extractor, reference }))
+    }
+
+    /// Returns what is recorded beside a checkpoint.
+    #[must_use]
+    pub fn record(&self, results: &[Evaluated]) -> Evaluation {
+        let metrics =
+            |report: &Report| report.metrics.iter().filter_map(|row| Some((row.name.clone(), row.exact?))).collect();
+        let of =
+            |(weights, report): &Evaluated| WeightsEvaluation { weights: weights.clone(), metrics: metrics(report) };
+        Evaluation {
+            settings: self.settings.clone(),
+            num_images: self.config.num_images,
+            results: results.iter().map(of).collect(),
+        }
     }
 
     /// Whether the run is evaluated after this step.
@@ -173,6 +193,16 @@ impl Evaluation {
         tables.pixels = digest_of_pixels(digests.as_bytes());
         Ok(tables)
     }
+}
+
+/// Returns the fingerprint of what the values depend on besides the weights.
+fn settings_of(run: &RunConfig, extractor: &dyn FeatureExtractor, reference: Option<&Side>) -> String {
+    let of = |side: &Side| {
+        let statistics = side.statistics.as_ref().map(|statistics| statistics.sha256.clone());
+        (side.tables.as_ref().map(|tables| tables.pixels.clone()), statistics)
+    };
+    let all = json!([run.evaluation, run.sampling, extractor.identity(), reference.map(of)]);
+    hex(Sha256::digest(all.to_string()))
 }
 
 /// Opens the reference that the configuration names.

@@ -5,6 +5,7 @@ mod class_dropout;
 mod curves;
 mod error;
 mod evaluation;
+mod evaluation_records;
 mod flat;
 mod grid;
 mod loss_scale;

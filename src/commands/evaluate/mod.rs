@@ -2,6 +2,7 @@
 
 mod compare;
 mod features;
+mod nearest;
 mod options;
 mod statistics;
 
@@ -29,6 +30,7 @@ pub(super) fn run(arguments: &EvaluateArguments, rank: RankContext<'_>) -> Resul
     match (&arguments.command, &arguments.options) {
         (Some(EvaluateCommand::Statistics(options)), _) => statistics::run(options, &stop, rank),
         (Some(EvaluateCommand::Merge(options)), _) => statistics::merge(options, rank),
+        (Some(EvaluateCommand::Nearest(options)), _) => nearest::run(options, &stop, rank),
         (None, Some(options)) => compare::run(options, &stop, rank),
         // The command line asks for one of them.
         (None, None) => Ok(ExitCode::Config),

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::super::compute::ComputeOptions;
+use super::super::compute::DeviceOptions;
+use super::nearest::NearestOptions;
 
 /// The arguments of `admiral evaluate`.
 #[derive(Debug, Clone, Args)]
@@ -23,6 +24,8 @@ pub(super) enum EvaluateCommand {
     Statistics(StatisticsOptions),
     /// Merge files of statistics of different images into one
     Merge(MergeOptions),
+    /// Show the training images nearest to samples, and find copies; on all ranks that mpirun starts
+    Nearest(NearestOptions),
 }
 
 /// The options of a comparison.
@@ -74,7 +77,7 @@ pub(super) struct NetworkOptions {
     #[arg(long, value_name = "FOLDER_OR_URL")]
     pub(super) work: Option<String>,
     #[command(flatten)]
-    pub(super) compute: ComputeOptions,
+    pub(super) compute: DeviceOptions,
 }
 
 /// The options of `admiral evaluate statistics`.
