@@ -23,11 +23,15 @@ pub(super) fn run(options: &EvaluateOptions, stop: &Stop, rank: RankContext<'_>)
     let (collective, code) = (rank.collective, Error::exit_code);
     let out = options.out.as_deref().map_or(Ok(()), |out| check_out(out, "json").map_err(Error::from));
     agree(collective, out, code)?;
+    // The command line requires both.
+    let (Some(location), Some(reference)) = (&options.samples, &options.reference) else {
+        return agree(collective, Err(Error::Refused("give the samples and --reference".into())), code);
+    };
     let network = Network::open(&options.network, rank)?;
-    let samples = open_side(&options.samples, &network, &options.network, rank)?;
-    let reference = open_side(&options.reference, &network, &options.network, rank)?;
+    let samples = open_side(location, &network, &options.network, rank)?;
+    let reference = open_side(reference, &network, &options.network, rank)?;
     agree(collective, check_shapes(&samples, &reference), code)?;
-    let store = open_work(options.network.work.as_deref(), &options.samples, rank)?;
+    let store = open_work(options.network.work.as_deref(), location, rank)?;
     let measured = MeasureOptions {
         adm: options.mode != Mode::Exact,
         exact: options.mode != Mode::Adm,

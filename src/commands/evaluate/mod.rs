@@ -27,12 +27,10 @@ const MESSAGES: StopMessages = StopMessages {
 pub(super) fn run(arguments: &EvaluateArguments, rank: RankContext<'_>) -> Result<ExitCode, Ending> {
     let stop = Stop::default();
     agree(rank.collective, stop.on_signals(MESSAGES), |_| ExitCode::Node)?;
-    match (&arguments.command, &arguments.options) {
-        (Some(EvaluateCommand::Statistics(options)), _) => statistics::run(options, &stop, rank),
-        (Some(EvaluateCommand::Merge(options)), _) => statistics::merge(options, rank),
-        (Some(EvaluateCommand::Nearest(options)), _) => nearest::run(options, &stop, rank),
-        (None, Some(options)) => compare::run(options, &stop, rank),
-        // The command line asks for one of them.
-        (None, None) => Ok(ExitCode::Config),
+    match &arguments.command {
+        Some(EvaluateCommand::Statistics(options)) => statistics::run(options, &stop, rank),
+        Some(EvaluateCommand::Merge(options)) => statistics::merge(options, rank),
+        Some(EvaluateCommand::Nearest(options)) => nearest::run(options, &stop, rank),
+        None => compare::run(&arguments.options, &stop, rank),
     }
 }

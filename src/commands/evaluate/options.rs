@@ -14,7 +14,7 @@ pub struct EvaluateArguments {
     #[command(subcommand)]
     pub(super) command: Option<EvaluateCommand>,
     #[command(flatten)]
-    pub(super) options: Option<EvaluateOptions>,
+    pub(super) options: EvaluateOptions,
 }
 
 /// The commands beside the comparison of two sets.
@@ -32,10 +32,11 @@ pub(super) enum EvaluateCommand {
 #[derive(Debug, Clone, Args)]
 pub(super) struct EvaluateOptions {
     /// The images: an npz file, a sampling job (a folder or an s3:// URL), a folder of pictures, an IDX file, or statistics
-    pub(super) samples: String,
+    #[arg(required = true)]
+    pub(super) samples: Option<String>,
     /// The images to compare with, or their statistics: an npz file of the published form, or a file of `statistics`
-    #[arg(long)]
-    pub(super) reference: String,
+    #[arg(long, required = true)]
+    pub(super) reference: Option<String>,
     /// Whose numerics: those of the published evaluator, those of float64, or both with their difference
     #[arg(long, value_enum, default_value_t = Mode::Both)]
     pub(super) mode: Mode,
