@@ -12,9 +12,12 @@ pub enum Error {
     /// An option, a configuration or a file asks for something that cannot be done.
     #[error("{0}")]
     Refused(String),
-    /// The images, or a checkpoint, cannot be read.
+    /// A checkpoint cannot be read.
     #[error(transparent)]
     Sample(#[from] sample::Error),
+    /// The images cannot be read, or not be compared.
+    #[error(transparent)]
+    Evaluation(#[from] admiral_evaluation::Error),
     /// The ranks cannot reach each other.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
@@ -36,6 +39,7 @@ impl Error {
         match self {
             Self::Refused(_) => ExitCode::Config,
             Self::Sample(error) => error.exit_code(),
+            Self::Evaluation(error) => error.exit_code(),
             Self::Collective(_) | Self::Operation(_) => ExitCode::Bug,
         }
     }

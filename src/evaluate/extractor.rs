@@ -1,28 +1,11 @@
 //! Networks that turn images into features.
 
-use serde::{Deserialize, Serialize};
+use std::fmt::Debug;
+
+use admiral_evaluation::ExtractorIdentity;
 use tch::Tensor;
 
 use super::error::Error;
-
-/// What features depend on besides the images. Features of different networks, or of the same network behind another
-/// resize, cannot be compared.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Identity {
-    /// The kind of network, such as `inception-2015` or `classifier`.
-    pub network: String,
-    /// The SHA-256 of the weights, as hexadecimal digits.
-    pub weights: String,
-    /// How images come to the size of the network, such as `tf1-bilinear-299`, or `none`.
-    pub resize: String,
-    /// The number of pooled features of an image.
-    pub pool: usize,
-    /// The number of spatial features of an image, if the network has them.
-    pub spatial: Option<usize>,
-    /// The number of classes, if the weights have a last layer.
-    pub classes: Option<usize>,
-}
 
 /// The features of some images, float32, on the CPU.
 #[derive(Debug)]
@@ -36,9 +19,15 @@ pub struct ImageFeatures {
 }
 
 /// A network that turns images into features. The features of an image do not depend on the other images of the batch.
-pub trait FeatureExtractor {
+pub trait FeatureExtractor: Debug {
     /// Returns what the features depend on besides the images.
-    fn identity(&self) -> &Identity;
+    fn identity(&self) -> &ExtractorIdentity;
+
+    /// Returns the channels that the network takes, 1 or 3. Pictures are converted to them.
+    fn channels(&self) -> usize;
+
+    /// Returns height and width of the images that the network takes, or `None` if it resizes them.
+    fn image_size(&self) -> Option<usize>;
 
     /// Computes the features of `images`, uint8 `[num, height, width, channels]` on the CPU. Grayscale images become
     /// color images where the network needs them.

@@ -118,6 +118,60 @@ impl Encoder {
         timesteps: &Tensor,
         dropout_seed: Option<u64>,
     ) -> Tensor {
+        let (hidden, means) = self.maps(kernels, params, x, timesteps, dropout_seed);
+        self.logits(kernels, params, &hidden, &means)
+    }
+
+    fn logits(&self, kernels: &Kernels, params: &Params, hidden: &Tensor, means: &[Tensor]) -> Tensor {
+        match &self.head {
+            Head::Adaptive { norm, conv } => {
+                let mean = norm.forward_silu(kernels, params, hidden).mean_dim([2i64, 3].as_slice(), true, Kind::Float);
+                conv.forward(kernels, params, &mean).flatten(1, -1)
+            }
+            Head::Attention { norm, pool } => pool.forward(params, &norm.forward_silu(kernels, params, hidden)),
+            Head::Spatial { first, second } => {
+                second.forward(params, &first.forward(params, &Tensor::cat(means, 1)).relu())
+            }
+            Head::SpatialV2 { first, norm, second } => {
+                let features = first.forward(params, &Tensor::cat(means, 1));
+                second.forward(params, &norm.forward_silu(kernels, params, &features))
+            }
+        }
+    }
+
+    /// Computes the features before the head, `[batch, features]`, and the logits, `[batch, out]`, without dropout. The
+    /// features are what the head takes, averaged over the pixels of a map: after normalization and SiLU for the pools that
+    /// normalize first, and for the spatial pools the means of all blocks' maps.
+    pub fn features(&self, kernels: &Kernels, params: &Params, x: &Tensor, timesteps: &Tensor) -> (Tensor, Tensor) {
+        let (hidden, means) = self.maps(kernels, params, x, timesteps, None);
+        let features = match &self.head {
+            Head::Adaptive { norm, .. } | Head::Attention { norm, .. } => {
+                norm.forward_silu(kernels, params, &hidden).mean_dim([2i64, 3].as_slice(), false, Kind::Float)
+            }
+            Head::Spatial { .. } | Head::SpatialV2 { .. } => Tensor::cat(&means, 1),
+        };
+        (features, self.logits(kernels, params, &hidden, &means))
+    }
+
+    /// Returns the number of [`features`](Self::features) of an image.
+    #[must_use]
+    pub fn num_features(&self) -> i64 {
+        match &self.head {
+            Head::Adaptive { norm, .. } | Head::Attention { norm, .. } => norm.channels(),
+            Head::Spatial { first, .. } | Head::SpatialV2 { first, .. } => first.channels()[0],
+        }
+    }
+
+    /// Computes the last map, float32 `[batch, channels, height, width]`, and where the head wants them the means of all
+    /// blocks' maps, `[batch, channels]` each.
+    fn maps(
+        &self,
+        kernels: &Kernels,
+        params: &Params,
+        x: &Tensor,
+        timesteps: &Tensor,
+        dropout_seed: Option<u64>,
+    ) -> (Tensor, Vec<Tensor>) {
         let embedding = self.embedding.forward(params, timesteps, None);
         let context = Context::new(&self.spec.blocks, kernels, params, &embedding, dropout_seed);
         let wants_means = matches!(self.head, Head::Spatial { .. } | Head::SpatialV2 { .. });
@@ -129,22 +183,7 @@ impl Encoder {
                 means.push(hidden.to_kind(Kind::Float).mean_dim([2i64, 3].as_slice(), false, Kind::Float));
             }
         }
-        let hidden = hidden.to_kind(Kind::Float);
-        match &self.head {
-            Head::Adaptive { norm, conv } => {
-                let mean =
-                    norm.forward_silu(kernels, params, &hidden).mean_dim([2i64, 3].as_slice(), true, Kind::Float);
-                conv.forward(kernels, params, &mean).flatten(1, -1)
-            }
-            Head::Attention { norm, pool } => pool.forward(params, &norm.forward_silu(kernels, params, &hidden)),
-            Head::Spatial { first, second } => {
-                second.forward(params, &first.forward(params, &Tensor::cat(&means, 1)).relu())
-            }
-            Head::SpatialV2 { first, norm, second } => {
-                let features = first.forward(params, &Tensor::cat(&means, 1));
-                second.forward(params, &norm.forward_silu(kernels, params, &features))
-            }
-        }
+        (hidden.to_kind(Kind::Float), means)
     }
 
     /// FLOPs of the forward pass for one image. Counts convolutions and matrix products, with 2 FLOPs for a

@@ -32,5 +32,5 @@ pub use loader::Loader;
 pub use open::{Sources, list_names, open};
 pub use pixels::Pixels;
 pub use resample::{Filter, resize};
-pub use sample::{Batch, SampleReader, SampleSpec, load_square};
+pub use sample::{Batch, SampleReader, SampleSpec, load_square, load_whole};
 pub use source::{ImageSource, Subset};

@@ -144,16 +144,33 @@ pub fn load_square(
     channels: usize,
     draws: &Draws,
 ) -> Result<Pixels, DataError> {
-    let broken = |reason| DataError::Broken { path: source.name(item), reason };
-    let load = || {
+    guarded(source, item, || {
         let image = source.load(item)?.with_channels(channels);
         let image = if source.is_padded() { image.pad_to(size) } else { image };
         let length = draws.crop.as_ref().map_or(size, |crop| crop.short_side);
         match refusal_of_scale(image.width, image.height, length) {
-            Some(reason) => Err(broken(reason)),
+            Some(reason) => Err(DataError::Broken { path: source.name(item), reason }),
             None => Ok(square(&image, size, draws)),
         }
-    };
+    })
+}
+
+/// Returns image `item` of a source with `channels` channels, in its stored size. A panic of a decoder is an error of the
+/// image.
+///
+/// # Errors
+/// If the image cannot be read or decoded.
+pub fn load_whole(source: &dyn ImageSource, item: u64, channels: usize) -> Result<Pixels, DataError> {
+    guarded(source, item, || Ok(source.load(item)?.with_channels(channels)))
+}
+
+/// Returns what `load` returns. A panic is an error of the image.
+fn guarded(
+    source: &dyn ImageSource,
+    item: u64,
+    load: impl FnOnce() -> Result<Pixels, DataError>,
+) -> Result<Pixels, DataError> {
+    let broken = |reason| DataError::Broken { path: source.name(item), reason };
     catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|panic| Err(broken(panic_text(&*panic))))
 }
 

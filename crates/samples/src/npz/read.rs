@@ -31,7 +31,7 @@ const BUFFER_BYTES: usize = 1 << 18;
 
 /// An array of a file.
 #[derive(Debug, Clone)]
-struct Member {
+pub(super) struct Member {
     /// The name without `.npy`.
     key: String,
     /// The offset of its data in the file.
@@ -39,21 +39,21 @@ struct Member {
     /// The length of its data in the file.
     stored_bytes: u64,
     /// The length of the npy file.
-    length: u64,
+    pub(super) length: u64,
     is_compressed: bool,
     crc32: u32,
 }
 
 /// The directory of an npz file.
 #[derive(Debug)]
-struct Npz {
+pub(super) struct Npz {
     name: String,
     source: Source,
     members: Vec<Member>,
 }
 
 impl Npz {
-    fn open(path: &Path) -> Result<Self, Error> {
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let name = path.display().to_string();
         let refuse = |reason: String| Error::Npz { file: name.clone(), reason };
         // A pipe would block, and cannot be read at an offset.
@@ -104,11 +104,11 @@ impl Npz {
         Ok(Self { name, source, members })
     }
 
-    fn refuse(&self, reason: String) -> Error {
+    pub(super) fn refuse(&self, reason: String) -> Error {
         Error::Npz { file: self.name.clone(), reason }
     }
 
-    fn member(&self, key: &str) -> Option<&Member> {
+    pub(super) fn member(&self, key: &str) -> Option<&Member> {
         self.members.iter().find(|member| member.key == key)
     }
 
@@ -124,7 +124,7 @@ impl Npz {
     }
 
     /// Returns the npy file of an array, without its first bytes.
-    fn reader(&self, member: &Member, skip: u64) -> Result<Box<dyn Read + Send>, Error> {
+    pub(super) fn reader(&self, member: &Member, skip: u64) -> Result<Box<dyn Read + Send>, Error> {
         let (start, end) = (member.start, member.start + member.stored_bytes);
         if !member.is_compressed {
             return Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, self.source.window(start + skip, end))));
@@ -144,7 +144,7 @@ impl Npz {
     }
 
     /// Returns the header of an array whose dimensions match the length of its data.
-    fn header(&self, member: &Member, element_bytes: u64) -> Result<NpyHeader, Error> {
+    pub(super) fn header(&self, member: &Member, element_bytes: u64) -> Result<NpyHeader, Error> {
         let header = header::read(&mut self.reader(member, 0)?)
             .map_err(|reason| self.refuse(format!("{}: {reason}", member.key)))?;
         let bytes = header.shape.iter().try_fold(element_bytes, |bytes, &dimension| bytes.checked_mul(dimension));
@@ -155,6 +155,19 @@ impl Npz {
             )));
         }
         Ok(header)
+    }
+
+    /// Reads the whole npy file of an array and compares its checksum. The caller bounds its length.
+    pub(super) fn read_all(&self, member: &Member) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        let read = self.reader(member, 0)?.take(member.length).read_to_end(&mut bytes);
+        if !matches!(read, Ok(read) if read as u64 == member.length) {
+            return Err(self.damaged(member, read.err()));
+        }
+        if crc32fast::hash(&bytes) != member.crc32 {
+            return Err(self.refuse(format!("{} is damaged: its checksum differs", member.key)));
+        }
+        Ok(bytes)
     }
 
     /// Reads labels: a vector of integers.
@@ -187,14 +200,7 @@ impl Npz {
         if count > MAX_LABELS {
             return Err(self.refuse(format!("{key} has {count} labels; at most {MAX_LABELS} are read")));
         }
-        let mut bytes = Vec::new();
-        let read = self.reader(member, 0)?.take(member.length).read_to_end(&mut bytes);
-        if !matches!(read, Ok(read) if read as u64 == member.length) {
-            return Err(self.damaged(member, read.err()));
-        }
-        if crc32fast::hash(&bytes) != member.crc32 {
-            return Err(self.refuse(format!("{key} is damaged: its checksum differs")));
-        }
+        let bytes = self.read_all(member)?;
         let bytes = &bytes[found.length as usize..];
         let labels: Option<Vec<i64>> = bytes.chunks_exact(element_bytes).map(decode).collect();
         labels.ok_or_else(|| self.refuse(format!("{key} has a label above 2^63 - 1")))
@@ -256,8 +262,10 @@ impl NpzImages {
         let mut reader = npz.reader(&member, 0)?;
         let found = header::read(&mut reader).map_err(|reason| npz.refuse(format!("arr_0: {reason}")))?;
         let refuse = |what: &str| Err(npz.refuse(format!("arr_0 has {what}; {expected}")));
-        if found.descr != "|u1" {
-            return refuse(&format!("type {}", found.descr));
+        match found.descr.as_str() {
+            "|u1" => {}
+            "|O" => return refuse("pickled Python objects, which are never executed"),
+            other => return refuse(&format!("type {other}")),
         }
         if found.fortran_order {
             return refuse("Fortran order");

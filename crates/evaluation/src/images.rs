@@ -1,0 +1,181 @@
+//! Sets of images: an npz file, the output of a sampling job, a folder of pictures, or an IDX file.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use admiral_data::{ClassSource, DataConfig, Draws, ImageSource, SourceKind, load_square, load_whole};
+use admiral_samples::Images;
+use admiral_storage::{StoreOptions, hex};
+use rayon::prelude::*;
+
+use crate::error::Error;
+
+/// Images that are read by number, all of one shape.
+#[derive(Debug)]
+pub struct ImageSet {
+    location: String,
+    shape: [usize; 3],
+    num: u64,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// Those of an npz file or of a job.
+    Samples(Box<Images>),
+    /// Pictures, in their stored size, or scaled and cropped to a square around their center.
+    Pictures { source: Arc<dyn ImageSource>, is_square: bool },
+}
+
+/// How pictures become images of one shape.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PictureShape {
+    /// Height and width to which pictures are scaled and cropped around their center, as in training. Without it, all
+    /// pictures must have the same size.
+    pub size: Option<usize>,
+    /// The channels that the network takes, 1 or 3. Pictures are converted to them.
+    pub channels: usize,
+}
+
+impl ImageSet {
+    /// Opens the images at a location: an npz file, a sampling job (a folder or an `s3://` URL), a folder of pictures, or an
+    /// IDX file, gzipped or not. The classes of pictures in a folder are the names of the folders that hold them; those of
+    /// an IDX file are not known. `pictures` only applies to folders of pictures and IDX files.
+    ///
+    /// # Errors
+    /// [`Error::Samples`], [`Error::Data`] if they cannot be read; [`Error::Refused`] if there are none, or a picture size is
+    /// asked of images that already have one.
+    pub fn open(location: &str, pictures: PictureShape, options: &StoreOptions) -> Result<Self, Error> {
+        let path = Path::new(location);
+        let is_samples = location.contains("://")
+            || path.extension().is_some_and(|end| end == "npz")
+            || path.join("job.json").exists();
+        if !is_samples {
+            let source = if path.is_file() { SourceKind::Idx } else { SourceKind::Folder };
+            let classes = if path.is_file() { ClassSource::None } else { ClassSource::Folder };
+            let data = DataConfig { source, path: location.to_owned(), classes, ..DataConfig::default() };
+            // Without validation images, the seed is not used.
+            return Self::of_source(location, admiral_data::open(&data, 0)?.train, pictures);
+        }
+        let images = Images::open(location, options)?;
+        let (shape, num) = (images.shape(), images.num());
+        if num == 0 {
+            return Err(Error::Refused(format!("{location} has no images")));
+        }
+        if shape[2] != 1 && shape[2] != 3 {
+            let reason = if shape[0] == 1 || shape[0] == 3 { "; is it [N, channels, height, width]?" } else { "" };
+            return Err(Error::Refused(format!(
+                "{location}: its images have {} channels; arr_0 must be [N, height, width, channels] with 1 or 3 \
+                 channels{reason}",
+                shape[2]
+            )));
+        }
+        if pictures.size.is_some_and(|size| shape[..2] != [size, size]) {
+            return Err(Error::Refused(format!(
+                "{location}: its images have {} x {} pixels; a size is only for folders of pictures and IDX files",
+                shape[0], shape[1]
+            )));
+        }
+        Ok(Self { location: location.to_owned(), shape, num, content: Content::Samples(Box::new(images)) })
+    }
+
+    /// Returns the pictures of a source. `location` names them in messages.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the first picture cannot be read.
+    pub fn of_source(location: &str, source: Arc<dyn ImageSource>, pictures: PictureShape) -> Result<Self, Error> {
+        let num = source.num_images();
+        let [height, width] = match pictures.size {
+            Some(size) => [size, size],
+            None => {
+                let first = load_whole(&*source, 0, pictures.channels)?;
+                [first.height, first.width]
+            }
+        };
+        let is_square = pictures.size.is_some();
+        let content = Content::Pictures { source, is_square };
+        Ok(Self { location: location.to_owned(), shape: [height, width, pictures.channels], num, content })
+    }
+
+    /// Returns the location, for messages and reports.
+    #[must_use]
+    pub fn location(&self) -> &str {
+        &self.location
+    }
+
+    /// Returns height, width and channels of the images.
+    #[must_use]
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// Returns the number of images.
+    #[must_use]
+    pub fn num(&self) -> u64 {
+        self.num
+    }
+
+    /// Returns a text that differs between different sets: from the checksums in an npz file, the settings of a job, or the
+    /// names and classes of pictures. Pictures that are changed under the same names keep their key.
+    #[must_use]
+    pub fn key(&self) -> String {
+        match &self.content {
+            Content::Samples(images) => format!("samples {}", images.digest()),
+            Content::Pictures { source, is_square } => {
+                let [height, width, channels] = self.shape;
+                let location = std::fs::canonicalize(&self.location)
+                    .map_or(self.location.clone(), |path| path.display().to_string());
+                format!("pictures {} {location} {height}x{width}x{channels} {is_square}", hex(source.digest()))
+            }
+        }
+    }
+
+    /// Returns the class of each image, if they have classes.
+    ///
+    /// # Errors
+    /// [`Error::Samples`] if they cannot be read.
+    pub fn labels(&self) -> Result<Option<Vec<i64>>, Error> {
+        match &self.content {
+            Content::Samples(images) => match images.labels() {
+                Ok(labels) => Ok(Some(labels)),
+                Err(admiral_samples::Error::NoLabels { .. }) => Ok(None),
+                Err(error) => Err(error.into()),
+            },
+            Content::Pictures { source, .. } => Ok((0..self.num).map(|image| source.class(image)).collect()),
+        }
+    }
+
+    /// Reads the pixels of images, `[number, height, width, channels]`. Fastest in ascending order.
+    ///
+    /// # Errors
+    /// [`Error::Samples`], [`Error::Data`] if one cannot be read; [`Error::Refused`] if a picture has another size than the
+    /// first.
+    pub fn read(&mut self, images: Range<u64>) -> Result<Vec<u8>, Error> {
+        let [height, width, channels] = self.shape;
+        let (source, is_square) = match &mut self.content {
+            Content::Samples(samples) => return Ok(samples.read(images)?),
+            Content::Pictures { source, is_square } => (source, *is_square),
+        };
+        let draws = Draws { crop: None, flip: false };
+        let load = |image: u64| -> Result<Vec<u8>, Error> {
+            if is_square {
+                return Ok(load_square(&**source, image, height, channels, &draws)?.bytes);
+            }
+            let picture = load_whole(&**source, image, channels)?;
+            if [picture.height, picture.width] != [height, width] {
+                return Err(Error::Refused(format!(
+                    "{} has {} x {} pixels, the first picture of {} has {height} x {width}; give a size to which all are \
+                     scaled and cropped",
+                    source.name(image),
+                    picture.height,
+                    picture.width,
+                    self.location
+                )));
+            }
+            Ok(picture.bytes)
+        };
+        let pictures: Result<Vec<Vec<u8>>, Error> = images.into_par_iter().map(load).collect();
+        Ok(pictures?.concat())
+    }
+}

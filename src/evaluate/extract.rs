@@ -1,0 +1,127 @@
+//! Computes the features of a set of images in parts, on all ranks. It can be killed at any time and continued.
+
+use admiral_comm::{Collective, Ending, Phase, PhaseTracker, agree, any};
+use admiral_evaluation::{FeatureParts, FeatureTables, ImageSet, digest_of_pixels};
+use admiral_samples::parts_of_rank;
+use tch::{Device, Kind, Tensor};
+
+use crate::stop::Stop;
+
+use super::error::Error;
+use super::extractor::FeatureExtractor;
+
+/// The images of a part that are read and computed together.
+const CHUNK: u64 = 250;
+
+/// What the computation runs with.
+pub struct ExtractContext<'a> {
+    /// The ranks.
+    pub collective: &'a dyn Collective,
+    /// Records what this rank does in its ledger.
+    pub phases: &'a PhaseTracker,
+    /// Asks the ranks to stop.
+    pub stop: &'a Stop,
+    /// Told how many of the images are done, on rank 0.
+    pub progress: &'a dyn Fn(u64),
+}
+
+/// How the computation ended without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extracted {
+    /// All parts are there.
+    All,
+    /// The ranks were asked to stop. The parts that are finished are kept.
+    Preempted,
+}
+
+/// Computes the parts that are missing. Every rank calls it, with the same `missing`.
+///
+/// # Errors
+/// When images cannot be read, do not fit the network, or a part cannot be written, with the same message on every rank.
+pub fn extract_missing(
+    images: &mut ImageSet,
+    extractor: &dyn FeatureExtractor,
+    parts: &FeatureParts,
+    missing: &[u64],
+    context: &ExtractContext<'_>,
+) -> Result<Extracted, Ending> {
+    let ExtractContext { collective, phases, stop, progress } = *context;
+    let (rank, world_size) = (collective.rank(), collective.world_size());
+    let images_in = |parts_in: &[u64]| -> u64 {
+        parts_in.iter().map(|part| parts.images_of(*part)).map(|images| images.end - images.start).sum()
+    };
+    let mut done = parts.settings().num - images_in(missing);
+    let own_share = images_in(&parts_of_rank(missing, rank, world_size));
+    let mut own_done = 0;
+    phases.begin(own_done, false, own_share, 0);
+    stop.steps_begin();
+    progress(done);
+    for round in missing.chunks(world_size) {
+        let own = round.get(rank).copied();
+        let written = match own {
+            Some(part) => extract_part(images, extractor, parts, part, own_done, context),
+            None => Ok(()),
+        };
+        agree(collective, written, Error::exit_code)?;
+        if any(collective, stop.is_asked())? {
+            return Ok(Extracted::Preempted);
+        }
+        done += images_in(round);
+        own_done += own.map_or(0, |part| images_in(&[part]));
+        phases.begin(own_done, false, own_share, 0);
+        progress(done);
+    }
+    Ok(Extracted::All)
+}
+
+/// Computes and publishes a part. Publishes nothing if the ranks were asked to stop meanwhile.
+fn extract_part(
+    images: &mut ImageSet,
+    extractor: &dyn FeatureExtractor,
+    parts: &FeatureParts,
+    part: u64,
+    own_done: u64,
+    context: &ExtractContext<'_>,
+) -> Result<(), Error> {
+    let all = parts.images_of(part);
+    let identity = extractor.identity();
+    let mut tables = FeatureTables {
+        num: all.end - all.start,
+        spatial: identity.spatial.map(|_| Vec::new()),
+        logits: identity.classes.map(|_| Vec::new()),
+        ..FeatureTables::default()
+    };
+    let mut digests = String::new();
+    let [height, width, channels] = images.shape().map(|side| side as i64);
+    for (number, start) in all.clone().step_by(CHUNK as usize).enumerate() {
+        if context.stop.is_asked() {
+            return Ok(());
+        }
+        let chunk = start..(start + CHUNK).min(all.end);
+        context.phases.begin_step(own_done + (start - all.start));
+        context.phases.enter(Phase::Data, number);
+        let pixels = images.read(chunk.clone())?;
+        digests += &digest_of_pixels(&pixels);
+        context.phases.enter(Phase::Sample, number);
+        let batch = Tensor::from_slice(&pixels).view([(chunk.end - chunk.start) as i64, height, width, channels]);
+        let features = extractor.extract(&batch)?;
+        append(&mut tables.pool, &features.pool);
+        for (table, values) in [(&mut tables.spatial, features.spatial), (&mut tables.logits, features.logits)] {
+            if let (Some(table), Some(values)) = (table, values) {
+                append(table, &values);
+            }
+        }
+        context.phases.end_step();
+    }
+    tables.pixels = digest_of_pixels(digests.as_bytes());
+    context.phases.enter(Phase::Checkpoint, part as usize);
+    Ok(parts.write(part, &tables)?)
+}
+
+/// Appends the values of a float32 tensor on the CPU.
+fn append(table: &mut Vec<f32>, values: &Tensor) {
+    let values = values.to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
+    let start = table.len();
+    table.resize(start + values.numel(), 0.0);
+    values.copy_data(&mut table[start..], values.numel());
+}
