@@ -12,6 +12,7 @@ use super::bench::{self, BenchCommand};
 use super::checkpoint::{self, CheckpointCommand, Outcome};
 use super::config::{self, ConfigArguments, ConfigCommand};
 use super::encode::{self, EncodeOptions};
+use super::evaluate::{self, EvaluateArguments};
 use super::interpolate::{self, InterpolateOptions};
 use super::nll::{self, NllOptions};
 use super::plan::{self, PlanOptions};
@@ -42,6 +43,8 @@ enum Command {
     Interpolate(InterpolateOptions),
     /// Evaluate the likelihood of images in bits per dimension; on all ranks that mpirun starts
     Nll(NllOptions),
+    /// Compare sets of images: FID, sFID, Inception Score, precision, recall, KID; on all ranks that mpirun starts
+    Evaluate(Box<EvaluateArguments>),
     /// List, show, verify, compare, delete, import and export checkpoints
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
@@ -81,6 +84,7 @@ impl Cli {
             Command::Encode(options) => on_ranks(environment, |rank| encode::run(&options, rank)),
             Command::Interpolate(options) => on_ranks(environment, |rank| interpolate::run(&options, rank)),
             Command::Nll(options) => on_ranks(environment, |rank| nll::run(&options, rank)),
+            Command::Evaluate(arguments) => on_ranks(environment, |rank| evaluate::run(&arguments, rank)),
             Command::Checkpoint(command) => match checkpoint::run(&command, &environment.s3) {
                 // The exit code of diff(1).
                 Ok(Outcome::Different) => return ProcessExit::from(1),

@@ -12,6 +12,13 @@ pub(super) struct ComputeOptions {
     /// Precision of the network's torso [default: fp32 on a CPU, on a GPU that of training]
     #[arg(long, value_enum)]
     pub(super) precision: Option<PrecisionMode>,
+    #[command(flatten)]
+    pub(super) device: DeviceOptions,
+}
+
+/// Where networks compute.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct DeviceOptions {
     /// The device [default: that of the checkpoint's configuration]
     #[arg(long, value_enum)]
     pub(super) device: Option<DeviceChoice>,
@@ -25,8 +32,8 @@ fn threads(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|threads| *threads <= 4096).ok_or_else(|| "expected a number up to 4096".to_owned())
 }
 
-impl ComputeOptions {
-    /// Returns the context in which the networks run. `trained` is the configuration of the checkpoint. Every rank calls it.
+impl DeviceOptions {
+    /// Returns the context in which networks run. `trained` is the configuration of the checkpoint. Every rank calls it.
     ///
     /// # Errors
     /// When this rank has no such device.
@@ -35,6 +42,16 @@ impl ComputeOptions {
         config.run.device = self.device.unwrap_or(config.run.device);
         config.run.num_threads = self.threads.unwrap_or(0);
         Ok(RunContext::open(rank, &config)?)
+    }
+}
+
+impl ComputeOptions {
+    /// Returns the context in which the networks run. `trained` is the configuration of the checkpoint. Every rank calls it.
+    ///
+    /// # Errors
+    /// When this rank has no such device.
+    pub(super) fn open_context<'a>(&self, rank: RankContext<'a>, trained: &RunConfig) -> Result<RunContext<'a>, Error> {
+        self.device.open_context(rank, trained)
     }
 
     /// Returns the precision in which the networks compute: that of the options, else on GPUs that of training.

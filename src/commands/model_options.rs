@@ -22,7 +22,7 @@ use admiral_storage::StoreOptions;
 const MAX_BATCH: u64 = 65_536;
 
 /// The time between progress lines where the output is no terminal.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The model, and how it computes.
 #[derive(Debug, Clone, Args)]

@@ -27,7 +27,7 @@ pub struct ClassifierExtractor {
 ///
 /// # Errors
 /// [`Error::Sample`] if it is no classifier.
-pub fn check_classifier(model: &OpenedModel) -> Result<(), Error> {
+pub(super) fn check_classifier(model: &OpenedModel) -> Result<(), Error> {
     Ok(model.check_task(Task::Classifier, "the network of features")?)
 }
 

@@ -15,6 +15,9 @@ pub enum Error {
     /// A checkpoint cannot be read.
     #[error(transparent)]
     Sample(#[from] sample::Error),
+    /// The weights of Inception cannot be read.
+    #[error(transparent)]
+    Inception(#[from] admiral_inception::Error),
     /// The images cannot be read, or not be compared.
     #[error(transparent)]
     Evaluation(#[from] admiral_evaluation::Error),
@@ -37,7 +40,7 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Refused(_) => ExitCode::Config,
+            Self::Refused(_) | Self::Inception(_) => ExitCode::Config,
             Self::Sample(error) => error.exit_code(),
             Self::Evaluation(error) => error.exit_code(),
             Self::Collective(_) | Self::Operation(_) => ExitCode::Bug,

@@ -5,10 +5,11 @@ use admiral_evaluation::{FeatureParts, FeatureTables, ImageSet, digest_of_pixels
 use admiral_samples::parts_of_rank;
 use tch::{Device, Kind, Tensor};
 
+use crate::sample::numbers_from_root;
 use crate::stop::Stop;
 
 use super::error::Error;
-use super::extractor::FeatureExtractor;
+use super::extractor::{FeatureExtractor, ImageFeatures};
 
 /// The images of a part that are read and computed together.
 const CHUNK: u64 = 250;
@@ -21,8 +22,19 @@ pub struct ExtractContext<'a> {
     pub phases: &'a PhaseTracker,
     /// Asks the ranks to stop.
     pub stop: &'a Stop,
-    /// Told how many of the images are done, on rank 0.
-    pub progress: &'a dyn Fn(u64),
+    /// Told how many images this rank has computed since the start, and how many are done by all ranks.
+    pub progress: &'a dyn Fn(Done),
+}
+
+/// How far the computation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Done {
+    /// The images that this rank has computed.
+    pub own: u64,
+    /// The images that this rank has to compute.
+    pub own_share: u64,
+    /// The images whose features are there, of all ranks.
+    pub all: u64,
 }
 
 /// How the computation ended without an error.
@@ -45,33 +57,49 @@ pub fn extract_missing(
     missing: &[u64],
     context: &ExtractContext<'_>,
 ) -> Result<Extracted, Ending> {
-    let ExtractContext { collective, phases, stop, progress } = *context;
+    let ExtractContext { collective, stop, progress, .. } = *context;
     let (rank, world_size) = (collective.rank(), collective.world_size());
     let images_in = |parts_in: &[u64]| -> u64 {
         parts_in.iter().map(|part| parts.images_of(*part)).map(|images| images.end - images.start).sum()
     };
-    let mut done = parts.settings().num - images_in(missing);
     let own_share = images_in(&parts_of_rank(missing, rank, world_size));
-    let mut own_done = 0;
-    phases.begin(own_done, false, own_share, 0);
-    stop.steps_begin();
+    let mut done = Done { own: 0, own_share, all: parts.settings().num - images_in(missing) };
     progress(done);
     for round in missing.chunks(world_size) {
         let own = round.get(rank).copied();
         let written = match own {
-            Some(part) => extract_part(images, extractor, parts, part, own_done, context),
+            Some(part) => extract_part(images, extractor, parts, part, done, context),
             None => Ok(()),
         };
         agree(collective, written, Error::exit_code)?;
         if any(collective, stop.is_asked())? {
             return Ok(Extracted::Preempted);
         }
-        done += images_in(round);
-        own_done += own.map_or(0, |part| images_in(&[part]));
-        phases.begin(own_done, false, own_share, 0);
+        done.all += images_in(round);
+        done.own += own.map_or(0, |part| images_in(&[part]));
         progress(done);
     }
     Ok(Extracted::All)
+}
+
+/// Returns the parts that are missing, on every rank, after rank 0 has recorded what they are. Every rank calls it.
+///
+/// # Errors
+/// When the store refuses, or a rank does not see what rank 0 has recorded.
+pub fn missing_parts(parts: &FeatureParts, collective: &dyn Collective) -> Result<Vec<u64>, Ending> {
+    let code = Error::exit_code;
+    let described = if collective.rank() == 0 { parts.describe() } else { Ok(()) };
+    agree(collective, described.map_err(Error::from), code)?;
+    let shared = parts.is_described().map_err(Error::from).and_then(|is_there| match is_there {
+        true => Ok(()),
+        false => Err(Error::Refused(format!(
+            "rank 0 has written to {}, which this rank does not see; keep features in a folder that all hosts share, or \
+             under an s3:// URL",
+            parts.url()
+        ))),
+    });
+    agree(collective, shared, code)?;
+    numbers_from_root(collective, || parts.missing().map_err(Error::from), code)
 }
 
 /// Computes and publishes a part. Publishes nothing if the ranks were asked to stop meanwhile.
@@ -80,17 +108,11 @@ fn extract_part(
     extractor: &dyn FeatureExtractor,
     parts: &FeatureParts,
     part: u64,
-    own_done: u64,
+    done: Done,
     context: &ExtractContext<'_>,
 ) -> Result<(), Error> {
     let all = parts.images_of(part);
-    let identity = extractor.identity();
-    let mut tables = FeatureTables {
-        num: all.end - all.start,
-        spatial: identity.spatial.map(|_| Vec::new()),
-        logits: identity.classes.map(|_| Vec::new()),
-        ..FeatureTables::default()
-    };
+    let mut tables = FeatureTables::empty(extractor.identity());
     let mut digests = String::new();
     let [height, width, channels] = images.shape().map(|side| side as i64);
     for (number, start) in all.clone().step_by(CHUNK as usize).enumerate() {
@@ -98,24 +120,29 @@ fn extract_part(
             return Ok(());
         }
         let chunk = start..(start + CHUNK).min(all.end);
-        context.phases.begin_step(own_done + (start - all.start));
+        (context.progress)(Done { own: done.own + (start - all.start), ..done });
         context.phases.enter(Phase::Data, number);
         let pixels = images.read(chunk.clone())?;
         digests += &digest_of_pixels(&pixels);
         context.phases.enter(Phase::Sample, number);
         let batch = Tensor::from_slice(&pixels).view([(chunk.end - chunk.start) as i64, height, width, channels]);
         let features = extractor.extract(&batch)?;
-        append(&mut tables.pool, &features.pool);
-        for (table, values) in [(&mut tables.spatial, features.spatial), (&mut tables.logits, features.logits)] {
-            if let (Some(table), Some(values)) = (table, values) {
-                append(table, &values);
-            }
-        }
-        context.phases.end_step();
+        append_features(&mut tables, &features);
     }
     tables.pixels = digest_of_pixels(digests.as_bytes());
     context.phases.enter(Phase::Checkpoint, part as usize);
     Ok(parts.write(part, &tables)?)
+}
+
+/// Appends the features of images to tables.
+pub fn append_features(tables: &mut FeatureTables, features: &ImageFeatures) {
+    tables.num += features.pool.size()[0].unsigned_abs();
+    append(&mut tables.pool, &features.pool);
+    for (table, values) in [(&mut tables.spatial, &features.spatial), (&mut tables.logits, &features.logits)] {
+        if let (Some(table), Some(values)) = (table, values) {
+            append(table, values);
+        }
+    }
 }
 
 /// Appends the values of a float32 tensor on the CPU.

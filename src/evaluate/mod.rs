@@ -4,8 +4,12 @@ mod classifier;
 mod error;
 mod extract;
 mod extractor;
+pub mod inception;
+mod open;
 
-pub use classifier::{ClassifierExtractor, check_classifier};
+pub use classifier::ClassifierExtractor;
 pub use error::Error;
-pub use extract::{ExtractContext, Extracted, extract_missing};
+pub use extract::{Done, ExtractContext, Extracted, append_features, extract_missing, missing_parts};
 pub use extractor::{FeatureExtractor, ImageFeatures};
+pub use inception::Inception;
+pub use open::FeatureSource;

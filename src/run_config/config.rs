@@ -12,6 +12,7 @@ use crate::diffusion::DiffusionConfig;
 use crate::model::flops::theoretical_images_per_v100_second;
 use crate::model::{ModelConfig, Network, NetworkSpec, Task};
 
+use super::evaluation::EvaluationConfig;
 use super::sampling::SamplingConfig;
 use super::sections::{ClassifierConfig, OptimizerConfig, PrecisionConfig, RunSection, TrainingConfig};
 
@@ -39,6 +40,8 @@ pub struct RunConfig {
     pub classifier: ClassifierConfig,
     /// How samples are drawn.
     pub sampling: SamplingConfig,
+    /// How the run evaluates itself.
+    pub evaluation: EvaluationConfig,
     /// Where checkpoints are saved, and how.
     pub checkpoint: CheckpointConfig,
     /// Progress and TensorBoard.
@@ -65,6 +68,7 @@ impl Validate for RunConfig {
             let rows = self.sampling.grid_rows(self.model.num_classes);
             mistakes.extend(self.sampling.check_grid(rows, self.model.image_size));
         }
+        mistakes.extend(self.evaluation.validate(self.task == Task::Diffusion));
         mistakes.extend(self.checkpoint.validate());
         mistakes.extend(self.telemetry.validate());
         let launch = self.launch.mistakes().into_iter();
@@ -84,6 +88,9 @@ impl RunConfig {
             ("data.label_path", optional(&self.data.label_path)),
             ("data.validation_path", optional(&self.data.validation_path)),
             ("data.validation_label_path", optional(&self.data.validation_label_path)),
+            ("evaluation.reference", self.evaluation.reference.clone()),
+            ("evaluation.features", self.evaluation.features.clone()),
+            ("evaluation.inception", optional(&self.evaluation.inception)),
             ("checkpoint.url", optional(&self.checkpoint.url)),
         ];
         let is_variable = |rest: &str| rest.starts_with(|c: char| c == '{' || c == '_' || c.is_ascii_alphabetic());

@@ -1,9 +1,10 @@
 //! Batches of images that ranks share. A batch is determined by the index of its first image.
 
 use std::cell::Cell;
+use std::fmt::Display;
 use std::ops::Range;
 
-use admiral_comm::{Collective, CollectiveError, Ending, agree};
+use admiral_comm::{Collective, CollectiveError, Ending, ExitCode, agree};
 
 use super::error::Error;
 
@@ -12,7 +13,7 @@ use super::error::Error;
 /// of each rank.
 ///
 /// `compute` is called in every round on every rank, also on one without a batch: with no images.
-pub(super) fn gather_batches<E: From<CollectiveError>>(
+pub fn gather_batches<E: From<CollectiveError>>(
     count: u64,
     batch_size: u64,
     collective: &dyn Collective,
@@ -60,6 +61,22 @@ pub fn gather_agreed(
         consumed.set(before.and_then(|()| consume(images, bytes)));
     })?;
     agree(collective, consumed.into_inner(), Error::exit_code)
+}
+
+/// Returns the numbers that rank 0 finds, on every rank.
+///
+/// # Errors
+/// Those of `find`, the same on every rank, or when the ranks cannot reach each other.
+pub fn numbers_from_root<E: Display>(
+    collective: &dyn Collective,
+    find: impl FnOnce() -> Result<Vec<u64>, E>,
+    code: fn(&E) -> ExitCode,
+) -> Result<Vec<u64>, Ending> {
+    let found = if collective.rank() == 0 { find() } else { Ok(Vec::new()) };
+    let found = agree(collective, found, code)?;
+    let mut bytes: Vec<u8> = found.iter().flat_map(|number| number.to_le_bytes()).collect();
+    collective.broadcast(0, &mut bytes)?;
+    Ok(bytes.as_chunks::<8>().0.iter().map(|&number| u64::from_le_bytes(number)).collect())
 }
 
 #[cfg(test)]

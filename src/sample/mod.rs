@@ -14,7 +14,7 @@ mod noise;
 mod stage;
 mod watch;
 
-pub use batches::gather_agreed;
+pub use batches::{gather_agreed, gather_batches, numbers_from_root};
 pub use error::Error;
 pub use given_images::{GivenImages, low_res_examples};
 pub use image_batches::{ImageBatch, ImageBatches, SampleRequest, Stages, gather_images};

@@ -5,6 +5,7 @@ use admiral_comm::{CollectiveError, Ending, ExitCode, Failure};
 use admiral_data::DataError;
 
 use crate::context::ContextError;
+use crate::evaluate;
 use crate::model::ParamError;
 use crate::ops;
 use crate::sample;
@@ -24,6 +25,9 @@ pub enum TrainError {
     /// Checkpoints cannot be read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The run cannot be evaluated.
+    #[error(transparent)]
+    Evaluate(#[from] evaluate::Error),
     /// A bug in Admiral.
     #[error("this is a bug in Admiral: {0}")]
     Bug(String),
@@ -101,6 +105,7 @@ impl TrainError {
             Self::Refused(_) | Self::Data(_) | Self::Folder { .. } => ExitCode::Config,
             Self::Model(_) => ExitCode::Config,
             Self::Checkpoint(error) => error.exit_code(),
+            Self::Evaluate(error) => error.exit_code(),
             Self::Collective(_) | Self::Torch(_) | Self::Operation(_) | Self::Bug(_) => ExitCode::Bug,
             Self::Diverged { .. } => ExitCode::Diverged,
         }

@@ -4,6 +4,8 @@ mod begin;
 mod class_dropout;
 mod curves;
 mod error;
+mod evaluation;
+mod evaluation_records;
 mod flat;
 mod grid;
 mod loss_scale;

@@ -17,6 +17,7 @@ use crate::stop::Stop;
 use super::begin::{Resume, choose_checkpoint, open_saver, open_store};
 use super::curves::{self, Curves};
 use super::error::TrainError;
+use super::evaluation::Evaluator;
 use super::grid::draw_grid;
 use super::loss_scale::LossScale;
 use super::plan_check::PlanCheck;
@@ -100,6 +101,7 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     // After the restore, because a run that has finished or cannot be restored needs neither NCCL nor data.
     let mut session = session.start(&context, last_step)?;
     let mut validation = agree(collective, Validation::open(&session, &context), TrainError::exit_code)?;
+    let evaluator = Evaluator::open(&session, &folder, &context, stop)?;
     let is_asked = || {
         let stop = stop.clone();
         move || stop.is_asked()
@@ -108,7 +110,7 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     if let Some(validation) = &mut validation {
         validation.give_up_when(is_asked());
     }
-    let mut run = Loop::new(session, saver, validation, &context, &folder);
+    let mut run = Loop::new(session, saver, &store, validation, evaluator, &context, &folder);
     run.log_start(&store, first_step, last_step, started);
     stop.steps_begin();
     let finish = run.train(stop, last_step).map_err(TrainError::ending)?;
@@ -135,6 +137,7 @@ struct Loop<'a> {
     session: Session,
     saves: Saves,
     validation: Option<Validation>,
+    evaluator: Option<Evaluator>,
     context: &'a RunContext<'a>,
     board: Rc<TensorBoard>,
     line: Option<Rc<ProgressLine>>,
@@ -148,7 +151,9 @@ impl<'a> Loop<'a> {
     fn new(
         session: Session,
         saver: Saver,
+        store: &Store,
         validation: Option<Validation>,
+        evaluator: Option<Evaluator>,
         context: &'a RunContext<'a>,
         folder: &Path,
     ) -> Self {
@@ -172,10 +177,11 @@ impl<'a> Loop<'a> {
         let metrics = MetricSinks::new(sinks);
         let num_timesteps = session.state.trainer.objective.diffusion().num_timesteps();
         let curves = Curves::new(config.task, num_timesteps, Instant::now());
-        let saves = Saves::new(saver, &config.checkpoint, metrics.clone(), context.phases.clone(), collective);
+        let saves = Saves::new(saver, store, &config.checkpoint, metrics.clone(), context.phases.clone(), collective);
         let on_gpus = is_root && context.device.is_cuda();
         let plan = if on_gpus { PlanCheck::open(config, collective.world_size()) } else { None };
-        Self { session, saves, validation, context, board, line, metrics, curves, ranks: RankTimes::default(), plan }
+        let ranks = RankTimes::default();
+        Self { session, saves, validation, evaluator, context, board, line, metrics, curves, ranks, plan }
     }
 
     fn log_start(&self, store: &Store, first_step: u64, last_step: u64, started: Instant) {
@@ -232,6 +238,9 @@ impl<'a> Loop<'a> {
                 phases.enter(Phase::Sample, 0);
                 self.draw(step)?;
             }
+            if !is_asked {
+                self.evaluate(step, is_last)?;
+            }
             if is_last || is_asked {
                 phases.enter(Phase::Checkpoint, 0);
                 self.saves.finish(&self.session.state, !is_last, collective)?;
@@ -284,6 +293,34 @@ impl<'a> Loop<'a> {
         }
         for (name, mean) in validation.measure(&self.session, self.context)? {
             self.record(MetricKind::Gauge, &format!("val_{name}"), step, mean);
+        }
+        Ok(())
+    }
+
+    fn evaluate(&mut self, step: u64, is_last: bool) -> Result<(), TrainError> {
+        let Some(evaluator) = &mut self.evaluator else { return Ok(()) };
+        if !evaluator.is_due(step, is_last) {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let results = evaluator.measure(&self.session, self.context)?;
+        if !results.is_empty() {
+            self.saves.evaluated(step, evaluator.record(&results));
+        }
+        for (weights, report) in results {
+            for row in &report.metrics {
+                if let Some(value) = row.exact {
+                    self.record(MetricKind::Gauge, &format!("evaluation/{weights}/{}", row.name), step, value);
+                }
+            }
+            let shown = report.metrics.iter().filter_map(|row| Some(format!("{} {:.4}", row.name, row.exact?)));
+            tracing::info!(
+                step,
+                "{weights}: {} of {} images, after {:.1} s",
+                shown.collect::<Vec<_>>().join(", "),
+                report.samples.num.unwrap_or(0),
+                started.elapsed().as_secs_f64()
+            );
         }
         Ok(())
     }

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use admiral_checkpoint::{CheckpointConfig, Error as CheckpointError, Report, SaveEvent, Saver, WhenBusy};
+use admiral_checkpoint::{CheckpointConfig, Error as CheckpointError, Evaluation, Report, SaveEvent, Saver, WhenBusy};
 use admiral_comm::{Collective, CollectiveError, PhaseTracker};
+use admiral_storage::Store;
 use admiral_telemetry::{Metric, MetricKind, MetricSink, MetricSinks};
 
 use super::error::TrainError;
+use super::evaluation_records::EvaluationRecords;
 use super::run_state::RunState;
 use super::state::begin_save;
 
@@ -20,6 +22,8 @@ const RETRY_PAUSE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Saves {
     saver: Saver,
+    /// On rank 0.
+    evaluations: Option<EvaluationRecords>,
     when_busy: WhenBusy,
     deadline: Duration,
     metrics: MetricSinks,
@@ -36,6 +40,7 @@ pub(super) struct Saves {
 impl Saves {
     pub(super) fn new(
         saver: Saver,
+        store: &Store,
         config: &CheckpointConfig,
         metrics: MetricSinks,
         phases: PhaseTracker,
@@ -43,6 +48,7 @@ impl Saves {
     ) -> Self {
         Self {
             saver,
+            evaluations: (collective.rank() == 0).then(|| EvaluationRecords::new(store)),
             when_busy: config.when_busy,
             deadline: config.deadline(),
             metrics,
@@ -142,7 +148,17 @@ impl Saves {
             self.wait(collective)?;
             self.is_retrying = true;
         }
+        if let Some(evaluations) = &mut self.evaluations {
+            evaluations.finish(self.deadline);
+        }
         Ok(())
+    }
+
+    /// Keeps the evaluation of a step on rank 0, and records it beside the checkpoint when that is published.
+    pub(super) fn evaluated(&mut self, step: u64, evaluation: Evaluation) {
+        if let Some(evaluations) = &mut self.evaluations {
+            evaluations.add(step, evaluation);
+        }
     }
 
     fn record(&self, kind: MetricKind, name: &str, step: u64, value: f64) {
@@ -198,6 +214,9 @@ impl Saves {
             SaveEvent::Published { step, seconds, bytes } => {
                 self.published = Some(step);
                 self.phases.checkpoint(step);
+                if let Some(evaluations) = &mut self.evaluations {
+                    evaluations.published(step);
+                }
                 if self.is_root {
                     tracing::info!("checkpoint of step {step} published ({seconds:.2} s)");
                 }

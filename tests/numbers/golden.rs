@@ -11,6 +11,7 @@ mod diffusion;
 mod encode;
 mod fill;
 mod image_pipeline;
+mod inception;
 mod loops;
 mod metrics;
 mod network;
@@ -47,6 +48,7 @@ const KINDS: &[(&str, Check)] = &[
     ("stack", stack::check),
     ("bpd", bpd::check),
     ("cfg", cfg::check),
+    ("inception", inception::check),
 ];
 
 fn check_kind(kind: &str) {
@@ -160,6 +162,11 @@ fn bpd() {
 #[test]
 fn cfg() {
     check_kind("cfg");
+}
+
+#[test]
+fn inception() {
+    check_kind("inception");
 }
 
 /// The tests above run Admiral's own kernels. This runs some of them again with libtorch's operations, in another

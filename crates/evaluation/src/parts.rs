@@ -63,6 +63,51 @@ pub struct FeatureTables {
 }
 
 impl FeatureTables {
+    /// Returns the tables of no image.
+    #[must_use]
+    pub fn empty(extractor: &ExtractorIdentity) -> Self {
+        let (spatial, logits) = (extractor.spatial.map(|_| Vec::new()), extractor.classes.map(|_| Vec::new()));
+        Self { spatial, logits, ..Self::default() }
+    }
+
+    /// Appends other images. The digest of the pixels is left as it is.
+    pub fn append(&mut self, other: Self) {
+        self.num += other.num;
+        self.pool.extend(other.pool);
+        for (own, other) in [(&mut self.spatial, other.spatial), (&mut self.logits, other.logits)] {
+            if let (Some(own), Some(other)) = (own, other) {
+                own.extend(other);
+            }
+        }
+    }
+
+    /// Returns the values and the digest as bytes, for another rank.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let tables = [Some(&self.pool), self.spatial.as_ref(), self.logits.as_ref()];
+        let values = tables.into_iter().flatten().flatten().flat_map(|value| value.to_le_bytes());
+        values.chain(self.pixels.bytes()).collect()
+    }
+
+    /// Reads [`to_bytes`](Self::to_bytes) of `num` images. Returns `None` if the length is another one.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8], num: u64, extractor: &ExtractorIdentity) -> Option<Self> {
+        let mut rest = bytes;
+        let mut take = |width: usize| -> Option<Vec<f32>> {
+            let (own, after) = rest.split_at_checked(width.checked_mul(num as usize)?.checked_mul(4)?)?;
+            rest = after;
+            Some(own.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect())
+        };
+        let pool = take(extractor.pool)?;
+        let mut optional = |width: Option<usize>| match width {
+            Some(width) => take(width).map(Some),
+            None => Some(None),
+        };
+        let (spatial, logits) = (optional(extractor.spatial)?, optional(extractor.classes)?);
+        let pixels = String::from_utf8(rest.to_vec()).ok()?;
+        Some(Self { num, pool, spatial, logits, pixels })
+    }
+
     fn table(&self, name: &str) -> Option<&[f32]> {
         match name {
             "pool" => Some(&self.pool),
@@ -213,7 +258,7 @@ impl FeatureParts {
         let widths = &self.settings.extractor;
         let table = |width: usize| Vec::with_capacity(self.settings.num as usize * width);
         let mut all = FeatureTables {
-            num: self.settings.num,
+            num: 0,
             pool: table(widths.pool),
             spatial: widths.spatial.map(table),
             logits: widths.classes.map(table),
@@ -222,13 +267,8 @@ impl FeatureParts {
         let mut pixels = Sha256::new();
         for part in 0..self.num_parts() {
             let tables = self.read(part)?;
-            all.pool.extend(tables.pool);
-            for (all, own) in [(&mut all.spatial, tables.spatial), (&mut all.logits, tables.logits)] {
-                if let (Some(all), Some(own)) = (all, own) {
-                    all.extend(own);
-                }
-            }
-            pixels.update(tables.pixels);
+            pixels.update(&tables.pixels);
+            all.append(tables);
         }
         all.pixels = hex(pixels.finalize());
         Ok(all)
@@ -338,6 +378,14 @@ mod tests {
             assert!(matches!(parts.read(0), Err(Error::Damaged { .. })), "byte {place}");
             assert_eq!(parts.missing().unwrap(), [0]);
         }
+    }
+
+    #[test]
+    fn tables_cross_ranks_as_bytes() {
+        let tables = tables(3..8);
+        let bytes = tables.to_bytes();
+        assert_eq!(FeatureTables::from_bytes(&bytes, 5, &extractor()), Some(tables));
+        assert_eq!(FeatureTables::from_bytes(&bytes[..20], 5, &extractor()), None);
     }
 
     #[test]

@@ -1,48 +1,6 @@
-//! Features of images, and the errors of metrics.
+//! Features of images.
 
-use faer::Mat;
-
-/// An error of computing a metric.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MetricError {
-    /// The values do not form complete rows.
-    #[error("{values} values are not a whole number of rows of {width}")]
-    Shape {
-        /// The number of values given.
-        values: usize,
-        /// The number of values in a row.
-        width: usize,
-    },
-    /// A feature is NaN or infinite.
-    #[error("value {column} of row {row} is not finite: look at that image and at the network's weights")]
-    NotFinite {
-        /// The row, from 0.
-        row: usize,
-        /// The position in the row, from 0.
-        column: usize,
-    },
-    /// Two tables have different widths.
-    #[error("features of width {left} cannot be compared with features of width {right}")]
-    Width {
-        /// The width of the first table.
-        left: usize,
-        /// The width of the second table.
-        right: usize,
-    },
-    /// There are too few images.
-    #[error("{metric} needs at least {needed} images, not {given}")]
-    TooFew {
-        /// The name of the metric.
-        metric: &'static str,
-        /// The required number of images.
-        needed: usize,
-        /// The number of images given.
-        given: usize,
-    },
-    /// The square root of the covariances cannot be computed.
-    #[error("the covariances have no square root, not even with 1e-6 on their diagonals")]
-    NoRoot,
-}
+use super::MetricError;
 
 /// The features of images: `[num, width]`, row-major, all finite.
 #[derive(Debug, Clone, Copy)]
@@ -87,11 +45,6 @@ impl<'a> Features<'a> {
         &self.values[index * self.width..][..self.width]
     }
 
-    /// Returns a range of rows as a float64 matrix.
-    pub(super) fn matrix(&self, rows: std::ops::Range<usize>) -> Mat<f64> {
-        Mat::from_fn(rows.len(), self.width, |i, j| f64::from(self.row(rows.start + i)[j]))
-    }
-
     /// Checks that both tables have the same width.
     pub(super) fn check_width(&self, other: &Self) -> Result<(), MetricError> {
         if self.width == other.width {
@@ -126,6 +79,5 @@ mod tests {
     fn rows_keep_their_order() {
         let table = Features::new(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0], 2).unwrap();
         assert_eq!((table.num(), table.row(1)), (3, [2.0, 3.0].as_slice()));
-        assert_eq!(table.matrix(1..3)[(1, 0)], 4.0);
     }
 }

@@ -14,7 +14,7 @@ use tch::Device;
 use crate::context::{RankContext, RunContext};
 use crate::diffusion::Sampler;
 use crate::run_config::PrecisionMode;
-use crate::sample::{Drawn, Error, JobContext, SampleRequest, draw_missing};
+use crate::sample::{Drawn, Error, JobContext, SampleRequest, draw_missing, numbers_from_root};
 use crate::stop::{Stop, StopMessages};
 
 use super::classes;
@@ -109,7 +109,7 @@ impl<'a> PlannedJob<'a> {
     pub(super) fn run(self, stop: &Stop, rank: RankContext<'a>) -> Result<EndedJob, Ending> {
         let Self { options, opened, mut request, context, precision, settings } = self;
         let collective = rank.collective;
-        let (is_root, code) = (collective.rank() == 0, Error::exit_code);
+        let (is_root, code, output) = (collective.rank() == 0, Error::exit_code, admiral_samples::Error::exit_code);
         let store = agree(collective, create_store(&options, rank), code)?;
         // Rank 0 creates the job; the others find it, so that ranks that do not share the location are told.
         let created = if is_root { Job::create_or_open(&store, settings).map(Some) } else { Ok(None) };
@@ -130,7 +130,7 @@ impl<'a> PlannedJob<'a> {
         let mut ended = EndedJob { code: ExitCode::Finished, drawn: 0, elapsed: Duration::ZERO };
         // A finished job needs no weights.
         let (mut unloaded, mut prepared) = (Some((opened, context)), None);
-        let mut missing = from_root(collective, || job.missing())?;
+        let mut missing = numbers_from_root(collective, || job.missing(), output)?;
         for turn in 1.. {
             if is_root {
                 log_start(&job, &missing, collective.world_size(), sampler, device);
@@ -153,7 +153,7 @@ impl<'a> PlannedJob<'a> {
             }
             phases.enter(Phase::Checkpoint, 0);
             let without_png = match options.format.contains(&Format::Png) {
-                true => from_root(collective, || job.missing_png())?,
+                true => numbers_from_root(collective, || job.missing_png(), output)?,
                 false => Vec::new(),
             };
             let png = write_png(&job, &without_png, &phases, collective);
@@ -171,7 +171,7 @@ impl<'a> PlannedJob<'a> {
                 return Ok(ended);
             }
             // Withdraws the damaged parts, which are drawn again.
-            missing = from_root(collective, || job.verify())?;
+            missing = numbers_from_root(collective, || job.verify(), output)?;
         }
         Ok(ended)
     }
@@ -288,18 +288,6 @@ fn event_folder(options: &SampleOptions, store: &Store) -> Option<PathBuf> {
         _ => None,
     };
     options.tensorboard.clone().or(local)
-}
-
-/// Returns the numbers that rank 0 finds, on every rank.
-fn from_root(
-    collective: &dyn Collective,
-    find: impl FnOnce() -> Result<Vec<u64>, admiral_samples::Error>,
-) -> Result<Vec<u64>, Ending> {
-    let found = if collective.rank() == 0 { find() } else { Ok(Vec::new()) };
-    let found = agree(collective, found.map_err(Error::from), Error::exit_code)?;
-    let mut bytes: Vec<u8> = found.iter().flat_map(|number| number.to_le_bytes()).collect();
-    collective.broadcast(0, &mut bytes)?;
-    Ok(bytes.as_chunks::<8>().0.iter().map(|&number| u64::from_le_bytes(number)).collect())
 }
 
 fn sinks(is_root: bool, board: &Rc<TensorBoard>, num: u64, progress: &Terminal) -> MetricSinks {

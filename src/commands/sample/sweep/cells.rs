@@ -4,7 +4,7 @@ use std::fmt;
 
 use admiral_storage::StoreOptions;
 
-use crate::commands::compute::ComputeOptions;
+use crate::commands::compute::{ComputeOptions, DeviceOptions};
 use crate::diffusion::{Sampler, SolverOption};
 use crate::sample::{Error, Identity, OpenedModel};
 
@@ -83,7 +83,10 @@ impl Cell {
             labels_from: spec.labels_from.clone(),
             seed: spec.seed,
             batch_size: spec.batch_size,
-            compute: ComputeOptions { precision: spec.precision, device: spec.device, threads: spec.threads },
+            compute: ComputeOptions {
+                precision: spec.precision,
+                device: DeviceOptions { device: spec.device, threads: spec.threads },
+            },
             ..DrawingOptions::default()
         };
         SampleOptions {

@@ -1,0 +1,315 @@
+//! Computes the metrics of two sides of a comparison from their features.
+
+use admiral_metrics::adm::{self, AdmStatistics};
+use admiral_metrics::{
+    BLOCKS, BlockSums, Features, MetricError, SUBSET_SIZE, SUBSETS, Statistics, density_coverage, frechet_distance,
+    half, inception_score_of_logits, inception_score_of_pieces, kernel_distance_of_subsets, kernel_inception_distance,
+    precision_recall, random_order,
+};
+
+use crate::error::Error;
+use crate::given::GivenStatistics;
+use crate::identity::ExtractorIdentity;
+use crate::parts::FeatureTables;
+use crate::report::{MetricRow, REPORT_VERSION, Report, SideReport, warnings};
+use crate::side::OpenedSide;
+
+/// One side of a comparison, with its features.
+#[derive(Debug)]
+pub struct Side {
+    /// The location, for reports.
+    pub location: String,
+    /// Height, width and channels of the images, if there are any.
+    pub shape: Option<[usize; 3]>,
+    /// The features of the images, if there are any.
+    pub tables: Option<FeatureTables>,
+    /// Statistics that a file gives. FID and sFID take them in place of those of the images.
+    pub statistics: Option<GivenStatistics>,
+}
+
+impl Side {
+    /// Returns an opened side with the features of its images.
+    #[must_use]
+    pub fn new(opened: OpenedSide, tables: Option<FeatureTables>) -> Self {
+        let shape = opened.images.as_ref().map(|images| images.shape());
+        Self { location: opened.location, shape, tables, statistics: opened.statistics }
+    }
+
+    fn report(&self) -> SideReport {
+        let tables = self.tables.as_ref();
+        let given = self.statistics.as_ref();
+        SideReport {
+            location: self.location.clone(),
+            num: tables.map(|tables| tables.num).or(given.and_then(|given| given.num)),
+            shape: self.shape,
+            pixels: tables.map(|tables| tables.pixels.clone()).or(given.and_then(|given| given.pixels.clone())),
+            statistics: given.map(|given| given.sha256.clone()),
+        }
+    }
+}
+
+/// What is computed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MeasureOptions {
+    /// Whether to compute with the published evaluator's numerics.
+    pub adm: bool,
+    /// Whether to compute in float64.
+    pub exact: bool,
+    /// Whether to compute only FID, sFID, Inception Score, KID, precision and recall, which takes less time.
+    pub only_main: bool,
+    /// The neighbors whose distance is the radius of precision and recall.
+    pub neighbors: usize,
+    /// The same for density and coverage.
+    pub density_neighbors: usize,
+    /// The images of a split of the Inception Score.
+    pub split: usize,
+    /// The seed of random subsets.
+    pub seed: u64,
+}
+
+impl Default for MeasureOptions {
+    fn default() -> Self {
+        Self { adm: true, exact: true, only_main: false, neighbors: 3, density_neighbors: 5, split: 5000, seed: 0 }
+    }
+}
+
+/// The pieces of the Inception Score with an interval.
+const PIECES: usize = 10;
+
+/// Collects the metrics, in the order of the table.
+struct Rows {
+    rows: Vec<MetricRow>,
+}
+
+impl Rows {
+    /// Adds a metric that is computed in both modes.
+    fn add(
+        &mut self,
+        name: &'static str,
+        how: &str,
+        adm: Option<Computed>,
+        exact: Option<Computed>,
+    ) -> Result<(), Error> {
+        let wrap = |value: Option<Computed>| value.transpose().map_err(|error| Error::Metric { metric: name, error });
+        let (adm, exact) = (wrap(adm)?, wrap(exact)?);
+        if adm.is_some() || exact.is_some() {
+            self.rows.push(MetricRow { name: name.into(), adm, exact, how: how.into() });
+        }
+        Ok(())
+    }
+}
+
+type Computed = Result<f64, MetricError>;
+
+/// The statistics of a side in both modes, or in one.
+struct Moments {
+    adm: Option<AdmStatistics>,
+    exact: Option<Statistics>,
+}
+
+impl Moments {
+    /// Returns given statistics, or those of features.
+    fn of(
+        given: Option<&AdmStatistics>,
+        features: Option<Features<'_>>,
+        options: &MeasureOptions,
+    ) -> Result<Option<Self>, MetricError> {
+        let moments = match (given, features) {
+            (Some(given), _) => Self {
+                adm: options.adm.then(|| given.clone()),
+                exact: options.exact.then(|| given.statistics().clone()),
+            },
+            // The statistics of features are the same in both modes but for the mean.
+            (None, Some(features)) if options.adm => {
+                let adm = adm::statistics(&features)?;
+                Self { exact: options.exact.then(|| adm.statistics().clone()), adm: Some(adm) }
+            }
+            (None, Some(features)) => Self { adm: None, exact: Some(Statistics::of(&features)?) },
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(moments))
+    }
+}
+
+/// Compares two sides. What a side does not have the images or the network for is left out.
+///
+/// # Errors
+/// [`Error::Refused`] if neither FID nor anything else can be computed; [`Error::Metric`] if a metric fails, for example
+/// because there are too few images.
+pub fn measure(
+    samples: &Side,
+    reference: &Side,
+    extractor: &ExtractorIdentity,
+    options: &MeasureOptions,
+) -> Result<Report, Error> {
+    let mut rows = Rows { rows: Vec::new() };
+    let pools = [samples, reference].map(|side| features(side.tables.as_ref(), Kind::Pool, extractor));
+    let [generated, real] = pools;
+    let (generated, real) = (generated?, real?);
+    let given = |side: &Side| side.statistics.clone();
+    let (given_samples, given_reference) = (given(samples), given(reference));
+    let how = match (&given_samples, &given_reference) {
+        (None, None) => "pooled features",
+        _ => "pooled features, given statistics",
+    };
+    let pool_of = |given: &Option<GivenStatistics>, features| {
+        let wrap = |error| Error::Metric { metric: "fid", error };
+        Moments::of(given.as_ref().map(|given| &given.pool), features, options).map_err(wrap)
+    };
+    let moments = [pool_of(&given_samples, generated)?, pool_of(&given_reference, real)?];
+    let [Some(of_samples), Some(of_reference)] = &moments else {
+        return Err(Error::Refused("there are neither images nor statistics on one side".into()));
+    };
+    distance(&mut rows, "fid", how, of_samples, of_reference)?;
+
+    let spatial = |given: &Option<GivenStatistics>, side: &Side| -> Result<Option<Moments>, Error> {
+        let features = features(side.tables.as_ref(), Kind::Spatial, extractor)?;
+        // Statistics without spatial ones do not stand in for them.
+        let wrap = |error| Error::Metric { metric: "sfid", error };
+        let given = given.as_ref().and_then(|given| given.spatial.as_ref());
+        Moments::of(given, features, options).map_err(wrap)
+    };
+    if let (Some(left), Some(right)) = (spatial(&given_samples, samples)?, spatial(&given_reference, reference)?) {
+        distance(&mut rows, "sfid", "spatial features", &left, &right)?;
+    }
+    if let Some(logits) = features(samples.tables.as_ref(), Kind::Logits, extractor)? {
+        inception_scores(&mut rows, &logits, options)?;
+    }
+    if let (Some(generated), Some(real)) = (generated, real) {
+        manifold(&mut rows, &generated, &real, options)?;
+        kernel(&mut rows, &generated, &real, options)?;
+    }
+    if let (Some(generated), Some(statistics)) = (generated, &of_reference.exact)
+        && !options.only_main
+    {
+        extrapolation(&mut rows, &generated, statistics, options)?;
+    }
+    let (samples, reference) = (samples.report(), reference.report());
+    let mut warnings = warnings(&samples, &reference);
+    if samples.num.is_some_and(|num| num <= extractor.pool as u64) {
+        warnings.push(format!(
+            "there are not more samples than the {} features: their covariance has no inverse, and FID says little",
+            extractor.pool
+        ));
+    }
+    Ok(Report {
+        schema_version: REPORT_VERSION,
+        admiral: env!("CARGO_PKG_VERSION").into(),
+        samples,
+        reference,
+        features: extractor.clone(),
+        metrics: rows.rows,
+        warnings,
+    })
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Pool,
+    Spatial,
+    Logits,
+}
+
+/// Returns a table of features, if the network gives it.
+fn features<'a>(
+    tables: Option<&'a FeatureTables>,
+    kind: Kind,
+    extractor: &ExtractorIdentity,
+) -> Result<Option<Features<'a>>, Error> {
+    let Some(tables) = tables else { return Ok(None) };
+    let (values, width) = match kind {
+        Kind::Pool => (Some(&tables.pool), Some(extractor.pool)),
+        Kind::Spatial => (tables.spatial.as_ref(), extractor.spatial),
+        Kind::Logits => (tables.logits.as_ref(), extractor.classes),
+    };
+    let (Some(values), Some(width)) = (values, width) else { return Ok(None) };
+    Features::new(values, width).map(Some).map_err(|error| Error::Metric { metric: "features", error })
+}
+
+fn distance(rows: &mut Rows, name: &'static str, how: &str, left: &Moments, right: &Moments) -> Result<(), Error> {
+    let adm = left.adm.as_ref().zip(right.adm.as_ref()).map(|(left, right)| adm::frechet_distance(left, right));
+    let exact = left.exact.as_ref().zip(right.exact.as_ref()).map(|(left, right)| frechet_distance(left, right));
+    rows.add(name, how, adm, exact)
+}
+
+fn inception_scores(rows: &mut Rows, logits: &Features<'_>, options: &MeasureOptions) -> Result<(), Error> {
+    let adm = options.adm.then(|| adm::inception_score(logits, options.split));
+    let exact = options.exact.then(|| inception_score_of_logits(logits, options.split));
+    rows.add("inception_score", &format!("pieces of {} in file order", options.split), adm, exact)?;
+    if options.only_main || !options.exact || logits.num() < PIECES {
+        return Ok(());
+    }
+    let order = random_order(logits.num(), options.seed);
+    let spread = inception_score_of_pieces(logits, &order, PIECES);
+    let deviation = spread.as_ref().map(|spread| spread.deviation).map_err(Clone::clone);
+    rows.add("inception_score_10", "mean of 10 random pieces", None, Some(spread.map(|spread| spread.mean)))?;
+    rows.add("inception_score_10_std", "their standard deviation", None, Some(deviation))
+}
+
+fn manifold(
+    rows: &mut Rows,
+    generated: &Features<'_>,
+    real: &Features<'_>,
+    options: &MeasureOptions,
+) -> Result<(), Error> {
+    let k = options.neighbors;
+    let adm = options.adm.then(|| half::precision_recall(real, generated, k, half::BLOCK));
+    let exact = options.exact.then(|| precision_recall(real, generated, k));
+    let how = format!("radius of neighbor {k}; adm: distances in float16, blocks of {}", half::BLOCK);
+    let precision = [&adm, &exact].map(|both| both.clone().map(|both| both.map(|both| both.precision)));
+    let recall = [adm, exact].map(|both| both.map(|both| both.map(|both| both.recall)));
+    for (name, [adm, exact]) in [("precision", precision), ("recall", recall)] {
+        rows.add(name, &how, adm, exact)?;
+    }
+    if options.only_main || !options.exact {
+        return Ok(());
+    }
+    let k = options.density_neighbors;
+    if real.num() <= k {
+        return Ok(());
+    }
+    let both = density_coverage(real, generated, k);
+    let density = both.clone().map(|both| both.density);
+    let how = format!("radius of neighbor {k}");
+    rows.add("density", &how, None, Some(density))?;
+    rows.add("coverage", &how, None, Some(both.map(|both| both.coverage)))
+}
+
+fn kernel(
+    rows: &mut Rows,
+    generated: &Features<'_>,
+    real: &Features<'_>,
+    options: &MeasureOptions,
+) -> Result<(), Error> {
+    if !options.exact {
+        return Ok(());
+    }
+    rows.add("kid", "unbiased, all pairs", None, Some(kernel_inception_distance(generated, real)))?;
+    let size = SUBSET_SIZE;
+    if options.only_main || generated.num() < size || real.num() < size {
+        return Ok(());
+    }
+    let spread = kernel_distance_of_subsets(generated, real, SUBSETS, size, options.seed);
+    let deviation = spread.clone().map(|spread| spread.deviation);
+    let how = format!("{SUBSETS} subsets of {size}");
+    rows.add("kid_mean", &how, None, Some(spread.map(|spread| spread.mean)))?;
+    rows.add("kid_std", "their standard deviation", None, Some(deviation))
+}
+
+fn extrapolation(
+    rows: &mut Rows,
+    generated: &Features<'_>,
+    reference: &Statistics,
+    options: &MeasureOptions,
+) -> Result<(), Error> {
+    // A part of the images must have more of them than features.
+    if generated.num() < 2 * BLOCKS || generated.num() < 5 * generated.width() {
+        return Ok(());
+    }
+    let found = BlockSums::new(generated, options.seed).and_then(|sums| sums.extrapolate(reference, options.seed));
+    let found = found.map_err(|error| Error::Metric { metric: "fid_infinity", error })?;
+    rows.add("fid_infinity", "a line in 1 / n through sets of 20 % to all images", None, Some(Ok(found.at_infinity)))?;
+    let how = format!("95 % interval of fid, jackknife over {BLOCKS} blocks");
+    rows.add("fid_low", &how, None, Some(Ok(found.interval[0])))?;
+    rows.add("fid_high", &how, None, Some(Ok(found.interval[1])))
+}

@@ -1,0 +1,396 @@
+//! Decisions about squared distances of all pairs of rows, as exact as if each distance were computed, at the price of a
+//! matrix product.
+//!
+//! The formula `|a|^2 + |b|^2 - 2 a.b` is fast because it is a matrix product, but it loses small distances to
+//! cancellation, and with them the order of neighbors. Here it gives bounds in float32. Where the bounds decide, nothing
+//! else is computed. The few pairs where they do not are computed from their differences in float64.
+//!
+//! With u = 2^-24, a dot product of w terms in float32 has an error of at most `w u / (1 - w u) |a||b|` in any order of
+//! summation (Higham, "Accuracy and stability of numerical algorithms", section 3.1). So the error of the squared
+//! distance is at most `w u / (1 - w u) (|a| + |b|)^2 / 2`, and a few u more for the rounding of rows and of the formula
+//! itself. Rows are taken about the mean of both tables, which makes |a| and |b| small.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::Features;
+use super::tiles::{CHUNK, Pairs, Panel, TILE, Tile, ranges, visit_tiles};
+
+/// The number of rows of a panel.
+const PANEL: usize = 8 * TILE;
+/// The unit roundoff of float32.
+const ROUNDOFF: f32 = 1.0 / 16_777_216.0;
+
+/// A neighbor of a row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Neighbor {
+    /// Its position in the table of possible neighbors.
+    pub index: usize,
+    /// Its squared distance.
+    pub squared_distance: f64,
+}
+
+/// What turns products of rows into bounds of their distances.
+struct Bounds {
+    center: Vec<f32>,
+    /// The error of a squared distance is at most this times the square of the sum of both norms.
+    error: f32,
+}
+
+/// The norms of the rows of a panel about the center.
+struct Norms {
+    plain: Vec<f32>,
+    squared: Vec<f32>,
+}
+
+/// Some rows of a table about the center.
+struct Rows {
+    panel: Panel<f32>,
+    norms: Norms,
+}
+
+impl Bounds {
+    fn new(tables: [&Features<'_>; 2]) -> Self {
+        let width = tables[0].width();
+        let mut sums = vec![0.0; width];
+        for table in tables {
+            for row in table.values().chunks_exact(width) {
+                sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
+            }
+        }
+        let num = (tables[0].num() + tables[1].num()).max(1) as f64;
+        let relative = (width as f32 + 2.0) * ROUNDOFF;
+        Self {
+            center: sums.iter().map(|sum| (sum / num) as f32).collect(),
+            // No bound exists for widths above 2^23. All pairs are computed from their differences then.
+            error: if relative < 0.5 { 0.5 * relative / (1.0 - relative) + 16.0 * ROUNDOFF } else { f32::INFINITY },
+        }
+    }
+
+    fn rows(&self, table: &Features<'_>, range: std::ops::Range<usize>) -> Rows {
+        let first = range.start;
+        let panel = Panel::new(first, range.len(), table.width(), |index, row| {
+            for ((out, &value), &center) in row.iter_mut().zip(table.row(first + index)).zip(&self.center) {
+                *out = value - center;
+            }
+        });
+        let squared: Vec<f64> =
+            panel.rows().map(|row| row.iter().map(|&value| f64::from(value) * f64::from(value)).sum()).collect();
+        let norms = Norms {
+            plain: squared.iter().map(|squared| squared.sqrt() as f32).collect(),
+            squared: squared.iter().map(|&squared| squared as f32).collect(),
+        };
+        Rows { panel, norms }
+    }
+
+    /// Replaces the products of a tile by lower bounds of the squared distances. Where float32 overflows, the bound is
+    /// NaN or an infinity of any sign, so that `!(bound > limit)` or [`upper`](Self::upper) must be asked.
+    fn lower(&self, tile: &mut Tile<'_, f32>, left: &Rows, right: &Rows) {
+        let columns = tile.columns.len();
+        let first = tile.columns.start - right.panel.first;
+        let (plain, squared) = (&right.norms.plain[first..][..columns], &right.norms.squared[first..][..columns]);
+        for (row, values) in tile.rows.clone().zip(tile.products.chunks_exact_mut(columns)) {
+            let row = row - left.panel.first;
+            let (own, own_squared) = (left.norms.plain[row], left.norms.squared[row]);
+            for ((value, &norm), &norm_squared) in values.iter_mut().zip(plain).zip(squared) {
+                let both = own + norm;
+                let bound = (own_squared + norm_squared - 2.0 * *value) - self.error * (both * both);
+                // An infinite bound is as useless as NaN. The difference is NaN exactly for those.
+                *value = bound + (bound - bound);
+            }
+        }
+    }
+
+    /// Returns the upper bound that belongs to a lower bound.
+    fn upper(&self, lower: f32, norms: [f32; 2]) -> f32 {
+        let both = norms[0] + norms[1];
+        lower + 2.0 * self.error * (both * both)
+    }
+}
+
+/// The rows that may be among the nearest of one row.
+struct Candidates {
+    /// No row farther away than this, squared, is among the nearest.
+    limit: f32,
+    /// The smallest upper bounds, ascending, as many as neighbors are wanted.
+    uppers: Vec<f32>,
+    /// The nearest of the rows whose distance has been computed.
+    nearest: Vec<Neighbor>,
+    /// Rows that may be nearer, with their lower bounds.
+    undecided: Vec<(usize, f32)>,
+}
+
+impl Candidates {
+    fn new(k: usize) -> Self {
+        Self { limit: f32::INFINITY, uppers: vec![f32::INFINITY; k], nearest: Vec::new(), undecided: Vec::new() }
+    }
+
+    /// Takes a row with its bounds. `exact` computes the squared distance of a row.
+    fn push(&mut self, index: usize, lower: f32, upper: f32, exact: impl Fn(usize) -> f64) {
+        let k = self.uppers.len();
+        if upper < self.uppers[k - 1] {
+            let position = self.uppers.partition_point(|&other| other <= upper);
+            self.uppers.insert(position, upper);
+            self.uppers.pop();
+            self.limit = self.limit.min(self.uppers[k - 1]);
+        }
+        self.undecided.push((index, lower));
+        // Rows that are very close to each other could all stay undecided. The list must not grow with the table.
+        if self.undecided.len() >= 4 * k + 128 {
+            self.decide(exact);
+        }
+    }
+
+    /// Computes the distances of the undecided rows that may still be among the nearest.
+    fn decide(&mut self, exact: impl Fn(usize) -> f64) {
+        let k = self.uppers.len();
+        for (index, lower) in std::mem::take(&mut self.undecided) {
+            if is_above(lower, self.limit) {
+                continue;
+            }
+            let found = Neighbor { index, squared_distance: exact(index) };
+            let position = self.nearest.partition_point(|other| {
+                (other.squared_distance, other.index) <= (found.squared_distance, found.index)
+            });
+            self.nearest.insert(position, found);
+            self.nearest.truncate(k);
+        }
+        if let Some(last) = self.nearest.get(k - 1) {
+            self.limit = self.limit.min(above(last.squared_distance));
+        }
+    }
+}
+
+/// Returns a number in float32 that is at least `value`.
+fn above(value: f64) -> f32 {
+    let rounded = value as f32;
+    if f64::from(rounded) < value { rounded.next_up() } else { rounded }
+}
+
+/// Returns a number in float32 that is at most `value`.
+fn below(value: f64) -> f32 {
+    let rounded = value as f32;
+    if f64::from(rounded) > value { rounded.next_down() } else { rounded }
+}
+
+/// Returns whether a bound is certainly above a limit. NaN is not.
+fn is_above(bound: f32, limit: f32) -> bool {
+    bound > limit
+}
+
+/// Returns the `k` nearest rows of `right` for each row of `left`, ascending. Of equally near rows the first comes first.
+/// `k` is at least 1 and at most the number of rows of `right`.
+pub(crate) fn nearest_rows(left: &Features<'_>, right: &Features<'_>, k: usize) -> Vec<Vec<Neighbor>> {
+    search(left, right, k, false)
+}
+
+/// As [`nearest_rows`] of a table in itself. Each row is its own nearest, unless it has copies that come first.
+pub(crate) fn nearest_rows_within(table: &Features<'_>, k: usize) -> Vec<Vec<Neighbor>> {
+    search(table, table, k, true)
+}
+
+fn search(left: &Features<'_>, right: &Features<'_>, k: usize, within: bool) -> Vec<Vec<Neighbor>> {
+    let bounds = Bounds::new([left, right]);
+    // One lock for the rows of a tile.
+    let states: Vec<Mutex<Vec<Candidates>>> =
+        ranges(left.num(), TILE).map(|rows| Mutex::new(rows.map(|_| Candidates::new(k)).collect())).collect();
+    for (number, left_range) in ranges(left.num(), PANEL).enumerate() {
+        let own = bounds.rows(left, left_range);
+        for right_range in ranges(right.num(), PANEL).skip(if within { number } else { 0 }) {
+            let same = within && right_range.start == own.panel.first;
+            let other = (!same).then(|| bounds.rows(right, right_range));
+            let other = other.as_ref().unwrap_or(&own);
+            let pairs = if same { Pairs::Upper } else { Pairs::All };
+            visit_tiles(&own.panel, &other.panel, pairs, |mut tile| {
+                bounds.lower(&mut tile, &own, other);
+                take_rows(&bounds, &tile, [&own, other], [left, right], &states);
+                if within && tile.rows != tile.columns {
+                    take_columns(&bounds, &tile, [&own, other], left, &states);
+                }
+            });
+        }
+    }
+    states
+        .into_iter()
+        .flat_map(|state| state.into_inner().unwrap_or_else(PoisonError::into_inner))
+        .enumerate()
+        .map(|(row, mut candidates)| {
+            candidates.decide(|index| squared_distance(left.row(row), right.row(index)));
+            candidates.nearest
+        })
+        .collect()
+}
+
+/// Offers each column of a tile to the candidates of each row.
+fn take_rows(
+    bounds: &Bounds,
+    tile: &Tile<'_, f32>,
+    rows: [&Rows; 2],
+    tables: [&Features<'_>; 2],
+    states: &[Mutex<Vec<Candidates>>],
+) {
+    let mut states = states[tile.rows.start / TILE].lock().unwrap_or_else(PoisonError::into_inner);
+    for ((row, values), state) in
+        tile.rows.clone().zip(tile.products.chunks_exact(tile.columns.len())).zip(states.iter_mut())
+    {
+        let norm = rows[0].norm(row);
+        for (number, chunk) in values.chunks(CHUNK).enumerate() {
+            let limit = state.limit;
+            if chunk.iter().fold(true, |all, &lower| all & is_above(lower, limit)) {
+                continue;
+            }
+            for (offset, &lower) in chunk.iter().enumerate() {
+                if is_above(lower, state.limit) {
+                    continue;
+                }
+                let index = tile.columns.start + number * CHUNK + offset;
+                let upper = bounds.upper(lower, [norm, rows[1].norm(index)]);
+                state.push(index, lower, upper, |index| squared_distance(tables[0].row(row), tables[1].row(index)));
+            }
+        }
+    }
+}
+
+/// Offers each row of a tile to the candidates of each column, which is a row of the same table.
+fn take_columns(
+    bounds: &Bounds,
+    tile: &Tile<'_, f32>,
+    rows: [&Rows; 2],
+    table: &Features<'_>,
+    states: &[Mutex<Vec<Candidates>>],
+) {
+    let mut states = states[tile.columns.start / TILE].lock().unwrap_or_else(PoisonError::into_inner);
+    let mut limits: Vec<f32> = states.iter().map(|state| state.limit).collect();
+    for (row, values) in tile.rows.clone().zip(tile.products.chunks_exact(tile.columns.len())) {
+        let norm = rows[0].norm(row);
+        for (number, (chunk, limits)) in values.chunks(CHUNK).zip(limits.chunks_mut(CHUNK)).enumerate() {
+            if chunk.iter().zip(limits.iter()).fold(true, |all, (&lower, &limit)| all & is_above(lower, limit)) {
+                continue;
+            }
+            for (offset, (&lower, limit)) in chunk.iter().zip(limits).enumerate() {
+                if is_above(lower, *limit) {
+                    continue;
+                }
+                let column = number * CHUNK + offset;
+                let index = tile.columns.start + column;
+                let upper = bounds.upper(lower, [norm, rows[1].norm(index)]);
+                let state = &mut states[column];
+                state.push(row, lower, upper, |row| squared_distance(table.row(row), table.row(index)));
+                *limit = state.limit;
+            }
+        }
+    }
+}
+
+impl Rows {
+    /// Returns the norm of a row, by its position in the table.
+    fn norm(&self, row: usize) -> f32 {
+        self.norms.plain[row - self.panel.first]
+    }
+}
+
+/// What a search for pairs asks of a pair.
+pub(crate) trait Within: Sync {
+    /// Whether a pair still matters. Asked before a distance is computed.
+    fn matters(&self, row: usize, column: usize) -> bool;
+    /// Takes a pair whose distance is at most the radius.
+    fn take(&self, row: usize, column: usize);
+}
+
+/// The balls around the rows of a table, and what takes the pairs of a ball and a row of the other table inside.
+pub(crate) struct Balls<'a> {
+    /// The squared radii.
+    pub radii: &'a [f64],
+    /// What takes the pairs (left row, right row).
+    pub within: &'a dyn Within,
+}
+
+/// The radii of some balls in float32, so that a bound above the first number is outside and below the second inside.
+struct Limits {
+    outside: Vec<f32>,
+    inside: Vec<f32>,
+}
+
+impl Limits {
+    fn new(balls: Option<&Balls<'_>>) -> Self {
+        let radii = balls.map_or([].as_slice(), |balls| balls.radii);
+        Self {
+            outside: radii.iter().map(|&radius| above(radius)).collect(),
+            inside: radii.iter().map(|&radius| below(radius)).collect(),
+        }
+    }
+}
+
+/// Finds the pairs of a left and a right row that are not farther from each other than the radius of the left row, for
+/// `left_balls`, or of the right row, for `right_balls`. Both searches share their products.
+pub(crate) fn pairs_within(
+    left: &Features<'_>,
+    right: &Features<'_>,
+    left_balls: Option<&Balls<'_>>,
+    right_balls: Option<&Balls<'_>>,
+) {
+    let bounds = Bounds::new([left, right]);
+    let (left_limits, right_limits) = (Limits::new(left_balls), Limits::new(right_balls));
+    for left_range in ranges(left.num(), PANEL) {
+        let own = bounds.rows(left, left_range);
+        for right_range in ranges(right.num(), PANEL) {
+            let other = bounds.rows(right, right_range);
+            visit_tiles(&own.panel, &other.panel, Pairs::All, |mut tile| {
+                bounds.lower(&mut tile, &own, &other);
+                let decide = |balls: &Balls<'_>, row: usize, column: usize, lower: f32, inside: f32, radius: f64| {
+                    if !balls.within.matters(row, column) {
+                        return;
+                    }
+                    let upper = bounds.upper(lower, [own.norm(row), other.norm(column)]);
+                    if upper < inside || squared_distance(left.row(row), right.row(column)) <= radius {
+                        balls.within.take(row, column);
+                    }
+                };
+                let columns = tile.columns.clone();
+                for (row, values) in tile.rows.clone().zip(tile.products.chunks_exact(columns.len())) {
+                    for (number, chunk) in values.chunks(CHUNK).enumerate() {
+                        let first = columns.start + number * CHUNK;
+                        if let Some(balls) = left_balls {
+                            let limit = left_limits.outside[row];
+                            if !chunk.iter().fold(true, |all, &lower| all & is_above(lower, limit)) {
+                                for (column, &lower) in (first..).zip(chunk) {
+                                    if !is_above(lower, limit) {
+                                        decide(balls, row, column, lower, left_limits.inside[row], balls.radii[row]);
+                                    }
+                                }
+                            }
+                        }
+                        if let Some(balls) = right_balls {
+                            let limits = &right_limits.outside[first..][..chunk.len()];
+                            let outside =
+                                chunk.iter().zip(limits).fold(true, |all, (&l, &limit)| all & is_above(l, limit));
+                            if !outside {
+                                for ((column, &lower), &limit) in (first..).zip(chunk).zip(limits) {
+                                    if !is_above(lower, limit) {
+                                        let inside = right_limits.inside[column];
+                                        decide(balls, row, column, lower, inside, balls.radii[column]);
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    }
+}
+
+/// Returns the squared distance of two rows, computed from their differences in float64. It is the same to the bit in
+/// both directions, and equal rows have distance 0.
+pub(crate) fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
+    let (a_chunks, a_rest) = a.as_chunks::<8>();
+    let (b_chunks, b_rest) = b.as_chunks::<8>();
+    let mut sums = [0.0; 8];
+    for (a, b) in a_chunks.iter().zip(b_chunks) {
+        for lane in 0..8 {
+            let difference = f64::from(a[lane]) - f64::from(b[lane]);
+            sums[lane] += difference * difference;
+        }
+    }
+    let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum();
+    sums.iter().sum::<f64>() + rest
+}

@@ -1,0 +1,388 @@
+//! Precision and recall with distances in half precision, as the published evaluator computes them.
+//!
+//! With h = half(x), the norm of a row is half(sum of half(h h)), and the distance of the rows u and v is
+//! `D = max(half(half(norm_u - 2 half(h_u . h_v)) + norm_v), 0)`. Sums are taken in float32 and then rounded, as
+//! libraries do on GPUs. If any distance of a block of rows and columns is not finite, the whole block is
+//! `max(norm_u - 2 u . v + norm_v, 0)` in float32, from the features as they are. u is a row of the reference, and v a
+//! generated row. For a radius, u is the row itself, and v another row of its set; D(u, v) and D(v, u) can differ in the
+//! last bit.
+
+use std::ops::Range;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::manifold::{PrecisionRecall, check_neighbors};
+use super::rounding::round_to_half;
+use super::tiles::{CHUNK, Pairs, Panel, Tile, ranges, visit_tiles};
+use super::{Features, MetricError};
+
+/// The rows and columns of a block of the published evaluator.
+pub const BLOCK: usize = 10_000;
+
+/// Returns the distance of each reference row to each generated row, `[reference, generated]`, row-major. A block has at
+/// most `block` rows and columns; the evaluator's is [`BLOCK`].
+///
+/// # Errors
+/// [`MetricError::Width`] if the widths differ. [`MetricError::Zero`] if `block` is 0.
+pub fn distances(reference: &Features<'_>, generated: &Features<'_>, block: usize) -> Result<Vec<f32>, MetricError> {
+    reference.check_width(generated)?;
+    check_block(block)?;
+    let columns = generated.num();
+    let mut result = vec![0.0; reference.num() * columns];
+    for rows in ranges(reference.num(), block) {
+        let own = Rows::new(reference, rows);
+        for range in ranges(columns, block) {
+            let other = Rows::new(generated, range);
+            let tiles = own.visit(&other, |tile, rule, norms| {
+                let mut values = vec![0.0; tile.products.len()];
+                let mut finite = true;
+                for (row, into) in values.chunks_exact_mut(tile.columns.len()).enumerate() {
+                    finite &= rule.from_row(tile.row(row), norms[0][row], norms[1], into);
+                }
+                ((tile.rows.clone(), tile.columns.clone(), values), finite)
+            });
+            for (rows, range, values) in tiles {
+                for (row, values) in rows.zip(values.chunks_exact(range.len())) {
+                    result[row * columns..][range.clone()].copy_from_slice(values);
+                }
+            }
+        }
+    }
+    Ok(result)
+}
+
+/// Returns the distance of each image to its `k`-th nearest neighbor in the same set: the (k + 1)-th smallest distance,
+/// that of the image to itself included. In half precision that one need not be 0.
+///
+/// # Errors
+/// [`MetricError::Zero`] if `k` or `block` is 0. [`MetricError::TooFew`] if there are not more than `k` images.
+pub fn radii(features: &Features<'_>, k: usize, block: usize) -> Result<Vec<f32>, MetricError> {
+    check_block(block)?;
+    check_neighbors(features, k, "the radius of a manifold")?;
+    let mut all = Smallest::new(features.num(), k + 1);
+    for (number, rows) in ranges(features.num(), block).enumerate() {
+        let own = Rows::new(features, rows);
+        let within = own.visit_within(|tile, rule, norms| {
+            let on_diagonal = tile.rows == tile.columns;
+            let (found, finite) = smallest_of_tile(tile, rule, norms, k + 1, [true, !on_diagonal]);
+            (found, finite[0] && finite[1])
+        });
+        within.iter().flatten().flatten().for_each(|part| all.merge(part));
+        for range in ranges(features.num(), block).skip(number + 1) {
+            let other = Rows::new(features, range);
+            // The same products give the distances of both blocks that mirror each other. Each is finite or not.
+            let both =
+                own.visit_both(&other, |tile, rule, norms, wanted| smallest_of_tile(tile, rule, norms, k + 1, wanted));
+            both.iter().flatten().flatten().for_each(|part| all.merge(part));
+        }
+    }
+    Ok(all.last())
+}
+
+/// Returns precision and recall for balls that reach to the `k`-th nearest neighbor. The evaluator's `k` is 3, its
+/// `block` [`BLOCK`].
+///
+/// # Errors
+/// [`MetricError::Width`] if the widths differ. [`MetricError::Zero`] if `k` or `block` is 0. [`MetricError::TooFew`] if an
+/// image has fewer than `k` neighbors.
+pub fn precision_recall(
+    reference: &Features<'_>,
+    generated: &Features<'_>,
+    k: usize,
+    block: usize,
+) -> Result<PrecisionRecall, MetricError> {
+    reference.check_width(generated)?;
+    let [reference_radii, generated_radii] = [radii(reference, k, block)?, radii(generated, k, block)?];
+    let mut reference_inside = vec![false; reference.num()];
+    let mut generated_inside = vec![false; generated.num()];
+    for rows in ranges(reference.num(), block) {
+        let own = Rows::new(reference, rows);
+        for range in ranges(generated.num(), block) {
+            let other = Rows::new(generated, range);
+            let tiles = own.visit(&other, |tile, rule, norms| {
+                let radii = [&reference_radii[tile.rows.clone()], &generated_radii[tile.columns.clone()]];
+                let (inside, finite) = inside_of_tile(tile, rule, norms, radii);
+                ((tile.rows.clone(), tile.columns.clone(), inside), finite)
+            });
+            for (rows, columns, [in_rows, in_columns]) in tiles {
+                reference_inside[rows].iter_mut().zip(in_rows).for_each(|(all, inside)| *all |= inside);
+                generated_inside[columns].iter_mut().zip(in_columns).for_each(|(all, inside)| *all |= inside);
+            }
+        }
+    }
+    let fraction = |inside: &[bool]| inside.iter().filter(|inside| **inside).count() as f64 / inside.len() as f64;
+    Ok(PrecisionRecall { precision: fraction(&generated_inside), recall: fraction(&reference_inside) })
+}
+
+fn check_block(block: usize) -> Result<(), MetricError> {
+    if block == 0 { Err(MetricError::Zero { what: "the number of rows of a block" }) } else { Ok(()) }
+}
+
+/// How a distance follows from a product and two norms.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    Half,
+    Full,
+}
+
+impl Rule {
+    /// Writes the distances of the row u to the columns v. Returns whether all are finite.
+    fn from_row(self, products: &[f32], norm_u: f32, norms_v: &[f32], into: &mut [f32]) -> bool {
+        let pairs = into.iter_mut().zip(products).zip(norms_v);
+        match self {
+            Self::Half => pairs.fold(true, |finite, ((into, &product), &norm_v)| {
+                *into = half_distance(product, norm_u, norm_v);
+                finite & (*into < f32::INFINITY)
+            }),
+            Self::Full => pairs.fold(true, |finite, ((into, &product), &norm_v)| {
+                *into = positive(norm_u - 2.0 * product + norm_v);
+                finite & (*into < f32::INFINITY)
+            }),
+        }
+    }
+
+    /// Writes the distances of the columns u to the row v. Returns whether all are finite.
+    fn from_columns(self, products: &[f32], norms_u: &[f32], norm_v: f32, into: &mut [f32]) -> bool {
+        let pairs = into.iter_mut().zip(products).zip(norms_u);
+        match self {
+            Self::Half => pairs.fold(true, |finite, ((into, &product), &norm_u)| {
+                *into = half_distance(product, norm_u, norm_v);
+                finite & (*into < f32::INFINITY)
+            }),
+            Self::Full => pairs.fold(true, |finite, ((into, &product), &norm_u)| {
+                *into = positive(norm_u - 2.0 * product + norm_v);
+                finite & (*into < f32::INFINITY)
+            }),
+        }
+    }
+}
+
+#[inline(always)]
+fn half_distance(product: f32, norm_u: f32, norm_v: f32) -> f32 {
+    let twice = round_to_half(2.0 * round_to_half(product));
+    positive(round_to_half(round_to_half(norm_u - twice) + norm_v))
+}
+
+/// Returns max(value, 0). NaN stays NaN.
+#[inline(always)]
+fn positive(value: f32) -> f32 {
+    if value < 0.0 { 0.0 } else { value }
+}
+
+/// Rows in one precision, and their norms.
+struct Converted {
+    panel: Panel<f32>,
+    norms: Vec<f32>,
+}
+
+impl Converted {
+    fn norms(&self, rows: &Range<usize>) -> &[f32] {
+        &self.norms[rows.start - self.panel.first..rows.end - self.panel.first]
+    }
+}
+
+/// The rows of a block.
+struct Rows<'a> {
+    table: &'a Features<'a>,
+    range: Range<usize>,
+    half: Converted,
+    /// The rows as they are, for blocks that are not finite in half precision.
+    full: OnceLock<Converted>,
+}
+
+/// What a visit of a tile computes distances with: the rule, and the norms of the rows and columns.
+type Norms<'a> = [&'a [f32]; 2];
+
+impl<'a> Rows<'a> {
+    fn new(table: &'a Features<'a>, range: Range<usize>) -> Self {
+        let panel = Panel::new(range.start, range.len(), table.width(), |index, row: &mut [f32]| {
+            for (out, &value) in row.iter_mut().zip(table.row(range.start + index)) {
+                *out = round_to_half(value);
+            }
+        });
+        let norm = |row: &[f32]| round_to_half(row.iter().map(|&value| round_to_half(value * value)).sum());
+        let norms = panel.rows().map(norm).collect();
+        Self { table, range, half: Converted { panel, norms }, full: OnceLock::new() }
+    }
+
+    fn full(&self) -> &Converted {
+        self.full.get_or_init(|| {
+            let first = self.range.start;
+            let panel = Panel::new(first, self.range.len(), self.table.width(), |index, row: &mut [f32]| {
+                row.copy_from_slice(self.table.row(first + index));
+            });
+            let norms = panel.rows().map(|row| row.iter().map(|value| value * value).sum()).collect();
+            Converted { panel, norms }
+        })
+    }
+
+    /// Visits the tiles of the block with another set's rows. A visit also returns whether its distances are finite.
+    fn visit<R: Send>(
+        &self,
+        other: &Self,
+        visit: impl Fn(&Tile<'_, f32>, Rule, Norms<'_>) -> (R, bool) + Sync,
+    ) -> Vec<R> {
+        self.visit_pairs(other, Pairs::All, visit)
+    }
+
+    /// Visits the tiles of the block with itself that are not below the diagonal.
+    fn visit_within<R: Send>(&self, visit: impl Fn(&Tile<'_, f32>, Rule, Norms<'_>) -> (R, bool) + Sync) -> Vec<R> {
+        self.visit_pairs(self, Pairs::Upper, visit)
+    }
+
+    fn visit_pairs<R: Send>(
+        &self,
+        other: &Self,
+        pairs: Pairs,
+        visit: impl Fn(&Tile<'_, f32>, Rule, Norms<'_>) -> (R, bool) + Sync,
+    ) -> Vec<R> {
+        let not_finite = AtomicBool::new(false);
+        let visit_half = |tile: Tile<'_, f32>| {
+            if not_finite.load(Ordering::Relaxed) {
+                return None;
+            }
+            let norms = [self.half.norms(&tile.rows), other.half.norms(&tile.columns)];
+            let (found, finite) = visit(&tile, Rule::Half, norms);
+            not_finite.fetch_or(!finite, Ordering::Relaxed);
+            finite.then_some(found)
+        };
+        let found = visit_tiles(&self.half.panel, &other.half.panel, pairs, visit_half);
+        found.into_iter().collect::<Option<Vec<R>>>().unwrap_or_else(|| {
+            let (left, right) = (self.full(), other.full());
+            visit_tiles(&left.panel, &right.panel, pairs, |tile| {
+                visit(&tile, Rule::Full, [left.norms(&tile.rows), right.norms(&tile.columns)]).0
+            })
+        })
+    }
+
+    /// Visits the tiles of the block with other rows of the same set, for that block and the mirrored one, which are
+    /// finite or not each on its own. A visit is told which of the two are wanted, and returns a result for each.
+    fn visit_both<R: Send>(
+        &self,
+        other: &Self,
+        visit: impl Fn(&Tile<'_, f32>, Rule, Norms<'_>, [bool; 2]) -> ([Option<R>; 2], [bool; 2]) + Sync,
+    ) -> Vec<[Option<R>; 2]> {
+        let not_finite = [AtomicBool::new(false), AtomicBool::new(false)];
+        let mut found = visit_tiles(&self.half.panel, &other.half.panel, Pairs::All, |tile| {
+            let wanted = [0, 1].map(|side: usize| !not_finite[side].load(Ordering::Relaxed));
+            let norms = [self.half.norms(&tile.rows), other.half.norms(&tile.columns)];
+            let (found, finite) = visit(&tile, Rule::Half, norms, wanted);
+            (0..2).for_each(|side| _ = not_finite[side].fetch_or(!finite[side], Ordering::Relaxed));
+            found
+        });
+        let again = not_finite.map(AtomicBool::into_inner);
+        if again != [false, false] {
+            let (left, right) = (self.full(), other.full());
+            let full = visit_tiles(&left.panel, &right.panel, Pairs::All, |tile| {
+                visit(&tile, Rule::Full, [left.norms(&tile.rows), right.norms(&tile.columns)], again).0
+            });
+            for (found, full) in found.iter_mut().zip(full) {
+                for ((found, full), again) in found.iter_mut().zip(full).zip(again) {
+                    if again {
+                        *found = full;
+                    }
+                }
+            }
+        }
+        found
+    }
+}
+
+/// The smallest distances of some rows of a table.
+struct Smallest {
+    first: usize,
+    k: usize,
+    /// `[rows, k]`, ascending.
+    values: Vec<f32>,
+}
+
+impl Smallest {
+    fn new(num: usize, k: usize) -> Self {
+        Self { first: 0, k, values: vec![f32::INFINITY; num * k] }
+    }
+
+    fn of(rows: &Range<usize>, k: usize) -> Self {
+        Self { first: rows.start, ..Self::new(rows.len(), k) }
+    }
+
+    /// Takes a distance. Returns the largest that is kept.
+    fn push(&mut self, row: usize, distance: f32) -> f32 {
+        let kept = &mut self.values[row * self.k..][..self.k];
+        let last = self.k - 1;
+        if distance < kept[last] {
+            let position = kept.partition_point(|&other| other <= distance);
+            kept[position..].rotate_right(1);
+            kept[position] = distance;
+        }
+        kept[last]
+    }
+
+    fn merge(&mut self, part: &Self) {
+        for (row, kept) in part.values.chunks_exact(self.k).enumerate() {
+            for &distance in kept {
+                self.push(part.first - self.first + row, distance);
+            }
+        }
+    }
+
+    fn last(&self) -> Vec<f32> {
+        self.values.chunks_exact(self.k).map(|kept| kept[self.k - 1]).collect()
+    }
+}
+
+/// Returns the smallest distances of a tile: those of each row to the columns, and those of each column to the rows, as
+/// far as they are wanted; and whether they are all finite.
+fn smallest_of_tile(
+    tile: &Tile<'_, f32>,
+    rule: Rule,
+    norms: Norms<'_>,
+    k: usize,
+    wanted: [bool; 2],
+) -> ([Option<Smallest>; 2], [bool; 2]) {
+    let mut of_rows = wanted[0].then(|| Smallest::of(&tile.rows, k));
+    let mut of_columns = wanted[1].then(|| Smallest::of(&tile.columns, k));
+    let mut finite = [true; 2];
+    let mut distances = vec![0.0; tile.columns.len()];
+    let mut limits = vec![f32::INFINITY; tile.columns.len()];
+    for row in 0..tile.rows.len() {
+        let (products, norm) = (tile.row(row), norms[0][row]);
+        if let Some(smallest) = &mut of_rows {
+            finite[0] &= rule.from_row(products, norm, norms[1], &mut distances);
+            let mut limit = f32::INFINITY;
+            for chunk in distances.chunks(CHUNK) {
+                if chunk.iter().fold(false, |any, &distance| any | (distance < limit)) {
+                    chunk.iter().for_each(|&distance| limit = smallest.push(row, distance));
+                }
+            }
+        }
+        if let Some(smallest) = &mut of_columns {
+            finite[1] &= rule.from_columns(products, norms[1], norm, &mut distances);
+            for (number, (chunk, limits)) in distances.chunks(CHUNK).zip(limits.chunks_mut(CHUNK)).enumerate() {
+                if chunk.iter().zip(&*limits).fold(false, |any, (distance, limit)| any | (distance < limit)) {
+                    for (offset, (&distance, limit)) in chunk.iter().zip(limits).enumerate() {
+                        *limit = smallest.push(number * CHUNK + offset, distance);
+                    }
+                }
+            }
+        }
+    }
+    ([of_rows, of_columns], finite)
+}
+
+/// Returns which rows of a tile are inside the ball of a column, and which columns are inside the ball of a row; and
+/// whether all distances are finite.
+fn inside_of_tile(tile: &Tile<'_, f32>, rule: Rule, norms: Norms<'_>, radii: [&[f32]; 2]) -> ([Vec<bool>; 2], bool) {
+    let mut in_rows = vec![false; tile.rows.len()];
+    let mut in_columns = vec![false; tile.columns.len()];
+    let mut distances = vec![0.0; tile.columns.len()];
+    let mut finite = true;
+    for (row, in_row) in in_rows.iter_mut().enumerate() {
+        finite &= rule.from_row(tile.row(row), norms[0][row], norms[1], &mut distances);
+        let radius = radii[0][row];
+        for ((inside, &distance), column_radius) in in_columns.iter_mut().zip(&distances).zip(radii[1]) {
+            *inside |= distance <= radius;
+            *in_row |= distance <= *column_radius;
+        }
+    }
+    ([in_rows, in_columns], finite)
+}

@@ -1,0 +1,147 @@
+//! The features of the images that are compared: computed on all ranks, and kept for the next comparison.
+
+use std::path::PathBuf;
+
+use admiral_comm::{Ending, agree};
+use admiral_evaluation::{FeatureParts, FeatureSettings, FeatureTables, ImageSet, OpenedSide, PictureShape};
+use admiral_storage::{Location, Store, StoreOptions};
+use admiral_telemetry::{Metric, MetricSink, ProgressLine};
+
+use crate::context::{RankContext, RunContext};
+use crate::evaluate::{
+    Done, Error, ExtractContext, Extracted, FeatureExtractor, FeatureSource, extract_missing, missing_parts,
+};
+use crate::run_config::RunConfig;
+use crate::stop::Stop;
+
+use super::super::model_options::PROGRESS_INTERVAL;
+use super::super::sample::check_same;
+use super::options::NetworkOptions;
+
+/// The network of the features, and what it runs with.
+pub(in crate::commands) struct Network<'a> {
+    pub(in crate::commands) context: RunContext<'a>,
+    pub(in crate::commands) extractor: Box<dyn FeatureExtractor>,
+}
+
+impl<'a> Network<'a> {
+    /// Opens the network and reads its weights. Every rank calls it.
+    ///
+    /// # Errors
+    /// When there are no such weights, or this rank has no such device.
+    pub(in crate::commands) fn open(options: &NetworkOptions, rank: RankContext<'a>) -> Result<Self, Ending> {
+        let context = options.compute.open_context(rank, &RunConfig::default()).map_err(Error::from);
+        let context = agree(rank.collective, context, Error::exit_code)?;
+        let file = options.inception.as_ref().or(rank.environment.inception.as_ref());
+        let source = FeatureSource::new(&options.features, file.map(PathBuf::as_path), options.weights.as_deref());
+        let extractor = source.open(&stores(rank), &context)?;
+        Ok(Self { context, extractor })
+    }
+
+    /// Returns how pictures become images for this network.
+    pub(super) fn pictures(&self, options: &NetworkOptions) -> PictureShape {
+        let size = options.size.map(|size| size as usize).or(self.extractor.image_size());
+        PictureShape { size, channels: self.extractor.channels() }
+    }
+}
+
+/// Returns how stores are reached.
+pub(super) fn stores(rank: RankContext<'_>) -> StoreOptions {
+    StoreOptions { s3: rank.environment.s3.clone(), ..StoreOptions::default() }
+}
+
+/// Opens a side of a comparison. Every rank calls it.
+///
+/// # Errors
+/// When nothing is there, it does not fit the network, or ranks see different images.
+pub(super) fn open_side(
+    location: &str,
+    network: &Network<'_>,
+    options: &NetworkOptions,
+    rank: RankContext<'_>,
+) -> Result<OpenedSide, Ending> {
+    let (collective, code) = (rank.collective, Error::exit_code);
+    let opened = OpenedSide::open(location, network.pictures(options), &stores(rank)).map_err(Error::from);
+    let opened = opened.and_then(|side| {
+        side.check_features(network.extractor.identity())?;
+        Ok(side)
+    });
+    let opened = agree(collective, opened, code)?;
+    let described = serde_json::json!([
+        opened.images.as_ref().map(|images| (images.key(), images.num(), images.shape())),
+        opened.statistics.as_ref().map(|statistics| &statistics.sha256),
+    ]);
+    agree(collective, check_same(&described, collective).map_err(Error::from), code)?;
+    Ok(opened)
+}
+
+/// Opens the store in which features are kept: `work`, or a folder beside the images. Every rank calls it.
+///
+/// # Errors
+/// When there is no default for the location, or the store refuses.
+pub(super) fn open_work(work: Option<&str>, images: &str, rank: RankContext<'_>) -> Result<Store, Ending> {
+    let open = || -> Result<Store, Error> {
+        let location = match work {
+            Some(work) => work.to_owned(),
+            None if images.contains("://") => {
+                return Err(Error::Refused(format!(
+                    "--work: say where the features of {images} are kept, a folder that all hosts share or an s3:// URL"
+                )));
+            }
+            None => format!("{}.evaluation", images.trim_end_matches('/')),
+        };
+        let location = Location::parse(&location).map_err(admiral_evaluation::Error::from)?;
+        Ok(Store::create(&location, &stores(rank)).map_err(admiral_evaluation::Error::from)?)
+    };
+    agree(rank.collective, open(), Error::exit_code)
+}
+
+/// Computes the features of a set that are missing. Every rank calls it. Returns where they are, or `None` if the ranks were
+/// asked to stop.
+///
+/// # Errors
+/// When images cannot be read, or the features cannot be kept.
+pub(super) fn compute(
+    images: &mut ImageSet,
+    network: &Network<'_>,
+    store: &Store,
+    stop: &Stop,
+) -> Result<Option<FeatureParts>, Ending> {
+    let Network { context, extractor } = network;
+    let collective = context.collective;
+    let is_root = collective.rank() == 0;
+    let settings = FeatureSettings::new(extractor.identity().clone(), images.key(), images.num(), images.shape());
+    let parts = FeatureParts::new(store, settings);
+    let missing = missing_parts(&parts, collective)?;
+    if is_root {
+        tracing::info!(
+            "{} of {} parts of the features of {} are missing; they go to {}",
+            missing.len(),
+            parts.num_parts(),
+            images.location(),
+            parts.url()
+        );
+    }
+    let num = images.num();
+    let line = is_root.then(|| ProgressLine::of_images(context.progress, num, PROGRESS_INTERVAL));
+    let progress = |done: Done| {
+        context.phases.begin(done.own, false, done.own_share, 0);
+        let Some(line) = &line else { return };
+        line.record(Metric::counter("samples", done.all, done.all as f64));
+        line.commit(done.all, std::time::Instant::now());
+    };
+    stop.steps_begin();
+    let with = ExtractContext { collective, phases: &context.phases, stop, progress: &progress };
+    Ok(match extract_missing(images, &**extractor, &parts, &missing, &with)? {
+        Extracted::All => Some(parts),
+        Extracted::Preempted => None,
+    })
+}
+
+/// Reads all features, on rank 0 only.
+///
+/// # Errors
+/// When a file is damaged, or the store refuses.
+pub(super) fn read(parts: &FeatureParts) -> Result<FeatureTables, Error> {
+    Ok(parts.read_all()?)
+}

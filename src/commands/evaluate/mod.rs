@@ -1,0 +1,38 @@
+//! `admiral evaluate`: compares sets of images by the paper's metrics.
+
+mod compare;
+mod features;
+mod nearest;
+mod options;
+mod statistics;
+
+use admiral_comm::{Ending, ExitCode, agree};
+
+use crate::context::RankContext;
+use crate::stop::{Stop, StopMessages};
+
+pub use options::EvaluateArguments;
+use options::EvaluateCommand;
+
+const MESSAGES: StopMessages = StopMessages {
+    asked: "asked to stop: the features that are finished are kept",
+    too_early: "asked to stop before the first image: there is nothing to keep",
+    impatient: "interrupted a second time: leaving at once; the features that are finished are kept",
+};
+
+/// Evaluates. Every rank calls it.
+///
+/// # Errors
+/// When the images cannot be read or compared. The [`Ending`] says whether the ranks leave together.
+pub(super) fn run(arguments: &EvaluateArguments, rank: RankContext<'_>) -> Result<ExitCode, Ending> {
+    let stop = Stop::default();
+    agree(rank.collective, stop.on_signals(MESSAGES), |_| ExitCode::Node)?;
+    match (&arguments.command, &arguments.options) {
+        (Some(EvaluateCommand::Statistics(options)), _) => statistics::run(options, &stop, rank),
+        (Some(EvaluateCommand::Merge(options)), _) => statistics::merge(options, rank),
+        (Some(EvaluateCommand::Nearest(options)), _) => nearest::run(options, &stop, rank),
+        (None, Some(options)) => compare::run(options, &stop, rank),
+        // The command line asks for one of them.
+        (None, None) => Ok(ExitCode::Config),
+    }
+}
