@@ -12,7 +12,7 @@ CHAOS_FUZZ_SECONDS ?= 600
 INTERCHANGE_FOLDER ?=
 admiral := target/release/admiral
 
-.PHONY: help demo test test-long test-golden test-gpu interchange chaos fuzz build lint setup clean-demo
+.PHONY: help demo test test-long test-golden test-gpu interchange reproduce chaos fuzz build lint setup clean-demo
 
 help:
 	@echo 'make build        install requirements, build admiral and admiral-launch'
@@ -22,6 +22,7 @@ help:
 	@echo 'make test-golden  run only the comparison with golden numbers ($$ADMIRAL_GOLDEN_DIR)'
 	@echo 'make test-gpu     check kernels, golden numbers, resume and speed on the first CUDA device'
 	@echo 'make interchange  compare import and export of all released networks with PyTorch (installs several GB)'
+	@echo 'make reproduce    look for the findings of the paper in small models (an hour on 2 cores)'
 	@echo 'make fuzz         fuzz each reader of files for $(FUZZ_SECONDS) seconds'
 	@echo 'make chaos        kill runs at random and at each operation of a save; fuzz each reader for $(CHAOS_FUZZ_SECONDS) s'
 	@echo 'make lint         check formatting, run clippy'
@@ -56,6 +57,10 @@ test-gpu: setup
 interchange: build
 	@ci/setup torch
 	.deps/torch-venv/bin/python ci/interchange $(if $(INTERCHANGE_FOLDER),--folder '$(INTERCHANGE_FOLDER)') '$(admiral)'
+
+reproduce: build
+	@ci/setup data
+	@ci/reproduce '$(admiral)' $(MPIRUN)
 
 fuzz:
 	@ci/setup fuzz

@@ -149,3 +149,20 @@ fn the_small_twins_make_the_same_changes() {
     let model = admiral::model::ModelConfig { resblock_updown: false, ..demo.model.clone() };
     assert_eq!((&base.model, &base.diffusion, &base.data), (&model, &demo.diffusion, &demo.data));
 }
+
+#[test]
+fn the_models_of_the_reproduction_fit_together() {
+    let read = |name: &str| read(&format!("../reproduce/{name}"));
+    let names = ["base-16", "conditional", "features", "noised-classifier", "unconditional", "upsampler"];
+    assert_eq!(self::names("../reproduce"), names.map(String::from).into());
+    for name in names {
+        assert_eq!(read(name).run.folder, Path::new("runs/reproduce").join(name));
+    }
+    let (with, without) = (read("conditional"), read("unconditional"));
+    let model = admiral::model::ModelConfig { num_classes: None, ..with.model.clone() };
+    assert_eq!((&without.model, &without.diffusion, &without.training), (&model, &with.diffusion, &with.training));
+    let (noised, clean) = (read("noised-classifier"), read("features"));
+    assert!(noised.classifier.noised && !clean.classifier.noised);
+    assert_eq!((&noised.model, noised.diffusion.noise_schedule), (&clean.model, with.diffusion.noise_schedule));
+    assert_eq!(read("upsampler").model.small_size, Some(read("base-16").model.image_size));
+}

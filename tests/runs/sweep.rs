@@ -124,6 +124,69 @@ fn the_cells_of_a_sweep_equal_jobs_that_are_drawn_alone() {
 }
 
 #[test]
+fn each_cell_is_evaluated_and_plotted() {
+    let sweep = Sweep::new();
+    let folder = sweep.place.folder.path().display().to_string();
+    // Other images of the same model.
+    let mut sample = Command::new(env!("CARGO_BIN_EXE_admiral"));
+    sample.arg("sample").arg(sweep.place.path("base")).args(["--num", "20", "--seed", "1", "--respacing", "10"]);
+    sample.args(["--sampler", "ddpm", "--threads", "1", "--out"]).arg(sweep.place.path("reference"));
+    let drawn = run(&mut sample, PATIENCE);
+    assert_eq!(drawn.code, Some(0), "{}", drawn.stderr);
+    let evaluate = format!("evaluate={{reference: {folder}/reference, features: {folder}/classifier}}");
+    let arguments = ["--set", &evaluate, "--set", "lists.steps=[3, 6]"];
+    let swept = sweep.swept(2, &arguments);
+    let header = swept.stdout.lines().next().unwrap();
+    for word in ["FID", "sFID", "IS", "precision", "recall"] {
+        assert!(header.split_whitespace().any(|found| found == word), "{header}");
+    }
+
+    let csv = String::from_utf8(sweep.read("sweep/sweep.csv")).unwrap();
+    let lines: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    assert!(csv.lines().next().unwrap().ends_with(",fid,sfid,inception_score,precision,recall"), "{csv}");
+    // ddpm and two numbers of steps, with two scales.
+    assert_eq!(lines.len(), 1 + 6, "{csv}");
+    let table: serde_json::Value = serde_json::from_slice(&sweep.read("sweep/sweep.json")).unwrap();
+    for row in table["rows"].as_array().unwrap() {
+        let metrics = &row["evaluated"]["metrics"];
+        assert!(metrics["fid"].as_f64().unwrap() >= 0.0, "{row}");
+        assert!((0.0..=1.0).contains(&metrics["precision"].as_f64().unwrap()), "{row}");
+        assert!(row["evaluated"]["report"]["features"]["weights"].is_string(), "{row}");
+    }
+    // Alone, the images of a cell have the same FID.
+    let cell = table["rows"][0]["location"].as_str().unwrap();
+    let mut alone = Command::new(env!("CARGO_BIN_EXE_admiral"));
+    alone.args(["evaluate", cell, "--reference", &format!("{folder}/reference"), "--mode", "exact", "--threads", "1"]);
+    alone.args(["--features", &format!("{folder}/classifier"), "--out"]).arg(sweep.place.path("alone.json"));
+    let alone = run(&mut alone, PATIENCE);
+    assert_eq!(alone.code, Some(0), "{}", alone.stderr);
+    let report: serde_json::Value = serde_json::from_slice(&sweep.read("alone.json")).unwrap();
+    let fid = report["metrics"].as_array().unwrap().iter().find(|row| row["name"] == "fid").unwrap();
+    assert_eq!(fid["exact"], table["rows"][0]["evaluated"]["metrics"]["fid"]);
+
+    for name in ["fid-scale", "precision-recall", "fid-evaluations", "fid-seconds"] {
+        let png = image::load_from_memory(&sweep.read(&format!("sweep/{name}.png"))).unwrap();
+        assert!(png.width() > png.height(), "{name}");
+        let svg = String::from_utf8(sweep.read(&format!("sweep/{name}.svg"))).unwrap();
+        assert!(svg.contains("scale 0.5") || svg.contains("dpmpp_2m, 3 timesteps"), "{name}: {svg}");
+    }
+
+    // A second start evaluates nothing, and keeps the table.
+    let names = ["sweep.csv", "sweep.json", "fid-scale.png", "fid-seconds.svg"].map(|name| format!("sweep/{name}"));
+    let before = names.each_ref().map(|name| sweep.read(name));
+    let again = sweep.swept(1, &arguments);
+    assert!(!again.stderr.contains("parts of the features"), "{}", again.stderr);
+    assert_eq!(names.each_ref().map(|name| sweep.read(name)), before);
+
+    // A reference that is not there is refused before anything is drawn.
+    let wrong = format!("evaluate={{reference: {folder}/nothing, features: {folder}/classifier}}");
+    let mut command = sweep.command(1, &["--set", &wrong, "--set", &format!("out={folder}/other")]);
+    let refused = run(&mut command, PATIENCE);
+    assert_eq!((refused.code, errors(&refused).len()), (Some(64), 1), "{}", refused.stderr);
+    assert!(!sweep.place.path("other").exists());
+}
+
+#[test]
 fn a_sweep_with_an_invalid_cell_draws_nothing() {
     let sweep = Sweep::new();
     for (change, words) in [

@@ -54,7 +54,7 @@ pub(super) fn stores(rank: RankContext<'_>) -> StoreOptions {
 ///
 /// # Errors
 /// When nothing is there, it does not fit the network, or ranks see different images.
-pub(super) fn open_side(
+pub(in crate::commands) fn open_side(
     location: &str,
     network: &Network<'_>,
     options: &NetworkOptions,
@@ -79,7 +79,7 @@ pub(super) fn open_side(
 ///
 /// # Errors
 /// When there is no default for the location, or the store refuses.
-pub(super) fn open_work(work: Option<&str>, images: &str, rank: RankContext<'_>) -> Result<Store, Ending> {
+pub(in crate::commands) fn open_work(work: Option<&str>, images: &str, rank: RankContext<'_>) -> Result<Store, Ending> {
     let open = || -> Result<Store, Error> {
         let location = match work {
             Some(work) => work.to_owned(),

@@ -11,8 +11,11 @@ use admiral_comm::{Ending, ExitCode, agree};
 use crate::context::RankContext;
 use crate::stop::{Stop, StopMessages};
 
+pub(super) use compare::compared;
+pub(super) use features::{Network, open_side, open_work};
 pub use options::EvaluateArguments;
 use options::EvaluateCommand;
+pub(super) use options::NetworkOptions;
 
 const MESSAGES: StopMessages = StopMessages {
     asked: "asked to stop: the features that are finished are kept",

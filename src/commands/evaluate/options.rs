@@ -60,25 +60,25 @@ pub(super) enum Mode {
 
 /// The network of the features, and where they are kept.
 #[derive(Debug, Clone, Args)]
-pub(super) struct NetworkOptions {
+pub(in crate::commands) struct NetworkOptions {
     /// The network of the features: inception, or a classifier's checkpoint
     #[arg(long, value_name = "inception|CHECKPOINT", default_value = "inception")]
-    pub(super) features: String,
+    pub(in crate::commands) features: String,
     /// The weights of Inception [default: the file that the environment variable ADMIRAL_INCEPTION names]
     #[arg(long, value_name = "FILE")]
-    pub(super) inception: Option<PathBuf>,
+    pub(in crate::commands) inception: Option<PathBuf>,
     /// Weights of the classifier: ema, master, or an average such as ema-0.9999
     #[arg(long)]
-    pub(super) weights: Option<String>,
+    pub(in crate::commands) weights: Option<String>,
     /// Scale and crop pictures around their center to this height and width, as in training
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16_384))]
-    pub(super) size: Option<u32>,
+    pub(in crate::commands) size: Option<u32>,
     /// The folder or s3:// URL in which features are kept, for a restart and for other comparisons [default: the name of the
     /// images with .evaluation]
     #[arg(long, value_name = "FOLDER_OR_URL")]
-    pub(super) work: Option<String>,
+    pub(in crate::commands) work: Option<String>,
     #[command(flatten)]
-    pub(super) compute: DeviceOptions,
+    pub(in crate::commands) compute: DeviceOptions,
 }
 
 /// The options of `admiral evaluate statistics`.

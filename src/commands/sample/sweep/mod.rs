@@ -1,6 +1,8 @@
 //! `admiral sweep`: jobs of the same images with different settings, and their table.
 
 mod cells;
+mod evaluation;
+mod plots;
 mod spec;
 mod table;
 
@@ -16,8 +18,9 @@ use crate::stop::Stop;
 use super::job::{MESSAGES, PlannedJob, check_same};
 use super::opened::OpenedGuidance;
 use cells::Cell;
+use evaluation::{CellEvaluation, Evaluation};
 use spec::SweepSpec;
-use table::Row;
+use table::{Evaluated, Row};
 
 /// The largest number of pixels of the picture, which is in memory as a whole. Pillow opens no larger images.
 const MAX_PICTURE_PIXELS: u64 = 178_956_970;
@@ -58,13 +61,18 @@ pub(in crate::commands) fn sweep(arguments: &SweepArguments, rank: RankContext<'
     }
     agree(collective, check_shapes(&planned, spec.strip_images), code)?;
 
+    let evaluation = spec.evaluate.as_ref().map(|settings| CellEvaluation::open(settings, &spec, rank)).transpose()?;
+
     let is_root = collective.rank() == 0;
     let opened = if is_root { open_table(&spec, &stores, &mut planned).map(Some) } else { Ok(None) };
     let store = agree(collective, opened, code)?;
     let width = planned.iter().map(|cell| cell.row.name.len()).max().unwrap_or(0);
     if is_root {
-        table::print_header(width);
+        table::print_header(width, evaluation.is_some());
     }
+    // Rank 0 has read the table of an earlier start.
+    let mut is_evaluated: Vec<u8> = planned.iter().map(|cell| u8::from(cell.row.evaluated.is_some())).collect();
+    collective.broadcast(0, &mut is_evaluated)?;
     let mut rows: Vec<(Row, bool)> = planned.iter().map(|cell| (cell.row.clone(), false)).collect();
     for (index, PlannedCell { row, job }) in planned.into_iter().enumerate() {
         let ended = job.run(&stop, rank).map_err(|ending| naming(&cells[index], ending))?;
@@ -72,23 +80,37 @@ pub(in crate::commands) fn sweep(arguments: &SweepArguments, rank: RankContext<'
             return Ok(ended.code);
         }
         let measured = (ended.drawn > 0).then(|| ended.drawn as f64 / ended.elapsed.as_secs_f64());
-        let row = Row { images_per_second: measured.or(row.images_per_second), ..row };
+        let mut row = Row { images_per_second: measured.or(row.images_per_second), ..row };
         rows[index] = (row.clone(), true);
-        let written = match &store {
-            Some(store) => {
-                row.print(width);
-                // Cells with a speed were finished before, and are not forgotten if this sweep is killed.
-                let known = rows.iter().filter(|(row, is_finished)| *is_finished || row.images_per_second.is_some());
-                table::write(store, known.map(|(row, _)| row.clone()).collect())
+        if let Some(evaluation) = evaluation.as_ref().filter(|_| is_evaluated[index] == 0) {
+            // The speed is not lost if the evaluation is interrupted.
+            agree(collective, write_table(store.as_ref(), &rows), code)?;
+            match evaluation.of(&row.location, &stop).map_err(|ending| naming(&cells[index], ending))? {
+                Evaluation::Finished(evaluated) => row.evaluated = evaluated,
+                Evaluation::Stopped => return Ok(ExitCode::Preempted),
             }
-            None => Ok(()),
-        };
-        agree(collective, written, code)?;
+            rows[index] = (row.clone(), true);
+        }
+        if is_root {
+            row.print(width);
+        }
+        agree(collective, write_table(store.as_ref(), &rows), code)?;
     }
     let rows: Vec<Row> = rows.into_iter().map(|(row, _)| row).collect();
-    let drawn = store.map_or(Ok(()), |store| table::write_picture(&store, &rows, spec.strip_images, &stores));
+    let drawn = store.map_or(Ok(()), |store| {
+        plots::write(&store, &rows)?;
+        table::write_picture(&store, &rows, spec.strip_images, &stores)
+    });
     agree(collective, drawn, code)?;
     Ok(ExitCode::Finished)
+}
+
+/// Writes the table of the rows that are finished, on rank 0. Cells with a speed were finished before, and are not forgotten
+/// if this sweep is killed.
+fn write_table(store: Option<&Store>, rows: &[(Row, bool)]) -> Result<(), Error> {
+    let Some(store) = store else { return Ok(()) };
+    let known = rows.iter().filter(|(row, is_finished)| *is_finished || row.images_per_second.is_some());
+    table::write(store, known.map(|(row, _)| row.clone()).collect())
 }
 
 /// Opens the checkpoints and returns the cells.
@@ -128,6 +150,7 @@ fn plan<'a>(
         guidance_evaluations: if is_guided { evaluations } else { 0 },
         images_per_second: None,
         location: options.out,
+        evaluated: None,
     };
     Ok(PlannedCell { row, job })
 }
@@ -167,14 +190,17 @@ fn check_shapes(planned: &[PlannedCell<'_>], columns: u64) -> Result<(), Error> 
     Ok(())
 }
 
-/// Opens the location of the table, and takes the speeds from the table of an earlier start.
+/// Opens the location of the table, and takes the speeds, and evaluations with the same settings, from the table of an
+/// earlier start.
 fn open_table(spec: &SweepSpec, stores: &StoreOptions, planned: &mut [PlannedCell<'_>]) -> Result<Store, Error> {
     let location = Location::parse(&spec.out).map_err(admiral_samples::Error::from)?;
     let store = Store::create(&location, stores).map_err(admiral_samples::Error::from)?;
     let earlier = table::read(&store)?;
     for PlannedCell { row, .. } in planned {
-        let speed = earlier.iter().find(|other| other.is_same(row)).and_then(|other| other.images_per_second);
-        row.images_per_second = speed;
+        let Some(same) = earlier.iter().find(|other| other.is_same(row)) else { continue };
+        row.images_per_second = same.images_per_second;
+        let is_wanted = |evaluated: &Evaluated| spec.evaluate.as_ref() == Some(&evaluated.settings);
+        row.evaluated = same.evaluated.clone().filter(is_wanted);
     }
     Ok(store)
 }

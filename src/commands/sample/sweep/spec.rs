@@ -48,6 +48,8 @@ pub(super) struct SweepSpec {
     pub(super) lists: Lists,
     /// A file with lists, such as configs/sampling/sweeps/imagenet256-ddim25.yaml. Those of `lists` replace them.
     pub(super) include: Option<PathBuf>,
+    /// What the images of each cell are evaluated with; null for no evaluation.
+    pub(super) evaluate: Option<SweepEvaluation>,
     /// Images of each cell in the picture `sweep.png`, which has a row for each cell.
     pub(super) strip_images: u64,
     /// Precision of the network's torso: `fp32`, `fp16` or `bf16`. null: that of training.
@@ -72,6 +74,43 @@ pub(super) struct SweepGuidance {
     /// Its weights, as those of the models.
     #[serde(default)]
     pub(super) weights: Option<String>,
+}
+
+/// What the images of all cells are evaluated with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct SweepEvaluation {
+    /// The images to compare with, or their statistics: as `--reference` of `admiral evaluate`.
+    pub(super) reference: String,
+    /// The network of the features: `inception`, or a classifier's checkpoint.
+    pub(super) features: String,
+    /// The weights of Inception. null: the file that the environment variable ADMIRAL_INCEPTION names.
+    pub(super) inception: Option<PathBuf>,
+    /// Weights of the classifier: `ema`, `master`, or an average such as `ema-0.9999`. null: as `weights` of the models.
+    pub(super) weights: Option<String>,
+    /// Height and width to which pictures of a folder are scaled and cropped. null: the size of the network.
+    pub(super) size: Option<u32>,
+    /// Whose numerics: `adm` for the published evaluator's, or `exact` for those of float64.
+    pub(super) mode: Numerics,
+}
+
+/// The numerics of the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Numerics {
+    /// Those of the published evaluator.
+    Adm,
+    /// Those of float64.
+    #[default]
+    Exact,
+}
+
+impl Default for SweepEvaluation {
+    fn default() -> Self {
+        let (inception, weights, size) = (None, None, None);
+        let (reference, features) = (String::new(), "inception".into());
+        Self { reference, features, inception, weights, size, mode: Numerics::default() }
+    }
 }
 
 /// What cells differ in.
@@ -105,6 +144,7 @@ impl Default for SweepSpec {
             sampling: Map::new(),
             lists: Lists::default(),
             include: None,
+            evaluate: None,
             strip_images: 8,
             precision: None,
             device: None,
@@ -145,6 +185,8 @@ impl Validate for SweepSpec {
         check(is_one, "classes", "labels, classes and labels_from exclude each other; give one of them");
         let guidance = self.guidance.as_ref().is_none_or(|guidance| guidance.kind().is_some());
         check(guidance, "guidance.checkpoint", "classifier and auto need a checkpoint, and free has none");
+        let has_reference = self.evaluate.as_ref().is_none_or(|evaluate| !evaluate.reference.is_empty());
+        check(has_reference, "evaluate.reference", "is empty; name images or their statistics");
         for (field, list) in [("sampler", "samplers"), ("steps", "steps"), ("timestep_respacing", "respacings")] {
             let message = format!("is a list of its own: give lists.{list}");
             check(!self.sampling.contains_key(field), &format!("sampling.{field}"), &message);
@@ -215,10 +257,25 @@ mod tests {
             ("guidance: {kind: free, checkpoint: c}", "guidance.checkpoint"),
             ("labels: [1]\nclasses: balanced", "classes"),
             ("sampling: {steps: 3}", "sampling.steps"),
+            ("evaluate: {features: c}", "evaluate.reference"),
+            ("evaluate: {reference: a, mode: float}", "evaluate.mode"),
             ("lists: {scale: [1]}", "did you mean `scales`"),
         ] {
             let found = mistakes(&format!("checkpoints: [a]\nout: b\n{more}"));
             assert!(found.contains(field), "{more}: {found}");
+        }
+    }
+
+    #[test]
+    fn the_sweeps_of_the_reproduction_are_valid_and_evaluated() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/sampling/reproduce");
+        let files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(files.len(), 5, "{files:?}");
+        for file in files {
+            let spec: SweepSpec = admiral_config::load(&file, &[]).unwrap_or_else(|error| panic!("{error}"));
+            let name = file.file_stem().unwrap().to_str().unwrap();
+            assert_eq!(spec.out, format!("runs/reproduce/sweeps/{name}"));
+            assert!(spec.evaluate.is_some() && spec.num % spec.batch_size.unwrap() == 0, "{name}");
         }
     }
 

@@ -1,11 +1,15 @@
 //! The results of a sweep: a table in three forms, and a picture.
 
+use std::collections::BTreeMap;
+
 use admiral_samples::Images;
 use admiral_storage::{Store, StoreOptions};
 use admiral_telemetry::Grid;
 use serde::{Deserialize, Serialize};
 
 use crate::sample::Error;
+
+use super::spec::SweepEvaluation;
 
 /// The files that a sweep writes beside the folders of its cells.
 const JSON: &str = "sweep.json";
@@ -17,6 +21,21 @@ const PADDING: usize = 2;
 
 /// The version of `sweep.json`.
 const SCHEMA_VERSION: u32 = 1;
+
+/// The metrics that have a column each, with its printed name.
+const METRICS: [(&str, &str); 5] =
+    [("fid", "FID"), ("sfid", "sFID"), ("inception_score", "IS"), ("precision", "precision"), ("recall", "recall")];
+
+/// The evaluation of the images of a cell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Evaluated {
+    /// What the images were evaluated with.
+    pub(super) settings: SweepEvaluation,
+    /// The metrics by name. One without a value is left out.
+    pub(super) metrics: BTreeMap<String, f64>,
+    /// The report: what was compared with what, with fingerprints, and warnings.
+    pub(super) report: serde_json::Value,
+}
 
 /// The result of a cell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +64,9 @@ pub(super) struct Row {
     pub(super) images_per_second: Option<f64>,
     /// The location of the job.
     pub(super) location: String,
+    /// The evaluation, if the sweep asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) evaluated: Option<Evaluated>,
 }
 
 /// The content of `sweep.json`.
@@ -58,13 +80,19 @@ struct Table {
 impl Row {
     /// Returns whether another row is of the same cell with the same settings.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        Self { images_per_second: None, ..self.clone() } == Self { images_per_second: None, ..other.clone() }
+        let settings = |row: &Self| Self { images_per_second: None, evaluated: None, ..row.clone() };
+        settings(self) == settings(other)
+    }
+
+    /// Returns the value of a metric. `None` if the cell has not been evaluated, or its evaluation lacks the metric.
+    pub(super) fn metric(&self, name: &str) -> Option<f64> {
+        self.evaluated.as_ref()?.metrics.get(name).copied()
     }
 
     /// The columns, with their names.
-    fn columns(&self) -> [(&'static str, String); 12] {
+    fn columns(&self) -> Vec<(&'static str, String)> {
         let number = |number: Option<f64>| number.map(|number| number.to_string()).unwrap_or_default();
-        [
+        let mut columns = vec![
             ("name", self.name.clone()),
             ("checkpoint", self.checkpoint.clone()),
             ("step", self.step.to_string()),
@@ -77,20 +105,27 @@ impl Row {
             ("guidance_evaluations", self.guidance_evaluations.to_string()),
             ("images_per_second", number(self.images_per_second)),
             ("location", self.location.clone()),
-        ]
+        ];
+        columns.extend(METRICS.map(|(name, _)| (name, number(self.metric(name)))));
+        columns
     }
 
     /// Prints the row. `width` is that of the longest name.
     pub(super) fn print(&self, width: usize) {
         let evaluations = self.evaluations + self.guidance_evaluations;
         let speed = self.images_per_second.map_or_else(|| "-".into(), |speed| format!("{speed:.2}"));
-        println!("{:width$}  {evaluations:>11}  {speed:>10}  {}", self.name, self.location);
+        let value = |(name, _)| self.metric(name).map_or_else(|| "-".into(), |value| format!("{value:.3}"));
+        let metrics = self.evaluated.as_ref().map(|_| METRICS.map(|metric| format!("{:>9}  ", value(metric))).concat());
+        let metrics = metrics.unwrap_or_default();
+        println!("{:width$}  {evaluations:>11}  {speed:>10}  {metrics}{}", self.name, self.location);
     }
 }
 
-/// Prints the names of the printed columns.
-pub(super) fn print_header(width: usize) {
-    println!("{:width$}  {:>11}  {:>10}  location", "cell", "evaluations", "images/s");
+/// Prints the names of the printed columns, with those of the metrics if cells are evaluated.
+pub(super) fn print_header(width: usize, is_evaluated: bool) {
+    let metrics = is_evaluated.then(|| METRICS.map(|(_, printed)| format!("{printed:>9}  ")).concat());
+    let metrics = metrics.unwrap_or_default();
+    println!("{:width$}  {:>11}  {:>10}  {metrics}location", "cell", "evaluations", "images/s");
 }
 
 /// Reads the rows of a sweep that was here before. Without one there are none.
@@ -130,8 +165,9 @@ pub(super) fn write(store: &Store, rows: Vec<Row>) -> Result<(), Error> {
 
 fn csv(rows: &[Row]) -> String {
     let line = |words: Vec<String>| words.join(",") + "\n";
-    let header = rows.iter().take(1).map(|row| line(row.columns().map(|(name, _)| name.to_owned()).to_vec()));
-    let values = rows.iter().map(|row| line(row.columns().map(|(_, value)| quoted(value)).to_vec()));
+    let header =
+        rows.iter().take(1).map(|row| line(row.columns().into_iter().map(|(name, _)| name.to_owned()).collect()));
+    let values = rows.iter().map(|row| line(row.columns().into_iter().map(|(_, value)| quoted(value)).collect()));
     header.chain(values).collect()
 }
 
@@ -158,25 +194,37 @@ pub(super) fn write_picture(store: &Store, rows: &[Row], columns: u64, stores: &
     Ok(())
 }
 
+/// A row with these metrics.
+#[cfg(test)]
+pub(super) fn test_row(metrics: &[(&str, f64)]) -> Row {
+    let evaluated = Evaluated {
+        settings: SweepEvaluation { reference: "reference.npz".into(), ..SweepEvaluation::default() },
+        metrics: metrics.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
+        report: serde_json::json!({"warnings": []}),
+    };
+    Row {
+        name: "ddim-90_10".into(),
+        checkpoint: "a \"b\"".into(),
+        step: 3,
+        weights: "ema-0.9".into(),
+        sampler: "ddim".into(),
+        timesteps: "90,10".into(),
+        scale: None,
+        num: 4,
+        evaluations: 100,
+        guidance_evaluations: 0,
+        images_per_second: Some(1.5),
+        location: "out/ddim-90_10".into(),
+        evaluated: Some(evaluated),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn row() -> Row {
-        Row {
-            name: "ddim-90_10".into(),
-            checkpoint: "a \"b\"".into(),
-            step: 3,
-            weights: "ema-0.9".into(),
-            sampler: "ddim".into(),
-            timesteps: "90,10".into(),
-            scale: None,
-            num: 4,
-            evaluations: 100,
-            guidance_evaluations: 0,
-            images_per_second: Some(1.5),
-            location: "out/ddim-90_10".into(),
-        }
+        Row { evaluated: None, ..test_row(&[]) }
     }
 
     #[test]
@@ -184,12 +232,27 @@ mod tests {
         let text = csv(&[row()]);
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("name,checkpoint,step,weights,sampler,timesteps,scale,"), "{text}");
+        assert!(lines[0].ends_with(",location,fid,sfid,inception_score,precision,recall"), "{text}");
         let expected = "ddim-90_10,\"a \"\"b\"\"\",3,ema-0.9,ddim,\"90,10\",,4,100,0,1.5,out/ddim-90_10";
-        assert_eq!(lines[1..], [expected]);
+        assert_eq!(lines[1..], [format!("{expected},,,,,")]);
+        let evaluated = csv(&[test_row(&[("fid", 2.97), ("recall", 0.5), ("kid", 1.0)])]);
+        assert_eq!(evaluated.lines().last(), Some(format!("{expected},2.97,,,,0.5").as_str()));
     }
 
     #[test]
-    fn only_the_speed_of_a_cell_may_change() {
+    fn a_table_without_evaluations_is_still_read() {
+        let old = serde_json::to_value(row()).unwrap_or_default();
+        assert!(old.get("evaluated").is_none(), "{old}");
+        let read: Result<Row, _> = serde_json::from_value(old);
+        assert_eq!(read.ok(), Some(row()));
+        let evaluated = test_row(&[("fid", 2.97)]);
+        let read: Result<Row, _> = serde_json::from_value(serde_json::to_value(&evaluated).unwrap_or_default());
+        assert_eq!(read.ok(), Some(evaluated));
+    }
+
+    #[test]
+    fn only_the_speed_and_the_evaluation_of_a_cell_may_change() {
+        assert!(row().is_same(&test_row(&[("fid", 2.97)])));
         assert!(row().is_same(&Row { images_per_second: None, ..row() }));
         assert!(!row().is_same(&Row { num: 5, ..row() }));
     }

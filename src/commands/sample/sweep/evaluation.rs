@@ -1,0 +1,75 @@
+//! The evaluation of the images of a cell, right after they were drawn.
+
+use admiral_comm::Ending;
+use admiral_evaluation::{MeasureOptions, Report};
+use admiral_storage::Store;
+
+use crate::commands::compute::DeviceOptions;
+use crate::commands::evaluate::{Network, NetworkOptions, compared, open_side, open_work};
+use crate::context::RankContext;
+use crate::stop::Stop;
+
+use super::spec::{Numerics, SweepEvaluation, SweepSpec};
+use super::table::Evaluated;
+
+/// What evaluates the cells of a sweep. Features are kept beside the cells, so that an interrupted evaluation continues, and
+/// those of the reference are computed once.
+pub(super) struct CellEvaluation<'a> {
+    settings: SweepEvaluation,
+    options: NetworkOptions,
+    network: Network<'a>,
+    store: Store,
+    rank: RankContext<'a>,
+}
+
+/// How an evaluation ended on a rank.
+pub(super) enum Evaluation {
+    /// The ranks were asked to stop.
+    Stopped,
+    /// It is finished. Rank 0 has the result.
+    Finished(Option<Evaluated>),
+}
+
+impl<'a> CellEvaluation<'a> {
+    /// Opens the network of the features, and checks that the reference is there and fits. Every rank calls it.
+    ///
+    /// # Errors
+    /// When the network or the reference cannot be used.
+    pub(super) fn open(settings: &SweepEvaluation, spec: &SweepSpec, rank: RankContext<'a>) -> Result<Self, Ending> {
+        let options = NetworkOptions {
+            features: settings.features.clone(),
+            inception: settings.inception.clone(),
+            weights: settings.weights.clone(),
+            size: settings.size,
+            work: Some(format!("{}/evaluation", spec.out.trim_end_matches('/'))),
+            compute: DeviceOptions { device: spec.device, threads: spec.threads },
+        };
+        let network = Network::open(&options, rank)?;
+        open_side(&settings.reference, &network, &options, rank)?;
+        let store = open_work(options.work.as_deref(), &spec.out, rank)?;
+        Ok(Self { settings: settings.clone(), options, network, store, rank })
+    }
+
+    /// Evaluates the images of the job at a location. Every rank calls it.
+    ///
+    /// # Errors
+    /// When the images cannot be read or compared.
+    pub(super) fn of(&self, job: &str, stop: &Stop) -> Result<Evaluation, Ending> {
+        let samples = open_side(job, &self.network, &self.options, self.rank)?;
+        let reference = open_side(&self.settings.reference, &self.network, &self.options, self.rank)?;
+        let (adm, exact) = (self.settings.mode == Numerics::Adm, self.settings.mode == Numerics::Exact);
+        let measured = MeasureOptions { adm, exact, only_main: true, ..MeasureOptions::default() };
+        let report = compared(samples, reference, &measured, &self.network, &self.store, stop)?;
+        Ok(report
+            .map_or(Evaluation::Stopped, |report| Evaluation::Finished(report.map(|report| self.evaluated(&report)))))
+    }
+
+    fn evaluated(&self, report: &Report) -> Evaluated {
+        let metric = |name: &String| Some((name.clone(), report.value(name).filter(|value| value.is_finite())?));
+        Evaluated {
+            settings: self.settings.clone(),
+            metrics: report.metrics.iter().filter_map(|row| metric(&row.name)).collect(),
+            report: serde_json::to_value(report).unwrap_or_default(),
+        }
+    }
+}
