@@ -95,7 +95,9 @@ fn a_comparison_is_the_same_on_any_number_of_ranks_and_after_an_interruption() {
         let (adm, exact) = (metric(&alone, name, "adm"), metric(&alone, name, "exact"));
         assert!(adm.is_finite() && (adm - exact).abs() <= 2e-2 * exact.abs(), "{name}: {adm} {exact}");
     }
-    assert!(metric(&alone, "fid", "exact") > 0.0 && metric(&alone, "fid_low", "exact") < metric(&alone, "fid", "exact"));
+    assert!(
+        metric(&alone, "fid", "exact") > 0.0 && metric(&alone, "fid_low", "exact") < metric(&alone, "fid", "exact")
+    );
     let warnings = alone["warnings"].to_string();
     assert!(warnings.contains("only 2500 images") && warnings.contains("only 2200 images"), "{warnings}");
 
@@ -166,7 +168,8 @@ fn planted_copies_are_found() {
     }
     std::fs::write(&samples, bytes).unwrap();
     let (out, json) = (bench.path("nearest.png"), bench.path("nearest.json"));
-    let arguments = ["nearest", &samples, "--reference", &reference, "--out", &out, "--json", &json, "--neighbors", "3"];
+    let arguments =
+        ["nearest", &samples, "--reference", &reference, "--out", &out, "--json", &json, "--neighbors", "3"];
     let finished = bench.with_classifier(1, &arguments);
     let found: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
     let pairs: Vec<(u64, u64)> = found["suspects"]

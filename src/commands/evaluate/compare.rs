@@ -19,14 +19,16 @@ use super::options::{EvaluateOptions, Mode};
 ///
 /// # Errors
 /// When the images cannot be read or compared. The [`Ending`] says whether the ranks leave together.
-pub(super) fn run(options: &EvaluateOptions, stop: &Stop, rank: RankContext<'_>) -> Result<ExitCode, Ending> {
+pub(super) fn run(
+    options: &EvaluateOptions,
+    location: &str,
+    reference: &str,
+    stop: &Stop,
+    rank: RankContext<'_>,
+) -> Result<ExitCode, Ending> {
     let (collective, code) = (rank.collective, Error::exit_code);
     let out = options.out.as_deref().map_or(Ok(()), |out| check_out(out, "json").map_err(Error::from));
     agree(collective, out, code)?;
-    // The command line requires both.
-    let (Some(location), Some(reference)) = (&options.samples, &options.reference) else {
-        return agree(collective, Err(Error::Refused("give the samples and --reference".into())), code);
-    };
     let network = Network::open(&options.network, rank)?;
     let samples = open_side(location, &network, &options.network, rank)?;
     let reference = open_side(reference, &network, &options.network, rank)?;

@@ -2,11 +2,11 @@
 
 use admiral::evaluate::inception::Inception;
 use admiral::evaluate::{FeatureExtractor, append_features};
-use admiral_evaluation::{ExtractorIdentity, FeatureTables, MeasureOptions, OpenedSide, PictureShape, Report, Side, measure};
-use admiral_inception::Weights;
-use admiral_metrics::{
-    Features, half, inception_score_of_pieces, kernel_distance_of_given_subsets, nearest, radii,
+use admiral_evaluation::{
+    ExtractorIdentity, FeatureTables, MeasureOptions, OpenedSide, PictureShape, Report, Side, measure,
 };
+use admiral_inception::Weights;
+use admiral_metrics::{Features, half, inception_score_of_pieces, kernel_distance_of_given_subsets, nearest, radii};
 use admiral_storage::StoreOptions;
 use serde_json::Value;
 use tch::Tensor;
@@ -49,8 +49,9 @@ fn tables_of(extractor: &dyn FeatureExtractor, images: &Tensor) -> Result<Featur
 /// Compares the norm of each picture's features, and their product with the probe.
 fn check_fingerprint(case: &Case, set: &str, tables: &FeatureTables, identity: &ExtractorIdentity) -> Outcome {
     let spatial = tables.spatial.as_ref().zip(identity.spatial);
-    for (kind, (values, width)) in
-        [("pool", Some((&tables.pool, identity.pool))), ("spatial", spatial)].into_iter().filter_map(|(k, v)| Some((k, v?)))
+    for (kind, (values, width)) in [("pool", Some((&tables.pool, identity.pool))), ("spatial", spatial)]
+        .into_iter()
+        .filter_map(|(k, v)| Some((k, v?)))
     {
         let Ok(expected) = case.tensor(&format!("fingerprint.{kind}.{set}")) else { continue };
         let probe = signed(&case.salt, &format!("probe/{kind}"), &[width as i64], 1.0, 0.0).to_kind(tch::Kind::Double);
@@ -156,7 +157,8 @@ fn check_metrics(case: &Case, samples: &Side, reference: &Side, identity: &Extra
 /// What the case holds for each picture.
 fn check_rows(case: &Case, generated: &Features<'_>, reference: &Features<'_>) -> Outcome {
     let error = |error: admiral_metrics::MetricError| error.to_string();
-    let places: Vec<i64> = nearest(generated, reference).map_err(error)?.into_iter().map(|place| place as i64).collect();
+    let places: Vec<i64> =
+        nearest(generated, reference).map_err(error)?.into_iter().map(|place| place as i64).collect();
     close("nearest", &Tensor::from_slice(&places), case.tensor("nearest")?, 0.0)?;
     let k = case.config["k"].as_u64().ok_or("the configuration holds no k")? as usize;
     for (set, table) in [("generated", generated), ("reference", reference)] {
