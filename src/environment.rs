@@ -25,6 +25,8 @@ pub struct Environment {
     pub log: LogSettings,
     /// `ADMIRAL_NVRTC`, `ADMIRAL_NCCL`, `ADMIRAL_CUDA_DRIVER`, `ADMIRAL_KERNEL_CACHE` and others: where CUDA is.
     pub gpu: GpuEnvironment,
+    /// `ADMIRAL_INCEPTION`: the file of the Inception weights, which the metrics of evaluation need.
+    pub inception: Option<PathBuf>,
     /// `AWS_REGION`, `AWS_ACCESS_KEY_ID` and others: region, credentials and endpoint of S3.
     pub s3: S3Settings,
 }
@@ -44,6 +46,7 @@ impl Environment {
             task: TaskOfMany::detect(text),
             log: LogSettings::from_vars(text),
             gpu: GpuEnvironment::from_vars(|name| std::env::var_os(name)),
+            inception: std::env::var_os(admiral_inception::VARIABLE).map(PathBuf::from),
             s3: S3Settings::from_vars(vars),
         }
     }

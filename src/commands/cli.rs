@@ -12,6 +12,7 @@ use super::bench::{self, BenchCommand};
 use super::checkpoint::{self, CheckpointCommand, Outcome};
 use super::config::{self, ConfigArguments, ConfigCommand};
 use super::encode::{self, EncodeOptions};
+use super::evaluate_weights::{self, WeightsOptions};
 use super::interpolate::{self, InterpolateOptions};
 use super::nll::{self, NllOptions};
 use super::plan::{self, PlanOptions};
@@ -42,6 +43,9 @@ enum Command {
     Interpolate(InterpolateOptions),
     /// Evaluate the likelihood of images in bits per dimension; on all ranks that mpirun starts
     Nll(NllOptions),
+    /// Tell what a file of Inception weights is
+    #[command(subcommand)]
+    Evaluate(EvaluateCommand),
     /// List, show, verify, compare, delete, import and export checkpoints
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
@@ -69,6 +73,13 @@ enum Command {
     Bench(BenchCommand),
 }
 
+/// The commands of evaluation.
+#[derive(Subcommand)]
+enum EvaluateCommand {
+    /// Tell what a file of Inception weights is, with its fingerprint, and convert it to safetensors
+    Weights(WeightsOptions),
+}
+
 impl Cli {
     /// Runs the command. Returns the exit code of the process.
     #[must_use]
@@ -81,6 +92,7 @@ impl Cli {
             Command::Encode(options) => on_ranks(environment, |rank| encode::run(&options, rank)),
             Command::Interpolate(options) => on_ranks(environment, |rank| interpolate::run(&options, rank)),
             Command::Nll(options) => on_ranks(environment, |rank| nll::run(&options, rank)),
+            Command::Evaluate(EvaluateCommand::Weights(options)) => alone(evaluate_weights::run(&options)),
             Command::Checkpoint(command) => match checkpoint::run(&command, &environment.s3) {
                 // The exit code of diff(1).
                 Ok(Outcome::Different) => return ProcessExit::from(1),

@@ -7,6 +7,7 @@ mod compute;
 mod config;
 mod device;
 mod encode;
+mod evaluate_weights;
 mod flops;
 mod given_images;
 mod interpolate;
