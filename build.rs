@@ -59,6 +59,7 @@ fn compile_bridge(include: &Path) {
                 "group_norm",
                 "group_norm_gpu",
                 "hooks",
+                "packed_convolution",
                 "profile",
                 "recompute",
                 "winograd",

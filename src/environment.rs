@@ -46,7 +46,7 @@ impl Environment {
             task: TaskOfMany::detect(text),
             log: LogSettings::from_vars(text),
             gpu: GpuEnvironment::from_vars(|name| std::env::var_os(name)),
-            inception: std::env::var_os("ADMIRAL_INCEPTION").filter(|path| !path.is_empty()).map(PathBuf::from),
+            inception: std::env::var_os(admiral_inception::VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from),
             s3: S3Settings::from_vars(vars),
         }
     }

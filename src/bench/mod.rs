@@ -1,8 +1,9 @@
-//! `admiral bench`: measures the training step, fused operations, the all-reduce, the loader, checkpoints and
-//! sampling, and the errors of samplers.
+//! `admiral bench`: measures the training step, fused operations, the all-reduce, the loader, checkpoints, sampling and
+//! evaluation, and the errors of samplers.
 
 pub mod allreduce;
 pub mod checkpoint;
+pub mod evaluate;
 pub mod loader;
 pub mod ops;
 mod output;

@@ -5,6 +5,7 @@ use clap::Subcommand;
 
 use crate::bench::allreduce::{self, AllReduceBenchOptions};
 use crate::bench::checkpoint::{self, CheckpointBenchOptions};
+use crate::bench::evaluate::{self, EvaluateBenchOptions};
 use crate::bench::loader::{self, LoaderBenchOptions};
 use crate::bench::ops::{self, OpsBenchOptions};
 use crate::bench::sample::SampleBenchOptions;
@@ -49,6 +50,8 @@ pub(super) enum BenchCommand {
     },
     /// Compare the samplers with exact solutions: the error, and the order with which it falls
     Solvers(SolverBenchOptions),
+    /// Compute features of random images by the Inception network: images per second
+    Evaluate(EvaluateBenchOptions),
     /// Save and read a network's training state: the stall of training, the speed and the memory
     Checkpoint {
         #[command(flatten)]
@@ -81,6 +84,10 @@ pub(super) fn run(command: &BenchCommand, environment: &Environment) -> ExitCode
         }
         BenchCommand::Solvers(options) => {
             alone(solvers::run(options).map_err(|error| (error.exit_code(), error.into())))
+        }
+        BenchCommand::Evaluate(options) => {
+            let gpus = Gpus::new(&environment.gpu);
+            alone(evaluate::run(options, &gpus).map_err(|error| (error.exit_code(), error.into())))
         }
         BenchCommand::Checkpoint { config: ConfigOptions { config, overrides }, options } => {
             on_ranks(environment, |rank| {

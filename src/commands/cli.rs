@@ -84,7 +84,10 @@ impl Cli {
             Command::Encode(options) => on_ranks(environment, |rank| encode::run(&options, rank)),
             Command::Interpolate(options) => on_ranks(environment, |rank| interpolate::run(&options, rank)),
             Command::Nll(options) => on_ranks(environment, |rank| nll::run(&options, rank)),
-            Command::Evaluate(arguments) => on_ranks(environment, |rank| evaluate::run(&arguments, rank)),
+            Command::Evaluate(arguments) => match arguments.alone() {
+                Some(options) => alone(evaluate::weights(options)),
+                None => on_ranks(environment, |rank| evaluate::run(&arguments, rank)),
+            },
             Command::Checkpoint(command) => match checkpoint::run(&command, &environment.s3) {
                 // The exit code of diff(1).
                 Ok(Outcome::Different) => return ProcessExit::from(1),

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use admiral_comm::{Ending, agree};
-use admiral_inception::{Weights, how_to_get};
 use admiral_storage::StoreOptions;
 use tch::Kind;
 
@@ -13,7 +12,7 @@ use crate::sample::OpenedModel;
 use super::classifier::{ClassifierExtractor, check_classifier};
 use super::error::Error;
 use super::extractor::FeatureExtractor;
-use super::inception::Inception;
+use super::inception::{Inception, open_weights};
 
 /// The name of Inception among the networks of features. All others are locations of checkpoints.
 const INCEPTION: &str = "inception";
@@ -50,11 +49,9 @@ impl FeatureSource {
         let (collective, code) = (context.collective, Error::exit_code);
         let extractor: Box<dyn FeatureExtractor> = match self {
             Self::Inception(file) => {
-                let weights = match file {
-                    Some(file) => Weights::open(file).map_err(Error::from),
-                    None => Err(Error::Refused(how_to_get())),
-                };
-                Box::new(Inception::new(&agree(collective, weights, code)?, context.device))
+                let network =
+                    open_weights(file.as_deref()).and_then(|weights| Inception::new(&weights, &context.kernels));
+                Box::new(agree(collective, network, code)?)
             }
             Self::Classifier { location, weights } => {
                 let opened = OpenedModel::open(location, weights.as_deref(), stores).map_err(Error::from);

@@ -263,3 +263,57 @@ fn dimensions(message: &[u8]) -> Result<Vec<usize>, String> {
 fn text(bytes: Option<&[u8]>) -> Result<&str, String> {
     std::str::from_utf8(bytes.unwrap_or_default()).map_err(|_| "the name of a node is no text".into())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+        [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat()
+    }
+
+    /// A node of the operation `Const` with the message of its tensor.
+    fn constant(name: &str, tensor: &[u8]) -> Vec<u8> {
+        let entry = [field(1, b"value"), field(2, &field(8, tensor))].concat();
+        field(1, &[field(1, name.as_bytes()), field(2, b"Const"), field(5, &entry)].concat())
+    }
+
+    fn error_of(tensor: &[u8]) -> String {
+        let bytes = constant("a", tensor);
+        let graph = Graph::open(&bytes).unwrap();
+        match graph.constant("a") {
+            Ok(constant) => constant.unwrap().values().unwrap_err(),
+            Err(error) => error,
+        }
+    }
+
+    #[test]
+    fn a_scalar_is_read() {
+        let bytes = constant("a", &[0x08, 1, 0x2d, 0, 0, 0x80, 0x3f]);
+        let graph = Graph::open(&bytes).unwrap();
+        let found = graph.constant("a").unwrap().unwrap();
+        assert_eq!((found.shape(), found.values().unwrap()), (&[][..], vec![1.0]));
+        assert_eq!(graph.constants().collect::<Vec<_>>(), ["a"]);
+        assert!(graph.constant("b").unwrap().is_none());
+    }
+
+    #[test]
+    fn contradictions_are_errors() {
+        let twice = [constant("a", &[]), constant("a", &[])].concat();
+        assert!(Graph::open(&twice).unwrap_err().contains("two nodes"));
+        assert!(Graph::open(&field(1, &field(1, &[0xff]))).unwrap_err().contains("no text"));
+        assert!(error_of(&[0x08, 3]).contains("number 3"));
+        let large =
+            [&[0x08, 1][..], &field(2, &field(2, &[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]).repeat(3))]
+                .concat();
+        assert!(error_of(&large).contains("cannot be counted"));
+        let unknown = [&[0x08, 1][..], &field(2, &[0x18, 1])].concat();
+        assert!(error_of(&unknown).contains("shape is unknown"));
+        let negative = field(2, &[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]);
+        assert!(error_of(&[&[0x08, 1][..], &field(2, &negative)].concat()).contains("unknown size"));
+        let deep = [&[0x08, 1][..], &field(2, &field(2, &[0x08, 1]).repeat(9))].concat();
+        assert!(error_of(&deep).contains("more than 8 dimensions"));
+        assert!(error_of(&[0x08, 1, 0x2a, 3, 0, 0, 0]).contains("cut off"));
+    }
+}

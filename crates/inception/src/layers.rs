@@ -7,6 +7,8 @@ pub struct Convolution {
     pub name: String,
     /// The name of the layer in TensorFlow's graph: `mixed/tower/conv`.
     pub node: String,
+    /// The height and width of the maps that it convolves.
+    pub side: usize,
     /// The number of input channels.
     pub inputs: usize,
     /// The number of output channels.
@@ -34,12 +36,13 @@ use Border::{Same, Valid};
 /// block if the row begins a branch, otherwise the outputs of the row before it.
 type Row = (&'static str, &'static str, usize, [usize; 2], usize, Border);
 
-const STEM: [Row; 5] = [
-    ("Conv2d_1a_3x3", "conv", 32, [3, 3], 2, Valid),
-    ("Conv2d_2a_3x3", "conv_1", 32, [3, 3], 1, Valid),
-    ("Conv2d_2b_3x3", "conv_2", 64, [3, 3], 1, Same),
-    ("Conv2d_3b_1x1", "conv_3", 80, [1, 1], 1, Valid),
-    ("Conv2d_4a_3x3", "conv_4", 192, [3, 3], 1, Valid),
+/// The layers before the blocks, with the height and width of their maps.
+const STEM: [(usize, Row); 5] = [
+    (299, ("Conv2d_1a_3x3", "conv", 32, [3, 3], 2, Valid)),
+    (149, ("Conv2d_2a_3x3", "conv_1", 32, [3, 3], 1, Valid)),
+    (147, ("Conv2d_2b_3x3", "conv_2", 64, [3, 3], 1, Same)),
+    (73, ("Conv2d_3b_1x1", "conv_3", 80, [1, 1], 1, Valid)),
+    (73, ("Conv2d_4a_3x3", "conv_4", 192, [3, 3], 1, Valid)),
 ];
 
 /// A block of branches on 35 x 35.
@@ -129,24 +132,24 @@ fn block_8() -> Vec<Vec<Row>> {
 pub fn convolutions() -> Vec<Convolution> {
     let mut found = Vec::new();
     let mut inputs = 3;
-    for row in STEM {
-        found.push(convolution(row, inputs, "", ""));
+    for (side, row) in STEM {
+        found.push(convolution(row, side, inputs, "", ""));
         inputs = row.2;
     }
     let blocks = [
-        ("Mixed_5b", "mixed", 192, block_35(32)),
-        ("Mixed_5c", "mixed_1", 256, block_35(64)),
-        ("Mixed_5d", "mixed_2", 288, block_35(64)),
-        ("Mixed_6a", "mixed_3", 288, reduce_35()),
-        ("Mixed_6b", "mixed_4", 768, block_17(128)),
-        ("Mixed_6c", "mixed_5", 768, block_17(160)),
-        ("Mixed_6d", "mixed_6", 768, block_17(160)),
-        ("Mixed_6e", "mixed_7", 768, block_17(192)),
-        ("Mixed_7a", "mixed_8", 768, reduce_17()),
-        ("Mixed_7b", "mixed_9", 1280, block_8()),
-        ("Mixed_7c", "mixed_10", 2048, block_8()),
+        ("Mixed_5b", "mixed", 35, 192, block_35(32)),
+        ("Mixed_5c", "mixed_1", 35, 256, block_35(64)),
+        ("Mixed_5d", "mixed_2", 35, 288, block_35(64)),
+        ("Mixed_6a", "mixed_3", 35, 288, reduce_35()),
+        ("Mixed_6b", "mixed_4", 17, 768, block_17(128)),
+        ("Mixed_6c", "mixed_5", 17, 768, block_17(160)),
+        ("Mixed_6d", "mixed_6", 17, 768, block_17(160)),
+        ("Mixed_6e", "mixed_7", 17, 768, block_17(192)),
+        ("Mixed_7a", "mixed_8", 17, 768, reduce_17()),
+        ("Mixed_7b", "mixed_9", 8, 1280, block_8()),
+        ("Mixed_7c", "mixed_10", 8, 2048, block_8()),
     ];
-    for (block, node, inputs, branches) in blocks {
+    for (block, node, side, inputs, branches) in blocks {
         for branch in branches {
             // The inputs of the next row.
             let mut channels = inputs;
@@ -156,7 +159,7 @@ pub fn convolutions() -> Vec<Convolution> {
                 if !row.0.ends_with('b') {
                     before = channels;
                 }
-                found.push(convolution(row, before, &format!("{block}."), &format!("{node}/")));
+                found.push(convolution(row, side, before, &format!("{block}."), &format!("{node}/")));
                 channels = row.2;
             }
         }
@@ -164,14 +167,14 @@ pub fn convolutions() -> Vec<Convolution> {
     found
 }
 
-fn convolution(row: Row, inputs: usize, prefix: &str, scope: &str) -> Convolution {
+fn convolution(row: Row, side: usize, inputs: usize, prefix: &str, scope: &str) -> Convolution {
     let (name, node, outputs, kernel, stride, border) = row;
     let padding = match border {
         Same => kernel.map(|length| length / 2),
         Valid => [0, 0],
     };
     let (name, node) = (format!("{prefix}{name}"), format!("{scope}{node}"));
-    Convolution { name, node, inputs, outputs, kernel, stride, padding }
+    Convolution { name, node, side, inputs, outputs, kernel, stride, padding }
 }
 
 #[cfg(test)]

@@ -131,6 +131,14 @@ impl Weights {
         self.places.contains_key("fc.weight")
     }
 
+    /// Returns the weights without the last layer.
+    #[must_use]
+    pub fn without_classes(mut self) -> Self {
+        self.tensors.retain(|(tensor, _)| !tensor.is_last_layer());
+        self.places.retain(|_, place| *place < self.tensors.len());
+        self
+    }
+
     /// Returns the SHA-256 over names, shapes and values, as hexadecimal digits. The same weights have the same
     /// fingerprint in each format. Weights without the last layer have another one.
     #[must_use]

@@ -5,6 +5,7 @@ mod features;
 mod nearest;
 mod options;
 mod statistics;
+mod weights;
 
 use admiral_comm::{Ending, ExitCode, agree};
 use clap::{Args, Subcommand};
@@ -20,6 +21,18 @@ pub(super) use features::{Network, open_side, open_work};
 use nearest::NearestOptions;
 pub(super) use options::{EvaluateOptions, NetworkOptions};
 use options::{MergeOptions, StatisticsOptions};
+use weights::WeightsOptions;
+pub(super) use weights::run as weights;
+
+impl EvaluateArguments {
+    /// Returns the options of the command that needs no ranks, if it is asked for.
+    pub(super) fn alone(&self) -> Option<&WeightsOptions> {
+        match &self.command {
+            Some(EvaluateCommand::Weights(options)) => Some(options),
+            _ => None,
+        }
+    }
+}
 
 const MESSAGES: StopMessages = StopMessages {
     asked: "asked to stop: the features that are finished are kept",
@@ -44,6 +57,8 @@ enum EvaluateCommand {
     Statistics(StatisticsOptions),
     /// Merge files of statistics of different images into one
     Merge(MergeOptions),
+    /// Tell what a file of Inception weights is, with its fingerprint, and convert it to safetensors
+    Weights(WeightsOptions),
     /// Show the training images nearest to samples, and find copies; on all ranks that mpirun starts
     Nearest(NearestOptions),
 }
@@ -59,6 +74,8 @@ pub(super) fn run(arguments: &EvaluateArguments, rank: RankContext<'_>) -> Resul
         Some(EvaluateCommand::Statistics(options)) => statistics::run(options, &stop, rank),
         Some(EvaluateCommand::Merge(options)) => statistics::merge(options, rank),
         Some(EvaluateCommand::Nearest(options)) => nearest::run(options, &stop, rank),
+        // It runs in one process, without ranks.
+        Some(EvaluateCommand::Weights(_)) => Ok(ExitCode::Finished),
         None => compare(&arguments.options, &stop, rank),
     }
 }

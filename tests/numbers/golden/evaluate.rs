@@ -12,7 +12,7 @@ use serde_json::Value;
 use tch::Tensor;
 
 use super::inception::fill;
-use super::support::{Case, Outcome, close, device, folder, signed};
+use super::support::{Case, Outcome, close, folder, kernels, signed};
 
 /// The relative tolerances of "How close is close": FID and sFID exact, Inception Score and everything of `adm`, KID.
 const EXACT: f64 = 2e-5;
@@ -83,7 +83,7 @@ where
 
 pub fn check(case: &Case) -> Outcome {
     let weights = Weights::computed(|tensor| fill(&case.salt, tensor)).map_err(|error| error.to_string())?;
-    let extractor = Inception::new(&weights, device());
+    let extractor = Inception::new(&weights, &kernels()).map_err(|error| error.to_string())?;
     let identity = extractor.identity();
     let images = case.tensor("generated")?;
     let generated = tables_of(&extractor, images)?;

@@ -5,7 +5,7 @@ use admiral::evaluate::inception::{Inception, resized};
 use admiral_inception::{TensorShape, Weights};
 use tch::{Kind, Tensor};
 
-use super::support::{Case, Outcome, close, device, uniform};
+use super::support::{Case, Outcome, close, kernels, uniform};
 
 /// The tolerance of features and logits.
 const FEATURES: f64 = 1e-4;
@@ -48,7 +48,8 @@ pub fn check(case: &Case) -> Outcome {
     close("resized", &chosen, case.tensor("resized")?, 0.0)?;
 
     let weights = Weights::computed(|tensor| fill(&case.salt, tensor)).map_err(|error| error.to_string())?;
-    let found = Inception::new(&weights, device()).extract(images).map_err(|error| error.to_string())?;
+    let inception = Inception::new(&weights, &kernels()).map_err(|error| error.to_string())?;
+    let found = inception.extract(images).map_err(|error| error.to_string())?;
     let part = |found: Option<Tensor>, name: &str| {
         close(name, &found.ok_or_else(|| format!("there are no {name}"))?, case.tensor(name)?, FEATURES)
     };

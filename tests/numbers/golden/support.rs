@@ -115,6 +115,7 @@ fn read(path: PathBuf) -> Case {
             let kind = match view.dtype() {
                 Dtype::F32 => Kind::Float,
                 Dtype::F64 => Kind::Double,
+                Dtype::I32 => Kind::Int,
                 Dtype::I64 => Kind::Int64,
                 Dtype::U8 => Kind::Uint8,
                 other => panic!("{name}: tensor {key} has the unexpected type {other:?}"),
