@@ -132,9 +132,11 @@ mod tests {
                 let unscaled = output_and_gradients(|c, x| plain.forward(c, x), inputs, &params, recomputes);
                 // The division by hand rounds to bfloat16 in another order.
                 let tolerance = if half { 0.05 } else { 1e-5 };
+                let norm = |tensor: &Tensor| tensor.norm().double_value(&[]);
+                // The gradient of a bias before a normalization of single channels is zero, up to rounding.
+                let least = 1e-2 * wanted.iter().map(norm).fold(0.0, f64::max);
                 for (i, (wanted, found)) in wanted.iter().zip(&found).enumerate() {
-                    let scale = wanted.norm().double_value(&[]).max(1e-6);
-                    let error = (wanted - found).norm().double_value(&[]) / scale;
+                    let error = norm(&(wanted - found)) / norm(wanted).max(least);
                     assert!(error < tolerance, "tensor {i}, half {half}, recomputed {recomputes}: {error}");
                 }
                 let change = (&unscaled[0] - &found[0]).norm() / found[0].norm();
