@@ -12,6 +12,7 @@ mod encode;
 mod fill;
 mod image_pipeline;
 mod loops;
+mod manifold;
 mod metrics;
 mod network;
 mod sample;
@@ -36,6 +37,7 @@ const KINDS: &[(&str, Check)] = &[
     ("encoder", network::check),
     ("timestep_embedding", timestep_embedding::check),
     ("metrics", metrics::check),
+    ("manifold", manifold::check),
     ("schedule", diffusion::schedule),
     ("respacing", diffusion::respacing),
     ("process", diffusion::process),
@@ -100,6 +102,11 @@ fn image_pipeline() {
 #[test]
 fn metrics() {
     check_kind("metrics");
+}
+
+#[test]
+fn manifold() {
+    check_kind("manifold");
 }
 
 #[test]
