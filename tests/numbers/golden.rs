@@ -14,6 +14,7 @@ mod fill;
 mod image_pipeline;
 mod inception;
 mod loops;
+mod manifold;
 mod metrics;
 mod network;
 mod sample;
@@ -38,6 +39,7 @@ const KINDS: &[(&str, Check)] = &[
     ("encoder", network::check),
     ("timestep_embedding", timestep_embedding::check),
     ("metrics", metrics::check),
+    ("manifold", manifold::check),
     ("schedule", diffusion::schedule),
     ("respacing", diffusion::respacing),
     ("process", diffusion::process),
@@ -104,6 +106,11 @@ fn image_pipeline() {
 #[test]
 fn metrics() {
     check_kind("metrics");
+}
+
+#[test]
+fn manifold() {
+    check_kind("manifold");
 }
 
 #[test]

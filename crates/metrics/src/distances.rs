@@ -13,7 +13,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::Features;
-use super::tiles::{CHUNK, Pairs, Panel, TILE, Tile, ranges, visit_tiles};
+use super::tiles::{CHUNK, Pairs, Panel, TILE, Tile, ranges, vectorized, visit_tiles};
 
 /// The number of rows of a panel.
 const PANEL: usize = 8 * TILE;
@@ -82,8 +82,8 @@ impl Bounds {
         Rows { panel, norms }
     }
 
-    /// Replaces the products of a tile by lower bounds of the squared distances. Where float32 overflows, the bound is
-    /// NaN or an infinity of any sign, so that `!(bound > limit)` or [`upper`](Self::upper) must be asked.
+    /// Replaces the products of a tile by lower bounds of the squared distances. Where float32 overflows, the bound is NaN,
+    /// which [`is_above`] no limit.
     fn lower(&self, tile: &mut Tile<'_, f32>, left: &Rows, right: &Rows) {
         let columns = tile.columns.len();
         let first = tile.columns.start - right.panel.first;
@@ -91,16 +91,22 @@ impl Bounds {
         for (row, values) in tile.rows.clone().zip(tile.products.chunks_exact_mut(columns)) {
             let row = row - left.panel.first;
             let (own, own_squared) = (left.norms.plain[row], left.norms.squared[row]);
-            for ((value, &norm), &norm_squared) in values.iter_mut().zip(plain).zip(squared) {
-                let both = own + norm;
-                let bound = (own_squared + norm_squared - 2.0 * *value) - self.error * (both * both);
-                // An infinite bound is as useless as NaN. The difference is NaN exactly for those.
-                *value = bound + (bound - bound);
-            }
+            vectorized(
+                #[inline(always)]
+                || {
+                    for ((value, &norm), &norm_squared) in values.iter_mut().zip(plain).zip(squared) {
+                        let both = own + norm;
+                        let bound = (own_squared + norm_squared - 2.0 * *value) - self.error * (both * both);
+                        // An infinite bound is as useless as NaN. Multiplied by 0, it is NaN.
+                        *value = bound + 0.0 * bound;
+                    }
+                },
+            );
         }
     }
 
     /// Returns the upper bound that belongs to a lower bound.
+    #[inline(always)]
     fn upper(&self, lower: f32, norms: [f32; 2]) -> f32 {
         let both = norms[0] + norms[1];
         lower + 2.0 * self.error * (both * both)
@@ -173,6 +179,7 @@ fn below(value: f64) -> f32 {
 }
 
 /// Returns whether a bound is certainly above a limit. NaN is not.
+#[inline(always)]
 fn is_above(bound: f32, limit: f32) -> bool {
     bound > limit
 }
@@ -393,4 +400,122 @@ pub(crate) fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
     }
     let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum();
     sums.iter().sum::<f64>() + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::pool_like;
+
+    fn table(values: &[f32], width: usize) -> Features<'_> {
+        Features::new(values, width).expect("the values are finite and complete")
+    }
+
+    /// Returns what [`nearest_rows`] must return, from all distances.
+    fn nearest_by_definition(left: &Features<'_>, right: &Features<'_>, k: usize) -> Vec<Vec<Neighbor>> {
+        (0..left.num())
+            .map(|row| {
+                let mut all: Vec<Neighbor> = (0..right.num())
+                    .map(|index| Neighbor {
+                        index,
+                        squared_distance: squared_distance(left.row(row), right.row(index)),
+                    })
+                    .collect();
+                all.sort_by(|a, b| a.squared_distance.total_cmp(&b.squared_distance));
+                all.truncate(k);
+                all
+            })
+            .collect()
+    }
+
+    /// Collects pairs.
+    struct Collected(Mutex<Vec<(usize, usize)>>);
+
+    impl Within for Collected {
+        fn matters(&self, _row: usize, _column: usize) -> bool {
+            true
+        }
+
+        fn take(&self, row: usize, column: usize) {
+            self.0.lock().expect("no test panics while it holds the lock").push((row, column));
+        }
+    }
+
+    /// Checks all searches of two tables against the definition.
+    fn check(left: &Features<'_>, right: &Features<'_>, k: usize) {
+        assert_eq!(nearest_rows(left, right, k), nearest_by_definition(left, right, k));
+        assert_eq!(nearest_rows_within(right, k), nearest_by_definition(right, right, k));
+        // Radii that are distances of pairs, so that the boundary is hit.
+        let radii = |from: &Features<'_>, to: &Features<'_>| -> Vec<f64> {
+            (0..from.num()).map(|row| squared_distance(from.row(row), to.row(row * 7 % to.num()))).collect()
+        };
+        let radii = [radii(left, right), radii(right, left)];
+        let found = [Collected(Mutex::new(Vec::new())), Collected(Mutex::new(Vec::new()))];
+        let balls = |side: usize| Balls { radii: &radii[side], within: &found[side] };
+        pairs_within(left, right, Some(&balls(0)), Some(&balls(1)));
+        for (side, found) in found.into_iter().enumerate() {
+            let mut found = found.0.into_inner().expect("no test panics while it holds the lock");
+            found.sort_unstable();
+            let expected: Vec<(usize, usize)> = (0..left.num())
+                .flat_map(|row| (0..right.num()).map(move |column| (row, column)))
+                .filter(|&(row, column)| {
+                    squared_distance(left.row(row), right.row(column)) <= radii[side][[row, column][side]]
+                })
+                .collect();
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn searches_agree_with_all_distances_across_tiles() {
+        let (left, right) = (pool_like(TILE + 9, 5, 1), pool_like(2 * TILE + 3, 5, 2));
+        check(&table(&left, 5), &table(&right, 5), 4);
+    }
+
+    #[test]
+    fn distances_that_float32_cannot_tell_apart_are_told_apart() {
+        // All rows are within 1e-5 of one point, and the center of both tables is far away.
+        let near = |num: usize, seed: u64| -> Vec<f32> {
+            pool_like(num, 3, seed).iter().map(|value| 1000.0 + (value * 64.0).round() / 8192.0).collect()
+        };
+        let (mut left, mut right) = (near(300, 1), near(400, 2));
+        left.extend([-3000.0; 30]);
+        right.extend([-3000.0; 30]);
+        check(&table(&left, 3), &table(&right, 3), 3);
+    }
+
+    #[test]
+    fn many_copies_and_overflow_are_decided_exactly() {
+        let copies = vec![0.25; 2 * 700];
+        check(&table(&copies[..400], 2), &table(&copies, 2), 3);
+        let huge: Vec<f32> = (0..60).map(|i| (i % 7) as f32 * 1e37 - 2e37 * (i % 3) as f32).collect();
+        check(&table(&huge[..20], 2), &table(&huge, 2), 3);
+    }
+
+    #[test]
+    fn small_distances_of_large_values_are_exact() {
+        let (a, b): (Vec<f32>, Vec<f32>) = (vec![4096.0; 19], vec![4096.001; 19]);
+        let step = f64::from(4096.001_f32) - 4096.0;
+        assert!((squared_distance(&a, &b) / (19.0 * step * step) - 1.0).abs() < 1e-14);
+        assert_eq!(squared_distance(&a, &a), 0.0);
+    }
+
+    #[test]
+    fn bounds_contain_the_distances() {
+        let (left, right) = (pool_like(40, 300, 3), pool_like(50, 300, 4));
+        let (left, right) = (table(&left, 300), table(&right, 300));
+        let bounds = Bounds::new([&left, &right]);
+        let (own, other) = (bounds.rows(&left, 0..40), bounds.rows(&right, 0..50));
+        visit_tiles(&own.panel, &other.panel, Pairs::All, |mut tile| {
+            bounds.lower(&mut tile, &own, &other);
+            for row in 0..40 {
+                for (column, &lower) in tile.row(row).iter().enumerate() {
+                    let exact = squared_distance(left.row(row), right.row(column));
+                    let upper = bounds.upper(lower, [own.norm(row), other.norm(column)]);
+                    assert!(f64::from(lower) < exact && exact < f64::from(upper));
+                    assert!(f64::from(upper - lower) < 1e-4 * f64::from(own.norm(row) + other.norm(column)).powi(2));
+                }
+            }
+        });
+    }
 }

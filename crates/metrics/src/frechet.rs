@@ -63,7 +63,7 @@ impl Statistics {
     /// mirrored entries differ by more than 1e-4 of the largest variance. Smaller differences are averaged.
     pub fn given(mean: Vec<f64>, covariance: &[f64]) -> Result<Self, MetricError> {
         let width = mean.len();
-        let needed = width.checked_mul(width).unwrap_or(usize::MAX);
+        let needed = width.saturating_mul(width);
         if width == 0 || covariance.len() != needed {
             return Err(MetricError::PartSize { part: "the covariance", given: covariance.len(), needed, width });
         }

@@ -13,11 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::manifold::{PrecisionRecall, check_neighbors};
 use super::rounding::round_to_half;
-use super::tiles::{CHUNK, Pairs, Panel, Tile, ranges, visit_tiles};
+use super::tiles::{CHUNK, Pairs, Panel, Tile, ranges, vectorized, visit_tiles};
 use super::{Features, MetricError};
 
 /// The rows and columns of a block of the published evaluator.
 pub const BLOCK: usize = 10_000;
+/// The largest finite number of half precision.
+const LARGEST: f32 = 65504.0;
 
 /// Returns the distance of each reference row to each generated row, `[reference, generated]`, row-major. A block has at
 /// most `block` rows and columns; the evaluator's is [`BLOCK`].
@@ -37,7 +39,7 @@ pub fn distances(reference: &Features<'_>, generated: &Features<'_>, block: usiz
                 let mut values = vec![0.0; tile.products.len()];
                 let mut finite = true;
                 for (row, into) in values.chunks_exact_mut(tile.columns.len()).enumerate() {
-                    finite &= rule.from_row(tile.row(row), norms[0][row], norms[1], into);
+                    finite &= rule.distances_from_row(tile.row(row), norms[0][row], norms[1], into);
                 }
                 ((tile.rows.clone(), tile.columns.clone(), values), finite)
             });
@@ -127,40 +129,46 @@ enum Rule {
 
 impl Rule {
     /// Writes the distances of the row u to the columns v. Returns whether all are finite.
-    fn from_row(self, products: &[f32], norm_u: f32, norms_v: &[f32], into: &mut [f32]) -> bool {
-        let pairs = into.iter_mut().zip(products).zip(norms_v);
+    fn distances_from_row(self, products: &[f32], norm_u: f32, norms_v: &[f32], into: &mut [f32]) -> bool {
         match self {
-            Self::Half => pairs.fold(true, |finite, ((into, &product), &norm_v)| {
-                *into = half_distance(product, norm_u, norm_v);
-                finite & (*into < f32::INFINITY)
-            }),
-            Self::Full => pairs.fold(true, |finite, ((into, &product), &norm_v)| {
-                *into = positive(norm_u - 2.0 * product + norm_v);
-                finite & (*into < f32::INFINITY)
-            }),
+            Self::Half => fill(products, norms_v, into, |product, norm_v| half_distance(product, norm_u, norm_v)),
+            Self::Full => fill(products, norms_v, into, |product, norm_v| full_distance(product, norm_u, norm_v)),
         }
     }
 
     /// Writes the distances of the columns u to the row v. Returns whether all are finite.
-    fn from_columns(self, products: &[f32], norms_u: &[f32], norm_v: f32, into: &mut [f32]) -> bool {
-        let pairs = into.iter_mut().zip(products).zip(norms_u);
+    fn distances_from_columns(self, products: &[f32], norms_u: &[f32], norm_v: f32, into: &mut [f32]) -> bool {
         match self {
-            Self::Half => pairs.fold(true, |finite, ((into, &product), &norm_u)| {
-                *into = half_distance(product, norm_u, norm_v);
-                finite & (*into < f32::INFINITY)
-            }),
-            Self::Full => pairs.fold(true, |finite, ((into, &product), &norm_u)| {
-                *into = positive(norm_u - 2.0 * product + norm_v);
-                finite & (*into < f32::INFINITY)
-            }),
+            Self::Half => fill(products, norms_u, into, |product, norm_u| half_distance(product, norm_u, norm_v)),
+            Self::Full => fill(products, norms_u, into, |product, norm_u| full_distance(product, norm_u, norm_v)),
         }
     }
 }
 
+/// Writes `distance(product, norm)` for each product and the norm of its column. Returns whether all are finite.
+fn fill(products: &[f32], norms: &[f32], into: &mut [f32], distance: impl Fn(f32, f32) -> f32) -> bool {
+    vectorized(
+        #[inline(always)]
+        || {
+            for ((into, &product), &norm) in into.iter_mut().zip(products).zip(norms) {
+                *into = distance(product, norm);
+            }
+            into.iter().fold(0, |wrong, &distance| wrong | u32::from(!distance.is_finite())) == 0
+        },
+    )
+}
+
 #[inline(always)]
 fn half_distance(product: f32, norm_u: f32, norm_v: f32) -> f32 {
-    let twice = round_to_half(2.0 * round_to_half(product));
+    // Doubling is exact, unless the result is too large.
+    let twice = 2.0 * round_to_half(product);
+    let twice = if twice.abs() > LARGEST { twice * f32::INFINITY } else { twice };
     positive(round_to_half(round_to_half(norm_u - twice) + norm_v))
+}
+
+#[inline(always)]
+fn full_distance(product: f32, norm_u: f32, norm_v: f32) -> f32 {
+    positive(norm_u - 2.0 * product + norm_v)
 }
 
 /// Returns max(value, 0). NaN stays NaN.
@@ -347,20 +355,26 @@ fn smallest_of_tile(
     for row in 0..tile.rows.len() {
         let (products, norm) = (tile.row(row), norms[0][row]);
         if let Some(smallest) = &mut of_rows {
-            finite[0] &= rule.from_row(products, norm, norms[1], &mut distances);
+            finite[0] &= rule.distances_from_row(products, norm, norms[1], &mut distances);
             let mut limit = f32::INFINITY;
             for chunk in distances.chunks(CHUNK) {
-                if chunk.iter().fold(false, |any, &distance| any | (distance < limit)) {
-                    chunk.iter().for_each(|&distance| limit = smallest.push(row, distance));
+                if chunk.iter().fold(0, |any, &distance| any | u32::from(distance < limit)) != 0 {
+                    for &distance in chunk {
+                        if distance < limit {
+                            limit = smallest.push(row, distance);
+                        }
+                    }
                 }
             }
         }
         if let Some(smallest) = &mut of_columns {
-            finite[1] &= rule.from_columns(products, norms[1], norm, &mut distances);
+            finite[1] &= rule.distances_from_columns(products, norms[1], norm, &mut distances);
             for (number, (chunk, limits)) in distances.chunks(CHUNK).zip(limits.chunks_mut(CHUNK)).enumerate() {
-                if chunk.iter().zip(&*limits).fold(false, |any, (distance, limit)| any | (distance < limit)) {
+                if chunk.iter().zip(&*limits).fold(0, |any, (distance, limit)| any | u32::from(distance < limit)) != 0 {
                     for (offset, (&distance, limit)) in chunk.iter().zip(limits).enumerate() {
-                        *limit = smallest.push(number * CHUNK + offset, distance);
+                        if distance < *limit {
+                            *limit = smallest.push(number * CHUNK + offset, distance);
+                        }
                     }
                 }
             }
@@ -373,16 +387,129 @@ fn smallest_of_tile(
 /// whether all distances are finite.
 fn inside_of_tile(tile: &Tile<'_, f32>, rule: Rule, norms: Norms<'_>, radii: [&[f32]; 2]) -> ([Vec<bool>; 2], bool) {
     let mut in_rows = vec![false; tile.rows.len()];
-    let mut in_columns = vec![false; tile.columns.len()];
+    let mut in_columns = vec![0; tile.columns.len()];
     let mut distances = vec![0.0; tile.columns.len()];
     let mut finite = true;
     for (row, in_row) in in_rows.iter_mut().enumerate() {
-        finite &= rule.from_row(tile.row(row), norms[0][row], norms[1], &mut distances);
+        finite &= rule.distances_from_row(tile.row(row), norms[0][row], norms[1], &mut distances);
         let radius = radii[0][row];
-        for ((inside, &distance), column_radius) in in_columns.iter_mut().zip(&distances).zip(radii[1]) {
-            *inside |= distance <= radius;
-            *in_row |= distance <= *column_radius;
-        }
+        *in_row = vectorized(
+            #[inline(always)]
+            || {
+                let mut in_any = 0;
+                for ((inside, &distance), &column_radius) in in_columns.iter_mut().zip(&distances).zip(radii[1]) {
+                    *inside |= u32::from(distance <= radius);
+                    in_any |= u32::from(distance <= column_radius);
+                }
+                in_any != 0
+            },
+        );
     }
-    ([in_rows, in_columns], finite)
+    ([in_rows, in_columns.into_iter().map(|inside| inside != 0).collect()], finite)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use half::f16;
+
+    use super::*;
+    use crate::tests::pool_like;
+
+    /// Returns the distances by the definition, one block at a time.
+    fn by_definition(u: &Features<'_>, v: &Features<'_>, block: usize) -> Vec<f32> {
+        let half = |value: f32| f16::from_f32(value).to_f32();
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+        let rounded = |row: &[f32]| row.iter().map(|&value| half(value)).collect::<Vec<f32>>();
+        let norm = |row: &[f32]| half(rounded(row).iter().map(|value| half(value * value)).sum());
+        let in_half = |a: &[f32], b: &[f32]| {
+            let twice = half(2.0 * half(dot(&rounded(a), &rounded(b))));
+            let distance = half(half(norm(a) - twice) + norm(b));
+            if distance < 0.0 { 0.0 } else { distance }
+        };
+        let in_full = |a: &[f32], b: &[f32]| (dot(a, a) - 2.0 * dot(a, b) + dot(b, b)).max(0.0);
+        let mut result = vec![0.0; u.num() * v.num()];
+        for rows in ranges(u.num(), block) {
+            for columns in ranges(v.num(), block) {
+                let pairs: Vec<_> = rows.clone().flat_map(|i| columns.clone().map(move |j| (i, j))).collect();
+                let finite = pairs.iter().all(|&(i, j)| in_half(u.row(i), v.row(j)).is_finite());
+                for (i, j) in pairs {
+                    let distance = if finite { in_half(u.row(i), v.row(j)) } else { in_full(u.row(i), v.row(j)) };
+                    result[i * v.num() + j] = distance;
+                }
+            }
+        }
+        result
+    }
+
+    /// Rows of multiples of 1/8, whose sums in float32 are the same in any order. Those that `scale` makes large
+    /// overflow half precision.
+    fn table(num: usize, seed: u64, scale: impl Fn(usize) -> f32) -> Vec<f32> {
+        let mut values = pool_like(num, WIDTH, seed);
+        for (row, values) in values.chunks_exact_mut(WIDTH).enumerate() {
+            values.iter_mut().for_each(|value| *value = (*value * 16.0 * scale(row)).round() / 8.0);
+        }
+        values
+    }
+
+    const WIDTH: usize = 12;
+
+    fn check(reference: &[f32], generated: &[f32], block: usize) {
+        let [u, v] = [reference, generated].map(|values| Features::new(values, WIDTH).unwrap());
+        let expected = by_definition(&u, &v, block);
+        assert_eq!(distances(&u, &v, block).unwrap(), expected);
+        let radii_of = |table: &Features<'_>| -> Vec<f32> {
+            let all = by_definition(table, table, block);
+            all.chunks_exact(table.num())
+                .map(|row| {
+                    let mut row = row.to_vec();
+                    row.sort_by(f32::total_cmp);
+                    row[3]
+                })
+                .collect()
+        };
+        let [own, other] = [radii_of(&u), radii_of(&v)];
+        assert_eq!(radii(&u, 3, block).unwrap(), own);
+        assert_eq!(radii(&v, 3, block).unwrap(), other);
+        let is_inside = |i: usize, j: usize, radius: f32| expected[i * v.num() + j] <= radius;
+        let precise = (0..v.num()).filter(|&j| (0..u.num()).any(|i| is_inside(i, j, own[i]))).count();
+        let recalled = (0..u.num()).filter(|&i| (0..v.num()).any(|j| is_inside(i, j, other[j]))).count();
+        let both = precision_recall(&u, &v, 3, block).unwrap();
+        assert_eq!(both.precision, precise as f64 / v.num() as f64);
+        assert_eq!(both.recall, recalled as f64 / u.num() as f64);
+    }
+
+    #[test]
+    fn finite_blocks_are_in_half_precision_across_tiles() {
+        check(&table(530, 1, |_| 1.0), &table(520, 2, |_| 1.0), BLOCK);
+    }
+
+    #[test]
+    fn blocks_that_overflow_are_in_float32_each_on_its_own() {
+        let one_of = |at: usize| move |row: usize| if row == at { 200.0 } else { 1.0 };
+        let (reference, generated) = (table(90, 1, one_of(40)), table(70, 2, one_of(3)));
+        check(&reference, &generated, 32);
+        check(&reference, &generated, BLOCK);
+    }
+
+    #[test]
+    fn a_block_can_be_finite_where_its_mirror_image_is_not() {
+        let far = [[64.0, 102.0], [-116.0, -80.0]].concat();
+        let pair = Features::new(&far, 2).unwrap();
+        // In float32 the distance is 65524, which rounds to infinity; but with the norms added in the other order, the
+        // first sum is rounded down.
+        assert_eq!(distances(&pair, &pair, 1).unwrap(), [0.0, 65524.0, 65504.0, 0.0]);
+        assert_eq!(radii(&pair, 1, 1).unwrap(), [65524.0, 65504.0]);
+        assert_eq!(radii(&pair, 1, 2).unwrap(), [65524.0, 65524.0]);
+    }
+
+    #[test]
+    fn blocks_of_no_rows_are_errors() {
+        let values = table(8, 1, |_| 1.0);
+        let features = Features::new(&values, WIDTH).unwrap();
+        let zero = MetricError::Zero { what: "the number of rows of a block" };
+        assert_eq!(distances(&features, &features, 0).unwrap_err(), zero);
+        assert_eq!(radii(&features, 3, 0).unwrap_err(), zero);
+        assert!(precision_recall(&features, &features, 8, BLOCK).is_err());
+    }
 }

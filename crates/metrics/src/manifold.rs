@@ -147,3 +147,52 @@ impl Within for Counts {
         self.covered.take(row, column);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn line(values: &[f32]) -> Features<'_> {
+        Features::new(values, 1).unwrap()
+    }
+
+    #[test]
+    fn radii_are_distances_to_the_kth_other_row() {
+        assert_eq!(radii(&line(&[0.0, 1.0, 3.0, 7.0]), 2).unwrap(), [9.0, 4.0, 9.0, 36.0]);
+        assert_eq!(radii(&line(&[5.0, 5.0, 6.0]), 1).unwrap(), [0.0, 0.0, 1.0], "a copy is a neighbor");
+    }
+
+    #[test]
+    fn the_boundary_of_a_ball_is_inside() {
+        let reference = [0.0, 1.0, 10.0];
+        let generated = [-1.0, -1.5, 10.0, 100.0];
+        let both = precision_recall(&line(&reference), &line(&generated), 1).unwrap();
+        // Reference radii 1, 1, 9: -1 is on a boundary, 10 is a center. Generated radii 0.5, 0.5, 11, 90.
+        assert_eq!(both.precision, 0.5);
+        assert_eq!(both.recall, 1.0);
+    }
+
+    #[test]
+    fn density_counts_balls_and_coverage_counts_rows() {
+        let reference = [0.0, 1.0, 10.0];
+        let generated = [-1.0, 0.5, 50.0, 60.0];
+        // Reference radii 1, 1, 9: -1 is in one ball, 0.5 in two. Two of three balls contain a generated row.
+        let both = density_coverage(&line(&reference), &line(&generated), 1).unwrap();
+        assert_eq!(both, DensityCoverage { density: 3.0 / 4.0, coverage: 2.0 / 3.0 });
+        // Radii 100, 81, 100 for k = 2.
+        let both = density_coverage(&line(&reference), &line(&generated), 2).unwrap();
+        assert_eq!(both, DensityCoverage { density: 5.0 / 8.0, coverage: 1.0 });
+    }
+
+    #[test]
+    fn too_few_neighbors_are_errors() {
+        let few = [0.0; 3];
+        let result = precision_recall(&line(&few), &line(&few), 3);
+        assert!(matches!(result, Err(MetricError::TooFew { needed: 4, given: 3, .. })));
+        let none = precision_recall(&line(&few), &line(&few), 0);
+        assert_eq!(none.unwrap_err(), MetricError::Zero { what: "the number of neighbors" });
+        assert!(density_coverage(&line(&few), &line(&[]), 1).is_err());
+        assert!(radii(&line(&few), usize::MAX).is_err());
+    }
+}

@@ -53,7 +53,7 @@ pub struct CopyAudit {
 
 impl CopyAudit {
     /// Returns the number of generated images that are closer to a reference image than any two reference images are to
-    /// each other.
+    /// each other. If n generated and m reference images are of the same distribution, about 2 n / m are so by chance.
     #[must_use]
     pub fn closer_than_any(&self) -> usize {
         let smallest = self.reference_distances.iter().copied().fold(f64::INFINITY, f64::min);
@@ -119,4 +119,83 @@ pub fn copy_audit(generated: &Features<'_>, reference: &Features<'_>) -> Result<
 /// Returns the quotient of two distances, 0 if both are 0.
 fn ratio(distance: &Neighbor, unit: &Neighbor) -> f64 {
     if distance.squared_distance == 0.0 { 0.0 } else { (distance.squared_distance / unit.squared_distance).sqrt() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::tests::pool_like;
+
+    fn line(values: &[f32]) -> Features<'_> {
+        Features::new(values, 1).unwrap()
+    }
+
+    #[test]
+    fn of_equally_near_rows_the_first_is_returned() {
+        let generated: Vec<f32> = (0..40).map(|i| i as f32).collect();
+        let indices = nearest(&line(&generated), &line(&[30.0, 10.0, 10.0])).unwrap();
+        assert_eq!(indices[..20], [1; 20]);
+        assert_eq!(indices[20..], [0; 20], "20 is as far from 30 as from 10");
+    }
+
+    #[test]
+    fn neighbors_come_in_order_of_distance() {
+        let found = nearest_k(&line(&[1.0]), &line(&[5.0, 0.0, 1.5, 2.0]), 3).unwrap();
+        let expected = [(2, 0.25), (1, 1.0), (3, 1.0)];
+        assert_eq!(found, [expected.map(|(index, squared_distance)| Neighbor { index, squared_distance }).to_vec()]);
+    }
+
+    #[test]
+    fn planted_copies_are_found() {
+        let (width, num) = (16, 600);
+        let (mut generated, reference) = (pool_like(num, width, 1), pool_like(num, width, 2));
+        let planted = [(7, 300), (200, 0), (599, 41)];
+        for (at, from) in planted {
+            generated[at * width..(at + 1) * width].copy_from_slice(&reference[from * width..(from + 1) * width]);
+            // Copies that were compressed, say.
+            generated[at * width] += 0.001;
+        }
+        let table = |values| Features::new(values, width).unwrap();
+        let audit = copy_audit(&table(&generated), &table(&reference)).unwrap();
+        // There are twice as many pairs across as within the reference, so about two are closer by chance.
+        assert!((planted.len()..planted.len() + 8).contains(&audit.closer_than_any()));
+        for (at, from) in planted {
+            assert_eq!(audit.nearest[at].index, from);
+            assert!(audit.closeness[at] < 0.05);
+        }
+        let (limit, suspects) = audit.suspects(0.01);
+        assert!(limit > 0.05 && suspects.len() < 3 + 20, "{limit} {suspects:?}");
+        let mut first = suspects[..3].to_vec();
+        first.sort_unstable();
+        assert_eq!(first, planted.map(|(at, _)| at));
+        // Without the copies, generated rows are as close as reference rows are to each other.
+        let (median, below) = audit.suspects(0.5);
+        assert!((200..400).contains(&below.len()), "{median} {}", below.len());
+        assert!(audit.closer_than_neighbor() > planted.len());
+    }
+
+    #[test]
+    fn closeness_is_the_quotient_of_distances_without_the_image_itself() {
+        let audit = copy_audit(&line(&[0.5, 10.0]), &line(&[0.0, 1.0, 3.0, 10.0, 10.0])).unwrap();
+        assert_eq!(audit.reference_distances, [1.0, 1.0, 4.0, 0.0, 0.0]);
+        // 0.5 is nearest to 0, whose nearest is 1 away. 10 is a copy.
+        assert_eq!(audit.closeness, [0.5, 0.0]);
+        // 0 -> 1 -> 3, 1 -> 0 -> 3, 3 -> 1 -> 0; each 10 is a copy of the other.
+        assert_eq!(audit.reference_closeness, [0.0, 0.0, 1.0 / 3.0, 0.5, 2.0]);
+        assert_eq!(audit.suspects(0.0), (0.0, vec![1]), "copies are suspects even where the reference has copies");
+    }
+
+    #[test]
+    fn bad_requests_are_errors() {
+        assert!(matches!(nearest(&line(&[0.0]), &line(&[])), Err(MetricError::TooFew { needed: 1, given: 0, .. })));
+        assert_eq!(
+            nearest_k(&line(&[0.0]), &line(&[0.0]), 0).unwrap_err(),
+            MetricError::Zero { what: "the number of neighbors" }
+        );
+        let wide = [0.0; 2];
+        let wide = Features::new(&wide, 2).unwrap();
+        assert_eq!(nearest(&line(&[0.0]), &wide).unwrap_err(), MetricError::Width { left: 1, right: 2 });
+        assert!(matches!(copy_audit(&line(&[0.0]), &line(&[0.0; 2])), Err(MetricError::TooFew { needed: 3, .. })));
+    }
 }

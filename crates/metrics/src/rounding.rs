@@ -36,9 +36,9 @@ mod tests {
             // The point halfway to the next number, and its neighbors in float32.
             let next = f16::from_bits(bits.wrapping_add(1)).to_f32();
             let middle = 0.5 * value + 0.5 * next;
-            [middle, middle.next_up(), middle.next_down()].map(same);
+            [middle, middle.next_up(), middle.next_down()].into_iter().for_each(same);
         }
-        [65519.996, 65520.0, f32::MAX, f32::MIN_POSITIVE, 1e-45, -0.0].map(same);
+        [65519.996, 65520.0, f32::MAX, f32::MIN_POSITIVE, 1e-45, -0.0].into_iter().for_each(same);
         assert!(round_to_half(-f32::NAN).is_nan());
     }
 }

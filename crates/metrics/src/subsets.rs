@@ -14,8 +14,6 @@ pub(crate) enum Purpose {
     InceptionScore = 3,
     /// The division of images into blocks.
     Blocks = 4,
-    /// The blocks of a set of a smaller size.
-    SmallerSets = 5,
 }
 
 /// Returns the first `size` indices of the permutation of `0..num` with the given number.

@@ -132,6 +132,12 @@ pub(crate) fn visit_tiles<T: Number, R: Send>(
         .collect()
 }
 
+/// Runs loops that are compiled for the vector instructions of this processor, as far as they are inlined into `work`.
+#[inline(always)]
+pub(crate) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(work)
+}
+
 /// Returns the ranges of at most `length` that cover `0..num`.
 pub(crate) fn ranges(num: usize, length: usize) -> impl Iterator<Item = Range<usize>> + Clone {
     (0..num.div_ceil(length)).map(move |index| index * length..num.min((index + 1) * length))
