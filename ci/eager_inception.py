@@ -22,6 +22,7 @@ def random_weights(seed=0):
 
     torch.manual_seed(seed)
     state = torchvision.models.inception_v3(num_classes=1008, aux_logits=False, init_weights=False).state_dict()
+    state = {name: values for name, values in state.items() if not name.endswith("num_batches_tracked")}
     for name, values in state.items():
         if name.endswith("running_var") or name.endswith("bn.weight"):
             values.uniform_(0.9, 1.1)
@@ -29,7 +30,7 @@ def random_weights(seed=0):
             values.normal_(std=(2 / values[0].numel()) ** 0.5)
         else:
             values.normal_(std=0.1)
-    return {name: values for name, values in state.items() if not name.endswith("num_batches_tracked")}
+    return state
 
 
 def torch_fidelity_features(weights):

@@ -14,7 +14,7 @@ pub enum Form {
 }
 
 /// A graph whose nodes have names.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct GraphWriter {
     nodes: Vec<(String, Vec<u8>)>,
 }
