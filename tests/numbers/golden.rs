@@ -9,6 +9,7 @@ mod bpd;
 mod cfg;
 mod diffusion;
 mod encode;
+mod evaluate;
 mod fill;
 mod image_pipeline;
 mod inception;
@@ -49,6 +50,7 @@ const KINDS: &[(&str, Check)] = &[
     ("bpd", bpd::check),
     ("cfg", cfg::check),
     ("inception", inception::check),
+    ("evaluate", evaluate::check),
 ];
 
 fn check_kind(kind: &str) {
@@ -167,6 +169,11 @@ fn cfg() {
 #[test]
 fn inception() {
     check_kind("inception");
+}
+
+#[test]
+fn evaluate() {
+    check_kind("evaluate");
 }
 
 /// The tests above run Admiral's own kernels. This runs some of them again with libtorch's operations, in another

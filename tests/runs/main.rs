@@ -10,6 +10,7 @@ mod s3;
 #[path = "../support/stores.rs"]
 mod stores;
 
+mod evaluate;
 mod interchange;
 mod inversion;
 mod last_release;

@@ -19,15 +19,21 @@ use super::options::{EvaluateOptions, Mode};
 ///
 /// # Errors
 /// When the images cannot be read or compared. The [`Ending`] says whether the ranks leave together.
-pub(super) fn run(options: &EvaluateOptions, stop: &Stop, rank: RankContext<'_>) -> Result<ExitCode, Ending> {
+pub(super) fn run(
+    options: &EvaluateOptions,
+    location: &str,
+    reference: &str,
+    stop: &Stop,
+    rank: RankContext<'_>,
+) -> Result<ExitCode, Ending> {
     let (collective, code) = (rank.collective, Error::exit_code);
     let out = options.out.as_deref().map_or(Ok(()), |out| check_out(out, "json").map_err(Error::from));
     agree(collective, out, code)?;
     let network = Network::open(&options.network, rank)?;
-    let samples = open_side(&options.samples, &network, &options.network, rank)?;
-    let reference = open_side(&options.reference, &network, &options.network, rank)?;
+    let samples = open_side(location, &network, &options.network, rank)?;
+    let reference = open_side(reference, &network, &options.network, rank)?;
     agree(collective, check_shapes(&samples, &reference), code)?;
-    let store = open_work(options.network.work.as_deref(), &options.samples, rank)?;
+    let store = open_work(options.network.work.as_deref(), location, rank)?;
     let measured = MeasureOptions {
         adm: options.mode != Mode::Exact,
         exact: options.mode != Mode::Adm,

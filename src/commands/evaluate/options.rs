@@ -2,48 +2,53 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, ValueEnum};
+
+use crate::diffusion::Sampler;
 
 use super::super::compute::DeviceOptions;
-use super::nearest::NearestOptions;
-
-/// The arguments of `admiral evaluate`.
-#[derive(Debug, Clone, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub struct EvaluateArguments {
-    #[command(subcommand)]
-    pub(super) command: Option<EvaluateCommand>,
-    #[command(flatten)]
-    pub(super) options: Option<EvaluateOptions>,
-}
-
-/// The commands beside the comparison of two sets.
-#[derive(Debug, Clone, Subcommand)]
-pub(super) enum EvaluateCommand {
-    /// Compute the statistics of images once, for later comparisons; on all ranks that mpirun starts
-    Statistics(StatisticsOptions),
-    /// Merge files of statistics of different images into one
-    Merge(MergeOptions),
-    /// Show the training images nearest to samples, and find copies; on all ranks that mpirun starts
-    Nearest(NearestOptions),
-}
 
 /// The options of a comparison.
 #[derive(Debug, Clone, Args)]
-pub(super) struct EvaluateOptions {
+pub struct EvaluateOptions {
     /// The images: an npz file, a sampling job (a folder or an s3:// URL), a folder of pictures, an IDX file, or statistics
-    pub(super) samples: String,
+    #[arg(required = true)]
+    pub(super) samples: Option<String>,
     /// The images to compare with, or their statistics: an npz file of the published form, or a file of `statistics`
-    #[arg(long)]
-    pub(super) reference: String,
+    #[arg(long, required = true)]
+    pub(super) reference: Option<String>,
     /// Whose numerics: those of the published evaluator, those of float64, or both with their difference
     #[arg(long, value_enum, default_value_t = Mode::Both)]
     pub(super) mode: Mode,
     #[command(flatten)]
-    pub(super) network: NetworkOptions,
+    pub(in crate::commands) network: NetworkOptions,
     /// Write the result to this file, as JSON
     #[arg(long, value_name = "FILE.json")]
     pub(super) out: Option<PathBuf>,
+    /// SAMPLES is a run: draw images from its checkpoints of every so many steps, and evaluate each. Continues what was
+    /// interrupted; images, tables and plots go to --work
+    #[arg(long, value_name = "STEPS", conflicts_with = "out", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) every: Option<u64>,
+    /// With --every: images of each checkpoint [default: 10000]
+    #[arg(long, requires = "every", value_parser = clap::value_parser!(u64).range(4..=1_000_000_000))]
+    pub(in crate::commands) num: Option<u64>,
+    /// With --every: seed of the noise and the classes
+    #[arg(long, requires = "every")]
+    pub(in crate::commands) seed: Option<u64>,
+    /// With --every: the sampler [default: that of the run]
+    #[arg(long, requires = "every", value_parser = PossibleValuesParser::new(Sampler::names()).try_map(|name| name.parse::<Sampler>()))]
+    pub(in crate::commands) sampler: Option<Sampler>,
+    /// With --every: timesteps that ddpm and ddim visit [default: those of the run]
+    #[arg(long, requires = "every")]
+    pub(in crate::commands) respacing: Option<String>,
+}
+
+impl EvaluateOptions {
+    /// Whether only the published evaluator's numerics are asked for.
+    pub(in crate::commands) fn is_adm(&self) -> bool {
+        self.mode == Mode::Adm
+    }
 }
 
 /// Which numerics are used.

@@ -23,7 +23,7 @@ pub(super) use options::GuidanceKind;
 pub use options::{DrawingOptions, SampleOptions};
 pub(super) use prepared::{load, weights};
 pub use sweep::SweepArguments;
-pub(super) use sweep::sweep;
+pub(super) use sweep::{series, sweep};
 
 /// Draws the images. Every rank calls it.
 ///

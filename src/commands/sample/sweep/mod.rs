@@ -3,6 +3,7 @@
 mod cells;
 mod evaluation;
 mod plots;
+mod series;
 mod spec;
 mod table;
 
@@ -19,6 +20,7 @@ use super::job::{MESSAGES, PlannedJob, check_same};
 use super::opened::OpenedGuidance;
 use cells::Cell;
 use evaluation::{CellEvaluation, Evaluation};
+pub(in crate::commands) use series::series;
 use spec::SweepSpec;
 use table::{Evaluated, Row};
 
@@ -47,27 +49,36 @@ struct PlannedCell<'a> {
 /// When a cell cannot be drawn. A cell that is invalid is refused before anything is drawn. The [`Ending`] says whether the
 /// ranks leave together.
 pub(in crate::commands) fn sweep(arguments: &SweepArguments, rank: RankContext<'_>) -> Result<ExitCode, Ending> {
-    let (collective, code) = (rank.collective, Error::exit_code);
+    let collective = rank.collective;
     let stop = Stop::default();
     agree(collective, stop.on_signals(MESSAGES), |_| ExitCode::Node)?;
     let spec: SweepSpec =
         agree(collective, admiral_config::load(&arguments.spec, &arguments.overrides), |_| ExitCode::Config)?;
-    agree(collective, check_same(&spec, collective), code)?;
+    sweep_of(&spec, &stop, rank)
+}
+
+/// Draws and evaluates all cells of a sweep that are not finished. Every rank calls it.
+///
+/// # Errors
+/// As for [`sweep`].
+fn sweep_of(spec: &SweepSpec, stop: &Stop, rank: RankContext<'_>) -> Result<ExitCode, Ending> {
+    let (collective, code) = (rank.collective, Error::exit_code);
+    agree(collective, check_same(spec, collective), code)?;
     let stores = StoreOptions { s3: rank.environment.s3.clone(), ..StoreOptions::default() };
-    let cells = agree(collective, open_cells(&spec, &stores), code)?;
+    let cells = agree(collective, open_cells(spec, &stores), code)?;
     let mut planned = Vec::new();
     for cell in &cells {
-        planned.push(plan(cell, &spec, rank, &stores).map_err(|ending| naming(cell, ending))?);
+        planned.push(plan(cell, spec, rank, &stores).map_err(|ending| naming(cell, ending))?);
     }
     agree(collective, check_shapes(&planned, spec.strip_images), code)?;
 
     let evaluation = match (&spec.evaluate, planned.first()) {
-        (Some(settings), Some(cell)) => Some(CellEvaluation::open(settings, &spec, cell.job.settings().shape, rank)?),
+        (Some(settings), Some(cell)) => Some(CellEvaluation::open(settings, spec, cell.job.settings().shape, rank)?),
         _ => None,
     };
 
     let is_root = collective.rank() == 0;
-    let opened = if is_root { open_table(&spec, &stores, &mut planned).map(Some) } else { Ok(None) };
+    let opened = if is_root { open_table(spec, &stores, &mut planned).map(Some) } else { Ok(None) };
     let store = agree(collective, opened, code)?;
     let width = planned.iter().map(|cell| cell.row.name.len()).max().unwrap_or(0);
     if is_root {
@@ -78,7 +89,7 @@ pub(in crate::commands) fn sweep(arguments: &SweepArguments, rank: RankContext<'
     collective.broadcast(0, &mut is_evaluated)?;
     let mut rows: Vec<(Row, bool)> = planned.iter().map(|cell| (cell.row.clone(), false)).collect();
     for (index, PlannedCell { row, job }) in planned.into_iter().enumerate() {
-        let ended = job.run(&stop, rank).map_err(|ending| naming(&cells[index], ending))?;
+        let ended = job.run(stop, rank).map_err(|ending| naming(&cells[index], ending))?;
         if ended.code != ExitCode::Finished {
             return Ok(ended.code);
         }
@@ -88,7 +99,7 @@ pub(in crate::commands) fn sweep(arguments: &SweepArguments, rank: RankContext<'
         if let Some(evaluation) = evaluation.as_ref().filter(|_| is_evaluated[index] == 0) {
             // The speed is not lost if the evaluation is interrupted.
             agree(collective, write_table(store.as_ref(), &rows), code)?;
-            match evaluation.of(&row.location, &stop).map_err(|ending| naming(&cells[index], ending))? {
+            match evaluation.of(&row.location, stop).map_err(|ending| naming(&cells[index], ending))? {
                 Evaluation::Finished(evaluated) => row.evaluated = evaluated,
                 Evaluation::Stopped => return Ok(ExitCode::Preempted),
             }

@@ -18,7 +18,8 @@ const SETTINGS: [Setting; 4] = [
     |row| row.scale.map_or_else(|| "unguided".into(), |scale| format!("scale {scale}")),
 ];
 
-/// The places in [`SETTINGS`] of the timesteps and of the scale.
+/// The places in [`SETTINGS`] of the checkpoint, the timesteps and the scale.
+const CHECKPOINT: usize = 0;
 const TIMESTEPS: usize = 2;
 const SCALE: usize = 3;
 
@@ -35,7 +36,15 @@ struct Kind {
     point: fn(&Row) -> Option<(f64, f64)>,
 }
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 5] = [
+    Kind {
+        file: "fid-steps",
+        title: "FID against training steps",
+        names: ["training steps", "FID"],
+        log_x: false,
+        along: CHECKPOINT,
+        point: |row| Some(row.step as f64).zip(row.metric("fid")),
+    },
     Kind {
         file: "fid-scale",
         title: "FID against the guidance scale",
@@ -111,6 +120,7 @@ fn plot(kind: &Kind, rows: &[Row]) -> Option<LinePlot> {
         // In the order of the setting, so that a line does not go back and forth.
         line.sort_by(|a, b| order(kind, a).total_cmp(&order(kind, b)));
         let label = |row: &&Row| match kind.along {
+            CHECKPOINT => String::new(),
             SCALE => row.scale.map(|scale| scale.to_string()).unwrap_or_default(),
             _ => row.timesteps.clone(),
         };
@@ -128,7 +138,11 @@ fn plot(kind: &Kind, rows: &[Row]) -> Option<LinePlot> {
 
 /// Returns the place of a row along its line.
 fn order(kind: &Kind, row: &Row) -> f64 {
-    if kind.along == SCALE { row.scale.unwrap_or(0.0) } else { row.evaluations as f64 }
+    match kind.along {
+        CHECKPOINT => row.step as f64,
+        SCALE => row.scale.unwrap_or(0.0),
+        _ => row.evaluations as f64,
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,277 @@
+//! Comparisons of sets of images: the same numbers on any number of ranks and after interruptions, statistics that merge,
+//! copies that are found, refusals, and evaluation while a run trains.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::mpirun::{Finished, mpirun, run};
+use crate::runs::{PATIENCE, Place, assert_same, errors};
+use crate::s3::python;
+
+/// A place with a trained classifier, whose features are compared.
+struct Bench {
+    place: Place,
+}
+
+/// Writes an IDX file of `count` grey images of 8x8 pixels that depend on `seed`.
+fn write_images(path: &Path, count: u32, seed: u32) {
+    let mut bytes = vec![0, 0, 8, 3];
+    [count, 8, 8].iter().for_each(|n| bytes.extend(n.to_be_bytes()));
+    // Smooth ramps of different directions, so that features differ.
+    bytes.extend((0..count * 64).map(|i| {
+        let (image, y, x) = (i / 64, i / 8 % 8, i % 8);
+        let hash = (image.wrapping_mul(2_654_435_761) ^ seed.wrapping_mul(40_503)).wrapping_mul(2_246_822_519) >> 16;
+        ((hash & 31) * x + (hash >> 5 & 31) * y + (hash >> 10 & 63)) as u8
+    }));
+    std::fs::write(path, bytes).unwrap();
+}
+
+impl Bench {
+    fn new() -> Self {
+        let place = Place::new();
+        let short = ["--set", "training.steps=4", "--set", "training.save_interval=4", "--set", "task=classifier"];
+        place.trained(1, "classifier", &short);
+        Self { place }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.place.path(name).to_str().unwrap().to_owned()
+    }
+
+    fn images(&self, name: &str, count: u32, seed: u32) -> String {
+        write_images(&self.place.path(name), count, seed);
+        self.path(name)
+    }
+
+    /// `admiral evaluate ARGUMENTS` on `ranks` ranks, with the classifier's features.
+    fn evaluate(&self, ranks: usize, arguments: &[&str]) -> Finished {
+        let program = env!("CARGO_BIN_EXE_admiral");
+        let mut command = if ranks == 1 {
+            Command::new(program)
+        } else {
+            let mut command = mpirun(ranks);
+            command.arg(program);
+            command
+        };
+        command.env_remove("ADMIRAL_INCEPTION").arg("evaluate").args(arguments);
+        run(&mut command, PATIENCE)
+    }
+
+    fn with_classifier(&self, ranks: usize, arguments: &[&str]) -> Finished {
+        let finished = self.evaluate(ranks, &[arguments, &["--features", &self.path("classifier")]].concat());
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        finished
+    }
+
+    /// The metrics of a comparison by name, in both modes.
+    fn compared(&self, ranks: usize, samples: &str, reference: &str, work: &str) -> Value {
+        let (out, work) = (self.path("out.json"), self.path(work));
+        self.with_classifier(ranks, &[samples, "--reference", reference, "--out", &out, "--work", &work]);
+        serde_json::from_slice(&std::fs::read(out).unwrap()).unwrap()
+    }
+
+    fn refused(&self, arguments: &[&str], what: &str) {
+        let finished = self.evaluate(1, &[arguments, &["--features", &self.path("classifier")]].concat());
+        assert_eq!(finished.code, Some(64), "{arguments:?}: {}{}", finished.stdout, finished.stderr);
+        let errors = errors(&finished);
+        assert!(errors.len() == 1 && errors[0].contains(what), "{what}: {}", finished.stderr);
+    }
+}
+
+fn metric(report: &Value, name: &str, mode: &str) -> f64 {
+    let rows = report["metrics"].as_array().unwrap();
+    let row = rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("{name} is in {rows:?}"));
+    row[mode].as_f64().unwrap_or_else(|| panic!("{name} has {mode}"))
+}
+
+#[test]
+fn a_comparison_is_the_same_on_any_number_of_ranks_and_after_an_interruption() {
+    let bench = Bench::new();
+    let (samples, reference) = (bench.images("a", 2500, 1), bench.images("b", 2200, 2));
+    let alone = bench.compared(1, &samples, &reference, "work-1");
+    // Features of these images lie so close to each other that float16 shows in precision and recall.
+    for (name, tolerance) in [("fid", 1e-3), ("inception_score", 1e-3), ("precision", 0.1), ("recall", 0.1)] {
+        let (adm, exact) = (metric(&alone, name, "adm"), metric(&alone, name, "exact"));
+        assert!((adm - exact).abs() <= tolerance * exact.abs(), "{name}: {adm} {exact}");
+    }
+    assert!(
+        metric(&alone, "fid", "exact") > 0.0 && metric(&alone, "fid_low", "exact") < metric(&alone, "fid", "exact")
+    );
+    let warnings = alone["warnings"].to_string();
+    assert!(warnings.contains("only 2500 images") && warnings.contains("only 2200 images"), "{warnings}");
+
+    for ranks in [2, 3] {
+        let shared = bench.compared(ranks, &samples, &reference, &format!("work-{ranks}"));
+        assert_eq!(shared, alone, "on {ranks} ranks");
+    }
+    // An interrupted extraction leaves some of the parts.
+    let work = bench.place.path("work-1");
+    let folders: Vec<_> = std::fs::read_dir(&work).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(folders.len(), 2);
+    for folder in &folders {
+        std::fs::remove_file(folder.join("part-000001.safetensors")).unwrap();
+    }
+    assert_eq!(bench.compared(2, &samples, &reference, "work-1"), alone);
+    // A damaged part is removed and named, and the next start computes it again.
+    let part = folders[0].join("part-000000.safetensors");
+    let mut bytes = std::fs::read(&part).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&part, bytes).unwrap();
+    let classifier = bench.path("classifier");
+    let work = bench.path("work-1");
+    let arguments = [&samples, "--reference", &reference, "--work", &work, "--features", &classifier];
+    let finished = bench.evaluate(1, &arguments);
+    assert_eq!(finished.code, Some(69), "{}", finished.stderr);
+    assert!(finished.stderr.contains("is damaged"), "{}", finished.stderr);
+    assert_eq!(bench.compared(1, &samples, &reference, "work-1"), alone);
+}
+
+#[test]
+fn statistics_of_parts_merge_to_those_of_the_whole() {
+    let bench = Bench::new();
+    let (samples, reference) = (bench.images("a", 1500, 1), bench.images("b", 1300, 2));
+    // The same images in two files.
+    let whole = std::fs::read(&reference).unwrap();
+    for (name, images) in [("b1", 0..500), ("b2", 500..1300u32)] {
+        let mut bytes = vec![0, 0, 8, 3];
+        [images.end - images.start, 8, 8].iter().for_each(|n| bytes.extend(n.to_be_bytes()));
+        bytes.extend(&whole[16 + 64 * images.start as usize..16 + 64 * images.end as usize]);
+        std::fs::write(bench.place.path(name), bytes).unwrap();
+        let (images, out) = (bench.path(name), bench.path(&format!("{name}.safetensors")));
+        bench.with_classifier(2, &["statistics", &images, "--out", &out]);
+    }
+    let [first, second, merged] = ["b1", "b2", "merged"].map(|name| bench.path(&format!("{name}.safetensors")));
+    let finished = bench.evaluate(1, &["merge", &first, &second, "--out", &merged]);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(finished.stdout.contains("statistics of 1300 images"), "{}", finished.stdout);
+
+    let direct = bench.compared(1, &samples, &reference, "work");
+    let by_statistics = bench.compared(1, &samples, &merged, "work");
+    let (one, other) = (metric(&direct, "fid", "exact"), metric(&by_statistics, "fid", "exact"));
+    assert!((one - other).abs() <= 1e-9 * one, "{one} {other}");
+    assert!(by_statistics["reference"]["statistics"].is_string(), "{by_statistics}");
+
+    let again = bench.evaluate(1, &["merge", &first, &merged, "--out", &bench.path("twice.safetensors")]);
+    assert_eq!(again.code, Some(64));
+    assert!(again.stderr.contains("each image counts once"), "{}", again.stderr);
+    assert!(!bench.place.path("twice.safetensors").exists());
+}
+
+#[test]
+fn planted_copies_are_found() {
+    let bench = Bench::new();
+    let (samples, reference) = (bench.images("a", 400, 1), bench.images("b", 300, 2));
+    let (mut bytes, originals) = (std::fs::read(&samples).unwrap(), std::fs::read(&reference).unwrap());
+    for (sample, original) in [(7usize, 42usize), (399, 0)] {
+        bytes[16 + 64 * sample..16 + 64 * (sample + 1)].copy_from_slice(&originals[16 + 64 * original..][..64]);
+    }
+    std::fs::write(&samples, bytes).unwrap();
+    let (out, json) = (bench.path("nearest.png"), bench.path("nearest.json"));
+    let arguments =
+        ["nearest", &samples, "--reference", &reference, "--out", &out, "--json", &json, "--neighbors", "3"];
+    let finished = bench.with_classifier(1, &arguments);
+    let found: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let pairs: Vec<(u64, u64)> = found["suspects"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|suspect| (suspect["sample"].as_u64().unwrap(), suspect["image"].as_u64().unwrap()))
+        .collect();
+    for pair in [(7, 42), (399, 0)] {
+        assert!(pairs.contains(&pair), "{pair:?} in {pairs:?}; {}", finished.stdout);
+    }
+    let png = std::fs::read(out).unwrap();
+    let side = |at: usize| u32::from_be_bytes([png[at], png[at + 1], png[at + 2], png[at + 3]]);
+    // 8 rows of a sample and 3 neighbors, of 8 pixels with 2 between and around them.
+    assert_eq!((side(16), side(20)), (4 * 10 + 2, 8 * 10 + 2));
+}
+
+#[test]
+fn what_cannot_be_compared_is_refused_and_nothing_is_written() {
+    let bench = Bench::new();
+    let (samples, reference) = (bench.images("a", 30, 1), bench.images("b", 30, 2));
+    let script = "
+import sys, numpy as np
+folder = sys.argv[1]
+def save(name, **arrays): np.savez(folder + '/' + name, **arrays)
+images = np.zeros((30, 8, 8, 1), np.uint8)
+save('float.npz', arr_0=images.astype(np.float32))
+save('nchw.npz', arr_0=np.zeros((30, 1, 8, 8), np.uint8))
+save('large.npz', arr_0=np.zeros((30, 16, 16, 1), np.uint8))
+save('color.npz', arr_0=np.zeros((30, 8, 8, 3), np.uint8))
+save('three.npz', arr_0=np.random.default_rng(0).integers(0, 255, (3, 8, 8, 1), np.uint8))
+class Bomb:
+    def __reduce__(self): return (open, (folder + '/executed', 'w'))
+objects = np.empty(1, object); objects[0] = Bomb()
+np.savez(folder + '/object.npz', arr_0=images, mu=objects, sigma=objects)
+save('width.npz', mu=np.zeros(7), sigma=np.eye(7))
+save('half.npz', mu=np.zeros(7))
+whole = open(folder + '/color.npz', 'rb').read()
+open(folder + '/cut.npz', 'wb').write(whole[:len(whole) // 2])
+";
+    let output = Command::new(python()).args(["-c", script]).arg(bench.place.folder.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for (name, what) in [
+        ("float.npz", "type <f4"),
+        ("nchw.npz", "[N, height, width, channels]"),
+        ("large.npz", "16 x 16"),
+        ("color.npz", "3 channels"),
+        ("three.npz", "at least 4"),
+        ("object.npz", "never executed"),
+        ("width.npz", "another network"),
+        ("half.npz", "no sigma"),
+        ("cut.npz", "zip"),
+        ("missing.npz", "cannot be opened"),
+    ] {
+        bench.refused(&[&samples, "--reference", &bench.path(name)], what);
+    }
+    assert!(!bench.place.path("executed").exists(), "the pickle was executed");
+    bench.refused(&[&samples, "--reference", &reference, "--out", &bench.path("out.txt")], "--out");
+
+    let no_weights = bench.evaluate(1, &[&samples, "--reference", &reference]);
+    assert_eq!(no_weights.code, Some(64));
+    let text = &no_weights.stderr;
+    assert!(text.contains("ADMIRAL_INCEPTION") && text.contains("pytorch-fid"), "{text}");
+    bench.place.trained(1, "base", &["--set", "training.steps=2", "--set", "training.save_interval=2"]);
+    let other = bench.evaluate(1, &[&samples, "--reference", &reference, "--features", &bench.path("base")]);
+    assert_eq!(other.code, Some(64));
+    assert!(other.stderr.contains("task diffusion"), "{}", other.stderr);
+}
+
+#[test]
+fn a_run_that_evaluates_itself_trains_the_same_and_keeps_its_best_checkpoints() {
+    let bench = Bench::new();
+    let classifier = bench.path("classifier");
+    let features = format!("evaluation.features={classifier}");
+    let steps = ["--set", "training.steps=8", "--set", "training.save_interval=2"];
+    bench.place.trained(2, "plain", &steps);
+    let evaluated = [
+        "--set",
+        &features,
+        "--set",
+        "evaluation.interval=2",
+        "--set",
+        "evaluation.num_images=24",
+        "--set",
+        "checkpoint.keep_last=1",
+        "--set",
+        "checkpoint.keep_best=1",
+    ];
+    let finished = bench.place.trained(2, "evaluated", &[&steps[..], &evaluated].concat());
+    assert!(finished.stderr.contains("ema-0.99: fid "), "{}", finished.stderr);
+    assert_same(&bench.place.tensors("plain", 8), &bench.place.tensors("evaluated", 8));
+
+    let fid = |average: &str| bench.place.curve("evaluated", &format!("evaluation/{average}/fid"));
+    let (fast, slow) = (fid("ema-0.9"), fid("ema-0.99"));
+    assert_eq!((fast.len(), slow.len()), (4, 4), "after steps 2, 4, 6 and 8");
+    let best = (0..4).min_by(|&a, &b| fast[a].min(slow[a]).total_cmp(&fast[b].min(slow[b]))).unwrap() as u64;
+    let best = 2 * (best + 1);
+    assert!(bench.place.is_published("evaluated", best), "{fast:?} {slow:?}");
+    let record = bench.place.path(&format!("evaluated/checkpoints/step-{best:09}/evaluation.json"));
+    let record: Value = serde_json::from_slice(&std::fs::read(record).unwrap()).unwrap();
+    assert_eq!(record["num_images"], 24);
+    let kept = (1..=4).filter(|step| bench.place.is_published("evaluated", 2 * step)).count();
+    assert!(kept <= 3, "{kept} checkpoints are kept");
+}
