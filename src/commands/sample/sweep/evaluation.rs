@@ -1,12 +1,13 @@
 //! The evaluation of the images of a cell, right after they were drawn.
 
-use admiral_comm::Ending;
+use admiral_comm::{Ending, agree};
 use admiral_evaluation::{MeasureOptions, Report};
 use admiral_storage::Store;
 
 use crate::commands::compute::DeviceOptions;
 use crate::commands::evaluate::{Network, NetworkOptions, compared, open_side, open_work};
 use crate::context::RankContext;
+use crate::sample::Error;
 use crate::stop::Stop;
 
 use super::spec::{Numerics, SweepEvaluation, SweepSpec};
@@ -31,11 +32,17 @@ pub(super) enum Evaluation {
 }
 
 impl<'a> CellEvaluation<'a> {
-    /// Opens the network of the features, and checks that the reference is there and fits. Every rank calls it.
+    /// Opens the network of the features, and checks that the reference is there and fits images of `shape` (height, width,
+    /// channels). Every rank calls it.
     ///
     /// # Errors
     /// When the network or the reference cannot be used.
-    pub(super) fn open(settings: &SweepEvaluation, spec: &SweepSpec, rank: RankContext<'a>) -> Result<Self, Ending> {
+    pub(super) fn open(
+        settings: &SweepEvaluation,
+        spec: &SweepSpec,
+        shape: [usize; 3],
+        rank: RankContext<'a>,
+    ) -> Result<Self, Ending> {
         let options = NetworkOptions {
             features: settings.features.clone(),
             inception: settings.inception.clone(),
@@ -45,7 +52,17 @@ impl<'a> CellEvaluation<'a> {
             compute: DeviceOptions { device: spec.device, threads: spec.threads },
         };
         let network = Network::open(&options, rank)?;
-        open_side(&settings.reference, &network, &options, rank)?;
+        let reference = open_side(&settings.reference, &network, &options, rank)?;
+        let found = reference.images.as_ref().map_or(shape, |images| images.shape());
+        let same = if found[..2] == shape[..2] {
+            Ok(())
+        } else {
+            Err(Error::Refused(format!(
+                "evaluate.reference: {} has images of {} x {} pixels, and the sweep draws {} x {}",
+                settings.reference, found[0], found[1], shape[0], shape[1]
+            )))
+        };
+        agree(rank.collective, same, Error::exit_code)?;
         let store = open_work(options.work.as_deref(), &spec.out, rank)?;
         Ok(Self { settings: settings.clone(), options, network, store, rank })
     }

@@ -72,7 +72,10 @@ fn sweep_of(spec: &SweepSpec, stop: &Stop, rank: RankContext<'_>) -> Result<Exit
     }
     agree(collective, check_shapes(&planned, spec.strip_images), code)?;
 
-    let evaluation = spec.evaluate.as_ref().map(|settings| CellEvaluation::open(settings, spec, rank)).transpose()?;
+    let evaluation = match (&spec.evaluate, planned.first()) {
+        (Some(settings), Some(cell)) => Some(CellEvaluation::open(settings, spec, cell.job.settings().shape, rank)?),
+        _ => None,
+    };
 
     let is_root = collective.rank() == 0;
     let opened = if is_root { open_table(spec, &stores, &mut planned).map(Some) } else { Ok(None) };

@@ -11,17 +11,24 @@ use super::table::Row;
 type Setting = fn(&Row) -> String;
 
 /// The settings in which cells can differ, with words for the legend.
-const SETTINGS: [Setting; 4] = [
-    |row| format!("step {} {}", row.step, row.weights),
+const SETTINGS: [Setting; 5] = [
+    |row| format!("{} {}", run_of(&row.checkpoint), row.weights),
+    |row| format!("step {}", row.step),
     |row| row.sampler.clone(),
     |row| format!("{} timesteps", row.timesteps),
     |row| row.scale.map_or_else(|| "unguided".into(), |scale| format!("scale {scale}")),
 ];
 
-/// The places in [`SETTINGS`] of the checkpoint, the timesteps and the scale.
-const CHECKPOINT: usize = 0;
-const TIMESTEPS: usize = 2;
-const SCALE: usize = 3;
+/// The places in [`SETTINGS`] of the step of the checkpoint, the timesteps and the scale.
+const CHECKPOINT: usize = 1;
+const TIMESTEPS: usize = 3;
+const SCALE: usize = 4;
+
+/// Returns the location of the run of a checkpoint: what comes before the folder of its step, without `checkpoints`.
+fn run_of(checkpoint: &str) -> &str {
+    let run = checkpoint.rsplit_once("/step-").map_or(checkpoint, |(run, _)| run);
+    run.strip_suffix("/checkpoints").unwrap_or(run)
+}
 
 /// A kind of plot.
 struct Kind {
@@ -94,12 +101,12 @@ pub(super) fn write(store: &Store, rows: &[Row]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Returns the plots that have a line of at least two points, with the names of their files.
+/// Returns the plots that have a line of at least two points with different x, with the names of their files.
 fn plots(rows: &[Row]) -> Vec<(&'static str, LinePlot)> {
     KINDS.iter().filter_map(|kind| Some((kind.file, plot(kind, rows)?))).collect()
 }
 
-/// Returns the plot of a kind. `None` if no line has two points.
+/// Returns the plot of a kind. `None` if no line has two points with different x.
 fn plot(kind: &Kind, rows: &[Row]) -> Option<LinePlot> {
     // Settings that all cells share are not named.
     let varies = |setting: &Setting| rows.iter().any(|row| setting(row) != setting(&rows[0]));
@@ -113,7 +120,8 @@ fn plot(kind: &Kind, rows: &[Row]) -> Option<LinePlot> {
             None => lines.push((name, vec![row])),
         }
     }
-    if lines.iter().all(|(_, line)| line.len() < 2) {
+    let x = |row: &Row| (kind.point)(row).map(|(x, _)| x);
+    if lines.iter().all(|(_, line)| line.iter().all(|row| x(row) == x(line[0]))) {
         return None;
     }
     let series = lines.into_iter().map(|(name, mut line)| {
@@ -194,10 +202,28 @@ mod tests {
     }
 
     #[test]
+    fn each_run_has_a_line_of_its_own() {
+        let cell = |run: &str, step: u64, fid: f64| Row {
+            checkpoint: format!("runs/{run}/checkpoints/step-{step:09}"),
+            step,
+            ..test_row(&[("fid", fid)])
+        };
+        let plots = plots(&[cell("a", 10, 9.0), cell("b", 10, 8.0), cell("b", 20, 6.0), cell("a", 20, 7.0)]);
+        assert_eq!(plots.iter().map(|(file, _)| *file).collect::<Vec<_>>(), ["fid-steps"]);
+        let names: Vec<&str> = plots[0].1.series.iter().map(|series| series.name.as_str()).collect();
+        assert_eq!(names, ["runs/a ema-0.9", "runs/b ema-0.9"]);
+        assert_eq!(plots[0].1.series[1].points, [(10.0, 8.0), (20.0, 6.0)]);
+        // Different runs at the same step are no line.
+        assert!(self::plots(&[cell("a", 10, 9.0), cell("b", 10, 8.0)]).is_empty());
+    }
+
+    #[test]
     fn cells_without_values_have_no_plots() {
         let rows: Vec<Row> = rows().into_iter().map(|row| Row { evaluated: None, ..row }).collect();
         assert!(plots(&rows).is_empty() && plots(&[]).is_empty());
-        // One cell is no line.
+        // One cell is no line. Neither are cells with the same number of evaluations.
         assert!(plots(&self::rows()[..1]).is_empty());
+        let cell = |timesteps: &str| Row { timesteps: timesteps.into(), ..test_row(&[("fid", 3.0)]) };
+        assert!(plots(&[cell("25"), cell("9,6,6,2,2")]).is_empty());
     }
 }
