@@ -306,7 +306,7 @@ fn extrapolation(
     if generated.num() < 2 * BLOCKS || generated.num() < 5 * generated.width() {
         return Ok(());
     }
-    let found = BlockSums::new(generated, options.seed).and_then(|sums| sums.extrapolate(reference, options.seed));
+    let found = BlockSums::new(generated, options.seed).and_then(|sums| sums.extrapolate(reference));
     let found = found.map_err(|error| Error::Metric { metric: "fid_infinity", error })?;
     rows.add("fid_infinity", "a line in 1 / n through sets of 20 % to all images", None, Some(Ok(found.at_infinity)))?;
     let how = format!("95 % interval of fid, jackknife over {BLOCKS} blocks");

@@ -5,8 +5,8 @@
 
 use faer::{Mat, MatRef, Side};
 
+use super::error::check_finite;
 use super::products::{add_gram, product};
-use super::sums::check_finite;
 use super::tiles::ranges;
 use super::{Features, MetricError};
 

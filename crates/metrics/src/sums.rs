@@ -3,6 +3,7 @@
 
 use faer::Mat;
 
+use super::error::check_finite;
 use super::products::add_gram;
 use super::tiles::ranges;
 use super::{Features, MetricError, Statistics};
@@ -169,14 +170,6 @@ fn triangle(row: usize) -> usize {
 fn add(sums: &mut [f64], values: &[f64], factor: f64) {
     for (sum, value) in sums.iter_mut().zip(values) {
         *sum += factor * value;
-    }
-}
-
-/// Checks that all values of a part are finite.
-pub(super) fn check_finite(part: &'static str, values: &[f64]) -> Result<(), MetricError> {
-    match values.iter().position(|value| !value.is_finite()) {
-        Some(index) => Err(MetricError::PartNotFinite { part, index }),
-        None => Ok(()),
     }
 }
 
