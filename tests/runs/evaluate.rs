@@ -275,3 +275,38 @@ fn a_run_that_evaluates_itself_trains_the_same_and_keeps_its_best_checkpoints() 
     let kept = (1..=4).filter(|step| bench.place.is_published("evaluated", 2 * step)).count();
     assert!(kept <= 3, "{kept} checkpoints are kept");
 }
+
+#[test]
+fn the_checkpoints_of_a_run_are_evaluated_in_a_series_that_continues() {
+    let bench = Bench::new();
+    let steps = ["--set", "training.steps=6", "--set", "training.save_interval=2"];
+    bench.place.trained(1, "base", &steps);
+    let (run, work) = (bench.path("base"), bench.path("series"));
+    let reference = bench.path("images");
+    let series = [&run, "--every", "4", "--reference", &reference, "--num", "24", "--work", &work];
+    let nothing =
+        bench.evaluate(1, &[&series[..], &["--every", "5", "--features", &bench.path("classifier")]].concat());
+    assert_eq!(nothing.code, Some(64), "an option given twice is refused");
+    bench.with_classifier(2, &series);
+    let table = |name: &str| std::fs::read_to_string(bench.place.path("series").join(name)).unwrap();
+    let rows = |text: &str| -> Vec<Vec<String>> {
+        text.lines().map(|line| line.split(',').map(str::to_owned).collect()).collect()
+    };
+    let found = rows(&table("sweep.csv"));
+    let column = |name: &str| found[0].iter().position(|other| other == name).unwrap();
+    assert_eq!(found.len(), 2, "only step 4 is a multiple of 4: {found:?}");
+    assert_eq!(found[1][column("step")], "4");
+    assert!(found[1][column("fid")].parse::<f64>().unwrap() > 0.0, "{found:?}");
+
+    // More checkpoints continue the series, and keep what is there.
+    let wider = [&run, "--every", "2", "--reference", &reference, "--num", "24", "--work", &work];
+    bench.with_classifier(1, &wider);
+    let both = rows(&table("sweep.csv"));
+    let steps: Vec<&str> = both[1..].iter().map(|row| row[column("step")].as_str()).collect();
+    assert_eq!(steps, ["2", "4", "6"]);
+    let of_step_4 = both.iter().find(|row| row[column("step")] == "4").unwrap();
+    assert_eq!(of_step_4[column("fid")], found[1][column("fid")]);
+    for picture in ["fid-steps.png", "fid-steps.svg", "sweep.png"] {
+        assert!(bench.place.path("series").join(picture).is_file(), "{picture}");
+    }
+}
