@@ -73,8 +73,7 @@ impl Bounds {
                 *out = value - center;
             }
         });
-        let squared: Vec<f64> =
-            panel.rows().map(|row| row.iter().map(|&value| f64::from(value) * f64::from(value)).sum()).collect();
+        let squared = panel.map_rows(|row| row.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>());
         let norms = Norms {
             plain: squared.iter().map(|squared| squared.sqrt() as f32).collect(),
             squared: squared.iter().map(|&squared| squared as f32).collect(),
@@ -90,18 +89,8 @@ impl Bounds {
         let (plain, squared) = (&right.norms.plain[first..][..columns], &right.norms.squared[first..][..columns]);
         for (row, values) in tile.rows.clone().zip(tile.products.chunks_exact_mut(columns)) {
             let row = row - left.panel.first;
-            let (own, own_squared) = (left.norms.plain[row], left.norms.squared[row]);
-            vectorized(
-                #[inline(always)]
-                || {
-                    for ((value, &norm), &norm_squared) in values.iter_mut().zip(plain).zip(squared) {
-                        let both = own + norm;
-                        let bound = (own_squared + norm_squared - 2.0 * *value) - self.error * (both * both);
-                        // An infinite bound is as useless as NaN. Multiplied by 0, it is NaN.
-                        *value = bound + 0.0 * bound;
-                    }
-                },
-            );
+            let own = [left.norms.plain[row], left.norms.squared[row]];
+            lower_bounds(values, own, [plain, squared], self.error);
         }
     }
 
@@ -111,6 +100,23 @@ impl Bounds {
         let both = norms[0] + norms[1];
         lower + 2.0 * self.error * (both * both)
     }
+}
+
+/// Replaces the products of a row by lower bounds. `own` and `other` are the norms of the row and of the columns, plain and
+/// squared.
+fn lower_bounds(values: &mut [f32], own: [f32; 2], other: [&[f32]; 2], error: f32) {
+    vectorized(
+        // The closure owns the slices: were they behind references, each store could change them.
+        #[inline(always)]
+        move || {
+            for ((value, &norm), &squared) in values.iter_mut().zip(other[0]).zip(other[1]) {
+                let both = own[0] + norm;
+                let bound = (own[1] + squared - 2.0 * *value) - error * (both * both);
+                // An infinite bound is as useless as NaN. Multiplied by 0, it is NaN.
+                *value = bound + 0.0 * bound;
+            }
+        },
+    );
 }
 
 /// The rows that may be among the nearest of one row.

@@ -131,16 +131,16 @@ impl Rule {
     /// Writes the distances of the row u to the columns v. Returns whether all are finite.
     fn distances_from_row(self, products: &[f32], norm_u: f32, norms_v: &[f32], into: &mut [f32]) -> bool {
         match self {
-            Self::Half => fill(products, norms_v, into, |product, norm_v| half_distance(product, norm_u, norm_v)),
-            Self::Full => fill(products, norms_v, into, |product, norm_v| full_distance(product, norm_u, norm_v)),
+            Self::Half => fill(products, norms_v, into, move |product, norm_v| half_distance(product, norm_u, norm_v)),
+            Self::Full => fill(products, norms_v, into, move |product, norm_v| full_distance(product, norm_u, norm_v)),
         }
     }
 
     /// Writes the distances of the columns u to the row v. Returns whether all are finite.
     fn distances_from_columns(self, products: &[f32], norms_u: &[f32], norm_v: f32, into: &mut [f32]) -> bool {
         match self {
-            Self::Half => fill(products, norms_u, into, |product, norm_u| half_distance(product, norm_u, norm_v)),
-            Self::Full => fill(products, norms_u, into, |product, norm_u| full_distance(product, norm_u, norm_v)),
+            Self::Half => fill(products, norms_u, into, move |product, norm_u| half_distance(product, norm_u, norm_v)),
+            Self::Full => fill(products, norms_u, into, move |product, norm_u| full_distance(product, norm_u, norm_v)),
         }
     }
 }
@@ -148,8 +148,9 @@ impl Rule {
 /// Writes `distance(product, norm)` for each product and the norm of its column. Returns whether all are finite.
 fn fill(products: &[f32], norms: &[f32], into: &mut [f32], distance: impl Fn(f32, f32) -> f32) -> bool {
     vectorized(
+        // The closure owns the slices: were they behind references, each store could change them.
         #[inline(always)]
-        || {
+        move || {
             for ((into, &product), &norm) in into.iter_mut().zip(products).zip(norms) {
                 *into = distance(product, norm);
             }
@@ -208,8 +209,7 @@ impl<'a> Rows<'a> {
                 *out = round_to_half(value);
             }
         });
-        let norm = |row: &[f32]| round_to_half(row.iter().map(|&value| round_to_half(value * value)).sum());
-        let norms = panel.rows().map(norm).collect();
+        let norms = panel.map_rows(|row| round_to_half(row.iter().map(|&value| round_to_half(value * value)).sum()));
         Self { table, range, half: Converted { panel, norms }, full: OnceLock::new() }
     }
 
@@ -219,7 +219,7 @@ impl<'a> Rows<'a> {
             let panel = Panel::new(first, self.range.len(), self.table.width(), |index, row: &mut [f32]| {
                 row.copy_from_slice(self.table.row(first + index));
             });
-            let norms = panel.rows().map(|row| row.iter().map(|value| value * value).sum()).collect();
+            let norms = panel.map_rows(|row| row.iter().map(|value| value * value).sum());
             Converted { panel, norms }
         })
     }
@@ -392,20 +392,24 @@ fn inside_of_tile(tile: &Tile<'_, f32>, rule: Rule, norms: Norms<'_>, radii: [&[
     let mut finite = true;
     for (row, in_row) in in_rows.iter_mut().enumerate() {
         finite &= rule.distances_from_row(tile.row(row), norms[0][row], norms[1], &mut distances);
-        let radius = radii[0][row];
-        *in_row = vectorized(
-            #[inline(always)]
-            || {
-                let mut in_any = 0;
-                for ((inside, &distance), &column_radius) in in_columns.iter_mut().zip(&distances).zip(radii[1]) {
-                    *inside |= u32::from(distance <= radius);
-                    in_any |= u32::from(distance <= column_radius);
-                }
-                in_any != 0
-            },
-        );
+        *in_row = take_inside(&distances, radii[0][row], radii[1], &mut in_columns);
     }
     ([in_rows, in_columns.into_iter().map(|inside| inside != 0).collect()], finite)
+}
+
+/// Marks the columns inside the ball of a row. Returns whether the row is inside the ball of a column.
+fn take_inside(distances: &[f32], radius: f32, column_radii: &[f32], in_columns: &mut [u32]) -> bool {
+    vectorized(
+        #[inline(always)]
+        move || {
+            let mut in_any = 0;
+            for ((inside, &distance), &column_radius) in in_columns.iter_mut().zip(distances).zip(column_radii) {
+                *inside |= u32::from(distance <= radius);
+                in_any |= u32::from(distance <= column_radius);
+            }
+            in_any != 0
+        },
+    )
 }
 
 #[cfg(test)]

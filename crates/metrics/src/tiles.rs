@@ -59,9 +59,9 @@ impl<T: Number> Panel<T> {
         self.width
     }
 
-    /// Returns the rows.
-    pub fn rows(&self) -> impl Iterator<Item = &[T]> {
-        self.values.chunks_exact(self.width)
+    /// Returns a value of each row.
+    pub fn map_rows<R: Send>(&self, value: impl Fn(&[T]) -> R + Sync + Send) -> Vec<R> {
+        self.values.par_chunks_exact(self.width).map(value).collect()
     }
 
     /// Returns some rows as a matrix.
