@@ -108,14 +108,14 @@ mod tests {
 
     use super::*;
 
-    /// Batch, inputs, outputs, side, kernel, stride, padding.
-    const CASES: [([i64; 4], [i64; 2], i64, [i64; 2]); 6] = [
-        ([2, 3, 32, 19], [3, 3], 2, [0, 0]),
-        ([3, 48, 64, 35], [5, 5], 1, [2, 2]),
-        ([2, 32, 64, 40], [3, 3], 1, [1, 1]),
-        ([2, 64, 96, 9], [3, 3], 1, [1, 1]),
-        ([2, 160, 192, 17], [1, 7], 1, [0, 3]),
-        ([1, 20, 7, 8], [1, 1], 1, [0, 0]),
+    /// The map's batch, inputs and side, the outputs, the kernel, stride and padding.
+    const CASES: [[i64; 9]; 6] = [
+        [2, 3, 19, 32, 3, 3, 2, 0, 0],
+        [3, 48, 35, 64, 5, 5, 1, 2, 2],
+        [2, 32, 40, 64, 3, 3, 1, 1, 1],
+        [2, 64, 9, 96, 3, 3, 1, 1, 1],
+        [2, 160, 17, 192, 1, 7, 1, 0, 3],
+        [1, 20, 8, 7, 1, 1, 1, 0, 0],
     ];
 
     #[test]
@@ -123,7 +123,8 @@ mod tests {
         let _guard = tch::no_grad_guard();
         let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
         let mut forms = [0; 3];
-        for ([batch, inputs, outputs, side], [height, width], stride, padding) in CASES {
+        for [batch, inputs, side, outputs, height, width, stride, top, left] in CASES {
+            let padding = [top, left];
             let map = [batch, inputs, side, side];
             let x = random(&map).permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
             let (weight, bias) = (random(&[outputs, inputs, height, width]), random(&[outputs]));

@@ -15,7 +15,7 @@ const BLOCKS: [&[&str]; 4] = [
 ];
 
 /// How a file names tensors.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Naming {
     /// What comes before each name: `module.`, or nothing.
     prefix: String,
@@ -59,12 +59,6 @@ impl Naming {
         let mut number = || parts.next()?.parse::<usize>().ok();
         let layer = BLOCKS.get(number()?)?.get(number()?)?;
         Some(format!("{layer}.{}", parts.next()?))
-    }
-}
-
-impl Default for Naming {
-    fn default() -> Self {
-        Self { prefix: String::new(), is_numbered: false }
     }
 }
 

@@ -84,7 +84,7 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 /// Returns the last value of a field that has bytes, as protocol buffers prescribe for a field that is set twice.
-pub(crate) fn bytes_of<'a>(message: &'a [u8], number: u64) -> Result<Option<&'a [u8]>, String> {
+pub(crate) fn bytes_of(message: &[u8], number: u64) -> Result<Option<&[u8]>, String> {
     let mut found = None;
     for field in Fields::of(message) {
         if let (n, Value::Bytes(bytes)) = field?

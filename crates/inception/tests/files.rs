@@ -206,12 +206,15 @@ fn a_conversion_never_overwrites_something_else() {
     assert!(matches!(weights.write_safetensors(&folder.file("no/folder")), Err(Error::File { .. })));
 }
 
+/// What a test does to a graph.
+type Change<'a> = &'a dyn Fn(&mut GraphWriter);
+
 #[test]
 fn a_graph_may_leave_out_what_tensorflow_leaves_out() {
     let (folder, weights) = (Folder::new(), weights());
     let file = folder.file("graph.pb");
     let whole = graph_of(&weights, false);
-    let open = |change: &dyn Fn(&mut GraphWriter)| {
+    let open = |change: Change<'_>| {
         let mut graph = whole.clone();
         change(&mut graph);
         fs::write(&file, graph.finish()).unwrap();
@@ -228,7 +231,7 @@ fn a_graph_may_leave_out_what_tensorflow_leaves_out() {
     let read = open(&|graph| graph.normalization("conv/batchnorm", 0.001, false)).unwrap();
     assert_eq!(read.get("Conv2d_1a_3x3.bn.weight").unwrap(), [1.0; 32]);
 
-    let cases: [(&dyn Fn(&mut GraphWriter), &str); 6] = [
+    let cases: [(Change<'_>, &str); 6] = [
         (&|graph| graph.normalization("conv/batchnorm", 1e-5, true), "variance_epsilon"),
         (&|graph| graph.constant(gamma, &[33], &[1.0], Form::Floats), "the shape [33], not [32]"),
         (&|graph| graph.constant(gamma, &[32], &[1.0; 31], Form::Content), "it holds 31 values"),

@@ -76,13 +76,13 @@ impl Network {
         for prefix in ["Mixed_5b.", "Mixed_5c.", "Mixed_5d."] {
             x = self.block(prefix).on_35(&x)?;
         }
-        x = self.block("Mixed_6a.").from_35(&x)?;
+        x = self.block("Mixed_6a.").reduce_35(&x)?;
         for prefix in ["Mixed_6b.", "Mixed_6c.", "Mixed_6d."] {
             x = self.block(prefix).on_17(&x)?;
         }
         let spatial = x.narrow(1, 0, SPATIAL_CHANNELS).permute([0, 2, 3, 1]).flatten(1, 3);
         x = self.block("Mixed_6e.").on_17(&x)?;
-        x = self.block("Mixed_7a.").from_17(&x)?;
+        x = self.block("Mixed_7a.").reduce_17(&x)?;
         let block = self.block("Mixed_7b.");
         x = block.on_8(&x, block.average_pooled(&x)?)?;
         let block = self.block("Mixed_7c.");
@@ -142,7 +142,7 @@ impl Block<'_> {
     }
 
     /// The block from 35 x 35 to 17 x 17.
-    fn from_35(&self, x: &Tensor) -> Result<Tensor, Error> {
+    fn reduce_35(&self, x: &Tensor) -> Result<Tensor, Error> {
         Ok(join(&[
             self.layer("branch3x3", x)?,
             self.chain(&["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"], x)?,
@@ -162,7 +162,7 @@ impl Block<'_> {
     }
 
     /// The block from 17 x 17 to 8 x 8.
-    fn from_17(&self, x: &Tensor) -> Result<Tensor, Error> {
+    fn reduce_17(&self, x: &Tensor) -> Result<Tensor, Error> {
         Ok(join(&[
             self.chain(&["branch3x3_1", "branch3x3_2"], x)?,
             self.chain(&["branch7x7x3_1", "branch7x7x3_2", "branch7x7x3_3", "branch7x7x3_4"], x)?,

@@ -88,40 +88,48 @@ pub(super) fn resize(
     resized
 }
 
+/// A resized row.
+#[derive(Debug)]
+struct KeptRow {
+    /// The image and the source row.
+    from: Option<(usize, usize)>,
+    values: Vec<f32>,
+}
+
 /// Rows of the source, resized from left to right. The last two are kept, because neighbouring target rows share them.
 struct SourceRows<'a> {
     images: &'a [u8],
     shape: ImageShape,
     columns: &'a [Between],
-    /// The image and the source row, and the resized values.
-    kept: [(Option<(usize, usize)>, Vec<f32>); 2],
+    kept: [KeptRow; 2],
 }
 
 impl<'a> SourceRows<'a> {
     fn new(images: &'a [u8], shape: ImageShape, columns: &'a [Between]) -> Self {
-        let empty = || (None, vec![0.0; SIDE * CHANNELS]);
+        let empty = || KeptRow { from: None, values: vec![0.0; SIDE * CHANNELS] };
         Self { images, shape, columns, kept: [empty(), empty()] }
     }
 
     /// Returns two rows of an image.
     fn two(&mut self, image: usize, [top, bottom]: [usize; 2]) -> [&[f32]; 2] {
-        if self.kept[1].0 == Some((image, top)) {
+        if self.kept[1].from == Some((image, top)) {
             self.kept.swap(0, 1);
         }
         for (place, row) in [top, bottom].into_iter().enumerate() {
-            if self.kept[place].0 != Some((image, row)) {
-                self.kept[place].0 = Some((image, row));
+            let kept = &mut self.kept[place];
+            if kept.from != Some((image, row)) {
+                kept.from = Some((image, row));
                 let ImageShape { width, channels, .. } = self.shape;
                 let start = image * self.shape.num_bytes() + row * width * channels;
                 let source = &self.images[start..start + width * channels];
                 if channels == CHANNELS {
-                    resize_row::<CHANNELS>(source, self.columns, &mut self.kept[place].1);
+                    resize_row::<CHANNELS>(source, self.columns, &mut kept.values);
                 } else {
-                    resize_row::<1>(source, self.columns, &mut self.kept[place].1);
+                    resize_row::<1>(source, self.columns, &mut kept.values);
                 }
             }
         }
-        [&self.kept[0].1, &self.kept[1].1]
+        [&self.kept[0].values, &self.kept[1].values]
     }
 }
 
