@@ -21,7 +21,7 @@ help:
 	@echo 'make test-long    run the exhaustive versions of some tests'
 	@echo 'make test-golden  run only the comparison with golden numbers ($$ADMIRAL_GOLDEN_DIR)'
 	@echo 'make test-gpu     check kernels, golden numbers, resume and speed on the first CUDA device'
-	@echo 'make interchange  compare import and export of all released networks, and Inception weights, with PyTorch (installs several GB)'
+	@echo 'make interchange  compare files, weights and metrics with those of PyTorch programs (installs several GB)'
 	@echo 'make reproduce    look for the findings of the paper in small models (an hour on 2 cores)'
 	@echo 'make fuzz         fuzz each reader of files for $(FUZZ_SECONDS) seconds'
 	@echo 'make chaos        kill runs at random and at each operation of a save; fuzz each reader for $(CHAOS_FUZZ_SECONDS) s'
@@ -58,6 +58,7 @@ interchange: build
 	@ci/setup torch
 	@ci/setup tensorflow
 	.deps/torch-venv/bin/python ci/interchange-inception '$(admiral)'
+	.deps/torch-venv/bin/python ci/interchange-evaluate '$(admiral)'
 	.deps/torch-venv/bin/python ci/interchange $(if $(INTERCHANGE_FOLDER),--folder '$(INTERCHANGE_FOLDER)') '$(admiral)'
 
 reproduce: build
