@@ -110,3 +110,11 @@ pub enum MetricError {
     )]
     NoRoot,
 }
+
+/// Checks that all values of a part are finite.
+pub(crate) fn check_finite(part: &'static str, values: &[f64]) -> Result<(), MetricError> {
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(index) => Err(MetricError::PartNotFinite { part, index }),
+        None => Ok(()),
+    }
+}
