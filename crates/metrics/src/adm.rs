@@ -1,5 +1,5 @@
-//! Metrics with the published evaluator's numerics: means, their difference and the inception score in float32, sums one
-//! picture after another. Its precision and recall are in [`half`](super::half).
+//! Metrics with the published evaluator's numerics: means, their difference and the inception score in float32, sums
+//! one picture after another. Its precision and recall are in [`half`](super::half).
 
 use super::frechet::distance_of_covariances;
 use super::{Features, MetricError, Statistics};

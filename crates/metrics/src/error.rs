@@ -112,7 +112,7 @@ pub enum MetricError {
 }
 
 /// Checks that all values of a part are finite.
-pub(super) fn check_finite(part: &'static str, values: &[f64]) -> Result<(), MetricError> {
+pub(crate) fn check_finite(part: &'static str, values: &[f64]) -> Result<(), MetricError> {
     match values.iter().position(|value| !value.is_finite()) {
         Some(index) => Err(MetricError::PartNotFinite { part, index }),
         None => Ok(()),

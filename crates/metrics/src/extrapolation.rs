@@ -1,10 +1,11 @@
 //! The FID of infinitely many images, and an interval for the FID.
 //!
-//! The FID of n images is too large by about c / n for some c (Chong and Forsyth, "Effectively unbiased FID and inception
-//! score and where to find them", 2020). Its values at several n, fitted by a line in 1 / n, give the value at 1 / n = 0.
+//! The FID of n images is too large by about c / n for some c (Chong and Forsyth, "Effectively unbiased FID and
+//! inception score and where to find them", 2020). Its values at several n, fitted by a line in 1 / n, give the value
+//! at 1 / n = 0.
 //!
-//! The images are divided into [`BLOCKS`] blocks at random. A set of blocks needs only the merged [`Sums`] of its blocks,
-//! so that all statistics together need one pass over the images.
+//! The images are divided into [`BLOCKS`] blocks at random. A set of blocks needs only the merged [`Sums`] of its
+//! blocks, so that all statistics together need one pass over the images.
 
 use rayon::prelude::*;
 
@@ -25,8 +26,8 @@ const AT_A_TIME: usize = 4;
 pub struct Extrapolation {
     /// The FID of all images.
     pub fid: f64,
-    /// The FID of infinitely many images: the value of the line at 1 / n = 0. If the images and the line are poor, it can
-    /// be negative.
+    /// The FID of infinitely many images: the value of the line at 1 / n = 0. If the images and the line are poor, it
+    /// can be negative.
     pub at_infinity: f64,
     /// The slope of the line in 1 / n.
     pub slope: f64,
@@ -81,18 +82,18 @@ impl BlockSums {
 
     /// Returns the FID of all images, that of infinitely many, and an interval by the jackknife.
     ///
-    /// The line is fitted by least squares to the mean distances of five sets of a fifth of the images each, of four sets
-    /// of a quarter, of two halves, and of all images. Each point so uses every image once, and shares the accidents of
-    /// the others. Where a set has fewer images than features, the FID is not linear in 1 / n, and the result is not to
-    /// be trusted.
+    /// The line is fitted by least squares to the mean distances of five sets of a fifth of the images each, of four
+    /// sets of a quarter, of two halves, and of all images. Each point so uses every image once, and shares the
+    /// accidents of the others. Where a set has fewer images than features, the FID is not linear in 1 / n, and the
+    /// result is not to be trusted.
     ///
     /// The standard error s is that of the delete-a-block jackknife (Efron, "The jackknife, the bootstrap and other
     /// resampling plans", 1982): `s^2 = (B - 1) / B * sum over blocks of (FID without the block - their mean)^2`. The
     /// interval is `FID +- t s` with Student's t for B - 1 degrees of freedom. A bootstrap would draw images more than
     /// once, and the FID of such sets is biased.
     ///
-    /// This computes [`NUM_DISTANCES`] Frechet distances, and so takes about that many times the time of one, divided by
-    /// the number of cores up to 4.
+    /// This computes [`NUM_DISTANCES`] Frechet distances, and so takes about that many times the time of one, divided
+    /// by the number of cores up to 4.
     ///
     /// # Errors
     /// As for [`frechet_distance`].

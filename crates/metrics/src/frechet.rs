@@ -14,8 +14,8 @@ use super::{Features, MetricError};
 const DIAGONAL_OFFSET: f64 = 1e-6;
 /// The number of rows that are converted to float64 at a time.
 const BLOCK: usize = 1024;
-/// By how much mirrored entries of a given covariance may differ, in units of the largest variance. Statistics that were
-/// computed or stored in float32 differ by less.
+/// By how much mirrored entries of a given covariance may differ, in units of the largest variance. Statistics that
+/// were computed or stored in float32 differ by less.
 const ASYMMETRY: f64 = 1e-4;
 /// How far below 0 an eigenvalue of a covariance may be, in units of the largest. Rounding of a covariance to float32
 /// stays below.
@@ -57,10 +57,10 @@ impl Statistics {
 
     /// Returns given statistics, for example of a published reference. `covariance` is `[width, width]`, row-major.
     ///
-    /// # Errors
-    /// [`MetricError::PartSize`] if the covariance does not belong to the mean. [`MetricError::PartNotFinite`] if a value
-    /// is NaN or infinite. [`MetricError::Negative`] if a variance is negative, and [`MetricError::NotSymmetric`] if
-    /// mirrored entries differ by more than 1e-4 of the largest variance. Smaller differences are averaged.
+    /// # Errors [`MetricError::PartSize`] if the covariance does not belong to the mean. [`MetricError::PartNotFinite`]
+    /// if a value is NaN or infinite. [`MetricError::Negative`] if a variance is negative, and
+    /// [`MetricError::NotSymmetric`] if mirrored entries differ by more than 1e-4 of the largest variance. Smaller
+    /// differences are averaged.
     pub fn given(mean: Vec<f64>, covariance: &[f64]) -> Result<Self, MetricError> {
         let width = mean.len();
         let needed = width.saturating_mul(width);
@@ -132,9 +132,8 @@ impl Statistics {
 /// It needs about 8 width^3 operations: a Cholesky factor, two products and the eigenvalues of a symmetric matrix. If
 /// there are fewer images than features, the eigenvalues of a matrix as large as the smaller rank suffice.
 ///
-/// # Errors
-/// [`MetricError::Width`] if the widths differ. [`MetricError::NoRoot`] if there is no root, even with 1e-6 added to both
-/// diagonals: one of the matrices has a clearly negative eigenvalue.
+/// # Errors [`MetricError::Width`] if the widths differ. [`MetricError::NoRoot`] if there is no root, even with 1e-6
+/// added to both diagonals: one of the matrices has a clearly negative eigenvalue.
 pub fn frechet_distance(left: &Statistics, right: &Statistics) -> Result<f64, MetricError> {
     check_widths(left, right)?;
     let between: f64 = left.mean.iter().zip(&right.mean).map(|(a, b)| (a - b) * (a - b)).sum();
@@ -168,8 +167,8 @@ fn with_offset(statistics: &Statistics) -> Mat<f64> {
 /// Returns `tr((A B)^1/2)` of two covariances, or `None` if one of them has a negative eigenvalue that is not rounding.
 /// `rank` is an upper bound of the rank of A.
 ///
-/// If A = F F', A B has the same eigenvalues as F' B F, apart from zeros. That matrix is symmetric, so its eigenvalues are
-/// real, and their computation is stable even if A or B is singular. No square root of a general matrix is needed.
+/// If A = F F', A B has the same eigenvalues as F' B F, apart from zeros. That matrix is symmetric, so its eigenvalues
+/// are real, and their computation is stable even if A or B is singular. No square root of a general matrix is needed.
 fn trace_of_root(a: &Mat<f64>, rank: usize, b: &Mat<f64>) -> Option<f64> {
     let factor = factor(a, rank)?;
     let inner = product(factor.transpose(), product(b.as_ref(), factor.as_ref()).as_ref());

@@ -1,28 +1,23 @@
 //! Precision and recall with distances in half precision, as the published evaluator computes them.
 //!
-//! With h = half(x), the norm of a row is half(sum of half(h h)), and the distance of the rows u and v is
-//! `D = max(half(half(norm_u - 2 half(h_u . h_v)) + norm_v), 0)`. Sums are taken in float32 and then rounded, as
-//! libraries do on GPUs. If any distance of a block of rows and columns is not finite, the whole block is
-//! `max(norm_u - 2 u . v + norm_v, 0)` in float32, from the features as they are. u is a row of the reference, and v a
-//! generated row. For a radius, u is the row itself, and v another row of its set; D(u, v) and D(v, u) can differ in the
-//! last bit.
+//! With h = half(x), the norm of a row is half(sum of half(h h)), and the distance of the rows u and v is `D =
+//! max(half(half(norm_u - 2 half(h_u . h_v)) + norm_v), 0)`. Sums are taken in float32 and then rounded, as libraries
+//! do on GPUs. If any distance of a block of rows and columns is not finite, the whole block is `max(norm_u - 2 u . v +
+//! norm_v, 0)` in float32, from the features as they are. u is a row of the reference, and v a generated row. For a
+//! radius, u is the row itself, and v another row of its set; D(u, v) and D(v, u) can differ in the last bit.
 
 use std::ops::Range;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::half_blocks::{Norms, Rows, Rule};
 use super::manifold::{PrecisionRecall, check_neighbors};
-use super::rounding::round_to_half;
-use super::tiles::{CHUNK, Pairs, Panel, Tile, ranges, vectorized, visit_tiles};
+use super::tiles::{CHUNK, Tile, ranges, vectorized};
 use super::{Features, MetricError};
 
 /// The rows and columns of a block of the published evaluator.
 pub const BLOCK: usize = 10_000;
-/// The largest finite number of half precision.
-const LARGEST: f32 = 65504.0;
 
-/// Returns the distance of each reference row to each generated row, `[reference, generated]`, row-major. A block has at
-/// most `block` rows and columns; the evaluator's is [`BLOCK`].
+/// Returns the distance of each reference row to each generated row, `[reference, generated]`, row-major. A block has
+/// at most `block` rows and columns; the evaluator's is [`BLOCK`].
 ///
 /// # Errors
 /// [`MetricError::Width`] if the widths differ. [`MetricError::Zero`] if `block` is 0.
@@ -84,9 +79,8 @@ pub fn radii(features: &Features<'_>, k: usize, block: usize) -> Result<Vec<f32>
 /// Returns precision and recall for balls that reach to the `k`-th nearest neighbor. The evaluator's `k` is 3, its
 /// `block` [`BLOCK`].
 ///
-/// # Errors
-/// [`MetricError::Width`] if the widths differ. [`MetricError::Zero`] if `k` or `block` is 0. [`MetricError::TooFew`] if an
-/// image has fewer than `k` neighbors.
+/// # Errors [`MetricError::Width`] if the widths differ. [`MetricError::Zero`] if `k` or `block` is 0.
+/// [`MetricError::TooFew`] if an image has fewer than `k` neighbors.
 pub fn precision_recall(
     reference: &Features<'_>,
     generated: &Features<'_>,
@@ -118,182 +112,6 @@ pub fn precision_recall(
 
 fn check_block(block: usize) -> Result<(), MetricError> {
     if block == 0 { Err(MetricError::Zero { what: "the number of rows of a block" }) } else { Ok(()) }
-}
-
-/// How a distance follows from a product and two norms.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Rule {
-    Half,
-    Full,
-}
-
-impl Rule {
-    /// Writes the distances of the row u to the columns v. Returns whether all are finite.
-    fn distances_from_row(self, products: &[f32], norm_u: f32, norms_v: &[f32], into: &mut [f32]) -> bool {
-        match self {
-            Self::Half => fill(products, norms_v, into, move |product, norm_v| half_distance(product, norm_u, norm_v)),
-            Self::Full => fill(products, norms_v, into, move |product, norm_v| full_distance(product, norm_u, norm_v)),
-        }
-    }
-
-    /// Writes the distances of the columns u to the row v. Returns whether all are finite.
-    fn distances_from_columns(self, products: &[f32], norms_u: &[f32], norm_v: f32, into: &mut [f32]) -> bool {
-        match self {
-            Self::Half => fill(products, norms_u, into, move |product, norm_u| half_distance(product, norm_u, norm_v)),
-            Self::Full => fill(products, norms_u, into, move |product, norm_u| full_distance(product, norm_u, norm_v)),
-        }
-    }
-}
-
-/// Writes `distance(product, norm)` for each product and the norm of its column. Returns whether all are finite.
-fn fill(products: &[f32], norms: &[f32], into: &mut [f32], distance: impl Fn(f32, f32) -> f32) -> bool {
-    vectorized(
-        // The closure owns the slices: were they behind references, each store could change them.
-        #[inline(always)]
-        move || {
-            for ((into, &product), &norm) in into.iter_mut().zip(products).zip(norms) {
-                *into = distance(product, norm);
-            }
-            into.iter().fold(0, |wrong, &distance| wrong | u32::from(!distance.is_finite())) == 0
-        },
-    )
-}
-
-#[inline(always)]
-fn half_distance(product: f32, norm_u: f32, norm_v: f32) -> f32 {
-    // Doubling is exact, unless the result is too large.
-    let twice = 2.0 * round_to_half(product);
-    let twice = if twice.abs() > LARGEST { twice * f32::INFINITY } else { twice };
-    positive(round_to_half(round_to_half(norm_u - twice) + norm_v))
-}
-
-#[inline(always)]
-fn full_distance(product: f32, norm_u: f32, norm_v: f32) -> f32 {
-    positive(norm_u - 2.0 * product + norm_v)
-}
-
-/// Returns max(value, 0). NaN stays NaN.
-#[inline(always)]
-fn positive(value: f32) -> f32 {
-    if value < 0.0 { 0.0 } else { value }
-}
-
-/// Rows in one precision, and their norms.
-struct Converted {
-    panel: Panel<f32>,
-    norms: Vec<f32>,
-}
-
-impl Converted {
-    fn norms(&self, rows: &Range<usize>) -> &[f32] {
-        &self.norms[rows.start - self.panel.first..rows.end - self.panel.first]
-    }
-}
-
-/// The rows of a block.
-struct Rows<'a> {
-    table: &'a Features<'a>,
-    range: Range<usize>,
-    half: Converted,
-    /// The rows as they are, for blocks that are not finite in half precision.
-    full: OnceLock<Converted>,
-}
-
-/// What a visit of a tile computes distances with: the rule, and the norms of the rows and columns.
-type Norms<'a> = [&'a [f32]; 2];
-
-impl<'a> Rows<'a> {
-    fn new(table: &'a Features<'a>, range: Range<usize>) -> Self {
-        let panel = Panel::new(range.start, range.len(), table.width(), |index, row: &mut [f32]| {
-            for (out, &value) in row.iter_mut().zip(table.row(range.start + index)) {
-                *out = round_to_half(value);
-            }
-        });
-        let norms = panel.map_rows(|row| round_to_half(row.iter().map(|&value| round_to_half(value * value)).sum()));
-        Self { table, range, half: Converted { panel, norms }, full: OnceLock::new() }
-    }
-
-    fn full(&self) -> &Converted {
-        self.full.get_or_init(|| {
-            let first = self.range.start;
-            let panel = Panel::new(first, self.range.len(), self.table.width(), |index, row: &mut [f32]| {
-                row.copy_from_slice(self.table.row(first + index));
-            });
-            let norms = panel.map_rows(|row| row.iter().map(|value| value * value).sum());
-            Converted { panel, norms }
-        })
-    }
-
-    /// Visits the tiles of the block with another set's rows. A visit also returns whether its distances are finite.
-    fn visit<R: Send>(
-        &self,
-        other: &Self,
-        visit: impl Fn(&Tile<'_, f32>, Rule, Norms<'_>) -> (R, bool) + Sync,
-    ) -> Vec<R> {
-        self.visit_pairs(other, Pairs::All, visit)
-    }
-
-    /// Visits the tiles of the block with itself that are not below the diagonal.
-    fn visit_within<R: Send>(&self, visit: impl Fn(&Tile<'_, f32>, Rule, Norms<'_>) -> (R, bool) + Sync) -> Vec<R> {
-        self.visit_pairs(self, Pairs::Upper, visit)
-    }
-
-    fn visit_pairs<R: Send>(
-        &self,
-        other: &Self,
-        pairs: Pairs,
-        visit: impl Fn(&Tile<'_, f32>, Rule, Norms<'_>) -> (R, bool) + Sync,
-    ) -> Vec<R> {
-        let not_finite = AtomicBool::new(false);
-        let visit_half = |tile: Tile<'_, f32>| {
-            if not_finite.load(Ordering::Relaxed) {
-                return None;
-            }
-            let norms = [self.half.norms(&tile.rows), other.half.norms(&tile.columns)];
-            let (found, finite) = visit(&tile, Rule::Half, norms);
-            not_finite.fetch_or(!finite, Ordering::Relaxed);
-            finite.then_some(found)
-        };
-        let found = visit_tiles(&self.half.panel, &other.half.panel, pairs, visit_half);
-        found.into_iter().collect::<Option<Vec<R>>>().unwrap_or_else(|| {
-            let (left, right) = (self.full(), other.full());
-            visit_tiles(&left.panel, &right.panel, pairs, |tile| {
-                visit(&tile, Rule::Full, [left.norms(&tile.rows), right.norms(&tile.columns)]).0
-            })
-        })
-    }
-
-    /// Visits the tiles of the block with other rows of the same set, for that block and the mirrored one, which are
-    /// finite or not each on its own. A visit is told which of the two are wanted, and returns a result for each.
-    fn visit_both<R: Send>(
-        &self,
-        other: &Self,
-        visit: impl Fn(&Tile<'_, f32>, Rule, Norms<'_>, [bool; 2]) -> ([Option<R>; 2], [bool; 2]) + Sync,
-    ) -> Vec<[Option<R>; 2]> {
-        let not_finite = [AtomicBool::new(false), AtomicBool::new(false)];
-        let mut found = visit_tiles(&self.half.panel, &other.half.panel, Pairs::All, |tile| {
-            let wanted = [0, 1].map(|side: usize| !not_finite[side].load(Ordering::Relaxed));
-            let norms = [self.half.norms(&tile.rows), other.half.norms(&tile.columns)];
-            let (found, finite) = visit(&tile, Rule::Half, norms, wanted);
-            (0..2).for_each(|side| _ = not_finite[side].fetch_or(!finite[side], Ordering::Relaxed));
-            found
-        });
-        let again = not_finite.map(AtomicBool::into_inner);
-        if again != [false, false] {
-            let (left, right) = (self.full(), other.full());
-            let full = visit_tiles(&left.panel, &right.panel, Pairs::All, |tile| {
-                visit(&tile, Rule::Full, [left.norms(&tile.rows), right.norms(&tile.columns)], again).0
-            });
-            for (found, full) in found.iter_mut().zip(full) {
-                for ((found, full), again) in found.iter_mut().zip(full).zip(again) {
-                    if again {
-                        *found = full;
-                    }
-                }
-            }
-        }
-        found
-    }
 }
 
 /// The smallest distances of some rows of a table.

@@ -1,5 +1,5 @@
-//! The inception score (Salimans et al., "Improved techniques for training GANs", 2016): `exp(E KL(p(y|x) || p(y)))`. It
-//! is high if the classifier is certain about each image and the predicted classes vary.
+//! The inception score (Salimans et al., "Improved techniques for training GANs", 2016): `exp(E KL(p(y|x) || p(y)))`.
+//! It is high if the classifier is certain about each image and the predicted classes vary.
 
 use std::ops::Range;
 
@@ -14,8 +14,8 @@ pub const SPLIT: usize = 5000;
 /// The number of rows that one task sums.
 const ROWS: usize = 256;
 
-/// Returns the mean score over pieces of `split` consecutive images. The last piece may be shorter, and has the same weight
-/// as the others.
+/// Returns the mean score over pieces of `split` consecutive images. The last piece may be shorter, and has the same
+/// weight as the others.
 ///
 /// `probabilities` is `[num, classes]`. Each row is a distribution.
 ///

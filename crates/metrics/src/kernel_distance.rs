@@ -1,5 +1,5 @@
-//! The kernel inception distance (Binkowski et al., "Demystifying MMD GANs", 2018): the squared maximum mean discrepancy
-//! with a cubic kernel, estimated without bias.
+//! The kernel inception distance (Binkowski et al., "Demystifying MMD GANs", 2018): the squared maximum mean
+//! discrepancy with a cubic kernel, estimated without bias.
 
 use super::subsets::{Purpose, draw};
 use super::tiles::{Pairs, Panel, TILE, ranges, visit_tiles};
@@ -39,7 +39,8 @@ pub fn kernel_inception_distance(left: &Features<'_>, right: &Features<'_>) -> R
 }
 
 /// Returns the mean and the deviation of the estimate over subsets: the mean of [`kernel_inception_distance`] over
-/// `subsets` pairs of subsets of `size` images, drawn from each table without repetition by (seed, number of the subset).
+/// `subsets` pairs of subsets of `size` images, drawn from each table without repetition by (seed, number of the
+/// subset).
 ///
 /// # Errors
 /// As for [`kernel_inception_distance`]; [`MetricError::TooFew`] also if a table has fewer than `size` images, and
@@ -60,7 +61,8 @@ pub fn kernel_distance_of_subsets(
     over_subsets([generated, reference], subsets, rows)
 }
 
-/// As [`kernel_distance_of_subsets`], over given subsets: a pair of lists of rows of `generated` and of `reference` each.
+/// As [`kernel_distance_of_subsets`], over given subsets: a pair of lists of rows of `generated` and of `reference`
+/// each.
 ///
 /// # Errors
 /// As for [`kernel_distance_of_subsets`], and [`MetricError::Index`] if a row does not exist.

@@ -15,12 +15,14 @@
 //! more memory than a few blocks and a few matrices of width^2. Results do not depend on the number of threads.
 
 pub mod adm;
+mod bounds;
 mod distances;
 mod error;
 mod extrapolation;
 mod features;
 mod frechet;
 pub mod half;
+mod half_blocks;
 mod inception_score;
 mod kernel_distance;
 mod manifold;

@@ -20,8 +20,8 @@ pub struct PrecisionRecall {
 /// Density and coverage.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DensityCoverage {
-    /// The number of balls of reference images that contain a generated image, divided by k, as a mean over the generated
-    /// images. It can exceed 1.
+    /// The number of balls of reference images that contain a generated image, divided by k, as a mean over the
+    /// generated images. It can exceed 1.
     pub density: f64,
     /// The fraction of reference images whose ball contains a generated image.
     pub coverage: f64,
@@ -40,9 +40,8 @@ pub fn radii(features: &Features<'_>, k: usize) -> Result<Vec<f64>, MetricError>
 /// Returns precision and recall (Kynkaanniemi et al., "Improved precision and recall metric for assessing generative
 /// models", 2019) for balls that reach to the `k`-th nearest neighbor. The paper of ADM uses 3.
 ///
-/// # Errors
-/// [`MetricError::Width`] if the widths differ. [`MetricError::Zero`] if `k` is 0. [`MetricError::TooFew`] if an image has
-/// fewer than `k` neighbors.
+/// # Errors [`MetricError::Width`] if the widths differ. [`MetricError::Zero`] if `k` is 0. [`MetricError::TooFew`] if
+/// an image has fewer than `k` neighbors.
 pub fn precision_recall(
     reference: &Features<'_>,
     generated: &Features<'_>,
@@ -63,8 +62,8 @@ pub fn precision_recall(
     Ok(PrecisionRecall { precision: generated_inside.fraction(), recall: reference_inside.fraction() })
 }
 
-/// Returns density and coverage (Naeem et al., "Reliable fidelity and diversity metrics for generative models", 2020) for
-/// balls that reach to the `k`-th nearest neighbor. That paper uses 5.
+/// Returns density and coverage (Naeem et al., "Reliable fidelity and diversity metrics for generative models", 2020)
+/// for balls that reach to the `k`-th nearest neighbor. That paper uses 5.
 ///
 /// Density is the mean over generated images of (number of reference balls that contain the image) / k. Coverage is the
 /// fraction of reference balls that contain a generated image. A ball contains its boundary.

@@ -16,9 +16,8 @@ pub fn nearest(generated: &Features<'_>, reference: &Features<'_>) -> Result<Vec
 /// Returns for each row of `generated` its `k` nearest rows of `reference`, the nearest first. Of equally near rows the
 /// first comes first.
 ///
-/// # Errors
-/// [`MetricError::Width`] if the widths differ. [`MetricError::Zero`] if `k` is 0. [`MetricError::TooFew`] if `reference`
-/// has fewer than `k` rows.
+/// # Errors [`MetricError::Width`] if the widths differ. [`MetricError::Zero`] if `k` is 0. [`MetricError::TooFew`] if
+/// `reference` has fewer than `k` rows.
 pub fn nearest_k(
     generated: &Features<'_>,
     reference: &Features<'_>,
@@ -34,11 +33,11 @@ pub fn nearest_k(
 
 /// How close generated images are to reference images, in units of the distances among reference images.
 ///
-/// The closeness of an image x is `d(x, r) / d(r, r')`: r is the reference image nearest to x, and r' the nearest to r in
-/// the reference without x and r. A copy has closeness 0, a slightly changed copy a small closeness. The closeness of
-/// each reference image, taken as if it were generated, shows how often small values occur without copying: if
-/// generated images were drawn from the distribution of the reference, both would have about the same distribution.
-/// The ratio makes images in dense and sparse regions comparable.
+/// The closeness of an image x is `d(x, r) / d(r, r')`: r is the reference image nearest to x, and r' the nearest to r
+/// in the reference without x and r. A copy has closeness 0, a slightly changed copy a small closeness. The closeness
+/// of each reference image, taken as if it were generated, shows how often small values occur without copying: if
+/// generated images were drawn from the distribution of the reference, both would have about the same distribution. The
+/// ratio makes images in dense and sparse regions comparable.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CopyAudit {
     /// The nearest reference image of each generated image.
@@ -85,9 +84,8 @@ impl CopyAudit {
 
 /// Returns how close generated images are to reference images.
 ///
-/// # Errors
-/// [`MetricError::Width`] if the widths differ. [`MetricError::TooFew`] if there are fewer than three reference images or
-/// no generated image.
+/// # Errors [`MetricError::Width`] if the widths differ. [`MetricError::TooFew`] if there are fewer than three
+/// reference images or no generated image.
 pub fn copy_audit(generated: &Features<'_>, reference: &Features<'_>) -> Result<CopyAudit, MetricError> {
     generated.check_width(reference)?;
     generated.check_num(1, "the audit of copies")?;

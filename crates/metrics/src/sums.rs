@@ -13,10 +13,10 @@ const BLOCK: usize = 1024;
 
 /// The number of images, the sum of their features, and the sum of the outer products of their features, in float64.
 ///
-/// The covariance is `(sum of x x' - n m m') / (n - 1)` with `m = sum of x / n`. The subtraction loses digits: the error
-/// of an entry is about 1e-16 of the mean square of the feature, not of its variance. For pool features, whose mean
-/// square is about twice the variance, this changes the FID by less than 1e-10 of itself, in whichever parts the images
-/// are added.
+/// The covariance is `(sum of x x' - n m m') / (n - 1)` with `m = sum of x / n`. The subtraction loses digits: the
+/// error of an entry is about 1e-16 of the mean square of the feature, not of its variance. For pool features, whose
+/// mean square is about twice the variance, this changes the FID by less than 1e-10 of itself, in whichever parts the
+/// images are added.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sums {
     num: u64,

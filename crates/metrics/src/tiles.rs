@@ -1,7 +1,7 @@
 //! Inner products of all pairs of rows, computed in tiles on all cores.
 //!
-//! A table is converted in panels of a few thousand rows, and two panels are multiplied in tiles. No matrix of all pairs
-//! and no converted copy of a whole table exists, so that memory does not grow with the number of images.
+//! A table is converted in panels of a few thousand rows, and two panels are multiplied in tiles. No matrix of all
+//! pairs and no converted copy of a whole table exists, so that memory does not grow with the number of images.
 
 use std::ops::Range;
 

@@ -114,7 +114,8 @@ pub fn check(case: &Case) -> Outcome {
     let pool = |side: &Side| side.tables.as_ref().map(|tables| tables.pool.clone()).unwrap_or_default();
     let (left, right) = (pool(&samples), pool(&reference));
     let table = |values| Features::new(values, identity.pool).map_err(|error| error.to_string());
-    check_rows(case, &table(&left)?, &table(&right)?)?;
+    let largest = largest_norm(&left, identity.pool).max(largest_norm(&right, identity.pool));
+    check_rows(case, &table(&left)?, &table(&right)?, 2.0 * spacing_of_half(largest))?;
     let logits = samples.tables.as_ref().and_then(|tables| tables.logits.clone()).unwrap_or_default();
     let logits = Features::new(&logits, identity.classes.unwrap_or(1)).map_err(|error| error.to_string())?;
     check_pieces(case, &logits)
@@ -155,7 +156,8 @@ fn check_metrics(case: &Case, samples: &Side, reference: &Side, identity: &Extra
 }
 
 /// What the case holds for each picture.
-fn check_rows(case: &Case, generated: &Features<'_>, reference: &Features<'_>) -> Outcome {
+/// `steps` is by how much distances in float16 may differ.
+fn check_rows(case: &Case, generated: &Features<'_>, reference: &Features<'_>, steps: f32) -> Outcome {
     let error = |error: admiral_metrics::MetricError| error.to_string();
     let places: Vec<i64> =
         nearest(generated, reference).map_err(error)?.into_iter().map(|place| place as i64).collect();
@@ -171,7 +173,8 @@ fn check_rows(case: &Case, generated: &Features<'_>, reference: &Features<'_>) -
         if let Ok(expected) = vector::<f32>(case, &format!("half.radii.{set}")) {
             let found = half::radii(table, k, half::BLOCK).map_err(error)?;
             let differing = found.iter().zip(&expected).filter(|(found, expected)| found != expected).count();
-            let far = found.iter().zip(&expected).any(|(found, expected)| (found - expected).abs() > expected * 2e-3);
+            // Distances are differences of norms, which are rounded to float16.
+            let far = found.iter().zip(&expected).any(|(found, expected)| (found - expected).abs() > steps);
             if far || differing * 10 > expected.len() {
                 return Err(format!("half.radii.{set}: {differing} of {} differ", expected.len()));
             }
@@ -187,6 +190,16 @@ fn check_rows(case: &Case, generated: &Features<'_>, reference: &Features<'_>) -
     let spread = kernel_distance_of_given_subsets(generated, reference, &subsets?).map_err(error)?;
     check_metric(case, "exact", "kid_mean", Some(spread.mean), KID)?;
     check_metric(case, "exact", "kid_std", Some(spread.deviation), KID)
+}
+
+/// The largest square norm of a row.
+fn largest_norm(values: &[f32], width: usize) -> f32 {
+    values.chunks_exact(width).map(|row| row.iter().map(|value| value * value).sum::<f32>()).fold(0.0, f32::max)
+}
+
+/// The distance between neighboring float16 numbers at a value.
+fn spacing_of_half(value: f32) -> f32 {
+    (value.log2().floor() - 10.0).exp2()
 }
 
 /// The Inception Score of ten pieces in the order of the case.
