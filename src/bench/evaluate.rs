@@ -1,4 +1,4 @@
-//! `admiral bench evaluate`: how fast images become features.
+//! `admiral bench evaluate`: how fast images become features, and features metrics.
 
 use std::path::PathBuf;
 
@@ -16,6 +16,7 @@ use crate::run_config::DeviceChoice;
 use crate::statistics::Spread;
 use crate::train::TrainError;
 
+use super::evaluate_metrics::{Metrics, metrics};
 use super::output::print_as;
 use super::timing::{Clock, wait_for};
 
@@ -46,6 +47,9 @@ pub struct EvaluateBenchOptions {
     /// Threads on a CPU; 0 takes all cores
     #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=4096))]
     threads: u16,
+    /// Images on each side of the metrics, of 2048 features; 0 leaves the metrics out
+    #[arg(long, value_name = "NUMBER", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    metrics: u32,
     /// Measure CPU time divided by the number of threads instead of elapsed time, for a shared machine. Not for GPUs
     #[arg(long)]
     processor_time: bool,
@@ -83,6 +87,7 @@ struct Measured {
     threads: i32,
     clock: Clock,
     inception: Features,
+    metrics: Option<Metrics>,
 }
 
 /// The features of a network.
@@ -111,11 +116,17 @@ pub fn run(options: &EvaluateBenchOptions, gpus: &Gpus) -> Result<(), Error> {
         None => random_weights()?,
     };
     let network = Inception::new(&weights, &Kernels::open(device, gpus))?;
+    let metrics = match options.metrics {
+        0 => None,
+        num => Some(metrics(num as usize, admiral_inception::POOL, clock)),
+    };
+    let metrics = metrics.transpose().map_err(|error| evaluate::Error::Refused(format!("--metrics: {error}")))?;
     let measured = Measured {
         device: format!("{device:?}"),
         threads: tch::get_num_threads(),
         clock,
         inception: features(&network, options, clock, device)?,
+        metrics,
     };
     print_as(&measured, options.json, print)?;
     Ok(())
@@ -166,12 +177,18 @@ fn random_weights() -> Result<Weights, evaluate::Error> {
 }
 
 fn print(measured: &Measured) {
-    let Measured { device, threads, clock, inception } = measured;
+    let Measured { device, threads, clock, inception, metrics } = measured;
     let Features { images, size, batch_size, seconds, images_per_second } = inception;
     println!("on {device}, threads: {threads}, {clock:?} clock, float32");
     println!(
         "Inception: {images_per_second:.2} images/s: {images} images of {size} x {size} in batches of {batch_size}, \
          {:.2} s a round ({:.2} to {:.2})",
         seconds.median, seconds.least, seconds.most
+    );
+    let Some(Metrics { num, width, fid_seconds, half_seconds, exact_seconds }) = metrics else { return };
+    println!("FID from statistics of {width} features: {fid_seconds:.2} s");
+    println!(
+        "precision and recall of {num} x {num} x {width}: {half_seconds:.2} s as the published evaluator computes them, \
+         {exact_seconds:.2} s in float64"
     );
 }

@@ -4,6 +4,7 @@
 pub mod allreduce;
 pub mod checkpoint;
 pub mod evaluate;
+mod evaluate_metrics;
 pub mod loader;
 pub mod ops;
 mod output;
