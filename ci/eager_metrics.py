@@ -1,10 +1,10 @@
 """Metrics of features as other programs compute them, timed. ci/bench-evaluate calls it.
 
     eager_metrics.py root [--width 2048]          the matrix root of FID by scipy.linalg.sqrtm
-    eager_metrics.py manifold [--num 10000]       precision and recall by TensorFlow in float16, in blocks of 10,000 rows
+    eager_metrics.py manifold [--num 10000]       precision and recall by TensorFlow in float16, in blocks of rows
 
-`manifold` computes what the published evaluator computes, in the same order of operations: square distances in float16 by
-TensorFlow, the fourth smallest of each row, and comparisons with the radii. Prints JSON: the seconds.
+`manifold` computes what the published evaluator computes, in the same order of operations: square distances in float16
+by TensorFlow, the fourth smallest of each row, and comparisons with the radii. Prints JSON: the seconds.
 """
 
 import argparse
