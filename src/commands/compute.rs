@@ -19,7 +19,7 @@ pub(super) struct ComputeOptions {
 /// Where networks compute.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct DeviceOptions {
-    /// The device [default: that of the checkpoint's configuration]
+    /// The device [default: that of the checkpoint's configuration; without one a GPU if there is one]
     #[arg(long, value_enum)]
     pub(super) device: Option<DeviceChoice>,
     /// Threads of one rank on a CPU; 0 divides the cores among the ranks of a host

@@ -1,8 +1,10 @@
 //! Computes the features of a set of images in parts, on all ranks. It can be killed at any time and continued.
 
 use admiral_comm::{Collective, Ending, Phase, PhaseTracker, agree, any};
-use admiral_evaluation::{FeatureParts, FeatureTables, ImageSet, digest_of_pixels};
+use admiral_evaluation::{FeatureParts, FeatureSettings, FeatureTables, ImageSet, images_of_bytes};
 use admiral_samples::parts_of_rank;
+use admiral_storage::{Store, hex};
+use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use crate::sample::numbers_from_root;
@@ -11,7 +13,7 @@ use crate::stop::Stop;
 use super::error::Error;
 use super::extractor::{FeatureExtractor, ImageFeatures};
 
-/// The images of a part that are read and computed together.
+/// The most images of a part that are read and computed together.
 const CHUNK: u64 = 250;
 
 /// What the computation runs with.
@@ -82,11 +84,29 @@ pub fn extract_missing(
     Ok(Extracted::All)
 }
 
+/// Returns where the features of a set are kept. Every rank calls it.
+///
+/// # Errors
+/// When the ranks cannot reach each other.
+pub fn parts_of(
+    images: &ImageSet,
+    extractor: &dyn FeatureExtractor,
+    store: &Store,
+    collective: &dyn Collective,
+) -> Result<FeatureParts, Ending> {
+    // Times of change may differ between hosts.
+    let mut stamp = if collective.rank() == 0 { images.stamp().into_bytes() } else { Vec::new() };
+    collective.broadcast(0, &mut stamp)?;
+    let key = format!("{} {}", images.key(), String::from_utf8_lossy(&stamp));
+    let settings = FeatureSettings::new(extractor.identity().clone(), key, images.num(), images.shape());
+    Ok(FeatureParts::new(store, settings))
+}
+
 /// Returns the parts that are missing, on every rank, after rank 0 has recorded what they are. Every rank calls it.
 ///
 /// # Errors
-/// When the store refuses, or a rank does not see what rank 0 has recorded.
-pub fn missing_parts(parts: &FeatureParts, collective: &dyn Collective) -> Result<Vec<u64>, Ending> {
+/// When the store refuses, the images are damaged, or a rank does not see what rank 0 has recorded.
+pub fn missing_parts(images: &ImageSet, parts: &FeatureParts, collective: &dyn Collective) -> Result<Vec<u64>, Ending> {
     let code = Error::exit_code;
     let described = if collective.rank() == 0 { parts.describe() } else { Ok(()) };
     agree(collective, described.map_err(Error::from), code)?;
@@ -99,7 +119,15 @@ pub fn missing_parts(parts: &FeatureParts, collective: &dyn Collective) -> Resul
         ))),
     });
     agree(collective, shared, code)?;
-    numbers_from_root(collective, || parts.missing().map_err(Error::from), code)
+    let missing = || {
+        let missing = parts.missing()?;
+        if !missing.is_empty() {
+            // No features of a damaged file are kept.
+            images.verify()?;
+        }
+        Ok(missing)
+    };
+    numbers_from_root(collective, missing, code)
 }
 
 /// Computes and publishes a part. Publishes nothing if the ranks were asked to stop meanwhile.
@@ -113,23 +141,24 @@ fn extract_part(
 ) -> Result<(), Error> {
     let all = parts.images_of(part);
     let mut tables = FeatureTables::empty(extractor.identity());
-    let mut digests = String::new();
+    let mut digests = Sha256::new();
     let [height, width, channels] = images.shape().map(|side| side as i64);
-    for (number, start) in all.clone().step_by(CHUNK as usize).enumerate() {
+    let at_once = CHUNK.min(images_of_bytes(images.shape()));
+    for (number, start) in all.clone().step_by(at_once as usize).enumerate() {
         if context.stop.is_asked() {
             return Ok(());
         }
-        let chunk = start..(start + CHUNK).min(all.end);
+        let chunk = start..(start + at_once).min(all.end);
         (context.progress)(Done { own: done.own + (start - all.start), ..done });
         context.phases.enter(Phase::Data, number);
         let pixels = images.read(chunk.clone())?;
-        digests += &digest_of_pixels(&pixels);
+        digests.update(&pixels);
         context.phases.enter(Phase::Sample, number);
         let batch = Tensor::from_slice(&pixels).view([(chunk.end - chunk.start) as i64, height, width, channels]);
         let features = extractor.extract(&batch)?;
         append_features(&mut tables, &features);
     }
-    tables.pixels = digest_of_pixels(digests.as_bytes());
+    tables.pixels = hex(digests.finalize());
     context.phases.enter(Phase::Checkpoint, part as usize);
     Ok(parts.write(part, &tables)?)
 }

@@ -9,7 +9,7 @@ mod open;
 
 pub use classifier::ClassifierExtractor;
 pub use error::Error;
-pub use extract::{Done, ExtractContext, Extracted, append_features, extract_missing, missing_parts};
+pub use extract::{Done, ExtractContext, Extracted, append_features, extract_missing, missing_parts, parts_of};
 pub use extractor::{FeatureExtractor, ImageFeatures};
 pub use inception::Inception;
 pub use open::FeatureSource;

@@ -70,6 +70,7 @@ impl Validate for RunConfig {
         }
         mistakes.extend(self.evaluation.validate(self.task == Task::Diffusion));
         mistakes.extend(self.checkpoint.validate());
+        mistakes.extend(self.unevaluated_checkpoints());
         mistakes.extend(self.telemetry.validate());
         let launch = self.launch.mistakes().into_iter();
         mistakes.extend(launch.map(|(field, message)| Invalid::new(format!("launch.{field}"), message)));
@@ -79,6 +80,22 @@ impl Validate for RunConfig {
 }
 
 impl RunConfig {
+    /// Returns a mistake if `checkpoint.keep_best` can find no evaluated checkpoints.
+    fn unevaluated_checkpoints(&self) -> Option<Invalid> {
+        let (saves, evaluations) = (self.training.save_interval, self.evaluation.interval);
+        if self.checkpoint.keep_best == 0 || saves == 0 {
+            return None;
+        }
+        if evaluations > 0 && (evaluations.is_multiple_of(saves) || saves.is_multiple_of(evaluations)) {
+            return None;
+        }
+        let message = format!(
+            "needs evaluated checkpoints: set evaluation.interval (now {evaluations}) to a multiple or a divisor of \
+             training.save_interval ({saves})"
+        );
+        Some(Invalid::new("checkpoint.keep_best", message))
+    }
+
     /// Returns a mistake for each path that only a shell would expand. A folder of that name would be created.
     fn unexpanded_paths(&self) -> Vec<Invalid> {
         let optional = |path: &Option<String>| path.clone().unwrap_or_default();
@@ -91,6 +108,7 @@ impl RunConfig {
             ("evaluation.reference", self.evaluation.reference.clone()),
             ("evaluation.features", self.evaluation.features.clone()),
             ("evaluation.inception", optional(&self.evaluation.inception)),
+            ("evaluation.work", optional(&self.evaluation.work)),
             ("checkpoint.url", optional(&self.checkpoint.url)),
         ];
         let is_variable = |rest: &str| rest.starts_with(|c: char| c == '{' || c == '_' || c.is_ascii_alphabetic());

@@ -19,6 +19,9 @@ pub struct EvaluationConfig {
     pub features: String,
     /// The weights of Inception; null takes the file that the environment variable ADMIRAL_INCEPTION names.
     pub inception: Option<String>,
+    /// Folder or s3:// URL, shared by all hosts, in which the features of the reference are kept; null: `evaluation` in the
+    /// run's folder.
+    pub work: Option<String>,
     /// Seed of the noise and the classes of the images, the same at each evaluation.
     pub seed: u64,
 }
@@ -31,6 +34,7 @@ impl Default for EvaluationConfig {
             reference: "training".into(),
             features: "inception".into(),
             inception: None,
+            work: None,
             seed: 0,
         }
     }

@@ -4,10 +4,9 @@
 use std::path::Path;
 
 use admiral_checkpoint::{Evaluation, WeightsEvaluation};
-use admiral_comm::{Collective, Ending, Phase, agree};
+use admiral_comm::{Collective, CollectiveError, Ending, Phase, agree, any};
 use admiral_evaluation::{
-    ExtractorIdentity, FeatureParts, FeatureSettings, FeatureTables, ImageSet, MeasureOptions, OpenedSide,
-    PictureShape, Report, Side, digest_of_pixels, measure,
+    FeatureTables, ImageSet, MeasureOptions, OpenedSide, PictureShape, Report, Side, digest_of_pixels, measure,
 };
 use admiral_random::Stream;
 use admiral_storage::{Location, Store, StoreOptions, hex};
@@ -19,8 +18,9 @@ use crate::context::RunContext;
 use crate::diffusion::SolverPlan;
 use crate::evaluate::{
     Error, ExtractContext, Extracted, FeatureExtractor, FeatureSource, append_features, extract_missing, missing_parts,
+    parts_of,
 };
-use crate::run_config::{EvaluationConfig, RunConfig};
+use crate::run_config::{EvaluationConfig, RunConfig, SamplingConfig};
 use crate::sample::{Guidance, ImageBatches, Labels, SampleRequest, Stage, Stages, Weights, gather_batches};
 use crate::stop::Stop;
 
@@ -29,6 +29,9 @@ use super::session::Session;
 
 /// The folder of stored features in a run's folder.
 const FOLDER: &str = "evaluation";
+
+/// The most images of a reference. Their features have 1.6 GB with Inception.
+const MAX_REFERENCE: u64 = 100_000;
 
 /// What the run is evaluated with.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ pub struct Evaluator {
     extractor: Box<dyn FeatureExtractor>,
     /// The reference, on rank 0.
     reference: Option<Side>,
+    /// Whether what misleads has been logged.
+    is_warned: bool,
 }
 
 /// The weights that an evaluation was of, and its result.
@@ -70,13 +75,16 @@ impl Evaluator {
         let solver = run.sampling.solver_plan(&run.diffusion);
         let solver = solver.map_err(|error| Error::Refused(format!("sampling.{}: {error}", error.field())));
         let solver = agree(collective, solver, code)?;
-        let location = folder.join(FOLDER).display().to_string();
+        let location = config.work.clone().unwrap_or_else(|| folder.join(FOLDER).display().to_string());
         let store = Location::parse(&location).and_then(|location| Store::create(&location, &stores));
         let store = store.map_err(|error| Error::from(admiral_evaluation::Error::from(error)));
         let store = agree(collective, store, code)?;
         let reference = features_of(side, &*extractor, &store, context, stop)?;
+        // What all evaluations need of the reference is computed once.
+        let prepared = reference.map(|side| side.prepared(extractor.identity(), config.num_images)).transpose();
+        let reference = agree(collective, prepared.map_err(Error::from), code)?;
         let settings = settings_of(run, &*extractor, reference.as_ref());
-        Ok(Some(Self { config, settings, solver, extractor, reference }))
+        Ok(Some(Self { config, settings, solver, extractor, reference, is_warned: false }))
     }
 
     /// Returns what is recorded beside a checkpoint.
@@ -100,11 +108,16 @@ impl Evaluator {
     }
 
     /// Draws images with each average, or with the masters if the run keeps none, and compares them. Every rank calls it.
-    /// Returns the results on rank 0, and nothing on the others.
+    /// Returns the results on rank 0, and nothing on the others, nor if the run is asked to stop meanwhile.
     ///
     /// # Errors
     /// When the images cannot be compared, or the ranks cannot reach each other.
-    pub fn measure(&mut self, session: &Session, context: &RunContext<'_>) -> Result<Vec<Evaluated>, TrainError> {
+    pub fn measure(
+        &mut self,
+        session: &Session,
+        context: &RunContext<'_>,
+        stop: &Stop,
+    ) -> Result<Vec<Evaluated>, TrainError> {
         let run = &session.state.config;
         let memory = &session.state.trainer.memory;
         let mut weights: Vec<(String, _)> = run
@@ -130,7 +143,7 @@ impl Evaluator {
                 size: run.model.image_size,
                 channels: run.model.image_channels,
             };
-            let tables = self.drawn(stage, run, context.collective)?;
+            let Some(tables) = self.drawn(stage, run, context.collective, stop)? else { return Ok(Vec::new()) };
             let Some(reference) = &self.reference else { continue };
             let location = format!("step {} of {name}", session.state.trainer.counters.step);
             let shape =
@@ -138,7 +151,13 @@ impl Evaluator {
             let samples = Side { location, shape: Some(shape), tables: Some(tables), statistics: None };
             let options = MeasureOptions { adm: false, only_main: true, ..MeasureOptions::default() };
             match measure(&samples, reference, self.extractor.identity(), &options) {
-                Ok(report) => results.push((name, report)),
+                Ok(report) => {
+                    for warning in report.warnings.iter().filter(|_| !self.is_warned) {
+                        tracing::warn!("evaluation: {warning}");
+                    }
+                    self.is_warned = true;
+                    results.push((name, report));
+                }
                 // The run is worth more than a number about it.
                 Err(error) => tracing::warn!("{}: {error}", samples.location),
             }
@@ -146,13 +165,14 @@ impl Evaluator {
         Ok(results)
     }
 
-    /// Draws images on all ranks and computes their features. Returns them on rank 0.
+    /// Draws images on all ranks and computes their features. Returns them on rank 0, and nothing if a rank is asked to stop.
     fn drawn(
         &self,
         stage: Stage<'_>,
         run: &RunConfig,
         collective: &dyn Collective,
-    ) -> Result<FeatureTables, TrainError> {
+        stop: &Stop,
+    ) -> Result<Option<FeatureTables>, TrainError> {
         let (num, batch_size) = (self.config.num_images, run.sampling.batch_size.min(self.config.num_images));
         // Each class equally often.
         let labels = run.model.num_classes.map_or(Labels::None, |classes| Labels::Cycle((0..classes).collect()));
@@ -163,22 +183,26 @@ impl Evaluator {
         let identity = self.extractor.identity().clone();
         let mut tables = FeatureTables::empty(&identity);
         let mut digests = String::new();
-        let compute = |images: std::ops::Range<u64>| -> Result<Vec<u8>, TrainError> {
+        let compute = |images: std::ops::Range<u64>| -> Result<Vec<u8>, Interrupted> {
+            // Every rank is here in every round.
+            if any(collective, stop.is_asked())? {
+                return Err(Interrupted::Stopped);
+            }
             if images.is_empty() {
                 return Ok(Vec::new());
             }
             let count = (images.end - images.start) as i64;
-            let batch = ImageBatches::new(stages, &mut request, images).next().transpose()?;
+            let batch = ImageBatches::new(stages, &mut request, images).next().transpose().map_err(TrainError::from)?;
             let Some(batch) = batch else { return Ok(Vec::new()) };
             let pixels = Tensor::from_slice(&batch.pixels).view([count, height, width, channels]);
-            let features = self.extractor.extract(&pixels)?;
+            let features = self.extractor.extract(&pixels).map_err(TrainError::from)?;
             let mut own = FeatureTables::empty(&identity);
             append_features(&mut own, &features);
             own.pixels = digest_of_pixels(&batch.pixels);
             Ok(own.to_bytes())
         };
         let mut damaged = None;
-        gather_batches(num, batch_size, collective, compute, |images, bytes| {
+        let gathered = gather_batches(num, batch_size, collective, compute, |images, bytes| {
             match FeatureTables::from_bytes(&bytes, images.end - images.start, &identity) {
                 Some(own) => {
                     digests += &own.pixels;
@@ -186,12 +210,36 @@ impl Evaluator {
                 }
                 None => damaged = Some(images),
             }
-        })?;
+        });
+        match gathered {
+            Ok(()) => {}
+            Err(Interrupted::Stopped) => return Ok(None),
+            Err(Interrupted::Failed(error)) => return Err(error),
+        }
         if let Some(images) = damaged {
             return Err(TrainError::Bug(format!("the features of images {images:?} have another length")));
         }
         tables.pixels = digest_of_pixels(digests.as_bytes());
-        Ok(tables)
+        Ok(Some(tables))
+    }
+}
+
+/// Why drawing ends early.
+enum Interrupted {
+    /// A rank is asked to stop.
+    Stopped,
+    Failed(TrainError),
+}
+
+impl From<TrainError> for Interrupted {
+    fn from(error: TrainError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<CollectiveError> for Interrupted {
+    fn from(error: CollectiveError) -> Self {
+        Self::Failed(error.into())
     }
 }
 
@@ -201,7 +249,10 @@ fn settings_of(run: &RunConfig, extractor: &dyn FeatureExtractor, reference: Opt
         let statistics = side.statistics.as_ref().map(|statistics| statistics.sha256.clone());
         (side.tables.as_ref().map(|tables| tables.pixels.clone()), statistics)
     };
-    let all = json!([run.evaluation, run.sampling, extractor.identity(), reference.map(of)]);
+    let config = &run.evaluation;
+    // Fields of grids do not change the images.
+    let sampling = SamplingConfig { samples_per_class: 0, max_classes: 0, ..run.sampling.clone() };
+    let all = json!([config.num_images, config.seed, sampling, extractor.identity(), reference.map(of)]);
     hex(Sha256::digest(all.to_string()))
 }
 
@@ -226,6 +277,13 @@ fn open_reference(
         location => OpenedSide::open(location, pictures, stores)?,
     };
     side.check_features(extractor.identity())?;
+    if let Some(images) = side.images.as_ref().filter(|images| images.num() > MAX_REFERENCE) {
+        return Err(Error::Refused(format!(
+            "evaluation.reference: {reference} has {} images, more than the {MAX_REFERENCE} whose features one rank keeps \
+             in memory; write their statistics once with `admiral evaluate statistics`, and name that file",
+            images.num()
+        )));
+    }
     check_size(run, extractor)?;
     Ok(side)
 }
@@ -262,10 +320,8 @@ fn features_of(
     let is_root = collective.rank() == 0;
     let mut tables = None;
     if let Some(images) = &mut side.images {
-        let identity: ExtractorIdentity = extractor.identity().clone();
-        let settings = FeatureSettings::new(identity, images.key(), images.num(), images.shape());
-        let parts = FeatureParts::new(store, settings);
-        let missing = missing_parts(&parts, collective)?;
+        let parts = parts_of(images, extractor, store, collective)?;
+        let missing = missing_parts(images, &parts, collective)?;
         if is_root && !missing.is_empty() {
             tracing::info!("computing the features of {} images of the reference, which are kept", images.num());
         }

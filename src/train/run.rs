@@ -239,7 +239,7 @@ impl<'a> Loop<'a> {
                 self.draw(step)?;
             }
             if !is_asked {
-                self.evaluate(step, is_last)?;
+                self.evaluate(step, is_last, stop)?;
             }
             if is_last || is_asked {
                 phases.enter(Phase::Checkpoint, 0);
@@ -297,13 +297,13 @@ impl<'a> Loop<'a> {
         Ok(())
     }
 
-    fn evaluate(&mut self, step: u64, is_last: bool) -> Result<(), TrainError> {
+    fn evaluate(&mut self, step: u64, is_last: bool, stop: &Stop) -> Result<(), TrainError> {
         let Some(evaluator) = &mut self.evaluator else { return Ok(()) };
         if !evaluator.is_due(step, is_last) {
             return Ok(());
         }
         let started = Instant::now();
-        let results = evaluator.measure(&self.session, self.context)?;
+        let results = evaluator.measure(&self.session, self.context, stop)?;
         if !results.is_empty() {
             self.saves.evaluated(step, evaluator.record(&results));
         }

@@ -3,12 +3,16 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::mpirun::{Finished, mpirun, run};
-use crate::runs::{PATIENCE, Place, assert_same, errors};
+use crate::mpirun::{Finished, Running, mpirun, run};
+use crate::runs::{PATIENCE, Place, assert_same, errors, wait_until};
 use crate::s3::python;
+
+/// Enough images that an evaluation of them takes much longer than a test may.
+const VERY_MANY: &str = "evaluation.num_images=1000000";
 
 /// A place with a trained classifier, whose features are compared.
 struct Bench {
@@ -307,4 +311,45 @@ fn the_checkpoints_of_a_run_are_evaluated_in_a_series_that_continues() {
     for picture in ["fid-steps.png", "fid-steps.svg", "sweep.png"] {
         assert!(bench.place.path("series").join(picture).is_file(), "{picture}");
     }
+}
+
+#[test]
+fn a_request_to_stop_interrupts_an_evaluation_and_a_checkpoint_is_written() {
+    let bench = Bench::new();
+    let features = format!("evaluation.features={}", bench.path("classifier"));
+    let settings = ["--set", &features, "--set", "evaluation.interval=2", "--set", VERY_MANY];
+    let steps = ["--set", "training.steps=4", "--set", "training.save_interval=4"];
+    for ranks in [1, 2] {
+        let folder = format!("stopped-{ranks}");
+        let mut command = bench.place.train(ranks, &folder, &[&settings[..], &steps].concat());
+        let running = Running::start(&mut command);
+        // The features of the reference are kept before the first step; the evaluation follows step 2 at once.
+        let features = bench.place.path(&folder).join("evaluation");
+        wait_until("the first evaluation is near", || features.is_dir());
+        std::thread::sleep(Duration::from_secs(3));
+        running.signal(libc::SIGTERM);
+        let finished = running.finish(PATIENCE);
+        assert_eq!(finished.code, Some(75), "{}{}", finished.stdout, finished.stderr);
+        let steps = [1, 2, 3].into_iter().filter(|&step| bench.place.is_published(&folder, step)).count();
+        assert_eq!(steps, 1, "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn a_killed_comparison_continues_with_the_parts_that_are_there() {
+    let bench = Bench::new();
+    let (samples, reference) = (bench.images("a", 8000, 1), bench.images("b", 1100, 2));
+    let whole = bench.compared(1, &samples, &reference, "whole");
+    let (work, classifier) = (bench.path("killed"), bench.path("classifier"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_admiral"));
+    command.args(["evaluate", &samples, "--reference", &reference, "--work", &work, "--features", &classifier]);
+    let running = Running::start(&mut command);
+    let parts = || -> usize {
+        let folders = std::fs::read_dir(&work).into_iter().flatten().flatten();
+        folders.flat_map(|folder| std::fs::read_dir(folder.path()).into_iter().flatten()).count()
+    };
+    wait_until("the first part is there", || parts() >= 2);
+    running.signal(libc::SIGKILL);
+    running.finish(PATIENCE);
+    assert_eq!(bench.compared(2, &samples, &reference, "killed"), whole);
 }

@@ -8,6 +8,7 @@ use admiral_data::{ClassSource, DataConfig, Draws, ImageSource, SourceKind, load
 use admiral_samples::Images;
 use admiral_storage::{StoreOptions, hex};
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 
@@ -73,8 +74,11 @@ impl ImageSet {
         }
         if pictures.size.is_some_and(|size| shape[..2] != [size, size]) {
             return Err(Error::Refused(format!(
-                "{location}: its images have {} x {} pixels; a size is only for folders of pictures and IDX files",
-                shape[0], shape[1]
+                "{location}: its images have {} x {} pixels, and {size} x {size} are needed, as the network of the features \
+                 or an option says; draw them in that size, or give the pictures as a folder, which is scaled",
+                shape[0],
+                shape[1],
+                size = pictures.size.unwrap_or(0)
             )));
         }
         Ok(Self { location: location.to_owned(), shape, num, content: Content::Samples(Box::new(images)) })
@@ -117,18 +121,57 @@ impl ImageSet {
     }
 
     /// Returns a text that differs between different sets: from the checksums in an npz file, the settings of a job, or the
-    /// names and classes of pictures. Pictures that are changed under the same names keep their key.
+    /// names and classes of pictures. It is the same on hosts with copies of the same files. Features are kept under this
+    /// text together with [`stamp`](Self::stamp).
     #[must_use]
     pub fn key(&self) -> String {
         match &self.content {
             Content::Samples(images) => format!("samples {}", images.digest()),
             Content::Pictures { source, is_square } => {
                 let [height, width, channels] = self.shape;
-                let location = std::fs::canonicalize(&self.location)
-                    .map_or(self.location.clone(), |path| path.display().to_string());
-                format!("pictures {} {location} {height}x{width}x{channels} {is_square}", hex(source.digest()))
+                format!("pictures {} {height}x{width}x{channels} {is_square}", hex(source.digest()))
             }
         }
+    }
+
+    /// Returns a text that changes when pictures are changed under the same names: the digest of the place, length and time
+    /// of change of each file. Other images need none.
+    #[must_use]
+    pub fn stamp(&self) -> String {
+        let Content::Pictures { source, .. } = &self.content else { return String::new() };
+        let mut hash = Sha256::new();
+        for image in 0..self.num {
+            let name = source.name(image);
+            // An IDX file has one name for all its images, followed by their numbers.
+            let file = if Path::new(&self.location).is_file() { &self.location } else { &name };
+            hash.update(file.as_bytes());
+            if let Ok(meta) = std::fs::metadata(file) {
+                let changed = meta.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+                hash.update(format!(" {} {:?}\n", meta.len(), changed));
+            }
+            if Path::new(&self.location).is_file() {
+                break;
+            }
+        }
+        hex(hash.finalize())
+    }
+
+    /// Reads all images of an npz file in order, which compares its checksum. Other images are verified when they are read.
+    ///
+    /// # Errors
+    /// [`Error::Samples`] if the file is damaged.
+    pub fn verify(&self) -> Result<(), Error> {
+        let Content::Samples(images) = &self.content else { return Ok(()) };
+        if !matches!(**images, Images::Npz(_)) {
+            return Ok(());
+        }
+        // The reader of this set stays where it is.
+        let mut images = Images::open(&self.location, &StoreOptions::default())?;
+        let at_once = images_of_bytes(self.shape);
+        for start in (0..self.num).step_by(at_once as usize) {
+            images.read(start..self.num.min(start + at_once))?;
+        }
+        Ok(())
     }
 
     /// Returns the class of each image, if they have classes.
@@ -178,4 +221,13 @@ impl ImageSet {
         let pictures: Result<Vec<Vec<u8>>, Error> = images.into_par_iter().map(load).collect();
         Ok(pictures?.concat())
     }
+}
+
+/// The bytes of pixels that are in memory at once.
+const BYTES_AT_ONCE: usize = 1 << 26;
+
+/// Returns how many images of a shape are read at once: at least one.
+#[must_use]
+pub fn images_of_bytes(shape: [usize; 3]) -> u64 {
+    (BYTES_AT_ONCE / shape.iter().product::<usize>().max(1)).max(1) as u64
 }

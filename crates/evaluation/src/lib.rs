@@ -13,7 +13,7 @@ mod statistics_file;
 pub use error::Error;
 pub use given::GivenStatistics;
 pub use identity::ExtractorIdentity;
-pub use images::{ImageSet, PictureShape};
+pub use images::{ImageSet, PictureShape, images_of_bytes};
 pub use measure::{MeasureOptions, Side, measure};
 pub use parts::{FeatureParts, FeatureSettings, FeatureTables, PART_IMAGES, digest_of_pixels};
 pub use report::{MetricRow, REPORT_VERSION, Report, SideReport, warnings};

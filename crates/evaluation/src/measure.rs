@@ -13,6 +13,7 @@ use crate::identity::ExtractorIdentity;
 use crate::parts::FeatureTables;
 use crate::report::{MetricRow, REPORT_VERSION, Report, SideReport, warnings};
 use crate::side::OpenedSide;
+use crate::statistics_file::StatisticsFile;
 
 /// One side of a comparison, with its features.
 #[derive(Debug)]
@@ -33,6 +34,20 @@ impl Side {
     pub fn new(opened: OpenedSide, tables: Option<FeatureTables>) -> Self {
         let shape = opened.images.as_ref().map(|images| images.shape());
         Self { location: opened.location, shape, tables, statistics: opened.statistics }
+    }
+
+    /// Returns this side for many comparisons: with the statistics of all its images, and for the metrics that compare
+    /// images with images at most `num` of them.
+    ///
+    /// # Errors
+    /// [`Error::Metric`] if there are fewer than two images.
+    pub fn prepared(self, extractor: &ExtractorIdentity, num: u64) -> Result<Self, Error> {
+        let Some(tables) = self.tables else { return Ok(self) };
+        let statistics = match self.statistics {
+            Some(statistics) => statistics,
+            None => StatisticsFile::of(extractor, &tables, None)?.given()?,
+        };
+        Ok(Self { tables: Some(tables.thinned(num, extractor)), statistics: Some(statistics), ..self })
     }
 
     fn report(&self) -> SideReport {
@@ -170,7 +185,7 @@ pub fn measure(
         Moments::of(given, features, options).map_err(wrap)
     };
     if let (Some(left), Some(right)) = (spatial(&given_samples, samples)?, spatial(&given_reference, reference)?) {
-        distance(&mut rows, "sfid", "spatial features", &left, &right)?;
+        distance(&mut rows, "sfid", &how.replace("pooled", "spatial"), &left, &right)?;
     }
     if let Some(logits) = features(samples.tables.as_ref(), Kind::Logits, extractor)? {
         inception_scores(&mut rows, &logits, options)?;
@@ -198,6 +213,11 @@ pub fn measure(
         samples,
         reference,
         features: extractor.clone(),
+        modes: [("adm", options.adm), ("exact", options.exact)]
+            .into_iter()
+            .filter_map(|(mode, is_asked)| is_asked.then(|| mode.to_owned()))
+            .collect(),
+        rounding: format!("float16, in blocks of {}; a block that overflows in float32", half::BLOCK),
         metrics: rows.rows,
         warnings,
     })

@@ -22,6 +22,7 @@ const SCHEMA_VERSION: u32 = 1;
 /// The keys of a part's metadata.
 const SHA256: &str = "sha256";
 const PIXELS: &str = "pixels";
+const PLACE: &str = "place";
 
 /// What the features of a set are computed from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +79,29 @@ impl FeatureTables {
             if let (Some(own), Some(other)) = (own, other) {
                 own.extend(other);
             }
+        }
+    }
+
+    /// Returns `num` of the images, at even distances in their order, or all if there are no more. The digest of the pixels
+    /// stays that of all.
+    #[must_use]
+    pub fn thinned(self, num: u64, extractor: &ExtractorIdentity) -> Self {
+        if num >= self.num {
+            return self;
+        }
+        let chosen = |values: &[f32], width: usize| -> Vec<f32> {
+            let rows = (0..num).map(|row| (u128::from(row) * u128::from(self.num) / u128::from(num)) as usize);
+            rows.flat_map(|row| &values[row * width..(row + 1) * width]).copied().collect()
+        };
+        let optional = |values: &Option<Vec<f32>>, width: Option<usize>| {
+            values.as_ref().zip(width).map(|(values, width)| chosen(values, width))
+        };
+        Self {
+            num,
+            pool: chosen(&self.pool, extractor.pool),
+            spatial: optional(&self.spatial, extractor.spatial),
+            logits: optional(&self.logits, extractor.classes),
+            pixels: self.pixels.clone(),
         }
     }
 
@@ -217,8 +241,11 @@ impl FeatureParts {
         }
         let mut hash = Sha256::new();
         contents.iter().for_each(|(_, _, bytes)| hash.update(bytes));
-        let metadata =
-            HashMap::from([(SHA256.to_owned(), hex(hash.finalize())), (PIXELS.to_owned(), tables.pixels.clone())]);
+        let metadata = HashMap::from([
+            (PLACE.to_owned(), self.path(part)),
+            (SHA256.to_owned(), hex(hash.finalize())),
+            (PIXELS.to_owned(), tables.pixels.clone()),
+        ]);
         let views = contents.iter().map(|(name, width, bytes)| {
             TensorView::new(Dtype::F32, vec![num as usize, *width], bytes).map(|view| (*name, view))
         });
@@ -241,7 +268,7 @@ impl FeatureParts {
             return Err(Error::Damaged { url: self.store.url(&path), reason: "it is missing".into() });
         };
         let images = self.images_of(part);
-        match decode(&bytes, images.end - images.start, &self.settings.extractor) {
+        match decode(&bytes, images.end - images.start, &self.settings.extractor, &path) {
             Ok(tables) => Ok(tables),
             Err(reason) => {
                 self.store.wait(self.store.delete(&path))?;
@@ -279,14 +306,17 @@ fn file_name(part: u64) -> String {
     format!("part-{part:06}.safetensors")
 }
 
-/// Reads the bytes of a part.
+/// Reads the bytes of the part at `place`.
 ///
 /// # Errors
 /// What is wrong with them.
-fn decode(bytes: &Bytes, num: u64, extractor: &ExtractorIdentity) -> Result<FeatureTables, String> {
+fn decode(bytes: &Bytes, num: u64, extractor: &ExtractorIdentity, place: &str) -> Result<FeatureTables, String> {
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
     let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
     let metadata = header.metadata().clone().unwrap_or_default();
+    if metadata.get(PLACE).is_none_or(|other| other != place) {
+        return Err("it was written for other images".into());
+    }
     let mut hash = Sha256::new();
     let mut read = |name: &str, width: usize| -> Result<Vec<f32>, String> {
         let tensor = file.tensor(name).map_err(|error| error.to_string())?;
@@ -378,6 +408,13 @@ mod tests {
             assert!(matches!(parts.read(0), Err(Error::Damaged { .. })), "byte {place}");
             assert_eq!(parts.missing().unwrap(), [0]);
         }
+    }
+
+    #[test]
+    fn thinned_tables_have_rows_at_even_distances() {
+        let thinned = tables(0..10).thinned(4, &extractor());
+        assert_eq!(thinned.pool, [0.0, 0.5, 2.0, 0.5, 5.0, 0.5, 7.0, 0.5]);
+        assert_eq!(tables(0..10).thinned(10, &extractor()), tables(0..10));
     }
 
     #[test]

@@ -53,6 +53,10 @@ pub struct Report {
     pub reference: SideReport,
     /// The network of the features.
     pub features: ExtractorIdentity,
+    /// The numerics that were asked for: `adm`, `exact` or both.
+    pub modes: Vec<String>,
+    /// How the mode `adm` rounds distances.
+    pub rounding: String,
     /// The metrics.
     pub metrics: Vec<MetricRow>,
     /// What is known to mislead.

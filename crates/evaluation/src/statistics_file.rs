@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use admiral_metrics::adm::{AdmStatistics, Mean};
-use admiral_metrics::{Features, MetricError, Statistics, Sums};
+use admiral_metrics::{Features, MetricError, Sums};
 use admiral_storage::hex;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
@@ -106,6 +106,7 @@ impl StatisticsFile {
         let wrap = |error| Error::Metric { metric: "statistics", error };
         all.add(&tables.pool, tables.spatial.as_deref()).map_err(wrap)?;
         if let Some(labels) = labels {
+            check_size(extractor, labels)?;
             for (class, rows) in rows_of_classes(labels) {
                 let select = |values: &[f32], width: usize| -> Vec<f32> {
                     rows.iter().flat_map(|&row| &values[row * width..(row + 1) * width]).copied().collect()
@@ -238,7 +239,8 @@ impl StatisticsFile {
             Ok(tensor.data().as_chunks().0.iter().map(|&value| f64::from_le_bytes(value)).collect())
         };
         let sums = |prefix: &str, num: u64, width: usize| -> Result<Sums, String> {
-            let triangle = width.checked_mul(width + 1).ok_or("its network has too many features")? / 2;
+            let next = width.checked_add(1).and_then(|next| width.checked_mul(next));
+            let triangle = next.ok_or("its network has too many features")? / 2;
             let (sum, outer) = (vector(format!("{prefix}.sum"), width)?, vector(format!("{prefix}.outer"), triangle)?);
             Sums::from_parts(num, sum, outer).map_err(|error| format!("{prefix}: {error}"))
         };
@@ -283,14 +285,6 @@ impl StatisticsFile {
         })
     }
 
-    /// Returns the statistics of a class.
-    ///
-    /// # Errors
-    /// [`Error::Metric`] if it has fewer than two images.
-    pub fn of_class(&self, class: i64) -> Option<Result<Statistics, MetricError>> {
-        self.classes.get(&class).map(|sums| sums.pool.statistics())
-    }
-
     /// Returns all vectors with their names, in a fixed order.
     fn vectors(&self) -> impl Iterator<Item = (String, &[f64])> {
         let classes = self.classes.iter().map(|(class, sums)| (format!("class.{class}."), sums));
@@ -313,6 +307,21 @@ impl StatisticsFile {
         }
         hex(hash.finalize())
     }
+}
+
+/// Checks that a file with the statistics of each class can be read.
+fn check_size(extractor: &ExtractorIdentity, labels: &[i64]) -> Result<(), Error> {
+    let bytes = |width: usize| 4 * (width as u64) * (width as u64 + 3);
+    let set = bytes(extractor.pool) + extractor.spatial.map_or(0, bytes);
+    let classes = labels.iter().collect::<std::collections::HashSet<_>>().len() as u64;
+    if (classes + 1).saturating_mul(set) < MAX_BYTES {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "the statistics of {classes} classes would need {} GB, and files of at most {} GB are read; leave the classes out",
+        (classes + 1).saturating_mul(set) >> 30,
+        MAX_BYTES >> 30
+    )))
 }
 
 fn bytes_of(values: &[f64]) -> Vec<u8> {

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use admiral_comm::{Ending, agree};
-use admiral_evaluation::{FeatureParts, FeatureSettings, FeatureTables, ImageSet, OpenedSide, PictureShape};
+use admiral_evaluation::{FeatureParts, FeatureTables, ImageSet, OpenedSide, PictureShape};
 use admiral_storage::{Location, Store, StoreOptions};
 use admiral_telemetry::{Metric, MetricSink, ProgressLine};
 
 use crate::context::{RankContext, RunContext};
 use crate::evaluate::{
-    Done, Error, ExtractContext, Extracted, FeatureExtractor, FeatureSource, extract_missing, missing_parts,
+    Done, Error, ExtractContext, Extracted, FeatureExtractor, FeatureSource, extract_missing, missing_parts, parts_of,
 };
 use crate::run_config::RunConfig;
 use crate::stop::Stop;
@@ -110,9 +110,8 @@ pub(super) fn compute(
     let Network { context, extractor } = network;
     let collective = context.collective;
     let is_root = collective.rank() == 0;
-    let settings = FeatureSettings::new(extractor.identity().clone(), images.key(), images.num(), images.shape());
-    let parts = FeatureParts::new(store, settings);
-    let missing = missing_parts(&parts, collective)?;
+    let parts = parts_of(images, &**extractor, store, collective)?;
+    let missing = missing_parts(images, &parts, collective)?;
     if is_root {
         tracing::info!(
             "{} of {} parts of the features of {} are missing; they go to {}",

@@ -145,7 +145,7 @@ fn report(
     println!(
         "{} of them are suspected copies: closeness below {limit:.3}, where {:.1} are expected without copying",
         suspects.len(),
-        QUANTILE * samples.num as f64
+        expected(samples.num, reference.num)
     );
     for &image in suspects.iter().take(LISTED) {
         println!(
@@ -173,6 +173,13 @@ fn report(
         .collect();
     let all = json!({"chosen": chosen, "closeness_limit": limit, "suspects": suspects});
     write(path, all.to_string().as_bytes())
+}
+
+/// Returns the number of samples that are suspected without copying: the share of training images that are at least as close
+/// to another one. Of few training images the closest one is the limit.
+fn expected(samples: u64, references: u64) -> f64 {
+    let position = (QUANTILE * references as f64).floor();
+    samples as f64 * (position + 1.0) / (references as f64 + 1.0)
 }
 
 /// Returns the samples that are closest to a training image, the closest first.

@@ -67,7 +67,12 @@ fn print(description: &Description, conversion: Option<Conversion>) {
     let row = |name: &str, text: &str| println!("{name:<12} {text}");
     row("file", description.kind.as_deref().unwrap_or("-"));
     row("sha256", description.sha256.as_deref().unwrap_or("-"));
-    row("known", description.known.unwrap_or("no: its SHA-256 is not that of a published file that Admiral knows"));
+    row(
+        "known",
+        description
+            .known
+            .unwrap_or("cannot be told: Admiral knows the SHA-256 of the file of pytorch-fid and torch-fidelity only"),
+    );
     row("fingerprint", &description.fingerprint);
     row(
         "last layer",

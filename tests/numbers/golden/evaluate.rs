@@ -74,11 +74,13 @@ fn shape_of(images: &Tensor) -> [usize; 3] {
     [size[1] as usize, size[2] as usize, size[3] as usize]
 }
 
-fn vector<T>(case: &Case, name: &str) -> Result<Vec<T>, String>
+/// Returns the values of a tensor. `None` if the case does not have it.
+fn vector<T>(case: &Case, name: &str) -> Result<Option<Vec<T>>, String>
 where
     Vec<T>: TryFrom<Tensor>,
 {
-    case.tensor(name)?.flatten(0, -1).shallow_clone().try_into().map_err(|_| format!("{name} has another type"))
+    let Ok(tensor) = case.tensor(name) else { return Ok(None) };
+    tensor.flatten(0, -1).shallow_clone().try_into().map(Some).map_err(|_| format!("{name} has another type"))
 }
 
 pub fn check(case: &Case) -> Outcome {
@@ -164,13 +166,13 @@ fn check_rows(case: &Case, generated: &Features<'_>, reference: &Features<'_>, s
     close("nearest", &Tensor::from_slice(&places), case.tensor("nearest")?, 0.0)?;
     let k = case.config["k"].as_u64().ok_or("the configuration holds no k")? as usize;
     for (set, table) in [("generated", generated), ("reference", reference)] {
-        if let Ok(expected) = vector::<f64>(case, &format!("exact.radii.{set}")) {
+        if let Some(expected) = vector::<f64>(case, &format!("exact.radii.{set}"))? {
             // The case has squared distances.
             for (found, expected) in radii(table, k).map_err(error)?.into_iter().zip(expected) {
                 near(&format!("exact.radii.{set}"), found, expected, FINGERPRINT)?;
             }
         }
-        if let Ok(expected) = vector::<f32>(case, &format!("half.radii.{set}")) {
+        if let Some(expected) = vector::<f32>(case, &format!("half.radii.{set}"))? {
             let found = half::radii(table, k, half::BLOCK).map_err(error)?;
             let differing = found.iter().zip(&expected).filter(|(found, expected)| found != expected).count();
             // Distances are differences of norms, which are rounded to float16.
@@ -204,7 +206,7 @@ fn spacing_of_half(value: f32) -> f32 {
 
 /// The Inception Score of ten pieces in the order of the case.
 fn check_pieces(case: &Case, logits: &Features<'_>) -> Outcome {
-    let Ok(order) = vector::<i64>(case, "isc.permutation") else { return Ok(()) };
+    let Some(order) = vector::<i64>(case, "isc.permutation")? else { return Ok(()) };
     let order: Vec<usize> = order.into_iter().map(|image| image as usize).collect();
     let spread = inception_score_of_pieces(logits, &order, 10).map_err(|error| error.to_string())?;
     check_metric(case, "exact", "inception_score_10_mean", Some(spread.mean), ADM)?;

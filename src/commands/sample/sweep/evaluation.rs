@@ -2,7 +2,8 @@
 
 use admiral_comm::{Ending, agree};
 use admiral_evaluation::{MeasureOptions, Report};
-use admiral_storage::Store;
+use admiral_storage::{Store, hex};
+use sha2::{Digest, Sha256};
 
 use crate::commands::compute::DeviceOptions;
 use crate::commands::evaluate::{Network, NetworkOptions, compared, open_side, open_work};
@@ -17,6 +18,8 @@ use super::table::Evaluated;
 /// those of the reference are computed once.
 pub(super) struct CellEvaluation<'a> {
     settings: SweepEvaluation,
+    /// What the metrics depend on besides the settings: the weights of the network, and the reference.
+    fingerprint: String,
     options: NetworkOptions,
     network: Network<'a>,
     store: Store,
@@ -63,8 +66,12 @@ impl<'a> CellEvaluation<'a> {
             )))
         };
         agree(rank.collective, same, Error::exit_code)?;
+        let images = reference.images.as_ref().map(|images| images.key() + &images.stamp());
+        let statistics = reference.statistics.as_ref().map(|statistics| &statistics.sha256);
+        let all = serde_json::json!([network.extractor.identity(), images, statistics]);
+        let fingerprint = hex(Sha256::digest(all.to_string()));
         let store = open_work(options.work.as_deref(), &spec.out, rank)?;
-        Ok(Self { settings: settings.clone(), options, network, store, rank })
+        Ok(Self { settings: settings.clone(), fingerprint, options, network, store, rank })
     }
 
     /// Evaluates the images of the job at a location. Every rank calls it.
@@ -81,10 +88,16 @@ impl<'a> CellEvaluation<'a> {
             .map_or(Evaluation::Stopped, |report| Evaluation::Finished(report.map(|report| self.evaluated(&report)))))
     }
 
+    /// Returns whether an earlier evaluation is of the same network and reference.
+    pub(super) fn is_same(&self, evaluated: &Evaluated) -> bool {
+        (&evaluated.settings, &evaluated.fingerprint) == (&self.settings, &self.fingerprint)
+    }
+
     fn evaluated(&self, report: &Report) -> Evaluated {
         let metric = |name: &String| Some((name.clone(), report.value(name).filter(|value| value.is_finite())?));
         Evaluated {
             settings: self.settings.clone(),
+            fingerprint: self.fingerprint.clone(),
             metrics: report.metrics.iter().filter_map(|row| metric(&row.name)).collect(),
             report: serde_json::to_value(report).unwrap_or_default(),
         }

@@ -78,7 +78,8 @@ fn sweep_of(spec: &SweepSpec, stop: &Stop, rank: RankContext<'_>) -> Result<Exit
     };
 
     let is_root = collective.rank() == 0;
-    let opened = if is_root { open_table(spec, &stores, &mut planned).map(Some) } else { Ok(None) };
+    let opened =
+        if is_root { open_table(spec, evaluation.as_ref(), &stores, &mut planned).map(Some) } else { Ok(None) };
     let store = agree(collective, opened, code)?;
     let width = planned.iter().map(|cell| cell.row.name.len()).max().unwrap_or(0);
     if is_root {
@@ -206,14 +207,19 @@ fn check_shapes(planned: &[PlannedCell<'_>], columns: u64) -> Result<(), Error> 
 
 /// Opens the location of the table, and takes the speeds, and evaluations with the same settings, from the table of an
 /// earlier start.
-fn open_table(spec: &SweepSpec, stores: &StoreOptions, planned: &mut [PlannedCell<'_>]) -> Result<Store, Error> {
+fn open_table(
+    spec: &SweepSpec,
+    evaluation: Option<&CellEvaluation<'_>>,
+    stores: &StoreOptions,
+    planned: &mut [PlannedCell<'_>],
+) -> Result<Store, Error> {
     let location = Location::parse(&spec.out).map_err(admiral_samples::Error::from)?;
     let store = Store::create(&location, stores).map_err(admiral_samples::Error::from)?;
     let earlier = table::read(&store)?;
     for PlannedCell { row, .. } in planned {
         let Some(same) = earlier.iter().find(|other| other.is_same(row)) else { continue };
         row.images_per_second = same.images_per_second;
-        let is_wanted = |evaluated: &Evaluated| spec.evaluate.as_ref() == Some(&evaluated.settings);
+        let is_wanted = |evaluated: &Evaluated| evaluation.is_some_and(|evaluation| evaluation.is_same(evaluated));
         row.evaluated = same.evaluated.clone().filter(is_wanted);
     }
     Ok(store)

@@ -31,6 +31,8 @@ const METRICS: [(&str, &str); 5] =
 pub(super) struct Evaluated {
     /// What the images were evaluated with.
     pub(super) settings: SweepEvaluation,
+    /// What the metrics depend on besides the settings: the digest of the network and of the reference.
+    pub(super) fingerprint: String,
     /// The metrics by name. One without a value is left out.
     pub(super) metrics: BTreeMap<String, f64>,
     /// The report: what was compared with what, with fingerprints, and warnings.
@@ -198,6 +200,7 @@ pub(super) fn write_picture(store: &Store, rows: &[Row], columns: u64, stores: &
 #[cfg(test)]
 pub(super) fn test_row(metrics: &[(&str, f64)]) -> Row {
     let evaluated = Evaluated {
+        fingerprint: String::new(),
         settings: SweepEvaluation { reference: "reference.npz".into(), ..SweepEvaluation::default() },
         metrics: metrics.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
         report: serde_json::json!({"warnings": []}),
