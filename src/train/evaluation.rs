@@ -6,10 +6,11 @@ use std::path::Path;
 use admiral_checkpoint::{Evaluation, WeightsEvaluation};
 use admiral_comm::{Collective, Ending, Phase, agree};
 use admiral_evaluation::{
-    ExtractorIdentity, FeatureParts, FeatureSettings, FeatureTables, ImageSet, MeasureOptions, OpenedSide,
-    PictureShape, Report, Side, digest_of_pixels, measure,
+    FeatureParts, FeatureSettings, FeatureTables, ImageSet, MeasureOptions, OpenedSide, PictureShape, Report, Side,
+    digest_of_pixels, measure,
 };
 use admiral_random::Stream;
+use admiral_statistics::ExtractorIdentity;
 use admiral_storage::{Location, Store, StoreOptions, hex};
 use serde_json::json;
 use sha2::{Digest, Sha256};

@@ -6,10 +6,9 @@ use admiral_metrics::{
     half, inception_score_of_logits, inception_score_of_pieces, kernel_distance_of_subsets, kernel_inception_distance,
     precision_recall, random_order,
 };
+use admiral_statistics::{ExtractorIdentity, GivenStatistics};
 
 use crate::error::Error;
-use crate::given::GivenStatistics;
-use crate::identity::ExtractorIdentity;
 use crate::parts::FeatureTables;
 use crate::report::{MetricRow, REPORT_VERSION, Report, SideReport, warnings};
 use crate::side::OpenedSide;
