@@ -372,6 +372,19 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_another_writer_is_read() {
+        let bytes = include_bytes!("../../../fuzz/seeds/statistics/classes.safetensors");
+        let file = StatisticsFile::from_bytes(bytes, "file").unwrap();
+        assert_eq!(
+            (file.extractor.clone(), file.num(), file.pixels.as_slice()),
+            (extractor(), 6, &["ab".to_owned()][..])
+        );
+        assert_eq!(file.classes.keys().copied().collect::<Vec<i64>>(), [0, 1]);
+        assert_eq!(file.all, statistics(0..6, None).all);
+        assert_eq!(file.given().unwrap().pool.statistics().width(), 3);
+    }
+
+    #[test]
     fn widths_without_a_triangle_are_refused() {
         for width in [usize::MAX, usize::MAX - 1, 1 << 33] {
             let mut file = statistics(0..3, None);
