@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use admiral_samples::read_labels;
+use admiral_npz::Npz;
 use admiral_telemetry::{Metric, MetricSink, ProgressLine};
 use clap::Args;
 use tch::Tensor;
@@ -91,7 +91,7 @@ impl LabelOptions {
         };
         let labels = match (&self.labels, self.labels_from.as_deref(), found) {
             (Some(classes), ..) => Labels::Cycle(classes.as_slice().into()),
-            (_, Some(file), _) => table(read_labels(file, "arr_1")?, num, &file.display().to_string())?.0,
+            (_, Some(file), _) => table(Npz::open(file)?.labels("arr_1")?, num, &file.display().to_string())?.0,
             (_, _, Some(classes)) => table(classes, num, option)?.0,
             (_, _, None) => {
                 return refuse(format!(

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use admiral_comm::{Ending, ExitCode, agree};
-use admiral_samples::npz_of;
+use admiral_npz::npz_of;
 use admiral_storage::StoreOptions;
 use admiral_telemetry::write_file;
 use clap::Args;

@@ -1,6 +1,6 @@
 //! Features of images by an Admiral classifier. They suit data that Inception knows nothing of, such as garments in gray.
 
-use admiral_evaluation::ExtractorIdentity;
+use admiral_statistics::ExtractorIdentity;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::model::{Encoder, Network, Params, Task};

@@ -29,6 +29,12 @@ pub enum Error {
     Operation(#[from] ops::Error),
 }
 
+impl From<admiral_statistics::Error> for Error {
+    fn from(error: admiral_statistics::Error) -> Self {
+        Self::Evaluation(error.into())
+    }
+}
+
 impl From<ContextError> for Error {
     fn from(error: ContextError) -> Self {
         Self::Sample(error.into())

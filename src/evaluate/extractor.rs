@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use admiral_evaluation::ExtractorIdentity;
+use admiral_statistics::ExtractorIdentity;
 use tch::Tensor;
 
 use super::error::Error;

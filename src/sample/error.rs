@@ -45,6 +45,12 @@ pub enum Error {
     Bug(String),
 }
 
+impl From<admiral_npz::Error> for Error {
+    fn from(error: admiral_npz::Error) -> Self {
+        Self::Output(error.into())
+    }
+}
+
 impl From<ContextError> for Error {
     fn from(error: ContextError) -> Self {
         match error {

@@ -56,6 +56,22 @@ impl Error {
     }
 }
 
+impl From<admiral_npz::Error> for Error {
+    fn from(error: admiral_npz::Error) -> Self {
+        Self::Samples(error.into())
+    }
+}
+
+impl From<admiral_statistics::Error> for Error {
+    fn from(error: admiral_statistics::Error) -> Self {
+        match error {
+            admiral_statistics::Error::Refused(reason) => Self::Refused(reason),
+            admiral_statistics::Error::File { file, reason } => Self::File { file, reason },
+            admiral_statistics::Error::Metric(error) => Self::Metric { metric: "statistics", error },
+        }
+    }
+}
+
 impl From<admiral_storage::Error> for Error {
     fn from(error: admiral_storage::Error) -> Self {
         Self::Samples(error.into())

@@ -6,14 +6,12 @@ use admiral_metrics::{
     half, inception_score_of_logits, inception_score_of_pieces, kernel_distance_of_subsets, kernel_inception_distance,
     precision_recall, random_order,
 };
+use admiral_statistics::{ExtractorIdentity, GivenStatistics};
 
 use crate::error::Error;
-use crate::given::GivenStatistics;
-use crate::identity::ExtractorIdentity;
 use crate::parts::FeatureTables;
 use crate::report::{MetricRow, REPORT_VERSION, Report, SideReport, warnings};
 use crate::side::OpenedSide;
-use crate::statistics_file::StatisticsFile;
 
 /// One side of a comparison, with its features.
 #[derive(Debug)]
@@ -45,7 +43,7 @@ impl Side {
         let Some(tables) = self.tables else { return Ok(self) };
         let statistics = match self.statistics {
             Some(statistics) => statistics,
-            None => StatisticsFile::of(extractor, &tables, None)?.given()?,
+            None => tables.statistics(extractor, None)?.given()?,
         };
         Ok(Self { tables: Some(tables.thinned(num, extractor)), statistics: Some(statistics), ..self })
     }

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+use admiral_statistics::{ExtractorIdentity, StatisticsFile};
 use admiral_storage::{Store, hex};
 use bytes::Bytes;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -11,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
-use crate::identity::ExtractorIdentity;
 
 /// The number of images in a part. A part has 20 MB with the features of Inception.
 pub const PART_IMAGES: u64 = 1000;
@@ -130,6 +130,14 @@ impl FeatureTables {
         let (spatial, logits) = (optional(extractor.spatial)?, optional(extractor.classes)?);
         let pixels = String::from_utf8(rest.to_vec()).ok()?;
         Some(Self { num, pool, spatial, logits, pixels })
+    }
+
+    /// Computes the statistics of the images; with `labels` also those of each class.
+    ///
+    /// # Errors
+    /// [`Error::Metric`] if a feature is not finite.
+    pub fn statistics(&self, extractor: &ExtractorIdentity, labels: Option<&[i64]>) -> Result<StatisticsFile, Error> {
+        Ok(StatisticsFile::of(extractor, &self.pixels, (&self.pool, self.spatial.as_deref()), labels)?)
     }
 
     fn table(&self, name: &str) -> Option<&[f32]> {

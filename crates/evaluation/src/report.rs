@@ -2,9 +2,8 @@
 
 use std::fmt::Write as _;
 
+use admiral_statistics::ExtractorIdentity;
 use serde::{Deserialize, Serialize};
-
-use crate::identity::ExtractorIdentity;
 
 /// The version of the report.
 pub const REPORT_VERSION: u32 = 1;

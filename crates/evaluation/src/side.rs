@@ -3,15 +3,13 @@
 use std::path::Path;
 
 use admiral_metrics::adm::{AdmStatistics, Mean};
-use admiral_samples::{FloatArray, read_floats};
+use admiral_npz::{FloatArray, Npz};
+use admiral_statistics::{ExtractorIdentity, GivenStatistics, StatisticsFile};
 use admiral_storage::{StoreOptions, hex};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
-use crate::given::GivenStatistics;
-use crate::identity::ExtractorIdentity;
 use crate::images::{ImageSet, PictureShape};
-use crate::statistics_file::StatisticsFile;
 
 /// One side of a comparison, before its features are computed.
 #[derive(Debug)]
@@ -85,8 +83,8 @@ impl OpenedSide {
 }
 
 fn has_array(path: &Path, key: &str) -> bool {
-    // Any error other than that of a missing array is told when the images are opened.
-    !matches!(read_floats(path, key), Ok(None))
+    // An error is told when the images are opened.
+    Npz::open(path).map_or(true, |npz| npz.keys().any(|found| found == key))
 }
 
 /// Reads the statistics of an npz file of the published form. Returns `None` if it has none.
@@ -94,9 +92,10 @@ fn has_array(path: &Path, key: &str) -> bool {
 /// # Errors
 /// If an array has another form, or one of a pair is missing.
 fn npz_statistics(path: &Path) -> Result<Option<GivenStatistics>, Error> {
+    let npz = Npz::open(path)?;
     let mut hash = Sha256::new();
     let mut read = |mean: &str, covariance: &str| -> Result<Option<AdmStatistics>, Error> {
-        let (first, second) = (read_floats(path, mean)?, read_floats(path, covariance)?);
+        let (first, second) = (npz.floats(mean)?, npz.floats(covariance)?);
         let (Some(first), Some(second)) = (&first, &second) else {
             if first.is_some() || second.is_some() {
                 let (there, missing) = if first.is_some() { (mean, covariance) } else { (covariance, mean) };

@@ -196,6 +196,15 @@ impl Error {
     }
 }
 
+impl From<admiral_npz::Error> for Error {
+    fn from(error: admiral_npz::Error) -> Self {
+        match error {
+            admiral_npz::Error::File { file, reason } => Self::Npz { file, reason },
+            admiral_npz::Error::NoLabels { file, key, found } => Self::NoLabels { file, key, found },
+        }
+    }
+}
+
 impl From<admiral_storage::Error> for Error {
     fn from(error: admiral_storage::Error) -> Self {
         use admiral_storage::Error as Storage;

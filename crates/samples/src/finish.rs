@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use admiral_npz::Archive;
 use admiral_storage::{never, upload_stream};
 use bytes::Bytes;
 use crc32fast::Hasher;
@@ -11,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::job::{Job, folder_of};
 use crate::layout::{MANIFEST, is_assembled, part_file};
-use crate::npz::Archive;
 use crate::parts::{PartRecord, label_bytes};
 use crate::settings::{JobSettings, SCHEMA_VERSION, pretty, versioned};
 use crate::staging;

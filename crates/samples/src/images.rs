@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::path::Path;
 
+use admiral_npz::NpzImages;
 use admiral_storage::{Location, Store, StoreOptions};
 
 use crate::error::Error;
 use crate::job::Job;
-use crate::npz::NpzImages;
 use crate::parts::{Part, sha256_of};
 
 /// The name of the array with labels in the files of jobs and in the published sample files.
@@ -76,7 +76,7 @@ impl Images {
     /// [`Error::Npz`] if there are not that many images, or the file is damaged; [`Error::Damaged`]; [`Error::Store`].
     pub fn read(&mut self, images: Range<u64>) -> Result<Vec<u8>, Error> {
         let (job, last) = match self {
-            Self::Npz(npz) => return npz.read(images),
+            Self::Npz(npz) => return Ok(npz.read(images)?),
             Self::Job { job, last } => (job, last),
         };
         let settings = job.settings();
@@ -105,7 +105,7 @@ impl Images {
     /// [`Error::NoLabels`] if there are none; the errors of [`read`](Self::read).
     pub fn labels(&self) -> Result<Vec<i64>, Error> {
         match self {
-            Self::Npz(images) => images.labels(LABELS),
+            Self::Npz(images) => Ok(images.labels(LABELS)?),
             Self::Job { job, .. } => job.labels(),
         }
     }

@@ -13,8 +13,7 @@
 //! | `png/000012.png`, `png/0207_000012.png` | optional: an image; 207 is its label |
 //!
 //! - [`Job`] begins or continues a job, writes its parts, and finishes it. [`parts_of_rank`] divides the missing parts.
-//! - [`NpzImages`], [`read_labels`] and [`read_floats`] read npz files, [`npz_of`] makes one of numbers. [`Images`] reads images of an npz
-//!   file or of another job.
+//! - [`Images`] reads images of an npz file or of another job.
 //! - [`Latents`] and [`LatentsWriter`] read and write the latents of images.
 
 mod error;
@@ -23,7 +22,6 @@ mod images;
 mod job;
 mod latents;
 mod layout;
-mod npz;
 mod parts;
 mod png;
 mod settings;
@@ -35,6 +33,5 @@ pub use images::{Images, LABELS};
 pub use job::Job;
 pub use latents::{Encoding, Latents, LatentsWriter};
 pub use layout::{missing_parts, parts_of_rank};
-pub use npz::{FloatArray, NpzImages, npz_of, read_floats, read_labels};
 pub use parts::{Part, PartRecord};
 pub use settings::{JobSettings, MAX_PART_BYTES, SCHEMA_VERSION};

@@ -1,6 +1,7 @@
 //! Writes and reads the parts of a job. Each is an npz file that NumPy reads on its own, and a marker beside it that is
 //! written last. A part without its marker does not count.
 
+use admiral_npz::Archive;
 use admiral_storage::hex;
 use bytes::Bytes;
 use crc32fast::Hasher;
@@ -10,7 +11,6 @@ use sha2::{Digest, Sha256};
 use crate::error::Error;
 use crate::job::Job;
 use crate::layout::{MANIFEST, marker_file, part_file};
-use crate::npz::Archive;
 use crate::settings::{JobSettings, SCHEMA_VERSION, pretty, versioned};
 
 /// The marker of a part: what its file contains.

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use admiral_contract::printable_json;
+use admiral_npz::Archive;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{Difference, Error};
-use crate::npz::Archive;
 
 /// The version of the files `job.json`, `manifest.json` and of the markers of parts.
 pub const SCHEMA_VERSION: u32 = 1;

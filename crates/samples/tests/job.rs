@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use admiral_samples::{Error, Images, Job, JobSettings, NpzImages, parts_of_rank, read_labels};
+use admiral_samples::{Error, Images, Job, JobSettings, parts_of_rank};
 use admiral_storage::{InjectedFaults, Location, Store, StoreOptions};
 
 use crate::s3::{S3, python};
@@ -350,79 +350,4 @@ fn png_files_have_the_pixels() {
 
 fn image_pixels(png: &[u8]) -> Vec<u8> {
     image::load_from_memory(png).unwrap().to_rgb8().into_raw()
-}
-
-/// Writes files as NumPy does.
-const WRITE: &str = r#"
-import sys
-import numpy as np
-from pathlib import Path
-folder = Path(sys.argv[1])
-images = (np.arange(420) * 7 % 251).astype(np.uint8).reshape(7, 4, 5, 3)
-np.savez(folder / "stored.npz", images, np.arange(7) * 100)
-np.savez_compressed(folder / "compressed.npz", images, (np.arange(7) * 100).astype(np.int32))
-np.savez(folder / "named.npz", images, classes=np.arange(7).astype(np.uint8))
-np.savez(folder / "fortran.npz", np.asfortranarray(images))
-np.savez(folder / "float.npz", images.astype(np.float32))
-np.savez(folder / "flat.npz", images.reshape(-1))
-np.savez(folder / "labels.npz", arr_1=np.arange(7) - 3)
-np.savez(folder / "floats.npz", arr_1=np.arange(7.0))
-np.savez(folder / "none.npz", images[:0])
-"#;
-
-#[test]
-fn files_of_numpy_are_read_or_refused() {
-    let root = tempfile::tempdir().unwrap();
-    run_python(WRITE, &[root.path().to_str().unwrap()]);
-    let path = |name: &str| root.path().join(format!("{name}.npz"));
-    let all: Vec<u8> = (0..3).flat_map(|part| drawn(&settings(), part).0).collect();
-    for name in ["stored", "compressed"] {
-        let mut images = NpzImages::open(&path(name)).unwrap();
-        assert_eq!(images.labels("arr_1").unwrap(), [0, 100, 200, 300, 400, 500, 600]);
-        for range in [0..2, 2..7, 3..4, 5..7, 0..7] {
-            let (start, end) = (range.start as usize * 60, range.end as usize * 60);
-            assert!(images.read(range).unwrap() == all[start..end], "{name}");
-        }
-    }
-    assert!(NpzImages::open(&path("none")).unwrap().read(0..0).unwrap().is_empty());
-    assert_eq!(read_labels(&path("named"), "classes").unwrap(), [0, 1, 2, 3, 4, 5, 6]);
-    assert_eq!(read_labels(&path("labels"), "arr_1").unwrap(), [-3, -2, -1, 0, 1, 2, 3]);
-    let error = read_labels(&path("named"), "arr_1").unwrap_err();
-    assert!(matches!(error, Error::NoLabels { found, .. } if found.contains("classes")));
-    for (name, found) in [
-        ("fortran", "Fortran order"),
-        ("float", "<f4"),
-        ("flat", "[420]"),
-        ("labels", "no array arr_0"),
-        ("missing", "cannot be opened"),
-    ] {
-        let error = NpzImages::open(&path(name)).unwrap_err().to_string();
-        assert!(error.contains(found), "{error}");
-    }
-    let error = read_labels(&path("floats"), "arr_1").unwrap_err().to_string();
-    assert!(error.contains("<f8"), "{error}");
-}
-
-#[test]
-fn damaged_npz_files_are_errors() {
-    let root = tempfile::tempdir().unwrap();
-    complete(&in_folder(root.path()));
-    let whole = std::fs::read(root.path().join("samples_7x4x5x3.npz")).unwrap();
-    let read = |bytes: Vec<u8>| {
-        let mut images = NpzImages::from_bytes(bytes.into(), "file")?;
-        images.read(0..3)?;
-        images.read(3..7)?;
-        images.labels("arr_1")
-    };
-    assert_eq!(read(whole.clone()).unwrap().len(), 7);
-    // Any byte may differ, and the file may end anywhere: there is no panic, and no changed pixel stays unnoticed.
-    // After the headers of zip and npy.
-    let pixels = 187..187 + 420;
-    for place in 0..whole.len() {
-        let mut changed = whole.clone();
-        changed[place] ^= 0x11;
-        let result = read(changed);
-        assert!(result.is_err() || !pixels.contains(&place), "{place}");
-        assert!(read(whole[..place].to_vec()).is_err(), "{place}");
-    }
 }

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use admiral_comm::{Ending, ExitCode, agree};
-use admiral_evaluation::{ImageSet, StatisticsFile};
+use admiral_evaluation::ImageSet;
+use admiral_statistics::StatisticsFile;
 use admiral_telemetry::write_file;
 
 use crate::context::RankContext;
@@ -33,7 +34,7 @@ pub(super) fn run(options: &StatisticsOptions, stop: &Stop, rank: RankContext<'_
         if collective.rank() != 0 {
             return Ok(());
         }
-        let file = StatisticsFile::of(network.extractor.identity(), &read(&parts)?, labels.as_deref())?;
+        let file = read(&parts)?.statistics(network.extractor.identity(), labels.as_deref())?;
         write(&file, &options.out)
     };
     agree(collective, write(), code)?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use admiral_samples::read_labels;
+use admiral_npz::Npz;
 use admiral_storage::hex;
 use serde_json::{Value, json};
 
@@ -37,7 +37,7 @@ pub(super) fn for_job(
         (Some(classes), _, _) => (Labels::Cycle(classes.as_slice().into()), json!({"in_turn": classes})),
         (_, Some(Classes::Balanced), _) => (Labels::balanced(num_classes), json!("balanced")),
         (_, _, Some("data")) => as_frequent_as_in_the_data(config, seed)?,
-        (_, _, Some(file)) => table(read_labels(Path::new(file), "arr_1")?, num, file)?,
+        (_, _, Some(file)) => table(Npz::open(Path::new(file))?.labels("arr_1")?, num, file)?,
         (_, None, None) if start.classes.is_some() => {
             let classes = start.classes.clone().unwrap_or_default();
             table(classes, num, if start.latents.is_some() { "--latents" } else { "--low-res" })?

@@ -8,8 +8,8 @@ mod resize;
 
 use std::path::Path;
 
-use admiral_evaluation::ExtractorIdentity;
 use admiral_inception::{Weights, how_to_get};
+use admiral_statistics::ExtractorIdentity;
 use tch::{Device, Kind, Tensor};
 
 use super::error::Error;

@@ -2,11 +2,10 @@
 
 use admiral::evaluate::inception::Inception;
 use admiral::evaluate::{FeatureExtractor, append_features};
-use admiral_evaluation::{
-    ExtractorIdentity, FeatureTables, MeasureOptions, OpenedSide, PictureShape, Report, Side, measure,
-};
+use admiral_evaluation::{FeatureTables, MeasureOptions, OpenedSide, PictureShape, Report, Side, measure};
 use admiral_inception::Weights;
 use admiral_metrics::{Features, half, inception_score_of_pieces, kernel_distance_of_given_subsets, nearest, radii};
+use admiral_statistics::ExtractorIdentity;
 use admiral_storage::StoreOptions;
 use serde_json::Value;
 use tch::Tensor;

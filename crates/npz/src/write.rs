@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crc32fast::Hasher;
 
-use super::header;
+use crate::header;
 
 const LOCAL_HEADER: u32 = 0x0403_4b50;
 const CENTRAL_HEADER: u32 = 0x0201_4b50;
@@ -92,34 +92,45 @@ impl Member {
 
 /// The layout of an npz file: all its bytes except the values.
 #[derive(Debug)]
-pub(crate) struct Archive {
+pub struct Archive {
     members: Vec<Member>,
 }
 
 impl Archive {
     /// The layout of a file with `num` images of `shape` (height, width, channels), and their labels if there are any.
     /// `pixels` and `labels` are the checksums of their bytes.
-    pub(crate) fn samples(num: u64, shape: [usize; 3], pixels: Hasher, labels: Option<Hasher>) -> Self {
+    #[must_use]
+    pub fn samples(num: u64, shape: [usize; 3], pixels: Hasher, labels: Option<Hasher>) -> Self {
         let [height, width, channels] = shape.map(|side| side as u64);
         let mut members = vec![Member::new("arr_0.npy", "|u1", &[num, height, width, channels], 1, &pixels)];
         members.extend(labels.map(|labels| Member::new("arr_1.npy", "<i8", &[num], 8, &labels)));
         Self { members }
     }
 
-    /// Returns the bytes before the values of array `index`. They follow those of the array before.
-    pub(crate) fn before(&self, index: usize) -> Vec<u8> {
+    /// Returns the bytes before the values of array `index`: 0 for the images, 1 for the labels. They follow the values of the
+    /// array before.
+    ///
+    /// # Panics
+    /// If there is no such array.
+    #[must_use]
+    pub fn before(&self, index: usize) -> Vec<u8> {
         self.members[index].before_data()
     }
 
     /// Returns where the values of array `index` are in the file.
-    pub(crate) fn data(&self, index: usize) -> Range<u64> {
+    ///
+    /// # Panics
+    /// If there is no such array.
+    #[must_use]
+    pub fn data(&self, index: usize) -> Range<u64> {
         let before: u64 = self.members[..index].iter().map(entry_bytes).sum();
         let end = before + entry_bytes(&self.members[index]);
         end - self.members[index].data_bytes..end
     }
 
     /// Returns the bytes after the values of the last array.
-    pub(crate) fn end(&self) -> Vec<u8> {
+    #[must_use]
+    pub fn end(&self) -> Vec<u8> {
         let mut bytes = Fields::default();
         let mut offset = 0;
         for member in &self.members {
@@ -166,7 +177,8 @@ impl Archive {
     }
 
     /// Returns the length of the file in bytes.
-    pub(crate) fn length(&self) -> u64 {
+    #[must_use]
+    pub fn length(&self) -> u64 {
         self.members.iter().map(entry_bytes).sum::<u64>() + self.end().len() as u64
     }
 }

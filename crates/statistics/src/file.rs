@@ -5,7 +5,6 @@ use std::path::Path;
 
 use admiral_metrics::adm::{AdmStatistics, Mean};
 use admiral_metrics::{Features, MetricError, Sums};
-use admiral_storage::hex;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -13,7 +12,6 @@ use sha2::{Digest, Sha256};
 use crate::error::Error;
 use crate::given::GivenStatistics;
 use crate::identity::ExtractorIdentity;
-use crate::parts::FeatureTables;
 
 /// The key of the metadata, and the version of the file.
 const KEY: &str = "admiral_statistics";
@@ -97,29 +95,32 @@ struct Header {
 }
 
 impl StatisticsFile {
-    /// Computes the statistics of images; with `labels` also those of each class.
+    /// Computes the statistics of images from their features, float32, row by row; with `labels` also those of each class.
+    /// `pixels` is the digest of the images' pixels.
     ///
     /// # Errors
     /// [`Error::Metric`] if a feature is not finite.
-    pub fn of(extractor: &ExtractorIdentity, tables: &FeatureTables, labels: Option<&[i64]>) -> Result<Self, Error> {
+    pub fn of(
+        extractor: &ExtractorIdentity,
+        pixels: &str,
+        (pool, spatial): (&[f32], Option<&[f32]>),
+        labels: Option<&[i64]>,
+    ) -> Result<Self, Error> {
         let (mut all, mut classes) = (SetSums::new(extractor), BTreeMap::new());
-        let wrap = |error| Error::Metric { metric: "statistics", error };
-        all.add(&tables.pool, tables.spatial.as_deref()).map_err(wrap)?;
+        all.add(pool, spatial)?;
         if let Some(labels) = labels {
             check_size(extractor, labels)?;
             for (class, rows) in rows_of_classes(labels) {
                 let select = |values: &[f32], width: usize| -> Vec<f32> {
                     rows.iter().flat_map(|&row| &values[row * width..(row + 1) * width]).copied().collect()
                 };
-                let pool = select(&tables.pool, extractor.pool);
-                let spatial =
-                    tables.spatial.as_ref().zip(extractor.spatial).map(|(values, width)| select(values, width));
+                let spatial = spatial.zip(extractor.spatial).map(|(values, width)| select(values, width));
                 let mut sums = SetSums::new(extractor);
-                sums.add(&pool, spatial.as_deref()).map_err(wrap)?;
+                sums.add(&select(pool, extractor.pool), spatial.as_deref())?;
                 classes.insert(class, sums);
             }
         }
-        let pixels = vec![tables.pixels.clone()];
+        let pixels = vec![pixels.to_owned()];
         let mut file =
             Self { extractor: extractor.clone(), pixels, all, classes, name: String::new(), sha256: String::new() };
         file.sha256 = file.digest();
@@ -152,10 +153,9 @@ impl StatisticsFile {
                 if self.classes.is_empty() { &other.name } else { &self.name }
             )));
         }
-        let wrap = |error| Error::Metric { metric: "statistics", error };
-        self.all.merge(&other.all).map_err(wrap)?;
+        self.all.merge(&other.all)?;
         for (class, sums) in &other.classes {
-            self.classes.entry(*class).or_insert_with(|| SetSums::new(&self.extractor)).merge(sums).map_err(wrap)?;
+            self.classes.entry(*class).or_insert_with(|| SetSums::new(&self.extractor)).merge(sums)?;
         }
         self.pixels.extend(other.pixels.iter().cloned());
         self.sha256 = self.digest();
@@ -256,8 +256,9 @@ impl StatisticsFile {
         let classes = classes.collect::<Result<_, String>>()?;
         let (extractor, pixels, sha256) = (header.extractor.clone(), header.pixels, header.sha256);
         let file = Self { extractor, pixels, all, classes, name: name.to_owned(), sha256 };
-        if file.digest() != file.sha256 {
-            return Err("it is damaged: its SHA-256 differs".into());
+        let sha256 = file.digest();
+        if sha256 != file.sha256 {
+            return Err(format!("it is damaged: its values have the SHA-256 {sha256}, and it states another"));
         }
         Ok(file)
     }
@@ -265,13 +266,12 @@ impl StatisticsFile {
     /// Returns mean and covariance of all images.
     ///
     /// # Errors
-    /// [`Error::Metric`] if there are fewer than two images.
+    /// [`Error::Metric`] if there are fewer than two images, or the values are not those of features.
     pub fn given(&self) -> Result<GivenStatistics, Error> {
         let moments = |sums: &Sums| -> Result<AdmStatistics, MetricError> {
             let statistics = sums.statistics()?;
             AdmStatistics::given(Mean::Float64(statistics.mean().to_vec()), &statistics.covariance())
         };
-        let moments = |sums| moments(sums).map_err(|error| Error::Metric { metric: "statistics", error });
         Ok(GivenStatistics {
             pool: moments(&self.all.pool)?,
             spatial: self.all.spatial.as_ref().map(moments).transpose()?,
@@ -305,7 +305,7 @@ impl StatisticsFile {
         for (class, sums) in &self.classes {
             hash.update(format!("{class} {}\n", sums.pool.num()));
         }
-        hex(hash.finalize())
+        format!("{:x}", hash.finalize())
     }
 }
 
@@ -339,6 +339,8 @@ fn rows_of_classes(labels: &[i64]) -> BTreeMap<i64, Vec<usize>> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::ops::Range;
+
     use super::*;
 
     fn extractor() -> ExtractorIdentity {
@@ -352,21 +354,19 @@ mod tests {
         }
     }
 
-    fn tables(images: std::ops::Range<u64>) -> FeatureTables {
-        let value = |image: u64, feature: u64| ((image * 7 + feature * 3) % 11) as f32 - 4.0;
-        FeatureTables {
-            num: images.end - images.start,
-            pool: images.clone().flat_map(|image| (0..3).map(move |feature| value(image, feature))).collect(),
-            spatial: Some(images.clone().flat_map(|image| (3..5).map(move |feature| value(image, feature))).collect()),
-            logits: None,
-            pixels: format!("{images:?}"),
-        }
+    fn statistics(images: Range<u64>, labels: Option<&[i64]>) -> StatisticsFile {
+        let features = |features: Range<u64>| -> Vec<f32> {
+            let value = |image: u64, feature: u64| ((image * 7 + feature * 3) % 11) as f32 - 4.0;
+            images.clone().flat_map(|image| features.clone().map(move |feature| value(image, feature))).collect()
+        };
+        let (pool, spatial) = (features(0..3), features(3..5));
+        StatisticsFile::of(&extractor(), &format!("{images:?}"), (&pool, Some(&spatial)), labels).unwrap()
     }
 
     #[test]
     fn a_file_is_read_as_it_was_written_and_damage_is_found() {
         let labels: Vec<i64> = (0..20).map(|image| image % 3).collect();
-        let file = StatisticsFile::of(&extractor(), &tables(0..20), Some(&labels)).unwrap();
+        let file = statistics(0..20, Some(&labels));
         let bytes = file.to_bytes().unwrap();
         let read = StatisticsFile::from_bytes(&bytes, "").unwrap();
         assert_eq!(read, file);
@@ -380,13 +380,36 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_another_writer_is_read() {
+        let bytes = include_bytes!("../../../fuzz/seeds/statistics/classes.safetensors");
+        let file = StatisticsFile::from_bytes(bytes, "file").unwrap();
+        assert_eq!(
+            (file.extractor.clone(), file.num(), file.pixels.as_slice()),
+            (extractor(), 6, &["ab".to_owned()][..])
+        );
+        assert_eq!(file.classes.keys().copied().collect::<Vec<i64>>(), [0, 1]);
+        assert_eq!(file.all, statistics(0..6, None).all);
+        assert_eq!(file.given().unwrap().pool.statistics().width(), 3);
+    }
+
+    #[test]
+    fn widths_without_a_triangle_are_refused() {
+        for width in [usize::MAX, usize::MAX - 1, 1 << 33] {
+            let mut file = statistics(0..3, None);
+            file.extractor.pool = width;
+            let error = StatisticsFile::from_bytes(&file.to_bytes().unwrap(), "file").unwrap_err().to_string();
+            assert!(error.starts_with("file: its network has too many features"), "{error}");
+        }
+    }
+
+    #[test]
     fn merged_parts_are_the_whole() {
-        let whole = StatisticsFile::of(&extractor(), &tables(0..30), None).unwrap();
-        let mut merged = StatisticsFile::of(&extractor(), &tables(0..11), None).unwrap();
-        merged.merge(&StatisticsFile::of(&extractor(), &tables(11..30), None).unwrap()).unwrap();
+        let whole = statistics(0..30, None);
+        let mut merged = statistics(0..11, None);
+        merged.merge(&statistics(11..30, None)).unwrap();
         // The values are whole numbers, so that sums are exact.
         assert_eq!(merged.all, whole.all);
-        let again = StatisticsFile::of(&extractor(), &tables(0..11), None).unwrap();
+        let again = statistics(0..11, None);
         assert!(merged.merge(&again).unwrap_err().to_string().contains("counts once"));
         let mut other = again;
         other.extractor.weights = "01".into();

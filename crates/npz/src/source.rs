@@ -80,3 +80,32 @@ impl Seek for Window {
         Ok(self.position - self.start)
     }
 }
+
+/// Reads a part of a source, and no more than a number of bytes in all, wherever they are and however often.
+#[derive(Debug)]
+pub(crate) struct Limited {
+    window: Window,
+    left: u64,
+}
+
+impl Limited {
+    pub(crate) fn new(window: Window, limit: u64) -> Self {
+        Self { window, left: limit }
+    }
+}
+
+impl Read for Limited {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.window.read(buffer)?;
+        let left = self.left.checked_sub(read as u64);
+        // Once it is reached, every further read fails.
+        self.left = left.unwrap_or(0);
+        left.map(|_| read).ok_or_else(|| io::Error::other("it is too large"))
+    }
+}
+
+impl Seek for Limited {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.window.seek(to)
+    }
+}

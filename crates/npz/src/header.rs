@@ -2,6 +2,8 @@
 
 use std::io::Read;
 
+use crate::error::shown;
+
 /// The first bytes of every npy file.
 const MAGIC: &[u8] = b"\x93NUMPY";
 
@@ -11,10 +13,13 @@ const ALIGNMENT: usize = 64;
 /// The longest header that is read, in bytes. That of an array of numbers has about 100.
 const MAX_BYTES: usize = 1 << 16;
 
+/// The largest number of dimensions that are read. NumPy has no arrays with more.
+const MAX_DIMENSIONS: usize = 64;
+
 /// The type and shape of an array.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NpyHeader {
-    /// The type of an element, for example `|u1` or `<i8`.
+    /// The type of an element, for example `|u1` or `<i8`. One that is not read may be shortened for messages.
     pub(crate) descr: String,
     /// Whether the first dimension varies fastest.
     pub(crate) fortran_order: bool,
@@ -68,7 +73,11 @@ pub(crate) fn read(reader: &mut impl Read) -> Result<NpyHeader, String> {
     let text = exactly(length)?;
     let text = String::from_utf8(text).map_err(|_| "its header is not text".to_owned())?;
     let (descr, fortran_order, shape) =
-        parse(&text).ok_or_else(|| format!("its header is not that of an array of numbers: {:.200}", text.trim()))?;
+        parse(&text).ok_or_else(|| format!("its header is not that of an array of numbers: {}", shown(text.trim())))?;
+    if shape.len() > MAX_DIMENSIONS {
+        return Err(format!("it has {} dimensions; at most {MAX_DIMENSIONS} are read", shape.len()));
+    }
+    let descr = shown(&descr);
     Ok(NpyHeader { descr, fortran_order, shape, length: (MAGIC.len() + 2 + length_bytes + length) as u64 })
 }
 
