@@ -213,7 +213,8 @@ pub fn measure(
         features: extractor.clone(),
         modes: [("adm", options.adm), ("exact", options.exact)]
             .into_iter()
-            .filter_map(|(mode, is_asked)| is_asked.then(|| mode.to_owned()))
+            .filter(|(_, is_asked)| *is_asked)
+            .map(|(mode, _)| mode.to_owned())
             .collect(),
         rounding: format!("float16, in blocks of {}; a block that overflows in float32", half::BLOCK),
         metrics: rows.rows,
@@ -245,6 +246,13 @@ fn features<'a>(
 }
 
 fn distance(rows: &mut Rows, name: &'static str, how: &str, left: &Moments, right: &Moments) -> Result<(), Error> {
+    if let (Some(adm_left), Some(adm_right), true) =
+        (&left.adm, &right.adm, left.exact.is_some() && right.exact.is_some())
+    {
+        let both = adm::both_frechet_distances(adm_left, adm_right);
+        let [adm, exact] = [0, 1].map(|mode| both.clone().map(|both| both[mode]));
+        return rows.add(name, how, Some(adm), Some(exact));
+    }
     let adm = left.adm.as_ref().zip(right.adm.as_ref()).map(|(left, right)| adm::frechet_distance(left, right));
     let exact = left.exact.as_ref().zip(right.exact.as_ref()).map(|(left, right)| frechet_distance(left, right));
     rows.add(name, how, adm, exact)

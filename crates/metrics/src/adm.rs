@@ -67,15 +67,29 @@ pub fn statistics(features: &Features<'_>) -> Result<AdmStatistics, MetricError>
 /// # Errors
 /// As for [`frechet_distance`](super::frechet_distance).
 pub fn frechet_distance(left: &AdmStatistics, right: &AdmStatistics) -> Result<f64, MetricError> {
+    Ok(between_means(left, right) + distance_of_covariances(&left.statistics, &right.statistics)?)
+}
+
+/// Returns [`frechet_distance`] and the distance in float64, for the time of one: both have the same covariances.
+///
+/// # Errors
+/// As for [`frechet_distance`](super::frechet_distance).
+pub fn both_frechet_distances(left: &AdmStatistics, right: &AdmStatistics) -> Result<[f64; 2], MetricError> {
     let covariances = distance_of_covariances(&left.statistics, &right.statistics)?;
-    let between = match (&left.mean, &right.mean) {
+    let means = left.statistics.mean().iter().zip(right.statistics.mean());
+    let exact: f64 = means.map(|(a, b)| (a - b) * (a - b)).sum();
+    Ok([between_means(left, right) + covariances, exact + covariances])
+}
+
+/// Returns the square distance of the means. That of two means in float32 is computed in float32.
+fn between_means(left: &AdmStatistics, right: &AdmStatistics) -> f64 {
+    match (&left.mean, &right.mean) {
         (Mean::Float32(left), Mean::Float32(right)) => {
             let squares: Vec<f32> = left.iter().zip(right).map(|(a, b)| (a - b) * (a - b)).collect();
             f64::from(sum(&squares))
         }
         (left, right) => left.to_float64().iter().zip(right.to_float64()).map(|(a, b)| (a - b) * (a - b)).sum(),
-    };
-    Ok(between + covariances)
+    }
 }
 
 /// Returns the inception score of logits `[num, classes]`, all in float32: the mean over pieces of `split` consecutive
@@ -158,6 +172,15 @@ mod tests {
         assert_eq!(single, f64::from((near - far) * (near - far)));
         let double = frechet_distance(&at(Mean::Float64(vec![0.1])), &at(Mean::Float32(vec![far]))).unwrap();
         assert_eq!(double, (0.1 - 1000.0) * (0.1 - 1000.0));
+    }
+
+    #[test]
+    fn both_distances_are_those_that_are_computed_alone() {
+        let values = [[1.0, 4.0, 2.0, 0.0, 0.5, 3.0], [2.0, 1.0, 0.0, 6.0, 4.5, 1.0]];
+        let [left, right] = values.map(|values| statistics(&Features::new(&values, 2).unwrap()).unwrap());
+        let exact = crate::frechet_distance(left.statistics(), right.statistics()).unwrap();
+        let both = both_frechet_distances(&left, &right).unwrap();
+        assert_eq!(both, [frechet_distance(&left, &right).unwrap(), exact]);
     }
 
     #[test]

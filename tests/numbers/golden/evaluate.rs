@@ -4,7 +4,10 @@ use admiral::evaluate::inception::Inception;
 use admiral::evaluate::{FeatureExtractor, append_features};
 use admiral_evaluation::{FeatureTables, MeasureOptions, OpenedSide, PictureShape, Report, Side, measure};
 use admiral_inception::Weights;
-use admiral_metrics::{Features, half, inception_score_of_pieces, kernel_distance_of_given_subsets, nearest, radii};
+use admiral_metrics::{
+    Features, MetricError, adm, half, inception_score_of_logits, inception_score_of_pieces,
+    kernel_distance_of_given_subsets, nearest, radii,
+};
 use admiral_statistics::ExtractorIdentity;
 use admiral_storage::StoreOptions;
 use serde_json::Value;
@@ -125,31 +128,25 @@ pub fn check(case: &Case) -> Outcome {
 /// The metrics that a report has.
 fn check_metrics(case: &Case, samples: &Side, reference: &Side, identity: &ExtractorIdentity) -> Outcome {
     let neighbors = case.config["k"].as_u64().ok_or("the configuration holds no k")? as usize;
-    for split in [5000, 64, 50] {
-        let options = MeasureOptions { neighbors, split, ..MeasureOptions::default() };
-        let report = measure(samples, reference, identity, &options).map_err(|error| error.to_string())?;
-        let score = if split == 5000 { "inception_score".into() } else { format!("inception_score_split_{split}") };
-        for mode in ["adm", "exact"] {
-            check_metric(case, mode, &score, value(&report, "inception_score", mode), ADM)?;
-        }
-        if split != 5000 {
-            continue;
-        }
-        for name in ["fid", "sfid"] {
-            check_metric(case, "exact", name, value(&report, name, "exact"), EXACT)?;
-            check_metric(case, "adm", name, value(&report, name, "adm"), ADM)?;
-        }
-        check_metric(case, "exact", "kid_all", value(&report, "kid", "exact"), KID)?;
-        let numbers = [samples, reference].map(|side| side.tables.as_ref().map_or(1, |tables| tables.num) as f64);
-        for (name, number) in ["precision", "recall"].into_iter().zip(numbers) {
-            check_metric(case, "exact", name, value(&report, name, "exact"), 0.0)?;
-            let found = value(&report, name, "adm").ok_or("adm has no precision")?;
-            for (mode, pictures) in ["half", "adm"].into_iter().zip(PICTURES) {
-                let expected = case.config[mode][name].as_f64().ok_or_else(|| format!("there is no {mode}.{name}"))?;
-                let difference = (found - expected).abs() * number;
-                if difference > pictures + 1e-6 {
-                    return Err(format!("{name} is {found}, {mode} has {expected}: {difference} pictures"));
-                }
+    let options = MeasureOptions { neighbors, only_main: true, ..MeasureOptions::default() };
+    let report = measure(samples, reference, identity, &options).map_err(|error| error.to_string())?;
+    for mode in ["adm", "exact"] {
+        check_metric(case, mode, "inception_score", value(&report, "inception_score", mode), ADM)?;
+    }
+    for name in ["fid", "sfid"] {
+        check_metric(case, "exact", name, value(&report, name, "exact"), EXACT)?;
+        check_metric(case, "adm", name, value(&report, name, "adm"), ADM)?;
+    }
+    check_metric(case, "exact", "kid_all", value(&report, "kid", "exact"), KID)?;
+    let numbers = [samples, reference].map(|side| side.tables.as_ref().map_or(1, |tables| tables.num) as f64);
+    for (name, number) in ["precision", "recall"].into_iter().zip(numbers) {
+        check_metric(case, "exact", name, value(&report, name, "exact"), 0.0)?;
+        let found = value(&report, name, "adm").ok_or("adm has no precision")?;
+        for (mode, pictures) in ["half", "adm"].into_iter().zip(PICTURES) {
+            let expected = case.config[mode][name].as_f64().ok_or_else(|| format!("there is no {mode}.{name}"))?;
+            let difference = (found - expected).abs() * number;
+            if difference > pictures + 1e-6 {
+                return Err(format!("{name} is {found}, {mode} has {expected}: {difference} pictures"));
             }
         }
     }
@@ -159,7 +156,7 @@ fn check_metrics(case: &Case, samples: &Side, reference: &Side, identity: &Extra
 /// What the case holds for each picture.
 /// `steps` is by how much distances in float16 may differ.
 fn check_rows(case: &Case, generated: &Features<'_>, reference: &Features<'_>, steps: f32) -> Outcome {
-    let error = |error: admiral_metrics::MetricError| error.to_string();
+    let error = |error: MetricError| error.to_string();
     let places: Vec<i64> =
         nearest(generated, reference).map_err(error)?.into_iter().map(|place| place as i64).collect();
     close("nearest", &Tensor::from_slice(&places), case.tensor("nearest")?, 0.0)?;
@@ -203,8 +200,13 @@ fn spacing_of_half(value: f32) -> f32 {
     (value.log2().floor() - 10.0).exp2()
 }
 
-/// The Inception Score of ten pieces in the order of the case.
+/// The Inception Score of pieces of other sizes, and of ten pieces in the order of the case.
 fn check_pieces(case: &Case, logits: &Features<'_>) -> Outcome {
+    for split in [64, 50] {
+        let (name, text) = (format!("inception_score_split_{split}"), |error: MetricError| error.to_string());
+        check_metric(case, "adm", &name, Some(adm::inception_score(logits, split).map_err(text)?), ADM)?;
+        check_metric(case, "exact", &name, Some(inception_score_of_logits(logits, split).map_err(text)?), ADM)?;
+    }
     let Some(order) = vector::<i64>(case, "isc.permutation")? else { return Ok(()) };
     let order: Vec<usize> = order.into_iter().map(|image| image as usize).collect();
     let spread = inception_score_of_pieces(logits, &order, 10).map_err(|error| error.to_string())?;

@@ -31,7 +31,7 @@ pub(super) enum Evaluation {
     /// The ranks were asked to stop.
     Stopped,
     /// It is finished. Rank 0 has the result.
-    Finished(Option<Evaluated>),
+    Finished(Option<Box<Evaluated>>),
 }
 
 impl<'a> CellEvaluation<'a> {
@@ -84,8 +84,9 @@ impl<'a> CellEvaluation<'a> {
         let (adm, exact) = (self.settings.mode == Numerics::Adm, self.settings.mode == Numerics::Exact);
         let measured = MeasureOptions { adm, exact, only_main: true, ..MeasureOptions::default() };
         let report = compared(samples, reference, &measured, &self.network, &self.store, stop)?;
-        Ok(report
-            .map_or(Evaluation::Stopped, |report| Evaluation::Finished(report.map(|report| self.evaluated(&report)))))
+        Ok(report.map_or(Evaluation::Stopped, |report| {
+            Evaluation::Finished(report.map(|report| Box::new(self.evaluated(&report))))
+        }))
     }
 
     /// Returns whether an earlier evaluation is of the same network and reference.

@@ -101,7 +101,7 @@ fn sweep_of(spec: &SweepSpec, stop: &Stop, rank: RankContext<'_>) -> Result<Exit
             // The speed is not lost if the evaluation is interrupted.
             agree(collective, write_table(store.as_ref(), &rows), code)?;
             match evaluation.of(&row.location, stop).map_err(|ending| naming(&cells[index], ending))? {
-                Evaluation::Finished(evaluated) => row.evaluated = evaluated,
+                Evaluation::Finished(evaluated) => row.evaluated = evaluated.map(|evaluated| *evaluated),
                 Evaluation::Stopped => return Ok(ExitCode::Preempted),
             }
             rows[index] = (row.clone(), true);

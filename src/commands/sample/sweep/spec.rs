@@ -275,7 +275,7 @@ mod tests {
             let spec: SweepSpec = admiral_config::load(&file, &[]).unwrap_or_else(|error| panic!("{error}"));
             let name = file.file_stem().unwrap().to_str().unwrap();
             assert_eq!(spec.out, format!("runs/reproduce/sweeps/{name}"));
-            assert!(spec.evaluate.is_some() && spec.num % spec.batch_size.unwrap() == 0, "{name}");
+            assert!(spec.evaluate.is_some() && spec.num.is_multiple_of(spec.batch_size.unwrap()), "{name}");
         }
     }
 
