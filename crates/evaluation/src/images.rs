@@ -54,10 +54,15 @@ impl ImageSet {
             || path.join("job.json").exists();
         if !is_samples {
             let source = if path.is_file() { SourceKind::Idx } else { SourceKind::Folder };
-            let classes = if path.is_file() { ClassSource::None } else { ClassSource::Folder };
-            let data = DataConfig { source, path: location.to_owned(), classes, ..DataConfig::default() };
-            // Without validation images, the seed is not used.
-            return Self::of_source(location, admiral_data::open(&data, 0)?.train, pictures);
+            let open = |classes| {
+                let data = DataConfig { source, path: location.to_owned(), classes, ..DataConfig::default() };
+                // Without validation images, the seed is not used.
+                admiral_data::open(&data, 0)
+            };
+            // Pictures that lie directly in the folder have no classes.
+            let with_classes = if path.is_file() { None } else { open(ClassSource::Folder).ok() };
+            let sources = with_classes.map_or_else(|| open(ClassSource::None), Ok)?;
+            return Self::of_source(location, sources.train, pictures);
         }
         let images = Images::open(location, options)?;
         let (shape, num) = (images.shape(), images.num());
@@ -230,4 +235,35 @@ const BYTES_AT_ONCE: usize = 1 << 26;
 #[must_use]
 pub fn images_of_bytes(shape: [usize; 3]) -> u64 {
     (BYTES_AT_ONCE / shape.iter().product::<usize>().max(1)).max(1) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A PNG of one gray pixel.
+    const PNG: &[u8] = &[
+        137, 80, 78, 71, 13, 10, 26, 10, 0, 0, 0, 13, 73, 72, 68, 82, 0, 0, 0, 1, 0, 0, 0, 1, 8, 0, 0, 0, 0, 58, 126,
+        155, 85, 0, 0, 0, 10, 73, 68, 65, 84, 120, 156, 99, 104, 0, 0, 0, 130, 0, 129, 221, 67, 106, 244, 0, 0, 0, 0,
+        73, 69, 78, 68, 174, 66, 96, 130,
+    ];
+
+    #[test]
+    fn pictures_lie_in_a_folder_or_in_folders_of_classes() {
+        let shape = PictureShape { size: None, channels: 3 };
+        let (flat, tree) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for class in ["cat", "dog"] {
+            std::fs::write(flat.path().join(format!("{class}.png")), PNG).unwrap();
+            std::fs::create_dir(tree.path().join(class)).unwrap();
+            std::fs::write(tree.path().join(class).join("1.png"), PNG).unwrap();
+        }
+        let open = |folder: &tempfile::TempDir| {
+            ImageSet::open(folder.path().to_str().unwrap(), shape, &StoreOptions::default()).unwrap()
+        };
+        let (mut flat, tree) = (open(&flat), open(&tree));
+        assert_eq!((flat.num(), flat.shape(), flat.labels().unwrap()), (2, [1, 1, 3], None));
+        assert_eq!(tree.labels().unwrap(), Some(vec![0, 1]));
+        assert_eq!(flat.read(0..2).unwrap().len(), 6);
+    }
 }
