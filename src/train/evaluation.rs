@@ -8,7 +8,6 @@ use admiral_comm::{Collective, CollectiveError, Ending, Phase, agree, any};
 use admiral_evaluation::{
     FeatureTables, ImageSet, MeasureOptions, OpenedSide, PictureShape, Report, Side, digest_of_pixels, measure,
 };
-use admiral_random::Stream;
 use admiral_storage::{Location, Store, StoreOptions, hex};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -21,9 +20,10 @@ use crate::evaluate::{
     parts_of,
 };
 use crate::run_config::{EvaluationConfig, RunConfig, SamplingConfig};
-use crate::sample::{Guidance, ImageBatches, Labels, SampleRequest, Stage, Stages, Weights, gather_batches};
+use crate::sample::{ImageBatches, Labels, SampleRequest, Stage, Stages, gather_batches};
 use crate::stop::Stop;
 
+use super::drawing;
 use super::error::TrainError;
 use super::session::Session;
 
@@ -72,9 +72,7 @@ impl Evaluator {
         let file = config.inception.as_ref().map(Path::new).or(context.environment.inception.as_deref());
         let extractor = FeatureSource::new(&config.features, file, None).open(&stores, context)?;
         let side = agree(collective, open_reference(session, &*extractor, &stores), code)?;
-        let solver = run.sampling.solver_plan(&run.diffusion);
-        let solver = solver.map_err(|error| Error::Refused(format!("sampling.{}: {error}", error.field())));
-        let solver = agree(collective, solver, code)?;
+        let solver = agree(collective, drawing::solver(run), TrainError::exit_code)?;
         let location = config.work.clone().unwrap_or_else(|| folder.join(FOLDER).display().to_string());
         let store = Location::parse(&location).and_then(|location| Store::create(&location, &stores));
         let store = store.map_err(|error| Error::from(admiral_evaluation::Error::from(error)));
@@ -133,16 +131,7 @@ impl Evaluator {
         let mut results = Vec::new();
         for (number, (name, params)) in weights.into_iter().enumerate() {
             context.phases.enter(Phase::Sample, number);
-            let stage = Stage {
-                model: Weights { network: &session.state.trainer.network, params: &params },
-                kernels: &context.kernels,
-                solver: &self.solver,
-                guidance: Guidance::None,
-                noise_temperature: 1.0,
-                stream: Stream::Sampling,
-                size: run.model.image_size,
-                channels: run.model.image_channels,
-            };
+            let stage = drawing::stage(session, context, &params, &self.solver);
             let Some(tables) = self.drawn(stage, run, context.collective, stop)? else { return Ok(Vec::new()) };
             let Some(reference) = &self.reference else { continue };
             let location = format!("step {} of {name}", session.state.trainer.counters.step);

@@ -1,14 +1,12 @@
 //! The sample grid of a run, drawn with the first average.
 
-use admiral_random::Stream;
 use admiral_telemetry::Grid;
 
 use crate::context::RunContext;
 use crate::model::Task;
-use crate::sample::{
-    GivenImages, Guidance, Labels, SampleRequest, Stage, Stages, Weights, gather_images, grid_labels, low_res_examples,
-};
+use crate::sample::{GivenImages, Labels, SampleRequest, Stages, gather_images, grid_labels, low_res_examples};
 
+use super::drawing;
 use super::error::TrainError;
 use super::session::Session;
 
@@ -25,9 +23,7 @@ pub fn draw_grid(session: &Session, context: &RunContext<'_>) -> Result<Option<G
     let memory = &session.state.trainer.memory;
     let params = if config.optimizer.ema_rates.is_empty() { memory.master_params() } else { memory.ema_params(0) };
     let sampling = &config.sampling;
-    let solver = sampling
-        .solver_plan(&config.diffusion)
-        .map_err(|error| TrainError::Refused(format!("sampling.{}: {error}", error.field())))?;
+    let solver = drawing::solver(config)?;
     let (labels, count) = grid_labels(config.model.num_classes, sampling.samples_per_class, sampling.max_classes);
     let (low_res, labels) = match (config.task, config.model.small_size) {
         (Task::SuperResolution, Some(small)) => {
@@ -39,17 +35,7 @@ pub fn draw_grid(session: &Session, context: &RunContext<'_>) -> Result<Option<G
     };
     let batch_size = sampling.batch_size;
     let mut request = SampleRequest { seed: config.run.seed, labels, count, latents: None, low_res, batch_size };
-    let first = Stage {
-        model: Weights { network: &session.state.trainer.network, params: &params },
-        kernels: &context.kernels,
-        solver: &solver,
-        guidance: Guidance::None,
-        noise_temperature: 1.0,
-        // As in `admiral sample`.
-        stream: if config.task == Task::SuperResolution { Stream::Upsampling } else { Stream::Sampling },
-        size: config.model.image_size,
-        channels: config.model.image_channels,
-    };
+    let first = drawing::stage(session, context, &params, &solver);
     let stages = Stages { first, upsampler: None };
     let is_root = context.collective.rank() == 0;
     let image_bytes: usize = stages.image_shape().iter().product();

@@ -3,6 +3,7 @@
 mod begin;
 mod class_dropout;
 mod curves;
+mod drawing;
 mod error;
 mod evaluation;
 mod evaluation_records;

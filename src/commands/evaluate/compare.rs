@@ -3,16 +3,15 @@
 use std::path::Path;
 
 use admiral_comm::{Ending, ExitCode, Phase, agree};
-use admiral_evaluation::{MeasureOptions, OpenedSide, Report, Side, measure};
+use admiral_evaluation::{FeatureParts, MeasureOptions, OpenedSide, Report, Side, measure};
 use admiral_storage::Store;
-use admiral_telemetry::write_file;
 
 use crate::context::RankContext;
 use crate::evaluate::Error;
 use crate::stop::Stop;
 
 use super::super::model_options::check_out;
-use super::features::{Network, compute, open_side, open_work};
+use super::features::{Network, compute, open_side, open_work, write};
 use super::options::{EvaluateOptions, Mode};
 
 /// Compares the sets and prints the result. Every rank calls it.
@@ -42,12 +41,14 @@ pub(super) fn run(
     let Some(report) = compared(samples, reference, &measured, &network, &store, stop)? else {
         return Ok(ExitCode::Preempted);
     };
-    let Some(report) = report else {
-        agree(collective, Ok::<_, Error>(()), code)?;
-        return Ok(ExitCode::Finished);
+    // Rank 0 has the report.
+    if let Some(report) = &report {
+        print!("{}", report.table());
+    }
+    let written = match (&report, &options.out) {
+        (Some(report), Some(out)) => write_report(report, out),
+        _ => Ok(()),
     };
-    print!("{}", report.table());
-    let written = options.out.as_deref().map_or(Ok(()), |out| write(&report, out));
     agree(collective, written, code)?;
     Ok(ExitCode::Finished)
 }
@@ -80,7 +81,7 @@ pub(in crate::commands) fn compared(
     network.context.phases.enter(Phase::Sample, 0);
     let measured = if collective.rank() == 0 {
         let read = sides.into_iter().map(|(side, parts)| {
-            let tables = parts.as_ref().map(super::features::read).transpose()?;
+            let tables = parts.as_ref().map(FeatureParts::read_all).transpose()?;
             Ok(Side::new(side, tables))
         });
         read.collect::<Result<Vec<Side>, Error>>().and_then(|sides| {
@@ -111,8 +112,7 @@ fn check_shapes(samples: &OpenedSide, reference: &OpenedSide) -> Result<(), Erro
     Ok(())
 }
 
-fn write(report: &Report, out: &Path) -> Result<(), Error> {
+fn write_report(report: &Report, out: &Path) -> Result<(), Error> {
     let text = serde_json::to_vec_pretty(report).map_err(|error| Error::Refused(error.to_string()))?;
-    write_file(out, &text)
-        .map_err(|source| Error::Refused(format!("--out: {}: {source}; write it somewhere else", out.display())))
+    write(out, &text)
 }

@@ -1,17 +1,18 @@
 //! The features of the images that are compared: computed on all ranks, and kept for the next comparison.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use admiral_comm::{Ending, agree};
-use admiral_evaluation::{FeatureParts, FeatureTables, ImageSet, OpenedSide, PictureShape};
+use admiral_evaluation::{FeatureParts, ImageSet, OpenedSide, PictureShape};
 use admiral_storage::{Location, Store, StoreOptions};
-use admiral_telemetry::{Metric, MetricSink, ProgressLine};
+use admiral_telemetry::{Metric, MetricSink, ProgressLine, write_file};
 
 use crate::context::{RankContext, RunContext};
 use crate::evaluate::{
     Done, Error, ExtractContext, Extracted, FeatureExtractor, FeatureSource, extract_missing, missing_parts, parts_of,
 };
 use crate::run_config::RunConfig;
+use crate::sample;
 use crate::stop::Stop;
 
 use super::super::model_options::PROGRESS_INTERVAL;
@@ -39,14 +40,14 @@ impl<'a> Network<'a> {
     }
 
     /// Returns how pictures become images for this network.
-    pub(super) fn pictures(&self, options: &NetworkOptions) -> PictureShape {
+    fn pictures(&self, options: &NetworkOptions) -> PictureShape {
         let size = options.size.map(|size| size as usize).or(self.extractor.image_size());
         PictureShape { size, channels: self.extractor.channels() }
     }
 }
 
 /// Returns how stores are reached.
-pub(super) fn stores(rank: RankContext<'_>) -> StoreOptions {
+fn stores(rank: RankContext<'_>) -> StoreOptions {
     StoreOptions { s3: rank.environment.s3.clone(), ..StoreOptions::default() }
 }
 
@@ -73,6 +74,20 @@ pub(in crate::commands) fn open_side(
     ]);
     agree(collective, check_same(&described, collective).map_err(Error::from), code)?;
     Ok(opened)
+}
+
+/// Opens the images at a location. Every rank calls it.
+///
+/// # Errors
+/// When nothing is there.
+pub(super) fn open_images(
+    location: &str,
+    network: &Network<'_>,
+    options: &NetworkOptions,
+    rank: RankContext<'_>,
+) -> Result<ImageSet, Ending> {
+    let opened = ImageSet::open(location, network.pictures(options), &stores(rank)).map_err(Error::from);
+    agree(rank.collective, opened, Error::exit_code)
 }
 
 /// Opens the store in which features are kept: `work`, or a folder beside the images. Every rank calls it.
@@ -137,10 +152,11 @@ pub(super) fn compute(
     })
 }
 
-/// Reads all features, on rank 0 only.
+/// Writes a file that the user asked for.
 ///
 /// # Errors
-/// When a file is damaged, or the store refuses.
-pub(super) fn read(parts: &FeatureParts) -> Result<FeatureTables, Error> {
-    Ok(parts.read_all()?)
+/// When it cannot be written.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let file = |source| sample::Error::File { path: path.display().to_string(), source };
+    Ok(write_file(path, bytes).map_err(file)?)
 }

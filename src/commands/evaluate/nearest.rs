@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use admiral_comm::{Ending, ExitCode, agree};
 use admiral_evaluation::{FeatureTables, ImageSet};
 use admiral_metrics::{CopyAudit, Features, Neighbor, copy_audit, nearest_k};
-use admiral_telemetry::{Grid, write_file};
+use admiral_telemetry::Grid;
 use clap::Args;
 use serde_json::json;
 
@@ -14,7 +14,7 @@ use crate::evaluate::Error;
 use crate::stop::Stop;
 
 use super::super::model_options::check_out;
-use super::features::{Network, compute, open_work, read, stores};
+use super::features::{Network, compute, open_images, open_work, write};
 use super::options::NetworkOptions;
 
 /// The pixels between two images of the picture.
@@ -63,10 +63,7 @@ pub(super) fn run(options: &NearestOptions, stop: &Stop, rank: RankContext<'_>) 
         .and_then(|()| options.json.as_deref().map_or(Ok(()), |path| check_out(path, "json")));
     agree(collective, outs.map_err(Error::from), code)?;
     let network = Network::open(&options.network, rank)?;
-    let open = |location: &str| {
-        let opened = ImageSet::open(location, network.pictures(&options.network), &stores(rank));
-        agree(collective, opened.map_err(Error::from), code)
-    };
+    let open = |location: &str| open_images(location, &network, &options.network, rank);
     let mut sets = [open(&options.samples)?, open(&options.reference)?];
     agree(collective, check(&sets, options), code)?;
     let store = open_work(options.network.work.as_deref(), &options.samples, rank)?;
@@ -80,7 +77,7 @@ pub(super) fn run(options: &NearestOptions, stop: &Stop, rank: RankContext<'_>) 
             return Ok(());
         }
         let width = network.extractor.identity().pool;
-        let [samples, reference] = [read(&parts[0])?, read(&parts[1])?];
+        let [samples, reference] = [parts[0].read_all()?, parts[1].read_all()?];
         report(options, &mut sets, &samples, &reference, width)
     };
     agree(collective, compare(), code)?;
@@ -210,11 +207,6 @@ fn draw(
     let columns = options.neighbors as usize + 1;
     let png = Grid::of(&pixels, samples.shape(), columns, PADDING).and_then(|grid| grid.png());
     write(&options.out, &png.map_err(|error| Error::Refused(error.to_string()))?)
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    write_file(path, bytes)
-        .map_err(|source| Error::Refused(format!("{}: {source}; write it somewhere else", shown(path))))
 }
 
 fn shown(path: &Path) -> String {

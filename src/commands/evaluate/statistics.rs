@@ -5,14 +5,13 @@ use std::path::Path;
 use admiral_comm::{Ending, ExitCode, agree};
 use admiral_evaluation::ImageSet;
 use admiral_statistics::StatisticsFile;
-use admiral_telemetry::write_file;
 
 use crate::context::RankContext;
 use crate::evaluate::Error;
 use crate::stop::Stop;
 
 use super::super::model_options::check_out;
-use super::features::{Network, compute, open_work, read, stores};
+use super::features::{self, Network, compute, open_images, open_work};
 use super::options::{MergeOptions, StatisticsOptions};
 
 /// Computes the statistics of images and writes them. Every rank calls it.
@@ -23,9 +22,7 @@ pub(super) fn run(options: &StatisticsOptions, stop: &Stop, rank: RankContext<'_
     let (collective, code) = (rank.collective, Error::exit_code);
     agree(collective, check_out(&options.out, "safetensors").map_err(Error::from), code)?;
     let network = Network::open(&options.network, rank)?;
-    let pictures = network.pictures(&options.network);
-    let opened = ImageSet::open(&options.images, pictures, &stores(rank)).map_err(Error::from);
-    let mut images = agree(collective, opened, code)?;
+    let mut images = open_images(&options.images, &network, &options.network, rank)?;
     let labels = if options.per_class { labels_of(&images).map(Some) } else { Ok(None) };
     let labels = agree(collective, labels, code)?;
     let store = open_work(options.network.work.as_deref(), &options.images, rank)?;
@@ -34,7 +31,7 @@ pub(super) fn run(options: &StatisticsOptions, stop: &Stop, rank: RankContext<'_
         if collective.rank() != 0 {
             return Ok(());
         }
-        let file = read(&parts)?.statistics(network.extractor.identity(), labels.as_deref())?;
+        let file = parts.read_all()?.statistics(network.extractor.identity(), labels.as_deref())?;
         write(&file, &options.out)
     };
     agree(collective, write(), code)?;
@@ -72,8 +69,7 @@ pub(super) fn merge(options: &MergeOptions, rank: RankContext<'_>) -> Result<Exi
 
 /// Writes a file and says so.
 fn write(file: &StatisticsFile, out: &Path) -> Result<(), Error> {
-    let written = write_file(out, &file.to_bytes()?);
-    written.map_err(|source| Error::Refused(format!("--out: {}: {source}; write it somewhere else", out.display())))?;
+    features::write(out, &file.to_bytes()?)?;
     println!("{}: statistics of {} images, by {}", out.display(), file.num(), file.extractor.shown());
     Ok(())
 }
