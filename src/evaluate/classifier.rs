@@ -1,4 +1,5 @@
-//! Features of images by an Admiral classifier. They suit data that Inception knows nothing of, such as garments in gray.
+//! Features of images by an Admiral classifier. They suit images unlike those that Inception was trained on, such as grayscale
+//! pictures of garments.
 
 use admiral_statistics::ExtractorIdentity;
 use tch::{Device, Kind, Tensor, no_grad};

@@ -30,7 +30,7 @@ use super::session::Session;
 /// The folder of stored features in a run's folder.
 const FOLDER: &str = "evaluation";
 
-/// The most images of a reference. Their features have 1.6 GB with Inception.
+/// The most images of a reference. With Inception, their features take 2 GB of memory on rank 0.
 const MAX_REFERENCE: u64 = 100_000;
 
 /// What the run is evaluated with.
