@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use crc32fast::Hasher;
@@ -13,7 +14,7 @@ use zip::{CompressionMethod, ZipArchive};
 
 use crate::error::{Error, shown};
 use crate::header::{self, NpyHeader};
-use crate::source::{Limited, Source};
+use crate::source::{Limited, ReadAt, Source};
 
 /// The first bytes of every zip archive that is not empty.
 const MAGIC: [u8; 4] = *b"PK\x03\x04";
@@ -39,7 +40,7 @@ pub(crate) struct Member {
     /// The offset of its header in the file.
     header_start: u64,
     /// The offset of its data in the file.
-    start: u64,
+    pub(crate) start: u64,
     /// The length of its data in the file.
     stored_bytes: u64,
     /// The length of the npy file.
@@ -80,6 +81,14 @@ impl Npz {
     /// [`Error::File`] if it is not an npz file.
     pub fn from_bytes(bytes: Bytes, name: &str) -> Result<Self, Error> {
         Self::from_source(Source::memory(bytes), name.to_owned())
+    }
+
+    /// Opens a file of `length` bytes that is read through `file`. Messages call it `name`.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it is not an npz file.
+    pub fn from_reader(file: Arc<dyn ReadAt>, length: u64, name: &str) -> Result<Self, Error> {
+        Self::from_source(Source::other(file, length), name.to_owned())
     }
 
     fn from_source(source: Source, name: String) -> Result<Self, Error> {

@@ -3,12 +3,14 @@
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use crc32fast::Hasher;
 
 use crate::error::Error;
 use crate::file::{Member, Npz};
+use crate::source::ReadAt;
 
 /// The largest image that is read, in bytes.
 const MAX_IMAGE_BYTES: u64 = 1 << 28;
@@ -49,6 +51,14 @@ impl NpzImages {
     /// [`Error::File`] with what was found and what is expected.
     pub fn from_bytes(bytes: Bytes, name: &str) -> Result<Self, Error> {
         Self::new(Npz::from_bytes(bytes, name)?)
+    }
+
+    /// Opens a file of `length` bytes that is read through `file`. Messages call it `name`.
+    ///
+    /// # Errors
+    /// [`Error::File`] with what was found and what is expected.
+    pub fn from_reader(file: Arc<dyn ReadAt>, length: u64, name: &str) -> Result<Self, Error> {
+        Self::new(Npz::from_reader(file, length, name)?)
     }
 
     fn new(npz: Npz) -> Result<Self, Error> {
@@ -94,6 +104,13 @@ impl NpzImages {
     #[must_use]
     pub fn num(&self) -> u64 {
         self.num
+    }
+
+    /// Returns the offset of the first image in the file, after which the others follow one after another. `None` if the
+    /// array is compressed.
+    #[must_use]
+    pub fn offset(&self) -> Option<u64> {
+        (!self.member.is_compressed).then_some(self.member.start + self.header_bytes)
     }
 
     /// Returns the length and CRC-32 of each array as text. Two files with the same images and labels have the same text.

@@ -20,4 +20,5 @@ pub use error::Error;
 pub use file::Npz;
 pub use floats::FloatArray;
 pub use images::NpzImages;
+pub use source::ReadAt;
 pub use write::{Archive, npz_of};

@@ -7,6 +7,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+/// Something whose bytes can be read at any offset, for example a file in an object store.
+pub trait ReadAt: std::fmt::Debug + Send + Sync {
+    /// Reads bytes from `offset` into `buffer`. Returns their number, which is 0 only at the end.
+    ///
+    /// # Errors
+    /// If the bytes cannot be read.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+}
+
 /// Bytes of a known length. Clones share them, and each reader of them has its own position.
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
@@ -18,6 +27,7 @@ pub(crate) struct Source {
 enum Place {
     File(Arc<File>),
     Memory(Bytes),
+    Other(Arc<dyn ReadAt>),
 }
 
 impl Source {
@@ -30,6 +40,10 @@ impl Source {
         Self { length: bytes.len() as u64, place: Place::Memory(bytes) }
     }
 
+    pub(crate) fn other(other: Arc<dyn ReadAt>, length: u64) -> Self {
+        Self { length, place: Place::Other(other) }
+    }
+
     /// Returns a reader of the bytes from `start` to `end`.
     pub(crate) fn window(&self, start: u64, end: u64) -> Window {
         Window { source: self.clone(), start, position: start, end }
@@ -38,6 +52,7 @@ impl Source {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         match &self.place {
             Place::File(file) => file.read_at(buffer, offset),
+            Place::Other(other) => other.read_at(buffer, offset),
             Place::Memory(bytes) => {
                 let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
                 let count = rest.len().min(buffer.len());

@@ -15,7 +15,7 @@ const PASSING: [i32; 15] = [5, 12, 11, 23, 24, 100, 101, 103, 104, 105, 110, 112
 
 /// Why a file could not be read.
 #[derive(Debug)]
-pub(crate) enum ReadError {
+pub enum ReadError {
     /// The file is not there, may not be read, or is no regular file.
     Unusable(String),
     /// The file system fails, and did so at every try.
@@ -23,13 +23,13 @@ pub(crate) enum ReadError {
 }
 
 /// Returns whether an error may pass without a change of the file.
-pub(crate) fn may_pass(error: &io::Error) -> bool {
+pub fn may_pass(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| PASSING.contains(&code))
         || matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::TimedOut | ErrorKind::WouldBlock)
 }
 
 /// Tries `operation` again while its error may pass. `wait` waits between two tries.
-pub(crate) fn retry<T>(mut operation: impl FnMut() -> io::Result<T>, mut wait: impl FnMut(Duration)) -> io::Result<T> {
+pub fn retry<T>(mut operation: impl FnMut() -> io::Result<T>, mut wait: impl FnMut(Duration)) -> io::Result<T> {
     for pause in WAITS {
         match operation() {
             Err(error) if may_pass(&error) => wait(Duration::from_millis(pause)),
@@ -40,7 +40,7 @@ pub(crate) fn retry<T>(mut operation: impl FnMut() -> io::Result<T>, mut wait: i
 }
 
 /// Reads a regular file. Retries errors of the file system that may pass.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ReadError> {
+pub fn read(path: &Path) -> Result<Vec<u8>, ReadError> {
     let read = || {
         // Opening a pipe would wait for a writer.
         if !std::fs::metadata(path)?.is_file() {

@@ -1,0 +1,185 @@
+//! One file of a container, read at any offset.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use admiral_storage::Store;
+
+use crate::error::Error;
+use crate::files::retry;
+
+/// A file of a container, in a local folder or in a store.
+#[derive(Debug)]
+pub(crate) struct Blob {
+    /// The name relative to the container's place.
+    pub(crate) name: String,
+    /// The length in bytes.
+    pub(crate) length: u64,
+    /// A text that changes when the file does: the time of its modification, or the tag of the store.
+    pub(crate) version: String,
+    home: Home,
+}
+
+#[derive(Debug)]
+enum Home {
+    Local {
+        path: PathBuf,
+        /// The open file, if it is one of those that are kept open.
+        file: OnceLock<File>,
+        is_kept_open: bool,
+    },
+    Remote {
+        store: Store,
+    },
+}
+
+impl Blob {
+    /// Returns the local file at `path`, which must be a regular file.
+    ///
+    /// # Errors
+    /// If it cannot be looked at, or is none.
+    pub(crate) fn local(name: String, path: PathBuf, is_kept_open: bool) -> Result<Self, Error> {
+        let shown = path.display().to_string();
+        let meta = retry(|| std::fs::metadata(&path), std::thread::sleep).map_err(|e| Error::of_file(&shown, &e))?;
+        // Opening a pipe would wait for a writer.
+        if !meta.is_file() {
+            return Err(Error::Unreadable { path: shown, reason: "it is no regular file".into() });
+        }
+        let version = format!("{}.{:09}", meta.mtime(), meta.mtime_nsec());
+        Ok(Self { name, length: meta.len(), version, home: Home::Local { path, file: OnceLock::new(), is_kept_open } })
+    }
+
+    /// Returns a file of a store.
+    pub(crate) fn remote(name: String, store: Store, length: u64, version: String) -> Self {
+        Self { name, length, version, home: Home::Remote { store } }
+    }
+
+    /// Returns the path or URL for messages.
+    pub(crate) fn shown(&self) -> String {
+        match &self.home {
+            Home::Local { path, .. } => path.display().to_string(),
+            Home::Remote { store } => store.url(&self.name),
+        }
+    }
+
+    /// Returns whether the file is in a store.
+    pub(crate) fn is_remote(&self) -> bool {
+        matches!(self.home, Home::Remote { .. })
+    }
+
+    /// Reads `length` bytes from `offset`.
+    ///
+    /// # Errors
+    /// If the file is shorter or cannot be read. Errors that may pass are retried.
+    pub(crate) fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, Error> {
+        match &self.home {
+            Home::Local { path, file, is_kept_open } => {
+                let mut bytes = vec![0; length];
+                let mut fill = || match file.get() {
+                    Some(file) => file.read_exact_at(&mut bytes, offset),
+                    None => {
+                        let opened = File::open(path)?;
+                        opened.read_exact_at(&mut bytes, offset)?;
+                        if *is_kept_open {
+                            // Another thread may have been faster.
+                            let _ = file.set(opened);
+                        }
+                        Ok(())
+                    }
+                };
+                retry(&mut fill, std::thread::sleep).map_err(|error| Error::of_file(&self.shown(), &error))?;
+                Ok(bytes)
+            }
+            Home::Remote { store } => match store.read_range(&self.name, offset..offset + length as u64)? {
+                Some(bytes) => Ok(bytes.into()),
+                None => Err(Error::Unreadable { path: self.shown(), reason: "it is no longer there".into() }),
+            },
+        }
+    }
+
+    /// Returns a reader from the start of the file.
+    pub(crate) fn reader(&self) -> BlobReader<'_> {
+        let block = if self.is_remote() { 8 << 20 } else { 1 << 20 };
+        BlobReader { blob: self, position: 0, start: 0, buffer: Vec::new(), block, failure: None }
+    }
+}
+
+/// Reads a file front to back in blocks, and from other places after a seek.
+#[derive(Debug)]
+pub(crate) struct BlobReader<'a> {
+    blob: &'a Blob,
+    position: u64,
+    /// The offset of the buffer in the file.
+    start: u64,
+    buffer: Vec<u8>,
+    block: usize,
+    /// The error of the file or store behind the last error of this reader.
+    pub(crate) failure: Option<Error>,
+}
+
+impl Read for BlobReader<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.position >= self.blob.length || out.is_empty() {
+            return Ok(0);
+        }
+        if !(self.start..self.start + self.buffer.len() as u64).contains(&self.position) {
+            let length = (self.blob.length - self.position).min(self.block as u64) as usize;
+            self.buffer = self.blob.read(self.position, length).map_err(|error| {
+                let text = error.to_string();
+                self.failure = Some(error);
+                io::Error::other(text)
+            })?;
+            self.start = self.position;
+        }
+        let rest = &self.buffer[(self.position - self.start) as usize..];
+        let count = rest.len().min(out.len());
+        out[..count].copy_from_slice(&rest[..count]);
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for BlobReader<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let target = match to {
+            SeekFrom::Start(offset) => Some(offset),
+            SeekFrom::End(offset) => self.blob.length.checked_add_signed(offset),
+            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
+        };
+        self.position = target.ok_or_else(|| io::Error::other("an offset before the start of the file"))?;
+        Ok(self.position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn any_part_of_a_file_is_read_and_only_regular_files_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let bytes: Vec<u8> = (0..3_000_000_u32).map(|value| (value / 7) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        for is_kept_open in [false, true] {
+            let blob = Blob::local("a".into(), path.clone(), is_kept_open).unwrap();
+            assert_eq!(blob.read(1_000, 50).unwrap(), bytes[1_000..1_050]);
+            assert!(blob.read(2_999_999, 2).is_err());
+            let mut reader = blob.reader();
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).unwrap();
+            assert_eq!(all, bytes);
+            reader.seek(SeekFrom::End(-5)).unwrap();
+            all.clear();
+            reader.read_to_end(&mut all).unwrap();
+            assert_eq!(all, bytes[2_999_995..]);
+            assert!(reader.seek(SeekFrom::Current(-4_000_000)).is_err());
+        }
+        let error = Blob::local("b".into(), folder.path().to_owned(), false).unwrap_err().to_string();
+        assert!(error.contains("no regular file"), "{error}");
+    }
+}

@@ -1,0 +1,450 @@
+//! A container of images that is open.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use admiral_storage::{Store, StoreOptions, hex};
+use sha2::{Digest, Sha256};
+
+use crate::blob::Blob;
+use crate::cache::Cache;
+use crate::error::Error;
+use crate::files::{ReadError, read};
+use crate::find::{files, kind_of};
+use crate::index::{Encoding, Found, Index, Shard, Span};
+use crate::kind::Kind;
+use crate::names::shown;
+use crate::place::{Place, Root};
+use crate::{npz, tar, tree, zip};
+
+/// The folder of the index beside the files.
+const INDEX_FOLDER: &str = ".admiral";
+
+/// The smallest number of files of a tree whose list is kept. A list of fewer files is made in a moment.
+const MIN_KEPT_TREE: u64 = 20_000;
+
+/// The longest index that is read, in bytes.
+const MAX_INDEX_BYTES: u64 = 1 << 36;
+
+/// The time between two messages about the making of an index.
+const MESSAGE_EVERY: Duration = Duration::from_secs(30);
+
+/// How a container is opened.
+#[derive(Debug, Clone)]
+pub struct Settings<'a> {
+    /// The kind. `None` tells it from the files.
+    pub kind: Option<Kind>,
+    /// A local folder that keeps images that were read, and the bytes that it may take.
+    pub cache: Option<(&'a Path, u64)>,
+    /// The threads that make an index.
+    pub threads: usize,
+    /// The settings of stores.
+    pub stores: &'a StoreOptions,
+}
+
+/// An image as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    /// An image file.
+    File(Vec<u8>),
+    /// Values of 8 bits, `[height, width, channels]`.
+    Pixels {
+        /// The height in pixels.
+        height: usize,
+        /// The width in pixels.
+        width: usize,
+        /// The number of channels, 1 or 3.
+        channels: usize,
+        /// The values.
+        bytes: Vec<u8>,
+    },
+}
+
+/// A container of images.
+#[derive(Debug)]
+pub struct Container {
+    text: String,
+    index: Index,
+    files: Files,
+}
+
+#[derive(Debug)]
+enum Files {
+    Folder(PathBuf),
+    Store(Store),
+    Shards(Vec<Arc<Blob>>, Option<Cache>),
+}
+
+impl Container {
+    /// Opens the container at `text`: a folder, a file, a pattern of files, or a URL of a store.
+    ///
+    /// # Errors
+    /// If it cannot be read, is damaged, or has no images.
+    pub fn open(text: &str, settings: &Settings<'_>) -> Result<Self, Error> {
+        let place = Place::open(text, settings.stores)?;
+        let kind = settings.kind.map_or_else(|| kind_of(&place), Ok)?;
+        let text = text.to_owned();
+        if kind == Kind::Tree {
+            let (index, files) = match place.root {
+                _ if place.pattern.is_some() => {
+                    return Err(Error::malformed(text, "it is a file, and a folder of images is expected"));
+                }
+                Root::Folder(root) => (tree_of(&root)?, Files::Folder(root)),
+                Root::Store(store) => (tree::list_store(&store)?, Files::Store(store)),
+            };
+            if index.num_images() == 0 {
+                return Err(Error::Empty { path: text, what: "jpg, jpeg, png, webp or gif file".into() });
+            }
+            return Ok(Self { text, index, files });
+        }
+        let blobs = files(&place, kind)?;
+        let keeper = Keeper::new(&place, kind, &blobs, settings.cache.map(|(folder, _)| folder));
+        let index = match keeper.load() {
+            Some(index) => index,
+            None => {
+                let index = make(&place, kind, &blobs, settings.threads)?;
+                keeper.store(&index);
+                index
+            }
+        };
+        let identity = match &place.root {
+            Root::Folder(root) => std::fs::canonicalize(root).unwrap_or_else(|_| root.clone()).display().to_string(),
+            Root::Store(store) => store.real_url(),
+        };
+        let cache = settings.cache.map(|(folder, limit)| Cache::open(folder, limit, &identity, &index.shards));
+        Ok(Self { text, index, files: Files::Shards(blobs, cache.transpose()?) })
+    }
+
+    /// Returns the index.
+    #[must_use]
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Returns the place of an image for messages.
+    #[must_use]
+    pub fn shown(&self, item: u64) -> String {
+        let name = shown(self.index.name(item));
+        match &self.files {
+            Files::Folder(root) => format!("{}/{name}", root.display()),
+            Files::Store(store) => store.url(&name),
+            Files::Shards(blobs, _) => {
+                let span = self.index.spans[item as usize];
+                let path = blobs.get(span.shard as usize).map_or_else(|| self.text.clone(), |blob| blob.shown());
+                format!("{path}, member {name} at byte {}", span.offset)
+            }
+        }
+    }
+
+    /// Reads an image.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if its bytes are not those that were indexed. [`Error::Unavailable`] and [`Error::Storage`] if the
+    /// file system or the store fails.
+    pub fn fetch(&self, item: u64) -> Result<Fetched, Error> {
+        let damaged = |reason: String| Error::Damaged { path: self.shown(item), reason };
+        match &self.files {
+            Files::Folder(root) => {
+                let name = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(self.index.name(item));
+                let bytes = read(&root.join(name)).map_err(|error| match error {
+                    ReadError::Unusable(reason) => damaged(reason),
+                    ReadError::Unavailable(error) => {
+                        Error::Unavailable { path: self.shown(item), reason: error.to_string() }
+                    }
+                })?;
+                Ok(Fetched::File(bytes))
+            }
+            Files::Store(store) => {
+                let name = String::from_utf8_lossy(self.index.name(item));
+                let bytes = store.wait(store.get(&name))?;
+                bytes.map(|bytes| Fetched::File(bytes.into())).ok_or_else(|| damaged("it is no longer there".into()))
+            }
+            Files::Shards(blobs, cache) => {
+                let span = self.index.spans[item as usize];
+                let bytes = self.read(&blobs[span.shard as usize], span, cache.as_ref(), &damaged)?;
+                unpack(self.index.encoding(item), bytes).map_err(damaged)
+            }
+        }
+    }
+
+    fn read(
+        &self,
+        blob: &Blob,
+        span: Span,
+        cache: Option<&Cache>,
+        damaged: &dyn Fn(String) -> Error,
+    ) -> Result<Vec<u8>, Error> {
+        if let Some(bytes) = cache.and_then(|cache| cache.get(span)) {
+            return Ok(bytes);
+        }
+        // A store may send wrong bytes once.
+        for is_last in [!blob.is_remote(), true] {
+            let bytes = blob.read(span.offset, span.length as usize)?;
+            if crc32fast::hash(&bytes) == span.crc {
+                if let Some(cache) = cache {
+                    cache.put(span, &bytes);
+                }
+                return Ok(bytes);
+            }
+            if is_last {
+                break;
+            }
+        }
+        Err(damaged("its checksum differs from that of the index; the file has changed or is damaged".into()))
+    }
+}
+
+/// Returns the image in the bytes of a container.
+fn unpack(encoding: Encoding, bytes: Vec<u8>) -> Result<Fetched, String> {
+    match encoding {
+        Encoding::File => Ok(Fetched::File(bytes)),
+        Encoding::Pixels { height, width, channels } => {
+            let (height, width, channels) = (height as usize, width as usize, channels as usize);
+            if height.checked_mul(width).and_then(|pixels| pixels.checked_mul(channels)) != Some(bytes.len()) {
+                return Err(format!("{} bytes are no {height} x {width} pixels", bytes.len()));
+            }
+            Ok(Fetched::Pixels { height, width, channels, bytes })
+        }
+        Encoding::Deflated { length } => {
+            let mut unpacked = Vec::new();
+            let mut reader = flate2::read::DeflateDecoder::new(&bytes[..]).take(u64::from(length) + 1);
+            reader.read_to_end(&mut unpacked).map_err(|error| format!("it cannot be unpacked: {error}"))?;
+            if unpacked.len() != length as usize {
+                return Err(format!("it has not the {length} bytes of its header"));
+            }
+            Ok(Fetched::File(unpacked))
+        }
+        Encoding::Page { .. } => Err("pages are not read yet".into()),
+    }
+}
+
+/// Returns the list of a local tree: the one that is kept if it is still right.
+fn tree_of(root: &Path) -> Result<Index, Error> {
+    let path = root.join(INDEX_FOLDER).join("tree.index");
+    if let Some(index) = read_local(&path).filter(|index| index.kind == Kind::Tree && tree::is_current(root, &index.shards))
+    {
+        return Ok(index);
+    }
+    let mut index = tree::list_folder(root)?;
+    if index.num_images() >= MIN_KEPT_TREE {
+        let folder = root.join(INDEX_FOLDER);
+        if !folder.is_dir() && std::fs::create_dir(&folder).is_ok() {
+            // The new folder has changed the time of the root.
+            index = tree::list_folder(root)?;
+        }
+        if let Err(error) = write_local(&path, &index.to_bytes()) {
+            tracing::info!("the list of {} is not kept, and is made at each start: {error}", root.display());
+        }
+    }
+    Ok(index)
+}
+
+/// Makes the index of a container. Several threads read its files.
+fn make(place: &Place, kind: Kind, blobs: &[Arc<Blob>], threads: usize) -> Result<Index, Error> {
+    let bytes: u64 = blobs.iter().map(|blob| blob.length).sum();
+    tracing::info!("reading {} once for its index: {} files, {bytes} bytes", place.text, blobs.len());
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
+    let found: Mutex<Vec<Option<Result<Vec<Found>, Error>>>> = Mutex::new((0..blobs.len()).map(|_| None).collect());
+    let last_message = Mutex::new(Instant::now());
+    let work = || {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            // The first file that is wrong is reported, whatever the order in which threads end.
+            let Some(blob) = blobs.get(number).filter(|_| number < failed.load(Ordering::Relaxed)) else { return };
+            let of_blob = find(kind, blob);
+            if of_blob.is_err() {
+                failed.fetch_min(number, Ordering::Relaxed);
+            }
+            found.lock().unwrap_or_else(PoisonError::into_inner)[number] = Some(of_blob);
+            let mut last = last_message.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.elapsed() >= MESSAGE_EVERY {
+                *last = Instant::now();
+                tracing::info!("index of {}: {} of {} files", place.text, number + 1, blobs.len());
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads.clamp(1, blobs.len().max(1)) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let found = found.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter();
+    let found = found.map_while(|found| found).collect::<Result<Vec<_>, _>>()?;
+    Index::new(kind, shards(blobs), found, &place.text)
+}
+
+fn find(kind: Kind, blob: &Arc<Blob>) -> Result<Vec<Found>, Error> {
+    match kind {
+        Kind::Tar => tar::find(blob),
+        Kind::Zip => zip::find(blob),
+        Kind::Npz => npz::find(blob),
+        Kind::Tree | Kind::Lmdb | Kind::Parquet => {
+            Err(Error::malformed(blob.shown(), format!("{} has no reader", kind.name())))
+        }
+    }
+}
+
+fn shards(blobs: &[Arc<Blob>]) -> Vec<Shard> {
+    let shard = |blob: &Arc<Blob>| Shard { name: blob.name.clone(), length: blob.length, version: blob.version.clone() };
+    blobs.iter().map(shard).collect()
+}
+
+/// Keeps the index of shards: beside them, or in the folder of the cache.
+struct Keeper<'a> {
+    place: &'a Place,
+    kind: Kind,
+    shards: Vec<Shard>,
+    /// The name of the index, which tells its files.
+    name: String,
+    cache: Option<&'a Path>,
+}
+
+impl<'a> Keeper<'a> {
+    fn new(place: &'a Place, kind: Kind, blobs: &[Arc<Blob>], cache: Option<&'a Path>) -> Self {
+        let shards = shards(blobs);
+        let mut digest = Sha256::new();
+        digest.update(kind.name());
+        for shard in &shards {
+            digest.update((shard.name.len() as u64).to_le_bytes());
+            digest.update(&shard.name);
+        }
+        let name = format!("{}.index", &hex(digest.finalize())[..16]);
+        Self { place, kind, shards, name, cache }
+    }
+
+    fn cached(&self) -> Option<PathBuf> {
+        self.cache.map(|folder| folder.join(&self.name))
+    }
+
+    /// Returns the index that is kept, if it is that of the files as they are.
+    fn load(&self) -> Option<Index> {
+        let is_right = |index: &Index| index.kind == self.kind && index.shards == self.shards;
+        let remote = format!("{INDEX_FOLDER}/{}", self.name);
+        let beside = match &self.place.root {
+            Root::Folder(root) => read_local(&root.join(&remote)),
+            Root::Store(store) => {
+                store.wait(store.get(&remote)).ok().flatten().and_then(|bytes| Index::from_bytes(&bytes))
+            }
+        };
+        beside.filter(is_right).or_else(|| read_local(&self.cached()?).filter(is_right))
+    }
+
+    /// Keeps an index. If no place takes it, a message says so.
+    fn store(&self, index: &Index) {
+        let bytes = index.to_bytes();
+        let remote = format!("{INDEX_FOLDER}/{}", self.name);
+        let beside = match &self.place.root {
+            Root::Folder(root) => write_local(&root.join(&remote), &bytes).map_err(|error| error.to_string()),
+            Root::Store(store) => store.wait(store.put(&remote, bytes.clone())).map_err(|error| error.to_string()),
+        };
+        let Err(reason) = beside else { return };
+        match self.cached().map(|path| write_local(&path, &bytes)) {
+            Some(Ok(())) => {}
+            Some(Err(error)) => tracing::warn!("the index of {} is not kept: {reason}; {error}", self.place.text),
+            None => tracing::warn!(
+                "the index of {} is not kept, so that each start reads all its files: {reason}; set data.cache to a folder",
+                self.place.text
+            ),
+        }
+    }
+}
+
+fn read_local(path: &Path) -> Option<Index> {
+    let meta = std::fs::metadata(path).ok()?;
+    if !meta.is_file() || meta.len() > MAX_INDEX_BYTES {
+        return None;
+    }
+    Index::from_bytes(&std::fs::read(path).ok()?)
+}
+
+/// Writes a file aside and publishes it.
+fn write_local(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let mut file = tempfile::Builder::new().prefix(".index").tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    // Others of the group or the world may read it, as they may read the images.
+    std::fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    file.persist(path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn settings(stores: &StoreOptions) -> Settings<'_> {
+        Settings { kind: None, cache: None, threads: 2, stores }
+    }
+
+    fn tar_of(members: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut builder = ::tar::Builder::new(Vec::new());
+        for (name, content) in members {
+            let mut header = ::tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            builder.append_data(&mut header, name, *content).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn shards_are_read_by_their_index_which_is_kept_and_checked() {
+        let (folder, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let stores = StoreOptions::default();
+        let text = folder.path().display().to_string();
+        std::fs::write(folder.path().join("0.tar"), tar_of(&[("b.png", b"bb"), ("d.png", b"d")])).unwrap();
+        std::fs::write(folder.path().join("1.tar"), tar_of(&[("a.png", b"aaa"), ("c.png", b"c")])).unwrap();
+        let contents = |container: &Container| -> Vec<Fetched> {
+            (0..container.index().num_images()).map(|item| container.fetch(item).unwrap()).collect()
+        };
+        let expected: Vec<Fetched> = [&b"aaa"[..], b"bb", b"c", b"d"].map(|it| Fetched::File(it.to_vec())).into();
+        let first = Container::open(&text, &settings(&stores)).unwrap();
+        assert_eq!(contents(&first), expected);
+        let kept = std::fs::read_dir(folder.path().join(INDEX_FOLDER)).unwrap().next().unwrap().unwrap().path();
+        // The second time, the index is read: what it says of the first image is believed.
+        let mut index = read_local(&kept).unwrap();
+        index.spans[0].crc ^= 1;
+        write_local(&kept, &index.to_bytes()).unwrap();
+        let cached = Settings { cache: Some((cache.path(), 1 << 20)), ..settings(&stores) };
+        let second = Container::open(&text, &cached).unwrap();
+        let error = second.fetch(0).unwrap_err().to_string();
+        assert!(error.contains("1.tar, member a.png at byte 512") && error.contains("checksum"), "{error}");
+        // A file that has changed is indexed again, and a damaged index is made anew.
+        std::fs::write(folder.path().join("1.tar"), tar_of(&[("a.png", b"aaa"), ("c.png", b"c"), ("e.png", b"")])).unwrap();
+        assert_eq!(Container::open(&text, &settings(&stores)).unwrap().index().num_images(), 5);
+        std::fs::write(&kept, b"damaged").unwrap();
+        assert_eq!(Container::open(&text, &settings(&stores)).unwrap().index().num_images(), 5);
+    }
+
+    #[test]
+    fn images_come_from_the_cache_once_they_are_there() {
+        let (folder, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let stores = StoreOptions::default();
+        let path = folder.path().join("0.tar");
+        std::fs::write(&path, tar_of(&[("a.png", b"aaa")])).unwrap();
+        let settings = Settings { cache: Some((cache.path(), 1 << 20)), ..settings(&stores) };
+        let container = Container::open(&path.display().to_string(), &settings).unwrap();
+        assert_eq!(container.fetch(0).unwrap(), Fetched::File(b"aaa".to_vec()));
+        let zeros = vec![0; std::fs::metadata(&path).unwrap().len() as usize];
+        std::os::unix::fs::FileExt::write_all_at(
+            &std::fs::File::options().write(true).open(&path).unwrap(), &zeros, 0).unwrap();
+        assert_eq!(container.fetch(0).unwrap(), Fetched::File(b"aaa".to_vec()));
+    }
+
+    #[test]
+    fn wrong_places_are_errors() {
+        let stores = StoreOptions::default();
+        let open = |text: &str| Container::open(text, &settings(&stores)).unwrap_err().to_string();
+        assert!(open("/no/such/folder").contains("/no/such/folder"));
+        let folder = tempfile::tempdir().unwrap();
+        assert!(open(&folder.path().display().to_string()).contains("holds no jpg"));
+        std::fs::write(folder.path().join("a.tar"), tar_of(&[("a.txt", b"text")])).unwrap();
+        assert!(open(&folder.path().display().to_string()).contains("holds no image"));
+    }
+}

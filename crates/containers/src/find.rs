@@ -1,0 +1,277 @@
+//! The files of a container, and its kind where the user does not name it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use glob::{MatchOptions, Pattern};
+use serde::Deserialize;
+
+use crate::blob::Blob;
+use crate::error::Error;
+use crate::files::retry;
+use crate::kind::Kind;
+use crate::names::{is_hidden, is_image_name};
+use crate::place::{Place, Root};
+
+/// The local files that are kept open. Others are opened for each read, because the number of open files is limited.
+const MAX_OPEN: usize = 512;
+
+/// The most numbers that a list `{000..999}` stands for.
+const MAX_LIST: u64 = 1_000_000;
+
+/// The longest list of shards that is read, in bytes.
+const MAX_LIST_BYTES: u64 = 64 << 20;
+
+/// A list of shards in the form of WebDataset's `wids`.
+#[derive(Deserialize)]
+struct ShardList {
+    shardlist: Vec<ListedShard>,
+}
+
+#[derive(Deserialize)]
+struct ListedShard {
+    url: String,
+}
+
+/// Returns the kind of the container at a place: that of its first file whose name tells it, else a tree.
+///
+/// # Errors
+/// If the place cannot be listed.
+pub(crate) fn kind_of(place: &Place) -> Result<Kind, Error> {
+    let of_name = |name: &str| Kind::ALL.into_iter().find(|kind| kind.has(name));
+    if let Some(pattern) = &place.pattern {
+        let is_list = pattern.ends_with(".json");
+        let text = format!("{}: its name tells no kind of container; name it in data.source", place.text);
+        return of_name(pattern).or(is_list.then_some(Kind::Tar)).ok_or_else(|| Error::malformed(text, "no known ending"));
+    }
+    let names = match &place.root {
+        Root::Folder(path) => names_in(path)?,
+        Root::Store(store) => store.list_files("")?.into_iter().map(|(path, _)| path).collect(),
+    };
+    let names = || names.iter().filter(|name| !is_hidden(name.as_bytes()));
+    if names().any(|name| name == "data.mdb") {
+        return Ok(Kind::Lmdb);
+    }
+    if names().any(|name| is_image_name(name.as_bytes())) {
+        return Ok(Kind::Tree);
+    }
+    Ok(names().find_map(|name| of_name(name)).unwrap_or(Kind::Tree))
+}
+
+fn names_in(folder: &Path) -> Result<Vec<String>, Error> {
+    let list = || std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>();
+    let names = retry(list, std::thread::sleep).map_err(|error| Error::of_file(&folder.display().to_string(), &error))?;
+    let mut names: Vec<String> = names.into_iter().map(|name| name.to_string_lossy().into_owned()).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Returns the files of a container, sorted by name.
+///
+/// # Errors
+/// If there are none, or one that the user names is missing.
+pub(crate) fn files(place: &Place, kind: Kind) -> Result<Vec<Arc<Blob>>, Error> {
+    let mut files = match &place.pattern {
+        Some(pattern) if pattern.ends_with(".json") => listed(place, pattern)?,
+        Some(pattern) => matching(place, pattern)?,
+        None => all(place)?.into_iter().filter(|file| kind.has(&file.name)).collect(),
+    };
+    if files.is_empty() {
+        let ending = kind.ending().unwrap_or_default();
+        let what = match &place.pattern {
+            Some(_) => "file of this name".into(),
+            None => format!("file whose name ends in .{ending}"),
+        };
+        return Err(Error::Empty { path: place.text.clone(), what });
+    }
+    files.sort_by(|one, other| one.name.cmp(&other.name));
+    files.into_iter().enumerate().map(|(number, file)| file.open(place, number < MAX_OPEN).map(Arc::new)).collect()
+}
+
+/// A file of a place.
+struct File {
+    name: String,
+    /// The length and version in a store.
+    remote: Option<(u64, String)>,
+}
+
+impl File {
+    fn open(self, place: &Place, is_kept_open: bool) -> Result<Blob, Error> {
+        match (&place.root, self.remote) {
+            (Root::Store(store), Some((length, version))) => {
+                Ok(Blob::remote(self.name, store.clone(), length, version))
+            }
+            (Root::Store(store), None) => {
+                Err(Error::Unreadable { path: store.url(&self.name), reason: "there is no such file".into() })
+            }
+            (Root::Folder(root), _) => {
+                let path = root.join(&self.name);
+                Blob::local(self.name, path, is_kept_open)
+            }
+        }
+    }
+}
+
+/// Returns all files of a place. Those of a local folder are only its own, and not those of the folders in it.
+fn all(place: &Place) -> Result<Vec<File>, Error> {
+    let files: Vec<File> = match &place.root {
+        Root::Folder(path) => names_in(path)?.into_iter().map(|name| File { name, remote: None }).collect(),
+        Root::Store(store) => {
+            let files = store.list_files("")?.into_iter();
+            files.map(|(name, length)| File { name, remote: Some((length, String::new())) }).collect()
+        }
+    };
+    Ok(files.into_iter().filter(|file| !is_hidden(file.name.as_bytes())).collect())
+}
+
+/// Returns the files that match a pattern. A list of numbers names files, each of which must exist.
+fn matching(place: &Place, pattern: &str) -> Result<Vec<File>, Error> {
+    let wrong = |reason: String| Error::malformed(&*place.text, reason);
+    let mut all = all(place)?;
+    if matches!(place.root, Root::Folder(_)) && pattern.contains('/') {
+        return Err(wrong("a pattern in the name of a folder is not supported; use it in the names of files".into()));
+    }
+    let mut found = Vec::new();
+    for pattern in expanded(pattern).map_err(wrong)? {
+        let glob = Pattern::new(&pattern).map_err(|error| wrong(format!("its pattern is wrong: {error}")))?;
+        let options = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
+        let is_literal = Pattern::escape(&pattern) == pattern;
+        let (matched, others): (Vec<File>, Vec<File>) =
+            all.into_iter().partition(|file| glob.matches_with(&file.name, options));
+        if matched.is_empty() && is_literal {
+            return Err(Error::Unreadable { path: place.text.clone(), reason: format!("there is no file {pattern}") });
+        }
+        found.extend(matched);
+        all = others;
+    }
+    Ok(found)
+}
+
+/// Returns the patterns that a pattern with lists `{000..999}` and `{a,b}` stands for.
+fn expanded(pattern: &str) -> Result<Vec<String>, String> {
+    let Some((before, rest)) = pattern.split_once('{') else { return Ok(vec![pattern.to_owned()]) };
+    let (list, after) = rest.split_once('}').ok_or("its list lacks a }")?;
+    let items: Vec<String> = match list.split_once("..") {
+        None => list.split(',').map(str::to_owned).collect(),
+        Some((first, last)) => {
+            let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{{{list}}} is no list of numbers"));
+            let (start, end) = (number(first)?, number(last)?);
+            if start > end || end - start >= MAX_LIST {
+                return Err(format!("{{{list}}} is empty, or has more than {MAX_LIST} numbers"));
+            }
+            (start..=end).map(|number| format!("{number:0width$}", width = first.len())).collect()
+        }
+    };
+    let mut all = Vec::new();
+    for item in items {
+        all.extend(expanded(&format!("{before}{item}{after}"))?);
+        if all.len() as u64 > MAX_LIST {
+            return Err(format!("its lists have more than {MAX_LIST} names"));
+        }
+    }
+    Ok(all)
+}
+
+/// Returns the files that a list of shards names. They are at the place of the list.
+fn listed(place: &Place, list: &str) -> Result<Vec<File>, Error> {
+    let all = all(place)?;
+    let list_name = Pattern::new(list).map_err(|error| Error::malformed(&*place.text, error.to_string()))?;
+    let mut files = all.into_iter();
+    let of_list = files.by_ref().find(|file| list_name.matches(&file.name));
+    let Some(file) = of_list else {
+        return Err(Error::Unreadable { path: place.text.clone(), reason: "there is no such file".into() });
+    };
+    let blob = file.open(place, false)?;
+    if blob.length > MAX_LIST_BYTES {
+        return Err(Error::malformed(&*place.text, format!("it has more than {MAX_LIST_BYTES} bytes")));
+    }
+    let content = blob.read(0, blob.length as usize)?;
+    let list: ShardList = serde_json::from_slice(&content).map_err(|error| {
+        let reason = format!("it is no list of shards {{\"shardlist\": [{{\"url\": ...}}]}}: {error}");
+        Error::malformed(&*place.text, reason)
+    })?;
+    let mut patterns = Vec::new();
+    for ListedShard { url } in list.shardlist {
+        if url.contains("://") || url.starts_with('/') || url.split('/').any(|part| part == "..") {
+            let reason = format!("its shard {url:?} is at another place; shards must be beside the list");
+            return Err(Error::malformed(&*place.text, reason));
+        }
+        patterns.extend(expanded(&url).map_err(|reason| Error::malformed(&*place.text, reason))?);
+    }
+    let mut found = Vec::new();
+    let mut all: std::collections::BTreeMap<String, File> =
+        self::all(place)?.into_iter().map(|file| (file.name.clone(), file)).collect();
+    for name in patterns {
+        let file = all.remove(&name).ok_or_else(|| {
+            let reason = format!("its shard {name:?} is not there, or is named twice");
+            Error::malformed(&*place.text, reason)
+        })?;
+        found.push(file);
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use admiral_storage::StoreOptions;
+
+    use super::*;
+
+    fn folder(files: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        files.iter().for_each(|file| std::fs::write(root.path().join(file), b"").unwrap());
+        root
+    }
+
+    fn found(root: &Path, rest: &str) -> Result<Vec<String>, String> {
+        let text = format!("{}{rest}", root.display());
+        let place = Place::open(&text, &StoreOptions::default()).map_err(|error| error.to_string())?;
+        let kind = kind_of(&place).map_err(|error| error.to_string())?;
+        let files = files(&place, kind).map_err(|error| error.to_string())?;
+        Ok(files.iter().map(|file| file.name.clone()).collect())
+    }
+
+    #[test]
+    fn files_are_named_by_a_folder_a_name_a_pattern_or_a_list() {
+        let root = folder(&["a-00.tar", "a-01.tar", "a-02.tar", "b.tar", "x.txt", ".c.tar"]);
+        let root = root.path();
+        assert_eq!(found(root, "").unwrap(), ["a-00.tar", "a-01.tar", "a-02.tar", "b.tar"]);
+        assert_eq!(found(root, "/b.tar").unwrap(), ["b.tar"]);
+        assert_eq!(found(root, "/a-*.tar").unwrap(), ["a-00.tar", "a-01.tar", "a-02.tar"]);
+        assert_eq!(found(root, "/a-{01..02}.tar").unwrap(), ["a-01.tar", "a-02.tar"]);
+        assert_eq!(found(root, "/{a-00,b}.tar").unwrap(), ["a-00.tar", "b.tar"]);
+        let error = found(root, "/a-{01..03}.tar").unwrap_err();
+        assert!(error.contains("no file a-03.tar"), "{error}");
+        assert!(found(root, "/a-{01..}.tar").unwrap_err().contains("no list of numbers"));
+        assert!(found(root, "/none-*.tar").unwrap_err().contains("holds no file"));
+        assert!(found(root, "/none.tar").unwrap_err().contains("No such file"));
+        let list = r#"{"__kind__": "wids-shard-index-v1", "shardlist": [{"url": "a-{00..01}.tar"}, {"url": "b.tar", "nsamples": 3}]}"#;
+        std::fs::write(root.join("list.json"), list).unwrap();
+        assert_eq!(found(root, "/list.json").unwrap(), ["a-00.tar", "a-01.tar", "b.tar"]);
+        for (list, word) in [
+            (r#"{"shardlist": [{"url": "../b.tar"}]}"#, "another place"),
+            (r#"{"shardlist": [{"url": "c.tar"}]}"#, "is not there"),
+            (r#"{"shardlist": [{"url": "b.tar"}, {"url": "b.tar"}]}"#, "named twice"),
+            ("[]", "no list of shards"),
+        ] {
+            std::fs::write(root.join("list.json"), list).unwrap();
+            assert!(found(root, "/list.json").unwrap_err().contains(word), "{list}");
+        }
+    }
+
+    #[test]
+    fn the_kind_is_told_by_the_files() {
+        let kind = |files: &[&str]| {
+            let root = folder(files);
+            let place = Place::open(&root.path().display().to_string(), &StoreOptions::default()).unwrap();
+            kind_of(&place).unwrap()
+        };
+        assert_eq!(kind(&["a.tar"]), Kind::Tar);
+        assert_eq!(kind(&["a.tar", "b.png"]), Kind::Tree);
+        assert_eq!(kind(&["data.mdb", "lock.mdb"]), Kind::Lmdb);
+        assert_eq!(kind(&["train-00000.parquet"]), Kind::Parquet);
+        assert_eq!(kind(&["a.ZIP"]), Kind::Zip);
+        assert_eq!(kind(&[]), Kind::Tree);
+    }
+}

@@ -1,0 +1,31 @@
+//! Containers of images: folders, tar shards, zip and npz files, on a local disk or in an object store.
+//!
+//! [`Container::open`] finds the files of a container and makes an [`Index`] of its images, or reads the one that an
+//! earlier run has kept. With the index, [`Container::fetch`] reads any image by one read of a range of bytes. Images are
+//! in the order of their names, compared byte by byte, so the order does not depend on the container.
+//!
+//! Files are not trusted. All offsets and lengths are checked against the lengths of the files before anything is read,
+//! and what is read is compared with the checksum in the index.
+
+mod blob;
+mod cache;
+mod container;
+mod error;
+mod files;
+mod find;
+mod index;
+mod index_file;
+mod kind;
+mod names;
+mod npz;
+mod place;
+mod tar;
+mod tree;
+mod zip;
+
+pub use container::{Container, Fetched, Settings};
+pub use error::Error;
+pub use files::{ReadError, may_pass, read, retry};
+pub use index::{Encoding, Found, Index, Label, Labels, Shard};
+pub use kind::Kind;
+pub use names::{is_hidden, is_image_name, shown};

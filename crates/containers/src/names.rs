@@ -1,0 +1,79 @@
+//! Names of images: bytes, which need not be UTF-8.
+
+/// The endings of the names of image files, in the order in which they are preferred among the files of a sample.
+pub(crate) const IMAGE_ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
+
+/// Returns the last part of a path.
+pub(crate) fn file_name(path: &[u8]) -> &[u8] {
+    path.rsplit(|&byte| byte == b'/').next().unwrap_or(path)
+}
+
+/// Returns the place in [`IMAGE_ENDINGS`] of the ending of a file's name.
+pub(crate) fn image_ending(ending: &[u8]) -> Option<usize> {
+    IMAGE_ENDINGS.iter().position(|image| ending.eq_ignore_ascii_case(image.as_bytes()))
+}
+
+/// Returns whether a path ends like that of an image file.
+#[must_use]
+pub fn is_image_name(path: &[u8]) -> bool {
+    let name = file_name(path);
+    name.iter().rposition(|&byte| byte == b'.').is_some_and(|dot| image_ending(&name[dot + 1..]).is_some())
+}
+
+/// Returns whether a part of a path is hidden: its name begins with a dot. Some systems add such files, and a folder
+/// `__MACOSX` that holds them, to archives.
+#[must_use]
+pub fn is_hidden(path: &[u8]) -> bool {
+    path.split(|&byte| byte == b'/').any(|part| (part.starts_with(b".") && part != b".") || part == b"__MACOSX")
+}
+
+/// Returns a path without `./` at its front.
+pub(crate) fn without_dot(mut path: &[u8]) -> &[u8] {
+    while let Some(rest) = path.strip_prefix(b"./") {
+        path = rest;
+    }
+    path
+}
+
+/// Returns a name as text. Bytes that are not UTF-8 and control characters are shown as numbers, so that different names
+/// look different and a name cannot change a terminal.
+#[must_use]
+pub fn shown(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if character.is_control() {
+                text.extend(character.escape_default());
+            } else {
+                text.push(character);
+            }
+        }
+        for byte in chunk.invalid() {
+            text += &format!("\\x{byte:02x}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_and_hidden_files_are_known_by_their_names() {
+        for name in ["a/b.JPG", "b.jpeg", "x.y.png", "c.webp", "d.gif"] {
+            assert!(is_image_name(name.as_bytes()), "{name}");
+        }
+        for name in ["a.png/b", "jpg", "a.txt", ""] {
+            assert!(!is_image_name(name.as_bytes()), "{name}");
+        }
+        assert!(is_hidden(b".a/b.png") && is_hidden(b"a/._b.png") && is_hidden(b"__MACOSX/b.png"));
+        assert!(!is_hidden(b"./a/b.png") && !is_hidden(b"a.b/c.png"));
+        assert_eq!(without_dot(b"././a/./b"), b"a/./b");
+    }
+
+    #[test]
+    fn names_are_shown_without_ambiguity() {
+        assert_eq!(shown(b"a\xff\n\x1b[31m"), "a\\xff\\n\\u{1b}[31m");
+    }
+}

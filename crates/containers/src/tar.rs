@@ -1,0 +1,337 @@
+//! The images of a tar file.
+//!
+//! Members are grouped into samples as WebDataset does: consecutive members whose paths are equal up to the first dot of
+//! the file's name belong together. The label of a sample is its member `.cls`, a number or a name, or the value of
+//! `label`, `cls` or `class` in its member `.json`. A member that is a tar file itself, as in ImageNet's archive of
+//! archives, is read too; its images have its name as a folder.
+
+use std::io::Read;
+
+use tar::{Archive, EntryType};
+
+use crate::blob::{Blob, };
+use crate::error::Error;
+use crate::index::{Encoding, Found, Label};
+use crate::names::{file_name, image_ending, is_hidden, is_image_name, shown, without_dot};
+
+/// The longest member that is read for a label, in bytes.
+const MAX_LABEL_BYTES: u64 = 1 << 20;
+
+/// Finds the images of a tar file. Reads the whole file once.
+///
+/// # Errors
+/// If it is no tar file, ends too early, or has a label that is none.
+pub(crate) fn find(blob: &Blob) -> Result<Vec<Found>, Error> {
+    let mut reader = blob.reader();
+    let mut samples = Samples { path: blob.shown(), found: Vec::new(), group: Group::default() };
+    let outcome = walk(&mut reader, b"", 0, true, &mut samples);
+    if let Some(failure) = reader.failure {
+        return Err(failure);
+    }
+    outcome?;
+    samples.end_group();
+    Ok(samples.found)
+}
+
+/// Adds the members of a tar file to `samples`. Their names get `folder` in front. `start` is the offset of the file.
+fn walk(
+    reader: &mut dyn Read,
+    folder: &[u8],
+    start: u64,
+    has_archives: bool,
+    samples: &mut Samples,
+) -> Result<(), Error> {
+    let path = samples.path.clone();
+    let broken = |offset: u64, error: &std::io::Error| {
+        Error::malformed(format!("{path}, byte {offset}"), format!("it is no whole tar file: {error}; copy it again, or unpack it if it is compressed"))
+    };
+    let mut archive = Archive::new(reader);
+    let mut end = start;
+    let entries = archive.entries().map_err(|error| broken(start, &error))?;
+    for entry in entries {
+        let mut entry = entry.map_err(|error| broken(end, &error))?;
+        let offset = start + entry.raw_file_position();
+        let length = entry.size();
+        end = offset.saturating_add(length);
+        let is_file = matches!(entry.header().entry_type(), EntryType::Regular | EntryType::Continuous);
+        let path_bytes = entry.path_bytes();
+        let member = without_dot(&path_bytes);
+        if !is_file || is_hidden(member) {
+            continue;
+        }
+        let name = [folder, member].concat();
+        drop(path_bytes);
+        let shown_name = shown(&name);
+        let fail = |error: std::io::Error| {
+            let place = format!("{path}, member {shown_name} at byte {offset}");
+            Error::malformed(place, format!("it cannot be read: {error}; the file may be cut off"))
+        };
+        if has_archives && name.ends_with(b".tar") {
+            samples.end_group();
+            let inner = [&name[..name.len() - 4], b"/"].concat();
+            walk(&mut entry, &inner, offset, false, samples)?;
+            // What follows the end of the inner file belongs to it.
+            std::io::copy(&mut entry, &mut std::io::sink()).map_err(|error| broken(offset, &error))?;
+            samples.end_group();
+            continue;
+        }
+        let mut member = Member { name, offset, length, crc: 0, content: Vec::new() };
+        if member.is_image() {
+            member.crc = crc_of(&mut entry).map_err(fail)?;
+            if u32::try_from(length).is_err() {
+                return Err(fail(std::io::Error::other("an image has less than 4 GiB")));
+            }
+        } else if member.is_label() {
+            if length > MAX_LABEL_BYTES {
+                return Err(fail(std::io::Error::other(format!("a label has at most {MAX_LABEL_BYTES} bytes"))));
+            }
+            entry.read_to_end(&mut member.content).map_err(fail)?;
+            if (member.content.len() as u64) < length {
+                return Err(fail(std::io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+        samples.add(member)?;
+    }
+    Ok(())
+}
+
+/// Returns the CRC-32 of the rest of a member.
+fn crc_of(entry: &mut tar::Entry<'_, &mut dyn Read>) -> std::io::Result<u32> {
+    let (mut hasher, mut buffer) = (crc32fast::Hasher::new(), vec![0; 64 << 10]);
+    let (length, mut seen) = (entry.size(), 0);
+    loop {
+        match entry.read(&mut buffer)? {
+            0 if seen < length => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            0 => return Ok(hasher.finalize()),
+            count => {
+                hasher.update(&buffer[..count]);
+                seen += count as u64;
+            }
+        }
+    }
+}
+
+struct Member {
+    name: Vec<u8>,
+    offset: u64,
+    length: u64,
+    crc: u32,
+    content: Vec<u8>,
+}
+
+impl Member {
+    /// Returns the path up to the first dot of the file's name, and the rest.
+    fn parts(&self) -> (&[u8], &[u8]) {
+        let file = file_name(&self.name);
+        let folder = self.name.len() - file.len();
+        match file.iter().position(|&byte| byte == b'.') {
+            Some(dot) => (&self.name[..folder + dot], &file[dot + 1..]),
+            None => (&self.name, b""),
+        }
+    }
+
+    fn is_image(&self) -> bool {
+        is_image_name(&self.name)
+    }
+
+    fn is_label(&self) -> bool {
+        let ending = self.parts().1;
+        ending.eq_ignore_ascii_case(b"cls") || ending.eq_ignore_ascii_case(b"json")
+    }
+}
+
+/// The samples of a file.
+struct Samples {
+    path: String,
+    found: Vec<Found>,
+    group: Group,
+}
+
+/// The members of a sample.
+#[derive(Default)]
+struct Group {
+    key: Vec<u8>,
+    images: Vec<Member>,
+    label: Option<Label>,
+}
+
+impl Samples {
+    fn add(&mut self, member: Member) -> Result<(), Error> {
+        if self.group.key != member.parts().0 {
+            self.end_group();
+            self.group.key = member.parts().0.to_vec();
+        }
+        if member.is_image() {
+            self.group.images.push(member);
+        } else if member.is_label() {
+            let is_cls = member.parts().1.eq_ignore_ascii_case(b"cls");
+            let label = if is_cls { label_of_cls(&member.content) } else { label_of_json(&member.content) };
+            let label = label.map_err(|reason| {
+                let place = format!("{}, member {} at byte {}", self.path, shown(&member.name), member.offset);
+                Error::malformed(place, reason)
+            })?;
+            // The member .cls counts more than the member .json, whichever comes first.
+            if is_cls || self.group.label.is_none() {
+                self.group.label = label;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the current sample. One of its images is taken: the one whose ending comes first in the list of endings, and
+    /// has no other dot before it. Without such an image, the members are files of their own with dots in their names.
+    fn end_group(&mut self) {
+        let Group { images, label, .. } = std::mem::take(&mut self.group);
+        let rank = |member: &Member| image_ending(member.parts().1);
+        let plain = (0..images.len()).filter(|&index| rank(&images[index]).is_some()).min_by_key(|&i| rank(&images[i]));
+        let is_taken = |index: usize| plain.is_none_or(|plain| plain == index);
+        for (_, Member { name, offset, length, crc, .. }) in
+            images.into_iter().enumerate().filter(|(index, _)| is_taken(*index))
+        {
+            // The length was checked when the member was read.
+            let length = u32::try_from(length).unwrap_or(u32::MAX);
+            self.found.push(Found { name, offset, length, crc, encoding: Encoding::File, label: label.clone() });
+        }
+    }
+}
+
+/// Returns the label in a member `.cls`: a number, or a name.
+fn label_of_cls(content: &[u8]) -> Result<Option<Label>, String> {
+    let text = content.trim_ascii();
+    if text.is_empty() {
+        return Err("the label is empty; write the number or the name of a class".into());
+    }
+    Ok(Some(label(text)))
+}
+
+/// Returns the label of a text: a number if it is one.
+pub(crate) fn label(text: &[u8]) -> Label {
+    let number = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+    number.map_or_else(|| Label::Name(text.to_vec()), Label::Number)
+}
+
+/// Returns the label in a member `.json`, if it has one.
+fn label_of_json(content: &[u8]) -> Result<Option<Label>, String> {
+    let value: serde_json::Value = serde_json::from_slice(content).map_err(|error| format!("it is no JSON: {error}"))?;
+    let Some(found) = ["label", "cls", "class"].iter().find_map(|key| value.get(key)) else { return Ok(None) };
+    match found {
+        serde_json::Value::String(text) if !text.is_empty() => Ok(Some(label(text.as_bytes()))),
+        serde_json::Value::Number(number) => match number.as_u64().and_then(|number| u32::try_from(number).ok()) {
+            Some(number) => Ok(Some(Label::Number(number))),
+            None => Err(format!("the label {number} is no number of a class")),
+        },
+        serde_json::Value::Null => Ok(None),
+        other => Err(format!("the label {other} is neither a number nor a name")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Returns a tar file with these members.
+    fn tar_of(members: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, content) in members {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            builder.append_data(&mut header, name, *content).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    fn find_in(bytes: &[u8]) -> Result<Vec<Found>, Error> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.tar");
+        std::fs::write(&path, bytes).unwrap();
+        find(&Blob::local("a.tar".into(), path, false).unwrap())
+    }
+
+    fn names(found: &[Found]) -> Vec<&str> {
+        found.iter().map(|found| std::str::from_utf8(&found.name).unwrap()).collect()
+    }
+
+    #[test]
+    fn samples_have_an_image_and_a_label() {
+        let bytes = tar_of(&[
+            ("./x/1.cls", b"5\n"),
+            ("./x/1.jpg", b"image"),
+            ("x/1.json", b"{\"label\": 9}"),
+            ("x/2.json", b"{\"cls\": \"cat\"}"),
+            ("x/2.png", b"other"),
+            ("x/2.depth.png", b"no image of its own"),
+            ("x/._3.png", b"hidden"),
+            ("readme.txt", b"text"),
+        ]);
+        let found = find_in(&bytes).unwrap();
+        assert_eq!(names(&found), ["x/1.jpg", "x/2.png"]);
+        assert_eq!(found[0].label, Some(Label::Number(5)));
+        assert_eq!(found[1].label, Some(Label::Name(b"cat".to_vec())));
+        for (found, content) in found.iter().zip([&b"image"[..], b"other"]) {
+            let start = found.offset as usize;
+            assert_eq!(&bytes[start..start + found.length as usize], content);
+            assert_eq!(found.crc, crc32fast::hash(content));
+        }
+    }
+
+    #[test]
+    fn files_with_several_dots_are_images_of_their_own() {
+        let found = find_in(&tar_of(&[("photo.1.jpg", b"a"), ("photo.2.jpg", b"b")])).unwrap();
+        assert_eq!(names(&found), ["photo.1.jpg", "photo.2.jpg"]);
+    }
+
+    #[test]
+    fn an_archive_of_archives_has_its_images_in_folders() {
+        let (one, two) = (tar_of(&[("b_1.JPEG", b"1"), ("b_2.JPEG", b"22")]), tar_of(&[("a_1.JPEG", b"333")]));
+        let bytes = tar_of(&[("n02.tar", &one), ("n01.tar", &two)]);
+        let found = find_in(&bytes).unwrap();
+        assert_eq!(names(&found), ["n02/b_1.JPEG", "n02/b_2.JPEG", "n01/a_1.JPEG"]);
+        let content = |found: &Found| &bytes[found.offset as usize..found.offset as usize + found.length as usize];
+        assert_eq!([content(&found[0]), content(&found[1]), content(&found[2])], [&b"1"[..], b"22", b"333"]);
+    }
+
+    #[test]
+    fn long_names_and_names_that_are_no_utf8_are_kept() {
+        let long = format!("{}/1.png", "a".repeat(300));
+        let mut builder = tar::Builder::new(Vec::new());
+        for name in [long.as_bytes(), b"\xff\xfe.png"] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(1);
+            let path = std::path::Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(name));
+            builder.append_data(&mut header, path, &b"x"[..]).unwrap();
+        }
+        let found = find_in(&builder.into_inner().unwrap()).unwrap();
+        assert_eq!([&found[0].name[..], &found[1].name], [long.as_bytes(), b"\xff\xfe.png"]);
+    }
+
+    #[test]
+    fn damaged_files_are_errors_that_name_the_place() {
+        let bytes = tar_of(&[("1.png", &[7; 2000]), ("2.cls", b" ")]);
+        let error = |bytes: &[u8]| find_in(bytes).unwrap_err().to_string();
+        assert!(error(&bytes[..1000]).contains("1.png at byte 512"), "{}", error(&bytes[..1000]));
+        assert!(error(&bytes).contains("2.cls") && error(&bytes).contains("label is empty"), "{}", error(&bytes));
+        let mut flipped = bytes.clone();
+        flipped[130] ^= 1;
+        assert!(error(&flipped).contains("no whole tar file"), "{}", error(&flipped));
+        assert!(error(&[0x1F; 2000]).contains("no whole tar file"));
+        assert_eq!(find_in(&[]).unwrap(), []);
+        assert!(error(&tar_of(&[("1.json", b"{\"label\": -4}")])).contains("no number of a class"));
+    }
+
+    #[test]
+    fn no_bit_flip_leads_outside_of_the_file() {
+        let bytes = tar_of(&[("a/1.png", b"one"), ("a/1.cls", b"3"), ("b.tar", &tar_of(&[("x.png", b"two")]))]);
+        // The headers, and a part of the padding.
+        for at in (0..bytes.len()).filter(|at| at % 512 < 300 || at % 97 == 0) {
+            for bit in [at % 8] {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 1 << bit;
+                for found in find_in(&flipped).unwrap_or_default() {
+                    assert!(found.offset + u64::from(found.length) <= bytes.len() as u64, "byte {at}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! A tree of image files: a local folder, or a prefix in a store.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use admiral_storage::Store;
+
+use crate::error::Error;
+use crate::files::{may_pass, retry};
+use crate::index::{Index, Shard};
+use crate::names::{is_hidden, is_image_name, shown};
+
+/// Lists the image files below a local folder. Hidden files and folders, whose names begin with a dot, are left out.
+///
+/// # Errors
+/// If a folder cannot be listed, or what looks like an image is no regular file.
+pub(crate) fn list_folder(root: &Path) -> Result<Index, Error> {
+    let mut listing = Listing::default();
+    listing.add(root)?;
+    if let Some(first) = listing.hidden.first() {
+        let num = listing.hidden.len();
+        tracing::info!("{num} hidden files and folders are left out, the first is {}", shown(first));
+    }
+    listing.folders.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(Index::of_tree(listing.folders, listing.paths))
+}
+
+/// Lists the image files in a store.
+///
+/// # Errors
+/// If the store cannot be listed.
+pub(crate) fn list_store(store: &Store) -> Result<Index, Error> {
+    let files = store.list_files("")?;
+    let paths = files.into_iter().map(|(path, _)| path.into_bytes());
+    let paths = paths.filter(|path| is_image_name(path) && !is_hidden(path)).collect();
+    Ok(Index::of_tree(Vec::new(), paths))
+}
+
+/// Returns whether the folders of a tree are as they were when it was listed: no file was added or removed.
+pub(crate) fn is_current(root: &Path, folders: &[Shard]) -> bool {
+    !folders.is_empty()
+        && folders.iter().all(|folder| {
+            let path = root.join(std::ffi::OsStr::from_bytes(&unescaped(&folder.name)));
+            std::fs::metadata(path).is_ok_and(|meta| meta.is_dir() && version(&meta) == folder.version)
+        })
+}
+
+fn version(meta: &std::fs::Metadata) -> String {
+    format!("{}.{:09}", meta.mtime(), meta.mtime_nsec())
+}
+
+/// Returns a path as text from which [`unescaped`] gets it back.
+fn escaped(path: &[u8]) -> String {
+    path.iter().map(|&byte| if byte == b'%' || !byte.is_ascii_graphic() { format!("%{byte:02x}") } else { char::from(byte).to_string() }).collect()
+}
+
+fn unescaped(text: &str) -> Vec<u8> {
+    let (mut path, mut rest) = (Vec::new(), text.as_bytes());
+    while let Some((&first, others)) = rest.split_first() {
+        let code = others.get(..2).and_then(|code| std::str::from_utf8(code).ok());
+        match code.and_then(|code| u8::from_str_radix(code, 16).ok()) {
+            Some(byte) if first == b'%' => (path.push(byte), rest = &others[2..]).1,
+            _ => (path.push(first), rest = others).1,
+        }
+    }
+    path
+}
+
+/// The files and folders that were found.
+#[derive(Debug, Default)]
+struct Listing {
+    /// The image files, relative to the root.
+    paths: Vec<Vec<u8>>,
+    hidden: Vec<Vec<u8>>,
+    folders: Vec<Shard>,
+    /// The device and number of each folder. A link may lead to a folder that is listed already, or is being listed.
+    seen: BTreeSet<(u64, u64)>,
+}
+
+impl Listing {
+    /// Adds the image files in `root` and below it.
+    fn add(&mut self, root: &Path) -> Result<(), Error> {
+        let mut folders = vec![PathBuf::new()];
+        // A folder keeps its own name even if a link to it comes first, so links are followed last.
+        let mut links = BTreeSet::new();
+        while let Some(folder) = folders.pop().or_else(|| links.pop_first()) {
+            let full = root.join(&folder);
+            let fail = |error: io::Error| Error::of_file(&full.display().to_string(), &error);
+            let meta = retry(|| std::fs::metadata(&full), std::thread::sleep).map_err(fail)?;
+            if !self.seen.insert((meta.dev(), meta.ino())) {
+                continue;
+            }
+            let name = escaped(folder.as_os_str().as_bytes());
+            self.folders.push(Shard { name, length: 0, version: version(&meta) });
+            let list = || {
+                let entries = std::fs::read_dir(&full)?.map(|entry| {
+                    let entry = entry?;
+                    Ok((entry.file_name(), entry.file_type()?))
+                });
+                entries.collect::<io::Result<Vec<_>>>()
+            };
+            let mut entries = retry(list, std::thread::sleep).map_err(fail)?;
+            entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+            for (name, kind) in entries {
+                let path = folder.join(&name);
+                let bytes = path.as_os_str().as_bytes();
+                let is_image = is_image_name(name.as_bytes());
+                // Most files need no further look, which matters for millions of them on a network file system.
+                if kind.is_file() && !is_image {
+                    continue;
+                }
+                if is_hidden(name.as_bytes()) {
+                    if is_image || kind.is_dir() {
+                        self.hidden.push(bytes.to_vec());
+                    }
+                    continue;
+                }
+                let (is_folder, is_file) = if kind.is_symlink() { self.target(&root.join(&path))? } else { (kind.is_dir(), kind.is_file()) };
+                match (is_folder, is_file) {
+                    (true, _) if kind.is_symlink() => _ = links.insert(path),
+                    (true, _) => folders.push(path),
+                    (_, true) if is_image => self.paths.push(bytes.to_vec()),
+                    (false, false) if is_image => {
+                        let reason = "it is no regular file: a link to nothing, a pipe, or a device; remove it";
+                        return Err(Error::malformed(root.join(path).display().to_string(), reason));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether a link leads to a folder, and whether to a file. A link to nothing, or to itself, has no target.
+    fn target(&self, link: &Path) -> Result<(bool, bool), Error> {
+        match retry(|| std::fs::metadata(link), std::thread::sleep) {
+            Err(error) if may_pass(&error) => Err(Error::of_file(&link.display().to_string(), &error)),
+            meta => Ok(meta.map_or((false, false), |meta| (meta.is_dir(), meta.is_file()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn tree(files: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = root.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, b"").unwrap();
+        }
+        root
+    }
+
+    fn names(root: &Path) -> Vec<String> {
+        let index = list_folder(root).unwrap();
+        (0..index.num_images()).map(|item| shown(index.name(item))).collect()
+    }
+
+    #[test]
+    fn images_are_sorted_by_the_bytes_of_their_paths() {
+        let root = tree(&["b/1.png", "a/z.JPG", "a-1/x.gif", "a/readme.txt", "c.webp", ".x/1.png", "a/._z.jpg"]);
+        assert_eq!(names(root.path()), ["a-1/x.gif", "a/z.JPG", "b/1.png", "c.webp"]);
+    }
+
+    #[test]
+    fn each_folder_is_listed_once_and_only_regular_files_are_images() {
+        let root = tree(&["x/1.png", "y/2.png"]);
+        for link in ["self", "x/up", "y/up"] {
+            std::os::unix::fs::symlink(root.path(), root.path().join(link)).unwrap();
+        }
+        std::os::unix::fs::symlink(root.path().join("x/1.png"), root.path().join("y/3.png")).unwrap();
+        std::os::unix::fs::symlink(root.path().join("x"), root.path().join("a")).unwrap();
+        assert_eq!(names(root.path()), ["x/1.png", "y/2.png", "y/3.png"]);
+        let (link, pipe) = (root.path().join("loop.png"), root.path().join("pipe.png"));
+        std::os::unix::fs::symlink(&link, &link).unwrap();
+        let error = list_folder(root.path()).unwrap_err().to_string();
+        assert!(error.contains("loop.png") && error.contains("no regular file"), "{error}");
+        std::fs::remove_file(link).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
+        let error = list_folder(root.path()).unwrap_err().to_string();
+        assert!(error.contains("pipe.png") && error.contains("no regular file"), "{error}");
+    }
+
+    #[test]
+    fn a_tree_is_current_until_a_file_comes_or_goes() {
+        let root = tree(&["x/1.png", "y y%/2.png"]);
+        let folders = list_folder(root.path()).unwrap().shards;
+        assert!(is_current(root.path(), &folders));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::fs::write(root.path().join("y y%/3.png"), b"").unwrap();
+        assert!(!is_current(root.path(), &folders));
+        assert!(!is_current(root.path(), &[]));
+        assert!(!is_current(Path::new("/no/such/folder"), &folders));
+    }
+
+    #[test]
+    fn any_path_is_escaped_and_back() {
+        for path in [&b"a b%/\xff\n"[..], b"", b"plain/a", b"%41"] {
+            assert_eq!(unescaped(&escaped(path)), path);
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The images of a zip file. A file `dataset.json` in it gives the labels, as EDM's tools write it:
+//! `{"labels": [["00000/img00000000.png", 6], ...]}`.
+
+use std::collections::HashMap;
+use std::io::Read;
+
+use serde::Deserialize;
+use zip::{CompressionMethod, ZipArchive};
+
+use crate::blob::Blob;
+use crate::error::Error;
+use crate::index::{Encoding, Found, Label};
+use crate::names::{is_hidden, is_image_name, shown, without_dot};
+
+/// The longest `dataset.json` that is read, in bytes. That of ImageNet has about 50 MB.
+const MAX_JSON_BYTES: u64 = 1 << 30;
+
+/// The largest factor by which deflate makes data smaller.
+const MAX_DEFLATE_FACTOR: u64 = 1032;
+
+#[derive(Deserialize)]
+struct DataSet {
+    labels: Option<Vec<(String, u32)>>,
+}
+
+/// Finds the images of a zip file. Reads the whole file once.
+///
+/// # Errors
+/// If it is no zip file, or has an image in a form that is not supported.
+pub(crate) fn find(blob: &Blob) -> Result<Vec<Found>, Error> {
+    let mut reader = blob.reader();
+    let outcome = find_in(&mut reader, blob);
+    match reader.failure {
+        Some(failure) => Err(failure),
+        None => outcome,
+    }
+}
+
+fn find_in(reader: &mut crate::blob::BlobReader<'_>, blob: &Blob) -> Result<Vec<Found>, Error> {
+    let path = blob.shown();
+    let refuse = |error: zip::result::ZipError| Error::malformed(&*path, format!("it is no whole zip file: {error}"));
+    let mut archive = ZipArchive::new(reader).map_err(refuse)?;
+    let labels = read_labels(&mut archive, &path)?;
+    // In the order of their offsets, so that the file is read once.
+    let mut entries = Vec::new();
+    for index in 0..archive.len() {
+        let entry = archive.by_index_raw(index).map_err(refuse)?;
+        let name = without_dot(entry.name_raw());
+        if entry.is_file() && is_image_name(name) && !is_hidden(name) {
+            entries.push((entry.header_start(), index));
+        }
+    }
+    entries.sort_unstable();
+    let mut found = Vec::with_capacity(entries.len());
+    for (_, index) in entries {
+        let mut entry = archive.by_index_raw(index).map_err(refuse)?;
+        let name = without_dot(entry.name_raw()).to_vec();
+        let (offset, length, whole) = (entry.data_start().unwrap_or(0), entry.compressed_size(), entry.size());
+        let wrong = |reason: &str| {
+            Error::malformed(format!("{path}, member {} at byte {offset}", shown(&name)), reason.to_owned())
+        };
+        if entry.encrypted() {
+            return Err(wrong("it is encrypted; pack it without a password"));
+        }
+        let lengths = u32::try_from(length).ok().zip(u32::try_from(whole).ok());
+        let Some((length, whole)) = lengths.filter(|_| offset.saturating_add(length) <= blob.length) else {
+            return Err(wrong("its length exceeds the file, or 4 GiB"));
+        };
+        let encoding = match entry.compression() {
+            CompressionMethod::Stored if length == whole => Encoding::File,
+            CompressionMethod::Deflated if u64::from(whole) <= u64::from(length) * MAX_DEFLATE_FACTOR => {
+                Encoding::Deflated { length: whole }
+            }
+            CompressionMethod::Stored | CompressionMethod::Deflated => {
+                return Err(wrong("its lengths contradict each other"));
+            }
+            other => {
+                return Err(wrong(&format!("it is compressed by {other:?}; pack it stored, or compressed by deflate")));
+            }
+        };
+        let mut hasher = crc32fast::Hasher::new();
+        let (mut buffer, mut seen) = (vec![0; 64 << 10], 0);
+        loop {
+            match entry.read(&mut buffer).map_err(|error| wrong(&format!("it cannot be read: {error}")))? {
+                0 => break,
+                count => {
+                    hasher.update(&buffer[..count]);
+                    seen += count as u64;
+                }
+            }
+        }
+        if seen != u64::from(length) {
+            return Err(wrong("the file ends within it"));
+        }
+        let label = match &labels {
+            None => None,
+            Some(labels) => match labels.get(&name[..]) {
+                Some(&label) => Some(Label::Number(label)),
+                None => return Err(wrong("dataset.json has labels, but none for it")),
+            },
+        };
+        found.push(Found { name, offset, length, crc: hasher.finalize(), encoding, label });
+    }
+    Ok(found)
+}
+
+/// Returns the labels of `dataset.json` by the names of the images. `None` if there are none.
+fn read_labels(
+    archive: &mut ZipArchive<&mut crate::blob::BlobReader<'_>>,
+    path: &str,
+) -> Result<Option<HashMap<Vec<u8>, u32>>, Error> {
+    let wrong = |reason: String| Error::malformed(format!("{path}, member dataset.json"), reason);
+    let Some(index) = archive.index_for_name("dataset.json") else { return Ok(None) };
+    let entry = archive.by_index(index).map_err(|error| wrong(error.to_string()))?;
+    let mut json = Vec::new();
+    entry.take(MAX_JSON_BYTES + 1).read_to_end(&mut json).map_err(|error| wrong(error.to_string()))?;
+    if json.len() as u64 > MAX_JSON_BYTES {
+        return Err(wrong(format!("it has more than {MAX_JSON_BYTES} bytes")));
+    }
+    let data: DataSet = serde_json::from_slice(&json).map_err(|error| {
+        wrong(format!("it has another form than {{\"labels\": [[\"name\", number], ...]}}: {error}"))
+    })?;
+    Ok(data.labels.map(|labels| labels.into_iter().map(|(name, label)| (name.into_bytes(), label)).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::Write;
+
+    use zip::write::SimpleFileOptions;
+
+    use super::*;
+
+    fn zip_of(members: &[(&str, &[u8], CompressionMethod)]) -> Vec<u8> {
+        let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        for (name, content, method) in members {
+            writer.start_file(*name, SimpleFileOptions::default().compression_method(*method)).unwrap();
+            writer.write_all(content).unwrap();
+        }
+        writer.finish().unwrap().into_inner()
+    }
+
+    fn find_in(bytes: &[u8]) -> Result<Vec<Found>, Error> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.zip");
+        std::fs::write(&path, bytes).unwrap();
+        find(&Blob::local("a.zip".into(), path, false).unwrap())
+    }
+
+    const STORED: CompressionMethod = CompressionMethod::Stored;
+    const DEFLATED: CompressionMethod = CompressionMethod::Deflated;
+
+    #[test]
+    fn stored_and_deflated_images_are_found_with_their_labels() {
+        let json = br#"{"labels": [["00000/b.png", 6], ["a.png", 2]]}"#;
+        let long = [5; 500];
+        let bytes = zip_of(&[
+            ("00000/b.png", b"stored", STORED),
+            ("a.png", &long, DEFLATED),
+            ("dataset.json", json, DEFLATED),
+            ("__MACOSX/._a.png", b"", STORED),
+        ]);
+        let found = find_in(&bytes).unwrap();
+        assert_eq!(found[0].encoding, Encoding::File);
+        assert_eq!(&bytes[found[0].offset as usize..][..6], b"stored");
+        assert_eq!(found[0].label, Some(Label::Number(6)));
+        assert_eq!(found[1].encoding, Encoding::Deflated { length: 500 });
+        let packed = &bytes[found[1].offset as usize..][..found[1].length as usize];
+        assert_eq!(found[1].crc, crc32fast::hash(packed));
+        let mut unpacked = Vec::new();
+        flate2::read::DeflateDecoder::new(packed).read_to_end(&mut unpacked).unwrap();
+        assert_eq!((unpacked, found.len()), (long.to_vec(), 2));
+    }
+
+    #[test]
+    fn wrong_files_are_errors_that_name_the_member() {
+        let error = |bytes: &[u8]| find_in(bytes).unwrap_err().to_string();
+        assert!(error(b"no zip file").contains("no whole zip file"));
+        let text = error(&zip_of(&[("a.png", b"x", STORED), ("dataset.json", br#"{"labels": []}"#, STORED)]));
+        assert!(text.contains("member a.png") && text.contains("none for it"), "{text}");
+        let text = error(&zip_of(&[("a.png", b"x", STORED), ("dataset.json", b"{\"labels\": 3}", STORED)]));
+        assert!(text.contains("dataset.json") && text.contains("another form"), "{text}");
+        let null = zip_of(&[("a.png", b"x", STORED), ("dataset.json", br#"{"labels": null}"#, STORED)]);
+        assert_eq!(find_in(&null).unwrap()[0].label, None);
+    }
+
+    #[test]
+    fn no_bit_flip_leads_outside_of_the_file() {
+        let bytes = zip_of(&[("a.png", b"one", STORED), ("b.png", &[3; 300], DEFLATED)]);
+        for at in 0..bytes.len() {
+            for bit in [0, 3, 7] {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 1 << bit;
+                for found in find_in(&flipped).unwrap_or_default() {
+                    assert!(found.offset + u64::from(found.length) <= bytes.len() as u64, "byte {at}");
+                }
+            }
+        }
+    }
+}
