@@ -1,7 +1,9 @@
-//! Checkpoints in a folder and on a real S3 server: with different numbers of ranks, undamaged and damaged, and read by
+//! Checkpoints in a folder and in buckets of S3, Google Cloud Storage and Azure: with different numbers of ranks, undamaged and damaged, and read by
 //! Python.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../../tests/support/clouds.rs"]
+mod clouds;
 #[path = "../../../tests/support/s3.rs"]
 mod s3;
 
@@ -14,8 +16,9 @@ use admiral_checkpoint::{
     Writer, delete, find_checkpoint, save, write_probe,
 };
 use admiral_comm::{Collective, CollectiveError, ExitCode, Single};
-use admiral_storage::{Location, S3Settings, Store, StoreOptions};
+use admiral_storage::{CloudSettings, Location, Store, StoreOptions};
 
+use clouds::{Azurite, Gcs};
 use s3::{S3, environment, python};
 
 const ROLES: [Role; 4] = [Role::Master, Role::Ema { rate: 0.9999 }, Role::AdamMean, Role::AdamVariance];
@@ -485,31 +488,43 @@ fn python_reads_the_weights_by_name() {
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().collect::<Vec<_>>(), expected);
 }
 
-/// Writes and reads checkpoints at `url`, an empty location on S3.
-fn stores_checkpoints_on_s3(url: &str, options: &StoreOptions) {
+/// Writes and reads checkpoints at `url`, an empty location in a bucket.
+fn stores_checkpoints_in_a_bucket(url: &str, options: &StoreOptions) {
     let create = |url: &str| Store::create(&Location::parse(url).unwrap(), options).unwrap();
     checkpoints_are_read_by_other_world_sizes(&Catalog::new(&create(url)));
     let found = |place: &str| find_checkpoint(place, options).unwrap().manifest().training.step;
     assert_eq!(found(&format!("{url}/step-000000020")), 20);
     assert_eq!(found(url), 40);
-    let nowhere = create("s3://no-such-bucket/x");
+    let scheme = url.split(':').next().unwrap();
+    let nothing = format!("{scheme}://no-such-bucket/x");
+    let nowhere = create(&nothing);
     let retention = Retention::default();
     let error = write_probe(&nowhere, expected(&retention), &Single).unwrap_err();
     assert_eq!(error.exit_code(), ExitCode::Store);
-    assert!(error.to_string().contains("s3://no-such-bucket/x"), "{error}");
+    assert!(error.to_string().contains(&nothing), "{error}");
 }
 
 #[test]
 fn s3_stores_checkpoints() {
     let s3 = S3::start();
     let vars = environment(s3.port).map(|(name, value)| (name.to_owned(), value));
-    let options = StoreOptions { s3: S3Settings::from_vars(vars), ..StoreOptions::default() };
-    stores_checkpoints_on_s3("s3://bucket/some/run", &options);
+    let options = StoreOptions { clouds: CloudSettings::from_vars(vars), ..StoreOptions::default() };
+    stores_checkpoints_in_a_bucket("s3://bucket/some/run", &options);
+}
+
+#[test]
+fn google_cloud_storage_and_azure_store_checkpoints() {
+    let (gcs, azurite) = (Gcs::start(), Azurite::start());
+    for (url, vars) in [("gs://bucket/some/run", gcs.environment()), ("az://bucket/some/run", azurite.environment())] {
+        let options = StoreOptions { clouds: CloudSettings::from_vars(vars), ..StoreOptions::default() };
+        stores_checkpoints_in_a_bucket(url, &options);
+        saver_saves(url, &options);
+    }
 }
 
 #[test]
 #[ignore = "needs an S3 server: ADMIRAL_TEST_S3_URL and AWS_*"]
 fn another_s3_server_stores_checkpoints() {
-    let options = StoreOptions { s3: S3Settings::from_vars(std::env::vars()), ..StoreOptions::default() };
-    stores_checkpoints_on_s3(&std::env::var("ADMIRAL_TEST_S3_URL").unwrap(), &options);
+    let options = StoreOptions { clouds: CloudSettings::from_vars(std::env::vars()), ..StoreOptions::default() };
+    stores_checkpoints_in_a_bucket(&std::env::var("ADMIRAL_TEST_S3_URL").unwrap(), &options);
 }
