@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use admiral_comm::{MpiLauncher, TaskOfMany};
 use admiral_contract::environment as names;
 use admiral_gpu::GpuEnvironment;
-use admiral_storage::S3Settings;
+use admiral_storage::CloudSettings;
 use admiral_telemetry::LogSettings;
 
 /// What the environment says. Every field is one variable, or a group of variables of one component.
@@ -27,8 +27,9 @@ pub struct Environment {
     pub gpu: GpuEnvironment,
     /// `ADMIRAL_INCEPTION`: the file with the weights of the Inception network of evaluation.
     pub inception: Option<PathBuf>,
-    /// `AWS_REGION`, `AWS_ACCESS_KEY_ID` and others: region, credentials and endpoint of S3.
-    pub s3: S3Settings,
+    /// `AWS_REGION`, `GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_ACCOUNT_NAME` and others that start with `AWS_`,
+    /// `GOOGLE_` or `AZURE_`: regions, accounts, credentials and endpoints of object stores.
+    pub clouds: CloudSettings,
 }
 
 impl Environment {
@@ -47,7 +48,7 @@ impl Environment {
             log: LogSettings::from_vars(text),
             gpu: GpuEnvironment::from_vars(|name| std::env::var_os(name)),
             inception: std::env::var_os(admiral_inception::VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from),
-            s3: S3Settings::from_vars(vars),
+            clouds: CloudSettings::from_vars(vars),
         }
     }
 }

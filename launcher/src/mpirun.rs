@@ -10,8 +10,8 @@ use crate::shell::quoted;
 use admiral_contract::secret::{masked, masked_argument};
 
 /// Variables whose names begin like this are passed to every rank: the libraries in it read them.
-const PASSED_BEGINNINGS: [&str; 9] =
-    ["ADMIRAL_", "AWS_", "CUDA_", "NCCL_", "OMP_", "PYTORCH_", "TORCH_", "UCX_", "FI_"];
+const PASSED_BEGINNINGS: [&str; 11] =
+    ["ADMIRAL_", "AWS_", "AZURE_", "GOOGLE_", "CUDA_", "NCCL_", "OMP_", "PYTORCH_", "TORCH_", "UCX_", "FI_"];
 /// More variables that are passed.
 const PASSED: [&str; 11] = [
     "HTTPS_PROXY",
@@ -276,16 +276,33 @@ mod tests {
     #[test]
     fn variables_are_chosen_by_name() {
         let environment = || {
-            ["AWS_REGION", "HOME", "NCCL_DEBUG", "OMPI_MCA_x", "LD_LIBRARY_PATH", "MINE", "ADMIRAL_LEDGER", "no_proxy"]
-                .map(|name| (name.to_owned(), "1".to_owned()))
+            [
+                "AWS_REGION",
+                "AZURE_CLIENT_ID",
+                "GOOGLE_BASE_URL",
+                "HOME",
+                "NCCL_DEBUG",
+                "OMPI_MCA_x",
+                "LD_LIBRARY_PATH",
+                "MINE",
+                "ADMIRAL_LEDGER",
+                "no_proxy",
+            ]
+            .map(|name| (name.to_owned(), "1".to_owned()))
         };
         let names = |pass: &[&str]| {
             let pass: Vec<_> = pass.iter().map(|&name| name.to_owned()).collect();
             passed_variables(environment(), &pass)
                 .map(|passed| passed.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(" "))
         };
-        assert_eq!(names(&[]).unwrap(), "AWS_REGION LD_LIBRARY_PATH NCCL_DEBUG no_proxy");
-        assert_eq!(names(&["MINE"]).unwrap(), "AWS_REGION LD_LIBRARY_PATH MINE NCCL_DEBUG no_proxy");
+        assert_eq!(
+            names(&[]).unwrap(),
+            "AWS_REGION AZURE_CLIENT_ID GOOGLE_BASE_URL LD_LIBRARY_PATH NCCL_DEBUG no_proxy"
+        );
+        assert_eq!(
+            names(&["MINE"]).unwrap(),
+            "AWS_REGION AZURE_CLIENT_ID GOOGLE_BASE_URL LD_LIBRARY_PATH MINE NCCL_DEBUG no_proxy"
+        );
         assert!(names(&["YOURS"]).unwrap_err().to_string().contains("--pass YOURS"));
         assert!(matches!(names(&["MINE=2"]), Err(MpirunError::NoName(_))));
     }

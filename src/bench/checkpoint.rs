@@ -29,7 +29,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// The options of `admiral bench checkpoint`.
 #[derive(Debug, Clone, Args)]
 pub struct CheckpointBenchOptions {
-    /// Where to save: a folder or an s3:// URL; by default a folder in the run's folder. The checkpoints are deleted
+    /// Where to save: a folder or a bucket's URL; by default a folder in the run's folder. The checkpoints are deleted
     #[arg(long)]
     place: Option<String>,
     /// Saves that are measured
@@ -96,7 +96,7 @@ fn measure(
     let memory = FlatMemory::allocate(specs, Kind::Float, rates.len(), device)?;
     fill(&memory);
 
-    let store = Store::create(&location, &config.checkpoint.store_options(&environment.s3))?;
+    let store = Store::create(&location, &config.checkpoint.store_options(&environment.clouds))?;
     let catalog = Catalog::new(&store);
     if catalog.latest()?.is_some() {
         return Err(TrainError::Refused(format!(

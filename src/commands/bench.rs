@@ -41,7 +41,7 @@ pub(super) enum BenchCommand {
     },
     /// Draw images: images per second, and the time of networks, guidance, solver, noise and writing
     Sample {
-        /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or an s3:// URL
+        /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or a bucket's URL
         checkpoint: String,
         #[command(flatten)]
         drawing: Box<DrawingOptions>,

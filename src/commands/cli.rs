@@ -88,7 +88,7 @@ impl Cli {
                 Some(options) => alone(evaluate::weights(options)),
                 None => on_ranks(environment, |rank| evaluate::run(&arguments, rank)),
             },
-            Command::Checkpoint(command) => match checkpoint::run(&command, &environment.s3) {
+            Command::Checkpoint(command) => match checkpoint::run(&command, &environment.clouds) {
                 // The exit code of diff(1).
                 Ok(Outcome::Different) => return ProcessExit::from(1),
                 Ok(Outcome::Done) => ExitCode::Finished,

@@ -114,7 +114,7 @@ pub(super) fn run(options: &EncodeOptions, rank: RankContext<'_>) -> Result<Exit
 
 fn open(options: &EncodeOptions, rank: RankContext<'_>) -> Result<Opened, Error> {
     check_out(&options.out, "safetensors")?;
-    let stores = StoreOptions { s3: rank.environment.s3.clone(), ..StoreOptions::default() };
+    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
     let model = options.model.open("admiral encode", &stores)?;
     let diffusion = respaced(&model.config, &options.respacing)?;
     let network = &model.config.model;

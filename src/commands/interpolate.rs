@@ -144,7 +144,7 @@ pub(super) fn run(options: &InterpolateOptions, rank: RankContext<'_>) -> Result
 
 fn open(options: &InterpolateOptions, rank: RankContext<'_>) -> Result<Opened, Error> {
     check_out(&options.out, "png")?;
-    let stores = StoreOptions { s3: rank.environment.s3.clone(), ..StoreOptions::default() };
+    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
     let model = options.model.open("admiral interpolate", &stores)?;
     let diffusion = respaced(&model.config, &options.respacing)?;
     let solver_options = SolverOptions {

@@ -27,7 +27,7 @@ pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// The model, and how it computes.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ModelOptions {
-    /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or an s3:// URL
+    /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or a bucket's URL
     pub(super) checkpoint: String,
     /// Weights: ema (the first average), master, or an average by its rate, such as ema-0.9999 [default: ema if there is
     /// an average, else master]

@@ -170,7 +170,7 @@ pub(super) fn run(options: &NllOptions, rank: RankContext<'_>) -> Result<ExitCod
 
 fn open(options: &NllOptions, rank: RankContext<'_>) -> Result<Opened, Error> {
     check_out(&options.out, "npz")?;
-    let stores = StoreOptions { s3: rank.environment.s3.clone(), ..StoreOptions::default() };
+    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
     let model = options.model.open("admiral nll", &stores)?;
     let diffusion = respaced(&model.config, &options.respacing)?;
     let OpenedImages { images, classes, described } = open_data(&options.data, &model.config, &stores)?;

@@ -114,7 +114,7 @@ pub fn missing_parts(images: &ImageSet, parts: &FeatureParts, collective: &dyn C
         true => Ok(()),
         false => Err(Error::Refused(format!(
             "rank 0 has written to {}, which this rank does not see; keep features in a folder that all hosts share, or \
-             under an s3:// URL",
+             under a bucket's URL",
             parts.url()
         ))),
     });

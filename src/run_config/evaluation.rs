@@ -19,7 +19,7 @@ pub struct EvaluationConfig {
     pub features: String,
     /// The weights of Inception; null takes the file that the environment variable ADMIRAL_INCEPTION names.
     pub inception: Option<String>,
-    /// Folder or s3:// URL, shared by all hosts, in which the features of the reference are kept; null: `evaluation` in the
+    /// Folder or bucket's URL, shared by all hosts, in which the features of the reference are kept; null: `evaluation` in the
     /// run's folder.
     pub work: Option<String>,
     /// Seed of the noise and the classes of the images, the same at each evaluation.

@@ -23,7 +23,7 @@ pub struct Facts {
     pub worlds: Vec<u64>,
     /// The bytes of a checkpoint without its manifest: masters, two moments and all averages in float32.
     pub checkpoint_bytes: u64,
-    /// The location of the checkpoints: the absolute path of a folder, or an `s3://` URL.
+    /// The location of the checkpoints: the absolute path of a folder, or the URL of a bucket's prefix.
     pub checkpoint_url: String,
     /// The absolute path of the run's folder.
     pub run_folder: PathBuf,
@@ -42,7 +42,7 @@ impl RunConfig {
         let location = location.map_err(|error| vec![Invalid::new("checkpoint.url", error.to_string())])?;
         let checkpoint_url = match location {
             Location::Folder(path) => absolute(&path, "checkpoint.url")?.display().to_string(),
-            s3 @ Location::S3 { .. } => s3.to_string(),
+            bucket => bucket.to_string(),
         };
         let worlds = world_sizes(self.training.global_batch, self.training.microbatch, MAX_RANKS);
         Ok(Facts {
@@ -78,8 +78,10 @@ mod tests {
         let facts = config.facts().unwrap();
         assert_eq!(facts.run_folder, here.join("runs/own"));
         assert_eq!(facts.checkpoint_url, here.join("runs/own/checkpoints").display().to_string());
-        config.checkpoint.url = Some("s3://bucket/own/".into());
-        assert_eq!(config.facts().unwrap().checkpoint_url, "s3://bucket/own");
+        for scheme in ["s3", "gs", "az"] {
+            config.checkpoint.url = Some(format!("{scheme}://bucket/own/"));
+            assert_eq!(config.facts().unwrap().checkpoint_url, format!("{scheme}://bucket/own"));
+        }
     }
 
     #[test]

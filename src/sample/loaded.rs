@@ -54,7 +54,7 @@ pub struct LoadedModel {
 
 impl OpenedModel {
     /// Opens the checkpoint at `location`: a checkpoint's folder, a folder of checkpoints or a run's folder, as a path or
-    /// an `s3://` URL. `weights` is `ema` (the first average), `master`, or an average such as `ema-0.9999`; by default the
+    /// a bucket's URL. `weights` is `ema` (the first average), `master`, or an average such as `ema-0.9999`; by default the
     /// first average, or `master` if there is none.
     ///
     /// # Errors

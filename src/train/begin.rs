@@ -54,7 +54,7 @@ pub(super) fn open_store(config: &RunConfig, folder: &Path, context: &RunContext
     std::fs::create_dir_all(folder)
         .map_err(|source| TrainError::Folder { path: folder.display().to_string(), source })?;
     let environment = context.environment;
-    let options = config.checkpoint.store_options(&environment.s3);
+    let options = config.checkpoint.store_options(&environment.clouds);
     let store = Store::create(&config.checkpoint.location(folder)?, &options)?;
     let rank = context.collective.rank();
     Ok(store.with_faults(store_faults(&config.faults, rank, environment.attempt, context.faults.as_ref())))

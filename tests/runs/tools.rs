@@ -368,7 +368,7 @@ fn a_wrong_location_is_one_clear_error() {
         (&["list", "/no/such/folder"], "no such folder"),
         (&["list", empty], "looked for"),
         (&["show", empty], "looked for"),
-        (&["verify", "gs://bucket/x"], "gs:// is not supported"),
+        (&["verify", "ftp://bucket/x"], "ftp:// is not supported"),
         (&["list", step.to_str().unwrap()], "is a checkpoint itself"),
         (&["diff", step.to_str().unwrap(), empty], "looked for"),
         (&["prune", step.to_str().unwrap(), "--keep-last", "1"], "is a checkpoint itself"),

@@ -4,13 +4,13 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use object_store::aws::AmazonS3Builder;
 
 /// The root of the workspace, found from any of its packages.
-fn workspace() -> &'static Path {
+pub fn workspace() -> &'static Path {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.ancestors().find(|folder| folder.join("ci/requirements.txt").exists()).unwrap()
 }
@@ -47,39 +47,33 @@ pub fn environment(port: u16) -> [(&'static str, String); 5] {
     ]
 }
 
-/// An S3 server, stopped on drop.
-pub struct S3 {
-    server: Child,
+/// A server in a process of its own, stopped on drop.
+pub struct Server {
+    process: Child,
     /// Its port on 127.0.0.1.
     pub port: u16,
 }
 
-impl S3 {
-    /// Starts a server with an empty bucket named `bucket`.
-    pub fn start() -> Self {
-        // The server chooses a free port and prints it. If the test chose one, another process could take it first.
+impl Server {
+    /// Starts a server that chooses a free port and prints its URL. If the test chose the port, another process could take
+    /// it first.
+    pub fn start(command: &mut Command) -> Self {
         let log = tempfile::NamedTempFile::new().unwrap();
-        let server = Command::new(python())
-            .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", "0"])
-            .stdout(Stdio::null())
-            .stderr(log.reopen().unwrap())
-            .spawn()
-            .unwrap();
+        let process = command.stdout(log.reopen().unwrap()).stderr(log.reopen().unwrap()).spawn().unwrap();
         // From here on, the server is stopped even if this function panics.
-        let mut s3 = Self { server, port: 0 };
+        let mut server = Self { process, port: 0 };
         let start = Instant::now();
-        s3.port = loop {
+        server.port = loop {
             let said = std::fs::read_to_string(log.path()).unwrap();
             let port = said.split("http://127.0.0.1:").nth(1).and_then(|rest| rest.split_once('\n'));
             if let Some((port, _)) = port {
                 break port.trim().parse().unwrap_or_else(|_| panic!("{said}"));
             }
-            assert!(s3.server.try_wait().unwrap().is_none(), "the S3 server has ended: {said}");
-            assert!(start.elapsed() < Duration::from_secs(60), "the S3 server does not answer: {said}");
+            assert!(server.process.try_wait().unwrap().is_none(), "the server has ended: {said}");
+            assert!(start.elapsed() < Duration::from_secs(60), "the server does not answer: {said}");
             std::thread::sleep(Duration::from_millis(50));
         };
-        s3.request("PUT /bucket");
-        s3
+        server
     }
 
     /// Sends a request without a body. Returns the response, which must have status 200.
@@ -93,9 +87,30 @@ impl S3 {
     }
 }
 
-impl Drop for S3 {
+impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// An S3 server, stopped on drop.
+pub struct S3 {
+    server: Server,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+}
+
+impl S3 {
+    /// Starts a server with an empty bucket named `bucket`.
+    pub fn start() -> Self {
+        let server = Server::start(Command::new(python()).args(["-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]));
+        server.request("PUT /bucket");
+        Self { port: server.port, server }
+    }
+
+    /// Sends a request without a body. Returns the response, which must have status 200.
+    pub fn request(&self, line: &str) -> String {
+        self.server.request(line)
     }
 }

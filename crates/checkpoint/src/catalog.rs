@@ -37,7 +37,7 @@ impl Catalog {
     }
 
     /// Opens the catalog at a location: a store of checkpoints, or a run's folder that contains `checkpoints`. `location` is
-    /// a path or an `s3://` URL.
+    /// a path or a bucket's URL.
     ///
     /// # Errors
     /// [`Error::Url`], [`Error::NotFound`], [`Error::Store`].
@@ -159,7 +159,7 @@ async fn holds_checkpoints(store: &Store) -> Result<bool, Error> {
 }
 
 /// Opens the checkpoint at a location: the folder of a checkpoint, or the newest checkpoint of a store or of a run's folder.
-/// `location` is a path or an `s3://` URL.
+/// `location` is a path or a bucket's URL.
 ///
 /// # Errors
 /// [`Error::Url`], [`Error::NotFound`], [`Error::Schema`], [`Error::Store`].

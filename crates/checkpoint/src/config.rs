@@ -4,14 +4,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use admiral_config::Invalid;
-use admiral_storage::{Location, S3Settings, StoreOptions};
+use admiral_storage::{CloudSettings, Location, StoreOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::retention::Retention;
 
-/// The smallest part of an upload that S3 accepts, except for the last part.
-const SMALLEST_S3_PART_MEBIBYTES: u64 = 5;
+/// The smallest part of an upload that S3 and Google Cloud Storage accept, except for the last part.
+const SMALLEST_PART_MEBIBYTES: u64 = 5;
 
 /// The largest value of a number. Times of this many seconds do not overflow.
 const MAX_NUMBER: u64 = 10_000_000;
@@ -31,8 +31,9 @@ pub enum WhenBusy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CheckpointConfig {
-    /// Where checkpoints are written: a folder or `s3://bucket/prefix`; null is `checkpoints` in the run's folder.
-    /// Endpoint, region and keys of S3 are taken from the usual AWS_* environment variables.
+    /// Where checkpoints are written: a folder, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`;
+    /// null is `checkpoints` in the run's folder. Endpoints, accounts and keys are taken from the usual environment
+    /// variables AWS_*, GOOGLE_* and AZURE_*.
     pub url: Option<String>,
     /// What to do when a save is due while the previous one is still being written: skip or wait.
     pub when_busy: WhenBusy,
@@ -107,10 +108,12 @@ impl CheckpointConfig {
         } else if self.keep_best > 0 && self.keep_last.is_none() {
             refuse("checkpoint.keep_best", "needs checkpoint.keep_last, without which all checkpoints are kept".into());
         }
-        if matches!(location, Some(Ok(Location::S3 { .. }))) && self.part_mebibytes < SMALLEST_S3_PART_MEBIBYTES {
+        if let Some(Ok(Location::S3 { .. } | Location::Gcs { .. })) = location
+            && self.part_mebibytes < SMALLEST_PART_MEBIBYTES
+        {
             refuse(
                 "checkpoint.part_mebibytes",
-                format!("is {}; S3 takes no parts below {SMALLEST_S3_PART_MEBIBYTES} MiB", self.part_mebibytes),
+                format!("is {}; the store takes no parts below {SMALLEST_PART_MEBIBYTES} MiB", self.part_mebibytes),
             );
         }
         if self.part_mebibytes > 1024 {
@@ -132,13 +135,13 @@ impl CheckpointConfig {
 
     /// Returns the options of the store.
     #[must_use]
-    pub fn store_options(&self, s3: &S3Settings) -> StoreOptions {
+    pub fn store_options(&self, clouds: &CloudSettings) -> StoreOptions {
         StoreOptions {
             request_timeout: Duration::from_secs(self.request_timeout_seconds),
             // An operation fails before the deadline of its save, because the error of the deadline has no cause.
             patience: self.deadline() * 7 / 8,
             part_bytes: usize::try_from(self.part_mebibytes << 20).unwrap_or(usize::MAX),
-            s3: s3.clone(),
+            clouds: clouds.clone(),
         }
     }
 
@@ -174,11 +177,11 @@ mod tests {
     #[test]
     fn an_invalid_url_is_refused() {
         assert_eq!(CheckpointConfig::default().validate(), []);
-        let config = CheckpointConfig { url: Some("gs://bucket/x".into()), ..CheckpointConfig::default() };
+        let config = CheckpointConfig { url: Some("ftp://bucket/x".into()), ..CheckpointConfig::default() };
         let invalid = config.validate();
         assert_eq!(invalid.len(), 1);
         assert_eq!(invalid[0].field, "checkpoint.url");
-        assert!(invalid[0].message.contains("gs://"), "{}", invalid[0].message);
+        assert!(invalid[0].message.contains("ftp://"), "{}", invalid[0].message);
     }
 
     #[test]
@@ -193,6 +196,8 @@ mod tests {
         assert_eq!(fields(CheckpointConfig { max_failures: 0, ..default() }), ["checkpoint.max_failures"]);
         let small_parts = |url: &str| CheckpointConfig { url: Some(url.into()), part_mebibytes: 1, ..default() };
         assert_eq!(fields(small_parts("s3://bucket/x")), ["checkpoint.part_mebibytes"]);
+        assert_eq!(fields(small_parts("gs://bucket/x")), ["checkpoint.part_mebibytes"]);
+        assert!(fields(small_parts("az://container/x")).is_empty());
         assert!(fields(small_parts("a/folder")).is_empty());
     }
 }

@@ -1,21 +1,25 @@
-//! Checkpoints in a folder and on a real S3 server: with different numbers of ranks, undamaged and damaged, and read by
+//! Checkpoints in a folder and in buckets of S3, Google Cloud Storage and Azure: with different numbers of ranks, undamaged and damaged, and read by
 //! Python.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../../tests/support/clouds.rs"]
+mod clouds;
 #[path = "../../../tests/support/s3.rs"]
 mod s3;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Barrier, Mutex};
+use std::time::{Duration, Instant};
 
 use admiral_checkpoint::{
-    Catalog, Checkpoint, Content, Error, Expected, Parameter, Retention, Role, TensorTarget, TensorView, TrainingState,
-    Writer, delete, find_checkpoint, save, write_probe,
+    Catalog, Checkpoint, CheckpointConfig, Content, Error, Expected, Parameter, Retention, Role, SaveEvent, Saver,
+    SaverSettings, TensorTarget, TensorView, TrainingState, Writer, delete, find_checkpoint, save, write_probe,
 };
 use admiral_comm::{Collective, CollectiveError, ExitCode, Single};
-use admiral_storage::{Location, S3Settings, Store, StoreOptions};
+use admiral_storage::{CloudSettings, Location, Store, StoreOptions};
 
+use clouds::{Azurite, Gcs};
 use s3::{S3, environment, python};
 
 const ROLES: [Role; 4] = [Role::Master, Role::Ema { rate: 0.9999 }, Role::AdamMean, Role::AdamVariance];
@@ -485,31 +489,72 @@ fn python_reads_the_weights_by_name() {
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().collect::<Vec<_>>(), expected);
 }
 
-/// Writes and reads checkpoints at `url`, an empty location on S3.
-fn stores_checkpoints_on_s3(url: &str, options: &StoreOptions) {
+/// Writes and reads checkpoints at `url`, an empty location in a bucket.
+fn stores_checkpoints_in_a_bucket(url: &str, options: &StoreOptions) {
     let create = |url: &str| Store::create(&Location::parse(url).unwrap(), options).unwrap();
     checkpoints_are_read_by_other_world_sizes(&Catalog::new(&create(url)));
     let found = |place: &str| find_checkpoint(place, options).unwrap().manifest().training.step;
     assert_eq!(found(&format!("{url}/step-000000020")), 20);
     assert_eq!(found(url), 40);
-    let nowhere = create("s3://no-such-bucket/x");
+    let scheme = url.split(':').next().unwrap();
+    let nothing = format!("{scheme}://no-such-bucket/x");
+    let nowhere = create(&nothing);
     let retention = Retention::default();
     let error = write_probe(&nowhere, expected(&retention), &Single).unwrap_err();
     assert_eq!(error.exit_code(), ExitCode::Store);
-    assert!(error.to_string().contains("s3://no-such-bucket/x"), "{error}");
+    assert!(error.to_string().contains(&nothing), "{error}");
 }
 
 #[test]
 fn s3_stores_checkpoints() {
     let s3 = S3::start();
     let vars = environment(s3.port).map(|(name, value)| (name.to_owned(), value));
-    let options = StoreOptions { s3: S3Settings::from_vars(vars), ..StoreOptions::default() };
-    stores_checkpoints_on_s3("s3://bucket/some/run", &options);
+    let options = StoreOptions { clouds: CloudSettings::from_vars(vars), ..StoreOptions::default() };
+    stores_checkpoints_in_a_bucket("s3://bucket/some/run", &options);
+}
+
+/// Saves two checkpoints in the background at `url`, an empty location. The second one replaces the first one.
+fn a_saver_keeps_the_newest(url: &str, options: &StoreOptions) {
+    let store = Store::create(&Location::parse(url).unwrap(), options).unwrap();
+    let config = CheckpointConfig { keep_last: Some(1), ..CheckpointConfig::default() };
+    let Content { writer, parameters, .. } = content(50);
+    let settings =
+        SaverSettings { writer, roles: ROLES.to_vec(), parameters, resumed_from: None, ended_attempts: Vec::new() };
+    let mut saver = Saver::open(&store, &config, settings, &Single).unwrap();
+    for step in [50, 60] {
+        let fill = |targets: Vec<(Role, usize, &mut [f32])>| -> Result<(), Error> {
+            for (role, index, buffer) in targets {
+                buffer.copy_from_slice(&values(&content(step), role, index));
+            }
+            Ok(())
+        };
+        saver.begin(content(step), Instant::now(), fill).unwrap();
+        while saver.is_busy() {
+            let report = saver.report(Instant::now());
+            let event = saver.advance(report, Instant::now(), &Single).unwrap();
+            assert!(!matches!(event, Some(SaveEvent::Failed { .. } | SaveEvent::NotTidied { .. })), "{event:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    drop(saver);
+    let catalog = Catalog::open(url, options).unwrap();
+    assert_eq!(catalog.steps().unwrap(), [60]);
+    read(&catalog.checkpoint(60).unwrap(), &Single, &content(60)).unwrap();
+}
+
+#[test]
+fn google_cloud_storage_and_azure_store_checkpoints() {
+    let (gcs, azurite) = (Gcs::start(), Azurite::start());
+    for (url, vars) in [("gs://bucket/some/run", gcs.environment()), ("az://bucket/some/run", azurite.environment())] {
+        let options = StoreOptions { clouds: CloudSettings::from_vars(vars), ..StoreOptions::default() };
+        stores_checkpoints_in_a_bucket(url, &options);
+        a_saver_keeps_the_newest(&format!("{url}-saved"), &options);
+    }
 }
 
 #[test]
 #[ignore = "needs an S3 server: ADMIRAL_TEST_S3_URL and AWS_*"]
 fn another_s3_server_stores_checkpoints() {
-    let options = StoreOptions { s3: S3Settings::from_vars(std::env::vars()), ..StoreOptions::default() };
-    stores_checkpoints_on_s3(&std::env::var("ADMIRAL_TEST_S3_URL").unwrap(), &options);
+    let options = StoreOptions { clouds: CloudSettings::from_vars(std::env::vars()), ..StoreOptions::default() };
+    stores_checkpoints_in_a_bucket(&std::env::var("ADMIRAL_TEST_S3_URL").unwrap(), &options);
 }

@@ -1,17 +1,28 @@
 //! Which values are secrets, and how they are shown.
 
 /// A variable whose name contains one of these, in any case, is a secret.
-const PARTS: [&str; 10] =
-    ["AUTH", "CREDENTIAL", "KEY", "PASSPHRASE", "PASSWD", "PASSWORD", "PRIVATE", "SECRET", "SIGNATURE", "TOKEN"];
+const PARTS: [&str; 11] = [
+    "AUTH",
+    "CONNECTION_STRING",
+    "CREDENTIAL",
+    "KEY",
+    "PASSPHRASE",
+    "PASSWD",
+    "PASSWORD",
+    "PRIVATE",
+    "SECRET",
+    "SIGNATURE",
+    "TOKEN",
+];
 
 /// What is shown instead.
 const SHOWN: &str = "(secret, not shown)";
 
-/// Returns whether the variable of this name is a secret.
+/// Returns whether the variable of this name is a secret. A parameter `sig` in a URL of Azure is its signature.
 #[must_use]
 pub fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
-    PARTS.iter().any(|part| name.contains(part))
+    name == "SIG" || PARTS.iter().any(|part| name.contains(part))
 }
 
 /// Returns the value of a variable as it may be shown. Secrets, and the user and password in a URL, are replaced.
@@ -111,9 +122,20 @@ mod tests {
 
     #[test]
     fn secrets_are_known_by_their_names() {
-        for name in
-            ["AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "x_auth", "KEY_PASSPHRASE", "db_password", "HF_TOKEN", "MY_KEY"]
-        {
+        for name in [
+            "AWS_SECRET_ACCESS_KEY",
+            "AZURE_STORAGE_ACCOUNT_KEY",
+            "AZURE_STORAGE_CONNECTION_STRING",
+            "AZURE_STORAGE_SAS_TOKEN",
+            "GOOGLE_BEARER_TOKEN",
+            "GOOGLE_SERVICE_ACCOUNT_KEY",
+            "WANDB_API_KEY",
+            "x_auth",
+            "KEY_PASSPHRASE",
+            "db_password",
+            "HF_TOKEN",
+            "MY_KEY",
+        ] {
             assert_eq!(masked(name, "hush"), "(secret, not shown)", "{name}");
         }
         assert_eq!(masked("OMP_NUM_THREADS", "4"), "4");
@@ -134,6 +156,7 @@ mod tests {
                 "GET http://host/b?uploads&X-Amz-Signature=hush&X-Amz-Date=1",
                 "GET http://host/b?uploads&X-Amz-Signature=(secret, not shown)&X-Amz-Date=1",
             ),
+            ("PUT http://host/c/a?sv=2023&sig=hush&sp=rw", "PUT http://host/c/a?sv=2023&sig=(secret, not shown)&sp=rw"),
             ("mail me@example.org: step=3, \"a/b@1\"", "mail me@example.org: step=3, \"a/b@1\""),
             ("é=x keys= MY_PRIVATE_PEM=hush", "é=x keys= MY_PRIVATE_PEM=(secret, not shown)"),
             ("", ""),

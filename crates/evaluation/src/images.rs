@@ -40,7 +40,7 @@ pub struct PictureShape {
 }
 
 impl ImageSet {
-    /// Opens the images at a location: an npz file, a sampling job (a folder or an `s3://` URL), a folder of pictures, or an
+    /// Opens the images at a location: an npz file, a sampling job (a folder or a bucket's URL), a folder of pictures, or an
     /// IDX file, gzipped or not. The classes of pictures in a folder are the names of the folders that hold them; those of
     /// an IDX file are not known. `pictures` only applies to folders of pictures and IDX files.
     ///

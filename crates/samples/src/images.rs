@@ -28,7 +28,7 @@ pub enum Images {
 }
 
 impl Images {
-    /// Opens a local npz file, or the location of a finished job: a folder or an `s3://` URL.
+    /// Opens a local npz file, or the location of a finished job: a folder or a bucket's URL.
     ///
     /// # Errors
     /// [`Error::Npz`] if the file has another form; [`Error::NotFound`], [`Error::Schema`] or [`Error::Incomplete`] if there

@@ -1,10 +1,12 @@
-//! One object store for everything that a run reads and writes: a folder, or a prefix in an S3 bucket.
+//! One object store for everything that a run reads and writes: a folder, or a prefix in a bucket of
+//! S3, Google Cloud Storage or Azure Blob Storage.
 //!
 //! [`Store`] has the operations: write small files, upload large ones in parts, read ranges of bytes, list files. Each
 //! operation has a timeout and is retried if that may help. The store can abort the multipart uploads that crashed writers
 //! left behind. [`InjectedFaults`] let tests crash the process or cut off the store at any operation.
 
 mod classify;
+mod connect;
 mod error;
 mod fault_injection;
 mod folder;
@@ -15,6 +17,7 @@ mod operations;
 mod options;
 mod ranges;
 mod retry;
+mod settings;
 mod store;
 #[cfg(test)]
 mod testing;
@@ -24,6 +27,8 @@ pub use error::Error;
 pub use fault_injection::InjectedFaults;
 pub use hash::hex;
 pub use location::Location;
-pub use options::{S3Settings, StoreOptions};
+pub use options::StoreOptions;
+pub use ranges::Entry;
+pub use settings::CloudSettings;
 pub use store::Store;
 pub use upload::{ABORT_GRACE, Cancelled, is_abort_overdue, never, upload, upload_stream};

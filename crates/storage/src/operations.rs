@@ -211,25 +211,13 @@ impl Store {
     /// # Errors
     /// [`Error::Failed`] if the store refuses or does not answer.
     pub async fn files(&self, path: &str) -> Result<Vec<(String, u64)>, Error> {
-        let at = self.full_path(path);
-        let work = || async {
-            let mut names = Vec::new();
-            let mut stream = self.backend().list(Some(&at));
-            while let Some(meta) = stream.next().await.transpose()? {
-                if let Some(parts) = meta.location.prefix_match(&at) {
-                    let name = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
-                    names.push((name, meta.size));
-                }
-            }
-            names.sort();
-            Ok(names)
-        };
-        let listed = self.retry_small("list", path, work).await?;
-        listed.map_err(|error: object_store::Error| self.failed("list", path, &error))
+        let entries = self.entries(path).await?;
+        Ok(entries.into_iter().map(|entry| (entry.path, entry.length)).collect())
     }
 
-    /// Aborts the unfinished multipart uploads whose path in this store satisfies `is_ours`, and returns their paths. Only
-    /// S3 has such uploads. Uploads of running writers look the same, so only the owner of the store may call this.
+    /// Aborts the unfinished multipart uploads whose path in this store satisfies `is_ours`, and returns their paths. S3
+    /// and Google Cloud Storage have such uploads; Azure deletes those without progress after a week, and a folder has only
+    /// files. Uploads of running writers look the same, so only the owner of the store may call this.
     ///
     /// # Errors
     /// [`Error::Failed`] if they cannot be listed or aborted.
@@ -271,8 +259,9 @@ mod tests {
     use super::*;
     use crate::location::Location;
     use crate::options::StoreOptions;
+    use crate::testing::clouds::{Azurite, Gcs};
     use crate::testing::s3::S3;
-    use crate::testing::{memory, on_s3};
+    use crate::testing::{memory, on_s3, with_vars};
     use crate::upload::{never, upload};
 
     /// Checks the behavior that all stores have in common.
@@ -302,6 +291,11 @@ mod tests {
         assert_eq!(empty, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert_eq!(store.folders("").await.unwrap(), ["a", "c"]);
         assert_eq!(store.files("c").await.unwrap(), [("d/e".to_owned(), length), ("empty".to_owned(), 0)]);
+        assert_eq!(store.files_right_under("c").await.unwrap(), ["empty"]);
+        let listed = store.entries("c").await.unwrap();
+        assert_eq!(store.entry("c/d/e").await.unwrap().unwrap().version, listed[0].version);
+        let middle = store.read_piece_once("c/d/e", 5..12).await.unwrap();
+        assert!(middle == bytes[5..12]);
         store.delete("c/d/e").await.unwrap();
         store.delete("c/d/e").await.unwrap();
         assert_eq!(store.get("c/d/e").await.unwrap(), None);
@@ -326,5 +320,61 @@ mod tests {
         let server = S3::start();
         let store = on_s3(server.port, StoreOptions::default());
         store.wait(check_behavior(&store));
+    }
+
+    /// Whether a file is one that these tests write.
+    fn is_model(path: &str) -> bool {
+        path.ends_with("model")
+    }
+
+    /// Checks that no upload is left, and begins and aborts one.
+    async fn check_uploads(store: &Store) {
+        assert!(store.checks_new_files("probe").await.unwrap());
+        let mut unfinished = store.backend().put_multipart(&store.full_path("a/model")).await.unwrap();
+        unfinished.put_part(vec![7; 100].into()).await.unwrap();
+        let mut aborted = store.backend().put_multipart(&store.full_path("b/model")).await.unwrap();
+        aborted.abort().await.unwrap();
+    }
+
+    #[test]
+    fn google_cloud_storage_behaves_as_documented() {
+        let server = Gcs::start();
+        let store = with_vars("gs://bucket/some/prefix", server.environment());
+        store.wait(check_behavior(&store));
+        assert_eq!(store.real_url(), format!("gs://bucket/some/prefix (at http://127.0.0.1:{})", server.port));
+        store.wait(async {
+            check_uploads(&store).await;
+            assert_eq!(store.abort_unfinished_uploads(|_| false).await.unwrap(), Vec::<String>::new());
+            assert_eq!(store.abort_unfinished_uploads(is_model).await.unwrap(), ["some/prefix/a/model"]);
+            assert_eq!(store.abort_unfinished_uploads(is_model).await.unwrap(), Vec::<String>::new());
+        });
+        let refused = with_vars(
+            "gs://bucket/some/prefix",
+            server.environment().into_iter().map(|(name, value)| (name, value.replace("token", "hush"))).collect(),
+        );
+        let error = refused.wait(refused.put("a", b"x".to_vec())).unwrap_err().to_string();
+        assert!(error.starts_with("cannot write gs://bucket/some/prefix/a: "), "{error}");
+        assert!(!error.contains("hush"), "{error}");
+        let error = refused.wait(refused.abort_unfinished_uploads(is_model)).unwrap_err().to_string();
+        assert!(error.contains("401") && !error.contains("hush"), "{error}");
+    }
+
+    #[test]
+    fn azure_behaves_as_documented() {
+        let server = Azurite::start();
+        let store = with_vars("az://bucket/some/prefix", server.environment());
+        store.wait(check_behavior(&store));
+        let place = format!("az://bucket/some/prefix (at http://127.0.0.1:{}/devstoreaccount1)", server.port);
+        assert_eq!(store.real_url(), place);
+        store.wait(async {
+            check_uploads(&store).await;
+            // The server keeps the blocks of an unfinished upload for a week, and shows no file.
+            assert_eq!(store.abort_unfinished_uploads(is_model).await.unwrap(), Vec::<String>::new());
+            assert_eq!(store.length("a/model").await.unwrap(), None);
+            assert_eq!(store.files("").await.unwrap().len(), 3);
+        });
+        let nowhere = with_vars("az://none/x", server.environment());
+        let error = nowhere.wait(nowhere.put("a", b"x".to_vec())).unwrap_err().to_string();
+        assert!(error.starts_with("cannot write az://none/x/a: "), "{error}");
     }
 }

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use object_store::ObjectStore;
-use object_store::aws::AmazonS3ConfigKey;
 use object_store::path::Path;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use crate::classify::{is_response_timeout, no_answer};
+use crate::connect::{Connection, connect};
 use crate::error::{Error, chain};
 use crate::fault_injection::{FaultyStore, InjectedFaults};
-use crate::folder::{GuardedFolder, is_link};
+use crate::folder::is_link;
 use crate::location::Location;
 use crate::multipart::MultipartUploads;
-use crate::options::{StoreOptions, client_retries, s3_builder};
+use crate::options::StoreOptions;
 
 /// A folder or a prefix in a bucket. All paths are relative to it. Clones share the connection.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ pub struct Store {
     prefix: Path,
     url: String,
     location: Option<Location>,
-    /// The unfinished uploads of the bucket. `None` for a store that is not in S3.
+    /// The unfinished uploads of the bucket. `None` for a store without any that could be listed.
     uploads: Option<Arc<MultipartUploads>>,
     options: StoreOptions,
     runtime: Arc<Background>,
@@ -53,29 +53,8 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] if a folder does not exist, [`Error::Failed`] if the client cannot be set up.
     pub fn open(location: &Location, options: &StoreOptions) -> Result<Self, Error> {
-        let url = location.to_string();
-        let cannot = |error: object_store::Error| Error::Failed {
-            operation: "open".into(),
-            url: url.clone(),
-            cause: chain(&error),
-        };
-        let (backend, prefix, uploads): (Arc<dyn ObjectStore>, Path, Option<MultipartUploads>) = match location {
-            Location::Folder(path) => {
-                if !path.is_dir() {
-                    return Err(Error::NotFound { url, reason: "there is no such folder".into() });
-                }
-                (Arc::new(GuardedFolder::open(path).map_err(cannot)?), Path::default(), None)
-            }
-            Location::S3 { bucket, prefix } => {
-                options.s3.check()?;
-                let (builder, retries) = (s3_builder(bucket, options), client_retries(options));
-                let (s3, uploads) = MultipartUploads::connect(builder, retries).map_err(cannot)?;
-                // Parsed, not converted: a conversion would escape characters such as `~`.
-                let prefix = Path::parse(prefix).map_err(|error| cannot(error.into()))?;
-                (s3, prefix, Some(uploads))
-            }
-        };
-        let mut store = Self::from_backend(backend, prefix, &url)?;
+        let Connection { backend, prefix, uploads } = connect(location, options)?;
+        let mut store = Self::from_backend(backend, prefix, &location.to_string())?;
         store.location = Some(location.clone());
         store.uploads = uploads.map(Arc::new);
         store.options = options.clone();
@@ -142,20 +121,20 @@ impl Store {
     }
 
     /// Returns the URL of the store without ambiguity: the absolute path of a folder, or the bucket with its endpoint if
-    /// the environment sets one.
+    /// the environment sets one. A container of Azure has the endpoint or the storage account.
     #[must_use]
     pub fn real_url(&self) -> String {
+        let at = |server: Option<&str>| match server {
+            Some(server) => format!("{} (at {server})", self.url("")),
+            None => self.url(""),
+        };
         match &self.location {
             Some(Location::Folder(path)) => {
                 std::fs::canonicalize(path).map_or_else(|_| self.url(""), |path| path.display().to_string())
             }
-            Some(Location::S3 { bucket, .. }) => {
-                let builder = s3_builder(bucket, &self.options);
-                match builder.get_config_value(&AmazonS3ConfigKey::Endpoint) {
-                    Some(endpoint) => format!("{} (at {endpoint})", self.url("")),
-                    None => self.url(""),
-                }
-            }
+            Some(Location::S3 { .. }) => at(self.options.clouds.s3_endpoint()),
+            Some(Location::Gcs { .. }) => at(self.options.clouds.gcs_endpoint()),
+            Some(Location::Azure { .. }) => at(self.options.clouds.azure_account()),
             None => self.url(""),
         }
     }

@@ -23,7 +23,7 @@ pub struct HostOptions {
     /// Open MPI's mpirun; without it, the first in PATH
     #[arg(long, value_name = "PATH")]
     pub mpirun: Option<PathBuf>,
-    /// Passes a variable of this environment to the ranks, besides AWS_*, NCCL_*, OMP_*, CUDA_*, RUST_LOG and such
+    /// Passes a variable of this environment to the ranks, besides AWS_*, GOOGLE_*, AZURE_*, NCCL_*, OMP_*, CUDA_*, RUST_LOG and such
     #[arg(long = "pass", value_name = "NAME")]
     pub pass: Vec<String>,
     /// The network that the hosts share: 10.0.0.0/16, or interfaces eth0,ib0

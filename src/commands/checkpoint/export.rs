@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use admiral_checkpoint::{Parameter, Role, RoleTensors, find_checkpoint};
 use admiral_checkpoints_schema::safetensors::header;
 use admiral_contract::files::replace;
-use admiral_storage::S3Settings;
+use admiral_storage::CloudSettings;
 use admiral_torch_files::{Dtype, Error, TensorSpec, Writer};
 use clap::Args;
 use serde_json::json;
@@ -25,7 +25,7 @@ const CHUNK: usize = 1 << 18;
 /// The options of `admiral checkpoint export`.
 #[derive(Debug, Args)]
 pub struct ExportOptions {
-    /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or an s3:// URL
+    /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or a bucket's URL
     checkpoint: String,
     /// The file to write: NAME.pt, which torch.load reads, or NAME.safetensors
     out: PathBuf,
@@ -46,7 +46,7 @@ enum Format {
     Safetensors,
 }
 
-pub(super) fn run(options: &ExportOptions, s3: &S3Settings) -> Result<(), ToolError> {
+pub(super) fn run(options: &ExportOptions, clouds: &CloudSettings) -> Result<(), ToolError> {
     let out = options.out.display().to_string();
     let refuse = |reason: &str| Err(ToolError::Refused(format!("{out}: {reason}")));
     let format = match options.out.extension().and_then(|end| end.to_str()) {
@@ -57,7 +57,7 @@ pub(super) fn run(options: &ExportOptions, s3: &S3Settings) -> Result<(), ToolEr
     if options.out.exists() && !options.overwrite {
         return refuse("it exists already; give --overwrite to overwrite it");
     }
-    let checkpoint = find_checkpoint(&options.checkpoint, &options_of(s3))?;
+    let checkpoint = find_checkpoint(&options.checkpoint, &options_of(clouds))?;
     let role = choose_role(&checkpoint, Some(&options.weights)).map_err(TrainError::from)?;
     let tensors = checkpoint.load_role(role)?;
     let manifest = checkpoint.manifest();

@@ -9,7 +9,7 @@ use admiral_checkpoint::{
     Catalog, Content, Parameter, Role, TensorView, TrainingState, find_checkpoint, identify, save,
 };
 use admiral_comm::Single;
-use admiral_storage::{Location, S3Settings, Store};
+use admiral_storage::{CloudSettings, Location, Store};
 use admiral_torch_files::StateDict;
 use clap::Args;
 use serde_json::json;
@@ -27,7 +27,7 @@ use super::recognise::{Model, Shapes, recognise};
 pub struct ImportOptions {
     /// The weights: a plain state dict of torch.save, old or new, or safetensors
     file: PathBuf,
-    /// The folder of checkpoints to make, which must have none yet: a path or s3://bucket/prefix
+    /// The folder of checkpoints to make, which must have none yet: a path or a bucket's URL
     #[arg(value_name = "PLACE")]
     location: String,
     /// The network's configuration, if not exactly one known configuration fits: a name such as lsun-cat, or a YAML
@@ -42,7 +42,7 @@ pub struct ImportOptions {
     json: bool,
 }
 
-pub(super) fn run(options: &ImportOptions, s3: &S3Settings) -> Result<(), ToolError> {
+pub(super) fn run(options: &ImportOptions, clouds: &CloudSettings) -> Result<(), ToolError> {
     let name = options.file.display().to_string();
     let refuse = |error: &dyn std::fmt::Display| ToolError::Refused(format!("{name}: {error}"));
     let location = Location::parse(&options.location)?;
@@ -67,7 +67,7 @@ pub(super) fn run(options: &ImportOptions, s3: &S3Settings) -> Result<(), ToolEr
         );
     }
 
-    let store = Store::create(&location, &options_of(s3))?;
+    let store = Store::create(&location, &options_of(clouds))?;
     if let Some(step) = Catalog::new(&store).steps()?.first() {
         return Err(ToolError::Refused(format!(
             "{} has checkpoints already (the first of step {step}); import into an empty folder",
@@ -86,7 +86,7 @@ pub(super) fn run(options: &ImportOptions, s3: &S3Settings) -> Result<(), ToolEr
         .collect();
     let content = content(&model, parameters.clone())?;
     let manifest = save(&store, &Single, &content, &views)?;
-    let checkpoint = find_checkpoint(&options.location, &options_of(s3))?.url();
+    let checkpoint = find_checkpoint(&options.location, &options_of(clouds))?.url();
     let num_values: usize = values.iter().map(Vec::len).sum();
     let roles: Vec<String> = manifest.roles().iter().map(Role::to_string).collect();
     if options.json {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use admiral_checkpoint::{Catalog, Entry, Inventory, OwnerState, Role, State};
 use admiral_contract::host::Life;
-use admiral_storage::S3Settings;
+use admiral_storage::CloudSettings;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ use super::table::{Side, Table};
 /// The options of `admiral checkpoint list`.
 #[derive(Debug, Args)]
 pub struct ListOptions {
-    /// A folder of checkpoints or a run's folder: a path or an s3:// URL
+    /// A folder of checkpoints or a run's folder: a path or a bucket's URL
     #[arg(value_name = "PLACE")]
     location: String,
     /// Print JSON
@@ -24,8 +24,8 @@ pub struct ListOptions {
     json: bool,
 }
 
-pub(super) fn run(options: &ListOptions, s3: &S3Settings) -> Result<(), ToolError> {
-    let catalog = Catalog::open(&options.location, &options_of(s3))?;
+pub(super) fn run(options: &ListOptions, clouds: &CloudSettings) -> Result<(), ToolError> {
+    let catalog = Catalog::open(&options.location, &options_of(clouds))?;
     let inventory = catalog.inventory()?;
     if options.json {
         print_json(&as_json(&catalog.store().url(""), &inventory))

@@ -15,7 +15,7 @@ mod show;
 mod table;
 mod verify;
 
-use admiral_storage::S3Settings;
+use admiral_storage::CloudSettings;
 use clap::Subcommand;
 
 pub use diff::DiffOptions;
@@ -54,15 +54,15 @@ pub enum CheckpointCommand {
 ///
 /// # Errors
 /// When a checkpoint or a store cannot be read or is damaged, or an option does not fit it.
-pub fn run(command: &CheckpointCommand, s3: &S3Settings) -> Result<Outcome, ToolError> {
+pub fn run(command: &CheckpointCommand, clouds: &CloudSettings) -> Result<Outcome, ToolError> {
     match command {
-        CheckpointCommand::List(options) => list::run(options, s3).map(|()| Outcome::Done),
-        CheckpointCommand::Show(options) => show::run(options, s3).map(|()| Outcome::Done),
-        CheckpointCommand::Verify(options) => verify::run(options, s3).map(|()| Outcome::Done),
-        CheckpointCommand::Diff(options) => diff::run(options, s3),
-        CheckpointCommand::Prune(options) => prune::run(options, s3).map(|()| Outcome::Done),
-        CheckpointCommand::Probe(options) => probe::run(options, s3).map(|()| Outcome::Done),
-        CheckpointCommand::Import(options) => import::run(options, s3).map(|()| Outcome::Done),
-        CheckpointCommand::Export(options) => export::run(options, s3).map(|()| Outcome::Done),
+        CheckpointCommand::List(options) => list::run(options, clouds).map(|()| Outcome::Done),
+        CheckpointCommand::Show(options) => show::run(options, clouds).map(|()| Outcome::Done),
+        CheckpointCommand::Verify(options) => verify::run(options, clouds).map(|()| Outcome::Done),
+        CheckpointCommand::Diff(options) => diff::run(options, clouds),
+        CheckpointCommand::Prune(options) => prune::run(options, clouds).map(|()| Outcome::Done),
+        CheckpointCommand::Probe(options) => probe::run(options, clouds).map(|()| Outcome::Done),
+        CheckpointCommand::Import(options) => import::run(options, clouds).map(|()| Outcome::Done),
+        CheckpointCommand::Export(options) => export::run(options, clouds).map(|()| Outcome::Done),
     }
 }

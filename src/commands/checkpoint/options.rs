@@ -1,8 +1,8 @@
 //! The options of the stores that commands open.
 
-use admiral_storage::{S3Settings, StoreOptions};
+use admiral_storage::{CloudSettings, StoreOptions};
 
-/// Returns the default options with these settings of S3.
-pub(super) fn options_of(s3: &S3Settings) -> StoreOptions {
-    StoreOptions { s3: s3.clone(), ..StoreOptions::default() }
+/// Returns the default options with these settings of object stores.
+pub(super) fn options_of(clouds: &CloudSettings) -> StoreOptions {
+    StoreOptions { clouds: clouds.clone(), ..StoreOptions::default() }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use admiral_checkpoint::probe_from_one_process;
 use admiral_contract::host::host_name;
-use admiral_storage::{Location, S3Settings, Store, StoreOptions};
+use admiral_storage::{CloudSettings, Location, Store, StoreOptions};
 use clap::Args;
 use serde_json::json;
 
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The options of `admiral checkpoint probe`.
 #[derive(Debug, Args)]
 pub struct ProbeOptions {
-    /// A folder for checkpoints: a path or an s3:// URL; a missing folder is created
+    /// A folder for checkpoints: a path or a bucket's URL; a missing folder is created
     #[arg(value_name = "PLACE")]
     location: String,
     /// Print JSON
@@ -26,12 +26,12 @@ pub struct ProbeOptions {
     json: bool,
 }
 
-pub(super) fn run(options: &ProbeOptions, s3: &S3Settings) -> Result<(), ToolError> {
+pub(super) fn run(options: &ProbeOptions, clouds: &CloudSettings) -> Result<(), ToolError> {
     let location = Location::parse(&options.location)?;
     let store_options = StoreOptions {
         request_timeout: REQUEST_TIMEOUT,
         patience: PATIENCE,
-        s3: s3.clone(),
+        clouds: clouds.clone(),
         ..StoreOptions::default()
     };
     let store = Store::create(&location, &store_options)?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use admiral_checkpoint::{Catalog, Entry, Inventory, Retention, Score, State, delete};
 use admiral_comm::ExitCode;
-use admiral_storage::S3Settings;
+use admiral_storage::CloudSettings;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ use super::verify::file_and_difference;
 /// The options of `admiral checkpoint prune`.
 #[derive(Debug, Args)]
 pub struct PruneOptions {
-    /// A folder of checkpoints or a run's folder: a path or an s3:// URL
+    /// A folder of checkpoints or a run's folder: a path or a bucket's URL
     #[arg(value_name = "PLACE")]
     location: String,
     /// Keep the N newest checkpoints
@@ -54,14 +54,14 @@ struct Decision {
     why: String,
 }
 
-pub(super) fn run(options: &PruneOptions, s3: &S3Settings) -> Result<(), ToolError> {
+pub(super) fn run(options: &PruneOptions, clouds: &CloudSettings) -> Result<(), ToolError> {
     let retention = Retention {
         keep_last: Some(options.keep_last),
         keep_best: options.keep_best.unwrap_or(0),
         keep_every: options.keep_every.unwrap_or(0),
         keep_steps: options.keep.iter().copied().collect(),
     };
-    let catalog = Catalog::open(&options.location, &options_of(s3))?;
+    let catalog = Catalog::open(&options.location, &options_of(clouds))?;
     let inventory = catalog.inventory()?;
     let mut decisions = decide(&inventory, &scores(&catalog, &inventory, &retention)?, &retention, options.damaged);
     if decisions.iter().any(|decision| decision.deleted) {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use admiral_checkpoint::{Manifest, find_checkpoint};
-use admiral_storage::S3Settings;
+use admiral_storage::CloudSettings;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ use super::table::{Side, Table};
 /// The options of `admiral checkpoint show`.
 #[derive(Debug, Args)]
 pub struct ShowOptions {
-    /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or an s3:// URL
+    /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or a bucket's URL
     checkpoint: String,
     /// Print the whole manifest as JSON
     #[arg(long, conflicts_with = "config")]
@@ -47,8 +47,8 @@ const HIGHLIGHTS: [(&str, &[&str]); 4] = [
     ("optimizer", &["learning_rate", "weight_decay", "ema_rates"]),
 ];
 
-pub(super) fn run(options: &ShowOptions, s3: &S3Settings) -> Result<(), ToolError> {
-    let checkpoint = find_checkpoint(&options.checkpoint, &options_of(s3))?;
+pub(super) fn run(options: &ShowOptions, clouds: &CloudSettings) -> Result<(), ToolError> {
+    let checkpoint = find_checkpoint(&options.checkpoint, &options_of(clouds))?;
     let (url, manifest) = (checkpoint.url(), checkpoint.manifest());
     if options.json {
         print_json(&json!({"url": url, "manifest": manifest}))

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use admiral_checkpoint::{Catalog, Checkpoint, Error, State, find_checkpoint};
-use admiral_storage::S3Settings;
+use admiral_storage::CloudSettings;
 use clap::Args;
 use serde_json::json;
 
@@ -15,7 +15,7 @@ use super::table::{Side, Table};
 /// The options of `admiral checkpoint verify`.
 #[derive(Debug, Args)]
 pub struct VerifyOptions {
-    /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or an s3:// URL
+    /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or a bucket's URL
     checkpoint: String,
     /// Verify the checkpoint of this step, in a folder of checkpoints or a run's folder
     #[arg(long, conflicts_with = "all")]
@@ -37,9 +37,9 @@ struct Finding {
     damage: Vec<(String, String)>,
 }
 
-pub(super) fn run(options: &VerifyOptions, s3: &S3Settings) -> Result<(), ToolError> {
+pub(super) fn run(options: &VerifyOptions, clouds: &CloudSettings) -> Result<(), ToolError> {
     let (url, findings) = if options.all {
-        let catalog = Catalog::open(&options.checkpoint, &options_of(s3))?;
+        let catalog = Catalog::open(&options.checkpoint, &options_of(clouds))?;
         let mut findings = Vec::new();
         for entry in catalog.inventory()?.entries {
             match entry.state {
@@ -61,8 +61,8 @@ pub(super) fn run(options: &VerifyOptions, s3: &S3Settings) -> Result<(), ToolEr
         (catalog.store().url(""), findings)
     } else {
         let checkpoint = match options.step {
-            Some(step) => Catalog::open(&options.checkpoint, &options_of(s3))?.checkpoint(step)?,
-            None => find_checkpoint(&options.checkpoint, &options_of(s3))?,
+            Some(step) => Catalog::open(&options.checkpoint, &options_of(clouds))?.checkpoint(step)?,
+            None => find_checkpoint(&options.checkpoint, &options_of(clouds))?,
         };
         (checkpoint.url(), vec![verify(&checkpoint)?])
     };

@@ -48,7 +48,7 @@ impl<'a> Network<'a> {
 
 /// Returns how stores are reached.
 fn stores(rank: RankContext<'_>) -> StoreOptions {
-    StoreOptions { s3: rank.environment.s3.clone(), ..StoreOptions::default() }
+    StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() }
 }
 
 /// Opens a side of a comparison. Every rank calls it.
@@ -100,7 +100,7 @@ pub(in crate::commands) fn open_work(work: Option<&str>, images: &str, rank: Ran
             Some(work) => work.to_owned(),
             None if images.contains("://") => {
                 return Err(Error::Refused(format!(
-                    "--work: say where the features of {images} are kept, a folder that all hosts share or an s3:// URL"
+                    "--work: say where the features of {images} are kept, a folder that all hosts share or a bucket's URL"
                 )));
             }
             None => format!("{}.evaluation", images.trim_end_matches('/')),

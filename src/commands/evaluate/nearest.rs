@@ -29,7 +29,7 @@ const LISTED: usize = 20;
 /// The options of `admiral evaluate nearest`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct NearestOptions {
-    /// The samples: an npz file, a sampling job (a folder or an s3:// URL), a folder of pictures, or an IDX file
+    /// The samples: an npz file, a sampling job (a folder or a bucket's URL), a folder of pictures, or an IDX file
     samples: String,
     /// The training images, in one of the same forms
     #[arg(long)]

@@ -12,7 +12,7 @@ use super::super::compute::DeviceOptions;
 /// The options of a comparison.
 #[derive(Debug, Clone, Args)]
 pub struct EvaluateOptions {
-    /// The images: an npz file, a sampling job (a folder or an s3:// URL), a folder of pictures, an IDX file, or statistics
+    /// The images: an npz file, a sampling job (a folder or a bucket's URL), a folder of pictures, an IDX file, or statistics
     #[arg(required = true)]
     pub(super) samples: Option<String>,
     /// The images to compare with, or their statistics: an npz file of the published form, or a file of `statistics`
@@ -77,7 +77,7 @@ pub(in crate::commands) struct NetworkOptions {
     /// Scale and crop pictures around their center to this height and width, as in training
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16_384))]
     pub(in crate::commands) size: Option<u32>,
-    /// The folder or s3:// URL in which features are kept, for a restart and for other comparisons [default: the name of the
+    /// The folder or bucket's URL in which features are kept, for a restart and for other comparisons [default: the name of the
     /// images with .evaluation]
     #[arg(long, value_name = "FOLDER_OR_URL")]
     pub(in crate::commands) work: Option<String>,
@@ -88,7 +88,7 @@ pub(in crate::commands) struct NetworkOptions {
 /// The options of `admiral evaluate statistics`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct StatisticsOptions {
-    /// The images: an npz file, a sampling job (a folder or an s3:// URL), a folder of pictures, or an IDX file
+    /// The images: an npz file, a sampling job (a folder or a bucket's URL), a folder of pictures, or an IDX file
     pub(super) images: String,
     /// The file to write
     #[arg(long, value_name = "FILE.safetensors")]

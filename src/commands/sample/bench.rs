@@ -43,7 +43,7 @@ fn open(
     num_batches: u64,
     rank: RankContext<'_>,
 ) -> Result<(OpenedStages, SampleRequest), Error> {
-    let stores = StoreOptions { s3: rank.environment.s3.clone(), ..StoreOptions::default() };
+    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
     let opened = OpenedStages::open(checkpoint, drawing, &stores)?;
     let config = &opened.first.model.config;
     let batch_size = opened.first.sampling.batch_size;

@@ -66,7 +66,7 @@ fn open(options: &SampleOptions, rank: RankContext<'_>) -> Result<(OpenedStages,
             options.out
         )));
     }
-    let stores = StoreOptions { s3: rank.environment.s3.clone(), ..StoreOptions::default() };
+    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
     let mut drawing = options.drawing.clone();
     if let Some(per_class) = options.per_class {
         drawing.solver.set.push(format!("samples_per_class={per_class}"));

@@ -188,7 +188,7 @@ fn find_job(store: &Store) -> Result<Job, Error> {
     Job::open(store).map_err(|error| match error {
         admiral_samples::Error::NotFound { url, .. } => Error::Refused(format!(
             "--out: rank 0 has created a job in {url}, which this rank does not see; name a folder that all hosts share, \
-             or an s3:// URL"
+             or a bucket's URL"
         )),
         error => error.into(),
     })
@@ -200,7 +200,7 @@ fn open(
     num: u64,
     rank: RankContext<'_>,
 ) -> Result<(OpenedStages, SampleRequest, Value), Error> {
-    let stores = StoreOptions { s3: rank.environment.s3.clone(), ..StoreOptions::default() };
+    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
     let opened = OpenedStages::open(&options.checkpoint, &options.drawing, &stores)?;
     let config = &opened.first.model.config;
     let start = Start::open(options.drawing.low_res.as_deref(), config, None, &stores)?;
@@ -276,7 +276,7 @@ fn create_store(options: &SampleOptions, rank: RankContext<'_>) -> Result<Store,
             options.out
         )));
     }
-    let stores = StoreOptions { s3: rank.environment.s3.clone(), ..StoreOptions::default() };
+    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
     let location = Location::parse(&options.out).map_err(admiral_samples::Error::from)?;
     Ok(Store::create(&location, &stores).map_err(admiral_samples::Error::from)?)
 }

@@ -15,9 +15,9 @@ use super::super::compute::ComputeOptions;
 #[derive(Debug, Clone, Args)]
 #[command(mut_arg("classes", |arg| arg.requires("num")), mut_arg("labels_from", |arg| arg.requires("num")))]
 pub struct SampleOptions {
-    /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or an s3:// URL
+    /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or a bucket's URL
     pub(super) checkpoint: String,
-    /// A PNG file for a grid of images; with --num the folder or s3:// URL of a job, which is continued if it exists
+    /// A PNG file for a grid of images; with --num the folder or bucket's URL of a job, which is continued if it exists
     #[arg(long)]
     pub(super) out: String,
     /// Draw this many images, in parts, on all ranks

@@ -1,4 +1,4 @@
-//! Parses S3's answer to `ListMultipartUploads`.
+//! Parses the answer to S3's request `ListMultipartUploads`. Google Cloud Storage answers in the same form.
 
 use object_store::Result;
 use serde::Deserialize;
@@ -38,7 +38,7 @@ pub(super) struct Listed {
 
 /// The error of an answer that is invalid or missing.
 pub(super) fn invalid(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> object_store::Error {
-    object_store::Error::Generic { store: "S3", source: source.into() }
+    object_store::Error::Generic { store: "bucket", source: source.into() }
 }
 
 /// Parses an answer of S3.

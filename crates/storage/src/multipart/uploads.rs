@@ -1,19 +1,17 @@
 //! The unfinished multipart uploads of a bucket.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsAuthorizer};
-use object_store::client::{
-    ClientOptions, HttpClient, HttpConnector, HttpError, HttpRequest, HttpRequestBody, ReqwestConnector,
-};
-use object_store::multipart::MultipartStore;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::client::{HttpClient, HttpError, HttpRequest};
+use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder};
 use object_store::path::Path;
-use object_store::signer::{Method, SignedUrlOptions, Signer};
 use object_store::{Error, MultipartId, Result, RetryConfig};
 
+use super::bucket::{Bucket, Connected};
 use super::listing::{invalid, parse};
 
 /// The number of uploads in one answer, which S3 limits to this.
@@ -21,9 +19,6 @@ const PAGE_SIZE: usize = 1000;
 
 /// The largest valid answer in bytes. 1000 uploads with the longest keys, every letter escaped, take 6 MB.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
-
-/// How long a signed request is valid. Longer than any request takes.
-const SIGNATURE_LIFETIME: Duration = Duration::from_secs(300);
 
 /// A multipart upload that was started and neither completed nor aborted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,40 +31,47 @@ pub(crate) struct UnfinishedUpload {
     pub(crate) initiated: Option<Timestamp>,
 }
 
-/// The unfinished uploads of an S3 bucket. `object_store` can start, complete and abort uploads, but cannot list them.
+/// The unfinished uploads of a bucket. `object_store` can start, complete and abort uploads, but cannot list them.
 #[derive(Debug)]
 pub(crate) struct MultipartUploads {
-    s3: Arc<AmazonS3>,
+    bucket: Bucket,
     http: HttpClient,
     retry: RetryConfig,
     is_signed: bool,
-    region: String,
     page_size: usize,
 }
 
 impl MultipartUploads {
-    /// Builds the client of a bucket, and a `MultipartUploads` that shares its HTTP client, credentials and endpoint.
+    /// Builds the client of a bucket of S3, and a `MultipartUploads` that shares its HTTP client, credentials and endpoint.
     ///
     /// # Errors
     /// If [`AmazonS3Builder::build`] fails.
-    pub(crate) fn connect(builder: AmazonS3Builder, retry: RetryConfig) -> Result<(Arc<AmazonS3>, Self)> {
-        let is_signed = builder.get_config_value(&AmazonS3ConfigKey::SkipSignature).is_none_or(|skips| {
-            !matches!(skips.to_ascii_lowercase().as_str(), "true" | "1" | "t" | "yes" | "y" | "on")
-        });
-        // The client's default.
-        let region = builder.get_config_value(&AmazonS3ConfigKey::Region).unwrap_or_else(|| "us-east-1".into());
-        let connector = Connector::default();
-        let s3 = Arc::new(builder.with_retry(retry.clone()).with_http_connector(connector.clone()).build()?);
-        let http = connector.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let http = http.ok_or_else(|| invalid("the store was built without a connection"))?;
-        Ok((Arc::clone(&s3), Self { s3, http, retry, is_signed, region, page_size: PAGE_SIZE }))
+    pub(crate) fn on_s3(builder: AmazonS3Builder, retry: RetryConfig) -> Result<(Arc<AmazonS3>, Self)> {
+        let (client, connected) = Bucket::on_s3(builder, &retry)?;
+        Ok((client, Self::new(connected, retry)))
+    }
+
+    /// Does the same for a bucket of Google Cloud Storage.
+    ///
+    /// # Errors
+    /// If [`GoogleCloudStorageBuilder::build`] fails.
+    pub(crate) fn on_gcs(
+        builder: GoogleCloudStorageBuilder,
+        retry: RetryConfig,
+    ) -> Result<(Arc<GoogleCloudStorage>, Self)> {
+        let (client, connected) = Bucket::on_gcs(builder, &retry)?;
+        Ok((client, Self::new(connected, retry)))
+    }
+
+    fn new(Connected { bucket, http, is_signed }: Connected, retry: RetryConfig) -> Self {
+        Self { bucket, http, retry, is_signed, page_size: PAGE_SIZE }
     }
 
     /// Lists the unfinished uploads under `prefix` whose path relative to it satisfies `is_ours`, in the store's order.
     ///
     /// # Errors
     /// [`Error::PermissionDenied`] or [`Error::Unauthenticated`] if this account may not list them (S3 requires
-    /// `s3:ListBucketMultipartUploads`), [`Error::NotImplemented`] if the store has no such listing,
+    /// `s3:ListBucketMultipartUploads`, Google Cloud Storage `storage.multipartUploads.list`), [`Error::NotImplemented`] if the store has no such listing,
     /// [`Error::NotSupported`] if requests are not signed, otherwise [`Error::Generic`] with the answer.
     pub(crate) async fn list(&self, prefix: &Path, is_ours: fn(&str) -> bool) -> Result<Vec<UnfinishedUpload>> {
         let mut found = Vec::new();
@@ -97,16 +99,15 @@ impl MultipartUploads {
     /// Aborts an upload, so that the store deletes its parts. Does nothing if the upload is gone.
     ///
     /// # Errors
-    /// If [`MultipartStore::abort_multipart`] fails for another reason.
+    /// If the store refuses for another reason.
     pub(crate) async fn abort(&self, upload: &UnfinishedUpload) -> Result<()> {
-        match self.s3.abort_multipart(&upload.path, &upload.id).await {
+        match self.bucket.abort(&upload.path, &upload.id).await {
             Err(Error::NotFound { .. }) => Ok(()),
             result => result,
         }
     }
 
-    /// Returns the request for a page: the URL of the bucket with a query, signed by headers. A signed URL would have the
-    /// session token in it, and servers and proxies log URLs.
+    /// Returns the request for a page.
     async fn page(&self, prefix: &Path, key: &str, id: &str) -> Result<HttpRequest> {
         if !self.is_signed {
             return Err(Error::NotSupported { source: "uploads can only be listed with credentials".into() });
@@ -115,21 +116,7 @@ impl MultipartUploads {
         let page = self.page_size.to_string();
         let mut query = vec![("uploads", ""), ("prefix", &folder), ("max-uploads", &page)];
         query.extend([("key-marker", key), ("upload-id-marker", id)].iter().filter(|(_, value)| !value.is_empty()));
-        // The client gives the URL of its bucket only signed. The signature is not used.
-        let options = SignedUrlOptions::new().with_query(query);
-        let mut url = self.s3.signed_url_opts(Method::GET, &Path::default(), SIGNATURE_LIFETIME, &options).await?;
-        let unsigned: Vec<&str> =
-            url.query().unwrap_or_default().split('&').filter(|pair| !pair.starts_with("X-Amz-")).collect();
-        let unsigned = unsigned.join("&");
-        url.set_query(Some(&unsigned));
-        let mut request = HttpRequest::new(HttpRequestBody::empty());
-        *request.uri_mut() = url.as_str().parse().map_err(invalid)?;
-        // Asked for each request, because the credentials may have been renewed.
-        let credential = self.s3.credentials().get_credential().await?;
-        AwsAuthorizer::new(&credential, "s3", &self.region)
-            .try_authorize(&mut request, None)
-            .map_err(|error| invalid(error.to_string()))?;
-        Ok(request)
+        self.bucket.request(query).await
     }
 
     /// Requests a page with `GET /bucket?uploads`. Retries like every other request.
@@ -173,7 +160,7 @@ impl MultipartUploads {
         Err(match status {
             401 => Failure::Final(Error::Unauthenticated { path, source: message.into() }),
             403 => Failure::Final(Error::PermissionDenied { path, source: message.into() }),
-            501 => Failure::Final(Error::NotImplemented { operation: message, implementer: self.s3.to_string() }),
+            501 => Failure::Final(Error::NotImplemented { operation: message, implementer: self.bucket.to_string() }),
             408 | 429 | 500.. => Failure::Transient(invalid(message)),
             _ => Failure::Final(invalid(message)),
         })
@@ -197,25 +184,16 @@ impl From<HttpError> for Failure {
     }
 }
 
-/// Makes HTTP clients and keeps the last one, which is that of the bucket. Clients for credentials are made before it.
-#[derive(Debug, Default, Clone)]
-struct Connector(Arc<Mutex<Option<HttpClient>>>);
-
-impl HttpConnector for Connector {
-    fn connect(&self, options: &ClientOptions) -> Result<HttpClient> {
-        let client = ReqwestConnector::default().connect(options)?;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
-        Ok(client)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::io::{BufRead, BufReader, Write};
     use std::net::TcpListener;
+    use std::time::Duration;
 
     use object_store::BackoffConfig;
+    use object_store::aws::AmazonS3ConfigKey;
+    use object_store::multipart::MultipartStore;
     use tokio::runtime::Runtime;
 
     use super::*;
@@ -235,7 +213,7 @@ mod tests {
     }
 
     fn uploads(port: u16) -> MultipartUploads {
-        MultipartUploads::connect(builder(port), retries(2)).unwrap().1
+        MultipartUploads::on_s3(builder(port), retries(2)).unwrap().1
     }
 
     #[test]
@@ -246,7 +224,7 @@ mod tests {
             let paths: Vec<Path> = paths.iter().map(|path| Path::from(*path)).collect();
             runtime.block_on(async {
                 // Another client, which is dropped before it completes or aborts anything.
-                let (s3, _) = MultipartUploads::connect(builder(server.port), retries(2)).unwrap();
+                let (s3, _) = MultipartUploads::on_s3(builder(server.port), retries(2)).unwrap();
                 let id = s3.create_multipart(&paths[0]).await.unwrap();
                 s3.put_part(&paths[0], &id, 0, vec![7; 100].into()).await.unwrap();
                 for path in &paths[1..] {
@@ -287,7 +265,7 @@ mod tests {
         let server = S3::start();
         let runtime = Runtime::new().unwrap();
         let list = |builder: AmazonS3Builder| {
-            let (_, uploads) = MultipartUploads::connect(builder, retries(0)).unwrap();
+            let (_, uploads) = MultipartUploads::on_s3(builder, retries(0)).unwrap();
             runtime.block_on(uploads.list(&Path::default(), is_ours)).unwrap_err()
         };
         let error = list(builder(server.port).with_bucket_name("none"));
@@ -312,7 +290,7 @@ mod tests {
         ];
         for (builder, expected) in cases {
             let builder = builder.with_access_key_id("x").with_secret_access_key("y").with_token("t/=");
-            let (_, uploads) = MultipartUploads::connect(builder, retries(0)).unwrap();
+            let (_, uploads) = MultipartUploads::on_s3(builder, retries(0)).unwrap();
             let request = runtime.block_on(uploads.page(&Path::from("p/q r"), "", "")).unwrap();
             let url = request.uri().to_string();
             assert!(url.starts_with(expected), "{url}");

@@ -54,8 +54,7 @@ fn clock(answer: &Answer, findings: &mut Vec<Finding>) {
     let side = if clock.ahead_seconds > 0.0 { "ahead of" } else { "behind" };
     let what = format!("its clock is {:.1} s {side} the launcher's", clock.ahead_seconds.abs());
     let severity = if off > CLOCK_BAD_SECONDS { Severity::Bad } else { Severity::Warning };
-    let remedy =
-        "set it by NTP (timedatectl set-ntp true): S3 refuses requests of wrong clocks, and logs cannot be compared";
+    let remedy = "set it by NTP (timedatectl set-ntp true): buckets refuse requests of wrong clocks, and logs cannot be compared";
     findings.push(Finding::of(&answer.host.name, severity, what, remedy));
 }
 
@@ -116,8 +115,9 @@ fn store(needs: &Needs, answers: &[Answer], findings: &mut Vec<Finding>) {
         JobKind::Train => "checkpoint.url",
         JobKind::Sample => "--out",
     };
-    let remedy =
-        &format!("check {place}, the credentials and variables (AWS_*, proxies) there, and the way to the store");
+    let remedy = &format!(
+        "check {place}, the credentials and variables (AWS_*, GOOGLE_*, AZURE_*, proxies) there, and the way to the store"
+    );
     let everywhere = failed.len() == answers.len() && answers.len() > 1;
     match failed.first() {
         // There is probably one cause, so there is one finding.

@@ -8,8 +8,9 @@ use sha2::{Digest, Sha256};
 use crate::environment::Environment;
 use admiral_contract::secret::{has_user, is_secret};
 
-/// Prefixes of names that matter: threads, NCCL, Open MPI's transport, CUDA, libtorch, S3, and network libraries.
-const PREFIXES: [&str; 24] = [
+/// Prefixes of names that matter: threads, NCCL, Open MPI's transport, CUDA, libtorch, object stores, and network
+/// libraries.
+const PREFIXES: [&str; 26] = [
     "OMP_",
     "GOMP_",
     "KMP_",
@@ -20,6 +21,8 @@ const PREFIXES: [&str; 24] = [
     "TORCH_",
     "PYTORCH_",
     "AWS_",
+    "AZURE_",
+    "GOOGLE_",
     "UCX_",
     "FI_",
     "MALLOC_",
@@ -98,6 +101,8 @@ mod tests {
             ("OMP_NUM_THREADS", "4"),
             ("AWS_REGION", "eu-west-1"),
             ("AWS_SECRET_ACCESS_KEY", "hunter2"),
+            ("AZURE_STORAGE_SAS_TOKEN", "hunter2"),
+            ("GOOGLE_BEARER_TOKEN", "hunter2"),
             ("https_proxy", "http://me:hunter2@proxy"),
             ("HOME", "/root"),
             ("OMPI_MCA_ess_base_vpid", "1"),
@@ -106,8 +111,15 @@ mod tests {
         ];
         let kept = of(&variables, "a");
         let names: Vec<&str> = kept.keys().map(String::as_str).collect();
-        let expected =
-            ["AWS_REGION", "AWS_SECRET_ACCESS_KEY", "OMPI_MCA_btl_tcp_if_include", "OMP_NUM_THREADS", "https_proxy"];
+        let expected = [
+            "AWS_REGION",
+            "AWS_SECRET_ACCESS_KEY",
+            "AZURE_STORAGE_SAS_TOKEN",
+            "GOOGLE_BEARER_TOKEN",
+            "OMPI_MCA_btl_tcp_if_include",
+            "OMP_NUM_THREADS",
+            "https_proxy",
+        ];
         assert_eq!(names, expected);
         assert!(kept.values().all(|value| !value.contains("hunter2")));
         assert_eq!(kept, of(&variables, "a"));

@@ -6,7 +6,7 @@ mod tensors;
 use std::fmt::Write;
 
 use admiral_checkpoint::{Checkpoint, Manifest, Role, find_checkpoint};
-use admiral_storage::S3Settings;
+use admiral_storage::CloudSettings;
 use clap::Args;
 use serde::Serialize;
 
@@ -22,7 +22,7 @@ use tensors::{RoleDifference, compare_role};
 /// The options of `admiral checkpoint diff`.
 #[derive(Debug, Args)]
 pub struct DiffOptions {
-    /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or an s3:// URL
+    /// A checkpoint's folder, or a folder of checkpoints or a run's folder (then the newest): a path or a bucket's URL
     a: String,
     /// The checkpoint to compare it with, named in the same way
     b: String,
@@ -62,8 +62,8 @@ struct Report {
     roles: Vec<RoleDifference>,
 }
 
-pub(super) fn run(options: &DiffOptions, s3: &S3Settings) -> Result<Outcome, ToolError> {
-    let (a, b) = (find_checkpoint(&options.a, &options_of(s3))?, find_checkpoint(&options.b, &options_of(s3))?);
+pub(super) fn run(options: &DiffOptions, clouds: &CloudSettings) -> Result<Outcome, ToolError> {
+    let (a, b) = (find_checkpoint(&options.a, &options_of(clouds))?, find_checkpoint(&options.b, &options_of(clouds))?);
     let report = compare(&a, &b, options)?;
     if options.json {
         print_json(&report)?;

@@ -28,7 +28,7 @@ pub(in crate::commands) fn series(
     stop: &Stop,
     rank: RankContext<'_>,
 ) -> Result<ExitCode, Ending> {
-    let stores = StoreOptions { s3: rank.environment.s3.clone(), ..StoreOptions::default() };
+    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
     let spec = agree(rank.collective, spec_of(options, run, reference, every, &stores), Error::exit_code)?;
     sweep_of(&spec, stop, rank)
 }
@@ -54,7 +54,7 @@ fn spec_of(
     let out = match work {
         Some(work) => work,
         None if run.contains("://") => {
-            return Err(Error::Refused("--work: say where the images go, a folder or an s3:// URL".into()));
+            return Err(Error::Refused("--work: say where the images go, a folder or a bucket's URL".into()));
         }
         None => format!("{}.evaluation", run.trim_end_matches('/')),
     };

@@ -21,7 +21,7 @@ const MAX_STRIP: u64 = 64;
 #[serde(default, deny_unknown_fields)]
 pub(super) struct SweepSpec {
     /// The models, each a checkpoint's folder, a folder of checkpoints or a run's folder (then the newest), as a path or an
-    /// s3:// URL.
+    /// bucket's URL.
     pub(super) checkpoints: Vec<String>,
     /// Weights: `ema` (the first average), `master`, or an average by its rate, such as `ema-0.9999`. null: `ema` if there
     /// is an average, else `master`.
@@ -58,7 +58,7 @@ pub(super) struct SweepSpec {
     pub(super) device: Option<DeviceChoice>,
     /// Threads of one rank on a CPU. null: the cores are divided among the ranks of a host.
     pub(super) threads: Option<usize>,
-    /// Folder or s3:// URL for everything that the sweep writes. Each cell is a job in a folder of its own.
+    /// Folder or bucket's URL for everything that the sweep writes. Each cell is a job in a folder of its own.
     pub(super) out: String,
 }
 
@@ -176,7 +176,7 @@ impl Validate for SweepSpec {
         };
         check(!self.checkpoints.is_empty(), "checkpoints", "is empty; name a checkpoint");
         check(is_distinct(&self.checkpoints), "checkpoints", "has the same checkpoint twice");
-        check(!self.out.is_empty(), "out", "is empty; name a folder or s3://bucket/prefix");
+        check(!self.out.is_empty(), "out", "is empty; name a folder or a bucket's URL");
         check(self.num > 0, "num", "is 0; a cell needs an image");
         let strip = (1..=MAX_STRIP).contains(&self.strip_images);
         check(strip, "strip_images", &format!("is {}; it must lie in [1, {MAX_STRIP}]", self.strip_images));

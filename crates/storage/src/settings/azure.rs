@@ -1,0 +1,154 @@
+//! The variables of Azure Blob Storage.
+
+use std::str::FromStr;
+
+use object_store::ClientConfigKey;
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+
+use super::variables::{Key, Variables, is_machine_of, refused};
+use crate::error::Error;
+
+impl Key for AzureConfigKey {
+    const PREFIX: &'static str = "AZURE_";
+    const ALLOW_HTTP_NAME: &'static str = "AZURE_ALLOW_HTTP";
+    const ALLOW_HTTP: Self = Self::Client(ClientConfigKey::AllowHttp);
+    const CREDENTIALS: &'static str = "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY";
+
+    fn of(name: &str) -> Option<Self> {
+        match name {
+            // The names that Azure's own command line reads.
+            "azure_storage_account" => Some(Self::AccountName),
+            "azure_storage_key" => Some(Self::AccessKey),
+            // The client would read the emulator's address from another variable.
+            "azure_storage_use_emulator" => None,
+            name => Self::from_str(name).ok(),
+        }
+    }
+
+    fn is_switch(self) -> bool {
+        matches!(
+            self,
+            Self::ALLOW_HTTP | Self::UseFabricEndpoint | Self::UseAzureCli | Self::SkipSignature | Self::DisableTagging
+        )
+    }
+
+    fn is_endpoint(self) -> bool {
+        matches!(self, Self::Endpoint)
+    }
+
+    fn is_document(self) -> bool {
+        false
+    }
+}
+
+/// The settings of Azure Blob Storage from `AZURE_STORAGE_ACCOUNT_NAME`, `AZURE_STORAGE_ACCOUNT_KEY` and others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct AzureSettings(Variables<AzureConfigKey>);
+
+impl AzureSettings {
+    pub(super) fn from_vars(vars: &[(String, String)]) -> Self {
+        Self(Variables::from_vars(vars))
+    }
+
+    pub(super) fn builder(&self) -> MicrosoftAzureBuilder {
+        self.0.apply(MicrosoftAzureBuilder::new(), |builder, key, value| builder.with_config(key, value))
+    }
+
+    /// Returns the URL of the server if a variable sets it, otherwise the name of the storage account.
+    pub(super) fn account(&self) -> Option<&str> {
+        self.0.endpoint().or_else(|| self.0.get(AzureConfigKey::AccountName))
+    }
+
+    /// Checks all values.
+    ///
+    /// # Errors
+    /// [`Error::Variable`] with the variable and what to do.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        use AzureConfigKey as Key;
+        self.0.check()?;
+        if !self.0.has(Key::AccountName) {
+            return Err(refused("AZURE_STORAGE_ACCOUNT_NAME", "is not set; set it to the name of the storage account"));
+        }
+        self.check_credentials()
+    }
+
+    /// Checks that there are credentials. Without any, the client asks the metadata service of one of Azure's machines,
+    /// which elsewhere ends in a timeout that does not say what is missing.
+    fn check_credentials(&self) -> Result<(), Error> {
+        use AzureConfigKey as Key;
+        let has = |key: Key| self.0.has(key);
+        let has_some = has(Key::AccessKey)
+            || has(Key::SasKey)
+            || has(Key::Token)
+            || (has(Key::ClientId)
+                && has(Key::AuthorityId)
+                && (has(Key::ClientSecret) || has(Key::FederatedTokenFile)))
+            || has(Key::MsiEndpoint)
+            || has(Key::CredentialType)
+            || self.0.is_on(Key::UseAzureCli)
+            || self.0.is_on(Key::SkipSignature);
+        if has_some || (self.0.endpoint().is_none() && is_machine_of("microsoft")) {
+            return Ok(());
+        }
+        Err(refused(
+            "AZURE_STORAGE_ACCOUNT_KEY",
+            "is not set; set it or AZURE_STORAGE_SAS_TOKEN, AZURE_USE_AZURE_CLI=true after `az login`, or \
+             AZURE_SKIP_SIGNATURE=true to read a public container",
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::variables::owned;
+    use super::*;
+
+    fn check(vars: &[(&str, &str)]) -> Result<(), String> {
+        AzureSettings::from_vars(&owned(vars)).check().map_err(|error| error.to_string())
+    }
+
+    const ACCOUNT: (&str, &str) = ("AZURE_STORAGE_ACCOUNT_NAME", "account");
+    const KEY: (&str, &str) = ("AZURE_STORAGE_ACCOUNT_KEY", "very-secret");
+
+    #[test]
+    fn unusable_variables_are_refused_by_their_names() {
+        assert_eq!(check(&[ACCOUNT, KEY]), Ok(()));
+        assert_eq!(check(&[("AZURE_STORAGE_ACCOUNT", "a"), ("AZURE_STORAGE_KEY", "b")]), Ok(()));
+        let plain = [("AZURE_STORAGE_ENDPOINT", "http://127.0.0.1:1/account"), ("AZURE_ALLOW_HTTP", "true")];
+        assert_eq!(check(&[ACCOUNT, KEY, plain[0], plain[1]]), Ok(()));
+        for (name, value, word) in [
+            ("AZURE_STORAGE_ENDPOINT", "localhost:10000", "scheme"),
+            ("AZURE_STORAGE_ENDPOINT", "http://localhost:10000", "AZURE_ALLOW_HTTP=true"),
+            ("AZURE_STORAGE_ENDPOINT", "https://me:secret@host", "AZURE_STORAGE_ACCOUNT_KEY instead"),
+            ("AZURE_STORAGE_ENDPOINT", "", "empty"),
+            ("AZURE_USE_AZURE_CLI", "jes", "true nor false"),
+            ("AZURE_STORAGE_SAS_TOKEN", "secret\n", "line break"),
+        ] {
+            let error = check(&[ACCOUNT, KEY, (name, value)]).unwrap_err();
+            assert!(error.contains(name) && error.contains(word), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_account_and_missing_credentials_are_named() {
+        assert!(check(&[KEY]).unwrap_err().contains("AZURE_STORAGE_ACCOUNT_NAME is not set"));
+        let host = ("AZURE_STORAGE_ENDPOINT", "https://host");
+        assert!(check(&[ACCOUNT, host]).unwrap_err().contains("AZURE_STORAGE_ACCOUNT_KEY is not set"));
+        let identity = [ACCOUNT, host, ("AZURE_CLIENT_ID", "a"), ("AZURE_TENANT_ID", "b")];
+        assert!(check(&identity).is_err());
+        assert_eq!(check(&[&identity[..], &[("AZURE_FEDERATED_TOKEN_FILE", "c")]].concat()), Ok(()));
+        assert_eq!(check(&[&identity[..], &[("AZURE_CLIENT_SECRET", "c")]].concat()), Ok(()));
+        for alone in ["AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_TOKEN", "AZURE_USE_AZURE_CLI", "AZURE_SKIP_SIGNATURE"] {
+            assert_eq!(check(&[ACCOUNT, host, (alone, "true")]), Ok(()), "{alone}");
+        }
+    }
+
+    #[test]
+    fn values_are_not_printed() {
+        let settings = AzureSettings::from_vars(&owned(&[("AZURE_STORAGE_SAS_TOKEN", "hidden")]));
+        let printed = format!("{settings:?}");
+        assert!(printed.contains("azure_storage_sas_key") && !printed.contains("hidden"), "{printed}");
+    }
+}
