@@ -11,6 +11,7 @@ use super::jpeg::decode_jpeg;
 use super::limits::refusal;
 use super::pixels::Pixels;
 use super::png_repair::repair;
+use super::webp_header::contradiction;
 
 /// Decodes a jpg, a png, or the first frame of a gif or webp, exactly. The result has 1 channel if the image is gray,
 /// otherwise 3. The format is detected from the content. Transparency is discarded. Damage to a png that leaves its pixels
@@ -50,6 +51,9 @@ fn decode_other(bytes: &[u8]) -> Result<Pixels, String> {
     let reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().map_err(|error| error.to_string())?;
     if reader.format().is_none() {
         return Err("it is neither jpg, png, gif nor webp".into());
+    }
+    if let Some(reason) = contradiction(&bytes) {
+        return Err(reason);
     }
     decode_with(reader).or_else(|reason| {
         // The first reason is about the file as it is.

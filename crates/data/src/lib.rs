@@ -24,6 +24,7 @@ mod sample;
 mod source;
 #[cfg(test)]
 mod test_source;
+mod webp_header;
 
 pub use config::{ClassSource, DataConfig, OnBrokenImage, SourceKind};
 pub use crop::{Draws, RandomCrop, cut, halve, scale_short_side, square};

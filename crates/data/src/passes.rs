@@ -152,7 +152,7 @@ fn vertical_with(lines: Lines<'_>, windows: &Windows, instructions: Instructions
 }
 
 /// The number of values of a row that are summed at a time. Their sums stay in registers.
-const BLOCK: usize = 64;
+const BLOCK: usize = 32;
 
 #[inline(always)]
 fn vertical_rows(lines: Lines<'_>, windows: &Windows, bytes: &mut [u8]) {
@@ -195,11 +195,11 @@ fn vertical_rows(lines: Lines<'_>, windows: &Windows, bytes: &mut [u8]) {
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use std::arch::x86_64::{
-        __m128i, __m256i, _mm_add_epi32, _mm_avg_epu8, _mm_cvtsi128_si32, _mm_loadu_si128, _mm_or_si128,
-        _mm_packs_epi32, _mm_packus_epi16, _mm_set1_epi32, _mm_setr_epi8, _mm_shuffle_epi8, _mm_slli_epi32,
-        _mm_srai_epi32, _mm_storeu_si128, _mm256_add_epi32, _mm256_broadcastsi128_si256, _mm256_castsi256_si128,
-        _mm256_extracti128_si256, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_setr_epi8, _mm256_setzero_si256,
-        _mm256_shuffle_epi8,
+        __m128i, _mm_add_epi32, _mm_avg_epu8, _mm_cvtsi128_si32, _mm_loadu_si128, _mm_or_si128, _mm_packs_epi32,
+        _mm_packus_epi16, _mm_set1_epi32, _mm_setr_epi8, _mm_shuffle_epi8, _mm_srai_epi32, _mm_storeu_si128,
+        _mm256_add_epi32, _mm256_broadcastsi128_si256, _mm256_castsi256_si128, _mm256_extracti128_si256,
+        _mm256_madd_epi16, _mm256_set1_epi32, _mm256_setr_epi8, _mm256_setr_epi32, _mm256_setzero_si256,
+        _mm256_shuffle_epi8, _mm256_slli_epi32,
     };
 
     use super::{HALF, Lines, PRECISION_BITS, Windows, vertical_rows};
@@ -208,19 +208,18 @@ mod avx2 {
     /// sign.
     const LOW_BITS: u32 = 11;
 
+    /// The order of the bytes of the first pair of 16-bit numbers, and the distance to that of the next pair.
+    const LOW: i32 = 0x0302_0100;
+    const NEXT: i32 = 0x0404_0404;
+
     /// The weights of windows, 4 at a time, for products of pairs of 16-bit numbers.
     pub(super) struct Pairs {
-        /// For each 4 weights: the low parts, then the high parts, each as in [`spread`].
-        parts: Vec<[[i16; 16]; 2]>,
+        /// For each 4 weights: the low parts, then the high parts.
+        parts: Vec<[i16; 8]>,
         /// The number of elements of `parts` for a window.
         per_window: usize,
         /// Whether all high parts fit. For the filters here they do.
         fit: bool,
-    }
-
-    /// Repeats the first two numbers in the lower half, and the last two in the upper half.
-    fn spread(four: [i16; 4]) -> [i16; 16] {
-        std::array::from_fn(|index| four[index / 8 * 2 + index % 2])
     }
 
     impl Pairs {
@@ -236,9 +235,10 @@ mod avx2 {
                 for four in weights.chunks_exact(4).take(per_window) {
                     let four: [i32; 4] = std::array::from_fn(|index| four[index]);
                     fit &= four.iter().all(|&weight| i16::try_from(weight >> LOW_BITS).is_ok());
-                    let low = four.map(|weight| (weight & ((1 << LOW_BITS) - 1)) as i16);
-                    let high = four.map(|weight| (weight >> LOW_BITS) as i16);
-                    parts.push([spread(low), spread(high)]);
+                    parts.push(std::array::from_fn(|index| match index {
+                        0..4 => (four[index] & ((1 << LOW_BITS) - 1)) as i16,
+                        _ => (four[index - 4] >> LOW_BITS) as i16,
+                    }));
                 }
             }
             Self { parts, per_window, fit }
@@ -249,12 +249,6 @@ mod avx2 {
     fn load16(bytes: &[u8; 16]) -> __m128i {
         // SAFETY: there are 16 bytes.
         unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
-    }
-
-    #[target_feature(enable = "avx2")]
-    fn load_weights(weights: &[i16; 16]) -> __m256i {
-        // SAFETY: there are 32 bytes.
-        unsafe { _mm256_loadu_si256(weights.as_ptr().cast()) }
     }
 
     /// Computes the first pixels of a row of 3 channels: those whose 16 bytes are inside `source`. Returns their number.
@@ -269,34 +263,61 @@ mod avx2 {
         // The last 16 bytes begin at the window's last group of 4 pixels.
         let reach = if pairs.per_window == 0 { 0 } else { (pairs.per_window - 1) * 12 + 16 };
         let num = windows.firsts.partition_point(|first| first * 3 + reach <= source.len());
+        // A fourth value is written behind the last pixel.
+        let num = num.min(out.len().saturating_sub(1) / 3);
+        let firsts = &windows.firsts[..num];
+        // SAFETY: `reach` bytes follow each first pixel, and 4 values have room for each pixel of the result.
+        unsafe {
+            match pairs.per_window {
+                1 => sum_windows::<1>(source, firsts, pairs, out),
+                2 => sum_windows::<2>(source, firsts, pairs, out),
+                3 => sum_windows::<3>(source, firsts, pairs, out),
+                _ => sum_windows::<0>(source, firsts, pairs, out),
+            }
+        }
+        num
+    }
+
+    /// Writes the sums of the windows that begin at `firsts`. `GROUPS` is the number of groups of 4 weights of a window, or 0
+    /// for any number.
+    ///
+    /// # Safety
+    /// In `source`, 4 bytes more than the pixels of all groups of each window must follow its first pixel. `out` must have
+    /// one value more than all pixels of the result.
+    #[target_feature(enable = "avx2")]
+    unsafe fn sum_windows<const GROUPS: usize>(source: &[u8], firsts: &[usize], pairs: &Pairs, out: &mut [u8]) {
         // For each two pixels: both reds, both greens, both blues, each as 16 bits; and 4 bytes without a meaning.
         let order = _mm256_setr_epi8(
             0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1, //
             6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1,
         );
-        let windows = windows.firsts[..num].iter().zip(pairs.parts.chunks_exact(pairs.per_window.max(1)));
-        let mut place = 0;
-        for (&first, parts) in windows {
+        // The first two weights in the lower half, the last two in the upper half, of the low parts and of the high parts.
+        let low_order = _mm256_setr_epi32(LOW, LOW, LOW, LOW, LOW + NEXT, LOW + NEXT, LOW + NEXT, LOW + NEXT);
+        let high_order = _mm256_add_epi32(low_order, _mm256_set1_epi32(2 * NEXT));
+        let groups = if GROUPS == 0 { pairs.per_window } else { GROUPS };
+        for (position, (&first, parts)) in firsts.iter().zip(pairs.parts.chunks_exact(groups.max(1))).enumerate() {
             let mut low = _mm256_setzero_si256();
             let mut high = _mm256_setzero_si256();
-            let groups = source[first * 3..].windows(16).step_by(12);
-            for (group, [low_weights, high_weights]) in groups.zip(parts) {
-                let Some(group) = group.first_chunk() else { break };
-                let pixels = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load16(group)), order);
-                low = _mm256_add_epi32(low, _mm256_madd_epi16(pixels, load_weights(low_weights)));
-                high = _mm256_add_epi32(high, _mm256_madd_epi16(pixels, load_weights(high_weights)));
+            for (group, weights) in parts[..groups].iter().enumerate() {
+                // SAFETY: the caller guarantees these 16 bytes.
+                let pixels = unsafe { _mm_loadu_si128(source.as_ptr().add(first * 3 + group * 12).cast()) };
+                let pixels = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(pixels), order);
+                // SAFETY: there are 16 bytes.
+                let weights = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(weights.as_ptr().cast()) });
+                let low_weights = _mm256_shuffle_epi8(weights, low_order);
+                let high_weights = _mm256_shuffle_epi8(weights, high_order);
+                low = _mm256_add_epi32(low, _mm256_madd_epi16(pixels, low_weights));
+                high = _mm256_add_epi32(high, _mm256_madd_epi16(pixels, high_weights));
             }
-            let low = _mm_add_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256::<1>(low));
-            let high = _mm_add_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256::<1>(high));
-            let sums = _mm_add_epi32(_mm_slli_epi32::<{ LOW_BITS as i32 }>(high), low);
+            let sums = _mm256_add_epi32(_mm256_slli_epi32::<{ LOW_BITS as i32 }>(high), low);
+            let sums = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
             let sums = _mm_srai_epi32::<{ PRECISION_BITS as i32 }>(_mm_add_epi32(sums, _mm_set1_epi32(HALF)));
             // The two packs clamp to 0 and 255. A sum of 32 bits without the fractional bits fits into 16 bits.
             let words = _mm_packs_epi32(sums, sums);
             let four = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
-            out[place..place + 4].copy_from_slice(&four.to_le_bytes());
-            place += 3;
+            // SAFETY: the caller guarantees room for 4 values.
+            unsafe { out.as_mut_ptr().add(position * 3).cast::<i32>().write_unaligned(four.to_le()) };
         }
-        num
     }
 
     /// Computes the means of neighboring pixels of a row, 4 at a time. Returns the number of means.
