@@ -1,7 +1,7 @@
 """Writes pictures and what Pillow makes of them into the folder that is given as the argument.
 
-index.json lists, for each picture file, its size, and squares `[size, file]` made by the published crop; and for each
-resized array its filter and sizes. Arrays are raw bytes, rows of pixels.
+index.json lists, for each picture file, its size, and squares `[size, file]` made by the published crop; for each
+resized array its filter and sizes; and photographs of which only the files are needed. Arrays are raw bytes, rows of pixels.
 """
 
 import json
@@ -176,4 +176,28 @@ for number in range(3):
     picture(f"restarts-{number}.jpg", sized("RGB"), restart_marker_blocks=draw.randint(1, 9))
     picture(f"optimized-{number}.jpg", sized("L"), optimize=True, progressive=True)
 
-(out / "index.json").write_text(json.dumps({"resized": resized, "pictures": pictures}))
+
+def photograph(width, height):
+    """Octaves of noise whose amplitude falls with frequency, as in photographs, with edges of discs."""
+    values = np.zeros((height, width, 3))
+    for octave in range(1, 8):
+        side = 2**octave + 2
+        cells = noise.normal(0, 1, (side, side, 1)) + noise.normal(0, 0.4, (side, side, 3))
+        layers = [Image.fromarray(cells[..., band].astype(np.float32)) for band in range(3)]
+        layers = [np.asarray(layer.resize((width, height), Image.Resampling.BICUBIC)) for layer in layers]
+        values += np.stack(layers, -1) * 90 / octave**1.3
+    y, x = np.mgrid[0:height, 0:width]
+    for _ in range(12):
+        inside = (x - draw.uniform(0, width)) ** 2 + (y - draw.uniform(0, height)) ** 2 < draw.uniform(8, 90) ** 2
+        values[inside] += noise.normal(0, 45, 3)
+    return Image.fromarray(np.clip(values + 128, 0, 255).astype(np.uint8))
+
+
+photographs = []
+for number, (width, height) in enumerate([(500, 375), (375, 500), (640, 480), (511, 301), (1024, 769)]):
+    photographs.append(f"photograph-{number}.jpg")
+    options = {"quality": 90, "subsampling": (2, 0)[number % 2], "progressive": number == 3}
+    photograph(width, height).save(out / photographs[-1], **options)
+
+index = {"resized": resized, "pictures": pictures, "photographs": photographs}
+(out / "index.json").write_text(json.dumps(index))
