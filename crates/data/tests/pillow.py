@@ -6,6 +6,7 @@ resized array its filter and sizes; and photographs of which only the files are 
 
 import json
 import random
+import shutil
 import struct
 import sys
 import zlib
@@ -160,6 +161,10 @@ for number in range(6):
             frames = [sized(mode).resize((60, 50)) for _ in range(3)]
             options = {"save_all": True, "append_images": frames[1:], "lossless": lossless}
             picture(f"moving-{number}-{mode}-{lossless}.webp", frames[0], background=(9, 99, 199, 255), **options)
+
+for path in (Path(__file__).resolve().parents[3] / "fuzz/seeds/image").iterdir():
+    shutil.copy(path, out / f"seed-{path.name}")
+    described(f"seed-{path.name}")
 
 turned = Image.Exif()
 turned[0x112] = 6
