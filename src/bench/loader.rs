@@ -1,9 +1,10 @@
 //! `admiral bench loader`: the number of images per second that a machine reads, decodes, crops and noises for
-//! training.
+//! training, and the time of each stage on one thread.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
-use admiral_data::{Loader, SampleReader};
+use admiral_data::{Decoding, Loader, SampleReader};
 use clap::Args;
 use serde::Serialize;
 
@@ -11,6 +12,7 @@ use crate::run_config::RunConfig;
 use crate::statistics::Spread;
 use crate::train::TrainError;
 
+use super::loader_stages::{Stages, write_squares};
 use super::output::print_as;
 
 /// The options of `admiral bench loader`.
@@ -25,9 +27,21 @@ pub struct LoaderBenchOptions {
     /// Rounds that are measured, after one round of warm-up with other images
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
     rounds: u64,
+    /// Also write the center crops of all image files to this file, as bytes, for a comparison with another program
+    #[arg(long, value_name = "FILE")]
+    squares: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// What was measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Report {
+    /// The loader with each number of threads.
+    threads: Vec<Measured>,
+    /// The stages of one thread, for each way of decoding; empty if the images are not files.
+    stages: Vec<Stages>,
 }
 
 /// The images per second with a number of threads.
@@ -55,7 +69,17 @@ pub fn run(config: &RunConfig, options: &LoaderBenchOptions) -> Result<(), Train
         let reader = SampleReader::new(source.clone(), config.sample_spec(config.data.random_crop));
         all.push(measure(reader, workers, config, options)?);
     }
-    print_as(&all, options.json, |all| print(all, options))
+    if let Some(path) = &options.squares {
+        write_squares(&*source, config, path)?;
+    }
+    let mut stages = Vec::new();
+    for decoding in [Decoding::Exact, Decoding::Fast] {
+        stages.extend(Stages::measure(&*source, config, decoding, options.images, options.rounds)?);
+    }
+    print_as(&Report { threads: all, stages }, options.json, |report| {
+        print(&report.threads, options);
+        report.stages.iter().for_each(Stages::print);
+    })
 }
 
 fn measure(

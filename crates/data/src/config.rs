@@ -8,7 +8,7 @@ use admiral_config::Invalid;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceKind {
-    /// A tree of jpg, jpeg, png and gif files.
+    /// A tree of jpg, jpeg, png, gif and webp files.
     #[default]
     Folder,
     /// One IDX file of images, the format of MNIST and Fashion-MNIST, gzipped or not.

@@ -3,7 +3,7 @@
 use admiral_random::{Philox, Stream};
 
 use super::pixels::Pixels;
-use super::resample::{Filter, resize};
+use super::resample::{Filter, Rectangle, resize, resize_part};
 
 /// The random decisions about the crop and the flip of one sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,45 +38,75 @@ impl Draws {
         let crop = RandomCrop { short_side, top: random.next_u32(), left: random.next_u32() };
         Self { crop: random_crop.then_some(crop), flip: random_flip && flip }
     }
-}
 
-/// Resizes and crops an image to a square of `size` x `size` pixels.
-#[must_use]
-pub fn square(image: &Pixels, size: usize, draws: &Draws) -> Pixels {
-    match draws.crop {
-        None => {
-            let scaled = scale_short_side(image, size);
-            let (y, x) = ((scaled.height - size) / 2, (scaled.width - size) / 2);
-            scaled.crop(y, x, size, draws.flip)
-        }
-        Some(RandomCrop { short_side, top, left }) => {
-            let scaled = scale_short_side(image, short_side);
-            let position =
-                |num_positions: usize, fraction: u32| ((num_positions as u64 * u64::from(fraction)) >> 32) as usize;
-            let y = position(scaled.height - size + 1, top);
-            let x = position(scaled.width - size + 1, left);
-            scaled.crop(y, x, size, draws.flip)
-        }
+    /// Returns the length in pixels to which the short side of an image is resized for a sample of `size` pixels.
+    #[must_use]
+    pub fn short_side(&self, size: usize) -> usize {
+        self.crop.map_or(size, |crop| crop.short_side)
     }
 }
 
-/// Resizes an image so that its short side has `length` pixels. The image is halved with the box filter while its short
-/// side is at least twice as long, and then resized with the bicubic filter. Halving first is faster and avoids
-/// aliasing.
+/// Resizes and crops an image to a square of `size` x `size` pixels: [`halve`], then [`cut`].
 #[must_use]
-pub fn scale_short_side(image: &Pixels, length: usize) -> Pixels {
+pub fn square(image: &Pixels, size: usize, draws: &Draws) -> Pixels {
+    match halve(image, draws.short_side(size)) {
+        Some(halved) => cut(&halved, size, draws),
+        None => cut(image, size, draws),
+    }
+}
+
+/// Halves an image with the box filter while its short side is at least twice `length` pixels. `None` if it is shorter.
+///
+/// Halving before the bicubic filter is faster and avoids aliasing.
+#[must_use]
+pub fn halve(image: &Pixels, length: usize) -> Option<Pixels> {
     let mut halved: Option<Pixels> = None;
     loop {
         let current = halved.as_ref().unwrap_or(image);
         if current.short_side() < 2 * length {
-            break;
+            return halved;
         }
         halved = Some(resize(current, current.width / 2, current.height / 2, Filter::Box));
     }
-    let current = halved.as_ref().unwrap_or(image);
-    let scale = length as f64 / current.short_side() as f64;
+}
+
+/// Resizes an image with the bicubic filter, so that its short side has the length of the draws, and crops it to a square
+/// of `size` x `size` pixels. Only the pixels of the crop are computed.
+///
+/// # Panics
+/// If `size` is larger than the length of the draws.
+#[must_use]
+pub fn cut(image: &Pixels, size: usize, draws: &Draws) -> Pixels {
+    let (width, height) = scaled_size(image, draws.short_side(size));
+    let (x, y) = match draws.crop {
+        None => ((width - size) / 2, (height - size) / 2),
+        Some(RandomCrop { top, left, .. }) => {
+            let position =
+                |num_positions: usize, fraction: u32| ((num_positions as u64 * u64::from(fraction)) >> 32) as usize;
+            (position(width - size + 1, left), position(height - size + 1, top))
+        }
+    };
+    let mut cut = resize_part(image, width, height, Filter::Bicubic, Rectangle { x, y, width: size, height: size });
+    if draws.flip {
+        cut.mirror();
+    }
+    cut
+}
+
+/// Returns the width and the height of an image whose short side is resized to `length` pixels.
+fn scaled_size(image: &Pixels, length: usize) -> (usize, usize) {
+    let scale = length as f64 / image.short_side() as f64;
     let scaled = |side: usize| (side as f64 * scale).round_ties_even() as usize;
-    resize(current, scaled(current.width), scaled(current.height), Filter::Bicubic)
+    (scaled(image.width), scaled(image.height))
+}
+
+/// Resizes an image so that its short side has `length` pixels: [`halve`], then the bicubic filter.
+#[must_use]
+pub fn scale_short_side(image: &Pixels, length: usize) -> Pixels {
+    let halved = halve(image, length);
+    let current = halved.as_ref().unwrap_or(image);
+    let (width, height) = scaled_size(current, length);
+    resize(current, width, height, Filter::Bicubic)
 }
 
 #[cfg(test)]

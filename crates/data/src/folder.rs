@@ -42,7 +42,7 @@ impl Folder {
         if paths.is_empty() {
             return Err(DataError::Empty {
                 path: root.display().to_string(),
-                what: "jpg, jpeg, png or gif file",
+                what: "jpg, jpeg, png, gif or webp file",
                 field: "data.path",
             });
         }
@@ -130,7 +130,7 @@ fn unreadable(path: &Path, error: &io::Error) -> DataError {
 
 fn is_image_file(path: &Path) -> bool {
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-    extension.is_some_and(|extension| matches!(extension.as_str(), "jpg" | "jpeg" | "png" | "gif"))
+    extension.is_some_and(|extension| matches!(extension.as_str(), "jpg" | "jpeg" | "png" | "gif" | "webp"))
 }
 
 fn class_of_file_name(path: &Path) -> Result<&OsStr, DataError> {

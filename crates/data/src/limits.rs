@@ -4,6 +4,10 @@
 /// decompression bomb. In RGB it takes 0.5 GB.
 pub(crate) const MAX_PIXELS: usize = 178_956_970;
 
+/// The largest number of scans of a progressive JPEG file. Each takes a pass over the whole image, and encoders write about
+/// ten.
+pub(crate) const MAX_SCANS: i32 = 500;
+
 /// Returns why an image of this size is refused; `None` if it is not.
 pub(crate) fn refusal(width: usize, height: usize) -> Option<String> {
     match width.checked_mul(height) {

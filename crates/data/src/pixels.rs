@@ -1,5 +1,7 @@
 //! A decoded image in memory.
 
+use super::passes::Lines;
+
 /// An image with 8 bits per value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pixels {
@@ -13,6 +15,17 @@ pub struct Pixels {
     pub bytes: Vec<u8>,
 }
 
+/// Each value scaled to [-1, 1]: divided by 127.5, minus 1.
+const SCALED: [f32; 256] = {
+    let mut scaled = [0.0; 256];
+    let mut value = 0;
+    while value < scaled.len() {
+        scaled[value] = value as f32 / 127.5 - 1.0;
+        value += 1;
+    }
+    scaled
+};
+
 impl Pixels {
     /// Returns the length of the shorter side in pixels.
     #[must_use]
@@ -22,9 +35,15 @@ impl Pixels {
 
     /// Appends the values to `values`, scaled to [-1, 1], in the order `[channels, height, width]`.
     pub fn append_planes(&self, values: &mut Vec<f32>) {
-        for channel in 0..self.channels {
-            let bytes = self.bytes.iter().skip(channel).step_by(self.channels);
-            values.extend(bytes.map(|&value| f32::from(value) / 127.5 - 1.0));
+        values.reserve(self.bytes.len());
+        match self.channels {
+            3 => {
+                for channel in 0..3 {
+                    let (pixels, _) = self.bytes.as_chunks::<3>();
+                    values.extend(pixels.iter().map(|pixel| SCALED[usize::from(pixel[channel])]));
+                }
+            }
+            _ => values.extend(self.bytes.iter().map(|&value| SCALED[usize::from(value)])),
         }
     }
 
@@ -32,16 +51,21 @@ impl Pixels {
     /// horizontally.
     #[must_use]
     pub fn crop(&self, y: usize, x: usize, size: usize, flip: bool) -> Self {
-        let mut bytes = Vec::with_capacity(size * size * self.channels);
-        for row in self.bytes.chunks_exact(self.width * self.channels).skip(y).take(size) {
-            let row = &row[x * self.channels..(x + size) * self.channels];
-            if flip {
-                row.chunks_exact(self.channels).rev().for_each(|pixel| bytes.extend_from_slice(pixel));
-            } else {
-                bytes.extend_from_slice(row);
+        let mut square = Lines::all(self).part(x..x + size, y..y + size);
+        if flip {
+            square.mirror();
+        }
+        square
+    }
+
+    /// Mirrors the image horizontally.
+    pub(crate) fn mirror(&mut self) {
+        for row in self.bytes.chunks_exact_mut((self.width * self.channels).max(1)) {
+            match self.channels {
+                3 => row.as_chunks_mut::<3>().0.reverse(),
+                _ => row.reverse(),
             }
         }
-        Self { width: size, height: size, channels: self.channels, bytes }
     }
 
     /// Adds a black border around the image, so that each side has at least `size` pixels.
@@ -94,6 +118,31 @@ mod tests {
         let image = gray(3, 2, &[1, 2, 3, 4, 5, 6]);
         assert_eq!(image.crop(0, 1, 2, false).bytes, [2, 3, 5, 6]);
         assert_eq!(image.crop(0, 1, 2, true).bytes, [3, 2, 6, 5]);
+    }
+
+    #[test]
+    fn an_image_is_mirrored() {
+        let mirrored = |width, channels, bytes: &[u8]| {
+            let mut image = Pixels { width, height: 2, channels, bytes: bytes.to_vec() };
+            image.mirror();
+            image.bytes
+        };
+        assert_eq!(mirrored(3, 1, &[1, 2, 3, 4, 5, 6]), [3, 2, 1, 6, 5, 4]);
+        assert_eq!(mirrored(2, 3, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 7, 7, 7]), [4, 5, 6, 1, 2, 3, 7, 7, 7, 7, 8, 9]);
+    }
+
+    #[test]
+    fn planes_are_scaled() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        for channels in [1, 3] {
+            let bytes = bytes[..256 / channels * channels].to_vec();
+            let image = Pixels { width: 1, height: bytes.len() / channels, channels, bytes: bytes.clone() };
+            let mut planes = vec![9.0];
+            image.append_planes(&mut planes);
+            let expected = (0..channels).flat_map(|channel| bytes[channel..].iter().step_by(channels));
+            let expected: Vec<f32> = expected.map(|&value| f32::from(value) / 127.5 - 1.0).collect();
+            assert_eq!((planes[0], &planes[1..]), (9.0, &expected[..]), "{channels}");
+        }
     }
 
     #[test]

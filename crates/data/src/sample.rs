@@ -11,8 +11,8 @@ use admiral_random::{Permutation, Philox, Stream};
 
 use super::config::OnBrokenImage;
 use super::crop::{Draws, square};
-use super::decode::panic_text;
 use super::error::DataError;
+use super::jpeg::panic_text;
 use super::limits::refusal_of_scale;
 use super::pixels::Pixels;
 use super::source::ImageSource;

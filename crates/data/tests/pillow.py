@@ -1,12 +1,15 @@
 """Writes pictures and what Pillow makes of them into the folder that is given as the argument.
 
-index.json lists, for each picture file, its size, and squares `[size, file]` made by the published crop; and for each
-resized array its filter and sizes. Arrays are raw bytes, rows of pixels.
+index.json lists, for each picture file, its size, and squares `[size, file]` made by the published crop; for each
+resized array its filter and sizes; and photographs of which only the files are needed. Arrays are raw bytes, rows of pixels.
 """
 
 import json
 import random
+import shutil
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +68,11 @@ pictures = []
 
 def picture(name, image, **options):
     image.save(out / name, **options)
+    described(name)
+
+
+def described(name):
+    """Adds a file that is there."""
     with Image.open(out / name) as opened:
         mode = opened.mode
         colour = opened.convert("RGB")
@@ -105,4 +113,96 @@ for number in range(4):
 frames = [sized("RGB").resize((40, 30)).quantize(20) for _ in range(3)]
 picture("moving.gif", frames[0], save_all=True, append_images=frames[1:])
 
-(out / "index.json").write_text(json.dumps({"resized": resized, "pictures": pictures}))
+
+def png(name, width, height, depth, kind, rows, *, interlaced=False, chunks=()):
+    """Writes a png that Pillow itself cannot write. `rows` are the bytes of each row, of whole bytes per pixel."""
+    step = len(rows[0]) // width
+    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    content = b""
+    for x, y, every_x, every_y in passes if interlaced else [(0, 0, 1, 1)]:
+        for row in rows[y::every_y] if width > x else []:
+            content += b"\0" + b"".join(row[at * step : (at + 1) * step] for at in range(x, width, every_x))
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, int(interlaced))
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(content)), (b"IEND", b"")]
+    (out / name).write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    described(name)
+
+
+GREY, COLOUR, PALETTE, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6
+for number in range(3):
+    width, height = draw.randint(1, 90), draw.randint(41, 90)
+    for kind, bands in ((GREY, 1), (COLOUR, 3), (GREY_ALPHA, 2), (COLOUR_ALPHA, 4)):
+        for interlaced in (False, True):
+            name = f"png-{number}-{kind}-{interlaced}"
+            array = pixels(height, width, bands)
+            png(f"{name}-8.png", width, height, 8, kind, [row.tobytes() for row in array], interlaced=interlaced)
+            if bands > 1:  # Pillow clips grey of 16 bits.
+                deep = noise.integers(0, 65536, (height, width, bands)).astype(">u2")
+                png(f"{name}-16.png", width, height, 16, kind, [row.tobytes() for row in deep], interlaced=interlaced)
+    clear = [(b"tRNS", struct.pack(">HHH", *(int(value) for value in array[0, 0, :3])))]
+    png(f"clear-{number}.png", width, height, 8, COLOUR, [row[:, :3].tobytes() for row in array], chunks=clear)
+    clear = [(b"tRNS", struct.pack(">H", int(array[0, 0, 0])))]
+    png(f"clear-grey-{number}.png", width, height, 8, GREY, [row[:, 0].tobytes() for row in array], chunks=clear)
+    table = [(b"PLTE", bytes(draw.randbytes(768))), (b"tRNS", bytes(range(256)))]
+    png(f"clear-palette-{number}.png", width, height, 8, PALETTE, [row[:, 0].tobytes() for row in array], chunks=table)
+
+for number in range(6):
+    for mode in ("L", "RGB", "RGBA"):
+        for method in (0, 6):
+            options = {"quality": draw.randint(5, 100), "method": method}
+            picture(f"lossy-{number}-{mode}-{method}.webp", sized(mode), **options)
+        picture(f"lossless-{number}-{mode}.webp", sized(mode), lossless=True, exact=number % 2 == 0)
+    for lossless in (False, True):
+        for mode in ("RGB", "RGBA"):
+            frames = [sized(mode).resize((60, 50)) for _ in range(3)]
+            options = {"save_all": True, "append_images": frames[1:], "lossless": lossless}
+            picture(f"moving-{number}-{mode}-{lossless}.webp", frames[0], background=(9, 99, 199, 255), **options)
+
+for path in (Path(__file__).resolve().parents[3] / "fuzz/seeds/image").iterdir():
+    shutil.copy(path, out / f"seed-{path.name}")
+    described(f"seed-{path.name}")
+
+turned = Image.Exif()
+turned[0x112] = 6
+for name in ("turned.jpg", "turned.png", "turned.webp"):
+    picture(name, sized("RGB"), exif=turned)
+for number in range(3):
+    # The same bytes, read as YCCK: 2 instead of 0 in Adobe's marker.
+    picture(f"ycck-{number}.jpg", sized("CMYK"), quality=90)
+    content = (out / f"ycck-{number}.jpg").read_bytes()
+    place = content.index(b"Adobe") + 11
+    pictures.pop()
+    (out / f"ycck-{number}.jpg").write_bytes(content[:place] + b"\2" + content[place + 1 :])
+    described(f"ycck-{number}.jpg")
+    picture(f"restarts-{number}.jpg", sized("RGB"), restart_marker_blocks=draw.randint(1, 9))
+    picture(f"optimized-{number}.jpg", sized("L"), optimize=True, progressive=True)
+
+
+def photograph(width, height):
+    """Octaves of noise whose amplitude falls with frequency, as in photographs, with edges of discs."""
+    values = np.zeros((height, width, 3))
+    for octave in range(1, 8):
+        side = 2**octave + 2
+        cells = noise.normal(0, 1, (side, side, 1)) + noise.normal(0, 0.4, (side, side, 3))
+        layers = [Image.fromarray(cells[..., band].astype(np.float32)) for band in range(3)]
+        layers = [np.asarray(layer.resize((width, height), Image.Resampling.BICUBIC)) for layer in layers]
+        values += np.stack(layers, -1) * 90 / octave**1.3
+    y, x = np.mgrid[0:height, 0:width]
+    for _ in range(12):
+        inside = (x - draw.uniform(0, width)) ** 2 + (y - draw.uniform(0, height)) ** 2 < draw.uniform(8, 90) ** 2
+        values[inside] += noise.normal(0, 45, 3)
+    return Image.fromarray(np.clip(values + 128, 0, 255).astype(np.uint8))
+
+
+photographs = []
+for number, (width, height) in enumerate([(500, 375), (375, 500), (640, 480), (511, 301), (1024, 769)]):
+    photographs.append(f"photograph-{number}.jpg")
+    options = {"quality": 90, "subsampling": (2, 0)[number % 2], "progressive": number == 3}
+    photograph(width, height).save(out / photographs[-1], **options)
+
+index = {"resized": resized, "pictures": pictures, "photographs": photographs}
+(out / "index.json").write_text(json.dumps(index))

@@ -4,13 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use admiral_data::{Draws, Filter, Pixels, decode, resize, square};
+use admiral_data::{Decoding, Draws, Filter, Pixels, decode, decode_for, resize, square};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
 struct Index {
     resized: Vec<Resized>,
     pictures: Vec<Picture>,
+    photographs: Vec<PathBuf>,
 }
 
 /// An array that Pillow resized. Sizes are `[width, height]`.
@@ -89,4 +90,45 @@ fn pixels_are_equal_to_those_of_pillow() {
     }
     assert!(index.resized.len() >= 100 && index.pictures.len() >= 50, "Pillow made too few cases");
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// The mean and the largest difference of two images, in units of 1/255.
+fn distance(a: &Pixels, b: &Pixels) -> (f64, u8) {
+    assert_eq!((a.width, a.height, a.channels), (b.width, b.height, b.channels));
+    let differences = a.bytes.iter().zip(&b.bytes).map(|(a, b)| a.abs_diff(*b));
+    let sum: u64 = differences.clone().map(u64::from).sum();
+    (sum as f64 / a.bytes.len() as f64, differences.max().unwrap())
+}
+
+#[test]
+fn fast_decoding_stays_near_to_exact_decoding() {
+    let folder = tempfile::tempdir().unwrap();
+    let photographs = ask_pillow(folder.path()).photographs;
+    let own = ["rocket.jpg", "retina.jpg"].map(|name| PathBuf::from("../../tests/images").join(name));
+    let own = own.map(|file| Path::new(env!("CARGO_MANIFEST_DIR")).join(file));
+    let files: Vec<Vec<u8>> = photographs
+        .iter()
+        .map(|file| folder.path().join(file))
+        .chain(own)
+        .map(|file| std::fs::read(file).unwrap())
+        .collect();
+    let draws = Draws { crop: None, flip: false };
+    let mut num_reduced = 0;
+    for size in [32, 64, 128] {
+        let distances: Vec<(f64, u8)> = files
+            .iter()
+            .map(|bytes| {
+                let (exact, fast) = (decode(bytes).unwrap(), decode_for(bytes, size, Decoding::Fast).unwrap());
+                assert!(fast.short_side() >= size);
+                num_reduced += usize::from(fast.width < exact.width);
+                distance(&square(&exact, size, &draws), &square(&fast, size, &draws))
+            })
+            .collect();
+        let mean = distances.iter().map(|distance| distance.0).sum::<f64>() / distances.len() as f64;
+        let most = distances.iter().map(|distance| distance.1).max().unwrap();
+        println!("{size}: a mean of {mean:.2} and at most {most}, by image {distances:?}");
+        // docs/data.md states the measured numbers.
+        assert!(mean < 5.0 && most < 130, "{size}: {mean} and {most}");
+    }
+    assert_eq!(num_reduced, 3 * files.len());
 }
