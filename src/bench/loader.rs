@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use admiral_data::{Decoding, Loader, SampleReader};
+use admiral_storage::StoreOptions;
 use clap::Args;
 use serde::Serialize;
 
@@ -57,8 +58,8 @@ struct Measured {
 ///
 /// # Errors
 /// When the data cannot be read.
-pub fn run(config: &RunConfig, options: &LoaderBenchOptions) -> Result<(), TrainError> {
-    let source = admiral_data::open(&config.data, config.run.seed)?.train;
+pub fn run(config: &RunConfig, options: &LoaderBenchOptions, stores: &StoreOptions) -> Result<(), TrainError> {
+    let source = admiral_data::open(&config.data, config.run.seed, stores)?.train;
     let own = [config.data.num_workers];
     let numbers = if options.workers.is_empty() { &own[..] } else { &options.workers };
     let mut all = Vec::new();

@@ -1,6 +1,7 @@
 //! `admiral bench`: measurements of speed.
 
 use admiral_comm::ExitCode;
+use admiral_storage::StoreOptions;
 use clap::Subcommand;
 
 use crate::bench::allreduce::{self, AllReduceBenchOptions};
@@ -75,10 +76,12 @@ pub(super) fn run(command: &BenchCommand, environment: &Environment) -> ExitCode
         BenchCommand::Allreduce(options) => {
             on_ranks(environment, |rank| allreduce::all_reduce(options, rank).map(|()| ExitCode::Finished))
         }
-        BenchCommand::Loader { config: ConfigOptions { config, overrides }, options } => alone(
-            read(config, overrides)
-                .and_then(|config| loader::run(&config, options).map_err(|error| (error.exit_code(), error.into()))),
-        ),
+        BenchCommand::Loader { config: ConfigOptions { config, overrides }, options } => {
+            alone(read(config, overrides).and_then(|config| {
+                let stores = StoreOptions { clouds: environment.clouds.clone(), ..StoreOptions::default() };
+                loader::run(&config, options, &stores).map_err(|error| (error.exit_code(), error.into()))
+            }))
+        }
         BenchCommand::Sample { checkpoint, drawing, options } => {
             on_ranks(environment, |rank| sample::bench(checkpoint, drawing, options, rank).map(|()| ExitCode::Finished))
         }

@@ -35,7 +35,7 @@ pub(super) fn open_images(
     if has_samples(location) {
         open_samples(option, location, size, channels, stores)
     } else {
-        open_pictures(location, size, channels)
+        open_pictures(location, size, channels, stores)
     }
 }
 
@@ -80,10 +80,10 @@ fn open_samples(
     Ok(OpenedImages { images: GivenImages::Samples { images: Box::new(images), size, channels }, classes, described })
 }
 
-fn open_pictures(folder: &str, size: i64, channels: i64) -> Result<OpenedImages, Error> {
+fn open_pictures(folder: &str, size: i64, channels: i64, stores: &StoreOptions) -> Result<OpenedImages, Error> {
     // A folder may lack some of the classes of training, so that its folders would be numbered differently.
     let classes = ClassSource::None;
     let data = DataConfig { source: SourceKind::Folder, path: folder.to_owned(), classes, ..DataConfig::default() };
     // Without validation images, the seed is not used.
-    Ok(of_source(admiral_data::open(&data, 0)?.train, size, channels))
+    Ok(of_source(admiral_data::open(&data, 0, stores)?.train, size, channels))
 }

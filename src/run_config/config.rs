@@ -140,6 +140,7 @@ impl RunConfig {
             channels: self.model.image_channels as usize,
             random_crop,
             random_flip: self.data.random_flip,
+            decode: self.data.decode,
             on_broken_image: self.data.on_broken_image,
         }
     }

@@ -67,7 +67,7 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             // The file system may be back at the next start.
-            Self::Data(DataError::Unavailable { .. }) => ExitCode::Store,
+            Self::Data(error) if error.may_pass() => ExitCode::Store,
             Self::Data(DataError::Cancelled) => ExitCode::Preempted,
             Self::Refused(_) | Self::Data(_) | Self::Model(_) | Self::File { .. } => ExitCode::Config,
             Self::Checkpoint(error) => error.exit_code(),

@@ -100,7 +100,7 @@ impl TrainError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             // The file system may be back at the next start.
-            Self::Data(DataError::Unavailable { .. }) => ExitCode::Store,
+            Self::Data(error) if error.may_pass() => ExitCode::Store,
             Self::Data(DataError::Cancelled) => ExitCode::Preempted,
             Self::Refused(_) | Self::Data(_) | Self::Folder { .. } => ExitCode::Config,
             Self::Model(_) => ExitCode::Config,

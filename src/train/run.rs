@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use admiral_checkpoint::{Error as CheckpointError, Saver};
 use admiral_comm::{Ending, ExitCode, Phase, agree};
-use admiral_storage::Store;
+use admiral_data::Sources;
+use admiral_storage::{Store, StoreOptions};
 use admiral_telemetry::{Metric, MetricKind, MetricSink, MetricSinks, ProgressLine, TensorBoard, write_file};
 
 use crate::context::{RankContext, RunContext};
@@ -49,6 +50,17 @@ impl Finish {
     }
 }
 
+/// Opens the images. Rank 0 comes first, so that an index which has to be made is made once: the others find it beside
+/// the images. Every rank calls it.
+fn open_sources(config: &RunConfig, rank: &RankContext<'_>) -> Result<Sources, Ending> {
+    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
+    let open = || admiral_data::open(&config.data, config.run.seed, &stores).map_err(TrainError::from);
+    let is_first = rank.collective.rank() == 0;
+    let first = if is_first { open().map(Some) } else { Ok(None) };
+    let first = agree(rank.collective, first, TrainError::exit_code)?;
+    agree(rank.collective, first.map_or_else(open, Ok), TrainError::exit_code)
+}
+
 /// Trains as the configuration says. Every rank calls it.
 ///
 /// # Errors
@@ -58,8 +70,7 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     let collective = rank.collective;
     // The ranks agree on everything that can fail before the first step: one rank prints the message, and all ranks
     // exit with the same code.
-    let sources = admiral_data::open(&config.data, config.run.seed).map_err(TrainError::from);
-    let sources = agree(collective, sources, TrainError::exit_code)?;
+    let sources = open_sources(&config, &rank)?;
     agree(collective, check_same_images(&sources, collective), TrainError::exit_code)?;
     if collective.rank() == 0 {
         log_images(&sources);

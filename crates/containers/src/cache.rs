@@ -74,7 +74,9 @@ impl Cache {
         }
         let length = bytes.len() as u64;
         let store = || {
-            if self.until_look.fetch_sub(length.min(self.until_look.load(Ordering::Relaxed)), Ordering::Relaxed) <= length {
+            if self.until_look.fetch_sub(length.min(self.until_look.load(Ordering::Relaxed)), Ordering::Relaxed)
+                <= length
+            {
                 self.until_look.store(BYTES_BETWEEN_LOOKS, Ordering::Relaxed);
                 self.look()?;
             }

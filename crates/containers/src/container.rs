@@ -224,7 +224,8 @@ fn unpack(encoding: Encoding, bytes: Vec<u8>) -> Result<Fetched, String> {
 /// Returns the list of a local tree: the one that is kept if it is still right.
 fn tree_of(root: &Path) -> Result<Index, Error> {
     let path = root.join(INDEX_FOLDER).join("tree.index");
-    if let Some(index) = read_local(&path).filter(|index| index.kind == Kind::Tree && tree::is_current(root, &index.shards))
+    if let Some(index) =
+        read_local(&path).filter(|index| index.kind == Kind::Tree && tree::is_current(root, &index.shards))
     {
         return Ok(index);
     }
@@ -289,7 +290,8 @@ fn find(kind: Kind, blob: &Arc<Blob>) -> Result<Vec<Found>, Error> {
 }
 
 fn shards(blobs: &[Arc<Blob>]) -> Vec<Shard> {
-    let shard = |blob: &Arc<Blob>| Shard { name: blob.name.clone(), length: blob.length, version: blob.version.clone() };
+    let shard =
+        |blob: &Arc<Blob>| Shard { name: blob.name.clone(), length: blob.length, version: blob.version.clone() };
     blobs.iter().map(shard).collect()
 }
 
@@ -416,7 +418,8 @@ mod tests {
         let error = second.fetch(0).unwrap_err().to_string();
         assert!(error.contains("1.tar, member a.png at byte 512") && error.contains("checksum"), "{error}");
         // A file that has changed is indexed again, and a damaged index is made anew.
-        std::fs::write(folder.path().join("1.tar"), tar_of(&[("a.png", b"aaa"), ("c.png", b"c"), ("e.png", b"")])).unwrap();
+        std::fs::write(folder.path().join("1.tar"), tar_of(&[("a.png", b"aaa"), ("c.png", b"c"), ("e.png", b"")]))
+            .unwrap();
         assert_eq!(Container::open(&text, &settings(&stores)).unwrap().index().num_images(), 5);
         std::fs::write(&kept, b"damaged").unwrap();
         assert_eq!(Container::open(&text, &settings(&stores)).unwrap().index().num_images(), 5);
@@ -432,8 +435,8 @@ mod tests {
         let container = Container::open(&path.display().to_string(), &settings).unwrap();
         assert_eq!(container.fetch(0).unwrap(), Fetched::File(b"aaa".to_vec()));
         let zeros = vec![0; std::fs::metadata(&path).unwrap().len() as usize];
-        std::os::unix::fs::FileExt::write_all_at(
-            &std::fs::File::options().write(true).open(&path).unwrap(), &zeros, 0).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&std::fs::File::options().write(true).open(&path).unwrap(), &zeros, 0)
+            .unwrap();
         assert_eq!(container.fetch(0).unwrap(), Fetched::File(b"aaa".to_vec()));
     }
 

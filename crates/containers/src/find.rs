@@ -42,7 +42,9 @@ pub(crate) fn kind_of(place: &Place) -> Result<Kind, Error> {
     if let Some(pattern) = &place.pattern {
         let is_list = pattern.ends_with(".json");
         let text = format!("{}: its name tells no kind of container; name it in data.source", place.text);
-        return of_name(pattern).or(is_list.then_some(Kind::Tar)).ok_or_else(|| Error::malformed(text, "no known ending"));
+        return of_name(pattern)
+            .or(is_list.then_some(Kind::Tar))
+            .ok_or_else(|| Error::malformed(text, "no known ending"));
     }
     let names = match &place.root {
         Root::Folder(path) => names_in(path)?,
@@ -60,7 +62,8 @@ pub(crate) fn kind_of(place: &Place) -> Result<Kind, Error> {
 
 fn names_in(folder: &Path) -> Result<Vec<String>, Error> {
     let list = || std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>();
-    let names = retry(list, std::thread::sleep).map_err(|error| Error::of_file(&folder.display().to_string(), &error))?;
+    let names =
+        retry(list, std::thread::sleep).map_err(|error| Error::of_file(&folder.display().to_string(), &error))?;
     let mut names: Vec<String> = names.into_iter().map(|name| name.to_string_lossy().into_owned()).collect();
     names.sort();
     Ok(names)
@@ -117,8 +120,8 @@ fn all(place: &Place) -> Result<Vec<File>, Error> {
     let files: Vec<File> = match &place.root {
         Root::Folder(path) => names_in(path)?.into_iter().map(|name| File { name, remote: None }).collect(),
         Root::Store(store) => {
-            let files = store.list_files("")?.into_iter();
-            files.map(|(name, length)| File { name, remote: Some((length, String::new())) }).collect()
+            let entries = store.list_entries("")?.into_iter();
+            entries.map(|entry| File { name: entry.path, remote: Some((entry.length, entry.version)) }).collect()
         }
     };
     Ok(files.into_iter().filter(|file| !is_hidden(file.name.as_bytes())).collect())

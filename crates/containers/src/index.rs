@@ -277,7 +277,10 @@ mod tests {
             Index::new(Kind::Tar, shards(1), vec![vec![found("a", one), found("b", other)]], "x").map(|it| it.labels)
         };
         assert_eq!(of([number(7), number(0)]).unwrap(), Labels::Numbers(vec![7, 0]));
-        assert_eq!(of([name("dog"), name("cat")]).unwrap(), Labels::Names(vec![1, 0], vec!["cat".into(), "dog".into()]));
+        assert_eq!(
+            of([name("dog"), name("cat")]).unwrap(),
+            Labels::Names(vec![1, 0], vec!["cat".into(), "dog".into()])
+        );
         let error = of([number(7), None]).unwrap_err().to_string();
         assert!(error.contains("image b") && error.contains("no label"), "{error}");
     }

@@ -116,9 +116,8 @@ impl Index {
         let names = self.name_ends.is_sorted() && self.name_ends.last() == Some(&(self.name_bytes.len() as u64));
         let spans = self.spans.iter().all(|span| {
             let shard = self.shards.get(span.shard as usize);
-            shard.is_some_and(|shard| {
-                span.offset.checked_add(span.length.into()).is_some_and(|end| end <= shard.length)
-            })
+            shard
+                .is_some_and(|shard| span.offset.checked_add(span.length.into()).is_some_and(|end| end <= shard.length))
         });
         let labels = match &self.labels {
             Labels::Names(numbers, names) => numbers.iter().all(|&number| (number as usize) < names.len()),

@@ -51,8 +51,7 @@ impl Kind {
 
     /// Returns whether a file's name ends as those of this kind.
     pub(crate) fn has(self, file: &str) -> bool {
-        self.ending().is_some_and(|ending| {
-            file.rsplit_once('.').is_some_and(|(_, other)| other.eq_ignore_ascii_case(ending))
-        })
+        self.ending()
+            .is_some_and(|ending| file.rsplit_once('.').is_some_and(|(_, other)| other.eq_ignore_ascii_case(ending)))
     }
 }

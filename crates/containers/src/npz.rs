@@ -45,8 +45,7 @@ pub(crate) fn find(blob: &Arc<Blob>) -> Result<Vec<Found>, Error> {
     if channels != 1 && channels != 3 {
         return Err(Error::malformed(path, format!("its images have {channels} channels; 1 or 3 are read")));
     }
-    let encoding =
-        Encoding::Pixels { height: height as u32, width: width as u32, channels: channels as u32 };
+    let encoding = Encoding::Pixels { height: height as u32, width: width as u32, channels: channels as u32 };
     let image_bytes = (height * width * channels) as u64;
     let digits = num.saturating_sub(1).to_string().len();
     let mut found = Vec::new();

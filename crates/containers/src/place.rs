@@ -29,7 +29,8 @@ impl Place {
     /// # Errors
     /// If there is no such folder, or the store cannot be opened.
     pub(crate) fn open(text: &str, options: &StoreOptions) -> Result<Self, Error> {
-        let of = |root, pattern: Option<&str>| Self { root, pattern: pattern.map(str::to_owned), text: text.to_owned() };
+        let of =
+            |root, pattern: Option<&str>| Self { root, pattern: pattern.map(str::to_owned), text: text.to_owned() };
         let special = text.find(['*', '?', '[', '{']);
         if text.contains("://") {
             let last = text.trim_end_matches('/').rsplit('/').next().unwrap_or_default();

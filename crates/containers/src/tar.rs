@@ -9,7 +9,7 @@ use std::io::Read;
 
 use tar::{Archive, EntryType};
 
-use crate::blob::{Blob, };
+use crate::blob::Blob;
 use crate::error::Error;
 use crate::index::{Encoding, Found, Label};
 use crate::names::{file_name, image_ending, is_hidden, is_image_name, shown, without_dot};
@@ -43,7 +43,10 @@ fn walk(
 ) -> Result<(), Error> {
     let path = samples.path.clone();
     let broken = |offset: u64, error: &std::io::Error| {
-        Error::malformed(format!("{path}, byte {offset}"), format!("it is no whole tar file: {error}; copy it again, or unpack it if it is compressed"))
+        Error::malformed(
+            format!("{path}, byte {offset}"),
+            format!("it is no whole tar file: {error}; copy it again, or unpack it if it is compressed"),
+        )
     };
     let mut archive = Archive::new(reader);
     let mut end = start;
@@ -212,7 +215,8 @@ pub(crate) fn label(text: &[u8]) -> Label {
 
 /// Returns the label in a member `.json`, if it has one.
 fn label_of_json(content: &[u8]) -> Result<Option<Label>, String> {
-    let value: serde_json::Value = serde_json::from_slice(content).map_err(|error| format!("it is no JSON: {error}"))?;
+    let value: serde_json::Value =
+        serde_json::from_slice(content).map_err(|error| format!("it is no JSON: {error}"))?;
     let Some(found) = ["label", "cls", "class"].iter().find_map(|key| value.get(key)) else { return Ok(None) };
     match found {
         serde_json::Value::String(text) if !text.is_empty() => Ok(Some(label(text.as_bytes()))),

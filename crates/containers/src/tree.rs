@@ -54,7 +54,11 @@ fn version(meta: &std::fs::Metadata) -> String {
 
 /// Returns a path as text from which [`unescaped`] gets it back.
 fn escaped(path: &[u8]) -> String {
-    path.iter().map(|&byte| if byte == b'%' || !byte.is_ascii_graphic() { format!("%{byte:02x}") } else { char::from(byte).to_string() }).collect()
+    path.iter()
+        .map(|&byte| {
+            if byte == b'%' || !byte.is_ascii_graphic() { format!("%{byte:02x}") } else { char::from(byte).to_string() }
+        })
+        .collect()
 }
 
 fn unescaped(text: &str) -> Vec<u8> {
@@ -118,7 +122,8 @@ impl Listing {
                     }
                     continue;
                 }
-                let (is_folder, is_file) = if kind.is_symlink() { self.target(&root.join(&path))? } else { (kind.is_dir(), kind.is_file()) };
+                let (is_folder, is_file) =
+                    if kind.is_symlink() { self.target(&root.join(&path))? } else { (kind.is_dir(), kind.is_file()) };
                 match (is_folder, is_file) {
                     (true, _) if kind.is_symlink() => _ = links.insert(path),
                     (true, _) => folders.push(path),

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use admiral_config::Invalid;
 
+use super::decoding::Decoding;
+
 /// The kind of files that contain the images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -13,6 +15,14 @@ pub enum SourceKind {
     Folder,
     /// One IDX file of images, the format of MNIST and Fashion-MNIST, gzipped or not.
     Idx,
+    /// Tar files: WebDataset shards, plain archives, archives of archives.
+    Tar,
+    /// Zip files, with or without the `dataset.json` of EDM.
+    Zip,
+    /// An npz file of images `arr_0` and labels `arr_1`.
+    Npz,
+    /// The names of the files at `path` tell the kind.
+    Auto,
 }
 
 /// The origin of the class of an image file.
@@ -23,6 +33,9 @@ pub enum ClassSource {
     FileName,
     /// The name of the folder that contains the file.
     Folder,
+    /// The label in the container: `.cls` or `.json` of a WebDataset sample, `dataset.json` of a zip file, or `arr_1` of an
+    /// npz file.
+    Container,
     /// The images have no classes.
     #[default]
     None,
@@ -39,18 +52,35 @@ pub enum OnBrokenImage {
     Skip,
 }
 
+/// A folder on a local disk that keeps images which were read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CacheConfig {
+    /// The folder. All ranks of a host share it.
+    pub folder: String,
+    /// The most gigabytes (10^9 bytes) that it takes.
+    pub size_gb: f64,
+}
+
 /// The images of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// The kind of `path`: folder (a tree of image files) or idx (one IDX file of images).
+    /// The kind of `path`: folder (a tree of image files), idx (one IDX file of images), tar, zip, npz, or auto (told by
+    /// the names of the files).
     pub source: SourceKind,
-    /// The folder of image files, or the IDX file of images.
+    /// The folder of image files or of containers, one file, or a pattern of files such as `train-{000..146}.tar`. A URL
+    /// `s3://`, `gs://` or `az://` names the same in a store, except for IDX files.
     pub path: String,
     /// The IDX file of labels; null if the images have no labels.
     pub label_path: Option<String>,
-    /// The origin of the class of an image file: file_name (before the first "_"), folder, or none.
+    /// The origin of the class of an image file: file_name (before the first "_"), folder, container (the
+    /// label in it), or none.
     pub classes: ClassSource,
+    /// How JPEG files are decoded: exact (the pixels of Pillow), or fast (reduced while decoding, other pixels).
+    pub decode: Decoding,
+    /// Where images that were read are kept on a local disk, for containers and not for folders; null keeps none.
+    pub cache: Option<CacheConfig>,
     /// Whether to crop at random positions and sizes instead of the center.
     pub random_crop: bool,
     /// Whether to mirror each image with probability 1/2.
@@ -76,6 +106,8 @@ impl Default for DataConfig {
             path: String::new(),
             label_path: None,
             classes: ClassSource::None,
+            decode: Decoding::Exact,
+            cache: None,
             random_crop: false,
             random_flip: true,
             on_broken_image: OnBrokenImage::Stop,
@@ -107,7 +139,12 @@ impl DataConfig {
         check((1..=MAX_WORKERS).contains(&self.num_workers), "num_workers", "must be from 1 to 1024");
         check((1..=MAX_PREFETCH).contains(&self.prefetch), "prefetch", "must be from 1 to 65536");
         check(is_idx || self.label_path.is_none(), "label_path", "only belongs to source idx; folders have `classes`");
-        check(!is_idx || self.classes == ClassSource::None, "classes", "only belongs to source folder");
+        check(!is_idx || self.classes == ClassSource::None, "classes", "does not belong to source idx");
+        check(
+            self.cache.as_ref().is_none_or(|cache| !cache.folder.is_empty() && cache.size_gb > 0.0),
+            "cache",
+            "needs a folder and a size_gb above 0",
+        );
         check((0.0..1.0).contains(&self.validation_fraction), "validation_fraction", "must lie in [0, 1)");
         check(
             self.validation_path.is_none() || self.validation_fraction == 0.0,

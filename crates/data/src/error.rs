@@ -27,10 +27,13 @@ pub enum DataError {
         /// The file or folder.
         path: String,
         /// The missing content, for example `image`.
-        what: &'static str,
+        what: String,
         /// The configuration field that names it.
         field: &'static str,
     },
+    /// The store of the images refuses or does not answer.
+    #[error(transparent)]
+    Storage(#[from] admiral_storage::Error),
     /// The content of a file does not match its name, its header or the configuration.
     #[error("{path}: {reason}")]
     Malformed {
@@ -63,4 +66,26 @@ pub enum DataError {
     /// The threads that read images have ended early, or cannot be started.
     #[error("the loader has ended: {0}")]
     Ended(String),
+}
+
+impl DataError {
+    /// Returns whether the file system or the store fails, and not the image. The image may be read at another time.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Storage(admiral_storage::Error::Failed { .. }))
+    }
+}
+
+impl From<admiral_containers::Error> for DataError {
+    fn from(error: admiral_containers::Error) -> Self {
+        use admiral_containers::Error;
+        match error {
+            Error::Unreadable { path, reason } => Self::Unreadable { path, reason, field: "data.path" },
+            Error::Unavailable { path, reason } => Self::Unavailable { path, reason },
+            Error::Storage(error) => Self::Storage(error),
+            Error::Empty { path, what } => Self::Empty { path, what, field: "data.path" },
+            Error::Malformed { path, reason } => Self::Malformed { path, reason },
+            Error::Damaged { path, reason } => Self::Broken { path, reason },
+        }
+    }
 }

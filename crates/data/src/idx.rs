@@ -3,10 +3,10 @@
 use std::io::Read;
 use std::path::Path;
 
+use admiral_containers::{self as containers, Fetched, ReadError};
 use flate2::bufread::GzDecoder;
 
 use super::error::DataError;
-use super::files::{self, ReadError};
 use super::pixels::Pixels;
 use super::source::{ImageSource, digest_of};
 
@@ -53,7 +53,7 @@ impl Idx {
             }
         };
         if found.bytes.is_empty() {
-            return Err(DataError::Empty { path, what: "image", field: "data.path" });
+            return Err(DataError::Empty { path, what: "image".into(), field: "data.path" });
         }
         let labels = match labels {
             None => Vec::new(),
@@ -128,7 +128,7 @@ fn read(path: &Path, field: &'static str) -> Result<Values, DataError> {
     if path.is_dir() {
         return Err(malformed(format!("it is a folder; `{field}` must name one IDX file")));
     }
-    let bytes = files::read(path).map_err(|error| match error {
+    let bytes = containers::read(path).map_err(|error| match error {
         ReadError::Unusable(reason) => DataError::Unreadable { path: name(), reason, field },
         ReadError::Unavailable(error) => DataError::Unavailable { path: name(), reason: error.to_string() },
     })?;
@@ -220,10 +220,10 @@ impl ImageSource for Idx {
         true
     }
 
-    fn load(&self, item: u64) -> Result<Pixels, DataError> {
+    fn fetch(&self, item: u64) -> Result<Fetched, DataError> {
         let size = self.height * self.width * self.channels;
         let bytes = self.images[item as usize * size..][..size].to_vec();
-        Ok(Pixels { width: self.width, height: self.height, channels: self.channels, bytes })
+        Ok(Pixels { width: self.width, height: self.height, channels: self.channels, bytes }.into())
     }
 }
 

@@ -203,6 +203,8 @@ fn read_batches(shared: &Shared, reader: &SampleReader) {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use admiral_containers::Fetched;
+
     use super::*;
     use crate::config::OnBrokenImage;
     use crate::pixels::Pixels;
@@ -276,8 +278,8 @@ mod tests {
         fn class(&self, _: u64) -> Option<i64> {
             panic!("a panic of the test")
         }
-        fn load(&self, _: u64) -> Result<Pixels, DataError> {
-            Ok(Pixels { width: 4, height: 4, channels: 1, bytes: vec![0; 16] })
+        fn fetch(&self, _: u64) -> Result<Fetched, DataError> {
+            Ok(Pixels { width: 4, height: 4, channels: 1, bytes: vec![0; 16] }.into())
         }
     }
 
@@ -313,8 +315,8 @@ mod tests {
             }
             None
         }
-        fn load(&self, _: u64) -> Result<Pixels, DataError> {
-            Ok(Pixels { width: 4, height: 4, channels: 1, bytes: vec![0; 16] })
+        fn fetch(&self, _: u64) -> Result<Fetched, DataError> {
+            Ok(Pixels { width: 4, height: 4, channels: 1, bytes: vec![0; 16] }.into())
         }
     }
 

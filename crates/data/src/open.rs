@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use admiral_containers::{Container, Kind, Settings};
 use admiral_random::{Philox, Stream};
+use admiral_storage::StoreOptions;
 
 use super::config::{DataConfig, SourceKind};
 use super::error::DataError;
-use super::folder::Folder;
 use super::idx::Idx;
+use super::indexed::Indexed;
 use super::source::{ImageSource, Renumbered, Subset};
 
 /// The images of a run.
@@ -20,14 +22,15 @@ pub struct Sources {
     pub validation: Option<Arc<dyn ImageSource>>,
 }
 
-/// Opens the images that the configuration names. `seed` determines which of them are kept for validation.
+/// Opens the images that the configuration names. `seed` determines which of them are kept for validation. `stores` are
+/// the settings of the stores in which images may be.
 ///
 /// # Errors
 /// If the images cannot be read, or there are no images for training or for validation.
-pub fn open(config: &DataConfig, seed: u64) -> Result<Sources, DataError> {
-    let train = open_one(config, &config.path, config.label_path.as_deref())?;
+pub fn open(config: &DataConfig, seed: u64, stores: &StoreOptions) -> Result<Sources, DataError> {
+    let train = open_one(config, &config.path, config.label_path.as_deref(), stores)?;
     if let Some(path) = &config.validation_path {
-        let validation = open_one(config, path, config.validation_label_path.as_deref())?;
+        let validation = open_one(config, path, config.validation_label_path.as_deref(), stores)?;
         let validation = with_classes_of(&train, validation, path)?;
         return Ok(Sources { train, validation: Some(validation) });
     }
@@ -36,10 +39,10 @@ pub fn open(config: &DataConfig, seed: u64) -> Result<Sources, DataError> {
     }
     let is_for_validation = |item: &u64| Philox::new(seed, Stream::Split, *item).uniform() < config.validation_fraction;
     let (validation, rest): (Vec<u64>, Vec<u64>) = (0..train.num_images()).partition(is_for_validation);
-    let subset = |items: Vec<u64>, what| {
-        Subset::new(Arc::clone(&train), items)
-            .map(|subset| Arc::new(subset) as Arc<dyn ImageSource>)
-            .ok_or_else(|| DataError::Empty { path: config.path.clone(), what, field: "data.validation_fraction" })
+    let subset = |items: Vec<u64>, what: &str| {
+        Subset::new(Arc::clone(&train), items).map(|subset| Arc::new(subset) as Arc<dyn ImageSource>).ok_or_else(|| {
+            DataError::Empty { path: config.path.clone(), what: what.into(), field: "data.validation_fraction" }
+        })
     };
     Ok(Sources {
         train: subset(rest, "image to train on")?,
@@ -79,14 +82,26 @@ pub fn list_names(names: &[String]) -> String {
     shown.join(", ") + &more
 }
 
-fn open_one(config: &DataConfig, path: &str, labels: Option<&str>) -> Result<Arc<dyn ImageSource>, DataError> {
+fn open_one(
+    config: &DataConfig,
+    path: &str,
+    labels: Option<&str>,
+    stores: &StoreOptions,
+) -> Result<Arc<dyn ImageSource>, DataError> {
     if path.is_empty() {
-        return Err(DataError::Empty { path: "data.path".into(), what: "path", field: "data.path" });
+        return Err(DataError::Empty { path: "data.path".into(), what: "path".into(), field: "data.path" });
     }
-    Ok(match config.source {
-        SourceKind::Folder => Arc::new(Folder::open(Path::new(path), config.classes)?),
-        SourceKind::Idx => Arc::new(Idx::open(Path::new(path), labels.map(Path::new))?),
-    })
+    let kind = match config.source {
+        SourceKind::Idx => return Ok(Arc::new(Idx::open(Path::new(path), labels.map(Path::new))?)),
+        SourceKind::Folder => Some(Kind::Tree),
+        SourceKind::Tar => Some(Kind::Tar),
+        SourceKind::Zip => Some(Kind::Zip),
+        SourceKind::Npz => Some(Kind::Npz),
+        SourceKind::Auto => None,
+    };
+    let cache = config.cache.as_ref().map(|cache| (Path::new(&cache.folder), (cache.size_gb * 1e9) as u64));
+    let settings = Settings { kind, cache, threads: config.num_workers, stores };
+    Ok(Arc::new(Indexed::new(Container::open(path, &settings)?, config.classes)?))
 }
 
 #[cfg(test)]
@@ -103,7 +118,9 @@ mod tests {
             std::fs::create_dir(root.path().join(class)).unwrap();
             std::fs::write(root.path().join(class).join("1.png"), b"").unwrap();
         }
-        let source = Arc::new(Folder::open(root.path(), ClassSource::Folder).unwrap());
+        let path = root.path().display().to_string();
+        let config = DataConfig { path, classes: ClassSource::Folder, ..DataConfig::default() };
+        let source = open(&config, 0, &StoreOptions::default()).unwrap().train;
         (root, source)
     }
 

@@ -1,5 +1,7 @@
 //! A decoded image in memory.
 
+use admiral_containers::Fetched;
+
 use super::passes::Lines;
 
 /// An image with 8 bits per value.
@@ -25,6 +27,12 @@ const SCALED: [f32; 256] = {
     }
     scaled
 };
+
+impl From<Pixels> for Fetched {
+    fn from(Pixels { width, height, channels, bytes }: Pixels) -> Self {
+        Self::Pixels { height, width, channels, bytes }
+    }
+}
 
 impl Pixels {
     /// Returns the length of the shorter side in pixels.

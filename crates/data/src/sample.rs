@@ -7,10 +7,13 @@ use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use admiral_containers::Fetched;
 use admiral_random::{Permutation, Philox, Stream};
 
 use super::config::OnBrokenImage;
 use super::crop::{Draws, square};
+use super::decode::decode_for;
+use super::decoding::Decoding;
 use super::error::DataError;
 use super::jpeg::panic_text;
 use super::limits::refusal_of_scale;
@@ -33,6 +36,8 @@ pub struct SampleSpec {
     pub random_crop: bool,
     /// Whether images are mirrored with probability 1/2.
     pub random_flip: bool,
+    /// How JPEG files are decoded.
+    pub decode: Decoding,
     /// The reaction to an image that cannot be decoded.
     pub on_broken_image: OnBrokenImage,
 }
@@ -109,7 +114,7 @@ impl SampleReader {
                     return Ok((item, attempt));
                 }
                 // Another image must not stand in for one that is whole.
-                Err(error @ DataError::Unavailable { .. }) => return Err(error),
+                Err(error) if error.may_pass() => return Err(error),
                 Err(error) if self.spec.on_broken_image == OnBrokenImage::Stop => return Err(error),
                 Err(error) => {
                     if self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(item) {
@@ -127,8 +132,9 @@ impl SampleReader {
 
     /// Returns the image of the sample `index`, made from `item`.
     fn load_square(&self, item: u64, index: u64) -> Result<Pixels, DataError> {
-        let SampleSpec { seed, size, channels, random_crop, random_flip, .. } = self.spec;
-        load_square(&*self.source, item, size, channels, &Draws::new(seed, index, size, random_crop, random_flip))
+        let SampleSpec { seed, size, channels, random_crop, random_flip, decode, .. } = self.spec;
+        let draws = Draws::new(seed, index, size, random_crop, random_flip);
+        square_of(&*self.source, item, size, channels, &draws, decode)
     }
 }
 
@@ -144,10 +150,26 @@ pub fn load_square(
     channels: usize,
     draws: &Draws,
 ) -> Result<Pixels, DataError> {
+    square_of(source, item, size, channels, draws, Decoding::Exact)
+}
+
+fn square_of(
+    source: &dyn ImageSource,
+    item: u64,
+    size: usize,
+    channels: usize,
+    draws: &Draws,
+    decoding: Decoding,
+) -> Result<Pixels, DataError> {
     guarded(source, item, || {
-        let image = source.load(item)?.with_channels(channels);
-        let image = if source.is_padded() { image.pad_to(size) } else { image };
         let length = draws.crop.as_ref().map_or(size, |crop| crop.short_side);
+        let image = match (decoding, source.fetch(item)?) {
+            (Decoding::Fast, Fetched::File(bytes)) => decode_for(&bytes, length, decoding)
+                .map_err(|reason| DataError::Broken { path: source.name(item), reason })?,
+            (_, fetched) => source.decoded(item, fetched)?,
+        };
+        let image = image.with_channels(channels);
+        let image = if source.is_padded() { image.pad_to(size) } else { image };
         match refusal_of_scale(image.width, image.height, length) {
             Some(reason) => Err(DataError::Broken { path: source.name(item), reason }),
             None => Ok(square(&image, size, draws)),
@@ -218,8 +240,8 @@ mod tests {
         fn is_padded(&self) -> bool {
             self.is_padded
         }
-        fn load(&self, _: u64) -> Result<Pixels, DataError> {
-            Ok(Pixels { width: 2, height: 2, channels: 1, bytes: vec![255; 4] })
+        fn fetch(&self, _: u64) -> Result<Fetched, DataError> {
+            Ok(Pixels { width: 2, height: 2, channels: 1, bytes: vec![255; 4] }.into())
         }
     }
 
@@ -257,10 +279,12 @@ mod tests {
         fn class(&self, _: u64) -> Option<i64> {
             None
         }
-        fn load(&self, item: u64) -> Result<Pixels, DataError> {
+        fn fetch(&self, item: u64) -> Result<Fetched, DataError> {
             match self {
                 Self::Panics => panic!("a panic of the test"),
-                Self::Narrow => Ok(Pixels { width: 1, height: 12_000_000, channels: 1, bytes: vec![0; 12_000_000] }),
+                Self::Narrow => {
+                    Ok(Pixels { width: 1, height: 12_000_000, channels: 1, bytes: vec![0; 12_000_000] }.into())
+                }
                 Self::Unavailable => Err(DataError::Unavailable { path: self.name(item), reason: "stale".into() }),
             }
         }

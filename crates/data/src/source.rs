@@ -3,8 +3,10 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use admiral_containers::Fetched;
 use sha2::{Digest, Sha256};
 
+use super::decode::decode;
 use super::error::DataError;
 use super::pixels::Pixels;
 
@@ -37,11 +39,31 @@ pub trait ImageSource: Debug + Send + Sync {
         false
     }
 
+    /// Reads the image `item`, as it is stored.
+    ///
+    /// # Errors
+    /// [`DataError::Broken`] if it is damaged, [`DataError::Unavailable`] or [`DataError::Storage`] if it cannot be read.
+    fn fetch(&self, item: u64) -> Result<Fetched, DataError>;
+
     /// Reads and decodes the image `item`, in its stored size.
     ///
     /// # Errors
-    /// [`DataError::Broken`] if it cannot be read or decoded.
-    fn load(&self, item: u64) -> Result<Pixels, DataError>;
+    /// [`DataError::Broken`] if it cannot be decoded, and those of [`fetch`](Self::fetch).
+    fn load(&self, item: u64) -> Result<Pixels, DataError> {
+        self.decoded(item, self.fetch(item)?)
+    }
+
+    /// Decodes the image `item`, which was fetched.
+    ///
+    /// # Errors
+    /// [`DataError::Broken`] if it cannot be decoded.
+    fn decoded(&self, item: u64, fetched: Fetched) -> Result<Pixels, DataError> {
+        let decoded = match fetched {
+            Fetched::File(bytes) => decode(&bytes),
+            Fetched::Pixels { height, width, channels, bytes } => Ok(Pixels { height, width, channels, bytes }),
+        };
+        decoded.map_err(|reason| DataError::Broken { path: self.name(item), reason })
+    }
 }
 
 /// Returns the digest of parts, each of which is a number or a text.
@@ -105,8 +127,8 @@ impl ImageSource for Renumbered {
         self.source.is_padded()
     }
 
-    fn load(&self, item: u64) -> Result<Pixels, DataError> {
-        self.source.load(item)
+    fn fetch(&self, item: u64) -> Result<Fetched, DataError> {
+        self.source.fetch(item)
     }
 }
 
@@ -155,7 +177,7 @@ impl ImageSource for Subset {
         self.source.is_padded()
     }
 
-    fn load(&self, item: u64) -> Result<Pixels, DataError> {
-        self.source.load(self.items[item as usize])
+    fn fetch(&self, item: u64) -> Result<Fetched, DataError> {
+        self.source.fetch(self.items[item as usize])
     }
 }

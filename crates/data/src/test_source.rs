@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use admiral_containers::Fetched;
+
 use super::config::OnBrokenImage;
+use super::decoding::Decoding;
 use super::error::DataError;
 use super::pixels::Pixels;
 use super::sample::{SampleReader, SampleSpec};
@@ -31,17 +34,25 @@ impl ImageSource for Numbers {
     fn class(&self, item: u64) -> Option<i64> {
         Some(item as i64)
     }
-    fn load(&self, item: u64) -> Result<Pixels, DataError> {
+    fn fetch(&self, item: u64) -> Result<Fetched, DataError> {
         if self.broken.contains(&item) {
             return Err(DataError::Broken { path: self.name(item), reason: "damaged".into() });
         }
-        Ok(Pixels { width: 4, height: 4, channels: 1, bytes: vec![item as u8; 16] })
+        Ok(Pixels { width: 4, height: 4, channels: 1, bytes: vec![item as u8; 16] }.into())
     }
 }
 
 /// Returns the settings of samples of 4 x 4 pixels with random crops and flips.
 pub(super) fn spec(on_broken_image: OnBrokenImage) -> SampleSpec {
-    SampleSpec { seed: 3, size: 4, channels: 1, random_crop: true, random_flip: true, on_broken_image }
+    SampleSpec {
+        seed: 3,
+        size: 4,
+        channels: 1,
+        random_crop: true,
+        random_flip: true,
+        decode: Decoding::Exact,
+        on_broken_image,
+    }
 }
 
 /// Returns a reader of 10 images.

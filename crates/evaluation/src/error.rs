@@ -50,7 +50,8 @@ impl Error {
             Self::Refused(_) | Self::File { .. } | Self::Metric { .. } => ExitCode::Config,
             Self::Samples(error) => error.exit_code(),
             // The file system may be back at the next start.
-            Self::Data(DataError::Unavailable { .. }) | Self::Damaged { .. } => ExitCode::Store,
+            Self::Damaged { .. } => ExitCode::Store,
+            Self::Data(error) if error.may_pass() => ExitCode::Store,
             Self::Data(_) => ExitCode::Config,
         }
     }

@@ -57,7 +57,7 @@ impl ImageSet {
             let open = |classes| {
                 let data = DataConfig { source, path: location.to_owned(), classes, ..DataConfig::default() };
                 // Without validation images, the seed is not used.
-                admiral_data::open(&data, 0)
+                admiral_data::open(&data, 0, options)
             };
             // Pictures that lie directly in the folder have no classes.
             let with_classes = if path.is_file() { None } else { open(ClassSource::Folder).ok() };

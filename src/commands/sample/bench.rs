@@ -50,7 +50,7 @@ fn open(
     let count = num_batches * batch_size;
     let start = Start::open(drawing.low_res.as_deref(), config, Some(count), &stores)?;
     let start = start.or_latents(opened.latents.as_ref(), Some(count))?;
-    let (labels, _) = classes::for_job(drawing, config, opened.num_classes, count, &start)?;
+    let (labels, _) = classes::for_job(drawing, config, opened.num_classes, count, &start, &stores)?;
     let Start { latents, low_res, .. } = start;
     let request = SampleRequest { seed: drawing.seed, labels, count, latents, low_res, batch_size };
     Ok((opened, request))

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use admiral_npz::Npz;
-use admiral_storage::hex;
+use admiral_storage::{StoreOptions, hex};
 use serde_json::{Value, json};
 
 use crate::run_config::{RunConfig, SamplingConfig};
@@ -25,6 +25,7 @@ pub(super) fn for_job(
     num_classes: Option<i64>,
     num: u64,
     start: &Start,
+    stores: &StoreOptions,
 ) -> Result<(Labels, Value), Error> {
     let Some(num_classes) = num_classes else {
         return match asked(options) {
@@ -36,7 +37,7 @@ pub(super) fn for_job(
     let (labels, described) = match (&options.labels, options.classes, options.labels_from.as_deref()) {
         (Some(classes), _, _) => (Labels::Cycle(classes.as_slice().into()), json!({"in_turn": classes})),
         (_, Some(Classes::Balanced), _) => (Labels::balanced(num_classes), json!("balanced")),
-        (_, _, Some("data")) => as_frequent_as_in_the_data(config, seed)?,
+        (_, _, Some("data")) => as_frequent_as_in_the_data(config, seed, stores)?,
         (_, _, Some(file)) => table(Npz::open(Path::new(file))?.labels("arr_1")?, num, file)?,
         (_, None, None) if start.classes.is_some() => {
             let classes = start.classes.clone().unwrap_or_default();
@@ -153,8 +154,8 @@ pub(in crate::commands) fn check_range(labels: &Labels, num_classes: i64) -> Res
     Ok(())
 }
 
-fn as_frequent_as_in_the_data(config: &RunConfig, seed: u64) -> Result<(Labels, Value), Error> {
-    let source = admiral_data::open(&config.data, config.run.seed)?.train;
+fn as_frequent_as_in_the_data(config: &RunConfig, seed: u64, stores: &StoreOptions) -> Result<(Labels, Value), Error> {
+    let source = admiral_data::open(&config.data, config.run.seed, stores)?.train;
     let classes: Option<Arc<[i64]>> = (0..source.num_images()).map(|image| source.class(image)).collect();
     match classes {
         Some(classes) => {

@@ -213,7 +213,7 @@ fn open(
             low_res.count()
         )));
     }
-    let (labels, classes) = classes::for_job(&options.drawing, config, opened.num_classes, num, &start)?;
+    let (labels, classes) = classes::for_job(&options.drawing, config, opened.num_classes, num, &start, &stores)?;
     let batch_size = opened.first.sampling.batch_size;
     if options.drawing.batch_size.is_some_and(|size| size > num) {
         // A batch is always drawn as a whole.

@@ -50,7 +50,7 @@ impl Start {
                 Ok(Self { low_res: Some(images), classes, described, ..Self::default() })
             }
             (None, Some(count)) => {
-                let source = admiral_data::open(&config.data, config.run.seed)?.train;
+                let source = admiral_data::open(&config.data, config.run.seed, stores)?.train;
                 let has_classes = source.num_classes() > 0;
                 let (images, classes): (Tensor, Vec<i64>) = low_res_examples(config, source, count, size)?;
                 let classes = has_classes.then_some(classes);

@@ -1,0 +1,206 @@
+//! The images of a container as a source.
+
+use std::collections::BTreeMap;
+
+use admiral_containers::{Container, Fetched, Index, Labels, shown};
+
+use super::config::ClassSource;
+use super::error::DataError;
+use super::source::{ImageSource, digest_of};
+
+/// The images of a container, in the order of their names, which are compared byte by byte.
+#[derive(Debug)]
+pub struct Indexed {
+    container: Container,
+    classes: Vec<u32>,
+    class_names: Vec<String>,
+    num_classes: usize,
+}
+
+impl Indexed {
+    /// Returns the images of a container with their classes. Classes with names are numbered in the order of their names,
+    /// which are compared byte by byte.
+    ///
+    /// # Errors
+    /// If an image has no class although `classes` wants one.
+    pub fn new(container: Container, classes: ClassSource) -> Result<Self, DataError> {
+        let of = |container, classes: Vec<u32>, class_names: Vec<String>, num_classes| {
+            Ok(Self { container, classes, class_names, num_classes })
+        };
+        let class_of = match classes {
+            ClassSource::None => return of(container, Vec::new(), Vec::new(), 0),
+            ClassSource::Container => {
+                return match container.index().labels() {
+                    Labels::None => Err(DataError::Malformed {
+                        path: container.shown(0),
+                        reason: "it has no label, as `data.classes: container` requires; take the class from its name \
+                                 (`data.classes: file_name` or `folder`), or none"
+                            .into(),
+                    }),
+                    Labels::Numbers(numbers) => {
+                        let (classes, num) =
+                            (numbers.clone(), numbers.iter().max().map_or(0, |&most| most as usize + 1));
+                        if num > MAX_CLASSES {
+                            let reason = format!("a label is {}, and the largest is {}", num - 1, MAX_CLASSES - 1);
+                            return Err(DataError::Malformed { path: container.shown(0), reason });
+                        }
+                        of(container, classes, Vec::new(), num)
+                    }
+                    Labels::Names(numbers, names) => {
+                        let (classes, names) =
+                            (numbers.clone(), names.iter().map(|name| shown(name)).collect::<Vec<_>>());
+                        let num = names.len();
+                        of(container, classes, names, num)
+                    }
+                };
+            }
+            ClassSource::FileName => class_of_file_name,
+            ClassSource::Folder => class_of_folder,
+        };
+        let (classes, class_names) = numbered(&container, class_of)?;
+        let num_classes = class_names.len();
+        of(container, classes, class_names, num_classes)
+    }
+}
+
+/// The largest number of classes, as for IDX files: more are a mistake.
+const MAX_CLASSES: usize = 65_536;
+
+/// Numbers the classes that the names of the images have.
+fn numbered(
+    container: &Container,
+    class_of: fn(&[u8]) -> Result<&[u8], &'static str>,
+) -> Result<(Vec<u32>, Vec<String>), DataError> {
+    let index = container.index();
+    let class = |item| {
+        class_of(index.name(item))
+            .map_err(|reason| DataError::Malformed { path: container.shown(item), reason: reason.into() })
+    };
+    let mut numbers: BTreeMap<&[u8], u32> = BTreeMap::new();
+    for item in 0..index.num_images() {
+        numbers.insert(class(item)?, 0);
+    }
+    numbers.values_mut().zip(0..).for_each(|(number, place)| *number = place);
+    let classes = (0..index.num_images()).map(|item| Ok(numbers[class(item)?])).collect::<Result<_, DataError>>()?;
+    Ok((classes, numbers.keys().map(|name| shown(name)).collect()))
+}
+
+fn class_of_file_name(path: &[u8]) -> Result<&[u8], &'static str> {
+    let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
+    match name.iter().position(|&byte| byte == b'_') {
+        Some(end) if end > 0 => Ok(&name[..end]),
+        _ => Err("its name has no class before a \"_\", as `data.classes: file_name` requires; rename it or take the \
+                  class from its folder (`data.classes: folder`)"),
+    }
+}
+
+fn class_of_folder(path: &[u8]) -> Result<&[u8], &'static str> {
+    match path.rsplit(|&byte| byte == b'/').nth(1) {
+        Some(folder) if !folder.is_empty() => Ok(folder),
+        _ => Err("it is not in a folder that names its class, as `data.classes: folder` requires; move it into one"),
+    }
+}
+
+/// Returns the names of all images.
+fn names(index: &Index) -> impl Iterator<Item = &[u8]> {
+    (0..index.num_images()).map(|item| index.name(item))
+}
+
+impl ImageSource for Indexed {
+    fn num_images(&self) -> u64 {
+        self.container.index().num_images()
+    }
+
+    fn num_classes(&self) -> usize {
+        self.num_classes
+    }
+
+    fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        let classes: Vec<u8> = self.classes.iter().flat_map(|class| class.to_le_bytes()).collect();
+        digest_of(names(self.container.index()).chain([&classes[..]]))
+    }
+
+    fn name(&self, item: u64) -> String {
+        self.container.shown(item)
+    }
+
+    fn class(&self, item: u64) -> Option<i64> {
+        self.classes.get(item as usize).map(|&class| i64::from(class))
+    }
+
+    fn fetch(&self, item: u64) -> Result<Fetched, DataError> {
+        Ok(self.container.fetch(item)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+
+    use admiral_containers::{Kind, Settings};
+    use admiral_storage::StoreOptions;
+
+    use super::*;
+
+    fn tree(files: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = root.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, b"").unwrap();
+        }
+        root
+    }
+
+    fn open(root: &Path, classes: ClassSource) -> Result<Indexed, DataError> {
+        let settings = Settings { kind: Some(Kind::Tree), cache: None, threads: 1, stores: &StoreOptions::default() };
+        Indexed::new(Container::open(&root.display().to_string(), &settings)?, classes)
+    }
+
+    #[test]
+    fn classes_come_from_file_names_or_folders() {
+        let root = tree(&["b/dog_1.JPG", "b/cat_2.png", "a/dog_3.gif", "a/readme.txt"]);
+        let by_name = open(root.path(), ClassSource::FileName).unwrap();
+        assert_eq!((by_name.num_images(), by_name.num_classes()), (3, 2));
+        // Sorted by path: a/dog_3, b/cat_2, b/dog_1.
+        assert_eq!([0, 1, 2].map(|item| by_name.class(item)), [Some(1), Some(0), Some(1)]);
+        let by_folder = open(root.path(), ClassSource::Folder).unwrap();
+        assert_eq!([0, 1, 2].map(|item| by_folder.class(item)), [Some(0), Some(1), Some(1)]);
+        assert_eq!(open(root.path(), ClassSource::None).unwrap().class(0), None);
+        let error = open(root.path(), ClassSource::Container).unwrap_err().to_string();
+        assert!(error.contains("no label"), "{error}");
+    }
+
+    #[test]
+    fn unusable_files_are_reported_by_path() {
+        let error = |root: &Path, classes| open(root, classes).unwrap_err().to_string();
+        assert!(error(Path::new("/no/such/folder"), ClassSource::None).contains("/no/such/folder"));
+        assert!(error(tree(&["a.txt"]).path(), ClassSource::None).contains("holds no jpg"));
+        assert!(error(tree(&["plain.png"]).path(), ClassSource::FileName).contains("plain.png"));
+        assert!(error(tree(&["plain.png"]).path(), ClassSource::Folder).contains("plain.png"));
+        let root = tree(&["x_1.png"]);
+        let error = open(root.path(), ClassSource::FileName).unwrap().load(0).unwrap_err().to_string();
+        assert!(error.contains("x_1.png") && error.contains("empty"), "{error}");
+    }
+
+    #[test]
+    fn names_of_classes_are_bytes() {
+        let root = tempfile::tempdir().unwrap();
+        for name in [&b"\xfe"[..], b"\xff", b"a"] {
+            let folder = root.path().join(OsStr::from_bytes(name));
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("1.png"), b"").unwrap();
+        }
+        let folder = open(root.path(), ClassSource::Folder).unwrap();
+        assert_eq!(folder.class_names(), ["a", "\\xfe", "\\xff"]);
+        assert_eq!([0, 1, 2].map(|item| folder.class(item)), [Some(0), Some(1), Some(2)]);
+    }
+}
