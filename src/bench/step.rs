@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use admiral_comm::{Ending, ExitCode, agree};
+use admiral_storage::StoreOptions;
 use clap::Args;
 use serde::Serialize;
 
@@ -94,7 +95,9 @@ const COPY: &str = "aten::copy_";
 pub fn step(mut config: RunConfig, options: &BenchOptions, rank: RankContext<'_>) -> Result<(), Ending> {
     let collective = rank.collective;
     config.training.steps = options.warmup + options.steps + u64::from(options.trace.is_some());
-    let sources = agree(collective, admiral_data::open(&config.data, config.run.seed), |_| ExitCode::Config)?;
+    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
+    let sources = admiral_data::open(&config.data, config.run.seed, &stores);
+    let sources = agree(collective, sources, |_| ExitCode::Config)?;
     let trace = options.trace.as_deref().filter(|_| collective.rank() == 0);
     agree(collective, trace.map_or(Ok(()), check_writable), |_| ExitCode::Config)?;
     let context = RunContext::open(rank, &config).map_err(TrainError::from);

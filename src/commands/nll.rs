@@ -185,8 +185,8 @@ fn open(options: &NllOptions, rank: RankContext<'_>) -> Result<Opened, Error> {
 fn open_data(data: &str, config: &RunConfig, stores: &StoreOptions) -> Result<OpenedImages, Error> {
     let (size, channels) = (config.model.image_size, config.model.image_channels);
     let source = match data {
-        "training" => admiral_data::open(&config.data, config.run.seed)?.train,
-        "validation" => admiral_data::open(&config.data, config.run.seed)?
+        "training" => admiral_data::open(&config.data, config.run.seed, stores)?.train,
+        "validation" => admiral_data::open(&config.data, config.run.seed, stores)?
             .validation
             .ok_or_else(|| Error::Refused("--data: the checkpoint's configuration has no validation images".into()))?,
         location => return open_images("--data", location, size, channels, stores),
