@@ -1,6 +1,6 @@
 //! The bounds of proposals and doubts.
 
-/// The most parameters for each image. The paper's models have 50 to 440 for each; with many more, and without
+/// The most parameters for each image. The paper's models have 180 to 440 for each; with many more, and without
 /// regularization, a network can store its images instead of learning their distribution.
 pub const MAX_PARAMETERS_PER_IMAGE: u64 = 10_000;
 
@@ -44,5 +44,5 @@ pub const MAX_HOURS_UNSAVED: f64 = 6.0;
 /// The bytes of all checkpoints that exist at once.
 pub const MAX_CHECKPOINT_BYTES: u64 = 1_000_000_000_000;
 
-/// The images with which FID is stable; features of Inception have 2048 values.
+/// The images below which the covariance of the 2048 features of Inception is singular, so that FID says little.
 pub const LEAST_EVALUATION_IMAGES: u64 = 2048;
