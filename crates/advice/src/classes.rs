@@ -1,0 +1,131 @@
+//! Finds the classes of images.
+
+use std::sync::Arc;
+
+use admiral_data::{ClassSource, DataConfig, DataError, ImageSource, open};
+use admiral_storage::StoreOptions;
+
+use crate::choice::Choice;
+use crate::limits::IMAGES_PER_CLASS;
+
+/// The images, with the classes that were found.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The images.
+    pub source: Arc<dyn ImageSource>,
+    /// Where their classes come from, with the reason.
+    pub classes: Choice<ClassSource>,
+}
+
+/// Opens the images of `data`, whose `classes` are not read, and finds out whether the names of folders or files are
+/// classes. A source that brings its own labels has the classes of those.
+///
+/// # Errors
+/// If the images cannot be opened.
+pub fn find_classes(data: &DataConfig, stores: &StoreOptions) -> Result<Found, DataError> {
+    let with = |classes| DataConfig { classes, ..data.clone() };
+    let mut refused = Vec::new();
+    for (classes, what) in [(ClassSource::Folder, "folder"), (ClassSource::FileName, "file name")] {
+        let data = with(classes);
+        if !data.validate().is_empty() {
+            continue;
+        }
+        let source = match open(&data, 0, stores) {
+            Ok(sources) => sources.train,
+            // Some image has no class of this kind.
+            Err(DataError::Malformed { .. }) => {
+                refused.push(format!("not every image has a class in its {what}"));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        match no_classes(source.class_names(), source.num_images()) {
+            None => {
+                let number = source.num_classes();
+                return Ok(Found { source, classes: Choice::new(classes, format!("{number} classes by {what}")) });
+            }
+            Some(why) => refused.push(format!("by {what}, {why}")),
+        }
+    }
+    let source = open(&with(ClassSource::None), 0, stores)?.train;
+    let reason = match source.num_classes() {
+        0 if refused.is_empty() => "the images have no labels".into(),
+        0 => refused.join("; "),
+        number => format!("{number} classes by the labels of the source"),
+    };
+    Ok(Found { source, classes: Choice::new(ClassSource::None, reason) })
+}
+
+/// The usual names of the parts of a data set.
+const SPLITS: [&str; 8] = ["train", "training", "val", "valid", "validation", "test", "testing", "eval"];
+
+/// Folders that only divide many files have numbers of at least this many digits as names.
+const SHARD_DIGITS: usize = 4;
+
+/// Returns why names are no classes, or `None` if they are.
+fn no_classes(names: &[String], images: u64) -> Option<String> {
+    let number = names.len() as u64;
+    let all = |test: &dyn Fn(&String) -> bool| names.iter().all(test);
+    match names {
+        [] => Some("there are no names".into()),
+        [only] => Some(format!("all images would have one class, {only:?}")),
+        _ if images / number < IMAGES_PER_CLASS => Some(format!("{number} names for {images} images are no classes")),
+        _ if all(&|name| SPLITS.contains(&name.to_lowercase().as_str())) => {
+            Some("the names are parts of a data set: give one of the folders".into())
+        }
+        _ if all(&|name| name.len() >= SHARD_DIGITS && name.bytes().all(|byte| byte.is_ascii_digit())) => {
+            Some("the names are numbers, which only divide many files".into())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn found(files: &[&str]) -> Choice<ClassSource> {
+        let root = tempfile::tempdir().unwrap();
+        for file in files {
+            for number in 0..IMAGES_PER_CLASS {
+                let path = root.path().join(file.replace('#', &number.to_string()));
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, b"").unwrap();
+            }
+        }
+        let path = root.path().display().to_string();
+        find_classes(&DataConfig { path, ..DataConfig::default() }, &StoreOptions::default()).unwrap().classes
+    }
+
+    #[test]
+    fn folders_come_before_file_names() {
+        assert_eq!(found(&["cat/#.png", "dog/#.png"]), Choice::new(ClassSource::Folder, "2 classes by folder"));
+        assert_eq!(found(&["cat_#.png", "dog_#.png"]), Choice::new(ClassSource::FileName, "2 classes by file name"));
+        assert_eq!(found(&["all/cat_#.png", "all/dog_#.png"]).value, ClassSource::FileName);
+        assert_eq!(found(&["cat/x_#.png", "dog/x_#.png"]).value, ClassSource::Folder);
+    }
+
+    #[test]
+    fn names_that_are_no_classes_are_explained() {
+        for (files, part) in [
+            (&["#.png"][..], "not every image has a class"),
+            (&["img_#.png"], "one class, \"img\""),
+            (&["#/a.png", "#/b.png"], "5 names for 10 images"),
+            (&["train/#.png", "test/#.png"], "parts of a data set"),
+            (&["00000/#.png", "01000/#.png"], "numbers"),
+        ] {
+            let Choice { value, reason } = found(files);
+            assert_eq!(value, ClassSource::None, "{files:?}");
+
+            assert!(reason.contains(part), "{reason}");
+        }
+    }
+
+    #[test]
+    fn images_that_cannot_be_opened_are_an_error() {
+        let data = DataConfig { path: "/no/such/folder".into(), ..DataConfig::default() };
+        assert!(matches!(find_classes(&data, &StoreOptions::default()), Err(DataError::Unreadable { .. })));
+    }
+}
