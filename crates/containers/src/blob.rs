@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use admiral_storage::Store;
 
@@ -32,7 +32,7 @@ enum Home {
         is_kept_open: bool,
     },
     Remote {
-        store: Store,
+        store: Arc<Store>,
     },
 }
 
@@ -53,7 +53,7 @@ impl Blob {
     }
 
     /// Returns a file of a store.
-    pub(crate) fn remote(name: String, store: Store, length: u64, version: String) -> Self {
+    pub(crate) fn remote(name: String, store: Arc<Store>, length: u64, version: String) -> Self {
         Self { name, length, version, home: Home::Remote { store } }
     }
 

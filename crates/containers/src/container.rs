@@ -74,7 +74,7 @@ pub struct Container {
 #[derive(Debug)]
 enum Files {
     Folder(PathBuf),
-    Store(Store),
+    Store(Arc<Store>),
     Shards(Vec<Arc<Blob>>, Option<Cache>),
 }
 
@@ -243,12 +243,16 @@ fn tree_of(root: &Path) -> Result<Index, Error> {
     Ok(index)
 }
 
+/// What was found in a file.
+type OfFile = Result<Vec<Found>, Error>;
+
 /// Makes the index of a container. Several threads read its files.
 fn make(place: &Place, kind: Kind, blobs: &[Arc<Blob>], threads: usize) -> Result<Index, Error> {
     let bytes: u64 = blobs.iter().map(|blob| blob.length).sum();
     tracing::info!("reading {} once for its index: {} files, {bytes} bytes", place.text, blobs.len());
     let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
-    let found: Mutex<Vec<Option<Result<Vec<Found>, Error>>>> = Mutex::new((0..blobs.len()).map(|_| None).collect());
+    let nothing: Vec<Option<OfFile>> = (0..blobs.len()).map(|_| None).collect();
+    let found = Mutex::new(nothing);
     let last_message = Mutex::new(Instant::now());
     let work = || {
         loop {

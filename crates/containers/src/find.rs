@@ -102,7 +102,7 @@ impl File {
     fn open(self, place: &Place, is_kept_open: bool) -> Result<Blob, Error> {
         match (&place.root, self.remote) {
             (Root::Store(store), Some((length, version))) => {
-                Ok(Blob::remote(self.name, store.clone(), length, version))
+                Ok(Blob::remote(self.name, Arc::clone(store), length, version))
             }
             (Root::Store(store), None) => {
                 Err(Error::Unreadable { path: store.url(&self.name), reason: "there is no such file".into() })

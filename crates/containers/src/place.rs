@@ -1,6 +1,7 @@
 //! The place of a container: a local folder or a store, and the pattern of its files' names.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use admiral_storage::{Location, Store, StoreOptions};
 
@@ -20,7 +21,7 @@ pub(crate) struct Place {
 #[derive(Debug, Clone)]
 pub(crate) enum Root {
     Folder(std::path::PathBuf),
-    Store(Store),
+    Store(Arc<Store>),
 }
 
 impl Place {
@@ -41,7 +42,7 @@ impl Place {
                 _ => (text, None),
             };
             let location = Location::parse(folder)?;
-            return Ok(of(Root::Store(Store::open(&location, options)?), pattern));
+            return Ok(of(Root::Store(Arc::new(Store::open(&location, options)?)), pattern));
         }
         let path = Path::new(text);
         let meta = crate::files::retry(|| std::fs::metadata(path), std::thread::sleep);

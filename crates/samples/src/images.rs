@@ -21,7 +21,7 @@ pub enum Images {
     /// Those of a finished job. The part that was read last is kept.
     Job {
         /// The job.
-        job: Job,
+        job: Box<Job>,
         /// The part that was read last, and its number.
         last: Option<(u64, Part)>,
     },
@@ -39,7 +39,7 @@ impl Images {
         }
         let job = Job::open(&Store::open(&Location::parse(location)?, options)?)?;
         job.check_complete()?;
-        Ok(Self::Job { job, last: None })
+        Ok(Self::Job { job: Box::new(job), last: None })
     }
 
     /// Returns height, width and channels of the images.
