@@ -3,7 +3,8 @@
 use admiral_random::{Philox, Stream};
 
 use super::pixels::Pixels;
-use super::resample::{Filter, Rectangle, resize, resize_part};
+use super::resample::{Rectangle, resize, resize_part};
+use super::windows::Filter;
 
 /// The random decisions about the crop and the flip of one sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,6 +24,7 @@ mod source;
 #[cfg(test)]
 mod test_source;
 mod webp_header;
+mod windows;
 
 pub use config::{CacheConfig, ClassSource, DataConfig, OnBrokenImage, SourceKind};
 pub use crop::{Draws, RandomCrop, cut, halve, scale_short_side, square};
@@ -35,6 +36,7 @@ pub use indexed::Indexed;
 pub use loader::Loader;
 pub use open::{Sources, list_names, open};
 pub use pixels::Pixels;
-pub use resample::{Filter, Rectangle, resize, resize_part};
+pub use resample::{Rectangle, resize, resize_part};
 pub use sample::{Batch, SampleReader, SampleSpec, load_square, load_whole};
 pub use source::{ImageSource, Subset};
+pub use windows::Filter;

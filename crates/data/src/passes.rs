@@ -1,55 +1,8 @@
 //! The two passes of a resize: over the columns of each row, and over the rows. Where the processor has AVX2, the loops
 //! use it. All forms have the same bits, because they sum the same integers.
 
-use std::ops::Range;
-
-use super::pixels::Pixels;
-use super::resample::{PRECISION_BITS, Windows};
-
-/// Some rows and columns of an image.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Lines<'a> {
-    /// From the first value of the first row on. Values behind the last row may follow.
-    bytes: &'a [u8],
-    /// The number of values from one row to the next.
-    stride: usize,
-    width: usize,
-    height: usize,
-    channels: usize,
-}
-
-impl<'a> Lines<'a> {
-    /// Returns all rows and columns of an image.
-    pub(crate) fn all(image: &'a Pixels) -> Self {
-        let Pixels { width, height, channels, ref bytes } = *image;
-        Self { bytes, stride: width * channels, width, height, channels }
-    }
-
-    /// Returns the rows `rows`.
-    pub(crate) fn rows(self, rows: Range<usize>) -> Self {
-        let height = rows.len();
-        Self { bytes: self.bytes.get(rows.start * self.stride..).unwrap_or_default(), height, ..self }
-    }
-
-    /// Returns the columns `columns`.
-    pub(crate) fn columns(self, columns: Range<usize>) -> Self {
-        let width = columns.len();
-        Self { bytes: self.bytes.get(columns.start * self.channels..).unwrap_or_default(), width, ..self }
-    }
-
-    /// Returns a rectangle as an image.
-    pub(crate) fn part(self, columns: Range<usize>, rows: Range<usize>) -> Pixels {
-        let part = self.rows(rows).columns(columns);
-        let mut bytes = Vec::with_capacity(part.width * part.height * part.channels);
-        (0..part.height).for_each(|row| bytes.extend_from_slice(part.row(row)));
-        Pixels { width: part.width, height: part.height, channels: part.channels, bytes }
-    }
-
-    /// Returns the values of the row `row`.
-    fn row(self, row: usize) -> &'a [u8] {
-        &self.bytes[row * self.stride..][..self.width * self.channels]
-    }
-}
+use super::pixels::{Lines, Pixels};
+use super::windows::{PRECISION_BITS, Windows};
 
 /// One half, with the fractional bits of the weights.
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
@@ -361,7 +314,8 @@ mod avx2 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resample::{Filter, resize};
+    use crate::resample::resize;
+    use crate::windows::Filter;
 
     /// An image of pseudo-random values.
     fn noise(width: usize, height: usize, channels: usize) -> Pixels {

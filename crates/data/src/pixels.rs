@@ -1,8 +1,8 @@
 //! A decoded image in memory.
 
-use admiral_containers::Fetched;
+use std::ops::Range;
 
-use super::passes::Lines;
+use admiral_containers::Fetched;
 
 /// An image with 8 bits per value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +110,51 @@ impl Pixels {
             _ => return self,
         };
         Self { channels, bytes, ..self }
+    }
+}
+
+/// Some rows and columns of an image.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lines<'a> {
+    /// From the first value of the first row on. Values behind the last row may follow.
+    pub(crate) bytes: &'a [u8],
+    /// The number of values from one row to the next.
+    pub(crate) stride: usize,
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) channels: usize,
+}
+
+impl<'a> Lines<'a> {
+    /// Returns all rows and columns of an image.
+    pub(crate) fn all(image: &'a Pixels) -> Self {
+        let Pixels { width, height, channels, ref bytes } = *image;
+        Self { bytes, stride: width * channels, width, height, channels }
+    }
+
+    /// Returns the rows `rows`.
+    pub(crate) fn rows(self, rows: Range<usize>) -> Self {
+        let height = rows.len();
+        Self { bytes: self.bytes.get(rows.start * self.stride..).unwrap_or_default(), height, ..self }
+    }
+
+    /// Returns the columns `columns`.
+    pub(crate) fn columns(self, columns: Range<usize>) -> Self {
+        let width = columns.len();
+        Self { bytes: self.bytes.get(columns.start * self.channels..).unwrap_or_default(), width, ..self }
+    }
+
+    /// Returns a rectangle as an image.
+    pub(crate) fn part(self, columns: Range<usize>, rows: Range<usize>) -> Pixels {
+        let part = self.rows(rows).columns(columns);
+        let mut bytes = Vec::with_capacity(part.width * part.height * part.channels);
+        (0..part.height).for_each(|row| bytes.extend_from_slice(part.row(row)));
+        Pixels { width: part.width, height: part.height, channels: part.channels, bytes }
+    }
+
+    /// Returns the values of the row `row`.
+    pub(crate) fn row(self, row: usize) -> &'a [u8] {
+        &self.bytes[row * self.stride..][..self.width * self.channels]
     }
 }
 
