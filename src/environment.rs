@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use admiral_comm::{MpiLauncher, TaskOfMany};
 use admiral_contract::environment as names;
 use admiral_gpu::GpuEnvironment;
-use admiral_storage::CloudSettings;
+use admiral_storage::{CloudSettings, StoreOptions};
 use admiral_telemetry::LogSettings;
 
 /// What the environment says. Every field is one variable, or a group of variables of one component.
@@ -50,6 +50,12 @@ impl Environment {
             inception: std::env::var_os(admiral_inception::VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from),
             clouds: CloudSettings::from_vars(vars),
         }
+    }
+
+    /// Returns the default options of stores, with the accounts and credentials of this environment.
+    #[must_use]
+    pub fn store_options(&self) -> StoreOptions {
+        StoreOptions { clouds: self.clouds.clone(), ..StoreOptions::default() }
     }
 }
 

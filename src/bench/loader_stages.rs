@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use admiral_containers::Fetched;
 use admiral_data::{Decoding, Draws, ImageSource, Pixels, cut, decode_for, halve};
 use admiral_random::{Philox, Stream};
 use rustix::time::{ClockId, clock_gettime};
@@ -43,7 +44,7 @@ impl Stages {
         images: u64,
         rounds: u64,
     ) -> Result<Option<Self>, TrainError> {
-        if !Path::new(&source.name(0)).is_file() {
+        if !matches!(source.fetch(0)?, Fetched::File(_)) {
             return Ok(None);
         }
         let mut rows = Vec::new();
@@ -126,7 +127,7 @@ impl Sample {
             }
             last = now;
         };
-        let bytes = std::fs::read(&path).map_err(|error| broken(error.to_string()))?;
+        let Fetched::File(bytes) = source.fetch(item)? else { return Err(broken("it is no image file".into())) };
         end_stage();
         let image: Pixels = decode_for(&bytes, size, decoding).map_err(broken)?.with_channels(channels);
         end_stage();

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use admiral_comm::{Ending, ExitCode, agree};
-use admiral_storage::StoreOptions;
 use clap::Args;
 use serde::Serialize;
 
@@ -95,7 +94,7 @@ const COPY: &str = "aten::copy_";
 pub fn step(mut config: RunConfig, options: &BenchOptions, rank: RankContext<'_>) -> Result<(), Ending> {
     let collective = rank.collective;
     config.training.steps = options.warmup + options.steps + u64::from(options.trace.is_some());
-    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
+    let stores = rank.environment.store_options();
     let sources = admiral_data::open(&config.data, config.run.seed, &stores);
     let sources = agree(collective, sources, |_| ExitCode::Config)?;
     let trace = options.trace.as_deref().filter(|_| collective.rank() == 0);

@@ -1,7 +1,6 @@
 //! `admiral bench`: measurements of speed.
 
 use admiral_comm::ExitCode;
-use admiral_storage::StoreOptions;
 use clap::Subcommand;
 
 use crate::bench::allreduce::{self, AllReduceBenchOptions};
@@ -78,7 +77,7 @@ pub(super) fn run(command: &BenchCommand, environment: &Environment) -> ExitCode
         }
         BenchCommand::Loader { config: ConfigOptions { config, overrides }, options } => {
             alone(read(config, overrides).and_then(|config| {
-                let stores = StoreOptions { clouds: environment.clouds.clone(), ..StoreOptions::default() };
+                let stores = environment.store_options();
                 loader::run(&config, options, &stores).map_err(|error| (error.exit_code(), error.into()))
             }))
         }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use admiral_comm::{Ending, ExitCode, agree};
 use admiral_samples::{Encoding, LatentsWriter};
-use admiral_storage::StoreOptions;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -114,7 +113,7 @@ pub(super) fn run(options: &EncodeOptions, rank: RankContext<'_>) -> Result<Exit
 
 fn open(options: &EncodeOptions, rank: RankContext<'_>) -> Result<Opened, Error> {
     check_out(&options.out, "safetensors")?;
-    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
+    let stores = rank.environment.store_options();
     let model = options.model.open("admiral encode", &stores)?;
     let diffusion = respaced(&model.config, &options.respacing)?;
     let network = &model.config.model;

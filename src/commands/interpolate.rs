@@ -4,7 +4,6 @@ use std::f64::consts::FRAC_PI_2;
 use std::path::PathBuf;
 
 use admiral_comm::{Ending, ExitCode, agree};
-use admiral_storage::StoreOptions;
 use admiral_telemetry::{Grid, write_file};
 use clap::Args;
 use serde_json::{Value, json};
@@ -144,7 +143,7 @@ pub(super) fn run(options: &InterpolateOptions, rank: RankContext<'_>) -> Result
 
 fn open(options: &InterpolateOptions, rank: RankContext<'_>) -> Result<Opened, Error> {
     check_out(&options.out, "png")?;
-    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
+    let stores = rank.environment.store_options();
     let model = options.model.open("admiral interpolate", &stores)?;
     let diffusion = respaced(&model.config, &options.respacing)?;
     let solver_options = SolverOptions {

@@ -170,7 +170,7 @@ pub(super) fn run(options: &NllOptions, rank: RankContext<'_>) -> Result<ExitCod
 
 fn open(options: &NllOptions, rank: RankContext<'_>) -> Result<Opened, Error> {
     check_out(&options.out, "npz")?;
-    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
+    let stores = rank.environment.store_options();
     let model = options.model.open("admiral nll", &stores)?;
     let diffusion = respaced(&model.config, &options.respacing)?;
     let OpenedImages { images, classes, described } = open_data(&options.data, &model.config, &stores)?;

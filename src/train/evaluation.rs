@@ -68,7 +68,7 @@ impl Evaluator {
             return Ok(None);
         }
         let (collective, code) = (context.collective, Error::exit_code);
-        let stores = StoreOptions { clouds: context.environment.clouds.clone(), ..StoreOptions::default() };
+        let stores = context.environment.store_options();
         let file = config.inception.as_ref().map(Path::new).or(context.environment.inception.as_deref());
         let extractor = FeatureSource::new(&config.features, file, None).open(&stores, context)?;
         let side = agree(collective, open_reference(session, &*extractor, &stores), code)?;

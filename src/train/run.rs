@@ -7,7 +7,7 @@ use std::time::Instant;
 use admiral_checkpoint::{Error as CheckpointError, Saver};
 use admiral_comm::{Ending, ExitCode, Phase, agree};
 use admiral_data::Sources;
-use admiral_storage::{Store, StoreOptions};
+use admiral_storage::Store;
 use admiral_telemetry::{Metric, MetricKind, MetricSink, MetricSinks, ProgressLine, TensorBoard, write_file};
 
 use crate::context::{RankContext, RunContext};
@@ -53,7 +53,7 @@ impl Finish {
 /// Opens the images. Rank 0 comes first, so that an index which has to be made is made once: the others find it beside
 /// the images. Every rank calls it.
 fn open_sources(config: &RunConfig, rank: &RankContext<'_>) -> Result<Sources, Ending> {
-    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
+    let stores = rank.environment.store_options();
     let open = || admiral_data::open(&config.data, config.run.seed, &stores).map_err(TrainError::from);
     let is_first = rank.collective.rank() == 0;
     let first = if is_first { open().map(Some) } else { Ok(None) };

@@ -18,7 +18,7 @@ pub struct Found {
 }
 
 /// Opens the images of `data`, whose `classes` are not read, and finds out whether the names of folders or files are
-/// classes. A source that brings its own labels has the classes of those.
+/// classes. If the source has labels of its own, those are the classes.
 ///
 /// # Errors
 /// If the images cannot be opened.

@@ -154,6 +154,25 @@ impl Seek for BlobReader<'_> {
     }
 }
 
+/// Returns the CRC-32 of all that a reader has, which must be `length` bytes.
+///
+/// # Errors
+/// If it cannot be read, or ends before.
+pub(crate) fn crc_of(reader: &mut impl Read, length: u64) -> io::Result<u32> {
+    let (mut hasher, mut buffer) = (crc32fast::Hasher::new(), vec![0; 64 << 10]);
+    let mut seen = 0;
+    loop {
+        match reader.read(&mut buffer)? {
+            0 if seen < length => return Err(io::ErrorKind::UnexpectedEof.into()),
+            0 => return Ok(hasher.finalize()),
+            count => {
+                hasher.update(&buffer[..count]);
+                seen += count as u64;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

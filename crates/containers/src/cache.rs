@@ -6,12 +6,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use rustix::fs::{Mode, OFlags};
+use admiral_contract::files::open_regular;
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
@@ -60,7 +60,7 @@ impl Cache {
 
     /// Returns the bytes of an image, if they are stored.
     pub(crate) fn get(&self, span: Span) -> Option<Vec<u8>> {
-        let file = open(self.files.get(span.shard as usize)?, OFlags::RDONLY).ok()?;
+        let file = open_regular(self.files.get(span.shard as usize)?, File::options().read(true)).ok()?;
         let mut bytes = vec![0; span.length as usize];
         file.read_exact_at(&mut bytes, span.offset).ok()?;
         (crc32fast::hash(&bytes) == span.crc).then_some(bytes)
@@ -84,7 +84,9 @@ impl Cache {
             if self.stored.fetch_add(length + 8192, Ordering::Relaxed) + length + 8192 > self.limit {
                 return Err(io::Error::other("its size in data.cache is reached"));
             }
-            open(path, OFlags::WRONLY | OFlags::CREATE)?.write_all_at(bytes, span.offset)
+            // A neighbour may have put a link there, which is not followed.
+            let mut options = File::options();
+            open_regular(path, options.write(true).create(true).mode(0o600))?.write_all_at(bytes, span.offset)
         };
         if let Err(error) = store()
             && !self.is_closed.swap(true, Ordering::Relaxed)
@@ -120,12 +122,6 @@ impl Cache {
         self.stored.store(stored, Ordering::Relaxed);
         Ok(())
     }
-}
-
-/// Opens a file that is no link: a neighbour may have put one there.
-fn open(path: &Path, flags: OFlags) -> io::Result<File> {
-    let descriptor = rustix::fs::open(path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)?;
-    Ok(File::from(descriptor))
 }
 
 fn file_name(place: &str, shard: &Shard) -> String {

@@ -9,7 +9,7 @@ use std::io::Read;
 
 use tar::{Archive, EntryType};
 
-use crate::blob::Blob;
+use crate::blob::{Blob, crc_of};
 use crate::error::Error;
 use crate::index::{Encoding, Found, Label};
 use crate::names::{file_name, image_ending, is_hidden, is_image_name, shown, without_dot};
@@ -20,7 +20,7 @@ const MAX_LABEL_BYTES: u64 = 1 << 20;
 /// Finds the images of a tar file. Reads the whole file once.
 ///
 /// # Errors
-/// If it is no tar file, ends too early, or has a label that is none.
+/// If it is no tar file, ends too early, or a label is neither a number nor a name.
 pub(crate) fn find(blob: &Blob) -> Result<Vec<Found>, Error> {
     let mut reader = blob.reader();
     let mut samples = Samples { path: blob.shown(), found: Vec::new(), group: Group::default() };
@@ -80,7 +80,7 @@ fn walk(
         }
         let mut member = Member { name, offset, length, crc: 0, content: Vec::new() };
         if member.is_image() {
-            member.crc = crc_of(&mut entry).map_err(fail)?;
+            member.crc = crc_of(&mut entry, length).map_err(fail)?;
             if u32::try_from(length).is_err() {
                 return Err(fail(std::io::Error::other("an image has less than 4 GiB")));
             }
@@ -96,22 +96,6 @@ fn walk(
         samples.add(member)?;
     }
     Ok(())
-}
-
-/// Returns the CRC-32 of the rest of a member.
-fn crc_of(entry: &mut tar::Entry<'_, &mut dyn Read>) -> std::io::Result<u32> {
-    let (mut hasher, mut buffer) = (crc32fast::Hasher::new(), vec![0; 64 << 10]);
-    let (length, mut seen) = (entry.size(), 0);
-    loop {
-        match entry.read(&mut buffer)? {
-            0 if seen < length => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            0 => return Ok(hasher.finalize()),
-            count => {
-                hasher.update(&buffer[..count]);
-                seen += count as u64;
-            }
-        }
-    }
 }
 
 struct Member {

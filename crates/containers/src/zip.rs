@@ -7,7 +7,7 @@ use std::io::Read;
 use serde::Deserialize;
 use zip::{CompressionMethod, ZipArchive};
 
-use crate::blob::Blob;
+use crate::blob::{Blob, BlobReader, crc_of};
 use crate::error::Error;
 use crate::index::{Encoding, Found, Label};
 use crate::names::{is_hidden, is_image_name, shown, without_dot};
@@ -36,7 +36,7 @@ pub(crate) fn find(blob: &Blob) -> Result<Vec<Found>, Error> {
     }
 }
 
-fn find_in(reader: &mut crate::blob::BlobReader<'_>, blob: &Blob) -> Result<Vec<Found>, Error> {
+fn find_in(reader: &mut BlobReader<'_>, blob: &Blob) -> Result<Vec<Found>, Error> {
     let path = blob.shown();
     let refuse = |error: zip::result::ZipError| Error::malformed(&*path, format!("it is no whole zip file: {error}"));
     let mut archive = ZipArchive::new(reader).map_err(refuse)?;
@@ -78,20 +78,7 @@ fn find_in(reader: &mut crate::blob::BlobReader<'_>, blob: &Blob) -> Result<Vec<
                 return Err(wrong(&format!("it is compressed by {other:?}; pack it stored, or compressed by deflate")));
             }
         };
-        let mut hasher = crc32fast::Hasher::new();
-        let (mut buffer, mut seen) = (vec![0; 64 << 10], 0);
-        loop {
-            match entry.read(&mut buffer).map_err(|error| wrong(&format!("it cannot be read: {error}")))? {
-                0 => break,
-                count => {
-                    hasher.update(&buffer[..count]);
-                    seen += count as u64;
-                }
-            }
-        }
-        if seen != u64::from(length) {
-            return Err(wrong("the file ends within it"));
-        }
+        let crc = crc_of(&mut entry, length.into()).map_err(|error| wrong(&format!("it cannot be read: {error}")))?;
         let label = match &labels {
             None => None,
             Some(labels) => match labels.get(&name[..]) {
@@ -99,14 +86,14 @@ fn find_in(reader: &mut crate::blob::BlobReader<'_>, blob: &Blob) -> Result<Vec<
                 None => return Err(wrong("dataset.json has labels, but none for it")),
             },
         };
-        found.push(Found { name, offset, length, crc: hasher.finalize(), encoding, label });
+        found.push(Found { name, offset, length, crc, encoding, label });
     }
     Ok(found)
 }
 
 /// Returns the labels of `dataset.json` by the names of the images. `None` if there are none.
 fn read_labels(
-    archive: &mut ZipArchive<&mut crate::blob::BlobReader<'_>>,
+    archive: &mut ZipArchive<&mut BlobReader<'_>>,
     path: &str,
 ) -> Result<Option<HashMap<Vec<u8>, u32>>, Error> {
     let wrong = |reason: String| Error::malformed(format!("{path}, member dataset.json"), reason);

@@ -24,53 +24,46 @@ impl Indexed {
     /// # Errors
     /// If an image has no class although `classes` wants one.
     pub fn new(container: Container, classes: ClassSource) -> Result<Self, DataError> {
-        let of = |container, classes: Vec<u32>, class_names: Vec<String>, num_classes| {
-            Ok(Self { container, classes, class_names, num_classes })
+        let (classes, class_names, num_classes) = match classes {
+            ClassSource::None => (Vec::new(), Vec::new(), 0),
+            ClassSource::Container => labeled(&container)?,
+            ClassSource::FileName => numbered(&container, class_of_file_name)?,
+            ClassSource::Folder => numbered(&container, class_of_folder)?,
         };
-        let class_of = match classes {
-            ClassSource::None => return of(container, Vec::new(), Vec::new(), 0),
-            ClassSource::Container => {
-                return match container.index().labels() {
-                    Labels::None => Err(DataError::Malformed {
-                        path: container.shown(0),
-                        reason: "it has no label, as `data.classes: container` requires; take the class from its name \
-                                 (`data.classes: file_name` or `folder`), or none"
-                            .into(),
-                    }),
-                    Labels::Numbers(numbers) => {
-                        let (classes, num) =
-                            (numbers.clone(), numbers.iter().max().map_or(0, |&most| most as usize + 1));
-                        if num > MAX_CLASSES {
-                            let reason = format!("a label is {}, and the largest is {}", num - 1, MAX_CLASSES - 1);
-                            return Err(DataError::Malformed { path: container.shown(0), reason });
-                        }
-                        of(container, classes, Vec::new(), num)
-                    }
-                    Labels::Names(numbers, names) => {
-                        let (classes, names) =
-                            (numbers.clone(), names.iter().map(|name| shown(name)).collect::<Vec<_>>());
-                        let num = names.len();
-                        of(container, classes, names, num)
-                    }
-                };
-            }
-            ClassSource::FileName => class_of_file_name,
-            ClassSource::Folder => class_of_folder,
-        };
-        let (classes, class_names) = numbered(&container, class_of)?;
-        let num_classes = class_names.len();
-        of(container, classes, class_names, num_classes)
+        Ok(Self { container, classes, class_names, num_classes })
     }
 }
+
+/// The class of each image, the names of the classes (empty if the classes have numbers only), and the number of classes.
+type Classes = (Vec<u32>, Vec<String>, usize);
 
 /// The largest number of classes, as for IDX files: more are a mistake.
 const MAX_CLASSES: usize = 65_536;
 
+/// Returns the classes that the container has.
+fn labeled(container: &Container) -> Result<Classes, DataError> {
+    let refuse = |reason: String| Err(DataError::Malformed { path: container.shown(0), reason });
+    match container.index().labels() {
+        Labels::None => refuse(
+            "it has no label, as `data.classes: container` requires; take the class from its name \
+             (`data.classes: file_name` or `folder`), or none"
+                .into(),
+        ),
+        Labels::Numbers(numbers) => {
+            let num_classes = numbers.iter().max().map_or(0, |&most| most as usize + 1);
+            if num_classes > MAX_CLASSES {
+                return refuse(format!("a label is {}, and the largest is {}", num_classes - 1, MAX_CLASSES - 1));
+            }
+            Ok((numbers.clone(), Vec::new(), num_classes))
+        }
+        Labels::Names(numbers, names) => {
+            Ok((numbers.clone(), names.iter().map(|name| shown(name)).collect(), names.len()))
+        }
+    }
+}
+
 /// Numbers the classes that the names of the images have.
-fn numbered(
-    container: &Container,
-    class_of: fn(&[u8]) -> Result<&[u8], &'static str>,
-) -> Result<(Vec<u32>, Vec<String>), DataError> {
+fn numbered(container: &Container, class_of: fn(&[u8]) -> Result<&[u8], &'static str>) -> Result<Classes, DataError> {
     let index = container.index();
     let class = |item| {
         class_of(index.name(item))
@@ -82,7 +75,7 @@ fn numbered(
     }
     numbers.values_mut().zip(0..).for_each(|(number, place)| *number = place);
     let classes = (0..index.num_images()).map(|item| Ok(numbers[class(item)?])).collect::<Result<_, DataError>>()?;
-    Ok((classes, numbers.keys().map(|name| shown(name)).collect()))
+    Ok((classes, numbers.keys().map(|name| shown(name)).collect(), numbers.len()))
 }
 
 fn class_of_file_name(path: &[u8]) -> Result<&[u8], &'static str> {

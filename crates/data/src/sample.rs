@@ -7,12 +7,10 @@ use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use admiral_containers::Fetched;
 use admiral_random::{Permutation, Philox, Stream};
 
 use super::config::OnBrokenImage;
 use super::crop::{Draws, square};
-use super::decode::decode_for;
 use super::decoding::Decoding;
 use super::error::DataError;
 use super::jpeg::panic_text;
@@ -162,13 +160,8 @@ fn square_of(
     decoding: Decoding,
 ) -> Result<Pixels, DataError> {
     guarded(source, item, || {
-        let length = draws.crop.as_ref().map_or(size, |crop| crop.short_side);
-        let image = match (decoding, source.fetch(item)?) {
-            (Decoding::Fast, Fetched::File(bytes)) => decode_for(&bytes, length, decoding)
-                .map_err(|reason| DataError::Broken { path: source.name(item), reason })?,
-            (_, fetched) => source.decoded(item, fetched)?,
-        };
-        let image = image.with_channels(channels);
+        let length = draws.short_side(size);
+        let image = source.load_for(item, length, decoding)?.with_channels(channels);
         let image = if source.is_padded() { image.pad_to(size) } else { image };
         match refusal_of_scale(image.width, image.height, length) {
             Some(reason) => Err(DataError::Broken { path: source.name(item), reason }),
@@ -199,6 +192,8 @@ fn guarded(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use admiral_containers::Fetched;
 
     use super::*;
     use crate::test_source::{reader, spec};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use admiral_containers::Fetched;
 use sha2::{Digest, Sha256};
 
-use super::decode::decode;
+use super::decode::decode_for;
+use super::decoding::Decoding;
 use super::error::DataError;
 use super::pixels::Pixels;
 
@@ -50,16 +51,17 @@ pub trait ImageSource: Debug + Send + Sync {
     /// # Errors
     /// [`DataError::Broken`] if it cannot be decoded, and those of [`fetch`](Self::fetch).
     fn load(&self, item: u64) -> Result<Pixels, DataError> {
-        self.decoded(item, self.fetch(item)?)
+        // Exact decoding has the same pixels for every length.
+        self.load_for(item, 0, Decoding::Exact)
     }
 
-    /// Decodes the image `item`, which was fetched.
+    /// Reads and decodes the image `item`, to resize its short side to `length` pixels next; see [`decode_for`].
     ///
     /// # Errors
-    /// [`DataError::Broken`] if it cannot be decoded.
-    fn decoded(&self, item: u64, fetched: Fetched) -> Result<Pixels, DataError> {
-        let decoded = match fetched {
-            Fetched::File(bytes) => decode(&bytes),
+    /// Those of [`load`](Self::load).
+    fn load_for(&self, item: u64, length: usize, decoding: Decoding) -> Result<Pixels, DataError> {
+        let decoded = match self.fetch(item)? {
+            Fetched::File(bytes) => decode_for(&bytes, length, decoding),
             Fetched::Pixels { height, width, channels, bytes } => Ok(Pixels { height, width, channels, bytes }),
         };
         decoded.map_err(|reason| DataError::Broken { path: self.name(item), reason })

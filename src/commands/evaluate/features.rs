@@ -48,7 +48,7 @@ impl<'a> Network<'a> {
 
 /// Returns how stores are reached.
 fn stores(rank: RankContext<'_>) -> StoreOptions {
-    StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() }
+    rank.environment.store_options()
 }
 
 /// Opens a side of a comparison. Every rank calls it.

@@ -1,7 +1,6 @@
 //! The models and images of `admiral bench sample`.
 
 use admiral_comm::{Ending, agree};
-use admiral_storage::StoreOptions;
 
 use crate::bench::sample::{self, Drawing, SampleBenchOptions};
 use crate::context::RankContext;
@@ -43,7 +42,7 @@ fn open(
     num_batches: u64,
     rank: RankContext<'_>,
 ) -> Result<(OpenedStages, SampleRequest), Error> {
-    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
+    let stores = rank.environment.store_options();
     let opened = OpenedStages::open(checkpoint, drawing, &stores)?;
     let config = &opened.first.model.config;
     let batch_size = opened.first.sampling.batch_size;

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use admiral_comm::{Ending, agree};
-use admiral_storage::StoreOptions;
 use admiral_telemetry::{Grid, write_file};
 
 use crate::context::RankContext;
@@ -66,7 +65,7 @@ fn open(options: &SampleOptions, rank: RankContext<'_>) -> Result<(OpenedStages,
             options.out
         )));
     }
-    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
+    let stores = rank.environment.store_options();
     let mut drawing = options.drawing.clone();
     if let Some(per_class) = options.per_class {
         drawing.solver.set.push(format!("samples_per_class={per_class}"));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use admiral_comm::{Collective, Ending, ExitCode, Phase, PhaseTracker, agree, any};
 use admiral_samples::{Job, JobSettings, parts_of_rank};
-use admiral_storage::{Location, Store, StoreOptions};
+use admiral_storage::{Location, Store};
 use admiral_telemetry::{Grid, MetricSink, MetricSinks, ProgressLine, TensorBoard, Terminal};
 use serde_json::{Map, Value};
 use tch::Device;
@@ -200,7 +200,7 @@ fn open(
     num: u64,
     rank: RankContext<'_>,
 ) -> Result<(OpenedStages, SampleRequest, Value), Error> {
-    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
+    let stores = rank.environment.store_options();
     let opened = OpenedStages::open(&options.checkpoint, &options.drawing, &stores)?;
     let config = &opened.first.model.config;
     let start = Start::open(options.drawing.low_res.as_deref(), config, None, &stores)?;
@@ -276,7 +276,7 @@ fn create_store(options: &SampleOptions, rank: RankContext<'_>) -> Result<Store,
             options.out
         )));
     }
-    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
+    let stores = rank.environment.store_options();
     let location = Location::parse(&options.out).map_err(admiral_samples::Error::from)?;
     Ok(Store::create(&location, &stores).map_err(admiral_samples::Error::from)?)
 }

@@ -64,7 +64,7 @@ pub(in crate::commands) fn sweep(arguments: &SweepArguments, rank: RankContext<'
 fn sweep_of(spec: &SweepSpec, stop: &Stop, rank: RankContext<'_>) -> Result<ExitCode, Ending> {
     let (collective, code) = (rank.collective, Error::exit_code);
     agree(collective, check_same(spec, collective), code)?;
-    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
+    let stores = rank.environment.store_options();
     let cells = agree(collective, open_cells(spec, &stores), code)?;
     let mut planned = Vec::new();
     for cell in &cells {

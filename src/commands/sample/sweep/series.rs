@@ -28,7 +28,7 @@ pub(in crate::commands) fn series(
     stop: &Stop,
     rank: RankContext<'_>,
 ) -> Result<ExitCode, Ending> {
-    let stores = StoreOptions { clouds: rank.environment.clouds.clone(), ..StoreOptions::default() };
+    let stores = rank.environment.store_options();
     let spec = agree(rank.collective, spec_of(options, run, reference, every, &stores), Error::exit_code)?;
     sweep_of(&spec, stop, rank)
 }
