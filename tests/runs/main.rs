@@ -11,6 +11,7 @@ mod s3;
 mod stores;
 
 mod evaluate;
+mod images;
 mod interchange;
 mod inversion;
 mod last_release;

@@ -28,8 +28,17 @@ pub trait ImageSource: Debug + Send + Sync {
     /// equal number the same images in the same way.
     fn digest(&self) -> [u8; 32];
 
+    /// Returns a digest of the bytes of all images, if it is known without reading them.
+    fn checksums_digest(&self) -> Option<[u8; 32]> {
+        None
+    }
+
     /// Returns the name of the image `item` for messages.
     fn name(&self, item: u64) -> String;
+
+    /// Returns what tells the image `item` from others, without the place of the source: its name or number, and its class.
+    /// Sources with equal digests have equal entries.
+    fn entry(&self, item: u64) -> String;
 
     /// Returns the class of the image `item`, or `None` if the images have no classes.
     fn class(&self, item: u64) -> Option<i64>;
@@ -78,6 +87,15 @@ pub(crate) fn digest_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 3
     digest.finalize().into()
 }
 
+/// Returns the entry of an image with its class: `name, class 3 "cat"`.
+pub(crate) fn with_class(name: String, class: Option<i64>, names: &[String]) -> String {
+    let Some(class) = class else { return name };
+    match usize::try_from(class).ok().and_then(|class| names.get(class)) {
+        Some(class_name) => format!("{name}, class {class} {class_name:?}"),
+        None => format!("{name}, class {class}"),
+    }
+}
+
 /// A source whose classes have the numbers of another source's classes of the same names.
 #[derive(Debug)]
 pub(crate) struct Renumbered {
@@ -119,6 +137,10 @@ impl ImageSource for Renumbered {
 
     fn name(&self, item: u64) -> String {
         self.source.name(item)
+    }
+
+    fn entry(&self, item: u64) -> String {
+        with_class(self.source.entry(item), self.class(item), &self.names)
     }
 
     fn class(&self, item: u64) -> Option<i64> {
@@ -169,6 +191,10 @@ impl ImageSource for Subset {
 
     fn name(&self, item: u64) -> String {
         self.source.name(self.items[item as usize])
+    }
+
+    fn entry(&self, item: u64) -> String {
+        self.source.entry(self.items[item as usize])
     }
 
     fn class(&self, item: u64) -> Option<i64> {
