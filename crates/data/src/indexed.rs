@@ -121,6 +121,10 @@ impl ImageSource for Indexed {
         self.container.shown(item)
     }
 
+    fn path(&self, item: u64) -> Option<&[u8]> {
+        Some(self.container.index().name(item))
+    }
+
     fn class(&self, item: u64) -> Option<i64> {
         self.classes.get(item as usize).map(|&class| i64::from(class))
     }

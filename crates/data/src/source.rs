@@ -31,6 +31,12 @@ pub trait ImageSource: Debug + Send + Sync {
     /// Returns the name of the image `item` for messages.
     fn name(&self, item: u64) -> String;
 
+    /// Returns the name that decides the place of the image `item` in the order: its path in its container. `None` if the
+    /// images have only numbers.
+    fn path(&self, _item: u64) -> Option<&[u8]> {
+        None
+    }
+
     /// Returns the class of the image `item`, or `None` if the images have no classes.
     fn class(&self, item: u64) -> Option<i64>;
 
@@ -121,6 +127,10 @@ impl ImageSource for Renumbered {
         self.source.name(item)
     }
 
+    fn path(&self, item: u64) -> Option<&[u8]> {
+        self.source.path(item)
+    }
+
     fn class(&self, item: u64) -> Option<i64> {
         self.numbers.get(usize::try_from(self.source.class(item)?).ok()?).copied()
     }
@@ -169,6 +179,10 @@ impl ImageSource for Subset {
 
     fn name(&self, item: u64) -> String {
         self.source.name(self.items[item as usize])
+    }
+
+    fn path(&self, item: u64) -> Option<&[u8]> {
+        self.source.path(self.items[item as usize])
     }
 
     fn class(&self, item: u64) -> Option<i64> {
