@@ -16,7 +16,7 @@ mod version;
 pub use evaluation::{Evaluation, EvaluationRecord, WeightsEvaluation};
 pub use json_schema::json_schemas;
 pub use manifest::{
-    Dtype, FileRecord, Latest, Manifest, Owner, Parameter, Process, TensorRecord, TrainingState, Writer,
+    Dtype, FileRecord, ImagesRecord, Latest, Manifest, Owner, Parameter, Process, TensorRecord, TrainingState, Writer,
 };
 pub use role::Role;
 pub use version::{ManifestError, SCHEMA_VERSION};

@@ -61,6 +61,19 @@ pub struct TrainingState {
     pub lg_loss_scale: Option<f64>,
     /// The state of the timestep sampler (the loss history of the loss-aware sampler); null if it has none.
     pub timestep_sampler: Option<serde_json::Value>,
+    /// The images that the run trains on; null in checkpoints of earlier versions and of imported weights.
+    #[serde(default)]
+    pub images: Option<ImagesRecord>,
+}
+
+/// The images of a run. With the seed, they determine the image of each sample.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ImagesRecord {
+    /// Their number.
+    pub num_images: u64,
+    /// The SHA-256 of their names and classes, in lower-case hexadecimal.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
+    pub sha256: String,
 }
 
 /// A parameter of the network.

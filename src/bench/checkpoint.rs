@@ -191,6 +191,7 @@ fn content(config: &RunConfig, memory: &FlatMemory, saver: &Saver, step: u64) ->
             optimizer_steps: step,
             lg_loss_scale: None,
             timestep_sampler: None,
+            images: None,
         },
         parameters: Arc::new(parameters(memory.specs())),
     })

@@ -12,6 +12,7 @@ mod grid;
 mod loss_scale;
 mod objective;
 mod plan_check;
+mod quarantine;
 mod rank_times;
 mod run;
 mod run_state;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use admiral_checkpoint::{Error as CheckpointError, Saver};
 use admiral_comm::{Ending, ExitCode, Phase, agree};
-use admiral_data::Sources;
+use admiral_data::{OnBrokenImage, Sources};
 use admiral_storage::Store;
 use admiral_telemetry::{Metric, MetricKind, MetricSink, MetricSinks, ProgressLine, TensorBoard, write_file};
 
@@ -22,6 +22,7 @@ use super::evaluation::Evaluator;
 use super::grid::draw_grid;
 use super::loss_scale::LossScale;
 use super::plan_check::PlanCheck;
+use super::quarantine::Quarantine;
 use super::rank_times::RankTimes;
 use super::same_images::{check_same_images, log_images};
 use super::saving::Saves;
@@ -50,15 +51,25 @@ impl Finish {
     }
 }
 
-/// Opens the images. Rank 0 comes first, so that an index which has to be made is made once: the others find it beside
-/// the images. Every rank calls it.
+/// Opens the images. Rank 0 comes first and then the first rank of each host, so that an index which has to be made is made
+/// once, or once on each host if it is kept on a disk of the host: the others find it. Every rank calls it.
 fn open_sources(config: &RunConfig, rank: &RankContext<'_>) -> Result<Sources, Ending> {
-    let stores = rank.environment.store_options();
-    let open = || admiral_data::open(&config.data, config.run.seed, &stores).map_err(TrainError::from);
-    let is_first = rank.collective.rank() == 0;
-    let first = if is_first { open().map(Some) } else { Ok(None) };
-    let first = agree(rank.collective, first, TrainError::exit_code)?;
-    agree(rank.collective, first.map_or_else(open, Ok), TrainError::exit_code)
+    let (stores, collective) = (rank.environment.store_options(), rank.collective);
+    let turn = match (collective.rank(), collective.local_rank()) {
+        (0, _) => 0,
+        (_, 0) => 1,
+        _ => 2,
+    };
+    let mut opened = None;
+    for now in 0..=2 {
+        let sources = match opened.take() {
+            None if turn == now => admiral_data::open(&config.data, config.run.seed, &stores).map(Some),
+            sources => Ok(sources),
+        };
+        opened = agree(collective, sources.map_err(TrainError::from), TrainError::exit_code)?;
+    }
+    let missing = || TrainError::Bug("a rank has not opened its images".into());
+    agree(collective, opened.ok_or_else(missing), TrainError::exit_code)
 }
 
 /// Trains as the configuration says. Every rank calls it.
@@ -156,6 +167,7 @@ struct Loop<'a> {
     curves: Curves,
     ranks: RankTimes,
     plan: Option<PlanCheck>,
+    quarantine: Option<Quarantine>,
 }
 
 impl<'a> Loop<'a> {
@@ -192,7 +204,9 @@ impl<'a> Loop<'a> {
         let on_gpus = is_root && context.device.is_cuda();
         let plan = if on_gpus { PlanCheck::open(config, collective.world_size()) } else { None };
         let ranks = RankTimes::default();
-        Self { session, saves, validation, evaluator, context, board, line, metrics, curves, ranks, plan }
+        let lists_broken = config.data.on_broken_image == OnBrokenImage::Quarantine;
+        let quarantine = lists_broken.then(|| Quarantine::open(folder));
+        Self { session, saves, validation, evaluator, context, board, line, metrics, curves, ranks, plan, quarantine }
     }
 
     fn log_start(&self, store: &Store, first_step: u64, last_step: u64, started: Instant) {
@@ -241,7 +255,9 @@ impl<'a> Loop<'a> {
             }
             let polled = self.saves.poll(stop.is_asked(), collective)?;
             let is_asked = polled.is_asked;
-            if !is_asked {
+            if is_asked {
+                self.list_broken_images()?;
+            } else {
                 self.validate(step)?;
             }
             let pause_start = Instant::now();
@@ -285,11 +301,21 @@ impl<'a> Loop<'a> {
                 tracing::warn!("{outlier}");
             }
         }
+        self.list_broken_images()?;
         if let Some(line) = &self.line {
             // The curve shows the loss scale of the step, the line that of the next one.
             line.record(Metric::gauge("lg_loss_scale", step, self.session.state.trainer.counters.loss_scale.lg()));
         }
         self.metrics.commit(step, Instant::now());
+        Ok(())
+    }
+
+    /// Lists the broken images that the ranks met since the last call. Every rank calls it.
+    fn list_broken_images(&mut self) -> Result<(), TrainError> {
+        let Some(quarantine) = &mut self.quarantine else { return Ok(()) };
+        let num = quarantine.add(&mut self.session.broken_images, self.context.collective)?;
+        let step = self.session.state.trainer.counters.step;
+        self.record(MetricKind::Counter, "broken_images", step, num as f64);
         Ok(())
     }
 

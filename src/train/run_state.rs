@@ -1,5 +1,7 @@
 //! The parts of a session that checkpoints save.
 
+use admiral_checkpoint::ImagesRecord;
+
 use crate::diffusion::TimestepSampler;
 use crate::run_config::RunConfig;
 
@@ -14,6 +16,8 @@ pub struct RunState {
     pub trainer: Trainer,
     /// The timestep sampler, which may learn from losses.
     pub timestep_sampler: TimestepSampler,
+    /// The images for training.
+    pub images: ImagesRecord,
 }
 
 impl RunState {

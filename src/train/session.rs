@@ -3,10 +3,12 @@
 //! A session starts as an [`OpenedSession`], into which a checkpoint may be loaded. [`OpenedSession::start`] turns it
 //! into a [`Session`], which takes steps.
 
+use admiral_checkpoint::ImagesRecord;
 use admiral_comm::{CollectiveError, Ending, agree};
 use admiral_config::format_mistakes;
 use admiral_contract::BatchDivision;
-use admiral_data::{Batch, Loader, SampleReader, Sources, list_names};
+use admiral_data::{Batch, BrokenImage, Loader, SampleReader, Sources, list_names};
+use admiral_storage::hex;
 use tch::{Device, Tensor};
 
 use crate::context::RunContext;
@@ -83,7 +85,8 @@ impl OpenedSession {
             context.kernels.clone(),
             context.phases.clone(),
         )?;
-        let state = RunState { config, trainer, timestep_sampler };
+        let images = ImagesRecord { num_images: sources.train.num_images(), sha256: hex(sources.train.digest()) };
+        let state = RunState { config, trainer, timestep_sampler, images };
         Ok(Self { state, sources, division })
     }
 
@@ -107,7 +110,7 @@ impl OpenedSession {
         let rank = context.collective.rank() as u64;
         let passes = division.passes(rank, state.trainer.counters.step, last_step);
         let loader = Loader::start(reader, data.num_workers, data.prefetch, passes)?;
-        Ok(Session { state, sources, division, loader, num_skipped_images: 0 })
+        Ok(Session { state, sources, division, loader, num_skipped_images: 0, broken_images: Vec::new() })
     }
 }
 
@@ -140,6 +143,8 @@ pub struct Session {
     pub state: RunState,
     /// Images of this rank that could not be decoded and were replaced.
     pub num_skipped_images: u64,
+    /// Broken images that this rank met for the first time, if they are listed.
+    pub broken_images: Vec<BrokenImage>,
     sources: Sources,
     division: BatchDivision,
     loader: Loader,
@@ -168,13 +173,14 @@ impl Session {
     /// # Errors
     /// When there are no steps left, the data cannot be read, the ranks cannot reach each other, or training diverged.
     pub fn step(&mut self, context: &RunContext<'_>) -> Result<StepReport, TrainError> {
-        let Self { state, num_skipped_images, division, loader, .. } = self;
-        let RunState { config, trainer, timestep_sampler } = state;
+        let Self { state, num_skipped_images, broken_images, division, loader, .. } = self;
+        let RunState { config, trainer, timestep_sampler, .. } = state;
         let wants_classes = config.model.num_classes.is_some();
         let mut next = |_| {
             let (mut batch, _) =
                 loader.next()?.ok_or_else(|| TrainError::Refused("the run has no steps left".into()))?;
             *num_skipped_images += batch.num_skipped;
+            broken_images.append(&mut batch.broken);
             let drawn = timestep_sampler.draw(&batch.timestep_uniforms);
             trace_samples(&batch, &drawn.timesteps);
             if let Some(null_class) = config.model.null_class() {

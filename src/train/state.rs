@@ -4,8 +4,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use admiral_checkpoint::{Checkpoint, Content, Parameter, Role, Saver, TensorTarget, TrainingState, Writer};
+use admiral_checkpoint::{
+    Checkpoint, Content, ImagesRecord, Parameter, Role, Saver, TensorTarget, TrainingState, Writer,
+};
 use admiral_comm::Collective;
+use admiral_data::OnChangedImages;
 use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
@@ -137,6 +140,7 @@ fn content(run: &RunState, writer: &Writer) -> Result<Content, TrainError> {
                 serde_json::to_value(run.timestep_sampler.state())
                     .map_err(|error| TrainError::Bug(error.to_string()))?,
             ),
+            images: Some(run.images.clone()),
         },
         parameters: Arc::new(parameters(run.trainer.memory.specs())),
     })
@@ -221,7 +225,8 @@ pub fn restore(
 /// state or the order of its samples depends on them.
 ///
 /// # Errors
-/// When the checkpoint is of another network, or was trained with another task, global batch, averages or seed.
+/// When the checkpoint is of another network, or was trained with another task, global batch, averages or seed, or on other
+/// images.
 pub fn check_same_run(run: &RunState, checkpoint: &Checkpoint) -> Result<(), TrainError> {
     let (manifest, url) = (checkpoint.manifest(), checkpoint.url());
     let shapes: Vec<(&str, Vec<i64>)> = manifest
@@ -251,8 +256,30 @@ pub fn check_same_run(run: &RunState, checkpoint: &Checkpoint) -> Result<(), Tra
             )));
         }
     }
+    check_same_training_images(run, manifest.training.images.as_ref(), &url)?;
     if Some(manifest.training.next_sample_index) != manifest.training.step.checked_mul(config.training.global_batch) {
         return Err(TrainError::Refused(format!("{url}: its number of samples seen does not fit its step")));
     }
     Ok(())
+}
+
+/// Checks that the images are those of the checkpoint: otherwise the next samples are not those that a run without an
+/// interruption would have.
+fn check_same_training_images(run: &RunState, saved: Option<&ImagesRecord>, url: &str) -> Result<(), TrainError> {
+    let Some(saved) = saved.filter(|saved| **saved != run.images) else { return Ok(()) };
+    let what = if saved.num_images == run.images.num_images {
+        format!("{} images, as now, with other names, classes or order", saved.num_images)
+    } else {
+        format!("{} images, and there are {} now", saved.num_images, run.images.num_images)
+    };
+    match run.config.data.on_changed_images {
+        OnChangedImages::Stop => Err(TrainError::Refused(format!(
+            "{url} was trained on {what}, so that the order of samples changes; give the run its images back, set \
+             data.on_changed_images: accept to go on with these, or start a new run in another run.folder"
+        ))),
+        OnChangedImages::Accept => {
+            tracing::warn!("{url} was trained on {what}; the run goes on with the images that are there now");
+            Ok(())
+        }
+    }
 }

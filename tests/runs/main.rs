@@ -12,6 +12,7 @@ mod stores;
 
 mod data;
 mod evaluate;
+mod images;
 mod interchange;
 mod inversion;
 mod last_release;

@@ -74,6 +74,7 @@ fn write_example(folder: &Path) {
             optimizer_steps: 5000,
             lg_loss_scale: None,
             timestep_sampler: None,
+            images: None,
         },
         parameters: Arc::new(parameters.clone()),
     };

@@ -18,3 +18,4 @@ mod crash_points;
 mod damage;
 mod s3_faults;
 mod save_memory;
+mod shards;

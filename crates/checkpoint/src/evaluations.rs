@@ -134,6 +134,7 @@ mod tests {
                 optimizer_steps: step,
                 lg_loss_scale: None,
                 timestep_sampler: None,
+                images: None,
             },
             parameters: Arc::new(vec![Parameter { name: text("w"), shape: vec![2] }]),
         };

@@ -40,7 +40,8 @@ mod write;
 mod write_probe;
 
 pub use admiral_checkpoints_schema::{
-    Evaluation, EvaluationRecord, FileRecord, Manifest, Parameter, Role, TrainingState, WeightsEvaluation, Writer,
+    Evaluation, EvaluationRecord, FileRecord, ImagesRecord, Manifest, Parameter, Role, TrainingState,
+    WeightsEvaluation, Writer,
 };
 
 pub use attempt::identify;

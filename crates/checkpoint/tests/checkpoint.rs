@@ -121,6 +121,7 @@ fn content(step: u64) -> Content {
             optimizer_steps: step - 1,
             lg_loss_scale: Some(20.0 + 0.001 * step as f64),
             timestep_sampler: Some(serde_json::json!([0.1, 1.0 / 3.0])),
+            images: None,
         },
         parameters: Arc::new(vec![
             parameter("time_embed.0.weight", &[64, 32]),

@@ -124,6 +124,20 @@ impl Container {
         &self.index
     }
 
+    /// Returns a digest of the lengths and checksums of all images; `None` for a tree, whose files are not read to be listed.
+    #[must_use]
+    pub fn checksums_digest(&self) -> Option<[u8; 32]> {
+        if self.index.spans.is_empty() {
+            return None;
+        }
+        let mut digest = Sha256::new();
+        for span in &self.index.spans {
+            digest.update(span.length.to_le_bytes());
+            digest.update(span.crc.to_le_bytes());
+        }
+        Some(digest.finalize().into())
+    }
+
     /// Returns the place of an image for messages.
     #[must_use]
     pub fn shown(&self, item: u64) -> String {

@@ -49,6 +49,12 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
+    /// Returns the kind of container that a file's name tells by its ending.
+    #[must_use]
+    pub fn of_name(file: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.has(file))
+    }
+
     /// Returns whether a file's name ends as those of this kind.
     pub(crate) fn has(self, file: &str) -> bool {
         self.ending()

@@ -50,6 +50,19 @@ pub enum OnBrokenImage {
     Stop,
     /// Use another image instead, count the broken image, and log its name once.
     Skip,
+    /// As skip, and list the broken image in a file of the run.
+    Quarantine,
+}
+
+/// The reaction to images that differ from those of the checkpoint from which a run resumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnChangedImages {
+    /// End the run with a message.
+    #[default]
+    Stop,
+    /// Go on with the images that are there now. The order of samples changes.
+    Accept,
 }
 
 /// A folder on a local disk that keeps images which were read.
@@ -85,8 +98,12 @@ pub struct DataConfig {
     pub random_crop: bool,
     /// Whether to mirror each image with probability 1/2.
     pub random_flip: bool,
-    /// The reaction to an image that cannot be read: stop, or skip (use another image).
+    /// The reaction to an image that cannot be read: stop, skip (use another image), or quarantine (skip, and name the
+    /// image in broken-images.jsonl in the run's folder).
     pub on_broken_image: OnBrokenImage,
+    /// The reaction to images whose number, names or classes differ from those of the checkpoint from which the run
+    /// resumes: stop, or accept (go on with the images that are there now).
+    pub on_changed_images: OnChangedImages,
     /// The number of threads per rank that read images.
     pub num_workers: usize,
     /// The number of batches that are read ahead.
@@ -111,6 +128,7 @@ impl Default for DataConfig {
             random_crop: false,
             random_flip: true,
             on_broken_image: OnBrokenImage::Stop,
+            on_changed_images: OnChangedImages::Stop,
             num_workers: 4,
             prefetch: 8,
             validation_path: None,

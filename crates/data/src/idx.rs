@@ -8,7 +8,7 @@ use flate2::bufread::GzDecoder;
 
 use super::error::DataError;
 use super::pixels::Pixels;
-use super::source::{ImageSource, digest_of};
+use super::source::{ImageSource, digest_of, with_class};
 
 /// The type code of unsigned bytes in the header.
 const UNSIGNED_BYTES: u8 = 0x08;
@@ -74,6 +74,13 @@ impl Idx {
         };
         let num_classes = labels.iter().max().map_or(0, |&largest| largest as usize + 1);
         Ok(Self { path, height, width, channels, images: found.bytes, labels, num_classes })
+    }
+}
+
+impl Idx {
+    fn pixels(&self, item: u64) -> &[u8] {
+        let size = self.height * self.width * self.channels;
+        &self.images[item as usize * size..][..size]
     }
 }
 
@@ -212,6 +219,13 @@ impl ImageSource for Idx {
         format!("{} image {item}", self.path)
     }
 
+    fn entry(&self, item: u64) -> String {
+        let crc = crc32fast::hash(self.pixels(item));
+        let (height, width, channels) = (self.height, self.width, self.channels);
+        let name = format!("image {item} of {height} x {width} x {channels} with CRC-32 {crc:08x}");
+        with_class(name, self.class(item), &[])
+    }
+
     fn class(&self, item: u64) -> Option<i64> {
         self.labels.get(item as usize).map(|&label| i64::from(label))
     }
@@ -221,8 +235,7 @@ impl ImageSource for Idx {
     }
 
     fn fetch(&self, item: u64) -> Result<Fetched, DataError> {
-        let size = self.height * self.width * self.channels;
-        let bytes = self.images[item as usize * size..][..size].to_vec();
+        let bytes = self.pixels(item).to_vec();
         Ok(Pixels { width: self.width, height: self.height, channels: self.channels, bytes }.into())
     }
 }

@@ -6,7 +6,7 @@ use admiral_containers::{Container, Fetched, Index, Labels, shown};
 
 use super::config::ClassSource;
 use super::error::DataError;
-use super::source::{ImageSource, digest_of};
+use super::source::{ImageSource, digest_of, with_class};
 
 /// The images of a container, in the order of their names, which are compared byte by byte.
 #[derive(Debug)]
@@ -117,12 +117,20 @@ impl ImageSource for Indexed {
         digest_of(names(self.container.index()).chain([&classes[..]]))
     }
 
+    fn checksums_digest(&self) -> Option<[u8; 32]> {
+        self.container.checksums_digest()
+    }
+
     fn name(&self, item: u64) -> String {
         self.container.shown(item)
     }
 
     fn path(&self, item: u64) -> Option<&[u8]> {
         Some(self.container.index().name(item))
+    }
+
+    fn entry(&self, item: u64) -> String {
+        with_class(shown(self.container.index().name(item)), self.class(item), &self.class_names)
     }
 
     fn class(&self, item: u64) -> Option<i64> {

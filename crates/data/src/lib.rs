@@ -3,6 +3,7 @@
 //! [`open`] opens the sources of a run. A [`SampleReader`] turns their images into batches of samples. A [`Loader`]
 //! reads batches ahead of training on several threads.
 
+mod broken;
 mod config;
 mod crop;
 mod decode;
@@ -31,7 +32,8 @@ mod test_source;
 mod webp_header;
 mod windows;
 
-pub use config::{CacheConfig, ClassSource, DataConfig, OnBrokenImage, SourceKind};
+pub use broken::BrokenImage;
+pub use config::{CacheConfig, ClassSource, DataConfig, OnBrokenImage, OnChangedImages, SourceKind};
 pub use crop::{Draws, RandomCrop, cut, halve, scale_short_side, square};
 pub use decode::{decode, decode_for};
 pub use decoding::Decoding;

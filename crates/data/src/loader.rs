@@ -1,16 +1,12 @@
 //! Reads batches ahead of training on threads, and returns them in order.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::error::DataError;
-use super::sample::{Batch, SampleReader};
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use super::sample::{Batch, SampleReader, lock};
 
 /// The global sample indices of each batch.
 type BatchIndices = Box<dyn Iterator<Item = Vec<u64>> + Send>;
@@ -42,6 +38,7 @@ struct Shared {
 /// Reads batches ahead on threads, and returns them in order.
 pub struct Loader {
     shared: Arc<Shared>,
+    reader: Arc<SampleReader>,
     threads: Vec<JoinHandle<()>>,
     is_cancelled: Box<dyn Fn() -> bool + Send>,
     /// The longest time that a call of `next` waited for its batch.
@@ -53,6 +50,9 @@ const CANCEL_GRACE: Duration = Duration::from_millis(1500);
 
 /// The most that slow batches add to that.
 const MAX_GRACE: Duration = Duration::from_secs(10);
+
+/// How long a call of [`Loader::next`] waits before it logs which image it waits for, and then between two such messages.
+const MESSAGE_EVERY: Duration = Duration::from_secs(30);
 
 /// How long a dropped loader waits for its threads.
 const DROP_GRACE: Duration = Duration::from_millis(500);
@@ -91,6 +91,7 @@ impl Loader {
         let reader = Arc::new(reader);
         let mut loader = Self {
             shared: Arc::clone(&shared),
+            reader: Arc::clone(&reader),
             threads: Vec::new(),
             is_cancelled: Box::new(|| false),
             longest_wait: Duration::ZERO,
@@ -121,6 +122,7 @@ impl Loader {
     pub fn next(&mut self) -> Result<Option<(Batch, Duration)>, DataError> {
         let start = Instant::now();
         let mut cancelled_at = None;
+        let mut next_message = MESSAGE_EVERY;
         let mut queue = lock(&self.shared.queue);
         loop {
             let number = queue.next_to_return;
@@ -146,6 +148,12 @@ impl Loader {
                 if since.elapsed() > CANCEL_GRACE + self.longest_wait {
                     return Err(DataError::Cancelled);
                 }
+            }
+            if start.elapsed() >= next_message {
+                next_message += MESSAGE_EVERY;
+                let slowest = self.reader.slowest().map(|(name, time)| format!("; {name} since {} s", time.as_secs()));
+                let slowest = slowest.unwrap_or_default();
+                tracing::warn!("waiting for images for {} s{slowest}", start.elapsed().as_secs());
             }
             // Look again soon: neither a thread that panics nor a cancellation notifies.
             let timeout = Duration::from_millis(100);
@@ -275,6 +283,9 @@ mod tests {
         fn name(&self, _: u64) -> String {
             "panicking".into()
         }
+        fn entry(&self, item: u64) -> String {
+            self.name(item)
+        }
         fn class(&self, _: u64) -> Option<i64> {
             panic!("a panic of the test")
         }
@@ -308,6 +319,9 @@ mod tests {
         }
         fn name(&self, _: u64) -> String {
             "hanging".into()
+        }
+        fn entry(&self, item: u64) -> String {
+            self.name(item)
         }
         fn class(&self, item: u64) -> Option<i64> {
             if item == 1 {

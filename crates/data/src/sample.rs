@@ -3,12 +3,14 @@
 //! A sample consists of an image, its crop and flip, its noise and its timestep. It is a function of the seed and the
 //! global sample index. It does not depend on the rank, the thread or the time at which it is made.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use admiral_random::{Permutation, Philox, Stream};
 
+use super::broken::BrokenImage;
 use super::config::OnBrokenImage;
 use super::crop::{Draws, square};
 use super::decoding::Decoding;
@@ -55,6 +57,12 @@ pub struct Batch {
     pub classes: Vec<i64>,
     /// The number of images that could not be decoded and were replaced.
     pub num_skipped: u64,
+    /// Those of them that this reader met for the first time, if broken images are listed.
+    pub broken: Vec<BrokenImage>,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Reads samples from a source of images.
@@ -64,13 +72,15 @@ pub struct SampleReader {
     spec: SampleSpec,
     /// The broken images that are already logged.
     reported: Mutex<HashSet<u64>>,
+    /// The images that threads are reading, by the index of the sample, and since when.
+    reading: Mutex<BTreeMap<u64, (u64, Instant)>>,
 }
 
 impl SampleReader {
     /// Returns a reader of `source`.
     #[must_use]
     pub fn new(source: Arc<dyn ImageSource>, spec: SampleSpec) -> Self {
-        Self { source, spec, reported: Mutex::default() }
+        Self { source, spec, reported: Mutex::default(), reading: Mutex::default() }
     }
 
     /// Returns the samples with these global indices.
@@ -81,42 +91,57 @@ impl SampleReader {
         let values = self.spec.channels * self.spec.size * self.spec.size;
         let mut batch = Batch {
             images: Vec::with_capacity(values * indices.len()),
-            noise: vec![0.0; values * indices.len()],
+            noise: Vec::new(),
             timestep_uniforms: Vec::with_capacity(indices.len()),
             classes: Vec::new(),
             num_skipped: 0,
+            broken: Vec::new(),
             indices: Vec::new(),
         };
-        for (&index, noise) in indices.iter().zip(batch.noise.chunks_exact_mut(values)) {
-            let (item, skipped) = self.read_image(index, &mut batch.images)?;
-            batch.num_skipped += skipped;
+        let mut noise = vec![0.0; values * indices.len()];
+        for (&index, noise) in indices.iter().zip(noise.chunks_exact_mut(values)) {
+            let item = self.read_image(index, &mut batch)?;
             batch.classes.extend(self.source.class(item));
             batch.timestep_uniforms.push(Philox::new(self.spec.seed, Stream::Timestep, index).uniform());
             Philox::new(self.spec.seed, Stream::Noise, index).fill_normal(noise);
         }
         batch.indices = indices;
+        batch.noise = noise;
         Ok(batch)
     }
 
-    /// Appends the image of the sample `index` to `images`. Returns its item in the source and the number of broken
-    /// images that it replaces.
-    fn read_image(&self, index: u64, images: &mut Vec<f32>) -> Result<(u64, u64), DataError> {
+    /// Returns the name of the image that a thread has been reading for the longest time, and that time.
+    pub fn slowest(&self) -> Option<(String, Duration)> {
+        let (item, since) = lock(&self.reading).values().min_by_key(|(_, since)| *since).copied()?;
+        Some((self.source.name(item), since.elapsed()))
+    }
+
+    /// Appends the image of the sample `index` to a batch, and counts the broken images that it replaces. Returns its item
+    /// in the source.
+    fn read_image(&self, index: u64, batch: &mut Batch) -> Result<u64, DataError> {
         let num_images = self.source.num_images();
         let order = Permutation::new(self.spec.seed, index / num_images, num_images);
         let mut item = order.at(index % num_images);
         let mut replacements = Philox::new(self.spec.seed, Stream::Replacement, index);
         for attempt in 0..MAX_BROKEN_IN_A_ROW {
-            match self.load_square(item, index) {
+            lock(&self.reading).insert(index, (item, Instant::now()));
+            let loaded = self.load_square(item, index);
+            lock(&self.reading).remove(&index);
+            match loaded {
                 Ok(image) => {
-                    image.append_planes(images);
-                    return Ok((item, attempt));
+                    image.append_planes(&mut batch.images);
+                    return Ok(item);
                 }
                 // Another image must not stand in for one that is whole.
                 Err(error) if error.may_pass() => return Err(error),
                 Err(error) if self.spec.on_broken_image == OnBrokenImage::Stop => return Err(error),
                 Err(error) => {
-                    if self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(item) {
+                    batch.num_skipped += 1;
+                    if lock(&self.reported).insert(item) {
                         tracing::warn!("skipping an image: {error}");
+                        if self.spec.on_broken_image == OnBrokenImage::Quarantine {
+                            batch.broken.push(BrokenImage::of(&*self.source, item, error.to_string()));
+                        }
                     }
                     if let (DataError::Broken { path, reason }, true) = (error, attempt + 1 == MAX_BROKEN_IN_A_ROW) {
                         return Err(DataError::AllBroken { attempts: MAX_BROKEN_IN_A_ROW, path, reason });
@@ -199,6 +224,18 @@ mod tests {
     use crate::test_source::{reader, spec};
 
     #[test]
+    fn quarantined_images_are_described_once() {
+        let indices: Vec<u64> = (0..10).collect();
+        let reader = reader(&[4], OnBrokenImage::Quarantine);
+        let first = reader.read(indices.clone()).unwrap();
+        assert_eq!(first.num_skipped, reader.read(indices.clone()).unwrap().num_skipped);
+        let [broken] = &first.broken[..] else { panic!("{:?}", first.broken) };
+        assert_eq!((broken.image.as_str(), &broken.sha256), ("image 4", &None));
+        assert!(broken.reason.contains("damaged"), "{broken:?}");
+        assert_eq!(reader.read((10..20).collect()).unwrap().broken, []);
+    }
+
+    #[test]
     fn broken_images_are_errors_or_are_replaced_and_counted() {
         let indices: Vec<u64> = (0..10).collect();
         let error = reader(&[4], OnBrokenImage::Stop).read(indices.clone()).unwrap_err();
@@ -228,6 +265,9 @@ mod tests {
         }
         fn name(&self, _: u64) -> String {
             "small".into()
+        }
+        fn entry(&self, item: u64) -> String {
+            self.name(item)
         }
         fn class(&self, _: u64) -> Option<i64> {
             None
@@ -270,6 +310,9 @@ mod tests {
         }
         fn name(&self, _: u64) -> String {
             "unusable".into()
+        }
+        fn entry(&self, item: u64) -> String {
+            self.name(item)
         }
         fn class(&self, _: u64) -> Option<i64> {
             None

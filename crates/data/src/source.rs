@@ -28,6 +28,11 @@ pub trait ImageSource: Debug + Send + Sync {
     /// equal number the same images in the same way.
     fn digest(&self) -> [u8; 32];
 
+    /// Returns a digest of the bytes of all images, if it is known without reading them.
+    fn checksums_digest(&self) -> Option<[u8; 32]> {
+        None
+    }
+
     /// Returns the name of the image `item` for messages.
     fn name(&self, item: u64) -> String;
 
@@ -36,6 +41,10 @@ pub trait ImageSource: Debug + Send + Sync {
     fn path(&self, _item: u64) -> Option<&[u8]> {
         None
     }
+
+    /// Returns what tells the image `item` from others, without the place of the source: its name or number, and its class.
+    /// Sources with equal digests have equal entries.
+    fn entry(&self, item: u64) -> String;
 
     /// Returns the class of the image `item`, or `None` if the images have no classes.
     fn class(&self, item: u64) -> Option<i64>;
@@ -84,6 +93,15 @@ pub(crate) fn digest_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 3
     digest.finalize().into()
 }
 
+/// Returns the entry of an image with its class: `name, class 3 "cat"`.
+pub(crate) fn with_class(name: String, class: Option<i64>, names: &[String]) -> String {
+    let Some(class) = class else { return name };
+    match usize::try_from(class).ok().and_then(|class| names.get(class)) {
+        Some(class_name) => format!("{name}, class {class} {class_name:?}"),
+        None => format!("{name}, class {class}"),
+    }
+}
+
 /// A source whose classes have the numbers of another source's classes of the same names.
 #[derive(Debug)]
 pub(crate) struct Renumbered {
@@ -129,6 +147,10 @@ impl ImageSource for Renumbered {
 
     fn path(&self, item: u64) -> Option<&[u8]> {
         self.source.path(item)
+    }
+
+    fn entry(&self, item: u64) -> String {
+        with_class(self.source.entry(item), self.class(item), &self.names)
     }
 
     fn class(&self, item: u64) -> Option<i64> {
@@ -183,6 +205,10 @@ impl ImageSource for Subset {
 
     fn path(&self, item: u64) -> Option<&[u8]> {
         self.source.path(self.items[item as usize])
+    }
+
+    fn entry(&self, item: u64) -> String {
+        self.source.entry(self.items[item as usize])
     }
 
     fn class(&self, item: u64) -> Option<i64> {

@@ -31,6 +31,9 @@ impl ImageSource for Numbers {
     fn name(&self, item: u64) -> String {
         format!("image {item}")
     }
+    fn entry(&self, item: u64) -> String {
+        self.name(item)
+    }
     fn class(&self, item: u64) -> Option<i64> {
         Some(item as i64)
     }

@@ -1,10 +1,11 @@
-//! Sets of images: an npz file, the output of a sampling job, a folder of pictures, or an IDX file.
+//! Sets of images: an npz file, the output of a sampling job, pictures in folders or containers, or an IDX file.
 
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use admiral_data::{ClassSource, DataConfig, Draws, ImageSource, SourceKind, load_square, load_whole};
+use admiral_containers::Kind;
+use admiral_data::{ClassSource, DataConfig, DataError, Draws, ImageSource, SourceKind, load_square, load_whole};
 use admiral_samples::Images;
 use admiral_storage::{StoreOptions, hex};
 use rayon::prelude::*;
@@ -40,31 +41,38 @@ pub struct PictureShape {
 }
 
 impl ImageSet {
-    /// Opens the images at a location: an npz file, a sampling job (a folder or a bucket's URL), a folder of pictures, or an
-    /// IDX file, gzipped or not. The classes of pictures in a folder are the names of the folders that hold them; those of
-    /// an IDX file are not known. `pictures` only applies to folders of pictures and IDX files.
+    /// Opens the images at a location: an npz file, a sampling job (a folder or a bucket's URL), pictures in folders or
+    /// containers such as tar shards (in a local folder or a bucket), or an IDX file, gzipped or not. The classes of pictures
+    /// are the labels in the container, else the names of the folders that hold them; those of an IDX file are not known.
+    /// `pictures` only applies to pictures and IDX files.
     ///
     /// # Errors
     /// [`Error::Samples`], [`Error::Data`] if they cannot be read; [`Error::Refused`] if there are none, or a picture size is
     /// asked of images that already have one.
     pub fn open(location: &str, pictures: PictureShape, options: &StoreOptions) -> Result<Self, Error> {
         let path = Path::new(location);
-        let is_samples = location.contains("://")
-            || path.extension().is_some_and(|end| end == "npz")
-            || path.join("job.json").exists();
-        if !is_samples {
-            let source = if path.is_file() { SourceKind::Idx } else { SourceKind::Folder };
-            let open = |classes| {
-                let data = DataConfig { source, path: location.to_owned(), classes, ..DataConfig::default() };
-                // Without validation images, the seed is not used.
-                admiral_data::open(&data, 0, options)
-            };
-            // Pictures that lie directly in the folder have no classes.
-            let with_classes = if path.is_file() { None } else { open(ClassSource::Folder).ok() };
-            let sources = with_classes.map_or_else(|| open(ClassSource::None), Ok)?;
-            return Self::of_source(location, sources.train, pictures);
-        }
-        let images = Images::open(location, options)?;
+        let is_npz = path.extension().is_some_and(|end| end == "npz") && !location.contains("://");
+        let images = if is_npz || path.join("job.json").exists() {
+            Images::open(location, options)?
+        } else if location.contains("://") {
+            match Images::open(location, options) {
+                Ok(images) => images,
+                Err(no_job @ admiral_samples::Error::NotFound { .. }) => {
+                    let source = open_pictures(location, SourceKind::Auto, options);
+                    // Without any image, the more general message says what was looked for.
+                    let source = source.map_err(|error| match error {
+                        DataError::Empty { .. } => Error::from(no_job),
+                        other => other.into(),
+                    });
+                    return Self::of_source(location, source?, pictures);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        } else {
+            let is_idx = path.is_file() && Kind::of_name(location).is_none();
+            let kind = if is_idx { SourceKind::Idx } else { SourceKind::Auto };
+            return Self::of_source(location, open_pictures(location, kind, options)?, pictures);
+        };
         let (shape, num) = (images.shape(), images.num());
         if num == 0 {
             return Err(Error::Refused(format!("{location} has no images")));
@@ -139,11 +147,14 @@ impl ImageSet {
         }
     }
 
-    /// Returns a text that changes when pictures are changed under the same names: the digest of the place, length and time
-    /// of change of each file. Other images need none.
+    /// Returns a text that changes when pictures are changed under the same names: the digest of their checksums, or of the
+    /// place, length and time of change of each file. Other images need none.
     #[must_use]
     pub fn stamp(&self) -> String {
         let Content::Pictures { source, .. } = &self.content else { return String::new() };
+        if let Some(digest) = source.checksums_digest() {
+            return hex(digest);
+        }
         let mut hash = Sha256::new();
         for image in 0..self.num {
             let name = source.name(image);
@@ -228,6 +239,30 @@ impl ImageSet {
     }
 }
 
+/// Opens pictures. Their classes are the labels in the container, else the names of their folders, else there are none.
+fn open_pictures(
+    location: &str,
+    source: SourceKind,
+    options: &StoreOptions,
+) -> Result<Arc<dyn ImageSource>, DataError> {
+    let open = |classes| {
+        let data = DataConfig { source, path: location.to_owned(), classes, ..DataConfig::default() };
+        // Without validation images, the seed is not used.
+        Ok(admiral_data::open(&data, 0, options)?.train)
+    };
+    if source == SourceKind::Idx {
+        return open(ClassSource::None);
+    }
+    for classes in [ClassSource::Container, ClassSource::Folder] {
+        match open(classes) {
+            // The images lack such classes, or nothing can be read at all, as the last call says.
+            Err(DataError::Malformed { .. }) => {}
+            result => return result,
+        }
+    }
+    open(ClassSource::None)
+}
+
 /// The bytes of pixels that are in memory at once.
 const BYTES_AT_ONCE: usize = 1 << 26;
 
@@ -248,6 +283,35 @@ mod tests {
         155, 85, 0, 0, 0, 10, 73, 68, 65, 84, 120, 156, 99, 104, 0, 0, 0, 130, 0, 129, 221, 67, 106, 244, 0, 0, 0, 0,
         73, 69, 78, 68, 174, 66, 96, 130,
     ];
+
+    #[test]
+    fn pictures_in_shards_have_the_labels_and_a_stamp_that_tells_their_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.tar");
+        let write = |members: &[(&str, &[u8])]| {
+            let mut builder = tar::Builder::new(std::fs::File::create(&path).unwrap());
+            for (name, bytes) in members {
+                let mut header = tar::Header::new_ustar();
+                header.set_size(bytes.len() as u64);
+                builder.append_data(&mut header, name, *bytes).unwrap();
+            }
+            builder.finish().unwrap();
+        };
+        let shape = PictureShape { size: Some(1), channels: 3 };
+        let open = |path: &Path| ImageSet::open(path.to_str().unwrap(), shape, &StoreOptions::default());
+        write(&[("1.png", PNG), ("1.cls", b"4"), ("2.png", PNG), ("2.cls", b"2")]);
+        let stamp = open(&path).unwrap().stamp();
+        for place in [&path, folder.path()] {
+            let mut images = open(place).unwrap();
+            assert_eq!((images.num(), images.labels().unwrap(), images.stamp()), (2, Some(vec![4, 2]), stamp.clone()));
+            assert_eq!(images.read(0..2).unwrap().len(), 6);
+        }
+        let mut other = PNG.to_vec();
+        // A comment after the end of the picture.
+        other.push(0);
+        write(&[("1.png", &other), ("1.cls", b"4"), ("2.png", PNG), ("2.cls", b"2")]);
+        assert_ne!(open(&path).unwrap().stamp(), stamp);
+    }
 
     #[test]
     fn pictures_lie_in_a_folder_or_in_folders_of_classes() {

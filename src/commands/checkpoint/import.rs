@@ -185,6 +185,7 @@ fn content(model: &Model, parameters: Vec<Parameter>) -> Result<Content, ToolErr
             optimizer_steps: 0,
             lg_loss_scale: is_scaled.then(|| config.precision.effective_initial_lg_loss_scale(config.task)),
             timestep_sampler: None,
+            images: None,
         },
         parameters: Arc::new(parameters),
     })

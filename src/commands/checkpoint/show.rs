@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use admiral_checkpoint::{Manifest, find_checkpoint};
+use admiral_checkpoint::{ImagesRecord, Manifest, find_checkpoint};
 use admiral_storage::CloudSettings;
 use clap::Args;
 use serde_json::{Value, json};
@@ -61,12 +61,17 @@ pub(super) fn run(options: &ShowOptions, clouds: &CloudSettings) -> Result<(), T
     }
 }
 
+fn images(images: &ImagesRecord) -> String {
+    format!("{}, SHA-256 of names and classes {}", images.num_images, &images.sha256)
+}
+
 fn as_text(url: &str, manifest: &Manifest) -> String {
     let training = &manifest.training;
     let mut rows = vec![
         ("task", manifest.task.clone()),
         ("step", training.step.to_string()),
         ("samples seen", training.next_sample_index.to_string()),
+        ("images", training.images.as_ref().map_or_else(|| "unknown".into(), images)),
         ("optimizer steps", training.optimizer_steps.to_string()),
         ("loss scale", training.lg_loss_scale.map_or_else(|| "none".into(), |lg| format!("2^{lg:.3}"))),
         ("timestep sampler", sampler(training.timestep_sampler.as_ref())),
