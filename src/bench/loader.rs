@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use admiral_containers::Fetched;
 use admiral_data::{Decoding, Loader, SampleReader};
 use admiral_storage::StoreOptions;
 use clap::Args;
@@ -74,8 +75,10 @@ pub fn run(config: &RunConfig, options: &LoaderBenchOptions, stores: &StoreOptio
         write_squares(&*source, config, path)?;
     }
     let mut stages = Vec::new();
-    for decoding in [Decoding::Exact, Decoding::Fast] {
-        stages.extend(Stages::measure(&*source, config, decoding, options.images, options.rounds)?);
+    if matches!(source.fetch(0)?, Fetched::File(_)) {
+        for decoding in [Decoding::Exact, Decoding::Fast] {
+            stages.push(Stages::measure(&*source, config, decoding, options.images, options.rounds)?);
+        }
     }
     print_as(&Report { threads: all, stages }, options.json, |report| {
         print(&report.threads, options);

@@ -20,7 +20,7 @@ const STAGES: [&str; 6] = ["fetch", "decode", "halve", "cut", "planes", "noise"]
 
 /// The time of each stage for an image, on one thread.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Stages {
+pub(crate) struct Stages {
     decoding: Decoding,
     /// The names of the stages.
     names: [&'static str; STAGES.len()],
@@ -33,20 +33,17 @@ pub(super) struct Stages {
 }
 
 impl Stages {
-    /// Measures `images` images in each of `rounds` rounds, after one round of warm-up. `None` if the images are not files.
+    /// Measures `images` images in each of `rounds` rounds, after one round of warm-up.
     ///
     /// # Errors
     /// When an image cannot be read.
-    pub(super) fn measure(
+    pub(crate) fn measure(
         source: &dyn ImageSource,
         config: &RunConfig,
         decoding: Decoding,
         images: u64,
         rounds: u64,
-    ) -> Result<Option<Self>, TrainError> {
-        if !matches!(source.fetch(0)?, Fetched::File(_)) {
-            return Ok(None);
-        }
+    ) -> Result<Self, TrainError> {
         let mut rows = Vec::new();
         let mut sample = Sample::default();
         for _ in 0..=rounds {
@@ -64,11 +61,16 @@ impl Stages {
             let sums = rows.iter().map(|row| row[..STAGES.len() - left_out].iter().sum::<f64>());
             1.0 / Spread::of(sums).median
         };
-        Ok(Some(Self { decoding, names: STAGES, seconds, with_noise: rate(0), without_noise: rate(1) }))
+        Ok(Self { decoding, names: STAGES, seconds, with_noise: rate(0), without_noise: rate(1) })
+    }
+
+    /// Returns the median of the seconds of processor time for an image, of the stage with this name.
+    pub(crate) fn seconds_of(&self, name: &str) -> f64 {
+        self.names.iter().zip(&self.seconds).find_map(|(other, &time)| (*other == name).then_some(time)).unwrap_or(0.0)
     }
 
     /// Prints the time of each stage.
-    pub(super) fn print(&self) {
+    pub(crate) fn print(&self) {
         let stages = self.names.iter().zip(&self.seconds);
         let stages: Vec<String> = stages.map(|(name, seconds)| format!("{name} {:.3}", seconds * 1e3)).collect();
         let name = match self.decoding {
@@ -127,9 +129,13 @@ impl Sample {
             }
             last = now;
         };
-        let Fetched::File(bytes) = source.fetch(item)? else { return Err(broken("it is no image file".into())) };
+        let fetched = source.fetch(item)?;
         end_stage();
-        let image: Pixels = decode_for(&bytes, size, decoding).map_err(broken)?.with_channels(channels);
+        let image: Pixels = match fetched {
+            Fetched::File(bytes) => decode_for(&bytes, size, decoding).map_err(broken)?,
+            Fetched::Pixels { height, width, channels, bytes } => Pixels { height, width, channels, bytes },
+        };
+        let image = image.with_channels(channels);
         end_stage();
         let halved = halve(&image, size);
         end_stage();

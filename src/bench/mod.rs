@@ -6,7 +6,7 @@ pub mod checkpoint;
 pub mod evaluate;
 mod evaluate_metrics;
 pub mod loader;
-mod loader_stages;
+pub(crate) mod loader_stages;
 pub mod ops;
 mod output;
 mod roofline;

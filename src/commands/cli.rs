@@ -11,6 +11,7 @@ use crate::gpus::Gpus;
 use super::bench::{self, BenchCommand};
 use super::checkpoint::{self, CheckpointCommand, Outcome};
 use super::config::{self, ConfigArguments, ConfigCommand};
+use super::data::{self, DataCommand};
 use super::encode::{self, EncodeOptions};
 use super::evaluate::{self, EvaluateArguments};
 use super::interpolate::{self, InterpolateOptions};
@@ -48,6 +49,9 @@ enum Command {
     /// List, show, verify, compare, delete, import and export checkpoints
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
+    /// Pack images into shards, show what a data set holds, find what limits loading
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Print configurations
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -94,6 +98,7 @@ impl Cli {
                 Ok(Outcome::Done) => ExitCode::Finished,
                 Err(error) => alone(Err((error.exit_code(), error.into()))),
             },
+            Command::Data(command) => alone(data::run(&command, environment)),
             Command::Config(command) => alone(config::run(&command)),
             Command::Flops(arguments) => alone(flops::run(&arguments)),
             Command::Plan(options) => alone(plan::run(&options)),

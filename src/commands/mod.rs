@@ -5,6 +5,7 @@ mod checkpoint;
 mod cli;
 mod compute;
 mod config;
+mod data;
 mod device;
 mod encode;
 mod evaluate;

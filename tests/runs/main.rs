@@ -10,6 +10,7 @@ mod s3;
 #[path = "../support/stores.rs"]
 mod stores;
 
+mod data;
 mod evaluate;
 mod images;
 mod interchange;

@@ -1,6 +1,6 @@
 //! What a data set consists of: its classes, and the sizes and colours of a sample of its images.
 
-use admiral_data::{DataError, ImageSource, load_whole};
+use admiral_data::{DataError, ImageSource, class_sizes, load_whole, spaced_items};
 
 /// What a data set consists of.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -51,20 +51,13 @@ pub fn survey(source: &dyn ImageSource, sample: u64) -> Result<Pictures, DataErr
     let count = source.num_images();
     let mut pictures = Pictures {
         count,
-        class_sizes: vec![0; source.num_classes()],
+        class_sizes: class_sizes(source),
         class_names: source.class_names().to_vec(),
         is_padded: source.is_padded(),
         ..Pictures::default()
     };
-    for class in (0..count).filter_map(|item| usize::try_from(source.class(item)?).ok()) {
-        if let Some(size) = pictures.class_sizes.get_mut(class) {
-            *size += 1;
-        }
-    }
-    let sample = sample.clamp(1, count);
     let mut last = None;
-    for index in 0..sample {
-        let item = (u128::from(index) * u128::from(count) / u128::from(sample)) as u64;
+    for item in spaced_items(count, sample) {
         match load_whole(source, item, 3) {
             Ok(image) => {
                 pictures.short_sides.push(image.short_side() as u64);
@@ -79,7 +72,7 @@ pub fn survey(source: &dyn ImageSource, sample: u64) -> Result<Pictures, DataErr
         }
     }
     if let (true, Some((path, reason))) = (pictures.short_sides.is_empty(), last) {
-        return Err(DataError::AllBroken { attempts: sample, path, reason });
+        return Err(DataError::AllBroken { attempts: pictures.broken.len() as u64, path, reason });
     }
     pictures.short_sides.sort_unstable();
     Ok(pictures)

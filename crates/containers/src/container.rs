@@ -96,7 +96,7 @@ impl Container {
                 Root::Store(store) => (tree::list_store(&store)?, Files::Store(store)),
             };
             if index.num_images() == 0 {
-                return Err(Error::Empty { path: text, what: "jpg, jpeg, png, webp or gif file".into() });
+                return Err(Error::Empty { path: text, what: "jpg, jpeg, png, webp, gif, ppm or pgm file".into() });
             }
             return Ok(Self { text, index, files });
         }

@@ -75,6 +75,9 @@ pub struct Found {
     pub encoding: Encoding,
     /// The label, if the container has one for the image.
     pub label: Option<Label>,
+    /// Whether the name is that of the image from which this one was packed. Packed images may have equal names, like the
+    /// images of several shards. They are in the order of their offsets.
+    pub is_packed: bool,
 }
 
 /// The labels of all images.
@@ -130,7 +133,7 @@ impl Index {
         });
         for pair in all.windows(2) {
             let ((shard, one), (other_shard, other)) = (&pair[0], &pair[1]);
-            if shard == other_shard && one.name == other.name {
+            if shard == other_shard && one.name == other.name && !(one.is_packed && other.is_packed) {
                 return Err(Error::malformed(
                     format!("{place}, file {}", shard_name(*shard)),
                     format!(
@@ -252,7 +255,7 @@ mod tests {
     use super::*;
 
     fn found(name: &str, label: Option<Label>) -> Found {
-        Found { name: name.into(), offset: 0, length: 1, crc: 2, encoding: Encoding::File, label }
+        Found { name: name.into(), offset: 0, length: 1, crc: 2, encoding: Encoding::File, label, is_packed: false }
     }
 
     fn shards(num: usize) -> Vec<Shard> {
@@ -290,5 +293,9 @@ mod tests {
         let error = Index::new(Kind::Tar, shards(1), vec![vec![found("a", None), found("a", None)]], "x").unwrap_err();
         assert!(error.to_string().contains("0.tar: two images have the name a"), "{error}");
         assert!(matches!(Index::new(Kind::Tar, shards(1), vec![vec![]], "x"), Err(Error::Empty { .. })));
+        // Images that were packed from several shards may have the same name.
+        let packed = |offset| Found { offset, is_packed: true, ..found("a", None) };
+        let index = Index::new(Kind::Tar, shards(1), vec![vec![packed(5), packed(2)]], "x").unwrap();
+        assert_eq!(index.spans.iter().map(|span| span.offset).collect::<Vec<_>>(), [2, 5]);
     }
 }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::index::{Encoding, Index, Labels, Shard, Span};
 use crate::kind::Kind;
 
-const FIRST_LINE: &[u8] = b"admiral index 1\n";
+const FIRST_LINE: &[u8] = b"admiral index 2\n";
 const DIGEST_BYTES: usize = 32;
 
 #[derive(Serialize, Deserialize)]
@@ -169,6 +169,7 @@ mod tests {
             crc: 5,
             encoding,
             label: Some(Label::Name(label.into())),
+            is_packed: false,
         };
         let shards = vec![Shard { name: "a.tar".into(), length: 1 << 40, version: "7".into() }];
         let found = vec![vec![

@@ -29,3 +29,4 @@ pub use files::{ReadError, may_pass, read, retry};
 pub use index::{Encoding, Found, Index, Label, Labels, Shard};
 pub use kind::Kind;
 pub use names::{is_hidden, is_image_name, shown};
+pub use tar::PACKED_FROM;

@@ -1,7 +1,7 @@
 //! Names of images: bytes, which need not be UTF-8.
 
 /// The endings of the names of image files, in the order in which they are preferred among the files of a sample.
-pub(crate) const IMAGE_ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
+pub(crate) const IMAGE_ENDINGS: [&str; 7] = ["jpg", "jpeg", "png", "webp", "gif", "ppm", "pgm"];
 
 /// Returns the last part of a path.
 pub(crate) fn file_name(path: &[u8]) -> &[u8] {
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn images_and_hidden_files_are_known_by_their_names() {
-        for name in ["a/b.JPG", "b.jpeg", "x.y.png", "c.webp", "d.gif"] {
+        for name in ["a/b.JPG", "b.jpeg", "x.y.png", "c.webp", "d.gif", "e.ppm", "f.PGM"] {
             assert!(is_image_name(name.as_bytes()), "{name}");
         }
         for name in ["a.png/b", "jpg", "a.txt", ""] {

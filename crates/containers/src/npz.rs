@@ -67,6 +67,7 @@ pub(crate) fn find(blob: &Arc<Blob>) -> Result<Vec<Found>, Error> {
                 crc: crc32fast::hash(image),
                 encoding,
                 label,
+                is_packed: false,
             });
         }
     }

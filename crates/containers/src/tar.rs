@@ -2,7 +2,8 @@
 //!
 //! Members are grouped into samples as WebDataset does: consecutive members whose paths are equal up to the first dot of
 //! the file's name belong together. The label of a sample is its member `.cls`, a number or a name, or the value of
-//! `label`, `cls` or `class` in its member `.json`. A member that is a tar file itself, as in ImageNet's archive of
+//! `label`, `cls` or `class` in its member `.json`. If that has a value [`PACKED_FROM`], the image was packed from another
+//! container: the value is its name, and the value of `class` the name of its class, even if it looks like a number. A member that is a tar file itself, as in ImageNet's archive of
 //! archives, is read too; its images have its name as a folder.
 
 use std::io::Read;
@@ -13,6 +14,10 @@ use crate::blob::{Blob, crc_of};
 use crate::error::Error;
 use crate::index::{Encoding, Found, Label};
 use crate::names::{file_name, image_ending, is_hidden, is_image_name, shown, without_dot};
+
+/// The field of a member `.json` that is the name of the image in the container from which it was packed: a text, or the
+/// numbers of its bytes if it is not UTF-8.
+pub const PACKED_FROM: &str = "packed_from";
 
 /// The longest member that is read for a label, in bytes.
 const MAX_LABEL_BYTES: u64 = 1 << 20;
@@ -140,6 +145,7 @@ struct Group {
     key: Vec<u8>,
     images: Vec<Member>,
     label: Option<Label>,
+    packed_from: Option<Vec<u8>>,
 }
 
 impl Samples {
@@ -152,15 +158,16 @@ impl Samples {
             self.group.images.push(member);
         } else if member.is_label() {
             let is_cls = member.parts().1.eq_ignore_ascii_case(b"cls");
-            let label = if is_cls { label_of_cls(&member.content) } else { label_of_json(&member.content) };
-            let label = label.map_err(|reason| {
+            let described = if is_cls { described_by_cls(&member.content) } else { described_by_json(&member.content) };
+            let described = described.map_err(|reason| {
                 let place = format!("{}, member {} at byte {}", self.path, shown(&member.name), member.offset);
                 Error::malformed(place, reason)
             })?;
             // The member .cls counts more than the member .json, whichever comes first.
             if is_cls || self.group.label.is_none() {
-                self.group.label = label;
+                self.group.label = described.label;
             }
+            self.group.packed_from = self.group.packed_from.take().or(described.packed_from);
         }
         Ok(())
     }
@@ -168,7 +175,7 @@ impl Samples {
     /// Ends the current sample. One of its images is taken: the one whose ending comes first in the list of endings, and
     /// has no other dot before it. Without such an image, the members are files of their own with dots in their names.
     fn end_group(&mut self) {
-        let Group { images, label, .. } = std::mem::take(&mut self.group);
+        let Group { images, label, packed_from, .. } = std::mem::take(&mut self.group);
         let rank = |member: &Member| image_ending(member.parts().1);
         let plain = (0..images.len()).filter(|&index| rank(&images[index]).is_some()).min_by_key(|&i| rank(&images[i]));
         let is_taken = |index: usize| plain.is_none_or(|plain| plain == index);
@@ -177,18 +184,27 @@ impl Samples {
         {
             // The length was checked when the member was read.
             let length = u32::try_from(length).unwrap_or(u32::MAX);
-            self.found.push(Found { name, offset, length, crc, encoding: Encoding::File, label: label.clone() });
+            let (is_packed, encoding) = (packed_from.is_some(), Encoding::File);
+            let name = packed_from.clone().unwrap_or(name);
+            self.found.push(Found { name, offset, length, crc, encoding, label: label.clone(), is_packed });
         }
     }
 }
 
+/// What a member says about the image of its sample.
+#[derive(Debug, Default)]
+struct Described {
+    label: Option<Label>,
+    packed_from: Option<Vec<u8>>,
+}
+
 /// Returns the label in a member `.cls`: a number, or a name.
-fn label_of_cls(content: &[u8]) -> Result<Option<Label>, String> {
+fn described_by_cls(content: &[u8]) -> Result<Described, String> {
     let text = content.trim_ascii();
     if text.is_empty() {
         return Err("the label is empty; write the number or the name of a class".into());
     }
-    Ok(Some(label(text)))
+    Ok(Described { label: Some(label(text)), packed_from: None })
 }
 
 /// Returns the label of a text: a number if it is one.
@@ -197,11 +213,23 @@ pub(crate) fn label(text: &[u8]) -> Label {
     number.map_or_else(|| Label::Name(text.to_vec()), Label::Number)
 }
 
-/// Returns the label in a member `.json`, if it has one.
-fn label_of_json(content: &[u8]) -> Result<Option<Label>, String> {
+/// Returns the label in a member `.json`, and the name of the image from which it was packed, if it has them.
+fn described_by_json(content: &[u8]) -> Result<Described, String> {
     let value: serde_json::Value =
         serde_json::from_slice(content).map_err(|error| format!("it is no JSON: {error}"))?;
-    let Some(found) = ["label", "cls", "class"].iter().find_map(|key| value.get(key)) else { return Ok(None) };
+    if let Some(name) = value.get(PACKED_FROM) {
+        let label = match (value.get("class"), value.get("label")) {
+            (Some(serde_json::Value::String(name)), _) => Some(Label::Name(name.clone().into_bytes())),
+            (_, Some(label)) => label_of_json(label)?,
+            _ => None,
+        };
+        return Ok(Described { label, packed_from: Some(packed_name(name)?) });
+    }
+    let label = ["label", "cls", "class"].iter().find_map(|key| value.get(key));
+    Ok(Described { label: label.map(label_of_json).transpose()?.flatten(), packed_from: None })
+}
+
+fn label_of_json(found: &serde_json::Value) -> Result<Option<Label>, String> {
     match found {
         serde_json::Value::String(text) if !text.is_empty() => Ok(Some(label(text.as_bytes()))),
         serde_json::Value::Number(number) => match number.as_u64().and_then(|number| u32::try_from(number).ok()) {
@@ -211,6 +239,18 @@ fn label_of_json(content: &[u8]) -> Result<Option<Label>, String> {
         serde_json::Value::Null => Ok(None),
         other => Err(format!("the label {other} is neither a number nor a name")),
     }
+}
+
+/// Returns the name in the value of [`PACKED_FROM`].
+fn packed_name(value: &serde_json::Value) -> Result<Vec<u8>, String> {
+    let byte = |value: &serde_json::Value| value.as_u64().and_then(|byte| u8::try_from(byte).ok());
+    let name = match value {
+        serde_json::Value::String(name) => Some(name.clone().into_bytes()),
+        serde_json::Value::Array(bytes) => bytes.iter().map(byte).collect(),
+        _ => None,
+    };
+    name.filter(|name| !name.is_empty())
+        .ok_or_else(|| format!("its {PACKED_FROM} {value} is neither a name nor the bytes of one"))
 }
 
 #[cfg(test)]
@@ -278,6 +318,31 @@ mod tests {
         assert_eq!(names(&found), ["n02/b_1.JPEG", "n02/b_2.JPEG", "n01/a_1.JPEG"]);
         let content = |found: &Found| &bytes[found.offset as usize..found.offset as usize + found.length as usize];
         assert_eq!([content(&found[0]), content(&found[1]), content(&found[2])], [&b"1"[..], b"22", b"333"]);
+    }
+
+    #[test]
+    fn packed_images_have_the_names_and_classes_of_their_origin() {
+        let bytes = tar_of(&[
+            ("0.json", br#"{"packed_from": "b/1.2.jpg", "label": 4, "class": "7"}"#),
+            ("0.ppm", b"one"),
+            ("1.json", br#"{"packed_from": [255, 47, 120], "label": 5}"#),
+            ("1.ppm", b"two"),
+            ("2.json", br#"{"packed_from": "b/1.2.jpg"}"#),
+            ("2.ppm", b"three"),
+        ]);
+        let found = find_in(&bytes).unwrap();
+        assert_eq!(
+            found.iter().map(|found| &found.name[..]).collect::<Vec<_>>(),
+            [&b"b/1.2.jpg"[..], b"\xff/x", b"b/1.2.jpg"]
+        );
+        // A name of a class stays a name, also if it is made of digits.
+        assert_eq!(found[0].label, Some(Label::Name(b"7".to_vec())));
+        assert_eq!((&found[1].label, &found[2].label), (&Some(Label::Number(5)), &None));
+        for (name, word) in [("3", "neither a name"), ("[256]", "neither a name"), ("\"\"", "neither a name")] {
+            let json = format!("{{\"packed_from\": {name}}}");
+            let error = find_in(&tar_of(&[("0.json", json.as_bytes()), ("0.ppm", b"x")])).unwrap_err().to_string();
+            assert!(error.contains(word) && error.contains("0.json"), "{error}");
+        }
     }
 
     #[test]

@@ -86,7 +86,7 @@ fn find_in(reader: &mut BlobReader<'_>, blob: &Blob) -> Result<Vec<Found>, Error
                 None => return Err(wrong("dataset.json has labels, but none for it")),
             },
         };
-        found.push(Found { name, offset, length, crc, encoding, label });
+        found.push(Found { name, offset, length, crc, encoding, label, is_packed: false });
     }
     Ok(found)
 }

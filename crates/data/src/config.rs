@@ -10,7 +10,7 @@ use super::decoding::Decoding;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceKind {
-    /// A tree of jpg, jpeg, png, gif and webp files.
+    /// A tree of jpg, jpeg, png, gif, webp, ppm and pgm files.
     #[default]
     Folder,
     /// One IDX file of images, the format of MNIST and Fashion-MNIST, gzipped or not.

@@ -11,9 +11,10 @@ use super::jpeg::decode_jpeg;
 use super::limits::refusal;
 use super::pixels::Pixels;
 use super::png_repair::repair;
+use super::pnm::{decode_pnm, is_pnm};
 use super::webp_header::contradiction;
 
-/// Decodes a jpg, a png, or the first frame of a gif or webp, exactly. The result has 1 channel if the image is gray,
+/// Decodes a jpg, a png, a binary ppm or pgm, or the first frame of a gif or webp, exactly. The result has 1 channel if the image is gray,
 /// otherwise 3. The format is detected from the content. Transparency is discarded. Damage to a png that leaves its pixels
 /// whole is ignored.
 ///
@@ -44,13 +45,16 @@ fn decode_other(bytes: &[u8]) -> Result<Pixels, String> {
     if bytes.is_empty() {
         return Err("the file is empty".into());
     }
+    if is_pnm(bytes) {
+        return decode_pnm(bytes);
+    }
     let mut bytes = Cow::Borrowed(bytes);
     if bytes.starts_with(b"GIF8") {
         enlarge_to_first_frame(bytes.to_mut());
     }
     let reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().map_err(|error| error.to_string())?;
     if reader.format().is_none() {
-        return Err("it is neither jpg, png, gif nor webp".into());
+        return Err("it is neither jpg, png, gif, webp, ppm nor pgm".into());
     }
     if let Some(reason) = contradiction(&bytes) {
         return Err(reason);
@@ -97,7 +101,7 @@ mod tests {
     #[test]
     fn files_that_are_no_images_are_errors() {
         assert_eq!(decode(b""), Err("the file is empty".into()));
-        assert_eq!(decode(b"hello, I am text"), Err("it is neither jpg, png, gif nor webp".into()));
+        assert_eq!(decode(b"hello, I am text"), Err("it is neither jpg, png, gif, webp, ppm nor pgm".into()));
         assert!(decode(&[0xFF, 0xD8, 0xFF, 0xE0, 0, 16]).is_err());
     }
 

@@ -125,6 +125,10 @@ impl ImageSource for Indexed {
         self.container.shown(item)
     }
 
+    fn path(&self, item: u64) -> Option<&[u8]> {
+        Some(self.container.index().name(item))
+    }
+
     fn entry(&self, item: u64) -> String {
         with_class(shown(self.container.index().name(item)), self.class(item), &self.class_names)
     }

@@ -25,6 +25,16 @@ pub(crate) fn decode_jpeg(bytes: &[u8], reduction: impl FnOnce(usize) -> usize) 
     decoded.unwrap_or_else(|panic| Err(panic_text(&*panic)))
 }
 
+/// Returns the width and the height of a JPEG file. Only its header is read.
+///
+/// # Errors
+/// If it is damaged. The error is the reason.
+pub(crate) fn jpeg_size(bytes: &[u8]) -> Result<(usize, usize), String> {
+    let read = catch_unwind(AssertUnwindSafe(|| Decompressor::new(bytes).read_header()));
+    let (width, height, _) = read.unwrap_or_else(|panic| Err(panic_text(&*panic)))?;
+    Ok((width, height))
+}
+
 /// Returns the message of a panic.
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
@@ -183,7 +193,7 @@ impl Drop for Decompressor<'_> {
 
 extern "C-unwind" fn do_nothing(_: &mut jpeg_decompress_struct) {}
 
-extern "C-unwind" fn ignore_message(_: &mut jpeg_common_struct, _: c_int) {}
+pub(crate) extern "C-unwind" fn ignore_message(_: &mut jpeg_common_struct, _: c_int) {}
 
 /// Returns the source of a decompressor.
 fn source(info: &mut jpeg_decompress_struct) -> &mut Source {
@@ -217,7 +227,7 @@ extern "C-unwind" fn resync(info: &mut jpeg_decompress_struct, desired: c_int) -
 }
 
 /// Unwinds with the message of an error.
-extern "C-unwind" fn unwind(info: &mut jpeg_common_struct) {
+pub(crate) extern "C-unwind" fn unwind(info: &mut jpeg_common_struct) {
     type Format = unsafe extern "C-unwind" fn(&mut jpeg_common_struct, *mut u8);
     // SAFETY: libjpeg calls this with the errors that it was given. Its function writes to the buffer, of 200 bytes
     // (JMSG_LENGTH_MAX), which the binding declares as constant and shorter.

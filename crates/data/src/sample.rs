@@ -205,7 +205,7 @@ pub fn load_whole(source: &dyn ImageSource, item: u64, channels: usize) -> Resul
 }
 
 /// Returns what `load` returns. A panic is an error of the image.
-fn guarded(
+pub(crate) fn guarded(
     source: &dyn ImageSource,
     item: u64,
     load: impl FnOnce() -> Result<Pixels, DataError>,

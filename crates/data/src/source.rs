@@ -36,6 +36,12 @@ pub trait ImageSource: Debug + Send + Sync {
     /// Returns the name of the image `item` for messages.
     fn name(&self, item: u64) -> String;
 
+    /// Returns the name that decides the place of the image `item` in the order: its path in its container. `None` if the
+    /// images have only numbers.
+    fn path(&self, _item: u64) -> Option<&[u8]> {
+        None
+    }
+
     /// Returns what tells the image `item` from others, without the place of the source: its name or number, and its class.
     /// Sources with equal digests have equal entries.
     fn entry(&self, item: u64) -> String;
@@ -139,6 +145,10 @@ impl ImageSource for Renumbered {
         self.source.name(item)
     }
 
+    fn path(&self, item: u64) -> Option<&[u8]> {
+        self.source.path(item)
+    }
+
     fn entry(&self, item: u64) -> String {
         with_class(self.source.entry(item), self.class(item), &self.names)
     }
@@ -191,6 +201,10 @@ impl ImageSource for Subset {
 
     fn name(&self, item: u64) -> String {
         self.source.name(self.items[item as usize])
+    }
+
+    fn path(&self, item: u64) -> Option<&[u8]> {
+        self.source.path(self.items[item as usize])
     }
 
     fn entry(&self, item: u64) -> String {

@@ -181,6 +181,14 @@ for number in range(3):
     picture(f"restarts-{number}.jpg", sized("RGB"), restart_marker_blocks=draw.randint(1, 9))
     picture(f"optimized-{number}.jpg", sized("L"), optimize=True, progressive=True)
 
+for number in range(3):
+    picture(f"plain-{number}.ppm", sized("RGB"))
+    picture(f"plain-{number}.pgm", sized("L"))
+for kind, bands, white in (("P6", 3, 100), ("P6", 3, 1000), ("P6", 3, 65535), ("P5", 1, 15), ("P5", 1, 200)):
+    array = noise.integers(0, white + 1, (50, 60, bands)).astype(">u2" if white > 255 else "u1")
+    (out / f"white-{white}-{bands}.ppm").write_bytes(f"{kind} # white\n60 50\n{white}\n".encode() + array.tobytes())
+    described(f"white-{white}-{bands}.ppm")
+
 
 def photograph(width, height):
     """Octaves of noise whose amplitude falls with frequency, as in photographs, with edges of discs."""

@@ -1,0 +1,71 @@
+//! Errors of packing.
+
+/// Why a data set cannot be packed or surveyed. A retry helps only where [`Error::may_pass`] says so.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// An option has an invalid value.
+    #[error("{option}: {reason}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// What is wrong, and what to give.
+        reason: String,
+    },
+    /// The place cannot take the shards.
+    #[error("--out {place}: {reason}")]
+    Place {
+        /// The place.
+        place: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// A file cannot be written or read.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: String,
+        /// The error of the operating system.
+        reason: String,
+    },
+    /// The source cannot be packed.
+    #[error("{0}")]
+    Source(String),
+    /// An image is broken.
+    #[error("{path}: {reason}; repair or remove it, or leave it out with --on-broken skip")]
+    Broken {
+        /// The image.
+        path: String,
+        /// The message of the decoder.
+        reason: String,
+    },
+    /// The source cannot be read.
+    #[error(transparent)]
+    Data(#[from] admiral_data::DataError),
+    /// A store refuses or does not answer.
+    #[error(transparent)]
+    Storage(#[from] admiral_storage::Error),
+    /// A part of the program has failed.
+    #[error("{0}")]
+    Bug(String),
+}
+
+impl Error {
+    /// Returns whether a file system or a store fails, so that the same command may succeed later.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Data(error) => error.may_pass(),
+            Self::Storage(error) => matches!(error, admiral_storage::Error::Failed { .. }),
+            Self::Option { .. }
+            | Self::Place { .. }
+            | Self::File { .. }
+            | Self::Source(_)
+            | Self::Broken { .. }
+            | Self::Bug(_) => false,
+        }
+    }
+
+    pub(crate) fn of_file(path: &std::path::Path, error: &std::io::Error) -> Self {
+        Self::File { path: path.display().to_string(), reason: error.to_string() }
+    }
+}

@@ -1,0 +1,35 @@
+//! Errors and texts that the commands for data sets share.
+
+use admiral_comm::ExitCode;
+
+use super::super::ranks::CommandError;
+
+/// Returns an error of packing with its exit code.
+pub(super) fn failed(error: admiral_packing::Error) -> CommandError {
+    let code = match &error {
+        error if error.may_pass() => ExitCode::Store,
+        admiral_packing::Error::Bug(_) => ExitCode::Bug,
+        _ => ExitCode::Config,
+    };
+    (code, error.into())
+}
+
+/// Returns the error of a wrong option.
+pub(super) fn refused(message: impl Into<String>) -> CommandError {
+    (ExitCode::Config, anyhow::anyhow!(message.into()))
+}
+
+/// Returns the number of threads that the machine runs at once.
+pub(super) fn all_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Returns a number of bytes for people.
+pub(super) fn bytes_text(bytes: u64) -> String {
+    let bytes = bytes as f64;
+    match bytes {
+        0.0..1e6 => format!("{:.1} kB", bytes / 1e3),
+        1e6..1e9 => format!("{:.1} MB", bytes / 1e6),
+        _ => format!("{:.1} GB", bytes / 1e9),
+    }
+}
