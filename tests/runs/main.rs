@@ -14,6 +14,7 @@ mod evaluate;
 mod interchange;
 mod inversion;
 mod last_release;
+mod new;
 mod python;
 mod refusals;
 mod sampling;
