@@ -40,7 +40,8 @@ pub(super) fn comfortable(hardware: &Hardware) -> Hardware {
 /// Plans a run for the check of its configuration.
 pub(super) fn planned(config: &RunConfig, target: &Target) -> Planned {
     let request = request(config, target);
-    let on = |hardware: &Hardware| report(request.as_ref().map_err(String::clone)?, hardware);
+    let on =
+        |hardware: &Hardware| -> Result<Report, String> { report(request.as_ref().map_err(String::clone)?, hardware) };
     let comfortable = on(&comfortable(&target.hardware)).ok();
     Planned {
         ranks: target.ranks,

@@ -113,7 +113,8 @@ fn a_proposal_for_gpus_fits_them_and_stays_without_doubts_until_it_is_changed() 
     for field in ["optimizer.ema_rates", "training.global_batch"] {
         assert!(changed.contains(&field.to_owned()), "{changed:?}");
     }
-    let wide = ["--set", "model.num_channels=512", "--set", "training.global_batch=4096", "--set", "training.microbatch=512"];
+    let wide =
+        ["--set", "model.num_channels=512", "--set", "training.global_batch=4096", "--set", "training.microbatch=512"];
     let found = doubts(1, &[&[out.as_str()], &gpus[..], &wide].concat());
     let memory = found.iter().find(|(field, _)| field == "training.microbatch");
     assert!(memory.is_some_and(|(_, reason)| reason.contains("is 512, which needs")), "{found:?}");
@@ -206,7 +207,8 @@ fn a_check_needs_a_valid_configuration_and_no_images() {
     let place = tempfile::tempdir().unwrap();
     let file = path_of(&place, "own.yaml");
     let write = |steps: &str, path: &str| {
-        let text = format!("data: {{path: {path}}}\ntraining: {{steps: {steps}}}\ndiffusion: {{noise_schedule: cosine}}\n");
+        let text =
+            format!("data: {{path: {path}}}\ntraining: {{steps: {steps}}}\ndiffusion: {{noise_schedule: cosine}}\n");
         std::fs::write(&file, text).unwrap();
     };
     write("500000", "/no/such/pictures");
@@ -217,7 +219,7 @@ fn a_check_needs_a_valid_configuration_and_no_images() {
     write("100", "/no/such/pictures");
     let short = check(&["--gpus", "8", "--gpu", "v100"]);
     assert_eq!(short.code, Some(1), "{}{}", short.stdout, short.stderr);
-    assert!(short.stdout.contains("optimizer.ema_rates averages over 10000 steps"), "{}", short.stdout);
+    assert!(short.stdout.contains("optimizer.ema_rates: averages over 10000 steps"), "{}", short.stdout);
     let wrong = check(&["--set", "training.steps=0"]);
     assert_eq!((wrong.code, errors(&wrong).len(), &*wrong.stdout), (Some(64), 1, ""), "{}", wrong.stderr);
     let unknown = check(&["--gpu", "k80"]);

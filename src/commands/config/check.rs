@@ -10,7 +10,7 @@ use admiral_storage::StoreOptions;
 use clap::Args;
 use serde::Serialize;
 
-use crate::commands::hardware::{HardwareOptions, Target};
+use crate::commands::hardware::{HardwareError, HardwareOptions, Target};
 use crate::commands::planned::planned;
 use crate::commands::ranks::{CommandError, print_json};
 use crate::host_gpus::HostGpus;
@@ -94,7 +94,7 @@ fn find(config: &RunConfig, hardware: &HardwareOptions, stores: &StoreOptions) -
 
 /// Returns the hardware of the run: that of the options, and otherwise that of this machine, if the run is for its CPU or it
 /// has GPUs of a known kind.
-fn target(config: &RunConfig, options: &HardwareOptions) -> anyhow::Result<Option<Target>> {
+fn target(config: &RunConfig, options: &HardwareOptions) -> Result<Option<Target>, HardwareError> {
     if !options.are_empty() {
         return Ok(Some(options.target()?));
     }
@@ -126,7 +126,7 @@ fn text(file: &str, findings: &Findings) -> String {
         number => format!("{file}: {number} doubts\n"),
     };
     for Doubt { field, reason, remedy } in &findings.doubts {
-        text += &format!("  {field} {reason}\n    {remedy}\n");
+        text += &format!("  {field}: {reason}\n    {remedy}\n");
     }
     if let Some(images) = findings.images {
         text += &format!("checked with {images} images\n");

@@ -2,7 +2,7 @@
 
 use admiral_advice::Column;
 use admiral_comm::ExitCode;
-use admiral_config::parse;
+use admiral_config::{ConfigError, parse};
 
 use crate::commands::ranks::CommandError;
 use crate::run_config::RunConfig;
@@ -57,15 +57,11 @@ pub(super) struct Start {
 /// If one of them cannot be read, which is a bug.
 pub(super) fn starts(is_gpu: bool) -> Result<Vec<Start>, CommandError> {
     let listed = if is_gpu { &PAPER[..] } else { &SMALL };
-    let read = |(file, name, images, text): &Listed| {
+    let read = |&(file, name, images, text): &Listed| -> Result<Start, ConfigError> {
         let config: RunConfig = parse(file, text, &[])?;
-        Ok(Start { file, column: column(name, *images, &config), config })
+        Ok(Start { file, column: column(name, images, &config), config })
     };
-    listed
-        .iter()
-        .map(read)
-        .collect::<Result<_, _>>()
-        .map_err(|error: admiral_config::ConfigError| (ExitCode::Bug, error.into()))
+    listed.iter().map(read).collect::<Result<_, _>>().map_err(|error| (ExitCode::Bug, error.into()))
 }
 
 fn column(name: &str, images: u64, config: &RunConfig) -> Column {

@@ -42,7 +42,7 @@ pub struct NewOptions {
 /// # Errors
 /// When the images cannot be read, no network fits, or the file exists or cannot be written, with the exit code.
 pub(super) fn run(options: &NewOptions, stores: &StoreOptions) -> Result<(), CommandError> {
-    let refuse = |error: NewError| (error.exit_code(), error.into());
+    let refuse = |error: NewError| -> CommandError { (error.exit_code(), error.into()) };
     let target = options.hardware.target().map_err(|error| refuse(error.into()))?;
     // Before the images, because looking at them may take long.
     if let Some(out) = &options.out {

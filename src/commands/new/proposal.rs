@@ -60,7 +60,7 @@ pub(super) struct Wanted {
 /// # Errors
 /// If no network takes the size or fits into the memory.
 pub(super) fn propose(looked: &Looked, wanted: &Wanted) -> Result<Proposal, CommandError> {
-    let refuse = |error: NewError| (error.exit_code(), error.into());
+    let refuse = |error: NewError| -> CommandError { (error.exit_code(), error.into()) };
     let invalid = |reason: String| refuse(NewError::Invalid(reason));
     let Looked { pictures, num_classes, .. } = looked;
     let target = &wanted.target;
