@@ -22,6 +22,18 @@ fn pictures(folder: &Path, count: u32, side: u32) {
     }
 }
 
+/// Writes IDX files of `count` grey images of 28 x 28 pixels in 10 classes.
+fn digits(images: &str, labels: &str, count: u32) {
+    let header = |shape: &[u32]| {
+        let sizes = shape.iter().flat_map(|size| size.to_be_bytes());
+        [0, 0, 8, shape.len() as u8].into_iter().chain(sizes).collect::<Vec<u8>>()
+    };
+    let pixels = (0..count * 28 * 28).map(|place| (place.wrapping_mul(2_654_435_761) >> 24) as u8);
+    std::fs::write(images, header(&[count, 28, 28]).into_iter().chain(pixels).collect::<Vec<u8>>()).unwrap();
+    let classes = (0..count).map(|image| (image % 10) as u8);
+    std::fs::write(labels, header(&[count]).into_iter().chain(classes).collect::<Vec<u8>>()).unwrap();
+}
+
 fn path_of(folder: &tempfile::TempDir, name: &str) -> String {
     folder.path().join(name).to_str().unwrap().to_owned()
 }
@@ -123,10 +135,8 @@ fn a_proposal_for_gpus_fits_them_and_stays_without_doubts_until_it_is_changed() 
 #[test]
 fn an_idx_file_with_labels_becomes_a_run() {
     let place = tempfile::tempdir().unwrap();
-    let folder = "/usr/share/datasets/fashion-mnist";
-    let (images, labels) = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz");
-    let (images, labels) = (format!("{folder}/{images}"), format!("{folder}/{labels}"));
-    let out = path_of(&place, "fashion.yaml");
+    let (images, labels, out) = (path_of(&place, "images"), path_of(&place, "labels"), path_of(&place, "digits.yaml"));
+    digits(&images, &labels, 1000);
     let finished =
         admiral(&["new", "--data", &images, "--labels", &labels, "--gpu", "cpu", "--gpus", "2", "--out", &out]);
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
@@ -172,7 +182,7 @@ fn wrong_input_ends_with_one_message_and_writes_nothing() {
         (&path("text.txt"), &[], "no IDX file"),
         ("", &[], "--data is empty"),
         (&good, &["--labels", &labels], "is a folder"),
-        (&good, &["--size", "30"], "--size is 30; it must be a multiple of"),
+        (&good, &["--size", "31"], "--size is 31; it must be a multiple of 2"),
         (&good, &["--size", "0"], "--size is 0"),
         (&good, &["--classes", "folder"], "not in a folder"),
         (&good, &["--gpu", "k80"], "v100"),

@@ -21,7 +21,7 @@ use super::read::{ConfigArguments, read, refuse};
 
 /// The arguments of `admiral config check`.
 #[derive(Args)]
-pub(super) struct CheckArguments {
+pub(in crate::commands) struct CheckArguments {
     #[command(flatten)]
     config: ConfigArguments,
     #[command(flatten)]

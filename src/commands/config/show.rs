@@ -9,7 +9,7 @@ use super::read::{ConfigArguments, read, refuse};
 
 /// The arguments of `admiral config show`.
 #[derive(Args)]
-pub(super) struct ShowArguments {
+pub(in crate::commands) struct ShowArguments {
     #[command(flatten)]
     config: ConfigArguments,
     /// Print JSON: the configuration, and the values derived from it under "derived"

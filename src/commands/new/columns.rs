@@ -71,6 +71,7 @@ fn column(name: &str, images: u64, config: &RunConfig) -> Column {
         image_size: config.model.image_size.unsigned_abs(),
         is_conditional: config.model.num_classes.is_some(),
         num_levels: levels as u32,
+        num_channels: config.model.num_channels.unsigned_abs(),
         images,
         global_batch: config.training.global_batch,
         microbatch: config.training.microbatch,

@@ -76,8 +76,8 @@ pub(super) fn propose(looked: &Looked, wanted: &Wanted) -> Result<Proposal, Comm
         candidates(start, task, target).map_err(invalid)?.into_iter().unzip();
     let network = choose_network(&found, pictures.count).map_err(|error| refuse(error.into()))?;
     let ranks = Ranks { number: target.ranks, microbatch: network.microbatch };
-    let plan = schedule(&start.column, pictures.count, ranks);
     let model = models.into_iter().nth(network.index).unwrap_or_default();
+    let plan = schedule(&start.column, pictures.count, ranks, model.num_channels.unsigned_abs());
     let mut config = configured(start, looked, wanted, model, &network, &plan);
     let planned = request(&config, target).and_then(|request| report(&request, &target.hardware)).map_err(invalid)?;
     let save = save_interval(plan.steps.value, planned.time.map(|time| time.step_seconds));
@@ -266,7 +266,13 @@ fn remarks(start: &Start, looked: &Looked, wanted: &Wanted, planned: &Report) ->
     let end = "`admiral config show` with this file explains each field.";
     remarks.push(format!("Everything without a reason is as in {}. {end}", start.file));
     if let Some(time) = planned.time {
-        remarks.push(format!("By the plan, the run takes {:.1} days.", time.days));
+        let hours = 24.0 * time.days;
+        let length = match time.days {
+            days if days >= 2.0 => format!("{days:.1} days"),
+            _ if hours >= 1.0 => format!("{hours:.1} hours"),
+            _ => format!("{:.0} minutes", (60.0 * hours).ceil()),
+        };
+        remarks.push(format!("By the plan, the run takes {length}."));
     }
     if let Some(first) = pictures.broken.first() {
         remarks.push(format!(
