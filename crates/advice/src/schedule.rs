@@ -103,7 +103,8 @@ fn microbatch(column: &Column, batch: u64, ranks: Ranks) -> Choice<u64> {
 
 fn steps(column: &Column, images: u64, batch: u64) -> Choice<u64> {
     let name = &column.name;
-    let epochs = u128::from(column.samples()) / u128::from(column.images.max(1));
+    let epochs = column.samples() as f64 / column.images.max(1) as f64;
+    let epochs = if epochs < 10.0 { format!("{epochs:.1}") } else { format!("{epochs:.0}") };
     let own = u128::from(column.samples()) * u128::from(images) / u128::from(column.images.max(1));
     let least = u128::from(LEAST_SAMPLES.min(column.samples()));
     let most = u128::from(column.samples());
