@@ -116,13 +116,23 @@ fn absolute(option: &'static str, path: &str) -> Result<String, NewError> {
 
 /// Returns the kind of the images: that which the names of the files tell, and for other local files IDX.
 fn kind_of(path: &str, has_labels: bool, stores: &StoreOptions) -> Result<SourceKind, NewError> {
+    let meta = std::fs::metadata(path).ok();
     if has_labels {
-        return Ok(SourceKind::Idx);
+        return match meta {
+            Some(meta) if meta.is_dir() => Err(NewError::Option {
+                option: "--labels",
+                reason: format!("names the labels of an IDX file, and {path} is a folder"),
+            }),
+            _ => Ok(SourceKind::Idx),
+        };
+    }
+    if meta.as_ref().is_some_and(|meta| !meta.is_dir() && !meta.is_file()) {
+        return Err(NewError::Images { option: "--data", reason: format!("{path} is neither a folder nor a file") });
     }
     match Container::kind_at(path, stores) {
         // A kind without a name in the configuration is told by the names of the files again.
         Ok(kind) => Ok(serde_json::from_value(Value::from(kind.name())).unwrap_or(SourceKind::Auto)),
-        Err(_) if std::fs::metadata(path).is_ok_and(|meta| meta.is_file()) => Ok(SourceKind::Idx),
+        Err(_) if meta.is_some() => Ok(SourceKind::Idx),
         Err(error) => Err(admiral_data::DataError::from(error).into()),
     }
 }
