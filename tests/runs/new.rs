@@ -172,11 +172,13 @@ fn wrong_input_ends_with_one_message_and_writes_nothing() {
     std::fs::write(path("broken/1.png"), "no picture").unwrap();
     std::fs::write(path("text.txt"), "no picture").unwrap();
     let (good, labels) = (path("good"), path("text.txt"));
-    let cases: [(&str, &[&str], &str); 11] = [
+    assert!(Command::new("mkfifo").arg(path("pipe")).status().unwrap().success());
+    let cases: [(&str, &[&str], &str); 12] = [
         (&path("absent"), &[], "check --data"),
         (&path("empty"), &[], "holds no jpg"),
         (&path("broken"), &[], "1.png"),
         (&path("text.txt"), &[], "no IDX file"),
+        (&path("pipe"), &[], "neither a folder nor a file"),
         ("", &[], "--data is empty"),
         (&good, &["--labels", &labels], "is a folder"),
         (&good, &["--size", "31"], "--size is 31; it must be a multiple of 2"),
