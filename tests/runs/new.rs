@@ -148,6 +148,22 @@ fn an_idx_file_with_labels_becomes_a_run() {
 }
 
 #[test]
+fn labels_in_a_tar_file_are_the_classes() {
+    let place = tempfile::tempdir().unwrap();
+    let (samples, shard) = (place.path().join("samples"), path_of(&place, "shard.tar"));
+    pictures(&samples, 20, 20);
+    (0..20).for_each(|number| std::fs::write(samples.join(format!("{number}.cls")), (number % 2).to_string()).unwrap());
+    let mut tar = Command::new("tar");
+    assert!(tar.args(["-cf", &shard, "-C"]).arg(&samples).args(names(&samples)).status().unwrap().success());
+    let out = path_of(&place, "own.yaml");
+    let finished = admiral(&["new", "--data", &shard, "--gpu", "cpu", "--out", &out]);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let config = shown(&out);
+    assert_eq!((&config["data"]["source"], &config["data"]["classes"]), (&"tar".into(), &"container".into()));
+    assert_eq!(config["model"]["num_classes"], 2);
+}
+
+#[test]
 fn without_a_file_the_configuration_is_printed() {
     let place = tempfile::tempdir().unwrap();
     let (data, out) = (path_of(&place, "my pictures"), path_of(&place, "own.yaml"));
