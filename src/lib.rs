@@ -11,6 +11,7 @@ pub mod diffusion;
 pub mod environment;
 pub mod evaluate;
 pub mod gpus;
+pub mod host_gpus;
 pub mod host_memory;
 pub mod model;
 pub mod ops;

@@ -15,6 +15,7 @@ use super::data::{self, DataCommand};
 use super::encode::{self, EncodeOptions};
 use super::evaluate::{self, EvaluateArguments};
 use super::interpolate::{self, InterpolateOptions};
+use super::new::{self, NewOptions};
 use super::nll::{self, NllOptions};
 use super::plan::{self, PlanOptions};
 use super::ranks::{alone, on_ranks};
@@ -52,7 +53,9 @@ enum Command {
     /// Pack images into shards, show what a data set holds, find what limits loading
     #[command(subcommand)]
     Data(DataCommand),
-    /// Print configurations
+    /// Look at images, and write a configuration for training on them
+    New(NewOptions),
+    /// Print configurations, and what is doubtful in them
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Print the cost of a network: parameters, FLOPs, theoretical images per V100-second
@@ -99,7 +102,12 @@ impl Cli {
                 Err(error) => alone(Err((error.exit_code(), error.into()))),
             },
             Command::Data(command) => alone(data::run(&command, environment)),
-            Command::Config(command) => alone(config::run(&command)),
+            Command::New(options) => alone(new::run(&options, &environment.store_options())),
+            Command::Config(command) => match config::run(&command, &environment.store_options()) {
+                Ok(true) => return ProcessExit::from(1),
+                Ok(false) => ExitCode::Finished,
+                Err(error) => alone(Err(error)),
+            },
             Command::Flops(arguments) => alone(flops::run(&arguments)),
             Command::Plan(options) => alone(plan::run(&options)),
             Command::Version { json } => alone(version::run(json)),

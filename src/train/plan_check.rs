@@ -2,10 +2,8 @@
 
 use admiral_plan::{GpuKind, MEASURED_STEPS, Speed, how_far_off, plan};
 
+use crate::host_gpus::HostGpus;
 use crate::run_config::{RunConfig, plan_request};
-
-/// The folder in which the driver has a folder for each GPU.
-const DRIVER_FOLDER: &str = "/proc/driver/nvidia/gpus";
 
 /// The planned time of a step, and the measured times of the first steps.
 #[derive(Debug)]
@@ -17,7 +15,7 @@ pub(super) struct PlanCheck {
 impl PlanCheck {
     /// Plans a run on `world` GPUs. Returns `None` if there is no plan for the GPUs of this host.
     pub(super) fn open(config: &RunConfig, world: usize) -> Option<Self> {
-        Self::of_kind(config, world, kind_of_host()?)
+        Self::of_kind(config, world, HostGpus::of_this_host().kind()?)
     }
 
     fn of_kind(config: &RunConfig, world: usize, kind: GpuKind) -> Option<Self> {
@@ -42,38 +40,9 @@ impl PlanCheck {
     }
 }
 
-/// Returns the kind of this host's GPUs, if all are of one kind that plans know.
-fn kind_of_host() -> Option<GpuKind> {
-    let folders = std::fs::read_dir(DRIVER_FOLDER).ok()?;
-    let texts = folders.filter_map(|folder| std::fs::read_to_string(folder.ok()?.path().join("information")).ok());
-    kind_of(texts)
-}
-
-fn kind_of(information: impl Iterator<Item = String>) -> Option<GpuKind> {
-    let mut kinds = information.map(|text| {
-        let model = text.lines().find_map(|line| line.strip_prefix("Model:"))?;
-        GpuKind::of_device(model.trim())
-    });
-    let first = kinds.next()??;
-    kinds.all(|kind| kind == Some(first)).then_some(first)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn information(model: &str) -> String {
-        format!("Model: \t\t {model}\nIRQ:   \t\t 211\nVideo BIOS: \t 96.00.a5.00.01\n")
-    }
-
-    #[test]
-    fn a_host_with_gpus_of_one_known_kind_is_recognized() {
-        let kind = |models: &[&str]| kind_of(models.iter().map(|model| information(model)));
-        assert_eq!(kind(&["NVIDIA H100 80GB HBM3"; 8]), Some(GpuKind::H100));
-        assert_eq!(kind(&["NVIDIA H100 80GB HBM3", "NVIDIA H200"]), None);
-        assert_eq!(kind(&["NVIDIA GeForce RTX 3090"]), None);
-        assert_eq!(kind(&[]), None);
-    }
 
     #[test]
     fn the_deviation_is_reported_once_after_the_measured_steps() {

@@ -16,6 +16,7 @@ mod images;
 mod interchange;
 mod inversion;
 mod last_release;
+mod new;
 mod python;
 mod refusals;
 mod sampling;

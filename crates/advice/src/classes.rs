@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use admiral_data::{ClassSource, DataConfig, DataError, ImageSource, open};
+use admiral_data::{ClassSource, DataConfig, DataError, ImageSource, SourceKind, open};
 use admiral_storage::StoreOptions;
 
 use crate::choice::Choice;
@@ -17,15 +17,20 @@ pub struct Found {
     pub classes: Choice<ClassSource>,
 }
 
-/// Opens the images of `data`, whose `classes` are not read, and finds out whether the names of folders or files are
-/// classes. If the source has labels of its own, those are the classes.
+/// Opens the images of `data`, whose `classes` are not read, and finds out whether they have classes: the labels in their
+/// container, the names of their folders, or the names of their files. If an IDX file has labels, those are the classes.
 ///
 /// # Errors
 /// If the images cannot be opened.
 pub fn find_classes(data: &DataConfig, stores: &StoreOptions) -> Result<Found, DataError> {
     let with = |classes| DataConfig { classes, ..data.clone() };
     let mut refused = Vec::new();
-    for (classes, what) in [(ClassSource::Folder, "folder"), (ClassSource::FileName, "file name")] {
+    for (classes, what) in
+        [(ClassSource::Container, "label"), (ClassSource::Folder, "folder"), (ClassSource::FileName, "file name")]
+    {
+        if classes == ClassSource::Container && data.source == SourceKind::Folder {
+            continue;
+        }
         let data = with(classes);
         if !data.validate().is_empty() {
             continue;
@@ -34,14 +39,15 @@ pub fn find_classes(data: &DataConfig, stores: &StoreOptions) -> Result<Found, D
             Ok(sources) => sources.train,
             // Some image has no class of this kind.
             Err(DataError::Malformed { .. }) => {
-                refused.push(format!("not every image has a class in its {what}"));
+                let missing = if classes == ClassSource::Container { "" } else { "class in its " };
+                refused.push(format!("not every image has a {missing}{what}"));
                 continue;
             }
             Err(error) => return Err(error),
         };
-        match no_classes(source.class_names(), source.num_images()) {
+        let number = source.num_classes();
+        match no_classes(source.class_names(), number, source.num_images()) {
             None => {
-                let number = source.num_classes();
                 return Ok(Found { source, classes: Choice::new(classes, format!("{number} classes by {what}")) });
             }
             Some(why) => refused.push(format!("by {what}, {why}")),
@@ -62,14 +68,17 @@ const SPLITS: [&str; 8] = ["train", "training", "val", "valid", "validation", "t
 /// Folders that only divide many files have numbers of at least this many digits as names.
 const SHARD_DIGITS: usize = 4;
 
-/// Returns why names are no classes, or `None` if they are.
-fn no_classes(names: &[String], images: u64) -> Option<String> {
-    let number = names.len() as u64;
-    let all = |test: &dyn Fn(&String) -> bool| names.iter().all(test);
+/// Returns why the `number` names of `images` images are no classes, or `None` if they are. Labels may be numbers, without
+/// names.
+fn no_classes(names: &[String], number: usize, images: u64) -> Option<String> {
+    let all = |test: &dyn Fn(&String) -> bool| !names.is_empty() && names.iter().all(test);
     match names {
-        [] => Some("there are no names".into()),
+        _ if number == 0 => Some("there are none".into()),
         [only] => Some(format!("all images would have one class, {only:?}")),
-        _ if images / number < IMAGES_PER_CLASS => Some(format!("{number} names for {images} images are no classes")),
+        _ if number == 1 => Some("all images would have one class".into()),
+        _ if images / (number as u64) < IMAGES_PER_CLASS => {
+            Some(format!("{number} names for {images} images are no classes"))
+        }
         _ if all(&|name| SPLITS.contains(&name.to_lowercase().as_str())) => {
             Some("the names are parts of a data set: give one of the folders".into())
         }

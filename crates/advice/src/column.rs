@@ -11,6 +11,8 @@ pub struct Column {
     pub is_conditional: bool,
     /// The number of levels of its network. Each level halves the size.
     pub num_levels: u32,
+    /// The base number of channels of its network.
+    pub num_channels: u64,
     /// The number of images of its data set.
     pub images: u64,
     /// The samples of a step.
@@ -76,6 +78,7 @@ pub(crate) mod tests {
             image_size: 64,
             is_conditional: true,
             num_levels: 4,
+            num_channels: 192,
             images: 1_281_167,
             global_batch: 2048,
             microbatch: 96,

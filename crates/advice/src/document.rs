@@ -10,9 +10,9 @@ pub struct Document {
 }
 
 impl Document {
-    /// Adds a line of comment.
+    /// Adds a comment, on as many lines as it needs.
     pub fn comment(&mut self, text: &str) {
-        self.text += &format!("# {}\n", one_line(text));
+        self.lines_of_comment("#", &one_line(text));
     }
 
     /// Starts a section.
@@ -35,16 +35,21 @@ impl Document {
         } else if field.chars().count() + reason.chars().count() + 3 <= MAX_WIDTH {
             self.text += &format!("{field} # {reason}\n");
         } else {
-            let mut line = String::from("  #");
-            for word in reason.split(' ') {
-                if line.chars().count() + word.chars().count() + 1 > MAX_WIDTH && line.len() > 3 {
-                    self.text += &format!("{line}\n");
-                    line = String::from("  #");
-                }
-                line += &format!(" {word}");
-            }
-            self.text += &format!("{line}\n{field}\n");
+            self.lines_of_comment("  #", &reason);
+            self.text += &format!("{field}\n");
         }
+    }
+
+    fn lines_of_comment(&mut self, start: &str, text: &str) {
+        let mut line = start.to_owned();
+        for word in text.split(' ') {
+            if line.chars().count() + word.chars().count() + 1 > MAX_WIDTH && line != start {
+                self.text += &format!("{line}\n");
+                line = start.to_owned();
+            }
+            line += &format!(" {word}");
+        }
+        self.text += &format!("{line}\n");
     }
 
     /// Returns the text.
@@ -62,22 +67,6 @@ fn one_line(text: &str) -> String {
 /// Whether YAML or a terminal could take a character for more than a letter.
 fn is_break(letter: char) -> bool {
     letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}' | '\u{feff}')
-}
-
-/// Returns text as a YAML value: plain if nothing could take it for something else, otherwise quoted.
-#[must_use]
-pub fn yaml_text(text: &str) -> String {
-    let starts_plain = text.starts_with(|letter: char| letter.is_ascii_alphabetic() || letter == '/');
-    let is_plain = starts_plain && text.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-./".contains(letter));
-    let reserved = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
-    if is_plain && !reserved.contains(&text.to_lowercase().as_str()) {
-        return text.into();
-    }
-    let quoted = serde_json::Value::from(text).to_string();
-    quoted
-        .chars()
-        .map(|letter| if is_break(letter) { format!("\\u{:04x}", u32::from(letter)) } else { letter.into() })
-        .collect()
 }
 
 #[cfg(test)]
@@ -99,14 +88,5 @@ mod tests {
         assert_eq!(lines[..5], expected);
         assert!(lines[5].starts_with("  # word") && lines[5].chars().count() <= MAX_WIDTH, "{lines:?}");
         assert_eq!((lines[6].starts_with("  # word"), lines[7]), (true, "  num_channels: 32"));
-    }
-
-    #[test]
-    fn text_is_quoted_where_it_must_be() {
-        assert_eq!(yaml_text("my/pictures_1.d"), "my/pictures_1.d");
-        assert_eq!(yaml_text("no"), "\"no\"");
-        assert_eq!(yaml_text("a: b # c"), "\"a: b # c\"");
-        assert_eq!(yaml_text("1e3"), "\"1e3\"");
-        assert_eq!(yaml_text("a\n\u{85}\"b"), "\"a\\n\\u0085\\\"b\"");
     }
 }

@@ -22,7 +22,7 @@ pub use check::{Doubt, EmaFacts, Evaluation, LearningRate, Planned, RunFacts, do
 pub use choice::Choice;
 pub use classes::{Found, find_classes};
 pub use column::{Column, nearest_column};
-pub use document::{Document, yaml_text};
+pub use document::Document;
 pub use network::{Candidate, ChosenNetwork, NoNetwork, choose_network, largest_microbatch};
 pub use schedule::{Ranks, Schedule, save_interval, schedule};
 pub use size::propose_size;

@@ -1,5 +1,8 @@
 //! The bounds of proposals and doubts.
 
+/// The number of images that are decoded to see their sizes and colours.
+pub const SAMPLE: u64 = 64;
+
 /// The most parameters for each image. The paper's models have 180 to 440 for each; with many more, and without
 /// regularization, a network can store its images instead of learning their distribution.
 pub const MAX_PARAMETERS_PER_IMAGE: u64 = 10_000;

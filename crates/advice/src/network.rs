@@ -54,9 +54,9 @@ pub fn choose_network(candidates: &[Candidate], images: u64) -> Result<ChosenNet
         _ if candidate.parameters > most => {
             format!("the narrowest, with {per_image} parameters an image: these images are too few")
         }
-        0 => format!("the column's own width; {per_image} parameters an image"),
+        0 => format!("the full width; {per_image} parameters an image"),
         _ if candidates[0].parameters > most => format!("narrower for few images; {per_image} parameters an image"),
-        _ => "narrower, because the column's own width does not fit into the memory".into(),
+        _ => "narrower, because the full width does not fit into the memory".into(),
     };
     let recomputes = candidate.microbatch == Some(0);
     let microbatch = if recomputes { candidate.microbatch_recomputing } else { candidate.microbatch };

@@ -41,23 +41,25 @@ const STEPS_AN_EPOCH: u64 = 10;
 /// The rates of moving averages that are proposed, from the longest.
 const EMA_RATES: [f64; 5] = [0.9999, 0.999, 0.995, 0.99, 0.9];
 
-/// Proposes the schedule of a run on `images` images, after that of `column`.
+/// Proposes the schedule of a run on `images` images, after that of `column`. `num_channels` is the base number of channels
+/// of the network, which may be narrower than the column's.
 ///
 /// - The batch is the column's, but at most four passes on each rank, and at most a tenth of the images. It is the
 ///   number of ranks times a power of two.
 /// - The run makes as many passes over the images as the column's over its own. It has at least [`LEAST_SAMPLES`] and
 ///   at most the column's samples, and makes at most [`MAX_EPOCHS`] passes.
-/// - The learning rate is the column's times the square root of the ratio of the batches.
+/// - The learning rate is the column's times the square root of the ratio of the batches, and larger for a narrower network,
+///   inversely with its width, as is usual for Adam.
 /// - The moving average is the column's, or a shorter one of which the run has [`WINDOWS_A_RUN`] windows.
 #[must_use]
-pub fn schedule(column: &Column, images: u64, ranks: Ranks) -> Schedule {
+pub fn schedule(column: &Column, images: u64, ranks: Ranks, num_channels: u64) -> Schedule {
     let global_batch = global_batch(column, images, ranks);
     let batch = global_batch.value;
     let steps = steps(column, images, batch);
     let epochs = steps.value.saturating_mul(batch) / images.max(1);
     Schedule {
         microbatch: microbatch(column, batch, ranks),
-        learning_rate: learning_rate(column, batch),
+        learning_rate: learning_rate(column, batch, num_channels),
         ema_rate: ema_rate(column, steps.value),
         dropout: dropout(column, images, epochs),
         global_batch,
@@ -88,8 +90,12 @@ fn microbatch(column: &Column, batch: u64, ranks: Ranks) -> Choice<u64> {
     let limit = ranks.microbatch.unwrap_or(column.microbatch).max(1);
     let division = BatchDivision::with_largest_microbatch(limit, batch, ranks.number.max(1));
     let microbatch = division.map_or(1, |division| division.microbatch);
+    let share = batch / ranks.number.max(1);
     let reason = match ranks.microbatch {
-        Some(most) => format!("by the plan, up to {most} fit into the memory of a GPU"),
+        Some(most) if microbatch == share => {
+            format!("a rank's share of the batch; by the plan, up to {most} fit into the memory of a GPU")
+        }
+        Some(most) => format!("divides a rank's share of {share}; by the plan, up to {most} fit into the memory"),
         None => format!("as {}; less needs less memory", column.name),
     };
     Choice::new(microbatch, reason)
@@ -97,7 +103,8 @@ fn microbatch(column: &Column, batch: u64, ranks: Ranks) -> Choice<u64> {
 
 fn steps(column: &Column, images: u64, batch: u64) -> Choice<u64> {
     let name = &column.name;
-    let epochs = u128::from(column.samples()) / u128::from(column.images.max(1));
+    let epochs = column.samples() as f64 / column.images.max(1) as f64;
+    let epochs = if epochs < 10.0 { format!("{epochs:.1}") } else { format!("{epochs:.0}") };
     let own = u128::from(column.samples()) * u128::from(images) / u128::from(column.images.max(1));
     let least = u128::from(LEAST_SAMPLES.min(column.samples()));
     let most = u128::from(column.samples());
@@ -117,15 +124,17 @@ fn steps(column: &Column, images: u64, batch: u64) -> Choice<u64> {
     Choice::new(if steps >= 10_000 { steps / 100 * 100 } else { steps }, reason)
 }
 
-fn learning_rate(column: &Column, batch: u64) -> Choice<f64> {
-    if batch == column.global_batch {
-        return Choice::new(column.learning_rate, format!("as {}", column.name));
+fn learning_rate(column: &Column, batch: u64, num_channels: u64) -> Choice<f64> {
+    let (name, own) = (&column.name, column.learning_rate);
+    if batch == column.global_batch && num_channels == column.num_channels {
+        return Choice::new(own, format!("as {name}"));
     }
-    let rate = column.learning_rate * (batch as f64 / column.global_batch.max(1) as f64).sqrt();
+    let narrowing = column.num_channels.max(1) as f64 / num_channels.max(1) as f64;
+    let rate = own * (batch as f64 / column.global_batch.max(1) as f64).sqrt() * narrowing;
     // Two digits are enough. The text is a number, so that it can be read back.
     let rate = format!("{rate:.1e}").parse().unwrap_or(rate);
-    let reason = format!("{} of {}, times the root of the batches' ratio", column.learning_rate, column.name);
-    Choice::new(rate, reason)
+    let width = if num_channels == column.num_channels { "" } else { ", and for the narrower network" };
+    Choice::new(rate, format!("{own} of {name}, times the root of the batches' ratio{width}"))
 }
 
 fn ema_rate(column: &Column, steps: u64) -> Choice<f64> {
@@ -175,6 +184,7 @@ mod tests {
     fn small() -> Column {
         Column {
             name: "the demo".into(),
+            num_channels: 32,
             images: 60_000,
             global_batch: 32,
             microbatch: 16,
@@ -192,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_papers_images_get_the_papers_schedule() {
-        let found = schedule(&imagenet64(), 1_281_167, ranks(8, 100));
+        let found = schedule(&imagenet64(), 1_281_167, ranks(8, 100), 192);
         assert_eq!((found.global_batch.value, found.microbatch.value, found.steps.value), (2048, 64, 540_000));
         assert_eq!((found.learning_rate.value, found.ema_rate.value, found.dropout.value), (3e-4, 0.9999, 0.1));
         assert_eq!(found.steps.reason, "863 epochs, as ImageNet 64");
@@ -200,19 +210,26 @@ mod tests {
 
     #[test]
     fn fewer_gpus_take_a_smaller_batch_and_rate() {
-        let found = schedule(&imagenet64(), 1_281_167, ranks(1, 100));
+        let found = schedule(&imagenet64(), 1_281_167, ranks(1, 100), 192);
         // 400 samples fit into four passes.
         assert_eq!((found.global_batch.value, found.microbatch.value), (256, 64));
         assert_eq!(found.learning_rate.value, 1.1e-4);
         assert_eq!(found.steps.value, 4_320_000);
-        let odd = schedule(&imagenet64(), 1_281_167, ranks(6, 100));
+        let odd = schedule(&imagenet64(), 1_281_167, ranks(6, 100), 192);
         assert_eq!((odd.global_batch.value, odd.microbatch.value), (1536, 64));
+    }
+
+    #[test]
+    fn a_narrower_network_takes_a_larger_rate() {
+        let found = schedule(&imagenet64(), 1_281_167, ranks(8, 100), 64).learning_rate;
+        assert_eq!(found.value, 9e-4);
+        assert!(found.reason.ends_with("for the narrower network"), "{}", found.reason);
     }
 
     #[test]
     fn the_length_of_a_run_has_bounds() {
         let steps = |images| {
-            let found = schedule(&imagenet64(), images, ranks(1, 64));
+            let found = schedule(&imagenet64(), images, ranks(1, 64), 192);
             (found.global_batch.value, found.steps.value, found.steps.reason)
         };
         let (batch, number, reason) = steps(10_000_000);
@@ -227,10 +244,10 @@ mod tests {
 
     #[test]
     fn a_cpu_gets_the_small_schedule() {
-        let found = schedule(&small(), 60_000, Ranks { number: 1, microbatch: None });
+        let found = schedule(&small(), 60_000, Ranks { number: 1, microbatch: None }, 32);
         assert_eq!((found.global_batch.value, found.microbatch.value, found.steps.value), (32, 16, 2800));
         assert_eq!((found.ema_rate.value, found.dropout.value), (0.995, 0.0));
-        let few = schedule(&small(), 30, Ranks { number: 1, microbatch: None });
+        let few = schedule(&small(), 30, Ranks { number: 1, microbatch: None }, 32);
         assert_eq!((few.global_batch.value, few.microbatch.value, few.steps.value), (8, 8, 11_200));
         assert_eq!((few.learning_rate.value, few.dropout.value), (5e-4, 0.1));
     }

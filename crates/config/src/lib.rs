@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 
 pub use error::{ConfigError, Mistake, Place};
 pub use invalid::{Invalid, Validate, format_mistakes};
-pub use show::show;
+pub use show::{show, yaml_value};
 
 /// Reads the configuration in the YAML file `path` and applies `overrides` in order. An override has the form
 /// `section.field=value`, with the value in YAML.

@@ -60,18 +60,19 @@ fn write_fields(text: &mut String, schema: &Schema, part: &Value, value: &Value,
                 push_line(text, &format!("{margin}{}:", scalar(name)));
                 write_fields(text, schema, child.unwrap_or(&Value::Null), value, indent + 2);
             }
-            _ => push_line(text, &format!("{margin}{}: {}", scalar(name), flow(value))),
+            _ => push_line(text, &format!("{margin}{}: {}", scalar(name), yaml_value(value))),
         }
     }
 }
 
-/// Formats a value on one line.
-fn flow(value: &Value) -> String {
+/// Returns a value as YAML on one line.
+#[must_use]
+pub fn yaml_value(value: &Value) -> String {
     match value {
         Value::String(text) => scalar(text),
-        Value::Array(items) => format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", ")),
+        Value::Array(items) => format!("[{}]", items.iter().map(yaml_value).collect::<Vec<_>>().join(", ")),
         Value::Object(fields) => {
-            let fields = fields.iter().map(|(name, value)| format!("{}: {}", scalar(name), flow(value)));
+            let fields = fields.iter().map(|(name, value)| format!("{}: {}", scalar(name), yaml_value(value)));
             format!("{{{}}}", fields.collect::<Vec<_>>().join(", "))
         }
         other => other.to_string(),
@@ -84,10 +85,16 @@ fn scalar(text: &str) -> String {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
     let reserved = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
     if is_plain && !reserved.contains(&text.to_lowercase().as_str()) {
-        text.into()
-    } else {
-        Value::from(text).to_string()
+        return text.into();
     }
+    let escaped = |letter: char| match letter {
+        // JSON leaves these as they are. YAML takes some for the end of a line, and a terminal may obey others.
+        _ if letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}' | '\u{feff}') => {
+            format!("\\u{:04x}", u32::from(letter))
+        }
+        _ => letter.into(),
+    };
+    Value::from(text).to_string().chars().map(escaped).collect()
 }
 
 /// Breaks text into lines of at most `width` characters. A longer word gets its own line.

@@ -183,7 +183,9 @@ fn a_missing_file_is_reported_by_name() {
 #[test]
 fn a_printed_configuration_reads_back() {
     let mut example = Example::default();
-    for name in ["no", "12", "", "a: b # c", "ä\n\"x\"", "s3://bucket/x", "1e3", "~", "/data/x.y"] {
+    for name in
+        ["no", "12", "", "a: b # c", "ä\n\"x\"", "s3://bucket/x", "1e3", "~", "/data/x.y", "a\n\u{85}\u{2028}\"b"]
+    {
         example.kitchen.name = name.into();
         let text = show(&example, &[("cooks".into(), "two\nlines".into())]);
         assert_eq!(read(&text, &[]).unwrap(), example, "{text}");

@@ -79,6 +79,14 @@ enum Files {
 }
 
 impl Container {
+    /// Returns the kind that the names of the files at `text` tell.
+    ///
+    /// # Errors
+    /// If it cannot be listed, or is a file whose name tells no kind.
+    pub fn kind_at(text: &str, stores: &StoreOptions) -> Result<Kind, Error> {
+        kind_of(&Place::open(text, stores)?)
+    }
+
     /// Opens the container at `text`: a folder, a file, a pattern of files, or a URL of a store.
     ///
     /// # Errors
