@@ -102,7 +102,11 @@ impl Blob {
 
     /// Returns a reader from the start of the file.
     pub(crate) fn reader(&self) -> BlobReader<'_> {
-        let block = if self.is_remote() { 8 << 20 } else { 1 << 20 };
+        self.reader_of_blocks(if self.is_remote() { 8 << 20 } else { 1 << 20 })
+    }
+
+    /// Returns a reader from the start of the file, which reads at least `block` bytes at a time.
+    pub(crate) fn reader_of_blocks(&self, block: usize) -> BlobReader<'_> {
         BlobReader { blob: self, position: 0, start: 0, buffer: Vec::new(), block, failure: None }
     }
 }

@@ -13,12 +13,13 @@ use crate::blob::Blob;
 use crate::cache::Cache;
 use crate::error::Error;
 use crate::files::{ReadError, read};
-use crate::find::{files, kind_of};
-use crate::index::{Encoding, Found, Index, Shard, Span};
+use crate::find::{Listing, files, kind_of};
+use crate::index::{Encoding, InFile, Index, Shard, Span};
 use crate::kind::Kind;
 use crate::names::shown;
+use crate::parquet::Codec;
 use crate::place::{Place, Root};
-use crate::{npz, tar, tree, zip};
+use crate::{lmdb, npz, parquet, tar, tree, zip};
 
 /// The folder of the index beside the files.
 const INDEX_FOLDER: &str = ".admiral";
@@ -85,22 +86,22 @@ impl Container {
     /// If it cannot be read, is damaged, or has no images.
     pub fn open(text: &str, settings: &Settings<'_>) -> Result<Self, Error> {
         let place = Place::open(text, settings.stores)?;
-        let kind = settings.kind.map_or_else(|| kind_of(&place), Ok)?;
+        let (kind, listing) = settings.kind.map_or_else(|| kind_of(&place), |kind| Ok((kind, None)))?;
         let text = text.to_owned();
         if kind == Kind::Tree {
-            let (index, files) = match place.root {
+            let (index, files) = match &place.root {
                 _ if place.pattern.is_some() => {
                     return Err(Error::malformed(text, "it is a file, and a folder of images is expected"));
                 }
-                Root::Folder(root) => (tree_of(&root)?, Files::Folder(root)),
-                Root::Store(store) => (tree::list_store(&store)?, Files::Store(store)),
+                Root::Folder(root) => (tree_of(root)?, Files::Folder(root.clone())),
+                Root::Store(store) => (tree::of_names(listed(&place, listing)?.into_names()), Files::Store(Arc::clone(store))),
             };
             if index.num_images() == 0 {
                 return Err(Error::Empty { path: text, what: "jpg, jpeg, png, webp or gif file".into() });
             }
             return Ok(Self { text, index, files });
         }
-        let blobs = files(&place, kind)?;
+        let blobs = files(&place, kind, listed(&place, listing)?)?;
         let keeper = Keeper::new(&place, kind, &blobs, settings.cache.map(|(folder, _)| folder));
         let index = match keeper.load() {
             Some(index) => index,
@@ -217,8 +218,19 @@ fn unpack(encoding: Encoding, bytes: Vec<u8>) -> Result<Fetched, String> {
             }
             Ok(Fetched::File(unpacked))
         }
-        Encoding::Page { .. } => Err("pages are not read yet".into()),
+        Encoding::Page { codec, page, offset, length } => {
+            let codec = Codec::from_number(codec).ok_or("it has an unknown compression")?;
+            let page = codec.unpack_part(&bytes, page as usize)?;
+            let start = offset as usize;
+            let image = start.checked_add(length as usize).and_then(|end| page.get(start..end));
+            image.map(|image| Fetched::File(image.to_vec())).ok_or_else(|| "it lies outside of its page".into())
+        }
     }
+}
+
+/// Returns the files of a place, which are listed if they are not yet.
+fn listed(place: &Place, listing: Option<Listing>) -> Result<Listing, Error> {
+    listing.map_or_else(|| Listing::of(place), Ok)
 }
 
 /// Returns the list of a local tree: the one that is kept if it is still right.
@@ -244,7 +256,7 @@ fn tree_of(root: &Path) -> Result<Index, Error> {
 }
 
 /// What was found in a file.
-type OfFile = Result<Vec<Found>, Error>;
+type OfFile = Result<InFile, Error>;
 
 /// Makes the index of a container. Several threads read its files.
 fn make(place: &Place, kind: Kind, blobs: &[Arc<Blob>], threads: usize) -> Result<Index, Error> {
@@ -278,18 +290,29 @@ fn make(place: &Place, kind: Kind, blobs: &[Arc<Blob>], threads: usize) -> Resul
         work();
     });
     let found = found.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter();
-    let found = found.map_while(|found| found).collect::<Result<Vec<_>, _>>()?;
-    Index::new(kind, shards(blobs), found, &place.text)
+    let all = found.map_while(|found| found).collect::<Result<Vec<_>, _>>()?;
+    let mut class_names = None;
+    for (blob, InFile { class_names: names, .. }) in blobs.iter().zip(&all) {
+        if names.is_some() && *class_names.get_or_insert_with(|| names.clone()) != *names {
+            let reason = "its classes are others than those of the files before it; open them one by one";
+            return Err(Error::malformed(blob.shown(), reason));
+        }
+    }
+    let index = Index::new(kind, shards(blobs), all.into_iter().map(|of_file| of_file.found).collect(), &place.text)?;
+    match class_names.flatten() {
+        Some(names) => index.with_class_names(names, &place.text),
+        None => Ok(index),
+    }
 }
 
-fn find(kind: Kind, blob: &Arc<Blob>) -> Result<Vec<Found>, Error> {
+fn find(kind: Kind, blob: &Arc<Blob>) -> OfFile {
     match kind {
-        Kind::Tar => tar::find(blob),
-        Kind::Zip => zip::find(blob),
-        Kind::Npz => npz::find(blob),
-        Kind::Tree | Kind::Lmdb | Kind::Parquet => {
-            Err(Error::malformed(blob.shown(), format!("{} has no reader", kind.name())))
-        }
+        Kind::Tar => tar::find(blob).map(InFile::from),
+        Kind::Zip => zip::find(blob).map(InFile::from),
+        Kind::Npz => npz::find(blob).map(InFile::from),
+        Kind::Lmdb => lmdb::find(blob).map(InFile::from),
+        Kind::Parquet => parquet::find(blob),
+        Kind::Tree => Err(Error::malformed(blob.shown(), "it is no folder")),
     }
 }
 
