@@ -19,7 +19,7 @@ use crate::kind::Kind;
 use crate::names::shown;
 use crate::parquet::Codec;
 use crate::place::{Place, Root};
-use crate::{lmdb, npz, parquet, tar, tree, zip};
+use crate::{dali, lmdb, npz, parquet, tar, tree, zip};
 
 /// The folder of the index beside the files.
 const INDEX_FOLDER: &str = ".admiral";
@@ -199,7 +199,7 @@ impl Container {
 }
 
 /// Returns the image in the bytes of a container.
-fn unpack(encoding: Encoding, bytes: Vec<u8>) -> Result<Fetched, String> {
+pub(crate) fn unpack(encoding: Encoding, bytes: Vec<u8>) -> Result<Fetched, String> {
     match encoding {
         Encoding::File => Ok(Fetched::File(bytes)),
         Encoding::Pixels { height, width, channels } => {
@@ -307,7 +307,13 @@ fn make(place: &Place, kind: Kind, blobs: &[Arc<Blob>], threads: usize) -> Resul
 
 fn find(kind: Kind, blob: &Arc<Blob>) -> OfFile {
     match kind {
-        Kind::Tar => tar::find(blob).map(InFile::from),
+        Kind::Tar => {
+            let found = tar::find(blob)?;
+            if let Some(index) = &blob.dali_index {
+                dali::check(index, blob, &found)?;
+            }
+            Ok(found.into())
+        }
         Kind::Zip => zip::find(blob).map(InFile::from),
         Kind::Npz => npz::find(blob).map(InFile::from),
         Kind::Lmdb => lmdb::find(blob).map(InFile::from),

@@ -1,5 +1,6 @@
 //! The files of a container, and its kind where the user does not name it.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,6 +25,9 @@ const MAX_LIST_BYTES: u64 = 64 << 20;
 
 /// The name of the file of an LMDB database in its folder.
 const LMDB_NAME: &str = "data.mdb";
+
+/// The ending of the names of DALI's indexes.
+const DALI_ENDING: &str = ".idx";
 
 /// A list of shards in the form of WebDataset's `wids`.
 #[derive(Deserialize)]
@@ -102,6 +106,9 @@ fn names_in(folder: &Path) -> Result<Vec<String>, Error> {
 /// # Errors
 /// If there are none, or one that the user names is missing.
 pub(crate) fn files(place: &Place, kind: Kind, listing: Listing) -> Result<Vec<Arc<Blob>>, Error> {
+    let is_index = |file: &&File| kind == Kind::Tar && file.name.ends_with(DALI_ENDING);
+    let mut indexes: HashMap<String, File> =
+        listing.0.iter().filter(is_index).map(|file| (file.name.clone(), file.clone())).collect();
     let mut files = match &place.pattern {
         Some(pattern) if pattern.ends_with(".json") => listed(place, pattern, listing.0)?,
         Some(pattern) => matching(place, pattern, listing.0)?,
@@ -117,7 +124,13 @@ pub(crate) fn files(place: &Place, kind: Kind, listing: Listing) -> Result<Vec<A
         return Err(Error::Empty { path: place.text.clone(), what });
     }
     files.sort_by(|one, other| one.name.cmp(&other.name));
-    files.into_iter().enumerate().map(|(number, file)| file.open(place, number < MAX_OPEN).map(Arc::new)).collect()
+    let open = |(number, file): (usize, File)| {
+        let index = file.name.rsplit_once('.').and_then(|(name, _)| indexes.remove(&format!("{name}{DALI_ENDING}")));
+        let mut blob = file.open(place, number < MAX_OPEN)?;
+        blob.dali_index = index.map(|index| index.open(place, false)).transpose()?.map(Box::new);
+        Ok(Arc::new(blob))
+    };
+    files.into_iter().enumerate().map(open).collect()
 }
 
 /// A file of a place.

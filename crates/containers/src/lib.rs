@@ -10,6 +10,7 @@
 mod blob;
 mod cache;
 mod container;
+mod dali;
 mod error;
 mod files;
 mod find;
@@ -24,6 +25,10 @@ mod place;
 mod tar;
 mod tree;
 mod zip;
+
+#[cfg(test)]
+#[path = "../tests/writers/mod.rs"]
+mod writers;
 
 pub use container::{Container, Fetched, Settings};
 pub use error::Error;

@@ -10,6 +10,8 @@ mod columns;
 mod header;
 mod pages;
 mod snappy;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
@@ -61,15 +63,16 @@ pub(crate) fn find(blob: &Arc<Blob>) -> Result<InFile, Error> {
         // A run of equal values may state any number of rows in a few bytes.
         let limit = usize::try_from(blob.length).unwrap_or(usize::MAX).saturating_sub(found.len());
         let mut images = images(blob, chunk(columns.image)?, limit).map_err(|fault| fault.at(&place(columns.image)))?;
+        let num_images = images.len();
         let check = |column: usize, num: usize| {
-            if num == images.len() {
+            if num == num_images {
                 return Ok(());
             }
-            let reason = format!("it has {num} rows, and that of the images has {}", images.len());
+            let reason = format!("it has {num} rows, and that of the images has {num_images}");
             Err(Error::malformed(place(column), reason))
         };
-        if Ok(images.len()) != usize::try_from(group.num_rows()) {
-            let reason = format!("it has {} rows, and the row group states {}", images.len(), group.num_rows());
+        if Ok(num_images) != usize::try_from(group.num_rows()) {
+            let reason = format!("it has {num_images} rows, and the row group states {}", group.num_rows());
             return Err(Error::malformed(place(columns.image), reason));
         }
         if let Some(column) = columns.label {
