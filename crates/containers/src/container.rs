@@ -1,10 +1,8 @@
 //! A container of images that is open.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use admiral_storage::{Store, StoreOptions, hex};
 use sha2::{Digest, Sha256};
@@ -12,14 +10,15 @@ use sha2::{Digest, Sha256};
 use crate::blob::Blob;
 use crate::cache::Cache;
 use crate::error::Error;
+use crate::fetched::{Fetched, unpack};
 use crate::files::{ReadError, read};
 use crate::find::{Listing, files, kind_of};
-use crate::index::{Encoding, InFile, Index, Shard, Span};
+use crate::index::{Index, Shard, Span};
 use crate::kind::Kind;
+use crate::make::{make, shards};
 use crate::names::shown;
-use crate::parquet::Codec;
 use crate::place::{Place, Root};
-use crate::{dali, lmdb, npz, parquet, tar, tree, zip};
+use crate::tree;
 
 /// The folder of the index beside the files.
 const INDEX_FOLDER: &str = ".admiral";
@@ -29,9 +28,6 @@ const MIN_KEPT_TREE: u64 = 20_000;
 
 /// The longest index that is read, in bytes.
 const MAX_INDEX_BYTES: u64 = 1 << 36;
-
-/// The time between two messages about the making of an index.
-const MESSAGE_EVERY: Duration = Duration::from_secs(30);
 
 /// How a container is opened.
 #[derive(Debug, Clone)]
@@ -44,24 +40,6 @@ pub struct Settings<'a> {
     pub threads: usize,
     /// The settings of stores.
     pub stores: &'a StoreOptions,
-}
-
-/// An image as it was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fetched {
-    /// An image file.
-    File(Vec<u8>),
-    /// Values of 8 bits, `[height, width, channels]`.
-    Pixels {
-        /// The height in pixels.
-        height: usize,
-        /// The width in pixels.
-        width: usize,
-        /// The number of channels, 1 or 3.
-        channels: usize,
-        /// The values.
-        bytes: Vec<u8>,
-    },
 }
 
 /// A container of images.
@@ -94,7 +72,9 @@ impl Container {
                     return Err(Error::malformed(text, "it is a file, and a folder of images is expected"));
                 }
                 Root::Folder(root) => (tree_of(root)?, Files::Folder(root.clone())),
-                Root::Store(store) => (tree::of_names(listed(&place, listing)?.into_names()), Files::Store(Arc::clone(store))),
+                Root::Store(store) => {
+                    (tree::of_names(listed(&place, listing)?.into_names()), Files::Store(Arc::clone(store)))
+                }
             };
             if index.num_images() == 0 {
                 return Err(Error::Empty { path: text, what: "jpg, jpeg, png, webp or gif file".into() });
@@ -198,36 +178,6 @@ impl Container {
     }
 }
 
-/// Returns the image in the bytes of a container.
-pub(crate) fn unpack(encoding: Encoding, bytes: Vec<u8>) -> Result<Fetched, String> {
-    match encoding {
-        Encoding::File => Ok(Fetched::File(bytes)),
-        Encoding::Pixels { height, width, channels } => {
-            let (height, width, channels) = (height as usize, width as usize, channels as usize);
-            if height.checked_mul(width).and_then(|pixels| pixels.checked_mul(channels)) != Some(bytes.len()) {
-                return Err(format!("{} bytes are no {height} x {width} pixels", bytes.len()));
-            }
-            Ok(Fetched::Pixels { height, width, channels, bytes })
-        }
-        Encoding::Deflated { length } => {
-            let mut unpacked = Vec::new();
-            let mut reader = flate2::read::DeflateDecoder::new(&bytes[..]).take(u64::from(length) + 1);
-            reader.read_to_end(&mut unpacked).map_err(|error| format!("it cannot be unpacked: {error}"))?;
-            if unpacked.len() != length as usize {
-                return Err(format!("it has not the {length} bytes of its header"));
-            }
-            Ok(Fetched::File(unpacked))
-        }
-        Encoding::Page { codec, page, offset, length } => {
-            let codec = Codec::from_number(codec).ok_or("it has an unknown compression")?;
-            let page = codec.unpack_part(&bytes, page as usize)?;
-            let start = offset as usize;
-            let image = start.checked_add(length as usize).and_then(|end| page.get(start..end));
-            image.map(|image| Fetched::File(image.to_vec())).ok_or_else(|| "it lies outside of its page".into())
-        }
-    }
-}
-
 /// Returns the files of a place, which are listed if they are not yet.
 fn listed(place: &Place, listing: Option<Listing>) -> Result<Listing, Error> {
     listing.map_or_else(|| Listing::of(place), Ok)
@@ -253,79 +203,6 @@ fn tree_of(root: &Path) -> Result<Index, Error> {
         }
     }
     Ok(index)
-}
-
-/// What was found in a file.
-type OfFile = Result<InFile, Error>;
-
-/// Makes the index of a container. Several threads read its files.
-fn make(place: &Place, kind: Kind, blobs: &[Arc<Blob>], threads: usize) -> Result<Index, Error> {
-    let bytes: u64 = blobs.iter().map(|blob| blob.length).sum();
-    tracing::info!("reading {} once for its index: {} files, {bytes} bytes", place.text, blobs.len());
-    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
-    let nothing: Vec<Option<OfFile>> = (0..blobs.len()).map(|_| None).collect();
-    let found = Mutex::new(nothing);
-    let last_message = Mutex::new(Instant::now());
-    let work = || {
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            // The first file that is wrong is reported, whatever the order in which threads end.
-            let Some(blob) = blobs.get(number).filter(|_| number < failed.load(Ordering::Relaxed)) else { return };
-            let of_blob = find(kind, blob);
-            if of_blob.is_err() {
-                failed.fetch_min(number, Ordering::Relaxed);
-            }
-            found.lock().unwrap_or_else(PoisonError::into_inner)[number] = Some(of_blob);
-            let mut last = last_message.lock().unwrap_or_else(PoisonError::into_inner);
-            if last.elapsed() >= MESSAGE_EVERY {
-                *last = Instant::now();
-                tracing::info!("index of {}: {} of {} files", place.text, number + 1, blobs.len());
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads.clamp(1, blobs.len().max(1)) {
-            scope.spawn(work);
-        }
-        work();
-    });
-    let found = found.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter();
-    let all = found.map_while(|found| found).collect::<Result<Vec<_>, _>>()?;
-    let mut class_names = None;
-    for (blob, InFile { class_names: names, .. }) in blobs.iter().zip(&all) {
-        if names.is_some() && *class_names.get_or_insert_with(|| names.clone()) != *names {
-            let reason = "its classes are others than those of the files before it; open them one by one";
-            return Err(Error::malformed(blob.shown(), reason));
-        }
-    }
-    let index = Index::new(kind, shards(blobs), all.into_iter().map(|of_file| of_file.found).collect(), &place.text)?;
-    match class_names.flatten() {
-        Some(names) => index.with_class_names(names, &place.text),
-        None => Ok(index),
-    }
-}
-
-fn find(kind: Kind, blob: &Arc<Blob>) -> OfFile {
-    match kind {
-        Kind::Tar => {
-            let found = tar::find(blob)?;
-            if let Some(index) = &blob.dali_index {
-                dali::check(index, blob, &found)?;
-            }
-            Ok(found.into())
-        }
-        Kind::Zip => zip::find(blob).map(InFile::from),
-        Kind::Npz => npz::find(blob).map(InFile::from),
-        Kind::Lmdb => lmdb::find(blob).map(InFile::from),
-        Kind::Parquet => parquet::find(blob),
-        Kind::Tree => Err(Error::malformed(blob.shown(), "it is no folder")),
-    }
-}
-
-fn shards(blobs: &[Arc<Blob>]) -> Vec<Shard> {
-    let shard =
-        |blob: &Arc<Blob>| Shard { name: blob.name.clone(), length: blob.length, version: blob.version.clone() };
-    blobs.iter().map(shard).collect()
 }
 
 /// Keeps the index of shards: beside them, or in the folder of the cache.

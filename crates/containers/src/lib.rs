@@ -12,12 +12,14 @@ mod cache;
 mod container;
 mod dali;
 mod error;
+mod fetched;
 mod files;
 mod find;
 mod index;
 mod index_file;
 mod kind;
 mod lmdb;
+mod make;
 mod names;
 mod npz;
 mod parquet;
@@ -30,8 +32,9 @@ mod zip;
 #[path = "../tests/writers/mod.rs"]
 mod writers;
 
-pub use container::{Container, Fetched, Settings};
+pub use container::{Container, Settings};
 pub use error::Error;
+pub use fetched::Fetched;
 pub use files::{ReadError, may_pass, read, retry};
 pub use index::{Encoding, Found, Index, Label, Labels, Shard};
 pub use kind::Kind;

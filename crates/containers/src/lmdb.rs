@@ -165,7 +165,10 @@ impl Tree<'_> {
     fn read(reader: &mut BlobReader<'_>, blob: &Blob) -> Result<Vec<Value>, Error> {
         let meta = newest_meta(reader, blob)?;
         if meta.flags & DUPLICATES != 0 {
-            return Err(Error::malformed(blob.shown(), "it has several values for a key; write one image for each key"));
+            return Err(Error::malformed(
+                blob.shown(),
+                "it has several values for a key; write one image for each key",
+            ));
         }
         let mut tree = Tree { blob, meta, seen: HashSet::new(), below: Vec::new(), values: Vec::new() };
         let mut level = if meta.root == NO_PAGE { Vec::new() } else { vec![meta.root] };
@@ -235,7 +238,8 @@ impl Tree<'_> {
         for place in places.as_chunks::<2>().0 {
             let start = usize::from(u16::from_le_bytes(*place));
             let node = page.get(start..).and_then(|node| Node::parse(node, start >= lower));
-            let node = node.ok_or_else(|| self.damaged(number, format!("its node at {start} is outside of the page")))?;
+            let node =
+                node.ok_or_else(|| self.damaged(number, format!("its node at {start} is outside of the page")))?;
             // Nodes that share bytes would make more of a file than it has.
             used += NODE_BYTES + node.key.len();
             if used > page.len() {
@@ -305,7 +309,8 @@ fn newest_meta(reader: &mut BlobReader<'_>, blob: &Blob) -> Result<Meta, Error> 
         reader.read_exact(&mut page).map_err(|_| "it is shorter than a meta page".to_owned())?;
         Meta::parse(&page)
     };
-    let first = read(0).map_err(|reason| Error::malformed(blob.shown(), format!("it is no LMDB database: {reason}")))?;
+    let first =
+        read(0).map_err(|reason| Error::malformed(blob.shown(), format!("it is no LMDB database: {reason}")))?;
     let second = read(first.page_size);
     Ok(second.ok().filter(|meta| meta.transaction > first.transaction).unwrap_or(first))
 }

@@ -159,7 +159,11 @@ fn containers(root: &Path) -> Vec<(PathBuf, SourceKind, ClassSource)> {
             all.push((root.join(&folder), SourceKind::Auto, ClassSource::Container));
             let pattern = root.join(&folder).join("train-{00000..00002}-of-00003.parquet");
             all.push((pattern, SourceKind::Parquet, ClassSource::Container));
-            all.push((write(&format!("{folder}.parquet"), &parquet_of(&rows, &format)), SourceKind::Auto, ClassSource::Container));
+            all.push((
+                write(&format!("{folder}.parquet"), &parquet_of(&rows, &format)),
+                SourceKind::Auto,
+                ClassSource::Container,
+            ));
         }
     }
     all

@@ -11,9 +11,7 @@ use crate::writers::write_lmdb;
 /// Values in leaf pages and in overflow pages of one and of several pages.
 fn contents() -> Vec<(Vec<u8>, Vec<u8>)> {
     let length = |number: usize| [0, 1, 100, 1500, 4080, 4081, 5000, 20_000][number % 8];
-    (0..300_usize)
-        .map(|number| (format!("key {number:03}").into_bytes(), vec![number as u8; length(number)]))
-        .collect()
+    (0..300_usize).map(|number| (format!("key {number:03}").into_bytes(), vec![number as u8; length(number)])).collect()
 }
 
 fn write(folder: &Path, contents: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {

@@ -154,9 +154,13 @@ mod tests {
     #[test]
     fn a_header_of_a_page_is_read() {
         // A dictionary page that pyarrow wrote.
-        let bytes = [0x15, 4, 0x15, 0xE0, 0x9A, 0xF4, 1, 0x15, 0xA0, 0x9C, 0xF4, 1, 0x4C, 0x15, 0xD0, 0x0F, 0x15, 0, 0, 0];
+        let bytes =
+            [0x15, 4, 0x15, 0xE0, 0x9A, 0xF4, 1, 0x15, 0xA0, 0x9C, 0xF4, 1, 0x4C, 0x15, 0xD0, 0x0F, 0x15, 0, 0, 0];
         let (fields, length) = Fields::read(&[&bytes[..], b"data"].concat()).unwrap();
-        assert_eq!((length, fields.size(1), fields.size(2), fields.size(3)), (20, Some(2), Some(2_004_656), Some(2_004_752)));
+        assert_eq!(
+            (length, fields.size(1), fields.size(2), fields.size(3)),
+            (20, Some(2), Some(2_004_656), Some(2_004_752))
+        );
         assert_eq!(fields.fields(7).and_then(|header| header.size(1)), Some(1000));
         assert_eq!(fields.fields(5), None);
         for cut in 0..20 {

@@ -81,7 +81,8 @@ pub(crate) fn find(blob: &Arc<Blob>) -> Result<InFile, Error> {
             images.iter_mut().zip(labels).for_each(|(image, label)| image.label = label);
         }
         if let Some(column) = columns.path.filter(|_| has_names) {
-            let paths = values::<ByteArrayType>(blob, chunk(column)?, limit).map_err(|fault| fault.at(&place(column)))?;
+            let paths =
+                values::<ByteArrayType>(blob, chunk(column)?, limit).map_err(|fault| fault.at(&place(column)))?;
             check(column, paths.len())?;
             for (image, path) in images.iter_mut().zip(paths) {
                 image.name = path.map(|path| without_dot(path.data()).to_vec()).unwrap_or_default();

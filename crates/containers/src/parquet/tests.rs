@@ -6,7 +6,7 @@ use admiral_storage::{Location, Store, StoreOptions};
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 
 use super::*;
-use crate::container::{Fetched, unpack};
+use crate::fetched::{Fetched, unpack};
 use crate::writers::{Format, Row, parquet_of};
 
 const NAME: &str = "train-00000-of-00001.parquet";
@@ -89,8 +89,7 @@ fn images_are_found_in_all_forms_of_pages() {
 fn images_without_a_path_of_their_own_are_named_by_their_rows() {
     let folder = tempfile::tempdir().unwrap();
     let names = |paths: [Option<&str>; 11]| -> Vec<String> {
-        let rows: Vec<Row<'_>> =
-            paths.iter().map(|&path| Row { bytes: Some(b"x"), path, label: None }).collect();
+        let rows: Vec<Row<'_>> = paths.iter().map(|&path| Row { bytes: Some(b"x"), path, label: None }).collect();
         let found = find_in(folder.path(), &parquet_of(&rows, &Format::default())).unwrap().found;
         assert_eq!(found[0].label, None);
         found.into_iter().map(|found| String::from_utf8(found.name).unwrap()).collect()
@@ -147,4 +146,19 @@ fn a_cut_or_flipped_file_is_an_error_or_stays_within_the_file() {
         }
     }
     assert!(num_errors > 100, "{num_errors}");
+}
+
+#[test]
+fn a_file_of_pyarrow_is_read() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/parquet/pyarrow.parquet");
+    let bytes = std::fs::read(&path).unwrap();
+    let blob = Blob::local("pyarrow.parquet".into(), path, false).unwrap();
+    let InFile { found, class_names } = super::find(&Arc::new(blob)).unwrap();
+    assert_eq!(class_names, Some(vec![b"cat".to_vec(), b"dog".to_vec()]));
+    assert_eq!(found.len(), 8);
+    for (number, found) in found.iter().enumerate() {
+        assert_eq!(found.name, format!("{number}.png").as_bytes());
+        assert_eq!(found.label, Some(Label::Number(number as u32 % 2)));
+        assert_eq!(image(&bytes, found), format!("image {number} ").repeat(number + 1).as_bytes());
+    }
 }
