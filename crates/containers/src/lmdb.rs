@@ -301,18 +301,21 @@ impl<'a> Node<'a> {
     }
 }
 
-/// Returns the newer of the two meta pages. One that is damaged is no error if the other is whole.
+/// Returns the newer of the two meta pages. Both must be whole: with one alone, an older state would be read in silence.
 fn newest_meta(reader: &mut BlobReader<'_>, blob: &Blob) -> Result<Meta, Error> {
     let mut read = |offset: u64| -> Result<Meta, String> {
         let mut page = [0; META_BYTES];
         reader.seek(SeekFrom::Start(offset)).map_err(|error| error.to_string())?;
-        reader.read_exact(&mut page).map_err(|_| "it is shorter than a meta page".to_owned())?;
+        reader.read_exact(&mut page).map_err(|_| "it ends before its meta page".to_owned())?;
         Meta::parse(&page)
     };
-    let first =
-        read(0).map_err(|reason| Error::malformed(blob.shown(), format!("it is no LMDB database: {reason}")))?;
-    let second = read(first.page_size);
-    Ok(second.ok().filter(|meta| meta.transaction > first.transaction).unwrap_or(first))
+    let wrong = |reason: String| Error::malformed(blob.shown(), format!("it is no whole LMDB database: {reason}"));
+    let first = read(0).map_err(wrong)?;
+    let second = read(first.page_size).map_err(wrong)?;
+    if second.page_size != first.page_size {
+        return Err(wrong("its meta pages contradict each other; copy it again".into()));
+    }
+    Ok(if second.transaction > first.transaction { second } else { first })
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {

@@ -72,7 +72,7 @@ fn what_is_not_read_is_refused_with_what_to_do() {
     let bytes = std::fs::read(folder.path().join("data.mdb")).unwrap();
     let error = |bytes: &[u8]| find_in(folder.path(), bytes).unwrap_err().to_string();
     assert!(error(&bytes).contains("named is a named database; copy its images"), "{}", error(&bytes));
-    assert!(error(b"no database").contains("no LMDB database"));
+    assert!(error(b"no database").contains("no whole LMDB database"));
     assert!(error(&[7; 10_000]).contains("its first number is 0x7070707"));
     let mut version = bytes.clone();
     version[20] = 9;

@@ -122,6 +122,9 @@ impl Reader<'_> {
     }
 
     fn value(&mut self, kind: u8, depth: usize) -> Option<Value> {
+        if depth > MAX_DEPTH {
+            return None;
+        }
         match kind {
             // Elements of lists.
             TRUE | FALSE | BYTE => self.skip(1)?,
@@ -142,7 +145,7 @@ impl Reader<'_> {
             STRUCTURE => return self.fields(depth + 1).map(Value::Fields),
             _ => return None,
         }
-        (depth <= MAX_DEPTH).then_some(Value::Skipped)
+        Some(Value::Skipped)
     }
 }
 
@@ -153,17 +156,15 @@ mod tests {
 
     #[test]
     fn a_header_of_a_page_is_read() {
-        // A dictionary page that pyarrow wrote.
-        let bytes =
-            [0x15, 4, 0x15, 0xE0, 0x9A, 0xF4, 1, 0x15, 0xA0, 0x9C, 0xF4, 1, 0x4C, 0x15, 0xD0, 0x0F, 0x15, 0, 0, 0];
+        // That of a dictionary page with 1000 values, which pyarrow wrote.
+        let bytes = *b"\x15\x04\x15\xc0\xd0\xf4\x01\x15\x80\xd2\xf4\x01\x4c\x15\xd0\x0f\x15\x00\x12\x00\x00";
         let (fields, length) = Fields::read(&[&bytes[..], b"data"].concat()).unwrap();
-        assert_eq!(
-            (length, fields.size(1), fields.size(2), fields.size(3)),
-            (20, Some(2), Some(2_004_656), Some(2_004_752))
-        );
-        assert_eq!(fields.fields(7).and_then(|header| header.size(1)), Some(1000));
+        assert_eq!(length, bytes.len());
+        assert_eq!([1, 2, 3].map(|field| fields.size(field)), [Some(2), Some(2_004_000), Some(2_004_096)]);
+        let header = fields.fields(7).unwrap();
+        assert_eq!((header.size(1), header.size(2), header.flag(3)), (Some(1000), Some(0), Some(false)));
         assert_eq!(fields.fields(5), None);
-        for cut in 0..20 {
+        for cut in 0..bytes.len() {
             assert_eq!(Fields::read(&bytes[..cut]), None);
         }
     }

@@ -14,11 +14,13 @@ mod snappy;
 mod tests;
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 
 use parquet::basic::Type;
 use parquet::column::reader::ColumnReaderImpl;
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader};
 
 use self::columns::Columns;
@@ -115,7 +117,13 @@ fn metadata(blob: &Blob) -> Result<ParquetMetaData, Error> {
     let start = end.checked_sub(length.into()).filter(|_| length <= MAX_METADATA_BYTES);
     let start = start.ok_or_else(|| wrong("its metadata exceed the file"))?;
     let bytes = blob.read(start, length as usize)?;
-    ParquetMetaDataReader::decode_metadata(&bytes).map_err(|error| wrong(&error.to_string()))
+    caught(|| ParquetMetaDataReader::decode_metadata(&bytes)).map_err(|error| wrong(&error.to_string()))
+}
+
+/// Runs a part of the crate `parquet`, which panics on some damaged files.
+fn caught<T>(work: impl FnOnce() -> parquet::errors::Result<T>) -> parquet::errors::Result<T> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(ParquetError::General("it is damaged; copy the file again".into())))
 }
 
 /// Why a column cannot be read.
@@ -170,7 +178,7 @@ impl<T: DataType> Values<T> {
     fn next(&mut self) -> Result<Vec<Option<T::T>>, Fault> {
         let (mut levels, mut values) = (Vec::new(), Vec::new());
         let levels_read = (self.max_level > 0).then_some(&mut levels);
-        let read = self.reader.read_records(BATCH, levels_read, None, &mut values);
+        let read = caught(|| self.reader.read_records(BATCH, levels_read, None, &mut values));
         let (rows, ..) = match (read, self.handed.lock().unwrap_or_else(PoisonError::into_inner).failure.take()) {
             (_, Some(failure)) => return Err(Fault::Failure(failure)),
             (Err(error), None) => return Err(Fault::Wrong(format!("it cannot be read: {error}"))),

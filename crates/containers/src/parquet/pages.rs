@@ -72,6 +72,7 @@ pub(super) struct Pages {
     block_offset: u64,
     block_bytes: u64,
     are_wanted: bool,
+    has_dictionary: bool,
     handed: Arc<Mutex<Handed>>,
 }
 
@@ -100,6 +101,7 @@ impl Pages {
             block_offset: 0,
             block_bytes: if blob.is_remote() { 8 << 20 } else { 1 << 20 },
             are_wanted,
+            has_dictionary: false,
             handed: Arc::default(),
         })
     }
@@ -180,14 +182,19 @@ impl Pages {
             if before == 0 { values.into() } else { [&bytes[..before], &values].concat().into() }
         };
         let is_dictionary = kind == Some(DICTIONARY_PAGE);
+        let of_values = encoding(if is_v2 { 4 } else { 2 })?;
+        if !is_dictionary && !self.has_dictionary && is_of_dictionary(of_values) {
+            return Err(wrong("refers to a dictionary, and there is none before it"));
+        }
+        self.has_dictionary |= is_dictionary;
         let page = if is_dictionary {
             let is_sorted = head.flag(3).unwrap_or(false);
-            Page::DictionaryPage { buf: whole.clone(), num_values, encoding: encoding(2)?, is_sorted }
+            Page::DictionaryPage { buf: whole.clone(), num_values, encoding: of_values, is_sorted }
         } else if is_v2 {
             Page::DataPageV2 {
                 buf: whole.clone(),
                 num_values,
-                encoding: encoding(4)?,
+                encoding: of_values,
                 num_nulls: size(head, 2)?,
                 num_rows: size(head, 3)?,
                 def_levels_byte_len: levels,
@@ -199,7 +206,7 @@ impl Pages {
             Page::DataPage {
                 buf: whole.clone(),
                 num_values,
-                encoding: encoding(2)?,
+                encoding: of_values,
                 def_level_encoding: encoding(3)?,
                 rep_level_encoding: encoding(4)?,
                 statistics: None,
@@ -212,6 +219,10 @@ impl Pages {
         }
         Ok(Some(page))
     }
+}
+
+fn is_of_dictionary(encoding: Encoding) -> bool {
+    matches!(encoding, Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY)
 }
 
 /// Returns the encoding of a number in the format.
