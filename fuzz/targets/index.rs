@@ -10,7 +10,7 @@ fuzz_target!(|bytes: &[u8]| {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let index = folder.path().join(".admiral");
     std::fs::create_dir(&index).expect("a folder");
-    std::fs::write(index.join("tree.index"), [bytes, &Sha256::digest(bytes)].concat()).expect("a file");
+    std::fs::write(index.join("tree.index"), [bytes, &Sha256::digest(bytes)[..]].concat()).expect("a file");
     let stores = StoreOptions::default();
     let settings = Settings { kind: Some(Kind::Tree), cache: None, threads: 1, stores: &stores };
     let Ok(container) = Container::open(&folder.path().display().to_string(), &settings) else { return };

@@ -45,9 +45,11 @@ pub(crate) fn check(index: &Blob, tar: &Blob, found: &[Found]) -> Result<(), Err
     }
 }
 
-/// Returns the last part of the extension, the offset and the length of each member. Otherwise, the number of the line that
-/// is wrong, and why.
-fn members_of(text: &str) -> Result<Vec<(&str, u64, u64)>, (usize, &'static str)> {
+/// The last part of the extension, the offset and the length of a member.
+type Member<'a> = (&'a str, u64, u64);
+
+/// Returns the members. Otherwise, the number of the line that is wrong, and why.
+fn members_of(text: &str) -> Result<Vec<Member<'_>>, (usize, &'static str)> {
     let mut lines = (1..).zip(text.lines());
     let version = lines.next().and_then(|(_, line)| line.split_whitespace().next());
     let words = match version {
