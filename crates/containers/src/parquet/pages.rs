@@ -187,6 +187,11 @@ impl Pages {
             return Err(wrong("refers to a dictionary, and there is none before it"));
         }
         self.has_dictionary |= is_dictionary;
+        // Memory is allocated for the values. Each of a dictionary has 4 bytes at least, and a row of a page may have none.
+        let most = if is_dictionary { whole.len() as u64 / 4 } else { self.blob.length };
+        if u64::from(num_values) > most {
+            return Err(wrong("states more values than it can have"));
+        }
         let page = if is_dictionary {
             let is_sorted = head.flag(3).unwrap_or(false);
             Page::DictionaryPage { buf: whole.clone(), num_values, encoding: of_values, is_sorted }

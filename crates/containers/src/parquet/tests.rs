@@ -162,3 +162,17 @@ fn a_file_of_pyarrow_is_read() {
         assert_eq!(image(&bytes, found), format!("image {number} ").repeat(number + 1).as_bytes());
     }
 }
+
+#[test]
+fn a_dictionary_with_a_huge_number_of_values_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let row = Row { bytes: Some(b"image"), path: None, label: None };
+    let mut bytes = parquet_of(&[row; 5], &Format { compression: Compression::UNCOMPRESSED, ..Format::default() });
+    // Its page begins after the magic number: the type, the two sizes, and the header of a dictionary with 1 value.
+    let header = b"\x15\x04\x15\x12\x15\x12\x4c\x15\x02\x15";
+    assert_eq!(&bytes[4..4 + header.len()], header);
+    // 63 values do not fit into 9 bytes. More would need more bytes of the header.
+    bytes[12] = 126;
+    let error = find_in(folder.path(), &bytes).unwrap_err().to_string();
+    assert!(error.contains("the page at byte") && error.contains("more values than it can have"), "{error}");
+}
