@@ -20,6 +20,8 @@ pub(crate) struct Blob {
     pub(crate) length: u64,
     /// A text that changes when the file does: the time of its modification, or the tag of the store.
     pub(crate) version: String,
+    /// DALI's index of this tar file, if there is one beside it.
+    pub(crate) dali_index: Option<Box<Blob>>,
     home: Home,
 }
 
@@ -49,12 +51,13 @@ impl Blob {
             return Err(Error::Unreadable { path: shown, reason: "it is no regular file".into() });
         }
         let version = format!("{}.{:09}", meta.mtime(), meta.mtime_nsec());
-        Ok(Self { name, length: meta.len(), version, home: Home::Local { path, file: OnceLock::new(), is_kept_open } })
+        let home = Home::Local { path, file: OnceLock::new(), is_kept_open };
+        Ok(Self { name, length: meta.len(), version, dali_index: None, home })
     }
 
     /// Returns a file of a store.
     pub(crate) fn remote(name: String, store: Arc<Store>, length: u64, version: String) -> Self {
-        Self { name, length, version, home: Home::Remote { store } }
+        Self { name, length, version, dali_index: None, home: Home::Remote { store } }
     }
 
     /// Returns the path or URL for messages.
@@ -102,7 +105,11 @@ impl Blob {
 
     /// Returns a reader from the start of the file.
     pub(crate) fn reader(&self) -> BlobReader<'_> {
-        let block = if self.is_remote() { 8 << 20 } else { 1 << 20 };
+        self.reader_of_blocks(if self.is_remote() { 8 << 20 } else { 1 << 20 })
+    }
+
+    /// Returns a reader from the start of the file, which reads at least `block` bytes at a time.
+    pub(crate) fn reader_of_blocks(&self, block: usize) -> BlobReader<'_> {
         BlobReader { blob: self, position: 0, start: 0, buffer: Vec::new(), block, failure: None }
     }
 }

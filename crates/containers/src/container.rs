@@ -1,10 +1,8 @@
 //! A container of images that is open.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use admiral_storage::{Store, StoreOptions, hex};
 use sha2::{Digest, Sha256};
@@ -12,13 +10,15 @@ use sha2::{Digest, Sha256};
 use crate::blob::Blob;
 use crate::cache::Cache;
 use crate::error::Error;
+use crate::fetched::{Fetched, unpack};
 use crate::files::{ReadError, read};
-use crate::find::{files, kind_of};
-use crate::index::{Encoding, Found, Index, Shard, Span};
+use crate::find::{Listing, files, kind_of};
+use crate::index::{Index, Shard, Span};
 use crate::kind::Kind;
+use crate::make::{make, shards};
 use crate::names::shown;
 use crate::place::{Place, Root};
-use crate::{npz, tar, tree, zip};
+use crate::tree;
 
 /// The folder of the index beside the files.
 const INDEX_FOLDER: &str = ".admiral";
@@ -28,9 +28,6 @@ const MIN_KEPT_TREE: u64 = 20_000;
 
 /// The longest index that is read, in bytes.
 const MAX_INDEX_BYTES: u64 = 1 << 36;
-
-/// The time between two messages about the making of an index.
-const MESSAGE_EVERY: Duration = Duration::from_secs(30);
 
 /// How a container is opened.
 #[derive(Debug, Clone)]
@@ -43,24 +40,6 @@ pub struct Settings<'a> {
     pub threads: usize,
     /// The settings of stores.
     pub stores: &'a StoreOptions,
-}
-
-/// An image as it was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fetched {
-    /// An image file.
-    File(Vec<u8>),
-    /// Values of 8 bits, `[height, width, channels]`.
-    Pixels {
-        /// The height in pixels.
-        height: usize,
-        /// The width in pixels.
-        width: usize,
-        /// The number of channels, 1 or 3.
-        channels: usize,
-        /// The values.
-        bytes: Vec<u8>,
-    },
 }
 
 /// A container of images.
@@ -93,22 +72,24 @@ impl Container {
     /// If it cannot be read, is damaged, or has no images.
     pub fn open(text: &str, settings: &Settings<'_>) -> Result<Self, Error> {
         let place = Place::open(text, settings.stores)?;
-        let kind = settings.kind.map_or_else(|| kind_of(&place), Ok)?;
+        let (kind, listing) = settings.kind.map_or_else(|| kind_of(&place), |kind| Ok((kind, None)))?;
         let text = text.to_owned();
         if kind == Kind::Tree {
-            let (index, files) = match place.root {
+            let (index, files) = match &place.root {
                 _ if place.pattern.is_some() => {
                     return Err(Error::malformed(text, "it is a file, and a folder of images is expected"));
                 }
-                Root::Folder(root) => (tree_of(&root)?, Files::Folder(root)),
-                Root::Store(store) => (tree::list_store(&store)?, Files::Store(store)),
+                Root::Folder(root) => (tree_of(root)?, Files::Folder(root.clone())),
+                Root::Store(store) => {
+                    (tree::of_names(listed(&place, listing)?.into_names()), Files::Store(Arc::clone(store)))
+                }
             };
             if index.num_images() == 0 {
                 return Err(Error::Empty { path: text, what: "jpg, jpeg, png, webp, gif, ppm or pgm file".into() });
             }
             return Ok(Self { text, index, files });
         }
-        let blobs = files(&place, kind)?;
+        let blobs = files(&place, kind, listed(&place, listing)?)?;
         let keeper = Keeper::new(&place, kind, &blobs, settings.cache.map(|(folder, _)| folder));
         let index = match keeper.load() {
             Some(index) => index,
@@ -219,28 +200,9 @@ impl Container {
     }
 }
 
-/// Returns the image in the bytes of a container.
-fn unpack(encoding: Encoding, bytes: Vec<u8>) -> Result<Fetched, String> {
-    match encoding {
-        Encoding::File => Ok(Fetched::File(bytes)),
-        Encoding::Pixels { height, width, channels } => {
-            let (height, width, channels) = (height as usize, width as usize, channels as usize);
-            if height.checked_mul(width).and_then(|pixels| pixels.checked_mul(channels)) != Some(bytes.len()) {
-                return Err(format!("{} bytes are no {height} x {width} pixels", bytes.len()));
-            }
-            Ok(Fetched::Pixels { height, width, channels, bytes })
-        }
-        Encoding::Deflated { length } => {
-            let mut unpacked = Vec::new();
-            let mut reader = flate2::read::DeflateDecoder::new(&bytes[..]).take(u64::from(length) + 1);
-            reader.read_to_end(&mut unpacked).map_err(|error| format!("it cannot be unpacked: {error}"))?;
-            if unpacked.len() != length as usize {
-                return Err(format!("it has not the {length} bytes of its header"));
-            }
-            Ok(Fetched::File(unpacked))
-        }
-        Encoding::Page { .. } => Err("pages are not read yet".into()),
-    }
+/// Returns the files of a place, which are listed if they are not yet.
+fn listed(place: &Place, listing: Option<Listing>) -> Result<Listing, Error> {
+    listing.map_or_else(|| Listing::of(place), Ok)
 }
 
 /// Returns the list of a local tree: the one that is kept if it is still right.
@@ -263,62 +225,6 @@ fn tree_of(root: &Path) -> Result<Index, Error> {
         }
     }
     Ok(index)
-}
-
-/// What was found in a file.
-type OfFile = Result<Vec<Found>, Error>;
-
-/// Makes the index of a container. Several threads read its files.
-fn make(place: &Place, kind: Kind, blobs: &[Arc<Blob>], threads: usize) -> Result<Index, Error> {
-    let bytes: u64 = blobs.iter().map(|blob| blob.length).sum();
-    tracing::info!("reading {} once for its index: {} files, {bytes} bytes", place.text, blobs.len());
-    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
-    let nothing: Vec<Option<OfFile>> = (0..blobs.len()).map(|_| None).collect();
-    let found = Mutex::new(nothing);
-    let last_message = Mutex::new(Instant::now());
-    let work = || {
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            // The first file that is wrong is reported, whatever the order in which threads end.
-            let Some(blob) = blobs.get(number).filter(|_| number < failed.load(Ordering::Relaxed)) else { return };
-            let of_blob = find(kind, blob);
-            if of_blob.is_err() {
-                failed.fetch_min(number, Ordering::Relaxed);
-            }
-            found.lock().unwrap_or_else(PoisonError::into_inner)[number] = Some(of_blob);
-            let mut last = last_message.lock().unwrap_or_else(PoisonError::into_inner);
-            if last.elapsed() >= MESSAGE_EVERY {
-                *last = Instant::now();
-                tracing::info!("index of {}: {} of {} files", place.text, number + 1, blobs.len());
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads.clamp(1, blobs.len().max(1)) {
-            scope.spawn(work);
-        }
-        work();
-    });
-    let found = found.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter();
-    let found = found.map_while(|found| found).collect::<Result<Vec<_>, _>>()?;
-    Index::new(kind, shards(blobs), found, &place.text)
-}
-
-fn find(kind: Kind, blob: &Arc<Blob>) -> Result<Vec<Found>, Error> {
-    match kind {
-        Kind::Tar => tar::find(blob),
-        Kind::Zip => zip::find(blob),
-        Kind::Npz => npz::find(blob),
-        Kind::Tree | Kind::Lmdb | Kind::Parquet => {
-            Err(Error::malformed(blob.shown(), format!("{} has no reader", kind.name())))
-        }
-    }
-}
-
-fn shards(blobs: &[Arc<Blob>]) -> Vec<Shard> {
-    let shard =
-        |blob: &Arc<Blob>| Shard { name: blob.name.clone(), length: blob.length, version: blob.version.clone() };
-    blobs.iter().map(shard).collect()
 }
 
 /// Keeps the index of shards: beside them, or in the folder of the cache.

@@ -1,5 +1,6 @@
 //! The files of a container, and its kind where the user does not name it.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,6 +23,12 @@ const MAX_LIST: u64 = 1_000_000;
 /// The longest list of shards that is read, in bytes.
 const MAX_LIST_BYTES: u64 = 64 << 20;
 
+/// The name of the file of an LMDB database in its folder.
+const LMDB_NAME: &str = "data.mdb";
+
+/// The ending of the names of DALI's indexes.
+const DALI_ENDING: &str = ".idx";
+
 /// A list of shards in the form of WebDataset's `wids`.
 #[derive(Deserialize)]
 struct ShardList {
@@ -33,31 +40,56 @@ struct ListedShard {
     url: String,
 }
 
-/// Returns the kind of the container at a place: that of its first file whose name tells it, else a tree.
+/// The files of a place, which were listed once.
+#[derive(Debug)]
+pub(crate) struct Listing(Vec<File>);
+
+impl Listing {
+    /// Lists all files of a place. Those of a local folder are only its own, and not those of the folders in it. Hidden
+    /// files are left out.
+    ///
+    /// # Errors
+    /// If the place cannot be listed.
+    pub(crate) fn of(place: &Place) -> Result<Self, Error> {
+        let files: Vec<File> = match &place.root {
+            Root::Folder(path) => names_in(path)?.into_iter().map(|name| File { name, remote: None }).collect(),
+            Root::Store(store) => {
+                let entries = store.list_entries("")?.into_iter();
+                entries.map(|entry| File { name: entry.path, remote: Some((entry.length, entry.version)) }).collect()
+            }
+        };
+        Ok(Self(files.into_iter().filter(|file| !is_hidden(file.name.as_bytes())).collect()))
+    }
+
+    /// Returns the names of the files.
+    pub(crate) fn into_names(self) -> impl Iterator<Item = String> {
+        self.0.into_iter().map(|file| file.name)
+    }
+}
+
+/// Returns the kind of the container at a place, that of its first file whose name tells it, else a tree; and the files
+/// of the place if it had to be listed for that.
 ///
 /// # Errors
 /// If the place cannot be listed.
-pub(crate) fn kind_of(place: &Place) -> Result<Kind, Error> {
+pub(crate) fn kind_of(place: &Place) -> Result<(Kind, Option<Listing>), Error> {
     let of_name = |name: &str| Kind::ALL.into_iter().find(|kind| kind.has(name));
     if let Some(pattern) = &place.pattern {
         let is_list = pattern.ends_with(".json");
         let text = format!("{}: its name tells no kind of container; name it in data.source", place.text);
-        return of_name(pattern)
-            .or(is_list.then_some(Kind::Tar))
-            .ok_or_else(|| Error::malformed(text, "no known ending"));
+        let kind = of_name(pattern).or(is_list.then_some(Kind::Tar));
+        return Ok((kind.ok_or_else(|| Error::malformed(text, "no known ending"))?, None));
     }
-    let names = match &place.root {
-        Root::Folder(path) => names_in(path)?,
-        Root::Store(store) => store.list_files("")?.into_iter().map(|(path, _)| path).collect(),
+    let listing = Listing::of(place)?;
+    let names = || listing.0.iter().map(|file| &file.name[..]);
+    let kind = if names().any(|name| name == LMDB_NAME) {
+        Kind::Lmdb
+    } else if names().any(|name| is_image_name(name.as_bytes())) {
+        Kind::Tree
+    } else {
+        names().find_map(of_name).unwrap_or(Kind::Tree)
     };
-    let names = || names.iter().filter(|name| !is_hidden(name.as_bytes()));
-    if names().any(|name| name == "data.mdb") {
-        return Ok(Kind::Lmdb);
-    }
-    if names().any(|name| is_image_name(name.as_bytes())) {
-        return Ok(Kind::Tree);
-    }
-    Ok(names().find_map(|name| of_name(name)).unwrap_or(Kind::Tree))
+    Ok((kind, Some(listing)))
 }
 
 fn names_in(folder: &Path) -> Result<Vec<String>, Error> {
@@ -69,16 +101,20 @@ fn names_in(folder: &Path) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-/// Returns the files of a container, sorted by name.
+/// Returns the files of a container, sorted by name. `listing` is that of the place.
 ///
 /// # Errors
 /// If there are none, or one that the user names is missing.
-pub(crate) fn files(place: &Place, kind: Kind) -> Result<Vec<Arc<Blob>>, Error> {
+pub(crate) fn files(place: &Place, kind: Kind, listing: Listing) -> Result<Vec<Arc<Blob>>, Error> {
+    let is_index = |file: &&File| kind == Kind::Tar && file.name.ends_with(DALI_ENDING);
+    let mut indexes: HashMap<String, File> =
+        listing.0.iter().filter(is_index).map(|file| (file.name.clone(), file.clone())).collect();
     let mut files = match &place.pattern {
-        Some(pattern) if pattern.ends_with(".json") => listed(place, pattern)?,
-        Some(pattern) => matching(place, pattern)?,
-        None => all(place)?.into_iter().filter(|file| kind.has(&file.name)).collect(),
+        Some(pattern) if pattern.ends_with(".json") => listed(place, pattern, listing.0)?,
+        Some(pattern) => matching(place, pattern, listing.0)?,
+        None => listing.0.into_iter().filter(|file| kind.has(&file.name)).collect(),
     };
+    files.retain(|file| !kind.is_beside(&file.name));
     if files.is_empty() {
         let ending = kind.ending().unwrap_or_default();
         let what = match &place.pattern {
@@ -88,10 +124,17 @@ pub(crate) fn files(place: &Place, kind: Kind) -> Result<Vec<Arc<Blob>>, Error> 
         return Err(Error::Empty { path: place.text.clone(), what });
     }
     files.sort_by(|one, other| one.name.cmp(&other.name));
-    files.into_iter().enumerate().map(|(number, file)| file.open(place, number < MAX_OPEN).map(Arc::new)).collect()
+    let open = |(number, file): (usize, File)| {
+        let index = file.name.rsplit_once('.').and_then(|(name, _)| indexes.remove(&format!("{name}{DALI_ENDING}")));
+        let mut blob = file.open(place, number < MAX_OPEN)?;
+        blob.dali_index = index.map(|index| index.open(place, false)).transpose()?.map(Box::new);
+        Ok(Arc::new(blob))
+    };
+    files.into_iter().enumerate().map(open).collect()
 }
 
 /// A file of a place.
+#[derive(Debug, Clone)]
 struct File {
     name: String,
     /// The length and version in a store.
@@ -115,22 +158,9 @@ impl File {
     }
 }
 
-/// Returns all files of a place. Those of a local folder are only its own, and not those of the folders in it.
-fn all(place: &Place) -> Result<Vec<File>, Error> {
-    let files: Vec<File> = match &place.root {
-        Root::Folder(path) => names_in(path)?.into_iter().map(|name| File { name, remote: None }).collect(),
-        Root::Store(store) => {
-            let entries = store.list_entries("")?.into_iter();
-            entries.map(|entry| File { name: entry.path, remote: Some((entry.length, entry.version)) }).collect()
-        }
-    };
-    Ok(files.into_iter().filter(|file| !is_hidden(file.name.as_bytes())).collect())
-}
-
 /// Returns the files that match a pattern. A list of numbers names files, each of which must exist.
-fn matching(place: &Place, pattern: &str) -> Result<Vec<File>, Error> {
+fn matching(place: &Place, pattern: &str, mut all: Vec<File>) -> Result<Vec<File>, Error> {
     let wrong = |reason: String| Error::malformed(&*place.text, reason);
-    let mut all = all(place)?;
     if matches!(place.root, Root::Folder(_)) && pattern.contains('/') {
         return Err(wrong("a pattern in the name of a folder is not supported; use it in the names of files".into()));
     }
@@ -176,15 +206,12 @@ fn expanded(pattern: &str) -> Result<Vec<String>, String> {
 }
 
 /// Returns the files that a list of shards names. They are at the place of the list.
-fn listed(place: &Place, list: &str) -> Result<Vec<File>, Error> {
-    let all = all(place)?;
+fn listed(place: &Place, list: &str, all: Vec<File>) -> Result<Vec<File>, Error> {
     let list_name = Pattern::new(list).map_err(|error| Error::malformed(&*place.text, error.to_string()))?;
-    let mut files = all.into_iter();
-    let of_list = files.by_ref().find(|file| list_name.matches(&file.name));
-    let Some(file) = of_list else {
+    let Some(file) = all.iter().find(|file| list_name.matches(&file.name)) else {
         return Err(Error::Unreadable { path: place.text.clone(), reason: "there is no such file".into() });
     };
-    let blob = file.open(place, false)?;
+    let blob = file.clone().open(place, false)?;
     if blob.length > MAX_LIST_BYTES {
         return Err(Error::malformed(&*place.text, format!("it has more than {MAX_LIST_BYTES} bytes")));
     }
@@ -203,7 +230,7 @@ fn listed(place: &Place, list: &str) -> Result<Vec<File>, Error> {
     }
     let mut found = Vec::new();
     let mut all: std::collections::BTreeMap<String, File> =
-        self::all(place)?.into_iter().map(|file| (file.name.clone(), file)).collect();
+        all.into_iter().map(|file| (file.name.clone(), file)).collect();
     for name in patterns {
         let file = all.remove(&name).ok_or_else(|| {
             let reason = format!("its shard {name:?} is not there, or is named twice");
@@ -230,8 +257,9 @@ mod tests {
     fn found(root: &Path, rest: &str) -> Result<Vec<String>, String> {
         let text = format!("{}{rest}", root.display());
         let place = Place::open(&text, &StoreOptions::default()).map_err(|error| error.to_string())?;
-        let kind = kind_of(&place).map_err(|error| error.to_string())?;
-        let files = files(&place, kind).map_err(|error| error.to_string())?;
+        let (kind, listing) = kind_of(&place).map_err(|error| error.to_string())?;
+        let listing = listing.map_or_else(|| Listing::of(&place), Ok).map_err(|error| error.to_string())?;
+        let files = files(&place, kind, listing).map_err(|error| error.to_string())?;
         Ok(files.iter().map(|file| file.name.clone()).collect())
     }
 
@@ -249,6 +277,11 @@ mod tests {
         assert!(found(root, "/a-{01..}.tar").unwrap_err().contains("no list of numbers"));
         assert!(found(root, "/none-*.tar").unwrap_err().contains("holds no file"));
         assert!(found(root, "/none.tar").unwrap_err().contains("No such file"));
+        let root_of_lmdb = folder(&["data.mdb", "lock.mdb"]);
+        assert_eq!(found(root_of_lmdb.path(), "").unwrap(), ["data.mdb"]);
+        let with_indexes = folder(&["0.tar", "0.idx", "1.tar", "1.idx"]);
+        assert_eq!(found(with_indexes.path(), "").unwrap(), ["0.tar", "1.tar"]);
+        assert_eq!(found(with_indexes.path(), "/{0,1}.tar").unwrap(), ["0.tar", "1.tar"]);
         let list = r#"{"__kind__": "wids-shard-index-v1", "shardlist": [{"url": "a-{00..01}.tar"}, {"url": "b.tar", "nsamples": 3}]}"#;
         std::fs::write(root.join("list.json"), list).unwrap();
         assert_eq!(found(root, "/list.json").unwrap(), ["a-00.tar", "a-01.tar", "b.tar"]);
@@ -268,7 +301,7 @@ mod tests {
         let kind = |files: &[&str]| {
             let root = folder(files);
             let place = Place::open(&root.path().display().to_string(), &StoreOptions::default()).unwrap();
-            kind_of(&place).unwrap()
+            kind_of(&place).unwrap().0
         };
         assert_eq!(kind(&["a.tar"]), Kind::Tar);
         assert_eq!(kind(&["a.tar", "b.png"]), Kind::Tree);

@@ -38,13 +38,13 @@ pub enum Encoding {
         /// The number of channels, 1 or 3.
         channels: u32,
     },
-    /// A page of a Parquet file, compressed, which has the image file at `offset`.
+    /// A page of a Parquet file or a part of one, compressed, which has the image file at `offset`.
     Page {
         /// The number of the compression in the format.
         codec: u32,
-        /// The length of the page without compression, in bytes.
+        /// The length without compression, in bytes.
         page: u32,
-        /// The offset of the image file in the page without compression.
+        /// The offset of the image file in what is unpacked.
         offset: u32,
         /// The length of the image file in bytes.
         length: u32,
@@ -80,6 +80,20 @@ pub struct Found {
     pub is_packed: bool,
 }
 
+/// What was found in a file of a container.
+#[derive(Debug)]
+pub(crate) struct InFile {
+    pub(crate) found: Vec<Found>,
+    /// The names of the classes in the order of their numbers, if the file has them.
+    pub(crate) class_names: Option<Vec<Vec<u8>>>,
+}
+
+impl From<Vec<Found>> for InFile {
+    fn from(found: Vec<Found>) -> Self {
+        Self { found, class_names: None }
+    }
+}
+
 /// The labels of all images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Labels {
@@ -87,7 +101,8 @@ pub enum Labels {
     None,
     /// Numbers of classes, one for each image.
     Numbers(Vec<u32>),
-    /// The place of each image's class among the names, which are sorted byte by byte.
+    /// The place of each image's class among the names, which are in the container's order if it numbers them, and else
+    /// sorted byte by byte.
     Names(Vec<u32>, Vec<Vec<u8>>),
 }
 
@@ -169,6 +184,22 @@ impl Index {
         }
         index.shards = shards;
         Ok(index)
+    }
+
+    /// Names the classes whose numbers the images have. `place` is that of the container.
+    ///
+    /// # Errors
+    /// If an image has a number without a name.
+    pub(crate) fn with_class_names(mut self, names: Vec<Vec<u8>>, place: &str) -> Result<Self, Error> {
+        if let Labels::Numbers(numbers) = &self.labels {
+            if let Some(item) = numbers.iter().position(|&number| number as usize >= names.len()) {
+                let name = shown(self.name(item as u64));
+                let reason = format!("it has the label {}, and there are {} classes", numbers[item], names.len());
+                return Err(Error::malformed(format!("{place}, image {name}"), reason));
+            }
+            self.labels = Labels::Names(numbers.clone(), names);
+        }
+        Ok(self)
     }
 
     /// Makes the index of a tree of files, from their paths.

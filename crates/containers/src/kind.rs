@@ -60,4 +60,15 @@ impl Kind {
         self.ending()
             .is_some_and(|ending| file.rsplit_once('.').is_some_and(|(_, other)| other.eq_ignore_ascii_case(ending)))
     }
+
+    /// Returns whether a file is beside those of this kind and has no images: the lock of an LMDB database, or DALI's index
+    /// of a tar file.
+    pub(crate) fn is_beside(self, file: &str) -> bool {
+        let name = file.rsplit('/').next().unwrap_or(file);
+        match self {
+            Self::Lmdb => name == "lock.mdb",
+            Self::Tar => name.ends_with(".idx"),
+            Self::Tree | Self::Zip | Self::Npz | Self::Parquet => false,
+        }
+    }
 }

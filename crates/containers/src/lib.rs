@@ -1,4 +1,4 @@
-//! Containers of images: folders, tar shards, zip and npz files, on a local disk or in an object store.
+//! Containers of images: folders, tar shards, zip and npz files, LMDB databases and Parquet files, on a local disk or in an object store.
 //!
 //! [`Container::open`] finds the files of a container and makes an [`Index`] of its images, or reads the one that an
 //! earlier run has kept. With the index, [`Container::fetch`] reads any image by one read of a range of bytes. Images are
@@ -10,21 +10,31 @@
 mod blob;
 mod cache;
 mod container;
+mod dali;
 mod error;
+mod fetched;
 mod files;
 mod find;
 mod index;
 mod index_file;
 mod kind;
+mod lmdb;
+mod make;
 mod names;
 mod npz;
+mod parquet;
 mod place;
 mod tar;
 mod tree;
 mod zip;
 
-pub use container::{Container, Fetched, Settings};
+#[cfg(test)]
+#[path = "../tests/writers/mod.rs"]
+mod writers;
+
+pub use container::{Container, Settings};
 pub use error::Error;
+pub use fetched::Fetched;
 pub use files::{ReadError, may_pass, read, retry};
 pub use index::{Encoding, Found, Index, Label, Labels, Shard};
 pub use kind::Kind;

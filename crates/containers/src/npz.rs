@@ -100,4 +100,14 @@ mod tests {
         assert_eq!(found[3].encoding, Encoding::Pixels { height: 2, width: 3, channels: 1 });
         assert_eq!(blob.read(found[3].offset, 6).unwrap(), pixels[18..24]);
     }
+
+    #[test]
+    fn a_compressed_array_is_refused_with_what_to_do() {
+        // A file that numpy.savez_compressed wrote.
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/npz/compressed.npz");
+        let blob = Arc::new(Blob::local("compressed.npz".into(), path, false).unwrap());
+        let error = find(&blob).unwrap_err().to_string();
+        assert!(error.contains("compressed.npz: arr_0 is compressed"), "{error}");
+        assert!(error.contains("write it with numpy.savez instead"), "{error}");
+    }
 }

@@ -6,8 +6,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use admiral_storage::Store;
-
 use crate::error::Error;
 use crate::files::{may_pass, retry};
 use crate::index::{Index, Shard};
@@ -28,15 +26,10 @@ pub(crate) fn list_folder(root: &Path) -> Result<Index, Error> {
     Ok(Index::of_tree(listing.folders, listing.paths))
 }
 
-/// Lists the image files in a store.
-///
-/// # Errors
-/// If the store cannot be listed.
-pub(crate) fn list_store(store: &Store) -> Result<Index, Error> {
-    let files = store.list_files("")?;
-    let paths = files.into_iter().map(|(path, _)| path.into_bytes());
-    let paths = paths.filter(|path| is_image_name(path) && !is_hidden(path)).collect();
-    Ok(Index::of_tree(Vec::new(), paths))
+/// Returns the image files among those of a store.
+pub(crate) fn of_names(names: impl Iterator<Item = String>) -> Index {
+    let paths = names.map(String::into_bytes).filter(|path| is_image_name(path) && !is_hidden(path)).collect();
+    Index::of_tree(Vec::new(), paths)
 }
 
 /// Returns whether the folders of a tree are as they were when it was listed: no file was added or removed.

@@ -21,6 +21,10 @@ pub enum SourceKind {
     Zip,
     /// An npz file of images `arr_0` and labels `arr_1`.
     Npz,
+    /// An LMDB database of image files, as LSUN has them.
+    Lmdb,
+    /// Parquet files with a column of image files, as those of Hugging Face.
+    Parquet,
     /// The names of the files at `path` tell the kind.
     Auto,
 }
@@ -33,8 +37,8 @@ pub enum ClassSource {
     FileName,
     /// The name of the folder that contains the file.
     Folder,
-    /// The label in the container: `.cls` or `.json` of a WebDataset sample, `dataset.json` of a zip file, or `arr_1` of an
-    /// npz file.
+    /// The label in the container: `.cls` or `.json` of a WebDataset sample, `dataset.json` of a zip file, `arr_1` of an
+    /// npz file, or the column `label` of a Parquet file.
     Container,
     /// The images have no classes.
     #[default]
@@ -79,8 +83,8 @@ pub struct CacheConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// The kind of `path`: folder (a tree of image files), idx (one IDX file of images), tar, zip, npz, or auto (told by
-    /// the names of the files).
+    /// The kind of `path`: folder (a tree of image files), idx (one IDX file of images), tar, zip, npz, lmdb, parquet, or
+    /// auto (told by the names of the files).
     pub source: SourceKind,
     /// The folder of image files or of containers, one file, or a pattern of files such as `train-{000..146}.tar`. A URL
     /// `s3://`, `gs://` or `az://` names the same in a store, except for IDX files.

@@ -97,6 +97,8 @@ fn open_one(
         SourceKind::Tar => Some(Kind::Tar),
         SourceKind::Zip => Some(Kind::Zip),
         SourceKind::Npz => Some(Kind::Npz),
+        SourceKind::Lmdb => Some(Kind::Lmdb),
+        SourceKind::Parquet => Some(Kind::Parquet),
         SourceKind::Auto => None,
     };
     let cache = config.cache.as_ref().map(|cache| (Path::new(&cache.folder), (cache.size_gb * 1e9) as u64));

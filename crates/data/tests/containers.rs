@@ -4,9 +4,14 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+#[path = "../../containers/tests/writers/mod.rs"]
+mod writers;
+
 use admiral_data::{ClassSource, DataConfig, Decoding, OnBrokenImage, SampleReader, SampleSpec, SourceKind, open};
 use admiral_storage::StoreOptions;
+use parquet::basic::{Compression, ZstdLevel};
 use sha2::{Digest, Sha256};
+use writers::{Format, Row, parquet_of, write_lmdb};
 
 const SIZE: u32 = 12;
 const CLASSES: [&str; 3] = ["bird", "cat", "dog"];
@@ -16,6 +21,8 @@ struct Picture {
     path: String,
     class: usize,
     file: Vec<u8>,
+    /// The same as lossless WebP.
+    webp: Vec<u8>,
     pixels: Vec<u8>,
 }
 
@@ -26,10 +33,13 @@ fn pictures() -> Vec<Picture> {
             let class = number / 10;
             let value = |x: u32, y: u32, channel: u32| (number as u32 * 8 + x * 3 + y * 5 + channel * 40) as u8;
             let image = image::RgbImage::from_fn(SIZE, SIZE, |x, y| image::Rgb([0, 1, 2].map(|c| value(x, y, c))));
-            let mut file = std::io::Cursor::new(Vec::new());
-            image.write_to(&mut file, image::ImageFormat::Png).unwrap();
+            let [file, webp] = [image::ImageFormat::Png, image::ImageFormat::WebP].map(|format| {
+                let mut file = std::io::Cursor::new(Vec::new());
+                image.write_to(&mut file, format).unwrap();
+                file.into_inner()
+            });
             let path = format!("{}/{number:04}.png", CLASSES[class]);
-            Picture { path, class, file: file.into_inner(), pixels: image.into_raw() }
+            Picture { path, class, file, webp, pixels: image.into_raw() }
         })
         .collect()
 }
@@ -113,6 +123,49 @@ fn containers(root: &Path) -> Vec<(PathBuf, SourceKind, ClassSource)> {
     let archive = admiral_npz::Archive::samples(30, [side, side, 3], hasher(&pixels), Some(hasher(&labels)));
     let npz = [archive.before(0), pixels, archive.before(1), labels, archive.end()].concat();
     all.push((write("arrays.npz", &npz), SourceKind::Auto, ClassSource::Container));
+    // LMDB databases as LSUN has them, in a folder and as a file.
+    let entry = |picture: &Picture, is_webp: bool| {
+        (picture.path.clone().into_bytes(), if is_webp { picture.webp.clone() } else { picture.file.clone() })
+    };
+    for is_webp in [false, true] {
+        let entries: Vec<(Vec<u8>, Vec<u8>)> = pictures.iter().rev().map(|picture| entry(picture, is_webp)).collect();
+        let entries: Vec<(&[u8], &[u8])> = entries.iter().map(|(key, value)| (&key[..], &value[..])).collect();
+        let folder = root.join(format!("{is_webp}_lmdb"));
+        write_lmdb(&folder, &entries, &[]);
+        all.push((folder.clone(), SourceKind::Auto, ClassSource::Folder));
+        let file = write(&format!("{is_webp}.mdb"), &std::fs::read(folder.join("data.mdb")).unwrap());
+        all.push((file, SourceKind::Lmdb, ClassSource::Folder));
+    }
+    // Parquet files as Hugging Face has them: with paths, and with nothing but the order of the rows.
+    for (name, compression) in [
+        ("plain", Compression::UNCOMPRESSED),
+        ("snappy", Compression::SNAPPY),
+        ("zstd", Compression::ZSTD(ZstdLevel::default())),
+    ] {
+        for has_path in [true, false] {
+            let rows: Vec<Row<'_>> = pictures
+                .iter()
+                .map(|picture| Row {
+                    bytes: Some(&picture.file),
+                    path: has_path.then_some(&picture.path[..]),
+                    label: Some(picture.class as i64),
+                })
+                .collect();
+            let format = Format { compression, class_names: &CLASSES, ..Format::default() };
+            let folder = format!("parquet-{name}-{has_path}");
+            for (number, rows) in rows.chunks(11).enumerate() {
+                write(&format!("{folder}/train-{number:05}-of-00003.parquet"), &parquet_of(rows, &format));
+            }
+            all.push((root.join(&folder), SourceKind::Auto, ClassSource::Container));
+            let pattern = root.join(&folder).join("train-{00000..00002}-of-00003.parquet");
+            all.push((pattern, SourceKind::Parquet, ClassSource::Container));
+            all.push((
+                write(&format!("{folder}.parquet"), &parquet_of(&rows, &format)),
+                SourceKind::Auto,
+                ClassSource::Container,
+            ));
+        }
+    }
     all
 }
 

@@ -1,0 +1,178 @@
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use admiral_storage::{Location, Store, StoreOptions};
+use parquet::basic::{Compression, GzipLevel, ZstdLevel};
+
+use super::*;
+use crate::fetched::{Fetched, unpack};
+use crate::writers::{Format, Row, parquet_of};
+
+const NAME: &str = "train-00000-of-00001.parquet";
+
+fn find_in(folder: &Path, bytes: &[u8]) -> Result<InFile, Error> {
+    std::fs::write(folder.join(NAME), bytes).unwrap();
+    find(&Arc::new(Blob::local(NAME.into(), folder.join(NAME), false).unwrap()))
+}
+
+/// Bytes like those of image files, of several lengths.
+fn contents() -> Vec<Vec<u8>> {
+    let mut state = 7_u32;
+    let mut random = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..40).map(|number| (0..[1, 900, 70_000, 0, 3000][number % 5]).map(|_| random()).collect()).collect()
+}
+
+/// Returns the image that an entry of the index leads to.
+fn image(bytes: &[u8], found: &Found) -> Vec<u8> {
+    let packed = &bytes[found.offset as usize..][..found.length as usize];
+    assert_eq!(found.crc, crc32fast::hash(packed));
+    match unpack(found.encoding, packed.to_vec()).unwrap() {
+        Fetched::File(file) => file,
+        other @ Fetched::Pixels { .. } => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn images_are_found_in_all_forms_of_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    let contents = contents();
+    let paths: Vec<String> = (0..40).map(|number| format!("a/{number}.jpg")).collect();
+    let rows: Vec<Row<'_>> = (0..40)
+        .map(|number| Row {
+            bytes: Some(&contents[number]),
+            path: Some(&paths[number]),
+            label: Some(number as i64 % 3),
+        })
+        .collect();
+    let compressions = [
+        Compression::UNCOMPRESSED,
+        Compression::SNAPPY,
+        Compression::GZIP(GzipLevel::default()),
+        Compression::ZSTD(ZstdLevel::default()),
+    ];
+    for compression in compressions {
+        for (has_dictionary, is_v2) in [(false, false), (true, false), (false, true), (true, true)] {
+            // The second version encodes texts without a dictionary by their differences, which is refused.
+            if is_v2 && !has_dictionary {
+                continue;
+            }
+            let form = format!("{compression} {has_dictionary} {is_v2}");
+            let format = Format { compression, has_dictionary, is_v2, class_names: &["x", "y", "z"], row_group: 17 };
+            let bytes = parquet_of(&rows, &format);
+            let InFile { found, class_names } = find_in(folder.path(), &bytes).unwrap();
+            assert_eq!(class_names, Some(vec![b"x".to_vec(), b"y".to_vec(), b"z".to_vec()]));
+            assert_eq!(found.len(), 40, "{form}");
+            for (number, found) in found.iter().enumerate() {
+                assert_eq!(found.name, paths[number].as_bytes());
+                assert_eq!(found.label, Some(Label::Number(number as u32 % 3)));
+                assert!(image(&bytes, found) == contents[number], "{form}, row {number}");
+                let is_plain = compression == Compression::UNCOMPRESSED;
+                assert_eq!(found.encoding == Encoding::File, is_plain, "{form}, row {number}");
+                if compression == Compression::SNAPPY {
+                    let length = found.length as usize;
+                    assert!(length < contents[number].len() + (80 << 10), "{form}, row {number}: {length} bytes");
+                }
+            }
+            let location = Location::parse(&folder.path().display().to_string()).unwrap();
+            let store = Arc::new(Store::open(&location, &StoreOptions::default()).unwrap());
+            let remote = Blob::remote(NAME.into(), store, bytes.len() as u64, String::new());
+            assert_eq!(super::find(&Arc::new(remote)).unwrap().found, found, "{form}");
+        }
+    }
+}
+
+#[test]
+fn images_without_a_path_of_their_own_are_named_by_their_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = |paths: [Option<&str>; 11]| -> Vec<String> {
+        let rows: Vec<Row<'_>> = paths.iter().map(|&path| Row { bytes: Some(b"x"), path, label: None }).collect();
+        let found = find_in(folder.path(), &parquet_of(&rows, &Format::default())).unwrap().found;
+        assert_eq!(found[0].label, None);
+        found.into_iter().map(|found| String::from_utf8(found.name).unwrap()).collect()
+    };
+    let expected: Vec<String> = (0..11).map(|row| format!("train-00000-of-00001/{row:02}")).collect();
+    assert_eq!(names([None; 11]), expected);
+    assert_eq!(names([Some("image.jpg"); 11]), expected);
+    let texts: Vec<String> = (0..11).map(|row| format!("./{row}.png")).collect();
+    let paths: [Option<&str>; 11] = std::array::from_fn(|row| Some(&texts[row][..]));
+    assert_eq!(names(paths)[10], "10.png");
+}
+
+#[test]
+fn what_is_not_read_is_refused_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = |bytes: &[u8]| find_in(folder.path(), bytes).unwrap_err().to_string();
+    let row = Row { bytes: Some(b"x"), path: Some("a"), label: Some(0) };
+    let text = error(&parquet_of(&[row, Row { bytes: None, ..row }], &Format::default()));
+    assert!(text.contains("row group 0") && text.contains("row 1 has no bytes; write the images"), "{text}");
+    let text = error(&parquet_of(&[Row { label: Some(-7), ..row }], &Format::default()));
+    assert!(text.contains("the label -7"), "{text}");
+    let format = Format { has_dictionary: false, is_v2: true, ..Format::default() };
+    let text = error(&parquet_of(&[row, row], &format));
+    assert!(text.contains("write the column with plain encoding"), "{text}");
+    assert!(error(b"PAR1 no file").contains("last bytes are not PAR1"));
+    assert!(error(b"PAR1").contains("too short"));
+    let mut long = parquet_of(&[row], &Format::default());
+    let end = long.len();
+    long[end - 8..end - 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert!(error(&long).contains("metadata exceed the file"));
+}
+
+#[test]
+fn a_cut_or_flipped_file_is_an_error_or_stays_within_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows: Vec<Row<'_>> =
+        [&b"one"[..], b"two", b"three", b"two"].map(|it| Row { bytes: Some(it), path: None, label: Some(1) }).into();
+    let bytes = parquet_of(&rows, &Format::default());
+    for length in (0..bytes.len()).step_by(7) {
+        assert!(find_in(folder.path(), &bytes[..length]).is_err(), "cut at {length}");
+    }
+    let mut num_errors = 0;
+    for at in 0..bytes.len() {
+        for bit in [at % 8, (at + 3) % 8] {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << bit;
+            match find_in(folder.path(), &flipped) {
+                Ok(InFile { found, .. }) => {
+                    let is_inside = |it: &Found| it.offset + u64::from(it.length) <= bytes.len() as u64;
+                    assert!(found.iter().all(is_inside), "byte {at}");
+                }
+                Err(_) => num_errors += 1,
+            }
+        }
+    }
+    assert!(num_errors > 100, "{num_errors}");
+}
+
+#[test]
+fn a_file_of_pyarrow_is_read() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/parquet/pyarrow.parquet");
+    let bytes = std::fs::read(&path).unwrap();
+    let blob = Blob::local("pyarrow.parquet".into(), path, false).unwrap();
+    let InFile { found, class_names } = super::find(&Arc::new(blob)).unwrap();
+    assert_eq!(class_names, Some(vec![b"cat".to_vec(), b"dog".to_vec()]));
+    assert_eq!(found.len(), 8);
+    for (number, found) in found.iter().enumerate() {
+        assert_eq!(found.name, format!("{number}.png").as_bytes());
+        assert_eq!(found.label, Some(Label::Number(number as u32 % 2)));
+        assert_eq!(image(&bytes, found), format!("image {number} ").repeat(number + 1).as_bytes());
+    }
+}
+
+#[test]
+fn a_dictionary_with_a_huge_number_of_values_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let row = Row { bytes: Some(b"image"), path: None, label: None };
+    let mut bytes = parquet_of(&[row; 5], &Format { compression: Compression::UNCOMPRESSED, ..Format::default() });
+    // Its page begins after the magic number: the type, the two sizes, and the header of a dictionary with 1 value.
+    let header = b"\x15\x04\x15\x12\x15\x12\x4c\x15\x02\x15";
+    assert_eq!(&bytes[4..4 + header.len()], header);
+    // 63 values do not fit into 9 bytes. More would need more bytes of the header.
+    bytes[12] = 126;
+    let error = find_in(folder.path(), &bytes).unwrap_err().to_string();
+    assert!(error.contains("the page at byte") && error.contains("more values than it can have"), "{error}");
+}
