@@ -63,7 +63,7 @@ impl Container {
     /// # Errors
     /// If it cannot be listed, or is a file whose name tells no kind.
     pub fn kind_at(text: &str, stores: &StoreOptions) -> Result<Kind, Error> {
-        kind_of(&Place::open(text, stores)?)
+        Ok(kind_of(&Place::open(text, stores)?)?.0)
     }
 
     /// Opens the container at `text`: a folder, a file, a pattern of files, or a URL of a store.
