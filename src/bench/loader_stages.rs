@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use admiral_containers::Fetched;
-use admiral_data::{Decoding, Draws, ImageSource, Pixels, cut, decode_for, halve};
+use admiral_data::{Buffers, Decoding, Draws, ImageSource, Pixels, cut, decode_for, halve};
 use admiral_random::{Philox, Stream};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
@@ -90,7 +90,8 @@ pub(super) fn write_squares(source: &dyn ImageSource, config: &RunConfig, path: 
     let mut sample = Sample::default();
     for item in 0..source.num_images() {
         sample.read(source, item, config, Decoding::Exact)?;
-        file.write_all(&sample.square).map_err(refused)?;
+        let bytes = sample.square.as_ref().map_or(&[][..], |square| &square.bytes);
+        file.write_all(bytes).map_err(refused)?;
     }
     Ok(())
 }
@@ -98,8 +99,8 @@ pub(super) fn write_squares(source: &dyn ImageSource, config: &RunConfig, path: 
 /// What the stages of one image made.
 #[derive(Debug, Default)]
 struct Sample {
-    /// The values of the square, `[height, width, channels]`.
-    square: Vec<u8>,
+    buffers: Buffers,
+    square: Option<Pixels>,
     planes: Vec<f32>,
     noise: Vec<f32>,
 }
@@ -129,11 +130,13 @@ impl Sample {
         };
         let Fetched::File(bytes) = source.fetch(item)? else { return Err(broken("it is no image file".into())) };
         end_stage();
-        let image: Pixels = decode_for(&bytes, size, decoding).map_err(broken)?.with_channels(channels);
+        let image: Pixels =
+            decode_for(&bytes, size, decoding, &mut self.buffers).map_err(broken)?.with_channels(channels);
         end_stage();
-        let halved = halve(&image, size);
+        let halved = halve(&image, size, &mut self.buffers);
         end_stage();
-        let square = cut(halved.as_ref().unwrap_or(&image), size, &draws);
+        let square = cut(halved.as_ref().unwrap_or(&image), size, &draws, &mut self.buffers);
+        halved.into_iter().chain([image]).for_each(|image| self.buffers.keep(image));
         end_stage();
         self.planes.clear();
         square.append_planes(&mut self.planes);
@@ -141,7 +144,9 @@ impl Sample {
         self.noise.resize(self.planes.len(), 0.0);
         Philox::new(config.run.seed, Stream::Noise, item).fill_normal(&mut self.noise);
         end_stage();
-        self.square = square.bytes;
+        if let Some(last) = self.square.replace(square) {
+            self.buffers.keep(last);
+        }
         Ok(times)
     }
 }

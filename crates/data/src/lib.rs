@@ -3,6 +3,7 @@
 //! [`open`] opens the sources of a run. A [`SampleReader`] turns their images into batches of samples. A [`Loader`]
 //! reads batches ahead of training on several threads.
 
+mod buffers;
 mod config;
 mod crop;
 mod decode;
@@ -26,6 +27,7 @@ mod test_source;
 mod webp_header;
 mod windows;
 
+pub use buffers::Buffers;
 pub use config::{CacheConfig, ClassSource, DataConfig, OnBrokenImage, SourceKind};
 pub use crop::{Draws, RandomCrop, cut, halve, scale_short_side, square};
 pub use decode::{decode, decode_for};

@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::buffers::Buffers;
 use super::error::DataError;
 use super::sample::{Batch, SampleReader};
 
@@ -172,6 +173,7 @@ impl Drop for Loader {
 
 /// Reads batches until there are no more, or the loader is dropped.
 fn read_batches(shared: &Shared, reader: &SampleReader) {
+    let mut buffers = Buffers::default();
     loop {
         let (number, indices) = {
             let mut queue = lock(&shared.queue);
@@ -193,7 +195,7 @@ fn read_batches(shared: &Shared, reader: &SampleReader) {
             queue.next_to_read += 1;
             (queue.next_to_read - 1, indices)
         };
-        let batch = reader.read(indices);
+        let batch = reader.read(indices, &mut buffers);
         lock(&shared.queue).ready.insert(number, batch);
         shared.changed.notify_all();
     }
