@@ -1,4 +1,4 @@
-//! Memory for pixels that is used again for the next image.
+//! Memory that is used again for the next images and batches.
 
 use super::pixels::Pixels;
 
@@ -8,11 +8,15 @@ const MOST: usize = 4;
 /// The most bytes of a buffer that is kept. A few huge images must not hold memory for the rest of a run.
 const LARGEST: usize = 1 << 24;
 
-/// The memory of images that are no longer needed. New memory costs a page fault for every 4 KiB, which takes as long as
+/// The largest number of vectors of numbers that are kept: a batch has images and noise.
+const MOST_NUMBERS: usize = 4;
+
+/// The memory of images and batches that are no longer needed. New memory costs a page fault for every 4 KiB, which takes as long as
 /// the work on these pixels.
 #[derive(Debug, Default)]
 pub struct Buffers {
     free: Vec<Vec<u8>>,
+    numbers: Vec<Vec<f32>>,
 }
 
 impl Buffers {
@@ -27,6 +31,25 @@ impl Buffers {
             self.free.sort_by_key(|bytes| std::cmp::Reverse(bytes.capacity()));
             self.free.truncate(MOST);
         }
+    }
+
+    /// Keeps the memory of the images or the noise of a batch.
+    pub fn keep_numbers(&mut self, numbers: Vec<f32>) {
+        if self.numbers.len() < MOST_NUMBERS {
+            self.numbers.push(numbers);
+        }
+    }
+
+    /// Returns an empty vector with room for `length` numbers.
+    pub(crate) fn take_numbers(&mut self, length: usize) -> Vec<f32> {
+        // A batch of another size gives up memory that does not fit it.
+        while let Some(mut numbers) = self.numbers.pop() {
+            if numbers.capacity() >= length {
+                numbers.clear();
+                return numbers;
+            }
+        }
+        Vec::with_capacity(length)
     }
 
     /// Returns `length` bytes. Their values are those of an earlier image or 0.
@@ -60,6 +83,20 @@ mod tests {
         assert_eq!((bytes.as_ptr(), bytes.len()), (place, 50));
         assert_eq!(buffers.take(1_000), vec![0; 1_000]);
         assert_eq!(buffers.free.len(), 2);
+    }
+
+    #[test]
+    fn the_memory_of_a_batch_is_used_again_if_it_fits() {
+        let mut buffers = Buffers::default();
+        let numbers = vec![3.0; 64];
+        let place = numbers.as_ptr();
+        buffers.keep_numbers(numbers);
+        buffers.keep_numbers(vec![1.0; 8]);
+        let numbers = buffers.take_numbers(60);
+        assert_eq!((numbers.as_ptr(), numbers.len()), (place, 0));
+        assert!(buffers.take_numbers(8).capacity() >= 8);
+        (0..20).for_each(|length| buffers.keep_numbers(vec![0.0; length]));
+        assert_eq!(buffers.numbers.len(), MOST_NUMBERS);
     }
 
     #[test]

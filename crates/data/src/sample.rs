@@ -82,13 +82,14 @@ impl SampleReader {
     pub fn read(&self, indices: Vec<u64>, buffers: &mut Buffers) -> Result<Batch, DataError> {
         let values = self.spec.channels * self.spec.size * self.spec.size;
         let mut batch = Batch {
-            images: Vec::with_capacity(values * indices.len()),
-            noise: vec![0.0; values * indices.len()],
+            images: buffers.take_numbers(values * indices.len()),
+            noise: buffers.take_numbers(values * indices.len()),
             timestep_uniforms: Vec::with_capacity(indices.len()),
             classes: Vec::new(),
             num_skipped: 0,
             indices: Vec::new(),
         };
+        batch.noise.resize(values * indices.len(), 0.0);
         for (&index, noise) in indices.iter().zip(batch.noise.chunks_exact_mut(values)) {
             let (item, skipped) = self.read_image(index, &mut batch.images, buffers)?;
             batch.num_skipped += skipped;
