@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use admiral_containers::Fetched;
-use admiral_data::{Decoding, Draws, ImageSource, Pixels, cut, decode_for, halve};
+use admiral_data::{Buffers, Decoding, Draws, ImageSource, Pixels, cut, decode_for, halve};
 use admiral_random::{Philox, Stream};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
@@ -92,7 +92,8 @@ pub(super) fn write_squares(source: &dyn ImageSource, config: &RunConfig, path: 
     let mut sample = Sample::default();
     for item in 0..source.num_images() {
         sample.read(source, item, config, Decoding::Exact)?;
-        file.write_all(&sample.square).map_err(refused)?;
+        let bytes = sample.square.as_ref().map_or(&[][..], |square| &square.bytes);
+        file.write_all(bytes).map_err(refused)?;
     }
     Ok(())
 }
@@ -100,8 +101,8 @@ pub(super) fn write_squares(source: &dyn ImageSource, config: &RunConfig, path: 
 /// What the stages of one image made.
 #[derive(Debug, Default)]
 struct Sample {
-    /// The values of the square, `[height, width, channels]`.
-    square: Vec<u8>,
+    buffers: Buffers,
+    square: Option<Pixels>,
     planes: Vec<f32>,
     noise: Vec<f32>,
 }
@@ -132,14 +133,15 @@ impl Sample {
         let fetched = source.fetch(item)?;
         end_stage();
         let image: Pixels = match fetched {
-            Fetched::File(bytes) => decode_for(&bytes, size, decoding).map_err(broken)?,
+            Fetched::File(bytes) => decode_for(&bytes, size, decoding, &mut self.buffers).map_err(broken)?,
             Fetched::Pixels { height, width, channels, bytes } => Pixels { height, width, channels, bytes },
         };
         let image = image.with_channels(channels);
         end_stage();
-        let halved = halve(&image, size);
+        let halved = halve(&image, size, &mut self.buffers);
         end_stage();
-        let square = cut(halved.as_ref().unwrap_or(&image), size, &draws);
+        let square = cut(halved.as_ref().unwrap_or(&image), size, &draws, &mut self.buffers);
+        halved.into_iter().chain([image]).for_each(|image| self.buffers.keep(image));
         end_stage();
         self.planes.clear();
         square.append_planes(&mut self.planes);
@@ -147,7 +149,9 @@ impl Sample {
         self.noise.resize(self.planes.len(), 0.0);
         Philox::new(config.run.seed, Stream::Noise, item).fill_normal(&mut self.noise);
         end_stage();
-        self.square = square.bytes;
+        if let Some(last) = self.square.replace(square) {
+            self.buffers.keep(last);
+        }
         Ok(times)
     }
 }

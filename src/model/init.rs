@@ -11,7 +11,15 @@ pub fn initialize(spec: &ParamSpec, index: usize, seed: u64, values: &mut [f32])
         Init::Zeros => values.fill(0.0),
         Init::Ones => values.fill(1.0),
         Init::Uniform { bound } => {
-            values.iter_mut().for_each(|value| *value = (bound * (2.0 * random.uniform() - 1.0)) as f32);
+            let mut uniform = [0.0; 1024];
+            for values in values.chunks_mut(uniform.len()) {
+                let uniform = &mut uniform[..values.len()];
+                random.fill_uniform(uniform);
+                values
+                    .iter_mut()
+                    .zip(uniform)
+                    .for_each(|(value, uniform)| *value = (bound * (2.0 * *uniform - 1.0)) as f32);
+            }
         }
         Init::Normal { std } => {
             random.fill_normal(values);

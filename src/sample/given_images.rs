@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use admiral_data::{Draws, ImageSource, SampleReader, SampleSpec, load_square};
+use admiral_data::{Buffers, Draws, ImageSource, SampleReader, SampleSpec, load_square};
 use admiral_samples::Images;
 use tch::Tensor;
 
@@ -102,7 +102,7 @@ pub fn low_res_examples(
     small_size: i64,
 ) -> Result<(Tensor, Vec<i64>), Error> {
     let spec = SampleSpec { random_flip: false, ..config.sample_spec(false) };
-    let batch = SampleReader::new(source, spec).read((0..count).collect())?;
+    let batch = SampleReader::new(source, spec).read((0..count).collect(), &mut Buffers::default())?;
     let (channels, size) = (config.model.image_channels, config.model.image_size);
     let images = Tensor::from_slice(&batch.images).view([count as i64, channels, size, size]);
     Ok((images.adaptive_avg_pool2d([small_size, small_size]), batch.classes))

@@ -187,7 +187,9 @@ impl Session {
                 let Batch { classes, indices, .. } = &mut batch;
                 drop_classes(classes, indices, config.run.seed, config.model.class_dropout, null_class);
             }
-            Ok(to_device(batch, drawn, &config.model, wants_classes, context.device))
+            let microbatch = to_device(&batch, drawn, &config.model, wants_classes, context.device);
+            loader.keep(batch);
+            Ok(microbatch)
         };
         context.phases.begin_step(trainer.counters.step + 1);
         let num_passes = division.accumulation as usize;
@@ -260,9 +262,9 @@ fn check_classes(config: &RunConfig, sources: &Sources) -> Result<(), TrainError
     Ok(())
 }
 
-/// Moves a batch to the device, with the timesteps drawn for it.
+/// Copies a batch to the device, with the timesteps drawn for it.
 pub(super) fn to_device(
-    batch: Batch,
+    batch: &Batch,
     drawn: DrawnTimesteps,
     model: &ModelConfig,
     wants_classes: bool,
@@ -276,6 +278,6 @@ pub(super) fn to_device(
         timesteps: drawn.timesteps,
         weights: copy_to_device(&Tensor::from_slice(&drawn.weights), device),
         labels: wants_classes.then(|| copy_to_device(&Tensor::from_slice(&batch.classes), device)),
-        indices: batch.indices,
+        indices: batch.indices.clone(),
     }
 }

@@ -64,7 +64,7 @@ impl Validation {
         let timesteps = batch.timestep_uniforms.iter().map(|u| (u * num_timesteps as f64) as i64).collect();
         let weights = vec![1.0; batch.indices.len()];
         let drawn = DrawnTimesteps { timesteps, weights };
-        let batch = to_device(batch, drawn, &session.state.config.model, true, context.device);
+        let batch = to_device(&batch, drawn, &session.state.config.model, true, context.device);
         let terms = trainer.objective.terms(&context.kernels, &trainer.network, trainer.memory.params(), &batch, None);
         let timesteps: Vec<usize> = batch.timesteps.iter().map(|&t| t as usize).collect();
         let mut sums = ScalarSums::new(num_timesteps);

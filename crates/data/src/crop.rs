@@ -2,6 +2,7 @@
 
 use admiral_random::{Philox, Stream};
 
+use super::buffers::Buffers;
 use super::pixels::Pixels;
 use super::resample::{Rectangle, resize, resize_part};
 use super::windows::Filter;
@@ -47,12 +48,17 @@ impl Draws {
     }
 }
 
-/// Resizes and crops an image to a square of `size` x `size` pixels: [`halve`], then [`cut`].
+/// Resizes and crops an image to a square of `size` x `size` pixels: [`halve`], then [`cut`]. Takes its memory from
+/// `buffers`.
 #[must_use]
-pub fn square(image: &Pixels, size: usize, draws: &Draws) -> Pixels {
-    match halve(image, draws.short_side(size)) {
-        Some(halved) => cut(&halved, size, draws),
-        None => cut(image, size, draws),
+pub fn square(image: &Pixels, size: usize, draws: &Draws, buffers: &mut Buffers) -> Pixels {
+    match halve(image, draws.short_side(size), buffers) {
+        Some(halved) => {
+            let square = cut(&halved, size, draws, buffers);
+            buffers.keep(halved);
+            square
+        }
+        None => cut(image, size, draws, buffers),
     }
 }
 
@@ -60,14 +66,19 @@ pub fn square(image: &Pixels, size: usize, draws: &Draws) -> Pixels {
 ///
 /// Halving before the bicubic filter is faster and avoids aliasing.
 #[must_use]
-pub fn halve(image: &Pixels, length: usize) -> Option<Pixels> {
+pub fn halve(image: &Pixels, length: usize, buffers: &mut Buffers) -> Option<Pixels> {
     let mut halved: Option<Pixels> = None;
     loop {
         let current = halved.as_ref().unwrap_or(image);
         if current.short_side() < 2 * length {
             return halved;
         }
-        halved = Some(resize(current, current.width / 2, current.height / 2, Filter::Box));
+        let (width, height) = (current.width / 2, current.height / 2);
+        let whole = Rectangle { x: 0, y: 0, width, height };
+        let half = resize_part(current, width, height, Filter::Box, whole, buffers);
+        if let Some(last) = halved.replace(half) {
+            buffers.keep(last);
+        }
     }
 }
 
@@ -77,7 +88,7 @@ pub fn halve(image: &Pixels, length: usize) -> Option<Pixels> {
 /// # Panics
 /// If `size` is larger than the length of the draws.
 #[must_use]
-pub fn cut(image: &Pixels, size: usize, draws: &Draws) -> Pixels {
+pub fn cut(image: &Pixels, size: usize, draws: &Draws, buffers: &mut Buffers) -> Pixels {
     let (width, height) = scaled_size(image, draws.short_side(size));
     let (x, y) = match draws.crop {
         None => ((width - size) / 2, (height - size) / 2),
@@ -87,7 +98,8 @@ pub fn cut(image: &Pixels, size: usize, draws: &Draws) -> Pixels {
             (position(width - size + 1, left), position(height - size + 1, top))
         }
     };
-    let mut cut = resize_part(image, width, height, Filter::Bicubic, Rectangle { x, y, width: size, height: size });
+    let part = Rectangle { x, y, width: size, height: size };
+    let mut cut = resize_part(image, width, height, Filter::Bicubic, part, buffers);
     if draws.flip {
         cut.mirror();
     }
@@ -104,7 +116,7 @@ fn scaled_size(image: &Pixels, length: usize) -> (usize, usize) {
 /// Resizes an image so that its short side has `length` pixels: [`halve`], then the bicubic filter.
 #[must_use]
 pub fn scale_short_side(image: &Pixels, length: usize) -> Pixels {
-    let halved = halve(image, length);
+    let halved = halve(image, length, &mut Buffers::default());
     let current = halved.as_ref().unwrap_or(image);
     let (width, height) = scaled_size(current, length);
     resize(current, width, height, Filter::Bicubic)
@@ -132,7 +144,7 @@ mod tests {
             Pixels { width: 66, height: 64, channels: 1, bytes: (0..66 * 64).map(|i| (i % 66) as u8).collect() };
         let left = |left| {
             let crop = Some(RandomCrop { short_side: 64, top: u32::MAX, left });
-            square(&image, 64, &Draws { crop, flip: false }).bytes[0]
+            square(&image, 64, &Draws { crop, flip: false }, &mut Buffers::default()).bytes[0]
         };
         assert_eq!((left(0), left(u32::MAX / 2), left(u32::MAX)), (0, 1, 2));
     }

@@ -5,6 +5,7 @@ use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
+use super::buffers::Buffers;
 use super::decoding::Decoding;
 use super::gif_screen::enlarge_to_first_frame;
 use super::jpeg::decode_jpeg;
@@ -21,17 +22,18 @@ use super::webp_header::contradiction;
 /// # Errors
 /// If the bytes are not a complete image of one of these formats. The error is the reason.
 pub fn decode(bytes: &[u8]) -> Result<Pixels, String> {
-    if is_jpeg(bytes) { decode_jpeg(bytes, |_| 1) } else { decode_other(bytes) }
+    if is_jpeg(bytes) { decode_jpeg(bytes, |_| 1, &mut Buffers::default()) } else { decode_other(bytes) }
 }
 
 /// Decodes an image as [`decode`] does, to resize its short side to `length` pixels next. With [`Decoding::Fast`], the
-/// result may be smaller than the stored image. Its short side keeps at least `length` pixels, if it had them.
+/// result may be smaller than the stored image. Its short side keeps at least `length` pixels, if it had them. Takes its
+/// memory from `buffers`.
 ///
 /// # Errors
 /// As those of [`decode`].
-pub fn decode_for(bytes: &[u8], length: usize, decoding: Decoding) -> Result<Pixels, String> {
+pub fn decode_for(bytes: &[u8], length: usize, decoding: Decoding, buffers: &mut Buffers) -> Result<Pixels, String> {
     if is_jpeg(bytes) {
-        decode_jpeg(bytes, |short_side| decoding.reduction(short_side, length))
+        decode_jpeg(bytes, |short_side| decoding.reduction(short_side, length), buffers)
     } else {
         decode_other(bytes)
     }

@@ -12,6 +12,7 @@ use mozjpeg_sys::{
     jpeg_read_scanlines, jpeg_resync_to_restart, jpeg_source_mgr, jpeg_start_decompress, jpeg_std_error,
 };
 
+use super::buffers::Buffers;
 use super::limits::{MAX_SCANS, refusal};
 use super::pixels::Pixels;
 
@@ -19,9 +20,13 @@ use super::pixels::Pixels;
 ///
 /// # Errors
 /// If the bytes are not a complete JPEG file. The error is the reason.
-pub(crate) fn decode_jpeg(bytes: &[u8], reduction: impl FnOnce(usize) -> usize) -> Result<Pixels, String> {
+pub(crate) fn decode_jpeg(
+    bytes: &[u8],
+    reduction: impl FnOnce(usize) -> usize,
+    buffers: &mut Buffers,
+) -> Result<Pixels, String> {
     // libjpeg reports errors by unwinding.
-    let decoded = catch_unwind(AssertUnwindSafe(|| decompress(bytes, reduction)));
+    let decoded = catch_unwind(AssertUnwindSafe(|| decompress(bytes, reduction, buffers)));
     decoded.unwrap_or_else(|panic| Err(panic_text(&*panic)))
 }
 
@@ -41,7 +46,7 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or("the decoder failed").to_owned()
 }
 
-fn decompress(bytes: &[u8], reduction: impl FnOnce(usize) -> usize) -> Result<Pixels, String> {
+fn decompress(bytes: &[u8], reduction: impl FnOnce(usize) -> usize, buffers: &mut Buffers) -> Result<Pixels, String> {
     let mut decompressor = Decompressor::new(bytes);
     let (width, height, stored) = decompressor.read_header()?;
     // Before memory for the whole image is allocated.
@@ -54,7 +59,7 @@ fn decompress(bytes: &[u8], reduction: impl FnOnce(usize) -> usize) -> Result<Pi
         _ => (J_COLOR_SPACE::JCS_RGB, 3),
     };
     let (width, height) = decompressor.start(wanted, reduction(width.min(height)))?;
-    let mut data = vec![0; width * height * values];
+    let mut data = buffers.take(width * height * values);
     decompressor.read(&mut data)?;
     let (channels, bytes) = match values {
         1 => (1, data),

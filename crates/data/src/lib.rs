@@ -4,6 +4,7 @@
 //! reads batches ahead of training on several threads.
 
 mod broken;
+mod buffers;
 mod config;
 mod crop;
 mod decode;
@@ -33,6 +34,7 @@ mod webp_header;
 mod windows;
 
 pub use broken::BrokenImage;
+pub use buffers::Buffers;
 pub use config::{CacheConfig, ClassSource, DataConfig, OnBrokenImage, OnChangedImages, SourceKind};
 pub use crop::{Draws, RandomCrop, cut, halve, scale_short_side, square};
 pub use decode::{decode, decode_for};

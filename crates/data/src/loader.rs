@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::buffers::Buffers;
 use super::error::DataError;
 use super::sample::{Batch, SampleReader, lock};
 
@@ -20,6 +21,8 @@ struct Queue {
     next_to_return: u64,
     /// The batches that are read and not returned, by number.
     ready: BTreeMap<u64, Result<Batch, DataError>>,
+    /// Batches whose memory the threads use again.
+    used: Vec<Batch>,
     /// The number of all batches. `None` until the indices have ended.
     num_batches: Option<u64>,
     /// Set when the loader is dropped. The threads then end.
@@ -80,6 +83,7 @@ impl Loader {
             next_to_read: 0,
             next_to_return: 0,
             ready: BTreeMap::new(),
+            used: Vec::new(),
             num_batches: None,
             closed: false,
         };
@@ -110,6 +114,14 @@ impl Loader {
     /// keep the caller from ending.
     pub fn give_up_when(&mut self, is_cancelled: impl Fn() -> bool + Send + 'static) {
         self.is_cancelled = Box::new(is_cancelled);
+    }
+
+    /// Keeps a batch that is no longer needed, whose memory a next batch uses.
+    pub fn keep(&self, batch: Batch) {
+        let mut queue = lock(&self.shared.queue);
+        if queue.used.len() < self.threads.len() {
+            queue.used.push(batch);
+        }
     }
 
     /// Returns the next batch and the time that this call waited for it. Returns `None` after the last batch.
@@ -180,8 +192,9 @@ impl Drop for Loader {
 
 /// Reads batches until there are no more, or the loader is dropped.
 fn read_batches(shared: &Shared, reader: &SampleReader) {
+    let mut buffers = Buffers::default();
     loop {
-        let (number, indices) = {
+        let (number, indices, used) = {
             let mut queue = lock(&shared.queue);
             while !queue.closed
                 && queue.num_batches.is_none()
@@ -199,9 +212,13 @@ fn read_batches(shared: &Shared, reader: &SampleReader) {
                 return;
             };
             queue.next_to_read += 1;
-            (queue.next_to_read - 1, indices)
+            (queue.next_to_read - 1, indices, queue.used.pop())
         };
-        let batch = reader.read(indices);
+        if let Some(Batch { images, noise, .. }) = used {
+            buffers.keep_numbers(images);
+            buffers.keep_numbers(noise);
+        }
+        let batch = reader.read(indices, &mut buffers);
         lock(&shared.queue).ready.insert(number, batch);
         shared.changed.notify_all();
     }
@@ -223,6 +240,20 @@ mod tests {
         let indices = (0..40 / batch).map(move |number| (number * batch..(number + 1) * batch).collect());
         let mut loader = Loader::start(reader(&[], OnBrokenImage::Stop), num_workers, 2, indices).unwrap();
         std::iter::from_fn(|| loader.next().unwrap()).map(|(batch, _)| batch).collect()
+    }
+
+    #[test]
+    fn samples_are_the_same_in_memory_that_is_used_again() {
+        let indices = || (0..10).map(|number| (number * 4..(number + 1) * 4).collect());
+        let mut loader = Loader::start(reader(&[], OnBrokenImage::Stop), 1, 1, indices()).unwrap();
+        for expected in run(1, 4) {
+            let (batch, _) = loader.next().unwrap().unwrap();
+            assert_eq!(batch, expected);
+            // More than the threads can use is not kept.
+            loader.keep(batch.clone());
+            loader.keep(batch);
+            assert!(lock(&loader.shared.queue).used.len() <= 1);
+        }
     }
 
     #[test]

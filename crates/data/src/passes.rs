@@ -1,6 +1,7 @@
 //! The two passes of a resize: over the columns of each row, and over the rows. Where the processor has AVX2, the loops
 //! use it. All forms have the same bits, because they sum the same integers.
 
+use super::buffers::Buffers;
 use super::pixels::{Lines, Pixels};
 use super::windows::{PRECISION_BITS, Windows};
 
@@ -37,15 +38,15 @@ impl Instructions {
 }
 
 /// Changes the width to that of the windows.
-pub(crate) fn horizontal(lines: Lines<'_>, windows: &Windows) -> Pixels {
-    horizontal_with(lines, windows, Instructions::of_this_processor())
+pub(crate) fn horizontal(lines: Lines<'_>, windows: &Windows, buffers: &mut Buffers) -> Pixels {
+    horizontal_with(lines, windows, buffers, Instructions::of_this_processor())
 }
 
-fn horizontal_with(lines: Lines<'_>, windows: &Windows, instructions: Instructions) -> Pixels {
+fn horizontal_with(lines: Lines<'_>, windows: &Windows, buffers: &mut Buffers, instructions: Instructions) -> Pixels {
     let (width, channels) = (windows.firsts.len(), lines.channels);
     let values = width * channels;
     // One value more than the image has: the fast loops write 4 values for a pixel of 3.
-    let mut bytes = vec![0; values * lines.height + 1];
+    let mut bytes = buffers.take(values * lines.height + 1);
     match (instructions, channels) {
         #[cfg(target_arch = "x86_64")]
         (Instructions::Avx2, 3) => {
@@ -87,14 +88,14 @@ fn horizontal_row<const CHANNELS: usize>(row: &[u8], windows: &Windows, start: u
 }
 
 /// Changes the height to that of the windows.
-pub(crate) fn vertical(lines: Lines<'_>, windows: &Windows) -> Pixels {
-    vertical_with(lines, windows, Instructions::of_this_processor())
+pub(crate) fn vertical(lines: Lines<'_>, windows: &Windows, buffers: &mut Buffers) -> Pixels {
+    vertical_with(lines, windows, buffers, Instructions::of_this_processor())
 }
 
-fn vertical_with(lines: Lines<'_>, windows: &Windows, instructions: Instructions) -> Pixels {
+fn vertical_with(lines: Lines<'_>, windows: &Windows, buffers: &mut Buffers, instructions: Instructions) -> Pixels {
     let height = windows.firsts.len();
     let values = lines.width * lines.channels;
-    let mut bytes = vec![0; height * values];
+    let mut bytes = buffers.take(height * values);
     match instructions {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor has AVX2.
@@ -344,8 +345,18 @@ mod tests {
                     for (old, new) in sizes.iter().flat_map(|&(new, _)| [(width, new), (height, new)]) {
                         let windows = Windows::new(old, new, 0..new, filter);
                         let with = |instructions| {
-                            let across = (old == width).then(|| horizontal_with(lines, &windows, instructions));
-                            (across, (old == height).then(|| vertical_with(lines, &windows, instructions)))
+                            // Every value must be written, whatever the memory had before.
+                            let used = || {
+                                let mut buffers = Buffers::default();
+                                let bytes = vec![99; 3 * 200 * 200];
+                                buffers.keep(Pixels { width: 200, height: 200, channels: 3, bytes });
+                                buffers
+                            };
+                            let across =
+                                (old == width).then(|| horizontal_with(lines, &windows, &mut used(), instructions));
+                            let down = (old == height)
+                                .then(|| vertical_with(lines, &windows, &mut Buffers::default(), instructions));
+                            (across, down)
                         };
                         let best = with(Instructions::of_this_processor());
                         assert_eq!(best, with(Instructions::Portable), "{channels} {width} x {height} to {new}");

@@ -1,6 +1,7 @@
 //! Resampling of 8-bit images, with the same bits as Pillow. Each pass sums in fixed point with 22 fractional bits and
 //! rounds to 8 bits.
 
+use super::buffers::Buffers;
 use super::passes::{horizontal, vertical};
 use super::pixels::{Lines, Pixels};
 use super::windows::{Filter, Windows};
@@ -21,36 +22,48 @@ pub struct Rectangle {
 /// Resizes an image to `width` x `height` pixels.
 #[must_use]
 pub fn resize(image: &Pixels, width: usize, height: usize, filter: Filter) -> Pixels {
-    resize_part(image, width, height, filter, Rectangle { x: 0, y: 0, width, height })
+    resize_part(image, width, height, filter, Rectangle { x: 0, y: 0, width, height }, &mut Buffers::default())
 }
 
-/// Returns the part `part` of the image that [`resize`] returns, without computing the rest.
+/// Returns the part `part` of the image that [`resize`] returns, without computing the rest. Takes its memory from
+/// `buffers`.
 ///
 /// # Panics
 /// If the part is not inside the resized image.
 #[must_use]
-pub fn resize_part(image: &Pixels, width: usize, height: usize, filter: Filter, part: Rectangle) -> Pixels {
+pub fn resize_part(
+    image: &Pixels,
+    width: usize,
+    height: usize,
+    filter: Filter,
+    part: Rectangle,
+    buffers: &mut Buffers,
+) -> Pixels {
     let Rectangle { x, y, width: part_width, height: part_height } = part;
     assert!(x + part_width <= width && y + part_height <= height, "{part:?} is outside of {width} x {height} pixels");
     let (columns, rows) = (x..x + part_width, y..y + part_height);
     let lines = Lines::all(image);
     match (width == image.width, height == image.height) {
         (true, true) => lines.part(columns, rows),
-        (false, true) => horizontal(lines.rows(rows), &Windows::new(image.width, width, columns, filter)),
-        (true, false) => vertical(lines.columns(columns), &Windows::new(image.height, height, rows, filter)),
+        (false, true) => horizontal(lines.rows(rows), &Windows::new(image.width, width, columns, filter), buffers),
+        (true, false) => vertical(lines.columns(columns), &Windows::new(image.height, height, rows, filter), buffers),
         _ => {
             let mut across = Windows::new(image.width, width, columns, filter);
             let mut down = Windows::new(image.height, height, rows, filter);
             if is_vertical_first(image, width, height) {
                 let sources = across.sources();
                 across.shift(sources.start);
-                let reduced = vertical(lines.columns(sources), &down);
-                horizontal(Lines::all(&reduced), &across)
+                let reduced = vertical(lines.columns(sources), &down, buffers);
+                let resized = horizontal(Lines::all(&reduced), &across, buffers);
+                buffers.keep(reduced);
+                resized
             } else {
                 let sources = down.sources();
                 down.shift(sources.start);
-                let reduced = horizontal(lines.rows(sources), &across);
-                vertical(Lines::all(&reduced), &down)
+                let reduced = horizontal(lines.rows(sources), &across, buffers);
+                let resized = vertical(Lines::all(&reduced), &down, buffers);
+                buffers.keep(reduced);
+                resized
             }
         }
     }
@@ -98,7 +111,7 @@ mod tests {
             for (width, height) in [(47, 61), (20, 61), (47, 30), (23, 30), (80, 90), (40, 12)] {
                 for filter in [Filter::Box, Filter::Bicubic] {
                     let whole = resize(&image, width, height, filter);
-                    let square = resize_part(&image, width, height, filter, part);
+                    let square = resize_part(&image, width, height, filter, part, &mut Buffers::default());
                     let expected = Lines::all(&whole).part(5..16, 3..9);
                     assert_eq!(square, expected, "{channels} {width} x {height} {filter:?}");
                 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use admiral_random::{Permutation, Philox, Stream};
 
 use super::broken::BrokenImage;
+use super::buffers::Buffers;
 use super::config::OnBrokenImage;
 use super::crop::{Draws, square};
 use super::decoding::Decoding;
@@ -83,14 +84,15 @@ impl SampleReader {
         Self { source, spec, reported: Mutex::default(), reading: Mutex::default() }
     }
 
-    /// Returns the samples with these global indices.
+    /// Returns the samples with these global indices. Memory of images comes from `buffers`, which a thread keeps for its
+    /// next batches.
     ///
     /// # Errors
     /// If an image cannot be decoded and the setting is to stop, or if 100 images in a row cannot be decoded.
-    pub fn read(&self, indices: Vec<u64>) -> Result<Batch, DataError> {
+    pub fn read(&self, indices: Vec<u64>, buffers: &mut Buffers) -> Result<Batch, DataError> {
         let values = self.spec.channels * self.spec.size * self.spec.size;
         let mut batch = Batch {
-            images: Vec::with_capacity(values * indices.len()),
+            images: buffers.take_numbers(values * indices.len()),
             noise: Vec::new(),
             timestep_uniforms: Vec::with_capacity(indices.len()),
             classes: Vec::new(),
@@ -98,9 +100,10 @@ impl SampleReader {
             broken: Vec::new(),
             indices: Vec::new(),
         };
-        let mut noise = vec![0.0; values * indices.len()];
+        let mut noise = buffers.take_numbers(values * indices.len());
+        noise.resize(values * indices.len(), 0.0);
         for (&index, noise) in indices.iter().zip(noise.chunks_exact_mut(values)) {
-            let item = self.read_image(index, &mut batch)?;
+            let item = self.read_image(index, &mut batch, buffers)?;
             batch.classes.extend(self.source.class(item));
             batch.timestep_uniforms.push(Philox::new(self.spec.seed, Stream::Timestep, index).uniform());
             Philox::new(self.spec.seed, Stream::Noise, index).fill_normal(noise);
@@ -118,18 +121,19 @@ impl SampleReader {
 
     /// Appends the image of the sample `index` to a batch, and counts the broken images that it replaces. Returns its item
     /// in the source.
-    fn read_image(&self, index: u64, batch: &mut Batch) -> Result<u64, DataError> {
+    fn read_image(&self, index: u64, batch: &mut Batch, buffers: &mut Buffers) -> Result<u64, DataError> {
         let num_images = self.source.num_images();
         let order = Permutation::new(self.spec.seed, index / num_images, num_images);
         let mut item = order.at(index % num_images);
         let mut replacements = Philox::new(self.spec.seed, Stream::Replacement, index);
         for attempt in 0..MAX_BROKEN_IN_A_ROW {
             lock(&self.reading).insert(index, (item, Instant::now()));
-            let loaded = self.load_square(item, index);
+            let loaded = self.load_square(item, index, buffers);
             lock(&self.reading).remove(&index);
             match loaded {
                 Ok(image) => {
                     image.append_planes(&mut batch.images);
+                    buffers.keep(image);
                     return Ok(item);
                 }
                 // Another image must not stand in for one that is whole.
@@ -154,10 +158,10 @@ impl SampleReader {
     }
 
     /// Returns the image of the sample `index`, made from `item`.
-    fn load_square(&self, item: u64, index: u64) -> Result<Pixels, DataError> {
+    fn load_square(&self, item: u64, index: u64, buffers: &mut Buffers) -> Result<Pixels, DataError> {
         let SampleSpec { seed, size, channels, random_crop, random_flip, decode, .. } = self.spec;
         let draws = Draws::new(seed, index, size, random_crop, random_flip);
-        square_of(&*self.source, item, size, channels, &draws, decode)
+        square_of(&*self.source, item, size, channels, &draws, decode, buffers)
     }
 }
 
@@ -173,7 +177,7 @@ pub fn load_square(
     channels: usize,
     draws: &Draws,
 ) -> Result<Pixels, DataError> {
-    square_of(source, item, size, channels, draws, Decoding::Exact)
+    square_of(source, item, size, channels, draws, Decoding::Exact, &mut Buffers::default())
 }
 
 fn square_of(
@@ -183,14 +187,19 @@ fn square_of(
     channels: usize,
     draws: &Draws,
     decoding: Decoding,
+    buffers: &mut Buffers,
 ) -> Result<Pixels, DataError> {
     guarded(source, item, || {
         let length = draws.short_side(size);
-        let image = source.load_for(item, length, decoding)?.with_channels(channels);
+        let image = source.load_for(item, length, decoding, buffers)?.with_channels(channels);
         let image = if source.is_padded() { image.pad_to(size) } else { image };
         match refusal_of_scale(image.width, image.height, length) {
             Some(reason) => Err(DataError::Broken { path: source.name(item), reason }),
-            None => Ok(square(&image, size, draws)),
+            None => {
+                let square = square(&image, size, draws, buffers);
+                buffers.keep(image);
+                Ok(square)
+            }
         }
     })
 }
@@ -227,24 +236,27 @@ mod tests {
     fn quarantined_images_are_described_once() {
         let indices: Vec<u64> = (0..10).collect();
         let reader = reader(&[4], OnBrokenImage::Quarantine);
-        let first = reader.read(indices.clone()).unwrap();
-        assert_eq!(first.num_skipped, reader.read(indices.clone()).unwrap().num_skipped);
+        let first = reader.read(indices.clone(), &mut Buffers::default()).unwrap();
+        assert_eq!(first.num_skipped, reader.read(indices.clone(), &mut Buffers::default()).unwrap().num_skipped);
         let [broken] = &first.broken[..] else { panic!("{:?}", first.broken) };
         assert_eq!((broken.image.as_str(), &broken.sha256), ("image 4", &None));
         assert!(broken.reason.contains("damaged"), "{broken:?}");
-        assert_eq!(reader.read((10..20).collect()).unwrap().broken, []);
+        assert_eq!(reader.read((10..20).collect(), &mut Buffers::default()).unwrap().broken, []);
     }
 
     #[test]
     fn broken_images_are_errors_or_are_replaced_and_counted() {
         let indices: Vec<u64> = (0..10).collect();
-        let error = reader(&[4], OnBrokenImage::Stop).read(indices.clone()).unwrap_err();
+        let error = reader(&[4], OnBrokenImage::Stop).read(indices.clone(), &mut Buffers::default()).unwrap_err();
         assert!(error.to_string().contains("image 4") && error.to_string().contains("damaged"), "{error}");
-        let batch = reader(&[4], OnBrokenImage::Skip).read(indices.clone()).unwrap();
+        let batch = reader(&[4], OnBrokenImage::Skip).read(indices.clone(), &mut Buffers::default()).unwrap();
         assert!(batch.num_skipped >= 1 && batch.classes.len() == 10 && !batch.classes.contains(&4));
-        assert_eq!(batch, reader(&[4], OnBrokenImage::Skip).read(indices.clone()).unwrap());
+        assert_eq!(batch, reader(&[4], OnBrokenImage::Skip).read(indices.clone(), &mut Buffers::default()).unwrap());
         let all: Vec<u64> = (0..10).collect();
-        assert!(matches!(reader(&all, OnBrokenImage::Skip).read(indices), Err(DataError::AllBroken { .. })));
+        assert!(matches!(
+            reader(&all, OnBrokenImage::Skip).read(indices, &mut Buffers::default()),
+            Err(DataError::AllBroken { .. })
+        ));
     }
 
     /// A source of one image of 2 x 2 pixels.
@@ -285,7 +297,7 @@ mod tests {
         let spec = SampleSpec { random_crop: false, ..spec(OnBrokenImage::Stop) };
         let sum = |is_padded| {
             let reader = SampleReader::new(Arc::new(Small { is_padded }), spec.clone());
-            reader.read(vec![0]).unwrap().images.iter().sum::<f32>()
+            reader.read(vec![0], &mut Buffers::default()).unwrap().images.iter().sum::<f32>()
         };
         assert_eq!((sum(false), sum(true)), (16.0, 4.0 - 12.0));
     }
@@ -331,7 +343,9 @@ mod tests {
     #[test]
     fn a_panic_and_a_narrow_image_are_broken_images_and_a_failing_file_system_is_not() {
         let read = |source, on_broken_image| {
-            SampleReader::new(Arc::new(source), spec(on_broken_image)).read(vec![0]).unwrap_err()
+            SampleReader::new(Arc::new(source), spec(on_broken_image))
+                .read(vec![0], &mut Buffers::default())
+                .unwrap_err()
         };
         for (source, word) in [(Unusable::Panics, "a panic of the test"), (Unusable::Narrow, "too narrow")] {
             let error = read(source, OnBrokenImage::Stop);

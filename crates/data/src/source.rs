@@ -6,6 +6,7 @@ use std::sync::Arc;
 use admiral_containers::Fetched;
 use sha2::{Digest, Sha256};
 
+use super::buffers::Buffers;
 use super::decode::decode_for;
 use super::decoding::Decoding;
 use super::error::DataError;
@@ -67,16 +68,22 @@ pub trait ImageSource: Debug + Send + Sync {
     /// [`DataError::Broken`] if it cannot be decoded, and those of [`fetch`](Self::fetch).
     fn load(&self, item: u64) -> Result<Pixels, DataError> {
         // Exact decoding has the same pixels for every length.
-        self.load_for(item, 0, Decoding::Exact)
+        self.load_for(item, 0, Decoding::Exact, &mut Buffers::default())
     }
 
     /// Reads and decodes the image `item`, to resize its short side to `length` pixels next; see [`decode_for`].
     ///
     /// # Errors
     /// Those of [`load`](Self::load).
-    fn load_for(&self, item: u64, length: usize, decoding: Decoding) -> Result<Pixels, DataError> {
+    fn load_for(
+        &self,
+        item: u64,
+        length: usize,
+        decoding: Decoding,
+        buffers: &mut Buffers,
+    ) -> Result<Pixels, DataError> {
         let decoded = match self.fetch(item)? {
-            Fetched::File(bytes) => decode_for(&bytes, length, decoding),
+            Fetched::File(bytes) => decode_for(&bytes, length, decoding, buffers),
             Fetched::Pixels { height, width, channels, bytes } => Ok(Pixels { height, width, channels, bytes }),
         };
         decoded.map_err(|reason| DataError::Broken { path: self.name(item), reason })

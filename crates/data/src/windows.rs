@@ -65,6 +65,12 @@ impl Windows {
             stride,
             is_half: filter == Filter::Box && old == 2 * new,
         };
+        if windows.is_half {
+            windows.firsts.extend(kept.clone().map(|position| 2 * position));
+            windows.counts.resize(kept.len(), 2);
+            windows.weights.chunks_exact_mut(stride).for_each(|fixed| fixed[..2].fill(1 << (PRECISION_BITS - 1)));
+            return windows;
+        }
         let mut exact = vec![0.0; stride];
         for (position, fixed) in kept.zip(windows.weights.chunks_exact_mut(stride)) {
             let center = (position as f64 + 0.5) * scale;

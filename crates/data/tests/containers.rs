@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 #[path = "../../containers/tests/writers/mod.rs"]
 mod writers;
 
-use admiral_data::{ClassSource, DataConfig, Decoding, OnBrokenImage, SampleReader, SampleSpec, SourceKind, open};
+use admiral_data::{
+    Buffers, ClassSource, DataConfig, Decoding, OnBrokenImage, SampleReader, SampleSpec, SourceKind, open,
+};
 use admiral_storage::StoreOptions;
 use parquet::basic::{Compression, ZstdLevel};
 use sha2::{Digest, Sha256};
@@ -184,8 +186,9 @@ fn hash_of_samples(config: &DataConfig) -> String {
     };
     let reader = SampleReader::new(source, spec);
     let mut digest = Sha256::new();
+    let mut buffers = Buffers::default();
     for first in (0..60).step_by(7) {
-        let batch = reader.read((first..60.min(first + 7)).collect()).unwrap();
+        let batch = reader.read((first..60.min(first + 7)).collect(), &mut buffers).unwrap();
         batch.images.iter().for_each(|value| digest.update(value.to_le_bytes()));
         batch.classes.iter().for_each(|class| digest.update(class.to_le_bytes()));
     }

@@ -4,7 +4,7 @@
 use std::panic::catch_unwind;
 use std::path::Path;
 
-use admiral_data::{Decoding, decode, decode_for};
+use admiral_data::{Buffers, Decoding, decode, decode_for};
 
 /// Small files of all formats, with their names. They are also the first inputs of the fuzz target.
 fn seeds() -> Vec<(String, Vec<u8>)> {
@@ -15,7 +15,7 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
 
 /// Decodes a file exactly and fast, and checks what it gets. Returns whether it was decoded.
 fn is_decoded(name: &str, bytes: &[u8]) -> bool {
-    let decoded = catch_unwind(|| [decode(bytes), decode_for(bytes, 4, Decoding::Fast)]);
+    let decoded = catch_unwind(|| [decode(bytes), decode_for(bytes, 4, Decoding::Fast, &mut Buffers::default())]);
     let [exact, fast] = decoded.unwrap_or_else(|_| panic!("{name}: a panic"));
     for pixels in [&exact, &fast].into_iter().flatten() {
         assert_eq!(pixels.bytes.len(), pixels.width * pixels.height * pixels.channels, "{name}");

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use admiral_data::{Decoding, Draws, Filter, Pixels, decode, decode_for, resize, square};
+use admiral_data::{Buffers, Decoding, Draws, Filter, Pixels, decode, decode_for, resize, square};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -84,7 +84,7 @@ fn pixels_are_equal_to_those_of_pillow() {
         failures.extend(difference(&what, &colour.bytes, &read(&case.rgb)));
         failures.extend(difference(&format!("{what} grey"), &decoded.with_channels(1).bytes, &read(&case.grey)));
         for (size, file) in &case.squares {
-            let actual = square(&colour, *size, &Draws { crop: None, flip: false });
+            let actual = square(&colour, *size, &Draws { crop: None, flip: false }, &mut Buffers::default());
             failures.extend(difference(&format!("{what} {size}"), &actual.bytes, &read(file)));
         }
     }
@@ -114,14 +114,16 @@ fn fast_decoding_stays_near_to_exact_decoding() {
         .collect();
     let draws = Draws { crop: None, flip: false };
     let mut num_reduced = 0;
+    let mut buffers = Buffers::default();
     for size in [32, 64, 128] {
         let distances: Vec<(f64, u8)> = files
             .iter()
             .map(|bytes| {
-                let (exact, fast) = (decode(bytes).unwrap(), decode_for(bytes, size, Decoding::Fast).unwrap());
+                let (exact, fast) =
+                    (decode(bytes).unwrap(), decode_for(bytes, size, Decoding::Fast, &mut buffers).unwrap());
                 assert!(fast.short_side() >= size);
                 num_reduced += usize::from(fast.width < exact.width);
-                distance(&square(&exact, size, &draws), &square(&fast, size, &draws))
+                distance(&square(&exact, size, &draws, &mut buffers), &square(&fast, size, &draws, &mut buffers))
             })
             .collect();
         let mean = distances.iter().map(|distance| distance.0).sum::<f64>() / distances.len() as f64;

@@ -1,4 +1,8 @@
-//! Philox4x32-10, a counter-based generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
+//! The sequences of random numbers of a seed.
+
+use super::blocks::{Blocks, uniform};
+use super::instructions::Instructions;
+use super::normal::box_muller;
 
 /// The purpose of random numbers. The streams of one seed are independent of each other.
 ///
@@ -57,9 +61,7 @@ impl Philox {
     /// Returns the next 32 random bits.
     pub fn next_u32(&mut self) -> u32 {
         if self.used == 4 {
-            let counter = [self.block as u32, (self.block >> 32) as u32, self.index as u32, (self.index >> 32) as u32];
-            self.buffer = philox_4x32_10(counter, self.key);
-            self.block += 1;
+            self.buffer = self.next_blocks(1).draws();
             self.used = 0;
         }
         self.used += 1;
@@ -73,7 +75,22 @@ impl Philox {
 
     /// Returns a uniform number in [0, 1) with 53 random bits.
     pub fn uniform(&mut self) -> f64 {
-        (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+        uniform(self.next_u32(), self.next_u32())
+    }
+
+    /// Fills `out` with the numbers that [`uniform`](Self::uniform) would return, by the fastest instructions of this
+    /// processor.
+    pub fn fill_uniform(&mut self, out: &mut [f64]) {
+        self.fill_uniform_with(out, Instructions::fastest());
+    }
+
+    /// Fills `out` as [`fill_uniform`](Self::fill_uniform) does, by the given instructions.
+    pub fn fill_uniform_with(&mut self, out: &mut [f64], instructions: Instructions) {
+        let (start, out) = out.split_at_mut(self.left_in_block(2, out.len()));
+        start.iter_mut().for_each(|value| *value = self.uniform());
+        let (pairs, end) = out.as_chunks_mut();
+        self.next_blocks(pairs.len()).fill_uniform(pairs, instructions);
+        end.iter_mut().for_each(|value| *value = self.uniform());
     }
 
     /// Returns a uniform integer in `0..bound`. This is Lemire's method without rejection, whose bias is below
@@ -86,17 +103,46 @@ impl Philox {
         ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
     }
 
-    /// Fills `out` with standard normal numbers. The Box-Muller transform makes two numbers from two 32-bit draws.
+    /// Fills `out` with standard normal numbers, by the fastest instructions of this processor. The Box-Muller transform
+    /// makes two numbers from two 32-bit draws; the second is dropped if `out` has no place for it.
+    ///
+    /// The bits do not depend on the processor. The relative error of the transform is below 4e-7. The largest absolute value
+    /// is 6.66.
     pub fn fill_normal(&mut self, out: &mut [f32]) {
+        self.fill_normal_with(out, Instructions::fastest());
+    }
+
+    /// Fills `out` as [`fill_normal`](Self::fill_normal) does, by the given instructions.
+    pub fn fill_normal_with(&mut self, out: &mut [f32], instructions: Instructions) {
+        let (start, out) = out.split_at_mut(self.left_in_block(4, out.len()));
+        self.fill_normal_by_pairs(start);
+        let (fours, end) = out.as_chunks_mut();
+        self.next_blocks(fours.len()).fill_normal(fours, instructions);
+        self.fill_normal_by_pairs(end);
+    }
+
+    /// Returns how many of the next `count` numbers come before the next whole block, if a block makes `per_block`.
+    fn left_in_block(&self, per_block: usize, count: usize) -> usize {
+        match 4 - self.used {
+            // A number takes two draws, so that all are made of two blocks.
+            1 | 3 => count,
+            left => (left * per_block / 4).min(count),
+        }
+    }
+
+    /// Returns the next `count` blocks and skips them.
+    fn next_blocks(&mut self, count: usize) -> Blocks {
+        let blocks = Blocks { key: self.key, index: self.index, first: self.block };
+        self.block = self.block.wrapping_add(count as u64);
+        blocks
+    }
+
+    fn fill_normal_by_pairs(&mut self, out: &mut [f32]) {
         for pair in out.chunks_mut(2) {
-            // 1 - u is in (0, 1], so that its logarithm is finite.
-            let radius = 1.0 - f64::from(self.next_u32()) / 4_294_967_296.0;
-            let angle = f64::from(self.next_u32()) / 4_294_967_296.0;
-            let radius = (-2.0 * radius.ln()).sqrt();
-            let (sine, cosine) = (std::f64::consts::TAU * angle).sin_cos();
-            pair[0] = (radius * cosine) as f32;
-            if let Some(second) = pair.get_mut(1) {
-                *second = (radius * sine) as f32;
+            let (first, second) = box_muller(self.next_u32(), self.next_u32());
+            pair[0] = first;
+            if let Some(place) = pair.get_mut(1) {
+                *place = second;
             }
         }
     }
@@ -111,36 +157,9 @@ pub fn mix(value: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Returns the random bits of one counter, by ten rounds of Philox.
-fn philox_4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
-    for _ in 0..10 {
-        let first = u64::from(counter[0]) * 0xD251_1F53;
-        let second = u64::from(counter[2]) * 0xCD9E_8D57;
-        counter = [
-            (second >> 32) as u32 ^ counter[1] ^ key[0],
-            second as u32,
-            (first >> 32) as u32 ^ counter[3] ^ key[1],
-            first as u32,
-        ];
-        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
-    }
-    counter
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The known answers are those that the authors publish with Random123.
-    #[test]
-    fn the_published_known_answers_are_reproduced() {
-        assert_eq!(philox_4x32_10([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
-        assert_eq!(philox_4x32_10([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
-        assert_eq!(
-            philox_4x32_10([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344], [0xa409_3822, 0x299f_31d0]),
-            [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
-        );
-    }
 
     #[test]
     fn each_stream_and_index_has_its_own_repeatable_numbers() {
@@ -157,6 +176,65 @@ mod tests {
         let count = values.len() as f64;
         let moment = |power: i32| values.iter().map(|&v| f64::from(v).powi(power)).sum::<f64>() / count;
         assert!(moment(1).abs() < 0.02 && (moment(2) - 1.0).abs() < 0.02 && (moment(4) - 3.0).abs() < 0.1);
+    }
+
+    #[test]
+    fn normal_numbers_have_a_normal_distribution_and_no_correlation() {
+        let mut values = vec![0.0; 400_000];
+        Philox::new(9, Stream::Noise, 4).fill_normal(&mut values);
+        let count = values.len() as f64;
+        for lag in 1..=4 {
+            let sum: f64 = values.iter().zip(&values[lag..]).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+            // Six standard deviations.
+            assert!((sum / count.sqrt()).abs() < 6.0, "lag {lag}: {sum}");
+        }
+        values.sort_by(f32::total_cmp);
+        let distance = values.iter().zip(1..).map(|(&value, rank)| {
+            let (below, upto) = (f64::from(rank - 1) / count, f64::from(rank) / count);
+            let expected = normal_distribution(f64::from(value));
+            (expected - below).max(upto - expected)
+        });
+        // The statistic of Kolmogorov and Smirnov exceeds 1.95 / sqrt(n) with probability 0.001.
+        let distance = distance.fold(0.0, f64::max);
+        assert!(distance < 1.95 / count.sqrt(), "{distance}");
+    }
+
+    /// Returns the probability of a standard normal number up to `x`, by the series around 0.
+    fn normal_distribution(x: f64) -> f64 {
+        let terms = (1..200).scan(x, |term, n| {
+            let current = *term;
+            *term *= x * x / f64::from(2 * n + 1);
+            Some(current)
+        });
+        0.5 + terms.sum::<f64>() * (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt()
+    }
+
+    #[test]
+    fn filling_in_parts_or_as_a_whole_gives_the_same_numbers() {
+        // Draws before the first number, and the lengths of the parts. Each part of normal numbers takes whole pairs.
+        for skipped in 0..=5 {
+            for parts in [[1_000, 2, 6, 4], [2, 1_000, 2, 2], [4, 2, 602, 398]] {
+                let mut whole = Philox::new(3, Stream::Noise, 8);
+                (0..skipped).for_each(|_| _ = whole.next_u32());
+                let mut partly = whole.clone();
+                let mut single = whole.clone();
+                let count = parts.iter().sum();
+                let (mut expected, mut actual) = (vec![0.0; count], vec![0.0; count]);
+                whole.clone().fill_normal(&mut expected);
+                let mut rest = &mut actual[..];
+                for part in parts {
+                    let (start, end) = rest.split_at_mut(part);
+                    partly.fill_normal(start);
+                    rest = end;
+                }
+                assert_eq!(actual, expected, "{skipped} {parts:?}");
+
+                let mut uniform = vec![0.0; count + 1];
+                whole.fill_uniform(&mut uniform);
+                assert!(uniform.iter().all(|&value| value == single.uniform()), "{skipped} {parts:?}");
+                assert_eq!(whole.next_u32(), single.next_u32());
+            }
+        }
     }
 
     #[test]

@@ -268,7 +268,15 @@ impl Page {
         let start = if placed.codec == Codec::None { start } else { start.checked_sub(placed.before)? };
         let length = u32::try_from(value.len()).ok()?;
         let of = |offset, bytes: usize, crc, encoding| {
-            Some(Found { name: Vec::new(), offset, length: u32::try_from(bytes).ok()?, crc, encoding, label: None, is_packed: false })
+            Some(Found {
+                name: Vec::new(),
+                offset,
+                length: u32::try_from(bytes).ok()?,
+                crc,
+                encoding,
+                label: None,
+                is_packed: false,
+            })
         };
         let page = |unpacked: usize, offset: usize| {
             let (page, offset) = (u32::try_from(unpacked).ok()?, u32::try_from(offset).ok()?);
