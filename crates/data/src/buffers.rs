@@ -11,8 +11,8 @@ const LARGEST: usize = 1 << 24;
 /// The largest number of vectors of numbers that are kept: a batch has images and noise.
 const MOST_NUMBERS: usize = 4;
 
-/// The memory of images and batches that are no longer needed. New memory costs a page fault for every 4 KiB, which takes as long as
-/// the work on these pixels.
+/// The memory of images and batches that are no longer needed. New memory costs a page fault for every 4 KiB, which takes as
+/// long as the work on these pixels.
 #[derive(Debug, Default)]
 pub struct Buffers {
     free: Vec<Vec<u8>>,

@@ -2,6 +2,7 @@
 
 use admiral_containers::Fetched;
 
+use super::buffers::Buffers;
 use super::crop::{Draws, scale_short_side, square};
 use super::decode::decode;
 use super::error::DataError;
@@ -53,7 +54,7 @@ pub fn decode_fetched(
             return Err(broken(reason));
         }
         Ok(match cropping {
-            Cropping::Center => square(&image, size, &Draws { crop: None, flip: false }),
+            Cropping::Center => square(&image, size, &Draws { crop: None, flip: false }, &mut Buffers::default()),
             Cropping::None => scale_short_side(&image, size),
         })
     })
