@@ -56,7 +56,8 @@ impl Finish {
 /// Opens the images. Rank 0 comes first and then the first rank of each host, so that an index which has to be made is made
 /// once, or once on each host if it is kept on a disk of the host: the others find it. Every rank calls it.
 fn open_sources(config: &RunConfig, rank: &RankContext<'_>) -> Result<Sources, Ending> {
-    let (stores, collective) = (rank.environment.store_options(), rank.collective);
+    // With the timeouts of the store of checkpoints.
+    let (stores, collective) = (config.checkpoint.store_options(&rank.environment.clouds), rank.collective);
     let turn = match (collective.rank(), collective.local_rank()) {
         (0, _) => 0,
         (_, 0) => 1,

@@ -130,7 +130,8 @@ fn a_run_on_shards_in_a_store_that_is_killed_ends_like_one_on_a_folder() {
 fn a_store_that_refuses_or_stays_silent_ends_the_run_with_one_message() {
     let stage = Stage::new();
     let url = "s3://bucket/shards/train-{000..002}.tar";
-    let arguments = ["--set", "training.steps=4", "--set", "checkpoint.request_timeout_seconds=2"];
+    let fields = ["training.steps=4", "checkpoint.request_timeout_seconds=2", "checkpoint.deadline_seconds=8"];
+    let arguments: Vec<&str> = fields.into_iter().flat_map(|field| ["--set", field]).collect();
     let begun = |stage: &Stage, name| run(&mut stage.train(2, name, url, &arguments), PATIENCE);
     // The index is made, and the run succeeds.
     assert_eq!(begun(&stage, "good").code, Some(0));
