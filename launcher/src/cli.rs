@@ -57,6 +57,14 @@ enum Command {
         #[arg(long)]
         program: Option<PathBuf>,
     },
+    /// Show what the time of a run was spent on: steps, start-up, waiting, failures, down time
+    Goodput {
+        /// The run's folder
+        run: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Write a file that runs a configuration on a cluster to standard output
     Template {
         /// The kind of cluster
@@ -123,6 +131,10 @@ pub fn main() -> ProcessExit {
         Command::Status { run, watch, json, program } => {
             let program = crate::facts::program(program.as_deref());
             crate::status::status(&run, &program, watch, json).map(|()| 0).map_err(LaunchError::config)
+        }
+        Command::Goodput { run, json } => {
+            let shown = crate::goodput::goodput(&run, json);
+            shown.map(|text| print(&text)).map(|()| 0).map_err(LaunchError::config)
         }
         Command::Template { kind, config, hosts, gpus_per_host, image, program } => {
             let program = crate::facts::program(program.as_deref());

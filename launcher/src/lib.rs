@@ -11,6 +11,7 @@ pub mod environment;
 pub mod facts;
 mod file_writer;
 pub mod files;
+pub mod goodput;
 pub mod hosts;
 pub mod incident;
 pub mod job;

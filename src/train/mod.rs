@@ -1,5 +1,6 @@
 //! Training: the step, mixed precision, schedules, saving and resuming, and the training loop.
 
+mod accounting;
 mod begin;
 mod class_dropout;
 mod curves;

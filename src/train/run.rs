@@ -7,6 +7,7 @@ use std::time::Instant;
 use admiral_checkpoint::{Error as CheckpointError, Saver};
 use admiral_comm::{Ending, ExitCode, Phase, agree};
 use admiral_data::{OnBrokenImage, Sources};
+use admiral_goodput::Stage;
 use admiral_storage::Store;
 use admiral_telemetry::{Metric, MetricKind, MetricSink, MetricSinks, ProgressLine, TensorBoard, write_file};
 
@@ -15,6 +16,7 @@ use crate::model::Task;
 use crate::run_config::RunConfig;
 use crate::stop::Stop;
 
+use super::accounting::Accounting;
 use super::begin::{Resume, choose_checkpoint, open_saver, open_store};
 use super::curves::{self, Curves};
 use super::error::TrainError;
@@ -80,6 +82,7 @@ fn open_sources(config: &RunConfig, rank: &RankContext<'_>) -> Result<Sources, E
 pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop) -> Result<Finish, Ending> {
     let started = Instant::now();
     let collective = rank.collective;
+    let mut accounting = Accounting::begin(collective.rank(), collective.world_size());
     // The ranks agree on everything that can fail before the first step: one rank prints the message, and all ranks
     // exit with the same code.
     let sources = open_sources(&config, &rank)?;
@@ -87,8 +90,10 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     if collective.rank() == 0 {
         log_images(&sources);
     }
+    accounting.stage(Stage::Data, None);
     let context = RunContext::open(rank, &config).map_err(TrainError::from);
     let context = agree(collective, context, TrainError::exit_code)?;
+    accounting.has_gpus(context.device.is_cuda());
     let folder = PathBuf::from(&config.run.folder);
     let session = OpenedSession::open(config, sources, &context);
     let mut session = agree(collective, session, TrainError::exit_code)?;
@@ -111,6 +116,7 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     }
     let saver = open_saver(&session, &store, &start, &context);
     let mut saver = agree(collective, saver, TrainError::exit_code)?;
+    accounting.stage(Stage::Program, None);
     let planned_step = start.step();
     let is_resumed = start.checkpoint.is_some();
     agree(collective, start.restore(&mut session, &store, collective), TrainError::exit_code)?;
@@ -119,8 +125,10 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
         let recorded = saver.resumed_from(first_step, collective);
         agree(collective, recorded, CheckpointError::exit_code)?;
     }
+    accounting.stage(Stage::Restore, Some(first_step));
     context.phases.begin(first_step, is_resumed, last_step, global_batch);
     agree(collective, write_config(&session.state.config, &folder, collective.rank()), TrainError::exit_code)?;
+    accounting.open(&folder, &saver.writer().attempt_id);
     // After the restore, because a run that has finished or cannot be restored needs neither NCCL nor data.
     let mut session = session.start(&context, last_step)?;
     let mut validation = agree(collective, Validation::open(&session, &context), TrainError::exit_code)?;
@@ -133,11 +141,13 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     if let Some(validation) = &mut validation {
         validation.give_up_when(is_asked());
     }
-    let mut run = Loop::new(session, saver, &store, validation, evaluator, &context, &folder);
+    let mut run = Loop::new(session, saver, &store, validation, evaluator, &context, &folder, accounting);
     run.log_start(&store, first_step, last_step, started);
     stop.steps_begin();
     let finish = run.train(stop, last_step).map_err(TrainError::ending)?;
     run.session.state.trainer.finish()?;
+    let step = run.session.state.trainer.counters.step;
+    run.accounting.end(step, finish == Finish::Preempted);
     context.phases.enter(Phase::End, 0);
     Ok(finish)
 }
@@ -169,6 +179,7 @@ struct Loop<'a> {
     ranks: RankTimes,
     plan: Option<PlanCheck>,
     quarantine: Option<Quarantine>,
+    accounting: Accounting,
 }
 
 impl<'a> Loop<'a> {
@@ -180,6 +191,7 @@ impl<'a> Loop<'a> {
         evaluator: Option<Evaluator>,
         context: &'a RunContext<'a>,
         folder: &Path,
+        accounting: Accounting,
     ) -> Self {
         let config = &session.state.config;
         let counters = &session.state.trainer.counters;
@@ -207,7 +219,21 @@ impl<'a> Loop<'a> {
         let ranks = RankTimes::default();
         let lists_broken = config.data.on_broken_image == OnBrokenImage::Quarantine;
         let quarantine = lists_broken.then(|| Quarantine::open(folder));
-        Self { session, saves, validation, evaluator, context, board, line, metrics, curves, ranks, plan, quarantine }
+        Self {
+            session,
+            saves,
+            validation,
+            evaluator,
+            context,
+            board,
+            line,
+            metrics,
+            curves,
+            ranks,
+            plan,
+            quarantine,
+            accounting,
+        }
     }
 
     fn log_start(&self, store: &Store, first_step: u64, last_step: u64, started: Instant) {
@@ -246,6 +272,8 @@ impl<'a> Loop<'a> {
                 (training.log_interval, training.save_interval, training.sample_interval);
             let draws_samples = state.config.task != Task::Classifier;
             self.ranks.add(report.seconds);
+            self.accounting.add_step(report.seconds);
+            self.accounting.steps_done(step, self.saves.published());
             if let Some(line) = self.plan.as_mut().and_then(|plan| plan.add(report.seconds.step)) {
                 tracing::info!("{line}");
             }
@@ -269,6 +297,8 @@ impl<'a> Loop<'a> {
             if !is_asked {
                 self.evaluate(step, is_last, stop)?;
             }
+            self.accounting.add_evaluation(pause_start.elapsed());
+            let save_start = Instant::now();
             if is_last || is_asked {
                 phases.enter(Phase::Checkpoint, 0);
                 self.saves.finish(&self.session.state, !is_last, collective)?;
@@ -276,6 +306,7 @@ impl<'a> Loop<'a> {
                 phases.enter(Phase::Checkpoint, 0);
                 self.saves.begin(&self.session.state, polled, collective)?;
             }
+            self.accounting.add_checkpoint(save_start.elapsed());
             self.curves.skip_time(pause_start.elapsed());
             if is_last {
                 return Ok(Finish::Done);

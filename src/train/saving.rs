@@ -161,6 +161,11 @@ impl Saves {
         }
     }
 
+    /// Returns the step of the newest checkpoint that this attempt has published.
+    pub(super) fn published(&self) -> Option<u64> {
+        self.published
+    }
+
     fn record(&self, kind: MetricKind, name: &str, step: u64, value: f64) {
         self.metrics.record(Metric { name, step, value, kind });
     }

@@ -62,7 +62,7 @@ impl Launch {
     ) -> Self {
         let (next_attempt, last_incident) = files.used_numbers();
         let recorder =
-            Recorder::new(files.state(), launch_id.clone(), settings.work.kind(), console.clone(), writer.clone());
+            Recorder::new(files.run(), launch_id.clone(), settings.work.kind(), console.clone(), writer.clone());
         Self {
             plan,
             settings,

@@ -1,9 +1,11 @@
 //! Keeps `state.json` up to date, and adds the costs to an incident's file when the run continues.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use admiral_contract::ExitCode;
+use admiral_goodput::{EventKind, Journal};
 use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -14,11 +16,15 @@ use crate::hosts::Host;
 use crate::incident::Failure;
 use crate::job::JobKind;
 use crate::layout::Layout;
+use crate::paths::state_of;
 use crate::status::{Condition, Rate, State};
 use crate::supervise::{Attempt, Roster, Watcher};
 
 /// A rank that stays slow is reported again after this long.
 const SLOW_REPORT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// At its end, the launcher waits this long for its last events to be written.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
 
 /// An incident whose costs are not known yet.
 #[derive(Debug)]
@@ -45,10 +51,27 @@ pub(super) struct Recorder {
     slow_streaks: SlowStreaks,
     /// The number of images that the current attempt of a sampling job found.
     found: Option<u64>,
+    /// The events for the ledger of the run's time; none for a sampling job.
+    journal: Option<Journal>,
+    is_examining: bool,
+    is_attempting: bool,
 }
 
 impl Recorder {
-    pub(super) fn new(path: PathBuf, launch_id: String, kind: JobKind, console: Console, writer: FileWriter) -> Self {
+    pub(super) fn new(
+        run_folder: &Path,
+        launch_id: String,
+        kind: JobKind,
+        console: Console,
+        writer: FileWriter,
+    ) -> Self {
+        let journal = match kind {
+            JobKind::Train => Journal::start(run_folder, &format!("launch-{launch_id}"))
+                .map_err(|error| console.warn(&format!("the run's time is not recorded: {error}")))
+                .ok(),
+            JobKind::Sample => None,
+        };
+        let path = state_of(run_folder);
         let state = State { kind, ..State::of_launch(launch_id, Timestamp::now()) };
         Self {
             path,
@@ -63,6 +86,15 @@ impl Recorder {
             has_begun: false,
             slow_streaks: SlowStreaks::default(),
             found: None,
+            journal,
+            is_examining: false,
+            is_attempting: false,
+        }
+    }
+
+    fn append(&self, event: EventKind) {
+        if let Some(journal) = &self.journal {
+            journal.now(event);
         }
     }
 
@@ -75,6 +107,9 @@ impl Recorder {
 
     /// Records that the hosts are being examined. The places of the ranks are not known yet.
     pub(super) fn examine(&mut self, hosts: &[Host], world: usize) {
+        self.append(EventKind::LaunchBegins);
+        self.append(EventKind::PreflightBegins);
+        self.is_examining = true;
         self.state.condition = Condition::Preflight;
         self.state.world = world;
         self.state.hosts = hosts.iter().map(|host| host.name.clone()).collect();
@@ -101,6 +136,14 @@ impl Recorder {
     }
 
     pub(super) fn begin(&mut self, attempt: u64, layout: &Layout) {
+        if !self.has_begun && !self.is_examining {
+            self.append(EventKind::LaunchBegins);
+        }
+        if std::mem::take(&mut self.is_examining) {
+            self.append(EventKind::PreflightEnds);
+        }
+        self.append(EventKind::AttemptBegins);
+        self.is_attempting = true;
         self.state.restarts += u64::from(self.has_begun);
         if !self.has_begun {
             // The run's checkpoints may have been deleted since.
@@ -118,6 +161,9 @@ impl Recorder {
 
     /// Records the ranks' last reports.
     pub(super) fn note(&mut self, roster: &Roster, now: f64) {
+        if std::mem::take(&mut self.is_attempting) {
+            self.append(EventKind::AttemptEnds);
+        }
         self.note_progress(roster, now);
         let state = &mut self.state;
         state.checkpoint_step = state.checkpoint_step.max(roster.checkpoint_step());
@@ -144,7 +190,14 @@ impl Recorder {
         self.write();
     }
 
+    /// Records the end of the launch. Waits a moment for the disk.
     pub(super) fn end(&mut self, code: u8) {
+        self.append(EventKind::LaunchEnds { is_preempted: code == ExitCode::Preempted as u8 });
+        if let Some(journal) = self.journal.take() {
+            let problem = journal.problem();
+            journal.finish(LAST_EVENTS);
+            problem.into_iter().for_each(|problem| self.console.warn(&problem));
+        }
         self.state.condition = Condition::Ended;
         self.state.next_start = None;
         self.state.exit_code = Some(code);
@@ -292,7 +345,7 @@ mod tests {
 
     fn recorder(folder: &std::path::Path, kind: JobKind) -> Recorder {
         let console = Console::new(&Environment::new([]));
-        Recorder::new(folder.join("state.json"), "l".into(), kind, console, FileWriter::start().expect("a thread"))
+        Recorder::new(folder, "l".into(), kind, console, FileWriter::start().expect("a thread"))
     }
 
     fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> T {
@@ -343,13 +396,13 @@ mod tests {
         let mut recorder = recorder(folder.path(), JobKind::Train);
         recorder.wait_for_start(Duration::from_secs(600));
         recorder.writer.finish(PATIENCE).expect("it can be written");
-        let first: State = read(&folder.path().join("state.json"));
+        let first: State = read(&state_of(folder.path()));
         recorder.while_waiting(tokio::time::sleep(Duration::from_millis(500))).await;
         recorder.writer.finish(PATIENCE).expect("it can be written");
-        let last: State = read(&folder.path().join("state.json"));
+        let last: State = read(&state_of(folder.path()));
         assert!(last.updated > first.updated && last.next_start == first.next_start && last.next_start.is_some());
         recorder.end(75);
         recorder.writer.finish(PATIENCE).expect("it can be written");
-        assert_eq!(read::<State>(&folder.path().join("state.json")).next_start, None);
+        assert_eq!(read::<State>(&state_of(folder.path())).next_start, None);
     }
 }

@@ -1,0 +1,135 @@
+//! Records what rank 0 spends its time on, for the ledger of the run's time.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use admiral_comm::StepSeconds;
+use admiral_goodput::{Event, EventKind, IntervalSeconds, Journal, Stage, seconds_since_epoch};
+
+/// Steps are recorded in intervals of at least this length, which bounds the file.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long the end of a run waits for the disk.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The events of this attempt. Only rank 0 records any.
+#[derive(Debug)]
+pub(super) struct Accounting {
+    is_root: bool,
+    /// The events from before the run's folder was made.
+    early: Vec<Event>,
+    journal: Option<Journal>,
+    seconds: IntervalSeconds,
+    since: Instant,
+    has_stepped: bool,
+    saved: Option<u64>,
+    has_warned: bool,
+}
+
+impl Accounting {
+    /// Begins with the start of the attempt.
+    pub(super) fn begin(rank: usize, world: usize) -> Self {
+        let mut accounting = Self {
+            is_root: rank == 0,
+            early: Vec::new(),
+            journal: None,
+            seconds: IntervalSeconds::default(),
+            since: Instant::now(),
+            has_stepped: false,
+            saved: None,
+            has_warned: false,
+        };
+        accounting.add(EventKind::RankBegins { world: world as u64, gpus: 0 });
+        accounting
+    }
+
+    /// Sets whether each rank has a GPU.
+    pub(super) fn has_gpus(&mut self, has_gpus: bool) {
+        for event in &mut self.early {
+            if let EventKind::RankBegins { world, gpus } = &mut event.kind {
+                *gpus = if has_gpus { *world } else { 0 };
+            }
+        }
+    }
+
+    /// Records that a stage of the start is done. `step` is the step that the run continues from, if the stage tells it.
+    pub(super) fn stage(&mut self, stage: Stage, step: Option<u64>) {
+        self.add(EventKind::StageEnds { stage, step });
+    }
+
+    /// Starts to write to the run's folder.
+    pub(super) fn open(&mut self, folder: &Path, attempt_id: &str) {
+        if !self.is_root {
+            return;
+        }
+        match Journal::start(folder, &format!("attempt-{attempt_id}")) {
+            Ok(journal) => {
+                self.early.drain(..).for_each(|event| journal.append(event));
+                self.journal = Some(journal);
+            }
+            Err(error) => tracing::warn!("the run's time is not recorded: {error}"),
+        }
+    }
+
+    /// Adds a step of this rank.
+    pub(super) fn add_step(&mut self, seconds: StepSeconds) {
+        self.seconds.data += seconds.data;
+        self.seconds.exchange += seconds.wait;
+    }
+
+    /// Adds a time that training waited for a save.
+    pub(super) fn add_checkpoint(&mut self, time: Duration) {
+        self.seconds.checkpoint += time.as_secs_f64();
+    }
+
+    /// Adds a time that training waited for sample grids, validation and evaluation.
+    pub(super) fn add_evaluation(&mut self, time: Duration) {
+        self.seconds.evaluation += time.as_secs_f64();
+    }
+
+    /// Records that `step` is done, if it is the first one of the attempt or enough time has passed. `saved` is the step of
+    /// the newest checkpoint.
+    pub(super) fn steps_done(&mut self, step: u64, saved: Option<u64>) {
+        if !self.has_stepped {
+            self.has_stepped = true;
+            self.stage(Stage::FirstStep, None);
+            (self.seconds, self.since) = (IntervalSeconds::default(), Instant::now());
+        } else if self.since.elapsed() >= INTERVAL {
+            self.record(step);
+        }
+        if saved != self.saved {
+            self.saved = saved;
+            saved.into_iter().for_each(|step| self.add(EventKind::Saved { step }));
+        }
+    }
+
+    /// Records the last steps and the end of the attempt. Waits a moment for the disk.
+    pub(super) fn end(mut self, step: u64, is_preempted: bool) {
+        self.record(step);
+        self.add(EventKind::RankEnds { is_preempted });
+        if let Some(journal) = self.journal {
+            journal.finish(PATIENCE);
+        }
+    }
+
+    fn record(&mut self, step: u64) {
+        let seconds = std::mem::take(&mut self.seconds);
+        self.since = Instant::now();
+        self.add(EventKind::StepsEnd { step, seconds });
+    }
+
+    fn add(&mut self, kind: EventKind) {
+        if !self.is_root {
+            return;
+        }
+        let Some(journal) = &self.journal else {
+            self.early.push(Event { time: seconds_since_epoch(), kind });
+            return;
+        };
+        journal.now(kind);
+        if let Some(problem) = journal.problem().filter(|_| !self.has_warned) {
+            self.has_warned = true;
+            tracing::warn!("{problem}");
+        }
+    }
+}
