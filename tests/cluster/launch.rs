@@ -1,6 +1,7 @@
 //! Runs under the launcher with every kind of failure. Each run is restarted and ends with the same bytes as an
 //! undisturbed run, the verdict names the failed rank or host, and no process is left.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -46,9 +47,27 @@ fn failed_ranks_are_replaced_and_runs_end_the_same() {
     assert!(verdict(&incident).starts_with("rank 3 (n1) was killed by signal 9"), "{incident:#}");
     assert_eq!((&incident["rank"], &incident["host"]), (&3.into(), &"n1".into()));
     assert_eq!(incident["ranks"].as_array().map(Vec::len), Some(4));
+    has_a_ledger(&stage.place.path("killed"));
 
     let incident = stage.harmed("crashed", TWO_EACH, |_, state| signal(pid_of(state, 1), libc::SIGABRT));
     assert!(verdict(&incident).starts_with("rank 1 (n0) was killed by signal 6 (SIGABRT)"), "{incident:#}");
+}
+
+/// Each second of a run with one failure is in one account.
+fn has_a_ledger(run_folder: &Path) {
+    let mut command = Command::new(launcher());
+    let finished = mpirun::run(command.arg("goodput").arg(run_folder).arg("--json"), bed::PATIENCE);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let ledger: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!((&ledger["failures"], &ledger["steps"]), (&1.into(), &STEPS.into()), "{ledger:#}");
+    let accounts = ledger["all"]["accounts"].as_object().unwrap();
+    let seconds = |account: &str| accounts[account]["seconds"].as_f64().unwrap();
+    let sum: f64 = accounts.keys().map(|account| seconds(account)).sum();
+    assert!((sum - ledger["all"]["seconds"].as_f64().unwrap()).abs() < 1e-3, "{ledger:#}");
+    for account in ["productive", "start_program", "start_warm_up", "preflight", "failure"] {
+        assert!(seconds(account) > 0.0, "{account}: {ledger:#}");
+    }
+    assert_eq!(seconds("down") + seconds("preempted"), 0.0, "{ledger:#}");
 }
 
 #[test]

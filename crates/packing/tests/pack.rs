@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use admiral_data::{
-    Batch, ClassSource, Cropping, DataConfig, Decoding, ImageSource, OnBrokenImage, Reduction, SampleReader,
+    Batch, Buffers, ClassSource, Cropping, DataConfig, Decoding, ImageSource, OnBrokenImage, Reduction, SampleReader,
     SampleSpec, SourceKind, open,
 };
 use admiral_packing::{Error, OnBroken, Output, Settings, StoredAs, Summary, pack};
@@ -78,7 +78,7 @@ fn samples(source: &Arc<dyn ImageSource>, random_crop: bool) -> Batch {
         on_broken_image: OnBrokenImage::Stop,
     };
     let num = source.num_images() * 5 / 2;
-    SampleReader::new(Arc::clone(source), spec).read((0..num).collect()).unwrap()
+    SampleReader::new(Arc::clone(source), spec).read((0..num).collect(), &mut Buffers::default()).unwrap()
 }
 
 const SETTINGS: Settings = Settings {
