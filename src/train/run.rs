@@ -141,7 +141,7 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     if let Some(validation) = &mut validation {
         validation.give_up_when(is_asked());
     }
-    let mut run = Loop::new(session, saver, &store, validation, evaluator, &context, &folder, accounting);
+    let mut run = Loop::new(session, saver, &store, validation, evaluator, &context, accounting);
     run.log_start(&store, first_step, last_step, started);
     stop.steps_begin();
     let finish = run.train(stop, last_step).map_err(TrainError::ending)?;
@@ -190,10 +190,10 @@ impl<'a> Loop<'a> {
         validation: Option<Validation>,
         evaluator: Option<Evaluator>,
         context: &'a RunContext<'a>,
-        folder: &Path,
         accounting: Accounting,
     ) -> Self {
         let config = &session.state.config;
+        let folder = Path::new(&config.run.folder);
         let counters = &session.state.trainer.counters;
         let collective = context.collective;
         let is_root = collective.rank() == 0;
