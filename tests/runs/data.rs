@@ -5,6 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::clouds::{Azurite, Gcs};
 use crate::mpirun::{Finished, run};
 use crate::runs::{PATIENCE, Place, assert_same, errors};
 use crate::s3::{S3, environment};
@@ -90,30 +91,48 @@ fn a_run_on_packed_pictures_ends_with_the_same_bytes() {
     assert!(said.contains("broken      1\n") && said.contains("b/001.png: "), "{said}");
 }
 
-#[test]
-fn shards_in_a_bucket_are_those_of_a_folder() {
-    let (server, place) = (S3::start(), Place::new());
+/// Packs pictures into a bucket and into a folder, and back. All files are the same.
+fn shards_in_a_bucket_are_those_of_a_folder(url: &str, variables: &[(String, String)]) {
+    let place = Place::new();
     let path = |name: &str| place.path(name).to_str().unwrap().to_owned();
     pictures(&place.path("pictures"));
-    let on_s3 = |arguments: &[&str]| {
+    let in_cloud = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_admiral"));
-        let finished = run(command.args(arguments).envs(environment(server.port)), PATIENCE);
+        let finished = run(command.args(arguments).envs(variables.iter().cloned()), PATIENCE);
         assert_eq!(finished.code, Some(0), "{}{}", finished.stdout, finished.stderr);
         finished.stdout
     };
-    let url = "s3://bucket/some/packed";
     let source = path("pictures");
     let options = ["--classes", "folder", "--size", "8"];
     for out in [url, &path("here/packed")] {
-        on_s3(&[&["data", "pack", &source, "--out", out], &options[..]].concat());
+        in_cloud(&[&["data", "pack", &source, "--out", out], &options[..]].concat());
     }
     // A second time, the shards are found.
-    assert!(on_s3(&[&["data", "pack", &source, "--out", url], &options[..]].concat()).contains("24 images"));
-    assert!(on_s3(&["data", "show", url, "--all"]).contains("pgm 24"));
+    assert!(in_cloud(&[&["data", "pack", &source, "--out", url], &options[..]].concat()).contains("24 images"));
+    assert!(in_cloud(&["data", "show", url, "--all"]).contains("pgm 24"));
     // Packed again from the bucket, names, classes and files stay.
-    on_s3(&["data", "pack", url, "--out", &path("back/packed")]);
+    in_cloud(&["data", "pack", url, "--out", &path("back/packed")]);
     let [here, back] = ["here", "back"].map(|name| place.path(name).join("packed/packed-000000.tar"));
     assert_eq!(std::fs::read(here).unwrap(), std::fs::read(back).unwrap());
+}
+
+#[test]
+fn shards_on_s3_are_those_of_a_folder() {
+    let server = S3::start();
+    let variables = environment(server.port).map(|(name, value)| (name.to_owned(), value));
+    shards_in_a_bucket_are_those_of_a_folder("s3://bucket/some/packed", &variables);
+}
+
+#[test]
+fn shards_on_google_cloud_storage_are_those_of_a_folder() {
+    let server = Gcs::start();
+    shards_in_a_bucket_are_those_of_a_folder("gs://bucket/some/packed", &server.environment());
+}
+
+#[test]
+fn shards_on_azure_are_those_of_a_folder() {
+    let server = Azurite::start();
+    shards_in_a_bucket_are_those_of_a_folder("az://bucket/some/packed", &server.environment());
 }
 
 #[test]

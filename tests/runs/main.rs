@@ -1,6 +1,8 @@
 //! Runs of the real program on one and more ranks, and other programs that read what it writes.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../support/clouds.rs"]
+mod clouds;
 #[path = "../support/mpirun.rs"]
 mod mpirun;
 #[path = "../support/runs.rs"]
