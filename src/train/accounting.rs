@@ -97,18 +97,22 @@ impl Accounting {
         } else if self.since.elapsed() >= INTERVAL {
             self.record(step);
         }
+        self.add_saved(saved);
+    }
+
+    /// Records the last steps, the last checkpoint and the end of the attempt. Waits a moment for the disk.
+    pub(super) fn end(mut self, step: u64, saved: Option<u64>, is_preempted: bool) {
+        self.record(step);
+        self.add_saved(saved);
+        self.add(EventKind::RankEnds { is_preempted });
+        let problem = self.journal.and_then(|journal| journal.finish(PATIENCE));
+        problem.filter(|_| !self.has_warned).into_iter().for_each(|problem| tracing::warn!("{problem}"));
+    }
+
+    fn add_saved(&mut self, saved: Option<u64>) {
         if saved != self.saved {
             self.saved = saved;
             saved.into_iter().for_each(|step| self.add(EventKind::Saved { step }));
-        }
-    }
-
-    /// Records the last steps and the end of the attempt. Waits a moment for the disk.
-    pub(super) fn end(mut self, step: u64, is_preempted: bool) {
-        self.record(step);
-        self.add(EventKind::RankEnds { is_preempted });
-        if let Some(journal) = self.journal {
-            journal.finish(PATIENCE);
         }
     }
 

@@ -19,15 +19,26 @@ pub(super) struct Quarantine {
     path: PathBuf,
     listed: BTreeMap<String, BrokenImage>,
     is_written: bool,
+    /// Whether the list of earlier attempts is known. Otherwise it must not be replaced.
+    is_readable: bool,
 }
 
 impl Quarantine {
-    /// Continues the list in a run's folder. Lines that cannot be read are dropped.
-    pub(super) fn open(folder: &Path) -> Self {
+    /// Continues the list in a run's folder, which rank 0 reads. Lines of another form are dropped.
+    pub(super) fn open(folder: &Path, rank: usize) -> Self {
         let path = folder.join(FILE);
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
-        let images = text.lines().filter_map(|line| serde_json::from_str::<BrokenImage>(line).ok());
-        Self { path, listed: images.map(|image| (image.image.clone(), image)).collect(), is_written: true }
+        let read = if rank == 0 { std::fs::read(&path) } else { Ok(Vec::new()) };
+        let (bytes, is_readable) = match read {
+            Ok(bytes) => (bytes, true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (Vec::new(), true),
+            Err(error) => {
+                tracing::warn!("{}: {error}; broken images are counted, but not listed", path.display());
+                (Vec::new(), false)
+            }
+        };
+        let images = bytes.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+        let listed = images.map(|image: BrokenImage| (image.image.clone(), image)).collect();
+        Self { path, listed, is_written: true, is_readable }
     }
 
     /// Adds the broken images that all ranks met, and writes the list if it has grown. A list that cannot be written is
@@ -53,7 +64,7 @@ impl Quarantine {
                 self.is_written = false;
             }
         }
-        if !self.is_written {
+        if !self.is_written && self.is_readable {
             let text: Vec<u8> = self.listed.values().flat_map(line_of).collect();
             match write_file(&self.path, &text) {
                 Ok(()) => self.is_written = true,

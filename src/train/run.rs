@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use admiral_checkpoint::{Error as CheckpointError, Saver};
-use admiral_comm::{Ending, ExitCode, Phase, agree};
+use admiral_comm::{Ending, ExitCode, Phase, agree, in_turns};
 use admiral_data::{OnBrokenImage, Sources};
 use admiral_goodput::Stage;
 use admiral_storage::Store;
@@ -53,26 +53,12 @@ impl Finish {
     }
 }
 
-/// Opens the images. Rank 0 comes first and then the first rank of each host, so that an index which has to be made is made
-/// once, or once on each host if it is kept on a disk of the host: the others find it. Every rank calls it.
+/// Opens the images, in turns, because an index may have to be made. Every rank calls it.
 fn open_sources(config: &RunConfig, rank: &RankContext<'_>) -> Result<Sources, Ending> {
     // With the timeouts of the store of checkpoints.
-    let (stores, collective) = (config.checkpoint.store_options(&rank.environment.clouds), rank.collective);
-    let turn = match (collective.rank(), collective.local_rank()) {
-        (0, _) => 0,
-        (_, 0) => 1,
-        _ => 2,
-    };
-    let mut opened = None;
-    for now in 0..=2 {
-        let sources = match opened.take() {
-            None if turn == now => admiral_data::open(&config.data, config.run.seed, &stores).map(Some),
-            sources => Ok(sources),
-        };
-        opened = agree(collective, sources.map_err(TrainError::from), TrainError::exit_code)?;
-    }
-    let missing = || TrainError::Bug("a rank has not opened its images".into());
-    agree(collective, opened.ok_or_else(missing), TrainError::exit_code)
+    let stores = config.checkpoint.store_options(&rank.environment.clouds);
+    let open = || admiral_data::open(&config.data, config.run.seed, &stores).map_err(TrainError::from);
+    in_turns(rank.collective, open, TrainError::exit_code)
 }
 
 /// Trains as the configuration says. Every rank calls it.
@@ -147,7 +133,7 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     let finish = run.train(stop, last_step).map_err(TrainError::ending)?;
     run.session.state.trainer.finish()?;
     let step = run.session.state.trainer.counters.step;
-    run.accounting.end(step, finish == Finish::Preempted);
+    run.accounting.end(step, run.saves.published(), finish == Finish::Preempted);
     context.phases.enter(Phase::End, 0);
     Ok(finish)
 }
@@ -218,7 +204,7 @@ impl<'a> Loop<'a> {
         let plan = if on_gpus { PlanCheck::open(config, collective.world_size()) } else { None };
         let ranks = RankTimes::default();
         let lists_broken = config.data.on_broken_image == OnBrokenImage::Quarantine;
-        let quarantine = lists_broken.then(|| Quarantine::open(folder));
+        let quarantine = lists_broken.then(|| Quarantine::open(folder, collective.rank()));
         Self {
             session,
             saves,
@@ -284,12 +270,12 @@ impl<'a> Loop<'a> {
             }
             let polled = self.saves.poll(stop.is_asked(), collective)?;
             let is_asked = polled.is_asked;
+            let pause_start = Instant::now();
             if is_asked {
                 self.list_broken_images()?;
             } else {
                 self.validate(step)?;
             }
-            let pause_start = Instant::now();
             if sample > 0 && (step.is_multiple_of(sample) || is_last) && draws_samples {
                 phases.enter(Phase::Sample, 0);
                 self.draw(step)?;

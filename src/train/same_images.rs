@@ -59,11 +59,11 @@ pub(super) fn check_same_images(sources: &Sources, collective: &dyn Collective) 
     let Some(rank) = all.iter().position(|other| *other != all[0]) else { return Ok(()) };
     let (here, there) = (&all[0], &all[rank]);
     let difference = if here.0 != there.0 {
-        first_difference(&*sources.train, [here.0.num_images, there.0.num_images], rank, collective)?
+        first_difference("training", &*sources.train, [here.0.num_images, there.0.num_images], rank, collective)?
     } else {
         match (&sources.validation, &here.1, &there.1) {
             (Some(source), Some(here), Some(there)) => {
-                first_difference(&**source, [here.num_images, there.num_images], rank, collective)?
+                first_difference("validation", &**source, [here.num_images, there.num_images], rank, collective)?
             }
             _ => String::new(),
         }
@@ -77,8 +77,9 @@ pub(super) fn check_same_images(sources: &Sources, collective: &dyn Collective) 
 }
 
 /// Returns the words about the first image that differs between rank 0, which has `nums[0]` images, and `rank`, which has
-/// `nums[1]`. Every rank calls it.
+/// `nums[1]`. `purpose` tells what the images are for. Every rank calls it.
 fn first_difference(
+    purpose: &str,
     source: &dyn ImageSource,
     nums: [u64; 2],
     rank: usize,
@@ -97,7 +98,7 @@ fn first_difference(
     let Some(item) = find_difference(nums[0].max(nums[1]), is_same)? else { return Ok(String::new()) };
     let entry = if item < source.num_images() { source.entry(item) } else { "no such image".into() };
     let [here, there] = gather(entry.as_bytes())?.map(|entry| String::from_utf8_lossy(&entry).into_owned());
-    Ok(format!("; image {item} is the first that differs: {there} on rank {rank}, and {here} on rank 0"))
+    Ok(format!("; {purpose} image {item} is the first that differs: {there} on rank {rank}, and {here} on rank 0"))
 }
 
 fn entries_digest(source: &dyn ImageSource, items: Range<u64>) -> [u8; 32] {

@@ -49,7 +49,7 @@ fn ranks_with_other_images_are_refused_with_the_first_name_that_differs() {
     let starter = [&each_its_own[..], &[pictures.to_str().unwrap()]].concat();
     let arguments = on_pictures(Path::new("."));
     let train = |ranks| run(&mut place.train_through(&starter, ranks, "new", &words(&arguments)), PATIENCE);
-    refused(&train(2), &["rank 1", "image 2 is the first", "b_7.png, class 1 \"b\" on rank 1", "b_1.png"]);
+    refused(&train(2), &["rank 1", "training image 2 is the first", "b_7.png, class 1 \"b\" on rank 1", "b_1.png"]);
     std::fs::remove_file(place.path("pictures.1/b_7.png")).unwrap();
     std::fs::rename(place.path("pictures.1/c_1.png"), place.path("pictures.1/b_1.png")).unwrap();
     refused(&train(2), &["3 in 2 classes, and rank 0 4 in 3 classes", "image 3", "no such image on rank 1", "c_1.png"]);

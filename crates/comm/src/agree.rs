@@ -34,6 +34,32 @@ pub fn agree<T, E: Display>(
     }
 }
 
+/// Does on every rank what leaves something for the others to find, such as an index beside images: rank 0 comes first, then
+/// the first rank of each other host, then all others. So the work is done once, or once on each host if it stays there.
+/// Every rank must call it.
+///
+/// # Errors
+/// Those of [`agree`], which is called after each turn.
+pub fn in_turns<T, E: Display>(
+    collective: &dyn Collective,
+    mut work: impl FnMut() -> Result<T, E>,
+    code: impl Fn(&E) -> ExitCode,
+) -> Result<T, Ending> {
+    let turn = match (collective.rank(), collective.local_rank()) {
+        (0, _) => 0,
+        (_, 0) => 1,
+        _ => 2,
+    };
+    let mut turn_of = |now| if turn == now { work().map(Some) } else { Ok(None) };
+    let first = agree(collective, turn_of(0), &code)?;
+    let second = agree(collective, turn_of(1), &code)?;
+    let third = agree(collective, turn_of(2), &code)?;
+    match first.or(second).or(third) {
+        Some(value) => Ok(value),
+        None => unreachable!("each rank has one of the turns"),
+    }
+}
+
 /// Returns whether `flag` is set on any rank, for example because one of them received a signal. Every rank must call it,
 /// and gets the same result. It costs one all-reduce of four bytes.
 ///

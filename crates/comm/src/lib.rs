@@ -22,7 +22,7 @@ mod phase_tracker;
 mod single;
 
 pub use admiral_contract::{ExitCode, Phase};
-pub use agree::{agree, any};
+pub use agree::{agree, any, in_turns};
 pub use bucket_tracker::BucketTracker;
 pub use collective::Collective;
 pub use connect::{MpiLauncher, TaskOfMany, connect};

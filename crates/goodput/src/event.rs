@@ -24,8 +24,11 @@ pub enum EventKind {
     PreflightEnds,
     /// The launcher starts the ranks of an attempt.
     AttemptBegins,
-    /// The launcher has found that the attempt failed, or the attempt has ended.
-    AttemptEnds,
+    /// The attempt has ended, as the launcher finds.
+    AttemptEnds {
+        /// Whether it failed.
+        has_failed: bool,
+    },
     /// The launcher ends.
     LaunchEnds {
         /// Whether it was asked to stop.

@@ -16,6 +16,9 @@ const FOLDER: &str = "goodput";
 /// The longest file that is read, in bytes. A year of events every ten seconds is shorter.
 const MAX_BYTES: u64 = 1 << 30;
 
+/// The times of events, from 2001 to 2096. Others come from a clock that was not set.
+const PLAUSIBLE_TIMES: std::ops::Range<f64> = 1e9..4e9;
+
 /// The events that may wait for the disk. Further ones are lost.
 const MAX_WAITING: usize = 4096;
 
@@ -25,6 +28,7 @@ const POLL: Duration = Duration::from_millis(5);
 /// Appends events to a file of its own, from a thread of its own: a disk that hangs or is full keeps nobody waiting.
 #[derive(Debug)]
 pub struct Journal {
+    path: PathBuf,
     events: Option<SyncSender<Event>>,
     thread: Option<JoinHandle<()>>,
     problem: Arc<Mutex<Option<String>>>,
@@ -39,15 +43,15 @@ impl Journal {
     pub fn start(run_folder: &Path, name: &str) -> io::Result<Self> {
         let (sender, receiver) = sync_channel(MAX_WAITING);
         let problem = Arc::new(Mutex::new(None));
-        let (path, shared) = (run_folder.join(FOLDER).join(format!("{name}.jsonl")), Arc::clone(&problem));
+        let path = run_folder.join(FOLDER).join(format!("{name}.jsonl"));
+        let (of_thread, shared) = (path.clone(), Arc::clone(&problem));
         let write = move || {
-            if let Err(error) = write_all(&path, &receiver) {
-                let text = format!("{}: {error}; the ledger of the run's time has a gap", path.display());
-                *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+            if let Err(error) = write_all(&of_thread, &receiver) {
+                lose(&shared, &of_thread, &error.to_string());
             }
         };
         let thread = std::thread::Builder::new().name("goodput".into()).spawn(write)?;
-        Ok(Self { events: Some(sender), thread: Some(thread), problem })
+        Ok(Self { path, events: Some(sender), thread: Some(thread), problem })
     }
 
     /// Appends an event that happens now. Never waits.
@@ -57,9 +61,10 @@ impl Journal {
 
     /// Appends an event. Never waits.
     pub fn append(&self, event: Event) {
-        if let Some(events) = &self.events {
-            // If the disk hangs or the thread has failed, the event is lost.
-            let _ = events.try_send(event);
+        let Some(events) = &self.events else { return };
+        if let Err(error) = events.try_send(event) {
+            // If the thread has failed, it has told why.
+            self.lose(&error.to_string());
         }
     }
 
@@ -69,15 +74,30 @@ impl Journal {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Returns when all events are written, or after `patience`.
-    pub fn finish(mut self, patience: Duration) {
+    /// Returns when all events are written, or after `patience`. Returns why events are lost, if some are.
+    #[must_use]
+    pub fn finish(mut self, patience: Duration) -> Option<String> {
         self.events = None;
-        let Some(thread) = self.thread.take() else { return };
         let end = Instant::now() + patience;
-        while !thread.is_finished() && Instant::now() < end {
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            if Instant::now() >= end {
+                self.lose("the disk does not answer");
+                break;
+            }
             std::thread::sleep(POLL);
         }
+        self.problem()
     }
+
+    /// Keeps the first reason why events are lost.
+    fn lose(&self, reason: &str) {
+        lose(&self.problem, &self.path, reason);
+    }
+}
+
+fn lose(problem: &Mutex<Option<String>>, path: &Path, reason: &str) {
+    let mut problem = problem.lock().unwrap_or_else(PoisonError::into_inner);
+    problem.get_or_insert_with(|| format!("{}: {reason}; the ledger of the run's time has a gap", path.display()));
 }
 
 /// Returns the time of the clock in seconds since 1970-01-01 in UTC.
@@ -105,7 +125,7 @@ fn write_all(path: &PathBuf, events: &Receiver<Event>) -> io::Result<()> {
 }
 
 /// Returns the events of all files in a run's folder, in the order of their times, and the number of lines that cannot be
-/// read. Without any file there are no events.
+/// read or have an implausible time. Without any file there are no events.
 ///
 /// # Errors
 /// If the folder or a file in it cannot be read.
@@ -130,7 +150,7 @@ pub fn read_events(run_folder: &Path) -> io::Result<(Vec<Event>, usize)> {
         File::open(&path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
         for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
             match serde_json::from_slice::<Event>(line) {
-                Ok(event) if event.time.is_finite() => events.push(event),
+                Ok(event) if PLAUSIBLE_TIMES.contains(&event.time) => events.push(event),
                 _ => num_unreadable += 1,
             }
         }
@@ -150,9 +170,9 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         assert_eq!(read_events(run.path()).unwrap(), (Vec::new(), 0));
         let events = [
-            Event { time: 1.0, kind: EventKind::LaunchBegins },
-            Event { time: 2.5, kind: EventKind::RankBegins { world: 8, gpus: 8 } },
-            Event { time: 9.0, kind: EventKind::StepsEnd { step: 3, seconds: IntervalSeconds::default() } },
+            Event { time: 1.7e9, kind: EventKind::LaunchBegins },
+            Event { time: 1.7e9 + 2.5, kind: EventKind::RankBegins { world: 8, gpus: 8 } },
+            Event { time: 1.7e9 + 9.0, kind: EventKind::StepsEnd { step: 3, seconds: IntervalSeconds::default() } },
         ];
         let start = |name: &str| Journal::start(run.path(), name).unwrap();
         let (launcher, rank) = (start("launcher-1"), start("attempt-1"));
@@ -160,19 +180,20 @@ mod tests {
             journal.append(event.clone());
         }
         for journal in [launcher, rank] {
-            journal.finish(Duration::from_secs(20));
+            assert_eq!(journal.finish(Duration::from_secs(20)), None);
         }
         let path = run.path().join("goodput/attempt-1.jsonl");
         let mut torn = OpenOptions::new().append(true).open(&path).unwrap();
-        torn.write_all(b"{\"time\": 10.0, \"event\": \"ra").unwrap();
-        assert_eq!(read_events(run.path()).unwrap(), (events.to_vec(), 1));
+        // A clock that was not set, and a kill.
+        torn.write_all(b"{\"time\": 1e21, \"event\": \"launch_begins\"}\n{\"time\": 10.0, \"event\": \"ra").unwrap();
+        assert_eq!(read_events(run.path()).unwrap(), (events.to_vec(), 2));
         // Another writer of the same name changes nothing.
         let other = start("attempt-1");
         other.append(events[0].clone());
         while other.problem().is_none() {
             std::thread::sleep(POLL);
         }
-        assert!(other.problem().unwrap().contains("attempt-1.jsonl"));
-        assert_eq!(read_events(run.path()).unwrap(), (events.to_vec(), 1));
+        assert!(other.finish(Duration::from_secs(20)).unwrap().contains("attempt-1.jsonl"));
+        assert_eq!(read_events(run.path()).unwrap(), (events.to_vec(), 2));
     }
 }

@@ -153,14 +153,10 @@ impl Reader {
             EventKind::PreflightEnds => self.push(start, end, Account::Preflight),
             // The last save of an attempt, and its end.
             EventKind::RankEnds { .. } => self.push(start, end, Account::Checkpoint),
-            // The attempt has ended without a word.
-            _ if self.is_running => {
-                let account = if self.has_launcher && *next != EventKind::LaunchBegins {
-                    Account::Failure
-                } else {
-                    Account::Down
-                };
-                self.push(start, end, account);
+            EventKind::AttemptEnds { has_failed: true } => self.push(start, end, Account::Failure),
+            // The attempt has ended without a word. A launcher that lives would have told of its end first.
+            EventKind::LaunchBegins | EventKind::RankBegins { .. } if self.is_running => {
+                self.push(start, end, Account::Down);
             }
             _ => self.push(start, end, between),
         }
@@ -199,9 +195,9 @@ impl Reader {
                 (self.is_running, self.has_launcher, self.worker) = (false, true, Worker::Launcher);
             }
             EventKind::AttemptBegins => self.worker = Worker::Attempt,
-            EventKind::AttemptEnds => {
-                self.ledger.failures += u64::from(self.is_running);
-                self.worker = if self.is_running { Worker::Recovery } else { Worker::Launcher };
+            EventKind::AttemptEnds { has_failed } => {
+                self.ledger.failures += u64::from(has_failed);
+                self.worker = if has_failed { Worker::Recovery } else { Worker::Launcher };
                 self.is_running = false;
             }
             EventKind::LaunchEnds { is_preempted } => {
@@ -210,6 +206,7 @@ impl Reader {
             }
             EventKind::RankBegins { world, gpus } => {
                 self.ledger.failures += u64::from(self.is_running);
+                self.has_launcher &= !self.is_running;
                 (self.ranks, self.gpus) = (world, gpus);
                 (self.is_running, self.worker) = (true, Worker::Attempt);
             }
@@ -282,7 +279,7 @@ mod tests {
             event(41.0, EventKind::Saved { step: 20 }),
             steps(50.0, 30, 0.0, 0.0),
             // A rank is killed between 50 and 60.
-            event(60.0, EventKind::AttemptEnds),
+            event(60.0, EventKind::AttemptEnds { has_failed: true }),
             event(63.0, EventKind::AttemptBegins),
             event(65.0, EventKind::RankBegins { world: 2, gpus: 2 }),
             stage(66.0, Stage::Data, None),
@@ -291,7 +288,7 @@ mod tests {
             stage(70.0, Stage::FirstStep, None),
             steps(90.0, 40, 0.0, 0.0),
             event(91.0, EventKind::RankEnds { is_preempted: true }),
-            event(92.0, EventKind::AttemptEnds),
+            event(92.0, EventKind::AttemptEnds { has_failed: false }),
             event(93.0, EventKind::LaunchEnds { is_preempted: true }),
             event(193.0, EventKind::LaunchBegins),
         ]
@@ -326,6 +323,19 @@ mod tests {
     }
 
     #[test]
+    fn an_attempt_that_fails_before_its_first_rank_records_anything_is_a_failure() {
+        let events = [
+            event(0.0, EventKind::LaunchBegins),
+            event(1.0, EventKind::AttemptBegins),
+            event(5.0, EventKind::AttemptEnds { has_failed: true }),
+            event(9.0, EventKind::AttemptBegins),
+            event(10.0, EventKind::AttemptEnds { has_failed: true }),
+        ];
+        let ledger = Ledger::of(&events);
+        assert_eq!((ledger.failures, ledger.wall_clock()[Account::Failure]), (2, 9.0));
+    }
+
+    #[test]
     fn an_interval_is_divided_if_only_a_part_of_its_steps_is_done_again() {
         let events = [
             event(0.0, EventKind::RankBegins { world: 1, gpus: 0 }),
@@ -350,7 +360,7 @@ mod tests {
             Just(EventKind::PreflightBegins),
             Just(EventKind::PreflightEnds),
             Just(EventKind::AttemptBegins),
-            Just(EventKind::AttemptEnds),
+            any::<bool>().prop_map(|has_failed| EventKind::AttemptEnds { has_failed }),
             any::<bool>().prop_map(|is_preempted| EventKind::LaunchEnds { is_preempted }),
             (1_u64..9, 0_u64..9).prop_map(|(world, gpus)| EventKind::RankBegins { world, gpus }),
             (any_stage, proptest::option::of(0_u64..60)).prop_map(|(stage, step)| EventKind::StageEnds { stage, step }),

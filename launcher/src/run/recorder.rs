@@ -159,10 +159,10 @@ impl Recorder {
         self.write();
     }
 
-    /// Records the ranks' last reports.
-    pub(super) fn note(&mut self, roster: &Roster, now: f64) {
+    /// Records the ranks' last reports at the end of an attempt.
+    pub(super) fn note(&mut self, roster: &Roster, has_failed: bool, now: f64) {
         if std::mem::take(&mut self.is_attempting) {
-            self.append(EventKind::AttemptEnds);
+            self.append(EventKind::AttemptEnds { has_failed });
         }
         self.note_progress(roster, now);
         let state = &mut self.state;
@@ -194,9 +194,7 @@ impl Recorder {
     pub(super) fn end(&mut self, code: u8) {
         self.append(EventKind::LaunchEnds { is_preempted: code == ExitCode::Preempted as u8 });
         if let Some(journal) = self.journal.take() {
-            let problem = journal.problem();
-            journal.finish(LAST_EVENTS);
-            problem.into_iter().for_each(|problem| self.console.warn(&problem));
+            journal.finish(LAST_EVENTS).into_iter().for_each(|problem| self.console.warn(&problem));
         }
         self.state.condition = Condition::Ended;
         self.state.next_start = None;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use admiral_comm::{Ending, agree};
+use admiral_comm::{Ending, agree, in_turns};
 use admiral_evaluation::{FeatureParts, ImageSet, OpenedSide, PictureShape};
 use admiral_storage::{Location, Store, StoreOptions};
 use admiral_telemetry::{Metric, MetricSink, ProgressLine, write_file};
@@ -62,12 +62,13 @@ pub(in crate::commands) fn open_side(
     rank: RankContext<'_>,
 ) -> Result<OpenedSide, Ending> {
     let (collective, code) = (rank.collective, Error::exit_code);
-    let opened = OpenedSide::open(location, network.pictures(options), &stores(rank)).map_err(Error::from);
-    let opened = opened.and_then(|side| {
+    let open = || {
+        let side = OpenedSide::open(location, network.pictures(options), &stores(rank))?;
         side.check_features(network.extractor.identity())?;
-        Ok(side)
-    });
-    let opened = agree(collective, opened, code)?;
+        Ok::<_, Error>(side)
+    };
+    // Shards get an index when they are opened for the first time.
+    let opened = in_turns(collective, open, code)?;
     let described = serde_json::json!([
         opened.images.as_ref().map(|images| (images.key(), images.num(), images.shape())),
         opened.statistics.as_ref().map(|statistics| &statistics.sha256),
@@ -86,8 +87,8 @@ pub(super) fn open_images(
     options: &NetworkOptions,
     rank: RankContext<'_>,
 ) -> Result<ImageSet, Ending> {
-    let opened = ImageSet::open(location, network.pictures(options), &stores(rank)).map_err(Error::from);
-    agree(rank.collective, opened, Error::exit_code)
+    let open = || ImageSet::open(location, network.pictures(options), &stores(rank)).map_err(Error::from);
+    in_turns(rank.collective, open, Error::exit_code)
 }
 
 /// Opens the store in which features are kept: `work`, or a folder beside the images. Every rank calls it.
