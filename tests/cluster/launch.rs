@@ -64,7 +64,7 @@ fn has_a_ledger(run_folder: &Path) {
     let seconds = |account: &str| accounts[account]["seconds"].as_f64().unwrap();
     let sum: f64 = accounts.keys().map(|account| seconds(account)).sum();
     assert!((sum - ledger["all"]["seconds"].as_f64().unwrap()).abs() < 1e-3, "{ledger:#}");
-    for account in ["productive", "start_program", "start_warm_up", "preflight", "failure"] {
+    for account in ["productive", "start_program", "start_warm_up", "failure"] {
         assert!(seconds(account) > 0.0, "{account}: {ledger:#}");
     }
     assert_eq!(seconds("down") + seconds("preempted"), 0.0, "{ledger:#}");
