@@ -1,4 +1,5 @@
-//! Containers of images: folders, tar shards, zip and npz files, LMDB databases and Parquet files, on a local disk or in an object store.
+//! Containers of images: folders, tar shards, zip and npz files, LMDB databases and Parquet files, on a local disk or in
+//! an object store.
 //!
 //! [`Container::open`] finds the files of a container and makes an [`Index`] of its images, or reads the one that an
 //! earlier run has kept. With the index, [`Container::fetch`] reads any image by one read of a range of bytes. Images are

@@ -176,3 +176,90 @@ fn a_dictionary_with_a_huge_number_of_values_is_an_error() {
     let error = find_in(folder.path(), &bytes).unwrap_err().to_string();
     assert!(error.contains("the page at byte") && error.contains("more values than it can have"), "{error}");
 }
+
+/// Returns the column `column` of the first row group.
+fn chunk(blob: &Blob, column: usize) -> ColumnChunkMetaData {
+    metadata(blob).unwrap().row_group(0).column(column).clone()
+}
+
+#[test]
+fn the_values_of_one_page_are_held_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let contents = contents();
+    let rows: Vec<Row<'_>> = contents.iter().map(|it| Row { bytes: Some(it), path: None, label: None }).collect();
+    let compression = Compression::ZSTD(ZstdLevel::default());
+    let format = Format { compression, has_dictionary: false, row_group: 40, ..Format::default() };
+    // A page has 3 rows.
+    let bytes = parquet_of(&rows, &format);
+    std::fs::write(folder.path().join(NAME), &bytes).unwrap();
+    let blob = Arc::new(Blob::local(NAME.into(), folder.path().join(NAME), false).unwrap());
+    let Ok(mut reader) = Values::<ByteArrayType>::new(&blob, &chunk(&blob, 0), bytes.len(), true) else { panic!() };
+    let mut num_rows = 0;
+    while let Ok(batch) = reader.next() {
+        let pages = std::mem::take(&mut reader.handed.lock().unwrap().pages);
+        if batch.is_empty() {
+            break;
+        }
+        assert_eq!(pages.len(), 1, "row {num_rows}");
+        num_rows += batch.len();
+    }
+    assert_eq!(num_rows, rows.len());
+}
+
+#[test]
+fn paths_do_not_keep_their_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    let texts: Vec<String> = (0..40).map(|row| format!("{row}.png")).collect();
+    let rows: Vec<Row<'_>> = texts.iter().map(|it| Row { bytes: Some(b"x"), path: Some(it), label: None }).collect();
+    for has_dictionary in [true, false] {
+        let compression = Compression::ZSTD(ZstdLevel::default());
+        let bytes = parquet_of(&rows, &Format { compression, has_dictionary, row_group: 40, ..Format::default() });
+        std::fs::write(folder.path().join(NAME), &bytes).unwrap();
+        let blob = Arc::new(Blob::local(NAME.into(), folder.path().join(NAME), false).unwrap());
+        let Ok(reader) = Values::new(&blob, &chunk(&blob, 1), bytes.len(), true) else { panic!() };
+        let handed = Arc::clone(&reader.handed);
+        let Ok(paths) = paths(reader, &mut Texts { left: 1000 }) else { panic!() };
+        assert_eq!(paths, texts.iter().map(|text| text.as_bytes().to_vec()).collect::<Vec<_>>());
+        let pages = &handed.lock().unwrap().pages;
+        assert!(pages.len() > 10);
+        assert!(pages.iter().all(|page| page.whole.is_unique()));
+    }
+}
+
+#[test]
+fn a_long_path_that_is_that_of_many_rows_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = "a".repeat(1 << 20);
+    let rows = [Row { bytes: Some(b"x"), path: Some(&path), label: None }; 66];
+    let format = Format { compression: Compression::SNAPPY, row_group: 100, ..Format::default() };
+    let bytes = parquet_of(&rows, &format);
+    assert!(bytes.len() < 8 << 20, "{}", bytes.len());
+    let error = find_in(folder.path(), &bytes).unwrap_err().to_string();
+    assert!(error.contains("column image.path") && error.contains("longer than those of images can be"), "{error}");
+}
+
+#[test]
+fn a_wrong_length_of_a_plain_value_is_named_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = [Row { bytes: Some(b"first image"), path: None, label: None }; 3];
+    for has_dictionary in [true, false] {
+        for is_v2 in [true, false] {
+            // The second version has plain values only in a dictionary.
+            if is_v2 && !has_dictionary {
+                continue;
+            }
+            let compression = Compression::UNCOMPRESSED;
+            let mut bytes = parquet_of(&rows, &Format { compression, has_dictionary, is_v2, ..Format::default() });
+            let content = bytes.windows(11).position(|it| it == b"first image").unwrap();
+            // What follows the value in the page is then too short to be the length of the next one.
+            let fits_but = if has_dictionary { 10 } else { 11 + 15 + 14 };
+            for length in [fits_but, 1000, u32::MAX] {
+                bytes[content - 4..content].copy_from_slice(&length.to_le_bytes());
+                let error = find_in(folder.path(), &bytes).unwrap_err().to_string();
+                let is_named = error.contains("the page at byte 2") || error.contains("the page at byte 1");
+                assert!(is_named, "{has_dictionary} {is_v2} {length}: {error}");
+                assert!(!error.contains("it is damaged"), "{error}");
+            }
+        }
+    }
+}
