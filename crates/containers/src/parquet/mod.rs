@@ -7,6 +7,7 @@
 
 mod codec;
 mod columns;
+mod delta;
 mod header;
 mod pages;
 mod plain;

@@ -11,7 +11,7 @@ use parquet::file::metadata::ColumnChunkMetaData;
 
 use super::codec::Codec;
 use super::header::Fields;
-use super::plain;
+use super::{delta, plain};
 use crate::blob::Blob;
 use crate::error::Error;
 
@@ -32,6 +32,11 @@ const MAX_LARGE_FACTOR: u64 = 16;
 
 /// The most values of a dictionary. Each takes memory beside its bytes. Writers end a dictionary at about 1 MiB.
 const MAX_DICTIONARY_VALUES: u64 = 1 << 20;
+
+/// The most values of a page in delta encoding, and the longest page of values that repeat the start of the one before.
+/// Each value of a batch takes as much as the whole page then.
+const MAX_DELTA_VALUES: u32 = 1 << 20;
+const MAX_DELTA_BYTES: usize = 4 << 20;
 
 /// The longest header of a page, in bytes. It may have the least and the largest value.
 const MAX_HEADER_BYTES: u64 = 1 << 16;
@@ -170,6 +175,15 @@ impl Pages {
         Ok(Some(Head { fields, content: content..end }))
     }
 
+    /// Returns the length to which a page of `packed` bytes may be unpacked.
+    fn most_unpacked(&self, packed: u64) -> u64 {
+        if self.are_wanted {
+            (packed * MAX_FACTOR).min((packed * MAX_LARGE_FACTOR).max(MAX_SMALL_BYTES))
+        } else {
+            MAX_SMALL_BYTES
+        }
+    }
+
     /// Reads a page. `None` if it has no values.
     fn page(&mut self, Head { fields, content }: Head) -> Result<Option<Page>> {
         let start = content.start;
@@ -200,13 +214,7 @@ impl Pages {
             return Err(wrong("has a wrong length"));
         }
         let packed = bytes.slice(before..);
-        let of_factor = |factor| bytes.len() as u64 * factor;
-        let most = if self.are_wanted {
-            of_factor(MAX_FACTOR).min(of_factor(MAX_LARGE_FACTOR).max(MAX_SMALL_BYTES))
-        } else {
-            MAX_SMALL_BYTES
-        };
-        if codec != Codec::None && u64::from(unpacked) > most {
+        if codec != Codec::None && u64::from(unpacked) > self.most_unpacked(bytes.len() as u64) {
             return Err(wrong("is compressed too much to be one of images; write it with snappy or none"));
         }
         let whole: Bytes = if codec == Codec::None {
@@ -226,6 +234,20 @@ impl Pages {
             return Err(wrong("states more values than it can have"));
         }
         let is_plain = of_values == Encoding::PLAIN;
+        // The lengths of the levels at the start of a page of bytes: what states it, and the levels.
+        let (skipped, levels) = if is_v2 || is_dictionary || !self.has_levels || !self.are_bytes {
+            (0, levels)
+        } else {
+            let levels = plain::levels(&whole).filter(|_| encoding(3).is_ok_and(|it| it == Encoding::RLE));
+            (4, levels.ok_or_else(|| wrong("has malformed levels"))?)
+        };
+        if self.are_bytes && !is_dictionary {
+            let start = if is_v2 { before } else { skipped + levels as usize };
+            let values = whole.get(start..).unwrap_or_default();
+            if !has_bounded_lengths(of_values, values, num_values) {
+                return Err(wrong("has too many values or too long ones; write the column with plain encoding"));
+            }
+        }
         let count = |start: usize, most: u32| {
             let values = whole.get(start..).unwrap_or_default();
             plain::count(values, most)
@@ -239,11 +261,9 @@ impl Pages {
             Page::DictionaryPage { buf: whole.clone(), num_values, encoding: of_values, is_sorted }
         } else if is_v2 {
             let num_nulls = size(head, 2)?;
-            if self.are_bytes && is_plain {
-                let num_stated = num_values.checked_sub(num_nulls);
-                if num_stated.is_none() || Some(count(before, num_stated.unwrap_or(0))?) != num_stated {
-                    return Err(wrong("has fewer values than it states"));
-                }
+            let num_stated = num_values.checked_sub(num_nulls).ok_or_else(|| wrong("has a malformed header"))?;
+            if self.are_bytes && is_plain && count(before, num_stated)? != num_stated {
+                return Err(wrong("has fewer values than it states"));
             }
             Page::DataPageV2 {
                 buf: whole.clone(),
@@ -259,12 +279,6 @@ impl Pages {
         } else if self.are_bytes && is_plain {
             // The first version does not state how many rows have no value. In the form of the second version, the page
             // says it, and no more values are read than it has.
-            let (skipped, levels) = if self.has_levels {
-                let levels = plain::levels(&whole).filter(|_| encoding(3).is_ok_and(|it| it == Encoding::RLE));
-                (4, levels.ok_or_else(|| wrong("has malformed levels"))?)
-            } else {
-                (0, 0)
-            };
             let num_nulls = num_values - count(skipped + levels as usize, num_values)?;
             Page::DataPageV2 {
                 buf: whole.slice(skipped..),
@@ -296,6 +310,20 @@ impl Pages {
             self.lock().pages.push(placed);
         }
         Ok(Some(page))
+    }
+}
+
+/// Returns whether reading the values of a page in delta encoding takes a bounded memory; true of other encodings.
+fn has_bounded_lengths(encoding: Encoding, values: &[u8], num_values: u32) -> bool {
+    let most = num_values.min(MAX_DELTA_VALUES);
+    match encoding {
+        Encoding::DELTA_LENGTH_BYTE_ARRAY => delta::end(values, most).is_some(),
+        Encoding::DELTA_BYTE_ARRAY => {
+            // The lengths of the starts that are repeated, and those of the rests.
+            let rests = delta::end(values, most).and_then(|end| values.get(end..));
+            values.len() <= MAX_DELTA_BYTES && rests.is_some_and(|rests| delta::end(rests, most).is_some())
+        }
+        _ => true,
     }
 }
 

@@ -255,3 +255,33 @@ fn a_wrong_length_of_a_plain_value_is_named_with_its_place() {
         }
     }
 }
+
+#[test]
+fn lengths_in_delta_encoding_are_read_only_as_many_as_the_page_has_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let texts: Vec<String> = (0..3).map(|row| format!("folder/{row}.png")).collect();
+    let rows: Vec<Row<'_>> = texts.iter().map(|it| Row { bytes: Some(b"x"), path: Some(it), label: None }).collect();
+    let compression = Compression::UNCOMPRESSED;
+    let mut bytes = parquet_of(&rows, &Format { compression, has_dictionary: false, is_v2: true, ..Format::default() });
+    std::fs::write(folder.path().join(NAME), &bytes).unwrap();
+    let names = || -> Result<Vec<Vec<u8>>, String> {
+        let blob = Arc::new(Blob::local(NAME.into(), folder.path().join(NAME), false).unwrap());
+        let paths = Values::new(&blob, &chunk(&blob, 1), 100, false)
+            .and_then(|reader| paths(reader, &mut Texts { left: 1000 }));
+        paths.map_err(|fault| fault.at("").to_string())
+    };
+    let expected: Vec<Vec<u8>> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+    assert_eq!(names().unwrap(), expected);
+    // The lengths of the repeated starts and of the rests begin with the same header: blocks of 128 numbers in 4 parts, of
+    // which there are 3. More than 3 are stated instead.
+    let header = b"\x80\x01\x04\x03";
+    let places: Vec<usize> = (0..bytes.len() - 4).filter(|&at| bytes[at..].starts_with(header)).collect();
+    assert!(places.len() >= 4, "{places:?}");
+    let of_paths = &places[places.len() - 2..];
+    for at in of_paths {
+        bytes[at + 3] = 100;
+        std::fs::write(folder.path().join(NAME), &bytes).unwrap();
+        assert!(names().unwrap_err().contains("has too many values or too long ones"));
+        bytes[at + 3] = 3;
+    }
+}
