@@ -228,7 +228,8 @@ fn an_lmdb_of_jpeg_files_gives_the_samples_of_their_folder() {
     let database = root.path().join("jpeg_lmdb");
     write_lmdb(&database, &entries, &[]);
     let hash = |path: &Path, source| {
-        hash_of_samples(&DataConfig { source, path: path.display().to_string(), ..DataConfig::default() })
+        let path = path.display().to_string();
+        hash_of_samples(&DataConfig { source, path, classes: ClassSource::Folder, ..DataConfig::default() })
     };
     let expected = hash(&tree, SourceKind::Folder);
     // The second time, the index that was kept is read.
