@@ -233,28 +233,25 @@ impl Pages {
         if u64::from(num_values) > most {
             return Err(wrong("states more values than it can have"));
         }
-        let is_plain = of_values == Encoding::PLAIN;
-        // The lengths of the levels at the start of a page of bytes: what states it, and the levels.
+        // A page of the first version begins with the length of its levels, in 4 bytes, and its levels.
         let (skipped, levels) = if is_v2 || is_dictionary || !self.has_levels || !self.are_bytes {
             (0, levels)
         } else {
             let levels = plain::levels(&whole).filter(|_| encoding(3).is_ok_and(|it| it == Encoding::RLE));
             (4, levels.ok_or_else(|| wrong("has malformed levels"))?)
         };
-        if self.are_bytes && !is_dictionary {
-            let start = if is_v2 { before } else { skipped + levels as usize };
-            let values = whole.get(start..).unwrap_or_default();
-            if !has_bounded_lengths(of_values, values, num_values) {
-                return Err(wrong("has too many values or too long ones; write the column with plain encoding"));
-            }
+        let start_of_values = skipped + levels as usize + repetition as usize;
+        let values = whole.get(start_of_values..).unwrap_or_default();
+        if self.are_bytes && !is_dictionary && !has_bounded_lengths(of_values, values, num_values) {
+            return Err(wrong("has too many values or too long ones; write the column with plain encoding"));
         }
-        let count = |start: usize, most: u32| {
-            let values = whole.get(start..).unwrap_or_default();
+        let is_plain = of_values == Encoding::PLAIN;
+        let count = |most: u32| {
             plain::count(values, most)
-                .map_err(|at| wrong(&format!("has a value at its byte {} that exceeds it", start + at)))
+                .map_err(|at| wrong(&format!("has a value at its byte {} that exceeds it", start_of_values + at)))
         };
         let page = if is_dictionary {
-            if self.are_bytes && count(0, num_values)? != num_values {
+            if self.are_bytes && count(num_values)? != num_values {
                 return Err(wrong("has fewer values than it states"));
             }
             let is_sorted = head.flag(3).unwrap_or(false);
@@ -262,7 +259,7 @@ impl Pages {
         } else if is_v2 {
             let num_nulls = size(head, 2)?;
             let num_stated = num_values.checked_sub(num_nulls).ok_or_else(|| wrong("has a malformed header"))?;
-            if self.are_bytes && is_plain && count(before, num_stated)? != num_stated {
+            if self.are_bytes && is_plain && count(num_stated)? != num_stated {
                 return Err(wrong("has fewer values than it states"));
             }
             Page::DataPageV2 {
@@ -279,7 +276,7 @@ impl Pages {
         } else if self.are_bytes && is_plain {
             // The first version does not state how many rows have no value. In the form of the second version, the page
             // says it, and no more values are read than it has.
-            let num_nulls = num_values - count(skipped + levels as usize, num_values)?;
+            let num_nulls = num_values - count(num_values)?;
             Page::DataPageV2 {
                 buf: whole.slice(skipped..),
                 num_values,
