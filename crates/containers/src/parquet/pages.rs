@@ -167,7 +167,15 @@ impl Pages {
         let wrong = || ParquetError::General(format!("the header of a page at byte {start} is malformed"));
         let (fields, length) = Fields::read(&bytes).ok_or_else(wrong)?;
         let content = start + length as u64;
-        let size = fields.size(PACKED_SIZE).filter(|&size| size <= MAX_PAGE_BYTES).ok_or_else(wrong)?;
+        let size = fields.size(PACKED_SIZE).ok_or_else(wrong)?;
+        let longest = fields.size(UNPACKED_SIZE).ok_or_else(wrong)?.max(size);
+        if longest > MAX_PAGE_BYTES {
+            let reason = format!(
+                "the page at byte {start} has {longest} bytes, and at most {MAX_PAGE_BYTES} are read; write fewer rows in \
+                 a row group"
+            );
+            return Err(ParquetError::General(reason));
+        }
         let end = content + u64::from(size);
         if end > self.rest.end {
             return Err(ParquetError::General(format!("the page at byte {start} exceeds its column")));
@@ -210,7 +218,7 @@ impl Pages {
         let codec = if is_packed { self.codec } else { Codec::None };
         let unpacked = size(&fields, UNPACKED_SIZE)?;
         let bytes = self.read(content)?;
-        if before > bytes.len() || before > unpacked as usize || unpacked > MAX_PAGE_BYTES {
+        if before > bytes.len() || before > unpacked as usize {
             return Err(wrong("has a wrong length"));
         }
         let packed = bytes.slice(before..);

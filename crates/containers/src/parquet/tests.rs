@@ -276,8 +276,8 @@ fn lengths_in_delta_encoding_are_read_only_as_many_as_the_page_has_values() {
     };
     let expected: Vec<Vec<u8>> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
     assert_eq!(names().unwrap(), expected);
-    // The lengths of the repeated starts and of the rests begin with the same header: blocks of 128 numbers in 4 parts, of
-    // which there are 3. More than 3 are stated instead.
+    // The lengths of the repeated starts and of the rests begin with the same header: blocks of 128 numbers in 4 parts,
+    // of which there are 3. More than 3 are stated instead.
     let header = b"\x80\x01\x04\x03";
     let places: Vec<usize> = (0..bytes.len() - 4).filter(|&at| bytes[at..].starts_with(header)).collect();
     assert!(places.len() >= 4, "{places:?}");
@@ -287,5 +287,21 @@ fn lengths_in_delta_encoding_are_read_only_as_many_as_the_page_has_values() {
         std::fs::write(folder.path().join(NAME), &bytes).unwrap();
         assert!(names().unwrap_err().contains("has too many values or too long ones"));
         bytes[at + 3] = 3;
+    }
+}
+
+#[test]
+fn a_page_that_states_too_many_bytes_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let row = Row { bytes: Some(b"image"), path: None, label: None };
+    let whole = parquet_of(&[row; 5], &Format { compression: Compression::UNCOMPRESSED, ..Format::default() });
+    // The header of the first page: its type, its length without compression and with it.
+    assert!(whole[4..].starts_with(b"\x15\x04\x15\x12\x15\x12\x4c"));
+    for at in [7, 9] {
+        let mut bytes = whole.clone();
+        // 512 MiB and 1 byte, as a signed integer of variable length.
+        bytes.splice(at..=at, *b"\x82\x80\x80\x80\x04");
+        let error = find_in(folder.path(), &bytes).unwrap_err().to_string();
+        assert!(error.contains("has 536870913 bytes, and at most 536870912 are read; write fewer rows"), "{error}");
     }
 }
