@@ -1,8 +1,10 @@
 //! The lengths of values in delta encoding.
 //!
-//! The crate `parquet` allocates memory for as many lengths as they state, so the number is checked before it reads them.
+//! The crate `parquet` allocates memory for as many lengths as they state, so the number is checked before it reads
+//! them.
 
-/// Returns the offset of the end of the numbers at the start of `bytes`; `None` if they are malformed or more than `most`.
+/// Returns the offset of the end of the numbers at the start of `bytes`; `None` if they are malformed or more than
+/// `most`.
 pub(super) fn end(bytes: &[u8], most: u32) -> Option<usize> {
     let mut at = 0;
     let per_block = varint(bytes, &mut at)?;
@@ -47,8 +49,8 @@ fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// Blocks of 128 numbers in 4 parts of 32. The header states 40 numbers, the first of which is 1. 32 differences have 3
-    /// bits each, and 7 have none.
+    /// Blocks of 128 numbers in 4 parts of 32. The header states 40 numbers, the first of which is 1. 32 differences
+    /// have 3 bits each, and 7 have none.
     const NUMBERS: &[u8] = b"\x80\x01\x04\x28\x02\x00\x03\x00\x05\x05abcdefghijkl";
 
     #[test]

@@ -1,9 +1,9 @@
-//! The images of a Parquet file in the form of Hugging Face: a column `image` with the structure `bytes` and `path`, and
-//! optionally a column `label`.
+//! The images of a Parquet file in the form of Hugging Face: a column `image` with the structure `bytes` and `path`,
+//! and optionally a column `label`.
 //!
-//! The crate `parquet` reads the file's metadata, and decodes levels, dictionaries and values. The pages are read here, so
-//! that the place of each image in the file is known. An image in a page without compression is a range of the file. From
-//! a page that is compressed with Snappy, a part around the image is taken; of other compressions, the whole page.
+//! The crate `parquet` reads the file's metadata, and decodes levels, dictionaries and values. The pages are read here,
+//! so that the place of each image in the file is known. An image in a page without compression is a range of the file.
+//! From a page that is compressed with Snappy, a part around the image is taken; of other compressions, the whole page.
 
 mod codec;
 mod columns;

@@ -18,15 +18,16 @@ use crate::error::Error;
 /// The longest page, with and without compression, in bytes.
 ///
 /// Writers such as pyarrow look at the length of a page only between batches of values, or at the end of a row group.
-/// Hugging Face puts 100 images into a row group, so a page holds 100 images of 5 MB each. It also holds one image without
-/// compression of the most pixels that are decoded, 178,956,970.
+/// Hugging Face puts 100 images into a row group, so a page may hold 100 images of 5 MB each. One image without
+/// compression of nearly the most pixels that are decoded, 178,956,970 of 3 bytes, fits too.
 const MAX_PAGE_BYTES: u32 = 1 << 29;
 
-/// The longest page that is unpacked from any number of bytes. The values of a column of paths or labels may all be equal.
+/// The longest page that is unpacked from any number of bytes. The values of a column of paths or labels may all be
+/// equal.
 const MAX_SMALL_BYTES: u64 = 64 << 20;
 
-/// The most that is unpacked of a byte of a page of images, up to and above [`MAX_SMALL_BYTES`]. Images are compressed
-/// themselves, so many of them together never shrink much. A small file then cannot fill the memory.
+/// The most that is unpacked of a byte of a page of images: for pages up to [`MAX_SMALL_BYTES`], and for longer ones.
+/// Images are compressed themselves, so many of them shrink little. A small file then cannot fill the memory.
 const MAX_FACTOR: u64 = 1032;
 const MAX_LARGE_FACTOR: u64 = 16;
 
@@ -236,7 +237,8 @@ impl Pages {
             return Err(wrong("refers to a dictionary, and there is none before it"));
         }
         self.has_dictionary |= is_dictionary;
-        // Memory is allocated for the values. Each of a dictionary has 4 bytes at least, and a row of a page may have none.
+        // Memory is allocated for the values. Each of a dictionary has 4 bytes at least, and a row of a page may have
+        // none.
         let most = if is_dictionary { MAX_DICTIONARY_VALUES.min(whole.len() as u64 / 4) } else { self.blob.length };
         if u64::from(num_values) > most {
             return Err(wrong("states more values than it can have"));
