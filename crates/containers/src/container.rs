@@ -113,7 +113,8 @@ impl Container {
         &self.index
     }
 
-    /// Returns a digest of the lengths and checksums of all images; `None` for a tree, whose files are not read to be listed.
+    /// Returns a digest of the lengths and checksums of all images; `None` for a tree, whose files are not read to be
+    /// listed.
     #[must_use]
     pub fn checksums_digest(&self) -> Option<[u8; 32]> {
         if self.index.spans.is_empty() {

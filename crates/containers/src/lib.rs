@@ -1,8 +1,9 @@
-//! Containers of images: folders, tar shards, zip and npz files, LMDB databases and Parquet files, on a local disk or in an object store.
+//! Containers of images: folders, tar shards, zip and npz files, LMDB databases and Parquet files, on a local disk or
+//! in an object store.
 //!
 //! [`Container::open`] finds the files of a container and makes an [`Index`] of its images, or reads the one that an
-//! earlier run has kept. With the index, [`Container::fetch`] reads any image by one read of a range of bytes. Images are
-//! in the order of their names, compared byte by byte, so the order does not depend on the container.
+//! earlier run has kept. With the index, [`Container::fetch`] reads any image by one read of a range of bytes. Images
+//! are in the order of their names, compared byte by byte, so the order does not depend on the container.
 //!
 //! Files are not trusted. All offsets and lengths are checked against the lengths of the files before anything is read,
 //! and what is read is compared with the checksum in the index.

@@ -1,10 +1,11 @@
 //! The images of a tar file.
 //!
-//! Members are grouped into samples as WebDataset does: consecutive members whose paths are equal up to the first dot of
-//! the file's name belong together. The label of a sample is its member `.cls`, a number or a name, or the value of
-//! `label`, `cls` or `class` in its member `.json`. If that has a value [`PACKED_FROM`], the image was packed from another
-//! container: the value is its name, and the value of `class` the name of its class, even if it looks like a number. A member that is a tar file itself, as in ImageNet's archive of
-//! archives, is read too; its images have its name as a folder.
+//! Members are grouped into samples as WebDataset does: consecutive members whose paths are equal up to the first dot
+//! of the file's name belong together. The label of a sample is its member `.cls`, a number or a name, or the value of
+//! `label`, `cls` or `class` in its member `.json`. If that has a value [`PACKED_FROM`], the image was packed from
+//! another container: the value is its name, and the value of `class` the name of its class, even if it looks like a
+//! number. A member that is a tar file itself, as in ImageNet's archive of archives, is read too; its images have its
+//! name as a folder.
 
 use std::io::Read;
 

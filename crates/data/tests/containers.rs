@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 mod writers;
 
 use admiral_data::{
-    Buffers, ClassSource, DataConfig, Decoding, OnBrokenImage, SampleReader, SampleSpec, SourceKind, open,
+    Buffers, ClassSource, DataConfig, Decoding, OnBrokenImage, Pixels, SampleReader, SampleSpec, SourceKind,
+    encode_jpeg, open,
 };
 use admiral_storage::StoreOptions;
 use parquet::basic::{Compression, ZstdLevel};
@@ -207,6 +208,32 @@ fn every_container_gives_the_same_samples_in_the_same_order() {
             assert_eq!(expected.get_or_insert(hash.clone()), &hash, "{}", path.display());
         }
     }
+}
+
+#[test]
+fn an_lmdb_of_jpeg_files_gives_the_samples_of_their_folder() {
+    let root = tempfile::tempdir().unwrap();
+    let tree = root.path().join("tree");
+    let side = SIZE as usize;
+    let mut entries = Vec::new();
+    for (number, picture) in pictures().into_iter().enumerate() {
+        let pixels = Pixels { width: side, height: side, channels: 3, bytes: picture.pixels };
+        let file = encode_jpeg(&pixels, 90).unwrap();
+        let path = format!("{}/{number:04}.jpg", CLASSES[picture.class]);
+        std::fs::create_dir_all(tree.join(CLASSES[picture.class])).unwrap();
+        std::fs::write(tree.join(&path), &file).unwrap();
+        entries.push((path.into_bytes(), file));
+    }
+    let entries: Vec<(&[u8], &[u8])> = entries.iter().map(|(key, value)| (&key[..], &value[..])).collect();
+    let database = root.path().join("jpeg_lmdb");
+    write_lmdb(&database, &entries, &[]);
+    let hash = |path: &Path, source| {
+        let path = path.display().to_string();
+        hash_of_samples(&DataConfig { source, path, classes: ClassSource::Folder, ..DataConfig::default() })
+    };
+    let expected = hash(&tree, SourceKind::Folder);
+    // The second time, the index that was kept is read.
+    assert_eq!([(); 2].map(|()| hash(&database, SourceKind::Lmdb)), [expected.clone(), expected]);
 }
 
 #[test]

@@ -1,21 +1,23 @@
-//! The images of a Parquet file in the form of Hugging Face: a column `image` with the structure `bytes` and `path`, and
-//! optionally a column `label`.
+//! The images of a Parquet file in the form of Hugging Face: a column `image` with the structure `bytes` and `path`,
+//! and optionally a column `label`.
 //!
-//! The crate `parquet` reads the file's metadata, and decodes levels, dictionaries and values. The pages are read here, so
-//! that the place of each image in the file is known. An image in a page without compression is a range of the file. From
-//! a page that is compressed with Snappy, a part around the image is taken; of other compressions, the whole page.
+//! The crate `parquet` reads the file's metadata, and decodes levels, dictionaries and values. The pages are read here,
+//! so that the place of each image in the file is known. An image in a page without compression is a range of the file.
+//! From a page that is compressed with Snappy, a part around the image is taken; of other compressions, the whole page.
 
 mod codec;
 mod columns;
+mod delta;
 mod header;
 mod pages;
+mod plain;
 mod snappy;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use parquet::basic::Type;
 use parquet::column::reader::ColumnReaderImpl;
@@ -24,7 +26,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader};
 
 use self::columns::Columns;
-use self::pages::{Pages, Placed};
+use self::pages::{Handed, Pages, Placed};
 use self::snappy::Cut;
 use crate::blob::Blob;
 use crate::error::Error;
@@ -40,6 +42,9 @@ const MAGIC: &[u8; 4] = b"PAR1";
 /// The longest metadata that are read, in bytes.
 const MAX_METADATA_BYTES: u32 = 1 << 28;
 
+/// The most that the paths and labels of a file take, in bytes, if the file itself is shorter.
+const MAX_TEXT_BYTES: u64 = 64 << 20;
+
 /// The rows that are read at a time.
 const BATCH: usize = 64;
 
@@ -53,6 +58,7 @@ pub(crate) fn find(blob: &Arc<Blob>) -> Result<InFile, Error> {
     let columns = Columns::of(&metadata).map_err(|reason| Error::malformed(&*path, reason))?;
     let mut found = Vec::new();
     let mut has_names = columns.path.is_some();
+    let mut texts = Texts { left: blob.length.max(MAX_TEXT_BYTES) };
     for (number, group) in metadata.row_groups().iter().enumerate() {
         let place = |column: usize| {
             let name = group.columns().get(column).map(|chunk| chunk.column_path().string()).unwrap_or_default();
@@ -78,17 +84,15 @@ pub(crate) fn find(blob: &Arc<Blob>) -> Result<InFile, Error> {
             return Err(Error::malformed(place(columns.image), reason));
         }
         if let Some(column) = columns.label {
-            let labels = labels(blob, chunk(column)?, limit).map_err(|fault| fault.at(&place(column)))?;
+            let labels = labels(blob, chunk(column)?, limit, &mut texts).map_err(|fault| fault.at(&place(column)))?;
             check(column, labels.len())?;
             images.iter_mut().zip(labels).for_each(|(image, label)| image.label = label);
         }
         if let Some(column) = columns.path.filter(|_| has_names) {
-            let paths =
-                values::<ByteArrayType>(blob, chunk(column)?, limit).map_err(|fault| fault.at(&place(column)))?;
+            let paths = Values::new(blob, chunk(column)?, limit, false).and_then(|reader| paths(reader, &mut texts));
+            let paths = paths.map_err(|fault| fault.at(&place(column)))?;
             check(column, paths.len())?;
-            for (image, path) in images.iter_mut().zip(paths) {
-                image.name = path.map(|path| without_dot(path.data()).to_vec()).unwrap_or_default();
-            }
+            images.iter_mut().zip(paths).for_each(|(image, path)| image.name = path);
         }
         found.extend(images);
     }
@@ -152,7 +156,7 @@ impl From<String> for Fault {
 /// Reads the values of a column in batches. `None` stands for a row without one.
 struct Values<T: DataType> {
     reader: ColumnReaderImpl<T>,
-    handed: Arc<std::sync::Mutex<pages::Handed>>,
+    handed: Arc<Mutex<Handed>>,
     max_level: i16,
     /// The rows that may follow.
     limit: usize,
@@ -167,23 +171,30 @@ impl<T: DataType> Values<T> {
         let first = chunk.dictionary_page_offset().filter(|&offset| offset > 0).unwrap_or(i64::MAX);
         let start = number(first.min(chunk.data_page_offset()))?;
         let end = start.saturating_add(number(chunk.compressed_size())?);
-        let pages = Pages::new(blob, start..end, chunk.compression(), are_wanted)?;
+        let pages = Pages::new(blob, start..end, chunk, are_wanted)?;
         let descriptor = chunk.column_descr_ptr();
         let max_level = descriptor.max_def_level();
         let handed = pages.handed();
         Ok(Self { reader: ColumnReaderImpl::new(descriptor, Box::new(pages)), handed, max_level, limit })
     }
 
-    /// Returns the next values; none at the end.
+    fn handed(&self) -> MutexGuard<'_, Handed> {
+        self.handed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the next values, all of one page; none at the end.
     fn next(&mut self) -> Result<Vec<Option<T::T>>, Fault> {
         let (mut levels, mut values) = (Vec::new(), Vec::new());
         let levels_read = (self.max_level > 0).then_some(&mut levels);
         let read = caught(|| self.reader.read_records(BATCH, levels_read, None, &mut values));
-        let (rows, ..) = match (read, self.handed.lock().unwrap_or_else(PoisonError::into_inner).failure.take()) {
+        let failure = self.handed().failure.take();
+        let (rows, ..) = match (read, failure) {
             (_, Some(failure)) => return Err(Fault::Failure(failure)),
             (Err(error), None) => return Err(Fault::Wrong(format!("it cannot be read: {error}"))),
             (Ok(read), None) => read,
         };
+        let rows_left = self.handed().rows_left.saturating_sub(rows);
+        self.handed().rows_left = rows_left;
         self.limit = self.limit.checked_sub(rows).ok_or_else(|| {
             Fault::Wrong("it has more rows than the file has bytes; the file is damaged, copy it again".to_owned())
         })?;
@@ -195,24 +206,51 @@ impl<T: DataType> Values<T> {
     }
 }
 
-/// Returns all values of a column.
-fn values<T: DataType>(
-    blob: &Arc<Blob>,
-    chunk: &ColumnChunkMetaData,
-    limit: usize,
-) -> Result<Vec<Option<T::T>>, Fault> {
-    let mut reader = Values::<T>::new(blob, chunk, limit, false)?;
+/// Returns what `convert` makes of each value of a column. A value keeps its whole page in memory, so it is only lent.
+fn values<T: DataType, V>(
+    mut reader: Values<T>,
+    mut convert: impl FnMut(Option<&T::T>) -> Result<V, Fault>,
+) -> Result<Vec<V>, Fault> {
     let mut all = Vec::new();
     loop {
-        match reader.next()? {
-            batch if batch.is_empty() => return Ok(all),
-            batch => all.extend(batch),
+        let batch = reader.next()?;
+        if batch.is_empty() {
+            return Ok(all);
+        }
+        for value in &batch {
+            all.push(convert(value.as_ref())?);
         }
     }
 }
 
+/// Bounds the memory of paths and labels. A dictionary may have a long one that is that of each row.
+struct Texts {
+    /// The bytes that may follow.
+    left: u64,
+}
+
+impl Texts {
+    /// Returns the bytes of a path or label.
+    fn take<'a>(&mut self, text: &'a ByteArray) -> Result<&'a [u8], Fault> {
+        self.left = self.left.checked_sub(text.len() as u64).ok_or_else(|| {
+            Fault::Wrong("the paths and labels are longer than those of images can be; write shorter ones".to_owned())
+        })?;
+        Ok(text.data())
+    }
+}
+
+/// Returns the paths of a column; an empty one for a row without a path.
+fn paths(reader: Values<ByteArrayType>, texts: &mut Texts) -> Result<Vec<Vec<u8>>, Fault> {
+    values(reader, |path| path.map_or(Ok(Vec::new()), |path| Ok(without_dot(texts.take(path)?).to_vec())))
+}
+
 /// Returns the labels of a column. -1 stands for none, as Hugging Face has it.
-fn labels(blob: &Arc<Blob>, chunk: &ColumnChunkMetaData, limit: usize) -> Result<Vec<Option<Label>>, Fault> {
+fn labels(
+    blob: &Arc<Blob>,
+    chunk: &ColumnChunkMetaData,
+    limit: usize,
+    texts: &mut Texts,
+) -> Result<Vec<Option<Label>>, Fault> {
     let number = |number: i64| match u32::try_from(number) {
         Ok(number) => Ok(Some(Label::Number(number))),
         Err(_) if number == -1 => Ok(None),
@@ -220,15 +258,16 @@ fn labels(blob: &Arc<Blob>, chunk: &ColumnChunkMetaData, limit: usize) -> Result
     };
     match chunk.column_type() {
         Type::INT32 => {
-            let values = values::<Int32Type>(blob, chunk, limit)?.into_iter();
-            values.map(|value| number(value.map_or(-1, i64::from))).collect()
+            let reader = Values::<Int32Type>::new(blob, chunk, limit, false)?;
+            values(reader, |value| number(value.map_or(-1, |&value| value.into())))
         }
         Type::INT64 => {
-            values::<Int64Type>(blob, chunk, limit)?.into_iter().map(|value| number(value.unwrap_or(-1))).collect()
+            let reader = Values::<Int64Type>::new(blob, chunk, limit, false)?;
+            values(reader, |value| number(value.copied().unwrap_or(-1)))
         }
         _ => {
-            let values = values::<ByteArrayType>(blob, chunk, limit)?.into_iter();
-            Ok(values.map(|value| value.map(|value| label(value.data()))).collect())
+            let reader = Values::<ByteArrayType>::new(blob, chunk, limit, false)?;
+            values(reader, |value| value.map(|value| Ok(label(texts.take(value)?))).transpose())
         }
     }
 }
@@ -308,11 +347,15 @@ fn images(blob: &Arc<Blob>, chunk: &ColumnChunkMetaData, limit: usize) -> Result
     let mut reader = Values::<ByteArrayType>::new(blob, chunk, limit, true)?;
     let (mut all, mut pages): (Vec<Found>, Vec<Page>) = (Vec::new(), Vec::new());
     loop {
+        if reader.handed().rows_left == 0 {
+            // The next values are of another page, or of the dictionary.
+            pages.retain(|page| page.placed.is_dictionary);
+        }
         let batch: Vec<Option<ByteArray>> = reader.next()?;
         if batch.is_empty() {
             return Ok(all);
         }
-        let handed = std::mem::take(&mut reader.handed.lock().unwrap_or_else(PoisonError::into_inner).pages);
+        let handed = std::mem::take(&mut reader.handed().pages);
         pages.extend(handed.into_iter().map(Page::new));
         for value in batch {
             let row = all.len();
@@ -325,9 +368,5 @@ fn images(blob: &Arc<Blob>, chunk: &ColumnChunkMetaData, limit: usize) -> Result
                 format!("row {row} is encoded in a way that has no place for it; write the column with plain encoding")
             })?);
         }
-        // The dictionary and the page that is not yet at its end are needed further.
-        let last = pages.len().saturating_sub(1);
-        let mut place = 0..;
-        pages.retain(|page| place.next() == Some(last) || page.placed.is_dictionary);
     }
 }

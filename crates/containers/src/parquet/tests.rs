@@ -176,3 +176,132 @@ fn a_dictionary_with_a_huge_number_of_values_is_an_error() {
     let error = find_in(folder.path(), &bytes).unwrap_err().to_string();
     assert!(error.contains("the page at byte") && error.contains("more values than it can have"), "{error}");
 }
+
+/// Returns the column `column` of the first row group.
+fn chunk(blob: &Blob, column: usize) -> ColumnChunkMetaData {
+    metadata(blob).unwrap().row_group(0).column(column).clone()
+}
+
+#[test]
+fn the_values_of_one_page_are_held_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let contents = contents();
+    let rows: Vec<Row<'_>> = contents.iter().map(|it| Row { bytes: Some(it), path: None, label: None }).collect();
+    let compression = Compression::ZSTD(ZstdLevel::default());
+    let format = Format { compression, has_dictionary: false, row_group: 40, ..Format::default() };
+    // A page has 3 rows.
+    let bytes = parquet_of(&rows, &format);
+    std::fs::write(folder.path().join(NAME), &bytes).unwrap();
+    let blob = Arc::new(Blob::local(NAME.into(), folder.path().join(NAME), false).unwrap());
+    let Ok(mut reader) = Values::<ByteArrayType>::new(&blob, &chunk(&blob, 0), bytes.len(), true) else { panic!() };
+    let mut num_rows = 0;
+    while let Ok(batch) = reader.next() {
+        let pages = std::mem::take(&mut reader.handed.lock().unwrap().pages);
+        if batch.is_empty() {
+            break;
+        }
+        assert_eq!(pages.len(), 1, "row {num_rows}");
+        num_rows += batch.len();
+    }
+    assert_eq!(num_rows, rows.len());
+}
+
+#[test]
+fn paths_do_not_keep_their_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    let texts: Vec<String> = (0..40).map(|row| format!("{row}.png")).collect();
+    let has_path = |row: usize| row % 5 != 1;
+    let rows: Vec<Row<'_>> = (0..40)
+        .map(|row| Row { bytes: Some(b"x"), path: has_path(row).then_some(&texts[row][..]), label: None })
+        .collect();
+    let expected: Vec<&[u8]> = (0..40).map(|row| if has_path(row) { texts[row].as_bytes() } else { b"" }).collect();
+    for has_dictionary in [true, false] {
+        let compression = Compression::ZSTD(ZstdLevel::default());
+        let bytes = parquet_of(&rows, &Format { compression, has_dictionary, row_group: 40, ..Format::default() });
+        std::fs::write(folder.path().join(NAME), &bytes).unwrap();
+        let blob = Arc::new(Blob::local(NAME.into(), folder.path().join(NAME), false).unwrap());
+        let Ok(reader) = Values::new(&blob, &chunk(&blob, 1), bytes.len(), true) else { panic!() };
+        let handed = Arc::clone(&reader.handed);
+        let Ok(paths) = paths(reader, &mut Texts { left: 1000 }) else { panic!() };
+        assert_eq!(paths, expected);
+        let pages = &handed.lock().unwrap().pages;
+        assert!(pages.len() > 10);
+        assert!(pages.iter().all(|page| page.whole.is_unique()));
+    }
+}
+
+#[test]
+fn a_long_path_that_is_that_of_many_rows_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = "a".repeat(1 << 20);
+    let rows = [Row { bytes: Some(b"x"), path: Some(&path), label: None }; 66];
+    let format = Format { compression: Compression::SNAPPY, row_group: 100, ..Format::default() };
+    let bytes = parquet_of(&rows, &format);
+    assert!(bytes.len() < 8 << 20, "{}", bytes.len());
+    let error = find_in(folder.path(), &bytes).unwrap_err().to_string();
+    assert!(error.contains("column image.path") && error.contains("longer than those of images can be"), "{error}");
+}
+
+#[test]
+fn a_wrong_length_of_a_plain_value_is_named_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = [&b"first image"[..], b"other image", b"third image"];
+    let rows = rows.map(|it| Row { bytes: Some(it), path: None, label: None });
+    for (has_dictionary, is_v2) in [(true, false), (true, true), (false, false)] {
+        let compression = Compression::UNCOMPRESSED;
+        let mut bytes = parquet_of(&rows, &Format { compression, has_dictionary, is_v2, ..Format::default() });
+        let content = bytes.windows(11).position(|it| it == b"first image").unwrap();
+        // Of 3 values with their lengths, 1 byte is left, which is too short for a length.
+        for length in [2 * (11 + 4) + 10, 1000, u32::MAX] {
+            bytes[content - 4..content].copy_from_slice(&length.to_le_bytes());
+            let error = find_in(folder.path(), &bytes).unwrap_err().to_string();
+            assert!(error.contains("the page at byte") && error.contains("that exceeds it"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn lengths_in_delta_encoding_are_read_only_as_many_as_the_page_has_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let texts: Vec<String> = (0..3).map(|row| format!("folder/{row}.png")).collect();
+    let rows: Vec<Row<'_>> = texts.iter().map(|it| Row { bytes: Some(b"x"), path: Some(it), label: None }).collect();
+    let compression = Compression::UNCOMPRESSED;
+    let mut bytes = parquet_of(&rows, &Format { compression, has_dictionary: false, is_v2: true, ..Format::default() });
+    std::fs::write(folder.path().join(NAME), &bytes).unwrap();
+    let names = || -> Result<Vec<Vec<u8>>, String> {
+        let blob = Arc::new(Blob::local(NAME.into(), folder.path().join(NAME), false).unwrap());
+        let paths = Values::new(&blob, &chunk(&blob, 1), 100, false)
+            .and_then(|reader| paths(reader, &mut Texts { left: 1000 }));
+        paths.map_err(|fault| fault.at("").to_string())
+    };
+    let expected: Vec<Vec<u8>> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+    assert_eq!(names().unwrap(), expected);
+    // The lengths of the repeated starts and of the rests begin with the same header: blocks of 128 numbers in 4 parts,
+    // of which there are 3. More than 3 are stated instead.
+    let header = b"\x80\x01\x04\x03";
+    let places: Vec<usize> = (0..bytes.len() - 4).filter(|&at| bytes[at..].starts_with(header)).collect();
+    assert!(places.len() >= 4, "{places:?}");
+    let of_paths = &places[places.len() - 2..];
+    for at in of_paths {
+        bytes[at + 3] = 100;
+        std::fs::write(folder.path().join(NAME), &bytes).unwrap();
+        assert!(names().unwrap_err().contains("has too many values or too long ones"));
+        bytes[at + 3] = 3;
+    }
+}
+
+#[test]
+fn a_page_that_states_too_many_bytes_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let row = Row { bytes: Some(b"image"), path: None, label: None };
+    let whole = parquet_of(&[row; 5], &Format { compression: Compression::UNCOMPRESSED, ..Format::default() });
+    // The header of the first page: its type, its length without compression and with it.
+    assert!(whole[4..].starts_with(b"\x15\x04\x15\x12\x15\x12\x4c"));
+    for at in [7, 9] {
+        let mut bytes = whole.clone();
+        // 512 MiB and 1 byte, as a signed integer of variable length.
+        bytes.splice(at..=at, *b"\x82\x80\x80\x80\x04");
+        let error = find_in(folder.path(), &bytes).unwrap_err().to_string();
+        assert!(error.contains("has 536870913 bytes, and at most 536870912 are read; write fewer rows"), "{error}");
+    }
+}
