@@ -31,7 +31,7 @@ pub fn find_classes(data: &DataConfig, stores: &StoreOptions) -> Result<Found, D
     };
     let all = [ClassSource::Container, ClassSource::Folder, ClassSource::FileName];
     // Folders have no labels.
-    let candidates = if data.source == SourceKind::Folder { &all[1..] } else { &all };
+    let candidates = if data.source == SourceKind::Folder { &all[1..] } else { &all[..] };
     let mut refused = Vec::new();
     let is_right = |classes, source: Option<&dyn ImageSource>| {
         let what = what(classes);
