@@ -64,12 +64,18 @@ pub fn measure_fetching(source: &dyn ImageSource, images: Chosen, threads: usize
     };
     let (mut seconds, mut bytes) = (Vec::with_capacity(items.len()), 0.0);
     let start = Instant::now();
-    in_order(0..items.len() as u64, threads, fetch, |_, fetched| {
-        let (time, length) = fetched?;
-        seconds.push(time);
-        bytes += length as f64;
-        Ok(())
-    })?;
+    in_order(
+        0..items.len() as u64,
+        threads,
+        fetch,
+        |_| 0,
+        |_, fetched| {
+            let (time, length) = fetched?;
+            seconds.push(time);
+            bytes += length as f64;
+            Ok(())
+        },
+    )?;
     let elapsed = start.elapsed().as_secs_f64().max(1e-9);
     let count = seconds.len() as f64;
     Ok(Fetching {

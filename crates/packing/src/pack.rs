@@ -81,7 +81,11 @@ pub fn pack(
             report,
         };
         let make = |item| make(source, item, settings);
-        let packed = in_order(first..total, settings.threads, make, |item, made| packing.take(item, made?));
+        let bytes_of = |made: &Result<Made, Error>| match made {
+            Ok(Made::Image(image)) => (image.file.len() + image.json.len()) as u64,
+            _ => 0,
+        };
+        let packed = in_order(first..total, settings.threads, make, bytes_of, |item, made| packing.take(item, made?));
         let ended = packed.and_then(|()| packing.end());
         if ended.is_err() {
             output.remove_aside();
