@@ -44,7 +44,7 @@ impl SourceOptions {
     /// # Errors
     /// When an option is wrong or the images cannot be opened, with the exit code.
     pub(super) fn open(&self, threads: usize, stores: &StoreOptions) -> Result<OpenedSource, CommandError> {
-        let fail = |error: DataError| {
+        let fail = |error: DataError| -> CommandError {
             let code = if error.may_pass() { ExitCode::Store } else { ExitCode::Config };
             (code, error.into())
         };
