@@ -8,8 +8,8 @@ use crate::host_gpus::HostGpus;
 /// The GPUs or processes of a run.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct HardwareOptions {
-    /// Number of GPUs, or of processes with --gpu cpu, one rank each [default: those of this machine; with --gpu 8, with --gpu
-    /// cpu 1]
+    /// Number of GPUs, or of processes with --gpu cpu, one rank each [default: those of this machine; if only --gpu is given,
+    /// 8, or 1 for cpu]
     #[arg(long)]
     gpus: Option<u64>,
     /// v100 (32 GB), a100 (80 GB), h100, h200, or cpu [default: the GPUs of this machine, cpu if it has none]

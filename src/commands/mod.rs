@@ -20,6 +20,8 @@ mod plan;
 mod planned;
 mod ranks;
 mod sample;
+mod source_kind;
+mod text;
 mod train;
 mod version;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use admiral_data::{ClassSource, DataConfig, DataError, ImageSource, SourceKind, open};
+use admiral_data::{ClassSource, DataConfig, DataError, ImageSource, SourceKind, open_with_any_classes};
 use admiral_storage::StoreOptions;
 
 use crate::choice::Choice;
@@ -23,37 +23,36 @@ pub struct Found {
 /// # Errors
 /// If the images cannot be opened.
 pub fn find_classes(data: &DataConfig, stores: &StoreOptions) -> Result<Found, DataError> {
-    let with = |classes| DataConfig { classes, ..data.clone() };
+    let what = |classes| match classes {
+        ClassSource::Container => "label",
+        ClassSource::Folder => "folder",
+        ClassSource::FileName => "file name",
+        ClassSource::None => "class",
+    };
+    let all = [ClassSource::Container, ClassSource::Folder, ClassSource::FileName];
+    // Folders have no labels.
+    let candidates = if data.source == SourceKind::Folder { &all[1..] } else { &all[..] };
     let mut refused = Vec::new();
-    for (classes, what) in
-        [(ClassSource::Container, "label"), (ClassSource::Folder, "folder"), (ClassSource::FileName, "file name")]
-    {
-        if classes == ClassSource::Container && data.source == SourceKind::Folder {
-            continue;
-        }
-        let data = with(classes);
-        if !data.validate().is_empty() {
-            continue;
-        }
-        let source = match open(&data, 0, stores) {
-            Ok(sources) => sources.train,
-            // Some image has no class of this kind.
-            Err(DataError::Malformed { .. }) => {
-                let missing = if classes == ClassSource::Container { "" } else { "class in its " };
-                refused.push(format!("not every image has a {missing}{what}"));
-                continue;
-            }
-            Err(error) => return Err(error),
+    let is_right = |classes, source: Option<&dyn ImageSource>| {
+        let what = what(classes);
+        let Some(source) = source else {
+            let missing = if classes == ClassSource::Container { "" } else { "class in its " };
+            refused.push(format!("not every image has a {missing}{what}"));
+            return false;
         };
-        let number = source.num_classes();
-        match no_classes(source.class_names(), number, source.num_images()) {
-            None => {
-                return Ok(Found { source, classes: Choice::new(classes, format!("{number} classes by {what}")) });
+        match no_classes(source.class_names(), source.num_classes(), source.num_images()) {
+            None => true,
+            Some(why) => {
+                refused.push(format!("by {what}, {why}"));
+                false
             }
-            Some(why) => refused.push(format!("by {what}, {why}")),
         }
+    };
+    let (source, classes) = open_with_any_classes(data, candidates, stores, is_right)?;
+    if classes != ClassSource::None {
+        let reason = format!("{} classes by {}", source.num_classes(), what(classes));
+        return Ok(Found { source, classes: Choice::new(classes, reason) });
     }
-    let source = open(&with(ClassSource::None), 0, stores)?.train;
     let reason = match source.num_classes() {
         0 if refused.is_empty() => "the images have no labels".into(),
         0 => refused.join("; "),

@@ -73,11 +73,10 @@ impl Listing {
 /// # Errors
 /// If the place cannot be listed.
 pub(crate) fn kind_of(place: &Place) -> Result<(Kind, Option<Listing>), Error> {
-    let of_name = |name: &str| Kind::ALL.into_iter().find(|kind| kind.has(name));
     if let Some(pattern) = &place.pattern {
         let is_list = pattern.ends_with(".json");
         let text = format!("{}: its name tells no kind of container; name it in data.source", place.text);
-        let kind = of_name(pattern).or(is_list.then_some(Kind::Tar));
+        let kind = Kind::of_name(pattern).or(is_list.then_some(Kind::Tar));
         return Ok((kind.ok_or_else(|| Error::malformed(text, "no known ending"))?, None));
     }
     let listing = Listing::of(place)?;
@@ -87,7 +86,7 @@ pub(crate) fn kind_of(place: &Place) -> Result<(Kind, Option<Listing>), Error> {
     } else if names().any(|name| is_image_name(name.as_bytes())) {
         Kind::Tree
     } else {
-        names().find_map(of_name).unwrap_or(Kind::Tree)
+        names().find_map(Kind::of_name).unwrap_or(Kind::Tree)
     };
     Ok((kind, Some(listing)))
 }

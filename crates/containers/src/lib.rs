@@ -40,4 +40,5 @@ pub use files::{ReadError, may_pass, read, retry};
 pub use index::{Encoding, Found, Index, Label, Labels, Shard};
 pub use kind::Kind;
 pub use names::{is_hidden, is_image_name, shown};
-pub use tar::PACKED_FROM;
+pub use place::names_a_file;
+pub use tar::{CLASS_NAMES, MAX_LABEL_BYTES, PACKED_FROM};

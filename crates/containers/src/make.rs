@@ -67,11 +67,11 @@ pub(crate) fn make(place: &Place, kind: Kind, blobs: &[Arc<Blob>], threads: usiz
 fn find(kind: Kind, blob: &Arc<Blob>) -> OfFile {
     match kind {
         Kind::Tar => {
-            let found = tar::find(blob)?;
+            let of_file = tar::find(blob)?;
             if let Some(index) = &blob.dali_index {
-                dali::check(index, blob, &found)?;
+                dali::check(index, blob, &of_file.found)?;
             }
-            Ok(found.into())
+            Ok(of_file)
         }
         Kind::Zip => zip::find(blob).map(InFile::from),
         Kind::Npz => npz::find(blob).map(InFile::from),

@@ -68,7 +68,8 @@ impl Place {
 }
 
 /// Returns whether a name is that of a container's file, and not of a folder.
-pub(crate) fn names_a_file(name: &str) -> bool {
+#[must_use]
+pub fn names_a_file(name: &str) -> bool {
     let endings = ["tar", "zip", "npz", "json", "mdb", "parquet", "gz", "tgz"];
     name.rsplit_once('.').is_some_and(|(_, ending)| endings.iter().any(|other| ending.eq_ignore_ascii_case(other)))
 }

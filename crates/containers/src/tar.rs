@@ -1,11 +1,13 @@
 //! The images of a tar file.
 //!
-//! Members are grouped into samples as WebDataset does: consecutive members whose paths are equal up to the first dot
-//! of the file's name belong together. The label of a sample is its member `.cls`, a number or a name, or the value of
-//! `label`, `cls` or `class` in its member `.json`. If that has a value [`PACKED_FROM`], the image was packed from
-//! another container: the value is its name, and the value of `class` the name of its class, even if it looks like a
-//! number. A member that is a tar file itself, as in ImageNet's archive of archives, is read too; its images have its
-//! name as a folder.
+//! Members are grouped into samples as WebDataset does: consecutive members whose paths are equal up to the first dot of
+//! the file's name belong together. The label of a sample is its member `.cls`, a number or a name, or the value of
+//! `label`, `cls` or `class` in its member `.json`. A member that is a tar file itself, as in ImageNet's archive of archives,
+//! is read too; its images have its name as a folder.
+//!
+//! If the member `.json` has a value [`PACKED_FROM`], the image was packed from another container: the value is its name,
+//! and the value of `class` the name of its class, even if it looks like a number. If the first sample of the file has the
+//! value [`CLASS_NAMES`], `label` is the number of the class in this list.
 
 use std::io::Read;
 
@@ -13,30 +15,34 @@ use tar::{Archive, EntryType};
 
 use crate::blob::{Blob, crc_of};
 use crate::error::Error;
-use crate::index::{Encoding, Found, Label};
+use crate::index::{Encoding, Found, InFile, Label};
 use crate::names::{file_name, image_ending, is_hidden, is_image_name, shown, without_dot};
 
 /// The field of a member `.json` that is the name of the image in the container from which it was packed: a text, or the
 /// numbers of its bytes if it is not UTF-8.
 pub const PACKED_FROM: &str = "packed_from";
 
+/// The field of the member `.json` of the first packed image of a file that lists the names of all classes in the order of
+/// their numbers.
+pub const CLASS_NAMES: &str = "class_names";
+
 /// The longest member that is read for a label, in bytes.
-const MAX_LABEL_BYTES: u64 = 1 << 20;
+pub const MAX_LABEL_BYTES: u64 = 16 << 20;
 
 /// Finds the images of a tar file. Reads the whole file once.
 ///
 /// # Errors
 /// If it is no tar file, ends too early, or a label is neither a number nor a name.
-pub(crate) fn find(blob: &Blob) -> Result<Vec<Found>, Error> {
+pub(crate) fn find(blob: &Blob) -> Result<InFile, Error> {
     let mut reader = blob.reader();
-    let mut samples = Samples { path: blob.shown(), found: Vec::new(), group: Group::default() };
+    let mut samples = Samples { path: blob.shown(), found: Vec::new(), class_names: None, group: Group::default() };
     let outcome = walk(&mut reader, b"", 0, true, &mut samples);
     if let Some(failure) = reader.failure {
         return Err(failure);
     }
     outcome?;
     samples.end_group();
-    Ok(samples.found)
+    Ok(InFile { found: samples.found, class_names: samples.class_names })
 }
 
 /// Adds the members of a tar file to `samples`. Their names get `folder` in front. `start` is the offset of the file.
@@ -137,6 +143,8 @@ impl Member {
 struct Samples {
     path: String,
     found: Vec<Found>,
+    /// The names of the classes in the order of their numbers, if a packed image lists them.
+    class_names: Option<Vec<Vec<u8>>>,
     group: Group,
 }
 
@@ -159,7 +167,10 @@ impl Samples {
             self.group.images.push(member);
         } else if member.is_label() {
             let is_cls = member.parts().1.eq_ignore_ascii_case(b"cls");
-            let described = if is_cls { described_by_cls(&member.content) } else { described_by_json(&member.content) };
+            let described = match is_cls {
+                true => described_by_cls(&member.content),
+                false => described_by_json(&member.content, &mut self.class_names),
+            };
             let described = described.map_err(|reason| {
                 let place = format!("{}, member {} at byte {}", self.path, shown(&member.name), member.offset);
                 Error::malformed(place, reason)
@@ -214,13 +225,22 @@ pub(crate) fn label(text: &[u8]) -> Label {
     number.map_or_else(|| Label::Name(text.to_vec()), Label::Number)
 }
 
-/// Returns the label in a member `.json`, and the name of the image from which it was packed, if it has them.
-fn described_by_json(content: &[u8]) -> Result<Described, String> {
+/// Returns the label in a member `.json`, and the name of the image from which it was packed, if it has them. Sets
+/// `class_names` if it lists them.
+fn described_by_json(content: &[u8], class_names: &mut Option<Vec<Vec<u8>>>) -> Result<Described, String> {
     let value: serde_json::Value =
         serde_json::from_slice(content).map_err(|error| format!("it is no JSON: {error}"))?;
     if let Some(name) = value.get(PACKED_FROM) {
+        if let Some(list) = value.get(CLASS_NAMES) {
+            let names = listed(list)?;
+            if *class_names.get_or_insert_with(|| names.clone()) != names {
+                return Err(format!("its {CLASS_NAMES} differ from those before it in the file"));
+            }
+        }
         let label = match (value.get("class"), value.get("label")) {
-            (Some(serde_json::Value::String(name)), _) => Some(Label::Name(name.clone().into_bytes())),
+            (Some(serde_json::Value::String(name)), _) if class_names.is_none() => {
+                Some(Label::Name(name.clone().into_bytes()))
+            }
             (_, Some(label)) => label_of_json(label)?,
             _ => None,
         };
@@ -240,6 +260,13 @@ fn label_of_json(found: &serde_json::Value) -> Result<Option<Label>, String> {
         serde_json::Value::Null => Ok(None),
         other => Err(format!("the label {other} is neither a number nor a name")),
     }
+}
+
+/// Returns the names in the value of [`CLASS_NAMES`].
+fn listed(value: &serde_json::Value) -> Result<Vec<Vec<u8>>, String> {
+    let name = |value: &serde_json::Value| value.as_str().map(|name| name.as_bytes().to_vec());
+    let names = value.as_array().and_then(|values| values.iter().map(name).collect());
+    names.ok_or_else(|| format!("its {CLASS_NAMES} is no list of names"))
 }
 
 /// Returns the name in the value of [`PACKED_FROM`].
@@ -275,7 +302,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.tar");
         std::fs::write(&path, bytes).unwrap();
-        find(&Blob::local("a.tar".into(), path, false).unwrap())
+        find(&Blob::local("a.tar".into(), path, false).unwrap()).map(|of_file| of_file.found)
     }
 
     fn names(found: &[Found]) -> Vec<&str> {
@@ -343,6 +370,30 @@ mod tests {
             let json = format!("{{\"packed_from\": {name}}}");
             let error = find_in(&tar_of(&[("0.json", json.as_bytes()), ("0.ppm", b"x")])).unwrap_err().to_string();
             assert!(error.contains(word) && error.contains("0.json"), "{error}");
+        }
+    }
+
+    #[test]
+    fn packed_classes_have_the_numbers_of_their_list() {
+        let json = |names: &str, label: u32| {
+            format!("{{\"packed_from\": \"x\", \"label\": {label}, \"class\": \"b\"{names}}}").into_bytes()
+        };
+        let first = json(r#", "class_names": ["b", "a"]"#, 0);
+        let find_with = |second: &[u8]| {
+            let members: [(&str, &[u8]); 4] =
+                [("0.ppm", b"one"), ("0.json", &first), ("1.ppm", b"two"), ("1.json", second)];
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("a.tar");
+            std::fs::write(&path, tar_of(&members)).unwrap();
+            find(&Blob::local("a.tar".into(), path, false).unwrap())
+        };
+        let of_file = find_with(&json("", 1)).unwrap();
+        assert_eq!(of_file.class_names, Some(vec![b"b".to_vec(), b"a".to_vec()]));
+        let labels = of_file.found.into_iter().map(|found| found.label).collect::<Vec<_>>();
+        assert_eq!(labels, [Some(Label::Number(0)), Some(Label::Number(1))]);
+        for (names, word) in [(r#", "class_names": ["a"]"#, "differ"), (r#", "class_names": [1]"#, "no list")] {
+            let error = find_with(&json(names, 1)).unwrap_err().to_string();
+            assert!(error.contains(word) && error.contains("1.json"), "{error}");
         }
     }
 

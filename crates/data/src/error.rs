@@ -42,6 +42,14 @@ pub enum DataError {
         /// The reason.
         reason: String,
     },
+    /// The images have no classes of the kind that is asked for.
+    #[error("{path}: {reason}")]
+    NoClasses {
+        /// An image without a class.
+        path: String,
+        /// What it lacks, and what to do.
+        reason: String,
+    },
     /// An image cannot be decoded.
     #[error("{path} cannot be decoded: {reason}; repair or remove it, or set `data.on_broken_image: skip`")]
     Broken {

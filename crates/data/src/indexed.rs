@@ -1,6 +1,7 @@
 //! The images of a container as a source.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use admiral_containers::{Container, Fetched, Index, Labels, shown};
 
@@ -11,7 +12,7 @@ use super::source::{ImageSource, digest_of, with_class};
 /// The images of a container, in the order of their names, which are compared byte by byte.
 #[derive(Debug)]
 pub struct Indexed {
-    container: Container,
+    container: Arc<Container>,
     classes: Vec<u32>,
     class_names: Vec<String>,
     num_classes: usize,
@@ -22,8 +23,9 @@ impl Indexed {
     /// which are compared byte by byte.
     ///
     /// # Errors
-    /// If an image has no class although `classes` wants one.
-    pub fn new(container: Container, classes: ClassSource) -> Result<Self, DataError> {
+    /// [`DataError::NoClasses`] if an image has no class although `classes` wants one, [`DataError::Malformed`] if a label is
+    /// too large.
+    pub fn new(container: Arc<Container>, classes: ClassSource) -> Result<Self, DataError> {
         let (classes, class_names, num_classes) = match classes {
             ClassSource::None => (Vec::new(), Vec::new(), 0),
             ClassSource::Container => labeled(&container)?,
@@ -44,11 +46,12 @@ const MAX_CLASSES: usize = 65_536;
 fn labeled(container: &Container) -> Result<Classes, DataError> {
     let refuse = |reason: String| Err(DataError::Malformed { path: container.shown(0), reason });
     match container.index().labels() {
-        Labels::None => refuse(
-            "it has no label, as `data.classes: container` requires; take the class from its name \
-             (`data.classes: file_name` or `folder`), or none"
+        Labels::None => Err(DataError::NoClasses {
+            path: container.shown(0),
+            reason: "it has no label, as `data.classes: container` requires; take the class from its name \
+                     (`data.classes: file_name` or `folder`), or none"
                 .into(),
-        ),
+        }),
         Labels::Numbers(numbers) => {
             let num_classes = numbers.iter().max().map_or(0, |&most| most as usize + 1);
             if num_classes > MAX_CLASSES {
@@ -67,7 +70,7 @@ fn numbered(container: &Container, class_of: fn(&[u8]) -> Result<&[u8], &'static
     let index = container.index();
     let class = |item| {
         class_of(index.name(item))
-            .map_err(|reason| DataError::Malformed { path: container.shown(item), reason: reason.into() })
+            .map_err(|reason| DataError::NoClasses { path: container.shown(item), reason: reason.into() })
     };
     let mut numbers: BTreeMap<&[u8], u32> = BTreeMap::new();
     for item in 0..index.num_images() {
@@ -167,7 +170,7 @@ mod tests {
 
     fn open(root: &Path, classes: ClassSource) -> Result<Indexed, DataError> {
         let settings = Settings { kind: Some(Kind::Tree), cache: None, threads: 1, stores: &StoreOptions::default() };
-        Indexed::new(Container::open(&root.display().to_string(), &settings)?, classes)
+        Indexed::new(Arc::new(Container::open(&root.display().to_string(), &settings)?), classes)
     }
 
     #[test]

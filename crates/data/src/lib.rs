@@ -46,7 +46,7 @@ pub use idx::Idx;
 pub use indexed::Indexed;
 pub use jpeg_encode::encode_jpeg;
 pub use loader::Loader;
-pub use open::{Sources, list_names, open};
+pub use open::{Sources, list_names, open, open_with_any_classes};
 pub use overview::{class_sizes, spaced_items};
 pub use pixels::Pixels;
 pub use resample::{Rectangle, resize, resize_part};

@@ -7,7 +7,7 @@ use admiral_containers::{Container, Kind, Settings};
 use admiral_random::{Philox, Stream};
 use admiral_storage::StoreOptions;
 
-use super::config::{DataConfig, SourceKind};
+use super::config::{ClassSource, DataConfig, SourceKind};
 use super::error::DataError;
 use super::idx::Idx;
 use super::indexed::Indexed;
@@ -91,8 +91,44 @@ fn open_one(
     if path.is_empty() {
         return Err(DataError::Empty { path: "data.path".into(), what: "path".into(), field: "data.path" });
     }
+    match open_container(config, path, stores)? {
+        Some(container) => Ok(Arc::new(Indexed::new(container, config.classes)?)),
+        None => Ok(Arc::new(Idx::open(Path::new(path), labels.map(Path::new))?)),
+    }
+}
+
+/// Opens the images of `config.path` once, with the first kind of classes among `candidates` that they have and that
+/// `is_right` accepts, and otherwise without. IDX files have the classes of `config.label_path`. Returns the images and the
+/// kind of classes. `config.classes` is not read, and no image is kept for validation. `is_right` is also called with `None`
+/// for a kind that the images do not have; its answer is then not used.
+///
+/// # Errors
+/// If the images cannot be opened.
+pub fn open_with_any_classes(
+    config: &DataConfig,
+    candidates: &[ClassSource],
+    stores: &StoreOptions,
+    mut is_right: impl FnMut(ClassSource, Option<&dyn ImageSource>) -> bool,
+) -> Result<(Arc<dyn ImageSource>, ClassSource), DataError> {
+    let Some(container) = open_container(config, &config.path, stores)? else {
+        let idx = open_one(config, &config.path, config.label_path.as_deref(), stores)?;
+        return Ok((idx, ClassSource::None));
+    };
+    for &classes in candidates {
+        match Indexed::new(Arc::clone(&container), classes) {
+            Ok(source) if is_right(classes, Some(&source)) => return Ok((Arc::new(source), classes)),
+            Ok(_) => {}
+            Err(DataError::NoClasses { .. }) => _ = is_right(classes, None),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((Arc::new(Indexed::new(container, ClassSource::None)?), ClassSource::None))
+}
+
+/// Opens a container; `None` for an IDX file, which is none.
+fn open_container(config: &DataConfig, path: &str, stores: &StoreOptions) -> Result<Option<Arc<Container>>, DataError> {
     let kind = match config.source {
-        SourceKind::Idx => return Ok(Arc::new(Idx::open(Path::new(path), labels.map(Path::new))?)),
+        SourceKind::Idx => return Ok(None),
         SourceKind::Folder => Some(Kind::Tree),
         SourceKind::Tar => Some(Kind::Tar),
         SourceKind::Zip => Some(Kind::Zip),
@@ -103,7 +139,7 @@ fn open_one(
     };
     let cache = config.cache.as_ref().map(|cache| (Path::new(&cache.folder), (cache.size_gb * 1e9) as u64));
     let settings = Settings { kind, cache, threads: config.num_workers, stores };
-    Ok(Arc::new(Indexed::new(Container::open(path, &settings)?, config.classes)?))
+    Ok(Some(Arc::new(Container::open(path, &settings)?)))
 }
 
 #[cfg(test)]
@@ -111,7 +147,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::config::ClassSource;
 
     /// A folder with one image of each class.
     fn folder(classes: &[&str]) -> (tempfile::TempDir, Arc<dyn ImageSource>) {
@@ -135,6 +170,33 @@ mod tests {
         let (_other_folder, other) = folder(&["b", "c", "d"]);
         let error = with_classes_of(&train, other, "val").unwrap_err().to_string();
         assert!(error.contains("\"d\"") && error.contains("\"a\", \"b\", \"c\""), "{error}");
+    }
+
+    #[test]
+    fn only_images_without_classes_are_opened_without_them() {
+        let (root, _) = folder(&["a", "b"]);
+        let path = root.path().display().to_string();
+        let with = |path: String, candidates: &[ClassSource]| {
+            let config = DataConfig { source: SourceKind::Auto, path, ..DataConfig::default() };
+            let opened = open_with_any_classes(&config, candidates, &StoreOptions::default(), |_, it| it.is_some());
+            opened.map(|(source, classes)| (source.num_classes(), classes))
+        };
+        let candidates = [ClassSource::Container, ClassSource::Folder];
+        assert_eq!(with(path.clone(), &candidates), Ok((2, ClassSource::Folder)));
+        assert_eq!(with(path.clone(), &candidates[..1]), Ok((0, ClassSource::None)));
+        // Damaged labels are an error.
+        for (label, word) in [(&b"65536"[..], "the largest is 65535"), (b" ", "the label is empty")] {
+            let shards = tempfile::tempdir().unwrap();
+            let mut builder = tar::Builder::new(std::fs::File::create(shards.path().join("0.tar")).unwrap());
+            for (name, content) in [("a/1.png", &b"x"[..]), ("a/1.cls", label)] {
+                let mut header = tar::Header::new_gnu();
+                header.set_size(content.len() as u64);
+                builder.append_data(&mut header, name, content).unwrap();
+            }
+            builder.into_inner().unwrap();
+            let error = with(shards.path().display().to_string(), &candidates).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
     }
 
     #[test]

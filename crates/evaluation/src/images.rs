@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use admiral_containers::Kind;
-use admiral_data::{ClassSource, DataConfig, DataError, Draws, ImageSource, SourceKind, load_square, load_whole};
+use admiral_data::{
+    ClassSource, DataConfig, DataError, Draws, ImageSource, SourceKind, load_square, load_whole, open_with_any_classes,
+};
 use admiral_samples::Images;
 use admiral_storage::{StoreOptions, hex};
 use rayon::prelude::*;
@@ -245,22 +247,9 @@ fn open_pictures(
     source: SourceKind,
     options: &StoreOptions,
 ) -> Result<Arc<dyn ImageSource>, DataError> {
-    let open = |classes| {
-        let data = DataConfig { source, path: location.to_owned(), classes, ..DataConfig::default() };
-        // Without validation images, the seed is not used.
-        Ok(admiral_data::open(&data, 0, options)?.train)
-    };
-    if source == SourceKind::Idx {
-        return open(ClassSource::None);
-    }
-    for classes in [ClassSource::Container, ClassSource::Folder] {
-        match open(classes) {
-            // The images lack such classes, or nothing can be read at all, as the last call says.
-            Err(DataError::Malformed { .. }) => {}
-            result => return result,
-        }
-    }
-    open(ClassSource::None)
+    let data = DataConfig { source, path: location.to_owned(), ..DataConfig::default() };
+    let candidates = [ClassSource::Container, ClassSource::Folder];
+    Ok(open_with_any_classes(&data, &candidates, options, |_, source| source.is_some())?.0)
 }
 
 /// The bytes of pixels that are in memory at once.

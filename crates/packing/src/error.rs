@@ -1,5 +1,7 @@
 //! Errors of packing.
 
+use std::io::ErrorKind;
+
 /// Why a data set cannot be packed or surveyed. A retry helps only where [`Error::may_pass`] says so.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -19,9 +21,17 @@ pub enum Error {
         /// What is wrong, and what to do.
         reason: String,
     },
-    /// A file cannot be written or read.
+    /// A file has a wrong name or content, or may not be written or read.
     #[error("{path}: {reason}")]
     File {
+        /// The file.
+        path: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// The file system fails, for example because it is full.
+    #[error("{path}: {reason}")]
+    Unavailable {
         /// The file.
         path: String,
         /// The error of the operating system.
@@ -54,6 +64,7 @@ impl Error {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
+            Self::Unavailable { .. } => true,
             Self::Data(error) => error.may_pass(),
             Self::Storage(error) => matches!(error, admiral_storage::Error::Failed { .. }),
             Self::Option { .. }
@@ -65,7 +76,32 @@ impl Error {
         }
     }
 
-    pub(crate) fn of_file(path: &std::path::Path, error: &std::io::Error) -> Self {
-        Self::File { path: path.display().to_string(), reason: error.to_string() }
+    /// Returns the error about a file.
+    #[must_use]
+    pub fn of_file(path: &std::path::Path, error: &std::io::Error) -> Self {
+        let (path, reason) = (path.display().to_string(), error.to_string());
+        match error.kind() {
+            ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::InvalidInput => Self::File { path, reason },
+            _ => Self::Unavailable { path, reason },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_may_pass_and_a_wrong_path_does_not() {
+        const ENOSPC: i32 = 28;
+        const EACCES: i32 = 13;
+        let may_pass =
+            |code| Error::of_file(std::path::Path::new("x"), &std::io::Error::from_raw_os_error(code)).may_pass();
+        assert!(may_pass(ENOSPC) && !may_pass(EACCES));
     }
 }

@@ -24,12 +24,38 @@ pub struct Fetching {
     pub mean_bytes: f64,
 }
 
-/// Reads up to `images` images that are evenly spaced over a source, on `threads` threads, without decoding them.
+/// The images that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chosen {
+    /// Up to this number, evenly spaced from the first image on.
+    Spaced(u64),
+    /// Up to this number, evenly spaced, but from half the space on, so that most are not those of `Spaced`.
+    Between(u64),
+}
+
+impl Chosen {
+    /// Returns the numbers of the images among `count`.
+    fn items(self, count: u64) -> Vec<u64> {
+        match self {
+            Self::Spaced(images) => spaced_items(count, images).collect(),
+            // Every second one of twice as many.
+            Self::Between(images) => {
+                let halves = images.clamp(1, count.max(1)).saturating_mul(2);
+                if halves > count {
+                    return spaced_items(count, images).collect();
+                }
+                spaced_items(count, halves).skip(1).step_by(2).collect()
+            }
+        }
+    }
+}
+
+/// Reads images of a source on `threads` threads, without decoding them.
 ///
 /// # Errors
 /// If an image cannot be read.
-pub fn measure_fetching(source: &dyn ImageSource, images: u64, threads: usize) -> Result<Fetching, Error> {
-    let items: Vec<u64> = spaced_items(source.num_images(), images).collect();
+pub fn measure_fetching(source: &dyn ImageSource, images: Chosen, threads: usize) -> Result<Fetching, Error> {
+    let items = images.items(source.num_images());
     let fetch = |index: u64| {
         let start = Instant::now();
         let fetched = source.fetch(items[index as usize])?;
@@ -38,12 +64,18 @@ pub fn measure_fetching(source: &dyn ImageSource, images: u64, threads: usize) -
     };
     let (mut seconds, mut bytes) = (Vec::with_capacity(items.len()), 0.0);
     let start = Instant::now();
-    in_order(0..items.len() as u64, threads, fetch, |_, fetched| {
-        let (time, length) = fetched?;
-        seconds.push(time);
-        bytes += length as f64;
-        Ok(())
-    })?;
+    in_order(
+        0..items.len() as u64,
+        threads,
+        fetch,
+        |_| 0,
+        |_, fetched| {
+            let (time, length) = fetched?;
+            seconds.push(time);
+            bytes += length as f64;
+            Ok(())
+        },
+    )?;
     let elapsed = start.elapsed().as_secs_f64().max(1e-9);
     let count = seconds.len() as f64;
     Ok(Fetching {
@@ -65,6 +97,15 @@ fn quantile(values: &mut [f64], part: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn images_between_others_are_other_images() {
+        assert_eq!(Chosen::Spaced(3).items(12), [0, 4, 8]);
+        assert_eq!(Chosen::Between(3).items(12), [2, 6, 10]);
+        assert_eq!(Chosen::Between(9).items(2), [0, 1]);
+        let between = Chosen::Between(100).items(50_000);
+        assert!(between.len() == 100 && Chosen::Spaced(500).items(50_000).iter().all(|item| !between.contains(item)));
+    }
 
     #[test]
     fn quantiles_are_values() {

@@ -20,7 +20,7 @@ mod survey;
 
 pub use diagnosis::{Bottleneck, Diagnosis, Measured, Remedy, diagnose};
 pub use error::Error;
-pub use fetching::{Fetching, measure_fetching};
+pub use fetching::{Chosen, Fetching, measure_fetching};
 pub use output::Output;
 pub use pack::{Progress, Summary, pack};
 pub use settings::{OnBroken, Settings, StoredAs};

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use admiral_containers::names_a_file;
 use admiral_contract::files::{create_anew, open_regular};
 use admiral_storage::{Location, Store, StoreOptions, hex, never, upload_stream};
 use admiral_telemetry::write_file;
@@ -57,8 +58,15 @@ impl Output {
     /// Opens a place, which need not exist: a folder, or a URL `s3://`, `gs://` or `az://`. Writes nothing.
     ///
     /// # Errors
-    /// If the text is no place, or names a file.
+    /// If the text is no place, or would name a file or a pattern of files where it is read.
     pub fn open(place: &str, stores: &StoreOptions) -> Result<Self, Error> {
+        let last = place.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        let special = if place.contains("://") { place } else { last };
+        if names_a_file(last) || special.contains(['*', '?', '[', '{']) {
+            let reason = "it would be read as a file or as a pattern of files; give a name without the ending of a file \
+                          such as .tar, and without *, ?, [ and {";
+            return Err(refused(place, reason));
+        }
         let home = match Location::parse(place)? {
             Location::Folder(path) => {
                 if path.exists() && !path.is_dir() {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use admiral_containers::{Container, Kind, Settings as ContainerSettings};
-use admiral_data::{DataError, ImageSource, class_sizes};
+use admiral_data::{DataError, ImageSource};
 
 use crate::error::Error;
 use crate::ordered::in_order;
@@ -70,10 +70,23 @@ pub fn pack(
     if !state.is_done {
         output.write_state(state.to_bytes())?;
         let total = source.num_images();
-        let mut packing = Packing { output, settings, state, shard: None, broken: Vec::new(), total, report };
+        let mut packing = Packing {
+            output,
+            settings,
+            class_names: source.class_names(),
+            state,
+            shard: None,
+            broken: Vec::new(),
+            total,
+            report,
+        };
         let make = |item| make(source, item, settings);
-        let packed = in_order(first..total, settings.threads, make, |item, made| packing.take(item, made?));
-        let ended = packed.and_then(|()| packing.end(source));
+        let bytes_of = |made: &Result<Made, Error>| match made {
+            Ok(Made::Image(image)) => (image.file.len() + image.json.len()) as u64,
+            _ => 0,
+        };
+        let packed = in_order(first..total, settings.threads, make, bytes_of, |item, made| packing.take(item, made?));
+        let ended = packed.and_then(|()| packing.end());
         if ended.is_err() {
             output.remove_aside();
         }
@@ -84,20 +97,13 @@ pub fn pack(
     Ok(summary)
 }
 
-/// Checks whether the packed images can have the pixels and the classes of the source.
+/// Checks whether the packed images can have the pixels of the source.
 fn check_source(source: &dyn ImageSource, settings: &Settings) -> Result<(), Error> {
     if source.is_padded() && settings.reduction.is_none() {
         let reason = "images of IDX files get a black border up to the size of training; give that size";
         return Err(Error::Option { option: "--size", reason: reason.into() });
     }
-    // Classes with names are numbered in the order of their names, compared byte by byte.
-    match source.class_names().windows(2).find(|pair| pair[0] >= pair[1]) {
-        None => Ok(()),
-        Some(pair) => Err(Error::Source(format!(
-            "the classes {:?} and {:?} have names that are not UTF-8, and would get other numbers; rename them",
-            pair[0], pair[1]
-        ))),
-    }
+    Ok(())
 }
 
 /// Returns the state of the packing at a place, or a new one. Looks at the place and writes nothing.
@@ -163,6 +169,8 @@ fn forget_unpublished(output: &Output, state: &mut State) -> Result<(), Error> {
 struct Packing<'a, R> {
     output: &'a Output,
     settings: &'a Settings,
+    /// The names of all classes, which the first image of each shard has.
+    class_names: &'a [String],
     state: State,
     /// The shard that is being written, with its images and the bytes that were read for them.
     shard: Option<(ShardWriter, u64, u64)>,
@@ -175,7 +183,7 @@ struct Packing<'a, R> {
 impl<R: FnMut(Progress)> Packing<'_, R> {
     /// Takes the next image.
     fn take(&mut self, item: u64, made: Made) -> Result<(), Error> {
-        let image = match made {
+        let mut image = match made {
             Made::Image(image) => image,
             Made::Broken { path, reason } if self.settings.on_broken == OnBroken::Stop => {
                 return Err(Error::Broken { path, reason });
@@ -190,7 +198,12 @@ impl<R: FnMut(Progress)> Packing<'_, R> {
         }
         let (mut shard, images, bytes_in) = match self.shard.take() {
             Some(shard) => shard,
-            None => (ShardWriter::new(self.output.new_shard()?), 0, 0),
+            None => {
+                if !self.class_names.is_empty() {
+                    image.list_classes(self.class_names).map_err(Error::Source)?;
+                }
+                (ShardWriter::new(self.output.new_shard()?), 0, 0)
+            }
         };
         let appended = shard.append(&key(item, self.total), &image);
         appended.map_err(|error| self.failed(&error))?;
@@ -213,11 +226,11 @@ impl<R: FnMut(Progress)> Packing<'_, R> {
     }
 
     fn failed(&self, error: &std::io::Error) -> Error {
-        Error::File { path: self.output.shown("the shard that is being written"), reason: error.to_string() }
+        Error::of_file(self.output.shown("the shard that is being written").as_ref(), error)
     }
 
     /// Publishes the last shard, and marks the packing as done.
-    fn end(mut self, source: &dyn ImageSource) -> Result<State, Error> {
+    fn end(mut self) -> Result<State, Error> {
         self.end_shard(self.total)?;
         self.state.rest = std::mem::take(&mut self.broken);
         if self.state.shards.is_empty() {
@@ -226,32 +239,10 @@ impl<R: FnMut(Progress)> Packing<'_, R> {
                 first.map_or_else(String::new, |first| format!("; the first is {}: {}", first.name, first.reason));
             return Err(Error::Source(format!("all images are broken{reason}")));
         }
-        if let Some(class) = lost_class(source, &self.state) {
-            return Err(Error::Source(format!(
-                "all images of the class {class} are broken, and without it the other classes would get other numbers; \
-                 remove these images from the source"
-            )));
-        }
         self.state.is_done = true;
         self.output.write_state(self.state.to_bytes())?;
         Ok(self.state)
     }
-}
-
-/// Returns a class of which all images were left out.
-fn lost_class(source: &dyn ImageSource, state: &State) -> Option<String> {
-    let class_of = |item| source.class(item).and_then(|class| usize::try_from(class).ok());
-    // Without broken images, the classes need not be counted.
-    state.broken().next()?;
-    let mut left = class_sizes(source);
-    let broken = state.broken().filter_map(|broken| class_of(broken.item));
-    for class in broken {
-        left[class] -= 1;
-        if left[class] == 0 {
-            return Some(source.class_names().get(class).map_or_else(|| class.to_string(), |name| format!("{name:?}")));
-        }
-    }
-    None
 }
 
 fn summary(state: &State, images_now: u64) -> Summary {

@@ -1,6 +1,6 @@
 //! One image as the members of a shard.
 
-use admiral_containers::{Fetched, PACKED_FROM};
+use admiral_containers::{CLASS_NAMES, Fetched, MAX_LABEL_BYTES, PACKED_FROM};
 use admiral_data::{DataError, Format, ImageSource, decode_fetched};
 use serde_json::{Value, json};
 
@@ -77,6 +77,23 @@ fn described(source: &dyn ImageSource, item: u64) -> Vec<u8> {
         }
     }
     Value::Object(fields).to_string().into_bytes()
+}
+
+impl Packed {
+    /// Adds the names of all classes in the order of their numbers to the member `.json`.
+    ///
+    /// # Errors
+    /// If the names are too long to be read again. The error is the reason.
+    pub(crate) fn list_classes(&mut self, names: &[String]) -> Result<(), String> {
+        let mut fields: serde_json::Map<String, Value> =
+            serde_json::from_slice(&self.json).map_err(|error| error.to_string())?;
+        fields.insert(CLASS_NAMES.into(), json!(names));
+        self.json = Value::Object(fields).to_string().into_bytes();
+        if self.json.len() as u64 > MAX_LABEL_BYTES {
+            return Err(format!("the names of its {} classes take more than {MAX_LABEL_BYTES} bytes", names.len()));
+        }
+        Ok(())
+    }
 }
 
 /// Returns the key of an image: its number, with as many digits for each of `num_images` images.

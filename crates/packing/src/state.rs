@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::settings::{Settings, StoredAs};
 
 /// The version of the file.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// An image that was left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

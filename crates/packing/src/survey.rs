@@ -110,21 +110,27 @@ pub fn survey(source: &dyn ImageSource, sample: Option<u64>, threads: usize) -> 
     };
     let (mut widths, mut heights) = (Vec::new(), Vec::new());
     let look = |index: u64| look(source, items[index as usize], sample.is_none());
-    in_order(0..items.len() as u64, threads, look, |index, seen| {
-        match seen {
-            Ok(Seen { format, width, height, bytes }) => {
-                *survey.formats.entry(format).or_default() += 1;
-                survey.bytes += bytes;
-                widths.push(width as u64);
-                heights.push(height as u64);
+    in_order(
+        0..items.len() as u64,
+        threads,
+        look,
+        |_| 0,
+        |index, seen| {
+            match seen {
+                Ok(Seen { format, width, height, bytes }) => {
+                    *survey.formats.entry(format).or_default() += 1;
+                    survey.bytes += bytes;
+                    widths.push(width as u64);
+                    heights.push(height as u64);
+                }
+                Err(DataError::Broken { path: name, reason }) => {
+                    survey.broken.push(Broken { item: items[index as usize], name, reason });
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(DataError::Broken { path: name, reason }) => {
-                survey.broken.push(Broken { item: items[index as usize], name, reason });
-            }
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
-    })?;
+            Ok(())
+        },
+    )?;
     (survey.widths, survey.heights) = (Range::of(widths), Range::of(heights));
     Ok(survey)
 }

@@ -253,7 +253,9 @@ fn a_second_call_packs_nothing_and_refuses_other_options_images_and_files() {
     // The folder of the images itself, and a file.
     let error = packed(&*source, &pictures, &SETTINGS).unwrap_err().to_string();
     assert!(error.contains("is no shard of this packing") && !pictures.join(".admiral").exists(), "{error}");
-    let error = packed(&*source, &shard, &SETTINGS).unwrap_err().to_string();
+    let file = root.path().join("file");
+    std::fs::write(&file, b"").unwrap();
+    let error = packed(&*source, &file, &SETTINGS).unwrap_err().to_string();
     assert!(error.contains("it is a file"), "{error}");
 }
 
@@ -279,8 +281,61 @@ fn broken_images_end_a_packing_or_are_left_out() {
     for name in ["photo.2.png", "photo.png"] {
         std::fs::write(pictures.join("7").join(name), b"broken").unwrap();
     }
-    let error = packed(&*folder_of(&pictures), &root.path().join("lost"), &skip).unwrap_err().to_string();
-    assert!(error.contains("class \"7\""), "{error}");
+    let lost = root.path().join("lost");
+    packed(&*folder_of(&pictures), &lost, &skip).unwrap();
+    let opened = source_of(&lost, SourceKind::Tar, ClassSource::Container);
+    assert_eq!((opened.num_images(), opened.class_names()), (6, &["10", "7", "cat"].map(String::from)[..]));
+    assert_eq!((opened.class(0), opened.class(5)), (Some(0), Some(2)));
+}
+
+#[test]
+fn classes_keep_the_numbers_that_their_container_gives_them() {
+    let root = tempfile::tempdir().unwrap();
+    // The names are not in the order of their bytes, and "none" has no image.
+    let names = r#""class_names": ["tench", "none", "goldfish"], "#;
+    let mut builder = tar::Builder::new(Vec::new());
+    for (number, (label, names)) in [(2, names), (0, ""), (2, "")].into_iter().enumerate() {
+        let json = format!("{{{names}\"packed_from\": \"{number}\", \"label\": {label}, \"class\": \"any\"}}");
+        for (ending, content) in [("png", png(20, 20, number as u32)), ("json", json.into_bytes())] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            builder.append_data(&mut header, format!("{number}.{ending}"), &content[..]).unwrap();
+        }
+    }
+    let path = root.path().join("ordered.tar");
+    std::fs::write(&path, builder.into_inner().unwrap()).unwrap();
+    let source = source_of(&path, SourceKind::Tar, ClassSource::Container);
+    assert_eq!(source.class_names(), ["tench", "none", "goldfish"]);
+    // Each shard has one image, and lists all classes.
+    let place = root.path().join("packed");
+    assert_eq!(packed(&*source, &place, &Settings { shard_bytes: 1, ..SETTINGS }).unwrap().shards, 3);
+    let opened = source_of(&place, SourceKind::Tar, ClassSource::Container);
+    assert_eq!((opened.class_names(), opened.digest()), (source.class_names(), source.digest()));
+    assert_eq!([0, 1, 2].map(|item| opened.class(item)), [Some(2), Some(0), Some(2)]);
+
+    let folders = root.path().join("folders");
+    for (number, name) in (0..).zip([&b"\xfe"[..], b"\xff", b"a"]) {
+        let folder = folders.join(OsStr::from_bytes(name));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("1.png"), png(20, 20, number)).unwrap();
+    }
+    let (source, place) = (folder_of(&folders), root.path().join("bytes"));
+    packed(&*source, &place, &SETTINGS).unwrap();
+    let opened = source_of(&place, SourceKind::Tar, ClassSource::Container);
+    assert_eq!((opened.class_names(), opened.digest()), (source.class_names(), source.digest()));
+}
+
+#[test]
+fn places_that_name_files_or_patterns_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    for name in ["a.tar", "a.ZIP", "a.json", "a-*", "b{1,2}", "c?", "[d]", "s.tgz"] {
+        for place in [format!("{}/{name}", root.path().display()), format!("s3://bucket/x/{name}")] {
+            let error = Output::open(&place, &StoreOptions::default()).unwrap_err();
+            assert!(matches!(error, Error::Place { .. }), "{error}");
+            assert!(error.to_string().contains("give a name without"), "{error}");
+        }
+    }
+    assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
 }
 
 /// The variables that tell the process of the kill test where to pack.

@@ -6,6 +6,7 @@ use admiral_contract::{printable, printable_json};
 use serde::Serialize;
 
 use super::error::ToolError;
+pub(super) use crate::commands::text::size;
 
 /// Prints a text. A closed pipe is not an error: readers such as `head` stop early.
 ///
@@ -33,18 +34,6 @@ pub(super) fn print_json(value: &impl Serialize) -> Result<(), ToolError> {
     write(&printable_json(&format!("{text}\n")))
 }
 
-/// Formats bytes in decimal units, for example `1.4 GB`.
-pub(super) fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "kB", "MB", "GB", "TB"] {
-        if value < 999.95 {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1e3;
-    }
-    format!("{value:.1} PB")
-}
-
 /// Formats a manifest's time in UTC, to the second. Returns a text that is not a time unchanged.
 pub(super) fn when(created: &str) -> String {
     match created.parse::<jiff::Timestamp>() {
@@ -67,12 +56,6 @@ pub(super) fn steps(steps: &[u64]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_a_unit_and_at_most_three_digits_before_the_point() {
-        let bytes = [0, 999, 1000, 999_949, 999_950, 4_700_000_000, u64::MAX];
-        assert_eq!(bytes.map(size), ["0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "4.7 GB", "18446.7 PB"]);
-    }
 
     #[test]
     fn times_are_cut_to_the_second() {

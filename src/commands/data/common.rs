@@ -1,4 +1,4 @@
-//! Errors and texts that the commands for data sets share.
+//! Errors that the commands for data sets share.
 
 use admiral_comm::ExitCode;
 
@@ -22,14 +22,4 @@ pub(super) fn refused(message: impl Into<String>) -> CommandError {
 /// Returns the number of threads that the machine runs at once.
 pub(super) fn all_cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-/// Returns a number of bytes for people.
-pub(super) fn bytes_text(bytes: u64) -> String {
-    let bytes = bytes as f64;
-    match bytes {
-        0.0..1e6 => format!("{:.1} kB", bytes / 1e3),
-        1e6..1e9 => format!("{:.1} MB", bytes / 1e6),
-        _ => format!("{:.1} GB", bytes / 1e9),
-    }
 }

@@ -2,9 +2,9 @@
 
 use admiral_comm::ExitCode;
 use admiral_containers::Fetched;
-use admiral_data::{Decoding, Format, ImageSource};
-use admiral_packing::{Bottleneck, Diagnosis, Fetching, Measured, Remedy, diagnose, measure_fetching};
-use admiral_plan::{GpuKind, Speed, plan};
+use admiral_data::{DataConfig, Decoding, Format, ImageSource};
+use admiral_packing::{Bottleneck, Chosen, Diagnosis, Fetching, Measured, Remedy, diagnose, measure_fetching};
+use admiral_plan::{GPUS_PER_NODE, GpuKind};
 use admiral_storage::StoreOptions;
 use clap::Args;
 use serde::Serialize;
@@ -13,8 +13,10 @@ use crate::bench::loader_stages::Stages;
 use crate::run_config::{RunConfig, plan_request};
 
 use super::super::config::{ConfigArguments, read, refuse};
+use super::super::planned;
 use super::super::ranks::{CommandError, print_json};
-use super::common::{all_cores, bytes_text, failed, refused};
+use super::super::text::{shell, size};
+use super::common::{all_cores, failed, refused};
 
 /// The options of `admiral data doctor`.
 #[derive(Args)]
@@ -34,9 +36,6 @@ pub struct DoctorOptions {
     #[arg(long)]
     json: bool,
 }
-
-/// The ranks of a host, as in `admiral plan`.
-const RANKS_PER_HOST: u64 = 8;
 
 /// The images whose latency is measured.
 const LATENCY_IMAGES: u64 = 100;
@@ -84,11 +83,19 @@ pub(super) fn run(options: &DoctorOptions, stores: &StoreOptions) -> Result<(), 
     let opened = admiral_data::open(&config.data, config.run.seed, stores);
     let source = opened.map_err(|error| train_error(error.into()))?.train;
     let images = options.images.min(source.num_images());
-    let ranks_per_host = options.ranks.min(RANKS_PER_HOST);
+    let ranks_per_host = options.ranks.min(GPUS_PER_NODE);
     let workers = config.data.num_workers as u64;
     let readers = workers.saturating_mul(ranks_per_host).clamp(READERS[0], READERS[1]);
-    let bandwidth = measure_fetching(&*source, images, readers as usize).map_err(failed)?;
-    let latency = measure_fetching(&*source, images.min(LATENCY_IMAGES), 1).map_err(failed)?;
+    // Before other images are read, and without the cache, which may have them from an earlier run.
+    let latency = if config.data.cache.is_some() {
+        let data = DataConfig { cache: None, ..config.data.clone() };
+        let uncached = admiral_data::open(&data, config.run.seed, stores).map_err(|error| train_error(error.into()))?;
+        measure_fetching(&*uncached.train, Chosen::Between(images.min(LATENCY_IMAGES)), 1)
+    } else {
+        measure_fetching(&*source, Chosen::Between(images.min(LATENCY_IMAGES)), 1)
+    };
+    let latency = latency.map_err(failed)?;
+    let bandwidth = measure_fetching(&*source, Chosen::Spaced(images), readers as usize).map_err(failed)?;
     let stages = Stages::measure(&*source, &config, config.data.decode, images, ROUNDS).map_err(train_error)?;
     let mean_bytes = bandwidth.mean_bytes.round() as u64;
     let measured = Measured {
@@ -125,9 +132,7 @@ fn needed(
 ) -> Result<Option<f64>, CommandError> {
     let name = options.config.config.display().to_string();
     let request = plan_request(&name, config, kind, options.ranks, mean_bytes).map_err(refuse)?;
-    let hardware = kind.hardware();
-    let speed = if kind == GpuKind::Cpu { Speed::Unknown } else { Speed::Mfu(hardware.mfu) };
-    let report = plan(&request, &hardware, speed).map_err(|error| (ExitCode::Config, error.into()))?;
+    let report = planned::report(&request, &kind.hardware()).map_err(refused)?;
     Ok(report.time.map(|time| time.images_per_second_per_gpu))
 }
 
@@ -144,7 +149,7 @@ fn print(report: &Report) {
         milliseconds(latency.median_seconds),
         milliseconds(latency.slow_seconds)
     );
-    let bytes = bytes_text(bandwidth.bytes_per_second as u64);
+    let bytes = size(bandwidth.bytes_per_second as u64);
     println!("bandwidth of {readers} threads: {bytes}/s, {:.0} images/s", bandwidth.images_per_second);
     let line = |name: &str, rate: f64| println!("{name:<44}{rate:>10.0}");
     println!("\nimages a second");
@@ -175,8 +180,12 @@ fn advice(remedy: Remedy, config: &RunConfig) -> String {
         Remedy::NumWorkers(number) => format!("--set data.num_workers={number}"),
         Remedy::Cache => "keep images on a local disk: data.cache".into(),
         Remedy::PackSmaller => {
-            let (path, size) = (&config.data.path, config.model.image_size);
-            format!("pack the images in the size of training: admiral data pack {path} --size {size} --out PLACE")
+            let (path, size) = (shell(&config.data.path), config.model.image_size);
+            let labels = config.data.label_path.as_ref();
+            let labels = labels.map_or_else(String::new, |labels| format!(" --label-path {}", shell(labels)));
+            format!(
+                "pack the images in the size of training: admiral data pack {path}{labels} --size {size} --out PLACE"
+            )
         }
         Remedy::DecodeFast => "--set data.decode=fast, which changes pixels slightly".into(),
         Remedy::MoreCores => "use fewer ranks on each host, or hosts with more cores".into(),

@@ -8,7 +8,8 @@ use admiral_storage::StoreOptions;
 use clap::Args;
 
 use super::super::ranks::CommandError;
-use super::common::{all_cores, bytes_text, failed, refused};
+use super::super::text::size;
+use super::common::{all_cores, failed, refused};
 use super::source::SourceOptions;
 
 /// The options of `admiral data pack`.
@@ -114,7 +115,7 @@ fn number<T: std::str::FromStr>(option: &str, value: &str) -> Result<T, CommandE
 fn print(summary: &Summary, elapsed: Duration, place: &str) {
     let Summary { images, images_now, shards, bytes_in, bytes_out, .. } = *summary;
     let rate = images_now as f64 / elapsed.as_secs_f64().max(1e-9);
-    let (from, to) = (bytes_text(bytes_in), bytes_text(bytes_out));
+    let (from, to) = (size(bytes_in), size(bytes_out));
     let shards = if shards == 1 { "1 shard".to_owned() } else { format!("{shards} shards") };
     println!("{place}: {images} images of {from} in {shards} of {to}, {rate:.0} images/s");
     if !summary.broken.is_empty() {

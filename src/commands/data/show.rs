@@ -8,7 +8,8 @@ use admiral_telemetry::write_file;
 use clap::Args;
 
 use super::super::ranks::{CommandError, print_json};
-use super::common::{all_cores, bytes_text, failed, refused};
+use super::super::text::size;
+use super::common::{all_cores, failed, refused};
 use super::source::SourceOptions;
 
 /// The options of `admiral data show`.
@@ -16,7 +17,7 @@ use super::source::SourceOptions;
 pub struct ShowOptions {
     #[command(flatten)]
     source: SourceOptions,
-    /// Images, evenly spaced, whose headers are read
+    /// Images, evenly spaced, that are fetched and whose headers are read
     #[arg(long, default_value_t = 1000, conflicts_with = "all")]
     samples: u64,
     /// Decode every image
@@ -70,8 +71,7 @@ pub(super) fn run(options: &ShowOptions, stores: &StoreOptions) -> Result<(), Co
 }
 
 fn write_sheet(path: &Path, sheet: Result<Vec<u8>, Error>) -> Result<(), Error> {
-    write_file(path, &sheet?)
-        .map_err(|error| Error::File { path: path.display().to_string(), reason: error.to_string() })
+    write_file(path, &sheet?).map_err(|error| Error::of_file(path, &error))
 }
 
 fn print(found: &Survey) {
@@ -88,7 +88,7 @@ fn print(found: &Survey) {
         }
     }
     let estimated = if found.looked_at < found.images { ", estimated" } else { "" };
-    line("bytes", format!("{}{estimated}", bytes_text(found.estimated_bytes())));
+    line("bytes", format!("{}{estimated}", size(found.estimated_bytes())));
     line("order", format!("{} (SHA-256 of names and classes)", found.order_sha256));
     line("broken", found.broken.len().to_string());
     let named = if found.is_decoded { found.broken.len() } else { NAMED };

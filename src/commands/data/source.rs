@@ -1,14 +1,16 @@
 //! A data set as an argument.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use admiral_comm::ExitCode;
-use admiral_data::{ClassSource, DataConfig, DataError, ImageSource, SourceKind, open};
+use admiral_data::{ClassSource, DataConfig, DataError, ImageSource, SourceKind, open, open_with_any_classes};
 use admiral_storage::StoreOptions;
 use clap::Args;
 use serde::de::DeserializeOwned;
 
 use super::super::ranks::CommandError;
+use super::super::source_kind::source_kind;
 use super::common::refused;
 
 /// A data set.
@@ -17,7 +19,7 @@ pub(super) struct SourceOptions {
     /// The images, as in data.path: a folder, a file, a pattern of files, or a URL of a store
     #[arg(value_name = "SOURCE")]
     path: String,
-    /// The kind, as in data.source: auto, folder, tar, zip, npz, idx
+    /// The kind, as in data.source: auto, folder, tar, zip, npz, lmdb, parquet, idx
     #[arg(long, default_value = "auto")]
     source: String,
     /// The origin of classes, as in data.classes: folder, file_name, container or none; by default the labels of the
@@ -42,35 +44,34 @@ impl SourceOptions {
     /// # Errors
     /// When an option is wrong or the images cannot be opened, with the exit code.
     pub(super) fn open(&self, threads: usize, stores: &StoreOptions) -> Result<OpenedSource, CommandError> {
-        let config = DataConfig {
+        let fail = |error: DataError| -> CommandError {
+            let code = if error.may_pass() { ExitCode::Store } else { ExitCode::Config };
+            (code, error.into())
+        };
+        let mut config = DataConfig {
             source: named("--source", &self.source)?,
             path: self.path.clone(),
             label_path: self.label_path.clone(),
             num_workers: threads.max(1),
             ..DataConfig::default()
         };
-        let with = |classes| {
-            let config = DataConfig { classes, ..config.clone() };
-            match config.validate().first() {
-                Some(mistake) => {
-                    Err(DataError::Malformed { path: mistake.field.clone(), reason: mistake.message.clone() })
-                }
-                None => open(&config, 0, stores).map(|sources| OpenedSource { source: sources.train, classes }),
-            }
-        };
-        let opened = match &self.classes {
-            Some(classes) => with(named("--classes", classes)?),
-            None if config.source == SourceKind::Idx => with(ClassSource::None),
-            None => match with(ClassSource::Container) {
-                // It has no labels.
-                Err(DataError::Malformed { .. }) => with(ClassSource::None),
-                opened => opened,
-            },
-        };
-        opened.map_err(|error| {
-            let code = if error.may_pass() { ExitCode::Store } else { ExitCode::Config };
-            (code, error.into())
-        })
+        if config.source == SourceKind::Auto && Path::new(&self.path).is_file() {
+            config.source = source_kind(&self.path, stores).map_err(fail)?;
+        }
+        if let Some(classes) = &self.classes {
+            config.classes = named("--classes", classes)?;
+        }
+        if let Some(mistake) = config.validate().first() {
+            return Err(refused(format!("{}: {}", mistake.field, mistake.message)));
+        }
+        if self.classes.is_some() {
+            let source = open(&config, 0, stores).map_err(fail)?.train;
+            return Ok(OpenedSource { source, classes: config.classes });
+        }
+        let has_classes = |_, source: Option<&dyn ImageSource>| source.is_some();
+        let opened = open_with_any_classes(&config, &[ClassSource::Container], stores, has_classes);
+        let (source, classes) = opened.map_err(fail)?;
+        Ok(OpenedSource { source, classes })
     }
 }
 

@@ -2,18 +2,17 @@
 
 use admiral_advice::limits::SAMPLE;
 use admiral_advice::{Choice, Found, Pictures, find_classes, survey};
-use admiral_containers::Container;
 use admiral_data::{ClassSource, DataConfig, SourceKind, open};
 use admiral_storage::StoreOptions;
 use clap::{Args, ValueEnum};
-use serde_json::Value;
 
+use super::super::source_kind::source_kind;
 use super::error::NewError;
 
 /// The images, and where their classes come from.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ImageOptions {
-    /// The images: a folder, tar, zip or npz files, an IDX file, or a URL of a store
+    /// The images: a folder, tar, zip, npz, lmdb or parquet files, an IDX file, or a URL of a store
     #[arg(long, value_name = "PICTURES")]
     data: String,
     /// The IDX file of the labels, if --data is an IDX file
@@ -36,7 +35,7 @@ enum ClassChoice {
     Folder,
     /// The name of an image before the first "_"
     FileName,
-    /// The labels in tar, zip and npz files
+    /// The labels in tar, zip, npz and parquet files
     Container,
 }
 
@@ -129,10 +128,5 @@ fn kind_of(path: &str, has_labels: bool, stores: &StoreOptions) -> Result<Source
     if meta.as_ref().is_some_and(|meta| !meta.is_dir() && !meta.is_file()) {
         return Err(NewError::Images { option: "--data", reason: format!("{path} is neither a folder nor a file") });
     }
-    match Container::kind_at(path, stores) {
-        // A kind without a name in the configuration is told by the names of the files again.
-        Ok(kind) => Ok(serde_json::from_value(Value::from(kind.name())).unwrap_or(SourceKind::Auto)),
-        Err(_) if meta.is_some() => Ok(SourceKind::Idx),
-        Err(error) => Err(admiral_data::DataError::from(error).into()),
-    }
+    Ok(source_kind(path, stores)?)
 }

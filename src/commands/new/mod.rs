@@ -18,9 +18,10 @@ use clap::Args;
 
 use self::error::NewError;
 use self::images::{ImageOptions, look};
-use self::proposal::{Wanted, propose};
+use self::proposal::{Wanted, check_size, propose};
 use super::hardware::{HardwareOptions, Target};
 use super::ranks::CommandError;
+use super::text::shell;
 
 /// The options of `admiral new`.
 #[derive(Debug, Clone, Args)]
@@ -48,6 +49,9 @@ pub(super) fn run(options: &NewOptions, stores: &StoreOptions) -> Result<(), Com
     if let Some(out) = &options.out {
         check_new(out).map_err(refuse)?;
     }
+    if let Some(size) = options.size {
+        check_size(size, &target)?;
+    }
     let looked = look(&options.images, stores).map_err(refuse)?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
     let name = run_name(options.out.as_deref().unwrap_or(Path::new(&looked.data.path)));
@@ -72,6 +76,7 @@ pub(super) fn run(options: &NewOptions, stores: &StoreOptions) -> Result<(), Com
 /// Returns the commands that come next, one a line.
 fn commands(file: &str, hardware: &HardwareOptions, target: &Target) -> String {
     let arguments = hardware.arguments(target);
+    let file = shell(file);
     let mut lines =
         vec![format!("admiral config check {file} {arguments}"), format!("admiral plan {file} {arguments}")];
     lines.push(match target.ranks {

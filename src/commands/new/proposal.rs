@@ -101,6 +101,15 @@ pub(super) fn propose(looked: &Looked, wanted: &Wanted) -> Result<Proposal, Comm
     Ok(Proposal { remarks: remarks(start, looked, wanted, &planned), config, reasons })
 }
 
+/// Checks whether there is a network for images of this size.
+///
+/// # Errors
+/// If there is none.
+pub(super) fn check_size(size: u64, target: &Target) -> Result<(), CommandError> {
+    let starts = starts(target.is_gpu())?;
+    nearest(&starts, size, false, 1).map(|_| ()).map_err(|error| (error.exit_code(), error.into()))
+}
+
 /// Returns the nearest start, if there is one for images of this size.
 fn nearest(starts: &[Start], size: u64, has_classes: bool, images: u64) -> Result<&Start, NewError> {
     let columns: Vec<_> = starts.iter().map(|start| start.column.clone()).collect();
