@@ -71,9 +71,20 @@ impl ImageSet {
                 Err(error) => return Err(error.into()),
             }
         } else {
-            let is_idx = path.is_file() && Kind::of_name(location).is_none();
-            let kind = if is_idx { SourceKind::Idx } else { SourceKind::Auto };
-            return Self::of_source(location, open_pictures(location, kind, options)?, pictures);
+            let is_idx = path.is_file() && Kind::of_name(location).is_none() && !location.ends_with(".json");
+            let kind = match (is_idx, path.is_dir()) {
+                (true, _) => SourceKind::Idx,
+                // An archive beside folders of pictures does not count.
+                (false, true) => SourceKind::Folder,
+                (false, false) => SourceKind::Auto,
+            };
+            let source = match open_pictures(location, kind, options) {
+                Err(DataError::Empty { .. }) if kind == SourceKind::Folder => {
+                    open_pictures(location, SourceKind::Auto, options)
+                }
+                source => source,
+            };
+            return Self::of_source(location, source?, pictures);
         };
         let (shape, num) = (images.shape(), images.num());
         if num == 0 {
@@ -314,8 +325,10 @@ mod tests {
         let open = |folder: &tempfile::TempDir| {
             ImageSet::open(folder.path().to_str().unwrap(), shape, &StoreOptions::default()).unwrap()
         };
-        let (mut flat, tree) = (open(&flat), open(&tree));
+        let mut flat = open(&flat);
         assert_eq!((flat.num(), flat.shape(), flat.labels().unwrap()), (2, [1, 1, 3], None));
+        std::fs::write(tree.path().join("left-over.tar"), b"no pictures").unwrap();
+        let tree = open(&tree);
         assert_eq!(tree.labels().unwrap(), Some(vec![0, 1]));
         assert_eq!(flat.read(0..2).unwrap().len(), 6);
     }
