@@ -61,8 +61,8 @@ pub struct TrainingState {
     pub lg_loss_scale: Option<f64>,
     /// The state of the timestep sampler (the loss history of the loss-aware sampler); null if it has none.
     pub timestep_sampler: Option<serde_json::Value>,
-    /// The images that the run trains on; null in checkpoints of earlier versions and of imported weights.
-    #[serde(default)]
+    /// The images that the run trains on; absent in checkpoints of earlier versions and of imported weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<ImagesRecord>,
 }
 
