@@ -5,8 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use admiral_containers::Fetched;
-use admiral_data::{Buffers, Decoding, Draws, ImageSource, Pixels, cut, decode_for, halve};
+use admiral_data::{Buffers, Decoding, Draws, ImageSource, Pixels, cut, halve, into_pixels};
 use admiral_random::{Philox, Stream};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
@@ -132,11 +131,7 @@ impl Sample {
         };
         let fetched = source.fetch(item)?;
         end_stage();
-        let image: Pixels = match fetched {
-            Fetched::File(bytes) => decode_for(&bytes, size, decoding, &mut self.buffers).map_err(broken)?,
-            Fetched::Pixels { height, width, channels, bytes } => Pixels { height, width, channels, bytes },
-        };
-        let image = image.with_channels(channels);
+        let image = into_pixels(fetched, size, decoding, &mut self.buffers).map_err(broken)?.with_channels(channels);
         end_stage();
         let halved = halve(&image, size, &mut self.buffers);
         end_stage();

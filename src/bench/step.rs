@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use admiral_comm::{Ending, ExitCode, agree};
+use admiral_comm::{Ending, ExitCode, agree, in_turns};
 use clap::Args;
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use crate::model::flops::V100_FLOPS;
 use crate::ops::bridge;
 use crate::run_config::{PrecisionMode, RunConfig};
 use crate::statistics::{Spread, median};
-use crate::train::{FlatMemory, OpenedSession, Segment, Session, StepTimes, TrainError};
+use crate::train::{FlatMemory, OpenedSession, Segment, Session, StepTimes, TrainError, images_record};
 
 use super::output::print_on_root;
 use super::roofline;
@@ -95,14 +95,16 @@ pub fn step(mut config: RunConfig, options: &BenchOptions, rank: RankContext<'_>
     let collective = rank.collective;
     config.training.steps = options.warmup + options.steps + u64::from(options.trace.is_some());
     let stores = rank.environment.store_options();
-    let sources = admiral_data::open(&config.data, config.run.seed, &stores);
-    let sources = agree(collective, sources, |_| ExitCode::Config)?;
+    let open = || admiral_data::open(&config.data, config.run.seed, &stores);
+    let sources = in_turns(collective, open, |_| ExitCode::Config)?;
     let trace = options.trace.as_deref().filter(|_| collective.rank() == 0);
     agree(collective, trace.map_or(Ok(()), check_writable), |_| ExitCode::Config)?;
     let context = RunContext::open(rank, &config).map_err(TrainError::from);
     let context = agree(collective, context, TrainError::exit_code)?;
     let last_step = config.training.steps;
-    let session = agree(collective, OpenedSession::open(config, sources, &context), TrainError::exit_code)?;
+    let images = images_record(&*sources.train);
+    let session = OpenedSession::open(config, sources, images, &context);
+    let session = agree(collective, session, TrainError::exit_code)?;
     let mut session = session.start(&context, last_step)?;
     let measured = measure(&mut session, options, &context);
     let measured = measured.map_err(TrainError::ending)?;

@@ -48,6 +48,11 @@ pub(super) enum HardwareError {
     Option(String),
 }
 
+/// Returns the number of threads that this machine runs at once.
+pub(super) fn all_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// The most ranks for which a configuration is proposed or checked.
 const MAX_RANKS: u64 = 65_536;
 

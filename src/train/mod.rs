@@ -32,6 +32,7 @@ pub use loss_scale::LossScale;
 pub use objective::{Microbatch, Objective};
 pub use run::{Finish, run};
 pub use run_state::RunState;
+pub use same_images::images_record;
 pub use saving::sum_reports;
 pub use session::{OpenedSession, Session};
 pub use state::{copy_share, parameters, read_roles, restore, roles};

@@ -72,7 +72,7 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     // The ranks agree on everything that can fail before the first step: one rank prints the message, and all ranks
     // exit with the same code.
     let sources = open_sources(&config, &rank)?;
-    agree(collective, check_same_images(&sources, collective), TrainError::exit_code)?;
+    let images = agree(collective, check_same_images(&sources, collective), TrainError::exit_code)?;
     if collective.rank() == 0 {
         log_images(&sources);
     }
@@ -81,7 +81,7 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     let context = agree(collective, context, TrainError::exit_code)?;
     accounting.has_gpus(context.device.is_cuda());
     let folder = PathBuf::from(&config.run.folder);
-    let session = OpenedSession::open(config, sources, &context);
+    let session = OpenedSession::open(config, sources, images, &context);
     let mut session = agree(collective, session, TrainError::exit_code)?;
     // The folder is created last: a run that cannot start leaves nothing behind.
     let store = agree(collective, open_store(&session.state.config, &folder, &context), TrainError::exit_code)?;

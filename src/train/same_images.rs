@@ -2,29 +2,34 @@
 
 use std::ops::Range;
 
+use admiral_checkpoint::ImagesRecord;
 use admiral_comm::Collective;
-use admiral_data::{ImageSource, Sources, list_names};
+use admiral_data::{ImageSource, Sources, digest_of, list_names};
 use admiral_storage::hex;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::error::TrainError;
+
+/// Returns what a checkpoint records of the images for training. It hashes all names and classes, or all pixels of IDX files.
+#[must_use]
+pub fn images_record(source: &dyn ImageSource) -> ImagesRecord {
+    ImagesRecord { num_images: source.num_images(), sha256: hex(source.digest()) }
+}
 
 /// What ranks compare of a set of images.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct SetFacts {
-    num_images: u64,
+    images: ImagesRecord,
     num_classes: usize,
-    digest: String,
 }
 
 impl SetFacts {
     fn of(source: &dyn ImageSource) -> Self {
-        Self { num_images: source.num_images(), num_classes: source.num_classes(), digest: hex(source.digest()) }
+        Self { images: images_record(source), num_classes: source.num_classes() }
     }
 
     fn words(&self) -> String {
-        words_of(self.num_images, self.num_classes)
+        words_of(self.images.num_images, self.num_classes)
     }
 }
 
@@ -45,26 +50,36 @@ fn words((train, validation): &Facts) -> String {
 }
 
 /// Checks that all ranks number the same images in the same way: with other images, or classes in another order, they would
-/// train on something that nobody asked for. Every rank calls it.
+/// train on something that nobody asked for. Returns the record of the images for training. Every rank calls it.
 ///
 /// # Errors
 /// When a rank has other images than rank 0, with the same error on every rank. It names the first image that differs. When
 /// the ranks cannot reach each other.
-pub(super) fn check_same_images(sources: &Sources, collective: &dyn Collective) -> Result<(), TrainError> {
+pub(super) fn check_same_images(sources: &Sources, collective: &dyn Collective) -> Result<ImagesRecord, TrainError> {
     let bug = |error: serde_json::Error| TrainError::Bug(error.to_string());
-    let own = serde_json::to_vec(&facts(sources)).map_err(bug)?;
-    let all = collective.all_gather(&own)?;
+    let own = facts(sources);
+    let all = collective.all_gather(&serde_json::to_vec(&own).map_err(bug)?)?;
     let all: Vec<Facts> =
         all.iter().map(|bytes| serde_json::from_slice(bytes)).collect::<Result<_, _>>().map_err(bug)?;
-    let Some(rank) = all.iter().position(|other| *other != all[0]) else { return Ok(()) };
+    let Some(rank) = all.iter().position(|other| *other != all[0]) else { return Ok(own.0.images) };
     let (here, there) = (&all[0], &all[rank]);
     let difference = if here.0 != there.0 {
-        first_difference("training", &*sources.train, [here.0.num_images, there.0.num_images], rank, collective)?
+        first_difference(
+            "training",
+            &*sources.train,
+            [here.0.images.num_images, there.0.images.num_images],
+            rank,
+            collective,
+        )?
     } else {
         match (&sources.validation, &here.1, &there.1) {
-            (Some(source), Some(here), Some(there)) => {
-                first_difference("validation", &**source, [here.num_images, there.num_images], rank, collective)?
-            }
+            (Some(source), Some(here), Some(there)) => first_difference(
+                "validation",
+                &**source,
+                [here.images.num_images, there.images.num_images],
+                rank,
+                collective,
+            )?,
             _ => String::new(),
         }
     };
@@ -92,23 +107,13 @@ fn first_difference(
     let is_same = |items: Range<u64>| {
         // Other ranks than these two may have fewer images. Theirs are not compared.
         let items = items.start.min(source.num_images())..items.end.min(source.num_images());
-        let [here, there] = gather(&entries_digest(source, items))?;
+        let [here, there] = gather(&digest_of(items.map(|item| source.entry(item))))?;
         Ok::<_, TrainError>(here == there)
     };
     let Some(item) = find_difference(nums[0].max(nums[1]), is_same)? else { return Ok(String::new()) };
     let entry = if item < source.num_images() { source.entry(item) } else { "no such image".into() };
     let [here, there] = gather(entry.as_bytes())?.map(|entry| String::from_utf8_lossy(&entry).into_owned());
     Ok(format!("; {purpose} image {item} is the first that differs: {there} on rank {rank}, and {here} on rank 0"))
-}
-
-fn entries_digest(source: &dyn ImageSource, items: Range<u64>) -> [u8; 32] {
-    let mut digest = Sha256::new();
-    for item in items {
-        let entry = source.entry(item);
-        digest.update((entry.len() as u64).to_le_bytes());
-        digest.update(entry);
-    }
-    digest.finalize().into()
 }
 
 /// Returns the first of `num` items that differs, found by halving, or `None` if none does. `is_same` says whether the items

@@ -8,7 +8,6 @@ use admiral_comm::{CollectiveError, Ending, agree};
 use admiral_config::format_mistakes;
 use admiral_contract::BatchDivision;
 use admiral_data::{Batch, BrokenImage, Loader, SampleReader, Sources, list_names};
-use admiral_storage::hex;
 use tch::{Device, Tensor};
 
 use crate::context::RunContext;
@@ -35,11 +34,16 @@ pub struct OpenedSession {
 }
 
 impl OpenedSession {
-    /// Builds the network with its initial values.
+    /// Builds the network with its initial values. `images` is the record of the sources' images for training.
     ///
     /// # Errors
     /// When the configuration does not fit the number of ranks, the classes of the data or the memory.
-    pub fn open(config: RunConfig, sources: Sources, context: &RunContext<'_>) -> Result<Self, TrainError> {
+    pub fn open(
+        config: RunConfig,
+        sources: Sources,
+        images: ImagesRecord,
+        context: &RunContext<'_>,
+    ) -> Result<Self, TrainError> {
         let refuse = |mistakes: Vec<admiral_config::Invalid>| TrainError::Refused(format_mistakes(&mistakes));
         let world_size = context.collective.world_size() as u64;
         let division = config.divide_batch(world_size).map_err(|mistake| refuse(vec![mistake]))?;
@@ -85,7 +89,6 @@ impl OpenedSession {
             context.kernels.clone(),
             context.phases.clone(),
         )?;
-        let images = ImagesRecord { num_images: sources.train.num_images(), sha256: hex(sources.train.digest()) };
         let state = RunState { config, trainer, timestep_sampler, images };
         Ok(Self { state, sources, division })
     }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io::Cursor;
 
+use admiral_containers::Fetched;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
 use super::buffers::Buffers;
@@ -36,6 +37,22 @@ pub fn decode_for(bytes: &[u8], length: usize, decoding: Decoding, buffers: &mut
         decode_jpeg(bytes, |short_side| decoding.reduction(short_side, length), buffers)
     } else {
         decode_other(bytes)
+    }
+}
+
+/// Returns the pixels of an image as a source has read it. A file is decoded by [`decode_for`].
+///
+/// # Errors
+/// As those of [`decode`].
+pub fn into_pixels(
+    fetched: Fetched,
+    length: usize,
+    decoding: Decoding,
+    buffers: &mut Buffers,
+) -> Result<Pixels, String> {
+    match fetched {
+        Fetched::File(bytes) => decode_for(&bytes, length, decoding, buffers),
+        Fetched::Pixels { height, width, channels, bytes } => Ok(Pixels { height, width, channels, bytes }),
     }
 }
 

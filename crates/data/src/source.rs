@@ -7,7 +7,7 @@ use admiral_containers::Fetched;
 use sha2::{Digest, Sha256};
 
 use super::buffers::Buffers;
-use super::decode::decode_for;
+use super::decode::into_pixels;
 use super::decoding::Decoding;
 use super::error::DataError;
 use super::pixels::Pixels;
@@ -82,18 +82,16 @@ pub trait ImageSource: Debug + Send + Sync {
         decoding: Decoding,
         buffers: &mut Buffers,
     ) -> Result<Pixels, DataError> {
-        let decoded = match self.fetch(item)? {
-            Fetched::File(bytes) => decode_for(&bytes, length, decoding, buffers),
-            Fetched::Pixels { height, width, channels, bytes } => Ok(Pixels { height, width, channels, bytes }),
-        };
+        let decoded = into_pixels(self.fetch(item)?, length, decoding, buffers);
         decoded.map_err(|reason| DataError::Broken { path: self.name(item), reason })
     }
 }
 
-/// Returns the digest of parts, each of which is a number or a text.
-pub(crate) fn digest_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+/// Returns the SHA-256 of parts, each with its length.
+pub fn digest_of(parts: impl IntoIterator<Item: AsRef<[u8]>>) -> [u8; 32] {
     let mut digest = Sha256::new();
     for part in parts {
+        let part = part.as_ref();
         digest.update((part.len() as u64).to_le_bytes());
         digest.update(part);
     }

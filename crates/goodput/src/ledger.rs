@@ -99,7 +99,7 @@ impl Ledger {
         };
         let mut last_time = None;
         for event in events {
-            // A save is a part of the interval of steps in which it ends.
+            // A save has no span of its own: the interval of steps around it includes its time.
             if let EventKind::Saved { .. } = event.kind {
                 reader.ledger.saves += 1;
                 continue;
@@ -154,7 +154,7 @@ impl Reader {
             // The last save of an attempt, and its end.
             EventKind::RankEnds { .. } => self.push(start, end, Account::Checkpoint),
             EventKind::AttemptEnds { has_failed: true } => self.push(start, end, Account::Failure),
-            // The attempt has ended without a word. A launcher that lives would have told of its end first.
+            // The last attempt was killed. A live launcher would have recorded its end before this event.
             EventKind::LaunchBegins | EventKind::RankBegins { .. } if self.is_running => {
                 self.push(start, end, Account::Down);
             }

@@ -224,7 +224,7 @@ mod tests {
         // 500 images/s with the margin are 600: 6 threads.
         let slow = Measured { needed: Some(500.0), ..measured() };
         assert_eq!(verdict(slow), (Bottleneck::Workers, vec![Remedy::NumWorkers(6)]));
-        // The same on a host with 8 ranks: a core has 125 images/s, and more threads would not help.
+        // On a host with 8 ranks, the share of the cores limits a rank to 125 images/s. More threads would not help.
         let shared = Measured { ranks_per_host: 8, needed: Some(110.0), ..measured() };
         let packed = vec![Remedy::PackSmaller, Remedy::DecodeFast, Remedy::MoreCores];
         assert_eq!(verdict(shared), (Bottleneck::Decoding, packed));

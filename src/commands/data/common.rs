@@ -18,8 +18,3 @@ pub(super) fn failed(error: admiral_packing::Error) -> CommandError {
 pub(super) fn refused(message: impl Into<String>) -> CommandError {
     (ExitCode::Config, anyhow::anyhow!(message.into()))
 }
-
-/// Returns the number of threads that the machine runs at once.
-pub(super) fn all_cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}

@@ -13,10 +13,11 @@ use crate::bench::loader_stages::Stages;
 use crate::run_config::{RunConfig, plan_request};
 
 use super::super::config::{ConfigArguments, read, refuse};
+use super::super::hardware::all_cores;
 use super::super::planned;
 use super::super::ranks::{CommandError, print_json};
 use super::super::text::{shell, size};
-use super::common::{all_cores, failed, refused};
+use super::common::{failed, refused};
 
 /// The options of `admiral data doctor`.
 #[derive(Args)]

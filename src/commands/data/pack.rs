@@ -7,9 +7,10 @@ use admiral_packing::{OnBroken, Output, Settings, StoredAs, Summary, pack};
 use admiral_storage::StoreOptions;
 use clap::Args;
 
+use super::super::hardware::all_cores;
 use super::super::ranks::CommandError;
 use super::super::text::size;
-use super::common::{all_cores, failed, refused};
+use super::common::{failed, refused};
 use super::source::SourceOptions;
 
 /// The options of `admiral data pack`.

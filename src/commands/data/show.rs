@@ -7,9 +7,10 @@ use admiral_storage::StoreOptions;
 use admiral_telemetry::write_file;
 use clap::Args;
 
+use super::super::hardware::all_cores;
 use super::super::ranks::{CommandError, print_json};
 use super::super::text::size;
-use super::common::{all_cores, failed, refused};
+use super::common::{failed, refused};
 use super::source::SourceOptions;
 
 /// The options of `admiral data show`.

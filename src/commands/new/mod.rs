@@ -19,7 +19,7 @@ use clap::Args;
 use self::error::NewError;
 use self::images::{ImageOptions, look};
 use self::proposal::{Wanted, check_size, propose};
-use super::hardware::{HardwareOptions, Target};
+use super::hardware::{HardwareOptions, Target, all_cores};
 use super::ranks::CommandError;
 use super::text::shell;
 
@@ -53,7 +53,7 @@ pub(super) fn run(options: &NewOptions, stores: &StoreOptions) -> Result<(), Com
         check_size(size, &target)?;
     }
     let looked = look(&options.images, stores).map_err(refuse)?;
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+    let cores = all_cores() as u64;
     let name = run_name(options.out.as_deref().unwrap_or(Path::new(&looked.data.path)));
     let wanted = Wanted { size: options.size, target, folder: format!("runs/{name}"), cores };
     let proposal = propose(&looked, &wanted)?;

@@ -28,7 +28,7 @@ const MAX_SIZE: u64 = 1024;
 /// The checkpoints that are kept where all of them would be too many.
 const KEPT_CHECKPOINTS: u64 = 5;
 
-/// The part of the run over which the learning rate may grow at the start: one in so many steps.
+/// The longest warm-up of the learning rate is the number of steps divided by this.
 const WARMUP_PART: u64 = 10;
 
 /// A configuration with the reasons for it.

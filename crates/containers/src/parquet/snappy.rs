@@ -1,4 +1,4 @@
-//! Snappy, in parts: data from the middle of a page are unpacked without the rest.
+//! A decoder of Snappy that unpacks a range in the middle of a page without the rest of the page.
 //!
 //! Compressed data are a list of elements: literal bytes, and copies of bytes that were unpacked before. The writers of
 //! Snappy compress blocks of 64 KiB on their own, and image files hardly have copies at all. So there are many elements
@@ -112,7 +112,7 @@ pub(super) fn cuts(elements: &[u8]) -> Option<Vec<Cut>> {
     Some(cuts)
 }
 
-/// Returns the last cut at or before the first byte of `range`, and the first at or behind its end.
+/// Returns the nearest cuts that enclose a range of unpacked bytes.
 pub(super) fn around(cuts: &[Cut], range: std::ops::Range<usize>) -> Option<(Cut, Cut)> {
     let first = cuts.partition_point(|cut| cut.unpacked <= range.start).checked_sub(1)?;
     let last = cuts.partition_point(|cut| cut.unpacked < range.end);
