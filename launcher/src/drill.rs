@@ -50,6 +50,9 @@ pub struct Harm {
     /// Make the rank hang for ever
     #[arg(long, value_name = "RANK")]
     pub hang_rank: Option<usize>,
+    /// Change one bit of the rank's parameters, as a fault of its memory would
+    #[arg(long, value_name = "RANK")]
+    pub flip_bit: Option<usize>,
     /// Make the rank's own work take three times as long
     #[arg(long, value_name = "RANK")]
     pub slow_rank: Option<usize>,
@@ -91,6 +94,7 @@ impl Harm {
         match self {
             Self { kill_rank: Some(rank), .. } => format!("rank {rank} is killed"),
             Self { hang_rank: Some(rank), .. } => format!("rank {rank} hangs"),
+            Self { flip_bit: Some(rank), .. } => format!("a bit of rank {rank} changes"),
             Self { slow_rank: Some(rank), .. } => format!("rank {rank} is slow"),
             Self { drop_host: Some(host), .. } => format!("host {host} is lost"),
             Self { cut_storage: Some(seconds), .. } => format!("the storage is cut off for {seconds} s"),
@@ -100,7 +104,7 @@ impl Harm {
 
     /// The rank that the verdict has to name.
     fn rank(&self) -> Option<usize> {
-        self.kill_rank.or(self.hang_rank)
+        self.kill_rank.or(self.hang_rank).or(self.flip_bit)
     }
 }
 
@@ -114,10 +118,12 @@ impl DrillOptions {
         fields.push(format!("training.steps={steps}"));
         fields.push(format!("training.save_interval={}", (self.at_step / 4).max(1)));
         fields.push("training.sample_interval=0".to_owned());
+        fields.push(format!("training.check_interval={}", (self.at_step / 8).max(1)));
         let mut faults = Vec::new();
         match &self.harm {
             Harm { kill_rank: Some(rank), .. } => faults.push(format!("kill_rank={rank}")),
             Harm { hang_rank: Some(rank), .. } => faults.push(format!("hang_rank={rank}")),
+            Harm { flip_bit: Some(rank), .. } => faults.push(format!("flip_bit_rank={rank}")),
             Harm { slow_rank: Some(rank), .. } => faults.extend([format!("slow_rank={rank}"), "slow_factor=3".into()]),
             Harm { cut_storage: Some(seconds), .. } => faults.push(format!("cut_storage_seconds={seconds}")),
             _ => return fields,
@@ -156,6 +162,12 @@ pub async fn drill(
         LaunchPlan::train(RunOptions { overrides: options.overrides(&folder), ..options.run.clone() }, environment)?;
     if let Some(rank) = options.harm.rank().or(options.harm.slow_rank).filter(|&rank| rank >= plan.world) {
         return Err(LaunchError::config(format!("there is no rank {rank}: the run has {} ranks", plan.world)));
+    }
+    if options.harm.flip_bit.is_some() && plan.world < 3 {
+        return Err(LaunchError::config(format!(
+            "--flip-bit needs at least 3 ranks, and the run has {}: of two ranks that differ, nobody knows which is right",
+            plan.world
+        )));
     }
     if let Some(host) = &options.harm.drop_host {
         if !plan.hosts.hosts.iter().any(|given| given.name == *host) {

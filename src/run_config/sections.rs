@@ -254,6 +254,9 @@ pub struct TrainingConfig {
     pub save_interval: u64,
     /// Steps between two sample grids in TensorBoard; 0 draws none.
     pub sample_interval: u64,
+    /// Steps between two comparisons of the state of all ranks, which must be equal to the bit; 0 compares nothing. With
+    /// comparisons, the state is also compared before each checkpoint.
+    pub check_interval: u64,
     /// Sums gradients over ranks while backward runs, instead of after it. The results are the same.
     pub overlap_all_reduce: bool,
     /// Maximum bytes of a gradient bucket, in float32; null is a twelfth of all, within 256 KiB and 128 MiB.
@@ -269,6 +272,7 @@ impl Default for TrainingConfig {
             log_interval: 10,
             save_interval: 10_000,
             sample_interval: 10_000,
+            check_interval: 100,
             overlap_all_reduce: true,
             bucket_bytes: None,
         }

@@ -10,6 +10,8 @@ use crate::model::ParamError;
 use crate::ops;
 use crate::sample;
 
+use super::same_state::Difference;
+
 /// An error that stops training or keeps it from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
@@ -48,6 +50,9 @@ pub enum TrainError {
         /// The reason.
         source: std::io::Error,
     },
+    /// The states of the ranks differ.
+    #[error("{0}")]
+    Corrupted(Difference),
     /// Training diverged: gradients are not finite.
     #[error("{}", describe_divergence(*step, *lg_loss_scale, parameter.as_deref(), *sample))]
     Diverged {
@@ -108,6 +113,7 @@ impl TrainError {
             Self::Evaluate(error) => error.exit_code(),
             Self::Collective(_) | Self::Torch(_) | Self::Operation(_) | Self::Bug(_) => ExitCode::Bug,
             Self::Diverged { .. } => ExitCode::Diverged,
+            Self::Corrupted(_) => ExitCode::Corrupted,
         }
     }
 }
@@ -119,9 +125,11 @@ impl TrainError {
         let failure = Failure { code: self.exit_code(), message: self.to_string() };
         match self {
             Self::Checkpoint(CheckpointError::Collective { .. }) => Ending::Alone(failure),
+            // A rank that is at fault ends the run, so that the launcher sees which one it is. The others wait for that.
+            Self::Corrupted(difference) if difference.is_at_fault => Ending::Alone(failure),
             // All ranks have these errors: saves agree on their outcome, and the sums of gradients are equal on all
             // ranks.
-            Self::Checkpoint(_) | Self::Diverged { .. } => Ending::Together(failure),
+            Self::Checkpoint(_) | Self::Diverged { .. } | Self::Corrupted(_) => Ending::Together(failure),
             _ => Ending::Alone(failure),
         }
     }

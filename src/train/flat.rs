@@ -83,6 +83,19 @@ impl Segment {
         self.layout.kind != Kind::Float
     }
 
+    /// Returns the buffers that are equal on all ranks after a step, with their names.
+    fn buffers(&self) -> Vec<(String, &Tensor)> {
+        let moments = [
+            ("the parameters", &self.master),
+            ("the mean of gradients", &self.mean),
+            ("the mean of squared gradients", &self.variance),
+        ];
+        let mut buffers: Vec<_> = moments.map(|(name, buffer)| (name.to_owned(), buffer)).into();
+        buffers.extend(self.emas.iter().enumerate().map(|(index, ema)| (format!("average {index}"), ema)));
+        buffers.extend(self.is_half().then(|| ("the half-precision copy".to_owned(), &self.model)));
+        buffers
+    }
+
     fn view(&self, buffer: &Tensor, range: &ParamRange, shape: &[i64]) -> Tensor {
         buffer.narrow(0, range.offset as i64, range.length as i64).view(shape)
     }
@@ -161,6 +174,38 @@ impl FlatMemory {
     #[must_use]
     pub fn gradients(&self) -> Params {
         views(&self.specs, &self.segments, |segment| &segment.gradient)
+    }
+
+    /// Returns all flat buffers that are equal on all ranks after a step, with their names. Gradients are not among them.
+    #[must_use]
+    pub fn buffers(&self) -> Vec<(String, &Tensor)> {
+        self.segments.iter().flat_map(Segment::buffers).collect()
+    }
+
+    /// Returns the parameters in a buffer of [`buffers`](Self::buffers): the name, the offset and the number of elements
+    /// of each, with the padding after it.
+    pub(super) fn parameters_of(&self, buffer: usize) -> impl Iterator<Item = (&str, (i64, i64))> {
+        let segments = self.segments.iter();
+        let mut owners = segments.flat_map(|segment| segment.buffers().into_iter().map(move |_| segment));
+        owners.nth(buffer).into_iter().flat_map(|segment| {
+            segment.layout.ranges.iter().map(|range| {
+                let length = range.length.next_multiple_of(ALIGNMENT) as i64;
+                (self.specs.as_slice()[range.param].name.as_str(), (range.offset as i64, length))
+            })
+        })
+    }
+
+    /// Changes one bit of the masters, as a fault of the memory would. For drills.
+    ///
+    /// # Errors
+    /// When libtorch refuses.
+    pub(super) fn flip_bit(&self) -> Result<(), TrainError> {
+        let _no_grad = tch::no_grad_guard();
+        if let Some(segment) = self.segments.first() {
+            let bits = segment.master.f_view_dtype(Kind::Int)?;
+            let _ = bits.f_narrow(0, 1, 1)?.f_bitwise_xor_(1i64 << 20)?;
+        }
+        Ok(())
     }
 
     /// Sets the masters, the averages and the network's copy to initial values. `fill` gets the index of a parameter in

@@ -18,6 +18,7 @@ mod rank_times;
 mod run;
 mod run_state;
 mod same_images;
+mod same_state;
 mod saving;
 mod schedule;
 mod session;

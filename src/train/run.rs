@@ -27,6 +27,7 @@ use super::plan_check::PlanCheck;
 use super::quarantine::Quarantine;
 use super::rank_times::RankTimes;
 use super::same_images::{check_same_images, log_images};
+use super::same_state::check_same_state;
 use super::saving::Saves;
 use super::session::{OpenedSession, Session};
 use super::state::check_same_run;
@@ -268,8 +269,13 @@ impl<'a> Loop<'a> {
             if step.is_multiple_of(log) || is_last {
                 self.log(&report)?;
             }
+            if phases.flips_bit(step) {
+                self.session.state.trainer.memory.flip_bit()?;
+            }
             let polled = self.saves.poll(stop.is_asked(), collective)?;
             let is_asked = polled.is_asked;
+            let is_saved = is_last || is_asked || step.is_multiple_of(save_interval);
+            self.check_state(step, is_saved)?;
             let pause_start = Instant::now();
             if is_asked {
                 self.list_broken_images()?;
@@ -325,6 +331,18 @@ impl<'a> Loop<'a> {
             line.record(Metric::gauge("lg_loss_scale", step, self.session.state.trainer.counters.loss_scale.lg()));
         }
         self.metrics.commit(step, Instant::now());
+        Ok(())
+    }
+
+    /// Compares the states of the ranks, if it is time for that, or the step `is_saved`. Every rank calls it.
+    fn check_state(&self, step: u64, is_saved: bool) -> Result<(), TrainError> {
+        let (collective, trainer) = (self.context.collective, &self.session.state.trainer);
+        let interval = self.session.state.config.training.check_interval;
+        if interval == 0 || collective.world_size() == 1 || !(is_saved || step.is_multiple_of(interval)) {
+            return Ok(());
+        }
+        let duration = check_same_state(&trainer.memory, &self.context.kernels, collective, step)?;
+        self.record(MetricKind::Seconds, "ranks/comparison_seconds", step, duration.as_secs_f64());
         Ok(())
     }
 

@@ -59,6 +59,14 @@ fn a_drill_that_drops_a_host_passes() {
 }
 
 #[test]
+fn a_drill_that_flips_a_bit_passes_and_names_the_rank() {
+    let Some(bed) = Bed::new(2) else { return };
+    let report = drill(&bed, &Place::new(), TWO_EACH, &["--flip-bit", "2"], 30);
+    assert!(verdict(&report).starts_with("rank 2 (n1) exited with code 76"), "{report:#}");
+    assert!(report["steps_lost"].as_u64().is_some_and(|steps| steps <= 10), "{report:#}");
+}
+
+#[test]
 fn an_impossible_drill_is_refused() {
     let place = Place::new();
     let refused = |arguments: &[&str]| {
@@ -69,6 +77,7 @@ fn an_impossible_drill_is_refused() {
     for (arguments, word) in [
         (&["--kill-rank", "2"][..], "there is no rank 2"),
         (&["--drop-host", "n7"], "no such host"),
+        (&["--flip-bit", "1"], "needs at least 3 ranks"),
         (&["--kill-rank", "0", "--phase", "lunch"], "faults.phase"),
     ] {
         let finished: Finished = refused(arguments);

@@ -115,6 +115,12 @@ impl PhaseTracker {
         self.ledger.count_exchange();
     }
 
+    /// Returns whether a fault changes a bit of this rank's parameters after `step`.
+    #[must_use]
+    pub fn flips_bit(&self, step: u64) -> bool {
+        self.faults.as_ref().is_some_and(|faults| faults.flips_bit(step))
+    }
+
     /// Lets the faults of the reduce phase strike when the first bucket is ready to be summed in the background.
     pub fn first_bucket_ready(&self) {
         if let Some(faults) = &self.faults {

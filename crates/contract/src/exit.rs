@@ -18,12 +18,22 @@ pub enum ExitCode {
     Node = 74,
     /// A signal stopped the rank, and a checkpoint was written.
     Preempted = 75,
+    /// The state of this rank differs from that of the others: memory was corrupted.
+    Corrupted = 76,
 }
 
 impl ExitCode {
     /// All exit codes.
-    pub const ALL: [Self; 7] =
-        [Self::Finished, Self::Config, Self::Diverged, Self::Store, Self::Bug, Self::Node, Self::Preempted];
+    pub const ALL: [Self; 8] = [
+        Self::Finished,
+        Self::Config,
+        Self::Diverged,
+        Self::Store,
+        Self::Bug,
+        Self::Node,
+        Self::Preempted,
+        Self::Corrupted,
+    ];
 
     /// Returns the variant of an exit code, or `None` for a code that Admiral does not use.
     #[must_use]

@@ -11,6 +11,7 @@ pub mod driver;
 mod environment;
 pub mod found;
 pub mod group_norm;
+pub mod hash;
 pub mod kernels;
 mod kind;
 mod launch;

@@ -25,6 +25,8 @@ pub enum Program {
         /// The type of the half-precision copy of the parameters, if there is one.
         half: Option<Kind>,
     },
+    /// A hash of memory.
+    Hash,
     /// Sums of squares, and the decision about a step that follows from them.
     Norms {
         /// The type of the values.
@@ -65,6 +67,7 @@ impl Program {
                 format!("-DGRADIENT_KIND={}", gradient.number()),
                 format!("-DHALF_KIND={}", half.map_or(-1, Kind::number)),
             ],
+            Self::Hash => Vec::new(),
             Self::Norms { kind } => vec![format!("-DKIND={}", kind.number())],
         }
     }
@@ -90,6 +93,7 @@ impl Program {
                 "group_norm_weights",
             ],
             Self::Adam { .. } => &["adam", "more_averages"],
+            Self::Hash => &["hash_words"],
             Self::Norms { .. } => &["sum_of_squares", "finish_norms"],
         }
     }
@@ -103,6 +107,7 @@ impl Program {
                 &[ELEMENTS, REDUCE, PHILOX, GROUP_NORM, file!("group_norm_contiguous.cu")]
             }
             Self::Adam { .. } => &[ELEMENTS, CONTROL, file!("adam.cu")],
+            Self::Hash => &[ELEMENTS, REDUCE, file!("hash.cu")],
             Self::Norms { .. } => &[ELEMENTS, REDUCE, CONTROL, file!("norms.cu")],
         }
     }
@@ -117,7 +122,7 @@ impl Program {
     /// Returns every variant that Admiral uses.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        let mut all = Vec::new();
+        let mut all = vec![Self::Hash];
         for kind in Kind::ALL {
             for channels_last in [true, false] {
                 for width in [1, kind.vector_width()] {

@@ -39,7 +39,9 @@ impl End {
     pub fn blames_host(self) -> bool {
         match self {
             Self::Code(USAGE_EXIT_CODE) => false,
-            Self::Code(code) => ExitCode::from_byte(code).is_none_or(|code| code == ExitCode::Node),
+            Self::Code(code) => {
+                ExitCode::from_byte(code).is_none_or(|code| matches!(code, ExitCode::Node | ExitCode::Corrupted))
+            }
             Self::Signal(_) | Self::NotStarted => true,
         }
     }
@@ -87,6 +89,7 @@ fn meaning(code: ExitCode, kind: JobKind) -> &'static str {
         ExitCode::Node => "this host is bad",
         ExitCode::Preempted if kind == JobKind::Sample => "stopped by a signal",
         ExitCode::Preempted => "stopped by a signal, with a checkpoint",
+        ExitCode::Corrupted => "its state differs from that of other ranks",
     }
 }
 
@@ -141,7 +144,7 @@ mod tests {
     #[test]
     fn hosts_are_blamed_for_possible_host_failures() {
         let blamed: Vec<u8> = (0..=255).filter(|&code| End::Code(code).blames_host()).collect();
-        assert!(blamed.contains(&74) && blamed.contains(&1));
+        assert!(blamed.contains(&74) && blamed.contains(&76) && blamed.contains(&1));
         assert!(![0, 2, 64, 65, 69, 70, 75].iter().any(|code| blamed.contains(code)));
         assert!(
             End::Code(70).may_be_consequence()

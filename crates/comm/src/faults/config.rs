@@ -70,6 +70,8 @@ pub struct FaultsConfig {
     pub exit_rank: Option<usize>,
     /// The exit code of that rank.
     pub exit_code: u8,
+    /// After `at_step`, one bit of this rank's parameters changes, as by a fault of its memory.
+    pub flip_bit_rank: Option<usize>,
     /// This rank is slow from `at_step` on, in every phase except exchanges with other ranks.
     pub slow_rank: Option<usize>,
     /// The factor by which the duration of its own work is multiplied.
@@ -94,6 +96,7 @@ impl Default for FaultsConfig {
             hang_rank: None,
             exit_rank: None,
             exit_code: 1,
+            flip_bit_rank: None,
             slow_rank: None,
             slow_factor: 2.0,
             cut_storage_seconds: None,
@@ -133,6 +136,7 @@ impl FaultsConfig {
             ("stop_rank", self.stop_rank),
             ("hang_rank", self.hang_rank),
             ("exit_rank", self.exit_rank),
+            ("flip_bit_rank", self.flip_bit_rank),
             ("slow_rank", self.slow_rank),
         ];
         let mut fields: Vec<&str> = ranks.iter().filter(|(_, rank)| rank.is_some()).map(|(field, _)| *field).collect();

@@ -16,6 +16,7 @@ pub struct FaultInjector {
     rank: usize,
     at_step: u64,
     has_struck: AtomicBool,
+    has_flipped: AtomicBool,
     is_slow: AtomicBool,
     /// When [`Self::enter_phase`] was called last. A phase that it enters without a change of the ledger, as backward
     /// when its first bucket is ready, is then slowed down only for the time after that.
@@ -35,6 +36,7 @@ impl FaultInjector {
             rank,
             at_step,
             has_struck: AtomicBool::new(false),
+            has_flipped: AtomicBool::new(false),
             is_slow: AtomicBool::new(false),
             entered: Mutex::new(Instant::now()),
             cut_until: OnceLock::new(),
@@ -89,6 +91,18 @@ impl FaultInjector {
                 std::thread::sleep(Duration::from_secs(3600));
             }
         }
+    }
+
+    /// Returns whether a bit of this rank's parameters is to change now, after `step`. Returns true once.
+    #[must_use]
+    pub fn flips_bit(&self, step: u64) -> bool {
+        let strikes = step >= self.at_step
+            && self.faults.flip_bit_rank == Some(self.rank)
+            && !self.has_flipped.swap(true, Ordering::Relaxed);
+        if strikes {
+            tracing::error!("faults: this rank changes a bit of its parameters after step {step}");
+        }
+        strikes
     }
 
     /// Called before the rank leaves the phase that `ledger` shows. Sleeps if the rank is slow.
@@ -168,6 +182,15 @@ mod tests {
         assert!(!injector.has_struck.load(Ordering::Relaxed));
         injector.enter_phase(Phase::Checkpoint, 5);
         assert!(injector.has_struck.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn a_bit_changes_once_on_its_rank() {
+        let faults = FaultsConfig { enabled: true, flip_bit_rank: Some(1), ..FaultsConfig::default() };
+        let here = injector(faults.clone()).expect("faults are enabled");
+        assert_eq!([2, 4, 5].map(|step| here.flips_bit(step)), [false, true, false]);
+        let other = injector(FaultsConfig { flip_bit_rank: Some(0), ..faults }).expect("faults are enabled");
+        assert!(!other.flips_bit(4));
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! Compares the optimizer and the norms with float64, on the CPU and, if there is one, on a GPU.
+//! Compares the optimizer, the norms and the hash with their definitions, on the CPU and, if there is one, on a GPU.
 
 use crate::support::machine::{Machine, Memory};
 use crate::support::numbers::{Random, rounded};
 use crate::support::relative_error;
 use admiral_gpu::Kind;
 use admiral_gpu::adam::{AdamHyper, AdamMemory, adam};
+use admiral_gpu::hash;
 use admiral_gpu::norms::{self, Finish, StepControl};
 
 const HYPER: AdamHyper = AdamHyper {
@@ -230,6 +231,27 @@ fn sums_do_not_depend_on_the_order_of_threads_and_blocks() {
     }
 }
 
+fn check_hashes(machine: &Machine, lengths: &[usize]) {
+    let words_of = |bytes: &[u8]| -> Vec<u64> {
+        bytes.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).collect()
+    };
+    for &length in lengths {
+        let memory = machine.put(Kind::Float, &Random::new(5).normals(2 * length));
+        let partials = machine.poisoned(Kind::Float, 2 * hash::num_partials(length));
+        // SAFETY: both ranges have these lengths.
+        unsafe { hash::hash_words(&*machine.launcher(), memory.address(), length, partials.address()) }.unwrap();
+        let found = words_of(&partials.bytes()).into_iter().fold(0, u64::wrapping_add);
+        assert_eq!(found, hash::of_words(words_of(&memory.bytes())), "{length} words");
+    }
+}
+
+#[test]
+fn hashes_match_the_definition_in_any_order() {
+    for order in [0, 1, 5] {
+        check_hashes(&Machine::host(order), &LENGTHS);
+    }
+}
+
 fn check_decisions(machine: &Machine) {
     const LENGTH: usize = 3000;
     const SCALE: f64 = 0.25;
@@ -317,5 +339,7 @@ fn a_gpu_matches_the_definition() {
     check_adam(&machine, &[3_000_001]);
     check_sums(&machine, &LENGTHS);
     check_sums(&machine, &[9_000_001]);
+    check_hashes(&machine, &LENGTHS);
+    check_hashes(&machine, &[4_500_001]);
     check_decisions(&machine);
 }

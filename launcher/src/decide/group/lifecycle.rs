@@ -295,6 +295,12 @@ impl Group {
     fn fail(&mut self, failure: FailureCandidate) {
         match &mut self.failure {
             Some(first) if failure.consequence < first.failure.consequence => first.failure = failure,
+            // Two ranks whose states differ, and no majority that tells which of them is right.
+            Some(first) if is_corruption(&failure) && is_corruption(&first.failure) => {
+                if failure.hosts != first.failure.hosts {
+                    first.failure.hosts.clear();
+                }
+            }
             Some(_) => {}
             None => self.failure = Some(PendingFailure { failure, settles_at: self.now + SETTLE_TIME }),
         }
@@ -483,6 +489,10 @@ impl Group {
         }
         self.outcome(self.failure_of(rank, preempted))
     }
+}
+
+fn is_corruption(failure: &FailureCandidate) -> bool {
+    failure.cause == Cause::Exit(ExitCode::Corrupted as u8)
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ fn final_code(cause: Cause, kind: JobKind, restart_on_preemption: bool) -> Optio
         ExitCode::Preempted if restart_on_preemption => return None,
         ExitCode::Preempted if kind == JobKind::Sample => "stopped from outside; the images that are stored are kept",
         ExitCode::Preempted => "stopped from outside, with a checkpoint written",
-        ExitCode::Store | ExitCode::Node => return None,
+        ExitCode::Store | ExitCode::Node | ExitCode::Corrupted => return None,
     };
     Some(Action::Stop { code, reason: reason.to_owned() })
 }
