@@ -12,7 +12,7 @@ CHAOS_FUZZ_SECONDS ?= 600
 INTERCHANGE_FOLDER ?=
 admiral := target/release/admiral
 
-.PHONY: help demo test test-long test-golden test-gpu interchange reproduce chaos fuzz build lint setup clean-demo
+.PHONY: help demo dist test test-long test-golden test-gpu interchange reproduce chaos fuzz build lint setup clean-demo
 
 help:
 	@echo 'make build        install requirements, build admiral and admiral-launch'
@@ -25,6 +25,7 @@ help:
 	@echo 'make reproduce    look for the findings of the paper in small models (an hour on 2 cores)'
 	@echo 'make fuzz         fuzz each reader of files for $(FUZZ_SECONDS) seconds'
 	@echo 'make chaos        kill runs at random and at each operation of a save; fuzz each reader for $(CHAOS_FUZZ_SECONDS) s'
+	@echo 'make dist         build archives of the programs that run without a build (dist/)'
 	@echo 'make lint         check formatting, run clippy'
 	@echo 'make clean-demo   remove the run of the demo ($(RUN))'
 
@@ -37,6 +38,10 @@ build: setup
 demo: build
 	@ci/setup data
 	@ci/demo '$(admiral)' '$(RUN)' $(MPIRUN)
+
+dist: build
+	@ci/setup dist
+	ci/dist
 
 test: setup
 	@ci/setup data

@@ -79,8 +79,9 @@ fn check_all(jobs: &[(Program, Architecture)]) {
 
 #[test]
 fn every_kernel_compiles_within_its_register_budget() {
-    // Each type has 16 programs. Every fifth of all is of each kind, layout and type.
-    let programs = Program::all().into_iter().enumerate().step_by(5);
+    // Each type has 16 programs. Every fifth of all is of each kind, layout and type. The hash has no type.
+    let is_chosen = |(i, program): &(usize, Program)| i % 5 == 0 || *program == Program::Hash;
+    let programs = Program::all().into_iter().enumerate().filter(is_chosen);
     check_all(&programs.map(|(i, program)| (program, ARCHITECTURES[i % 3])).collect::<Vec<_>>());
 }
 
