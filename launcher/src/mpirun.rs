@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::environment::Environment;
+use crate::hosts::is_this_host;
 use crate::layout::Layout;
 use crate::shell::quoted;
 use admiral_contract::secret::{masked, masked_argument};
@@ -100,6 +102,55 @@ pub fn passed_variables(
     Ok(environment.into_iter().filter(|(name, _)| is_passed(name)).collect())
 }
 
+/// How Open MPI starts its daemons on other hosts. [`ALLOCATORS`] are off, so it does not know which hosts a scheduler
+/// has given.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum RemoteStart {
+    /// By ssh, or the program of `plm_rsh_agent`, or whatever Open MPI finds.
+    #[default]
+    Agent,
+    /// In a job of Slurm, by one `srun` for all hosts. Unless it is told the hosts, it takes the first of the job.
+    Srun {
+        /// The value of `OMPI_MCA_plm_slurm_args`, which Open MPI passes to `srun`.
+        arguments: String,
+    },
+    /// In a job of PBS, by ssh too. Open MPI's own way numbers hosts by their places in the job, which it does not know.
+    NotPbs,
+}
+
+impl RemoteStart {
+    /// Returns the way that follows from the environment of this process.
+    #[must_use]
+    pub fn of(environment: &Environment) -> Self {
+        let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty());
+        if ["SLURM_JOB_ID", "SLURM_JOBID"].into_iter().any(|name| variable(name).is_some()) {
+            return Self::Srun { arguments: variable("OMPI_MCA_plm_slurm_args").unwrap_or_default() };
+        }
+        match (variable("PBS_JOBID"), variable("OMPI_MCA_plm")) {
+            (Some(_), None) => Self::NotPbs,
+            _ => Self::Agent,
+        }
+    }
+
+    /// Returns the options of `mpirun` for daemons on `hosts`.
+    fn options(&self, hosts: &[&str]) -> Vec<String> {
+        let (name, value) = match self {
+            Self::Srun { arguments } if !hosts.is_empty() => {
+                ("plm_slurm_args", format!("{arguments} --nodelist={}", hosts.join(",")).trim_start().to_owned())
+            }
+            Self::NotPbs => ("plm", "^tm".to_owned()),
+            Self::Agent | Self::Srun { .. } => return Vec::new(),
+        };
+        vec!["--mca".to_owned(), name.to_owned(), value]
+    }
+
+    /// Returns the variables of `mpirun` itself.
+    fn variables(&self) -> Option<(String, String)> {
+        // A second `mpirun`, which cleans up or examines a host, must not wait until the first one has ended.
+        matches!(self, Self::Srun { .. }).then(|| ("SLURM_OVERLAP".to_owned(), "1".to_owned()))
+    }
+}
+
 /// An `mpirun` to start, with one process for each rank.
 #[derive(Debug, Clone)]
 pub struct MpirunCommand {
@@ -122,6 +173,8 @@ pub struct MpirunCommand {
     pub oversubscribe: bool,
     /// Network interfaces (`eth0,ib0`) or networks (`10.0.0.0/16`) to use; `None` leaves the choice to Open MPI.
     pub interfaces: Option<String>,
+    /// How Open MPI starts its daemons on other hosts.
+    pub remote_start: RemoteStart,
     /// More options from the user; each may be several words.
     pub options: Vec<String>,
     /// The folder in which Open MPI creates its session folders.
@@ -144,6 +197,9 @@ impl MpirunCommand {
         }
         add(&["--mca", "ras", ALLOCATORS]);
         add(&["--mca", "odls_base_sigkill_timeout", &self.grace_seconds.to_string()]);
+        let others = self.layout.hosts.iter().map(|(host, _)| host.as_str()).filter(|host| !is_this_host(host));
+        line.extend(self.remote_start.options(&others.collect::<Vec<_>>()));
+        let mut add = |words: &[&str]| line.extend(words.iter().map(|&word| word.to_owned()));
         if self.layout.hosts.iter().any(|(host, _)| has_domain(host)) {
             add(&["--mca", "orte_keep_fqdn_hostnames", "1"]);
         }
@@ -172,7 +228,7 @@ impl MpirunCommand {
     /// Returns the variables that are set for `mpirun` besides the environment of this process.
     #[must_use]
     pub fn environment(&self) -> Vec<(String, String)> {
-        self.variables.clone()
+        self.variables.iter().cloned().chain(self.remote_start.variables()).collect()
     }
 
     /// Returns the command as a line for a shell. It contains no secret.
@@ -228,6 +284,7 @@ mod tests {
             oversubscribe: false,
             interfaces: None,
             temporary_folder: "/tmp".into(),
+            remote_start: RemoteStart::Agent,
             options: Vec::new(),
         }
     }
@@ -252,6 +309,29 @@ mod tests {
         ] {
             assert!(shown.contains(part), "{shown}");
         }
+    }
+
+    #[test]
+    fn in_a_job_of_slurm_srun_is_told_the_hosts() {
+        let of = |variables: &[(&str, &str)]| {
+            let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+            RemoteStart::of(&Environment::new(variables))
+        };
+        assert_eq!(of(&[("HOME", "/root")]), RemoteStart::Agent);
+        let mut plan = plan(&[("localhost", 8), ("n1", 8), ("n2", 8)], &[]);
+        assert!(!plan.shell_line().contains("nodelist"));
+        plan.remote_start = of(&[("SLURM_JOB_ID", "7")]);
+        assert!(plan.shell_line().contains(" --mca plm_slurm_args --nodelist=n1,n2 "), "{}", plan.shell_line());
+        assert!(plan.environment().contains(&("SLURM_OVERLAP".to_owned(), "1".to_owned())));
+        plan.remote_start = of(&[("SLURM_JOBID", "7"), ("OMPI_MCA_plm_slurm_args", "--mem=0")]);
+        assert!(
+            plan.shell_line().contains(" --mca plm_slurm_args '--mem=0 --nodelist=n1,n2' "),
+            "{}",
+            plan.shell_line()
+        );
+        plan.remote_start = of(&[("PBS_JOBID", "7")]);
+        assert!(plan.shell_line().contains(" --mca plm ^tm "), "{}", plan.shell_line());
+        assert_eq!(of(&[("PBS_JOBID", "7"), ("OMPI_MCA_plm", "rsh")]), RemoteStart::Agent);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::model::ParamError;
 use crate::ops;
 use crate::sample;
 
-use super::same_state::Difference;
+use super::difference::Difference;
 
 /// An error that stops training or keeps it from starting.
 #[derive(Debug, thiserror::Error)]

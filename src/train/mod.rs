@@ -4,6 +4,7 @@ mod accounting;
 mod begin;
 mod class_dropout;
 mod curves;
+mod difference;
 mod drawing;
 mod error;
 mod evaluation;

@@ -90,6 +90,7 @@ pub(super) fn example(names: &[&str]) -> ExamineRequest {
         is_root: false,
         oversubscribe: true,
         interfaces: None,
+        remote_start: crate::mpirun::RemoteStart::Agent,
         options: vec![],
         temporary_folder: "/tmp".into(),
     };

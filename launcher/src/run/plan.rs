@@ -7,7 +7,7 @@ use crate::environment::Environment;
 use crate::facts;
 use crate::hosts::{Host, HostList, Source, is_this_host, resolve};
 use crate::layout::Layout;
-use crate::mpirun::{MpirunCommand, find_mpirun, passed_variables};
+use crate::mpirun::{MpirunCommand, RemoteStart, find_mpirun, passed_variables};
 use crate::supervise::{AttemptSpec, Vanish, own_addresses};
 
 /// `mpirun`'s grace period for agents that it has told to end. It is longer than any in a configuration, because the
@@ -111,6 +111,7 @@ impl LaunchPlan {
             is_root: rustix::process::getuid().is_root(),
             oversubscribe: true,
             interfaces: self.options.hosts.interfaces.clone(),
+            remote_start: RemoteStart::of(&self.environment),
             options: self.options.hosts.mpirun_options.clone(),
             temporary_folder: self.environment.temporary_folder.clone(),
         }
