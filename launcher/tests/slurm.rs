@@ -3,16 +3,15 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use admiral_launch::hosts::expand;
 use admiral_launch::template::{TemplateInput, TemplateKind, render};
 
-const TIMEOUT: Duration = Duration::from_secs(60);
+#[path = "../../tests/support/slurm.rs"]
+mod programs;
 
 /// A controller with four nodes of 8 GPUs and 128 cores.
 struct Slurm {
@@ -29,45 +28,17 @@ impl Drop for Slurm {
     }
 }
 
-fn program(name: &str) -> Option<PathBuf> {
-    let folders = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
-    std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file())
-}
-
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Slurm {
     fn start() -> Option<Self> {
-        let names = ["munged", "slurmctld", "sbatch", "scontrol"];
-        let programs = names.map(program);
-        if let Some(missing) = programs.iter().position(Option::is_none) {
-            // Written around the test runner, which hides the output of passing tests.
-            let note = format!("SKIPPED: nothing is held against Slurm, there is no {}\n", names[missing]);
-            std::io::stderr().write_all(note.as_bytes()).unwrap();
-            return None;
-        }
-        let [munged, slurmctld, ..] = programs.map(Option::unwrap);
+        let [munged, slurmctld, ..] = programs::programs(["munged", "slurmctld", "sbatch", "scontrol"])?;
         let mut slurm = Self { folder: tempfile::tempdir().unwrap(), processes: Vec::new() };
         let folder = slurm.folder.path().to_owned();
-        std::fs::write(folder.join("munge.key"), [7; 1024]).unwrap();
-        std::fs::set_permissions(folder.join("munge.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
-            .unwrap();
         std::fs::create_dir(folder.join("state")).unwrap();
-        let mut command = Command::new(munged);
-        command.args(["--foreground", "--force"]);
-        for (option, file) in [
-            ("key-file", "munge.key"),
-            ("socket", "munge.sock"),
-            ("pid-file", "munged.pid"),
-            ("log-file", "munged.log"),
-            ("seed-file", "munged.seed"),
-        ] {
-            command.arg(format!("--{option}={}", folder.join(file).display()));
-        }
-        slurm.begin(&mut command);
-        slurm.wait_for("the munge daemon", || folder.join("munge.sock").exists());
+        slurm.processes.push(programs::start_munge(&munged, &folder));
         let user = Command::new("id").arg("-un").output().unwrap();
         let user = String::from_utf8(user.stdout).unwrap();
         let at = folder.display();
@@ -85,7 +56,7 @@ impl Slurm {
         );
         std::fs::write(slurm.configuration(), configuration).unwrap();
         slurm.begin(Command::new(slurmctld).arg("-D").arg("-f").arg(slurm.configuration()));
-        slurm.wait_for("the controller", || {
+        programs::wait_for("the controller", || {
             let answer = slurm.run(Command::new("scontrol").arg("ping"));
             String::from_utf8_lossy(&answer.stdout).contains("is UP")
         });
@@ -103,14 +74,6 @@ impl Slurm {
 
     fn run(&self, command: &mut Command) -> Output {
         command.env("SLURM_CONF", self.configuration()).current_dir(self.folder.path()).output().unwrap()
-    }
-
-    fn wait_for(&self, what: &str, is_there: impl Fn() -> bool) {
-        let start = Instant::now();
-        while !is_there() {
-            assert!(start.elapsed() < TIMEOUT, "{what} did not come up");
-            std::thread::sleep(Duration::from_millis(50));
-        }
     }
 
     /// Returns the answer of `sbatch --test-only` to a script.

@@ -172,6 +172,16 @@ fn slurms_warning_reaches_the_launcher_and_the_job_is_requeued() {
     assert_eq!(end(&["TERM"], &[]), (Some(75), false));
 }
 
+#[test]
+fn a_job_that_lost_a_host_is_requeued_a_limited_number_of_times() {
+    let end = |variables: &[(&str, &str)]| Job::start("exit 74", variables).end();
+    assert_eq!(end(&[]), (Some(74), true));
+    assert_eq!(end(&[("SLURM_RESTART_COUNT", "4")]), (Some(74), true));
+    assert_eq!(end(&[("SLURM_RESTART_COUNT", "5")]), (Some(74), false));
+    assert_eq!(end(&[("SLURM_RESTART_COUNT", "1"), ("ADMIRAL_MAX_REQUEUES", "1")]), (Some(74), false));
+    assert_eq!(end(&[("ADMIRAL_REQUEUE", "no")]), (Some(74), false));
+}
+
 /// Returns the problems of each job. One process checks all, because loading its schemas takes seconds.
 fn check_mpijobs(jobs: &[String]) -> Vec<String> {
     let output = feed(Command::new(tool("python")).arg(root().join("launcher/tests/mpijob.py")), &jobs.join("---\n"));

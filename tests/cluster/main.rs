@@ -13,6 +13,8 @@ mod mpirun;
 mod runs;
 #[path = "../support/s3.rs"]
 mod s3;
+#[path = "../support/slurm.rs"]
+mod slurm_programs;
 #[path = "../support/stores.rs"]
 mod stores;
 
@@ -22,6 +24,7 @@ mod drill;
 mod launch;
 mod preflight;
 mod sampling;
+mod slurm;
 mod stage;
 mod storm;
 mod strangers;

@@ -63,6 +63,11 @@ impl Bed {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Returns the address of a host, by its number.
+    pub fn address(&self, host: usize) -> String {
+        format!("10.{}.0.{}", self.net, host + 1)
+    }
+
     /// A command on a host, with the environment of this process.
     pub fn on(&self, host: &str, program: &str) -> Command {
         let mut command = self.command(&["run", host, program]);

@@ -1,0 +1,151 @@
+//! The sbatch script in a real Slurm: a controller, and a daemon on each of three hosts. Without Slurm's programs
+//! (`ci/setup slurm` installs them) the test prints that and checks nothing.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::bed::{self, Bed, launcher};
+use crate::mpirun;
+use crate::runs::{Place, assert_same};
+use crate::slurm_programs::{programs, start_munge, wait_for};
+
+/// Slurm on the hosts of a bed.
+struct Slurm<'a> {
+    bed: &'a Bed,
+    folder: PathBuf,
+    processes: Vec<Child>,
+}
+
+impl Drop for Slurm<'_> {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+impl<'a> Slurm<'a> {
+    /// Starts it on `hosts` hosts, of two GPUs each, as far as Slurm knows.
+    fn start(bed: &'a Bed, place: &Place, hosts: usize) -> Option<Self> {
+        let [munged, slurmctld, slurmd, ..] = programs(["munged", "slurmctld", "slurmd", "sbatch", "scontrol"])?;
+        let folder = place.path("slurm");
+        std::fs::create_dir_all(folder.join("state")).unwrap();
+        let at = folder.display();
+        let nodes: String = (0..hosts)
+            .map(|host| format!("NodeName=n{host} NodeAddr={} CPUs=32 RealMemory=1000 Gres=gpu:2\n", bed.address(host)))
+            .collect();
+        let configuration = format!(
+            "ClusterName=test\nSlurmctldHost=n0({})\nSlurmctldPort=16817\nSlurmdPort=16818\nAuthType=auth/munge\n\
+             AuthInfo=socket={at}/munge.sock\nCredType=cred/munge\nSlurmUser=root\nSlurmdUser=root\n\
+             StateSaveLocation={at}/state\nSlurmdSpoolDir={at}/spool.%n\nSlurmctldPidFile={at}/slurmctld.pid\n\
+             SlurmdPidFile={at}/slurmd.%n.pid\nMailProg=/bin/true\nProctrackType=proctrack/linuxproc\n\
+             TaskPlugin=task/none\nSelectType=select/cons_tres\nGresTypes=gpu\nReturnToService=2\nSlurmdTimeout=10\n\
+             SlurmdParameters=config_overrides\nKillWait=5\n{nodes}\
+             PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP\n",
+            bed.address(0)
+        );
+        std::fs::write(folder.join("slurm.conf"), configuration).unwrap();
+        // Files that exist, and are as good as those of GPUs for counting.
+        std::fs::write(folder.join("gres.conf"), "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n").unwrap();
+        // Without a file system of control groups.
+        let cgroup = format!("CgroupPlugin=cgroup/v1\nCgroupMountpoint={at}\n");
+        std::fs::write(folder.join("cgroup.conf"), cgroup).unwrap();
+        let mut slurm = Self { bed, processes: vec![start_munge(&munged, &folder)], folder: folder.clone() };
+        let configuration = folder.join("slurm.conf");
+        let in_background = |mut command: Command| {
+            command.env("SLURM_CONF", &configuration).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command.spawn().unwrap()
+        };
+        let mut controller = bed.on("n0", slurmctld.to_str().unwrap());
+        controller.arg("-D").arg("-f").arg(&configuration);
+        slurm.processes.push(in_background(controller));
+        for host in (0..hosts).map(|host| format!("n{host}")) {
+            let mut daemon = bed.on(&host, slurmd.to_str().unwrap());
+            daemon.args(["-D", "-N", &host, "-f"]).arg(&configuration);
+            slurm.processes.push(in_background(daemon));
+        }
+        wait_for("Slurm", || slurm.said("sinfo", &["--noheader", "--format=%D %T"]).trim() == format!("{hosts} idle"));
+        Some(slurm)
+    }
+
+    /// Returns what a program of Slurm says.
+    fn said(&self, program: &str, arguments: &[&str]) -> String {
+        let mut command = self.bed.on("n0", program);
+        command.args(arguments).env("SLURM_CONF", self.folder.join("slurm.conf"));
+        command.env("ADMIRAL_PROGRAMS", launcher().parent().unwrap()).current_dir(&self.folder);
+        let finished = mpirun::run(&mut command, bed::PATIENCE);
+        finished.stdout + &finished.stderr
+    }
+
+    /// Returns a field of a job.
+    fn field(&self, job: &str, field: &str) -> String {
+        let shown = self.said("scontrol", &["--oneliner", "show", "job", job]);
+        let value = shown.split_whitespace().find_map(|word| word.strip_prefix(field)?.strip_prefix('='));
+        value.unwrap_or_else(|| panic!("no {field} in {shown}")).to_owned()
+    }
+
+    fn log(&self, job: &str) -> String {
+        std::fs::read_to_string(self.folder.join(format!("tiny-{job}.log"))).unwrap_or_default()
+    }
+
+    /// Waits until the job has been queued again, and lets it start now. Slurm lets it wait for two minutes.
+    fn start_again(&self, job: &str, restarts: &str) {
+        wait_until("the job in the queue", || {
+            self.field(job, "JobState") == "PENDING" && self.field(job, "Restarts") == restarts
+        });
+        self.said("scontrol", &["update", &format!("JobId={job}"), "StartTime=now"]);
+    }
+}
+
+/// Waits, longer than for one process.
+fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let end = Instant::now() + bed::PATIENCE;
+    while !done() {
+        assert!(Instant::now() < end, "timed out waiting for {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn a_job_of_slurm_survives_a_preemption_and_the_loss_of_a_host() {
+    let Some(bed) = Bed::new(3) else { return };
+    let place = Place::new();
+    let Some(slurm) = Slurm::start(&bed, &place, 3) else { return };
+    let text = std::fs::read_to_string(place.path("tiny.yaml")).unwrap();
+    let text = text.replace("steps: 20,", "steps: 300,").replace("log_interval: 1,", "log_interval: 20,");
+    std::fs::write(place.path("tiny.yaml"), &text).unwrap();
+    let mut template = Command::new(launcher());
+    template.args(["template", "slurm", "--hosts", "2", "--gpus-per-host", "2"]).arg(place.path("tiny.yaml"));
+    let script = mpirun::run(&mut template, bed::PATIENCE).stdout;
+    // Fewer ranks would give other bytes.
+    let script = script.replacen("admiral-launch\" run ", "admiral-launch\" run --min-ranks 4 ", 1);
+    std::fs::write(slurm.folder.join("job"), script).unwrap();
+
+    let said = slurm.said("sbatch", &["job"]);
+    let job = said.split_whitespace().last().unwrap().to_owned();
+    let published = |from: u64| {
+        let is_there = |step: &u64| place.path(&format!("run/checkpoints/step-{step:09}/manifest.json")).exists();
+        (from..=300).rev().find(is_there)
+    };
+    wait_until("a checkpoint of the first start", || published(1).is_some());
+    assert_eq!(slurm.field(&job, "NodeList"), "n[0-1]");
+    slurm.said("scancel", &["--signal=USR1", "--batch", &job]);
+    slurm.start_again(&job, "1");
+    let log = slurm.log(&job);
+    assert!(log.contains("stopped with a checkpoint before the time limit; queueing the job again"), "{log}");
+
+    let before = published(1).unwrap();
+    wait_until("a checkpoint of the second start", || published(before + 1).is_some());
+    bed.control(&["stop", "n1"]);
+    slurm.start_again(&job, "2");
+    wait_until("the end of the job", || slurm.field(&job, "JobState") != "PENDING" && published(300).is_some());
+    wait_until("Slurm's word for it", || slurm.field(&job, "JobState") == "COMPLETED");
+    let log = slurm.log(&job);
+    assert!(log.contains("n1") && log.contains("queueing the job again"), "{log}");
+    assert_eq!(slurm.field(&job, "NodeList"), "n[0,2]", "{log}");
+
+    place.trained(4, "undisturbed", &[]);
+    assert_same(&place.tensors("undisturbed", 300), &place.tensors("run", 300));
+}
