@@ -7,6 +7,8 @@ use tch::Tensor;
 
 use crate::ops::{Kernels, transform_weights};
 
+use super::probe::{LayerTensor, Probe};
+
 /// The index of a parameter in its network, in the order of the released checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ParamId(pub usize);
@@ -132,6 +134,8 @@ impl ParamSpecs {
 #[derive(Debug, Clone)]
 pub struct Params {
     tensors: Arc<Tensors>,
+    /// Sees what the layers compute with these values.
+    probe: Option<Arc<dyn Probe>>,
 }
 
 #[derive(Debug)]
@@ -151,7 +155,7 @@ impl Params {
     /// Creates the values from tensors in the order of the network's [`ParamSpecs`].
     #[must_use]
     pub fn new(tensors: Vec<Tensor>) -> Self {
-        Self { tensors: Arc::new(Tensors { values: tensors, transformed: Vec::new() }) }
+        Self { tensors: Arc::new(Tensors { values: tensors, transformed: Vec::new() }), probe: None }
     }
 
     /// Returns the same values for networks that only run forward, and whose values no longer change. On the CPU, weights of
@@ -160,7 +164,7 @@ impl Params {
     pub fn for_inference(&self, kernels: &Kernels) -> Self {
         let values: Vec<Tensor> = self.tensors().iter().map(Tensor::shallow_clone).collect();
         let transformed = values.iter().map(|value| transform_weights(kernels, value)).collect();
-        Self { tensors: Arc::new(Tensors { values, transformed }) }
+        Self { tensors: Arc::new(Tensors { values, transformed }), probe: self.probe.clone() }
     }
 
     /// Returns the transform of a parameter, if it is the weight of a convolution that uses one.
@@ -171,6 +175,23 @@ impl Params {
     /// Returns the tensor of a parameter.
     pub fn get(&self, id: ParamId) -> &Tensor {
         &self.tensors.values[id.0]
+    }
+
+    /// Returns the same values, with a probe that sees what the layers compute with them.
+    #[must_use]
+    pub fn with_probe(&self, probe: Arc<dyn Probe>) -> Self {
+        Self { tensors: Arc::clone(&self.tensors), probe: Some(probe) }
+    }
+
+    /// Runs a layer, whose first parameter is `layer`, on `x`. A probe sees the input and the output.
+    pub(super) fn probed(&self, layer: ParamId, x: &Tensor, forward: impl FnOnce(&Tensor) -> Tensor) -> Tensor {
+        let Some(probe) = &self.probe else { return forward(x) };
+        // An alias has a gradient of its own: that of this layer only, if other layers take `x` too.
+        let x = x.alias();
+        probe.see(layer, LayerTensor::Input, &x);
+        let output = forward(&x);
+        probe.see(layer, LayerTensor::Output, &output);
+        output
     }
 
     /// Returns all tensors in order.

@@ -17,6 +17,7 @@ use crate::run_config::RunConfig;
 use crate::stop::Stop;
 
 use super::accounting::Accounting;
+use super::black_box::BlackBox;
 use super::begin::{Resume, choose_checkpoint, open_saver, open_store};
 use super::curves::{self, Curves};
 use super::error::TrainError;
@@ -166,6 +167,7 @@ struct Loop<'a> {
     plan: Option<PlanCheck>,
     quarantine: Option<Quarantine>,
     accounting: Accounting,
+    black_box: BlackBox,
 }
 
 impl<'a> Loop<'a> {
@@ -199,6 +201,7 @@ impl<'a> Loop<'a> {
         let metrics = MetricSinks::new(sinks);
         let num_timesteps = session.state.trainer.objective.diffusion().num_timesteps();
         let curves = Curves::new(config.task, num_timesteps, Instant::now());
+        let black_box = BlackBox::open(&session, store, saver.writer().clone());
         let saves = Saves::new(saver, store, &config.checkpoint, metrics.clone(), context.phases.clone(), collective);
         let on_gpus = is_root && context.device.is_cuda();
         let plan = if on_gpus { PlanCheck::open(config, collective.world_size()) } else { None };
@@ -219,6 +222,7 @@ impl<'a> Loop<'a> {
             plan,
             quarantine,
             accounting,
+            black_box,
         }
     }
 
@@ -250,7 +254,7 @@ impl<'a> Loop<'a> {
             line.commit(first_step, Instant::now());
         }
         loop {
-            let report = self.session.step(self.context)?;
+            let report = self.step()?;
             let state = &self.session.state;
             let step = state.trainer.counters.step;
             let training = &state.config.training;
@@ -301,6 +305,16 @@ impl<'a> Loop<'a> {
                 return Ok(Finish::Preempted);
             }
         }
+    }
+
+    /// Takes a step. Records it in the black box if it goes wrong.
+    fn step(&mut self) -> Result<StepReport, TrainError> {
+        let published = self.saves.published();
+        let report = self.session.step(self.context).inspect_err(|error| {
+            self.black_box.failed(&self.session, error, published, self.context);
+        })?;
+        self.black_box.watch_loss(&self.session, &report, published, self.context)?;
+        Ok(report)
     }
 
     fn log(&mut self, report: &StepReport) -> Result<(), TrainError> {
