@@ -8,5 +8,5 @@ mod nccl;
 mod own_gradients;
 
 pub use gradients::{GradientReducer, Reduced};
-pub use own_gradients::OwnGradients;
 pub use nccl::NcclReducer;
+pub use own_gradients::OwnGradients;

@@ -3,9 +3,11 @@
 //! With mixed precision there are two segments: one for the torso's convolutions, which are in half precision, and one
 //! for the other parameters. In float32 there is one segment, and the network's parameters are views of the masters.
 
+use std::sync::Arc;
+
 use tch::{Device, Kind, Tensor};
 
-use crate::model::{ParamSpec, ParamSpecs, Params};
+use crate::model::{ParamSpec, ParamSpecs, Params, Probe};
 use crate::ops::bridge;
 
 use super::TrainError;
@@ -133,6 +135,11 @@ impl FlatMemory {
         &self.params
     }
 
+    /// Lets a probe see what the layers compute with the parameters.
+    pub fn set_probe(&mut self, probe: Arc<dyn Probe>) {
+        self.params = self.params.with_probe(probe);
+    }
+
     /// Returns the names, shapes and order of the parameters.
     #[must_use]
     pub fn specs(&self) -> &ParamSpecs {
@@ -216,11 +223,7 @@ impl FlatMemory {
     }
 
     /// Returns the indices of the parameters with an infinity or NaN in the buffer that `choose` selects from their segment.
-    fn bad_parameters(
-        &self,
-        includes: &dyn Fn(&Segment) -> bool,
-        choose: impl Fn(&Segment) -> &Tensor,
-    ) -> Vec<usize> {
+    fn bad_parameters(&self, includes: &dyn Fn(&Segment) -> bool, choose: impl Fn(&Segment) -> &Tensor) -> Vec<usize> {
         let _no_grad = tch::no_grad_guard();
         let is_bad = |values: &Tensor| bool::try_from(values.isfinite().all().logical_not()).unwrap_or(true);
         let segments = self.segments.iter().filter(|segment| includes(segment) && is_bad(choose(segment)));

@@ -23,7 +23,7 @@ pub(super) fn make_microbatch(
     let drawn = timestep_sampler.draw(&batch.timestep_uniforms);
     trace_samples(batch, &drawn.timesteps);
     if let Some(null_class) = config.model.null_class() {
-    let Batch { classes, indices, .. } = batch;
+        let Batch { classes, indices, .. } = batch;
         drop_classes(classes, indices, config.run.seed, config.model.class_dropout, null_class);
     }
     to_device(batch, drawn, &config.model, config.model.num_classes.is_some(), device)

@@ -17,13 +17,14 @@ use crate::run_config::RunConfig;
 use crate::stop::Stop;
 
 use super::accounting::Accounting;
-use super::black_box::BlackBox;
 use super::begin::{Resume, choose_checkpoint, open_saver, open_store};
+use super::black_box::BlackBox;
 use super::curves::{self, Curves};
 use super::error::TrainError;
 use super::evaluation::Evaluator;
 use super::grid::draw_grid;
 use super::loss_scale::LossScale;
+use super::overflows::Overflows;
 use super::plan_check::PlanCheck;
 use super::quarantine::Quarantine;
 use super::rank_times::RankTimes;
@@ -168,6 +169,7 @@ struct Loop<'a> {
     quarantine: Option<Quarantine>,
     accounting: Accounting,
     black_box: BlackBox,
+    overflows: Overflows,
 }
 
 impl<'a> Loop<'a> {
@@ -223,6 +225,7 @@ impl<'a> Loop<'a> {
             quarantine,
             accounting,
             black_box,
+            overflows: Overflows::default(),
         }
     }
 
@@ -314,6 +317,12 @@ impl<'a> Loop<'a> {
             self.black_box.failed(&self.session, error, published, self.context);
         })?;
         self.black_box.watch_loss(&self.session, &report, published, self.context)?;
+        if let Some(name) = &report.overflowed {
+            let step = self.session.state.trainer.counters.step;
+            tracing::debug!(step, "skipped, because the gradient of {name} overflowed first");
+            let num = self.overflows.add(name);
+            self.record(MetricKind::Counter, &format!("overflows/{name}"), step, num as f64);
+        }
         Ok(report)
     }
 

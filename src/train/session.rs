@@ -182,7 +182,8 @@ impl Session {
         let Self { state, num_skipped_images, broken_images, division, loader, .. } = self;
         let RunState { config, trainer, timestep_sampler, .. } = state;
         let step = trainer.counters.step + 1;
-        let mut damage = context.faults.as_ref().and_then(|faults| Damaged::find(&trainer.memory, faults.damage(step)?));
+        let mut damage =
+            context.faults.as_ref().and_then(|faults| Damaged::find(&trainer.memory, faults.damage(step)?));
         let mut next = |_| {
             let (mut batch, _) =
                 loader.next()?.ok_or_else(|| TrainError::Refused("the run has no steps left".into()))?;

@@ -411,7 +411,12 @@ impl Trainer {
 
     /// Returns the error of a diverged run, with the first parameter and sample that are not finite. Every rank calls
     /// it, because all ranks see the same sums, and gets the same error.
-    fn describe_divergence(&self, samples: &SampleTerms, lg_loss_scale: f64, collective: &dyn Collective) -> TrainError {
+    fn describe_divergence(
+        &self,
+        samples: &SampleTerms,
+        lg_loss_scale: f64,
+        collective: &dyn Collective,
+    ) -> TrainError {
         let bad_sample = samples.terms.iter().find(|(name, _)| *name == "loss").and_then(|(_, losses)| {
             losses.iter().position(|loss| !loss.is_finite()).map(|i| (samples.indices[i], samples.timesteps[i]))
         });

@@ -182,7 +182,8 @@ impl Capsule {
                 versioned.format
             ));
         }
-        let capsule: Self = serde_json::from_slice(bytes).map_err(|error| format!("the capsule is damaged: {error}"))?;
+        let capsule: Self =
+            serde_json::from_slice(bytes).map_err(|error| format!("the capsule is damaged: {error}"))?;
         capsule.check().map_err(|reason| format!("the capsule is damaged: {reason}"))?;
         Ok(capsule)
     }

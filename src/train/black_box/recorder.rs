@@ -1,6 +1,6 @@
 //! Collects what the ranks know of a step that went wrong.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use admiral_checkpoint::Writer;
 use admiral_comm::Collective;
@@ -115,7 +115,10 @@ impl BlackBox {
         match written {
             Ok(Some(folder)) => {
                 let folder = folder.display();
-                tracing::error!("step {} is recorded in {folder}; take it again with: admiral replay {folder}", event.step);
+                tracing::error!(
+                    "step {} is recorded in {folder}; take it again with: admiral replay {folder}",
+                    event.step
+                );
             }
             Ok(None) => {}
             Err(reason) => tracing::warn!("step {} is not recorded for a replay: {reason}", event.step),
@@ -142,8 +145,7 @@ impl BlackBox {
         let RunState { config, trainer, images, .. } = &session.state;
         let norms = trainer.gradient_norms(event.report.lg_loss_scale).map_err(|error| error.to_string())?;
         let names = trainer.memory.specs().iter().map(|spec| spec.name.clone());
-        let gradients =
-            names.zip(norms).map(|(name, norm)| GradientRecord { name, norm: Number(norm) }).collect();
+        let gradients = names.zip(norms).map(|(name, norm)| GradientRecord { name, norm: Number(norm) }).collect();
         let json = |value: serde_json::Result<serde_json::Value>| value.map_err(|error| error.to_string());
         let checkpoint = published.or(self.resumed_from);
         let losses: Vec<f64> = ranks.iter().flat_map(|rank| rank.samples.iter().map(|sample| sample.loss.0)).collect();
@@ -195,7 +197,7 @@ fn rank_record(state: &RunState, report: &StepReport) -> RankRecord {
 }
 
 /// Returns the record of each sample.
-pub(in crate::train) fn sample_records(samples: &SampleTerms) -> Vec<SampleRecord> {
+fn sample_records(samples: &SampleTerms) -> Vec<SampleRecord> {
     let losses = samples.term("loss");
     let columns = samples.indices.iter().zip(&samples.timesteps).zip(&samples.weights).zip(losses);
     let record = |(((&index, &timestep), &weight), &loss): (((&u64, &i64), &f32), &f32)| {

@@ -63,11 +63,8 @@ impl FaultInjector {
     /// damage returns `None`.
     pub fn damage(&self, step: u64) -> Option<Damage<'_>> {
         let FaultsConfig { bad_rank, bad_value, bad_parameter, bad_gradient, .. } = &self.faults;
-        let damage = Damage {
-            value: *bad_value,
-            parameter: bad_parameter.as_deref(),
-            gradient: bad_gradient.as_deref(),
-        };
+        let damage =
+            Damage { value: *bad_value, parameter: bad_parameter.as_deref(), gradient: bad_gradient.as_deref() };
         let is_any = damage.parameter.is_some() || damage.gradient.is_some();
         if !is_any || step < self.at_step || *bad_rank != self.rank || self.has_damaged.swap(true, Ordering::Relaxed) {
             return None;
