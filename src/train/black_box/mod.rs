@@ -6,6 +6,6 @@ mod number;
 mod publish;
 mod recorder;
 
-pub use capsule::{BatchRecord, Capsule, CheckpointPlace, GradientRecord, RankRecord, Reason, SampleRecord, Start};
+pub use capsule::{Capsule, RankRecord, Reason};
 pub use number::Number;
 pub(super) use recorder::BlackBox;

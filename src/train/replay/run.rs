@@ -27,7 +27,6 @@ use crate::train::session::{OpenedSession, encode_losses, learn};
 use crate::train::state::{check_same_run, restore};
 
 use super::finder::Finder;
-use super::finding::{FoundSample, What};
 use super::ranks::{RanksStep, run_ranks};
 use super::report::{Comparison, ReplayReport};
 use super::sample_files::save_sample;
