@@ -420,7 +420,12 @@ impl Trainer {
         let bad_sample = samples.terms.iter().find(|(name, _)| *name == "loss").and_then(|(_, losses)| {
             losses.iter().position(|loss| !loss.is_finite()).map(|i| (samples.indices[i], samples.timesteps[i]))
         });
-        let own: NotFinite = (self.own_bad_gradient(), bad_sample);
+        let bad_gradient = self.own_bad_gradient().or_else(|| match self.own {
+            // The gradients of the other ranks may be part of these. The message does not say whose they are.
+            OwnGradients::Unknown => self.memory.last_bad_gradient(|_| true).map(str::to_owned),
+            _ => None,
+        });
+        let own: NotFinite = (bad_gradient, bad_sample);
         let found = serde_json::to_vec(&own).unwrap_or_default();
         let found = match collective.all_gather(&found) {
             Ok(found) => found,

@@ -25,8 +25,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     pass: Pass,
-    /// The input of the layer that runs.
-    input: Option<Tensor>,
+    /// The last tensor of the forward pass.
+    values: Option<Tensor>,
     /// The last tensor that was seen in the forward pass, and in the backward pass.
     last: [Option<String>; 2],
     forward: Option<Finding>,
@@ -82,11 +82,12 @@ impl Shared {
         let mut state = self.lock();
         if state.forward.is_none() && !is_finite(values) {
             let found = Finding::of(&state.pass, module, tensor, values);
-            let input_range = state.input.as_ref().filter(|_| tensor == What::Output).and_then(range_of);
+            let has_input = matches!(tensor, What::Output | What::Loss);
+            let input_range = state.values.as_ref().filter(|_| has_input).and_then(range_of);
             state.forward = found.map(|found| Finding { input_range, after: state.last[0].clone(), ..found });
         }
         state.last[0] = Some(name_of(module, tensor));
-        state.input = (tensor == What::Input).then(|| values.detach());
+        state.values = Some(values.detach());
     }
 
     fn see_backward(&self, module: &str, tensor: What, values: &Tensor) {
@@ -138,6 +139,7 @@ mod tests {
         let config = ModelConfig {
             image_size: 8,
             image_channels: 1,
+            num_classes: None,
             num_channels: 32,
             num_res_blocks: 1,
             channel_mult: Some(vec![1.0]),
@@ -211,17 +213,18 @@ mod tests {
             let backward = backward.unwrap();
             assert_eq!(forward, None);
             assert_eq!((backward.module.as_str(), backward.tensor), ("out.2", What::OutputGradient), "{backward}");
-            // A large weight: its layer's backward overflows.
+            // Large weights, by which backward multiplies a large gradient.
             let damage = |name: &str, values: &mut Tensor| {
-                if name == "middle_block.0.in_layers.2.weight" {
-                    let _ = values.fill_(1e30);
+                if name == "out.2.weight" {
+                    let _ = values.fill_(1e20);
                 }
             };
-            let (forward, backward) = found(recomputes, &images(), damage, 1e20);
+            let (forward, backward) = found(recomputes, &images(), damage, 1e25);
             assert_eq!(forward, None);
             let backward = backward.unwrap();
+            assert_eq!((backward.module.as_str(), backward.tensor), ("out.2", What::InputGradient), "{backward}");
             assert_eq!(backward.sample.map(|sample| sample.position), Some(0), "{backward}");
-            assert!(backward.after.is_some(), "{backward}");
+            assert_eq!(backward.after.as_deref(), Some("the gradient of the output of out.2"));
         }
     }
 }

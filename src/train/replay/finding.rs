@@ -79,7 +79,7 @@ pub struct Finding {
     pub value: Number,
     /// The sample that this value belongs to.
     pub sample: Option<FoundSample>,
-    /// For the output of a layer, the range of the layer's input.
+    /// For the output of a layer, the range of the layer's input; for the loss, that of the network's output.
     pub input_range: Option<Range>,
     /// The last tensor before it that was seen to be finite.
     pub after: Option<String>,
@@ -185,8 +185,10 @@ impl fmt::Display for Finding {
             self.num_infinite,
             show(self.range)
         )?;
-        if self.tensor == What::Output {
-            write!(f, "; the layer's input is finite, {}", show(self.input_range))?;
+        match self.tensor {
+            What::Output => write!(f, "; the layer's input {}", show(self.input_range))?,
+            What::Loss => write!(f, "; the network's output {}", show(self.input_range))?,
+            _ => {}
         }
         if let Some(after) = &self.after {
             write!(f, "\n    the tensor before it, {after}, is finite")?;

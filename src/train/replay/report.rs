@@ -84,6 +84,8 @@ pub struct ReplayReport {
     pub loss: Number,
     /// The norm of the unscaled gradient.
     pub gradient_norm: Number,
+    /// The base-2 logarithm of the loss scale; 0 without loss scaling.
+    pub lg_loss_scale: f64,
     /// The norms of the gradients, compared with those of the capsule.
     pub gradients: Option<Comparison>,
     /// The losses of the samples, compared with those of the capsule.
@@ -101,11 +103,15 @@ impl ReplayReport {
     #[must_use]
     pub fn conclusion(&self, capsule: &Capsule) -> String {
         if self.step < self.capsule_step && self.came_again.is_none() && !self.gradient_norm.0.is_finite() {
-            return format!(
-                "The gradients of step {} are not finite in the replay. The run went on after this step, so either the \
-                 replay differs from it, or a rank's memory changed.",
-                self.step
-            );
+            let step = self.step;
+            return if self.lg_loss_scale == 0.0 {
+                format!(
+                    "The gradients of step {step} are not finite in the replay. The run went on after this step, so that \
+                     the replay differs from it."
+                )
+            } else {
+                format!("The gradients of step {step} are not finite. With loss scaling, a run skips such a step.")
+            };
         }
         let Some(came_again) = self.came_again else {
             return if self.forward.is_some() || self.backward.is_some() {

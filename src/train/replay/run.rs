@@ -285,6 +285,7 @@ impl Replay<'_> {
             bad_gradients: found.bad_gradients,
             loss: Number(loss),
             gradient_norm: Number(norm),
+            lg_loss_scale: trainer.counters.loss_scale.lg(),
             gradients: is_of_capsule.then(|| {
                 Comparison::of(
                     names.zip(recorded_norms).zip(norms).map(|((name, recorded), norm)| (name, recorded, norm)),
