@@ -1,13 +1,12 @@
 //! Parameters, separate from networks. A network has the names, shapes and order of its parameters. The caller owns the
 //! values: flat training memory, an EMA, or a loaded checkpoint.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use tch::Tensor;
 
 use crate::ops::{Kernels, transform_weights};
-
-use super::probe::{LayerTensor, Probe};
 
 /// The index of a parameter in its network, in the order of the released checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -128,6 +127,22 @@ impl ParamSpecs {
         }
         if differences.is_empty() { Ok(()) } else { Err(ParamError(differences)) }
     }
+}
+
+/// A tensor of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerTensor {
+    /// What the layer takes.
+    Input,
+    /// What the layer returns.
+    Output,
+}
+
+/// Sees the tensors of layers while a network runs. A replay of a step finds values that are not finite with it. Backward
+/// may run a layer again on another thread, if activations are recomputed.
+pub trait Probe: Debug + Send + Sync {
+    /// Sees a tensor of the layer whose first parameter is `layer`. The tensor is part of the graph if one is recorded.
+    fn see(&self, layer: ParamId, tensor: LayerTensor, values: &Tensor);
 }
 
 /// The values of a network's parameters: one tensor for each [`ParamSpec`], in order. Clones share the values.
