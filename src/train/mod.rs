@@ -6,6 +6,7 @@ mod black_box;
 mod class_dropout;
 mod curves;
 mod damage;
+mod divergence;
 mod drawing;
 mod error;
 mod evaluation;

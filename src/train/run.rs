@@ -318,10 +318,7 @@ impl<'a> Loop<'a> {
         })?;
         self.black_box.watch_loss(&self.session, &report, published, self.context)?;
         if let Some(name) = &report.overflowed {
-            let step = self.session.state.trainer.counters.step;
-            tracing::debug!(step, "skipped, because the gradient of {name} overflowed first");
-            let num = self.overflows.add(name);
-            self.record(MetricKind::Counter, &format!("overflows/{name}"), step, num as f64);
+            self.overflows.add(name, self.session.state.trainer.counters.step, &self.metrics);
         }
         Ok(report)
     }

@@ -13,6 +13,7 @@ use crate::ops::{self, AdamHyper, AdamSegment, Kernels, bridge};
 use crate::reduce::{GradientReducer, NcclReducer, OwnGradients, Reduced};
 use crate::run_config::{OnNan, OptimizerConfig};
 
+use super::divergence::divergence_of;
 use super::error::TrainError;
 use super::flat::FlatMemory;
 use super::gradient_norms::{gradient_norms, gradient_slots};
@@ -272,7 +273,9 @@ impl Trainer {
             }
             Verdict::Skip => report.overflowed = self.first_overflow()?,
             Verdict::Diverged => {
-                let error = self.describe_divergence(&report.samples, lg_loss_scale, collective);
+                let bad_gradient = self.bad_gradient();
+                let step = self.counters.step;
+                let error = divergence_of(step, lg_loss_scale, bad_gradient, &report.samples, collective);
                 self.diverged = Some(Box::new(report));
                 return Err(error);
             }
@@ -351,6 +354,15 @@ impl Trainer {
         }
     }
 
+    /// Returns a parameter with a gradient that is not finite, also if it is not known whether this rank or another one has
+    /// computed it.
+    fn bad_gradient(&self) -> Option<String> {
+        self.own_bad_gradient().or_else(|| match self.own {
+            OwnGradients::Unknown => self.memory.last_bad_gradient(|_| true).map(str::to_owned),
+            _ => None,
+        })
+    }
+
     /// Returns the first overflow of the last step: see [`StepReport::overflowed`].
     fn first_overflow(&self) -> Result<Option<String>, TrainError> {
         let norms = gradient_norms(&self.memory, &self.sums)?;
@@ -408,42 +420,7 @@ impl Trainer {
         }
         Ok(())
     }
-
-    /// Returns the error of a diverged run, with the first parameter and sample that are not finite. Every rank calls
-    /// it, because all ranks see the same sums, and gets the same error.
-    fn describe_divergence(
-        &self,
-        samples: &SampleTerms,
-        lg_loss_scale: f64,
-        collective: &dyn Collective,
-    ) -> TrainError {
-        let bad_sample = samples.terms.iter().find(|(name, _)| *name == "loss").and_then(|(_, losses)| {
-            losses.iter().position(|loss| !loss.is_finite()).map(|i| (samples.indices[i], samples.timesteps[i]))
-        });
-        let bad_gradient = self.own_bad_gradient().or_else(|| match self.own {
-            // The gradients of the other ranks may be part of these. The message does not say whose they are.
-            OwnGradients::Unknown => self.memory.last_bad_gradient(|_| true).map(str::to_owned),
-            _ => None,
-        });
-        let own: NotFinite = (bad_gradient, bad_sample);
-        let found = serde_json::to_vec(&own).unwrap_or_default();
-        let found = match collective.all_gather(&found) {
-            Ok(found) => found,
-            Err(error) => return error.into(),
-        };
-        let found: Vec<NotFinite> = found.iter().filter_map(|bytes| serde_json::from_slice(bytes).ok()).collect();
-        TrainError::Diverged {
-            step: self.counters.step,
-            lg_loss_scale,
-            parameter: found.iter().find_map(|(parameter, _)| parameter.clone()),
-            sample: found.iter().find_map(|(_, sample)| *sample),
-        }
-    }
 }
-
-/// The values of a rank that are not finite in a diverged run: the parameter whose gradient was the first that is not
-/// finite, and the index and timestep of the first sample whose loss is not finite.
-type NotFinite = (Option<String>, Option<(u64, i64)>);
 
 /// Measures the time between calls of [`lap`](Self::lap).
 struct Stopwatch {
