@@ -319,7 +319,10 @@ impl Trainer {
         if verdict == Verdict::Step {
             self.update(gradients, before, norm, learning_rate)?;
         }
-        if verdict != Verdict::Diverged {
+        if verdict == Verdict::Diverged {
+            // A replay takes the step again with the scale that it had.
+            self.counters.loss_scale = before;
+        } else {
             self.counters.step += 1;
         }
         Ok(verdict)

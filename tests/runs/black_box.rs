@@ -115,10 +115,17 @@ fn a_damaged_image_is_named_and_comes_again() {
 
 #[test]
 fn a_gradient_that_was_damaged_once_does_not_come_again() {
-    let place = Place::new();
+    for overlaps in [true, false] {
+        let place = Place::new();
+        gradient_does_not_come_again(&place, overlaps);
+    }
+}
+
+fn gradient_does_not_come_again(place: &Place, overlaps: bool) {
     let name = "middle_block.0.in_layers.2.weight";
-    let damage = format!("faults.bad_gradient={name}");
-    let (folder, capsule) = diverges(&place, 2, &faults(&[&damage, "faults.bad_rank=1", "faults.at_step=13"]));
+    let (damage, overlap) = (format!("faults.bad_gradient={name}"), format!("training.overlap_all_reduce={overlaps}"));
+    let fields = [&damage, "faults.bad_rank=1", "faults.at_step=13", &overlap];
+    let (folder, capsule) = diverges(place, 2, &faults(&fields));
     assert_eq!(capsule["step"], 12);
     assert!(capsule["ranks"][0]["bad_gradient"].is_null());
     assert_eq!(capsule["ranks"][1]["bad_gradient"], name);
@@ -255,6 +262,29 @@ fn overflows_are_counted_by_parameter_and_a_run_may_stop_at_the_first() {
     assert_eq!(backward["data_type"], "half", "{backward}");
     assert!(backward["module"].as_str().unwrap().starts_with("output_blocks."), "{backward}");
     assert!(backward["sample"]["index"].as_u64().unwrap() < 8, "{backward}");
+}
+
+#[test]
+fn a_capsule_that_cannot_be_written_does_not_hide_the_error_or_keep_the_run() {
+    let place = Place::new();
+    let arguments = faults(&["faults.bad_sample=20"]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    std::fs::create_dir(place.path("run")).unwrap();
+    std::fs::write(place.path("run/black-box"), "a file in the place of the folder").unwrap();
+    let refused = run(&mut place.train(1, "run", &arguments), PATIENCE);
+
+    let flag = place.path("frozen");
+    std::fs::write(&flag, "").unwrap();
+    let mut command = place.train(1, "slow", &arguments);
+    command.env("LD_PRELOAD", place.frozen_disk()).env("FROZEN_PROGRAM", "admiral").env("FROZEN_FLAG", &flag);
+    let held = run(command.env("FROZEN_FOLDER", place.path("slow/black-box")), PATIENCE);
+
+    for (finished, part) in [(refused, "black-box: "), (held, "the disk does not answer")] {
+        assert_eq!((finished.code, errors(&finished).len()), (Some(65), 1), "{}", finished.stderr);
+        assert!(errors(&finished)[0].contains("training diverged at step 2"), "{}", finished.stderr);
+        let warning = finished.stderr.lines().find(|line| line.contains("not recorded for a replay")).unwrap();
+        assert!(warning.contains(part), "{warning}");
+    }
 }
 
 #[test]
