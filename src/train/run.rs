@@ -317,7 +317,8 @@ impl<'a> Loop<'a> {
             self.black_box.failed(&self.session, error, published, self.context);
         })?;
         self.black_box.watch_loss(&self.session, &report, published, self.context)?;
-        if let Some(name) = &report.overflowed {
+        // The sums of gradients, and so their overflows, are the same on all ranks.
+        if let Some(name) = report.overflowed.as_ref().filter(|_| self.context.collective.rank() == 0) {
             self.overflows.add(name, self.session.state.trainer.counters.step, &self.metrics);
         }
         Ok(report)
