@@ -46,6 +46,13 @@ fn diverges(place: &Place, ranks: usize, arguments: &[String]) -> (PathBuf, Valu
     (folder, capsule)
 }
 
+/// As [`diverges`], after a checkpoint of step 10 that is certainly published.
+fn diverges_after_a_checkpoint(place: &Place, ranks: usize, arguments: &[String]) -> (PathBuf, Value) {
+    place.trained(ranks, "run", &["--set", "training.steps=10"]);
+    let resume = [set(&["training.steps=20"]), vec!["--resume".into(), "latest".into()]].concat();
+    diverges(place, ranks, &[arguments, &resume].concat())
+}
+
 fn replay_command(capsule: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_admiral"));
     command.arg("replay").arg(capsule).args(["--device", "cpu", "--threads", "1"]).args(arguments);
@@ -70,7 +77,8 @@ fn faults(fields: &[&str]) -> Vec<String> {
 fn a_damaged_image_is_named_and_comes_again() {
     let place = Place::new();
     // Step 12 has the samples 96 to 103, of which rank 1 has the last four.
-    let (folder, capsule) = diverges(&place, 2, &faults(&["faults.bad_sample=101", "faults.bad_value=inf"]));
+    let damage = faults(&["faults.bad_sample=101", "faults.bad_value=inf"]);
+    let (folder, capsule) = diverges_after_a_checkpoint(&place, 2, &damage);
     assert_eq!(capsule["step"], 12);
     assert_eq!((&capsule["start"]["checkpoint"]["step"], &capsule["start"]["steps_since"]), (&10.into(), &2.into()));
     assert_eq!(
@@ -292,7 +300,7 @@ fn a_capsule_that_cannot_be_written_does_not_hide_the_error_or_keep_the_run() {
 #[test]
 fn what_cannot_be_replayed_is_refused_and_writes_nothing() {
     let place = Place::new();
-    let (folder, _) = diverges(&place, 1, &faults(&["faults.bad_sample=101"]));
+    let (folder, _) = diverges_after_a_checkpoint(&place, 1, &faults(&["faults.bad_sample=101"]));
     let refused = |mut command: Command, part: &str| {
         let before = std::fs::read_dir(&folder).unwrap().count();
         let finished = run(&mut command, PATIENCE);
