@@ -168,7 +168,7 @@ pub(super) fn name_of(module: &str, tensor: What) -> String {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let show = |range: Option<Range>| {
-            range.map_or_else(|| "no finite value".into(), |range| format!("{:.4e} to {:.4e}", range.min, range.max))
+            range.map_or_else(|| "none".into(), |range| format!("{:.4e} to {:.4e}", range.min, range.max))
         };
         write!(f, "{}: {} at {:?}", name_of(&self.module, self.tensor), self.value, self.first)?;
         if let Some(sample) = self.sample {
