@@ -19,6 +19,7 @@ use super::new::{self, NewOptions};
 use super::nll::{self, NllOptions};
 use super::plan::{self, PlanOptions};
 use super::ranks::{alone, on_ranks};
+use super::replay::{self, ReplayOptions};
 use super::sample::{self, SampleOptions, SweepArguments};
 use super::train::{self, TrainArguments};
 use super::{device, flops, version};
@@ -35,6 +36,8 @@ pub struct Cli {
 enum Command {
     /// Train a network; under mpirun, on all ranks that it starts
     Train(TrainArguments),
+    /// Take a step that a run recorded in its black box again, in one process, and find its first values that are not finite
+    Replay(ReplayOptions),
     /// Draw images from a checkpoint: a grid, or with --num many images on all ranks that mpirun starts
     Sample(Box<SampleOptions>),
     /// Draw the same images with different settings, and compare them: a job for each combination, a table and a picture
@@ -85,6 +88,7 @@ impl Cli {
     pub fn run(self, environment: &Environment) -> ProcessExit {
         let code = match self.command {
             Command::Train(arguments) => on_ranks(environment, |rank| train::run(&arguments, rank)),
+            Command::Replay(options) => on_ranks(environment, |rank| replay::run(&options, rank)),
             Command::Bench(command) => bench::run(&command, environment),
             Command::Sample(options) => on_ranks(environment, |rank| sample::run(&options, rank)),
             Command::Sweep(arguments) => on_ranks(environment, |rank| sample::sweep(&arguments, rank)),

@@ -19,6 +19,7 @@ mod nll;
 mod plan;
 mod planned;
 mod ranks;
+mod replay;
 mod sample;
 mod source_kind;
 mod text;

@@ -84,7 +84,7 @@ impl Embedding {
 
 /// Returns the rows of the class embedding that the labels name.
 fn rows(params: &Params, table: ParamId, labels: &Tensor) -> Tensor {
-    Tensor::embedding(params.get(table), labels, -1, false, false)
+    params.probed(table, labels, |labels| Tensor::embedding(params.get(table), labels, -1, false, false))
 }
 
 /// The length of the embedding vector.

@@ -94,12 +94,12 @@ impl Conv2d {
     /// `[batch, in, height, width]` to `[batch, out, height / stride, width / stride]`.
     pub fn forward(&self, kernels: &Kernels, params: &Params, x: &Tensor) -> Tensor {
         let (weight, bias) = (params.get(self.weight), params.get(self.bias));
-        match params.transformed(self.weight) {
+        params.probed(self.weight, x, |x| match params.transformed(self.weight) {
             Some(transformed) if !x.requires_grad() => {
                 ops::conv2d_transformed(kernels, x, [weight, transformed], bias, self.stride, self.padding)
             }
             _ => ops::conv2d(kernels, x, weight, bias, self.stride, self.padding),
-        }
+        })
     }
 
     /// Returns the type of the weights: a half type in a half-precision torso.
@@ -150,7 +150,7 @@ impl Linear {
     /// `[..., in]` to `[..., out]`.
     pub fn forward(&self, params: &Params, x: &Tensor) -> Tensor {
         let weight = params.get(self.weight).view([self.outputs, self.inputs]);
-        x.linear(&weight, Some(params.get(self.bias)))
+        params.probed(self.weight, x, |x| x.linear(&weight, Some(params.get(self.bias))))
     }
 
     /// Returns `[in, out]`, the lengths of an input and an output vector.
@@ -194,12 +194,12 @@ impl GroupNorm {
 
     /// Normalizes `[batch, channels, ...]`.
     pub fn forward(&self, kernels: &Kernels, params: &Params, x: &Tensor) -> Tensor {
-        ops::group_norm_silu(kernels, x, &self.arguments(params))
+        self.run(kernels, params, x, &self.arguments(params))
     }
 
     /// Normalizes `[batch, channels, ...]`, then applies SiLU.
     pub fn forward_silu(&self, kernels: &Kernels, params: &Params, x: &Tensor) -> Tensor {
-        ops::group_norm_silu(kernels, x, &ops::GroupNorm { silu: true, ..self.arguments(params) })
+        self.run(kernels, params, x, &ops::GroupNorm { silu: true, ..self.arguments(params) })
     }
 
     /// Normalizes `[batch, channels, ...]`, then applies SiLU and dropout. With `modulation`, scale and shift `[batch,
@@ -212,7 +212,12 @@ impl GroupNorm {
         modulation: Option<(&Tensor, &Tensor)>,
         dropout: Option<Dropout>,
     ) -> Tensor {
-        ops::group_norm_silu(kernels, x, &ops::GroupNorm { modulation, silu: true, dropout, ..self.arguments(params) })
+        let arguments = ops::GroupNorm { modulation, silu: true, dropout, ..self.arguments(params) };
+        self.run(kernels, params, x, &arguments)
+    }
+
+    fn run(&self, kernels: &Kernels, params: &Params, x: &Tensor, arguments: &ops::GroupNorm<'_>) -> Tensor {
+        params.probed(self.weight, x, |x| ops::group_norm_silu(kernels, x, arguments))
     }
 
     /// Returns the number of channels.

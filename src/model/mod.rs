@@ -23,5 +23,5 @@ pub use embedding::timestep_embedding;
 pub use encoder::{Encoder, EncoderSpec, Pool};
 pub use init::initialize;
 pub use network::{Inputs, Network, NetworkSpec};
-pub use params::{Init, ParamError, ParamId, ParamSpec, ParamSpecs, Params};
+pub use params::{Init, LayerTensor, ParamError, ParamId, ParamSpec, ParamSpecs, Params, Probe};
 pub use unet::{UNet, UNetSpec};

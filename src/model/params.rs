@@ -1,6 +1,7 @@
 //! Parameters, separate from networks. A network has the names, shapes and order of its parameters. The caller owns the
 //! values: flat training memory, an EMA, or a loaded checkpoint.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use tch::Tensor;
@@ -128,10 +129,28 @@ impl ParamSpecs {
     }
 }
 
+/// A tensor of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerTensor {
+    /// What the layer takes.
+    Input,
+    /// What the layer returns.
+    Output,
+}
+
+/// Sees the tensors of layers while a network runs. A replay of a step finds values that are not finite with it. Backward
+/// may run a layer again on another thread, if activations are recomputed.
+pub trait Probe: Debug + Send + Sync {
+    /// Sees a tensor of the layer whose first parameter is `layer`. The tensor is part of the graph if one is recorded.
+    fn see(&self, layer: ParamId, tensor: LayerTensor, values: &Tensor);
+}
+
 /// The values of a network's parameters: one tensor for each [`ParamSpec`], in order. Clones share the values.
 #[derive(Debug, Clone)]
 pub struct Params {
     tensors: Arc<Tensors>,
+    /// Sees what the layers compute with these values.
+    probe: Option<Arc<dyn Probe>>,
 }
 
 #[derive(Debug)]
@@ -151,7 +170,7 @@ impl Params {
     /// Creates the values from tensors in the order of the network's [`ParamSpecs`].
     #[must_use]
     pub fn new(tensors: Vec<Tensor>) -> Self {
-        Self { tensors: Arc::new(Tensors { values: tensors, transformed: Vec::new() }) }
+        Self { tensors: Arc::new(Tensors { values: tensors, transformed: Vec::new() }), probe: None }
     }
 
     /// Returns the same values for networks that only run forward, and whose values no longer change. On the CPU, weights of
@@ -160,7 +179,7 @@ impl Params {
     pub fn for_inference(&self, kernels: &Kernels) -> Self {
         let values: Vec<Tensor> = self.tensors().iter().map(Tensor::shallow_clone).collect();
         let transformed = values.iter().map(|value| transform_weights(kernels, value)).collect();
-        Self { tensors: Arc::new(Tensors { values, transformed }) }
+        Self { tensors: Arc::new(Tensors { values, transformed }), probe: self.probe.clone() }
     }
 
     /// Returns the transform of a parameter, if it is the weight of a convolution that uses one.
@@ -171,6 +190,23 @@ impl Params {
     /// Returns the tensor of a parameter.
     pub fn get(&self, id: ParamId) -> &Tensor {
         &self.tensors.values[id.0]
+    }
+
+    /// Returns the same values, with a probe that sees what the layers compute with them.
+    #[must_use]
+    pub fn with_probe(&self, probe: Arc<dyn Probe>) -> Self {
+        Self { tensors: Arc::clone(&self.tensors), probe: Some(probe) }
+    }
+
+    /// Runs a layer, whose first parameter is `layer`, on `x`. A probe sees the input and the output.
+    pub(super) fn probed(&self, layer: ParamId, x: &Tensor, forward: impl FnOnce(&Tensor) -> Tensor) -> Tensor {
+        let Some(probe) = &self.probe else { return forward(x) };
+        // An alias has a gradient of its own: that of this layer only, if other layers take `x` too.
+        let x = x.alias();
+        probe.see(layer, LayerTensor::Input, &x);
+        let output = forward(&x);
+        probe.see(layer, LayerTensor::Output, &output);
+        output
     }
 
     /// Returns all tensors in order.

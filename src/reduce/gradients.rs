@@ -9,11 +9,13 @@ use admiral_comm::{BucketTracker, Collective, CollectiveError, PhaseTracker};
 use tch::{Device, Kind, Tensor};
 
 use super::nccl::NcclReducer;
+use super::own_gradients::{OwnGradients, last_bad};
 
 /// Sums flat gradient buffers over ranks.
 #[derive(Debug)]
 pub struct GradientReducer {
     buckets: Vec<Bucket>,
+    slots: Vec<Slot>,
     tracker: Arc<BucketTracker>,
     /// For each buffer that is not float32, the float32 buffer for its sums, which the first use allocates.
     sums: Vec<Option<Tensor>>,
@@ -35,6 +37,8 @@ pub struct Reduced {
     /// The time that the rank only waited for sums: the exposed part, and waiting for ranks that start later. On a GPU
     /// it is the time that the GPU waited, which equals `exposed`.
     pub waited: Duration,
+    /// Whether this rank's own gradients were finite.
+    pub own: OwnGradients,
 }
 
 impl GradientReducer {
@@ -49,7 +53,7 @@ impl GradientReducer {
         let bucket_of =
             slots.iter().map(|slot| buckets.iter().position(|bucket| holds(slot, bucket)).unwrap_or(0)).collect();
         let tracker = Arc::new(BucketTracker::new(bucket_of, &buckets));
-        Self { buckets, tracker, sums: Vec::new(), nccl: None, phases }
+        Self { buckets, slots: slots.to_vec(), tracker, sums: Vec::new(), nccl: None, phases }
     }
 
     /// Sums gradients with NCCL between the ranks' GPUs from now on.
@@ -104,12 +108,14 @@ impl GradientReducer {
             let phases = &self.phases;
             return wait_for_gpu(gpu, sums, num_buckets, |bucket| phases.reduce(bucket));
         }
+        let mut own = OwnGradients::default();
         for (number, part) in parts.into_iter().enumerate() {
-            part.sum(collective, || Ok(self.phases.reduce(number)))?;
+            let bad = part.sum(collective, || Ok(self.phases.reduce(number)))?;
+            own.add(&self.buckets[number], bad, &self.slots);
         }
         // Ranks wait for each other within the sums, so waiting cannot be told from summing.
         let spent = begin.elapsed();
-        Ok(Reduced { sums, busy: spent, exposed: spent, waited: spent })
+        Ok(Reduced { sums, busy: spent, exposed: spent, waited: spent, own })
     }
 
     /// As [`reduce`](Self::reduce), while `backward` runs. A background thread sums the buckets in order, each as soon
@@ -161,10 +167,14 @@ impl GradientReducer {
                 }
             }
             let waited = begin.elapsed();
-            let spans = communication.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            let (spans, bad) = communication.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            let mut own = OwnGradients::default();
+            for (bucket, bad) in self.buckets.iter().zip(bad) {
+                own.add(bucket, bad, &self.slots);
+            }
             let busy = spans.iter().map(|span| span.end - span.start).sum();
             let exposed = spans.iter().map(|span| span.end.saturating_duration_since(span.start.max(begin))).sum();
-            Ok(Reduced { sums, busy, exposed, waited })
+            Ok(Reduced { sums, busy, exposed, waited, own })
         })
     }
 
@@ -230,32 +240,36 @@ fn wait_for_gpu<T>(
         gpu.wait(number, || enter(number))?;
     }
     let (busy, exposed) = gpu.durations(num_buckets)?;
-    Ok(Reduced { sums, busy, exposed, waited: exposed })
+    Ok(Reduced { sums, busy, exposed, waited: exposed, own: OwnGradients::Unknown })
 }
 
-/// Sums each part when it is filled and all ranks have started its sum. Returns the span of each sum.
+/// The span of the sum of each part, and the position of this rank's last value in it that is not finite.
+type Communicated = (Vec<Range<Instant>>, Vec<Option<usize>>);
+
+/// Sums each part when it is filled and all ranks have started its sum.
 fn communicate(
     collective: &dyn Collective,
     phases: &PhaseTracker,
     parts: Vec<Part>,
     tracker: &BucketTracker,
-) -> Result<Vec<Range<Instant>>, CollectiveError> {
-    let mut spans = Vec::new();
+) -> Result<Communicated, CollectiveError> {
+    let (mut spans, mut all_bad) = (Vec::new(), Vec::new());
     for (number, part) in parts.into_iter().enumerate() {
         if !tracker.await_filled(number) {
             break;
         }
         let mut all_ranks_ready = Instant::now();
-        part.sum_in_background(collective, || {
+        let bad = part.sum_in_background(collective, || {
             phases.count_exchange();
             collective.background_barrier()?;
             all_ranks_ready = Instant::now();
             Ok(())
         })?;
         spans.push(all_ranks_ready..Instant::now());
+        all_bad.push(bad);
         tracker.mark_summed();
     }
-    Ok(spans)
+    Ok((spans, all_bad))
 }
 
 /// Ends the wait of the other thread when this one fails or panics.
@@ -286,12 +300,13 @@ impl Part {
         &self.sum
     }
 
-    /// Sums the part over the ranks. Calls `enter` when this rank starts the sum.
+    /// Sums the part over the ranks. Calls `enter` when this rank starts the sum. Returns the position of this rank's last
+    /// value that is not finite.
     fn sum<T>(
         self,
         collective: &dyn Collective,
         enter: impl FnOnce() -> Result<T, CollectiveError>,
-    ) -> Result<(), CollectiveError> {
+    ) -> Result<Option<usize>, CollectiveError> {
         self.sum_by(enter, |values| collective.all_reduce_sum_f32(values))
     }
 
@@ -300,7 +315,7 @@ impl Part {
         self,
         collective: &dyn Collective,
         enter: impl FnOnce() -> Result<T, CollectiveError>,
-    ) -> Result<(), CollectiveError> {
+    ) -> Result<Option<usize>, CollectiveError> {
         self.sum_by(enter, |values| collective.background_all_reduce_sum_f32(values))
     }
 
@@ -308,19 +323,20 @@ impl Part {
         mut self,
         enter: impl FnOnce() -> Result<T, CollectiveError>,
         all_reduce: impl FnOnce(&mut [f32]) -> Result<(), CollectiveError>,
-    ) -> Result<(), CollectiveError> {
+    ) -> Result<Option<usize>, CollectiveError> {
         let _no_grad = tch::no_grad_guard();
         self.in_float32();
         let is_on_host = self.sum.device() == Device::Cpu;
         // The copy waits until the GPU has computed the bucket's gradients. Only then does this rank start the sum.
         let mut host = if is_on_host { self.sum.shallow_clone() } else { self.sum.to_device(Device::Cpu) };
+        let bad = last_bad(values(&mut host));
         let entered = enter()?;
         all_reduce(values(&mut host))?;
         drop(entered);
         if !is_on_host {
             self.sum.copy_(&host);
         }
-        Ok(())
+        Ok(bad)
     }
 }
 

@@ -5,6 +5,8 @@ mod gradients;
 #[cfg(test)]
 mod mock;
 mod nccl;
+mod own_gradients;
 
 pub use gradients::{GradientReducer, Reduced};
 pub use nccl::NcclReducer;
+pub use own_gradients::OwnGradients;

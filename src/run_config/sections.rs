@@ -238,8 +238,30 @@ impl PrecisionConfig {
     }
 }
 
+/// What a run does in a step whose loss or gradient is not finite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnNan {
+    /// With loss scaling, it skips the step and lowers the scale, and stops at the lowest scale. Without, it stops.
+    #[default]
+    LowerScale,
+    /// It stops, also with loss scaling.
+    Stop,
+}
+
+/// What a run does after a step whose loss jumps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLossJump {
+    /// It goes on.
+    #[default]
+    Continue,
+    /// It stops as diverged. The last checkpoint is the one before the step.
+    Stop,
+}
+
 /// The length of the run, its batch and its intervals.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainingConfig {
     /// Samples of one step over all ranks, for any number of ranks: ranks x microbatch x accumulation.
@@ -261,6 +283,14 @@ pub struct TrainingConfig {
     pub overlap_all_reduce: bool,
     /// Maximum bytes of a gradient bucket, in float32; null is a twelfth of all, within 256 KiB and 128 MiB.
     pub bucket_bytes: Option<u64>,
+    /// Reaction to a loss or gradient that is not finite: lower_scale (with loss scaling, skip the step and lower the
+    /// scale; without, or at the lowest scale, stop) or stop. A run that stops writes a capsule for `admiral replay`.
+    pub on_nan: OnNan,
+    /// Writes a capsule for `admiral replay` when the loss of a step exceeds this many times the median of the last 100
+    /// steps; null never does.
+    pub loss_jump_factor: Option<f64>,
+    /// Reaction to such a loss: continue or stop.
+    pub on_loss_jump: OnLossJump,
 }
 
 impl Default for TrainingConfig {
@@ -275,6 +305,9 @@ impl Default for TrainingConfig {
             check_interval: 100,
             overlap_all_reduce: true,
             bucket_bytes: None,
+            on_nan: OnNan::LowerScale,
+            loss_jump_factor: None,
+            on_loss_jump: OnLossJump::Continue,
         }
     }
 }
@@ -304,6 +337,11 @@ impl TrainingConfig {
         // The number of all samples must fit into 64 bits.
         checks.check(self.steps <= MAX_STEPS, "steps", format!("must be at most {MAX_STEPS}"));
         checks.check(self.bucket_bytes != Some(0), "bucket_bytes", "must be at least 1");
+        checks.check(
+            self.loss_jump_factor.is_none_or(|factor| factor > 1.0 && factor.is_finite()),
+            "loss_jump_factor",
+            "must be greater than 1, or null",
+        );
         checks.mistakes
     }
 }

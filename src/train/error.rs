@@ -65,6 +65,21 @@ pub enum TrainError {
         /// The global index and timestep of a sample whose loss is not finite.
         sample: Option<(u64, i64)>,
     },
+    /// The loss of a step exceeded its bound, and `training.on_loss_jump` is `stop`.
+    #[error(
+        "the loss jumped to {loss:.4} at step {step}, more than training.loss_jump_factor = {factor} times the median \
+         {median:.4} of the steps before"
+    )]
+    LossJumped {
+        /// The step, from 0.
+        step: u64,
+        /// The mean loss of the step.
+        loss: f64,
+        /// The median of the losses before.
+        median: f64,
+        /// The factor that the loss exceeded.
+        factor: f64,
+    },
 }
 
 impl From<ContextError> for TrainError {
@@ -112,7 +127,7 @@ impl TrainError {
             Self::Checkpoint(error) => error.exit_code(),
             Self::Evaluate(error) => error.exit_code(),
             Self::Collective(_) | Self::Torch(_) | Self::Operation(_) | Self::Bug(_) => ExitCode::Bug,
-            Self::Diverged { .. } => ExitCode::Diverged,
+            Self::Diverged { .. } | Self::LossJumped { .. } => ExitCode::Diverged,
             Self::Corrupted(_) => ExitCode::Corrupted,
         }
     }
@@ -129,7 +144,9 @@ impl TrainError {
             Self::Corrupted(difference) if difference.is_at_fault => Ending::Alone(failure),
             // All ranks have these errors: saves agree on their outcome, and the sums of gradients are equal on all
             // ranks.
-            Self::Checkpoint(_) | Self::Diverged { .. } | Self::Corrupted(_) => Ending::Together(failure),
+            Self::Checkpoint(_) | Self::Diverged { .. } | Self::LossJumped { .. } | Self::Corrupted(_) => {
+                Ending::Together(failure)
+            }
             _ => Ending::Alone(failure),
         }
     }

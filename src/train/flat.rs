@@ -3,9 +3,11 @@
 //! With mixed precision there are two segments: one for the torso's convolutions, which are in half precision, and one
 //! for the other parameters. In float32 there is one segment, and the network's parameters are views of the masters.
 
+use std::sync::Arc;
+
 use tch::{Device, Kind, Tensor};
 
-use crate::model::{ParamSpec, ParamSpecs, Params};
+use crate::model::{ParamSpec, ParamSpecs, Params, Probe};
 use crate::ops::bridge;
 
 use super::TrainError;
@@ -146,6 +148,11 @@ impl FlatMemory {
         &self.params
     }
 
+    /// Lets a probe see what the layers compute with the parameters.
+    pub fn set_probe(&mut self, probe: Arc<dyn Probe>) {
+        self.params = self.params.with_probe(probe);
+    }
+
     /// Returns the names, shapes and order of the parameters.
     #[must_use]
     pub fn specs(&self) -> &ParamSpecs {
@@ -241,15 +248,35 @@ impl FlatMemory {
         }
     }
 
-    /// Returns the name of the first parameter, in the network's order, whose gradient has an infinity or NaN.
+    /// Returns the name of the last parameter, in the network's order, whose gradient has an infinity or NaN: backward
+    /// reached it before the others. Only looks at the segments that `includes` selects.
     #[must_use]
-    pub fn first_bad_gradient(&self) -> Option<&str> {
-        let gradients = self.gradients();
-        self.specs
-            .iter()
-            .zip(gradients.tensors())
-            .find(|(_, gradient)| bool::try_from(gradient.isfinite().all().logical_not()).unwrap_or(true))
-            .map(|(spec, _)| spec.name.as_str())
+    pub fn last_bad_gradient(&self, includes: impl Fn(&Segment) -> bool) -> Option<&str> {
+        let bad = self.bad_parameters(&includes, |segment| &segment.gradient);
+        bad.into_iter().max().map(|param| self.specs.as_slice()[param].name.as_str())
+    }
+
+    /// Returns the names of the parameters of which the optimizer's or the network's copy has an infinity or NaN, in the
+    /// network's order.
+    #[must_use]
+    pub fn bad_values(&self) -> Vec<&str> {
+        let mut bad = self.bad_parameters(&|_| true, |segment| &segment.master);
+        bad.extend(self.bad_parameters(&Segment::is_half, |segment| &segment.model));
+        bad.sort_unstable();
+        bad.dedup();
+        bad.into_iter().map(|param| self.specs.as_slice()[param].name.as_str()).collect()
+    }
+
+    /// Returns the indices of the parameters with an infinity or NaN in the buffer that `choose` selects from their segment.
+    fn bad_parameters(&self, includes: &dyn Fn(&Segment) -> bool, choose: impl Fn(&Segment) -> &Tensor) -> Vec<usize> {
+        let _no_grad = tch::no_grad_guard();
+        let is_bad = |values: &Tensor| bool::try_from(values.isfinite().all().logical_not()).unwrap_or(true);
+        let segments = self.segments.iter().filter(|segment| includes(segment) && is_bad(choose(segment)));
+        let ranges = segments.flat_map(|segment| {
+            let part = |range: &ParamRange| choose(segment).narrow(0, range.offset as i64, range.length as i64);
+            segment.layout.ranges.iter().filter(move |range| is_bad(&part(range)))
+        });
+        ranges.map(|range| range.param).collect()
     }
 }
 
@@ -318,8 +345,20 @@ mod tests {
     #[test]
     fn the_parameter_of_a_nan_gradient_is_named() {
         let memory = FlatMemory::allocate(specs(), Kind::Float, 0, Device::Cpu).unwrap();
-        assert_eq!(memory.first_bad_gradient(), None);
-        let _ = memory.gradients().tensors()[1].get(2).fill_(f64::NAN);
-        assert_eq!(memory.first_bad_gradient(), Some("b"));
+        assert_eq!(memory.last_bad_gradient(|_| true), None);
+        for param in 0..2 {
+            let _ = memory.gradients().tensors()[param].get(1).fill_(f64::NAN);
+        }
+        assert_eq!(memory.last_bad_gradient(|_| true), Some("b"));
+        assert_eq!(memory.last_bad_gradient(Segment::is_half), None);
+    }
+
+    #[test]
+    fn bad_values_are_found_in_masters_and_in_the_network() {
+        let memory = FlatMemory::allocate(specs(), Kind::Half, 0, Device::Cpu).unwrap();
+        assert_eq!(memory.bad_values(), [""; 0]);
+        let _ = memory.params().tensors()[2].detach().get(3).fill_(f64::INFINITY);
+        let _ = memory.master_params().tensors()[0].get(0).fill_(f64::NAN);
+        assert_eq!(memory.bad_values(), ["a", "c"]);
     }
 }

@@ -18,11 +18,13 @@ use crate::stop::Stop;
 
 use super::accounting::Accounting;
 use super::begin::{Resume, choose_checkpoint, open_saver, open_store};
+use super::black_box::BlackBox;
 use super::curves::{self, Curves};
 use super::error::TrainError;
 use super::evaluation::Evaluator;
 use super::grid::draw_grid;
 use super::loss_scale::LossScale;
+use super::overflows::Overflows;
 use super::plan_check::PlanCheck;
 use super::quarantine::Quarantine;
 use super::rank_times::RankTimes;
@@ -167,6 +169,8 @@ struct Loop<'a> {
     plan: Option<PlanCheck>,
     quarantine: Option<Quarantine>,
     accounting: Accounting,
+    black_box: BlackBox,
+    overflows: Overflows,
 }
 
 impl<'a> Loop<'a> {
@@ -200,6 +204,7 @@ impl<'a> Loop<'a> {
         let metrics = MetricSinks::new(sinks);
         let num_timesteps = session.state.trainer.objective.diffusion().num_timesteps();
         let curves = Curves::new(config.task, num_timesteps, Instant::now());
+        let black_box = BlackBox::open(&session, store, saver.writer().clone());
         let saves = Saves::new(saver, store, &config.checkpoint, metrics.clone(), context.phases.clone(), collective);
         let on_gpus = is_root && context.device.is_cuda();
         let plan = if on_gpus { PlanCheck::open(config, collective.world_size()) } else { None };
@@ -220,6 +225,8 @@ impl<'a> Loop<'a> {
             plan,
             quarantine,
             accounting,
+            black_box,
+            overflows: Overflows::default(),
         }
     }
 
@@ -251,7 +258,7 @@ impl<'a> Loop<'a> {
             line.commit(first_step, Instant::now());
         }
         loop {
-            let report = self.session.step(self.context)?;
+            let report = self.step()?;
             let state = &self.session.state;
             let step = state.trainer.counters.step;
             let training = &state.config.training;
@@ -307,6 +314,20 @@ impl<'a> Loop<'a> {
                 return Ok(Finish::Preempted);
             }
         }
+    }
+
+    /// Takes a step. Records it in the black box if it goes wrong.
+    fn step(&mut self) -> Result<StepReport, TrainError> {
+        let published = self.saves.published();
+        let report = self.session.step(self.context).inspect_err(|error| {
+            self.black_box.failed(&self.session, error, published, self.context);
+        })?;
+        self.black_box.watch_loss(&self.session, &report, published, self.context)?;
+        // The sums of gradients, and so their overflows, are the same on all ranks.
+        if let Some(name) = report.overflowed.as_ref().filter(|_| self.context.collective.rank() == 0) {
+            self.overflows.add(name, self.session.state.trainer.counters.step, &self.metrics);
+        }
+        Ok(report)
     }
 
     fn log(&mut self, report: &StepReport) -> Result<(), TrainError> {

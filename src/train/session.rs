@@ -7,21 +7,23 @@ use admiral_checkpoint::ImagesRecord;
 use admiral_comm::{CollectiveError, Ending, agree};
 use admiral_config::format_mistakes;
 use admiral_contract::BatchDivision;
-use admiral_data::{Batch, BrokenImage, Loader, SampleReader, Sources, list_names};
-use tch::{Device, Tensor};
+use admiral_data::{BrokenImage, Loader, SampleReader, Sources, list_names};
+use tch::Device;
 
 use crate::context::RunContext;
-use crate::diffusion::{DrawnTimesteps, GaussianDiffusion, TimestepSampler, copy_to_device};
-use crate::model::{ModelConfig, Network, Task, initialize};
+use crate::diffusion::{GaussianDiffusion, TimestepSampler};
+use crate::model::{Network, Task, initialize};
 use crate::reduce::NcclReducer;
 use crate::run_config::{PrecisionMode, RunConfig};
 
-use super::class_dropout::drop_classes;
+use super::damage::Damaged;
 use super::error::TrainError;
 use super::flat::FlatMemory;
 use super::loss_scale::LossScale;
-use super::objective::{Microbatch, Objective};
+use super::microbatch::make_microbatch;
+use super::objective::Objective;
 use super::run_state::RunState;
+use super::sample_terms::SampleTerms;
 use super::step::{GradientSums, StepReport, Trainer};
 
 /// A session with initial values that does not read data yet. A checkpoint may be loaded into it.
@@ -29,7 +31,7 @@ use super::step::{GradientSums, StepReport, Trainer};
 pub struct OpenedSession {
     /// The state that training changes.
     pub(super) state: RunState,
-    sources: Sources,
+    pub(super) sources: Sources,
     division: BatchDivision,
 }
 
@@ -78,7 +80,7 @@ impl OpenedSession {
         } else {
             GradientSums::AfterBackward
         };
-        let trainer = Trainer::new(
+        let mut trainer = Trainer::new(
             network,
             memory,
             objective,
@@ -89,6 +91,7 @@ impl OpenedSession {
             context.kernels.clone(),
             context.phases.clone(),
         )?;
+        trainer.on_nan = config.training.on_nan;
         let state = RunState { config, trainer, timestep_sampler, images };
         Ok(Self { state, sources, division })
     }
@@ -178,37 +181,42 @@ impl Session {
     pub fn step(&mut self, context: &RunContext<'_>) -> Result<StepReport, TrainError> {
         let Self { state, num_skipped_images, broken_images, division, loader, .. } = self;
         let RunState { config, trainer, timestep_sampler, .. } = state;
-        let wants_classes = config.model.num_classes.is_some();
+        let step = trainer.counters.step + 1;
+        let mut damage =
+            context.faults.as_ref().and_then(|faults| Damaged::find(&trainer.memory, faults.damage(step)?));
         let mut next = |_| {
             let (mut batch, _) =
                 loader.next()?.ok_or_else(|| TrainError::Refused("the run has no steps left".into()))?;
             *num_skipped_images += batch.num_skipped;
             broken_images.append(&mut batch.broken);
-            let drawn = timestep_sampler.draw(&batch.timestep_uniforms);
-            trace_samples(&batch, &drawn.timesteps);
-            if let Some(null_class) = config.model.null_class() {
-                let Batch { classes, indices, .. } = &mut batch;
-                drop_classes(classes, indices, config.run.seed, config.model.class_dropout, null_class);
+            let microbatch = make_microbatch(&mut batch, timestep_sampler, config, context.device);
+            if let Some(damage) = damage.take() {
+                damage.strike();
             }
-            let microbatch = to_device(&batch, drawn, &config.model, wants_classes, context.device);
             loader.keep(batch);
             Ok(microbatch)
         };
-        context.phases.begin_step(trainer.counters.step + 1);
+        context.phases.begin_step(step);
         let num_passes = division.accumulation as usize;
         let mut report = trainer.step(num_passes, division.global_batch, &mut next, context.collective)?;
         if timestep_sampler.learns() {
-            let bytes: Vec<u8> = report
-                .samples
-                .unweighted_losses()
-                .flat_map(|(timestep, loss)| timestep.to_le_bytes().into_iter().chain(loss.to_le_bytes()))
-                .collect();
-            let pairs = context.collective.all_gather(&bytes)?;
-            timestep_sampler.update(pairs.iter().flat_map(|bytes| bytes.chunks_exact(16)).map(decode_loss));
+            let losses = context.collective.all_gather(&encode_losses(&report.samples))?;
+            learn(timestep_sampler, &losses);
         }
         report.seconds = context.phases.end_step();
         Ok(report)
     }
+}
+
+/// Encodes the timesteps and losses of a rank's samples, from which a timestep sampler learns.
+pub(super) fn encode_losses(samples: &SampleTerms) -> Vec<u8> {
+    let encode = |(timestep, loss): (i64, f64)| timestep.to_le_bytes().into_iter().chain(loss.to_le_bytes());
+    samples.unweighted_losses().flat_map(encode).collect()
+}
+
+/// Lets a timestep sampler learn from the [encoded losses](encode_losses) of every rank, in rank order.
+pub(super) fn learn(timestep_sampler: &mut TimestepSampler, losses: &[Vec<u8>]) {
+    timestep_sampler.update(losses.iter().flat_map(|bytes| bytes.chunks_exact(16)).map(decode_loss));
 }
 
 /// Decodes the timestep and the loss of a sample.
@@ -217,23 +225,6 @@ fn decode_loss(bytes: &[u8]) -> (i64, f64) {
     timestep.copy_from_slice(&bytes[..8]);
     loss.copy_from_slice(&bytes[8..16]);
     (i64::from_le_bytes(timestep), f64::from_le_bytes(loss))
-}
-
-/// Logs a checksum of each sample's images, noise and timestep, if the target `admiral::samples` is enabled. With these
-/// lines runs can be compared sample by sample.
-fn trace_samples(batch: &Batch, timesteps: &[i64]) {
-    if !tracing::enabled!(target: "admiral::samples", tracing::Level::TRACE) || batch.indices.is_empty() {
-        return;
-    }
-    let length = batch.images.len() / batch.indices.len();
-    for (i, (index, timestep)) in batch.indices.iter().zip(timesteps).enumerate() {
-        let range = i * length..(i + 1) * length;
-        let values = batch.images[range.clone()].iter().chain(&batch.noise[range]);
-        let hash = values.fold(crc32c::crc32c(&timestep.to_le_bytes()), |hash, value| {
-            crc32c::crc32c_append(hash, &value.to_le_bytes())
-        });
-        tracing::trace!(target: "admiral::samples", "sample {index} timestep {timestep} hash {hash:08x}");
-    }
 }
 
 fn check_classes(config: &RunConfig, sources: &Sources) -> Result<(), TrainError> {
@@ -263,24 +254,4 @@ fn check_classes(config: &RunConfig, sources: &Sources) -> Result<(), TrainError
         )));
     }
     Ok(())
-}
-
-/// Copies a batch to the device, with the timesteps drawn for it.
-pub(super) fn to_device(
-    batch: &Batch,
-    drawn: DrawnTimesteps,
-    model: &ModelConfig,
-    wants_classes: bool,
-    device: Device,
-) -> Microbatch {
-    let shape = [batch.indices.len() as i64, model.image_channels, model.image_size, model.image_size];
-    let tensor = |values: &[f32]| copy_to_device(&Tensor::from_slice(values).view(shape), device);
-    Microbatch {
-        images: tensor(&batch.images),
-        noise: tensor(&batch.noise),
-        timesteps: drawn.timesteps,
-        weights: copy_to_device(&Tensor::from_slice(&drawn.weights), device),
-        labels: wants_classes.then(|| copy_to_device(&Tensor::from_slice(&batch.classes), device)),
-        indices: batch.indices.clone(),
-    }
 }

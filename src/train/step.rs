@@ -3,20 +3,23 @@
 
 use std::time::{Duration, Instant};
 
-use admiral_comm::buckets::{Slot, default_bucket_bytes};
+use admiral_comm::buckets::default_bucket_bytes;
 use admiral_comm::{Collective, CollectiveError, Phase, PhaseTracker, StepSeconds};
 use admiral_random::{Philox, Stream};
 use tch::{Device, Kind, Tensor};
 
 use crate::model::Network;
 use crate::ops::{self, AdamHyper, AdamSegment, Kernels, bridge};
-use crate::reduce::{GradientReducer, NcclReducer, Reduced};
-use crate::run_config::OptimizerConfig;
+use crate::reduce::{GradientReducer, NcclReducer, OwnGradients, Reduced};
+use crate::run_config::{OnNan, OptimizerConfig};
 
+use super::divergence::divergence_of;
 use super::error::TrainError;
 use super::flat::FlatMemory;
+use super::gradient_norms::{gradient_norms, gradient_slots};
 use super::loss_scale::{LossScale, Verdict};
-use super::objective::{Microbatch, Objective};
+use super::objective::{Microbatch, Objective, Terms};
+use super::sample_terms::{DeferredStatistics, SampleTerms};
 use super::schedule::{ema_rate, learning_rate};
 
 /// The duration of each part of a step. On a GPU the parts are only separate if [`Trainer::measure`] is set.
@@ -38,19 +41,6 @@ pub struct StepTimes {
     pub optimizer: Duration,
 }
 
-/// The samples of a step on this rank, with the terms of the objective for each.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct SampleTerms {
-    /// Global index of each sample.
-    pub indices: Vec<u64>,
-    /// Timestep of each sample.
-    pub timesteps: Vec<i64>,
-    /// Importance weight of each sample.
-    pub weights: Vec<f32>,
-    /// The logged terms by name, each with one weighted value per sample.
-    pub terms: Vec<(&'static str, Vec<f32>)>,
-}
-
 /// The result of a step.
 #[derive(Debug, Clone)]
 pub struct StepReport {
@@ -66,6 +56,9 @@ pub struct StepReport {
     pub lg_loss_scale: f64,
     /// The learning rate of this step.
     pub learning_rate: f64,
+    /// The parameter whose gradient overflowed first, if the step was skipped: of those that are not finite, the one that
+    /// backward reached first.
+    pub overflowed: Option<String>,
     /// The duration of each part.
     pub times: StepTimes,
     /// The step's duration on this rank, as recorded in the ledger. [`Session::step`](super::Session::step) sets it;
@@ -112,6 +105,16 @@ pub struct Trainer {
     optimizer: OptimizerConfig,
     seed: u64,
     reducer: GradientReducer,
+    /// The gradients of the last step, summed over the ranks.
+    sums: Vec<Tensor>,
+    /// Whether this rank's gradients of the last step were finite before the sum.
+    own: OwnGradients,
+    /// Whether the last step had a single rank.
+    is_alone: bool,
+    /// The report of the last step, if training diverged in it.
+    diverged: Option<Box<StepReport>>,
+    /// What a step does whose gradients are not finite.
+    pub on_nan: OnNan,
     /// Whether gradients are summed while backward runs.
     overlaps: bool,
     /// Whether to synchronize with the device between the parts of a step, so that [`StepTimes`] has each part's
@@ -163,6 +166,11 @@ impl Trainer {
             optimizer,
             seed,
             reducer,
+            sums: Vec::new(),
+            own: OwnGradients::Unknown,
+            is_alone: true,
+            diverged: None,
+            on_nan: OnNan::default(),
             overlaps,
             measure: false,
         })
@@ -200,7 +208,6 @@ impl Trainer {
         let mut deferred = DeferredStatistics::default();
         let learning_rate = learning_rate(&self.optimizer, self.counters.step);
         let lg_loss_scale = self.counters.loss_scale.lg();
-        let scale = self.counters.loss_scale.factor() / num_samples as f64;
 
         self.phases.enter_zeroing();
         self.memory.zero_gradients();
@@ -212,9 +219,7 @@ impl Trainer {
             let batch = next(index)?;
             self.phases.enter(Phase::Forward, index);
             times.data += stopwatch.lap();
-            let seed = self.dropout_seed(collective.rank(), index);
-            let terms = self.objective.terms(&self.kernels, &self.network, self.memory.params(), &batch, Some(seed));
-            let loss = terms.loss.sum(Kind::Float) * scale;
+            let (loss, terms) = self.forward(&batch, collective.rank(), index, num_samples);
             self.phases.enter(Phase::Backward, index);
             times.forward += stopwatch.lap();
             // Gradients are only complete in the last pass.
@@ -235,12 +240,15 @@ impl Trainer {
             times.forward += stopwatch.lap();
         }
 
-        let Reduced { sums: gradients, busy, exposed, waited } = match reduced {
+        let Reduced { sums: gradients, busy, exposed, waited, own } = match reduced {
             Some(reduced) => reduced,
             None => self.reducer.reduce(collective, &local)?,
         };
         self.phases.enter(Phase::Optimizer, 0);
         (times.all_reduce, times.all_reduce_busy, times.all_reduce_exposed) = (waited, busy, exposed);
+        self.own = own;
+        self.is_alone = collective.world_size() == 1;
+        self.sums = gradients.iter().map(Tensor::shallow_clone).collect();
         stopwatch.lap();
 
         let masters: Vec<&Tensor> = self.memory.segments().iter().map(|segment| &segment.master).collect();
@@ -253,24 +261,116 @@ impl Trainer {
             parameter_norm: f64::NAN,
             lg_loss_scale,
             learning_rate,
+            overflowed: None,
             times,
             seconds: StepSeconds::default(),
         };
-        let before = self.counters.loss_scale;
-        match self.counters.loss_scale.judge(norm.is_finite()) {
+        match self.finish_step(&gradients, norm, learning_rate)? {
             Verdict::Step => {
                 report.took_step = true;
                 report.gradient_norm = norm;
                 report.parameter_norm = norms[1];
-                self.update(&gradients, before, norm, learning_rate)?;
             }
-            Verdict::Skip => {}
-            Verdict::Diverged => return Err(self.diverged(&report.samples, lg_loss_scale, collective)),
+            Verdict::Skip => report.overflowed = self.first_overflow()?,
+            Verdict::Diverged => {
+                let bad_gradient = self.bad_gradient();
+                let step = self.counters.step;
+                let error = divergence_of(step, lg_loss_scale, bad_gradient, &report.samples, collective);
+                self.diverged = Some(Box::new(report));
+                return Err(error);
+            }
         }
-        self.counters.step += 1;
         self.phases.enter(Phase::Log, 0);
         report.times.optimizer += stopwatch.lap();
         Ok(report)
+    }
+
+    /// Runs the network forward on a batch, as the pass `microbatch` of `rank` in a step with `num_samples` samples over all
+    /// ranks. Returns the sum of the scaled losses and the terms.
+    pub(super) fn forward(
+        &self,
+        batch: &Microbatch,
+        rank: usize,
+        microbatch: usize,
+        num_samples: u64,
+    ) -> (Tensor, Terms) {
+        let seed = self.dropout_seed(rank, microbatch);
+        let terms = self.objective.terms(&self.kernels, &self.network, self.memory.params(), batch, Some(seed));
+        let scale = self.counters.loss_scale.factor() / num_samples as f64;
+        (terms.loss.sum(Kind::Float) * scale, terms)
+    }
+
+    /// Decides on a step by the norm of its unscaled gradient, and updates the parameters unless the step is skipped.
+    /// `gradients` are the scaled sums over the ranks.
+    ///
+    /// # Errors
+    /// When an operation fails.
+    pub(super) fn finish_step(
+        &mut self,
+        gradients: &[Tensor],
+        norm: f64,
+        learning_rate: f64,
+    ) -> Result<Verdict, TrainError> {
+        let before = self.counters.loss_scale;
+        let verdict = match self.counters.loss_scale.judge(norm.is_finite()) {
+            Verdict::Skip if self.on_nan == OnNan::Stop => Verdict::Diverged,
+            verdict => verdict,
+        };
+        if verdict == Verdict::Step {
+            self.update(gradients, before, norm, learning_rate)?;
+        }
+        if verdict == Verdict::Diverged {
+            // A replay takes the step again with the scale that it had.
+            self.counters.loss_scale = before;
+        } else {
+            self.counters.step += 1;
+        }
+        Ok(verdict)
+    }
+
+    /// Returns the norm of the unscaled gradient of each parameter in the last step, summed over the ranks, and with that
+    /// step's loss scale.
+    ///
+    /// # Errors
+    /// When an operation fails.
+    pub(super) fn gradient_norms(&self, lg_loss_scale: f64) -> Result<Vec<f64>, TrainError> {
+        let norms = gradient_norms(&self.memory, &self.sums)?;
+        Ok(norms.into_iter().map(|norm| norm / lg_loss_scale.exp2()).collect())
+    }
+
+    /// Returns the report of the last step, if training diverged in it.
+    pub(super) fn diverged_step(&self) -> Option<&StepReport> {
+        self.diverged.as_deref()
+    }
+
+    /// Returns the name of the parameter with a gradient that is not finite which backward reached first on this rank in the
+    /// last step, before the gradients were summed. `None` if there is none or it is not known.
+    pub(super) fn own_bad_gradient(&self) -> Option<String> {
+        let name = |param: usize| self.memory.specs().as_slice().get(param).map(|spec| spec.name.clone());
+        match self.own {
+            OwnGradients::Finite => None,
+            OwnGradients::Bad { param } => name(param),
+            // Float32 gradients are summed in place, so that only half-precision gradients are still those of this rank.
+            OwnGradients::Unknown => {
+                self.memory.last_bad_gradient(|segment| self.is_alone || segment.is_half()).map(str::to_owned)
+            }
+        }
+    }
+
+    /// Returns a parameter with a gradient that is not finite, also if it is not known whether this rank or another one has
+    /// computed it.
+    fn bad_gradient(&self) -> Option<String> {
+        self.own_bad_gradient().or_else(|| match self.own {
+            OwnGradients::Unknown => self.memory.last_bad_gradient(|_| true).map(str::to_owned),
+            _ => None,
+        })
+    }
+
+    /// Returns the first overflow of the last step: see [`StepReport::overflowed`].
+    fn first_overflow(&self) -> Result<Option<String>, TrainError> {
+        let norms = gradient_norms(&self.memory, &self.sums)?;
+        let param = norms.iter().rposition(|norm| !norm.is_finite());
+        Ok(param.and_then(|param| self.memory.specs().as_slice().get(param)).map(|spec| spec.name.clone()))
     }
 
     /// Returns the seed of the dropout masks. It only depends on seed, step, rank and microbatch, so a resumed run
@@ -323,97 +423,6 @@ impl Trainer {
         }
         Ok(())
     }
-
-    /// Returns the error of a diverged run, with the first parameter and sample that are not finite. Every rank calls
-    /// it, because all ranks see the same sums, and gets the same error.
-    fn diverged(&self, samples: &SampleTerms, lg_loss_scale: f64, collective: &dyn Collective) -> TrainError {
-        let bad_sample = samples.terms.iter().find(|(name, _)| *name == "loss").and_then(|(_, losses)| {
-            losses.iter().position(|loss| !loss.is_finite()).map(|i| (samples.indices[i], samples.timesteps[i]))
-        });
-        let own: NotFinite = (self.memory.first_bad_gradient().map(str::to_owned), bad_sample);
-        let found = serde_json::to_vec(&own).unwrap_or_default();
-        let found = match collective.all_gather(&found) {
-            Ok(found) => found,
-            Err(error) => return error.into(),
-        };
-        let found: Vec<NotFinite> = found.iter().filter_map(|bytes| serde_json::from_slice(bytes).ok()).collect();
-        TrainError::Diverged {
-            step: self.counters.step,
-            lg_loss_scale,
-            parameter: found.iter().find_map(|(parameter, _)| parameter.clone()),
-            sample: found.iter().find_map(|(_, sample)| *sample),
-        }
-    }
-}
-
-/// The values of a rank that are not finite in a diverged run: the first parameter whose gradient is not finite, and
-/// the index and timestep of the first sample whose loss is not finite.
-type NotFinite = (Option<String>, Option<(u64, i64)>);
-
-/// Deferred statistics: the terms of a step's samples, which stay on the device. The host reads them at the end of the
-/// step together with the norms, in one copy, so that it waits for the GPU once per step.
-#[derive(Debug, Default)]
-struct DeferredStatistics {
-    indices: Vec<u64>,
-    timesteps: Vec<i64>,
-    weights: Vec<Tensor>,
-    terms: Vec<(&'static str, Vec<Tensor>)>,
-}
-
-impl DeferredStatistics {
-    fn append(&mut self, batch: Microbatch, terms: Vec<(&'static str, Tensor)>) {
-        self.indices.extend(batch.indices);
-        self.timesteps.extend(batch.timesteps);
-        self.weights.push(batch.weights);
-        self.terms.resize_with(terms.len(), Default::default);
-        for (all, (name, values)) in self.terms.iter_mut().zip(terms) {
-            all.0 = name;
-            all.1.push(values);
-        }
-    }
-
-    /// Copies everything to the host and returns both norms and the samples.
-    fn read(self, norms: &Tensor) -> Result<([f64; 2], SampleTerms), TrainError> {
-        let _no_grad = tch::no_grad_guard();
-        let rows = self.weights.iter().chain(self.terms.iter().flat_map(|(_, values)| values));
-        // float64 represents every float32 exactly.
-        let all: Vec<Tensor> = std::iter::once(norms).chain(rows).map(|row| row.to_kind(Kind::Double)).collect();
-        let values = Vec::<f64>::try_from(Tensor::f_cat(&all, 0)?.f_to_device(Device::Cpu)?)?;
-        let (norms, rest) = values.split_at(2);
-        let mut rows = rest.chunks(self.indices.len().max(1)).map(|row| row.iter().map(|&x| x as f32).collect());
-        let weights = rows.next().unwrap_or_default();
-        let terms = self.terms.iter().map(|(name, _)| *name).zip(rows).collect();
-        let samples = SampleTerms { indices: self.indices, timesteps: self.timesteps, weights, terms };
-        Ok(([norms[0], norms[1]], samples))
-    }
-}
-
-impl SampleTerms {
-    /// Returns the timestep and the loss of each sample, without the importance weight. A timestep sampler learns from
-    /// them.
-    pub fn unweighted_losses(&self) -> impl Iterator<Item = (i64, f64)> + '_ {
-        let losses = self.terms.iter().find(|(name, _)| *name == "loss").map_or(&[][..], |(_, losses)| losses);
-        let weighted = self.timesteps.iter().zip(&self.weights).zip(losses);
-        weighted.map(|((&timestep, &weight), &loss)| (timestep, f64::from(loss) / f64::from(weight)))
-    }
-
-    /// Returns the mean of a term over this rank's samples, or `None` if the objective has no such term.
-    #[must_use]
-    pub fn mean(&self, name: &str) -> Option<f64> {
-        let (_, values) = self.terms.iter().find(|(term, _)| *term == name)?;
-        Some(values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len() as f64)
-    }
-}
-
-/// Returns the position of each parameter's gradient in the flat buffers, in the network's order.
-fn gradient_slots(memory: &FlatMemory) -> Vec<Slot> {
-    let slots = memory.segments().iter().enumerate().flat_map(|(buffer, segment)| {
-        let slot = move |offset, length| Slot { buffer, elements: offset..offset + length };
-        segment.layout.ranges.iter().map(move |range| (range.param, slot(range.offset, range.length)))
-    });
-    let mut slots: Vec<(usize, Slot)> = slots.collect();
-    slots.sort_by_key(|(param, _)| *param);
-    slots.into_iter().map(|(_, slot)| slot).collect()
 }
 
 /// Measures the time between calls of [`lap`](Self::lap).

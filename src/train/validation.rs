@@ -8,7 +8,8 @@ use crate::diffusion::DrawnTimesteps;
 use crate::model::Task;
 
 use super::error::TrainError;
-use super::session::{Session, to_device};
+use super::microbatch::to_device;
+use super::session::Session;
 
 /// The difference to the seed of training, so that validation has other crops and noise.
 const SEED_OFFSET: u64 = 0x5eed;

@@ -12,6 +12,7 @@ mod s3;
 #[path = "../support/stores.rs"]
 mod stores;
 
+mod black_box;
 mod corruption;
 mod data;
 mod evaluate;

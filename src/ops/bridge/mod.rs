@@ -21,7 +21,7 @@ pub(super) use cpu_kernels::{AdamMemory, Average, adam, kernel_kind, sum_of_squa
 pub use gradients::{gradients, set_gradient};
 pub(super) use group_norm::group_norm_silu;
 pub(super) use group_norm_gpu::group_norm_gpu;
-pub use hooks::on_gradient;
+pub use hooks::{on_gradient, watch_gradient};
 pub use libtorch::{allow_tf32, current_stream, torch_built_with, torch_fused_adamw, torch_loaded};
 pub(super) use packed_convolution::{convolve_packed, pack_convolution};
 pub use profile::{Calls, profile};

@@ -1,4 +1,4 @@
-// Callbacks when a backward pass has completed the gradient of a leaf.
+// Callbacks when a backward pass has completed the gradient of a leaf, or computed that of any tensor.
 #include "bridge.h"
 
 #include <ATen/core/Tensor.h>
@@ -35,5 +35,18 @@ extern "C" int admiral_on_gradient(const at::Tensor* parameter, void* context, v
     auto hook = std::make_unique<admiral::GradientHook>(context, call, drop);
     TORCH_CHECK(parameter->is_leaf() && parameter->requires_grad(), "not a leaf that wants a gradient");
     torch::autograd::impl::set_post_acc_grad_hooks(*parameter, std::move(hook));
+  });
+}
+
+// Takes ownership of `context`, even on failure. `call` takes ownership of the gradient.
+extern "C" int admiral_watch_gradient(const at::Tensor* tensor, void* context, void (*call)(void*, at::Tensor*),
+                                      void (*drop)(void*)) {
+  return admiral::guarded([&] {
+    const std::shared_ptr<void> owner(context, drop);
+    tensor->register_hook([owner, call](const at::Tensor& gradient) {
+      if (gradient.defined()) {
+        call(owner.get(), new at::Tensor(gradient));
+      }
+    });
   });
 }

@@ -38,6 +38,28 @@ impl FaultPhase {
     }
 }
 
+/// A value that is not finite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BadValue {
+    /// Not a number.
+    #[default]
+    Nan,
+    /// Infinity.
+    Inf,
+}
+
+impl BadValue {
+    /// Returns the value.
+    #[must_use]
+    pub fn value(self) -> f64 {
+        match self {
+            Self::Nan => f64::NAN,
+            Self::Inf => f64::INFINITY,
+        }
+    }
+}
+
 /// Faults that the run injects into itself, to check that it recovers. For tests and drills only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -78,6 +100,16 @@ pub struct FaultsConfig {
     pub slow_factor: f64,
     /// From `at_step` on, every operation on the checkpoint store fails for this many seconds, on all ranks.
     pub cut_storage_seconds: Option<f64>,
+    /// The value that the faults below put into a tensor: nan or inf.
+    pub bad_value: BadValue,
+    /// The rank whose memory `bad_parameter` and `bad_gradient` damage.
+    pub bad_rank: usize,
+    /// Name of a parameter whose first value becomes `bad_value` on that rank, once, before step `at_step`.
+    pub bad_parameter: Option<String>,
+    /// Name of a parameter whose gradient gets `bad_value` on that rank, once, in step `at_step`.
+    pub bad_gradient: Option<String>,
+    /// Index of a sample whose image has `bad_value` in its first pixel in every start of the run, and in replays.
+    pub bad_sample: Option<u64>,
 }
 
 impl Default for FaultsConfig {
@@ -100,6 +132,11 @@ impl Default for FaultsConfig {
             slow_rank: None,
             slow_factor: 2.0,
             cut_storage_seconds: None,
+            bad_value: BadValue::Nan,
+            bad_rank: 0,
+            bad_parameter: None,
+            bad_gradient: None,
+            bad_sample: None,
         }
     }
 }
@@ -111,7 +148,8 @@ impl FaultsConfig {
         let mut mistakes = Vec::new();
         let mut refuse = |field: &str, message: &str| mistakes.push(Invalid::new(format!("faults.{field}"), message));
         let at_step = self.fields_at_step();
-        if !self.enabled && (self.die_at_store_operation.is_some() || !at_step.is_empty()) {
+        let at_any_step = self.die_at_store_operation.is_some() || self.bad_sample.is_some();
+        if !self.enabled && (at_any_step || !at_step.is_empty()) {
             refuse("enabled", "a fault is configured and faults.enabled is false; set it to true, or remove the fault");
         }
         match (self.at_step, at_step.first()) {
@@ -141,6 +179,8 @@ impl FaultsConfig {
         ];
         let mut fields: Vec<&str> = ranks.iter().filter(|(_, rank)| rank.is_some()).map(|(field, _)| *field).collect();
         fields.extend(self.cut_storage_seconds.map(|_| "cut_storage_seconds"));
+        fields.extend(self.bad_parameter.as_ref().map(|_| "bad_parameter"));
+        fields.extend(self.bad_gradient.as_ref().map(|_| "bad_gradient"));
         fields
     }
 
@@ -192,6 +232,9 @@ mod tests {
         let cut = FaultsConfig { cut_storage_seconds: Some(1.0), ..faults.clone() };
         assert_eq!(fields(&cut), ["faults.cut_storage_seconds"]);
         assert_eq!(fields(&FaultsConfig { at_step: Some(0), ..cut }), ["faults.at_step"]);
+        let gradient = FaultsConfig { bad_gradient: Some("out.2.weight".into()), ..faults.clone() };
+        assert_eq!(fields(&gradient), ["faults.bad_gradient"]);
+        assert_eq!(fields(&FaultsConfig { bad_sample: Some(3), ..faults.clone() }), [""; 0]);
         assert_eq!(fields(&FaultsConfig { slow_factor: f64::NAN, ..faults }), ["faults.slow_factor"]);
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use admiral_contract::{Ledger, Phase};
 use rustix::process::{Signal, getpid, kill_process};
 
-use super::FaultsConfig;
+use super::{BadValue, FaultsConfig};
 
 /// Injects faults into this rank. It is called at every step and phase, and strikes in the calling thread.
 #[derive(Debug)]
@@ -17,6 +17,7 @@ pub struct FaultInjector {
     at_step: u64,
     has_struck: AtomicBool,
     has_flipped: AtomicBool,
+    has_damaged: AtomicBool,
     is_slow: AtomicBool,
     /// When [`Self::enter_phase`] was called last. A phase that it enters without a change of the ledger, as backward
     /// when its first bucket is ready, is then slowed down only for the time after that.
@@ -37,6 +38,7 @@ impl FaultInjector {
             at_step,
             has_struck: AtomicBool::new(false),
             has_flipped: AtomicBool::new(false),
+            has_damaged: AtomicBool::new(false),
             is_slow: AtomicBool::new(false),
             entered: Mutex::new(Instant::now()),
             cut_until: OnceLock::new(),
@@ -57,6 +59,20 @@ impl FaultInjector {
         if self.faults.slow_rank == Some(self.rank) && !self.is_slow.swap(true, Ordering::Relaxed) {
             tracing::error!("faults: this rank is slow from step {step} on, {} times", self.faults.slow_factor);
         }
+    }
+
+    /// Returns what to damage in this rank's memory before `step`, from 1. Every call after the first one that returns
+    /// damage returns `None`.
+    pub fn damage(&self, step: u64) -> Option<Damage<'_>> {
+        let FaultsConfig { bad_rank, bad_value, bad_parameter, bad_gradient, .. } = &self.faults;
+        let damage =
+            Damage { value: *bad_value, parameter: bad_parameter.as_deref(), gradient: bad_gradient.as_deref() };
+        let is_any = damage.parameter.is_some() || damage.gradient.is_some();
+        if !is_any || step < self.at_step || *bad_rank != self.rank || self.has_damaged.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        tracing::error!("faults: this rank damages its memory before step {step}");
+        Some(damage)
     }
 
     /// Called when the rank enters a phase of a step. Strikes if it is the configured one.
@@ -136,6 +152,17 @@ impl FaultInjector {
     }
 }
 
+/// Damage of a rank's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Damage<'a> {
+    /// The value that the first value of each tensor becomes.
+    pub value: BadValue,
+    /// The name of a parameter that is damaged.
+    pub parameter: Option<&'a str>,
+    /// The name of a parameter whose gradient is damaged.
+    pub gradient: Option<&'a str>,
+}
+
 fn signal(signal: Signal) {
     if let Err(error) = kill_process(getpid(), signal) {
         tracing::error!("faults: {error}");
@@ -171,6 +198,16 @@ mod tests {
         std::thread::sleep(Duration::from_millis(60));
         injector.begin_step(4);
         assert!(!injector.is_storage_cut());
+    }
+
+    #[test]
+    fn memory_is_damaged_once_on_one_rank() {
+        let faults = FaultsConfig { enabled: true, bad_gradient: Some("a".into()), ..FaultsConfig::default() };
+        assert_eq!(injector(faults.clone()).expect("faults are enabled").damage(3), None);
+        let injector = injector(FaultsConfig { bad_rank: 1, ..faults }).expect("faults are enabled");
+        assert_eq!(injector.damage(2), None);
+        let damage = Damage { value: BadValue::Nan, parameter: None, gradient: Some("a") };
+        assert_eq!((injector.damage(4), injector.damage(5)), (Some(damage), None));
     }
 
     #[test]

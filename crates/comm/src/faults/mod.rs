@@ -4,5 +4,5 @@
 mod config;
 mod injector;
 
-pub use config::{FaultPhase, FaultsConfig};
-pub use injector::FaultInjector;
+pub use config::{BadValue, FaultPhase, FaultsConfig};
+pub use injector::{Damage, FaultInjector};
