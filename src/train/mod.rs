@@ -8,6 +8,7 @@ mod drawing;
 mod error;
 mod evaluation;
 mod evaluation_records;
+mod export;
 mod flat;
 mod grid;
 mod loss_scale;

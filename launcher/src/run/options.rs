@@ -1,8 +1,9 @@
 //! The options of a launch.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use super::export::address;
 use crate::console::ShowRank;
 
 /// The options that `run`, `doctor` and `drill` share: the places of the ranks, and how they are reached.
@@ -65,6 +66,13 @@ pub struct LaunchOptions {
     /// Starts without hosts that the preflight finds bad, with at least this many
     #[arg(long, value_name = "HOSTS")]
     pub allow_fewer_hosts: Option<usize>,
+    /// Serves the launcher's metrics over HTTP: a port, which only this machine reaches, or an IP address with a port;
+    /// without it, launch.listen of the configuration
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub listen: Option<SocketAddr>,
+    /// Writes the launcher's metrics to a .prom file of node_exporter; without it, launch.textfile of the configuration
+    #[arg(long, value_name = "FILE")]
+    pub textfile: Option<PathBuf>,
     /// Prints what would be started, and starts nothing
     #[arg(long)]
     pub dry_run: bool,
