@@ -10,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use admiral_launch::hosts::expand;
-use admiral_launch::template::{TemplateInput, TemplateKind, render};
+use admiral_launch::template::{Monitoring, TemplateInput, TemplateKind, render};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 

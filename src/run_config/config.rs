@@ -103,8 +103,13 @@ impl RunConfig {
         let (run, launch) = (&self.telemetry, &self.launch);
         let listen = run.listen.is_some() && run.listen == launch.listen;
         let textfile = run.textfile.is_some() && run.textfile == launch.textfile;
-        let mistake = |field| Invalid::new(format!("launch.{field}"), format!("is also telemetry.{field}: give each its own"));
-        [(listen, "listen"), (textfile, "textfile")].into_iter().filter(|(is, _)| *is).map(|(_, f)| mistake(f)).collect()
+        let mistake =
+            |field| Invalid::new(format!("launch.{field}"), format!("is also telemetry.{field}: give each its own"));
+        [(listen, "listen"), (textfile, "textfile")]
+            .into_iter()
+            .filter(|(is, _)| *is)
+            .map(|(_, f)| mistake(f))
+            .collect()
     }
 
     /// Returns a mistake for each path that only a shell would expand. A folder of that name would be created.

@@ -11,7 +11,7 @@ use admiral_exposition::{ExportSettings, Exporter, WhenBusy};
 use admiral_telemetry::{Metric, MetricSink, MetricSinks, MetricsFile, RunMetrics};
 
 use crate::context::RankContext;
-use crate::run_config::RunConfig;
+use crate::run_config::{PrecisionMode, RunConfig};
 
 use super::error::TrainError;
 use super::rank_times::RankMeans;
@@ -46,6 +46,9 @@ impl Export {
             Arc::clone(rank.ledger),
             config.launch.timeouts().stall,
         );
+        if config.precision.mode == PrecisionMode::Fp16 {
+            metrics.loss_scale_floor(config.precision.min_lg_loss_scale);
+        }
         let settings = ExportSettings {
             listen: telemetry.listen.as_deref().and_then(listen_address),
             when_busy: if rank.environment.attempt > 0 { WhenBusy::Retry } else { WhenBusy::Refuse },

@@ -109,15 +109,15 @@ pub(crate) fn of_run(metric: &Metric<'_>) -> Option<Named> {
         let family = Family::gauge("admiral_evaluation", "Metric of drawn samples, by weights and name of the metric.");
         return Some((family, vec![("weights", weights.to_owned()), ("metric", name.to_owned())]));
     }
-    match TABLE.iter().find(|(known, _)| *known == name) {
-        Some((_, family)) => Some((family.clone(), Vec::new())),
+    match TABLE.into_iter().find(|(known, _)| *known == name) {
+        Some((_, family)) => Some((family, Vec::new())),
         None => Some(other(metric)),
     }
 }
 
 /// Returns the family of a metric of one rank.
-pub(crate) fn of_rank(metric: &Metric<'_>) -> Option<&'static Family> {
-    OF_RANKS.iter().find(|(known, _)| *known == metric.name).map(|(_, family)| family)
+pub(crate) fn of_rank(metric: &Metric<'_>) -> Option<Family> {
+    OF_RANKS.into_iter().find(|(known, _)| *known == metric.name).map(|(_, family)| family)
 }
 
 /// Returns the family of a metric that is in no table: its name with the prefix `admiral_`, the unit by its kind. What
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn no_two_metrics_have_one_name() {
-        let all = TABLE.iter().chain(&OF_RANKS);
+        let all = TABLE.into_iter().chain(OF_RANKS);
         let mut names: Vec<String> = all.map(|(_, family)| family.name()).collect();
         names.sort();
         names.dedup();

@@ -17,6 +17,8 @@ const STEPS: Family = Family::counter("admiral_steps", "Steps that are done sinc
 const PLANNED: Family = Family::gauge("admiral_planned_steps", "The last step of the run.");
 const CHECKPOINT: Family = Family::gauge("admiral_checkpoint_step", "Step of the newest checkpoint.");
 const RANKS: Family = Family::gauge("admiral_ranks", "Ranks of the run.");
+const LOSS_SCALE_FLOOR: Family =
+    Family::gauge("admiral_loss_scale_floor_log2", "Base-2 logarithm of the lowest loss scale; only with one.");
 const STEP_AGE: Family = Family::gauge_in(
     "admiral_step_age",
     Unit::Seconds,
@@ -50,6 +52,9 @@ struct Shared {
     lost_lines: AtomicU64,
 }
 
+/// Counters that begin at 0, so that their first increase is seen.
+const COUNTED: [&str; 2] = ["checkpoint/failures", "checkpoint/skipped"];
+
 const NO_STEP: u64 = u64::MAX;
 
 impl RunMetrics {
@@ -69,6 +74,11 @@ impl RunMetrics {
         table.set_with(&BUILD, &[("version", version)], 1.0);
         table.set(&PLANNED, planned_steps as f64);
         table.set(&RANKS, num_ranks as f64);
+        for name in COUNTED {
+            if let Some((family, _)) = families::of_run(&Metric::counter(name, 0, 0.0)) {
+                table.set(&family, 0.0);
+            }
+        }
         Self(Arc::new(Shared {
             table: Mutex::new(table),
             ledger,
@@ -91,6 +101,11 @@ impl RunMetrics {
         let micros = u64::try_from(self.0.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.0.step_micros.store(micros, Ordering::Relaxed);
         self.0.step.store(step, Ordering::Release);
+    }
+
+    /// Records the base-2 logarithm of the lowest loss scale.
+    pub fn loss_scale_floor(&self, lg: f64) {
+        self.lock().set(&LOSS_SCALE_FLOOR, lg);
     }
 
     /// Records the number of lines that `metrics.jsonl` lacks.
@@ -120,7 +135,7 @@ impl MetricSink for RunMetrics {
 
     fn record_of_rank(&self, metric: Metric<'_>, rank: usize) {
         if let Some(family) = families::of_rank(&metric) {
-            self.lock().set_with(family, &[("rank", &rank.to_string())], metric.value);
+            self.lock().set_with(&family, &[("rank", &rank.to_string())], metric.value);
         }
     }
 

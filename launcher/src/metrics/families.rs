@@ -7,16 +7,19 @@ use crate::decide::Cause;
 use crate::status::Condition;
 
 pub(super) const BUILD: Family = Family::gauge("admiral_launch_build_info", "The version, as a label; the value is 1.");
-pub(super) const STATE: Family = Family::gauge("admiral_launch_state", "What the launcher does: 1 for its state, else 0.");
+pub(super) const STATE: Family =
+    Family::gauge("admiral_launch_state", "What the launcher does: 1 for its state, else 0.");
 pub(super) const ATTEMPT: Family = Family::gauge("admiral_launch_attempt", "Number of the attempt, from 0.");
 pub(super) const RESTARTS: Family = Family::counter("admiral_launch_restarts", "Restarts by this launcher.");
 pub(super) const INCIDENTS: Family = Family::counter("admiral_launch_incidents", "Failures in this launch, by cause.");
 pub(super) const RANKS: Family = Family::gauge("admiral_launch_ranks", "Ranks of the run.");
 pub(super) const RANKS_ALIVE: Family = Family::gauge("admiral_launch_ranks_alive", "Ranks whose process is alive.");
-pub(super) const RANKS_SLOW: Family = Family::gauge("admiral_launch_ranks_slow", "Ranks that are slower than the others.");
+pub(super) const RANKS_SLOW: Family =
+    Family::gauge("admiral_launch_ranks_slow", "Ranks that are slower than the others.");
 pub(super) const HOSTS_LEFT_OUT: Family =
     Family::gauge("admiral_launch_hosts_left_out", "Hosts that this launch does not use any more.");
-pub(super) const STEP: Family = Family::gauge("admiral_launch_step", "Steps, or images of a sampling job, that are done.");
+pub(super) const STEP: Family =
+    Family::gauge("admiral_launch_step", "Steps, or images of a sampling job, that are done.");
 pub(super) const PLANNED: Family = Family::gauge("admiral_launch_planned_steps", "Last step, or images of the job.");
 pub(super) const CHECKPOINT: Family = Family::gauge("admiral_launch_checkpoint_step", "Step of the newest checkpoint.");
 pub(super) const IMAGES_PER_SECOND: Family =
@@ -28,8 +31,11 @@ pub(super) const STEP_AGE: Family = Family::gauge_in(
     Unit::Seconds,
     "Time since a step or image was done for the first time, or since the launch before the first.",
 );
-pub(super) const STALL_TIMEOUT: Family =
-    Family::gauge_in("admiral_launch_stall_timeout", Unit::Seconds, "Time after which the launcher restarts a stalled run.");
+pub(super) const STALL_TIMEOUT: Family = Family::gauge_in(
+    "admiral_launch_stall_timeout",
+    Unit::Seconds,
+    "Time after which the launcher restarts a stalled run.",
+);
 pub(super) const EXIT_CODE: Family = Family::gauge("admiral_launch_exit_code", "Exit code of the launcher at its end.");
 pub(super) const ACCOUNTS: Family = Family::gauge_in(
     "admiral_launch_goodput",
@@ -97,7 +103,8 @@ mod tests {
 
     #[test]
     fn every_cause_is_listed() {
-        let causes = [Cause::Signal(9), Cause::Stalled, Cause::HostLost, Cause::AgentLost, Cause::MpirunDied, Cause::Start];
+        let causes =
+            [Cause::Signal(9), Cause::Stalled, Cause::HostLost, Cause::AgentLost, Cause::MpirunDied, Cause::Start];
         for cause in causes.into_iter().chain((0..=255).map(Cause::Exit)) {
             assert!(CAUSES.contains(&name_of(cause)), "{cause:?}");
         }
