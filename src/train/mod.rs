@@ -2,6 +2,7 @@
 
 mod accounting;
 mod begin;
+mod board;
 mod class_dropout;
 mod curves;
 mod drawing;

@@ -18,6 +18,7 @@ use crate::stop::Stop;
 
 use super::accounting::Accounting;
 use super::begin::{Resume, choose_checkpoint, open_saver, open_store};
+use super::board;
 use super::curves::{self, Curves};
 use super::error::TrainError;
 use super::evaluation::Evaluator;
@@ -194,7 +195,7 @@ impl<'a> Loop<'a> {
             None => TensorBoard::off(),
         };
         let board = Rc::new(board);
-        board.text("configuration", counters.step, &format!("```yaml\n{}```", admiral_config::show(config, &[])));
+        board::describe(&board, config, counters.step);
         let mut sinks: Vec<Rc<dyn MetricSink>> = vec![Rc::clone(&board) as Rc<dyn MetricSink>];
         let line = is_root.then(|| {
             let interval = config.telemetry.progress_interval();
@@ -234,7 +235,8 @@ impl<'a> Loop<'a> {
 
     /// Records the end of the run in its files. Waits a moment for the disk.
     fn end(self, step: u64, published: Option<u64>, finish: Finish) {
-        let Self { saves, metrics, accounting, export, .. } = self;
+        let Self { saves, metrics, accounting, export, board, .. } = self;
+        board.run_ends(step, finish == Finish::Done);
         accounting.end(step, published, finish == Finish::Preempted);
         // It has the sinks, too.
         drop(saves);

@@ -172,7 +172,9 @@ fn prometheus_scrapes_a_run_and_a_stopped_rank_fires_the_alert() {
 
     let prometheus = Prometheus::start(&place.path("prometheus.yml"), &place.path("data"));
     wait("Prometheus scrapes both programs", || (prometheus.values("up") == [1.0, 1.0]).then_some(()));
-    wait("Prometheus has the step", || prometheus.values("admiral_steps_total").iter().any(|&step| step >= 10.0).then_some(()));
+    wait("Prometheus has the step", || {
+        prometheus.values("admiral_steps_total").iter().any(|&step| step >= 10.0).then_some(())
+    });
     assert_eq!(prometheus.values("admiral_launch_ranks_alive"), [2.0]);
     assert_eq!(prometheus.values("admiral_rank_step_seconds").len(), 2, "one for each rank");
     assert_eq!(prometheus.firing("AdmiralRunStalled"), BTreeSet::new());

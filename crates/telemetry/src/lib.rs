@@ -24,6 +24,6 @@ pub use metrics_file::MetricsFile;
 pub use progress::ProgressLine;
 pub use run_metrics::RunMetrics;
 pub use scalars::{Detail, ScalarId, ScalarSums};
-pub use tensorboard::TensorBoard;
+pub use tensorboard::{ChartGroup, Hyperparameter, TensorBoard};
 pub use terminal::Terminal;
 pub use write_file::write_file;

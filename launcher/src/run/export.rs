@@ -1,11 +1,10 @@
 //! The endpoint and the file of the launcher's metrics.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use admiral_contract::{LISTEN_ADDRESS, listen_address};
+use admiral_contract::listen_address;
 use admiral_exposition::{ExportSettings, Exporter, WhenBusy};
 
 use super::error::LaunchError;
@@ -57,9 +56,4 @@ impl Export {
     pub(super) fn finish(self, patience: Duration) {
         self.exporter.finish(patience);
     }
-}
-
-/// Parses an address on the command line.
-pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
-    listen_address(text).ok_or_else(|| LISTEN_ADDRESS.to_owned())
 }

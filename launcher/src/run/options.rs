@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use super::export::address;
+use admiral_contract::{LISTEN_ADDRESS, listen_address};
+
 use crate::console::ShowRank;
 
 /// The options that `run`, `doctor` and `drill` share: the places of the ranks, and how they are reached.
@@ -126,6 +127,11 @@ pub struct SampleOptions {
 pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..=86400.0).contains(seconds));
     seconds.ok_or_else(|| "expected seconds, from 0 to 86400".to_owned())
+}
+
+/// Parses an address at which metrics are served.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    listen_address(text).ok_or_else(|| LISTEN_ADDRESS.to_owned())
 }
 
 #[cfg(test)]
