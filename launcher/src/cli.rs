@@ -71,7 +71,7 @@ enum Command {
         kind: template::TemplateKind,
         /// The configuration, a YAML file
         config: PathBuf,
-        /// Override a field: --set launch.listen=9465
+        /// Override a field: --set launch.listen=localhost:9465
         #[arg(long = "set", value_name = "FIELD=VALUE")]
         overrides: Vec<String>,
         /// The number of hosts

@@ -110,8 +110,8 @@ impl Drop for Prometheus {
 fn template(place: &Place, kind: &str, ports: [u16; 2], name: &str) -> String {
     let mut command = Command::new(launcher());
     command.args(["template", kind]).arg(place.path("tiny.yaml"));
-    command.args(["--set", &format!("telemetry.listen={}", ports[0])]);
-    command.args(["--set", &format!("launch.listen={}", ports[1])]);
+    command.args(["--set", &format!("telemetry.listen=127.0.0.1:{}", ports[0])]);
+    command.args(["--set", &format!("launch.listen=127.0.0.1:{}", ports[1])]);
     command.args(["--stall-seconds", "5", "--for-seconds", "1", "--scrape-seconds", "1"]);
     let finished = mpirun::run(&mut command, bed::PATIENCE);
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
@@ -147,7 +147,7 @@ fn prometheus_scrapes_a_run_and_a_stopped_rank_fires_the_alert() {
     command.args(["--set", "training.steps=1000000", "--set", "training.save_interval=1000000"]);
     command.args(["--set", "training.log_interval=5", "--set", "launch.stall_seconds=300"]);
     command.arg("--set").arg(format!("run.folder={}", place.path("run").display()));
-    command.args(["--set", &format!("telemetry.listen={}", ports[0])]);
+    command.args(["--set", &format!("telemetry.listen=127.0.0.1:{}", ports[0])]);
     command.args(["--listen", &ports[1].to_string()]).arg("--textfile").arg(&textfile);
     command.env("OMPI_MCA_mpi_yield_when_idle", "1");
     let launch = Launch::start(&mut command, place.path("run"));
@@ -211,7 +211,7 @@ fn an_address_in_use_is_refused_before_anything_starts() {
         let mut command = Command::new(launcher());
         command.arg("run").arg(place.path("tiny.yaml")).args(["--np", "2", "--no-preflight"]);
         command.arg("--set").arg(format!("run.folder={}", place.path(option).display()));
-        command.args(["--set", &format!("{option}={}", address.port())]);
+        command.args(["--set", &format!("{option}={address}")]);
         let finished = mpirun::run(&mut command, bed::PATIENCE);
         assert_eq!(finished.code, Some(64), "{}\n{}", finished.stdout, finished.stderr);
         let said = format!("metrics cannot be served at {address}: ");

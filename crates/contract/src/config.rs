@@ -19,8 +19,8 @@ pub struct LaunchConfig {
     pub max_restarts: u64,
     /// The length of the window in which restarts are counted, in seconds.
     pub restart_window_seconds: u64,
-    /// Where the launcher serves its metrics over HTTP: a port, which only this machine reaches, or an IP address with a
-    /// port; null means nowhere.
+    /// Where the launcher serves its metrics over HTTP: localhost:9465, which only its machine reaches, or an IP address
+    /// with a port; null means nowhere.
     pub listen: Option<String>,
     /// The file of the launcher's metrics for node_exporter's textfile collector, which ends in .prom; null means none.
     pub textfile: Option<PathBuf>,

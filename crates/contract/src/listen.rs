@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// Reads an address in a configuration: a port, which is served at 127.0.0.1 only, or an IP address with a port.
-/// Returns `None` if it is neither, or the port is 0.
+/// Reads an address in a configuration: an IP address with a port, or `localhost` and a port, or a port alone, which is
+/// one at 127.0.0.1. Returns `None` if it is none of these, or the port is 0.
 #[must_use]
 pub fn listen_address(text: &str) -> Option<SocketAddr> {
     let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
@@ -13,7 +13,7 @@ pub fn listen_address(text: &str) -> Option<SocketAddr> {
 
 /// What an address has to be, for messages.
 pub const LISTEN_ADDRESS: &str =
-    "must be a port or an IP address with a port: 9464 (this machine only), 10.0.0.5:9464, 0.0.0.0:9464, [::]:9464";
+    "must be an IP address with a port, or localhost and a port: localhost:9464, 10.0.0.5:9464, 0.0.0.0:9464, [::]:9464";
 
 /// What the name of a file for node_exporter has to be, for messages.
 pub const TEXTFILE_NAME: &str = "must end in .prom: node_exporter reads no other files";

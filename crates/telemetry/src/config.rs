@@ -22,8 +22,8 @@ pub struct TelemetryConfig {
     pub progress_seconds: f64,
     /// Whether to append the metrics to metrics.jsonl in the run's folder.
     pub metrics_file: bool,
-    /// Where rank 0 serves metrics over HTTP: a port, which only its machine reaches, or an IP address with a port; null
-    /// means nowhere.
+    /// Where rank 0 serves metrics over HTTP: localhost:9464, which only its machine reaches, or an IP address with a
+    /// port; null means nowhere.
     pub listen: Option<String>,
     /// The file of metrics for node_exporter's textfile collector on the host of rank 0, which ends in .prom; null means
     /// none.

@@ -20,7 +20,7 @@ const LOSS: &str = "it lacks metrics";
 /// since the commit before. JSON has no values that are not finite, so these are the strings `NaN`, `Infinity` and
 /// `-Infinity`.
 ///
-/// A run that continues from an earlier step appends lines of steps that are there already. The later line is the one
+/// A run that continues from an earlier step appends lines of steps that are there already. The later value is the one
 /// that belongs to the run.
 #[derive(Debug)]
 pub struct MetricsFile {

@@ -67,8 +67,8 @@ pub struct LaunchOptions {
     /// Starts without hosts that the preflight finds bad, with at least this many
     #[arg(long, value_name = "HOSTS")]
     pub allow_fewer_hosts: Option<usize>,
-    /// Serves the launcher's metrics over HTTP: a port, which only this machine reaches, or an IP address with a port;
-    /// without it, launch.listen of the configuration
+    /// Serves the launcher's metrics over HTTP: localhost:9465, which only this machine reaches, or an IP address with a
+    /// port; without it, launch.listen of the configuration
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub listen: Option<SocketAddr>,
     /// Writes the launcher's metrics to a .prom file of node_exporter; without it, launch.textfile of the configuration

@@ -101,8 +101,8 @@ pub(super) fn check_addresses(input: &TemplateInput) -> Result<(), TemplateError
     Err(TemplateError {
         field: "telemetry.listen and launch.listen",
         value: "null".to_owned(),
-        problem: "the run serves no metrics; set at least one of them, as in --set telemetry.listen=9464 --set \
-                  launch.listen=9465",
+        problem: "the run serves no metrics; set at least one of them, as in --set \
+                  telemetry.listen=localhost:9464 --set launch.listen=localhost:9465",
     })
 }
 
