@@ -12,8 +12,7 @@ pub fn listen_address(text: &str) -> Option<SocketAddr> {
 }
 
 /// What an address has to be, for messages.
-pub const LISTEN_ADDRESS: &str =
-    "must be an IP address with a port, or localhost and a port: localhost:9464, 10.0.0.5:9464, 0.0.0.0:9464, [::]:9464";
+pub const LISTEN_ADDRESS: &str = "must be an IP address with a port, or localhost and a port: localhost:9464, 10.0.0.5:9464, 0.0.0.0:9464, [::]:9464";
 
 /// What the name of a file for node_exporter has to be, for messages.
 pub const TEXTFILE_NAME: &str = "must end in .prom: node_exporter reads no other files";

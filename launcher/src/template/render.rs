@@ -59,7 +59,9 @@ mod tests {
         assert!(refused(&|input| input.gpus_per_host = 0).contains("number of GPUs"));
         assert!(refused(&|input| input.image = "a b".to_owned()).contains("\"a b\": is no name of a container image"));
         let deaf = TemplateInput { monitoring: Monitoring::default(), ..example() };
-        assert!(render(TemplateKind::Prometheus, &deaf).unwrap_err().to_string().contains("launch.listen=localhost:9465"));
+        assert!(
+            render(TemplateKind::Prometheus, &deaf).unwrap_err().to_string().contains("launch.listen=localhost:9465")
+        );
         assert!(render(TemplateKind::PrometheusRules, &deaf).is_ok());
         assert!(refused(&|input| input.run_folder = "a\nb".into()).contains("run.folder"));
     }
