@@ -134,6 +134,7 @@ fn input() -> TemplateInput {
         hosts: 4,
         gpus_per_host: 8,
         image: "admiral".to_owned(),
+        monitoring: Monitoring::default(),
     }
 }
 
