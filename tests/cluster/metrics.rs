@@ -13,8 +13,10 @@ use crate::bed::{self, Launch, PATIENCE, launcher, pid_of, signal};
 use crate::mpirun;
 use crate::runs::Place;
 
-/// The metrics that a healthy run of a few steps lacks: they need an end, an evaluation, or a loss scale.
-const OF_OTHER_RUNS: [&str; 6] = [
+/// The metrics that a healthy run of a few steps lacks: they need an end, a checkpoint, an evaluation, or a loss scale.
+const OF_OTHER_RUNS: [&str; 8] = [
+    "admiral_checkpoint_duration_seconds",
+    "admiral_checkpoint_stall_seconds",
     "admiral_evaluation",
     "admiral_launch_exit_code",
     "admiral_launch_remaining_seconds",
