@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode as ProcessExit;
 
-use admiral_contract::printable;
 use admiral_contract::signals::is_ignored;
+use admiral_contract::{listen_address, printable};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -65,12 +65,15 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Write a file that runs a configuration on a cluster to standard output
+    /// Write a file that runs a configuration on a cluster, or watches the run, to standard output
     Template {
-        /// The kind of cluster
+        /// The kind of file
         kind: template::TemplateKind,
         /// The configuration, a YAML file
         config: PathBuf,
+        /// Override a field: --set launch.listen=localhost:9465
+        #[arg(long = "set", value_name = "FIELD=VALUE")]
+        overrides: Vec<String>,
         /// The number of hosts
         #[arg(long, default_value_t = 2)]
         hosts: usize,
@@ -80,6 +83,16 @@ enum Command {
         /// The container image
         #[arg(long, default_value = "registry.example.org/admiral:1")]
         image: String,
+        /// Alerts: the time without a new step after which a run is stalled; without it, launch.stall_seconds of the
+        /// configuration
+        #[arg(long, value_name = "SECONDS")]
+        stall_seconds: Option<u64>,
+        /// Alerts: the time for which most conditions must hold before their alerts fire
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        for_seconds: u64,
+        /// Prometheus: the time between two scrapes
+        #[arg(long, value_name = "SECONDS", default_value_t = 15)]
+        scrape_seconds: u64,
         /// The program `admiral`; without it, the one beside this program
         #[arg(long)]
         program: Option<PathBuf>,
@@ -136,10 +149,26 @@ pub fn main() -> ProcessExit {
             let shown = crate::goodput::goodput(&run, json);
             shown.map(|text| print(&text)).map(|()| 0).map_err(LaunchError::config)
         }
-        Command::Template { kind, config, hosts, gpus_per_host, image, program } => {
+        Command::Template {
+            kind,
+            config,
+            overrides,
+            hosts,
+            gpus_per_host,
+            image,
+            stall_seconds,
+            for_seconds,
+            scrape_seconds,
+            program,
+        } => {
             let program = crate::facts::program(program.as_deref());
-            let complete = |input| template::TemplateInput { hosts, gpus_per_host, image, ..input };
-            runtime.block_on(write_template(kind, &program, config, complete))
+            let complete = |input: template::TemplateInput| {
+                let configured = input.monitoring;
+                let stall_seconds = stall_seconds.unwrap_or(configured.stall_seconds);
+                let monitoring = template::Monitoring { stall_seconds, for_seconds, scrape_seconds, ..configured };
+                template::TemplateInput { hosts, gpus_per_host, image, monitoring, ..input }
+            };
+            runtime.block_on(write_template(kind, &program, config, &overrides, complete))
         }
         Command::Agent => runtime.block_on(crate::agent::run(&environment)).map(|()| 0).map_err(LaunchError::system),
         Command::Sweep { launch_id, daemons, sessions } => {
@@ -165,9 +194,10 @@ async fn write_template(
     kind: template::TemplateKind,
     program: &Path,
     config: PathBuf,
+    overrides: &[String],
     complete: impl FnOnce(template::TemplateInput) -> template::TemplateInput,
 ) -> Result<u8, LaunchError> {
-    let facts = crate::facts::query(program, &config, &[]).await.map_err(LaunchError::config)?;
+    let facts = crate::facts::query(program, &config, overrides).await.map_err(LaunchError::config)?;
     let input = complete(template::TemplateInput {
         name: config.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         run_folder: facts.config.run.folder.into(),
@@ -177,6 +207,12 @@ async fn write_template(
         hosts: 0,
         gpus_per_host: 0,
         image: String::new(),
+        monitoring: template::Monitoring {
+            run: facts.config.telemetry.listen.as_deref().and_then(listen_address),
+            launcher: facts.config.launch.listen.as_deref().and_then(listen_address),
+            stall_seconds: facts.config.launch.stall_seconds,
+            ..template::Monitoring::default()
+        },
         config,
     });
     print(&template::render(kind, &input).map_err(LaunchError::config)?);

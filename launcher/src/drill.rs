@@ -115,6 +115,9 @@ impl DrillOptions {
         let mut fields = self.run.overrides.clone();
         fields.push(format!("run.folder={}", folder.display()));
         fields.push("checkpoint.url=null".to_owned());
+        // The run itself may have the addresses and files of the configuration.
+        let exports = ["telemetry.listen", "telemetry.textfile", "launch.listen", "launch.textfile"];
+        fields.extend(exports.map(|field| format!("{field}=null")));
         fields.push(format!("training.steps={steps}"));
         fields.push(format!("training.save_interval={}", (self.at_step / 4).max(1)));
         fields.push("training.sample_interval=0".to_owned());

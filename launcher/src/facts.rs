@@ -35,6 +35,17 @@ pub struct Config {
     pub checkpoint: CheckpointSection,
     /// The section `launch`.
     pub launch: LaunchConfig,
+    /// The section `telemetry`.
+    #[serde(default)]
+    pub telemetry: TelemetrySection,
+}
+
+/// The section `telemetry`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+pub struct TelemetrySection {
+    /// Where rank 0 serves metrics.
+    #[serde(default)]
+    pub listen: Option<String>,
 }
 
 /// The section `run`.

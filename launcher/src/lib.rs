@@ -16,6 +16,7 @@ pub mod hosts;
 pub mod incident;
 pub mod job;
 pub mod layout;
+mod metrics;
 pub mod mpirun;
 pub mod paths;
 pub mod protocol;

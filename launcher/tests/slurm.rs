@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use admiral_launch::hosts::expand;
-use admiral_launch::template::{TemplateInput, TemplateKind, render};
+use admiral_launch::template::{Monitoring, TemplateInput, TemplateKind, render};
 
 #[path = "../../tests/support/slurm.rs"]
 mod programs;
@@ -97,6 +97,7 @@ fn input() -> TemplateInput {
         hosts: 4,
         gpus_per_host: 8,
         image: "admiral".to_owned(),
+        monitoring: Monitoring::default(),
     }
 }
 

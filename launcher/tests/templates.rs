@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use admiral_launch::template::{TemplateInput, TemplateKind, render};
+use admiral_launch::template::{Monitoring, TemplateInput, TemplateKind, render};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -44,6 +44,7 @@ fn input() -> TemplateInput {
         hosts: 4,
         gpus_per_host: 8,
         image: "registry.example.org/admiral:1".to_owned(),
+        monitoring: Monitoring::default(),
     }
 }
 

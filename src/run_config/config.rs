@@ -74,6 +74,7 @@ impl Validate for RunConfig {
         mistakes.extend(self.telemetry.validate());
         let launch = self.launch.mistakes().into_iter();
         mistakes.extend(launch.map(|(field, message)| Invalid::new(format!("launch.{field}"), message)));
+        mistakes.extend(self.shared_destinations());
         mistakes.extend(self.faults.validate());
         mistakes
     }
@@ -94,6 +95,21 @@ impl RunConfig {
              training.save_interval ({saves})"
         );
         Some(Invalid::new("checkpoint.keep_best", message))
+    }
+
+    /// Returns a mistake for each place to which both rank 0 and the launcher would export their metrics. They may be on
+    /// one host.
+    fn shared_destinations(&self) -> Vec<Invalid> {
+        let (run, launch) = (&self.telemetry, &self.launch);
+        let listen = run.listen.is_some() && run.listen == launch.listen;
+        let textfile = run.textfile.is_some() && run.textfile == launch.textfile;
+        let mistake =
+            |field| Invalid::new(format!("launch.{field}"), format!("is also telemetry.{field}: give each its own"));
+        [(listen, "listen"), (textfile, "textfile")]
+            .into_iter()
+            .filter(|(is, _)| *is)
+            .map(|(_, f)| mistake(f))
+            .collect()
     }
 
     /// Returns a mistake for each path that only a shell would expand. A folder of that name would be created.

@@ -16,6 +16,7 @@ pub struct Curves {
     terms: Vec<(&'static str, ScalarId)>,
     gradient_norm: ScalarId,
     parameter_norm: ScalarId,
+    step: ScalarId,
     data_wait: ScalarId,
     all_reduce: ScalarId,
     all_reduce_exposed: ScalarId,
@@ -57,6 +58,7 @@ impl Curves {
             terms,
             gradient_norm: sums.define("grad_norm", Detail::Mean),
             parameter_norm: sums.define("param_norm", Detail::Mean),
+            step: sums.define("step_seconds", Detail::Mean),
             data_wait: sums.define("data_wait_seconds", Detail::Mean),
             all_reduce: sums.define("all_reduce_seconds", Detail::Mean),
             all_reduce_exposed: sums.define("all_reduce_exposed_seconds", Detail::Mean),
@@ -83,6 +85,7 @@ impl Curves {
             self.sums.add(self.gradient_norm, report.gradient_norm);
             self.sums.add(self.parameter_norm, report.parameter_norm);
         }
+        self.sums.add(self.step, report.seconds.step);
         self.sums.add(self.data_wait, report.times.data.as_secs_f64());
         self.sums.add(self.all_reduce, report.times.all_reduce_busy.as_secs_f64());
         self.sums.add(self.all_reduce_exposed, report.times.all_reduce_exposed.as_secs_f64());

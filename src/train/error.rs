@@ -3,6 +3,7 @@
 use admiral_checkpoint::Error as CheckpointError;
 use admiral_comm::{CollectiveError, Ending, ExitCode, Failure};
 use admiral_data::DataError;
+use admiral_exposition::ExportError;
 
 use crate::context::ContextError;
 use crate::evaluate;
@@ -21,6 +22,9 @@ pub enum TrainError {
     /// The data cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// Metrics cannot be served, or written for node_exporter.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// The network does not fit the parameters that were loaded.
     #[error(transparent)]
     Model(#[from] ParamError),
@@ -123,7 +127,7 @@ impl TrainError {
             Self::Data(error) if error.may_pass() => ExitCode::Store,
             Self::Data(DataError::Cancelled) => ExitCode::Preempted,
             Self::Refused(_) | Self::Data(_) | Self::Folder { .. } => ExitCode::Config,
-            Self::Model(_) => ExitCode::Config,
+            Self::Model(_) | Self::Export(_) => ExitCode::Config,
             Self::Checkpoint(error) => error.exit_code(),
             Self::Evaluate(error) => error.exit_code(),
             Self::Collective(_) | Self::Torch(_) | Self::Operation(_) | Self::Bug(_) => ExitCode::Bug,

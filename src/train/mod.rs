@@ -3,6 +3,7 @@
 mod accounting;
 mod begin;
 mod black_box;
+mod board;
 mod class_dropout;
 mod curves;
 mod damage;
@@ -12,6 +13,7 @@ mod drawing;
 mod error;
 mod evaluation;
 mod evaluation_records;
+mod export;
 mod flat;
 mod gradient_norms;
 mod grid;

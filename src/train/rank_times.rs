@@ -26,15 +26,17 @@ pub(super) struct RankTimes {
 pub(super) struct RankStatistics {
     /// The names and values for TensorBoard.
     pub(super) scalars: Vec<(String, f64)>,
+    /// The times of each rank.
+    pub(super) ranks: Vec<RankMeans>,
     /// A sentence that names the slow rank, if there is one.
     pub(super) outlier: Option<String>,
 }
 
 /// The mean times of a rank over the steps of a log interval.
 #[derive(Debug, Clone, PartialEq)]
-struct RankMeans {
+pub(super) struct RankMeans {
     host: String,
-    seconds: StepSeconds,
+    pub(super) seconds: StepSeconds,
 }
 
 impl RankTimes {
@@ -70,7 +72,7 @@ impl RankTimes {
         if outlier.is_some() {
             self.last_warning = Some(now);
         }
-        Ok(Some(RankStatistics { scalars: scalars(&ranks), outlier }))
+        Ok(Some(RankStatistics { scalars: scalars(&ranks), ranks, outlier }))
     }
 }
 

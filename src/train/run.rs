@@ -19,9 +19,11 @@ use crate::stop::Stop;
 use super::accounting::Accounting;
 use super::begin::{Resume, choose_checkpoint, open_saver, open_store};
 use super::black_box::BlackBox;
+use super::board;
 use super::curves::{self, Curves};
 use super::error::TrainError;
 use super::evaluation::Evaluator;
+use super::export::{Export, record_ranks};
 use super::grid::draw_grid;
 use super::loss_scale::LossScale;
 use super::overflows::Overflows;
@@ -74,6 +76,7 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     let mut accounting = Accounting::begin(collective.rank(), collective.world_size());
     // The ranks agree on everything that can fail before the first step: one rank prints the message, and all ranks
     // exit with the same code.
+    let export = agree(collective, Export::open(&config, &rank), TrainError::exit_code)?;
     let sources = open_sources(&config, &rank)?;
     let images = agree(collective, check_same_images(&sources, collective), TrainError::exit_code)?;
     if collective.rank() == 0 {
@@ -130,13 +133,14 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     if let Some(validation) = &mut validation {
         validation.give_up_when(is_asked());
     }
-    let mut run = Loop::new(session, saver, &store, validation, evaluator, &context, accounting);
+    let mut run = Loop::new(session, saver, &store, validation, evaluator, &context, accounting, export);
     run.log_start(&store, first_step, last_step, started);
     stop.steps_begin();
     let finish = run.train(stop, last_step).map_err(TrainError::ending)?;
     run.session.state.trainer.finish()?;
     let step = run.session.state.trainer.counters.step;
-    run.accounting.end(step, run.saves.published(), finish == Finish::Preempted);
+    let published = run.saves.published();
+    run.end(step, published, finish);
     context.phases.enter(Phase::End, 0);
     Ok(finish)
 }
@@ -171,9 +175,11 @@ struct Loop<'a> {
     accounting: Accounting,
     black_box: BlackBox,
     overflows: Overflows,
+    export: Export,
 }
 
 impl<'a> Loop<'a> {
+    #[allow(clippy::too_many_arguments, reason = "each is a part of the loop")]
     fn new(
         session: Session,
         saver: Saver,
@@ -182,6 +188,7 @@ impl<'a> Loop<'a> {
         evaluator: Option<Evaluator>,
         context: &'a RunContext<'a>,
         accounting: Accounting,
+        mut export: Export,
     ) -> Self {
         let config = &session.state.config;
         let folder = Path::new(&config.run.folder);
@@ -193,7 +200,7 @@ impl<'a> Loop<'a> {
             None => TensorBoard::off(),
         };
         let board = Rc::new(board);
-        board.text("configuration", counters.step, &format!("```yaml\n{}```", admiral_config::show(config, &[])));
+        board::describe(&board, config, counters.step);
         let mut sinks: Vec<Rc<dyn MetricSink>> = vec![Rc::clone(&board) as Rc<dyn MetricSink>];
         let line = is_root.then(|| {
             let interval = config.telemetry.progress_interval();
@@ -201,6 +208,9 @@ impl<'a> Loop<'a> {
             Rc::new(ProgressLine::new(context.progress, config.training.steps, interval, shows_loss_scale))
         });
         sinks.extend(line.iter().map(|line| Rc::clone(line) as Rc<dyn MetricSink>));
+        if is_root {
+            sinks.extend(export.sinks(config));
+        }
         let metrics = MetricSinks::new(sinks);
         let num_timesteps = session.state.trainer.objective.diffusion().num_timesteps();
         let curves = Curves::new(config.task, num_timesteps, Instant::now());
@@ -227,7 +237,18 @@ impl<'a> Loop<'a> {
             accounting,
             black_box,
             overflows: Overflows::default(),
+            export,
         }
+    }
+
+    /// Records the end of the run in its files. Waits a moment for the disk.
+    fn end(self, step: u64, published: Option<u64>, finish: Finish) {
+        let Self { saves, metrics, accounting, export, board, .. } = self;
+        board.run_ends(step, finish == Finish::Done);
+        accounting.end(step, published, finish == Finish::Preempted);
+        // It has the sinks, too.
+        drop(saves);
+        export.finish(metrics);
     }
 
     fn log_start(&self, store: &Store, first_step: u64, last_step: u64, started: Instant) {
@@ -265,6 +286,7 @@ impl<'a> Loop<'a> {
             let (log, save_interval, sample) =
                 (training.log_interval, training.save_interval, training.sample_interval);
             let draws_samples = state.config.task != Task::Classifier;
+            self.export.step_done(step);
             self.ranks.add(report.seconds);
             self.accounting.add_step(report.seconds);
             self.accounting.steps_done(step, self.saves.published());
@@ -342,6 +364,7 @@ impl<'a> Loop<'a> {
             for (name, value) in ranks.scalars {
                 self.record(MetricKind::Seconds, &name, step, value);
             }
+            record_ranks(&self.metrics, step, &ranks.ranks);
             if let Some(outlier) = ranks.outlier {
                 tracing::warn!("{outlier}");
             }

@@ -22,6 +22,7 @@ mod blocked;
 mod chaos;
 mod drill;
 mod launch;
+mod metrics;
 mod preflight;
 mod sampling;
 mod slurm;

@@ -1,8 +1,11 @@
 //! The section `launch` of a run's configuration, and the timeouts that follow from it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::listen::{LISTEN_ADDRESS, TEXTFILE_NAME, listen_address};
 
 /// How `admiral-launch` detects that a run has stalled, and how often it restarts the run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -16,11 +19,16 @@ pub struct LaunchConfig {
     pub max_restarts: u64,
     /// The length of the window in which restarts are counted, in seconds.
     pub restart_window_seconds: u64,
+    /// Where the launcher serves its metrics over HTTP: localhost:9465, which only its machine reaches, or an IP address
+    /// with a port; null means nowhere.
+    pub listen: Option<String>,
+    /// The file of the launcher's metrics for node_exporter's textfile collector, which ends in .prom; null means none.
+    pub textfile: Option<PathBuf>,
 }
 
 impl Default for LaunchConfig {
     fn default() -> Self {
-        Self { stall_seconds: 300, max_restarts: 10, restart_window_seconds: 3600 }
+        Self { stall_seconds: 300, max_restarts: 10, restart_window_seconds: 3600, listen: None, textfile: None }
     }
 }
 
@@ -40,6 +48,12 @@ impl LaunchConfig {
         }
         if !(1..=MAX_SECONDS).contains(&self.restart_window_seconds) {
             mistakes.push(("restart_window_seconds", "must be from 1 to 31536000, which is a year"));
+        }
+        if self.listen.as_deref().is_some_and(|text| listen_address(text).is_none()) {
+            mistakes.push(("listen", LISTEN_ADDRESS));
+        }
+        if self.textfile.as_ref().is_some_and(|path| path.extension().is_none_or(|end| end != "prom")) {
+            mistakes.push(("textfile", TEXTFILE_NAME));
         }
         mistakes
     }
@@ -86,5 +100,11 @@ mod tests {
         }
         assert_eq!(LaunchConfig::default().mistakes(), []);
         assert_eq!(LaunchConfig { stall_seconds: 1, ..LaunchConfig::default() }.mistakes()[0].0, "stall_seconds");
+        let wrong = LaunchConfig {
+            listen: Some("node1".to_owned()),
+            textfile: Some("run.txt".into()),
+            ..LaunchConfig::default()
+        };
+        assert_eq!(wrong.mistakes().iter().map(|mistake| mistake.0).collect::<Vec<_>>(), ["listen", "textfile"]);
     }
 }

@@ -1,6 +1,6 @@
 //! The contract between a rank of Admiral and its launcher: exit codes ([`ExitCode`]), the progress ledger
 //! ([`ledger`]), environment variables ([`environment`]), the identity of hosts and processes ([`host`]), files at
-//! fixed names ([`files`]), what is secret ([`secret`]), ignored signals ([`signals`]), the division of a batch over ranks ([`BatchDivision`]), and the section `launch` of the
+//! fixed names ([`files`]), files of lines ([`LineFile`]), addresses of metrics ([`listen_address`]), what is secret ([`secret`]), ignored signals ([`signals`]), the division of a batch over ranks ([`BatchDivision`]), and the section `launch` of the
 //! configuration ([`LaunchConfig`]).
 
 mod batch;
@@ -10,6 +10,8 @@ mod exit;
 pub mod files;
 pub mod host;
 pub mod ledger;
+mod line_file;
+mod listen;
 mod printable;
 mod reading;
 pub mod secret;
@@ -19,5 +21,7 @@ pub use batch::{BatchDivision, Indivisible, largest_world_size, world_sizes};
 pub use config::{LaunchConfig, Timeouts};
 pub use exit::ExitCode;
 pub use ledger::Ledger;
+pub use line_file::{Existing, LineFile};
+pub use listen::{LISTEN_ADDRESS, TEXTFILE_NAME, listen_address};
 pub use printable::{printable, printable_json};
 pub use reading::{Phase, Reading};

@@ -1,12 +1,11 @@
 //! The files of events.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use admiral_contract::{Existing, LineFile};
 
 use crate::event::{Event, EventKind};
 
@@ -19,20 +18,12 @@ const MAX_BYTES: u64 = 1 << 30;
 /// The times of events, from 2001 to 2096. Others come from a clock that was not set.
 const PLAUSIBLE_TIMES: std::ops::Range<f64> = 1e9..4e9;
 
-/// The events that may wait for the disk. Further ones are lost.
-const MAX_WAITING: usize = 4096;
-
-/// The time between two looks at the thread that writes.
-const POLL: Duration = Duration::from_millis(5);
+/// What follows from lost events.
+const LOSS: &str = "the ledger of the run's time has a gap";
 
 /// Appends events to a file of its own, from a thread of its own: a disk that hangs or is full keeps nobody waiting.
 #[derive(Debug)]
-pub struct Journal {
-    path: PathBuf,
-    events: Option<SyncSender<Event>>,
-    thread: Option<JoinHandle<()>>,
-    problem: Arc<Mutex<Option<String>>>,
-}
+pub struct Journal(LineFile);
 
 impl Journal {
     /// Starts a journal for the writer `name` in a run's folder. The name must not occur twice. Its file is made with the
@@ -41,17 +32,8 @@ impl Journal {
     /// # Errors
     /// If the thread cannot be started.
     pub fn start(run_folder: &Path, name: &str) -> io::Result<Self> {
-        let (sender, receiver) = sync_channel(MAX_WAITING);
-        let problem = Arc::new(Mutex::new(None));
         let path = run_folder.join(FOLDER).join(format!("{name}.jsonl"));
-        let (of_thread, shared) = (path.clone(), Arc::clone(&problem));
-        let write = move || {
-            if let Err(error) = write_all(&of_thread, &receiver) {
-                lose(&shared, &of_thread, &error.to_string());
-            }
-        };
-        let thread = std::thread::Builder::new().name("goodput".into()).spawn(write)?;
-        Ok(Self { path, events: Some(sender), thread: Some(thread), problem })
+        LineFile::start(path, Existing::Refuse, LOSS).map(Self)
     }
 
     /// Appends an event that happens now. Never waits.
@@ -61,67 +43,27 @@ impl Journal {
 
     /// Appends an event. Never waits.
     pub fn append(&self, event: Event) {
-        let Some(events) = &self.events else { return };
-        if let Err(error) = events.try_send(event) {
-            // If the thread has failed, it has told why.
-            self.lose(&error.to_string());
-        }
+        // Events are numbers and names, which JSON can express.
+        self.0.append(serde_json::to_vec(&event).unwrap_or_default());
     }
 
     /// Returns why events cannot be written, if they cannot.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.problem()
     }
 
     /// Returns when all events are written, or after `patience`. Returns why events are lost, if some are.
     #[must_use]
-    pub fn finish(mut self, patience: Duration) -> Option<String> {
-        self.events = None;
-        let end = Instant::now() + patience;
-        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            if Instant::now() >= end {
-                self.lose("the disk does not answer");
-                break;
-            }
-            std::thread::sleep(POLL);
-        }
-        self.problem()
+    pub fn finish(self, patience: Duration) -> Option<String> {
+        self.0.finish(patience)
     }
-
-    /// Keeps the first reason why events are lost.
-    fn lose(&self, reason: &str) {
-        lose(&self.problem, &self.path, reason);
-    }
-}
-
-fn lose(problem: &Mutex<Option<String>>, path: &Path, reason: &str) {
-    let mut problem = problem.lock().unwrap_or_else(PoisonError::into_inner);
-    problem.get_or_insert_with(|| format!("{}: {reason}; the ledger of the run's time has a gap", path.display()));
 }
 
 /// Returns the time of the clock in seconds since 1970-01-01 in UTC.
 #[must_use]
 pub fn seconds_since_epoch() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
-}
-
-/// Writes events as they come. Each is one write, so that after a kill only the last line may be incomplete.
-fn write_all(path: &PathBuf, events: &Receiver<Event>) -> io::Result<()> {
-    let mut file: Option<File> = None;
-    for event in events {
-        let mut line = serde_json::to_vec(&event)?;
-        line.push(b'\n');
-        let file = match &mut file {
-            Some(file) => file,
-            None => {
-                std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
-                file.insert(OpenOptions::new().append(true).create_new(true).open(path)?)
-            }
-        };
-        file.write_all(&line)?;
-    }
-    Ok(())
 }
 
 /// Returns the events of all files in a run's folder, in the order of their times, and the number of lines that cannot be
@@ -162,6 +104,9 @@ pub fn read_events(run_folder: &Path) -> io::Result<(Vec<Event>, usize)> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::fs::OpenOptions;
+    use std::io::Write;
+
     use super::*;
     use crate::event::{EventKind, IntervalSeconds};
 
@@ -191,7 +136,7 @@ mod tests {
         let other = start("attempt-1");
         other.append(events[0].clone());
         while other.problem().is_none() {
-            std::thread::sleep(POLL);
+            std::thread::sleep(Duration::from_millis(5));
         }
         assert!(other.finish(Duration::from_secs(20)).unwrap().contains("attempt-1.jsonl"));
         assert_eq!(read_events(run.path()).unwrap(), (events.to_vec(), 2));

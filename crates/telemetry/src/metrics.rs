@@ -53,6 +53,11 @@ pub trait MetricSink: fmt::Debug {
     /// Takes one value. A sink ignores metrics that it does not show.
     fn record(&self, metric: Metric<'_>);
 
+    /// Takes the value of one rank. A sink that shows only values of the whole run ignores it.
+    fn record_of_rank(&self, metric: Metric<'_>, rank: usize) {
+        let _ = (metric, rank);
+    }
+
     /// Ends the metrics of `step` at the time `now`. A sink that shows several metrics together shows them now.
     fn commit(&self, step: u64, now: Instant);
 }
@@ -72,6 +77,12 @@ impl MetricSink for MetricSinks {
     fn record(&self, metric: Metric<'_>) {
         for sink in &self.0 {
             sink.record(metric);
+        }
+    }
+
+    fn record_of_rank(&self, metric: Metric<'_>, rank: usize) {
+        for sink in &self.0 {
+            sink.record_of_rank(metric, rank);
         }
     }
 

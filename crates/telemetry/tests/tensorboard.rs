@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use admiral_telemetry::{Grid, TensorBoard};
+use admiral_telemetry::{ChartGroup, Grid, Hyperparameter, TensorBoard};
 
 const LONG: Duration = Duration::from_secs(3600);
 const LIMIT: Duration = Duration::from_secs(30);
@@ -34,9 +34,13 @@ print(json.dumps({
 "#;
 
 fn read_back(folder: &Path) -> serde_json::Value {
+    read_with(READER, folder)
+}
+
+fn read_with(reader: &str, folder: &Path) -> serde_json::Value {
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.deps/venv/bin/python");
     assert!(python.exists(), "{} is missing: run ci/setup test", python.display());
-    let output = Command::new(python).args(["-c", READER]).arg(folder).output().unwrap();
+    let output = Command::new(python).args(["-c", reader]).arg(folder).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -130,4 +134,53 @@ fn an_image_that_png_cannot_store_counts_as_an_error() {
     assert!(board.flush(LIMIT));
     assert_eq!(board.errors(), 1);
     assert_eq!(read_back(folder.path())["scalars"]["loss"], serde_json::json!([[1, 0.5]]));
+}
+
+/// A Python program that prints hyperparameters and the layout as TensorBoard's own plugins decode them.
+const PLUGIN_READER: &str = r#"
+import json, sys
+from google.protobuf import json_format
+from tensorboard.backend.event_processing import plugin_event_accumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+events = plugin_event_accumulator.EventAccumulator(sys.argv[1])
+events.Reload()
+found = {}
+for tag, content in events.PluginTagToContent("hparams").items():
+    # This refuses content of another version.
+    metadata._parse_plugin_data_as(content, {"_hparams_/experiment": "experiment",
+        "_hparams_/session_start_info": "session_start_info", "_hparams_/session_end_info": "session_end_info"}[tag])
+    found[tag] = json_format.MessageToDict(plugin_data_pb2.HParamsPluginData.FromString(content))
+layout = layout_pb2.Layout()
+layout.ParseFromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+found["layout"] = json_format.MessageToDict(layout)
+print(json.dumps(found))
+"#;
+
+#[test]
+fn tensorboard_reads_hyperparameters_and_the_layout() {
+    let folder = tempfile::tempdir().unwrap();
+    let board = TensorBoard::open(folder.path(), 1, LONG);
+    let values = [
+        ("learning_rate".to_owned(), Hyperparameter::Number(1e-4)),
+        ("learn_sigma".to_owned(), Hyperparameter::Bool(true)),
+        ("schedule".to_owned(), Hyperparameter::Text("cosine".to_owned())),
+    ];
+    board.run_starts(0, "runs/a", &values, &["loss"]);
+    board.layout(0, &[ChartGroup { title: "Loss", charts: &[("by timestep", &["loss_q[0-3]"])] }]);
+    board.run_ends(9, true);
+    drop(board);
+
+    let output = read_with(PLUGIN_READER, folder.path());
+    let start = &output["_hparams_/session_start_info"]["sessionStartInfo"];
+    assert_eq!(start["hparams"], serde_json::json!({"learning_rate": 1e-4, "learn_sigma": true, "schedule": "cosine"}));
+    assert_eq!(start["groupName"], "runs/a");
+    let experiment = &output["_hparams_/experiment"]["experiment"];
+    let kinds: Vec<&serde_json::Value> =
+        experiment["hparamInfos"].as_array().unwrap().iter().map(|info| &info["type"]).collect();
+    assert_eq!(kinds, ["DATA_TYPE_FLOAT64", "DATA_TYPE_BOOL", "DATA_TYPE_STRING"]);
+    assert_eq!(experiment["metricInfos"][0]["name"]["tag"], "loss");
+    assert_eq!(output["_hparams_/session_end_info"]["sessionEndInfo"]["status"], "STATUS_SUCCESS");
+    let chart = &output["layout"]["category"][0]["chart"][0];
+    assert_eq!(chart["multiline"]["tag"], serde_json::json!(["loss_q[0-3]"]));
 }

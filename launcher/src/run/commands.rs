@@ -72,7 +72,7 @@ pub async fn run(
         let first = plan.attempt(0, &launch_id, &plan.hosts.hosts, plan.world)?;
         early = Some(start(first, launched).await?);
     }
-    let mut launch = None;
+    let (mut launch, mut export) = (None, None);
     let outcome = tokio::select! {
         outcome = async {
             let settings = job.settings(&program).await?;
@@ -92,6 +92,7 @@ pub async fn run(
             let writer = writer.clone();
             let launch =
                 launch.insert(Launch::new(plan, settings, files, writer, console.clone(), launch_id, launched));
+            export = launch.export()?;
             launch.clean_up_earlier_launch().await;
             launch.preflight().await
         } => outcome,
@@ -108,6 +109,9 @@ pub async fn run(
     };
     if let Some(launch) = &mut launch {
         launch.recorder.end(code.as_ref().map_or_else(|error| error.code, |&code| code));
+    }
+    if let Some(export) = export {
+        export.finish(LAST_LINES);
     }
     if let Err(reason) = writer.finish(LAST_FILES) {
         console.warn(&reason);

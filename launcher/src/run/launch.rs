@@ -8,6 +8,7 @@ use admiral_contract::{ExitCode, environment};
 use tokio::sync::mpsc;
 
 use super::error::LaunchError;
+use super::export::Export;
 use super::plan::LaunchPlan;
 use super::recorder::Recorder;
 use super::settings::Settings;
@@ -79,6 +80,12 @@ impl Launch {
             next_incident: last_incident + 1,
             reached: 0,
         }
+    }
+
+    /// Starts to serve and write the launcher's metrics, if that is wanted.
+    pub(super) fn export(&self) -> Result<Option<Export>, LaunchError> {
+        let (options, metrics) = (&self.plan.options, self.recorder.metrics());
+        Export::start(options, &self.settings, self.files.run(), metrics, &self.console)
     }
 
     /// Ends the leftovers of a dead launcher, so that its place is free.
@@ -306,6 +313,8 @@ impl Launch {
         self.console.warn(&format!("{summary} (see {})", path.display()));
         self.next_incident += 1;
         self.reached = self.reached.max(end.reached);
+        self.recorder.metrics().incident(incident.cause);
+        self.recorder.metrics().left_out(self.left_out.len());
         self.history.push(incident);
         self.recorder.failed(failure, vec![path, self.files.failure()], end.failed_at);
         Ok(next)

@@ -2,6 +2,7 @@
 
 mod commands;
 mod error;
+mod export;
 mod job;
 mod launch;
 mod options;

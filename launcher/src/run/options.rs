@@ -1,7 +1,9 @@
 //! The options of a launch.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+
+use admiral_contract::{LISTEN_ADDRESS, listen_address};
 
 use crate::console::ShowRank;
 
@@ -65,6 +67,13 @@ pub struct LaunchOptions {
     /// Starts without hosts that the preflight finds bad, with at least this many
     #[arg(long, value_name = "HOSTS")]
     pub allow_fewer_hosts: Option<usize>,
+    /// Serves the launcher's metrics over HTTP: localhost:9465, which only this machine reaches, or an IP address with a
+    /// port; without it, launch.listen of the configuration
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub listen: Option<SocketAddr>,
+    /// Writes the launcher's metrics to a .prom file of node_exporter; without it, launch.textfile of the configuration
+    #[arg(long, value_name = "FILE")]
+    pub textfile: Option<PathBuf>,
     /// Prints what would be started, and starts nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -118,6 +127,11 @@ pub struct SampleOptions {
 pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..=86400.0).contains(seconds));
     seconds.ok_or_else(|| "expected seconds, from 0 to 86400".to_owned())
+}
+
+/// Parses an address at which metrics are served.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    listen_address(text).ok_or_else(|| LISTEN_ADDRESS.to_owned())
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::hosts::Host;
 use crate::incident::Failure;
 use crate::job::JobKind;
 use crate::layout::Layout;
+use crate::metrics::LaunchMetrics;
 use crate::paths::state_of;
 use crate::status::{Condition, Rate, State};
 use crate::supervise::{Attempt, Roster, Watcher};
@@ -53,6 +54,7 @@ pub(super) struct Recorder {
     found: Option<u64>,
     /// The events for the ledger of the run's time; none for a sampling job.
     journal: Option<Journal>,
+    metrics: LaunchMetrics,
     is_examining: bool,
     is_attempting: bool,
 }
@@ -87,9 +89,15 @@ impl Recorder {
             slow_streaks: SlowStreaks::default(),
             found: None,
             journal,
+            metrics: LaunchMetrics::new(run_folder),
             is_examining: false,
             is_attempting: false,
         }
+    }
+
+    /// Returns the metrics that follow the state.
+    pub(super) fn metrics(&self) -> &LaunchMetrics {
+        &self.metrics
     }
 
     fn append(&self, event: EventKind) {
@@ -205,6 +213,7 @@ impl Recorder {
     /// Has the state written. A launch continues if that fails or takes long.
     fn write(&mut self) {
         self.state.updated = Timestamp::now();
+        self.metrics.state(&self.state);
         let problem = match self.writer.put_json(&self.path, &self.state) {
             Ok(()) => self.writer.problem(),
             Err(error) => Some(error.to_string()),

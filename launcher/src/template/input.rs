@@ -1,5 +1,6 @@
 //! The values of a template.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// The run and the cluster of a template.
@@ -23,6 +24,29 @@ pub struct TemplateInput {
     pub gpus_per_host: usize,
     /// The container image.
     pub image: String,
+    /// Where its metrics are, and when alerts fire.
+    pub monitoring: Monitoring,
+}
+
+/// How Prometheus watches a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Monitoring {
+    /// Where rank 0 serves metrics.
+    pub run: Option<SocketAddr>,
+    /// Where the launcher serves metrics.
+    pub launcher: Option<SocketAddr>,
+    /// A run without a new step for this long is stalled.
+    pub stall_seconds: u64,
+    /// The time between two scrapes.
+    pub scrape_seconds: u64,
+    /// A condition must hold for this long before its alert fires.
+    pub for_seconds: u64,
+}
+
+impl Default for Monitoring {
+    fn default() -> Self {
+        Self { run: None, launcher: None, stall_seconds: 300, scrape_seconds: 15, for_seconds: 60 }
+    }
 }
 
 /// A value cannot be written into a template.
@@ -42,6 +66,9 @@ pub(super) fn check(input: &TemplateInput) -> Result<(), TemplateError> {
     }
     if input.gpus_per_host == 0 {
         return wrong("the number of GPUs of a host", "0", "has to be at least 1");
+    }
+    if input.monitoring.scrape_seconds == 0 {
+        return wrong("the seconds between scrapes", "0", "have to be at least 1");
     }
     let is_image = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
     if !input.image.starts_with(|c: char| c.is_ascii_alphanumeric()) || !input.image.chars().all(is_image) {
@@ -66,6 +93,19 @@ pub(super) fn check(input: &TemplateInput) -> Result<(), TemplateError> {
     Ok(())
 }
 
+/// Refuses a run without metrics that can be scraped.
+pub(super) fn check_addresses(input: &TemplateInput) -> Result<(), TemplateError> {
+    if input.monitoring.run.is_some() || input.monitoring.launcher.is_some() {
+        return Ok(());
+    }
+    Err(TemplateError {
+        field: "telemetry.listen and launch.listen",
+        value: "null".to_owned(),
+        problem: "the run serves no metrics; set at least one of them, as in --set \
+                  telemetry.listen=localhost:9464 --set launch.listen=localhost:9465",
+    })
+}
+
 /// Returns an input for tests.
 #[cfg(test)]
 pub(super) fn example() -> TemplateInput {
@@ -79,5 +119,6 @@ pub(super) fn example() -> TemplateInput {
         hosts: 4,
         gpus_per_host: 8,
         image: "registry.example.org/admiral:1".to_owned(),
+        monitoring: Monitoring { launcher: "127.0.0.1:9465".parse().ok(), ..Monitoring::default() },
     }
 }

@@ -1,7 +1,7 @@
 //! Rendering the template of each kind.
 
-use super::input::{TemplateError, TemplateInput, check};
-use super::{docker, kubernetes, slurm};
+use super::input::{TemplateError, TemplateInput, check, check_addresses};
+use super::{docker, grafana, kubernetes, prometheus, slurm};
 
 /// The kind of a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -12,6 +12,12 @@ pub enum TemplateKind {
     Kubernetes,
     /// A Dockerfile for the image that the `MPIJob` names.
     Docker,
+    /// The configuration of Prometheus that scrapes the run and its launcher.
+    Prometheus,
+    /// The alert rules of Prometheus, as admiral-rules.yml beside its configuration.
+    PrometheusRules,
+    /// A dashboard for Grafana's import.
+    Grafana,
 }
 
 /// Returns the text of a template for this run.
@@ -20,10 +26,16 @@ pub enum TemplateKind {
 /// If a value of `input` cannot be written into it.
 pub fn render(kind: TemplateKind, input: &TemplateInput) -> Result<String, TemplateError> {
     check(input)?;
+    if kind == TemplateKind::Prometheus {
+        check_addresses(input)?;
+    }
     Ok(match kind {
         TemplateKind::Slurm => slurm::render(input),
         TemplateKind::Kubernetes => kubernetes::render(input),
         TemplateKind::Docker => docker::render(input),
+        TemplateKind::Prometheus => prometheus::render_config(input),
+        TemplateKind::PrometheusRules => prometheus::render_rules(input),
+        TemplateKind::Grafana => grafana::render(input),
     })
 }
 
@@ -33,7 +45,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::input::example;
+    use super::super::input::{Monitoring, example};
     use super::*;
 
     #[test]
@@ -46,6 +58,11 @@ mod tests {
         assert!(refused(&|input| input.hosts = 0).contains("number of hosts"));
         assert!(refused(&|input| input.gpus_per_host = 0).contains("number of GPUs"));
         assert!(refused(&|input| input.image = "a b".to_owned()).contains("\"a b\": is no name of a container image"));
+        let deaf = TemplateInput { monitoring: Monitoring::default(), ..example() };
+        assert!(
+            render(TemplateKind::Prometheus, &deaf).unwrap_err().to_string().contains("launch.listen=localhost:9465")
+        );
+        assert!(render(TemplateKind::PrometheusRules, &deaf).is_ok());
         assert!(refused(&|input| input.run_folder = "a\nb".into()).contains("run.folder"));
     }
 

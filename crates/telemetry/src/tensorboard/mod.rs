@@ -4,6 +4,8 @@
 //! cannot be written, the first error is logged, all errors are counted, and the next flush retries.
 
 mod file;
+mod hparams;
+mod layout;
 mod proto;
 mod record;
 
@@ -16,8 +18,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::Grid;
 use super::metrics::{Metric, MetricSink};
 use file::EventFile;
-use proto::{DATA_CLASS_TENSOR, DT_STRING, Event, EventContent, Image, Metadata, PluginData, Scalar, StringTensor};
-use proto::{Summary, Value, ValueContent};
+use proto::{DATA_CLASS_TENSOR, DT_FLOAT, DT_STRING, Dim, Event, EventContent, Image, Metadata, PluginData, Shape};
+use proto::{StringTensor, Summary, Value, ValueContent};
+
+pub use hparams::Hyperparameter;
+pub use layout::ChartGroup;
 
 /// The number of entries that can wait for the writer: many log steps of scalars.
 const QUEUE_LENGTH: usize = 4096;
@@ -57,6 +62,10 @@ enum Entry {
     Scalar(f64),
     Image(Grid),
     Text(String),
+    /// The layout of the custom scalars.
+    Layout(Vec<u8>),
+    /// A message for the dashboard of hyperparameters.
+    HParams(Vec<u8>),
 }
 
 impl TensorBoard {
@@ -101,6 +110,25 @@ impl TensorBoard {
     /// Adds a text in Markdown.
     pub fn text(&self, tag: &str, step: u64, markdown: &str) {
         self.send(tag, step, || Entry::Text(markdown.to_owned()));
+    }
+
+    /// Records that a run starts with these hyperparameters, which TensorBoard shows beside the last values of the curves
+    /// `metrics`. Runs with the same `group` are repetitions of one another.
+    pub fn run_starts(&self, step: u64, group: &str, values: &[(String, Hyperparameter)], metrics: &[&str]) {
+        let now = seconds_since_1970(SystemTime::now());
+        self.send(hparams::EXPERIMENT, step, || Entry::HParams(hparams::experiment(values, metrics, now)));
+        self.send(hparams::START, step, || Entry::HParams(hparams::start(values, group, now)));
+    }
+
+    /// Records that the run ends, and whether it has done all its steps.
+    pub fn run_ends(&self, step: u64, is_finished: bool) {
+        let now = seconds_since_1970(SystemTime::now());
+        self.send(hparams::END, step, || Entry::HParams(hparams::end(is_finished, now)));
+    }
+
+    /// Sets which curves the dashboard of custom scalars shows together.
+    pub fn layout(&self, step: u64, groups: &[ChartGroup<'_>]) {
+        self.send(layout::TAG, step, || Entry::Layout(layout::encode(groups)));
     }
 
     /// Waits at most `limit` until the thread has tried to write all entries so far. Returns false if it has not
@@ -218,14 +246,27 @@ fn to_value(tag: String, content: Entry) -> Result<Value, super::GridError> {
             };
             (ValueContent::Image(image), None)
         }
-        Entry::Text(markdown) => {
-            let tensor =
-                StringTensor { dtype: DT_STRING, shape: Some(Scalar {}), string_val: vec![markdown.into_bytes()] };
-            let plugin_data = Some(PluginData { plugin_name: "text".into() });
-            (ValueContent::Tensor(tensor), Some(Metadata { plugin_data, data_class: DATA_CLASS_TENSOR }))
+        Entry::Text(markdown) => string(markdown.into_bytes(), "text"),
+        Entry::Layout(layout) => string(layout, layout::PLUGIN),
+        Entry::HParams(message) => {
+            // The dashboard reads the metadata only, and takes any tensor.
+            let shape = Some(Shape { dim: vec![Dim { size: 0 }] });
+            let tensor = StringTensor { dtype: DT_FLOAT, shape, string_val: Vec::new() };
+            (ValueContent::Tensor(tensor), Some(metadata_of(hparams::PLUGIN, message)))
         }
     };
     Ok(Value { tag, metadata, content: Some(content) })
+}
+
+/// Returns a string with the metadata of the dashboard that shows it.
+fn string(text: Vec<u8>, plugin: &str) -> (ValueContent, Option<Metadata>) {
+    let tensor = StringTensor { dtype: DT_STRING, shape: Some(Shape { dim: Vec::new() }), string_val: vec![text] };
+    (ValueContent::Tensor(tensor), Some(metadata_of(plugin, Vec::new())))
+}
+
+fn metadata_of(plugin: &str, content: Vec<u8>) -> Metadata {
+    let plugin_data = Some(PluginData { plugin_name: plugin.to_owned(), content });
+    Metadata { plugin_data, data_class: DATA_CLASS_TENSOR }
 }
 
 fn to_i64(step: u64) -> i64 {

@@ -81,21 +81,34 @@ pub(super) struct Image {
     pub encoded_image_string: Vec<u8>,
 }
 
-/// A TensorProto with one string and no dimensions.
+/// A TensorProto with one string and no dimensions, or with no values.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct StringTensor {
-    /// [`DT_STRING`].
+    /// [`DT_STRING`], or [`DT_FLOAT`] for no values.
     #[prost(int32, tag = "1")]
     pub dtype: i32,
     #[prost(message, optional, tag = "2")]
-    pub shape: Option<Scalar>,
+    pub shape: Option<Shape>,
     #[prost(bytes = "vec", repeated, tag = "8")]
     pub string_val: Vec<Vec<u8>>,
 }
 
-/// A TensorShapeProto without dimensions.
+/// A TensorShapeProto.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Shape {
+    #[prost(message, repeated, tag = "2")]
+    pub dim: Vec<Dim>,
+}
+
+/// A dimension of a shape.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
-pub(super) struct Scalar {}
+pub(super) struct Dim {
+    #[prost(int64, tag = "1")]
+    pub size: i64,
+}
+
+/// TensorFlow's number of the data type float32.
+pub(super) const DT_FLOAT: i32 = 1;
 
 /// TensorFlow's number of the data type string.
 pub(super) const DT_STRING: i32 = 7;
@@ -114,6 +127,9 @@ pub(super) struct Metadata {
 pub(super) struct PluginData {
     #[prost(string, tag = "1")]
     pub plugin_name: String,
+    /// What the dashboard needs besides the value.
+    #[prost(bytes = "vec", tag = "2")]
+    pub content: Vec<u8>,
 }
 
 /// TensorBoard's number of the data class of tensors, which texts use.
