@@ -17,6 +17,7 @@ pub mod incident;
 pub mod job;
 pub mod layout;
 pub mod mpirun;
+pub mod notify;
 pub mod paths;
 pub mod protocol;
 mod queued_writer;

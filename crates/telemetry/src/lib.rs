@@ -18,6 +18,6 @@ pub use logging::{LogFormat, LogSettings, LoggingError, init_logging};
 pub use metrics::{Metric, MetricKind, MetricSink, MetricSinks};
 pub use progress::ProgressLine;
 pub use scalars::{Detail, ScalarId, ScalarSums};
-pub use tensorboard::TensorBoard;
+pub use tensorboard::{BoardEntry, ImagePlace, LeftOut, TensorBoard, read_entries, read_image};
 pub use terminal::Terminal;
 pub use write_file::write_file;

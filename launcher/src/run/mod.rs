@@ -8,6 +8,7 @@ mod options;
 mod plan;
 mod preflight;
 mod recorder;
+mod reporter;
 mod settings;
 mod sweep;
 

@@ -65,6 +65,14 @@ pub struct LaunchOptions {
     /// Starts without hosts that the preflight finds bad, with at least this many
     #[arg(long, value_name = "HOSTS")]
     pub allow_fewer_hosts: Option<usize>,
+    /// Who is told about incidents, recoveries, silence and the end: the URL of a webhook, or a command for a shell;
+    /// without it, launch.notify of the configuration
+    #[arg(long, value_name = "URL_OR_COMMAND", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub notify: Option<String>,
+    /// Seconds without a new step or image that are reported as silence; without it, launch.dead_man_seconds of the
+    /// configuration
+    #[arg(long, value_name = "SECONDS")]
+    pub dead_man_seconds: Option<u64>,
     /// Prints what would be started, and starts nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -5,7 +5,10 @@
 
 mod file;
 mod proto;
+mod read;
 mod record;
+
+pub use read::{BoardEntry, ImagePlace, LeftOut, read_entries, read_image};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
