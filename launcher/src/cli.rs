@@ -65,6 +65,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write what is known of a run as one HTML page: curves, incidents, the ledger of its time, samples, hosts
+    Report {
+        /// The run's folder
+        run: PathBuf,
+        /// The page
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
     /// Write a file that runs a configuration on a cluster to standard output
     Template {
         /// The kind of cluster
@@ -136,6 +144,7 @@ pub fn main() -> ProcessExit {
             let shown = crate::goodput::goodput(&run, json);
             shown.map(|text| print(&text)).map(|()| 0).map_err(LaunchError::config)
         }
+        Command::Report { run, out } => crate::report::report(&run, &out).map(|()| 0).map_err(LaunchError::config),
         Command::Template { kind, config, hosts, gpus_per_host, image, program } => {
             let program = crate::facts::program(program.as_deref());
             let complete = |input| template::TemplateInput { hosts, gpus_per_host, image, ..input };

@@ -18,6 +18,14 @@ pub enum GoodputError {
         /// The error of the system.
         source: std::io::Error,
     },
+    /// The events cannot be those of a run.
+    #[error("{path}: the events in `goodput` lie {years:.0} years apart; remove the file whose clock was wrong")]
+    Implausible {
+        /// The run's folder.
+        path: PathBuf,
+        /// The time between the first and the last event.
+        years: f64,
+    },
     /// No attempt has recorded its time.
     #[error("{path}: no attempt of a run has recorded its time there; give the folder of a run (run.folder)")]
     Absent {
@@ -31,12 +39,7 @@ pub enum GoodputError {
 /// # Errors
 /// If there is none, or it cannot be read.
 pub fn goodput(run: &Path, is_json: bool) -> Result<String, GoodputError> {
-    let unreadable = |source| GoodputError::Unreadable { path: run.to_owned(), source };
-    let (events, num_unreadable) = read_events(run).map_err(unreadable)?;
-    if events.is_empty() {
-        return Err(GoodputError::Absent { path: run.to_owned() });
-    }
-    let ledger = Ledger::of(&events);
+    let (ledger, num_unreadable) = read_ledger(run)?;
     let (table, interval) = (Table::of(&ledger), checkpoint_interval(&ledger));
     Ok(if is_json {
         let value = as_json(&ledger, &table, interval.as_ref(), num_unreadable);
@@ -44,6 +47,36 @@ pub fn goodput(run: &Path, is_json: bool) -> Result<String, GoodputError> {
     } else {
         as_text(&ledger, &table, interval.as_ref(), num_unreadable)
     })
+}
+
+/// A run takes at most this many years. A table of its days would have no end.
+const MAX_YEARS: f64 = 20.0;
+const SECONDS_PER_YEAR: f64 = 365.0 * 86_400.0;
+
+/// Reads the ledger of the run in a folder. Also returns the number of lines that cannot be read.
+///
+/// # Errors
+/// If there is none, or it cannot be read.
+pub fn read_ledger(run: &Path) -> Result<(Ledger, usize), GoodputError> {
+    let unreadable = |source| GoodputError::Unreadable { path: run.to_owned(), source };
+    let (events, num_unreadable) = read_events(run).map_err(unreadable)?;
+    if events.is_empty() {
+        return Err(GoodputError::Absent { path: run.to_owned() });
+    }
+    let first = events.iter().map(|event| event.time).fold(f64::INFINITY, f64::min);
+    let last = events.iter().map(|event| event.time).fold(f64::NEG_INFINITY, f64::max);
+    let years = (last - first) / SECONDS_PER_YEAR;
+    if years > MAX_YEARS {
+        return Err(GoodputError::Implausible { path: run.to_owned(), years });
+    }
+    Ok((Ledger::of(&events), num_unreadable))
+}
+
+/// Returns the share of steps that count in all time of the run, if it is recorded.
+#[must_use]
+pub fn share_of_steps(run: &Path) -> Option<f64> {
+    let (ledger, _) = read_ledger(run).ok()?;
+    Some(Table::of(&ledger).all.ratios().ettr)
 }
 
 /// Returns the date of a day: `2026-11-30`.
@@ -136,4 +169,27 @@ fn as_text(ledger: &Ledger, table: &Table, interval: Option<&CheckpointInterval>
         let _ = writeln!(text, "\n{num_unreadable} lines cannot be read; a process was killed while it wrote them");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_wrong_by_ages_is_named() {
+        let run = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(run.path().join("goodput")).expect("a folder");
+        let lines = |last: f64| {
+            let text = format!(
+                "{{\"time\": 0.0, \"event\": \"launch_begins\"}}\n{{\"time\": {last:e}, \"event\": \"preflight_begins\"}}\n"
+            );
+            std::fs::write(run.path().join("goodput/launch-a.jsonl"), text).expect("it can be written");
+        };
+        lines(1e18);
+        let error = read_ledger(run.path()).expect_err("no run takes so long").to_string();
+        assert!(error.contains("years apart"), "{error}");
+        lines(1e3);
+        assert_eq!(read_ledger(run.path()).expect("it is plausible").1, 0);
+        assert_eq!(share_of_steps(run.path()), Some(0.0));
+    }
 }

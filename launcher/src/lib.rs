@@ -22,6 +22,7 @@ pub mod paths;
 pub mod protocol;
 mod queued_writer;
 mod random;
+pub mod report;
 pub mod run;
 mod session;
 mod shell;

@@ -144,12 +144,16 @@ impl Notifier {
         }
         let [waiting, dropped] = [&counts.waiting, &counts.dropped].map(|count| count.load(Ordering::Relaxed));
         if waiting > 0 {
-            console.warn(&format!("{waiting} notifications were not sent within {} s", patience.as_secs_f64()));
+            console.warn(&format!("not sent within {} s: {}", patience.as_secs_f64(), amount(waiting)));
         }
         if dropped > 0 {
-            console.warn(&format!("{dropped} notifications were dropped, because too many waited"));
+            console.warn(&format!("dropped, because too many waited: {}", amount(dropped)));
         }
     }
+}
+
+fn amount(count: u64) -> String {
+    if count == 1 { "1 notification".to_owned() } else { format!("{count} notifications") }
 }
 
 async fn send_all(
@@ -319,7 +323,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         for (script, part) in [
             ("echo no route KEY=hush >&2; exit 3", "exit status: 3): no route"),
-            ("yes >&2 | head -c 99999; exit 4", "4"),
+            ("yes | head -c 99999 >&2; exit 4", "4"),
         ] {
             let Notify::Command(argv) = command(script) else { unreachable!() };
             let error = runtime.block_on(command::run(&argv, &message(Kind::End), LONG)).unwrap_err();

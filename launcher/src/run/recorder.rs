@@ -99,6 +99,12 @@ impl Recorder {
         }
     }
 
+    /// Also records how often checkpoints are saved, and where to.
+    pub(super) fn with_places(mut self, save_interval: Option<u64>, store: String) -> Self {
+        (self.state.save_interval, self.state.store) = (save_interval, Some(store));
+        self
+    }
+
     /// Has people told of what happens: `dead_man` is the time without progress that is silence.
     pub(super) fn tell(&mut self, notifier: Option<Notifier>, dead_man: Option<Duration>) {
         self.reporter = Reporter::new(&self.run, self.console.clone(), notifier, dead_man);
