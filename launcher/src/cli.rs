@@ -6,7 +6,7 @@ use std::process::ExitCode as ProcessExit;
 
 use admiral_contract::printable;
 use admiral_contract::signals::is_ignored;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -92,6 +92,16 @@ enum Command {
         #[arg(long)]
         program: Option<PathBuf>,
     },
+    /// Write the completions of this program for a shell to standard output
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of this program into a folder
+    Man {
+        /// The folder, which exists
+        folder: PathBuf,
+    },
     /// The process that mpirun starts for each rank
     #[command(hide = true, alias = "attend")]
     Agent,
@@ -150,6 +160,15 @@ pub fn main() -> ProcessExit {
             let complete = |input| template::TemplateInput { hosts, gpus_per_host, image, ..input };
             runtime.block_on(write_template(kind, &program, config, complete))
         }
+        Command::Completions { shell } => {
+            let mut completions = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "admiral-launch", &mut completions);
+            print(&String::from_utf8_lossy(&completions));
+            Ok(0)
+        }
+        Command::Man { folder } => clap_mangen::generate_to(Cli::command(), &folder)
+            .map(|()| 0)
+            .map_err(|error| LaunchError::config(format!("{}: {error}; name a folder", folder.display()))),
         Command::Agent => runtime.block_on(crate::agent::run(&environment)).map(|()| 0).map_err(LaunchError::system),
         Command::Sweep { launch_id, daemons, sessions } => {
             print(&format!("{SWEPT}{}\n", sweep_here(&launch_id, &daemons, &sessions)));

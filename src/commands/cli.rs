@@ -1,9 +1,11 @@
 //! The commands, and the dispatch to their functions.
 
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode as ProcessExit;
 
 use admiral_comm::ExitCode;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::environment::Environment;
 use crate::gpus::Gpus;
@@ -77,42 +79,63 @@ enum Command {
     /// Measure speed
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Write the completions of this program for a shell to standard output
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of this program into a folder
+    Man {
+        /// The folder, which exists
+        folder: PathBuf,
+    },
 }
 
 impl Cli {
     /// Runs the command. Returns the exit code of the process.
     #[must_use]
     pub fn run(self, environment: &Environment) -> ProcessExit {
-        let code = match self.command {
-            Command::Train(arguments) => on_ranks(environment, |rank| train::run(&arguments, rank)),
-            Command::Bench(command) => bench::run(&command, environment),
-            Command::Sample(options) => on_ranks(environment, |rank| sample::run(&options, rank)),
-            Command::Sweep(arguments) => on_ranks(environment, |rank| sample::sweep(&arguments, rank)),
-            Command::Encode(options) => on_ranks(environment, |rank| encode::run(&options, rank)),
-            Command::Interpolate(options) => on_ranks(environment, |rank| interpolate::run(&options, rank)),
-            Command::Nll(options) => on_ranks(environment, |rank| nll::run(&options, rank)),
-            Command::Evaluate(arguments) => match arguments.alone() {
-                Some(options) => alone(evaluate::weights(options)),
-                None => on_ranks(environment, |rank| evaluate::run(&arguments, rank)),
-            },
-            Command::Checkpoint(command) => match checkpoint::run(&command, &environment.clouds) {
-                // The exit code of diff(1).
-                Ok(Outcome::Different) => return ProcessExit::from(1),
-                Ok(Outcome::Done) => ExitCode::Finished,
-                Err(error) => alone(Err((error.exit_code(), error.into()))),
-            },
-            Command::Data(command) => alone(data::run(&command, environment)),
-            Command::New(options) => alone(new::run(&options, &environment.store_options())),
-            Command::Config(command) => match config::run(&command, &environment.store_options()) {
-                Ok(true) => return ProcessExit::from(1),
-                Ok(false) => ExitCode::Finished,
-                Err(error) => alone(Err(error)),
-            },
-            Command::Flops(arguments) => alone(flops::run(&arguments)),
-            Command::Plan(options) => alone(plan::run(&options)),
-            Command::Version { json } => alone(version::run(json)),
-            Command::Device { json } => alone(device::run(json, &Gpus::new(&environment.gpu))),
-        };
+        let code =
+            match self.command {
+                Command::Train(arguments) => on_ranks(environment, |rank| train::run(&arguments, rank)),
+                Command::Bench(command) => bench::run(&command, environment),
+                Command::Sample(options) => on_ranks(environment, |rank| sample::run(&options, rank)),
+                Command::Sweep(arguments) => on_ranks(environment, |rank| sample::sweep(&arguments, rank)),
+                Command::Encode(options) => on_ranks(environment, |rank| encode::run(&options, rank)),
+                Command::Interpolate(options) => on_ranks(environment, |rank| interpolate::run(&options, rank)),
+                Command::Nll(options) => on_ranks(environment, |rank| nll::run(&options, rank)),
+                Command::Evaluate(arguments) => match arguments.alone() {
+                    Some(options) => alone(evaluate::weights(options)),
+                    None => on_ranks(environment, |rank| evaluate::run(&arguments, rank)),
+                },
+                Command::Checkpoint(command) => match checkpoint::run(&command, &environment.clouds) {
+                    // The exit code of diff(1).
+                    Ok(Outcome::Different) => return ProcessExit::from(1),
+                    Ok(Outcome::Done) => ExitCode::Finished,
+                    Err(error) => alone(Err((error.exit_code(), error.into()))),
+                },
+                Command::Data(command) => alone(data::run(&command, environment)),
+                Command::New(options) => alone(new::run(&options, &environment.store_options())),
+                Command::Config(command) => match config::run(&command, &environment.store_options()) {
+                    Ok(true) => return ProcessExit::from(1),
+                    Ok(false) => ExitCode::Finished,
+                    Err(error) => alone(Err(error)),
+                },
+                Command::Flops(arguments) => alone(flops::run(&arguments)),
+                Command::Plan(options) => alone(plan::run(&options)),
+                Command::Completions { shell } => {
+                    let mut completions = Vec::new();
+                    clap_complete::generate(shell, &mut Self::command(), "admiral", &mut completions);
+                    // The reader may be gone.
+                    let _ = std::io::stdout().write_all(&completions);
+                    ExitCode::Finished
+                }
+                Command::Man { folder } => alone(clap_mangen::generate_to(Self::command(), &folder).map_err(|error| {
+                    (ExitCode::Config, anyhow::anyhow!("{}: {error}; name a folder", folder.display()))
+                })),
+                Command::Version { json } => alone(version::run(json)),
+                Command::Device { json } => alone(device::run(json, &Gpus::new(&environment.gpu))),
+            };
         ProcessExit::from(code as u8)
     }
 }

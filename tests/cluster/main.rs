@@ -21,6 +21,7 @@ mod chaos;
 mod drill;
 mod launch;
 mod preflight;
+mod report;
 mod sampling;
 mod stage;
 mod storm;

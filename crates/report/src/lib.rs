@@ -8,10 +8,12 @@
 mod curves;
 mod escape;
 mod page;
+mod parts;
 mod pictures;
 mod sections;
 mod timeline;
 
 pub use curves::Curves;
-pub use page::{Incident, Report, Table};
+pub use page::Report;
+pub use parts::{Incident, Table};
 pub use pictures::Pictures;

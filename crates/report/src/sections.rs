@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use crate::curves::Curves;
 use crate::escape::{cut, escape};
-use crate::page::{Incident, Table};
+use crate::parts::{Incident, Table};
 use crate::pictures::Pictures;
 use crate::timeline::{bar, class, timeline};
 

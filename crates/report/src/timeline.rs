@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use admiral_goodput::{Account, Ledger, Seconds};
 
 use crate::escape::escape;
-use crate::page::Incident;
+use crate::parts::Incident;
 
 /// The number of columns of the time line. Each shows the shares of its part of the time.
 const COLUMNS: usize = 480;
