@@ -254,3 +254,24 @@ fn stop_requests() -> Result<mpsc::UnboundedReceiver<()>, LaunchError> {
     }
     Ok(receive)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn completions_and_manual_pages_name_the_commands_for_users() {
+        let completions = |shell| {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "admiral-launch", &mut text);
+            String::from_utf8(text).expect("it is text")
+        };
+        for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+            assert!(completions(shell).contains("goodput"), "{shell}");
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        clap_mangen::generate_to(Cli::command(), folder.path()).expect("it can be written");
+        let has = |page: &str| folder.path().join(page).is_file();
+        assert!(has("admiral-launch.1") && has("admiral-launch-run.1") && !has("admiral-launch-agent.1"));
+    }
+}
