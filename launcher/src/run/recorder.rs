@@ -202,7 +202,10 @@ impl Recorder {
         if kind == JobKind::Sample && done > found {
             self.continues(found, now);
         }
-        self.reporter.progress(&self.state, done);
+        // The recovery from an incident is told with its costs.
+        if self.pending.is_empty() {
+            self.reporter.progress(&self.state, done);
+        }
     }
 
     /// Records an incident.

@@ -109,3 +109,39 @@ impl Reporter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use admiral_contract::Notify;
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::environment::Environment;
+    use crate::notify::Patience;
+
+    #[test]
+    fn silence_its_end_and_the_end_of_the_launch_are_told_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let out = folder.path().join("out");
+        let script = format!("echo \"$ADMIRAL_EVENT: $ADMIRAL_MESSAGE\" >> {}", out.display());
+        let notify = Notify::Command(["sh", "-c", &script].map(str::to_owned).to_vec());
+        let console = Console::new(&Environment::new([]));
+        let notifier = Notifier::start(&notify, Patience::default(), console.clone()).expect("a thread");
+        let state = State::of_launch("l".into(), Timestamp::UNIX_EPOCH);
+        let mut reporter = Reporter::new(Path::new("/runs/own"), console, Some(notifier), Some(Duration::ZERO));
+        reporter.begins_attempt();
+        reporter.tick(&state);
+        reporter.tick(&state);
+        // The first number is that of the checkpoint.
+        for done in [20, 20, 21, 22] {
+            reporter.progress(&state, done);
+        }
+        reporter.end(&State { last_incident: Some("rank 1 died".into()), ..state }, 69);
+        reporter.take_notifier().expect("it is there").finish(Duration::from_secs(60));
+        let text = std::fs::read_to_string(out).expect("it is written");
+        let begins = ["silence: admiral: /runs/own: silence: no new step", "recovery: ", "end: "];
+        assert!(text.lines().zip(begins).all(|(line, begin)| line.starts_with(begin)), "{text}");
+        assert_eq!(text.lines().count(), begins.len(), "{text}");
+        assert!(text.contains("exit code 69; the last incident: rank 1 died"), "{text}");
+    }
+}
