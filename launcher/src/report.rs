@@ -211,7 +211,8 @@ fn hosts(run: &Path, state: Option<&State>) -> Result<Table, String> {
             text(gpus.first().map(|gpu| gpu.driver.clone())),
             text(report.and_then(|report| report.admiral.clone())),
             text(report.and_then(|report| report.libtorch.clone())),
-            text(report.and_then(|report| report.mpi.clone())),
+            // The library goes on about its package and date.
+            text(report.and_then(|report| Some(report.mpi.as_ref()?.split(',').next()?.to_owned()))),
             text(report.map(|report| report.kernel.clone())),
         ]
     });

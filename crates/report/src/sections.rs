@@ -37,8 +37,9 @@ fn date(day: &Day) -> String {
 fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
-        1e-3..1e6 => {
-            let text = format!("{value:.4}");
+        1e-2..1e6 => {
+            let decimals = if value.abs() < 10.0 { 4 } else { 1 };
+            let text = format!("{value:.decimals$}");
             text.trim_end_matches('0').trim_end_matches('.').to_owned()
         }
         _ => format!("{value:.3e}"),
@@ -96,10 +97,10 @@ pub(crate) fn ledger(ledger: &Ledger, incidents: &[Incident]) -> String {
     let total = table.all.wall_clock.total();
     let ratios = table.all.ratios();
     let mut text = format!(
-        "<p><b>{:.1} %</b> of {:.2} hours were steps that count (ETTR). Scheduling goodput {:.1} %, runtime goodput \
-         {:.1} %. {} failures, {} checkpoints.</p>\n",
+        "<p><b>{:.1} %</b> of {} were steps that count (ETTR). Scheduling goodput {:.1} %, runtime goodput {:.1} %. \
+         Failures: {}, checkpoints: {}.</p>\n",
         100.0 * ratios.ettr,
-        total / 3600.0,
+        if total < 7200.0 { format!("{:.1} minutes", total / 60.0) } else { format!("{:.1} hours", total / 3600.0) },
         100.0 * ratios.scheduling_goodput,
         100.0 * ratios.runtime_goodput,
         ledger.failures,
