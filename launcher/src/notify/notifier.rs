@@ -62,6 +62,23 @@ enum Receiving {
     Command(Vec<String>),
 }
 
+impl Receiving {
+    fn new(notify: &Notify, patience: &Patience) -> Result<Self, NotifierError> {
+        if notify.is_masked() {
+            return Err(NotifierError::Masked);
+        }
+        if let Some(mistake) = notify.mistake() {
+            return Err(NotifierError::Invalid(mistake.to_owned()));
+        }
+        match notify {
+            Notify::Webhook(url) => Webhook::new(url, patience.request, patience.delays.clone())
+                .map(Self::Webhook)
+                .map_err(NotifierError::Invalid),
+            Notify::Command(words) => Ok(Self::Command(words.clone())),
+        }
+    }
+}
+
 /// Sends notifications from a thread of its own. No method but [`finish`](Self::finish) blocks.
 #[derive(Debug)]
 pub(crate) struct Notifier {
@@ -86,19 +103,7 @@ impl Notifier {
     /// # Errors
     /// If the receiver is invalid.
     pub(crate) fn start(notify: &Notify, patience: Patience, console: Console) -> Result<Self, NotifierError> {
-        if notify.is_masked() {
-            return Err(NotifierError::Masked);
-        }
-        if let Some(mistake) = notify.mistake() {
-            return Err(NotifierError::Invalid(mistake.to_owned()));
-        }
-        let receiving = match notify {
-            Notify::Webhook(url) => {
-                let webhook = Webhook::new(url, patience.request, patience.delays.clone());
-                Receiving::Webhook(webhook.map_err(NotifierError::Invalid)?)
-            }
-            Notify::Command(words) => Receiving::Command(words.clone()),
-        };
+        let receiving = Receiving::new(notify, &patience)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(NotifierError::Thread)?;
         let (queue, messages) = mpsc::channel(QUEUE_LENGTH);
@@ -120,6 +125,14 @@ impl Notifier {
         };
         std::thread::Builder::new().name("notify".into()).spawn(work).map_err(NotifierError::Thread)?;
         Ok(Self { queue, counts, ended, leave, console })
+    }
+
+    /// Checks a receiver without starting anything.
+    ///
+    /// # Errors
+    /// If it is invalid.
+    pub(crate) fn check(notify: &Notify) -> Result<(), NotifierError> {
+        Receiving::new(notify, &Patience::default()).map(|_| ())
     }
 
     /// Sends a notification soon.

@@ -33,6 +33,9 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 pub async fn dry_run(plan: &LaunchPlan) -> Result<String, LaunchError> {
     let settings = plan.job.settings(&plan.program, &plan.options).await?;
     settings.check_world(plan.world)?;
+    if let Some(notify) = &settings.limits.notify {
+        Notifier::check(notify).map_err(LaunchError::config)?;
+    }
     let attempt = plan.attempt(0, "LAUNCH", &plan.hosts.hosts, plan.world)?;
     let mut mpirun = attempt.mpirun;
     for name in [LAUNCH_ADDRESSES, LAUNCH_MACHINE, LAUNCH_TOKEN, environment::ATTEMPT, environment::LAUNCH_ID] {

@@ -42,7 +42,8 @@ impl Reporter {
     /// Tells that the run continues after incidents which cost `seconds` and `steps`.
     pub(super) fn recovers(&mut self, state: &State, seconds: f64, steps: u64) {
         self.ends_silence();
-        let sentence = format!("continues after {}; {} are done again", span(seconds), state.kind.amount(steps));
+        let again = if steps == 1 { "is" } else { "are" };
+        let sentence = format!("continues after {}; {} {again} done again", span(seconds), state.kind.amount(steps));
         self.send(|run| Message {
             seconds_lost: Some(seconds),
             steps_lost: Some(steps),
