@@ -40,9 +40,10 @@ impl Gatherer {
     pub(super) fn start(run: &Path, store: Option<&str>, program: &Path) -> std::io::Result<Self> {
         let ((asked, questions), (answer, answers)) = (channel::<()>(), channel());
         let run = run.to_owned();
-        let elsewhere = store.filter(|store| !Path::new(store).starts_with(&run)).map(str::to_owned);
+        let store = store.map(str::to_owned);
         let program: PathBuf = program.to_owned();
         let gather = move || {
+            let elsewhere = store.filter(|store| !is_below(Path::new(store), &run));
             while questions.recv().is_ok() {
                 let more = More {
                     goodput: crate::goodput::share_of_steps(&run),
@@ -70,6 +71,14 @@ impl Gatherer {
         }
         self.newest = self.answers.try_iter().last().or(self.newest.take());
         self.newest.as_ref()
+    }
+}
+
+/// Returns whether a place is in a folder, by whatever links or relative paths they are named.
+fn is_below(place: &Path, folder: &Path) -> bool {
+    match (std::fs::canonicalize(place), std::fs::canonicalize(folder)) {
+        (Ok(place), Ok(folder)) => place.starts_with(folder),
+        _ => false,
     }
 }
 
@@ -104,6 +113,9 @@ mod tests {
         let more = newest(&inside);
         assert!(more.folder.is_some_and(|usage| usage.is_complete));
         assert_eq!((more.goodput, more.checkpoint_bytes), (None, None));
+        let link = outside.path().join("link");
+        std::os::unix::fs::symlink(&inside, &link).unwrap();
+        assert_eq!(newest(&link).checkpoint_bytes, None);
         assert!(newest(outside.path()).checkpoint_bytes.is_some_and(|bytes| bytes >= 100_000));
         assert_eq!(newest(Path::new("s3://bucket/run")).checkpoint_bytes, None, "nobody can list it");
     }
