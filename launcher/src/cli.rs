@@ -6,7 +6,7 @@ use std::process::ExitCode as ProcessExit;
 
 use admiral_contract::signals::is_ignored;
 use admiral_contract::{listen_address, printable};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -65,6 +65,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write what is known of a run as one HTML page: curves, incidents, the ledger of its time, samples, hosts
+    Report {
+        /// The run's folder
+        run: PathBuf,
+        /// The page
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
     /// Write a file that runs a configuration on a cluster, or watches the run, to standard output
     Template {
         /// The kind of file
@@ -96,6 +104,16 @@ enum Command {
         /// The program `admiral`; without it, the one beside this program
         #[arg(long)]
         program: Option<PathBuf>,
+    },
+    /// Write the completions of this program for a shell to standard output
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of this program into a folder
+    Man {
+        /// The folder, which exists
+        folder: PathBuf,
     },
     /// The process that mpirun starts for each rank
     #[command(hide = true, alias = "attend")]
@@ -149,6 +167,7 @@ pub fn main() -> ProcessExit {
             let shown = crate::goodput::goodput(&run, json);
             shown.map(|text| print(&text)).map(|()| 0).map_err(LaunchError::config)
         }
+        Command::Report { run, out } => crate::report::report(&run, &out).map(|()| 0).map_err(LaunchError::config),
         Command::Template {
             kind,
             config,
@@ -170,6 +189,15 @@ pub fn main() -> ProcessExit {
             };
             runtime.block_on(write_template(kind, &program, config, &overrides, complete))
         }
+        Command::Completions { shell } => {
+            let mut completions = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "admiral-launch", &mut completions);
+            print(&String::from_utf8_lossy(&completions));
+            Ok(0)
+        }
+        Command::Man { folder } => clap_mangen::generate_to(Cli::command(), &folder)
+            .map(|()| 0)
+            .map_err(|error| LaunchError::config(format!("{}: {error}; name a folder", folder.display()))),
         Command::Agent => runtime.block_on(crate::agent::run(&environment)).map(|()| 0).map_err(LaunchError::system),
         Command::Sweep { launch_id, daemons, sessions } => {
             print(&format!("{SWEPT}{}\n", sweep_here(&launch_id, &daemons, &sessions)));
@@ -261,4 +289,25 @@ fn stop_requests() -> Result<mpsc::UnboundedReceiver<()>, LaunchError> {
         });
     }
     Ok(receive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn completions_and_manual_pages_name_the_commands_for_users() {
+        let completions = |shell| {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "admiral-launch", &mut text);
+            String::from_utf8(text).expect("it is text")
+        };
+        for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+            assert!(completions(shell).contains("goodput"), "{shell}");
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        clap_mangen::generate_to(Cli::command(), folder.path()).expect("it can be written");
+        let has = |page: &str| folder.path().join(page).is_file();
+        assert!(has("admiral-launch.1") && has("admiral-launch-run.1") && !has("admiral-launch-agent.1"));
+    }
 }

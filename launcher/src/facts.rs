@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use admiral_contract::LaunchConfig;
+use admiral_contract::{LaunchConfig, Notify};
 use serde::Deserialize;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -20,6 +20,16 @@ pub struct Facts {
     pub config: Config,
     /// Derived values.
     pub derived: Derived,
+    /// Values that are hidden in `config`.
+    #[serde(default)]
+    pub secrets: Secrets,
+}
+
+/// Values that a configuration does not show.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+pub struct Secrets {
+    /// `launch.notify`.
+    pub notify: Option<Notify>,
 }
 
 /// The sections that the launcher needs.
@@ -153,7 +163,7 @@ async fn query_within(
     overrides: &[String],
 ) -> Result<Facts, FactsError> {
     let mut command = Command::new(program);
-    command.args(["config", "show"]).arg(config).arg("--json").stdin(Stdio::null()).kill_on_drop(true);
+    command.args(["config", "show"]).arg(config).args(["--json", "--secrets"]).stdin(Stdio::null()).kill_on_drop(true);
     for field in overrides {
         command.arg("--set").arg(field);
     }

@@ -31,12 +31,7 @@ pub enum GoodputError {
 /// # Errors
 /// If there is none, or it cannot be read.
 pub fn goodput(run: &Path, is_json: bool) -> Result<String, GoodputError> {
-    let unreadable = |source| GoodputError::Unreadable { path: run.to_owned(), source };
-    let (events, num_unreadable) = read_events(run).map_err(unreadable)?;
-    if events.is_empty() {
-        return Err(GoodputError::Absent { path: run.to_owned() });
-    }
-    let ledger = Ledger::of(&events);
+    let (ledger, num_unreadable) = read_ledger(run)?;
     let (table, interval) = (Table::of(&ledger), checkpoint_interval(&ledger));
     Ok(if is_json {
         let value = as_json(&ledger, &table, interval.as_ref(), num_unreadable);
@@ -44,6 +39,26 @@ pub fn goodput(run: &Path, is_json: bool) -> Result<String, GoodputError> {
     } else {
         as_text(&ledger, &table, interval.as_ref(), num_unreadable)
     })
+}
+
+/// Reads the ledger of the run in a folder. Also returns the number of lines that cannot be read.
+///
+/// # Errors
+/// If there is none, or it cannot be read.
+pub fn read_ledger(run: &Path) -> Result<(Ledger, usize), GoodputError> {
+    let unreadable = |source| GoodputError::Unreadable { path: run.to_owned(), source };
+    let (events, num_unreadable) = read_events(run).map_err(unreadable)?;
+    if events.is_empty() {
+        return Err(GoodputError::Absent { path: run.to_owned() });
+    }
+    Ok((Ledger::of(&events), num_unreadable))
+}
+
+/// Returns the share of steps that count in all time of the run, if it is recorded.
+#[must_use]
+pub fn share_of_steps(run: &Path) -> Option<f64> {
+    let (ledger, _) = read_ledger(run).ok()?;
+    Some(Table::of(&ledger).all.ratios().ettr)
 }
 
 /// Returns the date of a day: `2026-11-30`.
@@ -136,4 +151,23 @@ fn as_text(ledger: &Ledger, table: &Table, interval: Option<&CheckpointInterval>
         let _ = writeln!(text, "\n{num_unreadable} lines cannot be read; a process was killed while it wrote them");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use admiral_goodput::{Event, EventKind};
+
+    use super::*;
+
+    #[test]
+    fn the_share_of_steps_is_known_once_time_is_recorded() {
+        let run = tempfile::tempdir().expect("a folder");
+        assert_eq!(share_of_steps(run.path()), None);
+        let journal = admiral_goodput::Journal::start(run.path(), "launch-a").expect("a thread");
+        for (time, kind) in [(1.7e9, EventKind::LaunchBegins), (1.7e9 + 5.0, EventKind::PreflightBegins)] {
+            journal.append(Event { time, kind });
+        }
+        assert_eq!(journal.finish(std::time::Duration::from_secs(20)), None);
+        assert_eq!(share_of_steps(run.path()), Some(0.0));
+    }
 }

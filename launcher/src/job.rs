@@ -62,13 +62,19 @@ impl JobKind {
         }
     }
 
+    /// Returns the unit of the job: "step" or "image".
+    #[must_use]
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Train => "step",
+            Self::Sample => "image",
+        }
+    }
+
     /// Returns "1 step", "7 steps", "1 image" or "7 images".
     #[must_use]
     pub fn amount(self, count: u64) -> String {
-        let unit = match self {
-            Self::Train => "step",
-            Self::Sample => "image",
-        };
+        let unit = self.unit();
         if count == 1 { format!("1 {unit}") } else { format!("{count} {unit}s") }
     }
 

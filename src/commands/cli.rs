@@ -1,9 +1,11 @@
 //! The commands, and the dispatch to their functions.
 
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode as ProcessExit;
 
 use admiral_comm::ExitCode;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::environment::Environment;
 use crate::gpus::Gpus;
@@ -80,6 +82,16 @@ enum Command {
     /// Measure speed
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Write the completions of this program for a shell to standard output
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of this program into a folder
+    Man {
+        /// The folder, which exists
+        folder: PathBuf,
+    },
 }
 
 impl Cli {
@@ -114,9 +126,26 @@ impl Cli {
             },
             Command::Flops(arguments) => alone(flops::run(&arguments)),
             Command::Plan(options) => alone(plan::run(&options)),
+            Command::Completions { shell } => print_completions(shell),
+            Command::Man { folder } => alone(write_manual(&folder)),
             Command::Version { json } => alone(version::run(json)),
             Command::Device { json } => alone(device::run(json, &Gpus::new(&environment.gpu))),
         };
         ProcessExit::from(code as u8)
     }
+}
+
+/// Writes the completions of a shell to standard output.
+fn print_completions(shell: clap_complete::Shell) -> ExitCode {
+    let mut completions = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "admiral", &mut completions);
+    // The reader may be gone.
+    let _ = std::io::stdout().write_all(&completions);
+    ExitCode::Finished
+}
+
+/// Writes a manual page for each command to a folder.
+fn write_manual(folder: &std::path::Path) -> Result<(), (ExitCode, anyhow::Error)> {
+    clap_mangen::generate_to(Cli::command(), folder)
+        .map_err(|error| (ExitCode::Config, anyhow::anyhow!("{}: {error}; name a folder", folder.display())))
 }

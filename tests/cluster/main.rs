@@ -24,6 +24,7 @@ mod drill;
 mod launch;
 mod metrics;
 mod preflight;
+mod report;
 mod sampling;
 mod slurm;
 mod stage;

@@ -250,6 +250,45 @@ fn config_show_prints_fields_and_derived_values_as_json() {
 }
 
 #[test]
+fn the_secret_of_a_webhook_is_given_to_the_launcher_only() {
+    let url = "https://hooks.example.org/T0/hush";
+    let set = format!("launch.notify={url}");
+    let show = |more: &[&str]| admiral(&[&["config", "show", "fashion.yaml", "--set", &set], more].concat());
+    for output in [show(&[]), show(&["--json"])] {
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("https://hooks.example.org/(secret, not shown)") && !text.contains("hush"), "{text}");
+    }
+    let shown: Value = serde_json::from_slice(&show(&["--json", "--secrets"]).stdout).unwrap();
+    assert_eq!(shown["secrets"]["notify"], url);
+    // A file of a run can be read again.
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join("config.yaml");
+    std::fs::write(&own, show(&[]).stdout).unwrap();
+    let again = admiral(&["config", "show", own.to_str().unwrap()]);
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    for wrong in ["hooks.example.org/hush", "[[https://h/hush]]", "{url: https://h/hush}", "[]"] {
+        let refused = admiral(&["config", "show", "fashion.yaml", "--set", &format!("launch.notify={wrong}")]);
+        let message = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!((refused.status.code(), message.contains("hush")), (Some(64), false), "{message}");
+        assert!(message.contains("launch.notify"), "{message}");
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_name_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = admiral(&["completions", shell]);
+        assert!(String::from_utf8(output.stdout).unwrap().contains("checkpoint"), "{shell}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    assert!(admiral(&["man", folder.path().to_str().unwrap()]).status.success());
+    for page in ["admiral.1", "admiral-train.1", "admiral-checkpoint-list.1"] {
+        assert!(folder.path().join(page).is_file(), "{page}");
+    }
+    assert_eq!(admiral(&["man", "/nowhere/man"]).status.code(), Some(64));
+}
+
+#[test]
 fn version_prints_libraries() {
     let said = admiral(&["version", "--json"]);
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::listen::{LISTEN_ADDRESS, TEXTFILE_NAME, listen_address};
+use crate::notify::Notify;
 
 /// How `admiral-launch` detects that a run has stalled, and how often it restarts the run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -24,11 +25,25 @@ pub struct LaunchConfig {
     pub listen: Option<String>,
     /// The file of the launcher's metrics for node_exporter's textfile collector, which ends in .prom; null means none.
     pub textfile: Option<PathBuf>,
+    /// Who is told about incidents, recoveries, silence and the end of the run: the URL of a webhook, to which JSON is
+    /// posted, or a command as a list of the program and its arguments, which reads the JSON from its standard input; null
+    /// is nobody. The path of a URL is secret and is not shown.
+    pub notify: Option<Notify>,
+    /// Seconds without a new step after which the launcher reports silence, whatever the reason; null turns this off.
+    pub dead_man_seconds: Option<u64>,
 }
 
 impl Default for LaunchConfig {
     fn default() -> Self {
-        Self { stall_seconds: 300, max_restarts: 10, restart_window_seconds: 3600, listen: None, textfile: None }
+        Self {
+            stall_seconds: 300,
+            max_restarts: 10,
+            restart_window_seconds: 3600,
+            listen: None,
+            textfile: None,
+            notify: None,
+            dead_man_seconds: None,
+        }
     }
 }
 
@@ -54,6 +69,12 @@ impl LaunchConfig {
         }
         if self.textfile.as_ref().is_some_and(|path| path.extension().is_none_or(|end| end != "prom")) {
             mistakes.push(("textfile", TEXTFILE_NAME));
+        }
+        if let Some(mistake) = self.notify.as_ref().and_then(Notify::mistake) {
+            mistakes.push(("notify", mistake));
+        }
+        if self.dead_man_seconds.is_some_and(|seconds| !(1..=MAX_SECONDS).contains(&seconds)) {
+            mistakes.push(("dead_man_seconds", "must be from 1 to 31536000, which is a year; null turns it off"));
         }
         mistakes
     }
@@ -99,6 +120,13 @@ mod tests {
             assert!(times.silence <= times.stall && times.silence < times.orphan && times.stall <= times.start);
         }
         assert_eq!(LaunchConfig::default().mistakes(), []);
+        let mistakes = |config: LaunchConfig| config.mistakes().iter().map(|mistake| mistake.0).collect::<Vec<_>>();
+        assert_eq!(
+            mistakes(LaunchConfig { dead_man_seconds: Some(0), ..LaunchConfig::default() }),
+            ["dead_man_seconds"]
+        );
+        let notify = Some(Notify::Command(Vec::new()));
+        assert_eq!(mistakes(LaunchConfig { notify, ..LaunchConfig::default() }), ["notify"]);
         assert_eq!(LaunchConfig { stall_seconds: 1, ..LaunchConfig::default() }.mistakes()[0].0, "stall_seconds");
         let wrong = LaunchConfig {
             listen: Some("node1".to_owned()),

@@ -16,13 +16,14 @@ const PARTS: [&str; 11] = [
 ];
 
 /// What is shown instead.
-const SHOWN: &str = "(secret, not shown)";
+pub(crate) const SHOWN: &str = "(secret, not shown)";
 
-/// Returns whether the variable of this name is a secret. A parameter `sig` in a URL of Azure is its signature.
+/// Returns whether the variable of this name is a secret. A parameter `sig` in a URL of Azure is its signature, and the
+/// field `launch.notify` may hold the URL of a webhook.
 #[must_use]
 pub fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
-    name == "SIG" || PARTS.iter().any(|part| name.contains(part))
+    name == "SIG" || name == "NOTIFY" || name.contains("WEBHOOK") || PARTS.iter().any(|part| name.contains(part))
 }
 
 /// Returns the value of a variable as it may be shown. Secrets, and the user and password in a URL, are replaced.
@@ -100,6 +101,19 @@ fn masked_urls(text: &str) -> String {
     shown + rest
 }
 
+/// Returns the URL of a webhook as it may be shown: only its scheme and host. Its path and query are its secret.
+#[must_use]
+pub fn masked_webhook(url: &str) -> String {
+    let start = url.find("://").map_or(0, |place| place + 3);
+    let authority = url[start..].find(['/', '?', '#']).map_or(url.len(), |length| start + length);
+    let host = url[start..authority].rfind('@').map_or(start, |at| start + at + 1);
+    let rest = url[authority..].trim_start_matches('/');
+    let (hidden_user, hidden_rest) = (host > start, !rest.is_empty());
+    let user = if hidden_user { format!("{SHOWN}@") } else { String::new() };
+    let path = if hidden_rest { format!("/{SHOWN}") } else { String::new() };
+    format!("{}{user}{}{path}", &url[..start], &url[host..authority])
+}
+
 /// Returns whether a URL in the value holds a user's name or password.
 #[must_use]
 pub fn has_user(value: &str) -> bool {
@@ -167,8 +181,23 @@ mod tests {
     }
 
     #[test]
+    fn a_webhook_is_shown_by_its_host() {
+        for (url, shown) in [
+            ("https://hooks.example.org/services/hush", "https://hooks.example.org/(secret, not shown)"),
+            ("https://hooks.example.org?hush", "https://hooks.example.org/(secret, not shown)"),
+            ("http://me:hush@host:80/", "http://(secret, not shown)@host:80"),
+            ("http://host:80", "http://host:80"),
+            ("host/hush", "host/(secret, not shown)"),
+        ] {
+            assert_eq!(masked_webhook(url), shown);
+            assert_eq!(masked_webhook(shown), shown, "once more");
+        }
+    }
+
+    #[test]
     fn arguments_are_shown_without_secrets() {
         for (argument, shown) in [
+            ("launch.notify=https://hooks.example.org/hush", "launch.notify=(secret, not shown)"),
             ("HF_TOKEN=hu,sh;A=b c", "HF_TOKEN=(secret, not shown)"),
             ("A=1;HF_TOKEN=hush", "A=1;HF_TOKEN=(secret, not shown)"),
             ("--export=HF_TOKEN=hush", "--export=HF_TOKEN=(secret, not shown)"),

@@ -6,6 +6,7 @@
 mod axis;
 mod draw;
 mod error;
+mod inline;
 mod plot;
 
 pub use error::Error;

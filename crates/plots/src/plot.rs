@@ -88,7 +88,7 @@ impl LinePlot {
     }
 
     /// Returns what is drawn: the points that have a place, and the axes.
-    fn drawing(&self) -> Result<Drawing<'_>, Error> {
+    pub(crate) fn drawing(&self) -> Result<Drawing<'_>, Error> {
         for Series { name, points, labels } in &self.series {
             if let Some(labels) = labels
                 && labels.len() != points.len()
@@ -97,7 +97,7 @@ impl LinePlot {
                 return Err(Error::Labels { title, series, labels: labels.len(), points: points.len() });
             }
         }
-        let has_place = |&(x, y): &(f64, f64)| x.is_finite() && y.is_finite() && (!self.log_x || x > 0.0);
+        let has_place = |point: &(f64, f64)| self.has_place(point);
         let all = || self.series.iter().flat_map(|series| &series.points).copied().filter(has_place);
         if all().next().is_none() {
             return Err(Error::Empty { title: self.title.clone(), log_x: self.log_x });
@@ -112,6 +112,11 @@ impl LinePlot {
         });
         let series = series.collect();
         Ok(Drawing { title: &self.title, names: [&self.x_label, &self.y_label], axes: [x, y], series })
+    }
+
+    /// Returns whether a point can be drawn.
+    pub(crate) fn has_place(&self, &(x, y): &(f64, f64)) -> bool {
+        x.is_finite() && y.is_finite() && (!self.log_x || x > 0.0)
     }
 
     fn axis(&self, values: impl Iterator<Item = f64> + Clone, is_log: bool) -> Result<Axis, Error> {
@@ -175,6 +180,25 @@ mod tests {
             assert!(svg.contains(&format!("\n{word}\n")), "{word}: {svg}");
         }
         assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{svg}");
+    }
+
+    #[test]
+    fn an_element_of_a_page_leaves_colours_to_the_page_and_shows_gaps() {
+        let holes = series("a", &[(0.0, 1.0), (1.0, 2.0), (2.0, f64::NAN), (3.0, 2.0), (4.0, 1.0)]);
+        let plot = LinePlot {
+            title: "a <\"b\">".into(),
+            series: vec![holes, series("b", &[(0.0, 3.0), (4.0, 0.0)])],
+            ..plot()
+        };
+        let svg = plot.inline_svg().unwrap();
+        assert!(svg.contains("aria-label=\"a &lt;&quot;b&quot;&gt;\""), "{svg}");
+        let line =
+            |class: &str| svg.split(&format!("class=\"{class}\" d=\"")).nth(1).unwrap().split('"').next().unwrap();
+        let moves = |class| (line(class).matches('M').count(), line(class).matches('L').count());
+        assert_eq!([moves("line-0"), moves("line-1")], [(2, 2), (1, 1)], "{svg}");
+        assert!(!svg.contains('#') && !svg.contains("rgb") && !svg.contains("style"), "{svg}");
+        let empty = LinePlot { series: vec![series("a", &[(f64::NAN, 1.0)])], ..plot };
+        assert!(matches!(empty.inline_svg(), Err(Error::Empty { .. })));
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub use metrics_file::MetricsFile;
 pub use progress::ProgressLine;
 pub use run_metrics::RunMetrics;
 pub use scalars::{Detail, ScalarId, ScalarSums};
-pub use tensorboard::{ChartGroup, Hyperparameter, TensorBoard};
+pub use tensorboard::{
+    BoardEntry, ChartGroup, Hyperparameter, ImagePlace, LeftOut, TensorBoard, read_entries, read_image,
+};
 pub use terminal::Terminal;
 pub use write_file::write_file;

@@ -22,6 +22,7 @@ mod request;
 mod short_mpirun;
 
 pub use bandwidth::{Bandwidth, Link};
+pub(crate) use compare::hosts::format_bytes;
 pub use compare::{Finding, Network, Severity};
 pub use examine::{examine, probe, unreachable};
 pub use exchange::Clock;

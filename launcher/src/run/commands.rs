@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use admiral_contract::secret::masked_argument;
 use admiral_contract::{ExitCode, environment};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -15,10 +16,13 @@ use crate::environment::{LAUNCH_ADDRESSES, LAUNCH_MACHINE, LAUNCH_TOKEN};
 use crate::file_writer::FileWriter;
 use crate::files::{Files, write_json};
 use crate::job::JobKind;
+use crate::notify::{Notifier, Patience};
 use crate::paths::receipt_of;
 
 /// At its end, the launcher waits this long for a file system that does not answer.
 const LAST_FILES: Duration = Duration::from_secs(10);
+/// At its end, the launcher waits this long for a webhook or command.
+const LAST_NOTIFICATION: Duration = Duration::from_secs(15);
 /// At its end, the launcher waits this long for a terminal or pipe that takes no lines.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
@@ -27,8 +31,11 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 /// # Errors
 /// If the run could not be started.
 pub async fn dry_run(plan: &LaunchPlan) -> Result<String, LaunchError> {
-    let settings = plan.job.settings(&plan.program).await?;
+    let settings = plan.job.settings(&plan.program, &plan.options).await?;
     settings.check_world(plan.world)?;
+    if let Some(notify) = &settings.limits.notify {
+        Notifier::check(notify).map_err(LaunchError::config)?;
+    }
     let attempt = plan.attempt(0, "LAUNCH", &plan.hosts.hosts, plan.world)?;
     let mut mpirun = attempt.mpirun;
     for name in [LAUNCH_ADDRESSES, LAUNCH_MACHINE, LAUNCH_TOKEN, environment::ATTEMPT, environment::LAUNCH_ID] {
@@ -41,11 +48,12 @@ pub async fn dry_run(plan: &LaunchPlan) -> Result<String, LaunchError> {
         JobKind::Sample => "--stall-seconds",
     };
     text += &format!("\nTimeouts, from {stall}: {}\n", settings.timeouts());
+    text += &format!("\nNotifications: {}\n", settings.notifications());
     Ok(text)
 }
 
 fn shown(argv: &[String]) -> String {
-    argv.iter().map(|word| crate::shell::quoted(word)).collect::<Vec<_>>().join(" ")
+    argv.iter().map(|word| crate::shell::quoted(&masked_argument(word))).collect::<Vec<_>>().join(" ")
 }
 
 /// Runs until the end, and returns the launcher's exit code. A message on `stops` asks the run to stop.
@@ -75,7 +83,11 @@ pub async fn run(
     let (mut launch, mut export) = (None, None);
     let outcome = tokio::select! {
         outcome = async {
-            let settings = job.settings(&program).await?;
+            let settings = job.settings(&program, &plan.options).await?;
+            let notifier = settings.limits.notify.as_ref().map(|notify| {
+                Notifier::start(notify, Patience::default(), console.clone()).map_err(LaunchError::config)
+            });
+            let notifier = notifier.transpose()?;
             // If the preflight counts the GPUs, the number of ranks is not known yet.
             if plan.options.no_preflight || plan.has_given_slots() {
                 settings.check_world(plan.world)?;
@@ -90,9 +102,11 @@ pub async fn run(
                 ));
             }
             let writer = writer.clone();
+            let dead_man = settings.limits.dead_man_seconds.map(Duration::from_secs);
             let launch =
                 launch.insert(Launch::new(plan, settings, files, writer, console.clone(), launch_id, launched));
             export = launch.export()?;
+            launch.recorder.tell(notifier, dead_man);
             launch.clean_up_earlier_launch().await;
             launch.preflight().await
         } => outcome,
@@ -112,6 +126,9 @@ pub async fn run(
     }
     if let Some(export) = export {
         export.finish(LAST_LINES);
+    }
+    if let Some(notifier) = launch.as_mut().and_then(|launch| launch.recorder.reporter.take_notifier()) {
+        notifier.finish(LAST_NOTIFICATION);
     }
     if let Err(reason) = writer.finish(LAST_FILES) {
         console.warn(&reason);
@@ -133,7 +150,7 @@ pub async fn run(
 /// # Errors
 /// If the hosts cannot be examined.
 pub async fn doctor(plan: &LaunchPlan, console: Console, json: bool, bandwidth: bool) -> Result<u8, LaunchError> {
-    let settings = plan.job.settings(&plan.program).await?;
+    let settings = plan.job.settings(&plan.program, &plan.options).await?;
     let receipt = preflight::receipt(plan, &settings, None, bandwidth).await?;
     if let Err(error) = write_json(&receipt_of(&settings.run_folder), &receipt) {
         console.warn(&error.to_string());

@@ -6,7 +6,7 @@ use admiral_contract::LaunchConfig;
 use clap::Args as _;
 
 use super::error::LaunchError;
-use super::options::{RunOptions, SampleOptions};
+use super::options::{LaunchOptions, RunOptions, SampleOptions};
 use super::settings::Settings;
 use crate::decide::next_resume;
 use crate::facts;
@@ -40,6 +40,7 @@ impl Job {
     /// If one of them is wrong.
     pub(super) fn train(options: &RunOptions) -> Result<Self, LaunchError> {
         check_resume(&options.resume)?;
+        check_notify(&options.overrides)?;
         Ok(Self::Train {
             config: std::path::absolute(&options.config).map_err(LaunchError::system)?,
             overrides: options.overrides.clone(),
@@ -86,6 +87,7 @@ impl Job {
             run_folder,
             store,
             limits,
+            save_interval: None,
             grace_seconds: options.grace_seconds,
             uses_gpus: true,
             requires_gpus: false,
@@ -113,7 +115,9 @@ impl Job {
         match self {
             Self::Train { config, overrides, resume } => {
                 argv.extend(["train".to_owned(), text(config)]);
-                argv.extend(overrides.iter().flat_map(|field| ["--set".to_owned(), field.clone()]));
+                // A command line is visible to everybody on the host, and ranks tell nobody.
+                let shown = overrides.iter().filter(|field| !field.trim_start().starts_with("launch.notify"));
+                argv.extend(shown.flat_map(|field| ["--set".to_owned(), field.clone()]));
                 argv.extend(["--resume".to_owned(), next_resume(resume.clone(), has_stepped)]);
             }
             Self::Sample { arguments, .. } => {
@@ -128,14 +132,15 @@ impl Job {
     ///
     /// # Errors
     /// If the configuration is wrong, or the program does not answer.
-    pub(super) async fn settings(&self, program: &Path) -> Result<Settings, LaunchError> {
-        match self {
+    pub(super) async fn settings(&self, program: &Path, options: &LaunchOptions) -> Result<Settings, LaunchError> {
+        let settings = match self {
             Self::Train { config, overrides, .. } => {
                 let facts = facts::query(program, config, overrides).await.map_err(LaunchError::config)?;
-                Ok(Settings::of_training(facts, config.clone()))
+                Settings::of_training(facts, config.clone())
             }
-            Self::Sample { settings, .. } => Ok((**settings).clone()),
-        }
+            Self::Sample { settings, .. } => (**settings).clone(),
+        };
+        settings.with_options(options)
     }
 }
 
@@ -190,6 +195,18 @@ fn refuse_own_options(arguments: &[String]) -> Result<(), LaunchError> {
     }
 }
 
+/// Refuses an override that hides a receiver of notifications among other fields.
+fn check_notify(overrides: &[String]) -> Result<(), LaunchError> {
+    let is_hidden = |field: &String| {
+        let (name, value) = field.split_once('=').unwrap_or((field, ""));
+        name.trim() == "launch" && value.contains("notify")
+    };
+    if overrides.iter().any(is_hidden) {
+        return Err(LaunchError::config("--set launch: give launch.notify by itself, or with --notify"));
+    }
+    Ok(())
+}
+
 /// Refuses anything that `admiral train --resume` does not accept.
 fn check_resume(text: &str) -> Result<(), LaunchError> {
     if matches!(text, "auto" | "latest") || text.parse::<u64>().is_ok() {
@@ -236,6 +253,17 @@ mod tests {
         let first = ["/opt/admiral", "train", "/c.yaml", "--set", "a.b=1", "--set", "c=d e", "--resume", "1200"];
         assert_eq!(argv(false), first);
         assert_eq!(argv(true).last().unwrap(), "auto");
+    }
+
+    #[test]
+    fn ranks_do_not_get_the_receiver_of_notifications() {
+        let words = ["x", "/c.yaml", "--set", "launch.notify=https://h/hush", "--set", "launch.max_restarts=3"];
+        let options = RunArguments::parse_from(words).options;
+        let argv = Job::train(&options).unwrap().argv("a".as_ref(), false);
+        assert_eq!(argv, ["a", "train", "/c.yaml", "--set", "launch.max_restarts=3", "--resume", "auto"]);
+        let overrides = vec!["launch={notify: 'https://h/hush'}".to_owned()];
+        let error = Job::train(&RunOptions { overrides, ..options }).expect_err("it is hidden").message;
+        assert!(error.contains("launch.notify") && !error.contains("hush"), "{error}");
     }
 
     #[test]

@@ -63,7 +63,8 @@ impl Launch {
     ) -> Self {
         let (next_attempt, last_incident) = files.used_numbers();
         let recorder =
-            Recorder::new(files.run(), launch_id.clone(), settings.work.kind(), console.clone(), writer.clone());
+            Recorder::new(files.run(), launch_id.clone(), settings.work.kind(), console.clone(), writer.clone())
+                .with_places(settings.save_interval, settings.store.clone());
         Self {
             plan,
             settings,

@@ -9,6 +9,7 @@ mod options;
 mod plan;
 mod preflight;
 mod recorder;
+mod reporter;
 mod settings;
 mod sweep;
 

@@ -74,6 +74,14 @@ pub struct LaunchOptions {
     /// Writes the launcher's metrics to a .prom file of node_exporter; without it, launch.textfile of the configuration
     #[arg(long, value_name = "FILE")]
     pub textfile: Option<PathBuf>,
+    /// Who is told about incidents, recoveries, silence and the end: the URL of a webhook, or a command for a shell;
+    /// without it, launch.notify of the configuration
+    #[arg(long, value_name = "URL_OR_COMMAND", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub notify: Option<String>,
+    /// Seconds without a new step or image that are reported as silence; without it, launch.dead_man_seconds of the
+    /// configuration
+    #[arg(long, value_name = "SECONDS")]
+    pub dead_man_seconds: Option<u64>,
     /// Prints what would be started, and starts nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -9,6 +9,7 @@ use admiral_goodput::{EventKind, Journal};
 use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::reporter::Reporter;
 use crate::console::Console;
 use crate::decide::SlowStreaks;
 use crate::file_writer::FileWriter;
@@ -17,6 +18,7 @@ use crate::incident::Failure;
 use crate::job::JobKind;
 use crate::layout::Layout;
 use crate::metrics::LaunchMetrics;
+use crate::notify::Notifier;
 use crate::paths::state_of;
 use crate::status::{Condition, Rate, State};
 use crate::supervise::{Attempt, Roster, Watcher};
@@ -38,6 +40,7 @@ struct Pending {
 /// Writes the state of a launch to its files.
 #[derive(Debug)]
 pub(super) struct Recorder {
+    run: PathBuf,
     path: PathBuf,
     console: Console,
     writer: FileWriter,
@@ -57,6 +60,7 @@ pub(super) struct Recorder {
     metrics: LaunchMetrics,
     is_examining: bool,
     is_attempting: bool,
+    pub(super) reporter: Reporter,
 }
 
 impl Recorder {
@@ -74,8 +78,10 @@ impl Recorder {
             JobKind::Sample => None,
         };
         let path = state_of(run_folder);
+        let reporter = Reporter::new(run_folder, console.clone(), None, None);
         let state = State { kind, ..State::of_launch(launch_id, Timestamp::now()) };
         Self {
+            run: run_folder.to_owned(),
             path,
             console,
             writer,
@@ -92,12 +98,24 @@ impl Recorder {
             metrics: LaunchMetrics::new(run_folder),
             is_examining: false,
             is_attempting: false,
+            reporter,
         }
     }
 
     /// Returns the metrics that follow the state.
     pub(super) fn metrics(&self) -> &LaunchMetrics {
         &self.metrics
+    }
+
+    /// Also records how often checkpoints are saved, and where to.
+    pub(super) fn with_places(mut self, save_interval: Option<u64>, store: String) -> Self {
+        (self.state.save_interval, self.state.store) = (save_interval, Some(store));
+        self
+    }
+
+    /// Has people told of what happens: `dead_man` is the time without progress that is silence.
+    pub(super) fn tell(&mut self, notifier: Option<Notifier>, dead_man: Option<Duration>) {
+        self.reporter = Reporter::new(&self.run, self.console.clone(), notifier, dead_man);
     }
 
     fn append(&self, event: EventKind) {
@@ -138,7 +156,10 @@ impl Recorder {
         loop {
             tokio::select! {
                 done = &mut waiting => return done,
-                _ = second.tick() => self.write(),
+                _ = second.tick() => {
+                    self.reporter.tick(&self.state);
+                    self.write();
+                }
             }
         }
     }
@@ -163,6 +184,7 @@ impl Recorder {
         self.state.world = layout.world();
         self.state.hosts = layout.hosts.iter().map(|(host, _)| host.clone()).collect();
         self.state.condition = Condition::Starting;
+        self.reporter.begins_attempt();
         (self.rate, self.found) = (Rate::new(self.state.kind), None);
         self.write();
     }
@@ -188,12 +210,17 @@ impl Recorder {
         if kind == JobKind::Sample && done > found {
             self.continues(found, now);
         }
+        // The recovery from an incident is told with its costs.
+        if self.pending.is_empty() {
+            self.reporter.progress(&self.state, done);
+        }
     }
 
     /// Records an incident.
     pub(super) fn failed(&mut self, failure: Failure, files: Vec<PathBuf>, failed_at: f64) {
         self.state.condition = Condition::Recovering;
         self.state.last_incident = Some(failure.verdict.clone());
+        self.reporter.incident(&self.state, &failure);
         self.pending.push(Pending { failure, files, failed_at });
         self.write();
     }
@@ -207,6 +234,7 @@ impl Recorder {
         self.state.condition = Condition::Ended;
         self.state.next_start = None;
         self.state.exit_code = Some(code);
+        self.reporter.end(&self.state, code);
         self.write();
     }
 
@@ -255,6 +283,9 @@ impl Watcher for Recorder {
         }
         state.checkpoint_step = state.checkpoint_step.max(roster.checkpoint_step());
         state.ranks = roster.records();
+        if !attempt.is_stopping {
+            self.reporter.tick(state);
+        }
         let slow = self.slow_streaks.look(&attempt.slow);
         state.slow = slow.iter().map(|slow| slow.sentence.clone()).collect();
         for slow in slow {
@@ -282,6 +313,7 @@ impl Recorder {
     /// Completes the incidents, and tells their costs, when the job continues from this step or number of images.
     fn continues(&mut self, began: u64, now: f64) {
         let Some((seconds, lost)) = self.complete(began, now) else { return };
+        self.reporter.recovers(&self.state, seconds, lost);
         let kind = self.state.kind;
         let amount = format!("{} {}", kind.amount(lost), if lost == 1 { "is" } else { "are" });
         self.console.info(&match kind {

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use admiral_contract::{LaunchConfig, world_sizes};
+use admiral_contract::{LaunchConfig, Notify, world_sizes};
 
 use super::error::LaunchError;
+use super::options::LaunchOptions;
 use crate::facts::Facts;
 use crate::job::Work;
+use crate::shell::quoted;
 
 /// What the launcher has to know about a job: from the configuration of a training run, or from the command line of a
 /// sampling job.
@@ -20,6 +22,8 @@ pub struct Settings {
     pub store: String,
     /// How standstills are detected, and how often the job is restarted.
     pub limits: LaunchConfig,
+    /// The number of steps between checkpoints, if there are any.
+    pub save_interval: Option<u64>,
     /// Seconds from a request to stop until ranks are killed.
     pub grace_seconds: u64,
     /// Whether the ranks use GPUs if there are any.
@@ -40,13 +44,14 @@ impl Settings {
     /// Returns the settings of the training run with this configuration, whose file is `config`.
     pub(super) fn of_training(facts: Facts, config: PathBuf) -> Self {
         let kept_checkpoints = kept_checkpoints(&facts);
-        let Facts { config: fields, derived } = facts;
+        let Facts { config: fields, derived, secrets } = facts;
         let absolute = |path: String| std::path::absolute(&path).unwrap_or_else(|_| path.into());
         Self {
             work: Work::Train { global_batch: fields.training.global_batch, microbatch: fields.training.microbatch },
             run_folder: derived.run_folder,
             store: derived.checkpoint_url,
-            limits: fields.launch,
+            limits: LaunchConfig { notify: secrets.notify, ..fields.launch },
+            save_interval: Some(fields.training.save_interval).filter(|&steps| steps > 0),
             grace_seconds: fields.checkpoint.grace_seconds,
             uses_gpus: fields.run.device != "cpu",
             requires_gpus: fields.run.device == "cuda",
@@ -75,6 +80,37 @@ impl Settings {
         )
     }
 
+    /// Applies the options of the command line that override the configuration.
+    ///
+    /// # Errors
+    /// If one of them is invalid.
+    pub(super) fn with_options(mut self, options: &LaunchOptions) -> Result<Self, LaunchError> {
+        if let Some(notify) = &options.notify {
+            self.limits.notify = Some(receiver(notify));
+        }
+        if options.dead_man_seconds.is_some() {
+            self.limits.dead_man_seconds = options.dead_man_seconds;
+        }
+        match self.limits.mistakes().first() {
+            Some((field, mistake)) => Err(LaunchError::config(format!("--{} {mistake}", field.replace('_', "-")))),
+            None => Ok(self),
+        }
+    }
+
+    /// Returns who is told about what, for people.
+    pub(super) fn notifications(&self) -> String {
+        let who = match self.limits.notify.as_ref().map(Notify::masked) {
+            None => "nobody".to_owned(),
+            Some(Notify::Webhook(url)) => url,
+            Some(Notify::Command(words)) => words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
+        };
+        let silence = match self.limits.dead_man_seconds {
+            Some(seconds) => format!("silence after {seconds} s without a step"),
+            None => "silence is not reported".to_owned(),
+        };
+        format!("{who}; {silence}")
+    }
+
     /// Refuses a number of ranks that cannot share the work.
     ///
     /// # Errors
@@ -92,6 +128,14 @@ impl Settings {
             world_sizes(global_batch, microbatch, world.max(64) as u64),
         )))
     }
+}
+
+/// Returns the receiver of the option `--notify`: the URL of a webhook, or a command for a shell.
+fn receiver(text: &str) -> Notify {
+    if text.starts_with("http://") || text.starts_with("https://") {
+        return Notify::Webhook(text.to_owned());
+    }
+    Notify::Command(["sh", "-c", text].map(str::to_owned).to_vec())
 }
 
 /// An old checkpoint is deleted only after the newest was written. As many checkpoints as the best ones may wait for their

@@ -4,15 +4,23 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use admiral_contract::host::Life;
 use admiral_contract::{printable, printable_json};
 use jiff::Timestamp;
 
+use super::more::{Gatherer, More};
 use super::state::{Condition, STALE_SECONDS, State};
+use crate::doctor::format_bytes;
 use crate::job::JobKind;
 use crate::paths::state_of;
+
+/// How long the disk may take for the state of a run.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the first measurements of disk and goodput are waited for.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
 
 /// There is nothing to show.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +34,14 @@ pub enum StatusError {
         path: PathBuf,
         /// The error of the system.
         source: std::io::Error,
+    },
+    /// The disk does not answer.
+    #[error("{path}: the file system has not answered for {seconds} s; is its server well?")]
+    Late {
+        /// The path of the file.
+        path: PathBuf,
+        /// The time that was waited.
+        seconds: u64,
     },
     /// The file has another format.
     #[error("{path} cannot be understood: {source}")]
@@ -56,9 +72,13 @@ pub fn read(run: &Path) -> Result<State, StatusError> {
 /// # Errors
 /// If nothing is known of the run.
 pub fn status(run: &str, program: &Path, watch: bool, json: bool) -> Result<(), StatusError> {
+    let mut gatherer = None;
     loop {
-        let (text, is_over) =
-            if run.contains("://") { (listing(run, program, json)?, false) } else { local(run, json)? };
+        let (text, is_over) = if run.contains("://") {
+            (listing(run, program, json)?, false)
+        } else {
+            local(run, program, json, &mut gatherer)?
+        };
         let clear = if watch && std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
         // The reader may be gone.
         let shown = if json { printable_json(&text) } else { printable(&text) };
@@ -69,8 +89,22 @@ pub fn status(run: &str, program: &Path, watch: bool, json: bool) -> Result<(), 
     }
 }
 
-fn local(run: &str, json: bool) -> Result<(String, bool), StatusError> {
-    let mut state = read(Path::new(run))?;
+/// Reads the state from a thread, because the disk may not answer.
+fn read_soon(run: &str) -> Result<State, StatusError> {
+    let (send, answer) = channel();
+    let path = Path::new(run).to_owned();
+    std::thread::spawn(move || send.send(read(&path)));
+    let late = |_| StatusError::Late { path: state_of(Path::new(run)), seconds: PATIENCE.as_secs() };
+    answer.recv_timeout(PATIENCE).map_err(late)?
+}
+
+fn local(
+    run: &str,
+    program: &Path,
+    json: bool,
+    gatherer: &mut Option<Gatherer>,
+) -> Result<(String, bool), StatusError> {
+    let mut state = read_soon(run)?;
     let is_silent = is_stale(&state, Timestamp::now());
     let is_gone = is_silent
         && match state.life() {
@@ -79,17 +113,33 @@ fn local(run: &str, json: bool) -> Result<(String, bool), StatusError> {
             Life::Unknown => {
                 // The clocks of two machines may differ, so a write says more than the age of the file.
                 std::thread::sleep(Duration::from_millis(2500));
-                let before = std::mem::replace(&mut state, read(Path::new(run))?);
+                let before = std::mem::replace(&mut state, read_soon(run)?);
                 before.updated == state.updated
             }
         };
+    if gatherer.is_none() {
+        // Without it, the table is shorter.
+        *gatherer = Gatherer::start(Path::new(run), state.store.as_deref(), program).ok();
+    }
+    let more = gatherer.as_mut().and_then(|gatherer| gatherer.newest(FIRST_ANSWER)).cloned().unwrap_or_default();
     let is_over = state.condition == Condition::Ended;
     let text = if json {
-        serde_json::to_string_pretty(&state).unwrap_or_default() + "\n"
+        serde_json::to_string_pretty(&with_more(&state, &more)).unwrap_or_default() + "\n"
     } else {
-        table(run, &state, is_gone, Timestamp::now())
+        table(run, &state, &more, is_gone, Timestamp::now())
     };
     Ok((text, is_over))
+}
+
+/// Returns the state as JSON, with what else is known.
+fn with_more(state: &State, more: &More) -> serde_json::Value {
+    let mut value = serde_json::to_value(state).unwrap_or_default();
+    if let Some((step, seconds)) = state.next_checkpoint() {
+        value["next_checkpoint"] = serde_json::json!({"step": step, "seconds": seconds});
+    }
+    value["goodput"] = serde_json::json!(more.goodput);
+    value["disk"] = serde_json::json!({"folder": more.folder, "checkpoint_bytes": more.checkpoint_bytes});
+    value
 }
 
 /// Returns the output of `admiral checkpoint list`. Without the launcher's file, nothing else is known.
@@ -113,7 +163,7 @@ fn is_stale(state: &State, now: Timestamp) -> bool {
 }
 
 /// Returns the table for people, at the time `now`. `is_gone` says that the launcher has ended without a word.
-fn table(run: &str, state: &State, is_gone: bool, now: Timestamp) -> String {
+fn table(run: &str, state: &State, more: &More, is_gone: bool, now: Timestamp) -> String {
     let mut text = String::new();
     let mut row = |name: &str, value: String| {
         let _ = writeln!(text, "{name:<16} {value}");
@@ -152,6 +202,21 @@ fn table(run: &str, state: &State, is_gone: bool, now: Timestamp) -> String {
     if state.kind == JobKind::Train {
         row("checkpoint", format!("step {}", state.checkpoint_step));
     }
+    if let Some((step, seconds)) = state.next_checkpoint() {
+        let when = seconds.map(|seconds| format!(", in about {}", span(seconds))).unwrap_or_default();
+        row("next checkpoint", format!("step {step}{when}"));
+    }
+    if let Some(share) = more.goodput {
+        row("goodput", format!("{:.1} % of all time were steps that count", 100.0 * share));
+    }
+    if let Some(usage) = &more.folder {
+        let least = if usage.is_complete { "" } else { "at least " };
+        let free = usage.free.map(|bytes| format!(", {} free", format_bytes(bytes))).unwrap_or_default();
+        row("disk", format!("{least}{} in {} files{free}", format_bytes(usage.bytes), usage.files));
+    }
+    if let (Some(bytes), Some(store)) = (more.checkpoint_bytes, &state.store) {
+        row("store", format!("{} in {store}", format_bytes(bytes)));
+    }
     row("restarts", state.restarts.to_string());
     for slow in &state.slow {
         row("slow", slow.clone());
@@ -177,6 +242,7 @@ pub fn span(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::usage::Usage;
 
     fn state() -> State {
         let then = Timestamp::from_second(1_000_000).expect("a time");
@@ -201,7 +267,8 @@ mod tests {
 
     #[test]
     fn the_table_shows_the_state() {
-        let text = table("runs/a", &state(), false, Timestamp::from_second(1_000_002).expect("a time"));
+        let text =
+            table("runs/a", &state(), &More::default(), false, Timestamp::from_second(1_000_002).expect("a time"));
         for part in
             ["training", "4 on n0, n1", "20 of 100", "64.0", "1 h 6 min", "step 10", "rank 3", "rank 1 was killed"]
         {
@@ -210,9 +277,30 @@ mod tests {
     }
 
     #[test]
+    fn goodput_disk_and_the_next_checkpoint_are_shown() {
+        let usage = Usage { bytes: 12_300_000, files: 40, is_complete: false, free: Some(5_000_000_000) };
+        let more = More { goodput: Some(0.934), folder: Some(usage), checkpoint_bytes: Some(7_000_000) };
+        let state = State { save_interval: Some(25), store: Some("s3://b/own".into()), ..state() };
+        let text = table("runs/a", &state, &more, false, Timestamp::from_second(1_000_002).expect("a time"));
+        for part in [
+            "next checkpoint  step 25, in about 4 min 10 s",
+            "goodput          93.4 %",
+            "disk             at least 12.3 MB in 40 files, 5.0 GB free",
+            "store            7.0 MB in s3://b/own",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let json = with_more(&state, &more);
+        assert_eq!(json["next_checkpoint"], serde_json::json!({"step": 25, "seconds": 250.0}));
+        assert_eq!((&json["goodput"], &json["disk"]["folder"]["files"]), (&0.934.into(), &40.into()));
+        serde_json::from_value::<State>(json).expect("programs that read state.json can read it");
+    }
+
+    #[test]
     fn a_sampling_job_has_images_and_no_steps() {
         let drawing = State { kind: JobKind::Sample, condition: Condition::Sampling, ..state() };
-        let text = table("runs/a", &drawing, false, Timestamp::from_second(1_000_002).expect("a time"));
+        let text =
+            table("runs/a", &drawing, &More::default(), false, Timestamp::from_second(1_000_002).expect("a time"));
         for part in ["drawing images", "images           20 of 100", "64.0", "1 h 6 min", "restarts"] {
             assert!(text.contains(part), "{part}: {text}");
         }
@@ -221,10 +309,11 @@ mod tests {
 
     #[test]
     fn a_dead_launcher_is_reported() {
-        let text = table("runs/a", &state(), true, Timestamp::from_second(1_000_100).expect("a time"));
+        let text =
+            table("runs/a", &state(), &More::default(), true, Timestamp::from_second(1_000_100).expect("a time"));
         assert!(text.contains("(process 7 on n0) is gone: nothing for 1 min 40 s"), "{text}");
         let ended = State { condition: Condition::Ended, exit_code: Some(75), ..state() };
-        let text = table("runs/a", &ended, false, Timestamp::from_second(1_000_100).expect("a time"));
+        let text = table("runs/a", &ended, &More::default(), false, Timestamp::from_second(1_000_100).expect("a time"));
         assert!(text.contains("ended with 75, 1 min 40 s ago"), "{text}");
     }
 
@@ -232,7 +321,7 @@ mod tests {
     fn a_waiting_launcher_shows_the_time_left() {
         let at = |second| Timestamp::from_second(second).expect("a time");
         let waits = State { condition: Condition::Recovering, next_start: Some(at(1_000_090)), ..state() };
-        let text = table("runs/a", &waits, false, at(1_000_002));
+        let text = table("runs/a", &waits, &More::default(), false, at(1_000_002));
         assert!(text.contains("recovering: starts again in 1 min 28 s"), "{text}");
     }
 

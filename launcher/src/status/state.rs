@@ -88,6 +88,12 @@ pub struct State {
     pub seconds_left: Option<f64>,
     /// The step of the newest checkpoint that this run has published or begun from; 0 for a sampling job.
     pub checkpoint_step: u64,
+    /// The number of steps between checkpoints, if there are any.
+    #[serde(default)]
+    pub save_interval: Option<u64>,
+    /// The place of the checkpoints or images: a folder or a URL.
+    #[serde(default)]
+    pub store: Option<String>,
     /// The ID of the ranks' attempt, as in the checkpoints' `owner.json`.
     pub attempt_id: Option<String>,
     /// Sentences about slow ranks.
@@ -131,6 +137,8 @@ impl State {
             images_per_second: None,
             seconds_left: None,
             checkpoint_step: 0,
+            save_interval: None,
+            store: None,
             attempt_id: None,
             slow: Vec::new(),
             slow_seen: Vec::new(),
@@ -138,6 +146,21 @@ impl State {
             exit_code: None,
             ranks: Vec::new(),
         }
+    }
+
+    /// Returns the step of the next checkpoint, and the seconds until then if the rate is known. `None` if none comes.
+    #[must_use]
+    pub fn next_checkpoint(&self) -> Option<(u64, Option<f64>)> {
+        let interval = self.save_interval.filter(|&steps| steps > 0)?;
+        if self.condition == Condition::Ended || self.kind != JobKind::Train {
+            return None;
+        }
+        let next = (self.step / interval).saturating_add(1).saturating_mul(interval);
+        // The last step is saved, too.
+        let next = if self.last_step > 0 { next.min(self.last_step) } else { next };
+        let left = self.last_step.saturating_sub(self.step);
+        let pace = self.seconds_left.filter(|_| left > 0).map(|seconds| seconds / left as f64);
+        (next > self.step).then(|| (next, pace.map(|pace| pace * (next - self.step) as f64)))
     }
 
     /// Returns whether the launcher that wrote this is alive. It is dead if it said that it ended.
@@ -213,6 +236,31 @@ mod tests {
         assert_eq!(State { launcher_start: start, ..own.clone() }.life(), Life::Dead);
         assert_eq!(State { launcher_machine: "elsewhere".into(), ..own.clone() }.life(), Life::Unknown);
         assert_eq!(State { condition: Condition::Ended, ..own }.life(), Life::Dead);
+    }
+
+    #[test]
+    fn the_next_checkpoint_is_at_a_multiple_of_the_interval_or_at_the_end() {
+        let state = State {
+            condition: Condition::Training,
+            step: 700,
+            last_step: 2000,
+            save_interval: Some(300),
+            seconds_left: Some(2600.0),
+            ..State::of_launch("l".into(), Timestamp::UNIX_EPOCH)
+        };
+        assert_eq!(state.next_checkpoint(), Some((900, Some(400.0))));
+        assert_eq!(State { step: 900, seconds_left: None, ..state.clone() }.next_checkpoint(), Some((1200, None)));
+        assert_eq!(State { step: 1950, ..state.clone() }.next_checkpoint().map(|next| next.0), Some(2000));
+        for none in [
+            State { step: 2000, ..state.clone() },
+            State { save_interval: None, ..state.clone() },
+            State { save_interval: Some(0), ..state.clone() },
+            State { condition: Condition::Ended, ..state.clone() },
+        ] {
+            assert_eq!(none.next_checkpoint(), None);
+        }
+        let huge = State { step: u64::MAX, last_step: 0, save_interval: Some(7), ..state };
+        assert_eq!(huge.next_checkpoint(), None);
     }
 
     #[test]

@@ -99,7 +99,7 @@ fn header(now: f64, first_step: Option<i64>) -> Vec<u8> {
 }
 
 /// The start of the name of an event file. The seconds since 1970 follow, in 10 digits.
-const PREFIX: &str = "events.out.tfevents.";
+pub(super) const PREFIX: &str = "events.out.tfevents.";
 
 /// Creates a file whose name sorts after those of the files in the folder, because TensorBoard reads files in this order.
 /// The clock does not ensure it: it may have been set back, or may differ from that of the host of the last attempt.

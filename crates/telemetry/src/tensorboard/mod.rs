@@ -7,7 +7,10 @@ mod file;
 mod hparams;
 mod layout;
 mod proto;
+mod read;
 mod record;
+
+pub use read::{BoardEntry, ImagePlace, LeftOut, read_entries, read_image};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,6 +1,11 @@
 //! TFRecord framing: the length, the checksum of the length, the bytes, the checksum of the bytes. Numbers are
 //! little-endian.
 
+/// The number of bytes of a length.
+pub(super) const LENGTH_BYTES: usize = 8;
+/// The number of bytes of a checksum.
+pub(super) const CHECKSUM_BYTES: usize = 4;
+
 /// Appends `payload` as one record.
 pub(super) fn append(out: &mut Vec<u8>, payload: &[u8]) {
     let length = (payload.len() as u64).to_le_bytes();
@@ -12,7 +17,7 @@ pub(super) fn append(out: &mut Vec<u8>, payload: &[u8]) {
 
 /// Returns TFRecord's masked CRC32C: the checksum, rotated by 15 bits, plus a constant. The mask avoids checksums of
 /// data that contains its own checksum, which would be weak.
-fn masked_crc32c(bytes: &[u8]) -> u32 {
+pub(super) fn masked_crc32c(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 

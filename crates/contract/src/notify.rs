@@ -1,0 +1,135 @@
+//! Who is told about the incidents of a run: the field `launch.notify`.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::secret::{SHOWN, masked_argument, masked_webhook};
+
+/// The longest URL of a webhook in bytes.
+const MAX_URL: usize = 4096;
+
+/// A receiver of notifications. The path of a webhook is a secret, because whoever knows it can post there. `Debug` and
+/// `Serialize` hide it, so that messages, logs and files of a run do not contain it.
+#[derive(Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(untagged)]
+pub enum Notify {
+    /// The URL to which each notification is posted as JSON.
+    Webhook(String),
+    /// A program and its arguments. It reads the JSON from its standard input.
+    Command(Vec<String>),
+}
+
+impl Notify {
+    /// Returns the receiver as it may be shown.
+    #[must_use]
+    pub fn masked(&self) -> Self {
+        match self {
+            Self::Webhook(url) => Self::Webhook(masked_webhook(url)),
+            Self::Command(words) => Self::Command(words.iter().map(|word| masked_argument(word)).collect()),
+        }
+    }
+
+    /// Returns whether a part of it is hidden, as in the `config.yaml` of a run. Nobody can be told then.
+    #[must_use]
+    pub fn is_masked(&self) -> bool {
+        match self {
+            Self::Webhook(url) => url.contains(SHOWN),
+            Self::Command(words) => words.iter().any(|word| word.contains(SHOWN)),
+        }
+    }
+
+    /// Returns why it is invalid.
+    #[must_use]
+    pub fn mistake(&self) -> Option<&'static str> {
+        match self {
+            _ if self.is_masked() => None,
+            Self::Webhook(url) => url_mistake(url),
+            Self::Command(words) if words.first().is_none_or(|program| program.trim().is_empty()) => {
+                Some("the command is empty: give a list of the program and its arguments, or the URL of a webhook")
+            }
+            Self::Command(words) if words.iter().any(|word| word.contains('\0')) => {
+                Some("no word of a command may contain the character NUL")
+            }
+            Self::Command(_) => None,
+        }
+    }
+}
+
+fn url_mistake(url: &str) -> Option<&'static str> {
+    let Some(rest) = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")) else {
+        return Some(
+            "a webhook is a URL that begins with https:// or http://; a command is a list: [program, argument]",
+        );
+    };
+    if rest.is_empty() || rest.starts_with(['/', '?', '#', ':']) {
+        return Some("the URL of the webhook has no host");
+    }
+    if url.contains(|letter: char| letter.is_whitespace() || letter.is_control()) {
+        return Some("the URL of the webhook contains a space or a control character");
+    }
+    (url.len() > MAX_URL).then_some("the URL of the webhook is longer than 4096 bytes")
+}
+
+impl fmt::Debug for Notify {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.masked() {
+            Self::Webhook(url) => formatter.debug_tuple("Webhook").field(&url).finish(),
+            Self::Command(words) => formatter.debug_tuple("Command").field(&words).finish(),
+        }
+    }
+}
+
+impl Serialize for Notify {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.masked() {
+            Self::Webhook(url) => url.serialize(serializer),
+            Self::Command(words) => words.serialize(serializer),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn read(json: &str) -> Notify {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn secrets_are_read_and_not_shown() {
+        let webhook = read(r#""https://hooks.example.org/T0/hush?key=hush""#);
+        assert_eq!(webhook, Notify::Webhook("https://hooks.example.org/T0/hush?key=hush".into()));
+        let command = read(r#"["curl", "HF_TOKEN=hush", "http://me:hush@host/"]"#);
+        for notify in [&webhook, &command] {
+            let shown = [format!("{notify:?}"), serde_json::to_string(notify).unwrap()];
+            assert!(shown.iter().all(|text| !text.contains("hush")), "{shown:?}");
+            assert!(!notify.is_masked() && notify.masked().is_masked());
+            assert_eq!(notify.masked().mistake(), None, "a file of a run can be read again");
+            assert_eq!(notify.masked().masked(), notify.masked());
+        }
+        assert!(format!("{webhook:?}").contains("hooks.example.org"));
+    }
+
+    #[test]
+    fn invalid_receivers_are_refused() {
+        for (json, part) in [
+            (r#""hooks.example.org/x""#, "begins with https://"),
+            (r#""ftp://example.org/x""#, "begins with https://"),
+            (r#""https://""#, "no host"),
+            (r#""https:///x""#, "no host"),
+            (r#""https://a b/x""#, "a space"),
+            ("[]", "empty"),
+            (r#"["", "x"]"#, "empty"),
+            (r#"["a", "b\u0000"]"#, "NUL"),
+        ] {
+            assert!(read(json).mistake().is_some_and(|mistake| mistake.contains(part)), "{json}");
+        }
+        assert!(read(&format!("\"https://a/{}\"", "x".repeat(5000))).mistake().is_some());
+        for json in [r#""http://localhost:8080/hook""#, r#"["/usr/bin/mail", "me"]"#] {
+            assert_eq!(read(json).mistake(), None, "{json}");
+        }
+    }
+}

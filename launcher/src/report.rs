@@ -1,0 +1,262 @@
+//! The command `admiral-launch report`: gathers what is known of a run, and writes it as one HTML page.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use admiral_contract::files::{open_regular, replace};
+use admiral_contract::secret::masked_text;
+use admiral_goodput::{Ledger, seconds_since_epoch};
+use admiral_report::{Curves, Incident, Pictures, Report, Table};
+use jiff::Timestamp;
+
+use crate::doctor::Receipt;
+use crate::incident::Failure;
+use crate::paths::{incident_of, receipt_of, state_of};
+use crate::status::{State, span};
+
+/// The longest file of JSON and configuration that is read, in bytes.
+const MAX_FILE: u64 = 16 << 20;
+/// The largest number of incidents that are read.
+const MAX_INCIDENTS: u64 = 10_000;
+
+/// There is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// The run is the URL of its checkpoints.
+    #[error("{0}: a report needs the run's folder (run.folder), where its curves and incidents are")]
+    Url(String),
+    /// The folder cannot be read.
+    #[error("{path}: {source}; give the folder of a run (run.folder)")]
+    Unreadable {
+        /// The folder.
+        path: PathBuf,
+        /// The error of the system.
+        source: io::Error,
+    },
+    /// Nothing in the folder is of a run.
+    #[error("{path}: no run has written its files there; give the folder of a run (run.folder)")]
+    Absent {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The page cannot be written.
+    #[error("{path}: {source}; name another file with --out")]
+    Write {
+        /// The page.
+        path: PathBuf,
+        /// The error of the system.
+        source: io::Error,
+    },
+}
+
+/// Writes the report of the run in a folder to a file.
+///
+/// # Errors
+/// If nothing is known of the run, or the file cannot be written.
+pub fn report(run: &Path, out: &Path) -> Result<(), ReportError> {
+    if run.to_string_lossy().contains("://") {
+        return Err(ReportError::Url(masked_text(&run.to_string_lossy())));
+    }
+    let folder = std::fs::canonicalize(run);
+    let folder = folder.map_err(|source| ReportError::Unreadable { path: run.to_owned(), source })?;
+    let html = gather(&folder).ok_or_else(|| ReportError::Absent { path: run.to_owned() })?.html();
+    let failed = |source| ReportError::Write { path: out.to_owned(), source };
+    if out.is_dir() {
+        return Err(failed(io::Error::from(io::ErrorKind::IsADirectory)));
+    }
+    replace(out, ".partial", |mut file| file.write_all(html.as_bytes()).map(|()| file)).map_err(failed)
+}
+
+/// Returns everything that is known of the run in a folder. `None` if that is nothing.
+fn gather(run: &Path) -> Option<Report> {
+    let state: Result<State, String> = read_json(&state_of(run));
+    let ledger = crate::goodput::read_ledger(run).map(|(ledger, _)| ledger).map_err(|error| error.to_string());
+    let board = run.join("tensorboard");
+    let no_board = |error: io::Error| format!("{}: {error}", board.display());
+    let configuration = read_text(&run.join("config.yaml")).map(|text| masked_text(&text));
+    let pictures = Pictures::read_events(&board).map_err(no_board).and_then(|pictures| {
+        if pictures.is_empty() {
+            Err("the event files have no image; see training.sample_interval".to_owned())
+        } else {
+            Ok(pictures)
+        }
+    });
+    let report = Report {
+        run: run.display().to_string(),
+        written: seconds_since_epoch(),
+        summary: summary(state.as_ref().ok(), ledger.as_ref().ok()),
+        curves: curves(run, &board),
+        ledger,
+        incidents: incidents(run, state.is_ok()),
+        pictures,
+        configuration,
+        hosts: hosts(run, state.as_ref().ok()),
+    };
+    let is_known = state.is_ok()
+        || report.curves.is_ok()
+        || report.ledger.is_ok()
+        || report.pictures.is_ok()
+        || report.configuration.is_ok();
+    is_known.then_some(report)
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let file = open_regular(path, File::options().read(true))?;
+        if file.take(MAX_FILE + 1).read_to_end(&mut bytes)? as u64 > MAX_FILE {
+            return Err(io::Error::other("it is longer than 16 MiB"));
+        }
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, String> {
+    serde_json::from_str(&read_text(path)?).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn seconds(time: Timestamp) -> f64 {
+    time.as_microsecond() as f64 / 1e6
+}
+
+fn curves(run: &Path, board: &Path) -> Result<Curves, String> {
+    let lines = run.join("metrics.jsonl");
+    let found = if lines.exists() {
+        Curves::read_lines(&lines).map_err(|error| format!("{}: {error}", lines.display()))
+    } else {
+        Curves::read_events(board).map_err(|error| format!("{}: {error}", board.display()))
+    };
+    found.and_then(|curves| if curves.is_empty() { Err("no step was logged".to_owned()) } else { Ok(curves) })
+}
+
+fn summary(state: Option<&State>, ledger: Option<&Ledger>) -> Vec<(String, String)> {
+    let mut rows = Vec::new();
+    let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
+    if let Some(state) = state {
+        row(
+            "state",
+            match state.exit_code {
+                Some(code) => format!("{} with {code}", state.condition),
+                None => state.condition.to_string(),
+            },
+        );
+        let last = if state.last_step > 0 { format!(" of {}", state.last_step) } else { String::new() };
+        row(&format!("{}s", state.kind.unit()), format!("{}{last}", state.step));
+        if let Some(rate) = state.images_per_second {
+            row("images/s", format!("{rate:.1}"));
+        }
+        if let Some(left) = state.seconds_left {
+            row("time left", span(left));
+        }
+        row("ranks", format!("{} on {}", state.world, state.hosts.join(", ")));
+        row("restarts", state.restarts.to_string());
+        row("newest checkpoint", format!("step {}", state.checkpoint_step));
+    } else if let Some(ledger) = ledger {
+        row("steps", ledger.step.to_string());
+    }
+    if let Some(ledger) = ledger {
+        let (first, last) = (ledger.spans.first(), ledger.spans.last());
+        let time = last.map_or(0.0, |span| span.end) - first.map_or(0.0, |span| span.start);
+        row("time", span(time));
+    }
+    rows
+}
+
+fn incidents(run: &Path, has_state: bool) -> Result<Vec<Incident>, String> {
+    let mut found = Vec::new();
+    for number in 1..=MAX_INCIDENTS {
+        let path = incident_of(run, number);
+        if !path.exists() {
+            break;
+        }
+        let Failure { detected, verdict, action, steps_lost, seconds_lost, last_lines, .. } = match read_json(&path) {
+            Ok(failure) => failure,
+            Err(reason) => return Err(reason),
+        };
+        let last_lines = last_lines.iter().map(|line| masked_text(line)).collect();
+        let detected = seconds(detected);
+        found.push(Incident { number, detected, verdict, action, steps_lost, seconds_lost, last_lines });
+    }
+    if found.is_empty() && !has_state {
+        return Err("no admiral-launch has run there, which would record incidents".to_owned());
+    }
+    Ok(found)
+}
+
+fn hosts(run: &Path, state: Option<&State>) -> Result<Table, String> {
+    let receipt: Receipt = match (read_json(&receipt_of(run)), state) {
+        (Ok(receipt), _) => receipt,
+        (Err(_), Some(state)) => {
+            let ranks = |host: &String| state.ranks.iter().filter(|rank| rank.host == *host).count().to_string();
+            return Ok(Table {
+                columns: ["host", "ranks"].map(str::to_owned).to_vec(),
+                rows: state.hosts.iter().map(|host| vec![host.clone(), ranks(host)]).collect(),
+                notes: vec!["The hosts were not examined (--no-preflight).".to_owned()],
+            });
+        }
+        (Err(_), None) => return Err("no admiral-launch has run there, which would examine the hosts".to_owned()),
+    };
+    let columns = ["host", "ranks", "GPUs", "driver", "admiral", "libtorch", "MPI", "kernel"];
+    let rows = receipt.hosts.iter().map(|host| {
+        let report = host.report.as_ref();
+        let gpus = report.map(|report| report.gpus.as_slice()).unwrap_or_default();
+        let text = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+        vec![
+            host.name.clone(),
+            host.ranks.to_string(),
+            gpus.first().map_or_else(|| "none".to_owned(), |gpu| format!("{} x {}", gpus.len(), gpu.name)),
+            text(gpus.first().map(|gpu| gpu.driver.clone())),
+            text(report.and_then(|report| report.admiral.clone())),
+            text(report.and_then(|report| report.libtorch.clone())),
+            // The library goes on about its package and date.
+            text(report.and_then(|report| Some(report.mpi.as_ref()?.split(',').next()?.to_owned()))),
+            text(report.map(|report| report.kernel.clone())),
+        ]
+    });
+    Ok(Table {
+        columns: columns.map(str::to_owned).to_vec(),
+        rows: rows.collect(),
+        notes: vec![format!("As the preflight of {} found them.", receipt.checked_at.strftime("%Y-%m-%d %H:%M:%S"))],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_run_is_refused_and_nothing_is_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let out = folder.path().join("report.html");
+        let run = folder.path().join("run");
+        let error = |run: &Path, out: &Path| report(run, out).expect_err("there is no run").to_string();
+        assert!(error(&run, &out).contains("run.folder"));
+        std::fs::create_dir(&run).expect("a folder");
+        assert!(error(&run, &out).contains("no run has written"));
+        assert!(error(Path::new("s3://me:hush@bucket/run"), &out).starts_with("s3://(secret, not shown)@bucket/run"));
+        std::fs::write(run.join("config.yaml"), "HF_TOKEN=hush").expect("it can be written");
+        assert!(error(&run, folder.path()).contains("--out"));
+        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1, "only the run");
+        report(&run, &out).expect("a configuration is enough");
+        let html = std::fs::read_to_string(&out).expect("it is written");
+        assert!(html.matches("Missing: ").count() == 5 && !html.contains("hush"), "{html}");
+    }
+
+    #[test]
+    fn pipes_and_long_files_are_missing_parts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let run = folder.path();
+        for name in ["config.yaml", "metrics.jsonl"] {
+            let made = std::process::Command::new("mkfifo").arg(run.join(name)).status().expect("mkfifo");
+            assert!(made.success());
+        }
+        let state = State::of_launch("l".into(), Timestamp::UNIX_EPOCH);
+        crate::files::write_json(&state_of(run), &state).expect("it can be written");
+        let found = gather(run).expect("there is a state");
+        assert!(found.curves.is_err_and(|reason| reason.contains("no regular file")));
+        assert!(found.configuration.is_err_and(|reason| reason.contains("no regular file")));
+    }
+}
