@@ -172,10 +172,8 @@ fn incidents(run: &Path, has_state: bool) -> Result<Vec<Incident>, String> {
         if !path.exists() {
             break;
         }
-        let Failure { detected, verdict, action, steps_lost, seconds_lost, last_lines, .. } = match read_json(&path) {
-            Ok(failure) => failure,
-            Err(reason) => return Err(reason),
-        };
+        let failure: Failure = read_json(&path)?;
+        let Failure { detected, verdict, action, steps_lost, seconds_lost, last_lines, .. } = failure;
         let last_lines = last_lines.iter().map(|line| masked_text(line)).collect();
         let detected = seconds(detected);
         found.push(Incident { number, detected, verdict, action, steps_lost, seconds_lost, last_lines });

@@ -51,6 +51,7 @@ fn plan(layout: &Layout) -> MpirunCommand {
         is_root: is_root(),
         oversubscribe: false,
         interfaces: None,
+        remote_start: admiral_launch::mpirun::RemoteStart::Agent,
         options: vec![MAP_ONLY.to_owned()],
         temporary_folder: std::env::temp_dir(),
     }

@@ -16,7 +16,9 @@ const WORD: usize = 8;
 /// If a tensor is unsuitable, or a kernel launch or libtorch fails.
 pub fn hashes(kernels: &Kernels, tensors: &[&Tensor]) -> Result<Vec<u64>, Error> {
     let _no_grad = tch::no_grad_guard();
-    if let Some(tensor) = tensors.iter().find(|tensor| !tensor.is_contiguous() || num_bytes(tensor) % WORD != 0) {
+    if let Some(tensor) =
+        tensors.iter().find(|tensor| !tensor.is_contiguous() || !num_bytes(tensor).is_multiple_of(WORD))
+    {
         return Err(unsuitable(tensor));
     }
     let Some(first) = tensors.first() else { return Ok(Vec::new()) };

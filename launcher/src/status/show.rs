@@ -93,7 +93,10 @@ pub fn status(run: &str, program: &Path, watch: bool, json: bool) -> Result<(), 
 fn read_soon(run: &str) -> Result<State, StatusError> {
     let (send, answer) = channel();
     let path = Path::new(run).to_owned();
-    std::thread::spawn(move || send.send(read(&path)));
+    std::thread::spawn(move || {
+        // The reader gives up if the disk is late.
+        let _ = send.send(read(&path));
+    });
     let late = |_| StatusError::Late { path: state_of(Path::new(run)), seconds: PATIENCE.as_secs() };
     answer.recv_timeout(PATIENCE).map_err(late)?
 }
