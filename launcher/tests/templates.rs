@@ -175,12 +175,25 @@ fn slurms_warning_reaches_the_launcher_and_the_job_is_requeued() {
 
 #[test]
 fn a_job_that_lost_a_host_is_requeued_a_limited_number_of_times() {
-    let end = |variables: &[(&str, &str)]| Job::start("exit 74", variables).end();
-    assert_eq!(end(&[]), (Some(74), true));
-    assert_eq!(end(&[("SLURM_RESTART_COUNT", "4")]), (Some(74), true));
-    assert_eq!(end(&[("SLURM_RESTART_COUNT", "5")]), (Some(74), false));
-    assert_eq!(end(&[("SLURM_RESTART_COUNT", "1"), ("ADMIRAL_MAX_REQUEUES", "1")]), (Some(74), false));
-    assert_eq!(end(&[("ADMIRAL_REQUEUE", "no")]), (Some(74), false));
+    let end = |code: i32, losses: &str, variables: &[(&str, &str)]| {
+        // The launcher runs in the folder in which the number is kept.
+        let job = Job::start(&format!("echo {losses} > .admiral-losses-77; exit {code}"), variables);
+        job.wait_for("launch 2");
+        let kept = job.folder.path().join(".admiral-losses-77");
+        let folder = job.folder.path().to_owned();
+        let mut job = job;
+        let status = job.process.wait().unwrap().code();
+        let kept = std::fs::read_to_string(kept).ok();
+        let log = std::fs::read_to_string(folder.join("log")).unwrap();
+        (status, log.contains("scontrol requeue 77"), kept.map(|text| text.trim().to_owned()))
+    };
+    let again = |losses: &str| (Some(74), true, Some(losses.to_owned()));
+    assert_eq!(end(74, "", &[]), again("1"));
+    assert_eq!(end(74, "4", &[("SLURM_RESTART_COUNT", "30")]), again("5"));
+    assert_eq!(end(74, "5", &[]), (Some(74), false, None));
+    assert_eq!(end(74, "1", &[("ADMIRAL_MAX_REQUEUES", "1")]), (Some(74), false, None));
+    // Another end begins the count again.
+    assert_eq!(end(65, "3", &[]), (Some(65), false, None));
 }
 
 /// Returns the problems of each job. One process checks all, because loading its schemas takes seconds.

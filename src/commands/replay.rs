@@ -1,5 +1,6 @@
 //! `admiral replay`: takes a recorded step again, and finds its first values that are not finite.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use admiral_comm::{Ending, ExitCode};
@@ -51,13 +52,14 @@ pub(super) fn run(options: &ReplayOptions, rank: RankContext<'_>) -> Result<Exit
     let report = replay(&request, rank).map_err(end)?;
     let json = serde_json::to_string_pretty(&report).map_err(|error| Ending::alone(ExitCode::Bug, &error))?;
     let path = report.folder.join("report.json");
+    // Shown first, because the file may fail after a long replay.
+    let shown = if options.json { json.clone() + "\n" } else { ReportText(&report, &request.capsule).to_string() };
+    // The reader may be gone.
+    let _ = std::io::stdout().write_all(shown.as_bytes());
     write_file(&path, json.as_bytes())
         .map_err(|source| end(TrainError::Folder { path: path.display().to_string(), source }))?;
-    if options.json {
-        println!("{json}");
-    } else {
-        print!("{}", ReportText(&report, &request.capsule));
-        println!("wrote {}", path.display());
+    if !options.json {
+        let _ = std::io::stdout().write_all(format!("wrote {}\n", path.display()).as_bytes());
     }
     Ok(ExitCode::Finished)
 }

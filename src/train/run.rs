@@ -31,7 +31,7 @@ use super::plan_check::PlanCheck;
 use super::quarantine::Quarantine;
 use super::rank_times::RankTimes;
 use super::same_images::{check_same_images, log_images};
-use super::same_state::check_same_state;
+use super::same_state::{can_compare, check_same_state};
 use super::saving::Saves;
 use super::session::{OpenedSession, Session};
 use super::state::check_same_run;
@@ -125,6 +125,7 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     let mut session = session.start(&context, last_step)?;
     let mut validation = agree(collective, Validation::open(&session, &context), TrainError::exit_code)?;
     let evaluator = Evaluator::open(&session, &folder, &context, stop)?;
+    let compares_states = can_compare(&session.state.config.training, &context)?;
     let is_asked = || {
         let stop = stop.clone();
         move || stop.is_asked()
@@ -134,13 +135,15 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
         validation.give_up_when(is_asked());
     }
     let mut run = Loop::new(session, saver, &store, validation, evaluator, &context, accounting, export);
+    run.compares_states = compares_states;
     run.log_start(&store, first_step, last_step, started);
     stop.steps_begin();
-    let finish = run.train(stop, last_step).map_err(TrainError::ending)?;
-    run.session.state.trainer.finish()?;
-    let step = run.session.state.trainer.counters.step;
-    let published = run.saves.published();
-    run.end(step, published, finish);
+    let finish = run.train(stop, last_step);
+    if finish.is_ok() {
+        run.session.state.trainer.finish()?;
+    }
+    run.end(finish.as_ref().ok().copied());
+    let finish = finish.map_err(TrainError::ending)?;
     context.phases.enter(Phase::End, 0);
     Ok(finish)
 }
@@ -176,6 +179,8 @@ struct Loop<'a> {
     black_box: BlackBox,
     overflows: Overflows,
     export: Export,
+    /// Whether the ranks compare their states.
+    compares_states: bool,
 }
 
 impl<'a> Loop<'a> {
@@ -238,14 +243,19 @@ impl<'a> Loop<'a> {
             black_box,
             overflows: Overflows::default(),
             export,
+            compares_states: false,
         }
     }
 
-    /// Records the end of the run in its files. Waits a moment for the disk.
-    fn end(self, step: u64, published: Option<u64>, finish: Finish) {
-        let Self { saves, metrics, accounting, export, board, .. } = self;
-        board.run_ends(step, finish == Finish::Done);
-        accounting.end(step, published, finish == Finish::Preempted);
+    /// Records the end of the run in its files; `None` is the end by an error. Waits a moment for the disk.
+    fn end(self, finish: Option<Finish>) {
+        let Self { session, saves, metrics, accounting, export, board, .. } = self;
+        let step = session.state.trainer.counters.step;
+        board.run_ends(step, finish == Some(Finish::Done));
+        // Without this event, the ledger counts what follows as the reaction to a failure.
+        if let Some(finish) = finish {
+            accounting.end(step, saves.published(), finish == Finish::Preempted);
+        }
         // It has the sinks, too.
         drop(saves);
         export.finish(metrics);
@@ -382,11 +392,11 @@ impl<'a> Loop<'a> {
     fn check_state(&self, step: u64, is_saved: bool) -> Result<(), TrainError> {
         let (collective, trainer) = (self.context.collective, &self.session.state.trainer);
         let interval = self.session.state.config.training.check_interval;
-        if interval == 0 || collective.world_size() == 1 || !(is_saved || step.is_multiple_of(interval)) {
+        if !self.compares_states || !(is_saved || step.is_multiple_of(interval)) {
             return Ok(());
         }
         let duration = check_same_state(&trainer.memory, &self.context.kernels, collective, step)?;
-        self.record(MetricKind::Seconds, "ranks/comparison_seconds", step, duration.as_secs_f64());
+        self.record(MetricKind::Seconds, "state_comparison_seconds", step, duration.as_secs_f64());
         Ok(())
     }
 

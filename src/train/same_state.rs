@@ -6,11 +6,13 @@
 
 use std::time::{Duration, Instant};
 
-use admiral_comm::Collective;
+use admiral_comm::{Collective, CollectiveError};
 use admiral_contract::host::host_name;
 use serde::{Deserialize, Serialize};
 
+use crate::context::RunContext;
 use crate::ops::{self, Kernels};
+use crate::run_config::TrainingConfig;
 
 use super::difference::Difference;
 use super::error::TrainError;
@@ -21,6 +23,30 @@ use super::flat::FlatMemory;
 struct RankHashes {
     host: String,
     hashes: Vec<u64>,
+}
+
+/// Returns whether the ranks compare their states: the configuration says so, and all ranks update their parameters with the
+/// same kernels. Others round differently. Every rank calls it.
+///
+/// # Errors
+/// When the ranks cannot reach each other.
+pub(super) fn can_compare(training: &TrainingConfig, context: &RunContext<'_>) -> Result<bool, CollectiveError> {
+    let collective = context.collective;
+    if training.check_interval == 0 || collective.world_size() == 1 {
+        return Ok(false);
+    }
+    let kind = if context.device.is_cuda() { "a GPU" } else { "the CPU" };
+    let own = format!("{} on {kind}", context.kernels.choice());
+    let all = collective.all_gather(own.as_bytes())?;
+    let Some(other) = all.iter().position(|other| *other != all[0]) else { return Ok(true) };
+    if collective.rank() == 0 {
+        tracing::warn!(
+            "the states of the ranks are not compared, because kernels for different processors round differently: rank 0 \
+             has {own}, rank {other} {}",
+            String::from_utf8_lossy(&all[other])
+        );
+    }
+    Ok(false)
 }
 
 /// Compares the states of all ranks. Returns the time that the hashes took. Every rank calls it, after `step`.

@@ -41,7 +41,7 @@ fn diverges(place: &Place, ranks: usize, arguments: &[String]) -> (PathBuf, Valu
     let mut folders = capsules(place);
     assert_eq!(folders.len(), 1, "{}", finished.stderr);
     let folder = folders.remove(0);
-    assert!(finished.stderr.contains(&format!("admiral replay {}", folder.display())), "{}", finished.stderr);
+    assert!(finished.stderr.contains(&format!("admiral replay '{}'", folder.display())), "{}", finished.stderr);
     let capsule = read(&folder.join("capsule.json"));
     (folder, capsule)
 }

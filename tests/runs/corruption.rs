@@ -30,7 +30,7 @@ fn a_rank_whose_memory_changes_is_named_and_the_run_goes_on_from_before() {
     place.trained(4, "run", &[&steps[..], &["--resume", "latest"]].concat());
     place.trained(4, "undisturbed", &steps);
     assert_same(&place.tensors("undisturbed", 12), &place.tensors("run", 12));
-    assert!(!place.curve("run", "ranks/comparison_seconds").is_empty());
+    assert!(!place.curve("run", "state_comparison_seconds").is_empty());
 }
 
 #[test]

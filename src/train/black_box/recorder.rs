@@ -114,9 +114,11 @@ impl BlackBox {
         });
         match written {
             Ok(Some(folder)) => {
-                let folder = folder.display();
+                let folder = folder.display().to_string();
+                // For a shell.
+                let quoted = folder.replace('\'', "'\\''");
                 tracing::error!(
-                    "step {} is recorded in {folder}; take it again with: admiral replay {folder}",
+                    "step {} is recorded in {folder}; take it again with: admiral replay '{quoted}'",
                     event.step
                 );
             }

@@ -100,8 +100,15 @@ pub fn replay(request: &ReplayRequest, rank: RankContext<'_>) -> Result<ReplayRe
         restore(&mut session, checkpoint, &Single)?;
     }
     let mut replay = Replay { session, division, context: &context };
-    replay.go_to(at)?;
-    replay.check(request, checkpoint.map(|_| first_step))
+    // Created before the steps, which may take hours.
+    let folder = create_out(request)?;
+    let report =
+        replay.go_to(at).and_then(|()| replay.check(&request.capsule, checkpoint.map(|_| first_step), folder.clone()));
+    if report.is_err() {
+        // Only if it is still empty.
+        let _ = std::fs::remove_dir(&folder);
+    }
+    report
 }
 
 /// Returns the configuration of the run, for one process.
@@ -238,8 +245,12 @@ impl Replay<'_> {
     }
 
     /// Computes the gradients of the next step with checks, and reports what is found.
-    fn check(mut self, request: &ReplayRequest, checkpoint: Option<u64>) -> Result<ReplayReport, TrainError> {
-        let capsule = &request.capsule;
+    fn check(
+        mut self,
+        capsule: &Capsule,
+        checkpoint: Option<u64>,
+        folder: PathBuf,
+    ) -> Result<ReplayReport, TrainError> {
         let trainer = &mut self.session.state.trainer;
         let step = trainer.counters.step;
         let bad_parameters: Vec<String> = trainer.memory.bad_values().into_iter().map(str::to_owned).collect();
@@ -262,7 +273,6 @@ impl Replay<'_> {
                 capsule.median_loss.is_none_or(|median| loss.is_nan() || loss > bound * median.0)
             }
         });
-        let folder = create_out(request)?;
         let samples =
             [&forward, &backward].map(|found| found.as_ref().and_then(|found| found.sample).map(|sample| sample.index));
         let mut wanted: Vec<u64> = samples.into_iter().flatten().collect();
