@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use admiral_contract::files::{open_regular, replace};
 use admiral_contract::secret::masked_text;
 use admiral_goodput::{Ledger, seconds_since_epoch};
-use admiral_report::{Curves, Incident, Pictures, Report, Table};
+use admiral_report::{Curves, Incident, Incidents, Pictures, Report, Table};
 use jiff::Timestamp;
 
 use crate::doctor::Receipt;
@@ -17,8 +17,9 @@ use crate::status::{State, span};
 
 /// The longest file of JSON and configuration that is read, in bytes.
 const MAX_FILE: u64 = 16 << 20;
-/// The largest number of incidents that are read.
+/// The largest number of incidents that are read, and of those whose files are named because they cannot be read.
 const MAX_INCIDENTS: u64 = 10_000;
+const MAX_DAMAGED: usize = 20;
 
 /// There is no report.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +74,9 @@ fn gather(run: &Path) -> Option<Report> {
     let state: Result<State, String> = read_json(&state_of(run));
     let ledger = crate::goodput::read_ledger(run).map(|(ledger, _)| ledger).map_err(|error| error.to_string());
     let board = run.join("tensorboard");
-    let no_board = |error: io::Error| format!("{}: {error}", board.display());
+    let no_board = |error: io::Error| {
+        format!("{}: {error}; event files in telemetry.tensorboard_folder are not read", board.display())
+    };
     let configuration = read_text(&run.join("config.yaml")).map(|text| masked_text(&text));
     let pictures = Pictures::read_events(&board).map_err(no_board).and_then(|pictures| {
         if pictures.is_empty() {
@@ -165,20 +168,38 @@ fn summary(state: Option<&State>, ledger: Option<&Ledger>) -> Vec<(String, Strin
     rows
 }
 
-fn incidents(run: &Path, has_state: bool) -> Result<Vec<Incident>, String> {
-    let mut found = Vec::new();
+/// Reads the incidents. A damaged file hides only its own.
+fn incidents(run: &Path, has_state: bool) -> Result<Incidents, String> {
+    let (mut found, mut num_damaged) = (Incidents::default(), 0);
     for number in 1..=MAX_INCIDENTS {
         let path = incident_of(run, number);
         if !path.exists() {
             break;
         }
-        let failure: Failure = read_json(&path)?;
-        let Failure { detected, verdict, action, steps_lost, seconds_lost, last_lines, .. } = failure;
-        let last_lines = last_lines.iter().map(|line| masked_text(line)).collect();
-        let detected = seconds(detected);
-        found.push(Incident { number, detected, verdict, action, steps_lost, seconds_lost, last_lines });
+        let failure: Failure = match read_json(&path) {
+            Ok(failure) => failure,
+            Err(reason) => {
+                num_damaged += 1;
+                if num_damaged <= MAX_DAMAGED {
+                    found.notes.push(format!("incident {number} cannot be read: {}", masked_text(&reason)));
+                }
+                continue;
+            }
+        };
+        found.list.push(Incident {
+            number,
+            detected: seconds(failure.detected),
+            verdict: masked_text(&failure.verdict),
+            action: masked_text(&failure.action),
+            steps_lost: failure.steps_lost,
+            seconds_lost: failure.seconds_lost,
+            last_lines: failure.last_lines.iter().map(|line| masked_text(line)).collect(),
+        });
     }
-    if found.is_empty() && !has_state {
+    if num_damaged > MAX_DAMAGED {
+        found.notes.push(format!("{} further incidents cannot be read", num_damaged - MAX_DAMAGED));
+    }
+    if found.list.is_empty() && num_damaged == 0 && !has_state {
         return Err("no admiral-launch has run there, which would record incidents".to_owned());
     }
     Ok(found)
@@ -209,7 +230,7 @@ fn hosts(run: &Path, state: Option<&State>) -> Result<Table, String> {
             text(gpus.first().map(|gpu| gpu.driver.clone())),
             text(report.and_then(|report| report.admiral.clone())),
             text(report.and_then(|report| report.libtorch.clone())),
-            // The library goes on about its package and date.
+            // The version string also has the package and the date.
             text(report.and_then(|report| Some(report.mpi.as_ref()?.split(',').next()?.to_owned()))),
             text(report.map(|report| report.kernel.clone())),
         ]
@@ -241,6 +262,31 @@ mod tests {
         report(&run, &out).expect("a configuration is enough");
         let html = std::fs::read_to_string(&out).expect("it is written");
         assert!(html.matches("Missing: ").count() == 5 && !html.contains("hush"), "{html}");
+    }
+
+    #[test]
+    fn a_damaged_incident_hides_no_other_and_secrets_are_masked() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |number, text: &str| {
+            let path = incident_of(folder.path(), number);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("it can be made");
+            std::fs::write(path, text).expect("it can be written");
+        };
+        write(1, "{\"launch_id\": \"l\"");
+        let secret = "HF_TOKEN=hush";
+        let failure = serde_json::json!({
+            "launch_id": "l", "incident": 2, "attempt": 0, "detected": "2026-11-30T12:00:00Z", "step": 20,
+            "verdict": format!("rank 1 failed: {secret}"), "action": format!("restarts with {secret}"),
+            "last_lines": [secret], "ranks": [], "standstill_seconds": 0.0,
+            "group": {"seconds_to_down": 1.0, "processes_left": 0, "unverified_hosts": []},
+        });
+        write(2, &failure.to_string());
+        let Incidents { list, notes } = incidents(folder.path(), false).expect("there are incidents");
+        assert!(list.len() == 1 && list[0].number == 2 && list[0].verdict.starts_with("rank 1 failed"), "{list:?}");
+        assert!(!format!("{list:?}").contains("hush"), "{list:?}");
+        assert!(notes.len() == 1 && notes[0].contains("launch/incidents/001/failure.json"), "{notes:?}");
+        write(2, "");
+        assert_eq!(incidents(folder.path(), false).expect("both are damaged").notes.len(), 2);
     }
 
     #[test]

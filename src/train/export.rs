@@ -63,10 +63,10 @@ impl Export {
     }
 
     /// Returns the sinks of metrics, and starts `metrics.jsonl` if the configuration wants it. Called once, on rank 0, when
-    /// the run's folder exists.
-    pub(super) fn sinks(&mut self, config: &RunConfig) -> Vec<Rc<dyn MetricSink>> {
+    /// the run's folder exists. `first_step` is the first step that this attempt does.
+    pub(super) fn sinks(&mut self, config: &RunConfig, first_step: u64) -> Vec<Rc<dyn MetricSink>> {
         if config.telemetry.metrics_file {
-            match MetricsFile::start(Path::new(&config.run.folder)) {
+            match MetricsFile::start(Path::new(&config.run.folder), first_step) {
                 Ok(file) => self.file = Some(Rc::new(file)),
                 Err(error) => tracing::warn!("metrics.jsonl is not written: {error}"),
             }

@@ -214,7 +214,7 @@ impl<'a> Loop<'a> {
         });
         sinks.extend(line.iter().map(|line| Rc::clone(line) as Rc<dyn MetricSink>));
         if is_root {
-            sinks.extend(export.sinks(config));
+            sinks.extend(export.sinks(config, counters.step + 1));
         }
         let metrics = MetricSinks::new(sinks);
         let num_timesteps = session.state.trainer.objective.diffusion().num_timesteps();

@@ -199,7 +199,8 @@ fn prometheus_scrapes_a_run_and_a_stopped_rank_fires_the_alert() {
     assert!(last.contains("admiral_launch_exit_code{run="), "{last}");
     let lines = std::fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
     let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(lines[0]["step"] == 5 && lines[0]["values"]["loss"].is_f64(), "{:?}", lines[0]);
+    assert!(lines[0]["step"] == 1 && lines[0]["start"] == true, "{:?}", lines[0]);
+    assert!(lines[1]["step"] == 5 && lines[1]["values"]["loss"].is_f64(), "{:?}", lines[1]);
     assert!(lines.iter().any(|line| line["values"]["checkpoint/seconds"].is_f64()), "the last save is there, too");
 }
 

@@ -10,7 +10,10 @@ use admiral_telemetry::{BoardEntry, read_entries};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The largest number of curves. Others are counted.
+/// The curves that are shown first, if the run has them. The others are folded.
+pub(crate) const FIRST: [&str; 9] =
+    ["loss", "images_per_second", "grad_norm", "learning_rate", "mse", "vb", "acc@1", "val_loss", "val_acc@1"];
+/// The largest number of curves of results ([`is_result`]), and of others. Values of further curves are counted.
 const MAX_CURVES: usize = 64;
 /// A curve has at most this many points. Of more, some are left out evenly.
 const MAX_POINTS: usize = 2000;
@@ -38,12 +41,22 @@ pub(crate) struct Curve {
 #[derive(Deserialize)]
 struct Line {
     step: u64,
+    /// Whether a run starts with this step, so that what is known of this step and later ones is void.
+    #[serde(default)]
+    start: bool,
+    #[serde(default)]
     values: BTreeMap<String, Value>,
+}
+
+/// Returns whether a curve is a result, which the many curves of ranks and parts must not displace.
+fn is_result(name: &str) -> bool {
+    FIRST.contains(&name) || name.starts_with("val_") || name.starts_with("evaluation/")
 }
 
 impl Curves {
     /// Reads `metrics.jsonl`: an object for each line with `step` and `values`. Later lines of a step replace earlier ones.
-    /// A value that is no number is a gap.
+    /// A line with `start` discards the values from its step on: the run was resumed before them. A value that is no
+    /// number is a gap.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -60,7 +73,10 @@ impl Curves {
                 break;
             }
             match serde_json::from_slice::<Line>(&line) {
-                Ok(Line { step, values }) => {
+                Ok(Line { step, start, values }) => {
+                    if start {
+                        curves.discard_from(step);
+                    }
                     for (name, value) in values {
                         curves.add(&name, step, value.as_f64().unwrap_or(f64::NAN));
                     }
@@ -115,7 +131,8 @@ impl Curves {
         if let Some(curve) = self.curves.get_mut(name) {
             return curve.add(step, value);
         }
-        if self.curves.len() == MAX_CURVES || name.len() > MAX_NAME {
+        let is_alike = |other: &&String| is_result(other) == is_result(name);
+        if name.len() > MAX_NAME || self.curves.keys().filter(is_alike).count() >= MAX_CURVES {
             self.num_left_out += 1;
             return;
         }
@@ -126,7 +143,10 @@ impl Curves {
 
     fn discard_from(&mut self, step: u64) {
         for curve in self.curves.values_mut() {
-            curve.points.retain(|_, &mut (at, _)| at < step);
+            // From the end: many restarts cost no more than one.
+            while let Some(last) = curve.points.last_entry().filter(|last| last.get().0 >= step) {
+                last.remove();
+            }
         }
         self.curves.retain(|_, curve| !curve.points.is_empty());
     }
@@ -192,6 +212,23 @@ mod tests {
     }
 
     #[test]
+    fn a_resumed_run_discards_the_steps_that_it_does_again() {
+        let mut text = String::new();
+        let mut log = |steps: std::ops::RangeInclusive<u64>, loss: f64| {
+            text += &format!("{{\"step\": {}, \"start\": true}}\n", steps.start());
+            for step in steps.filter(|step| step % 10 == 0) {
+                text += &format!("{{\"step\": {step}, \"values\": {{\"loss\": {loss}}}}}\n");
+            }
+        };
+        log(1..=150, 2.0);
+        log(101..=120, 1.0);
+        let curves = read(text.as_bytes());
+        let expected: Vec<_> =
+            (1..=12).map(|number| (10.0 * f64::from(number), if number <= 10 { 2.0 } else { 1.0 })).collect();
+        assert_eq!((points(&curves, "loss"), curves.notes.len()), (expected, 0));
+    }
+
+    #[test]
     fn memory_is_bounded() {
         let mut curves = Curves::default();
         for step in 0..100_000 {
@@ -205,7 +242,14 @@ mod tests {
             curves.add(&format!("curve {number}"), 1, 0.0);
         }
         curves.add(&"x".repeat(1000), 1, 0.0);
-        assert_eq!((curves.curves.len(), curves.num_left_out), (MAX_CURVES, MAX_CURVES + 2));
+        // `loss` is a result.
+        assert_eq!((curves.curves.len(), curves.num_left_out), (1 + MAX_CURVES, MAX_CURVES + 1));
+        curves.add("evaluation/ema_0.9999/FID", 1, 3.0);
+        assert_eq!(curves.get("evaluation/ema_0.9999/FID").unwrap().last(), Some(3.0), "late results are kept");
+        for number in 0..2 * MAX_CURVES {
+            curves.add(&format!("val_{number}"), 1, 0.0);
+        }
+        assert_eq!(curves.curves.len(), 2 * MAX_CURVES);
         let long = read(&vec![b'['; (2 * MAX_LINE + 5) as usize]);
         assert!(long.is_empty() && long.notes[0].starts_with("3 lines"), "{:?}", long.notes);
     }

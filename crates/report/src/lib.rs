@@ -15,5 +15,5 @@ mod timeline;
 
 pub use curves::Curves;
 pub use page::Report;
-pub use parts::{Incident, Table};
+pub use parts::{Incident, Incidents, Table};
 pub use pictures::Pictures;

@@ -4,7 +4,7 @@ use admiral_goodput::Ledger;
 
 use crate::curves::Curves;
 use crate::escape::escape;
-use crate::parts::{Incident, Table};
+use crate::parts::{Incidents, Table};
 use crate::pictures::Pictures;
 use crate::sections;
 
@@ -21,8 +21,8 @@ pub struct Report {
     pub curves: Result<Curves, String>,
     /// The ledger of the run's time.
     pub ledger: Result<Ledger, String>,
-    /// The incidents, in the order of time.
-    pub incidents: Result<Vec<Incident>, String>,
+    /// The incidents.
+    pub incidents: Result<Incidents, String>,
     /// The sample grids.
     pub pictures: Result<Pictures, String>,
     /// The configuration, as YAML.
@@ -69,11 +69,11 @@ impl Report {
         );
         html += &sections::summary(&self.summary);
         html += "</header>\n";
-        let incidents = self.incidents.as_deref().unwrap_or_default();
+        let incidents = self.incidents.as_ref().map(|incidents| incidents.list.as_slice()).unwrap_or_default();
         let bodies = [
             part(&self.curves, sections::curves),
             part(&self.ledger, |ledger| sections::ledger(ledger, incidents)),
-            part(&self.incidents, |incidents| sections::incidents(incidents)),
+            part(&self.incidents, sections::incidents),
             part(&self.pictures, sections::pictures),
             part(&self.hosts, sections::table),
             part(&self.configuration, |text| sections::configuration(text)),
@@ -96,6 +96,7 @@ fn part<T>(part: &Result<T, String>, show: impl FnOnce(&T) -> String) -> String 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::parts::Incident;
 
     const HOSTILE: &str = "</pre></style><script>alert(1)</script><img src=x onerror='alert(2)'>\"&";
 
@@ -116,7 +117,7 @@ mod tests {
             summary: vec![(text(), text())],
             curves: Err(text()),
             ledger: Err(text()),
-            incidents: Ok(vec![incident]),
+            incidents: Ok(Incidents { list: vec![incident], notes: vec![text()] }),
             pictures: Err(text()),
             configuration: Ok(text()),
             hosts: Ok(Table { columns: vec![text()], rows: vec![vec![text()]], notes: vec![text()] }),
@@ -129,7 +130,7 @@ mod tests {
         for part in ["<script", "<img", "onerror='", "</pre></style>"] {
             assert!(!html.contains(part), "{part}: {html}");
         }
-        assert!(html.matches("&lt;script&gt;alert(1)").count() >= 12);
+        assert!(html.matches("&lt;script&gt;alert(1)").count() >= 13);
         assert_eq!(html.matches("<style").count(), 1);
     }
 

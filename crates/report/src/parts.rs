@@ -19,6 +19,15 @@ pub struct Incident {
     pub last_lines: Vec<String>,
 }
 
+/// The incidents of a run.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Incidents {
+    /// The incidents, in the order of time.
+    pub list: Vec<Incident>,
+    /// What is not shown, for people.
+    pub notes: Vec<String>,
+}
+
 /// A table of texts.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Table {

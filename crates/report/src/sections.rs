@@ -8,15 +8,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 
-use crate::curves::Curves;
+use crate::curves::{Curves, FIRST};
 use crate::escape::{cut, escape};
-use crate::parts::{Incident, Table};
+use crate::parts::{Incident, Incidents, Table};
 use crate::pictures::Pictures;
 use crate::timeline::{bar, class, timeline};
 
-/// The curves that are shown first, if the run has them. The others are folded.
-const FIRST: [&str; 8] =
-    ["loss", "images_per_second", "grad_norm", "learning_rate", "mse", "vb", "acc@1", "validation/loss"];
 /// The newest incidents are shown, and lines and texts are cut.
 const MAX_INCIDENTS: usize = 200;
 const MAX_LINE: usize = 400;
@@ -151,17 +148,18 @@ pub(crate) fn ledger(ledger: &Ledger, incidents: &[Incident]) -> String {
     text + "</tbody></table></div>\n"
 }
 
-pub(crate) fn incidents(incidents: &[Incident]) -> String {
-    if incidents.is_empty() {
+pub(crate) fn incidents(incidents: &Incidents) -> String {
+    let Incidents { list, notes: missing } = incidents;
+    if list.is_empty() && missing.is_empty() {
         return "<p>There was no incident.</p>\n".to_owned();
     }
-    let skipped = incidents.len().saturating_sub(MAX_INCIDENTS);
+    let skipped = list.len().saturating_sub(MAX_INCIDENTS);
     let mut text = String::new();
     if skipped > 0 {
         let _ = writeln!(text, "<p class=\"note\">The first {skipped} incidents are left out.</p>");
     }
     text += "<ol class=\"incidents\">\n";
-    for incident in incidents.iter().skip(skipped) {
+    for incident in list.iter().skip(skipped) {
         let verdict = escape(&cut(&incident.verdict, MAX_LINE));
         let action = escape(&cut(&incident.action, MAX_LINE));
         let cost = match (incident.steps_lost, incident.seconds_lost) {
@@ -181,7 +179,7 @@ pub(crate) fn incidents(incidents: &[Incident]) -> String {
         }
         text += "</li>\n";
     }
-    text + "</ol>\n"
+    text + "</ol>\n" + &notes(missing)
 }
 
 pub(crate) fn pictures(pictures: &Pictures) -> String {

@@ -20,8 +20,8 @@ const LOSS: &str = "it lacks metrics";
 /// since the commit before. JSON has no values that are not finite, so these are the strings `NaN`, `Infinity` and
 /// `-Infinity`.
 ///
-/// A run that continues from an earlier step appends lines of steps that are there already. The later value is the one
-/// that belongs to the run.
+/// Each start of a run appends `{"step": 101, "time": 1764500000.5, "start": true, "values": {}}`, where `step` is the first
+/// step that it does. Values of this step and later ones that are above the line do not belong to the run any more.
 #[derive(Debug)]
 pub struct MetricsFile {
     lines: LineFile,
@@ -32,17 +32,15 @@ pub struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// Starts to append to the file in `run_folder`, from a thread of its own. The file is made with the first line.
+    /// Starts to append to the file in `run_folder`, from a thread of its own. The run does `first_step` first.
     ///
     /// # Errors
     /// If the system provides no thread.
-    pub fn start(run_folder: &Path) -> io::Result<Self> {
-        Ok(Self {
-            lines: LineFile::start(run_folder.join(NAME), Existing::Append, LOSS)?,
-            values: RefCell::default(),
-            step: Cell::new(0),
-            has_warned: Cell::new(false),
-        })
+    pub fn start(run_folder: &Path, first_step: u64) -> io::Result<Self> {
+        let lines = LineFile::start(run_folder.join(NAME), Existing::Append, LOSS)?;
+        let line = json!({ "step": first_step, "time": now(), "start": true, "values": {} });
+        lines.append(line.to_string().into_bytes());
+        Ok(Self { lines, values: RefCell::default(), step: Cell::new(0), has_warned: Cell::new(false) })
     }
 
     /// Returns the number of lines that could not be written.
@@ -65,9 +63,13 @@ impl MetricsFile {
         if values.is_empty() {
             return;
         }
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        self.lines.append(json!({ "step": step, "time": time, "values": values }).to_string().into_bytes());
+        self.lines.append(json!({ "step": step, "time": now(), "values": values }).to_string().into_bytes());
     }
+}
+
+/// Returns the seconds since 1970-01-01 in UTC.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 impl MetricSink for MetricsFile {
@@ -108,7 +110,7 @@ mod tests {
     #[test]
     fn each_commit_is_a_line_and_a_resumed_run_appends() {
         let folder = tempfile::tempdir().unwrap();
-        let file = MetricsFile::start(folder.path()).unwrap();
+        let file = MetricsFile::start(folder.path(), 1).unwrap();
         file.record(Metric::gauge("loss", 10, 0.5));
         file.record(Metric::counter("samples", 10, 160.0));
         file.record(Metric::gauge("loss", 10, f64::NAN));
@@ -116,26 +118,32 @@ mod tests {
         file.commit(11, Instant::now());
         file.record(Metric::gauge("loss", 12, f64::NEG_INFINITY));
         assert_eq!(file.finish(PATIENCE), None);
-        let file = MetricsFile::start(folder.path()).unwrap();
+        let file = MetricsFile::start(folder.path(), 6).unwrap();
         file.record(Metric::gauge("loss", 10, 0.25));
         file.commit(10, Instant::now());
         assert_eq!(file.finish(PATIENCE), None);
         let lines = read(folder.path());
-        let shown: Vec<(&Value, &Value)> = lines.iter().map(|line| (&line["step"], &line["values"])).collect();
+        let is_start = |line: &Value| line["start"] == true;
+        let shown: Vec<_> = lines.iter().map(|line| (&line["step"], is_start(line), &line["values"])).collect();
         let expected = [
-            (json!(10), json!({"loss": "NaN", "samples": 160.0})),
-            (json!(12), json!({"loss": "-Infinity"})),
-            (json!(10), json!({"loss": 0.25})),
+            (json!(1), true, json!({})),
+            (json!(10), false, json!({"loss": "NaN", "samples": 160.0})),
+            (json!(12), false, json!({"loss": "-Infinity"})),
+            (json!(6), true, json!({})),
+            (json!(10), false, json!({"loss": 0.25})),
         ];
-        assert_eq!(shown, expected.iter().map(|(step, values)| (step, values)).collect::<Vec<_>>());
-        assert!(lines[0]["time"].as_f64().unwrap() > 1.7e9);
+        assert_eq!(
+            shown,
+            expected.iter().map(|(step, is_start, values)| (step, *is_start, values)).collect::<Vec<_>>()
+        );
+        assert!(lines.iter().all(|line| line["time"].as_f64().unwrap() > 1.7e9));
     }
 
     #[test]
     fn a_file_that_cannot_be_written_is_reported_once() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join(NAME)).unwrap();
-        let file = MetricsFile::start(folder.path()).unwrap();
+        let file = MetricsFile::start(folder.path(), 1).unwrap();
         while file.num_lost() == 0 {
             file.record(Metric::gauge("loss", 10, 0.5));
             file.commit(10, Instant::now());

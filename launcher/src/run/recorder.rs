@@ -113,7 +113,7 @@ impl Recorder {
         self
     }
 
-    /// Has people told of what happens: `dead_man` is the time without progress that is silence.
+    /// Sets who is told of what happens: `dead_man` is the time without progress that is silence.
     pub(super) fn tell(&mut self, notifier: Option<Notifier>, dead_man: Option<Duration>) {
         self.reporter = Reporter::new(&self.run, self.console.clone(), notifier, dead_man);
     }

@@ -21,6 +21,9 @@ use crate::paths::state_of;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the first measurements of disk and goodput are waited for.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
+/// Counting the files of a folder takes at most this long: once, so that it ends before [`FIRST_ANSWER`], or with --watch.
+const COUNTING: Duration = Duration::from_millis(1500);
+const COUNTING_WATCHED: Duration = Duration::from_secs(5);
 
 /// There is nothing to show.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +80,7 @@ pub fn status(run: &str, program: &Path, watch: bool, json: bool) -> Result<(), 
         let (text, is_over) = if run.contains("://") {
             (listing(run, program, json)?, false)
         } else {
-            local(run, program, json, &mut gatherer)?
+            local(run, program, json, if watch { COUNTING_WATCHED } else { COUNTING }, &mut gatherer)?
         };
         let clear = if watch && std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
         // The reader may be gone.
@@ -105,6 +108,7 @@ fn local(
     run: &str,
     program: &Path,
     json: bool,
+    counting: Duration,
     gatherer: &mut Option<Gatherer>,
 ) -> Result<(String, bool), StatusError> {
     let mut state = read_soon(run)?;
@@ -122,7 +126,7 @@ fn local(
         };
     if gatherer.is_none() {
         // Without it, the table is shorter.
-        *gatherer = Gatherer::start(Path::new(run), state.store.as_deref(), program).ok();
+        *gatherer = Gatherer::start(Path::new(run), state.store.as_deref(), program, counting).ok();
     }
     let more = gatherer.as_mut().and_then(|gatherer| gatherer.newest(FIRST_ANSWER)).cloned().unwrap_or_default();
     let is_over = state.condition == Condition::Ended;
