@@ -115,12 +115,12 @@ impl DrillOptions {
         let mut fields = self.run.overrides.clone();
         fields.push(format!("run.folder={}", folder.display()));
         fields.push("checkpoint.url=null".to_owned());
+        fields.push(format!("training.steps={steps}"));
         // The run itself may have the addresses and files of the configuration.
         let exports = ["telemetry.listen", "telemetry.textfile", "launch.listen", "launch.textfile"];
         // The people on call must not be told of an intended failure.
         let notifications = ["launch.notify", "launch.dead_man_seconds"];
         fields.extend(exports.into_iter().chain(notifications).map(|field| format!("{field}=null")));
-        fields.push(format!("training.steps={steps}"));
         fields.push(format!("training.save_interval={}", (self.at_step / 4).max(1)));
         fields.push("training.sample_interval=0".to_owned());
         fields.push(format!("training.check_interval={}", (self.at_step / 8).max(1)));
