@@ -115,10 +115,12 @@ impl DrillOptions {
         let mut fields = self.run.overrides.clone();
         fields.push(format!("run.folder={}", folder.display()));
         fields.push("checkpoint.url=null".to_owned());
+        fields.push(format!("training.steps={steps}"));
         // The run itself may have the addresses and files of the configuration.
         let exports = ["telemetry.listen", "telemetry.textfile", "launch.listen", "launch.textfile"];
-        fields.extend(exports.map(|field| format!("{field}=null")));
-        fields.push(format!("training.steps={steps}"));
+        // The people on call must not be told of an intended failure.
+        let notifications = ["launch.notify", "launch.dead_man_seconds"];
+        fields.extend(exports.into_iter().chain(notifications).map(|field| format!("{field}=null")));
         fields.push(format!("training.save_interval={}", (self.at_step / 4).max(1)));
         fields.push("training.sample_interval=0".to_owned());
         fields.push(format!("training.check_interval={}", (self.at_step / 8).max(1)));
@@ -311,7 +313,14 @@ mod tests {
         {
             assert_eq!(fields[place], *field);
         }
-        for field in ["training.save_interval=10", "faults.kill_rank=3", "faults.at_step=40", "faults.phase=data"] {
+        for field in [
+            "training.save_interval=10",
+            "faults.kill_rank=3",
+            "faults.at_step=40",
+            "faults.phase=data",
+            "launch.notify=null",
+            "launch.dead_man_seconds=null",
+        ] {
             assert!(fields.iter().any(|set| set == field), "{field}: {fields:?}");
         }
         let lost =

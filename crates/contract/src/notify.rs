@@ -9,10 +9,11 @@ use crate::secret::{SHOWN, masked_argument, masked_webhook};
 /// The longest URL of a webhook in bytes.
 const MAX_URL: usize = 4096;
 
-/// A receiver of notifications. The path of a webhook is a secret, because whoever knows it can post there. `Debug` and
-/// `Serialize` hide it, so that messages, logs and files of a run do not contain it.
+/// A receiver of notifications. The path of a webhook is a secret, because whoever knows it can post there. The arguments
+/// of a command may contain such a URL, a header or a password in any form. `Debug` and `Serialize` hide both, so that
+/// messages, logs and files of a run do not contain them.
 #[derive(Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "must be the URL of a webhook, or a list of a program and its arguments")]
 pub enum Notify {
     /// The URL to which each notification is posted as JSON.
     Webhook(String),
@@ -26,7 +27,11 @@ impl Notify {
     pub fn masked(&self) -> Self {
         match self {
             Self::Webhook(url) => Self::Webhook(masked_webhook(url)),
-            Self::Command(words) => Self::Command(words.iter().map(|word| masked_argument(word)).collect()),
+            Self::Command(words) => {
+                let program = words.first().map(String::as_str).map(masked_program);
+                let arguments = (words.len() > 1).then(|| SHOWN.to_owned());
+                Self::Command(program.into_iter().chain(arguments).collect())
+            }
         }
     }
 
@@ -54,6 +59,11 @@ impl Notify {
             Self::Command(_) => None,
         }
     }
+}
+
+/// Returns the program of a command as it may be shown. Somebody may have written a URL in its place.
+fn masked_program(program: &str) -> String {
+    if program.contains("://") { masked_webhook(program) } else { masked_argument(program) }
 }
 
 fn url_mistake(url: &str) -> Option<&'static str> {
@@ -102,8 +112,11 @@ mod tests {
     fn secrets_are_read_and_not_shown() {
         let webhook = read(r#""https://hooks.example.org/T0/hush?key=hush""#);
         assert_eq!(webhook, Notify::Webhook("https://hooks.example.org/T0/hush?key=hush".into()));
-        let command = read(r#"["curl", "HF_TOKEN=hush", "http://me:hush@host/"]"#);
-        for notify in [&webhook, &command] {
+        let command = read(r#"["curl", "-d", "@-", "https://hooks.example.org/T0/hush"]"#);
+        let header = read(r#"["curl", "-H", "Authorization: Bearer hush", "https://example.org/"]"#);
+        let shell = read(r#"["sh", "-c", "curl -d @- https://hooks.example.org/T0/hush"]"#);
+        let misplaced = read(r#"["https://hooks.example.org/T0/hush"]"#);
+        for notify in [&webhook, &command, &header, &shell, &misplaced] {
             let shown = [format!("{notify:?}"), serde_json::to_string(notify).unwrap()];
             assert!(shown.iter().all(|text| !text.contains("hush")), "{shown:?}");
             assert!(!notify.is_masked() && notify.masked().is_masked());
@@ -111,6 +124,15 @@ mod tests {
             assert_eq!(notify.masked().masked(), notify.masked());
         }
         assert!(format!("{webhook:?}").contains("hooks.example.org"));
+        assert_eq!(serde_json::to_value(&shell).unwrap(), serde_json::json!(["sh", SHOWN]));
+        let alone = read(r#"["/usr/local/bin/page"]"#);
+        assert_eq!(alone.masked(), alone, "a program without arguments has no secret");
+    }
+
+    #[test]
+    fn other_values_are_refused_with_what_is_expected() {
+        let error = serde_json::from_str::<Notify>(r#"{"url": "https://h/hush"}"#).unwrap_err().to_string();
+        assert!(error.contains("a list of a program and its arguments") && !error.contains("hush"), "{error}");
     }
 
     #[test]

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rank_that_stands_still_is_ill() {
+    fn a_rank_that_stands_still_is_unhealthy() {
         let (metrics, _ledger) = metrics(Duration::ZERO);
         assert!(!metrics.health().is_healthy);
     }

@@ -31,6 +31,11 @@ pub(super) const STEP_AGE: Family = Family::gauge_in(
     Unit::Seconds,
     "Time since a step or image was done for the first time, or since the launch before the first.",
 );
+pub(super) const PHASE_AGE: Family = Family::gauge_in(
+    "admiral_launch_phase_age",
+    Unit::Seconds,
+    "Time since a rank entered a phase, or since the launch before the first.",
+);
 pub(super) const STALL_TIMEOUT: Family = Family::gauge_in(
     "admiral_launch_stall_timeout",
     Unit::Seconds,
@@ -57,9 +62,10 @@ pub(super) const STATES: [(Condition, &str); 7] = [
 ];
 
 /// The names of causes.
-pub(super) const CAUSES: [&str; 11] = [
+pub(super) const CAUSES: [&str; 12] = [
     "agent_lost",
     "bug",
+    "corrupted",
     "diverged",
     "exit",
     "host_lost",
@@ -76,10 +82,11 @@ pub(super) fn name_of(cause: Cause) -> &'static str {
     match cause {
         Cause::Exit(code) => match ExitCode::from_byte(code) {
             Some(ExitCode::Bug) => "bug",
+            Some(ExitCode::Corrupted) => "corrupted",
             Some(ExitCode::Diverged) => "diverged",
             Some(ExitCode::Node) => "node",
             Some(ExitCode::Store) => "store",
-            _ => "exit",
+            Some(ExitCode::Finished | ExitCode::Config | ExitCode::Preempted) | None => "exit",
         },
         Cause::Signal(_) => "signal",
         Cause::Stalled => "stalled",

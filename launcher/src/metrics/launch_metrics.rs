@@ -11,8 +11,8 @@ use serde_json::json;
 
 use super::families::{
     ACCOUNTS, ATTEMPT, BUILD, CAUSES, CHECKPOINT, EXIT_CODE, FAILURES, HOSTS_LEFT_OUT, IMAGES_PER_SECOND, INCIDENTS,
-    PLANNED, RANKS, RANKS_ALIVE, RANKS_SLOW, REMAINING, RESTARTS, STALL_TIMEOUT, STATE, STATES, STEP, STEP_AGE,
-    name_of,
+    PHASE_AGE, PLANNED, RANKS, RANKS_ALIVE, RANKS_SLOW, REMAINING, RESTARTS, STALL_TIMEOUT, STATE, STATES, STEP,
+    STEP_AGE, name_of,
 };
 use crate::decide::Cause;
 use crate::status::{Condition, State};
@@ -30,9 +30,12 @@ struct Known {
     incidents: BTreeMap<&'static str, u64>,
     num_left_out: usize,
     accounts: Vec<(String, f64)>,
-    /// The step of the newest state.
-    step: u64,
+    /// The largest step of all states.
+    furthest: u64,
+    /// The time of the first state with that step.
     stepped_at: Instant,
+    /// The time since a rank entered a phase, and when it was read.
+    phase_age: (f64, Instant),
 }
 
 impl LaunchMetrics {
@@ -46,8 +49,9 @@ impl LaunchMetrics {
             incidents: CAUSES.into_iter().map(|cause| (cause, 0)).collect(),
             num_left_out: 0,
             accounts: Vec::new(),
-            step: 0,
+            furthest: 0,
             stepped_at: Instant::now(),
+            phase_age: (0.0, Instant::now()),
         })))
     }
 
@@ -64,10 +68,12 @@ impl LaunchMetrics {
     /// Records the state of the launch.
     pub(crate) fn state(&self, state: &State) {
         let mut known = self.lock();
-        if state.step > known.step {
-            known.stepped_at = Instant::now();
+        if state.step > known.furthest {
+            (known.furthest, known.stepped_at) = (state.step, Instant::now());
         }
-        known.step = state.step;
+        if let Some(age) = youngest_phase(state) {
+            known.phase_age = (age, Instant::now());
+        }
         known.state = Some(state.clone());
     }
 
@@ -117,6 +123,7 @@ impl Known {
             table.set(&STALL_TIMEOUT, stall.as_secs_f64());
         }
         table.set(&STEP_AGE, self.stepped_at.elapsed().as_secs_f64());
+        table.set(&PHASE_AGE, self.seconds_in_phase());
         let Some(state) = &self.state else { return table };
         for (condition, name) in STATES {
             table.set_with(&STATE, &[("state", name)], f64::from(u8::from(condition == state.condition)));
@@ -141,11 +148,12 @@ impl Known {
     }
 
     fn health(&self) -> Health {
-        let age = self.stepped_at.elapsed();
         let Some(state) = &self.state else {
             return Health { is_healthy: true, details: json!({ "state": "starting" }) };
         };
-        let is_late = self.stall.is_some_and(|stall| age >= stall);
+        // An evaluation or a save may last longer than the limit, while the ranks progress.
+        let seconds_in_phase = self.seconds_in_phase();
+        let is_late = self.stall.is_some_and(|stall| seconds_in_phase >= stall.as_secs_f64());
         let is_healthy = match state.condition {
             Condition::Preflight | Condition::Starting | Condition::Stopping => true,
             Condition::Training | Condition::Sampling => !is_late,
@@ -162,12 +170,27 @@ impl Known {
             "step": state.step,
             "last_step": state.last_step,
             "checkpoint_step": state.checkpoint_step,
-            "seconds_since_step": age.as_secs_f64(),
+            "seconds_since_step": self.stepped_at.elapsed().as_secs_f64(),
+            "phase_seconds": seconds_in_phase,
             "last_incident": state.last_incident,
             "exit_code": state.exit_code,
         });
         Health { is_healthy, details }
     }
+
+    /// Returns the seconds since a rank entered a phase.
+    fn seconds_in_phase(&self) -> f64 {
+        let (age, read_at) = self.phase_age;
+        age + read_at.elapsed().as_secs_f64()
+    }
+}
+
+/// Returns the seconds since a rank entered a phase, if ranks have reported one. The records of an attempt that has failed
+/// do not change any more.
+fn youngest_phase(state: &State) -> Option<f64> {
+    let is_current = !matches!(state.condition, Condition::Preflight | Condition::Recovering | Condition::Ended);
+    let ages = state.ranks.iter().filter_map(|rank| Some(rank.ledger.as_ref()?.phase_seconds));
+    ages.filter(|_| is_current).reduce(f64::min)
 }
 
 /// Returns the number of ranks whose process is alive. Between attempts and at the end there is none.
@@ -181,6 +204,8 @@ fn num_alive(state: &State) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use admiral_contract::Reading;
+
     use super::*;
     use crate::incident::RankRecord;
 
@@ -208,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_new_steps_is_ill() {
+    fn a_run_whose_ranks_stand_still_is_unhealthy() {
         let metrics = LaunchMetrics::new("/runs/a".as_ref());
         assert!(metrics.health().is_healthy);
         for (condition, is_healthy) in
@@ -233,10 +258,32 @@ mod tests {
         metrics.state(&state(Condition::Training, 7));
         let at = |metrics: &LaunchMetrics| metrics.lock().stepped_at;
         let first = at(&metrics);
-        metrics.state(&state(Condition::Starting, 4));
-        assert_eq!(at(&metrics), first);
         std::thread::sleep(Duration::from_millis(1));
-        metrics.state(&state(Condition::Training, 5));
-        assert!(at(&metrics) > first, "the run moves");
+        for step in [4, 5, 7] {
+            metrics.state(&state(Condition::Training, step));
+            assert_eq!(at(&metrics), first, "step {step} was done before");
+        }
+        metrics.state(&state(Condition::Training, 8));
+        assert!(at(&metrics) > first, "the run progresses");
+    }
+
+    #[test]
+    fn a_long_evaluation_is_healthy_while_a_rank_progresses() {
+        let metrics = LaunchMetrics::new("/runs/a".as_ref());
+        metrics.stall_timeout(Duration::from_secs(300));
+        let with_phases = |condition, phases: [f64; 2]| {
+            let mut state = state(condition, 7);
+            for (rank, phase_seconds) in state.ranks.iter_mut().zip(phases) {
+                rank.ledger = Some(Reading { phase_seconds, ..Reading::default() });
+            }
+            state
+        };
+        let age = || metrics.table().get(&PHASE_AGE, &[]).expect("it is always known");
+        metrics.state(&with_phases(Condition::Training, [400.0, 350.0]));
+        assert!(!metrics.health().is_healthy && age() >= 350.0, "{:?}", metrics.health());
+        metrics.state(&with_phases(Condition::Recovering, [0.0, 0.0]));
+        assert!(age() >= 350.0, "the ranks have ended");
+        metrics.state(&with_phases(Condition::Training, [400.0, 3.0]));
+        assert!(metrics.health().is_healthy && age() < 300.0, "{:?}", metrics.health());
     }
 }

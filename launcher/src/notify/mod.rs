@@ -3,6 +3,7 @@
 mod command;
 mod message;
 mod notifier;
+mod queue;
 mod silence;
 mod webhook;
 

@@ -6,15 +6,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use admiral_contract::Notify;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::command;
 use super::message::Message;
+use super::queue::Queue;
 use super::webhook::Webhook;
 use crate::console::Console;
 
-/// The number of notifications that wait. Further ones are dropped and counted.
-const QUEUE_LENGTH: usize = 32;
 /// After the launcher has lost its patience, a command is ended within this time.
 const LEAVE: Duration = Duration::from_secs(1);
 
@@ -82,7 +81,7 @@ impl Receiving {
 /// Sends notifications from a thread of its own. No method but [`finish`](Self::finish) blocks.
 #[derive(Debug)]
 pub(crate) struct Notifier {
-    queue: mpsc::Sender<Message>,
+    queue: Arc<Queue>,
     counts: Arc<Counts>,
     ended: Receiver<()>,
     /// Ends the thread when dropped.
@@ -106,7 +105,8 @@ impl Notifier {
         let receiving = Receiving::new(notify, &patience)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(NotifierError::Thread)?;
-        let (queue, messages) = mpsc::channel(QUEUE_LENGTH);
+        let queue = Arc::new(Queue::default());
+        let messages = Arc::clone(&queue);
         let (leave, left) = oneshot::channel();
         let (end, ended) = channel();
         let counts = Arc::new(Counts::default());
@@ -114,7 +114,7 @@ impl Notifier {
         let work = move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = send_all(&receiving, messages, &patience, &own, &warner) => {}
+                    () = send_all(&receiving, &messages, &patience, &own, &warner) => {}
                     _ = left => {}
                 }
             });
@@ -135,13 +135,14 @@ impl Notifier {
         Receiving::new(notify, &Patience::default()).map(|_| ())
     }
 
-    /// Sends a notification soon.
+    /// Sends a notification soon. If too many wait, the oldest is dropped and counted.
     pub(crate) fn send(&self, message: Message) {
         self.counts.waiting.fetch_add(1, Ordering::Relaxed);
-        if self.queue.try_send(message).is_err() {
+        if self.queue.push(message) {
             self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
             if self.counts.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
-                self.console.warn("a notification is dropped, because too many wait; further ones are counted");
+                self.console
+                    .warn("the oldest notification is dropped, because too many wait; further ones are counted");
             }
         }
     }
@@ -149,7 +150,7 @@ impl Notifier {
     /// Waits until all notifications are sent, but not longer than `patience`. Says how many are lost.
     pub(crate) fn finish(self, patience: Duration) {
         let Self { queue, counts, ended, leave, console } = self;
-        drop(queue);
+        queue.close();
         if let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(patience) {
             drop(leave);
             // The processes of a command are ended.
@@ -169,14 +170,8 @@ fn amount(count: u64) -> String {
     if count == 1 { "1 notification".to_owned() } else { format!("{count} notifications") }
 }
 
-async fn send_all(
-    receiving: &Receiving,
-    mut messages: mpsc::Receiver<Message>,
-    patience: &Patience,
-    counts: &Counts,
-    console: &Console,
-) {
-    while let Some(message) = messages.recv().await {
+async fn send_all(receiving: &Receiving, messages: &Queue, patience: &Patience, counts: &Counts, console: &Console) {
+    while let Some(message) = messages.next().await {
         let sent = match receiving {
             Receiving::Webhook(webhook) => webhook.post(&message.json()).await,
             Receiving::Command(argv) => command::run(argv, &message, patience.command).await,
@@ -199,6 +194,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::super::message::Kind;
+    use super::super::queue::QUEUE_LENGTH;
     use super::*;
     use crate::environment::Environment;
     use crate::status::State;

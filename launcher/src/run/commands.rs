@@ -105,8 +105,9 @@ pub async fn run(
             let dead_man = settings.limits.dead_man_seconds.map(Duration::from_secs);
             let launch =
                 launch.insert(Launch::new(plan, settings, files, writer, console.clone(), launch_id, launched));
-            export = launch.export()?;
+            // From here on, people are told of every failure.
             launch.recorder.tell(notifier, dead_man);
+            export = launch.export()?;
             launch.clean_up_earlier_launch().await;
             launch.preflight().await
         } => outcome,

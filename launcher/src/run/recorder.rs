@@ -184,7 +184,6 @@ impl Recorder {
         self.state.world = layout.world();
         self.state.hosts = layout.hosts.iter().map(|(host, _)| host.clone()).collect();
         self.state.condition = Condition::Starting;
-        self.reporter.begins_attempt();
         (self.rate, self.found) = (Rate::new(self.state.kind), None);
         self.write();
     }

@@ -17,15 +17,15 @@ pub(super) struct Reporter {
     console: Console,
     notifier: Option<Notifier>,
     silence: Option<Silence>,
-    /// The step or number of images at which progress was seen.
-    seen: Option<u64>,
+    /// The largest step or number of images that was seen. Those up to it are done again, which is no progress.
+    furthest: Option<u64>,
 }
 
 impl Reporter {
     /// `dead_man` is the time without progress that is silence.
     pub(super) fn new(run: &Path, console: Console, notifier: Option<Notifier>, dead_man: Option<Duration>) -> Self {
         let silence = dead_man.map(|limit| Silence::new(limit, Instant::now()));
-        Self { run: run.display().to_string(), console, notifier, silence, seen: None }
+        Self { run: run.display().to_string(), console, notifier, silence, furthest: None }
     }
 
     /// Returns the notifier, so that its last messages can be waited for. Later ones are not sent.
@@ -41,7 +41,10 @@ impl Reporter {
 
     /// Tells that the run continues after incidents which cost `seconds` and `steps`.
     pub(super) fn recovers(&mut self, state: &State, seconds: f64, steps: u64) {
-        self.ends_silence();
+        if self.furthest.is_none_or(|furthest| state.step > furthest) {
+            self.furthest = Some(state.step);
+            self.ends_silence();
+        }
         let again = if steps == 1 { "is" } else { "are" };
         let sentence = format!("continues after {}; {} {again} done again", span(seconds), state.kind.amount(steps));
         self.send(|run| Message {
@@ -51,10 +54,12 @@ impl Reporter {
         });
     }
 
-    /// Records the number of steps or images that are done in the current attempt, and tells when a silence ends.
+    /// Records the number of steps or images that are done, and tells when a silence ends.
     pub(super) fn progress(&mut self, state: &State, done: u64) {
-        // The first report of an attempt repeats the step of its checkpoint.
-        if self.seen.replace(done).is_none_or(|seen| seen == done) {
+        // The first report repeats the step of the checkpoint.
+        let is_progress = self.furthest.is_some_and(|furthest| done > furthest);
+        self.furthest = self.furthest.max(Some(done));
+        if !is_progress {
             return;
         }
         let Some(silent) = self.ends_silence() else { return };
@@ -64,11 +69,6 @@ impl Reporter {
             seconds_lost: Some(silent.as_secs_f64()),
             ..Message::new(Kind::Recovery, run, state, &sentence)
         });
-    }
-
-    /// Records that another attempt begins, which repeats steps.
-    pub(super) fn begins_attempt(&mut self) {
-        self.seen = None;
     }
 
     /// Tells of silence, if it is time.
@@ -130,17 +130,28 @@ mod tests {
         let notifier = Notifier::start(&notify, Patience::default(), console.clone()).expect("a thread");
         let state = State::of_launch("l".into(), Timestamp::UNIX_EPOCH);
         let mut reporter = Reporter::new(Path::new("/runs/own"), console, Some(notifier), Some(Duration::ZERO));
-        reporter.begins_attempt();
-        reporter.tick(&state);
-        reporter.tick(&state);
         // The first number is that of the checkpoint.
-        for done in [20, 20, 21, 22] {
+        reporter.progress(&state, 20);
+        reporter.tick(&state);
+        reporter.tick(&state);
+        // After a restart from step 10, the steps up to 20 are done again.
+        for done in [20, 10, 19, 20] {
+            reporter.progress(&state, done);
+        }
+        reporter.recovers(&State { step: 20, ..state.clone() }, 1.0, 10);
+        reporter.tick(&state);
+        for done in [21, 22] {
             reporter.progress(&state, done);
         }
         reporter.end(&State { last_incident: Some("rank 1 died".into()), ..state }, 69);
         reporter.take_notifier().expect("it is there").finish(Duration::from_secs(60));
         let text = std::fs::read_to_string(out).expect("it is written");
-        let begins = ["silence: admiral: /runs/own: silence: no new step", "recovery: ", "end: "];
+        let begins = [
+            "silence: admiral: /runs/own: silence: no new step",
+            "recovery: admiral: /runs/own: continues after",
+            "recovery: admiral: /runs/own: makes steps again after a silence",
+            "end: ",
+        ];
         assert!(text.lines().zip(begins).all(|(line, begin)| line.starts_with(begin)), "{text}");
         assert_eq!(text.lines().count(), begins.len(), "{text}");
         assert!(text.contains("exit code 69; the last incident: rank 1 died"), "{text}");
