@@ -146,7 +146,7 @@ impl RemoteStart {
 
     /// Returns the variables of `mpirun` itself.
     fn variables(&self) -> Option<(String, String)> {
-        // A second `mpirun`, which cleans up or examines a host, must not wait until the first one has ended.
+        // Otherwise a second `mpirun`, which cleans up or examines a host, would wait until the first one has ended.
         matches!(self, Self::Srun { .. }).then(|| ("SLURM_OVERLAP".to_owned(), "1".to_owned()))
     }
 }
@@ -198,8 +198,8 @@ impl MpirunCommand {
         add(&["--mca", "ras", ALLOCATORS]);
         add(&["--mca", "odls_base_sigkill_timeout", &self.grace_seconds.to_string()]);
         let others = self.layout.hosts.iter().map(|(host, _)| host.as_str()).filter(|host| !is_this_host(host));
-        line.extend(self.remote_start.options(&others.collect::<Vec<_>>()));
-        let mut add = |words: &[&str]| line.extend(words.iter().map(|&word| word.to_owned()));
+        let remote = self.remote_start.options(&others.collect::<Vec<_>>());
+        add(&remote.iter().map(String::as_str).collect::<Vec<_>>());
         if self.layout.hosts.iter().any(|(host, _)| has_domain(host)) {
             add(&["--mca", "orte_keep_fqdn_hostnames", "1"]);
         }

@@ -15,7 +15,7 @@ use crate::incident::Failure;
 use crate::paths::{incident_of, receipt_of, state_of};
 use crate::status::{State, span};
 
-/// The longest file of JSON and configuration that is read, in bytes.
+/// The maximum size of a JSON or configuration file that is read, in bytes.
 const MAX_FILE: u64 = 16 << 20;
 /// The largest number of incidents that are read, and of those whose files are named because they cannot be read.
 const MAX_INCIDENTS: u64 = 10_000;

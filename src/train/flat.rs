@@ -85,8 +85,8 @@ impl Segment {
         self.layout.kind != Kind::Float
     }
 
-    /// Returns the buffers that are equal on all ranks after a step, with their names.
-    fn buffers(&self) -> Vec<(String, &Tensor)> {
+    /// Returns the buffers that are equal on all ranks after a step.
+    fn shared_buffers(&self) -> impl Iterator<Item = SharedBuffer<'_>> {
         let moments = [
             ("the parameters", &self.master),
             ("the mean of gradients", &self.mean),
@@ -95,11 +95,32 @@ impl Segment {
         let mut buffers: Vec<_> = moments.map(|(name, buffer)| (name.to_owned(), buffer)).into();
         buffers.extend(self.emas.iter().enumerate().map(|(index, ema)| (format!("average {index}"), ema)));
         buffers.extend(self.is_half().then(|| ("the half-precision copy".to_owned(), &self.model)));
-        buffers
+        buffers.into_iter().map(|(name, tensor)| SharedBuffer { name, tensor, layout: &self.layout })
     }
 
     fn view(&self, buffer: &Tensor, range: &ParamRange, shape: &[i64]) -> Tensor {
         buffer.narrow(0, range.offset as i64, range.length as i64).view(shape)
+    }
+}
+
+/// A flat buffer that is equal on all ranks after a step.
+#[derive(Debug)]
+pub struct SharedBuffer<'a> {
+    /// The name, for messages.
+    pub name: String,
+    /// The values.
+    pub tensor: &'a Tensor,
+    /// The ranges of the parameters.
+    pub layout: &'a SegmentLayout,
+}
+
+impl SharedBuffer<'_> {
+    /// Returns the range of each parameter, with the padding after it.
+    pub(super) fn padded_ranges(&self) -> impl Iterator<Item = Tensor> {
+        self.layout
+            .ranges
+            .iter()
+            .map(|range| self.tensor.narrow(0, range.offset as i64, range.length.next_multiple_of(ALIGNMENT) as i64))
     }
 }
 
@@ -183,23 +204,10 @@ impl FlatMemory {
         views(&self.specs, &self.segments, |segment| &segment.gradient)
     }
 
-    /// Returns all flat buffers that are equal on all ranks after a step, with their names. Gradients are not among them.
+    /// Returns all flat buffers that are equal on all ranks after a step. Gradients are not among them.
     #[must_use]
-    pub fn buffers(&self) -> Vec<(String, &Tensor)> {
-        self.segments.iter().flat_map(Segment::buffers).collect()
-    }
-
-    /// Returns the parameters in a buffer of [`buffers`](Self::buffers): the name, the offset and the number of elements
-    /// of each, with the padding after it.
-    pub(super) fn parameters_of(&self, buffer: usize) -> impl Iterator<Item = (&str, (i64, i64))> {
-        let segments = self.segments.iter();
-        let mut owners = segments.flat_map(|segment| segment.buffers().into_iter().map(move |_| segment));
-        owners.nth(buffer).into_iter().flat_map(|segment| {
-            segment.layout.ranges.iter().map(|range| {
-                let length = range.length.next_multiple_of(ALIGNMENT) as i64;
-                (self.specs.as_slice()[range.param].name.as_str(), (range.offset as i64, length))
-            })
-        })
+    pub fn shared_buffers(&self) -> Vec<SharedBuffer<'_>> {
+        self.segments.iter().flat_map(Segment::shared_buffers).collect()
     }
 
     /// Changes one bit of the masters, as a fault of the memory would. For drills.

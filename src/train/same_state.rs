@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use admiral_comm::{Collective, CollectiveError};
 use admiral_contract::host::host_name;
 use serde::{Deserialize, Serialize};
+use tch::Tensor;
 
 use crate::context::RunContext;
 use crate::ops::{self, Kernels};
@@ -62,8 +63,8 @@ pub(super) fn check_same_state(
 ) -> Result<Duration, TrainError> {
     let bug = |error: serde_json::Error| TrainError::Bug(error.to_string());
     let started = Instant::now();
-    let buffers = memory.buffers();
-    let hashes = ops::hashes(kernels, &buffers.iter().map(|(_, buffer)| *buffer).collect::<Vec<_>>())?;
+    let buffers = memory.shared_buffers();
+    let hashes = ops::hashes(kernels, &buffers.iter().map(|buffer| buffer.tensor).collect::<Vec<_>>())?;
     let duration = started.elapsed();
     let own = RankHashes { host: host_name(), hashes };
     let all = collective.all_gather(&serde_json::to_vec(&own).map_err(bug)?)?;
@@ -71,15 +72,15 @@ pub(super) fn check_same_state(
         all.iter().map(|bytes| serde_json::from_slice(bytes)).collect::<Result<_, _>>().map_err(bug)?;
     let hashes: Vec<&[u64]> = all.iter().map(|rank| rank.hashes.as_slice()).collect();
     let Some(first) = first_difference(&hashes) else { return Ok(duration) };
-    let (name, buffer) = &buffers[first];
+    let buffer = &buffers[first];
     // All ranks see the same hashes, so all of them come here.
-    let views: Vec<_> = memory.parameters_of(first).map(|(_, view)| buffer.narrow(0, view.0, view.1)).collect();
+    let views: Vec<Tensor> = buffer.padded_ranges().collect();
     let own = ops::hashes(kernels, &views.iter().collect::<Vec<_>>())?;
     let of_params = collective.all_gather(&serde_json::to_vec(&own).map_err(bug)?)?;
     let of_params: Vec<Vec<u64>> =
         of_params.iter().map(|bytes| serde_json::from_slice(bytes)).collect::<Result<_, _>>().map_err(bug)?;
     let param = first_difference(&of_params.iter().map(Vec::as_slice).collect::<Vec<_>>());
-    let parameter = param.and_then(|param| memory.parameters_of(first).nth(param)).map(|(name, _)| name.to_owned());
+    let parameter = param.map(|param| memory.specs().as_slice()[buffer.layout.ranges[param].param].name.clone());
     let majority = majority(&hashes);
     let differs = |rank: &usize| majority.is_none_or(|majority| hashes[*rank] != majority);
     Err(TrainError::Corrupted(Difference {
@@ -88,7 +89,7 @@ pub(super) fn check_same_state(
         has_majority: majority.is_some(),
         is_at_fault: majority.is_some() && differs(&collective.rank()),
         world_size: all.len(),
-        buffer: name.clone(),
+        buffer: buffer.name.clone(),
         parameter,
     }))
 }
@@ -138,8 +139,8 @@ mod tests {
 
     /// Returns what this rank compares: the hashes of its buffers.
     fn hashes(memory: &FlatMemory) -> Vec<u64> {
-        let buffers = memory.buffers();
-        ops::hashes(&Kernels::cpu(), &buffers.iter().map(|(_, buffer)| *buffer).collect::<Vec<_>>()).unwrap()
+        let buffers = memory.shared_buffers();
+        ops::hashes(&Kernels::cpu(), &buffers.iter().map(|buffer| buffer.tensor).collect::<Vec<_>>()).unwrap()
     }
 
     #[test]
@@ -149,10 +150,10 @@ mod tests {
             let before = hashes(&memory);
             assert_eq!(before.len(), num, "{kind:?}");
             for place in 0..num {
-                let _ = memory.buffers()[place].1.get(4).fill_(1.0);
+                let _ = memory.shared_buffers()[place].tensor.get(4).fill_(1.0);
                 let after = hashes(&memory);
                 assert_eq!(first_difference(&[&before, &after]), Some(place), "{kind:?}");
-                let _ = memory.buffers()[place].1.get(4).fill_(0.0);
+                let _ = memory.shared_buffers()[place].tensor.get(4).fill_(0.0);
             }
             assert!(check_same_state(&memory, &Kernels::cpu(), &Single, 1).is_ok());
         }

@@ -1,4 +1,4 @@
-//! Ranks compare their states: a bit that changes in the memory of one rank ends the run before a checkpoint has it.
+//! A bit that changes in the memory of one rank: the comparison of states detects it before it is in a checkpoint.
 
 use crate::mpirun::run;
 use crate::runs::{PATIENCE, Place, assert_same, errors};

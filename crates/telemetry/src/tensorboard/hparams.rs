@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
-/// The name of the dashboard in metadata.
+/// TensorBoard's name of the plugin that shows hyperparameters.
 pub(super) const PLUGIN: &str = "hparams";
 
 /// The tags under which the dashboard looks for an experiment, and for the start and the end of a run.
@@ -49,7 +49,8 @@ pub(super) fn start(values: &[(String, Hyperparameter)], group: &str, time: f64)
     HParams { start: Some(start), ..HParams::default() }.encode_to_vec()
 }
 
-/// Returns what describes the end of a run. One that was asked to stop counts as running: it is continued.
+/// Returns the summary that marks the end of a run. A run that is not finished keeps the status `running`, because it can be
+/// resumed.
 pub(super) fn end(is_finished: bool, time: f64) -> Vec<u8> {
     let status = if is_finished { STATUS_SUCCESS } else { STATUS_RUNNING };
     HParams { end: Some(SessionEnd { status, end_time: time }), ..HParams::default() }.encode_to_vec()

@@ -2,8 +2,9 @@
 
 use prost::Message;
 
-/// The name of the dashboard in metadata, and the tag under which it looks for a layout.
+/// TensorBoard's name of the plugin that shows custom scalars.
 pub(super) const PLUGIN: &str = "custom_scalars";
+/// The tag under which the plugin looks for a layout.
 pub(super) const TAG: &str = "custom_scalars__config__";
 
 /// Charts that belong together.

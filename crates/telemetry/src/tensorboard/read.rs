@@ -46,8 +46,9 @@ pub struct ImagePlace {
     /// The size of its PNG file in bytes.
     pub bytes: usize,
     file: PathBuf,
-    /// The place of the record in the file, and of the value in the record.
+    /// The byte offset of the record in the file.
     offset: u64,
+    /// The index of the value in the record.
     index: usize,
 }
 
