@@ -64,6 +64,7 @@ interchange: build
 	@ci/setup tensorflow
 	.deps/torch-venv/bin/python ci/interchange-inception '$(admiral)'
 	.deps/torch-venv/bin/python ci/interchange-evaluate '$(admiral)'
+	.deps/torch-venv/bin/python ci/interchange-sample '$(admiral)'
 	.deps/torch-venv/bin/python ci/interchange $(if $(INTERCHANGE_FOLDER),--folder '$(INTERCHANGE_FOLDER)') '$(admiral)'
 
 reproduce: build

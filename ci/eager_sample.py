@@ -45,7 +45,7 @@ def visited(count, steps):
 
 
 class Sampler:
-    """DDIM without noise, with predicted images that are clamped."""
+    """DDIM without noise, with predicted images that are clamped. `options` are those of `main`."""
 
     def __init__(self, options, process):
         self.channels_last = options.compile
@@ -79,14 +79,13 @@ class Sampler:
             return torch.autograd.grad(selected.sum(), x)[0] * self.scale
 
     @torch.no_grad()
-    def sample(self, shape, labels, device):
-        """Returns the bytes of a batch, `[batch, height, width, channels]`."""
-        x = torch.randn(shape, device=device)
+    def sample(self, x, labels):
+        """Returns the bytes of a batch that starts from noise `x`, `[batch, height, width, channels]`."""
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         for timestep, now, previous in self.schedule:
-            timesteps = torch.full([shape[0]], timestep, device=device)
-            epsilon = self.model(x, timesteps, labels if hasattr(self.model, "label_emb") else None)[:, : shape[1]]
+            timesteps = torch.full([x.shape[0]], timestep, device=x.device)
+            epsilon = self.model(x, timesteps, labels if hasattr(self.model, "label_emb") else None)[:, : x.shape[1]]
             start = (math.sqrt(1 / now) * x - math.sqrt(1 / now - 1) * epsilon).clamp(-1, 1)
             epsilon = (math.sqrt(1 / now) * x - start) / math.sqrt(1 / now - 1)
             if self.classifier is not None:
@@ -124,10 +123,11 @@ def main():
     seconds = []
     for _ in range(options.warmup + options.batches):
         began = now()
-        sampler.sample(shape, labels, options.device)
+        sampler.sample(torch.randn(shape, device=options.device), labels)
         seconds.append(now() - began)
     counted = seconds[options.warmup :]
     print(json.dumps({"seconds": counted, "median": statistics.median(counted), "torch": torch.__version__}))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -6,14 +6,13 @@ use std::path::PathBuf;
 use admiral_comm::{Ending, ExitCode, agree};
 use admiral_samples::{Encoding, LatentsWriter};
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::context::RankContext;
-use crate::diffusion::GaussianDiffusion;
-use crate::sample::{Error, GivenImages, Inversion, Labels, OpenedModel, gather_agreed};
+use crate::sample::{Error, Inversion, gather_agreed};
 
-use super::given_images::{OpenedImages, open_images};
-use super::model_options::{LabelOptions, ModelOptions, Progress, bytes_of, check_out, labels_of, number, respaced};
+use super::given_images::open_images;
+use super::model_options::{LabelOptions, ModelOnImages, ModelOptions, Progress, bytes_of, check_out, labels_of};
 use super::sample::{check_same, load, weights};
 
 /// The options of `admiral encode`.
@@ -40,17 +39,6 @@ pub struct EncodeOptions {
     labels: LabelOptions,
 }
 
-/// What is encoded, before the weights are read.
-struct Opened {
-    model: OpenedModel,
-    diffusion: GaussianDiffusion,
-    images: GivenImages,
-    labels: Labels,
-    described: Value,
-    num: u64,
-    batch_size: u64,
-}
-
 /// Encodes the images. Every rank calls it.
 ///
 /// # Errors
@@ -58,7 +46,7 @@ struct Opened {
 pub(super) fn run(options: &EncodeOptions, rank: RankContext<'_>) -> Result<ExitCode, Ending> {
     let (collective, code) = (rank.collective, Error::exit_code);
     let opened = agree(collective, open(options, rank), code)?;
-    let Opened { model, diffusion, mut images, labels, described, num, batch_size } = opened;
+    let ModelOnImages { model, diffusion, mut images, labels, described, num, batch_size } = opened;
     let classes: Option<Vec<i64>> = labels.range().map(|_| (0..num).filter_map(|image| labels.of(image)).collect());
     let identity = json!(model.identity());
     let encoding = Encoding::new(identity, &options.respacing, options.all_steps, described);
@@ -111,16 +99,11 @@ pub(super) fn run(options: &EncodeOptions, rank: RankContext<'_>) -> Result<Exit
     Ok(ExitCode::Finished)
 }
 
-fn open(options: &EncodeOptions, rank: RankContext<'_>) -> Result<Opened, Error> {
+fn open(options: &EncodeOptions, rank: RankContext<'_>) -> Result<ModelOnImages, Error> {
     check_out(&options.out, "safetensors")?;
     let stores = rank.environment.store_options();
     let model = options.model.open("admiral encode", &stores)?;
-    let diffusion = respaced(&model.config, &options.respacing)?;
     let network = &model.config.model;
-    let OpenedImages { images, classes, described } =
-        open_images("--images", &options.images, network.image_size, network.image_channels, &stores)?;
-    let num = number(options.num, images.count(), "--images")?;
-    let labels = options.labels.labels(network.num_classes, num, classes, "--images")?;
-    let batch_size = options.model.batch_size(&model.config);
-    Ok(Opened { model, diffusion, images, labels, described, num, batch_size })
+    let images = open_images("--images", &options.images, network.image_size, network.image_channels, &stores)?;
+    options.model.on_images(model, &options.respacing, ("--images", images), options.num, &options.labels)
 }

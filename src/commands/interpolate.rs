@@ -57,8 +57,8 @@ pub struct InterpolateOptions {
     labels: LabelOptions,
 }
 
-/// What is drawn, before the weights are read.
-struct Opened {
+/// A model and the pairs of images between which it draws, before the weights are read.
+struct OpenedPairs {
     model: OpenedModel,
     classifier: Option<(OpenedModel, f64)>,
     diffusion: GaussianDiffusion,
@@ -77,7 +77,7 @@ struct Opened {
 pub(super) fn run(options: &InterpolateOptions, rank: RankContext<'_>) -> Result<ExitCode, Ending> {
     let (collective, code) = (rank.collective, Error::exit_code);
     let opened = agree(collective, open(options, rank), code)?;
-    let Opened { model, classifier, diffusion, solver, mut images, labels, described, pairs, batch_size } = opened;
+    let OpenedPairs { model, classifier, diffusion, solver, mut images, labels, described, pairs, batch_size } = opened;
     let guide = classifier.as_ref().map(|(classifier, scale)| json!([classifier.identity(), scale]));
     let classes: Vec<i64> = (0..2 * pairs).filter_map(|image| labels.of(image)).collect();
     let same = json!([model.identity(), guide, described, classes, pairs, batch_size]);
@@ -141,7 +141,7 @@ pub(super) fn run(options: &InterpolateOptions, rank: RankContext<'_>) -> Result
     Ok(ExitCode::Finished)
 }
 
-fn open(options: &InterpolateOptions, rank: RankContext<'_>) -> Result<Opened, Error> {
+fn open(options: &InterpolateOptions, rank: RankContext<'_>) -> Result<OpenedPairs, Error> {
     check_out(&options.out, "png")?;
     let stores = rank.environment.store_options();
     let model = options.model.open("admiral interpolate", &stores)?;
@@ -184,5 +184,5 @@ fn open(options: &InterpolateOptions, rank: RankContext<'_>) -> Result<Opened, E
     let of_classifier = classifier.as_ref().and_then(|(classifier, _)| classifier.config.model.num_classes);
     let labels = options.labels.labels(network.num_classes.or(of_classifier), 2 * pairs, classes, "--images")?;
     let batch_size = options.model.batch_size(&model.config);
-    Ok(Opened { model, classifier, diffusion, solver, images, labels, described, pairs, batch_size })
+    Ok(OpenedPairs { model, classifier, diffusion, solver, images, labels, described, pairs, batch_size })
 }

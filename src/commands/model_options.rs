@@ -4,19 +4,21 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use admiral_npz::Npz;
+use admiral_storage::StoreOptions;
 use admiral_telemetry::{Metric, MetricSink, ProgressLine};
 use clap::Args;
+use serde_json::Value;
 use tch::Tensor;
 
 use crate::context::RunContext;
 use crate::diffusion::{DiffusionConfig, GaussianDiffusion};
 use crate::model::Task;
 use crate::run_config::RunConfig;
-use crate::sample::{Error, Labels, OpenedModel};
+use crate::sample::{Error, GivenImages, Labels, OpenedModel};
 
 use super::compute::ComputeOptions;
+use super::given_images::OpenedImages;
 use super::sample::{check_range, table};
-use admiral_storage::StoreOptions;
 
 /// The largest number of images computed together.
 const MAX_BATCH: u64 = 65_536;
@@ -55,6 +57,42 @@ impl ModelOptions {
     /// Returns the number of images that are computed together.
     pub(super) fn batch_size(&self, trained: &RunConfig) -> u64 {
         self.batch_size.unwrap_or(trained.sampling.batch_size).max(1)
+    }
+}
+
+/// A model and the images to which it is applied, before its weights are read.
+#[derive(Debug)]
+pub(super) struct ModelOnImages {
+    pub(super) model: OpenedModel,
+    pub(super) diffusion: GaussianDiffusion,
+    pub(super) images: GivenImages,
+    pub(super) labels: Labels,
+    /// A digest of the images.
+    pub(super) described: Value,
+    pub(super) num: u64,
+    pub(super) batch_size: u64,
+}
+
+impl ModelOptions {
+    /// Returns the model with the first `num` images, or all of them, on the timesteps that `respacing` keeps. Messages name
+    /// the images by `option`.
+    ///
+    /// # Errors
+    /// When there are fewer images, the classes do not fit the model, or `respacing` cannot be read.
+    pub(super) fn on_images(
+        &self,
+        model: OpenedModel,
+        respacing: &str,
+        (option, given): (&str, OpenedImages),
+        num: Option<u64>,
+        labels: &LabelOptions,
+    ) -> Result<ModelOnImages, Error> {
+        let diffusion = respaced(&model.config, respacing)?;
+        let OpenedImages { images, classes, described } = given;
+        let num = number(num, images.count(), option)?;
+        let labels = labels.labels(model.config.model.num_classes, num, classes, option)?;
+        let batch_size = self.batch_size(&model.config);
+        Ok(ModelOnImages { model, diffusion, images, labels, described, num, batch_size })
     }
 }
 
@@ -109,7 +147,7 @@ impl LabelOptions {
 ///
 /// # Errors
 /// When there are fewer.
-pub(super) fn number(asked: Option<u64>, there: u64, option: &str) -> Result<u64, Error> {
+fn number(asked: Option<u64>, there: u64, option: &str) -> Result<u64, Error> {
     match asked {
         Some(num) if num > there => {
             refuse(format!("--num: is {num}, but {option} has {there} images; ask for at most as many"))

@@ -7,16 +7,15 @@ use admiral_npz::npz_of;
 use admiral_storage::StoreOptions;
 use admiral_telemetry::write_file;
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 use tch::Tensor;
 
 use crate::context::RankContext;
-use crate::diffusion::GaussianDiffusion;
 use crate::run_config::RunConfig;
-use crate::sample::{Error, GivenImages, Labels, Likelihood, OpenedModel, gather_agreed};
+use crate::sample::{Error, Likelihood, gather_agreed};
 
 use super::given_images::{OpenedImages, of_source, open_images};
-use super::model_options::{LabelOptions, ModelOptions, Progress, bytes_of, check_out, labels_of, number, respaced};
+use super::model_options::{LabelOptions, ModelOnImages, ModelOptions, Progress, bytes_of, check_out, labels_of};
 use super::sample::{check_same, load, weights};
 
 /// The options of `admiral nll`.
@@ -45,17 +44,6 @@ pub struct NllOptions {
     seed: u64,
     #[command(flatten)]
     labels: LabelOptions,
-}
-
-/// What is evaluated, before the weights are read.
-struct Opened {
-    model: OpenedModel,
-    diffusion: GaussianDiffusion,
-    images: GivenImages,
-    labels: Labels,
-    described: Value,
-    num: u64,
-    batch_size: u64,
 }
 
 /// The results on rank 0, in the order of the images.
@@ -116,7 +104,7 @@ impl Results {
 pub(super) fn run(options: &NllOptions, rank: RankContext<'_>) -> Result<ExitCode, Ending> {
     let (collective, code) = (rank.collective, Error::exit_code);
     let opened = agree(collective, open(options, rank), code)?;
-    let Opened { model, diffusion, mut images, labels, described, num, batch_size } = opened;
+    let ModelOnImages { model, diffusion, mut images, labels, described, num, batch_size } = opened;
     let classes: Vec<i64> = (0..num).filter_map(|image| labels.of(image)).collect();
     let same = json!([model.identity(), described, classes, num, batch_size]);
     agree(collective, check_same(&same, collective), code)?;
@@ -168,17 +156,12 @@ pub(super) fn run(options: &NllOptions, rank: RankContext<'_>) -> Result<ExitCod
     Ok(ExitCode::Finished)
 }
 
-fn open(options: &NllOptions, rank: RankContext<'_>) -> Result<Opened, Error> {
+fn open(options: &NllOptions, rank: RankContext<'_>) -> Result<ModelOnImages, Error> {
     check_out(&options.out, "npz")?;
     let stores = rank.environment.store_options();
     let model = options.model.open("admiral nll", &stores)?;
-    let diffusion = respaced(&model.config, &options.respacing)?;
-    let OpenedImages { images, classes, described } = open_data(&options.data, &model.config, &stores)?;
-    let num = number(options.num, images.count(), "--data")?;
-    let num_classes = model.config.model.num_classes;
-    let labels = options.labels.labels(num_classes, num, classes, "--data")?;
-    let batch_size = options.model.batch_size(&model.config);
-    Ok(Opened { model, diffusion, images, labels, described, num, batch_size })
+    let images = open_data(&options.data, &model.config, &stores)?;
+    options.model.on_images(model, &options.respacing, ("--data", images), options.num, &options.labels)
 }
 
 /// Opens the images that are evaluated.

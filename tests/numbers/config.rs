@@ -115,6 +115,7 @@ fn sampling_file<T: DeserializeOwned + JsonSchema + Validate>(name: &str) -> T {
 #[serde(deny_unknown_fields)]
 struct Preset {
     sampling: SamplingConfig,
+    upsampler: Option<SamplingConfig>,
     guidance: Option<ClassifierGuidance>,
 }
 
@@ -127,7 +128,8 @@ struct ClassifierGuidance {
 
 impl Validate for Preset {
     fn validate(&self) -> Vec<Invalid> {
-        self.sampling.validate(&DiffusionConfig::default())
+        let sections = std::iter::once(&self.sampling).chain(&self.upsampler);
+        sections.flat_map(|section| section.validate(&DiffusionConfig::default())).collect()
     }
 }
 
@@ -148,7 +150,7 @@ impl Validate for Sweep {
 }
 
 #[test]
-fn sampling_presets_are_those_of_the_papers_table_14() {
+fn sampling_presets_are_those_of_the_papers_tables_6_and_14() {
     let table = [
         ("imagenet64", 250, Some(1.0), None),
         ("imagenet128", 250, Some(0.5), Some(1.25)),
@@ -172,6 +174,22 @@ fn sampling_presets_are_those_of_the_papers_table_14() {
             check(&format!("{name}-ddim25"), Sampler::DDIM, 25, ddim_scale);
             num_presets += 1;
         }
+    }
+    // The steps of both models, of Table 6.
+    let stacks = [
+        ("imagenet64-256", [250, 250], 1.0),
+        ("imagenet128-512", [250, 250], 0.5),
+        ("imagenet128-512-250-25", [250, 25], 0.5),
+        ("imagenet128-512-ddim25", [25, 25], 1.25),
+    ];
+    for (name, [base, upsampler], scale) in stacks {
+        let preset: Preset = sampling_file(name);
+        for (section, steps) in [(&preset.sampling, base), (preset.upsampler.as_ref().unwrap(), upsampler)] {
+            assert_eq!(section.sampler, if steps == 25 { Sampler::DDIM } else { Sampler::DDPM }, "{name}");
+            assert_eq!(section.solver_plan(&DiffusionConfig::default()).unwrap().start().num_steps(), steps, "{name}");
+        }
+        assert_eq!(preset.guidance.map(|guidance| guidance.scale), Some(scale), "{name}");
+        num_presets += 1;
     }
     let files =
         std::fs::read_dir(folder().join("sampling")).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_file());

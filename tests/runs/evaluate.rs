@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::mpirun::{Finished, Running, mpirun, run};
+use crate::mpirun::{Finished, Running, on_ranks, run};
 use crate::runs::{PATIENCE, Place, assert_same, errors, wait_until};
 use crate::s3::python;
 
@@ -51,14 +51,7 @@ impl Bench {
 
     /// `admiral evaluate ARGUMENTS` on `ranks` ranks, with the classifier's features.
     fn evaluate(&self, ranks: usize, arguments: &[&str]) -> Finished {
-        let program = env!("CARGO_BIN_EXE_admiral");
-        let mut command = if ranks == 1 {
-            Command::new(program)
-        } else {
-            let mut command = mpirun(ranks);
-            command.arg(program);
-            command
-        };
+        let mut command = on_ranks(ranks, env!("CARGO_BIN_EXE_admiral"));
         command.env_remove("ADMIRAL_INCEPTION").arg("evaluate").args(arguments);
         run(&mut command, PATIENCE)
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::mpirun::{Finished, mpirun, run};
+use crate::mpirun::{Finished, on_ranks, run};
 use crate::runs::{PATIENCE, Place, errors};
 use crate::s3::python;
 
@@ -57,14 +57,7 @@ np.savez(sys.argv[1], images[..., None].astype('uint8'), np.arange(10) % 3)",
 
     /// `admiral WORD base --out OUT` with more arguments, on `ranks` ranks.
     fn run(&self, ranks: usize, word: &str, out: &str, arguments: &[&str]) -> Finished {
-        let program = env!("CARGO_BIN_EXE_admiral");
-        let mut command = if ranks == 1 {
-            Command::new(program)
-        } else {
-            let mut command = mpirun(ranks);
-            command.arg(program);
-            command
-        };
+        let mut command = on_ranks(ranks, env!("CARGO_BIN_EXE_admiral"));
         command.arg(word).arg(self.path("base")).args(["--out", &self.path(out), "--batch-size", "4"]);
         run(command.args(["--threads", "1"]).args(arguments), PATIENCE)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use admiral_random::{Philox, Stream};
 
-use crate::mpirun::{Finished, Running, mpirun, run, session};
+use crate::mpirun::{Finished, Running, on_ranks, run, session};
 use crate::runs::{PATIENCE, Place, errors, wait_until};
 use crate::s3::{S3, environment, python};
 
@@ -42,14 +42,7 @@ impl Studio {
 
     /// The command that samples from the run `model` on `ranks` ranks into `out`.
     fn command(&self, ranks: usize, model: &str, out: &str, arguments: &[&str]) -> Command {
-        let program = env!("CARGO_BIN_EXE_admiral");
-        let mut command = if ranks == 1 {
-            Command::new(program)
-        } else {
-            let mut command = mpirun(ranks);
-            command.arg(program);
-            command
-        };
+        let mut command = on_ranks(ranks, env!("CARGO_BIN_EXE_admiral"));
         command.arg("sample").arg(self.path(model)).args(["--out", out]).args(arguments);
         command
     }
@@ -365,4 +358,18 @@ np.savez(f, images)";
     let refused = run(&mut studio.command(1, "base", &studio.path("full"), &["--num", NUM]), PATIENCE);
     assert_eq!((refused.code, errors(&refused).len()), (Some(64), 1), "{}", refused.stderr);
     assert_eq!(std::fs::read_dir(studio.place.path("full")).unwrap().count(), 1);
+    // Nor is anything written for weights that cannot be read.
+    let weights = studio.place.path("upsampler/checkpoints/step-000000004/ema-0.9/model-00001-of-00001.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    let small = studio.path("small.npz");
+    let script = "import sys, numpy as np
+np.savez(sys.argv[1], np.zeros([23, 4, 4, 1], dtype='uint8'), np.zeros([23], dtype='int64'))";
+    assert!(Command::new(python()).args(["-c", script, &small]).status().unwrap().success());
+    let all = ["--num", NUM, "--low-res", &small];
+    let damaged = run(&mut studio.command(2, "upsampler", &studio.path("refused"), &all), PATIENCE);
+    assert_eq!(errors(&damaged).len(), 1, "{}", damaged.stderr);
+    assert!(damaged.code.is_some_and(|code| code != 0), "{}", damaged.stderr);
+    assert!(!studio.place.path("refused").exists(), "{}", damaged.stderr);
 }

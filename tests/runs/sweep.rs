@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::mpirun::{Finished, Running, mpirun, run};
+use crate::mpirun::{Finished, Running, on_ranks, run};
 use crate::runs::{PATIENCE, Place, errors, wait_until};
 
 const NUM: &str = "12";
@@ -31,11 +31,7 @@ impl Sweep {
     }
 
     fn command(&self, ranks: usize, arguments: &[&str]) -> Command {
-        let program = env!("CARGO_BIN_EXE_admiral");
-        let mut command = if ranks == 1 { Command::new(program) } else { mpirun(ranks) };
-        if ranks > 1 {
-            command.arg(program);
-        }
+        let mut command = on_ranks(ranks, env!("CARGO_BIN_EXE_admiral"));
         command.arg("sweep").arg(self.place.path("sweep.yaml")).args(arguments);
         command
     }

@@ -1,4 +1,4 @@
-//! Checkpoints on folders and S3: reading and writing, faults of the network, damage, crashes and memory.
+//! Checkpoints and sampling jobs on folders and S3: faults of the network, damage, crashes, full disks and memory.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support/crash_walk.rs"]
@@ -16,6 +16,7 @@ mod stores;
 
 mod crash_points;
 mod damage;
+mod jobs;
 mod s3_faults;
 mod save_memory;
 mod shards;

@@ -20,7 +20,7 @@ const STEPS: u64 = 6;
 const SHORT: u64 = 8;
 
 /// An error that no retry can fix.
-const DENIED: Action = Action::Refuse { status: 403, code: "ExpiredToken" };
+pub const DENIED: Action = Action::Refuse { status: 403, code: "ExpiredToken" };
 
 /// A server behind the proxy, and the runs that use it.
 struct Stage {
@@ -105,7 +105,7 @@ impl Stage {
 }
 
 /// Rules that affect about one request in five. Retries of one request rarely fail every time.
-fn storm(turn: usize) -> Vec<Rule> {
+pub fn storm(turn: usize) -> Vec<Rule> {
     const PRIMES: [u64; 9] = [19, 23, 29, 31, 37, 41, 43, 47, 53];
     let some = |action, i: usize| Rule::new(action).when(When::Every(PRIMES[(i + 4 * turn) % PRIMES.len()]));
     // Completions are few, so each rule affects a larger part of them.

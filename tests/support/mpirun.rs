@@ -22,6 +22,16 @@ pub fn mpirun(num_ranks: usize) -> Command {
     command
 }
 
+/// `program` on `num_ranks` ranks, without `mpirun` on a single one.
+pub fn on_ranks(num_ranks: usize, program: &str) -> Command {
+    if num_ranks == 1 {
+        return Command::new(program);
+    }
+    let mut command = mpirun(num_ranks);
+    command.arg(program);
+    command
+}
+
 /// How a run ended.
 #[derive(Debug)]
 pub struct Finished {

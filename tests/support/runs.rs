@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::mpirun::{Finished, mpirun, run};
+use crate::mpirun::{Finished, on_ranks, run};
 
 /// The timeout of a tiny run.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -63,13 +63,7 @@ impl Place {
     /// command as arguments.
     pub fn train_through(&self, starter: &[&str], ranks: usize, run_folder: &str, arguments: &[&str]) -> Command {
         let words = [starter, &[env!("CARGO_BIN_EXE_admiral"), "train"]].concat();
-        let mut command = if ranks == 1 {
-            Command::new(words[0])
-        } else {
-            let mut command = mpirun(ranks);
-            command.arg(words[0]);
-            command
-        };
+        let mut command = on_ranks(ranks, words[0]);
         command.args(&words[1..]).arg(self.path("tiny.yaml"));
         command.arg("--set").arg(format!("run.folder={}", self.path(run_folder).display()));
         command.args(arguments);

@@ -110,7 +110,19 @@ impl<'a> PlannedJob<'a> {
         let Self { options, opened, mut request, context, precision, settings } = self;
         let collective = rank.collective;
         let (is_root, code, output) = (collective.rank() == 0, Error::exit_code, admiral_samples::Error::exit_code);
-        let store = agree(collective, create_store(&options, rank), code)?;
+        let location = agree(collective, location(&options), code)?;
+        let phases = context.phases.clone();
+        let (sampler, device, progress) = (opened.first.sampling.sampler, context.device, context.progress);
+        let (mut unloaded, mut prepared) = (Some((opened, context)), None);
+        let load = |(opened, context): (OpenedStages, RunContext<'a>)| {
+            Prepared::load(opened, &options.drawing, precision, context)
+        };
+        // A finished job needs no weights. A new one gets no files unless its weights can be read.
+        let is_new = if is_root { has_no_job(&location, rank) } else { Ok(false) };
+        if any(collective, agree(collective, is_new, code)?)? {
+            prepared = unloaded.take().map(load).transpose()?;
+        }
+        let store = agree(collective, create_store(&location, rank), code)?;
         // Rank 0 creates the job; the others find it, so that ranks that do not share the location are told.
         let created = if is_root { Job::create_or_open(&store, settings).map(Some) } else { Ok(None) };
         let created = agree(collective, created.map_err(Error::from), code)?;
@@ -125,20 +137,16 @@ impl<'a> PlannedJob<'a> {
             Some(folder) => Rc::new(TensorBoard::open(&folder, 0, TELEMETRY_INTERVAL)),
             None => Rc::new(TensorBoard::off()),
         };
-        let phases = context.phases.clone();
-        let (sampler, device, progress) = (opened.first.sampling.sampler, context.device, context.progress);
         let mut ended = EndedJob { code: ExitCode::Finished, drawn: 0, elapsed: Duration::ZERO };
-        // A finished job needs no weights.
-        let (mut unloaded, mut prepared) = (Some((opened, context)), None);
         let mut missing = numbers_from_root(collective, || job.missing(), output)?;
         for turn in 1.. {
             if is_root {
                 log_start(&job, &missing, collective.world_size(), sampler, device);
             }
             if !missing.is_empty()
-                && let Some((opened, context)) = unloaded.take()
+                && let Some(unloaded) = unloaded.take()
             {
-                prepared = Some(Prepared::load(opened, &options.drawing, precision, context)?);
+                prepared = Some(load(unloaded)?);
             }
             if let Some(prepared) = &prepared {
                 let metrics = sinks(is_root, &board, request.count, progress);
@@ -269,16 +277,33 @@ pub(in crate::commands) fn check_same(
     }
 }
 
-fn create_store(options: &SampleOptions, rank: RankContext<'_>) -> Result<Store, Error> {
+/// Returns where the job's files are.
+fn location(options: &SampleOptions) -> Result<Location, Error> {
     if Path::new(&options.out).extension().is_some_and(|extension| extension == "npz" || extension == "png") {
         return Err(Error::Refused(format!(
             "--out: {} is a file's name; with --num, name a folder, in which the files are written",
             options.out
         )));
     }
-    let stores = rank.environment.store_options();
-    let location = Location::parse(&options.out).map_err(admiral_samples::Error::from)?;
-    Ok(Store::create(&location, &stores).map_err(admiral_samples::Error::from)?)
+    Ok(Location::parse(&options.out).map_err(admiral_samples::Error::from)?)
+}
+
+/// Whether no job was begun at the location. Writes nothing there.
+fn has_no_job(location: &Location, rank: RankContext<'_>) -> Result<bool, Error> {
+    let store = match Store::open(location, &rank.environment.store_options()) {
+        Ok(store) => store,
+        Err(admiral_storage::Error::NotFound { .. }) => return Ok(true),
+        Err(error) => return Err(admiral_samples::Error::from(error).into()),
+    };
+    match Job::open(&store) {
+        Ok(_) => Ok(false),
+        Err(admiral_samples::Error::NotFound { .. }) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn create_store(location: &Location, rank: RankContext<'_>) -> Result<Store, Error> {
+    Ok(Store::create(location, &rank.environment.store_options()).map_err(admiral_samples::Error::from)?)
 }
 
 /// Returns the folder of TensorBoard's event files.

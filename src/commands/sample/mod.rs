@@ -8,6 +8,7 @@ mod job;
 mod opened;
 mod options;
 mod prepared;
+mod preset;
 mod start;
 mod sweep;
 

@@ -15,7 +15,8 @@ use crate::model::Task;
 use crate::run_config::{RunConfig, SamplingConfig};
 use crate::sample::{Error, Identity, OpenedModel};
 
-use super::options::{DrawingOptions, GuidanceKind, GuidanceName, SolverOptions, Temperature};
+use super::options::{DrawingOptions, GuidanceKind, Temperature};
+use super::preset::Preset;
 
 /// A model that draws or enlarges images, with its solver.
 #[derive(Debug)]
@@ -46,32 +47,6 @@ pub(super) struct OpenedStages {
     pub(super) num_classes: Option<i64>,
 }
 
-/// A file of `--preset`.
-#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-struct Preset {
-    /// Fields of the section `sampling`.
-    sampling: serde_json::Map<String, Value>,
-    /// The guidance, if there is any.
-    guidance: Option<PresetGuidance>,
-}
-
-/// The guidance of a preset.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct PresetGuidance {
-    /// What guides the sampling: `classifier`, `free` or `auto`.
-    kind: GuidanceName,
-    /// The scale of a classifier's gradient, or the weight of another guidance.
-    scale: f64,
-}
-
-impl Validate for Preset {
-    fn validate(&self) -> Vec<Invalid> {
-        Vec::new()
-    }
-}
-
 /// The section `sampling`, as a document.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -92,7 +67,7 @@ impl OpenedStages {
     /// # Errors
     /// When a checkpoint cannot be opened, an option is invalid, or models do not fit each other.
     pub(super) fn open(checkpoint: &str, options: &DrawingOptions, stores: &StoreOptions) -> Result<Self, Error> {
-        let preset = options.preset.as_deref().map(read_preset).transpose()?.unwrap_or_default();
+        let preset = Preset::of(options)?;
         let model = OpenedModel::open(checkpoint, options.weights.as_deref(), stores)?;
         if model.config.task == Task::Classifier {
             return refuse(format!("{} is a classifier, which cannot draw images", model.url()));
@@ -102,7 +77,7 @@ impl OpenedStages {
             Some(Temperature::Noise(_)) | None => 1.0,
         };
         let latents = options.latents.as_deref().map(|path| open_latents(path, &model)).transpose()?;
-        let mut overrides = overrides(&preset, &options.solver, options.batch_size);
+        let mut overrides = preset.overrides(options);
         if let Some(latents) = &latents {
             // First, so that the user's count.
             overrides.splice(0..0, decoding(latents));
@@ -115,10 +90,10 @@ impl OpenedStages {
         if options.solver.respacing.is_some() && !sampler.takes(SolverOption::TimestepRespacing) {
             return refuse(format!("--respacing: {sampler} does not visit chosen timesteps; give a number of --steps"));
         }
-        let scale = options.scale.or(preset_scale(&preset, options)?);
+        let scale = options.scale.or(preset.scale());
         let guidance = open_guidance(options, scale, &first.model, stores)?;
         let upsampler = match &options.upsampler {
-            Some(location) => Some(open_upsampler(location, options, &first, epsilon_temperature, stores)?),
+            Some(location) => Some(open_upsampler(location, options, &preset, &first, epsilon_temperature, stores)?),
             None => None,
         };
         let is_noisy = [Some(&first), upsampler.as_ref()].into_iter().flatten().any(OpenedStage::uses_noise);
@@ -216,34 +191,6 @@ impl OpenedStage {
 
 fn refuse<T>(message: String) -> Result<T, Error> {
     Err(Error::Refused(message))
-}
-
-fn read_preset(path: &Path) -> Result<Preset, Error> {
-    admiral_config::load(path, &[]).map_err(|error| Error::Refused(error.to_string()))
-}
-
-/// Returns the scale of a preset, which is meant for one kind of guidance.
-fn preset_scale(preset: &Preset, options: &DrawingOptions) -> Result<Option<f64>, Error> {
-    let Some(guidance) = &preset.guidance else { return Ok(None) };
-    let name = guidance.kind;
-    match &options.guidance {
-        Some(kind) if kind.name() == name => Ok(Some(guidance.scale)),
-        _ => refuse(format!("--preset: it is for sampling with --guidance {name}, which is not asked for")),
-    }
-}
-
-/// Returns overrides of the section `sampling`: those of the preset, of the options, and of `--set`. Later ones count.
-fn overrides(preset: &Preset, options: &SolverOptions, batch_size: Option<u64>) -> Vec<String> {
-    let mut fields: Vec<(String, Value)> = preset.sampling.clone().into_iter().collect();
-    let mut set = |field: &str, value: Option<Value>| fields.extend(value.map(|value| (field.to_owned(), value)));
-    set("sampler", options.sampler.map(|sampler| json!(sampler)));
-    set("timestep_respacing", options.respacing.as_ref().map(|respacing| json!(respacing)));
-    set("steps", options.steps.map(|steps| json!(steps)));
-    set("eta", options.eta.map(|eta| json!(eta)));
-    set("clip_denoised", options.no_clip.then(|| json!(false)));
-    set("batch_size", batch_size.map(|size| json!(size)));
-    let fields = fields.into_iter().map(|(field, value)| format!("sampling.{field}={value}"));
-    fields.chain(options.set.iter().map(|text| format!("sampling.{text}"))).collect()
 }
 
 /// Applies overrides to the section.
@@ -395,6 +342,7 @@ fn check_fit(model: &OpenedModel, guide: &OpenedModel, is_classifier: bool) -> R
 fn open_upsampler(
     location: &str,
     options: &DrawingOptions,
+    preset: &Preset,
     base: &OpenedStage,
     epsilon_temperature: f64,
     stores: &StoreOptions,
@@ -423,7 +371,7 @@ fn open_upsampler(
             small.num_classes.map_or_else(|| "none".to_owned(), |classes| classes.to_string())
         ));
     }
-    let mut overrides: Vec<String> = options.upsampler_set.iter().map(|text| format!("sampling.{text}")).collect();
+    let mut overrides = preset.upsampler_overrides(options);
     // Both stages draw the same batches.
     overrides.push(format!("sampling.batch_size={}", base.sampling.batch_size));
     OpenedStage::new(model, &overrides, epsilon_temperature)

@@ -46,7 +46,8 @@ pub struct DrawingOptions {
     /// an average, else master]
     #[arg(long)]
     pub(super) weights: Option<String>,
-    /// A file with fields of `sampling` and the scale of the guidance, such as configs/sampling/imagenet256.yaml
+    /// A file with fields of `sampling` and of the upsampler's, and the scale of the guidance, such as
+    /// configs/sampling/imagenet256.yaml
     #[arg(long, value_name = "FILE")]
     pub(super) preset: Option<PathBuf>,
     #[command(flatten)]
