@@ -3,10 +3,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use admiral_comm::ExitCode;
 use admiral_contract::signals::is_ignored;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// The time that a command without a final save has to end together on all ranks.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// The flag that asks a run to stop. Clones share the flag. Tests can set it as a signal does.
 #[derive(Debug, Clone, Default)]
@@ -16,7 +20,7 @@ pub struct Stop {
     is_checked: Arc<AtomicBool>,
 }
 
-/// What a run says when it is asked to stop.
+/// What a command says and does when it is asked to stop.
 #[derive(Debug, Clone, Copy)]
 pub struct StopMessages {
     /// The first time.
@@ -25,6 +29,9 @@ pub struct StopMessages {
     pub too_early: &'static str,
     /// When SIGINT arrives a second time.
     pub impatient: &'static str,
+    /// Whether the command saves something before it ends. If not, the process ends by itself when the loop has not ended it
+    /// after 1.5 s: it may wait for a store, for a file system, or for a large batch.
+    pub saves: bool,
 }
 
 impl Stop {
@@ -80,12 +87,13 @@ impl Stop {
                     }
                     if !stop.is_checked.load(Ordering::Relaxed) {
                         tracing::warn!("{}", messages.too_early);
-                        // SAFETY: no precondition. The exit handlers of libraries are left out: the main thread may be in
-                        // the middle of setting these libraries up.
-                        unsafe { libc::_exit(i32::from(ExitCode::Preempted as u8)) };
+                        leave();
                     }
                     if !stop.is_asked() {
                         tracing::warn!("{}", messages.asked);
+                        if !messages.saves {
+                            leave_after(PATIENCE);
+                        }
                     }
                     stop.ask();
                 }
@@ -93,6 +101,26 @@ impl Stop {
         })?;
         Ok(())
     }
+}
+
+/// Ends the process after a time, from a thread of its own.
+fn leave_after(patience: Duration) {
+    let wait = move || {
+        std::thread::sleep(patience);
+        tracing::warn!("still busy after {} s: leaving at once; what is finished is kept", patience.as_secs_f64());
+        leave();
+    };
+    // Without a thread, the loop ends the process when it can.
+    if let Err(error) = std::thread::Builder::new().name("leave".into()).spawn(wait) {
+        tracing::warn!("the system provides no thread: {error}");
+    }
+}
+
+/// Ends the process with the exit code of a run that was asked to stop.
+fn leave() -> ! {
+    // SAFETY: no precondition. The exit handlers of libraries are left out: the main thread may be in the middle of setting
+    // these libraries up, or of a call that does not return.
+    unsafe { libc::_exit(i32::from(ExitCode::Preempted as u8)) }
 }
 
 /// Waits for a signal, or for ever if it is ignored.

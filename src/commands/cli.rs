@@ -20,7 +20,7 @@ use super::interpolate::{self, InterpolateOptions};
 use super::new::{self, NewOptions};
 use super::nll::{self, NllOptions};
 use super::plan::{self, PlanOptions};
-use super::ranks::{alone, on_ranks};
+use super::ranks::{alone, log_alone, on_ranks};
 use super::replay::{self, ReplayOptions};
 use super::sample::{self, SampleOptions, SweepArguments};
 use super::train::{self, TrainArguments};
@@ -94,10 +94,29 @@ enum Command {
     },
 }
 
+impl Command {
+    /// Whether the command runs in a single process, without ranks.
+    fn is_alone(&self) -> bool {
+        match self {
+            Self::Evaluate(arguments) => arguments.alone().is_some(),
+            Self::Checkpoint(_) | Self::Data(_) | Self::New(_) | Self::Config(_) | Self::Flops(_) | Self::Plan(_) => {
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Cli {
     /// Runs the command. Returns the exit code of the process.
     #[must_use]
     pub fn run(self, environment: &Environment) -> ProcessExit {
+        // Commands on ranks set it up when they know their rank.
+        if self.command.is_alone()
+            && let Err(error) = log_alone(environment)
+        {
+            return ProcessExit::from(alone(Err(error)) as u8);
+        }
         let code = match self.command {
             Command::Train(arguments) => on_ranks(environment, |rank| train::run(&arguments, rank)),
             Command::Replay(options) => on_ranks(environment, |rank| replay::run(&options, rank)),

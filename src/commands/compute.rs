@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::context::{RankContext, RunContext};
-use crate::run_config::{DeviceChoice, PrecisionMode, RunConfig};
+use crate::run_config::{DeviceChoice, MAX_THREADS, PrecisionMode, RunConfig};
 use crate::sample::Error;
 
 /// Where and how precisely the networks of a checkpoint compute.
@@ -29,7 +29,10 @@ pub(super) struct DeviceOptions {
 
 /// Reads a number of threads. More than any machine has would only exhaust its memory.
 fn threads(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|threads| *threads <= 4096).ok_or_else(|| "expected a number up to 4096".to_owned())
+    text.parse()
+        .ok()
+        .filter(|threads| *threads <= MAX_THREADS)
+        .ok_or_else(|| format!("expected a number up to {MAX_THREADS}"))
 }
 
 impl DeviceOptions {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use admiral_contract::files::needs_shell;
 use admiral_npz::Npz;
 use admiral_storage::StoreOptions;
 use admiral_telemetry::{Metric, MetricSink, ProgressLine};
@@ -171,6 +172,9 @@ pub(super) fn respaced(trained: &RunConfig, respacing: &str) -> Result<GaussianD
 /// When it has another ending, or is a folder.
 pub(super) fn check_out(path: &Path, extension: &str) -> Result<(), Error> {
     let shown = path.display();
+    if needs_shell(&shown.to_string()) {
+        return refuse(format!("--out: {shown} is not expanded here; write the whole path"));
+    }
     if !path.extension().is_some_and(|end| end.eq_ignore_ascii_case(extension)) {
         return refuse(format!("--out: {shown} does not end with .{extension}"));
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use admiral_comm::{Collective, CollectiveError, Ending, ExitCode, agree, connect, open_ledger, print_error};
-use admiral_telemetry::{Terminal, init_logging};
+use admiral_telemetry::{LogSettings, Terminal, init_logging};
 
 use crate::context::RankContext;
 use crate::environment::Environment;
@@ -44,6 +44,17 @@ pub(super) fn on_ranks(
         Ok(code) => code,
         Err(ending) => ending.leave(collective),
     }
+}
+
+/// Sets up the log of a command of a single process. Unless the environment says otherwise, it has warnings only: such a
+/// command prints its result.
+///
+/// # Errors
+/// When a setting of the environment is invalid, with the exit code.
+pub(super) fn log_alone(environment: &Environment) -> Result<(), CommandError> {
+    let LogSettings { format, filter } = environment.log.clone();
+    let settings = LogSettings { format, filter: filter.or_else(|| Some("warn".to_owned())) };
+    init_logging(&Terminal::stderr(), 0, 1, &settings).map_err(|error| (ExitCode::Config, error.into()))
 }
 
 /// Ends a command of a single process: prints its error, and returns its exit code.

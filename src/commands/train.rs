@@ -24,6 +24,7 @@ const MESSAGES: StopMessages = StopMessages {
     asked: "asked to stop: writing a checkpoint after this step",
     too_early: "asked to stop before the first step: there is nothing to save",
     impatient: "interrupted a second time: leaving without a checkpoint",
+    saves: true,
 };
 
 /// Trains. Every rank calls it.

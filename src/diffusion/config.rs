@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::respacing::{RespacingError, retained_timesteps};
 use admiral_config::Invalid;
 
+/// The most steps. The paper has 1000.
+const MAX_STEPS: usize = 1_000_000;
+
 /// The smallest number of steps for which the last beta of the linear schedule, 20 / steps, is below 1.
 const MIN_LINEAR_STEPS: usize = 21;
 
@@ -144,7 +147,9 @@ impl DiffusionConfig {
     pub fn validate(&self) -> Vec<Invalid> {
         let mut invalid = Vec::new();
         let steps = self.diffusion_steps;
-        if self.noise_schedule == NoiseSchedule::Linear && steps < MIN_LINEAR_STEPS {
+        if steps > MAX_STEPS {
+            invalid.push(Invalid::new("diffusion.diffusion_steps", format!("is {steps}; at most {MAX_STEPS}")));
+        } else if self.noise_schedule == NoiseSchedule::Linear && steps < MIN_LINEAR_STEPS {
             invalid.push(Invalid::new(
                 "diffusion.diffusion_steps",
                 format!(

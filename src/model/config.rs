@@ -11,6 +11,16 @@ use super::layers::NUM_GROUPS;
 use super::network::NetworkSpec;
 use super::unet::UNetSpec;
 
+/// The largest image, map, number of channels, blocks, levels and classes. Within them, numbers of parameters and FLOPs fit
+/// into 64 bits. The largest model of the paper has 512 pixels and 1024 channels.
+const MAX_IMAGE_SIZE: i64 = 16_384;
+const MAX_CHANNELS: i64 = 16_384;
+const MAX_RES_BLOCKS: i64 = 64;
+const MAX_LEVELS: usize = 14;
+const MAX_CLASSES: i64 = 10_000_000;
+const MAX_MAP_VALUES: i64 = 1 << 32;
+const MAX_ATTENTION_SIZE: i64 = 512;
+
 /// The kind of model that a run trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -186,17 +196,22 @@ impl ModelConfig {
                 mistakes.push(Invalid::new(format!("model.{field}"), message));
             }
         };
-        check(self.image_size > 0, "image_size", "must be positive".into());
-        check(self.num_channels > 0, "num_channels", "must be positive".into());
-        check(self.num_res_blocks > 0, "num_res_blocks", "must be at least 1".into());
-        check(self.num_heads > 0, "num_heads", "must be at least 1".into());
+        for (field, value, most) in [
+            ("image_size", self.image_size, MAX_IMAGE_SIZE),
+            ("num_channels", self.num_channels, MAX_CHANNELS),
+            ("num_res_blocks", i64::try_from(self.num_res_blocks).unwrap_or(i64::MAX), MAX_RES_BLOCKS),
+            ("num_heads", self.num_heads, MAX_CHANNELS),
+            ("num_head_channels", self.num_head_channels.unwrap_or(1), MAX_CHANNELS),
+            ("num_classes", self.num_classes.unwrap_or(1), MAX_CLASSES),
+        ] {
+            check((1..=most).contains(&value), field, format!("is {value}; it must lie between 1 and {most}"));
+        }
         check(
             matches!(self.image_channels, 1 | 3),
             "image_channels",
             format!("is {}; images have 1 (grey) or 3 (colour) channels", self.image_channels),
         );
         check((0.0..1.0).contains(&self.dropout), "dropout", format!("is {}; it must lie in [0, 1)", self.dropout));
-        check(self.num_classes.is_none_or(|n| n > 0), "num_classes", "must be positive, or null".into());
         if task == Task::Classifier {
             check(self.num_classes.is_some(), "num_classes", "a classifier needs the number of classes".into());
         }
@@ -236,7 +251,13 @@ impl ModelConfig {
                 ),
             );
         };
+        if mult.len() > MAX_LEVELS {
+            return add("channel_mult", format!("has {} levels; at most {MAX_LEVELS}", mult.len()));
+        }
         let widths: Vec<i64> = mult.iter().map(|m| (m * self.num_channels as f64) as i64).collect();
+        if let Some(width) = widths.iter().find(|&&width| width > MAX_CHANNELS) {
+            return add("channel_mult", format!("{mult:?} gives a level of {width} channels; at most {MAX_CHANNELS}"));
+        }
         if let Some(width) = widths.iter().find(|&&width| width <= 0 || width % NUM_GROUPS != 0) {
             add(
                 "num_channels",
@@ -252,6 +273,13 @@ impl ModelConfig {
             add("image_size", format!("is {}; {} levels need a multiple of {deepest}", self.image_size, mult.len()));
         }
         let sizes: Vec<i64> = (0..mult.len()).map(|level| self.image_size >> level).collect();
+        let largest = sizes.iter().zip(&widths).map(|(&size, &width)| size.saturating_mul(size).saturating_mul(width));
+        if let Some(values) = largest.max().filter(|&values| values > MAX_MAP_VALUES) {
+            add("image_size", format!("with these channels, a map has {values} values; at most {MAX_MAP_VALUES}"));
+        }
+        if let Some(size) = self.attention_resolutions.iter().find(|&&size| size > MAX_ATTENTION_SIZE) {
+            add("attention_resolutions", format!("{size} is too large; at most {MAX_ATTENTION_SIZE}"));
+        }
         if let Some(size) = self.attention_resolutions.iter().find(|size| !sizes.contains(size)) {
             add("attention_resolutions", format!("{size} never occurs; the levels' sizes are {sizes:?}"));
         }
@@ -263,9 +291,10 @@ impl ModelConfig {
             Some(width) => ("num_head_channels", width),
             None => ("num_heads", self.num_heads),
         };
-        if divisor <= 0 {
-            add(field, "must be positive".into());
-        } else if let Some(width) = attending.iter().find(|&&width| width % divisor != 0) {
+        // A divisor that is not positive is refused already.
+        if divisor > 0
+            && let Some(width) = attending.iter().find(|&&width| width % divisor != 0)
+        {
             let good: Vec<i64> = (1..=64).filter(|n| attending.iter().all(|width| width % n == 0)).collect();
             add(field, format!("{divisor} does not divide the {width} channels that attend; these do: {good:?}"));
         }

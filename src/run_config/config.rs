@@ -1,8 +1,12 @@
 //! [`RunConfig`]: the configuration of a run, with the sections of all components.
 
+use std::path::PathBuf;
+
 use admiral_checkpoint::CheckpointConfig;
 use admiral_comm::FaultsConfig;
 use admiral_config::{Invalid, Validate};
+use admiral_contract::files::needs_shell;
+use admiral_contract::secret::masked_text;
 use admiral_contract::{BatchDivision, LaunchConfig, world_sizes};
 use admiral_data::{DataConfig, SampleSpec};
 use admiral_telemetry::TelemetryConfig;
@@ -55,7 +59,7 @@ pub struct RunConfig {
 impl Validate for RunConfig {
     fn validate(&self) -> Vec<Invalid> {
         let mut mistakes = self.run.validate();
-        mistakes.extend(self.unexpanded_paths());
+        mistakes.extend(self.unusable_paths());
         mistakes.extend(self.model.validate(self.task));
         mistakes.extend(self.diffusion.validate());
         mistakes.extend(self.data.validate());
@@ -112,11 +116,12 @@ impl RunConfig {
             .collect()
     }
 
-    /// Returns a mistake for each path that only a shell would expand. A folder of that name would be created.
-    fn unexpanded_paths(&self) -> Vec<Invalid> {
+    /// Returns a mistake for each path that cannot be meant: one that only a shell would expand, one with a password, which
+    /// would be written to files and logs, and a URL where a folder or a file is needed.
+    fn unusable_paths(&self) -> Vec<Invalid> {
         let optional = |path: &Option<String>| path.clone().unwrap_or_default();
-        let paths = [
-            ("run.folder", self.run.folder.clone()),
+        let local = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        let locations = [
             ("data.path", self.data.path.clone()),
             ("data.label_path", optional(&self.data.label_path)),
             ("data.validation_path", optional(&self.data.validation_path)),
@@ -127,12 +132,28 @@ impl RunConfig {
             ("evaluation.work", optional(&self.evaluation.work)),
             ("checkpoint.url", optional(&self.checkpoint.url)),
         ];
-        let is_variable = |rest: &str| rest.starts_with(|c: char| c == '{' || c == '_' || c.is_ascii_alphabetic());
-        let needs_shell = |path: &str| path.starts_with('~') || path.split('$').skip(1).any(is_variable);
-        let mistake = |(field, path): (&str, String)| {
-            Invalid::new(field, format!("{path:?} is not expanded here; write the whole path"))
-        };
-        paths.into_iter().filter(|(_, path)| needs_shell(path)).map(mistake).collect()
+        let files = [
+            ("run.folder", self.run.folder.clone()),
+            ("data.cache.folder", self.data.cache.as_ref().map(|cache| cache.folder.clone()).unwrap_or_default()),
+            ("telemetry.tensorboard_folder", local(&self.telemetry.tensorboard_folder)),
+            ("telemetry.textfile", local(&self.telemetry.textfile)),
+            ("launch.textfile", local(&self.launch.textfile)),
+        ];
+        let mut mistakes = Vec::new();
+        for (field, path) in locations.iter().chain(&files) {
+            if needs_shell(path) {
+                mistakes.push(Invalid::new(*field, format!("{path:?} is not expanded here; write the whole path")));
+            }
+            if masked_text(path) != *path {
+                let message = "has a user, a password or a signature in it, which would be written to files and logs; \
+                               credentials come from environment variables";
+                mistakes.push(Invalid::new(*field, message));
+            }
+        }
+        for (field, path) in files.iter().filter(|(_, path)| path.contains("://")) {
+            mistakes.push(Invalid::new(*field, format!("{:?} is a URL; name a local path", masked_text(path))));
+        }
+        mistakes
     }
 
     /// Returns how the samples of a step are divided over `world_size` ranks.
@@ -258,6 +279,63 @@ mod tests {
         let possible = "cannot be divided over 5 ranks; these numbers of ranks can: [1, 3, 4, 6, 12]";
         assert!(mistake.message.contains(possible), "{}", mistake.message);
         assert_eq!(config.divide_batch(4).expect("4 divides 12").world_size, 4);
+    }
+
+    #[test]
+    fn paths_that_cannot_be_meant_are_refused() {
+        let fields = |overrides: &[&str]| {
+            let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+            match admiral_config::parse::<RunConfig>("test", "{}", &overrides) {
+                Ok(_) => String::new(),
+                Err(error) => error.to_string(),
+            }
+        };
+        for (setting, expected) in [
+            ("telemetry.tensorboard_folder=~/x", "is not expanded here"),
+            ("data.cache={folder: $HOME/c, size_gb: 1}", "is not expanded here"),
+            ("telemetry.textfile=~/x.prom", "is not expanded here"),
+            ("run.folder=$(pwd)/x", "is not expanded here"),
+            ("run.folder=file:///tmp/x", "is a URL"),
+            ("evaluation.work=s3://me:hush@b/x", "has a user, a password"),
+            ("data.path=s3://me:hush@b/x", "has a user, a password"),
+            ("evaluation.reference=az://c/p?sig=hush", "has a user, a password"),
+        ] {
+            let error = fields(&[setting]);
+            assert!(error.contains(expected) && !error.contains("hush"), "{setting}: {error:?}");
+        }
+        assert_eq!(fields(&["run.folder=/a/~/b", "data.path=s3://bucket/a@b"]), "");
+    }
+
+    /// Returns the names of all fields that hold a number.
+    fn numbers(value: &serde_json::Value, path: &str) -> Vec<String> {
+        match value {
+            serde_json::Value::Object(fields) => {
+                let inner = |(name, value): (&String, _)| numbers(value, &format!("{path}.{name}"));
+                fields.iter().flat_map(inner).collect()
+            }
+            serde_json::Value::Number(_) => vec![path.trim_start_matches('.').to_owned()],
+            _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn no_number_makes_a_configuration_hang_or_overflow() {
+        let default = serde_json::to_value(RunConfig::default()).expect("a configuration is JSON");
+        let nullable = ["model.num_classes", "model.num_head_channels"].map(str::to_owned);
+        let fields: Vec<String> = numbers(&default, "").into_iter().chain(nullable).collect();
+        assert!(fields.len() > 60 && fields.contains(&"model.num_res_blocks".to_owned()), "{fields:?}");
+        for field in fields {
+            for number in ["18446744073709551615", "9223372036854775807", "4294967296", "100000000"] {
+                // Refused, or with numbers that can be computed.
+                if let Ok(config) = admiral_config::parse::<RunConfig>("test", "{}", &[format!("{field}={number}")]) {
+                    assert!(config.derived().is_ok(), "{field}={number}");
+                }
+            }
+        }
+        for mult in ["[1e15]", "[1e300]", "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"] {
+            let set = format!("model.channel_mult={mult}");
+            assert!(admiral_config::parse::<RunConfig>("test", "{}", &[set]).is_err(), "{mult}");
+        }
     }
 
     #[test]

@@ -13,6 +13,6 @@ pub use facts::Facts;
 pub use plan_request::plan_request;
 pub use sampling::SamplingConfig;
 pub use sections::{
-    ClassifierConfig, DeviceChoice, FusedKernels, OnLossJump, OnNan, OptimizerConfig, PrecisionConfig, PrecisionMode,
-    RunSection, TrainingConfig,
+    ClassifierConfig, DeviceChoice, FusedKernels, MAX_THREADS, OnLossJump, OnNan, OptimizerConfig, PrecisionConfig,
+    PrecisionMode, RunSection, TrainingConfig,
 };

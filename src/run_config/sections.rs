@@ -6,6 +6,9 @@ use tch::Kind;
 
 use crate::model::Task;
 
+/// The most threads of one rank.
+pub const MAX_THREADS: usize = 4096;
+
 /// Collects the mistakes of one section.
 struct Checks {
     section: &'static str,
@@ -82,6 +85,8 @@ impl RunSection {
     pub fn validate(&self) -> Vec<Invalid> {
         let mut checks = Checks::new("run");
         checks.check(!self.folder.trim().is_empty(), "folder", "must name a folder");
+        let few = self.num_threads <= MAX_THREADS;
+        checks.check(few, "num_threads", format!("is {}; at most {MAX_THREADS}", self.num_threads));
         checks.mistakes
     }
 }

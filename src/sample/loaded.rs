@@ -132,6 +132,16 @@ impl OpenedModel {
             .map(|((spec, shape), values)| TensorTarget { role: self.role, name: &spec.name, shape, values })
             .collect();
         self.checkpoint.read(collective, &mut targets)?;
+        let mut named = self.specs.iter().zip(&values);
+        if collective.rank() == 0
+            && let Some((spec, _)) = named.find(|(_, values)| values.iter().any(|value| !value.is_finite()))
+        {
+            tracing::warn!(
+                "{}: {} has values that are NaN or infinite; what is drawn will have too",
+                self.url(),
+                spec.name
+            );
+        }
         let tensors = self.specs.iter().zip(&values).map(|(spec, values)| {
             let kind = if spec.torso { torso } else { Kind::Float };
             Tensor::from_slice(values).view(spec.shape.as_slice()).to_kind(kind).to_device(device)

@@ -249,12 +249,15 @@ impl<'a> Loop<'a> {
 
     /// Records the end of the run in its files; `None` is the end by an error. Waits a moment for the disk.
     fn end(self, finish: Option<Finish>) {
-        let Self { session, saves, metrics, accounting, export, board, .. } = self;
+        let Self { session, saves, metrics, accounting, export, board, quarantine, .. } = self;
         let step = session.state.trainer.counters.step;
         board.run_ends(step, finish == Some(Finish::Done));
         // Without this event, the ledger counts what follows as the reaction to a failure.
         if let Some(finish) = finish {
             accounting.end(step, saves.published(), finish == Finish::Preempted);
+        }
+        if let Some(quarantine) = quarantine {
+            quarantine.finish();
         }
         // It has the sinks, too.
         drop(saves);

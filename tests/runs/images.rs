@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use crate::mpirun::{Finished, run};
-use crate::runs::{PATIENCE, Place, assert_same, errors};
+use crate::mpirun::{Finished, Running, run};
+use crate::runs::{PATIENCE, Place, assert_same, errors, wait_until};
 
 /// Writes gray pictures of 8 x 8 pixels.
 fn write_pictures(folder: &Path, names: &[&str]) {
@@ -99,4 +99,44 @@ fn quarantined_images_are_listed_once_with_reason_and_hash() {
     // Another rank meets it again.
     place.trained(1, "run", &[&arguments[..], &["--resume", "latest", "--set", "training.steps=6"]].concat());
     assert_eq!(list(), before);
+}
+
+#[test]
+fn a_disk_that_does_not_answer_does_not_hold_up_a_run_that_lists_broken_images() {
+    let place = Place::new();
+    let pictures = place.path("pictures");
+    write_pictures(&pictures, &["a_0.png", "b_1.png", "c_2.png"]);
+    let sound = std::fs::read(pictures.join("a_0.png")).unwrap();
+    // So many that new broken ones are met in every step.
+    for number in 0..1500 {
+        std::fs::write(pictures.join(format!("a_sound{number}.png")), &sound).unwrap();
+        std::fs::write(pictures.join(format!("b_torn{number}.png")), &sound[..20]).unwrap();
+    }
+    let checkpoints = format!("checkpoint.url={}", place.path("checkpoints").display());
+    let fields = ["data.on_broken_image=quarantine", "training.steps=300", "training.save_interval=300", &checkpoints];
+    let more: Vec<&str> = fields.into_iter().flat_map(|field| ["--set", field]).collect();
+    let arguments = on_pictures(&pictures);
+    let mut command = place.train(1, "run", &[&words(&arguments)[..], &more].concat());
+    let flag = place.path("frozen");
+    command.env("LD_PRELOAD", place.frozen_disk()).env("FROZEN_PROGRAM", "admiral");
+    command.env("FROZEN_FLAG", &flag).env("FROZEN_FOLDER", place.path("run"));
+    let running = Running::start(&mut command);
+    wait_until("broken images are listed", || place.path("run/broken-images.jsonl").exists());
+    std::fs::write(&flag, "").unwrap();
+    let finished = running.finish(PATIENCE);
+    assert!(!finished.timed_out, "it waits for the disk: {}", finished.stderr);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(finished.stderr.contains("not all of them are listed"), "{}", finished.stderr);
+    assert!(place.path("checkpoints/step-000000300/manifest.json").is_file());
+}
+
+#[test]
+fn a_list_of_broken_images_that_is_a_pipe_is_refused_in_words() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("run")).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(place.path("run/broken-images.jsonl")).status().unwrap();
+    assert!(made.success());
+    let quarantine = ["--set", "data.on_broken_image=quarantine", "--set", "training.steps=2"];
+    let finished = place.trained(1, "run", &quarantine);
+    assert!(finished.stderr.contains("broken-images.jsonl: it is no regular file"), "{}", finished.stderr);
 }

@@ -162,6 +162,23 @@ fn doubles_are_imported_if_float32_can_represent_them() {
     let message = refused([&"import", &file, &target, &"--config", &config]);
     assert!(message.contains("F64") && message.contains(".float()"), "{message}");
     assert!(!target.exists());
+    write(Some(f64::NAN));
+    let nowhere = place.path("not-finite");
+    let program = env!("CARGO_BIN_EXE_admiral");
+    let mut import = Command::new(program);
+    import.args(["checkpoint", "import"]).args([&file, &nowhere]).arg("--config").arg(&config).arg("--weights-only");
+    let imported = run(&mut import, PATIENCE);
+    assert_eq!(imported.code, Some(0), "{}", imported.stderr);
+    assert!(imported.stderr.contains("1 values are NaN or infinite, the first of them in "), "{}", imported.stderr);
+    let mut sample = Command::new(program);
+    sample.arg("sample").arg(&nowhere).arg("--out").arg(place.path("nan.png")).args([
+        "--respacing",
+        "2",
+        "--per-class",
+        "1",
+    ]);
+    let sampled = run(&mut sample, PATIENCE);
+    assert!(sampled.stderr.contains("has values that are NaN or infinite"), "{}", sampled.stderr);
     write(None);
     succeeds([&"import", &file, &target, &"--config", &config, &"--weights-only"]);
     let out = place.path("out.pt");

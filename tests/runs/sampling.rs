@@ -359,7 +359,8 @@ np.savez(f, images)";
     assert_eq!((refused.code, errors(&refused).len()), (Some(64), 1), "{}", refused.stderr);
     assert_eq!(std::fs::read_dir(studio.place.path("full")).unwrap().count(), 1);
     // Nor is anything written for weights that cannot be read.
-    let weights = studio.place.path("upsampler/checkpoints/step-000000004/ema-0.9/model-00001-of-00001.safetensors");
+    let folder = studio.place.path("upsampler/checkpoints/step-000000004/ema-0.9");
+    let weights = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
     let mut bytes = std::fs::read(&weights).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&weights, bytes).unwrap();
@@ -369,7 +370,6 @@ np.savez(sys.argv[1], np.zeros([23, 4, 4, 1], dtype='uint8'), np.zeros([23], dty
     assert!(Command::new(python()).args(["-c", script, &small]).status().unwrap().success());
     let all = ["--num", NUM, "--low-res", &small];
     let damaged = run(&mut studio.command(2, "upsampler", &studio.path("refused"), &all), PATIENCE);
-    assert_eq!(errors(&damaged).len(), 1, "{}", damaged.stderr);
-    assert!(damaged.code.is_some_and(|code| code != 0), "{}", damaged.stderr);
+    assert_eq!((damaged.code, errors(&damaged).len()), (Some(64), 1), "{}", damaged.stderr);
     assert!(!studio.place.path("refused").exists(), "{}", damaged.stderr);
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use admiral_storage::Store;
 
 use crate::fault_proxy::{Action, FaultProxy, Rule, When};
-use crate::mpirun::{Finished, on_ranks, run};
-use crate::runs::{PATIENCE, Place, errors};
+use crate::mpirun::{Finished, Running, on_ranks, run};
+use crate::runs::{PATIENCE, Place, errors, wait_until};
 use crate::s3::{S3, environment};
 use crate::s3_faults::{DENIED, storm};
 
@@ -95,6 +95,22 @@ fn a_job_that_a_store_refuses_is_continued_by_the_same_command() {
         assert_eq!(finished.code, Some(0), "{name}: {}", finished.stderr);
         assert!(stage.file(name, NPZ) == Some(stage.undisturbed.clone()), "{name}");
     }
+}
+
+#[test]
+fn a_job_that_waits_for_a_store_heeds_sigterm() {
+    let stage = Stage::new();
+    stage.proxy.set_rules(vec![Rule::new(Action::Stall).path("parts/")]);
+    let running = Running::start(&mut stage.job(1, "s3://bucket/silent"));
+    wait_until("the store keeps the job waiting", || stage.proxy.faults() > 0);
+    running.signal(libc::SIGTERM);
+    let stopped = running.finish(PATIENCE);
+    assert!(!stopped.timed_out, "it goes on waiting: {}", stopped.stderr);
+    assert_eq!(stopped.code, Some(75), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("leaving at once"), "{}", stopped.stderr);
+    stage.proxy.set_rules(vec![]);
+    assert_eq!(stage.ends(1, "silent").code, Some(0));
+    assert!(stage.file("silent", NPZ) == Some(stage.undisturbed.clone()));
 }
 
 #[test]

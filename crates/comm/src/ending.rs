@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::Write;
 
+use admiral_contract::secret::masked_text;
 use admiral_contract::{ExitCode, printable};
 
 use crate::collective::Collective;
@@ -10,8 +11,10 @@ use crate::error::CollectiveError;
 
 /// Prints an error message on standard error. Writes the whole line in one call, so that the messages of several ranks do
 /// not mix. Ignores a closed standard error.
+/// Secrets are not shown.
 pub fn print_error(message: &impl Display) {
-    let _ = std::io::stderr().write_all(format!("error: {}\n", printable(&message.to_string())).as_bytes());
+    let shown = printable(&masked_text(&message.to_string())).into_owned();
+    let _ = std::io::stderr().write_all(format!("error: {shown}\n").as_bytes());
 }
 
 /// Why a run cannot continue, for its user.

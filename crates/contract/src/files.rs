@@ -52,6 +52,15 @@ pub fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> 
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
 }
 
+/// Returns whether a shell would read the path otherwise: it starts with `~`, or has a variable such as `$HOME`. A folder of
+/// that name would be created, which nobody means.
+#[must_use]
+pub fn needs_shell(path: &str) -> bool {
+    let is_variable =
+        |rest: &str| rest.starts_with(|c: char| c == '{' || c == '_' || c == '(' || c.is_ascii_alphabetic());
+    path.starts_with('~') || path.split('$').skip(1).any(is_variable)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -59,6 +68,16 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn paths_that_only_a_shell_expands_are_told() {
+        for path in ["~/x", "~", "$HOME/x", "a/${RUNS}", "$(pwd)/x", "a$_"] {
+            assert!(needs_shell(path), "{path}");
+        }
+        for path in ["a/~/b", "x~", "100$", "a$/b", "a$1", ""] {
+            assert!(!needs_shell(path), "{path}");
+        }
+    }
 
     #[test]
     fn links_are_neither_followed_nor_changed() {

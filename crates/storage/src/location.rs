@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use admiral_contract::files::needs_shell;
 use admiral_contract::secret::masked_text;
 
 use crate::error::Error;
@@ -49,6 +50,7 @@ impl Location {
         let parts = |rest| bucket_and_prefix(rest).map_err(&refuse);
         match text.split_once("://") {
             None if text.trim().is_empty() => Err(refuse(&format!("it is empty; {FORMS}"))),
+            None if needs_shell(text) => Err(refuse("it is not expanded here; write the whole path")),
             None => Ok(Self::Folder(PathBuf::from(text))),
             Some(("s3", rest)) => parts(rest).map(|(bucket, prefix)| Self::S3 { bucket, prefix }),
             Some(("gs", rest)) => parts(rest).map(|(bucket, prefix)| Self::Gcs { bucket, prefix }),

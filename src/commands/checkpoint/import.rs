@@ -55,7 +55,7 @@ pub(super) fn run(options: &ImportOptions, clouds: &CloudSettings) -> Result<(),
     let parameters = parameters(&model.specs);
     let values = read(&mut state, &prefix, &parameters).map_err(|error| refuse(&error))?;
     if !prefix.is_empty() {
-        tracing::info!(
+        tracing::warn!(
             "{name}: all names begin with {prefix}, which PyTorch's wrappers of modules add; it is left out"
         );
     }

@@ -38,6 +38,7 @@ const MESSAGES: StopMessages = StopMessages {
     asked: "asked to stop: the features that are finished are kept",
     too_early: "asked to stop before the first image: there is nothing to keep",
     impatient: "interrupted a second time: leaving at once; the features that are finished are kept",
+    saves: false,
 };
 
 /// The arguments of `admiral evaluate`.

@@ -8,6 +8,7 @@ use admiral_telemetry::{Grid, write_file};
 use crate::context::RankContext;
 use crate::sample::{Error, SampleRequest, gather_images};
 
+use super::super::model_options::check_out;
 use super::opened::OpenedStages;
 use super::options::SampleOptions;
 use super::prepared::{Prepared, open_context, precision};
@@ -58,13 +59,13 @@ pub(super) fn run(options: &SampleOptions, rank: RankContext<'_>) -> Result<(), 
 
 /// Opens the models and decides what to draw.
 fn open(options: &SampleOptions, rank: RankContext<'_>) -> Result<(OpenedStages, SampleRequest), Error> {
-    let extension = Path::new(&options.out).extension().and_then(|extension| extension.to_str());
-    if !extension.is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
+    if Path::new(&options.out).extension().is_none() {
         return Err(Error::Refused(format!(
             "--out: {} does not end with .png; for many images, say how many with --num",
             options.out
         )));
     }
+    check_out(Path::new(&options.out), "png")?;
     let stores = rank.environment.store_options();
     let mut drawing = options.drawing.clone();
     if let Some(per_class) = options.per_class {

@@ -27,6 +27,7 @@ pub(super) const MESSAGES: StopMessages = StopMessages {
     asked: "asked to stop: the parts that are finished are kept",
     too_early: "asked to stop before the first image: there is nothing to keep",
     impatient: "interrupted a second time: leaving at once; the parts that are finished are kept",
+    saves: false,
 };
 
 /// The images of a part, unless the options say otherwise.
