@@ -12,7 +12,9 @@ use crate::context::RankContext;
 use crate::sample::{Error, Inversion, gather_agreed};
 
 use super::given_images::open_images;
-use super::model_options::{LabelOptions, ModelOnImages, ModelOptions, Progress, bytes_of, check_out, labels_of};
+use super::model_options::{
+    LabelOptions, ModelOnImages, ModelOptions, Progress, bytes_of, check_has_steps, check_out, labels_of,
+};
 use super::sample::{check_same, load, weights};
 
 /// The options of `admiral encode`.
@@ -105,5 +107,8 @@ fn open(options: &EncodeOptions, rank: RankContext<'_>) -> Result<ModelOnImages,
     let model = options.model.open("admiral encode", &stores)?;
     let network = &model.config.model;
     let images = open_images("--images", &options.images, network.image_size, network.image_channels, &stores)?;
-    options.model.on_images(model, &options.respacing, ("--images", images), options.num, &options.labels)
+    let opened =
+        options.model.on_images(model, &options.respacing, ("--images", images), options.num, &options.labels)?;
+    check_has_steps(&opened.diffusion)?;
+    Ok(opened)
 }

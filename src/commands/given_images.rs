@@ -50,7 +50,9 @@ pub(super) fn of_source(source: Arc<dyn ImageSource>, size: i64, channels: i64) 
 /// Returns whether a location has samples: an npz file, or the output of a job. All others are folders of pictures.
 fn has_samples(location: &str) -> bool {
     let path = Path::new(location);
-    location.contains("://") || path.extension().is_some_and(|end| end == "npz") || path.join("job.json").exists()
+    location.contains("://")
+        || path.extension().is_some_and(|end| end.eq_ignore_ascii_case("npz"))
+        || path.join("job.json").exists()
 }
 
 fn open_samples(

@@ -14,7 +14,7 @@ use crate::run_config::SamplingConfig;
 use crate::sample::{Error, GivenImages, Interpolation, Inversion, Labels, OpenedModel, gather_agreed, pixels_of};
 
 use super::given_images::{OpenedImages, open_images};
-use super::model_options::{LabelOptions, ModelOptions, Progress, check_out, labels_of, respaced};
+use super::model_options::{LabelOptions, ModelOptions, Progress, check_has_steps, check_out, labels_of, respaced};
 use super::sample::{GuidanceKind, check_same, check_scale, load, open_classifier, weights};
 
 /// The pixels between two images of the strip.
@@ -48,7 +48,7 @@ pub struct InterpolateOptions {
     #[arg(long, value_name = "KIND", requires = "scale")]
     guidance: Option<GuidanceKind>,
     /// The strength of the guidance
-    #[arg(long, requires = "guidance")]
+    #[arg(long, requires = "guidance", allow_negative_numbers = true)]
     scale: Option<f64>,
     /// Weights of the classifier, as for --weights
     #[arg(long, requires = "guidance")]
@@ -146,6 +146,7 @@ fn open(options: &InterpolateOptions, rank: RankContext<'_>) -> Result<OpenedPai
     let stores = rank.environment.store_options();
     let model = options.model.open("admiral interpolate", &stores)?;
     let diffusion = respaced(&model.config, &options.respacing)?;
+    check_has_steps(&diffusion)?;
     let solver_options = SolverOptions {
         timestep_respacing: options.respacing.clone(),
         eta: 0.0,

@@ -101,7 +101,7 @@ impl ModelOptions {
 #[derive(Debug, Clone, Args)]
 pub(super) struct LabelOptions {
     /// Classes of the images, repeated in this order: 3,5,9 [default: those that come with the images]
-    #[arg(long, value_delimiter = ',', conflicts_with = "labels_from")]
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true, conflicts_with = "labels_from")]
     labels: Option<Vec<i64>>,
     /// An npz file whose arr_1 has the classes of the images
     #[arg(long, value_name = "FILE.npz")]
@@ -164,6 +164,17 @@ fn number(asked: Option<u64>, there: u64, option: &str) -> Result<u64, Error> {
 pub(super) fn respaced(trained: &RunConfig, respacing: &str) -> Result<GaussianDiffusion, Error> {
     let config = DiffusionConfig { timestep_respacing: respacing.to_owned(), ..trained.diffusion.clone() };
     GaussianDiffusion::new(&config).map_err(|error| Error::Refused(format!("--respacing: {error}")))
+}
+
+/// Checks that there is a step between the timesteps of `diffusion`.
+///
+/// # Errors
+/// When it has a single timestep.
+pub(super) fn check_has_steps(diffusion: &GaussianDiffusion) -> Result<(), Error> {
+    match diffusion.num_timesteps() {
+        0 | 1 => refuse("--respacing: a single timestep has no step to another one; ask for at least 2".into()),
+        _ => Ok(()),
+    }
 }
 
 /// Checks that the name of a file to write ends with `.extension` and that the file can be written there.

@@ -241,6 +241,26 @@ fn a_stack_equals_its_two_stages_one_after_the_other() {
     studio.drawn(1, "large", "from-file", &[&second[..], &[&file]].concat());
     assert!(studio.npz("from-job") == studio.npz("stack"), "an upsampler alone draws other images than in a stack");
     assert!(studio.npz("from-file") == studio.npz("stack"));
+    // Classes stay with their images, also if the upsampler does not use them; and they may come from a classifier.
+    studio.train(
+        "plain",
+        &["--set", "task=super_resolution", "--set", "model.small_size=4", "--set", "model.num_classes=null"],
+    );
+    let plain = studio.path("plain");
+    studio.drawn(1, "small", "plain-stack", &["--num", NUM, "--upsampler", &plain]);
+    studio.drawn(1, "plain", "plain-alone", &["--num", NUM, "--low-res", &job]);
+    assert!(studio.npz("plain-alone") == studio.npz("plain-stack"));
+    studio.train(
+        "unconditional",
+        &["--set", "model.image_size=4", "--set", "model.channel_mult=[1]", "--set", "model.num_classes=null"],
+    );
+    studio.train(
+        "guide",
+        &["--set", "task=classifier", "--set", "model.image_size=4", "--set", "model.channel_mult=[1]"],
+    );
+    let guide = format!("classifier={}", studio.path("guide"));
+    let guided = ["--num", NUM, "--guidance", &guide, "--scale", "1", "--upsampler", &upsampler];
+    studio.drawn(1, "unconditional", "guided-stack", &guided);
 }
 
 #[test]
@@ -315,6 +335,10 @@ np.savez(f, images)";
     let (floats, shape, no_labels) =
         (studio.path("floats.npz"), studio.path("shape.npz"), studio.path("no-labels.npz"));
     let auto = format!("auto={}", studio.path("classifier"));
+    studio.train("small", &["--set", "model.image_size=4", "--set", "model.channel_mult=[1]"]);
+    let (stack, guided_preset) = (studio.path("stack.yaml"), studio.path("guided.yaml"));
+    std::fs::write(&stack, "upsampler: {sampler: ddpm}\n").unwrap();
+    std::fs::write(&guided_preset, "guidance: {kind: classifier, scale: 1}\n").unwrap();
     let cases: Vec<(&str, Vec<&str>, &str)> = vec![
         ("base", vec!["--guidance", &classes, "--scale", "1"], "model.num_classes is 3"),
         ("base", vec!["--guidance", &size, "--scale", "1"], "model.image_size is 8"),
@@ -327,6 +351,11 @@ np.savez(f, images)";
         ("base", vec!["--set", "sampler=dpm9"], "sampler"),
         ("base", vec!["--set", "no_such_field=1"], "no_such_field"),
         ("base", vec!["--labels", "0,3"], "3 is not a class of this model"),
+        ("base", vec!["--labels", "-1,0"], "-1 is not a class of this model"),
+        ("base", vec!["--guidance", &classifier, "--scale", "-1"], "--scale: is -1"),
+        ("base", vec!["--preset", &stack], "name the second one with --upsampler"),
+        ("base", vec!["--preset", &guided_preset], "--guidance classifier=CHECKPOINT, which is not asked for"),
+        ("small", vec!["--upsampler", &upsampler, "--upsampler-set", "batch_size=2"], "set it with --batch-size"),
         ("base", vec!["--labels-from", &missing], "missing.npz"),
         ("base", vec!["--labels-from", &no_labels], "arr_1"),
         ("base", vec!["--part-images", "6"], "--part-images"),

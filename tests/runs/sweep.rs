@@ -201,4 +201,11 @@ fn a_sweep_with_an_invalid_cell_draws_nothing() {
         }
         assert!(!sweep.place.path("sweep").exists(), "{change}");
     }
+    // Nor is anything written into the place of something else.
+    let run_folder = sweep.place.path("base");
+    let out = format!("out={}", run_folder.display());
+    let refused = run(&mut sweep.command(1, &["--set", &out]), PATIENCE);
+    assert_eq!((refused.code, errors(&refused).len()), (Some(64), 1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("is the place of a training run"), "{}", refused.stderr);
+    assert!(!run_folder.join("sweep.json").exists());
 }

@@ -30,7 +30,11 @@ pub(super) fn for_job(
     let Some(num_classes) = num_classes else {
         return match asked(options) {
             Some(option) => refuse(format!("{option}: this model is unconditional, it has no classes")),
-            None => Ok((Labels::None, json!(null))),
+            // They stay with their images, as in a stack.
+            None => match &start.classes {
+                Some(classes) if start.low_res.is_some() => table(classes.clone(), num, "--low-res"),
+                _ => Ok((Labels::None, json!(null))),
+            },
         };
     };
     let seed = options.seed;

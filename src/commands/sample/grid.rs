@@ -6,7 +6,7 @@ use admiral_comm::{Ending, agree};
 use admiral_telemetry::{Grid, write_file};
 
 use crate::context::RankContext;
-use crate::sample::{Error, SampleRequest, gather_images};
+use crate::sample::{Error, GivenImages, SampleRequest, gather_images};
 
 use super::super::model_options::check_out;
 use super::opened::OpenedStages;
@@ -81,7 +81,13 @@ fn open(options: &SampleOptions, rank: RankContext<'_>) -> Result<(OpenedStages,
     } else {
         let (labels, count) = classes::for_grid(&options.drawing, large, sampling, num_classes)?;
         let start = Start::open(options.drawing.low_res.as_deref(), config, Some(count), &stores)?;
-        (start.grid_labels(labels, &options.drawing)?, count, start)
+        let there = start.low_res.as_ref().map_or(count, GivenImages::count);
+        if options.per_class.is_some() && there < count {
+            return Err(Error::Refused(format!(
+                "--per-class: the grid has {count} images, but there are {there} small images; ask for fewer"
+            )));
+        }
+        (start.grid_labels(labels, &options.drawing)?, count.min(there), start)
     };
     if let Some(num_classes) = num_classes {
         classes::check_range(&labels, num_classes)?;

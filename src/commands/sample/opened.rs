@@ -92,8 +92,16 @@ impl OpenedStages {
         }
         let scale = options.scale.or(preset.scale());
         let guidance = open_guidance(options, scale, &first.model, stores)?;
+        let num_classes = match &guidance {
+            OpenedGuidance::Classifier { classifier, .. } => classifier.config.model.num_classes,
+            _ => None,
+        };
+        let num_classes = first.model.config.model.num_classes.or(num_classes);
         let upsampler = match &options.upsampler {
-            Some(location) => Some(open_upsampler(location, options, &preset, &first, epsilon_temperature, stores)?),
+            Some(location) => {
+                let overrides = preset.upsampler_overrides(options)?;
+                Some(open_upsampler(location, options, overrides, (&first, num_classes), epsilon_temperature, stores)?)
+            }
             None => None,
         };
         let is_noisy = [Some(&first), upsampler.as_ref()].into_iter().flatten().any(OpenedStage::uses_noise);
@@ -102,11 +110,6 @@ impl OpenedStages {
                 "--temperature noise: {sampler} uses no noise in its steps; choose another --sampler"
             ));
         }
-        let num_classes = match &guidance {
-            OpenedGuidance::Classifier { classifier, .. } => classifier.config.model.num_classes,
-            _ => None,
-        };
-        let num_classes = first.model.config.model.num_classes.or(num_classes);
         Ok(Self { first, guidance, upsampler, latents, num_classes })
     }
 
@@ -342,8 +345,8 @@ fn check_fit(model: &OpenedModel, guide: &OpenedModel, is_classifier: bool) -> R
 fn open_upsampler(
     location: &str,
     options: &DrawingOptions,
-    preset: &Preset,
-    base: &OpenedStage,
+    mut overrides: Vec<String>,
+    (base, num_classes): (&OpenedStage, Option<i64>),
     epsilon_temperature: f64,
     stores: &StoreOptions,
 ) -> Result<OpenedStage, Error> {
@@ -362,16 +365,15 @@ fn open_upsampler(
             small.image_channels
         ));
     }
-    if large.num_classes.is_some() && large.num_classes != small.num_classes {
+    if large.num_classes.is_some() && large.num_classes != num_classes {
         return refuse(format!(
-            "--upsampler: {} has {} classes, but {} has {}",
+            "--upsampler: {} has {} classes, but the images of {} have {}",
             model.url(),
             large.num_classes.unwrap_or(0),
             base.model.url(),
-            small.num_classes.map_or_else(|| "none".to_owned(), |classes| classes.to_string())
+            num_classes.map_or_else(|| "none".to_owned(), |classes| classes.to_string())
         ));
     }
-    let mut overrides = preset.upsampler_overrides(options);
     // Both stages draw the same batches.
     overrides.push(format!("sampling.batch_size={}", base.sampling.batch_size));
     OpenedStage::new(model, &overrides, epsilon_temperature)

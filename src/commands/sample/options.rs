@@ -56,13 +56,13 @@ pub struct DrawingOptions {
     #[arg(long, value_name = "KIND")]
     pub(super) guidance: Option<GuidanceKind>,
     /// The strength of the guidance. None is 0 for classifier and free, and 1 for auto
-    #[arg(long, requires = "guidance")]
+    #[arg(long, requires = "guidance", allow_negative_numbers = true)]
     pub(super) scale: Option<f64>,
     /// Weights of the guidance's checkpoint, as for --weights
     #[arg(long, requires = "guidance")]
     pub(super) guidance_weights: Option<String>,
     /// Classes: with --num repeated in this order, in a grid one for each row: 3,5,9
-    #[arg(long, value_delimiter = ',', conflicts_with_all = ["classes", "labels_from"])]
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true, conflicts_with_all = ["classes", "labels_from"])]
     pub(super) labels: Option<Vec<i64>>,
     /// How the classes of many images are chosen [default: random]
     #[arg(long, value_enum, conflicts_with = "labels_from")]
@@ -105,14 +105,14 @@ pub(super) struct SolverOptions {
     /// The sampler: docs/sampling.md describes them
     #[arg(long, value_parser = PossibleValuesParser::new(Sampler::names()).try_map(|name| name.parse::<Sampler>()))]
     pub(super) sampler: Option<Sampler>,
-    /// Steps of the other samplers
+    /// Steps of the samplers other than ddpm and ddim
     #[arg(long)]
     pub(super) steps: Option<usize>,
     /// Timesteps that ddpm and ddim visit: 250, ddim25, sections such as 90,60,60,20,20, or "" for all
     #[arg(long)]
     pub(super) respacing: Option<String>,
     /// Noise of ddim: 0 for none, 1 for as much as ddpm
-    #[arg(long, value_parser = finite)]
+    #[arg(long, value_parser = finite, allow_negative_numbers = true)]
     pub(super) eta: Option<f64>,
     /// Do not clamp predicted images to the range of images
     #[arg(long)]

@@ -86,8 +86,17 @@ impl Preset {
     }
 
     /// Returns overrides of the upsampler's section `sampling`: those of the preset, and of `--upsampler-set`.
-    pub(super) fn upsampler_overrides(&self, options: &DrawingOptions) -> Vec<String> {
-        with_set(&self.upsampler, &options.upsampler_set)
+    ///
+    /// # Errors
+    /// When they set the size of batches, which both models share.
+    pub(super) fn upsampler_overrides(&self, options: &DrawingOptions) -> Result<Vec<String>, Error> {
+        let overrides = with_set(&self.upsampler, &options.upsampler_set);
+        if overrides.iter().any(|field| field.starts_with("sampling.batch_size=")) {
+            return Err(Error::Refused(
+                "--upsampler-set: batch_size: both models draw the same batches; set it with --batch-size".into(),
+            ));
+        }
+        Ok(overrides)
     }
 }
 

@@ -215,6 +215,13 @@ fn open_table(
 ) -> Result<Store, Error> {
     let location = Location::parse(&spec.out).map_err(admiral_samples::Error::from)?;
     let store = Store::create(&location, stores).map_err(admiral_samples::Error::from)?;
+    let names = store.wait(store.files_right_under("")).map_err(admiral_samples::Error::from)?;
+    for (file, owner) in [("job.json", "a sampling job"), ("config.yaml", "a training run")] {
+        if names.iter().any(|name| name == file) {
+            let url = store.url("");
+            return Err(Error::Refused(format!("out: {url} is the place of {owner}; name another one for the sweep")));
+        }
+    }
     let earlier = table::read(&store)?;
     for PlannedCell { row, .. } in planned {
         let Some(same) = earlier.iter().find(|other| other.is_same(row)) else { continue };
