@@ -169,7 +169,7 @@ fn doubles_are_imported_if_float32_can_represent_them() {
     import.args(["checkpoint", "import"]).args([&file, &nowhere]).arg("--config").arg(&config).arg("--weights-only");
     let imported = run(&mut import, PATIENCE);
     assert_eq!(imported.code, Some(0), "{}", imported.stderr);
-    assert!(imported.stderr.contains("1 values are NaN or infinite, the first of them in "), "{}", imported.stderr);
+    assert!(imported.stderr.contains(" values are NaN or infinite, the first of them in "), "{}", imported.stderr);
     let mut sample = Command::new(program);
     sample.arg("sample").arg(&nowhere).arg("--out").arg(place.path("nan.png")).args([
         "--respacing",

@@ -1,4 +1,4 @@
-//! Finishes a job: assembles the parts to one npz file, and writes the manifest.
+//! Finishes a job: assembles the parts to one npz file if that is asked for, and writes the manifest.
 
 use std::time::{Duration, Instant};
 
@@ -69,9 +69,9 @@ impl Job {
         self.store.wait(self.store.get(MANIFEST))?.map(read).transpose()
     }
 
-    /// Assembles all parts to one npz file, [`samples_file`](JobSettings::samples_file), and writes the manifest. One part is
-    /// read at a time. The file has the same bytes whatever number of ranks drew the parts. A finished job is left as it is.
-    /// One rank calls it, after all parts are written.
+    /// Writes the manifest, and before it, if `has_npz`, all parts as one npz file,
+    /// [`samples_file`](JobSettings::samples_file). One part is read at a time. The file has the same bytes whatever number of
+    /// ranks drew the parts. A finished job is left as it is. One rank calls it, after all parts are written.
     ///
     /// The file has `arr_0`, uint8 of shape `[N, height, width, channels]`, and `arr_1`, int64 of shape `[N]`, if there are
     /// labels. It is not compressed. `watch` is told the number of each part before it is read.
@@ -79,10 +79,11 @@ impl Job {
     /// # Errors
     /// [`Error::Incomplete`] if parts are missing; [`Error::Damaged`] if a part is damaged, which counts as missing then;
     /// [`Error::Store`].
-    pub fn finish(&self, watch: &(dyn Fn(usize) + Sync)) -> Result<Manifest, Error> {
+    pub fn finish(&self, has_npz: bool, watch: &(dyn Fn(usize) + Sync)) -> Result<Manifest, Error> {
         self.check_complete()?;
         if let Some(manifest) = self.manifest()?
             && self.has_files(&manifest)?
+            && !(has_npz && manifest.files.is_empty())
         {
             return Ok(manifest);
         }
@@ -93,7 +94,7 @@ impl Job {
         for (part, record) in self.store.wait(read) {
             records.push(self.or_withdraw(part, record)?);
         }
-        let file = self.assemble(&records, watch)?;
+        let files = if has_npz { vec![self.assemble(&records, watch)?] } else { Vec::new() };
         let part = |(part, record): (u64, PartRecord)| ManifestPart {
             first: record.first,
             count: record.count,
@@ -103,7 +104,7 @@ impl Job {
             schema_version: SCHEMA_VERSION,
             job: self.settings.clone(),
             parts: (0..).zip(records).map(part).collect(),
-            files: vec![file],
+            files,
         };
         self.store.wait(self.store.put(MANIFEST, pretty(&manifest)))?;
         Ok(manifest)

@@ -62,7 +62,7 @@ fn complete(store: &Store) {
     for part in job.missing_png().unwrap() {
         job.write_png(part).unwrap();
     }
-    job.finish(&|_| ()).unwrap();
+    job.finish(true, &|_| ()).unwrap();
 }
 
 /// All files of a store with their bytes.
@@ -168,11 +168,31 @@ fn ranks_divide_the_missing_parts_and_write_the_same_file() {
             write(&job, part).unwrap();
         }
     }
-    let manifest = job.finish(&|_| ()).unwrap();
+    let manifest = job.finish(true, &|_| ()).unwrap();
     let file = |name: &str| std::fs::read(root.path().join(name).join("samples_7x4x5x3.npz")).unwrap();
     assert!(file("one") == file("two"));
     assert_eq!(manifest.files[0].length, file("one").len() as u64);
     assert_eq!(job.manifest().unwrap(), Some(manifest));
+}
+
+#[test]
+fn a_job_without_an_npz_file_has_a_manifest_and_gets_the_file_later() {
+    let root = tempfile::tempdir().unwrap();
+    let job = Job::create_or_open(&in_folder(root.path()), settings()).unwrap();
+    for part in job.missing().unwrap() {
+        write(&job, part).unwrap();
+        job.write_png(part).unwrap();
+    }
+    // What a killed writer leaves behind.
+    let left = root.path().join("png/0000_000000.png#1");
+    std::fs::write(&left, "").unwrap();
+    let manifest = job.finish(false, &|_| ()).unwrap();
+    assert_eq!((manifest.parts.len(), manifest.files.len()), (3, 0));
+    assert!(!left.exists());
+    assert_eq!(job.finish(false, &|_| ()).unwrap(), manifest);
+    assert_eq!(job.finish(true, &|_| ()).unwrap().files.len(), 1);
+    // It stays in the manifest.
+    assert_eq!(job.finish(false, &|_| ()).unwrap().files.len(), 1);
 }
 
 #[test]
@@ -215,7 +235,7 @@ fn damaged_parts_are_found_and_drawn_again() {
     std::fs::write(part(1), "short").unwrap();
     std::fs::write(part(2).with_extension("json"), "{}").unwrap();
     assert_eq!(job.missing().unwrap(), [1]);
-    assert!(matches!(job.finish(&|_| ()), Err(Error::Incomplete { missing: 1, .. })));
+    assert!(matches!(job.finish(true, &|_| ()), Err(Error::Incomplete { missing: 1, .. })));
     assert_eq!(job.verify().unwrap(), [0, 1, 2]);
     assert_eq!(job.manifest().unwrap(), None);
     complete(&store);
@@ -235,7 +255,7 @@ fn assembling_withdraws_a_damaged_part() {
     bytes[300] ^= 4;
     std::fs::write(part, bytes).unwrap();
     let job = Job::open(&store).unwrap();
-    let error = job.finish(&|_| ()).unwrap_err();
+    let error = job.finish(true, &|_| ()).unwrap_err();
     assert!(matches!(&error, Error::Damaged { url, .. } if url.contains("part-000001")), "{error}");
     assert!(!root.path().join("samples_7x4x5x3.npz").exists());
     assert_eq!(job.missing().unwrap(), [1]);

@@ -351,12 +351,11 @@ fn write_png(job: &Job, parts: &[u64], phases: &PhaseTracker, collective: &dyn C
 /// Writes the files of a job whose parts are all there.
 fn finish(job: &Job, options: &SampleOptions, phases: &PhaseTracker, board: &TensorBoard) -> Result<(), Error> {
     show_first(job, board)?;
-    if options.format.contains(&Format::Npz) {
-        // Reading many parts takes long. The ledger shows that it goes on.
-        let manifest = job.finish(&|part| phases.enter(Phase::Checkpoint, part))?;
-        for file in &manifest.files {
-            tracing::info!("{} has all {} images", job.store().url(&file.path), job.settings().num);
-        }
+    let has_npz = options.format.contains(&Format::Npz);
+    // Reading many parts takes long. The ledger shows that it goes on.
+    let manifest = job.finish(has_npz, &|part| phases.enter(Phase::Checkpoint, part))?;
+    for file in &manifest.files {
+        tracing::info!("{} has all {} images", job.store().url(&file.path), job.settings().num);
     }
     Ok(())
 }
