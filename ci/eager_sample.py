@@ -38,9 +38,9 @@ def visited(count, steps):
 class Sampler:
     """DDIM without noise, with predicted images that are clamped.
 
-    `options` has the networks `config` and `classifier` (or None) as JSON, the files of their weights, the `scale` of the
-    guidance, `steps`, `device`, and `compile`, which compiles the networks. `process` is the section `diffusion`. A
-    compiled network is channels-last unless `channels_last` says otherwise.
+    `options` has the networks `config` and `classifier` (or None) as JSON, the files of their weights, `weights` and
+    `classifier_weights`, the `scale` of the guidance, `steps`, `device`, and `compile`, which compiles the networks.
+    `process` is the section `diffusion`. A compiled network is channels-last unless `channels_last` says otherwise.
     """
 
     def __init__(self, options, process, channels_last=None):

@@ -1,8 +1,8 @@
 """The processes of ci/bench-peers: programs that run once, and peers that stay and answer one line for each round.
 
-A peer (`ci/peer_step.py`, `ci/peer_sample.py`) prepares itself, runs one iteration (which compiles what is compiled), and
-prints a line of JSON. For each line `{"warmup": W, "count": N}` of its stdin it then prints the seconds of N iterations.
-A peer that fails prints `{"error": REASON}` and ends. This module does not import torch.
+A peer (`ci/peer_step.py`, `ci/peer_sample.py`) prepares itself, runs one iteration (which compiles what is compiled),
+and prints a line of JSON. For each line `{"warmup": W, "count": N}` of its stdin it then prints the seconds of N
+iterations. A peer that fails prints `{"error": REASON}` and ends. This module does not import torch.
 """
 
 import json

@@ -8,8 +8,8 @@
 
 A step is forward and backward of each microbatch, the norm of the gradient and clipping to it if that is configured,
 AdamW, and the EMAs. Its images are random numbers, drawn before the step, in place of noised images: the peer neither
-reads nor noises images, and the measured step of Admiral does both. The loss of a classifier is the cross entropy. That of
-the others is the mean squared output, which is cheaper than the published loss.
+reads nor noises images, and the measured step of Admiral does both. The loss of a classifier is the cross entropy. That
+of the others is the mean squared output, which is cheaper than the published loss.
 
 The form `published` is the published implementation's loop: attention is recomputed, AdamW is not fused, norms and EMAs
 are loops over the parameters; float16 has a scaled loss and two flat float32 masters. The other forms have no
@@ -53,7 +53,8 @@ def device_memory(device):
     """Returns the peaks of memory of a GPU."""
     if device != "cuda":
         return {}
-    # What nvidia-smi shows: the peak of the allocator's cache, and all memory outside it such as the CUDA context.
+    # What nvidia-smi shows: the peak of the allocator's cache, and all memory outside it: the CUDA context, and what
+    # other processes hold, so that it is only right for a single peer.
     free, total = torch.cuda.mem_get_info()
     used = torch.cuda.max_memory_reserved() + total - free - torch.cuda.memory_reserved()
     # Between its rounds, a peer leaves the memory to the others.
@@ -125,7 +126,7 @@ class Published:
 
 
 class PublishedHalf(Published):
-    """Training as published in float16 with a scaled loss. One flat float32 master holds all vectors, another the rest."""
+    """Training as published in float16 with a scaled loss. A flat float32 master has all vectors, another the rest."""
 
     def make_masters(self):
         self.scale_log2 = 20.0

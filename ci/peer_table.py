@@ -11,8 +11,8 @@ def ratio_of(numerator, denominator):
 def row_of(case, precision, form, idle, rounds, prepared):
     """Returns the row of a form that answered in every round.
 
-    A round has Admiral's `(seconds, peak, output)` and the seconds of the peers by form. `idle` is the peak of an Admiral
-    process that only loaded its libraries. `prepared` has the last answer of the peer and what it said when it was ready.
+    A round has Admiral's `(seconds, peak, output)` and the seconds of the peers by form. `idle` is the peak of an
+    Admiral process that only loaded its libraries. `prepared` has the fields of the peer's first and last answers.
     """
     own = [admiral[0] for admiral, _ in rounds]
     other = [peers[form] for _, peers in rounds]
@@ -22,7 +22,7 @@ def row_of(case, precision, form, idle, rounds, prepared):
     # The host's memory says nothing about work on a GPU, for which Admiral reports no peak.
     own_peak = max(peaks) if peaks and not on_device else None
     peer_peak = prepared["device_peak_bytes" if on_device else "peak_bytes"]
-    outputs = [admiral[2] for admiral, _ in rounds]
+    shares = [admiral[2]["solver_percent"] for admiral, _ in rounds if "solver_percent" in admiral[2]]
     return {
         "admiral_seconds": statistics.median(own),
         "peer_seconds": statistics.median(other),
@@ -37,7 +37,7 @@ def row_of(case, precision, form, idle, rounds, prepared):
         "memory_ratio_above_idle": ratio_of(own_peak and own_peak - idle, peer_peak - prepared["idle_bytes"]),
         "peer_prepare_seconds": prepared["prepare_seconds"],
         **{f"peer_{name}": prepared[name] for name in ["device_peak_used_bytes"] if name in prepared},
-        **({"solver_percent": statistics.median(o["solver_percent"] for o in outputs)} if "solver_percent" in outputs[0] else {}),
+        **({"solver_percent": statistics.median(shares)} if shares else {}),
         "round_seconds": {"admiral": own, "peer": other},
     }
 
@@ -46,9 +46,8 @@ def summary(case, precision, forms, idle, rounds, prepared, failures):
     """Returns the rows of a case in one precision, one for each form. The fastest peer's row is marked."""
     rows = []
     for form in forms:
-        row = {"name": case.name, "parameters": case.parameters, "batch": case.batch, "precision": precision, "form": form}
-        row["failure"] = failures.get(form)
-        row["is_fastest_peer"] = False
+        row = {"name": case.name, "parameters": case.parameters, "batch": case.batch, "precision": precision}
+        row |= {"form": form, "failure": failures.get(form), "is_fastest_peer": False}
         if form not in failures:
             row.update(row_of(case, precision, form, idle, rounds, prepared[form]))
         rows.append(row)
@@ -102,7 +101,8 @@ def print_table(result):
             if row["failure"]:
                 print(f"  {row['precision']:<5}{row['form']:<23}{row['failure']}")
                 continue
-            times = "".join(f"{speed(row, row[side], result['job']):>17}" for side in ["admiral_seconds", "peer_seconds"])
+            sides = ["admiral_seconds", "peer_seconds"]
+            times = "".join(f"{speed(row, row[side], result['job']):>17}" for side in sides)
             peaks = "".join(f"{megabytes(row[side]):>10}" for side in ["admiral_peak_bytes", "peer_peak_bytes"])
             print(f"  {row['precision']:<5}{row['form']:<23}{times}  {ratio_text(row):<22}{peaks}  {memory_text(row)}")
         for row in own:
@@ -111,5 +111,5 @@ def print_table(result):
                     f"  {row['precision']}: against the fastest peer, {row['form']}: {ratio_text(row)} times as fast, "
                     f"memory {memory_text(row)}"
                 )
-        if "solver_percent" in own[0]:
-            print(f"  Admiral's solver takes {own[0]['solver_percent']:.2f} % of its time")
+        for share in [row["solver_percent"] for row in own if "solver_percent" in row][:1]:
+            print(f"  Admiral's solver takes {share:.2f} % of its time")
