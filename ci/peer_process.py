@@ -5,6 +5,7 @@ and prints a line of JSON. For each line `{"warmup": W, "count": N}` of its stdi
 iterations. A peer that fails prints `{"error": REASON}` and ends. This module does not import torch.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -18,6 +19,9 @@ import traceback
 
 # A longer reason does not fit into a table.
 LONGEST_REASON = 200
+
+# A peer that has not ended after this time is killed.
+SECONDS_TO_END = 20
 
 
 class Failed(Exception):
@@ -74,7 +78,11 @@ class Peer:
         self.errors = tempfile.TemporaryFile("w+")
         pipe = subprocess.PIPE
         self.process = start(words, stdin=pipe, stdout=pipe, stderr=self.errors, text=True, env=environment)
-        self.ready = self.answer()
+        try:
+            self.ready = self.answer()
+        except Failed:
+            self.close()
+            raise
 
     def answer(self):
         """Returns the next line of the peer."""
@@ -96,9 +104,15 @@ class Peer:
         return self.answer()
 
     def close(self):
-        """Ends the peer."""
-        self.process.kill()
-        self.process.communicate()
+        """Ends the peer, which ends when its stdin does, with the processes that compiled for it."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout=SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
         self.errors.close()
 
 
