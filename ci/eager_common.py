@@ -1,9 +1,7 @@
-"""What ci/bench-eager and ci/bench-sample share: their options, and the commands that they run."""
+"""The description of a network for ci/eager_unet.py, and the Python and the environment in which it runs."""
 
-import json
 import os
 import pathlib
-import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -16,48 +14,37 @@ CHANNEL_MULTIPLES = {
     64: [1, 2, 3, 4],
 }
 
-
-def add_common_options(parser):
-    """Adds the options of both scripts."""
-    parser.add_argument("--admiral", default=ROOT / "target/release/admiral", type=pathlib.Path)
-    parser.add_argument("--python", type=pathlib.Path)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument(
-        "--eager-library-path",
-        metavar="PATH",
-        help="LD_LIBRARY_PATH of the eager side, '' for none (default: that of this process)",
-    )
-    parser.add_argument("--json", action="store_true")
+# The kinds of networks by the task of a configuration.
+KINDS = {"diffusion": "unet", "super_resolution": "super_res", "classifier": "encoder"}
 
 
-def python_with_torch(options):
-    """Returns the Python that runs the eager side."""
-    own = ROOT / ".deps/torch-venv/bin/python"
-    return options.python or (own if own.exists() else pathlib.Path(sys.executable))
-
-
-def run(words, environment=None):
-    """Runs a command and returns its JSON output."""
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, env=environment)
-    if done.returncode != 0:
-        sys.exit(f"{pathlib.Path(sys.argv[0]).name}: {' '.join(map(str, words))}\n{done.stderr}")
-    return json.loads(done.stdout)
+class Unsupported(Exception):
+    """A configuration whose network ci/eager_unet.py does not have."""
 
 
 def network(config):
-    """Returns the network of a configuration with the field names of ci/eager_unet.py."""
-    model = config["model"]
-    same = ["image_size", "image_channels", "num_classes", "num_res_blocks", "channel_mult", "attention_resolutions"]
+    """Returns the network of a configuration with the field names of ci/eager_unet.py, or raises `Unsupported`."""
+    model, task = config["model"], config["task"]
+    if model["rescale_residual"]:
+        raise Unsupported("the eager networks do not rescale residuals: set model.rescale_residual=false")
+    if task == "classifier" and model["pool"] != "attention":
+        raise Unsupported("the eager classifier has only the pool `attention`")
+    same = ["image_size", "small_size", "image_channels", "num_classes", "num_res_blocks", "attention_resolutions"]
     same += ["num_heads", "num_head_channels", "use_new_attention_order", "use_scale_shift_norm", "resblock_updown"]
     return {
-        **{name: model[name] for name in same},
+        "model": KINDS[task],
+        **{name: model[name] for name in [*same, "dropout"]},
         "channel_mult": model["channel_mult"] or CHANNEL_MULTIPLES[model["image_size"]],
-        "dropout": model["dropout"],
         "model_channels": model["num_channels"],
         "learn_sigma": config["diffusion"]["variance"].startswith("learned"),
+        "out_channels": model["num_classes"],
     }
+
+
+def python_with_torch(chosen):
+    """Returns the Python that runs the eager side: the chosen one, or else that of `ci/setup torch`."""
+    own = ROOT / ".deps/torch-venv/bin/python"
+    return chosen or (own if own.exists() else pathlib.Path(sys.executable))
 
 
 def release(version):

@@ -1,20 +1,11 @@
-#!/usr/bin/env python3
-"""Samples images in PyTorch with DDIM, as the published implementation does, and prints the seconds of batches as JSON.
+"""Samples images in PyTorch with DDIM, as the published implementation does.
 
-    ci/eager_sample.py --config JSON --weights FILE.pt --process JSON --steps N ...
-
-The network is that of ci/eager_unet.py. `ci/bench-sample` compares `admiral bench sample` with it. With --compile the
-networks are channels-last and compiled by torch.compile. With a classifier, its gradient guides each step (the paper's
-algorithm 2). A batch begins with its noise and ends with its bytes.
+The networks are those of ci/eager_unet.py. With a classifier, its gradient guides each step (the paper's algorithm 2).
 """
 
-import argparse
 import json
 import math
-import pathlib
-import statistics
 import sys
-import time
 
 # Do not leave __pycache__ in the repository.
 sys.dont_write_bytecode = True
@@ -45,10 +36,15 @@ def visited(count, steps):
 
 
 class Sampler:
-    """DDIM without noise, with predicted images that are clamped. `options` are those of `main`."""
+    """DDIM without noise, with predicted images that are clamped.
 
-    def __init__(self, options, process):
-        self.channels_last = options.compile
+    `options` has the networks `config` and `classifier` (or None) as JSON, the files of their weights, `weights` and
+    `classifier_weights`, the `scale` of the guidance, `steps`, `device`, and `compile`, which compiles the networks.
+    `process` is the section `diffusion`. A compiled network is channels-last unless `channels_last` says otherwise.
+    """
+
+    def __init__(self, options, process, channels_last=None):
+        self.channels_last = options.compile if channels_last is None else channels_last
         self.model = self.load(UNet(json.loads(options.config)), options.weights, options)
         self.classifier, self.scale = None, options.scale
         if options.classifier:
@@ -66,9 +62,9 @@ class Sampler:
         """Reads the weights of a network, and compiles it if that is asked for."""
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         network = network.eval().to(options.device)
-        if not options.compile:
-            return network
-        return torch.compile(network.to(memory_format=torch.channels_last), dynamic=False)
+        if self.channels_last:
+            network.to(memory_format=torch.channels_last)
+        return torch.compile(network, dynamic=False) if options.compile else network
 
     def gradient(self, x, timesteps, labels):
         """Returns the gradient of the classifier's log probability of the labels, times the scale."""
@@ -80,12 +76,13 @@ class Sampler:
 
     @torch.no_grad()
     def sample(self, x, labels):
-        """Returns the bytes of a batch that starts from noise `x`, `[batch, height, width, channels]`."""
+        """Returns the bytes `[batch, height, width, channels]` of the batch that begins with the noise `x`."""
+        count, channels = x.shape[:2]
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         for timestep, now, previous in self.schedule:
-            timesteps = torch.full([x.shape[0]], timestep, device=x.device)
-            epsilon = self.model(x, timesteps, labels if hasattr(self.model, "label_emb") else None)[:, : x.shape[1]]
+            timesteps = torch.full([count], timestep, device=x.device)
+            epsilon = self.model(x, timesteps, labels if hasattr(self.model, "label_emb") else None)[:, :channels]
             start = (math.sqrt(1 / now) * x - math.sqrt(1 / now - 1) * epsilon).clamp(-1, 1)
             epsilon = (math.sqrt(1 / now) * x - start) / math.sqrt(1 / now - 1)
             if self.classifier is not None:
@@ -93,41 +90,3 @@ class Sampler:
                 start = math.sqrt(1 / now) * x - math.sqrt(1 / now - 1) * epsilon
             x = math.sqrt(previous) * start + math.sqrt(1 - previous) * epsilon
         return ((x + 1) * 127.5).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
-
-
-def main():
-    """Samples batches and prints their seconds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="the network as JSON, with the fields of the golden files")
-    parser.add_argument("--weights", required=True, type=pathlib.Path)
-    parser.add_argument("--process", required=True, help="the section `diffusion` as JSON")
-    parser.add_argument("--classifier", help="the classifier as JSON")
-    parser.add_argument("--classifier-weights", type=pathlib.Path)
-    parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--batches", type=int, default=3)
-    parser.add_argument("--warmup", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--processor-time", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    config = json.loads(options.config)
-    sampler = Sampler(options, json.loads(options.process))
-    shape = [options.batch, config["image_channels"], config["image_size"], config["image_size"]]
-    classes = config["num_classes"] or (json.loads(options.classifier)["out_channels"] if options.classifier else None)
-    labels = None if classes is None else torch.randint(0, classes, [options.batch], device=options.device)
-    now = (lambda: time.process_time() / options.threads) if options.processor_time else time.monotonic
-    seconds = []
-    for _ in range(options.warmup + options.batches):
-        began = now()
-        sampler.sample(torch.randn(shape, device=options.device), labels)
-        seconds.append(now() - began)
-    counted = seconds[options.warmup :]
-    print(json.dumps({"seconds": counted, "median": statistics.median(counted), "torch": torch.__version__}))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,25 +1,21 @@
 #!/usr/bin/env python3
-"""The networks of ADM and a training step in eager PyTorch, with the operations of the published implementation.
+"""The networks of ADM in PyTorch, with the operations of the published implementation.
 
-`ci/bench-eager` compares `admiral bench step` with it. `ci/eager_sample.py` samples with its networks.
+`ci/peer_step.py` trains them and `ci/eager_sample.py` samples with them.
 
-    ci/eager_unet.py check FILE...                  compares with golden numbers (kinds `unet`, `encoder`)
-    ci/eager_unet.py step --config JSON ...         measures training steps and prints their seconds as JSON
+    ci/eager_unet.py FILE...      compares with golden numbers (kinds `unet`, `super_res` and `encoder`)
 
-As in the published implementation, group normalization (in float32) and SiLU are two operations. Attention is two
-matrix products and a softmax, and backward always recomputes it. With float16, the torso's convolutions are float16, and
-the float32 masters are two flat tensors. Norms and EMAs are loops over the parameters. The loss is the mean squared
-output, which is cheaper than the published loss.
+As in the published implementation, group normalization (in float32) and SiLU are two operations, and attention is two
+matrix products and a softmax. Backward recomputes attention unless the field `recompute_attention` is false. `half()`
+makes the torso's convolutions float16.
 """
 
 import argparse
 import json
 import math
 import pathlib
-import statistics
 import struct
 import sys
-import time
 
 import torch
 from torch import nn
@@ -105,13 +101,16 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = num_heads(channels, config)
         self.heads_inside = config.get("use_new_attention_order", False)
+        self.recompute = config.get("recompute_attention", True)
         self.norm = Norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
     def forward(self, x, _embedding):
+        if not (self.recompute and x.requires_grad):
+            return self.attend(x)
         # The gradient of a classifier for its input alone cannot be had from the reentrant kind.
-        return checkpoint(self.attend, x, use_reentrant=self.training) if x.requires_grad else self.attend(x)
+        return checkpoint(self.attend, x, use_reentrant=self.training)
 
     def attend(self, x):
         flat = x.flatten(2)
@@ -151,11 +150,11 @@ def resampling(channels, up, config):
     return Convolution(channels, up)
 
 
-def down_path(config):
-    """Returns the downward blocks, the channels of each one's output, and the last image size."""
+def down_path(config, inputs):
+    """Returns the downward blocks for `inputs` channels, the channels of each block's output, and the last size."""
     width, size, multiples = config["model_channels"], config["image_size"], config["channel_mult"]
     channels = int(multiples[0] * width)
-    blocks = [[Plain(config.get("image_channels", 3), channels, 3, padding=1)]]
+    blocks = [[Plain(inputs, channels, 3, padding=1)]]
     widths = [channels]
     for level, multiple in enumerate(multiples):
         for _ in range(config["num_res_blocks"]):
@@ -181,7 +180,8 @@ def time_embedding(model, timesteps):
 class UNet(nn.Module):
     """The network. `config` has the field names of the golden files."""
 
-    def __init__(self, config):
+    def __init__(self, config, images=1):
+        """Builds a network whose input has the channels of `images` images."""
         super().__init__()
         width = config["model_channels"]
         self.width = width
@@ -189,7 +189,7 @@ class UNet(nn.Module):
         if config.get("num_classes"):
             self.label_emb = nn.Embedding(config["num_classes"], 4 * width)
         image_channels, multiples = config.get("image_channels", 3), config["channel_mult"]
-        down, widths, size = down_path(config)
+        down, widths, size = down_path(config, images * image_channels)
         channels = widths[-1]
         self.input_blocks = nn.ModuleList(map(nn.ModuleList, down))
         self.middle_block = nn.ModuleList(
@@ -238,6 +238,17 @@ class UNet(nn.Module):
         return self.out(hidden.to(x.dtype))
 
 
+class Upsampler(UNet):
+    """A network whose input is the noised image and the small image, which is enlarged bilinearly."""
+
+    def __init__(self, config):
+        super().__init__(config, images=2)
+
+    def forward(self, x, timesteps, labels=None, low_res=None):
+        enlarged = F.interpolate(low_res, x.shape[2:], mode="bilinear")
+        return super().forward(torch.cat([x, enlarged], dim=1), timesteps, labels)
+
+
 class AttentionPool(nn.Module):
     """The pool of a classifier: the mean of all positions attends to all of them and itself."""
 
@@ -262,7 +273,7 @@ class Encoder(nn.Module):
         width = config["model_channels"]
         self.width = width
         self.time_embed = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
-        down, widths, size = down_path(config)
+        down, widths, size = down_path(config, config.get("image_channels", 3))
         channels = widths[-1]
         self.input_blocks = nn.ModuleList(map(nn.ModuleList, down))
         self.middle_block = nn.ModuleList(
@@ -280,114 +291,9 @@ class Encoder(nn.Module):
         return self.out(x)
 
 
-# ---- a training step ----
-
-
-class Float32Step:
-    """Training in float32, in which the parameters are the masters."""
-
-    def __init__(self, model):
-        self.parameters = list(model.parameters())
-        self.masters = self.parameters
-
-    def backward(self, loss):
-        """Computes the gradients of the loss."""
-        loss.backward()
-
-    def masters_from_model(self):
-        """Returns True, because the masters have the gradients already."""
-        return True
-
-    def model_from_masters(self):
-        """Does nothing, because the parameters are the masters."""
-
-
-class Float16Step:
-    """Training in float16 with a scaled loss. One flat float32 master holds all vectors, another all the rest."""
-
-    def __init__(self, model):
-        everything = list(model.parameters())
-        self.parameters = everything
-        self.groups = [[p for p in everything if p.ndim <= 1], [p for p in everything if p.ndim > 1]]
-        self.masters = [nn.Parameter(self.flat(group)) for group in self.groups]
-        self.scale_log2 = 20.0
-
-    @staticmethod
-    def flat(tensors):
-        """Returns the values of all tensors in one float32 vector."""
-        return torch.cat([tensor.detach().float().reshape(-1) for tensor in tensors])
-
-    def backward(self, loss):
-        """Computes the gradients of the scaled loss."""
-        (loss * 2**self.scale_log2).backward()
-
-    def masters_from_model(self):
-        """Copies the gradients to the masters. Returns False if they overflow and the step must be skipped."""
-        for master, group in zip(self.masters, self.groups):
-            master.grad = self.flat([p.grad for p in group])
-        if not all(math.isfinite(master.grad.norm().item()) for master in self.masters):
-            self.scale_log2 -= 1
-            return False
-        for master in self.masters:
-            master.grad.mul_(2.0**-self.scale_log2)
-        self.scale_log2 += 1e-3
-        return True
-
-    def model_from_masters(self):
-        """Copies the masters to the parameters."""
-        for master, group in zip(self.masters, self.groups):
-            for parameter, values in zip(group, master.detach().split([p.numel() for p in group])):
-                parameter.detach().copy_(values.view_as(parameter))
-
-
-def step_times(options):
-    """Measures training steps on random images and prints their times as JSON."""
-    config = json.loads(options.config)
-    torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
-    model = UNet(config).to(device).train()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                nn.init.normal_(parameter, std=0.02)
-    precision = Float16Step(model.half()) if options.fp16 else Float32Step(model)
-    optimizer = torch.optim.AdamW(precision.masters, lr=1e-4, weight_decay=0.0)
-    averages = [master.detach().clone() for master in precision.masters]
-    channels = config.get("image_channels", 3)
-    seconds = []
-    for step in range(options.warmup + options.steps):
-        images = torch.randn(options.batch, channels, config["image_size"], config["image_size"], device=device)
-        timesteps = torch.randint(0, 1000, (options.batch,), device=device)
-        labels = None
-        if config.get("num_classes"):
-            labels = torch.randint(0, config["num_classes"], (options.batch,), device=device)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        began = time.monotonic()
-        for parameter in precision.parameters:
-            parameter.grad = None
-        for part in range(0, options.batch, options.microbatch):
-            chosen = slice(part, part + options.microbatch)
-            loss = model(images[chosen], timesteps[chosen], labels[chosen] if labels is not None else None)
-            precision.backward(loss.square().mean())
-        if precision.masters_from_model():
-            for master in precision.masters:
-                master.grad.norm().item(), master.detach().norm().item()
-            optimizer.step()
-            for average, master in zip(averages, precision.masters):
-                average.mul_(0.9999).add_(master.detach(), alpha=1 - 0.9999)
-            precision.model_from_masters()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.monotonic() - began)
-    counted = seconds[options.warmup :]
-    result = {"seconds": counted, "median": statistics.median(counted), "torch": torch.__version__}
-    if device.type == "cuda":
-        result["peak_bytes"] = torch.cuda.max_memory_allocated()
-        # What nvidia-smi shows: the peak of the allocator's cache, and memory outside it such as the CUDA context.
-        free, total = torch.cuda.mem_get_info()
-        result["peak_used_bytes"] = torch.cuda.max_memory_reserved() + total - free - torch.cuda.memory_reserved()
-    print(json.dumps(result))
+def build(config):
+    """Returns the network of a configuration, whose field `model` has the kinds of the golden files."""
+    return {"unet": UNet, "super_res": Upsampler, "encoder": Encoder}[config["model"]](config)
 
 
 # ---- golden numbers ----
@@ -444,51 +350,45 @@ def golden_parameter(salt, name, shape):
     return (offset + scale * values).float()
 
 
-def check(options):
-    """Compares outputs and gradients with golden files, and exits with an error if one is off."""
-    errors = {}
-    for path in options.files:
-        metadata, tensors = golden_file(path)
-        config = json.loads(metadata["config"])
-        model = (Encoder if metadata["kind"] == "encoder" else UNet)(config).eval()
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(golden_parameter(metadata["salt"], name, tuple(parameter.shape)))
-        is_half = config.get("use_fp16", False)
-        if is_half:
-            model.half()
+def check(path):
+    """Compares outputs and gradients with a golden file, with and without recomputation of attention.
+
+    Returns the largest relative errors, or exits if one is too large.
+    """
+    metadata, tensors = golden_file(path)
+    config = json.loads(metadata["config"])
+    model = build(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(golden_parameter(metadata["salt"], name, tuple(parameter.shape)))
+    is_half = config.get("use_fp16", False)
+    if is_half:
+        model.half()
+    errors = {"out": 0.0, "grad.x": 0.0}
+    for recompute in [True, False]:
+        for layer in model.modules():
+            if isinstance(layer, Attention):
+                layer.recompute = recompute
         x = tensors["x"].clone().requires_grad_()
-        out = model(x, tensors["t"], *([tensors["y"]] if "y" in tensors else []))
+        out = model(x, tensors["t"], *(tensors[name] for name in ["y", "low_res"] if name in tensors))
         (out * tensors["out_weight"]).sum().backward()
         for name, found, tolerance in [("out", out, 1e-5), ("grad.x", x.grad, 1e-4)]:
             expected = tensors[name]
             off = ((found - expected).abs().max() / expected.abs().max()).item()
             allowed = 1e-2 if is_half else tolerance
-            errors[f"{path.stem} {name}"] = off
             if not off <= allowed:
                 sys.exit(f"eager_unet: {path}: {name} is off by {off:.1e}, {allowed:.0e} is allowed")
-    print(json.dumps(errors, indent=2))
+            errors[name] = max(errors[name], off)
+    return errors
 
 
 def main():
-    """Runs the command of the command line."""
+    """Checks the files of the command line and prints the errors as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(required=True)
-    check_options = verbs.add_parser("check")
-    check_options.add_argument("files", nargs="+", type=pathlib.Path)
-    check_options.set_defaults(run=check)
-    step_options = verbs.add_parser("step")
-    step_options.add_argument("--config", required=True, help="the network as JSON, with the fields of the golden files")
-    step_options.add_argument("--batch", type=int, required=True)
-    step_options.add_argument("--microbatch", type=int, required=True)
-    step_options.add_argument("--threads", type=int, default=1)
-    step_options.add_argument("--steps", type=int, default=7)
-    step_options.add_argument("--warmup", type=int, default=2)
-    step_options.add_argument("--device", default="cpu")
-    step_options.add_argument("--fp16", action="store_true")
-    step_options.set_defaults(run=step_times)
-    options = parser.parse_args()
-    options.run(options)
+    parser.add_argument("files", nargs="+", type=pathlib.Path)
+    # On a busy machine, the threads of operations this small mostly wait for each other.
+    torch.set_num_threads(1)
+    print(json.dumps({path.stem: check(path) for path in parser.parse_args().files}, indent=2))
 
 
 if __name__ == "__main__":

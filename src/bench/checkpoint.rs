@@ -21,6 +21,7 @@ use crate::run_config::RunConfig;
 use crate::statistics::median;
 use crate::train::{FlatMemory, TrainError, copy_share, parameters, read_roles, roles, sum_reports};
 
+use super::memory::{peak, reset_peak, resident};
 use super::output::print_on_root;
 
 /// The time between two polls of a save.
@@ -245,27 +246,6 @@ fn copy_once(bytes: u64) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// Resets this process's peak of memory. Returns the text of /proc/self/status from before.
-fn reset_peak() -> String {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    // If this is not permitted, the measured peak is that of the whole process, which is an upper bound.
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
-    status
-}
-
-fn resident(status: &str) -> u64 {
-    kibibytes(status, "VmRSS:") << 10
-}
-
-fn peak(status: &str) -> u64 {
-    kibibytes(status, "VmHWM:") << 10
-}
-
-fn kibibytes(status: &str, field: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix(field));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-}
-
 fn print(m: &Measured) {
     let gigabytes = |bytes: f64| bytes / 1e9;
     println!(
@@ -292,16 +272,4 @@ fn print(m: &Measured) {
         m.extra_memory_of_share
     );
     println!("read and verified {:>9.3} s   {:.3} GB/s", m.read_seconds, gigabytes(m.read_bytes_per_second));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn resident_and_peak_memory_are_read() {
-        let status = "VmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n";
-        assert_eq!((peak(status), resident(status)), (2 << 20, 1 << 20));
-        assert!(resident(&reset_peak()) > 0);
-    }
 }

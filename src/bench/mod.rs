@@ -7,6 +7,7 @@ pub mod evaluate;
 mod evaluate_metrics;
 pub mod loader;
 pub(crate) mod loader_stages;
+mod memory;
 pub mod ops;
 mod output;
 mod roofline;

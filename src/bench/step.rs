@@ -14,6 +14,7 @@ use crate::run_config::{PrecisionMode, RunConfig};
 use crate::statistics::{Spread, median};
 use crate::train::{FlatMemory, OpenedSession, Segment, Session, StepTimes, TrainError, images_record};
 
+use super::memory::peak_bytes;
 use super::output::print_on_root;
 use super::roofline;
 use super::timing::{Clock, Timing};
@@ -61,6 +62,9 @@ struct Measured {
     optimizer_seconds: f64,
     /// The bytes that the optimizer must read and write: see [`optimizer_bytes`].
     optimizer_bytes: u64,
+    /// The highest number of bytes that the process has had in memory until the end of the steps, or `None` where it is
+    /// unknown. It does not contain what is measured after them.
+    peak_memory_bytes: Option<u64>,
     /// The bytes read and written per second by a copy of memory, measured after the steps.
     copy_bytes_per_second: Spread,
     /// The copies of tensors to another layout, type or device in the traced step, or `None` if no step was traced.
@@ -135,6 +139,7 @@ fn measure(session: &mut Session, options: &BenchOptions, context: &RunContext<'
         steps.push(start.elapsed().as_secs_f64());
         parts.push(report.times);
     }
+    let peak_memory_bytes = peak_bytes();
     let copies = options.trace.as_deref().map(|path| trace(session, path, context)).transpose()?;
     let part = |choose: fn(&StepTimes) -> Duration| median(parts.iter().map(|times| choose(times).as_secs_f64()));
     let spread = Spread::of(steps.iter().copied());
@@ -166,6 +171,7 @@ fn measure(session: &mut Session, options: &BenchOptions, context: &RunContext<'
         all_reduce_exposed_seconds: part(|times| times.all_reduce_exposed),
         optimizer_seconds: part(|times| times.optimizer),
         optimizer_bytes: optimizer_bytes(&session.state.trainer.memory, world_size),
+        peak_memory_bytes,
         copy_bytes_per_second,
         copies,
         part_of_v100_peak: flops / world_size as f64 / V100_FLOPS,
@@ -248,6 +254,9 @@ fn print(measured: &Measured) {
         println!("{:>8.2} ms in {calls} copies of {elements} values for {within}", 1e3 * seconds);
     }
     println!("images/s     {:>10.2}", measured.images_per_second);
+    if let Some(bytes) = measured.peak_memory_bytes {
+        println!("peak memory  {:>10.1} MB", bytes as f64 / 1e6);
+    }
     println!("of a V100's peak {:>8.3} %", 100.0 * measured.part_of_v100_peak);
     println!(
         "{:.1} % of the rate of a product of matrices here, {:.2} TFLOP/s per rank ({:.2} to {:.2})",
