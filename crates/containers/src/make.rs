@@ -57,7 +57,19 @@ pub(crate) fn make(place: &Place, kind: Kind, blobs: &[Arc<Blob>], threads: usiz
             return Err(Error::malformed(blob.shown(), reason));
         }
     }
-    let index = Index::new(kind, shards(blobs), all.into_iter().map(|of_file| of_file.found).collect(), &place.text)?;
+    let num_classes = all.iter().filter_map(|of_file| of_file.num_classes).max();
+    let mut doubts = blobs.iter().zip(&all).filter_map(|(blob, of_file)| Some((blob, of_file.doubt.as_ref()?)));
+    if let Some((blob, doubt)) = doubts.next() {
+        let others = doubts.count();
+        let others = if others == 0 { String::new() } else { format!(" {others} other files may be, too.") };
+        tracing::warn!(
+            "{}: {doubt}. It may be cut off between two members: compare its length with the original.{others} All \
+             images that are there are used",
+            blob.shown()
+        );
+    }
+    let found = all.into_iter().map(|of_file| of_file.found).collect();
+    let index = Index { num_classes, ..Index::new(kind, shards(blobs), found, &place.text)? };
     match class_names.flatten() {
         Some(names) => index.with_class_names(names, &place.text),
         None => Ok(index),
