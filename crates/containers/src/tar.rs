@@ -7,7 +7,8 @@
 //!
 //! If the member `.json` has a value [`PACKED_FROM`], the image was packed from another container: the value is its name,
 //! and the value of `class` the name of its class, even if it looks like a number. If the first sample of the file has the
-//! value [`CLASS_NAMES`], `label` is the number of the class in this list.
+//! value [`CLASS_NAMES`], `label` is the number of the class in this list; [`NUM_CLASSES`] is the number of classes without
+//! names.
 
 use std::collections::HashMap;
 use std::io::{self, Read};

@@ -213,7 +213,7 @@ impl<'a> Members<'a> {
     /// Skips what is left of a member.
     fn skip(&mut self) -> Result<(), Fault> {
         let mut left = self.rest.saturating_add(self.padding);
-        let mut buffer = vec![0; 32 << 10];
+        let mut buffer = vec![0; left.min(32 << 10) as usize];
         while left > 0 {
             let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             match self.fill(&mut buffer[..most])? {
