@@ -44,14 +44,19 @@ pub fn read(path: &Path) -> Result<Vec<u8>, ReadError> {
     let read = || {
         // Opening a pipe would wait for a writer.
         if !std::fs::metadata(path)?.is_file() {
-            return Err(io::Error::other("it is no regular file"));
+            return Err(io::Error::other("it is no regular file, but a folder, a pipe or a device"));
         }
         let mut bytes = Vec::new();
         File::open(path)?.read_to_end(&mut bytes)?;
         Ok(bytes)
     };
     retry(read, std::thread::sleep).map_err(|error| {
-        if may_pass(&error) { ReadError::Unavailable(error) } else { ReadError::Unusable(error.to_string()) }
+        let is_link = || std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
+        match error.kind() {
+            _ if may_pass(&error) => ReadError::Unavailable(error),
+            ErrorKind::NotFound if is_link() => ReadError::Unusable(format!("it is a link to nothing: {error}")),
+            _ => ReadError::Unusable(error.to_string()),
+        }
     })
 }
 
@@ -96,5 +101,11 @@ mod tests {
         assert!(reason(&pipe).contains("no regular file"));
         assert!(reason(folder.path()).contains("no regular file"));
         assert!(reason(&folder.path().join("none")).contains("No such file"));
+        let link = folder.path().join("link.png");
+        std::os::unix::fs::symlink("none", &link).unwrap();
+        assert!(reason(&link).contains("a link to nothing"));
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("link.png", &link).unwrap();
+        assert!(reason(&link).contains("Too many levels of symbolic links"));
     }
 }

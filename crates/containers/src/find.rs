@@ -1,6 +1,8 @@
 //! The files of a container, and its kind where the user does not name it.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +13,7 @@ use crate::blob::Blob;
 use crate::error::Error;
 use crate::files::retry;
 use crate::kind::Kind;
-use crate::names::{is_hidden, is_image_name};
+use crate::names::{is_hidden, is_image_name, shown};
 use crate::place::{Place, Root};
 
 /// The local files that are kept open. Others are opened for each read, because the number of open files is limited.
@@ -45,20 +47,26 @@ struct ListedShard {
 pub(crate) struct Listing(Vec<File>);
 
 impl Listing {
-    /// Lists all files of a place. Those of a local folder are only its own, and not those of the folders in it. Hidden
-    /// files are left out.
+    /// Lists all files of a place. Those of a local folder are only its own, and not those of the folders in it; those of a
+    /// store are all below its prefix. Hidden files are left out.
     ///
     /// # Errors
     /// If the place cannot be listed.
     pub(crate) fn of(place: &Place) -> Result<Self, Error> {
         let files: Vec<File> = match &place.root {
-            Root::Folder(path) => names_in(path)?.into_iter().map(|name| File { name, remote: None }).collect(),
+            Root::Folder(path) => names_in(path)?,
             Root::Store(store) => {
                 let entries = store.list_entries("")?.into_iter();
-                entries.map(|entry| File { name: entry.path, remote: Some((entry.length, entry.version)) }).collect()
+                entries.map(|entry| File::remote(entry.path, entry.length, entry.version)).collect()
             }
         };
         Ok(Self(files.into_iter().filter(|file| !is_hidden(file.name.as_bytes())).collect()))
+    }
+
+    /// Returns the names of the files that are not in folders of the place. Only they belong to a container of files, as long
+    /// as the user names no others: what is below a folder of shards is often another data set, such as `val/`.
+    fn own_names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(|file| file.is_own()).map(|file| &file.name[..])
     }
 
     /// Returns the names of the files.
@@ -80,7 +88,7 @@ pub(crate) fn kind_of(place: &Place) -> Result<(Kind, Option<Listing>), Error> {
         return Ok((kind.ok_or_else(|| Error::malformed(text, "no known ending"))?, None));
     }
     let listing = Listing::of(place)?;
-    let names = || listing.0.iter().map(|file| &file.name[..]);
+    let names = || listing.own_names();
     let kind = if names().any(|name| name == LMDB_NAME) {
         Kind::Lmdb
     } else if names().any(|name| is_image_name(name.as_bytes())) {
@@ -91,13 +99,12 @@ pub(crate) fn kind_of(place: &Place) -> Result<(Kind, Option<Listing>), Error> {
     Ok((kind, Some(listing)))
 }
 
-fn names_in(folder: &Path) -> Result<Vec<String>, Error> {
+fn names_in(folder: &Path) -> Result<Vec<File>, Error> {
     let list = || std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>();
-    let names =
+    let mut names =
         retry(list, std::thread::sleep).map_err(|error| Error::of_file(&folder.display().to_string(), &error))?;
-    let mut names: Vec<String> = names.into_iter().map(|name| name.to_string_lossy().into_owned()).collect();
     names.sort();
-    Ok(names)
+    Ok(names.into_iter().map(File::local).collect())
 }
 
 /// Returns the files of a container, sorted by name. `listing` is that of the place.
@@ -111,7 +118,15 @@ pub(crate) fn files(place: &Place, kind: Kind, listing: Listing) -> Result<Vec<A
     let mut files = match &place.pattern {
         Some(pattern) if pattern.ends_with(".json") => listed(place, pattern, listing.0)?,
         Some(pattern) => matching(place, pattern, listing.0)?,
-        None => listing.0.into_iter().filter(|file| kind.has(&file.name)).collect(),
+        None => {
+            let (own, nested): (Vec<File>, Vec<File>) =
+                listing.0.into_iter().filter(|file| kind.has(&file.name)).partition(File::is_own);
+            if let Some(first) = nested.first() {
+                let num = nested.len();
+                tracing::info!("{num} files in folders of {} are left out, the first is {}", place.text, first.name);
+            }
+            own
+        }
     };
     files.retain(|file| !kind.is_beside(&file.name));
     if files.is_empty() {
@@ -138,9 +153,27 @@ struct File {
     name: String,
     /// The length and version in a store.
     remote: Option<(u64, String)>,
+    /// The name of a local file that is not UTF-8, as it is. `name` has other characters then.
+    real_name: Option<OsString>,
 }
 
 impl File {
+    fn local(name: OsString) -> Self {
+        match name.into_string() {
+            Ok(name) => Self { name, remote: None, real_name: None },
+            Err(name) => Self { name: name.to_string_lossy().into_owned(), remote: None, real_name: Some(name) },
+        }
+    }
+
+    fn remote(name: String, length: u64, version: String) -> Self {
+        Self { name, remote: Some((length, version)), real_name: None }
+    }
+
+    /// Returns whether the file is not in a folder of the place.
+    fn is_own(&self) -> bool {
+        !self.name.contains('/')
+    }
+
     fn open(self, place: &Place, is_kept_open: bool) -> Result<Blob, Error> {
         match (&place.root, self.remote) {
             (Root::Store(store), Some((length, version))) => {
@@ -150,6 +183,10 @@ impl File {
                 Err(Error::Unreadable { path: store.url(&self.name), reason: "there is no such file".into() })
             }
             (Root::Folder(root), _) => {
+                if let Some(name) = self.real_name {
+                    let path = format!("{}/{}", root.display(), shown(name.as_bytes()));
+                    return Err(Error::malformed(path, "its name is not UTF-8; rename it"));
+                }
                 let path = root.join(&self.name);
                 Blob::local(self.name, path, is_kept_open)
             }
@@ -243,7 +280,7 @@ fn listed(place: &Place, list: &str, all: Vec<File>) -> Result<Vec<File>, Error>
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use admiral_storage::StoreOptions;
+    use admiral_storage::{Store, StoreOptions};
 
     use super::*;
 
@@ -293,6 +330,43 @@ mod tests {
             std::fs::write(root.join("list.json"), list).unwrap();
             assert!(found(root, "/list.json").unwrap_err().contains(word), "{list}");
         }
+    }
+
+    #[test]
+    fn a_store_and_a_folder_have_the_same_files() {
+        let backend = Arc::new(object_store::memory::InMemory::new());
+        let store = Store::from_backend(backend, object_store::path::Path::from("bucket"), "s3://bucket").unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let names = ["a.tar", "b.tar", "val/c.tar", "val/d/e.tar", "val/x.png"];
+        for name in names {
+            let path = root.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, b"").unwrap();
+            store.wait(store.put(name, Vec::new())).unwrap();
+        }
+        let in_store = |pattern: Option<&str>| {
+            let (root, text) = (Root::Store(Arc::new(store.clone())), "s3://bucket".to_owned());
+            let place = Place { root, pattern: pattern.map(str::to_owned), text };
+            let (kind, listing) = kind_of(&place).unwrap();
+            let listing = listing.map_or_else(|| Listing::of(&place), Ok).unwrap();
+            files(&place, kind, listing).unwrap().iter().map(|file| file.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(in_store(None), ["a.tar", "b.tar"]);
+        assert_eq!(in_store(None), found(root.path(), "").unwrap());
+        assert_eq!(in_store(Some("*.tar")), found(root.path(), "/*.tar").unwrap());
+        // Files in folders are used if they are named.
+        assert_eq!(in_store(Some("val/*.tar")), ["val/c.tar"]);
+    }
+
+    #[test]
+    fn a_file_whose_name_is_no_utf8_is_refused_by_its_bytes() {
+        let root = folder(&["a.tar"]);
+        let name = <std::ffi::OsStr as OsStrExt>::from_bytes(b"b\xff.tar");
+        std::fs::write(root.path().join(name), b"").unwrap();
+        std::fs::write(root.path().join(<std::ffi::OsStr as OsStrExt>::from_bytes(b"\xff.txt")), b"").unwrap();
+        let error = found(root.path(), "").unwrap_err();
+        assert!(error.contains("/b\\xff.tar: its name is not UTF-8"), "{error}");
+        assert_eq!(found(root.path(), "/a.tar").unwrap(), ["a.tar"]);
     }
 
     #[test]

@@ -81,16 +81,20 @@ pub struct Found {
 }
 
 /// What was found in a file of a container.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct InFile {
     pub(crate) found: Vec<Found>,
     /// The names of the classes in the order of their numbers, if the file has them.
     pub(crate) class_names: Option<Vec<Vec<u8>>>,
+    /// The number of classes, if the file says it and they have no names.
+    pub(crate) num_classes: Option<u32>,
+    /// Why the file may lack its last images, if it may.
+    pub(crate) doubt: Option<String>,
 }
 
 impl From<Vec<Found>> for InFile {
     fn from(found: Vec<Found>) -> Self {
-        Self { found, class_names: None }
+        Self { found, ..Self::default() }
     }
 }
 
@@ -129,6 +133,8 @@ pub struct Index {
     /// Empty if all images are image files as they are.
     pub(crate) encodings: Vec<Encoding>,
     pub(crate) labels: Labels,
+    /// The number of classes, if the container says it and they have no names.
+    pub(crate) num_classes: Option<u32>,
 }
 
 impl Index {
@@ -172,6 +178,7 @@ impl Index {
             spans: Vec::with_capacity(all.len()),
             encodings: Vec::new(),
             labels,
+            num_classes: None,
         };
         let is_plain = all.iter().all(|(_, found)| found.encoding == Encoding::File);
         for (shard, Found { name, offset, length, crc, encoding, .. }) in all {
@@ -211,7 +218,8 @@ impl Index {
             name_ends.push(name_bytes.len() as u64);
         }
         let (spans, encodings) = (Vec::new(), Vec::new());
-        Self { kind: Kind::Tree, shards: folders, name_ends, name_bytes, spans, encodings, labels: Labels::None }
+        let (labels, num_classes) = (Labels::None, None);
+        Self { kind: Kind::Tree, shards: folders, name_ends, name_bytes, spans, encodings, labels, num_classes }
     }
 
     /// Returns the number of images.
@@ -232,6 +240,13 @@ impl Index {
     #[must_use]
     pub fn labels(&self) -> &Labels {
         &self.labels
+    }
+
+    /// Returns the number of classes that the container says it has, if they have no names. Images may have labels up to it,
+    /// or above it.
+    #[must_use]
+    pub fn num_classes(&self) -> Option<u32> {
+        self.num_classes
     }
 
     /// Returns the kind of the container.

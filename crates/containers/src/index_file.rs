@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::index::{Encoding, Index, Labels, Shard, Span};
 use crate::kind::Kind;
 
-const FIRST_LINE: &[u8] = b"admiral index 2\n";
+const FIRST_LINE: &[u8] = b"admiral index 3\n";
 const DIGEST_BYTES: usize = 32;
 
 #[derive(Serialize, Deserialize)]
@@ -23,6 +23,7 @@ struct Header {
     has_labels: bool,
     /// The names of labels as bytes. `None` for numbers.
     label_names: Option<Vec<Vec<u8>>>,
+    num_classes: Option<u32>,
     shards: Vec<Shard>,
 }
 
@@ -42,6 +43,7 @@ impl Index {
             has_encodings: !self.encodings.is_empty(),
             has_labels: labels.is_some(),
             label_names,
+            num_classes: self.num_classes,
             shards: self.shards.clone(),
         };
         let mut bytes = FIRST_LINE.to_vec();
@@ -107,6 +109,7 @@ impl Index {
             spans: span_bytes.chunks_exact(20).map(span).collect(),
             encodings: encoding_bytes.chunks_exact(20).map(encoding).collect::<Option<_>>()?,
             labels,
+            num_classes: header.num_classes,
         };
         index.is_valid().then_some(index)
     }
@@ -178,7 +181,7 @@ mod tests {
             found("c", 20, Encoding::Pixels { height: 1, width: 2, channels: 3 }, "x"),
             found("d", 30, Encoding::Page { codec: 1, page: 2, offset: 3, length: 4 }, "z"),
         ]];
-        Index::new(Kind::Tar, shards, found, "x").unwrap()
+        Index { num_classes: Some(9), ..Index::new(Kind::Tar, shards, found, "x").unwrap() }
     }
 
     #[test]

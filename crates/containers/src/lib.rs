@@ -41,4 +41,4 @@ pub use index::{Encoding, Found, Index, Label, Labels, Shard};
 pub use kind::Kind;
 pub use names::{is_hidden, is_image_name, shown};
 pub use place::names_a_file;
-pub use tar::{CLASS_NAMES, MAX_LABEL_BYTES, PACKED_FROM};
+pub use tar::{CLASS_NAMES, MAX_LABEL_BYTES, NUM_CLASSES, PACKED_FROM};

@@ -21,10 +21,11 @@ pub fn is_image_name(path: &[u8]) -> bool {
 }
 
 /// Returns whether a part of a path is hidden: its name begins with a dot. Some systems add such files, and a folder
-/// `__MACOSX` that holds them, to archives.
+/// `__MACOSX` that holds them, to archives. The parts `.` and `..` are no names.
 #[must_use]
 pub fn is_hidden(path: &[u8]) -> bool {
-    path.split(|&byte| byte == b'/').any(|part| (part.starts_with(b".") && part != b".") || part == b"__MACOSX")
+    let is_hidden = |part: &[u8]| part.starts_with(b".") && part != b"." && part != b"..";
+    path.split(|&byte| byte == b'/').any(|part| is_hidden(part) || part == b"__MACOSX")
 }
 
 /// Returns a path without `./` at its front.
@@ -69,6 +70,7 @@ mod tests {
         }
         assert!(is_hidden(b".a/b.png") && is_hidden(b"a/._b.png") && is_hidden(b"__MACOSX/b.png"));
         assert!(!is_hidden(b"./a/b.png") && !is_hidden(b"a.b/c.png"));
+        assert!(!is_hidden(b"../a/../b.png") && is_hidden(b"../.b.png") && is_hidden(b"...b.png"));
         assert_eq!(without_dot(b"././a/./b"), b"a/./b");
     }
 

@@ -11,10 +11,11 @@ use crate::files::{may_pass, retry};
 use crate::index::{Index, Shard};
 use crate::names::{is_hidden, is_image_name, shown};
 
-/// Lists the image files below a local folder. Hidden files and folders, whose names begin with a dot, are left out.
+/// Lists the image files below a local folder. Hidden files and folders, whose names begin with a dot, are left out. What
+/// has the name of an image and is a pipe, a device, or a link that leads nowhere, is listed too: it is a broken image.
 ///
 /// # Errors
-/// If a folder cannot be listed, or what looks like an image is no regular file.
+/// If a folder cannot be listed.
 pub(crate) fn list_folder(root: &Path) -> Result<Index, Error> {
     let mut listing = Listing::default();
     listing.add(root)?;
@@ -115,29 +116,24 @@ impl Listing {
                     }
                     continue;
                 }
-                let (is_folder, is_file) =
-                    if kind.is_symlink() { self.target(&root.join(&path))? } else { (kind.is_dir(), kind.is_file()) };
-                match (is_folder, is_file) {
-                    (true, _) if kind.is_symlink() => _ = links.insert(path),
-                    (true, _) => folders.push(path),
-                    (_, true) if is_image => self.paths.push(bytes.to_vec()),
-                    (false, false) if is_image => {
-                        let reason = "it is no regular file: a link to nothing, a pipe, or a device; remove it";
-                        return Err(Error::malformed(root.join(path).display().to_string(), reason));
-                    }
-                    _ => {}
+                if kind.is_dir() {
+                    folders.push(path);
+                } else if kind.is_symlink() && leads_to_folder(&root.join(&path))? {
+                    links.insert(path);
+                } else if is_image {
+                    self.paths.push(bytes.to_vec());
                 }
             }
         }
         Ok(())
     }
+}
 
-    /// Returns whether a link leads to a folder, and whether to a file. A link to nothing, or to itself, has no target.
-    fn target(&self, link: &Path) -> Result<(bool, bool), Error> {
-        match retry(|| std::fs::metadata(link), std::thread::sleep) {
-            Err(error) if may_pass(&error) => Err(Error::of_file(&link.display().to_string(), &error)),
-            meta => Ok(meta.map_or((false, false), |meta| (meta.is_dir(), meta.is_file()))),
-        }
+/// Returns whether a link leads to a folder. A link to nothing, or to itself, does not.
+fn leads_to_folder(link: &Path) -> Result<bool, Error> {
+    match retry(|| std::fs::metadata(link), std::thread::sleep) {
+        Err(error) if may_pass(&error) => Err(Error::of_file(&link.display().to_string(), &error)),
+        meta => Ok(meta.is_ok_and(|meta| meta.is_dir())),
     }
 }
 
@@ -168,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn each_folder_is_listed_once_and_only_regular_files_are_images() {
+    fn each_folder_is_listed_once_and_all_else_of_an_images_name_is_an_image() {
         let root = tree(&["x/1.png", "y/2.png"]);
         for link in ["self", "x/up", "y/up"] {
             std::os::unix::fs::symlink(root.path(), root.path().join(link)).unwrap();
@@ -176,14 +172,12 @@ mod tests {
         std::os::unix::fs::symlink(root.path().join("x/1.png"), root.path().join("y/3.png")).unwrap();
         std::os::unix::fs::symlink(root.path().join("x"), root.path().join("a")).unwrap();
         assert_eq!(names(root.path()), ["x/1.png", "y/2.png", "y/3.png"]);
-        let (link, pipe) = (root.path().join("loop.png"), root.path().join("pipe.png"));
-        std::os::unix::fs::symlink(&link, &link).unwrap();
-        let error = list_folder(root.path()).unwrap_err().to_string();
-        assert!(error.contains("loop.png") && error.contains("no regular file"), "{error}");
-        std::fs::remove_file(link).unwrap();
-        assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
-        let error = list_folder(root.path()).unwrap_err().to_string();
-        assert!(error.contains("pipe.png") && error.contains("no regular file"), "{error}");
+        // Which of them can be read is known when they are read, and the run's setting for broken images applies.
+        std::os::unix::fs::symlink("loop.png", root.path().join("loop.png")).unwrap();
+        std::os::unix::fs::symlink("nothing", root.path().join("x/link.png")).unwrap();
+        std::os::unix::fs::symlink("nothing", root.path().join("x/link.txt")).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(root.path().join("pipe.png")).status().unwrap().success());
+        assert_eq!(names(root.path()), ["loop.png", "pipe.png", "x/1.png", "x/link.png", "y/2.png", "y/3.png"]);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The images of a zip file. A file `dataset.json` in it gives the labels, as EDM's tools write it:
 //! `{"labels": [["00000/img00000000.png", 6], ...]}`.
 
-use std::collections::HashMap;
-use std::io::Read;
+use std::collections::{HashMap, HashSet};
+use std::io::{Read, Seek, SeekFrom};
 
 use serde::Deserialize;
 use zip::{CompressionMethod, ZipArchive};
@@ -40,13 +40,21 @@ fn find_in(reader: &mut BlobReader<'_>, blob: &Blob) -> Result<Vec<Found>, Error
     let path = blob.shown();
     let refuse = |error: zip::result::ZipError| Error::malformed(&*path, format!("it is no whole zip file: {error}"));
     let mut archive = ZipArchive::new(reader).map_err(refuse)?;
+    check_names(blob, archive.central_directory_start(), archive.len() as u64)?;
     let labels = read_labels(&mut archive, &path)?;
     // In the order of their offsets, so that the file is read once.
     let mut entries = Vec::new();
     for index in 0..archive.len() {
         let entry = archive.by_index_raw(index).map_err(refuse)?;
         let name = without_dot(entry.name_raw());
-        if entry.is_file() && is_image_name(name) && !is_hidden(name) {
+        if !is_image_name(name) || is_hidden(name) {
+            continue;
+        }
+        if entry.is_symlink() {
+            let place = format!("{path}, member {} at byte {}", shown(name), entry.header_start());
+            return Err(Error::malformed(place, "it is a link; pack the file to which it leads"));
+        }
+        if entry.is_file() {
             entries.push((entry.header_start(), index));
         }
     }
@@ -89,6 +97,61 @@ fn find_in(reader: &mut BlobReader<'_>, blob: &Blob) -> Result<Vec<Found>, Error
         found.push(Found { name, offset, length, crc, encoding, label, is_packed: false });
     }
     Ok(found)
+}
+
+/// Checks whether the names of members differ, and the directory at `start` lists no more than the `num` members that were
+/// read from it. The `zip` crate keeps the last of several members of one name, and believes a number that has too few digits
+/// for all members.
+fn check_names(blob: &Blob, start: u64, num: u64) -> Result<(), Error> {
+    let path = blob.shown();
+    let mut reader = blob.reader();
+    let outcome = directory_names(&mut reader, start, |name, offset| {
+        let place = format!("{path}, member {} at byte {offset} of its directory", shown(name));
+        Error::malformed(place, "another member has the same name; names in a file must differ")
+    });
+    if let Some(failure) = reader.failure {
+        return Err(failure);
+    }
+    match outcome? {
+        found if found == num => Ok(()),
+        found => {
+            let reason =
+                format!("its directory at byte {start} lists {found} members, and {num} can be read; pack it again");
+            Err(Error::malformed(path, reason))
+        }
+    }
+}
+
+/// Returns the number of members that a directory lists. Folders count once each. `double` is the error of a member that has
+/// the name of another one, and whose entry is at an offset.
+fn directory_names(
+    reader: &mut BlobReader<'_>,
+    start: u64,
+    double: impl Fn(&[u8], u64) -> Error,
+) -> Result<u64, Error> {
+    const ENTRY: &[u8; 4] = b"PK\x01\x02";
+    let mut names = HashSet::new();
+    let mut offset = start;
+    loop {
+        let mut fixed = [0; 46];
+        // What follows the last entry is another record, or the end of the file.
+        if reader.seek(SeekFrom::Start(offset)).and_then(|_| reader.read_exact(&mut fixed)).is_err()
+            || !fixed.starts_with(ENTRY)
+        {
+            return Ok(names.len() as u64);
+        }
+        let length = |at: usize| usize::from(u16::from_le_bytes([fixed[at], fixed[at + 1]]));
+        let mut name = vec![0; length(28)];
+        if reader.read_exact(&mut name).is_err() {
+            return Ok(names.len() as u64);
+        }
+        let is_folder = name.ends_with(b"/");
+        if names.contains(&name) && !is_folder {
+            return Err(double(&name, offset));
+        }
+        names.insert(name);
+        offset += (fixed.len() + length(28) + length(30) + length(32)) as u64;
+    }
 }
 
 /// Returns the labels of `dataset.json` by the names of the images. `None` if there are none.
@@ -170,6 +233,36 @@ mod tests {
         assert!(text.contains("dataset.json") && text.contains("another form"), "{text}");
         let null = zip_of(&[("a.png", b"x", STORED), ("dataset.json", br#"{"labels": null}"#, STORED)]);
         assert_eq!(find_in(&null).unwrap()[0].label, None);
+    }
+
+    #[test]
+    fn members_that_would_be_lost_are_refused() {
+        let error = |bytes: &[u8]| find_in(bytes).unwrap_err().to_string();
+        // The writer refuses equal names, so the second one is changed afterwards.
+        let mut double = zip_of(&[("a.png", b"one", STORED), ("b.png", b"two", STORED)]);
+        let second: Vec<usize> = (0..double.len() - 5).filter(|&at| &double[at..at + 5] == b"b.png").collect();
+        second.iter().for_each(|&at| double[at] = b'a');
+        let text = error(&double);
+        assert!(text.contains("a.zip, member a.png at byte") && text.contains("the same name"), "{text}");
+        // A number of members that is too small.
+        let mut few = zip_of(&[("a.png", b"one", STORED), ("b.png", b"two", STORED)]);
+        let end = few.len() - 22;
+        assert_eq!(few[end + 10], 2);
+        (few[end + 8], few[end + 10]) = (1, 1);
+        let text = error(&few);
+        assert!(text.contains("lists 2 members, and 1 can be read"), "{text}");
+        // A link.
+        let mut writer = zip::ZipWriter::new(std::io::Cursor::new(zip_of(&[("a.png", b"one", STORED)])));
+        writer.add_symlink("b.png", "a.png", SimpleFileOptions::default()).unwrap();
+        let text = error(&writer.finish().unwrap().into_inner());
+        assert!(text.contains("member b.png") && text.contains("it is a link"), "{text}");
+    }
+
+    #[test]
+    fn names_outside_of_the_file_are_names() {
+        let bytes = zip_of(&[("../a.png", b"one", STORED), ("b/", b"", STORED), ("b/c.png", b"two", STORED)]);
+        let names: Vec<Vec<u8>> = find_in(&bytes).unwrap().into_iter().map(|found| found.name).collect();
+        assert_eq!(names, [b"../a.png".to_vec(), b"b/c.png".to_vec()]);
     }
 
     #[test]

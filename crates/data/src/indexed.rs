@@ -53,11 +53,16 @@ fn labeled(container: &Container) -> Result<Classes, DataError> {
                 .into(),
         }),
         Labels::Numbers(numbers) => {
-            let num_classes = numbers.iter().max().map_or(0, |&most| most as usize + 1);
-            if num_classes > MAX_CLASSES {
-                return refuse(format!("a label is {}, and the largest is {}", num_classes - 1, MAX_CLASSES - 1));
+            let of_labels = numbers.iter().max().map_or(0, |&most| most as usize + 1);
+            if of_labels > MAX_CLASSES {
+                return refuse(format!("a label is {}, and the largest is {}", of_labels - 1, MAX_CLASSES - 1));
             }
-            Ok((numbers.clone(), Vec::new(), num_classes))
+            // A class may have lost all its images.
+            let listed = container.index().num_classes().map_or(0, |num| num as usize);
+            if listed > MAX_CLASSES {
+                return refuse(format!("its first sample says {listed} classes, and the most are {MAX_CLASSES}"));
+            }
+            Ok((numbers.clone(), Vec::new(), of_labels.max(listed)))
         }
         Labels::Names(numbers, names) => {
             Ok((numbers.clone(), names.iter().map(|name| shown(name)).collect(), names.len()))
@@ -157,6 +162,10 @@ mod tests {
     use admiral_storage::StoreOptions;
 
     use super::*;
+    use crate::buffers::Buffers;
+    use crate::config::OnBrokenImage;
+    use crate::sample::SampleReader;
+    use crate::test_source::spec;
 
     fn tree(files: &[&str]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
@@ -197,6 +206,42 @@ mod tests {
         let root = tree(&["x_1.png"]);
         let error = open(root.path(), ClassSource::FileName).unwrap().load(0).unwrap_err().to_string();
         assert!(error.contains("x_1.png") && error.contains("empty"), "{error}");
+    }
+
+    #[test]
+    fn pipes_and_links_to_nothing_are_broken_images() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        for number in 0..8_u8 {
+            image::GrayImage::from_pixel(4, 4, image::Luma([number])).save(path(&format!("{number}.png"))).unwrap();
+        }
+        assert!(std::process::Command::new("mkfifo").arg(path("pipe.png")).status().unwrap().success());
+        std::os::unix::fs::symlink("nothing", path("link.png")).unwrap();
+        std::os::unix::fs::symlink("loop.png", path("loop.png")).unwrap();
+        let source = open(root.path(), ClassSource::None).unwrap();
+        assert_eq!(source.num_images(), 11);
+        for (item, name, word) in [
+            (8, "link.png", "link to nothing"),
+            (9, "loop.png", "Too many levels of symbolic links"),
+            (10, "pipe.png", "no regular file"),
+        ] {
+            let error = source.load(item).unwrap_err();
+            assert!(
+                matches!(&error, DataError::Broken { path, reason } if path.ends_with(name) && reason.contains(word))
+            );
+        }
+        let source: Arc<dyn ImageSource> = Arc::new(source);
+        let read = |on_broken_image| {
+            let reader = SampleReader::new(Arc::clone(&source), spec(on_broken_image));
+            reader.read((0..11).collect(), &mut Buffers::default())
+        };
+        assert!(matches!(read(OnBrokenImage::Stop), Err(DataError::Broken { .. })));
+        let batch = read(OnBrokenImage::Skip).unwrap();
+        assert!(batch.images.len() == 11 * 16 && batch.num_skipped >= 3);
+        let mut broken: Vec<String> =
+            read(OnBrokenImage::Quarantine).unwrap().broken.into_iter().map(|it| it.image).collect();
+        broken.sort();
+        assert_eq!(broken, ["link.png", "loop.png", "pipe.png"]);
     }
 
     #[test]

@@ -249,7 +249,7 @@ fn a_cut_or_flipped_container_is_an_error_or_gives_pixels() {
         read_all().unwrap();
         for length in [0, 1, 100, whole.len() / 2, whole.len() - 30] {
             std::fs::write(&path, &whole[..length]).unwrap();
-            // A tar file may end after any member.
+            // A tar file may end after any member. A message says that it may be cut off.
             if let Err(error) = read_all() {
                 assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
             } else {

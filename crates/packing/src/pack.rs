@@ -70,16 +70,7 @@ pub fn pack(
     if !state.is_done {
         output.write_state(state.to_bytes())?;
         let total = source.num_images();
-        let mut packing = Packing {
-            output,
-            settings,
-            class_names: source.class_names(),
-            state,
-            shard: None,
-            broken: Vec::new(),
-            total,
-            report,
-        };
+        let mut packing = Packing { output, settings, source, state, shard: None, broken: Vec::new(), total, report };
         let make = |item| make(source, item, settings);
         let bytes_of = |made: &Result<Made, Error>| match made {
             Ok(Made::Image(image)) => (image.file.len() + image.json.len()) as u64,
@@ -169,8 +160,8 @@ fn forget_unpublished(output: &Output, state: &mut State) -> Result<(), Error> {
 struct Packing<'a, R> {
     output: &'a Output,
     settings: &'a Settings,
-    /// The names of all classes, which the first image of each shard has.
-    class_names: &'a [String],
+    /// The source, whose classes the first image of each shard lists.
+    source: &'a dyn ImageSource,
     state: State,
     /// The shard that is being written, with its images and the bytes that were read for them.
     shard: Option<(ShardWriter, u64, u64)>,
@@ -199,9 +190,7 @@ impl<R: FnMut(Progress)> Packing<'_, R> {
         let (mut shard, images, bytes_in) = match self.shard.take() {
             Some(shard) => shard,
             None => {
-                if !self.class_names.is_empty() {
-                    image.list_classes(self.class_names).map_err(Error::Source)?;
-                }
+                image.list_classes(self.source).map_err(Error::Source)?;
                 (ShardWriter::new(self.output.new_shard()?), 0, 0)
             }
         };

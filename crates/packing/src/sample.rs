@@ -1,6 +1,6 @@
 //! One image as the members of a shard.
 
-use admiral_containers::{CLASS_NAMES, Fetched, MAX_LABEL_BYTES, PACKED_FROM};
+use admiral_containers::{CLASS_NAMES, Fetched, MAX_LABEL_BYTES, NUM_CLASSES, PACKED_FROM};
 use admiral_data::{DataError, Format, ImageSource, decode_fetched};
 use serde_json::{Value, json};
 
@@ -80,14 +80,21 @@ fn described(source: &dyn ImageSource, item: u64) -> Vec<u8> {
 }
 
 impl Packed {
-    /// Adds the names of all classes in the order of their numbers to the member `.json`.
+    /// Adds the classes of the source to the member `.json`: their names in the order of their numbers, or how many they are
+    /// if they have no names.
     ///
     /// # Errors
     /// If the names are too long to be read again. The error is the reason.
-    pub(crate) fn list_classes(&mut self, names: &[String]) -> Result<(), String> {
+    pub(crate) fn list_classes(&mut self, source: &dyn ImageSource) -> Result<(), String> {
+        let (names, num) = (source.class_names(), source.num_classes());
+        let (key, classes) = match (names.is_empty(), num) {
+            (true, 0) => return Ok(()),
+            (true, num) => (NUM_CLASSES, json!(num)),
+            (false, _) => (CLASS_NAMES, json!(names)),
+        };
         let mut fields: serde_json::Map<String, Value> =
             serde_json::from_slice(&self.json).map_err(|error| error.to_string())?;
-        fields.insert(CLASS_NAMES.into(), json!(names));
+        fields.insert(key.into(), classes);
         self.json = Value::Object(fields).to_string().into_bytes();
         if self.json.len() as u64 > MAX_LABEL_BYTES {
             return Err(format!("the names of its {} classes take more than {MAX_LABEL_BYTES} bytes", names.len()));

@@ -289,6 +289,33 @@ fn broken_images_end_a_packing_or_are_left_out() {
 }
 
 #[test]
+fn a_class_with_a_number_that_loses_its_images_keeps_its_number() {
+    let root = tempfile::tempdir().unwrap();
+    let mut builder = tar::Builder::new(Vec::new());
+    for class in 0..3_u32 {
+        let image = if class == 2 { b"broken".to_vec() } else { png(20, 20, class) };
+        for (ending, content) in [("png", image), ("cls", class.to_string().into_bytes())] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            builder.append_data(&mut header, format!("{class}.{ending}"), &content[..]).unwrap();
+        }
+    }
+    let path = root.path().join("numbers.tar");
+    std::fs::write(&path, builder.into_inner().unwrap()).unwrap();
+    let source = source_of(&path, SourceKind::Tar, ClassSource::Container);
+    assert_eq!((source.num_classes(), source.class_names().len()), (3, 0));
+    let place = root.path().join("packed");
+    let skip = Settings { on_broken: OnBroken::Skip, ..SETTINGS };
+    assert_eq!(packed(&*source, &place, &skip).unwrap().images, 2);
+    // The second time, the index is read.
+    for _ in 0..2 {
+        let opened = source_of(&place, SourceKind::Tar, ClassSource::Container);
+        assert_eq!((opened.num_images(), opened.num_classes(), opened.class_names().len()), (2, 3, 0));
+        assert_eq!([0, 1].map(|item| opened.class(item)), [Some(0), Some(1)]);
+    }
+}
+
+#[test]
 fn classes_keep_the_numbers_that_their_container_gives_them() {
     let root = tempfile::tempdir().unwrap();
     // The names are not in the order of their bytes, and "none" has no image.

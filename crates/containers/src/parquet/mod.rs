@@ -105,7 +105,7 @@ pub(crate) fn find(blob: &Arc<Blob>) -> Result<InFile, Error> {
         let digits = found.len().saturating_sub(1).to_string().len();
         (0..).zip(&mut found).for_each(|(row, found)| found.name = format!("{file}/{row:0digits$}").into_bytes());
     }
-    Ok(InFile { found, class_names: columns.class_names })
+    Ok(InFile { found, class_names: columns.class_names, ..InFile::default() })
 }
 
 /// Reads the metadata at the end of the file.
@@ -267,7 +267,7 @@ fn labels(
         }
         _ => {
             let reader = Values::<ByteArrayType>::new(blob, chunk, limit, false)?;
-            values(reader, |value| value.map(|value| Ok(label(texts.take(value)?))).transpose())
+            values(reader, |value| value.map(|value| label(texts.take(value)?).map_err(Fault::Wrong)).transpose())
         }
     }
 }

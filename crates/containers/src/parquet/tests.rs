@@ -63,7 +63,7 @@ fn images_are_found_in_all_forms_of_pages() {
             let form = format!("{compression} {has_dictionary} {is_v2}");
             let format = Format { compression, has_dictionary, is_v2, class_names: &["x", "y", "z"], row_group: 17 };
             let bytes = parquet_of(&rows, &format);
-            let InFile { found, class_names } = find_in(folder.path(), &bytes).unwrap();
+            let InFile { found, class_names, .. } = find_in(folder.path(), &bytes).unwrap();
             assert_eq!(class_names, Some(vec![b"x".to_vec(), b"y".to_vec(), b"z".to_vec()]));
             assert_eq!(found.len(), 40, "{form}");
             for (number, found) in found.iter().enumerate() {
@@ -153,7 +153,7 @@ fn a_file_of_pyarrow_is_read() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/parquet/pyarrow.parquet");
     let bytes = std::fs::read(&path).unwrap();
     let blob = Blob::local("pyarrow.parquet".into(), path, false).unwrap();
-    let InFile { found, class_names } = super::find(&Arc::new(blob)).unwrap();
+    let InFile { found, class_names, .. } = super::find(&Arc::new(blob)).unwrap();
     assert_eq!(class_names, Some(vec![b"cat".to_vec(), b"dog".to_vec()]));
     assert_eq!(found.len(), 8);
     for (number, found) in found.iter().enumerate() {
