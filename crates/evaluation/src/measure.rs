@@ -13,7 +13,7 @@ use crate::images::{Classes, ImageSet};
 use crate::parts::FeatureTables;
 use crate::report::{MetricRow, REPORT_VERSION, Report, SideReport};
 use crate::side::OpenedSide;
-use crate::warnings::warnings;
+use crate::warnings::{WarnedSide, warnings};
 
 /// One side of a comparison, with its features.
 #[derive(Debug)]
@@ -93,6 +93,10 @@ impl Side {
             pixels: tables.map(|tables| tables.pixels.clone()).or(given.and_then(|given| given.pixels.clone())),
             statistics: given.map(|given| given.sha256.clone()),
         }
+    }
+
+    fn warned<'a>(&'a self, report: &'a SideReport) -> WarnedSide<'a> {
+        WarnedSide { report, classes: self.classes, tables: self.tables.as_ref() }
     }
 }
 
@@ -231,9 +235,8 @@ pub fn measure(
     options: &MeasureOptions,
 ) -> Result<Report, Error> {
     let mut rows = Rows { rows: Vec::new() };
-    let pools = [samples, reference].map(|side| features(side.tables.as_ref(), Kind::Pool, extractor));
-    let [generated, real] = pools;
-    let (generated, real) = (generated?, real?);
+    let generated = features(samples.tables.as_ref(), Kind::Pool, extractor)?;
+    let real = features(reference.tables.as_ref(), Kind::Pool, extractor)?;
     let how = match (&samples.statistics, &reference.statistics) {
         (None, None) => "pooled features",
         _ => "pooled features, given statistics",
@@ -248,7 +251,6 @@ pub fn measure(
     if let (Some(left), Some(right)) = (&of_samples.spatial, &of_reference.spatial) {
         distance(&mut rows, "sfid", &how.replace("pooled", "spatial"), left, right)?;
     }
-    let reference_moments = right;
     if let Some(logits) = features(samples.tables.as_ref(), Kind::Logits, extractor)? {
         inception_scores(&mut rows, &logits, options)?;
     }
@@ -256,13 +258,13 @@ pub fn measure(
         manifold(&mut rows, &generated, &real, options)?;
         kernel(&mut rows, &generated, &real, options)?;
     }
-    if let (Some(generated), Some(statistics)) = (generated, &reference_moments.exact)
+    if let (Some(generated), Some(statistics)) = (generated, &right.exact)
         && !options.only_main
     {
         extrapolation(&mut rows, &generated, statistics, options)?;
     }
     let (samples_report, reference_report) = (samples.report(), reference.report());
-    let warnings = warnings(samples, reference, [&samples_report, &reference_report], extractor);
+    let warnings = warnings(samples.warned(&samples_report), reference.warned(&reference_report), extractor);
     Ok(Report {
         schema_version: REPORT_VERSION,
         admiral: env!("CARGO_PKG_VERSION").into(),

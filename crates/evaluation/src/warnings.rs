@@ -3,22 +3,28 @@
 use admiral_statistics::ExtractorIdentity;
 
 use crate::images::Classes;
-use crate::measure::Side;
 use crate::parts::FeatureTables;
 use crate::report::SideReport;
 
 /// The number of images below which FID is known to mislead.
 const FEW_IMAGES: u64 = 10_000;
 
-/// Returns what is known to mislead about a comparison of `samples` with `reference`, which are reported so.
+/// What warnings about a side are made from.
+#[derive(Clone, Copy)]
+pub(crate) struct WarnedSide<'a> {
+    pub(crate) report: &'a SideReport,
+    pub(crate) classes: Classes,
+    pub(crate) tables: Option<&'a FeatureTables>,
+}
+
+/// Returns what is known to mislead about a comparison of `samples` with `reference`.
 pub(crate) fn warnings(
-    samples: &Side,
-    reference: &Side,
-    [samples_report, reference_report]: [&SideReport; 2],
+    samples: WarnedSide<'_>,
+    reference: WarnedSide<'_>,
     extractor: &ExtractorIdentity,
 ) -> Vec<String> {
-    let mut warnings = of_reports(samples_report, reference_report);
-    if let (Some(left), Some(right)) = (&samples.tables, &reference.tables)
+    let mut warnings = of_reports(samples.report, reference.report);
+    if let (Some(left), Some(right)) = (samples.tables, reference.tables)
         && left.num != right.num
     {
         warnings.push(
@@ -26,16 +32,13 @@ pub(crate) fn warnings(
                 .into(),
         );
     }
-    for (side, name) in [(samples, "the samples"), (reference, "the reference")] {
-        if let Some(tables) = side.tables.as_ref().filter(|tables| is_one_picture(tables, extractor)) {
+    for (side, other, name) in [(samples, reference, "the samples"), (reference, samples, "the reference")] {
+        if let Some(tables) = side.tables.filter(|tables| is_one_picture(tables, extractor)) {
             warnings.push(format!(
                 "all {} images of {name} have the same features: they are the same picture, and no metric means anything",
                 tables.num
             ));
         }
-    }
-    let sides = [(samples, reference, "the samples"), (reference, samples, "the reference")];
-    for (side, other, name) in sides {
         if let Classes::One(class) = side.classes
             && other.classes != side.classes
         {
@@ -45,7 +48,7 @@ pub(crate) fn warnings(
     if samples.tables.is_some() && extractor.classes.is_none() {
         warnings.push("there is no Inception Score: the weights of the network have no last layer (fc)".into());
     }
-    if samples_report.num.is_some_and(|num| num <= extractor.pool as u64) {
+    if samples.report.num.is_some_and(|num| num <= extractor.pool as u64) {
         warnings.push(format!(
             "there are not more samples than the {} features: their covariance has no inverse, and FID says little",
             extractor.pool
@@ -94,7 +97,7 @@ fn is_one_picture(tables: &FeatureTables, extractor: &ExtractorIdentity) -> bool
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::measure::{MeasureOptions, measure};
+    use crate::measure::{MeasureOptions, Side, measure};
 
     fn report(num: u64, pixels: &str) -> SideReport {
         SideReport {
