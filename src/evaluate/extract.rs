@@ -87,7 +87,7 @@ pub fn extract_missing(
 /// Returns where the features of a set are kept. Every rank calls it.
 ///
 /// # Errors
-/// When the ranks cannot reach each other.
+/// When a file of the images cannot be looked at, or the ranks cannot reach each other.
 pub fn parts_of(
     images: &ImageSet,
     extractor: &dyn FeatureExtractor,
@@ -95,7 +95,8 @@ pub fn parts_of(
     collective: &dyn Collective,
 ) -> Result<FeatureParts, Ending> {
     // Times of change may differ between hosts.
-    let mut stamp = if collective.rank() == 0 { images.stamp().into_bytes() } else { Vec::new() };
+    let stamp = if collective.rank() == 0 { images.stamp() } else { Ok(String::new()) };
+    let mut stamp = agree(collective, stamp.map_err(Error::from), Error::exit_code)?.into_bytes();
     collective.broadcast(0, &mut stamp)?;
     let key = format!("{} {}", images.key(), String::from_utf8_lossy(&stamp));
     let settings = FeatureSettings::new(extractor.identity().clone(), key, images.num(), images.shape());

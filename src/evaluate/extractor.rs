@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use admiral_evaluation::NetworkInput;
 use admiral_statistics::ExtractorIdentity;
 use tch::Tensor;
 
@@ -28,6 +29,11 @@ pub trait FeatureExtractor: Debug {
 
     /// Returns height and width of the images that the network takes, or `None` if it resizes them.
     fn image_size(&self) -> Option<usize>;
+
+    /// Returns the images that the network takes.
+    fn input(&self) -> NetworkInput {
+        NetworkInput { channels: self.channels(), size: self.image_size() }
+    }
 
     /// Computes the features of `images`, uint8 `[num, height, width, channels]` on the CPU. Grayscale images become
     /// color images where the network needs them.

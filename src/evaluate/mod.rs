@@ -6,6 +6,7 @@ mod extract;
 mod extractor;
 pub mod inception;
 mod open;
+mod work;
 
 pub use classifier::ClassifierExtractor;
 pub use error::Error;
@@ -13,3 +14,4 @@ pub use extract::{Done, ExtractContext, Extracted, append_features, extract_miss
 pub use extractor::{FeatureExtractor, ImageFeatures};
 pub use inception::Inception;
 pub use open::FeatureSource;
+pub use work::create_work;

@@ -6,9 +6,10 @@ use std::path::Path;
 use admiral_checkpoint::{Evaluation, WeightsEvaluation};
 use admiral_comm::{Collective, CollectiveError, Ending, Phase, agree, any};
 use admiral_evaluation::{
-    FeatureTables, ImageSet, MeasureOptions, OpenedSide, PictureShape, Report, Side, digest_of_pixels, measure,
+    FeatureTables, ImageCount, ImageSet, MeasureOptions, OpenedSide, PictureShape, Report, Side, check_comparison,
+    digest_of_pixels, measure,
 };
-use admiral_storage::{Location, Store, StoreOptions, hex};
+use admiral_storage::{Store, StoreOptions, hex};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tch::Tensor;
@@ -16,8 +17,8 @@ use tch::Tensor;
 use crate::context::RunContext;
 use crate::diffusion::SolverPlan;
 use crate::evaluate::{
-    Error, ExtractContext, Extracted, FeatureExtractor, FeatureSource, append_features, extract_missing, missing_parts,
-    parts_of,
+    Error, ExtractContext, Extracted, FeatureExtractor, FeatureSource, append_features, create_work, extract_missing,
+    missing_parts, parts_of,
 };
 use crate::run_config::{EvaluationConfig, RunConfig, SamplingConfig};
 use crate::sample::{ImageBatches, Labels, SampleRequest, Stage, Stages, gather_batches};
@@ -74,9 +75,7 @@ impl Evaluator {
         let side = agree(collective, open_reference(session, &*extractor, &stores), code)?;
         let solver = agree(collective, drawing::solver(run), TrainError::exit_code)?;
         let location = config.work.clone().unwrap_or_else(|| folder.join(FOLDER).display().to_string());
-        let store = Location::parse(&location).and_then(|location| Store::create(&location, &stores));
-        let store = store.map_err(|error| Error::from(admiral_evaluation::Error::from(error)));
-        let store = agree(collective, store, code)?;
+        let store = agree(collective, create_work(&location, "evaluation.work", &stores), code)?;
         let reference = features_of(side, &*extractor, &store, context, stop)?;
         // What all evaluations need of the reference is computed once.
         let prepared = reference.map(|side| side.prepared(extractor.identity(), config.num_images)).transpose();
@@ -135,9 +134,8 @@ impl Evaluator {
             let Some(tables) = self.drawn(stage, run, context.collective, stop)? else { return Ok(Vec::new()) };
             let Some(reference) = &self.reference else { continue };
             let location = format!("step {} of {name}", session.state.trainer.counters.step);
-            let shape =
-                [run.model.image_size as usize, run.model.image_size as usize, run.model.image_channels as usize];
-            let samples = Side { location, shape: Some(shape), tables: Some(tables), statistics: None };
+            let shape = shape_of(run);
+            let samples = Side::drawn(location, shape, tables);
             let options = MeasureOptions { adm: false, only_main: true, ..MeasureOptions::default() };
             match measure(&samples, reference, self.extractor.identity(), &options) {
                 Ok(report) => {
@@ -273,7 +271,13 @@ fn open_reference(
             images.num()
         )));
     }
-    check_size(run, extractor)?;
+    let drawn = ImageCount {
+        location: "the images that the run draws".into(),
+        num: run.evaluation.num_images,
+        shape: shape_of(run),
+    };
+    check_comparison(Some(&drawn), side.count().as_ref(), extractor.input())
+        .map_err(|error| Error::Refused(format!("evaluation: {error}")))?;
     Ok(side)
 }
 
@@ -286,15 +290,9 @@ fn of_source(
     Ok(OpenedSide { location: format!("{name} images"), images, statistics: None })
 }
 
-/// Checks that the network of the features takes the images of the run.
-fn check_size(run: &RunConfig, extractor: &dyn FeatureExtractor) -> Result<(), Error> {
-    let size = run.model.image_size as usize;
-    match extractor.image_size().filter(|other| *other != size) {
-        Some(other) => Err(Error::Refused(format!(
-            "evaluation.features: the classifier takes {other} x {other} pixels, and the run draws {size} x {size}"
-        ))),
-        None => Ok(()),
-    }
+/// Returns height, width and channels of the images that the run draws.
+fn shape_of(run: &RunConfig) -> [usize; 3] {
+    [run.model.image_size as usize, run.model.image_size as usize, run.model.image_channels as usize]
 }
 
 /// Computes the features of the reference. Returns the side on rank 0.

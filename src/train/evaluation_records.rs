@@ -26,6 +26,18 @@ impl EvaluationRecords {
         Self { catalog: Catalog::new(store), waiting: BTreeMap::new(), writing: Vec::new() }
     }
 
+    /// Returns whether the published checkpoint of a step has no evaluation. If that cannot be found out, it counts as having
+    /// one.
+    pub(super) fn is_missing(&self, step: u64) -> bool {
+        match self.catalog.evaluation(step) {
+            Ok(record) => record.is_none(),
+            Err(error) => {
+                tracing::warn!("the evaluation of step {step} cannot be read: {error}");
+                false
+            }
+        }
+    }
+
     /// Keeps an evaluation until the checkpoint of its step is published. Steps without a checkpoint are forgotten.
     pub(super) fn add(&mut self, step: u64, evaluation: Evaluation) {
         self.waiting.insert(step, evaluation);

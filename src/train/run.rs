@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-use admiral_checkpoint::{Error as CheckpointError, Saver};
-use admiral_comm::{Ending, ExitCode, Phase, agree, in_turns};
+use admiral_checkpoint::{Error as CheckpointError, Evaluation, Saver};
+use admiral_comm::{Ending, ExitCode, Phase, agree, any, in_turns};
 use admiral_data::{OnBrokenImage, Sources};
 use admiral_goodput::Stage;
 use admiral_storage::Store;
@@ -291,6 +291,7 @@ impl<'a> Loop<'a> {
             line.record(Metric::gauge("lg_loss_scale", first_step, state.trainer.counters.loss_scale.lg()));
             line.commit(first_step, Instant::now());
         }
+        self.make_up_evaluation(first_step, stop)?;
         loop {
             let report = self.step()?;
             let state = &self.session.state;
@@ -427,16 +428,36 @@ impl<'a> Loop<'a> {
         Ok(())
     }
 
-    fn evaluate(&mut self, step: u64, is_last: bool, stop: &Stop) -> Result<(), TrainError> {
-        let Some(evaluator) = &mut self.evaluator else { return Ok(()) };
-        if !evaluator.is_due(step, is_last) {
+    /// Evaluates the checkpoint from which the run goes on, if that was due and is missing: the attempt that wrote it was
+    /// stopped or killed meanwhile, or did not evaluate.
+    fn make_up_evaluation(&mut self, step: u64, stop: &Stop) -> Result<(), TrainError> {
+        let is_due = self.evaluator.as_ref().is_some_and(|evaluator| step > 0 && evaluator.is_due(step, false));
+        if !is_due || !any(self.context.collective, self.saves.lacks_evaluation(step))? {
             return Ok(());
         }
         let started = Instant::now();
-        let results = evaluator.measure(&self.session, self.context, stop)?;
-        if !results.is_empty() {
-            self.saves.evaluated(step, evaluator.record(&results));
+        if let Some(evaluation) = self.measured(step, stop)? {
+            self.saves.evaluated_later(step, evaluation);
         }
+        self.accounting.add_evaluation(started.elapsed());
+        Ok(())
+    }
+
+    fn evaluate(&mut self, step: u64, is_last: bool, stop: &Stop) -> Result<(), TrainError> {
+        if self.evaluator.as_ref().is_some_and(|evaluator| evaluator.is_due(step, is_last))
+            && let Some(evaluation) = self.measured(step, stop)?
+        {
+            self.saves.evaluated(step, evaluation);
+        }
+        Ok(())
+    }
+
+    /// Evaluates the run as it is after `step`. Returns what is recorded, on rank 0, unless the run is asked to stop.
+    fn measured(&mut self, step: u64, stop: &Stop) -> Result<Option<Evaluation>, TrainError> {
+        let Some(evaluator) = &mut self.evaluator else { return Ok(None) };
+        let started = Instant::now();
+        let results = evaluator.measure(&self.session, self.context, stop)?;
+        let evaluation = (!results.is_empty()).then(|| evaluator.record(&results));
         for (weights, report) in results {
             for row in &report.metrics {
                 if let Some(value) = row.exact {
@@ -452,7 +473,7 @@ impl<'a> Loop<'a> {
                 started.elapsed().as_secs_f64()
             );
         }
-        Ok(())
+        Ok(evaluation)
     }
 
     fn draw(&mut self, step: u64) -> Result<(), TrainError> {

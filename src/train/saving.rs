@@ -161,6 +161,19 @@ impl Saves {
         }
     }
 
+    /// Returns whether the checkpoint of a step, which is published, has no evaluation. Rank 0 knows; the others return false.
+    pub(super) fn lacks_evaluation(&self, step: u64) -> bool {
+        self.evaluations.as_ref().is_some_and(|evaluations| evaluations.is_missing(step))
+    }
+
+    /// Records the evaluation of a step whose checkpoint was published by an earlier attempt, on rank 0.
+    pub(super) fn evaluated_later(&mut self, step: u64, evaluation: Evaluation) {
+        if let Some(evaluations) = &mut self.evaluations {
+            evaluations.add(step, evaluation);
+            evaluations.published(step);
+        }
+    }
+
     /// Returns the step of the newest checkpoint that this attempt has published.
     pub(super) fn published(&self) -> Option<u64> {
         self.published

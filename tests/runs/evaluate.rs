@@ -198,7 +198,9 @@ save('float.npz', arr_0=images.astype(np.float32))
 save('nchw.npz', arr_0=np.zeros((30, 1, 8, 8), np.uint8))
 save('large.npz', arr_0=np.zeros((30, 16, 16, 1), np.uint8))
 save('color.npz', arr_0=np.zeros((30, 8, 8, 3), np.uint8))
-save('three.npz', arr_0=np.random.default_rng(0).integers(0, 255, (3, 8, 8, 1), np.uint8))
+random = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 1), np.uint8)
+save('three.npz', arr_0=random)
+save('two.npz', arr_0=random[:2])
 class Bomb:
     def __reduce__(self): return (open, (folder + '/executed', 'w'))
 objects = np.empty(1, object); objects[0] = Bomb()
@@ -225,6 +227,12 @@ open(folder + '/cut.npz', 'wb').write(whole[:len(whole) // 2])
         bench.refused(&[&samples, "--reference", &bench.path(name)], what);
     }
     assert!(!bench.place.path("executed").exists(), "the pickle was executed");
+    let [two, three] = ["two.npz", "three.npz"].map(|name| bench.path(name));
+    let (picture, work) = (bench.path("nearest.png"), bench.path("work"));
+    bench.refused(&["nearest", &samples, "--reference", &two, "--out", &picture, "--neighbors", "1"], "at least 3");
+    bench.refused(&[&samples, "--reference", &reference, "--work", &three], "is not a folder");
+    // No feature was computed.
+    assert!(!bench.place.path("a.evaluation").exists());
     bench.refused(&[&samples, "--reference", &reference, "--out", &bench.path("out.txt")], "--out");
 
     let no_weights = bench.evaluate(1, &[&samples, "--reference", &reference]);
@@ -235,6 +243,45 @@ open(folder + '/cut.npz', 'wb').write(whole[:len(whole) // 2])
     let other = bench.evaluate(1, &[&samples, "--reference", &reference, "--features", &bench.path("base")]);
     assert_eq!(other.code, Some(64));
     assert!(other.stderr.contains("task diffusion"), "{}", other.stderr);
+
+    // A series draws no image, and a run takes no step.
+    bench.refused(&[&bench.path("base"), "--every", "2", "--reference", &three, "--work", &work], "only 3 images");
+    assert!(!bench.place.path("work").exists());
+    let settings = [
+        format!("evaluation.features={}", bench.path("classifier")),
+        format!("evaluation.reference={three}"),
+        "evaluation.interval=2".into(),
+        "evaluation.num_images=24".into(),
+        "training.steps=2".into(),
+    ];
+    let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let finished = run(&mut bench.place.train(1, "few", &arguments), PATIENCE);
+    assert_eq!(finished.code, Some(64), "{}", finished.stderr);
+    assert!(finished.stderr.contains("three.npz: there are only 3 images"), "{}", finished.stderr);
+}
+
+#[test]
+fn images_of_one_class_and_equal_images_are_warned_about() {
+    let bench = Bench::new();
+    let script = "
+import sys, numpy as np
+folder = sys.argv[1]
+images = np.random.default_rng(0).integers(0, 255, (40, 8, 8, 1), np.uint8)
+np.savez(folder + '/one.npz', arr_0=images, arr_1=np.zeros(40, np.int64))
+np.savez(folder + '/several.npz', arr_0=images[::-1], arr_1=np.arange(40) % 2)
+np.savez(folder + '/same.npz', arr_0=np.repeat(images[:1], 40, 0))
+";
+    let output = Command::new(python()).args(["-c", script]).arg(bench.place.folder.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let [one, several, same] = ["one.npz", "several.npz", "same.npz"].map(|name| bench.path(name));
+    let warned = |samples: &str, reference: &str, work: &str| {
+        bench.compared(1, samples, reference, work)["warnings"].to_string()
+    };
+    let warnings = warned(&one, &several, "work");
+    assert!(warnings.contains("all images of the samples have the class 0"), "{warnings}");
+    assert!(!warnings.contains("the same picture"), "{warnings}");
+    let warnings = warned(&several, &same, "work");
+    assert!(warnings.contains("all 40 images of the reference have the same features"), "{warnings}");
 }
 
 #[test]
@@ -295,7 +342,10 @@ fn the_checkpoints_of_a_run_are_evaluated_in_a_series_that_continues() {
 
     // More checkpoints continue the series, and keep what is there.
     let wider = [&run, "--every", "2", "--reference", &reference, "--num", "24", "--work", &work];
-    bench.with_classifier(1, &wider);
+    let finished = bench.with_classifier(1, &wider);
+    // The reference is prepared once for both new checkpoints.
+    let of_reference = format!("parts of the features of {reference} are missing");
+    assert_eq!(finished.stderr.matches(&of_reference).count(), 1, "{}", finished.stderr);
     let both = rows(&table("sweep.csv"));
     let steps: Vec<&str> = both[1..].iter().map(|row| row[column("step")].as_str()).collect();
     assert_eq!(steps, ["2", "4", "6"]);
@@ -303,6 +353,39 @@ fn the_checkpoints_of_a_run_are_evaluated_in_a_series_that_continues() {
     assert_eq!(of_step_4[column("fid")], found[1][column("fid")]);
     for picture in ["fid-steps.png", "fid-steps.svg", "sweep.png"] {
         assert!(bench.place.path("series").join(picture).is_file(), "{picture}");
+    }
+}
+
+#[test]
+fn a_missing_evaluation_of_the_checkpoint_is_made_up_when_the_run_goes_on() {
+    let bench = Bench::new();
+    let steps = |steps: &str| ["--set".to_owned(), format!("training.steps={steps}")];
+    let features = format!("evaluation.features={}", bench.path("classifier"));
+    let evaluated = [
+        "--set",
+        "training.save_interval=2",
+        "--set",
+        "evaluation.interval=2",
+        "--set",
+        "evaluation.num_images=24",
+        "--set",
+        &features,
+        "--resume",
+        "latest",
+    ];
+    for ranks in [1, 2] {
+        let folder = format!("resumed-{ranks}");
+        let trained = |steps: &[String; 2], more: &[&str]| {
+            bench.place.trained(ranks, &folder, &[&steps.each_ref().map(String::as_str)[..], more].concat())
+        };
+        trained(&steps("2"), &[]);
+        let record = |step: u64| bench.path(&format!("{folder}/checkpoints/step-{step:09}/evaluation.json"));
+        assert!(!Path::new(&record(2)).exists());
+        trained(&steps("4"), &evaluated);
+        for step in [2, 4] {
+            let text = std::fs::read(record(step)).unwrap_or_else(|error| panic!("step {step}: {error}"));
+            assert_eq!(serde_json::from_slice::<Value>(&text).unwrap()["step"], step);
+        }
     }
 }
 

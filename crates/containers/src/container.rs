@@ -1,6 +1,8 @@
 //! A container of images that is open.
 
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +13,7 @@ use crate::blob::Blob;
 use crate::cache::Cache;
 use crate::error::Error;
 use crate::fetched::{Fetched, unpack};
-use crate::files::{ReadError, read};
+use crate::files::{ReadError, read, retry};
 use crate::find::{Listing, files, kind_of};
 use crate::index::{Index, Shard, Span};
 use crate::kind::Kind;
@@ -53,7 +55,8 @@ pub struct Container {
 #[derive(Debug)]
 enum Files {
     Folder(PathBuf),
-    Store(Arc<Store>),
+    /// With the [stamp](Listing::stamp) of the files.
+    Store(Arc<Store>, [u8; 32]),
     Shards(Vec<Arc<Blob>>, Option<Cache>),
 }
 
@@ -71,9 +74,12 @@ impl Container {
     /// # Errors
     /// If it cannot be read, is damaged, or has no images.
     pub fn open(text: &str, settings: &Settings<'_>) -> Result<Self, Error> {
-        let place = Place::open(text, settings.stores)?;
+        Self::at(Place::open(text, settings.stores)?, settings)
+    }
+
+    fn at(place: Place, settings: &Settings<'_>) -> Result<Self, Error> {
         let (kind, listing) = settings.kind.map_or_else(|| kind_of(&place), |kind| Ok((kind, None)))?;
-        let text = text.to_owned();
+        let text = place.text.clone();
         if kind == Kind::Tree {
             let (index, files) = match &place.root {
                 _ if place.pattern.is_some() => {
@@ -81,7 +87,9 @@ impl Container {
                 }
                 Root::Folder(root) => (tree_of(root)?, Files::Folder(root.clone())),
                 Root::Store(store) => {
-                    (tree::of_names(listed(&place, listing)?.into_names()), Files::Store(Arc::clone(store)))
+                    let listing = listed(&place, listing)?;
+                    let files = Files::Store(Arc::clone(store), listing.stamp());
+                    (tree::of_names(listing.into_names()), files)
                 }
             };
             if index.num_images() == 0 {
@@ -113,19 +121,34 @@ impl Container {
         &self.index
     }
 
-    /// Returns a digest of the lengths and checksums of all images; `None` for a tree, whose files are not read to be
-    /// listed.
-    #[must_use]
-    pub fn checksums_digest(&self) -> Option<[u8; 32]> {
-        if self.index.spans.is_empty() {
-            return None;
-        }
+    /// Returns a digest that changes when images are replaced under the same names. It is made of the lengths and checksums
+    /// of images in a container; of the lengths and versions of files in a store; and of the lengths and times of the last
+    /// change of local files, which are looked at by this call. Those of files in a store are from when it was opened.
+    ///
+    /// # Errors
+    /// If a local file cannot be looked at.
+    pub fn stamp(&self) -> Result<[u8; 32], Error> {
         let mut digest = Sha256::new();
-        for span in &self.index.spans {
-            digest.update(span.length.to_le_bytes());
-            digest.update(span.crc.to_le_bytes());
+        match &self.files {
+            Files::Folder(root) => {
+                for item in 0..self.index.num_images() {
+                    let path = root.join(<std::ffi::OsStr as OsStrExt>::from_bytes(self.index.name(item)));
+                    let meta = retry(|| std::fs::metadata(&path), std::thread::sleep);
+                    let meta = meta.map_err(|error| Error::of_file(&path.display().to_string(), &error))?;
+                    digest.update(meta.len().to_le_bytes());
+                    digest.update(meta.mtime().to_le_bytes());
+                    digest.update(meta.mtime_nsec().to_le_bytes());
+                }
+            }
+            Files::Store(_, stamp) => return Ok(*stamp),
+            Files::Shards(..) => {
+                for span in &self.index.spans {
+                    digest.update(span.length.to_le_bytes());
+                    digest.update(span.crc.to_le_bytes());
+                }
+            }
         }
-        Some(digest.finalize().into())
+        Ok(digest.finalize().into())
     }
 
     /// Returns the place of an image for messages.
@@ -134,7 +157,7 @@ impl Container {
         let name = shown(self.index.name(item));
         match &self.files {
             Files::Folder(root) => format!("{}/{name}", root.display()),
-            Files::Store(store) => store.url(&name),
+            Files::Store(store, _) => store.url(&name),
             Files::Shards(blobs, _) => {
                 let span = self.index.spans[item as usize];
                 let path = blobs.get(span.shard as usize).map_or_else(|| self.text.clone(), |blob| blob.shown());
@@ -152,7 +175,7 @@ impl Container {
         let damaged = |reason: String| Error::Damaged { path: self.shown(item), reason };
         match &self.files {
             Files::Folder(root) => {
-                let name = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(self.index.name(item));
+                let name = <std::ffi::OsStr as OsStrExt>::from_bytes(self.index.name(item));
                 let bytes = read(&root.join(name)).map_err(|error| match error {
                     ReadError::Unusable(reason) => damaged(reason),
                     ReadError::Unavailable(error) => {
@@ -161,7 +184,7 @@ impl Container {
                 })?;
                 Ok(Fetched::File(bytes))
             }
-            Files::Store(store) => {
+            Files::Store(store, _) => {
                 let name = String::from_utf8_lossy(self.index.name(item));
                 let bytes = store.wait(store.get(&name))?;
                 bytes.map(|bytes| Fetched::File(bytes.into())).ok_or_else(|| damaged("it is no longer there".into()))
@@ -371,6 +394,31 @@ mod tests {
         std::os::unix::fs::FileExt::write_all_at(&std::fs::File::options().write(true).open(&path).unwrap(), &zeros, 0)
             .unwrap();
         assert_eq!(container.fetch(0).unwrap(), Fetched::File(b"aaa".to_vec()));
+    }
+
+    #[test]
+    fn a_stamp_tells_that_a_file_was_replaced_under_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let stores = StoreOptions::default();
+        let file = folder.path().join("a/1.png");
+        std::fs::create_dir(folder.path().join("a")).unwrap();
+        let location = admiral_storage::Location::Folder(folder.path().to_owned());
+        let store = Root::Store(Arc::new(Store::open(&location, &stores).unwrap()));
+        for root in [Root::Folder(folder.path().to_owned()), store] {
+            let stamp = || {
+                let place = Place { root: root.clone(), pattern: None, text: "images".into() };
+                Container::at(place, &settings(&stores)).and_then(|container| container.stamp()).unwrap()
+            };
+            std::fs::write(&file, b"one").unwrap();
+            let first = stamp();
+            assert_eq!(stamp(), first);
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::fs::write(&file, b"two").unwrap();
+            assert_ne!(stamp(), first, "{root:?}");
+        }
+        let opened = Container::open(&folder.path().display().to_string(), &settings(&stores)).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        assert!(opened.stamp().unwrap_err().to_string().contains("a/1.png"));
     }
 
     #[test]

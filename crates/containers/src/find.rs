@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use glob::{MatchOptions, Pattern};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use crate::blob::Blob;
 use crate::error::Error;
@@ -67,6 +68,22 @@ impl Listing {
     /// as the user names no others: what is below a folder of shards is often another data set, such as `val/`.
     fn own_names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter(|file| file.is_own()).map(|file| &file.name[..])
+    }
+
+    /// Returns a digest of the names, lengths and versions of the files that may be images, in a store.
+    pub(crate) fn stamp(&self) -> [u8; 32] {
+        let mut files: Vec<&File> = self.0.iter().filter(|file| is_image_name(file.name.as_bytes())).collect();
+        files.sort_by(|one, other| one.name.cmp(&other.name));
+        let mut digest = Sha256::new();
+        for File { name, remote, .. } in files {
+            let (length, version) = remote.as_ref().map_or((0, ""), |(length, version)| (*length, version.as_str()));
+            for text in [name.as_str(), version] {
+                digest.update((text.len() as u64).to_le_bytes());
+                digest.update(text);
+            }
+            digest.update(length.to_le_bytes());
+        }
+        digest.finalize().into()
     }
 
     /// Returns the names of the files.

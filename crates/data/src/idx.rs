@@ -215,6 +215,11 @@ impl ImageSource for Idx {
         digest_of([&shape[..], &self.images, &labels])
     }
 
+    fn stamp(&self) -> Result<[u8; 32], DataError> {
+        // It has the pixels.
+        Ok(self.digest())
+    }
+
     fn name(&self, item: u64) -> String {
         format!("{} image {item}", self.path)
     }

@@ -125,8 +125,8 @@ impl ImageSource for Indexed {
         digest_of(names(self.container.index()).chain([&classes[..]]))
     }
 
-    fn checksums_digest(&self) -> Option<[u8; 32]> {
-        self.container.checksums_digest()
+    fn stamp(&self) -> Result<[u8; 32], DataError> {
+        Ok(self.container.stamp()?)
     }
 
     fn name(&self, item: u64) -> String {

@@ -311,6 +311,9 @@ mod tests {
         fn digest(&self) -> [u8; 32] {
             [0; 32]
         }
+        fn stamp(&self) -> Result<[u8; 32], DataError> {
+            Ok(self.digest())
+        }
         fn name(&self, _: u64) -> String {
             "panicking".into()
         }
@@ -347,6 +350,9 @@ mod tests {
         }
         fn digest(&self) -> [u8; 32] {
             [0; 32]
+        }
+        fn stamp(&self) -> Result<[u8; 32], DataError> {
+            Ok(self.digest())
         }
         fn name(&self, _: u64) -> String {
             "hanging".into()

@@ -173,6 +173,18 @@ mod tests {
     }
 
     #[test]
+    fn the_stamp_of_a_part_or_of_other_numbers_is_that_of_the_images() {
+        let (_train_folder, train) = folder(&["a", "b"]);
+        let (root, some) = folder(&["b"]);
+        let renumbered = with_classes_of(&train, some, "val").unwrap();
+        let part = Subset::new(Arc::clone(&renumbered), vec![0]).unwrap();
+        let stamps = || [renumbered.stamp().unwrap(), part.stamp().unwrap()];
+        let before = stamps();
+        std::fs::write(root.path().join("b/1.png"), b"longer").unwrap();
+        assert!(before.iter().zip(stamps()).all(|(before, after)| *before != after));
+    }
+
+    #[test]
     fn only_images_without_classes_are_opened_without_them() {
         let (root, _) = folder(&["a", "b"]);
         let path = root.path().display().to_string();

@@ -275,6 +275,9 @@ mod tests {
         fn digest(&self) -> [u8; 32] {
             [0; 32]
         }
+        fn stamp(&self) -> Result<[u8; 32], DataError> {
+            Ok(self.digest())
+        }
         fn name(&self, _: u64) -> String {
             "small".into()
         }
@@ -319,6 +322,9 @@ mod tests {
         }
         fn digest(&self) -> [u8; 32] {
             [0; 32]
+        }
+        fn stamp(&self) -> Result<[u8; 32], DataError> {
+            Ok(self.digest())
         }
         fn name(&self, _: u64) -> String {
             "unusable".into()

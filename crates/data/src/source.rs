@@ -29,10 +29,12 @@ pub trait ImageSource: Debug + Send + Sync {
     /// equal number the same images in the same way.
     fn digest(&self) -> [u8; 32];
 
-    /// Returns a digest of the bytes of all images, if it is known without reading them.
-    fn checksums_digest(&self) -> Option<[u8; 32]> {
-        None
-    }
+    /// Returns a digest that changes when the content of an image may have changed, although the [`digest`](Self::digest) of
+    /// the names stays: of their checksums, or of the lengths and versions of their files. Images are not read for it.
+    ///
+    /// # Errors
+    /// If a file cannot be looked at.
+    fn stamp(&self) -> Result<[u8; 32], DataError>;
 
     /// Returns the name of the image `item` for messages.
     fn name(&self, item: u64) -> String;
@@ -146,6 +148,10 @@ impl ImageSource for Renumbered {
         digest_of([&self.source.digest()[..], &numbers])
     }
 
+    fn stamp(&self) -> Result<[u8; 32], DataError> {
+        self.source.stamp()
+    }
+
     fn name(&self, item: u64) -> String {
         self.source.name(item)
     }
@@ -202,6 +208,10 @@ impl ImageSource for Subset {
     fn digest(&self) -> [u8; 32] {
         let items: Vec<u8> = self.items.iter().flat_map(|item| item.to_le_bytes()).collect();
         digest_of([&self.source.digest()[..], &items])
+    }
+
+    fn stamp(&self) -> Result<[u8; 32], DataError> {
+        self.source.stamp()
     }
 
     fn name(&self, item: u64) -> String {

@@ -28,6 +28,9 @@ impl ImageSource for Numbers {
     fn digest(&self) -> [u8; 32] {
         [0; 32]
     }
+    fn stamp(&self) -> Result<[u8; 32], DataError> {
+        Ok(self.digest())
+    }
     fn name(&self, item: u64) -> String {
         format!("image {item}")
     }

@@ -11,8 +11,8 @@ use admiral_data::{
 use admiral_samples::Images;
 use admiral_storage::{StoreOptions, hex};
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
+use crate::check::ImageCount;
 use crate::error::Error;
 
 /// Images that are read by number, all of one shape.
@@ -40,6 +40,17 @@ pub struct PictureShape {
     pub size: Option<usize>,
     /// The channels that the network takes, 1 or 3. Pictures are converted to them.
     pub channels: usize,
+}
+
+/// What is known of the classes of images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Classes {
+    /// Nothing.
+    Unknown,
+    /// All images have this class, although there may be others.
+    One(i64),
+    /// There are images of different classes.
+    Several,
 }
 
 impl ImageSet {
@@ -146,6 +157,12 @@ impl ImageSet {
         self.num
     }
 
+    /// Returns the number of images and their shape.
+    #[must_use]
+    pub fn count(&self) -> ImageCount {
+        ImageCount { location: self.location.clone(), num: self.num, shape: self.shape }
+    }
+
     /// Returns a text that differs between different sets: from the checksums in an npz file, the settings of a job, or the
     /// names and classes of pictures. It is the same on hosts with copies of the same files. Features are kept under this
     /// text together with [`stamp`](Self::stamp).
@@ -160,29 +177,17 @@ impl ImageSet {
         }
     }
 
-    /// Returns a text that changes when pictures are changed under the same names: the digest of their checksums, or of the
-    /// place, length and time of change of each file. Other images need none.
-    #[must_use]
-    pub fn stamp(&self) -> String {
-        let Content::Pictures { source, .. } = &self.content else { return String::new() };
-        if let Some(digest) = source.checksums_digest() {
-            return hex(digest);
+    /// Returns a text that changes when pictures are replaced under the same names: the digest of their checksums, or of the
+    /// lengths and versions or times of change of their files. Other images need none, because their [key](Self::key) tells
+    /// them.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if a file cannot be looked at.
+    pub fn stamp(&self) -> Result<String, Error> {
+        match &self.content {
+            Content::Samples(_) => Ok(String::new()),
+            Content::Pictures { source, .. } => Ok(hex(source.stamp()?)),
         }
-        let mut hash = Sha256::new();
-        for image in 0..self.num {
-            let name = source.name(image);
-            // An IDX file has one name for all its images, followed by their numbers.
-            let file = if Path::new(&self.location).is_file() { &self.location } else { &name };
-            hash.update(file.as_bytes());
-            if let Ok(meta) = std::fs::metadata(file) {
-                let changed = meta.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-                hash.update(format!(" {} {:?}\n", meta.len(), changed));
-            }
-            if Path::new(&self.location).is_file() {
-                break;
-            }
-        }
-        hex(hash.finalize())
     }
 
     /// Reads all images of an npz file in order, which compares its checksum. Other images are verified when they are read.
@@ -215,6 +220,22 @@ impl ImageSet {
                 Err(error) => Err(error.into()),
             },
             Content::Pictures { source, .. } => Ok((0..self.num).map(|image| source.class(image)).collect()),
+        }
+    }
+
+    /// Returns whether the images have one class or several. Labels that cannot be read are not known: a comparison does not
+    /// need them. Nor is anything known of pictures without a second class, which often lie in a single folder.
+    #[must_use]
+    pub fn classes(&self) -> Classes {
+        if let Content::Pictures { source, .. } = &self.content
+            && source.num_classes() < 2
+        {
+            return Classes::Unknown;
+        }
+        match self.labels().ok().flatten().as_deref() {
+            None | Some([]) => Classes::Unknown,
+            Some([first, others @ ..]) if others.iter().all(|other| other == first) => Classes::One(*first),
+            Some(_) => Classes::Several,
         }
     }
 
@@ -275,6 +296,8 @@ pub fn images_of_bytes(shape: [usize; 3]) -> u64 {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use admiral_data::Subset;
+
     use super::*;
 
     /// A PNG of one gray pixel.
@@ -300,17 +323,25 @@ mod tests {
         let shape = PictureShape { size: Some(1), channels: 3 };
         let open = |path: &Path| ImageSet::open(path.to_str().unwrap(), shape, &StoreOptions::default());
         write(&[("1.png", PNG), ("1.cls", b"4"), ("2.png", PNG), ("2.cls", b"2")]);
-        let stamp = open(&path).unwrap().stamp();
+        let stamp = open(&path).unwrap().stamp().unwrap();
         for place in [&path, folder.path()] {
             let mut images = open(place).unwrap();
-            assert_eq!((images.num(), images.labels().unwrap(), images.stamp()), (2, Some(vec![4, 2]), stamp.clone()));
+            assert_eq!((images.num(), images.labels().unwrap()), (2, Some(vec![4, 2])));
+            assert_eq!(images.stamp().unwrap(), stamp);
             assert_eq!(images.read(0..2).unwrap().len(), 6);
         }
+        let half = || {
+            let whole = open_pictures(path.to_str().unwrap(), SourceKind::Tar, &StoreOptions::default()).unwrap();
+            ImageSet::of_source("validation", Arc::new(Subset::new(whole, vec![0]).unwrap()), shape).unwrap()
+        };
+        let of_half = half();
         let mut other = PNG.to_vec();
         // A comment after the end of the picture.
         other.push(0);
         write(&[("1.png", &other), ("1.cls", b"4"), ("2.png", PNG), ("2.cls", b"2")]);
-        assert_ne!(open(&path).unwrap().stamp(), stamp);
+        assert_ne!(open(&path).unwrap().stamp().unwrap(), stamp);
+        assert_eq!(half().key(), of_half.key());
+        assert_ne!(half().stamp().unwrap(), of_half.stamp().unwrap());
     }
 
     #[test]

@@ -9,9 +9,11 @@ use admiral_metrics::{
 use admiral_statistics::{ExtractorIdentity, GivenStatistics};
 
 use crate::error::Error;
+use crate::images::{Classes, ImageSet};
 use crate::parts::FeatureTables;
-use crate::report::{MetricRow, REPORT_VERSION, Report, SideReport, warnings};
+use crate::report::{MetricRow, REPORT_VERSION, Report, SideReport};
 use crate::side::OpenedSide;
+use crate::warnings::{WarnedSide, warnings};
 
 /// One side of a comparison, with its features.
 #[derive(Debug)]
@@ -20,18 +22,50 @@ pub struct Side {
     pub location: String,
     /// Height, width and channels of the images, if there are any.
     pub shape: Option<[usize; 3]>,
+    /// The number of all images, of which `tables` may have fewer; `None` if there are none.
+    pub num: Option<u64>,
+    /// The classes of the images.
+    pub classes: Classes,
     /// The features of the images, if there are any.
     pub tables: Option<FeatureTables>,
     /// Statistics that a file gives. FID and sFID take them in place of those of the images.
     pub statistics: Option<GivenStatistics>,
+    /// What comparisons with the same options need, if it was computed before.
+    moments: Option<Box<SideMoments>>,
 }
 
 impl Side {
     /// Returns an opened side with the features of its images.
     #[must_use]
     pub fn new(opened: OpenedSide, tables: Option<FeatureTables>) -> Self {
-        let shape = opened.images.as_ref().map(|images| images.shape());
-        Self { location: opened.location, shape, tables, statistics: opened.statistics }
+        let OpenedSide { location, images, statistics } = opened;
+        let (shape, num) = images.as_ref().map(|images| (images.shape(), images.num())).unzip();
+        let classes = images.as_ref().map_or(Classes::Unknown, ImageSet::classes);
+        Self { location, shape, num, classes, tables, statistics, moments: None }
+    }
+
+    /// Returns a side of images of a shape that were just drawn, with their features.
+    #[must_use]
+    pub fn drawn(location: String, shape: [usize; 3], tables: FeatureTables) -> Self {
+        Self {
+            location,
+            shape: Some(shape),
+            num: Some(tables.num),
+            classes: Classes::Unknown,
+            tables: Some(tables),
+            statistics: None,
+            moments: None,
+        }
+    }
+
+    /// Returns this side with the means and covariances that all comparisons with these options need. They are the same as
+    /// those of a single comparison.
+    ///
+    /// # Errors
+    /// [`Error::Metric`] if there are fewer than two images.
+    pub fn with_moments(mut self, extractor: &ExtractorIdentity, options: &MeasureOptions) -> Result<Self, Error> {
+        self.moments = Some(Box::new(SideMoments::of(&self, extractor, options)?));
+        Ok(self)
     }
 
     /// Returns this side for many comparisons: with the statistics of all its images, and for the metrics that compare
@@ -45,7 +79,8 @@ impl Side {
             Some(statistics) => statistics,
             None => tables.statistics(extractor, None)?.given()?,
         };
-        Ok(Self { tables: Some(tables.thinned(num, extractor)), statistics: Some(statistics), ..self })
+        let tables = Some(tables.thinned(num, extractor));
+        Ok(Self { tables, statistics: Some(statistics), moments: None, ..self })
     }
 
     fn report(&self) -> SideReport {
@@ -53,11 +88,15 @@ impl Side {
         let given = self.statistics.as_ref();
         SideReport {
             location: self.location.clone(),
-            num: tables.map(|tables| tables.num).or(given.and_then(|given| given.num)),
+            num: self.num.or(given.and_then(|given| given.num)),
             shape: self.shape,
             pixels: tables.map(|tables| tables.pixels.clone()).or(given.and_then(|given| given.pixels.clone())),
             statistics: given.map(|given| given.sha256.clone()),
         }
+    }
+
+    fn warned<'a>(&'a self, report: &'a SideReport) -> WarnedSide<'a> {
+        WarnedSide { report, classes: self.classes, tables: self.tables.as_ref() }
     }
 }
 
@@ -114,7 +153,47 @@ impl Rows {
 
 type Computed = Result<f64, MetricError>;
 
+/// The statistics of a side's pooled and spatial features, as far as there are any.
+#[derive(Debug)]
+struct SideMoments {
+    /// The modes, `adm` and `exact`, in which they were computed.
+    modes: [bool; 2],
+    pool: Option<Moments>,
+    spatial: Option<Moments>,
+}
+
+impl SideMoments {
+    /// Computes them.
+    fn of(side: &Side, extractor: &ExtractorIdentity, options: &MeasureOptions) -> Result<Self, Error> {
+        let given = side.statistics.as_ref();
+        let moments = |metric, kind, given| {
+            let features = features(side.tables.as_ref(), kind, extractor)?;
+            Moments::of(given, features, options).map_err(|error| Error::Metric { metric, error })
+        };
+        Ok(Self {
+            modes: [options.adm, options.exact],
+            pool: moments("fid", Kind::Pool, given.map(|given| &given.pool))?,
+            // Statistics without spatial ones do not stand in for them.
+            spatial: moments("sfid", Kind::Spatial, given.and_then(|given| given.spatial.as_ref()))?,
+        })
+    }
+
+    /// Returns those that the side keeps, if they are of the modes of `options`, else new ones, which go to `own`.
+    fn kept_or_of<'a>(
+        side: &'a Side,
+        extractor: &ExtractorIdentity,
+        options: &MeasureOptions,
+        own: &'a mut Option<Self>,
+    ) -> Result<&'a Self, Error> {
+        match side.moments.as_deref().filter(|kept| kept.modes == [options.adm, options.exact]) {
+            Some(kept) => Ok(kept),
+            None => Ok(own.insert(Self::of(side, extractor, options)?)),
+        }
+    }
+}
+
 /// The statistics of a side in both modes, or in one.
+#[derive(Debug)]
 struct Moments {
     adm: Option<AdmStatistics>,
     exact: Option<Statistics>,
@@ -156,34 +235,21 @@ pub fn measure(
     options: &MeasureOptions,
 ) -> Result<Report, Error> {
     let mut rows = Rows { rows: Vec::new() };
-    let pools = [samples, reference].map(|side| features(side.tables.as_ref(), Kind::Pool, extractor));
-    let [generated, real] = pools;
-    let (generated, real) = (generated?, real?);
-    let given = |side: &Side| side.statistics.clone();
-    let (given_samples, given_reference) = (given(samples), given(reference));
-    let how = match (&given_samples, &given_reference) {
+    let generated = features(samples.tables.as_ref(), Kind::Pool, extractor)?;
+    let real = features(reference.tables.as_ref(), Kind::Pool, extractor)?;
+    let how = match (&samples.statistics, &reference.statistics) {
         (None, None) => "pooled features",
         _ => "pooled features, given statistics",
     };
-    let pool_of = |given: &Option<GivenStatistics>, features| {
-        let wrap = |error| Error::Metric { metric: "fid", error };
-        Moments::of(given.as_ref().map(|given| &given.pool), features, options).map_err(wrap)
-    };
-    let moments = [pool_of(&given_samples, generated)?, pool_of(&given_reference, real)?];
-    let [Some(of_samples), Some(of_reference)] = &moments else {
+    let (mut of_samples, mut of_reference) = (None, None);
+    let of_samples = SideMoments::kept_or_of(samples, extractor, options, &mut of_samples)?;
+    let of_reference = SideMoments::kept_or_of(reference, extractor, options, &mut of_reference)?;
+    let (Some(left), Some(right)) = (&of_samples.pool, &of_reference.pool) else {
         return Err(Error::Refused("there are neither images nor statistics on one side".into()));
     };
-    distance(&mut rows, "fid", how, of_samples, of_reference)?;
-
-    let spatial = |given: &Option<GivenStatistics>, side: &Side| -> Result<Option<Moments>, Error> {
-        let features = features(side.tables.as_ref(), Kind::Spatial, extractor)?;
-        // Statistics without spatial ones do not stand in for them.
-        let wrap = |error| Error::Metric { metric: "sfid", error };
-        let given = given.as_ref().and_then(|given| given.spatial.as_ref());
-        Moments::of(given, features, options).map_err(wrap)
-    };
-    if let (Some(left), Some(right)) = (spatial(&given_samples, samples)?, spatial(&given_reference, reference)?) {
-        distance(&mut rows, "sfid", &how.replace("pooled", "spatial"), &left, &right)?;
+    distance(&mut rows, "fid", how, left, right)?;
+    if let (Some(left), Some(right)) = (&of_samples.spatial, &of_reference.spatial) {
+        distance(&mut rows, "sfid", &how.replace("pooled", "spatial"), left, right)?;
     }
     if let Some(logits) = features(samples.tables.as_ref(), Kind::Logits, extractor)? {
         inception_scores(&mut rows, &logits, options)?;
@@ -192,24 +258,18 @@ pub fn measure(
         manifold(&mut rows, &generated, &real, options)?;
         kernel(&mut rows, &generated, &real, options)?;
     }
-    if let (Some(generated), Some(statistics)) = (generated, &of_reference.exact)
+    if let (Some(generated), Some(statistics)) = (generated, &right.exact)
         && !options.only_main
     {
         extrapolation(&mut rows, &generated, statistics, options)?;
     }
-    let (samples, reference) = (samples.report(), reference.report());
-    let mut warnings = warnings(&samples, &reference);
-    if samples.num.is_some_and(|num| num <= extractor.pool as u64) {
-        warnings.push(format!(
-            "there are not more samples than the {} features: their covariance has no inverse, and FID says little",
-            extractor.pool
-        ));
-    }
+    let (samples_report, reference_report) = (samples.report(), reference.report());
+    let warnings = warnings(samples.warned(&samples_report), reference.warned(&reference_report), extractor);
     Ok(Report {
         schema_version: REPORT_VERSION,
         admiral: env!("CARGO_PKG_VERSION").into(),
-        samples,
-        reference,
+        samples: samples_report,
+        reference: reference_report,
         features: extractor.clone(),
         modes: [("adm", options.adm), ("exact", options.exact)]
             .into_iter()

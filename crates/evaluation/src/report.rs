@@ -8,9 +8,6 @@ use serde::{Deserialize, Serialize};
 /// The version of the report.
 pub const REPORT_VERSION: u32 = 1;
 
-/// The number of images below which FID is known to mislead.
-const FEW_IMAGES: u64 = 10_000;
-
 /// One side of a comparison.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SideReport {
@@ -114,68 +111,9 @@ fn shown(value: f64) -> String {
     }
 }
 
-/// Returns what is known to mislead about a comparison of `samples` with `reference`.
-#[must_use]
-pub fn warnings(samples: &SideReport, reference: &SideReport) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for (side, name) in [(samples, "the samples are"), (reference, "the reference has")] {
-        if let Some(num) = side.num.filter(|num| *num < FEW_IMAGES) {
-            warnings.push(format!(
-                "{name} only {num} images: FID is too high below {FEW_IMAGES}, and only comparable at equal numbers"
-            ));
-        }
-    }
-    if reference.statistics.is_none() && reference.num == Some(FEW_IMAGES) {
-        warnings.push(format!(
-            "the reference is {FEW_IMAGES} pictures without statistics; published values use the statistics of the whole \
-             training set, which the published npz files hold as mu and sigma"
-        ));
-    }
-    if let (Some(left), Some(right)) = (samples.shape, reference.shape)
-        && left != right
-    {
-        warnings.push(format!(
-            "the samples have {}x{}x{} (height, width, channels) and the reference {}x{}x{}: a resize shows in FID",
-            left[0], left[1], left[2], right[0], right[1], right[2]
-        ));
-    }
-    if samples.pixels.is_some() && samples.pixels == reference.pixels {
-        warnings.push("the reference is evaluated against itself: the same pixels are on both sides".into());
-    }
-    if samples.num.is_some() && reference.pixels.is_some() && samples.num != reference.num {
-        warnings.push(
-            "precision, recall, density and coverage compare sets of different sizes: they depend on the numbers"
-                .into(),
-        );
-    }
-    warnings
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn side(num: u64, pixels: &str) -> SideReport {
-        SideReport {
-            location: "x".into(),
-            num: Some(num),
-            shape: Some([8, 8, 3]),
-            pixels: Some(pixels.into()),
-            statistics: None,
-        }
-    }
-
-    #[test]
-    fn what_misleads_is_warned_about() {
-        assert_eq!(warnings(&side(50_000, "a"), &side(50_000, "b")), Vec::<String>::new());
-        let found = warnings(&side(500, "a"), &side(10_000, "b"));
-        assert!(found[0].contains("only 500 images") && found[1].contains("without statistics"), "{found:?}");
-        assert!(found[2].contains("different sizes"), "{found:?}");
-        assert!(warnings(&side(50_000, "a"), &side(50_000, "a"))[0].contains("against itself"));
-        let mut large = side(50_000, "b");
-        large.shape = Some([16, 16, 3]);
-        assert!(warnings(&side(50_000, "a"), &large)[0].contains("8x8x3"));
-    }
 
     #[test]
     fn numbers_have_six_digits() {

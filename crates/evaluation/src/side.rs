@@ -8,6 +8,7 @@ use admiral_statistics::{ExtractorIdentity, GivenStatistics, StatisticsFile};
 use admiral_storage::{StoreOptions, hex};
 use sha2::{Digest, Sha256};
 
+use crate::check::ImageCount;
 use crate::error::Error;
 use crate::images::{ImageSet, PictureShape};
 
@@ -43,6 +44,12 @@ impl OpenedSide {
             Err(error) => return Err(error),
         };
         Ok(Self { location: location.to_owned(), images, statistics })
+    }
+
+    /// Returns the number of images and their shape, if there are images.
+    #[must_use]
+    pub fn count(&self) -> Option<ImageCount> {
+        self.images.as_ref().map(ImageSet::count)
     }
 
     /// Checks that given statistics are those of a network.

@@ -29,6 +29,13 @@ const MAX_DIRECTORY_BYTES: u64 = 1 << 23;
 /// Deflate makes at most this many bytes of one: 2 bits may stand for 258 bytes.
 const MAX_DEFLATE_RATIO: u64 = 1032;
 
+/// The largest array that may be compressed to any degree, in bytes. A larger one that deflate makes more than
+/// [`MAX_LARGE_RATIO`] times smaller holds almost nothing, and would take hours to read.
+const MAX_ANY_RATIO_BYTES: u64 = 1 << 30;
+
+/// The most bytes of a larger array for each byte in the file.
+const MAX_LARGE_RATIO: u64 = 200;
+
 /// The size of one read from a file. It has a whole number of values of every type.
 const BUFFER_BYTES: usize = 1 << 18;
 
@@ -243,6 +250,13 @@ fn members(source: &Source) -> Result<Vec<Member>, String> {
         let Some(start) = start.filter(|_| is_possible && !entry.encrypted()) else {
             return Err(format!("{} is encrypted, or longer than the file; the file may be cut off", shown(&key)));
         };
+        if is_compressed && length > MAX_ANY_RATIO_BYTES && length > stored_bytes.saturating_mul(MAX_LARGE_RATIO) {
+            return Err(format!(
+                "{} has {stored_bytes} bytes and would unpack to {length}, more than {MAX_LARGE_RATIO} times as many, so it \
+                 holds almost nothing; if you want that, write it without compression, by np.savez",
+                shown(&key)
+            ));
+        }
         let (header_start, crc32) = (entry.header_start(), entry.crc32());
         members.push(Member { key, header_start, start, stored_bytes, length, is_compressed, crc32 });
     }

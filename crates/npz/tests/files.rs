@@ -208,6 +208,21 @@ fn more_values_than_a_covariance_has_are_refused() {
 }
 
 #[test]
+fn a_large_array_that_unpacks_to_hundreds_of_times_its_bytes_is_refused() {
+    let npy = zeros(0);
+    let open = |length: u32, ratio: u32| {
+        let mut entry = Entry::compressed("arr_0.npy", &npy, length);
+        entry.data.resize((length / ratio) as usize, 0);
+        Npz::from_bytes(archive(entry, &["arr_0.npy".to_owned()]).into(), "file").map_err(|error| error.to_string())
+    };
+    let large = (1 << 30) + 1;
+    let error = open(large, 1000).unwrap_err();
+    assert!(error.contains("more than 200 times") && error.contains("np.savez"), "{error}");
+    open(large, 199).unwrap();
+    open(large - 1, 1000).unwrap();
+}
+
+#[test]
 fn entries_that_overlap_are_refused() {
     let npy = zeros(100);
     let names: Vec<String> = (0..3).map(|index| format!("{index}.npy")).collect();

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use admiral_comm::{Ending, ExitCode, Phase, agree};
-use admiral_evaluation::{FeatureParts, MeasureOptions, OpenedSide, Report, Side, measure};
+use admiral_evaluation::{FeatureParts, MeasureOptions, OpenedSide, Report, Side, check_comparison, measure};
 use admiral_storage::Store;
 
 use crate::context::RankContext;
@@ -31,16 +31,25 @@ pub(super) fn run(
     let network = Network::open(&options.network, rank)?;
     let samples = open_side(location, &network, &options.network, rank)?;
     let reference = open_side(reference, &network, &options.network, rank)?;
-    agree(collective, check_shapes(&samples, &reference), code)?;
+    agree(collective, check(&samples, &reference, &network), code)?;
     let store = open_work(options.network.work.as_deref(), location, rank)?;
     let measured = MeasureOptions {
         adm: options.mode != Mode::Exact,
         exact: options.mode != Mode::Adm,
         ..MeasureOptions::default()
     };
-    let Some(report) = compared(samples, reference, &measured, &network, &store, stop)? else {
-        return Ok(ExitCode::Preempted);
+    // The features of both are there before those of one are read, which takes memory.
+    let Some(samples) = with_features(samples, &network, &store, stop)? else { return Ok(ExitCode::Preempted) };
+    let Some(reference) = with_features(reference, &network, &store, stop)? else { return Ok(ExitCode::Preempted) };
+    network.context.phases.enter(Phase::Sample, 0);
+    let compared = || -> Result<Option<Report>, Error> {
+        if collective.rank() != 0 {
+            return Ok(None);
+        }
+        let (samples, reference) = (samples.read()?, reference.read()?);
+        Ok(Some(measure(&samples, &reference, network.extractor.identity(), &measured)?))
     };
+    let report = agree(collective, compared(), code)?;
     // Rank 0 has the report.
     if let Some(report) = &report {
         print!("{}", report.table());
@@ -53,63 +62,51 @@ pub(super) fn run(
     Ok(ExitCode::Finished)
 }
 
-/// Computes what is missing of the features of both sides, and compares them. Every rank calls it. Returns the report on rank
-/// 0, and `None` on all ranks if they were asked to stop.
+/// A side whose features are all there.
+pub(in crate::commands) struct ComputedSide {
+    side: OpenedSide,
+    parts: Option<FeatureParts>,
+}
+
+impl ComputedSide {
+    /// Reads the features.
+    ///
+    /// # Errors
+    /// When one is damaged, or the store refuses.
+    pub(in crate::commands) fn read(self) -> Result<Side, Error> {
+        let tables = self.parts.as_ref().map(FeatureParts::read_all).transpose()?;
+        Ok(Side::new(self.side, tables))
+    }
+}
+
+/// Computes what is missing of the features of a side. Every rank calls it. Returns `None` on all ranks if they were asked to
+/// stop.
 ///
 /// # Errors
-/// When the images cannot be read or compared.
-pub(in crate::commands) fn compared(
-    samples: OpenedSide,
-    reference: OpenedSide,
-    options: &MeasureOptions,
+/// When the images cannot be read.
+pub(in crate::commands) fn with_features(
+    mut side: OpenedSide,
     network: &Network<'_>,
     store: &Store,
     stop: &Stop,
-) -> Result<Option<Option<Report>>, Ending> {
-    let collective = network.context.collective;
-    let mut sides = Vec::new();
-    for mut side in [samples, reference] {
-        let parts = match &mut side.images {
-            Some(images) => match compute(images, network, store, stop)? {
-                Some(parts) => Some(parts),
-                None => return Ok(None),
-            },
-            None => None,
-        };
-        sides.push((side, parts));
-    }
-    network.context.phases.enter(Phase::Sample, 0);
-    let measured = if collective.rank() == 0 {
-        let read = sides.into_iter().map(|(side, parts)| {
-            let tables = parts.as_ref().map(FeatureParts::read_all).transpose()?;
-            Ok(Side::new(side, tables))
-        });
-        read.collect::<Result<Vec<Side>, Error>>().and_then(|sides| {
-            let [samples, reference] = &sides[..] else { return Err(Error::Refused("two sides are compared".into())) };
-            Ok(Some(measure(samples, reference, network.extractor.identity(), options)?))
-        })
-    } else {
-        Ok(None)
+) -> Result<Option<ComputedSide>, Ending> {
+    let parts = match &mut side.images {
+        Some(images) => match compute(images, network, store, stop)? {
+            Some(parts) => Some(parts),
+            None => return Ok(None),
+        },
+        None => None,
     };
-    Ok(Some(agree(collective, measured, Error::exit_code)?))
+    Ok(Some(ComputedSide { side, parts }))
 }
 
 /// Refuses images that cannot be meant to be compared.
-fn check_shapes(samples: &OpenedSide, reference: &OpenedSide) -> Result<(), Error> {
+fn check(samples: &OpenedSide, reference: &OpenedSide, network: &Network<'_>) -> Result<(), Error> {
     if samples.images.is_none() && reference.images.is_none() && samples.location == reference.location {
         return Err(Error::Refused("the statistics would be compared with themselves; give two files".into()));
     }
-    let shape = |side: &OpenedSide| side.images.as_ref().map(|images| images.shape());
-    if let (Some(left), Some(right)) = (shape(samples), shape(reference))
-        && left[..2] != right[..2]
-    {
-        return Err(Error::Refused(format!(
-            "{} has images of {} x {} pixels and {} of {} x {}; draw or scale them to one size (--size for folders of \
-             pictures)",
-            samples.location, left[0], left[1], reference.location, right[0], right[1]
-        )));
-    }
-    Ok(())
+    let (samples, reference) = (samples.count(), reference.count());
+    Ok(check_comparison(samples.as_ref(), reference.as_ref(), network.extractor.input())?)
 }
 
 fn write_report(report: &Report, out: &Path) -> Result<(), Error> {

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use admiral_comm::{Ending, agree, in_turns};
 use admiral_evaluation::{FeatureParts, ImageSet, OpenedSide, PictureShape};
-use admiral_storage::{Location, Store, StoreOptions};
+use admiral_storage::{Store, StoreOptions};
 use admiral_telemetry::{Metric, MetricSink, ProgressLine, write_file};
 
 use crate::context::{RankContext, RunContext};
 use crate::evaluate::{
-    Done, Error, ExtractContext, Extracted, FeatureExtractor, FeatureSource, extract_missing, missing_parts, parts_of,
+    Done, Error, ExtractContext, Extracted, FeatureExtractor, FeatureSource, create_work, extract_missing,
+    missing_parts, parts_of,
 };
 use crate::run_config::RunConfig;
 use crate::sample;
@@ -106,8 +107,7 @@ pub(in crate::commands) fn open_work(work: Option<&str>, images: &str, rank: Ran
             }
             None => format!("{}.evaluation", images.trim_end_matches('/')),
         };
-        let location = Location::parse(&location).map_err(admiral_evaluation::Error::from)?;
-        Ok(Store::create(&location, &stores(rank)).map_err(admiral_evaluation::Error::from)?)
+        create_work(&location, "--work", &stores(rank))
     };
     agree(rank.collective, open(), Error::exit_code)
 }

@@ -16,7 +16,7 @@ use crate::stop::{Stop, StopMessages};
 
 use super::sample::series;
 
-pub(super) use compare::compared;
+pub(super) use compare::with_features;
 pub(super) use features::{Network, open_side, open_work};
 use nearest::NearestOptions;
 pub(super) use options::{EvaluateOptions, NetworkOptions};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use admiral_comm::{Ending, ExitCode, agree};
-use admiral_evaluation::{FeatureTables, ImageSet};
+use admiral_evaluation::{FeatureTables, ImageSet, check_nearest};
 use admiral_metrics::{CopyAudit, Features, Neighbor, copy_audit, nearest_k};
 use admiral_telemetry::Grid;
 use clap::Args;
@@ -65,7 +65,7 @@ pub(super) fn run(options: &NearestOptions, stop: &Stop, rank: RankContext<'_>) 
     let network = Network::open(&options.network, rank)?;
     let open = |location: &str| open_images(location, &network, &options.network, rank);
     let mut sets = [open(&options.samples)?, open(&options.reference)?];
-    agree(collective, check(&sets, options), code)?;
+    agree(collective, check(&sets, options, &network), code)?;
     let store = open_work(options.network.work.as_deref(), &options.samples, rank)?;
     let mut parts = Vec::new();
     for images in &mut sets {
@@ -84,16 +84,8 @@ pub(super) fn run(options: &NearestOptions, stop: &Stop, rank: RankContext<'_>) 
     Ok(ExitCode::Finished)
 }
 
-fn check([samples, reference]: &[ImageSet; 2], options: &NearestOptions) -> Result<(), Error> {
-    if samples.shape() != reference.shape() {
-        return Err(Error::Refused(format!(
-            "{} has images of {:?} (height, width, channels) and {} of {:?}; give both in one size (--size)",
-            samples.location(),
-            samples.shape(),
-            reference.location(),
-            reference.shape()
-        )));
-    }
+fn check([samples, reference]: &[ImageSet; 2], options: &NearestOptions, network: &Network<'_>) -> Result<(), Error> {
+    check_nearest(&samples.count(), &reference.count(), network.extractor.input())?;
     if let Some(image) = options.images.iter().flatten().find(|image| **image >= samples.num()) {
         return Err(Error::Refused(format!("--images: {image} is none of the {} samples, from 0", samples.num())));
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use admiral_comm::{Ending, ExitCode, agree};
-use admiral_evaluation::ImageSet;
+use admiral_evaluation::{ImageSet, check_images};
 use admiral_statistics::StatisticsFile;
 
 use crate::context::RankContext;
@@ -23,6 +23,8 @@ pub(super) fn run(options: &StatisticsOptions, stop: &Stop, rank: RankContext<'_
     agree(collective, check_out(&options.out, "safetensors").map_err(Error::from), code)?;
     let network = Network::open(&options.network, rank)?;
     let mut images = open_images(&options.images, &network, &options.network, rank)?;
+    let checked = check_images(&images.count(), 1, "a file of statistics", network.extractor.input());
+    agree(collective, checked.map_err(Error::from), code)?;
     let labels = if options.per_class { labels_of(&images).map(Some) } else { Ok(None) };
     let labels = agree(collective, labels, code)?;
     let store = open_work(options.network.work.as_deref(), &options.images, rank)?;

@@ -68,7 +68,7 @@ fn check_fingerprint(case: &Case, set: &str, tables: &FeatureTables, identity: &
 }
 
 fn side(tables: FeatureTables, shape: [usize; 3]) -> Side {
-    Side { location: "golden".into(), shape: Some(shape), tables: Some(tables), statistics: None }
+    Side::drawn("golden".into(), shape, tables)
 }
 
 fn shape_of(images: &Tensor) -> [usize; 3] {

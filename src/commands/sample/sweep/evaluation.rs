@@ -1,14 +1,14 @@
 //! The evaluation of the images of a cell, right after they were drawn.
 
 use admiral_comm::{Ending, agree};
-use admiral_evaluation::{MeasureOptions, Report};
+use admiral_evaluation::{ImageCount, MeasureOptions, OpenedSide, Report, Side, check_comparison, measure};
 use admiral_storage::{Store, hex};
 use sha2::{Digest, Sha256};
 
 use crate::commands::compute::DeviceOptions;
-use crate::commands::evaluate::{Network, NetworkOptions, compared, open_side, open_work};
+use crate::commands::evaluate::{Network, NetworkOptions, open_side, open_work, with_features};
 use crate::context::RankContext;
-use crate::sample::Error;
+use crate::evaluate;
 use crate::stop::Stop;
 
 use super::spec::{Numerics, SweepEvaluation, SweepSpec};
@@ -22,8 +22,18 @@ pub(super) struct CellEvaluation<'a> {
     fingerprint: String,
     options: NetworkOptions,
     network: Network<'a>,
+    measured: MeasureOptions,
+    reference: Reference,
     store: Store,
     rank: RankContext<'a>,
+}
+
+/// What all cells are compared with.
+enum Reference {
+    /// Its features are not read yet.
+    Opened(OpenedSide),
+    /// Rank 0 has all that the comparisons need of it.
+    Prepared(Option<Side>),
 }
 
 /// How an evaluation ended on a rank.
@@ -56,37 +66,68 @@ impl<'a> CellEvaluation<'a> {
         };
         let network = Network::open(&options, rank)?;
         let reference = open_side(&settings.reference, &network, &options, rank)?;
-        let found = reference.images.as_ref().map_or(shape, |images| images.shape());
-        let same = if found[..2] == shape[..2] {
-            Ok(())
-        } else {
-            Err(Error::Refused(format!(
-                "evaluate.reference: {} has images of {} x {} pixels, and the sweep draws {} x {}",
-                settings.reference, found[0], found[1], shape[0], shape[1]
-            )))
+        let drawn = ImageCount { location: "the images of a cell".into(), num: spec.num, shape };
+        let checked = check_comparison(Some(&drawn), reference.count().as_ref(), network.extractor.input());
+        agree(rank.collective, checked.map_err(evaluate::Error::from), evaluate::Error::exit_code)?;
+        let stamp = match &reference.images {
+            // Only rank 0 writes the table, and times of change may differ between hosts.
+            Some(images) if rank.collective.rank() == 0 => images.stamp(),
+            _ => Ok(String::new()),
         };
-        agree(rank.collective, same, Error::exit_code)?;
-        let images = reference.images.as_ref().map(|images| images.key() + &images.stamp());
+        let stamp = agree(rank.collective, stamp.map_err(evaluate::Error::from), evaluate::Error::exit_code)?;
+        let images = reference.images.as_ref().map(|images| images.key() + &stamp);
         let statistics = reference.statistics.as_ref().map(|statistics| &statistics.sha256);
         let all = serde_json::json!([network.extractor.identity(), images, statistics]);
         let fingerprint = hex(Sha256::digest(all.to_string()));
         let store = open_work(options.work.as_deref(), &spec.out, rank)?;
-        Ok(Self { settings: settings.clone(), fingerprint, options, network, store, rank })
+        let (adm, exact) = (settings.mode == Numerics::Adm, settings.mode == Numerics::Exact);
+        let measured = MeasureOptions { adm, exact, only_main: true, ..MeasureOptions::default() };
+        let (settings, reference) = (settings.clone(), Reference::Opened(reference));
+        Ok(Self { settings, fingerprint, options, network, measured, reference, store, rank })
     }
 
     /// Evaluates the images of the job at a location. Every rank calls it.
     ///
     /// # Errors
     /// When the images cannot be read or compared.
-    pub(super) fn of(&self, job: &str, stop: &Stop) -> Result<Evaluation, Ending> {
+    pub(super) fn of(&mut self, job: &str, stop: &Stop) -> Result<Evaluation, Ending> {
+        let code = evaluate::Error::exit_code;
+        let is_root = self.rank.collective.rank() == 0;
         let samples = open_side(job, &self.network, &self.options, self.rank)?;
-        let reference = open_side(&self.settings.reference, &self.network, &self.options, self.rank)?;
-        let (adm, exact) = (self.settings.mode == Numerics::Adm, self.settings.mode == Numerics::Exact);
-        let measured = MeasureOptions { adm, exact, only_main: true, ..MeasureOptions::default() };
-        let report = compared(samples, reference, &measured, &self.network, &self.store, stop)?;
-        Ok(report.map_or(Evaluation::Stopped, |report| {
-            Evaluation::Finished(report.map(|report| Box::new(self.evaluated(&report))))
-        }))
+        let Some(samples) = with_features(samples, &self.network, &self.store, stop)? else {
+            return Ok(Evaluation::Stopped);
+        };
+        if !self.prepare(stop)? {
+            return Ok(Evaluation::Stopped);
+        }
+        let compared = || -> Result<Option<Report>, evaluate::Error> {
+            let Reference::Prepared(Some(reference)) = &self.reference else { return Ok(None) };
+            Ok(Some(measure(&samples.read()?, reference, self.network.extractor.identity(), &self.measured)?))
+        };
+        let report = agree(self.rank.collective, if is_root { compared() } else { Ok(None) }, code)?;
+        Ok(Evaluation::Finished(report.map(|report| Box::new(self.evaluated(&report)))))
+    }
+
+    /// Computes what all comparisons need of the reference, once. Every rank calls it. Returns whether it is there; it is not
+    /// if the ranks were asked to stop.
+    fn prepare(&mut self, stop: &Stop) -> Result<bool, Ending> {
+        let opened = match std::mem::replace(&mut self.reference, Reference::Prepared(None)) {
+            Reference::Opened(opened) => opened,
+            prepared => {
+                self.reference = prepared;
+                return Ok(true);
+            }
+        };
+        let Some(computed) = with_features(opened, &self.network, &self.store, stop)? else { return Ok(false) };
+        let prepared = || -> Result<Option<Side>, evaluate::Error> {
+            if self.rank.collective.rank() != 0 {
+                return Ok(None);
+            }
+            Ok(Some(computed.read()?.with_moments(self.network.extractor.identity(), &self.measured)?))
+        };
+        let prepared = agree(self.rank.collective, prepared(), evaluate::Error::exit_code)?;
+        self.reference = Reference::Prepared(prepared);
+        Ok(true)
     }
 
     /// Returns whether an earlier evaluation is of the same network and reference.

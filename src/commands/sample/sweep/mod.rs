@@ -72,7 +72,7 @@ fn sweep_of(spec: &SweepSpec, stop: &Stop, rank: RankContext<'_>) -> Result<Exit
     }
     agree(collective, check_shapes(&planned, spec.strip_images), code)?;
 
-    let evaluation = match (&spec.evaluate, planned.first()) {
+    let mut evaluation = match (&spec.evaluate, planned.first()) {
         (Some(settings), Some(cell)) => Some(CellEvaluation::open(settings, spec, cell.job.settings().shape, rank)?),
         _ => None,
     };
@@ -97,7 +97,7 @@ fn sweep_of(spec: &SweepSpec, stop: &Stop, rank: RankContext<'_>) -> Result<Exit
         let measured = (ended.drawn > 0).then(|| ended.drawn as f64 / ended.elapsed.as_secs_f64());
         let mut row = Row { images_per_second: measured.or(row.images_per_second), ..row };
         rows[index] = (row.clone(), true);
-        if let Some(evaluation) = evaluation.as_ref().filter(|_| is_evaluated[index] == 0) {
+        if let Some(evaluation) = evaluation.as_mut().filter(|_| is_evaluated[index] == 0) {
             // The speed is not lost if the evaluation is interrupted.
             agree(collective, write_table(store.as_ref(), &rows), code)?;
             match evaluation.of(&row.location, stop).map_err(|ending| naming(&cells[index], ending))? {
