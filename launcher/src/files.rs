@@ -118,8 +118,8 @@ impl Files {
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut who = Vec::new();
                 // Best effort, because the lock says enough.
-                let _ = lock.by_ref().take(MAX_WHO).read_to_end(&mut who);
-                let who = String::from_utf8_lossy(&who).trim().to_owned();
+                let _ = (&lock).take(MAX_WHO).read_to_end(&mut who);
+                let who = String::from_utf8_lossy(&who).lines().next().unwrap_or_default().trim().to_owned();
                 return Err(FilesError::Busy { run: run.to_owned(), who });
             }
             // The file system has no locks.
