@@ -1,9 +1,11 @@
 //! The environment variables that the program reads. They are read in one place, at the top, and handed down from there.
 
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use admiral_comm::{MpiLauncher, TaskOfMany};
-use admiral_contract::environment as names;
+use admiral_comm::{ExitCode, MpiLauncher, TaskOfMany, print_error};
+use admiral_contract::environment::{self as names, VariableError, check_utf8};
 use admiral_gpu::GpuEnvironment;
 use admiral_storage::{CloudSettings, StoreOptions};
 use admiral_telemetry::LogSettings;
@@ -33,23 +35,41 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Reads the environment of this process.
+    /// Reads the environment of this process. Ends the process if a variable cannot be used, before it has done anything.
     #[must_use]
     pub fn read() -> Self {
-        let text = |name: &str| std::env::var(name).ok();
-        let vars =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Self {
-            ledger: std::env::var_os(names::LEDGER).map(PathBuf::from),
-            attempt: attempt(text(names::ATTEMPT).as_deref()),
+        Self::new(std::env::vars_os().collect()).unwrap_or_else(|error| {
+            print_error(&error);
+            std::process::exit(i32::from(ExitCode::Config as u8))
+        })
+    }
+
+    /// Returns the environment with these variables.
+    ///
+    /// # Errors
+    /// The first variable that is not UTF-8, or `ADMIRAL_ATTEMPT` if it is no number.
+    fn new(variables: BTreeMap<OsString, OsString>) -> Result<Self, VariableError> {
+        let known: Vec<&str> =
+            admiral_comm::launcher_variables().chain(["RUST_LOG", admiral_inception::VARIABLE]).collect();
+        let is_read = |name: &str| {
+            let prefixes = ["AWS_", "AZURE_", "GOOGLE_", names::PREFIX];
+            prefixes.iter().any(|prefix| name.starts_with(prefix)) || known.contains(&name)
+        };
+        check_utf8(&variables, is_read)?;
+        let path = |name: &str| variables.get(OsStr::new(name)).map(PathBuf::from);
+        let text = |name: &str| variables.get(OsStr::new(name))?.to_str().map(str::to_owned);
+        let texts = variables.iter().filter_map(|(name, value)| Some((name.to_str()?.into(), value.to_str()?.into())));
+        Ok(Self {
+            ledger: path(names::LEDGER),
+            attempt: attempt(text(names::ATTEMPT).as_deref())?,
             ended_attempts: ended_attempts(&text(names::ENDED_ATTEMPTS).unwrap_or_default()),
             mpi: MpiLauncher::detect(text),
             task: TaskOfMany::detect(text),
             log: LogSettings::from_vars(text),
-            gpu: GpuEnvironment::from_vars(|name| std::env::var_os(name)),
-            inception: std::env::var_os(admiral_inception::VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from),
-            clouds: CloudSettings::from_vars(vars),
-        }
+            gpu: GpuEnvironment::from_vars(|name| variables.get(OsStr::new(name)).cloned()),
+            inception: path(admiral_inception::VARIABLE).filter(|path| !path.as_os_str().is_empty()),
+            clouds: CloudSettings::from_vars(texts),
+        })
     }
 
     /// Returns the default options of stores, with the accounts and credentials of this environment.
@@ -60,8 +80,9 @@ impl Environment {
 }
 
 /// The number of this start; the first if the launcher does not say.
-fn attempt(variable: Option<&str>) -> u64 {
-    variable.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+fn attempt(variable: Option<&str>) -> Result<u64, VariableError> {
+    let refused = || VariableError { name: names::ATTEMPT.into(), reason: "is no number; unset it" };
+    variable.map_or(Ok(0), |text| text.trim().parse().map_err(|_| refused()))
 }
 
 fn ended_attempts(variable: &str) -> Vec<String> {
@@ -70,11 +91,32 @@ fn ended_attempts(variable: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
 
     #[test]
     fn a_start_without_a_number_is_the_first() {
-        assert_eq!([None, Some("0"), Some(" 2 "), Some("x")].map(attempt), [0, 0, 2, 0]);
+        assert_eq!([None, Some("0"), Some(" 2 ")].map(attempt), [Ok(0), Ok(0), Ok(2)]);
+        for text in ["x", "", "-1", "99999999999999999999999"] {
+            assert!(attempt(Some(text)).is_err_and(|error| error.name == "ADMIRAL_ATTEMPT"), "{text}");
+        }
+    }
+
+    #[test]
+    fn variables_that_are_read_are_utf8() {
+        let with = |name: &str| {
+            let value = OsString::from_vec(b"http://host\xff".to_vec());
+            Environment::new(BTreeMap::from([(name.into(), value)])).map_err(|error| error.name)
+        };
+        for name in ["AWS_ENDPOINT_URL", "AZURE_STORAGE_KEY", "GOOGLE_BASE_URL", "ADMIRAL_LOG_FORMAT", "RUST_LOG"] {
+            assert_eq!(with(name).unwrap_err(), name);
+        }
+        for name in ["OMPI_COMM_WORLD_SIZE", "SLURM_PROCID", "PMIX_RANK"] {
+            assert_eq!(with(name).unwrap_err(), name);
+        }
+        assert!(with("LESSOPEN").is_ok());
     }
 
     #[test]

@@ -4,6 +4,8 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use admiral_contract::files::read_regular;
+use admiral_contract::run_folder::check_no_links_out;
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -12,7 +14,7 @@ use crate::console::{Console, print};
 use crate::environment::Environment;
 use crate::incident::Failure;
 use crate::job::JobKind;
-use crate::paths::{incident_of, state_of};
+use crate::paths::{MAX_FILE, incident_of, state_of};
 use crate::run::{LaunchError, LaunchPlan, RunOptions, dry_run, run, seconds};
 use crate::status::State;
 use crate::supervise::Vanish;
@@ -162,6 +164,7 @@ pub async fn drill(
         .map_err(LaunchError::config)?
     };
     let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%S").to_string();
+    check_no_links_out(&facts.derived.run_folder).map_err(LaunchError::config)?;
     let folder = facts.derived.run_folder.join(format!("drills/{stamp}"));
     let mut plan =
         LaunchPlan::train(RunOptions { overrides: options.overrides(&folder), ..options.run.clone() }, environment)?;
@@ -197,7 +200,7 @@ pub async fn drill(
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Option<T> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    serde_json::from_slice(&read_regular(path, MAX_FILE).ok()?).ok()
 }
 
 /// Judges the drill by the files that the launcher wrote.
@@ -220,7 +223,8 @@ fn judge(options: &DrillOptions, exit_code: u8, folder: PathBuf) -> DrillReport 
         }
         // A save that fails and is repeated successfully is as good as a restart.
         Harm { cut_storage: Some(_), .. } => {
-            let log = std::fs::read_to_string(folder.join("launch/attempt-000/rank-000.log")).unwrap_or_default();
+            let log = read_regular(&folder.join("launch/attempt-000/rank-000.log"), MAX_FILE).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
             verdict = log.lines().find(|line| line.contains("the storage is cut off")).map(str::to_owned);
             if verdict.is_none() {
                 faults.push("the storage was never cut off".to_owned());

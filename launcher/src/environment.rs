@@ -133,6 +133,13 @@ impl Environment {
         text(&self.variables, name)
     }
 
+    /// Returns the value of any variable. Bytes that are not UTF-8 become U+FFFD, which no name of a host or file has, so that
+    /// the reader of the value refuses it.
+    #[must_use]
+    pub fn get_lossy(&self, name: &str) -> Option<String> {
+        self.variables.get(&OsString::from(name)).map(|value| value.to_string_lossy().into_owned())
+    }
+
     /// Returns all variables whose names and values are UTF-8.
     pub fn texts(&self) -> impl Iterator<Item = (String, String)> + '_ {
         self.variables.iter().filter_map(|(name, value)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned())))

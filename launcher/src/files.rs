@@ -9,12 +9,13 @@
 //! ```
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use admiral_contract::files::{open_regular, replace};
 use admiral_contract::host::{Life, host_name};
+use admiral_contract::run_folder::{LinkedFolder, check_no_links_out};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
@@ -34,6 +35,9 @@ pub enum FilesError {
         /// The error of the system.
         source: std::io::Error,
     },
+    /// A folder of the launch is a link to another place.
+    #[error(transparent)]
+    Linked(#[from] LinkedFolder),
     /// Another launcher has the run.
     #[error(
         "another admiral-launch ({who}) runs {run} already; stop it first, or name another folder: run.folder, or \
@@ -55,6 +59,12 @@ pub struct Files {
     _lock: File,
     is_locked: bool,
 }
+
+/// The largest number of an attempt or an incident that counts.
+const MAX_NUMBER: u64 = 999_999_999;
+
+/// The bytes of a lock file that are read.
+const MAX_WHO: u64 = 1024;
 
 /// How long a launcher on another machine may be silent before it counts as dead. As long as the lease of the checkpoints.
 const SILENCE: Duration = Duration::from_secs(35);
@@ -99,14 +109,18 @@ impl Files {
             let path = path.to_owned();
             move |source| FilesError::Io { path, source }
         };
+        check_no_links_out(run)?;
         std::fs::create_dir_all(&folder).map_err(failed(&folder))?;
         let mut lock = open_regular(&path, File::options().create(true).truncate(false).read(true).write(true))
             .map_err(failed(&path))?;
         let is_locked = match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => true,
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                let who = std::fs::read_to_string(&path).unwrap_or_default();
-                return Err(FilesError::Busy { run: run.to_owned(), who: who.trim().to_owned() });
+                let mut who = Vec::new();
+                // Best effort, because the lock says enough.
+                let _ = (&lock).take(MAX_WHO).read_to_end(&mut who);
+                let who = String::from_utf8_lossy(&who).lines().next().unwrap_or_default().trim().to_owned();
+                return Err(FilesError::Busy { run: run.to_owned(), who });
             }
             // The file system has no locks.
             Err(_) => false,
@@ -173,8 +187,10 @@ impl Files {
         let highest = |folder: PathBuf, prefix: &str| {
             let Ok(entries) = std::fs::read_dir(folder) else { return None };
             let number = |entry: std::io::Result<std::fs::DirEntry>| {
-                entry.ok()?.file_name().to_str()?.strip_prefix(prefix)?.parse::<u64>().ok()
+                entry.ok()?.file_name().to_str()?.strip_prefix(prefix)?.parse().ok()
             };
+            // A larger number is not from a launch, and the next one may not exist.
+            let number = |entry| number(entry).filter(|&number: &u64| number <= MAX_NUMBER);
             entries.filter_map(number).max()
         };
         let attempts = highest(self.run.join("launch"), "attempt-").map_or(0, |number| number + 1);
@@ -260,6 +276,9 @@ mod tests {
         assert_eq!(files.used_numbers(), (0, 0));
         write_json(&files.incident(3), &1).expect("it can be written");
         std::fs::create_dir_all(files.attempt(4)).expect("it can be made");
+        for name in ["attempt-18446744073709551615", "attempt-1000000000", "incidents/18446744073709551615"] {
+            std::fs::create_dir_all(run.path().join("launch").join(name)).expect("it can be made");
+        }
         assert_eq!(files.used_numbers(), (5, 3));
         assert_eq!(std::fs::read_to_string(files.incident(3)).expect("it is there"), "1\n");
     }
@@ -275,5 +294,21 @@ mod tests {
         write_json(&run.path().join("state.json"), &1).expect("it can be written");
         assert_eq!(std::fs::read_to_string(run.path().join("state.json")).expect("it is there"), "1\n");
         assert_eq!(std::fs::read_to_string(&victim).expect("it is there"), "whole");
+    }
+
+    #[test]
+    fn nothing_is_written_through_a_link_out_of_the_runs_folder() {
+        let place = tempfile::tempdir().expect("a folder");
+        let (run, other) = (place.path().join("run"), place.path().join("other"));
+        std::fs::create_dir(&run).expect("a folder");
+        std::fs::create_dir(&other).expect("a folder");
+        for name in ["launch", "goodput"] {
+            std::os::unix::fs::symlink(&other, run.join(name)).expect("a link");
+            let error = Files::take(&run, |_| {}).expect_err("it is a link").to_string();
+            assert!(error.contains(&format!("run/{name} is a symbolic link")), "{error}");
+            std::fs::remove_file(run.join(name)).expect("it is there");
+        }
+        assert_eq!(std::fs::read_dir(&other).expect("it is there").count(), 0);
+        assert_eq!(std::fs::read_dir(&run).expect("it is there").count(), 0);
     }
 }

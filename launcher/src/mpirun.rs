@@ -95,11 +95,13 @@ pub fn passed_variables(
             return Err(MpirunError::NotSet(name.clone()));
         }
     }
-    let is_passed = |name: &str| {
-        let is_known = PASSED.contains(&name) || PASSED_BEGINNINGS.iter().any(|beginning| name.starts_with(beginning));
-        is_known && !NOT_PASSED.contains(&name) || pass.iter().any(|extra| extra == name)
-    };
-    Ok(environment.into_iter().filter(|(name, _)| is_passed(name)).collect())
+    Ok(environment.into_iter().filter(|(name, _)| is_passed(name, pass)).collect())
+}
+
+/// Returns whether ranks get the variable `name`. `pass` has the names of `--pass`.
+pub(crate) fn is_passed(name: &str, pass: &[String]) -> bool {
+    let is_known = PASSED.contains(&name) || PASSED_BEGINNINGS.iter().any(|beginning| name.starts_with(beginning));
+    is_known && !NOT_PASSED.contains(&name) || pass.iter().any(|extra| extra == name)
 }
 
 /// How Open MPI starts its daemons on other hosts. [`ALLOCATORS`] are off, so it does not know which hosts a scheduler

@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+/// The longest file of a run's folder that is read, in bytes.
+pub(crate) const MAX_FILE: u64 = 16 << 20;
+
 /// Returns the path of the newest preflight's result.
 #[must_use]
 pub fn receipt_of(run: &Path) -> PathBuf {

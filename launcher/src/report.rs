@@ -1,10 +1,9 @@
 //! The command `admiral-launch report`: gathers what is known of a run, and writes it as one HTML page.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use admiral_contract::files::{open_regular, replace};
+use admiral_contract::files::{read_regular, replace};
 use admiral_contract::secret::masked_text;
 use admiral_goodput::{Ledger, seconds_since_epoch};
 use admiral_report::{Curves, Incident, Incidents, Pictures, Report, Table};
@@ -12,11 +11,8 @@ use jiff::Timestamp;
 
 use crate::doctor::Receipt;
 use crate::incident::Failure;
-use crate::paths::{incident_of, receipt_of, state_of};
+use crate::paths::{MAX_FILE, incident_of, receipt_of, state_of};
 use crate::status::{State, span};
-
-/// The maximum size of a JSON or configuration file that is read, in bytes.
-const MAX_FILE: u64 = 16 << 20;
 /// The largest number of incidents that are read, and of those whose files are named because they cannot be read.
 const MAX_INCIDENTS: u64 = 10_000;
 const MAX_DAMAGED: usize = 20;
@@ -105,15 +101,7 @@ fn gather(run: &Path) -> Option<Report> {
 }
 
 fn read_text(path: &Path) -> Result<String, String> {
-    let read = || -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let file = open_regular(path, File::options().read(true))?;
-        if file.take(MAX_FILE + 1).read_to_end(&mut bytes)? as u64 > MAX_FILE {
-            return Err(io::Error::other("it is longer than 16 MiB"));
-        }
-        Ok(bytes)
-    };
-    let bytes = read().map_err(|error| format!("{}: {error}", path.display()))?;
+    let bytes = read_regular(path, MAX_FILE).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -300,7 +288,7 @@ mod tests {
         let state = State::of_launch("l".into(), Timestamp::UNIX_EPOCH);
         crate::files::write_json(&state_of(run), &state).expect("it can be written");
         let found = gather(run).expect("there is a state");
-        assert!(found.curves.is_err_and(|reason| reason.contains("no regular file")));
-        assert!(found.configuration.is_err_and(|reason| reason.contains("no regular file")));
+        assert!(found.curves.is_err_and(|reason| reason.contains("a pipe (FIFO), not a regular file")));
+        assert!(found.configuration.is_err_and(|reason| reason.contains("a pipe (FIFO), not a regular file")));
     }
 }

@@ -1,5 +1,7 @@
 //! What a run refuses before its first step, and how soon it ends when it is asked to: mistakes and faults that users met.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -79,9 +81,20 @@ fn validation_images_have_the_classes_of_training_by_their_names() {
 #[test]
 fn a_process_that_a_scheduler_started_with_others_does_not_train_alone() {
     let place = Place::new();
-    let mut command = place.train(1, "new", &[]);
-    command.env("SLURM_STEP_NUM_TASKS", "2").env("SLURM_PROCID", "0");
-    refused(&place, &mut command, "SLURM_STEP_NUM_TASKS");
+    for variables in [
+        &[("SLURM_STEP_NUM_TASKS", "2"), ("SLURM_PROCID", "0")][..],
+        &[("JSM_NAMESPACE_SIZE", "2"), ("JSM_NAMESPACE_RANK", "0")],
+        &[("MPI_LOCALNRANKS", "2"), ("MPI_LOCALRANKID", "0")],
+        &[("LSB_DJOB_NUMPROC", "4"), ("LSF_PM_TASKID", "1")],
+        &[("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")],
+        &[("ALPS_APP_PE", "1")],
+        &[("PALS_RANKID", "1")],
+        &[("PMIX_RANK", "0")],
+    ] {
+        let mut command = place.train(1, "new", &[]);
+        command.envs(variables.iter().copied());
+        refused(&place, &mut command, variables[0].0);
+    }
 }
 
 #[test]
@@ -112,10 +125,18 @@ fn paths_numbers_and_variables_that_cannot_be_meant_are_refused_by_name() {
         ("AWS_SECRET_ACCESS_KEY", "hush"),
     ];
     for (variable, value) in [
-        ("AWS_ENDPOINT_URL", Some("localhost:9000")),
-        ("AWS_ENDPOINT_URL", Some("")),
-        ("AWS_ACCESS_KEY_ID", Some("id\n")),
-        ("AWS_REGION", Some("us-east-1\r")),
+        ("AWS_ENDPOINT_URL", Some(&b"localhost:9000"[..])),
+        ("AWS_ENDPOINT_URL", Some(b"")),
+        ("AWS_ENDPOINT_URL", Some(b"http://127.0.0.1:1/?x=1")),
+        // Without its endpoint, the request would go to Amazon.
+        ("AWS_ENDPOINT_URL", Some(b"http://127.0.0.1:1\xff")),
+        ("AWS_ACCESS_KEY_ID", Some(b"id\n")),
+        ("AWS_REGION", Some(b"us-east-1\r")),
+        ("AWS_CONDITIONAL_PUT", Some(b"foo")),
+        ("AWS_PROXY_URL", Some(b"http://me:hush@[")),
+        ("SSL_CERT_FILE", Some(b"/no/such/file")),
+        ("RUST_LOG", Some(b"\xff")),
+        ("ADMIRAL_ATTEMPT", Some(b"abc")),
         ("AWS_ALLOW_HTTP", None),
         ("AWS_SECRET_ACCESS_KEY", None),
     ] {
@@ -125,7 +146,7 @@ fn paths_numbers_and_variables_that_cannot_be_meant_are_refused_by_name() {
             command.env("LD_LIBRARY_PATH", library_path);
         }
         match value {
-            Some(value) => command.env(variable, value),
+            Some(value) => command.env(variable, OsStr::from_bytes(value)),
             None => command.env_remove(variable),
         };
         let finished = run(&mut command, PATIENCE);

@@ -356,7 +356,7 @@ fn a_probe_reports_whether_a_location_is_writable_and_leaves_nothing() {
     // Not even root can create a folder below a file.
     std::fs::write(folder.path().join("file"), "").unwrap();
     let refused = tool(&["probe", folder.path().join("file/place").to_str().unwrap()]);
-    assert_eq!(refused.code, Some(69), "{}", refused.stderr);
+    assert_eq!(refused.code, Some(64), "{}", refused.stderr);
     assert!(refused.stderr.contains("file/place"), "{}", refused.stderr);
 }
 

@@ -194,7 +194,11 @@ pub(crate) async fn steps_under(store: &Store, base: &str) -> Result<Vec<u64>, E
 
 async fn is_published(store: &Store, base: &str, step: u64) -> Result<bool, Error> {
     let path = layout::join(&layout::join(base, &layout::step_folder(step)), layout::MANIFEST);
-    Ok(store.length(&path).await?.is_some())
+    match store.length(&path).await {
+        // A damaged manifest. Its reader says so.
+        Err(admiral_storage::Error::Unusable { .. }) => Ok(true),
+        length => Ok(length?.is_some()),
+    }
 }
 
 /// Returns the published steps under `base`, ascending.

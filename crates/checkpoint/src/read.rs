@@ -68,7 +68,7 @@ pub(crate) async fn verify_file(
     let mut difference = String::new();
     for _ in 0..2 {
         // Checked before reading, so that the file takes no more memory than the manifest says.
-        let Some(length) = store.length(&path).await? else {
+        let Some(length) = store.length(&path).await.map_err(or_damaged)? else {
             difference = "it is missing".into();
             continue;
         };
@@ -76,7 +76,7 @@ pub(crate) async fn verify_file(
             difference = format!("it has {length} bytes and the manifest says {}", file.length);
             continue;
         }
-        let read = store.read(&path, length, into.as_deref_mut()).await?;
+        let read = store.read(&path, length, into.as_deref_mut()).await.map_err(or_damaged)?;
         let Some(sha256) = read else {
             difference = "it is missing".into();
             continue;
@@ -87,6 +87,14 @@ pub(crate) async fn verify_file(
         difference = format!("its SHA-256 is {sha256} and the manifest says {}", file.sha256);
     }
     Err(damaged(difference))
+}
+
+/// Returns the error of reading a file of a checkpoint. A pipe or a device in its place is damage.
+fn or_damaged(error: admiral_storage::Error) -> Error {
+    match error {
+        admiral_storage::Error::Unusable { url, reason, .. } => Error::Damaged { url, difference: reason },
+        error => error.into(),
+    }
 }
 
 /// Returns whether a tensor of this shape has `length` values. The product of a shape from a file may overflow.
@@ -102,7 +110,7 @@ impl Checkpoint {
     /// wrote it; [`Error::Store`].
     pub(crate) async fn in_folder(store: &Store, folder: &str) -> Result<Option<Self>, Error> {
         let path = layout::join(folder, layout::MANIFEST);
-        let Some(bytes) = store.get(&path).await? else { return Ok(None) };
+        let Some(bytes) = store.get(&path).await.map_err(or_damaged)? else { return Ok(None) };
         let manifest = Manifest::from_json(&bytes).map_err(|error| match error {
             ManifestError::Newer { .. } => Error::Schema { url: store.url(&path), reason: error.to_string() },
             error => Error::Damaged { url: store.url(&path), difference: error.to_string() },
@@ -230,7 +238,7 @@ impl Checkpoint {
         for path in self.files_of(role) {
             let at = layout::join(&self.folder, path);
             let expected = self.manifest.files.iter().find(|file| file.path == path).map(|file| file.length);
-            let found = self.store.wait(self.store.length(&at))?;
+            let found = self.store.wait(self.store.length(&at)).map_err(or_damaged)?;
             if found != expected {
                 let found = found.map_or_else(|| "it is missing".into(), |length| format!("it has {length} bytes"));
                 let difference = format!("{found} and the manifest says {}", expected.unwrap_or(0));

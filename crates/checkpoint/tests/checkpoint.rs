@@ -462,8 +462,39 @@ fn an_unwritable_location_is_an_error_at_once() {
     std::fs::write(root.path().join("file"), "").unwrap();
     let location = Location::Folder(root.path().join("file/checkpoints"));
     let error = Error::from(Store::create(&location, &StoreOptions::default()).unwrap_err());
-    assert_eq!(error.exit_code(), ExitCode::Store);
+    assert_eq!(error.exit_code(), ExitCode::Config);
     assert!(error.to_string().contains("file/checkpoints"), "{error}");
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_is_damage_and_keeps_nobody_waiting() {
+    let (root, catalog) = folder();
+    for step in [10, 20, 30] {
+        write(&catalog, &Single, &content(step)).unwrap();
+    }
+    let put_pipe = |path: &str| {
+        let path = root.path().join("checkpoints").join(path);
+        let _ = std::fs::remove_file(&path);
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    };
+    put_pipe("step-000000030/manifest.json");
+    put_pipe(&format!("step-000000020/master/{}", file_of(1, 1)));
+    assert_eq!(catalog.steps().unwrap(), [10, 20, 30]);
+    let newest = catalog.newest_on_all_ranks(&Single).unwrap();
+    let is_pipe = |error: &Error| matches!(error, Error::Damaged { difference, .. } if difference.contains("a pipe"));
+    assert!(newest.damaged.iter().all(|(step, error)| *step == 30 && is_pipe(error)), "{:?}", newest.damaged);
+    let error = newest.checkpoint.unwrap().load_role(Role::Master).unwrap_err();
+    assert!(is_pipe(&error), "{error:?}");
+    catalog.checkpoint(10).unwrap().load_role(Role::Master).unwrap();
+    catalog.set_aside(30, &Single).unwrap();
+    assert_eq!(catalog.steps().unwrap(), [10, 20]);
+    for pointer in ["latest.json", "owner.json"] {
+        put_pipe(pointer);
+        let error = catalog.inventory().unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::Config, "{error}");
+        assert!(error.to_string().contains(&format!("{pointer}: it is a pipe")), "{error}");
+        std::fs::remove_file(root.path().join("checkpoints").join(pointer)).unwrap();
+    }
 }
 
 #[test]

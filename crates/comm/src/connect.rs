@@ -35,16 +35,23 @@ impl MpiLauncher {
     }
 }
 
-/// Variables by which a scheduler says that a process is one of many, and what their value is. In order: Slurm's `srun`,
-/// Flux, PALS, LSF's `blaunch`, PBS's `pbsdsh`, and PMI without a size.
-const TASK_VARIABLES: [(&str, TaskVariable); 7] = [
+/// Variables by which a scheduler or a launcher says that a process is one of many, and what their value is. In order:
+/// Slurm's `srun`, Flux, PALS, LSF's `jsrun` and `blaunch`, ALPS's `aprun`, PBS's `pbsdsh`, MPICH's Hydra, PyTorch's
+/// `torchrun`, and PMI without a size.
+const TASK_VARIABLES: [(&str, TaskVariable); 13] = [
     ("SLURM_STEP_NUM_TASKS", TaskVariable::Size { task: "SLURM_PROCID" }),
     ("FLUX_JOB_SIZE", TaskVariable::Size { task: "FLUX_TASK_RANK" }),
     ("PALS_NRANKS", TaskVariable::Size { task: "PALS_RANKID" }),
+    ("JSM_NAMESPACE_SIZE", TaskVariable::Size { task: "JSM_NAMESPACE_RANK" }),
+    ("PALS_RANKID", TaskVariable::FromZero),
     ("LSF_PM_TASKID", TaskVariable::FromOne),
+    ("LSB_DJOB_NUMPROC", TaskVariable::Several { task: "LSF_PM_TASKID" }),
+    ("ALPS_APP_PE", TaskVariable::FromZero),
     ("PBS_TASKNUM", TaskVariable::FromOne),
+    ("MPI_LOCALNRANKS", TaskVariable::Several { task: "MPI_LOCALRANKID" }),
+    ("WORLD_SIZE", TaskVariable::Several { task: "RANK" }),
     ("PMI_RANK", TaskVariable::FromZero),
-    ("PMIX_RANK", TaskVariable::FromZero),
+    ("PMIX_RANK", TaskVariable::OfUnknown),
 ];
 
 /// The meaning of a variable's value.
@@ -52,10 +59,24 @@ const TASK_VARIABLES: [(&str, TaskVariable); 7] = [
 enum TaskVariable {
     /// The number of tasks. It counts only for a process that also has the variable `task`.
     Size { task: &'static str },
+    /// As [`Size`](Self::Size), but 1 does not say that the task is alone: it may be the number of tasks of one host.
+    Several { task: &'static str },
     /// The number of the task, from 1.
     FromOne,
     /// The number of the task, from 0.
     FromZero,
+    /// The number of the task, from 0, among tasks that only MPI can count. Without MPI, the first one cannot tell whether
+    /// it is alone, unless another variable is a [`Size`](Self::Size) of 1.
+    OfUnknown,
+}
+
+/// Returns the names of all variables by which launchers and schedulers are recognized.
+pub fn launcher_variables() -> impl Iterator<Item = &'static str> {
+    let of_tasks = TASK_VARIABLES.iter().flat_map(|&(variable, meaning)| match meaning {
+        TaskVariable::Size { task } | TaskVariable::Several { task } => [Some(variable), Some(task)],
+        TaskVariable::FromOne | TaskVariable::FromZero | TaskVariable::OfUnknown => [Some(variable), None],
+    });
+    LAUNCHER_VARIABLES.iter().map(|&(variable, _)| variable).chain(of_tasks.flatten())
 }
 
 /// What says that this process is one of many.
@@ -71,12 +92,18 @@ impl TaskOfMany {
     /// Recognizes a scheduler that started this process together with others, by its environment variables, which `get`
     /// reads.
     pub fn detect(get: impl Fn(&str) -> Option<String>) -> Option<Self> {
+        let number = |variable: &str| get(variable)?.trim().parse::<u64>().ok();
+        let is_alone = TASK_VARIABLES.iter().any(|&(variable, meaning)| match meaning {
+            TaskVariable::Size { task } => number(variable) == Some(1) && get(task).is_some(),
+            _ => false,
+        });
         TASK_VARIABLES.iter().find_map(|&(variable, meaning)| {
-            let value: u64 = get(variable)?.trim().parse().ok()?;
+            let value = number(variable)?;
             let is_of_many = match meaning {
-                TaskVariable::Size { task } => value > 1 && get(task).is_some(),
+                TaskVariable::Size { task } | TaskVariable::Several { task } => value > 1 && get(task).is_some(),
                 TaskVariable::FromOne => value > 1,
                 TaskVariable::FromZero => value > 0,
+                TaskVariable::OfUnknown => !is_alone,
             };
             is_of_many.then_some(Self { variable, value })
         })
@@ -140,10 +167,30 @@ mod tests {
         assert_eq!(detect(&[("SLURM_STEP_NUM_TASKS", "1"), ("SLURM_PROCID", "0")]), None);
         // A batch script of a job with two tasks is one process.
         assert_eq!(detect(&[("SLURM_NTASKS", "2"), ("SLURM_PROCID", "0")]), None);
-        for (variable, one, two) in [("LSF_PM_TASKID", "1", "2"), ("PBS_TASKNUM", "1", "2"), ("PMI_RANK", "0", "1")] {
+        for (variable, one, two) in [
+            ("LSF_PM_TASKID", "1", "2"),
+            ("PBS_TASKNUM", "1", "2"),
+            ("PMI_RANK", "0", "1"),
+            ("PALS_RANKID", "0", "1"),
+            ("ALPS_APP_PE", "0", "1"),
+        ] {
             assert_eq!(detect(&[(variable, one)]), None);
             assert!(detect(&[(variable, two)]).is_some());
         }
+        for (size, task) in [
+            ("JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_RANK"),
+            ("LSB_DJOB_NUMPROC", "LSF_PM_TASKID"),
+            ("MPI_LOCALNRANKS", "MPI_LOCALRANKID"),
+            ("WORLD_SIZE", "RANK"),
+        ] {
+            // The first of four, the only one, and a process that is no task.
+            assert_eq!(detect(&[(size, "4"), (task, "1")]).map(|(_, value)| value), Some(4), "{size}");
+            assert_eq!(detect(&[(size, "1"), (task, "0")]), None, "{size}");
+            assert_eq!(detect(&[(size, "4")]), None, "{size}");
+        }
+        // Only MPI knows how many there are. `srun --mpi=pmix -n 1` says it itself.
+        assert_eq!(detect(&[("PMIX_RANK", "0")]), Some(("PMIX_RANK", 0)));
+        assert_eq!(detect(&[("PMIX_RANK", "0"), ("SLURM_STEP_NUM_TASKS", "1"), ("SLURM_PROCID", "0")]), None);
         let ledger = Arc::new(Ledger::create().expect("memory"));
         let error = connect(None, Some(TaskOfMany { variable: "PBS_TASKNUM", value: 2 }), ledger).err();
         assert!(error.is_some_and(|error| error.to_string().contains("PBS_TASKNUM=2")));

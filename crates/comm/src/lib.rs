@@ -25,7 +25,7 @@ pub use admiral_contract::{ExitCode, Phase};
 pub use agree::{agree, any, in_turns};
 pub use bucket_tracker::BucketTracker;
 pub use collective::Collective;
-pub use connect::{MpiLauncher, TaskOfMany, connect};
+pub use connect::{MpiLauncher, TaskOfMany, connect, launcher_variables};
 pub use ending::{Ending, Failure, print_error};
 pub use error::CollectiveError;
 pub use exchange::Exchange;

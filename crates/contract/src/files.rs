@@ -1,8 +1,8 @@
 //! Opens files at fixed names in folders to which others may write, without following their links.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{File, FileType, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -41,15 +41,79 @@ pub fn replace<E: From<io::Error>>(
     written
 }
 
-/// Opens a regular file with these options.
+/// A path leads to something else than a regular file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it is {0}, not a regular file")]
+pub struct NotRegular(&'static str);
+
+impl NotRegular {
+    /// Returns what a path with this type is. `None` for a regular file.
+    fn of(kind: FileType) -> Option<Self> {
+        if kind.is_file() {
+            return None;
+        }
+        Some(Self(match kind {
+            kind if kind.is_dir() => "a folder",
+            kind if kind.is_symlink() => "a symbolic link",
+            kind if kind.is_fifo() => "a pipe (FIFO)",
+            kind if kind.is_socket() => "a socket",
+            _ => "a device",
+        }))
+    }
+}
+
+/// Opens a regular file with these options. A link is not followed.
 ///
 /// # Errors
-/// If there is a link, a pipe or another kind of file, or the file cannot be opened.
+/// [`NotRegular`] in an error of the kind [`ErrorKind::Other`] if there is a link, a pipe or another kind of file. An error
+/// of the system if the file cannot be opened.
 pub fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    // Opening a pipe would wait for its other end.
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    open_checked(path, options, OFlags::NOFOLLOW).map_err(|error| match std::fs::symlink_metadata(path) {
+        Ok(meta) => explained(error, meta.file_type()),
+        Err(_) => error,
+    })
+}
+
+/// Opens a regular file for reading. Links are followed.
+///
+/// # Errors
+/// [`NotRegular`] in an error of the kind [`ErrorKind::Other`] if there is a pipe or another kind of file. An error of the
+/// system if the file cannot be opened.
+pub fn open_to_read(path: &Path) -> io::Result<File> {
+    open_checked(path, File::options().read(true), OFlags::empty()).map_err(|error| match std::fs::metadata(path) {
+        Ok(meta) => explained(error, meta.file_type()),
+        Err(_) => error,
+    })
+}
+
+/// Reads a regular file of at most `max_bytes` bytes. A link is not followed.
+///
+/// # Errors
+/// As [`open_regular`], and if the file is longer.
+pub fn read_regular(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_regular(path, File::options().read(true))?.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max_bytes {
+        return Err(io::Error::other(format!("it is longer than {max_bytes} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Opens a file, and checks the type of what was opened.
+fn open_checked(path: &Path, options: &mut OpenOptions, flags: OFlags) -> io::Result<File> {
+    // Opening a pipe would wait for its other end, and a terminal would become that of this process.
+    let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = options.custom_flags(flags.bits().cast_signed()).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
+    match NotRegular::of(file.metadata()?.file_type()) {
+        None => Ok(file),
+        Some(other) => Err(io::Error::other(other)),
+    }
+}
+
+/// Returns an error of opening a path of this type that says what is there, because the errors of the system for links and
+/// sockets do not.
+fn explained(error: io::Error, kind: FileType) -> io::Error {
+    NotRegular::of(kind).map_or(error, io::Error::other)
 }
 
 /// Returns whether a shell would read the path otherwise: it starts with `~`, or has a variable such as `$HOME`. A folder of
@@ -93,6 +157,48 @@ mod tests {
         open_regular(&link, File::options().append(true)).unwrap().write_all(b"!").unwrap();
         assert_eq!(std::fs::read(&link).unwrap(), b"mine!");
         assert!(open_regular(&folder, File::options().read(true)).is_err());
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_without_waiting_and_is_named() {
+        let folder = std::env::temp_dir().join(format!("admiral-files-kinds-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let path = |name: &str| folder.join(name);
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            path("pipe"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        symlink("/dev/null", path("device")).unwrap();
+        symlink(path("pipe"), path("link-to-pipe")).unwrap();
+        std::fs::write(path("file"), "whole").unwrap();
+        symlink(path("file"), path("link")).unwrap();
+        symlink(path("nothing"), path("dangling")).unwrap();
+        for (name, followed, itself) in [
+            ("pipe", "a pipe", "a pipe"),
+            ("socket", "a socket", "a socket"),
+            ("device", "a device", "a symbolic link"),
+            ("link-to-pipe", "a pipe", "a symbolic link"),
+            ("", "a folder", "a folder"),
+        ] {
+            for (error, word) in [
+                (open_to_read(&path(name)).unwrap_err(), followed),
+                (read_regular(&path(name), 9).unwrap_err(), itself),
+            ] {
+                assert!(error.get_ref().is_some_and(|inner| inner.is::<NotRegular>()), "{name}: {error:?}");
+                assert!(error.to_string().contains(word), "{name}: {error}");
+            }
+        }
+        assert!(open_to_read(&path("link")).is_ok() && open_to_read(&path("file")).is_ok());
+        assert_eq!(open_to_read(&path("dangling")).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(read_regular(&path("file"), 5).unwrap(), b"whole");
+        assert!(read_regular(&path("file"), 4).unwrap_err().to_string().contains("longer than 4 bytes"));
+        assert!(read_regular(&path("link"), 5).unwrap_err().to_string().contains("a symbolic link"));
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

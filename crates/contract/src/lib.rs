@@ -1,7 +1,8 @@
 //! The contract between a rank of Admiral and its launcher: exit codes ([`ExitCode`]), the progress ledger
 //! ([`ledger`]), environment variables ([`environment`]), the identity of hosts and processes ([`host`]), files at
-//! fixed names ([`files`]), files of lines ([`LineFile`]), addresses of metrics ([`listen_address`]), what is secret ([`secret`]), ignored signals ([`signals`]), the division of a batch over ranks ([`BatchDivision`]), and the section `launch` of the
-//! configuration ([`LaunchConfig`]).
+//! fixed names ([`files`]), folders in a run's folder ([`run_folder`]), files of lines ([`LineFile`]), addresses of
+//! metrics ([`listen_address`]), what is secret ([`secret`]), ignored signals ([`signals`]), the division of a batch over
+//! ranks ([`BatchDivision`]), and the section `launch` of the configuration ([`LaunchConfig`]).
 
 mod batch;
 mod config;
@@ -15,6 +16,7 @@ mod listen;
 mod notify;
 mod printable;
 mod reading;
+pub mod run_folder;
 pub mod secret;
 pub mod signals;
 

@@ -1,10 +1,10 @@
 //! The files of events.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use admiral_contract::files::{NotRegular, open_to_read};
 use admiral_contract::{Existing, LineFile};
 
 use crate::event::{Event, EventKind};
@@ -84,12 +84,12 @@ pub fn read_events(run_folder: &Path) -> io::Result<(Vec<Event>, usize)> {
     paths.sort();
     let (mut events, mut num_unreadable) = (Vec::new(), 0);
     for path in paths {
-        // Opening a pipe would wait for a writer.
-        if !std::fs::metadata(&path)?.is_file() {
-            continue;
-        }
+        let file = match open_to_read(&path) {
+            Err(error) if error.get_ref().is_some_and(|inner| inner.is::<NotRegular>()) => continue,
+            file => file?,
+        };
         let mut bytes = Vec::new();
-        File::open(&path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
+        file.take(MAX_BYTES).read_to_end(&mut bytes)?;
         for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
             match serde_json::from_slice::<Event>(line) {
                 Ok(event) if PLAUSIBLE_TIMES.contains(&event.time) => events.push(event),

@@ -59,6 +59,16 @@ pub enum Error {
         /// The message of the store.
         cause: String,
     },
+    /// What is there, or the settings of this host, do not allow the operation. A retry cannot help.
+    #[error("cannot {operation} {url}: {reason}")]
+    Unusable {
+        /// The operation: `write`, `read`, `open`.
+        operation: String,
+        /// The URL of the file or the store.
+        url: String,
+        /// The reason, and what to do.
+        reason: String,
+    },
     /// There is no such location, or no job in it.
     #[error("no samples at {url}: {reason}")]
     NotFound {
@@ -212,6 +222,7 @@ impl From<admiral_storage::Error> for Error {
             Storage::Location { url, reason } => Self::Url { url, reason },
             Storage::Variable { variable, reason } => Self::Variable { variable, reason },
             Storage::TooLarge { url, reason } => Self::TooLarge { url, reason },
+            Storage::Unusable { operation, url, reason } => Self::Unusable { operation, url, reason },
             Storage::Failed { operation, url, cause } => Self::Store { operation, url, cause },
             Storage::NotFound { url, reason } => Self::NotFound { url, reason },
         }

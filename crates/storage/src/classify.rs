@@ -36,7 +36,7 @@ fn is_lasting_io_error(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// Returns whether a request can never be sent: the client could not even build it.
-fn is_lasting_http_error(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(crate) fn is_lasting_http_error(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         // The client has no type for it. This is the text of the library that sends the requests.

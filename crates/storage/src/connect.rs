@@ -1,5 +1,6 @@
 //! Makes the client of a location.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
@@ -27,45 +28,110 @@ pub(crate) struct Connection {
 ///
 /// # Errors
 /// [`Error::NotFound`] if a folder does not exist, [`Error::Variable`] if an environment variable cannot be used,
-/// [`Error::Failed`] if the client cannot be set up.
+/// [`Error::Unusable`] if the folder or the client cannot be opened for another lasting reason, [`Error::Failed`] if the
+/// file system fails.
 pub(crate) fn connect(location: &Location, options: &StoreOptions) -> Result<Connection, Error> {
     let url = location.to_string();
-    let cannot =
-        |error: object_store::Error| Error::Failed { operation: "open".into(), url: url.clone(), cause: chain(&error) };
-    let (retries, clouds) = (client_retries(options), &options.clouds);
+    let (retries, clouds) = (|| client_retries(options), &options.clouds);
     // Parsed, not converted: a conversion would escape characters such as `~`.
-    let parse = |prefix: &str| Path::parse(prefix).map_err(|error| cannot(error.into()));
+    let parse = |prefix: &str| {
+        Path::parse(prefix).map_err(|error| Error::Location { url: url.clone(), reason: error.to_string() })
+    };
     match location {
         Location::Folder(path) => {
-            if !path.is_dir() {
-                return Err(Error::NotFound { url, reason: "there is no such folder".into() });
+            match std::fs::metadata(path) {
+                Ok(found) if found.is_dir() => {}
+                Ok(_) => return Err(Error::NotFound { url, reason: "this is a file, and not a folder".into() }),
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                    return Err(Error::NotFound { url, reason: "there is no such folder".into() });
+                }
+                Err(error) => return Err(of_folder("open", &url, &error)),
             }
+            let cannot = |error: object_store::Error| match io_error(&error) {
+                Some(error) => of_folder("open", &url, error),
+                None => Error::Failed { operation: "open".into(), url: url.clone(), cause: chain(&error) },
+            };
             let backend = Arc::new(GuardedFolder::open(path).map_err(cannot)?);
             Ok(Connection { backend, prefix: Path::default(), uploads: None })
         }
         Location::S3 { bucket, prefix } => {
-            let builder = with_timeouts(clouds.s3()?.with_bucket_name(bucket), options);
-            let (backend, uploads) = MultipartUploads::on_s3(builder, retries).map_err(cannot)?;
-            Ok(Connection { backend, prefix: parse(prefix)?, uploads: Some(uploads) })
+            let prefix = parse(prefix)?;
+            let (backend, uploads) = clouds.s3(&url, |builder| {
+                MultipartUploads::on_s3(with_timeouts(builder.with_bucket_name(bucket), options), retries())
+            })?;
+            Ok(Connection { backend, prefix, uploads: Some(uploads) })
         }
         Location::Gcs { bucket, prefix } => {
-            let mut builder = clouds.gcs()?.with_bucket_name(bucket);
-            for (key, value) in client_timeouts(options) {
-                builder = builder.with_config(GoogleConfigKey::Client(key), value);
-            }
-            let (backend, uploads) = MultipartUploads::on_gcs(builder, retries).map_err(cannot)?;
-            Ok(Connection { backend, prefix: parse(prefix)?, uploads: Some(uploads) })
+            let prefix = parse(prefix)?;
+            let (backend, uploads) = clouds.gcs(&url, |builder| {
+                let builder = client_timeouts(options)
+                    .into_iter()
+                    .fold(builder.with_bucket_name(bucket), |builder, (key, value)| {
+                        builder.with_config(GoogleConfigKey::Client(key), value)
+                    });
+                MultipartUploads::on_gcs(builder, retries())
+            })?;
+            Ok(Connection { backend, prefix, uploads: Some(uploads) })
         }
         Location::Azure { container, prefix } => {
-            let mut builder = clouds.azure()?.with_container_name(container);
-            for (key, value) in client_timeouts(options) {
-                builder = builder.with_config(AzureConfigKey::Client(key), value);
-            }
-            let backend = Arc::new(builder.with_retry(retries).build().map_err(cannot)?);
+            let prefix = parse(prefix)?;
+            let client = clouds.azure(&url, |builder| {
+                let builder = client_timeouts(options)
+                    .into_iter()
+                    .fold(builder.with_container_name(container), |builder, (key, value)| {
+                        builder.with_config(AzureConfigKey::Client(key), value)
+                    });
+                builder.with_retry(retries()).build()
+            })?;
             // Azure deletes the blocks of an unfinished upload itself, after a week.
-            Ok(Connection { backend, prefix: parse(prefix)?, uploads: None })
+            Ok(Connection { backend: Arc::new(client), prefix, uploads: None })
         }
     }
+}
+
+/// Makes the error of a folder that cannot be opened or made.
+pub(crate) fn of_folder(operation: &str, url: &str, error: &std::io::Error) -> Error {
+    let (operation, url) = (operation.to_owned(), url.to_owned());
+    if is_wrong_place(error) {
+        return Error::Unusable {
+            operation,
+            url,
+            reason: format!("{error}; name another place, or change its rights"),
+        };
+    }
+    Error::Failed { operation, url, cause: error.to_string() }
+}
+
+/// Returns whether an error of the system follows from the path or its rights, so that a retry cannot help.
+fn is_wrong_place(error: &std::io::Error) -> bool {
+    let of_path = matches!(
+        error.kind(),
+        ErrorKind::AlreadyExists
+            | ErrorKind::InvalidFilename
+            | ErrorKind::InvalidInput
+            | ErrorKind::IsADirectory
+            | ErrorKind::NotADirectory
+            | ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+    );
+    // A loop of links has no stable name in the standard library.
+    of_path || error.raw_os_error() == Some(LOOP)
+}
+
+/// The code of Linux for a loop of links.
+const LOOP: i32 = 40;
+
+/// Returns the error of the system that caused `error`.
+fn io_error(error: &object_store::Error) -> Option<&std::io::Error> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref() {
+            return Some(error);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// Sets the timeouts of a client of S3.

@@ -22,6 +22,16 @@ pub enum Error {
         /// What is wrong with its value, and what to do.
         reason: String,
     },
+    /// What is there, or the settings of this host, do not allow the operation. A retry cannot help.
+    #[error("cannot {operation} {url}: {reason}")]
+    Unusable {
+        /// The operation: `write`, `read`, `open`.
+        operation: String,
+        /// The URL of the file or the store.
+        url: String,
+        /// The reason, and what to do.
+        reason: String,
+    },
     /// The store refused or did not answer.
     #[error("cannot {operation} {url}: {cause}")]
     Failed {
@@ -48,6 +58,24 @@ pub enum Error {
         /// The reason.
         reason: String,
     },
+}
+
+/// The reason of an error of a client that a retry cannot help, given by this crate.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Reason(String);
+
+/// Makes the error of a client that becomes [`Error::Unusable`].
+pub(crate) fn unusable(reason: String) -> object_store::Error {
+    object_store::Error::NotSupported { source: Box::new(Reason(reason)) }
+}
+
+/// Returns the reason of an error that [`unusable`] made.
+pub(crate) fn reason_of(error: &object_store::Error) -> Option<&str> {
+    match error {
+        object_store::Error::NotSupported { source } => source.downcast_ref().map(|Reason(text)| text.as_str()),
+        _ => None,
+    }
 }
 
 /// Returns the message of an error and its causes, on one line and without secrets.

@@ -3,21 +3,26 @@
 //!
 //! Reading follows links, so that a user can link checkpoints of another run into a folder and resume from them. Without
 //! this guard, retention would then delete the other run's files.
+//!
+//! Only regular files are read: opening a pipe would wait for its other end.
 
 use std::fmt;
-use std::ops::Range;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path as FilePath, PathBuf};
 
+use admiral_contract::files::{NotRegular, open_to_read};
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, RenameOptions, Result,
+    Attributes, CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
+
+use crate::error::unusable;
 
 /// The guarded folder.
 #[derive(Debug, Clone)]
@@ -46,15 +51,51 @@ impl GuardedFolder {
         match found.map_err(|source| object_store::Error::JoinError { source })? {
             None => Ok(()),
             Some(link) => {
-                let source = format!(
+                let reason = format!(
                     "{} is a symbolic link, and files are not changed through links; remove the link, or put the folder \
                      itself there",
                     link.display()
                 );
-                Err(object_store::Error::NotSupported { source: source.into() })
+                Err(unusable(reason))
             }
         }
     }
+}
+
+/// Opens a file and describes it as the store does that lists it.
+fn open(path: PathBuf, location: Path, options: GetOptions) -> Result<GetResult> {
+    let missing = |source: std::io::Error| object_store::Error::NotFound {
+        path: path.display().to_string(),
+        source: Box::new(source),
+    };
+    let failed = |source: std::io::Error| match source.kind() {
+        ErrorKind::NotFound => missing(source),
+        // A prefix of other files is no file.
+        _ if path.is_dir() => missing(source),
+        _ if source.get_ref().is_some_and(|inner| inner.is::<NotRegular>()) => unusable(format!("{source}; remove it")),
+        _ => object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(source) },
+    };
+    let file = open_to_read(&path).map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
+    let modified = found.modified().map_err(failed)?;
+    let micros = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_micros();
+    let meta = ObjectMeta {
+        location,
+        last_modified: modified.into(),
+        size: found.len(),
+        // The tag that a listing has.
+        e_tag: Some(format!("\"{:x}-{micros:x}-{:x}\"", found.ino(), found.len())),
+        version: None,
+    };
+    options.check_preconditions(&meta)?;
+    let range = match &options.range {
+        None => 0..meta.size,
+        Some(range) => range
+            .as_range(meta.size)
+            .map_err(|source| object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(source) })?,
+    };
+    let payload = GetResultPayload::File(file, path);
+    Ok(GetResult { payload, meta, range, attributes: Attributes::default(), extensions: Default::default() })
 }
 
 /// Returns the first folder on the way from `root` to the file at `path` that is a link. The file itself may be one: it is
@@ -96,11 +137,9 @@ impl ObjectStore for GuardedFolder {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.inner.get_opts(location, options).await
-    }
-
-    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.inner.get_ranges(location, ranges).await
+        let (path, location) = (self.inner.path_to_filesystem(location)?, location.clone());
+        let opened = tokio::task::spawn_blocking(move || open(path, location, options)).await;
+        opened.map_err(|source| object_store::Error::JoinError { source })?
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -142,6 +181,7 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::time::Instant;
 
+    use crate::error::Error;
     use crate::location::Location;
     use crate::options::StoreOptions;
     use crate::store::Store;
@@ -192,5 +232,36 @@ mod tests {
         assert_eq!(std::fs::read(&theirs).unwrap(), b"theirs");
         assert_eq!(std::fs::read(own.join("latest.json")).unwrap(), b"mine");
         assert!(!own.join("owner.json").exists());
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_file_is_named_and_keeps_nobody_waiting() {
+        let root = tempfile::tempdir().unwrap();
+        let pipe = root.path().join("pipe");
+        let name = std::ffi::CString::new(pipe.to_str().unwrap()).unwrap();
+        // SAFETY: `name` ends with a zero and lives until the call returns.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        symlink(&pipe, root.path().join("link")).unwrap();
+        std::fs::create_dir(root.path().join("folder")).unwrap();
+        // Without a check, a read would wait until the end of the patience.
+        let options = StoreOptions { patience: std::time::Duration::from_secs(2), ..StoreOptions::default() };
+        let store = Store::open(&Location::Folder(root.path().to_owned()), &options).unwrap();
+        for path in ["pipe", "link"] {
+            let errors = store.wait(async {
+                [
+                    store.get(path).await.unwrap_err(),
+                    store.length(path).await.unwrap_err(),
+                    store.read(path, 1, None).await.unwrap_err(),
+                ]
+            });
+            for error in errors.into_iter().chain([store.read_range(path, 0..1).unwrap_err()]) {
+                let text = error.to_string();
+                assert!(matches!(error, Error::Unusable { .. }), "{error:?}");
+                assert!(text.contains(&format!("/{path}: it is a pipe (FIFO), not a regular file")), "{text}");
+            }
+        }
+        assert_eq!(store.wait(store.get("folder")).unwrap(), None);
+        store.wait(store.put("pipe", b"file".to_vec())).unwrap();
+        assert_eq!(&store.wait(store.get("pipe")).unwrap().unwrap()[..], b"file");
     }
 }

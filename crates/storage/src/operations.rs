@@ -9,7 +9,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload}
 use sha2::{Digest, Sha256};
 
 use crate::classify::transient;
-use crate::error::Error;
+use crate::error::{Error, unusable};
 use crate::hash::hex_digest;
 use crate::store::Store;
 
@@ -86,8 +86,7 @@ impl Store {
             let found = self.backend().get(&at).await?;
             let size = found.meta.size;
             if size > MAX_SMALL_FILE {
-                let source = format!("it has {size} bytes, which is too large for a file of its kind").into();
-                return Err(object_store::Error::NotSupported { source });
+                return Err(unusable(format!("it has {size} bytes, which is too large for a file of its kind")));
             }
             let bytes = found.bytes().await?;
             if bytes.len() as u64 == size { Ok(bytes) } else { Err(incomplete(bytes.len(), size)) }

@@ -7,9 +7,9 @@ use object_store::path::Path;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use crate::classify::{is_response_timeout, no_answer};
-use crate::connect::{Connection, connect};
-use crate::error::{Error, chain};
+use crate::classify::{is_lasting_http_error, is_response_timeout, no_answer};
+use crate::connect::{Connection, connect, of_folder};
+use crate::error::{Error, chain, reason_of};
 use crate::fault_injection::{FaultyStore, InjectedFaults};
 use crate::folder::is_link;
 use crate::location::Location;
@@ -51,7 +51,8 @@ impl Store {
     /// Opens a store for reading.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if a folder does not exist, [`Error::Failed`] if the client cannot be set up.
+    /// [`Error::NotFound`] if a folder does not exist, [`Error::Variable`] or [`Error::Unusable`] if the settings do not
+    /// allow to open it, [`Error::Failed`] if the file system fails.
     pub fn open(location: &Location, options: &StoreOptions) -> Result<Self, Error> {
         let Connection { backend, prefix, uploads } = connect(location, options)?;
         let mut store = Self::from_backend(backend, prefix, &location.to_string())?;
@@ -64,14 +65,12 @@ impl Store {
     /// Opens a store for writing. A folder that does not exist is created.
     ///
     /// # Errors
-    /// [`Error::Failed`] if the folder cannot be created or the client cannot be set up.
+    /// [`Error::Unusable`] if the folder can never be created here, [`Error::Failed`] if that fails now, and those of
+    /// [`open`](Self::open).
     pub fn create(location: &Location, options: &StoreOptions) -> Result<Self, Error> {
         if let Location::Folder(path) = location {
-            std::fs::create_dir_all(path).map_err(|error| Error::Failed {
-                operation: "make the folder".into(),
-                url: location.to_string(),
-                cause: error.to_string(),
-            })?;
+            std::fs::create_dir_all(path)
+                .map_err(|error| of_folder("make the folder", &location.to_string(), &error))?;
         }
         Self::open(location, options)
     }
@@ -183,7 +182,74 @@ impl Store {
     /// Makes the error of an operation on `path`.
     #[must_use]
     pub fn failed(&self, operation: &str, path: &str, error: &object_store::Error) -> Error {
+        if let Some(reason) = reason_of(error) {
+            let (operation, reason) = (operation.to_owned(), reason.to_owned());
+            return Error::Unusable { operation, url: self.url(path), reason };
+        }
+        if is_lasting_http_error(error) {
+            let reason = format!("{}; check the environment variables of the store and of proxies", chain(error));
+            return Error::Unusable { operation: operation.to_owned(), url: self.url(path), reason };
+        }
         let cause = if is_response_timeout(error) { no_answer(self.options.request_timeout) } else { chain(error) };
         Error::Failed { operation: operation.to_owned(), url: self.url(path), cause }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::settings::CloudSettings;
+
+    /// The error of opening a store with these variables. No request is sent.
+    fn refused(url: &str, vars: &[(&str, &str)]) -> Error {
+        let usual = [
+            ("AWS_ENDPOINT_URL", "http://127.0.0.1:9"),
+            ("AWS_ALLOW_HTTP", "true"),
+            ("AWS_ACCESS_KEY_ID", "id"),
+            ("AWS_SECRET_ACCESS_KEY", "hush-hush"),
+            ("AZURE_STORAGE_ACCOUNT_NAME", "account"),
+        ];
+        let usual = usual.iter().filter(|(name, _)| vars.iter().all(|(other, _)| other != name));
+        let vars = usual.chain(vars).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let options = StoreOptions { clouds: CloudSettings::from_vars(vars), ..StoreOptions::default() };
+        Store::open(&Location::parse(url).unwrap(), &options).map(|_| ()).unwrap_err()
+    }
+
+    #[test]
+    fn settings_that_no_client_takes_are_refused_by_the_names_of_their_variables() {
+        for (url, name, value) in [
+            ("s3://b/x", "AWS_CONDITIONAL_PUT", "foo"),
+            ("s3://b/x", "AWS_COPY_IF_NOT_EXISTS", "foo"),
+            ("s3://b/x", "AWS_CHECKSUM_ALGORITHM", "foo"),
+            ("s3://b/x", "AWS_SERVER_SIDE_ENCRYPTION", "foo"),
+            ("s3://b/x", "AWS_PROXY_URL", "http://me:hush@["),
+            ("s3://b/x", "AWS_S3_EXPRESS", "true"),
+            ("az://b/x", "AZURE_STORAGE_ACCOUNT_KEY", "hush!!"),
+            ("gs://b/x", "GOOGLE_SERVICE_ACCOUNT_KEY", "{\"private_key\": \"hush\"}"),
+            ("gs://b/x", "GOOGLE_SERVICE_ACCOUNT_KEY", "\"hush\""),
+        ] {
+            let error = refused(url, &[(name, value)]);
+            assert!(matches!(&error, Error::Variable { variable, .. } if variable == name), "{name}: {error:?}");
+            assert!(!error.to_string().contains("hush"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_can_never_be_made_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        std::fs::write(&file, "whole").unwrap();
+        std::os::unix::fs::symlink("loop", root.path().join("loop")).unwrap();
+        for path in ["file", "file/inner", "loop/inner", &"x".repeat(300)] {
+            let location = Location::Folder(root.path().join(path));
+            let error = Store::create(&location, &StoreOptions::default()).map(|_| ()).unwrap_err();
+            assert!(matches!(&error, Error::Unusable { url, .. } if url.contains(path)), "{error:?}");
+        }
+        assert_eq!(std::fs::read(&file).unwrap(), b"whole");
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        assert!(matches!(of_folder("make the folder", "x", &full), Error::Failed { .. }));
+        let read_only = std::io::Error::from(std::io::ErrorKind::ReadOnlyFilesystem);
+        assert!(matches!(of_folder("make the folder", "x", &read_only), Error::Unusable { .. }));
     }
 }

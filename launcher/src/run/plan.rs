@@ -1,5 +1,7 @@
 //! The settings of a launch that are fixed before anything is started.
 
+use admiral_contract::environment::check_utf8;
+
 use super::error::LaunchError;
 use super::job::Job;
 use super::options::{HostOptions, LaunchOptions, RunOptions, SampleOptions};
@@ -7,7 +9,7 @@ use crate::environment::Environment;
 use crate::facts;
 use crate::hosts::{Host, HostList, Source, is_this_host, resolve};
 use crate::layout::Layout;
-use crate::mpirun::{MpirunCommand, RemoteStart, find_mpirun, passed_variables};
+use crate::mpirun::{MpirunCommand, RemoteStart, find_mpirun, is_passed, passed_variables};
 use crate::supervise::{AttemptSpec, Vanish, own_addresses};
 
 /// `mpirun`'s grace period for agents that it has told to end. It is longer than any in a configuration, because the
@@ -61,9 +63,12 @@ impl LaunchPlan {
     }
 
     fn new(options: LaunchOptions, job: Job, environment: &Environment) -> Result<Self, LaunchError> {
+        // A variable that is left out would change what the ranks do.
+        let pass = &options.hosts.pass;
+        check_utf8(&environment.variables, |name| is_passed(name, pass)).map_err(LaunchError::config)?;
         let HostOptions { hostfile, hosts, np, .. } = options.hosts.clone();
         let request = crate::hosts::HostRequest { hostfile, hosts, np };
-        let hosts = resolve(&request, &|name| environment.get(name)).map_err(LaunchError::config)?;
+        let hosts = resolve(&request, &|name| environment.get_lossy(name)).map_err(LaunchError::config)?;
         let slots: usize = hosts.hosts.iter().map(|host| host.slots).sum();
         let world = np.unwrap_or(slots);
         // Report mistakes now, and not after the hosts were examined. But the GPUs of some hosts may have to be counted
@@ -188,5 +193,23 @@ mod tests {
             assert!(check(&words, Some(4)).is_err_and(|message| message.starts_with(words[0])), "{words:?}");
         }
         assert_eq!(check(&["--show-rank", "9"], None), Ok(()), "GPUs are still to be counted");
+    }
+
+    #[test]
+    fn variables_that_are_not_utf8_are_named_and_not_left_out() {
+        use std::os::unix::ffi::OsStringExt;
+        let refused = |name: &str, more: &[&str]| {
+            let words = ["x", "c.yaml"].iter().chain(more);
+            let options = <RunArguments as clap::Parser>::parse_from(words).options;
+            let value = std::ffi::OsString::from_vec(b"n0\xff".to_vec());
+            let error = LaunchPlan::train(options, &Environment::new([(name.into(), value)])).err();
+            error.map_or_else(String::new, |error| format!("{}: {}", error.code, error.message))
+        };
+        for (name, more) in [("AWS_ENDPOINT_URL", &[][..]), ("RUST_LOG", &[]), ("OWN", &["--pass", "OWN"])] {
+            let message = refused(name, more);
+            assert!(message.starts_with(&format!("64: the environment variable {name} is not UTF-8")), "{message}");
+        }
+        let message = refused("SLURM_JOB_NODELIST", &[]);
+        assert!(message.starts_with("64: ") && message.contains("SLURM_JOB_NODELIST"), "{message}");
     }
 }

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use admiral_contract::files::read_regular;
 use admiral_contract::host::Life;
 use admiral_contract::{printable, printable_json};
 use jiff::Timestamp;
@@ -15,7 +16,7 @@ use super::more::{Gatherer, More};
 use super::state::{Condition, STALE_SECONDS, State};
 use crate::doctor::format_bytes;
 use crate::job::JobKind;
-use crate::paths::state_of;
+use crate::paths::{MAX_FILE, state_of};
 
 /// How long the disk may take for the state of a run.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -65,8 +66,9 @@ pub enum StatusError {
 /// If no launcher has run there, or its file has another format.
 pub fn read(run: &Path) -> Result<State, StatusError> {
     let path = state_of(run);
-    let text = std::fs::read(&path).map_err(|source| StatusError::Absent { path: path.clone(), source })?;
-    serde_json::from_slice(&text).map_err(|source| StatusError::Foreign { path, source })
+    let text = read_regular(&path, MAX_FILE).map_err(|source| StatusError::Absent { path: path.clone(), source })?;
+    let state = serde_json::from_slice(&text).map_err(|source| StatusError::Foreign { path, source })?;
+    Ok(State::with_names_in_one_line(state))
 }
 
 /// Shows the state of a run, from its folder or from the URL of its checkpoints, which `program` lists. With `watch`,
@@ -341,5 +343,33 @@ mod tests {
     fn a_run_without_a_launcher_is_named() {
         let error = read(Path::new("/nowhere")).expect_err("nothing is there").to_string();
         assert!(error.starts_with("/nowhere/launch/state.json"), "{error}");
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_the_state_is_named() {
+        let run = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(run.path().join("launch")).expect("a folder");
+        let made = std::process::Command::new("mkfifo").arg(state_of(run.path())).status().expect("mkfifo");
+        assert!(made.success());
+        let error = read(run.path()).expect_err("it is a pipe").to_string();
+        assert!(error.contains("launch/state.json: it is a pipe (FIFO), not a regular file"), "{error}");
+    }
+
+    #[test]
+    fn names_with_line_breaks_stay_in_one_line() {
+        let run = tempfile::tempdir().expect("a folder");
+        let hostile = "x\nadmiral-launch: fake\u{1b}";
+        let mut state = state();
+        state.launcher_host = hostile.into();
+        state.hosts = vec!["n0".into(), hostile.into()];
+        state.slow = vec![hostile.into()];
+        state.last_incident = Some(hostile.into());
+        crate::files::write_json(&state_of(run.path()), &state).expect("it can be written");
+        let read = read(run.path()).expect("it is a state");
+        let shown = [&read.launcher_host, &read.hosts[1], &read.slow[0]].into_iter().chain(&read.last_incident);
+        for text in shown {
+            assert_eq!(text, "x\\nadmiral-launch: fake\\u{1b}");
+        }
+        assert_eq!(read.hosts[0], "n0");
     }
 }

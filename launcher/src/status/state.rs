@@ -113,6 +113,26 @@ pub struct State {
 pub const STALE_SECONDS: f64 = 10.0;
 
 impl State {
+    /// Escapes control characters, line breaks among them, in all names and sentences. The file may have been written by
+    /// somebody else, who could otherwise add lines to messages.
+    #[must_use]
+    pub(super) fn with_names_in_one_line(mut self) -> Self {
+        let escape = |text: &mut String| {
+            if text.contains(char::is_control) {
+                let escaped = |letter: char| {
+                    if letter.is_control() { letter.escape_default().to_string() } else { letter.into() }
+                };
+                *text = text.chars().map(escaped).collect();
+            }
+        };
+        let optional = [&mut self.store, &mut self.attempt_id, &mut self.last_incident].into_iter().flatten();
+        let lists = self.hosts.iter_mut().chain(&mut self.slow).chain(&mut self.slow_seen);
+        let of_ranks = self.ranks.iter_mut().map(|rank| &mut rank.host);
+        let names = [&mut self.launch_id, &mut self.launcher_host, &mut self.launcher_machine];
+        names.into_iter().chain(optional).chain(lists).chain(of_ranks).for_each(escape);
+        self
+    }
+
     /// Returns the state of a launch that this process begins at `now`.
     #[must_use]
     pub fn of_launch(launch_id: String, now: Timestamp) -> Self {

@@ -3,6 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::hosts::MAX_SLOTS_PER_HOST;
+
+/// The most hosts of a run.
+const MAX_HOSTS: usize = 65_536;
+
 /// The run and the cluster of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TemplateInput {
@@ -66,6 +71,16 @@ pub(super) fn check(input: &TemplateInput) -> Result<(), TemplateError> {
     }
     if input.gpus_per_host == 0 {
         return wrong("the number of GPUs of a host", "0", "has to be at least 1");
+    }
+    if input.hosts > MAX_HOSTS {
+        return wrong("the number of hosts", &input.hosts.to_string(), "is larger than 65536, which no cluster has");
+    }
+    if input.gpus_per_host > MAX_SLOTS_PER_HOST {
+        return wrong(
+            "the number of GPUs of a host",
+            &input.gpus_per_host.to_string(),
+            "is larger than 4096, the most ranks that a host takes",
+        );
     }
     if input.monitoring.scrape_seconds == 0 {
         return wrong("the seconds between scrapes", "0", "have to be at least 1");

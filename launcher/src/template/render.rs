@@ -57,6 +57,9 @@ mod tests {
         };
         assert!(refused(&|input| input.hosts = 0).contains("number of hosts"));
         assert!(refused(&|input| input.gpus_per_host = 0).contains("number of GPUs"));
+        // The products with the CPUs and the memory of a GPU would overflow.
+        assert!(refused(&|input| input.hosts = usize::MAX).contains("number of hosts"));
+        assert!(refused(&|input| input.gpus_per_host = usize::MAX).contains("number of GPUs"));
         assert!(refused(&|input| input.image = "a b".to_owned()).contains("\"a b\": is no name of a container image"));
         let deaf = TemplateInput { monitoring: Monitoring::default(), ..example() };
         assert!(

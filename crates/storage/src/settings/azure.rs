@@ -36,6 +36,10 @@ impl Key for AzureConfigKey {
         matches!(self, Self::Endpoint)
     }
 
+    fn is_service(self) -> bool {
+        matches!(self, Self::MsiEndpoint | Self::AuthorityHost)
+    }
+
     fn is_document(self) -> bool {
         false
     }
@@ -50,8 +54,21 @@ impl AzureSettings {
         Self(Variables::from_vars(vars))
     }
 
-    pub(super) fn builder(&self) -> MicrosoftAzureBuilder {
-        self.0.apply(MicrosoftAzureBuilder::new(), |builder, key, value| builder.with_config(key, value))
+    /// Checks all values, and opens a client of the store at `url` with `open`, which sends no request.
+    ///
+    /// # Errors
+    /// [`Error::Variable`] with the variable and what to do; [`Error::Unusable`] if none can be named.
+    pub(super) fn open<T>(
+        &self,
+        url: &str,
+        certificates: Option<&str>,
+        open: impl Fn(MicrosoftAzureBuilder) -> object_store::Result<T>,
+    ) -> Result<T, Error> {
+        self.check()?;
+        self.0.open(url, certificates, |variables| {
+            let builder = MicrosoftAzureBuilder::new();
+            open(variables.apply(builder, |builder, key, value| builder.with_config(key, value)))
+        })
     }
 
     /// Returns the URL of the server if a variable sets it, otherwise the name of the storage account.
@@ -63,11 +80,15 @@ impl AzureSettings {
     ///
     /// # Errors
     /// [`Error::Variable`] with the variable and what to do.
-    pub(super) fn check(&self) -> Result<(), Error> {
+    fn check(&self) -> Result<(), Error> {
         use AzureConfigKey as Key;
         self.0.check()?;
-        if !self.0.has(Key::AccountName) {
+        let Some(account) = self.0.get(Key::AccountName) else {
             return Err(refused("AZURE_STORAGE_ACCOUNT_NAME", "is not set; set it to the name of the storage account"));
+        };
+        if !account.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+            let reason = "is no name of a storage account: letters, digits and \"-\" can stand in one";
+            return Err(refused("AZURE_STORAGE_ACCOUNT_NAME", reason));
         }
         self.check_credentials()
     }
@@ -77,6 +98,9 @@ impl AzureSettings {
     fn check_credentials(&self) -> Result<(), Error> {
         use AzureConfigKey as Key;
         let has = |key: Key| self.0.has(key);
+        if !(has(Key::AccessKey) || has(Key::SasKey) || has(Key::Token)) {
+            self.0.check_file(Key::FederatedTokenFile)?;
+        }
         let has_some = has(Key::AccessKey)
             || has(Key::SasKey)
             || has(Key::Token)
@@ -122,10 +146,15 @@ mod tests {
             ("AZURE_STORAGE_ENDPOINT", "http://localhost:10000", "AZURE_ALLOW_HTTP=true"),
             ("AZURE_STORAGE_ENDPOINT", "https://me:secret@host", "AZURE_STORAGE_ACCOUNT_KEY instead"),
             ("AZURE_STORAGE_ENDPOINT", "", "empty"),
+            ("AZURE_STORAGE_ENDPOINT", "https://host/?sv=1", "query"),
+            ("AZURE_STORAGE_ACCOUNT_NAME", "a b/../c", "name of a storage account"),
+            ("AZURE_MSI_ENDPOINT", "host", "not a URL"),
             ("AZURE_USE_AZURE_CLI", "jes", "true nor false"),
             ("AZURE_STORAGE_SAS_TOKEN", "secret\n", "line break"),
         ] {
-            let error = check(&[ACCOUNT, KEY, (name, value)]).unwrap_err();
+            let account = [ACCOUNT].into_iter().filter(|(other, _)| *other != name);
+            let vars: Vec<_> = account.chain([KEY, (name, value)]).collect();
+            let error = check(&vars).unwrap_err();
             assert!(error.contains(name) && error.contains(word), "{error}");
             assert!(!error.contains("secret"), "{error}");
         }
@@ -138,7 +167,11 @@ mod tests {
         assert!(check(&[ACCOUNT, host]).unwrap_err().contains("AZURE_STORAGE_ACCOUNT_KEY is not set"));
         let identity = [ACCOUNT, host, ("AZURE_CLIENT_ID", "a"), ("AZURE_TENANT_ID", "b")];
         assert!(check(&identity).is_err());
-        assert_eq!(check(&[&identity[..], &[("AZURE_FEDERATED_TOKEN_FILE", "c")]].concat()), Ok(()));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let token = [("AZURE_FEDERATED_TOKEN_FILE", file.path().to_str().unwrap())];
+        assert_eq!(check(&[&identity[..], &token].concat()), Ok(()));
+        let error = check(&[&identity[..], &[("AZURE_FEDERATED_TOKEN_FILE", "/no/such/file")]].concat()).unwrap_err();
+        assert!(error.contains("AZURE_FEDERATED_TOKEN_FILE is not the path of a file"), "{error}");
         assert_eq!(check(&[&identity[..], &[("AZURE_CLIENT_SECRET", "c")]].concat()), Ok(()));
         for alone in ["AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_TOKEN", "AZURE_USE_AZURE_CLI", "AZURE_SKIP_SIGNATURE"] {
             assert_eq!(check(&[ACCOUNT, host, (alone, "true")]), Ok(()), "{alone}");

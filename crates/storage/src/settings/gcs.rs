@@ -1,6 +1,6 @@
 //! The variables of Google Cloud Storage.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use object_store::ClientConfigKey;
@@ -30,6 +30,10 @@ impl Key for GoogleConfigKey {
         matches!(self, Self::BaseUrl)
     }
 
+    fn is_service(self) -> bool {
+        false
+    }
+
     fn is_document(self) -> bool {
         matches!(self, Self::ServiceAccountKey)
     }
@@ -49,9 +53,21 @@ impl GcsSettings {
         Self { variables: Variables::from_vars(vars), home }
     }
 
-    pub(super) fn builder(&self) -> GoogleCloudStorageBuilder {
-        let builder = GoogleCloudStorageBuilder::new();
-        self.variables.apply(builder, |builder, key, value| builder.with_config(key, value))
+    /// Checks all values, and opens a client of the store at `url` with `open`, which sends no request.
+    ///
+    /// # Errors
+    /// [`Error::Variable`] with the variable and what to do; [`Error::Unusable`] if none can be named.
+    pub(super) fn open<T>(
+        &self,
+        url: &str,
+        certificates: Option<&str>,
+        open: impl Fn(GoogleCloudStorageBuilder) -> object_store::Result<T>,
+    ) -> Result<T, Error> {
+        self.check()?;
+        self.variables.open(url, certificates, |variables| {
+            let builder = GoogleCloudStorageBuilder::new();
+            open(variables.apply(builder, |builder, key, value| builder.with_config(key, value)))
+        })
     }
 
     /// Returns the URL of the server, if a variable sets it.
@@ -63,7 +79,7 @@ impl GcsSettings {
     ///
     /// # Errors
     /// [`Error::Variable`] with the variable and what to do.
-    pub(super) fn check(&self) -> Result<(), Error> {
+    fn check(&self) -> Result<(), Error> {
         self.variables.check()?;
         self.check_credentials()
     }
@@ -76,14 +92,8 @@ impl GcsSettings {
         if has(Key::ServiceAccount) && has(Key::ServiceAccountKey) {
             return Err(refused("GOOGLE_SERVICE_ACCOUNT_KEY", "is set, and so is GOOGLE_SERVICE_ACCOUNT; unset one"));
         }
-        for (key, name) in [
-            (Key::ServiceAccount, "GOOGLE_SERVICE_ACCOUNT"),
-            (Key::ApplicationCredentials, "GOOGLE_APPLICATION_CREDENTIALS"),
-        ] {
-            if self.variables.get(key).is_some_and(|path| !Path::new(path).is_file()) {
-                return Err(refused(name, "is not the path of a file of this host; give one with credentials"));
-            }
-        }
+        self.variables.check_file(Key::ServiceAccount)?;
+        self.variables.check_file(Key::ApplicationCredentials)?;
         let has_some = has(Key::ServiceAccount)
             || has(Key::ServiceAccountKey)
             || has(Key::ApplicationCredentials)

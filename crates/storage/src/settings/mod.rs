@@ -13,6 +13,7 @@ use crate::error::Error;
 use azure::AzureSettings;
 use gcs::GcsSettings;
 use s3::S3Settings;
+use variables::CERTIFICATES;
 
 /// Regions, accounts, credentials and endpoints of object stores, from the environment variables that start with `AWS_`
 /// (S3), `GOOGLE_` (Google Cloud Storage) and `AZURE_` (Azure Blob Storage).
@@ -23,6 +24,8 @@ pub struct CloudSettings {
     s3: S3Settings,
     gcs: GcsSettings,
     azure: AzureSettings,
+    /// The variable that names the certificates which the clients trust, if one is set.
+    certificates: Option<&'static str>,
 }
 
 impl CloudSettings {
@@ -33,34 +36,46 @@ impl CloudSettings {
             s3: S3Settings::from_vars(&vars),
             gcs: GcsSettings::from_vars(&vars),
             azure: AzureSettings::from_vars(&vars),
+            certificates: CERTIFICATES.into_iter().find(|name| vars.iter().any(|(known, _)| known == name)),
         }
     }
 
-    /// Returns the builder of a client of S3, after all variables of S3 are checked.
+    /// Opens a client of S3 for the store at `url` with `open`, which sends no request, after all variables of S3 are
+    /// checked.
     ///
     /// # Errors
-    /// [`Error::Variable`] with the variable and what to do.
-    pub(crate) fn s3(&self) -> Result<AmazonS3Builder, Error> {
-        self.s3.check()?;
-        Ok(self.s3.builder())
+    /// [`Error::Variable`] with the variable and what to do; [`Error::Unusable`] if the client cannot be opened, and no
+    /// variable is the cause.
+    pub(crate) fn s3<T>(
+        &self,
+        url: &str,
+        open: impl Fn(AmazonS3Builder) -> object_store::Result<T>,
+    ) -> Result<T, Error> {
+        self.s3.open(url, self.certificates, open)
     }
 
-    /// Returns the builder of a client of Google Cloud Storage, after all of its variables are checked.
+    /// Does the same for Google Cloud Storage.
     ///
     /// # Errors
-    /// [`Error::Variable`] with the variable and what to do.
-    pub(crate) fn gcs(&self) -> Result<GoogleCloudStorageBuilder, Error> {
-        self.gcs.check()?;
-        Ok(self.gcs.builder())
+    /// As [`s3`](Self::s3).
+    pub(crate) fn gcs<T>(
+        &self,
+        url: &str,
+        open: impl Fn(GoogleCloudStorageBuilder) -> object_store::Result<T>,
+    ) -> Result<T, Error> {
+        self.gcs.open(url, self.certificates, open)
     }
 
-    /// Returns the builder of a client of Azure Blob Storage, after all of its variables are checked.
+    /// Does the same for Azure Blob Storage.
     ///
     /// # Errors
-    /// [`Error::Variable`] with the variable and what to do.
-    pub(crate) fn azure(&self) -> Result<MicrosoftAzureBuilder, Error> {
-        self.azure.check()?;
-        Ok(self.azure.builder())
+    /// As [`s3`](Self::s3).
+    pub(crate) fn azure<T>(
+        &self,
+        url: &str,
+        open: impl Fn(MicrosoftAzureBuilder) -> object_store::Result<T>,
+    ) -> Result<T, Error> {
+        self.azure.open(url, self.certificates, open)
     }
 
     /// Returns the URL of the S3 server, if a variable sets it.

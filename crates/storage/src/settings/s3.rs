@@ -37,6 +37,10 @@ impl Key for AmazonS3ConfigKey {
         matches!(self, Self::Endpoint | Self::S3Endpoint)
     }
 
+    fn is_service(self) -> bool {
+        matches!(self, Self::MetadataEndpoint | Self::StsEndpoint | Self::ContainerCredentialsFullUri)
+    }
+
     fn is_document(self) -> bool {
         false
     }
@@ -51,8 +55,18 @@ impl S3Settings {
         Self(Variables::from_vars(vars))
     }
 
-    pub(super) fn builder(&self) -> AmazonS3Builder {
-        self.0.apply(AmazonS3Builder::new(), |builder, key, value| builder.with_config(key, value))
+    /// Checks all values, and opens a client of the store at `url` with `open`, which sends no request.
+    ///
+    /// # Errors
+    /// [`Error::Variable`] with the variable and what to do; [`Error::Unusable`] if none can be named.
+    pub(super) fn open<T>(
+        &self,
+        url: &str,
+        certificates: Option<&str>,
+        open: impl Fn(AmazonS3Builder) -> object_store::Result<T>,
+    ) -> Result<T, Error> {
+        self.check()?;
+        self.0.open(url, certificates, |variables| open(builder(variables)))
     }
 
     /// Returns the URL of the server. That of S3 alone comes before that of all services.
@@ -64,8 +78,16 @@ impl S3Settings {
     ///
     /// # Errors
     /// [`Error::Variable`] with the variable and what to do.
-    pub(super) fn check(&self) -> Result<(), Error> {
+    fn check(&self) -> Result<(), Error> {
         self.0.check()?;
+        let is_region = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        for (key, name) in
+            [(AmazonS3ConfigKey::Region, "AWS_REGION"), (AmazonS3ConfigKey::DefaultRegion, "AWS_DEFAULT_REGION")]
+        {
+            if self.0.get(key).is_some_and(|region| !is_region(region)) {
+                return Err(refused(name, "is no name of a region, such as us-east-1"));
+            }
+        }
         self.check_credentials()
     }
 
@@ -83,6 +105,11 @@ impl S3Settings {
                 return Err(refused("AWS_ACCESS_KEY_ID", "is not set, but AWS_SECRET_ACCESS_KEY is; set both"));
             }
             (false, false) => {}
+        }
+        if has(Key::WebIdentityTokenFile) && has(Key::RoleArn) {
+            self.0.check_file(Key::WebIdentityTokenFile)?;
+        } else if has(Key::ContainerCredentialsFullUri) {
+            self.0.check_file(Key::ContainerAuthorizationTokenFile)?;
         }
         // The kinds of credentials and the pairs of settings that the client knows.
         let has_others = self.0.is_on(Key::SkipSignature)
@@ -104,6 +131,10 @@ impl S3Settings {
     }
 }
 
+fn builder(variables: &Variables<AmazonS3ConfigKey>) -> AmazonS3Builder {
+    variables.apply(AmazonS3Builder::new(), |builder, key, value| builder.with_config(key, value))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::variables::owned;
@@ -113,7 +144,7 @@ mod tests {
     fn known_variables_become_settings_and_their_values_are_not_printed() {
         let vars = [("AWS_REGION", "eu-1"), ("AWS_SECRET_ACCESS_KEY", "hidden"), ("AWS_UNKNOWN", "x"), ("HOME", "/")];
         let settings = S3Settings::from_vars(&owned(&vars));
-        let builder = settings.builder();
+        let builder = builder(&settings.0);
         assert_eq!(builder.get_config_value(&AmazonS3ConfigKey::Region).as_deref(), Some("eu-1"));
         let printed = format!("{settings:?}");
         assert!(printed.contains("region") && !printed.contains("hidden"), "{printed}");
@@ -148,6 +179,13 @@ mod tests {
             ("AWS_ENDPOINT_URL", "http://", "not a URL"),
             ("AWS_ENDPOINT_URL", "http://me:secret@host", "password"),
             ("AWS_ENDPOINT_URL_S3", "host", "scheme"),
+            // The client would leave the bucket out of the request.
+            ("AWS_ENDPOINT_URL", "http://127.0.0.1:9/?x=1", "query"),
+            ("AWS_ENDPOINT_URL", "https://host#f", "fragment"),
+            ("AWS_ENDPOINT_URL_STS", "host", "not a URL"),
+            ("AWS_METADATA_ENDPOINT", "host:80", "not a URL"),
+            ("AWS_REGION", "a/b?c#d", "name of a region"),
+            ("AWS_DEFAULT_REGION", "us east", "name of a region"),
             ("AWS_ENDPOINT_URL", "", "empty"),
             ("AWS_ENDPOINT_URL", "http://127.0.0.1:9\n", "line break"),
             ("AWS_ACCESS_KEY_ID", "t\n", "line break"),
@@ -173,15 +211,21 @@ mod tests {
             S3Settings::from_vars(&owned(&[vars, &[("AWS_ENDPOINT_URL", "https://host")]].concat())).check()
         };
         assert!(with(&[]).is_err_and(|error| error.to_string().contains("AWS_ACCESS_KEY_ID is not set")));
-        for (other, partner) in [
-            ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"),
-            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"),
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let token = file.path().to_str().expect("UTF-8");
+        for (file, partner, value) in [
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN", "y"),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://host/y"),
         ] {
-            assert!(with(&[(other, "x")]).is_err(), "{other} without {partner}");
-            assert_eq!(with(&[(other, "x"), (partner, "y")]), Ok(()), "{other}");
+            assert!(with(&[(file, token)]).is_err(), "{file} without {partner}");
+            assert_eq!(with(&[(file, token), (partner, value)]), Ok(()), "{file}");
+            let error = with(&[(file, "/no/such/file"), (partner, value)]);
+            assert!(error.is_err_and(|error| error.to_string().contains(&format!("{file} is not the path"))));
         }
-        for alone in ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_METADATA_ENDPOINT"] {
-            assert_eq!(with(&[(alone, "x")]), Ok(()), "{alone}");
+        for (alone, value) in
+            [("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/x"), ("AWS_METADATA_ENDPOINT", "http://host")]
+        {
+            assert_eq!(with(&[(alone, value)]), Ok(()), "{alone}");
         }
         assert_eq!(with(&[("AWS_SKIP_SIGNATURE", "1")]), Ok(()));
     }

@@ -1,8 +1,14 @@
 //! Environment variables of one object store, and the checks that all object stores have in common.
 
+use std::path::Path;
+
+use admiral_contract::secret::is_secret;
 use url::Url;
 
-use crate::error::Error;
+use crate::error::{Error, chain};
+
+/// What is wrong with a variable that names no file.
+const NO_FILE: &str = "is not the path of a file of this host; give one with credentials";
 
 /// The name of a setting of a client.
 pub(super) trait Key: Copy + Eq + AsRef<str> {
@@ -24,6 +30,9 @@ pub(super) trait Key: Copy + Eq + AsRef<str> {
     /// Returns whether the setting is the URL of a server.
     fn is_endpoint(self) -> bool;
 
+    /// Returns whether the setting is the URL of another service, such as one that gives credentials.
+    fn is_service(self) -> bool;
+
     /// Returns whether the setting is a document, which may have line breaks.
     fn is_document(self) -> bool;
 }
@@ -36,6 +45,9 @@ struct Variable<K> {
     name: String,
     value: String,
 }
+
+/// The variables that name the certificates which all clients trust, in addition to those of the system.
+pub(super) const CERTIFICATES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
 /// The variables of one object store.
 #[derive(Clone, PartialEq, Eq)]
@@ -100,7 +112,63 @@ impl<K: Key> Variables<K> {
             let refuse = |reason: String| Err(Error::Variable { variable: name.clone(), reason });
             self.check_endpoint(value).or_else(refuse)?;
         }
+        for Variable { name, value, .. } in self.0.iter().filter(|variable| variable.key.is_service()) {
+            let is_url = Url::parse(value).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+            if !is_url {
+                let reason = "is not a URL; the form is http://HOST:PORT or https://HOST:PORT".to_owned();
+                return Err(Error::Variable { variable: name.clone(), reason });
+            }
+        }
         Ok(())
+    }
+
+    /// Checks that the file that a setting names is there.
+    ///
+    /// # Errors
+    /// [`Error::Variable`] with the variable.
+    pub(super) fn check_file(&self, key: K) -> Result<(), Error> {
+        match self.0.iter().find(|variable| variable.key == key) {
+            Some(Variable { name, value, .. }) if !Path::new(value).is_file() => Err(refused(name, NO_FILE)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens a client with `open`, which sends no request.
+    ///
+    /// # Errors
+    /// [`Error::Variable`] with the variable without which the client could be opened, if there is one. Otherwise
+    /// [`Error::Unusable`] for the store at `url`. `certificates` is one of [`CERTIFICATES`], if it is set.
+    pub(super) fn open<T>(
+        &self,
+        url: &str,
+        certificates: Option<&str>,
+        open: impl Fn(&Self) -> object_store::Result<T>,
+    ) -> Result<T, Error> {
+        let error = match open(self) {
+            Ok(client) => return Ok(client),
+            Err(error) => error,
+        };
+        let cause = self.without_secrets(chain(&error));
+        let without = |left_out: usize| {
+            let others = self.0.iter().enumerate().filter(|(place, _)| *place != left_out);
+            Self(others.map(|(_, variable)| variable.clone()).collect())
+        };
+        let culprit = (0..self.0.len()).find(|&place| open(&without(place)).is_ok());
+        match culprit.map(|place| self.0[place].name.as_str()).or(certificates) {
+            // The cause may have a part of the secret in it.
+            Some(name) if is_secret(name) => Err(refused(name, "has a value that cannot be used; set it again")),
+            Some(name) => Err(refused(name, &format!("cannot be used: {cause}"))),
+            None => {
+                let reason = format!("{cause}; check the environment variables that start with {}", K::PREFIX);
+                Err(Error::Unusable { operation: "open".into(), url: url.to_owned(), reason })
+            }
+        }
+    }
+
+    /// Returns a text without the values of the secret variables.
+    fn without_secrets(&self, text: String) -> String {
+        let secrets = self.0.iter().filter(|variable| is_secret(&variable.name) && !variable.value.is_empty());
+        secrets.fold(text, |text, variable| text.replace(&variable.value, "(secret, not shown)"))
     }
 
     /// Checks the URL of a server.
@@ -111,6 +179,9 @@ impl<K: Key> Variables<K> {
         let url = Url::parse(value).map_err(|error| format!("is not a URL ({error}); {form}"))?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(format!("has a name or password in it; set {} instead", K::CREDENTIALS));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(format!("has a query or a fragment, after ? or #; {form}"));
         }
         match scheme {
             "https" => Ok(()),
