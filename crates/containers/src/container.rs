@@ -4,17 +4,18 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use admiral_storage::{Store, StoreOptions, hex};
+use admiral_storage::{MAX_SMALL_FILE, Store, StoreOptions, hex};
 use sha2::{Digest, Sha256};
 
 use crate::blob::Blob;
 use crate::cache::Cache;
 use crate::error::Error;
 use crate::fetched::{Fetched, unpack};
-use crate::files::{ReadError, read};
+use crate::files::{ReadError, read_image};
 use crate::find::{Listing, files, kind_of};
 use crate::index::{Index, Shard, Span};
 use crate::kind::Kind;
+use crate::limits::refusal_of_bytes;
 use crate::make::{make, shards};
 use crate::names::shown;
 use crate::place::{Place, Root};
@@ -146,14 +147,14 @@ impl Container {
     /// Reads an image.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if its bytes are not those that were indexed. [`Error::Unavailable`] and [`Error::Storage`] if the
+    /// [`Error::Damaged`] if its bytes are not those that were indexed, or are too many for an image. [`Error::Unavailable`] and [`Error::Storage`] if the
     /// file system or the store fails.
     pub fn fetch(&self, item: u64) -> Result<Fetched, Error> {
         let damaged = |reason: String| Error::Damaged { path: self.shown(item), reason };
         match &self.files {
             Files::Folder(root) => {
                 let name = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(self.index.name(item));
-                let bytes = read(&root.join(name)).map_err(|error| match error {
+                let bytes = read_image(&root.join(name)).map_err(|error| match error {
                     ReadError::Unusable(reason) => damaged(reason),
                     ReadError::Unavailable(error) => {
                         Error::Unavailable { path: self.shown(item), reason: error.to_string() }
@@ -163,11 +164,21 @@ impl Container {
             }
             Files::Store(store) => {
                 let name = String::from_utf8_lossy(self.index.name(item));
-                let bytes = store.wait(store.get(&name))?;
+                let bytes = store.wait(store.get(&name)).map_err(|error| match store.wait(store.length(&name)) {
+                    // The store is sound. Another try would fail, too.
+                    Ok(Some(length)) if length > MAX_SMALL_FILE => damaged(format!(
+                        "it has {length} bytes, and at most {MAX_SMALL_FILE} of a file in a store are read"
+                    )),
+                    _ => error.into(),
+                })?;
                 bytes.map(|bytes| Fetched::File(bytes.into())).ok_or_else(|| damaged("it is no longer there".into()))
             }
             Files::Shards(blobs, cache) => {
                 let span = self.index.spans[item as usize];
+                let unpacked = self.index.encoding(item).unpacked_bytes(span.length);
+                if let Some(reason) = refusal_of_bytes(unpacked.max(span.length.into())) {
+                    return Err(damaged(reason));
+                }
                 let bytes = self.read(&blobs[span.shard as usize], span, cache.as_ref(), &damaged)?;
                 unpack(self.index.encoding(item), bytes).map_err(damaged)
             }
@@ -371,6 +382,50 @@ mod tests {
         std::os::unix::fs::FileExt::write_all_at(&std::fs::File::options().write(true).open(&path).unwrap(), &zeros, 0)
             .unwrap();
         assert_eq!(container.fetch(0).unwrap(), Fetched::File(b"aaa".to_vec()));
+    }
+
+    #[test]
+    fn an_image_of_too_many_bytes_is_damaged_and_not_read() {
+        let stores = StoreOptions::default();
+        let reason = |container: &Container, item| match container.fetch(item).unwrap_err() {
+            Error::Damaged { reason, .. } => reason,
+            other => panic!("{other}"),
+        };
+        // Files without content on the disk: an image in a folder, in a store, and in a tar file.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        let text = folder.path().display().to_string();
+        let store = Store::open(&admiral_storage::Location::parse(&text).unwrap(), &stores).unwrap();
+        let index = tree::of_names(["a.png".to_owned()].into_iter());
+        let in_store = Container { text: text.clone(), index, files: Files::Store(Arc::new(store)) };
+        for container in [Container::open(&text, &settings(&stores)).unwrap(), in_store] {
+            let found = reason(&container, 0);
+            assert!(found.contains("1099511627776 bytes"), "{found}");
+        }
+        std::fs::remove_file(path).unwrap();
+        let mut header = ::tar::Header::new_gnu();
+        header.set_path("a.png").unwrap();
+        header.set_size(600_000_000);
+        header.set_cksum();
+        let path = folder.path().join("a.tar");
+        std::fs::write(&path, header.as_bytes()).unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(512 + 600_000_000 + 192 + 1024).unwrap();
+        let found = reason(&Container::open(&text, &settings(&stores)).unwrap(), 0);
+        assert!(found.contains("it has 600000000 bytes"), "{found}");
+        std::fs::remove_file(path).unwrap();
+        // A small member of a zip file that unpacks to as much.
+        let file = std::fs::File::create(folder.path().join("a.zip")).unwrap();
+        let mut zip = ::zip::ZipWriter::new(file);
+        let deflated =
+            ::zip::write::SimpleFileOptions::default().compression_method(::zip::CompressionMethod::Deflated);
+        zip.start_file("a.png", deflated).unwrap();
+        for _ in 0..600 {
+            zip.write_all(&vec![0; 1_000_000]).unwrap();
+        }
+        zip.finish().unwrap();
+        let found = reason(&Container::open(&text, &settings(&stores)).unwrap(), 0);
+        assert!(found.contains("it has 600000000 bytes"), "{found}");
     }
 
     #[test]

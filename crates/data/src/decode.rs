@@ -52,7 +52,10 @@ pub fn into_pixels(
 ) -> Result<Pixels, String> {
     match fetched {
         Fetched::File(bytes) => decode_for(&bytes, length, decoding, buffers),
-        Fetched::Pixels { height, width, channels, bytes } => Ok(Pixels { height, width, channels, bytes }),
+        Fetched::Pixels { height, width, channels, bytes } => match refusal(width, height) {
+            Some(reason) => Err(reason),
+            None => Ok(Pixels { height, width, channels, bytes }),
+        },
     }
 }
 
@@ -122,6 +125,18 @@ mod tests {
         assert_eq!(decode(b""), Err("the file is empty".into()));
         assert_eq!(decode(b"hello, I am text"), Err("it is neither jpg, png, gif, webp, ppm nor pgm".into()));
         assert!(decode(&[0xFF, 0xD8, 0xFF, 0xE0, 0, 16]).is_err());
+    }
+
+    #[test]
+    fn ready_made_pixels_have_the_bound_of_files() {
+        let bytes = vec![0; super::super::limits::MAX_PIXELS + 1];
+        let of_size = |height, bytes| {
+            let fetched = Fetched::Pixels { height, width: 1, channels: 1, bytes };
+            into_pixels(fetched, 64, Decoding::Exact, &mut Buffers::default())
+        };
+        assert!(of_size(bytes.len(), bytes).unwrap_err().contains("at most 178956970"));
+        assert!(of_size(0, Vec::new()).unwrap_err().contains("1 x 0 pixels"));
+        assert!(of_size(2, vec![1, 2]).is_ok());
     }
 
     #[test]

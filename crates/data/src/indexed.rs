@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use admiral_containers::{Container, Fetched, Index, Labels, shown};
 
+use super::classes::doubt;
 use super::config::ClassSource;
 use super::error::DataError;
 use super::source::{ImageSource, digest_of, with_class};
@@ -56,6 +57,9 @@ fn labeled(container: &Container) -> Result<Classes, DataError> {
             let num_classes = numbers.iter().max().map_or(0, |&most| most as usize + 1);
             if num_classes > MAX_CLASSES {
                 return refuse(format!("a label is {}, and the largest is {}", num_classes - 1, MAX_CLASSES - 1));
+            }
+            if let Some(reason) = doubt(numbers) {
+                tracing::warn!("{}: {reason}", container.shown(0));
             }
             Ok((numbers.clone(), Vec::new(), num_classes))
         }

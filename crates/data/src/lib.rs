@@ -5,6 +5,7 @@
 
 mod broken;
 mod buffers;
+mod classes;
 mod config;
 mod crop;
 mod decode;
@@ -19,6 +20,7 @@ mod jpeg;
 mod jpeg_encode;
 mod limits;
 mod loader;
+mod memory;
 mod open;
 mod overview;
 mod passes;
