@@ -1,6 +1,5 @@
 //! Decodes image files to the same pixels as Pillow's `open(...).convert("RGB")`.
 
-use std::borrow::Cow;
 use std::io::Cursor;
 
 use admiral_containers::Fetched;
@@ -8,7 +7,7 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
 use super::buffers::Buffers;
 use super::decoding::Decoding;
-use super::gif_screen::enlarge_to_first_frame;
+use super::gif::decode_gif;
 use super::jpeg::decode_jpeg;
 use super::limits::refusal;
 use super::pixels::Pixels;
@@ -70,20 +69,19 @@ fn decode_other(bytes: &[u8]) -> Result<Pixels, String> {
     if is_pnm(bytes) {
         return decode_pnm(bytes);
     }
-    let mut bytes = Cow::Borrowed(bytes);
     if bytes.starts_with(b"GIF8") {
-        enlarge_to_first_frame(bytes.to_mut());
+        return decode_gif(bytes);
     }
-    let reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().map_err(|error| error.to_string())?;
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
     if reader.format().is_none() {
         return Err("it is neither jpg, png, gif, webp, ppm nor pgm".into());
     }
-    if let Some(reason) = contradiction(&bytes) {
+    if let Some(reason) = contradiction(bytes) {
         return Err(reason);
     }
     decode_with(reader).or_else(|reason| {
         // The first reason is about the file as it is.
-        let repaired = repair(&bytes).ok_or_else(|| reason.clone())?;
+        let repaired = repair(bytes).ok_or_else(|| reason.clone())?;
         let reader = ImageReader::with_format(Cursor::new(&repaired), ImageFormat::Png);
         decode_with(reader).map_err(|_| reason)
     })
