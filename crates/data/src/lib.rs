@@ -16,6 +16,7 @@ mod gif;
 mod gif_lzw;
 mod header;
 mod idx;
+mod idx_file;
 mod indexed;
 mod jpeg;
 mod jpeg_encode;
