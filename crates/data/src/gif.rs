@@ -62,8 +62,8 @@ pub(crate) fn decode_gif(bytes: &[u8]) -> Result<Pixels, String> {
         screen[start..start + frame.width].copy_from_slice(values);
     }
     let Some(colors) = colors else { return Ok(Pixels { width, height, channels: 1, bytes: screen }) };
-    // Values beyond the table are gray.
-    let mut table: [Color; 256] = std::array::from_fn(|value| [value as u8; 3]);
+    // Values beyond the table are black.
+    let mut table: [Color; 256] = [[0; 3]; 256];
     table[..colors.len()].copy_from_slice(colors);
     let bytes = screen.iter().flat_map(|&value| table[usize::from(value)]).collect();
     Ok(Pixels { width, height, channels: 3, bytes })
@@ -102,10 +102,10 @@ fn read_blocks<'a>(reader: &mut Reader<'a>) -> Option<Result<Beginning<'a>, Stri
     let (left, top, width, height) = (reader.number()?, reader.number()?, reader.number()?, reader.number()?);
     let flags = reader.byte()?;
     let own_colors = reader.colors(flags)?;
-    let colors = if own_colors.is_empty() { screen_colors } else { own_colors };
-    // A table that gives each value its own level of gray is none.
-    let is_gray = (0..=255).zip(colors).all(|(value, &color)| color == [value; 3]);
-    let colors = (!is_gray).then_some(colors);
+    // A table that gives each value its own level of gray is none. Pillow then takes that of the screen, also if the frame
+    // has such a table of its own.
+    let is_gray = |colors: &[Color]| (0..=255).zip(colors).all(|(value, &color)| color == [value; 3]);
+    let colors = [own_colors, screen_colors].into_iter().find(|colors| !is_gray(colors));
     let frame = Frame { left, top, width, height, is_interlaced: flags & 0x40 != 0 };
     Some(Ok(Beginning {
         width: screen_width.max(left + width),
