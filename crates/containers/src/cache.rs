@@ -17,8 +17,9 @@ use sha2::{Digest, Sha256};
 use crate::error::Error;
 use crate::index::{Shard, Span};
 
-/// The ending of the names of the cache's files.
+/// The ending of the names of the cache's files, and the hexadecimal digits before it.
 const ENDING: &str = ".images";
+const DIGITS: usize = 32;
 
 /// After this many bytes, a process looks again how much all processes have stored.
 const BYTES_BETWEEN_LOOKS: u64 = 16 << 20;
@@ -95,17 +96,18 @@ impl Cache {
         }
     }
 
-    /// Looks how much is stored, and removes files of other containers as far as the limit demands.
+    /// Looks how much is stored, and removes files of other containers as far as the limit demands. What the cache did not
+    /// make is neither counted nor removed.
     fn look(&self) -> io::Result<()> {
         let mut others: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
         let mut stored = 0;
         for entry in std::fs::read_dir(&self.folder)? {
             let path = entry?.path();
-            if !path.to_string_lossy().ends_with(ENDING) {
+            if !path.file_name().and_then(|name| name.to_str()).is_some_and(is_file_name) {
                 continue;
             }
             // Another process may have removed it.
-            let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
+            let Some(meta) = std::fs::symlink_metadata(&path).ok().filter(std::fs::Metadata::is_file) else { continue };
             stored += meta.blocks() * 512;
             if !self.files.contains(&path) {
                 others.push((meta.modified()?, meta.blocks() * 512, path));
@@ -116,8 +118,11 @@ impl Cache {
             if stored + BYTES_BETWEEN_LOOKS <= self.limit {
                 break;
             }
-            std::fs::remove_file(path)?;
-            stored -= bytes;
+            // It may belong to another user, and then it stays. Another process may have been faster.
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {}
+                _ => stored -= bytes,
+            }
         }
         self.stored.store(stored, Ordering::Relaxed);
         Ok(())
@@ -130,8 +135,14 @@ fn file_name(place: &str, shard: &Shard) -> String {
         digest.update((part.len() as u64).to_le_bytes());
         digest.update(part);
     }
-    let name: String = digest.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    let name: String = digest.finalize()[..DIGITS / 2].iter().map(|byte| format!("{byte:02x}")).collect();
     name + ENDING
+}
+
+/// Returns whether a name is one that [`file_name`] makes.
+fn is_file_name(name: &str) -> bool {
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    name.strip_suffix(ENDING).is_some_and(|digits| digits.len() == DIGITS && digits.bytes().all(is_digit))
 }
 
 #[cfg(test)]
@@ -192,6 +203,36 @@ mod tests {
             assert!(cache.get(span(0, 0, &bytes)).is_some());
             assert!(cache.get(span(0, 99 << 20, &bytes)).is_none());
         }
+    }
+
+    #[test]
+    fn only_files_that_a_cache_made_are_counted_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = vec![3; 1 << 20];
+        let old = Cache::open(folder.path(), 64 << 20, "place", &shards(&["old"])).unwrap();
+        old.put(span(0, 0, &bytes), &bytes);
+        let digits = "0123456789abcdef0123456789abcdef";
+        let theirs = ["holiday-2024.images", ".images", &format!("{}.images", &digits[1..])].map(str::to_owned);
+        let upper = format!("{}.images", digits.to_uppercase());
+        for name in theirs.iter().chain([&upper]) {
+            std::fs::write(folder.path().join(name), &bytes).unwrap();
+        }
+        std::fs::create_dir(folder.path().join("album.images")).unwrap();
+        std::fs::create_dir(folder.path().join(format!("{digits}.images"))).unwrap();
+        let link = folder.path().join(format!("{}.images", digits.replace('0', "1")));
+        std::os::unix::fs::symlink(folder.path().join(&upper), &link).unwrap();
+        // The limit asks that everything else goes.
+        let new = Cache::open(folder.path(), 1, "place", &shards(&["new"])).unwrap();
+        assert_eq!(new.stored.load(Ordering::Relaxed), 0);
+        assert!(old.get(span(0, 0, &bytes)).is_none());
+        let mut left: Vec<String> = theirs.into();
+        left.extend([upper, "album.images".into(), format!("{digits}.images")]);
+        left.push(link.file_name().unwrap().to_str().unwrap().to_owned());
+        let entries = std::fs::read_dir(folder.path()).unwrap();
+        let mut found: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        found.sort();
+        assert_eq!(found, left);
     }
 
     #[test]

@@ -6,17 +6,18 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use admiral_storage::{Store, StoreOptions, hex};
+use admiral_storage::{MAX_SMALL_FILE, Store, StoreOptions, hex};
 use sha2::{Digest, Sha256};
 
 use crate::blob::Blob;
 use crate::cache::Cache;
 use crate::error::Error;
 use crate::fetched::{Fetched, unpack};
-use crate::files::{ReadError, read, retry};
+use crate::files::{ReadError, read_image, retry};
 use crate::find::{Listing, files, kind_of};
 use crate::index::{Index, Shard, Span};
 use crate::kind::Kind;
+use crate::limits::refusal_of_bytes;
 use crate::make::{make, shards};
 use crate::names::shown;
 use crate::place::{Place, Root};
@@ -169,14 +170,14 @@ impl Container {
     /// Reads an image.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if its bytes are not those that were indexed. [`Error::Unavailable`] and [`Error::Storage`] if the
+    /// [`Error::Damaged`] if its bytes are not those that were indexed, or are too many for an image. [`Error::Unavailable`] and [`Error::Storage`] if the
     /// file system or the store fails.
     pub fn fetch(&self, item: u64) -> Result<Fetched, Error> {
         let damaged = |reason: String| Error::Damaged { path: self.shown(item), reason };
         match &self.files {
             Files::Folder(root) => {
                 let name = <std::ffi::OsStr as OsStrExt>::from_bytes(self.index.name(item));
-                let bytes = read(&root.join(name)).map_err(|error| match error {
+                let bytes = read_image(&root.join(name)).map_err(|error| match error {
                     ReadError::Unusable(reason) => damaged(reason),
                     ReadError::Unavailable(error) => {
                         Error::Unavailable { path: self.shown(item), reason: error.to_string() }
@@ -186,11 +187,21 @@ impl Container {
             }
             Files::Store(store, _) => {
                 let name = String::from_utf8_lossy(self.index.name(item));
-                let bytes = store.wait(store.get(&name))?;
+                let bytes = store.wait(store.get(&name)).map_err(|error| match store.wait(store.length(&name)) {
+                    // The store is sound. Another try would fail, too.
+                    Ok(Some(length)) if length > MAX_SMALL_FILE => damaged(format!(
+                        "it has {length} bytes, and at most {MAX_SMALL_FILE} of a file in a store are read"
+                    )),
+                    _ => error.into(),
+                })?;
                 bytes.map(|bytes| Fetched::File(bytes.into())).ok_or_else(|| damaged("it is no longer there".into()))
             }
             Files::Shards(blobs, cache) => {
                 let span = self.index.spans[item as usize];
+                let unpacked = self.index.encoding(item).unpacked_bytes(span.length);
+                if let Some(reason) = refusal_of_bytes(unpacked.max(span.length.into())) {
+                    return Err(damaged(reason));
+                }
                 let bytes = self.read(&blobs[span.shard as usize], span, cache.as_ref(), &damaged)?;
                 unpack(self.index.encoding(item), bytes).map_err(damaged)
             }
@@ -331,6 +342,9 @@ fn write_local(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.persist(path)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod oversized_tests;
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 use std::time::Duration;
 
+use crate::limits::{MAX_IMAGE_BYTES, refusal_of_bytes};
+
 /// The pauses between two tries, in milliseconds. Together they take about 13 s. Network file systems fail over
 /// in seconds.
 const WAITS: [u64; 7] = [50, 200, 500, 1000, 2000, 4000, 5000];
@@ -15,8 +17,8 @@ const PASSING: [i32; 15] = [5, 12, 11, 23, 24, 100, 101, 103, 104, 105, 110, 112
 
 /// Why a file could not be read.
 #[derive(Debug)]
-pub enum ReadError {
-    /// The file is not there, may not be read, or is no regular file.
+pub(crate) enum ReadError {
+    /// The file is not there, may not be read, is no regular file, or is too large.
     Unusable(String),
     /// The file system fails, and did so at every try.
     Unavailable(io::Error),
@@ -39,15 +41,23 @@ pub fn retry<T>(mut operation: impl FnMut() -> io::Result<T>, mut wait: impl FnM
     operation()
 }
 
-/// Reads a regular file. Retries errors of the file system that may pass.
-pub fn read(path: &Path) -> Result<Vec<u8>, ReadError> {
+/// Reads an image file. Retries errors of the file system that may pass.
+///
+/// # Errors
+/// If it is no regular file, is larger than an image may be, or cannot be read.
+pub(crate) fn read_image(path: &Path) -> Result<Vec<u8>, ReadError> {
     let read = || {
         // Opening a pipe would wait for a writer.
-        if !std::fs::metadata(path)?.is_file() {
+        let meta = std::fs::metadata(path)?;
+        if !meta.is_file() {
             return Err(io::Error::other("it is no regular file, but a folder, a pipe or a device"));
         }
+        let refuse = |length| refusal_of_bytes(length).map_or(Ok(()), |reason| Err(io::Error::other(reason)));
+        refuse(meta.len())?;
         let mut bytes = Vec::new();
-        File::open(path)?.read_to_end(&mut bytes)?;
+        // It may grow while it is read.
+        File::open(path)?.take(MAX_IMAGE_BYTES + 1).read_to_end(&mut bytes)?;
+        refuse(bytes.len() as u64)?;
         Ok(bytes)
     };
     retry(read, std::thread::sleep).map_err(|error| {
@@ -90,11 +100,11 @@ mod tests {
     }
 
     #[test]
-    fn only_regular_files_are_read() {
+    fn only_regular_files_of_bounded_size_are_read() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe.png");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        let reason = |path: &Path| match read(path).unwrap_err() {
+        let reason = |path: &Path| match read_image(path).unwrap_err() {
             ReadError::Unusable(reason) => reason,
             ReadError::Unavailable(error) => panic!("{error}"),
         };
@@ -107,5 +117,9 @@ mod tests {
         std::fs::remove_file(&link).unwrap();
         std::os::unix::fs::symlink("link.png", &link).unwrap();
         assert!(reason(&link).contains("Too many levels of symbolic links"));
+        // A file without content on the disk, which would fill the memory.
+        let sparse = folder.path().join("sparse.png");
+        File::create(&sparse).unwrap().set_len(1 << 40).unwrap();
+        assert!(reason(&sparse).contains("1099511627776 bytes"));
     }
 }

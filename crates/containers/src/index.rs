@@ -51,6 +51,20 @@ pub enum Encoding {
     },
 }
 
+impl Encoding {
+    /// Returns how many bytes are unpacked for an image that is stored in `length` bytes.
+    pub(crate) fn unpacked_bytes(self, length: u32) -> u64 {
+        match self {
+            Self::File => length.into(),
+            Self::Deflated { length } => length.into(),
+            Self::Page { page, length, .. } => page.max(length).into(),
+            Self::Pixels { height, width, channels } => {
+                u64::from(height).saturating_mul(width.into()).saturating_mul(channels.into())
+            }
+        }
+    }
+}
+
 /// The label of an image in its container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Label {

@@ -1,6 +1,5 @@
 //! Decodes image files to the same pixels as Pillow's `open(...).convert("RGB")`.
 
-use std::borrow::Cow;
 use std::io::Cursor;
 
 use admiral_containers::Fetched;
@@ -8,7 +7,7 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
 use super::buffers::Buffers;
 use super::decoding::Decoding;
-use super::gif_screen::enlarge_to_first_frame;
+use super::gif::decode_gif;
 use super::jpeg::decode_jpeg;
 use super::limits::refusal;
 use super::pixels::Pixels;
@@ -52,7 +51,10 @@ pub fn into_pixels(
 ) -> Result<Pixels, String> {
     match fetched {
         Fetched::File(bytes) => decode_for(&bytes, length, decoding, buffers),
-        Fetched::Pixels { height, width, channels, bytes } => Ok(Pixels { height, width, channels, bytes }),
+        Fetched::Pixels { height, width, channels, bytes } => match refusal(width, height) {
+            Some(reason) => Err(reason),
+            None => Ok(Pixels { height, width, channels, bytes }),
+        },
     }
 }
 
@@ -67,20 +69,19 @@ fn decode_other(bytes: &[u8]) -> Result<Pixels, String> {
     if is_pnm(bytes) {
         return decode_pnm(bytes);
     }
-    let mut bytes = Cow::Borrowed(bytes);
     if bytes.starts_with(b"GIF8") {
-        enlarge_to_first_frame(bytes.to_mut());
+        return decode_gif(bytes);
     }
-    let reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().map_err(|error| error.to_string())?;
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
     if reader.format().is_none() {
         return Err("it is neither jpg, png, gif, webp, ppm nor pgm".into());
     }
-    if let Some(reason) = contradiction(&bytes) {
+    if let Some(reason) = contradiction(bytes) {
         return Err(reason);
     }
     decode_with(reader).or_else(|reason| {
         // The first reason is about the file as it is.
-        let repaired = repair(&bytes).ok_or_else(|| reason.clone())?;
+        let repaired = repair(bytes).ok_or_else(|| reason.clone())?;
         let reader = ImageReader::with_format(Cursor::new(&repaired), ImageFormat::Png);
         decode_with(reader).map_err(|_| reason)
     })
@@ -122,6 +123,18 @@ mod tests {
         assert_eq!(decode(b""), Err("the file is empty".into()));
         assert_eq!(decode(b"hello, I am text"), Err("it is neither jpg, png, gif, webp, ppm nor pgm".into()));
         assert!(decode(&[0xFF, 0xD8, 0xFF, 0xE0, 0, 16]).is_err());
+    }
+
+    #[test]
+    fn ready_made_pixels_have_the_bound_of_files() {
+        let bytes = vec![0; super::super::limits::MAX_PIXELS + 1];
+        let of_size = |height, bytes| {
+            let fetched = Fetched::Pixels { height, width: 1, channels: 1, bytes };
+            into_pixels(fetched, 64, Decoding::Exact, &mut Buffers::default())
+        };
+        assert!(of_size(bytes.len(), bytes).unwrap_err().contains("at most 178956970"));
+        assert!(of_size(0, Vec::new()).unwrap_err().contains("1 x 0 pixels"));
+        assert!(of_size(2, vec![1, 2]).is_ok());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::buffers::Buffers;
 use super::crop::{Draws, scale_short_side, square};
 use super::decode::decode;
 use super::error::DataError;
-use super::limits::refusal_of_scale;
+use super::limits::{refusal, refusal_of_scale};
 use super::pixels::Pixels;
 use super::sample::guarded;
 use super::source::ImageSource;
@@ -45,6 +45,9 @@ pub fn decode_fetched(
         let image = match fetched {
             Fetched::File(bytes) => decode(bytes).map_err(broken)?,
             Fetched::Pixels { height, width, channels, bytes } => {
+                if let Some(reason) = refusal(*width, *height) {
+                    return Err(broken(reason));
+                }
                 Pixels { height: *height, width: *width, channels: *channels, bytes: bytes.clone() }
             }
         };

@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use image::ImageReader;
 
-use super::gif_screen::enlarge_to_first_frame;
+use super::gif::gif_size;
 use super::jpeg::jpeg_size;
 use super::pnm::{is_pnm, read_header as read_pnm_header};
 
@@ -64,11 +64,7 @@ pub fn read_header(bytes: &[u8]) -> Result<(Format, usize, usize), String> {
     let (width, height) = match format {
         Format::Jpeg => jpeg_size(bytes)?,
         Format::Ppm | Format::Pgm => read_pnm_header(bytes).map(|header| (header.width, header.height))?,
-        Format::Gif => {
-            let mut bytes = bytes.to_vec();
-            enlarge_to_first_frame(&mut bytes);
-            other_size(&bytes)?
-        }
+        Format::Gif => gif_size(bytes)?,
         Format::Png | Format::WebP => other_size(bytes)?,
     };
     Ok((format, width, height))

@@ -1,17 +1,16 @@
-//! IDX files, the format of MNIST, as a source. A file consists of a big-endian header and the values.
+//! IDX files, the format of MNIST, as a source.
 
-use std::io::Read;
 use std::path::Path;
 
-use admiral_containers::{self as containers, Fetched, ReadError};
-use flate2::bufread::GzDecoder;
+use admiral_containers::Fetched;
 
+use super::classes::doubt;
 use super::error::DataError;
+use super::idx_file::{Header, UNSIGNED_BYTES, Values, kind_name, read};
+use super::limits::refusal;
+use super::memory::available_memory;
 use super::pixels::Pixels;
 use super::source::{ImageSource, digest_of, with_class};
-
-/// The type code of unsigned bytes in the header.
-const UNSIGNED_BYTES: u8 = 0x08;
 
 /// The images of an IDX file and the labels of another one, in memory.
 #[derive(Debug)]
@@ -31,45 +30,35 @@ impl Idx {
     /// plus 1.
     ///
     /// # Errors
-    /// If a file cannot be read or is not an IDX file of the right shape, or if the numbers of images and labels
-    /// differ.
+    /// If a file cannot be read or is not an IDX file of the right shape, if the numbers of images and labels differ, or if
+    /// an image or all of them are too large. Then the values are not read.
     pub fn open(images: &Path, labels: Option<&Path>) -> Result<Self, DataError> {
+        Self::open_in(images, labels, available_memory())
+    }
+
+    /// Opens files that may take `memory` bytes.
+    fn open_in(images: &Path, labels: Option<&Path>, memory: u64) -> Result<Self, DataError> {
         let path = images.display().to_string();
-        let malformed = |path: &Path, reason: String| DataError::Malformed { path: path.display().to_string(), reason };
-        let found = read(images, "data.path")?;
-        if found.kind != UNSIGNED_BYTES {
-            let reason = format!("its values are {}, and images are unsigned bytes", kind_name(found.kind));
-            return Err(malformed(images, reason));
-        }
-        let (height, width, channels) = match found.shape[..] {
-            [_, height, width] => (height, width, 1),
-            [_, height, width, channels @ (1 | 3)] => (height, width, channels),
-            _ => {
-                let reason = format!(
-                    "its shape is {:?}; images have the shape [images, height, width], with 1 or 3 channels as a fourth",
-                    found.shape
-                );
-                return Err(malformed(images, reason));
-            }
-        };
+        let found = read(images, "data.path", memory, |header| size_of_images(header).map(drop))?;
         if found.bytes.is_empty() {
             return Err(DataError::Empty { path, what: "image".into(), field: "data.path" });
         }
+        let malformed = |path: &Path, reason: String| DataError::Malformed { path: path.display().to_string(), reason };
+        let [height, width, channels] = size_of_images(&found.header).map_err(|reason| malformed(images, reason))?;
         let labels = match labels {
             None => Vec::new(),
             Some(labels) => {
-                let values = read(labels, "data.label_path")?;
-                let [count] = values.shape[..] else {
-                    return Err(malformed(
-                        labels,
-                        format!("its shape is {:?}; labels have one dimension", values.shape),
-                    ));
-                };
-                if count != found.shape[0] {
-                    let reason = format!("it has {count} labels, but {path} has {} images", found.shape[0]);
-                    return Err(malformed(labels, reason));
+                let num_images = found.header.shape[0];
+                let values = read(labels, "data.label_path", memory, |header| match header.shape[..] {
+                    [count] if count == num_images => Ok(()),
+                    [count] => Err(format!("it has {count} labels, but {path} has {num_images} images")),
+                    _ => Err(format!("its shape is {:?}; labels have one dimension", header.shape)),
+                })?;
+                let classes = classes(&values).map_err(|reason| malformed(labels, reason))?;
+                if let Some(reason) = doubt(&classes) {
+                    tracing::warn!("{}: {reason}", labels.display());
                 }
-                classes(&values).map_err(|reason| malformed(labels, reason))?
+                classes
             }
         };
         let num_classes = labels.iter().max().map_or(0, |&largest| largest as usize + 1);
@@ -84,30 +73,30 @@ impl Idx {
     }
 }
 
-/// The content of an IDX file.
-#[derive(Debug, PartialEq)]
-struct Values {
-    /// The code of the type.
-    kind: u8,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
-/// Returns the name and the size in bytes of the type with this code; `None` if there is no such type.
-fn kind_of(code: u8) -> Option<(&'static str, usize)> {
-    Some(match code {
-        UNSIGNED_BYTES => ("unsigned bytes", 1),
-        0x09 => ("signed bytes", 1),
-        0x0B => ("16-bit integers", 2),
-        0x0C => ("32-bit integers", 4),
-        0x0D => ("32-bit floats", 4),
-        0x0E => ("64-bit floats", 8),
-        _ => return None,
-    })
-}
-
-fn kind_name(code: u8) -> &'static str {
-    kind_of(code).map_or("of an unknown type", |(name, _)| name)
+/// Returns the height, the width and the number of channels of the images.
+///
+/// # Errors
+/// If the values are no images, or those are too large.
+fn size_of_images(header: &Header) -> Result<[usize; 3], String> {
+    if header.kind != UNSIGNED_BYTES {
+        return Err(format!("its values are {}, and images are unsigned bytes", kind_name(header.kind)));
+    }
+    let (height, width, channels) = match header.shape[..] {
+        [_, height, width] => (height, width, 1),
+        [_, height, width, channels @ (1 | 3)] => (height, width, channels),
+        _ => {
+            return Err(format!(
+                "its shape is {:?}; images have the shape [images, height, width], with 1 or 3 channels as a fourth",
+                header.shape
+            ));
+        }
+    };
+    // A file without values has no images.
+    let is_empty = header.shape.contains(&0);
+    match refusal(width, height).filter(|_| !is_empty) {
+        Some(reason) => Err(format!("{reason} in each image")),
+        None => Ok([height, width, channels]),
+    }
 }
 
 /// Returns the class of each label.
@@ -115,89 +104,17 @@ fn kind_name(code: u8) -> &'static str {
 /// # Errors
 /// If the labels are no integers, or one is negative or larger than 65,535, which no number of classes needs.
 fn classes(labels: &Values) -> Result<Vec<u32>, String> {
-    let wide: Vec<i64> = match labels.kind {
-        UNSIGNED_BYTES => labels.bytes.iter().map(|&byte| i64::from(byte)).collect(),
-        0x09 => labels.bytes.iter().map(|&byte| i64::from(byte as i8)).collect(),
-        0x0B => labels.bytes.as_chunks().0.iter().map(|bytes| i64::from(i16::from_be_bytes(*bytes))).collect(),
-        0x0C => labels.bytes.as_chunks().0.iter().map(|bytes| i64::from(i32::from_be_bytes(*bytes))).collect(),
-        other => return Err(format!("its values are {}, and labels are integers", kind_name(other))),
-    };
-    let class = |(place, &label): (usize, &i64)| {
+    let class = |(place, label): (usize, i64)| {
         u16::try_from(label).map(u32::from).map_err(|_| format!("label {place} is {label}, which is no class"))
     };
-    wide.iter().enumerate().map(class).collect()
-}
-
-/// Returns the content of a file. `field` is the configuration field that names it.
-fn read(path: &Path, field: &'static str) -> Result<Values, DataError> {
-    let name = || path.display().to_string();
-    let malformed = |reason: String| DataError::Malformed { path: name(), reason };
-    if path.is_dir() {
-        return Err(malformed(format!("it is a folder; `{field}` must name one IDX file")));
+    let bytes = &labels.bytes;
+    match labels.header.kind {
+        UNSIGNED_BYTES => Ok(bytes.iter().map(|&byte| byte.into()).collect()),
+        0x09 => bytes.iter().map(|&byte| i64::from(byte as i8)).enumerate().map(class).collect(),
+        0x0B => bytes.as_chunks().0.iter().map(|it| i16::from_be_bytes(*it).into()).enumerate().map(class).collect(),
+        0x0C => bytes.as_chunks().0.iter().map(|it| i32::from_be_bytes(*it).into()).enumerate().map(class).collect(),
+        other => Err(format!("its values are {}, and labels are integers", kind_name(other))),
     }
-    let bytes = containers::read(path).map_err(|error| match error {
-        ReadError::Unusable(reason) => DataError::Unreadable { path: name(), reason, field },
-        ReadError::Unavailable(error) => DataError::Unavailable { path: name(), reason: error.to_string() },
-    })?;
-    let values = if bytes.starts_with(&GZIP) {
-        parse(GzipMembers(Some(GzDecoder::new(bytes.as_slice()))))
-    } else {
-        parse(bytes.as_slice())
-    };
-    values.map_err(malformed)
-}
-
-/// The start of a gzip file, and of each of its members (RFC 1952, section 2.3.1).
-const GZIP: [u8; 2] = [0x1F, 0x8B];
-
-/// The content of a gzip file, which may have several members (RFC 1952, section 2.2). What follows the last member, such as
-/// zeros that fill a block, is ignored, as by `gzip` itself.
-struct GzipMembers<'a>(Option<GzDecoder<&'a [u8]>>);
-
-impl Read for GzipMembers<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while let Some(mut member) = self.0.take() {
-            let count = member.read(buffer)?;
-            if count > 0 || buffer.is_empty() {
-                self.0 = Some(member);
-                return Ok(count);
-            }
-            let rest = member.into_inner();
-            self.0 = rest.starts_with(&GZIP).then(|| GzDecoder::new(rest));
-        }
-        Ok(0)
-    }
-}
-
-/// Returns the content of an uncompressed IDX file. Reads no more than its header promises.
-fn parse(mut file: impl Read) -> Result<Values, String> {
-    let damaged = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => "it ends within its header".to_owned(),
-        _ => error.to_string(),
-    };
-    let mut start = [0; 4];
-    file.read_exact(&mut start).map_err(damaged)?;
-    let [0, 0, kind, num_dimensions] = start else { return Err("it is no IDX file".into()) };
-    let Some((_, size)) = kind_of(kind) else {
-        return Err(format!("it is no IDX file: there is no type {kind:#04x}"));
-    };
-    let mut shape = Vec::with_capacity(num_dimensions.into());
-    for _ in 0..num_dimensions {
-        let mut word = [0; 4];
-        file.read_exact(&mut word).map_err(damaged)?;
-        shape.push(u32::from_be_bytes(word) as usize);
-    }
-    let expected = shape.iter().try_fold(size, |product, &n| product.checked_mul(n));
-    let Some(expected) = expected else { return Err(format!("its header promises {shape:?} values, too many")) };
-    // One more byte than promised shows that the file is longer. Memory grows with the bytes that are there.
-    let mut bytes = Vec::new();
-    let limit = (expected as u64).saturating_add(1);
-    file.take(limit).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if bytes.len() != expected {
-        let follow = if bytes.len() > expected { "more".to_owned() } else { format!("only {}", bytes.len()) };
-        return Err(format!("its header promises {shape:?} values of {size} bytes, but {follow} bytes follow"));
-    }
-    Ok(Values { kind, shape, bytes })
 }
 
 impl ImageSource for Idx {
@@ -250,6 +167,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::idx_file::{Failure, Stored, parse};
 
     fn idx(shape: &[u32], data: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0, 0, 8, shape.len() as u8];
@@ -297,7 +215,11 @@ mod tests {
 
     #[test]
     fn damaged_files_are_errors_that_name_the_damage() {
-        let error = |bytes: &[u8]| parse(bytes).unwrap_err();
+        let error =
+            |bytes: &[u8]| match parse(bytes, Stored::Plain(bytes.len() as u64), u64::MAX, &|_| Ok(())).unwrap_err() {
+                Failure::Wrong(reason) => reason,
+                Failure::Unread(error) => panic!("{error}"),
+            };
         assert!(error(b"not idx at all, sorry").contains("no IDX file"));
         assert!(error(&idx(&[2, 1, 2], &[1, 2, 3])).contains("only 3 bytes follow"));
         assert!(error(&idx(&[2], &[1, 2, 3])).contains("more bytes follow"));
@@ -327,5 +249,38 @@ mod tests {
         negative[2] = 9;
         assert!(opened(two(), negative).contains("label 1 is -1"));
         assert!(Idx::open(folder.path(), None).unwrap_err().to_string().contains("is a folder"));
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_before_it_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("i");
+        let error = |content: &[u8], memory| {
+            std::fs::write(&path, content).unwrap();
+            Idx::open_in(&path, None, memory).unwrap_err().to_string()
+        };
+        let gzipped = |content: &[u8]| {
+            let mut member = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            std::io::Write::write_all(&mut member, content).unwrap();
+            member.finish().unwrap()
+        };
+        // The values are missing, so that a reader of them finds another error.
+        for header in [idx(&[2, 40_000, 40_000], &[]), gzipped(&idx(&[2, 40_000, 40_000], &[]))] {
+            let text = error(&header, u64::MAX);
+            assert!(text.contains("40000 x 40000 pixels, and at most 178956970"), "{text}");
+        }
+        // More values than the bytes of the file can unpack to, and than the memory holds.
+        let text = error(&gzipped(&idx(&[1 << 20, 1 << 10, 1 << 10], &[])), u64::MAX);
+        assert!(text.contains("at most") && text.contains("bytes follow"), "{text}");
+        let whole = idx(&[1000, 10, 10], &[0; 100_000]);
+        for content in [whole.clone(), gzipped(&whole)] {
+            let text = error(&content, 99_999);
+            assert!(text.contains("100000 bytes do not fit") && text.contains("99999 are free"), "{text}");
+            assert!(Idx::open_in(&path, None, 100_000).is_ok());
+        }
+        // A damaged content after a header that is refused is not reached.
+        let mut damaged = gzipped(&whole);
+        damaged.truncate(damaged.len() - 8);
+        assert!(error(&damaged, 99_999).contains("do not fit"));
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use admiral_containers::{Container, Fetched, Index, Labels, shown};
 
+use super::classes::doubt;
 use super::config::ClassSource;
 use super::error::DataError;
 use super::source::{ImageSource, digest_of, with_class};
@@ -61,6 +62,11 @@ fn labeled(container: &Container) -> Result<Classes, DataError> {
             let listed = container.index().num_classes().map_or(0, |num| num as usize);
             if listed > MAX_CLASSES {
                 return refuse(format!("its first sample says {listed} classes, and the most are {MAX_CLASSES}"));
+            }
+            if listed == 0
+                && let Some(reason) = doubt(numbers)
+            {
+                tracing::warn!("{}: {reason}", container.shown(0));
             }
             Ok((numbers.clone(), Vec::new(), of_labels.max(listed)))
         }

@@ -5,20 +5,24 @@
 
 mod broken;
 mod buffers;
+mod classes;
 mod config;
 mod crop;
 mod decode;
 mod decoding;
 mod error;
 mod fetched;
-mod gif_screen;
+mod gif;
+mod gif_lzw;
 mod header;
 mod idx;
+mod idx_file;
 mod indexed;
 mod jpeg;
 mod jpeg_encode;
 mod limits;
 mod loader;
+mod memory;
 mod open;
 mod overview;
 mod passes;

@@ -2,7 +2,7 @@
 
 /// The largest number of pixels of an image, before and after scaling: that at which Pillow refuses an image as a
 /// decompression bomb. In RGB it takes 0.5 GB.
-pub(crate) const MAX_PIXELS: usize = 178_956_970;
+pub(crate) const MAX_PIXELS: usize = admiral_containers::MAX_PIXELS as usize;
 
 /// The largest number of scans of a progressive JPEG file. Each takes a pass over the whole image, and encoders write about
 /// ten.

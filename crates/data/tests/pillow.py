@@ -1,7 +1,8 @@
 """Writes pictures and what Pillow makes of them into the folder that is given as the argument.
 
-index.json lists, for each picture file, its size, and squares `[size, file]` made by the published crop; for each
-resized array its filter and sizes; and photographs of which only the files are needed. Arrays are raw bytes, rows of pixels.
+index.json lists, for each picture file, its size, and squares `[size, file]` made by the published crop; files that
+Pillow refuses; for each resized array its filter and sizes; and photographs of which only the files are needed. Arrays
+are raw bytes, rows of pixels.
 """
 
 import json
@@ -166,6 +167,75 @@ for path in (Path(__file__).resolve().parents[3] / "fuzz/seeds/image").iterdir()
     shutil.copy(path, out / f"seed-{path.name}")
     described(f"seed-{path.name}")
 
+refused = []
+
+
+def gif(name, screen, box, *, table=b"", own=b"", blocks=b"", interlaced=False, bits=4, cut=0):
+    """Writes a gif that Pillow itself cannot write, of random values of so many bits. Tables have the bytes of colors."""
+
+    def flags(table):
+        return 0x80 | (len(table) // 3 - 1).bit_length() - 1 if table else 0
+
+    content = b"GIF89a" + struct.pack("<HHBBB", *screen, flags(table), 5, 0) + table + blocks
+    content += b"," + struct.pack("<HHHHB", *box, flags(own) | 0x40 * interlaced) + own
+    clear, codes = 1 << bits, []
+    for place in range(box[2] * box[3]):
+        # The table is cleared before codes get longer.
+        codes += [clear] * (place % (clear - 2) == 0) + [draw.randrange(clear)]
+    number = sum(code << place * (bits + 1) for place, code in enumerate([*codes, clear + 1]))
+    packed = number.to_bytes(((len(codes) + 1) * (bits + 1) + 7) // 8, "little")
+    parts = [packed[place : place + 255] for place in range(0, len(packed), 255)]
+    content += bytes([bits]) + b"".join(bytes([len(part)]) + part for part in parts) + b"\0;"
+    (out / name).write_bytes(content[: len(content) - cut])
+    try:
+        described(name)
+    except (OSError, SyntaxError, ValueError):
+        refused.append(name)
+
+
+def control(transparent, length=4, has_color=True):
+    """A graphic control extension of so many bytes."""
+    return b"!\xf9" + bytes([length]) + bytes([int(has_color), 0, 0, transparent, 0])[:length] + b"\0"
+
+
+colors, others = draw.randbytes(48), draw.randbytes(24)
+whole, part = (0, 0, 16, 12), (4, 5, 8, 6)
+for number, blocks in enumerate((b"", control(3), control(200), control(3, has_color=False), control(1) + control(2))):
+    gif(f"screen-{number}.gif", (16, 12), part, table=colors, blocks=blocks)
+    gif(f"screen-own-{number}.gif", (16, 12), part, table=colors, own=others, blocks=blocks)
+    gif(f"screen-only-own-{number}.gif", (16, 12), part, own=others, blocks=blocks)
+    gif(f"screen-gray-{number}.gif", (16, 12), part, blocks=blocks)
+gif("beyond.gif", (8, 8), part, table=colors)
+gif("beyond-empty.gif", (0, 0), part, table=colors)
+gif("beyond-table.gif", (16, 12), whole, table=others)
+gif("gray.gif", (16, 12), whole)
+gif("gray-8.gif", (16, 12), whole, bits=8)
+gif("gray-table.gif", (16, 12), whole, table=bytes(value for level in range(16) for value in [level] * 3))
+gif("gray-own.gif", (16, 12), whole, table=colors, own=bytes(value for level in range(8) for value in [level] * 3))
+gif("gray-levels.gif", (16, 12), whole, table=bytes(value for level in range(16) for value in [level * 17] * 3))
+for number, height in enumerate((1, 2, 3, 5, 8, 13)):
+    gif(f"interlaced-{number}.gif", (16, 20), (1, 2, 7, height), table=colors, interlaced=True)
+strange = {
+    "stray": b"\0\0\7",
+    "control-5": control(3, 5),
+    "control-3": control(3, 3),
+    "control-3-plain": control(3, 3, has_color=False),
+    "control-2": control(3, 2, has_color=False),
+    "control-0": b"!\xf9\0\0",
+    "comment": b"!\xfe\2hi\0",
+    "comment-0": b"!\xfe\0",
+    "text": b"!\1\3abc\2hi\0",
+    "unknown-0": b"!\x33\0\1a\0",
+    "loop": b"!\xff\x0bNETSCAPE2.0\3\1\0\0\0",
+    "loop-0": b"!\xff\x0bNETSCAPE2.0\0\1a\0",
+    "end": b";",
+}
+for name, blocks in strange.items():
+    gif(f"strange-{name}.gif", (16, 12), part, table=colors, blocks=blocks)
+for cut in (1, 2, 3, 40):
+    gif(f"cut-{cut}.gif", (16, 12), whole, table=colors, cut=cut)
+gif("nothing.gif", (16, 12), (0, 0, 0, 0), table=colors)
+
 turned = Image.Exif()
 turned[0x112] = 6
 for name in ("turned.jpg", "turned.png", "turned.webp"):
@@ -212,5 +282,5 @@ for number, (width, height) in enumerate([(500, 375), (375, 500), (640, 480), (5
     options = {"quality": 90, "subsampling": (2, 0)[number % 2], "progressive": number == 3}
     photograph(width, height).save(out / photographs[-1], **options)
 
-index = {"resized": resized, "pictures": pictures, "photographs": photographs}
+index = {"resized": resized, "pictures": pictures, "refused": refused, "photographs": photographs}
 (out / "index.json").write_text(json.dumps(index))

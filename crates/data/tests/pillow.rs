@@ -11,6 +11,7 @@ use serde::Deserialize;
 struct Index {
     resized: Vec<Resized>,
     pictures: Vec<Picture>,
+    refused: Vec<PathBuf>,
     photographs: Vec<PathBuf>,
 }
 
@@ -88,6 +89,9 @@ fn pixels_are_equal_to_those_of_pillow() {
             failures.extend(difference(&format!("{what} {size}"), &actual.bytes, &read(file)));
         }
     }
+    let read_nevertheless = index.refused.iter().filter(|file| decode(&read(file)).is_ok());
+    failures.extend(read_nevertheless.map(|file| format!("{}: Pillow refuses it", file.display())));
+    assert!(index.refused.len() >= 6, "Pillow refused too few files: {:?}", index.refused);
     assert!(index.resized.len() >= 100 && index.pictures.len() >= 50, "Pillow made too few cases");
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

@@ -27,6 +27,7 @@ pub use error::Error;
 pub use fault_injection::InjectedFaults;
 pub use hash::hex;
 pub use location::Location;
+pub use operations::MAX_SMALL_FILE;
 pub use options::StoreOptions;
 pub use ranges::Entry;
 pub use settings::CloudSettings;

@@ -20,7 +20,7 @@ const READS_IN_FLIGHT: usize = 4;
 
 /// The largest file that [`Store::get`] reads, in bytes. Manifests and the like are far smaller, and a larger file would
 /// only fill the memory.
-const MAX_SMALL_FILE: u64 = 256 << 20;
+pub const MAX_SMALL_FILE: u64 = 256 << 20;
 
 /// The transfer rate below which a read has failed. It makes the timeout of a read depend on its length.
 const MIN_BYTES_PER_SECOND: u64 = 1 << 20;
