@@ -51,6 +51,7 @@ pub(super) fn open_store(config: &RunConfig, folder: &Path, context: &RunContext
     if config.faults.enabled {
         tracing::warn!("FAULTS ARE ON: this run injects faults into itself: {}", config.faults.fields().join(", "));
     }
+    admiral_contract::run_folder::check_no_links_out(folder).map_err(|error| TrainError::Refused(error.to_string()))?;
     std::fs::create_dir_all(folder)
         .map_err(|source| TrainError::Folder { path: folder.display().to_string(), source })?;
     let environment = context.environment;

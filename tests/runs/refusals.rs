@@ -200,3 +200,16 @@ fn a_run_whose_images_do_not_come_ends_when_it_is_asked_to() {
     assert_eq!((finished.timed_out, finished.code), (false, Some(75)), "{}", finished.stderr);
     assert!(finished.stderr.contains("images cannot be read"), "{}", finished.stderr);
 }
+
+#[test]
+fn a_run_does_not_write_through_a_link_out_of_its_folder() {
+    let place = Place::new();
+    let (folder, elsewhere) = (place.path("run"), place.path("elsewhere"));
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, folder.join("tensorboard")).unwrap();
+    let refused = run(&mut place.train(1, "run", &["--set", "training.steps=1"]), PATIENCE);
+    assert_eq!((refused.code, errors(&refused).len()), (Some(64), 1), "{}", refused.stderr);
+    assert!(errors(&refused)[0].contains("tensorboard is a symbolic link that leads out"), "{}", refused.stderr);
+    assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0);
+}
