@@ -61,13 +61,18 @@ impl Validate for RunConfig {
         let mut mistakes = self.run.validate();
         mistakes.extend(self.unusable_paths());
         mistakes.extend(self.model.validate(self.task));
-        mistakes.extend(self.diffusion.validate());
+        let of_diffusion = self.diffusion.validate();
+        let is_process = of_diffusion.is_empty();
+        mistakes.extend(of_diffusion);
         mistakes.extend(self.data.validate());
         mistakes.extend(self.training.validate());
         mistakes.extend(self.optimizer.validate());
         mistakes.extend(self.precision.validate());
         mistakes.extend(self.classifier.validate());
-        mistakes.extend(self.sampling.validate(&self.diffusion));
+        // The steps of a sampler are those of a valid process.
+        if is_process {
+            mistakes.extend(self.sampling.validate(&self.diffusion));
+        }
         if self.training.sample_interval > 0 && self.task != Task::Classifier {
             let rows = self.sampling.grid_rows(self.model.num_classes);
             mistakes.extend(self.sampling.check_grid(rows, self.model.image_size));

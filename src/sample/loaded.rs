@@ -68,6 +68,10 @@ impl OpenedModel {
         let role = choose_role(&checkpoint, weights)?;
         let spec = config.network_spec();
         let spec = spec.map_err(|mistakes| Error::Refused(format!("{url}: {}", format_mistakes(&mistakes))))?;
+        let mistakes = config.diffusion.validate();
+        if !mistakes.is_empty() {
+            return Err(Error::Refused(format!("{url}: {}", format_mistakes(&mistakes))));
+        }
         let (network, specs) = Network::build(&spec);
         let shapes: Vec<(&str, Vec<i64>)> = checkpoint
             .manifest()
