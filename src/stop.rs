@@ -29,8 +29,8 @@ pub struct StopMessages {
     pub too_early: &'static str,
     /// When SIGINT arrives a second time.
     pub impatient: &'static str,
-    /// Whether the command saves something before it ends. If not, the process ends by itself when the loop has not ended it
-    /// after 1.5 s: it may wait for a store, for a file system, or for a large batch.
+    /// Whether the command saves its state before it ends, however long that takes. If not, the process exits 1.5 s after the
+    /// signal, even if it is still waiting for a store, a file system or a large batch.
     pub saves: bool,
 }
 

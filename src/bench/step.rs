@@ -62,8 +62,8 @@ struct Measured {
     optimizer_seconds: f64,
     /// The bytes that the optimizer must read and write: see [`optimizer_bytes`].
     optimizer_bytes: u64,
-    /// The highest number of bytes that the process has had in memory until the end of the steps, or `None` where it is
-    /// unknown. It does not contain what is measured after them.
+    /// The peak resident memory of the process, in bytes, read when the steps end and before the roofline is measured.
+    /// `None` if the system does not report it.
     peak_memory_bytes: Option<u64>,
     /// The bytes read and written per second by a copy of memory, measured after the steps.
     copy_bytes_per_second: Spread,

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What follows from lines that cannot be written.
 const LOSS: &str = "broken images are counted, but not all of them are listed";
 
-/// The list of broken images. Rank 0 writes it, from a thread of its own: a disk that does not answer keeps nobody waiting.
+/// The list of broken images. Rank 0 writes it in a separate thread, so that a disk that hangs does not block training.
 #[derive(Debug)]
 pub(super) struct Quarantine {
     /// The names of the images that are listed, on rank 0.
@@ -35,7 +35,8 @@ pub(super) struct Quarantine {
 }
 
 impl Quarantine {
-    /// Continues the list in a run's folder, which rank 0 reads. Lines of another form are not counted.
+    /// Opens the list in a run's folder. Rank 0 reads the images of earlier attempts from it. Lines that cannot be parsed are
+    /// ignored.
     pub(super) fn open(folder: &Path, rank: usize) -> Self {
         let path = folder.join(FILE);
         let open = || {

@@ -22,7 +22,7 @@ pub fn mpirun(num_ranks: usize) -> Command {
     command
 }
 
-/// `program` on `num_ranks` ranks, without `mpirun` on a single one.
+/// A command that runs `program` on `num_ranks` ranks: under `mpirun`, or directly if there is only one rank.
 pub fn on_ranks(num_ranks: usize, program: &str) -> Command {
     if num_ranks == 1 {
         return Command::new(program);

@@ -52,7 +52,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// Returns how many bytes are unpacked for an image that is stored in `length` bytes.
+    /// Returns the size in bytes of an image after decompression, if it is stored in `length` bytes.
     pub(crate) fn unpacked_bytes(self, length: u32) -> u64 {
         match self {
             Self::File => length.into(),

@@ -16,7 +16,7 @@ pub const LAUNCH_ID: &str = "ADMIRAL_LAUNCH_ID";
 /// of them owns can be taken at once, without waiting for its lease to expire.
 pub const ENDED_ATTEMPTS: &str = "ADMIRAL_ENDED_ATTEMPTS";
 
-/// The first part of the names of all variables that only this program reads.
+/// The prefix of the names of this program's own variables.
 pub const PREFIX: &str = "ADMIRAL_";
 
 /// A variable has a value that this program cannot read.

@@ -45,11 +45,11 @@ pub struct PictureShape {
 /// What is known of the classes of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Classes {
-    /// Nothing.
+    /// The images have no labels, the labels cannot be read, or the source of pictures has a single class.
     Unknown,
-    /// All images have this class, although there may be others.
+    /// All images have this label.
     One(i64),
-    /// There are images of different classes.
+    /// The images have at least two different labels.
     Several,
 }
 

@@ -100,7 +100,8 @@ impl Preset {
     }
 }
 
-/// Returns overrides of the section `sampling`: `fields`, then `set`, each of which is `FIELD=VALUE`.
+/// Returns overrides of the section `sampling`, first those of `fields`, then those of `set`, whose texts have the form
+/// `FIELD=VALUE`.
 fn with_set(fields: &Map<String, Value>, set: &[String]) -> Vec<String> {
     let fields = fields.iter().map(|(field, value)| format!("sampling.{field}={value}"));
     fields.chain(set.iter().map(|text| format!("sampling.{text}"))).collect()

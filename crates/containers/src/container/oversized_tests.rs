@@ -10,7 +10,7 @@ fn an_image_of_too_many_bytes_is_damaged_and_not_read() {
         Error::Damaged { reason, .. } => reason,
         other => panic!("{other}"),
     };
-    // Files without content on the disk: an image in a folder, in a store, and in a tar file.
+    // Sparse files, which take no space on the disk: an image in a folder, in a store, and in a tar file.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.png");
     std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
