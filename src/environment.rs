@@ -72,6 +72,12 @@ impl Environment {
         })
     }
 
+    /// Returns whether this process is the first rank, or alone, as far as the environment says.
+    #[must_use]
+    pub fn is_first_rank(&self) -> bool {
+        self.mpi.and_then(|mpi| mpi.rank).is_none_or(|rank| rank == 0)
+    }
+
     /// Returns the default options of stores, with the accounts and credentials of this environment.
     #[must_use]
     pub fn store_options(&self) -> StoreOptions {

@@ -9,10 +9,14 @@ use crate::error::CollectiveError;
 use crate::mpi::Mpi;
 use crate::single::Single;
 
-/// The environment variables that MPI launchers set, and whether the value is the number of ranks. In order: Open MPI;
-/// MPICH, Intel MPI and `srun --mpi=pmi2`; MVAPICH; `srun --mpi=pmix` and PRRTE.
-const LAUNCHER_VARIABLES: [(&str, bool); 4] =
-    [("OMPI_COMM_WORLD_SIZE", true), ("PMI_SIZE", true), ("MV2_COMM_WORLD_SIZE", true), ("PMIX_RANK", false)];
+/// The environment variables that MPI launchers set, whether the value is the number of ranks, and the variable with the rank.
+/// In order: Open MPI; MPICH, Intel MPI and `srun --mpi=pmi2`; MVAPICH; `srun --mpi=pmix` and PRRTE.
+const LAUNCHER_VARIABLES: [(&str, bool, &str); 4] = [
+    ("OMPI_COMM_WORLD_SIZE", true, "OMPI_COMM_WORLD_RANK"),
+    ("PMI_SIZE", true, "PMI_RANK"),
+    ("MV2_COMM_WORLD_SIZE", true, "MV2_COMM_WORLD_RANK"),
+    ("PMIX_RANK", false, "PMIX_RANK"),
+];
 
 /// The MPI launcher that started this process, according to the environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,16 +25,19 @@ pub struct MpiLauncher {
     pub variable: &'static str,
     /// The number of ranks, if the variable holds it.
     pub world_size: Option<usize>,
+    /// The rank, if the launcher says it.
+    pub rank: Option<usize>,
 }
 
 impl MpiLauncher {
     /// Recognizes the launcher by its environment variables, which `get` reads. Returns `None` if no MPI launcher started
     /// this process.
     pub fn detect(get: impl Fn(&str) -> Option<String>) -> Option<Self> {
-        LAUNCHER_VARIABLES.iter().find_map(|&(variable, is_size)| {
+        let number = |text: String| text.trim().parse().ok();
+        LAUNCHER_VARIABLES.iter().find_map(|&(variable, is_size, rank)| {
             let value = get(variable)?;
-            let world_size = if is_size { value.trim().parse().ok() } else { None };
-            Some(Self { variable, world_size })
+            let world_size = if is_size { number(value) } else { None };
+            Some(Self { variable, world_size, rank: get(rank).and_then(number) })
         })
     }
 }
@@ -76,7 +83,8 @@ pub fn launcher_variables() -> impl Iterator<Item = &'static str> {
         TaskVariable::Size { task } | TaskVariable::Several { task } => [Some(variable), Some(task)],
         TaskVariable::FromOne | TaskVariable::FromZero | TaskVariable::OfUnknown => [Some(variable), None],
     });
-    LAUNCHER_VARIABLES.iter().map(|&(variable, _)| variable).chain(of_tasks.flatten())
+    let of_ranks = LAUNCHER_VARIABLES.iter().flat_map(|&(variable, _, rank)| [variable, rank]);
+    of_ranks.chain(of_tasks.flatten())
 }
 
 /// What says that this process is one of many.
@@ -198,15 +206,22 @@ mod tests {
 
     #[test]
     fn launchers_are_recognized_and_their_world_size_is_read() {
-        for variable in ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"] {
-            assert_eq!(detect(&[(variable, "8")]), Some(MpiLauncher { variable, world_size: Some(8) }));
+        for (variable, rank) in [
+            ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+            ("PMI_SIZE", "PMI_RANK"),
+            ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
+        ] {
+            let found = |rank| Some(MpiLauncher { variable, world_size: Some(8), rank });
+            assert_eq!(detect(&[(variable, "8")]), found(None));
+            assert_eq!(detect(&[(variable, "8"), (rank, "3")]), found(Some(3)));
         }
-        assert_eq!(detect(&[("PMIX_RANK", "3")]), Some(MpiLauncher { variable: "PMIX_RANK", world_size: None }));
+        let pmix = MpiLauncher { variable: "PMIX_RANK", world_size: None, rank: Some(3) };
+        assert_eq!(detect(&[("PMIX_RANK", "3")]), Some(pmix));
     }
 
     #[test]
     fn a_variable_with_the_world_size_takes_precedence() {
         let both = detect(&[("PMIX_RANK", "0"), ("OMPI_COMM_WORLD_SIZE", "2")]);
-        assert_eq!(both, Some(MpiLauncher { variable: "OMPI_COMM_WORLD_SIZE", world_size: Some(2) }));
+        assert_eq!(both, Some(MpiLauncher { variable: "OMPI_COMM_WORLD_SIZE", world_size: Some(2), rank: None }));
     }
 }

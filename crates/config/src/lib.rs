@@ -24,10 +24,14 @@ use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 pub use error::{ConfigError, Mistake, Place};
 pub use invalid::{Invalid, Validate, format_mistakes};
 pub use show::{show, yaml_value};
+
+/// A longer file is no configuration.
+const MAX_FILE_BYTES: u64 = 4 << 20;
 
 /// Reads the configuration in the YAML file `path` and applies `overrides` in order. An override has the form
 /// `section.field=value`, with the value in YAML.
@@ -37,7 +41,7 @@ pub use show::{show, yaml_value};
 /// error lists all of them.
 pub fn load<T: DeserializeOwned + JsonSchema + Validate>(path: &Path, overrides: &[String]) -> Result<T, ConfigError> {
     let file = path.display().to_string();
-    match std::fs::read_to_string(path) {
+    match admiral_contract::files::read_text(path, MAX_FILE_BYTES) {
         Ok(text) => parse(&file, &text, overrides),
         Err(source) => Err(ConfigError::Read { file, source }),
     }
@@ -73,6 +77,15 @@ pub fn parse<T: DeserializeOwned + JsonSchema + Validate>(
         Some(config) if mistakes.is_empty() => Ok(config),
         _ => Err(ConfigError::Mistakes(mistakes)),
     }
+}
+
+/// Returns the value of a field, such as `run.folder`, in the text of a configuration, for programs that need a few fields
+/// and accept any others. `None` if the text has no such field or is not YAML.
+#[must_use]
+pub fn read_field(text: &str, field: &str) -> Option<Value> {
+    let root = tree::parse_file("", text).ok()?;
+    let node = field.split('.').try_fold(&root, |node, name| node.get(name))?;
+    Some(node.to_json())
 }
 
 #[cfg(test)]

@@ -199,3 +199,14 @@ fn a_printed_configuration_reads_back() {
          # The most guests; null means no limit.\n  limit: null\n\n# Derived from the above:\n#   sum: 30\n"
     );
 }
+
+#[test]
+fn a_field_is_read_whatever_else_is_there() {
+    let text = "kitchen: {stove: gas, ovens: [1, 2]}\nnew: {section: 1}\n";
+    assert_eq!(read_field(text, "kitchen.stove"), Some("gas".into()));
+    assert_eq!(read_field(text, "kitchen.ovens.1"), Some(2.into()));
+    assert_eq!(
+        [read_field(text, "kitchen.table"), read_field("a: b: c", "a"), read_field("", "a")],
+        [None, None, None]
+    );
+}

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 /// Creates a file in the place of an existing one, which may be a link or a pipe and is removed.
 ///
@@ -39,6 +40,25 @@ pub fn replace<E: From<io::Error>>(
         let _ = std::fs::remove_file(aside);
     }
     written
+}
+
+/// Returns whether an error of the system follows from the path or its rights, so that a retry cannot help. A full disk is
+/// none of these.
+#[must_use]
+pub fn is_wrong_place(error: &io::Error) -> bool {
+    let of_path = matches!(
+        error.kind(),
+        ErrorKind::AlreadyExists
+            | ErrorKind::InvalidFilename
+            | ErrorKind::InvalidInput
+            | ErrorKind::IsADirectory
+            | ErrorKind::NotADirectory
+            | ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+    );
+    // A loop of links has no stable name in the standard library.
+    of_path || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
 }
 
 /// A path leads to something else than a regular file.
@@ -99,6 +119,20 @@ pub fn read_regular(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Reads a text of at most `max_bytes` bytes, such as a configuration or a list of hosts. Links are followed. It may come
+/// from a pipe, as with a shell's `<(command)`.
+///
+/// # Errors
+/// If it cannot be read, is longer, or is not UTF-8.
+pub fn read_text(path: &Path, max_bytes: u64) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(max_bytes.saturating_add(1)).read_to_string(&mut text)?;
+    if text.len() as u64 > max_bytes {
+        return Err(io::Error::other(format!("it is longer than {max_bytes} bytes")));
+    }
+    Ok(text)
+}
+
 /// Opens a file, and checks the type of what was opened.
 fn open_checked(path: &Path, options: &mut OpenOptions, flags: OFlags) -> io::Result<File> {
     // Opening a pipe would wait for its other end, and a terminal would become that of this process.
@@ -125,6 +159,18 @@ pub fn needs_shell(path: &str) -> bool {
     path.starts_with('~') || path.split('$').skip(1).any(is_variable)
 }
 
+/// Checks that a path of an option is whole, see [`needs_shell`].
+///
+/// # Errors
+/// With a message that names the option.
+pub fn check_expanded(option: &str, path: &Path) -> Result<(), String> {
+    let shown = path.display().to_string();
+    if needs_shell(&shown) {
+        return Err(format!("{option}: {shown} is not expanded here; write the whole path"));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -141,6 +187,16 @@ mod tests {
         for path in ["a/~/b", "x~", "100$", "a$/b", "a$1", ""] {
             assert!(!needs_shell(path), "{path}");
         }
+    }
+
+    #[test]
+    fn texts_have_a_bound_and_may_come_from_a_pipe() {
+        assert!(read_text(Path::new("/dev/zero"), 100).unwrap_err().to_string().contains("longer than 100 bytes"));
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"n1 slots=2\n").unwrap();
+        drop(writer);
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+        assert_eq!(read_text(Path::new(&path), 11).unwrap(), "n1 slots=2\n");
     }
 
     #[test]

@@ -14,14 +14,17 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::reading::{Phase, Reading};
+use crate::shared_text::{end_of, load_text, store_text};
 
 /// "ADMLEDGR".
 const MAGIC: u64 = 0x4144_4d4c_4544_4752;
 /// The version of the layout.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const LENGTH: usize = size_of::<Page>();
 /// The space for an attempt ID, in words of eight bytes. A longer ID is cut.
 const ID_WORDS: usize = 8;
+/// The space for what a rank waits for, in words of eight bytes. Of a longer text, the end is kept.
+const AWAITED_WORDS: usize = 32;
 /// The number of reads after which the reader gives up on a consistent one: the rank was stopped in the middle of a
 /// write.
 const MAX_TRIES: usize = 1200;
@@ -79,6 +82,8 @@ struct Page {
     data_so_far: AtomicU64,
     /// The nanoseconds of the current step that were spent in collective operations.
     wait_so_far: AtomicU64,
+    /// [`Reading::awaited`], padded with zeros.
+    awaited: [AtomicU64; AWAITED_WORDS],
 }
 
 /// A rank's ledger. One thread writes and any number of threads and processes read; [`Ledger::count_exchange`] may be
@@ -241,6 +246,8 @@ impl Ledger {
             self.close_phase(page, now);
             page.phase.store(phase as u64, Ordering::Relaxed);
             page.bucket.store(bucket, Ordering::Relaxed);
+            // The text ends at its first zero byte.
+            page.awaited[0].store(0, Ordering::Relaxed);
             add(&page.beats, 1);
         });
     }
@@ -264,13 +271,14 @@ impl Ledger {
 
     /// Publishes the attempt ID.
     pub fn attempt(&self, id: &str) {
-        let mut bytes = id.bytes();
-        self.write(|page| {
-            for word in &page.attempt_id {
-                let next = std::array::from_fn(|_| bytes.next().unwrap_or(0));
-                word.store(u64::from_le_bytes(next), Ordering::Relaxed);
-            }
-        });
+        self.write(|page| store_text(&page.attempt_id, id));
+    }
+
+    /// Publishes what the rank waits for in its current phase, such as the image that takes long to read; an empty text if
+    /// it waits no longer.
+    pub fn awaits(&self, what: &str) {
+        let shown = end_of(what, 8 * AWAITED_WORDS);
+        self.write(|page| store_text(&page.awaited, &shown));
     }
 
     /// Returns the number of the current step.
@@ -331,14 +339,10 @@ impl Ledger {
             wait_seconds: seconds(get(&page.wait_nanoseconds)),
             checkpoint_step: get(&page.checkpoint_step),
             global_batch: get(&page.global_batch),
-            attempt_id: text(page.attempt_id.iter().flat_map(|word| get(word).to_le_bytes())),
+            attempt_id: load_text(&page.attempt_id),
+            awaited: load_text(&page.awaited),
         }
     }
-}
-
-/// Returns the text up to the first zero byte.
-fn text(bytes: impl Iterator<Item = u8>) -> String {
-    String::from_utf8_lossy(&bytes.take_while(|&byte| byte != 0).collect::<Vec<_>>()).into_owned()
 }
 
 fn add(value: &AtomicU64, more: u64) {
@@ -397,6 +401,18 @@ mod tests {
         }
         rank.begin_step(11);
         rank.enter(Phase::Data, 0);
+        let long = "é".repeat(200);
+        for (what, shown) in [
+            ("shard-7.tar: 3.jpg".to_owned(), "shard-7.tar: 3.jpg".to_owned()),
+            ("x".repeat(256), "x".repeat(256)),
+            (format!("a{long}"), format!("…{}", &long[..252])),
+            (format!("{long}b"), format!("…{}b", &long[..252])),
+            (String::new(), String::new()),
+            ("at the end of the phase".to_owned(), "at the end of the phase".to_owned()),
+        ] {
+            rank.awaits(&what);
+            assert_eq!(watcher.read().awaited, shown);
+        }
         std::thread::sleep(Duration::from_millis(20));
         rank.enter(Phase::Reduce, 3);
         std::thread::sleep(Duration::from_millis(10));
@@ -404,6 +420,7 @@ mod tests {
         assert_eq!((reading.pid, reading.step, reading.last_step, reading.global_batch), (7, 11, 100, 32));
         assert_eq!((reading.phase, reading.bucket, reading.collectives, reading.beats), (Phase::Reduce, 3, 1, 2));
         assert!(reading.phase_seconds >= 0.01 && reading.step_seconds == 0.0, "{reading:?}");
+        assert_eq!(reading.awaited, "", "it belonged to the phase before");
         rank.end_step();
         let reading = watcher.read();
         assert!(reading.data_seconds >= 0.02 && reading.wait_seconds >= 0.01, "{reading:?}");

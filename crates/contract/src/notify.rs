@@ -22,6 +22,16 @@ pub enum Notify {
 }
 
 impl Notify {
+    /// Parses the value of an option: a URL becomes a webhook, anything else a command for a shell. A URL with any scheme
+    /// becomes a webhook, so that [`Notify::mistake`] refuses schemes that are not supported.
+    #[must_use]
+    pub fn of_option(text: &str) -> Self {
+        match text.split_once("://") {
+            Some((scheme, _)) if is_scheme(scheme) => Self::Webhook(text.to_owned()),
+            _ => Self::Command(["sh", "-c", text].map(str::to_owned).to_vec()),
+        }
+    }
+
     /// Returns the receiver as it may be shown.
     #[must_use]
     pub fn masked(&self) -> Self {
@@ -53,6 +63,9 @@ impl Notify {
             Self::Command(words) if words.first().is_none_or(|program| program.trim().is_empty()) => {
                 Some("the command is empty: give a list of the program and its arguments, or the URL of a webhook")
             }
+            Self::Command(words) if words.first().is_some_and(|program| program.contains("://")) => {
+                Some("the program of the command is a URL: give the URL of a webhook as a text, not as a list")
+            }
             Self::Command(words) if words.iter().any(|word| word.contains('\0')) => {
                 Some("no word of a command may contain the character NUL")
             }
@@ -66,8 +79,15 @@ fn masked_program(program: &str) -> String {
     if program.contains("://") { masked_webhook(program) } else { masked_argument(program) }
 }
 
+/// Returns whether a text is the scheme of a URL.
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text.chars().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '+' | '-' | '.'))
+}
+
 fn url_mistake(url: &str) -> Option<&'static str> {
-    let Some(rest) = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")) else {
+    let is_http = |scheme: &str| ["https", "http"].iter().any(|name| scheme.eq_ignore_ascii_case(name));
+    let Some((_, rest)) = url.split_once("://").filter(|(scheme, _)| is_http(scheme)) else {
         return Some(
             "a webhook is a URL that begins with https:// or http://; a command is a list: [program, argument]",
         );
@@ -136,6 +156,20 @@ mod tests {
     }
 
     #[test]
+    fn an_option_is_a_url_or_a_command_for_a_shell() {
+        for url in ["https://h/x", "HTTP://h/x", "ftp://h/x", "ntfy+https://h/x"] {
+            assert_eq!(Notify::of_option(url), Notify::Webhook(url.into()));
+        }
+        for url in ["ftp://h/x", "ntfy+https://h/x", "httpx://h"] {
+            assert!(Notify::of_option(url).mistake().is_some_and(|mistake| mistake.contains("begins with https://")));
+        }
+        for command in ["cat >> /tmp/x", "URL=ftp://h/x page", "/bin/page ftp://h/x", "curl ftp://h/x", "page"] {
+            let words = ["sh", "-c", command].map(str::to_owned).to_vec();
+            assert_eq!(Notify::of_option(command), Notify::Command(words));
+        }
+    }
+
+    #[test]
     fn invalid_receivers_are_refused() {
         for (json, part) in [
             (r#""hooks.example.org/x""#, "begins with https://"),
@@ -143,6 +177,7 @@ mod tests {
             (r#""https://""#, "no host"),
             (r#""https:///x""#, "no host"),
             (r#""https://a b/x""#, "a space"),
+            (r#"["https://example.org/x"]"#, "not as a list"),
             ("[]", "empty"),
             (r#"["", "x"]"#, "empty"),
             (r#"["a", "b\u0000"]"#, "NUL"),
@@ -150,7 +185,7 @@ mod tests {
             assert!(read(json).mistake().is_some_and(|mistake| mistake.contains(part)), "{json}");
         }
         assert!(read(&format!("\"https://a/{}\"", "x".repeat(5000))).mistake().is_some());
-        for json in [r#""http://localhost:8080/hook""#, r#"["/usr/bin/mail", "me"]"#] {
+        for json in [r#""http://localhost:8080/hook""#, r#""HTTPS://example.org/x""#, r#"["/usr/bin/mail", "me"]"#] {
             assert_eq!(read(json).mistake(), None, "{json}");
         }
     }

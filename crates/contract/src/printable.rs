@@ -1,9 +1,9 @@
-//! Escapes control characters in text from files and other programs, before a terminal shows it.
+//! Escapes control characters, and characters that are not seen, in text from files and other programs, before a terminal shows it.
 
 use std::borrow::Cow;
 
-/// Returns the text without characters that control a terminal: they are shown as escapes, such as `\u{1b}`. Line breaks and
-/// tabs stay. The name of a file may contain any character, and could otherwise change the colours of a terminal, its title,
+/// Returns the text without characters that control a terminal, or that are not seen: they are shown as escapes, such as
+/// `\u{1b}`. Line breaks and tabs stay. The name of a file may contain any character, and could otherwise change the colours of a terminal, its title,
 /// or what earlier lines seem to say.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
@@ -38,12 +38,18 @@ pub fn printable_json(json: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Returns whether a character controls a terminal, or the direction of the text after it.
-fn controls_terminal(letter: char) -> bool {
+/// Returns whether a character controls a terminal or the direction of the text after it, or has no width. Two names that
+/// differ only by such a character look the same. Line breaks and tabs are none of them.
+#[must_use]
+pub fn controls_terminal(letter: char) -> bool {
+    let is_unseen = matches!(
+        letter,
+        '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2065}' | '\u{206a}'..='\u{206f}' | '\u{feff}'
+    );
     let is_direction =
         matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let is_line_break = matches!(letter, '\u{2028}' | '\u{2029}');
-    is_line_break || is_direction || (letter.is_control() && !matches!(letter, '\n' | '\t'))
+    is_line_break || is_direction || is_unseen || (letter.is_control() && !matches!(letter, '\n' | '\t'))
 }
 
 #[cfg(test)]
@@ -59,6 +65,7 @@ mod tests {
     fn control_characters_are_shown_as_escapes() {
         assert_eq!(printable("a\tb\nc é"), "a\tb\nc é");
         assert!(matches!(printable("plain"), Cow::Borrowed(_)));
+        assert_eq!(printable("a\u{200b}b\u{feff}\u{2060}\u{2066}"), "a\\u{200b}b\\u{feff}\\u{2060}\\u{2066}");
         assert_eq!(printable("x\u{1b}[31mred\u{7}\r\u{9b}\u{202e}gpj"), "x\\u{1b}[31mred\\u{7}\\r\\u{9b}\\u{202e}gpj");
     }
 }

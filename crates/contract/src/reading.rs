@@ -109,4 +109,7 @@ pub struct Reading {
     pub global_batch: u64,
     /// The attempt's ID in `owner.json`; empty until the rank has taken the lease on the checkpoint folder.
     pub attempt_id: String,
+    /// What the rank waits for in the current phase, such as an image that takes long to read; empty if that is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub awaited: String,
 }

@@ -18,11 +18,18 @@ const PARTS: [&str; 11] = [
 /// What is shown instead.
 pub(crate) const SHOWN: &str = "(secret, not shown)";
 
+/// Shorter paths of URLs are no secrets, and may be a part of any word.
+const SHORTEST_PATH: usize = 4;
+
 /// Returns whether the variable of this name is a secret. A parameter `sig` in a URL of Azure is its signature, and the
 /// field `launch.notify` may hold the URL of a webhook.
 #[must_use]
 pub fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
+    // Whether requests are signed is no secret, and is a part of an advice.
+    if name.ends_with("SKIP_SIGNATURE") {
+        return false;
+    }
     name == "SIG" || name == "NOTIFY" || name.contains("WEBHOOK") || PARTS.iter().any(|part| name.contains(part))
 }
 
@@ -81,24 +88,57 @@ fn secret_value(text: &str) -> Option<usize> {
     })
 }
 
+/// Returns what a command `said` as it may be shown: as [`masked_text`], of URLs only the hosts, and nothing of the paths of
+/// the URLs in its own words. Some programs name a path without its host, after `url:`.
+#[must_use]
+pub fn masked_output(command: &[String], said: &str) -> String {
+    let mut shown = map_urls(said, "://", masked_webhook);
+    for word in command {
+        map_urls(word, "://", |url| {
+            let path = url.find(['/', '?', '#']).map_or("", |start| url[start..].trim_matches('/'));
+            let without_query = path.split('?').next().unwrap_or_default();
+            for part in [path, without_query].into_iter().filter(|part| part.len() >= SHORTEST_PATH) {
+                shown = shown.replace(part, SHOWN);
+            }
+            String::new()
+        });
+    }
+    let mut rest = std::mem::take(&mut shown);
+    while let Some(start) = rest.to_ascii_lowercase().find("url: ").map(|place| place + "url: ".len()) {
+        let word = rest[start..].find(char::is_whitespace).unwrap_or(rest.len() - start);
+        let hides = rest[start..start + word].starts_with('/');
+        shown += &rest[..start];
+        shown += if hides { SHOWN } else { &rest[start..start + word] };
+        rest = rest.split_off(start + word);
+    }
+    masked_text(&(shown + &rest))
+}
+
 /// Returns a text without the users and passwords of its URLs.
 fn masked_urls(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
+    let shown = map_urls(text, "://", |url| match url.rfind('@') {
+        Some(at) => format!("{SHOWN}{}", &url[at..]),
+        None => url.to_owned(),
+    });
+    // As a part of a path, a URL has lost one of its slashes: /runs/s3:/user:password@bucket.
+    map_urls(&shown, ":/", |url| match url.rfind('@') {
+        Some(at) if url[..at].contains(':') && !url[..at].contains('/') => format!("{SHOWN}{}", &url[at..]),
+        _ => url.to_owned(),
+    })
+}
+
+/// Replaces what follows the `separator` after the scheme of each URL in a text.
+fn map_urls(text: &str, separator: &str, mut change: impl FnMut(&str) -> String) -> String {
+    let mut changed = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(start) = rest.find("://").map(|place| place + 3) {
+    while let Some(start) = rest.find(separator).map(|place| place + separator.len()) {
         let is_end = |letter: char| letter.is_whitespace() || matches!(letter, '"' | '\'' | '`' | '<' | '>');
         let end = rest[start..].find(is_end).map_or(rest.len(), |length| start + length);
-        shown += &rest[..start];
-        match rest[start..end].rfind('@') {
-            Some(at) => {
-                shown += SHOWN;
-                shown += &rest[start + at..end];
-            }
-            None => shown += &rest[start..end],
-        }
+        changed += &rest[..start];
+        changed += &change(&rest[start..end]);
         rest = &rest[end..];
     }
-    shown + rest
+    changed + rest
 }
 
 /// Returns the URL of a webhook as it may be shown: only its scheme and host. Its path and query are its secret.
@@ -162,6 +202,7 @@ mod tests {
                 "no answer from http://me:hush@host:1/x (timeout)",
                 "no answer from http://(secret, not shown)@host:1/x (timeout)",
             ),
+            ("set AWS_SKIP_SIGNATURE=true", "set AWS_SKIP_SIGNATURE=true"),
             ("HF_TOKEN=hush A=b", "HF_TOKEN=(secret, not shown) A=b"),
             ("DB_PASSWORD=hu,sh;A=b", "DB_PASSWORD=(secret, not shown);A=b"),
             ("HF_TOKEN=\"hu sh\", A=b", "HF_TOKEN=(secret, not shown), A=b"),
@@ -171,6 +212,8 @@ mod tests {
                 "GET http://host/b?uploads&X-Amz-Signature=(secret, not shown)&X-Amz-Date=1",
             ),
             ("PUT http://host/c/a?sv=2023&sig=hush&sp=rw", "PUT http://host/c/a?sv=2023&sig=(secret, not shown)&sp=rw"),
+            ("no file /runs/s3:/me:hush@b/x.yaml", "no file /runs/s3:/(secret, not shown)@b/x.yaml"),
+            ("PATH=/opt/a:/opt/b@1.0", "PATH=/opt/a:/opt/b@1.0"),
             ("mail me@example.org: step=3, \"a/b@1\"", "mail me@example.org: step=3, \"a/b@1\""),
             ("é=x keys= MY_PRIVATE_PEM=hush", "é=x keys= MY_PRIVATE_PEM=(secret, not shown)"),
             ("", ""),
@@ -191,6 +234,28 @@ mod tests {
         ] {
             assert_eq!(masked_webhook(url), shown);
             assert_eq!(masked_webhook(shown), shown, "once more");
+        }
+    }
+
+    #[test]
+    fn what_a_command_says_has_no_path_of_a_webhook() {
+        let script = "curl -d @- 'https://hooks.example.org/T0/hush?x=1' || wget http://me:hush@other/x";
+        let command = ["sh", "-c", script].map(str::to_owned);
+        for (said, shown) in [
+            ("no route to https://a.org/x/hush now", "no route to https://a.org/(secret, not shown) now"),
+            ("at https://hooks.example.org/T0/hush?x=1!", "at https://hooks.example.org/(secret, not shown)"),
+            ("HTTP://a.org/hush", "HTTP://a.org/(secret, not shown)"),
+            ("POST /T0/hush: 404", "POST /(secret, not shown): 404"),
+            ("GET /T0/hush?x=1: exit 4", "GET /(secret, not shown): exit 4"),
+            (
+                "port=443): Max retries exceeded with url: /hush (x)",
+                "port=443): Max retries exceeded with url: (secret, not shown) (x)",
+            ),
+            ("Requested URL: none; url: ", "Requested URL: none; url: "),
+            ("TOKEN=hush http://me:hush@other", "TOKEN=(secret, not shown) http://(secret, not shown)@other"),
+            ("/usr/local/bin/page: not found", "/usr/local/bin/page: not found"),
+        ] {
+            assert_eq!(masked_output(&command, said), shown);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
+use admiral_contract::files::is_wrong_place;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::AzureConfigKey;
 use object_store::gcp::GoogleConfigKey;
@@ -101,26 +102,6 @@ pub(crate) fn of_folder(operation: &str, url: &str, error: &std::io::Error) -> E
     }
     Error::Failed { operation, url, cause: error.to_string() }
 }
-
-/// Returns whether an error of the system follows from the path or its rights, so that a retry cannot help.
-fn is_wrong_place(error: &std::io::Error) -> bool {
-    let of_path = matches!(
-        error.kind(),
-        ErrorKind::AlreadyExists
-            | ErrorKind::InvalidFilename
-            | ErrorKind::InvalidInput
-            | ErrorKind::IsADirectory
-            | ErrorKind::NotADirectory
-            | ErrorKind::NotFound
-            | ErrorKind::PermissionDenied
-            | ErrorKind::ReadOnlyFilesystem
-    );
-    // A loop of links has no stable name in the standard library.
-    of_path || error.raw_os_error() == Some(LOOP)
-}
-
-/// The code of Linux for a loop of links.
-const LOOP: i32 = 40;
 
 /// Returns the error of the system that caused `error`.
 fn io_error(error: &object_store::Error) -> Option<&std::io::Error> {

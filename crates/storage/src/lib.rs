@@ -5,6 +5,10 @@
 //! operation has a timeout and is retried if that may help. The store can abort the multipart uploads that crashed writers
 //! left behind. [`InjectedFaults`] let tests crash the process or cut off the store at any operation.
 
+// The files that its own tests share with those of other packages name this one.
+#[cfg(test)]
+extern crate self as admiral_storage;
+
 mod classify;
 mod connect;
 mod error;
@@ -21,15 +25,17 @@ mod settings;
 mod store;
 #[cfg(test)]
 mod testing;
+mod tls;
 mod upload;
 
 pub use error::Error;
 pub use fault_injection::InjectedFaults;
 pub use hash::hex;
 pub use location::Location;
-pub use operations::MAX_SMALL_FILE;
+pub use operations::{MAX_SMALL_FILE, PROBE};
 pub use options::StoreOptions;
 pub use ranges::Entry;
 pub use settings::CloudSettings;
 pub use store::Store;
+pub use tls::choose_cryptography;
 pub use upload::{ABORT_GRACE, Cancelled, is_abort_overdue, never, upload, upload_stream};

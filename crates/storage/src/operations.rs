@@ -1,5 +1,6 @@
 //! The operations on a store. Each has a timeout and is retried.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -8,9 +9,10 @@ use futures::StreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use sha2::{Digest, Sha256};
 
-use crate::classify::transient;
+use crate::classify::{Lasting, may_refuse_condition, transient};
 use crate::error::{Error, unusable};
 use crate::hash::hex_digest;
+use crate::location::Location;
 use crate::store::Store;
 
 /// The size of one read of a large file, in bytes.
@@ -21,6 +23,9 @@ const READS_IN_FLIGHT: usize = 4;
 /// The largest file that [`Store::get`] reads, in bytes. Manifests and the like are far smaller, and a larger file would
 /// only fill the memory.
 pub const MAX_SMALL_FILE: u64 = 256 << 20;
+
+/// How the names of the files of [`Store::require_new_files`] begin.
+pub const PROBE: &str = "new-file-probe-";
 
 /// The transfer rate below which a read has failed. It makes the timeout of a read depend on its length.
 const MIN_BYTES_PER_SECOND: u64 = 1 << 20;
@@ -69,11 +74,51 @@ impl Store {
     /// refuses the second try, as [`put_new`](Self::put_new) needs. Some S3 servers ignore the condition. The file stays.
     ///
     /// # Errors
-    /// [`Error::Failed`] if the store refuses the first try or does not answer.
+    /// [`Error::Unusable`] if the server does not know the condition, and takes the file without it; [`Error::Failed`] if
+    /// the store refuses the first try or does not answer.
     pub async fn checks_new_files(&self, path: &str) -> Result<bool, Error> {
-        self.put_new(path, b"first".to_vec()).await?;
+        if let Err(error) = self.put_new(path, b"first".to_vec()).await {
+            return match &error {
+                Error::Failed { cause, .. }
+                    if may_refuse_condition(cause) && self.put(path, b"first".to_vec()).await.is_ok() =>
+                {
+                    let reason = format!(
+                        "the server lacks the conditional creation of files, by If-None-Match, without which two runs could \
+                         overwrite each other's files; use a newer version of the server or another one, or a folder \
+                         instead ({cause})"
+                    );
+                    Err(Error::Unusable { operation: "create".into(), url: self.url(path), reason })
+                }
+                _ => Err(error),
+            };
+        }
         let is_written_twice = self.put_new(path, b"second".to_vec()).await?;
         Ok(!is_written_twice && self.get(path).await?.is_some_and(|found| &found[..] == b"first"))
+    }
+
+    /// Checks that a store that is no folder does not create a file that exists, with a file of its own that is deleted again.
+    /// Folders never do.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] if the server overwrites it, or does not know the condition; [`Error::Failed`].
+    pub async fn require_new_files(&self) -> Result<(), Error> {
+        if matches!(self.location(), Some(Location::Folder(_))) {
+            return Ok(());
+        }
+        // Other processes may check at the same time.
+        let path = format!("{PROBE}{:016x}", RandomState::new().build_hasher().finish());
+        let checked = self.checks_new_files(&path).await;
+        let deleted = self.delete(&path).await;
+        if checked? {
+            // Some users may write and not delete. Readers know the name of the file.
+            if let Err(error) = deleted {
+                tracing::warn!("{error}; this small file stays there");
+            }
+            return Ok(());
+        }
+        let reason = "the server ignores If-None-Match and overwrites files, so that two jobs could overwrite each other's \
+                      files; use a newer version of the server or another one, or a folder instead";
+        Err(Error::Unusable { operation: "create new files in".into(), url: self.url(""), reason: reason.into() })
     }
 
     /// Reads a small file. Returns `None` if it does not exist.
@@ -240,7 +285,8 @@ impl Store {
     ) -> Result<Option<T>, Error> {
         match result {
             Ok(value) => Ok(Some(value)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            // A bucket that does not exist is no missing file.
+            Err(error @ object_store::Error::NotFound { .. }) if Lasting::of(&error).is_none() => Ok(None),
             Err(error) => Err(self.failed(operation, path, &error)),
         }
     }
@@ -256,7 +302,6 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::location::Location;
     use crate::options::StoreOptions;
     use crate::testing::clouds::{Azurite, Gcs};
     use crate::testing::s3::S3;
@@ -373,7 +418,8 @@ mod tests {
             assert_eq!(store.files("").await.unwrap().len(), 3);
         });
         let nowhere = with_vars("az://none/x", server.environment());
-        let error = nowhere.wait(nowhere.put("a", b"x".to_vec())).unwrap_err().to_string();
-        assert!(error.starts_with("cannot write az://none/x/a: "), "{error}");
+        let error = nowhere.wait(nowhere.put("a", b"x".to_vec())).unwrap_err();
+        assert!(matches!(&error, Error::Location { url, .. } if url == "az://none/x/a"), "{error:?}");
+        assert!(error.to_string().contains("there is no such bucket"), "{error}");
     }
 }

@@ -7,7 +7,7 @@ use object_store::path::Path;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use crate::classify::{is_lasting_http_error, is_response_timeout, no_answer};
+use crate::classify::{Lasting, is_lasting_http_error, is_response_timeout, no_answer};
 use crate::connect::{Connection, connect, of_folder};
 use crate::error::{Error, chain, reason_of};
 use crate::fault_injection::{FaultyStore, InjectedFaults};
@@ -189,6 +189,9 @@ impl Store {
         if is_lasting_http_error(error) {
             let reason = format!("{}; check the environment variables of the store and of proxies", chain(error));
             return Error::Unusable { operation: operation.to_owned(), url: self.url(path), reason };
+        }
+        if let Some(lasting) = Lasting::of(error) {
+            return lasting.into_error(self.url(path), &chain(error));
         }
         let cause = if is_response_timeout(error) { no_answer(self.options.request_timeout) } else { chain(error) };
         Error::Failed { operation: operation.to_owned(), url: self.url(path), cause }

@@ -13,6 +13,7 @@ use object_store::{MultipartId, Result, RetryConfig};
 use url::Url;
 
 use super::listing::invalid;
+use crate::tls::choose_cryptography;
 
 /// How long a signed request is valid. Longer than any request takes.
 const SIGNATURE_LIFETIME: Duration = Duration::from_secs(300);
@@ -147,6 +148,7 @@ impl Connector {
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> Result<HttpClient> {
+        choose_cryptography();
         let client = ReqwestConnector::default().connect(options)?;
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
         Ok(client)

@@ -54,6 +54,11 @@ impl AzureSettings {
         Self(Variables::from_vars(vars))
     }
 
+    /// Returns whether a variable names a proxy for this store.
+    pub(super) fn has_proxy(&self) -> bool {
+        self.0.has_proxy()
+    }
+
     /// Checks all values, and opens a client of the store at `url` with `open`, which sends no request.
     ///
     /// # Errors
@@ -150,6 +155,8 @@ mod tests {
             ("AZURE_STORAGE_ACCOUNT_NAME", "a b/../c", "name of a storage account"),
             ("AZURE_MSI_ENDPOINT", "host", "not a URL"),
             ("AZURE_USE_AZURE_CLI", "jes", "true nor false"),
+            ("AZURE_TIMEOUT", "abc", "no time"),
+            ("AZURE_CONNECT_TIMEOUT", "-5", "no time"),
             ("AZURE_STORAGE_SAS_TOKEN", "secret\n", "line break"),
         ] {
             let account = [ACCOUNT].into_iter().filter(|(other, _)| *other != name);

@@ -53,6 +53,11 @@ impl GcsSettings {
         Self { variables: Variables::from_vars(vars), home }
     }
 
+    /// Returns whether a variable names a proxy for this store.
+    pub(super) fn has_proxy(&self) -> bool {
+        self.variables.has_proxy()
+    }
+
     /// Checks all values, and opens a client of the store at `url` with `open`, which sends no request.
     ///
     /// # Errors
@@ -126,6 +131,9 @@ mod tests {
         let token = ("GOOGLE_BEARER_TOKEN", "very-secret");
         assert_eq!(check(&[token, ("GOOGLE_PROJECT", "\n")]), Ok(()));
         assert_eq!(check(&[("GOOGLE_SERVICE_ACCOUNT_KEY", "{\n}")]), Ok(()));
+        for time in ["30s", "2 min", "1m 30s", "500ms", "1day", "0"] {
+            assert_eq!(check(&[token, ("GOOGLE_TIMEOUT", time)]), Ok(()), "{time}");
+        }
         assert_eq!(check(&[token, ("GOOGLE_BASE_URL", "http://h:1"), ("GOOGLE_ALLOW_HTTP", "true")]), Ok(()));
         for (name, value, word) in [
             ("GOOGLE_BASE_URL", "localhost:4443", "scheme"),
@@ -133,6 +141,7 @@ mod tests {
             ("GOOGLE_BASE_URL", "https://me:secret@host", "GOOGLE_APPLICATION_CREDENTIALS instead"),
             ("GOOGLE_BASE_URL", "", "empty"),
             ("GOOGLE_SKIP_SIGNATURE", "jes", "true nor false"),
+            ("GOOGLE_TIMEOUT", "abc", "no time"),
             ("GOOGLE_SERVICE_ACCOUNT", "no/such/file", "path of a file"),
             ("GOOGLE_APPLICATION_CREDENTIALS", "key.json\n", "line break"),
         ] {

@@ -2,6 +2,7 @@
 
 mod azure;
 mod gcs;
+mod proxies;
 mod s3;
 mod variables;
 
@@ -10,8 +11,10 @@ use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 
 use crate::error::Error;
+use crate::tls::choose_cryptography;
 use azure::AzureSettings;
 use gcs::GcsSettings;
+use proxies::Proxies;
 use s3::S3Settings;
 use variables::CERTIFICATES;
 
@@ -24,6 +27,7 @@ pub struct CloudSettings {
     s3: S3Settings,
     gcs: GcsSettings,
     azure: AzureSettings,
+    proxies: Proxies,
     /// The variable that names the certificates which the clients trust, if one is set.
     certificates: Option<&'static str>,
 }
@@ -36,6 +40,7 @@ impl CloudSettings {
             s3: S3Settings::from_vars(&vars),
             gcs: GcsSettings::from_vars(&vars),
             azure: AzureSettings::from_vars(&vars),
+            proxies: Proxies::from_vars(&vars),
             certificates: CERTIFICATES.into_iter().find(|name| vars.iter().any(|(known, _)| known == name)),
         }
     }
@@ -51,6 +56,8 @@ impl CloudSettings {
         url: &str,
         open: impl Fn(AmazonS3Builder) -> object_store::Result<T>,
     ) -> Result<T, Error> {
+        self.check_proxies(self.s3.has_proxy())?;
+        choose_cryptography();
         self.s3.open(url, self.certificates, open)
     }
 
@@ -63,6 +70,8 @@ impl CloudSettings {
         url: &str,
         open: impl Fn(GoogleCloudStorageBuilder) -> object_store::Result<T>,
     ) -> Result<T, Error> {
+        self.check_proxies(self.gcs.has_proxy())?;
+        choose_cryptography();
         self.gcs.open(url, self.certificates, open)
     }
 
@@ -75,7 +84,14 @@ impl CloudSettings {
         url: &str,
         open: impl Fn(MicrosoftAzureBuilder) -> object_store::Result<T>,
     ) -> Result<T, Error> {
+        self.check_proxies(self.azure.has_proxy())?;
+        choose_cryptography();
         self.azure.open(url, self.certificates, open)
+    }
+
+    /// Checks the proxies of the environment, unless the store has its own.
+    fn check_proxies(&self, has_own: bool) -> Result<(), Error> {
+        if has_own { Ok(()) } else { self.proxies.check() }
     }
 
     /// Returns the URL of the S3 server, if a variable sets it.

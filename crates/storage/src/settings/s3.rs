@@ -55,6 +55,11 @@ impl S3Settings {
         Self(Variables::from_vars(vars))
     }
 
+    /// Returns whether a variable names a proxy for this store.
+    pub(super) fn has_proxy(&self) -> bool {
+        self.0.has_proxy()
+    }
+
     /// Checks all values, and opens a client of the store at `url` with `open`, which sends no request.
     ///
     /// # Errors

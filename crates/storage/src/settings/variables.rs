@@ -107,6 +107,10 @@ impl<K: Key> Variables<K> {
             if key.is_switch() && switch(value).is_none() {
                 return refuse("is neither true nor false".into());
             }
+            let is_time = ["timeout", "interval"].iter().any(|end| key.as_ref().ends_with(end));
+            if is_time && humantime::parse_duration(value).is_err() {
+                return refuse("is no time, such as 30s or 2 min".into());
+            }
         }
         for Variable { name, value, .. } in self.0.iter().filter(|variable| variable.key.is_endpoint()) {
             let refuse = |reason: String| Err(Error::Variable { variable: name.clone(), reason });
@@ -168,7 +172,7 @@ impl<K: Key> Variables<K> {
     /// Returns a text without the values of the secret variables.
     fn without_secrets(&self, text: String) -> String {
         let secrets = self.0.iter().filter(|variable| is_secret(&variable.name) && !variable.value.is_empty());
-        secrets.fold(text, |text, variable| text.replace(&variable.value, "(secret, not shown)"))
+        secrets.fold(text, |text, variable| without(&text, &variable.value))
     }
 
     /// Checks the URL of a server.
@@ -191,6 +195,11 @@ impl<K: Key> Variables<K> {
         }
     }
 
+    /// Returns whether a variable names a proxy for this store.
+    pub(super) fn has_proxy(&self) -> bool {
+        self.0.iter().any(|variable| variable.key.as_ref().ends_with("proxy_url"))
+    }
+
     /// Returns whether the setting is set.
     pub(super) fn has(&self, key: K) -> bool {
         self.get(key).is_some()
@@ -211,6 +220,28 @@ impl<K: Key> Variables<K> {
         self.0.iter().rfind(|variable| variable.key.is_endpoint()).map(|variable| variable.value.as_str())
     }
 }
+
+/// Returns a text without a secret. One of less than [`MIN_PART`] characters is also a part of usual words, in which it tells
+/// nothing.
+fn without(text: &str, secret: &str) -> String {
+    let is_short = secret.chars().count() < MIN_PART;
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = 0;
+    for (start, _) in text.match_indices(secret) {
+        let end = start + secret.len();
+        let joins = |letter: Option<char>| letter.is_some_and(char::is_alphanumeric);
+        if is_short && (joins(text[..start].chars().next_back()) || joins(text[end..].chars().next())) {
+            continue;
+        }
+        shown += &text[rest..start];
+        shown += "(secret, not shown)";
+        rest = end;
+    }
+    shown + &text[rest..]
+}
+
+/// The least characters of a secret that is not shown within a word either.
+const MIN_PART: usize = 4;
 
 /// Makes the error of a variable.
 pub(super) fn refused(variable: &str, reason: &str) -> Error {
@@ -240,4 +271,15 @@ pub(super) fn is_machine_of(maker: &str) -> bool {
 #[cfg(test)]
 pub(super) fn owned(vars: &[(&str, &str)]) -> Vec<(String, String)> {
     vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_secrets_are_left_out_as_words_only() {
+        assert_eq!(without("the object t is \"t\"", "t"), "the object (secret, not shown) is \"(secret, not shown)\"");
+        assert_eq!(without("xhushx hush", "hush"), "x(secret, not shown)x (secret, not shown)");
+    }
 }
