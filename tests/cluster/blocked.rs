@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::bed::{self, Bed, Launch, incidents, launcher, signal};
 use crate::mpirun::Finished;
-use crate::runs::Place;
+use crate::runs::{Place, wait_until};
+use crate::stage::{STANDSTILL, verdict};
 
 /// Longer than the agents and the launcher wait for each other.
 const SHORT: Duration = Duration::from_secs(10);
@@ -125,6 +126,36 @@ fn survives_a_stopped_launcher(duration: Duration) {
     assert_continues(&launch, before["step"].as_u64().unwrap() + 20);
     assert_undisturbed(launch, &place);
     bed.assert_empty(&["n0", "n1"]);
+}
+
+#[test]
+fn the_image_that_a_disk_does_not_give_is_named() {
+    let _turn = bed::turn();
+    let place = Place::new();
+    let pictures = place.path("pictures");
+    std::fs::create_dir(&pictures).unwrap();
+    for name in ["a_0.png", "b_1.png", "c_2.png"] {
+        let encoder = image::codecs::png::PngEncoder::new(std::fs::File::create(pictures.join(name)).unwrap());
+        image::ImageEncoder::write_image(encoder, &[90; 64], 8, 8, image::ExtendedColorType::L8).unwrap();
+    }
+    let mut command = endless(Command::new(launcher()), &place, &[]);
+    command.args(["--set", "data.source=folder", "--set", "data.classes=file_name", "--set", "data.label_path=null"]);
+    command.arg("--set").arg(format!("data.path={}", pictures.display()));
+    command.args(STANDSTILL);
+    let flag = place.path("frozen");
+    command.env("LD_PRELOAD", place.frozen_disk()).env("FROZEN_PROGRAM", "admiral");
+    command.env("FROZEN_FLAG", &flag).env("FROZEN_FOLDER", &pictures);
+    let launch = Launch::start(&mut command, place.path("run"));
+    launch.wait_for(0, 5);
+    std::fs::write(&flag, "").unwrap();
+    wait_until("the standstill is found", || !incidents(&place.path("run")).is_empty());
+    std::fs::remove_file(&flag).unwrap();
+    let incident = &incidents(&place.path("run"))[0];
+    assert!(verdict(incident).contains(&format!("{}/", pictures.display())), "{incident:#}");
+    launch.wait_for(1, 5);
+    launch.running.signal(libc::SIGTERM);
+    let finished = launch.finish();
+    assert_eq!(finished.code, Some(75), "{}", finished.stderr);
 }
 
 #[test]

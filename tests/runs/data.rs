@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::clouds::{Azurite, Gcs};
 use crate::mpirun::{Finished, run};
 use crate::runs::{PATIENCE, Place, assert_same, errors};
-use crate::s3::{S3, environment};
+use crate::s3::{S3, environment, python};
 
 /// Writes 24 grey pictures of several sizes into folders of 3 classes.
 fn pictures(folder: &Path) {
@@ -183,4 +183,27 @@ fn wrong_options_are_one_message_and_leave_nothing() {
     refused(&["doctor", &path("tiny.yaml"), "--gpu", "k80"], "k80");
     refused(&["doctor", &path("none.yaml")], "none.yaml");
     assert_eq!(std::fs::read(place.path("full/notes.txt")).unwrap(), b"mine");
+}
+
+#[test]
+fn pictures_of_formats_that_are_not_read_are_counted() {
+    let place = Place::new();
+    let folder = place.path("mix");
+    pictures(&folder);
+    std::fs::rename(folder.join("a/000.png"), folder.join("a/000.APNG")).unwrap();
+    for name in ["a/1.bmp", "b/2.TIFF", "c/3.heic", "c/.4.bmp"] {
+        std::fs::write(folder.join(name), b"any").unwrap();
+    }
+    let pack = |program: &str, arguments: &[&str]| {
+        assert!(Command::new(program).args(arguments).current_dir(&folder).status().unwrap().success(), "{program}");
+    };
+    pack("tar", &["--create", "--file", "../mix.tar", "a", "b", "c"]);
+    pack(python().to_str().unwrap(), &["-m", "zipfile", "--create", "../mix.zip", "a", "b", "c"]);
+    for source in ["mix", "mix.tar", "mix.zip"] {
+        let finished = admiral(&["data", "show", place.path(source).to_str().unwrap(), "--all"]);
+        assert_eq!(finished.code, Some(0), "{source}: {}", finished.stderr);
+        assert!(finished.stdout.contains("images      24\n"), "{source}: {}", finished.stdout);
+        let said = "3 images of formats that are not read are left out, the first is ";
+        assert!(finished.stderr.contains(said), "{source}: {}", finished.stderr);
+    }
 }

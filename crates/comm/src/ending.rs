@@ -1,21 +1,11 @@
 //! The end of a rank: its last message and its exit code.
 
 use std::fmt::Display;
-use std::io::Write;
 
-use admiral_contract::secret::masked_text;
-use admiral_contract::{ExitCode, printable};
+use admiral_contract::{ExitCode, print_error};
 
 use crate::collective::Collective;
 use crate::error::CollectiveError;
-
-/// Prints an error message on standard error. Writes the whole line in one call, so that the messages of several ranks do
-/// not mix. Ignores a closed standard error.
-/// Secrets are not shown.
-pub fn print_error(message: &impl Display) {
-    let shown = printable(&masked_text(&message.to_string())).into_owned();
-    let _ = std::io::stderr().write_all(format!("error: {shown}\n").as_bytes());
-}
 
 /// Why a run cannot continue, for its user.
 #[derive(Debug, Clone, PartialEq, Eq)]

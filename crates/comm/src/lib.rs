@@ -21,12 +21,12 @@ mod mpi;
 mod phase_tracker;
 mod single;
 
-pub use admiral_contract::{ExitCode, Phase};
+pub use admiral_contract::{ExitCode, Phase, print_error};
 pub use agree::{agree, any, in_turns};
 pub use bucket_tracker::BucketTracker;
 pub use collective::Collective;
 pub use connect::{MpiLauncher, TaskOfMany, connect, launcher_variables};
-pub use ending::{Ending, Failure, print_error};
+pub use ending::{Ending, Failure};
 pub use error::CollectiveError;
 pub use exchange::Exchange;
 pub use faults::{FaultInjector, FaultsConfig};

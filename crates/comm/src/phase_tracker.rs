@@ -67,6 +67,11 @@ impl PhaseTracker {
         self.ledger.checkpoint(step);
     }
 
+    /// Publishes what the rank waits for in its current phase.
+    pub fn awaits(&self, what: &str) {
+        self.ledger.awaits(what);
+    }
+
     /// Records the start of a step; steps are counted from 1.
     pub fn begin_step(&self, step: u64) {
         self.ledger.begin_step(step);

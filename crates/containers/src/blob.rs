@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use admiral_contract::files::open_to_read;
 use admiral_storage::Store;
 
 use crate::error::Error;
@@ -45,11 +46,8 @@ impl Blob {
     /// If it cannot be looked at, or is none.
     pub(crate) fn local(name: String, path: PathBuf, is_kept_open: bool) -> Result<Self, Error> {
         let shown = path.display().to_string();
-        let meta = retry(|| std::fs::metadata(&path), std::thread::sleep).map_err(|e| Error::of_file(&shown, &e))?;
-        // Opening a pipe would wait for a writer.
-        if !meta.is_file() {
-            return Err(Error::Unreadable { path: shown, reason: "it is no regular file".into() });
-        }
+        let meta = retry(|| open_to_read(&path)?.metadata(), std::thread::sleep);
+        let meta = meta.map_err(|error| Error::of_file(&shown, &error))?;
         let version = format!("{}.{:09}", meta.mtime(), meta.mtime_nsec());
         let home = Home::Local { path, file: OnceLock::new(), is_kept_open };
         Ok(Self { name, length: meta.len(), version, dali_index: None, home })
@@ -84,7 +82,7 @@ impl Blob {
                 let mut fill = || match file.get() {
                     Some(file) => file.read_exact_at(&mut bytes, offset),
                     None => {
-                        let opened = File::open(path)?;
+                        let opened = open_to_read(path)?;
                         opened.read_exact_at(&mut bytes, offset)?;
                         if *is_kept_open {
                             // Another thread may have been faster.
@@ -206,6 +204,6 @@ mod tests {
             assert!(reader.seek(SeekFrom::Current(-4_000_000)).is_err());
         }
         let error = Blob::local("b".into(), folder.path().to_owned(), false).unwrap_err().to_string();
-        assert!(error.contains("no regular file"), "{error}");
+        assert!(error.contains("not a regular file"), "{error}");
     }
 }

@@ -1,11 +1,12 @@
 //! A container of images that is open.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use admiral_contract::files::open_to_read;
 use admiral_storage::{MAX_SMALL_FILE, Store, StoreOptions, hex};
 use sha2::{Digest, Sha256};
 
@@ -90,7 +91,7 @@ impl Container {
                 Root::Store(store) => {
                     let listing = listed(&place, listing)?;
                     let files = Files::Store(Arc::clone(store), listing.stamp());
-                    (tree::of_names(listing.into_names()), files)
+                    (tree::of_names(listing.into_names(), &text), files)
                 }
             };
             if index.num_images() == 0 {
@@ -323,11 +324,12 @@ impl<'a> Keeper<'a> {
 }
 
 fn read_local(path: &Path) -> Option<Index> {
-    let meta = std::fs::metadata(path).ok()?;
-    if !meta.is_file() || meta.len() > MAX_INDEX_BYTES {
+    let mut bytes = Vec::new();
+    open_to_read(path).ok()?.take(MAX_INDEX_BYTES + 1).read_to_end(&mut bytes).ok()?;
+    if bytes.len() as u64 > MAX_INDEX_BYTES {
         return None;
     }
-    Index::from_bytes(&std::fs::read(path).ok()?)
+    Index::from_bytes(&bytes)
 }
 
 /// Writes a file aside and publishes it.

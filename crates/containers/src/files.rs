@@ -1,9 +1,10 @@
 //! Reads files on file systems that may fail for a moment.
 
-use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 use std::time::Duration;
+
+use admiral_contract::files::open_to_read;
 
 use crate::limits::{MAX_IMAGE_BYTES, refusal_of_bytes};
 
@@ -47,16 +48,12 @@ pub fn retry<T>(mut operation: impl FnMut() -> io::Result<T>, mut wait: impl FnM
 /// If it is no regular file, is larger than an image may be, or cannot be read.
 pub(crate) fn read_image(path: &Path) -> Result<Vec<u8>, ReadError> {
     let read = || {
-        // Opening a pipe would wait for a writer.
-        let meta = std::fs::metadata(path)?;
-        if !meta.is_file() {
-            return Err(io::Error::other("it is no regular file, but a folder, a pipe or a device"));
-        }
+        let file = open_to_read(path)?;
         let refuse = |length| refusal_of_bytes(length).map_or(Ok(()), |reason| Err(io::Error::other(reason)));
-        refuse(meta.len())?;
+        refuse(file.metadata()?.len())?;
         let mut bytes = Vec::new();
         // It may grow while it is read.
-        File::open(path)?.take(MAX_IMAGE_BYTES + 1).read_to_end(&mut bytes)?;
+        file.take(MAX_IMAGE_BYTES + 1).read_to_end(&mut bytes)?;
         refuse(bytes.len() as u64)?;
         Ok(bytes)
     };
@@ -108,8 +105,8 @@ mod tests {
             ReadError::Unusable(reason) => reason,
             ReadError::Unavailable(error) => panic!("{error}"),
         };
-        assert!(reason(&pipe).contains("no regular file"));
-        assert!(reason(folder.path()).contains("no regular file"));
+        assert!(reason(&pipe).contains("not a regular file"));
+        assert!(reason(folder.path()).contains("not a regular file"));
         assert!(reason(&folder.path().join("none")).contains("No such file"));
         let link = folder.path().join("link.png");
         std::os::unix::fs::symlink("none", &link).unwrap();
@@ -119,7 +116,7 @@ mod tests {
         assert!(reason(&link).contains("Too many levels of symbolic links"));
         // A file without content on the disk, which would fill the memory.
         let sparse = folder.path().join("sparse.png");
-        File::create(&sparse).unwrap().set_len(1 << 40).unwrap();
+        std::fs::File::create(&sparse).unwrap().set_len(1 << 40).unwrap();
         assert!(reason(&sparse).contains("1099511627776 bytes"));
     }
 }

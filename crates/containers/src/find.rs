@@ -100,7 +100,10 @@ impl Listing {
 pub(crate) fn kind_of(place: &Place) -> Result<(Kind, Option<Listing>), Error> {
     if let Some(pattern) = &place.pattern {
         let is_list = pattern.ends_with(".json");
-        let text = format!("{}: its name tells no kind of container; name it in data.source", place.text);
+        let text = format!(
+            "{}: its name tells no kind of container, as .tar or .zip would; a configuration may name the kind in data.source",
+            place.text
+        );
         let kind = Kind::of_name(pattern).or(is_list.then_some(Kind::Tar));
         return Ok((kind.ok_or_else(|| Error::malformed(text, "no known ending"))?, None));
     }

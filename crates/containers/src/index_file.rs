@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::index::{Encoding, Index, Labels, Shard, Span};
 use crate::kind::Kind;
 
-const FIRST_LINE: &[u8] = b"admiral index 3\n";
+const FIRST_LINE: &[u8] = b"admiral index 4\n";
 const DIGEST_BYTES: usize = 32;
 
 #[derive(Serialize, Deserialize)]

@@ -19,6 +19,7 @@ mod find;
 mod index;
 mod index_file;
 mod kind;
+mod left_out;
 mod limits;
 mod lmdb;
 mod make;

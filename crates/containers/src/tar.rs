@@ -16,6 +16,7 @@ use std::io::{self, Read};
 use crate::blob::{Blob, crc_of};
 use crate::error::Error;
 use crate::index::{Encoding, Found, InFile, Label};
+use crate::left_out::LeftOut;
 use crate::names::{file_name, image_ending, is_hidden, is_image_name, shown, without_dot};
 
 mod labels;
@@ -42,10 +43,8 @@ pub(crate) fn find(blob: &Blob) -> Result<InFile, Error> {
         return Err(failure);
     }
     outcome?;
-    let Samples { path, found, classes, doubt, hidden, .. } = samples;
-    if let Some((num, first)) = hidden {
-        tracing::info!("{path}: {num} hidden images are left out, the first is {}", shown(&first));
-    }
+    let Samples { path, found, classes, doubt, left_out, .. } = samples;
+    left_out.say(&path);
     Ok(InFile { found, class_names: classes.names, num_classes: classes.num, doubt })
 }
 
@@ -56,7 +55,7 @@ fn walk(reader: &mut dyn Read, folder: &[u8], start: u64, samples: &mut Samples)
     while let Some(head) = members.next().map_err(|fault| samples.damaged(fault))? {
         let member = without_dot(&head.name);
         if is_hidden(member) {
-            samples.add_hidden(member);
+            samples.left_out.add(member);
             continue;
         }
         let name = [folder, member].concat();
@@ -69,6 +68,7 @@ fn walk(reader: &mut dyn Read, folder: &[u8], start: u64, samples: &mut Samples)
             }
             // The members of a sample are consecutive, and this one may be of another.
             if head.kind == HeadKind::File {
+                samples.left_out.add(&member.name);
                 samples.begin_group(&member)?;
             }
             continue;
@@ -192,8 +192,7 @@ struct Samples {
     places: Option<HashMap<Vec<u8>, Place>>,
     /// Why the file may lack its last members.
     doubt: Option<String>,
-    /// The number of hidden images, and the name of the first.
-    hidden: Option<(u64, Vec<u8>)>,
+    left_out: LeftOut,
 }
 
 /// The members of a sample.
@@ -217,13 +216,6 @@ impl Samples {
     /// Returns the error of a member.
     fn refused(&self, member: &Member, reason: &str) -> Error {
         Error::malformed(format!("{}, member {} at byte {}", self.path, shown(&member.name), member.offset), reason)
-    }
-
-    /// Counts a hidden member if it looks like an image.
-    fn add_hidden(&mut self, name: &[u8]) {
-        if is_image_name(name) {
-            self.hidden.get_or_insert_with(|| (0, name.to_vec())).0 += 1;
-        }
     }
 
     /// Reads the content of a label, or the checksum of an image.

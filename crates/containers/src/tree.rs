@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use crate::error::Error;
 use crate::files::{may_pass, retry};
 use crate::index::{Index, Shard};
-use crate::names::{is_hidden, is_image_name, shown};
+use crate::left_out::LeftOut;
+use crate::names::{is_hidden, is_image_name};
 
 /// Lists the image files below a local folder. Hidden files and folders, whose names begin with a dot, are left out. What
 /// has the name of an image and is a pipe, a device, or a link that leads nowhere, is listed too: it is a broken image.
@@ -19,17 +20,18 @@ use crate::names::{is_hidden, is_image_name, shown};
 pub(crate) fn list_folder(root: &Path) -> Result<Index, Error> {
     let mut listing = Listing::default();
     listing.add(root)?;
-    if let Some(first) = listing.hidden.first() {
-        let num = listing.hidden.len();
-        tracing::info!("{num} hidden files and folders are left out, the first is {}", shown(first));
-    }
+    listing.left_out.say(&root.display().to_string());
     listing.folders.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(Index::of_tree(listing.folders, listing.paths))
 }
 
-/// Returns the image files among those of a store.
-pub(crate) fn of_names(names: impl Iterator<Item = String>) -> Index {
-    let paths = names.map(String::into_bytes).filter(|path| is_image_name(path) && !is_hidden(path)).collect();
+/// Returns the image files among those of a store at `place`.
+pub(crate) fn of_names(names: impl Iterator<Item = String>, place: &str) -> Index {
+    let is_taken = |path: &Vec<u8>| is_image_name(path) && !is_hidden(path);
+    let (paths, others): (Vec<_>, Vec<_>) = names.map(String::into_bytes).partition(is_taken);
+    let mut left_out = LeftOut::default();
+    others.iter().for_each(|path| left_out.add(path));
+    left_out.say(place);
     Index::of_tree(Vec::new(), paths)
 }
 
@@ -72,7 +74,7 @@ fn unescaped(text: &str) -> Vec<u8> {
 struct Listing {
     /// The image files, relative to the root.
     paths: Vec<Vec<u8>>,
-    hidden: Vec<Vec<u8>>,
+    left_out: LeftOut,
     folders: Vec<Shard>,
     /// The device and number of each folder. A link may lead to a folder that is listed already, or is being listed.
     seen: BTreeSet<(u64, u64)>,
@@ -108,11 +110,14 @@ impl Listing {
                 let is_image = is_image_name(name.as_bytes());
                 // Most files need no further look, which matters for millions of them on a network file system.
                 if kind.is_file() && !is_image {
+                    self.left_out.add(bytes);
                     continue;
                 }
                 if is_hidden(name.as_bytes()) {
-                    if is_image || kind.is_dir() {
-                        self.hidden.push(bytes.to_vec());
+                    if kind.is_dir() {
+                        self.left_out.add_hidden_folder(bytes);
+                    } else {
+                        self.left_out.add(bytes);
                     }
                     continue;
                 }
@@ -122,6 +127,8 @@ impl Listing {
                     links.insert(path);
                 } else if is_image {
                     self.paths.push(bytes.to_vec());
+                } else {
+                    self.left_out.add(bytes);
                 }
             }
         }
@@ -141,6 +148,7 @@ fn leads_to_folder(link: &Path) -> Result<bool, Error> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::names::shown;
 
     fn tree(files: &[&str]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
@@ -161,6 +169,15 @@ mod tests {
     fn images_are_sorted_by_the_bytes_of_their_paths() {
         let root = tree(&["b/1.png", "a/z.JPG", "a-1/x.gif", "a/readme.txt", "c.webp", ".x/1.png", "a/._z.jpg"]);
         assert_eq!(names(root.path()), ["a-1/x.gif", "a/z.JPG", "b/1.png", "c.webp"]);
+    }
+
+    #[test]
+    fn images_of_formats_that_are_not_read_are_counted() {
+        let root = tree(&["b/1.png", "a/2.bmp", "3.TIFF", "4.jfif", ".5.avif", "6.txt"]);
+        assert_eq!(names(root.path()), ["4.jfif", "b/1.png"]);
+        let mut listing = Listing::default();
+        listing.add(root.path()).unwrap();
+        assert_eq!(listing.left_out.num_other(), 2);
     }
 
     #[test]

@@ -1,15 +1,19 @@
 //! The images of a zip file. A file `dataset.json` in it gives the labels, as EDM's tools write it:
 //! `{"labels": [["00000/img00000000.png", 6], ...]}`.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 
+use flate2::CrcReader;
+use flate2::read::DeflateDecoder;
 use serde::Deserialize;
 use zip::{CompressionMethod, ZipArchive};
 
 use crate::blob::{Blob, BlobReader, crc_of};
 use crate::error::Error;
 use crate::index::{Encoding, Found, Label};
+use crate::left_out::LeftOut;
 use crate::names::{is_hidden, is_image_name, shown, without_dot};
 
 /// The longest `dataset.json` that is read, in bytes. That of ImageNet has about 50 MB.
@@ -28,26 +32,27 @@ struct DataSet {
 /// # Errors
 /// If it is no zip file, or has an image in a form that is not supported.
 pub(crate) fn find(blob: &Blob) -> Result<Vec<Found>, Error> {
-    let mut reader = blob.reader();
-    let outcome = find_in(&mut reader, blob);
-    match reader.failure {
+    let reader = RefCell::new(blob.reader());
+    let outcome = find_in(&reader, blob);
+    match reader.into_inner().failure {
         Some(failure) => Err(failure),
         None => outcome,
     }
 }
 
-fn find_in(reader: &mut BlobReader<'_>, blob: &Blob) -> Result<Vec<Found>, Error> {
+fn find_in(reader: &RefCell<BlobReader<'_>>, blob: &Blob) -> Result<Vec<Found>, Error> {
     let path = blob.shown();
     let refuse = |error: zip::result::ZipError| Error::malformed(&*path, format!("it is no whole zip file: {error}"));
-    let mut archive = ZipArchive::new(reader).map_err(refuse)?;
+    let mut archive = ZipArchive::new(Shared(reader)).map_err(refuse)?;
     check_names(blob, archive.central_directory_start(), archive.len() as u64)?;
     let labels = read_labels(&mut archive, &path)?;
     // In the order of their offsets, so that the file is read once.
-    let mut entries = Vec::new();
+    let (mut entries, mut left_out) = (Vec::new(), LeftOut::default());
     for index in 0..archive.len() {
         let entry = archive.by_index_raw(index).map_err(refuse)?;
         let name = without_dot(entry.name_raw());
         if !is_image_name(name) || is_hidden(name) {
+            left_out.add(name);
             continue;
         }
         if entry.is_symlink() {
@@ -58,6 +63,7 @@ fn find_in(reader: &mut BlobReader<'_>, blob: &Blob) -> Result<Vec<Found>, Error
             entries.push((entry.header_start(), index));
         }
     }
+    left_out.say(&path);
     entries.sort_unstable();
     let mut found = Vec::with_capacity(entries.len());
     for (_, index) in entries {
@@ -86,7 +92,20 @@ fn find_in(reader: &mut BlobReader<'_>, blob: &Blob) -> Result<Vec<Found>, Error
                 return Err(wrong(&format!("it is compressed by {other:?}; pack it stored, or compressed by deflate")));
             }
         };
-        let crc = crc_of(&mut entry, length.into()).map_err(|error| wrong(&format!("it cannot be read: {error}")))?;
+        // Before the content, so that a file in a store is read from front to back.
+        match local_name(reader, entry.header_start()) {
+            Ok(local) if without_dot(&local) == name || has_unicode_name(entry.extra_data(), &local) => {}
+            Ok(local) => {
+                let local = shown(&local);
+                return Err(wrong(&format!("its directory leads to the content of {local}; pack it again")));
+            }
+            Err(error) => return Err(wrong(&format!("its header cannot be read: {error}"))),
+        }
+        let sums = checksums(&mut entry, length.into(), encoding);
+        let Checksums { packed: crc, unpacked } =
+            sums.map_err(|error| wrong(&format!("it cannot be read: {error}")))?;
+        // No bytes have the other sum, so a damaged image is broken whenever it is read.
+        let crc = if unpacked == Some(entry.crc32()) { crc } else { !crc };
         let label = match &labels {
             None => None,
             Some(labels) => match labels.get(&name[..]) {
@@ -97,6 +116,79 @@ fn find_in(reader: &mut BlobReader<'_>, blob: &Blob) -> Result<Vec<Found>, Error
         found.push(Found { name, offset, length, crc, encoding, label, is_packed: false });
     }
     Ok(found)
+}
+
+/// Returns whether the extra fields have the Unicode name of a member (0x7075 in section 4.6.9 of the zip specification),
+/// which then replaces `header_name`, the name in the member's own header.
+fn has_unicode_name(extra: Option<&[u8]>, header_name: &[u8]) -> bool {
+    let mut rest = extra.unwrap_or_default();
+    while let [id_low, id_high, length_low, length_high, fields @ ..] = rest {
+        let length = usize::from(u16::from_le_bytes([*length_low, *length_high])).min(fields.len());
+        let (field, after) = fields.split_at(length);
+        // A version, then the checksum of the name that is replaced.
+        if u16::from_le_bytes([*id_low, *id_high]) == 0x7075
+            && field.get(1..5) == Some(&crc32fast::hash(header_name).to_le_bytes()[..])
+        {
+            return true;
+        }
+        rest = after;
+    }
+    false
+}
+
+/// A reader that the archive shares with [`local_name`].
+struct Shared<'a, 'b>(&'a RefCell<BlobReader<'b>>);
+
+impl Read for Shared<'_, '_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.0.borrow_mut().read(out)
+    }
+}
+
+impl Seek for Shared<'_, '_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.0.borrow_mut().seek(to)
+    }
+}
+
+/// Returns the name of a member in the header before its content, which is at `start`. That in the directory may be wrong,
+/// or its offset.
+fn local_name(reader: &RefCell<BlobReader<'_>>, start: u64) -> io::Result<Vec<u8>> {
+    let mut reader = reader.borrow_mut();
+    let position = reader.stream_position()?;
+    reader.seek(SeekFrom::Start(start))?;
+    let mut fixed = [0; 30];
+    reader.read_exact(&mut fixed)?;
+    let mut name = vec![0; usize::from(u16::from_le_bytes([fixed[26], fixed[27]]))];
+    reader.read_exact(&mut name)?;
+    reader.seek(SeekFrom::Start(position))?;
+    Ok(name)
+}
+
+/// The CRC-32 of a member.
+struct Checksums {
+    /// That of the bytes as they are in the file.
+    packed: u32,
+    /// That of the unpacked bytes. `None` if they cannot be unpacked, or have another length than the directory says.
+    unpacked: Option<u32>,
+}
+
+/// Reads a member of `length` bytes.
+///
+/// # Errors
+/// If the file cannot be read.
+fn checksums(member: &mut impl Read, length: u64, encoding: Encoding) -> io::Result<Checksums> {
+    let Encoding::Deflated { length: whole } = encoding else {
+        let packed = crc_of(member, length)?;
+        return Ok(Checksums { packed, unpacked: Some(packed) });
+    };
+    let mut bytes = CrcReader::new(member);
+    // One byte more tells whether there are too many.
+    let mut unpacked = CrcReader::new(DeflateDecoder::new(&mut bytes).take(u64::from(whole) + 1));
+    let end = io::copy(&mut unpacked, &mut io::sink());
+    let unpacked = end.is_ok_and(|count| count == u64::from(whole)).then(|| unpacked.crc().sum());
+    io::copy(&mut bytes, &mut io::sink())?;
+    Ok(Checksums { packed: bytes.crc().sum(), unpacked })
 }
 
 /// Checks whether the names of members differ, and the directory at `start` lists no more than the `num` members that were
@@ -155,10 +247,7 @@ fn directory_names(
 }
 
 /// Returns the labels of `dataset.json` by the names of the images. `None` if there are none.
-fn read_labels(
-    archive: &mut ZipArchive<&mut BlobReader<'_>>,
-    path: &str,
-) -> Result<Option<HashMap<Vec<u8>, u32>>, Error> {
+fn read_labels(archive: &mut ZipArchive<impl Read + Seek>, path: &str) -> Result<Option<HashMap<Vec<u8>, u32>>, Error> {
     let wrong = |reason: String| Error::malformed(format!("{path}, member dataset.json"), reason);
     let Some(index) = archive.index_for_name("dataset.json") else { return Ok(None) };
     let entry = archive.by_index(index).map_err(|error| wrong(error.to_string()))?;
@@ -256,6 +345,54 @@ mod tests {
         writer.add_symlink("b.png", "a.png", SimpleFileOptions::default()).unwrap();
         let text = error(&writer.finish().unwrap().into_inner());
         assert!(text.contains("member b.png") && text.contains("it is a link"), "{text}");
+    }
+
+    /// The offset of a member's entry in the directory.
+    fn entry_of(bytes: &[u8], name: &str) -> usize {
+        let place = bytes.windows(name.len()).rposition(|part| part == name.as_bytes()).unwrap();
+        assert_eq!(&bytes[place - 46..place - 42], b"PK\x01\x02");
+        place - 46
+    }
+
+    #[test]
+    fn a_unicode_name_belongs_to_the_name_in_the_header() {
+        let utf8 = "caf\u{e9}.png".as_bytes();
+        let mut extra = vec![1, 0, 2, 0, 9, 9, 0x75, 0x70, 5 + utf8.len() as u8, 0, 1];
+        extra.extend(crc32fast::hash(b"caf_.png").to_le_bytes());
+        extra.extend(utf8);
+        assert!(has_unicode_name(Some(&extra), b"caf_.png"));
+        assert!(!has_unicode_name(Some(&extra), b"dog.png"));
+        assert!(!has_unicode_name(Some(&extra[..12]), b"caf_.png"));
+        assert!(!has_unicode_name(None, b"caf_.png"));
+    }
+
+    #[test]
+    fn a_member_that_leads_to_another_ones_content_is_refused() {
+        let whole = zip_of(&[("a.png", b"one", STORED), ("b.png", b"two", STORED)]);
+        let [first, second] = ["a.png", "b.png"].map(|name| entry_of(&whole, name));
+        let mut moved = whole.clone();
+        moved.copy_within(first + 42..first + 46, second + 42);
+        let text = find_in(&moved).unwrap_err().to_string();
+        assert!(text.contains("member b.png") && text.contains("the content of a.png"), "{text}");
+    }
+
+    #[test]
+    fn a_member_whose_checksum_is_wrong_has_no_right_bytes() {
+        let content = [7; 300];
+        for method in [STORED, DEFLATED] {
+            let whole = zip_of(&[("a.png", &content, method)]);
+            let is_sound = |bytes: &[u8]| {
+                let Found { offset, length, crc, .. } = find_in(bytes).unwrap().remove(0);
+                crc32fast::hash(&bytes[offset as usize..][..length as usize]) == crc
+            };
+            assert!(is_sound(&whole));
+            let mut wrong_sum = whole.clone();
+            wrong_sum[entry_of(&whole, "a.png") + 16] ^= 1;
+            assert!(!is_sound(&wrong_sum), "{method:?}");
+            let mut damaged = whole.clone();
+            damaged[30 + 5 + 1] ^= 0x10;
+            assert!(!is_sound(&damaged), "{method:?}");
+        }
     }
 
     #[test]

@@ -1,9 +1,6 @@
 //! Decodes image files to the same pixels as Pillow's `open(...).convert("RGB")`.
 
-use std::io::Cursor;
-
 use admiral_containers::Fetched;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
 use super::buffers::Buffers;
 use super::decoding::Decoding;
@@ -11,13 +8,13 @@ use super::gif::decode_gif;
 use super::jpeg::decode_jpeg;
 use super::limits::refusal;
 use super::pixels::Pixels;
-use super::png_repair::repair;
+use super::png::{decode_png, is_png};
 use super::pnm::{decode_pnm, is_pnm};
-use super::webp_header::contradiction;
+use super::webp::{decode_webp, is_webp};
 
-/// Decodes a jpg, a png, a binary ppm or pgm, or the first frame of a gif or webp, exactly. The result has 1 channel if the image is gray,
-/// otherwise 3. The format is detected from the content. Transparency is discarded. Damage to a png that leaves its pixels
-/// whole is ignored.
+/// Decodes a jpg, a png, a binary ppm or pgm, or the first frame of a gif or webp, exactly. The result has 1 channel if the
+/// image is gray, otherwise 3. The format is detected from the content. Transparency is discarded. Damage to a png that leaves
+/// its pixels and their Adler-32 whole is ignored.
 ///
 /// # Errors
 /// If the bytes are not a complete image of one of these formats. The error is the reason.
@@ -72,44 +69,13 @@ fn decode_other(bytes: &[u8]) -> Result<Pixels, String> {
     if bytes.starts_with(b"GIF8") {
         return decode_gif(bytes);
     }
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
-    if reader.format().is_none() {
-        return Err("it is neither jpg, png, gif, webp, ppm nor pgm".into());
+    if is_png(bytes) {
+        return decode_png(bytes);
     }
-    if let Some(reason) = contradiction(bytes) {
-        return Err(reason);
+    if is_webp(bytes) {
+        return decode_webp(bytes);
     }
-    decode_with(reader).or_else(|reason| {
-        // The first reason is about the file as it is.
-        let repaired = repair(bytes).ok_or_else(|| reason.clone())?;
-        let reader = ImageReader::with_format(Cursor::new(&repaired), ImageFormat::Png);
-        decode_with(reader).map_err(|_| reason)
-    })
-}
-
-fn decode_with(reader: ImageReader<Cursor<impl AsRef<[u8]>>>) -> Result<Pixels, String> {
-    let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
-    let (width, height) = decoder.dimensions();
-    if let Some(reason) = refusal(width as usize, height as usize) {
-        return Err(reason);
-    }
-    let image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
-    let (width, height) = (image.width() as usize, image.height() as usize);
-    let high_bytes = |values: &[u16]| values.iter().map(|value| (value >> 8) as u8).collect::<Vec<u8>>();
-    let (channels, bytes) = match image {
-        DynamicImage::ImageLuma8(gray) => (1, gray.into_raw()),
-        DynamicImage::ImageLumaA8(gray) => (1, gray.pixels().map(|pixel| pixel[0]).collect()),
-        // Keep the high byte of 16 bits, as Pillow does for color. For gray, Pillow clips all values above 255 to 255,
-        // which would lose the image.
-        DynamicImage::ImageLuma16(gray) => (1, high_bytes(gray.as_raw())),
-        DynamicImage::ImageLumaA16(gray) => (1, gray.pixels().map(|pixel| (pixel[0] >> 8) as u8).collect()),
-        DynamicImage::ImageRgb16(color) => (3, high_bytes(color.as_raw())),
-        DynamicImage::ImageRgba16(color) => {
-            (3, color.pixels().flat_map(|pixel| [pixel[0], pixel[1], pixel[2]].map(|v| (v >> 8) as u8)).collect())
-        }
-        other => (3, other.into_rgb8().into_raw()),
-    };
-    Ok(Pixels { width, height, channels, bytes })
+    Err("it is neither jpg, png, gif, webp, ppm nor pgm".into())
 }
 
 #[cfg(test)]

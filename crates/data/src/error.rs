@@ -82,6 +82,19 @@ impl DataError {
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::Storage(admiral_storage::Error::Failed { .. }))
     }
+
+    /// Returns the error for images that no configuration names: its message has no fields of one.
+    #[must_use]
+    pub fn without_fields(self) -> Self {
+        match self {
+            Self::Unreadable { path, reason, .. } => Self::Malformed { path, reason },
+            Self::Empty { path, what, .. } => Self::Malformed { path, reason: format!("it holds no {what}") },
+            Self::Broken { path, reason } => {
+                Self::Malformed { path, reason: format!("it cannot be decoded: {reason}; repair or remove it") }
+            }
+            other => other,
+        }
+    }
 }
 
 impl From<admiral_containers::Error> for DataError {
@@ -95,5 +108,27 @@ impl From<admiral_containers::Error> for DataError {
             Error::Malformed { path, reason } => Self::Malformed { path, reason },
             Error::Damaged { path, reason } => Self::Broken { path, reason },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_images_that_an_option_names_have_no_fields() {
+        let (path, reason) = (|| "birds".to_owned(), || "wrong".to_owned());
+        for (error, message) in [
+            (DataError::Unreadable { path: path(), reason: reason(), field: "data.path" }, "birds: wrong"),
+            (DataError::Empty { path: path(), what: "image".into(), field: "data.path" }, "birds: it holds no image"),
+            (
+                DataError::Broken { path: path(), reason: reason() },
+                "birds: it cannot be decoded: wrong; repair or remove it",
+            ),
+        ] {
+            assert_eq!(error.without_fields().to_string(), message);
+        }
+        let passing = DataError::Unavailable { path: path(), reason: reason() };
+        assert!(passing.without_fields().may_pass());
     }
 }

@@ -1,12 +1,10 @@
 //! The format and the size of an image file, from its first bytes.
 
-use std::io::Cursor;
-
-use image::ImageReader;
-
 use super::gif::gif_size;
 use super::jpeg::jpeg_size;
+use super::png::{is_png, png_size};
 use super::pnm::{is_pnm, read_header as read_pnm_header};
+use super::webp::{is_webp, webp_size};
 
 /// The format of an image file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,9 +29,9 @@ impl Format {
     pub fn of(bytes: &[u8]) -> Option<Self> {
         match bytes {
             [0xFF, 0xD8, ..] => Some(Self::Jpeg),
-            [0x89, b'P', b'N', b'G', ..] => Some(Self::Png),
+            _ if is_png(bytes) => Some(Self::Png),
             [b'G', b'I', b'F', b'8', ..] => Some(Self::Gif),
-            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(Self::WebP),
+            _ if is_webp(bytes) => Some(Self::WebP),
             [_, b'5', ..] if is_pnm(bytes) => Some(Self::Pgm),
             _ if is_pnm(bytes) => Some(Self::Ppm),
             _ => None,
@@ -65,15 +63,10 @@ pub fn read_header(bytes: &[u8]) -> Result<(Format, usize, usize), String> {
         Format::Jpeg => jpeg_size(bytes)?,
         Format::Ppm | Format::Pgm => read_pnm_header(bytes).map(|header| (header.width, header.height))?,
         Format::Gif => gif_size(bytes)?,
-        Format::Png | Format::WebP => other_size(bytes)?,
+        Format::Png => png_size(bytes)?,
+        Format::WebP => webp_size(bytes)?,
     };
     Ok((format, width, height))
-}
-
-fn other_size(bytes: &[u8]) -> Result<(usize, usize), String> {
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
-    let (width, height) = reader.into_dimensions().map_err(|error| error.to_string())?;
-    Ok((width as usize, height as usize))
 }
 
 #[cfg(test)]

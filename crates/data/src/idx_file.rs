@@ -1,10 +1,10 @@
 //! Reads IDX files, plain or gzipped. A file consists of a big-endian header and the values.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Chain, Read};
 use std::path::Path;
 
 use admiral_containers::{may_pass, retry};
+use admiral_contract::files::open_to_read;
 use flate2::bufread::GzDecoder;
 
 use super::error::DataError;
@@ -80,16 +80,13 @@ pub(crate) fn read(
         return Err(malformed(format!("it is a folder; `{field}` must name one IDX file")));
     }
     let attempt = || {
-        let meta = std::fs::metadata(path)?;
-        // Opening a pipe would wait for a writer.
-        if !meta.is_file() {
-            return Err(std::io::Error::other("it is no regular file"));
-        }
-        let mut file = BufReader::new(File::open(path)?);
+        let file = open_to_read(path)?;
+        let length = file.metadata()?.len();
+        let mut file = BufReader::new(file);
         let parsed = if file.fill_buf()?.starts_with(&GZIP) {
-            parse(GzipMembers::new(file), Stored::Gzipped(meta.len()), memory, &check)
+            parse(GzipMembers::new(file), Stored::Gzipped(length), memory, &check)
         } else {
-            parse(file, Stored::Plain(meta.len()), memory, &check)
+            parse(file, Stored::Plain(length), memory, &check)
         };
         match parsed {
             Ok(values) => Ok(Ok(values)),

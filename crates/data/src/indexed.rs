@@ -229,7 +229,7 @@ mod tests {
         for (item, name, word) in [
             (8, "link.png", "link to nothing"),
             (9, "loop.png", "Too many levels of symbolic links"),
-            (10, "pipe.png", "no regular file"),
+            (10, "pipe.png", "not a regular file"),
         ] {
             let error = source.load(item).unwrap_err();
             assert!(

@@ -27,6 +27,7 @@ mod open;
 mod overview;
 mod passes;
 mod pixels;
+mod png;
 mod png_repair;
 mod pnm;
 mod resample;
@@ -34,6 +35,7 @@ mod sample;
 mod source;
 #[cfg(test)]
 mod test_source;
+mod webp;
 mod webp_header;
 mod windows;
 

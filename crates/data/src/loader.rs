@@ -44,6 +44,8 @@ pub struct Loader {
     reader: Arc<SampleReader>,
     threads: Vec<JoinHandle<()>>,
     is_cancelled: Box<dyn Fn() -> bool + Send>,
+    /// Takes the name of the image that has been read for the longest time, while a call of `next` waits for long.
+    tell_awaited: Box<dyn Fn(&str) + Send>,
     /// The longest time that a call of `next` waited for its batch.
     longest_wait: Duration,
 }
@@ -53,6 +55,9 @@ const CANCEL_GRACE: Duration = Duration::from_millis(1500);
 
 /// The most that slow batches add to that.
 const MAX_GRACE: Duration = Duration::from_secs(10);
+
+/// How long a call of [`Loader::next`] waits before it tells which image it waits for.
+const TELL_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a call of [`Loader::next`] waits before it logs which image it waits for, and then between two such messages.
 const MESSAGE_EVERY: Duration = Duration::from_secs(30);
@@ -98,6 +103,7 @@ impl Loader {
             reader: Arc::clone(&reader),
             threads: Vec::new(),
             is_cancelled: Box::new(|| false),
+            tell_awaited: Box::new(|_| ()),
             longest_wait: Duration::ZERO,
         };
         for number in 0..num_workers {
@@ -114,6 +120,12 @@ impl Loader {
     /// keep the caller from ending.
     pub fn give_up_when(&mut self, is_cancelled: impl Fn() -> bool + Send + 'static) {
         self.is_cancelled = Box::new(is_cancelled);
+    }
+
+    /// Makes [`next`](Self::next) call `tell` while it waits for more than a second, with the name of the image that has been
+    /// read for the longest time. An empty name tells that no image is read, or that the wait is over.
+    pub fn tell_awaited(&mut self, tell: impl Fn(&str) + Send + 'static) {
+        self.tell_awaited = Box::new(tell);
     }
 
     /// Keeps a batch that is no longer needed, whose memory a next batch uses.
@@ -135,6 +147,7 @@ impl Loader {
         let start = Instant::now();
         let mut cancelled_at = None;
         let mut next_message = MESSAGE_EVERY;
+        let mut awaited = String::new();
         let mut queue = lock(&self.shared.queue);
         loop {
             let number = queue.next_to_return;
@@ -143,6 +156,9 @@ impl Loader {
                 drop(queue);
                 self.shared.changed.notify_all();
                 self.longest_wait = self.longest_wait.max(start.elapsed()).min(MAX_GRACE);
+                if !awaited.is_empty() {
+                    (self.tell_awaited)("");
+                }
                 return batch.map(|batch| Some((batch, start.elapsed())));
             }
             if queue.num_batches.is_some_and(|num| number >= num) {
@@ -161,11 +177,19 @@ impl Loader {
                     return Err(DataError::Cancelled);
                 }
             }
-            if start.elapsed() >= next_message {
-                next_message += MESSAGE_EVERY;
-                let slowest = self.reader.slowest().map(|(name, time)| format!("; {name} since {} s", time.as_secs()));
-                let slowest = slowest.unwrap_or_default();
-                tracing::warn!("waiting for images for {} s{slowest}", start.elapsed().as_secs());
+            if start.elapsed() >= TELL_AFTER {
+                let slowest = self.reader.slowest();
+                let name = slowest.as_ref().map_or("", |(name, _)| name.as_str());
+                if name != awaited {
+                    (self.tell_awaited)(name);
+                    awaited = name.to_owned();
+                }
+                if start.elapsed() >= next_message {
+                    next_message += MESSAGE_EVERY;
+                    let slowest = slowest.map(|(name, time)| format!("; {name} since {} s", time.as_secs()));
+                    let slowest = slowest.unwrap_or_default();
+                    tracing::warn!("waiting for images for {} s{slowest}", start.elapsed().as_secs());
+                }
             }
             // Look again soon: neither a thread that panics nor a cancellation notifies.
             let timeout = Duration::from_millis(100);

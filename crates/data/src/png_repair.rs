@@ -1,4 +1,4 @@
-//! PNG files that are damaged only after their pixels, or in the checksums of their pixels. Pillow opens them.
+//! PNG files that are damaged only after their pixels, or in the CRCs of the chunks of their pixels. Pillow opens them.
 
 use flate2::Crc;
 

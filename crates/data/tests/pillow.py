@@ -170,6 +170,30 @@ for path in (Path(__file__).resolve().parents[3] / "fuzz/seeds/image").iterdir()
 refused = []
 
 
+def damaged_png(name, image, place, *, is_crc_right):
+    """Writes a png whose pixels are stored, not compressed, with one byte of its pixel data changed."""
+    image.save(out / name, compress_level=0)
+    content = bytearray((out / name).read_bytes())
+    start = content.index(b"IDAT")
+    length = int.from_bytes(content[start - 4 : start], "big")
+    content[start + 4 + place % length] ^= 0xFF
+    if is_crc_right:
+        end = start + 4 + length
+        content[end : end + 4] = struct.pack(">I", zlib.crc32(content[start:end]))
+    (out / name).write_bytes(content)
+    try:
+        described(name)
+    except (OSError, SyntaxError, ValueError):
+        refused.append(name)
+
+
+for number in range(4):
+    for is_crc_right in (False, True):
+        # A pixel, and the Adler-32 at the end.
+        for place in (draw.randint(100, 150), -1 - number):
+            damaged_png(f"damaged-{number}-{is_crc_right}-{place}.png", sized("RGB"), place, is_crc_right=is_crc_right)
+
+
 def gif(name, screen, box, *, table=b"", own=b"", blocks=b"", interlaced=False, bits=4, cut=0):
     """Writes a gif that Pillow itself cannot write, of random values of so many bits. Tables have the bytes of colors."""
 

@@ -91,7 +91,7 @@ fn pixels_are_equal_to_those_of_pillow() {
     }
     let read_nevertheless = index.refused.iter().filter(|file| decode(&read(file)).is_ok());
     failures.extend(read_nevertheless.map(|file| format!("{}: Pillow refuses it", file.display())));
-    assert!(index.refused.len() >= 6, "Pillow refused too few files: {:?}", index.refused);
+    assert!(index.refused.len() >= 22, "Pillow refused too few files: {:?}", index.refused);
     assert!(index.resized.len() >= 100 && index.pictures.len() >= 50, "Pillow made too few cases");
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

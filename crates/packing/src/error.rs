@@ -1,6 +1,6 @@
 //! Errors of packing.
 
-use std::io::ErrorKind;
+use admiral_contract::files::is_wrong_place;
 
 /// Why a data set cannot be packed or surveyed. A retry helps only where [`Error::may_pass`] says so.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -80,15 +80,7 @@ impl Error {
     #[must_use]
     pub fn of_file(path: &std::path::Path, error: &std::io::Error) -> Self {
         let (path, reason) = (path.display().to_string(), error.to_string());
-        match error.kind() {
-            ErrorKind::NotFound
-            | ErrorKind::PermissionDenied
-            | ErrorKind::NotADirectory
-            | ErrorKind::IsADirectory
-            | ErrorKind::ReadOnlyFilesystem
-            | ErrorKind::InvalidInput => Self::File { path, reason },
-            _ => Self::Unavailable { path, reason },
-        }
+        if is_wrong_place(error) { Self::File { path, reason } } else { Self::Unavailable { path, reason } }
     }
 }
 

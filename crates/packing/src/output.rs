@@ -1,12 +1,13 @@
 //! The place of the shards: a local folder, or a store.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use admiral_containers::names_a_file;
-use admiral_contract::files::{create_anew, open_regular};
+use admiral_contract::files::{create_anew, open_regular, read_regular};
 use admiral_storage::{Location, Store, StoreOptions, hex, never, upload_stream};
 use admiral_telemetry::write_file;
 use bytes::Bytes;
@@ -137,11 +138,15 @@ impl Output {
         match &self.home {
             Home::Folder { path, .. } => {
                 let path = path.join(STATE);
-                let Ok(meta) = std::fs::metadata(&path) else { return Ok(None) };
-                if !meta.is_file() || meta.len() > MAX_STATE_BYTES {
-                    return Err(refused(&path.display().to_string(), "it is no file of a packing; remove it"));
+                match read_regular(&path, MAX_STATE_BYTES) {
+                    Ok(bytes) => Ok(Some(bytes)),
+                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                    // It is no file of a packing.
+                    Err(error) if error.kind() == ErrorKind::Other => {
+                        Err(refused(&path.display().to_string(), format!("{error}; remove it")))
+                    }
+                    Err(error) => Err(Error::of_file(&path, &error)),
                 }
-                std::fs::read(&path).map(Some).map_err(|error| Error::of_file(&path, &error))
             }
             Home::Store(store) => Ok(store.wait(store.get(STATE))?.map(Into::into)),
         }

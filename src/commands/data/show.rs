@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use admiral_contract::files::check_expanded;
 use admiral_packing::{Error, Range, Survey, contact_sheet, survey};
 use admiral_storage::StoreOptions;
 use admiral_telemetry::write_file;
@@ -56,6 +57,9 @@ pub(super) fn run(options: &ShowOptions, stores: &StoreOptions) -> Result<(), Co
         && !sheet.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png"))
     {
         return Err(refused(format!("--sheet: {} does not end with .png", sheet.display())));
+    }
+    if let Some(sheet) = &options.sheet {
+        check_expanded("--sheet", sheet).map_err(refused)?;
     }
     let threads = all_cores();
     let source = options.source.open(threads, stores)?.source;

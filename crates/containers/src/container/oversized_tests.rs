@@ -16,7 +16,7 @@ fn an_image_of_too_many_bytes_is_damaged_and_not_read() {
     std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
     let text = folder.path().display().to_string();
     let store = Store::open(&admiral_storage::Location::parse(&text).unwrap(), &stores).unwrap();
-    let index = tree::of_names(["a.png".to_owned()].into_iter());
+    let index = tree::of_names(["a.png".to_owned()].into_iter(), &text);
     let in_store = Container { text: text.clone(), index, files: Files::Store(Arc::new(store), [0; 32]) };
     for container in [Container::open(&text, &settings).unwrap(), in_store] {
         let found = reason(&container, 0);

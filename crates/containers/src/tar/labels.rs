@@ -45,10 +45,17 @@ pub(super) fn described_by_cls(content: &[u8]) -> Result<Described, String> {
 /// Returns the label of a text: a number if it is one.
 ///
 /// # Errors
-/// If it is a whole number that no class has. It would become a name although the others are numbers.
+/// If it is a whole number that no class has, or a decimal fraction. It would become a name although the others are numbers.
 pub(crate) fn label(text: &[u8]) -> Result<Label, String> {
     let digits = text.strip_prefix(b"-").or_else(|| text.strip_prefix(b"+")).unwrap_or(text);
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+    let is_number = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    if let Some(dot) = digits.iter().position(|&byte| byte == b'.')
+        && is_number(&digits[..dot])
+        && is_number(&digits[dot + 1..])
+    {
+        return Err(format!("the label {} is no whole number; write that of a class", shown(text)));
+    }
+    if !is_number(digits) {
         return Ok(Label::Name(text.to_vec()));
     }
     let number = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());

@@ -274,10 +274,10 @@ impl<'a> Members<'a> {
 }
 
 impl Extended {
-    /// Adds records of pax, `LENGTH KEY=VALUE\n`. Later ones count more.
+    /// Adds records of pax, `LENGTH NAME=VALUE\n`. Later ones count more.
     fn add_records(&mut self, mut records: &[u8]) -> Result<(), String> {
         while !records.is_empty() {
-            let wrong = || "a header of pax has a record of another form than \"LENGTH KEY=VALUE\"".to_owned();
+            let wrong = || "a header of pax has a record of another form than \"LENGTH NAME=VALUE\"".to_owned();
             let space = records.iter().position(|&byte| byte == b' ').ok_or_else(wrong)?;
             let length = std::str::from_utf8(&records[..space]).ok().and_then(|text| text.parse().ok());
             let (record, others) = length.and_then(|length| records.split_at_checked(length)).ok_or_else(wrong)?;

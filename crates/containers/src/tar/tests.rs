@@ -272,9 +272,16 @@ fn whole_numbers_that_no_class_has_are_refused() {
             assert!(error.contains(&name) && error.contains("no number of a class"), "{error}");
         }
     }
-    for (label, expected) in
-        [("4294967295", Label::Number(u32::MAX)), ("+7", Label::Number(7)), ("-", Label::Name(b"-".into()))]
-    {
+    for label in ["1.0", "-0.5"] {
+        let error = error_of(&tar_of(&[("a.png", b"x"), ("a.cls", label.as_bytes())]));
+        assert!(error.contains("a.cls") && error.contains("no whole number"), "{error}");
+    }
+    for (label, expected) in [
+        ("1.0.2", Label::Name(b"1.0.2".into())),
+        ("4294967295", Label::Number(u32::MAX)),
+        ("+7", Label::Number(7)),
+        ("-", Label::Name(b"-".into())),
+    ] {
         let found = find_in(&tar_of(&[("a.png", b"x"), ("a.cls", label.as_bytes())])).unwrap();
         assert_eq!(found[0].label, Some(expected));
     }
