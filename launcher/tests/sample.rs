@@ -192,6 +192,20 @@ fn a_dry_run_shows_the_command_of_the_ranks() {
     assert!(!job.path("images-launch").exists());
 }
 
+#[test]
+fn a_mistyped_webhook_is_refused_and_nothing_is_written() {
+    let job = Job::new("none");
+    for options in
+        [["--no-preflight", "--notify", "ftp://example.org/hush"], ["--dry-run", "--notify", "ntfy://hush/x"]]
+    {
+        let output = job.run(&options);
+        let told = said(&output);
+        assert_eq!(output.status.code(), Some(64), "{told}");
+        assert!(told.contains("begins with https:// or http://") && !told.contains("hush"), "{told}");
+        assert!(!job.path("images-launch").exists() && job.images() == 0, "{told}");
+    }
+}
+
 /// The program that the launcher starts instead of `admiral`.
 #[test]
 #[ignore = "it is no test; the launcher starts it"]

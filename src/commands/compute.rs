@@ -49,14 +49,6 @@ impl DeviceOptions {
 }
 
 impl ComputeOptions {
-    /// Returns the context in which the networks run. `trained` is the configuration of the checkpoint. Every rank calls it.
-    ///
-    /// # Errors
-    /// When this rank has no such device.
-    pub(super) fn open_context<'a>(&self, rank: RankContext<'a>, trained: &RunConfig) -> Result<RunContext<'a>, Error> {
-        self.device.open_context(rank, trained)
-    }
-
     /// Returns the precision in which the networks compute: that of the options, else on GPUs that of training.
     pub(super) fn precision(&self, trained: &RunConfig, context: &RunContext<'_>) -> PrecisionMode {
         let default = if context.device.is_cuda() { trained.precision.mode } else { PrecisionMode::Fp32 };

@@ -15,7 +15,7 @@ use super::given_images::open_images;
 use super::model_options::{
     LabelOptions, ModelOnImages, ModelOptions, Progress, bytes_of, check_has_steps, check_out, labels_of,
 };
-use super::sample::{check_same, load, weights};
+use super::sample::weights;
 
 /// The options of `admiral encode`.
 #[derive(Debug, Clone, Args)]
@@ -52,10 +52,8 @@ pub(super) fn run(options: &EncodeOptions, rank: RankContext<'_>) -> Result<Exit
     let classes: Option<Vec<i64>> = labels.range().map(|_| (0..num).filter_map(|image| labels.of(image)).collect());
     let identity = json!(model.identity());
     let encoding = Encoding::new(identity, &options.respacing, options.all_steps, described);
-    agree(collective, check_same(&json!([encoding, classes, num, batch_size]), collective), code)?;
-    let context = agree(collective, options.model.compute.open_context(rank, &model.config), code)?;
-    let precision = options.model.compute.precision(&model.config, &context);
-    let model = load(model, precision.kind(), &context)?;
+    let same = json!([encoding, classes, num, batch_size]);
+    let (model, _, context) = options.model.load(model, &same, rank)?;
     let network = &model.config.model;
     let (channels, size) = (network.image_channels as usize, network.image_size as usize);
 
@@ -102,13 +100,13 @@ pub(super) fn run(options: &EncodeOptions, rank: RankContext<'_>) -> Result<Exit
 }
 
 fn open(options: &EncodeOptions, rank: RankContext<'_>) -> Result<ModelOnImages, Error> {
-    check_out(&options.out, "safetensors")?;
+    check_out("--out", &options.out, "safetensors", rank)?;
     let stores = rank.environment.store_options();
     let model = options.model.open("admiral encode", &stores)?;
     let network = &model.config.model;
     let images = open_images("--images", &options.images, network.image_size, network.image_channels, &stores)?;
-    let opened =
-        options.model.on_images(model, &options.respacing, ("--images", images), options.num, &options.labels)?;
+    let labels = (&options.labels, network.num_classes);
+    let opened = options.model.on_images(model, &options.respacing, ("--images", images), options.num, labels)?;
     check_has_steps(&opened.diffusion)?;
     Ok(opened)
 }

@@ -1,14 +1,16 @@
-//! Images that a command is given: a folder of pictures, an npz file, or the output of a sampling job.
+//! Images that a command is given: a folder of pictures, an npz file, or the output of a sampling job, each also in a bucket.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use admiral_data::{ClassSource, DataConfig, ImageSource, SourceKind};
-use admiral_samples::Images;
+use admiral_data::{ClassSource, DataConfig, DataError, ImageSource, SourceKind};
+use admiral_samples::{Images, names_npz};
 use admiral_storage::{StoreOptions, hex};
 use serde_json::{Value, json};
 
 use crate::sample::{Error, GivenImages};
+
+use super::text::counted;
 
 /// Images that a command is given.
 #[derive(Debug)]
@@ -32,10 +34,32 @@ pub(super) fn open_images(
     channels: i64,
     stores: &StoreOptions,
 ) -> Result<OpenedImages, Error> {
-    if has_samples(location) {
-        open_samples(option, location, size, channels, stores)
-    } else {
-        open_pictures(location, size, channels, stores)
+    if location.is_empty() {
+        return Err(Error::Refused(format!("{option}: is empty; name the images")));
+    }
+    let pictures = || open_pictures(location, size, channels, stores);
+    if names_npz(location) || Path::new(location).join("job.json").exists() {
+        return open_samples(option, location, size, channels, stores);
+    }
+    if !location.contains("://") {
+        return pictures().map_err(|error| of_pictures(option, error));
+    }
+    match open_samples(option, location, size, channels, stores) {
+        Err(Error::Output(no_job @ admiral_samples::Error::NotFound { .. })) => {
+            pictures().map_err(|error| match error {
+                DataError::Empty { .. } => Error::Refused(format!("{option}: {no_job}, and no picture")),
+                error => of_pictures(option, error),
+            })
+        }
+        opened => opened,
+    }
+}
+
+/// Returns the error of pictures that `option` names.
+fn of_pictures(option: &str, error: DataError) -> Error {
+    match error.without_fields() {
+        error if error.may_pass() => error.into(),
+        error => Error::Refused(format!("{option}: {error}")),
     }
 }
 
@@ -45,14 +69,6 @@ pub(super) fn of_source(source: Arc<dyn ImageSource>, size: i64, channels: i64) 
     let classes = (0..source.num_images()).map(|image| source.class(image)).collect();
     let images = GivenImages::Pictures { source, size, channels };
     OpenedImages { images, classes, described: json!({"pictures": digest}) }
-}
-
-/// Returns whether a location has samples: an npz file, or the output of a job. All others are folders of pictures.
-fn has_samples(location: &str) -> bool {
-    let path = Path::new(location);
-    location.contains("://")
-        || path.extension().is_some_and(|end| end.eq_ignore_ascii_case("npz"))
-        || path.join("job.json").exists()
 }
 
 fn open_samples(
@@ -66,8 +82,10 @@ fn open_samples(
     let [height, width, depth] = images.shape();
     if [height as i64, width as i64, depth as i64] != [size, size, channels] {
         return Err(Error::Refused(format!(
-            "{option}: the images of {location} have {height} x {width} pixels and {depth} channels; this model takes \
-             {size} x {size} pixels and {channels} channels"
+            "{option}: the images of {location} have {height} x {width} pixels and {}; this model takes {size} x \
+             {size} pixels and {}",
+            counted(depth as u64, "channel"),
+            counted(channels as u64, "channel")
         )));
     }
     if images.num() == 0 {
@@ -82,7 +100,7 @@ fn open_samples(
     Ok(OpenedImages { images: GivenImages::Samples { images: Box::new(images), size, channels }, classes, described })
 }
 
-fn open_pictures(folder: &str, size: i64, channels: i64, stores: &StoreOptions) -> Result<OpenedImages, Error> {
+fn open_pictures(folder: &str, size: i64, channels: i64, stores: &StoreOptions) -> Result<OpenedImages, DataError> {
     // A folder may lack some of the classes of training, so that its folders would be numbered differently.
     let classes = ClassSource::None;
     let data = DataConfig { source: SourceKind::Folder, path: folder.to_owned(), classes, ..DataConfig::default() };

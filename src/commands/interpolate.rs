@@ -6,16 +6,18 @@ use std::path::PathBuf;
 use admiral_comm::{Ending, ExitCode, agree};
 use admiral_telemetry::{Grid, write_file};
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::context::RankContext;
-use crate::diffusion::{GaussianDiffusion, Sampler, SolverOptions, SolverPlan};
+use crate::diffusion::{Sampler, SolverOptions, SolverPlan};
 use crate::run_config::SamplingConfig;
-use crate::sample::{Error, GivenImages, Interpolation, Inversion, Labels, OpenedModel, gather_agreed, pixels_of};
+use crate::sample::{Error, Interpolation, Inversion, OpenedModel, gather_agreed, pixels_of};
 
-use super::given_images::{OpenedImages, open_images};
-use super::model_options::{LabelOptions, ModelOptions, Progress, check_has_steps, check_out, labels_of, respaced};
-use super::sample::{GuidanceKind, check_same, check_scale, load, open_classifier, weights};
+use super::given_images::open_images;
+use super::model_options::{
+    LabelOptions, ModelOnImages, ModelOptions, Progress, check_has_steps, check_out, labels_of,
+};
+use super::sample::{GuidanceKind, check_scale, load, open_classifier, weights};
 
 /// The pixels between two images of the strip.
 const PADDING: usize = 2;
@@ -57,17 +59,11 @@ pub struct InterpolateOptions {
     labels: LabelOptions,
 }
 
-/// A model and the pairs of images between which it draws, before the weights are read.
+/// A model on pairs of images between which it draws, before the weights are read.
 struct OpenedPairs {
-    model: OpenedModel,
+    on_images: ModelOnImages,
     classifier: Option<(OpenedModel, f64)>,
-    diffusion: GaussianDiffusion,
     solver: SolverPlan,
-    images: GivenImages,
-    labels: Labels,
-    described: Value,
-    pairs: u64,
-    batch_size: u64,
 }
 
 /// Draws and writes the strip. Every rank calls it.
@@ -77,16 +73,15 @@ struct OpenedPairs {
 pub(super) fn run(options: &InterpolateOptions, rank: RankContext<'_>) -> Result<ExitCode, Ending> {
     let (collective, code) = (rank.collective, Error::exit_code);
     let opened = agree(collective, open(options, rank), code)?;
-    let OpenedPairs { model, classifier, diffusion, solver, mut images, labels, described, pairs, batch_size } = opened;
+    let OpenedPairs { on_images, classifier, solver } = opened;
+    let ModelOnImages { model, diffusion, mut images, labels, described, num, batch_size } = on_images;
+    let pairs = num / 2;
     let guide = classifier.as_ref().map(|(classifier, scale)| json!([classifier.identity(), scale]));
-    let classes: Vec<i64> = (0..2 * pairs).filter_map(|image| labels.of(image)).collect();
+    let classes: Vec<i64> = (0..num).filter_map(|image| labels.of(image)).collect();
     let same = json!([model.identity(), guide, described, classes, pairs, batch_size]);
-    agree(collective, check_same(&same, collective), code)?;
-    let context = agree(collective, options.model.compute.open_context(rank, &model.config), code)?;
-    let kind = options.model.compute.precision(&model.config, &context).kind();
-    let model = load(model, kind, &context)?;
+    let (model, torso, context) = options.model.load(model, &same, rank)?;
     let classifier = match classifier {
-        Some((classifier, scale)) => Some((load(classifier, kind, &context)?, scale)),
+        Some((classifier, scale)) => Some((load(classifier, torso, &context)?, scale)),
         None => None,
     };
     let network = &model.config.model;
@@ -142,19 +137,9 @@ pub(super) fn run(options: &InterpolateOptions, rank: RankContext<'_>) -> Result
 }
 
 fn open(options: &InterpolateOptions, rank: RankContext<'_>) -> Result<OpenedPairs, Error> {
-    check_out(&options.out, "png")?;
+    check_out("--out", &options.out, "png", rank)?;
     let stores = rank.environment.store_options();
     let model = options.model.open("admiral interpolate", &stores)?;
-    let diffusion = respaced(&model.config, &options.respacing)?;
-    check_has_steps(&diffusion)?;
-    let solver_options = SolverOptions {
-        timestep_respacing: options.respacing.clone(),
-        eta: 0.0,
-        clip_denoised: true,
-        ..SolverOptions::default()
-    };
-    let solver = SolverPlan::new(Sampler::DDIM, &solver_options, &model.config.diffusion)
-        .map_err(|error| Error::Refused(format!("sampling.{}: {error}", error.field())))?;
     let classifier = match (&options.guidance, options.scale) {
         (None, _) => None,
         (Some(GuidanceKind::Classifier(location)), Some(scale)) => {
@@ -167,15 +152,14 @@ fn open(options: &InterpolateOptions, rank: RankContext<'_>) -> Result<OpenedPai
         }
     };
     let network = &model.config.model;
-    let OpenedImages { images, classes, described } =
-        open_images("--images", &options.images, network.image_size, network.image_channels, &stores)?;
-    let there = images.count() / 2;
+    let given = open_images("--images", &options.images, network.image_size, network.image_channels, &stores)?;
+    let there = given.images.count() / 2;
     let pairs = options.pairs.unwrap_or(PAIRS.min(there).max(1));
     if pairs > there {
         return Err(Error::Refused(format!(
             "--pairs: {pairs} pairs are {} images, but --images has {}",
             2 * pairs,
-            images.count()
+            given.images.count()
         )));
     }
     let shape = SamplingConfig { samples_per_class: options.columns, ..SamplingConfig::default() };
@@ -183,7 +167,16 @@ fn open(options: &InterpolateOptions, rank: RankContext<'_>) -> Result<OpenedPai
         return Err(Error::Refused(format!("--columns: {pairs} rows of {} images are too large", options.columns)));
     }
     let of_classifier = classifier.as_ref().and_then(|(classifier, _)| classifier.config.model.num_classes);
-    let labels = options.labels.labels(network.num_classes.or(of_classifier), 2 * pairs, classes, "--images")?;
-    let batch_size = options.model.batch_size(&model.config);
-    Ok(OpenedPairs { model, classifier, diffusion, solver, images, labels, described, pairs, batch_size })
+    let labels = (&options.labels, network.num_classes.or(of_classifier));
+    let on_images = options.model.on_images(model, &options.respacing, ("--images", given), Some(2 * pairs), labels)?;
+    check_has_steps(&on_images.diffusion)?;
+    let solver_options = SolverOptions {
+        timestep_respacing: options.respacing.clone(),
+        eta: 0.0,
+        clip_denoised: true,
+        ..SolverOptions::default()
+    };
+    let solver = SolverPlan::new(Sampler::DDIM, &solver_options, &on_images.model.config.diffusion)
+        .map_err(|error| Error::Refused(format!("sampling.{}: {error}", error.field())))?;
+    Ok(OpenedPairs { on_images, classifier, solver })
 }

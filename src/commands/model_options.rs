@@ -3,23 +3,24 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use admiral_contract::files::needs_shell;
+use admiral_comm::{Ending, agree};
+use admiral_contract::files::check_expanded;
 use admiral_npz::Npz;
 use admiral_storage::StoreOptions;
-use admiral_telemetry::{Metric, MetricSink, ProgressLine};
+use admiral_telemetry::{Metric, MetricSink, ProgressLine, check_write};
 use clap::Args;
 use serde_json::Value;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-use crate::context::RunContext;
+use crate::context::{RankContext, RunContext};
 use crate::diffusion::{DiffusionConfig, GaussianDiffusion};
 use crate::model::Task;
 use crate::run_config::RunConfig;
-use crate::sample::{Error, GivenImages, Labels, OpenedModel};
+use crate::sample::{Error, GivenImages, Labels, LoadedModel, OpenedModel};
 
 use super::compute::ComputeOptions;
 use super::given_images::OpenedImages;
-use super::sample::{check_range, table};
+use super::sample::{check_range, check_same, load_forward, table};
 
 /// The largest number of images computed together.
 const MAX_BATCH: u64 = 65_536;
@@ -41,7 +42,7 @@ pub(super) struct ModelOptions {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=MAX_BATCH))]
     batch_size: Option<u64>,
     #[command(flatten)]
-    pub(super) compute: ComputeOptions,
+    compute: ComputeOptions,
 }
 
 impl ModelOptions {
@@ -55,8 +56,27 @@ impl ModelOptions {
         Ok(model)
     }
 
+    /// Reads the weights of the model, after a check that all ranks have the `same` request. Every rank calls it. Returns the
+    /// model, the type of its torso, and what it runs with.
+    ///
+    /// # Errors
+    /// When ranks have different requests, this rank has no such device, or the weights cannot be read.
+    pub(super) fn load<'a>(
+        &self,
+        model: OpenedModel,
+        same: &Value,
+        rank: RankContext<'a>,
+    ) -> Result<(LoadedModel, Kind, RunContext<'a>), Ending> {
+        let (collective, code) = (rank.collective, Error::exit_code);
+        agree(collective, check_same(same, collective), code)?;
+        let context = agree(collective, self.compute.device.open_context(rank, &model.config), code)?;
+        context.log_kernels();
+        let torso = self.compute.precision(&model.config, &context).kind();
+        Ok((load_forward(model, torso, &context)?, torso, context))
+    }
+
     /// Returns the number of images that are computed together.
-    pub(super) fn batch_size(&self, trained: &RunConfig) -> u64 {
+    fn batch_size(&self, trained: &RunConfig) -> u64 {
         self.batch_size.unwrap_or(trained.sampling.batch_size).max(1)
     }
 }
@@ -75,8 +95,8 @@ pub(super) struct ModelOnImages {
 }
 
 impl ModelOptions {
-    /// Returns the model with the first `num` images, or all of them, on the timesteps that `respacing` keeps. Messages name
-    /// the images by `option`.
+    /// Returns the model with the first `num` images, or all of them, on the timesteps that `respacing` keeps. The classes of
+    /// the images are chosen from `num_classes`, if it is not `None`. Messages name the images by `option`.
     ///
     /// # Errors
     /// When there are fewer images, the classes do not fit the model, or `respacing` cannot be read.
@@ -86,12 +106,12 @@ impl ModelOptions {
         respacing: &str,
         (option, given): (&str, OpenedImages),
         num: Option<u64>,
-        labels: &LabelOptions,
+        (labels, num_classes): (&LabelOptions, Option<i64>),
     ) -> Result<ModelOnImages, Error> {
         let diffusion = respaced(&model.config, respacing)?;
         let OpenedImages { images, classes, described } = given;
         let num = number(num, images.count(), option)?;
-        let labels = labels.labels(model.config.model.num_classes, num, classes, option)?;
+        let labels = labels.labels(num_classes, num, classes, option)?;
         let batch_size = self.batch_size(&model.config);
         Ok(ModelOnImages { model, diffusion, images, labels, described, num, batch_size })
     }
@@ -114,7 +134,7 @@ impl LabelOptions {
     ///
     /// # Errors
     /// When the model needs classes and there are none, does not take any, or has fewer.
-    pub(super) fn labels(
+    fn labels(
         &self,
         num_classes: Option<i64>,
         num: u64,
@@ -161,7 +181,7 @@ fn number(asked: Option<u64>, there: u64, option: &str) -> Result<u64, Error> {
 ///
 /// # Errors
 /// When the text is no respacing, or does not fit the process.
-pub(super) fn respaced(trained: &RunConfig, respacing: &str) -> Result<GaussianDiffusion, Error> {
+fn respaced(trained: &RunConfig, respacing: &str) -> Result<GaussianDiffusion, Error> {
     let config = DiffusionConfig { timestep_respacing: respacing.to_owned(), ..trained.diffusion.clone() };
     GaussianDiffusion::new(&config).map_err(|error| Error::Refused(format!("--respacing: {error}")))
 }
@@ -177,22 +197,24 @@ pub(super) fn check_has_steps(diffusion: &GaussianDiffusion) -> Result<(), Error
     }
 }
 
-/// Checks that the name of a file to write ends with `.extension` and that the file can be written there.
+/// Checks that the file that `option` names ends with `.extension`, and on rank 0 that it can be created there. Leaves nothing
+/// behind.
 ///
 /// # Errors
-/// When it has another ending, or is a folder.
-pub(super) fn check_out(path: &Path, extension: &str) -> Result<(), Error> {
+/// When it has another ending, is a folder, or cannot be created.
+pub(super) fn check_out(option: &str, path: &Path, extension: &str, rank: RankContext<'_>) -> Result<(), Error> {
     let shown = path.display();
-    if needs_shell(&shown.to_string()) {
-        return refuse(format!("--out: {shown} is not expanded here; write the whole path"));
-    }
+    check_expanded(option, path).map_err(Error::Refused)?;
     if !path.extension().is_some_and(|end| end.eq_ignore_ascii_case(extension)) {
-        return refuse(format!("--out: {shown} does not end with .{extension}"));
+        return refuse(format!("{option}: {shown} does not end with .{extension}"));
     }
     if path.is_dir() {
-        return refuse(format!("--out: {shown} is a folder; name a file"));
+        return refuse(format!("{option}: {shown} is a folder; name a file"));
     }
-    Ok(())
+    if rank.collective.rank() != 0 {
+        return Ok(());
+    }
+    check_write(path).map_err(|source| Error::File { path: shown.to_string(), source })
 }
 
 /// Returns the classes of a batch as a tensor, `[batch]`, int64, or `None` if images have no class.

@@ -16,7 +16,7 @@ use crate::sample::{Error, Likelihood, gather_agreed};
 
 use super::given_images::{OpenedImages, of_source, open_images};
 use super::model_options::{LabelOptions, ModelOnImages, ModelOptions, Progress, bytes_of, check_out, labels_of};
-use super::sample::{check_same, load, weights};
+use super::sample::weights;
 
 /// The options of `admiral nll`.
 #[derive(Debug, Clone, Args)]
@@ -107,10 +107,7 @@ pub(super) fn run(options: &NllOptions, rank: RankContext<'_>) -> Result<ExitCod
     let ModelOnImages { model, diffusion, mut images, labels, described, num, batch_size } = opened;
     let classes: Vec<i64> = (0..num).filter_map(|image| labels.of(image)).collect();
     let same = json!([model.identity(), described, classes, num, batch_size]);
-    agree(collective, check_same(&same, collective), code)?;
-    let context = agree(collective, options.model.compute.open_context(rank, &model.config), code)?;
-    let precision = options.model.compute.precision(&model.config, &context);
-    let model = load(model, precision.kind(), &context)?;
+    let (model, _, context) = options.model.load(model, &same, rank)?;
     let likelihood = Likelihood {
         model: weights(&model),
         kernels: &context.kernels,
@@ -157,11 +154,12 @@ pub(super) fn run(options: &NllOptions, rank: RankContext<'_>) -> Result<ExitCod
 }
 
 fn open(options: &NllOptions, rank: RankContext<'_>) -> Result<ModelOnImages, Error> {
-    check_out(&options.out, "npz")?;
+    check_out("--out", &options.out, "npz", rank)?;
     let stores = rank.environment.store_options();
     let model = options.model.open("admiral nll", &stores)?;
     let images = open_data(&options.data, &model.config, &stores)?;
-    options.model.on_images(model, &options.respacing, ("--data", images), options.num, &options.labels)
+    let labels = (&options.labels, model.config.model.num_classes);
+    options.model.on_images(model, &options.respacing, ("--data", images), options.num, labels)
 }
 
 /// Opens the images that are evaluated.

@@ -12,6 +12,11 @@ pub(super) fn size(bytes: u64) -> String {
     format!("{value:.1} PB")
 }
 
+/// Returns a number with its unit: `1 channel`, `3 channels`.
+pub(super) fn counted(number: u64, unit: &str) -> String {
+    format!("{number} {unit}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Returns an argument as a shell reads it back: in quotes, if a character needs them.
 pub(super) fn shell(argument: &str) -> String {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "@%+=:,./_-".contains(letter);
@@ -30,6 +35,11 @@ mod tests {
     fn sizes_have_a_unit_and_at_most_three_digits_before_the_point() {
         let bytes = [0, 999, 1000, 999_949, 999_950, 4_700_000_000, u64::MAX];
         assert_eq!(bytes.map(size), ["0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "4.7 GB", "18446.7 PB"]);
+    }
+
+    #[test]
+    fn units_have_a_plural() {
+        assert_eq!([0, 1, 3].map(|number| counted(number, "rank")), ["0 ranks", "1 rank", "3 ranks"]);
     }
 
     #[test]

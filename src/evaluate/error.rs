@@ -1,6 +1,7 @@
 //! The errors of evaluation, with their exit codes.
 
 use admiral_comm::{CollectiveError, ExitCode};
+use admiral_contract::files::is_wrong_place;
 
 use crate::context::ContextError;
 use crate::ops;
@@ -41,19 +42,15 @@ impl From<ContextError> for Error {
     }
 }
 
-/// Whether an error of a file system may be gone at the next start.
-fn may_pass(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind;
-    !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::IsADirectory)
-}
-
 impl Error {
     /// Returns the exit code of the process.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
             // The file system may be back at the next start.
-            Self::Inception(admiral_inception::Error::File { source, .. }) if may_pass(source) => ExitCode::Store,
+            Self::Inception(admiral_inception::Error::File { source, .. }) if !is_wrong_place(source) => {
+                ExitCode::Store
+            }
             Self::Refused(_) | Self::Inception(_) => ExitCode::Config,
             Self::Sample(error) => error.exit_code(),
             Self::Evaluation(error) => error.exit_code(),

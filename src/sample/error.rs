@@ -2,6 +2,7 @@
 
 use admiral_checkpoint::Error as CheckpointError;
 use admiral_comm::{CollectiveError, ExitCode};
+use admiral_contract::files::is_wrong_place;
 use admiral_data::DataError;
 
 use crate::context::ContextError;
@@ -66,8 +67,9 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            // The file system may be back at the next start.
+            // The file system may be back, or have space, at the next start.
             Self::Data(error) if error.may_pass() => ExitCode::Store,
+            Self::File { source, .. } if !is_wrong_place(source) => ExitCode::Store,
             Self::Data(DataError::Cancelled) => ExitCode::Preempted,
             Self::Refused(_) | Self::Data(_) | Self::Model(_) | Self::File { .. } => ExitCode::Config,
             Self::Checkpoint(error) => error.exit_code(),

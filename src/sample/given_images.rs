@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use admiral_data::{Buffers, Draws, ImageSource, SampleReader, SampleSpec, load_square};
+use admiral_data::{Buffers, DataError, Draws, ImageSource, SampleReader, SampleSpec, load_square};
 use admiral_samples::Images;
 use tch::Tensor;
 
@@ -63,7 +63,8 @@ impl GivenImages {
                 let mut values: Vec<f32> = Vec::new();
                 let draws = Draws { crop: None, flip: false };
                 for image in images {
-                    let picture = load_square(&**source, image % count, *size as usize, *channels as usize, &draws)?;
+                    let picture = load_square(&**source, image % count, *size as usize, *channels as usize, &draws)
+                        .map_err(DataError::without_fields)?;
                     picture.append_planes(&mut values);
                 }
                 Ok(Tensor::from_slice(&values).view([-1, *channels, *size, *size]))

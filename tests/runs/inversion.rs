@@ -210,7 +210,10 @@ np.savez(sys.argv[5], images, np.arange(10))",
     let cases: Vec<(&str, &str, Vec<&str>, &str)> = vec![
         ("encode", "x.safetensors", vec!["--images", &shape], "5 x 5 pixels"),
         ("encode", "x.safetensors", vec!["--images", &floats], "uint8"),
-        ("encode", "x.safetensors", vec!["--images", &missing], "missing"),
+        ("encode", "x.safetensors", vec!["--images", &missing], "--images: "),
+        ("encode", "x.safetensors", vec!["--images", ""], "--images: is empty"),
+        ("nll", "x.npz", vec!["--data", &missing], "--data: "),
+        ("sample", "x.png", vec!["--set", "steps"], "--set steps: must look like FIELD=VALUE"),
         ("encode", "x.safetensors", vec!["--images", &no_labels], "have no classes"),
         ("encode", "x.safetensors", vec!["--images", &classes], "9 is not a class"),
         ("encode", "x.safetensors", vec!["--images", &images, "--labels", "3"], "3 is not a class"),
@@ -233,6 +236,11 @@ np.savez(sys.argv[5], images, np.arange(10))",
             vec!["--images", &images, "--guidance", &auto, "--scale", "1"],
             "classifier=CHECKPOINT",
         ),
+        ("encode", "images.npz/x.safetensors", vec!["--images", &images], "write it somewhere else"),
+        ("interpolate", "/proc/x.png", vec!["--images", &images], "write it somewhere else"),
+        ("nll", "/proc/new/x.npz", vec!["--data", &images], "write it somewhere else"),
+        ("sample", "images.npz/x.png", vec!["--latents", &latents], "write it somewhere else"),
+        ("sample", "x.npz", vec!["--latents", &latents, "--num", "4"], "is a file's name"),
         ("nll", "x.npz", vec!["--data", &floats], "uint8"),
         ("nll", "x.npz", vec!["--data", "validation"], "no validation images"),
         ("nll", "x.npz", vec!["--data", &images, "--num", "11"], "--data has 10 images"),
@@ -242,7 +250,22 @@ np.savez(sys.argv[5], images, np.arange(10))",
         assert_eq!((refused.code, errors(&refused).len()), (Some(64), 1), "{arguments:?}: {}", refused.stderr);
         assert!(refused.stderr.contains(expected), "{arguments:?}: {}", refused.stderr);
         assert!(!Path::new(&desk.path(out)).exists(), "{arguments:?} left {out}");
+        assert!(!refused.stderr.contains("data.path"), "{arguments:?}: {}", refused.stderr);
+        assert!(
+            !refused.stderr.contains("fused operations"),
+            "{arguments:?} works before it refuses: {}",
+            refused.stderr
+        );
     }
+    // A broken picture is named, without a field of a configuration.
+    std::fs::create_dir(desk.place.path("pictures")).unwrap();
+    std::fs::write(desk.place.path("pictures/broken.png"), "no picture").unwrap();
+    let pictures = desk.path("pictures");
+    let broken = desk.run(1, "encode", "x.safetensors", &["--images", &pictures, "--labels", "0"]);
+    assert_eq!((broken.code, errors(&broken).len()), (Some(64), 1), "{}", broken.stderr);
+    assert!(errors(&broken)[0].ends_with("repair or remove it"), "{}", broken.stderr);
+    assert!(broken.stderr.contains("broken.png"), "{}", broken.stderr);
+    assert!(!Path::new(&desk.path("x.safetensors")).exists());
     // One of several ranks prints the message.
     let refused = desk.run(2, "encode", "x.safetensors", &["--images", &shape]);
     assert_eq!((refused.code, errors(&refused).len()), (Some(64), 1), "{}", refused.stderr);

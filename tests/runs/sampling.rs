@@ -111,6 +111,32 @@ fn a_guided_job_has_the_same_bytes_on_any_number_of_ranks() {
     let file = studio.place.path("on-1/samples_23x8x8x1.npz");
     assert_eq!(read_by_numpy(&file), format!("uint8 (23, 8, 8, 1) int64 {classes}"));
 
+    // TensorBoard reads the speed of each part, and a grid of the first part.
+    let script = "import sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+events = EventAccumulator(sys.argv[1])
+events.Reload()
+print([e.step for e in events.Scalars('images_per_second')], [e.step for e in events.Scalars('samples')],
+      [(e.step, e.width, e.height) for e in events.Images('samples')])";
+    let output =
+        Command::new(python()).args(["-c", script]).arg(studio.place.path("on-1/tensorboard")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "[8, 16, 23] [0, 8, 16, 23] [(23, 82, 12)]");
+
+    // A classifier that was exported and imported guides as the original.
+    let checkpoint = |arguments: &[&str]| {
+        let finished = run(Command::new(env!("CARGO_BIN_EXE_admiral")).arg("checkpoint").args(arguments), PATIENCE);
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    };
+    let (exported, imported) = (studio.path("classifier.pt"), studio.path("imported"));
+    checkpoint(&["export", &studio.path("classifier"), &exported]);
+    let config = studio.path("classifier/config.yaml");
+    checkpoint(&["import", &exported, &imported, "--config", &config, "--weights-only"]);
+    let imported = format!("classifier={imported}");
+    let guided_by_it = ["--num", NUM, "--guidance", &imported, "--scale", "2", "--classes", "balanced"];
+    studio.drawn(1, "base", "imported-guide", &guided_by_it);
+    assert!(studio.npz("imported-guide") == alone, "an imported classifier guides in another way");
+
     // Fewer images are the first of them, and the classifier matters.
     studio.drawn(1, "base", "unguided", &["--num", NUM, "--classes", "balanced"]);
     assert_ne!(studio.npz("unguided"), alone);
@@ -275,6 +301,13 @@ fn guidance_without_strength_changes_nothing() {
     let plain = draw("plain", "base", &[]);
     assert!(draw("auto-1", "base", &["--guidance", &worse, "--scale", "1"]) == plain);
     assert!(draw("auto-3", "base", &["--guidance", &worse, "--scale", "3"]) != plain);
+    // A strong guidance of a sampler of second order is told.
+    let strong = |scale: &str, out: &str| {
+        let solver = ["--num", NUM, "--sampler", "heun", "--steps", "20", "--no-clip"];
+        let guided = [&solver[..], &["--guidance", &worse, "--scale", scale]].concat();
+        studio.drawn(1, "base", out, &guided).stderr.contains("the guidance is strong for this sampler")
+    };
+    assert!(strong("1000", "strong") && !strong("1", "weak"));
     let plain = draw("plain-free", "dropped", &[]);
     assert!(draw("free-0", "dropped", &["--guidance", "free", "--scale", "0"]) == plain);
     assert!(draw("free-2", "dropped", &["--guidance", "free", "--scale", "2"]) != plain);
@@ -310,6 +343,29 @@ print(len(keys))
     let output = Command::new(python()).args(["-c", script, &endpoint, &studio.path("local")]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), NUM);
+    // What is in a bucket can be the images of another command: a job, its npz file, or pictures.
+    for (images, more) in
+        [("", ["--num", "23"]), ("/samples_23x8x8x1.npz", ["--num", "23"]), ("/png", ["--labels", "0"])]
+    {
+        let (images, out) = (format!("s3://bucket/job{images}"), studio.path("latents.safetensors"));
+        let mut encode = on_ranks(1, env!("CARGO_BIN_EXE_admiral"));
+        encode.arg("encode").arg(studio.path("base")).args(["--images", &images, "--out", &out, "--threads", "1"]);
+        let encoded = run(encode.args(["--respacing", "2"]).args(more).envs(environment(s3.port)), PATIENCE);
+        assert_eq!(encoded.code, Some(0), "{images}: {}", encoded.stderr);
+        assert!(encoded.stdout.contains("23 latents"), "{images}: {}", encoded.stdout);
+    }
+    for (images, reason) in [("s3://bucket/nothing", "and no picture"), ("s3://bucket/no.npz", "there is no such file")]
+    {
+        let mut encode = on_ranks(1, env!("CARGO_BIN_EXE_admiral"));
+        encode
+            .arg("encode")
+            .arg(studio.path("base"))
+            .args(["--images", images, "--out"])
+            .arg(studio.path("x.safetensors"));
+        let refused = run(encode.envs(environment(s3.port)), PATIENCE);
+        assert_eq!((refused.code, errors(&refused).len()), (Some(64), 1), "{}", refused.stderr);
+        assert!(refused.stderr.contains(reason), "{images}: {}", refused.stderr);
+    }
 }
 
 #[test]
@@ -387,6 +443,8 @@ np.savez(f, images)";
     let refused = run(&mut studio.command(1, "base", &studio.path("full"), &["--num", NUM]), PATIENCE);
     assert_eq!((refused.code, errors(&refused).len()), (Some(64), 1), "{}", refused.stderr);
     assert_eq!(std::fs::read_dir(studio.place.path("full")).unwrap().count(), 1);
+    // Kernels are logged when weights are read.
+    assert!(!refused.stderr.contains("fused operations"), "{}", refused.stderr);
     // Nor is anything written for weights that cannot be read.
     let folder = studio.place.path("upsampler/checkpoints/step-000000004/ema-0.9");
     let weights = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
@@ -397,8 +455,13 @@ np.savez(f, images)";
     let script = "import sys, numpy as np
 np.savez(sys.argv[1], np.zeros([23, 4, 4, 1], dtype='uint8'), np.zeros([23], dtype='int64'))";
     assert!(Command::new(python()).args(["-c", script, &small]).status().unwrap().success());
+    let grid = ["--low-res", &small, "--per-class", "8"];
+    let refused = run(&mut studio.command(1, "upsampler", &studio.path("x.png"), &grid), PATIENCE);
+    assert_eq!((refused.code, errors(&refused).len()), (Some(64), 1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("the grid has 24 images, but there are 23"), "{}", refused.stderr);
     let all = ["--num", NUM, "--low-res", &small];
     let damaged = run(&mut studio.command(2, "upsampler", &studio.path("refused"), &all), PATIENCE);
     assert_eq!((damaged.code, errors(&damaged).len()), (Some(64), 1), "{}", damaged.stderr);
+    assert!(errors(&damaged)[0].ends_with("use the checkpoint of an earlier step"), "{}", damaged.stderr);
     assert!(!studio.place.path("refused").exists(), "{}", damaged.stderr);
 }

@@ -117,6 +117,14 @@ fn the_cells_of_a_sweep_equal_jobs_that_are_drawn_alone() {
     let again = sweep.swept(1, &[]);
     assert_eq!(again.stderr.matches("0 of 3 parts are missing").count(), 4, "{}", again.stderr);
     assert_eq!(["sweep/sweep.csv", "sweep/sweep.json", "sweep/sweep.png"].map(|name| sweep.read(name)), before);
+
+    // Another sweep in the same place keeps the rows of the cells that it does not have.
+    sweep.swept(1, &["--set", "lists.steps=[4]"]);
+    let longer: serde_json::Value = serde_json::from_slice(&sweep.read("sweep/sweep.json")).unwrap();
+    let longer = longer["rows"].as_array().unwrap();
+    assert_eq!(longer.len(), 6, "{longer:?}");
+    assert!(rows.iter().all(|row| longer.contains(row)), "{longer:?}");
+    assert_eq!(String::from_utf8(sweep.read("sweep/sweep.csv")).unwrap().lines().count(), 1 + 6);
 }
 
 #[test]
@@ -175,11 +183,19 @@ fn each_cell_is_evaluated_and_plotted() {
     assert!(!again.stderr.contains("parts of the features"), "{}", again.stderr);
     assert_eq!(names.each_ref().map(|name| sweep.read(name)), before);
 
+    // Cells that were evaluated in another way are not mixed with those of another sweep.
+    let other = format!("evaluate={{reference: {folder}/reference, features: {folder}/classifier, mode: adm}}");
+    let refused = run(&mut sweep.command(1, &["--set", &other]), PATIENCE);
+    assert_eq!((refused.code, errors(&refused).len()), (Some(64), 1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("mode: \"exact\" there, \"adm\" here"), "{}", refused.stderr);
+    assert_eq!(names.each_ref().map(|name| sweep.read(name)), before);
+
     // A reference that is not there is refused before anything is drawn.
     let wrong = format!("evaluate={{reference: {folder}/nothing, features: {folder}/classifier}}");
     let mut command = sweep.command(1, &["--set", &wrong, "--set", &format!("out={folder}/other")]);
     let refused = run(&mut command, PATIENCE);
     assert_eq!((refused.code, errors(&refused).len()), (Some(64), 1), "{}", refused.stderr);
+    assert!(!refused.stderr.contains("data.path"), "{}", refused.stderr);
     assert!(!sweep.place.path("other").exists());
 }
 
@@ -199,6 +215,7 @@ fn a_sweep_with_an_invalid_cell_draws_nothing() {
         for word in words {
             assert!(refused.stderr.contains(word), "{change} names {word}: {}", refused.stderr);
         }
+        assert!(!refused.stderr.contains("fused operations"), "{change}: {}", refused.stderr);
         assert!(!sweep.place.path("sweep").exists(), "{change}");
     }
     // Nor is anything written into the place of something else.

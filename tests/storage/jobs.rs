@@ -153,3 +153,34 @@ fn a_job_on_a_full_disk_ends_and_continues_when_there_is_space() {
     assert!(std::fs::read(&out).unwrap() == stage.undisturbed);
     assert!(!Path::new(&job).exists(), "the disk belonged to the script");
 }
+
+#[test]
+fn a_file_on_a_full_disk_ends_a_command_and_leaves_nothing() {
+    let stage = Stage::new();
+    let (disk, images) = (stage.place.path("disk"), stage.place.path("local"));
+    std::fs::create_dir(&disk).unwrap();
+    let images = images.to_str().unwrap();
+    let cases: [(&str, &str, &[&str]); 4] = [
+        ("sample", "x.png", &["--respacing", "2", "--per-class", "2"]),
+        ("encode", "x.safetensors", &["--images", images, "--respacing", "4,1"]),
+        ("interpolate", "x.png", &["--images", images, "--respacing", "4,1", "--pairs", "1"]),
+        ("nll", "x.npz", &["--data", images, "--respacing", "2", "--num", "4"]),
+    ];
+    let script = "
+        disk=$1; shift
+        mount -t tmpfs -o size=64k none \"$disk\" || exit 99
+        dd if=/dev/zero of=\"$disk/other\" 2> /dev/null
+        \"$@\"; code=$?
+        ls -A \"$disk\"
+        exit $code";
+    for (word, out, arguments) in cases {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "--map-root-user", "sh", "-c", script, "full-disk"]).arg(&disk);
+        unshare.arg(env!("CARGO_BIN_EXE_admiral")).arg(word).arg(stage.place.path("base")).arg("--out");
+        unshare.arg(disk.join(out)).args(["--batch-size", "4", "--threads", "1"]).args(arguments);
+        let full = run(&mut unshare, PATIENCE);
+        assert_eq!((full.code, errors(&full).len()), (Some(69), 1), "{word}: {}", full.stderr);
+        assert!(errors(&full)[0].contains("No space left on device"), "{word}: {}", full.stderr);
+        assert_eq!(full.stdout, "other\n", "{word} left something");
+    }
+}

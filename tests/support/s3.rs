@@ -27,6 +27,7 @@ pub fn python() -> PathBuf {
 
 /// A builder of clients for the bucket of the server at `port`.
 pub fn builder(port: u16) -> AmazonS3Builder {
+    admiral_storage::choose_cryptography();
     AmazonS3Builder::new()
         .with_endpoint(format!("http://127.0.0.1:{port}"))
         .with_allow_http(true)

@@ -15,7 +15,7 @@ pub enum Error {
     Samples(#[from] admiral_samples::Error),
     /// Pictures cannot be read.
     #[error(transparent)]
-    Data(#[from] DataError),
+    Data(DataError),
     /// A file has another form than expected.
     #[error("{file}: {reason}")]
     File {
@@ -54,6 +54,13 @@ impl Error {
             Self::Data(error) if error.may_pass() => ExitCode::Store,
             Self::Data(_) => ExitCode::Config,
         }
+    }
+}
+
+impl From<DataError> for Error {
+    fn from(error: DataError) -> Self {
+        // An option or a field of another section names the images.
+        Self::Data(error.without_fields())
     }
 }
 

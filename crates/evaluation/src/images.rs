@@ -8,7 +8,7 @@ use admiral_containers::Kind;
 use admiral_data::{
     ClassSource, DataConfig, DataError, Draws, ImageSource, SourceKind, load_square, load_whole, open_with_any_classes,
 };
-use admiral_samples::Images;
+use admiral_samples::{Images, names_npz};
 use admiral_storage::{StoreOptions, hex};
 use rayon::prelude::*;
 
@@ -54,7 +54,7 @@ pub enum Classes {
 }
 
 impl ImageSet {
-    /// Opens the images at a location: an npz file, a sampling job (a folder or a bucket's URL), pictures in folders or
+    /// Opens the images at a location: an npz file or a sampling job (a path or a bucket's URL), pictures in folders or
     /// containers such as tar shards (in a local folder or a bucket), or an IDX file, gzipped or not. The classes of pictures
     /// are the labels in the container, else the names of the folders that hold them; those of an IDX file are not known.
     /// `pictures` only applies to pictures and IDX files.
@@ -64,8 +64,7 @@ impl ImageSet {
     /// asked of images that already have one.
     pub fn open(location: &str, pictures: PictureShape, options: &StoreOptions) -> Result<Self, Error> {
         let path = Path::new(location);
-        let is_npz = path.extension().is_some_and(|end| end == "npz") && !location.contains("://");
-        let images = if is_npz || path.join("job.json").exists() {
+        let images = if names_npz(location) || path.join("job.json").exists() {
             Images::open(location, options)?
         } else if location.contains("://") {
             match Images::open(location, options) {
@@ -195,17 +194,10 @@ impl ImageSet {
     /// # Errors
     /// [`Error::Samples`] if the file is damaged.
     pub fn verify(&self) -> Result<(), Error> {
-        let Content::Samples(images) = &self.content else { return Ok(()) };
-        if !matches!(**images, Images::Npz(_)) {
-            return Ok(());
+        match &self.content {
+            Content::Samples(images) => Ok(images.verify(images_of_bytes(self.shape))?),
+            Content::Pictures { .. } => Ok(()),
         }
-        // The reader of this set stays where it is.
-        let mut images = Images::open(&self.location, &StoreOptions::default())?;
-        let at_once = images_of_bytes(self.shape);
-        for start in (0..self.num).step_by(at_once as usize) {
-            images.read(start..self.num.min(start + at_once))?;
-        }
-        Ok(())
     }
 
     /// Returns the class of each image, if they have classes.

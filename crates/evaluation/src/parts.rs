@@ -166,11 +166,15 @@ impl FeatureParts {
         Self { store: store.clone(), folder, settings }
     }
 
-    /// Records the settings beside the parts, for people. All ranks may call it.
+    /// Records the settings beside the parts, for people. All ranks may call it. Before the first time, it checks that the
+    /// store does not create files that exist.
     ///
     /// # Errors
-    /// If the store refuses.
+    /// If the store refuses, or overwrites files.
     pub fn describe(&self) -> Result<(), Error> {
+        if !self.is_described()? {
+            self.store.wait(self.store.require_new_files())?;
+        }
         let text = serde_json::to_vec_pretty(&self.settings).unwrap_or_default();
         self.store.wait(self.store.put_new(&format!("{}/features.json", self.folder), text))?;
         Ok(())

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::fs::Permissions;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use admiral_contract::files::open_to_read;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::error::Error;
@@ -67,6 +68,9 @@ impl Weights {
 }
 
 fn compare(path: &Path, expected: &[u8]) -> Result<Conversion, Error> {
-    let found = std::fs::read(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
+    let mut found = Vec::new();
+    open_to_read(path)
+        .and_then(|file| file.take(expected.len() as u64 + 1).read_to_end(&mut found))
+        .map_err(|source| Error::File { path: path.to_owned(), source })?;
     if found == expected { Ok(Conversion::Same) } else { Err(Error::Exists { path: path.to_owned() }) }
 }

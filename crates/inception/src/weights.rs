@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
+use admiral_contract::files::open_to_read;
 use admiral_torch_files::StateDict;
 use sha2::{Digest, Sha256};
 
@@ -167,11 +167,7 @@ impl Weights {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, Problem> {
-    let file = File::open(path).map_err(Problem::Io)?;
-    let metadata = file.metadata().map_err(Problem::Io)?;
-    if !metadata.is_file() {
-        return Err(Problem::Foreign("it is no regular file".into()));
-    }
+    let file = open_to_read(path).map_err(Problem::Io)?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(Problem::Io)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {

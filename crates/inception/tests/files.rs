@@ -191,6 +191,12 @@ fn other_and_truncated_files_are_refused() {
     }
     assert!(matches!(Weights::open(folder.0.path()), Err(Error::Foreign { .. } | Error::File { .. })));
     assert!(matches!(Weights::open(&folder.file("missing")), Err(Error::File { .. })));
+    let pipe = folder.file("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let error = Weights::open(&pipe).unwrap_err().to_string();
+    assert!(error.contains("it is a pipe"), "{error}");
+    let error = weights.write_safetensors(&pipe).unwrap_err().to_string();
+    assert!(error.contains("it is a pipe"), "{error}");
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! The arrays of an npz file: those of a job, of the published files, and others that NumPy wrote, compressed or not.
 
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 
+use admiral_contract::files::open_to_read;
 use bytes::Bytes;
 use crc32fast::Hasher;
 use flate2::read::DeflateDecoder;
@@ -57,7 +57,7 @@ pub(crate) struct Member {
 }
 
 /// An open npz file. Its arrays are read when they are asked for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Npz {
     pub(crate) name: String,
     source: Source,
@@ -72,13 +72,7 @@ impl Npz {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let name = path.display().to_string();
         let refuse = |reason: String| Error::File { file: name.clone(), reason };
-        // A pipe would block, and cannot be read at an offset.
-        match std::fs::metadata(path) {
-            Ok(meta) if meta.is_file() => {}
-            Ok(_) => return Err(refuse("it is not a file; give an npz file".into())),
-            Err(error) => return Err(refuse(format!("it cannot be opened ({error})"))),
-        }
-        let source = File::open(path).and_then(Source::file);
+        let source = open_to_read(path).and_then(Source::file);
         Self::from_source(source.map_err(|error| refuse(format!("it cannot be opened ({error})")))?, name)
     }
 

@@ -61,6 +61,14 @@ impl NpzImages {
         Self::new(Npz::from_reader(file, length, name)?)
     }
 
+    /// Opens the same file with a reader of its own, at its start.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it has another form by now.
+    pub fn from_start(&self) -> Result<Self, Error> {
+        Self::new(self.npz.clone())
+    }
+
     fn new(npz: Npz) -> Result<Self, Error> {
         let expected = "images are uint8 of shape [N, height, width, channels] in C order";
         let Some(member) = npz.member("arr_0").cloned() else {

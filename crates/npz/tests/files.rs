@@ -1,7 +1,8 @@
 //! Files of NumPy, and files that are damaged or hostile.
 #![allow(clippy::unwrap_used)]
 
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -257,4 +258,70 @@ fn names_cannot_control_a_terminal() {
     let error =
         Npz::from_bytes(npz_of(&[("\u{1b}[2J.npy", &[1.0])]).into(), "file").unwrap().labels("arr_1").unwrap_err();
     assert!(error.to_string().contains("\\u{1b}[2J"), "{error}");
+}
+
+/// Checks a file of more than 4 GiB: its entries, the first images, and the last one and the labels far behind.
+const READ_LARGE: &str = r#"
+import sys, zipfile
+import numpy as np
+from numpy.lib import format
+file, num = sys.argv[1], int(sys.argv[2])
+with zipfile.ZipFile(file) as archive:
+    pixels, labels = archive.infolist()
+    assert pixels.file_size > 1 << 32 and labels.header_offset > 1 << 32, (pixels, labels)
+    with archive.open("arr_0.npy") as stream:
+        assert format.read_magic(stream) == (1, 0)
+        shape, fortran, dtype = format.read_array_header_1_0(stream)
+        assert shape == (num, 64, 64, 3) and not fortran and dtype == np.uint8
+        assert not any(stream.read(1 << 16))
+loaded = np.load(file)
+assert (loaded["arr_1"] == np.arange(num) % 1000).all()
+last = np.memmap(file, np.uint8, "r", labels.header_offset - 64 * 64 * 3, 64 * 64 * 3)
+assert (last == 7).all()
+"#;
+
+/// Returns the checksum of `count` times the same bytes, which have the checksum `bytes`.
+fn repeated(bytes: &Hasher, count: u64) -> Hasher {
+    let (mut all, mut power) = (Hasher::new(), bytes.clone());
+    for bit in 0..u64::BITS - count.leading_zeros() {
+        if count >> bit & 1 == 1 {
+            all.combine(&power);
+        }
+        power.combine(&power.clone());
+    }
+    all
+}
+
+#[test]
+fn numpy_reads_a_file_of_more_than_4_gib() {
+    const NUM: u64 = 400_000;
+    let hash = |bytes: &[u8]| {
+        let mut hash = Hasher::new();
+        hash.update(bytes);
+        hash
+    };
+    let (black, last) = (vec![0_u8; 64 * 64 * 3], vec![7_u8; 64 * 64 * 3]);
+    assert_eq!(repeated(&hash(&black), 5).finalize(), hash(&black.repeat(5)).finalize());
+    let labels: Vec<u8> = (0..NUM as i64).flat_map(|image| (image % 1000).to_le_bytes()).collect();
+    let mut pixels = repeated(&hash(&black), NUM - 1);
+    pixels.combine(&hash(&last));
+    let archive = Archive::samples(NUM, [64, 64, 3], pixels, Some(hash(&labels)));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.npz");
+    let mut file = std::fs::File::create(&path).unwrap();
+    file.write_all(&archive.before(0)).unwrap();
+    // All images but the last are a hole, which takes no space on the disk.
+    file.seek(SeekFrom::Current((NUM as i64 - 1) * black.len() as i64)).unwrap();
+    for bytes in [last.clone(), archive.before(1), labels, archive.end()] {
+        file.write_all(&bytes).unwrap();
+    }
+    assert_eq!(file.metadata().unwrap().len(), archive.length());
+    assert!(file.metadata().unwrap().blocks() * 512 < 100 << 20, "the file system keeps holes as zeros");
+
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.deps/venv/bin/python");
+    let output = Command::new(python).args(["-c", READ_LARGE]).arg(&path).arg(NUM.to_string()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut images = NpzImages::open(&path).unwrap();
+    assert_eq!((images.num(), images.labels("arr_1").unwrap().len() as u64), (NUM, NUM));
+    assert!(images.read(NUM - 1..NUM).unwrap() == last);
 }

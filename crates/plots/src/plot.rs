@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use admiral_contract::files::replace;
-use image::{ExtendedColorType, ImageEncoder};
+use admiral_png::encode;
 use plotters::backend::{BitMapBackend, SVGBackend};
 use plotters::drawing::IntoDrawingArea;
 
@@ -52,11 +52,7 @@ impl LinePlot {
         let mut pixels = vec![0; (width * height * 3) as usize];
         let drawn = drawing.draw(&BitMapBackend::with_buffer(&mut pixels, SIZE).into_drawing_area());
         drawn.map_err(|error| self.failure(error.to_string()))?;
-        let mut png = Vec::new();
-        let encoder = image::codecs::png::PngEncoder::new(&mut png);
-        let written = encoder.write_image(&pixels, width, height, ExtendedColorType::Rgb8);
-        written.map_err(|error| self.failure(error.to_string()))?;
-        Ok(png)
+        encode(&pixels, [height as usize, width as usize, 3]).map_err(|reason| self.failure(reason))
     }
 
     /// Returns the plot as an SVG file of 960 x 600 pixels. Its text is text, in the viewer's sans-serif font.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use admiral_npz::Archive;
-use admiral_storage::{never, upload_stream};
+use admiral_storage::{PROBE, never, upload_stream};
 use bytes::Bytes;
 use crc32fast::Hasher;
 use futures::{Stream, StreamExt};
@@ -186,11 +186,24 @@ impl Job {
         if let Err(error) = self.store.wait(self.store.abort_unfinished_uploads(is_assembled)) {
             tracing::warn!("{error}; unfinished uploads may take up space in {url}");
         }
+        if let Err(error) = self.store.wait(self.remove_probes()) {
+            tracing::warn!("{error}; small files may be left in {url}");
+        }
         if let Some(folder) = folder_of(&self.store)
             && let Err(error) = staging::remove(folder)
         {
             tracing::warn!("unfinished files may take up space in {url}: {error}");
         }
+    }
+
+    /// Removes the files of processes that were killed while they checked the store.
+    async fn remove_probes(&self) -> Result<(), Error> {
+        for name in self.store.files_right_under("").await? {
+            if name.starts_with(PROBE) {
+                self.store.delete(&name).await?;
+            }
+        }
+        Ok(())
     }
 }
 

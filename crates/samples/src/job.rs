@@ -1,10 +1,11 @@
 //! A job: its location, its settings, and which parts are missing.
 
-use admiral_storage::{Location, Store};
+use admiral_storage::{Location, PROBE, Store};
 
 use crate::error::Error;
 use crate::layout::{JOB, PARTS, missing_parts};
 use crate::settings::JobSettings;
+use crate::settings::sha256_of;
 
 /// A sampling job in a store. Clones share the connection.
 ///
@@ -13,6 +14,8 @@ use crate::settings::JobSettings;
 pub struct Job {
     pub(crate) store: Store,
     pub(crate) settings: JobSettings,
+    /// The SHA-256 of its `job.json`, which is in the record of each part.
+    pub(crate) id: String,
 }
 
 impl Job {
@@ -24,22 +27,23 @@ impl Job {
     /// is there; [`Error::Schema`] if its `job.json` cannot be read by this version; [`Error::Store`].
     pub fn create_or_open(store: &Store, settings: JobSettings) -> Result<Self, Error> {
         settings.validate()?;
-        let job = Self { store: store.clone(), settings };
-        let there = match job.settings_there()? {
+        let id = sha256_of(&settings.to_json());
+        let job = Self { store: store.clone(), settings, id };
+        let there = match read_job(store)? {
             Some(there) => there,
             None => {
-                if let Some(found) = job.other_files()? {
-                    return Err(Error::Occupied { url: store.url(""), found });
-                }
+                Self::check_vacant(store)?;
+                // Otherwise two jobs could begin here.
+                store.wait(store.require_new_files())?;
                 if store.wait(store.put_new(JOB, job.settings.to_json()))? {
                     tracing::info!("a new job of {} images in {}", job.settings.num, store.url(""));
                     return Ok(job);
                 }
-                job.settings_there()?.ok_or_else(|| no_job(store))?
+                read_job(store)?.ok_or_else(|| no_job(store))?
             }
         };
-        Self { store: store.clone(), settings: there }.check_settings(&job.settings)?;
-        Ok(job)
+        there.check_settings(&job.settings)?;
+        Ok(Self { id: there.id, ..job })
     }
 
     /// Checks that this job, as it is in the store, is the `wanted` one.
@@ -57,9 +61,18 @@ impl Job {
     /// [`Error::NotFound`] if there is none; [`Error::Schema`] if its `job.json` cannot be read by this version;
     /// [`Error::Store`].
     pub fn open(store: &Store) -> Result<Self, Error> {
-        match read_settings(store)? {
-            Some(settings) => Ok(Self { store: store.clone(), settings }),
-            None => Err(no_job(store)),
+        read_job(store)?.ok_or_else(|| no_job(store))
+    }
+
+    /// Checks that a store without a job holds nothing else. Files that another rank writes there as soon as it has begun a
+    /// job do not count.
+    ///
+    /// # Errors
+    /// [`Error::Occupied`]; [`Error::Store`].
+    pub fn check_vacant(store: &Store) -> Result<(), Error> {
+        match other_files(store)? {
+            Some(found) => Err(Error::Occupied { url: store.url(""), found }),
+            None => Ok(()),
         }
     }
 
@@ -94,32 +107,31 @@ impl Job {
         let (missing, num_parts) = (missing.len() as u64, self.settings.num_parts());
         Err(Error::Incomplete { url: self.store.url(""), missing, num_parts, first })
     }
+}
 
-    fn settings_there(&self) -> Result<Option<JobSettings>, Error> {
-        read_settings(&self.store)
+/// Returns the first names in the store if there are any and none is `job.json`, which another rank may have written.
+fn other_files(store: &Store) -> Result<Option<String>, Error> {
+    let (mut names, folders) =
+        store.wait(async { Ok::<_, Error>((store.files_right_under("").await?, store.folders("").await?)) })?;
+    if names.iter().any(|name| name == JOB) {
+        return Ok(None);
     }
-
-    /// Returns the first names in the store if there are any and none is `job.json`, which another rank may have written.
-    fn other_files(&self) -> Result<Option<String>, Error> {
-        let (mut names, folders) = self
-            .store
-            .wait(async { Ok::<_, Error>((self.store.files_right_under("").await?, self.store.folders("").await?)) })?;
-        if names.iter().any(|name| name == JOB) {
-            return Ok(None);
-        }
-        names.extend(folders.into_iter().map(|folder| format!("{folder}/")));
-        names.truncate(5);
-        Ok((!names.is_empty()).then(|| names.join(", ")))
-    }
+    // Those of other ranks.
+    names.retain(|name| !name.starts_with(PROBE));
+    names.extend(folders.into_iter().map(|folder| format!("{folder}/")));
+    names.truncate(5);
+    Ok((!names.is_empty()).then(|| names.join(", ")))
 }
 
 fn no_job(store: &Store) -> Error {
     Error::NotFound { url: store.url(""), reason: format!("it has no {JOB}") }
 }
 
-fn read_settings(store: &Store) -> Result<Option<JobSettings>, Error> {
+fn read_job(store: &Store) -> Result<Option<Job>, Error> {
     let read = |bytes: bytes::Bytes| {
-        JobSettings::from_json(&bytes).map_err(|reason| Error::Schema { url: store.url(JOB), reason })
+        let settings =
+            JobSettings::from_json(&bytes).map_err(|reason| Error::Schema { url: store.url(JOB), reason })?;
+        Ok(Job { store: store.clone(), settings, id: sha256_of(&bytes) })
     };
     store.wait(store.get(JOB))?.map(read).transpose()
 }

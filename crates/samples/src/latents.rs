@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use admiral_contract::files::create_anew;
+use admiral_contract::files::{create_anew, open_to_read};
 use admiral_storage::hex;
 use safetensors::tensor::{Dtype, Metadata};
 use serde::{Deserialize, Serialize};
@@ -81,12 +81,7 @@ impl Latents {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let refuse = |reason: String| Error::Latents { file: path.display().to_string(), reason };
         let failed = |error: io::Error| refuse(format!("it cannot be read ({error})"));
-        // A pipe would block, and cannot be read at an offset.
-        let is_file = std::fs::metadata(path).map_err(failed)?.is_file();
-        if !is_file {
-            return Err(refuse("it is not a file; `admiral encode` writes one".into()));
-        }
-        let file = File::open(path).map_err(failed)?;
+        let file = open_to_read(path).map_err(failed)?;
         let (length, header) = read_header(&file).map_err(refuse)?;
         let data = 8 + length;
         let file_bytes = file.metadata().map_err(failed)?.len();
@@ -396,6 +391,6 @@ mod tests {
         assert!(changed("\"encoding\"", "\"unknown\"").contains("how its tensors were encoded"));
         assert!(changed("\\\"schema_version\\\":1", "\\\"schema_version\\\":2").contains("version 2"));
         assert!(changed("[24,48]", "[24,4800000000]").contains("no safetensors file"));
-        assert!(Latents::open(folder.path()).unwrap_err().to_string().contains("not a file"));
+        assert!(Latents::open(folder.path()).unwrap_err().to_string().contains("not a regular file"));
     }
 }

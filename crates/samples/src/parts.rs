@@ -2,22 +2,23 @@
 //! written last. A part without its marker does not count.
 
 use admiral_npz::Archive;
-use admiral_storage::hex;
 use bytes::Bytes;
 use crc32fast::Hasher;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::job::Job;
 use crate::layout::{MANIFEST, marker_file, part_file};
-use crate::settings::{JobSettings, SCHEMA_VERSION, pretty, versioned};
+use crate::settings::{SCHEMA_VERSION, pretty, sha256_of, versioned};
 
 /// The marker of a part: what its file contains.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartRecord {
     /// The schema version of this file.
     pub schema_version: u32,
+    /// The SHA-256 of the `job.json` of its job. Older versions did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
     /// The number of the first image.
     pub first: u64,
     /// The number of images.
@@ -56,7 +57,8 @@ pub(crate) fn label_bytes(labels: &[i64]) -> Vec<u8> {
 }
 
 /// Makes the file of a part and its record.
-fn encode(settings: &JobSettings, part: u64, pixels: &[u8], labels: Option<&[i64]>) -> (Vec<u8>, PartRecord) {
+fn encode(job: &Job, part: u64, pixels: &[u8], labels: Option<&[i64]>) -> (Vec<u8>, PartRecord) {
+    let settings = &job.settings;
     let images = settings.images_of(part);
     let count = images.end - images.start;
     let labels = labels.map(label_bytes);
@@ -71,6 +73,7 @@ fn encode(settings: &JobSettings, part: u64, pixels: &[u8], labels: Option<&[i64
     file.extend(archive.end());
     let record = PartRecord {
         schema_version: SCHEMA_VERSION,
+        job: Some(job.id.clone()),
         first: images.start,
         count,
         length: file.len() as u64,
@@ -79,10 +82,6 @@ fn encode(settings: &JobSettings, part: u64, pixels: &[u8], labels: Option<&[i64
         labels_crc32: labels_crc.map(Hasher::finalize),
     };
     (file, record)
-}
-
-pub(crate) fn sha256_of(bytes: &[u8]) -> String {
-    hex(Sha256::digest(bytes))
 }
 
 impl Job {
@@ -101,7 +100,7 @@ impl Job {
             let reason = format!("bytes and labels are {found:?}; of {count} images, {expected:?} are expected");
             return Err(Error::Part { part, reason });
         }
-        let (file, record) = encode(&self.settings, part, pixels, labels);
+        let (file, record) = encode(self, part, pixels, labels);
         self.store.wait(self.publish_part(part, file, &record))
     }
 
@@ -110,8 +109,11 @@ impl Job {
         let different = || Err(Error::DifferentBytes { url: store.url(&path) });
         if store.get(&marker).await?.is_some() {
             match self.published(part).await? {
-                Some(found) if found == *record => return Ok(()),
-                Some(_) => return different(),
+                // The job of an older record is not known, and that of a newer one is this one.
+                Some(found) => {
+                    let is_same = PartRecord { job: record.job.clone(), ..found } == *record;
+                    return if is_same { Ok(()) } else { different() };
+                }
                 // The marker is damaged, or its file is not there.
                 None => store.delete(&marker).await?,
             }
@@ -140,6 +142,9 @@ impl Job {
     /// What is wrong with it.
     fn valid_record(&self, part: u64, bytes: &[u8]) -> Result<PartRecord, String> {
         let record: PartRecord = versioned(bytes)?;
+        if record.job.as_ref().is_some_and(|job| *job != self.id) {
+            return Err("it is of another job, whose settings differ".into());
+        }
         let images = self.settings.images_of(part);
         let expected = (images.start, images.end - images.start, self.settings.part_bytes(part));
         let found = (record.first, record.count, record.length);

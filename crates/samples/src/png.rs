@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 
+use admiral_png::encode;
 use futures::StreamExt;
-use image::{ExtendedColorType, ImageEncoder};
 
 use crate::error::Error;
 use crate::job::Job;
@@ -22,25 +22,6 @@ fn png_name(image: u64, label: Option<i64>) -> String {
 fn image_of(name: &str) -> Option<u64> {
     let name = name.strip_suffix(".png")?;
     name.rsplit_once('_').map_or(name, |(_, image)| image).parse().ok()
-}
-
-/// Encodes an image. `pixels` is `[height, width, channels]`.
-fn encode(pixels: &[u8], shape: [usize; 3]) -> Result<Vec<u8>, Error> {
-    let [height, width, channels] = shape;
-    let refuse = |reason: String| Error::Png { shape, reason };
-    let color = match channels {
-        1 => ExtendedColorType::L8,
-        2 => ExtendedColorType::La8,
-        3 => ExtendedColorType::Rgb8,
-        4 => ExtendedColorType::Rgba8,
-        _ => return Err(refuse("it has 1 to 4 channels".into())),
-    };
-    let side = |pixels: usize| u32::try_from(pixels).map_err(|_| refuse("it is too large".into()));
-    let mut png = Vec::new();
-    image::codecs::png::PngEncoder::new(&mut png)
-        .write_image(pixels, side(width)?, side(height)?, color)
-        .map_err(|error| refuse(error.to_string()))?;
-    Ok(png)
 }
 
 impl Job {
@@ -65,7 +46,11 @@ impl Job {
         let writes = (contents.first..).zip(images).enumerate().map(|(place, (image, pixels))| {
             let label = contents.labels.as_ref().and_then(|labels| labels.get(place).copied());
             let path = format!("{PNG}/{}", png_name(image, label));
-            async move { Ok(self.store.put(&path, encode(pixels, self.settings.shape)?).await?) }
+            let shape = self.settings.shape;
+            async move {
+                let file = encode(pixels, shape).map_err(|reason| Error::Png { shape, reason })?;
+                Ok(self.store.put(&path, file).await?)
+            }
         });
         let written = futures::stream::iter(writes).buffered(WRITES_IN_FLIGHT).collect::<Vec<Result<(), Error>>>();
         self.store.wait(written).into_iter().collect()

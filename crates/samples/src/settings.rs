@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use admiral_contract::printable_json;
 use admiral_npz::Archive;
+use admiral_storage::hex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use crate::error::{Difference, Error};
 
@@ -167,6 +169,11 @@ impl JobSettings {
         file.job.validate().map_err(|error| error.to_string())?;
         Ok(file.job)
     }
+}
+
+/// Returns the SHA-256 of bytes as hexadecimal digits.
+pub(crate) fn sha256_of(bytes: &[u8]) -> String {
+    hex(Sha256::digest(bytes))
 }
 
 /// Inserts the values of `map` into `leaves`. The values of a nested object have names with dots.

@@ -1,8 +1,10 @@
 //! Files of statistics: sums over the features of images, which can be merged.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
 use std::path::Path;
 
+use admiral_contract::files::open_to_read;
 use admiral_metrics::adm::{AdmStatistics, Mean};
 use admiral_metrics::{Features, MetricError, Sums};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -200,11 +202,13 @@ impl StatisticsFile {
     pub fn read(path: &Path) -> Result<Self, Error> {
         let name = path.display().to_string();
         let refuse = |reason: String| Error::File { file: name.clone(), reason };
-        let meta = std::fs::metadata(path).map_err(|error| refuse(format!("it cannot be opened ({error})")))?;
-        if !meta.is_file() || meta.len() > MAX_BYTES {
-            return Err(refuse(format!("it is no file of at most {MAX_BYTES} bytes")));
+        let file = open_to_read(path).map_err(|error| refuse(format!("it cannot be opened ({error})")))?;
+        let mut bytes = Vec::new();
+        let read = file.take(MAX_BYTES + 1).read_to_end(&mut bytes);
+        read.map_err(|error| refuse(format!("it cannot be read ({error})")))?;
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(refuse(format!("it has more than {MAX_BYTES} bytes")));
         }
-        let bytes = std::fs::read(path).map_err(|error| refuse(format!("it cannot be read ({error})")))?;
         Self::from_bytes(&bytes, &name)
     }
 

@@ -26,7 +26,7 @@ pub(super) fn run(
     rank: RankContext<'_>,
 ) -> Result<ExitCode, Ending> {
     let (collective, code) = (rank.collective, Error::exit_code);
-    let out = options.out.as_deref().map_or(Ok(()), |out| check_out(out, "json").map_err(Error::from));
+    let out = options.out.as_deref().map_or(Ok(()), |out| check_out("--out", out, "json", rank).map_err(Error::from));
     agree(collective, out, code)?;
     let network = Network::open(&options.network, rank)?;
     let samples = open_side(location, &network, &options.network, rank)?;

@@ -34,6 +34,7 @@ impl<'a> Network<'a> {
     pub(in crate::commands) fn open(options: &NetworkOptions, rank: RankContext<'a>) -> Result<Self, Ending> {
         let context = options.compute.open_context(rank, &RunConfig::default()).map_err(Error::from);
         let context = agree(rank.collective, context, Error::exit_code)?;
+        context.log_kernels();
         let file = options.inception.as_ref().or(rank.environment.inception.as_ref());
         let source = FeatureSource::new(&options.features, file.map(PathBuf::as_path), options.weights.as_deref());
         let extractor = source.open(&stores(rank), &context)?;

@@ -59,8 +59,8 @@ const SHOWN: usize = 8;
 /// When the images cannot be read or compared, or a file cannot be written.
 pub(super) fn run(options: &NearestOptions, stop: &Stop, rank: RankContext<'_>) -> Result<ExitCode, Ending> {
     let (collective, code) = (rank.collective, Error::exit_code);
-    let outs = check_out(&options.out, "png")
-        .and_then(|()| options.json.as_deref().map_or(Ok(()), |path| check_out(path, "json")));
+    let outs = check_out("--out", &options.out, "png", rank)
+        .and_then(|()| options.json.as_deref().map_or(Ok(()), |path| check_out("--json", path, "json", rank)));
     agree(collective, outs.map_err(Error::from), code)?;
     let network = Network::open(&options.network, rank)?;
     let open = |location: &str| open_images(location, &network, &options.network, rank);

@@ -20,7 +20,7 @@ use super::options::{MergeOptions, StatisticsOptions};
 /// When the images cannot be read, or the file cannot be written.
 pub(super) fn run(options: &StatisticsOptions, stop: &Stop, rank: RankContext<'_>) -> Result<ExitCode, Ending> {
     let (collective, code) = (rank.collective, Error::exit_code);
-    agree(collective, check_out(&options.out, "safetensors").map_err(Error::from), code)?;
+    agree(collective, check_out("--out", &options.out, "safetensors", rank).map_err(Error::from), code)?;
     let network = Network::open(&options.network, rank)?;
     let mut images = open_images(&options.images, &network, &options.network, rank)?;
     let checked = check_images(&images.count(), 1, "a file of statistics", network.extractor.input());
@@ -51,7 +51,7 @@ fn labels_of(images: &ImageSet) -> Result<Vec<i64>, Error> {
 /// When a file cannot be read or merged, or the result cannot be written.
 pub(super) fn merge(options: &MergeOptions, rank: RankContext<'_>) -> Result<ExitCode, Ending> {
     let merge = || -> Result<(), Error> {
-        check_out(&options.out, "safetensors")?;
+        check_out("--out", &options.out, "safetensors", rank)?;
         if rank.collective.rank() != 0 {
             return Ok(());
         }

@@ -65,7 +65,7 @@ fn open(options: &SampleOptions, rank: RankContext<'_>) -> Result<(OpenedStages,
             options.out
         )));
     }
-    check_out(Path::new(&options.out), "png")?;
+    check_out("--out", Path::new(&options.out), "png", rank)?;
     let stores = rank.environment.store_options();
     let mut drawing = options.drawing.clone();
     if let Some(per_class) = options.per_class {

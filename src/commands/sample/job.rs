@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use admiral_comm::{Collective, Ending, ExitCode, Phase, PhaseTracker, agree, any};
+use admiral_contract::files::check_expanded;
 use admiral_samples::{Job, JobSettings, parts_of_rank};
 use admiral_storage::{Location, Store};
 use admiral_telemetry::{Grid, MetricSink, MetricSinks, ProgressLine, TensorBoard, Terminal};
@@ -17,6 +18,7 @@ use crate::run_config::PrecisionMode;
 use crate::sample::{Drawn, Error, JobContext, SampleRequest, draw_missing, numbers_from_root};
 use crate::stop::{Stop, StopMessages};
 
+use super::super::text::counted;
 use super::classes;
 use super::opened::OpenedStages;
 use super::options::{Format, SampleOptions};
@@ -59,6 +61,7 @@ pub(super) fn run(options: &SampleOptions, num: u64, rank: RankContext<'_>) -> R
 /// A job of which everything is decided. Nothing is written yet, and no weights are read.
 pub(super) struct PlannedJob<'a> {
     options: SampleOptions,
+    location: Location,
     opened: OpenedStages,
     request: SampleRequest,
     context: RunContext<'a>,
@@ -84,13 +87,15 @@ impl<'a> PlannedJob<'a> {
     /// When a checkpoint cannot be read, an option does not fit it, or this rank has no such device.
     pub(super) fn new(options: &SampleOptions, num: u64, rank: RankContext<'a>) -> Result<Self, Ending> {
         let (collective, code) = (rank.collective, Error::exit_code);
+        let location = agree(collective, location(options), code)?;
         let (opened, request, classes) = agree(collective, open(options, num, rank), code)?;
+        let part_size = agree(collective, part_size(options, request.batch_size), code)?;
         let context = agree(collective, open_context(rank, &options.drawing, &opened.first.model.config), code)?;
         let precision = precision(&options.drawing, &opened.first.model.config, &context);
         let others = settings(&options.drawing, precision, request.batch_size);
-        let settings = agree(collective, job_settings(options, &opened, &request, classes, others), code)?;
+        let settings = agree(collective, job_settings(&opened, &request, part_size, classes, others), code)?;
         agree(collective, check_same(&settings.settings, collective), code)?;
-        Ok(Self { options: options.clone(), opened, request, context, precision, settings })
+        Ok(Self { options: options.clone(), location, opened, request, context, precision, settings })
     }
 
     /// Returns everything that the images depend on.
@@ -108,10 +113,9 @@ impl<'a> PlannedJob<'a> {
     /// # Errors
     /// When the images cannot be drawn or written. The [`Ending`] says whether the ranks leave together.
     pub(super) fn run(self, stop: &Stop, rank: RankContext<'a>) -> Result<EndedJob, Ending> {
-        let Self { options, opened, mut request, context, precision, settings } = self;
+        let Self { options, location, opened, mut request, context, precision, settings } = self;
         let collective = rank.collective;
         let (is_root, code, output) = (collective.rank() == 0, Error::exit_code, admiral_samples::Error::exit_code);
-        let location = agree(collective, location(&options), code)?;
         let phases = context.phases.clone();
         let (sampler, device, progress) = (opened.first.sampling.sampler, context.device, context.progress);
         let (mut unloaded, mut prepared) = (Some((opened, context)), None);
@@ -234,21 +238,25 @@ fn open(
     Ok((opened, request, described))
 }
 
-/// Returns everything that the images depend on.
-fn job_settings(
-    options: &SampleOptions,
-    opened: &OpenedStages,
-    request: &SampleRequest,
-    classes: Value,
-    others: Vec<(&'static str, Value)>,
-) -> Result<JobSettings, Error> {
-    let batch = request.batch_size;
+/// Returns the number of images of a part.
+fn part_size(options: &SampleOptions, batch: u64) -> Result<u64, Error> {
     let part_size = options.part_images.unwrap_or(PART_IMAGES.div_ceil(batch) * batch);
     if !part_size.is_multiple_of(batch) {
         return Err(Error::Refused(format!(
             "--part-images: is {part_size}; it must be a multiple of the {batch} images of a batch"
         )));
     }
+    Ok(part_size)
+}
+
+/// Returns everything that the images depend on.
+fn job_settings(
+    opened: &OpenedStages,
+    request: &SampleRequest,
+    part_size: u64,
+    classes: Value,
+    others: Vec<(&'static str, Value)>,
+) -> Result<JobSettings, Error> {
     let model = &opened.last().model.config.model;
     let size = model.image_size as usize;
     let all = opened.settings().into_iter().chain([("images", classes)]).chain(others);
@@ -280,6 +288,9 @@ pub(in crate::commands) fn check_same(
 
 /// Returns where the job's files are.
 fn location(options: &SampleOptions) -> Result<Location, Error> {
+    if let Some(folder) = &options.tensorboard {
+        check_expanded("--tensorboard", folder).map_err(Error::Refused)?;
+    }
     if Path::new(&options.out).extension().is_some_and(|extension| extension == "npz" || extension == "png") {
         return Err(Error::Refused(format!(
             "--out: {} is a file's name; with --num, name a folder, in which the files are written",
@@ -290,6 +301,9 @@ fn location(options: &SampleOptions) -> Result<Location, Error> {
 }
 
 /// Whether no job was begun at the location. Writes nothing there.
+///
+/// # Errors
+/// When something else is there.
 fn has_no_job(location: &Location, rank: RankContext<'_>) -> Result<bool, Error> {
     let store = match Store::open(location, &rank.environment.store_options()) {
         Ok(store) => store,
@@ -298,7 +312,7 @@ fn has_no_job(location: &Location, rank: RankContext<'_>) -> Result<bool, Error>
     };
     match Job::open(&store) {
         Ok(_) => Ok(false),
-        Err(admiral_samples::Error::NotFound { .. }) => Ok(true),
+        Err(admiral_samples::Error::NotFound { .. }) => Ok(Job::check_vacant(&store).map(|()| true)?),
         Err(error) => Err(error.into()),
     }
 }
@@ -331,10 +345,10 @@ fn log_start(job: &Job, missing: &[u64], num_ranks: usize, sampler: Sampler, dev
         ranks = num_ranks,
         ?device,
         %sampler,
-        "{} of {} parts are missing, each of {} images; they go to {}",
+        "{} of {} missing, each of {}; they go to {}",
         missing.len(),
-        settings.num_parts(),
-        settings.part_size,
+        if settings.num_parts() == 1 { "1 part is".to_owned() } else { format!("{} parts are", settings.num_parts()) },
+        counted(settings.part_size.min(settings.num), "image"),
         job.store().url("")
     );
 }

@@ -22,7 +22,7 @@ pub(super) use job::check_same;
 pub(super) use opened::{check_scale, open_classifier};
 pub(super) use options::GuidanceKind;
 pub use options::{DrawingOptions, SampleOptions};
-pub(super) use prepared::{load, weights};
+pub(super) use prepared::{load, load_forward, weights};
 pub use sweep::SweepArguments;
 pub(super) use sweep::{series, sweep};
 

@@ -15,6 +15,7 @@ use crate::model::Task;
 use crate::run_config::{RunConfig, SamplingConfig};
 use crate::sample::{Error, Identity, OpenedModel};
 
+use super::super::text::counted;
 use super::options::{DrawingOptions, GuidanceKind, Temperature};
 use super::preset::Preset;
 
@@ -77,7 +78,7 @@ impl OpenedStages {
             Some(Temperature::Noise(_)) | None => 1.0,
         };
         let latents = options.latents.as_deref().map(|path| open_latents(path, &model)).transpose()?;
-        let mut overrides = preset.overrides(options);
+        let mut overrides = preset.overrides(options)?;
         if let Some(latents) = &latents {
             // First, so that the user's count.
             overrides.splice(0..0, decoding(latents));
@@ -216,9 +217,10 @@ fn open_latents(path: &Path, model: &OpenedModel) -> Result<Latents, Error> {
     let (size, depth) = (network.image_size, network.image_channels);
     if [channels as i64, height as i64, width as i64] != [depth, size, size] {
         return refuse(format!(
-            "--latents: those of {} have {height} x {width} pixels and {channels} channels; this model draws {size} x \
-             {size} pixels and {depth} channels",
-            path.display()
+            "--latents: those of {} have {height} x {width} pixels and {}; this model draws {size} x {size} pixels and {}",
+            path.display(),
+            counted(channels as u64, "channel"),
+            counted(depth as u64, "channel")
         ));
     }
     if latents.encoding().checkpoint != json!(model.identity()) {
@@ -356,13 +358,13 @@ fn open_upsampler(
     let (small, large) = (&base.model.config.model, &model.config.model);
     if large.small_size != Some(small.image_size) || large.image_channels != small.image_channels {
         return refuse(format!(
-            "--upsampler: {} enlarges images of {} pixels and {} channels, but {} draws {} pixels and {} channels",
+            "--upsampler: {} enlarges images of {} pixels and {}, but {} draws {} pixels and {}",
             model.url(),
             large.small_size.unwrap_or(0),
-            large.image_channels,
+            counted(large.image_channels as u64, "channel"),
             base.model.url(),
             small.image_size,
-            small.image_channels
+            counted(small.image_channels as u64, "channel")
         ));
     }
     if large.num_classes.is_some() && large.num_classes != num_classes {

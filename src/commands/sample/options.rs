@@ -88,8 +88,8 @@ pub struct DrawingOptions {
     /// A field of the upsampler's section `sampling`: sampler=ddim, timestep_respacing=ddim25
     #[arg(long, requires = "upsampler", value_name = "FIELD=VALUE")]
     pub(super) upsampler_set: Vec<String>,
-    /// For an upsampler's checkpoint: the images to enlarge, as a folder of pictures, an npz file or the output of a job;
-    /// in a grid by default the first training images
+    /// For an upsampler's checkpoint: the images to enlarge, with their classes, as a folder of pictures, which are scaled
+    /// and cropped, an npz file or the output of a job; in a grid by default the first training images
     #[arg(long, value_name = "FOLDER|FILE|JOB")]
     pub(super) low_res: Option<String>,
     /// Start from these latents, which `admiral encode` wrote, in place of noise; by default by ddim on their timesteps

@@ -50,7 +50,7 @@ pub(super) fn open_context<'a>(
     options: &DrawingOptions,
     trained: &RunConfig,
 ) -> Result<RunContext<'a>, Error> {
-    options.compute.open_context(rank, trained)
+    options.compute.device.open_context(rank, trained)
 }
 
 /// Returns the precision in which the networks compute: that of the options, else on GPUs that of training.
@@ -88,12 +88,11 @@ impl<'a> Prepared<'a> {
         precision: PrecisionMode,
         context: RunContext<'a>,
     ) -> Result<Self, Ending> {
+        // Not when the context is opened: a sweep opens that of each cell before it draws the first one.
+        context.log_kernels();
         let sampling = opened.first.sampling.clone();
         let load = |model: OpenedModel| load(model, precision.kind(), &context);
-        let load_forward = |model: OpenedModel| {
-            let model = load(model)?;
-            Ok::<_, Ending>(LoadedModel { params: model.params.for_inference(&context.kernels), ..model })
-        };
+        let load_forward = |model: OpenedModel| load_forward(model, precision.kind(), &context);
         let load_stage = |stage: OpenedStage| {
             Ok::<_, Ending>(LoadedStage { model: load_forward(stage.model)?, solver: stage.solver })
         };
@@ -162,4 +161,17 @@ pub(in crate::commands) fn load(
 ) -> Result<LoadedModel, Ending> {
     let collective: &dyn Collective = context.collective;
     agree(collective, model.load(torso, context.device, collective), Error::exit_code)
+}
+
+/// Reads the weights of a model that only runs forward, those of its torso as `torso`. Every rank calls it.
+///
+/// # Errors
+/// As for [`load`].
+pub(in crate::commands) fn load_forward(
+    model: OpenedModel,
+    torso: Kind,
+    context: &RunContext<'_>,
+) -> Result<LoadedModel, Ending> {
+    let model = load(model, torso, context)?;
+    Ok(LoadedModel { params: model.params.for_inference(&context.kernels), ..model })
 }

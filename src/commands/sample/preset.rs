@@ -72,7 +72,10 @@ impl Preset {
     }
 
     /// Returns overrides of the section `sampling`: those of the preset, of the options, and of `--set`. Later ones count.
-    pub(super) fn overrides(&self, options: &DrawingOptions) -> Vec<String> {
+    ///
+    /// # Errors
+    /// When a text of `--set` has another form.
+    pub(super) fn overrides(&self, options: &DrawingOptions) -> Result<Vec<String>, Error> {
         let solver = &options.solver;
         let mut fields = self.sampling.clone();
         let mut set = |field: &str, value: Option<Value>| fields.extend(value.map(|value| (field.to_owned(), value)));
@@ -82,15 +85,16 @@ impl Preset {
         set("eta", solver.eta.map(|eta| json!(eta)));
         set("clip_denoised", solver.no_clip.then(|| json!(false)));
         set("batch_size", options.batch_size.map(|size| json!(size)));
-        with_set(&fields, &solver.set)
+        with_set(&fields, "--set", &solver.set)
     }
 
     /// Returns overrides of the upsampler's section `sampling`: those of the preset, and of `--upsampler-set`.
     ///
     /// # Errors
-    /// When they set the size of batches, which both models share.
+    /// When `batch_size` is set, which the upsampler takes from the base model, or when an override is not of the form
+    /// `FIELD=VALUE`.
     pub(super) fn upsampler_overrides(&self, options: &DrawingOptions) -> Result<Vec<String>, Error> {
-        let overrides = with_set(&self.upsampler, &options.upsampler_set);
+        let overrides = with_set(&self.upsampler, "--upsampler-set", &options.upsampler_set)?;
         if overrides.iter().any(|field| field.starts_with("sampling.batch_size=")) {
             return Err(Error::Refused(
                 "--upsampler-set: batch_size: both models draw the same batches; set it with --batch-size".into(),
@@ -100,9 +104,15 @@ impl Preset {
     }
 }
 
-/// Returns overrides of the section `sampling`, first those of `fields`, then those of `set`, whose texts have the form
-/// `FIELD=VALUE`.
-fn with_set(fields: &Map<String, Value>, set: &[String]) -> Vec<String> {
+/// Returns overrides of the section `sampling`: those of `fields`, then those of `set`, which has texts `FIELD=VALUE` of the
+/// option that is named `option`.
+///
+/// # Errors
+/// When a text has another form.
+fn with_set(fields: &Map<String, Value>, option: &str, set: &[String]) -> Result<Vec<String>, Error> {
+    if let Some(text) = set.iter().find(|text| !text.contains('=')) {
+        return Err(Error::Refused(format!("{option} {text}: must look like FIELD=VALUE, such as sampler=ddim")));
+    }
     let fields = fields.iter().map(|(field, value)| format!("sampling.{field}={value}"));
-    fields.chain(set.iter().map(|text| format!("sampling.{text}"))).collect()
+    Ok(fields.chain(set.iter().map(|text| format!("sampling.{text}"))).collect())
 }

@@ -135,6 +135,27 @@ impl<'a> CellEvaluation<'a> {
         (&evaluated.settings, &evaluated.fingerprint) == (&self.settings, &self.fingerprint)
     }
 
+    /// Returns in what an earlier evaluation differs from this one, or `None` if it is of the same network and reference with
+    /// the same settings.
+    pub(super) fn difference_from(&self, evaluated: &Evaluated) -> Option<String> {
+        if self.is_same(evaluated) {
+            return None;
+        }
+        let fields = |settings: &SweepEvaluation| match serde_json::json!(settings) {
+            serde_json::Value::Object(fields) => fields,
+            _ => serde_json::Map::new(),
+        };
+        let (there, here) = (fields(&evaluated.settings), fields(&self.settings));
+        let differing = here.iter().filter(|(field, here)| there.get(*field) != Some(*here));
+        let differences: Vec<String> = differing
+            .map(|(field, here)| format!("{field}: {} there, {here} here", there.get(field).unwrap_or_default()))
+            .collect();
+        match differences.is_empty() {
+            true => Some("the reference or the weights of the network have changed".into()),
+            false => Some(differences.join("; ")),
+        }
+    }
+
     fn evaluated(&self, report: &Report) -> Evaluated {
         let metric = |name: &String| Some((name.clone(), report.value(name).filter(|value| value.is_finite())?));
         Evaluated {

@@ -80,7 +80,7 @@ fn sweep_of(spec: &SweepSpec, stop: &Stop, rank: RankContext<'_>) -> Result<Exit
     let is_root = collective.rank() == 0;
     let opened =
         if is_root { open_table(spec, evaluation.as_ref(), &stores, &mut planned).map(Some) } else { Ok(None) };
-    let store = agree(collective, opened, code)?;
+    let table = agree(collective, opened, code)?;
     let width = planned.iter().map(|cell| cell.row.name.len()).max().unwrap_or(0);
     if is_root {
         table::print_header(width, evaluation.is_some());
@@ -99,7 +99,7 @@ fn sweep_of(spec: &SweepSpec, stop: &Stop, rank: RankContext<'_>) -> Result<Exit
         rows[index] = (row.clone(), true);
         if let Some(evaluation) = evaluation.as_mut().filter(|_| is_evaluated[index] == 0) {
             // The speed is not lost if the evaluation is interrupted.
-            agree(collective, write_table(store.as_ref(), &rows), code)?;
+            agree(collective, write_table(table.as_ref(), &rows), code)?;
             match evaluation.of(&row.location, stop).map_err(|ending| naming(&cells[index], ending))? {
                 Evaluation::Finished(evaluated) => row.evaluated = evaluated.map(|evaluated| *evaluated),
                 Evaluation::Stopped => return Ok(ExitCode::Preempted),
@@ -109,10 +109,13 @@ fn sweep_of(spec: &SweepSpec, stop: &Stop, rank: RankContext<'_>) -> Result<Exit
         if is_root {
             row.print(width);
         }
-        agree(collective, write_table(store.as_ref(), &rows), code)?;
+        agree(collective, write_table(table.as_ref(), &rows), code)?;
     }
     let rows: Vec<Row> = rows.into_iter().map(|(row, _)| row).collect();
-    let drawn = store.map_or(Ok(()), |store| {
+    if is_root {
+        table::print_fewest_evaluations(&rows);
+    }
+    let drawn = table.map_or(Ok(()), |OpenedTable { store, .. }| {
         plots::write(&store, &rows)?;
         table::write_picture(&store, &rows, spec.strip_images, &stores)
     });
@@ -120,12 +123,19 @@ fn sweep_of(spec: &SweepSpec, stop: &Stop, rank: RankContext<'_>) -> Result<Exit
     Ok(ExitCode::Finished)
 }
 
-/// Writes the table of the rows that are finished, on rank 0. Cells with a speed were finished before, and are not forgotten
-/// if this sweep is killed.
-fn write_table(store: Option<&Store>, rows: &[(Row, bool)]) -> Result<(), Error> {
-    let Some(store) = store else { return Ok(()) };
+/// Where the table goes.
+struct OpenedTable {
+    store: Store,
+    /// The rows of cells of earlier sweeps in the same place, which this sweep does not have.
+    others: Vec<Row>,
+}
+
+/// Writes the table of the rows that are finished, and of other sweeps' cells, on rank 0. Cells with a speed were finished
+/// before, and are not forgotten if this sweep is killed.
+fn write_table(table: Option<&OpenedTable>, rows: &[(Row, bool)]) -> Result<(), Error> {
+    let Some(OpenedTable { store, others }) = table else { return Ok(()) };
     let known = rows.iter().filter(|(row, is_finished)| *is_finished || row.images_per_second.is_some());
-    table::write(store, known.map(|(row, _)| row.clone()).collect())
+    table::write(store, known.map(|(row, _)| row).chain(others).cloned().collect())
 }
 
 /// Opens the checkpoints and returns the cells.
@@ -207,12 +217,15 @@ fn check_shapes(planned: &[PlannedCell<'_>], columns: u64) -> Result<(), Error> 
 
 /// Opens the location of the table, and takes the speeds, and evaluations with the same settings, from the table of an
 /// earlier start.
+///
+/// # Errors
+/// When the place is that of something else, or other cells there were evaluated in another way.
 fn open_table(
     spec: &SweepSpec,
     evaluation: Option<&CellEvaluation<'_>>,
     stores: &StoreOptions,
     planned: &mut [PlannedCell<'_>],
-) -> Result<Store, Error> {
+) -> Result<OpenedTable, Error> {
     let location = Location::parse(&spec.out).map_err(admiral_samples::Error::from)?;
     let store = Store::create(&location, stores).map_err(admiral_samples::Error::from)?;
     let names = store.wait(store.files_right_under("")).map_err(admiral_samples::Error::from)?;
@@ -223,13 +236,29 @@ fn open_table(
         }
     }
     let earlier = table::read(&store)?;
-    for PlannedCell { row, .. } in planned {
+    for PlannedCell { row, .. } in planned.iter_mut() {
         let Some(same) = earlier.iter().find(|other| other.is_same(row)) else { continue };
         row.images_per_second = same.images_per_second;
         let is_wanted = |evaluated: &Evaluated| evaluation.is_some_and(|evaluation| evaluation.is_same(evaluated));
         row.evaluated = same.evaluated.clone().filter(is_wanted);
     }
-    Ok(store)
+    let is_other = |row: &Row| planned.iter().all(|cell| cell.row.name != row.name);
+    let others: Vec<Row> = earlier.into_iter().filter(is_other).collect();
+    if let Some(evaluation) = evaluation {
+        // Metrics of different references in one table would be compared.
+        for row in &others {
+            let difference = row.evaluated.as_ref().and_then(|evaluated| evaluation.difference_from(evaluated));
+            if let Some(difference) = difference {
+                return Err(Error::Refused(format!(
+                    "evaluate: {} has {}, which was evaluated in another way ({difference}); name another place for the \
+                     sweep",
+                    store.url(""),
+                    row.name
+                )));
+            }
+        }
+    }
+    Ok(OpenedTable { store, others })
 }
 
 /// Adds the name of the cell to the message of its failure.

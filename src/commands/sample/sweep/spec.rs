@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::diffusion::Sampler;
-use crate::run_config::{DeviceChoice, PrecisionMode};
+use crate::run_config::{DeviceChoice, MAX_THREADS, PrecisionMode};
 use crate::sample::Error;
 
 use super::super::options::{Classes, GuidanceKind, GuidanceName};
@@ -177,6 +177,8 @@ impl Validate for SweepSpec {
         check(!self.checkpoints.is_empty(), "checkpoints", "is empty; name a checkpoint");
         check(is_distinct(&self.checkpoints), "checkpoints", "has the same checkpoint twice");
         check(!self.out.is_empty(), "out", "is empty; name a folder or a bucket's URL");
+        let threads = self.threads.is_none_or(|threads| threads <= MAX_THREADS);
+        check(threads, "threads", &format!("is more than {MAX_THREADS}"));
         check(self.num > 0, "num", "is 0; a cell needs an image");
         let strip = (1..=MAX_STRIP).contains(&self.strip_images);
         check(strip, "strip_images", &format!("is {}; it must lie in [1, {MAX_STRIP}]", self.strip_images));
@@ -270,7 +272,7 @@ mod tests {
     fn the_sweeps_of_the_reproduction_are_valid_and_evaluated() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/sampling/reproduce");
         let files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert_eq!(files.len(), 5, "{files:?}");
+        assert_eq!(files.len(), 6, "{files:?}");
         for file in files {
             let spec: SweepSpec = admiral_config::load(&file, &[]).unwrap_or_else(|error| panic!("{error}"));
             let name = file.file_stem().unwrap().to_str().unwrap();

@@ -91,6 +91,11 @@ impl Row {
         self.evaluated.as_ref()?.metrics.get(name).copied()
     }
 
+    /// Returns the evaluations of all networks for one image.
+    fn all_evaluations(&self) -> usize {
+        self.evaluations + self.guidance_evaluations
+    }
+
     /// The columns, with their names.
     fn columns(&self) -> Vec<(&'static str, String)> {
         let number = |number: Option<f64>| number.map(|number| number.to_string()).unwrap_or_default();
@@ -114,7 +119,7 @@ impl Row {
 
     /// Prints the row. `width` is that of the longest name.
     pub(super) fn print(&self, width: usize) {
-        let evaluations = self.evaluations + self.guidance_evaluations;
+        let evaluations = self.all_evaluations();
         let speed = self.images_per_second.map_or_else(|| "-".into(), |speed| format!("{speed:.2}"));
         let value = |(name, _)| self.metric(name).map_or_else(|| "-".into(), |value| format!("{value:.3}"));
         let metrics = self.evaluated.as_ref().map(|_| METRICS.map(|metric| format!("{:>9}  ", value(metric))).concat());
@@ -128,6 +133,37 @@ pub(super) fn print_header(width: usize, is_evaluated: bool) {
     let metrics = is_evaluated.then(|| METRICS.map(|(_, printed)| format!("{printed:>9}  ")).concat());
     let metrics = metrics.unwrap_or_default();
     println!("{:width$}  {:>11}  {:>10}  {metrics}location", "cell", "evaluations", "images/s");
+}
+
+/// Prints the cells whose FID no other cell reaches with as few evaluations, if cells can be compared.
+pub(super) fn print_fewest_evaluations(rows: &[Row]) {
+    let fewest = fewest_evaluations(rows);
+    if fewest.is_empty() {
+        return;
+    }
+    println!("cells whose FID no other cell reaches with as few evaluations of networks:");
+    for (row, fid) in fewest {
+        println!("  {:>5}  FID {fid:.3}  {}", row.all_evaluations(), row.name);
+    }
+}
+
+/// Returns the cells, and their FIDs, whose FID no other cell reaches with as few evaluations of networks or fewer: first the
+/// one with the fewest evaluations. Of equal cells, one is returned. Empty if fewer than two cells have an FID.
+fn fewest_evaluations(rows: &[Row]) -> Vec<(&Row, f64)> {
+    let mut known: Vec<(&Row, f64)> = rows.iter().filter_map(|row| Some((row, row.metric("fid")?))).collect();
+    if known.len() < 2 {
+        return Vec::new();
+    }
+    known.sort_by(|(one, fid), (other, other_fid)| {
+        one.all_evaluations().cmp(&other.all_evaluations()).then(fid.total_cmp(other_fid))
+    });
+    let mut best = f64::INFINITY;
+    known.retain(|&(_, fid)| {
+        let is_better = fid < best;
+        best = best.min(fid);
+        is_better
+    });
+    known
 }
 
 /// Reads the rows of a sweep that was here before. Without one there are none.
@@ -251,6 +287,28 @@ mod tests {
         let evaluated = test_row(&[("fid", 2.97)]);
         let read: Result<Row, _> = serde_json::from_value(serde_json::to_value(&evaluated).unwrap_or_default());
         assert_eq!(read.ok(), Some(evaluated));
+    }
+
+    #[test]
+    fn no_other_cell_has_a_better_fid_for_as_few_evaluations() {
+        let cell = |name: &str, evaluations, guidance_evaluations, fid: f64| Row {
+            name: name.into(),
+            evaluations,
+            guidance_evaluations,
+            ..test_row(&[("fid", fid)])
+        };
+        let rows = [
+            cell("slow", 25, 25, 9.0),
+            cell("guided", 10, 10, 8.0),
+            cell("best", 30, 0, 7.0),
+            cell("equal", 50, 0, 7.0),
+            cell("few", 10, 0, 9.5),
+            cell("few and bad", 10, 0, 20.0),
+            Row { evaluations: 1, ..row() },
+        ];
+        let names: Vec<&str> = fewest_evaluations(&rows).iter().map(|(row, _)| row.name.as_str()).collect();
+        assert_eq!(names, ["few", "guided", "best"]);
+        assert!(fewest_evaluations(&rows[..1]).is_empty());
     }
 
     #[test]
