@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use admiral_goodput::{Account, CheckpointInterval, Day, Ledger, Table, checkpoint_interval, read_events};
+use admiral_goodput::{Account, CheckpointInterval, Day, Ledger, Shares, Table, checkpoint_interval, read_events};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -26,19 +26,33 @@ pub enum GoodputError {
     },
 }
 
-/// Returns the ledger of the run in a folder, as a table or as JSON.
+/// How a ledger is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// The table of all time, and a line for each day.
+    All,
+    /// Also the table of each day.
+    Days,
+    /// JSON.
+    Json,
+}
+
+/// Returns the ledger of the run in a folder.
 ///
 /// # Errors
 /// If there is none, or it cannot be read.
-pub fn goodput(run: &Path, is_json: bool) -> Result<String, GoodputError> {
+pub fn goodput(run: &Path, form: Form) -> Result<String, GoodputError> {
     let (ledger, num_unreadable) = read_ledger(run)?;
     let (table, interval) = (Table::of(&ledger), checkpoint_interval(&ledger));
-    Ok(if is_json {
+    if form == Form::Json {
         let value = as_json(&ledger, &table, interval.as_ref(), num_unreadable);
-        serde_json::to_string_pretty(&value).unwrap_or_default() + "\n"
-    } else {
-        as_text(&ledger, &table, interval.as_ref(), num_unreadable)
-    })
+        return Ok(serde_json::to_string_pretty(&value).unwrap_or_default() + "\n");
+    }
+    let mut text = String::new();
+    for day in table.days.iter().filter(|_| form == Form::Days) {
+        text += &format!("{} (UTC)\n{}\n", date(day), accounts(day));
+    }
+    Ok(text + &as_text(&ledger, &table, interval.as_ref(), num_unreadable))
 }
 
 /// Reads the ledger of the run in a folder. Also returns the number of lines that cannot be read.
@@ -59,6 +73,11 @@ pub fn read_ledger(run: &Path) -> Result<(Ledger, usize), GoodputError> {
 pub fn share_of_steps(run: &Path) -> Option<f64> {
     let (ledger, _) = read_ledger(run).ok()?;
     Some(Table::of(&ledger).all.ratios().ettr)
+}
+
+/// Returns a time as the events of the ledger have it.
+pub(crate) fn epoch_seconds(time: Timestamp) -> f64 {
+    time.as_microsecond() as f64 / 1e6
 }
 
 /// Returns the date of a day: `2026-11-30`.
@@ -98,19 +117,40 @@ fn as_json(ledger: &Ledger, table: &Table, interval: Option<&CheckpointInterval>
     })
 }
 
-fn as_text(ledger: &Ledger, table: &Table, interval: Option<&CheckpointInterval>, num_unreadable: usize) -> String {
+/// Returns the accounts that have time in a day, or in all days, as a table.
+fn accounts(day: &Day) -> String {
     let mut text = String::new();
-    let total = table.all.wall_clock.total();
+    let total = day.wall_clock.total();
     let share = |seconds: f64| if total > 0.0 { 100.0 * seconds / total } else { 0.0 };
-    let _ = writeln!(text, "{:<28} {:>8} {:>12} {:>12} {:>12}", "account", "share", "hours", "rank-hours", "GPU-hours");
-    for (account, seconds) in table.all.wall_clock.iter().filter(|(_, seconds)| *seconds > 0.0) {
-        let (ranks, gpus) = (hours(table.all.ranks[account]), hours(table.all.gpus[account]));
-        let (name, share, hours) = (account.words(), share(seconds), hours(seconds));
-        let _ = writeln!(text, "{name:<28} {share:>7.2}% {hours:>12.3} {ranks:>12.3} {gpus:>12.3}");
+    let mut row = |name: &str, seconds: f64, ranks: f64, gpus: f64| {
+        let [clock, ranks, gpus] = [seconds, ranks, gpus].map(hours);
+        let _ = writeln!(text, "{name:<28} {:>7.2}% {clock:>12.3} {ranks:>12.3} {gpus:>12.3}", share(seconds));
+    };
+    for (account, seconds) in day.wall_clock.iter().filter(|(_, seconds)| *seconds > 0.0) {
+        row(account.words(), seconds, day.ranks[account], day.gpus[account]);
     }
-    let sums = [table.all.wall_clock.total(), table.all.ranks.total(), table.all.gpus.total()].map(hours);
-    let _ =
-        writeln!(text, "{:<28} {:>7.2}% {:>12.3} {:>12.3} {:>12.3}", "all", share(total), sums[0], sums[1], sums[2]);
+    row("all", total, day.ranks.total(), day.gpus.total());
+    format!("{:<28} {:>8} {:>12} {:>12} {:>12}\n{text}", "account", "share", "hours", "rank-hours", "GPU-hours")
+}
+
+/// Returns a line for each day.
+fn days(table: &Table) -> String {
+    let mut text = format!(
+        "{:<12} {:>10} {:>12} {:>10} {:>12} {:>12}\n",
+        "day (UTC)", "steps", "failures", "down", "rank-hours", "GPU-hours"
+    );
+    for day in &table.days {
+        let Shares { steps, failures, down } = day.shares();
+        let [steps, failures, down] = [steps, failures, down].map(|share| 100.0 * share);
+        let [ranks, gpus] = [day.ranks, day.gpus].map(|seconds| hours(seconds.total()));
+        let _ =
+            writeln!(text, "{:<12} {steps:>9.2}% {failures:>11.2}% {down:>9.2}% {ranks:>12.3} {gpus:>12.3}", date(day));
+    }
+    text
+}
+
+fn as_text(ledger: &Ledger, table: &Table, interval: Option<&CheckpointInterval>, num_unreadable: usize) -> String {
+    let mut text = accounts(&table.all);
     let ratios = table.all.ratios();
     let _ = writeln!(
         text,
@@ -137,15 +177,8 @@ fn as_text(ledger: &Ledger, table: &Table, interval: Option<&CheckpointInterval>
         );
     }
     if table.days.len() > 1 {
-        let _ = writeln!(text, "\n{:<12} {:>10} {:>12} {:>10}", "day (UTC)", "steps", "failures", "down");
-        for day in &table.days {
-            let of_day = day.wall_clock.total();
-            let share = |account| 100.0 * day.wall_clock[account] / of_day;
-            let failed = share(Account::Failure) + share(Account::Redone);
-            let down = share(Account::Down) + share(Account::Preempted);
-            let _ =
-                writeln!(text, "{:<12} {:>9.2}% {failed:>11.2}% {down:>9.2}%", date(day), share(Account::Productive));
-        }
+        text += "\n";
+        text += &days(table);
     }
     if num_unreadable > 0 {
         let _ = writeln!(text, "\n{num_unreadable} lines cannot be read; a process was killed while it wrote them");
@@ -169,5 +202,39 @@ mod tests {
         }
         assert_eq!(journal.finish(std::time::Duration::from_secs(20)), None);
         assert_eq!(share_of_steps(run.path()), Some(0.0));
+    }
+
+    #[test]
+    fn each_day_has_a_line_and_on_request_a_table() {
+        let run = tempfile::tempdir().expect("a folder");
+        let journal = admiral_goodput::Journal::start(run.path(), "attempt-a").expect("a thread");
+        // Midnight, 2026-11-30.
+        let midnight = 1_795_996_800.0;
+        for (hours, kind) in [
+            (-2.0, EventKind::RankBegins { world: 4, gpus: 2 }),
+            (-1.0, EventKind::StageEnds { stage: admiral_goodput::Stage::FirstStep, step: None }),
+            (3.0, EventKind::StepsEnd { step: 100, seconds: admiral_goodput::IntervalSeconds::default() }),
+        ] {
+            journal.append(Event { time: midnight + 3600.0 * hours, kind });
+        }
+        assert_eq!(journal.finish(std::time::Duration::from_secs(20)), None);
+        let shown = |form| goodput(run.path(), form).expect("there is a ledger");
+        let words = |text: &str| -> Vec<Vec<String>> {
+            text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+        };
+        let all = words(&shown(Form::All));
+        for line in [
+            "steps 80.00% 4.000 16.000 8.000",
+            "all 100.00% 5.000 20.000 10.000",
+            "2026-11-29 50.00% 0.00% 0.00% 8.000 4.000",
+            "2026-11-30 100.00% 0.00% 0.00% 12.000 6.000",
+        ] {
+            let expected: Vec<&str> = line.split(' ').collect();
+            assert!(all.iter().any(|found| *found == expected), "{line}: {all:?}");
+        }
+        let days = words(&shown(Form::Days));
+        assert!(days.ends_with(&all) && days[0] == ["2026-11-29", "(UTC)"], "{days:?}");
+        assert!(days.iter().any(|line| *line == ["steps", "50.00%", "1.000", "4.000", "2.000"]), "{days:?}");
+        assert!(!shown(Form::Json).contains("(UTC)"));
     }
 }

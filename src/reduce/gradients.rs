@@ -37,6 +37,8 @@ pub struct Reduced {
     /// The time that the rank only waited for sums: the exposed part, and waiting for ranks that start later. On a GPU
     /// it is the time that the GPU waited, which equals `exposed`.
     pub waited: Duration,
+    /// The part of the time in the ledger's exchanges in which this rank's GPU still computed gradients. Zero on a CPU.
+    pub hidden: Duration,
     /// Whether this rank's own gradients were finite.
     pub own: OwnGradients,
 }
@@ -115,7 +117,7 @@ impl GradientReducer {
         }
         // Ranks wait for each other within the sums, so waiting cannot be told from summing.
         let spent = begin.elapsed();
-        Ok(Reduced { sums, busy: spent, exposed: spent, waited: spent, own })
+        Ok(Reduced { sums, busy: spent, exposed: spent, waited: spent, hidden: Duration::ZERO, own })
     }
 
     /// As [`reduce`](Self::reduce), while `backward` runs. A background thread sums the buckets in order, each as soon
@@ -174,7 +176,7 @@ impl GradientReducer {
             }
             let busy = spans.iter().map(|span| span.end - span.start).sum();
             let exposed = spans.iter().map(|span| span.end.saturating_duration_since(span.start.max(begin))).sum();
-            Ok(Reduced { sums, busy, exposed, waited, own })
+            Ok(Reduced { sums, busy, exposed, waited, hidden: Duration::ZERO, own })
         })
     }
 
@@ -236,11 +238,19 @@ fn wait_for_gpu<T>(
     num_buckets: usize,
     enter: impl Fn(usize) -> T,
 ) -> Result<Reduced, CollectiveError> {
+    let mut in_exchanges = Duration::ZERO;
     for number in 0..num_buckets {
-        gpu.wait(number, || enter(number))?;
+        let mut entered = None;
+        gpu.wait(number, || {
+            entered = Some(Instant::now());
+            enter(number)
+        })?;
+        in_exchanges += entered.map(|entered| entered.elapsed()).unwrap_or_default();
     }
     let (busy, exposed) = gpu.durations(num_buckets)?;
-    Ok(Reduced { sums, busy, exposed, waited: exposed, own: OwnGradients::Unknown })
+    // The first buckets are summed while backward still computes the others.
+    let hidden = in_exchanges.saturating_sub(exposed);
+    Ok(Reduced { sums, busy, exposed, waited: exposed, hidden, own: OwnGradients::Unknown })
 }
 
 /// The span of the sum of each part, and the position of this rank's last value in it that is not finite.

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use admiral_comm::StepSeconds;
 use admiral_goodput::{Event, EventKind, IntervalSeconds, Journal, Stage, seconds_since_epoch};
 
+use super::saving::Polled;
+
 /// Steps are recorded in intervals of at least this length, which bounds the file.
 const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -20,6 +22,8 @@ pub(super) struct Accounting {
     early: Vec<Event>,
     journal: Option<Journal>,
     seconds: IntervalSeconds,
+    /// The time of the exchange of the last poll, which belongs to the next step.
+    last_poll: Duration,
     since: Instant,
     has_stepped: bool,
     saved: Option<u64>,
@@ -34,6 +38,7 @@ impl Accounting {
             early: Vec::new(),
             journal: None,
             seconds: IntervalSeconds::default(),
+            last_poll: Duration::ZERO,
             since: Instant::now(),
             has_stepped: false,
             saved: None,
@@ -71,10 +76,20 @@ impl Accounting {
         }
     }
 
-    /// Adds a step of this rank.
-    pub(super) fn add_step(&mut self, seconds: StepSeconds) {
-        self.seconds.data += seconds.data;
-        self.seconds.exchange += seconds.wait;
+    /// Returns the seconds that this rank spent in exchanges in a step, and in the poll of the step before.
+    pub(super) fn wait_of(&self, step: StepSeconds) -> f64 {
+        step.wait + self.last_poll.as_secs_f64()
+    }
+
+    /// Adds a step of this rank, of which the ranks have told each other their [waits](Self::wait_of). The last rank to
+    /// begin an exchange waits for nobody, so the least wait is the time of the exchanges themselves.
+    pub(super) fn add_step(&mut self, step: StepSeconds, polled: Polled) {
+        let waited = self.wait_of(step);
+        let exchange = polled.least_wait.as_secs_f64().min(waited);
+        self.seconds.data += step.data;
+        self.seconds.exchange += exchange;
+        self.seconds.straggler += waited - exchange;
+        self.last_poll = polled.waited;
     }
 
     /// Adds a time that training waited for a save.
@@ -82,7 +97,12 @@ impl Accounting {
         self.seconds.checkpoint += time.as_secs_f64();
     }
 
-    /// Adds a time that training waited for sample grids, validation and evaluation.
+    /// Adds a time that training waited for sample grids.
+    pub(super) fn add_sampling(&mut self, time: Duration) {
+        self.seconds.sampling += time.as_secs_f64();
+    }
+
+    /// Adds a time that training waited for validation and evaluation.
     pub(super) fn add_evaluation(&mut self, time: Duration) {
         self.seconds.evaluation += time.as_secs_f64();
     }
@@ -93,7 +113,7 @@ impl Accounting {
         if !self.has_stepped {
             self.has_stepped = true;
             self.stage(Stage::FirstStep, None);
-            (self.seconds, self.since) = (IntervalSeconds::default(), Instant::now());
+            (self.seconds, self.last_poll, self.since) = (IntervalSeconds::default(), Duration::ZERO, Instant::now());
         } else if self.since.elapsed() >= INTERVAL {
             self.record(step);
         }
@@ -135,5 +155,27 @@ impl Accounting {
             self.has_warned = true;
             tracing::warn!("{problem}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn polled(least_wait: u64, waited: u64) -> Polled {
+        let [least_wait, waited] = [least_wait, waited].map(Duration::from_millis);
+        Polled { is_asked: false, is_free: true, is_stuck: false, least_wait, waited }
+    }
+
+    #[test]
+    fn what_exceeds_the_least_wait_of_the_ranks_is_waiting_for_slower_ones() {
+        let mut accounting = Accounting::begin(0, 2);
+        let step = |wait| StepSeconds { step: 2.0, data: 0.25, wait };
+        accounting.add_step(step(1.0), polled(500, 250));
+        // The poll of the step before is a part of the next one, of which this rank began the exchanges last.
+        assert_eq!(accounting.wait_of(step(0.5)), 0.75);
+        accounting.add_step(step(0.5), polled(750, 0));
+        let seconds = IntervalSeconds { data: 0.5, straggler: 0.5, exchange: 1.25, ..Default::default() };
+        assert_eq!(accounting.seconds, seconds);
     }
 }

@@ -85,6 +85,7 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
     accounting.stage(Stage::Data, None);
     let context = RunContext::open(rank, &config).map_err(TrainError::from);
     let context = agree(collective, context, TrainError::exit_code)?;
+    context.log_kernels();
     accounting.has_gpus(context.device.is_cuda());
     let folder = PathBuf::from(&config.run.folder);
     let session = OpenedSession::open(config, sources, images, &context);
@@ -131,8 +132,14 @@ pub fn run(config: RunConfig, resume: Resume, rank: RankContext<'_>, stop: &Stop
         move || stop.is_asked()
     };
     session.give_up_when(is_asked());
+    let tell_awaited = || {
+        let phases = context.phases.clone();
+        move |image: &str| phases.awaits(image)
+    };
+    session.tell_awaited(tell_awaited());
     if let Some(validation) = &mut validation {
         validation.give_up_when(is_asked());
+        validation.tell_awaited(tell_awaited());
     }
     let mut run = Loop::new(session, saver, &store, validation, evaluator, &context, accounting, export);
     run.compares_states = compares_states;
@@ -302,8 +309,6 @@ impl<'a> Loop<'a> {
             let draws_samples = state.config.task != Task::Classifier;
             self.export.step_done(step);
             self.ranks.add(report.seconds);
-            self.accounting.add_step(report.seconds);
-            self.accounting.steps_done(step, self.saves.published());
             if let Some(line) = self.plan.as_mut().and_then(|plan| plan.add(report.seconds.step)) {
                 tracing::info!("{line}");
             }
@@ -315,7 +320,10 @@ impl<'a> Loop<'a> {
             if phases.flips_bit(step) {
                 self.session.state.trainer.memory.flip_bit()?;
             }
-            let polled = self.saves.poll(stop.is_asked(), collective)?;
+            let seconds = report.exposed_seconds();
+            let polled = self.saves.poll(stop.is_asked(), self.accounting.wait_of(seconds), collective)?;
+            self.accounting.add_step(seconds, polled);
+            self.accounting.steps_done(step, self.saves.published());
             let is_asked = polled.is_asked;
             let is_saved = is_last || is_asked || step.is_multiple_of(save_interval);
             self.check_state(step, is_saved)?;
@@ -325,15 +333,19 @@ impl<'a> Loop<'a> {
             } else {
                 self.validate(step)?;
             }
+            let sampling_start = Instant::now();
+            self.accounting.add_evaluation(sampling_start - pause_start);
             if sample > 0 && (step.is_multiple_of(sample) || is_last) && draws_samples {
                 phases.enter(Phase::Sample, 0);
                 self.draw(step)?;
             }
+            let evaluation_start = Instant::now();
+            self.accounting.add_sampling(evaluation_start - sampling_start);
             if !is_asked {
                 self.evaluate(step, is_last, stop)?;
             }
-            self.accounting.add_evaluation(pause_start.elapsed());
             let save_start = Instant::now();
+            self.accounting.add_evaluation(save_start - evaluation_start);
             if is_last || is_asked {
                 phases.enter(Phase::Checkpoint, 0);
                 self.saves.finish(&self.session.state, !is_last, collective)?;

@@ -61,10 +61,22 @@ impl Saves {
         }
     }
 
-    /// Advances the save that is in progress, and tells all ranks whether any rank `is_asked` to stop. One all-reduce
-    /// does both. Every rank calls it after each step.
-    pub(super) fn poll(&mut self, is_asked: bool, collective: &dyn Collective) -> Result<Polled, TrainError> {
-        let (num_asked, summed) = sum(is_asked, self.saver.report(Instant::now()), collective)?;
+    /// Advances the save that is in progress. Tells all ranks whether any rank `is_asked` to stop, and the minimum over ranks
+    /// of `waited`, the seconds that a rank spent in the exchanges of the step. Uses a single all-reduce. Every rank calls it
+    /// after each step.
+    pub(super) fn poll(
+        &mut self,
+        is_asked: bool,
+        waited: f64,
+        collective: &dyn Collective,
+    ) -> Result<Polled, TrainError> {
+        let mut waits = vec![0.0; collective.world_size()];
+        waits[collective.rank()] = waited as f32;
+        let report = self.saver.report(Instant::now());
+        let start = Instant::now();
+        let (num_asked, summed) = sum(is_asked, report, &mut waits, collective)?;
+        let waited = start.elapsed();
+        let least_wait = waits.into_iter().fold(f32::INFINITY, f32::min);
         if let Some(event) = self.saver.advance(summed, Instant::now(), collective)? {
             self.log(event);
         }
@@ -73,6 +85,8 @@ impl Saves {
             is_asked: num_asked > 0.0,
             is_free: !is_busy && summed.held == 0.0,
             is_stuck: !is_busy && summed.stuck > 0.0,
+            least_wait: Duration::try_from_secs_f32(least_wait).unwrap_or_default(),
+            waited,
         })
     }
 
@@ -193,7 +207,7 @@ impl Saves {
     /// Returns when no save is in progress, or when a save that was given up cannot be taken back.
     fn wait_until_free_or_stuck(&mut self, collective: &dyn Collective) -> Result<Polled, TrainError> {
         loop {
-            let polled = self.poll(false, collective)?;
+            let polled = self.poll(false, 0.0, collective)?;
             if polled.is_free || polled.is_stuck {
                 return Ok(polled);
             }
@@ -211,7 +225,7 @@ impl Saves {
         // Counts polls instead of seconds, so that all ranks stop waiting at the same poll.
         let limit = u32::try_from(2 * self.deadline.as_millis() / POLL_INTERVAL.as_millis()).unwrap_or(u32::MAX);
         loop {
-            if self.poll(false, collective)?.is_free {
+            if self.poll(false, 0.0, collective)?.is_free {
                 return Ok(());
             }
             if !self.saver.is_busy() {
@@ -269,10 +283,18 @@ impl Saves {
     }
 }
 
-/// Returns the number of ranks that are asked to stop, and the sum of all ranks' reports.
-fn sum(is_asked: bool, own: Report, collective: &dyn Collective) -> Result<(f32, Report), CollectiveError> {
-    let mut sums = [f32::from(u8::from(is_asked)), own.finished, own.failed, own.held, own.stuck];
+/// Returns the number of ranks that are asked to stop, and the sum of all ranks' reports. Sums `more` in the same exchange.
+fn sum(
+    is_asked: bool,
+    own: Report,
+    more: &mut [f32],
+    collective: &dyn Collective,
+) -> Result<(f32, Report), CollectiveError> {
+    let mut sums = vec![f32::from(u8::from(is_asked)), own.finished, own.failed, own.held, own.stuck];
+    let num_own = sums.len();
+    sums.extend_from_slice(more);
     collective.all_reduce_sum_f32(&mut sums)?;
+    more.copy_from_slice(&sums[num_own..]);
     Ok((sums[0], Report { finished: sums[1], failed: sums[2], held: sums[3], stuck: sums[4] }))
 }
 
@@ -281,10 +303,10 @@ fn sum(is_asked: bool, own: Report, collective: &dyn Collective) -> Result<(f32,
 /// # Errors
 /// When the ranks cannot reach each other.
 pub fn sum_reports(own: Report, collective: &dyn Collective) -> Result<Report, CollectiveError> {
-    sum(false, own, collective).map(|(_, summed)| summed)
+    sum(false, own, &mut [], collective).map(|(_, summed)| summed)
 }
 
-/// The state of saves and stop requests over all ranks, the same on every rank.
+/// The state of saves and stop requests over all ranks. All but `waited` is the same on every rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Polled {
     /// Whether any rank was asked to stop.
@@ -293,4 +315,8 @@ pub(super) struct Polled {
     pub(super) is_free: bool,
     /// Whether no save is in progress, but none can begin, because a rank cannot finish taking back an earlier one.
     pub(super) is_stuck: bool,
+    /// The least time that a rank says it waited.
+    pub(super) least_wait: Duration,
+    /// The time of the exchange of this poll on this rank.
+    pub(super) waited: Duration,
 }

@@ -174,6 +174,12 @@ impl Session {
         self.loader.give_up_when(is_cancelled);
     }
 
+    /// Calls `tell` with the name of the image that has been read for the longest time, while [`step`](Self::step) waits for
+    /// more than a second; with an empty name when the wait is over.
+    pub fn tell_awaited(&mut self, tell: impl Fn(&str) + Send + 'static) {
+        self.loader.tell_awaited(tell);
+    }
+
     /// Takes one step with the next samples.
     ///
     /// # Errors

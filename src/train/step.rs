@@ -37,6 +37,8 @@ pub struct StepTimes {
     pub all_reduce_busy: Duration,
     /// The part of `all_reduce_busy` that backward does not hide.
     pub all_reduce_exposed: Duration,
+    /// The time in the ledger's exchanges in which this rank's GPU still ran backward.
+    pub all_reduce_hidden: Duration,
     /// Zeroing of gradients, norms, Adam, averages and the half-precision copy.
     pub optimizer: Duration,
 }
@@ -64,6 +66,14 @@ pub struct StepReport {
     /// The step's duration on this rank, as recorded in the ledger. [`Session::step`](super::Session::step) sets it;
     /// before, it is zero.
     pub seconds: StepSeconds,
+}
+
+impl StepReport {
+    /// Returns the step's duration, with the waiting in which this rank did nothing else.
+    pub(super) fn exposed_seconds(&self) -> StepSeconds {
+        let hidden = self.times.all_reduce_hidden.as_secs_f64();
+        StepSeconds { wait: (self.seconds.wait - hidden).max(0.0), ..self.seconds }
+    }
 }
 
 /// The training state outside of flat memory. All of it is saved in checkpoints.
@@ -240,12 +250,13 @@ impl Trainer {
             times.forward += stopwatch.lap();
         }
 
-        let Reduced { sums: gradients, busy, exposed, waited, own } = match reduced {
+        let Reduced { sums: gradients, busy, exposed, waited, hidden, own } = match reduced {
             Some(reduced) => reduced,
             None => self.reducer.reduce(collective, &local)?,
         };
         self.phases.enter(Phase::Optimizer, 0);
         (times.all_reduce, times.all_reduce_busy, times.all_reduce_exposed) = (waited, busy, exposed);
+        times.all_reduce_hidden = hidden;
         self.own = own;
         self.is_alone = collective.world_size() == 1;
         self.sums = gradients.iter().map(Tensor::shallow_clone).collect();

@@ -51,6 +51,11 @@ impl Validation {
         self.loader.give_up_when(is_cancelled);
     }
 
+    /// Calls `tell` as [`Loader::tell_awaited`] does.
+    pub fn tell_awaited(&mut self, tell: impl Fn(&str) + Send + 'static) {
+        self.loader.tell_awaited(tell);
+    }
+
     /// Measures the next batch. Returns the name and the mean over all ranks of each term, also by quartile of the
     /// timestep. Every rank calls it.
     ///

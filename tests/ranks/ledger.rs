@@ -4,6 +4,7 @@ use std::os::fd::AsRawFd;
 use std::process::Command;
 
 use admiral_contract::{ExitCode, Ledger, Phase, Reading, environment};
+use admiral_goodput::{EventKind, read_events};
 
 use crate::mpirun::{self, Finished, Running, run};
 use crate::runs::{PATIENCE, Place, assert_same, errors, wait_until};
@@ -218,6 +219,14 @@ fn a_slow_rank_is_named_and_its_times_are_plotted() {
         assert!(min.iter().zip(median).zip(max).all(|((min, median), max)| min <= median && median <= max), "{kind}");
         assert!(kind != "wait" || max[1] > min[1], "who waits, and who is waited for: {curves:?}");
     }
+    let (events, _) = read_events(&place.path("run")).unwrap();
+    let intervals = events.iter().filter_map(|event| match event.kind {
+        EventKind::StepsEnd { seconds, .. } => Some(seconds),
+        _ => None,
+    });
+    let (straggler, exchange) =
+        intervals.fold((0.0, 0.0), |sums, seconds| (sums.0 + seconds.straggler, sums.1 + seconds.exchange));
+    assert!(straggler > exchange && exchange > 0.0, "rank 0 waits for the other one: {straggler} s, {exchange} s");
 }
 
 #[test]

@@ -122,6 +122,30 @@ fn a_damaged_image_is_named_and_comes_again() {
 }
 
 #[test]
+fn steps_from_before_a_change_of_the_ranks_are_replayed_as_they_were_taken() {
+    let place = Place::new();
+    // Each rank and pass has its own dropout masks.
+    let fields = ["training.microbatch=2", "training.save_interval=5", "model.dropout=0.5", "faults.enabled=true"];
+    let until = |ranks, steps: &str, more: &[&str]| {
+        let arguments = set(&[&fields[..], &[steps], more].concat());
+        train(&place, ranks, &[arguments, vec!["--resume".into(), "auto".into()]].concat())
+    };
+    for (ranks, steps) in [(2, "training.steps=5"), (1, "training.steps=10")] {
+        let finished = until(ranks, steps, &[]);
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    }
+    let finished = until(2, "training.steps=20", &["faults.bad_sample=101"]);
+    assert_eq!(finished.code, Some(65), "{}", finished.stderr);
+    let folder = capsules(&place).remove(0);
+    let earlier = place.path("run/checkpoints/step-000000005");
+    let (report, text) = replay(&folder, &["--checkpoint", earlier.to_str().unwrap()]);
+    assert_eq!((&report["step"], &report["checkpoint"], &report["world"]), (&12.into(), &5.into(), &2.into()));
+    assert_eq!(report["losses"], serde_json::json!({"num": 8, "differences": []}), "{text}");
+    let (report, _) = replay(&folder, &["--checkpoint", earlier.to_str().unwrap(), "--at", "7"]);
+    assert_eq!(report["world"], 1);
+}
+
+#[test]
 fn a_gradient_that_was_damaged_once_does_not_come_again() {
     for overlaps in [true, false] {
         let place = Place::new();

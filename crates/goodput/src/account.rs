@@ -22,14 +22,22 @@ pub enum Account {
     StartWarmUp,
     /// Waiting for the loader.
     DataWait,
-    /// Exchanges with other ranks, most of which is waiting for the slowest.
-    ExchangeWait,
+    /// Waiting in exchanges for ranks that begin them later.
+    StragglerWait,
+    /// Exchanges with other ranks, after all have begun them.
+    Exchange,
     /// The part of saves that training waits for.
     Checkpoint,
-    /// Sample grids and evaluation.
+    /// Sample grids.
+    Sampling,
+    /// Validation and evaluation.
     Evaluation,
-    /// From the last sign of life of a failed attempt to the start of the next one.
-    Failure,
+    /// From the last sign of life of a failed attempt until the launcher found the failure.
+    FailureDetection,
+    /// Until all processes of the failed attempt were gone.
+    FailureShutdown,
+    /// Until the start of the next attempt.
+    FailureRestart,
     /// Examining the hosts before an attempt.
     Preflight,
     /// Nobody ran it.
@@ -40,7 +48,7 @@ pub enum Account {
 
 impl Account {
     /// All accounts.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 18] = [
         Self::Productive,
         Self::Redone,
         Self::StartProgram,
@@ -48,10 +56,14 @@ impl Account {
         Self::StartRestore,
         Self::StartWarmUp,
         Self::DataWait,
-        Self::ExchangeWait,
+        Self::StragglerWait,
+        Self::Exchange,
         Self::Checkpoint,
+        Self::Sampling,
         Self::Evaluation,
-        Self::Failure,
+        Self::FailureDetection,
+        Self::FailureShutdown,
+        Self::FailureRestart,
         Self::Preflight,
         Self::Down,
         Self::Preempted,
@@ -68,14 +80,24 @@ impl Account {
             Self::StartRestore => "start: checkpoint",
             Self::StartWarmUp => "start: first step",
             Self::DataWait => "waiting for images",
-            Self::ExchangeWait => "exchange with other ranks",
+            Self::StragglerWait => "waiting for slower ranks",
+            Self::Exchange => "exchange with other ranks",
             Self::Checkpoint => "saving",
-            Self::Evaluation => "samples and evaluation",
-            Self::Failure => "failures",
+            Self::Sampling => "sample grids",
+            Self::Evaluation => "validation and evaluation",
+            Self::FailureDetection => "failures: detection",
+            Self::FailureShutdown => "failures: shutdown",
+            Self::FailureRestart => "failures: restart",
             Self::Preflight => "preflight",
             Self::Down => "down",
             Self::Preempted => "preempted",
         }
+    }
+
+    /// Returns whether the time was lost to a failure.
+    #[must_use]
+    pub fn is_failure(self) -> bool {
+        matches!(self, Self::FailureDetection | Self::FailureShutdown | Self::FailureRestart)
     }
 
     /// Returns whether ranks hold their GPUs in this time.

@@ -31,8 +31,8 @@ pub fn checkpoint_interval(ledger: &Ledger) -> Option<CheckpointInterval> {
     let held: f64 = sums.iter().filter(|(account, _)| account.is_held()).map(|(_, seconds)| seconds).sum();
     let mean_time_between_failures = held / ledger.failures as f64;
     let save_seconds = sums[Account::Checkpoint] / ledger.saves as f64;
-    let stepping =
-        sums[Account::Productive] + sums[Account::Redone] + sums[Account::DataWait] + sums[Account::ExchangeWait];
+    let of_steps = [Account::Productive, Account::Redone, Account::DataWait, Account::StragglerWait, Account::Exchange];
+    let stepping: f64 = of_steps.iter().map(|&account| sums[account]).sum();
     let current_seconds = stepping / ledger.saves as f64;
     let best_seconds = (2.0 * save_seconds * mean_time_between_failures).sqrt();
     // A save costs its time once in an interval. A failure costs half an interval.

@@ -24,6 +24,8 @@ pub enum EventKind {
     PreflightEnds,
     /// The launcher starts the ranks of an attempt.
     AttemptBegins,
+    /// The launcher has found that the attempt failed, and ends its ranks.
+    FailureFound,
     /// The attempt has ended, as the launcher finds.
     AttemptEnds {
         /// Whether it failed.
@@ -84,13 +86,18 @@ pub enum Stage {
 
 /// The seconds of an interval of steps in which no step was computed.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct IntervalSeconds {
     /// Waiting for the loader.
     pub data: f64,
-    /// Exchanges with other ranks, most of which is waiting for the slowest.
+    /// Waiting in exchanges for ranks that begin them later.
+    pub straggler: f64,
+    /// Exchanges with other ranks, after all have begun them.
     pub exchange: f64,
     /// The part of saves that training waits for.
     pub checkpoint: f64,
-    /// Sample grids and evaluation.
+    /// Sample grids.
+    pub sampling: f64,
+    /// Validation and evaluation.
     pub evaluation: f64,
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use admiral_contract::files::{NotRegular, open_to_read};
 use admiral_contract::{Existing, LineFile};
@@ -23,7 +23,29 @@ const LOSS: &str = "the ledger of the run's time has a gap";
 
 /// Appends events to a file of its own, from a thread of its own: a disk that hangs or is full keeps nobody waiting.
 #[derive(Debug)]
-pub struct Journal(LineFile);
+pub struct Journal {
+    file: LineFile,
+    clock: Clock,
+}
+
+/// A clock that runs evenly from the time at which it was started: the system's clock may be set while a run is on, and the
+/// difference would be taken for time of the run.
+#[derive(Debug)]
+struct Clock {
+    /// Seconds since 1970-01-01 in UTC.
+    time: f64,
+    started: Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { time: seconds_since_epoch(), started: Instant::now() }
+    }
+
+    fn now(&self) -> f64 {
+        self.time + self.started.elapsed().as_secs_f64()
+    }
+}
 
 impl Journal {
     /// Starts a journal for the writer `name` in a run's folder. The name must not occur twice. Its file is made with the
@@ -33,30 +55,35 @@ impl Journal {
     /// If the thread cannot be started.
     pub fn start(run_folder: &Path, name: &str) -> io::Result<Self> {
         let path = run_folder.join(FOLDER).join(format!("{name}.jsonl"));
-        LineFile::start(path, Existing::Refuse, LOSS).map(Self)
+        Ok(Self { file: LineFile::start(path, Existing::Refuse, LOSS)?, clock: Clock::start() })
     }
 
     /// Appends an event that happens now. Never waits.
     pub fn now(&self, kind: EventKind) {
-        self.append(Event { time: seconds_since_epoch(), kind });
+        self.append(Event { time: self.clock.now(), kind });
+    }
+
+    /// Appends an event that happened some seconds ago. Never waits.
+    pub fn before(&self, seconds: f64, kind: EventKind) {
+        self.append(Event { time: self.clock.now() - seconds, kind });
     }
 
     /// Appends an event. Never waits.
     pub fn append(&self, event: Event) {
         // Events are numbers and names, which JSON can express.
-        self.0.append(serde_json::to_vec(&event).unwrap_or_default());
+        self.file.append(serde_json::to_vec(&event).unwrap_or_default());
     }
 
     /// Returns why events cannot be written, if they cannot.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        self.0.problem()
+        self.file.problem()
     }
 
     /// Returns when all events are written, or after `patience`. Returns why events are lost, if some are.
     #[must_use]
     pub fn finish(self, patience: Duration) -> Option<String> {
-        self.0.finish(patience)
+        self.file.finish(patience)
     }
 }
 
@@ -109,6 +136,14 @@ mod tests {
 
     use super::*;
     use crate::event::{EventKind, IntervalSeconds};
+
+    #[test]
+    fn a_clock_that_is_set_while_a_run_is_on_changes_no_times() {
+        // As if the system's clock had been set since.
+        let clock = Clock { time: 1.7e9, started: Instant::now() };
+        let times = [clock.now(), clock.now()];
+        assert!(times[0] <= times[1] && (1.7e9..1.7e9 + 1000.0).contains(&times[1]), "{times:?}");
+    }
 
     #[test]
     fn events_of_several_writers_come_in_order_and_torn_lines_are_counted() {

@@ -48,10 +48,14 @@ enum Worker {
     Nobody { is_preempted: bool },
     /// The launcher, before the first attempt or after one that ended in order.
     Launcher,
-    /// The launcher, after a failure.
-    Recovery,
+    /// The launcher, which examines the hosts.
+    Preflight,
     /// The launcher and perhaps the ranks of an attempt.
     Attempt,
+    /// The launcher, which ends the ranks of a failed attempt.
+    Shutdown,
+    /// The launcher, after a failed attempt.
+    Recovery,
 }
 
 /// Steps that an attempt took, and the span of their computation.
@@ -137,7 +141,9 @@ impl Reader {
             Worker::Nobody { is_preempted: true } => Account::Preempted,
             Worker::Nobody { is_preempted: false } => Account::Down,
             Worker::Launcher | Worker::Attempt => Account::StartProgram,
-            Worker::Recovery => Account::Failure,
+            Worker::Preflight => Account::Preflight,
+            Worker::Shutdown => Account::FailureShutdown,
+            Worker::Recovery => Account::FailureRestart,
         };
         match next {
             EventKind::StepsEnd { step, seconds } => self.charge_steps(start, end, *step, *seconds),
@@ -153,12 +159,23 @@ impl Reader {
             EventKind::PreflightEnds => self.push(start, end, Account::Preflight),
             // The last save of an attempt, and its end.
             EventKind::RankEnds { .. } => self.push(start, end, Account::Checkpoint),
-            EventKind::AttemptEnds { has_failed: true } => self.push(start, end, Account::Failure),
-            // The last attempt was killed. A live launcher would have recorded its end before this event.
-            EventKind::LaunchBegins | EventKind::RankBegins { .. } if self.is_running => {
-                self.push(start, end, Account::Down);
+            EventKind::FailureFound => self.push(start, end, Account::FailureDetection),
+            EventKind::AttemptEnds { has_failed: true } if self.worker != Worker::Shutdown => {
+                self.push(start, end, Account::FailureDetection);
             }
+            _ if self.follows_a_kill(next) => self.push(start, end, Account::Down),
             _ => self.push(start, end, between),
+        }
+    }
+
+    /// Returns whether those at work before this event were killed. They would have recorded their end.
+    fn follows_a_kill(&self, next: &EventKind) -> bool {
+        match next {
+            EventKind::LaunchBegins => !matches!(self.worker, Worker::Nobody { .. }),
+            EventKind::RankBegins { .. } => {
+                self.is_running || !matches!(self.worker, Worker::Nobody { .. } | Worker::Attempt)
+            }
+            _ => false,
         }
     }
 
@@ -166,8 +183,10 @@ impl Reader {
     fn charge_steps(&mut self, start: f64, end: f64, step: u64, seconds: IntervalSeconds) {
         let measured = [
             (Account::DataWait, seconds.data),
-            (Account::ExchangeWait, seconds.exchange),
+            (Account::StragglerWait, seconds.straggler),
+            (Account::Exchange, seconds.exchange),
             (Account::Checkpoint, seconds.checkpoint),
+            (Account::Sampling, seconds.sampling),
             (Account::Evaluation, seconds.evaluation),
         ]
         .map(|(account, value)| (account, if value.is_finite() { value.max(0.0) } else { 0.0 }));
@@ -191,10 +210,13 @@ impl Reader {
     fn take(&mut self, event: &EventKind) {
         match *event {
             EventKind::LaunchBegins => {
-                self.ledger.failures += u64::from(self.is_running);
+                self.ledger.failures += u64::from(self.is_running || self.worker == Worker::Shutdown);
                 (self.is_running, self.has_launcher, self.worker) = (false, true, Worker::Launcher);
             }
+            EventKind::PreflightBegins => self.worker = Worker::Preflight,
+            EventKind::PreflightEnds => self.worker = Worker::Launcher,
             EventKind::AttemptBegins => self.worker = Worker::Attempt,
+            EventKind::FailureFound => self.worker = Worker::Shutdown,
             EventKind::AttemptEnds { has_failed } => {
                 self.ledger.failures += u64::from(has_failed);
                 self.worker = if has_failed { Worker::Recovery } else { Worker::Launcher };
@@ -205,8 +227,8 @@ impl Reader {
                 self.worker = Worker::Nobody { is_preempted };
             }
             EventKind::RankBegins { world, gpus } => {
-                self.ledger.failures += u64::from(self.is_running);
-                self.has_launcher &= !self.is_running;
+                self.ledger.failures += u64::from(self.is_running || self.worker == Worker::Shutdown);
+                self.has_launcher &= !self.follows_a_kill(event);
                 (self.ranks, self.gpus) = (world, gpus);
                 (self.is_running, self.worker) = (true, Worker::Attempt);
             }
@@ -215,11 +237,7 @@ impl Reader {
                 self.is_running = false;
                 self.worker = if self.has_launcher { Worker::Launcher } else { Worker::Nobody { is_preempted } };
             }
-            EventKind::PreflightBegins
-            | EventKind::PreflightEnds
-            | EventKind::StageEnds { step: None, .. }
-            | EventKind::StepsEnd { .. }
-            | EventKind::Saved { .. } => {}
+            EventKind::StageEnds { step: None, .. } | EventKind::StepsEnd { .. } | EventKind::Saved { .. } => {}
         }
     }
 
@@ -244,155 +262,4 @@ impl Reader {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn event(time: f64, kind: EventKind) -> Event {
-        Event { time, kind }
-    }
-
-    fn steps(time: f64, step: u64, data: f64, checkpoint: f64) -> Event {
-        event(time, EventKind::StepsEnd { step, seconds: IntervalSeconds { data, checkpoint, ..Default::default() } })
-    }
-
-    fn stage(time: f64, stage: Stage, step: Option<u64>) -> Event {
-        event(time, EventKind::StageEnds { stage, step })
-    }
-
-    /// A launch whose first attempt fails after step 30, with a checkpoint of step 20.
-    fn with_a_failure() -> Vec<Event> {
-        vec![
-            event(0.0, EventKind::LaunchBegins),
-            event(1.0, EventKind::PreflightBegins),
-            event(4.0, EventKind::PreflightEnds),
-            event(5.0, EventKind::AttemptBegins),
-            event(7.0, EventKind::RankBegins { world: 4, gpus: 4 }),
-            stage(10.0, Stage::Data, None),
-            stage(12.0, Stage::Program, None),
-            stage(13.0, Stage::Restore, Some(0)),
-            stage(20.0, Stage::FirstStep, None),
-            steps(30.0, 10, 2.0, 0.0),
-            steps(40.0, 20, 0.0, 1.0),
-            event(41.0, EventKind::Saved { step: 20 }),
-            steps(50.0, 30, 0.0, 0.0),
-            // A rank is killed between 50 and 60.
-            event(60.0, EventKind::AttemptEnds { has_failed: true }),
-            event(63.0, EventKind::AttemptBegins),
-            event(65.0, EventKind::RankBegins { world: 2, gpus: 2 }),
-            stage(66.0, Stage::Data, None),
-            stage(67.0, Stage::Program, None),
-            stage(69.0, Stage::Restore, Some(20)),
-            stage(70.0, Stage::FirstStep, None),
-            steps(90.0, 40, 0.0, 0.0),
-            event(91.0, EventKind::RankEnds { is_preempted: true }),
-            event(92.0, EventKind::AttemptEnds { has_failed: false }),
-            event(93.0, EventKind::LaunchEnds { is_preempted: true }),
-            event(193.0, EventKind::LaunchBegins),
-        ]
-    }
-
-    #[test]
-    fn each_second_of_a_run_with_a_failure_is_in_the_account_that_a_reader_expects() {
-        let ledger = Ledger::of(&with_a_failure());
-        let sums = ledger.wall_clock();
-        let expected = [
-            // 8 and 9 s of the first attempt, 20 s of the second.
-            (Account::Productive, 8.0 + 9.0 + 20.0),
-            (Account::Redone, 10.0),
-            // 1 before and 1 after the preflight, 2 and 2 of the first attempt; 2 and 1 of the second; 1 and 1 at the end.
-            (Account::StartProgram, 1.0 + 1.0 + 2.0 + 2.0 + 2.0 + 1.0 + 1.0 + 1.0),
-            (Account::StartData, 3.0 + 1.0),
-            (Account::StartRestore, 1.0 + 2.0),
-            (Account::StartWarmUp, 7.0 + 1.0),
-            (Account::DataWait, 2.0),
-            (Account::ExchangeWait, 0.0),
-            (Account::Checkpoint, 1.0 + 1.0),
-            (Account::Evaluation, 0.0),
-            (Account::Failure, 10.0 + 3.0),
-            (Account::Preflight, 3.0),
-            (Account::Down, 0.0),
-            (Account::Preempted, 100.0),
-        ];
-        assert_eq!(sums.iter().collect::<Vec<_>>(), expected);
-        assert_eq!((ledger.failures, ledger.saves, ledger.step), (1, 1, 40));
-        let redone = ledger.spans.iter().find(|span| span.account == Account::Redone).unwrap();
-        assert_eq!((redone.start, redone.end, redone.ranks), (40.0, 50.0, 4));
-    }
-
-    #[test]
-    fn an_attempt_that_fails_before_its_first_rank_records_anything_is_a_failure() {
-        let events = [
-            event(0.0, EventKind::LaunchBegins),
-            event(1.0, EventKind::AttemptBegins),
-            event(5.0, EventKind::AttemptEnds { has_failed: true }),
-            event(9.0, EventKind::AttemptBegins),
-            event(10.0, EventKind::AttemptEnds { has_failed: true }),
-        ];
-        let ledger = Ledger::of(&events);
-        assert_eq!((ledger.failures, ledger.wall_clock()[Account::Failure]), (2, 9.0));
-    }
-
-    #[test]
-    fn an_interval_is_divided_if_only_a_part_of_its_steps_is_done_again() {
-        let events = [
-            event(0.0, EventKind::RankBegins { world: 1, gpus: 0 }),
-            stage(0.0, Stage::Restore, Some(0)),
-            steps(100.0, 10, 0.0, 0.0),
-            // Without a launcher, nobody ran it in between.
-            event(150.0, EventKind::RankBegins { world: 1, gpus: 0 }),
-            stage(150.0, Stage::Restore, Some(7)),
-            steps(180.0, 10, 0.0, 0.0),
-        ];
-        let sums = Ledger::of(&events).wall_clock();
-        let found = [Account::Productive, Account::Redone, Account::Down].map(|account| sums[account]);
-        assert_eq!(found, [70.0 + 30.0, 30.0, 50.0]);
-    }
-
-    fn any_event() -> impl Strategy<Value = EventKind> {
-        let any_stage =
-            prop_oneof![Just(Stage::Data), Just(Stage::Program), Just(Stage::Restore), Just(Stage::FirstStep)];
-        let seconds = (0.0..50.0, 0.0..5.0, -1.0..5.0, 0.0..5.0);
-        prop_oneof![
-            Just(EventKind::LaunchBegins),
-            Just(EventKind::PreflightBegins),
-            Just(EventKind::PreflightEnds),
-            Just(EventKind::AttemptBegins),
-            any::<bool>().prop_map(|has_failed| EventKind::AttemptEnds { has_failed }),
-            any::<bool>().prop_map(|is_preempted| EventKind::LaunchEnds { is_preempted }),
-            (1_u64..9, 0_u64..9).prop_map(|(world, gpus)| EventKind::RankBegins { world, gpus }),
-            (any_stage, proptest::option::of(0_u64..60)).prop_map(|(stage, step)| EventKind::StageEnds { stage, step }),
-            (0_u64..60, seconds).prop_map(|(step, (data, exchange, checkpoint, evaluation))| EventKind::StepsEnd {
-                step,
-                seconds: IntervalSeconds { data, exchange, checkpoint, evaluation }
-            }),
-            (0_u64..60).prop_map(|step| EventKind::Saved { step }),
-            any::<bool>().prop_map(|is_preempted| EventKind::RankEnds { is_preempted }),
-        ]
-    }
-
-    proptest! {
-        /// Whatever the events are, the spans cover all time between the first and the last of them, once.
-        #[test]
-        fn the_accounts_add_up_to_the_wall_clock(events in proptest::collection::vec((0.0..20.0, any_event()), 1..60)) {
-            let mut time = 1.6e9;
-            let events: Vec<Event> = events
-                .into_iter()
-                .map(|(wait, kind)| {
-                    time += wait;
-                    Event { time, kind }
-                })
-                .collect();
-            let counted: Vec<&Event> =
-                events.iter().filter(|event| !matches!(event.kind, EventKind::Saved { .. })).collect();
-            let ledger = Ledger::of(&events);
-            let wall_clock = counted.last().map_or(0.0, |last| last.time - counted[0].time);
-            prop_assert!((ledger.wall_clock().total() - wall_clock).abs() < 1e-3);
-            for pair in ledger.spans.windows(2) {
-                prop_assert!((pair[0].end - pair[1].start).abs() < 1e-6, "{pair:?}");
-            }
-        }
-    }
-}
+mod tests;

@@ -16,4 +16,4 @@ pub use checkpoint_interval::{CheckpointInterval, checkpoint_interval};
 pub use event::{Event, EventKind, IntervalSeconds, Stage};
 pub use journal::{Journal, read_events, seconds_since_epoch};
 pub use ledger::{Ledger, Span};
-pub use table::{Day, Ratios, Table};
+pub use table::{Day, Ratios, Shares, Table};

@@ -31,6 +31,17 @@ pub struct Ratios {
     pub runtime_goodput: f64,
 }
 
+/// The shares of a day by groups of accounts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shares {
+    /// Steps that count.
+    pub steps: f64,
+    /// Failures, and the steps that were done again after them.
+    pub failures: f64,
+    /// No ranks were there.
+    pub down: f64,
+}
+
 /// The ledger by day and in all.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
@@ -77,6 +88,21 @@ impl Day {
         Self { number, ranks: Seconds::default(), gpus: Seconds::default(), wall_clock: Seconds::default() }
     }
 
+    /// Returns the shares of groups of accounts; 0 if there is no time.
+    #[must_use]
+    pub fn shares(&self) -> Shares {
+        let total = self.wall_clock.total();
+        let share = |is_counted: fn(Account) -> bool| {
+            let counted = self.wall_clock.iter().filter(|(account, _)| is_counted(*account));
+            if total > 0.0 { counted.map(|(_, seconds)| seconds).sum::<f64>() / total } else { 0.0 }
+        };
+        Shares {
+            steps: share(|account| account == Account::Productive),
+            failures: share(|account| account.is_failure() || account == Account::Redone),
+            down: share(|account| !account.is_held()),
+        }
+    }
+
     /// Returns the shares of this time; 0 where there is none.
     #[must_use]
     pub fn ratios(&self) -> Ratios {
@@ -111,6 +137,8 @@ mod tests {
         assert_eq!(productive(&table.days[1]), [600.0, 4800.0, 2400.0]);
         assert_eq!(productive(&table.all), [1000.0, 8000.0, 4000.0]);
         let ratios = table.all.ratios();
+        let shares = table.all.shares();
+        assert_eq!((shares.steps, shares.failures, shares.down), (0.5, 0.0, 0.5));
         assert_eq!((ratios.ettr, ratios.scheduling_goodput, ratios.runtime_goodput), (0.5, 0.5, 1.0));
     }
 }

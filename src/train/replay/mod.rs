@@ -1,5 +1,6 @@
 //! Takes a recorded step again in one process, and finds its first values that are not finite.
 
+mod divisions;
 mod finder;
 mod finding;
 mod pass;

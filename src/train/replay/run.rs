@@ -26,6 +26,7 @@ use crate::train::schedule::learning_rate;
 use crate::train::session::{OpenedSession, encode_losses, learn};
 use crate::train::state::{check_same_run, restore};
 
+use super::divisions::Divisions;
 use super::finder::Finder;
 use super::ranks::{RanksStep, run_ranks};
 use super::report::{Comparison, ReplayReport};
@@ -85,6 +86,8 @@ pub fn replay(request: &ReplayRequest, rank: RankContext<'_>) -> Result<ReplayRe
         return refuse(format!("step {at} comes after step {}, at which the capsule was written", capsule.step));
     }
     check_out(request)?;
+    let location = location_of_checkpoints(request, &config);
+    let divisions = Divisions::find(capsule, division, first_step, location.as_deref(), &stores);
     let sources = admiral_data::open(&config.data, config.run.seed, &stores)?;
     let images = images_record(&*sources.train);
     if images != capsule.images && config.data.on_changed_images == OnChangedImages::Stop {
@@ -94,12 +97,13 @@ pub fn replay(request: &ReplayRequest, rank: RankContext<'_>) -> Result<ReplayRe
         ));
     }
     let context = RunContext::open(rank, &config)?;
+    context.log_kernels();
     let mut session = OpenedSession::open(config, sources, images, &context)?;
     if let Some(checkpoint) = &checkpoint {
         check_same_run(&session.state, checkpoint)?;
         restore(&mut session, checkpoint, &Single)?;
     }
-    let mut replay = Replay { session, division, context: &context };
+    let mut replay = Replay { session, divisions, context: &context };
     // Created before the steps, which may take hours.
     let folder = create_out(request)?;
     let report =
@@ -134,8 +138,17 @@ fn configuration(request: &ReplayRequest, division: BatchDivision) -> Result<Run
     Ok(config)
 }
 
-/// Opens the checkpoint to start from: the one that the user names, or that of the capsule, also in a run's folder that was
-/// moved.
+/// Returns where the run's checkpoints are, also in a run's folder that was moved; `None` if the capsule names none.
+fn location_of_checkpoints(request: &ReplayRequest, config: &RunConfig) -> Option<String> {
+    let place = request.capsule.start.checkpoint.as_ref()?;
+    // RUN/black-box/step-.../capsule.json
+    let capsule = std::path::absolute(folder_of(&request.path)).unwrap_or_else(|_| request.path.clone());
+    let beside = capsule.ancestors().nth(2).map(|run| run.join("checkpoints"));
+    let beside = beside.filter(|folder| config.checkpoint.url.is_none() && folder.is_dir());
+    Some(beside.map_or_else(|| place.store.clone(), |folder| folder.display().to_string()))
+}
+
+/// Opens the checkpoint to start from: the one that the user names, or that of the capsule.
 fn open_checkpoint(
     request: &ReplayRequest,
     config: &RunConfig,
@@ -144,12 +157,10 @@ fn open_checkpoint(
     if let Some(location) = &request.checkpoint {
         return Ok(Some(find_checkpoint(location, stores)?));
     }
-    let Some(place) = &request.capsule.start.checkpoint else { return Ok(None) };
-    // RUN/black-box/step-.../capsule.json
-    let capsule = std::path::absolute(folder_of(&request.path)).unwrap_or_else(|_| request.path.clone());
-    let beside = capsule.ancestors().nth(2).map(|run| run.join("checkpoints"));
-    let beside = beside.filter(|folder| config.checkpoint.url.is_none() && folder.is_dir());
-    let location = beside.map_or_else(|| place.store.clone(), |folder| folder.display().to_string());
+    let (Some(place), Some(location)) = (&request.capsule.start.checkpoint, location_of_checkpoints(request, config))
+    else {
+        return Ok(None);
+    };
     let checkpoint = Catalog::open(&location, stores).and_then(|catalog| catalog.checkpoint(place.step));
     checkpoint.map(Some).map_err(|error| {
         TrainError::Refused(format!(
@@ -194,7 +205,7 @@ fn create_out(request: &ReplayRequest) -> Result<PathBuf, TrainError> {
 /// A replay in progress.
 struct Replay<'a> {
     session: OpenedSession,
-    division: BatchDivision,
+    divisions: Divisions,
     context: &'a RunContext<'a>,
 }
 
@@ -204,7 +215,7 @@ impl Replay<'_> {
         let first = self.session.state.trainer.counters.step;
         let mut loader = self.loader(first, last)?;
         for step in first..last {
-            let RanksStep { sums, samples, .. } = self.run(&mut loader, None)?;
+            let RanksStep { sums, samples, .. } = self.run(step, &mut loader, None)?;
             let RunState { trainer, timestep_sampler, config, .. } = &mut self.session.state;
             let masters: Vec<&Tensor> = trainer.memory.segments().iter().map(|segment| &segment.master).collect();
             let norms = ops::norms(&self.context.kernels, &sums, &masters)?;
@@ -227,21 +238,24 @@ impl Replay<'_> {
     /// Reads the samples of the steps, rank after rank.
     fn loader(&self, first: u64, last: u64) -> Result<Loader, TrainError> {
         let OpenedSession { state, sources, .. } = &self.session;
-        let (division, data) = (self.division, &state.config.data);
+        let (divisions, data) = (self.divisions.clone(), &state.config.data);
         let reader = SampleReader::new(sources.train.clone(), state.config.sample_spec(data.random_crop));
-        let ranks = move |step| (0..division.world_size).flat_map(move |rank| division.passes(rank, step, step + 1));
+        let ranks = move |step| {
+            let division = divisions.at(step);
+            (0..division.world_size).flat_map(move |rank| division.passes(rank, step, step + 1))
+        };
         Ok(Loader::start(reader, data.num_workers, data.prefetch, (first..last).flat_map(ranks))?)
     }
 
-    /// Computes the gradients of the next step.
-    fn run(&self, loader: &mut Loader, finder: Option<&Finder>) -> Result<RanksStep, TrainError> {
+    /// Computes the gradients of the next step, which has the number `step`.
+    fn run(&self, step: u64, loader: &mut Loader, finder: Option<&Finder>) -> Result<RanksStep, TrainError> {
         let RunState { trainer, timestep_sampler, config, .. } = &self.session.state;
         let mut next = |_, _| -> Result<Microbatch, TrainError> {
             let (mut batch, _) =
                 loader.next()?.ok_or_else(|| TrainError::Bug("the replay has no samples left".into()))?;
             Ok(make_microbatch(&mut batch, timestep_sampler, config, self.context.device))
         };
-        run_ranks(trainer, self.division, &mut next, finder)
+        run_ranks(trainer, self.divisions.at(step), &mut next, finder)
     }
 
     /// Computes the gradients of the next step with checks, and reports what is found.
@@ -256,7 +270,7 @@ impl Replay<'_> {
         let bad_parameters: Vec<String> = trainer.memory.bad_values().into_iter().map(str::to_owned).collect();
         let finder = Finder::new(trainer.memory.specs());
         trainer.memory.set_probe(Arc::new(finder.clone()));
-        let found = self.run(&mut self.loader(step, step + 1)?, Some(&finder))?;
+        let found = self.run(step, &mut self.loader(step, step + 1)?, Some(&finder))?;
         let (forward, backward) = finder.found().map_err(TrainError::Bug)?;
         let trainer = &self.session.state.trainer;
         let factor = trainer.counters.loss_scale.factor();
@@ -286,7 +300,7 @@ impl Replay<'_> {
             step,
             capsule_step: capsule.step,
             checkpoint,
-            world: self.division.world_size,
+            world: self.divisions.at(step).world_size,
             device: format!("{:?}", self.context.device).to_lowercase(),
             came_again,
             bad_parameters,
