@@ -1,11 +1,10 @@
 //! The command line.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode as ProcessExit;
 
 use admiral_contract::signals::is_ignored;
-use admiral_contract::{listen_address, printable};
+use admiral_contract::{listen_address, print_error};
 use clap::{CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -13,6 +12,7 @@ use tokio::sync::mpsc;
 use crate::console::{Console, print};
 use crate::drill::{DrillOptions, drill};
 use crate::environment::Environment;
+use crate::goodput::{Form, goodput};
 use crate::run::{LaunchError, LaunchPlan, RunOptions, SWEPT, SampleOptions, doctor, dry_run, run, sweep_here};
 use crate::template;
 
@@ -61,6 +61,9 @@ enum Command {
     Goodput {
         /// The run's folder
         run: PathBuf,
+        /// Print the table of each day, too
+        #[arg(long, conflicts_with = "json")]
+        days: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -163,8 +166,13 @@ pub fn main() -> ProcessExit {
             let program = crate::facts::program(program.as_deref());
             crate::status::status(&run, &program, watch, json).map(|()| 0).map_err(LaunchError::config)
         }
-        Command::Goodput { run, json } => {
-            let shown = crate::goodput::goodput(&run, json);
+        Command::Goodput { run, days, json } => {
+            let form = match (json, days) {
+                (true, _) => Form::Json,
+                (false, true) => Form::Days,
+                (false, false) => Form::All,
+            };
+            let shown = goodput(&run, form);
             shown.map(|text| print(&text)).map(|()| 0).map_err(LaunchError::config)
         }
         Command::Report { run, out } => crate::report::report(&run, &out).map(|()| 0).map_err(LaunchError::config),
@@ -213,8 +221,7 @@ pub fn main() -> ProcessExit {
 }
 
 fn failed(error: &LaunchError) -> ProcessExit {
-    // The reader may be gone.
-    let _ = std::io::stderr().write_all(format!("error: {}\n", printable(&error.to_string())).as_bytes());
+    print_error(error);
     ProcessExit::from(error.code)
 }
 

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use admiral_contract::secret::masked_text;
 use admiral_contract::{printable, printable_json};
 
 use crate::environment::Environment;
@@ -131,7 +132,7 @@ impl Console {
         let name =
             if self.colour_err { format!("\x1b[{colour}madmiral-launch:\x1b[0m") } else { "admiral-launch:".into() };
         let mut lines = String::new();
-        for line in printable(text).lines() {
+        for line in printable(&masked_text(text)).lines() {
             lines.push_str(&format!("{name} {line}\n"));
         }
         self.err.push(lines.into_bytes());

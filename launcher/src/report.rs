@@ -1,18 +1,20 @@
 //! The command `admiral-launch report`: gathers what is known of a run, and writes it as one HTML page.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use admiral_contract::files::{read_regular, replace};
+use admiral_config::read_field;
+use admiral_contract::files::{check_expanded, read_regular, replace};
 use admiral_contract::secret::masked_text;
 use admiral_goodput::{Ledger, seconds_since_epoch};
 use admiral_report::{Curves, Incident, Incidents, Pictures, Report, Table};
-use jiff::Timestamp;
 
 use crate::doctor::Receipt;
+use crate::goodput::epoch_seconds;
 use crate::incident::Failure;
 use crate::paths::{MAX_FILE, incident_of, receipt_of, state_of};
 use crate::status::{State, span};
+
 /// The largest number of incidents that are read, and of those whose files are named because they cannot be read.
 const MAX_INCIDENTS: u64 = 10_000;
 const MAX_DAMAGED: usize = 20;
@@ -37,6 +39,9 @@ pub enum ReportError {
         /// The folder.
         path: PathBuf,
     },
+    /// The path of the page is not whole.
+    #[error("{0}")]
+    Out(String),
     /// The page cannot be written.
     #[error("{path}: {source}; name another file with --out")]
     Write {
@@ -52,6 +57,7 @@ pub enum ReportError {
 /// # Errors
 /// If nothing is known of the run, or the file cannot be written.
 pub fn report(run: &Path, out: &Path) -> Result<(), ReportError> {
+    check_expanded("--out", out).map_err(ReportError::Out)?;
     if run.to_string_lossy().contains("://") {
         return Err(ReportError::Url(masked_text(&run.to_string_lossy())));
     }
@@ -69,11 +75,10 @@ pub fn report(run: &Path, out: &Path) -> Result<(), ReportError> {
 fn gather(run: &Path) -> Option<Report> {
     let state: Result<State, String> = read_json(&state_of(run));
     let ledger = crate::goodput::read_ledger(run).map(|(ledger, _)| ledger).map_err(|error| error.to_string());
-    let board = run.join("tensorboard");
-    let no_board = |error: io::Error| {
-        format!("{}: {error}; event files in telemetry.tensorboard_folder are not read", board.display())
-    };
-    let configuration = read_text(&run.join("config.yaml")).map(|text| masked_text(&text));
+    let configuration = read_text(&run.join("config.yaml"));
+    let board = event_folder(run, configuration.as_deref().unwrap_or_default());
+    let no_board = |error: io::Error| masked_text(&format!("{}: {error}", board.display()));
+    let configuration = configuration.map(|text| masked_text(&text));
     let pictures = Pictures::read_events(&board).map_err(no_board).and_then(|pictures| {
         if pictures.is_empty() {
             Err("the event files have no image; see training.sample_interval".to_owned())
@@ -100,6 +105,21 @@ fn gather(run: &Path) -> Option<Report> {
     is_known.then_some(report)
 }
 
+/// Returns the folder of the event files of a run with this configuration.
+fn event_folder(run: &Path, configuration: &str) -> PathBuf {
+    let field = |name| read_field(configuration, name)?.as_str().map(PathBuf::from);
+    let default = run.join("tensorboard");
+    let Some(folder) = field("telemetry.tensorboard_folder") else { return default };
+    // A relative folder is relative to the folder in which the ranks ran, as run.folder is.
+    let ran_in = field("run.folder").and_then(|relative| {
+        let names: PathBuf = relative.components().filter(|part| *part != Component::CurDir).collect();
+        run.ends_with(&names).then(|| run.ancestors().nth(names.components().count()))?
+    });
+    let folder = ran_in.map_or_else(|| folder.clone(), |ran_in| ran_in.join(&folder));
+    // The run's folder may have been moved alone.
+    if folder.is_dir() || !default.is_dir() { folder } else { default }
+}
+
 fn read_text(path: &Path) -> Result<String, String> {
     let bytes = read_regular(path, MAX_FILE).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -109,16 +129,12 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, String> {
     serde_json::from_str(&read_text(path)?).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-fn seconds(time: Timestamp) -> f64 {
-    time.as_microsecond() as f64 / 1e6
-}
-
 fn curves(run: &Path, board: &Path) -> Result<Curves, String> {
     let lines = run.join("metrics.jsonl");
     let found = if lines.exists() {
         Curves::read_lines(&lines).map_err(|error| format!("{}: {error}", lines.display()))
     } else {
-        Curves::read_events(board).map_err(|error| format!("{}: {error}", board.display()))
+        Curves::read_events(board).map_err(|error| masked_text(&format!("{}: {error}", board.display())))
     };
     found.and_then(|curves| if curves.is_empty() { Err("no step was logged".to_owned()) } else { Ok(curves) })
 }
@@ -176,7 +192,7 @@ fn incidents(run: &Path, has_state: bool) -> Result<Incidents, String> {
         };
         found.list.push(Incident {
             number,
-            detected: seconds(failure.detected),
+            detected: epoch_seconds(failure.detected),
             verdict: masked_text(&failure.verdict),
             action: masked_text(&failure.action),
             steps_lost: failure.steps_lost,
@@ -232,6 +248,11 @@ fn hosts(run: &Path, state: Option<&State>) -> Result<Table, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use admiral_telemetry::{Grid, TensorBoard};
+    use jiff::Timestamp;
+
     use super::*;
 
     #[test]
@@ -250,6 +271,36 @@ mod tests {
         report(&run, &out).expect("a configuration is enough");
         let html = std::fs::read_to_string(&out).expect("it is written");
         assert!(html.matches("Missing: ").count() == 5 && !html.contains("hush"), "{html}");
+    }
+
+    #[test]
+    fn event_files_are_read_from_the_folder_that_the_configuration_names() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (base, run) = (folder.path(), folder.path().join("runs/own"));
+        let curves = base.join("curves");
+        std::fs::create_dir_all(&run).expect("it can be made");
+        let absolute = format!("telemetry: {{tensorboard_folder: {}}}", curves.display());
+        let relative = "run: {folder: ./runs/own}\ntelemetry: {tensorboard_folder: curves}";
+        let elsewhere = "run: {folder: /other/runs/own}\ntelemetry: {tensorboard_folder: curves}";
+        for (configuration, expected) in [
+            ("", run.join("tensorboard")),
+            ("telemetry: {tensorboard_folder: null}", run.join("tensorboard")),
+            (absolute.as_str(), curves.clone()),
+            (relative, curves.clone()),
+            (elsewhere, PathBuf::from("curves")),
+        ] {
+            assert_eq!(event_folder(&run, configuration), expected, "{configuration}");
+        }
+        let board = TensorBoard::open(&curves, 0, Duration::from_secs(60));
+        board.scalar("loss", 5, 0.5);
+        board.image("sample_grid", 5, Grid { width: 1, height: 1, channels: 1, pixels: vec![0] });
+        assert!(board.flush(Duration::from_secs(60)));
+        std::fs::write(run.join("config.yaml"), relative).expect("it can be written");
+        let found = gather(&run).expect("there is a configuration");
+        assert!(found.curves.is_ok() && found.pictures.is_ok(), "{:?}, {:?}", found.curves, found.pictures);
+        std::fs::create_dir(run.join("tensorboard")).expect("it can be made");
+        std::fs::remove_dir_all(&curves).expect("it is there");
+        assert_eq!(event_folder(&run, relative), run.join("tensorboard"), "only the run's folder is left");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use admiral_goodput::{EventKind, read_events};
 use serde_json::Value;
 
 use crate::bed::{self, Launch, incidents, launcher, parent_of, pid_of, signal};
@@ -53,19 +54,41 @@ fn failed_ranks_are_replaced_and_runs_end_the_same() {
     assert!(verdict(&incident).starts_with("rank 1 (n0) was killed by signal 6 (SIGABRT)"), "{incident:#}");
 }
 
-/// Each second of a run with one failure is in one account.
-fn has_a_ledger(run_folder: &Path) {
+/// Returns the ledger of a run's time.
+fn ledger_of(run_folder: &Path) -> Value {
     let mut command = Command::new(launcher());
     let finished = mpirun::run(command.arg("goodput").arg(run_folder).arg("--json"), bed::PATIENCE);
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-    let ledger: Value = serde_json::from_str(&finished.stdout).unwrap();
+    serde_json::from_str(&finished.stdout).unwrap()
+}
+
+/// Each second of a run with one failure is in one account.
+fn has_a_ledger(run_folder: &Path) {
+    let ledger = ledger_of(run_folder);
     assert_eq!((&ledger["failures"], &ledger["steps"]), (&1.into(), &STEPS.into()), "{ledger:#}");
     let accounts = ledger["all"]["accounts"].as_object().unwrap();
     let seconds = |account: &str| accounts[account]["seconds"].as_f64().unwrap();
     let sum: f64 = accounts.keys().map(|account| seconds(account)).sum();
     assert!((sum - ledger["all"]["seconds"].as_f64().unwrap()).abs() < 1e-3, "{ledger:#}");
-    for account in ["productive", "start_program", "start_warm_up", "failure"] {
+    for account in ["productive", "start_program", "start_warm_up"] {
         assert!(seconds(account) > 0.0, "{account}: {ledger:#}");
+    }
+    let (mut events, _) = read_events(run_folder).unwrap();
+    // A checkpoint is published beside the steps, and ends no span of time.
+    events.retain(|event| !matches!(event.kind, EventKind::Saved { .. }));
+    let times = |is_wanted: fn(&EventKind) -> bool| {
+        events.iter().filter(|event| is_wanted(&event.kind)).map(|event| event.time).collect::<Vec<_>>()
+    };
+    let found = times(|kind| *kind == EventKind::FailureFound)[0];
+    let gone = times(|kind| *kind == EventKind::AttemptEnds { has_failed: true })[0];
+    let again = times(|kind| *kind == EventKind::AttemptBegins)[1];
+    let sign_of_life = events.iter().map(|event| event.time).take_while(|&time| time < found).last().unwrap();
+    for (account, time) in [
+        ("failure_detection", found - sign_of_life),
+        ("failure_shutdown", gone - found),
+        ("failure_restart", again - gone),
+    ] {
+        assert!(time > 0.0 && (seconds(account) - time).abs() < 1e-3, "{account}, {time} s: {ledger:#}");
     }
     assert_eq!(seconds("down") + seconds("preempted"), 0.0, "{ledger:#}");
 }
@@ -127,6 +150,8 @@ fn ranks_end_with_their_launcher_and_the_next_launcher_resumes() {
     let finished = stage.launch("left", ONE_EACH, &[]).finish();
     assert!(finished.stderr.contains("ended without a word"), "{}", finished.stderr);
     stage.assert_whole("left", &finished, &["n0", "n1"]);
+    let ledger = ledger_of(&stage.place.path("left"));
+    assert!(ledger["all"]["accounts"]["down"]["seconds"].as_f64().unwrap() > 0.0, "until it was started: {ledger:#}");
 }
 
 #[test]

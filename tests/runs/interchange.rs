@@ -116,8 +116,10 @@ fn training_and_sampling_start_from_an_import() {
 #[test]
 fn a_file_that_cannot_be_imported_is_refused_before_anything_is_written() {
     let place = Place::new();
-    let (config, target) = (place.path("tiny.yaml"), place.path("imported"));
+    let (config, target, pipe) = (place.path("tiny.yaml"), place.path("imported"), place.path("pipe.pt"));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     for (source, expected) in [
+        (pipe, "it is a pipe"),
         (torch_file("malicious.pt"), "posix.system"),
         (torch_file("old-malicious.pt"), "posix.system"),
         (torch_file("nested.pt"), "\"state_dict\""),

@@ -213,3 +213,11 @@ fn a_run_does_not_write_through_a_link_out_of_its_folder() {
     assert!(errors(&refused)[0].contains("tensorboard is a symbolic link that leads out"), "{}", refused.stderr);
     assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0);
 }
+
+#[test]
+fn one_rank_tells_a_wrong_command_line() {
+    let mut command = crate::mpirun::on_ranks(3, env!("CARGO_BIN_EXE_admiral"));
+    let finished = run(command.args(["sample", "runs/own", "--out", "grid.png", "--seed", "x"]), PATIENCE);
+    assert_eq!((finished.code, errors(&finished).len()), (Some(2), 1), "{}", finished.stderr);
+    assert!(errors(&finished)[0].contains("--seed"), "{}", finished.stderr);
+}

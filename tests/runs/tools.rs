@@ -404,7 +404,7 @@ fn every_tool_works_on_s3() {
     tool(0, &["verify", url, "--all"]);
     let probed: Value = serde_json::from_str(&tool(0, &["probe", url, "--json"])).unwrap();
     assert_eq!(probed["url"], url);
-    tool(69, &["probe", "s3://no-such-bucket/run"]);
+    tool(64, &["probe", "s3://no-such-bucket/run"]);
     let (older, newer) = (format!("{url}/step-000000010"), format!("{url}/step-000000020"));
     tool(1, &["diff", &older, &newer]);
     tool(0, &["diff", &newer, url]);
@@ -413,7 +413,7 @@ fn every_tool_works_on_s3() {
     assert_eq!(by_step(&listed, "checkpoints", "state"), [(20, json!("published"))].into());
     for tool in [&["list"][..], &["verify"], &["prune", "--keep-last", "1"]] {
         let finished = with_server(&mut command(&[tool, &["s3://no-such-bucket/x"]].concat()));
-        assert_eq!(finished.code, Some(69), "{tool:?}: {}", finished.stderr);
+        assert_eq!(finished.code, Some(64), "{tool:?}: {}", finished.stderr);
         assert!(errors(&finished)[0].contains("s3://no-such-bucket/x"), "{}", finished.stderr);
     }
 }

@@ -351,6 +351,28 @@ fn signals_that_were_ignored_at_the_start_stay_ignored() {
 }
 
 #[test]
+fn a_run_whose_messages_nobody_reads_is_stopped_with_a_checkpoint() {
+    let place = Place::new();
+    let pipe = place.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // The pipe has a reader, and no room.
+    let mut nobody = std::fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    std::io::Write::write_all(&mut nobody, &[b'x'; 1 << 16]).unwrap();
+    let endless = ["--set", "training.steps=100000", "--set", "training.save_interval=100000"];
+    let into_pipe = "pipe=$1; shift; exec \"$@\" 2>\"$pipe\"";
+    let starter = ["sh", "-c", into_pipe, "sh", pipe.to_str().unwrap()];
+    let running = Running::start(&mut place.train_through(&starter, 1, "run", &endless));
+    ranks_at_work(&place, &running, 1);
+    running.signal(libc::SIGTERM);
+    let finished = running.finish(PATIENCE);
+    assert!(!finished.timed_out, "it waits for a reader");
+    assert_eq!(finished.code, Some(75));
+    let steps = std::fs::read_dir(place.path("run/checkpoints")).unwrap();
+    let names: Vec<String> = steps.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(names.iter().any(|name| name.starts_with("step-")), "{names:?}");
+}
+
+#[test]
 fn a_killed_rank_ends_all_ranks() {
     let place = Place::new();
     let running = Running::start(&mut place.train(2, "run", &["--set", "training.steps=100000"]));

@@ -131,17 +131,15 @@ pub(crate) fn ledger(ledger: &Ledger, incidents: &[Incident]) -> String {
              <th>failures</th><th>down</th><th class=\"wide\">shares</th></tr></thead>\n<tbody>\n";
     for day in table.days.iter().skip(skipped) {
         let of_day = day.wall_clock.total();
-        let share = |accounts: &[Account]| {
-            100.0 * accounts.iter().map(|&account| day.wall_clock[account]).sum::<f64>() / of_day
-        };
+        let shares = day.shares();
         let _ = writeln!(
             text,
             "<tr><td>{}</td><td>{:.2}</td><td>{:.1} %</td><td>{:.1} %</td><td>{:.1} %</td><td>{}</td></tr>",
             date(day),
             of_day / 3600.0,
-            share(&[Account::Productive]),
-            share(&[Account::Failure, Account::Redone]),
-            share(&[Account::Down, Account::Preempted]),
+            100.0 * shares.steps,
+            100.0 * shares.failures,
+            100.0 * shares.down,
             bar(&day.wall_clock)
         );
     }

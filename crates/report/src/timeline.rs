@@ -27,10 +27,14 @@ pub(crate) fn class(account: Account) -> &'static str {
         Account::StartRestore => "start-restore",
         Account::StartWarmUp => "start-step",
         Account::DataWait => "data",
-        Account::ExchangeWait => "exchange",
+        Account::StragglerWait => "straggler",
+        Account::Exchange => "exchange",
         Account::Checkpoint => "save",
+        Account::Sampling => "sampling",
         Account::Evaluation => "evaluation",
-        Account::Failure => "failure",
+        Account::FailureDetection => "detection",
+        Account::FailureShutdown => "shutdown",
+        Account::FailureRestart => "restart",
         Account::Preflight => "preflight",
         Account::Down => "down",
         Account::Preempted => "preempted",
@@ -124,6 +128,26 @@ mod tests {
     use admiral_goodput::Span;
 
     use super::*;
+
+    #[test]
+    fn each_account_has_a_colour_of_its_own_in_both_schemes() {
+        let style = include_str!("style.css");
+        let mut colours = Vec::new();
+        for account in Account::ALL {
+            let class = class(account);
+            let rule = format!(".a-{class} {{ background: var(--{class}); fill: var(--{class}); }}");
+            assert_eq!(style.matches(&rule).count(), 1, "{rule}");
+            let name = format!("--{class}: ");
+            let values = style.split(&name).skip(1).map(|rest| rest.split(';').next().unwrap());
+            colours.push(values.collect::<Vec<_>>());
+        }
+        for scheme in 0..2 {
+            let mut used: Vec<&str> = colours.iter().map(|values| values[scheme]).collect();
+            used.sort_unstable();
+            used.dedup();
+            assert_eq!(used.len(), Account::ALL.len(), "{colours:?}");
+        }
+    }
 
     #[test]
     fn columns_divide_the_time_without_loss() {

@@ -1,6 +1,6 @@
 //! Grids of images, and their PNG encoding.
 
-use image::{ExtendedColorType, ImageEncoder};
+use admiral_png::encode;
 
 /// An error of arranging or encoding images.
 #[derive(Debug, thiserror::Error)]
@@ -81,24 +81,7 @@ impl Grid {
     pub fn png(&self) -> Result<Vec<u8>, GridError> {
         let png_error =
             |reason: String| GridError::Png { height: self.height, width: self.width, channels: self.channels, reason };
-        let color = match self.channels {
-            1 => ExtendedColorType::L8,
-            2 => ExtendedColorType::La8,
-            3 => ExtendedColorType::Rgb8,
-            4 => ExtendedColorType::Rgba8,
-            _ => return Err(png_error("it has 1 to 4 channels".into())),
-        };
-        // Check the length, because the encoder panics on a wrong one.
-        let expected = self.height.checked_mul(self.width).and_then(|n| n.checked_mul(self.channels));
-        if expected != Some(self.pixels.len()) || self.pixels.is_empty() {
-            return Err(png_error(format!("it has {} bytes", self.pixels.len())));
-        }
-        let side = |pixels: usize| u32::try_from(pixels).map_err(|_| png_error("it is too large".into()));
-        let mut png = Vec::new();
-        image::codecs::png::PngEncoder::new(&mut png)
-            .write_image(&self.pixels, side(self.width)?, side(self.height)?, color)
-            .map_err(|error| png_error(error.to_string()))?;
-        Ok(png)
+        encode(&self.pixels, [self.height, self.width, self.channels]).map_err(png_error)
     }
 }
 

@@ -28,4 +28,4 @@ pub use tensorboard::{
     BoardEntry, ChartGroup, Hyperparameter, ImagePlace, LeftOut, TensorBoard, read_entries, read_image,
 };
 pub use terminal::Terminal;
-pub use write_file::write_file;
+pub use write_file::{check_write, write_file};

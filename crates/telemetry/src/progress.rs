@@ -77,7 +77,7 @@ impl ProgressLine {
 
     fn open(terminal: &Terminal, total_steps: u64, unit: Unit, interval: Duration, shows_loss_scale: bool) -> Self {
         let bar = terminal.is_interactive().then(|| {
-            let bar = ProgressBar::with_draw_target(Some(total_steps), ProgressDrawTarget::stderr());
+            let bar = ProgressBar::with_draw_target(Some(total_steps), ProgressDrawTarget::hidden());
             // If the template cannot be parsed, indicatif's default style remains.
             if let Ok(style) = ProgressStyle::with_template("{wide_bar:.cyan/dim} {msg}") {
                 bar.set_style(style);

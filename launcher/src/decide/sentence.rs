@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use admiral_contract::{Phase, Reading};
+use admiral_contract::{Phase, Reading, printable};
 
 use super::view::{KnownRank, RankView};
 use crate::job::JobKind;
@@ -133,7 +133,7 @@ pub(super) fn late(culprits: &[KnownRank<'_>], known: &[KnownRank<'_>], kind: Jo
     };
     parts.push(format!("{} {what}", names(culprits.iter().map(|rank| rank.view))));
     if stopped_inside.is_none() {
-        parts.push(activities(culprits, kind));
+        parts.push(activities(culprits, kind) + &awaited(culprits));
     }
     parts.extend(process_states(culprits));
     if known.len() > culprits.len() {
@@ -163,6 +163,20 @@ fn activities(culprits: &[KnownRank<'_>], kind: JobKind) -> String {
     }
     let each = culprits.iter().map(|rank| format!("rank {} has been {}", rank.view.rank, activity(rank.reading, kind)));
     first_few(each.collect())
+}
+
+/// Returns what culprits wait for, if that is known: " (7.tar: 3.jpg)", or with their numbers if there are several culprits.
+fn awaited(culprits: &[KnownRank<'_>]) -> String {
+    let known = culprits.iter().filter(|rank| !rank.reading.awaited.is_empty());
+    // The name of a file may have characters that control a terminal.
+    let each = known.map(|rank| match printable(&rank.reading.awaited) {
+        awaited if culprits.len() == 1 => awaited.into_owned(),
+        awaited => format!("rank {}: {awaited}", rank.view.rank),
+    });
+    match each.take(MAX_NAMED).collect::<Vec<_>>().join(", ") {
+        all if all.is_empty() => all,
+        all => format!(" ({all})"),
+    }
 }
 
 /// Describes the states of the culprits' processes that explain something.

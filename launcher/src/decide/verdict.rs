@@ -208,6 +208,7 @@ mod tests {
             checkpoint_step: 800,
             global_batch: 256,
             attempt_id: String::new(),
+            awaited: String::new(),
         }
     }
 
@@ -233,6 +234,10 @@ mod tests {
         ranks
     }
 
+    fn awaits(rank: &mut RankView, what: &str) {
+        rank.reading.as_mut().expect("it has one").awaited = what.to_owned();
+    }
+
     fn late(ranks: &[RankView]) -> (Vec<usize>, String) {
         match verdict(ranks, &timeouts(), JobKind::Train) {
             Verdict::Late { culprits, sentence } => (culprits, sentence),
@@ -243,6 +248,11 @@ mod tests {
     #[test]
     fn busy_ranks_are_named_and_waiting_ranks_are_counted() {
         let mut ranks = with(16, &[(13, Phase::Data, 94.2)]);
+        awaits(&mut ranks[13], "/data/7.tar: 3\u{1b}.jpg");
+        let sentence = late(&ranks).1;
+        let expected = "it has been reading data for 94 s (/data/7.tar: 3\\u{1b}.jpg); 15 ranks wait for it";
+        assert!(sentence.ends_with(expected), "{sentence}");
+        awaits(&mut ranks[13], "");
         let sentence = "rank 13 (node1, GPU 5) never reached bucket 3 of step 812; it has been reading data for 94 s; \
                         15 ranks wait for it";
         assert_eq!(late(&ranks), (vec![13], sentence.to_owned()));
@@ -256,10 +266,14 @@ mod tests {
 
     #[test]
     fn up_to_three_ranks_are_named() {
-        let two = with(3, &[(0, Phase::Data, 94.0), (1, Phase::Data, 93.0)]);
+        let mut two = with(3, &[(0, Phase::Data, 94.0), (1, Phase::Data, 93.0)]);
         let sentence = "rank 0 (node0, GPU 0) and rank 1 (node0, GPU 1) never reached bucket 3 of step 812; they have \
                         been reading data for 94 s; 1 rank waits for them";
         assert_eq!(late(&two), (vec![0, 1], sentence.to_owned()));
+        awaits(&mut two[0], "a.jpg");
+        awaits(&mut two[1], "b.jpg");
+        let sentence = late(&two).1;
+        assert!(sentence.contains("reading data for 94 s (rank 0: a.jpg, rank 1: b.jpg); 1 rank"), "{sentence}");
         let five: Vec<_> = (8..13).map(|rank| (rank, Phase::Forward, 94.0)).collect();
         let (culprits, sentence) = late(&with(16, &five));
         assert_eq!(culprits, [8, 9, 10, 11, 12]);

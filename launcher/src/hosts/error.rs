@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use admiral_contract::files::read_text;
+
 use super::host::MAX_SLOTS_PER_HOST;
 use super::list::Source;
 
@@ -62,7 +64,10 @@ pub enum HostError {
     Empty(Source),
 }
 
+/// A longer file names no hosts.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
 /// Reads a file that names hosts. `what` says what the file is, for people.
 pub(super) fn read(what: &'static str, path: &Path) -> Result<String, HostError> {
-    std::fs::read_to_string(path).map_err(|source| HostError::Read { what, path: path.to_owned(), source })
+    read_text(path, MAX_FILE_BYTES).map_err(|source| HostError::Read { what, path: path.to_owned(), source })
 }

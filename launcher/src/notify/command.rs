@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use admiral_contract::secret::masked_text;
+use admiral_contract::secret::masked_output;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStderr, Command};
@@ -12,8 +12,9 @@ use tokio::time::timeout;
 
 use super::message::Message;
 
-/// At most this much of what a failing command says is repeated.
-const MAX_SAID: usize = 300;
+/// At most this many bytes of what a failing command says are read, and this many characters are repeated.
+const MAX_SAID: usize = 4096;
+const MAX_REPEATED: usize = 300;
 /// After the end of a command, the rest of its output has this long to arrive. A child of it may still hold the pipe.
 const REST: Duration = Duration::from_millis(200);
 
@@ -72,7 +73,13 @@ pub(super) async fn run(argv: &[String], message: &Message, limit: Duration) -> 
     let _ = timeout(REST, &mut listening).await;
     listening.abort();
     let said = said.lock().unwrap_or_else(PoisonError::into_inner);
-    Err(format!("{program} failed ({status}): {}", masked_text(String::from_utf8_lossy(&said).trim())))
+    let mut text = String::from_utf8_lossy(&said).into_owned();
+    if said.len() == MAX_SAID {
+        // A secret of which the end is missing would not be found.
+        text.truncate(text.rfind(char::is_whitespace).unwrap_or(0));
+    }
+    let shown: String = masked_output(argv, text.trim()).chars().take(MAX_REPEATED).collect();
+    Err(format!("{program} failed ({status}): {shown}"))
 }
 
 /// Reads everything, so that the command does not wait, and keeps its beginning.

@@ -332,6 +332,8 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         for (script, part) in [
             ("echo no route KEY=hush >&2; exit 3", "exit status: 3): no route"),
+            ("echo no route to https://h/hush >&2; exit 3", "no route to https://h/(secret, not shown)"),
+            ("yes https://h/hush | head -c 99999 >&2; exit 5", "https://h/(secret, not shown)"),
             ("yes | head -c 99999 >&2; exit 4", "4"),
         ] {
             let Notify::Command(argv) = command(script) else { unreachable!() };

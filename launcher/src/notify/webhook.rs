@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use admiral_contract::secret::masked_text;
+use admiral_contract::secret::masked_output;
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
 
@@ -29,6 +29,8 @@ impl Webhook {
     /// If the URL is invalid, or the system has no root certificates.
     pub(super) fn new(url: &str, timeout: Duration, delays: Vec<Duration>) -> Result<Self, String> {
         let url = Url::parse(url).map_err(|error| format!("it is not a valid URL ({error})"))?;
+        // It fails only if it is installed already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         // A redirect would send the notification to somebody else.
         let client = Client::builder().redirect(Policy::none()).timeout(timeout).user_agent("admiral-launch");
         let client = client.build().map_err(|error| format!("no HTTP client can be made: {}", words(error)))?;
@@ -77,5 +79,5 @@ fn words(error: reqwest::Error) -> String {
         text = format!("{text}: {inner}");
         cause = inner.source();
     }
-    masked_text(&text)
+    masked_output(&[], &text)
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use admiral_contract::run_folder::check_no_links_out;
 use admiral_contract::secret::masked_argument;
 use admiral_contract::{ExitCode, environment};
 use jiff::Timestamp;
@@ -152,6 +153,7 @@ pub async fn run(
 /// If the hosts cannot be examined.
 pub async fn doctor(plan: &LaunchPlan, console: Console, json: bool, bandwidth: bool) -> Result<u8, LaunchError> {
     let settings = plan.job.settings(&plan.program, &plan.options).await?;
+    check_no_links_out(&settings.run_folder).map_err(LaunchError::config)?;
     let receipt = preflight::receipt(plan, &settings, None, bandwidth).await?;
     if let Err(error) = write_json(&receipt_of(&settings.run_folder), &receipt) {
         console.warn(&error.to_string());

@@ -7,7 +7,7 @@ use clap::Args as _;
 
 use super::error::LaunchError;
 use super::options::{LaunchOptions, RunOptions, SampleOptions};
-use super::settings::Settings;
+use super::settings::{Settings, check_limits};
 use crate::decide::next_resume;
 use crate::facts;
 use crate::job::{JobKind, Work};
@@ -79,9 +79,7 @@ impl Job {
             restart_window_seconds: options.restart_window_seconds,
             ..LaunchConfig::default()
         };
-        if let Some((field, mistake)) = limits.mistakes().first() {
-            return Err(LaunchError::config(format!("--{} {mistake}", field.replace('_', "-"))));
-        }
+        check_limits(&limits)?;
         let settings = Settings {
             work: Work::Sample,
             run_folder,
@@ -315,8 +313,8 @@ mod tests {
             ("runs/own --num 9 --out /", "--run-folder FOLDER"),
             ("runs/own --num 9 --out o --hosts n0:2", "--hosts: options of the launcher come before"),
             ("runs/own --num 9 --out o --np=2", "--np=2: options of the launcher come before"),
-            ("--stall-seconds 1 runs/own --num 9 --out o", "--stall-seconds must be at least 5"),
-            ("--restart-window-seconds 0 runs/own --num 9 --out o", "--restart-window-seconds must be from"),
+            ("--stall-seconds 1 runs/own --num 9 --out o", "--stall-seconds: must be at least 5"),
+            ("--restart-window-seconds 0 runs/own --num 9 --out o", "--restart-window-seconds: must be from"),
         ] {
             let error = sample(words).expect_err(words);
             assert_eq!((error.code, error.message.starts_with(said)), (64, true), "{words}: {}", error.message);

@@ -159,8 +159,8 @@ impl Launch {
             let ranks = self.ranks(number, has_stepped);
             self.recorder.begin(number, attempt.layout());
             let end = attempt.supervise(&ranks, &self.console, stops, &mut self.recorder).await;
-            let has_failed = matches!(end.outcome, Outcome::Incident { .. });
-            self.recorder.note(&end.roster, has_failed, self.launched.elapsed().as_secs_f64());
+            let failed = matches!(end.outcome, Outcome::Incident { .. }).then_some(end.detected);
+            self.recorder.note(&end.roster, failed, self.launched.elapsed().as_secs_f64());
             self.write_mpirun_log(number, &end);
             if let Some(misplaced) = &end.misplaced {
                 return Err(LaunchError::config(misplaced));

@@ -1,6 +1,7 @@
 //! The settings of a launch that are fixed before anything is started.
 
 use admiral_contract::environment::check_utf8;
+use admiral_contract::files::check_expanded;
 
 use super::error::LaunchError;
 use super::job::Job;
@@ -63,6 +64,9 @@ impl LaunchPlan {
     }
 
     fn new(options: LaunchOptions, job: Job, environment: &Environment) -> Result<Self, LaunchError> {
+        if let Some(textfile) = &options.textfile {
+            check_expanded("--textfile", textfile).map_err(LaunchError::config)?;
+        }
         // A variable that is left out would change what the ranks do.
         let pass = &options.hosts.pass;
         check_utf8(&environment.variables, |name| is_passed(name, pass)).map_err(LaunchError::config)?;

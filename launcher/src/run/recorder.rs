@@ -13,6 +13,7 @@ use super::reporter::Reporter;
 use crate::console::Console;
 use crate::decide::SlowStreaks;
 use crate::file_writer::FileWriter;
+use crate::goodput::epoch_seconds;
 use crate::hosts::Host;
 use crate::incident::Failure;
 use crate::job::JobKind;
@@ -188,10 +189,15 @@ impl Recorder {
         self.write();
     }
 
-    /// Records the ranks' last reports at the end of an attempt.
-    pub(super) fn note(&mut self, roster: &Roster, has_failed: bool, now: f64) {
+    /// Records the ranks' last reports at the end of an attempt. `failed` is the time at which its failure was found, if it
+    /// failed.
+    pub(super) fn note(&mut self, roster: &Roster, failed: Option<Timestamp>, now: f64) {
         if std::mem::take(&mut self.is_attempting) {
-            self.append(EventKind::AttemptEnds { has_failed });
+            if let (Some(time), Some(journal)) = (failed, &self.journal) {
+                let ago = epoch_seconds(Timestamp::now()) - epoch_seconds(time);
+                journal.before(ago.max(0.0), EventKind::FailureFound);
+            }
+            self.append(EventKind::AttemptEnds { has_failed: failed.is_some() });
         }
         self.note_progress(roster, now);
         let state = &mut self.state;

@@ -86,15 +86,13 @@ impl Settings {
     /// If one of them is invalid.
     pub(super) fn with_options(mut self, options: &LaunchOptions) -> Result<Self, LaunchError> {
         if let Some(notify) = &options.notify {
-            self.limits.notify = Some(receiver(notify));
+            self.limits.notify = Some(Notify::of_option(notify));
         }
         if options.dead_man_seconds.is_some() {
             self.limits.dead_man_seconds = options.dead_man_seconds;
         }
-        match self.limits.mistakes().first() {
-            Some((field, mistake)) => Err(LaunchError::config(format!("--{} {mistake}", field.replace('_', "-")))),
-            None => Ok(self),
-        }
+        check_limits(&self.limits)?;
+        Ok(self)
     }
 
     /// Returns who is told about what, for people.
@@ -130,14 +128,6 @@ impl Settings {
     }
 }
 
-/// Returns the receiver of the option `--notify`: the URL of a webhook, or a command for a shell.
-fn receiver(text: &str) -> Notify {
-    if text.starts_with("http://") || text.starts_with("https://") {
-        return Notify::Webhook(text.to_owned());
-    }
-    Notify::Command(["sh", "-c", text].map(str::to_owned).to_vec())
-}
-
 /// An old checkpoint is deleted only after the newest was written. As many checkpoints as the best ones may wait for their
 /// evaluation.
 fn kept_checkpoints(facts: &Facts) -> u64 {
@@ -145,4 +135,15 @@ fn kept_checkpoints(facts: &Facts) -> u64 {
     let checkpoint = &facts.config.checkpoint;
     let evaluated = checkpoint.keep_best.saturating_mul(2);
     checkpoint.keep_last.map_or(all, |keep| all.min(keep.saturating_add(1).saturating_add(evaluated)))
+}
+
+/// Checks limits that options of the command line set.
+///
+/// # Errors
+/// With the option of the first mistake.
+pub(super) fn check_limits(limits: &LaunchConfig) -> Result<(), LaunchError> {
+    match limits.mistakes().first() {
+        Some((field, mistake)) => Err(LaunchError::config(format!("--{}: {mistake}", field.replace('_', "-")))),
+        None => Ok(()),
+    }
 }

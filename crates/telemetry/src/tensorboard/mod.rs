@@ -51,7 +51,7 @@ impl Counts {
     /// Counts an error and logs it if it is the first.
     fn error(&self, what: &str, error: &dyn std::fmt::Display) {
         if self.errors.fetch_add(1, Ordering::Relaxed) == 0 {
-            tracing::warn!("TensorBoard: {what}: {error}; training goes on, further errors are only counted");
+            tracing::warn!("TensorBoard: {what}: {error}; everything else goes on, further errors are only counted");
         }
     }
 }

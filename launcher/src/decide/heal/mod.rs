@@ -101,8 +101,16 @@ pub fn next_resume(resume: String, has_stepped: bool) -> String {
 fn final_code(cause: Cause, kind: JobKind, restart_on_preemption: bool) -> Option<Action> {
     let Cause::Exit(code) = cause else { return None };
     if code == USAGE_EXIT_CODE {
-        let reason = "admiral does not take the command line that it is given: starting again cannot help; are it and \
-                      admiral-launch of one build?";
+        let reason = match kind {
+            // The options are the user's.
+            JobKind::Sample => {
+                "admiral sample does not take these options: starting again cannot help; read its message"
+            }
+            JobKind::Train => {
+                "admiral does not take the command line that it is given: starting again cannot help; are it and \
+                 admiral-launch of one build?"
+            }
+        };
         return Some(Action::Stop { code: code_of(cause), reason: reason.to_owned() });
     }
     let reason = match ExitCode::from_byte(code)? {

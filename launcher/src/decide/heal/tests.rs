@@ -64,7 +64,13 @@ fn final_exit_codes_stop_the_run() {
         assert_eq!(stop(action).0, code);
     }
     let usage = decide(&incident(1.0, 3, "", Cause::Exit(2), 0), &situation(&hosts, &[], &[]));
-    assert_eq!(stop(usage).0, 64, "a command line that is wrong stays wrong");
+    let (code, reason) = stop(usage);
+    assert_eq!(code, 64, "a command line that is wrong stays wrong");
+    assert!(reason.contains("of one build"), "{reason}");
+    // The options of a sampling job are the user's.
+    let job = Situation { work: Work::Sample, ..situation(&hosts, &[], &[]) };
+    let (code, reason) = stop(decide(&incident(1.0, 3, "", Cause::Exit(2), 0), &job));
+    assert_eq!((code, reason.contains("these options")), (64, true), "{reason}");
     let willing = Situation { restart_on_preemption: true, ..situation(&hosts, &[], &[]) };
     assert_eq!(restart(decide(&incident(1.0, 3, "", Cause::Exit(75), 5), &willing)).world, 8);
 }

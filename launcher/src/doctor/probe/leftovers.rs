@@ -81,10 +81,8 @@ mod tests {
         let id = format!("leftovers-{}", std::process::id());
         let mut child = Command::new("sleep").arg("600").env(LAUNCH_ID, &id).stdin(Stdio::null()).spawn().unwrap();
         let of_child = |own: Option<&str>| leftovers(own).into_iter().find(|left| left.pid == child.id());
-        // It has its variables, and its name, only after exec.
-        let is_sleep =
-            || std::fs::read_to_string(format!("/proc/{}/comm", child.id())).is_ok_and(|name| name == "sleep\n");
-        while !is_sleep() {
+        // The kernel shows a new program's variables last, after its name and its arguments.
+        while launch_id(child.id()).as_ref() != Some(&id) {
             std::thread::sleep(Duration::from_millis(5));
         }
         let found = of_child(Some("another"));

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use admiral_contract::files::open_to_read;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -49,7 +50,7 @@ pub struct ProgramVersion {
 /// Returns the identity of a file by its whole content.
 pub(super) fn identity(path: &Path) -> Result<FileIdentity, String> {
     let read = || -> io::Result<FileIdentity> {
-        let mut file = File::open(path)?;
+        let mut file = open_to_read(path)?;
         let mut hash = Sha256::new();
         let mut buffer = vec![0; 1 << 20];
         let mut bytes = 0;
@@ -95,7 +96,7 @@ pub(super) fn libraries(place: &Path) -> BTreeMap<String, FileIdentity> {
 /// consists of length and build id, which the linker computes from the whole content; without a build id, of length and
 /// samples.
 fn library(path: &Path) -> io::Result<FileIdentity> {
-    let file = File::open(path)?;
+    let file = open_to_read(path)?;
     let bytes = file.metadata()?.len();
     let identity = match build_id(&file) {
         Ok(Some(id)) => format!("build {}", hex(&id)),
