@@ -6,4 +6,4 @@ mod support;
 use admiral_containers::Kind;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| support::read_container(bytes, "data.mdb", Kind::Lmdb));
+fuzz_target!(|bytes: &[u8]| support::read_container(&[("data.mdb", bytes)], "data.mdb", Kind::Lmdb));

@@ -15,5 +15,5 @@ fuzz_target!(
             std::process::abort();
         }
     })),
-    |bytes: &[u8]| support::read_container(bytes, "a.parquet", Kind::Parquet)
+    |bytes: &[u8]| support::read_container(&[("a.parquet", bytes)], "a.parquet", Kind::Parquet)
 );

@@ -1,4 +1,4 @@
-//! Opens arbitrary bytes as a container, and reads all its images.
+//! Opens files of arbitrary bytes as a container, and reads all its images.
 
 use std::path::Path;
 
@@ -8,14 +8,17 @@ use admiral_storage::StoreOptions;
 /// The largest ratio of an image to the bytes that it is read from. That of deflate.
 const MAX_RATIO: usize = 1032;
 
-/// Opens `bytes` as the file `name` of a container, and reads its images.
-pub fn read_container(bytes: &[u8], name: &str, kind: Kind) {
+/// Opens the file `opened` among files with these names and bytes as a container, and reads its images.
+pub fn read_container(files: &[(&str, &[u8])], opened: &str, kind: Kind) {
     // A file system in memory, if there is one.
     let shared = Path::new("/dev/shm");
     let folder = if shared.is_dir() { tempfile::tempdir_in(shared) } else { tempfile::tempdir() };
     let folder = folder.expect("a temporary folder");
-    let path = folder.path().join(name);
-    std::fs::write(&path, bytes).expect("a temporary file");
+    for (name, bytes) in files {
+        std::fs::write(folder.path().join(name), bytes).expect("a temporary file");
+    }
+    let path = folder.path().join(opened);
+    let stored: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
     let stores = StoreOptions::default();
     let settings = Settings { kind: Some(kind), cache: None, threads: 1, stores: &stores };
     let Ok(container) = Container::open(&path.display().to_string(), &settings) else { return };
@@ -31,6 +34,6 @@ pub fn read_container(bytes: &[u8], name: &str, kind: Kind) {
             }
             Err(_) => continue,
         };
-        assert!(length <= bytes.len().saturating_mul(MAX_RATIO), "{length} bytes were read from {}", bytes.len());
+        assert!(length <= stored.saturating_mul(MAX_RATIO), "{length} bytes were read from {stored}");
     }
 }

@@ -6,4 +6,4 @@ mod support;
 use admiral_containers::Kind;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| support::read_container(bytes, "a.tar", Kind::Tar));
+fuzz_target!(|bytes: &[u8]| support::read_container(&[("a.tar", bytes)], "a.tar", Kind::Tar));
