@@ -34,8 +34,29 @@ fn is_openmp(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("libgomp"))
 }
 
-/// Compiles the bridge to libtorch.
+/// The files of the bridge to libtorch, in `src/ops/cpp`.
+const BRIDGE: [&str; 12] = [
+    "bridge",
+    "concatenate",
+    "convolve",
+    "dispatch",
+    "flat",
+    "group_norm",
+    "group_norm_gpu",
+    "hooks",
+    "packed_convolution",
+    "profile",
+    "recompute",
+    "winograd",
+];
+
+/// Compiles the bridge to libtorch as one file, because reading libtorch's headers takes far longer than the rest.
 fn compile_bridge(include: &Path) {
+    let folder = env::var("CARGO_MANIFEST_DIR").expect("cargo sets the variable");
+    let includes: Vec<String> =
+        BRIDGE.iter().map(|name| format!("#include \"{folder}/src/ops/cpp/{name}.cpp\"\n")).collect();
+    let all = PathBuf::from(env::var("OUT_DIR").expect("cargo sets the variable")).join("admiral_bridge.cpp");
+    fs::write(&all, includes.concat()).expect("the output folder can be written");
     cc::Build::new()
         .cpp(true)
         .std("c++17")
@@ -49,23 +70,7 @@ fn compile_bridge(include: &Path) {
         .flag("-fopenmp")
         .include(include)
         .include(include.join("torch/csrc/api/include"))
-        .files(
-            [
-                "bridge",
-                "concatenate",
-                "convolve",
-                "dispatch",
-                "flat",
-                "group_norm",
-                "group_norm_gpu",
-                "hooks",
-                "packed_convolution",
-                "profile",
-                "recompute",
-                "winograd",
-            ]
-            .map(|name| format!("src/ops/cpp/{name}.cpp")),
-        )
+        .file(all)
         .compile("admiral_bridge");
 }
 

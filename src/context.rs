@@ -80,11 +80,15 @@ impl<'a> RunContext<'a> {
             FusedKernels::Auto => Kernels::open(device, gpus),
             FusedKernels::Off => Kernels::libtorch(device),
         };
-        if collective.rank() == 0 {
-            tracing::info!("fused operations on {device:?}: {}", kernels.choice());
-        }
         let phases = PhaseTracker::new(Arc::clone(ledger), faults.clone());
         Ok(Self { collective, environment, gpus, device, kernels, phases, faults, progress: terminal })
+    }
+
+    /// Logs the device and its kernels, on rank 0.
+    pub fn log_kernels(&self) {
+        if self.collective.rank() == 0 {
+            tracing::info!("fused operations on {:?}: {}", self.device, self.kernels.choice());
+        }
     }
 }
 

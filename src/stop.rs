@@ -83,19 +83,21 @@ impl Stop {
                     }
                     if interrupts > 1 {
                         tracing::error!("{}", messages.impatient);
-                        std::process::exit(i32::from(ExitCode::Preempted as u8));
+                        leave();
                     }
                     if !stop.is_checked.load(Ordering::Relaxed) {
                         tracing::warn!("{}", messages.too_early);
                         leave();
                     }
-                    if !stop.is_asked() {
-                        tracing::warn!("{}", messages.asked);
-                        if !messages.saves {
-                            leave_after(PATIENCE);
-                        }
-                    }
+                    let is_first = !stop.is_asked();
+                    // Before the message, which may take time.
                     stop.ask();
+                    if is_first && !messages.saves {
+                        leave_after(PATIENCE);
+                    }
+                    if is_first {
+                        tracing::warn!("{}", messages.asked);
+                    }
                 }
             });
         })?;

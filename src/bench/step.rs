@@ -105,6 +105,7 @@ pub fn step(mut config: RunConfig, options: &BenchOptions, rank: RankContext<'_>
     agree(collective, trace.map_or(Ok(()), check_writable), |_| ExitCode::Config)?;
     let context = RunContext::open(rank, &config).map_err(TrainError::from);
     let context = agree(collective, context, TrainError::exit_code)?;
+    context.log_kernels();
     let last_step = config.training.steps;
     let images = images_record(&*sources.train);
     let session = OpenedSession::open(config, sources, images, &context);

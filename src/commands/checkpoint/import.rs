@@ -9,6 +9,7 @@ use admiral_checkpoint::{
     Catalog, Content, Parameter, Role, TensorView, TrainingState, find_checkpoint, identify, save,
 };
 use admiral_comm::Single;
+use admiral_contract::files::open_to_read;
 use admiral_storage::{CloudSettings, Location, Store};
 use admiral_torch_files::StateDict;
 use clap::Args;
@@ -46,7 +47,7 @@ pub(super) fn run(options: &ImportOptions, clouds: &CloudSettings) -> Result<(),
     let name = options.file.display().to_string();
     let refuse = |error: &dyn std::fmt::Display| ToolError::Refused(format!("{name}: {error}"));
     let location = Location::parse(&options.location)?;
-    let file = File::open(&options.file).map_err(|error| refuse(&error))?;
+    let file = open_to_read(&options.file).map_err(|error| refuse(&error))?;
     let mut state = StateDict::open(file).map_err(|error| refuse(&error))?;
     let prefix = wrapper_prefix(state.tensors().iter().map(|tensor| tensor.name.as_str()));
     let shapes: Shapes =

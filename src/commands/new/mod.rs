@@ -13,6 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use admiral_comm::ExitCode;
+use admiral_contract::files::check_expanded;
 use admiral_storage::StoreOptions;
 use clap::Args;
 
@@ -47,6 +48,7 @@ pub(super) fn run(options: &NewOptions, stores: &StoreOptions) -> Result<(), Com
     let target = options.hardware.target().map_err(|error| refuse(error.into()))?;
     // Before the images, because looking at them may take long.
     if let Some(out) = &options.out {
+        check_expanded("--out", out).map_err(|message| (ExitCode::Config, anyhow::anyhow!(message)))?;
         check_new(out).map_err(refuse)?;
     }
     if let Some(size) = options.size {

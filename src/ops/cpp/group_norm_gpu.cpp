@@ -33,19 +33,19 @@ enum Pass : int32_t { kForwardWorkspace, kForward, kBackwardWorkspace, kBackward
 
 // Returns the bytes of workspace, or enqueues a pass and returns 0. On failure returns a negative number and writes the
 // reason to `failure`, which has `capacity` bytes.
-using Call = int64_t (*)(const void* launcher, int32_t pass, const Arguments*, char* failure, int64_t capacity);
-using Drop = void (*)(const void* launcher);
+using LaunchCall = int64_t (*)(const void* launcher, int32_t pass, const Arguments*, char* failure, int64_t capacity);
+using LaunchDrop = void (*)(const void* launcher);
 
 // Owns the launcher of Rust. The autograd graph holds it until backward has run.
 struct Runner : torch::CustomClassHolder {
-  Runner(const void* launcher, Call call, Drop drop) : launcher(launcher), call(call), drop(drop) {}
+  Runner(const void* launcher, LaunchCall call, LaunchDrop drop) : launcher(launcher), call(call), drop(drop) {}
   ~Runner() override { drop(launcher); }
   Runner(const Runner&) = delete;
   Runner& operator=(const Runner&) = delete;
 
   const void* launcher;
-  Call call;
-  Drop drop;
+  LaunchCall call;
+  LaunchDrop drop;
 
   int64_t operator()(Pass pass, const Arguments& arguments) const {
     char failure[1024] = {};
@@ -63,7 +63,7 @@ struct Runner : torch::CustomClassHolder {
   }
 };
 
-int32_t kind_of(const Tensor& x) {
+int32_t type_code(const Tensor& x) {
   switch (x.scalar_type()) {
     case at::kFloat: return 0;
     case at::kHalf: return 1;
@@ -166,7 +166,7 @@ class GroupNormOnGpu : public torch::autograd::Function<GroupNormOnGpu> {
     arguments.eps = context->saved_data["eps"].toDouble();
     arguments.dropout = context->saved_data["dropout"].toDouble();
     arguments.seed = static_cast<uint64_t>(context->saved_data["seed"].toInt());
-    arguments.kind = kind_of(x);
+    arguments.kind = type_code(x);
     arguments.channels_last = context->saved_data["channels_last"].toBool();
     arguments.silu = context->saved_data["silu"].toBool();
     arguments.x = read_address(x);
@@ -183,7 +183,7 @@ class GroupNormOnGpu : public torch::autograd::Function<GroupNormOnGpu> {
 extern "C" int admiral_group_norm_gpu(const at::Tensor* x, const at::Tensor* weight, const at::Tensor* bias,
                                       const at::Tensor* scale, const at::Tensor* shift, int64_t groups, double eps,
                                       bool silu, double dropout, int64_t seed, const void* launcher,
-                                      admiral::Call call, admiral::Drop drop, at::Tensor** result) {
+                                      admiral::LaunchCall call, admiral::LaunchDrop drop, at::Tensor** result) {
   return admiral::guarded([&] {
     auto run = c10::make_intrusive<admiral::Runner>(launcher, call, drop);
     TORCH_CHECK(x->dim() >= 2 && x->numel() > 0, "x has the shape ", x->sizes());

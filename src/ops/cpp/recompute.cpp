@@ -15,15 +15,15 @@ using torch::autograd::variable_list;
 
 // Takes ownership of the tensors. Returns a tensor that the caller owns, or null with a message in `failure`, which has
 // `capacity` bytes.
-using Call = Tensor* (*)(void* context, Tensor* x, Tensor* embedding, char* failure, int64_t capacity);
-using Drop = void (*)(void* context);
+using BodyCall = Tensor* (*)(void* context, Tensor* x, Tensor* embedding, char* failure, int64_t capacity);
+using BodyDrop = void (*)(void* context);
 
 constexpr int64_t kMessageBytes = 512;
 
 // The function to run. Owns `context`.
 class Body : public torch::CustomClassHolder {
  public:
-  Body(void* context, Call call, Drop drop) : context_(context), call_(call), drop_(drop) {}
+  Body(void* context, BodyCall call, BodyDrop drop) : context_(context), call_(call), drop_(drop) {}
   ~Body() override { drop_(context_); }
 
   Tensor run(const Tensor& x, const Tensor& embedding) const {
@@ -35,8 +35,8 @@ class Body : public torch::CustomClassHolder {
 
  private:
   void* context_;
-  Call call_;
-  Drop drop_;
+  BodyCall call_;
+  BodyDrop drop_;
 };
 
 class Recompute : public torch::autograd::Function<Recompute> {
