@@ -90,7 +90,7 @@ pub enum Error {
         last: String,
     },
     /// A file differs from its record in the manifest, or a manifest cannot be read.
-    #[error("the checkpoint is damaged: {url}: {difference}; resume from an earlier step")]
+    #[error("the checkpoint is damaged: {url}: {difference}; use the checkpoint of an earlier step")]
     Damaged {
         /// The file.
         url: String,

@@ -533,7 +533,7 @@ fn stores_checkpoints_in_a_bucket(url: &str, options: &StoreOptions) {
     let nowhere = create(&nothing);
     let retention = Retention::default();
     let error = write_probe(&nowhere, expected(&retention), &Single).unwrap_err();
-    assert_eq!(error.exit_code(), ExitCode::Store);
+    assert_eq!(error.exit_code(), ExitCode::Config);
     assert!(error.to_string().contains(&nothing), "{error}");
 }
 
