@@ -51,12 +51,22 @@ fn horizontal_with(lines: Lines<'_>, windows: &Windows, buffers: &mut Buffers, i
         #[cfg(target_arch = "x86_64")]
         (Instructions::Avx2, 3) => {
             let pairs = avx2::Pairs::new(windows);
-            for row in 0..lines.height {
+            let mut row = 0;
+            while row < lines.height {
                 let source = &lines.bytes[row * lines.stride..];
+                let out = &mut bytes[row * values..];
                 // SAFETY: the processor has AVX2.
-                let done = unsafe { avx2::horizontal_row(source, windows, &pairs, &mut bytes[row * values..]) };
-                let place = row * values + done * 3;
-                horizontal_row::<3>(source, windows, done, &mut bytes[place..(row + 1) * values]);
+                let (rows, done) = unsafe {
+                    if !windows.is_half && lines.height - row >= avx2::ROWS {
+                        (avx2::ROWS, avx2::horizontal_rows(source, lines.stride, windows, &pairs, out))
+                    } else {
+                        (1, avx2::horizontal_row(source, windows, &pairs, out))
+                    }
+                };
+                for (row, out) in out.chunks_exact_mut(values.max(1)).take(rows).enumerate() {
+                    horizontal_row::<3>(&source[row * lines.stride..], windows, done, &mut out[done * 3..]);
+                }
+                row += rows;
             }
         }
         _ => {
@@ -150,10 +160,10 @@ fn vertical_rows(lines: Lines<'_>, windows: &Windows, bytes: &mut [u8]) {
 mod avx2 {
     use std::arch::x86_64::{
         __m128i, _mm_add_epi32, _mm_avg_epu8, _mm_cvtsi128_si32, _mm_loadu_si128, _mm_or_si128, _mm_packs_epi32,
-        _mm_packus_epi16, _mm_set1_epi32, _mm_setr_epi8, _mm_shuffle_epi8, _mm_srai_epi32, _mm_storeu_si128,
-        _mm256_add_epi32, _mm256_broadcastsi128_si256, _mm256_castsi256_si128, _mm256_extracti128_si256,
-        _mm256_madd_epi16, _mm256_set1_epi32, _mm256_setr_epi8, _mm256_setr_epi32, _mm256_setzero_si256,
-        _mm256_shuffle_epi8, _mm256_slli_epi32,
+        _mm_packus_epi16, _mm_setr_epi8, _mm_shuffle_epi8, _mm_srai_epi32, _mm_storeu_si128, _mm256_add_epi32,
+        _mm256_broadcastsi128_si256, _mm256_castsi256_si128, _mm256_extracti128_si256, _mm256_madd_epi16,
+        _mm256_set1_epi32, _mm256_setr_epi8, _mm256_setr_epi32, _mm256_setzero_si256, _mm256_shuffle_epi8,
+        _mm256_slli_epi32,
     };
 
     use super::{HALF, Lines, PRECISION_BITS, Windows, vertical_rows};
@@ -205,6 +215,16 @@ mod avx2 {
         unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
     }
 
+    /// The number of rows that are summed together. They share the weights.
+    pub(super) const ROWS: usize = 4;
+
+    /// Returns how many windows have all the bytes of their groups of 4 pixels inside `source`.
+    fn within(source: &[u8], windows: &Windows, pairs: &Pairs) -> usize {
+        // The last 16 bytes begin at the window's last group of 4 pixels.
+        let reach = if pairs.per_window == 0 { 0 } else { (pairs.per_window - 1) * 12 + 16 };
+        windows.firsts.partition_point(|first| first * 3 + reach <= source.len())
+    }
+
     /// Computes the first pixels of a row of 3 channels: those whose 16 bytes are inside `source`. Returns their number.
     #[target_feature(enable = "avx2")]
     pub(super) fn horizontal_row(source: &[u8], windows: &Windows, pairs: &Pairs, out: &mut [u8]) -> usize {
@@ -214,32 +234,75 @@ mod avx2 {
         if !pairs.fit {
             return 0;
         }
-        // The last 16 bytes begin at the window's last group of 4 pixels.
-        let reach = if pairs.per_window == 0 { 0 } else { (pairs.per_window - 1) * 12 + 16 };
-        let num = windows.firsts.partition_point(|first| first * 3 + reach <= source.len());
         // A fourth value is written behind the last pixel.
-        let num = num.min(out.len().saturating_sub(1) / 3);
-        let firsts = &windows.firsts[..num];
-        // SAFETY: `reach` bytes follow each first pixel, and 4 values have room for each pixel of the result.
-        unsafe {
-            match pairs.per_window {
-                1 => sum_windows::<1>(source, firsts, pairs, out),
-                2 => sum_windows::<2>(source, firsts, pairs, out),
-                3 => sum_windows::<3>(source, firsts, pairs, out),
-                _ => sum_windows::<0>(source, firsts, pairs, out),
-            }
-        }
+        let num = within(source, windows, pairs).min(out.len().saturating_sub(1) / 3);
+        // SAFETY: all groups of these windows are inside the row, and 4 values have room for each pixel of the result.
+        unsafe { sum_groups([source], &windows.firsts[..num], pairs, [out]) };
         num
     }
 
-    /// Writes the sums of the windows that begin at `firsts`. `GROUPS` is the number of groups of 4 weights of a window, or 0
-    /// for any number.
+    /// Computes the first pixels of [`ROWS`] rows of 3 channels, which begin `stride` bytes apart in `source`. Returns the
+    /// number of pixels of each.
+    ///
+    /// # Panics
+    /// If `source` or `out` has fewer rows.
+    #[target_feature(enable = "avx2")]
+    pub(super) fn horizontal_rows(
+        source: &[u8],
+        stride: usize,
+        windows: &Windows,
+        pairs: &Pairs,
+        out: &mut [u8],
+    ) -> usize {
+        let width = windows.firsts.len();
+        if !pairs.fit || width == 0 {
+            return 0;
+        }
+        let last = &source[(ROWS - 1) * stride..];
+        // The fourth value behind the last pixel of a row would be the first value of the next row, which has been
+        // written.
+        let num = within(last, windows, pairs).min(width - 1);
+        let (first, rest) = out.split_at_mut(width * 3);
+        let (second, rest) = rest.split_at_mut(width * 3);
+        let (third, rest) = rest.split_at_mut(width * 3);
+        let outs = [first, second, third, &mut rest[..width * 3]];
+        let sources = std::array::from_fn(|row| &source[row * stride..]);
+        // SAFETY: all groups of these windows are inside the last row, whose source is the shortest, and the last pixel of
+        // each row of the result is not written.
+        unsafe { sum_groups::<ROWS>(sources, &windows.firsts[..num], pairs, outs) };
+        num
+    }
+
+    /// Calls [`sum_windows`], compiled for the usual numbers of groups.
     ///
     /// # Safety
-    /// In `source`, 4 bytes more than the pixels of all groups of each window must follow its first pixel. `out` must have
-    /// one value more than all pixels of the result.
+    /// See there.
     #[target_feature(enable = "avx2")]
-    unsafe fn sum_windows<const GROUPS: usize>(source: &[u8], firsts: &[usize], pairs: &Pairs, out: &mut [u8]) {
+    unsafe fn sum_groups<const N: usize>(sources: [&[u8]; N], firsts: &[usize], pairs: &Pairs, outs: [&mut [u8]; N]) {
+        // SAFETY: the caller guarantees it.
+        unsafe {
+            match pairs.per_window {
+                1 => sum_windows::<1, N>(sources, firsts, pairs, outs),
+                2 => sum_windows::<2, N>(sources, firsts, pairs, outs),
+                3 => sum_windows::<3, N>(sources, firsts, pairs, outs),
+                _ => sum_windows::<0, N>(sources, firsts, pairs, outs),
+            }
+        }
+    }
+
+    /// Writes the sums of the windows that begin at `firsts`, for `N` rows. `GROUPS` is the number of groups of 4 weights of
+    /// a window, or 0 for any number.
+    ///
+    /// # Safety
+    /// In each row of `sources`, 4 bytes more than the pixels of all groups of each window must follow its first pixel. Each
+    /// row of `outs` must have one value more than the pixels that are written.
+    #[target_feature(enable = "avx2")]
+    unsafe fn sum_windows<const GROUPS: usize, const N: usize>(
+        sources: [&[u8]; N],
+        firsts: &[usize],
+        pairs: &Pairs,
+        mut outs: [&mut [u8]; N],
+    ) {
         // For each two pixels: both reds, both greens, both blues, each as 16 bits; and 4 bytes without a meaning.
         let order = _mm256_setr_epi8(
             0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1, //
@@ -248,29 +311,35 @@ mod avx2 {
         // The first two weights in the lower half, the last two in the upper half, of the low parts and of the high parts.
         let low_order = _mm256_setr_epi32(LOW, LOW, LOW, LOW, LOW + NEXT, LOW + NEXT, LOW + NEXT, LOW + NEXT);
         let high_order = _mm256_add_epi32(low_order, _mm256_set1_epi32(2 * NEXT));
+        // The two halves of a sum are added at the end.
+        let rounding = _mm256_setr_epi32(HALF, HALF, HALF, HALF, 0, 0, 0, 0);
         let groups = if GROUPS == 0 { pairs.per_window } else { GROUPS };
         for (position, (&first, parts)) in firsts.iter().zip(pairs.parts.chunks_exact(groups.max(1))).enumerate() {
-            let mut low = _mm256_setzero_si256();
-            let mut high = _mm256_setzero_si256();
+            let mut low = [rounding; N];
+            let mut high = [_mm256_setzero_si256(); N];
             for (group, weights) in parts[..groups].iter().enumerate() {
-                // SAFETY: the caller guarantees these 16 bytes.
-                let pixels = unsafe { _mm_loadu_si128(source.as_ptr().add(first * 3 + group * 12).cast()) };
-                let pixels = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(pixels), order);
                 // SAFETY: there are 16 bytes.
                 let weights = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(weights.as_ptr().cast()) });
                 let low_weights = _mm256_shuffle_epi8(weights, low_order);
                 let high_weights = _mm256_shuffle_epi8(weights, high_order);
-                low = _mm256_add_epi32(low, _mm256_madd_epi16(pixels, low_weights));
-                high = _mm256_add_epi32(high, _mm256_madd_epi16(pixels, high_weights));
+                for row in 0..N {
+                    // SAFETY: the caller guarantees these 16 bytes.
+                    let pixels = unsafe { _mm_loadu_si128(sources[row].as_ptr().add(first * 3 + group * 12).cast()) };
+                    let pixels = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(pixels), order);
+                    low[row] = _mm256_add_epi32(low[row], _mm256_madd_epi16(pixels, low_weights));
+                    high[row] = _mm256_add_epi32(high[row], _mm256_madd_epi16(pixels, high_weights));
+                }
             }
-            let sums = _mm256_add_epi32(_mm256_slli_epi32::<{ LOW_BITS as i32 }>(high), low);
-            let sums = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
-            let sums = _mm_srai_epi32::<{ PRECISION_BITS as i32 }>(_mm_add_epi32(sums, _mm_set1_epi32(HALF)));
-            // The two packs clamp to 0 and 255. A sum of 32 bits without the fractional bits fits into 16 bits.
-            let words = _mm_packs_epi32(sums, sums);
-            let four = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
-            // SAFETY: the caller guarantees room for 4 values.
-            unsafe { out.as_mut_ptr().add(position * 3).cast::<i32>().write_unaligned(four.to_le()) };
+            for row in 0..N {
+                let sums = _mm256_add_epi32(_mm256_slli_epi32::<{ LOW_BITS as i32 }>(high[row]), low[row]);
+                let sums = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+                let sums = _mm_srai_epi32::<{ PRECISION_BITS as i32 }>(sums);
+                // The two packs clamp to 0 and 255. A sum of 32 bits without the fractional bits fits into 16 bits.
+                let words = _mm_packs_epi32(sums, sums);
+                let four = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+                // SAFETY: the caller guarantees room for 4 values.
+                unsafe { outs[row].as_mut_ptr().add(position * 3).cast::<i32>().write_unaligned(four.to_le()) };
+            }
         }
     }
 
