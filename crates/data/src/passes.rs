@@ -301,7 +301,7 @@ mod avx2 {
         sources: [&[u8]; N],
         firsts: &[usize],
         pairs: &Pairs,
-        mut outs: [&mut [u8]; N],
+        outs: [&mut [u8]; N],
     ) {
         // For each two pixels: both reds, both greens, both blues, each as 16 bits; and 4 bytes without a meaning.
         let order = _mm256_setr_epi8(
