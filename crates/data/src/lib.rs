@@ -27,6 +27,7 @@ mod open;
 mod overview;
 mod passes;
 mod pixels;
+mod planes;
 mod png;
 mod png_repair;
 mod pnm;

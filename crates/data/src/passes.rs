@@ -159,11 +159,11 @@ fn vertical_rows(lines: Lines<'_>, windows: &Windows, bytes: &mut [u8]) {
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use std::arch::x86_64::{
-        __m128i, _mm_add_epi32, _mm_avg_epu8, _mm_cvtsi128_si32, _mm_loadu_si128, _mm_or_si128, _mm_packs_epi32,
-        _mm_packus_epi16, _mm_setr_epi8, _mm_shuffle_epi8, _mm_srai_epi32, _mm_storeu_si128, _mm256_add_epi32,
-        _mm256_broadcastsi128_si256, _mm256_castsi256_si128, _mm256_extracti128_si256, _mm256_madd_epi16,
-        _mm256_set1_epi32, _mm256_setr_epi8, _mm256_setr_epi32, _mm256_setzero_si256, _mm256_shuffle_epi8,
-        _mm256_slli_epi32,
+        __m128i, _mm_avg_epu8, _mm_cvtsi128_si64, _mm_loadu_si128, _mm_or_si128, _mm_setr_epi8, _mm_shuffle_epi8,
+        _mm_storeu_si128, _mm256_add_epi32, _mm256_blend_epi32, _mm256_broadcastsi128_si256, _mm256_castsi256_si128,
+        _mm256_extracti128_si256, _mm256_madd_epi16, _mm256_packs_epi32, _mm256_packus_epi16,
+        _mm256_permute2x128_si256, _mm256_set1_epi32, _mm256_setr_epi8, _mm256_setr_epi32, _mm256_setzero_si256,
+        _mm256_shuffle_epi8, _mm256_slli_epi32, _mm256_srai_epi32,
     };
 
     use super::{HALF, Lines, PRECISION_BITS, Windows, vertical_rows};
@@ -290,7 +290,7 @@ mod avx2 {
         }
     }
 
-    /// Writes the sums of the windows that begin at `firsts`, for `N` rows. `GROUPS` is the number of groups of 4 weights of
+    /// Writes the sums of the windows that begin at `firsts`, for `N` rows, 1 or 4. `GROUPS` is the number of groups of 4 weights of
     /// a window, or 0 for any number.
     ///
     /// # Safety
@@ -301,7 +301,7 @@ mod avx2 {
         sources: [&[u8]; N],
         firsts: &[usize],
         pairs: &Pairs,
-        outs: [&mut [u8]; N],
+        mut outs: [&mut [u8]; N],
     ) {
         // For each two pixels: both reds, both greens, both blues, each as 16 bits; and 4 bytes without a meaning.
         let order = _mm256_setr_epi8(
@@ -331,14 +331,25 @@ mod avx2 {
                 }
             }
             for row in 0..N {
-                let sums = _mm256_add_epi32(_mm256_slli_epi32::<{ LOW_BITS as i32 }>(high[row]), low[row]);
-                let sums = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
-                let sums = _mm_srai_epi32::<{ PRECISION_BITS as i32 }>(sums);
-                // The two packs clamp to 0 and 255. A sum of 32 bits without the fractional bits fits into 16 bits.
-                let words = _mm_packs_epi32(sums, sums);
-                let four = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+                low[row] = _mm256_add_epi32(_mm256_slli_epi32::<{ LOW_BITS as i32 }>(high[row]), low[row]);
+            }
+            // For rows in twos: the sum of both halves of the first, and that of the second.
+            for row in (0..N).step_by(2) {
+                let (first, second) = (low[row], low[(row + 1) % N]);
+                let halves = _mm256_blend_epi32::<0xF0>(first, second);
+                let others = _mm256_permute2x128_si256::<0x21>(first, second);
+                low[row] = _mm256_srai_epi32::<{ PRECISION_BITS as i32 }>(_mm256_add_epi32(halves, others));
+            }
+            // The two packs clamp to 0 and 255. A sum of 32 bits without the fractional bits fits into 16 bits.
+            let words = _mm256_packs_epi32(low[0], low[2 % N]);
+            let bytes = _mm256_packus_epi16(words, words);
+            // Rows 0 and 2 are in the lower half, rows 1 and 3 in the upper half.
+            let even = _mm_cvtsi128_si64(_mm256_castsi256_si128(bytes));
+            let odd = _mm_cvtsi128_si64(_mm256_extracti128_si256::<1>(bytes));
+            let fours = [even, odd, even >> 32, odd >> 32];
+            for (out, four) in outs.iter_mut().zip(fours) {
                 // SAFETY: the caller guarantees room for 4 values.
-                unsafe { outs[row].as_mut_ptr().add(position * 3).cast::<i32>().write_unaligned(four.to_le()) };
+                unsafe { out.as_mut_ptr().add(position * 3).cast::<i32>().write_unaligned((four as i32).to_le()) };
             }
         }
     }

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use admiral_containers::Fetched;
 
+use super::planes;
+
 /// An image with 8 bits per value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pixels {
@@ -16,17 +18,6 @@ pub struct Pixels {
     /// The values, `[height, width, channels]`.
     pub bytes: Vec<u8>,
 }
-
-/// Each value scaled to [-1, 1]: divided by 127.5, minus 1.
-const SCALED: [f32; 256] = {
-    let mut scaled = [0.0; 256];
-    let mut value = 0;
-    while value < scaled.len() {
-        scaled[value] = value as f32 / 127.5 - 1.0;
-        value += 1;
-    }
-    scaled
-};
 
 impl From<Pixels> for Fetched {
     fn from(Pixels { width, height, channels, bytes }: Pixels) -> Self {
@@ -43,16 +34,7 @@ impl Pixels {
 
     /// Appends the values to `values`, scaled to [-1, 1], in the order `[channels, height, width]`.
     pub fn append_planes(&self, values: &mut Vec<f32>) {
-        values.reserve(self.bytes.len());
-        match self.channels {
-            3 => {
-                for channel in 0..3 {
-                    let (pixels, _) = self.bytes.as_chunks::<3>();
-                    values.extend(pixels.iter().map(|pixel| SCALED[usize::from(pixel[channel])]));
-                }
-            }
-            _ => values.extend(self.bytes.iter().map(|&value| SCALED[usize::from(value)])),
-        }
+        planes::append(&self.bytes, self.channels, values);
     }
 
     /// Returns the square of `size` x `size` pixels whose upper left corner is at (`x`, `y`). `flip` mirrors it
