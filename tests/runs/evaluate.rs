@@ -96,6 +96,7 @@ fn a_comparison_is_the_same_on_any_number_of_ranks_and_after_an_interruption() {
     assert!(
         metric(&alone, "fid", "exact") > 0.0 && metric(&alone, "fid_low", "exact") < metric(&alone, "fid", "exact")
     );
+    assert!(alone["libtorch"].as_str().is_some_and(|version| version.starts_with("2.")), "{}", alone["libtorch"]);
     let warnings = alone["warnings"].to_string();
     assert!(warnings.contains("only 2500 images") && warnings.contains("only 2200 images"), "{warnings}");
 

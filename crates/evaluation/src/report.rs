@@ -43,6 +43,9 @@ pub struct Report {
     pub schema_version: u32,
     /// The version of Admiral.
     pub admiral: String,
+    /// The version of the libtorch that computed the features, if it is known.
+    #[serde(default)]
+    pub libtorch: Option<String>,
     /// The images that are evaluated.
     pub samples: SideReport,
     /// The images that they are compared with.
@@ -84,6 +87,8 @@ impl Report {
         let _ = writeln!(text, "samples    {}", side(&self.samples));
         let _ = writeln!(text, "reference  {}", side(&self.reference));
         let _ = writeln!(text, "features   {}, resize {}", self.features.shown(), self.features.resize);
+        let libtorch = self.libtorch.as_ref().map_or_else(String::new, |version| format!(", libtorch {version}"));
+        let _ = writeln!(text, "program    Admiral {}{libtorch}", self.admiral);
         let width = self.metrics.iter().map(|row| row.name.len()).max().unwrap_or(0).max("metric".len());
         let _ = writeln!(text, "{:width$}  {:>12}  {:>12}  {:>10}  computed", "metric", "adm", "exact", "difference");
         for row in &self.metrics {

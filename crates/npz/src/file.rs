@@ -43,7 +43,7 @@ const BUFFER_BYTES: usize = 1 << 18;
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
     /// The name without `.npy`.
-    key: String,
+    pub(crate) key: String,
     /// The offset of its header in the file.
     header_start: u64,
     /// The offset of its data in the file.

@@ -1,7 +1,9 @@
 //! Vectors and matrices of floating-point numbers in npz files, such as the statistics that published references hold.
 
-use crate::error::Error;
-use crate::file::Npz;
+use crate::error::{Error, shown};
+use crate::file::{Member, Npz};
+use crate::header::NpyHeader;
+use crate::objects;
 
 /// The largest number of values that are read: those of a covariance of 8192 features.
 const MAX_VALUES: u64 = 1 << 26;
@@ -18,10 +20,11 @@ pub struct FloatArray {
 }
 
 impl Npz {
-    /// Reads the array `key`: float32 or float64 in C order. Returns `None` if there is no such array.
+    /// Reads the array `key`: float32 or float64 in C order, or Python objects that are numbers or arrays of numbers of one
+    /// shape. Returns `None` if there is no such array.
     ///
     /// # Errors
-    /// [`Error::File`] if the array has another form, or is damaged. Arrays of pickled Python objects are refused: reading
+    /// [`Error::File`] if the array has another form, or is damaged. Pickles of other Python objects are refused: reading
     /// them would execute them.
     pub fn floats(&self, key: &str) -> Result<Option<FloatArray>, Error> {
         let Some(member) = self.member(key) else { return Ok(None) };
@@ -30,7 +33,7 @@ impl Npz {
         let is_float32 = match found.descr.as_str() {
             "<f4" => true,
             "<f8" => false,
-            "|O" => return Err(refuse("pickled Python objects, which are never executed".into())),
+            "|O" => return self.object_floats(member, &found).map(Some),
             other => return Err(refuse(format!("type {other}"))),
         };
         if found.fortran_order {
@@ -48,6 +51,27 @@ impl Npz {
         let values = self.values(member, &found, element_bytes, decode)?.unwrap_or_default();
         let shape = found.shape.iter().map(|&side| side as usize).collect();
         Ok(Some(FloatArray { shape, values, is_float32 }))
+    }
+
+    /// Reads an array of Python objects that are numbers.
+    fn object_floats(&self, member: &Member, header: &NpyHeader) -> Result<FloatArray, Error> {
+        let refuse = |reason: String| self.refuse(format!("{} has {reason}", shown(&member.key)));
+        let length = member.length.saturating_sub(header.length);
+        if length > objects::MAX_BYTES {
+            return Err(refuse(format!(
+                "{length} bytes of pickled Python objects; at most {} are read",
+                objects::MAX_BYTES
+            )));
+        }
+        let pickle = self.values(member, header, 1, |bytes| bytes.first().copied())?.unwrap_or_default();
+        let found = objects::numbers(&pickle, MAX_VALUES as usize).map_err(refuse)?;
+        // NumPy repeats the shape in the pickle. Arrays as elements add dimensions.
+        let is_same = header.shape.len() <= found.shape.len()
+            && header.shape.iter().zip(&found.shape).all(|(&side, &pickled)| side == pickled as u64);
+        if !is_same {
+            return Err(refuse(format!("shape {:?}, and its pickle has shape {:?}", header.shape, found.shape)));
+        }
+        Ok(FloatArray { shape: found.shape, values: found.values, is_float32: false })
     }
 }
 
@@ -78,11 +102,11 @@ mod tests {
     }
 
     #[test]
-    fn pickled_objects_are_refused() {
+    fn an_array_of_objects_whose_pickle_is_none_is_refused() {
         let mut bytes = npz_of(&[("mu.npy", &[1.0])]);
         let place = bytes.windows(5).position(|window| window == b"'<f8'").unwrap();
         bytes[place..place + 5].copy_from_slice(b"'|O' ");
         let error = read(bytes, "mu").unwrap_err().to_string();
-        assert!(error.contains("never executed"), "{error}");
+        assert!(error.contains("mu"), "{error}");
     }
 }

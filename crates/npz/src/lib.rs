@@ -3,7 +3,7 @@
 //! - [`Npz`] reads the arrays of a file: labels and floating-point numbers. [`NpzImages`] reads images one after another.
 //! - [`Archive`] writes images and labels front to back. [`npz_of`] makes a file of vectors.
 //!
-//! Files are not trusted. A file that claims more than its length allows is refused, pickled Python objects are never
+//! Files are not trusted. A file that claims more than its length allows is refused, pickles are never
 //! executed, and the memory that a read takes is bounded: at most 2^24 labels and 2^26 floating-point numbers of an array
 //! are read, and of images only those that are asked for.
 
@@ -13,6 +13,7 @@ mod floats;
 mod header;
 mod images;
 mod labels;
+mod objects;
 mod source;
 mod write;
 

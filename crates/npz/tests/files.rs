@@ -325,3 +325,108 @@ fn numpy_reads_a_file_of_more_than_4_gib() {
     assert_eq!((images.num(), images.labels("arr_1").unwrap().len() as u64), (NUM, NUM));
     assert!(images.read(NUM - 1..NUM).unwrap() == last);
 }
+
+/// Writes arrays of Python objects as NumPy does, and pickles of other protocols. The last argument is a file that a
+/// hostile pickle would make.
+const WRITE_OBJECTS: &str = r#"
+import io
+import os
+import pickle
+import sys
+import zipfile
+import numpy as np
+from pathlib import Path
+folder, made = Path(sys.argv[1]), sys.argv[2]
+covariance = np.arange(3000.0 * 2).reshape(3000, 2) / 7
+rows = np.empty(3, object)
+rows[:] = [np.arange(4, dtype=np.float32) + row for row in range(3)]
+scalars = np.empty(2, object)
+scalars[:] = [np.float64(0.1), np.float32(0.5)]
+class Hostile:
+    def __reduce__(self):
+        return os.system, (f"touch {made}",)
+good = {
+    "numbers": covariance.astype(object),
+    "integers": np.array([1, -2, 300, 70000, -(2**40)], dtype=object),
+    "rows": rows,
+    "scalars": scalars,
+    "one": np.array(2.5, dtype=object),
+}
+ragged = np.empty(2, object)
+ragged[:] = [np.zeros(2), np.zeros(3)]
+twice = np.empty(2, object)
+twice[:] = [rows, rows]
+bad = {
+    "hostile": np.array([Hostile()], dtype=object),
+    "texts": np.array(["a", "b"], dtype=object),
+    "ragged": ragged,
+    "lists": np.array([[1.0], None], dtype=object),
+    "booleans": np.array([True], dtype=object),
+    "large": np.array([2**70], dtype=object),
+    "big_endian": np.array([np.array([1.0], ">f8"), 2.0], dtype=object),
+    "twice": twice,
+}
+np.savez(folder / "good.npz", **good)
+np.savez(folder / "bad.npz", **bad)
+# A release of NumPy writes one protocol, at most 4.
+for protocol in range(2, 5):
+    with zipfile.ZipFile(folder / f"protocol-{protocol}.npz", "w") as file:
+        for name, array in good.items():
+            header = io.BytesIO()
+            np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+            file.writestr(f"{name}.npy", header.getvalue() + pickle.dumps(array, protocol=protocol))
+"#;
+
+#[test]
+fn arrays_of_objects_are_read_if_they_are_numbers_and_never_executed() {
+    let root = tempfile::tempdir().unwrap();
+    let made = root.path().join("made");
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.deps/venv/bin/python");
+    let output = Command::new(python).args(["-c", WRITE_OBJECTS]).arg(root.path()).arg(&made).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for file in ["good", "protocol-2", "protocol-3", "protocol-4"] {
+        let npz = Npz::open(&root.path().join(format!("{file}.npz"))).unwrap();
+        let floats = |key: &str| npz.floats(key).unwrap_or_else(|error| panic!("{file} {key}: {error}")).unwrap();
+        let numbers = floats("numbers");
+        assert_eq!(numbers.shape, [3000, 2], "{file}");
+        assert!(numbers.values.iter().enumerate().all(|(place, &value)| value == place as f64 / 7.0), "{file}");
+        assert_eq!(floats("integers").values, [1.0, -2.0, 300.0, 70000.0, -1_099_511_627_776.0]);
+        let rows = floats("rows");
+        assert_eq!((rows.shape, rows.values[5]), (vec![3, 4], 2.0));
+        assert_eq!(floats("scalars").values, [0.1, 0.5]);
+        let one = floats("one");
+        assert_eq!((one.shape, one.values), (vec![], vec![2.5]));
+    }
+    let bad = Npz::open(&root.path().join("bad.npz")).unwrap();
+    let mut keys = 0;
+    for key in bad.keys() {
+        let error = bad.floats(key).unwrap_err().to_string();
+        assert!(error.contains(key) && error.contains("never executed"), "{key}: {error}");
+        keys += 1;
+    }
+    assert_eq!(keys, 8);
+    assert!(!made.exists());
+}
+
+#[test]
+fn damaged_arrays_of_objects_are_errors_or_numbers() {
+    let root = tempfile::tempdir().unwrap();
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.deps/venv/bin/python");
+    let output = Command::new(python).args(["-c", WRITE_OBJECTS]).arg(root.path()).arg("made").output().unwrap();
+    assert!(output.status.success());
+    let mut bytes = std::fs::read(root.path().join("protocol-4.npz")).unwrap();
+    let start = bytes.windows(10).position(|window| window == b"scalars.np").unwrap();
+    let mut read = 0;
+    for place in start..start + 600 {
+        for flip in [1, 0x80, 0xff] {
+            bytes[place] ^= flip;
+            if let Ok(npz) = Npz::from_bytes(bytes.clone().into(), "file") {
+                read += usize::from(npz.floats("integers").is_ok());
+                let _ = npz.floats("scalars");
+                let _ = npz.floats("one");
+            }
+            bytes[place] ^= flip;
+        }
+    }
+    assert!(read > 0);
+}

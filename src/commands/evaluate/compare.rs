@@ -8,6 +8,7 @@ use admiral_storage::Store;
 
 use crate::context::RankContext;
 use crate::evaluate::Error;
+use crate::ops::bridge;
 use crate::stop::Stop;
 
 use super::super::model_options::check_out;
@@ -36,6 +37,7 @@ pub(super) fn run(
     let measured = MeasureOptions {
         adm: options.mode != Mode::Exact,
         exact: options.mode != Mode::Adm,
+        libtorch: bridge::torch_loaded().ok().flatten(),
         ..MeasureOptions::default()
     };
     // The features of both are there before those of one are read, which takes memory.

@@ -1,0 +1,500 @@
+//! Numbers in arrays of Python objects. NumPy pickles such arrays, by protocols 2 to 4. A machine that knows only the
+//! operations and names of arrays of numbers interprets the pickle, so that no file can execute code.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::error::shown;
+
+/// The longest pickle that is read, in bytes. A covariance of 2048 features takes 38 MB, 9 bytes for each number.
+pub(crate) const MAX_BYTES: u64 = 1 << 26;
+
+/// The largest number of values on the stack. NumPy's pickles put 1,000 elements of an array there at a time.
+const MAX_STACK: usize = 1 << 16;
+
+/// The largest number of values that a pickle may remember. An array of numbers needs about 10.
+const MAX_MEMO: usize = 1 << 16;
+
+/// Numbers with dimensions.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Numbers {
+    /// The dimensions.
+    pub(crate) shape: Vec<usize>,
+    /// The values in C order.
+    pub(crate) values: Vec<f64>,
+}
+
+/// Reads the pickle of an array whose elements are numbers, or arrays of numbers of one shape. At most `most` numbers are
+/// read.
+///
+/// # Errors
+/// What else it holds.
+pub(crate) fn numbers(pickle: &[u8], most: usize) -> Result<Numbers, String> {
+    let machine = Machine {
+        rest: pickle,
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+        length: pickle.len(),
+        copied: 0,
+        decoded: 0,
+        most,
+    };
+    match machine.run()? {
+        Value::Array(array) => Ok(Rc::try_unwrap(array).unwrap_or_else(|shared| (*shared).clone())),
+        other => refuse(other.kind()),
+    }
+}
+
+fn refuse<T>(what: impl std::fmt::Display) -> Result<T, String> {
+    Err(format!("Python objects that are no numbers ({what}), and pickles are never executed"))
+}
+
+fn damaged() -> String {
+    "a damaged pickle".into()
+}
+
+/// A name that a pickle may use.
+#[derive(Debug, Clone, Copy)]
+enum Name {
+    /// `numpy.core.multiarray._reconstruct`, which makes an empty array. Its state follows.
+    Reconstruct,
+    /// `numpy.core.multiarray.scalar`: a number from a type and bytes.
+    Scalar,
+    /// `numpy.ndarray`, an argument of `_reconstruct`.
+    NdArray,
+    /// `numpy.dtype`.
+    Dtype,
+    /// `_codecs.encode`, by which protocol 2 writes bytes.
+    Encode,
+}
+
+impl Name {
+    fn find(module: &str, name: &str) -> Result<Self, String> {
+        match (module, name) {
+            ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") => Ok(Self::Reconstruct),
+            ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => Ok(Self::Scalar),
+            ("numpy", "ndarray") => Ok(Self::NdArray),
+            ("numpy", "dtype") => Ok(Self::Dtype),
+            ("_codecs", "encode") => Ok(Self::Encode),
+            _ => refuse(shown(&format!("{module}.{name}"))),
+        }
+    }
+}
+
+/// The type of the elements of an array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dtype {
+    Float32,
+    Float64,
+    Int32,
+    Int64,
+    Object,
+}
+
+impl Dtype {
+    fn find(code: &str) -> Result<Self, String> {
+        match code {
+            "f4" => Ok(Self::Float32),
+            "f8" => Ok(Self::Float64),
+            "i4" => Ok(Self::Int32),
+            "i8" => Ok(Self::Int64),
+            "O" | "O8" => Ok(Self::Object),
+            other => refuse(format_args!("type {}", shown(other))),
+        }
+    }
+
+    /// Returns the numbers that bytes hold, or `None` if they are no whole number of them.
+    fn decode(self, bytes: &[u8]) -> Option<Vec<f64>> {
+        fn all<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Option<Vec<f64>> {
+            let (numbers, rest) = bytes.as_chunks::<N>();
+            rest.is_empty().then(|| numbers.iter().map(|&bytes| number(bytes)).collect())
+        }
+        match self {
+            Self::Float32 => all(bytes, |bytes| f32::from_le_bytes(bytes).into()),
+            Self::Float64 => all(bytes, f64::from_le_bytes),
+            Self::Int32 => all(bytes, |bytes| i32::from_le_bytes(bytes).into()),
+            Self::Int64 => all(bytes, |bytes| i64::from_le_bytes(bytes) as f64),
+            Self::Object => None,
+        }
+    }
+}
+
+/// A value that a pickle creates. Tuples and lists are in one another only as far as arrays of numbers need it, so a
+/// hostile pickle cannot nest values deeply.
+#[derive(Debug, Clone)]
+enum Value {
+    None,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Text(Rc<str>),
+    Bytes(Rc<[u8]>),
+    Tuple(Rc<[Value]>),
+    List(List),
+    Name(Name),
+    Dtype(Dtype),
+    /// An array whose state has not been set.
+    EmptyArray,
+    Array(Rc<Numbers>),
+    /// A list or an array that the pickle remembers. Nothing that NumPy writes asks for it.
+    Changed,
+}
+
+/// The elements of an array of objects.
+#[derive(Debug, Clone, Default)]
+struct List {
+    numbers: Vec<f64>,
+    arrays: Vec<Rc<Numbers>>,
+}
+
+impl Value {
+    /// Returns the kind of the value, for messages.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::None => "None",
+            Self::Bool(_) => "a truth value",
+            Self::Int(_) | Self::Float(_) => "a number without an array",
+            Self::Text(_) => "text",
+            Self::Bytes(_) => "bytes",
+            Self::Tuple(_) => "a tuple",
+            Self::List(_) => "a list",
+            Self::Name(_) => "a name",
+            Self::Dtype(_) => "a type",
+            Self::EmptyArray | Self::Array(_) => "an array",
+            Self::Changed => "an array in itself, or twice",
+        }
+    }
+
+    fn is_plain(&self) -> bool {
+        !matches!(self, Self::Tuple(_) | Self::List(_))
+    }
+}
+
+struct Machine<'a> {
+    rest: &'a [u8],
+    stack: Vec<Value>,
+    /// The positions of the marks in the stack.
+    marks: Vec<usize>,
+    memo: HashMap<u64, Value>,
+    length: usize,
+    /// The bytes that became text or numbers. Protocol 2 writes the bytes of numbers as text, so each may count twice.
+    copied: usize,
+    /// The numbers that were put into arrays.
+    decoded: usize,
+    most: usize,
+}
+
+impl<'a> Machine<'a> {
+    fn run(mut self) -> Result<Value, String> {
+        loop {
+            let [operation] = self.array()?;
+            if operation == b'.' {
+                return self.pop();
+            }
+            self.operation(operation)?;
+            if self.stack.len().max(self.marks.len()) > MAX_STACK || self.memo.len() > MAX_MEMO {
+                return refuse("more values than an array of numbers needs");
+            }
+        }
+    }
+
+    fn operation(&mut self, operation: u8) -> Result<(), String> {
+        match operation {
+            0x80 => self.take(1).map(drop)?, // PROTO
+            0x95 => self.take(8).map(drop)?, // FRAME
+            b'(' => self.marks.push(self.stack.len()),
+            b'N' => self.stack.push(Value::None),
+            0x88 => self.stack.push(Value::Bool(true)),
+            0x89 => self.stack.push(Value::Bool(false)),
+            b'K' => self.integer(1)?,
+            b'M' => self.integer(2)?,
+            b'J' => {
+                let number = i32::from_le_bytes(self.array()?);
+                self.stack.push(Value::Int(number.into()));
+            }
+            0x8a => {
+                let [length] = self.array()?;
+                let bytes = self.take(length.into())?;
+                if bytes.len() > 8 {
+                    return refuse("an integer of more than 64 bits");
+                }
+                let fill = if bytes.last().is_some_and(|&byte| byte >= 0x80) { 0xff } else { 0 };
+                let mut eight = [fill; 8];
+                eight[..bytes.len()].copy_from_slice(bytes);
+                self.stack.push(Value::Int(i64::from_le_bytes(eight)));
+            }
+            b'G' => {
+                let number = f64::from_be_bytes(self.array()?);
+                self.stack.push(Value::Float(number));
+            }
+            0x8c | b'U' => self.text(1)?,
+            b'X' | b'T' => self.text(4)?,
+            b'C' => self.bytes(1)?,
+            b'B' => self.bytes(4)?,
+            0x8e => self.bytes(8)?,
+
+            b')' => self.tuple(Vec::new())?,
+            0x85..=0x87 => {
+                let parts = self.pop_many(usize::from(operation - 0x84))?;
+                self.tuple(parts)?;
+            }
+            b't' => {
+                let parts = self.above_mark()?;
+                self.tuple(parts)?;
+            }
+            b']' => self.stack.push(Value::List(List::default())),
+            b'a' => {
+                let element = self.pop()?;
+                self.append(vec![element])?;
+            }
+            b'e' => {
+                let elements = self.above_mark()?;
+                self.append(elements)?;
+            }
+
+            b'q' => {
+                let key = self.length(1)?;
+                self.remember(key)?;
+            }
+            b'r' => {
+                let key = self.length(4)?;
+                self.remember(key)?;
+            }
+            0x94 => self.remember(self.memo.len() as u64)?,
+            b'h' => {
+                let key = self.length(1)?;
+                self.recall(key)?;
+            }
+            b'j' => {
+                let key = self.length(4)?;
+                self.recall(key)?;
+            }
+
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.stack.push(Value::Name(Name::find(module, name)?));
+            }
+            0x93 => {
+                let parts = self.pop_many(2)?;
+                let [Value::Text(module), Value::Text(name)] = &parts[..] else { return Err(damaged()) };
+                self.stack.push(Value::Name(Name::find(module, name)?));
+            }
+            b'R' => self.call()?,
+            b'b' => self.build()?,
+            other => return refuse(format_args!("operation {other:#04x}")),
+        }
+        Ok(())
+    }
+
+    // The input.
+
+    fn take(&mut self, count: u64) -> Result<&'a [u8], String> {
+        let split = usize::try_from(count).ok().and_then(|count| self.rest.split_at_checked(count));
+        let (taken, rest) = split.ok_or_else(damaged)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        self.take(N as u64)?.try_into().map_err(|_| damaged())
+    }
+
+    /// Reads a little-endian number of `bytes` bytes, at most eight.
+    fn length(&mut self, bytes: u64) -> Result<u64, String> {
+        Ok(self.take(bytes)?.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+    }
+
+    fn line(&mut self) -> Result<&'a str, String> {
+        let end = self.rest.iter().position(|&byte| byte == b'\n').ok_or_else(damaged)?;
+        let line = self.take(end as u64 + 1)?;
+        std::str::from_utf8(&line[..end]).map_err(|_| damaged())
+    }
+
+    fn integer(&mut self, bytes: u64) -> Result<(), String> {
+        let number = self.length(bytes)?;
+        self.stack.push(Value::Int(number as i64));
+        Ok(())
+    }
+
+    fn text(&mut self, bytes: u64) -> Result<(), String> {
+        let length = self.length(bytes)?;
+        let text = std::str::from_utf8(self.take(length)?).map_err(|_| damaged())?;
+        self.stack.push(Value::Text(text.into()));
+        Ok(())
+    }
+
+    fn bytes(&mut self, bytes: u64) -> Result<(), String> {
+        let length = self.length(bytes)?;
+        let bytes = self.take(length)?;
+        self.stack.push(Value::Bytes(bytes.into()));
+        Ok(())
+    }
+
+    // The stack and the memo.
+
+    fn floor(&self) -> usize {
+        self.marks.last().copied().unwrap_or(0)
+    }
+
+    fn pop(&mut self) -> Result<Value, String> {
+        if self.stack.len() > self.floor() { self.stack.pop().ok_or_else(damaged) } else { Err(damaged()) }
+    }
+
+    fn pop_many(&mut self, count: usize) -> Result<Vec<Value>, String> {
+        match self.stack.len().checked_sub(count) {
+            Some(start) if start >= self.floor() => Ok(self.stack.split_off(start)),
+            _ => Err(damaged()),
+        }
+    }
+
+    fn above_mark(&mut self) -> Result<Vec<Value>, String> {
+        let mark = self.marks.pop().ok_or_else(damaged)?;
+        Ok(self.stack.split_off(mark))
+    }
+
+    fn top(&mut self) -> Result<&mut Value, String> {
+        self.stack.last_mut().ok_or_else(damaged)
+    }
+
+    fn remember(&mut self, key: u64) -> Result<(), String> {
+        let value = match self.top()? {
+            Value::List(_) | Value::EmptyArray | Value::Array(_) => Value::Changed,
+            other => other.clone(),
+        };
+        self.memo.insert(key, value);
+        Ok(())
+    }
+
+    fn recall(&mut self, key: u64) -> Result<(), String> {
+        match self.memo.get(&key) {
+            Some(Value::Changed) => refuse(Value::Changed.kind()),
+            Some(value) => {
+                self.stack.push(value.clone());
+                Ok(())
+            }
+            None => Err(damaged()),
+        }
+    }
+
+    fn tuple(&mut self, parts: Vec<Value>) -> Result<(), String> {
+        let nests = |part: &Value| matches!(part, Value::Tuple(parts) if !parts.iter().all(Value::is_plain));
+        if parts.iter().any(nests) {
+            return refuse("tuples in one another");
+        }
+        self.stack.push(Value::Tuple(parts.into()));
+        Ok(())
+    }
+
+    fn append(&mut self, elements: Vec<Value>) -> Result<(), String> {
+        let Value::List(list) = self.top()? else { return Err(damaged()) };
+        for element in elements {
+            match element {
+                Value::Float(number) => list.numbers.push(number),
+                Value::Int(number) => list.numbers.push(number as f64),
+                Value::Array(array) => list.arrays.push(array),
+                other => return refuse(other.kind()),
+            }
+        }
+        Ok(())
+    }
+
+    // Operations that would execute code in Python.
+
+    fn call(&mut self) -> Result<(), String> {
+        let parts = self.pop_many(2)?;
+        let [Value::Name(name), Value::Tuple(arguments)] = &parts[..] else { return Err(damaged()) };
+        let value = match (name, &arguments[..]) {
+            (Name::Reconstruct, [Value::Name(Name::NdArray), ..]) => Value::EmptyArray,
+            (Name::Dtype, [Value::Text(code), ..]) => Value::Dtype(Dtype::find(code)?),
+            (Name::Scalar, [Value::Dtype(dtype), Value::Bytes(bytes)]) => match dtype.decode(bytes).as_deref() {
+                Some(&[number]) => Value::Float(number),
+                _ => return Err(damaged()),
+            },
+            (Name::Encode, [Value::Text(text), Value::Text(encoding)]) if &**encoding == "latin1" => {
+                self.copy(text.len())?;
+                let bytes: Option<Rc<[u8]>> = text.chars().map(|letter| u8::try_from(letter).ok()).collect();
+                Value::Bytes(bytes.ok_or_else(damaged)?)
+            }
+            _ => return Err(damaged()),
+        };
+        self.stack.push(value);
+        Ok(())
+    }
+
+    /// Sets the state of an array, or of a type.
+    fn build(&mut self) -> Result<(), String> {
+        let parts = self.pop_many(2)?;
+        let value = match &parts[..] {
+            [Value::EmptyArray, Value::Tuple(state)] => {
+                let [Value::Int(_), Value::Tuple(shape), Value::Dtype(dtype), Value::Bool(fortran_order), data] =
+                    &state[..]
+                else {
+                    return Err(damaged());
+                };
+                if *fortran_order {
+                    return refuse("Fortran order");
+                }
+                let side = |value: &Value| match value {
+                    Value::Int(side) => usize::try_from(*side).ok(),
+                    _ => None,
+                };
+                let shape = shape.iter().map(side).collect::<Option<Vec<_>>>().ok_or_else(damaged)?;
+                Value::Array(Rc::new(self.numbers(shape, *dtype, data)?))
+            }
+            // The byte order is the second element.
+            [Value::Dtype(dtype), Value::Tuple(state)] => match state.get(1) {
+                Some(Value::Text(order)) if matches!(&**order, "<" | "|" | "=") => Value::Dtype(*dtype),
+                _ => return refuse("numbers that are not little-endian"),
+            },
+            _ => return Err(damaged()),
+        };
+        self.stack.push(value);
+        Ok(())
+    }
+
+    /// Returns the array of a shape that has these elements.
+    fn numbers(&mut self, mut shape: Vec<usize>, dtype: Dtype, data: &Value) -> Result<Numbers, String> {
+        let values = match data {
+            Value::Bytes(bytes) if dtype != Dtype::Object => {
+                self.copy(bytes.len())?;
+                self.count(bytes.len() / 4)?;
+                dtype.decode(bytes).ok_or_else(damaged)?
+            }
+            Value::List(list) if dtype == Dtype::Object && list.arrays.is_empty() => {
+                self.count(list.numbers.len())?;
+                list.numbers.clone()
+            }
+            Value::List(list) if dtype == Dtype::Object && list.numbers.is_empty() => {
+                let inner = &list.arrays[0].shape;
+                if list.arrays.iter().any(|array| array.shape != *inner) {
+                    return refuse("arrays of different shapes");
+                }
+                self.count(list.arrays[0].values.len().saturating_mul(list.arrays.len()))?;
+                if shape.iter().try_fold(1, |all: usize, &side| all.checked_mul(side)) != Some(list.arrays.len()) {
+                    return Err(damaged());
+                }
+                shape.extend(inner);
+                list.arrays.iter().flat_map(|array| array.values.iter().copied()).collect()
+            }
+            Value::List(_) => return refuse("numbers beside arrays"),
+            _ => return Err(damaged()),
+        };
+        match shape.iter().try_fold(1, |all: usize, &side| all.checked_mul(side)) {
+            Some(all) if all == values.len() => Ok(Numbers { shape, values }),
+            _ => Err(damaged()),
+        }
+    }
+
+    /// Counts bytes that become text or numbers, because a short pickle could use the same bytes many times.
+    fn copy(&mut self, bytes: usize) -> Result<(), String> {
+        self.copied = self.copied.saturating_add(bytes);
+        if self.copied / 2 > self.length { refuse("the same bytes again and again") } else { Ok(()) }
+    }
+
+    /// Counts numbers that are put into an array.
+    fn count(&mut self, numbers: usize) -> Result<(), String> {
+        self.decoded = self.decoded.saturating_add(numbers);
+        if self.decoded > self.most { refuse(format_args!("more than {} numbers", self.most)) } else { Ok(()) }
+    }
+}
