@@ -27,7 +27,8 @@ def defined(tree):
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             names.update((alias.asname or alias.name).partition(".")[0] for alias in node.names)
         else:
-            names.update(part.id for part in ast.walk(node) if isinstance(part, ast.Name))
+            stored = (part for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store))
+            names.update(part.id for part in stored)
     return names
 
 

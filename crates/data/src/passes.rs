@@ -290,8 +290,8 @@ mod avx2 {
         }
     }
 
-    /// Writes the sums of the windows that begin at `firsts`, for `N` rows, 1 or 4. `GROUPS` is the number of groups of 4 weights of
-    /// a window, or 0 for any number.
+    /// Writes the sums of the windows that begin at `firsts`, for `N` rows, 1 or 4. `GROUPS` is the number of groups of 4
+    /// weights of a window, or 0 for any number.
     ///
     /// # Safety
     /// In each row of `sources`, 4 bytes more than the pixels of all groups of each window must follow its first pixel. Each
@@ -333,7 +333,7 @@ mod avx2 {
             for row in 0..N {
                 low[row] = _mm256_add_epi32(_mm256_slli_epi32::<{ LOW_BITS as i32 }>(high[row]), low[row]);
             }
-            // For rows in twos: the sum of both halves of the first, and that of the second.
+            // For each two rows: the sum of both halves of the first, and that of the second.
             for row in (0..N).step_by(2) {
                 let (first, second) = (low[row], low[(row + 1) % N]);
                 let halves = _mm256_blend_epi32::<0xF0>(first, second);

@@ -167,20 +167,6 @@ mod tests {
     }
 
     #[test]
-    fn planes_are_scaled() {
-        let bytes: Vec<u8> = (0..=255).collect();
-        for channels in [1, 3] {
-            let bytes = bytes[..256 / channels * channels].to_vec();
-            let image = Pixels { width: 1, height: bytes.len() / channels, channels, bytes: bytes.clone() };
-            let mut planes = vec![9.0];
-            image.append_planes(&mut planes);
-            let expected = (0..channels).flat_map(|channel| bytes[channel..].iter().step_by(channels));
-            let expected: Vec<f32> = expected.map(|&value| f32::from(value) / 127.5 - 1.0).collect();
-            assert_eq!((planes[0], &planes[1..]), (9.0, &expected[..]), "{channels}");
-        }
-    }
-
-    #[test]
     fn padding_surrounds_a_small_image_and_keeps_a_large_one() {
         let padded = gray(1, 2, &[7, 8]).pad_to(4);
         assert_eq!((padded.width, padded.height), (4, 4));

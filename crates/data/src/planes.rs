@@ -37,9 +37,13 @@ fn write(bytes: &[u8], channels: usize, out: &mut [MaybeUninit<f32>]) {
 fn write_portable(bytes: &[u8], channels: usize, out: &mut [MaybeUninit<f32>]) {
     let num = bytes.len() / channels;
     for (channel, plane) in out.chunks_exact_mut(num.max(1)).enumerate() {
-        for (out, pixel) in plane.iter_mut().zip(bytes.chunks_exact(channels)) {
-            out.write(SCALED[usize::from(pixel[channel])]);
-        }
+        write_plane(bytes.chunks_exact(channels).map(|pixel| pixel[channel]), plane);
+    }
+}
+
+fn write_plane(bytes: impl Iterator<Item = u8>, plane: &mut [MaybeUninit<f32>]) {
+    for (out, byte) in plane.iter_mut().zip(bytes) {
+        out.write(SCALED[usize::from(byte)]);
     }
 }
 
@@ -76,9 +80,7 @@ fn write_avx2(bytes: &[u8], channels: usize, out: &mut [MaybeUninit<f32>]) {
                 scale(&apart[2], blue);
             }
             for (channel, plane) in [rest_red, rest_green, rest_blue].into_iter().enumerate() {
-                for (out, pixel) in plane.iter_mut().zip(rest.chunks_exact(3)) {
-                    out.write(SCALED[usize::from(pixel[channel])]);
-                }
+                write_plane(rest.chunks_exact(3).map(|pixel| pixel[channel]), plane);
             }
         }
         _ => write_portable(bytes, channels, out),

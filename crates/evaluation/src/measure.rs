@@ -117,22 +117,11 @@ pub struct MeasureOptions {
     pub split: usize,
     /// The seed of random subsets.
     pub seed: u64,
-    /// The version of the libtorch that computes the features, for the report.
-    pub libtorch: Option<String>,
 }
 
 impl Default for MeasureOptions {
     fn default() -> Self {
-        Self {
-            adm: true,
-            exact: true,
-            only_main: false,
-            neighbors: 3,
-            density_neighbors: 5,
-            split: 5000,
-            seed: 0,
-            libtorch: None,
-        }
+        Self { adm: true, exact: true, only_main: false, neighbors: 3, density_neighbors: 5, split: 5000, seed: 0 }
     }
 }
 
@@ -279,7 +268,7 @@ pub fn measure(
     Ok(Report {
         schema_version: REPORT_VERSION,
         admiral: env!("CARGO_PKG_VERSION").into(),
-        libtorch: options.libtorch.clone(),
+        libtorch: None,
         samples: samples_report,
         reference: reference_report,
         features: extractor.clone(),

@@ -43,8 +43,8 @@ pub struct Report {
     pub schema_version: u32,
     /// The version of Admiral.
     pub admiral: String,
-    /// The version of the libtorch that computed the features, if it is known.
-    #[serde(default)]
+    /// The version of the libtorch in the program that made the report, if the caller has set it. Features that were kept may
+    /// be from another one.
     pub libtorch: Option<String>,
     /// The images that are evaluated.
     pub samples: SideReport,

@@ -56,7 +56,9 @@ impl Npz {
     /// Reads an array of Python objects that are numbers.
     fn object_floats(&self, member: &Member, header: &NpyHeader) -> Result<FloatArray, Error> {
         let refuse = |reason: String| self.refuse(format!("{} has {reason}", shown(&member.key)));
-        let length = member.length.saturating_sub(header.length);
+        let Some(length) = member.length.checked_sub(header.length) else {
+            return Err(self.damaged(member, None));
+        };
         if length > objects::MAX_BYTES {
             return Err(refuse(format!(
                 "{length} bytes of pickled Python objects; at most {} are read",
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn an_array_of_objects_whose_pickle_is_none_is_refused() {
+    fn an_array_of_objects_without_a_pickle_is_refused() {
         let mut bytes = npz_of(&[("mu.npy", &[1.0])]);
         let place = bytes.windows(5).position(|window| window == b"'<f8'").unwrap();
         bytes[place..place + 5].copy_from_slice(b"'|O' ");

@@ -10,10 +10,20 @@ use crate::error::shown;
 pub(crate) const MAX_BYTES: u64 = 1 << 26;
 
 /// The largest number of values on the stack. NumPy's pickles put 1,000 elements of an array there at a time.
-const MAX_STACK: usize = 1 << 16;
+const MAX_STACK: usize = 1 << 12;
 
-/// The largest number of values that a pickle may remember. An array of numbers needs about 10.
-const MAX_MEMO: usize = 1 << 16;
+/// The largest number of values that a pickle may remember. An array of Python's numbers needs about 10, and one of NumPy's
+/// numbers two for each.
+const MAX_MEMO: usize = 1 << 20;
+
+/// The largest number of parts of a tuple: the dimensions that NumPy allows.
+const MAX_PARTS: usize = 64;
+
+/// The largest number of parts of all tuples. An array of NumPy's numbers needs two for each.
+const MAX_ALL_PARTS: usize = 1 << 22;
+
+/// The most numbers for each byte of the pickle. A row of bytes in an array of rows counts twice.
+const MAX_NUMBERS_OF_BYTE: usize = 4;
 
 /// Numbers with dimensions.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,19 +45,27 @@ pub(crate) fn numbers(pickle: &[u8], most: usize) -> Result<Numbers, String> {
         stack: Vec::new(),
         marks: Vec::new(),
         memo: HashMap::new(),
+        memoized: 0,
+        parts: 0,
         length: pickle.len(),
-        copied: 0,
-        decoded: 0,
-        most,
+        used: 0,
+        counted: 0,
+        most: most.min(pickle.len().saturating_mul(MAX_NUMBERS_OF_BYTE)),
     };
     match machine.run()? {
-        Value::Array(array) => Ok(Rc::try_unwrap(array).unwrap_or_else(|shared| (*shared).clone())),
+        Value::Array(array) => Ok(array),
         other => refuse(other.kind()),
     }
 }
 
+/// Refuses objects that are no numbers.
 fn refuse<T>(what: impl std::fmt::Display) -> Result<T, String> {
-    Err(format!("Python objects that are no numbers ({what}), and pickles are never executed"))
+    Err(format!("Python objects that are no numbers ({what}); its pickle is never executed"))
+}
+
+/// Refuses numbers in a form that is not read.
+fn refuse_form<T>(form: impl std::fmt::Display) -> Result<T, String> {
+    Err(format!("Python objects with {form}, which is not read; save it with a type, by array.astype(np.float64)"))
 }
 
 fn damaged() -> String {
@@ -67,6 +85,8 @@ enum Name {
     Dtype,
     /// `_codecs.encode`, by which protocol 2 writes bytes.
     Encode,
+    /// `bytes`, by which protocol 2 writes no bytes.
+    Bytes,
 }
 
 impl Name {
@@ -77,6 +97,7 @@ impl Name {
             ("numpy", "ndarray") => Ok(Self::NdArray),
             ("numpy", "dtype") => Ok(Self::Dtype),
             ("_codecs", "encode") => Ok(Self::Encode),
+            ("__builtin__" | "builtins", "bytes") => Ok(Self::Bytes),
             _ => refuse(shown(&format!("{module}.{name}"))),
         }
     }
@@ -87,8 +108,14 @@ impl Name {
 enum Dtype {
     Float32,
     Float64,
+    Int8,
+    Int16,
     Int32,
     Int64,
+    UInt8,
+    UInt16,
+    UInt32,
+    UInt64,
     Object,
 }
 
@@ -97,10 +124,16 @@ impl Dtype {
         match code {
             "f4" => Ok(Self::Float32),
             "f8" => Ok(Self::Float64),
+            "i1" => Ok(Self::Int8),
+            "i2" => Ok(Self::Int16),
             "i4" => Ok(Self::Int32),
             "i8" => Ok(Self::Int64),
+            "u1" => Ok(Self::UInt8),
+            "u2" => Ok(Self::UInt16),
+            "u4" => Ok(Self::UInt32),
+            "u8" => Ok(Self::UInt64),
             "O" | "O8" => Ok(Self::Object),
-            other => refuse(format_args!("type {}", shown(other))),
+            other => refuse_form(format_args!("type {}", shown(other))),
         }
     }
 
@@ -113,8 +146,14 @@ impl Dtype {
         match self {
             Self::Float32 => all(bytes, |bytes| f32::from_le_bytes(bytes).into()),
             Self::Float64 => all(bytes, f64::from_le_bytes),
+            Self::Int8 => all(bytes, |bytes| i8::from_le_bytes(bytes).into()),
+            Self::Int16 => all(bytes, |bytes| i16::from_le_bytes(bytes).into()),
             Self::Int32 => all(bytes, |bytes| i32::from_le_bytes(bytes).into()),
             Self::Int64 => all(bytes, |bytes| i64::from_le_bytes(bytes) as f64),
+            Self::UInt8 => all(bytes, |bytes| u8::from_le_bytes(bytes).into()),
+            Self::UInt16 => all(bytes, |bytes| u16::from_le_bytes(bytes).into()),
+            Self::UInt32 => all(bytes, |bytes| u32::from_le_bytes(bytes).into()),
+            Self::UInt64 => all(bytes, |bytes| u64::from_le_bytes(bytes) as f64),
             Self::Object => None,
         }
     }
@@ -136,16 +175,14 @@ enum Value {
     Dtype(Dtype),
     /// An array whose state has not been set.
     EmptyArray,
-    Array(Rc<Numbers>),
-    /// A list or an array that the pickle remembers. Nothing that NumPy writes asks for it.
-    Changed,
+    Array(Numbers),
 }
 
 /// The elements of an array of objects.
 #[derive(Debug, Clone, Default)]
 struct List {
     numbers: Vec<f64>,
-    arrays: Vec<Rc<Numbers>>,
+    arrays: Vec<Numbers>,
 }
 
 impl Value {
@@ -162,7 +199,6 @@ impl Value {
             Self::Name(_) => "a name",
             Self::Dtype(_) => "a type",
             Self::EmptyArray | Self::Array(_) => "an array",
-            Self::Changed => "an array in itself, or twice",
         }
     }
 
@@ -176,12 +212,18 @@ struct Machine<'a> {
     stack: Vec<Value>,
     /// The positions of the marks in the stack.
     marks: Vec<usize>,
+    /// The values that the pickle may ask for again: those without parts, by their keys.
     memo: HashMap<u64, Value>,
+    /// The number of values that were to be remembered by protocol 4, which counts them.
+    memoized: u64,
+    /// The parts of all tuples.
+    parts: usize,
+    /// The length of the pickle.
     length: usize,
-    /// The bytes that became text or numbers. Protocol 2 writes the bytes of numbers as text, so each may count twice.
-    copied: usize,
-    /// The numbers that were put into arrays.
-    decoded: usize,
+    /// The bytes that were decoded. Protocol 2 writes the bytes of numbers as text, so each may count twice.
+    used: usize,
+    /// The numbers that were put into arrays, again for each array in another one.
+    counted: usize,
     most: usize,
 }
 
@@ -217,7 +259,7 @@ impl<'a> Machine<'a> {
                 let [length] = self.array()?;
                 let bytes = self.take(length.into())?;
                 if bytes.len() > 8 {
-                    return refuse("an integer of more than 64 bits");
+                    return refuse_form("an integer of more than 64 bits");
                 }
                 let fill = if bytes.last().is_some_and(|&byte| byte >= 0x80) { 0xff } else { 0 };
                 let mut eight = [fill; 8];
@@ -261,7 +303,11 @@ impl<'a> Machine<'a> {
                 let key = self.length(4)?;
                 self.remember(key)?;
             }
-            0x94 => self.remember(self.memo.len() as u64)?,
+            0x94 => {
+                let key = self.memoized;
+                self.memoized += 1;
+                self.remember(key)?;
+            }
             b'h' => {
                 let key = self.length(1)?;
                 self.recall(key)?;
@@ -282,6 +328,8 @@ impl<'a> Machine<'a> {
             }
             b'R' => self.call()?,
             b'b' => self.build()?,
+            b'}' => return refuse("a dictionary"),
+            b'i' | b'o' | 0x81 | 0x92 => return refuse("an object of a class"),
             other => return refuse(format_args!("operation {other:#04x}")),
         }
         Ok(())
@@ -357,9 +405,11 @@ impl<'a> Machine<'a> {
         self.stack.last_mut().ok_or_else(damaged)
     }
 
+    /// Remembers the top of the stack if it has no parts. NumPy asks for others again only if an array is in another one
+    /// twice, and a short pickle could make them large.
     fn remember(&mut self, key: u64) -> Result<(), String> {
         let value = match self.top()? {
-            Value::List(_) | Value::EmptyArray | Value::Array(_) => Value::Changed,
+            Value::Tuple(_) | Value::List(_) | Value::EmptyArray | Value::Array(_) => return Ok(()),
             other => other.clone(),
         };
         self.memo.insert(key, value);
@@ -368,16 +418,19 @@ impl<'a> Machine<'a> {
 
     fn recall(&mut self, key: u64) -> Result<(), String> {
         match self.memo.get(&key) {
-            Some(Value::Changed) => refuse(Value::Changed.kind()),
             Some(value) => {
                 self.stack.push(value.clone());
                 Ok(())
             }
-            None => Err(damaged()),
+            None => refuse_form("an array that is in it twice"),
         }
     }
 
     fn tuple(&mut self, parts: Vec<Value>) -> Result<(), String> {
+        self.parts += parts.len();
+        if parts.len() > MAX_PARTS || self.parts > MAX_ALL_PARTS {
+            return refuse("larger tuples than those of an array of numbers");
+        }
         let nests = |part: &Value| matches!(part, Value::Tuple(parts) if !parts.iter().all(Value::is_plain));
         if parts.iter().any(nests) {
             return refuse("tuples in one another");
@@ -407,12 +460,13 @@ impl<'a> Machine<'a> {
         let value = match (name, &arguments[..]) {
             (Name::Reconstruct, [Value::Name(Name::NdArray), ..]) => Value::EmptyArray,
             (Name::Dtype, [Value::Text(code), ..]) => Value::Dtype(Dtype::find(code)?),
+            (Name::Bytes, []) => Value::Bytes([].into()),
             (Name::Scalar, [Value::Dtype(dtype), Value::Bytes(bytes)]) => match dtype.decode(bytes).as_deref() {
                 Some(&[number]) => Value::Float(number),
                 _ => return Err(damaged()),
             },
             (Name::Encode, [Value::Text(text), Value::Text(encoding)]) if &**encoding == "latin1" => {
-                self.copy(text.len())?;
+                self.use_bytes(text.len())?;
                 let bytes: Option<Rc<[u8]>> = text.chars().map(|letter| u8::try_from(letter).ok()).collect();
                 Value::Bytes(bytes.ok_or_else(damaged)?)
             }
@@ -432,20 +486,21 @@ impl<'a> Machine<'a> {
                 else {
                     return Err(damaged());
                 };
-                if *fortran_order {
-                    return refuse("Fortran order");
+                // Objects are listed in C order in any case.
+                if *fortran_order && *dtype != Dtype::Object {
+                    return refuse_form("an array in Fortran order");
                 }
                 let side = |value: &Value| match value {
                     Value::Int(side) => usize::try_from(*side).ok(),
                     _ => None,
                 };
                 let shape = shape.iter().map(side).collect::<Option<Vec<_>>>().ok_or_else(damaged)?;
-                Value::Array(Rc::new(self.numbers(shape, *dtype, data)?))
+                Value::Array(self.numbers(shape, *dtype, data)?)
             }
             // The byte order is the second element.
             [Value::Dtype(dtype), Value::Tuple(state)] => match state.get(1) {
                 Some(Value::Text(order)) if matches!(&**order, "<" | "|" | "=") => Value::Dtype(*dtype),
-                _ => return refuse("numbers that are not little-endian"),
+                _ => return refuse_form("numbers of another byte order"),
             },
             _ => return Err(damaged()),
         };
@@ -457,9 +512,10 @@ impl<'a> Machine<'a> {
     fn numbers(&mut self, mut shape: Vec<usize>, dtype: Dtype, data: &Value) -> Result<Numbers, String> {
         let values = match data {
             Value::Bytes(bytes) if dtype != Dtype::Object => {
-                self.copy(bytes.len())?;
-                self.count(bytes.len() / 4)?;
-                dtype.decode(bytes).ok_or_else(damaged)?
+                self.use_bytes(bytes.len())?;
+                let numbers = dtype.decode(bytes).ok_or_else(damaged)?;
+                self.count(numbers.len())?;
+                numbers
             }
             Value::List(list) if dtype == Dtype::Object && list.arrays.is_empty() => {
                 self.count(list.numbers.len())?;
@@ -468,7 +524,7 @@ impl<'a> Machine<'a> {
             Value::List(list) if dtype == Dtype::Object && list.numbers.is_empty() => {
                 let inner = &list.arrays[0].shape;
                 if list.arrays.iter().any(|array| array.shape != *inner) {
-                    return refuse("arrays of different shapes");
+                    return refuse_form("arrays of different shapes");
                 }
                 self.count(list.arrays[0].values.len().saturating_mul(list.arrays.len()))?;
                 if shape.iter().try_fold(1, |all: usize, &side| all.checked_mul(side)) != Some(list.arrays.len()) {
@@ -477,24 +533,105 @@ impl<'a> Machine<'a> {
                 shape.extend(inner);
                 list.arrays.iter().flat_map(|array| array.values.iter().copied()).collect()
             }
-            Value::List(_) => return refuse("numbers beside arrays"),
+            Value::List(_) => return refuse_form("numbers beside arrays"),
             _ => return Err(damaged()),
         };
+        if shape.len() > MAX_PARTS {
+            return refuse_form("an array of too many dimensions");
+        }
         match shape.iter().try_fold(1, |all: usize, &side| all.checked_mul(side)) {
             Some(all) if all == values.len() => Ok(Numbers { shape, values }),
             _ => Err(damaged()),
         }
     }
 
-    /// Counts bytes that become text or numbers, because a short pickle could use the same bytes many times.
-    fn copy(&mut self, bytes: usize) -> Result<(), String> {
-        self.copied = self.copied.saturating_add(bytes);
-        if self.copied / 2 > self.length { refuse("the same bytes again and again") } else { Ok(()) }
+    /// Counts bytes that are decoded, because a short pickle could use the same ones many times.
+    fn use_bytes(&mut self, bytes: usize) -> Result<(), String> {
+        self.used = self.used.saturating_add(bytes);
+        if self.used / 2 > self.length { refuse_form("the same bytes again and again") } else { Ok(()) }
     }
 
     /// Counts numbers that are put into an array.
     fn count(&mut self, numbers: usize) -> Result<(), String> {
-        self.decoded = self.decoded.saturating_add(numbers);
-        if self.decoded > self.most { refuse(format_args!("more than {} numbers", self.most)) } else { Ok(()) }
+        self.counted = self.counted.saturating_add(numbers);
+        if self.counted > self.most { refuse_form("too many numbers") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// `np.array([0.5, -2.0], dtype=object)` by protocol 4.
+    fn array() -> Vec<u8> {
+        let mut pickle = b"\x80\x04\x8c\x16numpy._core.multiarray\x8c\x0c_reconstruct\x93".to_vec();
+        pickle.extend(b"\x8c\x05numpy\x8c\x07ndarray\x93K\0\x85C\x01b\x87R(K\x01K\x02\x85");
+        pickle.extend(b"\x8c\x05numpy\x8c\x05dtype\x93\x8c\x02O8\x89\x88\x87R");
+        pickle.extend(b"(K\x03\x8c\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb\x89](");
+        for number in [0.5_f64, -2.0] {
+            pickle.push(b'G');
+            pickle.extend(number.to_be_bytes());
+        }
+        pickle.extend(b"etb.");
+        pickle
+    }
+
+    #[test]
+    fn damaged_pickles_are_errors_or_numbers() {
+        let pickle = array();
+        assert_eq!(numbers(&pickle, 100), Ok(Numbers { shape: vec![2], values: vec![0.5, -2.0] }));
+        assert!(numbers(&pickle, 1).is_err_and(|reason| reason.contains("too many numbers")));
+        let mut read = 0;
+        for place in 0..pickle.len() {
+            assert!(numbers(&pickle[..place], 100).is_err());
+            for byte in 0..=255 {
+                let mut other = pickle.clone();
+                other[place] = byte;
+                read += usize::from(numbers(&other, 100).is_ok());
+            }
+        }
+        // Those of other numbers, and of parts that are not looked at.
+        assert!((16 * 256..pickle.len() * 128).contains(&read), "{read}");
+    }
+
+    #[test]
+    fn a_short_pickle_makes_no_large_values() {
+        let start = b"\x80\x04cnumpy.core.multiarray\n_reconstruct\nq\0cnumpy\nndarray\nq\x01".to_vec();
+        let dtype = b"cnumpy\ndtype\nX\x02\0\0\0f4\x85Rq\x02";
+        // A shape of many dimensions.
+        let mut dimensions = start.clone();
+        dimensions.extend(dtype);
+        dimensions.extend(b"h\0h\x01\x85R(K\x01(");
+        dimensions.extend(b"K\x01".repeat(1000));
+        dimensions.extend(b"th\x02\x89C\x04\0\0\0\0tb.");
+        // A state that an array uses again.
+        let mut state = start.clone();
+        state.extend(dtype);
+        state.extend(b"(K\x01K\x01\x85h\x02\x89C\x04\0\0\0\0tq\x03h\x03.");
+        // The same bytes in many arrays.
+        let mut bytes = start;
+        bytes.extend(dtype);
+        bytes.extend(b"B\0\x10\0\0");
+        bytes.extend([0; 4096]);
+        bytes.extend(b"q\x03](");
+        for _ in 0..100 {
+            bytes.extend(b"h\0h\x01\x85R(K\x01M\0\x04\x85h\x02\x89h\x03tb");
+        }
+        bytes.extend(b"e.");
+        let many = [b"(".as_slice(), &b"N".repeat(60_000), b"t."].concat();
+        let nested = [b"\x80\x04".as_slice(), &b")".repeat(10_000), b"."].concat();
+        let memo = [b"N".as_slice(), &b"\x94".repeat(2 << 20), b"."].concat();
+        for (pickle, reason) in [
+            (dimensions, "larger tuples"),
+            (state, "twice"),
+            (bytes, "again and again"),
+            (many, "more values"),
+            (nested, "more values"),
+            (memo, "more values"),
+        ] {
+            let error = numbers(&pickle, 1 << 26).unwrap_err();
+            assert!(error.contains(reason), "{reason}: {error}");
+        }
     }
 }

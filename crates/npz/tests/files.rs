@@ -351,7 +351,12 @@ good = {
     "rows": rows,
     "scalars": scalars,
     "one": np.array(2.5, dtype=object),
+    "turned": covariance.T.astype(object),
+    "bytes": np.array([np.uint8(7), np.int16(-3)], dtype=object),
 }
+many = np.empty(30000, object)
+many[:] = [np.float64(number) for number in range(30000)]
+good["many"] = many
 ragged = np.empty(2, object)
 ragged[:] = [np.zeros(2), np.zeros(3)]
 twice = np.empty(2, object)
@@ -396,37 +401,19 @@ fn arrays_of_objects_are_read_if_they_are_numbers_and_never_executed() {
         assert_eq!(floats("scalars").values, [0.1, 0.5]);
         let one = floats("one");
         assert_eq!((one.shape, one.values), (vec![], vec![2.5]));
+        let turned = floats("turned");
+        assert_eq!((turned.shape, turned.values[3000]), (vec![2, 3000], 1.0 / 7.0));
+        assert_eq!(floats("bytes").values, [7.0, -3.0]);
+        assert!(floats("many").values.iter().enumerate().all(|(place, &value)| value == place as f64), "{file}");
     }
     let bad = Npz::open(&root.path().join("bad.npz")).unwrap();
     let mut keys = 0;
     for key in bad.keys() {
         let error = bad.floats(key).unwrap_err().to_string();
-        assert!(error.contains(key) && error.contains("never executed"), "{key}: {error}");
+        let is_form = ["ragged", "large", "big_endian", "twice"].contains(&key);
+        assert!(error.contains(key) && error.contains("never executed") != is_form, "{key}: {error}");
         keys += 1;
     }
     assert_eq!(keys, 8);
     assert!(!made.exists());
-}
-
-#[test]
-fn damaged_arrays_of_objects_are_errors_or_numbers() {
-    let root = tempfile::tempdir().unwrap();
-    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.deps/venv/bin/python");
-    let output = Command::new(python).args(["-c", WRITE_OBJECTS]).arg(root.path()).arg("made").output().unwrap();
-    assert!(output.status.success());
-    let mut bytes = std::fs::read(root.path().join("protocol-4.npz")).unwrap();
-    let start = bytes.windows(10).position(|window| window == b"scalars.np").unwrap();
-    let mut read = 0;
-    for place in start..start + 600 {
-        for flip in [1, 0x80, 0xff] {
-            bytes[place] ^= flip;
-            if let Ok(npz) = Npz::from_bytes(bytes.clone().into(), "file") {
-                read += usize::from(npz.floats("integers").is_ok());
-                let _ = npz.floats("scalars");
-                let _ = npz.floats("one");
-            }
-            bytes[place] ^= flip;
-        }
-    }
-    assert!(read > 0);
 }

@@ -37,7 +37,6 @@ pub(super) fn run(
     let measured = MeasureOptions {
         adm: options.mode != Mode::Exact,
         exact: options.mode != Mode::Adm,
-        libtorch: bridge::torch_loaded().ok().flatten(),
         ..MeasureOptions::default()
     };
     // The features of both are there before those of one are read, which takes memory.
@@ -49,7 +48,8 @@ pub(super) fn run(
             return Ok(None);
         }
         let (samples, reference) = (samples.read()?, reference.read()?);
-        Ok(Some(measure(&samples, &reference, network.extractor.identity(), &measured)?))
+        let report = measure(&samples, &reference, network.extractor.identity(), &measured)?;
+        Ok(Some(Report { libtorch: bridge::torch_loaded()?, ..report }))
     };
     let report = agree(collective, compared(), code)?;
     // Rank 0 has the report.
