@@ -243,7 +243,7 @@ fn a_failed_save_is_reported_and_counted_and_the_run_continues(ranks: usize) {
 fn a_save_due_while_a_failed_one_is_aborted_is_no_failure() {
     let stage = Stage::new(2);
     // Rank 0 fails at once, while rank 1 still uploads. Aborting that upload takes seconds. The next saves are due in that
-    // time: late enough for the failure to be known, even if the server is slow.
+    // time.
     let (first, second) = ("step-000000016/adam-mean/model-00001", "step-000000016/adam-mean/model-00002");
     stage.proxy.set_rules(vec![
         Rule::new(DENIED).path(first),
@@ -259,7 +259,10 @@ fn a_save_due_while_a_failed_one_is_aborted_is_no_failure() {
         let told: Vec<&str> = finished.stderr.lines().filter(|line| line.contains(" failed: ")).collect();
         assert!(told.len() == 1 && told[0].contains("save of step 16"), "{}", finished.stderr);
         assert!(told[0].contains("ExpiredToken"), "{}", finished.stderr);
-        assert!(finished.stderr.contains("still being taken back"), "{}", finished.stderr);
+        // A save that waits learns of the failure first. One that is skipped may be due before, if training is fast.
+        let is_told = finished.stderr.contains("still being taken back");
+        let is_early = when_busy == "skip" && finished.stderr.contains("is still being written, so that of step 48");
+        assert!(is_told || is_early, "{}", finished.stderr);
         assert_eq!(stage.published(when_busy), published, "{}", finished.stderr);
     }
 }
