@@ -22,7 +22,7 @@ pub(super) struct Accounting {
     early: Vec<Event>,
     journal: Option<Journal>,
     seconds: IntervalSeconds,
-    /// The time of the exchange of the last poll, which belongs to the next step.
+    /// How long this rank waited in the last poll. It is counted in the next step.
     last_poll: Duration,
     since: Instant,
     has_stepped: bool,
@@ -76,7 +76,7 @@ impl Accounting {
         }
     }
 
-    /// Returns the seconds that this rank spent in exchanges in a step, and in the poll of the step before.
+    /// Returns the seconds that this rank waited for others: in a step, and in the poll before it.
     pub(super) fn wait_of(&self, step: StepSeconds) -> f64 {
         step.wait + self.last_poll.as_secs_f64()
     }

@@ -2,7 +2,7 @@
 
 use crate::names::{is_hidden, is_image_name, is_other_image_name, shown};
 
-/// A number of files that are left out for the same reason, and the name of the first one.
+/// How many files are left out for one reason, and the name of the first one.
 #[derive(Debug, Default)]
 struct Sort {
     num: u64,

@@ -23,7 +23,7 @@ const VERSION: u64 = 2;
 const LENGTH: usize = size_of::<Page>();
 /// The space for an attempt ID, in words of eight bytes. A longer ID is cut.
 const ID_WORDS: usize = 8;
-/// The space for what a rank waits for, in words of eight bytes. Of a longer text, the end is kept.
+/// The length of the text that says what a rank waits for, in words of eight bytes. A longer text loses its start.
 const AWAITED_WORDS: usize = 32;
 /// The number of reads after which the reader gives up on a consistent one: the rank was stopped in the middle of a
 /// write.

@@ -1,4 +1,4 @@
-//! Texts in memory that processes share, as words of eight bytes.
+//! Texts in memory that several processes share. They are stored in atomic words of eight bytes.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -42,7 +42,7 @@ pub(crate) fn png_size(bytes: &[u8]) -> Result<(usize, usize), String> {
 fn decode_whole(bytes: &[u8]) -> Result<Pixels, String> {
     let wrong = |error: DecodingError| format!("its png data are damaged: {error}");
     let mut options = DecodeOptions::default();
-    // It is ignored unless the decoder is told otherwise. Where the CRC is wrong too, nothing else checks the pixels.
+    // By default the decoder ignores the Adler-32 checksum. Files whose CRC is wrong have no other check of their pixels.
     options.set_ignore_adler32(false);
     let mut decoder = Decoder::new_with_options(Cursor::new(bytes), options);
     decoder.set_limits(Limits { bytes: MAX_METADATA_BYTES });

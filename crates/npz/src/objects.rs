@@ -1,10 +1,16 @@
 //! Numbers in arrays of Python objects. NumPy pickles such arrays, by protocols 2 to 4. A machine that knows only the
 //! operations and names of arrays of numbers interprets the pickle, so that no file can execute code.
 
+mod allowed;
+mod refusal;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::error::shown;
+use self::allowed::{Dtype, Name};
+use self::refusal::{damaged, refuse, refuse_form};
 
 /// The longest pickle that is read, in bytes. A covariance of 2048 features takes 38 MB, 9 bytes for each number.
 pub(crate) const MAX_BYTES: u64 = 1 << 26;
@@ -58,105 +64,9 @@ pub(crate) fn numbers(pickle: &[u8], most: usize) -> Result<Numbers, String> {
     }
 }
 
-/// Refuses objects that are no numbers.
-fn refuse<T>(what: impl std::fmt::Display) -> Result<T, String> {
-    Err(format!("Python objects that are no numbers ({what}); its pickle is never executed"))
-}
-
-/// Refuses numbers in a form that is not read.
-fn refuse_form<T>(form: impl std::fmt::Display) -> Result<T, String> {
-    Err(format!("Python objects with {form}, which is not read; save it with a type, by array.astype(np.float64)"))
-}
-
-fn damaged() -> String {
-    "a damaged pickle".into()
-}
-
-/// A name that a pickle may use.
-#[derive(Debug, Clone, Copy)]
-enum Name {
-    /// `numpy.core.multiarray._reconstruct`, which makes an empty array. Its state follows.
-    Reconstruct,
-    /// `numpy.core.multiarray.scalar`: a number from a type and bytes.
-    Scalar,
-    /// `numpy.ndarray`, an argument of `_reconstruct`.
-    NdArray,
-    /// `numpy.dtype`.
-    Dtype,
-    /// `_codecs.encode`, by which protocol 2 writes bytes.
-    Encode,
-    /// `bytes`, by which protocol 2 writes no bytes.
-    Bytes,
-}
-
-impl Name {
-    fn find(module: &str, name: &str) -> Result<Self, String> {
-        match (module, name) {
-            ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") => Ok(Self::Reconstruct),
-            ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => Ok(Self::Scalar),
-            ("numpy", "ndarray") => Ok(Self::NdArray),
-            ("numpy", "dtype") => Ok(Self::Dtype),
-            ("_codecs", "encode") => Ok(Self::Encode),
-            ("__builtin__" | "builtins", "bytes") => Ok(Self::Bytes),
-            _ => refuse(shown(&format!("{module}.{name}"))),
-        }
-    }
-}
-
-/// The type of the elements of an array.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Dtype {
-    Float32,
-    Float64,
-    Int8,
-    Int16,
-    Int32,
-    Int64,
-    UInt8,
-    UInt16,
-    UInt32,
-    UInt64,
-    Object,
-}
-
-impl Dtype {
-    fn find(code: &str) -> Result<Self, String> {
-        match code {
-            "f4" => Ok(Self::Float32),
-            "f8" => Ok(Self::Float64),
-            "i1" => Ok(Self::Int8),
-            "i2" => Ok(Self::Int16),
-            "i4" => Ok(Self::Int32),
-            "i8" => Ok(Self::Int64),
-            "u1" => Ok(Self::UInt8),
-            "u2" => Ok(Self::UInt16),
-            "u4" => Ok(Self::UInt32),
-            "u8" => Ok(Self::UInt64),
-            "O" | "O8" => Ok(Self::Object),
-            other => refuse_form(format_args!("type {}", shown(other))),
-        }
-    }
-
-    /// Returns the numbers that bytes hold, or `None` if they are no whole number of them.
-    fn decode(self, bytes: &[u8]) -> Option<Vec<f64>> {
-        fn all<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Option<Vec<f64>> {
-            let (numbers, rest) = bytes.as_chunks::<N>();
-            rest.is_empty().then(|| numbers.iter().map(|&bytes| number(bytes)).collect())
-        }
-        match self {
-            Self::Float32 => all(bytes, |bytes| f32::from_le_bytes(bytes).into()),
-            Self::Float64 => all(bytes, f64::from_le_bytes),
-            Self::Int8 => all(bytes, |bytes| i8::from_le_bytes(bytes).into()),
-            Self::Int16 => all(bytes, |bytes| i16::from_le_bytes(bytes).into()),
-            Self::Int32 => all(bytes, |bytes| i32::from_le_bytes(bytes).into()),
-            Self::Int64 => all(bytes, |bytes| i64::from_le_bytes(bytes) as f64),
-            Self::UInt8 => all(bytes, |bytes| u8::from_le_bytes(bytes).into()),
-            Self::UInt16 => all(bytes, |bytes| u16::from_le_bytes(bytes).into()),
-            Self::UInt32 => all(bytes, |bytes| u32::from_le_bytes(bytes).into()),
-            Self::UInt64 => all(bytes, |bytes| u64::from_le_bytes(bytes) as f64),
-            Self::Object => None,
-        }
-    }
+/// Returns the number of elements of an array with a shape, if it fits.
+fn elements(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1, |all: usize, &side| all.checked_mul(side))
 }
 
 /// A value that a pickle creates. Tuples and lists are in one another only as far as arrays of numbers need it, so a
@@ -527,7 +437,7 @@ impl<'a> Machine<'a> {
                     return refuse_form("arrays of different shapes");
                 }
                 self.count(list.arrays[0].values.len().saturating_mul(list.arrays.len()))?;
-                if shape.iter().try_fold(1, |all: usize, &side| all.checked_mul(side)) != Some(list.arrays.len()) {
+                if elements(&shape) != Some(list.arrays.len()) {
                     return Err(damaged());
                 }
                 shape.extend(inner);
@@ -539,10 +449,10 @@ impl<'a> Machine<'a> {
         if shape.len() > MAX_PARTS {
             return refuse_form("an array of too many dimensions");
         }
-        match shape.iter().try_fold(1, |all: usize, &side| all.checked_mul(side)) {
-            Some(all) if all == values.len() => Ok(Numbers { shape, values }),
-            _ => Err(damaged()),
+        if elements(&shape) != Some(values.len()) {
+            return Err(damaged());
         }
+        Ok(Numbers { shape, values })
     }
 
     /// Counts bytes that are decoded, because a short pickle could use the same ones many times.
@@ -555,83 +465,5 @@ impl<'a> Machine<'a> {
     fn count(&mut self, numbers: usize) -> Result<(), String> {
         self.counted = self.counted.saturating_add(numbers);
         if self.counted > self.most { refuse_form("too many numbers") } else { Ok(()) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    /// `np.array([0.5, -2.0], dtype=object)` by protocol 4.
-    fn array() -> Vec<u8> {
-        let mut pickle = b"\x80\x04\x8c\x16numpy._core.multiarray\x8c\x0c_reconstruct\x93".to_vec();
-        pickle.extend(b"\x8c\x05numpy\x8c\x07ndarray\x93K\0\x85C\x01b\x87R(K\x01K\x02\x85");
-        pickle.extend(b"\x8c\x05numpy\x8c\x05dtype\x93\x8c\x02O8\x89\x88\x87R");
-        pickle.extend(b"(K\x03\x8c\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb\x89](");
-        for number in [0.5_f64, -2.0] {
-            pickle.push(b'G');
-            pickle.extend(number.to_be_bytes());
-        }
-        pickle.extend(b"etb.");
-        pickle
-    }
-
-    #[test]
-    fn damaged_pickles_are_errors_or_numbers() {
-        let pickle = array();
-        assert_eq!(numbers(&pickle, 100), Ok(Numbers { shape: vec![2], values: vec![0.5, -2.0] }));
-        assert!(numbers(&pickle, 1).is_err_and(|reason| reason.contains("too many numbers")));
-        let mut read = 0;
-        for place in 0..pickle.len() {
-            assert!(numbers(&pickle[..place], 100).is_err());
-            for byte in 0..=255 {
-                let mut other = pickle.clone();
-                other[place] = byte;
-                read += usize::from(numbers(&other, 100).is_ok());
-            }
-        }
-        // Those of other numbers, and of parts that are not looked at.
-        assert!((16 * 256..pickle.len() * 128).contains(&read), "{read}");
-    }
-
-    #[test]
-    fn a_short_pickle_makes_no_large_values() {
-        let start = b"\x80\x04cnumpy.core.multiarray\n_reconstruct\nq\0cnumpy\nndarray\nq\x01".to_vec();
-        let dtype = b"cnumpy\ndtype\nX\x02\0\0\0f4\x85Rq\x02";
-        // A shape of many dimensions.
-        let mut dimensions = start.clone();
-        dimensions.extend(dtype);
-        dimensions.extend(b"h\0h\x01\x85R(K\x01(");
-        dimensions.extend(b"K\x01".repeat(1000));
-        dimensions.extend(b"th\x02\x89C\x04\0\0\0\0tb.");
-        // A state that an array uses again.
-        let mut state = start.clone();
-        state.extend(dtype);
-        state.extend(b"(K\x01K\x01\x85h\x02\x89C\x04\0\0\0\0tq\x03h\x03.");
-        // The same bytes in many arrays.
-        let mut bytes = start;
-        bytes.extend(dtype);
-        bytes.extend(b"B\0\x10\0\0");
-        bytes.extend([0; 4096]);
-        bytes.extend(b"q\x03](");
-        for _ in 0..100 {
-            bytes.extend(b"h\0h\x01\x85R(K\x01M\0\x04\x85h\x02\x89h\x03tb");
-        }
-        bytes.extend(b"e.");
-        let many = [b"(".as_slice(), &b"N".repeat(60_000), b"t."].concat();
-        let nested = [b"\x80\x04".as_slice(), &b")".repeat(10_000), b"."].concat();
-        let memo = [b"N".as_slice(), &b"\x94".repeat(2 << 20), b"."].concat();
-        for (pickle, reason) in [
-            (dimensions, "larger tuples"),
-            (state, "twice"),
-            (bytes, "again and again"),
-            (many, "more values"),
-            (nested, "more values"),
-            (memo, "more values"),
-        ] {
-            let error = numbers(&pickle, 1 << 26).unwrap_err();
-            assert!(error.contains(reason), "{reason}: {error}");
-        }
     }
 }

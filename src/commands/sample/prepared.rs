@@ -88,7 +88,8 @@ impl<'a> Prepared<'a> {
         precision: PrecisionMode,
         context: RunContext<'a>,
     ) -> Result<Self, Ending> {
-        // Not when the context is opened: a sweep opens that of each cell before it draws the first one.
+        // This is logged here and not when the context is opened, because a sweep opens the contexts of all its cells before
+        // it draws the first one.
         context.log_kernels();
         let sampling = opened.first.sampling.clone();
         let load = |model: OpenedModel| load(model, precision.kind(), &context);
