@@ -1,9 +1,7 @@
 """The description of a network for ci/eager_unet.py, and the Python and the environment in which it runs."""
 
-import json
 import os
 import pathlib
-import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -63,11 +61,3 @@ def eager_environment(library_path):
         return None
     others = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
     return {**others, **({"LD_LIBRARY_PATH": library_path} if library_path else {})}
-
-
-def run(words, environment=None):
-    """Runs a command and returns the JSON that it prints. Ends this program with the command's errors if it fails."""
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, env=environment)
-    if done.returncode != 0:
-        sys.exit(f"{pathlib.Path(sys.argv[0]).name}: {' '.join(map(str, words))}\n{done.stderr}")
-    return json.loads(done.stdout)
